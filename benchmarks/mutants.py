@@ -34,7 +34,15 @@ from benchmarks.mutating import Mutant, find_mutants
 SEED = "weft"
 # Half of the sample is what writes and what guards, half what decides.
 ROOMS = (
-    ("src/weft/store", "src/weft/trust", "src/weft/client", "src/weft/api", "src/weft/contracts/durable.py"),
+    (
+        "src/weft/store",
+        "src/weft/trust",
+        "src/weft/client",
+        "src/weft/informer",
+        "src/weft/protocol",
+        "src/weft/api",
+        "src/weft/contracts/durable_file.py",
+    ),
     (
         "src/weft/scheduler",
         "src/weft/controllers",
@@ -44,7 +52,7 @@ ROOMS = (
         "src/weft/transfer",
     ),
 )
-LEFT_OUT = ("store/etcd", "store/remote", "client/streams.py", "api/openapi.py", "scheduler/own/kit.py")
+LEFT_OUT = ("store/etcd", "store/remote", "protocol/tls_streams.py", "api/openapi.py", "scheduler/own_policies/kit.py")
 PRELOADED = ("asyncio", "cryptography.x509", "httptools", "hypothesis", "hypothesis.stateful", "msgspec", "uvloop")
 MOST_TESTS = 120  # of those that run a line, the quickest that run few others
 TEST_SECONDS = 40.0  # that these take together

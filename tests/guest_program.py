@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from weft.drivers.runtime.qemu.frames import Hello
-from weft.drivers.runtime.qemu.guest_channel import GuestChannel
+from weft.drivers.runtime.qemu.guest_agent.channel import GuestChannel
+from weft.drivers.runtime.qemu.guest_agent.frames import Hello
 
 C = TypeVar("C", bound=GuestChannel)
 

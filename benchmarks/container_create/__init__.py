@@ -19,16 +19,16 @@ import msgspec
 
 from benchmarks.measurement import Figure, Measurement, spread
 from weft.contracts.clock import SystemClock
-from weft.contracts.container import ContainerPlan, ContainerProcess
-from weft.contracts.host import Capacity, Host
-from weft.drivers.runtime.oci.apart import run_apart
+from weft.contracts.driver.container import ContainerPlan, ContainerProcess
+from weft.contracts.driver.host import Capacity, Host
+from weft.drivers.cgroup.container import Groups
 from weft.drivers.runtime.oci.driver import OciDriver
-from weft.drivers.runtime.oci.groups import Groups
+from weft.drivers.runtime.oci.mount_namespace import run_apart
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.probe import probe_oci
 from weft.drivers.runtime.oci.runtime import Runtime, find_programs
 from weft.drivers.runtime.oci.translate import Facts, Users, plan_files, translate_container
-from weft.drivers.runtime.oci.users import FIRST_USER
+from weft.drivers.runtime.oci.user_namespace import FIRST_USER
 
 RUNS = 15
 RATIO, MORE_SECONDS, ALL_SECONDS, STOP_SECONDS = 1.3, 0.060, 1.0, 0.100

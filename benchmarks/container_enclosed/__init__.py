@@ -19,16 +19,16 @@ import msgspec
 from benchmarks.container_create import make_layer
 from benchmarks.measurement import ROOT, Figure, Measurement, spread
 from weft.contracts.clock import SystemClock
-from weft.contracts.container import ContainerPlan, ContainerProcess
-from weft.contracts.host import Capacity, Host
+from weft.contracts.driver.container import ContainerPlan, ContainerProcess
+from weft.contracts.driver.host import Capacity, Host
 from weft.drivers.runtime.oci.driver import OciDriver
-from weft.drivers.runtime.qemu.enclosed.box import RUNNING, make_box, read_head, write_config
-from weft.drivers.runtime.qemu.enclosed.driver import EnclosedDriver
-from weft.drivers.runtime.qemu.enclosed.record import EnclosedPaths
-from weft.drivers.runtime.qemu.enclosed.roots import Roots, ensure_written, root_size
-from weft.drivers.runtime.qemu.enclosed.translate import describe_run, plan_machine
-from weft.drivers.runtime.qemu.frame import plan_frame
-from weft.drivers.runtime.qemu.handed import open_handed, plan_handed
+from weft.drivers.runtime.qemu.devices.inherited_fds import open_handed, plan_handed
+from weft.drivers.runtime.qemu.machine_shape import plan_frame
+from weft.drivers.runtime.qemu.microvm.driver import EnclosedDriver
+from weft.drivers.runtime.qemu.microvm.exchange_disk import RUNNING, make_box, read_head, write_config
+from weft.drivers.runtime.qemu.microvm.record import EnclosedPaths
+from weft.drivers.runtime.qemu.microvm.root_disks import Roots, ensure_written, root_size
+from weft.drivers.runtime.qemu.microvm.translate import describe_run, plan_machine
 from weft.drivers.runtime.qemu.probe import probe_qemu
 from weft.drivers.runtime.qemu.translate import Facts, GuestPaths, translate_guest
 from weft.images.enclosed.build import ensure_enclosure

@@ -25,7 +25,7 @@ from benchmarks.connection import Connection
 from benchmarks.fabric.enrolment import enrol
 from benchmarks.fabric_server import FabricServer, cpu_seconds, resident_bytes, running_server
 from benchmarks.measurement import ROOT, Figure, Measurement
-from weft.objects.bundle import BundleManifest
+from weft.objects.image.bundle import BundleManifest
 
 AGENTS = 1_000
 VMS = 10_000

@@ -17,12 +17,12 @@ import uvloop
 
 from benchmarks.fabric.containers import NoContainers, OneImage
 from weft.agent.agent import Agent
-from weft.agent.enrol import make_context, read_enrolment
-from weft.agent.runtimes import Runtimes
-from weft.agent.server import RemoteServer
+from weft.agent.node.enrolment import make_context, read_enrolment
+from weft.agent.server.client import RemoteServer
+from weft.agent.workload.runtimes import Runtimes
 from weft.client.api import Client
 from weft.contracts.clock import SystemClock
-from weft.contracts.host import Capacity, Host
+from weft.contracts.driver.host import Capacity, Host
 from weft.drivers.network.fake.driver import FakeNetwork
 from weft.drivers.runtime.fake.driver import FakeDriver
 from weft.drivers.volume.fake.driver import FakeVolumes

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection
 
-from weft.contracts.container import ContainerPlan, User
-from weft.contracts.image import OciConfig, OciImage, PullProgress, RegistryCredentials
-from weft.contracts.runtime import GuestFacts, GuestShape, RuntimeProbe
+from weft.contracts.driver.container import ContainerPlan, User
+from weft.contracts.driver.image import OciConfig, OciImage, PullProgress, RegistryCredentials
+from weft.contracts.driver.runtime import GuestFacts, GuestShape, RuntimeProbe
 
 DIGEST = "sha256:" + "0" * 64
 IMAGE = OciImage("registry.example.org/none:1", DIGEST, OciConfig(entrypoint=["/bin/serve"]), [DIGEST], 100)

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from benchmarks.connection import Connection
-from weft.agent.enrol import FILE, Enrolment
+from weft.agent.node.enrolment import FILE, Enrolment
 from weft.client.context import Context
 
 CONNECTIONS = 8

@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measurement import ROOT, Figure, Measurement, spread
-from weft.contracts.function import Blob, Recipe, Roots
-from weft.contracts.host import Capacity, Host
-from weft.drivers.runtime.qemu.clones.driver import CloneInstances
-from weft.drivers.runtime.qemu.clones.net import PrivateNet, make_net
-from weft.drivers.runtime.qemu.clones.templates import Template, Templates
-from weft.drivers.runtime.qemu.clones.translate import Handed, translate_clone, translate_template
-from weft.drivers.runtime.qemu.clones.wire import ASKS, WOKEN, decode_said, encode_fresh, encode_short
+from weft.contracts.driver.function import Blob, Recipe, Roots
+from weft.contracts.driver.host import Capacity, Host
+from weft.drivers.runtime.qemu.function.driver import CloneInstances
+from weft.drivers.runtime.qemu.function.messages import ASKS, WOKEN, decode_said, encode_fresh, encode_short
+from weft.drivers.runtime.qemu.function.network import PrivateNet, make_net
+from weft.drivers.runtime.qemu.function.snapshots import Template, Templates
+from weft.drivers.runtime.qemu.function.translate import Handed, translate_clone, translate_template
 from weft.images.recipes import ensure_bundle
-from weft.objects.bundle import read_bundle
+from weft.objects.image.bundle import read_bundle
 
 RUNS, BOOTS = int(os.environ.get("FUNCTION_CLONE_RUNS", "15")), int(os.environ.get("FUNCTION_CLONE_BOOTS", "3"))
 POOL_SECONDS, HAND_RATIO, BOOT_RATIO, OWN_BYTES = 0.040, 1.2, 10.0, 35 << 20

@@ -22,10 +22,10 @@ from tests.host.function_lab import FunctionLab
 from benchmarks.connection import Connection
 from benchmarks.measurement import ROOT, Figure, Measurement, spread
 from weft.client.context import Context
-from weft.client.invocations import Answer, FromAgent, Heard, Invoke
 from weft.contracts.clock import SystemClock
-from weft.contracts.function import Recipe
+from weft.contracts.driver.function import Recipe
 from weft.drivers.function.process.driver import ProcessInstances
+from weft.protocol.invocations import Answer, FromAgent, Heard, Invoke
 
 WEFT = str(Path(sys.executable).parent / "weft")
 CODE = "def handler(event, context):\n    return event\n"

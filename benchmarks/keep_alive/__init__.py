@@ -21,7 +21,14 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.measurement import Figure, Measurement
-from weft.gateway.functions.keepalive import FIXED_SECONDS, WORTH_SECONDS, Choice, Fixed, KeepAlive, Learnt
+from weft.gateway.function.instance.keep_alive_model import (
+    FIXED_SECONDS,
+    WORTH_SECONDS,
+    Choice,
+    Fixed,
+    KeepAlive,
+    Learnt,
+)
 
 DATA = Path(os.environ.get("WEFT_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")) / "azure-llm"
 SPLITS = ((50, 1.0), (100, 1.0), (200, 1.2))  # functions, and the exponent of their shares

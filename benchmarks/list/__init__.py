@@ -11,8 +11,8 @@ import msgspec
 
 from benchmarks.fabric_server import WEFT, FabricServer, running_server
 from benchmarks.measurement import Figure, Measurement, spread
+from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.vm import VmSpec
-from weft.kinds.workload import WorkloadStatus
 from weft.objects.envelope import Condition, Envelope
 from weft.objects.identity import new_uid
 

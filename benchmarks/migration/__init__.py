@@ -26,10 +26,10 @@ from benchmarks.measurement import Figure, Measurement
 from benchmarks.migration.clients import ask
 from benchmarks.migration.kept import Kept, read_kept
 from benchmarks.migration.rig import MIB, Moved, Rig
-from weft.contracts.migration import MoveMode, MoveSettings
+from weft.contracts.driver.migration import MoveMode, MoveSettings
 from weft.kinds.allocation import MovePlanned
-from weft.transfer.learn import EndedMove, judge, learn
-from weft.transfer.tell import tell_plan
+from weft.transfer.calibration import EndedMove, judge, learn
+from weft.transfer.report import tell_plan
 
 FORESEEN = int(os.environ.get("MOVES", "66"))
 REPEATS = int(os.environ.get("REPEATS", "3"))

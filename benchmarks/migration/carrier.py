@@ -10,11 +10,11 @@ import asyncio
 import sys
 from pathlib import Path
 
-from weft.agent.moving.credentials import Credentials
-from weft.agent.moving.relay import Limit
-from weft.agent.moving.wire import TlsWire
-from weft.agent.moving.words import Answer, Ask
+from weft.agent.migration.credentials import Credentials
+from weft.agent.migration.relay import Limit
+from weft.agent.migration.transport import TlsWire
 from weft.contracts.clock import SystemClock
+from weft.protocol.migration import Answer, Ask
 
 
 async def _respond(_: Ask) -> Answer:

@@ -9,7 +9,7 @@ import subprocess
 import msgspec
 
 from benchmarks.measurement import ROOT, Figure
-from weft.transfer.learn import EndedMove
+from weft.transfer.calibration import EndedMove
 
 PLACE = ROOT / ".weft" / "bench-migration.json"
 

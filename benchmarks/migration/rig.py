@@ -16,10 +16,10 @@ from tests.conformance.runtime_contract import ready, run
 
 from benchmarks.measurement import ROOT
 from benchmarks.migration.path import Link
-from weft.contracts.migration import Load, MoveMode, MoveSettings
-from weft.contracts.runtime import GuestPlan
+from weft.contracts.driver.migration import Load, MoveMode, MoveSettings
+from weft.contracts.driver.runtime import GuestPlan
 from weft.kinds.allocation import MoveLesson
-from weft.transfer.learn import correct_plan
+from weft.transfer.calibration import correct_plan
 from weft.transfer.plan import USABLE_SHARE, Leeway, MovePlan, choose_mode, reconsider
 
 sys.path.insert(0, str(ROOT / "tests" / "host"))

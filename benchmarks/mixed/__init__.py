@@ -22,11 +22,11 @@ from benchmarks.fabric import make_image, post, running_agents, until
 from benchmarks.fabric.enrolment import enrol
 from benchmarks.fabric_server import FabricServer, running_server
 from benchmarks.measurement import Figure, Measurement
-from weft.contracts.host import Capacity
+from weft.contracts.driver.host import Capacity
 from weft.contracts.policy import Amounts, GpuAsk, Request
 from weft.language.parse import read_expression
-from weft.scheduler.cycle import Engine
-from weft.scheduler.outlook import Demand
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.engine.demand import Demand
 from weft.scheduler.table.snapshot import NodeFacts, Snapshot
 
 SEED = 1

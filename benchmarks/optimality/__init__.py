@@ -13,10 +13,10 @@ import numpy as np
 from benchmarks.measurement import Figure, Measurement
 from benchmarks.optimality.check import check_decisions
 from weft.contracts.policy import Amounts, Request
-from weft.scheduler.cycle import Engine
-from weft.scheduler.joint import exact
-from weft.scheduler.joint.repack import Placed, repack
-from weft.scheduler.joint.search import Problem
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.packing import solver
+from weft.scheduler.packing.local_search import Problem
+from weft.scheduler.packing.repack import Placed, repack
 from weft.scheduler.table.snapshot import NodeFacts, Snapshot
 
 SEEDS = range(1, 21)
@@ -67,7 +67,7 @@ def solve(vms: list[Amounts]) -> tuple[int, bool]:
     problem = Problem(
         np.array(vms, dtype=np.int64), np.array([NODE] * count), np.ones((len(vms), count), dtype=np.bool_)
     )
-    answer = exact.find_fewest(problem, np.zeros(count, dtype=np.bool_), np.array(start), SOLVER_SECONDS)
+    answer = solver.find_fewest(problem, np.zeros(count, dtype=np.bool_), np.array(start), SOLVER_SECONDS)
     return (count if answer.bins is None else len(set(answer.bins.tolist()))), answer.proven
 
 
@@ -102,7 +102,7 @@ def measure() -> Measurement:
                 seconds.append(time.process_time() - began)
     bounds = [find_bound(vms) for vms in loads]
     best, proven = list(bounds), 0
-    if exact.is_installed():
+    if solver.is_installed():
         best = []
         for seed, vms in zip(SEEDS, loads, strict=True):
             count, is_proven = solve(vms)
@@ -111,7 +111,7 @@ def measure() -> Measurement:
             print(f"  seed {seed}: CP-SAT {count}{' proven' if is_proven else ''}", file=sys.stderr, flush=True)
     peer = (
         f"CP-SAT in {SOLVER_SECONDS:g} s: {statistics.mean(best):.2f} (proven for {proven} of {len(best)})"
-        if exact.is_installed()
+        if solver.is_installed()
         else f"the sum of what is wanted: {statistics.mean(best):.2f}; no solver is installed"
     )
 

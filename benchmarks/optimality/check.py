@@ -8,7 +8,7 @@ import msgspec
 
 from benchmarks.optimality.reference import SLACK, Node, draw_node, draw_request, score
 from weft.contracts.policy import Request
-from weft.scheduler.cycle import Engine
+from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.table.facts import Load
 from weft.scheduler.table.snapshot import Snapshot
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from benchmarks.measurement import Figure, Measurement
 from weft.contracts.clock import SystemClock
-from weft.scheduler.simulate.protocol import Plan, Simulation, State
-from weft.scheduler.simulate.read import Input, read_input
+from weft.scheduler.simulate.input import Input, read_input
+from weft.scheduler.simulate.run import Plan, Simulation, State
 
 DATA = Path(os.environ.get("WEFT_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")) / "openb"
 MIXES = ("default", "gpushare100", "multigpu50", "gpuspec33", "cpu250")

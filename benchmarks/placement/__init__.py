@@ -24,7 +24,7 @@ from benchmarks.placement import peers
 from benchmarks.placement.load import make_requests, make_snapshot, make_wishes
 from weft.contracts.policy import Request
 from weft.launch.entry import SELDOM
-from weft.scheduler.cycle import Engine
+from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.table.snapshot import Snapshot
 
 RUNS = 3

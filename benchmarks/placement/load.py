@@ -7,7 +7,7 @@ import random
 from weft.contracts.policy import GpuAsk, Lean, Request
 from weft.language.parse import read_expression
 from weft.language.tree import Preference
-from weft.scheduler.affinity import Affinity, read_affinity
+from weft.scheduler.constraint.affinity import Affinity, read_affinity
 from weft.scheduler.table.facts import Gpu, NodeFacts
 from weft.scheduler.table.snapshot import Snapshot
 

@@ -15,12 +15,12 @@ import msgspec
 from benchmarks.fabric_server import resident_bytes
 from benchmarks.placement.load import GIB, make_snapshot
 from benchmarks.placement_end_to_end import make_node
-from weft.client.cache import Cache, whole
-from weft.client.indexes import make_view
-from weft.client.term import Term
 from weft.contracts.clock import SystemClock
 from weft.contracts.journal import Event
 from weft.contracts.store import MAX_WRITES, Put
+from weft.informer.cache import Cache, whole
+from weft.informer.indexes import make_view
+from weft.informer.leader_lease import Term
 from weft.kinds.allocation import AllocatedImage, AllocationReport, AllocationSpec, Resources, allocation_name
 from weft.launch.entry import SELDOM
 from weft.objects.envelope import Envelope, encode_envelope

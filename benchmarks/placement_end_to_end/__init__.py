@@ -24,10 +24,10 @@ from benchmarks.measurement import Figure, Measurement
 from weft.client.tls import make_tls
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import MAX_WRITES, Put, epoch_of
-from weft.kinds.heartbeat import LEASE_PREFIX
 from weft.kinds.node import NodeReport, NodeSpec, NodeStatus
 from weft.objects.envelope import Condition, Envelope, encode_envelope, merge_part
 from weft.objects.identity import new_uid
+from weft.protocol.heartbeat import LEASE_PREFIX
 from weft.store.remote import RemoteStore
 
 NODES = int(os.environ.get("WEFT_BENCH_NODES", "5000"))

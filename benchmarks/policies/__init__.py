@@ -15,10 +15,10 @@ from pathlib import Path
 from benchmarks.measurement import Figure, Measurement, spread
 from benchmarks.placement.load import make_requests
 from weft.contracts.policy import Datum, Request
-from weft.kinds.strategy import SERVERLESS_STRATEGY, STRATEGIES
-from weft.scheduler.cycle import Engine
-from weft.scheduler.own.policies import TIMEOUT_SECONDS, OwnPolicies
-from weft.scheduler.own.template import TEMPLATE
+from weft.kinds.fields.strategy import SERVERLESS_STRATEGY, STRATEGIES
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.own_policies.registry import TIMEOUT_SECONDS, OwnPolicies
+from weft.scheduler.own_policies.template import TEMPLATE
 from weft.scheduler.policies import POLICIES, Policies
 from weft.scheduler.table.facts import Gpu, Load, NodeFacts
 from weft.scheduler.table.snapshot import Snapshot

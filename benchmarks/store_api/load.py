@@ -12,8 +12,8 @@ import msgspec
 from benchmarks.connection import Connection
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import AtRevision, Put
+from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.vm import VmSpec
-from weft.kinds.workload import WorkloadStatus
 from weft.objects.envelope import Envelope, encode_envelope
 from weft.store.sqlite import SqliteStore
 

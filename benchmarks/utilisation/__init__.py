@@ -7,8 +7,8 @@ import statistics
 
 from benchmarks.measurement import Figure, Measurement
 from weft.contracts.policy import Amounts, GpuAsk, Request
-from weft.scheduler.cycle import Engine
-from weft.scheduler.outlook import Demand
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.engine.demand import Demand
 from weft.scheduler.table.snapshot import Gpu, NodeFacts, Snapshot
 
 SEEDS = range(1, 11)

@@ -22,8 +22,8 @@ import msgspec
 
 from benchmarks.measurement import ROOT, Figure, Measurement, spread
 from weft.contracts.clock import SystemClock
-from weft.drivers.runtime.qemu.guest_channel import GuestChannel
-from weft.drivers.runtime.qemu.handed import open_handed, plan_handed
+from weft.drivers.runtime.qemu.devices.inherited_fds import open_handed, plan_handed
+from weft.drivers.runtime.qemu.guest_agent.channel import GuestChannel
 from weft.drivers.runtime.qemu.probe import probe_qemu
 from weft.drivers.runtime.qemu.record import GuestRecord
 from weft.drivers.runtime.qemu.translate import Facts, GuestPaths, translate_guest

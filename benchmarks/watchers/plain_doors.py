@@ -11,7 +11,7 @@ import uvloop
 
 from weft.api.app import build_app
 from weft.api.bootstrap import bootstrap
-from weft.api.doors import Doors, Settings
+from weft.api.context import Doors, Settings
 from weft.api.server import make_doors_server
 from weft.contracts.clock import SystemClock
 from weft.serving.server import listen

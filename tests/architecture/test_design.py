@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from source import ROOT, SOURCE, files_of, nodes_of
 
@@ -14,28 +15,47 @@ from weft.api.openapi import describe_api
 from weft.api.routes import BY_HAND, BY_NODES
 from weft.kinds.registry import KINDS
 
-# Which controller a file belongs to, where it isn't named after it.
-CONTROLLER = {
-    "fold": "workload",
-    "bind": "scheduler",
-    "health": "scheduler",
-    "refit": "scheduler",
-    "join": "api",
-    "moves": "scheduler",
-    "moving": "migrations",
-    "adoption": "workload",
-    "readiness": "gateway",
-    "footholds": "addresses",
+# Which writer, as kinds name it, a folder or a file belongs to; the longest path counts.
+WRITERS = {
+    "api": "api",
+    "controllers/conversion": "conversions",
+    "controllers/function/egress_endpoints": "addresses",
+    "controllers/image": "images",
+    "controllers/job": "jobs",
+    "controllers/migration": "migrations",
+    "controllers/network/addresses": "addresses",
+    "controllers/network/controller": "networks",
+    "controllers/network/security_groups": "securitygroups",
+    "controllers/node/controller": "nodes",
+    "controllers/node/drain_controller": "drain",
+    "controllers/volume": "volumes",
+    "controllers/workload": "workload",
+    "gateway": "gateway",
+    "scheduler": "scheduler",
+    "scheduler/constraint": "standing",
+    "scheduler/recommendation": "recommend",
+    "scheduler/report": "report",
 }
 
 
-def find_writes(part: str) -> Iterator[tuple[str, str]]:
-    """(room, file) of every assignment to an object's ``part``."""
-    for path in files_of("api", "controllers", "scheduler", "agent", "gateway", "client", "cli"):
+def place_of(path: Path) -> str:
+    """``room/subject/role`` of a file."""
+    return "/".join(path.relative_to(SOURCE).with_suffix("").parts)
+
+
+def find_writer(place: str) -> str:
+    return WRITERS[max((known for known in WRITERS if f"{place}/".startswith(f"{known}/")), key=len)]
+
+
+def find_writes(part: str) -> Iterator[str]:
+    """The place of every assignment to an object's ``part``."""
+    for path in files_of(
+        "api", "controllers", "scheduler", "agent", "gateway", "client", "informer", "protocol", "cli"
+    ):
         for node in nodes_of(path, ast.Assign):
             parts = [t for t in node.targets if isinstance(t, ast.Attribute) and t.attr == part]
             if any(ast.unparse(target) != f"self.{part}" for target in parts):
-                yield path.relative_to(SOURCE).parts[0], path.stem
+                yield place_of(path)
 
 
 def find_conditions() -> Iterator[tuple[str, str]]:
@@ -44,7 +64,7 @@ def find_conditions() -> Iterator[tuple[str, str]]:
         for node in nodes_of(path, ast.Call):
             if isinstance(node.func, ast.Name) and node.func.id == "Condition":
                 assert isinstance(node.args[0], ast.Constant), f"{path.name}: a condition's type is written out"
-                yield CONTROLLER.get(path.stem, path.stem), str(node.args[0].value)
+                yield find_writer(place_of(path)), str(node.args[0].value)
 
 
 def test_routes_written_by_hand_are_few_and_counted() -> None:
@@ -62,31 +82,31 @@ def test_routes_written_by_hand_are_few_and_counted() -> None:
 
 
 def test_only_the_doors_write_reports_and_only_what_a_node_said() -> None:
-    assert set(find_writes("report")) == {("api", "report")}
+    assert set(find_writes("report")) == {"api/node/report"}
 
 
 def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> None:
-    # workload (with astray), migrations (roles and moves), securitygroups (the rules) and the scheduler write the specs of
+    # Those of workloads, migrations (roles and moves) and security groups (the rules) and the scheduler write the specs of
     # allocations, which are theirs; drain those of the Migrations that it makes, jobs those of their tasks and runs; conversions
     # those of both workloads, for the people who asked for it, and whose their endpoints and publications are.
     assert set(find_writes("spec")) == {
-        ("api", "admit"),
-        ("controllers", "astray"),
-        ("controllers", "conversions"),
-        ("controllers", "drain"),
-        ("controllers", "jobs"),
-        ("controllers", "migrations"),
-        ("controllers", "securitygroups"),
-        ("controllers", "workload"),
-        ("scheduler", "bind"),
-        ("scheduler", "moves"),
-        ("scheduler", "preempt"),
-        ("scheduler", "refit"),
+        "api/admission/admit",
+        "controllers/conversion/controller",
+        "controllers/job/controller",
+        "controllers/migration/controller",
+        "controllers/network/security_groups",
+        "controllers/node/drain_controller",
+        "controllers/workload/controller",
+        "controllers/workload/stale_allocation",
+        "scheduler/allocation/bind",
+        "scheduler/allocation/preempt",
+        "scheduler/allocation/resize",
+        "scheduler/migration/plan",
     }
 
 
 def test_each_status_has_one_writer_and_the_kind_names_it() -> None:
-    writers = {CONTROLLER.get(file, file) for _, file in find_writes("status")}
+    writers = {find_writer(place) for place in find_writes("status")}
     assert writers == {kind.status_writer for kind in KINDS if kind.status_writer}
 
 
@@ -102,7 +122,7 @@ from typing import Annotated
 import msgspec
 
 import weft.kinds
-from weft.kinds.cells import NAME, text
+from weft.kinds.fields.cells import NAME, text
 from weft.kinds.record import Column, Kind, Verb
 from weft.objects.schema import field
 

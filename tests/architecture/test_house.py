@@ -16,7 +16,7 @@ from source import FILES, ROOT, SOURCE, nodes_of, text_of, tree_of
 
 CLOCK = SOURCE / "contracts" / "clock.py"
 # A program of its own, one for each container, that imports nothing of weft: it writes down when a line was printed.
-LOG_KEEPER = SOURCE / "drivers" / "runtime" / "oci" / "containerd" / "keep_log.py"
+LOG_KEEPER = SOURCE / "drivers" / "runtime" / "oci" / "containerd" / "log_writer.py"
 QUICK_COMPLETION = SOURCE / "cli" / "quick_completion.py"  # run by itself, too
 
 

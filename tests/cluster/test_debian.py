@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.cluster.cluster import WEFT, Cluster
-from weft.agent.seed import pack_iso
+from weft.agent.workload.seed import pack_iso
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(1200)]  # a busy machine builds and boots it in minutes
 NAME, TOLD = "deb", "told"

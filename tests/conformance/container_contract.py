@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import msgspec
 import pytest
 
-from weft.contracts.container import ContainerMount, ContainerPlan, HasLog, User
-from weft.contracts.runtime import (
+from weft.contracts.driver.container import ContainerMount, ContainerPlan, HasLog, User
+from weft.contracts.driver.runtime import (
     CanExec,
     CanResize,
     ExecRequest,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from weft.contracts.network import Endpoint, Forward, NetworkDriver, Port, Segment
+from weft.contracts.driver.network import Endpoint, Forward, NetworkDriver, Port, Segment
 from weft.objects.errors import InUse, NotFound
 
 HERE, ELSEWHERE = "10.99.0.1", "10.99.0.2"

@@ -16,7 +16,7 @@ from typing import Protocol
 import msgspec
 import pytest
 
-from weft.contracts.runtime import (
+from weft.contracts.driver.runtime import (
     CanExec,
     CanSuspend,
     ExecRequest,

@@ -13,8 +13,8 @@ from typing import Protocol
 import pytest
 from tests.conformance.runtime_contract import Driver, RuntimeLab, ready
 
-from weft.contracts.migration import CanMigrate, MoveFacts, MoveMode, MoveSettings
-from weft.contracts.runtime import CanAdjust, GuestPlan
+from weft.contracts.driver.migration import CanMigrate, MoveFacts, MoveMode, MoveSettings
+from weft.contracts.driver.runtime import CanAdjust, GuestPlan
 from weft.objects.errors import IllegalTransition, NotFound
 
 SLOW = MoveSettings(bytes_per_second=4 << 20, pause_ms=50)

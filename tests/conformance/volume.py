@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from weft.contracts.volume import VolumeDriver
+from weft.contracts.driver.volume import VolumeDriver
 from weft.objects.errors import InvalidInput, NotFound
 
 MIB = 1 << 20

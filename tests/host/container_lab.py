@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 from lab_node import make_node
 
-from weft.contracts.container import ContainerPlan, ContainerProcess, User
-from weft.contracts.runtime import GuestFacts
+from weft.contracts.driver.container import ContainerPlan, ContainerProcess, User
+from weft.contracts.driver.runtime import GuestFacts
 from weft.drivers.runtime.oci.driver import OciDriver
 
 MIB = 1 << 20

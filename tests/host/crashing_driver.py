@@ -16,11 +16,13 @@ from typing import Any
 
 import msgspec
 
-from weft.contracts.host import Host
-from weft.contracts.migration import MoveSettings, MoveSockets
-from weft.contracts.runtime import GuestPlan
-from weft.drivers.runtime.qemu import guest, launch, memory, moves, qmp
+from weft.contracts.driver.host import Host
+from weft.contracts.driver.migration import MoveSettings, MoveSockets
+from weft.contracts.driver.runtime import GuestPlan
+from weft.drivers.runtime.qemu import guest, qmp, saved_memory
 from weft.drivers.runtime.qemu.driver import QemuDriver
+from weft.drivers.runtime.qemu.migration import steps
+from weft.drivers.runtime.qemu.process import launch
 
 HOST, PLAN, VERB, STEP = sys.argv[1:5]
 TRACE = sys.argv[5] if len(sys.argv) > 5 else os.devnull
@@ -63,8 +65,8 @@ async def main() -> None:
     plan = msgspec.json.decode(PLAN, type=GuestPlan)
     qmp.Qmp.execute = counted(qmp.Qmp.execute, lambda _, command: command)  # type: ignore[method-assign]
     guest.write_record = counted(guest.write_record, lambda *_: "record")
-    moves.mark_taken = counted(moves.mark_taken, lambda *_: "mark")
-    memory.keep_file = counted(memory.keep_file, lambda *_: "keep memory")
+    steps.mark_taken = counted(steps.mark_taken, lambda *_: "mark")
+    saved_memory.keep_file = counted(saved_memory.keep_file, lambda *_: "keep memory")
     launch._spawn = counted(launch._spawn, lambda *_: "spawn")
     launch.find_guest_process = counted(launch.find_guest_process, lambda *_: "look for it")
     Path.unlink = counted(Path.unlink, lambda path: f"remove {path.name}")  # type: ignore[method-assign]

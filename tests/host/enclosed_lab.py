@@ -7,8 +7,8 @@ from typing import Any
 
 from container_lab import MIB, ContainerLab
 
-from weft.contracts.container import ContainerPlan, User
-from weft.drivers.runtime.qemu.enclosed.driver import EnclosedDriver
+from weft.contracts.driver.container import ContainerPlan, User
+from weft.drivers.runtime.qemu.microvm.driver import EnclosedDriver
 from weft.images.enclosed.build import ensure_enclosure
 
 CACHE = Path(__file__).resolve().parents[2] / ".weft" / "cache"

@@ -20,10 +20,17 @@ from typing import Any, BinaryIO
 import msgspec
 import pytest
 
-from weft.agent.functions.functions import Functions
-from weft.agent.functions.parts import Parts
-from weft.agent.functions.pool import Room
-from weft.client.invocations import (
+from weft.agent.function.artifacts import Parts
+from weft.agent.function.invocations import Functions
+from weft.agent.function.pool import Room
+from weft.contracts.clock import SystemClock
+from weft.contracts.driver.function import Blob, Foothold, InstanceDriver, Isolation, Recipe
+from weft.contracts.driver.host import Capacity, Host
+from weft.drivers.function.process.driver import ProcessInstances
+from weft.drivers.runtime.oci.function.driver import ContainerInstances
+from weft.drivers.runtime.qemu.function.driver import CloneInstances
+from weft.images.recipes import ensure_bundle
+from weft.protocol.invocations import (
     Answer,
     Count,
     FromAgent,
@@ -38,13 +45,6 @@ from weft.client.invocations import (
     Tell,
     move,
 )
-from weft.contracts.clock import SystemClock
-from weft.contracts.function import Blob, Foothold, InstanceDriver, Isolation, Recipe
-from weft.contracts.host import Capacity, Host
-from weft.drivers.function.process.driver import ProcessInstances
-from weft.drivers.runtime.oci.function.driver import ContainerInstances
-from weft.drivers.runtime.qemu.clones.driver import CloneInstances
-from weft.images.recipes import ensure_bundle
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20

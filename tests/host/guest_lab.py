@@ -19,11 +19,11 @@ from pathlib import Path
 import msgspec
 from lab_node import make_node
 
-from weft.contracts.runtime import BootKernel, ExecRequest, GuestDisk, GuestFacts, GuestPlan
+from weft.contracts.driver.runtime import BootKernel, ExecRequest, GuestDisk, GuestFacts, GuestPlan
 from weft.drivers.runtime.qemu.driver import QemuDriver
 from weft.images.tiny.build import build_tiny
 from weft.images.tiny.recipe import digest_recipe
-from weft.objects.bundle import MANIFEST_NAME, BundleManifest
+from weft.objects.image.bundle import MANIFEST_NAME, BundleManifest
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from weft.contracts.host import Capacity, Host
-from weft.drivers.image.oci.exchange import Patience
+from weft.contracts.driver.host import Capacity, Host
+from weft.drivers.image.oci.fetch.exchange import Patience
 from weft.drivers.image.oci.store import OciImages
 
 QUICK = Patience(connect_seconds=10.0, idle_seconds=10.0, tries=2, resumes=6, pause_seconds=0.05)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from pathlib import Path
 
-from weft.contracts.host import Capacity, Host
+from weft.contracts.driver.host import Capacity, Host
 
 
 def make_node(folder: Path) -> Host:

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 from guest_lab import MIB, ROOT, GuestLab
 
-from weft.contracts.runtime import ExecRequest, GuestDisk
+from weft.contracts.driver.runtime import ExecRequest, GuestDisk
 from weft.drivers.runtime.qemu.driver import QemuDriver
 from weft.images.debian import build
 from weft.images.parts import AGENT

@@ -20,7 +20,7 @@ from guest_lab import MIB, ROOT, GuestLab
 from tests.node_key import make_node_key
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.host import Host
+from weft.contracts.driver.host import Host
 from weft.images.tiny.recipe import digest_recipe
 from weft.kinds.allocation import (
     AllocatedImage,

@@ -1,5 +1,5 @@
 """One node's agent over real guests, with a folder for a server: ``moving_node.py HOST FOLDER BUNDLE [DEATH]``, HOST as JSON.
-DEATH like ``target:Target._take_over:before`` kills it by SIGKILL before (or after) that step of weft.agent.moving.
+DEATH like ``migration.target:Target._take_over:before`` kills it by SIGKILL before (or after) that step of weft.agent.
 
 Allocations are files in FOLDER/wishes; what the agent reports lies in FOLDER/reports. Each line of stdin (JSON: guest,
 argv, stdin) is a command for a guest; what it printed comes back as a line. Killed at any moment, its guests go on.
@@ -21,12 +21,12 @@ from typing import Any, BinaryIO
 import msgspec
 
 from weft.agent.agent import Agent
-from weft.agent.runtimes import Runtimes
-from weft.agent.server import OpenedSecrets, ReportAnswer, ReportBody
+from weft.agent.server.client import OpenedSecrets, ReportAnswer, ReportBody
+from weft.agent.workload.runtimes import Runtimes
 from weft.client.watch import WatchEvent
 from weft.contracts.clock import SystemClock
-from weft.contracts.host import Host
-from weft.contracts.runtime import ExecRequest
+from weft.contracts.driver.host import Host
+from weft.contracts.driver.runtime import ExecRequest
 from weft.drivers.network.fake.driver import FakeNetwork, FakeWire
 from weft.drivers.runtime.qemu.driver import QemuDriver
 from weft.drivers.volume.directory.driver import DirectoryVolumes
@@ -79,7 +79,7 @@ class FolderServer:
 def die_at(death: str) -> None:
     module, place, when = death.split(":")
     owner, name = place.split(".")
-    cls = getattr(importlib.import_module(f"weft.agent.moving.{module}"), owner)
+    cls = getattr(importlib.import_module(f"weft.agent.{module}"), owner)
     step = getattr(cls, name)
 
     async def perform_step(*args: Any) -> Any:

@@ -8,8 +8,8 @@ import sys
 
 import msgspec
 
-from weft.agent.proximity import Proximity
-from weft.agent.server import Peers
+from weft.agent.node.proximity import Proximity
+from weft.agent.server.client import Peers
 from weft.contracts.clock import SystemClock
 
 PACE = 0.1

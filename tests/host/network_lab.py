@@ -22,8 +22,8 @@ from typing import Any
 
 import msgspec
 
-from weft.contracts.host import Capacity, Host
-from weft.contracts.network import Endpoint, Filter, Forward, Held, NetworkProbe, NetworkState, Port, Segment
+from weft.contracts.driver.host import Capacity, Host
+from weft.contracts.driver.network import Endpoint, Filter, Forward, Held, NetworkProbe, NetworkState, Port, Segment
 from weft.objects.errors import error_from_dict
 
 HERE = Path(__file__).parent

@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
-from weft.contracts.host import Host
-from weft.contracts.network import Filter, Forward, Port, Segment
+from weft.contracts.driver.host import Host
+from weft.contracts.driver.network import Filter, Forward, Port, Segment
 from weft.drivers.network.bridge import kernel
 from weft.drivers.network.bridge.driver import BridgeNetwork
 from weft.objects.errors import WeftError

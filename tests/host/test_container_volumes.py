@@ -15,9 +15,9 @@ import pytest
 from container_lab import MIB, ContainerLab
 from container_labs import SHARING, open_lab
 
-from weft.contracts.container import ContainerMount, ContainerPlan, User
-from weft.contracts.runtime import ExecRequest, GuestFacts
-from weft.drivers.processes import inspect_process
+from weft.contracts.driver.container import ContainerMount, ContainerPlan, User
+from weft.contracts.driver.runtime import ExecRequest, GuestFacts
+from weft.drivers.linux.processes import inspect_process
 from weft.drivers.runtime.oci.driver import OciDriver
 from weft.drivers.volume.directory.driver import DirectoryVolumes
 from weft.objects.errors import DriverFailed

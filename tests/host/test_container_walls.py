@@ -15,8 +15,8 @@ import pytest
 from container_lab import CAPABILITIES, ContainerLab
 from containerd_lab import ContainerdLab
 
-from weft.contracts.container import ContainerMount, ContainerPlan, ContainerProcess
-from weft.contracts.runtime import ExecRequest
+from weft.contracts.driver.container import ContainerMount, ContainerPlan, ContainerProcess
+from weft.contracts.driver.runtime import ExecRequest
 from weft.drivers.network.bridge.kernel import ensure_namespace
 from weft.drivers.runtime.oci.driver import OciDriver
 from weft.objects.errors import DriverFailed

@@ -19,11 +19,11 @@ import pytest
 from container_lab import ContainerLab
 from containerd_lab import ContainerdLab
 
-from weft.contracts.container import ContainerPlan, User
-from weft.contracts.runtime import ExecRequest, GuestFacts
-from weft.drivers.processes import inspect_process
+from weft.contracts.driver.container import ContainerPlan, User
+from weft.contracts.driver.runtime import ExecRequest, GuestFacts
+from weft.drivers.linux.processes import inspect_process
+from weft.drivers.runtime.oci.conmon.logs import turned
 from weft.drivers.runtime.oci.driver import OciDriver
-from weft.drivers.runtime.oci.logs import turned
 from weft.objects.errors import Unavailable, WeftError
 
 WAIT_SECONDS = 60.0
@@ -150,8 +150,8 @@ async def test_what_a_killed_agent_left_of_a_start_is_cleared_by_the_next(
     plan = lab.plan("cut-off")
     script = (
         "import asyncio, msgspec, os, sys\n"
-        "from weft.contracts.container import ContainerPlan\n"
-        "from weft.contracts.host import Host\n"
+        "from weft.contracts.driver.container import ContainerPlan\n"
+        "from weft.contracts.driver.host import Host\n"
         "from weft.drivers.runtime.oci.containerd import client\n"
         "from weft.drivers.runtime.oci.driver import OciDriver\n"
         "real = client.Client.call\n"

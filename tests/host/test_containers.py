@@ -18,14 +18,15 @@ from container_labs import SHARING, open_lab
 from containerd_lab import ContainerdLab
 from image_lab import Made, entry, node, tar, write_layout
 
-from weft.agent.health import Found, run_check
-from weft.contracts.container import ContainerMount, ContainerPlan, ContainerProcess, User
-from weft.contracts.locks import hold_disk
-from weft.contracts.runtime import ExecRequest
-from weft.drivers.runtime.oci import shim, written
+from weft.agent.workload.health import Found, run_check
+from weft.contracts.driver.container import ContainerMount, ContainerPlan, ContainerProcess, User
+from weft.contracts.driver.disk_lock import hold_disk
+from weft.contracts.driver.runtime import ExecRequest
+from weft.drivers.runtime.oci.conmon import shim
+from weft.drivers.runtime.oci.conmon.shim import find_shim
 from weft.drivers.runtime.oci.driver import OciDriver
 from weft.drivers.runtime.oci.paths import ContainerPaths
-from weft.drivers.runtime.oci.shim import find_shim
+from weft.drivers.runtime.oci.rootfs import writable_layer
 from weft.kinds.allocation import AllocatedHealthCheck
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound, Unavailable
 
@@ -319,8 +320,8 @@ async def test_what_a_killed_agent_left_of_a_start_is_cleared_by_the_next(lab: C
     plan = lab.plan("cut-off")
     script = (
         "import asyncio, msgspec, os, sys\n"
-        "from weft.contracts.container import ContainerPlan\n"
-        "from weft.contracts.host import Host\n"
+        "from weft.contracts.driver.container import ContainerPlan\n"
+        "from weft.contracts.driver.host import Host\n"
         "from weft.drivers.runtime.oci import conmon\n"
         "from weft.drivers.runtime.oci.driver import OciDriver\n"
         "real = conmon.run_shim\n"
@@ -394,7 +395,7 @@ async def test_one_that_cant_have_its_disk_leaves_nothing_and_says_why(
     lab: ContainerLab, driver: OciDriver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     plan = lab.plan("unmade", disk_bytes=48 << 20)
-    monkeypatch.setattr(written, "_known", {})
+    monkeypatch.setattr(writable_layer, "_known", {})
     (tmp_path / "mkfs.ext4").write_text("#!/bin/sh\necho it breaks >&2\nexit 1\n")
     (tmp_path / "mkfs.ext4").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")

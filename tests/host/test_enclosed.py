@@ -16,12 +16,12 @@ from container_lab import MIB, ContainerLab
 from container_labs import open_lab
 from enclosed_lab import EnclosedLab
 
-from weft.contracts.container import ContainerMount, User
-from weft.contracts.runtime import CanKill, ExecRequest, KeptSession, SessionMark
-from weft.drivers.runtime.qemu.enclosed import translate
-from weft.drivers.runtime.qemu.enclosed.box import RING_AT, RING_BYTES
-from weft.drivers.runtime.qemu.enclosed.driver import EnclosedDriver
-from weft.drivers.runtime.qemu.enclosed.roots import WRITTEN_BYTES, Roots, root_size
+from weft.contracts.driver.container import ContainerMount, User
+from weft.contracts.driver.runtime import CanKill, ExecRequest, KeptSession, SessionMark
+from weft.drivers.runtime.qemu.microvm import translate
+from weft.drivers.runtime.qemu.microvm.driver import EnclosedDriver
+from weft.drivers.runtime.qemu.microvm.exchange_disk import RING_AT, RING_BYTES
+from weft.drivers.runtime.qemu.microvm.root_disks import WRITTEN_BYTES, Roots, root_size
 from weft.drivers.volume.directory.driver import DirectoryVolumes
 from weft.objects.errors import DriverFailed, InvalidInput, TooLarge, Unavailable
 

@@ -15,8 +15,8 @@ import pytest_asyncio
 from function_lab import FunctionLab, open_lab
 from tests.long import mark_long
 
-from weft.client.invocations import Answer
-from weft.contracts.function import Recipe
+from weft.contracts.driver.function import Recipe
+from weft.protocol.invocations import Answer
 
 pytestmark = [pytest.mark.host, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 

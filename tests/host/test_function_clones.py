@@ -20,12 +20,12 @@ import pytest
 import pytest_asyncio
 from function_lab import FunctionLab
 
-from weft.agent.functions.pool import Room
-from weft.client.invocations import Count, Keep, Refused
-from weft.contracts.function import Recipe, Roots
-from weft.drivers.runtime.qemu.clones import clone
-from weft.drivers.runtime.qemu.clones.driver import CloneInstances
+from weft.agent.function.pool import Room
+from weft.contracts.driver.function import Recipe, Roots
+from weft.drivers.runtime.qemu.function import clone
+from weft.drivers.runtime.qemu.function.driver import CloneInstances
 from weft.objects.errors import DriverFailed
+from weft.protocol.invocations import Count, Keep, Refused
 
 pytestmark = [
     pytest.mark.host,
@@ -358,9 +358,9 @@ async def test_a_full_disk_is_told_and_leaves_nothing(lab: FunctionLab) -> None:
 ORPHANS = """
 import asyncio, os, sys
 import msgspec
-from weft.contracts.function import Recipe, Roots
-from weft.contracts.host import Host
-from weft.drivers.runtime.qemu.clones.driver import CloneInstances
+from weft.contracts.driver.function import Recipe, Roots
+from weft.contracts.driver.host import Host
+from weft.drivers.runtime.qemu.function.driver import CloneInstances
 async def main():
     host, recipe, roots = msgspec.json.decode(sys.argv[1], type=tuple[Host, Recipe, Roots])
     driver = CloneInstances(host)

@@ -14,10 +14,10 @@ import pytest_asyncio
 from function_lab import DRIVERS, MIB, FunctionLab, open_lab
 from tests.long import mark_long
 
-from weft.agent.functions.pool import Room
-from weft.client.invocations import Drop, Invoke, Keep, Refused, Underway
-from weft.contracts.container import User
-from weft.contracts.image import OciConfig, OciImage
+from weft.agent.function.pool import Room
+from weft.contracts.driver.container import User
+from weft.contracts.driver.image import OciConfig, OciImage
+from weft.protocol.invocations import Drop, Invoke, Keep, Refused, Underway
 
 pytestmark = [pytest.mark.host, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 

@@ -17,9 +17,9 @@ from function_lab import FunctionLab, open_lab
 from network_lab import OUTSIDE, Lab, Node, fetch_command, make_port, make_segment
 from test_network_containers import Container, inside
 
-from weft.client.invocations import Drop
-from weft.contracts.function import Foothold, Recipe
-from weft.contracts.network import Inside, Port, Segment
+from weft.contracts.driver.function import Foothold, Recipe
+from weft.contracts.driver.network import Inside, Port, Segment
+from weft.protocol.invocations import Drop
 
 pytestmark = [pytest.mark.host, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 

@@ -17,15 +17,15 @@ import msgspec
 import pytest
 from tests.unit.controllers.hostile_site import hostile_site
 
-from weft.agent.images import ImageCache
-from weft.agent.server import Server
-from weft.contracts.container import ContainerPlan, ContainerProcess
-from weft.controllers.image_file import fetch
+from weft.agent.image.cache import ImageCache
+from weft.agent.server.client import Server
+from weft.contracts.driver.container import ContainerPlan, ContainerProcess
+from weft.controllers.image.file import fetch
 from weft.drivers.runtime.oci.paths import ContainerPaths
-from weft.drivers.runtime.oci.written import ensure_disk
+from weft.drivers.runtime.oci.rootfs.writable_layer import ensure_disk
 from weft.kinds.allocation import AllocatedImage
-from weft.objects.bundle import BundleManifest
 from weft.objects.errors import DriverFailed
+from weft.objects.image.bundle import BundleManifest
 
 pytestmark = [pytest.mark.host, pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")]
 MIB = 1024 * 1024
@@ -111,7 +111,7 @@ def test_an_image_that_does_not_fit_on_a_node_leaves_it_as_it_was(
     small: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """5 MiB: the archive fits and what it holds beside it doesn't."""
-    monkeypatch.setattr("weft.agent.images.SPARE_BYTES", 0)
+    monkeypatch.setattr("weft.agent.image.cache.SPARE_BYTES", 0)
     content = bundle(size)
     image = AllocatedImage(name="large", uid="u", sha256=hashlib.sha256(content).hexdigest(), size=0, url="")
     cache = ImageCache(str(small), cast(Server, cast(Any, Blobs(content))), set)
@@ -126,7 +126,7 @@ def test_an_image_that_does_not_fit_on_a_node_leaves_it_as_it_was(
 def test_images_that_nothing_uses_make_room_the_longest_unused_first(
     small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weft.agent.images.SPARE_BYTES", 0)
+    monkeypatch.setattr("weft.agent.image.cache.SPARE_BYTES", 0)
     used_here: set[str] = set()
     blobs = Blobs(b"")
     cache = ImageCache(str(small), cast(Server, cast(Any, blobs)), lambda: used_here)

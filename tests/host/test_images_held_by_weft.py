@@ -12,16 +12,16 @@ from typing import Any, BinaryIO, cast
 import pytest
 from image_lab import files, leftovers, node
 
-from weft.agent.container_images import ContainerImages
-from weft.agent.images import ImageCache
-from weft.agent.known import Wanted
-from weft.agent.server import Server
+from weft.agent.image.cache import ImageCache
+from weft.agent.image.oci import ContainerImages
+from weft.agent.server.client import Server
+from weft.agent.state.allocation import Wanted
 from weft.contracts.clock import SystemClock
 from weft.images.busybox.build import pack_image
 from weft.kinds.allocation import AllocatedContainer, AllocatedImage, AllocationSpec, Resources
 from weft.objects.errors import NotAuthenticated, WeftError
 from weft.objects.identity import Ref
-from weft.objects.oci_archive import read_archive
+from weft.objects.image.oci_archive import read_archive
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

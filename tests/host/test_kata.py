@@ -22,11 +22,12 @@ from container_labs import open_lab
 from containerd_lab import Containerd, ContainerdLab
 from kata_lab import RUNC, KataLab
 
-from weft.contracts.container import ContainerMount
-from weft.drivers.runtime.oci import disks, node_process
-from weft.drivers.runtime.oci.groups import Groups
+from weft.contracts.driver.container import ContainerMount
+from weft.drivers.cgroup.container import Groups
+from weft.drivers.runtime.oci import process_holder
 from weft.drivers.runtime.oci.kata.driver import KataDriver
 from weft.drivers.runtime.oci.kata.translate import name_class
+from weft.drivers.runtime.oci.rootfs import loop_device
 from weft.drivers.volume.directory.driver import DirectoryVolumes
 from weft.objects.errors import DriverFailed, InvalidInput, Unavailable
 
@@ -90,7 +91,7 @@ async def test_it_runs_ends_and_is_counted_without_a_look_at_processes_or_contro
     text = "cat /top; echo mine > /data/file; trap 'exit 7' TERM; echo up; while :; do sleep 0.05; done"
     plan = lab.script("seen", text, layers=[*layers, *lab.layers], mounts=[volume])
     await driver.probe()
-    monkeypatch.setattr(disks, "_LOOKS", 5)
+    monkeypatch.setattr(loop_device, "_LOOKS", 5)
 
     def look(*_: object, **__: object) -> None:
         raise AssertionError("it looked")
@@ -98,7 +99,7 @@ async def test_it_runs_ends_and_is_counted_without_a_look_at_processes_or_contro
     for name in ("stats", "out_of_memory_kills"):
         monkeypatch.setattr(Groups, name, look)
     for name in ("is_alive", "inspect_process", "wait_for_end"):
-        monkeypatch.setattr(node_process, name, look)
+        monkeypatch.setattr(process_holder, name, look)
     facts = await ready(driver, plan)
     assert facts.pid is not None and facts.pid > 1
     assert await output_of(driver, plan, "cat", "/data/file") == ("mine\n", 0)
@@ -184,8 +185,8 @@ async def test_what_a_killed_agent_left_of_a_start_is_cleared_by_the_next(lab: K
     plan = lab.plan("cut-off", mounts=[await make_volume(lab, "vol-cut")])
     script = (
         "import asyncio, msgspec, os, sys\n"
-        "from weft.contracts.container import ContainerPlan\n"
-        "from weft.contracts.host import Host\n"
+        "from weft.contracts.driver.container import ContainerPlan\n"
+        "from weft.contracts.driver.host import Host\n"
         "from weft.drivers.runtime.oci.containerd import client\n"
         "from weft.drivers.runtime.oci.kata.driver import KataDriver\n"
         "real = client.Client.call\n"

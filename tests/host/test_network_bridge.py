@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from network_lab import OUTSIDE, Guest, Lab, Node, fetch_command, make_port, make_segment
 
-from weft.contracts.network import Alias, Forward, Held, Segment
+from weft.contracts.driver.network import Alias, Forward, Held, Segment
 from weft.objects.errors import InUse, NotFound
 
 pytestmark = [

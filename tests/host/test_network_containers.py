@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from network_lab import OUTSIDE, Lab, Node, fetch_command, make_port, make_segment
 
-from weft.contracts.network import Allowed, Filter, Forward, Inside, Port, Segment
+from weft.contracts.driver.network import Allowed, Filter, Forward, Inside, Port, Segment
 from weft.objects.errors import DriverFailed, InvalidInput
 
 pytestmark = [

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from network_lab import OUTSIDE, Lab, Node, make_port, make_segment
 
-from weft.contracts.network import Allowed, Filter, Forward, Moved, Port, Segment
+from weft.contracts.driver.network import Allowed, Filter, Forward, Moved, Port, Segment
 
 pytestmark = [
     pytest.mark.host,

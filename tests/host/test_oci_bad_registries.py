@@ -11,8 +11,8 @@ import pytest
 from image_lab import HASTY, QUICK, Made, digest, entry, files, leftovers, node, tar
 from registry_lab import Registry, Request
 
-from weft.contracts.image import RegistryCredentials
-from weft.drivers.image.oci.exchange import Patience
+from weft.contracts.driver.image import RegistryCredentials
+from weft.drivers.image.oci.fetch.exchange import Patience
 from weft.objects.errors import (
     DriverFailed,
     Forbidden,

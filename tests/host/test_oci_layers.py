@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from image_lab import LAYER, Made, entry, files, leftovers, let_read, node, pack, tar, write_layout
 
-from weft.drivers.image.oci.unpacking import Limits
+from weft.drivers.image.oci.unpack.process import Limits
 from weft.objects.errors import InvalidInput, TooLarge, WeftError
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -276,7 +276,7 @@ async def test_a_tree_deeper_than_a_path_may_be_long_can_be_removed_again(place:
 TRIES = """
 import ctypes, os, signal, socket, sys
 sys.path[:0] = {path!r}
-from weft.drivers.image.oci.chroot import confine
+from weft.drivers.image.oci.unpack.confinement import confine
 def attempt(what):
     try:
         what()

@@ -15,9 +15,9 @@ from image_lab import Made, digest, entry, files, leftovers, let_read, node, sev
 from registry_lab import Certificate, Registry, Request, cutting, token
 from tests.registry import NAME, PASSWORD, push, serve
 
-from weft.contracts.image import RegistryCredentials
+from weft.contracts.driver.image import RegistryCredentials
+from weft.drivers.image.oci.fetch.registry import RegistrySettings
 from weft.drivers.image.oci.platforms import Platform
-from weft.drivers.image.oci.registry import RegistrySettings
 from weft.objects.errors import InvalidInput, NotAuthenticated, NotFound, Unavailable
 
 pytestmark = pytest.mark.skipif(

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from tests.registry import push_busybox, serve
 
-from weft.controllers.image_file import inspect
+from weft.controllers.image.file import inspect
 from weft.images.enclosed.build import ensure_enclosure
-from weft.launch.oci_bundle import plan_bundles
+from weft.launch.image.oci_bundle import plan_bundles
 from weft.objects.errors import DriverFailed
 
 pytestmark = pytest.mark.host
@@ -24,7 +24,7 @@ CACHE = Path(__file__).resolve().parents[2] / ".weft" / "cache"
 KILLED = """
 import sys, threading
 from pathlib import Path
-from weft.launch.oci_bundle import plan_bundles
+from weft.launch.image.oci_bundle import plan_bundles
 work, enclosure, url, target = sys.argv[1:]
 make = plan_bundles(Path(work), Path(enclosure), [], ["127.0.0.1"])
 make(url, "", None, Path(target), lambda count: print(count, flush=True), threading.Event())

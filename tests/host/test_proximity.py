@@ -15,11 +15,11 @@ import msgspec
 import pytest
 from tests.unit.scheduler.node_items import REPORT, make_node
 
-from weft.agent.proximity import Nearness
-from weft.agent.server import Peer, Peers
+from weft.agent.node.proximity import Nearness
+from weft.agent.server.client import Peer, Peers
 from weft.contracts.policy import Request
-from weft.scheduler.cycle import Engine
-from weft.scheduler.nodes import read_node
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.node.facts import read_node
 from weft.scheduler.table.snapshot import Snapshot
 from weft.trust.echo import node_key, pair_key
 

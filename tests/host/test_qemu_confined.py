@@ -11,9 +11,9 @@ import msgspec
 import pytest
 from guest_lab import MIB, GuestLab
 
-from weft.contracts.runtime import BootKernel, GuestDisk, GuestPlan
-from weft.drivers.runtime.qemu.confine import FIRST_USER, USERS, choose_open_files
+from weft.contracts.driver.runtime import BootKernel, GuestDisk, GuestPlan
 from weft.drivers.runtime.qemu.driver import QemuDriver
+from weft.drivers.runtime.qemu.process.confinement import FIRST_USER, USERS, choose_open_files
 from weft.drivers.runtime.qemu.qmp import QmpError, connect_qmp
 
 pytest.register_assert_rewrite("tests.conformance.runtime_contract")

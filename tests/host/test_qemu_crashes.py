@@ -13,8 +13,8 @@ import msgspec
 import pytest
 from guest_lab import GuestLab
 
-from weft.contracts.runtime import GuestFacts, GuestPlan
-from weft.drivers.runtime.qemu import memory
+from weft.contracts.driver.runtime import GuestFacts, GuestPlan
+from weft.drivers.runtime.qemu import saved_memory
 from weft.drivers.runtime.qemu.driver import QemuDriver
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.record import disk_times
@@ -139,8 +139,8 @@ async def test_driver_and_guest_killed_in_a_resumption_never_bring_old_memory_to
     async def crash_here(guest: Guest) -> None:
         raise asyncio.CancelledError
 
-    real = memory.forget_memory
-    monkeypatch.setattr(memory, "forget_memory", crash_here)
+    real = saved_memory.forget_memory
+    monkeypatch.setattr(saved_memory, "forget_memory", crash_here)
     monkeypatch.setattr("weft.drivers.runtime.qemu.driver.undo_launch", crash_undo)
     with pytest.raises(asyncio.CancelledError):
         await driver.start(plan)
@@ -156,7 +156,7 @@ async def test_driver_and_guest_killed_in_a_resumption_never_bring_old_memory_to
         await guest.ended.wait()
         raise Unavailable("it ended while it was taken up")
 
-    monkeypatch.setattr(memory, "forget_memory", real)
+    monkeypatch.setattr(saved_memory, "forget_memory", real)
     with monkeypatch.context() as meanwhile:
         meanwhile.setattr(Guest, "connect", end_first)
         driver, found = await recovered(lab, plan)
@@ -192,8 +192,8 @@ async def test_a_guest_killed_while_it_is_saved_has_failed_and_starts_again(
         lab.kill(driver, facts)
         await real(guest, qmp, step)  # type: ignore[arg-type]
 
-    real = memory.finish_migration
-    monkeypatch.setattr(memory, "finish_migration", kill_then_wait)
+    real = saved_memory.finish_migration
+    monkeypatch.setattr(saved_memory, "finish_migration", kill_then_wait)
     with pytest.raises(DriverFailed):
         await driver.suspend(plan.id)
     ended = await until(driver, plan.id, lambda facts: facts.state != "running")

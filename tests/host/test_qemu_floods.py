@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from guest_lab import MIB, GuestLab
 
-from weft.contracts.runtime import ExecRequest
+from weft.contracts.driver.runtime import ExecRequest
 from weft.drivers.runtime.qemu import driver as qemu
 
 pytest.register_assert_rewrite("tests.conformance.runtime_contract")

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from guest_lab import MIB, GuestLab, make_disk
 
-from weft.contracts.runtime import GuestDisk, GuestNic, GuestPlan
+from weft.contracts.driver.runtime import GuestDisk, GuestNic, GuestPlan
 from weft.drivers.runtime.qemu.driver import QemuDriver
 from weft.drivers.runtime.qemu.qmp import Qmp
 from weft.objects.errors import InvalidInput

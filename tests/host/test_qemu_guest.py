@@ -12,8 +12,8 @@ import msgspec
 import pytest
 from guest_lab import MIB, GuestLab
 
-from weft.contracts.runtime import ExecRequest, GuestDisk, GuestPlan
-from weft.drivers.processes import resident_bytes
+from weft.contracts.driver.runtime import ExecRequest, GuestDisk, GuestPlan
+from weft.drivers.linux.processes import resident_bytes
 from weft.drivers.runtime.qemu import driver as qemu
 from weft.drivers.runtime.qemu.driver import QemuDriver
 from weft.images.tiny.build import build_tiny

@@ -15,8 +15,8 @@ import pytest
 from guest_lab import GuestLab, make_disk
 from test_qemu_crashes import MOST_STEPS, crash
 
-from weft.contracts.migration import MoveSettings
-from weft.contracts.runtime import GuestPlan
+from weft.contracts.driver.migration import MoveSettings
+from weft.contracts.driver.runtime import GuestPlan
 from weft.drivers.runtime.qemu.driver import QemuDriver
 from weft.objects.errors import Unavailable
 from weft.transfer.plan import Leeway, reconsider

@@ -13,9 +13,9 @@ import msgspec
 import pytest
 from guest_lab import GuestLab, make_disk
 
-from weft.contracts.runtime import GuestDisk, GuestPlan
+from weft.contracts.driver.runtime import GuestDisk, GuestPlan
+from weft.drivers.runtime.qemu.disk_relocation import QemuRelocations
 from weft.drivers.runtime.qemu.driver import QemuDriver
-from weft.drivers.runtime.qemu.relocation import QemuRelocations
 from weft.objects.errors import DriverFailed
 
 pytest.register_assert_rewrite("tests.conformance.runtime_contract")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from guest_lab import GuestLab
 
-from weft.contracts.migration import Load
+from weft.contracts.driver.migration import Load
 
 pytest.register_assert_rewrite("tests.conformance.runtime_contract")
 

@@ -15,8 +15,8 @@ import msgspec
 import pytest
 from container_lab import ContainerLab
 
-from weft.contracts.container import BEGUN_AFRESH, ContainerPlan
-from weft.drivers.runtime.oci.checkpoint import find_lack
+from weft.contracts.driver.container import BEGUN_AFRESH, ContainerPlan
+from weft.drivers.runtime.oci.checkpoint.probe import find_lack
 from weft.drivers.runtime.oci.driver import OciDriver
 from weft.drivers.runtime.oci.runtime import Runtime
 from weft.objects.errors import DriverFailed, IllegalTransition
@@ -170,7 +170,9 @@ async def test_one_that_cant_be_saved_runs_on(labs: list[ContainerLab], monkeypa
     await driver.start(plan)
     await count_beyond(driver, plan.id, 1)
     with monkeypatch.context() as broken:
-        broken.setattr("weft.drivers.runtime.oci.saved.CRIU_WORDS", "network-lock nothing\n")  # CRIU refuses that
+        broken.setattr(
+            "weft.drivers.runtime.oci.checkpoint.criu.CRIU_WORDS", "network-lock nothing\n"
+        )  # CRIU refuses that
         with pytest.raises(DriverFailed) as refused:
             await driver.suspend(plan.id)
     assert refused.value.token == "notSaved"

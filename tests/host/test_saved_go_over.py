@@ -16,18 +16,18 @@ import pytest
 from container_lab import ContainerLab
 from tests.node_key import make_node_key
 
-from weft.agent.guest import Prepared
-from weft.agent.known import Part, Wanted
-from weft.agent.moving.cold import ColdSource, ColdTarget
-from weft.agent.moving.credentials import Credentials
-from weft.agent.moving.relay import Limit
-from weft.agent.moving.side import Brief, Ground
-from weft.agent.moving.wire import TlsWire
-from weft.agent.runtimes import Runtimes
+from weft.agent.migration.cold import ColdSource, ColdTarget
+from weft.agent.migration.credentials import Credentials
+from weft.agent.migration.relay import Limit
+from weft.agent.migration.role import Brief, Ground
+from weft.agent.migration.transport import TlsWire
+from weft.agent.state.allocation import Part, Wanted
+from weft.agent.workload.runtimes import Runtimes
+from weft.agent.workload.vm import Prepared
 from weft.contracts.clock import SystemClock
 from weft.drivers.runtime.oci.driver import OciDriver
 from weft.drivers.runtime.oci.record import ContainerEnd, ContainerRecord, read_record, write_record
-from weft.drivers.runtime.oci.root import make_folders
+from weft.drivers.runtime.oci.rootfs.overlay import make_folders
 from weft.kinds.allocation import AllocatedContainer, AllocatedMove, AllocationSpec, Resources
 from weft.objects.identity import Ref, short_id
 from weft.trust.ca import Authority, read_csr

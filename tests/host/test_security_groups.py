@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from network_lab import OUTSIDE, Guest, Lab, make_port, make_segment
 
-from weft.contracts.network import Allowed, Filter, Forward, Segment
+from weft.contracts.driver.network import Allowed, Filter, Forward, Segment
 
 pytestmark = [
     pytest.mark.host,

@@ -18,16 +18,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.placement.world import FACTS, GIB, NOW, World
 from weft.contracts.policy import Amounts, Datum, GpuAsk, Lean, Request, Spread
-from weft.kinds.strategy import STRATEGIES, read_strategy
-from weft.scheduler.cycle import Engine
-from weft.scheduler.explain import Explanation, explain
-from weft.scheduler.filters import Room
-from weft.scheduler.outlook import look_ahead
+from weft.kinds.fields.strategy import STRATEGIES, read_strategy
+from weft.scheduler.constraint.filters import Room
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.engine.demand import look_ahead
+from weft.scheduler.engine.explain import Explanation, explain
 from weft.scheduler.table.devices import Devices
 from weft.scheduler.table.facts import Gpu, Load, NodeFacts
-from weft.scheduler.table.masks import Masks
+from weft.scheduler.table.filter_masks import Masks
 from weft.scheduler.table.snapshot import Snapshot, state_of
-from weft.scheduler.table.uses import Measured, Uses
+from weft.scheduler.table.usage import Measured, Uses
 
 UIDS = [f"u{n}" for n in range(7)]
 NAMES = dict(zip(UIDS, ["n4", "n1", "n6", "n2", "n0", "n5", "n3"], strict=True))

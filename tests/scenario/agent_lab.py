@@ -16,11 +16,11 @@ from typing import Any, BinaryIO
 import msgspec
 
 from weft.agent.agent import Agent
-from weft.agent.runtimes import Runtimes
-from weft.agent.server import NodeEvent, OpenedSecrets, ReportAnswer, ReportBody
+from weft.agent.server.client import NodeEvent, OpenedSecrets, ReportAnswer, ReportBody
+from weft.agent.workload.runtimes import Runtimes
 from weft.client.watch import WatchEvent
 from weft.contracts.clock import SystemClock
-from weft.contracts.host import Capacity, Host
+from weft.contracts.driver.host import Capacity, Host
 from weft.drivers.network.fake.driver import FakeNetwork, FakeWire
 from weft.drivers.runtime.fake.driver import FakeDriver, FakeGuest, FakeOrders
 from weft.drivers.volume.fake.driver import FakeShelf, FakeVolumes
@@ -35,10 +35,10 @@ from weft.kinds.allocation import (
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus, endpoint_name
 from weft.kinds.node import NodeReport
 from weft.kinds.publication import PublicationSpec, PublicationStatus
-from weft.objects.bundle import BundleManifest
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import NotFound, Unavailable, WeftError
 from weft.objects.identity import Ref, short_id
+from weft.objects.image.bundle import BundleManifest
 
 NODE, NODE_UID, ADDRESS = "n1", "node-uid-1", "10.99.0.1"
 

@@ -15,7 +15,7 @@ from tests.node_key import make_node_key
 
 from weft.api.app import build_app
 from weft.api.bootstrap import bootstrap
-from weft.api.doors import Doors, Settings
+from weft.api.context import Doors, Settings
 from weft.api.server import make_doors_server
 from weft.client import Client, Context
 from weft.client.answer import raise_problem

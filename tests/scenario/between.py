@@ -22,8 +22,6 @@ from unittest import mock
 import msgspec
 
 import weft
-from weft.client.commit import Commit
-from weft.client.term import Term
 from weft.contracts.store import (
     Absent,
     AtRevision,
@@ -36,6 +34,8 @@ from weft.contracts.store import (
     Store,
     Write,
 )
+from weft.informer.commit import Commit
+from weft.informer.leader_lease import Term
 from weft.kinds.container import ContainerSpec
 from weft.kinds.registry import WORKLOADS
 from weft.kinds.vm import VmSpec

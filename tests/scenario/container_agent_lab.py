@@ -8,9 +8,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from weft.contracts.container import ContainerPlan, LogLine, User
-from weft.contracts.image import OciConfig, OciImage, PullProgress, RegistryCredentials
-from weft.contracts.runtime import ExecChunk, ExecRequest, GuestFacts, GuestShape, RuntimeProbe, SessionMark
+from weft.contracts.driver.container import ContainerPlan, LogLine, User
+from weft.contracts.driver.image import OciConfig, OciImage, PullProgress, RegistryCredentials
+from weft.contracts.driver.runtime import ExecChunk, ExecRequest, GuestFacts, GuestShape, RuntimeProbe, SessionMark
 from weft.objects.errors import NotFound, WeftError
 
 WEB = OciConfig(entrypoint=["/bin/serve"], user="www")

@@ -23,10 +23,10 @@ from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.image import ImageStatus
 from weft.kinds.job import JobSpec, JobStatus, TaskSpec, check_job
 from weft.kinds.node import NodeReport
+from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus, claim_places
 from weft.kinds.record import Claim
 from weft.kinds.vm import VmSpec
-from weft.kinds.workload import WorkloadSpec, WorkloadStatus, claim_places
-from weft.launch.deciders import decide
+from weft.launch.server.controllers import decide
 from weft.objects.envelope import Condition, Envelope, decode_envelope, decode_part, encode_envelope, merge_part
 from weft.objects.identity import new_uid, object_key
 from weft.store.memory import MemoryStore

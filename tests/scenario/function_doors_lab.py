@@ -17,7 +17,7 @@ from tests.scenario.functions_lab import FunctionsLab, functions_lab
 
 from weft.contracts.store import Delete
 from weft.kinds.token import TokenSpec
-from weft.launch.function_doors import serve_function_doors
+from weft.launch.gateway.function_api import serve_function_doors
 from weft.objects.envelope import Envelope, merge_part
 from weft.objects.identity import new_uid, object_key
 from weft.trust.access_keys import derive_secret, make_key_id

@@ -14,9 +14,23 @@ from typing import Any, Literal
 import msgspec
 from tests.scenario.gateway_lab import KEY, GatewayLab
 
-from weft.client.cache import Cache
-from weft.client.frames import FrameType, encode_frame, encode_hello, receive_frame
-from weft.client.invocations import (
+from weft.client.tls import make_tls
+from weft.contracts.clock import Clock
+from weft.contracts.driver.function import Recipe
+from weft.contracts.store import AtRevision, Delete, Put
+from weft.gateway.function.invocation.call import Call
+from weft.gateway.function.service import Functions, make_view
+from weft.gateway.lambda_api.authenticate import TOKENS_BY_KEY
+from weft.informer.cache import Cache
+from weft.kinds.function import FunctionSpec, FunctionStatus, check_function
+from weft.kinds.function_version import FunctionVersionSpec
+from weft.kinds.image import ImageStatus
+from weft.kinds.node import NodeReport
+from weft.kinds.parts.function_code import check_code
+from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope, merge_part
+from weft.objects.identity import SERVER_NAME, new_uid, object_key
+from weft.protocol.frames import FrameType, encode_frame, encode_hello, receive_frame
+from weft.protocol.invocations import (
     Answer,
     Count,
     FromAgent,
@@ -36,22 +50,8 @@ from weft.client.invocations import (
     encode,
     receive,
 )
-from weft.client.tls import make_tls
-from weft.contracts.clock import Clock
-from weft.contracts.function import Recipe
-from weft.contracts.store import AtRevision, Delete, Put
-from weft.gateway.functions.call import Call
-from weft.gateway.functions.service import Functions, make_view
-from weft.gateway.lambda_api.callers import TOKENS_BY_KEY
-from weft.kinds.function import FunctionSpec, FunctionStatus, check_function
-from weft.kinds.function_code import check_code
-from weft.kinds.function_version import FunctionVersionSpec
-from weft.kinds.image import ImageStatus
-from weft.kinds.node import NodeReport
-from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope, merge_part
-from weft.objects.identity import SERVER_NAME, new_uid, object_key
-from weft.scheduler import function_places
-from weft.scheduler.function_places import FunctionPlaces
+from weft.scheduler.function import placing
+from weft.scheduler.function.placing import FunctionPlaces
 from weft.store.memory import MemoryStore
 
 MIB, GIB = 1024**2, 1024**3
@@ -203,9 +203,9 @@ class FunctionsLab:
     async def begin(self) -> None:
         """The gateway's functions, in a gateway that listens."""
         clock = self.their_clock
-        cache = Cache(self.store, make_view(*function_places.KINDS, "token", indexes=(TOKENS_BY_KEY,)), clock)
+        cache = Cache(self.store, make_view(*placing.KINDS, "token", indexes=(TOKENS_BY_KEY,)), clock)
         places = FunctionPlaces(cache.view)
-        cache.subscribe(places.notice, function_places.KINDS)
+        cache.subscribe(places.notice, placing.KINDS)
         self.functions = Functions(self.store, cache, places, clock, ticket_key=KEY, folder=self.folder / "gw")
         gateway = self.gateway_lab.gateway
         gateway.functions = self.functions

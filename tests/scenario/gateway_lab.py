@@ -13,24 +13,24 @@ from typing import Any
 from cryptography import x509
 from tests.node_key import make_node_key
 
-from weft.agent.control import Control
-from weft.agent.control import Gateway as Place
-from weft.agent.known import Wanted, read_wanted
-from weft.agent.runtimes import Runtimes
-from weft.agent.streams import Streams
+from weft.agent.state.allocation import Wanted, read_wanted
+from weft.agent.stream.gateway import Control
+from weft.agent.stream.gateway import Gateway as Place
+from weft.agent.stream.server import Streams
+from weft.agent.workload.runtimes import Runtimes
 from weft.client.context import Context
-from weft.client.frames import Frame, FrameType, encode_data, encode_frame, encode_hello, receive_frame
 from weft.client.tls import make_tls
 from weft.contracts.clock import SystemClock
-from weft.contracts.host import Capacity, Host
+from weft.contracts.driver.host import Capacity, Host
 from weft.drivers.network.fake.driver import FakeNetwork
 from weft.drivers.runtime.fake.driver import FakeDriver
-from weft.drivers.runtime.qemu.printed_here import PrintedHere
+from weft.drivers.runtime.qemu.console.output import PrintedHere
 from weft.drivers.runtime.qemu.translate import GuestPaths
 from weft.gateway.gateway import Gateway
-from weft.launch.gateway import make_tls as make_server_tls
+from weft.launch.gateway.main import make_tls as make_server_tls
 from weft.objects.envelope import Envelope
 from weft.objects.identity import SERVER_NAME
+from weft.protocol.frames import Frame, FrameType, encode_data, encode_frame, encode_hello, receive_frame
 from weft.trust.ca import Authority
 from weft.trust.tickets import sign_ticket
 

@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from tests.scenario.api_lab import DoorsLab, make_image, make_vm
 
-from weft.api import verbs
+from weft.api.object import verbs
 from weft.api.openapi import describe_api
 
 SILENCE_SECONDS = 30.0

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from weft.client.context import Context
-from weft.client.frames import Frame, FrameDecoder, FrameType, encode_data, encode_exit, encode_frame
 from weft.contracts.clock import SystemClock
+from weft.protocol.frames import Frame, FrameDecoder, FrameType, encode_data, encode_exit, encode_frame
 from weft.trust.ca import Authority
 
 

@@ -15,12 +15,12 @@ from tests.scenario.container_agent_lab import Containers, Store, World
 from tests.scenario.gateway_lab import GatewayLab
 
 from weft.agent.agent import Agent
-from weft.agent.runtimes import Runtimes
-from weft.agent.server import OpenedSecrets
+from weft.agent.server.client import OpenedSecrets
+from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import SystemClock
-from weft.contracts.container import ContainerPlan
-from weft.contracts.network import Inside
-from weft.contracts.runtime import GuestFacts
+from weft.contracts.driver.container import ContainerPlan
+from weft.contracts.driver.network import Inside
+from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import AllocatedContainer, AllocatedHealthCheck, AllocatedVolume, AllocationReport, Resources
 from weft.objects.envelope import Envelope
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound, Unavailable

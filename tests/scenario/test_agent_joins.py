@@ -23,15 +23,15 @@ from tests.scenario.agent_lab import ADDRESS, BUNDLE, DIGEST, Lab, change, make_
 from tests.scenario.api_lab import GATEWAY, DoorsLab, make_image, make_vm
 
 from weft.agent.agent import Agent
-from weft.agent.enrol import Enrolment, join, make_context, needs_renewal, read_enrolment, renew
-from weft.agent.runtimes import Runtimes
-from weft.agent.server import RemoteServer
+from weft.agent.node.enrolment import Enrolment, join, make_context, needs_renewal, read_enrolment, renew
+from weft.agent.server.client import RemoteServer
+from weft.agent.workload.runtimes import Runtimes
 from weft.client.api import Client
 from weft.client.context import hash_ca
-from weft.contracts.network import Held
+from weft.contracts.driver.network import Held
 from weft.kinds.allocation import AllocationReport, allocation_name
 from weft.kinds.node import NodeReport
-from weft.launch import agent as launch
+from weft.launch.agent.main import main as launch
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import AlreadyExists, Forbidden, InUse, NotAuthenticated, NotFound, Unavailable
 from weft.trust.ca import Authority
@@ -252,10 +252,10 @@ def test_the_agents_process_is_small_survives_killing_and_runs_once_per_folder(d
     state = tmp_path / "node"
     join_as(doors, state)
     drivers = ["--runtime", "fake", "--network", "fake", "--run-dir", str(tmp_path / "run")]
-    argv = [sys.executable, "-c", "import sys; from weft.launch.agent import main; sys.exit(main(sys.argv[1:]))"]
+    argv = [sys.executable, "-c", "import sys; from weft.launch.agent.main import main; sys.exit(main(sys.argv[1:]))"]
     argv += ["n1", "--state", str(state), *drivers]
     heavy = "cryptography numpy rich click starlette yaml uvicorn"
-    check = f"import weft.launch.agent, sys; print([m for m in {heavy.split()} if m in sys.modules])"
+    check = f"import weft.launch.agent.main, sys; print([m for m in {heavy.split()} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True).stdout.strip() == "[]"
     for end in (signal.SIGKILL, signal.SIGTERM):
         process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)

@@ -17,13 +17,14 @@ from tests.scenario.agent_lab import (
     make_publication,
 )
 
-from weft.agent import abilities, plan
-from weft.agent.feed import Put
-from weft.agent.known import Known, Memory
-from weft.agent.offline import Copies, Copy
-from weft.agent.report import Reporter
-from weft.contracts.network import Allowed, Endpoint
-from weft.contracts.runtime import BootKernel, GuestFacts, RuntimeProbe
+from weft.agent.allocation import plan
+from weft.agent.node import capabilities
+from weft.agent.server.reporter import Reporter
+from weft.agent.server.watch import Put
+from weft.agent.state.allocation import Known, Memory
+from weft.agent.state.checkpoint import Copies, Copy
+from weft.contracts.driver.network import Allowed, Endpoint
+from weft.contracts.driver.runtime import BootKernel, GuestFacts, RuntimeProbe
 from weft.drivers.runtime.fake.driver import FakeDriver
 from weft.kinds.allocation import AllocatedGroup, AllocatedRule, AllocatedVolume, AllocationReport
 from weft.kinds.node import NodeReport
@@ -122,7 +123,7 @@ async def test_a_guest_at_rest_is_looked_at_and_nothing_is_planned_until_somethi
 async def test_what_a_node_can_do_is_asked_again_and_told_when_it_has_changed(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(abilities, "PROBE_SECONDS", 0.02)
+    monkeypatch.setattr(capabilities, "PROBE_SECONDS", 0.02)
     async with lab.agent() as agent:
         await lab.until(lambda: lab.server.node_report is not None and not lab.server.node_report.problems)
         [driver] = agent.runtimes.all()
@@ -250,7 +251,7 @@ async def test_a_network_without_guests_goes_in_the_end_even_if_its_agent_was_ki
         await lab.until_state(web, "released")
         lab.server.delete(deleted(web))
     assert sorted(lab.wire.segments) == sorted([short_id("uid-of-blue"), short_id("uid-of-green")])
-    monkeypatch.setattr("weft.agent.network.IDLE_SECONDS", 0.2)
+    monkeypatch.setattr("weft.agent.network.executor.IDLE_SECONDS", 0.2)
     async with lab.agent():
         await lab.until(lambda: list(lab.wire.segments) == [short_id("uid-of-green")], "the end of blue")
 

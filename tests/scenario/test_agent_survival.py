@@ -21,10 +21,11 @@ from tests.scenario.agent_lab import (
     make_publication,
 )
 
-from weft.agent import allocations, network
-from weft.agent.known import Memory, Part
-from weft.agent.offline import Copies, Copy
-from weft.agent.server import ReportAnswer, ReportBody
+from weft.agent.allocation import supervisor
+from weft.agent.network import executor
+from weft.agent.server.client import ReportAnswer, ReportBody
+from weft.agent.state.allocation import Memory, Part
+from weft.agent.state.checkpoint import Copies, Copy
 from weft.kinds.allocation import AllocatedMove
 from weft.objects.envelope import Envelope
 from weft.objects.errors import Forbidden, NotAuthenticated, NotFound, WeftError
@@ -39,8 +40,8 @@ def lab(tmp_path: Path) -> Lab:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The agent waits a second for the list of a server that says nothing, or only no, and looks after its networks as often."""
-    monkeypatch.setattr(allocations, "LISTEN_SECONDS", 1.0)
-    monkeypatch.setattr(network, "HEAL_SECONDS", 1.0)
+    monkeypatch.setattr(supervisor, "LISTEN_SECONDS", 1.0)
+    monkeypatch.setattr(executor, "HEAL_SECONDS", 1.0)
 
 
 def boot_id(lab: Lab, envelope: Envelope) -> str:
@@ -167,8 +168,8 @@ async def test_an_agent_that_starts_again_says_of_which_history_its_memory_is(la
 async def test_a_server_that_answers_is_waited_for_before_guests_are_started_from_memory(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(allocations, "LISTEN_SECONDS", 0.1)
-    monkeypatch.setattr("weft.agent.plan.FIRST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(supervisor, "LISTEN_SECONDS", 0.1)
+    monkeypatch.setattr("weft.agent.allocation.plan.FIRST_PAUSE_SECONDS", 0.1)
     web = make_allocation()
     async with lab.agent():
         lab.server.put(web)

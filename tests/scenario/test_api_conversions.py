@@ -10,8 +10,8 @@ import msgspec
 import pytest
 from tests.scenario.api_lab import DoorsLab, make_vm
 
+from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.vm import VmSpec
-from weft.kinds.workload import WorkloadStatus
 from weft.objects.envelope import decode_part, merge_part
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
 

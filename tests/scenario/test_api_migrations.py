@@ -11,7 +11,7 @@ import pytest
 from tests.scenario.api_lab import DoorsLab, make_image, make_vm
 
 from weft.kinds.migration import MigrationStatus
-from weft.kinds.workload import WorkloadStatus
+from weft.kinds.parts.workload import WorkloadStatus
 
 PATH = "/v1/projects/default/vms/web:migrate"
 

@@ -13,7 +13,7 @@ import pytest
 from tests.node_key import make_node_key
 from tests.scenario.api_lab import DoorsLab, JoinedNode, make_allocation, make_image, make_vm
 
-from weft.api.verbs import PLACE_SECONDS
+from weft.api.object.verbs import PLACE_SECONDS
 from weft.client.answer import raise_problem
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Delete, Precondition, Write, epoch_of
@@ -381,7 +381,7 @@ def test_exec_waits_for_a_vm_that_is_about_to_get_its_place_and_for_no_other(lab
 def test_a_stream_verb_gives_a_ticket_for_the_place_of_the_workload(
     lab: DoorsLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weft.api.verbs.PLACE_SECONDS", 0.2)
+    monkeypatch.setattr("weft.api.object.verbs.PLACE_SECONDS", 0.2)
     node = lab.join("n1")
     _, name = start_vm(lab, node)
     given = lab.client.verb("vm", "web", "exec", {"argv": ["uname", "-a"]})

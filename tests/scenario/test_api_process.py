@@ -18,7 +18,7 @@ from weft.client import Client, find_context
 from weft.objects.errors import NotFound
 
 COMMAND = (
-    "import sys; from weft.launch.server import parse_options; from weft.launch.doors import run_doors; "
+    "import sys; from weft.launch.server.main import parse_options; from weft.launch.server.api import run_doors; "
     "sys.exit(run_doors(parse_options(sys.argv[1:])))"
 )
 
@@ -129,7 +129,7 @@ def test_every_address_it_listens_on_is_in_its_certificate(doors: DoorsProcess) 
 
 
 def test_a_server_told_of_a_strategy_that_is_none_says_so_and_does_not_begin(tmp_path: Path) -> None:
-    command = "import sys; from weft.launch.server import main; sys.exit(main(sys.argv[1:]))"
+    command = "import sys; from weft.launch.server.main import main; sys.exit(main(sys.argv[1:]))"
     ended = subprocess.run(
         [sys.executable, "-c", command, "--state", str(tmp_path / "s")],
         env={**os.environ, "SCHEDULING_STRATEGY": "best_fti"},
@@ -146,7 +146,11 @@ def test_a_second_server_on_the_same_folder_is_refused(tmp_path: Path) -> None:
     state.mkdir()
     with (state / "server.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        argv = [sys.executable, "-c", "import sys; from weft.launch.server import main; sys.exit(main(sys.argv[1:]))"]
+        argv = [
+            sys.executable,
+            "-c",
+            "import sys; from weft.launch.server.main import main; sys.exit(main(sys.argv[1:]))",
+        ]
         done = subprocess.run([*argv, "--state", str(state)], capture_output=True, text=True, timeout=30)
     assert done.returncode == 1
     assert "another server" in done.stderr

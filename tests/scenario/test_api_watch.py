@@ -244,8 +244,8 @@ def test_a_watch_ends_with_its_token_however_much_there_is_to_tell(
     how: str,
     about: Callable[[DoorsLab], AbstractContextManager[object]],
 ) -> None:
-    monkeypatch.setattr("weft.api.stream.BOOKMARK_SECONDS", 0.1)
-    monkeypatch.setattr("weft.api.events.BOOKMARK_SECONDS", 0.1)
+    monkeypatch.setattr("weft.api.watch.stream.BOOKMARK_SECONDS", 0.1)
+    monkeypatch.setattr("weft.api.watch.events.BOOKMARK_SECONDS", 0.1)
     viewer = lab.with_token(use="access", subject="eve", expires_at=time.time() + 3600)
     with about(lab):
         events = viewer.watch("vm", viewer.list("vm").cursor)
@@ -265,8 +265,8 @@ def test_a_watch_ends_with_its_token_however_much_there_is_to_tell(
 
 
 def test_a_bookmark_resumes_without_loss(lab: DoorsLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weft.api.stream.BOOKMARK_SECONDS", 0.05)
-    monkeypatch.setattr("weft.api.pulse._BEAT_SECONDS", 0.02)
+    monkeypatch.setattr("weft.api.watch.stream.BOOKMARK_SECONDS", 0.05)
+    monkeypatch.setattr("weft.api.state.store_position._BEAT_SECONDS", 0.02)
     lab.restart()
     start = lab.client.list("volume").cursor
     events = lab.client.watch("volume", start)

@@ -16,12 +16,12 @@ from tests.scenario import api_lab
 from tests.scenario.api_lab import DoorsLab
 from tests.unit.trust.test_ca import SetClock
 
-from weft.agent.enrol import _make_request, has_ended, join, make_context, needs_renewal
+from weft.agent.node.enrolment import _make_request, has_ended, join, make_context, needs_renewal
 from weft.client import Client, Context
 from weft.client.context import hash_ca
 from weft.contracts.clock import Clock
-from weft.launch import agent as launch
-from weft.launch.certificate import keep_certificate
+from weft.launch.agent.main import main as launch
+from weft.launch.process.certificate import keep_certificate
 from weft.objects.errors import AlreadyExists, NotAuthenticated
 from weft.serving.server import make_server_tls
 from weft.trust.ca import Authority, read_csr

@@ -13,9 +13,9 @@ from typing import Any, cast
 import pytest
 from tests.scenario.stream_far_end import far_end
 
+from weft.cli.command.target import read_targets
 from weft.cli.session import Session
 from weft.cli.verbs import cp
-from weft.cli.words import read_targets
 from weft.client.context import Context
 from weft.kinds.registry import find_kind
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound

@@ -14,12 +14,12 @@ import msgspec
 import pytest
 from tests.scenario.stream_far_end import far_end
 
-from weft.cli.stream import Stream
-from weft.client.frames import encode_exit
+from weft.cli.stream.client import Stream
+from weft.protocol.frames import encode_exit
 
 _RUN = """
 import sys, msgspec
-from weft.cli.stream import Stream, dial
+from weft.cli.stream.client import Stream, dial
 from weft.client.context import Context
 from weft.objects.errors import WeftError
 context = msgspec.json.decode(sys.argv[1], type=Context)

@@ -30,80 +30,80 @@ from tests.scenario.between import Between, find_calls, is_commit
 from tests.scenario.deciders_lab import Lab
 from tests.scenario.test_deciders_policies import put_policy
 
-from weft.client.term import Term
 from weft.contracts.store import Precondition, Put, Write
+from weft.informer.leader_lease import Term
 from weft.kinds.allocation import AllocatedMove, AllocationReport, AllocationSpec
 from weft.kinds.constraint import ConstraintStatus
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
-from weft.kinds.orphan import OrphanCopy
+from weft.kinds.parts.orphan import OrphanCopy
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
 from weft.objects.identity import Ref, new_uid
 
 # site → what it relies on ("and goes": and takes away); after "|" what it writes without a word about it, for which another
 # one stands.
 RELIES_ON = {
-    "controllers/addresses.py _plan_workload": (
+    "controllers/network/addresses.py _plan_workload": (
         "workload at, endpoint absent, endpoint at, network present, publication at"
     ),
-    "controllers/adoption.py plan_adoption": (
+    "controllers/workload/adoption.py plan_adoption": (
         "workload at, node at, allocation absent, endpoint absent, endpoint at and goes"
     ),
-    "controllers/astray.py _plan_leaving": "workload at, allocation at",
-    "controllers/astray.py _plan_word": "workload at, allocation at",
-    "controllers/conversions.py plan_release": "conversion at and goes",
-    "controllers/conversions.py plan_writes": (
+    "controllers/workload/stale_allocation.py _plan_leaving": "workload at, allocation at",
+    "controllers/workload/stale_allocation.py _plan_word": "workload at, allocation at",
+    "controllers/conversion/controller.py plan_release": "conversion at and goes",
+    "controllers/conversion/controller.py plan_writes": (
         "conversion at, workload at, workload absent, image absent, image at and goes, endpoint at, publication absent, "
         "publication at, recommendation absent | recommendation"
     ),
-    "controllers/drain.py plan_condition": "node at",
-    "controllers/drain.py plan_move": "migration absent",
-    "controllers/drain.py plan_return 1": "migration at",
-    "controllers/drain.py plan_return 2": "node at",
-    "controllers/footholds.py plan_foothold 1": "endpoint at and goes",
-    "controllers/footholds.py plan_foothold 2": "endpoint at and goes, node at",
-    "controllers/footholds.py plan_foothold 3": "endpoint at",
-    "controllers/garbage.py plan": "recommendation at and goes",
-    "controllers/garbage.py plan_item": (
+    "controllers/node/drain_controller.py plan_condition": "node at",
+    "controllers/node/drain_controller.py plan_move": "migration absent",
+    "controllers/node/drain_controller.py plan_return 1": "migration at",
+    "controllers/node/drain_controller.py plan_return 2": "node at",
+    "controllers/function/egress_endpoints.py plan_foothold 1": "endpoint at and goes",
+    "controllers/function/egress_endpoints.py plan_foothold 2": "endpoint at and goes, node at",
+    "controllers/function/egress_endpoints.py plan_foothold 3": "endpoint at",
+    "controllers/garbage_collector.py plan": "recommendation at and goes",
+    "controllers/garbage_collector.py plan_item": (
         "workload absent, workload at, decision at and goes, endpoint at and goes, publication at and goes"
     ),
-    "controllers/garbage.py plan_past": "conversion at, migration at",
-    "controllers/images.py _tell": "image at",
-    "controllers/jobs.py _mark": "job at, workload at",
-    "controllers/jobs.py plan_blocked": "job at",
-    "controllers/jobs.py plan_removal": "job at and goes",
-    "controllers/jobs.py plan_schedule": "job at, job absent",
-    "controllers/jobs.py plan_writes": "job at, workload absent, workload at",
-    "controllers/migrations.py plan_release": "migration at and goes",
-    "controllers/migrations.py plan_writes": "migration at, allocation at, allocation at and goes | decision",
-    "controllers/networks.py plan": "network at",
-    "controllers/nodes.py plan_node": "node at",
-    "controllers/securitygroups.py plan_count": "securitygroup at",
-    "controllers/securitygroups.py plan_rules": "workload at, allocation at",
-    "controllers/volumes.py plan_volume 1": "volume at",
-    "controllers/volumes.py plan_volume 2": "volume at and goes",
-    "controllers/volumes.py plan_volume 3": "volume at",
-    "controllers/workload.py plan_removal 1": "workload at | publication",
-    "controllers/workload.py plan_removal 2": "workload at | publication",
-    "controllers/workload.py plan_removal 3": "workload at and goes | decision, endpoint, publication",
-    "controllers/workload.py plan_workload": "workload at, allocation at, allocation at and goes",
-    "scheduler/bind.py plan_adopted": "workload at",
-    "scheduler/bind.py plan_placement": "workload at, node at, volume at, allocation absent | decision",
-    "scheduler/bind.py plan_refusal": "workload at | decision",
-    "scheduler/bind.py plan_regrouped": "workload at, allocation at",
-    "scheduler/bind.py plan_waiting": "workload at",
-    "scheduler/health.py _plan_one": "placementpolicy at",
-    "scheduler/joint/join.py join": "workload at, node at, allocation absent | decision",
-    "scheduler/moves.py _plan_condition": "migration at",
-    "scheduler/moves.py _plan_refusal": "migration at | decision",
-    "scheduler/moves.py plan_room": "migration at, workload at, node at, allocation absent, allocation at | decision",
-    "scheduler/moves.py plan_target": (
+    "controllers/garbage_collector.py plan_past": "conversion at, migration at",
+    "controllers/image/controller.py _tell": "image at",
+    "controllers/job/controller.py _mark": "job at, workload at",
+    "controllers/job/controller.py plan_blocked": "job at",
+    "controllers/job/controller.py plan_removal": "job at and goes",
+    "controllers/job/controller.py plan_schedule": "job at, job absent",
+    "controllers/job/controller.py plan_writes": "job at, workload absent, workload at",
+    "controllers/migration/controller.py plan_release": "migration at and goes",
+    "controllers/migration/controller.py plan_writes": "migration at, allocation at, allocation at and goes | decision",
+    "controllers/network/controller.py plan": "network at",
+    "controllers/node/controller.py plan_node": "node at",
+    "controllers/network/security_groups.py plan_count": "securitygroup at",
+    "controllers/network/security_groups.py plan_rules": "workload at, allocation at",
+    "controllers/volume/controller.py plan_volume 1": "volume at",
+    "controllers/volume/controller.py plan_volume 2": "volume at and goes",
+    "controllers/volume/controller.py plan_volume 3": "volume at",
+    "controllers/workload/controller.py plan_removal 1": "workload at | publication",
+    "controllers/workload/controller.py plan_removal 2": "workload at | publication",
+    "controllers/workload/controller.py plan_removal 3": "workload at and goes | decision, endpoint, publication",
+    "controllers/workload/controller.py plan_workload": "workload at, allocation at, allocation at and goes",
+    "scheduler/allocation/bind.py plan_adopted": "workload at",
+    "scheduler/allocation/bind.py plan_placement": "workload at, node at, volume at, allocation absent | decision",
+    "scheduler/allocation/bind.py plan_refusal": "workload at | decision",
+    "scheduler/allocation/bind.py plan_regrouped": "workload at, allocation at",
+    "scheduler/allocation/bind.py plan_waiting": "workload at",
+    "scheduler/own_policies/status.py _plan_one": "placementpolicy at",
+    "scheduler/gang/commit.py join": "workload at, node at, allocation absent | decision",
+    "scheduler/migration/plan.py _plan_condition": "migration at",
+    "scheduler/migration/plan.py _plan_refusal": "migration at | decision",
+    "scheduler/migration/plan.py plan_room": "migration at, workload at, node at, allocation absent, allocation at | decision",
+    "scheduler/migration/plan.py plan_target": (
         "migration at, workload at, node at, volume at, allocation absent, allocation at, allocation at and goes | decision"
     ),
-    "scheduler/preempt.py join_victims": "workload at, node at, allocation absent, allocation at | decision",
-    "scheduler/recommend.py plan_recommendation": "recommendation at",
-    "scheduler/refit.py plan_refit": "workload at, allocation at, volume at",
-    "scheduler/report.py plan_report": "report at",
-    "scheduler/standing.py plan_standing": "constraint at",
+    "scheduler/allocation/preempt.py join_victims": "workload at, node at, allocation absent, allocation at | decision",
+    "scheduler/recommendation/plan.py plan_recommendation": "recommendation at",
+    "scheduler/allocation/resize.py plan_refit": "workload at, allocation at, volume at",
+    "scheduler/report/plan.py plan_report": "report at",
+    "scheduler/constraint/status.py plan_standing": "constraint at",
 }
 
 

@@ -11,7 +11,7 @@ from tests.scenario.deciders_lab import DIGEST, GIB, MIB, Lab
 from tests.scenario.test_deciders_placing import cordon
 
 from weft.contracts.store import AtRevision, Delete
-from weft.controllers.handing_back import PLACE_PATIENCE_SECONDS
+from weft.controllers.conversion.rollback import PLACE_PATIENCE_SECONDS
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.container import ContainerSpec
 from weft.kinds.conversion import ENDED, ConversionSpec, ConversionStatus

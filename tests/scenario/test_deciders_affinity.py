@@ -12,8 +12,8 @@ from tests.scenario.deciders_lab import Lab
 from weft.kinds.decision import DecisionSpec
 from weft.kinds.node import NodeSpec
 from weft.objects.envelope import Envelope, decode_part, merge_part
-from weft.scheduler.cycle import Engine
-from weft.scheduler.joint.gang import Joint, Member, find_places
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.gang.placement import Joint, Member, find_places
 
 APART = ["webapp"]
 

@@ -9,11 +9,11 @@ import msgspec
 import pytest
 from tests.scenario.deciders_lab import GIB, Journal, Lab, VirtualClock
 
-from weft.client.cache import Cache
-from weft.client.commit import Commit
-from weft.client.indexes import make_view
-from weft.client.term import Term, TermLost
 from weft.contracts.store import Delete, Put
+from weft.informer.cache import Cache
+from weft.informer.commit import Commit
+from weft.informer.indexes import make_view
+from weft.informer.leader_lease import Term, TermLost
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.node import NodeReport
 from weft.objects.envelope import Envelope, decode_part, encode_envelope

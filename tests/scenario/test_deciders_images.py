@@ -12,12 +12,12 @@ from tests.scenario.deciders_lab import GIB, Lab
 from tests.unit.controllers.hostile_site import hostile_site
 
 from weft.contracts.store import Delete
-from weft.controllers import image_file
+from weft.controllers.image import file
 from weft.images.busybox.build import pack_image
 from weft.kinds.image import ImageStatus
 from weft.kinds.node import NodeRuntime
-from weft.objects.bundle import BundleManifest
 from weft.objects.envelope import Envelope, decode_part
+from weft.objects.image.bundle import BundleManifest
 
 RAW = bytes(510) + b"\x55\xaa" + bytes(1536)
 DIGEST = hashlib.sha256(RAW).hexdigest()
@@ -141,7 +141,7 @@ async def test_a_file_goes_with_the_last_image_that_has_it(tmp_path: Path) -> No
 async def test_what_a_hostile_server_or_image_did_stands_on_the_image_and_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_file, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(file, "PATIENCE_SECONDS", 1.0)
     (tmp_path / "page").write_bytes(b"<html>not found</html>")
     with hostile_site() as site:
         async with Lab(tmp_path) as lab:
@@ -170,7 +170,7 @@ async def test_what_a_hostile_server_or_image_did_stands_on_the_image_and_leaves
 async def test_images_whose_servers_only_hang_keep_no_new_image_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_file, "PATIENCE_SECONDS", 3600.0)
+    monkeypatch.setattr(file, "PATIENCE_SECONDS", 3600.0)
     with hostile_site() as site:
         async with Lab(tmp_path) as lab:
             for name in ("a", "b"):

@@ -11,12 +11,12 @@ import pytest
 from msgspec.structs import replace
 from tests.scenario.deciders_lab import GIB, MIB, Lab
 
-from weft.client.cache import Cache
-from weft.client.view import Item
+from weft.informer.cache import Cache
+from weft.informer.view import Item
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.decision import DecisionSpec
 from weft.kinds.node import NodeSpec
-from weft.kinds.workload import WITHOUT_NETWORKS, WorkloadStatus
+from weft.kinds.parts.workload import WITHOUT_NETWORKS, WorkloadStatus
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, merge_part
 from weft.scheduler.loop import BATCH
 

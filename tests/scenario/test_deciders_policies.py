@@ -10,10 +10,10 @@ import pytest
 from tests.scenario.deciders_lab import Lab
 from tests.scenario.test_deciders_placing import decision_of
 
+from weft.kinds.fields.strategy import SERVERLESS_STRATEGY
 from weft.kinds.placement_policy import PlacementPolicySpec
-from weft.kinds.strategy import SERVERLESS_STRATEGY
 from weft.objects.envelope import Condition, Envelope, merge_part
-from weft.scheduler.own import policies as own_policies
+from weft.scheduler.own_policies import registry as own_policies
 
 
 async def put_policy(lab: Lab, name: str, **spec: str) -> None:

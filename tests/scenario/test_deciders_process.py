@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from typing import Any
 from types import SimpleNamespace
-from weft.launch.deciders import run_deciders
+from weft.launch.server.controllers import run_deciders
 sys.exit(run_deciders(SimpleNamespace(state=Path(sys.argv[1]), enclosure=Path("none"), plain_registry=[], allow_fetch=[])))
 """
 

@@ -8,7 +8,7 @@ from tests.scenario.deciders_lab import Lab
 from tests.scenario.test_deciders_placing import decision_of
 from tests.scenario.test_deciders_policies import put_policy, where
 
-from weft.kinds.heartbeat import Digest, Use, write_digest
+from weft.protocol.heartbeat import Digest, Use, write_digest
 
 
 async def uid_of(lab: Lab, name: str) -> str:

@@ -37,7 +37,7 @@ from weft.store.memory import MemoryStore
 from weft.trust.enrolment import enrolment_key
 
 VMS = "/v1/projects/default/vms"
-SETTLE = "api/commit.py settle"
+SETTLE = "api/admission/commit.py settle"
 RELIES_ON = {
     "create_a_vm": {
         SETTLE: "image at, network at, project at, publication absent, volume at, workload absent",
@@ -48,46 +48,49 @@ RELIES_ON = {
     "convert_a_container": {SETTLE: "conversion absent, project at, workload at"},
     "migrate_a_vm": {SETTLE: "migration absent, project at, workload at"},
     "publish_a_function": {SETTLE: "function at, functionversion absent, project at"},
-    "create_many": {"api/bulk.py _commit": "image at, network at, project at, workload absent"},
-    "apply_some": {"api/bulk.py _commit": "image at, network at, project at, workload absent, workload at"},
-    "delete_a_vm": {"api/delete.py _write": "workload at"},
-    "delete_a_volume": {"api/delete.py _write": "volume at"},
-    "delete_a_network": {"api/delete.py _write": "network at", "api/delete.py _finish 2": "network at and goes"},
+    "create_many": {"api/object/bulk.py _commit": "image at, network at, project at, workload absent"},
+    "apply_some": {"api/object/bulk.py _commit": "image at, network at, project at, workload absent, workload at"},
+    "delete_a_vm": {"api/object/delete.py _write": "workload at"},
+    "delete_a_volume": {"api/object/delete.py _write": "volume at"},
+    "delete_a_network": {
+        "api/object/delete.py _write": "network at",
+        "api/object/delete.py _finish 2": "network at and goes",
+    },
     "join_a_new_node": {
         SETTLE: "token absent",
-        "api/join.py _enrol": "enrolment absent, node absent, token at",
-        "api/report.py attempt": "node at",
+        "api/node/join.py _enrol": "enrolment absent, node absent, token at",
+        "api/node/report.py attempt": "node at",
     },
     "join_a_node_anew_twice": {
-        "api/join.py _enrol": "enrolment at, node at, token at",
-        "api/join.py _repeat": "enrolment at",
-        "api/report.py attempt": "node at",
+        "api/node/join.py _enrol": "enrolment at, node at, token at",
+        "api/node/join.py _repeat": "enrolment at",
+        "api/node/report.py attempt": "node at",
     },
-    "renew_and_use_another_key": {"api/enrolments.py attempt": "enrolment at"},
+    "renew_and_use_another_key": {"api/auth/enrolments.py attempt": "enrolment at"},
     "report_of_itself_and_of_its_places": {
-        "api/report.py attempt": "node at",
-        "api/report.py _write_chunk": "allocation at",
+        "api/node/report.py attempt": "node at",
+        "api/node/report.py _write_chunk": "allocation at",
     },
     "come_back_to_a_store_that_knows_nothing": {
-        "api/report.py _take_back": "enrolment absent, node absent",
-        "api/report.py attempt": "node at",
+        "api/node/report.py _take_back": "enrolment absent, node absent",
+        "api/node/report.py attempt": "node at",
     },
     "give_up_a_node_twice": {
-        "api/give_up.py _forget_some": "allocation at and goes, enrolment absent, enrolment at, node at and goes",
-        "api/report.py _take_back": "enrolment at, node absent",
+        "api/node/force_delete.py _forget_some": "allocation at and goes, enrolment absent, enrolment at, node at and goes",
+        "api/node/report.py _take_back": "enrolment at, node absent",
     },
     "come_back_and_have_heard": {
-        "api/report.py _take_back": "enrolment at, node absent",
-        "api/report.py attempt": "node at | enrolment",
+        "api/node/report.py _take_back": "enrolment at, node absent",
+        "api/node/report.py attempt": "node at | enrolment",
     },
-    "stand_in_a_network": {"api/footholds.py _ensure": "endpoint absent, network present, node present"},
+    "stand_in_a_network": {"api/node/egress_endpoints.py _ensure": "endpoint absent, network present, node present"},
     "begin_anew_with_an_empty_store": {
         SETTLE: "token absent",
         "api/bootstrap.py _make_default": "network absent, project absent",
         "api/bootstrap.py _drop_old": "| token",  # whatever held it is gone
     },
     "find_objects_of_an_older_weft": {"api/upgrade.py _upgrade_entry": "elder at"},
-    "get_a_function_ready": {"gateway/functions/readiness.py _write": "function at"},
+    "get_a_function_ready": {"gateway/function/readiness.py _write": "function at"},
 }
 
 Request = Callable[[DoorsLab, int], object]
@@ -320,7 +323,7 @@ REQUESTS: tuple[Request, ...] = (
 )
 MOST_ROUNDS = 20
 # One that asks whether a key was used: the two exclude each other, and nothing is written.
-NEVER_WRONG = {"api/commit.py was_done 1", "api/commit.py was_done 2"}
+NEVER_WRONG = {"api/admission/commit.py was_done 1", "api/admission/commit.py was_done 2"}
 REMEDY = (
     "add to REQUESTS in tests/scenario/test_doors_in_between.py a request that makes this commit, "
     "and to RELIES_ON what it relies on"
@@ -398,5 +401,5 @@ async def test_what_the_gateway_writes_of_a_function_is_refused_when_somebody_ha
 def test_whoever_writes_to_the_store_is_walked_by_these_tests() -> None:
     files = {str(Path(file).relative_to(SOURCE)) for file, _ in find_calls(("",), is_store_commit)}
     others = {file for file in files if file.partition("/")[0] not in ("api", "gateway")}
-    others -= {"client/term.py", "store/remote/server.py"}  # the deciders' own, and what passes commits on
+    others -= {"informer/leader_lease.py", "store/remote/server.py"}  # the deciders' own, and what passes commits on
     assert not others, f"{others}: a MeddlingStore must see their commits; {REMEDY}"

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from tests.scenario.moving_lab import MIB, MovingLab, MovingNode, World
 
-from weft.controllers.draining import AT_ONCE
+from weft.controllers.node.drain_plan import AT_ONCE
 from weft.kinds.allocation import AllocatedMove, AllocationReport, AllocationSpec
 from weft.kinds.migration import ENDED, MigrationSpec, MigrationStatus
 from weft.kinds.node import Gpu, NodeRuntime

@@ -19,7 +19,7 @@ from tests.scenario.test_api_doors import converse
 
 from weft.client import Client
 from weft.client.answer import raise_problem
-from weft.client.code import has_code, upload_code
+from weft.client.function_code import has_code, upload_code
 from weft.kinds.function import FunctionStatus
 from weft.objects.errors import (
     Forbidden,
@@ -106,7 +106,7 @@ def test_only_good_zips_under_their_own_digest_are_kept(lab: DoorsLab) -> None:
 
 def test_code_that_comes_in_pieces_counts_as_a_whole(lab: DoorsLab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody has said how long it will be: a bound on each piece alone would let it fill the disk."""
-    monkeypatch.setattr("weft.api.code.MOST_BYTES", 300_000)
+    monkeypatch.setattr("weft.api.code.upload.MOST_BYTES", 300_000)
     digest = "0" * 64
     head = (
         f"PUT /v1/projects/default/code/{digest} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
@@ -283,7 +283,9 @@ def test_code_of_megabytes_comes_whole_however_much_waits_for_a_slow_disk(
     lab: DoorsLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its sender is quicker: what waits for the doors is more than a head may have, and comes at once."""
-    monkeypatch.setattr("weft.api.code.os.fdopen", lambda descriptor, mode: SlowFile(io.FileIO(descriptor, "r+b")))
+    monkeypatch.setattr(
+        "weft.api.code.upload.os.fdopen", lambda descriptor, mode: SlowFile(io.FileIO(descriptor, "r+b"))
+    )
     for number in range(2):
         digest, data = make_zip(f"x{number} = '{'x' * 5_000_000}'")
         upload_code(lab.client, digest, data)

@@ -13,7 +13,7 @@ import pytest
 import uvloop
 from tests.scenario.function_doors_lab import DoorsLab, doors_lab
 
-from weft.client.invocations import Answer
+from weft.protocol.invocations import Answer
 from weft.serving import protocol, server
 
 

@@ -18,22 +18,22 @@ import msgspec
 import pytest
 from tests.scenario.function_doors_lab import DoorsLab, doors_lab
 
-from weft.client.invocations import Answer, Invoke, Refused
-from weft.client.view import View
-from weft.gateway.events import delivery
-from weft.gateway.events import file as event_file
-from weft.gateway.events.dead import DeadLetters
-from weft.gateway.events.delivery import Deliveries
-from weft.gateway.events.file import EventFile
-from weft.gateway.events.fired import Fired
-from weft.gateway.events.queue import Event, EventQueue
-from weft.gateway.events.schedules import Schedules
-from weft.gateway.functions.call import Call, Outcome
+from weft.gateway.function.invocation.call import Call, Outcome
+from weft.gateway.function_events import delivery
+from weft.gateway.function_events import file as event_file
+from weft.gateway.function_events.dead_letters import DeadLetters
+from weft.gateway.function_events.delivery import Deliveries
+from weft.gateway.function_events.file import EventFile
+from weft.gateway.function_events.queue import Event, EventQueue
+from weft.gateway.function_events.schedule_state import Fired
+from weft.gateway.function_events.schedules import Schedules
+from weft.informer.view import View
 from weft.kinds.function import FunctionSpec
-from weft.launch import function_doors
+from weft.launch.gateway import function_api
 from weft.objects.envelope import Envelope, encode_envelope, merge_part
 from weft.objects.errors import Throttled, TooLarge, Unavailable, WeftError
 from weft.objects.identity import new_uid
+from weft.protocol.invocations import Answer, Invoke, Refused
 
 DAY = 86400.0
 
@@ -384,8 +384,8 @@ async def test_what_is_no_queue_is_said(tmp_path: Path) -> None:
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from weft.gateway.events.file import EventFile
-from weft.gateway.events.queue import Event, EventQueue
+from weft.gateway.function_events.file import EventFile
+from weft.gateway.function_events.queue import Event, EventQueue
 
 async def run() -> None:
     file = EventFile(Path(sys.argv[1]))
@@ -492,7 +492,7 @@ async def test_events_are_run_after_a_restart_of_the_gateway_and_dead_letters_ar
 async def test_a_damaged_file_of_events_keeps_the_doors_shut_until_it_is_moved_away(
     doors: DoorsLab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(function_doors, "AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(function_api, "AGAIN_SECONDS", 0.05)
     await doors.lab.agent("n1")
     await doors.lab.function("thumb")
     bearer = f"Bearer {await doors.token()}"
@@ -501,7 +501,7 @@ async def test_a_damaged_file_of_events_keeps_the_doors_shut_until_it_is_moved_a
     path.write_bytes(b"no database" * 1000)
     place = f"127.0.0.1:{doors.port}"
     keeping = asyncio.ensure_future(
-        function_doors.keep_function_doors([place], doors.folder, doors.lab.functions, doors.lab.clock)
+        function_api.keep_function_doors([place], doors.folder, doors.lab.functions, doors.lab.clock)
     )
     try:
         await doors.lab.until(lambda: "functions can't be invoked by programs" in caplog.text)

@@ -14,7 +14,7 @@ import pytest
 import uvloop
 from tests.scenario.function_doors_lab import DoorsLab, doors_lab
 
-from weft.client.invocations import Answer, Refused
+from weft.protocol.invocations import Answer, Refused
 
 
 @pytest.fixture(scope="module")

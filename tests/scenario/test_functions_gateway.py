@@ -12,11 +12,11 @@ from tests.scenario.deciders_lab import VirtualClock
 from tests.scenario.functions_lab import MIB, FunctionsLab, PretendAgent, answer, functions_lab
 from tests.scenario.gateway_lab import KEY
 
-from weft.client.invocations import Answer, Count, Invoke, Prepare, Prepared, Refused
 from weft.contracts.store import Page
-from weft.gateway.functions import spreading
-from weft.gateway.functions.dispatcher import ALL_SECONDS, LOOK_SECONDS
+from weft.gateway.function.dispatcher import ALL_SECONDS, LOOK_SECONDS
+from weft.gateway.function.instance import snapshots
 from weft.objects.errors import NotFound, Throttled, TooLarge, Unavailable, Unplaceable, WeftError
+from weft.protocol.invocations import Answer, Count, Invoke, Prepare, Prepared, Refused
 from weft.store.memory import MemoryStore
 from weft.trust.tickets import check_blob_ticket
 
@@ -78,7 +78,7 @@ async def test_a_function_is_prepared_once_and_then_invoked(tmp_path: Path) -> N
 
 
 async def test_what_is_not_there_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weft.gateway.functions.dispatcher.BEGIN_SECONDS", 0.5)  # no node is there
+    monkeypatch.setattr("weft.gateway.function.dispatcher.BEGIN_SECONDS", 0.5)  # no node is there
     async with functions_lab(tmp_path) as lab:
         with pytest.raises(NotFound) as refused:
             await lab.invoke("nothing")
@@ -312,7 +312,7 @@ async def test_a_node_that_cannot_prepare_is_passed_over(tmp_path: Path) -> None
 
 
 async def test_a_silent_agent_is_given_up_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weft.gateway.functions.dispatcher.GRACE_SECONDS", 0.3)
+    monkeypatch.setattr("weft.gateway.function.dispatcher.GRACE_SECONDS", 0.3)
     async with functions_lab(tmp_path) as lab:
         await lab.base()
         agent = await lab.agent("n1")
@@ -373,7 +373,7 @@ async def test_a_gateway_that_began_long_ago_waits_for_no_node_that_it_never_hea
 
 
 async def test_nodes_let_go_of_what_nothing_names_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weft.gateway.functions.service.SWEEP_SECONDS", 0.1)
+    monkeypatch.setattr("weft.gateway.function.service.SWEEP_SECONDS", 0.1)
     async with functions_lab(tmp_path) as lab:
         await lab.base()
         agent = await lab.agent("n1")
@@ -394,7 +394,7 @@ async def test_nodes_let_go_of_what_nothing_names_any_more(tmp_path: Path, monke
 async def test_nodes_let_go_at_once_of_a_function_that_is_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weft.gateway.functions.service.SWEEP_SECONDS", 3600.0)
+    monkeypatch.setattr("weft.gateway.function.service.SWEEP_SECONDS", 3600.0)
     async with functions_lab(tmp_path) as lab:
         await lab.base()
         agent = await lab.agent("n1")
@@ -407,7 +407,7 @@ async def test_nodes_let_go_at_once_of_a_function_that_is_deleted(
 
 
 async def test_how_instances_are_kept_is_told_to_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weft.gateway.functions.service.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("weft.gateway.function.service.LOOK_SECONDS", 0.1)
     async with functions_lab(tmp_path) as lab:
         await lab.base()
         agent = await lab.agent("n1")
@@ -535,7 +535,7 @@ async def test_an_image_that_the_fabric_holds_is_known_at_once_and_comes_from_th
 async def test_a_machine_is_prepared_on_the_next_node_before_the_first_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spreading, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(snapshots, "LOOK_SECONDS", 0.05)
     async with functions_lab(tmp_path) as lab:
         await lab.base()
         agents = [await lab.agent(f"n{number}") for number in range(1, 4)]
@@ -586,7 +586,7 @@ async def test_a_machine_is_prepared_on_the_next_node_before_the_first_is_full(
 async def test_what_is_counted_goes_on_over_restarts_of_the_gateway(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weft.gateway.functions.service.WRITE_SECONDS", 0.05)
+    monkeypatch.setattr("weft.gateway.function.service.WRITE_SECONDS", 0.05)
     async with functions_lab(tmp_path) as lab:
         await lab.base()
         agent = await lab.agent("n1")

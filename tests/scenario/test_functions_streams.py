@@ -12,10 +12,10 @@ from tests.scenario.functions_lab import MIB, FunctionsLab, functions_lab
 from tests.scenario.gateway_lab import KEY, Client
 
 from weft.cli.verbs.metrics import describe_metrics
-from weft.client.frames import Frame, FrameType
-from weft.client.invocations import Answer, Count, Printed
-from weft.gateway.functions.printed_log import stamp
+from weft.gateway.function.record.output_log import stamp
 from weft.objects.envelope import Envelope
+from weft.protocol.frames import Frame, FrameType
+from weft.protocol.invocations import Answer, Count, Printed
 from weft.trust.tickets import sign_ticket
 
 

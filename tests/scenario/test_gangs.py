@@ -12,7 +12,7 @@ from tests.scenario.deciders_lab import GIB, Lab
 
 from weft.kinds.decision import DecisionSpec
 from weft.objects.envelope import decode_part
-from weft.scheduler.joint.budget import Budget
+from weft.scheduler.gang.search_budget import Budget
 
 
 async def nodes_of(lab: Lab) -> dict[str, str]:

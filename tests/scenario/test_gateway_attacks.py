@@ -13,8 +13,8 @@ from tests.scenario.gateway_lab import GatewayLab
 from tests.scenario.test_gateway_forward import mask
 
 from weft.gateway import gateway as at_gateway
-from weft.gateway.connection import Connection
-from weft.gateway.websocket import WebSocket
+from weft.gateway.stream.connection import Connection
+from weft.gateway.stream.websocket import WebSocket
 
 
 @pytest.fixture

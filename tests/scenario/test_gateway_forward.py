@@ -15,9 +15,9 @@ from tests.scenario.agent_lab import NODE_UID, Lab
 from tests.scenario.gateway_lab import Client, GatewayLab
 from tests.scenario.test_gateway_streams import WEB, plan_guest
 
-from weft.agent.known import read_wanted
-from weft.client.frames import FrameType
+from weft.agent.state.allocation import read_wanted
 from weft.drivers.runtime.fake.driver import FakeDriver
+from weft.protocol.frames import FrameType
 
 PORT = 2222
 

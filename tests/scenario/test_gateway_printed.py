@@ -12,17 +12,17 @@ import pytest
 from tests.scenario.agent_lab import NODE_UID, Lab, change, make_allocation
 from tests.scenario.gateway_lab import Client, ConsoleRuntime, GatewayLab
 
-from weft.agent.known import Wanted, read_wanted
-from weft.agent.printed import CARRIED_BYTES, PrintedLog, take_printed, tell_printed
-from weft.client.frames import FrameType
+from weft.agent.state.allocation import Wanted, read_wanted
+from weft.agent.workload.console_log import CARRIED_BYTES, PrintedLog, take_printed, tell_printed
 from weft.contracts.clock import SystemClock
-from weft.contracts.runtime import GuestFacts, GuestState, Printed, PrintedBy
-from weft.drivers.runtime.qemu.console_log import shorten
-from weft.drivers.runtime.qemu.console_times import MOST_TIMES
-from weft.drivers.runtime.qemu.printed_here import PrintedHere
-from weft.gateway import pursuit
+from weft.contracts.driver.runtime import GuestFacts, GuestState, Printed, PrintedBy
+from weft.drivers.runtime.qemu.console.log import shorten
+from weft.drivers.runtime.qemu.console.output import PrintedHere
+from weft.drivers.runtime.qemu.console.timestamps import MOST_TIMES
+from weft.gateway.stream import reconnect
 from weft.kinds.allocation import AllocatedMove, allocation_name
 from weft.objects.identity import short_id
+from weft.protocol.frames import FrameType
 
 OTHER_UID = "22222222-2222-4222-8222-222222222222"
 WEB = make_allocation("web")
@@ -167,7 +167,7 @@ async def test_a_guest_that_powers_off_ends_its_console_and_one_that_is_deleted_
 async def test_a_console_that_nobody_has_any_more_ends_with_a_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pursuit, "FIND_SECONDS", 1.0)
+    monkeypatch.setattr(reconnect, "FIND_SECONDS", 1.0)
     async with two_nodes(tmp_path) as (lab, here, there):
         client = await lab.connect(lab.ticket(WEB, "console"))
         here.say(b"here\n")

@@ -14,15 +14,15 @@ from tests.guest_program import Guest
 from tests.scenario.agent_lab import NODE_UID, change, make_allocation
 from tests.scenario.gateway_lab import Client, GatewayLab
 
-from weft.agent import streams
-from weft.client.frames import FrameType
-from weft.contracts.runtime import ExecRequest, ExecSession, GuestFacts, GuestState, SessionMark
-from weft.drivers.runtime.qemu.guest_channel import GuestChannel
-from weft.gateway import pursuit
-from weft.gateway.pursuit import Place
+from weft.agent.stream import server
+from weft.contracts.driver.runtime import ExecRequest, ExecSession, GuestFacts, GuestState, SessionMark
+from weft.drivers.runtime.qemu.guest_agent.channel import GuestChannel
+from weft.gateway.stream import reconnect
+from weft.gateway.stream.reconnect import Place
 from weft.kinds.allocation import AllocatedMove, allocation_name
 from weft.objects.errors import Unavailable
 from weft.objects.identity import short_id
+from weft.protocol.frames import FrameType
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler")
 OTHER_UID = "22222222-2222-4222-8222-222222222222"
@@ -94,7 +94,7 @@ async def test_a_session_goes_with_its_guest_back_and_forth(
     gateway: GatewayLab, guest: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The node it leaves says where it went, on its way back the server does; both as quickly as they can."""
-    monkeypatch.setattr(streams, "RESUME_SECONDS", 0.02)
+    monkeypatch.setattr(server, "RESUME_SECONDS", 0.02)
     here, there = Program(), Program()
 
     async def find_place(claims: dict[str, object]) -> Place:
@@ -130,7 +130,7 @@ async def test_a_session_goes_with_its_guest_back_and_forth(
 async def test_the_server_says_where_a_guest_is_when_its_node_does_not(
     gateway: GatewayLab, guest: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "RESUME_SECONDS", 0.02)
+    monkeypatch.setattr(server, "RESUME_SECONDS", 0.02)
     here, there, asked = Program(), Program(), []
 
     async def find_place(claims: dict[str, object]) -> Place:
@@ -166,7 +166,7 @@ async def test_it_outlives_its_nodes_agent(gateway: GatewayLab, guest: Guest) ->
 async def test_one_that_nobody_has_any_more_ends_with_a_clear_error(
     gateway: GatewayLab, guest: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pursuit, "FIND_SECONDS", 1.0)
+    monkeypatch.setattr(reconnect, "FIND_SECONDS", 1.0)
     runtime = Program()
     await runtime.take(guest)
     async with gateway.node(NODE_UID, runtime, [WEB]):

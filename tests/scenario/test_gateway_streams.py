@@ -12,13 +12,12 @@ import pytest
 from tests.scenario.agent_lab import NODE_UID, Lab, make_allocation
 from tests.scenario.gateway_lab import ConsoleRuntime, GatewayLab
 
-from weft.agent.known import read_wanted
-from weft.agent.runtimes import Runtimes
-from weft.agent.stream import Stream
-from weft.agent.streams import Claims, Streams
-from weft.client.frames import HEADER, FrameType, encode_hello, receive_frame
+from weft.agent.state.allocation import read_wanted
+from weft.agent.stream.connection import Stream
+from weft.agent.stream.server import Claims, Streams
+from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import SystemClock
-from weft.contracts.runtime import BootDisk, GuestPlan
+from weft.contracts.driver.runtime import BootDisk, GuestPlan
 from weft.objects.errors import (
     Forbidden,
     IllegalTransition,
@@ -29,6 +28,7 @@ from weft.objects.errors import (
     WeftError,
 )
 from weft.objects.identity import short_id
+from weft.protocol.frames import HEADER, FrameType, encode_hello, receive_frame
 
 WEB = make_allocation("web")
 WEB_ID = short_id(WEB.uid)
@@ -140,7 +140,7 @@ async def test_exec_in_a_guest_that_is_to_be_stopped_is_refused(gateway: Gateway
 async def test_a_client_that_hangs_up_ends_its_command_only(
     gateway: GatewayLab, runtime: ConsoleRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weft.gateway.sessions.GOODBYE_SECONDS", 600.0)  # nobody waits for its patience to end
+    monkeypatch.setattr("weft.gateway.stream.exec.GOODBYE_SECONDS", 600.0)  # nobody waits for its patience to end
     await runtime.start(plan_guest())
     async with gateway.node(NODE_UID, runtime, [WEB]):
         stays = await gateway.connect(gateway.ticket(WEB, "exec", {"argv": ["cat"]}))
@@ -313,7 +313,9 @@ async def test_only_a_node_with_its_own_certificate_can_pose_as_an_agent(gateway
 async def test_a_client_may_not_send_what_only_an_agent_may(
     gateway: GatewayLab, runtime: ConsoleRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weft.gateway.sessions.GOODBYE_SECONDS", 600.0)  # it is told so at once, not when patience ends
+    monkeypatch.setattr(
+        "weft.gateway.stream.exec.GOODBYE_SECONDS", 600.0
+    )  # it is told so at once, not when patience ends
     await runtime.start(plan_guest())
     async with gateway.node(NODE_UID, runtime, [WEB]):
         client = await gateway.connect(gateway.ticket(WEB, "exec", {"argv": ["cat"]}))

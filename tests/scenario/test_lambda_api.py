@@ -15,8 +15,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tests.scenario.deciders_lab import VirtualClock
 from tests.scenario.function_doors_lab import DoorsLab, do, doors_lab, read
 
-from weft.client.invocations import Answer, Invoke, Refused
-from weft.gateway.functions import bygone, dispatcher
+from weft.gateway.function import dispatcher
+from weft.gateway.function.invocation import late_results
+from weft.protocol.invocations import Answer, Invoke, Refused
 from weft.serving import server
 
 
@@ -269,14 +270,14 @@ async def ended(clock: VirtualClock, asked: asyncio.Future[Any]) -> Any:
     """What ``asked`` comes to while time goes on, a step for each look."""
     async with asyncio.timeout(60):
         while not asked.done():
-            clock.advance(bygone.STEP_SECONDS)
+            clock.advance(late_results.STEP_SECONDS)
             await asyncio.sleep(0.01)
     return await asked
 
 
 async def until_one_waits(doors: DoorsLab, clock: VirtualClock) -> None:
     """A call has come to a gateway whose time stands still, and waits for nodes: nobody else looks as often for anything."""
-    await doors.lab.until(lambda: clock.next_in() <= bygone.STEP_SECONDS)
+    await doors.lab.until(lambda: clock.next_in() <= late_results.STEP_SECONDS)
 
 
 @pytest.mark.parametrize("answered", ["before", "after"])
@@ -296,7 +297,7 @@ async def test_what_a_killed_gateway_began_is_not_run_again_by_the_sdks_retries(
     clock = await lose_the_gateway(doors)
     await until_one_waits(doors, clock)
     await start(doors, "n1")
-    clock.advance(bygone.STEP_SECONDS)  # its node is back
+    clock.advance(late_results.STEP_SECONDS)  # its node is back
     if answered == "after":
         await until_one_waits(doors, clock)
         agent.say(Answer(id, b'"once"'))
@@ -321,7 +322,7 @@ async def test_a_retry_is_not_run_elsewhere_while_the_node_that_may_have_it_is_n
     there, other = ("n1", "n2") if first.begun else ("n2", "n1")
     clock = await lose_the_gateway(doors, other)
     await until_one_waits(doors, clock)
-    clock.advance(bygone.GATHER_SECONDS)
+    clock.advance(late_results.GATHER_SECONDS)
     with pytest.raises(ClientError) as raised:
         await asked
     assert refusal(raised)[:2] == (502, "InvocationLostException") and f"{there} isn't back" in refusal(raised)[2]

@@ -17,18 +17,18 @@ from tests.node_key import make_node_key
 from tests.scenario.api_lab import DoorsLab, JoinedNode
 from tests.scenario.gateway_lab import GatewayLab
 
-from weft.agent import enrol
+from weft.agent.node import enrolment as enrol
 from weft.client import Client, Context
 from weft.client.answer import raise_problem
 from weft.client.context import hash_ca
-from weft.client.enrolments import Enrolments
-from weft.client.frames import FrameType, encode_hello
 from weft.client.tls import make_tls
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Put
 from weft.gateway.gateway import Gateway
-from weft.launch.gateway import make_tls as make_server_tls
+from weft.informer.enrolments import Enrolments
+from weft.launch.gateway.main import make_tls as make_server_tls
 from weft.objects.errors import Forbidden, NotAuthenticated, WeftError
+from weft.protocol.frames import FrameType, encode_hello
 from weft.store.memory import MemoryStore
 from weft.trust.ca import digest_of_key
 from weft.trust.enrolment import Enrolment, enrolment_key
@@ -59,7 +59,7 @@ def renew(node: JoinedNode, key: Path) -> Client:
 def test_a_node_enrolled_anew_leaves_the_old_certificate_worth_nothing_at_once(
     lab: DoorsLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weft.api.stream.BOOKMARK_SECONDS", 0.1)
+    monkeypatch.setattr("weft.api.watch.stream.BOOKMARK_SECONDS", 0.1)
     old = lab.join("n1")
     old.report()
     path = f"/v1/allocations?node={old.uid}"

@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 from tests.unit.scheduler.test_policies import GIB, ask, make, node, put
 
 from weft.contracts.policy import Datum, GpuAsk, Request, Spread
-from weft.kinds.strategy import Term
-from weft.scheduler.cycle import Engine
-from weft.scheduler.explain import explain
-from weft.scheduler.own import policies as own_module
-from weft.scheduler.own import process as process_module
-from weft.scheduler.own.policies import STRIKES, OwnPolicies
-from weft.scheduler.own.process import PolicyFailed, read_columns
+from weft.kinds.fields.strategy import Term
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.engine.explain import explain
+from weft.scheduler.own_policies import process as process_module
+from weft.scheduler.own_policies import registry as own_module
+from weft.scheduler.own_policies.process import PolicyFailed, read_columns
+from weft.scheduler.own_policies.registry import STRIKES, OwnPolicies
 from weft.scheduler.policies import POLICIES, Policies
 from weft.scheduler.table.facts import Gpu
 from weft.scheduler.table.snapshot import Snapshot
-from weft.scheduler.table.uses import Measured
+from weft.scheduler.table.usage import Measured
 
 PATIENT = 20.0  # a loaded machine is not what is tried here
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a process other rights")

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from weft.contracts.clock import SystemClock
-from weft.launch.policykit import main, read_policy
+from weft.launch.placement.policykit import main, read_policy
 from weft.objects.errors import InvalidInput
-from weft.scheduler.own import kit
-from weft.scheduler.own.template import TEMPLATE
+from weft.scheduler.own_policies import kit
+from weft.scheduler.own_policies.template import TEMPLATE
 
 
 def tried(path: Path, source: str) -> dict[str, bool]:

@@ -14,12 +14,12 @@ import pytest
 from test_api_process import DoorsProcess
 
 from weft.client import Client
-from weft.gateway.events.file import EventFile
-from weft.gateway.events.fired import Fired
-from weft.gateway.events.queue import Event, EventQueue, select
+from weft.gateway.function_events.file import EventFile
+from weft.gateway.function_events.queue import Event, EventQueue, select
+from weft.gateway.function_events.schedule_state import Fired
 from weft.objects.errors import CursorGone
 
-PROGRAM = "import sys; from weft.launch.server import main; sys.exit(main(sys.argv[1:]))"
+PROGRAM = "import sys; from weft.launch.server.main import main; sys.exit(main(sys.argv[1:]))"
 
 
 def server(*words: str | Path) -> subprocess.CompletedProcess[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from weft.contracts.volume import VolumeFacts
+from weft.contracts.driver.volume import VolumeFacts
 from weft.drivers.volume.fake.driver import FakeVolumes
 
 

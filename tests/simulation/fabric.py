@@ -28,16 +28,16 @@ from tests.simulation.truth import Witness
 from tests.simulation.underlay import Underlay
 from tests.simulation.virtual_loop import Clock, Part, VirtualLoop
 from weft.api.app import build_app
-from weft.api.authorise import Enrolment, enrolment_key
+from weft.api.auth.authorise import Enrolment, enrolment_key
 from weft.api.bootstrap import _make_default
-from weft.api.doors import Doors, Settings
-from weft.api.join import make_node
+from weft.api.context import Doors, Settings
+from weft.api.node.join import make_node
 from weft.contracts.journal import Event as JournalEvent
 from weft.contracts.store import Put
 from weft.kinds.image import ImageStatus
 from weft.kinds.node import NodeSpec
 from weft.kinds.token import TokenSpec
-from weft.launch import deciders
+from weft.launch.server import controllers
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
 from weft.objects.identity import new_uid
 from weft.trust.tokens import hash_secret
@@ -181,7 +181,7 @@ class Fabric:
         self.terms += 1
         self.deciders = part = Part(self.loop, "deciders")
         store = Socket(self.ledger, self.fate, self.doorway, local=False, writer=_writer.get, kill=self._lose_deciders)
-        work = deciders.decide(
+        work = controllers.decide(
             store, Journal(), self.clock,
             images=self.folder / "images", holder=f"deciders {self.terms}", strategy="least_loaded",
         )  # fmt: skip

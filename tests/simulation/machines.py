@@ -9,10 +9,10 @@ import msgspec
 
 from tests.simulation.truth import Witness
 from weft.contracts.clock import Clock
-from weft.contracts.host import Host
-from weft.contracts.runtime import GuestState
-from weft.drivers import processes
-from weft.drivers.processes import ProcessId
+from weft.contracts.driver.host import Host
+from weft.contracts.driver.runtime import GuestState
+from weft.drivers.linux import processes
+from weft.drivers.linux.processes import ProcessId
 from weft.drivers.runtime.fake.driver import FakeDriver, FakeGuest, FakeOrders
 
 HERE = ("running", "starting", "paused")  # states of a guest that has a process

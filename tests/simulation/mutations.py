@@ -12,19 +12,20 @@ from unittest import mock
 import msgspec
 
 from tests.simulation import virtual_loop
-from weft.agent import perform, plan
-from weft.agent.allocations import Allocations
-from weft.agent.moving import movers
-from weft.agent.moving.source import Source
-from weft.agent.plan import Step
-from weft.api import commit as api_commit
-from weft.api import write as api_write
-from weft.client.cache import Cache
-from weft.client.commit import delete
-from weft.client.indexes import NODES_BY_UID
-from weft.controllers import workload
-from weft.drivers import processes
-from weft.drivers.runtime.fake.moves import FakeMoves
+from weft.agent.allocation import executor as allocation_executor
+from weft.agent.allocation import plan
+from weft.agent.allocation.plan import Step
+from weft.agent.allocation.supervisor import Allocations
+from weft.agent.migration import executor as migration_executor
+from weft.agent.migration.source import Source
+from weft.api.admission import commit as api_commit
+from weft.api.object import write as api_write
+from weft.controllers.workload import controller
+from weft.drivers.linux import processes
+from weft.drivers.runtime.fake.migration import FakeMoves
+from weft.informer.cache import Cache
+from weft.informer.commit import delete
+from weft.informer.indexes import NODES_BY_UID
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.node import NodeStatus
 from weft.objects.errors import WeftError
@@ -78,17 +79,17 @@ def forget_a_watch_event() -> Any:
 
 def drop_the_finalizer_early() -> Any:
     """An allocation that is being deleted is removed before its node has let it go."""
-    real = workload.plan_allocation
+    real = controller.plan_allocation
 
     def plan_allocation(view: Any, vm: Any, item: Any, now: float) -> Any:
         return delete(item) if item.deleting else real(view, vm, item, now)
 
-    return mock.patch.object(workload, "plan_allocation", plan_allocation)
+    return mock.patch.object(controller, "plan_allocation", plan_allocation)
 
 
 def take_a_silent_node_for_an_empty_one() -> Any:
     """What is placed on a node that isn't heard of is given up, and placed anew."""
-    real = workload.plan_allocation
+    real = controller.plan_allocation
 
     def plan_allocation(view: Any, vm: Any, item: Any, now: float) -> Any:
         nodes = view.find(NODES_BY_UID, item.spec(AllocationSpec).node_uid)
@@ -96,7 +97,7 @@ def take_a_silent_node_for_an_empty_one() -> Any:
             return delete(item)
         return real(view, vm, item, now)
 
-    return mock.patch.object(workload, "plan_allocation", plan_allocation)
+    return mock.patch.object(controller, "plan_allocation", plan_allocation)
 
 
 def count_no_room_that_is_taken() -> Any:
@@ -125,14 +126,14 @@ def place_before_nodes_have_spoken() -> Any:
 
 def ignore_incarnation() -> Any:
     """What a workload's former places were numbered is forgotten with them."""
-    real = workload.fold_status
+    real = controller.fold_status
 
     def fold_status(wished: Any, places: Any, addresses: Any, former: Any) -> Any:
         status = real(wished, places, addresses, former)
         status.incarnation = max([0, *(place.spec.incarnation for place in places)])
         return status
 
-    return mock.patch.object(workload, "fold_status", fold_status)
+    return mock.patch.object(controller, "fold_status", fold_status)
 
 
 def run_while_the_guest_is_on_its_way() -> Any:
@@ -167,13 +168,13 @@ def leave_the_data_behind() -> Any:
     async def remove_volumes(*given: Any) -> str:
         return ""
 
-    return mock.patch.dict(perform._STEPS, {Step.REMOVE_VOLUMES: remove_volumes})
+    return mock.patch.dict(allocation_executor._STEPS, {Step.REMOVE_VOLUMES: remove_volumes})
 
 
 def believe_an_older_store() -> Any:
     """A place that the store knows as a VM's own has its guest, also when its node has sent it away since."""
     patches = contextlib.ExitStack()
-    for module in (plan, movers):
+    for module in (plan, migration_executor):
         patches.enter_context(mock.patch.object(module, "is_back", lambda spec, part: True))
     return patches
 

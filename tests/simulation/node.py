@@ -17,10 +17,10 @@ from tests.simulation.tasks import Tasks
 from tests.simulation.underlay import MemoryWire
 from tests.simulation.virtual_loop import Clock, Part
 from weft.agent.agent import Agent
-from weft.agent.runtimes import Runtimes
-from weft.agent.server import RemoteServer
+from weft.agent.server.client import RemoteServer
+from weft.agent.workload.runtimes import Runtimes
 from weft.client.api import Client
-from weft.contracts.host import Capacity, Host
+from weft.contracts.driver.host import Capacity, Host
 from weft.drivers.network.fake.driver import FakeNetwork, FakeWire
 from weft.drivers.runtime.fake.driver import FakeOrders
 from weft.drivers.volume.fake.driver import FakeShelf

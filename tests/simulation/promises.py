@@ -8,14 +8,14 @@ from tests.simulation.node import Node
 from tests.simulation.people import Person
 from tests.simulation.sides import check_sides
 from weft.kinds.allocation import AllocationReport, AllocationSpec, account
-from weft.kinds.fit import plan_fit
 from weft.kinds.migration import ENDED, MigrationSpec, MigrationStatus
 from weft.kinds.node import NodeReport, read_orphan
-from weft.kinds.orphan import OrphanCopy, read_copies
+from weft.kinds.parts.in_place_update import plan_fit
+from weft.kinds.parts.orphan import OrphanCopy, read_copies
+from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.registry import WORKLOADS
 from weft.kinds.vm import VmSpec
 from weft.kinds.volume import VolumeStatus
-from weft.kinds.workload import WorkloadStatus
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import SHORT_ID, short_id
 

@@ -17,11 +17,11 @@ import msgspec
 from tests.scenario.container_agent_lab import Containers, World
 from tests.simulation.lines import Line
 from tests.simulation.people import MIB, TOKEN, insist
-from weft.contracts.container import ContainerPlan
-from weft.contracts.runtime import GuestFacts
+from weft.contracts.driver.container import ContainerPlan
+from weft.contracts.driver.runtime import GuestFacts
 from weft.drivers.runtime.fake.driver import FakeGuest
 from weft.kinds.conversion import ENDED, ConversionStatus
-from weft.kinds.workload import WorkloadStatus
+from weft.kinds.parts.workload import WorkloadStatus
 from weft.objects.envelope import Envelope, decode_part
 
 if TYPE_CHECKING:

@@ -22,11 +22,12 @@ from tests.simulation.fabric import Fabric, sign
 from tests.simulation.fate import MISFORTUNES, Fate
 from tests.simulation.machines import Processes
 from tests.simulation.virtual_loop import Event, Thread, VirtualLoop
-from weft.agent import abilities, facts, feed
-from weft.agent.hardware import Hardware
-from weft.drivers import processes
+from weft.agent.node import capabilities, facts
+from weft.agent.node.hardware import Hardware
+from weft.agent.server import watch
+from weft.drivers.linux import processes
 from weft.kinds.node import Gpu
-from weft.launch import deciders
+from weft.launch.server import controllers
 
 Store = Literal["memory", "sqlite"]
 
@@ -130,17 +131,17 @@ def _one_source_of_chance(seed: int) -> Iterator[Processes]:
 
         return mock.patch.object(cls, "run", run)
 
-    real_run_controller = deciders.run_controller
+    real_run_controller = controllers.run_controller
     threads = mock.Mock(Thread=Thread, Event=Event)
     with (
         mock.patch("os.urandom", chance.randbytes),
         mock.patch("random._urandom", chance.randbytes),
-        mock.patch.object(feed, "threading", threads),
+        mock.patch.object(watch, "threading", threads),
         mock.patch.object(facts, "inspect_machine", lambda: facts.Machine("simulated", "0")),
-        mock.patch.object(abilities, "inspect_hardware", lambda host: Hardware(gpus=[Gpu("T4", 2**34)] * 4)),
+        mock.patch.object(capabilities, "inspect_hardware", lambda host: Hardware(gpus=[Gpu("T4", 2**34)] * 4)),
         mock.patch.object(processes, "inspect_process", found.inspect),
-        mock.patch.object(deciders, "run_controller", run_controller),
-        signed(deciders.Scheduler, "scheduler"),
-        signed(deciders.Images, "images"),
+        mock.patch.object(controllers, "run_controller", run_controller),
+        signed(controllers.Scheduler, "scheduler"),
+        signed(controllers.Images, "images"),
     ):
         yield found

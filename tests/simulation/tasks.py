@@ -15,8 +15,8 @@ import msgspec
 from tests.scenario.container_agent_lab import Containers, World
 from tests.simulation.lines import Line
 from tests.simulation.people import MIB, TOKEN, insist
-from weft.contracts.container import ContainerPlan
-from weft.contracts.runtime import GuestFacts
+from weft.contracts.driver.container import ContainerPlan
+from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.job import ENDED, JobStatus
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.index_ranges import read_indexes

@@ -18,8 +18,8 @@ from tests.simulation.test_returning_node import HERE, ask, boot_ids, node_phase
 from tests.simulation.truth import Violation
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.endpoint import EndpointSpec
+from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.volume import VolumeStatus
-from weft.kinds.workload import WorkloadStatus
 from weft.objects.envelope import decode_part
 
 

@@ -16,10 +16,10 @@ from tests.simulation.node import Node
 from tests.simulation.people import MIB, TOKEN, VMS, VOLUMES, insist
 from tests.simulation.promises import find_unmet
 from tests.simulation.simulation import simulate
-from weft.api.authorise import given_up_key
+from weft.api.auth.authorise import given_up_key
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.node import NodeStatus
-from weft.kinds.workload import WorkloadStatus
+from weft.kinds.parts.workload import WorkloadStatus
 from weft.objects.envelope import Envelope, decode_part
 
 HERE = "n2"

@@ -11,9 +11,10 @@ from tests.simulation import scenes
 from tests.simulation.fate import MISFORTUNES, MOVING
 from tests.simulation.mutations import MUTATIONS, WRONG_MOVES, find_violation
 from tests.simulation.simulation import run_simulation
-from weft.client.view import Item
-from weft.controllers import conversions, tasks
-from weft.controllers.converted import Place
+from weft.controllers.conversion import controller
+from weft.controllers.conversion.facts import Place
+from weft.controllers.job import plan
+from weft.informer.view import Item
 
 POWER_CUTS = {**MOVING, "node loses power": 40}
 SEEDS = range(30)  # any change of the code draws other histories: a mistake must show in one of them
@@ -29,19 +30,19 @@ SCENES = {
 
 
 def test_a_lost_try_that_counts_as_a_failure_is_found_out() -> None:
-    with mock.patch.object(tasks, "LOST", ()):
+    with mock.patch.object(plan, "LOST", ()):
         trace = find_violation(lambda seed: run_simulation(seed, 60, weather=POWER_CUTS, jobs=True), SEEDS)
     assert trace is not None, "it was not noticed"
     print(trace.seed, trace.violations[0])
 
 
 def test_a_conversion_that_does_not_wait_for_the_other_side_is_found_out() -> None:
-    real = conversions._read_place
+    real = controller._read_place
 
     def hasty(allocation: Item) -> Place:
         return replace(real(allocation), rests=True, holds=False)
 
-    with mock.patch.object(conversions, "_read_place", hasty):
+    with mock.patch.object(controller, "_read_place", hasty):
         trace = find_violation(lambda seed: run_simulation(seed, 60, weather=MOVING, converts=True), SEEDS)
     assert trace is not None, "it was not noticed"
     print(trace.seed, trace.violations[0])

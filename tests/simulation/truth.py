@@ -13,9 +13,9 @@ from pathlib import PurePath
 from tests.simulation.disks import read_mark
 from tests.simulation.places import find_overcommitment, is_one_place
 from tests.simulation.writers import find_wrong_writers
-from weft.agent.shape import ROOT_SERIAL
-from weft.client.silence import PATIENCE_SECONDS
+from weft.agent.workload.shape import ROOT_SERIAL
 from weft.drivers.runtime.fake.driver import FakeGuest
+from weft.informer.silent_nodes import PATIENCE_SECONDS
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.migration import ENDED, MigrationStatus
 from weft.kinds.node import NodeReport, read_orphan

@@ -13,9 +13,9 @@ from typing import Any
 
 from tests.simulation.lines import Faults
 from tests.simulation.virtual_loop import Part, part_here
-from weft.agent.moving.relay import Limit, Meter
-from weft.agent.moving.words import Answer, Ask, Channel, Receive
+from weft.agent.migration.relay import Limit, Meter
 from weft.objects.errors import DriverFailed, Unavailable, WeftError
+from weft.protocol.migration import Answer, Ask, Channel, Receive
 
 FIRST_PORT = 40_000
 LOST_SECONDS = 6.0  # until a lost connection is noticed

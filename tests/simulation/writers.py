@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
+from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.registry import find_kind
-from weft.kinds.workload import WorkloadStatus
 from weft.objects.envelope import Condition, Envelope, decode_part
 
 # Who may make, and who may remove, objects of a kind; who may write their spec. ``doors`` writes for people and nodes.

@@ -13,40 +13,41 @@ from typing import Any
 
 import msgspec
 
-from weft.agent import facts, holdings
-from weft.agent.abilities import Abilities
-from weft.agent.allocations import Allocations
-from weft.agent.container_images import ContainerImages
-from weft.agent.feed import Told
-from weft.agent.following import Following
-from weft.agent.functions.footholds import Footholds
-from weft.agent.functions.functions import Functions
-from weft.agent.images import ImageCache
-from weft.agent.known import Part, Wanted
-from weft.agent.meter import Meter
-from weft.agent.moving.credentials import Credentials
-from weft.agent.moving.movers import Movers
-from weft.agent.moving.wire import TlsWire, Wire
-from weft.agent.network import NetworkKeeper
-from weft.agent.offline import Copies, Copy
-from weft.agent.orphans import Found, copy_orphans, name_orphans
-from weft.agent.perform import Performer
-from weft.agent.pools import Pools
-from weft.agent.proximity import Proximity
-from weft.agent.report import HEARTBEAT_SECONDS, Question, Reporter
-from weft.agent.runtimes import Runtimes
-from weft.agent.secrets import Secrets
-from weft.agent.server import NodeEvent, ReportAnswer, Server
-from weft.agent.volumes import Volumes
-from weft.agent.worker import Worker
+from weft.agent.allocation import resource_use
+from weft.agent.allocation.executor import Performer
+from weft.agent.allocation.orphans import Found, copy_orphans, name_orphans
+from weft.agent.allocation.supervisor import Allocations
+from weft.agent.allocation.worker import Worker
+from weft.agent.function.egress_endpoints import Footholds
+from weft.agent.function.invocations import Functions
+from weft.agent.image.cache import ImageCache
+from weft.agent.image.oci import ContainerImages
+from weft.agent.migration.credentials import Credentials
+from weft.agent.migration.executor import Movers
+from weft.agent.migration.transport import TlsWire, Wire
+from weft.agent.network.executor import NetworkKeeper
+from weft.agent.node import facts
+from weft.agent.node.capabilities import Abilities
+from weft.agent.node.proximity import Proximity
+from weft.agent.node.usage import Meter
+from weft.agent.secret.cache import Secrets
+from weft.agent.server.client import NodeEvent, ReportAnswer, Server
+from weft.agent.server.reporter import HEARTBEAT_SECONDS, Question, Reporter
+from weft.agent.server.watch import Told
+from weft.agent.state.allocation import Part, Wanted
+from weft.agent.state.checkpoint import Copies, Copy
+from weft.agent.volume.inventory import Volumes
+from weft.agent.volume.pools import Pools
+from weft.agent.watches import Following
+from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import Clock
-from weft.contracts.host import Host
-from weft.contracts.image import OciStore
-from weft.contracts.network import NetworkDriver
-from weft.contracts.volume import VolumeDriver
-from weft.kinds.heartbeat import Digest
+from weft.contracts.driver.host import Host
+from weft.contracts.driver.image import OciStore
+from weft.contracts.driver.network import NetworkDriver
+from weft.contracts.driver.volume import VolumeDriver
 from weft.kinds.node import NodeReport
 from weft.objects.errors import WeftError
+from weft.protocol.heartbeat import Digest
 
 log = logging.getLogger("weft.agent")
 RUNTIME_RETRY_SECONDS = 1.0
@@ -100,7 +101,7 @@ class Agent:
         )
         self._pools = Pools(volumes, pools or {}, clock, self._reporter.wake)
         self._volumes = Volumes(
-            self._pools, self._reporter, clock, lambda: holdings.find_volumes(allocations.workers), self._spawn
+            self._pools, self._reporter, clock, lambda: resource_use.find_volumes(allocations.workers), self._spawn
         )
         self.images = ImageCache(host.state_dir, server, self._used_images)
         self._container_images = ContainerImages(container_images, self.images, self._used_container_images, clock)
@@ -228,13 +229,13 @@ class Agent:
 
     def _hosted(self) -> list[Wanted]:
         """What has NICs here: guests, and the node itself where functions reach a network."""
-        return holdings.list_hosted(self.allocations.workers) + self.footholds.hosted()
+        return resource_use.list_hosted(self.allocations.workers) + self.footholds.hosted()
 
     def _orphans(self) -> list[Wanted]:
-        return holdings.list_orphans(self.allocations.workers)
+        return resource_use.list_orphans(self.allocations.workers)
 
     def _follow_networks(self) -> None:
-        needed = holdings.find_networks(self.allocations.workers)
+        needed = resource_use.find_networks(self.allocations.workers)
         self._following.follow_networks(needed | self._network.handover.networks | set(self.footholds.networks()))
 
     def _on_network(self, uid: str, addresses: Set[str]) -> None:
@@ -259,13 +260,13 @@ class Agent:
         """All, while there is a guest nobody knows the wish of."""
         if self.allocations.unexplained():
             return set(self.images.list())
-        return holdings.find_images(self.allocations.workers)
+        return resource_use.find_images(self.allocations.workers)
 
     def _used_container_images(self) -> set[str] | None:
         if self.allocations.unexplained():
             return None
         functions = self._functions.used_images() if self._functions is not None else set()
-        return (holdings.find_container_images(self.allocations.workers) | functions) - {""}
+        return (resource_use.find_container_images(self.allocations.workers) | functions) - {""}
 
     async def _keep_orphans(self) -> None:
         await self.allocations.keep_orphans()
@@ -282,7 +283,7 @@ class Agent:
             self.images.list(),
             sorted(self._volumes.uids),
             name_orphans(self._orphans(), strangers),
-            copy_orphans(holdings.describe_orphans(self.allocations.workers)),
+            copy_orphans(resource_use.describe_orphans(self.allocations.workers)),
             self.allocations.epoch,
             self._pools.facts,
             self._functions.report() if self._functions is not None else {},

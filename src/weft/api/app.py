@@ -11,10 +11,10 @@ from collections.abc import Callable
 from urllib.parse import unquote
 
 import weft
-from weft.api.authenticate import authenticate
-from weft.api.call import Actor, Call
-from weft.api.doors import Doors
-from weft.api.problem import problem_answer, status_of
+from weft.api.auth.authenticate import authenticate
+from weft.api.context import Doors
+from weft.api.request.call import Actor, Call
+from weft.api.request.problem import problem_answer, status_of
 from weft.api.routes import route
 from weft.contracts.store import PreconditionFailed
 from weft.objects.errors import InvalidInput, Unavailable, WeftError

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from weft.api import admit
-from weft.api.commit import retry, settle
-from weft.api.doors import Doors
-from weft.api.manifest import Wish
-from weft.api.view import View
+from weft.api.admission import admit
+from weft.api.admission.commit import retry, settle
+from weft.api.admission.view import View
+from weft.api.context import Doors
+from weft.api.request.manifest import Wish
 from weft.client.context import Context, read_context, write_context
-from weft.contracts.durable import write_durably
+from weft.contracts.durable_file import write_durably
 from weft.contracts.store import Delete
 from weft.kinds.network import NETWORK
 from weft.kinds.project import PROJECT

@@ -11,21 +11,21 @@ from typing import Any
 import msgspec
 
 from weft import __version__
-from weft.api.bulk import MOST_OBJECTS
-from weft.api.footholds import FootholdInput
-from weft.api.join import JoinInput, RenewInput
-from weft.api.report import ReportAnswer
-from weft.api.secrets import SecretsAnswer, SecretsInput
-from weft.api.usage import UsageAnswer
+from weft.api.node.egress_endpoints import FootholdInput
+from weft.api.node.join import JoinInput, RenewInput
+from weft.api.node.report import ReportAnswer
+from weft.api.node.secrets import SecretsAnswer, SecretsInput
+from weft.api.node.usage import UsageAnswer
+from weft.api.object.bulk import MOST_OBJECTS
 from weft.contracts.journal import Event
 from weft.kinds.allocation import AllocatedNic, AllocationReport
 from weft.kinds.node import NodeReport
 from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import KINDS
-from weft.objects.changes import FieldChange
 from weft.objects.envelope import Condition
 from weft.objects.identity import Ref
 from weft.objects.schema import describe_fields
+from weft.objects.spec_change import FieldChange
 from weft.telemetry.journal import Record
 
 _PREFIX = "#/components/schemas/"

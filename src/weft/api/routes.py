@@ -7,29 +7,17 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from weft import __version__
-from weft.api import (
-    blobs,
-    bulk,
-    code,
-    delete,
-    events,
-    footholds,
-    join,
-    openapi,
-    read,
-    report,
-    secrets,
-    usage,
-    verbs,
-    watch,
-    write,
-)
-from weft.api.authorise import authorise_write, require_admin, require_person
-from weft.api.call import Call, json_answer, read_segments
-from weft.api.doors import Doors
-from weft.api.features import list_capabilities
-from weft.api.target import Target, no_such_path, read_target
-from weft.contracts.function import REGION
+from weft.api import openapi
+from weft.api.auth.authorise import authorise_write, require_admin, require_person
+from weft.api.capabilities import list_capabilities
+from weft.api.code import blobs, upload
+from weft.api.context import Doors
+from weft.api.node import egress_endpoints, join, report, secrets, usage
+from weft.api.object import bulk, delete, read, verbs, write
+from weft.api.request.call import Call, json_answer, read_segments
+from weft.api.request.target import Target, no_such_path, read_target
+from weft.api.watch import events, objects
+from weft.contracts.driver.function import REGION
 from weft.kinds.registry import KINDS
 from weft.objects.errors import InvalidInput, NotFound
 from weft.serving.answer import Answer
@@ -61,7 +49,7 @@ def _find(method: str, path: str) -> tuple[Callable[..., Awaitable[Answer]], tup
     if len(rest) == 2 and rest[0] == "blobs":
         return _choose(method, {"GET": blobs.blob}), (rest[1],)
     if len(rest) == 4 and rest[0] == "projects" and rest[2] == "code":
-        return _choose(method, {"GET": code.code, "PUT": code.code}), (rest[1], rest[3])
+        return _choose(method, {"GET": upload.code, "PUT": upload.code}), (rest[1], rest[3])
     target = read_target(rest)
     if target.kind.name == "node" and target.verb in BY_NODES:
         return _choose(method, {"POST": BY_NODES[target.verb]}), (target.require_name(),)
@@ -88,7 +76,7 @@ def _choose(method: str, methods: Mapping[str, T]) -> T:
 
 
 def _list_or_watch(doors: Doors, call: Call, target: Target) -> Awaitable[Answer]:
-    handler = watch.watch if call.wants_watch else read.list_
+    handler = objects.watch if call.wants_watch else read.list_
     return handler(doors, call, target)
 
 
@@ -170,7 +158,7 @@ BY_HAND: dict[str, dict[str, Plain]] = {
     "usage": {"GET": usage.usage},
 }
 BY_NODES: dict[str | None, Callable[[Doors, Call, str], Awaitable[Answer]]] = {
-    "foothold": footholds.foothold,
+    "foothold": egress_endpoints.foothold,
     "renew": join.renew,
     "report": report.report,
     "secrets": secrets.secrets,

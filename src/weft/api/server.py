@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from weft.api.problem import MEDIA_TYPE, describe_problem, status_of
+from weft.api.request.problem import MEDIA_TYPE, describe_problem, status_of
 from weft.contracts.clock import Clock
 from weft.objects.errors import InvalidInput, TimedOut, WeftError
 from weft.serving.answer import Answer, Answers

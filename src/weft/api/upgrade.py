@@ -12,9 +12,9 @@ from collections.abc import Iterable
 import msgspec
 
 from weft.contracts.store import AtRevision, Entry, PreconditionFailed, Put, Store
+from weft.kinds.parts.schema_upgrade import upgrade
 from weft.kinds.record import Kind
 from weft.kinds.registry import KINDS
-from weft.kinds.upgrade import upgrade
 from weft.objects.identity import kind_prefix
 
 _PAGE_ENTRIES = 500

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 import click
 
 import weft
-from weft.cli import grammar, options
-from weft.cli.complaints import complain, complain_of_usage
-from weft.cli.exit_codes import ERROR, INTERRUPTED, OK, SIGPIPE
-from weft.cli.lookup import add_what_is_there
+from weft.cli.command import grammar, options
+from weft.cli.command.errors import complain, complain_of_usage
+from weft.cli.command.exit_codes import ERROR, INTERRUPTED, OK, SIGPIPE
+from weft.cli.command.lookup import add_what_is_there
 from weft.cli.session import Clock, Session
 from weft.objects.errors import WeftError
 
@@ -55,7 +55,9 @@ def run(argv: Sequence[str], make_clock: Callable[[], Clock]) -> int:
     except SystemExit:
         if session.environ.get("_WEFT_COMPLETE", "").endswith("_complete"):  # TAB was answered: the next one sooner
             sys.stdout.flush()
-            importlib.import_module("weft.cli.completion_grammar").write_in_background(make_root(), session.environ)
+            importlib.import_module("weft.cli.command.completion_grammar").write_in_background(
+                make_root(), session.environ
+            )
         raise
     except click.exceptions.Exit as ended:
         return ended.exit_code
@@ -90,7 +92,7 @@ def _show_trace(session: Session) -> None:
     """Where the error that is being handled came from, for --debug; secrets in its words are taken out."""
     if session.debug:
         module = importlib.import_module("traceback")
-        session.say(importlib.import_module("weft.cli.redaction").hide_in_text(module.format_exc().rstrip()))
+        session.say(importlib.import_module("weft.cli.output.redaction").hide_in_text(module.format_exc().rstrip()))
 
 
 def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:

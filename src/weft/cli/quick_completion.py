@@ -62,7 +62,7 @@ def read_names(path: str, now: float) -> list[str] | None:
 def stamp_source(package: str) -> str:
     """What a grammar is of: this weft's files as they are now."""
     newest = 0
-    for folder in ("cli", "cli/verbs", "kinds"):
+    for folder in ("cli", "cli/command", "cli/function", "cli/verbs", "kinds", "kinds/fields", "kinds/parts"):
         with os.scandir(os.path.join(package, folder)) as entries:
             newest = max(newest, *(entry.stat().st_mtime_ns for entry in entries if entry.name.endswith(".py")))
     return f"{package} {newest}"

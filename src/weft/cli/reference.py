@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import click
 
-from weft.cli.exit_codes import MEANINGS
-from weft.cli.grammar import AFTER, MAKEABLE, TOOLS, Entry, load, verbs_of
-from weft.cli.habits import SYNONYMS
-from weft.cli.options import common, parts, table
+from weft.cli.command.exit_codes import MEANINGS
+from weft.cli.command.grammar import AFTER, MAKEABLE, TOOLS, Entry, load, verbs_of
+from weft.cli.command.options import common, parts, table
+from weft.cli.command.synonyms import SYNONYMS
 from weft.cli.output.form import describe_forms
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, KINDS
@@ -53,7 +53,7 @@ Written by `python -m weft.cli.reference cli`; change the commands, not this pag
 _EXIT_HEAD = """\
 # Exit codes
 
-Written by `python -m weft.cli.reference exit-codes`; the table is `weft.cli.exit_codes`.
+Written by `python -m weft.cli.reference exit-codes`; the table is `weft.cli.command.exit_codes`.
 
 | code | meaning |
 |---:|---|

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from weft.cli.output.form import DOCUMENTS, Form, read_form
-from weft.cli.terminal import Paint, plan_paint
+from weft.cli.output.terminal import Paint, plan_paint
 from weft.objects.errors import Forbidden
 
 if TYPE_CHECKING:
-    from weft.cli.explaining import Recorder
+    from weft.cli.explain_flag import Recorder
     from weft.client import Client
     from weft.client.connection import Request
 
@@ -97,19 +97,19 @@ class Session:
         return not self.client.http.closed.wait(seconds)
 
     def _tell_request(self, request: Request) -> None:
-        hide = importlib.import_module("weft.cli.redaction")
+        hide = importlib.import_module("weft.cli.output.redaction")
         body = f"  {hide.hide_in_body(request.body)}" if request.body else ""
         self.say(f"> {request.method} {hide.hide_in_text(request.path)}{body}")
 
     def _tell_answer(self, request: Request, status: int, headers: Mapping[str, str], seconds: float) -> None:
-        path = importlib.import_module("weft.cli.redaction").hide_in_text(request.path.partition("?")[0])
+        path = importlib.import_module("weft.cli.output.redaction").hide_in_text(request.path.partition("?")[0])
         self.say(
             f"< {status} {request.method} {path}  {seconds * 1000:.0f} ms  request {headers.get('x-request-id', 'unknown')}"
         )
 
     def _warn_of_skew(self, server: str) -> None:
         """Once in a run, if the server is of another release."""
-        told = importlib.import_module("weft.client.skew").describe_skew(server)
+        told = importlib.import_module("weft.client.version_skew").describe_skew(server)
         if told and not self._told_of_skew:
             self._told_of_skew = True
             self.say(f"warning: {told}")

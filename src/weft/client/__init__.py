@@ -1,4 +1,4 @@
-"""How other programs speak to weft: ``Client`` for the API, ``RemoteStore`` (in ``store``) for weft's own processes."""
+"""How programs speak to weft: ``Client`` for the API."""
 
 from weft.client.api import Client
 from weft.client.context import Context, find_context

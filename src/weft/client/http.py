@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 from weft.client.answer import Answer, Stream, raise_problem, read_headers
 from weft.client.connection import BROKEN, Connection, Lost, Request, describe_failure, make_lost
 from weft.client.context import Context
-from weft.client.skew import HEADER
 from weft.client.tls import explain_distrust, make_tls
+from weft.client.version_skew import HEADER
 from weft.contracts.clock import Clock, SystemClock
 from weft.objects.errors import InvalidInput, Unavailable
 

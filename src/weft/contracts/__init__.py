@@ -1,1 +1,1 @@
-"""Every place to plug in, on one screen: store, clock, host, runtime, network, volume, policy. Types only."""
+"""Every place to plug in, types only: store, clock, policy, and in ``driver`` what an agent's drivers promise."""

@@ -14,12 +14,12 @@ from typing import Protocol
 
 import msgspec
 
-from weft.client.cache import whole
-from weft.client.commit import Commit
-from weft.client.term import Term
-from weft.client.view import Changed, Item, View
-from weft.client.wake import Wake
 from weft.contracts.clock import Clock
+from weft.contracts.wakeup import Wake
+from weft.informer.cache import whole
+from weft.informer.commit import Commit
+from weft.informer.leader_lease import Term
+from weft.informer.view import Changed, Item, View
 
 BATCH = 200
 _SHORTEST_PAUSE_SECONDS = 0.05

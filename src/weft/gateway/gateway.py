@@ -17,16 +17,14 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from weft.client.frames import Frame, FrameType, encode_error, encode_frame, encode_hello
-from weft.client.streams import listen_for_streams
 from weft.contracts.clock import Clock
-from weft.gateway.connection import Connection
-from weft.gateway.origins import Origins
-from weft.gateway.printed import PrintedCarrier
-from weft.gateway.pursuit import FindPlace, Place
-from weft.gateway.sessions import SessionCarrier
-from weft.gateway.splice import Carried, splice
-from weft.gateway.websocket import receive_hello
+from weft.gateway.stream.connection import Connection
+from weft.gateway.stream.exec import SessionCarrier
+from weft.gateway.stream.logs_and_console import PrintedCarrier
+from weft.gateway.stream.origins import Origins
+from weft.gateway.stream.reconnect import FindPlace, Place
+from weft.gateway.stream.splice import Carried, splice
+from weft.gateway.stream.websocket import receive_hello
 from weft.objects.errors import (
     Forbidden,
     InvalidInput,
@@ -34,6 +32,8 @@ from weft.objects.errors import (
     Unavailable,
     WeftError,
 )
+from weft.protocol.frames import Frame, FrameType, encode_error, encode_frame, encode_hello
+from weft.protocol.tls_streams import listen_for_streams
 from weft.trust.peer import Peer
 from weft.trust.tickets import verify_ticket
 

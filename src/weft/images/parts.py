@@ -20,8 +20,8 @@ from pathlib import Path
 
 import msgspec
 
-from weft.objects.bundle import MANIFEST_NAME, BundleManifest
 from weft.objects.errors import DriverFailed
+from weft.objects.image.bundle import MANIFEST_NAME, BundleManifest
 
 AGENT = Path(__file__).parent / "agent" / "agent.c"
 MACHINE = Path(__file__).with_name("machine.h")  # for all that is PID 1 in a machine

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from weft.kinds.cells import AGE, NAME, text
+from weft.kinds.fields.cells import AGE, NAME, text
 from weft.kinds.record import Column, Kind
 from weft.objects.identity import Ref
 

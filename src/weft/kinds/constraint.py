@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from weft.kinds.cells import AGE, NAME, dig, text
+from weft.kinds.fields.cells import AGE, NAME, dig, text
 from weft.kinds.record import Column, Kind, Object
 from weft.language.clash import refuse_clash
 from weft.language.complaint import point_at

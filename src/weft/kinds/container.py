@@ -9,16 +9,15 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weft.kinds.allocation import AllocatedContainer, AllocatedHealthCheck, AllocationSpec
-from weft.kinds.capabilities import MORE_CAPABILITIES, read_capabilities
-from weft.kinds.cells import dig, text
-from weft.kinds.convert import CONVERT, guard_converting
-from weft.kinds.environment import check_env, check_env_secrets
+from weft.kinds.fields.cells import dig, text
+from weft.kinds.fields.environment import check_env, check_env_secrets
+from weft.kinds.fields.mount import read_mount
 from weft.kinds.migration import MigrateContainerInput, make_migration
-from weft.kinds.mount import read_mount
-from weft.kinds.record import Ask, Column, Kind, Object, Reference, Verb, Workload
-from weft.kinds.run_wish import MIB
-from weft.kinds.streams import ExecInput, ForwardInput, LogsInput
-from weft.kinds.workload import (
+from weft.kinds.parts.capabilities import MORE_CAPABILITIES, read_capabilities
+from weft.kinds.parts.convert_verb import CONVERT, guard_converting
+from weft.kinds.parts.run_spec import MIB
+from weft.kinds.parts.stream_verbs import ExecInput, ForwardInput, LogsInput
+from weft.kinds.parts.workload import (
     CONDITIONS,
     HOLD,
     KEPT,
@@ -35,9 +34,10 @@ from weft.kinds.workload import (
     workload_columns,
     workload_references,
 )
+from weft.kinds.record import Ask, Column, Kind, Object, Reference, Verb, Workload
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name
-from weft.objects.image_reference import held_name, parse_reference
+from weft.objects.image.reference import held_name, parse_reference
 from weft.objects.lifecycle import Phase
 from weft.objects.quantity import format_bytes
 from weft.objects.schema import field

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from weft.kinds.cells import AGE, NAME, dig, text
-from weft.kinds.convert import DEFAULT_TIMEOUT_SECONDS, KINDS, To
+from weft.kinds.fields.cells import AGE, NAME, dig, text
+from weft.kinds.parts.convert_verb import DEFAULT_TIMEOUT_SECONDS, KINDS, To
+from weft.kinds.parts.spec_conversion import refuse_untranslatable
 from weft.kinds.record import Column, Kind, Object, Reference, Verb
-from weft.kinds.translation import refuse_untranslatable
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.schema import field
 

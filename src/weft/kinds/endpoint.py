@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.kinds.cells import AGE, NAME, text
+from weft.kinds.fields.cells import AGE, NAME, text
 from weft.kinds.record import Column, Kind
 from weft.objects.identity import Ref
 

@@ -8,14 +8,14 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from weft.kinds.cells import AGE, NAME, dig, size, text
-from weft.kinds.function_asks import FunctionLogsInput, InvokeInput, MetricsInput, PublishInput
-from weft.kinds.function_code import FunctionCode, check_code, code_of, code_references
+from weft.kinds.fields.cells import AGE, NAME, dig, size, text
+from weft.kinds.parts.function_code import FunctionCode, check_code, code_of, code_references
+from weft.kinds.parts.function_verbs import FunctionLogsInput, InvokeInput, MetricsInput, PublishInput
+from weft.kinds.parts.placement_spec import wish_references
 from weft.kinds.record import Column, Kind, Object, Reference, Verb
-from weft.kinds.workload_wish import wish_references
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import MAX_NAME, check_name
-from weft.objects.image_reference import held_name
+from weft.objects.image.reference import held_name
 from weft.objects.quantity import parse_duration
 from weft.objects.schedule import check_schedule
 from weft.objects.schema import field

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from weft.kinds.cells import AGE, NAME, size, text
-from weft.kinds.function_code import FunctionCode, check_code, code_references
+from weft.kinds.fields.cells import AGE, NAME, size, text
+from weft.kinds.parts.function_code import FunctionCode, check_code, code_references
 from weft.kinds.record import Column, Kind
 from weft.objects.schema import field
 

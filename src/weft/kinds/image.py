@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from weft.kinds.cells import AGE, NAME, dig, size, text
+from weft.kinds.fields.cells import AGE, NAME, dig, size, text
 from weft.kinds.record import Column, Kind, Reference
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name
-from weft.objects.image_reference import ImageReference, read_source
+from weft.objects.image.reference import ImageReference, read_source
 from weft.objects.schema import field
 
 OWN = ("busybox", "debian-12", "python3-11", "tiny")  # what `weft image build` can make

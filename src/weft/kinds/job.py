@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from weft.kinds.cells import AGE, NAME, dig, text
 from weft.kinds.container import CONTAINER, ContainerSpec, check_container
-from weft.kinds.gang import MOST as MOST_IN_GANG
+from weft.kinds.fields.cells import AGE, NAME, dig, text
+from weft.kinds.fields.gang import MOST as MOST_IN_GANG
 from weft.kinds.record import Column, Kind, Object, Reference, Verb
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import MAX_NAME, check_name

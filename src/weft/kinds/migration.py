@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weft.kinds.allocation import MovePlanned
-from weft.kinds.cells import AGE, NAME, dig, text
-from weft.kinds.convert import refuse_converting
+from weft.kinds.fields.cells import AGE, NAME, dig, text
+from weft.kinds.parts.convert_verb import refuse_converting
 from weft.kinds.record import Column, Kind, Object, Reference, Verb
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import MAX_NAME

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import msgspec
 
-from weft.kinds.cells import AGE, NAME, text
+from weft.kinds.fields.cells import AGE, NAME, text
 from weft.kinds.record import Column, Kind
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import field, words

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
-from weft.kinds.cells import AGE, NAME, dig, joined, text
+from weft.kinds.fields.cells import AGE, NAME, dig, joined, text
+from weft.kinds.fields.taint import check_taints
 from weft.kinds.record import Column, Kind, Object, Verb
-from weft.kinds.taint import check_taints
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_bytes, format_cpu

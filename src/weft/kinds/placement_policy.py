@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from weft.kinds.cells import AGE, NAME, text
+from weft.kinds.fields.cells import AGE, NAME, text
+from weft.kinds.fields.strategy import DEFAULT_STRATEGY, SERVERLESS_STRATEGY, read_plain_strategy
 from weft.kinds.record import Column, Kind
-from weft.kinds.strategy import DEFAULT_STRATEGY, SERVERLESS_STRATEGY, read_plain_strategy
 from weft.objects.schema import field
 
 CLUSTER_DEFAULT = "default"

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import msgspec
 
-from weft.kinds.cells import AGE, NAME, text
+from weft.kinds.fields.cells import AGE, NAME, text
+from weft.kinds.fields.strategy import policies_named, read_strategy
 from weft.kinds.record import Column, Kind, Reference
-from weft.kinds.strategy import policies_named, read_strategy
 from weft.objects.schema import field
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.kinds.cells import AGE, NAME, text
+from weft.kinds.fields.cells import AGE, NAME, text
 from weft.kinds.record import Column, Kind
 from weft.objects.identity import Ref
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from weft.kinds.cells import AGE, NAME, text
 from weft.kinds.decision import Verdict
+from weft.kinds.fields.cells import AGE, NAME, text
 from weft.kinds.migration import MoveForecast
 from weft.kinds.record import Column, Kind
 from weft.objects.errors import InvalidInput

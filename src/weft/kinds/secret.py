@@ -8,10 +8,10 @@ from typing import Annotated
 
 import msgspec
 
-from weft.kinds.cells import AGE, NAME, dig, text
+from weft.kinds.fields.cells import AGE, NAME, dig, text
 from weft.kinds.record import Column, Kind, Object
 from weft.objects.errors import InvalidInput
-from weft.objects.image_reference import parse_reference
+from weft.objects.image.reference import parse_reference
 from weft.objects.schema import field
 
 MOST_BYTES = 64 * 1024

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from weft.kinds.cells import AGE, NAME, joined, text
+from weft.kinds.fields.cells import AGE, NAME, joined, text
 from weft.kinds.record import Column, Kind, Reference
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name

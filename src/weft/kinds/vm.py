@@ -9,14 +9,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weft.kinds.allocation import LOCAL, AllocationSpec
-from weft.kinds.cells import text
-from weft.kinds.convert import CONVERT, guard_converting, refuse_handed_over
+from weft.kinds.fields.cells import text
 from weft.kinds.image import ImageStatus
 from weft.kinds.migration import MigrateInput, make_migration
-from weft.kinds.record import Ask, Column, Kind, Object, Reference, Verb, Workload
-from weft.kinds.run_wish import MIB, Name
-from weft.kinds.streams import ConsoleInput, ExecInput, ForwardInput, LogsInput, ScreenInput
-from weft.kinds.workload import (
+from weft.kinds.parts.convert_verb import CONVERT, guard_converting, refuse_handed_over
+from weft.kinds.parts.run_spec import MIB, Name
+from weft.kinds.parts.stream_verbs import ConsoleInput, ExecInput, ForwardInput, LogsInput, ScreenInput
+from weft.kinds.parts.workload import (
     CONDITIONS,
     HOLD,
     KEPT,
@@ -35,6 +34,7 @@ from weft.kinds.workload import (
     workload_columns,
     workload_references,
 )
+from weft.kinds.record import Ask, Column, Kind, Object, Reference, Verb, Workload
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.lifecycle import Phase, check_verb
 from weft.objects.quantity import format_bytes

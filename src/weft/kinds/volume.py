@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 
 from weft.kinds.allocation import LOCAL
-from weft.kinds.cells import AGE, NAME, dig, size, text
+from weft.kinds.fields.cells import AGE, NAME, dig, size, text
 from weft.kinds.record import Column, Kind
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import Ref

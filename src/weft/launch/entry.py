@@ -14,11 +14,11 @@ from typing import Any
 
 # The words that start a process, the module whose ``main(argv)`` is that process, and what comes before its arguments.
 PROCESSES: dict[str, tuple[str, list[str]]] = {
-    "server": ("weft.launch.server", []),
-    "agent": ("weft.launch.agent", []),
-    "gateway": ("weft.launch.gateway", []),
-    "simulate": ("weft.launch.simulate", []),
-    "policykit": ("weft.launch.policykit", []),
+    "server": ("weft.launch.server.main", []),
+    "agent": ("weft.launch.agent.main", []),
+    "gateway": ("weft.launch.gateway.main", []),
+    "simulate": ("weft.launch.placement.simulate", []),
+    "policykit": ("weft.launch.placement.policykit", []),
     "init": ("weft.launch.local.init", ["weft", "init"]),
 }
 # What holds objects by the hundred thousand, none of them in circles, spends more than half of a start on looking through
@@ -34,7 +34,7 @@ def main() -> None:
     argv = sys.argv[1:]
     _replace_closed_streams()
     if not argv or argv[0] not in PROCESSES:
-        signs = importlib.import_module("weft.cli.signs")
+        signs = importlib.import_module("weft.cli.output.ascii")
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 signs.show_plainly(stream)  # a terminal that can't show a sign gets another, not an error
@@ -43,7 +43,7 @@ def main() -> None:
         _flush()
         os._exit(code)  # nothing is left to be done: taking the interpreter apart would keep a person waiting
     if argv[0] in STAY:
-        importlib.import_module("weft.launch.memory").bound_free_memory(reads_tls=argv[0] in ANSWER)
+        importlib.import_module("weft.launch.process.memory").bound_free_memory(reads_tls=argv[0] in ANSWER)
     if argv[0] in HOLD_MUCH:
         gc.set_threshold(*SELDOM)
     module, before = PROCESSES[argv[0]]

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from weft.objects.identity import Ref, object_key
-from weft.objects.unknown import field_names, keep_unknown
+from weft.objects.unknown_fields import field_names, keep_unknown
 
 EMPTY = msgspec.Raw(b"{}")
 T = TypeVar("T")

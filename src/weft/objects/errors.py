@@ -1,6 +1,6 @@
 """The one error tree. Each class is a kind of trouble; its ``reason`` is the stable token clients may match on.
 
-Decides nothing, does no I/O. ``api/problem.py`` maps reasons to HTTP, ``cli/exit_codes.py`` to exit codes.
+Decides nothing, does no I/O. ``api/request/problem.py`` maps reasons to HTTP, ``cli/command/exit_codes.py`` to exit codes.
 
 ::
 

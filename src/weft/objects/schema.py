@@ -2,7 +2,7 @@
 complaint carries the path of its field. The msgspec structs are the only description of the fields. Pure.
 
 Fields are annotated with ``field(...)``: what it is for, how people write it, and how a change of it is carried out
-(``live | plug | restart | replace | never``, see ``objects/changes.py``).
+(``live | plug | restart | replace | never``, see ``objects/spec_change.py``).
 """
 
 from __future__ import annotations

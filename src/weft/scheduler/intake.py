@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from weft.client.indexes import (
+from weft.contracts.wakeup import Wake
+from weft.informer.indexes import (
     ALLOCATIONS_BY_WORKLOAD,
     PREEMPTIBLE,
     WORKLOADS_BY_CONSTRAINT,
@@ -20,30 +21,29 @@ from weft.client.indexes import (
     WORKLOADS_BY_VOLUME,
     name_gang,
 )
-from weft.client.silence import find_silent, may_be_silent
-from weft.client.term import Term
-from weft.client.view import Changed, Item, View
-from weft.client.wake import Wake
-from weft.client.workloads import list_workloads, record_of, wish_of
+from weft.informer.leader_lease import Term
+from weft.informer.silent_nodes import find_silent, may_be_silent
+from weft.informer.view import Changed, Item, View
+from weft.informer.workloads import list_workloads, record_of, wish_of
 from weft.kinds.allocation import AllocationReport, AllocationSpec
-from weft.kinds.fit import find_fit
 from weft.kinds.image import ImageStatus
 from weft.kinds.node import NodeReport, NodeStatus, read_orphan
+from weft.kinds.parts.in_place_update import find_fit
+from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus
 from weft.kinds.registry import WORKLOADS, is_workload
-from weft.kinds.workload import WorkloadSpec, WorkloadStatus
 from weft.objects.identity import object_key
-from weft.scheduler.affinity import depends_on
-from weft.scheduler.bind import has_moved_from
-from weft.scheduler.counting import count_allocation, count_orphans
-from weft.scheduler.cycle import Engine
-from weft.scheduler.health import prepare_policies
-from weft.scheduler.moves import Moves
-from weft.scheduler.nodes import read_node
-from weft.scheduler.own.policies import OwnPolicies
-from weft.scheduler.preempt import may_preempt
+from weft.scheduler.allocation.bind import has_moved_from
+from weft.scheduler.allocation.count import count_allocation, count_orphans
+from weft.scheduler.allocation.preempt import may_preempt
+from weft.scheduler.constraint.affinity import depends_on
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.migration.plan import Moves
+from weft.scheduler.node.facts import read_node
+from weft.scheduler.own_policies.registry import OwnPolicies
+from weft.scheduler.own_policies.status import prepare_policies
 from weft.scheduler.questions import QUESTIONS, Questions
 from weft.scheduler.queue import Queue
-from weft.scheduler.request import is_looked_at, read_memberships, wants_place
+from weft.scheduler.workload.request import is_looked_at, read_memberships, wants_place
 
 REFRESH_EVERY_SECONDS = 5.0
 LISTEN_EVERY_SECONDS = 1.0  # whether nodes that are silent after a restore are waited for no more

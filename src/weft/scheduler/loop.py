@@ -13,19 +13,19 @@ from collections.abc import Sequence
 
 import msgspec
 
-from weft.client.cache import whole
-from weft.client.commit import Commit
-from weft.client.indexes import ALLOCATIONS_BY_WORKLOAD, NODES_BY_UID, name_gang
-from weft.client.term import Term
-from weft.client.view import Item, View
-from weft.client.workloads import name_of, wish_of
 from weft.contracts.policy import Request
 from weft.contracts.store import MAX_WRITES
+from weft.informer.cache import whole
+from weft.informer.commit import Commit
+from weft.informer.indexes import ALLOCATIONS_BY_WORKLOAD, NODES_BY_UID, name_gang
+from weft.informer.leader_lease import Term
+from weft.informer.view import Item, View
+from weft.informer.workloads import name_of, wish_of
 from weft.kinds.allocation import AllocationSpec, allocation_name
+from weft.kinds.fields.strategy import DEFAULT_STRATEGY, read_strategy
 from weft.kinds.registry import find_kind
-from weft.kinds.strategy import DEFAULT_STRATEGY, read_strategy
 from weft.objects.identity import new_uid, object_key
-from weft.scheduler.bind import (
+from weft.scheduler.allocation.bind import (
     Tell,
     Timing,
     plan_adopted,
@@ -35,27 +35,27 @@ from weft.scheduler.bind import (
     plan_waiting,
     tell_nothing,
 )
-from weft.scheduler.cycle import Engine
-from weft.scheduler.explain import Explanation, describe_choice, explain
-from weft.scheduler.flight import MOST, Batch, Flight
-from weft.scheduler.gauge import Gauge, goes_by_use
-from weft.scheduler.health import plan_health
+from weft.scheduler.allocation.preempt import find_way, join_victims, may_preempt
+from weft.scheduler.allocation.resize import plan_refit
+from weft.scheduler.batches import MOST, Batch, Flight
+from weft.scheduler.constraint.relax import relax
+from weft.scheduler.constraint.status import plan_standing
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.engine.demand import Demand
+from weft.scheduler.engine.explain import Explanation, describe_choice, explain
+from weft.scheduler.gang.assembly import muster
+from weft.scheduler.gang.commit import find_excess, join
+from weft.scheduler.gang.explain import explain_places, explain_refusal
+from weft.scheduler.gang.placement import Member, find_places
+from weft.scheduler.gang.search_budget import Budget
 from weft.scheduler.intake import HEARD, KINDS, Intake, is_regrouped, is_unfit
-from weft.scheduler.joint.budget import Budget
-from weft.scheduler.joint.gang import Member, find_places
-from weft.scheduler.joint.join import find_excess, join
-from weft.scheduler.joint.muster import muster
-from weft.scheduler.joint.tell import explain_places, explain_refusal
-from weft.scheduler.outlook import Demand
-from weft.scheduler.own.policies import OwnPolicies, find_fallback
+from weft.scheduler.node.usage import Gauge, goes_by_use
+from weft.scheduler.own_policies.registry import OwnPolicies, find_fallback
+from weft.scheduler.own_policies.status import plan_health
 from weft.scheduler.policies import Policies
-from weft.scheduler.preempt import find_way, join_victims, may_preempt
-from weft.scheduler.prefer import relax
-from weft.scheduler.refit import plan_refit
-from weft.scheduler.request import Candidate, Waiting, read_candidate, read_memberships, wants_place
-from weft.scheduler.standing import plan_standing
 from weft.scheduler.table.facts import name_workload
 from weft.scheduler.table.snapshot import Snapshot, asks_of, without
+from weft.scheduler.workload.request import Candidate, Waiting, read_candidate, read_memberships, wants_place
 
 BATCH = 3 * (MAX_WRITES // 3)  # a placement has three writes
 LOOK_AT_WORKERS_EVERY_SECONDS = 0.05  # whether own policies that are started are ready

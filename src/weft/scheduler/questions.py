@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.client.commit import Commit
-from weft.client.view import Changed, View
+from weft.informer.commit import Commit
+from weft.informer.view import Changed, View
 from weft.kinds.registry import KINDS
-from weft.scheduler.cycle import Engine
-from weft.scheduler.recommend import plan_recommendation
-from weft.scheduler.report import plan_report
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.recommendation.plan import plan_recommendation
+from weft.scheduler.report.plan import plan_report
 
 QUESTIONS = tuple(kind.name for kind in KINDS if kind.question)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from itertools import islice
 
 from weft.contracts.policy import Request
-from weft.scheduler.explain import Explanation
+from weft.scheduler.engine.explain import Explanation
 
 
 class Refused:

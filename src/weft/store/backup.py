@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from weft.contracts.durable import keep_file
+from weft.contracts.durable_file import keep_file
 from weft.contracts.store import Compacted, Store, revision_of
 from weft.objects.errors import InUse, InvalidInput, NotFound
 

@@ -14,7 +14,7 @@ import msgspec
 
 from weft.kinds.migration import MoveForecast
 from weft.objects.quantity import format_bytes
-from weft.transfer.learn import LEAST_PATH_BYTES
+from weft.transfer.calibration import LEAST_PATH_BYTES
 
 MOST_PAST = 8  # the newest of the same guest
 PATH_MOVES = 3  # the newest ones, whose best says what the path carries

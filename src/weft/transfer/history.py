@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from weft.client.view import Item, View
+from weft.informer.view import Item, View
 from weft.kinds.migration import MigrationSpec, MigrationStatus, MoveForecast, read_workload
 from weft.kinds.node import NodeSpec
 from weft.objects.identity import object_key

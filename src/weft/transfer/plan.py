@@ -18,7 +18,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.contracts.migration import Load, MoveMode, MoveSettings
+from weft.contracts.driver.migration import Load, MoveMode, MoveSettings
 from weft.objects.quantity import format_bytes
 
 USABLE_SHARE = 0.92  # of a link; the rest is headers and whoever else is on it

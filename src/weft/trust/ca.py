@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from weft.contracts.clock import Clock
-from weft.contracts.durable import write_durably
+from weft.contracts.durable_file import write_durably
 from weft.objects.errors import InvalidInput, Unavailable
 from weft.objects.identity import NODE_PREFIX, SERVER_NAME
 

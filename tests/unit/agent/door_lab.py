@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.node_key import make_node_key
 
-from weft.agent.moving.credentials import Credentials
+from weft.agent.migration.credentials import Credentials
 from weft.contracts.clock import SystemClock
 from weft.trust.ca import Authority, read_csr
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from tests.scenario.agent_lab import make_allocation
 
-from weft.agent import offline
-from weft.agent.bygone import find_bygone, recall_bygone, recall_part
-from weft.agent.known import Memory, Part, read_wanted
-from weft.agent.offline import Copies
+from weft.agent.state import checkpoint
+from weft.agent.state.allocation import Memory, Part, read_wanted
+from weft.agent.state.checkpoint import Copies
+from weft.agent.state.departure import find_bygone, recall_bygone, recall_part
 from weft.kinds.allocation import AllocatedMove, AllocationSpec
 
 MOVE = AllocatedMove(key="m", peer="n2", peer_uid="node-2", peer_allocation="b")
@@ -46,7 +46,7 @@ def test_only_what_a_move_has_settled_is_remembered(memory: Memory, kept: Part |
 
 
 def test_of_guests_that_left_the_newest_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offline, "MOST_DEPARTURES", 3)
+    monkeypatch.setattr(checkpoint, "MOST_DEPARTURES", 3)
     copies = Copies(str(tmp_path))
     for number in range(5):
         copies.save_departure(f"guest{number}", LEFT)

@@ -8,15 +8,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from weft.agent.container import DEFAULT_PATH, PulledImage, Ready, name_user, plan_container
-from weft.agent.known import Wanted
-from weft.agent.runtimes import Runtimes
-from weft.agent.segments import ports_of
-from weft.agent.shape import is_shaped, tell_room
-from weft.contracts.container import ContainerMount, ContainerNic, User
-from weft.contracts.image import OciConfig
-from weft.contracts.network import Inside
-from weft.contracts.runtime import GuestFacts, GuestShape
+from weft.agent.network.plan import ports_of
+from weft.agent.state.allocation import Wanted
+from weft.agent.workload.container import DEFAULT_PATH, PulledImage, Ready, name_user, plan_container
+from weft.agent.workload.runtimes import Runtimes
+from weft.agent.workload.shape import is_shaped, tell_room
+from weft.contracts.driver.container import ContainerMount, ContainerNic, User
+from weft.contracts.driver.image import OciConfig
+from weft.contracts.driver.network import Inside
+from weft.contracts.driver.runtime import GuestFacts, GuestShape
 from weft.kinds.allocation import AllocatedContainer, AllocatedNic, AllocationSpec, Resources
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import Ref

@@ -9,7 +9,7 @@ import math
 import random
 from statistics import median
 
-from weft.agent.coordinates import Position, distance
+from weft.agent.node.coordinates import Position, distance
 
 SITES = ((0.0, 0.0), (30.0, 0.0), (0.0, 80.0), (150.0, 40.0))
 

@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 from door_lab import Fabric
 
-from weft.agent.moving import door as doors
-from weft.agent.moving.door import TlsDoor
-from weft.agent.moving.line import TlsLine
-from weft.agent.moving.relay import Limit, take_from_all
-from weft.agent.moving.words import Answer, Ask, Hello, send_message
+from weft.agent.migration import listener as doors
+from weft.agent.migration.connection import TlsLine
+from weft.agent.migration.listener import TlsDoor
+from weft.agent.migration.relay import Limit, take_from_all
 from weft.contracts.clock import SystemClock
 from weft.objects.errors import DriverFailed, Unavailable
+from weft.protocol.migration import Answer, Ask, Hello, send_message
 
 CLOCK = SystemClock()
 

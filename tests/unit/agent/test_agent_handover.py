@@ -7,12 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from weft.agent.known import Wanted
-from weft.agent.network import NetworkKeeper
-from weft.agent.offline import Copies
+from weft.agent.network.executor import NetworkKeeper
+from weft.agent.state.allocation import Wanted
+from weft.agent.state.checkpoint import Copies
 from weft.contracts.clock import SystemClock
-from weft.contracts.host import Capacity, Host
-from weft.contracts.network import Endpoint
+from weft.contracts.driver.host import Capacity, Host
+from weft.contracts.driver.network import Endpoint
 from weft.drivers.network.fake.driver import FakeNetwork, FakeWire
 from weft.kinds.allocation import AllocatedImage, AllocatedNic, AllocationSpec, Resources
 from weft.objects.identity import Ref, short_id

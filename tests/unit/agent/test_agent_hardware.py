@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from weft.agent.hardware import find_gpus, find_storage, inspect_hardware, read_nvidia
-from weft.contracts.host import Capacity, Host
+from weft.agent.node.hardware import find_gpus, find_storage, inspect_hardware, read_nvidia
+from weft.contracts.driver.host import Capacity, Host
 from weft.kinds.node import Gpu
 
 # As nvidia-smi --query-gpu=pci.bus_id,name,memory.total --format=csv,noheader,nounits prints them.

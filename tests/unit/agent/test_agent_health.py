@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from weft.agent.health import MOST_WORDS, Found, Health, judge, pause_after, run_check
-from weft.contracts.runtime import ExecChunk, ExecRequest
+from weft.agent.workload.health import MOST_WORDS, Found, Health, judge, pause_after, run_check
+from weft.contracts.driver.runtime import ExecChunk, ExecRequest
 from weft.kinds.allocation import AllocatedHealthCheck
 
 CHECK = AllocatedHealthCheck(command=["true"], interval=30, timeout=0.2, retries=3, start_period=60)

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.agent.segments import fold_held
+from weft.agent.network.plan import fold_held
 from weft.contracts.store import MAX_DIGEST_BYTES
-from weft.kinds.heartbeat import MOST_GUESTS, MOST_PORTS, Digest, HeldPorts, Use, make_digest, make_held, write_digest
+from weft.protocol.heartbeat import (
+    MOST_GUESTS,
+    MOST_PORTS,
+    Digest,
+    HeldPorts,
+    Use,
+    make_digest,
+    make_held,
+    write_digest,
+)
 
 WEB, SYSLOG, ASKS = ("tcp", 8080), ("udp", 514), ("udp", 40404)
 

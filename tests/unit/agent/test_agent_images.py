@@ -11,10 +11,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from weft.agent.images import unpack
-from weft.objects.bundle import BundleManifest
+from weft.agent.image.cache import unpack
 from weft.objects.errors import DriverFailed
-from weft.objects.qcow2 import HEADER_BYTES, read_qcow2_header
+from weft.objects.image.bundle import BundleManifest
+from weft.objects.image.qcow2 import HEADER_BYTES, read_qcow2_header
 
 GOOD = BundleManifest("disk.raw", "raw", "vmlinuz", "initrd", "quiet", agent=True)
 

@@ -11,15 +11,23 @@ from typing import Any
 import pytest
 from tests.scenario.agent_lab import make_allocation
 
-from weft.agent.known import Wanted, read_wanted
-from weft.agent.meter import BOOT_SECONDS, DISK_SECONDS, SETTLED_SECONDS, STALE_SECONDS, Meter, Reading, fold_reading
-from weft.agent.pools import Pools
-from weft.agent.runtimes import Driver, Runtimes
-from weft.contracts.host import Capacity, Host
-from weft.contracts.runtime import GuestFacts, GuestState, GuestStats
+from weft.agent.node.usage import (
+    BOOT_SECONDS,
+    DISK_SECONDS,
+    SETTLED_SECONDS,
+    STALE_SECONDS,
+    Meter,
+    Reading,
+    fold_reading,
+)
+from weft.agent.state.allocation import Wanted, read_wanted
+from weft.agent.volume.pools import Pools
+from weft.agent.workload.runtimes import Driver, Runtimes
+from weft.contracts.driver.host import Capacity, Host
+from weft.contracts.driver.runtime import GuestFacts, GuestState, GuestStats
 from weft.drivers.volume.fake.driver import FakeVolumes
-from weft.kinds.heartbeat import MOST_GUESTS, Digest, Use, make_digest, read_digest, total, write_digest
 from weft.objects.errors import Unavailable
+from weft.protocol.heartbeat import MOST_GUESTS, Digest, Use, make_digest, read_digest, total, write_digest
 
 
 def fold(samples: list[tuple[float, float]]) -> Reading:

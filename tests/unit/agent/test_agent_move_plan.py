@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.agent.known import Known, Memory, Part, Trouble, Wanted
-from weft.agent.plan import RECEIVE, TAKE_AWAY, Step, observe, plan_allocation
-from weft.agent.remembered import before_step
-from weft.contracts.runtime import GuestFacts
+from weft.agent.allocation.plan import RECEIVE, TAKE_AWAY, Step, observe, plan_allocation
+from weft.agent.allocation.transitions import before_step
+from weft.agent.state.allocation import Known, Memory, Part, Trouble, Wanted
+from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import AllocatedImage, AllocatedMove, AllocationSpec, Resources
 from weft.objects.identity import Ref
 

@@ -11,22 +11,22 @@ import msgspec
 import pytest
 from tests.scenario.agent_lab import ADDRESS, make_allocation, make_endpoint, make_nic, make_publication
 
-from weft.agent.facts import inspect_capacity
-from weft.agent.guest import Prepared, plan_guest
-from weft.agent.images import CachedImage
-from weft.agent.known import Memory, Wanted, port_id, read_wanted
-from weft.agent.offline import Copies, Copy, Surroundings
-from weft.agent.orphans import MOST_ORPHAN_BYTES, copy_orphans
-from weft.agent.seed import build_tar
-from weft.agent.segments import fold_segments, keep_forwards, ports_of, read_endpoint, read_forward
-from weft.agent.shape import name_serial
-from weft.contracts.network import Endpoint, Forward
-from weft.contracts.runtime import BootDisk, BootKernel
-from weft.contracts.volume import VolumeFacts
+from weft.agent.allocation.orphans import MOST_ORPHAN_BYTES, copy_orphans
+from weft.agent.image.cache import CachedImage
+from weft.agent.network.plan import fold_segments, keep_forwards, ports_of, read_endpoint, read_forward
+from weft.agent.node.facts import inspect_capacity
+from weft.agent.state.allocation import Memory, Wanted, port_id, read_wanted
+from weft.agent.state.checkpoint import Copies, Copy, Surroundings
+from weft.agent.workload.seed import build_tar
+from weft.agent.workload.shape import name_serial
+from weft.agent.workload.vm import Prepared, plan_guest
+from weft.contracts.driver.network import Endpoint, Forward
+from weft.contracts.driver.runtime import BootDisk, BootKernel
+from weft.contracts.driver.volume import VolumeFacts
 from weft.kinds.allocation import AllocatedVolume, Resources
-from weft.objects.bundle import BundleManifest
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import short_id
+from weft.objects.image.bundle import BundleManifest
 
 
 def wanted(name: str = "web", **fields: object) -> Wanted:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.long import examples
 
-from weft.agent.known import Known, Memory, Trouble, Wanted
-from weft.agent.plan import BRING_UP, TAKE_AWAY, Plan, Step, observe, pause_after, plan_allocation
-from weft.contracts.runtime import GuestFacts
+from weft.agent.allocation.plan import BRING_UP, TAKE_AWAY, Plan, Step, observe, pause_after, plan_allocation
+from weft.agent.state.allocation import Known, Memory, Trouble, Wanted
+from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import AllocatedContainer, AllocatedImage, AllocationSpec, Resources
 from weft.objects.identity import Ref
 

@@ -10,8 +10,8 @@ from contextlib import suppress
 
 import pytest
 
-from weft.agent.proximity import Nearness, Proximity
-from weft.agent.server import Peer, Peers
+from weft.agent.node.proximity import Nearness, Proximity
+from weft.agent.server.client import Peer, Peers
 from weft.contracts.clock import SystemClock
 from weft.trust.echo import (
     PACKET_BYTES,

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 
-from weft.agent.relations import relate
-from weft.agent.worker import Worker
+from weft.agent.allocation.fencing import relate
+from weft.agent.allocation.worker import Worker
 
 
 @dataclass

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from weft.agent.report import Question, Reporter
-from weft.agent.server import NodeEvent, ReportAnswer, ReportBody
+from weft.agent.server.client import NodeEvent, ReportAnswer, ReportBody
+from weft.agent.server.reporter import Question, Reporter
 from weft.kinds.allocation import AllocationReport
 from weft.kinds.node import NodeReport
 from weft.objects.errors import Unavailable

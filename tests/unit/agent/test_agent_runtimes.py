@@ -7,9 +7,9 @@ from typing import Any, Literal
 import pytest
 from test_agent_container import wanted
 
-from weft.agent.runtimes import Runtimes
-from weft.agent.segments import ports_of
-from weft.contracts.runtime import GuestFacts, RuntimeProbe
+from weft.agent.network.plan import ports_of
+from weft.agent.workload.runtimes import Runtimes
+from weft.contracts.driver.runtime import GuestFacts, RuntimeProbe
 
 
 class Driver:

@@ -8,11 +8,11 @@ import struct
 import pytest
 from tests.unit.agent.test_agent_parts import prepared, wanted
 
-from weft.agent.guest import choose_seed, plan_guest
-from weft.agent.seed import build_nocloud, pack_iso
-from weft.contracts.runtime import BootDisk, BootKernel
-from weft.objects.bundle import BundleManifest
+from weft.agent.workload.seed import build_nocloud, pack_iso
+from weft.agent.workload.vm import choose_seed, plan_guest
+from weft.contracts.driver.runtime import BootDisk, BootKernel
 from weft.objects.errors import InvalidInput
+from weft.objects.image.bundle import BundleManifest
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHdlZnQgdGVzdCBrZXkgb2YgbnVtYmVyIG9uZQ me"
 DEBIAN = BundleManifest("d", "qcow2", "k", "i", "quiet", agent=True, qemu_agent=True, seed="nocloud")

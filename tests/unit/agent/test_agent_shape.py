@@ -8,10 +8,10 @@ import msgspec
 import pytest
 from tests.unit.agent.test_agent_parts import wanted
 
-from weft.agent.known import Known, Memory
-from weft.agent.plan import ADJUST, Step, plan_allocation
-from weft.agent.shape import is_shaped, name_serial
-from weft.contracts.runtime import GuestFacts, GuestShape
+from weft.agent.allocation.plan import ADJUST, Step, plan_allocation
+from weft.agent.state.allocation import Known, Memory
+from weft.agent.workload.shape import is_shaped, name_serial
+from weft.contracts.driver.runtime import GuestFacts, GuestShape
 from weft.kinds.allocation import AllocatedVolume, AllocationSpec
 
 SPEC = wanted().spec

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from weft.agent.functions.footholds import Footholds
-from weft.agent.known import Wanted
-from weft.agent.segments import ports_of
-from weft.contracts.host import Capacity, Host
+from weft.agent.function.egress_endpoints import Footholds
+from weft.agent.network.plan import ports_of
+from weft.agent.state.allocation import Wanted
+from weft.contracts.driver.host import Capacity, Host
 from weft.kinds.allocation import AllocatedNic
 from weft.objects.errors import Unavailable
 

@@ -13,13 +13,13 @@ from typing import Any, BinaryIO
 import msgspec
 import pytest
 
-from weft.agent.functions import parts as module
-from weft.agent.functions.parts import Parts
-from weft.agent.images import ImageCache
-from weft.agent.server import OpenedSecrets
-from weft.contracts.container import User
-from weft.contracts.function import Blob, Recipe
-from weft.contracts.image import OciConfig, OciImage, RegistryCredentials
+from weft.agent.function import artifacts as module
+from weft.agent.function.artifacts import Parts
+from weft.agent.image.cache import ImageCache
+from weft.agent.server.client import OpenedSecrets
+from weft.contracts.driver.container import User
+from weft.contracts.driver.function import Blob, Recipe
+from weft.contracts.driver.image import OciConfig, OciImage, RegistryCredentials
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound, Unavailable
 
 DIGEST = "sha256:" + "1" * 64

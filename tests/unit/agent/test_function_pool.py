@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from weft.agent.functions.pool import Lack, Need, Pool, Room, measure_room
+from weft.agent.function.pool import Lack, Need, Pool, Room, measure_room
 
 MIB = 1 << 20
 NEED = Need(1.0, 100 * MIB)

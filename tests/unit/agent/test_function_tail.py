@@ -8,11 +8,11 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from weft.agent.functions.failures import MOST_TYPE, Failure, fail, tell_failure
-from weft.agent.functions.running import Running
-from weft.client.invocations import Answer, Invoke
+from weft.agent.function.failures import MOST_TYPE, Failure, fail, tell_failure
+from weft.agent.function.instance import Running
 from weft.contracts.clock import SystemClock
-from weft.contracts.function import Ended, Recipe
+from weft.contracts.driver.function import Ended, Recipe
+from weft.protocol.invocations import Answer, Invoke
 
 RECIPE = Recipe(digest="d", function="uid", project="p", name="hello")
 

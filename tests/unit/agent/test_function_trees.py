@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from weft.agent.functions import trees
-from weft.agent.functions.trees import lay_out_code, lay_out_root, stays_within
+from weft.agent.function import unpack
+from weft.agent.function.unpack import lay_out_code, lay_out_root, stays_within
 from weft.objects.errors import DriverFailed
 
 
@@ -67,7 +67,7 @@ def test_hostile_archives_are_refused(tmp_path: Path, members: list[tuple[str, b
 
 
 def test_a_bomb_is_stopped_at_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trees, "MOST_CODE_BYTES", 1 << 20)
+    monkeypatch.setattr(unpack, "MOST_CODE_BYTES", 1 << 20)
     target = tmp_path / "task"
     target.mkdir()
     archive = zipped(tmp_path, ("a", bytes(600_000), 0o100644), ("b", bytes(600_000), 0o100644))

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from tests.scenario.deciders_lab import VirtualClock
 
-from weft.agent.functions.functions import Functions
-from weft.agent.functions.parts import Parts
-from weft.agent.functions.pool import Room
-from weft.agent.functions.unwritten import MOST_BYTES, MOST_OF_ONE_BYTES
-from weft.client.invocations import Answer, Drop, FromAgent, Heard, Moved, Printed, Standing, Written
+from weft.agent.function.artifacts import Parts
+from weft.agent.function.invocations import Functions
+from weft.agent.function.pending_output import MOST_BYTES, MOST_OF_ONE_BYTES
+from weft.agent.function.pool import Room
 from weft.contracts.clock import SystemClock
-from weft.contracts.function import Instance, Isolation, Ready, Recipe, Roots
+from weft.contracts.driver.function import Instance, Isolation, Ready, Recipe, Roots
+from weft.protocol.invocations import Answer, Drop, FromAgent, Heard, Moved, Printed, Standing, Written
 
 
 class Copier:

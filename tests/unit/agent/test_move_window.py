@@ -13,7 +13,7 @@ from termios import TIOCOUTQ
 
 import pytest
 
-from weft.agent.moving.window import LEAST_BYTES, QUEUE_SECONDS, Room, Window, adjust_window
+from weft.agent.migration.window import LEAST_BYTES, QUEUE_SECONDS, Room, Window, adjust_window
 from weft.contracts.clock import SystemClock
 
 SIOCOUTQNSD = 0x894B  # bytes that weren't sent, beside those that weren't heard of

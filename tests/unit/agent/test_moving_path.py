@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from weft.agent.moving.path import MORE_BYTES, find_slow_path
-from weft.agent.moving.words import Answer, Ask
+from weft.agent.migration.bandwidth import MORE_BYTES, find_slow_path
 from weft.contracts.clock import Clock
+from weft.protocol.migration import Answer, Ask
 
 
 class Path:

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 from test_agent_handover import NIC, Side
 
-from weft.agent.segments import fold_segments
-from weft.contracts.network import Endpoint
-from weft.drivers.network.bridge.moving import find_older, older_hops
+from weft.agent.network.plan import fold_segments
+from weft.contracts.driver.network import Endpoint
+from weft.drivers.network.bridge.migration import find_older, older_hops
 
 NODES = [f"10.0.0.{number}" for number in range(1, 6)]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from weft.agent.health import Health
-from weft.agent.telling import tell_process
-from weft.contracts.runtime import ProcessFacts
+from weft.agent.allocation.report import tell_process
+from weft.agent.workload.health import Health
+from weft.contracts.driver.runtime import ProcessFacts
 
 
 def test_a_machine_is_as_well_as_the_process_that_it_is_there_for() -> None:

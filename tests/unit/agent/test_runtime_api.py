@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from weft.agent.functions.runtime_api import Given, RuntimeApi
-from weft.client.invocations import MAX_PAYLOAD_BYTES
+from weft.agent.function.runtime_api import Given, RuntimeApi
+from weft.protocol.invocations import MAX_PAYLOAD_BYTES
 
 NEXT = b"GET /2018-06-01/runtime/invocation/next HTTP/1.1\r\nHost: x\r\n\r\n"
 

@@ -9,7 +9,7 @@ from unittest import mock
 
 import msgspec
 
-from weft.api.give_up import give_up
+from weft.api.node.force_delete import give_up
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Delete, Precondition, Put, Write
 from weft.kinds.allocation import AllocatedImage, AllocationSpec, Resources

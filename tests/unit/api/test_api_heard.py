@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from weft.api.heard import Heard
+from weft.api.state.report_sequence import Heard
 
 
 @pytest.mark.parametrize(

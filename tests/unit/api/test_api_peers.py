@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 
-from weft.api.peers import MOST_PEERS, Answering, Peers
+from weft.api.state.latency_peers import MOST_PEERS, Answering, Peers
 from weft.contracts.clock import SystemClock
 from weft.store.memory import MemoryStore
 

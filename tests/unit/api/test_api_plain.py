@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.api.doors import Settings
-from weft.api.manifest import read_manifest
-from weft.api.ports import probe_port
-from weft.api.problem import STATUS, describe_problem, status_of
+from weft.api.context import Settings
+from weft.api.object.write import merge_patch
+from weft.api.request.manifest import read_manifest
+from weft.api.request.problem import STATUS, describe_problem, status_of
+from weft.api.request.target import read_target
 from weft.api.server import parse_address
-from weft.api.target import read_target
-from weft.api.write import merge_patch
+from weft.api.state.published_ports import probe_port
 from weft.kinds.registry import KINDS
 from weft.objects.errors import InvalidInput, NotFound, UnknownField, WeftError
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.long import examples
 
 from weft.cli.app import make_root, run
-from weft.cli.exit_codes import MEANINGS
+from weft.cli.command.exit_codes import MEANINGS
 from weft.contracts.clock import SystemClock
 
 CODES = {*MEANINGS, 128 + 13}

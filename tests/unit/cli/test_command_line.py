@@ -14,10 +14,10 @@ from pathlib import Path
 import click
 import pytest
 
-from weft.cli import habits
 from weft.cli.app import make_root, run
-from weft.cli.exit_codes import join_codes, partial_code
-from weft.cli.grammar import TOOLS, VERBS, load, verbs_of
+from weft.cli.command import synonyms
+from weft.cli.command.exit_codes import join_codes, partial_code
+from weft.cli.command.grammar import TOOLS, VERBS, load, verbs_of
 from weft.cli.reference import write_cli_page, write_exit_codes_page
 from weft.contracts.clock import SystemClock
 from weft.kinds.registry import BY_NAME, KINDS
@@ -210,29 +210,29 @@ def test_what_hands_remember_of_other_tools_is_understood_or_told_right(
 def test_every_command_that_is_suggested_is_one() -> None:
     root = make_root()
     top = click.Context(root, info_name="weft")
-    for word, line in habits.COMMANDS.items():
-        assert word not in root.entries() and word not in habits.SYNONYMS, word
+    for word, line in synonyms.COMMANDS.items():
+        assert word not in root.entries() and word not in synonyms.SYNONYMS, word
         first, *rest = line.split()
         command = root.get_command(top, first)
         assert command is not None, line
         if isinstance(command, click.Group):
             assert command.get_command(click.Context(command, parent=top, info_name=first), rest[0]) is not None, line
-    for line in filter(None, habits.OTHERWISE.values()):
+    for line in filter(None, synonyms.OTHERWISE.values()):
         assert root.get_command(top, line.split()[0]) is not None, line
-    for program, kind in habits.PROGRAMS.items():
+    for program, kind in synonyms.PROGRAMS.items():
         assert root.get_command(top, program) is None, f"{program} is a word of weft's own"
         assert kind is None or kind in BY_NAME
-    for (noun, word), line in habits.AFTER.items():
+    for (noun, word), line in synonyms.AFTER.items():
         assert word not in verbs_of(noun) and line.split()[0] in verbs_of(noun), (noun, word)
-    for word, kind in habits.NOUNS.items():
+    for word, kind in synonyms.NOUNS.items():
         assert kind in BY_NAME
         assert root.get_command(top, word) is None, f"{word} is a word of weft's own"
 
 
 def test_synonyms_are_no_words_of_their_own_and_lead_to_real_verbs() -> None:
     own = {*verbs_of(None), *TOOLS, *(verb for kind in KINDS for verb in verbs_of(kind.name))}
-    assert not own & set(habits.SYNONYMS)
-    assert set(habits.SYNONYMS.values()) <= own
+    assert not own & set(synonyms.SYNONYMS)
+    assert set(synonyms.SYNONYMS.values()) <= own
 
 
 @pytest.mark.parametrize(

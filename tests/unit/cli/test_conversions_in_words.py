@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from weft.cli.converting import Converting, describe_end, describe_next
-from weft.cli.goals import find_failure, plan_goal
+from weft.cli.command.target import Target
+from weft.cli.conversion.progress import Converting, describe_end, describe_next
 from weft.cli.verbs.convert import _find_error
-from weft.cli.watching import Result, Wait
-from weft.cli.words import Target
+from weft.cli.wait.goal import find_failure, plan_goal
+from weft.cli.wait.watch import Result, Wait
 from weft.kinds.registry import BY_NAME
 
 TARGET = Target(BY_NAME["conversion"], "web-ab12c")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from weft.cli.deleting import describe_loss
 from weft.cli.output.description import describe_object, name_images
-from weft.cli.terminal import Paint
+from weft.cli.output.terminal import Paint
+from weft.cli.preview.deletion import describe_loss
 from weft.kinds.registry import find_kind
 from weft.kinds.vm import MOST_DISK_BYTES
 

@@ -11,7 +11,7 @@ import click
 import pytest
 
 from weft.cli.app import make_root
-from weft.cli.grammar import PROCESSES
+from weft.cli.command.grammar import PROCESSES
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]

@@ -8,7 +8,7 @@ import click
 import msgspec
 import pytest
 
-from weft.cli.flags import flag_fields, flag_name, make_flags, read_assignments, read_flags
+from weft.cli.command.flags import flag_fields, flag_name, make_flags, read_assignments, read_flags
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, KINDS
 from weft.objects.errors import InvalidInput

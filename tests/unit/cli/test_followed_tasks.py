@@ -7,7 +7,7 @@ from typing import Any
 import click
 import pytest
 
-from weft.cli.tasks import Joining
+from weft.cli.job.logs import Joining
 from weft.cli.verbs.job_logs import list_newest
 from weft.kinds.job import task_name
 

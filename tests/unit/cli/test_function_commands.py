@@ -9,14 +9,14 @@ from typing import Any
 import click
 import pytest
 
-from weft.cli.code import pack, pack_documents
-from weft.cli.function_flags import read_more_flags
-from weft.cli.goals import find_failure, plan_goal
+from weft.cli.function.code import pack, pack_documents
+from weft.cli.function.flags import read_more_flags
 from weft.cli.manifest.document import Document
 from weft.cli.output.description import describe_object
-from weft.cli.runtime_base import is_here
-from weft.cli.terminal import Paint
+from weft.cli.output.terminal import Paint
+from weft.cli.runtime_image import is_here
 from weft.cli.verbs.invoke import _split_qualifier, read_data
+from weft.cli.wait.goal import find_failure, plan_goal
 from weft.kinds.registry import BY_NAME
 from weft.objects.code_archive import read_members
 from weft.objects.errors import DriverFailed, InvalidInput, TooLarge, Unplaceable

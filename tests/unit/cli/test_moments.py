@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import inspect as mi
 
-from weft.cli.output.moments import is_moment, render_moments
+from weft.cli.output.timestamp import is_moment, render_moments
 from weft.contracts.journal import Event
 from weft.kinds.registry import KINDS
 from weft.objects.envelope import Envelope

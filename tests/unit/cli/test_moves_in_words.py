@@ -8,16 +8,16 @@ from xml.etree import ElementTree
 
 import pytest
 
-from weft.cli.explaining import Recorder
-from weft.cli.moment import read_moment, tell_moment
-from weft.cli.moving import describe_end
+from weft.cli.command.target import Target
+from weft.cli.explain_flag import Recorder
+from weft.cli.migration.description import describe_move
+from weft.cli.migration.plot import draw_move
+from weft.cli.migration.progress import describe_end
 from weft.cli.output.description import describe_object
-from weft.cli.output.move import describe_move
-from weft.cli.output.plot import draw_move
+from weft.cli.output.local_time import read_moment, tell_moment
+from weft.cli.output.terminal import Paint
 from weft.cli.session import NotSent, Session
-from weft.cli.terminal import Paint
 from weft.cli.verbs.describe import _plot
-from weft.cli.words import Target
 from weft.contracts.clock import SystemClock
 from weft.kinds.registry import BY_NAME, find_kind
 from weft.objects.errors import InvalidInput

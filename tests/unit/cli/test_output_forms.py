@@ -13,14 +13,14 @@ import click
 import msgspec
 import pytest
 
+from weft.cli.output.ascii import make_plain, show_plainly
 from weft.cli.output.form import read_form
 from weft.cli.output.formats import print_line, print_list, print_object, print_rows
 from weft.cli.output.jsonpath import write_jsonpath
-from weft.cli.output.moments import render_moments
 from weft.cli.output.rows import sort_key
 from weft.cli.output.table import Column
+from weft.cli.output.timestamp import render_moments
 from weft.cli.session import Session
-from weft.cli.signs import make_plain, show_plainly
 from weft.cli.verbs.list import list_kind
 from weft.cli.verbs.top import choose_shown
 from weft.client.listing import Listing, Read

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.cli.output.table import Column, draw_table
-from weft.cli.terminal import Paint
+from weft.cli.output.terminal import Paint
 from weft.cli.verbs.events import COLUMNS as EVENTS
 
 COLUMNS = [Column("NAME"), Column("CPU", right=True), Column("NOTE", flexible=True)]

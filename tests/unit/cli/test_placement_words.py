@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from weft.cli.advice import explain_node
-from weft.cli.placement import describe_choice, explain_absence, explain_decision, explain_refusal
-from weft.cli.terminal import Paint
+from weft.cli.output.terminal import Paint
+from weft.cli.placement.answer import explain_node
+from weft.cli.placement.decision import describe_choice, explain_absence, explain_decision, explain_refusal
 from weft.objects.errors import Unplaceable
 
 GIB = 2**30

@@ -10,10 +10,10 @@ import threading
 
 import pytest
 
-from weft.cli import printed
-from weft.cli.printed import ask_log, show_log, show_logs
+from weft.cli.command.target import Target
 from weft.cli.session import Session
-from weft.cli.words import Target
+from weft.cli.stream import logs
+from weft.cli.stream.logs import ask_log, show_log, show_logs
 from weft.contracts.clock import SystemClock
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import NotFound, Unavailable
@@ -25,7 +25,7 @@ class Guests:
     def __init__(self, texts: dict[str, bytes], breaks: list[int] | None = None) -> None:
         self.texts, self.breaks, self.asked = texts, list(breaks or []), []  # type: ignore[var-annotated]
 
-    def run(self, session: Session, target: Target, asked: dict[str, object], write: printed.Write) -> int:
+    def run(self, session: Session, target: Target, asked: dict[str, object], write: logs.Write) -> int:
         self.asked.append(asked)
         if target.name not in self.texts:
             raise NotFound(f"{target.what} is not there")
@@ -44,7 +44,7 @@ class Guests:
 @pytest.fixture
 def session(monkeypatch: pytest.MonkeyPatch) -> Session:
     made = Session(SystemClock, {"WEFT_SERVER": "https://127.0.0.1:1"})
-    monkeypatch.setattr(printed, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(logs, "_PAUSE_SECONDS", 0.0)
     return made
 
 
@@ -56,7 +56,7 @@ def test_lines_of_several_stay_whole_and_say_whose_they_are(
     session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     guests = Guests({"a": b"one\ntwo\nno end", "b": b"x" * 50 + b"\nlast\n"})
-    monkeypatch.setattr(printed, "_run_stream", guests.run)
+    monkeypatch.setattr(logs, "_run_stream", guests.run)
     targets = [vm("a"), vm("b"), vm("gone")]
     assert show_logs(session, targets, follow=True, tail=-1, since=None, prefix=True) == 8
     out, err = capsys.readouterr()
@@ -71,9 +71,9 @@ def test_what_was_lost_is_taken_up_without_gaps_or_repeats(
 ) -> None:
     text = b"".join(b"line %d of %d\n" % (n, random.Random(n).randrange(10**6)) for n in range(2000))
     guests = Guests({"a": text}, breaks=[5000, 20_000, 20_001])
-    monkeypatch.setattr(printed, "_run_stream", guests.run)
+    monkeypatch.setattr(logs, "_run_stream", guests.run)
     kept = bytearray()
-    monkeypatch.setattr(printed, "write_bytes", lambda descriptor, data: kept.extend(data))
+    monkeypatch.setattr(logs, "write_bytes", lambda descriptor, data: kept.extend(data))
     assert show_log(session, vm("a"), ask_log(True, -1, None)) == 0
     assert bytes(kept) == text
     assert [asked["follow"] for asked in guests.asked] == [True, False, True, False, True, False, True]
@@ -84,8 +84,8 @@ def test_a_log_that_was_never_reached_or_is_not_followed_is_not_tried_again(
 ) -> None:
     for follow, breaks in ((True, [0]), (False, [])):
         guests = Guests({"a": b"text\n"}, breaks)
-        monkeypatch.setattr(printed, "_run_stream", guests.run)
-        monkeypatch.setattr(printed, "write_bytes", lambda descriptor, data: None)
+        monkeypatch.setattr(logs, "_run_stream", guests.run)
+        monkeypatch.setattr(logs, "write_bytes", lambda descriptor, data: None)
         if follow:
             with pytest.raises(Unavailable):
                 show_log(session, vm("a"), ask_log(follow, -1, None))
@@ -104,8 +104,8 @@ def test_a_log_that_begins_anew_is_shown_from_its_start(
         kept.extend(data)
         guests.texts["a"] = b"second\n"
 
-    monkeypatch.setattr(printed, "_run_stream", guests.run)
-    monkeypatch.setattr(printed, "write_bytes", write)
+    monkeypatch.setattr(logs, "_run_stream", guests.run)
+    monkeypatch.setattr(logs, "write_bytes", write)
     assert show_log(session, vm("a"), ask_log(True, -1, None)) == 0
     assert bytes(kept).endswith(b"second\n") and "begun anew" in capsys.readouterr().err
 
@@ -116,12 +116,12 @@ def test_a_reader_that_has_seen_enough_ends_the_following_of_all_without_a_word(
     """``weft logs -f a b | head -1``: threads carry the lines, and what ends one of them ends the command."""
     ended, others = threading.Event(), set(threading.enumerate())
 
-    def run(_: Session, target: Target, asked: dict[str, object], write: printed.Write) -> int:
+    def run(_: Session, target: Target, asked: dict[str, object], write: logs.Write) -> int:
         write(1, b"a line\n")
         ended.wait(20)
         return 0
 
-    monkeypatch.setattr(printed, "_run_stream", run)
+    monkeypatch.setattr(logs, "_run_stream", run)
     read_end, write_end = os.pipe()
     os.close(read_end)
     with os.fdopen(write_end, "w") as out:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from weft.cli.progress import Progress
-from weft.cli.words import Target
+from weft.cli.command.target import Target
+from weft.cli.wait.progress import Progress
 from weft.kinds.registry import BY_NAME
 
 WEB = Target(BY_NAME["container"], "web")

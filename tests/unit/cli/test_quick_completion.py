@@ -15,8 +15,9 @@ import pytest
 from click.shell_completion import CompletionItem, ShellComplete
 from tests.long import ALL_EXAMPLES
 
-from weft.cli import completion, completion_grammar, quick_completion
+from weft.cli import quick_completion
 from weft.cli.app import make_root
+from weft.cli.command import completion, completion_grammar
 from weft.cli.quick_completion import NotQuick, complete
 from weft.cli.session import Session
 from weft.contracts.clock import SystemClock

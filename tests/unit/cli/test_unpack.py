@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.long import examples
 
-from weft.cli.unpack import MOST_AFTER_BYTES, Unpacker
+from weft.cli.stream.untar import MOST_AFTER_BYTES, Unpacker
 from weft.objects.errors import DriverFailed
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from weft.cli.output.usage import describe_instances, describe_used, draw_nodes, join_nodes
+from weft.cli.node.usage import describe_instances, describe_used, draw_nodes, join_nodes
 
 NODE = {"uid": "u1", "name": "n1", "report": {"cpu": 8, "memory": 1 << 30, "disk": 1 << 30}, "status": {}}
 USE = {"cpu": 0.5, "memory": 1 << 28, "disk": 1 << 28}

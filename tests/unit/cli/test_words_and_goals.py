@@ -8,11 +8,11 @@ import click
 import msgspec
 import pytest
 
-from weft.cli.exit_codes import UNPLACEABLE, exit_code
-from weft.cli.finishing import describe_parting
-from weft.cli.goals import find_failure, plan_goal, read_goal
-from weft.cli.watching import Wait, describe_wait
-from weft.cli.words import Target, read_targets
+from weft.cli.command.exit_codes import UNPLACEABLE, exit_code
+from weft.cli.command.target import Target, read_targets
+from weft.cli.wait.finish import describe_parting
+from weft.cli.wait.goal import find_failure, plan_goal, read_goal
+from weft.cli.wait.watch import Wait, describe_wait
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import InvalidInput, NotFound, Unplaceable
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from weft.client.bundle import bundle
-from weft.client.cache import Cache
-from weft.client.commit import Commit
-from weft.client.indexes import make_view
-from weft.client.term import Term
 from weft.contracts.clock import SystemClock
 from weft.contracts.journal import Event
 from weft.contracts.store import MAX_WRITES, Absent, AtRevision, Precondition, Put, Write
+from weft.informer.cache import Cache
+from weft.informer.commit import Commit
+from weft.informer.commit_batch import bundle
+from weft.informer.indexes import make_view
+from weft.informer.leader_lease import Term
 from weft.store.memory import MemoryStore
 
 

@@ -9,13 +9,13 @@ import msgspec
 import pytest
 from tests.scenario.deciders_lab import Journal, VirtualClock
 
-from weft.client import cache
-from weft.client.cache import Cache
-from weft.client.commit import Commit
-from weft.client.indexes import WORKLOADS_BY_IMAGE, make_view
-from weft.client.term import Term, TermLost
-from weft.client.view import Changed, Item, View
 from weft.contracts.store import Absent, Batch, Delete, Page, Put
+from weft.informer import cache
+from weft.informer.cache import Cache
+from weft.informer.commit import Commit
+from weft.informer.indexes import WORKLOADS_BY_IMAGE, make_view
+from weft.informer.leader_lease import Term, TermLost
+from weft.informer.view import Changed, Item, View
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, decode_envelope, encode_envelope
 from weft.objects.errors import StoreUnavailable

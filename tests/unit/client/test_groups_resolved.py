@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.client.indexes import make_view
-from weft.client.securitygroups import read_groups
-from weft.client.view import Item, View
+from weft.informer.indexes import make_view
+from weft.informer.security_groups import read_groups
+from weft.informer.view import Item, View
 from weft.kinds.allocation import AllocatedRule
 from weft.kinds.securitygroup import SecurityGroupSpec
 from weft.kinds.vm import VmSpec

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.client.invocations import (
+from weft.contracts.driver.function import Blob, Recipe
+from weft.objects.errors import InvalidInput
+from weft.protocol.invocations import (
     LENGTH,
     MAX_MESSAGE_BYTES,
     Answer,
@@ -25,8 +27,6 @@ from weft.client.invocations import (
     receive,
     tell_moved,
 )
-from weft.contracts.function import Blob, Recipe
-from weft.objects.errors import InvalidInput
 
 RECIPE = Recipe(
     digest="d1", function="u1", project="default", name="thumb", code=Blob("ab" * 32, 12), handler="app.handler"

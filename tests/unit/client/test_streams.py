@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from weft.client.streams import LIMIT_BYTES, listen_for_streams, open_stream
 from weft.contracts.clock import SystemClock
 from weft.objects.identity import SERVER_NAME
+from weft.protocol.tls_streams import LIMIT_BYTES, listen_for_streams, open_stream
 from weft.serving.server import make_server_tls
 from weft.trust.ca import Authority
 

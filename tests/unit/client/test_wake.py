@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from weft.client.wake import Wake, wait_for_event
 from weft.contracts.clock import SystemClock
+from weft.contracts.wakeup import Wake, wait_for_event
 
 
 async def test_a_wait_makes_no_task_and_ends_with_the_event() -> None:

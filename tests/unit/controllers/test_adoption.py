@@ -5,13 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from weft.client.indexes import make_view
-from weft.client.view import Item, View
-from weft.controllers.adoption import has_guest, plan_adoption
+from weft.controllers.workload.adoption import has_guest, plan_adoption
+from weft.informer.indexes import make_view
+from weft.informer.view import Item, View
 from weft.kinds.allocation import AllocatedImage, AllocatedMove, AllocationSpec, Resources
 from weft.kinds.migration import MOVED_ON, MigrationSpec, MigrationStatus
 from weft.kinds.node import NodeReport
-from weft.kinds.orphan import OrphanCopy, Standing, read_copies
+from weft.kinds.parts.orphan import OrphanCopy, Standing, read_copies
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, decode_envelope
 from weft.objects.identity import Ref

@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from weft.client.indexes import make_view
-from weft.client.view import Item
 from weft.contracts.store import Put
-from weft.controllers.astray import Found, _plan_leaving, _plan_word
+from weft.controllers.workload.stale_allocation import Found, _plan_leaving, _plan_word
+from weft.informer.indexes import make_view
+from weft.informer.view import Item
 from weft.kinds.allocation import AllocatedImage, AllocatedMove, AllocationReport, AllocationSpec, Resources
-from weft.kinds.orphan import OrphanCopy, Standing
+from weft.kinds.parts.orphan import OrphanCopy, Standing
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.identity import Ref
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import msgspec
 
-from weft.client.indexes import make_view
-from weft.controllers.code import find_named, remove_unnamed
+from weft.controllers.function.code import find_named, remove_unnamed
+from weft.informer.indexes import make_view
 from weft.kinds.function import FunctionSpec, FunctionStatus
-from weft.kinds.function_code import FunctionCode
 from weft.kinds.function_version import FunctionVersionSpec
+from weft.kinds.parts.function_code import FunctionCode
 from weft.objects.envelope import Envelope, encode_envelope
 
 WISHED, SERVED, PUBLISHED, LOST = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)

@@ -7,14 +7,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from weft.controllers.converted import Answer, Facts, KnownImage, Place, Side, is_well
-from weft.controllers.converting import STEADY_SECONDS, plan_conversion
-from weft.controllers.handing_back import MOST_ENDS, RETURN_SECONDS
-from weft.controllers.preparing import choose_image
+from weft.controllers.conversion.facts import Answer, Facts, KnownImage, Place, Side, is_well
+from weft.controllers.conversion.plan import STEADY_SECONDS, plan_conversion
+from weft.controllers.conversion.prepare import choose_image
+from weft.controllers.conversion.rollback import MOST_ENDS, RETURN_SECONDS
 from weft.kinds.container import ContainerSpec
 from weft.kinds.conversion import ConversionSpec, ConversionStatus
+from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.vm import VmSpec
-from weft.kinds.workload import WorkloadStatus
 
 ONE, OTHER = (f"sha256:{digit * 64}" for digit in "12")
 WEB = "registry.example.org/shop/web"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.client.view import Changed, Item
-from weft.controllers.cpus import Cpus, choose_common
+from weft.controllers.node.cpu_baseline import Cpus, choose_common
+from weft.informer.view import Changed, Item
 from weft.kinds.node import NodeReport
 from weft.objects.envelope import Envelope
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from weft.controllers.draining import AHEAD_SECONDS, AT_ONCE, Leaver, choose_next, describe_drain, find_end
+from weft.controllers.node.drain_plan import AHEAD_SECONDS, AT_ONCE, Leaver, choose_next, describe_drain, find_end
 from weft.kinds.migration import MigrationStatus, MoveProgress
 
 MIB = 1 << 20

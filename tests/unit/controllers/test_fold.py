@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from tests.long import examples
 from tests.scenario.deciders_lab import step
 
-from weft.controllers.fold import Place, Wished, fold_current, fold_ready, fold_status
+from weft.controllers.workload.status import Place, Wished, fold_current, fold_ready, fold_status
 from weft.kinds.allocation import AllocatedImage, AllocationReport, AllocationSpec, Resources
+from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.vm import VmSpec
-from weft.kinds.workload import WorkloadStatus
 from weft.objects.envelope import Condition
 from weft.objects.identity import Ref
 from weft.objects.lifecycle import ALLOWED, Phase, may_move

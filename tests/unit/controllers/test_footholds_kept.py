@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from weft.client.indexes import make_view
-from weft.client.view import View
 from weft.contracts.store import Delete, Put, Write
-from weft.controllers.addresses import Addresses
+from weft.controllers.network.addresses import Addresses
+from weft.informer.indexes import make_view
+from weft.informer.view import View
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
 from weft.kinds.function import FunctionSpec
 from weft.kinds.function_version import FunctionVersionSpec

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.client.indexes import make_view
-from weft.client.view import View
 from weft.contracts.store import Delete
-from weft.controllers.garbage import Garbage
+from weft.controllers.garbage_collector import Garbage
+from weft.informer.indexes import make_view
+from weft.informer.view import View
 from weft.kinds.function import FunctionSpec
 from weft.kinds.function_version import FunctionVersionSpec
 from weft.objects.envelope import Envelope, encode_envelope

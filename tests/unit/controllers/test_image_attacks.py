@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from tests.unit.controllers.hostile_site import RAW, HostileSite, hostile_site
 
-from weft.controllers import image_file
-from weft.controllers.image_file import fetch, inspect
-from weft.objects.bundle import MOST_MEMBERS
+from weft.controllers.image import file as image_file
+from weft.controllers.image.file import fetch, inspect
 from weft.objects.errors import DriverFailed
+from weft.objects.image.bundle import MOST_MEMBERS
 
 PATIENCE_SECONDS = 5.0  # on a busy machine, too
 SHORT_SECONDS = 0.3  # for whoever gives nothing

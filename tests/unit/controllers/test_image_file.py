@@ -16,9 +16,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from weft.controllers.image_file import ImageFacts, fetch, inspect
-from weft.objects.bundle import BundleManifest
+from weft.controllers.image.file import ImageFacts, fetch, inspect
 from weft.objects.errors import DriverFailed
+from weft.objects.image.bundle import BundleManifest
 
 RAW = bytes(510) + b"\x55\xaa" + bytes(1536)
 

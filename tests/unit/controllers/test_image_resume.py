@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from weft.controllers.image_file import fetch
+from weft.controllers.image.file import fetch
 from weft.objects.errors import DriverFailed
 
 CONTENT = os.urandom(3_000_000)

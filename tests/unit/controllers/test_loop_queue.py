@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 from tests.scenario.deciders_lab import VirtualClock
 
-from weft.client.commit import Commit
-from weft.client.view import Changed, View
 from weft.controllers.loop import Plan, Queue, run_controller
+from weft.informer.commit import Commit
+from weft.informer.view import Changed, View
 
 
 async def take(queue: Queue) -> list[str] | None:

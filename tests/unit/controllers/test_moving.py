@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from weft.controllers.moving import plan_move
-from weft.controllers.sides import Facts, Outcome, Side
-from weft.controllers.trouble import HAND_OVER_PATIENCE_SECONDS, READY_PATIENCE_SECONDS
+from weft.controllers.migration.abort import HAND_OVER_PATIENCE_SECONDS, READY_PATIENCE_SECONDS
+from weft.controllers.migration.facts import Facts, Outcome, Side
+from weft.controllers.migration.plan import plan_move
 from weft.kinds.allocation import (
     AllocatedImage,
     AllocatedMove,

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.long import examples
 
-from weft.client.indexes import make_view
-from weft.client.view import Item
-from weft.controllers.addresses import Book, choose_mac
-from weft.controllers.networks import FIRST_VNI, LAST_VNI, choose_vni, plan_status
-from weft.controllers.workload import read_addresses
+from weft.controllers.network.addresses import Book, choose_mac
+from weft.controllers.network.controller import FIRST_VNI, LAST_VNI, choose_vni, plan_status
+from weft.controllers.workload.controller import read_addresses
+from weft.informer.indexes import make_view
+from weft.informer.view import Item
 from weft.kinds.allocation import AllocatedImage, AllocatedNic, AllocationSpec, Resources
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.network import NetworkSpec

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.client.indexes import make_view
-from weft.client.view import Changed, View
-from weft.controllers.migrations import Migrations
+from weft.controllers.migration.controller import Migrations
+from weft.informer.indexes import make_view
+from weft.informer.view import Changed, View
 from weft.kinds.migration import MigrationSpec, MigrationStatus
 from weft.objects.envelope import Envelope, encode_envelope
 

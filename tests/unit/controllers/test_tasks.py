@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.long import examples
 
-from weft.controllers.tasks import LOST, Book, Facts, Outcome, Seen, plan_tasks
+from weft.controllers.job.plan import LOST, Book, Facts, Outcome, Seen, plan_tasks
 from weft.kinds.job import ENDED, JobSpec, JobStatus, TaskSpec
 
 TASK = TaskSpec(image="registry.example.org/work:1")

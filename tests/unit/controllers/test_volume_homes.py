@@ -7,18 +7,18 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
-from weft.client.commit import Commit
-from weft.client.indexes import make_view
-from weft.client.view import Item, View
 from weft.contracts.store import Put
-from weft.controllers.volumes import Volumes, is_astray, plan_volume
+from weft.controllers.volume.controller import Volumes, is_astray, plan_volume
+from weft.informer.commit import Commit
+from weft.informer.indexes import make_view
+from weft.informer.view import Item, View
 from weft.kinds.allocation import AllocatedImage, AllocatedVolume, AllocationSpec, Resources
 from weft.kinds.node import NodeReport, NodeStatus
-from weft.kinds.orphan import OrphanCopy
+from weft.kinds.parts.orphan import OrphanCopy
 from weft.kinds.volume import VolumeSpec, VolumeStatus
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.identity import Ref
-from weft.scheduler.request import find_homes
+from weft.scheduler.workload.request import find_homes
 
 Role = Literal["active", "target"]
 DATA = "volume-uid"

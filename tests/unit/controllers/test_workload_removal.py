@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from weft.client.indexes import make_view
-from weft.client.view import View
 from weft.contracts.store import Delete, Write
-from weft.controllers.workload import LISTEN_EVERY_SECONDS, Workloads
+from weft.controllers.workload.controller import LISTEN_EVERY_SECONDS, Workloads
+from weft.informer.indexes import make_view
+from weft.informer.view import View
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, encode_envelope
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from weft.contracts.function import HANDLER, Ended, Recipe, Roots, compose_command, compose_env
-from weft.drivers.function.groups import InstanceLimits, find_folders, find_trees, plan_limits
+from weft.contracts.driver.function import HANDLER, Ended, Recipe, Roots, compose_command, compose_env
+from weft.drivers.cgroup.instance import InstanceLimits, find_folders, find_trees, plan_limits
+from weft.drivers.function.instance import tell_end
 from weft.drivers.function.process.sandbox import FIRST_USER, USERS, Sandbox, choose_user, plan_entry, plan_sandbox
 from weft.drivers.function.scratch import bound_scratch
-from weft.drivers.function.started import tell_end
+from weft.drivers.linux.seccomp_bpf import compile_filter, tighten
 from weft.drivers.runtime.oci.function.config import Inside, translate_instance
-from weft.drivers.seccomp_filter import compile_filter, tighten
 
 MIB = 1 << 20
 RECIPE = Recipe(

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from weft.drivers.image.oci.challenge import Challenge, pick, read_challenges, token_url
-from weft.drivers.image.oci.registry import is_loopback
+from weft.drivers.image.oci.fetch.challenge import Challenge, pick, read_challenges, token_url
+from weft.drivers.image.oci.fetch.registry import is_loopback
 
 
 def test_challenges_are_read_as_registries_write_them() -> None:

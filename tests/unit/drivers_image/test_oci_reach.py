@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from weft.drivers.image.oci.exchange import Broken, Exchange, Patience
+from weft.drivers.image.oci.fetch.exchange import Broken, Exchange, Patience
 
 
 class Registry(BaseHTTPRequestHandler):

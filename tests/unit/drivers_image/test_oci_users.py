@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from weft.contracts.container import User
+from weft.contracts.driver.container import User
 from weft.drivers.image.oci.users import find_user
 from weft.objects.errors import InvalidInput
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from weft.drivers.network.bridge.flows import count_open, pick_flows, rezone
+from weft.drivers.network.bridge.conntrack import count_open, pick_flows, rezone
 
 GUEST = "10.20.0.11"
 ENDS = "-p tcp --sport 5000 --dport 9090 --reply-port-src 9 --reply-port-dst 5000 --state ESTABLISHED"

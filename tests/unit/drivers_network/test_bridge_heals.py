@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from weft.contracts.host import Capacity, Host
-from weft.contracts.network import Segment
+from weft.contracts.driver.host import Capacity, Host
+from weft.contracts.driver.network import Segment
 from weft.drivers.network.bridge import kernel
 from weft.drivers.network.bridge.driver import BridgeNetwork
 from weft.objects.errors import DriverFailed

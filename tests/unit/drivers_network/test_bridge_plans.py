@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.contracts.host import Capacity, Host
-from weft.contracts.network import Alias, Endpoint, Forward, Inside, Port, Segment
-from weft.drivers.network.bridge import plan, rules
-from weft.drivers.network.bridge.check import check_forwards, check_port, check_segment
+from weft.contracts.driver.host import Capacity, Host
+from weft.contracts.driver.network import Alias, Endpoint, Forward, Inside, Port, Segment
+from weft.drivers.network.bridge import plan
 from weft.drivers.network.bridge.dnsmasq import render_hosts, render_names, render_own
 from weft.drivers.network.bridge.kernel import FdbEntry, Link, LinkAddress
 from weft.drivers.network.bridge.names import GATEWAY_MAC, Names, port_alias, port_from_alias
+from weft.drivers.network.bridge.nftables import rules
 from weft.drivers.network.bridge.probe import find_dropping_chains, find_small_mtu
+from weft.drivers.network.bridge.validation import check_forwards, check_port, check_segment
 from weft.objects.errors import InUse, InvalidInput, Unavailable
 
 NAMES = Names("wabc")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from weft.contracts.network import Held
-from weft.drivers.network.bridge.held import read_table
+from weft.contracts.driver.network import Held
+from weft.drivers.network.bridge.listening_ports import read_table
 
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from tests.conformance.network import PORT, SEGMENT, NetworkPromises
 
-from weft.contracts.host import Capacity, Host
+from weft.contracts.driver.host import Capacity, Host
 from weft.drivers.network.fake.driver import FakeNetwork
 from weft.objects.errors import DriverFailed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from weft.drivers.cgroup import CgroupMounts, Limits, find_mounts, plan_agent_memory, plan_limits
+from weft.drivers.cgroup.guest import CgroupMounts, Limits, find_mounts, plan_agent_memory, plan_limits
 
 V1 = """\
 30 23 0:26 / /sys/fs/cgroup ro,nosuid - tmpfs tmpfs ro,mode=755

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from weft.drivers.runtime.oci.apart import Said
-from weft.drivers.runtime.oci.checkpoint import describe_check, find_lack
+from weft.drivers.runtime.oci.checkpoint.probe import describe_check, find_lack
+from weft.drivers.runtime.oci.mount_namespace import Said
 from weft.drivers.runtime.oci.runtime import Runtime
 
 # criu 3.17.1 of Debian 12 on Linux 6.18

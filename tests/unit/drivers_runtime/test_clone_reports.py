@@ -12,9 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from weft.drivers.runtime.qemu.clones import reports as module
-from weft.drivers.runtime.qemu.clones.reports import MOST_CONNECTIONS, Reports
-from weft.drivers.runtime.qemu.clones.wire import (
+from weft.drivers.runtime.qemu.function import reports as module
+from weft.drivers.runtime.qemu.function.messages import (
     ENDED,
     INIT_ERROR,
     MOST_FRAME_BYTES,
@@ -23,6 +22,7 @@ from weft.drivers.runtime.qemu.clones.wire import (
     TOLD_PRINTED,
     TROUBLE,
 )
+from weft.drivers.runtime.qemu.function.reports import MOST_CONNECTIONS, Reports
 
 
 class Machine:

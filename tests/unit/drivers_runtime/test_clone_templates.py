@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 from weft.contracts.clock import SystemClock
-from weft.drivers.cgroup import Cgroups
-from weft.drivers.runtime.qemu.clones import templates as module
-from weft.drivers.runtime.qemu.clones.identity import identify_node
-from weft.drivers.runtime.qemu.clones.record import Template
-from weft.drivers.runtime.qemu.clones.templates import Templates
-from weft.drivers.runtime.qemu.clones.translate import plan_machine
+from weft.drivers.cgroup.guest import Cgroups
+from weft.drivers.runtime.qemu.function import snapshots as module
+from weft.drivers.runtime.qemu.function.fingerprint import identify_node
+from weft.drivers.runtime.qemu.function.record import Template
+from weft.drivers.runtime.qemu.function.snapshots import Templates
+from weft.drivers.runtime.qemu.function.translate import plan_machine
 from weft.drivers.runtime.qemu.translate import Facts
 
 FACTS = Facts(sys.executable, "tcg", (10, 0, 2), 2_600_000, (70_000, 30_000))

@@ -7,10 +7,9 @@ import subprocess
 
 import pytest
 
-from weft.contracts.function import Recipe, Roots
-from weft.drivers.runtime.qemu.clones.config import choose_memory, compose_config, pack_config
-from weft.drivers.runtime.qemu.clones.translate import Handed, plan_machine, translate_clone, translate_template
-from weft.drivers.runtime.qemu.clones.wire import (
+from weft.contracts.driver.function import Recipe, Roots
+from weft.drivers.runtime.qemu.function.config import choose_memory, compose_config, pack_config
+from weft.drivers.runtime.qemu.function.messages import (
     ENDED,
     MOST_FRAME_BYTES,
     PRINTED,
@@ -21,6 +20,7 @@ from weft.drivers.runtime.qemu.clones.wire import (
     decode_said,
     encode_fresh,
 )
+from weft.drivers.runtime.qemu.function.translate import Handed, plan_machine, translate_clone, translate_template
 from weft.drivers.runtime.qemu.translate import Facts
 from weft.objects.errors import DriverFailed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from weft.drivers.runtime.qemu.confine import FIRST_USER, USERS, choose_user, find_users, plan_confined
+from weft.drivers.runtime.qemu.process.confinement import FIRST_USER, USERS, choose_user, find_users, plan_confined
 from weft.objects.errors import DriverFailed
 
 

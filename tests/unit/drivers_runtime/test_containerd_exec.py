@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.runtime import ExecRequest
-from weft.drivers.runtime.oci import session
+from weft.contracts.driver.runtime import ExecRequest
 from weft.drivers.runtime.oci.containerd import exec as commands
+from weft.drivers.runtime.oci.exec import channel_session
 from weft.objects.errors import DriverFailed
 
 
@@ -63,7 +63,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_what_a_terminal_shows_late_is_told_although_the_command_has_ended(tmp_path: Path) -> None:
-    assert await run(Shim(late_seconds=2 * session.LINGER_SECONDS), tmp_path) == (b"33 99\n", 9)
+    assert await run(Shim(late_seconds=2 * channel_session.LINGER_SECONDS), tmp_path) == (b"33 99\n", 9)
 
 
 async def test_a_command_that_was_lost_before_it_began_is_begun_again(tmp_path: Path) -> None:
@@ -74,5 +74,5 @@ async def test_a_command_that_was_lost_before_it_began_is_begun_again(tmp_path: 
 
 async def test_one_that_is_lost_again_and_again_is_refused_and_says_that_it_had_not_begun(tmp_path: Path) -> None:
     out, code = await run(Shim(lost=99), tmp_path)
-    assert code == session.NOT_STARTED and b"hadn't begun" in out and b"memory" in out
+    assert code == channel_session.NOT_STARTED and b"hadn't begun" in out and b"memory" in out
     assert list(tmp_path.iterdir()) == []

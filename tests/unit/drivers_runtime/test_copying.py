@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import pytest
 
-from weft.contracts.migration import MoveEvent, MoveSettings
-from weft.drivers.runtime.qemu import copying
+from weft.contracts.driver.migration import MoveEvent, MoveSettings
 from weft.drivers.runtime.qemu.guest import Guest
+from weft.drivers.runtime.qemu.migration import disk_copies
 from weft.drivers.runtime.qemu.qmp import QmpError
 from weft.drivers.runtime.qemu.record import MoveRecord
 from weft.objects.errors import Unavailable
@@ -90,12 +90,12 @@ class Moving:
 
 async def lead(machine: Machine) -> None:
     async with asyncio.timeout(60):
-        await copying.lead_copies(cast(Guest, Moving(machine)), SETTINGS)
+        await disk_copies.lead_copies(cast(Guest, Moving(machine)), SETTINGS)
     assert (machine.migration, machine.runs, machine.sent) == ("completed", "postmigrate", 1)
 
 
 async def test_a_guest_that_came_by_a_move_is_led_through_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copying, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(disk_copies, "LOOK_SECONDS", 0.001)
     machine = Machine(silent=0, hears=True)
     await lead(machine)
     assert machine.asked < 20
@@ -105,8 +105,8 @@ async def test_a_guest_that_came_by_a_move_is_led_through_the_next_one(monkeypat
 async def test_a_command_that_is_not_answered_is_no_end_of_the_move(
     monkeypatch: pytest.MonkeyPatch, hears: bool
 ) -> None:
-    monkeypatch.setattr(copying, "LOOK_SECONDS", 0.001)
-    monkeypatch.setattr(copying, "AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(disk_copies, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(disk_copies, "AGAIN_SECONDS", 0.0)
     for silent in range(1, 20):
         machine = Machine(silent, hears)
         await lead(machine)

@@ -9,14 +9,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from weft.contracts.container import ContainerMount, ContainerNic, ContainerPlan, ContainerProcess, LogLine, User
-from weft.contracts.host import Capacity
-from weft.contracts.runtime import BootKernel, ExecRequest, GuestFacts, GuestState
-from weft.drivers.runtime.qemu.enclosed import box
-from weft.drivers.runtime.qemu.enclosed.box import Head, Ring, make_box, parse_line, read_head, write_config
-from weft.drivers.runtime.qemu.enclosed.record import EnclosedPaths, EnclosedRecord, tell
-from weft.drivers.runtime.qemu.enclosed.roots import name_layers
-from weft.drivers.runtime.qemu.enclosed.translate import (
+from weft.contracts.driver.container import ContainerMount, ContainerNic, ContainerPlan, ContainerProcess, LogLine, User
+from weft.contracts.driver.host import Capacity
+from weft.contracts.driver.runtime import BootKernel, ExecRequest, GuestFacts, GuestState
+from weft.drivers.runtime.qemu.microvm import exchange_disk
+from weft.drivers.runtime.qemu.microvm.exchange_disk import Head, Ring, make_box, parse_line, read_head, write_config
+from weft.drivers.runtime.qemu.microvm.record import EnclosedPaths, EnclosedRecord, tell
+from weft.drivers.runtime.qemu.microvm.root_disks import name_layers
+from weft.drivers.runtime.qemu.microvm.translate import (
     check_plan,
     describe_run,
     plan_machine,
@@ -150,10 +150,12 @@ def write_head(
 
 def write_ring(path: Path, at: int, data: bytes) -> None:
     with open(path, "r+b") as file:
-        for offset, piece in ((at % box.RING_BYTES, data[: box.RING_BYTES - at % box.RING_BYTES]),):
-            file.seek(box.RING_AT + offset)
+        for offset, piece in (
+            (at % exchange_disk.RING_BYTES, data[: exchange_disk.RING_BYTES - at % exchange_disk.RING_BYTES]),
+        ):
+            file.seek(exchange_disk.RING_AT + offset)
             file.write(piece)
-            file.seek(box.RING_AT)
+            file.seek(exchange_disk.RING_AT)
             file.write(data[len(piece) :])
 
 
@@ -166,15 +168,15 @@ def test_a_box_is_kept_from_run_to_run_and_holds_what_it_is_told(tmp_path: Path)
     assert read_head(path) == Head("r", 2, 0, 0, 0, 5)
     write_config(path, [("arg", "one"), ("arg", "two words")])
     with open(path, "rb") as file:
-        file.seek(box.CONFIG_AT)
+        file.seek(exchange_disk.CONFIG_AT)
         assert file.read(24) == b"arg one\0arg two words\0\0\0"
     assert read_head(path) is not None
     with pytest.raises(TooLarge):
-        write_config(path, [("env", "x" * box.CONFIG_BYTES)])
+        write_config(path, [("env", "x" * exchange_disk.CONFIG_BYTES)])
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("first, end", [(10, 5), (0, box.RING_BYTES + 1), (0, 1 << 63)])
+@pytest.mark.parametrize("first, end", [(10, 5), (0, exchange_disk.RING_BYTES + 1), (0, 1 << 63)])
 def test_a_head_that_cant_be_is_none(tmp_path: Path, first: int, end: int) -> None:
     path = tmp_path / "box"
     make_box(path)
@@ -190,7 +192,7 @@ def test_lines_are_read_as_they_come_and_across_the_ends_of_the_ring(tmp_path: P
     make_box(path)
     ring = Ring(path)
     assert ring.read() is None
-    at = 3 * box.RING_BYTES - 20
+    at = 3 * exchange_disk.RING_BYTES - 20
     first, half = b"1.5 stdout F one\n", b"2.000000001 stderr P tw"
     write_ring(path, at, first + half)
     write_head(path, at, at + len(first + half))
@@ -199,7 +201,7 @@ def test_lines_are_read_as_they_come_and_across_the_ends_of_the_ring(tmp_path: P
     write_ring(path, at + len(first + half), b"o\nnonsense\n3 stdout F \n")
     write_head(path, at, at + len(first + half) + 23)
     assert ring.read() == [LogLine(2.000000001, "stderr", b"two"), LogLine(3.0, "stdout", b"\n")]
-    gone = at + 5 * box.RING_BYTES  # it went round and round; what is left begins in the middle of a line
+    gone = at + 5 * exchange_disk.RING_BYTES  # it went round and round; what is left begins in the middle of a line
     write_ring(path, gone, b"rest of a line\n4 stdout F four\n")
     write_head(path, gone, gone + 31)
     assert ring.read() == [LogLine(4.0, "stdout", b"four\n")]
@@ -214,8 +216,8 @@ class Endless:
 
     async def sleep(self, seconds: float) -> None:
         self.pauses += 1
-        self.end += box.READ_BYTES
-        write_head(self.path, max(0, self.end - box.RING_BYTES), self.end)
+        self.end += exchange_disk.READ_BYTES
+        write_head(self.path, max(0, self.end - exchange_disk.RING_BYTES), self.end)
         await asyncio.sleep(0)
 
 
@@ -230,9 +232,9 @@ async def test_a_machine_that_writes_without_end_keeps_nobody_who_wants_what_the
     async def has_ended() -> bool:
         return False
 
-    lines = [line async for line in box.read_lines(path, clock, tail=-1, follow=False, has_ended=has_ended)]  # type: ignore[arg-type]
+    lines = [line async for line in exchange_disk.read_lines(path, clock, tail=-1, follow=False, has_ended=has_ended)]  # type: ignore[arg-type]
     assert lines == [LogLine(1.0, "stdout", b"one\n")] and clock.pauses == 1
-    following = box.read_lines(path, clock, tail=0, follow=True, has_ended=has_ended)  # type: ignore[arg-type]
+    following = exchange_disk.read_lines(path, clock, tail=0, follow=True, has_ended=has_ended)  # type: ignore[arg-type]
     waiting = asyncio.ensure_future(anext(following))
     await asyncio.sleep(0)
     while clock.pauses < 200:  # others have their turn meanwhile, and nothing piles up
@@ -257,7 +259,7 @@ def end_of(
     return facts.state, facts.reason, facts.exit_code
 
 
-def head(how: int = 0, code: int = 0, *, run: str = "run1", state: int = box.ENDED) -> Head:
+def head(how: int = 0, code: int = 0, *, run: str = "run1", state: int = exchange_disk.ENDED) -> Head:
     return Head(run, state, how, code, 0, 0)
 
 
@@ -275,17 +277,22 @@ def test_one_that_runs_has_what_it_was_given_and_cant_grow() -> None:
         ("stopped", "guestPoweredOff", head(), ("stopped", "completed", 0)),
         ("stopped", "guestPoweredOff", head(code=3), ("failed", "exited", 3)),
         ("stopped", "guestPoweredOff", head(code=300), ("failed", "exited", 44)),  # no more than a process can say
-        ("stopped", "guestPoweredOff", head(box.SIGNALLED, 15), ("failed", "killed", 143)),
-        ("stopped", "guestPoweredOff", head(box.SIGNALLED | box.OUT_OF_MEMORY, 9), ("failed", "outOfMemory", 137)),
-        ("stopped", "guestPoweredOff", head(box.OUT_OF_MEMORY, 1), ("failed", "exited", 1)),
-        ("stopped", "guestPoweredOff", head(box.AGAIN), ("failed", "guestPanicked", None)),
-        ("stopped", "guestPoweredOff", head(box.UNSTARTED), ("failed", "guestPanicked", None)),
+        ("stopped", "guestPoweredOff", head(exchange_disk.SIGNALLED, 15), ("failed", "killed", 143)),
+        (
+            "stopped",
+            "guestPoweredOff",
+            head(exchange_disk.SIGNALLED | exchange_disk.OUT_OF_MEMORY, 9),
+            ("failed", "outOfMemory", 137),
+        ),
+        ("stopped", "guestPoweredOff", head(exchange_disk.OUT_OF_MEMORY, 1), ("failed", "exited", 1)),
+        ("stopped", "guestPoweredOff", head(exchange_disk.AGAIN), ("failed", "guestPanicked", None)),
+        ("stopped", "guestPoweredOff", head(exchange_disk.UNSTARTED), ("failed", "guestPanicked", None)),
         ("stopped", "guestPoweredOff", head(run="before"), ("failed", "lost", None)),
         ("stopped", "guestPoweredOff", None, ("failed", "lost", None)),
         ("stopped", "stopRequested", head(code=7), ("stopped", "stopRequested", 7)),
-        ("stopped", "stopRequested", head(state=box.RUNNING), ("stopped", "stopRequested", 137)),
-        ("failed", "killed", head(state=box.RUNNING), ("failed", "killed", None)),
-        ("failed", "nodeRestarted", head(state=box.RUNNING), ("failed", "nodeRestarted", None)),
+        ("stopped", "stopRequested", head(state=exchange_disk.RUNNING), ("stopped", "stopRequested", 137)),
+        ("failed", "killed", head(state=exchange_disk.RUNNING), ("failed", "killed", None)),
+        ("failed", "nodeRestarted", head(state=exchange_disk.RUNNING), ("failed", "nodeRestarted", None)),
         ("failed", "nodeRestarted", head(code=0), ("stopped", "completed", 0)),  # it had ended before
         ("absent", None, head(), ("failed", "startInterrupted", None)),
     ],

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.drivers.runtime.qemu.frames import (
+from weft.drivers.runtime.qemu.guest_agent.frames import (
     MAGIC,
     NONCE_BYTES,
     PAYLOAD_BYTES,

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from tests.guest_program import Guest
 
-from weft.contracts.runtime import ExecRequest, ProcessFacts
-from weft.drivers.runtime.qemu.frames import PAYLOAD_BYTES, Hello, encode_frame, encode_request
-from weft.drivers.runtime.qemu.guest_channel import GuestChannel
-from weft.drivers.runtime.qemu.guest_session import GuestSession
+from weft.contracts.driver.runtime import ExecRequest, ProcessFacts
+from weft.drivers.runtime.qemu.guest_agent.channel import GuestChannel
+from weft.drivers.runtime.qemu.guest_agent.frames import PAYLOAD_BYTES, Hello, encode_frame, encode_request
+from weft.drivers.runtime.qemu.guest_agent.session import GuestSession
 from weft.objects.errors import InvalidInput, TooLarge, Unavailable
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler")

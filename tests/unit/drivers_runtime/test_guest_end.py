@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.runtime import BootDisk, GuestPlan, ProcessFacts
-from weft.drivers.cgroup import Cgroups
-from weft.drivers.processes import inspect_process
+from weft.contracts.driver.runtime import BootDisk, GuestPlan, ProcessFacts
+from weft.drivers.cgroup.guest import Cgroups
+from weft.drivers.linux.processes import inspect_process
 from weft.drivers.runtime.qemu import guest as module
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.record import GuestEnd, GuestRecord, write_record

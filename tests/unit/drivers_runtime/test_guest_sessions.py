@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from tests.guest_program import Guest
 
-from weft.client.frames import FrameDecoder, FrameType
-from weft.contracts.runtime import DETACHED, SESSION_LOST, ExecRequest, SessionMark
-from weft.drivers.runtime.qemu.frames import MAGIC, encode_frame
-from weft.drivers.runtime.qemu.guest_channel import GuestChannel
-from weft.drivers.runtime.qemu.guest_session import GuestSession
-from weft.gateway.ledger import Ledger
+from weft.contracts.driver.runtime import DETACHED, SESSION_LOST, ExecRequest, SessionMark
+from weft.drivers.runtime.qemu.guest_agent.channel import GuestChannel
+from weft.drivers.runtime.qemu.guest_agent.frames import MAGIC, encode_frame
+from weft.drivers.runtime.qemu.guest_agent.session import GuestSession
+from weft.gateway.stream.exec_replay import Ledger
 from weft.objects.errors import Unavailable
+from weft.protocol.frames import FrameDecoder, FrameType
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler")
 

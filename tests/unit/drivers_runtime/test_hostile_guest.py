@@ -17,12 +17,22 @@ from hypothesis import strategies as st
 from tests.long import examples
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.runtime import DETACHED, BootDisk, ExecChunk, ExecRequest, GuestPlan, ProcessFacts, SessionMark
-from weft.drivers.cgroup import Cgroups
-from weft.drivers.runtime.qemu import agents
+from weft.contracts.driver.runtime import (
+    DETACHED,
+    BootDisk,
+    ExecChunk,
+    ExecRequest,
+    GuestPlan,
+    ProcessFacts,
+    SessionMark,
+)
+from weft.drivers.cgroup.guest import Cgroups
 from weft.drivers.runtime.qemu import guest as guests
-from weft.drivers.runtime.qemu.agents import GuestAgents
-from weft.drivers.runtime.qemu.frames import (
+from weft.drivers.runtime.qemu.guest import Guest
+from weft.drivers.runtime.qemu.guest_agent import connections
+from weft.drivers.runtime.qemu.guest_agent.channel import UNTAKEN_BYTES, GuestChannel
+from weft.drivers.runtime.qemu.guest_agent.connections import GuestAgents
+from weft.drivers.runtime.qemu.guest_agent.frames import (
     MAGIC,
     NONCE_BYTES,
     STDERR,
@@ -32,15 +42,13 @@ from weft.drivers.runtime.qemu.frames import (
     FrameReader,
     encode_frame,
 )
-from weft.drivers.runtime.qemu.guest import Guest
-from weft.drivers.runtime.qemu.guest_channel import UNTAKEN_BYTES, GuestChannel
-from weft.drivers.runtime.qemu.guest_session import MOST_PIECES, PIECE_BYTES, GuestSession
-from weft.drivers.runtime.qemu.qemu_agent import LINE_BYTES, QemuAgent, connect_agent
+from weft.drivers.runtime.qemu.guest_agent.qemu_agent import LINE_BYTES, QemuAgent, connect_agent
+from weft.drivers.runtime.qemu.guest_agent.session import MOST_PIECES, PIECE_BYTES, GuestSession
+from weft.drivers.runtime.qemu.guest_agent.unread_output import Unread
 from weft.drivers.runtime.qemu.qmp import LINE_BYTES as MONITOR_LINE_BYTES
 from weft.drivers.runtime.qemu.qmp import connect_qmp
 from weft.drivers.runtime.qemu.record import GuestRecord, read_record, write_record
 from weft.drivers.runtime.qemu.translate import GuestPaths
-from weft.drivers.runtime.qemu.unread import Unread
 from weft.objects.errors import Unavailable
 
 PLAN = GuestPlan("abcdefghij", "uid-1", "web", 1, "q35", 1.0, 1, 1 << 20, BootDisk(), [], [])
@@ -239,7 +247,7 @@ async def test_full_frames_that_are_asked_for_are_read_as_fast_as_they_come() ->
 async def test_a_guest_that_takes_nothing_is_begun_no_command_in_and_is_hung_up_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("weft.drivers.runtime.qemu.guest_channel.STANDING_SECONDS", 0.01)
+    monkeypatch.setattr("weft.drivers.runtime.qemu.guest_agent.channel.STANDING_SECONDS", 0.01)
     hostile = Hostile()
     session = await hostile.exec()
     hostile.channel.pause_writing()
@@ -300,7 +308,7 @@ async def test_a_guest_that_never_introduces_itself_is_connected_to_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """QEMU's port may be stuck for good, until a host goes: see agents.py."""
-    monkeypatch.setattr(agents, "SILENT_SECONDS", (0.02, 0.04))
+    monkeypatch.setattr(connections, "SILENT_SECONDS", (0.02, 0.04))
     paths, came = GuestPaths(run=tmp_path, state=tmp_path), asyncio.Queue[bool]()
     plan = msgspec.structs.replace(PLAN, qemu_agent=True)
 

@@ -11,10 +11,11 @@ import msgspec
 import pytest
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.container import ContainerMount, ContainerNic, ContainerPlan, ContainerProcess
-from weft.contracts.host import Capacity, Host
-from weft.contracts.runtime import TakesNamespace
-from weft.drivers.runtime.oci.containerd.wire import METRICS_V1, METRICS_V2, messages
+from weft.contracts.driver.container import ContainerMount, ContainerNic, ContainerPlan, ContainerProcess
+from weft.contracts.driver.host import Capacity, Host
+from weft.contracts.driver.runtime import TakesNamespace
+from weft.drivers.linux.seccomp import Profile
+from weft.drivers.runtime.oci.containerd.messages import METRICS_V1, METRICS_V2, messages
 from weft.drivers.runtime.oci.kata import probe
 from weft.drivers.runtime.oci.kata.driver import KataDriver
 from weft.drivers.runtime.oci.kata.metrics import read_metrics
@@ -23,7 +24,6 @@ from weft.drivers.runtime.oci.kata.translate import check_plan, name_class, name
 from weft.drivers.runtime.oci.kata.volumes import volumes_folder
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.translate import Facts
-from weft.drivers.seccomp import Profile
 from weft.objects.errors import DriverFailed, InvalidInput
 
 PATHS = ContainerPaths(run=Path("/run/n1/kata/containers/c1"), state=Path("/var/n1/kata/containers/c1"))

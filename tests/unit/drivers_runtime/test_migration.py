@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from weft.contracts.migration import MoveSettings
-from weft.contracts.runtime import BootKernel, GuestDisk, GuestPlan
-from weft.drivers.runtime.qemu.frame import plan_frame
-from weft.drivers.runtime.qemu.migration import check_mode, check_same, describe_move
+from weft.contracts.driver.migration import MoveSettings
+from weft.contracts.driver.runtime import BootKernel, GuestDisk, GuestPlan
+from weft.drivers.runtime.qemu.machine_shape import plan_frame
+from weft.drivers.runtime.qemu.migration.commands import check_mode, check_same, describe_move
 from weft.drivers.runtime.qemu.record import MoveRecord
 from weft.objects.errors import InvalidInput
 

@@ -12,16 +12,17 @@ import msgspec
 import pytest
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.container import ContainerMount, ContainerPlan, ContainerProcess, LogLine, User
-from weft.contracts.host import Capacity, Host
-from weft.contracts.runtime import ExecRequest
-from weft.drivers.processes import ProcessId
-from weft.drivers.runtime.oci import logs
-from weft.drivers.runtime.oci.adjust import list_frozen
-from weft.drivers.runtime.oci.apart import find_hidden
+from weft.contracts.driver.container import ContainerMount, ContainerPlan, ContainerProcess, LogLine, User
+from weft.contracts.driver.host import Capacity, Host
+from weft.contracts.driver.runtime import ExecRequest
+from weft.drivers.cgroup.container import count_io, find_trees
+from weft.drivers.linux.processes import ProcessId
+from weft.drivers.linux.seccomp import Profile, Rule, translate_seccomp
+from weft.drivers.runtime.oci.conmon import logs
+from weft.drivers.runtime.oci.conmon.logs import TURN_BYTES, parse_line, read_lines, turn_over, turned
+from weft.drivers.runtime.oci.conmon.shim import plan_shim, run_shim, shorten_complaints
 from weft.drivers.runtime.oci.driver import OciDriver
-from weft.drivers.runtime.oci.groups import count_io, find_trees
-from weft.drivers.runtime.oci.logs import TURN_BYTES, parse_line, read_lines, turn_over, turned
+from weft.drivers.runtime.oci.mount_namespace import find_hidden
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.probe import make_program
 from weft.drivers.runtime.oci.record import (
@@ -33,11 +34,10 @@ from weft.drivers.runtime.oci.record import (
     read_signal,
     write_record,
 )
+from weft.drivers.runtime.oci.resize import list_frozen
 from weft.drivers.runtime.oci.runtime import Runtime, read_error, read_never_began
-from weft.drivers.runtime.oci.shim import plan_shim, run_shim, shorten_complaints
 from weft.drivers.runtime.oci.translate import Device, Facts, Users, plan_files, translate_container, translate_exec
-from weft.drivers.runtime.oci.users import FIRST_USER, RANGES, USERS_EACH, choose_first_user, find_ranges
-from weft.drivers.seccomp import Profile, Rule, translate_seccomp
+from weft.drivers.runtime.oci.user_namespace import FIRST_USER, RANGES, USERS_EACH, choose_first_user, find_ranges
 from weft.objects.errors import DriverFailed, InvalidInput
 
 PATHS = ContainerPaths(run=Path("/run/n1/containers/c1"), state=Path("/var/n1/containers/c1"))

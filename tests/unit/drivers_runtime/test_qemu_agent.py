@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.runtime import ExecRequest
-from weft.drivers.runtime.qemu.qemu_agent import INPUT_BYTES, QemuAgent, connect_agent
+from weft.contracts.driver.runtime import ExecRequest
+from weft.drivers.runtime.qemu.guest_agent.qemu_agent import INPUT_BYTES, QemuAgent, connect_agent
 from weft.objects.errors import DriverFailed, InvalidInput, TooLarge, Unavailable
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-ga") is None, reason="needs qemu-guest-agent")

@@ -7,9 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from weft.contracts.migration import MoveSettings
-from weft.contracts.runtime import BootDisk, GuestPlan
-from weft.drivers.processes import ProcessId
+from weft.contracts.driver.migration import MoveSettings
+from weft.contracts.driver.runtime import BootDisk, GuestPlan
+from weft.drivers.linux.processes import ProcessId
 from weft.drivers.runtime.qemu.record import (
     GuestRecord,
     MoveRecord,

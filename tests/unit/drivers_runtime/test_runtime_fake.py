@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from weft.contracts.host import Capacity, Host
-from weft.contracts.runtime import BootDisk, GuestDisk, GuestFacts, GuestPlan
+from weft.contracts.driver.host import Capacity, Host
+from weft.contracts.driver.runtime import BootDisk, GuestDisk, GuestFacts, GuestPlan
 from weft.drivers.runtime.fake.driver import FakeDriver, FakeOrders
 from weft.objects.errors import DriverFailed
 

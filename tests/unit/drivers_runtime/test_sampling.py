@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from weft.contracts.migration import Load
-from weft.drivers.runtime.qemu.sampling import Changed, Look, describe_load, find_blocks
+from weft.contracts.driver.migration import Load
+from weft.drivers.runtime.qemu.migration.load_sampling import Changed, Look, describe_load, find_blocks
 
 MIB = 1 << 20
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from weft.contracts.container import ContainerPlan, ContainerProcess
-from weft.drivers.runtime.oci.marks import drop_marks
+from weft.contracts.driver.container import ContainerPlan, ContainerProcess
+from weft.drivers.runtime.oci.checkpoint.criu import begin_resuming, pack, plan_save, read_log, settle_resuming, unpack
+from weft.drivers.runtime.oci.checkpoint.socket_marks import drop_marks
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.record import ContainerRecord, decide_end
 from weft.drivers.runtime.oci.runtime import Runtime
-from weft.drivers.runtime.oci.saved import begin_resuming, pack, plan_save, read_log, settle_resuming, unpack
 from weft.objects.errors import DriverFailed
 
 HEAD = b"\x19\x43\x56\x54\x56\x03\x30\x56"

@@ -8,11 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from weft.contracts.migration import MoveSettings
-from weft.contracts.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
-from weft.drivers.runtime.qemu.frame import plan_frame
-from weft.drivers.runtime.qemu.handed import plan_handed
-from weft.drivers.runtime.qemu.launch import choose_limits
+from weft.contracts.driver.migration import MoveSettings
+from weft.contracts.driver.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
+from weft.drivers.runtime.qemu.devices.inherited_fds import plan_handed
+from weft.drivers.runtime.qemu.machine_shape import plan_frame
+from weft.drivers.runtime.qemu.process.launch import choose_limits
 from weft.drivers.runtime.qemu.translate import Facts, GuestPaths, check_plan, translate_guest
 from weft.objects.errors import InvalidInput
 

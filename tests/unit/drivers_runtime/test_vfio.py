@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from weft.drivers.runtime.qemu.vfio import find_kept, find_obstacle, give_devices, take_back_devices
+from weft.drivers.runtime.qemu.devices.vfio import find_kept, find_obstacle, give_devices, take_back_devices
 from weft.objects.errors import DriverFailed
 
 GPU, SOUND, BRIDGE = "0000:3b:00.0", "0000:3b:00.1", "0000:3a:00.0"

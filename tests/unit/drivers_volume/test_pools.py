@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from weft.agent.pools import Pools
+from weft.agent.volume.pools import Pools
 from weft.contracts.clock import SystemClock
-from weft.contracts.host import Capacity, Host
+from weft.contracts.driver.host import Capacity, Host
 from weft.drivers.volume.directory.driver import DirectoryVolumes
 from weft.objects.errors import DriverFailed
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from tests.conformance.volume import BASE_BYTES, ID, MIB, VolumePromises
 
-from weft.contracts.host import Capacity, Host
-from weft.contracts.volume import VolumeDriver
+from weft.contracts.driver.host import Capacity, Host
+from weft.contracts.driver.volume import VolumeDriver
 from weft.drivers.volume.directory.driver import DirectoryVolumes
 from weft.objects.errors import DriverFailed, InvalidInput
 

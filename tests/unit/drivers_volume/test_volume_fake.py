@@ -8,8 +8,8 @@ import pytest
 from tests.conformance.volume import BASE_BYTES, VolumePromises
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.host import Capacity, Host
-from weft.contracts.volume import VolumeDriver
+from weft.contracts.driver.host import Capacity, Host
+from weft.contracts.driver.volume import VolumeDriver
 from weft.drivers.volume.fake.driver import FakeShelf, FakeVolumes
 from weft.objects.errors import DriverFailed
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from tests.conformance.volume import ID, MIB
 
-from weft.contracts.host import Capacity, Host
-from weft.contracts.locks import hold_disk
-from weft.drivers.file_system import has_room, measure_files
+from weft.contracts.driver.disk_lock import hold_disk
+from weft.contracts.driver.host import Capacity, Host
+from weft.drivers.linux.ext4 import has_room, measure_files
 from weft.drivers.volume.directory.driver import DirectoryVolumes
 from weft.objects.errors import DriverFailed, InvalidInput
 

@@ -8,9 +8,9 @@ from collections import Counter
 import msgspec
 import pytest
 
-from weft.client.invocations import Answer, Count, Invoke, Refused, Standing, Underway
-from weft.contracts.function import Recipe
-from weft.gateway.functions.desk import (
+from weft.contracts.driver.function import Recipe
+from weft.gateway.function.instance.fleet import Fleet
+from weft.gateway.function.invocation.tracker import (
     ADRIFT_SECONDS,
     FETCH_SECONDS,
     MOST_ASKED,
@@ -24,7 +24,7 @@ from weft.gateway.functions.desk import (
     Lost,
     Nowhere,
 )
-from weft.gateway.functions.fleet import Fleet
+from weft.protocol.invocations import Answer, Count, Invoke, Refused, Standing, Underway
 
 RECIPE = Recipe(digest="d", function="uid", project="p", name="hello", memory=100)
 OPEN = Standing(free_memory=1000, isolations={"process": ""}, recipes=["d"])

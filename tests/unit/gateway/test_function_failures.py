@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from weft.gateway.functions.readiness import read_failure
+from weft.gateway.function.readiness import read_failure
 
 
 @pytest.mark.parametrize(

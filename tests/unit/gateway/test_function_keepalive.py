@@ -8,7 +8,7 @@ import pytest
 from benchmarks import keep_alive
 from benchmarks.keep_alive import DATA, Arrival, deal, match, read_trace, simulate
 
-from weft.gateway.functions.keepalive import FIXED_SECONDS, Choice, Fixed, Learnt
+from weft.gateway.function.instance.keep_alive_model import FIXED_SECONDS, Choice, Fixed, Learnt
 
 
 def feed(learnt: Learnt, gaps: list[float], seconds: float = 0.1) -> float:

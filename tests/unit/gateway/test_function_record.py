@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from weft.gateway.functions.call import Outcome
-from weft.gateway.functions.kept_counts import KeptCounts
-from weft.gateway.functions.metrics import Counts, Durations, tell
-from weft.gateway.functions.printed_log import FILE_BYTES, PrintedLog, stamp
+from weft.gateway.function.invocation.call import Outcome
+from weft.gateway.function.record.counts_file import KeptCounts
+from weft.gateway.function.record.metrics import Counts, Durations, tell
+from weft.gateway.function.record.output_log import FILE_BYTES, PrintedLog, stamp
 
 
 def test_percentiles_are_right_to_within_five_percent() -> None:
@@ -108,7 +108,7 @@ def test_many_functions_keep_few_files_open(tmp_path: Path) -> None:
 async def test_a_follower_gets_what_comes_and_a_slow_one_the_newest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weft.gateway.functions.printed_log.FOLLOWER_LINES", 3)
+    monkeypatch.setattr("weft.gateway.function.record.output_log.FOLLOWER_LINES", 3)
     log = PrintedLog(tmp_path)
     follower = log.follow("uid")
     for number in range(5):

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.client.frames import (
+from weft.objects.errors import InvalidInput, NotFound, Unavailable
+from weft.protocol.frames import (
     MAX_PAYLOAD_BYTES,
     Frame,
     FrameDecoder,
@@ -20,7 +21,6 @@ from weft.client.frames import (
     encode_hello,
     receive_frame,
 )
-from weft.objects.errors import InvalidInput, NotFound, Unavailable
 
 frames = st.lists(st.builds(Frame, st.integers(0, 255), st.binary(max_size=200)), max_size=8)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from weft.gateway.origins import Origins
+from weft.gateway.stream.origins import Origins
 from weft.objects.errors import Forbidden, InvalidInput
 
 HOST = "10.0.0.1:8444"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.kinds.affinity import HOST, GroupWish, SpreadWish, read_datum, read_group, read_spread
+from weft.kinds.fields.affinity import HOST, GroupWish, SpreadWish, read_datum, read_group, read_spread
 from weft.kinds.vm import VmSpec, check_vm
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import read_strict

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from weft.kinds.parts.workload import MIB
 from weft.kinds.vm import VmSpec, check_growth
-from weft.kinds.workload import MIB
-from weft.objects.changes import plan_change
 from weft.objects.errors import InvalidInput
+from weft.objects.spec_change import plan_change
 
 ROOM = {"cpu": 4, "memory": 1024 * MIB, "disk": 2**50, "volumes": 2, "networks": 2}
 

@@ -9,7 +9,6 @@ import msgspec
 import pytest
 
 from weft.kinds.allocation import AllocatedContainer, AllocationSpec, Resources
-from weft.kinds.capabilities import DEFAULT_CAPABILITIES, list_capabilities
 from weft.kinds.container import (
     CONTAINER,
     WORKLOAD,
@@ -17,8 +16,9 @@ from weft.kinds.container import (
     RestartInput,
     check_container,
 )
+from weft.kinds.fields.mount import read_mount
 from weft.kinds.migration import MOVABLE
-from weft.kinds.mount import read_mount
+from weft.kinds.parts.capabilities import DEFAULT_CAPABILITIES, list_capabilities
 from weft.kinds.registry import KINDS, WORKLOADS, is_workload
 from weft.objects.errors import InvalidInput, WeftError
 from weft.objects.identity import Ref

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from weft.kinds.conversion import CONVERSION, ConversionSpec, check_conversion
-from weft.kinds.convert import ConvertInput, make_conversion
+from weft.kinds.parts.convert_verb import ConvertInput, make_conversion
 from weft.kinds.registry import BY_NAME
 from weft.objects.envelope import Envelope
 from weft.objects.errors import IllegalTransition, InvalidInput

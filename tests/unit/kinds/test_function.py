@@ -15,8 +15,8 @@ from weft.kinds.function import (
     ready_of,
     weights_of,
 )
-from weft.kinds.function_asks import PublishInput
 from weft.kinds.function_version import FUNCTION_VERSION
+from weft.kinds.parts.function_verbs import PublishInput
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.schema import read_strict
 

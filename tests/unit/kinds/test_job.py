@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from weft.contracts.store import MAX_VALUE_BYTES
-from weft.controllers.tasks import Book
+from weft.controllers.job.plan import Book
 from weft.kinds.job import (
     FIXED,
     JOB,

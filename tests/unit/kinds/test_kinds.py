@@ -7,16 +7,16 @@ import pytest
 
 from weft.kinds.image import ImageSpec, check_image
 from weft.kinds.network import NetworkSpec, check_new_network, gateway_of
+from weft.kinds.parts.workload import claim_places, parse_publish
 from weft.kinds.record import Kind
 from weft.kinds.registry import KINDS, find_kind
 from weft.kinds.vm import VM, VmSpec, check_vm
 from weft.kinds.volume import VolumeSpec, check_volume
-from weft.kinds.workload import claim_places, parse_publish
-from weft.objects.changes import plan_change
 from weft.objects.envelope import Envelope
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
 from weft.objects.lifecycle import Phase
 from weft.objects.schema import describe_fields, read_strict
+from weft.objects.spec_change import plan_change
 
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.name)
 PEOPLES_KIND = pytest.mark.parametrize("kind", [k for k in KINDS if k.writer == "people"], ids=lambda k: k.name)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from weft.controllers.nodes import describe_over
+from weft.controllers.node.controller import describe_over
+from weft.kinds.fields.taint import is_tolerated
 from weft.kinds.node import NODE, NodeReport, NodeSpec, NodeStatus, check_node, read_type
-from weft.kinds.taint import is_tolerated
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import read_strict
 

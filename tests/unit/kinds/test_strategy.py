@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.kinds.strategy import (
+from weft.kinds.fields.strategy import (
     OWN,
     SERVERLESS_STRATEGY,
     STRATEGIES,

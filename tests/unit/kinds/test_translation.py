@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tests.long import examples
 
 from weft.kinds.container import ContainerSpec, HealthCheck, check_container
-from weft.kinds.process_lines import Process, read_process, write_process
-from weft.kinds.run_wish import MIB
-from weft.kinds.translation import to_container, to_vm
+from weft.kinds.parts.run_spec import MIB
+from weft.kinds.parts.spec_conversion import to_container, to_vm
+from weft.kinds.parts.user_data import Process, read_process, write_process
 from weft.kinds.vm import VmSpec, check_vm
 from weft.objects.errors import InvalidInput
 

@@ -9,8 +9,8 @@ import pytest
 
 from weft.api.upgrade import upgrade_objects
 from weft.contracts.store import Put
+from weft.kinds.parts.schema_upgrade import refuse_newer, upgrade
 from weft.kinds.record import Kind
-from weft.kinds.upgrade import refuse_newer, upgrade
 from weft.kinds.volume import VOLUME
 from weft.objects.envelope import decode_envelope
 from weft.objects.errors import IllegalTransition

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.container import ContainerPlan, ContainerProcess
-from weft.contracts.host import Capacity, Host
+from weft.contracts.driver.container import ContainerPlan, ContainerProcess
+from weft.contracts.driver.host import Capacity, Host
 from weft.drivers.runtime.oci.kata.driver import find_left
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.record import ContainerRecord, write_record
 from weft.drivers.runtime.qemu.driver import QemuDriver
+from weft.launch.agent.drivers import load_isolated
+from weft.launch.agent.options import read_container_runtime, read_isolated_runtime
 from weft.launch.local import init
 from weft.launch.local.fabric import containerd_socket, prepare_containerd
 from weft.launch.local.topology import Taken, plan_topology
-from weft.launch.node_drivers import load_isolated
-from weft.launch.node_options import read_container_runtime, read_isolated_runtime
 
 
 @pytest.mark.parametrize("text", ["auto", "crun", "runc", "none", "containerd", "containerd=/run/k3s/s"])

@@ -7,13 +7,13 @@ import sys
 
 import msgspec
 
-from weft.client.cache import whole
-from weft.client.view import View
-from weft.contracts.placing import KINDS, Wanted
-from weft.gateway.functions.service import make_view
+from weft.contracts.function_placement import KINDS, Wanted
+from weft.gateway.function.service import make_view
+from weft.informer.cache import whole
+from weft.informer.view import View
 from weft.kinds.function import FunctionSpec
-from weft.kinds.function_code import code_of
-from weft.launch.functions import PlacesOnceWanted
+from weft.kinds.parts.function_code import code_of
+from weft.launch.gateway.functions import PlacesOnceWanted
 from weft.objects.envelope import Envelope, encode_envelope
 
 
@@ -27,7 +27,7 @@ def put(view: View, places: PlacesOnceWanted, kind: str, name: str, **more: obje
 
 
 def test_what_is_not_wanted_yet_is_not_loaded() -> None:
-    code = "import sys, weft.launch.gateway; print([m for m in ('numpy', 'weft.scheduler') if m in sys.modules])"
+    code = "import sys, weft.launch.gateway.main; print([m for m in ('numpy', 'weft.scheduler') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from weft.launch.logs import GatheringHandler
+from weft.launch.process.log import GatheringHandler
 
 
 @pytest.fixture

@@ -12,15 +12,15 @@ import msgspec
 import pytest
 from tests.unit.agent.test_agent_parts import prepared, wanted
 
-from weft.agent.guest import choose_seed
-from weft.agent.seed import build_tar, tell_machine
-from weft.contracts.image import OciConfig
+from weft.agent.workload.seed import build_tar, tell_machine
+from weft.agent.workload.vm import choose_seed
+from weft.contracts.driver.image import OciConfig
 from weft.images.enclosed.build import SOURCES, pack_image
 from weft.kinds.allocation import AllocatedVolume
 from weft.kinds.image import ImageSpec, check_image
-from weft.launch.oci_bundle import describe_image, plan_bundles
-from weft.objects.bundle import BundleManifest
+from weft.launch.image.oci_bundle import describe_image, plan_bundles
 from weft.objects.errors import DriverFailed, InvalidInput
+from weft.objects.image.bundle import BundleManifest
 
 _HARNESS = """
 #define main vm_main

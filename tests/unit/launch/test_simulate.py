@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from weft.launch.simulate import main
-from weft.scheduler.own import policies as own_policies
+from weft.launch.placement.simulate import main
+from weft.scheduler.own_policies import registry as own_policies
 
 DATA = Path(os.environ.get("WEFT_DATA", Path(__file__).resolve().parents[4] / "shared" / "data")) / "openb"
 NODES = "name,cpu,memory,zone,labels\na,8,32G,east,disk=nvme\nb,8,32G,west,\nc,4,8G,west,\n"

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from weft.contracts.clock import SystemClock
-from weft.launch.etcd import find_socket, plan_etcd
 from weft.launch.local.fabric import plan_daemons
 from weft.launch.local.processes import Process, is_weft
 from weft.launch.local.topology import ETCD, Taken, plan_topology
-from weft.launch.server import parse_options
-from weft.launch.stores import find_endpoints, make_store
+from weft.launch.server.main import parse_options
+from weft.launch.store.engine import find_endpoints, make_store
+from weft.launch.store.etcd import find_socket, plan_etcd
 from weft.objects.errors import InvalidInput, Unavailable
 from weft.store.etcd import EtcdStore
 from weft.store.sqlite import SqliteStore

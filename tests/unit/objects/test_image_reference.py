@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.objects.errors import InvalidInput
-from weft.objects.image_reference import ImageReference, parse_reference
+from weft.objects.image.reference import ImageReference, parse_reference
 
 DIGEST = "sha256:" + "0f" * 32
 

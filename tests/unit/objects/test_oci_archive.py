@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from weft.controllers.image_file import ImageFacts, inspect
+from weft.controllers.image.file import ImageFacts, inspect
 from weft.images.busybox.build import pack_image
 from weft.objects.errors import DriverFailed
-from weft.objects.oci_archive import MOST_MEMBERS, read_archive
+from weft.objects.image.oci_archive import MOST_MEMBERS, read_archive
 
 DIGEST = f"sha256:{'ab' * 32}"
 BLOB = f"blobs/sha256/{'ab' * 32}"

@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 import msgspec
 import pytest
 
-from weft.objects.changes import plan_change
 from weft.objects.errors import InvalidInput, UnknownField
 from weft.objects.schema import describe_fields, field, find_problems, read_strict
+from weft.objects.spec_change import plan_change
 
 
 class Part(msgspec.Struct):

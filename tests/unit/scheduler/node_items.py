@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from weft.client.view import Item
+from weft.informer.view import Item
 from weft.kinds.node import NodeReport, NodeSpec, NodeStatus
 from weft.objects.envelope import Envelope
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from tests.long import examples
 
 from weft.contracts.policy import Datum, Lean, Request
-from weft.kinds.affinity import HOST, SpreadWish, read_group, read_spread
+from weft.kinds.fields.affinity import HOST, SpreadWish, read_group, read_spread
 from weft.kinds.vm import VmSpec, check_vm
-from weft.scheduler.affinity import depends_on, read_affinity
-from weft.scheduler.cycle import Engine
-from weft.scheduler.explain import explain
+from weft.scheduler.constraint.affinity import depends_on, read_affinity
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.engine.explain import explain
 from weft.scheduler.table.facts import Load, NodeFacts
 from weft.scheduler.table.snapshot import Snapshot
 

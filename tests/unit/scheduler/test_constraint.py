@@ -26,13 +26,13 @@ from weft.language.tree import (
     show,
 )
 from weft.objects.errors import InvalidInput
-from weft.scheduler.constraint import find_meeting, split, tell_failure
-from weft.scheduler.cycle import Engine
-from weft.scheduler.explain import explain
-from weft.scheduler.prefer import Pressure, describe_given_up, find_given_up, measure_pressure
+from weft.scheduler.constraint.expressions import find_warnings
+from weft.scheduler.constraint.match import find_meeting, split, tell_failure
+from weft.scheduler.constraint.relax import Pressure, describe_given_up, find_given_up, measure_pressure
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.engine.explain import explain
 from weft.scheduler.table.facts import Gpu, Load, NodeFacts
 from weft.scheduler.table.snapshot import Snapshot
-from weft.scheduler.wish import find_warnings
 
 GIB = 2**30
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tests.long import examples
 
 from weft.contracts.policy import RESOURCES, Request
-from weft.kinds.strategy import STRATEGIES
-from weft.scheduler.cycle import Engine
-from weft.scheduler.explain import explain
+from weft.kinds.fields.strategy import STRATEGIES
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.engine.explain import explain
 from weft.scheduler.table.snapshot import NodeFacts, Snapshot
 
 GIB = 1024**3

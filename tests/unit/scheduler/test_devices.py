@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tests.long import examples
 
 from weft.contracts.policy import GpuAsk, Request
-from weft.scheduler.cycle import Engine
-from weft.scheduler.explain import explain
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.engine.explain import explain
 from weft.scheduler.table.devices import choose_devices
 from weft.scheduler.table.snapshot import Gpu, Load, NodeFacts, Snapshot
 

@@ -9,8 +9,8 @@ import pytest
 
 from weft.contracts.policy import GpuAsk, Outlook, Request, Sort
 from weft.language.parse import read_expression
-from weft.scheduler.cycle import Engine
-from weft.scheduler.outlook import Ask, Demand, look_ahead
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.engine.demand import Ask, Demand, look_ahead
 from weft.scheduler.policies.fgd import find_fragmented
 from weft.scheduler.policies.residue import find_residue
 from weft.scheduler.table.facts import Gpu, Load, NodeFacts

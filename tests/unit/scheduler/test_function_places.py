@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from weft.client.view import Item, View
-from weft.contracts.placing import Wanted
-from weft.kinds.function_code import FunctionCode
+from weft.contracts.function_placement import Wanted
+from weft.informer.view import Item, View
 from weft.kinds.node import NodeReport, NodeSpec
+from weft.kinds.parts.function_code import FunctionCode
 from weft.objects.envelope import Envelope, merge_part
-from weft.scheduler.function_places import KINDS, FunctionPlaces
+from weft.scheduler.function.placing import KINDS, FunctionPlaces
 
 GIB = 1024**3
 

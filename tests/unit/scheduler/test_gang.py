@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from tests.long import examples
 
 from weft.contracts.policy import GpuAsk, Request
-from weft.kinds.gang import read_gang
+from weft.kinds.fields.gang import read_gang
 from weft.objects.errors import InvalidInput
-from weft.scheduler.cycle import Engine
-from weft.scheduler.joint import exact
-from weft.scheduler.joint.budget import Budget
-from weft.scheduler.joint.gang import Member, Trial, find_places
-from weft.scheduler.joint.tell import explain_places, explain_refusal
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.gang.explain import explain_places, explain_refusal
+from weft.scheduler.gang.placement import Member, Trial, find_places
+from weft.scheduler.gang.search_budget import Budget
+from weft.scheduler.packing import solver
 from weft.scheduler.table.snapshot import Gpu, NodeFacts, Snapshot, state_of
 
 GIB = 1024**3
@@ -126,7 +126,7 @@ def test_what_lacks_is_told_by_the_members_name() -> None:
     }
 
 
-@pytest.mark.skipif(not exact.is_installed(), reason="the extra solver is not installed")
+@pytest.mark.skipif(not solver.is_installed(), reason="the extra solver is not installed")
 def test_the_solver_proves_what_a_search_can_only_suppose() -> None:
     engine = engine_of(*[node(number, 10, 100) for number in range(8)])
     members = [member(n, 6, 1) for n in range(6)] + [member(n, 3, 1) for n in range(6, 19)]

@@ -5,15 +5,15 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from weft.client.indexes import make_view
-from weft.client.view import Item
+from weft.informer.indexes import make_view
+from weft.informer.view import Item
 from weft.kinds.allocation import AllocatedImage, AllocationSpec, Resources
 from weft.kinds.migration import MigrationSpec
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope
 from weft.objects.identity import Ref
-from weft.scheduler.mover import read_mover
-from weft.scheduler.request import Waiting
+from weft.scheduler.migration.target import read_mover
+from weft.scheduler.workload.request import Waiting
 
 WISH = MigrationSpec(workload="vm/web")
 

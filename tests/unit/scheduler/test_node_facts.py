@@ -8,12 +8,12 @@ import msgspec
 import numpy as np
 from tests.unit.scheduler.node_items import GIB, REPORT, make_node
 
-from weft.client.view import Item
 from weft.contracts.policy import Request
+from weft.informer.view import Item
 from weft.kinds.node import Gpu
-from weft.scheduler.cycle import Engine
-from weft.scheduler.explain import explain
-from weft.scheduler.nodes import read_node
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.engine.explain import explain
+from weft.scheduler.node.facts import read_node
 from weft.scheduler.table.snapshot import Snapshot
 
 

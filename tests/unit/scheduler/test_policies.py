@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from weft.contracts.policy import Datum, GpuAsk, Lean, Occasion, Request, Spread
-from weft.kinds.strategy import SERVERLESS_STRATEGY, STRATEGIES
-from weft.scheduler.cycle import Engine
+from weft.kinds.fields.strategy import SERVERLESS_STRATEGY, STRATEGIES
+from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.policies import POLICIES
 from weft.scheduler.table.facts import Gpu, Load
 from weft.scheduler.table.rows import Rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from weft.contracts.policy import Request
-from weft.scheduler.explain import Explanation
+from weft.scheduler.engine.explain import Explanation
 from weft.scheduler.queue import Queue
 
 BIG = Request((8000, 0, 0), "q35", "least_loaded")

@@ -10,11 +10,11 @@ import pytest
 from weft.contracts.policy import Amounts, Request
 from weft.language.parse import read_expression
 from weft.language.tree import Preference
-from weft.scheduler import cycle
-from weft.scheduler.cycle import Engine
-from weft.scheduler.explain import ALL_UP_TO, explain
-from weft.scheduler.orders import ranking, shelves, slopes
-from weft.scheduler.orders.slopes import SCALE
+from weft.scheduler.engine import cycle
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.engine.explain import ALL_UP_TO, explain
+from weft.scheduler.ranking import best_nodes, by_capacity, linear_scores
+from weft.scheduler.ranking.linear_scores import SCALE
 from weft.scheduler.table.snapshot import NodeFacts, Snapshot
 
 GIB = 2**30
@@ -52,11 +52,11 @@ def test_whatever_came_and_went_the_choice_is_the_one_found_by_looking_at_all(
     strategy: str, seed: int, shelves_most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw = random.Random(seed)
-    monkeypatch.setattr(ranking, "_CHUNK", 4)
-    monkeypatch.setattr(ranking, "_MANY", 6)
-    monkeypatch.setattr(slopes, "MOST", shelves_most)
-    monkeypatch.setattr(shelves, "_PATIENCE", draw.choice([3, 8, 100]))
-    monkeypatch.setattr(shelves, "_BLOCK", draw.choice([2, 4, 256]))
+    monkeypatch.setattr(best_nodes, "_CHUNK", 4)
+    monkeypatch.setattr(best_nodes, "_MANY", 6)
+    monkeypatch.setattr(linear_scores, "MOST", shelves_most)
+    monkeypatch.setattr(by_capacity, "_PATIENCE", draw.choice([3, 8, 100]))
+    monkeypatch.setattr(by_capacity, "_BLOCK", draw.choice([2, 4, 256]))
     monkeypatch.setattr(cycle, "_LEAST_RANKED", draw.choice([3, 10, 1000]))
     monkeypatch.setattr(cycle, "_ENTRIES_KEPT", 1)
     snapshot = Snapshot()
@@ -126,10 +126,10 @@ def test_what_is_told_of_the_best_is_what_a_look_at_all_nodes_would_tell(seed: i
 
 
 def test_a_shelf_stays_in_order_whatever_moves_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shelves, "_BLOCK", 3)
+    monkeypatch.setattr(by_capacity, "_BLOCK", 3)
     draw = random.Random(7)
     there = sorted(draw.sample(range(1000), 40))
-    shelf = shelves.Shelf(list(there))
+    shelf = by_capacity.Shelf(list(there))
     for _ in range(2000):
         former, entry = draw.choice([there[-1], draw.choice(there)]), draw.randrange(-500, 1500)
         if entry not in there:

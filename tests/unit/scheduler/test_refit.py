@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.client.indexes import make_view
-from weft.client.view import Item
 from weft.contracts.store import Put
+from weft.informer.indexes import make_view
+from weft.informer.view import Item
 from weft.kinds.allocation import AllocatedImage, AllocationReport, AllocationSpec, Resources, account
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
-from weft.scheduler.refit import plan_refit
+from weft.scheduler.allocation.resize import plan_refit
 from weft.scheduler.table.snapshot import NodeFacts, Snapshot, amounts_of
 
 IMAGE = AllocatedImage(name="tiny", uid="i", sha256="0" * 64, size=1, url="/")

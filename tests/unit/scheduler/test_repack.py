@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tests.long import examples
 
 from weft.contracts.policy import GpuAsk, Request
-from weft.scheduler.cycle import Engine
-from weft.scheduler.joint import exact
-from weft.scheduler.joint.repack import Placed, Repacking, repack
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.packing import solver
+from weft.scheduler.packing.repack import Placed, Repacking, repack
 from weft.scheduler.table.snapshot import Gpu, NodeFacts, Snapshot
 
 GIB = 1024**3
@@ -128,7 +128,7 @@ def test_a_node_that_was_given_more_than_it_has_is_left_as_it_is() -> None:
     assert found.rows == [0, 0, 1] and not found.proven
 
 
-@pytest.mark.skipif(not exact.is_installed(), reason="the extra solver is not installed")
+@pytest.mark.skipif(not solver.is_installed(), reason="the extra solver is not installed")
 def test_where_the_sum_is_not_reached_the_solver_proves_that_it_cannot_be() -> None:
     engine = engine_of([node(n, 10, 100) for n in range(6)])
     placed = place(engine, [ask(6, 1, "least_loaded")] * 4 + [ask(1, 1, "least_loaded")] * 3)

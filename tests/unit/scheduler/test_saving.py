@@ -8,8 +8,8 @@ from weft.kinds.allocation import AllocatedContainer, AllocationReport, Allocati
 from weft.kinds.migration import MigrationSpec, stands_still
 from weft.kinds.node import NodeReport, NodeRuntime
 from weft.objects.identity import Ref
-from weft.scheduler.nodes import read_runtimes
-from weft.scheduler.saving import RUNTIME, choose_saving, find_bar, find_lack
+from weft.scheduler.migration.checkpointing import RUNTIME, choose_saving, find_bar, find_lack
+from weft.scheduler.node.facts import read_runtimes
 
 
 def node(checkpoint: str, kind: str = "container") -> NodeReport:

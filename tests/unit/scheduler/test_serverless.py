@@ -8,10 +8,10 @@ import pytest
 from tests.unit.scheduler.test_policies import GIB, ask, make, node, put
 
 from weft.contracts.policy import Datum
-from weft.kinds.strategy import SERVERLESS_STRATEGY
-from weft.scheduler.cycle import Engine
-from weft.scheduler.explain import Explanation
-from weft.scheduler.serverless import rank_places
+from weft.kinds.fields.strategy import SERVERLESS_STRATEGY
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.engine.explain import Explanation
+from weft.scheduler.function.rank import rank_places
 from weft.scheduler.table.facts import Gpu
 
 

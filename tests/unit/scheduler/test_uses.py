@@ -9,10 +9,10 @@ import pytest
 from tests.unit.scheduler.test_policies import GIB, ask, make, node
 from tests.unit.scheduler.test_policies import put as put_it
 
-from weft.scheduler.cycle import Engine
-from weft.scheduler.explain import explain
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.engine.explain import explain
 from weft.scheduler.table.snapshot import Snapshot
-from weft.scheduler.table.uses import Measured
+from weft.scheduler.table.usage import Measured
 
 LITTLE = Measured((100, GIB // 4, 0))
 MUCH = Measured((7000, GIB // 4, 0))

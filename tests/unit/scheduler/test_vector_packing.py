@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from weft.contracts.policy import Column, Occasion, Request, Table
-from weft.scheduler.cycle import Engine
+from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.policies import POLICIES
 from weft.scheduler.policies.packing import packing_terms
 from weft.scheduler.table.snapshot import Gpu, Load, NodeFacts, Snapshot

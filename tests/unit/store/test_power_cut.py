@@ -28,7 +28,7 @@ asyncio.run(main())
 """
 FILES = """
 from pathlib import Path
-from weft.contracts.durable import keep_file, name_file, write_durably
+from weft.contracts.durable_file import keep_file, name_file, write_durably
 
 Path("work").write_bytes(b"whole")
 {act}

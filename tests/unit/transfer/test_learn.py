@@ -7,10 +7,10 @@ import random
 import msgspec
 import pytest
 
-from weft.contracts.migration import MoveSettings
-from weft.transfer.learn import EndedMove, correct_plan, judge, learn
+from weft.contracts.driver.migration import MoveSettings
+from weft.transfer.calibration import EndedMove, correct_plan, judge, learn
 from weft.transfer.plan import USABLE_SHARE, MovePlan
-from weft.transfer.tell import tell_plan
+from weft.transfer.report import tell_plan
 
 RAW = MovePlan(MoveSettings(), "", 10.0, 0.1, 100_000_000, 3, 0.5, True)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from weft.contracts.migration import Load, MoveMode
+from weft.contracts.driver.migration import Load, MoveMode
 from weft.transfer.plan import Action, Leeway, choose_mode, find_slowdown, forecast, reconsider
 
 MB = 1_000_000

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from weft.cli.moment import tell_moment
+from weft.cli.output.local_time import tell_moment
 from weft.cli.output.table import Column, draw_table
-from weft.cli.terminal import Paint, clean
+from weft.cli.output.terminal import Paint, clean
 from weft.kinds.record import Kind
 from weft.kinds.vm import MOST_DISK_BYTES
 from weft.objects.quantity import format_amount, format_bytes

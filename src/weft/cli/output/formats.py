@@ -12,10 +12,10 @@ import click
 import msgspec
 
 from weft.cli.output import rows as sheet
-from weft.cli.output.moments import render_moments
 from weft.cli.output.table import Column
+from weft.cli.output.terminal import find_width
+from weft.cli.output.timestamp import render_moments
 from weft.cli.session import Session
-from weft.cli.terminal import find_width
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.quantity import format_age

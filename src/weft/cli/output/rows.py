@@ -11,7 +11,7 @@ import click
 
 from weft.cli.output.form import Form
 from weft.cli.output.table import Column, draw_table
-from weft.cli.terminal import Paint, clean
+from weft.cli.output.terminal import Paint, clean
 from weft.objects.schema import suggest
 
 NONE = "–"  # what a cell says when there is nothing to say

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from weft.cli.terminal import Paint, clean
+from weft.cli.output.terminal import Paint, clean
 
 GAP = "  "
 _LEAST = 12  # columns of text that a cut cell keeps

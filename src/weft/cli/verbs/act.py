@@ -7,14 +7,14 @@ from typing import Any
 import click
 from msgspec import inspect as mi
 
-from weft.cli import options
-from weft.cli.finishing import Done, plan_wait
-from weft.cli.grammar import Entry
-from weft.cli.lookup import find_targets
-from weft.cli.outcome import each, finish_each
+from weft.cli.command import options
+from weft.cli.command.grammar import Entry
+from weft.cli.command.lookup import find_targets
+from weft.cli.command.target import Target
 from weft.cli.session import Session
-from weft.cli.watching import Wait
-from weft.cli.words import Target
+from weft.cli.wait.batch import each, finish_each
+from weft.cli.wait.finish import Done, plan_wait
+from weft.cli.wait.watch import Wait
 from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import BY_NAME
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import click
 
-from weft.cli import options
-from weft.cli.completion import complete_target
-from weft.cli.exit_codes import INTERRUPTED, OK, TIMED_OUT
-from weft.cli.finishing import Done, finish, plan_wait
-from weft.cli.grammar import Entry
+from weft.cli.command import options
+from weft.cli.command.completion import complete_target
+from weft.cli.command.exit_codes import INTERRUPTED, OK, TIMED_OUT
+from weft.cli.command.grammar import Entry
+from weft.cli.command.target import Target
 from weft.cli.manifest.check import check_spec
 from weft.cli.session import Session
-from weft.cli.words import Target
+from weft.cli.wait.finish import Done, finish, plan_wait
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import AlreadyExists, DriverFailed, NotFound

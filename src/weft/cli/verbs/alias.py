@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from weft.cli import options
-from weft.cli.grammar import Entry
-from weft.cli.lookup import find_targets
+from weft.cli.command import options
+from weft.cli.command.grammar import Entry
+from weft.cli.command.lookup import find_targets
 from weft.cli.output.formats import print_data, print_rows
 from weft.cli.output.table import Column
 from weft.cli.session import Session

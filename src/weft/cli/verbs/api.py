@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 
-from weft.cli import options
-from weft.cli.grammar import Entry
+from weft.cli.command import options
+from weft.cli.command.grammar import Entry
+from weft.cli.command.target import usage
+from weft.cli.output.terminal import is_terminal
 from weft.cli.session import Session
-from weft.cli.terminal import is_terminal
-from weft.cli.words import usage
 from weft.client.answer import raise_problem
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput

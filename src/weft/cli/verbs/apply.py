@@ -6,21 +6,21 @@ from typing import Any
 
 import click
 
-from weft.cli import options
-from weft.cli.code import Packed, bring, pack_documents
-from weft.cli.deleting import ask_to_delete
-from weft.cli.exit_codes import ERROR, OK, UNPLACEABLE, join_codes
-from weft.cli.finishing import Done, finish, plan_wait
-from weft.cli.grammar import Entry
+from weft.cli.command import options
+from weft.cli.command.exit_codes import ERROR, OK, UNPLACEABLE, join_codes
+from weft.cli.command.grammar import Entry
+from weft.cli.command.target import Target, usage
+from weft.cli.function.code import Packed, bring, pack_documents
 from weft.cli.manifest.check import Manifest, locate_refusal, read_manifests
 from weft.cli.manifest.files import read_documents
-from weft.cli.planning import bind, find_pruned, make_steps, name_plan
-from weft.cli.rehearsing import Foreseen, describe_refusal, foresee_each
-from weft.cli.runtime_base import provide_bases
+from weft.cli.preview.apply import bind, find_pruned, make_steps, name_plan
+from weft.cli.preview.deletion import ask_to_delete
+from weft.cli.preview.dry_run import Foreseen, describe_refusal, foresee_each
+from weft.cli.runtime_image import provide_bases
 from weft.cli.session import Session
-from weft.cli.watching import Wait
-from weft.cli.words import Target, usage
-from weft.kinds.function_code import DIGEST
+from weft.cli.wait.finish import Done, finish, plan_wait
+from weft.cli.wait.watch import Wait
+from weft.kinds.parts.function_code import DIGEST
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, is_workload
 from weft.objects.errors import StaleRevision, WeftError

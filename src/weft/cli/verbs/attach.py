@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from weft.cli import options
-from weft.cli.finishing import Done, finish, plan_wait
-from weft.cli.grammar import Entry
+from weft.cli.command import options
+from weft.cli.command.grammar import Entry
+from weft.cli.command.target import Target
 from weft.cli.session import Session
-from weft.cli.words import Target
-from weft.kinds.cells import dig
+from weft.cli.wait.finish import Done, finish, plan_wait
+from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import InUse, NotFound, StaleRevision

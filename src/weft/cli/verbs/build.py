@@ -12,11 +12,11 @@ from pathlib import Path
 
 import click
 
-from weft.cli import options
-from weft.cli.finishing import Done, finish, plan_wait
-from weft.cli.grammar import Entry
+from weft.cli.command import options
+from weft.cli.command.grammar import Entry
+from weft.cli.command.target import Target
 from weft.cli.session import Session
-from weft.cli.words import Target
+from weft.cli.wait.finish import Done, finish, plan_wait
 from weft.client.context import FOLDER
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME

@@ -9,9 +9,10 @@ from pathlib import Path
 import click
 from click.shell_completion import get_completion_class
 
-from weft.cli import options, quick_completion
-from weft.cli.completion_grammar import write_grammar, write_in_background
-from weft.cli.grammar import Entry, Root
+from weft.cli import quick_completion
+from weft.cli.command import options
+from weft.cli.command.completion_grammar import write_grammar, write_in_background
+from weft.cli.command.grammar import Entry, Root
 from weft.cli.session import Session
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from weft.cli import options
-from weft.cli.grammar import Entry
+from weft.cli.command import options
+from weft.cli.command.grammar import Entry
 from weft.cli.output.formats import print_data, print_rows
 from weft.cli.output.table import Column
 from weft.cli.session import Session

@@ -6,12 +6,12 @@ import sys
 
 import click
 
-from weft.cli import options
-from weft.cli.grammar import Entry, able
-from weft.cli.lookup import find_one
+from weft.cli.command import options
+from weft.cli.command.grammar import Entry, able
+from weft.cli.command.lookup import find_one
+from weft.cli.output.terminal import is_terminal, raw_mode
 from weft.cli.session import Session
-from weft.cli.stream import Stream, dial, tell_resizes
-from weft.cli.terminal import is_terminal, raw_mode
+from weft.cli.stream.client import Stream, dial, tell_resizes
 from weft.cli.verbs.screen import show_screen
 from weft.kinds.record import Kind
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 import msgspec
 
-from weft.cli import options
-from weft.cli.completion import Completer, complete_context
-from weft.cli.grammar import Entry
+from weft.cli.command import options
+from weft.cli.command.completion import Completer, complete_context
+from weft.cli.command.grammar import Entry
 from weft.cli.output.formats import print_data, print_rows
 from weft.cli.output.table import Column
 from weft.cli.session import Session

@@ -9,26 +9,26 @@ from typing import Any
 import click
 import msgspec
 
-from weft.cli import options
-from weft.cli.converting import Converting, describe_end, describe_next
-from weft.cli.exit_codes import OK, UNPLACEABLE, exit_code
-from weft.cli.following import follow_to_end, print_one
-from weft.cli.goals import Goal
-from weft.cli.grammar import Entry
-from weft.cli.lookup import find_one
-from weft.cli.operations import name_operation
+from weft.cli.command import options
+from weft.cli.command.exit_codes import OK, UNPLACEABLE, exit_code
+from weft.cli.command.grammar import Entry
+from weft.cli.command.lookup import find_one
+from weft.cli.command.target import Target
+from weft.cli.conversion.progress import Converting, describe_end, describe_next
 from weft.cli.output.formats import print_object
 from weft.cli.session import Session
-from weft.cli.watching import Result, Wait
-from weft.cli.words import Target
-from weft.kinds.cells import dig
+from weft.cli.wait.follow import follow_to_end, print_one
+from weft.cli.wait.goal import Goal
+from weft.cli.wait.operation import name_operation
+from weft.cli.wait.watch import Result, Wait
 from weft.kinds.container import ContainerSpec
 from weft.kinds.conversion import ENDED, ConversionSpec, check_conversion, read_new
-from weft.kinds.convert import DEFAULT_TIMEOUT_SECONDS, KINDS, ConvertInput, make_conversion
+from weft.kinds.fields.cells import dig
 from weft.kinds.image import OCI, read_oci
+from weft.kinds.parts.convert_verb import DEFAULT_TIMEOUT_SECONDS, KINDS, ConvertInput, make_conversion
+from weft.kinds.parts.spec_conversion import Translated, to_container, to_vm
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
-from weft.kinds.translation import Translated, to_container, to_vm
 from weft.kinds.vm import VmSpec
 from weft.objects.errors import AlreadyExists, DriverFailed, IllegalTransition, NotFound, Unplaceable, WeftError
 from weft.objects.quantity import format_bytes, parse_bytes

@@ -16,13 +16,13 @@ from typing import NamedTuple
 
 import click
 
-from weft.cli import options
-from weft.cli.grammar import Entry, able
-from weft.cli.lookup import find_targets
-from weft.cli.relay import carry
+from weft.cli.command import options
+from weft.cli.command.grammar import Entry, able
+from weft.cli.command.lookup import find_targets
+from weft.cli.command.target import Target
 from weft.cli.session import Session
-from weft.cli.unpack import Unpacker
-from weft.cli.words import Target
+from weft.cli.stream.port_forward import carry
+from weft.cli.stream.untar import Unpacker
 from weft.kinds.record import Kind
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound
 

@@ -10,22 +10,22 @@ from typing import Any
 
 import click
 
-from weft.cli import options
-from weft.cli.code import Packed, bring
-from weft.cli.finishing import Done, finish, plan_wait
-from weft.cli.flags import flag_fields, flag_name, flag_parameter, make_flags, name_flag, read_flags, read_pairs
-from weft.cli.following import print_one
-from weft.cli.function_flags import make_more_flags, read_more_flags
-from weft.cli.grammar import MAKEABLE, Entry, Words, load
-from weft.cli.lookup import is_image
+from weft.cli.command import options
+from weft.cli.command.flags import flag_fields, flag_name, flag_parameter, make_flags, name_flag, read_flags, read_pairs
+from weft.cli.command.grammar import MAKEABLE, Entry, Words, load
+from weft.cli.command.lookup import is_image
+from weft.cli.command.target import Target, usage
+from weft.cli.function.code import Packed, bring
+from weft.cli.function.flags import make_more_flags, read_more_flags
 from weft.cli.manifest.check import Manifest, check_spec, locate
 from weft.cli.manifest.config import read_config
 from weft.cli.manifest.document import Document, split_path
-from weft.cli.rehearsing import rehearse
-from weft.cli.runtime_base import provide_bases
+from weft.cli.preview.dry_run import rehearse
+from weft.cli.runtime_image import provide_bases
 from weft.cli.session import Session
 from weft.cli.verbs.add import add_file
-from weft.cli.words import Target, usage
+from weft.cli.wait.finish import Done, finish, plan_wait
+from weft.cli.wait.follow import print_one
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, find_kind
 from weft.objects.errors import NotFound

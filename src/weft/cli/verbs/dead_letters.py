@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from weft.cli import options
-from weft.cli.grammar import Entry
-from weft.cli.lookup import find_one
+from weft.cli.command import options
+from weft.cli.command.grammar import Entry
+from weft.cli.command.lookup import find_one
 from weft.cli.output.formats import age_of, print_data, print_rows
 from weft.cli.output.table import Column
 from weft.cli.session import Session
-from weft.client.functions import act_on_dead_letters, list_dead_letters
+from weft.client.function_endpoint import act_on_dead_letters, list_dead_letters
 from weft.kinds.record import Kind
 
 _SHOWN = 60  # characters of an error or an event

@@ -6,17 +6,17 @@ from typing import Any
 
 import click
 
-from weft.cli import options
-from weft.cli.deleting import ask_to_delete, check_person
-from weft.cli.exit_codes import ERROR, OK, join_codes
-from weft.cli.finishing import Done, plan_wait
-from weft.cli.grammar import Entry
-from weft.cli.lookup import find_sure_targets
-from weft.cli.outcome import each, finish_each
+from weft.cli.command import options
+from weft.cli.command.exit_codes import ERROR, OK, join_codes
+from weft.cli.command.grammar import Entry
+from weft.cli.command.lookup import find_sure_targets
+from weft.cli.command.target import Target, find_noun, usage
+from weft.cli.preview.deletion import ask_to_delete, check_person
 from weft.cli.session import Session
 from weft.cli.verbs.apply import file_option, read_files
-from weft.cli.watching import Wait
-from weft.cli.words import Target, find_noun, usage
+from weft.cli.wait.batch import each, finish_each
+from weft.cli.wait.finish import Done, plan_wait
+from weft.cli.wait.watch import Wait
 from weft.kinds.record import Kind
 from weft.kinds.registry import WORKLOADS
 from weft.objects.errors import NotFound

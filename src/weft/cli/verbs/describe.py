@@ -9,26 +9,26 @@ from typing import Any
 import click
 import msgspec
 
-from weft.cli import options
-from weft.cli.exit_codes import partial_code
-from weft.cli.grammar import PLACED, Entry
-from weft.cli.lookup import look_up
-from weft.cli.outcome import each
+from weft.cli.command import options
+from weft.cli.command.exit_codes import partial_code
+from weft.cli.command.grammar import PLACED, Entry
+from weft.cli.command.lookup import look_up
+from weft.cli.command.target import Target
+from weft.cli.job.description import leave_out_defaults
+from weft.cli.migration.description import SHOWN as TOLD_OF_MOVES
+from weft.cli.migration.description import describe_move
+from weft.cli.migration.plot import draw_move
+from weft.cli.node.scheduling import SHOWN, describe_scheduling
+from weft.cli.node.usage import RESOURCES, describe_instances, describe_used
 from weft.cli.output.description import describe_object, name_images
 from weft.cli.output.formats import age_of, print_object
-from weft.cli.output.job import leave_out_defaults
-from weft.cli.output.move import SHOWN as TOLD_OF_MOVES
-from weft.cli.output.move import describe_move
-from weft.cli.output.plot import draw_move
-from weft.cli.output.scheduling import SHOWN, describe_scheduling
-from weft.cli.output.usage import RESOURCES, describe_instances, describe_used
+from weft.cli.output.terminal import clean, find_width
 from weft.cli.session import Session
-from weft.cli.terminal import clean, find_width
 from weft.cli.verbs.events import about, draw_events
-from weft.cli.words import Target
+from weft.cli.wait.batch import each
 from weft.client.usage import fetch_usage
 from weft.kinds.allocation import AllocationReport, AllocationSpec, has_ended_for_good
-from weft.kinds.cells import dig
+from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import InvalidInput, NotFound, WeftError

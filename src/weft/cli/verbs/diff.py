@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from weft.cli import options
-from weft.cli.complaints import complain
-from weft.cli.exit_codes import ERROR, OK, USAGE
-from weft.cli.grammar import Entry
+from weft.cli.command import options
+from weft.cli.command.errors import complain
+from weft.cli.command.exit_codes import ERROR, OK, USAGE
+from weft.cli.command.grammar import Entry
 from weft.cli.output.formats import print_data
 from weft.cli.session import Session
 from weft.cli.verbs.apply import describe_change, files, read_all, send

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 
 import click
 
-from weft.cli import options
-from weft.cli.exit_codes import ERROR, OK
-from weft.cli.grammar import Entry
+from weft.cli.command import options
+from weft.cli.command.exit_codes import ERROR, OK
+from weft.cli.command.grammar import Entry
 from weft.cli.output.formats import print_data
 from weft.cli.session import Session
 from weft.cli.verbs.version import ask_health, ask_time
 from weft.client.context import FILE, FOLDER
-from weft.kinds.cells import dig
+from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
 from weft.objects.errors import WeftError
 from weft.objects.quantity import format_age, format_bytes

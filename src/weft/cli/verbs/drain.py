@@ -8,22 +8,22 @@ from typing import Any
 
 import click
 
-from weft.cli import options
-from weft.cli.asking import ask
-from weft.cli.exit_codes import OK, UNPLACEABLE
-from weft.cli.following import follow_to_end, print_one
-from weft.cli.goals import Goal
-from weft.cli.grammar import Entry
-from weft.cli.lookup import find_one
-from weft.cli.operations import name_operation
+from weft.cli.command import options
+from weft.cli.command.exit_codes import OK, UNPLACEABLE
+from weft.cli.command.grammar import Entry
+from weft.cli.command.lookup import find_one
+from weft.cli.command.target import Target
 from weft.cli.output.formats import print_object
 from weft.cli.output.table import Column, draw_table
-from weft.cli.progress import Progress
+from weft.cli.output.terminal import find_width
+from weft.cli.placement.question import ask
 from weft.cli.session import Session
-from weft.cli.terminal import find_width
-from weft.cli.watching import Result, Wait
-from weft.cli.words import Target
-from weft.kinds.cells import dig
+from weft.cli.wait.follow import follow_to_end, print_one
+from weft.cli.wait.goal import Goal
+from weft.cli.wait.operation import name_operation
+from weft.cli.wait.progress import Progress
+from weft.cli.wait.watch import Result, Wait
+from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
 from weft.objects.errors import TimedOut, WeftError
 from weft.objects.quantity import format_bytes

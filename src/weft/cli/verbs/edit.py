@@ -13,17 +13,17 @@ from typing import Any
 
 import click
 
-from weft.cli import options
-from weft.cli.exit_codes import OK
-from weft.cli.finishing import Done, finish, plan_wait
-from weft.cli.grammar import Entry
-from weft.cli.lookup import find_one
+from weft.cli.command import options
+from weft.cli.command.exit_codes import OK
+from weft.cli.command.grammar import Entry
+from weft.cli.command.lookup import find_one
+from weft.cli.command.target import Target, usage
 from weft.cli.manifest.check import Manifest, locate, raise_all, read_manifests
 from weft.cli.manifest.yaml_text import read_yaml
 from weft.cli.output.formats import write_manifest
+from weft.cli.output.terminal import is_terminal
 from weft.cli.session import Session
-from weft.cli.terminal import is_terminal
-from weft.cli.words import Target, usage
+from weft.cli.wait.finish import Done, finish, plan_wait
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput, StaleRevision, WeftError
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import click
 
-from weft.cli import options
-from weft.cli.exit_codes import INTERRUPTED
-from weft.cli.grammar import Entry
-from weft.cli.lookup import find_targets, look_up
+from weft.cli.command import options
+from weft.cli.command.exit_codes import INTERRUPTED
+from weft.cli.command.grammar import Entry
+from weft.cli.command.lookup import find_targets, look_up
+from weft.cli.command.target import Target
 from weft.cli.output.formats import age_of, print_data, print_line, print_rows
 from weft.cli.output.table import Column, draw_table
+from weft.cli.output.terminal import clean
 from weft.cli.session import Session
-from weft.cli.terminal import clean
-from weft.cli.words import Target
 from weft.kinds.record import Kind
 
 COLUMNS = (

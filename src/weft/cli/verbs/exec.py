@@ -6,14 +6,14 @@ import sys
 
 import click
 
-from weft.cli import options
-from weft.cli.flags import read_pairs
-from weft.cli.grammar import Entry, able
-from weft.cli.lookup import find_one
+from weft.cli.command import options
+from weft.cli.command.flags import read_pairs
+from weft.cli.command.grammar import Entry, able
+from weft.cli.command.lookup import find_one
+from weft.cli.command.target import Target, is_noun
+from weft.cli.output.terminal import is_terminal, raw_mode
 from weft.cli.session import Session
-from weft.cli.stream import Stream, dial, tell_resizes
-from weft.cli.terminal import is_terminal, raw_mode
-from weft.cli.words import Target, is_noun
+from weft.cli.stream.client import Stream, dial, tell_resizes
 from weft.kinds.record import Kind
 
 

@@ -9,21 +9,21 @@ from typing import Any
 
 import click
 
-from weft.cli import options
-from weft.cli.advice import explain_node
-from weft.cli.asking import ask
-from weft.cli.exit_codes import OK
-from weft.cli.finishing import find_decision
-from weft.cli.flags import read_assignments
-from weft.cli.grammar import PLACED, Entry
-from weft.cli.lookup import look_up_one
+from weft.cli.command import options
+from weft.cli.command.exit_codes import OK
+from weft.cli.command.flags import read_assignments
+from weft.cli.command.grammar import PLACED, Entry
+from weft.cli.command.lookup import look_up_one
+from weft.cli.command.target import Target
 from weft.cli.output.formats import print_object
-from weft.cli.placement import explain_absence, explain_decision
+from weft.cli.output.terminal import find_width
+from weft.cli.placement.answer import explain_node
+from weft.cli.placement.decision import explain_absence, explain_decision
+from weft.cli.placement.question import ask
 from weft.cli.session import Session
-from weft.cli.terminal import find_width
 from weft.cli.verbs.recommend import tell
-from weft.cli.words import Target
-from weft.kinds.cells import dig
+from weft.cli.wait.finish import find_decision
+from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
 from weft.objects.errors import NotFound, WeftError
 

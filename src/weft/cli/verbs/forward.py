@@ -7,11 +7,11 @@ import sys
 
 import click
 
-from weft.cli import options
-from weft.cli.grammar import Entry, able
-from weft.cli.lookup import find_targets
-from weft.cli.relay import carry, listen_here, relay
+from weft.cli.command import options
+from weft.cli.command.grammar import Entry, able
+from weft.cli.command.lookup import find_targets
 from weft.cli.session import Session
+from weft.cli.stream.port_forward import carry, listen_here, relay
 from weft.kinds.record import Kind
 
 _PORTS = re.compile(r"(?:(\d{1,5}):)?(\d{1,5})")

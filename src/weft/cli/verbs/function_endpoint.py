@@ -7,12 +7,12 @@ import shlex
 
 import click
 
-from weft.cli import options
-from weft.cli.grammar import Entry
-from weft.cli.lookup import find_targets
+from weft.cli.command import options
+from weft.cli.command.grammar import Entry
+from weft.cli.command.lookup import find_targets
 from weft.cli.output.formats import print_data
 from weft.cli.session import Session
-from weft.client.functions import find_endpoint, keep_ca
+from weft.client.function_endpoint import find_endpoint, keep_ca
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput
 

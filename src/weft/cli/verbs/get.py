@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import click
 
-from weft.cli import options
-from weft.cli.exit_codes import partial_code
-from weft.cli.grammar import Entry
-from weft.cli.lookup import look_up
-from weft.cli.outcome import each
+from weft.cli.command import options
+from weft.cli.command.exit_codes import partial_code
+from weft.cli.command.grammar import Entry
+from weft.cli.command.lookup import look_up
+from weft.cli.command.target import Target, find_noun, is_noun
 from weft.cli.output.formats import MANIFEST, print_list, print_object
 from weft.cli.session import Session
 from weft.cli.verbs.list import list_kind
-from weft.cli.words import Target, find_noun, is_noun
+from weft.cli.wait.batch import each
 from weft.kinds.record import Kind
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from weft.cli import options
-from weft.cli.exit_codes import print_table
-from weft.cli.grammar import PROCESSES, Entry
+from weft.cli.command import options
+from weft.cli.command.exit_codes import print_table
+from weft.cli.command.grammar import PROCESSES, Entry
 from weft.cli.output.form import describe_forms
 from weft.cli.session import Session
 from weft.kinds.record import Kind

@@ -10,16 +10,16 @@ from typing import Any
 
 import click
 
-from weft.cli import options
-from weft.cli.exchange import exchange
-from weft.cli.exit_codes import ERROR, OK
-from weft.cli.grammar import Entry
-from weft.cli.lookup import find_one
+from weft.cli.command import options
+from weft.cli.command.exit_codes import ERROR, OK
+from weft.cli.command.grammar import Entry
+from weft.cli.command.lookup import find_one
+from weft.cli.output.terminal import clean
 from weft.cli.session import Session
-from weft.cli.terminal import clean
-from weft.client.invocations import MAX_PAYLOAD_BYTES as MOST_DATA_BYTES
+from weft.cli.stream.request import exchange
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput, TooLarge
+from weft.protocol.invocations import MAX_PAYLOAD_BYTES as MOST_DATA_BYTES
 
 _SHOWN_LINES = 20
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from weft.cli import options
-from weft.cli.grammar import Entry
-from weft.cli.lookup import find_one
-from weft.cli.printed import ask_log, show_log
+from weft.cli.command import options
+from weft.cli.command.grammar import Entry
+from weft.cli.command.lookup import find_one
+from weft.cli.command.target import Target
+from weft.cli.job.logs import follow_tasks, read_tries
 from weft.cli.session import Session
-from weft.cli.tasks import follow_tasks, read_tries
-from weft.cli.words import Target
-from weft.kinds.cells import dig
+from weft.cli.stream.logs import ask_log, show_log
+from weft.kinds.fields.cells import dig
 from weft.kinds.job import task_name
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME

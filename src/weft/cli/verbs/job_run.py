@@ -8,25 +8,25 @@ from typing import Any
 
 import click
 
-from weft.cli import options
-from weft.cli.attached import TaskOutput, has_one_task
-from weft.cli.complaints import complain
-from weft.cli.exit_codes import INTERRUPTED, OK
-from weft.cli.flags import make_flags
-from weft.cli.following import print_one
-from weft.cli.goals import plan_goal
-from weft.cli.grammar import Entry
-from weft.cli.lookup import is_image
-from weft.cli.moment import tell_moment
-from weft.cli.operations import name_operation
-from weft.cli.printed import show_last_lines
-from weft.cli.progress import Progress
-from weft.cli.rehearsing import rehearse
+from weft.cli.command import options
+from weft.cli.command.errors import complain
+from weft.cli.command.exit_codes import INTERRUPTED, OK
+from weft.cli.command.flags import make_flags
+from weft.cli.command.grammar import Entry
+from weft.cli.command.lookup import is_image
+from weft.cli.command.target import Target
+from weft.cli.job.attach import TaskOutput, has_one_task
+from weft.cli.output.local_time import tell_moment
+from weft.cli.preview.dry_run import rehearse
 from weft.cli.session import Session
+from weft.cli.stream.logs import show_last_lines
 from weft.cli.verbs.create import read_wish, read_words
-from weft.cli.watching import Wait, follow
-from weft.cli.words import Target
-from weft.kinds.cells import dig
+from weft.cli.wait.follow import print_one
+from weft.cli.wait.goal import plan_goal
+from weft.cli.wait.operation import name_operation
+from weft.cli.wait.progress import Progress
+from weft.cli.wait.watch import Wait, follow
+from weft.kinds.fields.cells import dig
 from weft.kinds.job import first_exit_code, task_name
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME

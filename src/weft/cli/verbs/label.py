@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from weft.cli import options
-from weft.cli.finishing import Done, finish
-from weft.cli.grammar import Entry
-from weft.cli.lookup import find_targets
+from weft.cli.command import options
+from weft.cli.command.grammar import Entry
+from weft.cli.command.lookup import find_targets
 from weft.cli.session import Session
+from weft.cli.wait.finish import Done, finish
 from weft.kinds.record import Kind
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import click
 
-from weft.cli import options
-from weft.cli.completion import complete_kind
-from weft.cli.grammar import Entry
+from weft.cli.command import options
+from weft.cli.command.completion import complete_kind
+from weft.cli.command.grammar import Entry
+from weft.cli.command.target import find_noun
 from weft.cli.output.formats import (
     MANIFEST,
     make_rows,
@@ -26,9 +27,8 @@ from weft.cli.output.formats import (
     write_page,
 )
 from weft.cli.output.rows import draw_rows
+from weft.cli.output.terminal import CLEAR, find_width, is_terminal
 from weft.cli.session import Session
-from weft.cli.terminal import CLEAR, find_width, is_terminal
-from weft.cli.words import find_noun
 from weft.client.listing import read_objects
 from weft.client.usage import fetch_usage
 from weft.client.watch import WatchEvent

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import click
 
-from weft.cli import options
-from weft.cli.grammar import PLACED, Entry, able
-from weft.cli.lookup import look_up
-from weft.cli.printed import ask_log, show_log, show_logs
+from weft.cli.command import options
+from weft.cli.command.grammar import PLACED, Entry, able
+from weft.cli.command.lookup import look_up
+from weft.cli.command.target import Target
 from weft.cli.session import Session
+from weft.cli.stream.logs import ask_log, show_log, show_logs
 from weft.cli.verbs.job_logs import list_newest, show_job_logs
-from weft.cli.words import Target
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import click
 from click.shell_completion import CompletionItem
 
-from weft.cli import options
-from weft.cli.completion import complete_target
-from weft.cli.finishing import Done
-from weft.cli.grammar import Entry
-from weft.cli.lookup import find_targets
-from weft.cli.outcome import each, finish_each
+from weft.cli.command import options
+from weft.cli.command.completion import complete_target
+from weft.cli.command.grammar import Entry
+from weft.cli.command.lookup import find_targets
+from weft.cli.command.target import Target
 from weft.cli.session import Session
-from weft.cli.words import Target
+from weft.cli.wait.batch import each, finish_each
+from weft.cli.wait.finish import Done
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 

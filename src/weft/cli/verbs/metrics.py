@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from weft.cli import options
-from weft.cli.exchange import exchange
-from weft.cli.grammar import Entry
-from weft.cli.lookup import find_one
+from weft.cli.command import options
+from weft.cli.command.grammar import Entry
+from weft.cli.command.lookup import find_one
 from weft.cli.output.formats import print_data
 from weft.cli.output.table import Column, draw_table
 from weft.cli.session import Session
+from weft.cli.stream.request import exchange
 from weft.kinds.record import Kind
 from weft.objects.quantity import format_age, format_bytes
 

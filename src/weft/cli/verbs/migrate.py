@@ -8,27 +8,27 @@ from typing import Any
 
 import click
 
-from weft.cli import options
-from weft.cli.advice import tell_recommendation
-from weft.cli.asking import ask
-from weft.cli.completion import complete_name
-from weft.cli.exit_codes import OK, UNPLACEABLE, exit_code
-from weft.cli.following import follow_to_end, print_one
-from weft.cli.goals import Goal, plan_goal
-from weft.cli.grammar import Entry, able
-from weft.cli.lookup import find_one
-from weft.cli.moment import read_moment, tell_moment
-from weft.cli.moving import Moving, describe_end
-from weft.cli.operations import name_operation
+from weft.cli.command import options
+from weft.cli.command.completion import complete_name
+from weft.cli.command.exit_codes import OK, UNPLACEABLE, exit_code
+from weft.cli.command.grammar import Entry, able
+from weft.cli.command.lookup import find_one
+from weft.cli.command.target import Target
+from weft.cli.migration.description import describe_forecast
+from weft.cli.migration.progress import Moving, describe_end
 from weft.cli.output.formats import print_object
-from weft.cli.output.move import describe_forecast
-from weft.cli.progress import Progress
+from weft.cli.output.local_time import read_moment, tell_moment
+from weft.cli.output.terminal import find_width
+from weft.cli.placement.answer import tell_recommendation
+from weft.cli.placement.question import ask
 from weft.cli.session import Session
-from weft.cli.terminal import find_width
-from weft.cli.watching import Result, Wait
-from weft.cli.words import Target
+from weft.cli.wait.follow import follow_to_end, print_one
+from weft.cli.wait.goal import Goal, plan_goal
+from weft.cli.wait.operation import name_operation
+from weft.cli.wait.progress import Progress
+from weft.cli.wait.watch import Result, Wait
 from weft.kinds.allocation import LOCAL
-from weft.kinds.cells import dig
+from weft.kinds.fields.cells import dig
 from weft.kinds.migration import DEFAULT_TIMEOUT_SECONDS, ENDED, MOVABLE
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME

@@ -10,11 +10,15 @@ from typing import Any
 import click
 import msgspec
 
-from weft.cli import options
-from weft.cli.completion import complete_operation
-from weft.cli.finishing import Done, finish
-from weft.cli.grammar import Entry
-from weft.cli.operations import (
+from weft.cli.command import options
+from weft.cli.command.completion import complete_operation
+from weft.cli.command.grammar import Entry
+from weft.cli.output.formats import age_of, print_data, print_line, print_rows
+from weft.cli.output.table import Column
+from weft.cli.output.terminal import CLEAR, is_terminal
+from weft.cli.session import Session
+from weft.cli.wait.finish import Done, finish
+from weft.cli.wait.operation import (
     CANCELS,
     Operation,
     find_goal,
@@ -24,11 +28,7 @@ from weft.cli.operations import (
     read_id,
     read_operation,
 )
-from weft.cli.output.formats import age_of, print_data, print_line, print_rows
-from weft.cli.output.table import Column
-from weft.cli.session import Session
-from weft.cli.terminal import CLEAR, is_terminal
-from weft.cli.watching import Wait
+from weft.cli.wait.watch import Wait
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import IllegalTransition, NotFound

@@ -6,13 +6,13 @@ import sys
 
 import click
 
-from weft.cli import options
-from weft.cli.advice import tell_placement
-from weft.cli.asking import ask
-from weft.cli.grammar import Entry
+from weft.cli.command import options
+from weft.cli.command.grammar import Entry
 from weft.cli.output.formats import print_object
+from weft.cli.output.terminal import find_width
+from weft.cli.placement.answer import tell_placement
+from weft.cli.placement.question import ask
 from weft.cli.session import Session
-from weft.cli.terminal import find_width
 from weft.kinds.record import Kind
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from weft.cli import options
-from weft.cli.deleting import describe_loss
-from weft.cli.grammar import Entry
+from weft.cli.command import options
+from weft.cli.command.grammar import Entry
 from weft.cli.manifest.check import Manifest
 from weft.cli.output.formats import print_data
-from weft.cli.planning import Step, describe_step, find_pruned, make_steps, name_plan
-from weft.cli.rehearsing import Foreseen, describe_refusal, foresee_each
+from weft.cli.preview.apply import Step, describe_step, find_pruned, make_steps, name_plan
+from weft.cli.preview.deletion import describe_loss
+from weft.cli.preview.dry_run import Foreseen, describe_refusal, foresee_each
 from weft.cli.session import Session
 from weft.cli.verbs.apply import (
     COSTS,

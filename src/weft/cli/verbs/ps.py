@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from weft.cli import options
-from weft.cli.grammar import PLACED, Entry
+from weft.cli.command import options
+from weft.cli.command.grammar import PLACED, Entry
 from weft.cli.output.formats import MANIFEST, print_list
 from weft.cli.session import Session
 from weft.cli.verbs.list import leave_out, read_selection, say_left_out, watch_kinds
-from weft.kinds.cells import dig
+from weft.kinds.fields.cells import dig
 from weft.kinds.job import ENDED
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from weft.cli import options
-from weft.cli.grammar import Entry
-from weft.cli.lookup import find_one
+from weft.cli.command import options
+from weft.cli.command.grammar import Entry
+from weft.cli.command.lookup import find_one
 from weft.cli.output.formats import print_names, print_object
 from weft.cli.session import Session
 from weft.kinds.record import Kind

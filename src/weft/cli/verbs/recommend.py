@@ -8,16 +8,16 @@ from typing import Any
 
 import click
 
-from weft.cli import options
-from weft.cli.advice import tell_recommendation
-from weft.cli.asking import ask
-from weft.cli.exit_codes import OK, UNPLACEABLE
-from weft.cli.flags import make_flags, read_flags
-from weft.cli.grammar import PLACED, Entry
-from weft.cli.lookup import look_up_one
+from weft.cli.command import options
+from weft.cli.command.exit_codes import OK, UNPLACEABLE
+from weft.cli.command.flags import make_flags, read_flags
+from weft.cli.command.grammar import PLACED, Entry
+from weft.cli.command.lookup import look_up_one
 from weft.cli.output.formats import print_object
+from weft.cli.output.terminal import find_width
+from weft.cli.placement.answer import tell_recommendation
+from weft.cli.placement.question import ask
 from weft.cli.session import Session
-from weft.cli.terminal import find_width
 from weft.kinds.record import Kind
 from weft.objects.errors import WeftError
 

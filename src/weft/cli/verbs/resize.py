@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from weft.cli import options
-from weft.cli.grammar import Entry
+from weft.cli.command import options
+from weft.cli.command.grammar import Entry
+from weft.cli.command.target import Target
 from weft.cli.session import Session
 from weft.cli.verbs.set import change, change_options
-from weft.cli.words import Target
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 

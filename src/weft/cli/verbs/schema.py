@@ -7,13 +7,13 @@ import json
 import click
 import msgspec
 
-from weft.cli import options
-from weft.cli.completion import complete_kind
-from weft.cli.grammar import Entry
+from weft.cli.command import options
+from weft.cli.command.completion import complete_kind
+from weft.cli.command.grammar import Entry
+from weft.cli.command.target import find_noun
 from weft.cli.output.formats import print_data, print_rows
 from weft.cli.output.table import Column
 from weft.cli.session import Session
-from weft.cli.words import find_noun
 from weft.kinds.record import Kind
 from weft.objects.errors import NotFound
 from weft.objects.quantity import format_bytes

@@ -7,12 +7,12 @@ from urllib.parse import quote
 
 import click
 
-from weft.cli import options
-from weft.cli.grammar import Entry, able
-from weft.cli.lookup import find_one
-from weft.cli.relay import listen_here, relay
+from weft.cli.command import options
+from weft.cli.command.grammar import Entry, able
+from weft.cli.command.lookup import find_one
+from weft.cli.command.target import Target
 from weft.cli.session import Session
-from weft.cli.words import Target
+from weft.cli.stream.port_forward import listen_here, relay
 from weft.kinds.record import Kind
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import click
 
-from weft.cli import options
-from weft.cli.finishing import Done, finish, plan_wait
-from weft.cli.flags import read_pairs
-from weft.cli.grammar import Entry
-from weft.cli.lookup import find_one
+from weft.cli.command import options
+from weft.cli.command.flags import read_pairs
+from weft.cli.command.grammar import Entry
+from weft.cli.command.lookup import find_one
+from weft.cli.command.target import Target, one_target, read_targets
 from weft.cli.manifest.config import read_config
 from weft.cli.session import Session
-from weft.cli.words import Target, one_target, read_targets
+from weft.cli.wait.finish import Done, finish, plan_wait
 from weft.kinds.record import Kind
 from weft.kinds.secret import MOST_BYTES, PASSWORD, TOKEN, USERNAME
 from weft.objects.errors import InvalidInput

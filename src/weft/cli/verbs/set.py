@@ -9,18 +9,18 @@ from typing import Any
 
 import click
 
-from weft.cli import options
-from weft.cli.code import bring
-from weft.cli.finishing import Done, finish, plan_wait
-from weft.cli.flags import flag_fields, flag_name, make_flags, read_flags
-from weft.cli.function_flags import make_more_flags, read_more_flags
-from weft.cli.grammar import Entry
-from weft.cli.lookup import find_one
+from weft.cli.command import options
+from weft.cli.command.flags import flag_fields, flag_name, make_flags, read_flags
+from weft.cli.command.grammar import Entry
+from weft.cli.command.lookup import find_one
+from weft.cli.command.target import Target
+from weft.cli.function.code import bring
+from weft.cli.function.flags import make_more_flags, read_more_flags
 from weft.cli.output.formats import print_data
+from weft.cli.output.terminal import is_terminal
 from weft.cli.session import Session
-from weft.cli.terminal import is_terminal
 from weft.cli.verbs.apply import SAID_BY_OTHERS, show_value
-from weft.cli.words import Target
+from weft.cli.wait.finish import Done, finish, plan_wait
 from weft.kinds.record import Kind
 from weft.objects.schema import describe_fields
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import click
 
-from weft.cli import options
-from weft.cli.grammar import Entry, able
-from weft.cli.lookup import find_one
+from weft.cli.command import options
+from weft.cli.command.grammar import Entry, able
+from weft.cli.command.lookup import find_one
 from weft.cli.session import Session
 from weft.cli.verbs.exec import GuestCommand, split_words
 from weft.kinds.record import Kind

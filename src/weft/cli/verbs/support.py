@@ -16,10 +16,10 @@ import click
 import msgspec
 
 import weft
-from weft.cli import options
-from weft.cli.grammar import Entry
-from weft.cli.output.moments import render_moments
-from weft.cli.redaction import hide_in_data, hide_in_text
+from weft.cli.command import options
+from weft.cli.command.grammar import Entry
+from weft.cli.output.redaction import hide_in_data, hide_in_text
+from weft.cli.output.timestamp import render_moments
 from weft.cli.session import Session
 from weft.cli.verbs.config import find_settings
 from weft.cli.verbs.doctor import examine

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from weft.cli import options
-from weft.cli.grammar import Entry
+from weft.cli.command import options
+from weft.cli.command.grammar import Entry
 from weft.cli.output.formats import print_object
 from weft.cli.session import Session
 from weft.cli.verbs.version import ask_time

@@ -8,18 +8,18 @@ from typing import Any
 
 import click
 
-from weft.cli import options
-from weft.cli.completion import Completer
-from weft.cli.grammar import Entry
+from weft.cli.command import options
+from weft.cli.command.completion import Completer
+from weft.cli.command.grammar import Entry
+from weft.cli.command.target import find_noun, usage
+from weft.cli.migration.description import PROGRESS_COLUMNS, describe_progress, draw_progress
+from weft.cli.node.usage import NODE_COLUMNS, SORTS, VM_COLUMNS, draw_nodes, draw_vms, join_nodes, join_vms
 from weft.cli.output.formats import print_data, print_names, print_rows
-from weft.cli.output.move import PROGRESS_COLUMNS, describe_progress, draw_progress
-from weft.cli.output.usage import NODE_COLUMNS, SORTS, VM_COLUMNS, draw_nodes, draw_vms, join_nodes, join_vms
+from weft.cli.output.terminal import CLEAR, is_terminal
 from weft.cli.session import Session
-from weft.cli.terminal import CLEAR, is_terminal
 from weft.cli.verbs.list import leave_out
-from weft.cli.words import find_noun, usage
 from weft.client.usage import fetch_usage
-from weft.kinds.cells import dig
+from weft.kinds.fields.cells import dig
 from weft.kinds.migration import ENDED
 from weft.kinds.record import Kind
 from weft.objects.errors import NotFound

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 import weft
-from weft.cli import options
-from weft.cli.grammar import Entry
+from weft.cli.command import options
+from weft.cli.command.grammar import Entry
 from weft.cli.output.formats import print_data
 from weft.cli.session import Session
 from weft.client.answer import raise_problem

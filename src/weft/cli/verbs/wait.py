@@ -5,15 +5,15 @@ from __future__ import annotations
 import click
 import msgspec
 
-from weft.cli import options
-from weft.cli.exit_codes import OK
-from weft.cli.finishing import Done, finish
-from weft.cli.goals import Goal, plan_goal, read_goal
-from weft.cli.grammar import Entry
-from weft.cli.lookup import find_targets
+from weft.cli.command import options
+from weft.cli.command.exit_codes import OK
+from weft.cli.command.grammar import Entry
+from weft.cli.command.lookup import find_targets
+from weft.cli.command.target import Target
 from weft.cli.session import Session
-from weft.cli.watching import Wait
-from weft.cli.words import Target
+from weft.cli.wait.finish import Done, finish
+from weft.cli.wait.goal import Goal, plan_goal, read_goal
+from weft.cli.wait.watch import Wait
 from weft.kinds.record import Kind
 from weft.objects.errors import NotFound
 

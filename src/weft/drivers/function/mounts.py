@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from weft.drivers.kernel import MS_NODEV, MS_NOSUID, MS_RDONLY, MS_REC, mount, mount_shifted
+from weft.drivers.linux.syscalls import MS_NODEV, MS_NOSUID, MS_RDONLY, MS_REC, mount, mount_shifted
 
 MS_REMOUNT, MS_BIND = 32, 4096
 MOST_LAYERS = 120

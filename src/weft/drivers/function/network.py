@@ -7,8 +7,8 @@ import fcntl
 import socket
 import struct
 
-from weft.contracts.function import RUNTIME_API_PORT, Foothold
-from weft.drivers.function.foothold import enter_new_network
+from weft.contracts.driver.function import RUNTIME_API_PORT, Foothold
+from weft.drivers.function.egress import enter_new_network
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 BACKLOG = 16

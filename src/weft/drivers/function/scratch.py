@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from weft.contracts.function import Recipe
+from weft.contracts.driver.function import Recipe
 
 
 def bound_scratch(recipe: Recipe) -> int:

@@ -13,15 +13,15 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from weft.client.view import Item
-from weft.gateway.functions.call import Call, Dispatches
-from weft.gateway.functions.names import Named, read_name
-from weft.gateway.http import Request
+from weft.gateway.function.definition.names import Named, read_name
+from weft.gateway.function.invocation.call import Call, Dispatches
 from weft.gateway.lambda_api.answers import JSON, answer_json
-from weft.gateway.lambda_api.callers import Caller
-from weft.gateway.lambda_api.described import describe_aliases, describe_function, describe_version
-from weft.gateway.lambda_api.known import Known
-from weft.gateway.lambda_api.once import Once
+from weft.gateway.lambda_api.authenticate import Caller
+from weft.gateway.lambda_api.describe import describe_aliases, describe_function, describe_version
+from weft.gateway.lambda_api.functions import Known
+from weft.gateway.lambda_api.http import Request
+from weft.gateway.lambda_api.idempotency import Once
+from weft.informer.view import Item
 from weft.kinds.function import FunctionSpec
 from weft.objects.errors import InvalidInput
 from weft.serving.answer import Answer

@@ -7,10 +7,10 @@ import re
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
-from weft.gateway.events.queue import Event
-from weft.gateway.http import Request
+from weft.gateway.function_events.queue import Event
 from weft.gateway.lambda_api.answers import answer_json
-from weft.gateway.lambda_api.callers import Caller
+from weft.gateway.lambda_api.authenticate import Caller
+from weft.gateway.lambda_api.http import Request
 from weft.objects.errors import InvalidInput
 from weft.serving.answer import Answer
 

@@ -27,8 +27,8 @@ from weft.images.parts import (
     write_bundle,
 )
 from weft.images.turn import work_beside
-from weft.objects.bundle import BundleManifest
 from weft.objects.errors import DriverFailed
+from weft.objects.image.bundle import BundleManifest
 
 SUITE = "bookworm"
 PACKAGES = (

@@ -19,8 +19,8 @@ from weft.images.clone.build import NEEDED as BOOT_NEEDED
 from weft.images.clone.build import write_boot
 from weft.images.parts import EPOCH, fetch_kernel, require, run, run_apart, write_bundle
 from weft.images.turn import work_beside
-from weft.objects.bundle import BundleManifest
 from weft.objects.errors import DriverFailed
+from weft.objects.image.bundle import BundleManifest
 
 SUITE = "bookworm"
 PACKAGES = (

@@ -27,7 +27,7 @@ from weft.images.parts import (
     write_bundle,
     write_kernel,
 )
-from weft.objects.bundle import BundleManifest
+from weft.objects.image.bundle import BundleManifest
 
 DISK_BYTES = 1 << 30
 ROOT_LABEL = "tiny-root"

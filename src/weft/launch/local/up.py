@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from weft.contracts.clock import Clock
-from weft.drivers.processes import ProcessId, wait_for_end
+from weft.drivers.linux.processes import ProcessId, wait_for_end
 from weft.launch.local import cgroups, node, underlay
 from weft.launch.local.choice import choose_topology, is_of_this_state
 from weft.launch.local.daemon import Daemon, find_daemon, perform_start, tail_log, write_whole

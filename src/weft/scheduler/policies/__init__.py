@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from weft.contracts.policy import Policy
-from weft.kinds.strategy import STRATEGIES, Term, parse_strategy
+from weft.kinds.fields.strategy import STRATEGIES, Term, parse_strategy
 from weft.scheduler.policies.best_fit import BestFit
 from weft.scheduler.policies.combined import Combined
 from weft.scheduler.policies.cost import Cost

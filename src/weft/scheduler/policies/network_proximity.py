@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from weft.contracts.policy import Column, Occasion, Reads, Request, Table, Values
-from weft.scheduler.affinity import own_groups
+from weft.scheduler.constraint.affinity import own_groups
 from weft.scheduler.policies.shares import with_room
 
 HALF_MS = 5.0

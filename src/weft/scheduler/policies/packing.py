@@ -16,7 +16,7 @@ import numpy as np
 
 from weft.contracts.policy import RESOURCES, Column, Flags, Request, Table, Values
 from weft.language.tree import Expression
-from weft.scheduler.constraint import find_meeting, split
+from weft.scheduler.constraint.match import find_meeting, split
 
 ANGLE, TURN, BALANCE, FILL, USED = (
     0.244,

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from weft.contracts.policy import Column, Occasion, Reads, Request, Table, Texts, Values
-from weft.kinds.strategy import read_spread_argument
-from weft.scheduler.affinity import own_groups
+from weft.kinds.fields.strategy import read_spread_argument
+from weft.scheduler.constraint.affinity import own_groups
 from weft.scheduler.policies.shares import room_after, with_room
 
 HOST = ("host", "node", "hostname")

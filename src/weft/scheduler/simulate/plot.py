@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from weft.scheduler.simulate.protocol import State
+from weft.scheduler.simulate.run import State
 
 WIDTH, HEIGHT = 720, 400
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 20, 56, 46

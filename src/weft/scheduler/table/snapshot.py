@@ -17,7 +17,7 @@ import numpy as np
 from weft.contracts.policy import Amounts, GpuAsk
 from weft.scheduler.table.columns import Columns
 from weft.scheduler.table.facts import NO_LOAD, Gpu, Load, NodeFacts, amounts_of
-from weft.scheduler.table.uses import Uses
+from weft.scheduler.table.usage import Uses
 
 __all__ = ["Amounts", "Gpu", "Load", "NodeFacts", "Snapshot", "amounts_of"]
 

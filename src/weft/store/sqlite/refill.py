@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import closing, suppress
 from pathlib import Path
 
-from weft.contracts.durable import keep_file
+from weft.contracts.durable_file import keep_file
 from weft.contracts.store import MAX_WRITES
 from weft.store.cursors import make_epoch
 from weft.store.sqlite.file import LockFile, as_store_error, connect, leap

@@ -18,20 +18,20 @@ from pathlib import Path
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.function import Foothold, Isolation, Recipe, Roots, compose_command, compose_env
-from weft.contracts.host import Host
-from weft.drivers.function.foothold import name_files
-from weft.drivers.function.groups import InstanceLimits
+from weft.contracts.driver.function import Foothold, Isolation, Recipe, Roots, compose_command, compose_env
+from weft.contracts.driver.host import Host
+from weft.drivers.cgroup.instance import InstanceLimits
+from weft.drivers.function.egress import name_files
+from weft.drivers.function.instance import Launched, Started
+from weft.drivers.function.instances import OwnProcesses, limit
 from weft.drivers.function.mounts import mount_parts
 from weft.drivers.function.network import enter_network
-from weft.drivers.function.own_processes import OwnProcesses, limit
 from weft.drivers.function.process import sandbox
 from weft.drivers.function.process.sandbox import Sandbox, choose_user, plan_entry, plan_sandbox
 from weft.drivers.function.scratch import bound_scratch
-from weft.drivers.function.started import Launched, Started
-from weft.drivers.own_thread import leave_mounts
-from weft.drivers.seccomp import read_profile, translate_seccomp
-from weft.drivers.seccomp_filter import compile_filter, tighten
+from weft.drivers.linux.namespace_thread import leave_mounts
+from weft.drivers.linux.seccomp import read_profile, translate_seccomp
+from weft.drivers.linux.seccomp_bpf import compile_filter, tighten
 
 TRIAL_SECONDS = 20.0
 NAME = "p-"  # how its groups' names begin

@@ -9,10 +9,10 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from weft.contracts.image import OciConfig
+from weft.contracts.driver.image import OciConfig
 from weft.drivers.image.oci.platforms import Platform
 from weft.objects.errors import InvalidInput
-from weft.objects.image_reference import DIGEST
+from weft.objects.image.reference import DIGEST
 
 MOST_DOCUMENT_BYTES = 4 << 20
 MOST_LAYERS = 127  # overlayfs takes 500, but a mount's options are one page

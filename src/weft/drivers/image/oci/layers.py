@@ -15,9 +15,9 @@ from pathlib import Path
 
 import msgspec
 
-from weft.contracts.durable import sync_folder, write_durably
+from weft.contracts.durable_file import sync_folder, write_durably
 from weft.drivers.image.oci.documents import Descriptor
-from weft.drivers.image.oci.unpacking import Limits, unpack
+from weft.drivers.image.oci.unpack.process import Limits, unpack
 from weft.objects.errors import DriverFailed
 
 UNPACKED_AT_ONCE = 2

@@ -17,10 +17,10 @@ from weft.drivers.image.oci.documents import (
     read_configuration,
     read_document,
 )
-from weft.drivers.image.oci.download import insist
-from weft.drivers.image.oci.exchange import Broken, Patience
+from weft.drivers.image.oci.fetch.download import insist
+from weft.drivers.image.oci.fetch.exchange import Broken, Patience
+from weft.drivers.image.oci.fetch.source import Source
 from weft.drivers.image.oci.platforms import Platform, choose
-from weft.drivers.image.oci.source import Source
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound
 
 _T = TypeVar("_T")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import msgspec
 
-from weft.contracts.durable import sync_folder, write_durably
-from weft.contracts.image import OciImage, RegistryCredentials
-from weft.objects.image_reference import ImageReference
+from weft.contracts.driver.image import OciImage, RegistryCredentials
+from weft.contracts.durable_file import sync_folder, write_durably
+from weft.objects.image.reference import ImageReference
 
 
 class Record(msgspec.Struct):

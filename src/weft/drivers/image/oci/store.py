@@ -1,5 +1,5 @@
-"""The node's store of container images (``contracts/image.py``), under ``<state>/oci``: each layer is unpacked once, whatever
-images have it, and removed when none needs it any more.
+"""The node's store of container images (``contracts/driver/image.py``), under ``<state>/oci``: each layer is unpacked once,
+whatever images have it, and removed when none needs it any more.
 
 Killed at any point it has an image whole, or not: layers come under their names when they are complete, an image's record is
 written last, and names of work that nobody goes on with are taken away at the next start.
@@ -15,25 +15,25 @@ from pathlib import Path
 from typing import Any
 
 from weft.contracts.clock import Clock, SystemClock
-from weft.contracts.container import User
-from weft.contracts.host import Host
-from weft.contracts.image import OciImage, PullProgress, RegistryCredentials
+from weft.contracts.driver.container import User
+from weft.contracts.driver.host import Host
+from weft.contracts.driver.image import OciImage, PullProgress, RegistryCredentials
+from weft.drivers.image.oci.coalescing import Flights
 from weft.drivers.image.oci.documents import Descriptor
-from weft.drivers.image.oci.download import download
-from weft.drivers.image.oci.exchange import Exchanges, Patience
-from weft.drivers.image.oci.flights import Flights
+from weft.drivers.image.oci.fetch.download import download
+from weft.drivers.image.oci.fetch.exchange import Exchanges, Patience
+from weft.drivers.image.oci.fetch.layout import Layout
+from weft.drivers.image.oci.fetch.registry import Registry, RegistrySettings
+from weft.drivers.image.oci.fetch.source import Source
+from weft.drivers.image.oci.layer_files import read_file
 from weft.drivers.image.oci.layers import Layer, Layers, remove_trees
-from weft.drivers.image.oci.local import Layout
-from weft.drivers.image.oci.merged import read_file
 from weft.drivers.image.oci.platforms import Platform, this_platform
 from weft.drivers.image.oci.pull import Pull
 from weft.drivers.image.oci.records import Record, Records
-from weft.drivers.image.oci.registry import Registry, RegistrySettings
-from weft.drivers.image.oci.source import Source
-from weft.drivers.image.oci.unpacking import Limits
+from weft.drivers.image.oci.unpack.process import Limits
 from weft.drivers.image.oci.users import find_user
 from weft.objects.errors import DriverFailed, InvalidInput, WeftError
-from weft.objects.image_reference import DIGEST, ImageReference, parse_reference
+from weft.objects.image.reference import DIGEST, ImageReference, parse_reference
 
 BUDGET_BYTES = 20 << 30
 EXCHANGES = 4  # at once with one registry
@@ -42,7 +42,7 @@ EXCHANGES = 4  # at once with one registry
 class OciImages:
     """``registries``: settings by HOST:PORT, or by HOST for all its ports. ``default_registry`` is for references that name none;
     without it they are refused. ``budget_bytes``: what unused images may take until they are forgotten. ``reach``: registries are
-    at strangers' addresses, or at these (``contracts/reach.py``); None: anywhere."""
+    at strangers' addresses, or at these (``contracts/public_address.py``); None: anywhere."""
 
     def __init__(
         self,

@@ -3,7 +3,7 @@ number need not stand in the files; a user's further groups count unless a group
 
 from __future__ import annotations
 
-from weft.contracts.container import User
+from weft.contracts.driver.container import User
 from weft.objects.errors import InvalidInput
 
 _MOST_ID = (1 << 32) - 2

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from weft.contracts.network import Port, Segment
-from weft.drivers.cgroup import Cgroups
+from weft.contracts.driver.network import Port, Segment
+from weft.drivers.cgroup.guest import Cgroups
 from weft.drivers.network.bridge.kernel import NAMESPACES, run, write_file
 from weft.drivers.network.bridge.names import INSIDE
 from weft.objects.errors import DriverFailed

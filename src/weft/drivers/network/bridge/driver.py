@@ -18,20 +18,27 @@ from pathlib import Path
 
 import msgspec
 
-from weft.contracts.host import Host
-from weft.contracts.network import Filter, Forward, Held, NetworkProbe, NetworkState, Port, Segment
-from weft.drivers.cgroup import Cgroups
-from weft.drivers.network.bridge import kernel, moving, netlink, plan, rules
-from weft.drivers.network.bridge.check import check_filters, check_forwards, check_port, check_ranges, check_segment
+from weft.contracts.driver.host import Host
+from weft.contracts.driver.network import Filter, Forward, Held, NetworkProbe, NetworkState, Port, Segment
+from weft.drivers.cgroup.guest import Cgroups
+from weft.drivers.network.bridge import kernel, migration, netlink, plan
+from weft.drivers.network.bridge.conntrack import BridgeFlows
 from weft.drivers.network.bridge.dial import dial_inside
 from weft.drivers.network.bridge.dnsmasq import Files, choose_resolver, ensure_server, stop_server
-from weft.drivers.network.bridge.flows import BridgeFlows
-from weft.drivers.network.bridge.guards import Guards
-from weft.drivers.network.bridge.held import read_held
 from weft.drivers.network.bridge.kernel import FdbEntry, Link
+from weft.drivers.network.bridge.listening_ports import read_held
 from weft.drivers.network.bridge.names import Names, port_from_alias
+from weft.drivers.network.bridge.nftables import rules
+from weft.drivers.network.bridge.nftables.firewall import Guards
+from weft.drivers.network.bridge.nftables.tables import Tables
 from weft.drivers.network.bridge.probe import probe_kernel
-from weft.drivers.network.bridge.tables import Tables
+from weft.drivers.network.bridge.validation import (
+    check_filters,
+    check_forwards,
+    check_port,
+    check_ranges,
+    check_segment,
+)
 from weft.objects.errors import DriverFailed, InUse, NotFound, WeftError
 
 log = logging.getLogger("weft.agent")
@@ -199,7 +206,7 @@ class BridgeNetwork:
         segment = self._segment(port.segment_id)
         if here:
             netlink.place_mac(names.tap(port.id), port.mac)
-            if segment is not None and port.mac in moving.find_passed_on(self._host, segment):
+            if segment is not None and port.mac in migration.find_passed_on(self._host, segment):
                 netlink.drop_element(moved, rules.PASSED_ON, port.mac)  # waits for the kernel's readers, some 15 ms
             netlink.forget_overlay(overlay, port.mac)  # after it: what is passed on to nowhere known would flood
         else:
@@ -209,7 +216,7 @@ class BridgeNetwork:
         self._switched.add(port.segment_id)
         self._applied.pop(port.segment_id, None)  # the rest, such as where broadcasts go, is for the next wish
         if segment is not None:
-            self._keep(moving.readdress(segment, port.mac, node_address))
+            self._keep(migration.readdress(segment, port.mac, node_address))
 
     async def state(self) -> NetworkState:
         links = await kernel.inspect_links()
@@ -359,7 +366,7 @@ class BridgeNetwork:
 
     def _pass_on(self, segment: Segment) -> None:
         """Bring the set of those who are passed on to the wish, whatever a switch made of it."""
-        table, wanted = self._names.moved_table(segment.id), moving.find_passed_on(self._host, segment)
+        table, wanted = self._names.moved_table(segment.id), migration.find_passed_on(self._host, segment)
         for mac in sorted({found.mac for found in segment.moved}):
             change = netlink.put_element if mac in wanted else netlink.drop_element
             change(table, rules.PASSED_ON, mac)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 
-from weft.contracts.network import Inside, Port
+from weft.contracts.driver.network import Inside, Port
 
 LONGEST_LINK_NAME = 15
 

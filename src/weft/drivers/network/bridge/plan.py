@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, ip_network
 
-from weft.contracts.host import Host
-from weft.contracts.network import Inside, Port, Segment
+from weft.contracts.driver.host import Host
+from weft.contracts.driver.network import Inside, Port, Segment
 from weft.drivers.network.bridge.kernel import FdbEntry, Link, Router
-from weft.drivers.network.bridge.moving import OLDER, find_neighbours, older_routers
+from weft.drivers.network.bridge.migration import OLDER, find_neighbours, older_routers
 from weft.drivers.network.bridge.names import (
     GATEWAY_MAC,
     INSIDE,

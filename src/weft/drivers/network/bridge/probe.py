@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from weft.contracts.host import Host
+from weft.contracts.driver.host import Host
 from weft.drivers.network.bridge.dnsmasq import choose_resolver
-from weft.drivers.network.bridge.filters import CALL_IPTABLES
 from weft.drivers.network.bridge.kernel import attempt
 from weft.drivers.network.bridge.names import Names
+from weft.drivers.network.bridge.nftables.security_groups import CALL_IPTABLES
 
 # Program → the Debian package that has it.
 PROGRAMS = {

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.host import Host
-from weft.contracts.network import Filter, Forward, Held, NetworkProbe, NetworkState, Port, Segment
+from weft.contracts.driver.host import Host
+from weft.contracts.driver.network import Filter, Forward, Held, NetworkProbe, NetworkState, Port, Segment
 from weft.objects.errors import DriverFailed, InUse, NotFound, WeftError
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import msgspec
 
 from weft.contracts.clock import Clock, SystemClock
-from weft.contracts.host import Host
-from weft.contracts.runtime import (
+from weft.contracts.driver.host import Host
+from weft.contracts.driver.runtime import (
     ExecRequest,
     GuestFacts,
     GuestPlan,
@@ -26,7 +26,7 @@ from weft.contracts.runtime import (
     SessionMark,
 )
 from weft.drivers.runtime.fake.guest import FakeGuest, describe_guest
-from weft.drivers.runtime.fake.moves import FakeMoves
+from weft.drivers.runtime.fake.migration import FakeMoves
 from weft.drivers.runtime.fake.session import FakeSession
 from weft.objects.errors import DriverFailed, IllegalTransition, NotFound, Unavailable, WeftError
 

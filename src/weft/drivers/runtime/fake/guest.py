@@ -6,8 +6,8 @@ from typing import Literal
 
 import msgspec
 
-from weft.contracts.migration import MovePhase
-from weft.contracts.runtime import GuestFacts, GuestPlan, GuestShape, GuestState
+from weft.contracts.driver.migration import MovePhase
+from weft.contracts.driver.runtime import GuestFacts, GuestPlan, GuestShape, GuestState
 
 MOST_CPU, MOST_MEMORY_BYTES, FREE_SLOTS = 16, 1 << 36, 4  # of a guest while it runs
 

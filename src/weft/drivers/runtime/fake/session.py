@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
-from weft.contracts.runtime import ExecChunk, ExecRequest
+from weft.contracts.driver.runtime import ExecChunk, ExecRequest
 from weft.objects.errors import InvalidInput, Unavailable
 
 WINDOW_CHUNKS = 16

@@ -12,16 +12,16 @@ import signal
 from collections.abc import Callable
 
 from weft.contracts.clock import Clock
-from weft.contracts.container import BEGUN_AFRESH, NEVER_BEGAN, describe_never_began
-from weft.contracts.host import Capacity
-from weft.contracts.runtime import GuestFacts, GuestShape
-from weft.drivers.processes import host_boot_id
-from weft.drivers.runtime.oci.groups import Groups
+from weft.contracts.driver.container import BEGUN_AFRESH, NEVER_BEGAN, describe_never_began
+from weft.contracts.driver.host import Capacity
+from weft.contracts.driver.runtime import GuestFacts, GuestShape
+from weft.drivers.cgroup.container import Groups
+from weft.drivers.linux.processes import host_boot_id
+from weft.drivers.runtime.oci.checkpoint.criu import settle_resuming, wait_for_saver
 from weft.drivers.runtime.oci.holder import Holder, Saves
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.record import ContainerEnd, ContainerRecord, decide_end, read_signal, write_record
 from weft.drivers.runtime.oci.runtime import Runtime
-from weft.drivers.runtime.oci.saved import settle_resuming, wait_for_saver
 from weft.objects.errors import DriverFailed, WeftError
 
 

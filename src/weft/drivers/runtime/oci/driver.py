@@ -15,26 +15,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weft.contracts.clock import Clock, SystemClock
-from weft.contracts.container import BEGUN_AFRESH, ContainerPlan, LogLine
-from weft.contracts.host import Host
-from weft.contracts.runtime import ExecRequest, ExecSession, GuestFacts, GuestStats, RuntimeProbe, SessionMark
-from weft.drivers.group_folders import REMOVAL_PAUSE_SECONDS, REMOVAL_TRIES
-from weft.drivers.processes import host_boot_id
-from weft.drivers.runtime.oci.adjust import adjust_container
-from weft.drivers.runtime.oci.carrying import Carrying
-from weft.drivers.runtime.oci.conmon import Conmon
+from weft.contracts.driver.container import BEGUN_AFRESH, ContainerPlan, LogLine
+from weft.contracts.driver.host import Host
+from weft.contracts.driver.runtime import ExecRequest, ExecSession, GuestFacts, GuestStats, RuntimeProbe, SessionMark
+from weft.drivers.cgroup.cgroupfs import REMOVAL_PAUSE_SECONDS, REMOVAL_TRIES
+from weft.drivers.cgroup.container import SHIMS, Groups
+from weft.drivers.linux.processes import host_boot_id
+from weft.drivers.runtime.oci.checkpoint.criu import begin_resuming, drop_saved, is_saved, settle_resuming
+from weft.drivers.runtime.oci.checkpoint.migration import Carrying
+from weft.drivers.runtime.oci.conmon.holder import Conmon
+from weft.drivers.runtime.oci.conmon.logs import read_lines
 from weft.drivers.runtime.oci.container import Container
-from weft.drivers.runtime.oci.groups import SHIMS, Groups
 from weft.drivers.runtime.oci.holder import Holder, Saves
-from weft.drivers.runtime.oci.logs import read_lines
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.probe import DRIVER, PROBE, Found, probe_oci
 from weft.drivers.runtime.oci.record import ContainerEnd, ContainerRecord, note_begun, read_record, write_record
-from weft.drivers.runtime.oci.root import MOST_LAYERS
+from weft.drivers.runtime.oci.resize import adjust_container
+from weft.drivers.runtime.oci.rootfs.overlay import MOST_LAYERS
 from weft.drivers.runtime.oci.runtime import Runtime, read_never_began
-from weft.drivers.runtime.oci.saved import begin_resuming, drop_saved, is_saved, settle_resuming
 from weft.drivers.runtime.oci.translate import Facts
-from weft.drivers.runtime.oci.users import choose_first_user
+from weft.drivers.runtime.oci.user_namespace import choose_first_user
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
 
 if TYPE_CHECKING:

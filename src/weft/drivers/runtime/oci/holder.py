@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from weft.contracts.runtime import ExecRequest, ExecSession, GuestStats
+from weft.contracts.driver.runtime import ExecRequest, ExecSession, GuestStats
 from weft.drivers.runtime.oci.translate import Facts
 
 if TYPE_CHECKING:

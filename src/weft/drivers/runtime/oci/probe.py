@@ -20,20 +20,20 @@ from pathlib import Path
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.container import ContainerPlan, ContainerProcess
-from weft.contracts.runtime import RuntimeProbe
-from weft.drivers.own_thread import leave_mounts, run_in_own_thread
-from weft.drivers.processes import host_boot_id
-from weft.drivers.runtime.oci import shim
-from weft.drivers.runtime.oci.apart import read_hidden
-from weft.drivers.runtime.oci.checkpoint import CAPABILITY, CRIU, find_lack
-from weft.drivers.runtime.oci.groups import Groups
+from weft.contracts.driver.container import ContainerPlan, ContainerProcess
+from weft.contracts.driver.runtime import RuntimeProbe
+from weft.drivers.cgroup.container import Groups
+from weft.drivers.linux.namespace_thread import leave_mounts, run_in_own_thread
+from weft.drivers.linux.processes import host_boot_id
+from weft.drivers.linux.seccomp import read_profile
+from weft.drivers.runtime.oci.checkpoint.probe import CAPABILITY, CRIU, find_lack
+from weft.drivers.runtime.oci.conmon import shim
+from weft.drivers.runtime.oci.mount_namespace import read_hidden
 from weft.drivers.runtime.oci.paths import ContainerPaths
-from weft.drivers.runtime.oci.root import Root, make_folders, mount_root
+from weft.drivers.runtime.oci.rootfs.overlay import Root, make_folders, mount_root
 from weft.drivers.runtime.oci.runtime import PROGRAMS, Runtime, find_programs, read_error
 from weft.drivers.runtime.oci.translate import Facts, Users, plan_files, translate_container
-from weft.drivers.runtime.oci.users import choose_first_user, find_ranges, open_mapping
-from weft.drivers.seccomp import read_profile
+from weft.drivers.runtime.oci.user_namespace import choose_first_user, find_ranges, open_mapping
 from weft.objects.errors import DriverFailed, WeftError
 
 DRIVER = "oci"

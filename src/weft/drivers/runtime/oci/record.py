@@ -10,10 +10,10 @@ import signal
 
 import msgspec
 
-from weft.contracts.container import COMPLETED, EXITED, KILLED, OUT_OF_MEMORY, ContainerPlan
-from weft.contracts.durable import write_durably
-from weft.contracts.runtime import GuestState
-from weft.drivers.processes import ProcessId
+from weft.contracts.driver.container import COMPLETED, EXITED, KILLED, OUT_OF_MEMORY, ContainerPlan
+from weft.contracts.driver.runtime import GuestState
+from weft.contracts.durable_file import write_durably
+from weft.drivers.linux.processes import ProcessId
 from weft.drivers.runtime.oci.paths import ContainerPaths
 
 SAVED = "saved"

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from weft.contracts.container import NOT_EXECUTABLE, NOT_FOUND
-from weft.drivers.runtime.oci.apart import Said, run_apart
+from weft.contracts.driver.container import NOT_EXECUTABLE, NOT_FOUND
+from weft.drivers.runtime.oci.mount_namespace import Said, run_apart
 from weft.objects.errors import DriverFailed
 
 PROGRAMS = ("crun", "runc")

@@ -13,11 +13,11 @@ from typing import Any
 
 import msgspec
 
-from weft.contracts.container import ContainerMount, ContainerPlan, ContainerProcess
-from weft.contracts.runtime import ExecRequest
+from weft.contracts.driver.container import ContainerMount, ContainerPlan, ContainerProcess
+from weft.contracts.driver.runtime import ExecRequest
+from weft.drivers.linux.seccomp import Profile, translate_seccomp
 from weft.drivers.runtime.oci.paths import ContainerPaths
-from weft.drivers.runtime.oci.users import USERS_EACH
-from weft.drivers.seccomp import Profile, translate_seccomp
+from weft.drivers.runtime.oci.user_namespace import USERS_EACH
 from weft.objects.errors import InvalidInput
 
 PERIOD_MICROSECONDS = 100_000

@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 
 from weft.contracts.clock import Clock, SystemClock
-from weft.contracts.host import Host
-from weft.contracts.runtime import (
+from weft.contracts.driver.host import Host
+from weft.contracts.driver.runtime import (
     ExecRequest,
     ExecSession,
     GuestFacts,
@@ -24,26 +24,26 @@ from weft.contracts.runtime import (
     RuntimeProbe,
     SessionMark,
 )
-from weft.drivers.cgroup import Cgroups, Limits
-from weft.drivers.log_files import keep_end
-from weft.drivers.processes import cpu_seconds, host_boot_id, resident_bytes
-from weft.drivers.runtime.qemu.adjust import adjust_machine, check_adjustment
-from weft.drivers.runtime.qemu.confine import choose_user
-from weft.drivers.runtime.qemu.console_log import shorten
-from weft.drivers.runtime.qemu.frame import Frame, plan_frame
+from weft.drivers.cgroup.guest import Cgroups, Limits
+from weft.drivers.linux.log_files import keep_end
+from weft.drivers.linux.processes import cpu_seconds, host_boot_id, resident_bytes
+from weft.drivers.runtime.qemu.console.log import shorten
+from weft.drivers.runtime.qemu.console.output import PrintedHere
+from weft.drivers.runtime.qemu.devices.hotplug import adjust_machine, check_adjustment
+from weft.drivers.runtime.qemu.devices.vfio import find_kept, give_devices, take_back_devices
+from weft.drivers.runtime.qemu.disk_relocation import QemuRelocations
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guests import Guests
-from weft.drivers.runtime.qemu.launch import choose_limits, launch_failed, launch_guest, undo_launch
-from weft.drivers.runtime.qemu.memory import discard_memory, load_memory, save_memory
-from weft.drivers.runtime.qemu.migration import check_movable, check_start, check_stays
-from weft.drivers.runtime.qemu.moves import QemuMoves
-from weft.drivers.runtime.qemu.printed_here import PrintedHere
+from weft.drivers.runtime.qemu.machine_shape import Frame, plan_frame
+from weft.drivers.runtime.qemu.migration.commands import check_movable, check_start, check_stays
+from weft.drivers.runtime.qemu.migration.steps import QemuMoves
 from weft.drivers.runtime.qemu.probe import probe_qemu
-from weft.drivers.runtime.qemu.processes import search_guest_process
+from weft.drivers.runtime.qemu.process.confinement import choose_user
+from weft.drivers.runtime.qemu.process.launch import choose_limits, launch_failed, launch_guest, undo_launch
+from weft.drivers.runtime.qemu.process.lookup import search_guest_process
 from weft.drivers.runtime.qemu.record import GuestRecord, disk_times
-from weft.drivers.runtime.qemu.relocation import QemuRelocations
+from weft.drivers.runtime.qemu.saved_memory import discard_memory, load_memory, save_memory
 from weft.drivers.runtime.qemu.translate import Facts
-from weft.drivers.runtime.qemu.vfio import find_kept, give_devices, take_back_devices
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unavailable
 
 HELLO_AGAIN_SECONDS = 0.5

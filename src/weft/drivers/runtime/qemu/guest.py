@@ -14,13 +14,14 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Literal, NamedTuple
 
 from weft.contracts.clock import Clock
-from weft.contracts.migration import MoveEvent
-from weft.contracts.runtime import GuestFacts, GuestState, ProcessFacts
-from weft.drivers.cgroup import Cgroups
-from weft.drivers.processes import ProcessId, host_boot_id, is_alive, kill_process, wait_for_end
-from weft.drivers.runtime.qemu.agents import GuestAgents
-from weft.drivers.runtime.qemu.frame import describe_shape
-from weft.drivers.runtime.qemu.processes import find_guest_process, search_guest_process
+from weft.contracts.driver.migration import MoveEvent
+from weft.contracts.driver.runtime import GuestFacts, GuestState, ProcessFacts
+from weft.drivers.cgroup.guest import Cgroups
+from weft.drivers.linux.processes import ProcessId, host_boot_id, is_alive, kill_process, wait_for_end
+from weft.drivers.runtime.qemu.guest_agent.connections import GuestAgents
+from weft.drivers.runtime.qemu.guest_agent.unread_output import Unread
+from weft.drivers.runtime.qemu.machine_shape import describe_shape
+from weft.drivers.runtime.qemu.process.lookup import find_guest_process, search_guest_process
 from weft.drivers.runtime.qemu.qmp import ANSWER_SECONDS, Qmp, QmpEvent, connect_qmp
 from weft.drivers.runtime.qemu.record import (
     POWERED_OFF,
@@ -30,7 +31,6 @@ from weft.drivers.runtime.qemu.record import (
     write_record,
 )
 from weft.drivers.runtime.qemu.translate import GuestPaths
-from weft.drivers.runtime.qemu.unread import Unread
 from weft.objects.errors import DriverFailed, Unavailable
 
 RETRY_SECONDS = 0.2

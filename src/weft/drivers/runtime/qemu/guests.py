@@ -12,15 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from weft.contracts.clock import Clock
-from weft.contracts.host import Host
-from weft.drivers.cgroup import Cgroups
-from weft.drivers.runtime.qemu.copying import keep_synced, lead_copies
+from weft.contracts.driver.host import Host
+from weft.drivers.cgroup.guest import Cgroups
 from weft.drivers.runtime.qemu.guest import Guest
-from weft.drivers.runtime.qemu.memory import settle_memory
-from weft.drivers.runtime.qemu.migration import settle_move
+from weft.drivers.runtime.qemu.guest_agent.unread_output import Unread
+from weft.drivers.runtime.qemu.migration.commands import settle_move
+from weft.drivers.runtime.qemu.migration.disk_copies import keep_synced, lead_copies
 from weft.drivers.runtime.qemu.record import GuestRecord, read_record
+from weft.drivers.runtime.qemu.saved_memory import settle_memory
 from weft.drivers.runtime.qemu.translate import GuestPaths
-from weft.drivers.runtime.qemu.unread import Unread
 from weft.objects.errors import NotFound
 
 

@@ -20,10 +20,10 @@ from pathlib import Path
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.runtime import RuntimeProbe
-from weft.drivers.processes import host_boot_id
-from weft.drivers.runtime.qemu.confine import OPEN_FILES, choose_user, find_users, plan_confined
-from weft.drivers.runtime.qemu.cpus import OLDEST, Offer, inspect_offer
+from weft.contracts.driver.runtime import RuntimeProbe
+from weft.drivers.linux.processes import host_boot_id
+from weft.drivers.runtime.qemu.cpu_models import OLDEST, Offer, inspect_offer
+from weft.drivers.runtime.qemu.process.confinement import OPEN_FILES, choose_user, find_users, plan_confined
 from weft.drivers.runtime.qemu.translate import Facts
 from weft.objects.errors import DriverFailed
 

@@ -12,11 +12,11 @@ from typing import Literal
 
 import msgspec
 
-from weft.contracts.durable import sync_folder, write_durably
-from weft.contracts.migration import MoveSettings
-from weft.contracts.runtime import GuestDisk, GuestPlan, GuestState, ProcessFacts
-from weft.drivers.processes import ProcessId
-from weft.drivers.runtime.qemu.frame import Frame
+from weft.contracts.driver.migration import MoveSettings
+from weft.contracts.driver.runtime import GuestDisk, GuestPlan, GuestState, ProcessFacts
+from weft.contracts.durable_file import sync_folder, write_durably
+from weft.drivers.linux.processes import ProcessId
+from weft.drivers.runtime.qemu.machine_shape import Frame
 from weft.drivers.runtime.qemu.translate import GuestPaths
 
 POWERED_OFF = "guestPoweredOff"

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from weft.contracts.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
-from weft.drivers.runtime.qemu.devices import (
+from weft.contracts.driver.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
+from weft.drivers.runtime.qemu.devices.ids import (
     base_name,
     describe_disk,
     disk_id,
@@ -27,7 +27,7 @@ from weft.drivers.runtime.qemu.devices import (
     nic_name,
     nic_properties,
 )
-from weft.drivers.runtime.qemu.frame import BLOCK_BYTES, Frame
+from weft.drivers.runtime.qemu.machine_shape import BLOCK_BYTES, Frame
 from weft.objects.errors import InvalidInput
 
 MEMORY_ID, BOOT_MEMORY_ID, PORT_ID = "vmem", "ram", "port"

@@ -16,13 +16,13 @@ import threading
 import uuid
 from pathlib import Path
 
-from weft.contracts.durable import keep_file, name_file, sync_folder, write_durably
-from weft.contracts.host import Host
-from weft.contracts.volume import PoolFacts, VolumeFacts
-from weft.drivers.file_system import check_files, has_files, is_blank, make_files, refuse_others
+from weft.contracts.driver.host import Host
+from weft.contracts.driver.volume import PoolFacts, VolumeFacts
+from weft.contracts.durable_file import keep_file, name_file, sync_folder, write_durably
+from weft.drivers.linux.ext4 import check_files, has_files, is_blank, make_files, refuse_others
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound
 from weft.objects.identity import short_id
-from weft.objects.qcow2 import HEADER_BYTES, read_qcow2_header
+from weft.objects.image.qcow2 import HEADER_BYTES, read_qcow2_header
 from weft.objects.quantity import format_bytes
 
 TIMEOUT_SECONDS = 60.0

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.host import Host
-from weft.contracts.volume import VolumeFacts
+from weft.contracts.driver.host import Host
+from weft.contracts.driver.volume import VolumeFacts
 from weft.objects.errors import InvalidInput, NotFound, WeftError
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 
-from weft.drivers.runtime.oci.containerd.wire import messages
+from weft.drivers.runtime.oci.containerd.messages import messages
 from weft.objects.errors import DriverFailed, NotFound, Unavailable, WeftError
 
 NAMESPACE = "weft"

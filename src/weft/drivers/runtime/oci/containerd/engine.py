@@ -8,11 +8,11 @@ import contextlib
 from pathlib import Path
 
 from weft.contracts.clock import Clock
+from weft.drivers.cgroup.container import Groups
 from weft.drivers.runtime.oci.containerd.client import Client
 from weft.drivers.runtime.oci.containerd.holder import Containerd
 from weft.drivers.runtime.oci.containerd.probe import find_version, probe_containerd
 from weft.drivers.runtime.oci.containerd.tasks import BookHolder
-from weft.drivers.runtime.oci.groups import Groups
 from weft.drivers.runtime.oci.probe import Found
 from weft.drivers.runtime.oci.record import ContainerRecord
 from weft.drivers.runtime.oci.runtime import Runtime

@@ -15,12 +15,12 @@ from typing import Any
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.runtime import ExecChunk, ExecRequest
-from weft.drivers.runtime.oci.channel import Channel
+from weft.contracts.driver.runtime import ExecChunk, ExecRequest
 from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.containerd.client import Client
-from weft.drivers.runtime.oci.containerd.wire import PROCESS, messages
-from weft.drivers.runtime.oci.session import NOT_FOUND, NOT_STARTED, ChannelSession
+from weft.drivers.runtime.oci.containerd.messages import PROCESS, messages
+from weft.drivers.runtime.oci.exec.channel import Channel
+from weft.drivers.runtime.oci.exec.channel_session import NOT_FOUND, NOT_STARTED, ChannelSession
 from weft.drivers.runtime.oci.translate import Facts, translate_exec
 from weft.objects.errors import DriverFailed, NotFound, Unavailable, WeftError
 

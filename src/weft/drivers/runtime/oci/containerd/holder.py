@@ -9,20 +9,20 @@ from collections.abc import Awaitable
 from pathlib import Path
 
 from weft.contracts.clock import Clock
-from weft.drivers.processes import ProcessId, inspect_process, is_alive, read_parent
+from weft.drivers.cgroup.container import SHIMS, Groups
+from weft.drivers.linux.processes import ProcessId, inspect_process, is_alive, read_parent
 from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.containerd.client import Client
-from weft.drivers.runtime.oci.containerd.standing import stand_in_mounts, write_entrance
+from weft.drivers.runtime.oci.containerd.messages import PAUSED, PAUSING, RUNC_OPTIONS, RUNNING, STOPPED, messages
+from weft.drivers.runtime.oci.containerd.shim_access import stand_in_mounts, write_entrance
 from weft.drivers.runtime.oci.containerd.tasks import Tasks, is_shim, write_keeper
-from weft.drivers.runtime.oci.containerd.wire import PAUSED, PAUSING, RUNC_OPTIONS, RUNNING, STOPPED, messages
-from weft.drivers.runtime.oci.groups import SHIMS, Groups
-from weft.drivers.runtime.oci.launch import ENDED_ALREADY, make_ready, prepare_config
-from weft.drivers.runtime.oci.node_process import NodeProcess
+from weft.drivers.runtime.oci.prepare import ENDED_ALREADY, make_ready, prepare_config
+from weft.drivers.runtime.oci.process_holder import NodeProcess
 from weft.drivers.runtime.oci.record import ContainerRecord
-from weft.drivers.runtime.oci.root import Root, mount_root
+from weft.drivers.runtime.oci.rootfs.overlay import Root, mount_root
+from weft.drivers.runtime.oci.rootfs.writable_layer import ensure_disk
 from weft.drivers.runtime.oci.runtime import Runtime
 from weft.drivers.runtime.oci.translate import Facts
-from weft.drivers.runtime.oci.written import ensure_disk
 from weft.objects.errors import WeftError
 
 CLASS = "io.containerd.runc.v2"

@@ -14,20 +14,20 @@ from pathlib import Path
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.host import Capacity
-from weft.drivers.processes import host_boot_id
-from weft.drivers.runtime.oci.checkpoint import CAPABILITY
+from weft.contracts.driver.host import Capacity
+from weft.drivers.cgroup.container import Groups
+from weft.drivers.linux.processes import host_boot_id
+from weft.drivers.runtime.oci.checkpoint.probe import CAPABILITY
 from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.containerd.client import Client
 from weft.drivers.runtime.oci.containerd.holder import Containerd
-from weft.drivers.runtime.oci.groups import Groups
 from weft.drivers.runtime.oci.holder import Holder
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.probe import EXIT_CODE, PROBE, Found, make_trial, probe_oci, tell_unusable
 from weft.drivers.runtime.oci.record import ContainerRecord
 from weft.drivers.runtime.oci.runtime import Runtime
 from weft.drivers.runtime.oci.translate import Facts
-from weft.drivers.runtime.oci.users import choose_first_user
+from weft.drivers.runtime.oci.user_namespace import choose_first_user
 from weft.objects.errors import DriverFailed, WeftError
 
 DRIVER = "containerd"

@@ -20,14 +20,14 @@ from typing import Any, Protocol
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.runtime import ExecRequest, ExecSession
-from weft.drivers.processes import ProcessId, inspect_process, kill_process, wait_for_end
+from weft.contracts.driver.runtime import ExecRequest, ExecSession
+from weft.drivers.linux.processes import ProcessId, inspect_process, kill_process, wait_for_end
+from weft.drivers.runtime.oci.conmon.logs import TURN_BYTES
 from weft.drivers.runtime.oci.container import Container
-from weft.drivers.runtime.oci.containerd import keep_log
+from weft.drivers.runtime.oci.containerd import log_writer
 from weft.drivers.runtime.oci.containerd.client import NAMESPACE, Client
 from weft.drivers.runtime.oci.containerd.exec import MARK, start_exec
-from weft.drivers.runtime.oci.containerd.standing import write_program
-from weft.drivers.runtime.oci.containerd.wire import (
+from weft.drivers.runtime.oci.containerd.messages import (
     PAUSED,
     PAUSING,
     RECORD,
@@ -37,8 +37,8 @@ from weft.drivers.runtime.oci.containerd.wire import (
     STOPPED,
     messages,
 )
+from weft.drivers.runtime.oci.containerd.shim_access import write_program
 from weft.drivers.runtime.oci.holder import Holder
-from weft.drivers.runtime.oci.logs import TURN_BYTES
 from weft.drivers.runtime.oci.record import ContainerRecord
 from weft.drivers.runtime.oci.translate import Facts
 from weft.objects.errors import DriverFailed, NotFound, Unavailable, WeftError
@@ -198,7 +198,7 @@ def write_keeper(container: Container) -> str:
     """Where containerd is to send what the container prints: to a program of its own, whose path is that of a file."""
     record = container.record
     user, first = record.plan.process.user, record.first_user or 0
-    words = [sys.executable, "-ISB", keep_log.__file__, str(container.paths.log)]
+    words = [sys.executable, "-ISB", log_writer.__file__, str(container.paths.log)]
     words += map(str, (TURN_BYTES, first + user.uid, first + user.gid))
     program = container.paths.run / "keep-log"
     write_program(program, f"exec {shlex.join(words)}\n")

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from weft.drivers.runtime.oci.translate import MASKED_PATHS, OPEN_FILES, READ_ONLY_PATHS
-from weft.drivers.runtime.oci.users import USERS_EACH
+from weft.drivers.runtime.oci.user_namespace import USERS_EACH
 
 SHARED_MEMORY_BYTES = 32 << 20
 _TIGHT = ["nosuid", "noexec", "nodev"]

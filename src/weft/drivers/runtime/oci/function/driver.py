@@ -17,22 +17,22 @@ from typing import Any
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.function import Foothold, Isolation, Recipe, Roots, compose_command, compose_env
-from weft.contracts.host import Host
-from weft.drivers.function.foothold import name_files
+from weft.contracts.driver.function import Foothold, Isolation, Recipe, Roots, compose_command, compose_env
+from weft.contracts.driver.host import Host
+from weft.drivers.cgroup.container import Groups
+from weft.drivers.function.egress import name_files
+from weft.drivers.function.instance import Launched, Started
+from weft.drivers.function.instances import OwnProcesses, limit
 from weft.drivers.function.mounts import mount_parts
 from weft.drivers.function.network import enter_network
-from weft.drivers.function.own_processes import OwnProcesses, limit
 from weft.drivers.function.scratch import bound_scratch
-from weft.drivers.function.started import Launched, Started
-from weft.drivers.own_thread import leave_mounts
+from weft.drivers.linux.namespace_thread import leave_mounts
+from weft.drivers.linux.seccomp import read_profile, translate_seccomp
+from weft.drivers.linux.seccomp_bpf import tighten
 from weft.drivers.runtime.oci.function.config import Inside, translate_instance
-from weft.drivers.runtime.oci.function.users import Ranges
-from weft.drivers.runtime.oci.groups import Groups
+from weft.drivers.runtime.oci.function.user_ranges import Ranges
 from weft.drivers.runtime.oci.probe import probe_oci
 from weft.drivers.runtime.oci.runtime import Runtime
-from weft.drivers.seccomp import read_profile, translate_seccomp
-from weft.drivers.seccomp_filter import tighten
 
 NAME = "c-"  # how its groups' names begin
 MANAGED_USER = (1000, 1000)

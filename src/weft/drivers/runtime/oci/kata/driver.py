@@ -12,9 +12,9 @@ from typing import Literal
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.container import ContainerPlan
-from weft.contracts.host import Host
-from weft.contracts.runtime import GuestFacts
+from weft.contracts.driver.container import ContainerPlan
+from weft.contracts.driver.host import Host
+from weft.contracts.driver.runtime import GuestFacts
 from weft.drivers.runtime.oci.driver import OciDriver
 from weft.drivers.runtime.oci.kata.translate import check_plan
 from weft.drivers.runtime.oci.paths import ContainerPaths

@@ -11,10 +11,10 @@ import shutil
 from pathlib import Path
 
 from weft.contracts.clock import Clock
+from weft.drivers.cgroup.container import Groups
 from weft.drivers.runtime.oci.containerd.engine import Engine as PlainEngine
-from weft.drivers.runtime.oci.containerd.events import Shortages
+from weft.drivers.runtime.oci.containerd.oom_events import Shortages
 from weft.drivers.runtime.oci.containerd.tasks import BookHolder
-from weft.drivers.runtime.oci.groups import Groups
 from weft.drivers.runtime.oci.kata.holder import Kata
 from weft.drivers.runtime.oci.kata.probe import probe_kata
 from weft.drivers.runtime.oci.kata.translate import name_shim

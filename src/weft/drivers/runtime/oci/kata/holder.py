@@ -12,21 +12,21 @@ import contextlib
 from collections.abc import Awaitable
 
 from weft.contracts.clock import Clock
-from weft.contracts.runtime import GuestStats
-from weft.drivers.processes import ProcessId
+from weft.contracts.driver.runtime import GuestStats
+from weft.drivers.cgroup.container import Groups
+from weft.drivers.linux.processes import ProcessId
+from weft.drivers.runtime.oci.conmon.shim import read_exit_code, write_exit_code
 from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.containerd.client import Client
-from weft.drivers.runtime.oci.containerd.events import Shortages
 from weft.drivers.runtime.oci.containerd.exec import A_LONG_TIME_SECONDS
+from weft.drivers.runtime.oci.containerd.messages import PAUSED, PAUSING, RUNNING, STOPPED, messages
+from weft.drivers.runtime.oci.containerd.oom_events import Shortages
 from weft.drivers.runtime.oci.containerd.tasks import Tasks, search_shims, write_keeper
-from weft.drivers.runtime.oci.containerd.wire import PAUSED, PAUSING, RUNNING, STOPPED, messages
-from weft.drivers.runtime.oci.groups import Groups
 from weft.drivers.runtime.oci.kata.metrics import NOTHING, read_metrics
 from weft.drivers.runtime.oci.kata.translate import plan_root, translate_isolated
 from weft.drivers.runtime.oci.kata.volumes import mount_volumes, unmount_volumes, volumes_folder
-from weft.drivers.runtime.oci.launch import ENDED_ALREADY, make_ready, write_files
+from weft.drivers.runtime.oci.prepare import ENDED_ALREADY, make_ready, write_files
 from weft.drivers.runtime.oci.record import SIGNALLED
-from weft.drivers.runtime.oci.shim import read_exit_code, write_exit_code
 from weft.drivers.runtime.oci.translate import Facts
 from weft.objects.errors import DriverFailed, NotFound, Unavailable, WeftError
 

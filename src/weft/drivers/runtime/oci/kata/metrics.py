@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from weft.contracts.runtime import GuestStats
-from weft.drivers.runtime.oci.containerd.wire import METRICS_V1, METRICS_V2, messages
+from weft.contracts.driver.runtime import GuestStats
+from weft.drivers.runtime.oci.containerd.messages import METRICS_V1, METRICS_V2, messages
 
 NOTHING = GuestStats(0.0, 0, 0, 0)
 

@@ -11,11 +11,11 @@ import shutil
 from pathlib import Path
 
 from weft.contracts.clock import Clock
-from weft.contracts.runtime import RuntimeProbe
+from weft.contracts.driver.runtime import RuntimeProbe
+from weft.drivers.cgroup.container import Groups
 from weft.drivers.runtime.oci.containerd.client import Client
-from weft.drivers.runtime.oci.containerd.events import Shortages
+from weft.drivers.runtime.oci.containerd.oom_events import Shortages
 from weft.drivers.runtime.oci.containerd.probe import find_neighbour, try_one
-from weft.drivers.runtime.oci.groups import Groups
 from weft.drivers.runtime.oci.kata.holder import Kata
 from weft.drivers.runtime.oci.kata.translate import name_shim
 from weft.drivers.runtime.oci.probe import Found, look_around_for_machines

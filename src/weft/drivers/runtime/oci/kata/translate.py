@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from weft.contracts.container import ContainerPlan
+from weft.contracts.driver.container import ContainerPlan
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.translate import Facts, translate_container
 from weft.objects.errors import InvalidInput

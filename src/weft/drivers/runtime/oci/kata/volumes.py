@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from weft.contracts.container import ContainerPlan
-from weft.drivers.kernel import unmount
-from weft.drivers.runtime.oci.disks import mount_disk
+from weft.contracts.driver.container import ContainerPlan
+from weft.drivers.linux.syscalls import unmount
 from weft.drivers.runtime.oci.paths import ContainerPaths
+from weft.drivers.runtime.oci.rootfs.loop_device import mount_disk
 
 
 def volumes_folder(paths: ContainerPaths) -> Path:

@@ -1,0 +1,83 @@
+"""How far a guest's way up has come, in the few words people watch: image, disk, network, boot. Woken by the worker."""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.agent.allocation.plan import Step
+from weft.contracts.clock import Clock
+from weft.kinds import allocation
+
+_STAGE_OF = {
+    Step.IMAGE: "image",
+    Step.DISK: "disk",
+    Step.VOLUMES: "disk",
+    Step.SEED: "disk",
+    Step.NETWORK: "network",
+    Step.START: "boot",
+}
+_LAST = {Step.IMAGE, Step.VOLUMES, Step.SEED, Step.NETWORK}  # the boot stage ends with the guest's answer
+
+
+class Stages:
+    """The stages of the present or last way up; ``shown`` are those reported before."""
+
+    def __init__(self, clock: Clock, shown: list[allocation.Step]) -> None:
+        self.current: Step | None = None
+        self.quiet = False  # what is done now is no way up
+        self._clock = clock
+        self._stages = {stage.name: stage for stage in shown}
+        self._began: dict[str, float] = {}
+
+    def adopt(self, shown: list[allocation.Step]) -> None:
+        """What was reported before, by an agent that was here before; only if this one has begun nothing yet."""
+        if not self._began:
+            self._stages = {stage.name: stage for stage in shown}
+
+    def begin(self, step: Step) -> None:
+        if self.quiet:
+            return
+        self.current = step
+        name = _STAGE_OF.get(step)
+        if name is None:
+            return
+        if step is Step.IMAGE:
+            self._stages.clear()
+            self._began.clear()
+        if name not in self._began:
+            self._began[name] = self._clock.elapsed()
+            self._stages[name] = allocation.Step(name=name, state="doing")
+
+    def tell(self, step: Step, detail: str) -> None:
+        name = _STAGE_OF.get(step)
+        if name is not None and name in self._stages and not self.quiet:
+            self._stages[name] = msgspec.structs.replace(self._stages[name], detail=detail)
+
+    def rest(self) -> None:
+        """A new look: what comes is another plan. Until then what was done last says how far the old one is."""
+        self.current = None
+
+    def end(self, step: Step, detail: str) -> None:
+        if step in _LAST and not self.quiet:
+            self._end(_STAGE_OF[step], detail)
+
+    def fail(self, step: Step) -> None:
+        name = _STAGE_OF.get(step)
+        if name is not None and not self.quiet:
+            self._stages[name] = allocation.Step(name=name, state="failed")
+
+    def arrive(self) -> None:
+        """The guest runs."""
+        boot = self._stages.get("boot")
+        if boot is not None and boot.state == "doing":
+            self._end("boot", "")
+
+    def list(self) -> list[allocation.Step]:
+        return list(self._stages.values())
+
+    def _end(self, name: str, detail: str) -> None:
+        began = self._began.get(name)
+        if began is not None and not detail:
+            spent = self._clock.elapsed() - began
+            detail = f"{spent * 1000:.0f} ms" if spent < 1 else f"{spent:.1f} s"
+        self._stages[name] = allocation.Step(name=name, state="done", detail=detail)

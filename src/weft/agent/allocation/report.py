@@ -1,0 +1,91 @@
+"""What an agent reports of one allocation, from its plan, its guest's facts and what it remembers, or of a failed step. Pure."""
+
+from __future__ import annotations
+
+import errno
+
+from weft.agent.allocation.plan import BRING_UP, Plan, Step, is_alive, pause_after
+from weft.agent.state.allocation import Memory, Trouble, Wanted
+from weft.agent.workload import shape
+from weft.agent.workload.health import Health
+from weft.contracts.driver.runtime import GuestFacts, ProcessFacts
+from weft.kinds.allocation import AllocationReport, AllocationState, MoveReport
+from weft.kinds.allocation import Step as ReportedStep
+from weft.objects.errors import Forbidden, InvalidInput, WeftError
+
+
+def tell_state(plan: Plan, current: Step | None) -> AllocationState:
+    """What to call it while ``current`` is being done."""
+    if current is Step.START:
+        return "starting"
+    return "preparing" if current in BRING_UP and plan.state == "stopping" else plan.state
+
+
+def tell_trouble(problem: Exception, before: Trouble | None, now: float) -> Trouble:
+    """A step failed, ``now`` (elapsed seconds): it is tried again after a pause, unless only another wish can mend it."""
+    tries = (before.tries if before is not None else 0) + 1
+    heals = not isinstance(problem, (InvalidInput, Forbidden))
+    full = isinstance(problem, OSError) and problem.errno == errno.ENOSPC
+    reason = problem.token if isinstance(problem, WeftError) else "noSpace" if full else "driverFailed"
+    message = problem.message if isinstance(problem, WeftError) else str(problem) or type(problem).__name__
+    return Trouble(reason, message, tries, now + pause_after(tries) if heals else None)
+
+
+def make_report(
+    wanted: Wanted,
+    memory: Memory,
+    plan: Plan,
+    state: AllocationState,
+    guest: GuestFacts | None,
+    steps: list[ReportedStep],
+    move: MoveReport | None,
+    health: Health,
+) -> AllocationReport:
+    """``guest`` None: there is none to tell of."""
+    alive = guest if guest is not None and is_alive(guest) else None
+    process = alive.process if alive is not None else None
+    health = tell_process(process) if process is not None and not health.state else health
+    kept = guest if guest is not None and (alive is not None or guest.state == "suspended") else None
+    return AllocationReport(
+        incarnation=wanted.spec.incarnation,
+        state=state,
+        wish_count=wanted.spec.wish_count,
+        boots=memory.boots,
+        ready=alive.ready if alive is not None else None,
+        boot_id=kept.boot_id if kept is not None else None,
+        accelerator=kept.accelerator if kept is not None else None,
+        started_at=kept.started_at if kept is not None else None,
+        restarts=memory.restarts + (process.ends if process is not None else 0),
+        has=shape.tell_has(alive, wanted.spec) if alive is not None else None,
+        room=shape.tell_room(alive, wanted.spec) if alive is not None else None,
+        fitted=_fitted(wanted, alive) if alive is not None else 0,
+        image=memory.image,
+        reason=plan.reason,
+        message=plan.message,
+        health=health.state if alive is not None else "",
+        health_message=health.message if alive is not None else "",
+        steps=steps,
+        move=move,
+        ended=(ended := has_ended(wanted, memory, plan, guest)),
+        exit_code=guest.exit_code if ended and guest is not None else None,
+    )
+
+
+def tell_process(process: ProcessFacts) -> Health:
+    """A machine is as well as the process that it is there for; one that ended for good takes the machine with it."""
+    if process.runs:
+        return Health("healthy")
+    return Health("unhealthy", process.ends, f"its process ended with exit code {process.code}, and begins again")
+
+
+def has_ended(wanted: Wanted, memory: Memory, plan: Plan, guest: GuestFacts | None) -> bool:
+    """Whether what ran here has ended, by itself or as it was wished, and nothing is about to start it; or is wished not to run,
+    and never did."""
+    rests = plan.state in ("stopped", "failed") and not plan.steps and plan.look_at is None
+    over = memory.run in ("ended", "down") or wanted.spec.wish == "stop"
+    return rests and over and (guest is None or not is_alive(guest))
+
+
+def _fitted(wanted: Wanted, guest: GuestFacts) -> int:
+    fits = guest.shape is None or shape.is_shaped(wanted.spec, guest.shape)
+    return wanted.generation if fits else 0

@@ -1,0 +1,307 @@
+"""What instances are made of, on this node: code and managed runtimes by digest, OCI images through the node's store of them.
+
+Writes ``<state>/functions/{code,bases}/<sha256>``: whole or not there at all. Fetched with the ticket that came with the recipe;
+several who need the same wait for one fetch. What nothing uses goes when there is more than the budget allows, the longest unused
+first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import shutil
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from weft.agent.function.egress_endpoints import Footholds
+from weft.agent.function.unpack import lay_out_code, lay_out_root
+from weft.agent.image.cache import ImageCache
+from weft.agent.image.oci import take_in
+from weft.agent.secret.cache import choose_credentials
+from weft.agent.server.client import Server
+from weft.contracts.driver.function import HANDLER, Blob, Recipe, Roots
+from weft.contracts.driver.image import OciImage, OciStore, RegistryCredentials
+from weft.kinds.allocation import AllocatedImage
+from weft.objects.errors import DriverFailed, InvalidInput, NotAuthenticated
+from weft.objects.image.bundle import BundleManifest, read_bundle
+from weft.objects.quantity import format_bytes
+
+log = logging.getLogger("weft.agent")
+BUDGET_BYTES = 4 << 30
+FETCHES = 2  # at a time
+BOOT = ".boot"  # in each folder: the id of the boot in which it came here
+CLIENT = "/opt/ric"
+RUNTIMES: dict[str, tuple[list[str], dict[str, str]]] = {
+    "python3.11": (
+        ["/usr/bin/python3.11", "-m", "awslambdaric", HANDLER],
+        {
+            "PYTHONPATH": f"{CLIENT}:/var/task",
+            "AWS_EXECUTION_ENV": "AWS_Lambda_python3.11",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
+    ),
+    "provided": (["/var/task/bootstrap"], {"AWS_EXECUTION_ENV": "AWS_Lambda_provided"}),
+}
+
+Tell = Callable[[str], None]  # a word on how far it is
+T = TypeVar("T")
+
+
+class Parts:
+    """``images`` None: this node, ``node``, keeps no OCI images; ``footholds`` None: it joins no networks. ``archives`` are where
+    those of images that the fabric holds come by. ``find_used`` gives the digests that may not go."""
+
+    def __init__(
+        self,
+        state_dir: str,
+        node: str,
+        server: Server,
+        images: OciStore | None,
+        find_used: Callable[[], set[str]],
+        footholds: Footholds | None = None,
+        archives: ImageCache | None = None,
+    ) -> None:
+        self._footholds, self._archives = footholds, archives
+        self._folder = Path(state_dir) / "functions"
+        self._node, self._server, self._images, self._find_used = node, server, images, find_used
+        self._fetching: dict[str, asyncio.Task[Any]] = {}
+        self._given: dict[str, str] = {}  # by recipe: its image's digest
+        self._opened: dict[str, RegistryCredentials | None] = {}  # by recipe: who pulled its image
+        self._threads = ThreadPoolExecutor(FETCHES, "weft-function")
+        self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        for kind in ("code", "bases"):
+            (self._folder / kind).mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self._folder / kind).iterdir():
+                if folder.name.startswith(".") or not self._is_whole(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    async def ensure(self, recipe: Recipe, tell: Tell) -> Roots:
+        """All that the recipe needs, fetched as far as it isn't here. Raises DriverFailed, NotFound, Unavailable, InvalidInput."""
+        roots = await self._ensure_roots(recipe, tell)
+        if not recipe.network:
+            return roots
+        if self._footholds is None:
+            raise DriverFailed(f"{recipe.what}: this node joins no networks", reason="notServed")
+        tell("network")
+        return msgspec.structs.replace(roots, foothold=await self._footholds.ensure(recipe.project, recipe.network))
+
+    async def let_go(self, networks: Callable[[], set[str]]) -> None:
+        """Leave the networks that aren't among those (uids)."""
+        if self._footholds is not None:
+            await self._footholds.keep_only(networks)
+
+    async def _ensure_roots(self, recipe: Recipe, tell: Tell) -> Roots:
+        if recipe.image:
+            return await self._ensure_image(recipe, tell)
+        if recipe.runtime not in RUNTIMES or recipe.base is None:
+            known = ", ".join(RUNTIMES)
+            raise InvalidInput(
+                f"{recipe.what}: this node knows no runtime {recipe.runtime!r}", hint=f"there are {known}"
+            )
+        command, env = RUNTIMES[recipe.runtime]
+        base = await self._ensure_blob("bases", recipe.base, _unpack_base, tell, f"runtime {recipe.runtime}")
+        code = ""
+        if recipe.code is not None:
+            code = str(await self._ensure_blob("code", recipe.code, _unpack_code, tell, "code") / "task")
+        return Roots(
+            root=[str(base / "root")], code=code, command=command, env=env, workdir="/var/task", user=(1000, 1000), bundle=str(base)
+        )  # fmt: skip
+
+    def images_of(self, recipes: Iterable[str]) -> set[str]:
+        """Digests of the container images that these recipes (digests) were given."""
+        return {self._given[digest] for digest in recipes if digest in self._given}
+
+    async def look_up(self, recipe: Recipe, tell: Tell) -> str:
+        """The digest that its image's tag means now, of the index if there is one; the image is here then. Raises as ``ensure``."""
+        image = await self._pull(recipe, "", tell)
+        return image.index_digest or image.digest
+
+    def drop(self, recipe: str) -> None:
+        """No instance of that recipe (digest) comes any more."""
+        self._given.pop(recipe, None)
+        self._opened.pop(recipe, None)
+
+    def close(self) -> None:
+        for task in self._fetching.values():
+            task.cancel()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _ensure_image(self, recipe: Recipe, tell: Tell) -> Roots:
+        bundle = ""
+        if recipe.base is not None:  # an image that runs in a machine of its own: for the kernel
+            bundle = str(await self._ensure_blob("bases", recipe.base, _unpack_base, tell, "kernel"))
+        digest = recipe.image.partition("@")[2]  # of an older fabric's version it may be a tag: the same one each time
+        image = await self._pull(recipe, digest or self._given.get(recipe.digest, ""), tell)
+        self._given[recipe.digest] = image.digest
+        assert self._images is not None
+        user = await self._images.find_user(image, image.config.user)
+        code = ""
+        if recipe.code is not None:
+            code = str(await self._ensure_blob("code", recipe.code, _unpack_code, tell, "code") / "task")
+        return Roots(
+            root=self._images.root(image),
+            code=code,
+            command=[*image.config.entrypoint, *image.config.cmd],
+            env=read_env(image),
+            workdir=image.config.workdir or "/",
+            user=(user.uid, user.gid),
+            bundle=bundle,
+        )
+
+    async def _pull(self, recipe: Recipe, digest: str, tell: Tell) -> OciImage:
+        if self._images is None:
+            raise InvalidInput(f"{recipe.what}: this node keeps no container images", reason="notServed")
+
+        def on_progress(here: int, total: int) -> None:
+            tell(f"image: {format_bytes(here)}" + (f" of {format_bytes(total)}" if total else ""))
+
+        reference = recipe.image.partition("@")[0]
+        if recipe.archive is not None and self._archives is not None:
+            held = AllocatedImage(
+                name=reference, uid="", sha256=recipe.archive.sha256, size=recipe.archive.size, url="", digest=digest
+            )
+            return await take_in(self._images, self._archives, held, on_progress, recipe.archive.ticket)
+        try:
+            credentials = await self._open(recipe, digest)
+            image = await self._images.pull(reference, digest, credentials=credentials, progress=on_progress)
+        except NotAuthenticated as problem:
+            secret = recipe.registry_secret
+            problem.message += f"; secret {secret} is not good for it" if secret else "; registry_secret names who does"
+            raise
+        self._opened[recipe.digest] = credentials
+        return image
+
+    async def _open(self, recipe: Recipe, digest: str) -> RegistryCredentials | None:
+        """Who pulls it: the server is asked, unless the image is here by what it said before."""
+        if not recipe.registry_secret:
+            return None
+        if digest and recipe.digest in self._opened and self._images and await self._images.find(digest) is not None:
+            return self._opened[recipe.digest]
+        told = await asyncio.to_thread(self._server.read_registry_secret, self._node, recipe.registry_ticket)
+        return choose_credentials(recipe.what, recipe.image, recipe.registry_secret, told)
+
+    async def _ensure_blob(
+        self, kind: str, blob: Blob, unpack: Callable[[Path, Path], None], tell: Tell, what: str
+    ) -> Path:
+        place = self._folder / kind / blob.sha256
+        if place.is_dir():
+            os.utime(place)
+            return place
+        return await self._once(blob.sha256, lambda: self._fetch(kind, blob, unpack, tell, what))
+
+    async def _once(self, key: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        task = self._fetching.get(key)
+        if task is None:
+            task = self._fetching[key] = asyncio.ensure_future(work())
+            task.add_done_callback(lambda done: self._done(key, done))
+        result: T = await asyncio.shield(task)
+        return result
+
+    def _done(self, key: str, task: asyncio.Task[Any]) -> None:
+        self._fetching.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # whoever waited was told; nobody may have
+
+    async def _fetch(self, kind: str, blob: Blob, unpack: Callable[[Path, Path], None], tell: Tell, what: str) -> Path:
+        loop = asyncio.get_running_loop()
+
+        def on_progress(length: int) -> None:
+            loop.call_soon_threadsafe(tell, f"{what}: {format_bytes(length)} of {format_bytes(blob.size)}")
+
+        place = await loop.run_in_executor(self._threads, self._fetch_now, kind, blob, unpack, on_progress, what)
+        await loop.run_in_executor(
+            self._threads, self._forget_unused, {*self._find_used(), *self._fetching, blob.sha256}
+        )
+        return place
+
+    def _fetch_now(
+        self, kind: str, blob: Blob, unpack: Callable[[Path, Path], None], on_progress: Callable[[int], None], what: str
+    ) -> Path:
+        place = self._folder / kind / blob.sha256
+        work = place.with_name(f".{blob.sha256}")
+        shutil.rmtree(work, ignore_errors=True)
+        try:
+            work.mkdir(mode=0o755)
+            archive = work / ".archive"
+            with archive.open("wb") as out:
+                self._server.fetch_blob(blob.sha256, out, on_progress, blob.ticket)
+            unpack(archive, work)
+            archive.unlink()
+            (work / BOOT).write_text(self._boot_id)
+            work.rename(place)
+        except OSError as problem:
+            full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise DriverFailed(
+                f"the {what} can't be kept on this node: {problem.strerror or problem}",
+                reason="noSpace" if full else None,
+                hint="make room on the node's disk" if full else None,
+                details={"step": kind},
+            ) from problem
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        return place
+
+    def _is_whole(self, folder: Path) -> bool:
+        """Thousands of small files aren't waited for until they are on disk: what another boot has left is fetched again."""
+        try:
+            return (folder / BOOT).read_text() == self._boot_id
+        except OSError:
+            return False
+
+    def _forget_unused(self, used: set[str]) -> None:
+        found = [path for kind in ("code", "bases") for path in (self._folder / kind).iterdir() if path.name[0] != "."]
+        sizes = {path: _measure(path) for path in found}
+        total = sum(sizes.values())
+        for path in sorted(found, key=lambda path: path.stat().st_mtime):
+            if total <= BUDGET_BYTES:
+                break
+            if path.name not in used:
+                log.info("functions: %s/%s is let go of", path.parent.name, path.name[:12])
+                gone = path.rename(path.with_name(f".gone-{path.name}"))
+                shutil.rmtree(gone, ignore_errors=True)
+                total -= sizes[path]
+
+
+def read_env(image: OciImage) -> dict[str, str]:
+    """Pure. NAME=VALUE lines of an image's configuration."""
+    return {name: value for name, _, value in (line.partition("=") for line in image.config.env) if name}
+
+
+def _unpack_code(archive: Path, folder: Path) -> None:
+    (folder / "task").mkdir(mode=0o755)
+    lay_out_code(archive, folder / "task")
+
+
+def _unpack_base(archive: Path, folder: Path) -> None:
+    """``root``, and beside it the bundle's other members by their role: kernel, initrd."""
+    with archive.open("rb") as file:
+        bundle = read_bundle(file, archive.stat().st_size)
+        manifest: BundleManifest = bundle.manifest
+        if manifest.disk_format != "tar":
+            raise DriverFailed(
+                "the runtime's image holds no root of files", reason="notAnImage", details={"step": "base"}
+            )
+        for role, name in (("root.tar", manifest.disk), ("kernel", manifest.kernel), ("initrd", manifest.initrd)):
+            if name is None:
+                continue
+            member = bundle.members[name]
+            file.seek(member.offset)
+            with (folder / role).open("xb") as out:
+                left = member.size
+                while left and (piece := file.read(min(left, 1 << 20))):
+                    out.write(piece)
+                    left -= len(piece)
+    (folder / "root").mkdir(mode=0o755)
+    with (folder / "root.tar").open("rb") as packed:
+        lay_out_root(packed, folder / "root")
+    (folder / "root.tar").unlink()
+
+
+def _measure(folder: Path) -> int:
+    return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*"))

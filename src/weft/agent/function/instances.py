@@ -1,0 +1,368 @@
+"""A node's instances of functions: begun, given invocations, laid to sleep, ended.
+
+Woken by invocations, instances, and time. Every decision over instances is the pool's; what becomes of each invocation is told
+once, as a message to the gateway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+import msgspec
+
+from weft.agent.function.artifacts import Parts
+from weft.agent.function.failures import EXITED, RECLAIMED, Failure, fail, fail_with, is_own_fault
+from weft.agent.function.instance import Running
+from weft.agent.function.pool import Lack, Need, Pool, Room, measure_left
+from weft.agent.function.prewarm import Ahead, Send
+from weft.contracts.clock import Clock
+from weft.contracts.driver.function import HasTemplates, InstanceDriver, Isolation, Recipe
+from weft.objects.errors import WeftError
+from weft.protocol.invocations import Answer, Invoke, Prepared, Printed, Refused
+
+log = logging.getLogger("weft.agent")
+INIT_SECONDS = 30.0  # from an instance's start to its first call
+MOST_READY = 16
+
+
+class Instances:
+    """``tell`` takes what is for the gateway; ``changed`` is called when counts, room or what is prepared have changed."""
+
+    def __init__(
+        self,
+        drivers: Mapping[Isolation, InstanceDriver],
+        parts: Parts,
+        room: Room,
+        clock: Clock,
+        tell: Send,
+        changed: Callable[[], None],
+    ) -> None:
+        self._drivers, self._parts, self._clock = dict(drivers), parts, clock
+        self._tell, self._on_changed = tell, changed
+        self.isolations: dict[str, str] = {}  # why instances can't run here; "" if they can
+        self.pool = Pool(room)
+        self.recipes: dict[str, Recipe] = {}
+        self.ahead = Ahead(self._drivers.values(), parts, clock, tell, changed)
+        self._came_up: set[str] = set()  # recipes of which an instance did
+        self.running: dict[str, Running] = {}
+        self.closing = False
+        self._dropped: set[str] = set()
+        self._waiting: dict[str, Invoke] = {}  # by instance: for whom it is coming up
+        self._preparing: dict[str, list[str]] = {}  # by instance: the requests that wait for it
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._looking: asyncio.TimerHandle | None = None
+
+    async def start(self) -> None:
+        for isolation, driver in self._drivers.items():
+            try:
+                left = await driver.recover()
+                self.isolations[isolation] = await driver.probe()
+            except WeftError as problem:
+                self.isolations[isolation] = problem.message
+                continue
+            except Exception as problem:  # a defect of one isolation keeps no guest of this node from its care
+                log.exception("functions with isolation %s", isolation)
+                self.isolations[isolation] = f"the node failed: {problem}"
+                continue
+            if left:
+                log.warning("functions: %d instances of an agent before this one were ended", left)
+            if self.isolations[isolation]:
+                log.warning("functions with isolation %s: %s", isolation, self.isolations[isolation])
+
+    async def close(self) -> None:
+        self.closing = True
+        if self._looking is not None:
+            self._looking.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(running.stop() for running in self.running.values()), return_exceptions=True)
+        self._parts.close()
+        for driver in self._drivers.values():
+            await driver.close()
+
+    def missing(self, isolation: str) -> str:
+        """Why instances of that isolation can't run here; "" if they can."""
+        return self.isolations.get(isolation, f"this node runs no functions with isolation {isolation}")
+
+    def prepared(self) -> set[str]:
+        """Digests of the recipes that a new instance begins from without waiting: one has come up here, or there is a template."""
+        return self._came_up | self.ahead.templates()
+
+    # --- what is wanted ----------------------------------------------------------------------------------------------
+
+    def learn(self, recipe: Recipe) -> None:
+        self.recipes[recipe.digest] = recipe
+        self._dropped.discard(recipe.digest)
+
+    def serve(self, call: Invoke, recipe: Recipe) -> None:
+        """Have it served by an instance that is idle or coming up, else by a new one; told as refused if there is no room."""
+        member = self.pool.take(recipe.digest, self._clock.elapsed())
+        if member is None:
+            lack = self._begin(recipe, call)
+            if lack is not None:
+                self._tell(Refused(call.id, "insufficientResources", lack.message))
+                return
+        elif member.id in self.running and self.running[member.id].up:
+            running = self.running[member.id]
+            if member.paused:
+                member.paused = False
+                self._spawn(self._wake(running, call))
+            else:
+                running.give(call)
+        else:
+            self._waiting[member.id] = call
+        self._changed()
+
+    def prepare(self, request: str, recipe: Recipe) -> None:
+        """See that an instance comes up, or that it could; of an image without a digest, which that is. Told as ``Prepared``."""
+        driver = self._drivers[recipe.isolation]
+        if recipe.is_open:
+            self._spawn(self.ahead.look_up(request, recipe))
+        elif isinstance(driver, HasTemplates):
+            self._spawn(self.ahead.capture(driver, request, recipe))
+        elif (lack := self._begin(recipe, None, request)) is not None:
+            self._tell(Refused(request, "insufficientResources", lack.message))
+
+    def keep(self, digest: str, idle_seconds: float, ready: int) -> None:
+        """How long idle ones stay, and how many stand ready."""
+        ready = min(ready, MOST_READY)
+        self.pool.keep(digest, idle_seconds, ready)
+        recipe = self.recipes.get(digest)
+        if recipe is None or self.missing(recipe.isolation):
+            return
+        driver = self._drivers[recipe.isolation]
+        if isinstance(driver, HasTemplates):
+            self._spawn(self.ahead.keep_ready(driver, recipe, ready))
+        else:
+            for _ in range(self.pool.lacking_ready(digest)):
+                if self._begin(recipe, None) is not None:
+                    break
+        self._look()
+
+    def drop(self, digest: str) -> None:
+        """No more of that recipe: those that serve nobody end now, the others after their call."""
+        self._came_up.discard(digest)
+        self._dropped.add(digest)
+        for id in self.pool.drop(digest):
+            self._end(id, None)
+        self._forget_dropped(digest)
+        self._changed()
+
+    def shrink(self, room: Room) -> None:
+        """There is so much room now; instances that have none any more are ended."""
+        for id in self.pool.shrink(room):
+            self._end(id, fail(RECLAIMED, "the node needed the room for a reserved workload"))
+        self._changed()
+
+    # --- coming up ---------------------------------------------------------------------------------------------------
+
+    def _begin(self, recipe: Recipe, call: Invoke | None, prepares: str = "") -> Lack | None:
+        """Start an instance, for ``call`` if there is one; why not, if there is no room."""
+        id, now = secrets.token_hex(5), self._clock.elapsed()
+        gone = self.pool.begin(id, recipe.digest, Need(recipe.cpu, recipe.memory), now, spoken_for=call is not None)
+        if isinstance(gone, Lack):
+            return gone
+        for other in gone:
+            self._end(other, None)
+        if call is not None:
+            self._waiting[id] = call
+        if prepares:
+            self._preparing[id] = [prepares]
+        self._spawn(self._bring_up(id, recipe))
+        return None
+
+    async def _bring_up(self, id: str, recipe: Recipe) -> None:
+        began = self._clock.elapsed()
+        try:
+            roots = await self._parts.ensure(recipe, lambda word: self._tell_step(id, word))
+            self._tell_step(id, "starting")
+            instance = await self._drivers[recipe.isolation].start(id, recipe, roots)
+        except WeftError as problem:
+            self.pool.forget(id)
+            self._fail_start(id, problem)
+            return
+        except Exception as problem:  # a defect is told to whoever waits, and no other instance notices
+            log.exception("an instance of %s", recipe.what)
+            self.pool.forget(id)
+            self._fail_start(id, WeftError(f"the node failed: {problem}"))
+            return
+        running = Running(id, recipe, instance, self, self._clock, began)
+        self.running[id] = running
+        if id not in self.pool.members:  # its room was taken meanwhile
+            self._end(id, fail(RECLAIMED, "the node needed the room for a reserved workload"))
+            return
+        try:
+            await running.begin(INIT_SECONDS)
+        except OSError as problem:
+            self.on_over(running, fail(EXITED, f"its Runtime API can't be served: {problem}"))
+
+    async def _wake(self, running: Running, call: Invoke) -> None:
+        self._waiting[running.id] = call
+        try:
+            await running.instance.resume()
+        except (WeftError, OSError) as problem:
+            self.on_over(running, fail(EXITED, f"its instance can't go on: {problem}"))
+            return
+        if self._waiting.pop(running.id, None) is not None and not running.over:
+            running.give(call)
+
+    # --- what instances tell -----------------------------------------------------------------------------------------
+
+    def on_up(self, running: Running) -> None:
+        now, id = self._clock.elapsed(), running.id
+        if not isinstance(self._drivers[running.recipe.isolation], HasTemplates):
+            self._came_up.add(running.recipe.digest)
+        for request in self._preparing.pop(id, ()):
+            self._tell(Prepared(request, True, seconds=running.init_seconds))
+        call = self._waiting.pop(id, None)
+        if call is not None:
+            self.pool.serve(id, now)
+            running.give(call)
+        else:
+            running.set_used()
+            self.pool.free(id, now)
+            self._look()
+        self._changed()
+
+    def on_answer(self, running: Running, answer: Answer) -> None:
+        if not running.over:  # it asks for the next in a moment, and may be given it before
+            self.pool.free(running.id, self._clock.elapsed())
+        if answer.start == "warm" or running.over:
+            self._tell(answer)
+        else:
+            self._spawn(self._tell_measured(running, answer))
+
+    async def _tell_measured(self, running: Running, answer: Answer) -> None:
+        await running.measure()
+        self._tell(msgspec.structs.replace(answer, most_memory=running.most_memory))
+
+    def on_free(self, running: Running) -> None:
+        if self.closing or running.id in self._waiting:
+            return
+        self.pool.free(running.id, self._clock.elapsed())
+        self._look()
+        self._changed()
+
+    def on_over(self, running: Running, why: Failure) -> None:
+        self.pool.forget(running.id)
+        again = running.call if running.call is not None and not running.begun and why.error_type == EXITED else None
+        if again is not None:  # the code has never seen it
+            running.call = None
+        self._end(running.id, why)
+        if again is not None:
+            self.serve(again, running.recipe)
+        self._changed()
+
+    def on_printed(self, running: Running, text: bytes, invocation: str) -> None:
+        self._tell(Printed(running.recipe.digest, running.id, text, invocation))
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def _end(self, id: str, why: Failure | None) -> None:
+        """Take one that the pool counts no more out of service; ``why`` is told to whoever waits for it."""
+        running = self.running.get(id)
+        failure = why or fail(RECLAIMED, "its instance was ended")
+        self._fail_waiting(id, failure)
+        if running is None:
+            return  # still on its way: it is ended when it has come
+        running.over = True
+        if running.call is not None:
+            running.end_call(failure)
+        self._spawn(self._stop(running))
+
+    async def _stop(self, running: Running) -> None:
+        try:
+            await running.stop()
+        except (WeftError, OSError) as problem:
+            log.warning("%s: instance %s is hard to end: %s", running.recipe.what, running.id, problem)
+        self.running.pop(running.id, None)
+        self._forget_dropped(running.recipe.digest)
+
+    def _forget_dropped(self, digest: str) -> None:
+        """What instances of it shared goes with the last of them."""
+        if digest in self._dropped and not any(one.digest == digest for one in self.pool.members.values()):
+            self._dropped.discard(digest)
+            recipe = self.recipes.pop(digest, None)
+            self._parts.drop(digest)
+            for (
+                isolation,
+                driver,
+            ) in self._drivers.items():  # of what was told to an agent before this one, each may have some
+                if recipe is None or recipe.isolation == isolation:
+                    self._spawn(driver.forget(digest))
+            if recipe is not None and recipe.network:
+                self._spawn(self._parts.let_go(self._networks))
+
+    def _networks(self) -> set[str]:
+        """Uids of those that recipes here name."""
+        return {recipe.network for recipe in self.recipes.values() if recipe.network}
+
+    def _fail_start(self, id: str, problem: WeftError) -> None:
+        """None came to be: by the code's own fault, or by this node's, and then another may do better."""
+        if is_own_fault(problem):
+            self._fail_waiting(id, fail_with(problem))
+            return
+        call = self._waiting.pop(id, None)
+        if call is not None:
+            self._tell(Refused(call.id, problem.token, problem.message))
+        for request in self._preparing.pop(id, ()):
+            self._tell(Prepared(request, True, problem.token, problem.message))
+        self._changed()
+
+    def _fail_waiting(self, id: str, failure: Failure) -> None:
+        call = self._waiting.pop(id, None)
+        if call is not None:
+            self._tell(Answer(call.id, failure.payload, error="Unhandled", error_type=failure.error_type, start="cold"))
+        for request in self._preparing.pop(id, ()):
+            self._tell(Prepared(request, True, failure.error_type, failure.message))
+        self._changed()
+
+    # --- time --------------------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Let go of what has been idle for too long, let the rest sleep, and look again when that may change."""
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+        if self.closing:
+            return
+        now = self._clock.elapsed()
+        for id in self.pool.expire(now):
+            self._end(id, None)
+            self._changed()
+        for id in self.pool.pause(now):
+            if (running := self.running.get(id)) is not None:
+                self._spawn(self._sleep(running))
+        if (seconds := self.pool.next_look(now)) is not None:
+            self._looking = asyncio.get_running_loop().call_later(seconds + 0.001, self._look)
+
+    async def _sleep(self, running: Running) -> None:
+        await running.measure()
+        member = self.pool.members.get(running.id)
+        if member is not None and member.paused:
+            await running.instance.pause()
+            if not member.paused:  # it was wanted meanwhile
+                await running.instance.resume()
+
+    def _tell_step(self, id: str, word: str) -> None:
+        for request in self._preparing.get(id, ()):
+            self.ahead.tell_progress(request, word)
+
+    def _changed(self) -> None:
+        self.ahead.bound(measure_left(self.pool))
+        self._on_changed()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (problem := task.exception()) is not None:
+            log.error("functions: %r", problem, exc_info=problem)

@@ -1,0 +1,191 @@
+"""The gateway's side of functions on one node: takes what it asks, keeps each answer until it was heard, and what was printed until
+it was written down, tells how things stand.
+
+Woken by messages, by what instances tell, and by allocations that need room. Every invocation is begun at most once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from weft.agent.function.artifacts import Parts
+from weft.agent.function.instances import Instances
+from weft.agent.function.pending_output import Unwritten
+from weft.agent.function.pool import Room
+from weft.agent.function.prewarm import Send
+from weft.contracts.clock import Clock
+from weft.contracts.driver.function import InstanceDriver, Isolation
+from weft.protocol.heartbeat import Instances as InstancesCounted
+from weft.protocol.invocations import (
+    Answer,
+    Count,
+    Drop,
+    FromAgent,
+    Heard,
+    Invoke,
+    Keep,
+    Prepare,
+    Printed,
+    Refused,
+    Standing,
+    Tell,
+    ToAgent,
+    Underway,
+    Written,
+    tell_moved,
+)
+
+STANDING_SECONDS = 0.05
+
+Measure = Callable[[], Room]
+
+
+class Functions:
+    """``measure`` tells what room there is now. One gateway at a time is listened to: the one that was connected last."""
+
+    def __init__(
+        self, drivers: Mapping[Isolation, InstanceDriver], parts: Parts, measure: Measure, clock: Clock
+    ) -> None:
+        self._parts, self._measure = parts, measure
+        self.instances = Instances(drivers, parts, measure(), clock, self._on_told, self._tell_standing)
+        self.isolations = self.instances.isolations
+        self._digest_of: dict[str, str] = {}  # by invocation under way
+        self._answers: dict[str, Answer] = {}
+        self._unwritten = Unwritten(clock)
+        self._send: Send | None = None
+        self._told: Standing | None = None  # on this connection
+        self._standing: asyncio.TimerHandle | None = None
+
+    async def start(self) -> None:
+        """Find out what this node can do, and end what an agent before this one left behind."""
+        await self.instances.start()
+        self._tell_standing()
+
+    async def close(self) -> None:
+        """No invocation is taken any more; those under way are ended, and so is every instance."""
+        if self._standing is not None:
+            self._standing.cancel()
+        await self.instances.close()
+
+    def used(self) -> set[str]:
+        """Digests of code and bases that recipes here need."""
+        recipes = self.instances.recipes.values()
+        return {blob.sha256 for recipe in recipes for blob in (recipe.base, recipe.code) if blob is not None}
+
+    def used_images(self) -> set[str]:
+        """Digests of container images that recipes here need."""
+        return self._parts.images_of(self.instances.recipes)
+
+    def report(self) -> dict[str, str]:
+        """For the node's report: in which isolations it runs instances, or why not."""
+        return {isolation: why or "yes" for isolation, why in self.isolations.items()}
+
+    def count(self) -> InstancesCounted:
+        """For the node's sign of life: how many instances there are, and what is counted for them."""
+        pool, paused = self.instances.pool, self.instances.ahead.count_ready().values()
+        busy, idle, ready = (sum(counts) for counts in zip((0, 0, 0), *pool.counts().values(), strict=True))
+        memory = sum(one.need.memory for one in pool.members.values()) + sum(copies.memory for copies in paused)
+        return InstancesCounted(busy, idle, ready + sum(copies.count for copies in paused), memory)
+
+    def on_room(self) -> None:
+        """Allocations may take more room now, or less."""
+        self.instances.shrink(self._measure())
+
+    def connect(self, send: Send) -> None:
+        """From here on it is told; first what is still here of what was begun before, and what was printed before how it ended."""
+        self._send, self._told = send, None
+        underway = {**self._digest_of, **{id: "" for id in self._answers if id not in self._digest_of}}
+        send(Underway(list(underway), list(underway.values())))
+        for printed in self._unwritten.tell():
+            send(printed)
+        for answer in self._answers.values():
+            send(answer)
+        self._send_standing()
+
+    def disconnect(self, send: Send) -> None:
+        if self._send is send:
+            self._send = None
+
+    def take(self, message: ToAgent) -> None:
+        """Act on one message; never waits."""
+        if isinstance(message, Invoke):
+            self._invoke(message)
+        elif isinstance(message, Heard):
+            self._answers.pop(message.id, None)
+            self._digest_of.pop(message.id, None)
+        elif isinstance(message, Written):
+            self._unwritten.let_go(message.serial)
+        elif isinstance(message, Tell):
+            self.instances.learn(message.recipe)
+        elif isinstance(message, Prepare):
+            if (problem := self._refuse(message)) is not None:
+                self._tell(problem)
+            else:
+                self.instances.prepare(message.id, self.instances.recipes[message.digest])
+        elif isinstance(message, Keep):
+            self.instances.keep(message.digest, message.idle_seconds, message.ready)
+        elif isinstance(message, Drop):
+            self.instances.drop(message.digest)
+
+    def _invoke(self, call: Invoke) -> None:
+        if call.id in self._answers:
+            self._tell(self._answers[call.id])
+        elif call.id in self._digest_of:
+            return  # it is under way
+        elif (problem := self._refuse(call)) is not None:
+            self._tell(problem)
+        else:
+            self._digest_of[call.id] = call.digest
+            self.instances.serve(call, self.instances.recipes[call.digest])
+
+    def _refuse(self, message: Invoke | Prepare) -> Refused | None:
+        """Why this node doesn't even try."""
+        recipe = self.instances.recipes.get(message.digest)
+        if recipe is None:
+            return Refused(message.id, "unknownRecipe", f"this node hasn't been told of {message.digest[:12]}")
+        if self.instances.closing:
+            return Refused(message.id, "closing", "this node's agent is ending")
+        if why := self.instances.missing(recipe.isolation):
+            return Refused(message.id, "notServed", why)
+        return None
+
+    def _on_told(self, message: FromAgent) -> None:
+        """What instances tell goes on; an answer and what was printed are kept, and what was refused after all is not under way."""
+        if isinstance(message, Answer):
+            self._answers[message.id] = message
+        elif isinstance(message, Refused):
+            self._digest_of.pop(message.id, None)
+        elif isinstance(message, Printed):
+            message = self._unwritten.add(message)
+        self._tell(message)
+
+    def _tell(self, message: FromAgent) -> None:
+        if self._send is not None:
+            self._send(message)
+
+    def _tell_standing(self) -> None:
+        if self._standing is None and self._send is not None and not self.instances.closing:
+            self._standing = asyncio.get_running_loop().call_later(STANDING_SECONDS, self._send_standing)
+
+    def _send_standing(self) -> None:
+        if self._standing is not None:
+            self._standing.cancel()
+            self._standing = None
+        before, self._told = self._told, self._read_standing()
+        self._tell(self._told if before is None else tell_moved(before, self._told))
+
+    def _read_standing(self) -> Standing:
+        pool, ready = self.instances.pool, self.instances.ahead.count_ready()
+        counts = {digest: Count(*numbers) for digest, numbers in pool.counts().items()}
+        for digest, paused in ready.items():
+            count = counts.get(digest, Count())
+            counts[digest] = Count(count.busy, count.idle, count.ready + paused.count)
+        return Standing(
+            counts=counts,
+            free_cpu=pool.free_cpu(),
+            free_memory=pool.free_memory(),
+            isolations=dict(self.isolations),
+            recipes=sorted(self.instances.prepared()),
+            ready_memory=sum(paused.memory for paused in ready.values()),
+        )

@@ -1,0 +1,58 @@
+"""What instances printed that no gateway has said to have written down: told again on its next connection, or to the next one.
+
+Numbered as it comes, so that one word lets go of all up to there. Bounded, for each recipe and for all: what is too much while no
+gateway takes it is gone, and costs no other recipe its lines.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.protocol.invocations import Printed
+
+MOST_BYTES = 4 << 20
+MOST_OF_ONE_BYTES = 1 << 20  # of one recipe's
+_EACH_BYTES = 512  # what keeping one takes beside its text
+
+
+class Unwritten:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._kept: deque[tuple[float, Printed]] = deque()  # and when it was printed
+        self._bytes: Counter[str] = Counter()  # by digest
+        self._all_bytes = 0
+        self._serial = int(clock.now() * 1e6)  # higher than any of an agent before this one
+
+    def add(self, printed: Printed) -> Printed:
+        """The same with its number; kept if there is room."""
+        self._serial += 1
+        numbered = msgspec.structs.replace(printed, serial=self._serial)
+        weight = _weigh(numbered)
+        mine = self._bytes[printed.digest] + weight
+        if mine <= MOST_OF_ONE_BYTES and self._all_bytes + weight <= MOST_BYTES:
+            self._kept.append((self._clock.elapsed(), numbered))
+            self._bytes[printed.digest] = mine
+            self._all_bytes += weight
+        return numbered
+
+    def let_go(self, serial: int) -> None:
+        """All up to there is written down."""
+        while self._kept and self._kept[0][1].serial <= serial:
+            _, printed = self._kept.popleft()
+            weight = _weigh(printed)
+            self._all_bytes -= weight
+            self._bytes[printed.digest] -= weight
+            if not self._bytes[printed.digest]:
+                del self._bytes[printed.digest]
+
+    def tell(self) -> list[Printed]:
+        """All of it, in its order, each with its age."""
+        now = self._clock.elapsed()
+        return [msgspec.structs.replace(printed, age=now - at) for at, printed in self._kept]
+
+
+def _weigh(printed: Printed) -> int:
+    return len(printed.text) + _EACH_BYTES

@@ -1,1 +1,0 @@
-"""Functions on this node: the gateway's invocations, instances that serve them, and the room that they may take."""

@@ -1,0 +1,121 @@
+"""Container images on this node, as its containers need them: pulled once for each, then the same by its digest. Those that the
+fabric itself holds come from the server, as archives that stay until they are unpacked.
+
+Acts through the node's store of them. Called by the performer; unused ones are let go of after a pull, as far as the store's
+budget asks for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from weft.agent.image.cache import ImageCache
+from weft.agent.state.allocation import Wanted
+from weft.agent.workload.container import PulledImage, name_user
+from weft.contracts.clock import Clock
+from weft.contracts.driver.image import OciImage, OciStore, RegistryCredentials
+from weft.kinds.allocation import AllocatedImage
+from weft.objects.errors import InvalidInput, NotAuthenticated, NotFound, WeftError
+from weft.objects.quantity import format_bytes
+
+log = logging.getLogger("weft.agent")
+
+
+class ContainerImages:
+    """``store`` None: this node keeps none. ``archives`` are the server's, ``find_used`` gives the digests of those that containers
+    here have; None: that can't be told, so nothing may go."""
+
+    def __init__(
+        self,
+        store: OciStore | None,
+        archives: ImageCache,
+        find_used: Callable[[], set[str] | None],
+        clock: Clock,
+    ) -> None:
+        self._store, self._archives, self._find_used, self._clock = store, archives, find_used, clock
+        self._fresh: dict[str, str] = {}  # by allocation: what it was given, whether or not it is remembered yet
+        self._forgetting: asyncio.Task[None] | None = None
+
+    async def ensure(
+        self, wanted: Wanted, digest: str, tell: Callable[[str], None], credentials: RegistryCredentials | None = None
+    ) -> tuple[PulledImage, str]:
+        """The image of ``wanted``, that with ``digest`` if it has had one before, and a word on how it came here. Raises
+        WeftError, as OciStore.pull does."""
+        container = wanted.spec.container
+        if container is None:
+            raise InvalidInput(f"{wanted.what} is no container")
+        if self._store is None:
+            raise InvalidInput(f"{wanted.what}: this node keeps no container images", reason="notServed")
+        began, seen = self._clock.elapsed(), [0]
+
+        def on_progress(here: int, total: int) -> None:
+            seen[0] = max(here, total)
+            tell(f"{format_bytes(here)} of {format_bytes(total)}" if total else format_bytes(here))
+
+        try:
+            if wanted.spec.image is not None:
+                image = await take_in(self._store, self._archives, wanted.spec.image, on_progress)
+            else:
+                image = await self._store.pull(container.image, digest, credentials=credentials, progress=on_progress)
+            self._fresh[wanted.uid] = image.digest
+        except NotAuthenticated as problem:
+            secret = container.registry_secret
+            problem.message += f"; secret {secret} is not good for it" if secret else "; registry_secret names who does"
+            raise
+        finally:
+            if seen[0]:
+                self._forget()
+        user = await self._store.find_user(image, name_user(container, image.config))
+        said = f"{format_bytes(seen[0])} in {self._clock.elapsed() - began:.1f} s" if seen[0] else "cached"
+        return PulledImage(image.digest, self._store.root(image), image.config, user), said
+
+    def drop(self, uid: str) -> None:
+        """Nothing of this allocation is here any more."""
+        self._fresh.pop(uid, None)
+
+    async def close(self) -> None:
+        if self._forgetting is not None:
+            self._forgetting.cancel()
+            await asyncio.gather(self._forgetting, return_exceptions=True)
+
+    def _forget(self) -> None:
+        if self._forgetting is None or self._forgetting.done():
+            self._forgetting = asyncio.ensure_future(self._forget_unused())
+
+    async def _forget_unused(self) -> None:
+        used = self._find_used()
+        if used is None or self._store is None:
+            return
+        try:
+            freed = await self._store.forget({*used, *self._fresh.values()})
+        except (WeftError, OSError) as problem:
+            log.warning("unused container images stay: %s", problem)
+            return
+        if freed:
+            log.info("container images: %s of unused ones are let go of", format_bytes(freed))
+
+
+async def take_in(
+    store: OciStore,
+    archives: ImageCache,
+    image: AllocatedImage,
+    progress: Callable[[int, int], None],
+    ticket: str = "",
+) -> OciImage:
+    """One that the fabric holds. Its archive is fetched (by ``ticket``, or this node's right to it) only if what is in it isn't
+    here. Raises WeftError, as OciStore.pull and ImageCache do."""
+    archive = archives.archive_path(image)
+    reference = f"oci-archive:{archive}"
+    try:
+        return await store.pull(reference, image.digest, own_file=True)
+    except NotFound as problem:
+        if problem.token != "imageGone":
+            raise
+    async with archives.hold_archive(image, lambda length: progress(length, image.size), ticket):
+        try:
+            return await store.pull(reference, image.digest, own_file=True)
+        except WeftError as problem:
+            problem.message = problem.message.replace(reference, image.name).replace(str(archive), "its archive")
+            raise

@@ -1,0 +1,231 @@
+"""A source's connections to the door of its move: questions over one, memory and disks over as many as the machine opens.
+
+The machine sends to unix sockets made here; each connection to one is carried to the other node by one of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import select
+import socket
+import ssl
+import threading
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from weft.agent.migration.credentials import Credentials, check_peer, is_refusal
+from weft.agent.migration.disk_transfer import send_file
+from weft.agent.migration.relay import Limit, Meter, Relay
+from weft.contracts.clock import Clock
+from weft.objects.errors import DriverFailed, Unavailable, WeftError
+from weft.protocol.migration import (
+    Answer,
+    Ask,
+    Channel,
+    Hello,
+    allow_to_stall,
+    is_lost,
+    receive_message,
+    send_message,
+    tune,
+)
+
+log = logging.getLogger("weft.agent")
+DIAL_SECONDS = 10.0
+ANSWER_SECONDS = 120.0  # a machine is built at the other end
+WATCH_SECONDS = 1.0
+
+
+class TlsLine:
+    """To the door at ``address`` (host:port) of the move ``key``, behind which is node ``peer_uid``."""
+
+    def __init__(
+        self,
+        key: str,
+        address: str,
+        peer_uid: str,
+        credentials: Credentials,
+        limits: Iterable[Limit],
+        clock: Clock,
+    ) -> None:
+        self.meter = Meter()
+        self._key, self._address, self._peer_uid = key, address, peer_uid
+        self._tls = credentials.dial()
+        self._limits, self._clock = list(limits), clock
+        self._asking = ThreadPoolExecutor(1, "weft-move")  # its own: an answer lies within the guest's pause
+        self._control: ssl.SSLSocket | None = None
+        self._lock = threading.Lock()
+        self._relays: set[Relay] = set()
+        self._offered: dict[Path, socket.socket] = {}
+        self._ahead: list[Future[ssl.SSLSocket]] = []
+        self._files: set[ssl.SSLSocket] = set()
+        self._closed = False
+
+    async def ask(self, ask: Ask) -> Answer:
+        """The target's answer. Raises Unavailable if there is none; then the question may have been heard."""
+        return await asyncio.get_running_loop().run_in_executor(self._asking, self._ask, ask)
+
+    async def order(self, ask: Ask) -> None:
+        """Like ``ask``; raises DriverFailed if the target answers that it can't."""
+        answer = await self.ask(ask)
+        if not answer.done:
+            raise DriverFailed(f"the target: {answer.message}", reason=answer.reason, details={"step": ask.do})
+
+    def offer(self, sockets: dict[Channel, Path], *, ahead: int = 0) -> None:
+        """Listen at these paths for the machine, with so many connections for its memory dialled meanwhile. Raises
+        DriverFailed."""
+        if ahead:
+            dialling = ThreadPoolExecutor(ahead, "weft-dial")
+            self._ahead = [dialling.submit(self._dial, "memory", ahead=True) for _ in range(ahead)]
+            dialling.shutdown(wait=False)
+        for channel, path in sockets.items():
+            listener = socket.socket(socket.AF_UNIX)
+            try:
+                path.unlink(missing_ok=True)
+                listener.bind(str(path))
+                path.chmod(0o700)
+                listener.listen(16)
+            except OSError as problem:
+                listener.close()
+                raise DriverFailed(f"{path}: {problem.strerror or problem}", details={"step": "move"}) from problem
+            self._offered[path] = listener
+            threading.Thread(target=self._accept, args=(listener, channel), name="weft-offer", daemon=True).start()
+
+    async def carry_file(self, disk: str, path: Path, form: str = "qcow2") -> None:
+        """The file of ``disk``; returns once the target has it. Raises OSError, WeftError."""
+        await asyncio.to_thread(self._carry_file, disk, path, form)
+
+    def _carry_file(self, disk: str, path: Path, form: str) -> None:
+        with self._dial("disks", disk, form=form) as secure:
+            secure.settimeout(ANSWER_SECONDS)
+            with self._lock:
+                self._files.add(secure)
+            try:
+                send_file(secure, path, self.meter, self._limits)
+                answer = receive_message(secure, Answer)
+            except OSError as problem:
+                raise Unavailable(f"the connection to the target was lost: {problem}", reason="lineLost") from problem
+            finally:
+                with self._lock:
+                    self._files.discard(secure)
+        if not answer.done:
+            raise DriverFailed(f"the target: {answer.message}", reason=answer.reason, details={"step": "disk"})
+
+    def close(self) -> None:
+        """Cut all there is."""
+        with self._lock:
+            self._closed = True
+            control, unused, self._ahead = self._control, self._ahead, []
+        for dialled in unused:
+            dialled.add_done_callback(_drop)
+        for path, listener in self._offered.items():
+            with contextlib.suppress(OSError):  # it has ended by itself
+                listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+            path.unlink(missing_ok=True)
+        self._cut([control] if control is not None else [])
+        self._asking.shutdown(wait=False, cancel_futures=True)
+
+    def _cut(self, others: Iterable[ssl.SSLSocket] = ()) -> None:
+        """End what carries the machine's bytes and its disks, and ``others``."""
+        with self._lock:
+            relays, files = list(self._relays), [*self._files, *others]
+        for relay in relays:
+            relay.cut()
+        for secure in files:
+            with contextlib.suppress(OSError):  # it has ended by itself
+                socket.socket.shutdown(secure, socket.SHUT_RDWR)
+
+    def _watch(self, control: ssl.SSLSocket) -> None:
+        """What is carried ends with the line for questions: the kernel asks there whether the other node can be reached."""
+        poll = select.poll()
+        poll.register(control.fileno(), 0)  # its errors, and its end
+        while self._control is control and not self._closed:
+            if poll.poll(WATCH_SECONDS * 1000) and self._control is control:
+                log.info("move %s: the line to the target was lost", self._key)
+                self._cut()
+                return
+
+    def _ask(self, ask: Ask) -> Answer:
+        try:
+            if self._control is None:
+                self._control = self._dial("control")
+                threading.Thread(target=self._watch, args=(self._control,), name="weft-line", daemon=True).start()
+            self._control.settimeout(ANSWER_SECONDS)
+            send_message(self._control, ask)
+            return receive_message(self._control, Answer)
+        except (OSError, WeftError) as problem:
+            control, self._control = self._control, None
+            if control is not None:
+                control.close()
+            if is_lost(problem):
+                self._cut()
+            if is_refusal(problem):
+                said = f"this node and the target at {self._address} don't know each other's certificates: {problem}"
+                raise Unavailable(said, reason="peerRefused") from problem
+            said = f"the target doesn't answer at {self._address}: {problem}"
+            raise Unavailable(said, reason="lineLost") from problem
+
+    def _dial(self, channel: Channel, disk: str = "", *, ahead: bool = False, form: str = "qcow2") -> ssl.SSLSocket:
+        host, _, port = self._address.rpartition(":")
+        sock = socket.create_connection((host.strip("[]"), int(port)), DIAL_SECONDS)
+        try:
+            tune(sock)
+            secure = self._tls.wrap_socket(sock)
+        except BaseException:
+            sock.close()
+            raise
+        try:
+            check_peer(secure, self._peer_uid)
+            send_message(secure, Hello(self._key, channel, disk, ahead, form))
+            answer = receive_message(secure, Answer)
+            if not answer.done:
+                raise Unavailable(answer.message, reason=answer.reason)
+            if channel != "control":
+                allow_to_stall(secure)
+            return secure
+        except BaseException:
+            secure.close()
+            raise
+
+    def _accept(self, listener: socket.socket, channel: Channel) -> None:
+        while True:
+            try:
+                plain, _ = listener.accept()
+            except OSError:
+                return  # it was closed
+            threading.Thread(target=self._carry, args=(plain, channel), name="weft-move", daemon=True).start()
+
+    def _carry(self, plain: socket.socket, channel: Channel) -> None:
+        try:
+            secure = self._take_ahead(channel) or self._dial(channel)
+        except (OSError, WeftError) as problem:
+            log.warning("move %s: no connection for its %s: %s", self._key, channel, problem)
+            plain.close()
+            return
+        relay = Relay(plain, secure, self.meter, self._limits, self._clock)
+        with self._lock:
+            self._relays.add(relay)
+            closed = self._closed
+        if closed:
+            relay.cut()
+        try:
+            relay.run()
+        finally:
+            with self._lock:
+                self._relays.discard(relay)
+
+    def _take_ahead(self, channel: Channel) -> ssl.SSLSocket | None:
+        """A connection that was dialled before it was needed, if one is left. Raises OSError, WeftError."""
+        with self._lock:
+            dialled = self._ahead.pop(0) if channel == "memory" and self._ahead else None
+        return dialled.result() if dialled is not None else None
+
+
+def _drop(dialled: Future[ssl.SSLSocket]) -> None:
+    """It wasn't needed."""
+    if not dialled.cancelled() and dialled.exception() is None:
+        dialled.result().close()

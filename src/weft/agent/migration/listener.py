@@ -1,0 +1,266 @@
+"""Where a target lets its move in: one TLS listener on the node's underlay address, for one named peer and one key.
+
+Every connection says first which channel of the move it is: the source's questions are answered, memory and disks are
+carried to the waiting machine. Whoever else comes, or says nothing, is let go again and disturbs nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+import ssl
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import TypeVar
+
+from weft.agent.migration.credentials import Credentials, check_peer
+from weft.agent.migration.disk_transfer import PIECE_BYTES, receive_file
+from weft.agent.migration.relay import BUFFER_BYTES, Limit, Meter, Relay
+from weft.contracts.clock import Clock
+from weft.objects.errors import DriverFailed, WeftError
+from weft.protocol.migration import (
+    Answer,
+    Ask,
+    Channel,
+    Hello,
+    Receive,
+    allow_to_stall,
+    is_lost,
+    receive_message,
+    send_message,
+    tune,
+)
+
+log = logging.getLogger("weft.agent")
+HELLO_SECONDS = 10.0  # for who is let in to say what it is
+REFUSED_SECONDS = 1.0  # for who is refused to hear it
+SILENCE_SECONDS = 60.0  # within a file, before it is given up
+MOST_STRANGERS = 32  # connections at once that haven't said yet what they are
+
+Respond = Callable[[Ask], Awaitable[Answer]]
+T = TypeVar("T")
+
+
+class TlsDoor:
+    """The door of the move ``key`` for node ``peer_uid``; ``respond`` is asked in the loop that opens it; what comes in keeps
+    to ``limits``."""
+
+    def __init__(
+        self, key: str, peer_uid: str, credentials: Credentials, respond: Respond, limits: Iterable[Limit], clock: Clock
+    ) -> None:
+        self.meter = Meter()
+        self.receive: Receive | None = None
+        self._key, self._peer_uid, self._credentials, self._respond = key, peer_uid, credentials, respond
+        self._limits, self._clock = list(limits), clock
+        self._sockets: dict[Channel, str] = {}
+        self._listener: socket.socket | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.Lock()
+        self._strangers: dict[threading.Thread, ssl.SSLSocket] = {}
+        self._inside: dict[threading.Thread, ssl.SSLSocket] = {}
+        self._relays: set[Relay] = set()
+        self._control: ssl.SSLSocket | None = None
+
+    def open(self, address: str, port: int = 0) -> str:
+        """Listen there, at ``port`` if that is free still; ``host:port``. Raises DriverFailed."""
+        tls, self._loop = self._credentials.accept(), asyncio.get_running_loop()
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        for wanted in dict.fromkeys((port, 0)):
+            try:
+                self._listener = socket.create_server((address, wanted), family=family, backlog=MOST_STRANGERS)
+                break
+            except OSError as problem:
+                failed = problem
+        if self._listener is None:
+            raise DriverFailed(
+                f"no door can be opened at {address}: {failed.strerror}",
+                hint="weft agent --underlay-address must be an address of this machine",
+                details={"step": "move"},
+            )
+        self._listener.settimeout(None)
+        threading.Thread(target=self._accept, args=(self._listener, tls), name="weft-door", daemon=True).start()
+        return f"[{address}]:{self.port}" if ":" in address else f"{address}:{self.port}"
+
+    @property
+    def port(self) -> int:
+        return int(self._listener.getsockname()[1]) if self._listener is not None else 0
+
+    def lead(self, sockets: dict[Channel, str]) -> None:
+        """From now on these channels end at these unix sockets."""
+        self._sockets = sockets
+
+    def close(self) -> None:
+        """Nobody comes in any more, and who is in is cut off."""
+        listener, self._listener = self._listener, None
+        if listener is None:
+            return
+        _shut(listener)
+        listener.close()
+        self._cut()
+
+    def _cut(self) -> None:
+        with self._lock:
+            inside, relays = [*self._strangers.values(), *self._inside.values()], list(self._relays)
+        for relay in relays:
+            relay.cut()
+        for sock in inside:
+            _shut(sock)
+
+    def _accept(self, listener: socket.socket, tls: ssl.SSLContext) -> None:
+        while self._listener is listener:
+            try:
+                sock, place = listener.accept()
+            except OSError:
+                return  # it was closed
+            thread = threading.Thread(target=self._let_in, args=(sock, tls, place[0]), name="weft-move", daemon=True)
+            thread.start()
+
+    def _let_in(self, sock: socket.socket, tls: ssl.SSLContext, place: str) -> None:
+        me = threading.current_thread()
+        try:
+            sock.settimeout(HELLO_SECONDS)
+            tune(sock)
+            with tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False) as secure:
+                self._note_stranger(me, secure)
+                try:
+                    secure.do_handshake()
+                except ssl.SSLError:
+                    _let_hear(secure)
+                    raise
+                check_peer(secure, self._peer_uid)
+                hello = receive_message(secure, Hello)
+                refused = self._refuse(hello)
+                send_message(secure, Answer() if not refused else Answer(False, "refused", refused))
+                if refused:
+                    log.warning("move %s: a connection from %s was refused: %s", self._key, place, refused)
+                    return
+                with self._lock:
+                    self._strangers.pop(me, None)
+                    self._inside[me] = secure
+                    if self._listener is None:
+                        return
+                if hello.channel == "control":
+                    self._converse(secure)
+                    return
+                allow_to_stall(secure)
+                if hello.disk:
+                    self._take_file(secure, hello.disk, hello.form)
+                else:
+                    self._carry(secure, hello)
+        except (OSError, WeftError) as problem:
+            log.info("move %s: a connection from %s ended: %s", self._key, place, problem)
+        finally:
+            sock.close()
+            with self._lock:
+                self._strangers.pop(me, None)
+                self._inside.pop(me, None)
+
+    def _note_stranger(self, thread: threading.Thread, sock: ssl.SSLSocket) -> None:
+        """Who hasn't said yet what it is; of too many the oldest is let go, so that they keep nobody out."""
+        with self._lock:
+            self._strangers[thread] = sock
+            oldest = next(iter(self._strangers.values()))
+            if len(self._strangers) > MOST_STRANGERS:
+                _shut(oldest)
+
+    def _refuse(self, hello: Hello) -> str:
+        if hello.key != self._key:
+            return "it is for another move"
+        if hello.disk:
+            return "" if self.receive is not None else "its disks don't come as files"
+        if hello.channel != "control" and not self._sockets.get(hello.channel):
+            return f"nothing waits for its {hello.channel}"
+        return ""
+
+    def _converse(self, secure: ssl.SSLSocket) -> None:
+        """One conversation at a time; a later one of the same peer's is its agent started anew. What is carried ends with a
+        line that is lost: the kernel asks there whether the other node can be reached."""
+        with self._lock:
+            before, self._control = self._control, secure
+        if before is not None:
+            _shut(before)
+        secure.settimeout(None)
+        while True:
+            try:
+                ask = receive_message(secure, Ask)
+            except OSError as problem:
+                if is_lost(problem):
+                    log.warning("move %s: the line to the source was lost", self._key)
+                    self._cut()
+                raise
+            send_message(secure, self._in_loop(_answer(self._respond, ask)))
+
+    def _take_file(self, secure: ssl.SSLSocket, disk: str, form: str) -> None:
+        assert self.receive is not None
+        secure.settimeout(SILENCE_SECONDS)
+        try:
+            path, most_bytes = self._in_loop(self.receive.begin(disk))
+            receive_file(secure, path, most_bytes, self.meter, self._limits)
+            self._in_loop(self.receive.complete(disk, form))
+        except (WeftError, OSError) as problem:
+            _refuse_rest(secure, _tell(problem))
+            raise
+        send_message(secure, Answer())
+
+    def _in_loop(self, work: Coroutine[None, None, T]) -> T:
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def _carry(self, secure: ssl.SSLSocket, hello: Hello) -> None:
+        first = b""
+        if hello.ahead:  # a machine that is connected to waits for what it is sent, and does nothing else
+            secure.settimeout(None)
+            first = secure.recv(BUFFER_BYTES)
+            if not first:
+                return
+        plain = socket.socket(socket.AF_UNIX)
+        try:
+            plain.connect(self._sockets[hello.channel])
+        except OSError:
+            plain.close()
+            raise
+        relay = Relay(plain, secure, self.meter, [], self._clock, incoming=self._limits, first=first)
+        with self._lock:
+            self._relays.add(relay)
+        try:
+            relay.run()
+        finally:
+            with self._lock:
+                self._relays.discard(relay)
+
+
+async def _answer(respond: Respond, ask: Ask) -> Answer:
+    try:
+        return await respond(ask)
+    except (WeftError, OSError) as problem:
+        return _tell(problem)
+
+
+def _tell(problem: WeftError | OSError) -> Answer:
+    if isinstance(problem, WeftError):
+        return Answer(False, problem.token, problem.message)
+    full = problem.errno == errno.ENOSPC
+    return Answer(False, "noSpace" if full else "driverFailed", str(problem))
+
+
+def _let_hear(sock: ssl.SSLSocket) -> None:
+    """TLS has said why it is refused; closed at once, with bytes unread, that would be thrown away. Raises OSError."""
+    sock.settimeout(REFUSED_SECONDS)
+    socket.socket.shutdown(sock, socket.SHUT_WR)
+    while socket.socket.recv(sock, PIECE_BYTES):
+        pass
+
+
+def _refuse_rest(secure: ssl.SSLSocket, answer: Answer) -> None:
+    """Say so, and wait until it was heard: to close with bytes unread would throw the answer away. Raises OSError."""
+    send_message(secure, answer)
+    while secure.recv(PIECE_BYTES):
+        pass
+
+
+def _shut(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it has ended by itself
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)

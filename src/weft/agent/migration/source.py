@@ -1,0 +1,325 @@
+"""The side of a move that sends: describes the guest to the node that waits for it, has it sent, tells of its way, and says
+when it never will run here again. Asks its runtime what is true each time, so that whoever is made anew goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from weft.agent.migration.bandwidth import find_slow_path
+from weft.agent.migration.relay import Limit
+from weft.agent.migration.role import Brief, Side
+from weft.agent.migration.transport import Line
+from weft.agent.workload.console_log import tell_printed
+from weft.agent.workload.shape import ROOT_SERIAL, name_serial
+from weft.contracts.driver.migration import MoveFacts, Moves, MoveSettings, MoveSockets
+from weft.contracts.wakeup import wait_for_event
+from weft.kinds.allocation import ROOT, AllocatedMove, MoveLesson, limits_of
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
+from weft.protocol.migration import Ask, Channel
+from weft.transfer.calibration import correct_plan
+from weft.transfer.plan import USABLE_SHARE, Leeway, MovePlan, choose_mode, reconsider
+from weft.transfer.report import tell_plan
+
+log = logging.getLogger("weft.agent")
+LOOK_SECONDS = 1.0  # besides what the machine says by itself
+AGAIN_SECONDS = 0.5
+UNKNOWN_PATH = 125_000_000.0  # bytes per second, until something is known of it
+
+
+class Source(Side):
+    """Of a guest that runs meanwhile."""
+
+    def __init__(self, brief: Brief, moves: Moves) -> None:
+        super().__init__(brief)
+        self._moves, self._network, self._clock = moves, self._ground.network, self._ground.clock
+        self._limits = [self._ground.limit, Limit(self._move.bytes_per_second, self._clock)]
+        self._line: Line | None = None
+        self._plan: MovePlan | None = None
+        self._remaining: list[int] = []
+        self._slowdown = 0.0
+        self._slow_path: float | None = None
+        self._stopped_at: float | None = None
+        self._flows: list[list[str]] = []
+        self._printed = 0  # so much of it the target has heard
+        self._telling: set[asyncio.Task[None]] = set()
+        self._news = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.ensure_future(self._run())
+
+    def put(self, move: AllocatedMove) -> None:
+        if move.address != self._move.address:
+            self._close_line()
+        self._move = move
+
+    async def close(self) -> None:
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._close_line()
+
+    async def _run(self) -> None:
+        watching = asyncio.ensure_future(self._watch())
+        try:
+            while not await self._lead():
+                await self._clock.sleep(AGAIN_SECONDS)
+        finally:
+            watching.cancel()
+
+    async def _lead(self) -> bool:
+        """False if it isn't through, and hasn't failed."""
+        try:
+            facts = await self._look()
+            if facts is None or facts.phase == "waiting":
+                await self._begin()
+            await self._follow()
+        except (WeftError, OSError) as problem:
+            if not await self._break_off():
+                return False
+            self._close_line()
+            reason = problem.token if isinstance(problem, WeftError) else "driverFailed"
+            message = problem.message if isinstance(problem, WeftError) else str(problem)
+            self._tell(phase="failed", reason=reason, message=message)
+        return True
+
+    async def _break_off(self) -> bool:
+        """The guest goes on here, or has ended here: False if it was handed over meanwhile."""
+        try:
+            await self._moves.cancel(self._wanted.id, self.part.key)
+        except (IllegalTransition, NotFound):
+            facts = await self._look()
+            return facts is None or facts.phase != "handed over"
+        return True
+
+    # Its steps.
+
+    async def _begin(self) -> None:
+        """Have the target expect the guest, and send it."""
+        guest_id, key = self._wanted.id, self.part.key
+        guest = await self._moves.describe(guest_id)
+        self._slow_path = await find_slow_path(self._connect().ask, self._clock)
+        path = self._find_path()
+        limit = min(filter(None, limits_of(self._move)), default=0)
+        leeway = Leeway(path, self._move.pause_ms / 1000, copied_disks=self._list_copied(), limit=limit)
+        load = await self._moves.sample(guest_id)
+        await self._network.prepare_move(self._wanted, self._target_address)
+        for modes in (leeway.modes, ("stop-and-copy",)):
+            plan = correct_plan(choose_mode(load, msgspec.structs.replace(leeway, modes=modes)), self._lesson)
+            self._plan = plan
+            settings = self._choose(plan.settings)
+            rate = load.dirty_bytes_per_second
+            told = tell_plan(plan, dirty_bytes_per_second=rate, path_bytes_per_second=path, limit=limit)
+            self._tell(plan=told)
+            self._flows = await self._network.handover.list_flows(self._wanted)
+            printed = tell_printed(self._runtime, guest_id)
+            await self._order(Ask("expect", guest, settings, self._flows, printed=printed))
+            if printed is not None:
+                self._printed = printed.start + len(printed.data)
+            line = self._connect()
+            folder = Path(self._ground.host.run_dir)
+            channels: dict[Channel, Path] = {"memory": folder / f"{guest_id}.memory"}
+            if settings.copied_disks:
+                channels["disks"] = folder / f"{guest_id}.disks"
+            line.offer(channels, ahead=0 if settings.copied_disks else settings.connections)  # those take their time
+            to = MoveSockets(str(channels["memory"]), str(channels.get("disks", "")))
+            try:
+                await self._moves.send(guest_id, key, to, settings)
+            except InvalidInput as problem:
+                if problem.field != "mode" or modes == ("stop-and-copy",):
+                    raise
+                self._close_line()
+            else:
+                break
+        self._tell(phase="moving")
+
+    async def _follow(self) -> None:
+        """Until the guest runs at the target by its word, or the move has failed."""
+        began = self._clock.elapsed()
+        while True:
+            facts = await self._look()
+            if facts is None or facts.phase == "failed":
+                why = facts.message if facts is not None and facts.message else "the machine doesn't go on with it"
+                reason = facts.reason or None if facts is not None else None
+                raise DriverFailed(f"on the way to {self._move.peer}: {why}", reason=reason, details={"step": "move"})
+            self._tell(**self._figures(facts, began))
+            if facts.phase == "handed over":
+                await self._hand_over(began)
+                return
+            await self._reconsider(facts)
+            await wait_for_event(self._clock, self._news, LOOK_SECONDS)
+            self._news.clear()
+
+    async def _hand_over(self, began: float) -> None:
+        """It never will run here again: say so until the target has taken it over. This lies within the guest's pause."""
+        while not self.part.taken:
+            try:
+                told = self.report
+                ask = Ask(
+                    "take over",
+                    sent_bytes=told.sent_bytes,
+                    passes=told.passes,
+                    elapsed_ms=told.elapsed_ms,
+                    printed=tell_printed(self._runtime, self._wanted.id, after=self._printed),
+                )
+                await self._order(ask)
+            except WeftError as problem:
+                self._tell(phase="handed over", reason=problem.token, message=problem.message)
+                await wait_for_event(self._clock, self._news, AGAIN_SECONDS)
+                self._news.clear()
+                continue
+            now = self._clock.elapsed()
+            self._keep(taken=True)
+            elapsed = round((now - began) * 1000)
+            self._tell(phase="handed over", reason="", message="", elapsed_ms=elapsed)
+            self._tell(pause_ms=await self._find_pause(now))
+
+    async def _find_pause(self, taken_at: float) -> int:
+        """Milliseconds from standing still to ``taken_at``. That the guest stopped may be heard of only after it was handed
+        over, and it runs elsewhere by now: there is time to wait for it."""
+        until = taken_at + AGAIN_SECONDS
+        while self._stopped_at is None and (left := until - self._clock.elapsed()) > 0:
+            self._news.clear()
+            await wait_for_event(self._clock, self._news, left)
+        return round((taken_at - self._stopped_at) * 1000) if self._stopped_at is not None else 0
+
+    async def _reconsider(self, facts: MoveFacts) -> None:
+        """At each look of the machine at what was written meanwhile: does it get less?"""
+        if self._plan is None or facts.phase != "moving" or facts.passes < 1:
+            return
+        if facts.passes <= len(self._remaining):
+            return
+        self._beside(self._tell_flows())
+        left = facts.remaining_bytes if self._remaining else facts.total_bytes
+        self._remaining.append(left)
+        rate = facts.bytes_per_second or self._find_path()
+        leeway = Leeway(rate / USABLE_SHARE, self._move.pause_ms / 1000)
+        change = reconsider(self._plan.settings.mode, self._remaining, leeway, slowdown=self._slowdown)
+        guest_id, key = self._wanted.id, self.part.key
+        if change.action == "slow down":
+            self._slowdown = change.slowdown
+            await self._moves.adjust(guest_id, key, slowdown=change.slowdown)
+        elif change.action == "finish standing still":
+            await self._moves.adjust(guest_id, key, pause_ms=round(change.pause_seconds * 1500) + 100)
+        elif change.action == "call off":
+            raise DriverFailed(f"{self._wanted.what}: {change.reason}", details={"step": "move"})
+        if change.action != "go on":
+            self._tell(reason=change.action, message=change.reason)
+
+    async def _tell_flows(self) -> None:
+        """Connections that were opened meanwhile are let pass at the target too. The guest may stand still by now: nothing waits
+        for it."""
+        flows = await self._network.handover.list_flows(self._wanted)
+        if flows != self._flows:
+            self._flows = flows
+            await self._order(Ask("flows", flows=flows))
+
+    async def _look(self) -> MoveFacts | None:
+        """What the runtime says; None: it knows of no such move."""
+        while True:
+            try:
+                facts = await self._moves.progress(self._wanted.id, self.part.key)
+                return facts if facts.role == "source" else None  # it has come here by that very move
+            except (IllegalTransition, NotFound):
+                return None
+            except Unavailable:  # its driver is about to find it again
+                await self._clock.sleep(AGAIN_SECONDS)
+
+    async def _watch(self) -> None:
+        """What the guest does, as soon as it does it: while it stands still, what is for it goes to the target."""
+        with contextlib.suppress(WeftError):
+            async for event in self._moves.events(self._wanted.id):
+                if event.name == "stopped":
+                    self._stopped_at = event.at
+                    self._switch("stopped")
+                elif event.name == "resumed":
+                    self._stopped_at = None
+                    self._switch("resumed")
+                if event.name != "copied":  # they come by the dozen, within the pause too
+                    self._news.set()
+        self._news.set()
+
+    def _switch(self, what: Literal["stopped", "resumed"]) -> None:
+        """Both nodes' networks follow; a frame that is lost by their failing is no reason to call a move off."""
+        self._beside(self._order(Ask(what)))
+        try:
+            if what == "stopped":
+                self._network.handover.switch_away(self._wanted, self._target_address)
+            else:
+                self._network.handover.undo_switch(self._wanted)
+        except WeftError as problem:
+            log.warning("%s: its network: %s", self._wanted.what, problem.message)
+
+    def _beside(self, telling: Coroutine[Any, Any, None]) -> None:
+        """Tell the target, and go on meanwhile."""
+        task = asyncio.ensure_future(telling)
+        self._telling.add(task)
+        task.add_done_callback(self._told)
+
+    def _told(self, telling: asyncio.Task[None]) -> None:
+        self._telling.discard(telling)
+        if not telling.cancelled() and (problem := telling.exception()) is not None:
+            log.warning("%s: its network at the target: %s", self._wanted.what, problem)
+
+    # Its line.
+
+    def _connect(self) -> Line:
+        if self._line is None:
+            move = self._move
+            self._line = self._ground.wire.make_line(self.part.key, move.address, move.peer_uid, self._limits)
+        return self._line
+
+    def _close_line(self) -> None:
+        line, self._line = self._line, None
+        if line is not None:
+            line.close()
+
+    async def _order(self, ask: Ask) -> None:
+        await self._connect().order(ask)
+
+    @property
+    def _lesson(self) -> MoveLesson:
+        return self._move.lesson or MoveLesson()
+
+    @property
+    def _target_address(self) -> str:
+        return self._move.address.rpartition(":")[0].strip("[]")
+
+    def _find_path(self) -> float:
+        """What it is taken to carry, in bytes a second."""
+        known = (*limits_of(self._move), self._lesson.path_bytes_per_second, self._slow_path)
+        return min(filter(None, known), default=UNKNOWN_PATH)
+
+    # Its words.
+
+    def _choose(self, settings: MoveSettings) -> MoveSettings:
+        """``settings`` for the disks that go along."""
+        return msgspec.structs.replace(settings, copied_disks=self._list_copied())
+
+    def _list_copied(self) -> tuple[str, ...]:
+        """Serials of the disks that the other node doesn't see."""
+        shared = self._move.shared
+        own = [name_serial(volume.name) for volume in self._wanted.spec.volumes if volume.uid not in shared]
+        return (*(() if ROOT in shared else (ROOT_SERIAL,)), *own)
+
+    def _figures(self, facts: MoveFacts, began: float) -> dict[str, object]:
+        sent = self._line.meter.sent if self._line is not None else facts.sent_bytes
+        return {
+            "phase": "handed over" if facts.phase == "handed over" else
+            "switching" if facts.phase == "switching" else "moving",
+            "sent_bytes": sent,
+            "total_bytes": facts.total_bytes,
+            "remaining_bytes": facts.remaining_bytes,
+            "passes": facts.passes,
+            "bytes_per_second": facts.bytes_per_second,
+            "dirty_bytes_per_second": facts.dirty_bytes_per_second,
+            "elapsed_ms": round((self._clock.elapsed() - began) * 1000),
+        }  # fmt: skip

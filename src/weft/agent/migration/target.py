@@ -1,0 +1,107 @@
+"""The side of a move that waits: a door, behind it a machine that stands still until the source says that it never will
+run there again. Woken by the source's questions; decides nothing by itself, and starts nothing.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from weft.agent.migration.role import Brief, Side
+from weft.agent.workload.console_log import take_printed
+from weft.contracts.driver.migration import Moves, MoveSettings
+from weft.contracts.driver.runtime import GuestPlan
+from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
+from weft.protocol.migration import Answer, Ask, Channel
+
+
+class Waiter(Side, ABC):
+    """A side with a door."""
+
+    def __init__(self, brief: Brief) -> None:
+        super().__init__(brief)
+        ground = self._ground
+        self._door = ground.wire.make_door(self.part.key, self._move.peer_uid, self._respond, [ground.limit])
+
+    async def open(self) -> None:
+        """Wait for the source. Raises DriverFailed, InvalidInput."""
+        place = self._door.open(self._ground.host.underlay_address, self.part.port)
+        self._keep(port=self._door.port)
+        self._tell(phase="waiting", address=place)
+        await self._recall()
+
+    async def close(self) -> None:
+        self._door.close()
+
+    async def _recall(self) -> None:
+        """What came of it before, if another agent was here."""
+
+    @abstractmethod
+    async def _respond(self, ask: Ask) -> Answer:
+        """What the source is answered. Raises WeftError, OSError."""
+
+
+class Target(Waiter):
+    """Of a guest that runs meanwhile; ``plan`` is its machine here."""
+
+    def __init__(self, brief: Brief, plan: GuestPlan, moves: Moves) -> None:
+        super().__init__(brief)
+        self._plan, self._moves = plan, moves
+        self._expected: MoveSettings | None = None
+        self._stopped_at: float | None = None  # when the source said so
+
+    async def _recall(self) -> None:
+        try:
+            facts = await self._moves.progress(self._plan.id, self.part.key)
+        except (IllegalTransition, NotFound):
+            return  # nothing has come yet
+        except Unavailable as problem:
+            self._tell(phase="failed", reason=problem.token, message=problem.message)
+            return
+        if facts.phase == "taken over":
+            self._take()
+        elif facts.phase == "failed":
+            self._tell(phase="failed", reason="driverFailed", message=facts.message or "the machine has ended")
+
+    async def _respond(self, ask: Ask) -> Answer:
+        if ask.do == "expect":
+            await self._expect(ask)
+        elif ask.do == "stopped":
+            self._stopped_at = self._ground.clock.elapsed()
+            self._ground.network.handover.switch_here(self._wanted)
+        elif ask.do == "resumed":
+            self._ground.network.handover.undo_switch(self._wanted)
+        elif ask.do == "take over":
+            await self._take_over(ask)
+        if ask.flows:
+            await self._ground.network.handover.seed_flows(self._wanted, ask.flows)
+        return Answer(message=self.report.phase)
+
+    async def _expect(self, ask: Ask) -> None:
+        if ask.guest is None or ask.settings is None:
+            raise InvalidInput("a guest is to be expected, and none is described")
+        if self._expected not in (None, ask.settings):
+            await self._moves.give_up(self._plan.id, self.part.key)  # that machine waits for another way of moving
+        sockets = await self._moves.expect(self._plan, ask.guest, self.part.key, ask.settings)
+        self._expected = ask.settings
+        take_printed(self._runtime, self._plan.id, ask.printed)
+        channels: dict[Channel, str] = {"memory": sockets.memory, "disks": sockets.disks}
+        self._door.lead(channels)
+        self._tell(phase="waiting", reason="", message="")
+
+    async def _take_over(self, ask: Ask) -> None:
+        asked_at = self._ground.clock.elapsed()
+        if not self.part.taken:
+            take_printed(self._runtime, self._plan.id, ask.printed)
+        try:
+            await self._moves.take_over(self._plan.id, self.part.key)
+        except WeftError as problem:
+            self._tell(phase="failed", reason=problem.token, message=problem.message)
+            raise
+        now = self._ground.clock.elapsed()
+        pause = round((now - self._stopped_at) * 1000) if self._stopped_at is not None else 0
+        elapsed = ask.elapsed_ms + round((now - asked_at) * 1000) if ask.elapsed_ms else 0
+        self._take(pause_ms=pause, elapsed_ms=elapsed, sent_bytes=ask.sent_bytes, passes=ask.passes)
+
+    def _take(self, **figures: int) -> None:
+        self._keep(taken=True)  # the runtime has written it down already
+        self._tell(phase="taken over", reason="", message="", **figures)

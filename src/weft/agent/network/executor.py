@@ -1,0 +1,330 @@
+"""This node's share of the tenant networks: keeps segments, ports and published ports as its allocations need them.
+
+Reads endpoints, publications and address ranges as the server tells them; acts through the network driver, one change
+at a time. Woken when one changes, when an allocation comes or goes, and every HEAL_SECONDS to mend what died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+
+import msgspec
+
+from weft.agent.network.handover import HandOver
+from weft.agent.network.plan import fold_filters, fold_held, fold_segments, keep_forwards, ports_of, shares_kernel
+from weft.agent.server.reporter import Question
+from weft.agent.state.allocation import Wanted
+from weft.agent.state.checkpoint import Copies, NotKept, Surroundings
+from weft.contracts.clock import Clock
+from weft.contracts.driver.host import Host
+from weft.contracts.driver.network import Endpoint, Filter, Forward, NetworkDriver, Segment
+from weft.contracts.wakeup import wait_for_event
+from weft.kinds.allocation import AllocatedNic
+from weft.objects.errors import WeftError
+from weft.objects.identity import short_id
+from weft.protocol.heartbeat import HeldPorts
+
+log = logging.getLogger("weft.agent")
+HEAL_SECONDS = 10.0
+IDLE_SECONDS = 30.0  # a network without a port here stays ready so long: the next guest in it need not wait for it
+
+
+class Idle(msgspec.Struct, frozen=True):
+    """A segment that nothing here needs; ``uid`` is its network's, "" if that isn't known any more."""
+
+    uid: str
+    remove_at: float
+
+
+class NetworkKeeper:
+    """Brings the driver to what ``hosted`` allocations need; ``orphans`` are those of them that no list explains."""
+
+    def __init__(
+        self,
+        driver: NetworkDriver,
+        host: Host,
+        copies: Copies,
+        clock: Clock,
+        hosted: Callable[[], list[Wanted]],
+        orphans: Callable[[], list[Wanted]],
+        on_healed: Callable[[list[str]], None],
+        in_namespace: Callable[[Wanted], bool] = shares_kernel,
+        on_held: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._driver, self._host, self._copies, self._clock = driver, host, copies, clock
+        self._hosted, self._orphans, self._on_healed, self._in_namespace = hosted, orphans, on_healed, in_namespace
+        self._on_held = on_held
+        self._changing = asyncio.Lock()
+        self._woken = asyncio.Event()
+        known = copies.load_surroundings()
+        self._neighbours = {uid: {e.address: e for e in found} for uid, found in known.endpoints.items()}
+        self._forwards: dict[tuple[int, str], Forward] = {(f.port, f.protocol): f for f in known.forwards}
+        self._faded_neighbours: dict[str, dict[str, Endpoint]] = {}
+        self._faded_forwards: dict[tuple[int, str], Forward] = {}
+        self._ranges_version, self._ranges, self._node_ranges = known.ranges_version, known.ranges, known.node_ranges
+        self._idle: dict[str, Idle] | None = None  # by segment id; None until what lies here has been looked at
+        self._applied: dict[str, Segment] = {}
+        self._applied_forwards: list[Forward] | None = None
+        self._listening: frozenset[tuple[str, int]] = frozenset()
+        self._published: frozenset[tuple[str, int]] = frozenset()
+        self.held = HeldPorts()  # by programs of this node
+        self._applied_refused: tuple[list[str], list[str]] | None = None
+        self._applied_filters: list[Filter] | None = None
+        self.handover = HandOver(driver, host.underlay_address, known.hops, self._neighbours, self._turn)
+        self._saved = known
+
+    def wake(self) -> None:
+        """Something that segments depend on has changed."""
+        self._woken.set()
+
+    def put_neighbour(self, network_uid: str, address: str, endpoint: Endpoint | None) -> None:
+        """What the server says of one endpoint; None: it is gone, or plugged in nowhere."""
+        known = self._neighbours.setdefault(network_uid, {})
+        self._faded_neighbours.get(network_uid, {}).pop(address, None)
+        if endpoint is None:
+            known.pop(address, None)
+        else:
+            known[address] = endpoint
+        self.wake()
+
+    def fade_neighbours(self, network_uid: str, listed: set[str]) -> None:
+        """A list holds only these addresses: the others are kept for networks that have an orphan here."""
+        known = self._neighbours.get(network_uid, {})
+        for address in [a for a in known if a not in listed]:
+            self._faded_neighbours.setdefault(network_uid, {})[address] = known.pop(address)
+        self.wake()
+
+    def put_forward(self, port: int, protocol: str, forward: Forward | None) -> None:
+        """What the server says of one published port; None: it leads nowhere any more."""
+        key = (port, protocol)
+        self._faded_forwards.pop(key, None)
+        if forward is None:
+            self._forwards.pop(key, None)
+        else:
+            self._forwards[key] = forward
+        self.wake()
+
+    def fade_forwards(self, listed: set[tuple[int, str]]) -> None:
+        """A list holds only these ports: the others are kept if they lead to an orphan here."""
+        for key in [k for k in self._forwards if k not in listed]:
+            self._faded_forwards[key] = self._forwards.pop(key)
+        self.wake()
+
+    def put_ranges(self, version: str, networks: list[str], nodes: list[str]) -> None:
+        """The address ranges of all the fabric's networks, and of its nodes, as the server says now."""
+        self._ranges_version, self._ranges, self._node_ranges = version, networks, nodes
+        self.wake()
+
+    def drop_networks(self, uids: list[str]) -> None:
+        """These networks are no more: what is kept ready of them goes at once."""
+        known = self._idle or {}
+        for id in [id for id, idle in known.items() if idle.uid in uids]:
+            known[id] = Idle(known[id].uid, 0.0)
+            self.wake()
+
+    def ask(self) -> Question:
+        """What this room wants to hear of the server."""
+        return Question(self._ranges_version, sorted(idle.uid for idle in (self._idle or {}).values() if idle.uid))
+
+    async def plug(self, wanted: Wanted) -> list[str]:
+        """Make the allocation's segments and ports; the interface names in the order of its NICs. Raises WeftError."""
+        async with self._changing:
+            here = [*self._hosted(), wanted]
+            await self._refuse(here)
+            segments = self._fold(here)
+            try:
+                await self._filter(here, segments)  # before there is a tap to filter
+            except WeftError as problem:
+                if wanted.spec.groups:
+                    raise
+                log.warning("network: %s", problem)  # another guest's trouble
+            for uid in dict.fromkeys(nic.network_uid for nic in wanted.spec.nics):
+                await self._ensure(uid, segments[uid])
+            ports = ports_of(wanted, in_namespace=self._in_namespace(wanted))
+            return [await self._driver.plug(port) for port in ports]
+
+    async def unplug(self, wanted: Wanted, leftover: list[AllocatedNic] | None = None) -> None:
+        """Take the allocation's ports away, or only those it has left over; segments that nobody here needs any more go
+        later. Raises WeftError."""
+        nics = wanted.spec.nics if leftover is None else leftover
+        async with self._changing:
+            for port in ports_of(wanted, nics):
+                await self._driver.unplug(port.id)
+            others = [other for other in self._hosted() if other.uid != wanted.uid]
+            needed = {nic.network_uid for other in others for nic in other.spec.nics} | self.handover.networks
+            if leftover is not None:
+                needed |= {nic.network_uid for nic in wanted.spec.nics}
+            idle = await self._find_idle()
+            for uid in sorted({nic.network_uid for nic in nics} - needed):
+                idle[short_id(uid)] = Idle(uid, self._clock.elapsed() + IDLE_SECONDS)
+        self.wake()
+
+    async def clear_shared(self) -> None:
+        """Take away what an agent before this one had for functions. Raises WeftError."""
+        async with self._changing:
+            for port in (await self._driver.state()).shared:
+                await self._driver.unplug(port)
+
+    async def prepare_move(self, wanted: Wanted, peer_address: str = "") -> list[str]:
+        """Either side of a move, before the guest's memory goes over. Target: its ports are plugged and filtered, the
+        interface names come back, and what is for it still goes to the source at ``peer_address``. Source: the node is
+        made ready for ``handover.switch_away``. May be repeated. Raises WeftError."""
+        if self.handover.expect(wanted, peer_address) == "in":
+            return await self.plug(wanted)
+        await self.refresh()
+        return []
+
+    async def keep(self) -> None:
+        """Follow changes and mend for ever; what fails is told in the log and tried again."""
+        heal_at = self._clock.elapsed()
+        while True:
+            self._woken.clear()
+            healing = self._clock.elapsed() >= heal_at
+            steps = [self.refresh]
+            if healing:  # after what is wished by now, or a change of the wish would pass for damage
+                heal_at = self._clock.elapsed() + HEAL_SECONDS
+                steps += [self._heal, self._end_hops, self._look_who_listens]
+            for step in steps:
+                try:
+                    await step()
+                except (WeftError, OSError) as problem:
+                    log.warning("network: %s", problem)
+            wake_at = min([heal_at, *(idle.remove_at for idle in (self._idle or {}).values())])
+            await wait_for_event(self._clock, self._woken, max(0.0, wake_at - self._clock.elapsed()))
+
+    async def refresh(self) -> None:
+        """Bring every hosted segment and all published ports up to date. Raises the first problem, after trying all."""
+        problems: list[WeftError] = []
+        self.handover.follow()
+        try:
+            await self._save()
+        except NotKept as problem:  # an agent that starts without a server will know less; what is known holds now
+            log.warning("network: %s", problem.message)
+        async with self._changing:
+            here = self._hosted()
+            for uid in {nic.network_uid for wanted in here for nic in wanted.spec.nics} | self.handover.networks:
+                (await self._find_idle()).pop(short_id(uid), None)
+            await self._remove_idle()
+            try:
+                await self._publish()  # first, since what is published isn't refused
+            except WeftError as problem:
+                problems.append(problem)
+            await self._refuse(here)
+            segments = self._fold(here)
+            try:
+                await self._filter(here, segments)
+            except WeftError as problem:
+                problems.append(problem)
+            for uid, segment in segments.items():
+                try:
+                    await self._ensure(uid, segment)
+                except WeftError as problem:
+                    problems.append(problem)
+        if problems:
+            raise problems[0]
+
+    def _turn(self) -> None:
+        """A guest has been switched: what was applied may be so no more."""
+        self._applied.clear()
+        self.wake()
+
+    async def _end_hops(self) -> None:
+        """Let go of networks that guests left, once nothing of theirs leads through this node."""
+        here, before = self._hosted(), self.handover.hops
+        gone = await self.handover.end({nic.uid: wanted.spec.role for wanted in here for nic in wanted.spec.nics})
+        if self.handover.hops != before:
+            self.wake()
+        needed = {nic.network_uid for wanted in here for nic in wanted.spec.nics}
+        idle = await self._find_idle()
+        for uid in sorted(gone - needed):
+            idle[short_id(uid)] = Idle(uid, self._clock.elapsed() + IDLE_SECONDS)
+
+    async def _find_idle(self) -> dict[str, Idle]:
+        """The idle segments; at first, those that were left here by an agent before."""
+        if self._idle is None:
+            needed = {short_id(nic.network_uid) for wanted in self._hosted() for nic in wanted.spec.nics}
+            needed |= {short_id(uid) for uid in self.handover.networks}
+            left = set((await self._driver.state()).segments) - needed
+            self._idle = {id: Idle("", self._clock.elapsed() + IDLE_SECONDS) for id in left}
+        return self._idle
+
+    async def _remove_idle(self) -> None:
+        idle, now = await self._find_idle(), self._clock.elapsed()
+        for id in [id for id, found in idle.items() if found.remove_at <= now]:
+            uid = idle[id].uid
+            self._applied.pop(uid, None)
+            idle[id] = Idle(uid, now + IDLE_SECONDS)  # if it can't be removed now
+            try:
+                await self._driver.remove_segment(id)
+                del idle[id]
+            except WeftError as problem:
+                log.warning("segment kept: %s", problem.message)
+
+    async def _publish(self) -> None:
+        forwards = keep_forwards(self._forwards.values(), self._faded_forwards.values(), self._orphans())
+        if forwards != self._applied_forwards:
+            await self._driver.ensure_forwards(forwards)
+            self._applied_forwards = forwards
+
+    async def _refuse(self, here: Iterable[Wanted]) -> None:
+        """Close the way out to the fabric's networks and nodes, while there is anyone to take it."""
+        own = {nic.cidr for wanted in here for nic in wanted.spec.nics}
+        if not own and self._idle:
+            return  # nobody leaves now; the next guest need not wait for it
+        refused = (sorted({*self._ranges, *own}), self._node_ranges) if own else ([], [])
+        if refused != self._applied_refused:
+            await self._driver.ensure_refused(*refused)
+            self._applied_refused = refused
+
+    async def _filter(self, here: Iterable[Wanted], segments: Mapping[str, Segment]) -> None:
+        filters = fold_filters(here, segments)
+        if filters != self._applied_filters:
+            await self._driver.ensure_filters(filters)
+            self._applied_filters = filters
+
+    async def _heal(self) -> None:
+        async with self._changing:
+            mended = await self._driver.heal()
+        if mended:
+            self._on_healed(mended)
+
+    async def _look_who_listens(self) -> None:
+        listening = frozenset((held.protocol, held.port) for held in await self._driver.find_held())
+        published = frozenset((forward.protocol, forward.port) for forward in self._applied_forwards or ())
+        before, self.held = self.held, fold_held(listening, self._listening, published | self._published)
+        self._listening, self._published = listening, published
+        if self.held != before:
+            self._on_held()
+
+    async def _ensure(self, uid: str, segment: Segment) -> None:
+        (await self._find_idle()).pop(segment.id, None)
+        if self._applied.get(uid) != segment:
+            self._applied.pop(uid, None)
+            await self._driver.ensure_segment(segment)
+            self._applied[uid] = segment
+
+    def _fold(self, here: Iterable[Wanted]) -> dict[str, Segment]:
+        networks_of_orphans = {nic.network_uid for orphan in self._orphans() for nic in orphan.spec.nics}
+        neighbours = {uid: list(found.values()) for uid, found in self._neighbours.items()}
+        for uid in networks_of_orphans:
+            faded = self._faded_neighbours.get(uid, {})
+            neighbours[uid] = list({**faded, **self._neighbours.get(uid, {})}.values())
+        return fold_segments(here, neighbours, self._host.underlay_address, self.handover.hops)
+
+    async def _save(self) -> None:
+        needed = {nic.network_uid for wanted in self._hosted() for nic in wanted.spec.nics} | self.handover.networks
+        now = Surroundings(
+            endpoints={
+                uid: [found[a] for a in sorted(found)] for uid, found in self._neighbours.items() if uid in needed
+            },
+            forwards=[self._forwards[key] for key in sorted(self._forwards)],
+            ranges_version=self._ranges_version,
+            ranges=self._ranges,
+            node_ranges=self._node_ranges,
+            hops=self.handover.hops,
+        )
+        if now != self._saved:
+            await asyncio.to_thread(self._copies.save_surroundings, now)
+            self._saved = now

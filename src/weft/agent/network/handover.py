@@ -1,0 +1,171 @@
+"""Guests that leave this node, or come to it, while they run: where what is for them goes, before the server says so.
+
+Reads what the network keeper knows of endpoints; switches ports through the network driver, at once, the moment the
+source's machine stands still. Kept in the node's durable copy with the rest of its surroundings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import msgspec
+
+from weft.agent.network.plan import is_anothers, ports_of
+from weft.agent.state.allocation import Wanted
+from weft.agent.state.checkpoint import Hop
+from weft.contracts.driver.network import CanHandOver, Endpoint, NetworkDriver, Port
+from weft.kinds.allocation import AllocatedNic
+from weft.objects.errors import WeftError
+from weft.objects.identity import short_id
+
+Way = Literal["out", "in"]
+
+
+class HandOver:
+    """``hops`` are the NICs that came or went, a NIC's newest last; ``on_switched`` is to bring all else up to date.
+
+    Of a NIC there is one way out at most, and one way in from each node that it came from: connections may have been
+    opened at each of those, or be known to whom that one asks in turn. Who asks whom is a tree, its root where the guest
+    is: who takes it over asks the node that it left, and nobody asks the one that has it."""
+
+    def __init__(
+        self,
+        driver: NetworkDriver,
+        own_address: str,
+        hops: list[Hop],
+        neighbours: Mapping[str, Mapping[str, Endpoint]],
+        on_switched: Callable[[], None],
+    ) -> None:
+        self.hops = hops
+        self._driver, self._own, self._neighbours = driver, own_address, neighbours
+        self._on_switched = on_switched
+
+    @property
+    def networks(self) -> set[str]:
+        """Networks of such guests: followed for as long as connections of theirs lead through here."""
+        return {hop.nic.network_uid for hop in self.hops}
+
+    def expect(self, wanted: Wanted, peer_address: str = "") -> Way:
+        """The allocation is a side of a move, the other one at ``peer_address``; which side."""
+        way: Way = "in" if wanted.spec.role == "target" else "out"
+        for nic in wanted.spec.nics:
+            known, newest = self._find(nic), self._find_newest(nic)
+            peer = peer_address or (known.node_address if way == "in" and known is not None else "")
+            if newest is not None and newest.way == way and peer in ("", self._own, newest.peer):
+                self._put(newest)  # heard again, perhaps after it was switched
+            else:
+                self._put(Hop(way, nic, peer))
+        return way
+
+    def switch_away(self, wanted: Wanted, to_address: str) -> None:
+        """Source, the moment its machine stands still: what is for the guest goes to the node at ``to_address``. At once,
+        without waiting. Raises DriverFailed."""
+        self._switch(wanted, "out", to_address, to_address)
+
+    def switch_here(self, wanted: Wanted) -> None:
+        """Target, the same moment: what is for the guest comes to its ports. At once. Raises DriverFailed."""
+        self._switch(wanted, "in", "", self._own)
+
+    def undo_switch(self, wanted: Wanted) -> None:
+        """Either side: the guest goes on at the source. At once; nothing switched is fine. Raises DriverFailed."""
+        way: Way = "in" if wanted.spec.role == "target" else "out"
+        back = []
+        for port, nic in zip(ports_of(wanted), wanted.spec.nics, strict=True):
+            hop = self._find_newest(nic)
+            if hop is not None and hop.way == way and hop.switched:
+                self._put(msgspec.structs.replace(hop, switched=False))
+                back.append((port, hop.peer if way == "in" else self._own))
+        self._direct(back)
+
+    async def list_flows(self, wanted: Wanted) -> list[list[str]]:
+        """Source: what its filters follow of each NIC's connections, for ``seed_flows``. Raises WeftError."""
+        if not isinstance(self._driver, CanHandOver):
+            return []
+        return [await self._driver.flows.list(port) for port in ports_of(wanted)]
+
+    async def seed_flows(self, wanted: Wanted, flows: list[list[str]]) -> None:
+        """Target, before the guest runs here: let its open connections pass. Raises WeftError."""
+        if isinstance(self._driver, CanHandOver):
+            for port, lines in zip(ports_of(wanted), flows, strict=False):
+                await self._driver.flows.seed(port, lines)
+
+    def _switch(self, wanted: Wanted, way: Way, peer: str, to: str) -> None:
+        for nic in wanted.spec.nics:
+            newest = self._find_newest(nic)
+            hop = newest if newest is not None and newest.way == way else Hop(way, nic)
+            self._put(msgspec.structs.replace(hop, switched=True, peer=peer or hop.peer))
+        self._direct([(port, to) for port in ports_of(wanted)])
+
+    def _direct(self, ports: list[tuple[Port, str]]) -> None:
+        """Have what is for these ports go to these nodes. Raises the first problem, after trying all."""
+        problems = []
+        for port, to in ports:
+            try:
+                if isinstance(self._driver, CanHandOver) and to:
+                    self._driver.switch(port, to)
+            except WeftError as problem:
+                problems.append(problem)
+        self._on_switched()
+        if problems:
+            raise problems[0]
+
+    def _put(self, hop: Hop) -> None:
+        """As the newest of its NIC, in place of what it replaces: the way out before, a way in that came to nothing."""
+        self.hops = [h for h in self.hops if not _replaces(hop, h)] + [hop]
+
+    def _find_newest(self, nic: AllocatedNic) -> Hop | None:
+        return next((hop for hop in reversed(self.hops) if hop.nic.uid == nic.uid), None)
+
+    def follow(self) -> None:
+        """Ask no more of a node that a guest came from once, left this one since, and has come back to: who asks whom
+        would be a ring. At once, by what the server says."""
+        self.hops = [hop for hop in self.hops if not self._is_back_there(hop)]
+
+    def _is_back_there(self, hop: Hop) -> bool:
+        known, newest = self._find(hop.nic), self._find_newest(hop.nic)
+        gone = newest is not None and newest.way == "out" and newest.switched
+        return hop.way == "in" and gone and known is not None and known.node_address == hop.peer
+
+    async def end(self, here: Mapping[str, str]) -> set[str]:
+        """Forget those who came and are here no more, whose move ended before it was switched, whose address is another's
+        by now, and those who left once nothing of theirs leads through this node; ``here`` are the roles of allocations
+        by NIC. The networks that nothing more is remembered of."""
+        over = [hop for hop in self.hops if not await self._stays(hop, here.get(hop.nic.uid))]
+        before = self.networks
+        self.hops = [
+            hop for hop in self.hops if hop not in over
+        ]  # not "that were found to stay": a guest may have come
+        return before - self.networks
+
+    async def _stays(self, hop: Hop, role: str | None) -> bool:
+        known = self._find(hop.nic)
+        if is_anothers(known, hop.nic):
+            return False
+        if hop.way == "in":
+            left = any(h.way == "out" and h.nic.uid == hop.nic.uid for h in self.hops)
+            return role is not None or (hop.switched and left)
+        if role is not None:
+            return role != "active"
+        if not hop.switched or known is None:
+            return False
+        if known.node_address == self._own:
+            return True
+        # What it had opened before it came here goes through here untracked: that can't be counted.
+        came = any(h.way == "in" and h.nic.uid == hop.nic.uid for h in self.hops)
+        return came or await self._is_used(hop.nic)
+
+    def _find(self, nic: AllocatedNic) -> Endpoint | None:
+        """What the server says of a NIC."""
+        return self._neighbours.get(nic.network_uid, {}).get(nic.address)
+
+    async def _is_used(self, nic: AllocatedNic) -> bool:
+        if not isinstance(self._driver, CanHandOver):
+            return False
+        return await self._driver.flows.count_older(short_id(nic.network_uid), nic.address) > 0
+
+
+def _replaces(hop: Hop, older: Hop) -> bool:
+    if (hop.nic.uid, hop.way) != (older.nic.uid, older.way):
+        return False
+    return hop.way == "out" or older.peer in ("", hop.peer) or not older.switched

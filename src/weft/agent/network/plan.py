@@ -1,0 +1,200 @@
+"""Folds this node's allocations, their networks' neighbours and the published ports into what the network driver is to
+make. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+
+import msgspec
+
+from weft.agent.state.allocation import Wanted, port_id
+from weft.agent.state.checkpoint import Hop
+from weft.contracts.driver.network import Alias, Allowed, Endpoint, Filter, Forward, Inside, Moved, Port, Segment
+from weft.kinds.allocation import AllocatedNic, AllocatedRule
+from weft.kinds.endpoint import EndpointSpec, EndpointStatus
+from weft.kinds.publication import PublicationSpec, PublicationStatus
+from weft.objects.envelope import Envelope, decode_part
+from weft.objects.identity import Ref, short_id
+from weft.protocol.heartbeat import HeldPorts, make_held
+
+
+def fold_segments(
+    here: Iterable[Wanted], neighbours: Mapping[str, Iterable[Endpoint]], own_address: str, hops: Sequence[Hop] = ()
+) -> dict[str, Segment]:
+    """The segments that the allocations ``here`` need, and those that left, by network uid.
+
+    A NIC of theirs is at ``own_address`` whatever the server's list says yet; the others are as ``neighbours`` has
+    them (by network uid). A moving guest's is where it was switched to; else where the server's list has it. A guest
+    in several networks asks its first one's name server: that one knows the others' names too, as NAME.NETWORK."""
+    nics: dict[str, AllocatedNic] = {}
+    own: dict[str, dict[str, Endpoint]] = {}
+    for wanted in here:
+        for nic in wanted.spec.nics:
+            nics.setdefault(nic.network_uid, nic)
+            if wanted.spec.role == "active" or (wanted.spec.role == "source" and not _find(neighbours, nic)):
+                groups = tuple(sorted(group.uid for group in wanted.spec.groups))
+                name = name_inside(wanted.spec.workload)
+                endpoint = Endpoint(nic.mac, nic.address, name, own_address, groups, nic.uid)
+                own.setdefault(nic.network_uid, {})[nic.address] = endpoint
+    moved: dict[str, list[Moved]] = {}
+    newest = {hop.nic.uid: hop for hop in hops}
+    for hop in hops:
+        nic = hop.nic
+        known = _find(neighbours, nic)
+        if is_anothers(known, nic):
+            continue
+        nics.setdefault(nic.network_uid, nic)
+        moved.setdefault(nic.network_uid, []).append(Moved(hop.way, nic.mac, nic.address, hop.peer))
+        before, after = (own_address, hop.peer) if hop.way == "out" else (hop.peer, own_address)
+        told_late = known is not None and known.node_address in (before, own_address)
+        if hop is newest[nic.uid] and hop.switched and known is not None and told_late:
+            there = msgspec.structs.replace(known, node_address=after)
+            own.setdefault(nic.network_uid, {})[nic.address] = there
+    endpoints = {uid: _join(neighbours.get(uid, ()), own.get(uid, {})) for uid in nics}
+    aliases: dict[str, set[Alias]] = {}
+    for wanted in here:
+        main = wanted.spec.nics[:1]
+        for nic in wanted.spec.nics[1:]:
+            named = {Alias(f"{e.name}.{nic.network}", e.address) for e in endpoints[nic.network_uid] if e.name}
+            aliases.setdefault(main[0].network_uid, set()).update(named)
+    return {
+        uid: Segment(
+            id=short_id(uid),
+            name=nic.network,
+            vni=nic.vni,
+            cidr=nic.cidr,
+            gateway=nic.gateway,
+            mtu=nic.mtu,
+            domain=nic.domain,
+            nat=nic.nat,
+            endpoints=endpoints[uid],
+            aliases=sorted(aliases.get(uid, ()), key=lambda alias: (alias.name, alias.address)),
+            moved=sorted(moved.get(uid, ()), key=lambda moved: moved.address),
+        )
+        for uid, nic in nics.items()
+    }
+
+
+def _find(neighbours: Mapping[str, Iterable[Endpoint]], nic: AllocatedNic) -> Endpoint | None:
+    """What the server says of a NIC."""
+    return next((e for e in neighbours.get(nic.network_uid, ()) if e.address == nic.address), None)
+
+
+def is_anothers(known: Endpoint | None, nic: AllocatedNic) -> bool:
+    """Whether a NIC's address, and the MAC that goes with it, is another one's by now; ``known`` is who has it."""
+    return known is not None and known.uid not in ("", nic.uid)
+
+
+def _join(told: Iterable[Endpoint], own: dict[str, Endpoint]) -> list[Endpoint]:
+    by_address = {endpoint.address: endpoint for endpoint in told} | own
+    return [by_address[address] for address in sorted(by_address)]
+
+
+def ports_of(
+    wanted: Wanted, nics: Sequence[AllocatedNic] | None = None, *, in_namespace: bool | None = None
+) -> list[Port]:
+    """The allocation's NICs (or ``nics`` that it had) as ports on this node, in the order the guest sees them. ``in_namespace``:
+    whether they lie in one of the node's; None: if it runs on the node's own kernel."""
+    inside = shares_kernel(wanted) if in_namespace is None else in_namespace
+    return [
+        Port(
+            id=port_id(wanted.uid, nic.uid),
+            segment_id=short_id(nic.network_uid),
+            mac=nic.mac,
+            address=nic.address,
+            hostname=wanted.spec.workload.name,
+            main=index == 0,
+            inside=_place_inside(wanted, index, inside),
+        )
+        for index, nic in enumerate(wanted.spec.nics if nics is None else nics)
+    ]
+
+
+def name_inside(workload: Ref) -> str:
+    """What a workload is called in its networks; "" for a node, which stands in one for the sake of functions."""
+    return "" if workload.kind == "node" else workload.name
+
+
+def _place_inside(wanted: Wanted, index: int, in_namespace: bool) -> Inside | None:
+    if wanted.spec.workload.kind == "node":
+        return Inside(wanted.id, shared=True)
+    return Inside(wanted.id, f"eth{index}", own_users=shares_kernel(wanted)) if in_namespace else None
+
+
+def shares_kernel(wanted: Wanted) -> bool:
+    """Whether it runs on the node's own kernel."""
+    container = wanted.spec.container
+    return container is not None and container.isolation == "container"
+
+
+def fold_filters(here: Iterable[Wanted], segments: Mapping[str, Segment]) -> list[Filter]:
+    """The filters of those NICs whose workload carries security groups: all groups' rules together. A rule about a
+    group's members is about their addresses in the NIC's own network."""
+    filters = {}
+    for wanted in here:
+        groups = wanted.spec.groups
+        for nic in wanted.spec.nics if groups else ():
+            segment = segments[nic.network_uid]
+            port = port_id(wanted.uid, nic.uid)
+            filters[port] = Filter(
+                port_id=port,
+                segment_id=segment.id,
+                address=nic.address,
+                gateway=nic.gateway,
+                ingress=_allow([rule for group in groups for rule in group.ingress], segment),
+                egress=_allow([rule for group in groups for rule in group.egress], segment),
+            )
+    return [filters[port] for port in sorted(filters)]
+
+
+def _allow(rules: Iterable[AllocatedRule], segment: Segment) -> tuple[Allowed, ...]:
+    allowed = []
+    for rule in rules:
+        ranges: tuple[str, ...] | None = None if rule.cidr is None else (rule.cidr,)
+        if rule.group_uid is not None:
+            ranges = tuple(e.address for e in segment.endpoints if rule.group_uid in e.groups)
+        allowed.append(Allowed(rule.protocol, rule.first_port, rule.last_port, ranges))
+    return tuple(dict.fromkeys(allowed))
+
+
+def read_endpoint(envelope: Envelope) -> Endpoint | None:
+    """A network's endpoint as the driver needs it; None while it is plugged in nowhere."""
+    spec, status = decode_part(envelope.spec, EndpointSpec), decode_part(envelope.status, EndpointStatus)
+    if not status.node_address:
+        return None
+    groups = tuple(status.groups)
+    return Endpoint(spec.mac, spec.address, name_inside(spec.workload), status.node_address, groups, envelope.uid)
+
+
+def read_forward(envelope: Envelope) -> Forward | None:
+    """A publication as the driver needs it; None while it leads nowhere."""
+    spec, status = decode_part(envelope.spec, PublicationSpec), decode_part(envelope.status, PublicationStatus)
+    if not (status.node_address and status.network_uid and status.address):
+        return None
+    return Forward(
+        port=spec.port,
+        protocol=spec.protocol,
+        segment_id=short_id(status.network_uid),
+        target_address=status.address,
+        target_port=spec.target_port,
+        node_address=status.node_address,
+    )
+
+
+def keep_forwards(told: Iterable[Forward], before: Iterable[Forward], orphans: Iterable[Wanted]) -> list[Forward]:
+    """``told``, and of ``before`` what leads to an orphan here: nobody has said that it isn't published any more."""
+    by_port = {(forward.port, forward.protocol): forward for forward in told}
+    nics = {(short_id(nic.network_uid), nic.address) for orphan in orphans for nic in orphan.spec.nics}
+    for forward in before:
+        if (forward.segment_id, forward.target_address) in nics:
+            by_port.setdefault((forward.port, forward.protocol), forward)
+    return [by_port[key] for key in sorted(by_port)]
+
+
+def fold_held(
+    listening: Set[tuple[str, int]], before: Set[tuple[str, int]], published: Set[tuple[str, int]]
+) -> HeldPorts:
+    """What is told of the ports, as (protocol, port), that programs of the node are ``listening`` on at this look; ``before`` is of
+    the last one: a socket of UDP that only asks is gone by the next. ``published`` at one of the two looks: a gateway's."""
+    lasting = {port for port in listening if port[0] == "tcp" or port in before}
+    return make_held(lasting - published)

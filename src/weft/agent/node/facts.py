@@ -1,0 +1,133 @@
+"""What this machine is: its capacity, kernel and address, read once from /proc and the like; and the node's report made
+of that, the drivers' probes and what runs here."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from weft import __version__
+from weft.agent.node.hardware import Hardware
+from weft.agent.node.proximity import Nearness
+from weft.contracts.driver.host import Capacity, Host
+from weft.contracts.driver.network import NetworkProbe
+from weft.contracts.driver.runtime import RuntimeProbe
+from weft.kinds.node import NodePool, NodeReport, NodeRuntime
+
+MIB = 1024 * 1024
+RESERVE_MEMORY_BYTES = 512 * MIB
+RESERVE_MEMORY_SHARE = 0.1
+DISK_SHARE = 0.9
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """Facts that stay as long as the machine is up."""
+
+    kernel: str
+    boot_id: str
+
+
+def inspect_machine() -> Machine:
+    return Machine(platform.release(), Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+
+
+def inspect_capacity(state_dir: str, cpu: float | None, memory: int | None, disk: int | None) -> Capacity:
+    """What is offered to guests: as told, else all cores, memory but for a reserve, most of the free disk."""
+    if memory is None:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory = max(64 * MIB, int(total - max(RESERVE_MEMORY_BYTES, total * RESERVE_MEMORY_SHARE)))
+    if disk is None:
+        own = sum(path.lstat().st_blocks * 512 for path in Path(state_dir).rglob("*"))
+        disk = int((shutil.disk_usage(state_dir).free + own) * DISK_SHARE)
+    return Capacity(cpu if cpu is not None else float(len(os.sched_getaffinity(0))), memory, disk)
+
+
+def find_own_address(server_host: str, server_port: int) -> str:
+    """This machine's address on the way to the server; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((server_host, server_port))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
+def find_link(address: str) -> str:
+    """The interface that holds ``address``; empty if none does."""
+    listing = subprocess.run(["ip", "-j", "-4", "address"], capture_output=True, check=False, timeout=10).stdout
+    for link in msgspec.json.decode(listing or b"[]"):
+        if any(info.get("local") == address for info in link.get("addr_info", ())):
+            return str(link["ifname"])
+    return ""
+
+
+def tell_runtime(probe: RuntimeProbe) -> NodeRuntime:
+    """A runtime driver as the node's report has it."""
+    return NodeRuntime(
+        name=probe.driver,
+        version=probe.version,
+        usable=probe.usable,
+        kinds=list(probe.kinds),
+        isolations=list(probe.isolations),
+        checkpoint=probe.checkpoint,
+    )
+
+
+def make_report(
+    host: Host,
+    machine: Machine,
+    hardware: Hardware,
+    nearness: Nearness,
+    runtimes: list[RuntimeProbe],
+    network: NetworkProbe,
+    images: list[str],
+    volumes: list[str],
+    orphans: list[str],
+    orphan_copies: list[str],
+    epoch: str,
+    pools: list[NodePool],
+    functions: Mapping[str, str],
+    footholds: list[str],
+) -> NodeReport:
+    """The node's report as of now; what it says of machines is by the driver that runs VMs."""
+    runtime = next((probe for probe in runtimes if "vm" in probe.kinds), RuntimeProbe("", False, "", "", [], [], []))
+    return NodeReport(
+        version=__version__,
+        address=host.underlay_address,
+        cpu=host.capacity.cpu,
+        memory=host.capacity.memory_bytes,
+        disk=host.capacity.disk_bytes,
+        accelerator=runtime.accelerator,
+        hypervisor=f"{runtime.driver} {runtime.version}".strip(),
+        kernel=machine.kernel,
+        machines=runtime.machines,
+        capabilities=sorted({*network.capabilities}.union(*(probe.capabilities for probe in runtimes))),
+        problems=[*(problem for probe in runtimes for problem in probe.problems), *network.problems],
+        orphans=orphans,
+        orphan_allocations=orphan_copies,
+        volumes=volumes,
+        epoch=epoch,
+        images=images,
+        boot_id=machine.boot_id,
+        arch=hardware.arch,
+        cpu_models=runtime.cpu_models,
+        gpus=[msgspec.structs.replace(gpu, kept=runtime.kept.get(gpu.address, "")) for gpu in hardware.gpus],
+        storage=hardware.storage,
+        tpm=hardware.tpm,
+        sriov=hardware.sriov,
+        numa=hardware.numa,
+        echo_port=nearness.port,
+        coordinate=nearness.coordinate,
+        round_trips=nearness.round_trips,
+        pools=pools,
+        runtimes=[tell_runtime(probe) for probe in runtimes],
+        functions=dict(functions),
+        footholds=footholds,
+    )

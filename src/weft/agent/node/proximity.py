@@ -1,0 +1,192 @@
+"""How far this node is from others: asks a few of them, as the server names them, and keeps what it found.
+
+Woken by the clock. What it has to tell moves only when it has changed enough to matter, so that a network that stands still
+writes nothing. Small UDP packets, sealed (``trust/echo.py``); who has no key gets no answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import secrets
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from weft.agent.node.coordinates import Position
+from weft.agent.server.client import Peer, Peers
+from weft.contracts.clock import Clock
+from weft.trust.echo import (
+    NONCE_BYTES,
+    Place,
+    answer_probe,
+    open_echo,
+    pair_key,
+    read_asker,
+    read_nonce,
+    seal_probe,
+)
+
+log = logging.getLogger("weft.agent")
+PROBE_SECONDS = 15.0
+FIRST_PROBE_SECONDS = 2.0
+FIRST_ROUNDS = 6  # with the shorter pause: a new node is soon known
+_PROBES = 3  # of each peer in a round; the fastest counts, for a busy machine only ever adds
+_GAP_SECONDS = 0.02
+_PATIENCE_SECONDS = 2.0
+_KEPT = 4  # rounds; the second fastest of them counts
+_SETTLED = 3  # rounds before something is told
+_MATTERS_MS = 1.0
+_MATTERS_SHARE = 0.3
+_FARTHEST_MS = 60_000.0  # no node is farther; a peer that says so is wrong, or lies
+_SURE = 0.6  # a coordinate is told once its error is below
+
+
+class Nearness(msgspec.Struct, frozen=True):
+    """What is told: the UDP port that answers; the coordinate (a position and, last, a height), none until it is known;
+    and the round trips to the peers by uid. In ms."""
+
+    port: int = 0
+    coordinate: list[float] = []
+    round_trips: dict[str, float] = {}
+
+
+class Proximity(asyncio.DatagramProtocol):
+    """Of node ``uid`` at ``address``. ``on_change`` is called when there is something new to tell."""
+
+    def __init__(
+        self, uid: str, address: str, port: int, clock: Clock, on_change: Callable[[], None], *, pace: float = 1.0
+    ) -> None:
+        self._uid, self._address, self._port, self._clock, self._on_change = uid, address, port, clock, on_change
+        self._pace, self._patience_seconds = pace, _PATIENCE_SECONDS * max(pace, 0.1)
+        self.nearness = Nearness()
+        self._told = Peers()
+        self._key = b""
+        self._keys: dict[str, bytes] = {}
+        self._position = Position(uid)
+        self._places: dict[str, Place] = {}
+        self._samples: dict[str, deque[float]] = {}
+        self._asked: dict[bytes, tuple[Peer, float]] = {}  # by nonce: whom, when
+        self._heard: dict[str, float] = {}  # in the round in hand
+        self._transport: asyncio.DatagramTransport | None = None
+        self._awaited = asyncio.Event()
+
+    @property
+    def version(self) -> str:
+        """Of the peers that are known here."""
+        return self._told.version
+
+    def put_peers(self, told: Peers) -> None:
+        """Ask these from now on."""
+        self._told = told
+        self._key = bytes.fromhex(told.key)
+        self._keys = {peer.uid: bytes.fromhex(peer.key) for peer in told.peers}
+        for uid in self._samples.keys() - self._keys.keys():
+            del self._samples[uid]
+            self._places.pop(uid, None)
+        self._awaited.set()
+
+    async def keep(self) -> None:
+        """Answer and ask for ever. Where the port can't be had another one is told; where none can, nothing is."""
+        loop = asyncio.get_running_loop()
+        for port in (self._port, 0):
+            try:
+                self._transport, _ = await loop.create_datagram_endpoint(lambda: self, local_addr=(self._address, port))
+                break
+            except OSError as problem:
+                log.warning("round trips: UDP port %s at %s: %s", port or "any", self._address, problem.strerror)
+        if self._transport is None:
+            return
+        try:
+            self._tell(msgspec.structs.replace(self.nearness, port=self._transport.get_extra_info("sockname")[1]))
+            await self._ask_on()
+        finally:
+            self._transport.close()
+
+    async def _ask_on(self) -> None:
+        rounds = 0
+        while True:
+            await self._awaited.wait()
+            if not self._told.peers:
+                self._awaited.clear()
+                continue
+            await self._ask_round()
+            rounds += 1
+            await self._clock.sleep(self._pace * (FIRST_PROBE_SECONDS if rounds < FIRST_ROUNDS else PROBE_SECONDS))
+
+    async def _ask_round(self) -> None:
+        self._heard.clear()
+        self._asked.clear()
+        for _ in range(_PROBES):
+            for peer in self._told.peers:
+                self._ask(peer)
+            await self._clock.sleep(_GAP_SECONDS)
+        began = self._clock.elapsed()
+        while self._asked and self._clock.elapsed() - began < self._patience_seconds:
+            await self._clock.sleep(5 * _GAP_SECONDS)
+        for uid, round_trip in self._heard.items():
+            self._samples.setdefault(uid, deque(maxlen=_KEPT)).append(round_trip)
+        trips = {uid: sorted(kept)[min(1, len(kept) - 1)] for uid, kept in self._samples.items()}
+        self._position.learn([(self._places[uid][:3], self._places[uid][3], trips[uid]) for uid in self._heard])
+        self._tell(self._weigh(trips))
+
+    def _ask(self, peer: Peer) -> None:
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        self._asked[nonce] = peer, self._clock.elapsed()
+        assert self._transport is not None
+        self._transport.sendto(seal_probe(self._keys[peer.uid], self._uid, nonce), (peer.address, peer.port))
+
+    def _weigh(self, trips: Mapping[str, float]) -> Nearness:
+        """What to tell now: what was told, but for what has moved enough."""
+        said = self.nearness
+        settled = {uid: trip for uid, trip in trips.items() if len(self._samples[uid]) >= _SETTLED}
+        round_trips = {}
+        for uid, trip in settled.items():
+            before = said.round_trips.get(uid)
+            moved = before is None or abs(trip - before) > max(_MATTERS_MS, _MATTERS_SHARE * before)
+            round_trips[uid] = round(trip, 3) if moved or before is None else before
+        coordinate = said.coordinate
+        if settled and self._position.error < _SURE:
+            matters = max(_MATTERS_MS, _MATTERS_SHARE * min(settled.values()))
+            if not coordinate or _move_of(coordinate, self._position.at) > matters:
+                coordinate = [round(part, 3) for part in self._position.at]
+        return Nearness(said.port, coordinate, round_trips)
+
+    def _tell(self, nearness: Nearness) -> None:
+        if nearness != self.nearness:
+            self.nearness = nearness
+            self._on_change()
+
+    def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
+        asker = read_asker(data)
+        if asker is not None:
+            self._answer(asker, data, addr)
+            return
+        nonce = read_nonce(data)
+        peer, sent = self._asked.get(nonce, (None, 0.0)) if nonce is not None else (None, 0.0)
+        if peer is None or peer.uid not in self._keys or addr[:2] != (peer.address, peer.port):
+            return
+        place = open_echo(self._keys[peer.uid], data)
+        if place is None or not all(abs(part) <= _FARTHEST_MS for part in place):
+            return
+        assert nonce is not None
+        del self._asked[nonce]
+        self._places[peer.uid] = place
+        took = max((self._clock.elapsed() - sent) * 1000.0, 0.001)
+        self._heard[peer.uid] = min(took, self._heard.get(peer.uid, took))
+
+    def _answer(self, asker: str, data: bytes, addr: tuple[str | Any, int]) -> None:
+        if self._key and self._transport is not None:
+            echo = answer_probe(pair_key(self._key, asker), data, (*self._position.at, self._position.error))
+            if echo is not None:
+                self._transport.sendto(echo, addr)
+
+    def error_received(self, exc: Exception) -> None:
+        """A peer that isn't there: it isn't heard of, that is all."""
+
+
+def _move_of(one: Sequence[float], other: Sequence[float]) -> float:
+    return math.dist(one[:-1], other[:-1]) + abs(one[-1] - other[-1])

@@ -1,0 +1,200 @@
+"""Measures what the guests of this node really use: CPU as a smoothed average, memory and disk as they are.
+
+Asks the runtime for each guest's counters every few seconds; samples stay here, and what they come to goes with each
+report. Wakes the reporter when that has moved so far that placement should know.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import msgspec
+
+from weft.agent.state.allocation import Wanted
+from weft.agent.volume.pools import Pools
+from weft.agent.workload.runtimes import Driver, Runtimes
+from weft.contracts.clock import Clock
+from weft.contracts.driver.host import Host
+from weft.contracts.driver.runtime import GuestFacts, GuestStats
+from weft.kinds.allocation import ROOT, AllocationSpec
+from weft.objects.errors import WeftError
+from weft.protocol.heartbeat import Digest, Use, add_up, make_digest, total
+
+log = logging.getLogger("weft.agent")
+SAMPLE_SECONDS = 5.0
+SMOOTHING_SECONDS = 30.0
+SETTLED_SECONDS = 5.0  # measured for less, a guest may be anything yet
+BOOT_SECONDS = 60.0  # a guest that hasn't answered by then isn't waited for
+DISK_SECONDS = 30.0
+STALE_SECONDS = 20.0
+MOVED_SHARE = 0.1  # of the node's cores
+
+Found = tuple[Wanted, GuestFacts | None]
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """A guest's CPU by the last sample: the counter and when it was read (elapsed seconds), ``since`` when it is measured,
+    and how many cores it uses by the smoothed average."""
+
+    cpu_seconds: float
+    at: float
+    since: float
+    cores: float = 0.0
+
+
+def fold_reading(former: Reading | None, cpu_seconds: float, at: float) -> Reading:
+    """``former`` and a new sample. While a guest is measured for less than SMOOTHING_SECONDS it is the plain average; a
+    counter that went back is another run of the guest."""
+    if former is None or cpu_seconds < former.cpu_seconds:
+        return Reading(cpu_seconds, at, at)
+    passed = at - former.at
+    if passed <= 0.0:
+        return former
+    weight = max(1.0 - math.exp(-passed / SMOOTHING_SECONDS), passed / (at - former.since))
+    cores = former.cores + weight * ((cpu_seconds - former.cpu_seconds) / passed - former.cores)
+    return Reading(cpu_seconds, at, former.since, cores)
+
+
+class Meter:
+    """``find_guests`` gives the allocations of this node and what is known of their guests, ``find_strangers`` guests without
+    one; ``wake`` is called when ``digest`` is worth telling at once."""
+
+    def __init__(
+        self,
+        host: Host,
+        runtimes: Runtimes,
+        pools: Pools,
+        clock: Clock,
+        find_guests: Callable[[], Iterable[Found]],
+        find_strangers: Callable[[], Iterable[GuestFacts]],
+        wake: Callable[[], None],
+    ) -> None:
+        self._runtimes, self._pools, self._clock = runtimes, pools, clock
+        self._find_guests, self._find_strangers, self._wake = find_guests, find_strangers, wake
+        self._images = Path(host.state_dir) / "images"
+        self._moved = MOVED_SHARE * 1000.0 * host.capacity.cpu
+        self._readings: dict[str, Reading] = {}  # by guest id
+        self._alive_since: dict[str, float] = {}
+        self._disks: dict[str, int] = {}
+        self._unmade: set[str] = set()  # guests' ids of which a disk wasn't there yet: looked at with each sample
+        self._disks_at = -math.inf
+        self._digest = Digest()
+        self._told = Digest()
+        self._sampled_at = -math.inf
+
+    async def keep(self) -> None:
+        """Measure for ever; returns at once where no runtime can."""
+        if not any(self._runtimes.meter_of(driver) for driver in self._runtimes.all()):
+            return
+        while True:
+            try:
+                await self._sample()
+            except Exception:  # nothing is told then, and guests go on being cared for
+                log.exception("what guests use can't be measured")
+            if _differs(self._told, self._digest, self._moved):
+                self._wake()
+            await self._clock.sleep(SAMPLE_SECONDS)
+
+    def digest(self) -> Digest | None:
+        """What was measured last; None if that can't be gone by any more."""
+        if self._clock.elapsed() - self._sampled_at > STALE_SECONDS:
+            return None
+        self._told = self._digest
+        return self._digest
+
+    async def _sample(self) -> None:
+        guests, seen = list(self._find_guests()), set()
+        await self._measure_disks([wanted for wanted, _ in guests])
+        uses: dict[str, Use] = {}
+        for wanted, facts in guests:
+            seen.add(wanted.id)
+            use = await self._measure(self._runtimes.find(wanted), wanted.id, facts, self._disks.get(wanted.id, 0))
+            if wanted.spec.role != "active":  # how much it will use can't be known yet, or isn't its node's for long
+                use = msgspec.structs.replace(use, settled=False)
+            elif facts is not None and facts.state in ("stopped", "suspended") and wanted.spec.wish != "run":
+                use = msgspec.structs.replace(use, settled=True)
+            uid = wanted.spec.workload.uid
+            uses[uid] = add_up((uses[uid], use)) if uid in uses else use
+        others = [Use(disk=self._disks.get("", 0))]
+        for stranger in self._find_strangers():
+            seen.add(stranger.id)
+            others.append(await self._measure(self._runtimes.who_found(stranger.id), stranger.id, stranger, 0))
+        for id in self._readings.keys() - seen:
+            del self._readings[id]
+        for id in self._alive_since.keys() - seen:
+            del self._alive_since[id]
+        self._digest = make_digest(uses, add_up(others))
+        self._sampled_at = self._clock.elapsed()
+
+    async def _measure(self, runtime: Driver | None, id: str, facts: GuestFacts | None, disk: int) -> Use:
+        stats = await self._read(runtime, id, facts)
+        now = self._clock.elapsed()
+        if facts is None or stats is None:
+            self._readings.pop(id, None)
+            self._alive_since.pop(id, None)
+            return Use(disk=disk, settled=False)
+        alive_since = self._alive_since.setdefault(id, now)
+        if facts.ready is False and now - alive_since < BOOT_SECONDS:
+            self._readings.pop(id, None)  # what booting takes says nothing of what it will use
+            return Use(memory=stats.resident_bytes, disk=disk, settled=False)
+        reading = self._readings[id] = fold_reading(self._readings.get(id), stats.cpu_seconds, now)
+        settled = reading.at - reading.since >= SETTLED_SECONDS
+        return Use(round(reading.cores * 1000), stats.resident_bytes, disk, settled)
+
+    async def _read(self, runtime: Driver | None, id: str, facts: GuestFacts | None) -> GuestStats | None:
+        if facts is None or facts.state not in ("running", "paused", "starting"):
+            return None
+        meter = self._runtimes.meter_of(runtime)
+        if meter is None:
+            return None
+        try:
+            return await meter.stats(id, disks=False)
+        except WeftError as problem:
+            log.debug("guest %s can't be measured: %s", id, problem.message)
+            return None  # it has just ended
+
+    async def _measure_disks(self, all_: list[Wanted]) -> None:
+        """What the files of disks and images take up: looked at less often, and for those that are new."""
+        now = self._clock.elapsed()
+        if now - self._disks_at >= DISK_SECONDS:
+            self._disks_at = now
+            self._unmade.clear()
+            self._disks = {"": _blocks_below(self._images)}
+        for wanted in all_:
+            if wanted.spec.container is None and (wanted.id not in self._disks or wanted.id in self._unmade):
+                ids = {ROOT: wanted.id} | {volume.uid: volume.uid for volume in wanted.spec.volumes}
+                sizes = [await self._find_size(wanted.spec, disk, id_) for disk, id_ in ids.items()]
+                self._disks[wanted.id] = sum(size or 0 for size in sizes)
+                (self._unmade.add if None in sizes else self._unmade.discard)(wanted.id)
+
+    async def _find_size(self, spec: AllocationSpec, disk: str, volume: str) -> int | None:
+        """What a volume's files take up; None for one that isn't there, or can't be read."""
+        try:
+            facts = await self._pools.inspect(spec, volume, disk)
+        except (WeftError, OSError) as problem:
+            log.debug("volume %s can't be measured: %s", volume, problem)
+            return None
+        return None if facts is None else facts.used_bytes
+
+
+def _blocks_below(folder: Path) -> int:
+    """What all in ``folder`` takes up. Images come and go meanwhile: what has just gone takes up nothing."""
+    return sum(_blocks(f"{where}/{name}") for where, folders, files in os.walk(folder) for name in (*folders, *files))
+
+
+def _blocks(path: str) -> int:
+    try:
+        return os.lstat(path).st_blocks * 512
+    except OSError:
+        return 0
+
+
+def _differs(told: Digest, now: Digest, moved: float) -> bool:
+    """Whether a decision could be another one: by a guest that is settled now, or clearly more or less of CPU."""
+    settled = {uid for uid, use in now.guests.items() if use.settled}
+    before = {uid for uid, use in told.guests.items() if use.settled}
+    return settled != before or abs(total(told).cpu - total(now).cpu) > moved

@@ -1,0 +1,68 @@
+"""What secrets hold for the containers of this node: asked for when one is brought up, and kept in memory alone.
+
+A secret that was changed is the new one at the next start. While the server can't be reached, what it said last is taken, as far
+as this agent has heard it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from weft.agent.server.client import OpenedSecrets
+from weft.agent.state.allocation import Wanted
+from weft.contracts.driver.image import RegistryCredentials
+from weft.kinds.allocation import list_secrets
+from weft.objects.errors import InvalidInput, Unavailable
+from weft.objects.image.reference import parse_reference
+
+
+class Opened:
+    """``env`` by variable. Never printed."""
+
+    def __init__(self, env: dict[str, str], credentials: RegistryCredentials | None) -> None:
+        self.env, self.credentials = env, credentials
+
+
+class Secrets:
+    """``read`` asks the server for what an allocation names; blocking."""
+
+    def __init__(self, read: Callable[[str], OpenedSecrets]) -> None:
+        self._read = read
+        self._last: dict[str, OpenedSecrets] = {}
+
+    async def open(self, wanted: Wanted) -> Opened:
+        """Raises NotFound (``secretNotFound``), Unavailable, InvalidInput for one that opens another registry than its
+        image's."""
+        container = wanted.spec.container
+        if container is None or not list_secrets(wanted.spec):
+            return Opened({}, None)
+        try:
+            told = self._last[wanted.uid] = await asyncio.to_thread(self._read, wanted.name)
+        except Unavailable:
+            if wanted.uid not in self._last:
+                raise
+            told = self._last[wanted.uid]
+        places = {name: place.partition("/") for name, place in container.env_secrets.items()}
+        env = {name: told.secrets[secret][key] for name, (secret, _, key) in places.items()}
+        return Opened(env, choose_credentials(wanted.what, container.image, container.registry_secret, told))
+
+    def drop(self, uid: str) -> None:
+        """Nothing of this allocation is here any more."""
+        self._last.pop(uid, None)
+
+
+def choose_credentials(what: str, image: str, name: str, told: OpenedSecrets) -> RegistryCredentials | None:
+    """Pure. Who pulls ``image`` of ``what``, by the secret ``name``; None if it has none. Raises InvalidInput (``wrongSecret``)."""
+    if not name:
+        return None
+    opens, asked = told.registries.get(name, ""), parse_reference(image).registry
+    if opens != asked:  # it isn't shown to others
+        raise InvalidInput(
+            f"{what}: secret {name} opens {opens or 'no registry'}, and its image is in {asked}",
+            reason="wrongSecret",
+            field="spec.registry_secret",
+            hint="name a secret of that registry",
+        )
+    values = told.secrets[name]
+    return RegistryCredentials(values.get("username", ""), values.get("password", ""), values.get("token", ""))

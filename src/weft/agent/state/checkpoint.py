@@ -1,0 +1,163 @@
+"""Durable copies of what the server said: this node's allocations; its networks' neighbours, published ports, ranges.
+
+Written and synced before anything is done about them, so that an agent that starts without a server keeps its guests.
+Reads and writes ``<state>/allocations/<short id>.json``, ``<state>/network.json`` and ``<state>/history``: the server's
+history that the last list of allocations was of; ``<state>/departures/<short id>.json``: guests that other nodes took over,
+and those that came by a move and were taken away here.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from weft.agent.state.allocation import Memory, Part
+from weft.contracts.driver.network import Endpoint, Forward
+from weft.contracts.durable_file import sync_folder, write_durably
+from weft.kinds.allocation import AllocatedNic
+from weft.objects.envelope import Envelope, decode_envelope, encode_envelope
+from weft.objects.errors import DriverFailed
+
+
+class NotKept(DriverFailed):
+    """A durable copy can't be written; the one before it stands."""
+
+
+log = logging.getLogger("weft.agent")
+MOST_DEPARTURES = 10_000
+
+
+class Copy(msgspec.Struct, frozen=True):
+    """An allocation as it was read last, and what this node did about it."""
+
+    allocation: Envelope
+    memory: Memory
+
+
+class _Kept(msgspec.Struct):
+    """A copy as it lies in its file: the allocation may be one that a newer weft wrote."""
+
+    allocation: msgspec.Raw
+    memory: Memory
+
+
+class Hop(msgspec.Struct, frozen=True):
+    """A NIC whose guest leaves this node (``out``) or comes (``in``) while it runs; ``peer`` is the other node's
+    address, "" while it isn't known. ``switched``: the guest is there, or here, whatever the server says yet."""
+
+    way: Literal["out", "in"]
+    nic: AllocatedNic
+    peer: str = ""
+    switched: bool = False
+
+
+class Surroundings(msgspec.Struct, frozen=True):
+    """Who else is in each network (by its uid), which ports are published, which address ranges the fabric's networks
+    and its nodes have: as told last; and whose guests came or left while they ran."""
+
+    endpoints: dict[str, list[Endpoint]] = {}
+    forwards: list[Forward] = []
+    ranges_version: str = ""
+    ranges: list[str] = []
+    node_ranges: list[str] = []
+    hops: list[Hop] = []
+
+
+class Copies:
+    """The copies in one agent's state folder."""
+
+    def __init__(self, state_dir: str) -> None:
+        self._folder = Path(state_dir) / "allocations"
+        self._surroundings = Path(state_dir) / "network.json"
+        self._epoch = Path(state_dir) / "history"
+        self._departures = Path(state_dir) / "departures"
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def save(self, id: str, copy: Copy) -> None:
+        """Keep ``copy`` durably: once this returns a power cut can't lose it. Raises NotKept (``noSpace``)."""
+        _write(
+            self._folder / f"{id}.json",
+            msgspec.json.encode(_Kept(msgspec.Raw(encode_envelope(copy.allocation)), copy.memory)),
+        )
+
+    def remove(self, id: str) -> None:
+        """Absent is fine."""
+        (self._folder / f"{id}.json").unlink(missing_ok=True)
+        sync_folder(self._folder)
+
+    def load(self) -> list[Copy]:
+        """All copies; one that can't be read is left where it is, told in the log, and its guest kept as an orphan."""
+        copies = []
+        for path in sorted(self._folder.glob("*.json")):
+            try:
+                kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
+                copies.append(Copy(decode_envelope(kept.allocation), kept.memory))
+            except (OSError, msgspec.MsgspecError) as problem:
+                log.error("%s can't be read, its guest is left alone: %s", path, problem)
+        return copies
+
+    def save_departure(self, id: str, part: Part) -> None:
+        """Keep durably that the guest of this allocation was taken over, elsewhere or here. Raises NotKept."""
+        self._departures.mkdir(mode=0o700, exist_ok=True)
+        _write(self._departures / f"{id}.json", msgspec.json.encode(part))
+
+    def load_departure(self, id: str) -> Part | None:
+        """What was kept of it; None if its guest neither was sent away nor came by a move."""
+        path = self._departures / f"{id}.json"
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Part)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.MsgspecError) as problem:
+            log.error("%s can't be read: %s", path, problem)
+            return None
+
+    def drop_departures(self) -> None:
+        """Of too many the oldest are forgotten."""
+        found = sorted(self._departures.glob("*.json"), key=lambda path: (path.stat().st_mtime, path.name))
+        for path in found[:-MOST_DEPARTURES]:
+            path.unlink(missing_ok=True)
+
+    def save_epoch(self, epoch: str) -> None:
+        """Keep it durably. Raises NotKept."""
+        _write(self._epoch, epoch.encode())
+
+    def load_epoch(self) -> str:
+        """What was kept last, or nothing."""
+        try:
+            return self._epoch.read_text()
+        except FileNotFoundError:
+            return ""
+        except (OSError, UnicodeError) as problem:
+            log.error("%s can't be read: %s", self._epoch, problem)
+            return "unread"  # no history at all: the server waits until this node has heard its own
+
+    def save_surroundings(self, surroundings: Surroundings) -> None:
+        """Keep them durably. Raises NotKept."""
+        _write(self._surroundings, msgspec.json.encode(surroundings))
+
+    def load_surroundings(self) -> Surroundings:
+        """What was told last, or nothing."""
+        try:
+            return msgspec.json.decode(self._surroundings.read_bytes(), type=Surroundings)
+        except FileNotFoundError:
+            return Surroundings()
+        except (OSError, msgspec.MsgspecError) as problem:
+            log.error("%s can't be read: %s", self._surroundings, problem)
+            return Surroundings()
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        write_durably(path, data)
+    except OSError as problem:
+        full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise NotKept(
+            f"{path} can't be written: {problem.strerror}",
+            reason="noSpace" if full else None,
+            hint="make room on the node's disk" if full else None,
+        ) from problem

@@ -1,0 +1,85 @@
+"""A guest's serial line for one person at a time.
+
+Reads the runtime's console socket and log file; writes what the person types to the socket. Called by the streams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from weft.agent.state.allocation import Wanted
+from weft.agent.stream.connection import Stream
+from weft.agent.stream.guest_location import Whereabouts
+from weft.agent.stream.logs import say_gone
+from weft.agent.stream.wait import run_until_first_ends
+from weft.agent.workload.console_log import PrintedLog
+from weft.objects.errors import InUse, Unavailable
+from weft.protocol.frames import FrameType, encode_exit, encode_json
+
+RECENT_BYTES = 4096
+CHUNK_BYTES = 32 * 1024
+
+
+class Consoles:
+    """Who is at which guest's console."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, str] = {}
+
+    @contextmanager
+    def hold(self, wanted: Wanted, subject: str) -> Iterator[None]:
+        """Be the one at the guest's console; raises InUse naming who is."""
+        holder = self._held.get(wanted.id)
+        if holder is not None:
+            raise InUse(
+                f"the console of {wanted.what} is in use by {holder or 'someone else'}",
+                hint="weft vm logs -f shows what it prints meanwhile",
+            )
+        self._held[wanted.id] = subject
+        try:
+            yield
+        finally:
+            del self._held[wanted.id]
+
+
+async def serve_console(
+    stream: Stream, socket: str, log: PrintedLog, came_to: int | None, where: Whereabouts, what: str
+) -> None:
+    """Connect ``stream`` with the guest's line: first what it printed lately, or since ``came_to`` (see ``follow_log``), then
+    both ways until either ends. Raises Unavailable for a guest that doesn't run."""
+    try:
+        reader, writer = await asyncio.open_unix_connection(socket)
+    except OSError as problem:
+        raise Unavailable(f"the console of {what} isn't there: it does not run", hint="start it") from problem
+    try:
+        resumes = came_to is not None and came_to >= 0
+        since = came_to if resumes and came_to is not None else await asyncio.to_thread(log.find_recent, RECENT_BYTES)
+        printed = await asyncio.to_thread(log.read, since, max(0, (log.end or 0) - since))
+        if came_to is not None:
+            await stream.send(encode_json(FrameType.SESSION, {"printed": printed.start}))
+        await stream.send_data(FrameType.DATA_OUT, printed.data)
+        await run_until_first_ends(_from_guest(stream, reader), _to_guest(stream, writer))
+        if reader.at_eof():
+            gone = await where.settle()
+            if gone is None:
+                await stream.send(encode_exit(0))
+            else:
+                await say_gone(stream, gone, log.end, came_to)
+    finally:
+        writer.close()
+
+
+async def _from_guest(stream: Stream, reader: asyncio.StreamReader) -> None:
+    while data := await reader.read(CHUNK_BYTES):
+        await stream.send_data(FrameType.DATA_OUT, data)
+
+
+async def _to_guest(stream: Stream, writer: asyncio.StreamWriter) -> None:
+    while (frame := await stream.receive()) is not None:
+        if frame.type == FrameType.DATA_IN:
+            writer.write(frame.payload)
+            await writer.drain()
+        elif frame.type == FrameType.END_IN:
+            return

@@ -1,0 +1,99 @@
+"""Serves an exec session that its guest keeps: between the guest and the gateway, which counts what has arrived.
+
+Whoever loses the other lets go of the session, so that it can be taken up again: the gateway says when it is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+import msgspec
+
+from weft.agent.state.allocation import Wanted
+from weft.agent.stream.connection import Stream
+from weft.agent.stream.wait import run_until_first_ends, within
+from weft.contracts.clock import Clock
+from weft.contracts.driver.runtime import DETACHED, CanResize, ExecSession, GuestFacts, KeptSession
+from weft.objects.errors import Unavailable, WeftError
+from weft.objects.identity import short_id
+from weft.protocol.frames import FrameType, encode_error, encode_exit, encode_json
+
+GOODBYE_SECONDS = 5.0
+
+
+class Kept(ExecSession, KeptSession, Protocol):
+    """An exec session that its guest keeps."""
+
+
+class _Over(Exception):
+    """The gateway wants no more of it."""
+
+
+async def serve_kept(stream: Stream, session: Kept, clock: Clock) -> None:
+    """Serve it to its end, or until the gateway is lost. Raises Unavailable when the guest is."""
+    await stream.send(encode_json(FrameType.SESSION, msgspec.to_builtins(session.standing)))
+    listening = asyncio.ensure_future(_listen(stream, session))
+    try:
+        await run_until_first_ends(_tell(stream, session), _wait(listening))
+        await within(clock, _wait(listening), GOODBYE_SECONDS, "the gateway's goodbye")
+    except _Over:
+        await session.close()
+        await stream.close()
+    except Unavailable as problem:
+        if problem.token != DETACHED:
+            await stream.send(encode_error(problem))
+            await session.close()
+            return
+        raise
+    except (OSError, EOFError, WeftError):
+        await session.let_go()
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        await session.let_go()  # changes nothing where one of them was said already
+
+
+def place_of_target(wanted: Wanted, facts: GuestFacts) -> dict[str, str] | None:
+    """Where a guest goes, or went, that doesn't run here, as the gateway calls it; None if it isn't known to have."""
+    move = wanted.spec.move
+    if wanted.spec.role != "source" or move is None or facts.state == "running":
+        return None
+    uid = move.peer_allocation.rpartition(".")[2]
+    return {
+        "node_uid": move.peer_uid,
+        "allocation": move.peer_allocation,
+        "guest_id": short_id(uid),
+        "node": move.peer,
+    }
+
+
+async def _wait(listening: asyncio.Future[None]) -> None:
+    await asyncio.shield(listening)
+
+
+async def _tell(stream: Stream, session: Kept) -> None:
+    async for chunk in session.output():
+        if chunk.channel == "taken":
+            await stream.send(encode_json(FrameType.ACK, {"stdin": chunk.taken}))
+        elif chunk.channel == "exit":
+            await stream.send(encode_exit(chunk.code, chunk.signal))
+        else:
+            await stream.send_data(FrameType.DATA_OUT if chunk.channel == "stdout" else FrameType.STDERR, chunk.data)
+
+
+async def _listen(stream: Stream, session: Kept) -> None:
+    while (frame := await stream.receive()) is not None:
+        if frame.type == FrameType.DATA_IN:
+            await session.write(frame.payload)
+        elif frame.type == FrameType.END_IN:
+            await session.close_stdin()
+        elif frame.type == FrameType.ACK:
+            told = frame.json()
+            session.acknowledge(int(told.get("stdout", 0)), int(told.get("stderr", 0)))
+        elif frame.type == FrameType.RESIZE and isinstance(session, CanResize):
+            size = frame.json()
+            await session.resize(int(size.get("rows", 24)), int(size.get("columns", 80)))
+        elif frame.type == FrameType.HANG_UP:
+            raise _Over
+    raise EOFError("the gateway has gone")

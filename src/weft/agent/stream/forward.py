@@ -1,0 +1,96 @@
+"""Byte streams to a guest that need nothing in it: a TCP port in its network, and its screen. Woken by a stream.
+
+Reads the ticket's input; acts through the network driver's and the runtime's optional protocols.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from weft.agent.state.allocation import Wanted
+from weft.agent.stream.connection import Stream
+from weft.agent.stream.guest_location import Whereabouts
+from weft.agent.stream.wait import run_until_first_ends
+from weft.agent.workload.runtimes import Driver
+from weft.contracts.clock import Clock
+from weft.contracts.driver.network import CanDial, NetworkDriver
+from weft.contracts.driver.runtime import HasScreen
+from weft.kinds.parts.stream_verbs import ForwardInput
+from weft.objects.errors import Unavailable
+from weft.objects.identity import short_id
+from weft.protocol.frames import FrameType, encode_exit
+
+AGAIN_SECONDS = 0.5
+CHUNK_BYTES = 65536
+
+
+async def serve_port(stream: Stream, network: NetworkDriver, wanted: Wanted, given: ForwardInput, clock: Clock) -> None:
+    """Carry bytes to and from ``given.port`` of the guest; a port nobody listens on yet is tried for ``given.patience``
+    seconds. Raises Unavailable."""
+    if not wanted.spec.nics:
+        raise Unavailable(f"{wanted.what} has no network, so no port of it can be reached", reason="noNetwork")
+    if not isinstance(network, CanDial):
+        raise Unavailable(f"network driver {network.name} can't reach guests' ports", reason="unsupported")
+    nic = wanted.spec.nics[0]
+    deadline = clock.elapsed() + given.patience
+    while True:
+        try:
+            connection = await network.dial(short_id(nic.network_uid), nic.address, given.port)
+            break
+        except OSError as problem:
+            if clock.elapsed() >= deadline:
+                raise Unavailable(
+                    f"{wanted.what}: nothing answers at {nic.address}:{given.port}: {problem.strerror or problem}",
+                    reason="portUnreachable",
+                    hint="does it run, and listen on that port? weft vm logs shows how far it has come",
+                ) from problem
+        await clock.sleep(AGAIN_SECONDS)
+    await _carry(stream, *await asyncio.open_connection(sock=connection))
+    await stream.send(encode_exit(0))
+
+
+async def serve_screen(stream: Stream, runtime: Driver, wanted: Wanted, where: Whereabouts) -> None:
+    """Carry RFB (VNC) to and from the guest's screen. Raises Unavailable for a guest without one, and (``guestMoved``) when
+    it has moved: RFB begins with a greeting, so a viewer has to come anew."""
+    if not isinstance(runtime, HasScreen):
+        raise Unavailable(f"runtime {runtime.name} has no screens", reason="unsupported")
+    path = await runtime.screen_socket(wanted.id)
+    try:
+        reader, writer = await asyncio.open_unix_connection(path)
+    except OSError as problem:
+        raise Unavailable(
+            f"{wanted.what}: its screen can't be reached: {problem.strerror}", hint="does it run?"
+        ) from None
+    with contextlib.suppress(ConnectionResetError):
+        await _carry(stream, reader, writer)
+    if reader.at_eof() or reader.exception() is not None:  # it may hang up with something unread
+        gone = await where.settle()
+        if gone is not None and gone.place is not None:
+            raise Unavailable(
+                f"its guest has moved to node {gone.place['node']}: connect the viewer again",
+                reason="guestMoved",
+            )
+        await stream.send(encode_exit(0))
+
+
+async def _carry(stream: Stream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        await run_until_first_ends(_out(stream, reader), _in(stream, writer))
+    finally:
+        writer.close()
+
+
+async def _out(stream: Stream, reader: asyncio.StreamReader) -> None:
+    while data := await reader.read(CHUNK_BYTES):
+        await stream.send_data(FrameType.DATA_OUT, data)
+
+
+async def _in(stream: Stream, writer: asyncio.StreamWriter) -> None:
+    while (frame := await stream.receive()) is not None:
+        if frame.type == FrameType.DATA_IN:
+            writer.write(frame.payload)
+            await writer.drain()
+        elif frame.type == FrameType.END_IN and writer.can_write_eof():
+            writer.write_eof()
+    raise EOFError("the client has gone")

@@ -1,0 +1,144 @@
+"""Keeps a connection to the gateway, so that it can reach this node: agents dial out, nobody dials in.
+
+The gateway says over it which streams to open; each is then dialled from here. Lost connections are made again with a
+growing pause; guests don't notice. Woken by the gateway's frames.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from weft.agent.stream.connection import Stream
+from weft.agent.stream.server import Claims
+from weft.agent.stream.wait import within
+from weft.contracts.clock import Clock
+from weft.objects.errors import InvalidInput, Unavailable, WeftError
+from weft.protocol.frames import Frame, FrameType, encode_error, encode_frame, encode_hello, receive_frame
+from weft.protocol.tls_streams import open_stream
+
+log = logging.getLogger("weft.agent")
+CONNECT_SECONDS = 10.0
+SILENCE_SECONDS = 45.0  # the gateway pings every 15
+FIRST_PAUSE_SECONDS = 0.2
+LONGEST_PAUSE_SECONDS = 5.0
+
+Serve = Callable[[Stream, Claims], Awaitable[None]]
+
+
+class Gateway(msgspec.Struct, frozen=True):
+    """Where the gateway is; ``server_name`` is the name in its certificate."""
+
+    host: str
+    port: int
+    server_name: str
+
+
+class Control:
+    """This node's line to one gateway; ``serve`` serves a stream to its end. ``serves_functions``: one of them may carry
+    invocations."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        tls: ssl.SSLContext,
+        node_uid: str,
+        serve: Serve,
+        clock: Clock,
+        *,
+        serves_functions: bool = False,
+    ) -> None:
+        self._serves_functions = serves_functions
+        self._gateway, self._tls, self._node_uid = gateway, tls, node_uid
+        self._serve, self._clock = serve, clock
+        self._streams: set[asyncio.Task[None]] = set()
+        self._troubled = ""
+
+    async def keep(self) -> None:
+        """Be reachable, for ever; ends its streams when cancelled."""
+        pause = FIRST_PAUSE_SECONDS
+        try:
+            while True:
+                began = self._clock.elapsed()
+                try:
+                    await self._follow()
+                except (OSError, WeftError) as problem:
+                    if str(problem) != self._troubled:
+                        self._troubled = str(problem)
+                        log.warning("gateway: %s", problem)
+                if self._clock.elapsed() - began > LONGEST_PAUSE_SECONDS:
+                    pause = FIRST_PAUSE_SECONDS
+                await self._clock.sleep(pause)
+                pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+        finally:
+            for task in self._streams:
+                task.cancel()
+            await asyncio.gather(*self._streams, return_exceptions=True)
+
+    async def _follow(self) -> None:
+        reader, writer = await self._dial()
+        try:
+            writer.write(
+                encode_hello(
+                    role="agent",
+                    node_uid=self._node_uid,
+                    keeps_sessions=True,
+                    counts_printed=True,
+                    serves_functions=self._serves_functions,
+                )
+            )
+            while True:
+                frame = await within(self._clock, receive_frame(reader), SILENCE_SECONDS, "the gateway's next ping")
+                if frame is None:
+                    raise Unavailable("the gateway closed the connection")
+                if self._troubled:
+                    log.info("gateway: connected again")
+                    self._troubled = ""
+                self._obey(frame, writer)
+                await writer.drain()
+        finally:
+            writer.close()
+
+    def _obey(self, frame: Frame, writer: asyncio.StreamWriter) -> None:
+        if frame.type == FrameType.PING:
+            writer.write(encode_frame(FrameType.PING))
+        elif frame.type == FrameType.ERROR:
+            raise frame.error()
+        elif frame.type == FrameType.HELLO:
+            task = asyncio.ensure_future(self._open(frame))
+            self._streams.add(task)
+            task.add_done_callback(self._streams.discard)
+
+    async def _open(self, frame: Frame) -> None:
+        order = frame.json()
+        try:
+            reader, writer = await self._dial()
+        except (OSError, WeftError) as problem:
+            log.warning("stream: %s", problem)
+            return
+        stream = Stream(reader, writer)
+        try:
+            await stream.send(encode_hello(role="stream", stream=order.get("open")))
+            try:
+                claims = msgspec.convert(order.get("claims"), Claims)
+            except msgspec.ValidationError as problem:
+                await stream.send(encode_error(InvalidInput(f"the ticket's claims can't be read: {problem}")))
+            else:
+                await self._serve(stream, claims)
+        except OSError as problem:
+            log.debug("stream: %s", problem)
+        finally:
+            await stream.close()
+
+    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        place = self._gateway
+        return await within(
+            self._clock,
+            open_stream(place.host, place.port, self._tls, place.server_name),
+            CONNECT_SECONDS,
+            f"connecting to the gateway at {place.host}:{place.port}",
+        )

@@ -1,0 +1,67 @@
+"""Where a guest of this node is by now, for whoever has its console, its screen or what it prints open. Asks the runtime and
+the agent's allocations; decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from weft.agent.allocation.plan import is_alive
+from weft.agent.state.allocation import Wanted
+from weft.agent.stream.exec_session import place_of_target
+from weft.agent.workload.runtimes import Runtimes
+from weft.contracts.clock import Clock
+from weft.kinds.allocation import has_ended_for_good, is_at_rest
+
+SETTLE_SECONDS = 2.0  # from the end of a machine's socket until its driver knows that it ended
+LOOK_SECONDS = 0.05
+
+
+class Gone(msgspec.Struct, frozen=True):
+    """It isn't here any more. ``place``: where it went, as the gateway calls it; None: nowhere that is known here."""
+
+    place: dict[str, str] | None = None
+
+
+class Whereabouts:
+    """Of one guest, from when it was here on."""
+
+    def __init__(
+        self,
+        wanted: Wanted,
+        runtimes: Runtimes,
+        find_guest: Callable[[str], Wanted | None],
+        clock: Clock,
+    ) -> None:
+        self._last, self._runtimes, self._find_guest, self._clock = wanted, runtimes, find_guest, clock
+
+    async def look(self) -> Gone | None:
+        """Whether it has gone for good; a guest that stands still, or whose disks are on their way, hasn't."""
+        current = self._find_guest(self._last.uid)
+        self._last = current or self._last
+        role = self._last.spec.role
+        if current is not None and not current.deleting and role != "source":
+            return None
+        facts = await self._runtimes.inspect(self._last)
+        if current is not None and not current.deleting:
+            return Gone(place_of_target(current, facts)) if facts.reason == "moved" else None
+        if role == "source":
+            return Gone(place_of_target(self._last, facts))
+        return None if current is not None and is_alive(facts) else Gone()
+
+    def has_ended(self) -> bool:
+        """Whether it stands still and nothing of it will begin, as long as nobody asks for that anew."""
+        current = self._find_guest(self._last.uid) or self._last
+        return has_ended_for_good(current.spec, current.report) or is_at_rest(current.spec, current.report)
+
+    async def settle(self) -> Gone | None:
+        """After its machine has hung up: where it goes, or went; None for one that has just ended."""
+        deadline = self._clock.elapsed() + SETTLE_SECONDS
+        facts = await self._runtimes.inspect(self._last)
+        while is_alive(facts) and self._clock.elapsed() < deadline:
+            await self._clock.sleep(LOOK_SECONDS)
+            facts = await self._runtimes.inspect(self._last)
+        self._last = self._find_guest(self._last.uid) or self._last
+        place = place_of_target(self._last, facts)
+        return None if place is None else Gone(place)

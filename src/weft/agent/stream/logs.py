@@ -1,0 +1,107 @@
+"""Sends what a guest printed, and goes on with it until the guest has gone: then it says where to; of a container, until it has
+ended. Called by the streams."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+from weft.agent.stream.connection import Stream
+from weft.agent.stream.guest_location import Gone, Whereabouts
+from weft.agent.stream.wait import run_until_first_ends
+from weft.agent.workload.console_log import PrintedLog
+from weft.contracts.clock import Clock
+from weft.contracts.driver.container import HasLog
+from weft.kinds.parts.stream_verbs import LogsInput
+from weft.objects.errors import NotFound
+from weft.protocol.frames import FrameType, encode_exit, encode_json
+
+LOOK_SECONDS = 0.2
+
+
+async def follow_log(
+    stream: Stream, log: PrintedLog, given: LogsInput, came_to: int | None, where: Whereabouts, clock: Clock
+) -> None:
+    """Send the last ``given.tail`` lines, or of those what was printed since ``given.since`` seconds ago, then, if
+    ``given.follow``, what is added until the client or the guest goes. ``came_to``: how far a gateway has come that can go on with
+    it elsewhere (-1: it begins; None: it can't)."""
+    watching = asyncio.ensure_future(_until_gone(stream))
+    resumes = came_to is not None and came_to >= 0
+    oldest = clock.now() - given.since if given.since else None
+    position = (
+        came_to if resumes and came_to is not None else await asyncio.to_thread(_find_begin, log, given.tail, oldest)
+    )
+    told, gone, beyond = came_to is None, None, 0
+    try:
+        while True:
+            printed = await asyncio.to_thread(log.read, position)
+            if not told:
+                await stream.send(encode_json(FrameType.SESSION, {"printed": printed.start}))
+                told = True
+            position = printed.start + len(printed.data)
+            end = log.end
+            beyond = 0 if printed.data or end is None or position <= end else beyond + 1
+            if beyond > 1:  # twice: it isn't just being shortened
+                position = log.start  # it was begun anew
+            elif printed.data:
+                await stream.send_data(FrameType.DATA_OUT, printed.data)
+            elif not given.follow:
+                await stream.send(encode_exit(0))
+                return
+            elif gone is not None:
+                await say_gone(stream, gone, position, came_to)
+                return
+            elif watching.done():
+                return
+            elif (gone := await where.look()) is None:
+                await clock.sleep(LOOK_SECONDS)
+    finally:
+        watching.cancel()
+
+
+def _find_begin(log: PrintedLog, tail: int, oldest: float | None) -> int:
+    position = log.find_tail(tail)
+    return position if oldest is None else max(position, log.find_since(oldest))
+
+
+async def say_gone(stream: Stream, gone: Gone, position: int | None, came_to: int | None) -> None:
+    """The guest is elsewhere, or no more: whoever can go on is told where, and from what position (None: as far
+    as it has come)."""
+    if gone.place is None or came_to is None:
+        await stream.send(encode_exit(0))
+    else:
+        await stream.send(encode_json(FrameType.DETACHED, {**gone.place, "printed": position}))
+
+
+async def follow_lines(
+    stream: Stream, runtime: HasLog, guest_id: str, given: LogsInput, where: Whereabouts, clock: Clock
+) -> None:
+    """The same of a container: two streams, line by line, and with ``given.follow`` until it has ended. What it printed last stays
+    to be read when it doesn't run."""
+    await run_until_first_ends(_send_lines(stream, runtime, guest_id, given, where, clock), _until_gone(stream))
+
+
+async def _send_lines(
+    stream: Stream, runtime: HasLog, guest_id: str, given: LogsInput, where: Whereabouts, clock: Clock
+) -> None:
+    oldest = clock.now() - given.since if given.since else 0.0
+    while True:
+        had_ended = where.has_ended()
+        try:
+            async with aclosing(runtime.read_log(guest_id, tail=given.tail, follow=given.follow)) as lines:
+                async for line in lines:
+                    if line.at < oldest:
+                        continue
+                    type_ = FrameType.DATA_OUT if line.channel == "stdout" else FrameType.STDERR
+                    await stream.send_data(type_, line.data)
+            break
+        except NotFound:  # it hasn't begun, or, if it had ended before that was looked for, never has
+            if not given.follow or had_ended or await where.look() is not None:
+                break
+            await clock.sleep(LOOK_SECONDS)
+    await stream.send(encode_exit(0))
+
+
+async def _until_gone(stream: Stream) -> None:
+    while await stream.receive() is not None:
+        pass

@@ -1,0 +1,277 @@
+"""Serves the bytes that people wait for: exec, console and logs of this node's guests, each on a connection of its own.
+
+Reads the ticket's claims as the gateway passes them on; acts through the runtime's optional protocols. Woken by the
+control connection, once per stream.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, cast
+
+import msgspec
+
+from weft.agent.function.invocations import Functions
+from weft.agent.state.allocation import Wanted
+from weft.agent.stream.connection import Stream
+from weft.agent.stream.console import Consoles, serve_console
+from weft.agent.stream.exec_session import Kept, place_of_target, serve_kept
+from weft.agent.stream.forward import serve_port, serve_screen
+from weft.agent.stream.guest_location import Whereabouts
+from weft.agent.stream.invocations import serve_invocations
+from weft.agent.stream.logs import follow_lines, follow_log
+from weft.agent.stream.wait import run_until_first_ends, within
+from weft.agent.workload.console_log import PrintedLog
+from weft.agent.workload.runtimes import Runtimes
+from weft.contracts.clock import Clock
+from weft.contracts.driver.container import HasLog
+from weft.contracts.driver.network import NetworkDriver
+from weft.contracts.driver.runtime import (
+    DETACHED,
+    SESSION_LOST,
+    CanExec,
+    CanResize,
+    ExecRequest,
+    ExecSession,
+    HasConsole,
+    KeptSession,
+    SessionMark,
+    SessionStanding,
+)
+from weft.kinds.parts.stream_verbs import ExecInput, ForwardInput, LogsInput
+from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
+from weft.protocol.frames import FrameType, encode_error, encode_exit, encode_json
+from weft.protocol.invocations import VERB
+
+log = logging.getLogger("weft.agent")
+READY_SECONDS = 30.0
+RESUME_SECONDS = 5.0  # then it is asked for where the server says that it is
+AGAIN_SECONDS = 0.1
+LINGER_SECONDS = 5.0
+_ALIVE = ("starting", "running", "paused")
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class Claims(msgspec.Struct, frozen=True):
+    """What a ticket allows: one verb on one guest, for ``subject``."""
+
+    node_uid: str
+    allocation: str
+    guest_id: str
+    verb: str
+    input: dict[str, Any] = {}
+    subject: str = ""
+    session: SessionMark | None = None  # exec: of a gateway that can go on with it
+    printed: int | None = None  # logs, console: how far a gateway has come that can go on elsewhere; -1: it begins
+
+
+class _Elsewhere(Exception):
+    """The guest of a session is to be asked for at another place, or here once more."""
+
+    def __init__(self, place: dict[str, str] | None) -> None:
+        super().__init__()
+        self.place = place or {}
+
+
+class Streams:
+    """What this node's guests offer over the gateway."""
+
+    def __init__(
+        self,
+        runtimes: Runtimes,
+        network: NetworkDriver,
+        find_guest: Callable[[str], Wanted | None],
+        node_uid: str,
+        clock: Clock,
+        functions: Functions | None = None,
+    ) -> None:
+        self._functions = functions
+        self._runtimes, self._network = runtimes, network
+        self._find_guest, self._node_uid, self._clock = find_guest, node_uid, clock
+        self._consoles = Consoles()
+
+    async def serve(self, stream: Stream, claims: Claims) -> None:
+        """Serve one stream to its end; what goes wrong is told to the client as an error frame."""
+        try:
+            try:
+                await self._serve(stream, claims)
+            except WeftError as problem:
+                await self._send_quietly(stream, encode_error(problem))
+            except (OSError, EOFError) as problem:
+                log.debug("stream for %s: %s", claims.subject, problem)
+            except Exception as problem:  # a defect is told to whoever waits, and doesn't touch other streams
+                log.exception("stream %s of %s", claims.verb, claims.guest_id)
+                await self._send_quietly(stream, encode_error(WeftError(f"the node failed: {problem}")))
+            await self._part(stream)
+        finally:
+            await stream.close()
+
+    async def _part(self, stream: Stream) -> None:
+        """Let the client close first."""
+        try:
+            await within(self._clock, stream.drain(), LINGER_SECONDS, "the client's goodbye")
+        except WeftError as problem:
+            log.debug("%s", problem.message)
+
+    async def _serve(self, stream: Stream, claims: Claims) -> None:
+        if claims.verb == VERB and claims.node_uid == self._node_uid and self._functions is not None:
+            await serve_invocations(stream, self._functions)
+            return
+        wanted = self._find_guest(claims.allocation)
+        if claims.node_uid != self._node_uid or wanted is None or wanted.id != claims.guest_id:
+            raise NotFound("this node doesn't have that guest any more", hint="try again: it may have moved")
+        verbs: dict[str, Callable[[Stream, Claims, Wanted], Awaitable[None]]] = {
+            "exec": self._exec,
+            "console": self._console,
+            "logs": self._logs,
+            "forward": self._forward,
+            "screen": self._screen,
+        }
+        verb = verbs.get(claims.verb)
+        if verb is None:
+            raise InvalidInput(f"this node doesn't know the verb {claims.verb[:40]!r}")
+        await verb(stream, claims, wanted)
+
+    async def _exec(self, stream: Stream, claims: Claims, wanted: Wanted) -> None:
+        given = _read_input(claims, ExecInput)
+        if not given.argv:
+            raise InvalidInput("exec needs a command", field="argv", hint="weft vm exec NAME -- COMMAND …")
+        request = ExecRequest(given.argv, given.env, given.cwd, given.tty)
+        try:
+            session = await self._open(wanted, request, claims.session)
+            if isinstance(session, KeptSession) and session.standing.run:
+                await self._keep(stream, cast(Kept, session), wanted)
+                return
+        except _Elsewhere as elsewhere:
+            await stream.send(encode_json(FrameType.DETACHED, elsewhere.place))
+            return
+        if claims.session is not None:
+            await stream.send(encode_json(FrameType.SESSION, msgspec.to_builtins(SessionStanding())))
+        try:
+            # The input's end is no reason to end; that the client has gone is: _pump_in then raises.
+            await run_until_first_ends(_pump_out(stream, session), _pump_in(stream, session))
+        finally:
+            await session.close()
+
+    async def _keep(self, stream: Stream, session: Kept, wanted: Wanted) -> None:
+        try:
+            await serve_kept(stream, session, self._clock)
+        except Unavailable as problem:
+            if problem.token != DETACHED:
+                raise
+            facts, current = await self._runtimes.inspect(wanted), self._find_guest(wanted.uid)
+            place = place_of_target(current or wanted, facts)
+            if place is None and (current is None or current.deleting or facts.state not in _ALIVE):
+                raise Unavailable(
+                    "the command was cut off: its guest or its agent ended", reason="guestEnded"
+                ) from None
+            raise _Elsewhere(place) from None
+
+    async def _open(self, wanted: Wanted, request: ExecRequest, mark: SessionMark | None) -> ExecSession:
+        """Start the command, or go on with it, waiting for the guest's agent: less for one that may be elsewhere. Raises
+        Unavailable after that, _Elsewhere."""
+        runtime = self._runtimes.of(wanted)
+        if not isinstance(runtime, CanExec):
+            raise Unavailable(f"runtime {runtime.name} can't run commands in guests", reason="unsupported")
+        resumes = mark is not None and bool(mark.run)
+        patience = RESUME_SECONDS if resumes else READY_SECONDS
+        deadline = self._clock.elapsed() + patience
+        while True:
+            facts = await self._runtimes.inspect(wanted)
+            current = self._find_guest(wanted.uid)
+            if mark is not None and current is not None and (place := place_of_target(current, facts)) is not None:
+                raise _Elsewhere(place)
+            if current is None or current.deleting or (current.spec.wish != "run" and facts.state != "running"):
+                raise IllegalTransition(f"{wanted.what} is not running", hint="start it first")
+            if resumes and facts.state not in _ALIVE and current.spec.role == "active":
+                raise Unavailable("the command was cut off: its guest has ended", reason="guestEnded")
+            if facts.state == "running" and facts.ready is None and wanted.spec.container is None:
+                raise Unavailable(
+                    f"{wanted.what}: no agent in it has answered, so no command can be run in it",
+                    reason="noGuestAgent",
+                    hint="with qemu-guest-agent inside it could be; weft vm console reaches it",
+                )
+            if facts.state == "running" and facts.ready is not False:
+                try:
+                    return await runtime.exec(wanted.id, request, mark)
+                except Unavailable as problem:
+                    if problem.token == SESSION_LOST:
+                        raise
+                    log.debug("exec in %s: %s", wanted.what, problem.message)
+            if self._clock.elapsed() >= deadline:
+                raise Unavailable(
+                    f"{wanted.what}: its agent did not answer within {patience:g} s",
+                    reason="guestNotReady",
+                    hint="weft vm logs shows how far it has come",
+                )
+            await self._clock.sleep(AGAIN_SECONDS)
+
+    async def _console(self, stream: Stream, claims: Claims, wanted: Wanted) -> None:
+        runtime = self._with_console(wanted)
+        with self._consoles.hold(wanted, claims.subject):
+            log, where = PrintedLog(runtime, wanted.id), self._watch(wanted)
+            await serve_console(stream, runtime.console_socket(wanted.id), log, claims.printed, where, wanted.what)
+
+    async def _logs(self, stream: Stream, claims: Claims, wanted: Wanted) -> None:
+        of_container = self._runtimes.of(wanted)
+        if isinstance(of_container, HasLog):
+            given = _read_input(claims, LogsInput)
+            await follow_lines(stream, of_container, wanted.id, given, self._watch(wanted), self._clock)
+            return
+        runtime = self._with_console(wanted)
+        log, where = PrintedLog(runtime, wanted.id), self._watch(wanted)
+        await follow_log(stream, log, _read_input(claims, LogsInput), claims.printed, where, self._clock)
+
+    async def _forward(self, stream: Stream, claims: Claims, wanted: Wanted) -> None:
+        await serve_port(stream, self._network, wanted, _read_input(claims, ForwardInput), self._clock)
+
+    async def _screen(self, stream: Stream, claims: Claims, wanted: Wanted) -> None:
+        await serve_screen(stream, self._runtimes.of(wanted), wanted, self._watch(wanted))
+
+    def _watch(self, wanted: Wanted) -> Whereabouts:
+        return Whereabouts(wanted, self._runtimes, self._find_guest, self._clock)
+
+    def _with_console(self, wanted: Wanted) -> HasConsole:
+        runtime = self._runtimes.of(wanted)
+        if not isinstance(runtime, HasConsole):
+            raise Unavailable(f"runtime {runtime.name} has no consoles", reason="unsupported")
+        return runtime
+
+    async def _send_quietly(self, stream: Stream, frame: bytes) -> None:
+        with contextlib.suppress(OSError, WeftError):
+            await within(self._clock, stream.send(frame), LINGER_SECONDS, "telling the client")
+
+
+async def _pump_out(stream: Stream, session: ExecSession) -> None:
+    async for chunk in session.output():
+        if chunk.channel == "exit":
+            await stream.send(encode_exit(chunk.code, chunk.signal))
+            return
+        type_ = FrameType.DATA_OUT if chunk.channel == "stdout" else FrameType.STDERR
+        await stream.send_data(type_, chunk.data)
+    raise Unavailable("the command was cut off: its guest or its agent ended", reason="guestEnded")
+
+
+async def _pump_in(stream: Stream, session: ExecSession) -> None:
+    while (frame := await stream.receive()) is not None:
+        if frame.type == FrameType.HANG_UP:
+            await stream.close()  # the gateway waits for that: nothing more is to be heard
+            break
+        if frame.type == FrameType.DATA_IN:
+            await session.write(frame.payload)
+        elif frame.type == FrameType.END_IN:
+            await session.close_stdin()
+        elif frame.type == FrameType.RESIZE and isinstance(session, CanResize):
+            size = frame.json()
+            await session.resize(int(size.get("rows", 24)), int(size.get("columns", 80)))
+    raise EOFError("the client has gone")
+
+
+def _read_input(claims: Claims, type_: type[T]) -> T:
+    try:
+        return msgspec.convert(claims.input, type_)
+    except msgspec.ValidationError as problem:
+        raise InvalidInput(f"{claims.verb}: {problem}") from problem

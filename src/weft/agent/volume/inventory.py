@@ -1,0 +1,83 @@
+"""The volumes whose data is on this node: which those are, and that they go for good when the server says so.
+
+Reads and changes the storage pools. Called by the performer and by what the server answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+from weft.agent.server.reporter import Reporter
+from weft.agent.volume.pools import LOOK_SECONDS, Pools
+from weft.contracts.clock import Clock
+from weft.contracts.driver.volume import HasPool
+from weft.objects.errors import WeftError
+from weft.objects.identity import SHORT_ID
+
+log = logging.getLogger("weft.agent")
+
+
+class Volumes:
+    """``attached`` gives those that allocations have here; ``spawn`` begins work beside all else."""
+
+    def __init__(
+        self,
+        pools: Pools,
+        reporter: Reporter,
+        clock: Clock,
+        attached: Callable[[], set[str]],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+    ) -> None:
+        self._pools, self._reporter, self._clock = pools, reporter, clock
+        self._attached, self._spawn = attached, spawn
+        self._removing: set[str] = set()
+        self.uids: set[str] = set()
+
+    @property
+    def unattached(self) -> set[str]:
+        """Those that the server might want removed."""
+        return self.uids - self._attached()
+
+    async def find(self) -> None:
+        """Learn which are here; root disks have short ids, volumes uids."""
+        for disks in self._pools.drivers():
+            try:
+                self.uids |= {facts.id for facts in await disks.list() if len(facts.id) > SHORT_ID}
+            except (WeftError, OSError) as problem:
+                log.warning("volumes can't be listed: %s", problem)
+
+    async def keep(self) -> None:
+        """See, again and again, whether another node has taken volumes away from a pool that this one sees too. What is attached
+        isn't asked for, since its disk may be in the making."""
+        while True:
+            await self._clock.sleep(LOOK_SECONDS)
+            if gone := await self._pools.find_gone(self.unattached) - self._attached():
+                self.uids -= gone
+                self._reporter.wake()
+
+    async def remove(self, uid: str) -> None:
+        """Remove a volume's data for good; absent is fine. Raises DriverFailed."""
+        for disks in self._pools.drivers():
+            if isinstance(disks, HasPool):
+                await asyncio.to_thread(disks.pool)  # what isn't mounted isn't absent
+            await disks.remove(uid)
+        self.uids.discard(uid)
+
+    def let_go(self, uids: Iterable[str]) -> None:
+        """The server wants these removed: begin with those that no allocation has."""
+        for uid in uids:
+            if uid not in self._attached() and uid not in self._removing:
+                self._removing.add(uid)
+                self._spawn(self._let_go(uid))
+
+    async def _let_go(self, uid: str) -> None:
+        try:
+            await self.remove(uid)
+            self._reporter.put_removed_volume(uid)
+        except (WeftError, OSError) as problem:
+            log.warning("volume %s can't be removed: %s", uid, problem)
+        finally:
+            self._removing.discard(uid)

@@ -1,0 +1,324 @@
+"""Moves one disk of an allocation to another pool of its node: mirrored while the guest runs, copied while it doesn't.
+
+What has come of it is kept before it is told: from ``there`` on the new pool's file is the disk, and the old one goes. Asks
+the runtime what is true when it begins, so that whoever is made anew goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+
+from weft.agent.state.allocation import Store, Wanted
+from weft.agent.volume.pools import Pools
+from weft.agent.workload.shape import ROOT_SERIAL, name_serial
+from weft.agent.workload.vm import Prepared
+from weft.contracts.clock import Clock
+from weft.contracts.driver.disk_relocation import CanRelocate, Relocations
+from weft.contracts.driver.runtime import GuestDisk, GuestPlan, RuntimeDriver
+from weft.contracts.driver.volume import CanReceive, VolumeDriver, VolumeFacts
+from weft.kinds.allocation import ROOT, AllocatedStorageMove, MovePlanned, MoveReport, list_disks
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unavailable, WeftError
+
+LOOK_SECONDS = 0.2
+_ALIVE = ("starting", "running", "paused")
+
+OnStore = Callable[[Store], Awaitable[None]]
+
+
+class GivenUp(Exception):
+    """It is wished no more; its text says why."""
+
+
+class StorageMover:
+    """One move. ``on_store`` keeps what must not be forgotten, done when awaited."""
+
+    def __init__(
+        self,
+        wanted: Wanted,
+        store: Store,
+        prepared: Prepared,
+        runtime: RuntimeDriver[GuestPlan],
+        pools: Pools,
+        clock: Clock,
+        on_store: OnStore,
+        on_news: Callable[[], None],
+    ) -> None:
+        self.store = store
+        self.report = MoveReport(key=store.key, phase="preparing")
+        self._wanted, self._prepared, self._runtime, self._pools = wanted, prepared, runtime, pools
+        self._clock, self._on_store, self._on_news = clock, on_store, on_news
+        self._order = wanted.spec.storage
+        self._started_at = clock.elapsed()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.ensure_future(self._run())
+
+    @property
+    def under_way(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    def put(self, wanted: Wanted) -> None:
+        self._wanted, self._order = wanted, wanted.spec.storage
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                if self.store.state != "there":
+                    await self._move()
+                await self._clear()
+            except Unavailable:  # its driver is about to find it again
+                await self._clock.sleep(LOOK_SECONDS)
+                continue
+            except (GivenUp, WeftError, OSError) as problem:
+                await self._end(problem)
+            return
+
+    async def _end(self, problem: GivenUp | WeftError | OSError) -> None:
+        if isinstance(problem, GivenUp):
+            await self._undo("given up", "cancelled", str(problem))
+            return
+        reason = problem.token if isinstance(problem, WeftError) else "driverFailed"
+        message = problem.message if isinstance(problem, WeftError) else str(problem)
+        await self._undo("failed", "noSpace" if "No space left" in message else reason, message)
+
+    async def _move(self) -> None:
+        phase = "none"
+        if isinstance(self._runtime, CanRelocate):
+            phase = (await self._runtime.relocations.progress(self._wanted.id, self.store.key)).phase
+        self._check_wished()
+        if self._is_one_place() or (phase == "none" and await self._has_gone()):
+            await self._keep(state="there")
+            return
+        guest = await self._runtime.inspect(self._wanted.id)
+        if phase == "none" and guest.state not in _ALIVE:
+            await self._copy()
+            return
+        relocations = self._relocations()
+        if phase == "none":
+            await self._begin(relocations)
+        await self._follow(relocations)
+
+    async def _begin(self, relocations: Relocations) -> None:
+        """An empty disk in the new pool, and what is on the old one begins to go there. Raises WeftError."""
+        here, there = await self._here(), await self._there()
+        facts = await self._facts(here)
+        image = self._prepared.image if self.store.disk == ROOT else None
+        await there.remove(self._id)
+        if image is None:
+            fresh = await there.ensure(self._id, size_bytes=facts.size_bytes)
+        else:
+            form = image.disk_format
+            fresh = await there.ensure(self._id, size_bytes=facts.size_bytes, base=image.disk, base_format=form)
+        disk = GuestDisk(fresh.path, fresh.format, self._serial, size_bytes=facts.size_bytes)
+        if image is not None:
+            disk = msgspec.structs.replace(disk, base=image.disk, base_format=image.disk_format)
+        order = self._order
+        plan = MovePlanned(mode="mirror", reason="the guest runs: both are written to until the new one is whole")
+        self._tell(phase="moving", total_bytes=facts.used_bytes, remaining_bytes=facts.used_bytes, plan=plan)
+        limit = order.bytes_per_second if order is not None else 0
+        await relocations.begin(self._wanted.id, self.store.key, disk, limit)
+
+    async def _follow(self, relocations: Relocations) -> None:
+        """Until the guest writes to the new one. Raises GivenUp, DriverFailed."""
+        while True:
+            facts = await relocations.progress(self._wanted.id, self.store.key)
+            if facts.phase == "there":
+                break
+            if facts.phase in ("failed", "none"):
+                raise DriverFailed(
+                    f"{self._wanted.what}: its disk was not moved: {facts.message or 'the copy has ended'}",
+                    details={"step": "copy"},
+                )
+            if facts.phase == "copying":
+                self._check_wished()
+                left, sent = max(0, facts.total_bytes - facts.done_bytes), facts.done_bytes
+                self._tell(phase="moving", sent_bytes=sent, total_bytes=facts.total_bytes, remaining_bytes=left)
+                await self._clock.sleep(LOOK_SECONDS)
+                continue
+            if facts.phase == "ready":
+                self._check_wished()
+                self._tell(phase="switching", sent_bytes=facts.done_bytes, remaining_bytes=0)
+            before = self._clock.elapsed()
+            await relocations.pivot(self._wanted.id, self.store.key)
+            self._tell(pause_ms=max(1, round((self._clock.elapsed() - before) * 1000)))
+        await self._keep(state="there")
+        await relocations.forget(self._wanted.id, self.store.key)
+
+    async def _copy(self) -> None:
+        """The guest doesn't run: the file goes over as it is, without its holes. Raises WeftError, OSError, GivenUp."""
+        here, there = await self._here(), await self._there()
+        facts = await here.inspect(self._id)
+        if facts is None:  # never made
+            await self._keep(state="there")
+            return
+        if not isinstance(there, CanReceive):
+            raise InvalidInput(f"this node's volumes ({there.name}) can't be copied to", reason="unsupported")
+        work = Path(there.begin(self._id))
+        plan = MovePlanned(mode="copy", reason="the guest doesn't run")
+        self._tell(phase="moving", total_bytes=facts.used_bytes, remaining_bytes=facts.used_bytes, plan=plan)
+        free = shutil.disk_usage(work.parent.parent).free
+        if facts.used_bytes > free:
+            raise DriverFailed(
+                f"{self._wanted.what}: No space left in storage pool {self.store.pool}", details={"step": "copy"}
+            )
+        work.parent.mkdir(mode=0o700, exist_ok=True)
+        copying = await asyncio.create_subprocess_exec(
+            *("cp", "--sparse=always", "--reflink=auto", facts.path, str(work)), stderr=asyncio.subprocess.PIPE
+        )
+        try:
+            while copying.returncode is None:
+                self._check_wished(stopped=True)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        await copying.wait()
+                done = await asyncio.to_thread(_measure, work)
+                self._tell(sent_bytes=done, remaining_bytes=max(0, facts.used_bytes - done))
+            if copying.returncode:
+                said = (await copying.stderr.read()).decode(errors="replace").strip() if copying.stderr else ""
+                raise DriverFailed(f"{self._wanted.what}: its disk can't be copied: {said}", details={"step": "copy"})
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                copying.kill()
+            await copying.wait()
+            await asyncio.to_thread(work.unlink, missing_ok=True)
+            raise
+        image = self._prepared.image if self.store.disk == ROOT else None
+        if image is None:
+            await there.complete(self._id, form=facts.format)
+        else:
+            await there.complete(self._id, base=image.disk, base_format=image.disk_format)
+        await self._keep(state="there")
+
+    async def _clear(self) -> None:
+        """The old file goes, now that it is known that it is one."""
+        if not self._is_one_place():
+            await (await self._here()).remove(self._id)
+        await self._keep(state="clear")
+        elapsed = round((self._clock.elapsed() - self._started_at) * 1000)
+        self._tell(phase="taken over", reason="", message="", remaining_bytes=0, elapsed_ms=elapsed)
+
+    async def _undo(self, phase: str, reason: str, message: str) -> None:
+        """The disk stays where it is, and nothing of it is in the new pool."""
+        if self.store.state in ("there", "clear"):  # only the old file's removal has failed: it is tried again
+            self._tell(reason=reason, message=message)
+            await self._clock.sleep(LOOK_SECONDS * 5)
+            return
+        try:
+            if isinstance(self._runtime, CanRelocate):
+                await self._runtime.relocations.cancel(self._wanted.id, self.store.key)
+        except IllegalTransition:  # it is there: who looks anew finds that
+            return
+        except WeftError as problem:
+            self._tell(reason=problem.token, message=problem.message)
+            return
+        with contextlib.suppress(WeftError, OSError):
+            await self._facts(await self._here())  # else what is in the new pool may be all there is
+            there = await self._there()
+            if not self._is_one_place():
+                await there.remove(self._id)
+            if isinstance(there, CanReceive):
+                await asyncio.to_thread(Path(there.begin(self._id)).unlink, missing_ok=True)
+        await self._keep(state="over", reason=reason, message=message)
+        self._tell(phase=phase, reason=reason, message=message)
+
+    def _check_wished(self, *, stopped: bool = False) -> None:
+        if self._order is None or self._order.key != self.store.key or self._order.cancel:
+            raise GivenUp("broken off as asked")
+        if stopped and self._wanted.spec.wish == "run":
+            raise GivenUp("its VM is to run")
+
+    def _relocations(self) -> Relocations:
+        if not isinstance(self._runtime, CanRelocate):
+            raise InvalidInput(
+                f"{self._wanted.what}: runtime {self._runtime.name} can't move disks of guests that run",
+                reason="unsupported",
+                hint="stop it first",
+            )
+        return self._runtime.relocations
+
+    @property
+    def _id(self) -> str:
+        return self._wanted.id if self.store.disk == ROOT else self.store.disk
+
+    @property
+    def _serial(self) -> str:
+        named = {volume.uid: name_serial(volume.name) for volume in self._wanted.spec.volumes}
+        return ROOT_SERIAL if self.store.disk == ROOT else named[self.store.disk]
+
+    def _places(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """Pool and storage of the old file, and of the new one."""
+        return (self.store.old_pool, self.store.old_pool_id), (self.store.pool, self.store.pool_id)
+
+    def _is_one_place(self) -> bool:
+        """Whether it is to go where it lies, as a server that was restored may wish that remembers less than its node."""
+        (pool, storage), (new_pool, new_storage) = self._places()
+        return pool == new_pool or (storage == new_storage != "")
+
+    async def _here(self) -> VolumeDriver:
+        return await self._pools.find(*self._places()[0])
+
+    async def _there(self) -> VolumeDriver:
+        return await self._pools.find(*self._places()[1])
+
+    async def _has_gone(self) -> bool:
+        """The disk is in the new pool already: it was moved there in a history that a restored server doesn't know, or the copy
+        was kept and not remembered."""
+        here, there = await self._here(), await self._there()
+        return await here.inspect(self._id) is None and await there.inspect(self._id) is not None
+
+    async def _facts(self, here: VolumeDriver) -> VolumeFacts:
+        facts = await here.inspect(self._id)
+        if facts is None:
+            raise DriverFailed(f"{self._wanted.what}: its disk is not here", details={"step": "disk"})
+        return facts
+
+    async def _keep(self, **fields: object) -> None:
+        self.store = msgspec.structs.replace(self.store, **fields)
+        await self._on_store(self.store)
+
+    def _tell(self, **fields: object) -> None:
+        report = msgspec.structs.replace(self.report, **fields)
+        elapsed = round((self._clock.elapsed() - self._started_at) * 1000)
+        self.report = msgspec.structs.replace(report, elapsed_ms=elapsed)
+        self._on_news()
+
+
+def begin_store(wanted: Wanted, order: AllocatedStorageMove) -> Store:
+    """What there is to remember of a move that begins."""
+    pool, storage = list_disks(wanted.spec).get(order.disk, ("", ""))
+    return Store(order.key, order.disk, order.pool, order.pool_id, old_pool=pool, old_pool_id=storage)
+
+
+def tell_store(wanted: Wanted, store: Store | None) -> MoveReport | None:
+    """What is known of the move that is wished, when nobody leads it."""
+    order = wanted.spec.storage
+    if order is None:
+        return None
+    if store is None or store.key != order.key:
+        return MoveReport(key=order.key, phase="preparing")
+    if store.state == "clear":
+        return MoveReport(key=order.key, phase="taken over")
+    if store.state == "over":
+        given_up = store.reason == "cancelled"
+        phase = "given up" if given_up else "failed"
+        return MoveReport(key=order.key, phase=phase, reason=store.reason, message=store.message)  # type: ignore[arg-type]
+    return MoveReport(key=order.key, phase="preparing")
+
+
+def _measure(file: Path) -> int:
+    """The bytes that it takes up; none before it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        return file.stat().st_blocks * 512
+    return 0

@@ -1,0 +1,85 @@
+"""What the agent follows of the server's objects: its allocations, published ports, and the endpoints of the networks that it is
+in. The latter two go to the network as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Set
+from functools import partial
+
+from weft.agent.network.executor import NetworkKeeper
+from weft.agent.network.plan import read_endpoint, read_forward
+from weft.agent.server.client import Server
+from weft.agent.server.watch import Feed, Listed, Put, Told
+
+HEAR_SECONDS = 5.0
+
+
+class Following:
+    """One feed for each thing that is followed, until ``end``; ``on_network`` hears of each whole list of a network's addresses."""
+
+    def __init__(self, server: Server, network: NetworkKeeper, on_network: Callable[[str, Set[str]], None]) -> None:
+        self._server, self._network, self._on_network = server, network, on_network
+        self._feeds: dict[str, Feed] = {}
+        self._networks: dict[str, asyncio.Event] = {}  # by uid: set once the server's list of its endpoints was heard
+
+    def follow(self, key: str, kind: str, query: dict[str, str], deliver: Callable[[Told], None]) -> None:
+        feed = Feed(self._server, kind, query, deliver, asyncio.get_running_loop())
+        self._feeds[key] = feed
+        feed.start()
+
+    def heard(self, key: str) -> str:
+        """The cursor up to which all was delivered of what is followed under ``key``, nothing before its first list."""
+        return self._feeds[key].heard if key in self._feeds else ""
+
+    def follow_publications(self) -> None:
+        self.follow("publications", "publication", {}, self._on_publication)
+
+    def follow_networks(self, needed: set[str]) -> None:
+        """One feed of endpoints for each of these networks, and for no others."""
+        for uid in sorted(self._networks.keys() - needed):
+            self._feeds.pop(uid).end()
+            del self._networks[uid]
+        for uid in sorted(needed - self._networks.keys()):
+            self._networks[uid] = asyncio.Event()
+            self.follow(uid, "endpoint", {"network": uid}, partial(self._on_endpoint, uid))
+
+    async def hear_network(self, uid: str) -> None:
+        """Until all that the server says of a followed network's endpoints is known; a while at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HEAR_SECONDS):
+                await self._networks[uid].wait()
+
+    def end(self) -> None:
+        for feed in self._feeds.values():
+            feed.end()
+
+    def _on_publication(self, told: Told) -> None:
+        if isinstance(told, Listed):
+            self._network.fade_forwards({_port_of(name) for name in told.names})
+        elif isinstance(told, Put):
+            self._network.put_forward(*_port_of(told.envelope.name), read_forward(told.envelope))
+        else:
+            self._network.put_forward(*_port_of(told.last.name), None)
+
+    def _on_endpoint(self, network_uid: str, told: Told) -> None:
+        if isinstance(told, Listed):
+            self._network.fade_neighbours(network_uid, {_address_of(name) for name in told.names})
+            if network_uid in self._networks:
+                self._networks[network_uid].set()
+            self._on_network(network_uid, {_address_of(name) for name in told.names})
+        elif isinstance(told, Put):
+            address = _address_of(told.envelope.name)
+            self._network.put_neighbour(network_uid, address, read_endpoint(told.envelope))
+        else:
+            self._network.put_neighbour(network_uid, _address_of(told.last.name), None)
+
+
+def _port_of(publication: str) -> tuple[int, str]:
+    protocol, _, port = publication.partition("-")
+    return int(port), protocol
+
+
+def _address_of(endpoint: str) -> str:
+    return endpoint.partition(".")[2]

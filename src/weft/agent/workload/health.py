@@ -1,0 +1,157 @@
+"""Whether a container is well, by its own check: a command that is run in it again and again. What follows from one answer is
+decided by ``judge`` (pure); ``HealthWatch`` runs the checks of one container while it runs, and tells of changes alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.contracts.driver.runtime import CanExec, CanKill, ExecRequest, ExecSession
+from weft.kinds.allocation import AllocatedHealthCheck
+from weft.objects.errors import Unavailable, WeftError
+
+FIRST_SECONDS = 1.0  # after a start, and from one to the next in its start period: a short check is worth no wait
+MOST_WORDS = 300
+_KILL_SECONDS = 5.0
+
+log = logging.getLogger("weft.agent")
+State = Literal["", "starting", "healthy", "unhealthy"]
+
+
+class Health(msgspec.Struct, frozen=True):
+    """``failures`` in a row; ``message`` of the last one. "" is of what has no check, or doesn't run."""
+
+    state: State = ""
+    failures: int = 0
+    message: str = ""
+
+
+class Found(msgspec.Struct, frozen=True):
+    """One answer; ``message`` says what was wrong."""
+
+    well: bool
+    message: str = ""
+
+
+def judge(check: AllocatedHealthCheck, before: Health, found: Found, age_seconds: float) -> Health:
+    """``age_seconds``: since its start. A failure in the start period counts for nothing, as long as it was never well."""
+    if found.well:
+        return Health("healthy")
+    if before.state == "starting" and age_seconds < check.start_period:
+        return Health("starting", 0, found.message)
+    failures = before.failures + 1
+    bad = failures >= check.retries or before.state == "unhealthy"
+    return Health("unhealthy" if bad else before.state, failures, found.message)
+
+
+def pause_after(check: AllocatedHealthCheck, health: Health, age_seconds: float) -> float:
+    """Seconds until the next check."""
+    if health.state == "starting" and age_seconds < max(check.start_period, FIRST_SECONDS):
+        return min(check.interval, FIRST_SECONDS)
+    return check.interval
+
+
+class Executes(Protocol):
+    """Who can run a command in a guest: a runtime."""
+
+    async def exec(self, guest_id: str, request: ExecRequest) -> ExecSession: ...
+
+
+class HealthWatch:
+    """The checks of one container. ``health`` is what is to be told of it, which changes with its state alone; ``on_change`` hears
+    of that."""
+
+    def __init__(self, clock: Clock, on_change: Callable[[], None]) -> None:
+        self._clock, self._on_change = clock, on_change
+        self._run: tuple[object, ...] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.health = Health()
+
+    def follow(
+        self, guest_id: str, run: object, check: AllocatedHealthCheck, runtime: Any, age_seconds: float, told: Health
+    ) -> None:
+        """It runs. ``run`` tells one run from another; ``told``: what was last said of this one, by an agent before."""
+        if self._run == (run, check):
+            return
+        self.rest()
+        self._run = (run, check)
+        if not isinstance(runtime, CanExec):
+            self.health = Health("starting", 0, "this node's runtime can't run commands in it")
+            return
+        self.health = told if told.state else Health("starting")
+        self._task = asyncio.ensure_future(self._keep(guest_id, check, runtime, age_seconds))
+
+    def rest(self) -> None:
+        """It doesn't run."""
+        if self._task is not None:
+            self._task.cancel()
+        self._run, self._task, self.health = None, None, Health()
+
+    async def _keep(self, guest_id: str, check: AllocatedHealthCheck, runtime: Executes, age: float) -> None:
+        began = self._clock.elapsed() - age
+        await self._clock.sleep(min(check.interval, FIRST_SECONDS))
+        health = self.health
+        while True:
+            found = await self._ask(guest_id, check, runtime)
+            age = self._clock.elapsed() - began
+            if found is not None:
+                health = judge(check, health, found, age)
+                if health.state != self.health.state:
+                    self.health = health
+                    self._on_change()
+            await self._clock.sleep(pause_after(check, health, age))
+
+    async def _ask(self, guest_id: str, check: AllocatedHealthCheck, runtime: Executes) -> Found | None:
+        """None: it can't be asked, since it doesn't run."""
+        try:
+            return await run_check(guest_id, check, runtime)
+        except Unavailable:
+            return None
+        except (WeftError, OSError) as problem:
+            return Found(False, str(problem)[:MOST_WORDS])
+        except Exception as problem:  # a defect here mustn't end the checks
+            log.exception("health check of %s", guest_id)
+            return Found(False, type(problem).__name__)
+
+
+async def run_check(guest_id: str, check: AllocatedHealthCheck, runtime: Executes) -> Found:
+    """Raises WeftError, OSError for one that can't be begun."""
+    session: ExecSession | None = None
+    said = bytearray()
+    try:
+        async with asyncio.timeout(check.timeout):
+            session = await runtime.exec(guest_id, ExecRequest(list(check.command)))
+            await session.close_stdin()
+            async for chunk in session.output():
+                if chunk.channel == "exit":
+                    return _read(chunk.code, chunk.signal, bytes(said))
+                said += chunk.data[: MOST_WORDS - len(said)]
+        return Found(False, "the check ended without an answer")
+    except TimeoutError:
+        return Found(False, f"the check took longer than {check.timeout:g} s")
+    finally:
+        if session is not None:
+            await asyncio.shield(_end(session))
+
+
+async def _end(session: ExecSession) -> None:
+    with contextlib.suppress(WeftError, OSError, TimeoutError):
+        if isinstance(session, CanKill):
+            async with asyncio.timeout(_KILL_SECONDS):
+                await session.kill()
+        await session.close()
+
+
+def _read(code: int | None, signal: int | None, said: bytes) -> Found:
+    if code == 0:
+        return Found(True)
+    why = f"exit code {code}" if code is not None else f"ended by signal {signal}"
+    words = " ".join(said.decode(errors="replace").split())
+    return Found(False, f"{why}: {words}" if words else why)

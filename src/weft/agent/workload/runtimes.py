@@ -1,0 +1,148 @@
+"""The node's runtime drivers, each by the kind of workload that it runs: an allocation's kind says which of them is asked, and how
+it is to be isolated, where that isn't as its kind is by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from weft.agent.network.plan import shares_kernel
+from weft.agent.state.allocation import Wanted
+from weft.contracts.driver.runtime import (
+    CanAdjust,
+    CanSuspend,
+    GuestFacts,
+    GuestPlan,
+    HasStats,
+    RuntimeDriver,
+    RuntimeProbe,
+    TakesNamespace,
+)
+from weft.objects.errors import InvalidInput
+
+Driver = RuntimeDriver[Any]
+
+
+def name_runtime(wanted: Wanted) -> str:
+    """What ``wanted`` is to be run by: its kind, or KIND/ISOLATION."""
+    container, kind = wanted.spec.container, wanted.spec.workload.kind
+    return kind if container is None or container.isolation == "container" else f"{kind}/{container.isolation}"
+
+
+class Runtimes:
+    """``drivers`` by kind, or KIND/ISOLATION; one that runs several of them stands there for each. ``earlier`` are those that this
+    node was told before, by the same words: each goes on with what it holds, and nothing new is begun by it."""
+
+    def __init__(self, drivers: Mapping[str, Driver], earlier: Mapping[str, Driver] | None = None) -> None:
+        self._by_kind, self._earlier = dict(drivers), dict(earlier or {})
+        self._offered = list(dict.fromkeys(self._by_kind.values()))
+        self._drivers = list(dict.fromkeys((*self._offered, *self._earlier.values())))
+        # What a driver can do never changes, and asking it by its protocol is slow: each guest is asked for every few seconds.
+        self._measuring: dict[Driver, HasStats] = {
+            driver: driver for driver in self._drivers if isinstance(driver, HasStats)
+        }
+        self._adjusting = {driver for driver in self._drivers if isinstance(driver, CanAdjust)}
+        self._suspending = {driver for driver in self._drivers if isinstance(driver, CanSuspend)}
+        self._found: dict[str, Driver] = {}  # by the id of a guest that was there at the start
+        self._waiting: dict[Driver, asyncio.Task[None]] = {}
+
+    @property
+    def machines(self) -> RuntimeDriver[GuestPlan]:
+        """The one that runs VMs."""
+        return self._by_kind["vm"]
+
+    def all(self) -> list[Driver]:
+        return list(self._drivers)
+
+    def find(self, wanted: Wanted) -> Driver | None:
+        """The one that runs ``wanted``, if this node has it."""
+        name = name_runtime(wanted)
+        earlier = self._earlier.get(name)
+        return earlier if earlier and self._found.get(wanted.id) is earlier else self._by_kind.get(name)
+
+    def can_adjust(self, wanted: Wanted) -> bool:
+        """Whether what runs it changes it while it runs."""
+        return self.find(wanted) in self._adjusting
+
+    def can_suspend(self, wanted: Wanted) -> bool:
+        """Whether what runs it can save it as it runs."""
+        return self.find(wanted) in self._suspending
+
+    def meter_of(self, driver: Driver | None) -> HasStats | None:
+        """The same driver, if it tells what its guests use."""
+        return None if driver is None else self._measuring.get(driver)
+
+    def in_namespace(self, wanted: Wanted) -> bool:
+        """Whether its NICs lie in a namespace of the node's; else they are a machine's taps."""
+        return shares_kernel(wanted) or isinstance(self.find(wanted), TakesNamespace)
+
+    def of(self, wanted: Wanted) -> Driver:
+        """Raises InvalidInput (``unsupported``) where no driver here runs such a thing."""
+        driver = self.find(wanted)
+        if driver is None:
+            kind, _, isolation = name_runtime(wanted).partition("/")
+            raise InvalidInput(
+                f"{wanted.what}: this node runs no {kind}s{' in machines of their own' if isolation else ''}",
+                reason="unsupported",
+                hint="weft node describe NODE shows what it runs",
+            )
+        return driver
+
+    def who_found(self, guest_id: str) -> Driver | None:
+        """The one that found this guest at the start."""
+        return self._found.get(guest_id)
+
+    def kind_of(self, guest_id: str) -> str:
+        """Of a guest that was found at the start."""
+        driver = self._found.get(guest_id)
+        drivers = (*self._by_kind.items(), *self._earlier.items())
+        word = next((word for word, other in drivers if other is driver), "vm")
+        return word.partition("/")[0]
+
+    async def inspect(self, wanted: Wanted) -> GuestFacts:
+        """Facts now; of what no driver here runs, that it is absent."""
+        driver, spec = self.find(wanted), wanted.spec
+        if driver is None:
+            return GuestFacts(wanted.id, wanted.uid, spec.workload.name, spec.incarnation, "absent")
+        return await driver.inspect(wanted.id)
+
+    async def recover(self) -> list[GuestFacts]:
+        """Find every guest again, whichever driver's it is; see RuntimeDriver."""
+        found = []
+        for driver in self._drivers:
+            for guest in await driver.recover():
+                self._found[guest.id] = driver
+                found.append(guest)
+        return found
+
+    async def probe(self) -> list[RuntimeProbe]:
+        """Those that something new can be begun by."""
+        return list(await asyncio.gather(*(driver.probe() for driver in self._offered)))
+
+    async def changed(self) -> None:
+        """Return when any guest's facts may have changed. Raises WeftError of the driver that can't tell."""
+        if len(self._drivers) == 1:
+            return await self._drivers[0].changed()
+        for driver in self._drivers:
+            if driver not in self._waiting:
+                self._waiting[driver] = asyncio.ensure_future(driver.changed())
+        try:
+            done, _ = await asyncio.wait(self._waiting.values(), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self._end_waiting()  # else they would take what is told to whoever comes next
+            raise
+        self._waiting = {driver: task for driver, task in self._waiting.items() if task not in done}
+        for task in done:
+            task.result()
+
+    def _end_waiting(self) -> list[asyncio.Task[None]]:
+        waiting, self._waiting = list(self._waiting.values()), {}
+        for task in waiting:
+            task.cancel()
+        return waiting
+
+    async def close(self) -> None:
+        await asyncio.gather(*self._end_waiting(), return_exceptions=True)
+        for driver in self._drivers:
+            await driver.close()

@@ -1,0 +1,360 @@
+"""Admission: turns a wish into the writes that carry it out, or says what is wrong with it. Nothing is stored here.
+
+Reads the objects the wish refers to; every one of them stands in the preconditions, so that what was true here is still
+true when the writes are committed.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from weft.api.admission import claims, references, sealing, uploads
+from weft.api.admission.view import View
+from weft.api.context import Doors
+from weft.api.request.manifest import Wish
+from weft.contracts.store import Absent, AtRevision, Precondition, Put, Write
+from weft.kinds.network import NetworkSpec
+from weft.kinds.parts.schema_upgrade import refuse_newer
+from weft.kinds.record import Kind
+from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
+from weft.objects.errors import (
+    AlreadyExists,
+    IllegalTransition,
+    InvalidInput,
+    NotFound,
+    StaleRevision,
+)
+from weft.objects.identity import new_uid, new_uids
+from weft.objects.quantity import format_age
+from weft.objects.schema import read_strict
+from weft.objects.spec_change import NO_ROOM, FieldChange, Room, plan_spec_change
+
+_encoder = msgspec.json.Encoder()
+_NOT_YET_PLACED = ("Pending", "Hold")
+
+
+@dataclass
+class Draft:
+    """What one wish comes to. ``action`` is created, updated or unchanged; unchanged has no writes."""
+
+    kind: Kind
+    envelope: Envelope
+    action: str
+    changes: list[FieldChange] = field(default_factory=list)
+    writes: list[Write] = field(default_factory=list)
+    preconditions: list[Precondition] = field(default_factory=list)
+
+
+class Fleet:
+    """What the ``count`` new objects of one request have in common, worked out once: their specs are mostly all alike, and so is
+    what these name. What is read is not changed."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._uids: list[str] = []
+        self._read: dict[tuple[str, bytes], tuple[Any, msgspec.Raw]] = {}
+        self._named: dict[tuple[str | None, int], list[Precondition]] = {}
+
+    def new_uid(self) -> str:
+        """One that nobody else has."""
+        if not self._uids:
+            self._uids = new_uids(self._count)
+        return self._uids.pop()
+
+    def read(self, kind: Kind, given: dict[str, Any]) -> tuple[Any, msgspec.Raw]:
+        """The spec of a new ``kind`` and how it is stored. Raises what is wrong with it."""
+        text = (kind.name, _encoder.encode(given))
+        if text not in self._read:
+            self._read[text] = _read_new(kind, given)
+        return self._read[text]
+
+    async def plan_named(self, view: View, kind: Kind, envelope: Envelope, spec: Any) -> list[Precondition]:
+        """What must hold for ``envelope`` to name what ``spec``, which ``read`` gave, does. Raises as that does."""
+        of = (envelope.project, id(spec))
+        found = self._named.get(of)
+        if found is None:
+            found = await _plan_named(view, kind, envelope, spec)
+            if references.is_same_for_all(kind, spec):
+                self._named[of] = found
+        return found
+
+
+async def plan_put(doors: Doors, view: View, wish: Wish) -> Draft:
+    """Make the object, or bring the one there is to what is wished."""
+    current = await view.get(wish.kind, wish.project, wish.name)
+    if current is None:
+        return await plan_create(doors, view, wish, known_absent=True)
+    return await plan_update(doors, view, wish, current)
+
+
+async def plan_create(
+    doors: Doors, view: View, wish: Wish, *, known_absent: bool = False, fleet: Fleet | None = None
+) -> Draft:
+    """A new object. Raises AlreadyExists; with ``known_absent`` that is left to the commit to find out. ``fleet`` are those that
+    the same request makes."""
+    kind = wish.kind
+    if not known_absent:
+        current = await view.get(kind, wish.project, wish.name)
+        if current is not None:
+            raise taken(doors, kind, current)
+    if wish.generation not in (None, 0):
+        raise StaleRevision(
+            f'{kind.title} "{wish.name}" does not exist, but generation {wish.generation} of it was to be changed',
+            field="generation",
+            hint="leave uid and generation out to create it",
+        )
+    if kind.reported_by_node:
+        raise InvalidInput(
+            f"a {kind.title} makes itself, by joining", field="kind", hint="weft token create --join says how"
+        )
+    if len(wish.name) > kind.longest_name:
+        raise InvalidInput(
+            f"name: a {kind.title}'s has at most {kind.longest_name} characters",
+            field="name",
+            hint="choose a shorter one",
+        )
+    given = sealing.take_in(doors, wish, None)
+    spec, raw = _read_new(kind, given) if fleet is None else fleet.read(kind, given)
+    if isinstance(spec, NetworkSpec):
+        _refuse_nodes_range(doors, spec.cidr)
+    if kind.uploads is not None:
+        await uploads.require_uploads(doors, kind, None, spec)
+    envelope = Envelope(
+        kind=kind.name,
+        name=wish.name,
+        uid=new_uid() if fleet is None else fleet.new_uid(),
+        project=wish.project,
+        labels=wish.labels or {},
+        schema=kind.schema,
+        created_at=doors.clock.now(),
+        spec=raw,
+        status=_first_status(kind.status),
+        finalizers=list(kind.finalizers),
+    )
+    if kind.born is not None:
+        envelope.conditions = [replace(said, since=envelope.created_at, generation=1) for said in kind.born(spec)]
+    key = envelope.key
+    plan_named = _plan_named if fleet is None else fleet.plan_named
+    named = await plan_named(view, kind, envelope, spec)
+    draft = Draft(kind, envelope, "created", preconditions=[Absent(key), *named])
+    if kind.claims is not None:
+        await _claim(doors, view, draft, None, spec)
+    draft.writes.insert(0, Put(key, encode_envelope(envelope)))
+    _check_size(draft)
+    view.plan(key, envelope)
+    return draft
+
+
+async def plan_update(doors: Doors, view: View, wish: Wish, current: Envelope) -> Draft:
+    """A change of ``current``. Raises StaleRevision, InvalidInput for what can't be changed, IllegalTransition."""
+    kind = wish.kind
+    if wish.uid is not None:
+        refuse_another(kind, current, wish.uid)
+    refuse_deleting(kind, current)
+    refuse_newer(kind, current)
+    if wish.generation is not None and wish.generation != current.generation:
+        raise StaleRevision(
+            f'{kind.title} "{wish.name}" was changed meanwhile: it is at generation {current.generation}, '
+            f"not {wish.generation}",
+            field="generation",
+            hint="read it again and make the change to what it is now",
+            details={"generation": current.generation},
+        )
+    old = decode_part(current.spec, kind.spec)
+    spec = read_spec(kind, sealing.take_in(doors, wish, current), old)
+    changes = plan_spec_change(old, spec, functools.partial(read_room, kind, current))
+    _refuse_impossible(kind, current, changes)
+    if kind.check_change is not None:
+        kind.check_change(old, spec)
+    labels = current.labels if wish.labels is None else wish.labels
+    if not changes and labels == current.labels:
+        return Draft(kind, current, "unchanged")
+    if changes:
+        guard(kind, current)
+    draft = await plan_spec(doors, view, kind, current, old, spec, changes, labels)
+    draft.changes = sealing.hide_changes(kind, changes)
+    _check_size(draft)
+    view.plan(draft.writes[0].key, draft.envelope)
+    return draft
+
+
+def refuse_another(kind: Kind, current: Envelope, uid: str) -> None:
+    """Raise StaleRevision unless ``current`` is the very object with ``uid``, not a later one of its name."""
+    if current.uid != uid:
+        raise StaleRevision(
+            f'{kind.title} "{current.name}" is another one now: uid {current.uid}, not {uid[:40]}',
+            field="uid",
+            hint="leave uid out to mean whatever has the name",
+            details={"uid": current.uid},
+        )
+
+
+async def plan_spec(
+    doors: Doors,
+    view: View,
+    kind: Kind,
+    current: Envelope,
+    old: Any,
+    new: Any,
+    changes: list[FieldChange],
+    labels: dict[str, str] | None = None,
+) -> Draft:
+    """The writes that give ``current`` the spec ``new``, and ``labels`` if given; the object itself is the first of them."""
+    refuse_newer(kind, current)
+    envelope = msgspec.structs.replace(current, labels=current.labels if labels is None else labels)
+    if changes:
+        envelope.generation = current.generation + 1
+        envelope.spec = merge_part(current.spec, new, old)
+        envelope.schema = kind.schema
+    draft = Draft(kind, envelope, "updated", changes, preconditions=[AtRevision(current.key, current.revision)])
+    if changes:
+        if kind.uploads is not None:
+            await uploads.require_uploads(doors, kind, old, new)
+        draft.preconditions += await references.plan_references(view, kind, current, old, new)
+        if kind.claims is not None:
+            await _claim(doors, view, draft, old, new)
+    draft.writes.insert(0, Put(current.key, encode_envelope(envelope)))
+    return draft
+
+
+def read_spec(kind: Kind, raw: dict[str, Any], old: Any = None) -> Any:
+    """``raw`` as the kind's spec with all defaults written out; what is kept comes from ``old``. Raises what is wrong with it."""
+    try:
+        spec: Any = read_strict(raw, kind.spec)
+    except (ValueError, OverflowError) as problem:  # a number so large that Python won't even print it
+        raise InvalidInput(f"spec: {problem}", field="spec") from None
+    if old is not None:
+        for name in kind.kept:
+            if name not in raw:
+                setattr(spec, name, getattr(old, name))
+    if kind.check is not None:
+        kind.check(spec)
+    if old is None and kind.check_new is not None:
+        kind.check_new(spec)
+    return spec
+
+
+def read_room(kind: Kind, current: Envelope) -> Room | None:
+    """What a running one can come to without a restart; None if none runs."""
+    return kind.room(decode_part(current.status, kind.status)) if kind.room is not None else NO_ROOM
+
+
+def refuse_deleting(kind: Kind, current: Envelope) -> None:
+    """Raise IllegalTransition if ``current`` is on its way out."""
+    if current.deleting_since is not None:
+        raise IllegalTransition(
+            f'{kind.title} "{current.name}" is being deleted',
+            reason="beingDeleted",
+            hint=f"wait for that: weft wait {kind.name}/{current.name} --for=delete",
+        )
+
+
+def guard(kind: Kind, current: Envelope) -> None:
+    """Raise IllegalTransition if people may neither change nor delete it just now."""
+    if kind.guard is not None:
+        kind.guard(current)
+
+
+def taken(doors: Doors, kind: Kind, current: Envelope) -> AlreadyExists:
+    """The error for a name that is taken, saying by what; its reason is another one where that is on its way out."""
+    what, name, now = f'{kind.title} "{current.name}"', f"{kind.name}/{current.name}", doors.clock.now()
+    if current.deleting_since is not None:
+        return AlreadyExists(
+            f"{what} is still being deleted (asked for {format_age(now - current.deleting_since)} ago)",
+            reason="beingDeleted",
+            field="name",
+            hint=f"wait for that, or use another name: weft wait {name} --for=delete",
+        )
+    where = f" in project {current.project}" if current.project else ""
+    return AlreadyExists(
+        f"{what} exists already{where} (created {format_age(now - current.created_at)} ago)",
+        field="name",
+        hint=f"use another name, or: weft delete {name}",
+    )
+
+
+def not_found(kind: Kind, name: str, project: str | None) -> NotFound:
+    """The error for an object that isn't there."""
+    option = f" --project {project}" if project not in (None, "default") else ""
+    return NotFound(
+        f'{kind.title} "{name[:80]}" not found',
+        hint=f"weft {kind.name} list{option}",
+        details={"kind": kind.name, "name": name[:80], **({"project": project} if project else {})},
+    )
+
+
+def is_live(envelope: Envelope) -> bool:
+    """Whether a workload has (or may have by now) a place where it was brought up as its spec says."""
+    status = msgspec.json.decode(envelope.status)
+    phase = status.get("phase") if isinstance(status, dict) else None
+    placed = envelope.condition("Placed")
+    return phase not in _NOT_YET_PLACED or (placed is not None and placed.status == "True")
+
+
+def _refuse_impossible(kind: Kind, current: Envelope, changes: list[FieldChange]) -> None:
+    for change in changes:
+        if change.mode == "never":
+            raise InvalidInput(
+                f'{change.path} of {kind.title} "{current.name}" can never change',
+                field=change.path,
+                hint=f"make a new {kind.title}; this one keeps {_shown(change.old)}",
+                details={"change": change.mode, "old": change.old},
+            )
+        if change.mode == "replace" and is_live(current):
+            raise InvalidInput(
+                f'{change.path} of {kind.title} "{current.name}" can\'t change while it lives',
+                field=change.path,
+                hint=f"weft delete {kind.name}/{current.name} --yes, then create it anew",
+                details={"change": change.mode, "old": change.old},
+            )
+
+
+def _refuse_nodes_range(doors: Doors, cidr: str) -> None:
+    """A guest with a node's address would be in that node's place for its neighbours."""
+    if node := doors.ranges.find_node(cidr):
+        raise InvalidInput(
+            f"spec.cidr: {cidr} holds {node}, which is a node's own address",
+            field="spec.cidr",
+            hint="choose a range that no node is in; weft node list -o wide tells their addresses",
+        )
+
+
+async def _plan_named(view: View, kind: Kind, envelope: Envelope, spec: Any) -> list[Precondition]:
+    project = await references.plan_project(view, envelope.project)
+    return project + await references.plan_references(view, kind, envelope, None, spec)
+
+
+async def _claim(doors: Doors, view: View, draft: Draft, old: Any, new: Any) -> None:
+    writes, preconditions = await claims.plan_claims(doors, view, draft.kind, draft.envelope, old, new)
+    draft.writes += writes
+    draft.preconditions += preconditions
+
+
+def _check_size(draft: Draft) -> None:
+    claimed = len(draft.writes) - 1
+    if claimed > claims.MOST:
+        raise InvalidInput(f"spec: {claimed} claims are too many", field="spec", hint=f"at most {claims.MOST}")
+
+
+def _read_new(kind: Kind, given: dict[str, Any]) -> tuple[Any, msgspec.Raw]:
+    spec = read_spec(kind, given)
+    return spec, _raw(spec)
+
+
+@functools.cache
+def _first_status(type_: type[msgspec.Struct]) -> msgspec.Raw:
+    """Of an object that nobody has done anything about yet."""
+    return _raw(type_())
+
+
+def _raw(part: msgspec.Struct) -> msgspec.Raw:
+    return msgspec.Raw(_encoder.encode(part))
+
+
+def _shown(value: Any) -> str:
+    return str(value)[:60] or "none"

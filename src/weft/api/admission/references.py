@@ -1,0 +1,236 @@
+"""Objects that name other objects: what is named must exist, and can't be deleted while it is.
+
+The race between "refer to it" and "delete it" is closed by the store: whoever refers stands on the revision in which he
+saw the other not being deleted; whoever deletes marks first, and looks for those who refer after that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from weft.api.admission.view import View
+from weft.contracts.store import AtRevision, Entry, Precondition, Store
+from weft.kinds.allocation import AllocationSpec
+from weft.kinds.image import OWN
+from weft.kinds.record import Kind, Reference
+from weft.kinds.registry import BY_NAME, KINDS
+from weft.objects.envelope import Envelope, decode_envelope, decode_part
+from weft.objects.errors import InUse, NotFound
+from weft.objects.identity import kind_prefix, object_key
+from weft.objects.schema import suggest
+
+_PROJECT = BY_NAME["project"]
+_SUGGEST_AMONG = 200
+_SHOWN = 5
+_PAGE = 500
+
+
+async def plan_project(view: View, project: str | None) -> list[Precondition]:
+    """What must hold for an object to be made in ``project``. Raises NotFound."""
+    if project is None:
+        return []
+    return await _plan_one(view, _PROJECT, None, project, "project")
+
+
+async def plan_references(view: View, kind: Kind, envelope: Envelope, old: Any, new: Any) -> list[Precondition]:
+    """What must hold for the spec of ``envelope`` to name what ``new`` names and ``old`` (None: nothing) didn't.
+
+    Raises NotFound, and InUse for what another has to himself."""
+    preconditions: list[Precondition] = []
+    for reference in kind.references:
+        asked = reference.names(new)
+        if not asked or (old is not None and _is_as_before(reference, old, new, asked)):
+            continue
+        names = reference.list_names(envelope.name, new)
+        before = () if old is None else set(reference.list_names(envelope.name, old))
+        for name in names:
+            if name not in before:
+                target = BY_NAME[reference.kind]
+                project = await _find_project(view, target, envelope, reference, name)
+                if reference.awaited and await view.get(target, project, name) is None:
+                    continue
+                preconditions += await _plan_one(view, target, project, name, reference.field, reference.else_)
+                if reference.holder is not None:
+                    await _refuse_held(view, target, envelope, name, reference)
+        if reference.agree is not None and (old is None or not reference.agrees_once):
+            named = await _read_named(view, envelope, reference, names)
+            reference.agree(new, {name: decode_part(one.spec, BY_NAME[one.kind].spec) for name, one in named.items()})
+        if reference.suffices is not None and not _asks_as_before(reference, old, new):
+            named = await _read_named(view, envelope, reference, names)
+            reference.suffices(
+                new, {name: decode_part(one.status, BY_NAME[one.kind].status) for name, one in named.items()}
+            )
+    return preconditions
+
+
+def is_same_for_all(kind: Kind, spec: Any) -> bool:
+    """Whether what ``plan_references`` finds out for a new object with ``spec`` holds for all that the same request makes: it
+    hangs neither on the object's name or uid nor on others of its kind."""
+    return not any(
+        (reference.below is not None or reference.holder is not None or reference.kind == kind.name)
+        and reference.names(spec)
+        for reference in kind.references
+    )
+
+
+def _is_as_before(reference: Reference, old: Any, new: Any, asked: Sequence[str]) -> bool:
+    """Whether ``new`` names, and asks of what it names, what ``old`` did, so that there is nothing to look at."""
+    return (
+        reference.agree is None
+        and (reference.suffices is None or _asks_as_before(reference, old, new))
+        and reference.names(old) == asked
+    )
+
+
+def _asks_as_before(reference: Reference, old: Any, new: Any) -> bool:
+    return old is not None and reference.asks is not None and bool(reference.asks(old) == reference.asks(new))
+
+
+async def _find_project(view: View, target: Kind, envelope: Envelope, reference: Reference, name: str) -> str | None:
+    """Where the object ``name`` is that it refers to: its own project, or the shared one if there is none."""
+    own = _scope(target, envelope)
+    if reference.shared is None or own == reference.shared or await view.get(target, own, name) is not None:
+        return own
+    return reference.shared
+
+
+async def _read_named(
+    view: View, envelope: Envelope, reference: Reference, names: Sequence[str]
+) -> dict[str, Envelope]:
+    """By name, of what it refers to, that which exists."""
+    target = BY_NAME[reference.kind]
+    found = {name: await view.get(target, _scope(target, envelope), name) for name in names}
+    return {name: other for name, other in found.items() if other is not None}
+
+
+def _scope(target: Kind, envelope: Envelope) -> str | None:
+    return envelope.project if target.scope == "project" else None
+
+
+async def find_users(store: Store, kind: Kind, envelope: Envelope) -> list[str]:
+    """Who keeps ``envelope`` from being deleted: ``vm/web`` and the like, a few of them."""
+    if kind.name == "project":
+        return await _find_content(store, envelope.name)
+    if kind.name == "node":
+        return await _find_allocations(store, envelope.uid)
+    users: list[str] = []
+    for other in KINDS:
+        for reference in other.references:
+            if reference.blocks and reference.kind == kind.name:
+                users += await _find_referring(store, other, reference, envelope)
+    return users
+
+
+def is_referred_to(kind: Kind) -> bool:
+    """Whether anything could keep an object of ``kind`` from being deleted."""
+    return kind.name in ("project", "node") or any(
+        reference.blocks and reference.kind == kind.name for other in KINDS for reference in other.references
+    )
+
+
+def in_use(kind: Kind, name: str, users: list[str]) -> InUse:
+    """The error for deleting what others need."""
+    shown = ", ".join(users[:_SHOWN]) + (" and more" if len(users) > _SHOWN else "")
+    return InUse(
+        f'{kind.title} "{name}" is in use by {shown}',
+        hint=f"delete or change that first: weft describe {users[0]}",
+        details={"by": users[:_SHOWN]},
+    )
+
+
+async def _plan_one(
+    view: View, kind: Kind, project: str | None, name: str, field: str, else_: str = ""
+) -> list[Precondition]:
+    scope = project if kind.scope == "project" else None
+    key = object_key(kind.name, scope, name)
+    found = await view.get_key(key)
+    if found is None:
+        meant = suggest(name, await _names(view.store, kind, scope))
+        where = f" in project {scope}" if scope else ""
+        hint = f"did you mean {meant}?" if meant else f"weft {kind.name} list"
+        if kind.name == "image" and name in OWN:
+            hint = f"weft image build {name}"
+        elif else_:
+            hint = f"{hint}; {else_.format(name)}"
+        raise NotFound(f'{kind.title} "{name}" not found{where}', field=field, hint=hint)
+    if found.deleting_since is not None:
+        raise NotFound(f'{kind.title} "{name}" is being deleted', field=field, hint=f"weft {kind.name} list")
+    if view.is_planned(key):
+        return []
+    return [AtRevision(key, found.revision)]
+
+
+async def _refuse_held(view: View, kind: Kind, by: Envelope, name: str, reference: Reference) -> None:
+    """Raise InUse if another workload than ``by`` has it. One that is being deleted is waited for by the scheduler."""
+    found = await view.get(kind, by.project, name)
+    holder = (
+        None if found is None or reference.holder is None else reference.holder(decode_part(found.status, kind.status))
+    )
+    if holder is None or holder.uid == by.uid:
+        return
+    current = await view.get(BY_NAME[holder.kind], holder.project, holder.name)
+    if current is not None and current.uid == holder.uid and current.deleting_since is None:
+        what = f"{holder.kind}/{holder.name}"
+        machine = holder.kind == "vm"
+        let_go = f"weft {kind.name} detach {name} {holder.name}" if machine else f"weft edit {what}"
+        raise InUse(
+            f'{kind.title} "{name}" is attached to {what}',
+            field=reference.field,
+            hint=f"{let_go} and stop it, or: weft delete {what}",
+            details={"by": [what]},
+        )
+
+
+async def _names(store: Store, kind: Kind, project: str | None) -> list[str]:
+    page = await store.list(object_key(kind.name, project, ""), limit=_SUGGEST_AMONG)
+    return [entry.key.rpartition("/")[2] for entry in page.entries]
+
+
+async def _find_content(store: Store, project: str) -> list[str]:
+    users: list[str] = []
+    for kind in KINDS:
+        if kind.scope == "project":
+            page = await store.list(kind_prefix(kind.name, project), limit=_SHOWN + 1)
+            users += [f"{kind.name}/{entry.key.rpartition('/')[2]}" for entry in page.entries]
+    return users
+
+
+async def _find_allocations(store: Store, node_uid: str) -> list[str]:
+    page = await store.list(object_key("allocation", None, f"{node_uid}."), limit=_SHOWN + 1)
+    found = []
+    for entry in page.entries:
+        workload = decode_part(decode_envelope(entry.value).spec, AllocationSpec).workload
+        found.append(f"{workload.kind}/{workload.name}")
+    return found
+
+
+async def _find_referring(store: Store, kind: Kind, reference: Reference, target: Envelope) -> list[str]:
+    is_shared = reference.shared is not None and reference.shared == target.project
+    project = target.project if kind.scope == "project" and not is_shared else None
+    found: list[str] = []
+    after: str | None = None
+    while len(found) <= _SHOWN:
+        page = await store.list(kind_prefix(kind.name, project), limit=_PAGE, after=after)
+        for envelope in await asyncio.to_thread(_referring, kind, reference, target, page.entries):
+            if envelope.project in (project, target.project):
+                found.append(f"{kind.name}/{envelope.name}")
+            elif (
+                await store.get(object_key(target.kind, envelope.project, target.name)) is None
+            ):  # it has none of its own
+                found.append(f"{kind.name}/{envelope.name} -p {envelope.project}")
+        if page.next is None:
+            break
+        after = page.next
+    return found
+
+
+def _referring(kind: Kind, reference: Reference, target: Envelope, entries: Sequence[Entry]) -> list[Envelope]:
+    found = []
+    for entry in entries:
+        envelope = decode_envelope(entry.value)
+        names = reference.list_names(envelope.name, decode_part(envelope.spec, kind.spec))
+        if target.name in names and envelope.uid != target.uid:
+            found.append(envelope)
+    return found

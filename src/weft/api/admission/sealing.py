@@ -1,0 +1,76 @@
+"""Secrets on their way in: what people give is sealed before it is stored, and is in no answer, log or error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from weft.api.context import Doors
+from weft.api.request.manifest import Wish
+from weft.kinds.record import Kind
+from weft.kinds.secret import SECRET, SecretSpec, check_secret, place_of
+from weft.objects.envelope import Envelope, decode_part
+from weft.objects.errors import InvalidInput, Unavailable
+from weft.objects.spec_change import FieldChange
+from weft.trust.seal import seal, unseal
+
+
+def take_in(doors: Doors, wish: Wish, current: Envelope | None) -> dict[str, Any]:
+    """The spec of ``wish`` with what it gives sealed, beside what ``current`` holds already. What is given again as it was
+    stays as it is. Raises InvalidInput, which never says a value."""
+    if wish.kind is not SECRET:
+        return wish.spec
+    before = decode_part(current.spec, SecretSpec).sealed if current is not None else {}
+    kept = _read_kept(wish.spec.get("sealed"), before)
+    values = wish.spec.get("values") or {}
+    if not isinstance(values, dict):
+        raise InvalidInput("spec.values must be a set of key: value", field="spec.values")
+    for key, value in values.items():
+        if not isinstance(value, str):
+            at = f"spec.values.{str(key)[:60]}"
+            raise InvalidInput(f"{at} must be text", field=at, hint="put it in quotes")
+    check_secret(SecretSpec(values=values))  # before a key becomes part of what is sealed
+    sealed = dict(kept)
+    for key, value in values.items():
+        place = place_of(wish.project, wish.name, key)
+        if key not in kept or _open(doors, kept[key], place) != value:
+            sealed[key] = seal(doors.settings.seal_key, value.encode(), place)
+    return {**wish.spec, "values": {}, "sealed": sealed}
+
+
+def hide_changes(kind: Kind, changes: list[FieldChange]) -> list[FieldChange]:
+    """As people are told of them: that a key's value is another, not what it is sealed as."""
+    if kind is not SECRET:
+        return changes
+    words = {False: None, True: "(sealed)"}
+    return [
+        msgspec.structs.replace(
+            change,
+            path=change.path.replace("spec.sealed", "spec.values", 1),
+            old=words[change.old is not None],
+            new="(sealed anew)" if change.old is not None and change.new is not None else words[change.new is not None],
+        )
+        if change.path.startswith("spec.sealed")
+        else change
+        for change in changes
+    ]
+
+
+def _read_kept(given: Any, before: Mapping[str, str]) -> dict[str, str]:
+    """What was read may be sent back, as it was or without some keys."""
+    if given is None:
+        return dict(before)
+    if not isinstance(given, dict) or any(before.get(key) != value for key, value in given.items()):
+        raise InvalidInput(
+            "spec.sealed is the server's to set", field="spec.sealed", hint="give what it is to hold in spec.values"
+        )
+    return dict(given)
+
+
+def _open(doors: Doors, sealed: str, place: str) -> str | None:
+    try:
+        return unseal(doors.settings.seal_key, sealed, place).decode()
+    except Unavailable:
+        return None

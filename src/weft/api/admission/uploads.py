@@ -1,0 +1,45 @@
+"""What objects need uploaded before they name it: functions' code, by digest, in a folder of the blobs.
+
+Written by ``code``; collected by the controller of the same name once nothing has named it for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+from weft.api.context import Doors
+from weft.kinds.parts.function_code import CODE_FOLDER
+from weft.kinds.record import Kind
+from weft.objects.errors import NotFound
+
+
+def code_path(blobs: Path, sha256: str) -> Path:
+    """Where the code with this digest lies, or would."""
+    return blobs / CODE_FOLDER / sha256
+
+
+async def require_uploads(doors: Doors, kind: Kind, old: Any, new: Any) -> None:
+    """Raises NotFound if ``new`` names what was never uploaded. What is there stays for a while yet, whoever commits."""
+    if kind.uploads is None:
+        return
+    before = set() if old is None else set(kind.uploads(old))
+    for sha256 in kind.uploads(new):
+        if sha256 not in before and not await asyncio.to_thread(touch, code_path(doors.settings.blobs, sha256)):
+            raise NotFound(
+                f"spec.code: no code with the digest {sha256[:12]}… has been uploaded",
+                reason="codeNotFound",
+                field="spec.code",
+                hint="weft function create NAME --code FOLDER uploads it",
+            )
+
+
+def touch(path: Path) -> bool:
+    """Count its age anew; whether it is there."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True

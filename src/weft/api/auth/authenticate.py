@@ -1,0 +1,112 @@
+"""Who asks: by bearer token, or by the certificate of the connection. Nobody is let in without either."""
+
+from __future__ import annotations
+
+import datetime
+
+from weft.api.auth.authorise import require_enrolled
+from weft.api.auth.enrolments import let_in
+from weft.api.context import Doors, Known, TokenFacts
+from weft.api.request.call import Actor, Call
+from weft.objects.errors import Forbidden, NotAuthenticated
+from weft.objects.identity import NODE_PREFIX, object_key
+from weft.trust.peer import Peer
+from weft.trust.tokens import parse_token, verify_secret
+
+MOST_BEARERS = 1000  # bearers that are remembered
+
+
+async def authenticate(doors: Doors, call: Call) -> Actor:
+    """Who asks. Raises NotAuthenticated, saying no more than a stranger may know."""
+    bearer = call.bearer
+    if bearer:
+        return _known(doors, bearer) or await _by_token(doors, bearer)
+    peer = call.peer
+    if peer is not None and peer.node_uid is not None:
+        return await _by_certificate(doors, peer, peer.node_uid)
+    raise NotAuthenticated(
+        "the request says not who asks",
+        hint="send Authorization: Bearer weft_… or a node's certificate; weft uses the context's token",
+    )
+
+
+async def is_still_let_in(doors: Doors, actor: Actor) -> bool:
+    """Whether ``actor``, let in before, still would be: asked now and then while a stream lasts."""
+    if actor.kind == "node":
+        try:
+            await require_enrolled(doors, actor)
+        except (Forbidden, NotAuthenticated):
+            return False
+        return True
+    facts = await _find(doors, actor.id)
+    return facts is not None and not _has_expired(doors, facts)
+
+
+async def _by_certificate(doors: Doors, peer: Peer, uid: str) -> Actor:
+    if not peer.begins <= doors.clock.now() < peer.ends:
+        raise _out_of_time(doors, peer.begins, peer.ends)
+    actor = Actor(kind="node", name=f"{NODE_PREFIX}{uid}", id=uid, peer=peer)
+    await let_in(doors, actor, peer)
+    return actor
+
+
+def _known(doors: Doors, bearer: str) -> Actor | None:
+    """Who that is, if it was found out before and the token is stored as it was then."""
+    known = doors.bearers.get(bearer)
+    if known is None:
+        return None
+    facts, tokens = known.facts, doors.tokens
+    is_good = tokens.live and tokens.found.get(facts.key) is facts and not _has_expired(doors, facts)
+    return known.actor if is_good else None
+
+
+async def _by_token(doors: Doors, bearer: str) -> Actor:
+    facts, actor = await _identify(doors, bearer)
+    if len(doors.bearers) >= MOST_BEARERS:
+        doors.bearers.clear()
+    doors.bearers[bearer] = Known(facts, actor)
+    return actor
+
+
+async def _identify(doors: Doors, bearer: str) -> tuple[TokenFacts, Actor]:
+    scheme, _, text = bearer.partition(" ")
+    token = parse_token(text.strip()) if scheme.lower() == "bearer" else None
+    if token is None:
+        raise NotAuthenticated("the token is none of weft's", hint="it looks like weft_ID_SECRET")
+    facts = await _find(doors, token.id)
+    if facts is None or not verify_secret(token.secret, facts.spec.sha256):
+        raise NotAuthenticated("the token is not valid", hint="it may have been deleted; make up renews a local one")
+    if _has_expired(doors, facts):
+        raise NotAuthenticated(f"token {token.id} has expired", hint="weft token create makes another")
+    spec = facts.spec
+    if spec.role == "invoker":
+        raise Forbidden(
+            f"token {token.id} may invoke functions, and nothing else",
+            hint="weft function endpoint tells where; for the rest, ask with another token",
+        )
+    if spec.use == "join":
+        return facts, Actor(kind="joiner", name=f"token {token.id}", id=token.id)
+    return facts, Actor(kind="person", name=spec.subject or token.id, id=token.id, is_admin=spec.role == "admin")
+
+
+def _out_of_time(doors: Doors, begins: float, ends: float) -> NotAuthenticated:
+    begin, end, now = (
+        datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%d %H:%M")
+        for at in (begins, ends, doors.clock.now())
+    )
+    return NotAuthenticated(
+        f"the node's certificate is good from {begin} to {end} UTC, and the server's clock says {now}",
+        reason="certificateExpired",
+        hint="if that clock is right: weft token create --join --node NAME, and join again with the same --state",
+    )
+
+
+async def _find(doors: Doors, token_id: str) -> TokenFacts | None:
+    key = object_key("token", None, token_id)
+    known = doors.tokens.found.get(key) if doors.tokens.live else None
+    return known or await doors.tokens.read(key)
+
+
+def _has_expired(doors: Doors, facts: TokenFacts) -> bool:
+    expires_at = facts.spec.expires_at
+    return expires_at is not None and expires_at <= doors.clock.now()

@@ -1,0 +1,126 @@
+"""Who may do what. Admins do what people may; viewers read; a node sees and reports only what is its own.
+
+What only weft's own processes write (allocations, endpoints, …) nobody writes here, admin or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from weft.api.context import Doors
+from weft.api.request.call import Actor
+from weft.kinds.allocation import AllocationSpec, list_digests
+from weft.kinds.endpoint import EndpointSpec
+from weft.kinds.record import Kind
+from weft.objects.envelope import decode_envelope, decode_part
+from weft.objects.errors import Forbidden
+from weft.objects.identity import object_key
+from weft.trust.enrolment import Enrolment, enrolment_key
+
+
+class GivenUp(msgspec.Struct):
+    """What the doors remember of a node that people gave up: uids of the allocations that went with it. A workload that
+    isn't there any more was deleted after that, so its guest may end when the node is back. Gone once the node, heard
+    again, has nothing left that nobody explains."""
+
+    name: str
+    places: list[str] = []
+
+
+def given_up_key(uid: str) -> str:
+    """Of the ``GivenUp`` that is written with each commit that takes places from a node of this uid: its revision is that of
+    the last."""
+    return f"{enrolment_key(uid)}.given-up"
+
+
+def require_person(actor: Actor, what: str) -> None:
+    """Raise Forbidden unless a person (or program) with an access token asks."""
+    if actor.kind != "person":
+        raise Forbidden(f"{_who(actor)} may not {what}")
+
+
+def require_admin(actor: Actor, what: str) -> None:
+    """Raise Forbidden unless an admin asks."""
+    require_person(actor, what)
+    if not actor.is_admin:
+        raise Forbidden(f"{actor.name} may only read: it can't {what}", hint="ask with an admin's token")
+
+
+def authorise_write(actor: Actor, kind: Kind, what: str) -> None:
+    """Raise Forbidden unless ``actor`` may create, change or delete objects of ``kind``."""
+    require_admin(actor, f"{what} a {kind.title}")
+    if kind.writer != "people" and not (kind.removable and what == "delete"):
+        raise Forbidden(
+            f"a {kind.title} is written by weft itself: nobody can {what} it", hint=f"weft get {kind.plural} shows them"
+        )
+
+
+async def authorise_read(
+    doors: Doors, actor: Actor, kind: Kind, name: str | None, query: Mapping[str, str]
+) -> str | None:
+    """Raise Forbidden unless ``actor`` may read; the one prefix of names it may list, None if all."""
+    if actor.kind == "person":
+        if kind.name == "token" and not actor.is_admin:
+            raise Forbidden(f"{actor.name} may not see tokens", hint="ask with an admin's token")
+        return _asked_prefix(kind, query)
+    if actor.kind != "node":
+        raise Forbidden("a join token can only be used to join", hint="weft agent join")
+    await require_enrolled(doors, actor)
+    if kind.name == "allocation" and (query.get("node") == actor.id or _is_own(name, actor)):
+        return f"{actor.id}."
+    if kind.name == "endpoint" and name is None and query.get("network"):
+        asked = query["network"]
+        if asked in await _own_networks(doors, actor.id) or await _stands_in(doors, actor.id, asked):
+            return f"{query['network']}."
+    elif kind.name == "publication" or (kind.name == "image" and name is not None):
+        return None
+    elif kind.name == "node" and name is not None:
+        entry = await doors.store.get(object_key("node", None, name))
+        if entry is not None and decode_envelope(entry.value).uid == actor.id:
+            return None
+    raise Forbidden(f"a node sees only what is its own: not this {kind.title}")
+
+
+async def require_enrolled(doors: Doors, actor: Actor) -> Enrolment | None:
+    """What is known of the node's certificate; None if nothing (the store may be older than it).
+
+    Raises Forbidden if its node was removed, NotAuthenticated if it was enrolled anew since, with another key."""
+    if actor.peer is None:
+        raise Forbidden("only a node itself does this, with its certificate")
+    return await doors.enrolments.check(actor.id, actor.peer)
+
+
+async def owns_image(doors: Doors, node_uid: str, sha256: str) -> bool:
+    """Whether one of the node's allocations has the image with this digest."""
+    return any(sha256 in list_digests(spec) for spec in await _own_allocations(doors, node_uid))
+
+
+def _asked_prefix(kind: Kind, query: Mapping[str, str]) -> str | None:
+    asked = query.get("node" if kind.name == "allocation" else "network")
+    return f"{asked}." if asked else None
+
+
+def _is_own(name: str | None, actor: Actor) -> bool:
+    return name is not None and name.startswith(f"{actor.id}.")
+
+
+async def _own_networks(doors: Doors, node_uid: str) -> set[str]:
+    return {nic.network_uid for spec in await _own_allocations(doors, node_uid) for nic in spec.nics}
+
+
+async def _stands_in(doors: Doors, node_uid: str, network_uid: str) -> bool:
+    """Whether the node has an address of its own in that network, for functions."""
+    page = await doors.store.list(object_key("endpoint", None, f"{network_uid}."))
+    found = (decode_part(decode_envelope(entry.value).spec, EndpointSpec) for entry in page.entries)
+    return any(spec.workload.uid == node_uid for spec in found)
+
+
+async def _own_allocations(doors: Doors, node_uid: str) -> list[AllocationSpec]:
+    page = await doors.store.list(object_key("allocation", None, f"{node_uid}."))
+    return [decode_part(decode_envelope(entry.value).spec, AllocationSpec) for entry in page.entries]
+
+
+def _who(actor: Actor) -> str:
+    return "a node" if actor.kind == "node" else "a join token"

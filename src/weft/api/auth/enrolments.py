@@ -1,0 +1,44 @@
+"""Writes down which of a node's certificates counts. Each change is made against what is stored at that moment, so that none
+is made for a key that has been replaced meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from weft.api.admission.commit import retry
+from weft.api.context import Doors
+from weft.api.request.call import Actor
+from weft.contracts.store import AtRevision, Put
+from weft.trust.enrolment import Enrolment, Standing, adopt, enrolment_key, judge, read_enrolment, refuse_replaced
+from weft.trust.peer import Peer
+
+
+async def let_in(doors: Doors, actor: Actor, peer: Peer) -> None:
+    """Remember the key of a certificate that is used for the first time. Raises Forbidden for a node that was removed,
+    NotAuthenticated for a certificate that is worth nothing."""
+    enrolment = await doors.enrolments.check(actor.id, peer)
+    if enrolment is not None and judge(enrolment, peer) is Standing.NEWER:
+        await change(doors, actor, peer, lambda known: adopt(known, peer))
+
+
+async def change(doors: Doors, actor: Actor, peer: Peer, make: Callable[[Enrolment], Enrolment]) -> None:
+    """Store what ``make`` makes of the enrolment of the node that ``peer`` is, if it has one and wasn't removed. Raises
+    NotAuthenticated if another key has taken the place of the peer's."""
+    key = enrolment_key(actor.id)
+
+    async def attempt() -> None:
+        entry = await doors.store.get(key)
+        known = None if entry is None else read_enrolment(entry.value)
+        if entry is None or known is None or known.removed_at is not None:
+            return
+        if judge(known, peer) is Standing.REPLACED:
+            raise refuse_replaced(known)
+        changed = make(known)
+        if changed != known:
+            value = msgspec.json.encode(changed)
+            revision = await doors.store.commit([Put(key, value)], [AtRevision(key, entry.revision)])
+            doors.enrolments.note(actor.id, value, revision)
+
+    await retry(doors, attempt)

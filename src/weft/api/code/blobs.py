@@ -1,0 +1,73 @@
+"""Contents of images and of functions' code by digest, with ranges: for nodes, of the images in their allocations, and what they
+have a ticket for; and for admins. Who may only look gets what objects say, not what guests are made of."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+from weft.api.admission.uploads import code_path
+from weft.api.auth.authorise import owns_image, require_admin, require_enrolled
+from weft.api.context import Doors
+from weft.api.request.call import Call
+from weft.objects.errors import Forbidden, NotFound
+from weft.serving.answer import Answer
+from weft.serving.protocol import PIECE_BYTES
+from weft.trust.tickets import check_blob_ticket
+
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+async def blob(doors: Doors, call: Call, digest: str) -> Answer:
+    """``GET /v1/blobs/{sha256}``."""
+    if call.actor.kind == "node":
+        await require_enrolled(doors, call.actor)
+    else:
+        require_admin(call.actor, "take the contents of images and code")
+    ticket = call.query("ticket").get("ticket")
+    if not _DIGEST.fullmatch(digest):
+        raise NotFound(f"no image content {digest[:80]!r}", hint="its name is a SHA-256, 64 hex digits")
+    if call.actor.kind == "node":
+        if ticket is not None:
+            check_blob_ticket(doors.settings.ticket_key, ticket, digest, call.actor.id, doors.clock.now())
+        elif not await owns_image(doors, call.actor.id, digest):
+            raise Forbidden("a node gets only the images of its own allocations")
+    path = await asyncio.to_thread(_find, doors.settings.blobs, digest)
+    if path is None:
+        raise NotFound(f"image content {digest[:12]}… is not here (yet)", hint="weft image list shows how far it is")
+    tag = f'"{digest}"'
+    if any(one.strip().removeprefix("W/") in (tag, "*") for one in call.request.header(b"if-none-match").split(",")):
+        return Answer(304, headers=(("etag", tag),))
+    return _send(call, path, tag)
+
+
+def _send(call: Call, path: Path, tag: str) -> Answer:
+    """The file, or the one range of it that is asked for (RFC 9110): of several, or of another version, all of it."""
+    size = path.stat().st_size
+    headers = (("content-type", "application/octet-stream"), ("etag", tag), ("accept-ranges", "bytes"))
+    found = _RANGE.fullmatch(call.request.header(b"range"))
+    if found is None or not any(found.groups()) or call.request.header(b"if-range") not in ("", tag):
+        return Answer(200, headers=headers, pieces=_read(path, 0, size), length=size)
+    first, last = (int(text) if text else None for text in found.groups())
+    if first is None:
+        first, last = max(0, size - (last or 0)), None
+    end = size if last is None else min(last + 1, size)
+    if first >= end:
+        return Answer(416, headers=(("content-range", f"bytes */{size}"),))
+    said = ("content-range", f"bytes {first}-{end - 1}/{size}")
+    return Answer(206, headers=(*headers, said), pieces=_read(path, first, end), length=end - first)
+
+
+async def _read(path: Path, start: int, end: int) -> AsyncGenerator[bytes, None]:
+    with await asyncio.to_thread(path.open, "rb") as file:
+        file.seek(start)
+        while start < end and (piece := await asyncio.to_thread(file.read, min(PIECE_BYTES, end - start))):
+            start += len(piece)
+            yield piece
+
+
+def _find(blobs: Path, digest: str) -> Path | None:
+    return next((path for path in (blobs / digest, code_path(blobs, digest)) if path.is_file()), None)

@@ -1,0 +1,86 @@
+"""Functions' code: uploaded once by its digest, checked, kept durably, and kept for as long as anything names it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import BinaryIO
+
+from weft.api.admission.uploads import code_path, touch
+from weft.api.auth.authorise import authorise_write
+from weft.api.context import Doors
+from weft.api.request.call import Call, json_answer
+from weft.contracts.durable_file import keep_file
+from weft.kinds.function import FUNCTION
+from weft.kinds.project import PROJECT
+from weft.objects.code_archive import read_members
+from weft.objects.code_limits import MOST_BYTES
+from weft.objects.errors import InvalidInput, NotFound, Unavailable
+from weft.objects.identity import object_key
+from weft.serving.answer import Answer
+
+AT_ONCE = 4  # uploads: each may hold a file and a thread
+PARTIAL = ".upload-"  # what a file is called until it is whole
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+async def code(doors: Doors, call: Call, project: str, sha256: str) -> Answer:
+    """``PUT``, with the zip as the body, and ``GET`` (is it there?) of ``/v1/projects/{project}/code/{sha256}``. What is there is
+    not looked at again."""
+    authorise_write(call.actor, FUNCTION, "upload code of")
+    call.query()
+    if not _DIGEST.fullmatch(sha256):
+        raise NotFound(f"no code {sha256[:80]!r}", hint="its name is its SHA-256, 64 hex digits")
+    if await doors.store.get(object_key(PROJECT.name, None, project)) is None:
+        raise NotFound(f'project "{project[:80]}" not found', hint="weft project list")
+    path = code_path(doors.settings.blobs, sha256)
+    if await asyncio.to_thread(touch, path):
+        return json_answer({"sha256": sha256, "size": path.stat().st_size})
+    if call.method == "GET":
+        raise NotFound(f"code {sha256[:12]}… is not here", reason="codeNotFound", hint="PUT uploads it")
+    if doors.uploads >= AT_ONCE:
+        raise Unavailable("too much is being uploaded just now", hint="try again", retry_after_seconds=1)
+    doors.uploads += 1
+    try:
+        size = await _receive(call, path, sha256)
+    except OSError as problem:
+        raise Unavailable(
+            f"the server can't keep the code: {(problem.strerror or str(problem)).lower()}", hint="try again later"
+        ) from None
+    finally:
+        doors.uploads -= 1
+    return json_answer({"sha256": sha256, "size": size}, 201)
+
+
+async def _receive(call: Call, path: Path, sha256: str) -> int:
+    """Take the body in, piece by piece, into a file that gets its name once it is found good; its size."""
+    await asyncio.to_thread(path.parent.mkdir, mode=0o700, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=PARTIAL, dir=path.parent)
+    work = Path(name)
+    try:
+        with os.fdopen(descriptor, "w+b") as out:
+            digest, size = hashlib.sha256(), 0
+            async for piece in call.read_pieces(MOST_BYTES):
+                digest.update(piece)
+                size += len(piece)
+                await asyncio.to_thread(out.write, piece)
+            if digest.hexdigest() != sha256:
+                raise InvalidInput(
+                    f"what came is not what was announced: its SHA-256 is {digest.hexdigest()}",
+                    reason="badCode",
+                    hint="send it again",
+                )
+            await asyncio.to_thread(_check, out, size)
+        await asyncio.to_thread(keep_file, work, path)
+    finally:
+        await asyncio.to_thread(work.unlink, missing_ok=True)
+    return size
+
+
+def _check(out: BinaryIO, size: int) -> None:
+    out.flush()
+    read_members(out, size)

@@ -1,0 +1,171 @@
+"""What the doors' handlers share: store, journal, CA, and the few things kept in memory. Holds no decisions."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hmac
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from weft.api.request.call import Actor
+from weft.api.state.address_ranges import Ranges
+from weft.api.state.latency_peers import Peers
+from weft.api.state.published_ports import NodePorts
+from weft.api.state.report_sequence import Heard
+from weft.api.state.store_position import Pulse
+from weft.api.state.watch_lines import Lines
+from weft.contracts.clock import Clock
+from weft.contracts.journal import Event
+from weft.contracts.store import Store
+from weft.informer.enrolments import Enrolments
+from weft.informer.prefix_cache import Mirror, of_envelope
+from weft.kinds.registry import BY_NAME
+from weft.kinds.token import TokenSpec, TokenStatus
+from weft.kinds.volume import VolumeStatus
+from weft.objects.envelope import Envelope, decode_part
+from weft.objects.identity import Ref, kind_prefix
+from weft.telemetry.journal import SqliteJournal
+from weft.trust.ca import Authority
+
+SOURCE = "api"
+
+
+@dataclass(frozen=True)
+class TokenFacts:
+    """A stored token as the doors check it; ``key`` is the store's."""
+
+    envelope: Envelope
+    spec: TokenSpec
+    used_at: float | None
+    key: str
+
+
+class Known(NamedTuple):
+    """Whom a bearer was found to be, good for as long as the token is stored as it was then."""
+
+    facts: TokenFacts
+    actor: Actor
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``blobs`` is the folder of image contents by digest; ``gateways`` where streams connect (host:port); with
+    ``publish_address`` a port that something else holds there is refused. ``functions`` is where functions' callers connect,
+    ``listen`` where clients of the API do."""
+
+    blobs: Path
+    ticket_key: bytes
+    gateways: tuple[str, ...]
+    server_name: str
+    publish_address: str | None = None
+    seal_key: bytes = b""
+    functions: tuple[str, ...] = ()
+    listen: tuple[str, ...] = ()
+
+    def gateway_for(self, host: str) -> str:
+        """The gateway's address for someone who reached the doors at ``host``: the same one, where it listens there."""
+        return _seen_from(host, self.gateways)
+
+    def functions_for(self, host: str) -> str:
+        """Where functions are invoked, likewise; "" if nowhere."""
+        return _seen_from(host, self.functions) if self.functions else ""
+
+
+@dataclass
+class Doors:
+    store: Store
+    journal: SqliteJournal
+    clock: Clock
+    authority: Authority
+    settings: Settings
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    lines: Lines = field(default_factory=Lines)
+    streams: set[asyncio.Event] = field(default_factory=set)  # set, each wakes a stream to look whether it is to end
+    busy: int = 0
+    uploads: int = 0
+    bearers: dict[str, Known] = field(default_factory=dict)  # by what is in the Authorization header
+    heard: Heard = field(default_factory=Heard)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    @functools.cached_property
+    def tokens(self) -> Mirror[TokenFacts]:
+        return Mirror(self.store, kind_prefix("token"), of_envelope(_token_facts), self.clock)
+
+    @functools.cached_property
+    def enrolments(self) -> Enrolments:
+        return Enrolments(self.store, self.clock)
+
+    @functools.cached_property
+    def doomed_volumes(self) -> Mirror[tuple[str, str]]:
+        """(uid, node uid) of each volume that is being deleted and whose data lies on a node."""
+        return Mirror(self.store, kind_prefix("volume"), of_envelope(_doomed), self.clock)
+
+    @functools.cached_property
+    def ranges(self) -> Ranges:
+        return Ranges(self.store, self.clock)
+
+    @functools.cached_property
+    def peers(self) -> Peers:
+        return Peers(self.store, hmac.digest(self.settings.ticket_key, b"echo", "sha256"), self.clock)
+
+    @functools.cached_property
+    def node_ports(self) -> NodePorts:
+        return NodePorts(self.store, self.clock)
+
+    @functools.cached_property
+    def pulse(self) -> Pulse:
+        return Pulse(self.store, self.clock)
+
+    def start(self) -> None:
+        """Begin to follow the store; call on the loop."""
+        works: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = (
+            self.tokens.run,
+            self.enrolments.run,
+            self.doomed_volumes.run,
+            self.ranges.run,
+            self.peers.run,
+            self.pulse.run,
+        )
+        self._tasks = [asyncio.create_task(work()) for work in works]
+
+    async def stop(self) -> None:
+        """End what ``start`` began, and every stream."""
+        self.stopping.set()
+        for woken in self.streams:
+            woken.set()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def tell(self, about: Ref, reason: str, message: str, type_: Literal["Normal", "Warning"] = "Normal") -> None:
+        """One event for the journal; none of a question, which changes nothing and is soon gone."""
+        if BY_NAME[about.kind].question:
+            return
+        self.journal.append(Event(type=type_, reason=reason, message=message, object=about, source=SOURCE))
+
+
+def _seen_from(host: str, places: tuple[str, ...]) -> str:
+    for place in places:
+        at, _, port = place.rpartition(":")
+        if at == host:
+            return place
+        if at in ("0.0.0.0", "[::]"):  # noqa: S104 (compared, not bound)
+            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return places[0]
+
+
+def _token_facts(envelope: Envelope) -> TokenFacts:
+    used_at = decode_part(envelope.status, TokenStatus).used_at
+    return TokenFacts(envelope, decode_part(envelope.spec, TokenSpec), used_at, envelope.key)
+
+
+def _doomed(envelope: Envelope) -> tuple[str, str] | None:
+    if envelope.deleting_since is None:
+        return None
+    status = decode_part(envelope.status, VolumeStatus)
+    if status.node_uid is None or status.attached_to is not None:
+        return None
+    return envelope.uid, status.node_uid

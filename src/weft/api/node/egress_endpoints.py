@@ -1,0 +1,124 @@
+"""Where instances of functions on a node reach a network: one address of the node's in it, made when the node asks.
+
+The address is an Endpoint like a workload's, so nobody is given it twice; the node is its workload and its owner. It is the highest
+that is free, while workloads get the lowest. The controller of footholds takes it away.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+import msgspec
+
+from weft.api.admission.commit import read_again, retry
+from weft.api.context import Doors
+from weft.api.node.join import require_own
+from weft.api.request.call import Call, json_answer
+from weft.contracts.store import Absent, Present, Put
+from weft.kinds.allocation import AllocatedNic
+from weft.kinds.endpoint import EndpointSpec, EndpointStatus, endpoint_name
+from weft.kinds.network import NetworkSpec, NetworkStatus, read_cidr
+from weft.kinds.node import NodeReport
+from weft.kinds.parts.function_code import FunctionCode, networks_of_code
+from weft.kinds.parts.nic import mac_of, make_nic
+from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
+from weft.objects.errors import Forbidden, InvalidInput, NotFound, Unavailable
+from weft.objects.identity import Ref, new_uid, object_key
+from weft.serving.answer import Answer
+
+
+class FootholdInput(msgspec.Struct):
+    """``project`` and uid of the network that a function of the node reaches."""
+
+    project: str
+    network: str
+
+
+async def foothold(doors: Doors, call: Call, name: str) -> Answer:
+    """``POST /v1/nodes/{name}:foothold``, by the node itself: its address in a network that a function names, as a NIC."""
+    await require_own(doors, call, name)
+    call.query()
+    try:
+        asked = msgspec.json.decode(await call.read_body(), type=FootholdInput)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise InvalidInput("give project and network: its uid") from None
+    network = await _find_network(doors, asked)
+    await _require_wish(doors, network)
+    endpoint = await retry(doors, lambda: _ensure(doors, Ref("node", name, call.actor.id), network))
+    return json_answer(msgspec.to_builtins(_make_nic(endpoint, network)))
+
+
+async def _find_network(doors: Doors, asked: FootholdInput) -> Envelope:
+    for network in await _list(doors, "network", asked.project, ""):
+        if network.uid == asked.network and network.deleting_since is None:
+            if not decode_part(network.status, NetworkStatus).vni:
+                raise Unavailable(f"network {network.name} is being made", retry_after_seconds=1)
+            return network
+    raise NotFound(f"project {asked.project[:80]} has no network {asked.network[:80]}")
+
+
+async def _require_wish(doors: Doors, network: Envelope) -> None:
+    """A node comes into a network because of a function only if one names it."""
+    for kind in ("function", "functionversion"):
+        for found in await _list(doors, kind, network.project, ""):
+            if network.name in networks_of_code(decode_part(found.spec, FunctionCode)):
+                return
+    raise Forbidden(f"no function names network {network.name}")
+
+
+async def _ensure(doors: Doors, node: Ref, network: Envelope) -> Envelope:
+    """The node's endpoint, made unless it is there. Raises Unavailable when the network is full."""
+    endpoints = await _list(doors, "endpoint", None, f"{network.uid}.")
+    for endpoint in endpoints:
+        if _workload(endpoint) == node.uid:
+            return endpoint
+    taken = {int(ipaddress.IPv4Address(decode_part(found.spec, EndpointSpec).address)) for found in endpoints}
+    range_ = read_cidr(decode_part(network.spec, NetworkSpec).cidr)
+    number = int(range_.broadcast_address) - 1
+    while number in taken:
+        number -= 1
+    if number <= int(range_.network_address) + 1:  # the gateway's
+        raise Unavailable(
+            f"network {network.name} ({range_}) has no address left for functions on node {node.name}",
+            reason="networkFull",
+            hint="delete what isn't needed in it",
+        )
+    address = str(ipaddress.IPv4Address(number))
+    there = await read_again(doors, object_key("node", None, node.name))
+    report = decode_part(there.report, NodeReport) if there is not None else NodeReport()
+    spec = EndpointSpec(
+        workload=node,
+        network=network.name,
+        network_uid=network.uid,
+        index=0,
+        mac=mac_of(address),
+        address=address,
+    )
+    endpoint = Envelope(
+        kind="endpoint",
+        name=endpoint_name(network.uid, address),
+        uid=new_uid(),
+        owner=node,
+        created_at=doors.clock.now(),
+        spec=msgspec.Raw(msgspec.json.encode(spec)),
+        status=msgspec.Raw(msgspec.json.encode(EndpointStatus(node=node.name, node_address=report.address or None))),
+    )
+    key = object_key("node", None, node.name)
+    await doors.store.commit(
+        [Put(endpoint.key, encode_envelope(endpoint))], [Absent(endpoint.key), Present(network.key), Present(key)]
+    )
+    return endpoint
+
+
+async def _list(doors: Doors, kind: str, project: str | None, prefix: str) -> list[Envelope]:
+    page = await doors.store.list(object_key(kind, project, prefix))
+    return [decode_envelope(entry.value, entry.revision) for entry in page.entries]
+
+
+def _workload(endpoint: Envelope) -> str:
+    return decode_part(endpoint.spec, EndpointSpec).workload.uid
+
+
+def _make_nic(endpoint: Envelope, network: Envelope) -> AllocatedNic:
+    spec, status = decode_part(network.spec, NetworkSpec), decode_part(network.status, NetworkStatus)
+    return make_nic(endpoint, decode_part(endpoint.spec, EndpointSpec), network, spec, status)

@@ -1,0 +1,66 @@
+"""``DELETE /v1/nodes/NAME?force=1``: a node that doesn't come back is given up, and its guests are placed anew.
+
+Deletes the node's allocations and the Node; volumes keep their home, so what lies on a lost disk is waited for and never
+passed over for an empty one. The node's certificate stays good: if it returns after all it is taken back, once it has heard
+that its places went, and told which of its guests have a later incarnation elsewhere, or were deleted since (``report.py``).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.api.admission.commit import read_again, retry
+from weft.api.auth.authorise import GivenUp, given_up_key
+from weft.api.context import Doors
+from weft.api.request.call import Call
+from weft.contracts.store import Absent, AtRevision, Delete, Precondition, Put, Write
+from weft.kinds.allocation import AllocationSpec
+from weft.kinds.node import NODE, NodeStatus
+from weft.kinds.record import Kind
+from weft.objects.envelope import Envelope, decode_envelope, decode_part
+from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.objects.identity import object_key
+
+_AT_ONCE = 50
+_MOST_PLACES = 4000  # remembered of a node; guests of more than that are kept as orphans
+
+
+async def give_up(doors: Doors, call: Call, kind: Kind, envelope: Envelope) -> Envelope:
+    """Delete a silent node with all places on it; what it was. Raises IllegalTransition while it is Ready."""
+    if kind.name != NODE.name:
+        raise InvalidInput(f"force gives up a node that is lost; a {kind.title} is deleted without", field="force")
+    if decode_part(envelope.status, NodeStatus).phase == "Ready":
+        raise IllegalTransition(
+            f'node "{envelope.name}" is Ready: its guests run, and need not be given up',
+            hint="delete them, or switch the node off and wait until it is NotReady",
+        )
+    lost: list[str] = []
+    while (found := await retry(doors, lambda: _forget_some(doors, envelope))) is not None:
+        lost += found
+    doors.tell(envelope.ref, "GivenUp", f"by {call.actor.name}, with the places of {', '.join(lost) or 'nobody'}")
+    return envelope
+
+
+async def _forget_some(doors: Doors, node: Envelope) -> list[str] | None:
+    """Delete a few of the node's allocations, and with the last of them the Node; whose they were, None once all is gone. One
+    that was made until its Node was gone goes after it."""
+    page = await doors.store.list(object_key("allocation", None, f"{node.uid}."), limit=_AT_ONCE)
+    doomed = [(entry.key, entry.revision) for entry in page.entries]
+    current = await read_again(doors, node.key)
+    if page.next is None and current is not None and current.uid == node.uid:
+        doomed.append((current.key, current.revision))
+    if not doomed:
+        return None
+    writes: list[Write] = [Delete(key) for key, _ in doomed]
+    preconditions: list[Precondition] = [AtRevision(key, revision) for key, revision in doomed]
+    places = [decode_envelope(entry.value) for entry in page.entries]
+    if places:
+        key = given_up_key(node.uid)
+        former = await doors.store.get(key)
+        known = msgspec.json.decode(former.value, type=GivenUp).places if former is not None else []
+        uids = [*known, *(place.uid for place in places)][-_MOST_PLACES:]
+        writes.append(Put(key, msgspec.json.encode(GivenUp(node.name, uids))))
+        preconditions.append(Absent(key) if former is None else AtRevision(key, former.revision))
+    await doors.store.commit(writes, preconditions)
+    workloads = [decode_part(place.spec, AllocationSpec).workload for place in places]
+    return [f"{workload.kind}/{workload.name}" for workload in workloads]

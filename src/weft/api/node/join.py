@@ -1,0 +1,165 @@
+"""Enrolment: a machine with a join token becomes a node with a certificate of its own, and later renews that.
+
+Writes the Node object, what is remembered of its certificate, and the token's use, in one commit. A join whose answer
+was lost may be repeated with the same token and key.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from cryptography import x509
+
+from weft.api.admission.commit import read_again, retry
+from weft.api.auth.authorise import require_enrolled
+from weft.api.auth.enrolments import change
+from weft.api.context import Doors, TokenFacts
+from weft.api.request.call import Call, json_answer
+from weft.contracts.store import Absent, AtRevision, Precondition, Put, Write
+from weft.kinds.node import NodeSpec, NodeStatus
+from weft.kinds.token import TokenStatus
+from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
+from weft.objects.errors import AlreadyExists, Forbidden, NotAuthenticated
+from weft.objects.identity import check_name, new_uid, object_key
+from weft.objects.schema import read_strict
+from weft.serving.answer import Answer
+from weft.trust.ca import digest_of_key, read_csr
+from weft.trust.enrolment import Enrolment, enrolment_key, read_enrolment
+
+
+class JoinInput(msgspec.Struct):
+    """``csr`` is PEM text; only its key is used."""
+
+    node: str
+    csr: str
+
+
+class RenewInput(msgspec.Struct):
+    csr: str
+
+
+async def join(doors: Doors, call: Call) -> Answer:
+    """``POST /v1/join``."""
+    if call.actor.kind != "joiner":
+        raise Forbidden("only a join token lets a machine join", hint="weft token create --join")
+    call.query()
+    given = read_strict(await call.read_object(), JoinInput, "")
+    name = check_name(given.node, "node")
+    csr = read_csr(given.csr)
+    key = digest_of_key(csr)
+    uid, begins = await retry(doors, lambda: _enrol(doors, call.actor.id, name, key))
+    return _certificate(doors, call, csr, uid, begins)
+
+
+async def renew(doors: Doors, call: Call, name: str) -> Answer:
+    """``POST /v1/nodes/{name}:renew``, by the node itself: a fresh certificate for its next year. If it is for another key,
+    that of the present one counts until the other is used."""
+    await require_own(doors, call, name)
+    call.query()
+    given = read_strict(await call.read_object(), RenewInput, "")
+    csr = read_csr(given.csr)
+    key, begins = digest_of_key(csr), doors.authority.begin()
+
+    def note(known: Enrolment) -> Enrolment:
+        following = known.next_sha256 if key == known.key_sha256 else key
+        return msgspec.structs.replace(known, next_sha256=following, latest=max(known.latest, begins))
+
+    if call.actor.peer is not None:
+        await change(doors, call.actor, call.actor.peer, note)
+    return _certificate(doors, call, csr, call.actor.id, begins)
+
+
+async def require_own(doors: Doors, call: Call, name: str) -> Enrolment | None:
+    """Raise Forbidden unless the node called ``name`` asks itself; what is remembered of it."""
+    if call.actor.kind != "node":
+        raise Forbidden("only a node itself does this, with its certificate")
+    enrolment = await require_enrolled(doors, call.actor)
+    if enrolment is not None and enrolment.name != name:
+        raise Forbidden(f"this certificate is node {enrolment.name}'s, not {name}'s")
+    return enrolment
+
+
+async def _enrol(doors: Doors, token_id: str, name: str, key: str) -> tuple[str, float]:
+    """The uid of the node whose key is now that with digest ``key``, and no other; and when its certificate begins."""
+    token = await doors.tokens.read(object_key("token", None, token_id))
+    if token is None:
+        raise NotAuthenticated("the token is not valid", hint="weft token create --join makes another")
+    status = decode_part(token.envelope.status, TokenStatus)
+    node = await read_again(doors, object_key("node", None, name))
+    if status.used_at is not None:
+        return await _repeat(doors, token, status, node, key)
+    bound = token.spec.node
+    if bound is not None and bound != name:
+        raise Forbidden(f"this token enrols node {bound} only, not {name}", field="node")
+    preconditions: list[Precondition] = [AtRevision(token.envelope.key, token.envelope.revision)]
+    writes: list[Write] = []
+    if node is None:
+        node = make_node(doors, name, new_uid())
+        writes.append(Put(node.key, encode_envelope(node)))
+        preconditions.append(Absent(node.key))
+    elif bound != name:
+        raise AlreadyExists(
+            f'node "{name}" exists already',
+            field="node",
+            hint=f"join under another name; to enrol {name} anew: weft token create --join --node {name}",
+        )
+    else:
+        preconditions.append(AtRevision(node.key, node.revision))
+    former = await doors.store.get(enrolment_key(node.uid))
+    begins = doors.authority.begin()
+    latest = begins if former is None else max(begins, read_enrolment(former.value).latest)
+    enrolment = msgspec.json.encode(Enrolment(name=name, key_sha256=key, latest=latest))
+    at = enrolment_key(node.uid)
+    preconditions.append(Absent(at) if former is None else AtRevision(at, former.revision))
+    writes.append(Put(at, enrolment))
+    used = TokenStatus(used_at=doors.clock.now(), node_uid=node.uid)
+    token.envelope.status = merge_part(token.envelope.status, used)
+    writes.append(Put(token.envelope.key, encode_envelope(token.envelope)))
+    revision = await doors.store.commit(writes, preconditions)
+    doors.enrolments.note(node.uid, enrolment, revision)
+    doors.tell(node.ref, "Joined", f"joined with token {token_id}")
+    return node.uid, begins
+
+
+async def _repeat(
+    doors: Doors, token: TokenFacts, status: TokenStatus, node: Envelope | None, key: str
+) -> tuple[str, float]:
+    """The same machine asks again with the token it has used: it may not have heard the answer."""
+    if node is not None and node.uid == status.node_uid:
+        entry = await doors.store.get(enrolment_key(node.uid))
+        known = None if entry is None else read_enrolment(entry.value)
+        if entry is not None and known is not None and known.key_sha256 == key:
+            begins = doors.authority.begin()
+            known.latest = max(known.latest, begins)
+            await doors.store.commit(
+                [Put(entry.key, msgspec.json.encode(known))], [AtRevision(entry.key, entry.revision)]
+            )
+            return node.uid, begins
+    raise NotAuthenticated(
+        f"token {token.envelope.name} was used already: a join token is good for one node",
+        hint="weft token create --join makes another",
+    )
+
+
+def make_node(doors: Doors, name: str, uid: str) -> Envelope:
+    """A Node object that nobody has reported on yet."""
+    return Envelope(
+        kind="node",
+        name=name,
+        uid=uid,
+        created_at=doors.clock.now(),
+        spec=msgspec.Raw(msgspec.json.encode(NodeSpec())),
+        status=msgspec.Raw(msgspec.json.encode(NodeStatus())),
+    )
+
+
+def _certificate(doors: Doors, call: Call, csr: x509.CertificateSigningRequest, uid: str, begins: float) -> Answer:
+    answer: dict[str, Any] = {
+        "node_uid": uid,
+        "certificate": doors.authority.sign_node(csr, uid, begins),
+        "ca": doors.authority.ca,
+        "gateway": doors.settings.gateway_for(call.host),
+        "server_name": doors.settings.server_name,
+    }
+    return json_answer(answer)

@@ -1,0 +1,344 @@
+"""What a node reports: one batch, one commit of only what changed. It is the node's heartbeat too.
+
+Reads and writes the ``report`` parts of the node and of its own allocations; reads the volumes that are being deleted.
+A report on an older incarnation, or on another node's allocation, is refused by name; the rest of the batch stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+import msgspec
+
+from weft.api.admission.commit import read_again, retry
+from weft.api.auth.authorise import given_up_key
+from weft.api.context import Doors
+from weft.api.node.join import make_node, require_own
+from weft.api.node.orphans import find_superseded
+from weft.api.request.call import Actor, Call, json_answer
+from weft.api.state.latency_peers import Peer
+from weft.contracts.journal import Event
+from weft.contracts.store import (
+    MAX_DIGEST_BYTES,
+    Absent,
+    AtRevision,
+    Delete,
+    Precondition,
+    Put,
+    Write,
+    epoch_of,
+    revision_of,
+)
+from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.node import NodeReport
+from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
+from weft.objects.errors import AlreadyExists, Forbidden, InvalidInput, Unavailable
+from weft.objects.identity import Ref, object_key
+from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS, Digest, write_digest
+from weft.serving.answer import Answer
+from weft.trust.enrolment import Enrolment, adopt, enrolment_key, read_enrolment
+
+_ONE_BY_ONE = 4  # up to so many allocations are read singly, more by one list
+_CHUNK = 90
+_MOST_EVENTS = 200
+_NO_KEY = "/-/"  # nothing is kept under it: whoever asks wants to know the newest revision
+_NOTHING = msgspec.Raw(b"null")
+
+
+class NodeEvent(msgspec.Struct):
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+    object: Ref
+
+
+class ReportInput(msgspec.Struct):
+    """``node`` and the ``allocations`` are kept raw: an agent newer than this server loses no field.
+
+    ``ranges_version`` is of the address ranges that the node knows; ``idle_networks`` are uids of networks it keeps
+    ready though nothing of its own is in them; ``peers_version`` is of the peers it knows; ``digest`` is what its guests use,
+    which goes with its lease; ``version`` is of the node's own facts, see ``Heard``; ``heard`` is how far it has followed its
+    allocations, None of an agent that doesn't say."""
+
+    node: msgspec.Raw = _NOTHING
+    allocations: dict[str, msgspec.Raw] = {}
+    events: list[NodeEvent] = []
+    removed_volumes: list[str] = []
+    ranges_version: str = ""
+    idle_networks: list[str] = []
+    peers_version: str = ""
+    digest: msgspec.Raw = _NOTHING
+    version: str = ""
+    heard: str | None = None
+
+
+class PeersAnswer(msgspec.Struct):
+    """Whom to ask how far away they are, and the node's own key (hex), with which it answers others."""
+
+    version: str
+    key: str
+    peers: list[Peer]
+
+
+class ReportAnswer(msgspec.Struct):
+    """``ranges`` of all networks and ``node_ranges``, all nodes' own addresses, if the node has another version;
+    ``gone_networks``: those of its idle ones that there
+    are no more; ``superseded``, ``stale_volumes``: see ``find_superseded``; ``peers``, if the node has another version;
+    ``version`` of the node's facts that the server has, one that no node has if it can't tell."""
+
+    refused: dict[str, str] = {}
+    remove_volumes: list[str] = []
+    ranges_version: str = ""
+    ranges: list[str] | None = None
+    node_ranges: list[str] = []
+    gone_networks: list[str] = []
+    superseded: list[str] = []
+    stale_volumes: list[str] = []
+    peers: PeersAnswer | None = None
+    version: str = ""
+
+
+async def report(doors: Doors, call: Call, name: str) -> Answer:
+    """``POST /v1/nodes/{name}:report``, by the node itself."""
+    uid = call.actor.id
+    known = await require_own(doors, call, name)
+    call.query()
+    given = _read(await call.read_body())
+    await doors.store.grant(f"{LEASE_PREFIX}{uid}", uid, LEASE_SECONDS, _write_digest(given.digest))
+    node = await _read_node(doors, name, uid)
+    if node is None or known is None:
+        node = await retry(doors, lambda: _take_back(doors, call.actor, name, given.heard))
+    answer = ReportAnswer()
+    await _write_node(doors, node, given)
+    answer.version = doors.heard.get(uid)
+    owned = await _write_allocations(doors, uid, given, answer)
+    if given.events:
+        _append_events(doors, node, owned or await _own(doors, uid), given.events)
+    newer = doors.ranges.newer_than(given.ranges_version)
+    if newer is not None:
+        answer.ranges_version, answer.ranges, answer.node_ranges = newer
+    peers = doors.peers.newer_than(given.peers_version, uid)
+    answer.peers = PeersAnswer(*peers) if peers is not None else None
+    answer.gone_networks = doors.ranges.find_gone(given.idle_networks)
+    answer.superseded, answer.stale_volumes = await find_superseded(doors, node)
+    answer.remove_volumes = await _find_removable(doors, uid, set(given.removed_volumes))
+    return json_answer(answer)
+
+
+def _read(body: bytes) -> ReportInput:
+    try:
+        given = msgspec.json.decode(body or b"{}", type=ReportInput)
+        msgspec.json.decode(given.node, type=NodeReport | None)
+        for part in given.allocations.values():
+            decode_part(part, AllocationReport)
+        if given.heard:
+            revision_of(given.heard)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
+        raise InvalidInput(f"the report can't be read: {problem}") from None
+    return given
+
+
+def _write_digest(given: msgspec.Raw) -> bytes:
+    """As it goes with the lease; nothing for what can't be understood: a sign of life is one all the same."""
+    try:
+        digest = msgspec.json.decode(given, type=Digest | None)
+    except msgspec.MsgspecError:
+        return b""
+    written = b"" if digest is None else write_digest(digest)
+    return written if len(written) <= MAX_DIGEST_BYTES else b""
+
+
+async def _read_node(doors: Doors, name: str, uid: str) -> Envelope | None:
+    node = await read_again(doors, object_key("node", None, name))
+    if node is not None and node.uid != uid:
+        raise AlreadyExists(f'node "{name}" exists with another identity', field="name", hint="join under another name")
+    return node
+
+
+async def _take_back(doors: Doors, actor: Actor, name: str, heard: str | None) -> Envelope:
+    """The Node object of a certificate that the store doesn't know: the store is older than it, or was emptied, or the node was
+    given up. What runs there comes back with it. Raises Unavailable while its agent may still take places for its own that
+    went with it: what it says would hide their guests, and others would be started in their stead."""
+    uid, peer = actor.id, actor.peer
+    node = await _read_node(doors, name, uid)
+    key = enrolment_key(uid)
+    entry = await doors.store.get(key)
+    writes: list[Write] = []
+    preconditions: list[Precondition] = []
+    if entry is None:
+        fresh = Enrolment(name=name) if peer is None else adopt(Enrolment(name=name), peer)
+        writes.append(Put(key, msgspec.json.encode(fresh)))
+        preconditions.append(Absent(key))
+    made = node is None
+    if node is None:
+        if entry is not None and read_enrolment(entry.value).removed_at is not None:
+            raise Forbidden(f"node {name} was removed from the fabric")
+        given_up = await doors.store.get(given_up_key(uid))
+        if given_up is not None:
+            await _check_heard(doors, name, heard, given_up.revision)
+            preconditions.append(AtRevision(given_up.key, given_up.revision))
+        node = make_node(doors, name, uid)
+        writes.append(Put(node.key, encode_envelope(node)))
+        preconditions.append(Absent(node.key))
+    if writes:
+        revision = await doors.store.commit(writes, preconditions)
+        node.revision = revision if made else node.revision
+    if made:
+        doors.heard.forget(uid)
+        doors.tell(node.ref, "TakenBack", "its certificate is ours, but the store did not know it", "Warning")
+    return node
+
+
+async def _check_heard(doors: Doors, name: str, heard: str | None, revision: int) -> None:
+    """Raise Unavailable unless an agent that has followed its allocations up to ``heard`` knows what was done to them at
+    ``revision``; one that doesn't say counts as if it knew."""
+    if heard is None or await _has_heard(doors, heard, revision):
+        return
+    raise Unavailable(
+        f"node {name} was given up, and hasn't heard yet which of its places went with it",
+        hint="it is taken back as soon as it has",
+        retry_after_seconds=1,
+    )
+
+
+async def _has_heard(doors: Doors, heard: str, revision: int) -> bool:
+    """Whether who followed its allocations up to the cursor ``heard`` has seen what was done at ``revision``."""
+    now = (await doors.store.list(_NO_KEY, limit=1)).cursor
+    return epoch_of(heard) == epoch_of(now) and revision_of(heard) >= revision
+
+
+async def _forget_places(doors: Doors, uid: str, heard: str | None) -> list[Write]:
+    """What takes away the memory of places that went when a node was given up, once it has nothing left of them."""
+    given_up = await doors.store.get(given_up_key(uid))
+    if given_up is None or not heard or not await _has_heard(doors, heard, given_up.revision):
+        return []
+    return [Delete(given_up.key)]
+
+
+async def _write_node(doors: Doors, node: Envelope, given: ReportInput) -> None:
+    part = given.node
+    if msgspec.json.decode(part) is None or doors.heard.is_late(node.uid, given.version):
+        return
+
+    async def attempt() -> None:
+        current = await read_again(doors, node.key)
+        if current is not None and current.uid == node.uid and _merge(current, part):
+            writes: list[Write] = [Put(current.key, encode_envelope(current))]
+            if not decode_part(current.report, NodeReport).orphans:
+                writes += await _forget_places(doors, node.uid, given.heard)
+            await doors.store.commit(writes, [AtRevision(current.key, current.revision)])
+
+    if _merge(node, part):
+        try:
+            await retry(doors, attempt)
+        except BaseException:
+            doors.heard.forget(node.uid)  # it may have been written all the same
+            raise
+    doors.heard.put(node.uid, given.version)
+
+
+async def _write_allocations(doors: Doors, uid: str, given: ReportInput, answer: ReportAnswer) -> list[Envelope]:
+    """Commit the reports that say something new; the allocations they are about."""
+    parts = await _leave_out_former(doors, given, answer)
+    names = sorted(parts)
+    owned: list[Envelope] = []
+    for start in range(0, len(names), _CHUNK):
+        chunk = names[start : start + _CHUNK]
+        owned += await retry(doors, partial(_write_chunk, doors, uid, chunk, parts, answer))
+    return owned
+
+
+async def _leave_out_former(doors: Doors, given: ReportInput, answer: ReportAnswer) -> dict[str, msgspec.Raw]:
+    """What is said of allocations, less those that were released by the word of a history from before a restore: in this one
+    they may be wished again, and begun again as soon as the agent hears so. It says once more then how they are."""
+    released = [
+        name for name, part in given.allocations.items() if decode_part(part, AllocationReport).state == "released"
+    ]
+    if not released or given.heard is None or (given.heard and await _has_heard(doors, given.heard, 0)):
+        return given.allocations
+    answer.refused.update(dict.fromkeys(released, "notHeard"))
+    return {name: part for name, part in given.allocations.items() if name not in answer.refused}
+
+
+async def _write_chunk(
+    doors: Doors, uid: str, names: Sequence[str], parts: dict[str, msgspec.Raw], answer: ReportAnswer
+) -> list[Envelope]:
+    found = await _read_allocations(doors, uid, names)
+    writes: list[Write] = []
+    preconditions: list[Precondition] = []
+    for name in names:
+        envelope = found.get(name)
+        if not name.startswith(f"{uid}."):
+            answer.refused[name] = "notYours"
+        elif envelope is None:
+            answer.refused[name] = "unknown"
+        elif decode_part(parts[name], AllocationReport).incarnation < _incarnation(envelope):
+            answer.refused[name] = "staleIncarnation"
+        elif _merge(envelope, parts[name]):
+            writes.append(Put(envelope.key, encode_envelope(envelope)))
+            preconditions.append(AtRevision(envelope.key, envelope.revision))
+    if writes:
+        await doors.store.commit(writes, preconditions)
+    return list(found.values())
+
+
+async def _read_allocations(doors: Doors, uid: str, names: Sequence[str]) -> dict[str, Envelope]:
+    if len(names) > _ONE_BY_ONE:
+        return {envelope.name: envelope for envelope in await _own(doors, uid)}
+    found = {}
+    for name in names:
+        if name.startswith(f"{uid}.") and "/" not in name:
+            envelope = await read_again(doors, object_key("allocation", None, name))
+            if envelope is not None:
+                found[name] = envelope
+    return found
+
+
+async def _own(doors: Doors, uid: str) -> list[Envelope]:
+    page = await doors.store.list(object_key("allocation", None, f"{uid}."))
+    return [decode_envelope(entry.value, entry.revision) for entry in page.entries]
+
+
+def _incarnation(envelope: Envelope) -> int:
+    return decode_part(envelope.spec, AllocationSpec).incarnation
+
+
+def _merge(envelope: Envelope, part: msgspec.Raw) -> bool:
+    """Put ``part`` in as the object's report; False if it says nothing new."""
+    old, new = msgspec.json.decode(envelope.report), msgspec.json.decode(part)
+    if old == new:
+        return False
+    envelope.report = msgspec.Raw(msgspec.json.encode(new))
+    return True
+
+
+def _append_events(doors: Doors, node: Envelope, owned: Sequence[Envelope], events: Sequence[NodeEvent]) -> None:
+    """A node tells of itself and of the workloads it has; nothing else, and by the names that these have here: a node that is
+    another's by now would tell of any VM."""
+    own = {node.uid: node.ref}
+    for envelope in owned:
+        workload = decode_part(envelope.spec, AllocationSpec).workload
+        own |= {envelope.uid: envelope.ref, workload.uid: workload}
+    for event in events[:_MOST_EVENTS]:
+        if event.object.uid in own:
+            doors.journal.append(
+                Event(
+                    type=event.type,
+                    reason=event.reason[:64],
+                    message=event.message[:2000],
+                    object=own[event.object.uid],
+                    source=f"node/{node.name}",
+                )
+            )
+
+
+async def _find_removable(doors: Doors, uid: str, removed: set[str]) -> list[str]:
+    """Volumes whose data this node is to remove: each is being deleted, unattached, and in none of its allocations."""
+    doomed = {volume for volume, node_uid in doors.doomed_volumes.found.values() if node_uid == uid} - removed
+    if not doomed:
+        return []
+    for envelope in await _own(doors, uid):
+        doomed -= {volume.uid for volume in decode_part(envelope.spec, AllocationSpec).volumes}
+    return sorted(doomed)

@@ -1,0 +1,87 @@
+"""Secrets on their way out: opened for a node that runs what names them, and for nobody else."""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.api.context import Doors
+from weft.api.node.join import require_own
+from weft.api.request.call import Call, json_answer
+from weft.kinds.allocation import AllocationSpec, list_secrets
+from weft.kinds.secret import PASSWORD, SECRET, TOKEN, USERNAME, SecretSpec, place_of
+from weft.objects.envelope import decode_envelope, decode_part
+from weft.objects.errors import InvalidInput, NotFound
+from weft.objects.identity import object_key
+from weft.serving.answer import Answer
+from weft.trust.seal import unseal
+from weft.trust.tickets import check_secret_ticket
+
+_OF_REGISTRIES = frozenset((USERNAME, PASSWORD, TOKEN))
+
+
+class SecretsInput(msgspec.Struct):
+    """``allocation``: the name of one of the node's own; or the ``ticket`` that came with a function's recipe."""
+
+    allocation: str = ""
+    ticket: str = ""
+
+
+class SecretsAnswer(msgspec.Struct):
+    """By the secret's name, what its container needs of it, by key; ``registries``: those that open one, and which."""
+
+    secrets: dict[str, dict[str, str]]
+    registries: dict[str, str] = {}
+
+
+async def secrets(doors: Doors, call: Call, name: str) -> Answer:
+    """``POST /v1/nodes/{name}:secrets``, by the node itself: what one of its own allocations names, or, with a ticket, who pulls
+    a function's image."""
+    await require_own(doors, call, name)
+    call.query()
+    try:
+        asked = msgspec.json.decode(await call.read_body(), type=SecretsInput)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise InvalidInput("give allocation: its name; or ticket") from None
+    if asked.ticket:
+        return json_answer(msgspec.to_builtins(await _open_registry(doors, call, asked.ticket)))
+    found = await doors.store.get(object_key("allocation", None, asked.allocation))
+    if found is None or not asked.allocation.startswith(f"{call.actor.id}."):
+        raise NotFound(f"node {name} has no allocation {asked.allocation[:80]}")
+    spec = decode_part(decode_envelope(found.value).spec, AllocationSpec)
+    answer = SecretsAnswer({})
+    for secret, keys in list_secrets(spec).items():
+        kept = await _read(doors, spec.workload.project, secret)
+        if spec.container is not None and secret == spec.container.registry_secret:
+            answer.registries[secret] = kept.registry
+            keys |= _OF_REGISTRIES & kept.sealed.keys()
+        answer.secrets[secret] = _pick(doors, spec.workload.project, secret, kept, keys)
+    return json_answer(msgspec.to_builtins(answer))
+
+
+async def _open_registry(doors: Doors, call: Call, ticket: str) -> SecretsAnswer:
+    """What is in a secret that opens no registry isn't told."""
+    project, name = check_secret_ticket(doors.settings.ticket_key, ticket, call.actor.id, doors.clock.now())
+    kept = await _read(doors, project, name)
+    keys = _OF_REGISTRIES & kept.sealed.keys() if kept.registry else frozenset[str]()
+    return SecretsAnswer({name: _pick(doors, project, name, kept, keys)}, {name: kept.registry})
+
+
+async def _read(doors: Doors, project: str | None, name: str) -> SecretSpec:
+    entry = await doors.store.get(object_key(SECRET.name, project, name))
+    if entry is None:
+        raise NotFound(f'secret "{name}" not found', reason="secretNotFound", hint=f"weft secret create {name}")
+    return decode_part(decode_envelope(entry.value).spec, SecretSpec)
+
+
+def _pick(doors: Doors, project: str | None, name: str, kept: SecretSpec, keys: frozenset[str]) -> dict[str, str]:
+    missing = sorted(keys - kept.sealed.keys())
+    if missing:
+        raise NotFound(
+            f'secret "{name}" has no key {missing[0]}',
+            reason="secretNotFound",
+            hint=f"it has: {', '.join(sorted(kept.sealed)) or 'none'}",
+        )
+    return {
+        key: unseal(doors.settings.seal_key, kept.sealed[key], place_of(project, name, key)).decode()
+        for key in sorted(keys)
+    }

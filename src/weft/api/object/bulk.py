@@ -1,0 +1,336 @@
+"""Many objects in one request: ``batch`` (each for itself, one kind) and ``apply`` (all checked first, any kinds).
+
+Both split what they write into commits of the store contract's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from weft.api.admission import admit
+from weft.api.admission.admit import Draft, Fleet
+from weft.api.admission.commit import TRIES, read_again, settle, tell, was_done
+from weft.api.admission.view import View
+from weft.api.auth import tokens
+from weft.api.context import Doors
+from weft.api.request.call import MAX_BULK_BYTES, Call, json_answer, read_flag
+from weft.api.request.manifest import Wish, read_manifest
+from weft.api.request.problem import status_of
+from weft.api.request.target import Target
+from weft.contracts.store import MAX_COMMIT_BYTES, MAX_PRECONDITIONS, MAX_WRITES, Precondition, PreconditionFailed, Put
+from weft.kinds.registry import KINDS
+from weft.objects.envelope import Envelope
+from weft.objects.errors import AlreadyExists, InUse, InvalidInput, Unavailable, WeftError
+from weft.objects.identity import object_key
+from weft.serving.answer import Answer
+
+MOST_OBJECTS = 1000
+_BREATH = 50  # objects between which others get their turn
+_ROOM_BYTES = MAX_COMMIT_BYTES - 50_000
+
+
+@dataclass
+class _Part:
+    """One object of a bulk request: where it stands there, and what became of it."""
+
+    index: int
+    wish: Wish | None = None
+    draft: Draft | None = None
+    error: WeftError | None = None
+    stored: Envelope | None = None
+
+
+async def create_batch(doors: Doors, call: Call, target: Target) -> Answer:
+    """``POST …/{plural}:batch``: one result for each object, in order."""
+    call.query()
+    raws = await _read_objects(call, {"objects"})
+    tokens.refuse_without_secret(target.kind)
+    view, fleet = View(doors.store), Fleet(len(raws))
+    parts: list[_Part] = []
+    for index, raw in enumerate(raws):
+        part = _Part(index)
+        parts.append(part)
+        try:
+            part.wish = read_manifest(raw, kind=target.kind, project=target.project)
+            part.draft = await _plan_new(doors, view, fleet, part.wish)
+        except WeftError as error:
+            part.error = error
+        if index % _BREATH == _BREATH - 1:
+            await doors.clock.sleep(0)
+    key = call.idempotency_key
+    for group in _groups([part for part in parts if part.draft is not None]):
+        await _commit_group(doors, group, key)
+    if key is not None:
+        await _forgive_repeats(doors, parts, key)
+    for part in parts:
+        if part.draft is not None and part.error is None and part.stored is None:
+            tell(doors, call.actor, part.draft)
+    return json_answer({"results": [_result(part, call.request_id) for part in parts]})
+
+
+async def apply(doors: Doors, call: Call) -> Answer:
+    """``POST /v1/apply``: all or, if one of them is wrong, none."""
+    query = call.query("dry_run")
+    body = await call.read_object(MAX_BULK_BYTES)
+    raws = _check_objects(body, {"objects", "dry_run"})
+    dry_run = body.get("dry_run", False) is True or read_flag(query, "dry_run")
+    key = None if dry_run else call.idempotency_key
+    if key is not None and await was_done(doors, key):
+        return json_answer({"results": [_applied(part) for part in await _find_applied(doors, raws)]})
+    for attempt in range(TRIES):
+        parts = await _plan_apply(doors, raws)
+        if dry_run:
+            break
+        try:
+            await _commit_apply(doors, parts, key)
+            break
+        except PreconditionFailed:
+            # Others wrote meanwhile: what was stored of a larger request is unchanged in the next round.
+            if attempt == TRIES - 1:
+                raise Unavailable("what this needs changes too fast just now", retry_after_seconds=1) from None
+    if not dry_run:
+        for part in parts:
+            if part.draft is not None:
+                tell(doors, call.actor, part.draft)
+    return json_answer({"results": [_applied(part) for part in parts]})
+
+
+async def _plan_new(doors: Doors, view: View, fleet: Fleet, wish: Wish) -> Draft:
+    """A draft that leaves it to the commit to find a taken name; only names within the request are compared."""
+    if view.is_planned(_key_of(wish)):
+        raise AlreadyExists(f'{wish.kind.title} "{wish.name}" stands twice in this request', field="name")
+    return await admit.plan_create(doors, view, wish, known_absent=True, fleet=fleet)
+
+
+async def _commit_group(doors: Doors, group: list[_Part], key: str | None) -> None:
+    """One commit for all; if that fails, one for each."""
+    try:
+        revision = await _commit(doors, group, None if key is None else f"{key}/{group[0].index}")
+    except WeftError:
+        for part in group:
+            await _commit_alone(doors, part, key)
+        return
+    is_repeat = key is not None and not await _is_ours(doors, group[0])
+    for part in group:
+        if is_repeat and part.wish is not None:
+            part.stored = await read_again(doors, _key_of(part.wish))
+        elif part.draft is not None:
+            part.draft.envelope.revision = revision
+
+
+async def _is_ours(doors: Doors, part: _Part) -> bool:
+    """Whether what is stored is what this very request planned, not an earlier one with the same key."""
+    draft = part.draft
+    stored = None if draft is None else await read_again(doors, draft.envelope.key)
+    return draft is not None and stored is not None and stored.uid == draft.envelope.uid
+
+
+async def _commit_alone(doors: Doors, part: _Part, key: str | None) -> None:
+    wish = part.wish
+    if wish is None:
+        return
+    try:
+        part.draft = await settle(
+            doors,
+            lambda view: admit.plan_create(doors, view, wish),
+            key=None if key is None else f"{key}/{part.index}/alone",
+        )
+    except WeftError as error:
+        part.error = error
+
+
+async def _commit(doors: Doors, parts: Sequence[_Part], key: str | None) -> int:
+    drafts = [part.draft for part in parts if part.draft is not None]
+    return await doors.store.commit(
+        [write for draft in drafts for write in draft.writes],
+        list(dict.fromkeys(precondition for draft in drafts for precondition in draft.preconditions)),
+        idempotency_key=key,
+    )
+
+
+async def _forgive_repeats(doors: Doors, parts: Sequence[_Part], key: str) -> None:
+    """A repeated request finds the objects the first one made: those, and only those, are its results."""
+    done: dict[str, bool] = {}
+    starts = [f"{key}/{part.index}" for part in parts]
+    for part in parts:
+        if not isinstance(part.error, (AlreadyExists, InUse)) or part.wish is None:
+            continue
+        stored = await read_again(doors, _key_of(part.wish))
+        if stored is None or not _is_as_wished(part.wish, stored):
+            continue
+        for candidate in (f"{key}/{part.index}/alone", *starts[: part.index + 1][::-1]):
+            if candidate not in done:
+                done[candidate] = await was_done(doors, candidate)
+            if done[candidate]:
+                part.error, part.stored = None, stored
+                break
+
+
+def _is_as_wished(wish: Wish, stored: Envelope) -> bool:
+    spec = msgspec.json.encode(admit.read_spec(wish.kind, wish.spec))
+    return (wish.labels or {}) == stored.labels and spec == bytes(stored.spec)
+
+
+async def _plan_apply(doors: Doors, raws: Sequence[Any]) -> list[_Part]:
+    """Drafts for all, those that are referred to first. Raises InvalidInput with every problem there is."""
+    parts = [_Part(index) for index in range(len(raws))]
+    for part in parts:
+        try:
+            part.wish = read_manifest(raws[part.index])
+            tokens.refuse_without_secret(part.wish.kind)
+        except WeftError as error:
+            part.error = error
+    view = View(doors.store)
+    seen: set[str] = set()
+    for count, part in enumerate(_in_order(parts)):
+        wish = part.wish
+        if wish is None:
+            continue
+        try:
+            if _key_of(wish) in seen:
+                raise InvalidInput(f'{wish.kind.title} "{wish.name}" stands twice in this request', field="name")
+            seen.add(_key_of(wish))
+            part.draft = await admit.plan_put(doors, view, wish)
+        except WeftError as error:
+            part.error = error
+        if count % _BREATH == _BREATH - 1:
+            await doors.clock.sleep(0)
+    _refuse_all(parts)
+    return parts
+
+
+async def _find_applied(doors: Doors, raws: Sequence[Any]) -> list[_Part]:
+    """The objects of a request that was carried out before, as they are now: a late repeat changes nothing."""
+    parts = []
+    for index, raw in enumerate(raws):
+        wish = read_manifest(raw)
+        stored = await read_again(doors, _key_of(wish))
+        parts.append(_Part(index, draft=None if stored is None else Draft(wish.kind, stored, "unchanged")))
+    return parts
+
+
+async def _commit_apply(doors: Doors, parts: Sequence[_Part], key: str | None) -> None:
+    """``key`` stands in the last commit: once it is there, all of it was done."""
+    wanted = [part for part in _in_order(parts) if part.draft is not None and part.draft.writes]
+    groups = list(_groups(wanted))
+    for group in groups:
+        revision = await _commit(doors, group, key if group is groups[-1] else None)
+        for part in group:
+            if part.draft is not None:
+                part.draft.envelope.revision = revision
+
+
+def _in_order(parts: Sequence[_Part]) -> list[_Part]:
+    return sorted(
+        (part for part in parts if part.wish is not None and part.error is None),
+        key=lambda part: (_RANKS[part.wish.kind.name], part.index) if part.wish else (0, 0),
+    )
+
+
+def _rank_kinds() -> dict[str, int]:
+    """Kinds that are referred to get a lower rank than those that refer to them; projects the lowest: all others lie in
+    them, and what they refer to is awaited."""
+    ranks = {kind.name: 0 if kind.name == "project" else 1 for kind in KINDS}
+    for _ in KINDS:
+        for kind in KINDS:
+            for reference in kind.references if kind.name != "project" else ():
+                ranks[kind.name] = max(ranks[kind.name], ranks[reference.kind] + 1)
+    return ranks
+
+
+_RANKS = _rank_kinds()
+
+
+def _groups(parts: Sequence[_Part]) -> Iterator[list[_Part]]:
+    """Runs of parts that fit into one commit each."""
+    group: list[_Part] = []
+    writes, size, preconditions = 0, 0, set[Precondition]()
+    for part in parts:
+        draft = part.draft
+        if draft is None:
+            continue
+        bytes_ = sum([len(w.key) + (len(w.value) if isinstance(w, Put) else 0) for w in draft.writes])
+        new = [precondition for precondition in draft.preconditions if precondition not in preconditions]
+        if group and (
+            writes + len(draft.writes) > MAX_WRITES
+            or size + bytes_ > _ROOM_BYTES
+            or len(preconditions) + len(new) > MAX_PRECONDITIONS
+        ):
+            yield group
+            group, writes, size, preconditions, new = [], 0, 0, set(), draft.preconditions
+        group.append(part)
+        writes, size = writes + len(draft.writes), size + bytes_
+        preconditions.update(new)
+    if group:
+        yield group
+
+
+def _refuse_all(parts: Sequence[_Part]) -> None:
+    wrong = [part for part in parts if part.error is not None]
+    if not wrong:
+        return
+    problems = []
+    for part in wrong:
+        if part.error is not None:
+            inner = part.error.details.get("problems") or [part.error.to_dict()]
+            problems += [{**problem, "index": part.index, **_named(part)} for problem in inner]
+    first = wrong[0].error
+    message = first.message if first is not None else ""
+    rest = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    raise InvalidInput(
+        f"{_title(wrong[0])}{message}{rest}: nothing was changed",
+        reason=first.token if first is not None and len(problems) == 1 else None,
+        field=first.field if first is not None else None,
+        hint=first.hint if first is not None else None,
+        details={"problems": problems},
+    )
+
+
+def _named(part: _Part) -> dict[str, str]:
+    return {} if part.wish is None else {"object": f"{part.wish.kind.name}/{part.wish.name}"}
+
+
+def _title(part: _Part) -> str:
+    return f"object {part.index + 1}: " if part.wish is None else f'{part.wish.kind.title} "{part.wish.name}": '
+
+
+def _key_of(wish: Wish) -> str:
+    return object_key(wish.kind.name, wish.project, wish.name)
+
+
+async def _read_objects(call: Call, known: set[str]) -> list[Any]:
+    return _check_objects(await call.read_object(MAX_BULK_BYTES), known)
+
+
+def _check_objects(body: dict[str, Any], known: set[str]) -> list[Any]:
+    for field in body:
+        if field not in known:
+            raise InvalidInput(f"{field[:80]} is not a field of this request", field=field[:80])
+    objects = body.get("objects")
+    if not isinstance(objects, list):
+        raise InvalidInput("objects must be a list", field="objects", hint='like {"objects": [{"name": "web-1", …}]}')
+    if len(objects) > MOST_OBJECTS:
+        raise InvalidInput(
+            f"objects: {len(objects)} are too many for one request", field="objects", hint=f"at most {MOST_OBJECTS}"
+        )
+    return objects
+
+
+def _result(part: _Part, request_id: str) -> dict[str, Any]:
+    if part.error is not None:
+        problem = {**part.error.to_dict(), "status": status_of(part.error), "request_id": request_id}
+        return {"error": problem}
+    if part.stored is not None:
+        return {"object": part.stored}
+    return {"object": part.draft.envelope if part.draft is not None else None}
+
+
+def _applied(part: _Part) -> dict[str, Any]:
+    draft = part.draft
+    if draft is None:
+        return {}
+    return {"action": draft.action, "object": draft.envelope, "changes": draft.changes}

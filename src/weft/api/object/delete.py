@@ -1,0 +1,130 @@
+"""Deleting: refused while others need the object; at once where nothing holds it, else marked for its controllers.
+
+What others may refer to is marked first and looked for after that, see ``references``.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.api.admission import claims, references
+from weft.api.admission.admit import guard, not_found, refuse_another
+from weft.api.admission.commit import read_again, retry, was_done
+from weft.api.context import Doors
+from weft.api.node.force_delete import give_up
+from weft.api.request.call import Call, object_answer, read_flag
+from weft.api.request.if_match import Match
+from weft.api.request.target import Target
+from weft.contracts.store import AtRevision, Delete, Put, Write
+from weft.kinds.record import Kind
+from weft.objects.envelope import Envelope, decode_part, encode_envelope
+from weft.serving.answer import Answer
+from weft.trust.enrolment import Enrolment, enrolment_key
+
+
+async def delete(doors: Doors, call: Call, target: Target) -> Answer:
+    """``DELETE`` on an object: 200 with its last state if it is gone, 202 if it goes. ``uid`` in the query: this very
+    one. A repeat of a request that was carried out touches nothing that came after it."""
+    query = call.query("uid", "force")
+    uid = query.get("uid")
+    kind, key = target.kind, call.idempotency_key
+    if key is not None and await was_done(doors, key):
+        return await _answer_repeat(doors, target)
+    expected = Match(call)
+    envelope = await _read(doors, target)
+    expected.check(kind, envelope.name, envelope)
+    if uid is not None:
+        refuse_another(kind, envelope, uid)
+    if read_flag(query, "force"):
+        return object_answer(await give_up(doors, call, kind, envelope))
+    if envelope.deleting_since is not None and envelope.finalizers:
+        return object_answer(envelope, 202)
+    guard(kind, envelope)
+    if references.is_referred_to(kind):
+        await _refuse_used(doors, kind, envelope)
+        envelope = await _mark(doors, target, envelope.uid, expected)
+        expected = Match()  # met: from here on it is our own mark that moves it
+        try:
+            await _refuse_used(doors, kind, envelope)
+        except BaseException:
+            await _unmark(doors, target, envelope.uid)
+            raise
+    gone = await retry(doors, lambda: _finish(doors, target, envelope, key, expected))
+    if gone.finalizers:
+        doors.tell(gone.ref, "Deleting", f"asked by {call.actor.name}")
+    else:
+        doors.tell(gone.ref, "Deleted", f"deleted by {call.actor.name}")
+    return object_answer(gone, 202 if gone.finalizers else 200)
+
+
+async def _answer_repeat(doors: Doors, target: Target) -> Answer:
+    current = await read_again(doors, target.key)
+    if current is not None and current.deleting_since is not None:
+        return object_answer(current, 202)
+    kind = target.kind
+    gone = Envelope(kind=kind.name, name=target.require_name(), uid="", project=target.project)
+    return object_answer(gone)
+
+
+async def _read(doors: Doors, target: Target, uid: str | None = None) -> Envelope:
+    envelope = await read_again(doors, target.key)
+    if envelope is None or (uid is not None and envelope.uid != uid):
+        raise not_found(target.kind, target.require_name(), target.project)
+    return envelope
+
+
+async def _refuse_used(doors: Doors, kind: Kind, envelope: Envelope) -> None:
+    users = await references.find_users(doors.store, kind, envelope)
+    if users:
+        raise references.in_use(kind, envelope.name, users)
+
+
+async def _mark(doors: Doors, target: Target, uid: str, expected: Match) -> Envelope:
+    async def attempt() -> Envelope:
+        envelope = await _read(doors, target, uid)
+        expected.check(target.kind, envelope.name, envelope)
+        if envelope.deleting_since is None:
+            await _write(doors, envelope, doors.clock.now())
+        return envelope
+
+    return await retry(doors, attempt)
+
+
+async def _unmark(doors: Doors, target: Target, uid: str) -> None:
+    async def attempt() -> None:
+        await _write(doors, await _read(doors, target, uid), None)
+
+    await retry(doors, attempt)
+
+
+async def _write(doors: Doors, envelope: Envelope, deleting_since: float | None, key: str | None = None) -> None:
+    envelope.deleting_since = deleting_since
+    envelope.revision = await doors.store.commit(
+        [Put(envelope.key, encode_envelope(envelope))],
+        [AtRevision(envelope.key, envelope.revision)],
+        idempotency_key=key,
+    )
+
+
+async def _finish(doors: Doors, target: Target, last: Envelope, key: str | None, expected: Match) -> Envelope:
+    """One commit with the request's ``key``: the mark, if finalizers hold the object; else it and its claims are gone."""
+    kind = target.kind
+    envelope = await read_again(doors, target.key)
+    if envelope is None or envelope.uid != last.uid:
+        return last  # whoever held it has let it go meanwhile
+    expected.check(kind, envelope.name, envelope)
+    if envelope.finalizers:
+        if envelope.deleting_since is None:
+            await _write(doors, envelope, doors.clock.now(), key)
+        elif key is not None:
+            await doors.store.commit([], idempotency_key=key)
+        return envelope
+    writes: list[Write] = [Delete(envelope.key)]
+    writes += claims.plan_release(kind, envelope, decode_part(envelope.spec, kind.spec))
+    removed = msgspec.json.encode(Enrolment(name=envelope.name, removed_at=doors.clock.now()))
+    if kind.name == "node":
+        writes.append(Put(enrolment_key(envelope.uid), removed))
+    revision = await doors.store.commit(writes, [AtRevision(envelope.key, envelope.revision)], idempotency_key=key)
+    if kind.name == "node":
+        doors.enrolments.note(envelope.uid, removed, revision)
+    return envelope

@@ -1,0 +1,118 @@
+"""Get and list: whole objects as stored, spliced into the answer without being taken apart."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from weft.api.admission.admit import not_found
+from weft.api.auth.authorise import authorise_read
+from weft.api.context import Doors
+from weft.api.request.call import JSON, Call, object_answer, read_count
+from weft.api.request.if_match import is_known
+from weft.api.request.target import Target
+from weft.contracts.store import Entry
+from weft.kinds.fields.path import read_path
+from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME
+from weft.objects.envelope import Envelope, decode_envelope
+from weft.objects.identity import object_key
+from weft.objects.selector import Fields, parse_selector
+from weft.serving.answer import Answer
+
+Match = Callable[[bytes], bool]
+_ON_THE_LOOP = 200  # more objects than this are encoded in a thread
+_MOST = 10_000
+_ONE_NAME = re.compile(r"name==?([a-z0-9]([-a-z0-9]*[a-z0-9])?)")
+SELECTORS = ("labels", "fields")
+_encoder = msgspec.json.Encoder()
+
+
+async def get(doors: Doors, call: Call, target: Target) -> Answer:
+    """``GET`` on an object."""
+    name = target.require_name()
+    await authorise_read(doors, call.actor, target.kind, name, {})
+    call.query()
+    entry = await doors.store.get(target.key)
+    if entry is None:
+        await refuse_unknown_project(doors, target)
+        raise not_found(target.kind, name, target.project)
+    if is_known(call, entry.revision):
+        return Answer(304, headers=(("etag", f'"{entry.revision}"'),))
+    return object_answer(decode_envelope(entry.value, entry.revision))
+
+
+async def list_(doors: Doors, call: Call, target: Target) -> Answer:
+    """``GET`` on a collection: one page of one instant."""
+    names = await authorise_read(doors, call.actor, target.kind, None, call.loose_query)
+    query = call.query(*SELECTORS, *known_prefix(target), "limit", "continue")
+    prefix, match = read_selection(target, names, query)
+    limit = read_count(query, "limit", 0, _MOST)
+    page = await doors.store.list(prefix, limit=limit, after=query.get("continue") or None)
+    if not page.entries:
+        await refuse_unknown_project(doors, target)
+    if len(page.entries) > _ON_THE_LOOP:
+        body = await asyncio.to_thread(_encode, page.entries, match, page.cursor, page.next)
+    else:
+        body = _encode(page.entries, match, page.cursor, page.next)
+    return Answer(200, body, JSON)
+
+
+def read_selection(target: Target, names: str | None, query: dict[str, str]) -> tuple[str, Match | None]:
+    """The store prefix and the test of a list or watch by who may see ``names`` that begin so, or all. Raises InvalidInput for
+    a bad selector."""
+    match = _read_match(target.kind, query)
+    one = _ONE_NAME.fullmatch(query.get("fields", ""))
+    narrowed = names or (one[1] if one and (target.kind.scope == "fabric" or target.project) else "")
+    return target.prefix + narrowed, match
+
+
+def known_prefix(target: Target) -> tuple[str, ...]:
+    """The query parameter that narrows this kind by the first part of its names."""
+    return {"allocation": ("node",), "endpoint": ("network",)}.get(target.kind.name, ())
+
+
+async def refuse_unknown_project(doors: Doors, target: Target) -> None:
+    """Raise NotFound if the project of the URL doesn't exist."""
+    if target.project is None:
+        return
+    if await doors.store.get(object_key("project", None, target.project)) is None:
+        raise not_found(BY_NAME["project"], target.project, None)
+
+
+def _read_match(kind: Kind, query: dict[str, str]) -> Match | None:
+    def read(path: str, values: Sequence[str]) -> tuple[str, list[str]]:
+        known, place = read_path(kind, path)
+        return known, [place.read(value, path) for value in values]
+
+    labels, fields = query.get("labels", ""), query.get("fields", "")
+    if not labels and not fields:
+        return None
+    by_label = parse_selector(labels, "labels") if labels else None
+    by_field = parse_selector(fields, "fields", read) if fields else None
+
+    def match(value: bytes) -> bool:
+        if by_label is not None and not by_label(_labels.decode(value).labels):
+            return False
+        return by_field is None or by_field(Fields(msgspec.json.decode(value)))
+
+    return match
+
+
+class _Labels(msgspec.Struct):
+    labels: dict[str, str] = {}
+
+
+_labels = msgspec.json.Decoder(_Labels)
+
+
+def _encode(entries: Sequence[Entry], match: Match | None, cursor: str, follow: str | None) -> bytes:
+    items: list[Envelope] = [
+        decode_envelope(entry.value, entry.revision) for entry in entries if match is None or match(entry.value)
+    ]
+    body: dict[str, Any] = {"items": items, "cursor": cursor, "continue": follow}
+    return _encoder.encode(body)

@@ -1,0 +1,256 @@
+"""Verbs beyond create, change, delete: each changes the spec in one commit, makes another object, or gives a ticket for the
+gateway.
+
+What a verb does stands in its Kind record; here it is only carried out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+
+from weft.api.admission import admit
+from weft.api.admission.admit import Draft, not_found, refuse_deleting
+from weft.api.admission.commit import read_again, settle, tell, was_done
+from weft.api.admission.view import View
+from weft.api.auth.authorise import authorise_write, require_admin
+from weft.api.context import Doors
+from weft.api.request.call import Call, json_answer, object_answer, read_flag
+from weft.api.request.if_match import Match
+from weft.api.request.manifest import Wish, read_manifest
+from weft.api.request.target import Target
+from weft.contracts.store import AtRevision, Put
+from weft.kinds.allocation import AllocationSpec
+from weft.kinds.migration import ENDED, MIGRATION, MigrationStatus
+from weft.kinds.record import Kind, Verb
+from weft.kinds.registry import KINDS, is_workload
+from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
+from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, TooLarge, WeftError
+from weft.objects.identity import new_uid, object_key, short_id
+from weft.objects.lifecycle import ALLOWED, Phase, check_verb
+from weft.objects.schema import read_strict, suggest
+from weft.objects.spec_change import plan_spec_change
+from weft.serving.answer import Answer
+from weft.trust.tickets import LIFETIME_SECONDS, sign_ticket
+
+_MOST_INPUT_BYTES = 40_000  # the ticket that carries it must fit into one frame
+PLACE_SECONDS = 10.0  # exec waits so long for a VM that is about to get its place; then the node waits for the guest
+_LOOK_SECONDS = 0.1
+_STARTABLE = ("Stopped", "Suspended", "Failed")
+
+
+async def act(doors: Doors, call: Call, target: Target) -> Answer:
+    """``POST …/{name}:{verb}``."""
+    kind, verb = target.kind, _find_verb(target)
+    if verb.stream:
+        require_admin(call.actor, f"{verb.name} a {kind.title}")
+    else:
+        authorise_write(call.actor, kind, verb.name)
+    dry_run = read_flag(call.query("dry_run"), "dry_run")
+    given = _read_input(verb, await call.read_object())
+    expected = Match(call)
+    if verb.stream:
+        if expected.is_given:
+            expected.check(kind, target.require_name(), await read_again(doors, target.key))
+        return await _open_stream(doors, call, target, verb, given)
+    if verb.make is not None:
+        return await _make(doors, call, target, verb, given, expected, dry_run=dry_run)
+    key = None if dry_run else call.idempotency_key
+    try:
+        draft = await settle(
+            doors, lambda view: _plan(doors, view, target, verb, given, expected), key=key, dry_run=dry_run
+        )
+    except WeftError:
+        # A repeat of what has been done may make no sense any more in the state it led to.
+        stored = await read_again(doors, target.key) if key is not None and await was_done(doors, key) else None
+        if stored is None:
+            raise
+        return object_answer(stored)
+    if draft.changes and not dry_run:
+        doors.tell(draft.envelope.ref, "Asked", f"{verb.name} asked by {call.actor.name}")
+    return object_answer(draft.envelope)
+
+
+async def _plan(doors: Doors, view: View, target: Target, verb: Verb, given: Any, expected: Match) -> Draft:
+    kind = target.kind
+    current = await view.get(kind, target.project, target.require_name())
+    expected.check(kind, target.require_name(), current)
+    if current is None:
+        raise not_found(kind, target.require_name(), target.project)
+    refuse_deleting(kind, current)
+    if verb.change is None:
+        raise NotFound(f"{kind.title} verb {verb.name} does nothing")
+    old = decode_part(current.spec, kind.spec)
+    whole = {**msgspec.json.decode(msgspec.json.encode(current)), "spec": msgspec.to_builtins(old)}
+    new = msgspec.convert(verb.change(whole, given), kind.spec)
+    if kind.check is not None:
+        kind.check(new)
+    changes = plan_spec_change(old, new)
+    if not changes:
+        return Draft(kind, current, "unchanged")
+    return await admit.plan_spec(doors, view, kind, current, old, new, changes)
+
+
+async def _make(
+    doors: Doors, call: Call, target: Target, verb: Verb, given: Any, expected: Match, *, dry_run: bool
+) -> Answer:
+    """The object that the verb makes beside ``target``."""
+    assert verb.make is not None
+    kind, key, make = target.kind, None if dry_run else call.idempotency_key, verb.make
+    mark = hashlib.sha256((key or new_uid()).encode()).hexdigest()[:5]
+
+    async def plan(view: View) -> Draft:
+        current = await view.get(kind, target.project, target.require_name())
+        expected.check(kind, target.require_name(), current)
+        if current is None:
+            raise not_found(kind, target.require_name(), target.project)
+        refuse_deleting(kind, current)
+        whole = msgspec.json.decode(msgspec.json.encode(current))
+        await _leave_out_a_move_that_ended(view, target, whole["status"], mark)
+        wish = read_manifest(make(whole, given, mark), project=target.project)
+        if verb.change is not None:
+            return await _make_with_change(doors, view, target, verb, given, wish, expected)
+        if key is not None and (done := await view.get(wish.kind, wish.project, wish.name)) is not None:
+            return Draft(wish.kind, done, "unchanged")
+        draft = await admit.plan_create(doors, view, wish)
+        if expected.is_given:
+            draft.preconditions.append(AtRevision(current.key, current.revision))
+        return draft
+
+    if verb.change is not None and key is not None and await was_done(doors, key):
+        made = await _find_made(doors, target)
+        if made is not None:
+            return object_answer(made)
+
+    draft = await settle(doors, plan, key=key, dry_run=dry_run)
+    if not dry_run:
+        tell(doors, call.actor, draft)
+    return object_answer(draft.envelope, 200 if dry_run else 201)
+
+
+async def _leave_out_a_move_that_ended(view: View, target: Target, status: dict[str, Any], mark: str) -> None:
+    """A workload's status names what moves it until a moment after that has ended; and the one that this very request has made,
+    if it is a repeated one, keeps it from nothing."""
+    if name := status.get(MIGRATION.name):
+        found = await view.get(MIGRATION, target.project, name)
+        if found is None or name.endswith(f"-{mark}") or decode_part(found.status, MigrationStatus).phase in ENDED:
+            status[MIGRATION.name] = ""
+
+
+async def _make_with_change(
+    doors: Doors, view: View, target: Target, verb: Verb, given: Any, wish: Wish, expected: Match
+) -> Draft:
+    """What is made and the change of ``target`` that goes with it, in one commit."""
+    changed = await _plan(doors, view, target, verb, given, expected)
+    draft = await admit.plan_create(doors, view, wish)
+    draft.envelope.owner = changed.envelope.ref
+    draft.writes = [Put(draft.envelope.key, encode_envelope(draft.envelope)), *draft.writes[1:], *changed.writes]
+    draft.preconditions += changed.preconditions
+    return draft
+
+
+async def _find_made(doors: Doors, target: Target) -> Envelope | None:
+    """The newest object that belongs to ``target`` and was made by one of its verbs."""
+    owner = await read_again(doors, target.key)
+    kinds = [kind.name for kind in KINDS if kind.removable]
+    pages = [await doors.store.list(object_key(kind, target.project, f"{target.name}-")) for kind in kinds]
+    found = [decode_envelope(entry.value, entry.revision) for page in pages for entry in page.entries]
+    own = [one for one in found if owner is not None and one.owner is not None and one.owner.uid == owner.uid]
+    return max(own, key=lambda one: one.revision, default=None)
+
+
+async def _open_stream(doors: Doors, call: Call, target: Target, verb: Verb, given: Any) -> Answer:
+    """A ticket that lets its bearer through the gateway to the workload's place, once, for a minute; what has no place of its own
+    is the gateway's to answer for."""
+    kind, name = target.kind, target.require_name()
+    plain = msgspec.to_builtins(given) if given is not None else {}
+    if len(msgspec.json.encode(plain)) > _MOST_INPUT_BYTES:
+        raise TooLarge(
+            f"the input of {verb.name} is larger than {_MOST_INPUT_BYTES} bytes", hint="send it through stdin instead"
+        )
+    envelope = await read_again(doors, target.key)
+    deadline = doors.clock.elapsed() + (PLACE_SECONDS if verb.name == "exec" else 0.0)
+    while envelope is not None and _is_coming(envelope) and doors.clock.elapsed() < deadline:
+        await doors.clock.sleep(_LOOK_SECONDS)
+        envelope = await read_again(doors, target.key)
+    if envelope is None:
+        raise not_found(kind, name, target.project)
+    place = {"node_uid": "", "allocation": "", "guest_id": ""}
+    if is_workload(kind.name):
+        allocation, spec = await _find_place(doors, kind, envelope, verb)
+        place = {"node_uid": spec.node_uid, "allocation": allocation.name, "guest_id": short_id(allocation.uid)}
+    claims = {
+        **place,
+        "verb": verb.name,
+        "input": plain,
+        "workload": {"kind": kind.name, "project": target.project, "name": name, "uid": envelope.uid},
+        "expires": doors.clock.now() + LIFETIME_SECONDS,
+        "subject": call.actor.name,
+    }
+    doors.tell(envelope.ref, "Opened", f"{verb.name} opened by {call.actor.name}")
+    return json_answer(
+        {
+            "ticket": sign_ticket(doors.settings.ticket_key, claims),
+            "address": doors.settings.gateway_for(call.host),
+            "server_name": doors.settings.server_name,
+        }
+    )
+
+
+def _is_coming(envelope: Envelope) -> bool:
+    """Whether a workload that doesn't run yet is about to: not placed but not refused either, or just started."""
+    status = msgspec.json.decode(envelope.status)
+    spec = msgspec.json.decode(envelope.spec)
+    if spec.get("run") != "run" or spec.get("hold") or envelope.deleting_since is not None:
+        return False
+    if status.get("phase", "Pending") == "Pending":
+        placed = envelope.condition("Placed")
+        return placed is None or placed.status != "False"
+    return bool(status.get("phase") in _STARTABLE and status.get("observed_generation", 0) < envelope.generation)
+
+
+async def _find_place(doors: Doors, kind: Kind, envelope: Envelope, verb: Verb) -> tuple[Envelope, AllocationSpec]:
+    status = msgspec.json.decode(envelope.status)
+    phase = Phase(status.get("phase", "Pending"))
+    what = f"{kind.name}/{envelope.name}"
+    if verb.name in ALLOWED:
+        check_verb(verb.name, phase, what)
+    node = status.get("node")
+    entry = await doors.store.get(object_key("node", None, node)) if node else None
+    if entry is not None:
+        uid = decode_envelope(entry.value).uid
+        page = await doors.store.list(object_key("allocation", None, f"{uid}."))
+        for found in page.entries:
+            allocation = decode_envelope(found.value, found.revision)
+            spec = decode_part(allocation.spec, AllocationSpec)
+            if spec.workload.uid == envelope.uid and spec.role in ("active", "source"):
+                return allocation, spec
+    raise IllegalTransition(
+        f"{what} has no place yet ({phase}), so no {verb.name}",
+        hint=f"weft wait {what} --for=phase=Running, or weft explain {kind.name} {envelope.name}",
+        details={"phase": str(phase), "verb": verb.name},
+    )
+
+
+def _find_verb(target: Target) -> Verb:
+    kind, name = target.kind, target.verb or ""
+    verb = kind.verb(name)
+    if verb is None:
+        known = [v.name for v in kind.verbs]
+        meant = suggest(name, known)
+        raise NotFound(
+            f"a {kind.title} has no verb {name[:40]!r}",
+            field="verb",
+            hint=f"did you mean {meant}?" if meant else "verbs: " + (", ".join(known) or "none"),
+        )
+    return verb
+
+
+def _read_input(verb: Verb, raw: dict[str, Any]) -> Any:
+    if verb.input is None:
+        if raw:
+            raise InvalidInput(f"{verb.name} takes no input", field=f"input.{next(iter(raw))[:60]}")
+        return None
+    return read_strict(raw, verb.input, "input")

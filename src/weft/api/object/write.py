@@ -1,0 +1,136 @@
+"""Create, put, patch: the doors' writes of one object."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from weft.api.admission import admit
+from weft.api.admission.admit import Draft
+from weft.api.admission.commit import settle, tell, was_done
+from weft.api.admission.view import View
+from weft.api.auth import tokens
+from weft.api.context import Doors
+from weft.api.request.call import Call, object_answer, read_flag
+from weft.api.request.if_match import Match, refuse_stale
+from weft.api.request.manifest import read_manifest
+from weft.api.request.target import Target
+from weft.objects.envelope import Envelope, decode_part
+from weft.objects.errors import InvalidInput, UnknownField, WeftError
+from weft.serving.answer import Answer
+
+_PATCHED = ("labels", "spec", "uid", "generation")
+
+
+async def create(doors: Doors, call: Call, target: Target) -> Answer:
+    """``POST`` on a collection."""
+    dry_run = read_flag(call.query("dry_run"), "dry_run")
+    raw = await call.read_object()
+    if target.kind.name == "token":
+        return await tokens.create(doors, call, raw, dry_run=dry_run)
+    wish = read_manifest(raw, kind=target.kind, project=target.project)
+    draft = await _settle_once(
+        doors, call, target, wish.name, lambda view: admit.plan_create(doors, view, wish), dry_run
+    )
+    if not dry_run:
+        tell(doors, call.actor, draft)
+    return object_answer(draft.envelope, 200 if dry_run else 201)
+
+
+async def put(doors: Doors, call: Call, target: Target) -> Answer:
+    """``PUT`` on an object."""
+    dry_run = read_flag(call.query("dry_run"), "dry_run")
+    wish = read_manifest(await call.read_object(), kind=target.kind, project=target.project, name=target.name)
+    tokens.refuse_without_secret(wish.kind)
+    expected = Match(call)
+
+    async def plan(view: View) -> Draft:
+        current = await view.get(wish.kind, wish.project, wish.name)
+        if expected.is_given:
+            expected.check(wish.kind, wish.name, current)
+        if wish.revision is not None:
+            refuse_stale(wish.kind, wish.name, current, wish.revision)
+        if current is None:
+            return await admit.plan_create(doors, view, wish, known_absent=True)
+        return await admit.plan_update(doors, view, wish, current)
+
+    draft = await _settle_once(doors, call, target, wish.name, plan, dry_run)
+    return _answer(doors, call, draft, dry_run)
+
+
+async def patch(doors: Doors, call: Call, target: Target) -> Answer:
+    """``PATCH`` on an object: a JSON merge patch (RFC 7396) on labels and spec."""
+    dry_run = read_flag(call.query("dry_run"), "dry_run")
+    raw = await call.read_object()
+    for field in raw:
+        if field not in _PATCHED:
+            raise UnknownField(
+                f"{field[:80]} can't be patched", field=field[:80], hint="only labels, spec, uid and generation can"
+            )
+
+    expected = Match(call)
+
+    async def plan(view: View) -> Draft:
+        current = await view.get(target.kind, target.project, target.require_name())
+        expected.check(target.kind, target.require_name(), current)
+        if current is None:
+            raise admit.not_found(target.kind, target.require_name(), target.project)
+        wish = read_manifest(_patched(current, raw, target), kind=target.kind, project=target.project, name=target.name)
+        return await admit.plan_update(doors, view, wish, current)
+
+    draft = await _settle_once(doors, call, target, target.require_name(), plan, dry_run)
+    return _answer(doors, call, draft, dry_run)
+
+
+async def _settle_once(
+    doors: Doors, call: Call, target: Target, name: str, plan: Callable[[View], Awaitable[Draft]], dry_run: bool
+) -> Draft:
+    """What ``plan`` comes to; nothing new for a request that repeats one that was carried out."""
+    key = None if dry_run else call.idempotency_key
+    try:
+        return await settle(doors, plan, key=key, dry_run=dry_run)
+    except WeftError:
+        # What stands in the way may be what the first request with this key did.
+        if key is None or not await was_done(doors, key):
+            raise
+        current = await View(doors.store).get(target.kind, target.project, name)
+        if current is None:
+            raise
+        return Draft(target.kind, current, "unchanged")
+
+
+def merge_patch(old: Any, patch_: Any) -> Any:
+    """``old`` with ``patch_`` merged in, as RFC 7396 has it: None takes a field away."""
+    if not isinstance(patch_, dict):
+        return patch_
+    merged = dict(old) if isinstance(old, dict) else {}
+    for name, value in patch_.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_patch(merged.get(name), value)
+    return merged
+
+
+def _patched(current: Envelope, raw: dict[str, Any], target: Target) -> dict[str, Any]:
+    spec = raw.get("spec", {})
+    labels = raw.get("labels", {})
+    if not isinstance(spec, dict) or not isinstance(labels, dict):
+        raise InvalidInput("a patch holds sets of fields", hint='like {"spec": {"cpu": 2}}')
+    whole = msgspec.to_builtins(decode_part(current.spec, target.kind.spec))
+    return {
+        "spec": merge_patch(whole, spec),
+        "labels": merge_patch(current.labels, labels),
+        "uid": raw.get("uid"),
+        "generation": raw.get("generation"),
+    }
+
+
+def _answer(doors: Doors, call: Call, draft: Draft, dry_run: bool) -> Answer:
+    if not dry_run:
+        tell(doors, call.actor, draft)
+    answer = object_answer(draft.envelope, 201 if draft.action == "created" and not dry_run else 200)
+    answer.headers += (("weft-action", draft.action),)
+    return answer

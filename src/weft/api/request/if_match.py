@@ -1,0 +1,97 @@
+"""``If-Match`` and ``If-None-Match`` (RFC 9110): a change that is meant for one revision of an object and for no later one, or for
+none that is there; an object that is told only if it is another by now. Pure.
+
+An object's ETag is its revision, which moves with its status too; who only minds what people wrote sends ``generation``.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from weft.api.request.call import Call
+from weft.kinds.record import Kind
+from weft.objects.envelope import Envelope
+from weft.objects.errors import InvalidInput, StaleRevision
+
+_TAGS = re.compile(r'\s*(W/)?"[^"]*"(\s*,\s*(W/)?"[^"]*")*\s*')
+_STRONG = re.compile(r'(?<!/)"([0-9]{1,18})"')
+_ANY = re.compile(r'"([0-9]{1,18})"')
+
+
+class _Tags(msgspec.Struct, frozen=True):
+    """A header's ETags; ``text`` is empty without it."""
+
+    text: str
+    revisions: frozenset[int]
+
+    def hold(self, revision: int) -> bool:
+        return self.text.strip() == "*" or revision in self.revisions
+
+
+_NONE = _Tags("", frozenset())
+
+
+class Match:
+    """What a request's headers ask for; nothing if it has none, or there is no request. Raises InvalidInput for what is no list of
+    ETags."""
+
+    def __init__(self, call: Call | None = None) -> None:
+        self._only = self._not = _NONE
+        if call is not None:
+            self._only = _read(call, b"if-match", "If-Match", _STRONG)  # a weak one never matches here
+            self._not = _read(call, b"if-none-match", "If-None-Match", _ANY)
+
+    @property
+    def is_given(self) -> bool:
+        return bool(self._only.text or self._not.text)
+
+    def check(self, kind: Kind, name: str, current: Envelope | None) -> None:
+        """Raise StaleRevision (``etagMismatch``) unless ``current`` is what was meant."""
+        if self._only.text and (current is None or not self._only.hold(current.revision)):
+            now = "does not exist" if current is None else f"is at revision {current.revision}"
+            field, what = "If-Match", f"{now}, not as If-Match has it: {self._only.text[:60]}"
+        elif current is not None and self._not.text and self._not.hold(current.revision):
+            field, what = "If-None-Match", f"is at revision {current.revision}: If-None-Match has {self._not.text[:60]}"
+        else:
+            return
+        raise StaleRevision(
+            f'{kind.title} "{name}" {what}',
+            reason="etagMismatch",
+            field=field,
+            hint="read it again and make the change to what it is now",
+            details={} if current is None else {"revision": current.revision},
+        )
+
+
+def is_known(call: Call, revision: int) -> bool:
+    """Whether who reads says by ``If-None-Match`` that this revision is known there. Raises InvalidInput."""
+    tags = _read(call, b"if-none-match", "If-None-Match", _ANY)
+    return bool(tags.text) and tags.hold(revision)
+
+
+def _read(call: Call, name: bytes, header: str, tag: re.Pattern[str]) -> _Tags:
+    text = call.request.header(name)
+    if not text:
+        return _NONE
+    if text.strip() != "*" and not _TAGS.fullmatch(text):
+        raise InvalidInput(
+            f"{header}: {text[:60]} is no ETag",
+            field=header,
+            hint='send the ETag of the answer that was read, like "14675", or *',
+        )
+    return _Tags(text, frozenset(int(found) for found in tag.findall(text)))
+
+
+def refuse_stale(kind: Kind, name: str, current: Envelope | None, revision: int | None) -> None:
+    """Raise StaleRevision unless ``current`` is at ``revision``, if one was given."""
+    if revision is None or (current is not None and current.revision == revision):
+        return
+    now = "does not exist" if current is None else f"is at revision {current.revision}"
+    raise StaleRevision(
+        f'{kind.title} "{name}" {now}, but revision {revision} of it was to be changed',
+        field="revision",
+        hint="read it again and make the change to what it is now, or leave revision out",
+        details={} if current is None else {"revision": current.revision},
+    )

@@ -1,0 +1,108 @@
+"""Which nodes a node asks how far away they are: a few, drawn once and for all, so that a node that comes or goes changes the
+peers of few others.
+
+Reads nodes. A node names the version of the peers it has, so that an answer carries them only to those that lack them.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.contracts.store import Store
+from weft.informer.prefix_cache import Mirror, of_envelope
+from weft.objects.envelope import Envelope, decode_part
+from weft.objects.identity import kind_prefix
+from weft.trust.echo import node_key, pair_key
+
+MOST_PEERS = 16  # with 12, simulated nodes of one site didn't all find each other
+SORT_EVERY_SECONDS = 1.0  # at most: thousands of nodes may come at once
+
+
+class Peer(msgspec.Struct, frozen=True):
+    """A node to ask: where it answers, and the key (hex) to ask it with."""
+
+    uid: str
+    address: str
+    port: int
+    key: str
+
+
+class Answering(msgspec.Struct, frozen=True):
+    """The part of a node's report that says where it answers probes."""
+
+    address: str = ""
+    echo_port: int = 0
+
+
+class Peers:
+    """``secret`` is what all keys follow from."""
+
+    def __init__(self, store: Store, secret: bytes, clock: Clock) -> None:
+        self._nodes = Mirror(store, kind_prefix("node"), of_envelope(_answering), clock)
+        self._secret, self._clock = secret, clock
+        self._ring: list[tuple[bytes, str, Answering]] = []
+        self._versions: dict[str, str] = {}  # by uid, as long as the ring is what it is
+        self._at, self._again_at = -1, 0.0
+
+    async def run(self) -> None:
+        """Follow the store until cancelled."""
+        await self._nodes.run()
+
+    def newer_than(self, version: str, uid: str) -> tuple[str, str, list[Peer]] | None:
+        """Version, own key and peers of node ``uid``, if they aren't those of ``version``; None too while nothing is
+        known."""
+        if not self._nodes.live:
+            return None
+        self._sort()
+        if version and self._versions.get(uid) == version:
+            return None
+        chosen = self._choose(uid)
+        key = node_key(self._secret, uid)
+        text = " ".join(f"{other} {at.address} {at.echo_port}" for other, at in chosen)
+        current = hashlib.sha256(key + text.encode()).hexdigest()[:16]
+        self._versions[uid] = current
+        if current == version:
+            return None
+        peers = [
+            Peer(other, at.address, at.echo_port, pair_key(node_key(self._secret, other), uid).hex())
+            for other, at in chosen
+        ]
+        return current, key.hex(), peers
+
+    def _sort(self) -> None:
+        now = self._clock.elapsed()
+        if self._at != self._nodes.changes and now >= self._again_at:
+            self._at, self._again_at = self._nodes.changes, now + SORT_EVERY_SECONDS
+            ring = sorted((_place(uid), uid, at) for uid, at in self._nodes.found.values())
+            if ring != self._ring:
+                self._ring = ring
+                self._versions.clear()
+
+    def _choose(self, uid: str) -> list[tuple[str, Answering]]:
+        """All others if they are few; else whoever comes next on the ring after each of some points that are the node's
+        own."""
+        if len(self._ring) <= MOST_PEERS + 1:
+            return [(other, at) for _, other, at in self._ring if other != uid]
+        chosen: dict[str, Answering] = {}
+        for number in range(MOST_PEERS):
+            start = bisect.bisect(self._ring, (_place(f"{uid} {number}"),))
+            for step in range(len(self._ring)):
+                _, other, at = self._ring[(start + step) % len(self._ring)]
+                if other != uid and other not in chosen:
+                    chosen[other] = at
+                    break
+        return list(chosen.items())
+
+
+def _place(text: str) -> bytes:
+    """Where on the ring."""
+    return hashlib.sha256(text.encode()).digest()[:8]
+
+
+def _answering(envelope: Envelope) -> tuple[str, Answering] | None:
+    at = decode_part(envelope.report, Answering)
+    return (envelope.uid, at) if at.address and at.echo_port and envelope.deleting_since is None else None

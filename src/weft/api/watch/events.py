@@ -1,0 +1,57 @@
+"""The journal over HTTP: a page of it, or all that comes, line by line."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+import msgspec
+
+from weft.api.auth.authenticate import is_still_let_in
+from weft.api.auth.authorise import require_person
+from weft.api.context import Doors
+from weft.api.request.call import Call, json_answer, read_count, read_flag
+from weft.api.watch.stream import BOOKMARK_SECONDS, NDJSON
+from weft.serving.answer import Answer
+
+_PAGE = 100
+_MOST = 1000
+_LOOK_SECONDS = 0.3  # other processes write the journal too, and it has no way to wake anyone
+_encoder = msgspec.json.Encoder()
+
+
+async def events(doors: Doors, call: Call) -> Answer:
+    """``GET /v1/events``: with ``since`` what came after that id; without it the newest."""
+    require_person(call.actor, "read the journal")
+    query = call.query("since", "follow", "object", "limit")
+    since = read_count(query, "since", 0, 2**53) if query.get("since") else None
+    limit = read_count(query, "limit", 0, _MOST) or (_PAGE if since is None else _MOST)
+    about = query.get("object", "")
+    if read_flag(query, "follow"):
+        return Answer(200, headers=NDJSON, pieces=_follow(doors, call, since, about, limit))
+    records = await doors.journal.read_soon(since=since, about=about, limit=limit)
+    return json_answer({"items": records})
+
+
+async def _follow(doors: Doors, call: Call, since: int | None, about: str, limit: int) -> AsyncGenerator[bytes, None]:
+    spoke = asked = doors.clock.elapsed()
+    if since is None:
+        newest = await doors.journal.read_soon(limit=1)
+        reached = newest[-1].id if newest else 0
+        records = await doors.journal.read_soon(about=about, limit=limit)
+    else:
+        reached, records = since, []
+    while not doors.stopping.is_set():
+        now = doors.clock.elapsed()
+        if now - asked > BOOKMARK_SECONDS:
+            if not await is_still_let_in(doors, call.actor):
+                return
+            asked = now
+        if records:
+            yield b"".join(_encoder.encode(record) + b"\n" for record in records)
+            reached, spoke = max(reached, records[-1].id), now
+        elif now - spoke > BOOKMARK_SECONDS:
+            yield b"\n"  # keeps the line alive
+            spoke = now
+        else:
+            await doors.clock.sleep(_LOOK_SECONDS)
+        records = await doors.journal.read_soon(since=reached, about=about, limit=_MOST)

@@ -1,0 +1,62 @@
+"""Watches as NDJSON: each change encoded once for all who watch without a selector, a bookmark when it is quiet.
+
+Woken by the store. A watch ends when the doors stop, when its token is worth nothing any more, and in any case after
+ten minutes: who goes on is asked again who he is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from weft.api.auth.authorise import authorise_read
+from weft.api.context import Doors
+from weft.api.object.read import SELECTORS, Match, known_prefix, read_selection, refuse_unknown_project
+from weft.api.request.call import Call
+from weft.api.request.target import Target
+from weft.api.state.watch_lines import encode_change
+from weft.api.watch.stream import NDJSON, Feed, Watching
+from weft.contracts.store import Batch, Change
+from weft.objects.errors import InvalidInput
+from weft.serving.answer import Answer
+
+_FIRST_SECONDS = 0.25  # how long a cursor gets to prove gone before the answer begins
+
+
+async def watch(doors: Doors, call: Call, target: Target) -> Answer:
+    """``GET …?watch=1&cursor=C`` on a collection."""
+    names = await authorise_read(doors, call.actor, target.kind, None, call.loose_query)
+    query = call.query(*SELECTORS, *known_prefix(target), "watch", "cursor", "limit")
+    cursor = query.get("cursor", "")
+    if not cursor:
+        raise InvalidInput("a watch needs a cursor", field="cursor", hint="list first: the answer has one")
+    prefix, match = read_selection(target, names, query)
+    await refuse_unknown_project(doors, target)
+    batches = doors.store.watch(prefix, cursor)
+    feed = Feed(doors, batches, cursor, lambda batch: _lines(doors, batch, match))
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_FIRST_SECONDS):
+            await feed.woken.wait()
+    if feed.refusal is not None:
+        raise feed.refusal
+    return Answer(200, headers=NDJSON, pieces=Watching(doors, call, feed))
+
+
+def _lines(doors: Doors, batch: Batch, match: Match | None) -> bytes:
+    if match is None:
+        last = batch.changes[-1] if batch.changes else None
+        return b"".join(doors.lines.encode(batch, change, last=change is last) for change in batch.changes)
+    selected = [found for change in batch.changes if (found := _select(change, match)) is not None]
+    return b"".join(
+        encode_change(batch, type_, value, last=number == len(selected))
+        for number, (type_, value) in enumerate(selected, start=1)
+    )
+
+
+def _select(change: Change, match: Match) -> tuple[str, bytes] | None:
+    """The event of a watch with selector: what stops matching is deleted as far as its reader is concerned."""
+    if change.value is not None and match(change.value):
+        return "put", change.value
+    if change.previous is not None and match(change.previous):
+        return "delete", change.previous
+    return None

@@ -1,0 +1,162 @@
+"""The body of a watch: what the store tells goes out as it comes, all that waits in one piece; a bookmark when it is quiet.
+
+Thousands of watches last for minutes each: one costs two tasks, and nothing while nothing happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+from weft.api.auth.authenticate import is_still_let_in
+from weft.api.context import Doors
+from weft.api.request.call import Call
+from weft.api.request.problem import describe_problem
+from weft.api.state.watch_lines import Line, encode_line
+from weft.contracts.store import Batch
+from weft.objects.errors import NotAuthenticated, WeftError
+
+BOOKMARK_SECONDS = 8.0
+NDJSON = (("content-type", "application/x-ndjson"),)
+_LONGEST_SECONDS = 600.0
+# A timer may go off that long before its time; else it would be set again and again for the rest of it.
+_EARLY_SECONDS = 0.001
+_AHEAD_BYTES = 65_536  # of lines that wait for their reader; beyond it nothing more is taken from the store
+
+
+class Feed:
+    """Makes lines of a watch's batches. ``woken`` is set when there is news: lines, or the end."""
+
+    def __init__(
+        self, doors: Doors, batches: AsyncGenerator[Batch, None], cursor: str, encode: Callable[[Batch], bytes]
+    ) -> None:
+        self.woken = asyncio.Event()
+        self.cursor = cursor
+        self.told_at = doors.clock.elapsed()  # when the store told something last
+        self.problem: Exception | None = None
+        self._clock, self._batches, self._encode = doors.clock, batches, encode
+        self._lines: list[bytes] = []
+        self._bytes = 0
+        self._room = asyncio.Event()
+        self._task = asyncio.ensure_future(self._run())
+
+    @property
+    def refusal(self) -> WeftError | None:
+        """Why the store told nothing at all."""
+        return self.problem if isinstance(self.problem, WeftError) and not self._lines else None
+
+    @property
+    def ended(self) -> bool:
+        return self._task.done()
+
+    def take(self) -> bytes:
+        """The lines that wait."""
+        lines = b"".join(self._lines)
+        self._lines.clear()
+        self._bytes = 0
+        self._room.set()
+        return lines
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        try:
+            async with aclosing(self._batches) as batches:
+                async for batch in batches:
+                    self.cursor, self.told_at = batch.cursor, self._clock.elapsed()
+                    lines = self._encode(batch)
+                    if not lines:
+                        continue
+                    self._lines.append(lines)
+                    self._bytes += len(lines)
+                    self.woken.set()
+                    if self._bytes > _AHEAD_BYTES:
+                        self._room.clear()
+                        await self._room.wait()
+        except Exception as problem:  # the reader's to hear, after the lines before it
+            self.problem = problem
+        finally:
+            asyncio.get_running_loop().call_soon(self.woken.set)
+
+
+class Watching:
+    """The lines that ``feed`` brings until its end, the doors' end, or ten minutes; closed when their reader has left."""
+
+    def __init__(self, doors: Doors, call: Call, feed: Feed) -> None:
+        self._doors, self._call, self._feed = doors, call, feed
+        self._began = self._spoke = self._asked = doors.clock.elapsed()
+        self._is_over = False
+        doors.streams.add(feed.woken)
+
+    def __aiter__(self) -> Watching:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._is_over:
+            raise StopAsyncIteration
+        try:
+            lines = await self._next()
+        except WeftError as error:
+            self._is_over = True
+            return encode_line(Line("error", error=describe_problem(error, self._call.request_id)))
+        if lines is None:
+            raise StopAsyncIteration
+        return lines
+
+    async def aclose(self) -> None:
+        self._doors.streams.discard(self._feed.woken)
+        await self._feed.close()
+
+    async def _next(self) -> bytes | None:
+        """The next lines; None at the end."""
+        doors, feed = self._doors, self._feed
+        while not doors.stopping.is_set() and doors.clock.elapsed() - self._began < _LONGEST_SECONDS:
+            due = min(self._spoke, self._asked) + BOOKMARK_SECONDS
+            quiet = await _wait(feed.woken, due - doors.clock.elapsed())
+            feed.woken.clear()
+            await self._ask_again()
+            if lines := feed.take():
+                self._spoke = doors.clock.elapsed()
+                return lines
+            if feed.ended:
+                if feed.problem is not None:
+                    raise feed.problem
+                return None
+            if quiet:
+                self._spoke = doors.clock.elapsed()
+                return await self._make_bookmark()
+        return None
+
+    async def _ask_again(self) -> None:
+        """Now and then, however much there is to tell. Raises NotAuthenticated if the reader would no longer be let in."""
+        now = self._doors.clock.elapsed()
+        if now - self._asked < BOOKMARK_SECONDS - _EARLY_SECONDS:
+            return
+        self._asked = now
+        if not await is_still_let_in(self._doors, self._call.actor):
+            what = "certificate" if self._call.actor.kind == "node" else "token"
+            raise NotAuthenticated(f"the {what} is not valid any more")
+
+    async def _make_bookmark(self) -> bytes:
+        cursor = self._doors.pulse.settled_since(self._feed.told_at) or self._feed.cursor
+        return encode_line(Line("bookmark", cursor=cursor))
+
+
+async def _wait(woken: asyncio.Event, seconds: float) -> bool:
+    """Return once ``woken`` is set; True if it was only the time that ran out."""
+    quiet = False
+
+    def ring() -> None:
+        nonlocal quiet
+        quiet = not woken.is_set()
+        woken.set()
+
+    timer = asyncio.get_running_loop().call_later(max(0.0, seconds), ring)
+    try:
+        await woken.wait()
+        return quiet
+    finally:
+        timer.cancel()

@@ -1,0 +1,108 @@
+"""How trouble is told: what failed, why, what to type next, on standard error; with ``-o json`` as an
+object."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from weft.cli.command.exit_codes import OK, USAGE, exit_code
+from weft.cli.command.synonyms import find_option_meant
+from weft.cli.output.terminal import clean, plan_paint
+from weft.cli.session import NotSent
+from weft.language.complaint import draw_caret
+from weft.objects.errors import WeftError
+from weft.objects.schema import suggest
+
+# Reasons that the message says better than their name does.
+_PLAIN = {
+    *("invalidInput", "unknownField", "unknownKind", "invalidManifest", "notFound", "usage", "timedOut"),
+    *("alreadyExists", "beingDeleted", "unavailable", "internalError", "noContext"),
+}
+_RETRYABLE = {"unavailable", "storeUnavailable", "timedOut", "cursorGone", "staleRevision"}
+_MOST_LISTED = 10
+
+
+def complain(error: WeftError, output: str, color: bool, debug: bool = False) -> int:
+    """Tell a person (or with ``output`` json a program) of ``error``; the exit code."""
+    if isinstance(error, NotSent):
+        return OK  # it is told with the rest that would be done
+    if output == "json":
+        print(json.dumps(describe_error(error)), file=sys.stderr)
+        return exit_code(error)
+    lines = [_headline(error), *_picture(error)]
+    lines += (error.hint or "").splitlines()
+    others = (error.details.get("problems") or [])[1:]
+    lines += ["also: " + clean(str(other.get("message", ""))) for other in others[:_MOST_LISTED]]
+    if len(others) > _MOST_LISTED:
+        lines.append(f"and {len(others) - _MOST_LISTED} more")
+    request_id = error.details.get("request_id")
+    if request_id and (debug or error.token == "internalError"):
+        lines.append(f"request {request_id}; the server's log has more")
+    paint = plan_paint(sys.stderr, color)
+    print(paint.color("error:", "red"), "\n".join(lines), file=sys.stderr, flush=True)
+    return exit_code(error)
+
+
+def complain_of_usage(error: click.ClickException, output: str, color: bool) -> int:
+    """Tell of a command line that can't be understood; always exit 2."""
+    message = error.format_message().strip().rstrip(".")
+    message = message[:1].lower() + message[1:]
+    hints: list[str] = []
+    if isinstance(error, click.NoSuchOption):
+        message = f"no such option: {error.option_name}"
+        known = _options_of(getattr(error, "ctx", None))
+        if remembered := find_option_meant(error.option_name, known):
+            hints.append(f"did you mean {remembered}?")
+        elif error.possibilities:
+            meant = suggest(error.option_name, list(error.possibilities))
+            hints.append(f"did you mean {meant or ', '.join(sorted(error.possibilities)[:3])}?")
+    context = getattr(error, "ctx", None)
+    if context is not None:
+        if isinstance(error, click.NoSuchOption) and (rule := getattr(context.command, "where_options_go", "")):
+            hints.append(rule)
+        hints.append(f"{context.command_path} --help")
+    hint = getattr(error, "hint", None) or "   ".join(hints)
+    told = WeftError(message, reason="usage", hint=hint or None)
+    complain(told, output, color)
+    return USAGE
+
+
+def _options_of(context: click.Context | None) -> list[str]:
+    return [name for param in context.command.params for name in param.opts] if context is not None else []
+
+
+def describe_error(error: WeftError) -> dict[str, Any]:
+    """``error`` as the stable object that scripts read."""
+    details = {key: value for key, value in error.details.items() if key != "request_id"}
+    if error.field:
+        details["field"] = error.field
+    return {
+        "code": error.token,
+        "message": error.message,
+        "details": details,
+        "hint": error.hint,
+        "retryable": error.retry_after_seconds is not None or error.token in _RETRYABLE,
+        "request_id": error.details.get("request_id"),
+    }
+
+
+def _picture(error: WeftError) -> list[str]:
+    """The place in an expression that the error is about, if it is about one."""
+    problems = error.details.get("problems") or [{}]
+    details = error.details if "expression" in error.details else problems[0].get("details") or {}
+    text, at, length = (details.get(key) for key in ("expression", "at", "length"))
+    if not isinstance(text, str) or not isinstance(at, int) or not isinstance(length, int):
+        return []
+    return draw_caret(text, at, length)
+
+
+def _headline(error: WeftError) -> str:
+    message = "\n".join(clean(line) for line in error.message.splitlines())
+    if error.token in _PLAIN or error.token in message:
+        return message
+    first, newline, rest = message.partition("\n")
+    return f"{first} ({error.token}){newline}{rest}"

@@ -1,0 +1,248 @@
+"""A flag for every field of a spec, so that a new kind or field has its own for free; and the way back to a spec.
+
+Pure but for reading the files that long texts are taken from."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from msgspec import inspect as mi
+
+from weft.cli.command.completion import complete_name, complete_strategy
+from weft.cli.command.synonyms import FIELDS
+from weft.kinds.container import HealthCheck
+from weft.kinds.job import FIXED
+from weft.kinds.record import Kind
+from weft.kinds.registry import WORKLOADS
+from weft.objects.errors import InvalidInput, WeftError
+from weft.objects.schema import FieldDoc, describe_fields, suggest
+
+# Fields that verbs, the server or words of every command set; a flag for them would only confuse.
+_NO_FLAG = {
+    **dict.fromkeys(WORKLOADS, ("spec.run", "spec.boots", "spec.pulls")),
+    "node": ("spec.cordoned", "spec.cordon_reason", "spec.maintenance", "spec.maintenance_reason"),
+    "token": ("spec.sha256", "spec.project"),
+    "migration": ("spec.cancel",),
+    "conversion": ("spec.confirm", "spec.undo"),
+    "function": ("spec.code", "spec.code_size", "spec.published", "spec.pulls", "spec.schedule"),
+    "job": (
+        "spec.cancel",
+        "spec.hold",
+        "spec.rounds",
+        *(f"spec.task.{name}" for name in FIXED),
+        *(f"spec.task.health_check.{name}" for name in HealthCheck.__struct_fields__),
+    ),
+}
+_MORE_NAMES = {
+    "spec.restart": ("restart-policy",),  # where `--restart` is an act
+    "spec.gang": ("group",),  # as some say
+    "spec.env_secrets": ("env-secret",),
+    "spec.strategy": ("placement-strategy",),  # where a strategy could be one of updates
+}
+_STRATEGIES = ("spec.strategy", "spec.serverless")
+_LONG_TEXT = 4096  # a text that may be longer is taken from a file
+_BOOLEAN, _MAP, _LIST = "true or false", "map", "list of "
+_WHOLE = ("list of expression", "list of word")  # a comma is a part of them
+
+
+def flag_fields(kind: Kind) -> list[FieldDoc]:
+    """The spec's fields that have a flag."""
+    hidden = _NO_FLAG.get(kind.name, ())
+    return [
+        doc
+        for doc in describe_fields(kind.spec)
+        if doc.path not in hidden and doc.type != "fields" and "[]" not in doc.path
+    ]
+
+
+def make_flags(kind: Kind) -> list[click.Parameter]:
+    """One option for every field, all of them optional: a file may give them instead."""
+    long_texts = _long_texts(kind.spec)
+    flags: list[click.Parameter] = []
+    named = _named_kinds(kind)
+    for doc in flag_fields(kind):
+        flag = flag_name(doc)
+        shared: dict[str, Any] = {"help": _help(doc), "default": None}
+        if doc.path in _STRATEGIES:
+            shared["shell_complete"] = complete_strategy
+        elif doc.path in named:
+            shared["shell_complete"] = complete_name(named[doc.path])
+        names = [f"--{name}" for name in (flag, *_MORE_NAMES.get(doc.path, ()))]
+        if doc.type == _BOOLEAN:
+            flags.append(click.Option([f"--{flag}/--no-{flag}", _parameter(doc)], **shared))
+        elif doc.type == _MAP or doc.type.startswith(_LIST):
+            names = list(dict.fromkeys([f"--{flag}", *names[1:], f"--{_dashed(doc)}"]))
+            metavar = "KEY=VALUE" if doc.type == _MAP else "FILE" if doc.path in long_texts else flag.upper()
+            flags.append(click.Option([*names, _parameter(doc)], multiple=True, metavar=metavar, **shared))
+        elif " | " in doc.type:
+            choice = click.Choice(doc.type.split(" | "))
+            flags.append(click.Option([*names, _parameter(doc)], type=choice, **shared))
+        else:
+            metavar = "FILE" if doc.path in long_texts else doc.type.upper().replace(" ", "-")
+            flags.append(click.Option([*names, _parameter(doc)], metavar=metavar, **shared))
+    return flags
+
+
+def _named_kinds(kind: Kind) -> dict[str, str]:
+    """The fields that name other objects, and of which kind."""
+    return {path: one.kind for one in kind.references for path in re.findall(r"spec\.[a-z_.]+", one.field)}
+
+
+def read_flags(kind: Kind, given: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
+    """``spec`` with the flags that were given put over it. Raises InvalidInput for a file that can't be read."""
+    result = copy.deepcopy(dict(spec))
+    long_texts = _long_texts(kind.spec)
+    for doc in flag_fields(kind):
+        value = given.get(_parameter(doc))
+        if value is None or value == ():
+            continue
+        *way, last = doc.path.split(".")[1:]
+        place = result
+        for step in way:
+            place[step] = place.get(step) or {}
+            place = place[step]
+        if doc.path not in long_texts:
+            place[last] = _read_value(doc, value)
+        elif doc.type.startswith(_LIST):
+            place[last] = [line for text in value for line in _read_lines(text, flag_name(doc))]
+        else:
+            place[last] = _read_text(value, flag_name(doc))
+    return result
+
+
+def read_assignments(kind: Kind, texts: Sequence[str]) -> dict[str, Any]:
+    """``memory=8G``, ``cpu=2``: fields of a spec by the names of their flags. Raises UsageError."""
+    given: dict[str, Any] = {}
+    docs = {name: doc for doc in flag_fields(kind) for name in (flag_name(doc), _dashed(doc))}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        name = name.strip().lstrip("-").replace("_", "-")
+        begun = [known for known in docs if name and known.startswith(name)]
+        doc = docs.get(name) or docs.get(FIELDS.get(name, begun[0] if len(begun) == 1 else ""))
+        if not sign or doc is None:
+            meant = suggest(name, list(docs))
+            raise click.UsageError(
+                f"{text!r}: write FIELD=VALUE" + (f"; did you mean {meant}?" if meant and sign else "")
+            )
+        many = doc.type == _MAP or doc.type.startswith(_LIST)
+        given[_parameter(doc)] = (*given.get(_parameter(doc), ()), value) if many else value
+    return read_flags(kind, given, {})
+
+
+def name_flag(kind: Kind, problem: WeftError) -> WeftError:
+    """``problem``; where it is a field that isn't given at all, with the flag that would give it."""
+    for doc in flag_fields(kind):
+        within = doc.required and doc.path.startswith(
+            f"{problem.field}."
+        )  # of a set of fields that is missing altogether
+        if (problem.field == doc.path or within) and problem.message == f"{problem.field} is missing":
+            problem.hint = f"give --{flag_name(doc)} ({doc.description[:1].lower()}{doc.description[1:]})"
+    return problem
+
+
+def flag_name(doc: FieldDoc) -> str:
+    """``--network`` for the field networks: a list's flag is given once for each item."""
+    name = _dashed(doc)
+    if not doc.type.startswith(_LIST) or not name.endswith("s"):
+        return name
+    return f"{name[:-3]}y" if name.endswith("ies") else name[:-1]
+
+
+def _dashed(doc: FieldDoc) -> str:
+    path = doc.path.partition(".")[2].removeprefix("task.")  # what a job's tasks run is said as of a container
+    return path.replace(".", "-").replace("_", "-")
+
+
+def flag_parameter(path: str) -> str:
+    """The command's parameter that stands for the field at ``path``."""
+    return path.partition("[")[0].replace(".", "__")
+
+
+def _parameter(doc: FieldDoc) -> str:
+    return flag_parameter(doc.path)
+
+
+def _help(doc: FieldDoc) -> str:
+    default = "" if doc.default in (None, "", [], {}, False, 0) else f" [{_show_default(doc)}]"
+    return f"{doc.description}.{default}" if doc.description else default.strip()
+
+
+def _show_default(doc: FieldDoc) -> str:
+    if doc.type == "size":
+        return f"{doc.default / 2**20:g}M"
+    if isinstance(doc.default, list):
+        return ",".join(map(str, doc.default))
+    return "yes" if doc.default is True else f"{doc.default:g}" if isinstance(doc.default, float) else str(doc.default)
+
+
+def _read_value(doc: FieldDoc, value: Any) -> Any:
+    if doc.type == _MAP:
+        return {} if value == ("",) else read_pairs(value, flag_name(doc))
+    if doc.type in _WHOLE:
+        return [text for text in value if text]
+    if doc.type.startswith(_LIST):
+        return [_number(doc.type, item) for text in value for item in text.split(",") if item]
+    if value == "" and doc.default is None and not doc.required:
+        return None  # as if it had never been set
+    return _number(doc.type, value)
+
+
+def _number(type_: str, value: Any) -> Any:
+    """A number where the field wants one and the text is one; what isn't is left for the field's own complaint."""
+    if isinstance(value, str) and type_.removeprefix(_LIST) in ("whole number", "number"):
+        for read in (int, float):
+            with contextlib.suppress(ValueError):
+                number = read(value)
+                return number if math.isfinite(number) else value
+    return value
+
+
+def read_pairs(texts: tuple[str, ...], flag: str) -> dict[str, str]:
+    """``a=1`` and ``b=2,c=3`` as one map. Raises UsageError for a part without a sign."""
+    pairs: dict[str, str] = {}
+    for text in texts:
+        for part in text.split(","):
+            key, sign, value = part.partition("=")
+            if not sign or not key:
+                raise click.UsageError(f"--{flag} {text}: write KEY=VALUE")
+            pairs[key] = value
+    return pairs
+
+
+def _read_lines(value: str, flag: str) -> list[str]:
+    """The lines of a file, such as public keys; a value of several words is such a line itself."""
+    if " " in value.strip() and not Path(value).exists():
+        return [value.strip()]
+    return [line.strip() for line in _read_text(value, flag).splitlines() if line.strip() and not line.startswith("#")]
+
+
+def _read_text(value: str, flag: str) -> str:
+    if value.startswith(("#!", "#cloud-config\n")):
+        return value
+    try:
+        return Path(value).read_text()
+    except (OSError, UnicodeDecodeError) as problem:
+        said = problem.strerror.lower() if isinstance(problem, OSError) and problem.strerror else "not text in UTF-8"
+        raise InvalidInput(f"--{flag} {value}: {said}", field=flag, hint="give a file, or the text itself") from None
+
+
+@functools.cache
+def _long_texts(type_: type[msgspec.Struct]) -> set[str]:
+    info = mi.type_info(type_)
+    fields = info.fields if isinstance(info, mi.StructType) else ()
+    return {f"spec.{f.encode_name}" for f in fields if _most_letters(f.type) > _LONG_TEXT}
+
+
+def _most_letters(info: mi.Type) -> int:
+    while isinstance(info, (mi.Metadata, mi.ListType)):
+        info = info.type if isinstance(info, mi.Metadata) else info.item_type
+    return (info.max_length or 0) if isinstance(info, mi.StrType) else 0

@@ -1,0 +1,317 @@
+"""Which verbs there are, for what, and in which file: the table behind ``weft NOUN VERB`` and ``weft VERB KIND/NAME``.
+
+Kinds and their own verbs come from the registry; nothing is loaded before it is asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import click
+
+from weft.cli.command.synonyms import OTHERWISE, PROGRAMS, SYNONYMS, find_command_meant, find_kind_meant
+from weft.cli.command.target import usage
+from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME, KINDS, WORKLOADS, find_kind
+from weft.objects.errors import NotFound
+from weft.objects.schema import suggest
+
+PEOPLE = tuple(kind.name for kind in KINDS if kind.writer == "people")
+CHANGEABLE = tuple(kind.name for kind in KINDS if kind.writer == "people" and not kind.question)
+MAKEABLE = tuple(name for name in PEOPLE if name != "node")  # a node comes by joining
+
+
+PLACED = tuple(WORKLOADS)
+
+
+def able(verb: str) -> tuple[str, ...]:
+    """The kinds that a verb is for, by what they say of themselves."""
+    return tuple(kind.name for kind in KINDS if kind.verb(verb) is not None or verb in kind.commands)
+
+
+class Entry(NamedTuple):
+    """A verb: its file in ``weft.cli.verbs``, what it does, the kinds it is for (none: all of them)."""
+
+    module: str
+    summary: str
+    kinds: tuple[str, ...] = ()
+
+
+# Verbs on objects: after a noun, and on their own with KIND/NAME.
+VERBS: dict[str, Entry] = {
+    "list": Entry("list", "List objects"),
+    "get": Entry("get", "Show objects, or list them"),
+    "describe": Entry("describe", "Show an object in full, with its latest events"),
+    "create": Entry("create", "Make an object", MAKEABLE),
+    "set": Entry("set", "Change fields, and say first what that takes", CHANGEABLE),
+    "update": Entry("set", "Change its code or fields", ("function",)),
+    "edit": Entry("edit", "Change an object in $EDITOR", CHANGEABLE),
+    "label": Entry("label", "Set or remove labels", CHANGEABLE),
+    "delete": Entry("delete", "Delete objects", (*PEOPLE, *(kind.name for kind in KINDS if kind.removable))),
+    "wait": Entry("wait", "Wait until an object is as wanted"),
+    "events": Entry("events", "What happened"),
+    "schema": Entry("schema", "The fields of a kind"),
+    "ssh": Entry("ssh", "Log into a VM by SSH", able("ssh")),
+    "cp": Entry("cp", "Copy files to or from a guest", able("cp")),
+    "explain": Entry("explain", "Why it stands where it does, or nowhere", (*PLACED, "migration")),
+    "recommend": Entry("recommend", "Where it would be placed now, or if it were otherwise", PLACED),
+    "placement": Entry("placement", "How full the nodes are, what waits and why", ("report",)),
+    "top": Entry("top", "What nodes or workloads really use", ("node", *PLACED)),
+    "add": Entry("add", "Fetch an image and check it", ("image",)),
+    "build": Entry("build", "Build one of weft's own images and add it", ("image",)),
+    "dead-letters": Entry("dead_letters", "Asynchronous invocations that failed for good", ("function",)),
+    "alias": Entry("alias", "Names for versions of a function", ("function",)),
+    "resize": Entry("resize", "Make a volume larger", ("volume",)),
+    "attach": Entry("attach", "Attach a volume to a VM", ("volume",)),
+    "run": Entry("job_run", "Run a job, wait for it, and end as it did", ("job",)),
+    "logs": Entry("logs", "What it printed", ("job",)),
+    "detach": Entry("attach", "Detach a volume from a VM", ("volume",)),
+}
+# A kind's own verbs that need more than a request: streams.
+STREAMS = {
+    "exec": "exec",
+    "invoke": "invoke",
+    "console": "console",
+    "forward": "forward",
+    "logs": "logs",
+    "metrics": "metrics",
+    "screen": "screen",
+}
+# Verbs that are so only after their noun: alone, the word is another kind's name.
+AFTER = {
+    "function": {
+        "endpoint": Entry("function_endpoint", "Where functions are invoked, also for AWS's SDKs", ("function",))
+    }
+}
+# Verbs that one kind does in a way of its own.
+SPECIAL = {
+    ("create", "token"): "token",
+    ("maintenance", "node"): "maintenance",
+    ("drain", "node"): "drain",
+    ("logs", "job"): "job_logs",
+    ("create", "secret"): "secret",
+    ("set", "secret"): "secret",
+}
+# Commands about no object in particular.
+TOOLS: dict[str, Entry] = {
+    "apply": Entry("apply", "Bring objects to what files say"),
+    "plan": Entry("plan", "What apply would do, in words, under an id"),
+    "diff": Entry("diff", "What apply would change"),
+    "api": Entry("api", "One request to the server's API"),
+    "ps": Entry("ps", "List all that runs: VMs, containers, jobs"),
+    "operation": Entry("operation", "What goes on: list, show, attach, cancel, watch"),
+    "context": Entry("context", "Which server is asked, and as whom"),
+    "config": Entry("config", "The settings in force, and who said them"),
+    "doctor": Entry("doctor", "Check this machine and the server"),
+    "support": Entry("support", "support bundle: one archive for who looks for a fault"),
+    "completion": Entry("completion", "Completion for bash, zsh or fish"),
+    "version": Entry("version", "Versions of weft here and at the server"),
+    "help": Entry("help", "Help on a command or a topic"),
+}
+
+
+# What an operator starts; each has its own --help, and none of them asks a server.
+PROCESSES: dict[str, Entry] = {
+    "server": Entry("", "The server; server backup FILE, server restore FILE"),
+    "agent": Entry("", "A node's agent; agent join URL makes a machine a node"),
+    "simulate": Entry("", "simulate placement: the scheduler on files, on any machine"),
+    "policykit": Entry("", "policykit init|test: placement policies of one's own"),
+}
+
+
+# What comes after these words, for completion.
+PROCESS_WORDS = {
+    "server": ("backup", "restore"),
+    "agent": ("join",),
+    "simulate": ("placement",),
+    "policykit": ("init", "test"),
+}
+
+
+@functools.cache
+def verbs_of(noun: str | None) -> dict[str, Entry]:
+    """The verbs after ``noun`` (a kind's name), or those that stand on their own."""
+    names = (noun,) if noun else tuple(BY_NAME)
+    verbs = {verb: entry for verb, entry in VERBS.items() if not entry.kinds or set(entry.kinds) & set(names)}
+    verbs |= AFTER.get(noun or "", {})
+    for name in names:
+        for verb in BY_NAME[name].verbs:
+            if verb.name in verbs:
+                known = verbs[verb.name]
+                verbs[verb.name] = known._replace(kinds=(*known.kinds, name))
+            elif verb.stream and verb.name in STREAMS:
+                verbs[verb.name] = Entry(STREAMS[verb.name], verb.summary, (name,))
+            elif verb.make is not None:
+                verbs[verb.name] = Entry(verb.name, verb.summary, (name,))
+            elif verb.change is not None:
+                verbs[verb.name] = Entry(SPECIAL.get((verb.name, name), "act"), verb.summary, (name,))
+    return verbs
+
+
+def load(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    """The command of ``verb``, from its file; made once."""
+    return _load(verb, entry, kind.name if kind else "")
+
+
+@functools.cache
+def _load(verb: str, entry: Entry, kind: str) -> click.Command:
+    module = importlib.import_module(f"weft.cli.verbs.{SPECIAL.get((verb, kind), entry.module)}")
+    command: click.Command = module.command(verb, entry, BY_NAME.get(kind))
+    return command
+
+
+class ReaderGone(Exception):
+    """Who read standard output has gone. Click would end the process for a BrokenPipeError, with a code of its own."""
+
+
+class Words(click.Group):
+    """A group whose commands are named by a table and loaded when used."""
+
+    def entries(self) -> dict[str, Entry]:
+        raise LookupError("a group of words knows its own")
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.entries())
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        word = args[0] if args[0] in self.entries() else SYNONYMS.get(args[0], args[0])
+        command = self.get_command(ctx, word)
+        if command is None:
+            if ctx.resilient_parsing:
+                return None, None, args[1:]
+            if self.noun() is None and args[0] in PROGRAMS:
+                raise _refuse_tool(ctx, args[0], args[1:])
+            raise unknown_word(ctx, args[0], self.every_word(), self.noun())
+        return word, command, args[1:]
+
+    def noun(self) -> str | None:
+        """The noun that these words come after."""
+        return None
+
+    def every_word(self) -> Iterable[str]:
+        """All words that may stand here, for suggestions."""
+        return self.entries()
+
+
+class Noun(Words):
+    """``weft vm …``"""
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__(kind.name, help=f"{kind.summary}.", no_args_is_help=False, invoke_without_command=True)
+        self.kind = kind
+        self.callback = show_help
+
+    def entries(self) -> dict[str, Entry]:
+        return verbs_of(self.kind.name)
+
+    def noun(self) -> str | None:
+        return self.kind.name
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = self.entries().get(cmd_name)
+        return load(cmd_name, entry, self.kind) if entry else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_section(formatter, "Verbs", self.entries())
+
+
+class Root(Words):
+    """``weft …``: nouns, verbs on their own, and tools."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as problem:
+            raise ReaderGone from problem
+
+    def entries(self) -> dict[str, Entry]:
+        nouns = {kind.name: Entry("", kind.summary) for kind in KINDS}
+        return {**nouns, **verbs_of(None), **TOOLS}
+
+    def every_word(self) -> Iterable[str]:
+        return [*self.entries(), *PROCESSES, *(word for kind in KINDS for word in (kind.plural, *kind.aliases))]
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*self.entries(), *PROCESSES]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in TOOLS:
+            return load(cmd_name, TOOLS[cmd_name], None)
+        if ctx.resilient_parsing and cmd_name in PROCESSES:  # to be completed; it is run by ``weft.launch.entry``
+            return click.Group(cmd_name, [click.Command(word) for word in PROCESS_WORDS[cmd_name]])
+        try:
+            return Noun(find_kind(cmd_name))
+        except NotFound:
+            entry = verbs_of(None).get(cmd_name)
+            return load(cmd_name, entry, None) if entry else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        people = [kind for kind in KINDS if kind.writer == "people"]
+        fabric = [kind.name for kind in KINDS if kind.writer != "people"]
+        write_section(formatter, "Objects (weft OBJECT VERB)", {k.name: Entry("", k.summary) for k in people})
+        formatter.write_paragraph()
+        formatter.write_text("  Made by weft itself, to look at: " + ", ".join(fabric) + ".")
+        write_section(formatter, "Verbs (weft VERB KIND/NAME)", verbs_of(None))
+        write_section(formatter, "Tools", TOOLS)
+        write_section(formatter, "On the machines themselves", PROCESSES)
+        formatter.write_paragraph()
+
+
+def unknown_word(ctx: click.Context, word: str, known: Iterable[str], noun: str | None = None) -> click.UsageError:
+    """The error for a word that is no command, with the one that was meant: by what other tools call it, then by its letters."""
+    meant = find_command_meant(word, noun, verbs_of(noun))
+    if meant is None and noun is None and (kind := find_kind_meant(word)):
+        meant = f"{ctx.command_path} {kind}"
+    if meant is None and (near := suggest(word.lower(), [*known, *SYNONYMS])):
+        meant = f"{ctx.command_path} {SYNONYMS.get(near, near)}"
+    hint = f"did you mean {meant}?" if meant else f"{ctx.command_path} --help"
+    return usage(f"{ctx.command_path}: no such command: {word[:40]}", hint)
+
+
+def _refuse_tool(ctx: click.Context, tool: str, line: Sequence[str]) -> click.UsageError:
+    """The error for another tool's name, with weft's command for what comes after it."""
+    command = _translate(tool, [word for word in line if not word.startswith("-")])
+    told = f": {command}" if command else f", like {ctx.command_path} ps   {ctx.command_path} --help"
+    return usage(f"{ctx.command_path}: no such command: {tool}", f"{ctx.command_path} takes the verb itself{told}")
+
+
+def _translate(tool: str, words: Sequence[str]) -> str | None:
+    """The command that ``words``, another tool's verb and nouns, are here; None if that isn't known."""
+    noun = PROGRAMS[tool]
+    if noun is None and words and (noun := _find_kind_name(words[0])):
+        words = words[1:]
+    if noun is not None:
+        verb = SYNONYMS.get(words[0], words[0]) if words else "list"
+        return f"weft {noun} {verb}" if verb in verbs_of(noun) else find_command_meant(verb, noun, verbs_of(noun))
+    first, second, *names = [*words, *[""] * (2 - len(words))]
+    verb, object_ = SYNONYMS.get(first, first), _find_kind_name(second)
+    if object_ is not None and verb in verbs_of(object_):
+        return f"weft {verb} {object_} NAME" if names else f"weft {verb} {BY_NAME[object_].plural}"
+    if first in OTHERWISE:
+        return f"weft {OTHERWISE[first]}" if OTHERWISE[first] else None
+    if verb == "get" and (command := find_command_meant(second, None, ())):
+        return command
+    return f"weft {verb}" if verb in {*verbs_of(None), *TOOLS} else find_command_meant(first, None, ())
+
+
+def _find_kind_name(word: str) -> str | None:
+    try:
+        return find_kind(word).name
+    except NotFound:
+        return find_kind_meant(word)
+
+
+def write_section(formatter: click.HelpFormatter, title: str, entries: dict[str, Entry]) -> None:
+    with formatter.section(title):
+        formatter.write_dl([(word, entry.summary) for word, entry in entries.items()], col_max=14)
+
+
+def show_help() -> None:
+    context = click.get_current_context()
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())

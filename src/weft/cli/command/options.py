@@ -1,0 +1,301 @@
+"""Options that many commands share, and how a verb's file becomes a command. Common options write into the session."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from weft.cli.command.completion import complete_context, complete_field, complete_name, complete_target
+from weft.cli.command.target import usage
+from weft.cli.output.form import OUTPUTS, WITH_EXPRESSION, Form, read_form
+from weft.cli.session import Session
+from weft.kinds.record import Kind
+from weft.objects.errors import InvalidInput
+from weft.objects.quantity import parse_duration
+
+Run = Callable[..., int | None]
+_ARGV, _TYPED = "weft.argv", "weft.typed"
+
+
+_CLIENT = "--dry-run-here"  # what --dry-run=client is read as: an option with a value would take the next word for it
+_DRY_RUNS = {"--dry-run=client": _CLIENT, "--dry-run=server": "--dry-run"}
+
+
+class Plain(click.Command):
+    """A command line as ``build`` makes it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if any(_CLIENT in param.opts for param in self.params):
+            args = [_DRY_RUNS.get(arg, arg) for arg in args]
+        return super().parse_args(ctx, args)
+
+
+class WithCommand(Plain):
+    """A command line in which what comes after ``--`` is a command for somewhere else: it is taken apart first, and nothing of it
+    is read as an argument."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_TYPED] = list(args)
+        if "--" in args:
+            place = args.index("--")
+            ctx.meta[_ARGV] = args[place + 1 :]
+            args = args[:place]
+            ctx.allow_interspersed_args = True
+        return super().parse_args(ctx, args)
+
+
+class WithOwnCommand(WithCommand):
+    """One that is mostly typed for the command in it, whose options are then taken for weft's if there is no ``--``."""
+
+    where_options_go = "a command with options of its own comes after --"
+
+
+def read_argv() -> list[str] | None:
+    """The command after ``--`` of a WithCommand's command line; None where there is no ``--``."""
+    argv: list[str] | None = click.get_current_context().meta.get(_ARGV)
+    return argv
+
+
+def read_typed() -> list[str]:
+    """A WithCommand's own arguments, as they were typed."""
+    typed: list[str] = click.get_current_context().meta[_TYPED]
+    return typed
+
+
+def retype(count: int) -> str:
+    """The whole WithCommand's command line as it was typed, but with ``--`` behind the first ``count`` of its words."""
+    context = click.get_current_context()
+    typed, args = context.ensure_object(Session).typed, read_typed()
+    own = args[: args.index("--")] if "--" in args else args
+    marked = [_Word(_DRY_RUNS.get(arg, arg)) for arg in own]
+    words = context.command.make_parser(context).parse_args([*marked])[0]["words"]
+    flags = [arg for arg, mark in zip(own, marked, strict=True) if not any(mark is word for word in words)]
+    before = typed[: len(typed) - len(args)]
+    return shlex.join(["weft", *before, *words[:count], *flags, "--", *words[count:], *args[len(own) + 1 :]])
+
+
+class _Word(str):
+    """Known again among others of the same letters."""
+
+
+class Duration(click.ParamType[float]):
+    """Seconds from 30s, 5m, 1h30m."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration(value, name := param.opts[-1] if param else "duration")
+        except InvalidInput as problem:  # whose value it is comes before all that fails here
+            self.fail(f"{problem.message.removeprefix(f'{name}: ')}; {problem.hint}", param, ctx)
+
+
+class Output(click.ParamType[Form]):
+    """One of OUTPUTS, or ``more``."""
+
+    name = "format"
+
+    def __init__(self, more: Sequence[str] = ()) -> None:
+        self._more = more
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Form:
+        if isinstance(value, Form):
+            return value
+        try:
+            return read_form(value, self._more)
+        except InvalidInput as problem:
+            self.fail("; ".join(filter(None, (problem.message, problem.hint))), param, ctx)
+
+    def words(self) -> list[str]:
+        return [f"{word}=" if word in WITH_EXPRESSION else word for word in (*OUTPUTS, *self._more)]
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(word) for word in self.words() if word.startswith(incomplete)]
+
+
+def build(
+    name: str,
+    summary: str,
+    run: Run,
+    kind: Kind | None,
+    params: Sequence[click.Parameter] = (),
+    *,
+    command_class: type[click.Command] = Plain,
+    **settings: Any,
+) -> click.Command:
+    """The command ``name``: ``run(session, kind, **params)`` with the common options added to ``params``."""
+
+    def callback(**given: Any) -> int | None:
+        context = click.get_current_context()
+        session = context.find_object(Session)
+        if session is not None and session.explain:
+            module = importlib.import_module("weft.cli.explain_flag")
+            explained: int = module.explain_run(session, context, lambda: run(session, kind, **given))
+            return explained
+        return run(session, kind, **given)
+
+    prints = any("--output" in param.opts for param in params)
+    every = [*(parts() if prints else []), *common()]
+    return command_class(
+        name, callback=callback, params=[*params, *every], help=summary, short_help=summary, **settings
+    )
+
+
+def common() -> list[click.Parameter]:
+    """What every command takes."""
+    return [
+        _setting(
+            ["-p", "--project"],
+            "given_project",
+            "Work in this project.",
+            metavar="NAME",
+            check=_refuse_port,
+            shell_complete=complete_name("project"),
+        ),
+        _setting(
+            ["--context"],
+            "context_file",
+            "Context to use, by its name or its file.",
+            metavar="NAME|FILE",
+            shell_complete=complete_context,
+        ),
+        _setting(["--explain"], "explain", "Say what would be asked of the server, and change nothing.", is_flag=True),
+        _setting(["--debug"], "debug", "Show requests, their ids, and tracebacks.", is_flag=True),
+        _setting(["--no-color"], "no_color", "No colours.", is_flag=True),
+        _setting(["--wait-timeout"], "timeout_seconds", "How long to wait.", type=Duration(), hidden=True),
+    ]
+
+
+def output(*more: str) -> click.Option:
+    own = f", {' or '.join(more)}" if more else ""
+    told = f"How to print: table, wide, json, yaml, csv, name{own} … (weft help output)."
+    return _setting(["-o", "--output"], "given_form", told, type=Output(more), metavar="FORM", is_eager=True)
+
+
+def parts() -> list[click.Parameter]:
+    """For commands that print objects, beside ``output``; every command that has that gets these."""
+    return [
+        _setting(["--json"], "json_fields", "Print only these fields, as JSON.", metavar="FIELD,…", is_eager=True),
+        _setting(["--jq"], "jq", "Print what this jq expression makes of the JSON.", metavar="EXPR", is_eager=True),
+    ]
+
+
+def listing() -> list[click.Parameter]:
+    """For commands that list objects: how many of them, and for how long."""
+    return [
+        ended(),
+        click.Option(["-w", "--watch"], is_flag=True, help="Go on with what changes, until Ctrl-C."),
+    ]
+
+
+def ended() -> click.Option:
+    return click.Option(["-a", "--all", "every"], is_flag=True, help="Also tasks that have ended.")
+
+
+def table() -> list[click.Parameter]:
+    """For commands that print many rows: which of them, and in which order."""
+    return [
+        _setting(
+            ["-c", "--columns"],
+            "columns",
+            "Only these columns, or fields like spec.image.",
+            metavar="NAME,…",
+            multiple=True,
+        ),
+        _setting(["--sort"], "sort", "By this column or field; -NAME for the largest first.", metavar="NAME"),
+        _setting(["--no-header"], "no_header", "Rows without titles.", is_flag=True),
+    ]
+
+
+def all_projects() -> click.Option:
+    return _setting(["-A", "--all-projects"], "all_projects", "In all projects.", is_flag=True)
+
+
+def waits(flags: Sequence[click.Parameter] = ()) -> list[click.Parameter]:
+    """For commands that wait for what they asked for. Where one of their ``flags`` is called --timeout, --wait-timeout says how
+    long."""
+    taken = any("--timeout" in flag.opts for flag in flags)
+    return [
+        click.Option(["--wait"], is_flag=True, expose_value=False, help="Wait until it is so (the default)."),
+        detach(),
+        *([] if taken else [timeout()]),
+    ]
+
+
+def dry_runs() -> list[click.Parameter]:
+    """``dry_run``: None, ``server`` for --dry-run, ``client`` for --dry-run=client."""
+    help_ = "Check it at the server, say what would be, and store nothing; =client asks no server."
+    return [
+        click.Option(["--dry-run", "dry_run"], flag_value="server", default=None, help=help_),
+        click.Option([_CLIENT, "dry_run"], flag_value="client", hidden=True),
+    ]
+
+
+def detach() -> click.Option:
+    return _setting(["--detach"], "detach", "Return as soon as the server has taken it.", is_flag=True)
+
+
+def timeout(help_: str = "How long to wait (10m); the work goes on.") -> click.Option:
+    return _setting(["--timeout"], "timeout_seconds", help_, type=Duration())
+
+
+def selectors(kind: Kind | None = None) -> list[click.Parameter]:
+    return [
+        click.Option(
+            ["-l", "--selector", "--label", "labels"],
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Only with these labels.",
+        ),
+        click.Option(
+            ["--field", "fields"],
+            multiple=True,
+            metavar="FIELD=VALUE",
+            help="Only with this field, like phase=Running.",
+            shell_complete=complete_field(kind),
+        ),
+    ]
+
+
+def targets(kind: Kind | None, *, required: bool = True, many: bool = True, able: Sequence[str] = ()) -> click.Argument:
+    """The objects to act on: NAME after a noun, else KIND NAME or KIND/NAME."""
+    metavar = "NAME" if kind else "KIND/NAME"
+    metavar = f"[{metavar}]" if not required else metavar
+    return click.Argument(
+        ["words"],
+        nargs=-1,
+        metavar=f"{metavar}..." if many else metavar,
+        shell_complete=complete_target(kind, able),
+    )
+
+
+def _refuse_port(context: click.Context, value: str) -> None:
+    """Elsewhere -p publishes a port. Raises UsageError for what can only be meant so."""
+    if ":" in value:
+        takes = any("--publish" in param.opts for param in context.command.params)
+        hint = f"to publish a port: --publish {value}" if takes else f"{context.command_path} --help"
+        raise usage(f"-p {value}: -p is --project, and no project is called so", hint)
+
+
+def _setting(
+    names: list[str],
+    attribute: str,
+    help_: str,
+    check: Callable[[click.Context, Any], None] | None = None,
+    **more: Any,
+) -> click.Option:
+    def store(context: click.Context, _: click.Parameter, value: Any) -> None:
+        if check is not None and value is not None:
+            check(context, value)
+        session = context.find_object(Session)
+        if session is not None and value is not None and value is not False:
+            setattr(session, attribute, value)
+
+    return click.Option([*names, attribute], expose_value=False, callback=store, help=help_, **more)

@@ -1,0 +1,138 @@
+"""How objects are named on the command line: NAME after a noun, KIND NAME… or KIND/NAME without one; where no kind is given,
+whoever can look is asked which object is called so. Pure but for that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import click
+
+from weft.cli.command.synonyms import find_command_meant, find_kind_meant
+from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME, find_kind, is_workload
+from weft.objects.errors import NotFound
+
+
+class Target(NamedTuple):
+    kind: Kind
+    name: str
+
+    @property
+    def what(self) -> str:
+        return f"{self.kind.name}/{self.name}"
+
+
+# Finds the object of one of these kinds (none: of any) that is called so; None where nobody can tell.
+Find = Callable[[str, Sequence[str]], Target | None]
+
+
+def find_noun(word: str) -> Kind:
+    """The kind that ``word`` names. Raises NotFound with the one that was meant, also by somebody who knows another tool."""
+    try:
+        return find_kind(word)
+    except NotFound as unknown:
+        if meant := find_kind_meant(word):
+            unknown.hint = f"did you mean {BY_NAME[meant].plural}?"
+        elif command := find_command_meant(word, None, ()):
+            unknown.hint = f"did you mean {command}?"
+        raise
+
+
+def is_noun(word: str) -> bool:
+    """Whether ``word`` names a kind."""
+    try:
+        find_kind(word)
+    except NotFound:
+        return False
+    return True
+
+
+def usage(message: str, hint: str = "") -> click.UsageError:
+    """A complaint about the command line, with what to type in its place."""
+    error = click.UsageError(message, click.get_current_context(silent=True))
+    if hint:
+        error.hint = hint  # type: ignore[attr-defined]
+    return error
+
+
+def read_targets(
+    kind: Kind | None, words: Sequence[str], able: Sequence[str] = (), find: Find | None = None
+) -> list[Target]:
+    """The objects that ``words`` name, with ``kind`` already known from a noun, or not.
+
+    ``able`` are the kinds the verb is for: where that is only one, a bare NAME is of it; else ``find`` is asked, and if nobody can
+    tell and all are workloads, it is of the first. Raises UsageError, NotFound for an unknown kind."""
+    words = list(words)
+    if not words:
+        raise usage("the name is missing: give NAME" if kind else "give KIND NAME or KIND/NAME")
+    refuse_assignments(words)
+    if kind is None and "/" not in words[0]:
+        if not _names_kind(words, able):
+            return _unique([_find_bare(word, able, find) for word in words])
+        kind, words = find_kind(words[0]), words[1:]
+        if not words:
+            raise usage(f"the name is missing: {kind.name} NAME or {kind.name}/NAME")
+    targets = [_read_target(kind, word) for word in words]
+    for target in targets:
+        if able and target.kind.name not in able:
+            raise usage(f"that is for {' and '.join(able)}, not for {target.what}")
+    return _unique(targets)
+
+
+def one_target(targets: Sequence[Target], message: str, hint: str = "") -> Target:
+    """The only one of ``targets``. Raises UsageError with ``message`` and ``hint`` if there are more."""
+    if len(targets) != 1:
+        raise usage(message, hint)
+    return targets[0]
+
+
+def refuse_assignments(words: Sequence[str]) -> None:
+    """Raises UsageError for a field's value among names."""
+    for word in words:
+        field, sign, value = word.partition("=")
+        if sign and field.replace("_", "").replace("-", "").isalnum():
+            raise usage(f"{word!r} is not a name", f"write --{field.replace('_', '-')} {value or 'VALUE'}")
+
+
+def _unique(targets: Sequence[Target]) -> list[Target]:
+    return list({target.what: target for target in targets}.values())
+
+
+def _names_kind(words: Sequence[str], able: Sequence[str]) -> bool:
+    """Whether the first word is a kind, and not an object's name: a VM may be called "node"."""
+    if not is_noun(words[0]):
+        return False
+    return not (len(words) == 1 and _is_bare(able) and find_kind(words[0]).name != able[0])
+
+
+def _find_bare(word: str, able: Sequence[str], find: Find | None) -> Target:
+    if "/" in word:
+        return _read_target(None, word)
+    if len(able) == 1:
+        return Target(BY_NAME[able[0]], word)
+    found = find(word, able) if find is not None else None
+    if found is not None:
+        return found
+    if _is_bare(able):
+        return Target(BY_NAME[able[0]], word)
+    return Target(find_noun(word), word)  # raises: it is none
+
+
+def _is_bare(able: Sequence[str]) -> bool:
+    """Whether a NAME alone can be of one kind only, or of workloads."""
+    return len(able) == 1 or (bool(able) and all(is_workload(name) for name in able))
+
+
+def _read_target(kind: Kind | None, word: str) -> Target:
+    before, slash, name = word.partition("/")
+    if not slash:
+        before, name = "", word
+    named = find_noun(before) if before else kind
+    if named is None:
+        raise usage(f"{word!r}: give KIND/NAME, like vm/{word}")
+    if kind is not None and named.name != kind.name:
+        raise usage(f"{word} is no {kind.title}")
+    if not name or "/" in name:
+        raise usage(f"{word!r} names no object: give KIND/NAME")
+    return Target(named, name)

@@ -1,0 +1,104 @@
+"""A function's code, from a folder or a zip here to the server: packed the same each time, sent only if it isn't there yet."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from weft.cli.manifest.check import open_lists, place
+from weft.cli.manifest.document import Document
+from weft.cli.session import Session
+from weft.client.function_code import has_code, upload_code
+from weft.kinds.parts.function_code import DIGEST
+from weft.kinds.registry import find_kind
+from weft.objects.code_archive import read_members, too_large, write_archive
+from weft.objects.code_limits import MOST_BYTES
+from weft.objects.errors import InvalidInput, WeftError
+from weft.objects.quantity import format_bytes
+
+
+class Packed(msgspec.Struct, frozen=True):
+    """Code as it is sent. ``source`` is what a person called it."""
+
+    sha256: str
+    data: bytes
+    source: str
+    files: int
+
+
+def pack(given: str, beside: Path | None = None) -> Packed:
+    """The folder or zip at ``given``, relative to the folder ``beside`` if that is said. Raises InvalidInput, TooLarge."""
+    path = (beside or Path()) / Path(given).expanduser()
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            out = io.BytesIO()
+            files = write_archive(path, out)
+            data = out.getvalue()
+        elif stat.S_ISREG(mode):
+            with path.open("rb") as source:
+                data = source.read(MOST_BYTES + 1)
+            if len(data) > MOST_BYTES:
+                raise too_large(path.stat().st_size)
+            files = sum(not member.folder for member in read_members(io.BytesIO(data), len(data)))
+        else:
+            raise InvalidInput(f"{given} is neither a folder nor a zip", field="spec.code")
+    except OSError as problem:
+        said = (problem.strerror or str(problem)).lower()
+        hint = "give a folder, or a zip of one"
+        if given.startswith("/nix/store/"):
+            hint = 'in nix a path without quotes names a copy that isn\'t made here: write code = "./folder"'
+        raise InvalidInput(f"code {given}: {said}", field="spec.code", hint=hint) from None
+    return Packed(hashlib.sha256(data).hexdigest(), data, given, files)
+
+
+def bring(session: Session, packed: Packed) -> None:
+    """Have the server keep it, and say so."""
+    began = session.clock.elapsed()
+    there = has_code(session.client, packed.sha256)
+    if not there:
+        upload_code(session.client, packed.sha256, packed.data)
+    if session.output != "json":
+        what = f"{packed.source}: {packed.files} file{'s' * (packed.files != 1)}, {format_bytes(len(packed.data))}"
+        did = "is there already" if there else f"uploaded in {session.clock.elapsed() - began:.1f} s"
+        session.say(f"code  {what}, {did}")
+
+
+def pack_documents(documents: Iterable[Document]) -> list[Packed]:
+    """Pack what functions among ``documents`` call their code by a path, beside the file that says so, and put its digest there.
+    Raises InvalidInput at that place."""
+    found: list[Packed] = []
+    for document in open_lists(documents):
+        spec = _spec_of_function(document)
+        if spec is not None and is_path(spec.get("code")):
+            beside = Path(document.file).parent if document.file != "<stdin>" else Path()
+            try:
+                packed = pack(spec["code"], beside)
+            except WeftError as problem:
+                raise place(document, ("spec", "code"), problem) from None
+            spec["code"], spec["code_size"] = packed.sha256, len(packed.data)
+            found.append(packed)
+    return found
+
+
+def is_path(code: Any) -> bool:
+    """Whether a spec's code is a file of this machine: it is anything but a digest."""
+    return isinstance(code, str) and bool(code) and not DIGEST.fullmatch(code)
+
+
+def _spec_of_function(document: Document) -> dict[str, Any] | None:
+    whole = document.value
+    kind = whole.get("kind") if isinstance(whole, dict) else None
+    try:
+        if not isinstance(kind, str) or find_kind(kind).uploads is None:
+            return None
+    except WeftError:
+        return None  # said by whoever reads the manifest
+    spec = whole.get("spec")
+    return spec if isinstance(spec, dict) else None

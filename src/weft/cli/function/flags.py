@@ -1,0 +1,74 @@
+"""The flags of a function that are more than fields: its code on this machine, and when it is invoked by itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from weft.cli.function.code import Packed, is_path, pack
+from weft.kinds.record import Kind
+from weft.objects.errors import InvalidInput
+
+_PARTS = ("zone", "input", "qualifier")
+
+
+def make_more_flags(kind: Kind) -> list[click.Parameter]:
+    """None for kinds without code."""
+    if kind.name != "function":
+        return []
+    return [
+        click.Option(["--code"], metavar="DIR|ZIP", default=None, help="Its code: a folder, or a zip of one."),
+        click.Option(
+            ["--schedule", "schedules"],
+            multiple=True,
+            metavar="CRON",
+            help="When it is invoked by itself: 'M H DAY MONTH WEEKDAY[;zone=ZONE][;input=JSON][;qualifier=Q]', or @daily; "
+            "'' for never.",
+        ),
+    ]
+
+
+def read_more_flags(kind: Kind, given: Mapping[str, Any], spec: dict[str, Any], beside: Any = None) -> Packed | None:
+    """Put them into ``spec``; the code that is to be brought to the server. ``beside``: the folder of the file that the spec is
+    from. Raises InvalidInput."""
+    if kind.name != "function":
+        return None
+    if given.get("schedules"):
+        spec["schedule"] = [_read_schedule(text) for text in given["schedules"] if text.strip()]
+    packed = None
+    if given.get("code"):
+        packed = pack(given["code"])
+        if spec.get("image"):
+            spec["image"] = ""
+    elif is_path(spec.get("code")):
+        packed = pack(spec["code"], beside)
+    if packed is not None:
+        spec["code"], spec["code_size"] = packed.sha256, len(packed.data)
+    return packed
+
+
+def _read_schedule(text: str) -> dict[str, Any]:
+    """``30 2 * * *;zone=Europe/Berlin;input={"full":true}``: what follows input= is all JSON."""
+    cron, semicolon, rest = text.partition(";")
+    schedule: dict[str, Any] = {"cron": cron.strip()}
+    while semicolon:
+        name, sign, value = rest.partition("=")
+        if name not in _PARTS or not sign:
+            raise InvalidInput(
+                f"--schedule {text[:80]!r}: {name[:40]!r} is none of {', '.join(_PARTS)}",
+                field="schedule",
+                hint="like '30 2 * * *;zone=Europe/Berlin;input={\"full\": true}'",
+            )
+        if name == "input":
+            try:
+                schedule["input"] = json.loads(value)
+            except (ValueError, RecursionError) as problem:
+                raise InvalidInput(
+                    f"--schedule: its input is no JSON: {problem}", field="schedule", hint="input= comes last"
+                ) from None
+            return schedule
+        schedule[name], semicolon, rest = value.partition(";")
+    return schedule

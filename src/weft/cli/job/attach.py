@@ -1,0 +1,102 @@
+"""What the one task of a job prints, put out here while somebody waits for that job: one try after the other."""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from weft.cli.command.target import Target
+from weft.cli.job.logs import Joining
+from weft.cli.output.terminal import is_terminal
+from weft.cli.session import Session
+from weft.cli.stream.client import write_bytes
+from weft.cli.stream.logs import ask_log, carry_from_start
+from weft.kinds.fields.cells import dig
+from weft.kinds.registry import BY_NAME
+from weft.objects.errors import WeftError
+from weft.objects.index_ranges import read_indexes
+
+_LOOK_SECONDS = 0.2
+PATIENCE_SECONDS = 10.0  # with a node that neither goes on with an ended task's log nor ends it
+Object = Mapping[str, Any]
+
+
+def has_one_task(job: Object) -> bool:
+    """Whether all that it runs is one task, so that what this prints needs no word of whose it is."""
+    return not dig(job, "spec.schedule") and len(read_indexes(dig(job, "spec.array", "0"))) == 1
+
+
+class TaskOutput:
+    """Carries the output of a job's one task. ``has_come``: there is some, which waits until ``release`` is called.
+    ``is_missing``: that of some try can't be had, which was said. ``lost``: it can't be put out any more: nobody reads on, or a
+    disk is full."""
+
+    def __init__(self, session: Session) -> None:
+        self.is_missing = False
+        self.lost: OSError | None = None
+        self._last = b""
+        self._pieces, self._writes = 0, False  # how many came, and whether one waits for its reader
+        self._session, self._joining = session, Joining()
+        self._tries: queue.Queue[str | None] = queue.Queue()
+        self._come, self._released = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._carry, daemon=True)
+        self._thread.start()
+
+    @property
+    def has_come(self) -> bool:
+        return self._come.is_set()
+
+    def see(self, job: Object) -> None:
+        """Take up the tries that it has begun."""
+        self._joining.see(job)
+        for one in self._joining.take():
+            self._tries.put(one.container)
+            self._joining.end()
+
+    def release(self) -> None:
+        """Nothing else is drawn where it goes."""
+        self._released.set()
+
+    def end(self) -> None:
+        """The job has ended: return when all it printed was put out, or its node says no more of it. Raises OSError where it
+        can't be put out."""
+        self._tries.put(None)
+        quiet = 0.0
+        while self._thread.is_alive() and quiet < PATIENCE_SECONDS:
+            before = self._pieces
+            self._thread.join(_LOOK_SECONDS)  # a wait without end would not hear Ctrl-C
+            quiet = quiet + _LOOK_SECONDS if before == self._pieces and not self._writes else 0.0
+        if self._thread.is_alive() and self.lost is None:
+            self.is_missing = True
+            self._session.say("the node doesn't say whether that is all it printed")
+        self.check()
+        if self._last not in (b"", b"\n") and is_terminal(sys.stdout):
+            print(flush=True)  # what is said next begins a line of its own
+
+    def check(self) -> None:
+        """Raises OSError where it can't be put out."""
+        if self.lost is not None:
+            raise self.lost
+
+    def _carry(self) -> None:
+        while (container := self._tries.get()) is not None:
+            target = Target(BY_NAME["container"], container)
+            try:
+                carry_from_start(self._session, target, ask_log(True, -1, None), self._write)
+            except WeftError as problem:
+                self.is_missing = True
+                self._session.say(f"{target.what}: what it prints can't be shown: {problem.message}")
+            except OSError as problem:
+                self.lost = problem
+                return
+
+    def _write(self, descriptor: int, data: bytes) -> None:
+        self._come.set()
+        self._released.wait()
+        self._pieces, self._writes = self._pieces + 1, True
+        write_bytes(descriptor, data)
+        self._writes = False
+        self._last = data[-1:] or self._last

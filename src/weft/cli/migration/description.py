@@ -1,0 +1,190 @@
+"""How a Migration was planned, how far it is and what came true, in a person's units. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from weft.cli.output.table import Column, draw_table
+from weft.cli.output.terminal import Paint, clean
+from weft.kinds.fields.cells import dig
+from weft.kinds.migration import describe_window
+from weft.objects.quantity import format_bytes
+
+Object = Mapping[str, Any]
+SHOWN = (
+    "window",
+    "forecast",
+    "room_lost",
+    "plan",
+    "progress",
+    "samples",
+    "actual",
+    "error",
+)  # of the status, told here
+_COLUMNS = (Column(""), Column("PLANNED", right=True), Column("ACTUAL", right=True), Column("OFF BY", right=True))
+
+
+PROGRESS_COLUMNS = (
+    *(
+        Column("NAME"),
+        Column("WORKLOAD", keep=True),
+        Column("NODES"),
+        Column("PHASE"),
+        Column("DONE", right=True, keep=True),
+    ),
+    *(
+        Column("SPEED", right=True),
+        Column("WRITES", right=True),
+        Column("LEFT", right=True),
+        Column("NOTE", flexible=True),
+    ),
+)
+
+
+def describe_progress(migration: Object) -> dict[str, Any]:
+    """How far a move is, for programs: ``share`` is from 0 to 1, None while nothing was copied."""
+    progress = dig(migration, "status.progress")
+    told = {
+        "name": migration["name"],
+        "project": migration.get("project"),
+        "workload": dig(migration, "spec.workload", ""),
+    }
+    told |= {part: dig(migration, f"status.{part}", "") for part in ("phase", "source", "target")}
+    return {**told, "share": _share(progress), "progress": progress, "started_at": dig(migration, "status.started_at")}
+
+
+def _share(progress: Object | None) -> float | None:
+    total = (progress or {}).get("total_bytes", 0)
+    return round(1 - min(1.0, (progress or {}).get("remaining_bytes", 0) / total), 3) if total else None
+
+
+def draw_progress(migration: Object) -> list[str]:
+    """A row of PROGRESS_COLUMNS."""
+    told = describe_progress(migration)
+    progress, share = told["progress"] or {}, told["share"]
+    return [
+        told["name"],
+        str(told["workload"]),
+        f"{told['source'] or '–'} → {told['target'] or '?'}",
+        str(told["phase"] or "Pending"),
+        f"{share:.0%}" if share is not None else "–",
+        _rate(progress["bytes_per_second"]) if progress else "–",
+        _rate(progress["dirty_bytes_per_second"]) if progress else "–",
+        format_bytes(progress["remaining_bytes"]) if progress else "–",
+        str(dig(migration, "status.message", "")),
+    ]
+
+
+def format_pause(milliseconds: float) -> str:
+    return f"{milliseconds:.0f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.1f} s"
+
+
+def describe_forecast(forecast: Object) -> str:
+    """``about 4.0 s, downtime about 21 ms, 214 MiB on the wire (confidence 0.67, from 2 moves of it between n1 and n2)``; or that
+    nothing is known, and why."""
+    parts = []
+    if forecast.get("duration_seconds") is not None:
+        parts.append(f"about {forecast['duration_seconds']:.1f} s")
+    if forecast.get("pause_ms"):
+        parts.append(f"downtime about {format_pause(forecast['pause_ms'])}")
+    if forecast.get("bytes") is not None:
+        parts.append(f"{format_bytes(forecast['bytes'])} on the wire")
+    if not parts:
+        return f"unknown: {forecast['basis']}"
+    sure = f"confidence {forecast['confidence']:g}, from " if forecast.get("confidence") else ""
+    way = f"{forecast['mode']} as the last time, " if forecast.get("mode") else ""
+    return f"{way}{', '.join(parts)} ({sure}{forecast['basis']})"
+
+
+def describe_move(migration: Object, paint: Paint) -> str:
+    """Sections of what is known so far; empty while nothing is."""
+    sections = {"when": _list_window(migration), "plan": _list_plan(migration), "progress": _list_progress(migration)}
+    parts = []
+    for title, lines in sections.items():
+        if lines:
+            width = max(map(len, lines)) + 2
+            shown = [f"  {clean(f'{word:<{width}}{text}')}" for word, text in lines.items()]
+            parts.append("\n".join([paint.color(title, "bold"), *shown]))
+    if dig(migration, "status.plan.duration_seconds") or dig(migration, "status.actual"):
+        parts.append(_compare(migration, paint))
+    return "\n\n".join(parts)
+
+
+def _list_window(migration: Object) -> dict[str, str]:
+    """Of a planned one, until it has begun."""
+    window, forecast = dig(migration, "status.window"), dig(migration, "status.forecast")
+    if not window or dig(migration, "status.phase") != "Planned":
+        return {}
+    target, stays = dig(migration, "status.target", ""), dig(migration, "spec.mode") == "storage"
+    known = {
+        "begins": describe_window(window),
+        "room": "" if stays else f"held on {target}" if target else f"none: {dig(migration, 'status.message', '')}",
+        "chosen anew": dig(migration, "status.room_lost", ""),
+        "quality": f"{window.get('quality', 0.0):g}: {window.get('reason', '')}",
+        "expected": describe_forecast(forecast) if forecast else "",
+    }
+    return {word: text for word, text in known.items() if text}
+
+
+def _list_plan(migration: Object) -> dict[str, str]:
+    plan = dig(migration, "status.plan") or {}
+    if not plan.get("mode"):
+        return {}
+    corrected = {name: plan.get(f"{name}_factor", 1.0) for name in ("duration", "pause", "bytes")}
+    known = {
+        "mode": plan["mode"],
+        "reason": plan.get("reason", ""),
+        "the guest writes": _rate(plan.get("dirty_bytes_per_second", 0)),
+        "the path carries": _rate(plan.get("path_bytes_per_second", 0)),
+        "streams": f"{plan['streams']}, {format_bytes(plan.get('chunk_bytes', 0))} at a time" if plan.get("streams") else "",
+        "compressed to": f"{100 / plan['ratio']:.0f} %" if plan.get("ratio", 0) > 1 else "",
+        "confidence": f"{plan['confidence']:.0%}" if plan.get("confidence") else "",
+        "corrected by past moves": ", ".join(f"{name} ×{by:g}" for name, by in corrected.items() if by != 1.0),
+    }  # fmt: skip
+    return {word: text for word, text in known.items() if text}
+
+
+def _list_progress(migration: Object) -> dict[str, str]:
+    progress = dig(migration, "status.progress")
+    if not progress or dig(migration, "status.actual"):
+        return {}
+    known = {
+        "sent": f"{format_bytes(progress.get('sent_bytes', 0))} on the wire",
+        "left": f"{format_bytes(progress.get('remaining_bytes', 0))} of {format_bytes(progress.get('total_bytes', 0))}",
+        "rate": _rate(progress.get("bytes_per_second", 0)),
+        "the guest writes": _rate(progress.get("dirty_bytes_per_second", 0)),
+        "passes": str(progress.get("passes", 0)),
+    }
+    return {word: text for word, text in known.items() if text}
+
+
+def _compare(migration: Object, paint: Paint) -> str:
+    """What was foreseen beside what came true; how far off, as a share of that."""
+    plan, actual, error = (dig(migration, f"status.{part}") or {} for part in ("plan", "actual", "error"))
+    planned = {
+        "duration": _seconds(plan.get("duration_seconds")),
+        "downtime": format_pause(plan["pause_seconds"] * 1000) if plan.get("pause_seconds") else "–",
+        "bytes on the wire": format_bytes(plan["bytes"]) if plan.get("bytes") else "–",
+        "passes": str(plan.get("passes") or "–"),
+    }
+    came = {
+        "duration": _seconds(actual.get("duration_seconds")),
+        "downtime": format_pause(actual["pause_ms"]) if actual.get("pause_ms") else "–",
+        "bytes on the wire": format_bytes(actual["bytes"]) if actual.get("bytes") else "–",
+        "passes": str(actual.get("passes") or "–"),
+    }
+    off = {"duration": "duration", "downtime": "pause", "bytes on the wire": "bytes"}
+    rows = [
+        [f"  {what}", planned[what], came[what], f"{error[off[what]]:.0f} % of it" if what in off and error else ""]
+        for what in planned
+    ]
+    return draw_table(_COLUMNS if error else _COLUMNS[:3], rows, None, paint)
+
+
+def _rate(bytes_per_second: float) -> str:
+    return f"{format_bytes(bytes_per_second)}/s" if bytes_per_second else ""
+
+
+def _seconds(seconds: float | None) -> str:
+    return f"{seconds:.1f} s" if seconds else "–"

@@ -1,0 +1,35 @@
+"""Questions that the scheduler answers: an object that holds the question is made, its answer waited for, and both are taken
+away again."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from weft.cli.session import Session
+from weft.kinds.fields.cells import dig
+from weft.objects.errors import NotFound, WeftError
+
+Object = Mapping[str, Any]
+PATIENCE_SECONDS = 30.0
+
+
+def ask(session: Session, kind: str, spec: Mapping[str, Any]) -> Object:
+    """The object of ``kind`` with its answer. Raises TimedOut when nobody decides just now, NotFound when it went away."""
+    name = f"asked-{secrets.token_hex(4)}"
+    session.client.create({"kind": kind, "name": name, "spec": dict(spec)})
+    try:
+        answered = session.client.wait(
+            kind,
+            name,
+            lambda obj: obj is None or dig(obj, "status.phase", "Pending") != "Pending",
+            timeout_seconds=session.timeout_seconds or PATIENCE_SECONDS,
+        )
+    finally:
+        with contextlib.suppress(WeftError):
+            session.client.delete(kind, name)
+    if answered is None:
+        raise NotFound(f"{kind}/{name} was deleted before it was answered")
+    return answered

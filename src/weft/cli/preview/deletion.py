@@ -1,0 +1,54 @@
+"""Before something is deleted: what goes with it, and whether it is meant."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import msgspec
+
+from weft.cli.output.terminal import is_terminal
+from weft.cli.session import Session
+from weft.kinds.fields.cells import dig
+from weft.kinds.registry import BY_NAME
+
+
+def check_person(session: Session, names: list[str]) -> None:
+    """Raises UsageError where nobody sits who could be asked, unless it is only to be explained."""
+    if session.recorder is None and not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
+        raise click.UsageError(f"to delete {', '.join(names[:5])} where nobody can be asked, give --yes")
+
+
+def ask_to_delete(session: Session, found: Sequence[dict[str, Any]]) -> bool:
+    """Show what would go with each of these objects, and ask; the answer. Raises UsageError where nobody can answer."""
+    check_person(session, [f"{obj['kind']}/{obj['name']}" for obj in found])
+    if session.recorder is not None:
+        return True  # what would go out is told instead, and nothing goes
+    for obj in found:
+        session.say(f"  {obj['kind']}/{obj['name']}  {describe_loss(obj)}")
+    question = "Delete this for good?" if len(found) == 1 else f"Delete these {len(found)} for good?"
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:
+        session.say("")  # the cursor stands behind the question
+        raise
+
+
+def describe_loss(obj: dict[str, Any]) -> str:
+    """What goes with the object, in a few words."""
+    parts = [str(dig(obj, "status.phase", ""))]
+    kind = BY_NAME[obj["kind"]]
+    if kind.workload is not None:
+        node = dig(obj, "status.node")
+        volumes = kind.workload.volumes(msgspec.convert(obj["spec"], kind.spec))
+        parts += [f"on {node}"] if node else []
+        parts.append("; its root disk goes with it" + (f", volumes stay: {', '.join(volumes)}" if volumes else ""))
+    elif obj["kind"] == "job":
+        running = dig(obj, "status.running", 0)
+        parts.append(f"; {running} tasks that run, and the logs of all" if running else "; the logs of its tasks")
+        parts.append("go with it")
+    elif obj["kind"] == "volume":
+        parts.append("; the data on it is lost")
+    return " ".join(part for part in parts if part).replace(" ;", ";")

@@ -1,0 +1,106 @@
+"""What ``--dry-run`` of something new says beside that it would be made: whether and where it would be placed, by the scheduler's
+own answer. Nothing of it stays."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from weft.cli.command.exit_codes import OK, UNPLACEABLE
+from weft.cli.command.target import Target
+from weft.cli.output.terminal import find_width
+from weft.cli.placement.answer import tell_recommendation
+from weft.cli.placement.question import ask
+from weft.cli.session import Session
+from weft.cli.wait.follow import print_one
+from weft.cli.wait.goal import is_stuck
+from weft.kinds.fields.cells import dig
+from weft.kinds.registry import is_workload
+from weft.objects.errors import WeftError
+
+Object = Mapping[str, Any]
+
+
+MOST_ASKED = 20
+
+
+class Foreseen(NamedTuple):
+    """What the scheduler would do with something new now. ``words`` go on behind "would be created"; ``answer`` is its own, None
+    where there is nothing to place now, or nobody to tell."""
+
+    words: str = ""
+    answer: Object | None = None
+
+    @property
+    def refused(self) -> bool:
+        """Whether no node would take it."""
+        status = self.answer["status"] if self.answer is not None else {}
+        if status.get("phase") == "Failed":
+            return is_stuck(status["reason"])
+        return self.answer is not None and not status.get("best")
+
+
+def foresee(session: Session, target: Target, made: Object) -> Foreseen:
+    """Whether and where ``made``, which the server has looked at and not stored, would be placed."""
+    answer = _ask_where(session, target, made)
+    status = answer["status"] if answer is not None else {}
+    if status.get("best"):
+        return Foreseen(f", and placed on {status['best']} by {status['policy']}", answer)
+    if status.get("phase") == "Failed":
+        return Foreseen(f", and wait: {status['reason']}: {status['message']}", answer)
+    return Foreseen(", and stay Pending" if answer is not None else "", answer)
+
+
+def foresee_each(session: Session, new: Sequence[tuple[Target, Object]]) -> dict[str, Foreseen]:
+    """What becomes of those of ``new`` that are placed, each as if it came alone, by what it is called. One that waits for another
+    of them is left out, and so are those after the first many."""
+    found: dict[str, Foreseen] = {}
+    placed = [(target, made) for target, made in new if is_workload(target.kind.name) or target.kind.name == "job"]
+    for target, made in placed[:MOST_ASKED]:
+        told = foresee(session, target, made)
+        waits = told.answer is not None and told.answer["status"].get("phase") == "Failed"
+        if not waits or len(new) == 1:
+            found[target.what] = told
+    if len(placed) > MOST_ASKED:
+        session.say(f"where the first {MOST_ASKED} of {len(placed)} would be placed was asked")
+    return found
+
+
+def describe_refusal(told: Foreseen, what: str) -> str:
+    """In one line, why no node would take it; empty if one would."""
+    if not told.refused or told.answer is None:
+        return ""
+    status = told.answer["status"]
+    return f"{what} fits on no node now: {status.get('reason') or 'refused'}: {status.get('message') or ''}".rstrip(
+        ": "
+    )
+
+
+def rehearse(session: Session, target: Target, made: Object, done: str) -> int:
+    """Print what would be ``done``, with ``made`` as the server would have made it; 6 where no node would take it now."""
+    told = foresee(session, target, made)
+    print_one(session, made, f"{target.what}  would be {done}{told.words}")
+    if (
+        told.answer is not None
+        and told.refused
+        and told.answer["status"].get("phase") != "Failed"
+        and not session.is_data
+    ):
+        print(tell_recommendation(told.answer, target.what, find_width(sys.stdout), session.paint))
+    return UNPLACEABLE if told.refused else OK
+
+
+def _ask_where(session: Session, target: Target, made: Object) -> Object | None:
+    """The scheduler's answer; None where there is nothing to place now, or nobody to tell."""
+    spec = dig(made, "spec.task") if target.kind.name == "job" else made["spec"]
+    kind = "container" if target.kind.name == "job" else target.kind.name
+    waits = dig(made, "spec.hold") or dig(made, "spec.run", "run") != "run" or dig(made, "spec.schedule")
+    elsewhere = made.get("project") not in (None, session.client.project)
+    if not is_workload(kind) or waits or elsewhere:
+        return None
+    try:
+        return ask(session, "recommendation", {"kind": kind, "wish": spec})
+    except WeftError as problem:
+        session.say(f"whether a node would take it can't be told now: {problem.message}")
+        return None

@@ -1,0 +1,61 @@
+"""The image that a managed runtime's functions see: made at its first use, where that can be done from here."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from weft.cli.command.exit_codes import OK
+from weft.cli.session import Session
+from weft.cli.verbs.build import build_and_add
+from weft.kinds.image import OWN
+from weft.kinds.parts.function_code import BASES_PROJECT, DEFAULT_RUNTIME, name_base
+from weft.objects.errors import DriverFailed, NotFound, Unavailable
+
+
+def provide_bases(session: Session, specs: Sequence[Mapping[str, Any]]) -> None:
+    """See that there are the images that functions of ``specs`` need. Raises Unavailable with the command for the server's machine
+    where this one isn't it, DriverFailed if one can't be built."""
+    needed = {
+        name_base(spec.get("runtime") or DEFAULT_RUNTIME, spec.get("image") or "", spec.get("isolation") or "")
+        for spec in specs
+    }
+    for name in sorted(needed & set(OWN)):
+        _provide(session, name)
+
+
+def _provide(session: Session, name: str) -> None:
+    if any(_is_there(session, name, project) for project in {session.client.project, BASES_PROJECT}):
+        return
+    if not is_here(session.client.context.server) or os.geteuid():
+        raise Unavailable(
+            f"the runtime's image {name} isn't there yet, and is built on the server's machine, as root",
+            reason="baseNotReady",
+            hint=f"there, once: weft image build {name} --project {BASES_PROJECT}",
+        )
+    session.say(f"image/{name}  is made now, once: what all functions of this runtime see")
+    if build_and_add(session, name, BASES_PROJECT) != OK:
+        raise DriverFailed(f"image/{name} did not come", hint=f"weft image build {name} --project {BASES_PROJECT}")
+
+
+def _is_there(session: Session, name: str, project: str) -> bool:
+    try:
+        session.client.get("image", name, project=project)
+    except NotFound:
+        return False
+    return True
+
+
+def is_here(server: str) -> bool:
+    """Whether the server at that URL is this machine: only an address of one's own can be bound."""
+    try:
+        host = urlsplit(server).hostname or ""
+        family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind((address[0], 0))
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,201 @@
+"""What guests and tasks have printed, carried to this terminal."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from weft.cli.command.exit_codes import INTERRUPTED, exit_code, partial_code
+from weft.cli.command.target import Target
+from weft.cli.output.terminal import clean, is_terminal
+from weft.cli.session import NotSent, Session
+from weft.cli.stream.client import Stream, dial, write_bytes
+from weft.objects.errors import IllegalTransition, Unavailable, WeftError
+
+_LAST_LINES = 10
+_LAST_BYTES = 1 << 16
+_WIDEST = 500
+_OVERLAP_BYTES = 4096  # of what came last: it says how far a log was read that is taken up again
+_PAUSE_SECONDS = 1.0
+_FIRST_PAUSE_SECONDS = 0.05
+_TRIES = 60
+_LONGEST_LINE = 1 << 20
+Write = Callable[[int, bytes], None]
+
+
+def show_log(session: Session, target: Target, asked: dict[str, Any]) -> int:
+    """What a guest printed, its standard error on ours; ends when all is read, or, if it is followed, when the guest has, or with
+    Ctrl-C."""
+    try:
+        return _carry(session, target, asked, write_bytes)
+    except KeyboardInterrupt:
+        if asked["follow"]:
+            return INTERRUPTED  # enough was seen
+        raise
+
+
+def show_last_lines(session: Session, target: Target) -> None:
+    """The end of what it printed, on standard error, beside a failure of it; nothing where that is empty or can't be had."""
+    kept = bytearray()
+
+    def keep(_: int, piece: bytes) -> None:
+        kept.extend(piece)
+        del kept[:-_LAST_BYTES]
+
+    try:
+        ticket = session.client.verb(target.kind.name, target.name, "logs", {"follow": False, "tail": _LAST_LINES})
+        with dial(session.client.context, ticket) as sock:
+            Stream(sock, forward_end=False, write=keep).run(None)
+    except WeftError:
+        return
+    lines = kept.decode(errors="replace").splitlines()[-_LAST_LINES:]
+    if any(lines):
+        session.say(f"{target.what}  printed last:")
+    for line in lines if any(lines) else ():
+        session.say(f"  {clean(line)[:_WIDEST]}")
+
+
+def show_logs(
+    session: Session, targets: Sequence[Target], *, follow: bool, tail: int, since: float | None, prefix: bool
+) -> int:
+    """What several guests printed, each line with whose it is: one guest after the other, or with ``follow`` all at once. The exit
+    code; the trouble of one is said and doesn't end the others. Raises OSError where the lines can't be put out."""
+    lock = threading.Lock()
+    codes: list[int] = []
+    lost: list[OSError] = []
+
+    def show(target: Target) -> None:
+        lines = Lines(f"{target.what}  " if prefix else "", lock)
+        try:
+            try:
+                codes.append(_carry(session, target, ask_log(follow, tail, since), lines.take))
+            except NotSent:
+                pass  # it is told with the rest that would be done
+            except WeftError as problem:
+                codes.append(exit_code(problem))
+                session.say(f"{target.what}: {problem.message}")
+            finally:
+                lines.end()
+        except OSError as problem:  # nobody reads on, or a full disk: no line of any guest can be put there
+            lost.append(problem)
+
+    threads = [threading.Thread(target=show, args=(target,), daemon=True) for target in targets]
+    try:
+        for thread in threads:
+            thread.start()
+            while not follow and thread.is_alive():
+                thread.join(_PAUSE_SECONDS)
+            if lost:
+                break
+        while not lost and any(thread.is_alive() for thread in threads):
+            threads[0].join(0.2)
+            threads = [thread for thread in threads if thread.is_alive()] or threads
+    except KeyboardInterrupt:
+        return INTERRUPTED  # enough was seen
+    if lost:
+        raise lost[0]
+    return partial_code(codes)
+
+
+class Lines:
+    """Puts whole lines on standard output and error, so that those of several guests don't run into each other."""
+
+    def __init__(self, prefix: str, lock: threading.Lock) -> None:
+        self._prefix, self._lock = prefix.encode(), lock
+        self._rest = {1: b"", 2: b""}
+
+    def take(self, descriptor: int, data: bytes) -> None:
+        *lines, self._rest[descriptor] = (self._rest[descriptor] + data).split(b"\n")
+        if len(self._rest[descriptor]) > _LONGEST_LINE:  # whoever prints no end of a line is heard all the same
+            lines.append(self._rest[descriptor])
+            self._rest[descriptor] = b""
+        self._put(descriptor, lines)
+
+    def end(self) -> None:
+        for descriptor, rest in self._rest.items():
+            self._put(descriptor, [rest] if rest else [])
+
+    def _put(self, descriptor: int, lines: Sequence[bytes]) -> None:
+        out = sys.stdout if descriptor == 1 else sys.stderr
+        with self._lock:
+            for line in lines:
+                text = (self._prefix + line).decode("utf-8", "replace").rstrip("\r")
+                out.write((clean(text) if is_terminal(out) else text) + "\n")  # one guest must not move another's lines
+            sys.stdout.flush()
+
+
+def carry_from_start(session: Session, target: Target, asked: dict[str, Any], write: Write) -> int:
+    """The log of a container that has begun, or is about to, to ``write``, followed to its end. Raises WeftError."""
+    pause = _FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            return _carry(session, target, asked, write)
+        except IllegalTransition:  # it has no place yet; once it is gone, that is NotFound
+            over = target.kind.over
+            if over is not None and over(session.client.get(target.kind.name, target.name)):
+                return 0  # it never had one
+        session.client.http.closed.wait(pause)
+        pause = min(2 * pause, _PAUSE_SECONDS)
+
+
+def ask_log(follow: bool, tail: int, since: float | None) -> dict[str, Any]:
+    return {"follow": follow, "tail": tail, **({} if since is None else {"since": since})}
+
+
+def _carry(session: Session, target: Target, asked: dict[str, Any], write: Write) -> int:
+    """One guest's log to ``write``. One that is followed is taken up again where it was lost: nothing is missing, nothing comes
+    twice, as long as the log still has what came last. Raises WeftError."""
+    seen = bytearray()
+
+    def note(descriptor: int, data: bytes) -> None:
+        write(descriptor, data)
+        seen.extend(data)
+        del seen[:-_OVERLAP_BYTES]
+
+    for _ in range(_TRIES):
+        try:
+            if not seen:
+                return _run_stream(session, target, asked, note)
+            return _run_stream(
+                session, target, {"follow": True, "tail": -1}, _skip(_measure(session, target, seen), note)
+            )
+        except Unavailable as problem:
+            if not asked["follow"] or not seen or target.kind.name == "function":
+                raise
+            lost = problem
+            session.client.http.closed.wait(_PAUSE_SECONDS)
+    raise lost
+
+
+def _run_stream(session: Session, target: Target, asked: dict[str, Any], write: Write) -> int:
+    client = session.make_client()
+    ticket = client.verb(target.kind.name, target.name, "logs", asked)
+    with dial(client.context, ticket) as sock:
+        return Stream(sock, forward_end=False, write=write).run(None) or 0
+
+
+def _measure(session: Session, target: Target, seen: bytes | bytearray) -> int:
+    """How many bytes of the whole log have come already; 0 where it has nothing of what came last."""
+    whole = bytearray()
+    _run_stream(session, target, {"follow": False, "tail": -1}, lambda _, data: whole.extend(data))
+    at = whole.rfind(seen)
+    if at < 0:
+        session.say(f"{target.what}: its log has begun anew, or is shorter now: here it is from its start")
+        return 0
+    return at + len(seen)
+
+
+def _skip(count: int, write: Write) -> Write:
+    """``write`` for what comes after the first ``count`` bytes."""
+    left = count
+
+    def skipping(descriptor: int, data: bytes) -> None:
+        nonlocal left
+        kept = data[min(left, len(data)) :]
+        left -= len(data) - len(kept)
+        if kept:
+            write(descriptor, kept)
+
+    return skipping

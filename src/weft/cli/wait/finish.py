@@ -1,0 +1,167 @@
+"""The end of every command that changes something: wait until it is so, show how it gets on, say how it ended.
+
+The exit code: 0 reached, 6 no node fits, 7 time is up, 1 it failed, 130 interrupted; the work goes on in all of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from weft.cli.command.errors import complain
+from weft.cli.command.exit_codes import INTERRUPTED, OK, join_codes
+from weft.cli.command.target import Target
+from weft.cli.output.formats import print_list, print_object
+from weft.cli.placement.decision import explain_refusal
+from weft.cli.session import Session
+from weft.cli.wait.goal import UNPLACEABLE, Goal, plan_goal
+from weft.cli.wait.operation import name_operation
+from weft.cli.wait.progress import Progress
+from weft.cli.wait.watch import Result, Wait, describe_wait, follow
+from weft.kinds.fields.cells import dig
+from weft.kinds.registry import BY_NAME, is_workload
+from weft.objects.errors import NotFound, Unplaceable, WeftError
+
+Object = Mapping[str, Any]
+_MOST_NAMED = 10
+_UNDOES = {
+    "create": "delete",
+    "stop": "start",
+    "start": "stop",
+    "suspend": "resume",
+    "resume": "suspend",
+    "hold": "release",
+}
+_DONE = {
+    "create": "created",
+    "update": "changed",
+    "set": "changed",
+    "unchanged": "unchanged",
+    "hold": "held",
+    "retry": "retried",
+    "cancel": "cancelled",
+}
+_PLACING = ("create", "update", "release", "wait")  # verbs after which a VM may get its node
+
+
+class Done(NamedTuple):
+    """What the server has accepted: the object it answered with, the verb that did it. ``told`` is a line to print at
+    once, also when more is waited for."""
+
+    target: Target
+    obj: Object
+    verb: str
+    told: str = ""
+
+
+def plan_wait(obj: Object, target: Target, verb: str, before: Object | None = None) -> Wait | None:
+    """What to wait for after ``verb`` was accepted with ``obj`` as the answer; None: it is so already."""
+    goal = plan_goal(target.kind.name, verb, before)
+    return Wait(target, goal, obj.get("uid", ""), obj.get("project")) if goal else None
+
+
+def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait]) -> int:
+    """Say what became of ``done``, and, unless detached, how each of ``waits`` ended."""
+    going_on = {wait.target.what for wait in waits} if session.detach else set()
+    waits = () if session.detach else waits
+    session.unfinished = bool(waits)
+    waited = {wait.target.what for wait in waits}
+    at_once = [one for one in done if one.target.what not in waited]
+    if not session.is_data:
+        for one in done:
+            if one.target.what not in waited or one.told:
+                goes_on = f"; operation {name_operation(one.obj)}" if one.target.what in going_on else ""
+                print(f"{one.target.what}  {one.told or _word(session, one.verb)}{goes_on}", flush=True)
+    if not waits:
+        _print_all(session, [one.obj for one in at_once])
+        return OK
+    verbs = {one.target.what: one.verb for one in done}
+    places = any(verb in _PLACING for verb in verbs.values())
+    progress = Progress(
+        session.clock.elapsed,
+        _decision_finder(session) if places else None,
+        color=session.color,
+        only_live=session.output == "json",  # a program reads standard error too: the error, and nothing before it
+    )
+    try:
+        results = follow(session, waits, progress)
+    except KeyboardInterrupt:
+        session.say(describe_parting(waits, verbs))
+        return INTERRUPTED
+    session.unfinished = False
+    _print_all(session, [one.obj for one in at_once] + [r.obj for r in results if r.obj is not None])
+    return join_codes(_tell(session, result, verbs.get(result.wait.target.what, "")) for result in results)
+
+
+def _tell(session: Session, result: Result, verb: str) -> int:
+    target = result.wait.target
+    if result.error is not None:
+        if target.kind.name == "container" and result.obj is not None and session.output != "json":
+            if dig(result.obj, "status.phase") == "Failed":
+                printed = importlib.import_module("weft.cli.stream.logs")  # with all that streams need: for this alone
+                printed.show_last_lines(session, target)
+        return complain(explain(session, target, result.error), session.output, session.color, session.debug)
+    if not session.is_data:
+        print(f"{target.what}  {_ending(result.wait.goal, result.obj, verb)} after {result.seconds:.1f} s", flush=True)
+    return OK
+
+
+def _ending(goal: Goal, obj: Object | None, verb: str) -> str:
+    if obj is None:
+        return "deleted" if verb == "delete" else "gone"
+    phase = dig(obj, "status.phase")
+    node = dig(obj, "status.node") if is_workload(obj["kind"]) else None
+    return " ".join([str(phase or goal.words), *(["on", node] if node else [])])
+
+
+def explain(session: Session, target: Target, error: WeftError) -> WeftError:
+    """``error``; for a VM that no node takes with each node's reason, read from the scheduler's decision."""
+    if isinstance(error, Unplaceable) and error.token in UNPLACEABLE and is_workload(target.kind.name):
+        return explain_refusal(error, find_decision(session, target), target.what)
+    return error
+
+
+def find_decision(session: Session, target: Target) -> Object | None:
+    """Why the workload is where it is; None when nothing was decided yet."""
+    try:
+        return session.client.get("decision", f"{target.kind.name}.{target.name}")
+    except NotFound:
+        return None
+
+
+def _decision_finder(session: Session) -> Any:
+    def find(target: Target) -> Object | None:
+        try:
+            return find_decision(session, target)
+        except WeftError:
+            return None  # the line is a courtesy; what matters comes over the watch
+
+    return find
+
+
+def _word(session: Session, verb: str) -> str:
+    if session.detach and verb in ("delete", "start", "stop", "restart", "suspend", "resume"):
+        return f"{verb} asked for"
+    return _DONE.get(verb) or verb + ("d" if verb.endswith("e") else "ed")
+
+
+def _print_all(session: Session, objects: Sequence[Object]) -> None:
+    if not session.is_data:
+        return
+    if len(objects) == 1:
+        print_object(session, objects[0])
+    elif objects:
+        print_list(session, objects, [BY_NAME[name] for name in dict.fromkeys(obj["kind"] for obj in objects)])
+
+
+def describe_parting(waits: Sequence[Wait], verbs: Mapping[str, str]) -> str:
+    """What to tell whoever stops watching: how to go on with that, and how to undo what was asked for."""
+    verb, asked = verbs.get(waits[0].target.what, ""), waits[0].goal.asked
+    alike = [one for one in waits if (verbs.get(one.target.what, ""), one.goal.asked) == (verb, asked)][:_MOST_NAMED]
+    more = f", and {len(waits) - len(alike)} more" if len(waits) > len(alike) else ""
+    if verb == "delete":
+        return f"still being deleted{more}; watch: {describe_wait(*alike)}"
+    names = " ".join(one.target.what for one in alike)
+    undo = f"   undo: weft {_UNDOES[verb]} {names}" if verb in _UNDOES else ""
+    return f"it goes on{more}; watch: {describe_wait(*alike)}{undo}"

@@ -1,0 +1,205 @@
+"""Work in progress, on standard error: on a terminal a live line for each object, off it a plain line for each step."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
+
+from weft.cli.command.target import Target
+from weft.cli.output.terminal import Paint, clean, find_width, is_terminal, plan_paint
+from weft.cli.placement.decision import describe_choice, read_notes
+from weft.kinds.fields.cells import dig
+
+Object = Mapping[str, Any]
+_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_COUNTED = re.compile(r": [\d.]+ \w+ of ([\d.]+ \w+)$")  # off a terminal only what it is all in all
+_TURNS = "\0"  # where the wheel is drawn
+_UNDER_WAY = ("Prolog", "Boot")  # in other phases the steps are those of last time
+_DOING = (
+    "starting",
+    "stopping",
+    "suspending",
+    "restarting",
+)  # what a workload's reason says while a wish is carried out
+_ENDS = ("stopping", "restarting", "Shutdown")
+_ENDING = "ending"
+_UNSAID = ("Pending", *_UNDER_WAY, "Running", "Stopped")  # off a terminal: what is done there is said step by step
+_PATIENT_SECONDS = 1.0  # an end that is over sooner isn't worth a word
+_SIGNS = {"done": "✓", "failed": "✗"}
+
+
+class Progress:
+    """Shows how objects get on. ``find_decision(target)`` is asked once a VM has a node, to say why it is there."""
+
+    def __init__(
+        self,
+        elapsed: Callable[[], float],
+        find_decision: Callable[[Target], Object | None] | None = None,
+        stream: TextIO | None = None,
+        color: bool = True,
+        only_live: bool = False,
+    ) -> None:
+        self._elapsed = elapsed
+        self._find_decision = find_decision
+        self._stream = stream or sys.stderr
+        self._live = is_terminal(self._stream)
+        self._silent = only_live and not self._live
+        self._paint: Paint = plan_paint(self._stream, color)
+        self._began = elapsed()
+        self._lines: dict[str, str] = {}  # what each object's live line says
+        self._placed: dict[str, str] = {}  # the node each object was last said to be on
+        self._told: set[tuple[str, str]] = set()
+        self._ending: dict[
+            str, tuple[float, float]
+        ] = {}  # since when, and how long, something is given to end by itself
+        self._drawn = 0
+        self._frame = 0
+
+    @property
+    def moves(self) -> bool:
+        """Something on the screen turns, so ``tick`` should be called ten times a second."""
+        return self._live
+
+    @property
+    def seconds(self) -> float:
+        return self._elapsed() - self._began
+
+    def show(self, target: Target, obj: Object | None, over: bool = False) -> None:
+        """``obj`` is how the object stands now; None: it isn't there. ``over``: its result is told elsewhere."""
+        if obj is not None:
+            self._show_place(target, obj)
+        if obj is None or over:
+            self._lines.pop(target.what, None)
+            self._ending.pop(target.what, None)
+            self._draw()
+            return
+        word, note = describe_standing(obj)
+        steps = [_step(step) for step in dig(obj, "status.steps", [])] if word in _UNDER_WAY else []
+        self._note_ending(target, obj, word)
+        if self._live:
+            self._lines[target.what] = "   ".join([f"{target.what}  {word}", *steps, *([note] if note else [])])
+            self._draw()
+            return
+        said = _COUNTED.sub(r": \1", f"{word}: {note}" if note else "" if word in _UNSAID else word)
+        for line in ([said] if said else []) + [step for step in steps if not step.endswith(_TURNS)]:
+            self._print_once(target, line)
+
+    @property
+    def due_seconds(self) -> float | None:
+        """In how many seconds there is something to say although nothing happens; None: never."""
+        unsaid = [began for what, (began, _) in self._ending.items() if (what, _ENDING) not in self._told]
+        return max(0.0, min(unsaid) + _PATIENT_SECONDS - self._elapsed()) if unsaid and not self._live else None
+
+    def _note_ending(self, target: Target, obj: Object, word: str) -> None:
+        grace = dig(obj, "spec.grace")
+        if grace and (word in _ENDS or (word == "Deleting" and dig(obj, "status.phase") == "Shutdown")):
+            self._ending.setdefault(target.what, (self._elapsed(), float(grace)))
+        else:
+            self._ending.pop(target.what, None)
+
+    def _describe_ending(self, what: str) -> str:
+        """``waiting 18 s more for it to end; then it is killed``; empty as long as that isn't worth a word."""
+        began, grace = self._ending.get(what, (self._elapsed(), 0.0))
+        waited = self._elapsed() - began
+        left = max(0.0, grace - waited)
+        return f"waiting {left:.0f} s more for it to end; then it is killed" if waited >= _PATIENT_SECONDS else ""
+
+    def _print_once(self, target: Target, line: str) -> None:
+        if (target.what, line) not in self._told:
+            self._told.add((target.what, line))
+            self._print(f"{target.what}  {line}")
+
+    def draw(self, target: Target, live: str, told: str) -> None:
+        """How ``target`` stands in a line of its own: on a terminal ``live``, off it the same once for each ``told``."""
+        if self._live:
+            self._lines[target.what] = live
+            self._draw()
+        elif (target.what, told) not in self._told:
+            self._told.add((target.what, told))
+            self._print(live)
+
+    def say(self, line: str) -> None:
+        """A line that stays, above what moves."""
+        self._print(line)
+
+    def tick(self) -> None:
+        """Turn the wheel, and say what takes its time."""
+        self._frame += 1
+        for what in self._ending if not self._live else ():
+            if (what, _ENDING) not in self._told and (line := self._describe_ending(what)):
+                self._told.add((what, _ENDING))
+                self._print(f"{what}  {line}")
+        self._draw()
+
+    def end(self) -> None:
+        """Take the live lines away; what follows is printed in their place."""
+        self._lines.clear()
+        self._draw()
+
+    def _show_place(self, target: Target, obj: Object) -> None:
+        node = dig(obj, "status.node")
+        if node and self._placed.get(target.what) != node and self._find_decision is not None:
+            self._placed[target.what] = node
+            decision = self._find_decision(target)
+            self._print(f"{target.what}  {describe_choice(decision, node)}")
+            for note in read_notes(decision):
+                self._print(f"{target.what}  note: {note}")
+
+    def _print(self, line: str) -> None:
+        if self._silent:
+            return
+        self._erase()
+        self._stream.write(clean(line) + "\n")
+        self._draw()
+        self._stream.flush()
+
+    def _erase(self) -> None:
+        if self._drawn:
+            self._stream.write(f"\r\x1b[{self._drawn - 1}A\x1b[J" if self._drawn > 1 else "\r\x1b[J")
+            self._drawn = 0
+
+    def _draw(self) -> None:
+        if not self._live:
+            return
+        self._erase()
+        width = find_width(self._stream) or 80
+        wheel = _SPINNER[self._frame % len(_SPINNER)]
+        texts = ["   ".join(filter(None, (text, self._describe_ending(what)))) for what, text in self._lines.items()]
+        lines = [_fit(clean(text.replace(_TURNS, wheel)), f"  {self.seconds:.1f} s", width - 1) for text in texts[:10]]
+        lines = [self._paint.color(line, "dim") for line in lines]
+        self._stream.write("\n".join(lines))
+        self._drawn = len(lines)
+        self._stream.flush()
+
+
+def _fit(text: str, end: str, width: int) -> str:
+    """``text`` and its ``end`` in ``width`` columns: what was done first is left out first, and the end stays."""
+    first, *rest = text.split("   ")
+    while len(rest) > 1 and len("   ".join([first, *rest])) + len(end) > width:
+        del rest[0]
+    return "   ".join([first, *rest])[: max(0, width - len(end))] + end
+
+
+def describe_standing(obj: Object) -> tuple[str, str]:
+    """Its phase, or what is being done about a wish, and what its status has to say of that. Pure."""
+    status = obj.get("status") or {}
+    reason, message = str(status.get("reason") or ""), clean(str(status.get("message") or ""))
+    if obj.get("deleting_since"):
+        return "Deleting", ""
+    phase = str(status.get("phase") or "Pending")
+    if status.get("observed_generation", obj.get("generation", 0)) < obj.get("generation", 0):
+        return phase, ""  # that is of what was asked for before
+    if reason in _DOING:
+        return reason, message
+    if obj["kind"] == "function" or not reason or reason in message:
+        return phase, message
+    return phase, f"{reason}: {message}" if message else ""
+
+
+def _step(step: Mapping[str, Any]) -> str:
+    """``disk ✓ 8 ms``; what is still being done ends with the sign that turns."""
+    name, detail = clean(step.get("name", "")), clean(str(step.get("detail") or ""))
+    sign = _SIGNS.get(str(step.get("state")))
+    return " ".join(part for part in ((name, sign, detail) if sign else (name, detail, _TURNS)) if part)

@@ -1,0 +1,80 @@
+"""The gateway's doors of functions, for weft's own clients: where they are, and the dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from weft.client.answer import raise_problem
+from weft.client.api import Client
+from weft.client.context import hash_ca
+from weft.client.http import Http
+from weft.contracts.durable_file import write_durably
+from weft.objects.errors import NotFound
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """``url`` is where functions are invoked by HTTP and by the Lambda API; ``region`` is what is signed for."""
+
+    url: str
+    region: str
+
+
+def find_endpoint(client: Client) -> Endpoint:
+    """Where functions are invoked, as seen from here. Raises NotFound if the server has no such doors."""
+    answer = client.http.request("GET", "/v1/gateway")
+    raise_problem(answer)
+    told = answer.json()
+    if not told.get("functions"):
+        raise NotFound("this server has no doors for functions", hint="weft server --functions ADDRESS:PORT")
+    return Endpoint(told["functions"], told["region"])
+
+
+def keep_ca(ca: str, environ: Mapping[str, str]) -> Path:
+    """The file with the fabric's CA in the user's cache, made if it isn't there."""
+    folder = Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME") or "/root") / ".cache") / "weft"
+    path = folder / f"ca-{hash_ca(ca)[:16]}.pem"
+    if not path.exists() or path.read_text() != ca:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_durably(path, ca.encode(), 0o644)
+    return path
+
+
+def list_dead_letters(client: Client, function: str) -> list[dict[str, Any]]:
+    """All of a function's, newest first."""
+    found: list[dict[str, Any]] = []
+    with_doors = _dial(client)
+    try:
+        while True:
+            after = f"?after={quote(found[-1]['id'])}" if found else ""
+            answer = with_doors.request("GET", _path(client, function) + after)
+            raise_problem(answer)
+            page = answer.json()["items"]
+            found += page
+            if not page:
+                return found
+    finally:
+        with_doors.close()
+
+
+def act_on_dead_letters(client: Client, function: str, verb: str) -> int:
+    """``redrive`` or ``purge`` all of a function's; how many."""
+    doors = _dial(client)
+    try:
+        answer = doors.request("POST", f"{_path(client, function)}:{verb}", b"")
+        raise_problem(answer)
+        return int(answer.json()["count"])
+    finally:
+        doors.close()
+
+
+def _dial(client: Client) -> Http:
+    return Http(msgspec.structs.replace(client.context, server=find_endpoint(client).url))
+
+
+def _path(client: Client, function: str) -> str:
+    return f"/v1/projects/{quote(client.project, safe='')}/functions/{quote(function, safe='')}/dead-letters"

@@ -1,0 +1,126 @@
+"""What a runtime needs to start one container: all decided, nothing left to look up. Its driver is a
+``RuntimeDriver[ContainerPlan]`` (``contracts/driver/runtime.py``) whose probe names the kind ``container``; it may have the
+same small protocols, and tells the same facts, as one of machines.
+
+The agent has merged the image's configuration with what the container's spec says, and restarts what ended: a driver starts,
+watches and ends one run. Why one ended stands in ``GuestFacts.reason``: COMPLETED (exit code 0), EXITED (another), KILLED (by a
+signal that nobody here sent), OUT_OF_MEMORY, or one of NEVER_BEGAN: its command isn't there, or can't be executed, which no other
+try would mend; ``GuestFacts.exit_code`` is the shell's number for it (128 + signal, 127, 126). One that was to go on from where it
+was saved, and couldn't, runs for the reason BEGUN_AFRESH; why not is the message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Literal, Protocol, runtime_checkable
+
+import msgspec
+
+COMPLETED, EXITED, KILLED, OUT_OF_MEMORY = "completed", "exited", "killed", "outOfMemory"
+NOT_FOUND, NOT_EXECUTABLE = "commandNotFound", "commandNotExecutable"
+NEVER_BEGAN = {NOT_FOUND: 127, NOT_EXECUTABLE: 126}  # and the exit codes that a shell has for them
+BEGUN_AFRESH = "begunAfresh"
+
+
+def describe_never_began(reason: str, program: str) -> str:
+    """Why one of NEVER_BEGAN is so, in words: ``program`` is the first word of its command."""
+    name = repr(program[:200])
+    if reason == NOT_EXECUTABLE:
+        return f"{name} can't be executed: it is no program, or its user may not run it"
+    return f"{name} is not in it" if "/" in program else f"{name} is in no folder of its PATH"
+
+
+class User(msgspec.Struct, frozen=True):
+    """Who a process is inside the container, in numbers; ``groups`` are those beside ``gid``."""
+
+    uid: int = 0
+    gid: int = 0
+    groups: list[int] = []
+    home: str = "/"
+
+
+class ContainerProcess(msgspec.Struct, frozen=True):
+    """What runs. ``env`` are NAME=VALUE in order, no name twice; ``argv[0]`` is looked up in its PATH; ``cwd`` is made if the image
+    has none of that name. ``stop_signal`` like SIGTERM."""
+
+    argv: list[str]
+    env: list[str] = []
+    cwd: str = "/"
+    user: User = User()
+    stop_signal: str = "SIGTERM"
+
+
+class ContainerMount(msgspec.Struct, frozen=True):
+    """``source`` (a directory or file of this node; "" for a tmpfs of ``size_bytes``) at ``target`` in the container, which is made
+    there if need be. Never followed out of the container's root. With a ``file_system``, ``source`` is a raw disk that has it,
+    mounted for this container alone and held as ``contracts.locks`` says for as long as anything of the container runs."""
+
+    source: str
+    target: str
+    read_only: bool = False
+    size_bytes: int = 0
+    file_system: Literal["", "ext4"] = ""
+
+
+class ContainerNic(msgspec.Struct, frozen=True):
+    """A NIC of a container in a machine of its own, on link ``ifname`` that the network driver has made. ``gateway`` "" is none:
+    its way out is another one's."""
+
+    ifname: str
+    mac: str
+    mtu: int
+    address: str
+    prefix: int
+    gateway: str = ""
+
+
+class ContainerPlan(msgspec.Struct, frozen=True):
+    """Everything a runtime needs to start one container; ``id`` is the allocation's 10-character short id.
+
+    ``layers`` are directories of this node, the uppermost first (as overlayfs has it), shared with other containers and never
+    written: what the container writes is the driver's to keep until ``remove``, so it is there after a stop and a start.
+    ``cpu`` is cores (a fraction is a limit), 0 none; ``pids`` 0 is the driver's own limit. ``netns`` is the path of a network
+    namespace made and filled by the network driver; "" one of its own with nothing but a loopback. A container in a machine of
+    its own has ``nics`` instead. ``name_servers`` and ``search`` become its resolv.conf. ``capabilities`` are all that it has
+    (CAP_…), bounding and effective; none is none. ``user_namespace``: its ids are a range of the node's that no other container
+    has, chosen by the driver. ``devices`` are device nodes of this host that it may use. ``terminal``: its stdio is a terminal,
+    which ``HasConsole`` serves. ``disk_bytes`` is how much it may write into its root; 0 of one from before there was a bound, on
+    the node's kernel: all that its node has.
+    """
+
+    id: str
+    uid: str
+    name: str
+    incarnation: int
+    layers: list[str]
+    process: ContainerProcess
+    cpu: float
+    memory_bytes: int
+    pids: int = 0
+    mounts: list[ContainerMount] = []
+    netns: str = ""
+    nics: list[ContainerNic] = []
+    hostname: str = ""
+    name_servers: list[str] = []
+    search: list[str] = []
+    read_only_root: bool = False
+    capabilities: list[str] = []
+    user_namespace: bool = True
+    devices: list[str] = []
+    terminal: bool = False
+    disk_bytes: int = 0
+
+
+class LogLine(msgspec.Struct, frozen=True):
+    """A line, or a piece of a long one (then ``data`` has no newline at its end); ``at`` in unix seconds by this node's clock."""
+
+    at: float
+    channel: Literal["stdout", "stderr"]
+    data: bytes
+
+
+@runtime_checkable
+class HasLog(Protocol):
+    def read_log(self, guest_id: str, *, tail: int = -1, follow: bool = False) -> AsyncGenerator[LogLine, None]:
+        """What the container printed, as far as it is kept: the last ``tail`` lines (-1: all), then, with ``follow``, on until it
+        has ended and all is read. Ends when it is closed. Raises NotFound."""

@@ -1,0 +1,20 @@
+"""Which of a workload's allocations counts. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from weft.informer.indexes import ALLOCATIONS_BY_WORKLOAD
+from weft.informer.view import Item, View
+from weft.kinds.allocation import AllocationSpec
+
+
+def active_allocation(view: View, workload_uid: str) -> Item | None:
+    """The workload's place."""
+    return find_active(view.find(ALLOCATIONS_BY_WORKLOAD, workload_uid))
+
+
+def find_active(allocations: Iterable[Item]) -> Item | None:
+    """Of active allocations the one of the highest incarnation."""
+    active = [item for item in allocations if item.spec(AllocationSpec).role in ("active", "source")]
+    return max(active, key=lambda item: item.spec(AllocationSpec).incarnation, default=None)

@@ -1,0 +1,391 @@
+"""Leads each Conversion on, from its wish to its end.
+
+Reads Conversions, both workloads, their allocations and claims, Images, what the scheduler answers; writes Conversion.status, the
+specs of both workloads, whose their endpoints and publications are, the new workload, an Image where there is none, and a question
+to the scheduler. Woken by any of those. What to write is ``plan_conversion``'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import msgspec
+
+from weft.contracts.journal import Event
+from weft.contracts.store import Absent, Precondition, Write
+from weft.controllers.allocation.active import find_active
+from weft.controllers.conversion.facts import Answer, Facts, KnownImage, Outcome, Place, Side
+from weft.controllers.conversion.plan import plan_conversion
+from weft.controllers.loop import Plan, moved
+from weft.informer.commit import Commit, delete, edit, put, unchanged
+from weft.informer.indexes import (
+    ALLOCATIONS_BY_WORKLOAD,
+    CONVERSIONS_BY_WORKLOAD,
+    ENDPOINTS_BY_WORKLOAD,
+    PUBLICATIONS_BY_WORKLOAD,
+    WORKLOADS_BY_UID,
+    keys_of_converted,
+)
+from weft.informer.view import Changed, Item, View
+from weft.informer.workloads import name_of, wish_of
+from weft.kinds.allocation import AllocationReport, AllocationSpec, is_at_rest
+from weft.kinds.container import ContainerSpec
+from weft.kinds.conversion import ConversionSpec, ConversionStatus, is_under_way
+from weft.kinds.endpoint import EndpointSpec, EndpointStatus
+from weft.kinds.image import IMAGE, ImageSpec, ImageStatus
+from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus, born, claim_places
+from weft.kinds.publication import PublicationSpec, PublicationStatus
+from weft.kinds.recommendation import RECOMMENDATION, RecommendationSpec, RecommendationStatus
+from weft.kinds.record import Claim
+from weft.kinds.registry import BY_NAME, WORKLOADS, is_workload
+from weft.objects.envelope import Envelope, merge_part
+from weft.objects.identity import new_uid, object_key, short_id
+
+FINALIZER = "conversion"
+SOURCE = "conversions"
+
+
+class Conversions:
+    name = "conversions"
+    kinds = ("conversion", "allocation", "image", "recommendation", *WORKLOADS)
+
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        match change.kind:
+            case "conversion":
+                return (change.key, *_others(view, change.item))
+            case "allocation":
+                of = change.item.spec(AllocationSpec).workload
+                return [key for item in view.find(WORKLOADS_BY_UID, of.uid) for key in _conversions(view, item.key)]
+            case "image":
+                if moved(change, lambda item: (item.uid, item.status(ImageStatus).phase)):
+                    return [item.key for item in view.of_kind("conversion").values() if _waits_for_image(item)]
+            case "recommendation":
+                owner = change.item.envelope.owner
+                if owner is not None and owner.kind == "conversion":
+                    return [object_key(owner.kind, owner.project, owner.name)]
+            case kind if is_workload(kind):
+                return _conversions(view, change.key)
+        return ()
+
+    async def observe(self) -> None:
+        """The view has it all."""
+
+    def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
+        plan = Plan()
+        for item in [item for key in keys if (item := view.get(key)) is not None]:
+            if not is_under_way(item.status(ConversionStatus)):
+                commit = plan_release(item)
+            else:
+                outcome = plan_conversion(read_facts(view, item, now))
+                commit = plan_writes(view, item, outcome, now)
+                plan.later |= {item.key: outcome.look_after} if outcome.look_after is not None else {}
+            plan.commits += [commit] if commit is not None else []
+        return plan
+
+
+def read_facts(view: View, item: Item, now: float) -> Facts:
+    """What is known of a Conversion."""
+    status = item.status(ConversionStatus)
+    old, new = find_sides(view, item)
+    project = item.envelope.project
+    return Facts(
+        spec=item.spec(ConversionSpec),
+        status=status,
+        old=_read_side(view, old),
+        new=_read_side(view, new),
+        images=tuple(
+            _read_image(image) for image in view.of_kind("image").values() if image.envelope.project == project
+        ),
+        answer=_read_answer(view, item),
+        old_uid=old.uid if old is not None else "",
+        taken=new is None and view.get(keys_of_converted(item)[1]) is not None,
+        rival=_find_rival(view, item),
+        deleting=item.deleting,
+        mark=short_id(item.uid)[:5],
+        uid=new_uid(),
+        now=now,
+    )
+
+
+def find_sides(view: View, item: Item) -> tuple[Item | None, Item | None]:
+    """The old and the new workload: those very ones that it began with, and made."""
+    status = item.status(ConversionStatus)
+    old, new = (view.get(key) for key in keys_of_converted(item))
+    if old is not None and status.old_uid not in ("", old.uid):
+        old = None
+    if new is not None and new.uid != status.new_uid:
+        new = None
+    return old, new
+
+
+def plan_writes(view: View, item: Item, outcome: Outcome, now: float) -> Commit | None:
+    """One commit for all that ``outcome`` says; None if all of it is so."""
+    former, status = item.status(ConversionStatus), outcome.status
+    old, new = find_sides(view, item)
+    writes: list[Write] = []
+    preconditions: list[Precondition] = [unchanged(item)]
+    if outcome.claims == "old" and old is not None and outcome.old is not None:
+        given = _plan_claims(view, new.uid if new is not None else status.new_uid, old, outcome.old, now)
+        writes += given.writes
+        preconditions += given.preconditions
+        if given.lost:
+            outcome.old = msgspec.structs.replace(outcome.old, publish=given.publish)
+            status = msgspec.structs.replace(status, message=f"{status.message}; {given.lost}")
+    elif outcome.claims == "new" and old is not None and new is not None and outcome.new is not None:
+        given = _plan_claims(view, old.uid, new, outcome.new, now)
+        writes += given.writes
+        preconditions += given.preconditions
+    for side, wish, goes in ((old, outcome.old, outcome.old_goes), (new, outcome.new, outcome.new_goes)):
+        if side is not None and (wish is not None or goes):
+            writes.append(put(_change(side, wish, now if goes else None)))
+    if outcome.make is not None and old is not None:
+        made = make_workload(item, old, outcome.make, status.new_uid, now)
+        writes.append(put(made))
+        preconditions.append(Absent(made.key))
+    image = view.get(object_key("image", item.envelope.project, status.image)) if status.image else None
+    if outcome.image is not None:
+        made = make_image(item, *outcome.image, now)
+        writes.append(put(made))
+        preconditions.append(Absent(made.key))
+    question = _find_question(view, item)
+    if outcome.asks is not None and old is not None:
+        writes.append(put(asked := make_question(item, old, outcome.asks, now)))
+        preconditions.append(Absent(asked.key))
+    elif question is not None and question.envelope.owner == item.envelope.ref and status.phase != former.phase:
+        # It told of a moment.
+        writes.append(delete(question))
+    if outcome.image_goes and image is not None:
+        writes.append(delete(image))
+        preconditions.append(unchanged(image))
+    if status != former:
+        envelope = edit(item)
+        envelope.status = merge_part(envelope.status, status)
+        writes.append(put(envelope))
+    if not writes:
+        return None
+    # Whatever was planned stands on what both were.
+    preconditions += [unchanged(side) for side in (old, new) if side is not None]
+    return Commit(item.key, writes, list(dict.fromkeys(preconditions)), _events(item, former, status))
+
+
+def plan_release(item: Item) -> Commit | None:
+    """Let an ended one that was deleted go."""
+    if not item.deleting:
+        return None
+    envelope = edit(item)
+    envelope.finalizers = [name for name in envelope.finalizers if name != FINALIZER]
+    return Commit(item.key, [put(envelope) if envelope.finalizers else delete(item)], [unchanged(item)])
+
+
+def make_workload(item: Item, old: Item, wish: WorkloadSpec, uid: str, now: float) -> Envelope:
+    """The new one, with the labels of the old one."""
+    kind = BY_NAME[item.spec(ConversionSpec).to]
+    return Envelope(
+        kind=kind.name,
+        name=keys_of_converted(item)[1].rpartition("/")[2],
+        uid=uid,
+        project=item.envelope.project,
+        labels=dict(old.envelope.labels),
+        schema=kind.schema,
+        created_at=now,
+        spec=msgspec.Raw(msgspec.json.encode(wish)),
+        status=msgspec.Raw(msgspec.json.encode(WorkloadStatus(conversion=item.envelope.name))),
+        finalizers=list(kind.finalizers),
+        conditions=[msgspec.structs.replace(said, since=now, generation=1) for said in born(wish)],
+    )
+
+
+def make_question(item: Item, old: Item, wish: WorkloadSpec, now: float) -> Envelope:
+    """To the scheduler: where the new one would go."""
+    spec = RecommendationSpec(
+        kind=item.spec(ConversionSpec).to, wish=msgspec.to_builtins(wish), instead_of=name_of(old)
+    )
+    return Envelope(
+        kind=RECOMMENDATION.name,
+        name=item.envelope.name,
+        uid=new_uid(),
+        project=item.envelope.project,
+        owner=item.envelope.ref,
+        schema=RECOMMENDATION.schema,
+        created_at=now,
+        spec=msgspec.Raw(msgspec.json.encode(spec)),
+        status=msgspec.Raw(msgspec.json.encode(RecommendationStatus())),
+    )
+
+
+def make_image(item: Item, name: str, spec: ImageSpec, now: float) -> Envelope:
+    """An Image that nothing owns: it stays when the Conversion has gone."""
+    return Envelope(
+        kind=IMAGE.name,
+        name=name,
+        uid=new_uid(),
+        project=item.envelope.project,
+        schema=IMAGE.schema,
+        created_at=now,
+        spec=msgspec.Raw(msgspec.json.encode(spec)),
+        status=msgspec.Raw(msgspec.json.encode(ImageStatus())),
+        finalizers=list(IMAGE.finalizers),
+    )
+
+
+def _change(side: Item, wish: WorkloadSpec | None, deleting_since: float | None) -> Envelope:
+    envelope = edit(side)
+    if wish is not None:
+        envelope.spec = merge_part(envelope.spec, wish)
+        envelope.generation += 1
+    if deleting_since is not None and envelope.deleting_since is None:
+        envelope.deleting_since = deleting_since
+    return envelope
+
+
+class _Given(msgspec.Struct):
+    """``lost``: a sentence on ports that others have by now; ``publish`` is what is left of them."""
+
+    writes: list[Write] = []
+    preconditions: list[Precondition] = []
+    publish: list[str] = []
+    lost: str = ""
+
+
+def _plan_claims(view: View, giver_uid: str, taker: Item, wish: WorkloadSpec, now: float) -> _Given:
+    """Have the endpoints and publications of one workload be another's, in the same network, with the same address, MAC and port;
+    what of the taker's ports is nobody's (any more) is made."""
+    given, ref = _Given(publish=list(wish.publish)), taker.envelope.ref
+    for endpoint in view.find(ENDPOINTS_BY_WORKLOAD, giver_uid):
+        envelope = edit(endpoint)
+        # Another NIC: what the nodes know of the former isn't true of this one.
+        envelope.uid, envelope.owner, envelope.created_at = new_uid(), ref, now
+        envelope.spec = merge_part(envelope.spec, msgspec.structs.replace(endpoint.spec(EndpointSpec), workload=ref))
+        envelope.status = msgspec.Raw(msgspec.json.encode(EndpointStatus()))
+        given.writes.append(put(envelope))
+        given.preconditions.append(unchanged(endpoint))
+    held = {item.key: item for item in view.find(PUBLICATIONS_BY_WORKLOAD, giver_uid)}
+    for claim, text in zip(_list_ports(taker.envelope, wish), wish.publish, strict=True):
+        key = object_key(claim.kind, None, claim.name)
+        current = held.get(key) or view.get(key)
+        spec = claim.spec
+        assert isinstance(spec, PublicationSpec)
+        if current is None:
+            given.writes.append(put(_make_publication(taker, claim, now)))
+            given.preconditions.append(Absent(key))
+        elif key in held:
+            envelope = edit(current)
+            envelope.owner, envelope.generation = ref, envelope.generation + 1
+            envelope.spec = merge_part(envelope.spec, spec)
+            envelope.status = msgspec.Raw(msgspec.json.encode(PublicationStatus()))
+            given.writes.append(put(envelope))
+            given.preconditions.append(unchanged(current))
+        elif current.envelope.owner != ref:
+            by = current.envelope.owner
+            given.publish.remove(text)
+            given.lost = (
+                f"port {spec.port}/{spec.protocol} is published by {f'{by.kind}/{by.name}' if by else 'another'} now"
+            )
+    return given
+
+
+def _list_ports(taker: Envelope, wish: WorkloadSpec) -> list[Claim]:
+    claims = claim_places(taker, wish)
+    return [claim for claim in claims if isinstance(claim, Claim) and claim.kind == "publication"]
+
+
+def _make_publication(taker: Item, claim: Claim, now: float) -> Envelope:
+    kind = BY_NAME[claim.kind]
+    return Envelope(
+        kind=kind.name,
+        name=claim.name,
+        uid=new_uid(),
+        owner=taker.envelope.ref,
+        schema=kind.schema,
+        created_at=now,
+        spec=msgspec.Raw(msgspec.json.encode(claim.spec)),
+        status=msgspec.Raw(msgspec.json.encode(kind.status())),
+    )
+
+
+def _events(item: Item, former: ConversionStatus, status: ConversionStatus) -> list[Event]:
+    if status.phase == former.phase:
+        return []
+    bad: Literal["Warning", "Normal"] = "Warning" if "Failed" in (status.phase, status.ending) else "Normal"
+    why = f": {status.message}" if status.message else ""
+    return [
+        Event(bad, status.phase, f"{item.spec(ConversionSpec).workload} → {status.new}{why}", item.envelope.ref, SOURCE)
+    ]
+
+
+def _read_side(view: View, item: Item | None) -> Side | None:
+    if item is None:
+        return None
+    wish, said = wish_of(item), item.envelope.condition("Healthy")
+    healthy = {"True": True, "False": False}.get(said.status) if said is not None else None
+    if isinstance(wish, ContainerSpec) and wish.health_check is not None:
+        healthy = healthy is True  # until it is known to be
+    allocations = view.find(ALLOCATIONS_BY_WORKLOAD, item.uid)
+    place = find_active(allocations)
+    return Side(
+        what=name_of(item),
+        wish=wish,
+        status=item.status(WorkloadStatus),
+        generation=item.envelope.generation,
+        places=tuple(map(_read_place, allocations)),
+        deleting=item.deleting,
+        image=place.report(AllocationReport).image if place is not None else "",
+        healthy=healthy,
+    )
+
+
+def _find_question(view: View, item: Item) -> Item | None:
+    """What was asked for this Conversion, or by chance for something else under its name."""
+    return view.get(object_key("recommendation", item.envelope.project, item.envelope.name))
+
+
+def _read_answer(view: View, item: Item) -> Answer | None:
+    question = _find_question(view, item)
+    if question is None:
+        return None
+    if (
+        question.envelope.owner != item.envelope.ref
+    ):  # it isn't asked: the new one may wait for a place while nothing runs
+        return Answer(True, "unknown")
+    said = question.status(RecommendationStatus)
+    return Answer(said.phase != "Pending", said.best, said.reason, said.message)
+
+
+def _read_place(allocation: Item) -> Place:
+    spec, report = allocation.spec(AllocationSpec), allocation.report(AllocationReport)
+    rests = is_at_rest(spec, report) and spec.role == "active" and spec.move is None and not allocation.deleting
+    return Place(rests, bool(spec.volumes or spec.nics))
+
+
+def _read_image(item: Item) -> KnownImage:
+    status = item.status(ImageStatus)
+    phase = "Failed" if item.deleting else status.phase  # nobody may begin to use it
+    spec, message = item.spec(ImageSpec), status.message or "it is being deleted"
+    return KnownImage(item.envelope.name, spec.url, phase, status.digest, message, spec.registry_secret)
+
+
+def _waits_for_image(item: Item) -> bool:
+    return item.status(ConversionStatus).phase in ("Pending", "Preparing")
+
+
+def _conversions(view: View, key: str) -> list[str]:
+    found = view.find(CONVERSIONS_BY_WORKLOAD, key)
+    return [item.key for item in found if is_under_way(item.status(ConversionStatus))]
+
+
+def _others(view: View, item: Item) -> list[str]:
+    """Those of either workload that haven't ended."""
+    keys = {key for side in keys_of_converted(item) for key in _conversions(view, side)}
+    return sorted(keys - {item.key})
+
+
+def _find_rival(view: View, item: Item) -> str:
+    """The Conversion of either workload that goes first: one that has begun, of several new ones the oldest."""
+
+    def order(one: Item) -> tuple[bool, float, str]:
+        return (one.status(ConversionStatus).began_at is None, one.envelope.created_at, one.key)
+
+    rivals = [other for key in _others(view, item) if (other := view.get(key)) is not None]
+    first = min(rivals, key=order, default=None)
+    return first.envelope.name if first is not None and order(first) < order(item) else ""

@@ -1,0 +1,139 @@
+"""What a Conversion needs next: its wish, its status and what is known of both workloads in; their new specs and the status that
+follows out. Pure, and remembers nothing: whoever is asked after a crash answers as the one before would have.
+
+The order: the image is there, a node has room, the new one is made and the old one stopped, in one commit · the old one rests: all
+that it had is the new one's, in one commit · its place has let go: the new one starts · it is well, and stays so: people look at
+it, and confirm or undo. Until then whatever fails goes back the same way: the new one is stopped, and gives all back in one commit;
+it is over when the old one runs again.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec.structs import replace
+
+from weft.controllers.conversion.facts import Facts, KnownImage, Outcome, end, is_well, keep, strip
+from weft.controllers.conversion.prepare import prepare, translate
+from weft.controllers.conversion.rollback import (
+    clear,
+    find_end,
+    finds_no_place,
+    hand_back,
+    patience_left,
+    time_left,
+    why,
+)
+from weft.kinds.conversion import ENDED, read_new
+from weft.objects.lifecycle import Phase
+
+STEADY_SECONDS = 2.0  # it runs for so long before it is said to: what fails at once has failed by then
+
+
+def plan_conversion(facts: Facts) -> Outcome:
+    """What to write now; the status alone where there is nothing else."""
+    status, now = facts.status, facts.now
+    if status.phase in ENDED:
+        return Outcome(status=status)
+    if status.began_at is None:
+        status = replace(status, phase="Preparing", began_at=now, old_uid=facts.old_uid)
+        status.new = "/".join(read_new(facts.spec))
+        if facts.rival:
+            return end(status, "Failed", "alreadyConverting", f"conversion/{facts.rival} goes first", now)
+    status = replace(status, began_at=min(status.began_at or now, now))  # a clock may have been set back
+    facts = replace(facts, status=status)
+    handed = status.kept is not None
+    if handed and (facts.old is None or facts.old.deleting):
+        return _keep_new(facts)
+    if not status.ending:
+        status = replace(status, **find_end(facts))
+        facts = replace(facts, status=status)
+    if status.ending:
+        return hand_back(facts) if handed else clear(facts)
+    steps = {"Preparing": prepare, "Stopping": _stop, "HandingOver": _start, "Starting": _watch}
+    outcome = steps.get(status.phase, _await)(facts)
+    if outcome.status.phase in steps:
+        refused = facts.new is not None and finds_no_place(facts, facts.new)
+        waits = [time_left(facts), *([patience_left(facts)] if refused else [])]
+        waits += [outcome.look_after] if outcome.look_after is not None else []
+        outcome.look_after = max(0.1, min(waits))
+    return outcome
+
+
+def _stop(facts: Facts) -> Outcome:
+    """The old one is to rest; then all that it had is the new one's, in one commit."""
+    status, old, new = facts.status, facts.old, facts.new
+    assert old is not None and new is not None
+    if old.wish.run != "stop":  # by somebody who asked no one
+        return Outcome(status=status, old=replace(old.wish, run="stop"))
+    if not all(place.rests for place in old.places):
+        message = f"waits until {old.what} has stopped"
+        if old.status.phase == Phase.UNKNOWN:
+            message += f": {old.status.message}"
+        return Outcome(status=replace(status, message=message))
+    image = next((one for one in facts.images if one.name == status.image), KnownImage(status.image, "", "Failed"))
+    translated = translate(facts, status, old.wish, image)
+    if isinstance(translated, str):
+        facts = replace(facts, status=replace(status, **why("Failed", "untranslatable", translated)))
+        return clear(facts)
+    status = replace(status, phase="HandingOver", kept=keep(old.wish), message="")
+    status.stopped_at = facts.now if status.was == "run" else None
+    taken = replace(new.wish, **keep(translated.spec))
+    return Outcome(status=status, old=strip(old.wish), new=taken, claims="new")
+
+
+def _start(facts: Facts) -> Outcome:
+    """The old one's place lets go of volumes and NICs; then the new one may have them."""
+    status, old, new = facts.status, facts.old, facts.new
+    assert old is not None and new is not None
+    if any(place.holds for place in old.places):
+        return Outcome(status=replace(status, message=f"waits until {old.what} has let go of what it had"))
+    if status.was != "run":
+        return _ask(facts, f"{status.new} is stopped, as {old.what} was")
+    return Outcome(status=replace(status, phase="Starting", message=""), new=replace(new.wish, run="run"))
+
+
+def _watch(facts: Facts) -> Outcome:
+    """The new one starts: whoever follows hears what it waits for."""
+    status, new = facts.status, facts.new
+    assert new is not None
+    if not is_well(new):
+        told = new.status.message or new.status.reason
+        message = f"{status.new} is {new.status.phase}" + (f": {told}" if told else "")
+        return Outcome(status=replace(status, running_at=None, message=message))
+    since = min(status.running_at or facts.now, facts.now)
+    if new.status.restarts != status.restarts:
+        since = facts.now
+    status = replace(status, running_at=since, restarts=new.status.restarts, message=f"{status.new} runs")
+    left = since + STEADY_SECONDS - facts.now
+    if left > 0:
+        return Outcome(status=status, look_after=left)
+    return _ask(replace(facts, status=status), f"{status.new} runs")
+
+
+def _ask(facts: Facts, fact: str) -> Outcome:
+    message = f"{fact}; {facts.spec.workload} is kept, stopped, until this is confirmed"
+    return Outcome(status=replace(facts.status, phase="AwaitingConfirmation", reason="", message=message))
+
+
+def _await(facts: Facts) -> Outcome:
+    status = facts.status
+    if not facts.spec.confirm:
+        return Outcome(status=status)
+    message = f"{facts.spec.workload} is gone, {status.new} goes on"
+    outcome = end(replace(status, kept=None), "Confirmed", "", message, facts.now)
+    outcome.old_goes = True
+    return outcome
+
+
+def _keep_new(facts: Facts) -> Outcome:
+    """There is nobody to give anything back to: the new one keeps it."""
+    status, new = facts.status, facts.new
+    if new is None:
+        return end(status, "Failed", "workloadDeleted", "both are gone", facts.now)
+    message = f"{facts.spec.workload} is gone, {status.new} goes on"
+    outcome = end(replace(status, kept=None), "Confirmed", "workloadDeleted", message, facts.now)
+    wanted: Literal["run", "stop"] = "run" if status.was == "run" else "stop"
+    if not new.deleting and new.wish.run != wanted:
+        outcome.new = replace(new.wish, run=wanted)
+    return outcome

@@ -1,0 +1,140 @@
+"""What must be so before anything of a Conversion is touched: the image is there, the new one can be written, and a node has room
+for it. Then the new one is made and the old one stopped. Pure."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from weft.controllers.conversion.facts import Facts, KnownImage, Outcome, end, strip
+from weft.kinds.container import ContainerSpec
+from weft.kinds.conversion import ConversionStatus
+from weft.kinds.image import OCI, ImageSpec, read_oci
+from weft.kinds.parts.spec_conversion import Translated, to_container, to_vm
+from weft.kinds.parts.workload import WorkloadSpec
+from weft.kinds.vm import VmSpec
+from weft.objects.errors import InvalidInput
+from weft.objects.identity import MAX_NAME
+from weft.objects.image.reference import read_source
+
+
+def prepare(facts: Facts) -> Outcome:
+    """Nothing has changed yet: see that there is an image, then make the new one and stop the old one."""
+    status, old, now = facts.status, facts.old, facts.now
+    assert old is not None
+    if old.status.migration:
+        return end(status, "Failed", "isMoving", f"{old.what} is moved by migration/{old.status.migration}", now)
+    if facts.taken:
+        message = f"{status.new} exists already: give the new one another name (spec.new_name)"
+        return end(status, "Failed", "nameTaken", message, now)
+    if old.wish.run == "suspend":
+        return end(status, "Failed", "suspended", f"{old.what} is suspended: resume or stop it first", now)
+    image = _find_image(facts)
+    if isinstance(image, Outcome):
+        return image
+    status = replace(status, image=image.name, digest=image.digest or status.digest)
+    translated = translate(facts, status, old.wish, image)
+    if isinstance(translated, str):
+        return end(status, "Failed", "untranslatable", translated, now)
+    runs = old.wish.run == "run" and not old.wish.hold
+    if runs and (waiting := _find_room(facts, status, translated.spec)) is not None:
+        return waiting
+    status = replace(
+        status,
+        phase="Stopping",
+        new_uid=facts.uid,
+        was="run" if runs else "stop",
+        left_out=[*translated.left_out, _left_behind(old.wish)],
+        reason="",
+        message="",
+    )
+    return Outcome(status=status, make=strip(translated.spec), old=replace(old.wish, run="stop"))
+
+
+def _find_room(facts: Facts, status: ConversionStatus, wish: WorkloadSpec) -> Outcome | None:
+    """What is to be done before it is known that a node has room for the new one beside the old one; None: it has. What doesn't
+    run loses nothing by waiting."""
+    answer = facts.answer
+    if answer is None:
+        return Outcome(
+            status=replace(status, message=f"a node is looked for that has room for {status.new}"), asks=wish
+        )
+    if not answer.given:
+        return Outcome(status=status)
+    if not answer.node:
+        message = f"{status.new} would find no place: {answer.message or answer.reason}"
+        return end(status, "Failed", answer.reason, message, facts.now)
+    return None
+
+
+def _left_behind(wish: WorkloadSpec) -> str:
+    what = "what it wrote outside its volumes" if isinstance(wish, ContainerSpec) else "what its root disk holds"
+    return f"{what} isn't taken along: the new one begins as the image is"
+
+
+def choose_image(images: tuple[KnownImage, ...], reference: str, digest: str) -> KnownImage | None:
+    """An Image of that very container image: of its digest, or where nobody knows that of its name."""
+    wanted = read_source(reference)
+    for image in images:
+        if not image.url.startswith(OCI) or image.phase == "Failed":
+            continue
+        found = read_oci(image.url)
+        if (found.registry, found.name) != (wanted.registry, wanted.name):
+            continue
+        if digest in (image.digest, found.digest) if digest else found == wanted:
+            return image
+    return None
+
+
+def _find_image(facts: Facts) -> KnownImage | Outcome:
+    """The Image that both stand on, or what is to be done or said as long as there is none."""
+    status, old, now = facts.status, facts.old, facts.now
+    assert old is not None
+    if isinstance(old.wish, VmSpec):
+        name = old.wish.image
+        image = next((one for one in facts.images if one.name == name), None)
+        if image is None or not image.url.startswith(OCI) or not (image.digest or read_oci(image.url).digest):
+            message = f"{old.what} stands on image {name}, which is made of no container image: only oci:// images can be both"
+            return end(status, "Failed", "notOci", message, now)
+        return image if image.digest else replace(image, digest=read_oci(image.url).digest)
+    assert isinstance(old.wish, ContainerSpec)
+    reference = read_source(old.wish.image)
+    digest = old.image or reference.digest
+    if status.image:
+        image = next((one for one in facts.images if one.name == status.image), None)
+    else:
+        image = choose_image(facts.images, old.wish.image, digest)
+    if image is None:
+        pinned = reference.place == "registry" and digest
+        source = f"{reference.registry}/{reference.name}@{digest}" if pinned else str(reference)
+        name = f"{old.what.partition('/')[2][: MAX_NAME - 1 - len(facts.mark)]}-{facts.mark}"
+        status = replace(status, image=name, made_image=True, digest=digest, message=f"image {name} is being made")
+        return Outcome(
+            status=status, image=(name, ImageSpec(url=f"{OCI}{source}", registry_secret=old.wish.registry_secret))
+        )
+    if image.phase == "Failed":
+        message = f"image {image.name}: {image.message}"
+        outcome = end(status, "Failed", "imageFailed", message, now)
+        outcome.image_goes = status.made_image
+        return outcome
+    if image.phase != "Available":
+        return Outcome(status=replace(status, image=image.name, message=f"image {image.name} is being fetched"))
+    return image
+
+
+def translate(facts: Facts, status: ConversionStatus, wish: WorkloadSpec, image: KnownImage) -> Translated | str:
+    """What the old one is as the other kind, or why it can't be."""
+    spec = facts.spec
+    try:
+        if isinstance(wish, ContainerSpec):
+            return to_vm(wish, status.image, memory=spec.memory, disk=spec.disk)
+        assert isinstance(wish, VmSpec)
+        source = read_oci(image.url)
+        named = f"{source.registry}/{source.name}@{status.digest}"
+        if source.place == "held":
+            named = source.name
+            held = next((one for one in facts.images if one.name == named), None)
+            if held is None or held.digest != status.digest:
+                return f"image {named}, which {image.name} was made of, is another one by now, or gone: add it again"
+        return to_container(wish, named, memory=spec.memory, registry_secret=image.registry_secret)
+    except InvalidInput as problem:
+        return f"{problem.message}; {problem.hint}" if problem.hint else problem.message

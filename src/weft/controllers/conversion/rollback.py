@@ -1,0 +1,115 @@
+"""Why a Conversion goes back, and how: the new one rests, all is the old one's again in one commit, and that runs if it did.
+Pure."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+from msgspec.structs import replace
+
+from weft.controllers.conversion.facts import Facts, Outcome, Side, end, is_well, strip
+from weft.controllers.workload.status import STARTING
+from weft.kinds.parts.placement_spec import REFUSALS
+from weft.objects.lifecycle import Phase
+
+PLACE_PATIENCE_SECONDS = 20.0
+RETURN_SECONDS = 60.0  # for the old one to run again; what keeps it from that isn't the Conversion's
+MOST_ENDS = 3  # of a new one that begins again each time
+
+
+def find_end(facts: Facts) -> dict[str, str]:
+    """Why it goes back, if so: the fields of its status that say it."""
+    status, spec, new = facts.status, facts.spec, facts.new
+    if spec.undo or facts.deleting:
+        return why("Undone", "undone", "asked for")
+    if facts.old is None or facts.old.deleting:
+        return why("Failed", "workloadDeleted", f"{spec.workload} is gone")
+    if status.new_uid and (new is None or new.deleting):
+        return why("Failed", "workloadDeleted", f"{status.new} was deleted")
+    if status.phase == "AwaitingConfirmation":
+        return {}
+    if status.phase == "Starting" and new is not None and new.status.ended:
+        code = "" if new.status.exit_code is None else f", exit code {new.status.exit_code}"
+        return why("Failed", "ended", f"{status.new} ended by itself{code}: {new.status.message}".rstrip(": "))
+    if status.phase == "Starting" and new is not None and new.status.restarts >= MOST_ENDS:
+        told = new.status.message or new.status.reason
+        message = f"{status.new} has ended by itself {new.status.restarts} times" + (f": {told}" if told else "")
+        return why("Failed", "ended", message)
+    if new is not None and finds_no_place(facts, new) and patience_left(facts) <= 0:
+        return why("Failed", new.status.reason, f"{status.new} finds no place: {new.status.message}")
+    if time_left(facts) <= 0:
+        stuck = f" ({status.message})" if status.message else ""
+        return why("Failed", "timedOut", f"{status.new} doesn't run after {spec.timeout_seconds:g} s{stuck}")
+    return {}
+
+
+def why(ending: str, reason: str, message: str) -> dict[str, str]:
+    return {"ending": ending, "reason": reason, "message": message}
+
+
+def time_left(facts: Facts) -> float:
+    return (facts.status.began_at or 0.0) + facts.spec.timeout_seconds - facts.now
+
+
+def finds_no_place(facts: Facts, new: Side) -> bool:
+    """Nothing runs meanwhile: room that may come some day isn't waited for."""
+    return facts.status.phase == "Starting" and new.status.phase == Phase.PENDING and new.status.reason in REFUSALS
+
+
+def patience_left(facts: Facts) -> float:
+    return min(facts.status.stopped_at or facts.now, facts.now) + PLACE_PATIENCE_SECONDS - facts.now
+
+
+def hand_back(facts: Facts) -> Outcome:
+    """The new one is stopped; then all is the old one's again, in one commit."""
+    status, old, new = replace(facts.status, phase="Undoing"), facts.old, facts.new
+    assert old is not None and status.kept is not None
+    given_back = replace(status, kept=None)
+    has_again = msgspec.convert({**msgspec.to_builtins(old.wish), **status.kept}, type(old.wish))
+    if new is None:
+        return Outcome(status=given_back, old=has_again, claims="old")
+    if not new.deleting and new.wish.run != "stop":
+        return Outcome(status=status, new=replace(new.wish, run="stop"))
+    if new.deleting or not all(place.rests for place in new.places):
+        return Outcome(status=status)
+    return Outcome(status=given_back, old=has_again, new=strip(new.wish), claims="old")
+
+
+def clear(facts: Facts) -> Outcome:
+    """Nothing of the old one's is the new one's (any more): that goes, and the old one runs again if it did."""
+    status, old, new = facts.status, facts.old, facts.new
+    if status.returned_at is not None:
+        return _await_old(facts)
+    if new is not None and any(place.holds for place in new.places):
+        return Outcome(status=replace(status, phase="Undoing"))
+    runs_again = status.was == "run" and old is not None and not old.deleting
+    status = replace(status, phase="Undoing", returned_at=facts.now)
+    outcome = Outcome(status=status, look_after=RETURN_SECONDS) if runs_again else _end(facts)
+    if status.was and old is not None and not old.deleting and old.wish.run != status.was:
+        outcome.old = replace(old.wish, run=status.was)
+    outcome.new_goes = new is not None and not new.deleting
+    image = next((one for one in facts.images if one.name == status.image), None)
+    outcome.image_goes = status.made_image and image is not None and image.phase != "Available"
+    return outcome
+
+
+def _await_old(facts: Facts) -> Outcome:
+    """It is over when the old one runs again, or clearly doesn't."""
+    status, old = facts.status, facts.old
+    if old is None or old.deleting or old.wish.run != "run" or is_well(old):
+        return _end(facts)
+    known = old.status.observed_generation >= old.generation
+    starts = old.status.reason == STARTING  # until it does, its place tells of the end that it was asked for
+    failed = known and not starts and (old.status.ended or old.status.phase == Phase.FAILED)
+    left = min(status.returned_at or 0.0, facts.now) + RETURN_SECONDS - facts.now
+    if not failed and left > 0:
+        return Outcome(status=status, look_after=left)
+    told = old.status.message or old.status.reason
+    return _end(facts, f"{old.what} isn't well again: it is {old.status.phase}" + (f": {told}" if told else ""))
+
+
+def _end(facts: Facts, also: str = "") -> Outcome:
+    status = facts.status
+    ending: Literal["Undone", "Failed"] = "Undone" if status.ending == "Undone" else "Failed"
+    return end(status, ending, status.reason, "; ".join(filter(None, (status.message, also))), facts.now)

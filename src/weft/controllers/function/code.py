@@ -1,0 +1,65 @@
+"""Removes functions' code that nothing names: not a function's wish, not what it still serves, no version.
+
+Reads functions, their versions and the folder; removes files. What was uploaded or named within the last hour stays: whoever
+uploads names it after that. Woken by the clock. What is half uploaded goes too, once it is as old.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from weft.informer.leader_lease import Term
+from weft.informer.view import View
+from weft.kinds.function import FunctionSpec, FunctionStatus
+from weft.kinds.function_version import FunctionVersionSpec
+
+EVERY_SECONDS = 600.0
+YOUNG_SECONDS = 3600.0
+
+
+class Code:
+    """``run`` looks every ten minutes at ``folder`` for as long as ``term`` lasts. ``now`` is the file system's clock."""
+
+    def __init__(self, folder: Path, term: Term, now: Callable[[], float] = time.time) -> None:
+        self._folder = folder
+        self._term = term
+        self._now = now
+
+    async def run(self) -> None:
+        while True:
+            await self._term.clock.sleep(EVERY_SECONDS)
+            named = find_named(self._term.cache.view)
+            await asyncio.to_thread(remove_unnamed, self._folder, named, self._now() - YOUNG_SECONDS)
+
+
+def find_named(view: View) -> set[str]:
+    """The digests of all code that a function or a version needs."""
+    named: set[str] = set()
+    for item in view.of_kind("function").values():
+        named.add(item.spec(FunctionSpec).code)
+        serving = item.status(FunctionStatus).serving
+        named |= {serving.code} if serving is not None else set()
+    for item in view.of_kind("functionversion").values():
+        named.add(item.spec(FunctionVersionSpec).code)
+    return named - {""}
+
+
+def remove_unnamed(folder: Path, named: set[str], before: float) -> list[str]:
+    """Remove what isn't ``named`` and was last touched ``before``; the names of what went."""
+    gone = []
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        return []
+    for entry in entries:
+        try:
+            if entry.name not in named and entry.stat(follow_symlinks=False).st_mtime < before:
+                os.unlink(entry.path)
+                gone.append(entry.name)
+        except OSError:  # the next look will do
+            continue
+    return sorted(gone)

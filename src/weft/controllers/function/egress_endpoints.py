@@ -1,0 +1,73 @@
+"""Keeps the addresses that nodes have in networks for the sake of functions: says where they are, and takes them away again. Pure.
+
+A part of the controller of addresses. Such an address goes when its node or network is gone, or when no function names the network
+any more and the node says that nothing of it stands there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from weft.controllers.loop import moved
+from weft.informer.commit import Commit, delete, edit, put, unchanged
+from weft.informer.indexes import ENDPOINTS_BY_NETWORK, ENDPOINTS_BY_WORKLOAD, FUNCTIONS_BY_NETWORK, NETWORKS_BY_UID
+from weft.informer.view import Changed, Item, View
+from weft.kinds.endpoint import EndpointSpec, EndpointStatus
+from weft.kinds.node import NodeReport
+from weft.kinds.parts.function_code import FunctionCode
+from weft.objects.envelope import merge_part
+from weft.objects.identity import object_key
+
+
+def route_footholds(view: View, change: Changed) -> Iterable[str]:
+    """The keys of those that a change may bear on."""
+    match change.kind:
+        case "endpoint":
+            if change.new is not None and is_foothold(change.new):
+                return (change.key,)
+        case "node":
+            if moved(change, lambda item: (item.uid, _told(item))):
+                nodes = {item.uid for item in (change.old, change.new) if item is not None}
+                return [item.key for uid in nodes for item in view.find(ENDPOINTS_BY_WORKLOAD, uid)]
+        case "network":
+            if moved(change, lambda item: item.uid) and change.old is not None:
+                return _standing_in(view, change.old)
+        case "function" | "functionversion":
+            if moved(change, lambda item: item.spec(FunctionCode).network) and change.old is not None:
+                name = change.old.spec(FunctionCode).network
+                network = view.get(object_key("network", change.old.envelope.project, name)) if name else None
+                return _standing_in(view, network) if network is not None else ()
+    return ()
+
+
+def plan_foothold(view: View, endpoint: Item) -> list[Commit]:
+    """What is to be written for one; nothing for a guest's endpoint."""
+    if not is_foothold(endpoint):
+        return []
+    spec = endpoint.spec(EndpointSpec)
+    node = view.get(object_key("node", None, spec.workload.name))
+    if node is None or node.uid != spec.workload.uid:
+        return [Commit(endpoint.key, [delete(endpoint)], [unchanged(endpoint)])]
+    network = next(iter(view.find(NETWORKS_BY_UID, spec.network_uid)), None)
+    stands = spec.network_uid in node.report(NodeReport).footholds
+    if network is None or (not stands and not view.count(FUNCTIONS_BY_NETWORK, network.key)):
+        return [Commit(endpoint.key, [delete(endpoint)], [unchanged(endpoint), unchanged(node)])]
+    status = EndpointStatus(node=node.envelope.name, node_address=node.report(NodeReport).address or None)
+    if status == endpoint.status(EndpointStatus):
+        return []
+    envelope = edit(endpoint)
+    envelope.status = merge_part(envelope.status, status)
+    return [Commit(endpoint.key, [put(envelope)], [unchanged(endpoint)])]
+
+
+def is_foothold(endpoint: Item) -> bool:
+    return endpoint.spec(EndpointSpec).workload.kind == "node"
+
+
+def _standing_in(view: View, network: Item) -> list[str]:
+    return [item.key for item in view.find(ENDPOINTS_BY_NETWORK, network.uid) if is_foothold(item)]
+
+
+def _told(node: Item) -> object:
+    report = node.report(NodeReport)
+    return report.address, report.footholds

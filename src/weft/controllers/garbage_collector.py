@@ -1,0 +1,127 @@
+"""Removes what belongs to something that is gone: a workload's endpoints, publications and decisions, a function's versions; and
+what told of a moment that is past: recommendations and reports, and, later, Migrations and Conversions that have ended.
+
+Deletion takes the former away with their owner, in one commit; this is for what was left over all the same. Never
+allocations: those stand for guests, and only a node's word removes one. Woken by owned objects and by VMs that go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from weft.contracts.store import Absent, Precondition
+from weft.controllers.loop import Plan, moved
+from weft.informer.commit import Commit, delete, edit, put, unchanged
+from weft.informer.indexes import (
+    CONVERSIONS_BY_WORKLOAD,
+    ENDPOINTS_BY_WORKLOAD,
+    MIGRATIONS_BY_WORKLOAD,
+    PUBLICATIONS_BY_WORKLOAD,
+    VERSIONS_BY_FUNCTION,
+    key_of_moving,
+    keys_of_converted,
+)
+from weft.informer.view import Changed, Item, View
+from weft.kinds.conversion import ConversionStatus
+from weft.kinds.conversion import is_under_way as is_converting
+from weft.kinds.migration import ENDED, KEPT_OF_ONE, MigrationStatus
+from weft.kinds.migration import KEPT_SECONDS as KEPT_PAST_SECONDS
+from weft.kinds.recommendation import KEPT_SECONDS
+from weft.kinds.registry import WORKLOADS, is_workload
+from weft.objects.identity import object_key
+
+OWNED = ("endpoint", "publication", "decision", "functionversion")
+OWNERS = (*WORKLOADS, "function")
+PASSING = ("recommendation", "report")
+ENDING = ("migration", "conversion")  # kept for a while after its end
+
+
+class Garbage:
+    name = "garbage"
+    kinds = (*OWNERS, *OWNED, *PASSING, *ENDING)
+
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        if change.kind in ENDING:
+            return (change.key,) if change.new is not None and _has_ended(change.new) else ()
+        if not moved(change, lambda item: item.uid):
+            return ()
+        if change.kind not in OWNERS:
+            return (change.key,) if change.new is not None else ()
+        if change.old is None:
+            return ()
+        if not is_workload(change.kind):
+            return [item.key for item in view.find(VERSIONS_BY_FUNCTION, change.old.uid)]
+        belongings = [
+            *view.find(ENDPOINTS_BY_WORKLOAD, change.old.uid),
+            *view.find(PUBLICATIONS_BY_WORKLOAD, change.old.uid),
+        ]
+        decision = object_key("decision", change.old.envelope.project, f"{change.kind}.{change.old.envelope.name}")
+        return [*(item.key for item in belongings), decision]
+
+    async def observe(self) -> None:
+        """The view has it all."""
+
+    def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
+        plan = Plan()
+        for item in [item for key in keys if (item := view.get(key)) is not None]:
+            if item.envelope.kind in ENDING:
+                plan.later |= {item.key: left} if (left := _time_left(item, now)) > 0 else {}
+                plan.commits += plan_past(view, item, now)
+            elif item.envelope.kind not in PASSING:
+                commit = plan_item(view, item)
+                plan.commits += [commit] if commit is not None else []
+            elif (left := item.envelope.created_at + KEPT_SECONDS - now) > 0:
+                plan.later[item.key] = left
+            else:
+                plan.commits.append(Commit(item.key, [delete(item)], [unchanged(item)]))
+        return plan
+
+
+def plan_past(view: View, item: Item, now: float) -> list[Commit]:
+    """Have Migrations, or Conversions, deleted that ended long ago, or before many others of the same workload."""
+    if not _has_ended(item):
+        return []
+    past = [other for other in _of_the_same(view, item) if _has_ended(other)]
+    past.sort(key=lambda other: (-(_ended_at(other) or 0.0), other.key))
+    old = [*past[KEPT_OF_ONE:], *(one for one in past[:KEPT_OF_ONE] if _time_left(one, now) <= 0)]
+    commits = []
+    for one in (one for one in old if not one.deleting):
+        envelope = edit(one)
+        envelope.deleting_since = now
+        commits.append(Commit(one.key, [put(envelope)], [unchanged(one)]))
+    return commits
+
+
+def _of_the_same(view: View, item: Item) -> Sequence[Item]:
+    if item.envelope.kind == "conversion":
+        return view.find(CONVERSIONS_BY_WORKLOAD, keys_of_converted(item)[0])
+    return view.find(MIGRATIONS_BY_WORKLOAD, key_of_moving(item))
+
+
+def _has_ended(item: Item) -> bool:
+    if item.envelope.kind == "conversion":
+        return not is_converting(item.status(ConversionStatus))
+    return item.status(MigrationStatus).phase in ENDED
+
+
+def _ended_at(item: Item) -> float | None:
+    if item.envelope.kind == "conversion":
+        return item.status(ConversionStatus).ended_at
+    return item.status(MigrationStatus).ended_at
+
+
+def _time_left(item: Item, now: float) -> float:
+    return (_ended_at(item) or now) + KEPT_PAST_SECONDS - now
+
+
+def plan_item(view: View, item: Item) -> Commit | None:
+    """Remove ``item`` if its owner is gone for good: absent, or another object under the same name."""
+    ref = item.envelope.owner
+    if ref is None or ref.kind not in OWNERS:
+        return None
+    key = object_key(ref.kind, ref.project, ref.name)
+    owner = view.get(key)
+    if owner is not None and owner.uid == ref.uid:
+        return None
+    proof: Precondition = Absent(key) if owner is None else unchanged(owner)
+    return Commit(item.key, [delete(item)], [unchanged(item), proof])

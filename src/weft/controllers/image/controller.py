@@ -1,0 +1,292 @@
+"""Fetches images, checks them, and keeps them for the nodes in one folder, by digest.
+
+Reads images; writes image.status and the files ``<folder>/<sha256>``. Woken by images. A file is whole or not there; what
+was being fetched when the process ended is fetched again. A file goes only when somebody deleted the last image that has
+it, never because no image explains it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from weft.contracts.driver.image import RegistryCredentials
+from weft.contracts.durable_file import keep_file
+from weft.contracts.journal import Event
+from weft.controllers.image.credentials import NOT_GOOD, Unseal, find_credentials
+from weft.controllers.image.file import ImageFacts, Progress, fetch, inspect
+from weft.controllers.loop import Queue
+from weft.informer.cache import whole
+from weft.informer.commit import Commit, edit, put, unchanged
+from weft.informer.leader_lease import Term
+from weft.informer.view import Changed, Item
+from weft.kinds.allocation import AllocationSpec, list_digests
+from weft.kinds.image import OCI, OCI_FORMAT, ImageSpec, ImageStatus, read_oci
+from weft.objects.envelope import merge_part
+from weft.objects.errors import DriverFailed, WeftError
+from weft.objects.identity import object_key
+
+AT_ONCE = 2
+TELL_EVERY_SECONDS = 1.0
+PAUSE_SECONDS = 0.2
+_FETCHING = ".fetch-"  # and what for; what is left of these goes at the start
+RETRY_SECONDS = (5.0, 15.0, 60.0, 300.0)
+_MAY_PASS = ("fetchFailed", "noSpace", "registryUnavailable", "registryHangs", "truncated")  # by another attempt
+
+# Makes a bundle of the container image that a URL names, with its digest if that is known, for who pulls, blocking: see
+# launch/image/oci_bundle.py.
+MakeBundle = Callable[[str, str, RegistryCredentials | None, Path, Progress, threading.Event], str]
+
+
+class Images:
+    """``run`` keeps ``folder`` and the images' status as they should be for as long as ``term`` lasts. ``make_bundle``
+    None: none are made of container images here; ``unseal`` opens what a secret holds for them; ``allowed`` are addresses of
+    this machine or its links, and closed folders, that images may come from."""
+
+    def __init__(
+        self,
+        folder: Path,
+        term: Term,
+        make_bundle: MakeBundle | None = None,
+        unseal: Unseal | None = None,
+        allowed: Sequence[str] = (),
+    ) -> None:
+        self._folder, self._make_bundle, self._unseal = folder, make_bundle, unseal
+        self._allowed = tuple(allowed)
+        self._term = term
+        self._queue = Queue(term.clock)
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._again = asyncio.Semaphore(1)  # for those that failed before: they keep no new one waiting
+        self._fetching: dict[str, threading.Event] = {}  # by uid
+        self._attempts: dict[str, int] = {}
+
+    async def run(self) -> None:
+        """Raises TermLost when the term ends."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for left in self._folder.glob(f"{_FETCHING}*"):
+            left.unlink(missing_ok=True)
+        unsubscribe = self._term.cache.subscribe(self._notice, ("image", "secret"))
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._notice(whole(self._term.cache.view, ("image",)))
+                group.create_task(self._look_again())
+                while True:
+                    for key in await self._queue.take(100):
+                        image = self._term.cache.view.get(key)
+                        if image is not None and not image.deleting and image.uid not in self._fetching:
+                            if self._needs_fetch(image):
+                                self._fetching[image.uid] = threading.Event()
+                                group.create_task(self._provide(image))
+        finally:
+            unsubscribe()
+            for stop in self._fetching.values():
+                stop.set()
+
+    async def _look_again(self) -> None:
+        """Images that were fetched by a weft which asked less of them: what they need is read from their files."""
+        for image in list(self._term.cache.view.of_kind("image").values()):
+            status = image.status(ImageStatus)
+            if status.phase != "Available" or status.format != "bundle" or status.min_memory:
+                continue
+            with contextlib.suppress(
+                OSError, WeftError
+            ):  # a file that is gone is fetched again; a damaged one fails where it is used
+                facts = await asyncio.to_thread(inspect, self._folder / status.sha256, known=True)
+                now = self._term.cache.view.get(image.key)
+                if facts.min_memory and now is not None and now.status(ImageStatus) == status:
+                    await self._tell(now, msgspec.structs.replace(status, min_memory=facts.min_memory))
+
+    def _notice(self, changes: Sequence[Changed]) -> None:
+        for change in changes:
+            gone = change.old is not None and (change.new is None or change.new.uid != change.old.uid)
+            if change.old is not None and change.kind == "image" and gone:
+                self._forget(change.old)
+            if change.new is not None and change.kind == "secret":
+                self._queue.add(self._find_shut(change.new))
+            elif change.new is not None and (change.old is None or _is_another(change.old, change.new)):
+                self._queue.add([change.key])
+
+    def _find_shut(self, secret: Item) -> list[str]:
+        """The keys of the images that wait for a secret to be another one."""
+        named = (secret.envelope.project, secret.envelope.name)
+        return [
+            key
+            for key, image in self._term.cache.view.of_kind("image").items()
+            if (image.envelope.project, image.spec(ImageSpec).registry_secret) == named
+            and image.status(ImageStatus).reason in NOT_GOOD
+        ]
+
+    def _forget(self, image: Item) -> None:
+        """Somebody deleted this image: its file goes too unless another image or a place has it."""
+        self._attempts.pop(image.uid, None)
+        stop = self._fetching.get(image.uid)
+        if stop is not None:
+            stop.set()
+        view, sha256 = self._term.cache.view, image.status(ImageStatus).sha256
+        others = any(i.status(ImageStatus).sha256 == sha256 for i in view.of_kind("image").values())
+        places = any(sha256 in list_digests(a.spec(AllocationSpec)) for a in view.of_kind("allocation").values())
+        if sha256 and not others and not places:
+            with contextlib.suppress(FileNotFoundError):
+                gone = (self._folder / sha256).rename(self._folder / f"{_FETCHING}gone-{image.uid}")
+                asyncio.get_running_loop().run_in_executor(None, gone.unlink)
+
+    def _needs_fetch(self, image: Item) -> bool:
+        status = image.status(ImageStatus)
+        if status.phase == "Failed":
+            return _may_pass(image, status.reason)
+        return status.phase != "Available" or not (self._folder / status.sha256).exists()
+
+    async def _provide(self, image: Item) -> None:
+        """Get one image and say how it went."""
+        try:
+            async with self._again if image.uid in self._attempts else self._slots:
+                await self._try(image)
+        finally:
+            self._fetching.pop(image.uid, None)
+
+    async def _try(self, image: Item) -> None:
+        spec, stop = image.spec(ImageSpec), self._fetching[image.uid]
+        work = self._folder / f"{_FETCHING}{image.uid}"
+        await self._tell(image, ImageStatus(phase="Fetching", digest=image.status(ImageStatus).digest))
+        try:
+            try:
+                if spec.sha256 and (self._folder / spec.sha256).exists():
+                    sha256, path = spec.sha256, self._folder / spec.sha256
+                else:
+                    sha256, path = await self._fetch(image, spec.url, work, stop), work
+                    if spec.sha256 and sha256 != spec.sha256:
+                        raise DriverFailed(
+                            f"sha256 is {sha256}, expected {spec.sha256}",
+                            reason="sha256Mismatch",
+                            hint="check the URL and the digest, then delete the image and add it again",
+                        )
+                facts = await asyncio.to_thread(inspect, path, known=path != work)
+                size = path.stat().st_size
+                if path == work:
+                    await asyncio.to_thread(_keep, work, self._folder / sha256)
+            finally:  # before anybody is told how it went
+                await asyncio.to_thread(work.unlink, missing_ok=True)
+        except WeftError as problem:
+            if not stop.is_set():
+                await self._fail(image, problem)
+            return
+        self._attempts.pop(image.uid, None)
+        await self._tell(image, _available(spec.url, sha256, size, facts))
+
+    async def _fetch(self, image: Item, url: str, work: Path, stop: threading.Event) -> str:
+        """Fetch in a thread, telling how far it is; returns the digest."""
+        fetched = 0
+
+        def on_progress(length: int) -> None:
+            nonlocal fetched
+            fetched = length
+
+        get = partial(fetch, url, allowed=self._allowed)
+        if url.startswith(OCI):
+            if self._make_bundle is None:
+                raise DriverFailed("this server makes no images of container images", reason="fetchFailed")
+            credentials = find_credentials(self._term.cache.view, image, self._unseal)
+            url = self._find_held(image, url)
+            get = partial(self._make_bundle, url, image.status(ImageStatus).digest, credentials)
+        task = asyncio.ensure_future(asyncio.to_thread(get, work, on_progress, stop))
+        told = 0
+        try:
+            while not task.done():
+                await asyncio.wait(
+                    [task, pause := asyncio.ensure_future(self._term.clock.sleep(TELL_EVERY_SECONDS))],
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                pause.cancel()
+                if not task.done() and fetched != told:
+                    told = fetched
+                    await self._tell(
+                        image, ImageStatus(phase="Fetching", fetched=told, digest=image.status(ImageStatus).digest)
+                    )
+            return task.result()
+        finally:
+            if not task.done():
+                stop.set()
+                task.cancel()
+
+    def _find_held(self, image: Item, url: str) -> str:
+        """``url``, or the archive of the Image that it names."""
+        source = read_oci(url)
+        if source.place != "held":
+            return url
+        other = self._term.cache.view.get(object_key("image", image.envelope.project, source.name))
+        status = other.status(ImageStatus) if other is not None and not other.deleting else ImageStatus()
+        if status.phase != "Available" or status.format != OCI_FORMAT:
+            raise DriverFailed(
+                f"image {source.name} is not there, or holds no container image",
+                reason="fetchFailed",
+                hint=f"weft image add {source.name} FILE.tar (an OCI archive); it is tried again",
+            )
+        return f"oci-archive:{self._folder / status.sha256}"
+
+    async def _fail(self, image: Item, problem: WeftError) -> None:
+        message = f"{problem.message}; {problem.hint}" if problem.hint else problem.message
+        secret = image.spec(ImageSpec).registry_secret
+        if problem.token == "notAuthenticated":
+            message += f"; secret {secret} is not good for it" if secret else "; registry_secret names who does"
+        await self._tell(image, ImageStatus(phase="Failed", reason=problem.token, message=message))
+        if _may_pass(image, problem.token):
+            attempts = self._attempts[image.uid] = self._attempts.get(image.uid, 0) + 1
+            self._queue.add_later(image.key, RETRY_SECONDS[min(attempts, len(RETRY_SECONDS)) - 1])
+
+    async def _tell(self, image: Item, status: ImageStatus) -> None:
+        """Write the status, unless the image is gone."""
+        while True:
+            now = self._term.cache.view.get(image.key)
+            if now is None or now.uid != image.uid or now.status(ImageStatus) == status:
+                return
+            events = []
+            if status.phase == "Failed" or (status.phase == "Available" and not _is_available(now)):
+                bad = status.phase == "Failed"
+                message = (
+                    status.message if bad else f"{image.envelope.name} is here: {status.format}, {status.size} bytes"
+                )
+                reason = f"Image{status.phase}"
+                events = [Event("Warning" if bad else "Normal", reason, message, image.envelope.ref, "images")]
+            envelope = edit(now)
+            envelope.status = merge_part(envelope.status, status)
+            if not await self._term.perform([Commit(image.key, [put(envelope)], [unchanged(now)], events)]):
+                return
+            await self._term.clock.sleep(PAUSE_SECONDS)
+
+
+def _is_available(image: Item) -> bool:
+    return image.status(ImageStatus).phase == "Available"
+
+
+def _may_pass(image: Item, reason: str) -> bool:
+    return reason in _MAY_PASS or (reason in NOT_GOOD and bool(image.spec(ImageSpec).registry_secret))
+
+
+def _is_another(old: Item, new: Item) -> bool:
+    return old.uid != new.uid or old.envelope.generation != new.envelope.generation
+
+
+def _available(url: str, sha256: str, size: int, facts: ImageFacts) -> ImageStatus:
+    return ImageStatus(
+        phase="Available",
+        digest=facts.digest if url.startswith(OCI) or facts.format == OCI_FORMAT else "",
+        sha256=sha256,
+        size=size,
+        virtual_size=facts.virtual_size,
+        min_memory=facts.min_memory,
+        format=facts.format,
+        agent=facts.agent,
+        fetched=size,
+    )
+
+
+def _keep(work: Path, target: Path) -> None:
+    """Give a checked file its name, durably."""
+    work.chmod(0o600)
+    keep_file(work, target)

@@ -1,0 +1,53 @@
+"""Who pulls an image that names a registry's secret: read where the image is made a disk, and handed to that alone.
+
+Reads images and secrets. What a secret holds stands in no status, event or error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from weft.contracts.driver.image import RegistryCredentials
+from weft.informer.view import Item, View
+from weft.kinds.image import ImageSpec, read_oci
+from weft.kinds.secret import PASSWORD, TOKEN, USERNAME, SecretSpec, place_of
+from weft.objects.errors import InvalidInput, NotFound, Unavailable
+from weft.objects.identity import object_key
+
+# Takes what is sealed, and what for; raises Unavailable.
+Unseal = Callable[[str, str], bytes]
+NOT_GOOD = (
+    "secretNotFound",
+    "wrongSecret",
+    "sealedByAnother",
+    "notAuthenticated",
+    "forbidden",
+)  # until it is another one
+
+
+def find_credentials(view: View, image: Item, unseal: Unseal | None) -> RegistryCredentials | None:
+    """None: it names no secret. Raises NotFound (``secretNotFound``), InvalidInput (``wrongSecret``: it opens another registry
+    than the image's), Unavailable (``sealedByAnother``)."""
+    spec, project = image.spec(ImageSpec), image.envelope.project
+    name = spec.registry_secret
+    if not name:
+        return None
+    if unseal is None:
+        raise Unavailable("this server opens no secrets", reason="sealedByAnother")
+    item = view.get(object_key("secret", project, name))
+    if item is None:
+        raise NotFound(f"secret {name} is not there", reason="secretNotFound", hint=f"weft secret create {name}")
+    secret, asked = item.spec(SecretSpec), read_oci(spec.url).registry
+    if secret.registry != asked:  # it isn't shown to others
+        raise InvalidInput(
+            f"secret {name} opens {secret.registry or 'no registry'}, and the image is in {asked}",
+            reason="wrongSecret",
+            field="spec.registry_secret",
+            hint="name a secret of that registry",
+        )
+    known = {
+        key: unseal(secret.sealed[key], place_of(project, name, key)).decode()
+        for key in (USERNAME, PASSWORD, TOKEN)
+        if key in secret.sealed
+    }
+    return RegistryCredentials(known.get(USERNAME, ""), known.get(PASSWORD, ""), known.get(TOKEN, ""))

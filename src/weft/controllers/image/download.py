@@ -1,0 +1,236 @@
+"""The process that speaks with image servers: ``python -m weft.controllers.image.download URL MOST_BYTES ROOM_BYTES SECONDS
+[ALLOWED…]``, content on stdout. ALLOWED are addresses of this machine or its links that it may connect to all the same.
+
+Whatever a server sends, only this process can be hurt: it has no rights, no files and little memory, and the kernel ends
+it (SIGALRM) when less than ``PIECE_BYTES`` came in that many seconds, be it a head that never ends, a redirect, a
+trickle or silence. What went wrong is one line on stderr and exit status 1, or 2 if there is no room.
+
+A connection that is cut is taken up where it was, some times, as long as the server still has the same content; one
+that can't begin in the middle sends the beginning once more, which is dropped.
+"""
+
+from __future__ import annotations
+
+import encodings.idna  # noqa: F401 — needed later, when the files of this installation can't be read any more
+import ftplib
+import io
+import os
+import re
+import resource
+import select
+import signal
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.client import HTTPException, HTTPMessage, HTTPResponse
+from typing import IO, Any, BinaryIO
+from urllib.parse import unquote, urlsplit
+
+from weft.contracts.public_address import guard_connections
+
+PIECE_BYTES = 256 * 1024
+MEMORY_BYTES = 1024**3
+REDIRECTS = 5
+NOBODY = 65534
+FULL = 2
+RESUMES, BARREN_RESUMES = 20, 2  # in all, and those in a row that bring nothing new
+PAUSE_SECONDS = 0.2
+_FTP_PORT = 21
+
+
+class Refused(Exception):
+    """What the server gives can't be taken; the message says why."""
+
+
+class _Cut(Exception):
+    """The connection ended before its time."""
+
+
+class _Transfer:
+    """How far it is: bytes passed on, bytes in all, and what the server calls this content (ETag or date)."""
+
+    def __init__(self) -> None:
+        self.fetched, self.piece, self.resumes, self.barren = 0, 0, 0, 0
+        self.total: int | None = None
+        self.tag = ""
+
+    def check_same(self, total: int | None, tag: str) -> None:
+        """Raises Refused if the content is another one than at the beginning."""
+        if self.fetched and (total != self.total or (tag and self.tag and tag != self.tag)):
+            raise Refused("it changed while it was fetched")
+        self.total, self.tag = total, tag
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    max_redirections = REDIRECTS
+    max_repeats = 2
+
+    def http_error_302(self, req: Any, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage) -> Any:
+        fp.close()  # unread: it may never end
+        return super().http_error_302(req, io.BytesIO(), code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: HTTPMessage, newurl: str) -> Any:
+        old, new = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
+        if new not in ("http", "https") or (old, new) == ("https", "http"):
+            raise Refused(f"it redirects from {old} to {new}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def main(url: str, most: int, room: int, patience: float, allowed: Sequence[str]) -> int:
+    """Write what ``url`` gives to stdout; the exit status."""
+    _renounce()
+    signal.setitimer(signal.ITIMER_REAL, patience)
+    guard_connections(allowed)
+    try:
+        return _fetch(url, most, room, patience)
+    except BrokenPipeError:
+        return 1  # nobody wants it any more
+    except urllib.error.HTTPError as problem:
+        return _say(f"the server answers {problem.code} {problem.reason}")
+    except MemoryError:
+        return _say("what it sends makes no sense: there is no end to it")
+    except (Refused, OSError, HTTPException, ftplib.Error, ValueError, EOFError) as problem:
+        said = getattr(problem, "reason", None) or getattr(problem, "strerror", None) or problem
+        return _say(str(said) or type(problem).__name__)
+
+
+def _fetch(url: str, most: int, room: int, patience: float) -> int:
+    transfer = _Transfer()
+    while True:
+        before = transfer.fetched
+        try:
+            with _open(url, transfer) as (source, skipped):
+                if transfer.total is not None and transfer.total > most:
+                    raise Refused(f"it is larger than {most} bytes")
+                if transfer.total is not None and transfer.total > room:
+                    return FULL
+                _copy(source, skipped, transfer, most, patience)
+            return 0
+        except (_Cut, OSError, HTTPException, ftplib.Error, EOFError) as problem:
+            transfer.barren = 0 if transfer.fetched > before else transfer.barren + 1
+            hopeless = transfer.resumes >= RESUMES or transfer.barren >= BARREN_RESUMES
+            resumable = transfer.fetched and transfer.total is not None and not hopeless
+            if not resumable or isinstance(problem, (BrokenPipeError, urllib.error.HTTPError)):
+                if isinstance(problem, _Cut):
+                    raise Refused(f"the connection ended after {transfer.fetched} of {transfer.total} bytes") from None
+                raise
+        transfer.resumes += 1
+        select.select([], [], [], PAUSE_SECONDS)
+
+
+def _renounce() -> None:
+    """Give up every right that reading from a socket and writing to a pipe don't need."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+
+
+def _open(url: str, transfer: _Transfer) -> Any:
+    """The content from where ``transfer`` is, and how many bytes of it come once more before that."""
+    return _open_ftp(url, transfer) if urlsplit(url).scheme == "ftp" else _open_http(url, transfer)
+
+
+@contextmanager
+def _open_http(url: str, transfer: _Transfer) -> Iterator[tuple[BinaryIO, int]]:
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.UnknownHandler(),
+        _Redirects(),
+    ):
+        opener.add_handler(handler)
+    headers = {"User-Agent": "weft", "Accept-Encoding": "identity"}
+    if transfer.fetched:
+        headers["Range"] = f"bytes={transfer.fetched}-"
+        if transfer.tag:
+            headers["If-Range"] = transfer.tag
+    response: HTTPResponse = opener.open(urllib.request.Request(url, headers=headers))  # noqa: S310 (it opens no other scheme)
+    with response:
+        tag = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+        if response.status == 206 and transfer.fetched:
+            transfer.check_same(_read_range(response, transfer.fetched), tag or transfer.tag)
+            yield response, 0
+        elif response.status == 200:
+            transfer.check_same(response.length, "" if tag.startswith("W/") else tag)
+            yield response, transfer.fetched
+        else:
+            raise Refused(f"the server answers {response.status} {response.reason}")
+
+
+def _read_range(response: HTTPResponse, start: int) -> int:
+    """How long the whole is. Raises Refused if the answer doesn't begin at ``start``."""
+    found = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})", response.headers.get("Content-Range", "").strip())
+    if found is None or int(found[1]) != start:
+        raise Refused("the server answers with another part than was asked for")
+    return int(found[2])
+
+
+@contextmanager
+def _open_ftp(url: str, transfer: _Transfer) -> Iterator[tuple[BinaryIO, int]]:
+    parts = urlsplit(url)
+    with ftplib.FTP() as ftp:  # noqa: S321 (images have a digest, and old mirrors nothing else)
+        ftp.connect(parts.hostname or "", parts.port or _FTP_PORT)
+        ftp.login(unquote(parts.username or ""), unquote(parts.password or ""))
+        ftp.voidcmd("TYPE I")
+        path = unquote(parts.path)
+        try:
+            length = ftp.size(path)
+        except ftplib.error_perm:
+            length = None  # a server without SIZE
+        transfer.check_same(length, "")
+        skipped = 0
+        try:
+            data = ftp.transfercmd(f"RETR {path}", transfer.fetched or None)
+        except ftplib.error_perm:  # a server without REST, unless it refuses the file itself
+            data, skipped = ftp.transfercmd(f"RETR {path}"), transfer.fetched
+        with data, data.makefile("rb") as source:
+            yield source, skipped
+        ftp.voidresp()  # says whether that was all
+
+
+def _copy(source: BinaryIO, skipped: int, transfer: _Transfer, most: int, patience: float) -> None:
+    """Pass on what comes, but for its first ``skipped`` bytes. Raises _Cut, Refused."""
+    out, total = sys.stdout.buffer.fileno(), transfer.total
+    read = getattr(source, "read1", source.read)
+    while total is None or transfer.fetched < total:
+        wanted = PIECE_BYTES if total is None else min(PIECE_BYTES, skipped + total - transfer.fetched)
+        chunk = read(wanted)
+        if not chunk:
+            break
+        left, _ = signal.setitimer(signal.ITIMER_REAL, 0)  # our own disk may take its time
+        transfer.piece += len(chunk)
+        if transfer.piece >= PIECE_BYTES:
+            transfer.piece, left = 0, patience
+        fresh = memoryview(chunk)[skipped:]
+        skipped = max(0, skipped - len(chunk))
+        if transfer.fetched + len(fresh) > most:
+            raise Refused(f"it is larger than {most} bytes")
+        while fresh:
+            written = os.write(out, fresh)
+            fresh = fresh[written:]
+            transfer.fetched += written
+        signal.setitimer(signal.ITIMER_REAL, max(left, 0.001))
+    if total is not None and transfer.fetched < total:
+        raise _Cut
+
+
+def _say(problem: str) -> int:
+    line = " ".join(problem.split())[:300].encode("ascii", "backslashreplace").decode()
+    sys.stderr.write(f"{line}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), sys.argv[5:]))

@@ -1,0 +1,312 @@
+"""Gets an image's file and finds out what it is. Blocking: meant for a thread. Writes only the file it is told to.
+
+Nothing that comes from outside is trusted. Servers are spoken with by a process of its own (``download.py``), which has no
+rights and is ended when it takes too long. A qcow2 that names other files is refused (a guest could read the server's
+through it), qemu-img looks at the rest of its header as nobody and within bounds, a bundle may hold plain files only, and
+whatever is no disk, like a page that says "not found", is refused by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import select
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import msgspec
+
+from weft.controllers.image.download import FULL, NOBODY, PIECE_BYTES
+from weft.kinds.image import OCI_FORMAT
+from weft.objects.errors import DriverFailed
+from weft.objects.image.bundle import begins_bundle, is_bundle, not_an_image, read_bundle
+from weft.objects.image.oci_archive import read_archive
+from weft.objects.image.qcow2 import HEADER_BYTES, read_qcow2_header
+from weft.objects.quantity import format_bytes
+
+MAX_BYTES = 256 * 1024**3
+MOST_VIRTUAL_BYTES = 16 * 1024**4
+RESERVE_BYTES = 1024**3  # of the server's disk, or a twentieth of a small one: the store lies there too
+PATIENCE_SECONDS = 30.0  # for each PIECE_BYTES: the slowest server that is waited for
+INSPECT_SECONDS = 30.0
+_CHUNK_BYTES = 1024 * 1024
+_NOTICE_SECONDS = 0.5
+_EXT_MAGIC_AT = 1080
+_ISO_MAGIC_AT = 32769
+_BEGINNING_BYTES = 36864
+_PACKED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ": "xz", b"BZh": "bzip2", b"(\xb5/\xfd": "zstd", b"PK\x03\x04": "zip"}
+_FOR_DOWNLOADS = re.compile(r"\w+_proxy|SSL_CERT_\w+|PATH|LANG|LD_LIBRARY_PATH", re.IGNORECASE)  # what it may know
+_BOUNDS = ["prlimit", "--cpu=20", "--as=2147483648", "--fsize=0", "--core=0"]
+_AT = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC  # a place, not opened yet
+_MOST_LINKS = 40
+_WHOLE = "qemu-img convert -O qcow2 makes it whole"
+
+
+class ImageFacts(msgspec.Struct, frozen=True):
+    """What an image file is: ``format`` qcow2, raw, bundle or oci; ``virtual_size`` the disk a guest sees, in bytes;
+    ``digest`` that of the container image it holds, or says to be made of; ``min_memory`` what a bundle says its machine needs."""
+
+    format: str
+    virtual_size: int
+    agent: bool
+    digest: str = ""
+    min_memory: int = 0
+
+
+Progress = Callable[[int], None]  # is told how many bytes are here
+
+
+def fetch(url: str, target: Path, on_progress: Progress, stop: threading.Event, allowed: Sequence[str] = ()) -> str:
+    """Write what ``url`` gives to ``target``, durably, and return its SHA-256. ``allowed``: from which addresses of this machine
+    too (see ``contracts/public_address.py``), and folders whose files may be taken wherever they lie. Raises DriverFailed
+    (``fetchFailed``, ``noSpace``); ``target`` is gone then."""
+    try:
+        with target.open("wb") as out:
+            os.fchmod(out.fileno(), 0o644)  # for qemu-img, which runs as nobody; the folder is ours alone
+            if urlsplit(url).scheme == "file":
+                chunks = _read_file(url, [place for place in allowed if place.startswith("/")])
+            else:
+                places = [place for place in allowed if not place.startswith("/")]
+                chunks = _download(url, _room(target, url), stop, places)
+            digest = _copy(url, chunks, out, on_progress, stop)
+            out.flush()
+            os.fsync(out.fileno())
+            return digest
+    except BaseException as problem:
+        target.unlink(missing_ok=True)
+        if isinstance(problem, (OSError, ValueError)):
+            raise _failed(
+                f"{shown(url)} can't be fetched: {getattr(problem, 'strerror', None) or problem}"
+            ) from problem
+        raise
+
+
+def inspect(path: Path, *, known: bool = False) -> ImageFacts:
+    """What the file is; one that is ``known`` was looked at before. Raises DriverFailed (``notAnImage``)."""
+    with path.open("rb") as file:
+        beginning = file.read(_BEGINNING_BYTES)
+        size = os.fstat(file.fileno()).st_size
+        at, agent, name, digest, memory = 0, False, "the file", "", 0
+        if is_bundle(beginning) and not begins_bundle(beginning):
+            return ImageFacts(OCI_FORMAT, 0, False, read_archive(file, size))
+        if packed := is_bundle(beginning):
+            bundle = read_bundle(file, size)
+            digest, memory = bundle.manifest.digest, bundle.manifest.min_memory_bytes
+            disk, agent = bundle.members[bundle.manifest.disk], bundle.manifest.agent or bundle.manifest.qemu_agent
+            at, size, name = disk.offset, disk.size, f"the bundle's {disk.name}"
+            file.seek(at)
+            beginning = file.read(min(_BEGINNING_BYTES, size))
+            if bundle.manifest.disk_format in ("raw", "tar"):
+                return ImageFacts("bundle", size, agent, min_memory=memory)
+        facts = _inspect_disk(beginning, size, name)
+        if packed and facts.format != "qcow2":
+            raise not_an_image(f"{name} is not qcow2, as it says")
+        if facts.format == "qcow2" and not known:
+            _check_qcow2(file, at, size, name)
+    return ImageFacts("bundle", facts.virtual_size, agent, digest, memory) if packed else facts
+
+
+def shown(url: str) -> str:
+    """``url`` as anybody may read it: without what may be a key in its query."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "…" if parts.query else "", ""))
+
+
+def _read_file(url: str, folders: Sequence[str]) -> Iterator[bytes]:
+    """The pieces of a plain file of this machine that everybody may read: keys and shadow files are no images. Nobody needs to
+    be able to come to ``folders``."""
+    path, base = unquote(urlsplit(url).path), "/"
+    for way in (path, os.path.realpath(path)):
+        for folder in folders:
+            if way.startswith(f"{folder.rstrip('/')}/"):
+                path, base = way, folder
+    with open(_open_public(url, base, path[len(base) :]), "rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk
+
+
+def _open_public(url: str, base: str, path: str) -> int:
+    """A descriptor of the plain file at ``path`` below ``base``, to which everybody could have come from there: each folder on
+    the way is opened in the one before it and looked at, so that nobody puts another in its place in between."""
+    left, links, walked = path.split("/")[::-1], 0, os.open(base, _AT & ~os.O_NOFOLLOW)
+    begin = os.fstat(walked)
+    try:
+        while left:
+            name = left.pop()
+            if name in ("", "."):
+                continue
+            if not os.path.samestat(os.fstat(walked), begin):
+                _require(url, walked, stat.S_IXOTH, "x")
+            found = os.open(name, _AT, dir_fd=walked)
+            mode = os.fstat(found).st_mode
+            if stat.S_ISLNK(mode):
+                target = os.readlink("", dir_fd=found)
+                os.close(found)
+                links += 1
+                if links > _MOST_LINKS:
+                    raise _failed(f"{url} leads through more than {_MOST_LINKS} symbolic links")
+                left += target.split("/")[::-1]
+                found = os.open("/" if target.startswith("/") else ".", _AT, dir_fd=walked)
+            os.close(walked)
+            walked = found
+        if not stat.S_ISREG(os.fstat(walked).st_mode):  # a device may do things when it is opened
+            raise _failed(f"{url} is not a plain file")
+        _require(url, walked, stat.S_IROTH, "r")
+        return os.open(f"/proc/self/fd/{walked}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(walked)
+
+
+def _require(url: str, walked: int, bit: int, letter: str) -> None:
+    if not os.fstat(walked).st_mode & bit:
+        where = os.readlink(f"/proc/self/fd/{walked}")
+        raise _failed(
+            f"{url} may not be read by everybody on the server's machine: {where} keeps them out",
+            f"if it is no secret, chmod o+{letter} {where}, or name the image's folder with weft server --allow-fetch",
+        )
+
+
+def _download(url: str, room: int, stop: threading.Event, allowed: Sequence[str]) -> Iterator[bytes]:
+    """The pieces as they come from the server; the process that gets them ends with the iterator."""
+    bounds = [str(MAX_BYTES), str(room), str(PATIENCE_SECONDS)]
+    argv = [sys.executable, "-I", "-m", "weft.controllers.image.download", url, *bounds, *allowed]
+    pipe = subprocess.PIPE
+    known = {name: value for name, value in os.environ.items() if _FOR_DOWNLOADS.fullmatch(name)}
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, bufsize=0, env=known) as process:
+        assert process.stdout is not None and process.stderr is not None
+        try:
+            while not stop.is_set():
+                if select.select([process.stdout], [], [], _NOTICE_SECONDS)[0]:
+                    chunk = os.read(process.stdout.fileno(), _CHUNK_BYTES)
+                    if not chunk:
+                        break
+                    yield chunk
+            else:
+                raise _given_up()
+            said = process.stderr.read(4096).decode(errors="replace").strip()
+            if process.wait() == -signal.SIGALRM:
+                said = f"it gave less than {format_bytes(PIECE_BYTES)} in {PATIENCE_SECONDS:g} s"
+            if process.returncode == FULL:
+                raise _no_room(url)
+            if process.returncode != 0:
+                raise _failed(f"{shown(url)} can't be fetched: {said.splitlines()[-1] if said else 'no reason given'}")
+        finally:
+            process.kill()
+
+
+def _copy(url: str, chunks: Iterator[bytes], out: BinaryIO, on_progress: Progress, stop: threading.Event) -> str:
+    digest, fetched = hashlib.sha256(), 0
+    for chunk in chunks:
+        if stop.is_set():
+            raise _given_up()
+        fetched += len(chunk)
+        if fetched > MAX_BYTES:
+            raise _failed(f"{shown(url)} is larger than {format_bytes(MAX_BYTES)}")
+        if _free(out.fileno()) < len(chunk):
+            raise _no_room(url)
+        digest.update(chunk)
+        out.write(chunk)
+        on_progress(fetched)
+    return digest.hexdigest()
+
+
+def _room(target: Path, url: str) -> int:
+    """Bytes that an image may have. Raises DriverFailed (``noSpace``) if none."""
+    room = _free(target)
+    if room <= 0:
+        raise _no_room(url)
+    return room
+
+
+def _free(place: int | Path) -> int:
+    facts = os.statvfs(place)
+    reserve = min(RESERVE_BYTES, facts.f_blocks * facts.f_frsize // 20)
+    return facts.f_bavail * facts.f_frsize - reserve
+
+
+def _inspect_disk(beginning: bytes, size: int, what: str) -> ImageFacts:
+    header = read_qcow2_header(beginning[:HEADER_BYTES])
+    if header is not None:
+        if header.has_backing or header.has_external_data:
+            raise not_an_image(f"{what} is a qcow2 that needs another file", _WHOLE)
+        if not 0 < header.virtual_size <= MOST_VIRTUAL_BYTES:
+            raise not_an_image(
+                f"{what} says that it is a disk of {header.virtual_size} bytes",
+                f"a disk of an image has at most {MOST_VIRTUAL_BYTES // 1024**4} TiB, and more than nothing",
+            )
+        return ImageFacts("qcow2", header.virtual_size, False)
+    for magic, name in _PACKED.items():
+        if beginning.startswith(magic):
+            raise not_an_image(f"{what} is packed ({name})", "unpack it first")
+    boots = beginning[510:512] == b"\x55\xaa"
+    is_ext = beginning[_EXT_MAGIC_AT : _EXT_MAGIC_AT + 2] == b"\x53\xef"
+    is_iso = beginning[_ISO_MAGIC_AT : _ISO_MAGIC_AT + 5] == b"CD001"
+    if size % 512 == 0 and (boots or is_ext or is_iso):
+        return ImageFacts("iso" if is_iso else "raw", size, False)
+    raise not_an_image(f"{what} is neither qcow2, nor a raw disk, nor a bundle", "see what the URL really gives")
+
+
+def _check_qcow2(file: BinaryIO, offset: int, size: int, what: str) -> None:
+    """Have qemu-img, where there is one, read the header of the qcow2 at ``offset``: as nobody, bounded in time and memory."""
+    place = {
+        "driver": "raw",
+        "offset": offset,
+        "size": -(-size // 512) * 512,
+        "file": {"driver": "file", "filename": "/dev/stdin"},
+    }
+    name = msgspec.json.encode({"driver": "qcow2", "file": place if offset else place["file"]}).decode()
+    rights = {"user": NOBODY, "group": NOBODY, "extra_groups": ()} if os.geteuid() == 0 else {}
+    file.seek(0)
+    try:
+        done = subprocess.run(
+            [*_BOUNDS, "qemu-img", "info", "-U", "--output=json", f"json:{name}"],
+            stdin=file,
+            capture_output=True,
+            text=True,
+            timeout=INSPECT_SECONDS,
+            check=False,
+            cwd="/",
+            **rights,  # type: ignore[call-overload]
+        )
+    except FileNotFoundError:
+        return
+    except subprocess.TimeoutExpired as problem:
+        raise not_an_image(f"qemu-img can't make sense of {what} in time") from problem
+    if done.returncode == 127:  # prlimit found no qemu-img
+        return
+    if done.returncode != 0:
+        said = done.stderr.strip().removeprefix("qemu-img: ").replace(f"Could not open 'json:{name}': ", "")[-200:]
+        raise not_an_image(f"{what} is a damaged qcow2: {said or 'it needs too much time or memory'}")
+    try:
+        info = msgspec.json.decode(done.stdout, type=dict[str, object])
+    except msgspec.DecodeError as problem:
+        raise not_an_image(f"qemu-img can't make sense of {what}") from problem
+    if "backing-filename" in info or "full-backing-filename" in info:
+        raise not_an_image(f"{what} is a qcow2 that needs another file", _WHOLE)
+    if info.get("encrypted"):
+        raise not_an_image(f"{what} is encrypted", "qemu-img convert makes a plain one")
+
+
+def _failed(message: str, hint: str | None = None) -> DriverFailed:
+    return DriverFailed(message, reason="fetchFailed", hint=hint, details={"step": "image"})
+
+
+def _given_up() -> DriverFailed:
+    return _failed("given up: the image was deleted or the server is ending")
+
+
+def _no_room(url: str) -> DriverFailed:
+    return DriverFailed(
+        f"{shown(url)} doesn't fit on the server's disk",
+        reason="noSpace",
+        hint="make room there, or delete images; it is tried again",
+        details={"step": "image"},
+    )

@@ -1,0 +1,328 @@
+"""Runs jobs: makes their tasks' containers, writes down how they ended, tries again, ends what is over; makes the runs of
+those with a schedule.
+
+Reads jobs and the containers that are theirs; writes job.status, makes containers and jobs, wishes a task stopped, and marks
+for deletion what isn't kept. Woken by either, and by time. What to do with tasks is ``tasks.py``'s, of a schedule ``runs.py``'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from weft.contracts.journal import Event
+from weft.contracts.store import Absent, Precondition, Write
+from weft.controllers.job.plan import Book, Facts, Outcome, Seen, Try, plan_tasks
+from weft.controllers.job.schedule import Run, plan_runs
+from weft.controllers.loop import Plan, moved
+from weft.informer.commit import Commit, delete, edit, put, unchanged
+from weft.informer.indexes import CONTAINERS_BY_JOB, JOBS_BY_AFTER, JOBS_BY_SCHEDULE
+from weft.informer.view import Changed, Item, View
+from weft.kinds.container import CONTAINER, ContainerSpec
+from weft.kinds.job import ENDED, JOB, JobSpec, JobStatus, read_dependency, read_task_name, task_name
+from weft.kinds.parts.workload import WorkloadStatus, born
+from weft.objects.envelope import Envelope, merge_part
+from weft.objects.identity import new_uid, object_key, short_id
+
+SOURCE = "jobs"
+FINALIZER = "job"
+MOST_AT_ONCE = 80  # containers in one commit, beside the job
+MOST_BYTES = 700_000
+LARGE = 200  # tasks: of more, not every change is written at once
+WRITE_EVERY_SECONDS = 0.5
+_ENVELOPE_BYTES = 1500
+
+
+class Jobs:
+    name = "jobs"
+    kinds = ("job", "container")
+
+    def __init__(self) -> None:
+        self._books: dict[str, tuple[str, bytes, Book]] = {}  # by key: of which uid, after which status
+        self._written: dict[str, float] = {}  # large ones, when last
+
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        if change.kind == "container":
+            owner = change.item.envelope.owner
+            if owner is None or owner.kind != "job" or not moved(change, _stand_of):
+                return ()
+            return (object_key("job", owner.project, owner.name),)
+        keys = [change.key]
+        if change.new is None:
+            self._books.pop(change.key, None)
+            self._written.pop(change.key, None)
+        if moved(change, lambda item: (item.uid, item.status(JobStatus).phase)):
+            keys += [item.key for item in view.find(JOBS_BY_AFTER, change.key)]
+            owner = change.item.envelope.owner
+            if owner is not None and owner.kind == "job":
+                keys.append(object_key("job", owner.project, owner.name))
+        return keys
+
+    async def observe(self) -> None:
+        """The view has it all."""
+
+    def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
+        plan = Plan()
+        for item in [item for key in keys if (item := view.get(key)) is not None]:
+            if item.deleting:
+                commit = plan_removal(view, item, now)
+            elif item.spec(JobSpec).schedule:
+                commit, after = plan_schedule(view, item, now)
+                plan.later |= {item.key: after} if after is not None else {}
+            else:
+                commit, after = self._plan_job(view, item, now)
+                plan.later |= {item.key: after} if after is not None else {}
+            plan.commits += [commit] if commit is not None else []
+        return plan
+
+    def _plan_job(self, view: View, item: Item, now: float) -> tuple[Commit | None, float | None]:
+        spec, status = item.spec(JobSpec), item.status(JobStatus)
+        wait = self._written.get(item.key, 0.0) + WRITE_EVERY_SECONDS - now
+        if status.tasks > LARGE and 0 < wait <= WRITE_EVERY_SECONDS and status.phase not in ENDED:
+            return None, wait
+        raw = bytes(item.envelope.status)
+        uid, after, book = self._books.get(item.key, ("", b"", None))
+        if book is None or (uid, after) != (item.uid, raw):
+            book = Book(spec, status)
+        seen = [one for one in (read_seen(item, c) for c in view.find(CONTAINERS_BY_JOB, item.uid)) if one is not None]
+        waits_for, hopeless = read_dependencies(view, item)
+        outcome = plan_tasks(
+            Facts(
+                spec=spec,
+                status=status,
+                seen=seen,
+                generation=item.envelope.generation,
+                now=now,
+                gang=f"job-{short_id(item.uid)}",
+                waits_for=waits_for,
+                hopeless=hopeless,
+            ),
+            book,
+            max(1, min(MOST_AT_ONCE, MOST_BYTES // (_ENVELOPE_BYTES + len(item.envelope.spec)))),
+        )
+        taken = [one for one in outcome.make if view.get(_key(item, one.index, one.attempt)) is not None]
+        if taken:
+            self._books.pop(item.key, None)
+            return plan_blocked(item, task_name(item.envelope.name, taken[0].index, taken[0].attempt)), 10.0
+        commit, written = plan_writes(view, item, outcome, now)
+        self._books[item.key] = (item.uid, written, book)
+        if commit is not None and outcome.status.tasks > LARGE:
+            self._written[item.key] = now
+        return commit, outcome.look_after
+
+
+def read_seen(job: Item, container: Item) -> Seen | None:
+    """One of the job's containers as its plan sees it; None for one that no plan of it made."""
+    named = read_task_name(job.envelope.name, container.envelope.name)
+    if named is None:
+        return None
+    status, spec = container.status(WorkloadStatus), container.spec(ContainerSpec)
+    ready, placed = container.envelope.condition("Ready"), container.envelope.condition("Placed")
+    state = "ended" if status.ended else "running" if status.phase in ("Running", "Boot", "Unknown") else "waiting"
+    return Seen(
+        index=named[0],
+        attempt=named[1],
+        state=state,  # type: ignore[arg-type]
+        since=ready.since if ready is not None else container.envelope.created_at,
+        exit_code=status.exit_code,
+        reason=status.reason,
+        message=status.message,
+        placed=status.node is not None or (placed is not None and placed.status == "True"),
+        stopping=spec.run == "stop",
+        deleting=container.deleting,
+    )
+
+
+def read_dependencies(view: View, job: Item) -> tuple[str, str]:
+    """What it waits for, and why that will never come: a sentence each, or nothing."""
+    waits = []
+    for text in job.spec(JobSpec).after:
+        needed = read_dependency(text)
+        other = view.get(object_key("job", job.envelope.project, needed.name))
+        phase = other.status(JobStatus).phase if other is not None else None
+        if phase is None and job.status(JobStatus).started_at is None:
+            return "", f"job {needed.name}, which it was to follow, is gone"
+        if phase in ENDED and phase != "Succeeded" and needed.condition == "succeeded":
+            return "", f"job {needed.name}, which it was to follow, has come to {phase}"
+        if phase is not None and phase not in ENDED:
+            waits.append(needed.name)
+    return f"for {', '.join(waits)} to end" if waits else "", ""
+
+
+def plan_writes(view: View, job: Item, outcome: Outcome, now: float) -> tuple[Commit | None, bytes]:
+    """One commit for all that ``outcome`` says, None if all of it is so; and the status as it will be stored."""
+    writes: list[Write] = []
+    preconditions: list[Precondition] = [unchanged(job)]
+    raw = job.envelope.status
+    if outcome.status != job.status(JobStatus):
+        envelope = edit(job)
+        raw = envelope.status = merge_part(envelope.status, outcome.status)
+        writes.append(put(envelope))
+    for one in outcome.make:
+        container = make_task(job, one, now)
+        writes.append(put(container))
+        preconditions.append(Absent(container.key))
+    for seen in (*outcome.stop, *outcome.delete):
+        item = view.get(_key(job, seen.index, seen.attempt))
+        if item is None:
+            continue
+        envelope = edit(item)
+        if seen in outcome.stop:
+            envelope.spec = merge_part(envelope.spec, msgspec.structs.replace(item.spec(ContainerSpec), run="stop"))
+            envelope.generation += 1
+        else:
+            envelope.deleting_since = now
+        writes.append(put(envelope))
+        preconditions.append(unchanged(item))
+    if not writes:
+        return None, bytes(raw)
+    events = [Event(kind, reason, text, job.envelope.ref, SOURCE) for kind, reason, text in outcome.told[:20]]
+    return Commit(job.key, writes, preconditions, events), bytes(raw)
+
+
+def make_task(job: Item, one: Try, now: float) -> Envelope:
+    """The container that is one try of a task, as the doors would make it."""
+    of, wish = job.envelope, job.spec(JobSpec)
+    env = {
+        **wish.task.env,
+        "WEFT_JOB": of.name,
+        "WEFT_TASK_INDEX": str(one.index),
+        "WEFT_TASK_COUNT": str(job.status(JobStatus).tasks or _count(wish)),
+        "WEFT_TRY": str(one.attempt),
+    }
+    spec = msgspec.structs.replace(
+        wish.task, env=env, restart="never", once=True, preemptible=wish.preemptible, gang=one.gang
+    )
+    return Envelope(
+        kind=CONTAINER.name,
+        name=task_name(of.name, one.index, one.attempt),
+        uid=new_uid(),
+        project=of.project,
+        labels={**of.labels, "job": of.name, "task": str(one.index)},
+        owner=of.ref,
+        schema=CONTAINER.schema,
+        created_at=now,
+        spec=msgspec.Raw(msgspec.json.encode(spec)),
+        status=msgspec.Raw(msgspec.json.encode(WorkloadStatus())),
+        finalizers=list(CONTAINER.finalizers),
+        conditions=[msgspec.structs.replace(said, since=now, generation=1) for said in born(spec)],
+    )
+
+
+def plan_blocked(job: Item, name: str) -> Commit | None:
+    """Say that a task's name is another container's."""
+    status = msgspec.structs.replace(
+        job.status(JobStatus),
+        reason="nameTaken",
+        message=f"container/{name} is not of this job: it waits until that is gone",
+        observed_generation=job.envelope.generation,
+    )
+    if status == job.status(JobStatus):
+        return None
+    envelope = edit(job)
+    envelope.status = merge_part(envelope.status, status)
+    event = Event("Warning", "nameTaken", status.message, job.envelope.ref, SOURCE)
+    return Commit(job.key, [put(envelope)], [unchanged(job)], [event])
+
+
+def plan_removal(view: View, job: Item, now: float) -> Commit | None:
+    """Take away what is a deleted job's, then let it go."""
+    own = [*view.find(CONTAINERS_BY_JOB, job.uid), *view.find(JOBS_BY_SCHEDULE, job.uid)]
+    if not own:
+        envelope = edit(job)
+        envelope.finalizers = [name for name in envelope.finalizers if name != FINALIZER]
+        event = Event("Normal", "Deleted", f"{job.envelope.name} is gone", job.envelope.ref, SOURCE)
+        return Commit(job.key, [put(envelope) if envelope.finalizers else delete(job)], [unchanged(job)], [event])
+    return _mark(job, [item for item in own if not item.deleting], now)
+
+
+def _mark(job: Item, items: Sequence[Item], now: float) -> Commit | None:
+    """Have these deleted."""
+    some = items[:MOST_AT_ONCE]
+    if not some:
+        return None
+    writes = []
+    for item in some:
+        envelope = edit(item)
+        envelope.deleting_since = now
+        writes.append(put(envelope))
+    return Commit(job.key, writes, [unchanged(item) for item in (job, *some)])
+
+
+def plan_schedule(view: View, job: Item, now: float) -> tuple[Commit | None, float | None]:
+    """Make the run that is due, and forget old ones."""
+    children = view.find(JOBS_BY_SCHEDULE, job.uid)
+    runs = [Run(item.envelope.name, item.status(JobStatus).phase, item.envelope.created_at) for item in children]
+    of = job.envelope
+    outcome = plan_runs(of.name, job.spec(JobSpec), job.status(JobStatus), runs, of.created_at, of.generation, now)
+    by_name = {item.envelope.name: item for item in children if not item.deleting}
+    writes: list[Write] = []
+    preconditions: list[Precondition] = [unchanged(job)]
+    if outcome.status != job.status(JobStatus):
+        envelope = edit(job)
+        envelope.status = merge_part(envelope.status, outcome.status)
+        writes.append(put(envelope))
+    if outcome.make is not None:
+        child = make_run(job, outcome.make, now)
+        if view.get(child.key) is None:
+            writes.append(put(child))
+            preconditions.append(Absent(child.key))
+    for name in (*outcome.cancel, *outcome.delete):
+        item = by_name.get(name)
+        if item is None:
+            continue
+        envelope = edit(item)
+        if name in outcome.cancel:
+            envelope.spec = merge_part(envelope.spec, msgspec.structs.replace(item.spec(JobSpec), cancel=True))
+            envelope.generation += 1
+        else:
+            envelope.deleting_since = now
+        writes.append(put(envelope))
+        preconditions.append(unchanged(item))
+    events = [Event(kind, reason, text, job.envelope.ref, SOURCE) for kind, reason, text in outcome.told]
+    commit = Commit(job.key, writes, preconditions, events) if writes else None
+    return commit, outcome.look_after
+
+
+def make_run(job: Item, name: str, now: float) -> Envelope:
+    """One run of a job with a schedule: the same without it."""
+    of, wish = job.envelope, job.spec(JobSpec)
+    spec = msgspec.structs.replace(wish, schedule="", time_zone="UTC", hold=False, cancel=False, rounds=0)
+    return Envelope(
+        kind=JOB.name,
+        name=name,
+        uid=new_uid(),
+        project=of.project,
+        labels={**of.labels, "job": of.name},
+        owner=of.ref,
+        schema=JOB.schema,
+        created_at=now,
+        spec=msgspec.Raw(msgspec.json.encode(spec)),
+        status=msgspec.Raw(msgspec.json.encode(JobStatus())),
+        finalizers=list(JOB.finalizers),
+    )
+
+
+def _key(job: Item, index: int, attempt: int) -> str:
+    return object_key("container", job.envelope.project, task_name(job.envelope.name, index, attempt))
+
+
+def _count(spec: JobSpec) -> int:
+    return len(Book(spec, JobStatus()).order)
+
+
+def _stand_of(container: Item) -> object:
+    """What of a container bears on its job."""
+    status, of = container.status(WorkloadStatus), container.envelope
+    placed = of.condition("Placed")
+    return (
+        of.uid,
+        container.deleting,
+        status.phase,
+        status.ended,
+        status.node,
+        status.reason if status.phase not in ("Running", "Boot") else "",
+        placed is not None and placed.status,
+        bytes(of.spec),
+    )

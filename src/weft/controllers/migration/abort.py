@@ -1,0 +1,109 @@
+"""Why a move can't go on, if it can't: what people want by now, what either side or its node says, and for how long. Pure."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from weft.controllers.migration.facts import READY, Facts, Side, has_moved_on
+from weft.controllers.migration.progress import time_left
+from weft.kinds.migration import MOST_TRIES, MOVED_ON, MigrationStatus
+
+HAND_OVER_PATIENCE_SECONDS = 15.0  # for the target's word, once the source stands still for good
+READY_PATIENCE_SECONDS = 10.0  # for a target that can't get ready: its node tries on meanwhile
+_FOR_GOOD = (
+    "invalidInput",
+    "unsupported",
+)  # what another try would meet again; a guest that restarts is another one then
+
+Ending = Literal["Failed", "Cancelled", "Retry"]
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """Why a move is to be broken off, and what it comes to then."""
+
+    ending: Ending
+    reason: str
+    message: str
+
+
+def find_word(facts: Facts) -> Trouble | None:
+    """That people want it no more, or have its VM deleted."""
+    if facts.deleting or facts.spec.cancel:
+        return Trouble("Cancelled", "cancelled", "broken off as asked")
+    if facts.vm is None:
+        return Trouble("Cancelled", "vmDeleted", "its VM is being deleted")
+    return None
+
+
+def find_end(facts: Facts, status: MigrationStatus) -> Trouble | None:
+    """Why the move of a disk is to be broken off: but for people, only its node knows of any trouble, and says so."""
+    if (word := find_word(facts)) is not None:
+        return word
+    if time_left(facts.spec, status, facts.now) <= 0:
+        return Trouble("Failed", "timedOut", f"not done within {facts.spec.timeout_seconds:g} s")
+    return None
+
+
+def find_trouble(facts: Facts) -> Trouble | None:
+    """Why it can't go on, if it can't."""
+    spec, status, source, target = facts.spec, facts.status, facts.source, facts.target
+    word = find_word(facts)
+    if word is not None or facts.vm is None:
+        return word
+    if source is None:
+        return Trouble("Failed", "sourceLost", "the place that it moves from is gone")
+    if has_moved_on(source):
+        return Trouble("Failed", MOVED_ON, f"source {source.spec.node}: {source.report.message}")
+    if facts.vm.run != source.spec.wish:
+        return Trouble("Cancelled", "vmChanged", f"its VM is to {facts.vm.run} now")
+    if facts.vm.boots > source.spec.boots:
+        return Trouble("Cancelled", "vmChanged", "its VM is to be restarted")
+    if source.report.reason == "notSaved" and source.spec.move is not None and source.spec.move.saves == "must":
+        return Trouble("Failed", source.report.reason, f"source {source.spec.node}: {source.report.message}")
+    for side, name in ((source, "source"), (target, "target")):
+        if side is not None and side.says("failed", "given up"):
+            assert side.heard is not None
+            message = f"{name} {side.spec.node}: {side.heard.message or side.heard.reason or 'it failed'}"
+            return _try_again(facts, side.heard.reason or "failed", message)
+    if target is None:
+        return _try_again(facts, "targetLost", "the place that it moves to is gone")
+    if is_stuck(target) and (_is_over_for(target.report.reason) or facts.now >= _read_since(facts)):
+        return _try_again(facts, target.report.reason, tell_stuck(target))
+    for side, name in ((source, "source"), (target, "target")):
+        if side.node_phase not in READY:
+            return _try_again(facts, "nodeLost", f"{name} {side.spec.node} has not been heard of")
+    if status.handed_over_at is not None and facts.now >= status.handed_over_at + HAND_OVER_PATIENCE_SECONDS:
+        return _try_again(facts, "notTakenOver", f"target {target.spec.node} has not said that it took over")
+    if time_left(spec, status, facts.now) <= 0:
+        why = f": {tell_stuck(target)}" if is_stuck(target) else ""
+        return Trouble("Failed", "timedOut", f"not done within {spec.timeout_seconds:g} s{why}")
+    return None
+
+
+def is_stuck(target: Side) -> bool:
+    """Whether its node says that it can't make ready what the guest needs there."""
+    return target.report.state == "failed" and bool(target.report.reason) and target.says("preparing")
+
+
+def _is_over_for(reason: str) -> bool:
+    """Whether the node would only meet it again, for as long as anybody would wait."""
+    return reason in (*_FOR_GOOD, "noSpace")
+
+
+def _read_since(facts: Facts) -> float:
+    """When patience with a target that can't get ready ends."""
+    troubled_at = facts.status.troubled_at
+    return (troubled_at if troubled_at is not None else facts.now) + READY_PATIENCE_SECONDS
+
+
+def tell_stuck(target: Side) -> str:
+    return f"target {target.spec.node}: {target.report.message or target.report.reason}"
+
+
+def _try_again(facts: Facts, reason: str, message: str) -> Trouble:
+    status = facts.status
+    again = status.tries < MOST_TRIES and reason not in _FOR_GOOD and time_left(facts.spec, status, facts.now) > 0
+    again = again and not (reason == "noSpace" and facts.spec.to)
+    return Trouble("Retry" if again else "Failed", reason, message)

@@ -1,0 +1,287 @@
+"""Leads each Migration on, from its wish to its end.
+
+Reads Migrations, VMs, allocations, nodes; writes Migration.status and, of a VM that moves, both allocations: their roles,
+wishes and moves. Woken by any of those. What to write is ``plan_move``'s; the scheduler makes the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from weft.contracts.journal import Event
+from weft.contracts.store import Precondition, Write
+from weft.controllers.allocation.active import active_allocation
+from weft.controllers.loop import Plan, moved
+from weft.controllers.migration.disk_relocation import plan_storage
+from weft.controllers.migration.facts import Facts, Outcome, Side
+from weft.controllers.migration.plan import plan_move
+from weft.controllers.migration.schedule import find_planned, foresee_move, judge_window, read_appointment
+from weft.informer.commit import Commit, delete, edit, put, unchanged
+from weft.informer.indexes import (
+    ALLOCATIONS_BY_NODE,
+    ALLOCATIONS_BY_WORKLOAD,
+    MIGRATIONS_BY_UID,
+    MIGRATIONS_BY_WORKLOAD,
+    NODES_BY_UID,
+    find_room,
+    key_of_moving,
+)
+from weft.informer.view import Changed, Item, View
+from weft.informer.workloads import wish_of
+from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.migration import (
+    ENDED,
+    MigrationSpec,
+    MigrationStatus,
+    MoveActual,
+    is_under_way,
+    move_key,
+    read_migration,
+    read_workload,
+)
+from weft.kinds.node import NodeSpec, NodeStatus
+from weft.kinds.registry import WORKLOADS, is_workload
+from weft.objects.envelope import Envelope, merge_part
+from weft.objects.identity import object_key
+
+FINALIZER = "migration"
+SOURCE = "migrations"
+
+
+class Migrations:
+    name = "migrations"
+    kinds = ("migration", "allocation", *WORKLOADS, "node")
+
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        match change.kind:
+            case "migration":
+                keys = (change.key, *_others(view, change.item))
+                was, now = (read_appointment(item) if item is not None else None for item in (change.old, change.new))
+                return (*keys, *find_planned(view)) if was != now else keys
+            case "allocation":
+                items = (item for item in (change.old, change.new) if item is not None)
+                keys = tuple(_moved_by(view, items))
+                if moved(change, lambda item: (item.spec(AllocationSpec), item.report(AllocationReport).has)):
+                    ref = change.item.spec(AllocationSpec).workload
+                    of_vm = view.find(MIGRATIONS_BY_WORKLOAD, object_key(ref.kind, ref.project, ref.name))
+                    keys += tuple(item.key for item in of_vm if read_appointment(item) is not None)
+                return keys
+            case kind if is_workload(kind):
+                if moved(change, lambda item: (item.uid, item.envelope.generation, item.deleting)):
+                    return [item.key for item in view.find(MIGRATIONS_BY_WORKLOAD, change.key)]
+            case "node":
+                if moved(change, _stand_of):
+                    return _moved_by(view, view.find(ALLOCATIONS_BY_NODE, change.item.uid))
+        return ()
+
+    async def observe(self) -> None:
+        """The view has it all."""
+
+    def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
+        plan = Plan()
+        for key in keys:
+            item = view.get(key)
+            if item is None:
+                continue
+            if item.status(MigrationStatus).phase in ENDED:
+                commit = plan_release(view, item)
+            else:
+                facts, source, target = read_facts(view, item, now)
+                if facts.spec.mode == "storage":
+                    place, outcome = plan_storage(view, item, facts)
+                    if outcome.status.phase == "Planned":
+                        outcome.status.window = judge_window(view, item, outcome.status)
+                    commit = plan_writes(item, place, None, None, outcome, now)
+                    plan.commits += [commit] if commit is not None else []
+                    if outcome.look_after is not None:
+                        plan.later[key] = outcome.look_after
+                    continue
+                room, outcome = find_room(view, item), plan_move(facts)
+                if outcome.status.phase == "Planned":
+                    outcome.status.window = judge_window(view, item, outcome.status)
+                    outcome.status.forecast = foresee_move(view, item, outcome.status)
+                commit = plan_writes(item, source, target, room, outcome, now, find_reason(view, item))
+                if outcome.look_after is not None:
+                    plan.later[key] = outcome.look_after
+            plan.commits += [commit] if commit is not None else []
+        return plan
+
+
+def read_facts(view: View, item: Item, now: float) -> tuple[Facts, Item | None, Item | None]:
+    """What is known of a Migration, and the allocations that are its sides."""
+    spec, status = item.spec(MigrationSpec), item.status(MigrationStatus)
+    vm = view.get(key_of_moving(item))
+    key = move_key(item.uid, status.tries)
+    sides: dict[str, Item] = {}
+    place = None
+    if vm is not None:
+        for allocation in view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid):
+            at = allocation.spec(AllocationSpec)
+            if at.move is not None and at.move.key == key:
+                sides[at.role] = allocation
+        place = active_allocation(view, vm.uid)
+    source, target = sides.get("source"), sides.get("target")
+    return (
+        Facts(
+            spec=spec,
+            status=status,
+            deleting=item.deleting,
+            placed=item.envelope.condition("Placed"),
+            vm=wish_of(vm) if vm is not None and not vm.deleting else None,
+            place=_read_side(view, place),
+            rival=_find_rival(view, item),
+            source=_read_side(view, source),
+            target=_read_side(view, target),
+            room=_read_side(view, find_room(view, item)),
+            now=now,
+        ),
+        source,
+        target,
+    )
+
+
+def plan_writes(
+    item: Item,
+    source: Item | None,
+    target: Item | None,
+    room: Item | None,
+    outcome: Outcome,
+    now: float,
+    why: Envelope | None = None,
+) -> Commit | None:
+    """One commit for all that ``outcome`` says; None if all of it is so. ``why`` is the Decision that will tell why the VM is
+    where it is once it has moved."""
+    former, status = item.status(MigrationStatus), outcome.status
+    writes: list[Write] = []
+    preconditions: list[Precondition] = [unchanged(item)]
+    for side, spec, goes in (
+        (source, outcome.source, outcome.source_goes),
+        (target, outcome.target, outcome.target_goes),
+    ):
+        if side is None or (spec is None and not goes):
+            continue
+        envelope = edit(side)
+        if spec is not None:
+            envelope.spec = merge_part(envelope.spec, spec)
+            envelope.generation += 1
+        if goes and not side.deleting:
+            envelope.deleting_since = now
+        writes.append(put(envelope))
+        preconditions.append(unchanged(side))
+    if room is not None and outcome.room_goes:  # no node has begun anything for it
+        writes.append(delete(room))
+        preconditions.append(unchanged(room))
+    if status.phase == "Finishing" and former.phase != "Finishing" and why is not None:
+        writes.append(put(why))
+    if status != former:
+        envelope = edit(item)
+        envelope.status = merge_part(envelope.status, status)
+        writes.append(put(envelope))
+    if not writes:
+        return None
+    # Whatever was planned stands on what both sides said.
+    preconditions += [unchanged(side) for side in (source, target) if side is not None]
+    return Commit(item.key, writes, list(dict.fromkeys(preconditions)), _events(item, former, status))
+
+
+def plan_release(view: View, item: Item) -> Commit | None:
+    """Let an ended one that was deleted go, and its Decision with it."""
+    if not item.deleting:
+        return None
+    envelope = edit(item)
+    envelope.finalizers = [name for name in envelope.finalizers if name != FINALIZER]
+    writes: list[Write] = [put(envelope) if envelope.finalizers else delete(item)]
+    decision = view.get(object_key("decision", item.envelope.project, f"migration.{item.envelope.name}"))
+    if decision is not None and decision.envelope.owner == item.envelope.ref:
+        writes.append(delete(decision))
+    return Commit(item.key, writes, [unchanged(item)])
+
+
+def find_reason(view: View, item: Item) -> Envelope | None:
+    """The workload's Decision, saying what the Migration's says."""
+    project, (kind, name) = item.envelope.project, read_workload(item.spec(MigrationSpec))
+    decided = view.get(object_key("decision", project, f"migration.{item.envelope.name}"))
+    former = view.get(object_key("decision", project, f"{kind}.{name}"))
+    if decided is None or former is None:
+        return None
+    envelope = edit(former)
+    envelope.spec = decided.envelope.spec
+    envelope.generation += 1
+    return envelope
+
+
+def _events(item: Item, former: MigrationStatus, status: MigrationStatus) -> list[Event]:
+    events = []
+    if status.plan is not None and (former.plan is None or former.plan.reason != status.plan.reason):
+        events.append(
+            Event("Normal", "Planned", f"{status.plan.mode}: {status.plan.reason}", item.envelope.ref, SOURCE)
+        )
+    if status.ending and status.ending != former.ending:
+        events.append(Event("Warning", status.reason, status.message, item.envelope.ref, SOURCE))
+    if status.phase == "Planned" and status.reason in ("roomHeld", "roomLost") and status.message != former.message:
+        lost: Literal["Warning", "Normal"] = "Warning" if status.reason == "roomLost" else "Normal"
+        events.append(Event(lost, status.reason, status.message, item.envelope.ref, SOURCE))
+    if status.phase != former.phase:
+        bad: Literal["Warning", "Normal"] = "Warning" if status.phase == "Failed" else "Normal"
+        way = f"{status.source} → {status.target}" if status.target else f"from {status.source}"
+        spec = item.spec(MigrationSpec)
+        if spec.mode == "storage":
+            way = f"{spec.volume or 'root disk'} → pool {spec.pool}"
+        why = f": {status.message}" if status.message else ""
+        done = _tell_actual(status.actual) if status.actual is not None and status.phase == "Succeeded" else ""
+        events.append(Event(bad, status.phase, f"{way}{done}{why}", item.envelope.ref, SOURCE))
+    return events
+
+
+def _tell_actual(actual: MoveActual) -> str:
+    pause = f", downtime {actual.pause_ms} ms" if actual.pause_ms else ""
+    return f" in {actual.duration_seconds:.1f} s{pause}"
+
+
+def _read_side(view: View, item: Item | None) -> Side | None:
+    if item is None:
+        return None
+    spec = item.spec(AllocationSpec)
+    nodes = view.find(NODES_BY_UID, spec.node_uid)
+    phase = nodes[0].status(NodeStatus).phase if nodes else None
+    wish = nodes[0].spec(NodeSpec) if nodes else NodeSpec()
+    closed = "it is being drained" if wish.drain else "it is cordoned" if wish.cordoned else ""
+    closed = closed or ("it is being worked on" if wish.maintenance else "")
+    return Side(spec, item.report(AllocationReport), phase, item.deleting, wish.migration_bandwidth, closed)
+
+
+def _stand_of(node: Item) -> object:
+    """What of a node bears on moves from it and to it."""
+    spec = node.spec(NodeSpec)
+    wish = (spec.migration_bandwidth, spec.cordoned, spec.drain, spec.maintenance)
+    return node.uid, node.status(NodeStatus).phase, wish
+
+
+def _moved_by(view: View, allocations: Iterable[Item]) -> list[str]:
+    """The Migrations that these are there for."""
+    specs = [item.spec(AllocationSpec) for item in allocations]
+    moves = [told for spec in specs for told in (spec.move, spec.storage) if told is not None]
+    uids = sorted({read_migration(move.key) for move in moves})
+    return [item.key for uid in uids for item in view.find(MIGRATIONS_BY_UID, uid)]
+
+
+def _others(view: View, item: Item) -> list[str]:
+    """Those of the same VM that haven't ended."""
+    return [
+        other.key
+        for other in view.find(MIGRATIONS_BY_WORKLOAD, key_of_moving(item))
+        if other.uid != item.uid and other.status(MigrationStatus).phase not in ENDED
+    ]
+
+
+def _find_rival(view: View, item: Item) -> str:
+    """The Migration of the same VM that goes first: one that has begun, of several new ones the oldest."""
+
+    def order(one: Item) -> tuple[bool, float, str]:
+        return (one.status(MigrationStatus).started_at is None, one.envelope.created_at, one.key)
+
+    rivals = [other for key in _others(view, item) if (other := view.get(key)) is not None]
+    rivals = [one for one in rivals if is_under_way(one.spec(MigrationSpec), one.status(MigrationStatus))]
+    first = min(rivals, key=order, default=None)
+    return first.envelope.name if first is not None and order(first) < order(item) else ""

@@ -1,0 +1,114 @@
+"""What a Migration of mode storage needs next: one disk of a VM goes to another pool of the node where it is. Pure.
+
+The order: the allocation is told which disk is to go where · its node does it, and says so · the allocation says the new pool,
+in one commit with the end. Until the node's word nothing is known, so it is waited for.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec.structs import replace
+
+from weft.controllers.allocation.active import active_allocation
+from weft.controllers.migration.abort import find_end
+from weft.controllers.migration.facts import Facts, Outcome
+from weft.controllers.migration.plan import begin_move
+from weft.controllers.migration.progress import end_move, measure, tell_progress, time_left
+from weft.informer.indexes import NODES_BY_UID, key_of_moving
+from weft.informer.view import Item, View
+from weft.kinds.allocation import ROOT, AllocatedStorageMove, AllocationReport, AllocationSpec, list_disks
+from weft.kinds.migration import MigrationSpec, MigrationStatus
+from weft.kinds.node import NodeReport, pool_id
+
+LOOK_SECONDS = 1.0
+
+
+def plan_storage(view: View, item: Item, facts: Facts) -> tuple[Item | None, Outcome]:
+    """The VM's place, and what to write now: ``source`` is the place's spec."""
+    spec, status, now = facts.spec, item.status(MigrationStatus), facts.now
+    vm = view.get(key_of_moving(item))
+    place = active_allocation(view, vm.uid) if vm is not None else None
+    order = place.spec(AllocationSpec).storage if place is not None else None
+    if place is not None and order is not None and order.key == item.uid:
+        return place, _lead(item, facts, place, order)
+    if status.phase not in ("Pending", "Planned"):
+        return place, Outcome(status=end_move(status, "Failed", "vmDeleted", "its place is gone", now))
+    begun = begin_move(facts)
+    status = begun.status
+    if status.phase not in ("Pending", "Planned") or place is None or vm is None:
+        return place, begun
+    told = _make_order(view, item, spec, place)
+    if status.phase == "Planned":
+        return place, replace(begun, status=_tell_planned(spec, status, told))
+    if isinstance(told, tuple):
+        return place, Outcome(status=end_move(status, "Failed", *told, now))
+    if order is not None:  # another's is about to end
+        return place, Outcome(status=status, look_after=LOOK_SECONDS)
+    at = place.spec(AllocationSpec)
+    status = replace(status, phase="Preparing", source=at.node, target=at.node)
+    return place, Outcome(status=status, source=replace(at, storage=told), look_after=time_left(spec, status, now))
+
+
+def _tell_planned(
+    spec: MigrationSpec, status: MigrationStatus, told: AllocatedStorageMove | tuple[str, str]
+) -> MigrationStatus:
+    """What keeps it from beginning now may have changed by then: it is said, and ends nothing."""
+    fault = told if isinstance(told, tuple) else None
+    reason, message = "", f"{spec.volume or 'root disk'} → pool {spec.pool}, on {status.source}"
+    if fault is not None:
+        reason, message = fault[0], f"as it is now it could not: {fault[1]}"
+    return replace(status, target=status.source, reason=reason, message=message)
+
+
+def _make_order(view: View, item: Item, spec: MigrationSpec, place: Item) -> AllocatedStorageMove | tuple[str, str]:
+    """What the node is told; or why there is nothing to tell it, as token and sentence."""
+    at, pool = place.spec(AllocationSpec), spec.pool or ""
+    disk = ROOT
+    if spec.volume is not None:
+        disk = next((volume.uid for volume in at.volumes if volume.name == spec.volume), "")
+        if not disk:
+            return "volumeNotReady", f"volume {spec.volume} is none of its VM's"
+    nodes = view.find(NODES_BY_UID, at.node_uid)
+    storage = pool_id(nodes[0].report(NodeReport), pool) if nodes else ""
+    if not storage:
+        return "noPool", f"{at.node} has no storage pool {pool} that can be used"
+    if list_disks(at)[disk][0] == pool:
+        return "alreadyThere", f"it lies in storage pool {pool} already"
+    if list_disks(at)[disk][1] == storage:
+        return "alreadyThere", f"storage pool {pool} is the same storage as where it lies"
+    return AllocatedStorageMove(
+        key=item.uid, disk=disk, pool=pool, pool_id=storage, bytes_per_second=spec.bytes_per_second
+    )
+
+
+def _lead(item: Item, facts: Facts, place: Item, order: AllocatedStorageMove) -> Outcome:
+    spec, status, now = facts.spec, item.status(MigrationStatus), facts.now
+    at, said = place.spec(AllocationSpec), place.report(AllocationReport).move
+    heard = said if said is not None and said.key == order.key else None
+    if heard is not None:
+        status = tell_progress(status, heard)
+        status.actual = measure(status, heard)
+    if heard is not None and heard.phase == "taken over":
+        return Outcome(status=end_move(status, "Succeeded", "", "", now), source=_relocate(at, order))
+    if heard is not None and heard.phase in ("given up", "failed"):
+        phase: Literal["Cancelled", "Failed"] = "Cancelled" if status.ending == "Cancelled" else "Failed"
+        reason, message = (status.reason, status.message) if status.ending else (heard.reason, heard.message)
+        ended = end_move(status, phase, reason or "failed", message, now)
+        return Outcome(status=ended, source=replace(at, storage=None))
+    if not status.ending and (end := find_end(facts, status)) is not None:
+        status = replace(status, ending=end.ending, reason=end.reason, message=end.message)
+    told = replace(at, storage=replace(order, cancel=True)) if status.ending and not order.cancel else None
+    left = None if status.ending else max(0.1, time_left(spec, status, now))
+    return Outcome(status=status, source=told, look_after=left)
+
+
+def _relocate(at: AllocationSpec, order: AllocatedStorageMove) -> AllocationSpec:
+    """The place says what is so; what VM and volume say of their pools follows from it."""
+    if order.disk == ROOT:
+        return replace(at, storage=None, pool=order.pool, pool_id=order.pool_id)
+    moved = [
+        replace(volume, pool=order.pool, pool_id=order.pool_id) if volume.uid == order.disk else volume
+        for volume in at.volumes
+    ]
+    return replace(at, storage=None, volumes=moved)

@@ -1,0 +1,291 @@
+"""What a Migration needs next: its wish, its status and what both sides report in; edits of the two places and the status
+that follows out. Pure, and remembers nothing: whoever is asked after a crash answers as the one before would have.
+
+The order: the target waits, so the source is told where · the source sends · the target has taken over, so the places swap
+their roles, in one commit · the source's place is gone. Until the target's word that it has taken over a move can be broken
+off: the target is wished to stop, and only its word that the guest never ran there lets the source go on for good.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec.structs import replace
+
+from weft.controllers.migration.abort import (
+    HAND_OVER_PATIENCE_SECONDS,
+    READY_PATIENCE_SECONDS,
+    find_trouble,
+    is_stuck,
+    tell_stuck,
+)
+from weft.controllers.migration.facts import READY, Facts, Outcome, Side, has_moved_on
+from weft.controllers.migration.progress import compare, end_move, measure, tell_progress, time_left
+from weft.kinds.allocation import AllocatedMove, AllocationSpec, MoveReport, account, change_wish, come_back
+from weft.kinds.migration import ENDED, MOVED_ON, MigrationStatus
+
+
+def plan_move(facts: Facts) -> Outcome:
+    """What to write now; the status alone where there is nothing else. Room is held while it is planned, and until the
+    scheduler has made its target of it."""
+    outcome = _plan(facts)
+    waits = facts.source is None and facts.target is None and outcome.status.phase in ("Planned", "Pending")
+    outcome.room_goes = facts.room is not None and (outcome.room_goes or not waits)
+    return outcome
+
+
+def _plan(facts: Facts) -> Outcome:
+    facts = replace(facts, status=_mend_times(facts.status, facts.now))
+    status, source, target = facts.status, facts.source, facts.target
+    if status.phase in ENDED:
+        return Outcome(status=status)
+    if status.phase == "Finishing":
+        return _finish(facts)
+    if source is None and target is None:
+        return begin_move(facts)
+    if target is not None and target.says("taken over"):
+        return _swap(facts, target)
+    if target is not None and has_moved_on(target):
+        return _leave_both(facts, target)
+    if status.ending:
+        return _break_off(facts)
+    trouble = find_trouble(facts)
+    if trouble is not None:
+        ending, reason, message = trouble.ending, trouble.reason, trouble.message
+        return _break_off(replace(facts, status=replace(status, ending=ending, reason=reason, message=message)))
+    return _lead(facts)
+
+
+def _mend_times(status: MigrationStatus, now: float) -> MigrationStatus:
+    """What began later than now did so by a clock that was set back since: patience begins anew, or it would never end."""
+    begun = {name: getattr(status, name) for name in ("started_at", "handed_over_at", "troubled_at")}
+    return replace(status, **{name: min(at, now) for name, at in begun.items() if at is not None})
+
+
+def begin_move(facts: Facts) -> Outcome:
+    """Nothing of it is anywhere yet: it waits for its time and for a target."""
+    spec, status, now = facts.spec, facts.status, facts.now
+    if facts.place is not None:
+        status = replace(status, source=facts.place.spec.node)
+    if facts.deleting or spec.cancel:
+        return Outcome(status=end_move(status, "Cancelled", "cancelled", "cancelled before it began", now))
+    if facts.vm is None:
+        return Outcome(status=end_move(status, "Cancelled", "vmDeleted", "its VM is gone", now))
+    if facts.rival and status.started_at is None and (spec.not_before is None or spec.not_before <= now):
+        message = f"its VM is moved by migration/{facts.rival} already"
+        return Outcome(status=end_move(status, "Failed", "alreadyMoving", message, now))
+    if status.started_at is None and spec.not_before is not None and spec.not_before > now:
+        return _hold(facts, replace(status, phase="Planned"))
+    if status.tries <= 1 and spec.not_after is not None and spec.not_after <= now:
+        why = facts.placed.message if facts.placed is not None and facts.placed.status == "False" else ""
+        message = "it could not begin within its time" + (f": {why}" if why else "")
+        return Outcome(status=end_move(status, "Failed", "tooLate", message, now))
+    if spec.mode == "live" and facts.vm.run != "run":
+        message = f"its VM is to {facts.vm.run}: only a guest that runs moves live"
+        return Outcome(status=end_move(status, "Failed", "notRunning", message, now))
+    if status.started_at is None:
+        status = replace(status, phase="Pending", started_at=now, tries=1, reason="", message="")
+    placed = facts.placed if facts.placed is not None and facts.placed.status == "False" else None
+    left = time_left(spec, status, now)
+    if left <= 0:
+        reason = placed.reason if placed else "timedOut"
+        message = f"no target within {spec.timeout_seconds:g} s" + (f": {placed.message}" if placed else "")
+        return Outcome(status=end_move(status, "Failed", reason, message, now))
+    if placed is not None and placed.reason == "notSaved":  # so it will be for as long as anybody would wait
+        return Outcome(status=end_move(status, "Failed", placed.reason, placed.message, now))
+    if placed is not None:
+        status = replace(status, reason=placed.reason, message=placed.message)
+    if status.tries == 1 and spec.not_after is not None:
+        left = min(left, spec.not_after - now)
+    return Outcome(status=status, look_after=left)
+
+
+def _hold(facts: Facts, status: MigrationStatus) -> Outcome:
+    """It waits for its time: at its target room is held, as long as that can take it."""
+    assert facts.spec.not_before is not None
+    room, placed = facts.room, facts.placed
+    outcome = Outcome(status=status, look_after=facts.spec.not_before - facts.now)
+    fault = _find_fault(room, facts.place) if room is not None else ""
+    if room is not None and not fault:
+        lost = f" ({status.room_lost})" if status.room_lost else ""
+        status.target, status.reason = room.spec.node, "roomHeld"
+        status.message = f"room is held on {room.spec.node}{lost}"
+        return outcome
+    outcome.room_goes = room is not None
+    status.target = ""
+    if room is not None:
+        status.room_lost = f"not on {room.spec.node} any more: {fault}"
+        status.reason, status.message = "roomLost", f"room is sought anew, {status.room_lost}"
+    elif placed is not None and placed.status == "False":
+        status.reason, status.message = placed.reason, f"no room is held yet: {placed.message}"
+    return outcome
+
+
+def _find_fault(room: Side, place: Side | None) -> str:
+    """Why room that is held is of no use any more, if so."""
+    if room.node_phase is None:
+        return "that node has left the fabric"
+    if room.node_phase not in READY:
+        return "it has not been heard of"
+    if room.node_closed:
+        return room.node_closed
+    if place is None:
+        return ""  # that may be for a moment; without its VM it ends
+    if place.spec.node_uid == room.spec.node_uid:
+        return "its VM is there by now"
+    if _room_for(place) != _room_for(room):
+        return "its VM asks for other room now"
+    return ""
+
+
+def _room_for(side: Side) -> object:
+    spec = side.spec
+    return account(spec, side.report), spec.memberships, spec.extras, [gpu.share for gpu in spec.gpus]
+
+
+def _lead(facts: Facts) -> Outcome:
+    """Both sides are there: tell the source where the target waits, and tell people how it goes."""
+    source, target = facts.source, facts.target
+    status = _tell(facts)
+    outcome = Outcome(status=status, look_after=max(0.1, time_left(facts.spec, status, facts.now)))
+    if source is None or target is None:
+        return outcome
+    address = target.heard.address if target.heard is not None else ""
+    to_source, to_target = _keep_to_limits(source, target), _keep_to_limits(target, source)
+    if address and address != to_source.address and not source.says("handed over"):
+        to_source = replace(to_source, address=address)
+    outcome.source = replace(source.spec, move=to_source) if to_source != source.spec.move else None
+    outcome.target = replace(target.spec, move=to_target) if to_target != target.spec.move else None
+    for since, patience in (
+        (status.handed_over_at, HAND_OVER_PATIENCE_SECONDS),
+        (status.troubled_at, READY_PATIENCE_SECONDS),
+    ):
+        if since is not None:
+            outcome.look_after = max(0.1, min(outcome.look_after or patience, since + patience - facts.now))
+    return outcome
+
+
+def _keep_to_limits(side: Side, peer: Side) -> AllocatedMove:
+    """The side's move with what both nodes may carry by now."""
+    assert side.spec.move is not None
+    return replace(side.spec.move, node_bytes_per_second=side.node_limit, peer_bytes_per_second=peer.node_limit)
+
+
+def _break_off(facts: Facts) -> Outcome:
+    """Get the target's word that the guest never ran there, take it away, and let the source be all there is."""
+    source, target = facts.source, facts.target
+    outcome = Outcome(status=_tell(facts))
+    if target is None:
+        return _return(facts, outcome)
+    if target.says("given up"):
+        outcome.target_goes = not target.deleting
+        if source is not None and source.spec.move is not None and not source.spec.move.never_ran:
+            outcome.source = replace(source.spec, move=replace(source.spec.move, never_ran=True))
+    elif target.spec.wish != "stop":
+        outcome.target = change_wish(target.spec, "stop")
+    elif target.node_phase not in READY:
+        lost = f"target {target.spec.node} has not been heard of"
+        if source is not None and _has_it(source):
+            outcome.target_goes = not target.deleting  # it gives up when it is back
+            return _return(facts, outcome)
+        # It may have taken over; nothing is safe but to wait.
+        outcome.status.message = (
+            f"{lost}, and the guest may run there: waiting for its word. If that node is off for good: "
+            f"weft node delete {target.spec.node} --force, and the guest goes on at the source as it was handed over"
+        )
+    return outcome
+
+
+def _return(facts: Facts, outcome: Outcome) -> Outcome:
+    """Nothing is at the target any more: the source is the guest's place again, and this try has come to its end."""
+    source, status, now = facts.source, outcome.status, facts.now
+    if source is not None and source.spec.role == "source":
+        move = source.spec.move
+        goes_on = source.says("handed over") and not has_moved_on(source)
+        if goes_on and source.node_phase in READY and move is not None and move.never_ran:
+            return outcome  # it goes on there first
+        outcome.source = _make_active(source)
+    if status.ending == "Retry":
+        why = f"try {status.tries} failed: {status.message}"
+        outcome.status = MigrationStatus(
+            phase="Pending",
+            source=status.source,
+            plan=status.plan,
+            reason=status.reason,
+            message=why,
+            tries=status.tries + 1,
+            avoid=tuple(dict.fromkeys((*status.avoid, *filter(None, [status.target])))),
+            started_at=status.started_at,
+        )
+    else:
+        phase: Literal["Failed", "Cancelled"] = "Cancelled" if status.ending == "Cancelled" else "Failed"
+        outcome.status = end_move(status, phase, status.reason, status.message, now)
+    return outcome
+
+
+def _make_active(source: Side) -> AllocationSpec:
+    return come_back(source.spec, source.spec.move.key) if source.spec.move is not None else source.spec
+
+
+def _has_it(source: Side) -> bool:
+    """Whether the guest runs at the source, and the machine there can't hand it over any more."""
+    return source.says("failed") and source.report.state == "running" and source.node_phase in READY
+
+
+def _swap(facts: Facts, target: Side) -> Outcome:
+    """The guest runs at the target: its place is the one that counts from now on."""
+    status = _tell(facts)
+    status.phase, status.ending, status.reason, status.message = "Finishing", "", "", ""
+    status.actual = measure(status, *_hear(facts))
+    run = facts.vm.run if facts.vm is not None else target.spec.wish
+    outcome = Outcome(status=status, target=replace(change_wish(target.spec, run), role="active", move=None))
+    if facts.source is not None:
+        move = facts.source.spec.move
+        move = replace(move, taken_over=True) if move is not None else None
+        outcome.source = replace(change_wish(facts.source.spec, "stop"), move=move)
+        outcome.source_goes = True
+    return outcome
+
+
+def _leave_both(facts: Facts, target: Side) -> Outcome:
+    """The guest came to the target and has gone on since: neither side has it."""
+    message = f"target {target.spec.node}: {target.report.message}"
+    outcome = Outcome(status=end_move(facts.status, "Failed", MOVED_ON, message, facts.now), target_goes=True)
+    if facts.source is not None:
+        move = facts.source.spec.move
+        move = replace(move, taken_over=True) if move is not None else None
+        outcome.source, outcome.source_goes = replace(change_wish(facts.source.spec, "stop"), move=move), True
+    return outcome
+
+
+def _finish(facts: Facts) -> Outcome:
+    """Over once nothing is left at the source."""
+    status = replace(facts.status)
+    if facts.source is not None:
+        status.actual = measure(status, *_hear(facts))
+        return Outcome(status=status)
+    status.error = compare(status)
+    return Outcome(status=end_move(status, "Succeeded", "", "", facts.now))
+
+
+def _hear(facts: Facts) -> list[MoveReport | None]:
+    return [side.heard for side in (facts.source, facts.target) if side is not None]
+
+
+def _tell(facts: Facts) -> MigrationStatus:
+    """The status with what the two sides say by now."""
+    status = replace(facts.status)
+    source, target = facts.source, facts.target
+    said = source.heard if source is not None else None
+    status.source = source.spec.node if source is not None else status.source
+    status.target = target.spec.node if target is not None else status.target
+    if not status.ending:
+        status.reason = status.message = ""
+        stuck = target is not None and is_stuck(target)
+        status.troubled_at = (status.troubled_at or facts.now) if stuck else None
+        if target is not None and stuck:
+            status.reason, status.message = target.report.reason, tell_stuck(target)
+    if said is None:
+        status.phase = "Preparing" if status.phase in ("Planned", "Pending") else status.phase
+        return status
+    return tell_progress(status, said, facts.now)

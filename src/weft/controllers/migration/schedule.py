@@ -1,0 +1,85 @@
+"""What is told of a planned Migration: how good its window is, beside what else is planned for then, and what it is expected to
+take. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.controllers.allocation.active import active_allocation
+from weft.informer.view import Item, View
+from weft.kinds.allocation import AllocationSpec
+from weft.kinds.migration import MigrationSpec, MigrationStatus, MoveForecast, MoveWindow, read_workload
+from weft.objects.identity import object_key
+from weft.transfer.history import foresee
+
+_TOLD = 3  # other moves that are told by name
+
+
+class Appointment(msgspec.Struct, frozen=True):
+    """When a planned one may be under way, and the nodes that it uses."""
+
+    start: float
+    end: float
+    nodes: frozenset[str]
+
+    def meets(self, other: Appointment) -> bool:
+        return bool(self.nodes & other.nodes) and self.start < other.end and other.start < self.end
+
+
+def read_appointment(item: Item) -> Appointment | None:
+    """None for one that isn't planned for later."""
+    status = item.status(MigrationStatus)
+    return make_appointment(item.spec(MigrationSpec), status) if status.phase == "Planned" else None
+
+
+def make_appointment(spec: MigrationSpec, status: MigrationStatus) -> Appointment:
+    """From when it may begin to when it is over as foreseen; one that nothing is known of takes a moment."""
+    start = spec.not_before or 0.0
+    latest = spec.not_after if spec.not_after is not None else start
+    takes = status.forecast.duration_seconds if status.forecast is not None else None
+    nodes = frozenset(name for name in (status.source, status.target) if name)
+    return Appointment(start, latest + max(1.0, takes or 0.0), nodes)
+
+
+def find_planned(view: View) -> list[str]:
+    """The keys of all that are planned: each other's windows depend on them."""
+    return [key for key, item in view.of_kind("migration").items() if read_appointment(item) is not None]
+
+
+def judge_window(view: View, item: Item, status: MigrationStatus) -> MoveWindow:
+    """The window of ``item``, whose status is to be ``status``."""
+    spec = item.spec(MigrationSpec)
+    window = MoveWindow(start=spec.not_before or 0.0, end=spec.not_after)
+    if not status.target:
+        return msgspec.structs.replace(window, reason="no room is held")
+    mine = make_appointment(spec, status)
+    others = sorted(
+        other.envelope.name
+        for other in view.of_kind("migration").values()
+        if other.uid != item.uid and (its := read_appointment(other)) is not None and mine.meets(its)
+    )
+    told = ", ".join(f"migration/{name}" for name in others[:_TOLD])
+    told += f" and {len(others) - _TOLD} more" if len(others) > _TOLD else ""
+    nodes = " and ".join(sorted(mine.nodes))
+    reason = f"also planned for {nodes} then: {told}" if others else f"nothing else is planned for {nodes} then"
+    return msgspec.structs.replace(window, quality=round(1 / (1 + len(others)), 2), reason=reason)
+
+
+def foresee_move(view: View, item: Item, status: MigrationStatus) -> MoveForecast | None:
+    """What ``item`` is expected to take; None while it has no place to move from, or none to move to."""
+    spec = item.spec(MigrationSpec)
+    kind, name = read_workload(spec)
+    key = object_key(kind, item.envelope.project, name)
+    vm = view.get(key)
+    place = active_allocation(view, vm.uid) if vm is not None else None
+    if place is None or not status.target or spec.mode == "storage":
+        return None
+    at = place.spec(AllocationSpec)
+    return foresee(
+        view,
+        key,
+        (at.node, status.target),
+        mode=spec.mode,
+        memory=at.resources.memory,
+        bytes_per_second=spec.bytes_per_second,
+    )

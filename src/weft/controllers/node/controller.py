@@ -1,0 +1,189 @@
+"""Says which nodes are there, and sums what is allocated on each.
+
+Reads nodes, allocations, and the nodes' leases (their heartbeats); writes node.status and the conditions Ready and, where
+more is given away than is there (its ratio of overcommitment was lowered, or it shrank), Fits. Woken by
+nodes and once a second. A node is Ready while its lease lives and it has said what it has. Leases die with the store's
+process, so after a start every node has a full lease's time to be heard of before it counts as lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.contracts.journal import Event
+from weft.contracts.store import Store
+from weft.controllers.loop import Plan
+from weft.controllers.node.cpu_baseline import Cpus
+from weft.informer.commit import Commit, edit, put, unchanged
+from weft.informer.indexes import ALLOCATIONS_BY_NODE, NODES_BY_UID, is_room
+from weft.informer.view import Changed, Item, View
+from weft.kinds.allocation import AllocationReport, AllocationSpec, account, has_ended_for_good
+from weft.kinds.node import NodeReport, NodeSpec, NodeStatus
+from weft.objects.envelope import Condition, merge_part, set_condition
+from weft.objects.errors import StoreUnavailable
+from weft.objects.quantity import format_bytes, format_cpu
+from weft.protocol.heartbeat import LEASE_PREFIX
+
+GRACE_SECONDS = 30.0
+LOOK_EVERY_SECONDS = 1.0
+SUMS_AT_ONCE = 200  # nodes whose sums are written in one look: placements need the nodes' revisions to stand still
+LATEST_SECONDS = 10.0  # while more places than these are given in the time of one look, sums wait for so long
+TICK = ""  # the key that stands for "look at the leases"
+SOURCE = "nodes"
+
+
+class Nodes:
+    name = "nodes"
+    kinds = ("node", "allocation")
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._began_at = clock.elapsed()
+        self._live: frozenset[str] = frozenset()
+        self._told_live: frozenset[str] = frozenset()
+        self._seen: set[str] = set()  # nodes that have been live since this began
+        self._graced = True
+        self._unsummed: dict[str, None] = {}
+        self._cpus = Cpus()
+        self._changes = 0  # of allocations since the last look
+        self._summed_at = self._began_at
+
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        if change.kind == "node":
+            alike = self._cpus.note(change)
+            return (change.key, *alike, TICK) if change.old is None else (change.key, *alike)
+        self._unsummed[change.item.spec(AllocationSpec).node_uid] = None
+        self._changes += 1
+        return ()
+
+    async def observe(self) -> None:
+        """Read which leases live."""
+        try:
+            leases = await self._store.leases(LEASE_PREFIX)
+        except StoreUnavailable:
+            return  # nothing is known, so nothing changes
+        self._live = frozenset(lease.name.removeprefix(LEASE_PREFIX) for lease in leases)
+        self._seen |= self._live
+
+    def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
+        plan = Plan()
+        nodes = {key: node for key in keys if (node := view.get(key)) is not None}
+        if TICK in keys:
+            plan.later[TICK] = LOOK_EVERY_SECONDS
+            for node in self._find_moved(view):
+                nodes[node.key] = node
+            for uid in self._take_unsummed():
+                nodes.update((node.key, node) for node in view.find(NODES_BY_UID, uid))
+        for node in nodes.values():
+            commit = plan_node(view, node, self._judge(node), self._cpus.common(node.key), now)
+            if commit is not None:
+                plan.commits.append(commit)
+        return plan
+
+    def _take_unsummed(self) -> list[str]:
+        """The nodes whose sums are to be written now: none while they would be others again at once."""
+        elapsed, changes = self._clock.elapsed(), self._changes
+        self._changes = 0
+        if changes > SUMS_AT_ONCE and elapsed - self._summed_at < LATEST_SECONDS:
+            return []
+        self._summed_at = elapsed
+        uids = [uid for uid, _ in zip(self._unsummed, range(SUMS_AT_ONCE), strict=False)]
+        for uid in uids:
+            del self._unsummed[uid]
+        return uids
+
+    def _find_moved(self, view: View) -> list[Item]:
+        """The nodes whose lease came or went since the last look; all of them when the time of grace ends."""
+        uids = sorted(self._live ^ self._told_live)
+        self._told_live = self._live
+        if self._graced and self._clock.elapsed() - self._began_at >= GRACE_SECONDS:
+            self._graced = False
+            return list(view.of_kind("node").values())
+        return [node for uid in uids for node in view.find(NODES_BY_UID, uid)]
+
+    def _judge(self, node: Item) -> bool | None:
+        """Whether the node is there; None while that can't be known yet."""
+        if node.uid in self._live:
+            return True
+        if self._graced and node.uid not in self._seen:
+            return None
+        return False
+
+
+def plan_node(view: View, node: Item, live: bool | None, cpu_model: str, now: float) -> Commit | None:
+    """Write the node's status and its condition Ready if they aren't what they should be; ``cpu_model`` is the one that
+    it has in common with others."""
+    former = node.status(NodeStatus)
+    status = fold_node(former, node.report(NodeReport), sum_allocations(view, node.uid), live, now)
+    status.cpu_model = cpu_model
+    ready = Condition(
+        "Ready",
+        "True" if status.phase == "Ready" else "False",
+        status.phase,
+        status.message,
+        now,
+        node.envelope.generation,
+    )
+    envelope = edit(node)
+    told = set_condition(envelope, ready)
+    over = describe_over(status, node.report(NodeReport), node.spec(NodeSpec))
+    if over or node.envelope.condition("Fits") is not None:  # most nodes never need it said
+        fits = Condition("Fits", "False" if over else "True", "overAllocated" if over else "", over, now)
+        told |= set_condition(envelope, msgspec.structs.replace(fits, generation=node.envelope.generation))
+    if status == former and not told:
+        return None
+    envelope.status = merge_part(envelope.status, status)
+    events = []
+    if status.phase != former.phase:
+        lost = status.phase == "NotReady"
+        message = status.message or f"node {node.envelope.name} is ready"
+        events.append(Event("Warning" if lost else "Normal", f"Node{status.phase}", message, node.envelope.ref, SOURCE))
+    return Commit(node.key, [put(envelope)], [unchanged(node)], events)
+
+
+def describe_over(sums: NodeStatus, report: NodeReport, spec: NodeSpec) -> str:
+    """Of what more is allocated than may be given away, which stays so until enough of it has gone; empty if of nothing."""
+    parts: list[str] = []
+    if not report.cpu:
+        return ""  # it hasn't said yet what it has
+    for name, given, there, show in (
+        ("cpu", sums.allocated_cpu, report.cpu, format_cpu),
+        ("memory", sums.allocated_memory, report.memory, format_bytes),
+        ("disk", sums.allocated_disk, report.disk, format_bytes),
+    ):
+        most = there * spec.overcommit.get(name, 1.0)
+        if given > most:
+            parts.append(f"{show(given)} {name} given away of {show(most)}")
+    return f"{'; '.join(parts)}: what needs more of it isn't placed here until it fits" if parts else ""
+
+
+def fold_node(former: NodeStatus, report: NodeReport, sums: NodeStatus, live: bool | None, now: float) -> NodeStatus:
+    """A node's status from whether it is heard of, what it says, and what is allocated there (in ``sums``)."""
+    phase, message = former.phase, former.message
+    if live and report.cpu > 0:
+        phase, message = "Ready", ""
+    elif live is False and former.phase == "Ready":
+        phase, message = "NotReady", "no heartbeat"
+    return msgspec.structs.replace(
+        sums, phase=phase, message=message, since=former.since if phase == former.phase else now
+    )
+
+
+def sum_allocations(view: View, node_uid: str) -> NodeStatus:
+    """What is allocated on a node, in a status that says nothing else; what has ended for good counts as nothing."""
+    read = [
+        (item.spec(AllocationSpec), item.report(AllocationReport), item)
+        for item in view.find(ALLOCATIONS_BY_NODE, node_uid)
+    ]
+    found = [(spec, report, item) for spec, report, item in read if not has_ended_for_good(spec, report)]
+    resources = [account(spec, report) for spec, report, _ in found]
+    return NodeStatus(
+        allocated_cpu=round(sum(r.cpu for r in resources), 3),
+        allocated_memory=sum(r.memory for r in resources),
+        allocated_disk=sum(r.disk for r in resources),
+        allocations=sum(not is_room(item) for _, _, item in found),
+    )

@@ -1,0 +1,56 @@
+"""The CPU that a node gives to guests which may go anywhere: the best that all nodes of its kind have. Pure.
+
+Nodes are of a kind if guests can move between them at all: same architecture, same accelerator. Where all are alike it is
+all there is; else the named model that comes earliest in their lists, by the node that ranks it worst.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from weft.informer.view import Changed
+from weft.kinds.node import NodeReport
+
+Group = tuple[str, str]  # architecture, accelerator
+
+
+class Cpus:
+    """What nodes say of their CPUs, and what that comes to by group."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, tuple[Group, tuple[str, ...]]] = {}  # by key
+        self._common: dict[Group, str] = {}
+
+    def note(self, change: Changed) -> Iterable[str]:
+        """Take a node's change in; the keys of the nodes whose common model is another one now."""
+        report = change.new.report(NodeReport) if change.new is not None else None
+        now = ((report.arch, report.accelerator), tuple(report.cpu_models)) if report and report.cpu_models else None
+        before = self._nodes.get(change.key)
+        if now == before:
+            return ()
+        if now is None:
+            self._nodes.pop(change.key, None)
+        else:
+            self._nodes[change.key] = now
+        changed: list[str] = []
+        for group in {known[0] for known in (before, now) if known is not None}:
+            offers = {key: models for key, (of, models) in self._nodes.items() if of == group}
+            common = choose_common(offers)
+            if common != self._common.get(group):
+                self._common[group] = common
+                changed += offers
+        return changed
+
+    def common(self, node_key: str) -> str:
+        """The node's; "" while it hasn't said what it has."""
+        known = self._nodes.get(node_key)
+        return self._common.get(known[0], "") if known is not None else ""
+
+
+def choose_common(offers: Mapping[str, tuple[str, ...]]) -> str:
+    """The best model that all of them have, "" if there is none."""
+    if not offers:
+        return ""
+    distinct = set(offers.values())
+    shared = set.intersection(*map(set, distinct))
+    return min(shared, key=lambda model: (max(models.index(model) for models in distinct), model), default="")

@@ -1,0 +1,251 @@
+"""Empties nodes that are being drained: moves what is on them away, a few at a time.
+
+Reads nodes, allocations, workloads, Migrations; makes Migrations (labelled with the node's name), and writes the node's condition
+Drained: what is left, what moves, and what can't leave, by name and with its verdict. VMs move while they run; containers are
+stopped here and start there; what runs once ends here. What can't move stays and is tried again. Woken by any of those. All that
+a drain is stands in these objects, so the next one goes on where this one died.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import msgspec
+
+from weft.contracts.journal import Event
+from weft.contracts.store import Absent
+from weft.controllers.loop import Plan, moved
+from weft.controllers.node.drain_plan import Leaver, Way, Window, choose_next, describe_drain, find_end
+from weft.informer.commit import Commit, edit, put, unchanged
+from weft.informer.indexes import ALLOCATIONS_BY_NODE, MIGRATIONS_BY_WORKLOAD, NODES_BY_UID, is_room
+from weft.informer.view import Changed, Item, View
+from weft.kinds.allocation import AllocationReport, AllocationSpec, has_nothing_to_move
+from weft.kinds.migration import ENDED, MIGRATION, MOVABLE, MigrationSpec, MigrationStatus
+from weft.kinds.node import NodeSpec, NodeStatus
+from weft.kinds.parts.workload import WorkloadStatus
+from weft.kinds.registry import WORKLOADS, is_workload
+from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
+from weft.objects.identity import MAX_NAME, new_uid, object_key
+from weft.objects.lifecycle import Phase
+
+SOURCE = "drain"
+LABEL = "drain"  # of the Migrations that a drain has made: the node's name
+TO_EACH = 2  # moves that a node can take at once, as an average over all
+RETRY_SECONDS = 20.0
+_LIVE = (Phase.RUNNING, Phase.BOOT, Phase.PROLOG, Phase.UNKNOWN)
+_SETTLING = (Phase.MIGRATE, Phase.SHUTDOWN, Phase.EPILOG, Phase.PENDING)
+
+
+class Drain:
+    name = "drain"
+    kinds = ("node", "allocation", "migration", *WORKLOADS)  # nodes first: what else concerns it depends on them
+
+    def __init__(self) -> None:
+        self._drained: dict[str, None] = {}  # keys of nodes that are
+
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        match change.kind:
+            case "node":
+                told = change.key in self._drained
+                if change.new is not None and change.new.spec(NodeSpec).drain:
+                    self._drained[change.key] = None
+                else:
+                    self._drained.pop(change.key, None)
+                    told = told or change.item.envelope.condition("Drained") is not None
+                if moved(change, lambda item: (item.uid, item.envelope.generation, item.status(NodeStatus).phase)):
+                    return {*self._drained, *([change.key] if told else [])}
+            case "allocation" if self._drained:
+                nodes = view.find(NODES_BY_UID, change.item.spec(AllocationSpec).node_uid)
+                return [node.key for node in nodes if node.key in self._drained]
+            case "migration":
+                status, label = change.item.status(MigrationStatus), change.item.envelope.labels.get(LABEL)
+                return _named(label, status.source, status.target)
+            case kind if self._drained and is_workload(kind):
+                if moved(change, lambda item: (item.uid, item.status(WorkloadStatus).phase)):
+                    return _named(change.item.status(WorkloadStatus).node)
+        return ()
+
+    async def observe(self) -> None:
+        """The view has it all."""
+
+    def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
+        plan = Plan()
+        for key in keys:
+            node = view.get(key)
+            if node is None or node.deleting:
+                continue
+            if not node.spec(NodeSpec).drain:
+                plan.commits += plan_return(view, node)
+                continue
+            begun_at = read_beginning(node, now)
+            leavers = find_leavers(view, node, begun_at, now)
+            window = Window.of(node.spec(NodeSpec), now)
+            begun = choose_next(leavers, _count_room(view, node)) if window.open else []
+            plan.commits += [plan_move(node, leaver, now) for leaver in begun]
+            told = plan_condition(node, leavers, begun, window, now)
+            plan.commits += [told] if told is not None else []
+            waits = [leaver.retry_seconds for leaver in leavers if leaver.retry_seconds > 0]
+            waits += [window.changes_after] if window.changes_after > 0 else []
+            if waits:
+                plan.later[key] = min(waits)
+        return plan
+
+
+def read_beginning(node: Item, now: float) -> float:
+    """Since when it has been leaving: of an earlier drain, that ended by a return, nothing is waited for."""
+    told = node.envelope.condition("Drained")
+    return told.since if told is not None and told.status == "False" else now
+
+
+def find_leavers(view: View, node: Item, begun_at: float, now: float) -> list[Leaver]:
+    """Whoever has a place on the node, also those that are just coming, or going for good."""
+    leavers = []
+    for allocation in view.find(ALLOCATIONS_BY_NODE, node.uid):
+        if is_room(allocation):
+            continue  # it is let go by itself
+        spec = allocation.spec(AllocationSpec)
+        if has_nothing_to_move(spec, allocation.report(AllocationReport)):
+            continue
+        leaver = Leaver(
+            key=object_key(spec.workload.kind, spec.workload.project, spec.workload.name),
+            name=f"{spec.workload.kind}/{spec.workload.name}",
+            uid=spec.workload.uid,
+            project=spec.workload.project,
+            way="not yet",
+            phase="",
+            cost=spec.resources.memory,
+            networks=tuple(sorted({nic.network_uid for nic in spec.nics})),
+        )
+        workload = view.get(leaver.key)
+        stays = workload is not None and workload.uid == spec.workload.uid and not workload.deleting
+        if workload is not None and stays and spec.role in ("active", "source"):
+            phase = workload.status(WorkloadStatus).phase
+            way = "ends" if spec.once else _find_way(phase, MOVABLE[spec.workload.kind][0])
+            leaver = msgspec.structs.replace(leaver, way=way, phase=phase)
+            if conversion := workload.status(WorkloadStatus).conversion:
+                why = f"conversion/{conversion} is under way: confirm it, or undo it"
+                leaver = msgspec.structs.replace(leaver, way="never", verdict=why)
+            leaver = _read_migrations(view, node, leaver, begun_at, now)
+        leavers.append(leaver)
+    return leavers
+
+
+def _find_way(phase: str, mode: str) -> Way:
+    if phase in _LIVE:
+        return "live" if mode == "live" else "cold"
+    if phase == Phase.STOPPED:
+        return "cold"
+    return "not yet" if phase in _SETTLING else "never"
+
+
+def _read_migrations(view: View, node: Item, leaver: Leaver, begun_at: float, now: float) -> Leaver:
+    """``leaver`` with what its Migrations say, of those that have ended only since ``begun_at``."""
+    ended: list[tuple[float, Item]] = []
+    for item in view.find(MIGRATIONS_BY_WORKLOAD, leaver.key):
+        status, spec = item.status(MigrationStatus), item.spec(MigrationSpec)
+        if status.phase not in ENDED:
+            if spec.not_before is not None and status.started_at is None:
+                continue  # planned for later
+            placed = item.envelope.condition("Placed")
+            verdict = f"{placed.reason}: {placed.message}" if placed is not None and placed.status == "False" else ""
+            return msgspec.structs.replace(
+                leaver,
+                migration=item.envelope.name,
+                target=status.target,
+                verdict="" if status.target else verdict,
+                leaves_link=find_end(status),
+            )
+        if item.envelope.labels.get(LABEL) == node.envelope.name:
+            ended.append((item.envelope.created_at, item))
+    if not ended:
+        return leaver
+    last = max(ended, key=lambda one: one[0])[1]
+    status = last.status(MigrationStatus)
+    ended_at, left = status.ended_at or 0.0, 0.0
+    if status.phase != "Succeeded" and ended_at > begun_at:
+        left = max(0.0, ended_at + RETRY_SECONDS - now)
+    verdict = f"{status.reason}: {status.message}" if left else ""
+    return msgspec.structs.replace(leaver, last=last.uid, verdict=verdict, retry_seconds=left)
+
+
+def plan_move(node: Item, leaver: Leaver, now: float) -> Commit:
+    """Make the Migration. Its name follows from the one before it, so it is made once."""
+    mark = hashlib.sha256(f"{node.uid}/{leaver.uid}/{leaver.last}".encode()).hexdigest()[:6]
+    name = leaver.name.partition("/")[2]
+    reason = node.spec(NodeSpec).drain_reason
+    why = f"drain of {node.envelope.name}" + (f": {reason}" if reason else "")
+    best = MOVABLE[leaver.name.partition("/")[0]][0]
+    spec = MigrationSpec(
+        workload=leaver.name, mode="cold" if leaver.way == "cold" and best == "live" else best, reason=why[:200]
+    )
+    envelope = Envelope(
+        kind=MIGRATION.name,
+        name=f"{name[: MAX_NAME - 1 - len(mark)]}-{mark}",
+        uid=new_uid(),
+        project=leaver.project,
+        labels={LABEL: node.envelope.name},
+        created_at=now,
+        spec=msgspec.Raw(msgspec.json.encode(spec)),
+        finalizers=list(MIGRATION.finalizers),
+    )
+    event = Event("Normal", "Draining", f"{leaver.name} is to leave {node.envelope.name}", node.envelope.ref, SOURCE)
+    return Commit(node.key, [put(envelope)], [Absent(envelope.key)], [event])
+
+
+def plan_condition(
+    node: Item, leavers: Sequence[Leaver], begun: Sequence[Leaver], window: Window, now: float
+) -> Commit | None:
+    """Say how far it is, if that isn't said yet."""
+    reason, message = describe_drain(leavers, {leaver.key for leaver in begun})
+    if leavers and not window.open and not any(leaver.migration for leaver in leavers):
+        reason, message = "Waiting", f"{len(leavers)} left; {window.note}"
+    status: Literal["True", "False"] = "False" if leavers else "True"
+    envelope = edit(node)
+    if not set_condition(envelope, Condition("Drained", status, reason, message, now, node.envelope.generation)):
+        return None
+    former = node.envelope.condition("Drained")
+    events = []
+    if reason != (former.reason if former is not None else "") and reason not in ("Draining", "Waiting"):
+        kind: Literal["Warning", "Normal"] = "Warning" if reason == "Blocked" else "Normal"
+        events.append(Event(kind, reason, message, node.envelope.ref, SOURCE))
+    return Commit(node.key, [put(envelope)], [unchanged(node)], events)
+
+
+def plan_return(view: View, node: Item) -> list[Commit]:
+    """After a drain: take back what hasn't begun, and say no more of it."""
+    commits = []
+    for item in view.of_kind("migration").values():
+        if item.envelope.labels.get(LABEL) != node.envelope.name or item.spec(MigrationSpec).cancel:
+            continue
+        if item.status(MigrationStatus).phase == "Pending":
+            envelope = edit(item)
+            envelope.spec = merge_part(envelope.spec, {"cancel": True})
+            envelope.generation += 1
+            commits.append(Commit(node.key, [put(envelope)], [unchanged(item)]))
+    if node.envelope.condition("Drained") is not None:
+        envelope = edit(node)
+        envelope.conditions = [one for one in envelope.conditions if one.type != "Drained"]
+        commits.append(Commit(node.key, [put(envelope)], [unchanged(node)]))
+    return commits
+
+
+def _count_room(view: View, node: Item) -> int:
+    """How many more moves all the other nodes can take together."""
+    others = [
+        other
+        for other in view.of_kind("node").values()
+        if other.key != node.key and other.status(NodeStatus).phase == "Ready" and not other.spec(NodeSpec).cordoned
+    ]
+    under_way = sum(
+        item.status(MigrationStatus).phase not in ENDED
+        and bool(item.status(MigrationStatus).target)
+        and item.status(MigrationStatus).source != node.envelope.name
+        for item in view.of_kind("migration").values()
+    )
+    return max(1, TO_EACH * len(others) - under_way)
+
+
+def _named(*nodes: str | None) -> list[str]:
+    return [object_key("node", None, node) for node in nodes if node]

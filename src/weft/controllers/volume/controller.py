@@ -1,0 +1,203 @@
+"""Says where each volume's data lies and who has it, and lets a deleted one go once its data is gone.
+
+Reads volumes, allocations, nodes; writes volume.status and releases the finalizer "volume". Woken by any of those. The
+node removes the data: it is told by the doors' answer to its reports, and says in them which volumes it still has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+import msgspec
+
+from weft.contracts.journal import Event
+from weft.controllers.loop import Plan, moved
+from weft.informer.commit import Commit, delete, edit, put, unchanged
+from weft.informer.indexes import (
+    ALLOCATIONS_BY_VOLUME,
+    NODES_BY_UID,
+    NODES_BY_VOLUME,
+    VOLUMES_BY_HOME,
+    VOLUMES_BY_UID,
+)
+from weft.informer.view import Changed, Item, View
+from weft.informer.volume_locations import find_copies, find_data, find_strays
+from weft.kinds.allocation import LOCAL, AllocationReport, AllocationSpec, has_ended_for_good
+from weft.kinds.node import NodeReport, NodeStatus
+from weft.kinds.volume import VolumeSpec, VolumeStatus, pool_of
+from weft.objects.envelope import merge_part
+
+FINALIZER = "volume"
+SOURCE = "volumes"
+LISTEN_EVERY_SECONDS = 1.0
+
+
+class Volumes:
+    """``find_silent`` names the nodes that, after a restore, have not said yet what they have."""
+
+    name = "volumes"
+    kinds = ("volume", "allocation", "node")
+
+    def __init__(self, find_silent: Callable[[], list[str]]) -> None:
+        self._find_silent = find_silent
+
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        match change.kind:
+            case "volume":
+                return (change.key,)
+            case "allocation":
+                if moved(change, _stand_of):
+                    uids = {uid for item in (change.old, change.new) if item is not None for uid in _volumes_of(item)}
+                    return [item.key for uid in uids for item in view.find(VOLUMES_BY_UID, uid)]
+            case "node":
+                sides = [item for item in (change.old, change.new) if item is not None]
+                keys: dict[str, None] = {}
+                if moved(change, lambda item: (item.uid, item.report(NodeReport).volumes)):
+                    uids = {uid for item in sides for uid in item.report(NodeReport).volumes}
+                    keys |= {item.key: None for uid in sorted(uids) for item in view.find(VOLUMES_BY_UID, uid)}
+                if moved(change, lambda item: (item.uid, item.status(NodeStatus).phase == "Ready")):
+                    # A home that can speak again may have nothing of what is looked for there.
+                    homes = {item.uid for item in sides}
+                    keys |= {item.key: None for uid in sorted(homes) for item in view.find(VOLUMES_BY_HOME, uid)}
+                return keys
+        return ()
+
+    async def observe(self) -> None:
+        """The view has it all."""
+
+    def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
+        volumes = [volume for key in keys if (volume := view.get(key)) is not None]
+        waiting = {volume.key for volume in volumes if volume.deleting or is_astray(view, volume)}
+        silent = bool(waiting) and bool(self._find_silent())
+        later = dict.fromkeys(waiting, LISTEN_EVERY_SECONDS) if silent else {}
+        commits = [commit for volume in volumes if (commit := plan_volume(view, volume, silent)) is not None]
+        return Plan(commits, later)
+
+
+def is_astray(view: View, volume: Item) -> bool:
+    """Whether its data isn't where it is looked for, and is elsewhere."""
+    return bool(_find_astray(view, volume, volume.status(VolumeStatus)))
+
+
+def _find_astray(view: View, volume: Item, status: VolumeStatus) -> Sequence[Item]:
+    """The nodes that have its data, though it is looked for on another, or on none yet: a restored store may be older than the
+    volume's first use."""
+    local = pool_of(volume.spec(VolumeSpec), status) == LOCAL
+    if status.node_uid is not None:
+        return find_strays(view, volume.uid, status.node_uid) if local else ()
+    is_chosen = local and not volume.deleting
+    return find_data(view, volume.uid) if is_chosen else view.find(NODES_BY_VOLUME, volume.uid)
+
+
+def plan_volume(view: View, volume: Item, silent: bool) -> Commit | None:
+    """Write a volume's status if it isn't what it should be; remove a deleted volume whose data is gone. ``silent``: after
+    a restore there are nodes that haven't said yet what lies there."""
+    allocations = view.find(ALLOCATIONS_BY_VOLUME, volume.uid)
+    former = volume.status(VolumeStatus)
+    ended = {item.spec(AllocationSpec).workload.uid for item in allocations if _has_ended(item)}
+    specs = [item.spec(AllocationSpec) for item in allocations]
+    status = fold_volume(former, specs, volume.deleting, volume.uid, ended)
+    local = pool_of(volume.spec(VolumeSpec), status) == LOCAL
+    astray = _find_astray(view, volume, status) if not allocations else ()
+    keepers = astray if not (local and silent) else ()
+    if status.pool_id and not allocations and not _is_there(view, volume, status):
+        # Others may share that storage.
+        keepers = [node for node in view.find(NODES_BY_VOLUME, volume.uid) if _shares(node, status.pool_id)][:1]
+    if len(keepers) == 1 or (keepers and (volume.deleting or not local)):
+        # Of two nodes that both aren't its home nobody chooses.
+        status.node, status.node_uid = keepers[0].envelope.name, keepers[0].uid
+    explained = {item.spec(AllocationSpec).node_uid for item in allocations}
+    undecided = local and len(astray) > 1 and not volume.deleting
+    told = local and (status.node_uid is not None or undecided)  # one alone will be its home
+    status.copies = find_copies(view, volume.uid, status.node_uid, explained) if told else []
+    if volume.deleting and not allocations and not silent and not _has_data(view, volume, status):
+        envelope = edit(volume)
+        envelope.finalizers = [name for name in envelope.finalizers if name != FINALIZER]
+        if envelope.finalizers:
+            return (
+                Commit(volume.key, [put(envelope)], [unchanged(volume)])
+                if envelope.finalizers != volume.envelope.finalizers
+                else None
+            )
+        event = Event("Normal", "Deleted", f"{volume.envelope.name} is gone", volume.envelope.ref, SOURCE)
+        return Commit(volume.key, [delete(volume)], [unchanged(volume)], [event])
+    if status == former:
+        return None
+    envelope = edit(volume)
+    envelope.status = merge_part(envelope.status, status)
+    events = _tell(volume, former, status, undecided)
+    return Commit(volume.key, [put(envelope)], [unchanged(volume)], events)
+
+
+def _tell(volume: Item, former: VolumeStatus, status: VolumeStatus, undecided: bool) -> list[Event]:
+    """``undecided``: several nodes have its data, and its home isn't one of them."""
+    events = []
+    if former.node_uid not in (None, status.node_uid) and status.attached_to is None:
+        message = f"its data is on {status.node}, not on {former.node} where it was looked for"
+        events.append(Event("Warning", "DataFound", message, volume.envelope.ref, SOURCE))
+    if set(status.copies) - set(former.copies):
+        names = ", ".join(status.copies)
+        message = (
+            f"{names}: there is data of it which nothing explains; no VM gets it until only one of them has some"
+            if undecided
+            else f"{names}: there is data of it too, which nothing explains; {status.node}'s is used"
+        )
+        events.append(Event("Warning", "CopyFound", message, volume.envelope.ref, SOURCE))
+    return events
+
+
+def fold_volume(
+    former: VolumeStatus,
+    allocations: Sequence[AllocationSpec],
+    deleting: bool,
+    uid: str = "",
+    ended: Collection[str] = (),
+) -> VolumeStatus:
+    """A volume's status: where it was first used its data stays, until it moves with its VM. The workloads of these uids have
+    ``ended`` for good: they hold it no more."""
+    holders = [spec for spec in allocations if spec.role in ("active", "source")]
+    holder = max(holders, key=lambda spec: (spec.workload.uid not in ended, spec.incarnation), default=None)
+    held = holder is not None and holder.workload.uid not in ended
+    status = msgspec.structs.replace(
+        former,
+        attached_to=holder.workload if holder is not None and held else None,
+        phase="Deleting" if deleting else "Available",
+    )
+    if holder is not None:
+        status.phase = "Attached" if held else status.phase
+        if status.node_uid is None or holder.role == "active":
+            status.node, status.node_uid = holder.node, holder.node_uid
+            at = next((one for one in holder.volumes if one.uid == uid), None)
+            status.pool, status.pool_id = (at.pool, at.pool_id) if at is not None else ("", "")
+    return status
+
+
+def _has_ended(allocation: Item) -> bool:
+    return has_ended_for_good(allocation.spec(AllocationSpec), allocation.report(AllocationReport))
+
+
+def _stand_of(allocation: Item) -> object:
+    """What of an allocation bears on its volumes."""
+    spec = allocation.spec(AllocationSpec)
+    return allocation.uid, spec.role, spec.volumes, _has_ended(allocation)
+
+
+def _volumes_of(allocation: Item) -> list[str]:
+    return [volume.uid for volume in allocation.spec(AllocationSpec).volumes]
+
+
+def _is_there(view: View, volume: Item, status: VolumeStatus) -> bool:
+    """Whether the node that had it last is still one."""
+    return status.node_uid is not None and bool(view.find(NODES_BY_UID, status.node_uid))
+
+
+def _shares(node: Item, storage: str) -> bool:
+    return any(pool.id == storage for pool in node.report(NodeReport).pools)
+
+
+def _has_data(view: View, volume: Item, status: VolumeStatus) -> bool:
+    """Whether the node where the data lies still has it, as far as it has said."""
+    if status.node_uid is None:
+        return False
+    nodes = view.find(NODES_BY_UID, status.node_uid)
+    return bool(nodes) and volume.uid in nodes[0].report(NodeReport).volumes

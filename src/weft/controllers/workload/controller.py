@@ -1,0 +1,344 @@
+"""Carries a VM's wishes to its place and its place's facts back; takes a deleted VM apart; adopts what still runs.
+
+Reads VMs, allocations, nodes, endpoints, publications, decisions; writes VM.status and Ready, the wish in allocations, and
+removes a deleted VM with all that belongs to it. Woken by any of those. It ends nothing by itself: it passes on what people
+asked for, and only takes an allocation away after its node has said that everything of it is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+import msgspec
+
+from weft.contracts.journal import Event
+from weft.contracts.store import MAX_WRITES, Precondition, Write
+from weft.controllers.allocation.active import find_active
+from weft.controllers.loop import Plan, moved
+from weft.controllers.workload.adoption import plan_adoption
+from weft.controllers.workload.stale_allocation import is_astray, plan_astray
+from weft.controllers.workload.status import (
+    Place,
+    Wished,
+    active_place,
+    fold_current,
+    fold_healthy,
+    fold_ready,
+    fold_status,
+)
+from weft.informer.commit import Commit, delete, edit, put, unchanged
+from weft.informer.indexes import (
+    ALLOCATIONS_BY_NODE,
+    ALLOCATIONS_BY_WAITED,
+    ALLOCATIONS_BY_WORKLOAD,
+    CONVERSIONS_BY_WORKLOAD,
+    ENDPOINTS_BY_WORKLOAD,
+    MIGRATIONS_BY_WORKLOAD,
+    NODES_BY_ORPHAN,
+    NODES_BY_UID,
+    PUBLICATIONS_BY_WORKLOAD,
+    VOLUMES_BY_UID,
+    WORKLOADS_BY_UID,
+    WORKLOADS_BY_VOLUME,
+    key_of_moving,
+    keys_of_converted,
+)
+from weft.informer.view import Changed, Item, View
+from weft.informer.workloads import record_of, wish_of
+from weft.kinds.allocation import AllocationReport, AllocationSpec, change_wish, is_at_rest
+from weft.kinds.conversion import ConversionStatus
+from weft.kinds.conversion import is_under_way as is_converting
+from weft.kinds.endpoint import EndpointSpec
+from weft.kinds.migration import MigrationSpec, MigrationStatus, is_under_way
+from weft.kinds.node import NodeReport, NodeStatus, read_orphan
+from weft.kinds.parts.in_place_update import find_fit, wants_fresh_start
+from weft.kinds.parts.nic import networks_of
+from weft.kinds.parts.workload import WorkloadStatus
+from weft.kinds.publication import PublicationSpec
+from weft.kinds.registry import WORKLOADS, is_workload
+from weft.kinds.volume import VolumeSpec
+from weft.objects.envelope import Envelope, merge_part, set_condition
+from weft.objects.identity import object_key
+from weft.objects.lifecycle import Phase
+
+SOURCE = "workload"
+LISTEN_EVERY_SECONDS = 1.0
+
+
+class Workloads:
+    """``find_silent`` names the nodes that, after a restore, have not said yet what they have."""
+
+    name = "workload"
+    kinds = (*WORKLOADS, "allocation", "node", "endpoint", "publication", "volume", "migration", "conversion")
+
+    def __init__(self, find_silent: Callable[[], list[str]]) -> None:
+        self._find_silent = find_silent
+
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        match change.kind:
+            case "allocation":
+                keys = _workloads(view, change.item.spec(AllocationSpec).workload.uid)
+                waiting = view.find(ALLOCATIONS_BY_WAITED, change.item.envelope.name) if change.new is None else ()
+                for item in waiting:
+                    keys += _workloads(view, item.spec(AllocationSpec).workload.uid)
+                return keys
+            case "endpoint":
+                return _workloads(view, change.item.spec(EndpointSpec).workload.uid)
+            case "publication":
+                if change.new is None:
+                    return _workloads(view, change.item.spec(PublicationSpec).workload.uid)
+            case "volume":
+                if moved(change, lambda item: item.spec(VolumeSpec).size):
+                    return [item.key for item in view.find(WORKLOADS_BY_VOLUME, change.key)]
+            case "migration":
+                if moved(change, lambda item: is_under_way(item.spec(MigrationSpec), item.status(MigrationStatus))):
+                    return (key_of_moving(change.item),)
+            case "conversion":
+                if moved(change, _sides_of):
+                    return keys_of_converted(change.item)
+            case "node":
+                return _touched(view, change)
+            case kind if is_workload(kind):
+                return (change.key,)
+        return ()
+
+    async def observe(self) -> None:
+        """The view has it all."""
+
+    def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
+        plan = Plan()
+        vms = [vm for key in keys if (vm := view.get(key)) is not None]
+        waiting = {vm.key for vm in vms if vm.deleting or view.count(NODES_BY_ORPHAN, vm.key) or _has_astray(view, vm)}
+        silent = bool(waiting) and bool(self._find_silent())
+        for vm in vms:
+            commit = plan_workload(view, vm, silent, now)
+            if commit is not None:
+                plan.commits.append(commit)
+            elif silent and vm.key in waiting:
+                plan.later[vm.key] = LISTEN_EVERY_SECONDS
+        return plan
+
+
+def plan_workload(view: View, vm: Item, silent: bool, now: float) -> Commit | None:
+    """What one VM needs now, in one commit. ``silent``: after a restore there are nodes that haven't said yet what runs
+    there; it may be this VM's guest."""
+    allocations = view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)
+    if not allocations and view.count(NODES_BY_ORPHAN, vm.key):
+        adoption = plan_adoption(view, vm, silent, now)
+        if adoption is not None:
+            return adoption
+    if vm.deleting and not allocations and not silent:
+        return plan_removal(view, vm)
+    astray = plan_astray(view, vm, allocations, silent, now)
+    if astray is not None:
+        return astray
+    changed = [(item, write) for item in allocations if (write := plan_allocation(view, vm, item, now)) is not None]
+    writes: list[Write] = [write for _, write in changed]
+    told, events = plan_status(view, vm, allocations, now)
+    if told is not None:
+        writes.append(told)
+    if not writes:
+        return None
+    # Together, so that the highest incarnation is in the status before the place that had it is gone.
+    return Commit(vm.key, writes, [unchanged(vm), *(unchanged(item) for item, _ in changed)], events)
+
+
+def _sides_of(conversion: Item) -> object:
+    """What of a Conversion its workloads tell."""
+    status = conversion.status(ConversionStatus)
+    return conversion.uid, is_converting(status), status.old_uid, status.new_uid
+
+
+def _has_astray(view: View, vm: Item) -> bool:
+    return any(is_astray(item) for item in view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid))
+
+
+def plan_allocation(view: View, vm: Item, item: Item, now: float) -> Write | None:
+    """Pass the VM's wish on to one of its places, or take the place away once its node has let it go."""
+    spec = item.spec(AllocationSpec)
+    if item.deleting:
+        report = item.report(AllocationReport)
+        released = report.state == "released" and report.incarnation >= spec.incarnation
+        return delete(item) if released or not view.find(NODES_BY_UID, spec.node_uid) else None
+    if spec.move is not None:
+        return None  # what moves is the migrations controller's: it breaks that off for a wish that can't wait
+    envelope = edit(item)
+    if vm.deleting:
+        envelope.deleting_since = now
+    else:
+        wish, report = wish_of(vm), item.report(AllocationReport)
+        if wants_fresh_start(spec, wish) and find_fit(spec, wish, report):
+            return None  # the scheduler passes the wish on, with the new size
+        new = wish_for(view, vm, spec, rests=is_at_rest(spec, report))
+        if new == spec:
+            return None
+        envelope.spec = merge_part(envelope.spec, new)
+        envelope.generation += 1
+    return put(envelope)
+
+
+def wish_for(view: View, vm: Item, spec: AllocationSpec, *, rests: bool) -> AllocationSpec:
+    """An allocation's spec with what people may change while it lives; one that ``rests``, stopped as it was asked to,
+    lets go of the volumes and networks that its VM doesn't name any more."""
+    wish = wish_of(vm)
+    named, joined = record_of(vm).volumes(wish), networks_of(wish.networks)
+    kept = [volume for volume in spec.volumes if not rests or volume.name in named]
+    sizes = {
+        volume.uid: item.spec(VolumeSpec).size for volume in kept for item in view.find(VOLUMES_BY_UID, volume.uid)
+    }
+    return msgspec.structs.replace(
+        change_wish(spec, wish.run),
+        workload_generation=vm.envelope.generation,
+        boots=max(wish.boots, spec.boots),
+        restart=wish.restart,
+        grace_seconds=wish.grace,
+        waits_for=find_waited(view, spec),
+        nics=[nic for nic in spec.nics if not rests or nic.network in joined],
+        volumes=[msgspec.structs.replace(v, size=max(v.size, sizes.get(v.uid, 0))) for v in kept],
+    )
+
+
+def find_waited(view: View, spec: AllocationSpec) -> str | None:
+    """Of what an allocation waits for, what is still there."""
+    names = spec.waits_for.split(",") if spec.waits_for else []
+    return ",".join(name for name in names if view.get(object_key("allocation", None, name)) is not None) or None
+
+
+def plan_status(view: View, vm: Item, allocations: Sequence[Item], now: float) -> tuple[Write | None, list[Event]]:
+    """The VM with the status and the condition Ready that it should have, None if it has them."""
+    if not allocations and not vm.deleting and _is_on_its_way(view, vm, vm.status(WorkloadStatus)):
+        return None, []
+    envelope = edit(vm)
+    events = tell_status(view, vm, envelope, allocations, now)
+    return (None, []) if events is None else (put(envelope), events)
+
+
+def tell_placed(view: View, vm: Item, envelope: Envelope, allocation: Item, now: float) -> list[Event]:
+    """Have ``envelope``, a VM that is about to be written together with its place, say at once what follows from that."""
+    return tell_status(view, vm, envelope, [allocation], now) or []
+
+
+def tell_status(
+    view: View, vm: Item, envelope: Envelope, allocations: Sequence[Item], now: float
+) -> list[Event] | None:
+    """Give ``envelope``, a copy of a VM's that is to be written, the status and conditions that follow from its conditions
+    and ``allocations``. Returns what the journal is to hear of it; None if it says all that already."""
+    former = vm.status(WorkloadStatus)
+    wished, places = read_wished(view, vm, envelope), [_read_place(view, a) for a in allocations]
+    status = fold_status(wished, places, read_addresses(view, vm, find_active(allocations)), former)
+    told = set_condition(envelope, fold_ready(status, envelope.generation, now))
+    current = fold_current(wished, places, now)
+    if current is not None and (current.status == "False" or envelope.condition("Current") is not None):
+        told = set_condition(envelope, current) or told
+    report = place.report if (place := active_place(places)) is not None else AllocationReport()
+    if report.health or envelope.condition("Healthy") is not None:
+        told = set_condition(envelope, fold_healthy(status, report, envelope.generation, now)) or told
+    if not told and status == former:
+        return None
+    envelope.status = merge_part(envelope.status, status)
+    if status.phase == former.phase:
+        return []
+    where = f" on {status.node}" if status.node else ""
+    why = f": {status.message or status.reason}" if status.message or status.reason else ""
+    kind: Literal["Normal", "Warning"] = "Warning" if status.phase in (Phase.FAILED, Phase.UNKNOWN) else "Normal"
+    return [Event(kind, str(status.phase), f"{status.phase}{where}{why}", envelope.ref, SOURCE)]
+
+
+def _is_on_its_way(view: View, vm: Item, former: WorkloadStatus) -> bool:
+    """Whether a new VM is being given addresses and a place just now: to say so would only get in their way."""
+    spec, addressed = wish_of(vm), vm.envelope.condition("Addressed")
+    return (
+        former.observed_generation == 0
+        and spec.run == "run"
+        and not spec.hold
+        and vm.envelope.condition("Placed") is None
+        and (addressed is None or addressed.status == "True")
+        and not view.count(NODES_BY_ORPHAN, vm.key)  # the scheduler waits for the word that no orphan is this VM
+    )
+
+
+def plan_removal(view: View, vm: Item) -> Commit:
+    """Remove a VM that has no place any more, with all that is its own; in several commits if it is very much."""
+    belongings = [*view.find(ENDPOINTS_BY_WORKLOAD, vm.uid), *view.find(PUBLICATIONS_BY_WORKLOAD, vm.uid)]
+    decision = view.get(object_key("decision", vm.envelope.project, f"{vm.envelope.kind}.{vm.envelope.name}"))
+    if decision is not None and decision.envelope.owner == vm.envelope.ref:
+        belongings.append(decision)
+    writes: list[Write] = [delete(item) for item in belongings[: MAX_WRITES - 1]]
+    preconditions: list[Precondition] = [unchanged(vm)]
+    others = [name for name in vm.envelope.finalizers if name != "workload"]
+    if len(belongings) >= MAX_WRITES:
+        return Commit(vm.key, writes, preconditions)
+    if others:
+        envelope = edit(vm)
+        envelope.finalizers = others
+        return Commit(vm.key, [*writes, put(envelope)], preconditions)
+    event = Event("Normal", "Deleted", f"{vm.envelope.name} is gone", vm.envelope.ref, SOURCE)
+    return Commit(vm.key, [*writes, delete(vm)], preconditions, [event])
+
+
+def read_wished(view: View, vm: Item, envelope: Envelope) -> Wished:
+    return Wished(
+        wish_of(vm),
+        envelope.generation,
+        vm.deleting,
+        envelope.condition("Placed"),
+        envelope.condition("Addressed"),
+        _find_migration(view, vm),
+        record_of(vm).runs_once(wish_of(vm)),
+        *_find_conversion(view, vm),
+    )
+
+
+def _find_conversion(view: View, vm: Item) -> tuple[str, str]:
+    """The Conversion under way that it is either side of, and, if it is the old one, what it becomes; empty if none."""
+    for item in view.find(CONVERSIONS_BY_WORKLOAD, vm.key):
+        status = item.status(ConversionStatus)
+        if is_converting(status) and vm.uid in (status.old_uid, status.new_uid):
+            return item.envelope.name, status.new if vm.uid == status.old_uid else ""
+    return "", ""
+
+
+def _find_migration(view: View, vm: Item) -> str:
+    """The name of the Migration that moves it, empty if none does."""
+    under_way = [
+        item
+        for item in view.find(MIGRATIONS_BY_WORKLOAD, vm.key)
+        if is_under_way(item.spec(MigrationSpec), item.status(MigrationStatus))
+    ]
+    first = min(under_way, key=lambda item: (item.envelope.created_at, item.key), default=None)
+    return first.envelope.name if first is not None else ""
+
+
+def read_addresses(view: View, vm: Item, allocation: Item | None) -> dict[str, str]:
+    """Network → address, in the order of the NICs; one that a guest has comes before one that it is to have."""
+    wanted = networks_of(wish_of(vm).networks)
+    in_use = {nic.uid for nic in allocation.spec(AllocationSpec).nics} if allocation is not None else set()
+    found = [(item.uid in in_use, item.spec(EndpointSpec)) for item in view.find(ENDPOINTS_BY_WORKLOAD, vm.uid)]
+    place = {name: index for index, name in enumerate(wanted)}
+    found.sort(key=lambda pair: (place.get(pair[1].network, len(place)), pair[0]))
+    return {spec.network: spec.address for _, spec in found}
+
+
+def _read_place(view: View, item: Item) -> Place:
+    spec = item.spec(AllocationSpec)
+    nodes = view.find(NODES_BY_UID, spec.node_uid)
+    phase = nodes[0].status(NodeStatus).phase if nodes else None
+    return Place(spec, item.report(AllocationReport), phase, item.envelope.generation, item.deleting)
+
+
+def _workloads(view: View, uid: str) -> list[str]:
+    return [item.key for item in view.find(WORKLOADS_BY_UID, uid)]
+
+
+def _touched(view: View, change: Changed) -> list[str]:
+    """The workloads that a node's change concerns."""
+    keys: list[str] = []
+    if moved(change, lambda item: (item.uid, item.status(NodeStatus).phase)):
+        for allocation in view.find(ALLOCATIONS_BY_NODE, change.item.uid):
+            keys += _workloads(view, allocation.spec(AllocationSpec).workload.uid)
+    if moved(change, lambda item: (item.report(NodeReport).orphans, item.report(NodeReport).orphan_allocations)):
+        for item in (change.old, change.new):
+            orphans = item.report(NodeReport).orphans if item is not None else []
+            keys += [orphan.key for text in orphans if (orphan := read_orphan(text)) is not None]
+    return keys

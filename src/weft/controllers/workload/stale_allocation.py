@@ -1,0 +1,83 @@
+"""A VM's place whose node says that its guest has moved on, or that it can't know: of a store older than the move. Pure.
+
+Reads the place's report and what nodes say of guests they have without an allocation; writes the place: the word that the
+target never ran, or, once it is certain that the guest isn't there any more, a deletion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from weft.contracts.journal import Event
+from weft.controllers.workload.adoption import find_copies, has_guest
+from weft.informer.commit import Commit, edit, put, unchanged
+from weft.informer.indexes import NODES_BY_ORPHAN
+from weft.informer.view import Item, View
+from weft.kinds.allocation import AllocatedMove, AllocationReport, AllocationSpec, change_wish, come_back
+from weft.kinds.parts.orphan import OrphanCopy
+from weft.objects.envelope import merge_part
+
+Found = list[tuple[Item, OrphanCopy]]
+
+
+def is_astray(place: Item) -> bool:
+    """Whether its node says, for good, that another one took its guest over."""
+    report = place.report(AllocationReport)
+    return place.spec(AllocationSpec).move is None and (report.reason, report.state) == ("moved", "stopped")
+
+
+def plan_astray(view: View, vm: Item, allocations: Sequence[Item], silent: bool, now: float) -> Commit | None:
+    """What becomes of such a place; None for all others, and while nothing is certain. ``silent``: after a restore there are
+    nodes that haven't said yet what runs there."""
+    found = [(node, copy) for node in view.find(NODES_BY_ORPHAN, vm.key) for copy in find_copies(node, vm.key)]
+    for place in allocations:
+        if place.deleting or place.spec(AllocationSpec).move is not None:
+            continue
+        commit = _plan_word(vm, place, found) or _plan_leaving(view, vm, place, found, silent, now)
+        if commit is not None:
+            return commit
+    return None
+
+
+def _plan_word(vm: Item, place: Item, found: Found) -> Commit | None:
+    """Keep the word of targets that never ran with the place that may need it."""
+    spec = new = place.spec(AllocationSpec)
+    for _, copy in found:
+        move = copy.spec.move
+        if copy.standing == "given up" and move is not None and move.peer_allocation == place.uid:
+            new = come_back(new, copy.move) if copy.move not in new.back_from else new
+    if new == spec:
+        return None
+    envelope = edit(place)
+    envelope.spec = merge_part(envelope.spec, new)
+    envelope.generation += 1
+    return Commit(vm.key, [put(envelope)], [unchanged(vm), unchanged(place)])
+
+
+def _plan_leaving(view: View, vm: Item, place: Item, found: Found, silent: bool, now: float) -> Commit | None:
+    spec, report = place.spec(AllocationSpec), place.report(AllocationReport)
+    mine = [(node, copy) for node, copy in found if copy.spec.workload.uid == vm.uid]
+    copies = [copy for _, copy in mine]
+    later = [pair for pair in mine if pair[1].spec.incarnation > spec.incarnation and has_guest(view, pair[1], copies)]
+    unsure = [copy for copy in copies if copy.standing in ("here", "open")]
+    sent_away = report.move is not None and any(copy.move == report.move.key for _, copy in later)
+    if not (sent_away or (is_astray(place) and (later or not (silent or unsure)))):
+        return None
+    envelope = edit(place)
+    envelope.deleting_since = now
+    if sent_away and report.move is not None:
+        node, copy = next((node, copy) for node, copy in later if copy.move == report.move.key)
+        left = AllocatedMove(
+            key=copy.move, peer=node.envelope.name, peer_uid=node.uid, peer_allocation=copy.uid, taken_over=True
+        )
+        envelope.spec = merge_part(envelope.spec, _leave(spec, left))
+        envelope.generation += 1
+    message = f"its guest has left {spec.node} by a move that the store doesn't know"
+    event = Event("Warning", "MovedOn", message, vm.envelope.ref, "workload")
+    return Commit(vm.key, [put(envelope)], [unchanged(vm), unchanged(place)], [event])
+
+
+def _leave(spec: AllocationSpec, move: AllocatedMove) -> AllocationSpec:
+    return msgspec.structs.replace(change_wish(spec, "stop"), role="source", move=move)

@@ -1,0 +1,256 @@
+"""A VM's status, folded from its wish and from what its nodes report. Pure: facts in, status out, nothing remembered.
+
+Facts win over the lifecycle's order: reports may skip phases nobody saw. What is asked for but not yet done doesn't change
+the phase; it stands in ``reason`` (stopping, suspending, restarting, starting), and ends with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from weft.kinds.allocation import AllocationReport, AllocationSpec, has_heard
+from weft.kinds.parts.in_place_update import describe_change, plan_fit
+from weft.kinds.parts.placement_spec import REFUSALS
+from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus
+from weft.objects.envelope import Condition
+from weft.objects.lifecycle import Phase
+
+# Words of ``status.reason`` while a wish is being carried out.
+STARTING, STOPPING, SUSPENDING, RESTARTING = "starting", "stopping", "suspending", "restarting"
+PREEMPTED = "preempted"  # it gives its place to another, and waits for a new one
+
+
+class Place(msgspec.Struct, frozen=True):
+    """One allocation with what is known of its node; ``node_phase`` None means there is no such node any more."""
+
+    spec: AllocationSpec
+    report: AllocationReport
+    node_phase: str | None
+    generation: int = 0
+    leaves: bool = False  # it gives way: its node is to let it go
+
+
+class Wished(msgspec.Struct, frozen=True):
+    """The VM as people want it."""
+
+    spec: WorkloadSpec
+    generation: int
+    deleting: bool
+    placed: Condition | None
+    addressed: Condition | None
+    migration: str = ""  # the one that moves it
+    once: bool = False  # it never runs twice
+    conversion: str = ""  # the one under way that it is either side of
+    converts_to: str = ""  # what it becomes by that, if it is the old one
+
+
+def fold_status(
+    wished: Wished, places: Sequence[Place], addresses: Mapping[str, str], former: WorkloadStatus
+) -> WorkloadStatus:
+    """The status that follows. ``addresses``: network → address, first NIC first; ``former`` is the status until now."""
+    place = active_place(places)
+    status = WorkloadStatus(
+        phase=former.phase,
+        address=next(iter(addresses.values()), None),
+        addresses=dict(addresses),
+        incarnation=max([former.incarnation, *(p.spec.incarnation for p in places)]),
+        active_incarnation=max(
+            [_former_active(former), *(p.spec.incarnation for p in places if p.spec.role == "active")]
+        ),
+        observed_generation=wished.generation,
+        migration=wished.migration,
+        conversion=wished.conversion,
+        converts_to=wished.converts_to,
+    )
+    if wished.once and former.ended and not wished.deleting and (place is None or not place.report.ended):
+        kept = (
+            "phase",
+            "ended",
+            "exit_code",
+            "reason",
+            "message",
+            "restarts",
+        )  # of a place that has gone, or was let go
+        return replace(status, **{name: getattr(former, name) for name in kept})
+    if place is None or (place.leaves and place.report.state == "released" and not wished.deleting):
+        _fold_placeless(status, wished, former)
+    else:
+        _fold_place(status, wished, place, former)
+        silent = _find_silent_target(place, places)
+        if silent is not None:
+            status.phase, status.reason = Phase.UNKNOWN, "nodeLost"
+            status.message = _lost(silent, "its guest was handed over to it; waiting for the node's word")
+    return status
+
+
+def _former_active(former: WorkloadStatus) -> int:
+    """A weft from before they were told apart knew of one number."""
+    return former.active_incarnation or former.incarnation
+
+
+def _fold_placeless(status: WorkloadStatus, wished: Wished, former: WorkloadStatus) -> None:
+    if wished.deleting:
+        status.phase = Phase.EPILOG
+        return
+    if wished.spec.hold:
+        status.phase = Phase.HOLD
+        return
+    status.phase = Phase.PENDING
+    waiting = next((c for c in (wished.addressed, wished.placed) if c is not None and c.status == "False"), None)
+    if wished.spec.run != "run":
+        status.reason, status.message = "stopped", "it is placed when it is started"
+    elif waiting is not None:
+        status.reason, status.message = waiting.reason, waiting.message
+        final = waiting.reason in REFUSALS and waiting.generation == wished.generation
+        if wished.spec.type == "serverless" and final:
+            status.phase = Phase.FAILED
+
+
+def _fold_place(status: WorkloadStatus, wished: Wished, place: Place, former: WorkloadStatus) -> None:
+    spec, report = place.spec, place.report
+    status.node, status.pool = spec.node, spec.pool
+    status.boot_id = report.boot_id
+    status.accelerator = report.accelerator
+    status.room = report.room
+    status.started_at = report.started_at
+    status.restarts = report.restarts
+    status.ended, status.exit_code = report.ended, report.exit_code
+    status.reason, status.message = report.reason, report.message
+    status.steps = [msgspec.to_builtins(step) for step in report.steps]
+    lost = place.node_phase not in ("Ready", "Joining")
+    if wished.deleting:
+        status.phase = _leaving(report, former)
+        if lost:
+            status.reason, status.message = "nodeLost", _lost(place, "it is removed there when the node is back")
+        return
+    if lost and not report.ended:  # what has run its only time can't run there still
+        status.phase = Phase.UNKNOWN
+        status.reason = "nodeLost"
+        status.message = _lost(place, "it may still run there; waiting for the node")
+        if wished.spec.on_node_loss == "restart":
+            status.message += " (on_node_loss: restart is not carried out, weft waits)"
+        return
+    status.phase, doing = _living(wished.spec, spec, report, former)
+    if place.leaves:
+        doing = PREEMPTED
+    if spec.role == "source" and _is_moving(wished.spec, status.phase, spec):
+        status.phase = Phase.MIGRATE
+    status.ready = report.ready if status.phase in (Phase.BOOT, Phase.RUNNING) else None
+    if doing and not report.reason:
+        status.reason = doing
+    elif status.phase == Phase.RUNNING and report.health == "unhealthy" and not report.reason:
+        status.reason, status.message = report.health, report.health_message
+
+
+def _leaving(report: AllocationReport, former: WorkloadStatus) -> Phase:
+    gone = report.state in ("stopped", "suspended", "failed", "released", "pending")
+    if gone or former.phase == Phase.EPILOG:
+        return Phase.EPILOG
+    return Phase.SHUTDOWN
+
+
+def _living(
+    wish: WorkloadSpec, spec: AllocationSpec, report: AllocationReport, former: WorkloadStatus
+) -> tuple[Phase, str]:
+    """The phase of a VM whose node is there, and what is being done about its wish, if anything."""
+    doing = {"stop": STOPPING, "suspend": SUSPENDING}.get(wish.run, "")
+    match report.state:
+        case "pending" | "preparing":
+            return Phase.PROLOG, doing
+        case "starting":
+            return Phase.BOOT, doing
+        case "running":
+            return Phase.RUNNING, doing or (RESTARTING if wish.boots > report.boots else "")
+        case "stopping":
+            # Whatever it is stopped for, until it has stopped it is what it was.
+            was = Phase.BOOT if former.phase in (Phase.PROLOG, Phase.BOOT) else Phase.RUNNING
+            return was, doing or (RESTARTING if wish.boots > report.boots else STOPPING)
+        case "suspended":
+            return Phase.SUSPENDED, STARTING if wish.run == "run" else STOPPING if wish.run == "stop" else ""
+        case "stopped" if spec.wish == "stop" and not has_heard(spec, report):
+            return Phase.PROLOG, doing  # it has been told to run meanwhile, and may have begun
+        case "stopped":
+            wanted = wish.run == "run" and (spec.wish != "run" or wish.boots > report.boots or not report.reason)
+            return Phase.STOPPED, STARTING if wanted else ""
+        case "failed":
+            return Phase.FAILED, STARTING if wish.run == "run" and wish.boots > report.boots else ""
+        case "released":
+            return Phase.EPILOG, ""
+
+
+def _find_silent_target(source: Place, places: Sequence[Place]) -> Place | None:
+    """The lost place that the guest was handed over to, if it was: it runs there, or nowhere."""
+    move = source.report.move
+    if source.spec.role != "source" or move is None or move.phase != "handed over":
+        return None
+    targets = (p for p in places if p.spec.role == "target" and p.spec.move and p.spec.move.key == move.key)
+    return next((p for p in targets if p.node_phase not in ("Ready", "Joining")), None)
+
+
+def _is_moving(wish: WorkloadSpec, phase: Phase | str, spec: AllocationSpec) -> bool:
+    """Whether what its place says of the guest is a part of its move: one that moves cold is shut down for it."""
+    cold = spec.move is not None and spec.move.mode == "cold" and wish.run == "run"
+    return phase == Phase.RUNNING or (cold and phase in (Phase.STOPPED, Phase.BOOT, Phase.SUSPENDED))
+
+
+def _lost(place: Place, then: str) -> str:
+    if place.node_phase is None:
+        return f"node {place.spec.node} is not in the fabric any more; {then}"
+    return f"node {place.spec.node} has not been heard of; {then}"
+
+
+def fold_current(wished: Wished, places: Sequence[Place], now: float) -> Condition | None:
+    """The condition Current: whether a VM with a place has what its spec asks for, and if not, why and what helps; None
+    without a place."""
+    place = active_place(places)
+    if place is None or wished.deleting:
+        return None
+    changes = plan_fit(place.spec, wished.spec, place.report)
+    behind = [change for change in changes if change.mode != "live"]
+    if changes and place.spec.role == "source":
+        what = ", ".join(describe_change(change) for change in changes)
+        return Condition("Current", "False", "Moving", f"{what}: waits until it has moved", now, wished.generation)
+    trouble = place.report.state == "running" and place.report.reason
+    condition = Condition("Current", "True", "Current", "", now, wished.generation)
+    said = wished.placed  # by the scheduler; what it said of an older wish is no answer to this one
+    if len(behind) < len(changes) and said and said.reason != "Placed" and said.generation >= wished.generation:
+        return replace(condition, status="False", reason=said.reason, message=said.message)
+    if trouble and place.report.reason not in ("changing", "paused"):
+        return replace(condition, status="False", reason=place.report.reason, message=place.report.message)
+    if len(behind) < len(changes) or (place.report.has is not None and place.report.fitted < place.generation):
+        return replace(condition, status="False", reason="Changing", message="the running machine is brought to it")
+    if behind and place.report.room is not None:
+        what = ", ".join(describe_change(change) for change in behind)
+        return replace(condition, status="False", reason="RestartNeeded", message=f"{what}: comes with a restart")
+    return condition
+
+
+def fold_healthy(status: WorkloadStatus, report: AllocationReport, generation: int, now: float) -> Condition:
+    """The condition Healthy of a workload that says, or is asked, whether it is well."""
+    if status.phase != Phase.RUNNING or not report.health:
+        return Condition("Healthy", "Unknown", str(status.phase), "it isn't asked unless it runs", now, generation)
+    if report.health == "starting":
+        return Condition("Healthy", "Unknown", "Starting", report.health_message, now, generation)
+    well = report.health == "healthy"
+    return Condition(
+        "Healthy", "True" if well else "False", report.health.capitalize(), report.health_message, now, generation
+    )
+
+
+def active_place(places: Sequence[Place]) -> Place | None:
+    """The one of the highest incarnation."""
+    active = (p for p in places if p.spec.role in ("active", "source"))
+    return max(active, key=lambda p: p.spec.incarnation, default=None)
+
+
+def fold_ready(status: WorkloadStatus, generation: int, now: float) -> Condition:
+    """The condition Ready that goes with ``status``."""
+    if status.phase == Phase.UNKNOWN:
+        return Condition("Ready", "Unknown", status.reason or "Unknown", status.message, now, generation)
+    if status.phase == Phase.RUNNING and status.ready is not False:
+        reason = "Answers" if status.ready else "Runs"
+        return Condition("Ready", "True", reason, "", now, generation)
+    return Condition("Ready", "False", status.phase, status.message, now, generation)

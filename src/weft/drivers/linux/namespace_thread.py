@@ -1,0 +1,51 @@
+"""Work in a thread that nobody else uses: it may leave the process's namespaces for itself, and what it starts comes along."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Collection
+from typing import TypeVar
+
+from weft.drivers.linux.syscalls import CLONE_NEWNS, MS_REC, MS_SLAVE, mount, unmount, unshare
+
+T = TypeVar("T")
+
+
+async def run_in_own_thread(work: Callable[[], T]) -> T:
+    """``work`` in a thread that ends with it, whatever it did to that thread. Cancelled, it still ends first."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except BaseException as raised:  # whoever waits for the thread gets it
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return await asyncio.shield(done)
+    except asyncio.CancelledError:
+        await asyncio.wait([done])
+        raise
+
+
+def leave_mounts(hidden: Collection[str]) -> None:
+    """This thread sees mounts of its own from here on, without those ``hidden``."""
+    unshare(CLONE_NEWNS)
+    mount("", "/", "", MS_REC | MS_SLAVE)
+    for point in hidden:
+        unmount(point)

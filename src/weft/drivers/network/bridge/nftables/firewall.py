@@ -1,0 +1,97 @@
+"""What guests may reach and who may reach them, on one node: what is refused to them on their way out, and their security groups.
+
+Writes the tables that ``rules`` and ``filters`` render; ends what was open and may be open no more.
+"""
+
+from __future__ import annotations
+
+from weft.contracts.driver.host import Host
+from weft.contracts.driver.network import Filter, Port
+from weft.drivers.network.bridge import kernel
+from weft.drivers.network.bridge.names import Names
+from weft.drivers.network.bridge.nftables import rules
+from weft.drivers.network.bridge.nftables.security_groups import (
+    CALL_IPTABLES,
+    choose_zones,
+    find_revoked,
+    read_flows,
+    render_filters,
+)
+from weft.drivers.network.bridge.nftables.tables import Tables
+from weft.objects.errors import DriverFailed
+
+
+class Guards:
+    """One change at a time: the driver sees to that."""
+
+    def __init__(self, host: Host, names: Names, tables: Tables) -> None:
+        self._host, self._names, self._tables = host, names, tables
+        self._refused: rules.Refused | None = None
+        self._filters: list[Filter] | None = None
+
+    async def refuse(self, refused: rules.Refused) -> None:
+        """Refuse exactly this to guests on their way out. Raises DriverFailed."""
+        if self._refused != refused:
+            self._refused = None
+            await self._apply_refused(refused)
+            self._refused = refused
+
+    async def publish(self, published: frozenset[tuple[str, int]]) -> None:
+        """These ports of nodes are the published ones. Raises DriverFailed."""
+        if self._refused is not None:
+            await self.refuse(self._refused._replace(published=published))
+
+    async def filter(self, filters: list[Filter]) -> None:
+        """Filter exactly these ports, like that. Raises DriverFailed (without br_netfilter)."""
+        if self._filters == filters:
+            return
+        self._filters = None
+        await self._apply_filters(filters)
+        self._filters = filters
+        await self._cut_revoked(filters)
+
+    async def heal(self) -> list[str]:
+        """What had to be mended, in words."""
+        mended = []
+        if self._refused is not None and await self._apply_refused(self._refused):
+            mended.append("what guests are refused")
+        if self._filters is not None and await self._apply_filters(self._filters):
+            mended.append("security groups")
+        return mended
+
+    def zone_of(self, port: Port) -> int | None:
+        """The zone in which the port's filter follows connections; None for one without a filter."""
+        filters = self._filters or []
+        if all(found.port_id != port.id for found in filters):
+            return None
+        return choose_zones(filters)[port.segment_id]
+
+    async def _apply_refused(self, refused: rules.Refused) -> bool:
+        table = rules.render_refused(self._names, refused)
+        if refused.cidrs:
+            return await self._tables.ensure("", table)
+        return await self._tables.drop((table.family, table.name))
+
+    async def _apply_filters(self, filters: list[Filter]) -> bool:
+        tables = render_filters(self._names, filters)
+        if not filters:
+            return await self._tables.drop(*((table.family, table.name) for table in tables))
+        if not kernel.has_sysctl(CALL_IPTABLES):
+            raise DriverFailed(
+                f"network: node {self._host.node} can't enforce security groups: its kernel lacks br_netfilter",
+                hint="modprobe br_netfilter on the node",
+                details={"step": "filter ports"},
+            )
+        changed = kernel.write_sysctl(CALL_IPTABLES, "1")
+        return await self._tables.ensure("", *tables) or changed
+
+    async def _cut_revoked(self, filters: list[Filter]) -> None:
+        """End what is open and may not be opened any more."""
+        for segment_id, zone in choose_zones(filters).items():
+            of = ["conntrack", "-L", "--zone", str(zone)]
+            _, listing, _ = await kernel.attempt("read flows", of)
+            here = {f.address: f for f in filters if f.segment_id == segment_id}
+            for flow in find_revoked(read_flows(listing), here):
+                ends = ["-p", flow.protocol, "-s", flow.source, "-d", flow.target]
+                ports = ["--sport", str(flow.source_port), "--dport", str(flow.port)] if flow.port else []
+                await kernel.attempt("cut flows", ["conntrack", "-D", "--zone", str(zone), *ends, *ports])

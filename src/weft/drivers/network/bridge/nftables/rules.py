@@ -1,0 +1,406 @@
+"""Writes the nft tables: what the node, its taps, its published ports and each router let through. Pure.
+
+Every table carries a digest of its text as its comment, so that one look tells whether it is the wished one, and
+replaces its predecessor in one transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network, collapse_addresses
+from typing import NamedTuple
+
+from weft.contracts.driver.host import Host
+from weft.contracts.driver.network import BEHIND, Forward, Held, Inside, Port, Segment
+from weft.drivers.network.bridge.migration import find_older, older_hops, older_routers
+from weft.drivers.network.bridge.names import GATEWAY_MAC, INSIDE, OUTSIDE, Names, router_mac
+from weft.drivers.network.bridge.plan import UPLINKS, Uplink
+
+ROUTER_TABLE = "router"
+ROUTER_FORWARDS_TABLE = "ports"
+SHARED_TABLE = "shared"
+PASSED_ON = "passed_on"
+DHCP_RATE, DHCP_BURST = 5, 20  # packets of one port: a guest that boots sends two, and again after seconds
+
+
+@dataclass(frozen=True)
+class Table:
+    family: str
+    name: str
+    body: str
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.body.encode()).hexdigest()[:16]
+
+    @property
+    def empty(self) -> bool:
+        return "elements" not in self.body
+
+    @property
+    def text(self) -> str:
+        """Replaces the table, whatever it held, in one transaction."""
+        head = f"table {self.family} {self.name}"
+        return f'{head}\ndelete {head}\n{head} {{\ncomment "{self.digest}"\n{self.body}}}\n'
+
+
+class Refused(NamedTuple):
+    """Where guests' way out doesn't lead: ``cidrs``, and the ``nodes``' own addresses (ranges too) but for what is ``published``
+    there, as (protocol, port)."""
+
+    cidrs: tuple[str, ...]
+    nodes: tuple[str, ...]
+    published: frozenset[tuple[str, int]]
+
+
+def render_node(names: Names, host: Host) -> Table:
+    """The node between its routers and the world: guests get out, masked; they reach neither the node nor each other's
+    routers nor, as forged overlay frames, another node's bridges."""
+    uplinks, bridges = names.any_of("u"), names.any_of("b")
+    overlay = f"ip saddr {host.underlay_address} udp dport {host.vxlan_port}"
+    body = f"""\
+chain untracked_in {{
+  type filter hook prerouting priority raw
+  ct zone != 0 accept
+  iifname {bridges} notrack
+  ip daddr {host.underlay_address} udp dport {host.vxlan_port} iifname != {uplinks} notrack
+  iifname {uplinks} ip daddr 127.0.0.0/8 drop
+}}
+chain untracked_out {{
+  type filter hook output priority raw
+  {overlay} notrack
+}}
+chain to_node {{
+  type filter hook input priority filter
+  iifname != {uplinks} accept
+  ct state established,related accept
+  icmp type echo-request accept
+  meta l4proto {{ tcp, udp }} th dport 53 accept
+  drop
+}}
+chain through_node {{
+  type filter hook forward priority filter
+  iifname {uplinks} udp dport {host.vxlan_port} drop
+  iifname {uplinks} ct state invalid drop
+  iifname {uplinks} ct status dnat accept
+  iifname {uplinks} ip daddr 169.254.0.0/16 drop
+  oifname {uplinks} ct state established,related accept
+  oifname {uplinks} ct status dnat accept
+  oifname {uplinks} drop
+}}
+chain out {{
+  type nat hook postrouting priority srcnat
+  ip saddr {UPLINKS} oifname != {uplinks} masquerade
+}}
+"""
+    return Table("ip", names.node_table, body)
+
+
+def render_refused(names: Names, refused: Refused) -> Table:
+    """The fabric's own address ranges, which no guest reaches by way of the outside: they are other networks'. And its nodes'
+    addresses, of which a guest reaches what it does of its own node's.
+
+    What a published port has led in is answered, whoever asked."""
+    uplinks = names.any_of("u")
+    published = elements(f"{protocol} . {port}" for protocol, port in sorted(refused.published))
+    body = f"""\
+set ranges {{
+  type ipv4_addr
+  flags interval
+{_ranges(refused.cidrs)}}}
+set nodes {{
+  type ipv4_addr
+  flags interval
+{_ranges(refused.nodes)}}}
+set published {{
+  type inet_proto . inet_service
+{published}}}
+chain through_node {{
+  type filter hook forward priority filter
+  iifname {uplinks} ct status dnat accept
+  iifname {uplinks} ip daddr @ranges reject with icmp net-prohibited
+  iifname != {uplinks} accept
+  ip daddr != @nodes accept
+  ct state established accept
+  icmp type echo-request accept
+  meta l4proto {{ tcp, udp }} th dport 53 accept
+  meta l4proto . th dport @published accept
+  reject with icmp host-prohibited
+}}
+"""
+    return Table("ip", names.refused_table, body)
+
+
+def render_taps(names: Names, ports: Iterable[Port]) -> Table:
+    """The bridges: a guest sends only as itself and isn't a router, the gateway and DHCP stay on their node, nothing reaches the
+    node's own stack through a bridge. Tagged frames don't pass: a kernel takes one with the tag of no VLAN as if it had none, and
+    what is in it would have been looked at by no rule. Each port asks DHCP a few times a second at most: more would keep its
+    server from the others, and fill its log."""
+    taps, overlays, gateways = names.any_of("t"), names.any_of("x"), names.any_of("r")
+    known = sorted(ports, key=lambda p: p.id)
+    macs = elements(f'"{names.tap(p.id)}" . {p.mac}' for p in known)
+    addresses = elements(f'"{names.tap(p.id)}" . {p.address}' for p in known)
+    crossing = "\n".join(
+        f"  {way} {overlays} {match} drop"
+        for way in ("iifname", "oifname")
+        for match in (f"ether saddr {GATEWAY_MAC}", f"ether daddr {GATEWAY_MAC}", "udp dport { 67, 68 }")
+    )
+    body = f"""\
+set macs {{
+  type ifname . ether_addr
+{macs}}}
+set addresses {{
+  type ifname . ipv4_addr
+{addresses}}}
+set asking {{
+  type ifname
+  size 65535
+  flags dynamic,timeout
+  timeout 1m
+}}
+chain between_ports {{
+  type filter hook forward priority 0
+{crossing}
+  iifname != {taps} accept
+  iifname . ether saddr != @macs drop
+  ether type {{ 8021q, 8021ad }} drop
+  udp dport 67 update @asking {{ iifname limit rate over {DHCP_RATE}/second burst {DHCP_BURST} packets }} drop
+  udp sport 68 udp dport 67 ip saddr 0.0.0.0 accept
+  udp sport 67 drop
+  ether type ip iifname . ip saddr != @addresses drop
+  ether type arp arp saddr ip 0.0.0.0 accept
+  ether type arp iifname . arp saddr ip != @addresses drop
+  ether type ip6 icmpv6 type {{ nd-router-advert, nd-redirect }} drop
+  ether type ip6 udp sport 547 drop
+}}
+chain to_node {{
+  type filter hook input priority 0
+  iifname {taps} drop
+  iifname {overlays} drop
+  iifname {gateways} drop
+}}
+"""
+    return Table("bridge", names.bridge_table, body)
+
+
+def render_router(segment: Segment, more: str = "") -> Table:
+    """A segment's router: out if the network has NAT, in only by published ports; ``more`` is text of other rules."""
+    outbound = f'  iifname "{INSIDE}" oifname "{OUTSIDE}" ip saddr {segment.cidr} accept\n' if segment.nat else ""
+    body = f"""\
+chain through_router {{
+  type filter hook forward priority filter; policy drop
+  ct state established,related accept
+  ct state invalid drop
+  iifname "{OUTSIDE}" oifname "{INSIDE}" ct status dnat accept
+  iifname "{INSIDE}" oifname "{INSIDE}" accept
+{outbound}}}
+chain to_router {{
+  type filter hook input priority filter
+  iifname != "{OUTSIDE}" accept
+  ct state established,related accept
+  icmp type echo-request accept
+  drop
+}}
+chain out {{
+  type nat hook postrouting priority srcnat
+  oifname "{OUTSIDE}" masquerade
+}}
+{more}"""
+    return Table("ip", ROUTER_TABLE, body)
+
+
+def render_shared(inside: Inside) -> Table:
+    """A namespace with others behind it: they get out with its address, and nothing gets in, to them or to itself. Closed before
+    there is anyone: it is made with the NIC."""
+    behind = f'"{BEHIND}*"'
+    body = f"""\
+chain through {{
+  type filter hook forward priority filter; policy drop
+  ct state established,related accept
+  iifname {behind} oifname "{inside.device}" accept
+}}
+chain to_itself {{
+  type filter hook input priority filter; policy drop
+}}
+chain out {{
+  type nat hook postrouting priority srcnat
+  meta nfproto ipv4 oifname "{inside.device}" masquerade
+}}
+"""
+    return Table("inet", SHARED_TABLE, body)
+
+
+def render_older(host: Host, segment: Segment) -> str:
+    """The part of a router's table that gives back what belongs to another node's router; "" if nothing may.
+
+    Each of those that a guest may have connections through gets it, but for the one that it comes from: all but its own
+    drop it. Should they ask each other in a ring, while a guest moves or by a mistake, it ends as it does between any
+    routers: ``dup`` counts the TTL down, and by itself would go on at zero."""
+    older, hops = find_older(host, segment), older_hops(host, segment)
+    if not older:
+        return ""
+    sets = "".join(
+        f"set older_{number} {{\n  type ipv4_addr\n{elements(addresses)}}}\n"
+        for number, addresses in enumerate(older.values())
+    )
+    back = "".join(
+        f'  ether saddr != {router_mac(node)} ip saddr @older_{number} dup to {hops[node]} device "{INSIDE}"\n'
+        for number, node in enumerate(older)
+    )
+    return f"""\
+{sets}chain through_older {{
+  type filter hook prerouting priority mangle
+  iifname != "{INSIDE}" accept
+  meta l4proto != tcp accept
+  ct state != invalid accept
+  ip ttl < 2 drop
+  limit rate over 50000/second burst 5000 packets drop
+{back}  drop
+}}
+"""
+
+
+def render_moved(names: Names, host: Host, segment: Segment) -> list[Table]:
+    """The two tables of a segment with moved guests. Who is passed on changes by the element, not here; the limit is far
+    above what comes in the moment before other nodes know, and keeps a mistake of theirs from becoming a storm."""
+    overlay, gateway = names.overlay(segment.id), names.gateway(segment.id)
+    away = sorted({m.mac for m in segment.moved if m.way == "out"} | set(older_routers(host, segment)))
+    own = router_mac(host.underlay_address)
+    passed = f"""\
+set {PASSED_ON} {{
+  type ether_addr
+}}
+chain arriving {{
+  type filter hook ingress device "{overlay}" priority 0
+  ether daddr @{PASSED_ON} limit rate 50000/second burst 5000 packets fwd to "{overlay}"
+}}
+"""
+    routed = f"""\
+set away {{
+  type ether_addr
+{elements(away)}}}
+chain between_routers {{
+  type filter hook forward priority -20
+  iifname "{gateway}" oifname "{overlay}" ether type ip ether daddr @away ether saddr set {own}
+}}
+chain arrived {{
+  type filter hook postrouting priority 0
+  oifname "{gateway}" ether daddr {own} ether daddr set {GATEWAY_MAC}
+}}
+"""
+    name = names.moved_table(segment.id)
+    return [Table("netdev", name, passed), Table("bridge", name, routed)]
+
+
+def render_forwards(
+    names: Names,
+    host: Host,
+    forwards: list[Forward],
+    uplinks: Mapping[str, Uplink],
+    cidrs: Mapping[str, str],
+    held: Iterable[Held] = (),
+) -> Table:
+    """The node's published ports: to the router of the target's segment if it is here, else on to its node. What is ``held``
+    comes to the node's own program, at the address where that listens.
+
+    A segment missing from ``uplinks`` isn't here yet; its ports join when it is made. What belongs to no connection is
+    dropped: the node itself, which has none at such a port, would reset what a guest has.
+    """
+    everywhere = {(h.protocol, h.port) for h in held if not h.address}
+    forwards = [f for f in forwards if (f.protocol, f.port) not in everywhere]
+    led = {(f.protocol, f.port) for f in forwards}
+    own = elements(
+        f"{h.address} . {h.protocol} . {h.port}" for h in sorted(held) if h.address and (h.protocol, h.port) in led
+    )
+    here = [f for f in forwards if is_here(f, host) and f.segment_id in uplinks]
+    away = [f for f in forwards if not is_here(f, host)]
+    to_routers = elements(f"{f.protocol} . {f.port} : {uplinks[f.segment_id].router}" for f in _sorted(here))
+    to_nodes = elements(f"{f.protocol} . {f.port} : {f.node_address}" for f in _sorted(away))
+    hops = elements(f"{f.node_address} . {f.protocol} . {f.port}" for f in _sorted(away))
+    published = elements(str(f.port) for f in _sorted([*here, *away]) if f.protocol == "tcp")
+    # A guest coming back to its own network, or a client whose address lies in it, would be answered directly.
+    masked = "\n".join(
+        f'  oifname "{names.uplink(s)}" ct status dnat ip saddr {{ 127.0.0.0/8, {UPLINKS}, {cidrs[s]} }} masquerade'
+        for s in sorted({f.segment_id for f in here})
+        if s in cidrs
+    )
+    body = f"""\
+map to_routers {{
+  type inet_proto . inet_service : ipv4_addr
+{to_routers}}}
+map to_nodes {{
+  type inet_proto . inet_service : ipv4_addr
+{to_nodes}}}
+set hops {{
+  type ipv4_addr . inet_proto . inet_service
+{hops}}}
+set held {{
+  type ipv4_addr . inet_proto . inet_service
+{own}}}
+set published {{
+  type inet_service
+{published}}}
+chain unknown {{
+  type filter hook prerouting priority mangle
+  ct state invalid tcp dport @published fib daddr type local drop
+}}
+chain guard {{
+  type filter hook prerouting priority raw
+  iifname "{host.underlay_link}" ip daddr 127.0.0.0/8 drop
+}}
+chain arriving {{
+  type nat hook prerouting priority dstnat
+  fib daddr type local jump publish
+}}
+chain local {{
+  type nat hook output priority -100
+  fib daddr type local jump publish
+}}
+chain publish {{
+  ip daddr . meta l4proto . th dport @held return
+  dnat to meta l4proto . th dport map @to_routers
+  dnat to meta l4proto . th dport map @to_nodes
+}}
+chain leaving {{
+  type nat hook postrouting priority srcnat
+  ip daddr . meta l4proto . th dport @hops ct status dnat masquerade
+{masked}
+}}
+"""
+    return Table("ip", names.forwards_table, body)
+
+
+def render_router_forwards(host: Host, segment_id: str, forwards: list[Forward]) -> Table:
+    """The last step of a published port: from the router's outer leg to the guest."""
+    here = _sorted(f for f in forwards if is_here(f, host) and f.segment_id == segment_id)
+    targets = elements(f"{f.protocol} . {f.port} : {f.target_address} . {f.target_port}" for f in here)
+    body = f"""\
+map targets {{
+  type inet_proto . inet_service : ipv4_addr . inet_service
+{targets}}}
+chain arriving {{
+  type nat hook prerouting priority dstnat
+  iifname "{OUTSIDE}" fib daddr type local dnat ip to meta l4proto . th dport map @targets
+}}
+"""
+    return Table("ip", ROUTER_FORWARDS_TABLE, body)
+
+
+def is_here(forward: Forward, host: Host) -> bool:
+    return forward.node_address == host.underlay_address
+
+
+def _sorted(forwards: Iterable[Forward]) -> list[Forward]:
+    return sorted(forwards, key=lambda f: (f.protocol, f.port))
+
+
+def _ranges(cidrs: Iterable[str]) -> str:
+    return elements(str(found) for found in collapse_addresses(map(IPv4Network, cidrs)))
+
+
+def elements(items: Iterable[str]) -> str:
+    """An elements line; nft refuses an empty one, so nothing at all for nothing."""
+    joined = ", ".join(items)
+    return f"  elements = {{ {joined} }}\n" if joined else ""

@@ -1,0 +1,53 @@
+"""Keeps nft tables as they are wished: remembers which ones were seen or set last, so that an unchanged one costs nothing."""
+
+from __future__ import annotations
+
+from weft.drivers.network.bridge import kernel
+from weft.drivers.network.bridge.nftables import rules
+
+
+class Tables:
+    """The node's tables, and those in its routers' namespaces."""
+
+    def __init__(self) -> None:
+        self._digests: dict[tuple[str, str, str], str] = {}  # (namespace, family, name) → digest last seen or set
+
+    async def ensure(self, namespace: str, *tables: rules.Table) -> bool:
+        """Replace the tables that aren't as wished, in one transaction; says whether any was. ``namespace`` is a router's,
+        "" the node's own. Raises DriverFailed."""
+        wrong = []
+        for table in tables:
+            key = (namespace, table.family, table.name)
+            if key not in self._digests:
+                held = await kernel.inspect_table(table.family, table.name, namespace)
+                if held is not None and f'comment "{table.digest}"' in held:
+                    self._digests[key] = table.digest
+            if self._digests.get(key) != table.digest:
+                wrong.append(table)
+        if not wrong:
+            return False
+        text = "".join(table.text for table in wrong)
+        if namespace:
+            await kernel.perform_router(namespace, [], False, text)
+        else:
+            await kernel.perform_tables(text)
+        for table in wrong:
+            self._digests[namespace, table.family, table.name] = table.digest
+        return True
+
+    async def drop(self, *tables: tuple[str, str]) -> bool:
+        """Take these (family, name) of the node's away; says whether any was there. Raises DriverFailed."""
+        there = [t for t in tables if await kernel.inspect_table(*t) is not None]
+        await kernel.perform_tables("".join(f"delete table {family} {name}\n" for family, name in there))
+        for family, name in tables:
+            self._digests.pop(("", family, name), None)
+        return bool(there)
+
+    def forget(self, namespace: str) -> None:
+        """The namespace is gone, or made anew."""
+        for key in [k for k in self._digests if k[0] == namespace]:
+            del self._digests[key]
+
+    def look_anew(self) -> None:
+        """Whatever was seen last may be so no more."""
+        self._digests.clear()

@@ -1,0 +1,244 @@
+"""Moves between nodes of the fake runtime: a guest's file learns what the clock says has been sent by now.
+
+Reads and writes the files of both guests; the target's file is the "socket". Nothing runs in between: whoever looks
+first writes down what has come to pass, so moves go on without a driver as real ones do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.contracts.driver.migration import Load, MoveEvent, MoveFacts, MoveSettings, MoveSockets, MovingGuest
+from weft.contracts.driver.runtime import GuestFacts, GuestPlan
+from weft.drivers.runtime.fake.guest import FakeGuest, FakeMove, describe_guest
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound
+
+LOOK_SECONDS = 0.01
+_HERE = ("running", "starting", "paused")
+
+
+class FakeMoves:
+    """See contracts.migration."""
+
+    def __init__(
+        self,
+        read: Callable[[str], FakeGuest | None],
+        write: Callable[[FakeGuest], None],
+        path: Callable[[str], Path],
+        lock: Callable[[str], asyncio.Lock],
+        clock: Clock,
+        notify: Callable[[], None],
+    ) -> None:
+        self._read, self._write, self._path, self._lock = read, write, path, lock
+        self._clock, self._notify = clock, notify
+
+    def check_start(self, guest: FakeGuest | None, plan: GuestPlan) -> None:
+        if guest is None or guest.move is None or plan.incarnation > guest.plan.incarnation:
+            return
+        if guest.state != "running" and guest.move.phase != "taken over":
+            raise IllegalTransition(f"guest {plan.name} is on its way to or from another node and may run there")
+
+    def check_stays(self, guest: FakeGuest) -> None:
+        if guest.move is not None and guest.move.phase != "taken over":
+            raise IllegalTransition(f"guest {guest.plan.name} is moving")
+
+    async def describe(self, guest_id: str) -> MovingGuest:
+        guest = self._running(guest_id)
+        return MovingGuest(guest.plan, "fake", "1", "none", guest.boot_id, {"ready": guest.ready})
+
+    async def sample(self, guest_id: str, *, seconds: float = 1.0) -> Load:
+        guest = self._running(guest_id)
+        await self._clock.sleep(seconds)
+        return Load(guest.plan.memory_bytes // 4, 0.0, 0, 0.0, 1.0)  # it writes nothing
+
+    async def expect(self, plan: GuestPlan, guest: MovingGuest, key: str, settings: MoveSettings) -> MoveSockets:
+        if (plan.name, plan.machine) != (guest.plan.name, guest.plan.machine):
+            field = "name" if plan.name != guest.plan.name else "machine"
+            raise InvalidInput(
+                f"guest {plan.name}: the machine that comes has another {field} than the plan", field=field
+            )
+        async with self._lock(plan.id):
+            found = self._read(plan.id)
+            move = found.move if found is not None else None
+            ours = move is not None and (move.key, move.role) == (key, "target") and move.phase != "taken over"
+            if found is not None and found.state in (*_HERE, "suspended") and not ours:
+                raise IllegalTransition(f"guest {plan.name} is on this node already")
+            if not (found is not None and ours and found.state == "starting"):
+                pid = int.from_bytes(os.urandom(3), "little") + 1_000_000
+                boot_id = guest.boot_id or str(uuid.uuid4())
+                expected = FakeGuest(plan, "starting", boot_id, self._clock.now(), pid)
+                expected.move = FakeMove(key, "target")
+                self._write(expected)
+        self._notify()
+        return MoveSockets(str(self._path(plan.id)))
+
+    async def send(self, guest_id: str, key: str, to: MoveSockets, settings: MoveSettings) -> None:
+        async with self._lock(guest_id):
+            guest = self._running(guest_id)
+            if guest.move is not None and guest.move.phase != "taken over":
+                self._move(guest, key, "source")
+                if guest.move.phase not in ("waiting", "failed"):
+                    return
+            if _read_target(to.memory) is None:
+                raise DriverFailed(f"guest {guest.plan.name}: nobody waits at {to.memory}", details={"step": "send"})
+            rate = settings.bytes_per_second
+            guest.move = FakeMove(key, "source", "moving", to.memory, self._clock.elapsed(), bytes_per_second=rate)
+            self._write(guest)
+        self._notify()
+
+    async def progress(self, guest_id: str, key: str) -> MoveFacts:
+        guest = self._look(guest_id)
+        move = self._move(guest, key)
+        if guest.state not in _HERE and not (move.role == "source" and guest.reason == "moved"):
+            return MoveFacts(key, move.role, "failed", f"its machine has ended: {guest.reason}")
+        total, sent = guest.plan.memory_bytes, self._sent(guest, move)
+        return MoveFacts(
+            key, move.role, move.phase, sent_bytes=sent, remaining_bytes=total - sent, total_bytes=total,
+            passes=1, bytes_per_second=move.bytes_per_second,
+        )  # fmt: skip
+
+    async def adjust(
+        self,
+        guest_id: str,
+        key: str,
+        *,
+        bytes_per_second: int | None = None,
+        pause_ms: int | None = None,
+        slowdown: float | None = None,
+    ) -> None:
+        async with self._lock(guest_id):
+            guest = self._look(guest_id)
+            move = self._move(guest, key, "source")
+            if bytes_per_second is not None:
+                move.sent_before, move.began_at = self._sent(guest, move), self._clock.elapsed()
+                move.bytes_per_second = bytes_per_second
+                self._write(guest)
+
+    async def events(self, guest_id: str) -> AsyncIterator[MoveEvent]:
+        before = self._look(guest_id)
+        while (guest := self._read(guest_id)) is not None and guest.state in _HERE:
+            self._bring_up_to_date(guest)
+            if guest.state != before.state:
+                yield MoveEvent("resumed" if guest.state == "running" else "stopped", self._clock.elapsed())
+            if (guest.move and guest.move.phase) != (before.move and before.move.phase):
+                yield MoveEvent("moved", self._clock.elapsed())
+            before = guest
+            await self._clock.sleep(LOOK_SECONDS)
+
+    async def cancel(self, guest_id: str, key: str, *, never_ran: bool = False) -> GuestFacts:
+        async with self._lock(guest_id):
+            guest = self._look(guest_id)
+            if guest.move is None or guest.move.key != key:
+                return describe_guest(guest)
+            if self._move(guest, key, "source").phase == "handed over" or guest.state not in _HERE:
+                if not never_ran:
+                    raise IllegalTransition(f"guest {guest.plan.name} was handed over, or ended on its way")
+            if guest.state == "paused":
+                guest.state, guest.reason = "running", None
+            guest.move = None
+            self._write(guest)
+        self._notify()
+        return describe_guest(guest)
+
+    async def take_over(self, guest_id: str, key: str) -> GuestFacts:
+        async with self._lock(guest_id):
+            guest = self._look(guest_id)
+            move = self._move(guest, key, "target")
+            if move.phase not in ("arrived", "taken over"):
+                raise IllegalTransition(f"guest {guest.plan.name} has not arrived here: its move is {move.phase}")
+            if move.phase == "arrived":
+                if guest.state != "starting":
+                    raise IllegalTransition(f"guest {guest.plan.name}: its machine here has ended: {guest.reason}")
+                move.phase, guest.state, guest.ready = "taken over", "running", guest.plan.has_agent
+                self._write(guest)
+        self._notify()
+        return describe_guest(guest)
+
+    async def give_up(self, guest_id: str, key: str) -> None:
+        async with self._lock(guest_id):
+            guest = self._read(guest_id)
+            if guest is None:
+                return
+            if self._move(guest, key, "target").phase == "taken over":
+                raise IllegalTransition(f"guest {guest.plan.name} may have run here, so it can't be given up")
+            self._path(guest_id).unlink()
+        self._notify()
+
+    async def leave(self, guest_id: str, key: str) -> None:
+        async with self._lock(guest_id):
+            guest = self._look(guest_id)
+            move = self._move(guest, key, "source")
+            if guest.state in _HERE and move.phase != "handed over":
+                raise IllegalTransition(f"guest {guest.plan.name} still runs here: its move is {move.phase}")
+            guest.state, guest.reason, guest.ready, move.phase = "stopped", "moved", False, "handed over"
+            self._write(guest)
+        self._notify()
+
+    def _look(self, guest_id: str) -> FakeGuest:
+        """The guest as it is by now."""
+        guest = self._read(guest_id)
+        if guest is None:
+            raise NotFound(f"this node has no guest {guest_id}")
+        self._bring_up_to_date(guest)
+        return guest
+
+    def _bring_up_to_date(self, guest: FakeGuest) -> None:
+        """Write down what has come to pass by now."""
+        move = guest.move
+        if move is None or (move.role, move.phase, guest.state) != ("source", "moving", "running"):
+            return
+        target = _read_target(move.to)
+        if target is None or target.move is None or target.move.key != move.key or target.state != "starting":
+            move.phase = "failed"
+        elif self._sent(guest, move) >= guest.plan.memory_bytes:
+            target.move.phase = "arrived"
+            _write_target(move.to, target)
+            move.phase, guest.state, guest.reason = "handed over", "paused", "handedOver"
+        else:
+            if target.move.phase == "waiting":
+                target.move.phase = "moving"
+                _write_target(move.to, target)
+            return  # nothing is new here
+        self._write(guest)
+
+    def _sent(self, guest: FakeGuest, move: FakeMove) -> int:
+        if move.role == "target" or move.phase == "waiting":
+            return 0
+        if move.phase == "handed over" or not move.bytes_per_second:
+            return guest.plan.memory_bytes
+        sent = move.sent_before + (self._clock.elapsed() - move.began_at) * move.bytes_per_second
+        return min(guest.plan.memory_bytes, int(sent))
+
+    def _running(self, guest_id: str) -> FakeGuest:
+        guest = self._look(guest_id)
+        if guest.state != "running" and not (guest.move is not None and guest.move.role == "source"):
+            raise IllegalTransition(f"guest {guest.plan.name} doesn't run, so it can't move while it does")
+        return guest
+
+    def _move(self, guest: FakeGuest, key: str, role: str | None = None) -> FakeMove:
+        move = guest.move
+        if move is None or move.key != key or (role is not None and move.role != role):
+            raise IllegalTransition(f"guest {guest.plan.name} is in no such move here", details={"move": key})
+        return move
+
+
+def _read_target(path: str) -> FakeGuest | None:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return msgspec.json.decode(file.read(), type=FakeGuest)
+    except FileNotFoundError:
+        return None
+
+
+def _write_target(path: str, guest: FakeGuest) -> None:
+    there = Path(path).resolve()  # what carries it may lie between
+    pending = there.with_suffix(".arriving")
+    pending.write_bytes(msgspec.json.encode(guest))
+    os.replace(pending, there)

@@ -1,0 +1,48 @@
+"""Whether this node could save a container as it runs and take one up that another node saved: runc does that through CRIU, which
+depends on the kernel. Asks both, changes nothing. The answer is one sentence, with the remedy."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+from weft.drivers.runtime.oci.mount_namespace import Said, run_apart
+from weft.drivers.runtime.oci.runtime import Runtime
+from weft.objects.errors import DriverFailed
+
+CAPABILITY = "checkpoint"
+CRIU = "criu"
+CHECK_SECONDS = 30.0
+_ERROR = re.compile(r"^(?:\([\d.]+\)\s*)?(?:\d+:\s*)?Error \((?P<where>[^)]*)\):\s*(?P<what>.+)$", re.MULTILINE)
+_ECHOES = ("criu/util.c",)  # that a process of its own has ended, said before why
+
+
+async def find_lack(runtime: Runtime) -> str:
+    """Why containers can't be saved here; empty: they can."""
+    if runtime.name != "runc":
+        return f"{runtime.name} runs containers here, which can't save them: weft agent --container-runtime runc"
+    program = shutil.which(CRIU)
+    if program is None:
+        return "criu is not installed"
+    try:
+        version = await run_apart([program, "--version"], [], timeout_seconds=CHECK_SECONDS)
+        checked = await run_apart([program, "check"], [], timeout_seconds=CHECK_SECONDS)
+    except DriverFailed as problem:
+        return problem.message
+    return describe_check(version.out.decode(errors="replace"), checked)
+
+
+def describe_check(version: str, said: Said) -> str:
+    """Pure. What ``criu check`` has against this kernel; empty: nothing."""
+    if said.status == 0:
+        return ""
+    number = next((word for word in version.split() if word[:1].isdigit()), "")
+    text = f"{said.out.decode(errors='replace')}\n{said.err}"
+    why = find_error(text) or f"exit code {said.status}"
+    return f"criu {number} doesn't work with this kernel ({why}): a newer one may".replace("criu  ", "criu ")
+
+
+def find_error(text: str) -> str:
+    """Pure. The first error in what CRIU said, which is the cause of the others; empty: there is none."""
+    errors = (found["what"].strip() for found in _ERROR.finditer(text) if not found["where"].startswith(_ECHOES))
+    return next(errors, "")

@@ -1,0 +1,161 @@
+"""A command beside a container's own process: the runtime's exec, held by the agent. It ends with the agent, as a hung-up
+line does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import secrets
+import signal
+import struct
+import subprocess
+import termios
+import tty
+from pathlib import Path
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.contracts.driver.runtime import ExecRequest
+from weft.drivers.cgroup.container import Groups
+from weft.drivers.linux.processes import inspect_process, wait_for_end
+from weft.drivers.runtime.oci.container import Container
+from weft.drivers.runtime.oci.exec.channel import Channel
+from weft.drivers.runtime.oci.exec.channel_session import NOT_FOUND, NOT_STARTED, ChannelSession
+from weft.drivers.runtime.oci.mount_namespace import spawn_apart
+from weft.drivers.runtime.oci.translate import Facts, translate_exec
+
+HANG_UPS, HANG_UP_SECONDS = 3, 0.1
+
+
+class OciSession(ChannelSession):
+    """An ExecSession, with CanKill, and CanResize for a terminal."""
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        marks: Path,
+        groups: Groups,
+        clock: Clock,
+        container_id: str,
+        stdin: Channel,
+        outputs: dict[str, Channel],
+        *,
+        terminal: bool,
+    ) -> None:
+        self._process, self._marks, self._container_id = process, marks, container_id
+        self._groups, self._clock = groups, clock
+        self._unbegun = NOT_STARTED
+        super().__init__(stdin, outputs, terminal=terminal)
+
+    async def resize(self, rows: int, columns: int) -> None:
+        descriptor = self._stdin.descriptor
+        if self._terminal and descriptor is not None:
+            fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+            if self._process.poll() is None:
+                self._process.send_signal(signal.SIGWINCH)
+
+    async def close(self) -> None:
+        await self.let_go()
+        _hanging_up.add(hanging_up := asyncio.create_task(self._hang_up()))
+        hanging_up.add_done_callback(_hanging_up.discard)
+
+    async def kill(self) -> None:
+        while self._process.poll() is None:
+            if (pid := self._find_command()) is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            await self._clock.sleep(HANG_UP_SECONDS)
+
+    async def wait(self) -> int:
+        return await _reap(self._process)
+
+    def read_exit(self, code: int) -> int:
+        return code if self._marks.with_suffix(".pid").exists() else self._unbegun
+
+    def hear(self, data: bytes) -> bytes:
+        if b"not found" in data or b"No such file" in data:
+            self._unbegun = NOT_FOUND  # counts only if the runtime said so, before anything began
+        return data
+
+    async def _hang_up(self) -> None:
+        """SIGHUP for a command that runs, also for one that is only about to; more than one, because what is becoming it may
+        not have heard the first."""
+        told = 0
+        while self._process.poll() is None and told < HANG_UPS:
+            if (pid := self._find_command()) is not None:
+                told += 1
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGHUP)
+            await self._clock.sleep(HANG_UP_SECONDS)
+        await _reap(self._process)
+        for suffix in (".json", ".pid"):
+            self._marks.with_suffix(suffix).unlink(missing_ok=True)
+
+    def _find_command(self) -> int | None:
+        try:
+            pid = int(self._marks.with_suffix(".pid").read_text())
+        except (OSError, ValueError):
+            return None
+        return pid if pid in self._groups.processes(self._container_id) else None
+
+
+_hanging_up: set[asyncio.Task[None]] = set()
+
+
+async def start_exec(
+    container: Container, facts: Facts, groups: Groups, clock: Clock, request: ExecRequest
+) -> OciSession:
+    """Raises InvalidInput, DriverFailed."""
+    plan, runtime = container.record.plan, container.runtime
+    marks = container.paths.run / f"exec-{secrets.token_hex(4)}"
+    spec = marks.with_suffix(".json")
+    with os.fdopen(os.open(spec, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(msgspec.json.encode(translate_exec(plan, facts, request)))
+    words = runtime.words("exec", "--process", str(spec), "--pid-file", str(marks.with_suffix(".pid")))
+    if request.tty:
+        return await _start_terminal(container, groups, clock, [*words, "--tty"], marks)
+    process = await spawn_apart(
+        [*words, plan.id],
+        runtime.hidden,
+        lambda: None,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    stdin, stdout, stderr = (Channel(os.dup(pipe.fileno())) for pipe in (process.stdin, process.stdout, process.stderr))
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        pipe.close()
+    outputs = {"stdout": stdout, "stderr": stderr}
+    return OciSession(process, marks, groups, clock, plan.id, stdin, outputs, terminal=False)
+
+
+async def _start_terminal(
+    container: Container, groups: Groups, clock: Clock, words: list[str], marks: Path
+) -> OciSession:
+    """The runtime carries bytes between the container's terminal and this one. It could hand over the other end of the
+    container's instead, but runc then doesn't wait for the command."""
+    plan, runtime = container.record.plan, container.runtime
+    ours, theirs = os.openpty()
+    try:
+        tty.setraw(theirs)
+        process = await spawn_apart(
+            [*words, plan.id], runtime.hidden, lambda: None, stdin=theirs, stdout=theirs, stderr=theirs
+        )
+    except BaseException:
+        os.close(ours)
+        raise
+    finally:
+        os.close(theirs)
+    channel = Channel(ours)
+    return OciSession(process, marks, groups, clock, plan.id, channel, {"stdout": channel}, terminal=True)
+
+
+async def _reap(process: subprocess.Popen[bytes]) -> int:
+    if process.poll() is None and (found := inspect_process(process.pid)) is not None:
+        await wait_for_end(found)
+    return process.wait()

@@ -1,0 +1,88 @@
+"""What is made ready for a container before whoever holds it starts it. Undone by ``Container.sweep``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+
+from weft.drivers.cgroup.container import Groups
+from weft.drivers.linux.processes import ProcessId
+from weft.drivers.runtime.oci.container import Container
+from weft.drivers.runtime.oci.record import ContainerRecord
+from weft.drivers.runtime.oci.rootfs.overlay import make_folders
+from weft.drivers.runtime.oci.rootfs.writable_layer import has_disk
+from weft.drivers.runtime.oci.translate import Facts, Users, inspect_devices, plan_files, translate_container
+from weft.drivers.runtime.oci.user_namespace import belongs_to, open_mapping_aside
+from weft.objects.errors import DriverFailed, InvalidInput, WeftError
+
+ENDED_ALREADY = ProcessId(0, 0)  # no process
+
+
+def write_config(container: Container, facts: Facts, groups: Groups, mapping: int | None) -> None:
+    """Its folders, and in them all that its runtime reads. Raises InvalidInput for devices that aren't."""
+    config = prepare_config(container, facts, groups, mapping)
+    descriptor = os.open(
+        container.paths.config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600
+    )  # its environment may be secret
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.encode(config))
+
+
+def prepare_config(container: Container, facts: Facts, groups: Groups, mapping: int | None) -> dict[str, Any]:
+    """Its folders, and the OCI configuration over them, good as long as ``mapping``, the namespace of its users, is open."""
+    record, paths, plan = container.record, container.paths, container.record.plan
+    write_files(container)
+    return translate_container(
+        plan,
+        paths,
+        facts,
+        cgroup=groups.path(plan.id),
+        users=_find_users(record, mapping),
+        devices=inspect_devices(plan.devices),
+    )
+
+
+def _find_users(record: ContainerRecord, mapping: int | None) -> Users | None:
+    """A runtime that finds its users in the namespace to which its network belongs goes there; one whose network is the node's
+    makes another, once it has entered that network."""
+    if record.first_user is None or mapping is None:
+        return None
+    joins = belongs_to(record.plan.netns, mapping)
+    return Users(record.first_user, f"/proc/{os.getpid()}/fd/{mapping}" if joins else "")
+
+
+def write_files(container: Container) -> None:
+    """Its folders, and what stands in its /etc by name."""
+    paths = container.paths
+    make_folders(paths, disk=has_disk(container.record.plan, paths))
+    for name, text in plan_files(container.record.plan).items():
+        (paths.files / name).write_text(text)
+        (paths.files / name).chmod(0o644)
+
+
+@asynccontextmanager
+async def make_ready(container: Container, who: str) -> AsyncIterator[int | None]:
+    """A descriptor of the namespace that maps its users, if it has its own; what fails meanwhile is told as this container's."""
+    record = container.record
+    mapping = None
+    try:
+        if record.first_user is not None:
+            mapping = await open_mapping_aside(record.first_user, record.plan.netns)
+        yield mapping
+    except InvalidInput:
+        raise
+    except WeftError as error:
+        raise failed(container, error.message) from None
+    except OSError as error:
+        raise failed(container, f"{error.filename or who}: {error.strerror}") from error
+    finally:
+        if mapping is not None:
+            os.close(mapping)
+
+
+def failed(container: Container, what: str) -> DriverFailed:
+    return DriverFailed(f"container {container.record.plan.name}: {what}", details={"step": "launch"})

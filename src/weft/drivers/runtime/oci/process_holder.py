@@ -1,0 +1,55 @@
+"""What is the same for all who hold containers that are processes of this node: they are watched and told by the kernel, and their
+control groups are read, whoever else is away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+from weft.contracts.driver.runtime import GuestStats
+from weft.drivers.cgroup.container import Groups
+from weft.drivers.linux.processes import inspect_process, is_alive, wait_for_end
+from weft.drivers.runtime.oci.container import Container
+
+
+class NodeProcess:
+    """The part of a Holder that has to do with a container's first process."""
+
+    def __init__(self, groups: Groups) -> None:
+        self._groups = groups
+
+    def runs(self, container: Container) -> bool:
+        record = container.record
+        return record.started and record.process is not None and is_alive(record.process)
+
+    def has_ended(self, container: Container) -> bool:
+        process = container.record.process
+        return process is not None and not is_alive(process)
+
+    async def wait_for_end(self, container: Container) -> None:
+        process = container.record.process
+        if process is not None and is_alive(process):
+            await wait_for_end(process)
+
+    async def signal(self, container: Container, number: int) -> None:
+        process = container.record.process
+        if process is None or not is_alive(process):
+            return
+        try:
+            descriptor = os.pidfd_open(process.pid)
+        except ProcessLookupError:
+            return
+        try:
+            if inspect_process(process.pid) == process:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(descriptor, number)
+        finally:
+            os.close(descriptor)
+
+    async def ran_out_of_memory(self, container: Container, exit_code: int | None) -> bool:
+        return self._groups.out_of_memory_kills(container.record.plan.id) > 0
+
+    async def stats(self, container: Container, *, disks: bool) -> GuestStats:
+        return self._groups.stats(container.record.plan.id, disks=disks)

@@ -1,0 +1,243 @@
+"""Gives a running guest other CPUs, memory, disks and NICs than it has. Every step looks first at what the machine has by
+then, told by the devices' ids, so that whoever was killed half-way is simply followed by the next.
+
+Speaks to the guest's monitor and hands it files and taps; nothing is written down here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.contracts.driver.runtime import GuestDisk, GuestNic, GuestPlan
+from weft.drivers.runtime.qemu.devices.block_nodes import find_node
+from weft.drivers.runtime.qemu.devices.ids import (
+    DISK_ID,
+    NIC_ID,
+    base_name,
+    describe_disk,
+    disk_id,
+    disk_name,
+    disk_properties,
+    is_movable,
+    nic_backend,
+    nic_id,
+    nic_name,
+    nic_properties,
+    node_names,
+)
+from weft.drivers.runtime.qemu.devices.inherited_fds import open_handed, plan_disk, plan_nic
+from weft.drivers.runtime.qemu.machine_shape import BLOCK_BYTES, Frame
+from weft.drivers.runtime.qemu.qmp import Qmp, QmpError
+from weft.drivers.runtime.qemu.translate import MEMORY_ID, PORT_ID
+from weft.objects.errors import DriverFailed, InvalidInput
+from weft.objects.quantity import format_bytes
+
+UNPLUG_SECONDS = 20.0  # a guest that is still booting answers late
+SHRINK_SECONDS = 10.0
+_PERIPHERAL = "/machine/peripheral"
+_LOOK_SECONDS = 0.1
+_SECTOR = 512
+
+
+def check_adjustment(frame: Frame, plan: GuestPlan) -> None:
+    """Pure. Raises InvalidInput (``restartNeeded``) for what a machine built as ``frame`` can't come to while it runs."""
+    for field, wanted, most in (
+        ("cpu", plan.vcpus, frame.most_vcpus),
+        ("memory", plan.memory_bytes, frame.memory_bytes + frame.pluggable_bytes),
+    ):
+        if wanted > most:
+            said = format_bytes(most) if field == "memory" else str(most)
+            raise InvalidInput(
+                f"VM {plan.name}: {field} can grow to {said} while it runs",
+                reason="restartNeeded",
+                field=f"spec.{field}",
+                hint=f"weft vm restart {plan.name}",
+            )
+
+
+async def adjust_machine(qmp: Qmp, frame: Frame, plan: GuestPlan, clock: Clock) -> None:
+    """Bring the machine to ``plan``. Raises InvalidInput, DriverFailed (``guestHolds``: the guest keeps what it is to
+    give), Unavailable."""
+    check_adjustment(frame, plan)
+    await plug_cpus(qmp, plan.vcpus)
+    await _move_disks(qmp, frame, plan)
+    await _move_nics(qmp, frame, plan)
+    await _size_memory(qmp, frame, plan, clock)
+
+
+async def inspect_frame(qmp: Qmp, frame: Frame) -> Frame:
+    """``frame`` with what has come and gone since the machine was built: what one must be built like that takes its memory."""
+    ports = {}
+    for device in await _devices(qmp, (DISK_ID, NIC_ID)):
+        bus = str(await qmp.execute("qom-get", path=f"{_PERIPHERAL}/{device}", property="parent_bus"))
+        name = bus.rpartition("/")[2]
+        if name.startswith(PORT_ID):
+            ports[device] = int(name.removeprefix(PORT_ID))
+    plugged = await _requested(qmp) if frame.pluggable_bytes else 0
+    cpus = len(await qmp.execute("query-cpus-fast")) - frame.vcpus
+    return msgspec.structs.replace(frame, plugged_vcpus=cpus, plugged_bytes=plugged, ports=ports)
+
+
+async def _devices(qmp: Qmp, kinds: tuple[str, ...]) -> list[str]:
+    found = await qmp.execute("qom-list", path=_PERIPHERAL)
+    return sorted(entry["name"] for entry in found if entry["name"].startswith(kinds))
+
+
+async def plug_cpus(qmp: Qmp, wanted: int) -> None:
+    """So many CPUs at least. They only come: an emulated machine doesn't survive it when they go; fewer is a limit."""
+    missing = wanted - len(await qmp.execute("query-cpus-fast"))
+    if missing <= 0:
+        return
+    slots = await qmp.execute("query-hotpluggable-cpus")
+    free = sorted((slot for slot in slots if "qom-path" not in slot), key=lambda slot: sorted(slot["props"].items()))
+    for slot in free[:missing]:
+        name = "-".join(["cpu", *(str(number) for _, number in sorted(slot["props"].items()))])
+        await qmp.execute("device_add", driver=slot["type"], id=name, **slot["props"])
+
+
+async def _move_disks(qmp: Qmp, frame: Frame, plan: GuestPlan) -> None:
+    wanted = {disk_id(disk): disk for disk in plan.disks}
+    there = await _devices(qmp, (DISK_ID,))
+    for device in [device for device in there if device not in wanted]:
+        await _unplug(qmp, plan, device)
+    nodes = {node["node-name"]: node for node in await qmp.execute("query-named-block-nodes", flat=True)}
+    known = {name for disk in plan.disks for name in node_names(disk.serial)}
+    for name in nodes:  # also one whose device had gone already
+        if name.startswith(node_names("")) and name not in known:
+            await _execute(qmp, "blockdev-del", {"node-name": name})
+    for device, disk in wanted.items():
+        if device not in there and is_movable(plan, disk):
+            if not set(node_names(disk.serial)) & nodes.keys():
+                await _open_disk(qmp, disk)
+            await _plug(qmp, frame, "virtio-blk-pci", disk_properties(disk), plan)
+        elif disk.size_bytes > nodes[await find_node(qmp, disk.serial)]["image"]["virtual-size"]:
+            await _resize(qmp, disk)
+
+
+async def _open_disk(qmp: Qmp, disk: GuestDisk) -> None:
+    with open_handed(plan_disk(disk)) as handed:
+        sets = {}
+        for name, descriptor in handed.items():
+            sets[name] = (await qmp.execute("add-fd", descriptor=descriptor))["fdset-id"]
+    names = {name: f"/dev/fdset/{number}" for name, number in sets.items()}
+    try:
+        node = describe_disk(disk, names[disk_name(disk)], names.get(base_name(disk)))
+        await qmp.execute("blockdev-add", **node)
+        if disk.size_bytes > (await _node(qmp, disk))["image"]["virtual-size"]:
+            await _resize(qmp, disk)
+    finally:  # QEMU has its own by now
+        for number in sets.values():
+            with contextlib.suppress(QmpError):
+                await _execute(qmp, "remove-fd", {"fdset-id": number})
+
+
+async def _node(qmp: Qmp, disk: GuestDisk) -> dict[str, Any]:
+    nodes = await qmp.execute("query-named-block-nodes", flat=True)
+    name = await find_node(qmp, disk.serial)
+    return next(node for node in nodes if node["node-name"] == name)
+
+
+async def _resize(qmp: Qmp, disk: GuestDisk) -> None:
+    size = -(-disk.size_bytes // _SECTOR) * _SECTOR
+    await _execute(qmp, "block_resize", {"node-name": await find_node(qmp, disk.serial), "size": size})
+
+
+async def _move_nics(qmp: Qmp, frame: Frame, plan: GuestPlan) -> None:
+    wanted = {nic_id(nic): nic for nic in plan.nics}
+    there = await _devices(qmp, (NIC_ID,))
+    for device in [device for device in there if device not in wanted]:
+        await _unplug(qmp, plan, device)
+        await _drop_backend(qmp, device)
+    for device, nic in wanted.items():
+        if device not in there:
+            await _drop_backend(qmp, device)
+            await _open_nic(qmp, nic)
+            await _plug(qmp, frame, "virtio-net-pci", {**nic_properties(nic), "romfile": ""}, plan)
+
+
+async def _open_nic(qmp: Qmp, nic: GuestNic) -> None:
+    backend = nic_backend(nic_id(nic))
+    with open_handed([plan_nic(nic)]) as handed:
+        await qmp.execute("getfd", descriptor=handed[nic_name(nic)], fdname=backend)
+    await qmp.execute("netdev_add", type="tap", id=backend, fd=backend)
+
+
+async def _drop_backend(qmp: Qmp, device: str) -> None:
+    with contextlib.suppress(QmpError):  # there is none: it went with the device, or never came
+        await qmp.execute("netdev_del", id=nic_backend(device))
+
+
+async def _plug(qmp: Qmp, frame: Frame, driver: str, properties: dict[str, str | int], plan: GuestPlan) -> None:
+    used = (await inspect_frame(qmp, frame)).ports.values()
+    port = next((port for port in range(frame.port_count) if port not in used), None)
+    if port is None:
+        raise InvalidInput(
+            f"VM {plan.name}: it has no free slot for another disk or NIC while it runs",
+            reason="restartNeeded",
+            hint=f"weft vm restart {plan.name}",
+        )
+    await _execute(qmp, "device_add", {"driver": driver, "bus": f"{PORT_ID}{port}", **properties})
+
+
+async def _execute(qmp: Qmp, command: str, arguments: dict[str, Any]) -> Any:
+    """For arguments whose names are no words of Python."""
+    return await qmp.execute(command, **arguments)
+
+
+async def _unplug(qmp: Qmp, plan: GuestPlan, device: str) -> None:
+    """Ask the guest to let go of a device, and wait until it has."""
+    gone = qmp.expect("DEVICE_DELETED", device)
+    try:
+        await qmp.execute("device_del", id=device)
+    except QmpError:
+        if device not in await _devices(qmp, (device,)):
+            return
+        # else it was asked before, and is at it
+    try:
+        async with asyncio.timeout(UNPLUG_SECONDS):
+            await gone
+    except TimeoutError:
+        if device in await _devices(qmp, (device,)):
+            raise DriverFailed(
+                f"guest {plan.name} doesn't let go of {device.partition('-')[2]}",
+                reason="guestHolds",
+                hint="what uses it in the guest must end first; it is asked again",
+            ) from None
+
+
+async def _size_memory(qmp: Qmp, frame: Frame, plan: GuestPlan, clock: Clock) -> None:
+    more = max(0, plan.memory_bytes - frame.memory_bytes)
+    plugged = -(-more // BLOCK_BYTES) * BLOCK_BYTES
+    if frame.pluggable_bytes and await _requested(qmp) != plugged:
+        await qmp.execute("qom-set", path=f"{_PERIPHERAL}/{MEMORY_ID}", property="requested-size", value=plugged)
+    least = min(plan.memory_bytes, frame.memory_bytes)
+    await qmp.execute("balloon", value=least if not plugged else frame.memory_bytes + plugged)
+    deadline = clock.elapsed() + SHRINK_SECONDS
+    while (left := await _excess(qmp, frame, plugged, least)) > 0:
+        if clock.elapsed() > deadline:
+            raise DriverFailed(
+                f"guest {plan.name} still uses {format_bytes(left)} of the memory it is to give up",
+                reason="guestHolds",
+                hint="it is asked again; what uses the memory in the guest must end first",
+            )
+        await clock.sleep(_LOOK_SECONDS)
+
+
+async def _requested(qmp: Qmp) -> int:
+    return int(await qmp.execute("qom-get", path=f"{_PERIPHERAL}/{MEMORY_ID}", property="requested-size"))
+
+
+async def _excess(qmp: Qmp, frame: Frame, plugged: int, least: int) -> int:
+    """Bytes that the guest has and should not."""
+    excess = 0
+    if frame.pluggable_bytes:
+        size = int(await qmp.execute("qom-get", path=f"{_PERIPHERAL}/{MEMORY_ID}", property="size"))
+        excess += max(0, size - plugged)
+    if least < frame.memory_bytes:
+        excess += max(0, int((await qmp.execute("query-balloon"))["actual"]) - least - plugged)
+    return excess

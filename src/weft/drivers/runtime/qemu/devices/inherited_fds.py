@@ -1,0 +1,117 @@
+"""What a guest's QEMU is given open, since its own user may open none of it by name: disks, boot files, logs, sockets, taps.
+
+``plan_handed`` is pure; ``open_handed`` opens files, binds sockets in the guest's run folder, and attaches to taps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import stat
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from weft.contracts.driver.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
+from weft.drivers.runtime.qemu.devices.ids import base_name, disk_name, nic_name
+from weft.drivers.runtime.qemu.translate import GuestPaths, has_qemu_port
+from weft.objects.errors import DriverFailed
+
+_TUN = "/dev/net/tun"
+_TUNSETIFF = 0x400454CA
+_IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
+_READABLE, _OTHERS = 0o444, 0o077
+
+
+class Handed(msgspec.Struct, frozen=True):
+    """One of them. ``public``: QEMU opens it once more, through /proc, and so must be allowed to read it;
+    ``write``: nobody else may."""
+
+    name: str
+    kind: Literal["read", "public", "write", "append", "socket", "tap"]
+    where: str  # path, or the tap's link
+
+
+def plan_handed(plan: GuestPlan, paths: GuestPaths) -> list[Handed]:
+    """All that ``translate_guest`` will ask for by name."""
+    sockets = {"qmp": paths.qmp, "qmp2": paths.rescue_qmp, "console": paths.console}
+    if plan.has_agent:
+        sockets["agent"] = paths.agent
+    if has_qemu_port(plan):
+        sockets["qga"] = paths.qemu_agent
+    handed = [Handed(name, "socket", str(path)) for name, path in sockets.items()]
+    handed.append(Handed("console-log", "append", str(paths.console_log)))
+    if isinstance(plan.boot, BootKernel):
+        handed += [Handed("kernel", "public", plan.boot.kernel), Handed("initrd", "public", plan.boot.initrd)]
+    elif isinstance(plan.boot, BootDisk) and plan.boot.firmware == "uefi":
+        handed.append(Handed("uefi-vars", "write", str(paths.uefi_vars)))
+    for disk in plan.disks:
+        handed += plan_disk(disk)
+    return handed + [plan_nic(nic) for nic in plan.nics]
+
+
+def plan_disk(disk: GuestDisk) -> list[Handed]:
+    handed = [Handed(disk_name(disk), "read" if disk.read_only else "write", disk.path)]
+    return handed if disk.base is None else [*handed, Handed(base_name(disk), "read", disk.base)]
+
+
+def plan_nic(nic: GuestNic) -> Handed:
+    return Handed(nic_name(nic), "tap", nic.ifname)
+
+
+@contextlib.contextmanager
+def open_handed(handed: list[Handed]) -> Iterator[Mapping[str, int]]:
+    """Descriptors by name, for as long as it takes to hand them over. Raises DriverFailed naming what can't be had."""
+    opened: dict[str, int] = {}
+    try:
+        for thing in handed:
+            try:
+                opened[thing.name] = _open(thing)
+            except OSError as problem:
+                raise DriverFailed(
+                    f"{thing.where} can't be opened: {problem.strerror or problem}", details={"step": "launch"}
+                ) from problem
+        yield opened
+    finally:
+        for descriptor in opened.values():
+            os.close(descriptor)
+
+
+def _open(thing: Handed) -> int:
+    match thing.kind:
+        case "socket":
+            return _listen(thing.where)
+        case "tap":
+            return _attach(thing.where)
+        case "append":
+            return os.open(thing.where, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(thing.where, (os.O_RDWR if thing.kind == "write" else os.O_RDONLY) | os.O_CLOEXEC)
+    mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+    wanted = {"write": mode & ~_OTHERS, "public": mode | _READABLE}.get(thing.kind, mode)
+    if mode != wanted:
+        os.fchmod(descriptor, wanted)
+    return descriptor
+
+
+def _listen(path: str) -> int:
+    Path(path).unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(1)
+        return listener.detach()
+
+
+def _attach(link: str) -> int:
+    descriptor = os.open(_TUN, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        request = struct.pack("16sH22x", link.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR)
+        fcntl.ioctl(descriptor, _TUNSETIFF, request)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -1,0 +1,222 @@
+"""A running guest's disk on its way to another file of its node: mirrored, written to both, then switched.
+
+Speaks to one guest's monitor; hands QEMU the new file open. The guest stands still from before QEMU is told to switch until
+the record says that it has, so whoever comes after a crash knows by the record alone which file is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.contracts.driver.disk_relocation import RelocationFacts
+from weft.contracts.driver.runtime import GuestDisk
+from weft.drivers.runtime.qemu.devices.block_nodes import find_node
+from weft.drivers.runtime.qemu.devices.ids import base_name, describe_disk, disk_name, node_names
+from weft.drivers.runtime.qemu.devices.inherited_fds import open_handed, plan_disk
+from weft.drivers.runtime.qemu.guest import Guest
+from weft.drivers.runtime.qemu.guests import Guests
+from weft.drivers.runtime.qemu.migration.commands import run_on
+from weft.drivers.runtime.qemu.qmp import Qmp, QmpError
+from weft.drivers.runtime.qemu.record import RelocationRecord
+from weft.objects.errors import DriverFailed, IllegalTransition, NotFound, Unavailable
+
+PIVOT_SECONDS = 20.0
+CANCEL_SECONDS = 30.0
+_LOOK_SECONDS = 0.002
+_FDSET = re.compile(r"/dev/fdset/(\d+)")
+
+
+class QemuRelocations:
+    """See contracts.relocation."""
+
+    def __init__(self, guests: Guests, clock: Clock, working: Callable[[], Awaitable[object]]) -> None:
+        self._guests, self._clock, self._working = guests, clock, working
+
+    async def begin(self, guest_id: str, key: str, disk: GuestDisk, bytes_per_second: int = 0) -> None:
+        await self._working()
+        async with self._guests.lock(guest_id):
+            guest = await self._guests.get(guest_id)
+            await guest.settle()
+            record, name = guest.record, guest.record.plan.name
+            if not guest.running or record.stopping:
+                raise IllegalTransition(f"guest {name} doesn't run, so its disk can't be moved while it does")
+            if guest.in_move:
+                raise IllegalTransition(f"guest {name} is moving", hint="wait for its end, or cancel it")
+            former = record.relocation
+            qmp = guest.monitor()
+            if former is not None and former.key == key and await _find_job(qmp, former) is not None:
+                return
+            there = await find_node(qmp, disk.serial)
+            node = next(name for name in node_names(disk.serial) if name != there)
+            record.relocation = RelocationRecord(key, disk, node=node)
+            await guest.save_record()
+            try:
+                await _drop(guest, record.relocation, self._clock)
+                await _begin_copy(qmp, there, record.relocation, bytes_per_second)
+            except (QmpError, DriverFailed) as problem:
+                record.relocation = None
+                await guest.save_record()
+                raise DriverFailed(
+                    f"guest {name}: its disk {disk.serial} can't be copied: {problem}", details={"step": "copy"}
+                ) from problem
+
+    async def progress(self, guest_id: str, key: str) -> RelocationFacts:
+        try:
+            guest = await self._guests.get(guest_id)
+        except NotFound:
+            return RelocationFacts("none")
+        await guest.settle()
+        wanted = guest.record.relocation
+        if wanted is None or wanted.key != key:
+            return RelocationFacts("none")
+        if wanted.stage == "there":
+            return RelocationFacts("there")
+        if not guest.running:
+            return RelocationFacts("failed", "the guest has ended meanwhile")
+        job = await _find_job(guest.monitor(), wanted)
+        if wanted.stage == "pivoting":
+            return RelocationFacts("pivoting")
+        if job is None:
+            return RelocationFacts("none")  # it was cut off before it had begun
+        if "error" in job:
+            return RelocationFacts("failed", str(job["error"]))
+        phase = "ready" if job["status"] == "ready" else "copying"
+        done, total = int(job["current-progress"]), int(job["total-progress"])
+        return RelocationFacts(phase, "", done, total)  # type: ignore[arg-type]
+
+    async def pivot(self, guest_id: str, key: str) -> None:
+        async with self._guests.lock(guest_id):
+            guest = await self._guests.get(guest_id)
+            await guest.settle()
+            record, wanted = guest.record, guest.record.relocation
+            if wanted is None or wanted.key != key:
+                raise IllegalTransition(f"guest {record.plan.name}: none of its disks is on its way")
+            if wanted.stage == "there":
+                return
+            if not guest.running:
+                raise DriverFailed(f"guest {record.plan.name} has ended meanwhile", details={"step": "copy"})
+            record.relocation = wanted = msgspec.structs.replace(wanted, stage="pivoting")
+            await guest.save_record()
+            qmp = guest.monitor()
+            try:
+                await self._switch(guest, qmp, wanted)
+            except (QmpError, DriverFailed) as problem:
+                record.relocation = msgspec.structs.replace(wanted, stage="copying")
+                await guest.save_record()
+                await run_on(guest)
+                message = f"guest {record.plan.name}: its disk {wanted.disk.serial} can't be switched: {problem}"
+                raise DriverFailed(message, details={"step": "copy"}) from problem
+            disks = [wanted.disk if disk.serial == wanted.disk.serial else disk for disk in record.plan.disks]
+            record.plan = msgspec.structs.replace(record.plan, disks=disks)
+            record.relocation = msgspec.structs.replace(wanted, stage="there")
+            await guest.save_record()
+            await run_on(guest)
+            await _drop(guest, wanted, self._clock)
+        self._guests.notify()
+
+    async def _switch(self, guest: Guest, qmp: Qmp, wanted: RelocationRecord) -> None:
+        """With the guest standing still the new file is in the old one's place. Raises DriverFailed, QmpError."""
+        job = await _find_job(qmp, wanted)
+        await qmp.execute("stop")
+        if job is not None and job["status"] == "ready":
+            await qmp.execute("job-complete", id=wanted.job)
+        deadline = self._clock.elapsed() + PIVOT_SECONDS
+        while (job := await _find_job(qmp, wanted)) is not None and job["status"] != "concluded":
+            if self._clock.elapsed() > deadline:
+                await _cancel_job(qmp, wanted)
+                raise DriverFailed(f"QEMU doesn't do it within {PIVOT_SECONDS:g} s")
+            await self._clock.sleep(_LOOK_SECONDS)
+        if await find_node(qmp, wanted.disk.serial) != wanted.node:
+            raise DriverFailed(str((job or {}).get("error", "the copy has ended")))
+
+    async def cancel(self, guest_id: str, key: str) -> None:
+        async with self._guests.lock(guest_id):
+            try:
+                guest = await self._guests.get(guest_id)
+            except NotFound:
+                return
+            await guest.settle()
+            wanted = guest.record.relocation
+            if wanted is None or wanted.key != key:
+                return
+            if wanted.stage == "there":
+                raise IllegalTransition(f"guest {guest.record.plan.name}: its disk is there already")
+            if guest.running:
+                await _drop(guest, wanted, self._clock)
+                if wanted.stage == "pivoting":
+                    await run_on(guest)
+            guest.record.relocation = None
+            await guest.save_record()
+
+    async def forget(self, guest_id: str, key: str) -> None:
+        async with self._guests.lock(guest_id):
+            with contextlib.suppress(NotFound):
+                guest = await self._guests.get(guest_id)
+                if guest.record.relocation is not None and guest.record.relocation.key == key:
+                    guest.record.relocation = None
+                    await guest.save_record()
+
+
+async def _begin_copy(qmp: Qmp, there: str, wanted: RelocationRecord, bytes_per_second: int) -> None:
+    disk = wanted.disk
+    with open_handed(plan_disk(disk)) as handed:
+        sets = {}
+        for what, descriptor in handed.items():
+            sets[what] = (await qmp.execute("add-fd", descriptor=descriptor))["fdset-id"]
+    try:
+        files = {what: f"/dev/fdset/{number}" for what, number in sets.items()}
+        node = describe_disk(disk, files[disk_name(disk)], files.get(base_name(disk)))
+        await qmp.execute("blockdev-add", **{**node, "node-name": wanted.node})
+    finally:  # QEMU has its own by now
+        for number in sets.values():
+            with contextlib.suppress(QmpError, Unavailable):
+                await qmp.execute("remove-fd", **{"fdset-id": number})
+    how: dict[str, Any] = {"job-id": wanted.job, "copy-mode": "write-blocking", "auto-dismiss": False}
+    if bytes_per_second:
+        how["speed"] = bytes_per_second
+    await qmp.execute("blockdev-mirror", device=there, target=wanted.node, sync="top" if disk.base else "full", **how)
+
+
+async def _find_job(qmp: Qmp, wanted: RelocationRecord) -> dict[str, Any] | None:
+    jobs: list[dict[str, Any]] = await qmp.execute("query-jobs")
+    return next((job for job in jobs if job["id"] == wanted.job), None)
+
+
+async def _cancel_job(qmp: Qmp, wanted: RelocationRecord) -> None:
+    with contextlib.suppress(QmpError):  # it has just ended
+        await qmp.execute("block-job-cancel", device=wanted.job, force=True)
+
+
+async def _drop(guest: Guest, wanted: RelocationRecord, clock: Clock) -> None:
+    """Nothing is left in QEMU of the copy but the file that the guest has now. Raises DriverFailed."""
+    qmp, deadline = guest.monitor(), clock.elapsed() + CANCEL_SECONDS
+    while (job := await _find_job(qmp, wanted)) is not None:
+        if job["status"] == "concluded":
+            await qmp.execute("job-dismiss", id=wanted.job)
+            break
+        await _cancel_job(qmp, wanted)
+        if clock.elapsed() > deadline:
+            raise DriverFailed(f"guest {guest.record.plan.name}: the copy of a disk doesn't end")
+        await clock.sleep(_LOOK_SECONDS)
+    now = await find_node(qmp, wanted.disk.serial)
+    for name in node_names(wanted.disk.serial):
+        file = await _file_of(qmp, name)
+        if name == now or file is None:
+            continue
+        gone: dict[str, Any] = {"node-name": name}
+        await qmp.execute("blockdev-del", **gone)
+        for number in _FDSET.findall(file):  # what it was started with stays open else, and its room taken
+            with contextlib.suppress(QmpError):
+                await qmp.execute("remove-fd", **{"fdset-id": int(number)})
+
+
+async def _file_of(qmp: Qmp, node: str) -> str | None:
+    """What QEMU calls the file of a block node; None: there is no such node."""
+    nodes = await qmp.execute("query-named-block-nodes", flat=True)
+    return next((str(one["image"]["filename"]) for one in nodes if one["node-name"] == node), None)

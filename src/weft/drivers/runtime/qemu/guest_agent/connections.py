@@ -1,0 +1,176 @@
+"""The agents inside one guest: weft's own (streams, terminals), qemu-guest-agent (what any distribution ships), or both.
+
+Keeps a connection to each while the guest runs; tells when one introduces itself. Whoever wants a command run gets it
+from weft's own where that answers, else from the other.
+
+One that doesn't introduce itself is connected to anew: QEMU passes on nothing any more, in either direction and for good, where a
+host went while its guest was writing to it and the write was what found that out. What frees the port is that a host goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from weft.contracts.clock import Clock
+from weft.contracts.driver.runtime import ExecRequest, ExecSession, GuestPlan, ProcessFacts, SessionMark
+from weft.drivers.runtime.qemu.guest_agent.channel import GuestChannel
+from weft.drivers.runtime.qemu.guest_agent.frames import Hello
+from weft.drivers.runtime.qemu.guest_agent.qemu_agent import QemuAgent, connect_agent
+from weft.drivers.runtime.qemu.guest_agent.unread_output import Unread
+from weft.drivers.runtime.qemu.translate import QEMU_AGENT_ID, WEFT_AGENT_ID, GuestPaths, has_qemu_port
+from weft.objects.errors import DriverFailed, Unavailable
+
+RETRY_SECONDS = 0.2
+SILENT_SECONDS = (4.0, 60.0)  # for one that doesn't introduce itself: at first, and at most
+
+
+class GuestAgents:
+    """``on_hello(boot_id)`` is called whenever one has (again) introduced itself, ``on_process`` with what weft's own says of the
+    process that the guest is there for, if it is there for one. ``unread`` counts what waits of all guests' output."""
+
+    def __init__(
+        self,
+        plan: GuestPlan,
+        paths: GuestPaths,
+        clock: Clock,
+        on_hello: Callable[[str], None],
+        on_process: Callable[[ProcessFacts], None],
+        unread: Unread,
+    ) -> None:
+        self._plan, self._paths, self._clock = plan, paths, clock
+        self._on_hello, self._on_process = on_hello, on_process if plan.has_process else None
+        self._unread = unread
+        self._weft: GuestChannel | None = None
+        self._qemu: QemuAgent | None = None
+        self._qemu_answers = False
+        self.power_off_wanted = False  # by someone who waits for it; an agent is told when it comes
+        self.clock_stood_still = False  # while the guest was suspended; set when an agent answers
+
+    @property
+    def answer(self) -> bool:
+        """Whether one of them is there now."""
+        return (self._weft is not None and self._weft.ready) or self._qemu_answers
+
+    def keepers(self) -> list[Coroutine[Any, Any, None]]:
+        """What keeps the connections, to be run for as long as the guest runs."""
+        weft = [self._keep_weft()] if self._plan.has_agent else []
+        return [*weft, self._keep_qemu()] if has_qemu_port(self._plan) else weft
+
+    async def exec(self, request: ExecRequest, mark: SessionMark | None = None) -> ExecSession:
+        """Start a command, or go on with the one that ``mark`` names. Raises Unavailable while none answers, InvalidInput or
+        TooLarge for a bad one."""
+        if self._weft is not None and self._weft.ready:
+            return await (self._weft.exec(request) if mark is None else self._weft.exec_kept(request, mark))
+        if mark is not None and mark.run:
+            raise Unavailable(
+                f"guest {self._plan.name}: its agent doesn't answer yet", retry_after_seconds=RETRY_SECONDS
+            )
+        if self._qemu is not None and self._qemu_answers:
+            return self._qemu.exec(request)
+        promised = self._plan.has_agent or self._plan.qemu_agent
+        raise Unavailable(
+            f"guest {self._plan.name}: no agent in it answers yet"
+            if promised
+            else f"guest {self._plan.name}: no agent in it answers; qemu-guest-agent would",
+            retry_after_seconds=RETRY_SECONDS,
+        )
+
+    def power_off(self) -> bool:
+        """Ask the guest to power off; False when no agent is there to be asked."""
+        if self._weft is not None and self._weft.ready:
+            self._weft.power()
+            return True
+        if self._qemu is not None and self._qemu_answers:
+            self._qemu.power()
+            return True
+        return False
+
+    def take_port_change(self, port: str, is_open: bool) -> None:
+        """QEMU tells that the guest opened or closed an agent's port: one that ended knows nothing of us any more."""
+        if not is_open and port == WEFT_AGENT_ID and self._weft is not None:
+            self._weft.close()
+        if not is_open and port == QEMU_AGENT_ID and self._qemu is not None and self._qemu_answers:
+            self._qemu.close()
+
+    def let_go(self) -> None:
+        """The guest goes on elsewhere: who waits for it here is to go there."""
+        if self._weft is not None:
+            self._weft.close()
+
+    def close(self) -> None:
+        for agent in (self._weft, self._qemu):
+            if agent is not None:
+                agent.close()
+        self._weft = self._qemu = None
+        self._qemu_answers = False
+
+    async def _keep_weft(self) -> None:
+        loop = asyncio.get_running_loop()
+        patience, longest = SILENT_SECONDS
+        while True:
+            heard, lost = asyncio.Event(), asyncio.Event()
+            make_channel = functools.partial(self._make_channel, heard, lost)
+            with contextlib.suppress(OSError):
+                _, self._weft = await loop.create_unix_connection(make_channel, str(self._paths.agent))
+                try:
+                    async with asyncio.timeout(patience):
+                        await heard.wait()
+                    patience = SILENT_SECONDS[0]
+                except TimeoutError:
+                    self._weft.close()
+                    patience = min(longest, patience * 2)
+                await lost.wait()
+            await self._clock.sleep(RETRY_SECONDS)
+
+    def _make_channel(self, heard: asyncio.Event, lost: asyncio.Event) -> GuestChannel:
+        """``heard`` is set once something has come of it: a word, or its end."""
+
+        def take_hello(hello: Hello) -> None:
+            heard.set()
+            self._take_hello(hello)
+
+        def note_lost() -> None:
+            heard.set()
+            lost.set()
+
+        return GuestChannel(take_hello, note_lost, self._on_process, self._unread, self._plan.id)
+
+    def _take_hello(self, hello: Hello) -> None:
+        if self.clock_stood_still and self._weft is not None:
+            self._weft.set_time(self._clock.now())
+            self.clock_stood_still = False
+        self._greet(hello.boot_id)
+
+    async def _keep_qemu(self) -> None:
+        patience, longest = SILENT_SECONDS
+        while True:
+            with contextlib.suppress(OSError, Unavailable, DriverFailed, TimeoutError):
+                allowed, patience = patience, min(longest, patience * 2)
+                async with asyncio.timeout(allowed):
+                    agent = await connect_agent(
+                        str(self._paths.qemu_agent), self._clock, self._hold_qemu, self._unread, self._plan.id
+                    )
+                patience = SILENT_SECONDS[0]
+                boot_id = await agent.boot_id()
+                if self.clock_stood_still:
+                    self.clock_stood_still = False
+                    await agent.set_time(self._clock.now())
+                self._qemu_answers = True
+                self._greet(boot_id)
+                await agent.lost.wait()
+            self._qemu_answers = False
+            if self._qemu is not None:
+                self._qemu.close()
+            await self._clock.sleep(RETRY_SECONDS)
+
+    def _hold_qemu(self, agent: QemuAgent) -> None:
+        self._qemu = agent
+
+    def _greet(self, boot_id: str) -> None:
+        self._on_hello(boot_id)
+        if self.power_off_wanted:
+            self.power_off()

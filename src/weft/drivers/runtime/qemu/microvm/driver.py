@@ -1,0 +1,253 @@
+"""Containers in machines of their own: the plan of a container, run by QEMU, with a small init of weft's around its process.
+
+Reads and writes ``Host.state_dir/enclosed``: of each container its record, its box and what it wrote; the machines' own records
+below ``guests``, as the driver of machines has them, which does all that is a machine's. A container never depends on this
+process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import msgspec
+
+from weft.contracts.clock import Clock, SystemClock
+from weft.contracts.driver.container import ContainerPlan, LogLine
+from weft.contracts.driver.host import Host
+from weft.contracts.driver.runtime import (
+    ExecRequest,
+    ExecSession,
+    GuestFacts,
+    GuestPlan,
+    GuestStats,
+    RuntimeProbe,
+    SessionMark,
+)
+from weft.drivers.runtime.qemu.driver import QemuDriver
+from weft.drivers.runtime.qemu.microvm.exchange_disk import make_box, read_head, read_lines, write_config
+from weft.drivers.runtime.qemu.microvm.record import (
+    EnclosedPaths,
+    EnclosedRecord,
+    read_record,
+    tell,
+    write_record,
+)
+from weft.drivers.runtime.qemu.microvm.root_disks import NEEDED, Roots, ensure_written, root_size
+from weft.drivers.runtime.qemu.microvm.session import KillableSession
+from weft.drivers.runtime.qemu.microvm.translate import (
+    KILL,
+    MARK,
+    check_plan,
+    describe_run,
+    plan_machine,
+    translate_exec,
+)
+from weft.objects.errors import DriverFailed, IllegalTransition, NotFound, Unavailable
+
+DRIVER = "enclosed"
+KERNEL, INITRD = "kernel", "initrd"
+ENDING_SECONDS = 0.02
+_ALIVE = ("starting", "running", "paused")
+
+
+class EnclosedDriver:
+    """A RuntimeDriver[ContainerPlan] that can also exec, and tell log and stats. ``enclosure`` is the folder with what its
+    machines boot; ``machines`` the node's driver of machines, if it has one: what that has found needn't be found twice."""
+
+    name = DRIVER
+
+    def __init__(
+        self, host: Host, enclosure: Path, clock: Clock | None = None, machines: QemuDriver | None = None
+    ) -> None:
+        self._clock = clock or SystemClock()
+        self._enclosure, self._capacity = enclosure, host.capacity
+        self._state = Path(host.state_dir) / DRIVER
+        own = msgspec.structs.replace(host, state_dir=str(self._state), run_dir=str(Path(host.run_dir) / DRIVER))
+        Path(own.run_dir).mkdir(mode=0o755, parents=True, exist_ok=True)
+        self._machines = QemuDriver(own, self._clock, alike=machines)
+        self._roots = Roots(self._state / "images")
+        self._known: dict[str, EnclosedRecord] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._ending: set[str] = set()
+
+    async def probe(self) -> RuntimeProbe:
+        found = await self._machines.probe()
+        problems = self._find_problems() if found.usable else ["QEMU starts no machines here"]
+        return RuntimeProbe(
+            driver=DRIVER,
+            usable=not problems,
+            version=f"qemu {found.version}".strip(),
+            accelerator=found.accelerator,
+            machines=[],
+            capabilities=[] if problems else ["exec", "stats", "log"],
+            problems=[f"containers can't have machines of their own: {problem}" for problem in problems],
+            kinds=("container",),
+            isolations=("vm",),
+        )
+
+    def _find_problems(self) -> list[str]:
+        missing = sorted({package for tool, package in NEEDED.items() if shutil.which(tool) is None})
+        if missing:
+            return [f"programs are missing: apt-get install {' '.join(missing)}"]
+        if not all((self._enclosure / name).is_file() for name in (KERNEL, INITRD)):
+            return [
+                f"{self._enclosure} has no kernel for them: build it (python -m weft.images enclosed), copy the folder "
+                "here, and name it with weft agent --enclosure"
+            ]
+        return []
+
+    # The verbs of RuntimeDriver.
+
+    async def start(self, plan: ContainerPlan) -> GuestFacts:
+        """See contracts.runtime. Raises DriverFailed, InvalidInput, TooLarge."""
+        probe = await self.probe()
+        if not probe.usable:
+            raise DriverFailed("; ".join(probe.problems), details={"step": "probe"})
+        check_plan(plan)
+        async with self._lock(plan.id):
+            before = self._find(plan.id)
+            if before is not None and before.plan.uid != plan.uid:
+                raise DriverFailed(f"container {plan.name}: id {plan.id} belongs to {before.plan.name} on this node")
+            guest = await self._machines.inspect(plan.id)
+            while guest.state in _ALIVE and plan.id in self._ending:
+                await self._clock.sleep(ENDING_SECONDS)
+                guest = await self._machines.inspect(plan.id)
+            if before is not None and guest.state in _ALIVE:
+                return tell(before, guest, None)
+            guest = await self._begin(plan, before)
+            return tell(self._known[plan.id], guest, None)
+
+    async def _begin(self, plan: ContainerPlan, before: EnclosedRecord | None) -> GuestFacts:
+        paths = self._paths(plan.id)
+        try:
+            base = before.base if before is not None else await self._roots.ensure(plan.layers, plan.disk_bytes)
+            record = EnclosedRecord(plan, secrets.token_hex(15), base)
+            records = describe_run(plan, record.run)
+            paths.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            await ensure_written(paths.root, base)
+            make_box(paths.box)
+            await asyncio.to_thread(write_config, paths.box, records)
+            await asyncio.to_thread(write_record, paths, record)
+            self._known[plan.id] = record
+            return await self._machines.start(self._machine(record))
+        except BaseException:
+            await asyncio.shield(self._undo(plan.id, before))
+            raise
+
+    async def _undo(self, guest_id: str, before: EnclosedRecord | None) -> None:
+        if before is not None:  # it is as ended as it was
+            self._known[guest_id] = before
+            await asyncio.to_thread(write_record, self._paths(guest_id), before)
+            return
+        await self._machines.stop(guest_id, grace_seconds=0)
+        await self._machines.remove(guest_id)
+        await self._forget(guest_id)
+
+    async def stop(self, guest_id: str, *, grace_seconds: float) -> None:
+        self._ending.add(guest_id)
+        try:
+            await self._machines.stop(guest_id, grace_seconds=grace_seconds)
+        finally:
+            self._ending.discard(guest_id)  # also when whoever waited for it gave up
+
+    async def inspect(self, guest_id: str) -> GuestFacts:
+        record = self._find(guest_id)
+        if record is None:
+            return GuestFacts(guest_id, "", "", 0, "absent")
+        guest = await self._machines.inspect(guest_id)
+        return tell(record, guest, None if guest.state in _ALIVE else read_head(self._paths(guest_id).box))
+
+    async def recover(self) -> list[GuestFacts]:
+        await asyncio.to_thread(self._roots.sweep)
+        await self._machines.recover()
+        found = []
+        for folder in self._state.glob("containers/*"):
+            if self._find(folder.name) is not None:
+                found.append(await self.inspect(folder.name))
+            else:  # of a removal, or a start, that was cut off
+                await asyncio.to_thread(shutil.rmtree, folder, True)
+        return found
+
+    async def remove(self, guest_id: str) -> None:
+        async with self._lock(guest_id):
+            guest, record = await self._machines.inspect(guest_id), self._find(guest_id)
+            if guest.state in _ALIVE and record is not None:
+                raise IllegalTransition(f"container {record.plan.name} runs", hint="stop it first")
+            await self._machines.remove(guest_id)
+            await self._forget(guest_id)
+        self._locks.pop(guest_id, None)
+
+    async def _forget(self, guest_id: str) -> None:
+        paths = self._paths(guest_id)
+        paths.record.unlink(missing_ok=True)  # first: a removal cut off half-way is no container without a root
+        self._known.pop(guest_id, None)
+        await asyncio.to_thread(shutil.rmtree, paths.state, True)
+        folders = (self._state / "containers").glob("*")
+        used = [record.base for folder in folders if (record := self._find(folder.name)) is not None]
+        await asyncio.to_thread(self._roots.forget, used)
+
+    async def changed(self) -> None:
+        await self._machines.changed()
+
+    async def close(self) -> None:
+        await self._machines.close()
+        self._known.clear()
+
+    # The optional protocols.
+
+    async def exec(self, guest_id: str, request: ExecRequest, mark: SessionMark | None = None) -> ExecSession:
+        record = self._get(guest_id)
+        guest = await self._machines.inspect(guest_id)
+        if guest.state not in _ALIVE:
+            name = record.plan.name
+            raise Unavailable(f"container {name} doesn't run", hint=f"weft container start {name}")
+        inside = translate_exec(record.plan, request)
+        if mark is not None:
+            return await self._machines.exec(guest_id, inside, mark)
+        name = secrets.token_hex(8)
+        inside.env[MARK] = name
+        session = await self._machines.exec(guest_id, inside)
+        return KillableSession(session, lambda: self._machines.exec(guest_id, ExecRequest([KILL, name])))
+
+    async def stats(self, guest_id: str, *, disks: bool = True) -> GuestStats:
+        self._get(guest_id)
+        return await self._machines.stats(guest_id, disks=disks)
+
+    async def read_log(self, guest_id: str, *, tail: int = -1, follow: bool = False) -> AsyncGenerator[LogLine, None]:
+        self._get(guest_id)
+
+        async def has_ended() -> bool:
+            return (await self._machines.inspect(guest_id)).state not in _ALIVE
+
+        path = self._paths(guest_id).box
+        async for line in read_lines(path, self._clock, tail=tail, follow=follow, has_ended=has_ended):
+            yield line
+
+    # What is known.
+
+    def _machine(self, record: EnclosedRecord) -> GuestPlan:
+        kernel, initrd = (str(self._enclosure / name) for name in (KERNEL, INITRD))
+        paths, size = self._paths(record.plan.id), root_size(record.base)
+        return plan_machine(record.plan, paths, record.base, size, kernel, initrd, self._capacity)
+
+    def _find(self, guest_id: str) -> EnclosedRecord | None:
+        record = self._known.get(guest_id) or read_record(self._paths(guest_id))
+        if record is not None:
+            self._known[guest_id] = record
+        return record
+
+    def _get(self, guest_id: str) -> EnclosedRecord:
+        record = self._find(guest_id)
+        if record is None:
+            raise NotFound(f"this node has no container {guest_id}")
+        return record
+
+    def _paths(self, guest_id: str) -> EnclosedPaths:
+        return EnclosedPaths(self._state / "containers" / guest_id)
+
+    def _lock(self, guest_id: str) -> asyncio.Lock:
+        return self._locks.setdefault(guest_id, asyncio.Lock())

@@ -1,0 +1,142 @@
+"""What the driver writes down of each container, and what it makes of a machine's facts. One file per container, replaced in
+one rename; that a run was begun is on disk before its machine is started."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import msgspec
+
+from weft.contracts.driver.container import (
+    COMPLETED,
+    EXITED,
+    KILLED,
+    NEVER_BEGAN,
+    NOT_EXECUTABLE,
+    OUT_OF_MEMORY,
+    ContainerPlan,
+    describe_never_began,
+)
+from weft.contracts.driver.runtime import GuestFacts, GuestShape, GuestState
+from weft.contracts.durable_file import write_durably
+from weft.drivers.runtime.qemu.microvm import exchange_disk
+from weft.drivers.runtime.qemu.microvm.exchange_disk import Head
+
+_SIGNALLED = 128
+_STOPPED = "stopRequested"
+
+
+class EnclosedPaths(msgspec.Struct, frozen=True):
+    state: Path
+
+    @property
+    def record(self) -> Path:
+        return self.state / "container.json"
+
+    @property
+    def box(self) -> Path:
+        return self.state / "box"
+
+    @property
+    def root(self) -> Path:
+        """What it has written over its image."""
+        return self.state / "root.qcow2"
+
+
+class EnclosedRecord(msgspec.Struct, frozen=True):
+    """``run`` tells this run from those before; ``base`` is the file with its image."""
+
+    plan: ContainerPlan
+    run: str
+    base: str
+
+
+class End(msgspec.Struct, frozen=True):
+    state: GuestState
+    reason: str
+    message: str = ""
+    exit_code: int | None = None
+
+
+def read_record(paths: EnclosedPaths) -> EnclosedRecord | None:
+    """None if there is none, or none that can be read: then nothing of this container was ever begun."""
+    try:
+        return msgspec.json.decode(paths.record.read_bytes(), type=EnclosedRecord)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def write_record(paths: EnclosedPaths, record: EnclosedRecord) -> None:
+    paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_durably(paths.record, msgspec.json.encode(record))
+
+
+def tell(record: EnclosedRecord, guest: GuestFacts, head: Head | None) -> GuestFacts:
+    """Pure. The container's facts from its machine's, and from what that wrote into the box."""
+    plan = record.plan
+    alive = guest.state in ("starting", "running", "paused")
+    end = None if alive else decide_end(record, guest, head)
+    # What it has can't change while it runs.
+    shape = GuestShape(plan.cpu, plan.memory_bytes, {}, [], plan.cpu, plan.memory_bytes) if alive else None
+    return GuestFacts(
+        id=plan.id,
+        uid=plan.uid,
+        name=plan.name,
+        incarnation=plan.incarnation,
+        state=guest.state if end is None else end.state,
+        ready=guest.ready,
+        boot_id=guest.boot_id,
+        pid=guest.pid,
+        started_at=guest.started_at,
+        reason=guest.reason if end is None else end.reason,
+        message=guest.message if end is None else end.message or None,
+        accelerator=guest.accelerator,
+        shape=shape,
+        exit_code=end.exit_code if end is not None else None,
+    )
+
+
+def decide_end(record: EnclosedRecord, guest: GuestFacts, head: Head | None) -> End:
+    """Pure. Why the container has ended whose machine has."""
+    if guest.state == "absent":
+        return End("failed", "startInterrupted", "the start was cut off before its machine ran")
+    told = head if head is not None and head.run == record.run and head.state == exchange_disk.ENDED else None
+    code = None if told is None or told.how & (exchange_disk.UNSTARTED | exchange_disk.AGAIN) else read_code(told)
+    if guest.reason == _STOPPED:
+        return End("stopped", _STOPPED, "", _SIGNALLED + signal.SIGKILL if code is None else code)
+    if told is None:
+        message = "its machine ended without a word of it" if guest.reason == "guestPoweredOff" else guest.message or ""
+        return End("failed", "lost" if guest.reason == "guestPoweredOff" else guest.reason or "lost", message)
+    if code is None:
+        what = "booted a second time" if told.how & exchange_disk.AGAIN else "could not start it"
+        return End("failed", "guestPanicked", f"its machine {what}; the console log on its node says why")
+    return _of_process(record.plan, told, code)
+
+
+def read_code(head: Head) -> int:
+    """As a shell has it."""
+    return _SIGNALLED + (head.code & 127) if head.how & exchange_disk.SIGNALLED else head.code & 255
+
+
+def _of_process(plan: ContainerPlan, head: Head, code: int) -> End:
+    if code == 0:
+        return End("stopped", COMPLETED, "", 0)
+    if head.how & exchange_disk.NO_PROGRAM:
+        reason = next((reason for reason, known in NEVER_BEGAN.items() if known == code), NOT_EXECUTABLE)
+        return End("failed", reason, describe_never_began(reason, plan.process.argv[0]), code)
+    starved = bool(head.how & exchange_disk.OUT_OF_MEMORY)
+    if starved and code == _SIGNALLED + signal.SIGKILL:
+        return End(
+            "failed",
+            OUT_OF_MEMORY,
+            f"its machine has {plan.memory_bytes >> 20} MiB of memory, and it needed more",
+            code,
+        )
+    if code > _SIGNALLED:
+        try:
+            return End("failed", KILLED, f"ended by {signal.Signals(code - _SIGNALLED).name}", code)
+        except ValueError:
+            pass
+    also = "; the kernel had killed a process of it for want of memory" if starved else ""
+    return End("failed", EXITED, f"exit code {code}{also}", code)

@@ -1,0 +1,319 @@
+"""A machine's memory on its way to another machine: what QEMU is told at either end, and what its words mean.
+
+Speaks to the monitor of one guest; what a move has come to is read from QEMU each time, nothing of it is kept here.
+QEMU resumes a source whose move fails by itself, and calls a move ``completed`` only when it never will again. So a
+target that stands still until its source has said ``completed`` is never the second one that runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from weft.contracts.driver.migration import MoveFacts, MovePhase, MoveSettings
+from weft.contracts.driver.runtime import GuestPlan
+from weft.drivers.runtime.qemu.devices.ids import disk_name
+from weft.drivers.runtime.qemu.guest import HANDED_OVER, Guest
+from weft.drivers.runtime.qemu.machine_shape import Frame
+from weft.drivers.runtime.qemu.qmp import Qmp
+from weft.drivers.runtime.qemu.record import MoveRecord
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unavailable
+
+CANCEL_SECONDS = 30.0
+_CAPABILITIES = (
+    "events", "return-path", "auto-converge", "xbzrle", "multifd", "pause-before-switchover", "late-block-activate"
+)  # fmt: skip
+_ALWAYS = {"events", "return-path", "late-block-activate", "auto-converge"}  # what is to work later is armed beforehand
+_OF_MODE = {"xbzrle": {"xbzrle"}, "multifd-zstd": {"multifd"}}
+COPY = "copy-"  # jobs and nodes that copy disks begin so
+_LEAST_SLOWDOWN = 1  # percent: what an armed auto-converge does until it is told more
+_NO_LIMIT = 1 << 40  # bytes per second; without a word QEMU takes 128 MiB/s
+_UNDER_WAY = ("setup", "active", "device", "pre-switchover", "wait-unplug", "cancelling")
+
+_SOURCE: dict[str, MovePhase] = {
+    "none": "waiting", "setup": "moving", "active": "moving", "wait-unplug": "moving", "device": "switching",
+    "pre-switchover": "switching", "completed": "handed over",
+}  # fmt: skip
+_TARGET: dict[str, MovePhase] = {
+    "none": "waiting", "setup": "waiting", "active": "moving", "completed": "arrived",
+}  # fmt: skip
+
+
+async def choose_capabilities(qmp: Qmp, wanted: set[str]) -> None:
+    """Exactly these of what weft uses, whatever a move before has left."""
+    states = [{"capability": name, "state": name in wanted} for name in _CAPABILITIES]
+    await qmp.execute("migrate-set-capabilities", capabilities=states)
+
+
+async def arm_move(qmp: Qmp, settings: MoveSettings) -> None:
+    """Both ends alike, before the first byte."""
+    held = {"pause-before-switchover"} if settings.copied_disks else set()
+    await choose_capabilities(qmp, _ALWAYS | held | _OF_MODE.get(settings.mode, set()))
+    parameters = plan_limits(
+        bytes_per_second=settings.bytes_per_second, pause_ms=settings.pause_ms, slowdown=settings.slowdown
+    )
+    parameters["xbzrle-cache-size"] = settings.cache_bytes
+    if settings.mode == "multifd-zstd":
+        parameters |= {"multifd-channels": settings.streams, "multifd-compression": "zstd"}
+    await qmp.execute("migrate-set-parameters", **parameters)
+
+
+async def begin_waiting(guest: Guest, settings: MoveSettings) -> None:
+    """The target listens; QEMU makes the socket in the guest's run folder, the one place where it may."""
+    qmp = guest.monitor()
+    guest.paths.move_socket("incoming").unlink(missing_ok=True)
+    await arm_move(qmp, settings)
+    await qmp.execute("migrate-incoming", uri=f"unix:{guest.paths.move_socket('incoming')}", **{"exit-on-error": False})
+
+
+def link_socket(guest: Guest, to: str, link: Path, user: int) -> None:
+    """The source's QEMU may enter no folder but its own, so a socket that it sends to gets a second name there."""
+    name = guest.record.plan.name
+    link.unlink(missing_ok=True)
+    try:
+        os.link(to, link)
+        os.chown(link, -1, user)
+        link.chmod(0o770)
+    except OSError as problem:
+        raise DriverFailed(
+            f"guest {name}: {to} can't be sent to: {problem.strerror}",
+            hint="it must be a unix socket on the file system of the node's run folder",
+            details={"step": "send"},
+        ) from problem
+
+
+async def begin_sending(guest: Guest, settings: MoveSettings) -> None:
+    """The source sends its memory."""
+    qmp = guest.monitor()
+    await arm_move(qmp, settings)
+    if settings.mode == "stop-and-copy":
+        await qmp.execute("stop")
+    await qmp.execute("migrate", uri=f"unix:{guest.paths.move_socket('outgoing')}")
+
+
+def plan_limits(*, bytes_per_second: int | None, pause_ms: int | None, slowdown: float | None) -> dict[str, Any]:
+    """Pure. QEMU's parameters for those that are given. It begins to slow a guest down when passes don't shrink, at
+    ``initial`` percent, and goes on by ``increment`` up to ``max``; a lower one than before is never gone back to."""
+    parameters: dict[str, Any] = {}
+    if bytes_per_second is not None:
+        parameters["max-bandwidth"] = bytes_per_second or _NO_LIMIT
+    if pause_ms is not None:
+        parameters["downtime-limit"] = pause_ms
+    if slowdown is not None:
+        percent = min(99, max(_LEAST_SLOWDOWN, round(slowdown * 100)))
+        parameters["cpu-throttle-initial"] = parameters["cpu-throttle-increment"] = percent
+        parameters["max-cpu-throttle"] = percent if slowdown == 0 else max(percent, 99)
+    return parameters
+
+
+async def inspect_move(guest: Guest) -> MoveFacts:
+    """What QEMU says of the guest's move; of one that has ended, that it failed. Raises Unavailable."""
+    move = guest.record.move
+    assert move is not None
+    if not guest.running:
+        end = guest.record.end
+        return MoveFacts(
+            move.key,
+            move.role,
+            "handed over" if move.left else "failed",
+            f"QEMU has ended: {end.reason if end else '?'}",
+        )
+    if move.taken:
+        return MoveFacts(move.key, move.role, "taken over")
+    try:
+        qmp = guest.monitor()
+        if move.role == "source" and not move.sending:
+            return describe_copies(move, await inspect_copies(qmp))
+        told, state = await asyncio.gather(qmp.execute("query-migrate"), qmp.execute("query-status"))
+        facts = describe_move(move, told, state["status"], _find_absent(guest))
+        message, reason = _explain_copies(guest.copy_errors)
+        if facts.phase == "failed" and message is not None and (reason or facts.message is None):
+            return msgspec.structs.replace(facts, message=message, reason=reason)
+        return facts
+    except Unavailable:
+        await guest.settle()
+        if guest.running:
+            raise
+        return await inspect_move(guest)
+
+
+def _find_absent(guest: Guest) -> int:
+    """Memory that could be plugged in and isn't: QEMU counts it, and nothing of it moves."""
+    frame, plan = guest.record.frame, guest.record.plan
+    return max(0, frame.memory_bytes + frame.pluggable_bytes - plan.memory_bytes) if frame is not None else 0
+
+
+def describe_move(move: MoveRecord, told: dict[str, Any], run_state: str, absent_bytes: int = 0) -> MoveFacts:
+    """Pure. QEMU's answer to query-migrate in our words, without ``absent_bytes`` that only it takes for memory. It may speak of
+    a move before: a machine that was moved here is ``completed`` too, but only one that another goes on for is in the
+    state after it."""
+    status, memory = str(told.get("status", "none")), told.get("ram", {})
+    if move.role == "source" and status == "completed" and run_state != HANDED_OVER:
+        status = "none"
+    page = int(memory.get("page-size", 4096))
+    return MoveFacts(
+        key=move.key,
+        role=move.role,
+        phase=(_SOURCE if move.role == "source" else _TARGET).get(status, "failed"),
+        message=told.get("error-desc"),
+        sent_bytes=int(memory.get("transferred", 0)),
+        remaining_bytes=int(memory.get("remaining", 0)),
+        total_bytes=max(0, int(memory.get("total", 0)) - absent_bytes),
+        passes=int(memory.get("dirty-sync-count", 0)),
+        dirty_bytes_per_second=int(memory.get("dirty-pages-rate", 0)) * page,
+        bytes_per_second=int(memory.get("mbps", 0) * 125_000),
+        expected_pause_ms=int(told.get("expected-downtime", 0)),
+        elapsed_ms=int(told.get("total-time", 0)),
+    )
+
+
+async def inspect_copies(qmp: Qmp) -> dict[str, dict[str, Any]]:
+    """QEMU's jobs that copy disks, by name."""
+    return {job["id"]: job for job in await qmp.execute("query-jobs") if job["id"].startswith(COPY)}
+
+
+def describe_copies(move: MoveRecord, jobs: dict[str, dict[str, Any]]) -> MoveFacts:
+    """Pure. A move whose memory waits for its disks. Fewer jobs than disks: whoever began them didn't come to the end."""
+    errors = [str(job["error"]) for job in jobs.values() if "error" in job]
+    whole = len(jobs) == len(move.settings.copied_disks)
+    done, total = (sum(int(job[f"{part}-progress"]) for job in jobs.values()) for part in ("current", "total"))
+    phase: MovePhase = "failed" if errors else "moving" if whole else "waiting"
+    facts = MoveFacts(move.key, move.role, phase, *_explain_copies(errors))
+    return msgspec.structs.replace(facts, sent_bytes=done, remaining_bytes=max(0, total - done), total_bytes=total)
+
+
+def _explain_copies(errors: list[str]) -> tuple[str | None, str]:
+    """Why copying a disk failed, as message and reason: reading is the guest's own business, so it is the other end that
+    is full."""
+    if not errors:
+        return None, ""
+    full = next((error for error in errors if "No space left" in error), "")
+    return f"a disk couldn't be copied there: {full or errors[0]}", "noSpace" if full else ""
+
+
+async def end_sending(guest: Guest) -> MovePhase:
+    """Break the source's move off, unless it is through: ``failed``, ``waiting`` or ``handed over``. Raises DriverFailed."""
+    qmp, deadline = guest.monitor(), guest.clock.elapsed() + CANCEL_SECONDS
+    while (status := (await qmp.execute("query-migrate")).get("status", "none")) in _UNDER_WAY:
+        if guest.clock.elapsed() > deadline:
+            raise DriverFailed(
+                f"guest {guest.record.plan.name}: QEMU doesn't let its move go", details={"step": "cancel"}
+            )
+        if status != "cancelling":
+            await qmp.execute("migrate_cancel")
+        await guest.clock.sleep(0.01)
+    return (await inspect_move(guest)).phase
+
+
+async def run_on(guest: Guest) -> None:
+    """The guest runs here, if it doesn't already; QEMU itself may be about to let it."""
+    qmp, deadline = guest.monitor(), guest.clock.elapsed() + CANCEL_SECONDS
+    while (status := (await qmp.execute("query-status"))["status"]) == "finish-migrate":
+        if guest.clock.elapsed() > deadline:
+            raise DriverFailed(f"guest {guest.record.plan.name}: QEMU doesn't let it run on", details={"step": "cont"})
+        await guest.clock.sleep(0.005)
+    if status in ("paused", "prelaunch", HANDED_OVER):
+        await _go_on(guest, qmp)
+        status = "running"
+    guest.status = status
+
+
+async def _go_on(guest: Guest, qmp: Qmp) -> None:
+    """Returns when QEMU says that the guest runs: its answer has to wait for a word beside a guest that does."""
+    resumed, answered = qmp.expect("RESUME"), guest.keep(_continue(qmp))
+    await asyncio.wait((resumed, answered), return_when=asyncio.FIRST_COMPLETED)
+    if answered.done():
+        resumed.cancel()
+        answered.result()
+    else:
+        resumed.result()
+
+
+async def _continue(qmp: Qmp) -> None:
+    await qmp.execute("cont")
+
+
+async def settle_move(guest: Guest) -> None:
+    """After a driver that died: what is under way goes on, and a guest that was stopped to be sent and never was runs on.
+    All else waits for who leads the move."""
+    move = guest.record.move
+    if move is None or move.role != "source" or not guest.has_monitor():
+        return
+    if (await inspect_move(guest)).phase in ("waiting", "failed"):
+        await run_on(guest)
+
+
+def check_start(guest: Guest, plan: GuestPlan) -> None:
+    """Raises IllegalTransition for a guest that may run elsewhere. A later incarnation was decided on since."""
+    name, move = guest.record.plan.name, guest.record.move
+    if not guest.in_move or move is None or plan.incarnation > guest.record.plan.incarnation:
+        return
+    if move.role == "target":
+        raise IllegalTransition(f"guest {name} is expected here and still runs where it comes from")
+    if not guest.running:
+        raise IllegalTransition(
+            f"guest {name} was being moved to another node and may run there",
+            hint="remove it here, or cancel the move with the target's word that it never ran there",
+        )
+
+
+def check_stays(guest: Guest) -> None:
+    """Raises IllegalTransition for a guest whose machine must stay as it is, because it is moving."""
+    if guest.in_move:
+        raise IllegalTransition(f"guest {guest.record.plan.name} is moving", hint="wait for its end, or cancel it")
+
+
+def check_movable(plan: GuestPlan, what: str) -> None:
+    """Raises InvalidInput for a guest that has devices of its host: their state stays in them."""
+    if plan.devices:
+        raise InvalidInput(
+            f"guest {plan.name} has GPUs of its node, so it can't be {what}",
+            field="gpus",
+            hint="stop it, then start it",
+        )
+
+
+def check_mode(plan: GuestPlan, frame: Frame, accelerator: str, settings: MoveSettings) -> None:
+    """Pure. Raises InvalidInput for a mode that there isn't, or in which QEMU would lose what the guest writes while it
+    moves: see translate."""
+    if settings.mode == "post-copy":
+        raise InvalidInput(
+            f"guest {plan.name}: its QEMU runs confined, without the userfaultfd that post-copy needs",
+            field="mode",
+            hint="choose another mode: stop-and-copy always ends",
+        )
+    tracked = accelerator != "tcg" or not frame.pluggable_bytes or (frame.memory_first and not frame.plugged_bytes)
+    if not tracked and settings.mode != "stop-and-copy":
+        raise InvalidInput(
+            f"guest {plan.name}: emulated, with memory that was plugged in or by an older weft, it can move only standing still",
+            field="mode",
+            hint="use stop-and-copy; after a restart of the guest it can move while it runs",
+        )
+
+
+def check_same(plan: GuestPlan, there: GuestPlan) -> None:
+    """Pure. Raises InvalidInput naming the field in which ``plan`` is another machine than the one that comes."""
+    pairs = {
+        "name": (plan.name, there.name),
+        "machine": (plan.machine, there.machine),
+        "boot": (type(plan.boot), type(there.boot)),
+        "disks": (
+            [(disk_name(d), d.read_only) for d in plan.disks],
+            [(disk_name(d), d.read_only) for d in there.disks],
+        ),
+        "nics": ([nic.mac for nic in plan.nics], [nic.mac for nic in there.nics]),
+        "has_agent": (plan.has_agent, there.has_agent),
+        "qemu_agent": (plan.qemu_agent, there.qemu_agent),
+        "screen": (plan.screen, there.screen),
+    }
+    for field, (here, coming) in pairs.items():
+        if here != coming:
+            raise InvalidInput(
+                f"guest {plan.name}: the machine that comes has another {field} than the plan",
+                field=field,
+                hint="the target is to have what the source has: see both allocations",
+            )

@@ -1,0 +1,316 @@
+"""The moves of a node's guests: each step as its contract has it, with the guest's record saying which part it has.
+
+Reads and writes the guests' records, starts and ends QEMU, and tells it through ``migration``. What a step makes true
+stands in the record before it is done, so the next driver knows what may have happened, and asks QEMU what has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.contracts.driver.migration import Load, MoveEvent, MoveFacts, MoveSettings, MoveSockets, MovingGuest
+from weft.contracts.driver.runtime import GuestFacts, GuestPlan
+from weft.drivers.cgroup.guest import Cgroups
+from weft.drivers.linux.processes import host_boot_id
+from weft.drivers.runtime.qemu.devices.hotplug import inspect_frame, plug_cpus
+from weft.drivers.runtime.qemu.guest import Guest
+from weft.drivers.runtime.qemu.guests import Guests
+from weft.drivers.runtime.qemu.machine_shape import Frame, describe_present
+from weft.drivers.runtime.qemu.migration.commands import (
+    begin_sending,
+    begin_waiting,
+    check_mode,
+    check_movable,
+    check_same,
+    end_sending,
+    inspect_move,
+    link_socket,
+    plan_limits,
+    run_on,
+)
+from weft.drivers.runtime.qemu.migration.disk_copies import (
+    begin_copies,
+    check_copied,
+    drop_copies,
+    keep_synced,
+    lead_copies,
+    offer_disks,
+    withdraw_disks,
+)
+from weft.drivers.runtime.qemu.migration.load_sampling import sample_load
+from weft.drivers.runtime.qemu.process.confinement import choose_user
+from weft.drivers.runtime.qemu.process.launch import choose_limits, launch_failed, launch_guest, undo_launch
+from weft.drivers.runtime.qemu.record import GuestEnd, GuestRecord, MoveRecord, mark_taken, prepare_mark
+from weft.drivers.runtime.qemu.translate import Facts
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unavailable
+
+
+class QemuMoves:
+    """See contracts.migration."""
+
+    def __init__(self, guests: Guests, cgroups: Cgroups, clock: Clock, working: Callable[[], Awaitable[Facts]]) -> None:
+        self._guests, self._cgroups, self._clock, self._working = guests, cgroups, clock, working
+
+    async def describe(self, guest_id: str) -> MovingGuest:
+        facts = await self._working()
+        async with self._guests.lock(guest_id):
+            guest = await self._running(guest_id)
+            record = guest.record
+            assert record.frame is not None
+            check_movable(record.plan, "moved while it runs")
+            frame = await inspect_frame(guest.monitor(), record.frame)
+            frame = msgspec.structs.replace(frame, uuid=frame.uuid or record.plan.uid)
+            return MovingGuest(
+                plan=describe_present(record.plan, record.next, frame),
+                driver="qemu",
+                version=".".join(map(str, facts.version[:2])),
+                accelerator=facts.accelerator,
+                boot_id=record.boot_id,
+                machine=msgspec.to_builtins(frame),
+            )
+
+    async def sample(self, guest_id: str, *, seconds: float = 1.0) -> Load:
+        return await sample_load(await self._running(guest_id), seconds, self._clock)
+
+    async def expect(self, plan: GuestPlan, guest: MovingGuest, key: str, settings: MoveSettings) -> MoveSockets:
+        facts = await self._working()
+        check_same(plan, guest.plan)
+        check_copied(plan, settings)
+        frame = msgspec.convert(guest.machine, Frame)
+        _check_machine(plan, guest, frame, facts)
+        async with self._guests.lock(plan.id):
+            found = await self._guests.settled(plan.id)
+            if found is not None and await self._waits(found, key):
+                return _sockets(found, settings)
+            record = GuestRecord(
+                plan=plan,
+                accelerator=facts.accelerator,
+                host_boot_id=host_boot_id(),
+                started_at=self._clock.now(),
+                frame=frame,
+                boot_id=guest.boot_id,
+                move=MoveRecord(key, "target", settings),
+            )
+            waiting = self._guests.add(record)
+            try:
+                await waiting.save_record()
+                await asyncio.to_thread(prepare_mark, waiting.paths)
+                await launch_guest(waiting, facts, self._cgroups, incoming=True)
+                assert record.frame is not None
+                await plug_cpus(waiting.monitor(), record.frame.vcpus + record.frame.plugged_vcpus)
+                await offer_disks(waiting, settings)
+                await begin_waiting(waiting, settings)  # last: its socket says that all is there
+                waiting.keep(keep_synced(waiting))
+            except BaseException as error:
+                await undo_launch(waiting, self._cgroups, self._clock)
+                await self._guests.forget(plan.id)
+                if isinstance(error, Unavailable):
+                    raise launch_failed(plan, "ended before it could wait for the guest") from error
+                raise
+        self._guests.notify()
+        return _sockets(waiting, settings)
+
+    async def _waits(self, guest: Guest, key: str) -> bool:
+        """Whether this key's target is there. One that failed or was cut off is cleared away. Raises IllegalTransition
+        where another guest, or this one by another way, is in its place."""
+        name, move = guest.record.plan.name, guest.record.move
+        if move is not None and move.role == "target" and move.key == key and not move.taken:
+            with contextlib.suppress(Unavailable):
+                if (
+                    guest.running
+                    and (await inspect_move(guest)).phase != "failed"
+                    and guest.paths.move_socket("incoming").exists()
+                ):
+                    return True
+        elif guest.running or guest.record.memory != "none" or (guest.in_move and move and move.role == "target"):
+            raise IllegalTransition(
+                f"guest {name} is on this node already", hint="give it up, or stop and remove it first"
+            )
+        await guest.quit()
+        await self._guests.forget(guest.record.plan.id)
+        return False
+
+    async def send(self, guest_id: str, key: str, to: MoveSockets, settings: MoveSettings) -> None:
+        facts = await self._working()
+        async with self._guests.lock(guest_id):
+            guest = await self._running(guest_id)
+            record = guest.record
+            if guest.in_move:
+                self._move(guest, key, "source")
+                if (await inspect_move(guest)).phase not in ("waiting", "failed"):
+                    if settings.copied_disks and (guest.beside is None or guest.beside.done()):
+                        guest.beside = guest.keep(lead_copies(guest, settings))
+                    return
+            assert record.frame is not None
+            check_mode(record.plan, await inspect_frame(guest.monitor(), record.frame), facts.accelerator, settings)
+            record.move = MoveRecord(key, "source", settings, sending=not settings.copied_disks)
+            await guest.save_record()
+            self._cgroups.change(guest_id, choose_limits(record.plan, facts, settings))
+            try:
+                user = choose_user(guest_id, facts.users)
+                link_socket(guest, to.memory, guest.paths.move_socket("outgoing"), user)
+                if settings.copied_disks:
+                    link_socket(guest, to.disks, guest.paths.move_socket("outgoing-disks"), user)
+                    await begin_copies(guest, settings)
+                    guest.beside = guest.keep(lead_copies(guest, settings))
+                else:
+                    await begin_sending(guest, settings)
+                guest.keep(keep_synced(guest))
+            except BaseException:
+                with contextlib.suppress(Unavailable):
+                    await drop_copies(guest)
+                    await run_on(guest)
+                record.move = None
+                await guest.save_record()
+                raise
+        self._guests.notify()
+
+    async def progress(self, guest_id: str, key: str) -> MoveFacts:
+        guest = await self._guests.get(guest_id)
+        self._move(guest, key)
+        return await inspect_move(guest)
+
+    async def adjust(
+        self,
+        guest_id: str,
+        key: str,
+        *,
+        bytes_per_second: int | None = None,
+        pause_ms: int | None = None,
+        slowdown: float | None = None,
+    ) -> None:
+        guest = await self._guests.get(guest_id)
+        self._move(guest, key, "source")
+        limits = plan_limits(bytes_per_second=bytes_per_second, pause_ms=pause_ms, slowdown=slowdown)
+        await guest.monitor().execute("migrate-set-parameters", **limits)
+
+    async def events(self, guest_id: str) -> AsyncIterator[MoveEvent]:
+        guest = await self._guests.get(guest_id)
+        with guest.watched() as events:
+            while guest.running and (event := await events.get()) is not None:
+                yield event
+
+    async def cancel(self, guest_id: str, key: str, *, never_ran: bool = False) -> GuestFacts:
+        async with self._guests.lock(guest_id):
+            guest = await self._guests.get(guest_id)
+            await guest.settle()
+            record = guest.record
+            if record.move is None or record.move.key != key:
+                return guest.facts()  # nothing of it has begun, whichever way the guest came here before
+            move = self._move(guest, key, "source")
+            if guest.beside is not None:
+                guest.beside.cancel()
+                await asyncio.wait([guest.beside])
+            away = move.left or not guest.running or await end_sending(guest) == "handed over"
+            if away and not never_ran:
+                raise IllegalTransition(
+                    f"guest {record.plan.name} was handed over, or ended on its way",
+                    hint="only the target's word that it never ran there brings it back: give it up there first",
+                )
+            if guest.running:
+                await drop_copies(guest)
+                await run_on(guest)
+            record.move = None
+            await guest.save_record()
+        self._guests.notify()
+        return guest.facts()
+
+    async def take_over(self, guest_id: str, key: str) -> GuestFacts:
+        async with self._guests.lock(guest_id):
+            guest = await self._guests.get(guest_id)
+            await guest.settle()
+            record, move = guest.record, self._move(guest, key, "target")
+            if not move.taken:
+                if (phase := (await inspect_move(guest)).phase) != "arrived":
+                    raise IllegalTransition(f"guest {record.plan.name} has not arrived here: its move is {phase}")
+                record.move = msgspec.structs.replace(move, taken=True)
+                await asyncio.gather(_mark_taken(guest, key), withdraw_disks(guest, move.settings))
+            if guest.running:
+                await run_on(guest)
+            guest.keep(guest.save_record(durable=False))
+        self._guests.notify()
+        return guest.facts()
+
+    async def give_up(self, guest_id: str, key: str) -> None:
+        async with self._guests.lock(guest_id):
+            guest = await self._guests.settled(guest_id)
+            if guest is None:
+                return
+            if self._move(guest, key, "target").taken:
+                raise IllegalTransition(f"guest {guest.record.plan.name} may have run here, so it can't be given up")
+            await guest.quit()
+            await self._guests.forget(guest_id)
+        self._guests.notify()
+
+    async def leave(self, guest_id: str, key: str) -> None:
+        async with self._guests.lock(guest_id):
+            guest = await self._guests.get(guest_id)
+            await guest.settle()
+            record, move = guest.record, self._move(guest, key, "source")
+            if guest.running and (phase := (await inspect_move(guest)).phase) != "handed over":
+                raise IllegalTransition(f"guest {record.plan.name} still runs here: its move is {phase}")
+            record.move = msgspec.structs.replace(move, left=True)
+            if not guest.running:
+                record.end = GuestEnd("stopped", "moved")
+            await guest.save_record()
+            await guest.quit()
+        self._guests.notify()
+
+    async def _running(self, guest_id: str) -> Guest:
+        guest = await self._guests.get(guest_id)
+        await guest.settle()
+        name = guest.record.plan.name
+        if not guest.running or guest.record.stopping:
+            raise IllegalTransition(f"guest {name} doesn't run, so it can't move while it does", hint="move it cold")
+        if guest.record.frame is None:
+            raise InvalidInput(
+                f"VM {name}: it was started by an older weft, which can't build its machine twice",
+                reason="restartNeeded",
+                hint=f"weft vm restart {name}",
+            )
+        return guest
+
+    def _move(self, guest: Guest, key: str, role: str | None = None) -> MoveRecord:
+        """This key's move. Raises IllegalTransition if the guest has no part, or another one, in it."""
+        name, move = guest.record.plan.name, guest.record.move
+        if move is None or move.key != key or (role is not None and move.role != role):
+            raise IllegalTransition(f"guest {name} is in no such move here", details={"move": key})
+        return move
+
+
+async def _mark_taken(guest: Guest, key: str) -> None:
+    """That it may have run here is on disk when this returns."""
+    try:
+        await asyncio.to_thread(mark_taken, guest.paths, key)
+    except OSError:  # it was expected by an older weft
+        await guest.save_record()
+
+
+def _sockets(guest: Guest, settings: MoveSettings) -> MoveSockets:
+    return MoveSockets(
+        str(guest.paths.move_socket("incoming")),
+        str(guest.paths.move_socket("incoming-disks")) if settings.copied_disks else "",
+    )
+
+
+def _check_machine(plan: GuestPlan, guest: MovingGuest, frame: Frame, facts: Facts) -> None:
+    """Pure. Raises DriverFailed where this node's QEMU can't build the machine that comes: one of a version that it has
+    no words for, or another kind of CPU."""
+    own, its = ".".join(map(str, facts.version[:2])), frame.version or guest.version
+    newer = bool(frame.version) and facts.version[:2] >= tuple(map(int, its.split(".")))
+    for what, here, there, fits in (
+        ("runtime", "qemu", guest.driver, False),
+        ("QEMU version", own, its, newer),
+        ("accelerator", facts.accelerator, guest.accelerator, False),
+    ):
+        if here != there and not fits:
+            raise DriverFailed(
+                f"guest {plan.name}: it comes from {what} {there}, and this node has {here}",
+                hint="move it cold, or to a node that is alike",
+                details={"step": "expect"},
+            )

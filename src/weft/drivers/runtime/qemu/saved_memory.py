@@ -1,0 +1,125 @@
+"""A guest's memory on disk: saved while it stands still, loaded into a machine built for it, or given up.
+
+Reads and writes the guest's memory file and record, and speaks to its monitor. Whoever is killed at any line leaves a guest
+that runs or one that is suspended; ``settle_memory`` of the next one tells which, and finishes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+
+from weft.contracts.durable_file import keep_file
+from weft.drivers.runtime.qemu.devices.hotplug import inspect_frame, plug_cpus
+from weft.drivers.runtime.qemu.guest import Guest
+from weft.drivers.runtime.qemu.machine_shape import describe_present
+from weft.drivers.runtime.qemu.migration.commands import choose_capabilities
+from weft.drivers.runtime.qemu.qmp import Qmp, QmpError
+from weft.drivers.runtime.qemu.record import GuestEnd, disk_times
+from weft.objects.errors import DriverFailed, Unavailable
+
+SAVE_SECONDS = 600.0
+NOT_YET_RUN = ("inmigrate", "paused", "prelaunch", "postmigrate", "finish-migrate")
+_SAVE_BYTES_PER_SECOND = 1 << 40  # migration to a file is limited to 128 MiB/s otherwise
+
+
+async def save_memory(guest: Guest) -> None:
+    """Memory and devices to the memory file, durably, with the machine standing still. It runs on if that fails."""
+    qmp, record, pending = guest.monitor(), guest.record, guest.paths.memory_pending
+    await asyncio.to_thread(pending.unlink, missing_ok=True)
+    await qmp.execute("stop")
+    try:
+        if record.frame is not None:
+            record.frame = await inspect_frame(qmp, record.frame)
+            record.plan, record.next = describe_present(record.plan, record.next, record.frame), None
+        await choose_capabilities(qmp, set())
+        await qmp.execute("migrate-set-parameters", **{"max-bandwidth": _SAVE_BYTES_PER_SECOND})
+        async with qmp.lend(str(pending), os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as name:
+            await qmp.execute("migrate", uri=f"file:{name}")
+            await finish_migration(guest, qmp, "save")
+        await asyncio.to_thread(keep_file, pending, guest.paths.memory)
+        record.disk_times = disk_times(record.plan)
+        record.memory = "saved"
+        await guest.save_record()
+    except BaseException:
+        record.memory = "none"
+        with contextlib.suppress(Unavailable):  # if it has gone there is nothing to run on
+            await _run_on(guest)
+        raise
+
+
+async def load_memory(guest: Guest) -> None:
+    """Memory from disk into a machine started for it, which then runs."""
+    qmp, record = guest.monitor(), guest.record
+    if record.frame is not None:  # devices count the CPUs they start with, so those that came later come later again
+        await plug_cpus(qmp, record.frame.vcpus + record.frame.plugged_vcpus)
+    await choose_capabilities(qmp, set())
+    async with qmp.lend(str(guest.paths.memory), os.O_RDONLY) as name:
+        await qmp.execute("migrate-incoming", uri=f"file:{name}")
+        await finish_migration(guest, qmp, "load")
+    record.memory = "loaded"
+    await guest.save_record()
+    await qmp.execute("cont")
+    await forget_memory(guest)
+
+
+async def forget_memory(guest: Guest) -> None:
+    guest.record.memory = "none"
+    await guest.save_record()
+    await asyncio.to_thread(guest.paths.memory.unlink, missing_ok=True)
+
+
+async def discard_memory(guest: Guest) -> None:
+    """A suspended guest is stopped by giving its memory up."""
+    if guest.record.memory != "none":
+        guest.record.end = GuestEnd("stopped", "stopRequested", "its saved memory was given up")
+        await forget_memory(guest)
+
+
+async def settle_memory(guest: Guest) -> None:
+    """A driver that died while it saved or loaded: bring the guest to one side or the other."""
+    if not guest.has_monitor():
+        return
+    asleep = guest.status in NOT_YET_RUN
+    match guest.record.memory:
+        case "none" if asleep:
+            await _run_on(guest)
+        case "saved":  # whole on disk, and this machine has not run since
+            await guest.quit()
+        case "loaded" if asleep:
+            guest.record.memory = "saved"
+            await guest.save_record()
+            await guest.quit()
+        case "loaded":
+            await forget_memory(guest)
+
+
+async def finish_migration(guest: Guest, qmp: Qmp, step: str) -> None:
+    name, deadline = guest.record.plan.name, guest.clock.elapsed() + SAVE_SECONDS
+    while True:
+        told = await qmp.execute("query-migrate")
+        match told.get("status"):
+            case "completed":
+                return
+            case "failed" | "cancelled":
+                why = told.get("error-desc", "QEMU gives no reason")
+                raise DriverFailed(f"guest {name}: can't {step} its memory: {why}", details={"step": step})
+        if guest.clock.elapsed() > deadline:
+            raise DriverFailed(f"guest {name}: can't {step} its memory within {SAVE_SECONDS:g} s")
+        await guest.clock.sleep(0.01)
+
+
+async def _run_on(guest: Guest) -> None:
+    """After a save that failed or was cut off: the guest runs, and nothing of the save is left."""
+    qmp = guest.monitor()
+    with contextlib.suppress(QmpError):
+        await qmp.execute("migrate_cancel")
+    for _ in range(200):
+        status = (await qmp.execute("query-migrate")).get("status", "none")
+        if status not in ("setup", "active", "cancelling", "device", "pre-switchover"):
+            break
+        await guest.clock.sleep(0.01)
+    await qmp.execute("cont")
+    await asyncio.to_thread(guest.paths.memory_pending.unlink, missing_ok=True)
+    await asyncio.to_thread(guest.paths.memory.unlink, missing_ok=True)

@@ -1,0 +1,321 @@
+"""The functions as the gateway knows them: what each name stands for, and the recipe of each version. Pure but for what it keeps.
+
+Reads functions, their versions, the images that runtimes come from and the networks that they reach, out of a view that follows
+the store. Recipes are made when they are first asked for, and forgotten when what they were made of changes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from weft.contracts.driver.function import LATEST, Blob, Recipe
+from weft.gateway.function.definition.recipe import make_recipe
+from weft.informer.view import Changed, Item, View
+from weft.kinds.function import FunctionSpec, FunctionStatus, version_name, weights_of
+from weft.kinds.function_version import FunctionVersionSpec, FunctionVersionStatus
+from weft.kinds.image import OCI_FORMAT, ImageStatus
+from weft.kinds.network import NetworkStatus
+from weft.kinds.parts.function_code import BASES_PROJECT, FunctionCode, base_of, code_of
+from weft.objects.envelope import Envelope
+from weft.objects.errors import NotFound, Unavailable
+from weft.objects.identity import object_key
+from weft.objects.image.reference import held_name
+
+KINDS = ("function", "functionversion", "image", "network")
+
+
+class Version(msgspec.Struct, frozen=True):
+    """One version, ready to be run."""
+
+    code: FunctionCode
+    recipe: Recipe
+
+
+class Needed(msgspec.Struct, frozen=True):
+    """What a version needs of other objects: the content of its runtime's image, the uid of its network, "" for none, and of an
+    image that the fabric holds the digest and the archive."""
+
+    base: Blob | None
+    network: str
+    digest: str = ""
+    archive: Blob | None = None
+
+
+class Missing(msgspec.Struct, frozen=True):
+    """Why something isn't there yet; the message for people."""
+
+    reason: str
+    message: str
+
+
+class Function:
+    """One function as it is now. ``versions`` are those whose recipes were asked for, by name ($LATEST, 3)."""
+
+    __slots__ = ("item", "needs", "spec", "status", "versions")
+
+    def __init__(self, item: Item) -> None:
+        self.item = item
+        self.spec = item.spec(FunctionSpec)
+        self.status = item.status(FunctionStatus)
+        self.versions: dict[str, Version] = {}
+        self.needs = 0
+
+    @property
+    def uid(self) -> str:
+        return self.item.uid
+
+    @property
+    def what(self) -> str:
+        return f"function/{self.item.envelope.name}"
+
+
+class Catalogue:
+    """What ``view`` holds; ``notice`` hears of its changes. ``draw`` gives a number from 0 up to 1, for aliases with weights."""
+
+    def __init__(self, view: View, draw: Callable[[], float] = random.random) -> None:
+        self._view = view
+        self._draw = draw
+        self._known: dict[tuple[str, str], Function] = {}  # by project and name, those that were asked for
+        self._needs = 0  # moves when an image or a network does
+        self._versions: dict[str, Version] = {}  # by digest, those whose recipes were made
+        self._owners: dict[str, tuple[str, float]] = {}  # by digest, what function_of gives
+
+    def notice(self, changes: Sequence[Changed]) -> None:
+        for change in changes:
+            envelope = change.item.envelope
+            project = envelope.project or ""
+            if change.kind == "function":
+                self._known.pop((project, envelope.name), None)
+                self._own(change.item.status(FunctionStatus), envelope.uid, change.item.spec(FunctionSpec).timeout)
+            elif change.kind == "functionversion":
+                spec = change.item.spec(FunctionVersionSpec)
+                self._known.pop((project, spec.function), None)
+                if envelope.owner is not None:
+                    self._own(change.item.status(FunctionVersionStatus), envelope.owner.uid, spec.timeout)
+            elif change.kind == "image" or (change.kind == "network" and _leads_elsewhere(change)):
+                self._needs += 1
+
+    def find(self, project: str, name: str) -> Function:
+        """Raises NotFound (functionNotFound)."""
+        known = self._known.get((project, name))
+        if known is None:
+            item = self._view.get(object_key("function", project, name))
+            if item is None or item.deleting:
+                raise NotFound(
+                    f'function "{name[:80]}" not found in project {project[:80]}',
+                    reason="functionNotFound",
+                    hint="weft function list",
+                )
+            known = self._known[project, name] = Function(item)
+        if known.needs != self._needs:
+            known.needs = self._needs
+            known.versions.clear()
+        return known
+
+    def resolve(self, function: Function, qualifier: str) -> Version:
+        """Which version ``qualifier`` stands for, this time. Raises NotFound, and Unavailable (functionNotReady)."""
+        name = self._name_version(function, qualifier)
+        found = function.versions.get(name)
+        if found is None:
+            found = function.versions[name] = self._make(function, name)
+        return found
+
+    def recipe(self, digest: str) -> Recipe | None:
+        """One that was made."""
+        version = self._versions.get(digest)
+        return None if version is None else version.recipe
+
+    def version_of(self, digest: str) -> Version | None:
+        """The version whose recipe it is, if that was made."""
+        return self._versions.get(digest)
+
+    def function_of(self, digest: str) -> tuple[str, float] | None:
+        """The uid of the function that a recipe is of, and how long its invocations may take, even of one that wasn't made yet."""
+        return self._owners.get(digest)
+
+    def wished(self, function: Function) -> Version | Missing:
+        """What the spec says now, whether it is ready or not; or why there is no recipe of it yet."""
+        code = code_of(function.spec)
+        needed = self._find_needed(function, code)
+        if isinstance(needed, Missing):
+            return needed
+        return self._keep(function, LATEST, code, needed, _pinned(function, code))
+
+    def pinned(self, function: Function, version: Version, digest: str) -> Version:
+        """The same with the image of that digest, whatever its tag comes to mean."""
+        recipe = version.recipe
+        needed = Needed(recipe.base, recipe.network)
+        return self._keep(function, recipe.version, version.code, needed, f"{recipe.image}@{digest}")
+
+    def version_recipe(self, item: Item) -> Version | None:
+        """Of a published version; None if it can't be made yet, or its function is gone."""
+        spec = item.spec(FunctionVersionSpec)
+        try:
+            function = self.find(item.envelope.project or "", spec.function)
+            return self.resolve(function, str(spec.number))
+        except (NotFound, Unavailable):
+            return None
+
+    def listed(self, project: str | None = None) -> list[Envelope]:
+        """All functions, or those of one project, by name."""
+        items = self._view.of_kind("function").values()
+        found = [item.envelope for item in items if project in (None, item.envelope.project) and not item.deleting]
+        return sorted(found, key=lambda envelope: (envelope.project or "", envelope.name))
+
+    def _name_version(self, function: Function, qualifier: str) -> str:
+        if qualifier in ("", LATEST) or qualifier.isdecimal():
+            return qualifier or LATEST
+        weights = weights_of(function.spec, qualifier)
+        if weights is None:
+            raise NotFound(
+                f'{function.what} has no alias "{qualifier[:80]}"',
+                reason="functionNotFound",
+                hint="a version's number, or an alias: weft function alias NAME lists them",
+            )
+        return _pick(weights.items(), self._draw())
+
+    def _make(self, function: Function, name: str) -> Version:
+        code: FunctionCode | None
+        if name == LATEST:
+            code = function.status.serving
+            if code is None:
+                status = function.status
+                told = f": {status.reason}: {status.message}" if status.reason else ""
+                raise Unavailable(
+                    f"{function.what} is not ready ({status.phase}){told}",
+                    reason="functionNotReady",
+                    hint=f"weft describe {function.what}",
+                    retry_after_seconds=1.0,
+                )
+        else:
+            project = function.item.envelope.project
+            item = self._view.get(
+                object_key("functionversion", project, version_name(function.item.envelope.name, name))
+            )
+            if item is None or item.deleting:
+                raise NotFound(f"{function.what} has no version {name[:20]}", reason="functionNotFound")
+            code = code_of(item.spec(FunctionVersionSpec))
+        needed = self._find_needed(function, code)
+        if isinstance(needed, Missing):
+            raise Unavailable(f"{function.what}: {needed.message}", reason="functionNotReady", retry_after_seconds=5.0)
+        return self._keep(function, name, code, needed, _pinned(function, code) if name == LATEST else "")
+
+    def _keep(self, function: Function, name: str, code: FunctionCode, needed: Needed, image: str) -> Version:
+        envelope = function.item.envelope
+        if needed.archive is not None:
+            image = f"{code.image}@{needed.digest}"
+        recipe = make_recipe(
+            function.uid,
+            envelope.project or "",
+            envelope.name,
+            name,
+            code,
+            needed.base,
+            image,
+            needed.network,
+            needed.archive,
+        )
+        self._owners[recipe.digest] = (function.uid, code.timeout)
+        version = self._versions.get(recipe.digest)
+        if version is None or version.code != code:  # its place may be wished for otherwise
+            version = self._versions[recipe.digest] = Version(code, recipe)
+        return version
+
+    def _own(self, status: FunctionStatus | FunctionVersionStatus, function: str, timeout: float) -> None:
+        if status.digest:
+            self._owners[status.digest] = (function, timeout)
+
+    def forget(self, digest: str) -> None:
+        """Nothing uses that recipe any more."""
+        self._versions.pop(digest, None)
+        self._owners.pop(digest, None)
+
+    def _find_needed(self, function: Function, code: FunctionCode) -> Needed | Missing:
+        base, network = self._find_base(function, code), self._find_network(function, code)
+        held = self._find_held(function, code)
+        for found in (base, network, held):
+            if isinstance(found, Missing):
+                return found
+        assert not isinstance(base, Missing) and not isinstance(network, Missing) and not isinstance(held, Missing)
+        uid = network.uid if network is not None else ""
+        if held is None:
+            return Needed(base, uid)
+        status = held.status(ImageStatus)
+        return Needed(base, uid, status.digest, Blob(status.sha256, status.size, code.image))
+
+    def _find_network(self, function: Function, code: FunctionCode) -> Item | Missing | None:
+        if not code.network:
+            return None
+        item = self._view.get(object_key("network", function.item.envelope.project, code.network))
+        if item is None or item.deleting:
+            return Missing("networkNotReady", f"network {code.network} is not there")
+        if not item.status(NetworkStatus).vni:
+            return Missing("networkNotReady", f"network {code.network} is being made")
+        return item
+
+    def _find_held(self, function: Function, code: FunctionCode) -> Item | Missing | None:
+        """The Image that the fabric holds, if it is one."""
+        name = held_name(code.image)
+        if not name:
+            return None
+        item = self._view.get(object_key("image", function.item.envelope.project, name))
+        if item is None or item.deleting:
+            return Missing("imageNotReady", f"image {name} is not there; weft image add {name} FILE.tar")
+        status = item.status(ImageStatus)
+        if status.phase == "Failed":
+            return Missing("imageFailed", f"image {name}: {status.message or status.reason}")
+        if status.phase != "Available":
+            return Missing("imageNotReady", f"image {name} is being fetched")
+        if status.format != OCI_FORMAT:
+            return Missing("wrongImage", f"image {name} is a disk for VMs; a function runs an OCI image")
+        return item
+
+    def _find_base(self, function: Function, code: FunctionCode) -> Blob | Missing | None:
+        name = base_of(code)
+        if not name:
+            return None
+        for project in dict.fromkeys((function.item.envelope.project, BASES_PROJECT)):
+            item = self._view.get(object_key("image", project, name))
+            if item is None or item.deleting:
+                continue
+            status = item.status(ImageStatus)
+            if status.phase == "Available":
+                return Blob(status.sha256, status.size, name)
+            why = f": {status.message or status.reason}" if status.phase == "Failed" else ""
+            return Missing("baseNotReady", f"image {name}, which {_whose(code)} comes from, is {status.phase}{why}")
+        return Missing(
+            "baseNotReady", f"{_whose(code)} needs image {name}, which is not there; weft image build {name}"
+        )
+
+
+def _whose(code: FunctionCode) -> str:
+    return "its machine's kernel" if code.image else f"runtime {code.runtime}"
+
+
+def _pinned(function: Function, code: FunctionCode) -> str:
+    """The image of ``code`` by digest, if it is the one that was looked up for what serves; "" if that isn't known."""
+    status = function.status
+    known = status.serving is not None and (status.serving.image, status.serving.pulls) == (code.image, code.pulls)
+    return status.image if known else ""
+
+
+def _leads_elsewhere(change: Changed) -> bool:
+    """Whether a network came, went or was made ready: how many are in it is told much more often."""
+    before, after = (
+        None if item is None else (item.uid, item.deleting, bool(item.status(NetworkStatus).vni))
+        for item in (change.old, change.new)
+    )
+    return before != after
+
+
+def _pick(weights: Iterable[tuple[str, float]], drawn: float) -> str:
+    """The version whose share ``drawn`` falls into."""
+    found, reached = "", 0.0
+    for name, share in weights:
+        found, reached = name, reached + share
+        if drawn < reached:
+            break
+    return found

@@ -1,0 +1,52 @@
+"""How a function is named by callers: thumb, thumb:3, thumb:prod, PROJECT:function:thumb, or an ARN. Pure."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote
+
+import msgspec
+
+from weft.contracts.driver.function import LATEST, REGION
+from weft.objects.errors import InvalidInput
+
+_NAME = re.compile(
+    r"(?:(?:arn:(?P<partition>aws[a-z-]*|weft):lambda:(?P<region>[a-z0-9-]+):)?(?P<project>[a-z0-9-]{1,63}):function:)?"
+    r"(?:function:)?(?P<name>[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?)(?::(?P<qualifier>\$LATEST|[a-z0-9-]{1,63}))?"
+)
+
+
+class Named(msgspec.Struct, frozen=True):
+    """``project`` "": the caller's own. ``qualifier`` "": the newest."""
+
+    name: str
+    project: str = ""
+    qualifier: str = ""
+
+
+def read_name(segment: str, qualifier: str = "") -> Named:
+    """A function's name out of a path, percent-encoded, and a Qualifier beside it. Raises InvalidInput."""
+    found = _NAME.fullmatch(unquote(segment))
+    if found is None or (found["project"] == "function"):
+        raise InvalidInput(
+            f"{unquote(segment)[:80]!r} names no function",
+            field="FunctionName",
+            hint="thumb, thumb:prod, PROJECT:function:thumb, or arn:weft:lambda:weft:PROJECT:function:thumb",
+        )
+    if found["region"] and found["region"] != REGION:
+        raise InvalidInput(
+            f"the ARN is of region {found['region']}; this is {REGION}", field="FunctionName", hint="name it alone"
+        )
+    behind = found["qualifier"] or ""
+    if behind and qualifier and behind != qualifier:
+        raise InvalidInput(
+            f"the name says {behind}, and Qualifier says {qualifier[:80]!r}", field="Qualifier", hint="give one of them"
+        )
+    chosen = behind or qualifier
+    if chosen and chosen != LATEST and not re.fullmatch(r"[a-z0-9-]{1,63}", chosen):
+        raise InvalidInput(f"{chosen[:80]!r} is no version and no alias", field="Qualifier", hint="like 3, or prod")
+    return Named(found["name"], found["project"] or "", "" if chosen == LATEST else chosen)
+
+
+def make_arn(project: str, name: str, qualifier: str = "") -> str:
+    return f"arn:weft:lambda:{REGION}:{project}:function:{name}" + (f":{qualifier}" if qualifier else "")

@@ -1,0 +1,295 @@
+"""Runs invocations: finds the function, holds to its concurrency, and asks nodes, in their order, over their channels.
+
+The hot path reads no store, decodes no payload and ranks only when something changed. What is decided stands in ``desk.py``;
+woken by callers, by agents' messages, and by the clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.gateway.function.definition.catalogue import Catalogue, Function, Version
+from weft.gateway.function.instance.agents import Agents
+from weft.gateway.function.instance.channel import Channel
+from weft.gateway.function.invocation.call import Call, Outcome
+from weft.gateway.function.invocation.late_results import Bygone
+from weft.gateway.function.invocation.outcome import (
+    tell_busy,
+    tell_full,
+    tell_lost,
+    tell_nowhere,
+    tell_outcome,
+    tell_too_large,
+    tell_unplaceable,
+)
+from weft.gateway.function.invocation.tracker import (
+    GRACE_SECONDS,
+    Ask,
+    Desk,
+    Done,
+    Flight,
+    Hear,
+    Instruction,
+    Late,
+    Lost,
+    Nowhere,
+)
+from weft.gateway.function.record.metrics import There, find_instances
+from weft.objects.errors import InUse, Unavailable, WeftError
+from weft.protocol.invocations import (
+    MAX_PAYLOAD_BYTES,
+    FromAgent,
+    Heard,
+    Invoke,
+    Moved,
+    Prepared,
+    Printed,
+    Refused,
+    Standing,
+    move,
+)
+from weft.serving.shares import Shares
+
+log = logging.getLogger("weft.gateway.functions")
+LOOK_SECONDS = 0.25  # how often what is overdue is looked for
+BEGIN_SECONDS = 5.0  # for the functions, and from then on for one node
+ALL_SECONDS = 15.0  # for all nodes: agents look for a gateway that was away every 5 s, and connecting takes a moment
+MOST_HELD_BYTES = 512 * 1024 * 1024  # of payloads, a quarter of them of one project
+
+
+class Witness(Protocol):
+    """Who hears of what becomes of invocations."""
+
+    def arrived(self, function: Function, version: Version) -> None: ...
+    def throttled(self, function: Function) -> None: ...
+    def refused(self, function: Function, reason: str, digest: str) -> None: ...
+    def ended(self, function: Function, outcome: Outcome, digest: str, seconds: float) -> None: ...
+    def lost(self, function: Function, digest: str) -> None: ...
+    def printed(self, node: str, printed: Printed) -> None: ...
+
+
+class _Caller(msgspec.Struct, frozen=True):
+    """Who waits for an invocation that began at ``began``."""
+
+    function: Function
+    began: float
+    future: asyncio.Future[Outcome]
+
+
+class Dispatcher:
+    """``hear`` gets what agents say of preparations, ``left`` that one has gone; ``is_read`` tells whether the catalogue is
+    there."""
+
+    def __init__(self, catalogue: Catalogue, agents: Agents, witness: Witness, clock: Clock) -> None:
+        self._catalogue, self._agents, self._witness, self._clock = catalogue, agents, witness, clock
+        self.hear: Callable[[str, Prepared | Refused], None] = lambda node, message: None
+        self.left: Callable[[str], None] = lambda node: None
+        self.is_read: Callable[[], bool] = lambda: True
+        self._desk = Desk(agents.fleet, catalogue.function_of)
+        self.bygone = Bygone(clock, agents.fleet, self._desk.is_stray, agents.name_of)
+        self._waiting: dict[str, _Caller] = {}
+        self._held = Shares(MOST_HELD_BYTES, MOST_HELD_BYTES // 4)  # bytes of payloads under way, by project
+        self._read_at: float | None = None
+        self._written: dict[str, int] = {}  # the last number of what was printed, by node
+        self._begun = False
+
+    async def invoke(self, call: Call) -> Outcome:
+        """See ``Dispatches``."""
+        if not self._begun:
+            await self._begin()
+        function = self._catalogue.find(call.project, call.name)
+        version = self._catalogue.resolve(function, call.qualifier)
+        if call.again:
+            known = await self.bygone.recall(function.what, version.recipe.version, call.id)
+            if known is not None:
+                return known
+        self._admit(function, call)
+        self._witness.arrived(function, version)
+        ranked = self._agents.find_ranked(version, call.node)
+        if not ranked.places:
+            self._witness.refused(function, ranked.ranking.reason, version.recipe.digest)
+            raise tell_unplaceable(function.what, ranked.ranking)
+        began = self._clock.elapsed()
+        flight = _make_flight(version, call, ranked.places, began)
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting[call.id] = _Caller(function, began, future)
+        self._held.take(call.project, len(call.payload))
+        self._perform(self._desk.begin(flight))
+        return await future  # cancelled, it goes on all the same, and counts
+
+    def running(self, function_uid: str) -> int:
+        """How many invocations of it are under way, or may be."""
+        return self._desk.running(function_uid)
+
+    def find_instances(self, function_uid: str) -> list[There]:
+        """Where it has instances, or would have one soon."""
+
+        def is_its(digest: str) -> bool:
+            known = self._catalogue.function_of(digest)
+            return known is not None and known[0] == function_uid
+
+        return find_instances(self._agents.fleet, is_its, self._agents.name_of)
+
+    async def watch(self) -> None:
+        """Look for what is overdue, for ever."""
+        while True:
+            await self._clock.sleep(LOOK_SECONDS)
+            self._has_read()
+            for node, channel in self._agents.channels.items():
+                self._agents.fleet.nodes[node].congested = channel.is_congested
+            self._perform(self._desk.expire(self._clock.elapsed()))
+
+    async def serve(self, channel: Channel) -> None:
+        """Carry messages of one agent's connection until it is lost; first the functions are read that its invocations are of."""
+        while not self._has_read():
+            await self._clock.sleep(LOOK_SECONDS / 5)
+        node, channels = channel.node, self._agents.channels
+        self._desk.connect(node)
+        channels[node] = channel
+        try:
+            while (message := await channel.receive()) is not None:
+                self._hear(channel, message)
+        except WeftError as problem:
+            log.warning("node %s: %s", self._agents.name_of(node), problem.message)
+        finally:
+            if channels.get(node) is channel:
+                self._agents.leave(node)
+                self._desk.disconnect(node, self._clock.elapsed())
+                self.left(node)
+            channel.close()
+
+    async def know(self) -> None:
+        """Wait a moment for what a gateway that has just begun has yet to read: functions, and who may call them. Raises
+        Unavailable."""
+        until = self._clock.elapsed() + BEGIN_SECONDS
+        while not self._has_read():
+            if self._clock.elapsed() >= until:
+                raise Unavailable(
+                    "the gateway hasn't read the functions yet", reason="functionNotReady", retry_after_seconds=1.0
+                )
+            await self._clock.sleep(LOOK_SECONDS / 5)
+
+    async def _begin(self) -> None:
+        """Just begun, this gateway knows no functions, no node, and nothing of what runs on those: it waits a moment for that,
+        or more would run at once than ``max_concurrent``, as it may where a node is heard later still. Raises Unavailable."""
+        await self.know()
+        nodes = self._agents.fleet.nodes
+        while not self._begun:
+            listened = self._clock.elapsed() - (self._read_at or 0.0)
+            knows = any(serving.open for serving in nodes.values()) or listened >= BEGIN_SECONDS
+            self._begun = listened >= ALL_SECONDS or (knows and not self.bygone.find_missing())
+            if not self._begun:
+                await self._clock.sleep(LOOK_SECONDS / 5)
+
+    def _has_read(self) -> bool:
+        """Whether the functions are there; since when they are is noted, as nodes are listened to from then on."""
+        if self._read_at is None and self.is_read():
+            self._read_at = self._clock.elapsed()
+        return self._read_at is not None
+
+    def _admit(self, function: Function, call: Call) -> None:
+        """Raises TooLarge, Throttled, InUse."""
+        if len(call.payload) > MAX_PAYLOAD_BYTES:
+            raise tell_too_large(function.what, len(call.payload), MAX_PAYLOAD_BYTES)
+        running = self._desk.running(function.uid)
+        if running >= function.spec.max_concurrent:
+            self._witness.throttled(function)
+            raise tell_busy(function.what, running, function.spec.max_concurrent)
+        if not self._held.has_room(call.project, len(call.payload)):
+            self._witness.throttled(function)
+            raise tell_full()
+        if call.id in self._desk:
+            raise InUse(f"an invocation with the id {call.id[:80]} is under way", hint="draw another id")
+
+    def _hear(self, channel: Channel, message: FromAgent) -> None:
+        node = channel.node
+        match message:
+            case Standing():
+                self._agents.stand(node, message)
+            case Moved():
+                self._agents.stand(node, move(self._agents.fleet.nodes[node].standing, message))
+            case Printed():
+                self._write_down(node, message)
+                channel.tell_written(message.serial)
+            case Prepared():
+                self.hear(node, message)
+            case _:
+                if isinstance(message, Refused) and message.id not in self._desk:
+                    self.hear(node, message)
+                self._perform(self._desk.hear(node, message, self._clock.elapsed()))
+
+    def _write_down(self, node: str, printed: Printed) -> None:
+        """Unless it is told again, and only the word that it was written down was lost with a connection."""
+        if not printed.age or printed.serial > self._written.get(node, 0):
+            self._written[node] = printed.serial
+            self._witness.printed(node, printed)
+
+    def _perform(self, instructions: list[Instruction]) -> None:
+        queue = list(instructions)
+        for instruction in queue:
+            match instruction:
+                case Ask(node=node, flight=flight):
+                    if not self._agents.send(node, flight.recipe.digest, flight.invoke):
+                        refused = Refused(flight.id, "closing", "the connection to it is just being lost")
+                        queue += self._desk.hear(node, refused, self._clock.elapsed())
+                    elif flight.cold:
+                        self._agents.use(node)
+                case Hear(node=node, id=id, bytes=weight):
+                    channel = self._agents.channels.get(node)
+                    if channel is not None:
+                        channel.send_later(Heard(id), weight)
+                case Late(node=node, answer=answer):
+                    self.bygone.keep(node, answer)
+                case _:
+                    self._end(instruction)
+
+    def _end(self, ended: Done | Nowhere | Lost) -> None:
+        caller = self._waiting.pop(ended.flight.id, None)
+        if caller is None:
+            return
+        self._held.give_back(ended.flight.recipe.project, len(ended.flight.invoke.payload))
+        result = self._conclude(caller.function, ended, self._clock.elapsed() - caller.began)
+        if caller.future.done():
+            return
+        if isinstance(result, Outcome):
+            caller.future.set_result(result)
+        else:
+            caller.future.set_exception(result)
+
+    def _conclude(self, function: Function, ended: Done | Nowhere | Lost, seconds: float) -> Outcome | WeftError:
+        """What its caller is told, and its witness."""
+        flight, name_of = ended.flight, self._agents.name_of
+        match ended:
+            case Done(answer=answer):
+                outcome = tell_outcome(answer, flight.recipe.version, name_of(flight.node))
+                self._witness.ended(function, outcome, flight.recipe.digest, seconds)
+                return outcome
+            case Nowhere():
+                problem = tell_nowhere(function.what, flight, self._agents.fleet, name_of)
+                self._witness.refused(function, problem.token, flight.recipe.digest)
+                return problem
+            case Lost(why=why):
+                self._witness.lost(function, flight.recipe.digest)
+                return tell_lost(function.what, flight.id, f"lost on {name_of(flight.node)}: {why}")
+
+
+def _make_flight(version: Version, call: Call, places: Mapping[str, int], now: float) -> Flight:
+    recipe = version.recipe
+    seconds = recipe.timeout if call.seconds is None else min(recipe.timeout, call.seconds)
+    qualified = f":{call.qualifier}" if call.qualifier else ""
+    invoke = Invoke(
+        id=call.id,
+        digest=recipe.digest,
+        payload=call.payload,
+        seconds=seconds,
+        arn=f"arn:weft:lambda:weft:{recipe.project}:function:{recipe.name}{qualified}",
+        client_context=call.client_context,
+        tail=call.tail,
+    )
+    return Flight(recipe, invoke, places, now + seconds + GRACE_SECONDS)

@@ -1,0 +1,119 @@
+"""The agents that are connected: in which order they are asked for a version, and what they are told of recipes.
+
+A ranking is kept until something that it depends on changes. An agent hears of a recipe, with tickets for its parts, before
+anything else is said of it, and again before those tickets end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.contracts.function_placement import Placing, Ranking, Wanted
+from weft.gateway.function.definition.catalogue import Catalogue, Version
+from weft.gateway.function.definition.recipe import data_at, data_of, with_tickets
+from weft.gateway.function.instance.channel import Channel
+from weft.gateway.function.instance.fleet import Fleet
+from weft.protocol.invocations import Keep, Standing, Tell, ToAgent
+from weft.trust.tickets import BLOB_LIFETIME_SECONDS
+
+TELL_AGAIN_SECONDS = BLOB_LIFETIME_SECONDS / 2
+RANKINGS_KEPT = 4096
+
+
+class Ranked(msgspec.Struct):
+    """A ranking, as of ``epoch``; ``places`` of its nodes, by uid."""
+
+    epoch: int
+    ranking: Ranking
+    places: dict[str, int]
+
+
+class Agents:
+    """``fleet`` is what they told, ``channels`` the way to them, by uid; ``name_of`` gives a node's name by uid, ``keep_of`` how
+    instances of a recipe are kept."""
+
+    def __init__(
+        self, catalogue: Catalogue, placing: Placing, clock: Clock, ticket_key: bytes, name_of: Callable[[str], str]
+    ) -> None:
+        self._catalogue, self._placing, self._clock = catalogue, placing, clock
+        self._ticket_key, self.name_of = ticket_key, name_of
+        self.fleet = Fleet()
+        self.channels: dict[str, Channel] = {}
+        self.keep_of: Callable[[str], Keep | None] = lambda digest: None
+        self._ranked: dict[tuple[str, str], Ranked] = {}  # by digest and caller
+
+    # --- whom to ask ---------------------------------------------------------------------------------------------------
+
+    def rank(self, version: Version, caller: str = "") -> Ranking:
+        """The nodes that may run it, best first, as of now."""
+        return self._placing.rank(Wanted(version.recipe.project, version.code, data_of(version.recipe), caller))
+
+    def find_ranked(self, version: Version, caller: str = "") -> Ranked:
+        """The same, of late: nothing that counts has changed since."""
+        key, epoch = (version.recipe.digest, caller), self._placing.epoch
+        ranked = self._ranked.get(key)
+        if ranked is None or ranked.epoch != epoch:
+            ranking = self.rank(version, caller)
+            places = {node: place for place, node in enumerate(ranking.nodes)}
+            if len(self._ranked) >= RANKINGS_KEPT:
+                self._ranked.clear()
+            ranked = self._ranked[key] = Ranked(self._placing.epoch, ranking, places)
+        return ranked
+
+    def best_of(self, digest: str) -> str | None:
+        """The node where instances of the recipe should stand ready: where it is asked for first."""
+        version = self._catalogue.version_of(digest)
+        return None if version is None else self.fleet.choose(version.recipe, self.find_ranked(version).places, ())
+
+    def stand(self, node: str, standing: Standing) -> None:
+        """A node told how it stands; what placement goes by follows."""
+        before = self.fleet.nodes[node].standing.recipes
+        moved = self.fleet.stand(node, standing)
+        if before != standing.recipes:
+            self._placing.hold(node, data_at(standing.recipes, self._catalogue.recipe))
+        if moved:
+            self.use(node)
+
+    def use(self, node: str) -> None:
+        """There are other instances on that node, or more were asked for."""
+        self._placing.use(node, self.fleet.cpu(node, self._catalogue.recipe))
+
+    def leave(self, node: str) -> None:
+        """Its connection is gone."""
+        del self.channels[node]
+        self._placing.use(node, 0.0)
+
+    def forget(self, digest: str) -> None:
+        """Nothing uses that recipe any more."""
+        for key in [key for key in self._ranked if key[0] == digest]:
+            del self._ranked[key]
+        self._catalogue.forget(digest)
+
+    # --- what they are told --------------------------------------------------------------------------------------------
+
+    def send(self, node: str, digest: str, message: ToAgent) -> bool:
+        """Say something of a recipe to a node, which is told of it first if need be; False if it isn't connected."""
+        channel, recipe = self.channels.get(node), self._catalogue.recipe(digest)
+        if channel is None or recipe is None:
+            return False
+        now = self._clock.elapsed()
+        if now - channel.told.get(digest, -TELL_AGAIN_SECONDS) >= TELL_AGAIN_SECONDS:
+            is_new = digest not in channel.told
+            channel.told[digest] = now
+            channel.send(Tell(with_tickets(recipe, self._ticket_key, node, self._clock.now())))
+            keep = self.keep_of(digest) if is_new else None
+            if keep is not None:
+                channel.send(keep)
+        channel.send(message)
+        return True
+
+    def keep(self, digest: str, keep: Keep, node: str | None) -> None:
+        """Tell all nodes that know the recipe how its instances are kept; all but ``node`` to have none ready."""
+        for uid, channel in self.channels.items():
+            if uid == node:
+                self.send(uid, digest, keep)
+            elif digest in channel.told:
+                channel.send(msgspec.structs.replace(keep, ready=0))

@@ -1,0 +1,160 @@
+"""What the gateway knows of the nodes that serve invocations: their instances, as they tell, and what it has asked them for. Pure.
+
+What nodes tell is a moment old: it orders whom to ask, and each node decides for itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from weft.contracts.driver.function import Recipe
+from weft.protocol.invocations import Standing
+
+
+class Serving:
+    """One node. ``open`` once it has said what is under way there; ``congested`` while it is slow to take what it is sent."""
+
+    __slots__ = ("asked", "congested", "instances", "open", "prepared", "standing")
+
+    def __init__(self) -> None:
+        self.open = False
+        self.congested = False
+        self.standing = Standing()
+        self.instances: dict[str, int] = {}  # that are not paused ahead of demand, by digest
+        self.prepared: frozenset[str] = frozenset()  # digests
+        self.asked: Counter[str] = Counter()  # invocations that it has from us, by digest
+
+    def idle(self, digest: str) -> int:
+        """How many instances wait for work there, as far as one can tell."""
+        return self.instances.get(digest, 0) - self.asked[digest]
+
+    def ready(self, digest: str) -> int:
+        count = self.standing.counts.get(digest)
+        return 0 if count is None else count.ready
+
+    def room(self, recipe: Recipe) -> int:
+        """How many more instances of it there could be at work, as far as one can tell."""
+        by_memory = self.standing.free_memory // max(1, recipe.memory)
+        return max(0, min(by_memory, int(self.standing.free_cpu / max(recipe.cpu, 0.001) + 1e-9)))
+
+    def runs(self, isolation: str) -> bool:
+        return self.standing.isolations.get(isolation, "-") == ""
+
+
+class Fleet:
+    """The nodes by uid."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Serving] = {}
+        self._with: dict[str, set[str]] = {}  # nodes that have instances, by digest
+
+    def come(self, node: str) -> Serving:
+        self.go(node)
+        self.nodes[node] = serving = Serving()
+        return serving
+
+    def go(self, node: str) -> None:
+        serving = self.nodes.pop(node, None)
+        for digest in () if serving is None else serving.standing.counts:
+            self._without(digest, node)
+
+    def stand(self, node: str, standing: Standing) -> bool:
+        """Take in what a node tells; whether it has other instances than before."""
+        serving = self.nodes.get(node)
+        if serving is None:
+            return False
+        before, old = serving.standing.counts, serving.instances
+        if standing.recipes is not serving.standing.recipes:
+            serving.prepared = frozenset(standing.recipes)
+        serving.standing = standing
+        serving.instances = {digest: count.busy + count.idle for digest, count in standing.counts.items()}
+        for digest in standing.counts.keys() - before.keys():
+            self._with.setdefault(digest, set()).add(node)
+        for digest in before.keys() - standing.counts.keys():
+            self._without(digest, node)
+        return old != serving.instances
+
+    def choose(self, recipe: Recipe, ranking: Mapping[str, int], asked: Collection[str]) -> str | None:
+        """The node to ask next: the best with an idle instance, or else with one that is ready ahead of demand, or else the
+        best that runs such instances, of those that seem to have room if there are any. What has a machine of its own goes to
+        one that has prepared it, if there is any with room: no score is worth the seconds of a boot. ``ranking`` are places by
+        uid, in their order."""
+        digest = recipe.digest
+        warm = ready = None
+        for node in self._with.get(digest, ()):
+            place = ranking.get(node)
+            if place is None or node in asked or not self._is_open(node):
+                continue
+            serving = self.nodes[node]
+            if serving.idle(digest) > 0:
+                warm = min(warm, (place, node)) if warm is not None else (place, node)
+            elif serving.ready(digest) > 0 and serving.standing.free_memory >= recipe.memory:
+                ready = min(ready, (place, node)) if ready is not None else (place, node)
+        if (found := warm or ready) is not None:
+            return found[1]
+        roomy = cramped = None
+        for node in ranking:
+            if node in asked or not self._is_open(node) or not self.nodes[node].runs(recipe.isolation):
+                continue
+            serving = self.nodes[node]
+            if serving.standing.free_memory < recipe.memory:
+                cramped = cramped or node
+            elif recipe.isolation != "vm" or digest in serving.prepared:
+                return node
+            else:
+                roomy = roomy or node
+        return roomy or cramped
+
+    def count_room(self, recipe: Recipe) -> int:
+        """For how many more instances of it there is room where it is prepared."""
+        return sum(
+            serving.room(recipe)
+            for node, serving in self.nodes.items()
+            if self._is_open(node) and recipe.digest in serving.prepared
+        )
+
+    def choose_unprepared(self, recipe: Recipe, ranking: Sequence[str], but: Collection[str]) -> str | None:
+        """The best node that has room for it, and hasn't prepared it yet."""
+        for node in ranking:
+            if node in but or not self._is_open(node):
+                continue
+            serving = self.nodes[node]
+            if recipe.digest not in serving.prepared and serving.runs(recipe.isolation) and serving.room(recipe):
+                return node
+        return None
+
+    def cpu(self, node: str, find: Callable[[str], Recipe | None]) -> float:
+        """How many cores instances take there, those that are just being started among them; ``find`` gives a recipe by digest."""
+        serving, cpu = self.nodes.get(node), 0.0
+        if serving is not None:
+            for digest in serving.instances.keys() | serving.asked.keys():
+                if (recipe := find(digest)) is not None:
+                    cpu += recipe.cpu * max(serving.instances.get(digest, 0), serving.asked[digest])
+        return cpu
+
+    def why_not(self, recipe: Recipe, names: Mapping[str, str], ranking: Sequence[str]) -> str:
+        """Why none of the nodes in ``ranking`` can be asked, for people."""
+        told = []
+        for node in ranking[:5]:
+            serving, name = self.nodes.get(node), names.get(node, node)
+            if serving is None or not serving.open:
+                told.append(f"{name} serves no functions, or isn't connected")
+            elif not serving.runs(recipe.isolation):
+                why = serving.standing.isolations.get(recipe.isolation, "it doesn't say that it does")
+                told.append(f"{name} can't run isolation {recipe.isolation}: {why}")
+            elif serving.congested:
+                told.append(f"{name} is slow to take what it is sent")
+        more = f"; and {len(ranking) - 5} more" if len(ranking) > 5 else ""
+        return "; ".join(told) + more
+
+    def _is_open(self, node: str) -> bool:
+        serving = self.nodes.get(node)
+        return serving is not None and serving.open and not serving.congested
+
+    def _without(self, digest: str, node: str) -> None:
+        nodes = self._with.get(digest)
+        if nodes is not None:
+            nodes.discard(node)
+            if not nodes:
+                del self._with[digest]

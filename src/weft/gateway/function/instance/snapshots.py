@@ -1,0 +1,82 @@
+"""Has the next best node make a function's template before the nodes that have one are full, so that no caller waits for a boot.
+
+Only for functions that run in machines of their own, which take seconds to come up the first time, and only while they are
+invoked. A template takes room on a disk, no memory. Woken by the clock, and by what agents say of what they were asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterable
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.contracts.driver.function import Recipe
+from weft.gateway.function.definition.catalogue import Catalogue
+from weft.gateway.function.instance.agents import Agents
+from weft.protocol.invocations import Prepare, Prepared, Refused
+
+log = logging.getLogger("weft.gateway.functions")
+LOOK_SECONDS = 2.0
+MOST_AT_ONCE = 4  # templates that are being made so, on all nodes: each is a boot
+PATIENCE_SECONDS = 600.0  # code, base or image may have to come first
+PAUSE_SECONDS = 60.0  # before a node that couldn't is asked again
+
+
+class Demand(msgspec.Struct, frozen=True):
+    """A recipe that is being invoked, and for how many more instances of it there should be room where it is prepared."""
+
+    recipe: Recipe
+    more: int
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    id: str  # "": it couldn't, and is left in peace
+    until: float
+
+
+class Spreading:
+    """``look`` at what is in demand; ``hear`` and ``leave`` of what agents say and that they are gone."""
+
+    def __init__(self, catalogue: Catalogue, agents: Agents, clock: Clock) -> None:
+        self._catalogue, self._agents, self._clock = catalogue, agents, clock
+        self._asked: dict[tuple[str, str], _Asked] = {}  # by digest and node
+
+    def look(self, demands: Iterable[Demand]) -> None:
+        now = self._clock.elapsed()
+        self._asked = {key: asked for key, asked in self._asked.items() if asked.until > now}
+        at_work = {digest for (digest, _), asked in self._asked.items() if asked.id}
+        for demand in demands:
+            if len(at_work) >= MOST_AT_ONCE:
+                return
+            digest = demand.recipe.digest
+            if digest not in at_work and self._spread(demand, now):
+                at_work.add(digest)
+
+    def hear(self, node: str, message: Prepared | Refused) -> None:
+        for (digest, asked_node), asked in self._asked.items():
+            if asked_node != node or asked.id != message.id or (isinstance(message, Prepared) and not message.done):
+                continue
+            failed = message.message if isinstance(message, Refused) or message.error_type else ""
+            self._asked[digest, node] = _Asked("", self._clock.elapsed() + (PAUSE_SECONDS if failed else 0.0))
+            if failed:
+                log.info("%s ahead of demand: %s", digest[:12], failed)
+            return
+
+    def leave(self, node: str) -> None:
+        self._asked = {key: asked for key, asked in self._asked.items() if key[1] != node}
+
+    def _spread(self, demand: Demand, now: float) -> bool:
+        recipe, fleet = demand.recipe, self._agents.fleet
+        version = self._catalogue.version_of(recipe.digest)
+        if version is None or fleet.count_room(recipe) >= demand.more:
+            return False
+        resting = {node for digest, node in self._asked if digest == recipe.digest}
+        node = fleet.choose_unprepared(recipe, self._agents.rank(version).nodes, resting)
+        id = str(uuid.uuid4())
+        if node is None or not self._agents.send(node, recipe.digest, Prepare(id, recipe.digest)):
+            return False
+        self._asked[recipe.digest, node] = _Asked(id, now + PATIENCE_SECONDS)
+        return True

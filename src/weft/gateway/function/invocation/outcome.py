@@ -1,0 +1,101 @@
+"""How a caller is told what became of an invocation, or why it can't begin now. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from weft.contracts.function_placement import Ranking
+from weft.gateway.function.instance.fleet import Fleet
+from weft.gateway.function.invocation.call import Outcome
+from weft.gateway.function.invocation.tracker import Flight
+from weft.objects.errors import Throttled, TooLarge, Unavailable, Unplaceable
+from weft.protocol.invocations import Answer
+
+NameOf = Callable[[str], str]  # a node's name by uid
+MOST_TOLD = 5  # nodes that refused
+
+
+def tell_outcome(answer: Answer, version: str, node: str) -> Outcome:
+    return Outcome(
+        id=answer.id,
+        payload=answer.payload,
+        error=answer.error,
+        error_type=answer.error_type,
+        version=version,
+        node=node,
+        start=answer.start,
+        seconds=answer.seconds,
+        init_seconds=answer.init_seconds,
+        most_memory=answer.most_memory,
+        tail=answer.tail,
+    )
+
+
+def tell_nowhere(what: str, flight: Flight, fleet: Fleet, name_of: NameOf) -> Unplaceable:
+    """No node took it: what each said, and which comes nearest."""
+    names = {node: name_of(node) for node in flight.ranking}
+    if not flight.refusals:
+        return tell_unplaceable(
+            what, Ranking(reason="noAvailableAgents", message=fleet.why_not(flight.recipe, names, list(flight.ranking)))
+        )
+    told = [f"{names[node]}: {refused.message or refused.reason}" for node, refused in flight.refusals.items()]
+    lacking = any(refused.reason == "insufficientResources" for refused in flight.refusals.values())
+    more = f"; and {len(told) - MOST_TOLD} more" if len(told) > MOST_TOLD else ""
+    return tell_unplaceable(
+        what,
+        Ranking(
+            reason="insufficientResources" if lacking else "noAvailableAgents",
+            message="; ".join(told[:MOST_TOLD]) + more,
+            nearest=_find_nearest(flight, fleet, name_of),
+        ),
+    )
+
+
+def tell_unplaceable(what: str, ranking: Ranking) -> Unplaceable:
+    """A ranking without nodes."""
+    hint = f"nearest fit: {ranking.nearest}" if ranking.nearest else "weft node list shows what there is"
+    return Unplaceable(
+        f"{what} can't run now: {ranking.message}", reason=ranking.reason, hint=hint, retry_after_seconds=1.0
+    )
+
+
+def tell_lost(what: str, id: str, where: str) -> Unavailable:
+    """``where`` says how it was lost."""
+    return Unavailable(
+        f"{what}: invocation {id} was {where}; it may have run",
+        reason="invocationLost",
+        hint="weft does not run it again: that is the caller's to decide",
+    )
+
+
+def tell_busy(what: str, running: int, most: int) -> Throttled:
+    return Throttled(
+        f"{what}: {running} invocations are under way, and max_concurrent is {most}",
+        hint="try again in a moment, or raise it: weft function update NAME --max-concurrent N",
+        retry_after_seconds=1.0,
+    )
+
+
+def tell_full() -> Throttled:
+    return Throttled(
+        "the gateway holds as much of other invocations' payloads as it can, or as it does for one project",
+        hint="try again in a moment",
+        retry_after_seconds=1.0,
+    )
+
+
+def tell_too_large(what: str, length: int, most: int) -> TooLarge:
+    return TooLarge(
+        f"{what}: a payload of {length} bytes; at most {most}", hint="put it where the function can fetch it"
+    )
+
+
+def _find_nearest(flight: Flight, fleet: Fleet, name_of: NameOf) -> str:
+    """Of the nodes that were asked, the one with most room."""
+    there = [(fleet.nodes[node].standing.free_memory, node) for node in flight.refusals if node in fleet.nodes]
+    if not there:
+        return ""
+    memory, node = max(there)
+    if memory >= flight.recipe.memory or memory <= 0:
+        return ""
+    return f"{name_of(node)}, if you ask for at most --memory {memory // 2**20}M"

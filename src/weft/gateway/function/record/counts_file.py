@@ -1,0 +1,62 @@
+"""What is counted of functions, in the server's state folder: a small file for each, written again some seconds after it changed.
+So counts go on over restarts; a gateway that is killed has forgotten its last seconds. They go with their function."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import msgspec
+
+from weft.gateway.function.record.metrics import Counts
+
+log = logging.getLogger("weft.gateway.functions")
+AT_ONCE = 1000  # files
+
+
+class KeptCounts:
+    """In ``folder``, by the functions' uids. What can't be read counts from now; what can't be written is told once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._changed: dict[str, Counts] = {}
+        self._troubled = ""
+
+    def read(self, function: str) -> Counts | None:
+        try:
+            return msgspec.msgpack.decode((self._folder / function).read_bytes(), type=Counts)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.MsgspecError) as problem:
+            log.warning("the counts of function %s are lost: %s", function, problem)
+            return None
+
+    def change(self, function: str, counts: Counts) -> None:
+        """They are others now."""
+        self._changed[function] = counts
+
+    def take(self) -> dict[str, bytes]:
+        """What is to be written now."""
+        taken = {function: self._changed.pop(function) for function in list(self._changed)[:AT_ONCE]}
+        return {function: msgspec.msgpack.encode(counts) for function, counts in taken.items()}
+
+    def write(self, taken: dict[str, bytes]) -> None:
+        """Blocking."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for function, data in taken.items():
+                partial = self._folder / f".{function}"
+                partial.write_bytes(data)
+                partial.rename(self._folder / function)
+            self._troubled = ""
+        except OSError as problem:  # a full disk costs counts, not invocations
+            if str(problem) != self._troubled:
+                self._troubled = str(problem)
+                log.error("what is counted of functions can't be kept: %s", problem)
+
+    def keep_only(self, functions: set[str]) -> None:
+        """Drop what is kept of functions that are gone. Blocking."""
+        if self._folder.is_dir():
+            for path in self._folder.iterdir():
+                if path.name.lstrip(".") not in functions:
+                    path.unlink(missing_ok=True)

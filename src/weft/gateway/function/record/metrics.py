@@ -1,0 +1,167 @@
+"""What is counted of each function's invocations, and where its instances are: told when asked. Pure; ``kept_counts.py`` keeps what
+is counted over restarts.
+
+Durations go into buckets whose widths grow with them, eight to each doubling, so that a percentile is right to within 5 %
+(as HdrHistogram does, Gil Tene)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from weft.gateway.function.instance.fleet import Fleet
+from weft.gateway.function.invocation.call import Outcome
+
+PER_DOUBLING = 8
+LEAST_SECONDS = 1e-5
+MOST_KINDS, OTHERS = 100, "(others)"  # of errors, whose types are the code's own words
+
+
+class Durations(msgspec.Struct):
+    """How long things took; ``buckets`` are counts by how often the least is doubled, in eighths."""
+
+    buckets: dict[int, int] = {}
+    count: int = 0
+    sum: float = 0.0
+    most: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        bucket = int(math.log2(max(seconds, LEAST_SECONDS) / LEAST_SECONDS) * PER_DOUBLING)
+        self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
+        self.count += 1
+        self.sum += seconds
+        self.most = max(self.most, seconds)
+
+    def percentile(self, share: float) -> float:
+        """The duration (seconds) that this share of them, 0 to 1, doesn't exceed; 0 if there are none."""
+        left = share * self.count
+        for bucket in sorted(self.buckets):
+            left -= self.buckets[bucket]
+            if left <= 1e-9:
+                return min(self.most, LEAST_SECONDS * 2 ** ((bucket + 0.5) / PER_DOUBLING))
+        return self.most
+
+
+class Percentiles(msgspec.Struct, frozen=True):
+    """Milliseconds."""
+
+    mean: float = 0.0
+    p50: float = 0.0
+    p90: float = 0.0
+    p99: float = 0.0
+    most: float = 0.0
+
+
+class There(msgspec.Struct, frozen=True):
+    """A function's instances on one node as that told last: at work, idle, ready ahead of demand; ``prepared``: a new one begins
+    from what is there."""
+
+    node: str
+    busy: int = 0
+    idle: int = 0
+    ready: int = 0
+    prepared: bool = False
+
+
+class Told(msgspec.Struct, frozen=True):
+    """Of one function since ``since`` (unix seconds). ``duration`` is of the code itself, ``latency`` with placing, starting and
+    the way there and back. ``errors`` by type; ``refused`` by reason; ``starts`` by how the instance came to be."""
+
+    function: str
+    project: str
+    since: float
+    invocations: int
+    errors: dict[str, int]
+    throttles: int
+    refused: dict[str, int]
+    lost: int
+    concurrent: int
+    most_concurrent: int
+    starts: dict[str, int]
+    duration: Percentiles
+    latency: Percentiles
+    init: Percentiles
+    most_memory: int
+    instances: list[There] = []
+
+
+class Counts(msgspec.Struct):
+    """Of one function, since ``since`` (unix seconds)."""
+
+    since: float
+    invocations: int = 0
+    throttles: int = 0
+    lost: int = 0
+    most_concurrent: int = 0
+    most_memory: int = 0
+    errors: dict[str, int] = {}
+    refused: dict[str, int] = {}
+    starts: dict[str, int] = {}
+    duration: Durations = msgspec.field(default_factory=Durations)
+    latency: Durations = msgspec.field(default_factory=Durations)
+    init: Durations = msgspec.field(default_factory=Durations)
+
+    def refuse(self, reason: str) -> None:
+        _more(self.refused, reason)
+
+    def arrive(self, concurrent: int) -> None:
+        self.invocations += 1
+        if concurrent > self.most_concurrent:
+            self.most_concurrent = concurrent
+
+    def end(self, outcome: Outcome, seconds: float) -> None:
+        _more(self.starts, outcome.start)
+        self.duration.add(outcome.seconds)
+        self.latency.add(seconds)
+        if outcome.start != "warm":
+            self.init.add(outcome.init_seconds)
+        if outcome.error:
+            _more(self.errors, outcome.error_type or outcome.error)
+        if outcome.most_memory > self.most_memory:
+            self.most_memory = outcome.most_memory
+
+
+def _more(counts: dict[str, int], what: str) -> None:
+    if what not in counts and len(counts) >= MOST_KINDS:
+        what = OTHERS
+    counts[what] = counts.get(what, 0) + 1
+
+
+def tell(counts: Counts, function: str, project: str, concurrent: int) -> Told:
+    return Told(
+        function=function,
+        project=project,
+        since=counts.since,
+        invocations=counts.invocations,
+        errors=dict(counts.errors),
+        throttles=counts.throttles,
+        refused=dict(counts.refused),
+        lost=counts.lost,
+        concurrent=concurrent,
+        most_concurrent=counts.most_concurrent,
+        starts=dict(counts.starts),
+        duration=_describe(counts.duration),
+        latency=_describe(counts.latency),
+        init=_describe(counts.init),
+        most_memory=counts.most_memory,
+    )
+
+
+def find_instances(fleet: Fleet, is_its: Callable[[str], bool], name_of: Callable[[str], str]) -> list[There]:
+    """By node; ``is_its`` says whether a recipe, by digest, is the function's. Nodes that have nothing of it are left out."""
+    found = []
+    for node, serving in fleet.nodes.items():
+        counts = [count for digest, count in serving.standing.counts.items() if is_its(digest)]
+        prepared = any(map(is_its, serving.standing.recipes))
+        if counts or prepared:
+            busy, idle, ready = (sum(getattr(count, part) for count in counts) for part in ("busy", "idle", "ready"))
+            found.append(There(name_of(node), busy, idle, ready, prepared))
+    return sorted(found, key=lambda there: there.node)
+
+
+def _describe(durations: Durations) -> Percentiles:
+    mean = durations.sum / durations.count if durations.count else 0.0
+    values: Iterable[float] = (mean, *(durations.percentile(share) for share in (0.5, 0.9, 0.99)), durations.most)
+    return Percentiles(*(round(value * 1000, 3) for value in values))

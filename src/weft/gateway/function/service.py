@@ -1,0 +1,211 @@
+"""All of the gateway's part in functions, put together: follows the store, keeps channels, dispatches, prepares, and answers
+tickets' streams. ``catalogue``, ``agents`` and ``dispatcher`` are for other doors."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from weft.contracts.clock import Clock
+from weft.contracts.driver.function import LATEST
+from weft.contracts.function_placement import Placing
+from weft.contracts.store import Store
+from weft.gateway.function.definition import catalogue
+from weft.gateway.function.definition.catalogue import Catalogue
+from weft.gateway.function.dispatcher import Dispatcher
+from weft.gateway.function.instance import snapshots
+from weft.gateway.function.instance.agents import Agents
+from weft.gateway.function.instance.keep_alive import LOOK_SECONDS
+from weft.gateway.function.instance.snapshots import Spreading
+from weft.gateway.function.links import Dial, Links
+from weft.gateway.function.readiness import Readiness
+from weft.gateway.function.record.counts_file import KeptCounts
+from weft.gateway.function.record.output_log import PrintedLog
+from weft.gateway.function.record.recorder import Record
+from weft.gateway.function.streams import FunctionStreams
+from weft.gateway.stream.connection import Connection
+from weft.gateway.stream.splice import Carried
+from weft.informer.cache import Cache
+from weft.informer.view import Changed, Index, Item, View
+from weft.kinds.function import FunctionSpec, FunctionStatus, keep_alive_of, ready_of
+from weft.kinds.function_version import FunctionVersionStatus
+from weft.kinds.node import NodeReport, NodeStatus
+from weft.objects.errors import NotFound, Unavailable
+from weft.protocol.invocations import Drop, Prepared, Refused
+
+log = logging.getLogger("weft.gateway.functions")
+SWEEP_SECONDS = 10.0
+WRITE_SECONDS = 5.0
+
+
+class Functions:
+    """``cache`` follows ``store`` in a view of the kinds of ``catalogue.KINDS`` and nodes; ``placing`` decides where, and is fed
+    by whoever made it. ``folder`` is the gateway's own in the server's state folder."""
+
+    def __init__(
+        self,
+        store: Store,
+        cache: Cache,
+        placing: Placing,
+        clock: Clock,
+        *,
+        ticket_key: bytes,
+        folder: Path,
+    ) -> None:
+        self.cache, self._clock = cache, clock
+        self._names: dict[str, str] = {}  # of nodes, by uid
+        self.catalogue = Catalogue(cache.view)
+        self.printed = PrintedLog(folder / "logs")
+        self.counts = KeptCounts(folder / "counts")
+        self.record = Record(self.printed, self.counts, clock)
+        self.agents = Agents(self.catalogue, placing, clock, ticket_key, self._name_of)
+        self.dispatcher = Dispatcher(self.catalogue, self.agents, self.record, clock)
+        self.readiness = Readiness(self.catalogue, cache, store, self.agents, clock)
+        self.spreading = Spreading(self.catalogue, self.agents, clock)
+        self.streams = FunctionStreams(self.dispatcher, self.record, self.printed, clock)
+        self.record.running, self.record.function_of = self.dispatcher.running, self.catalogue.function_of
+        self.record.find_instances = self.dispatcher.find_instances
+        self.dispatcher.hear, self.dispatcher.left = self._hear, self._leave
+        self.dispatcher.is_read = lambda: bool(cache.epoch)
+        self.dispatcher.bygone.find_expected = self._find_serving
+        self.agents.keep_of = self.record.keeping.keep_of
+        self._links: Links | None = None
+        self._unused: dict[str, int] = {}  # digests that nothing names, and for how many sweeps
+
+    async def run(self, dial: Dial, is_there: Any) -> None:
+        """Serve for ever; ``dial`` and ``is_there`` as of Links."""
+        self.cache.subscribe(self._notice, ("node", *catalogue.KINDS))
+        self._links = Links(dial, is_there, self.dispatcher, self._clock)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.cache.run())
+                group.create_task(self.dispatcher.watch())
+                group.create_task(self.readiness.run())
+                group.create_task(self._sweep())
+                group.create_task(self._keep())
+                group.create_task(self._spread())
+                group.create_task(self._write_counts())
+        finally:
+            await self._links.close()
+            self.printed.close()
+            self.counts.write(self.counts.take())
+
+    def come(self, node_uid: str) -> None:
+        if self._links is not None:
+            self._links.come(node_uid)
+
+    def serves(self, claims: dict[str, Any]) -> bool:
+        return self.streams.serves(claims)
+
+    async def serve(self, client: Connection, claims: dict[str, Any]) -> Carried:
+        return await self.streams.serve(client, claims)
+
+    def _notice(self, changes: Sequence[Changed]) -> None:
+        for change in changes:
+            if change.kind == "node":
+                if change.new is None:
+                    self._names.pop(change.item.uid, None)
+                else:
+                    self._names[change.new.uid] = change.new.envelope.name
+            elif change.kind == "function" and change.new is None:
+                self.record.forget(change.item.uid)
+        self.catalogue.notice(changes)
+        self.readiness.notice(changes)
+        for change in changes:
+            if change.kind == "function" and change.new is not None:
+                self._expect(change.new)
+            elif change.kind in ("function", "functionversion") and change.new is None:
+                self._let_go(change.item)
+
+    def _hear(self, node: str, message: Prepared | Refused) -> None:
+        self.readiness.hear(node, message)
+        self.spreading.hear(node, message)
+
+    def _leave(self, node: str) -> None:
+        self.readiness.leave(node)
+        self.spreading.leave(node)
+        self.record.keeping.leave(node)
+
+    def _expect(self, item: Item) -> None:
+        """What says itself how its instances are kept needn't be invoked first."""
+        spec = item.spec(FunctionSpec)
+        if item.deleting or (not ready_of(spec) and keep_alive_of(spec) is None):
+            return
+        try:
+            function = self.catalogue.find(item.envelope.project or "", item.envelope.name)
+            self.record.keeping.expect(self.catalogue.resolve(function, LATEST).recipe, spec)
+        except (NotFound, Unavailable):
+            pass  # not ready yet
+
+    def _let_go(self, item: Item) -> None:
+        """What it was run as is no other's: nodes needn't keep idle instances of it until the next sweep."""
+        is_version = item.envelope.kind == "functionversion"
+        digest = item.status(FunctionVersionStatus).digest if is_version else item.status(FunctionStatus).digest
+        if digest and digest not in self.readiness.preparing:
+            self._drop(digest)
+
+    def _find_serving(self) -> set[str]:
+        """The nodes that are there and run functions, by what they reported last."""
+        nodes = self.cache.view.of_kind("node").values()
+        return {n.uid for n in nodes if n.status(NodeStatus).phase == "Ready" and n.report(NodeReport).functions}
+
+    def _name_of(self, node_uid: str) -> str:
+        return self._names.get(node_uid, node_uid)
+
+    async def _keep(self) -> None:
+        while True:
+            await self._clock.sleep(LOOK_SECONDS)
+            self.record.keeping.look(self.agents)
+
+    async def _spread(self) -> None:
+        while True:
+            await self._clock.sleep(snapshots.LOOK_SECONDS)
+            self.spreading.look(self.record.keeping.find_demands())
+
+    async def _write_counts(self) -> None:
+        while True:
+            await self._clock.sleep(WRITE_SECONDS)
+            if taken := self.counts.take():
+                await asyncio.to_thread(self.counts.write, taken)
+
+    async def _sweep(self) -> None:
+        """Have nodes let go of recipes that nothing names any more, and drop what was printed by functions that are gone."""
+        while True:
+            await self._clock.sleep(SWEEP_SECONDS)
+            if not self.cache.epoch:
+                continue
+            used = self._list_used()
+            there = {digest for serving in self.agents.fleet.nodes.values() for digest in serving.standing.recipes}
+            there |= {digest for channel in self.agents.channels.values() for digest in channel.told}
+            self._unused = {digest: self._unused.get(digest, 0) + 1 for digest in there - used}
+            for digest in [digest for digest, sweeps in self._unused.items() if sweeps > 1]:
+                self._drop(digest)
+            uids = {item.uid for item in self.cache.view.of_kind("function").values()}
+            await asyncio.to_thread(self.printed.keep_only, uids)
+            await asyncio.to_thread(self.counts.keep_only, uids)
+
+    def _list_used(self) -> set[str]:
+        """The digests of recipes that something names."""
+        view = self.cache.view
+        used = set(self.readiness.preparing)
+        used |= {item.status(FunctionStatus).digest for item in view.of_kind("function").values()}
+        used |= {item.status(FunctionVersionStatus).digest for item in view.of_kind("functionversion").values()}
+        return used
+
+    def _drop(self, digest: str) -> None:
+        for node, channel in self.agents.channels.items():
+            serving = self.agents.fleet.nodes[node]
+            if serving.asked[digest] or (digest not in channel.told and digest not in serving.standing.recipes):
+                continue
+            channel.told.pop(digest, None)
+            channel.send(Drop(digest))
+        self.agents.forget(digest)
+        self.record.keeping.forget([digest])
+
+
+def make_view(*kinds: str, indexes: Sequence[Index] = (), later: Sequence[str] = ()) -> View:
+    """An empty view of ``kinds`` beside those that are read here; ``later`` once there is a function."""
+    return View(dict.fromkeys(("node", *catalogue.KINDS, *kinds)), indexes, once="function", later=later)

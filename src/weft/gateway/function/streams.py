@@ -1,0 +1,174 @@
+"""The verbs of functions that clients open a ticket's stream for: invoke, logs, metrics. Woken by clients."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.gateway.function.invocation.call import Call, Dispatches, Outcome
+from weft.gateway.function.record.output_log import PrintedLog
+from weft.gateway.function.record.recorder import Record
+from weft.gateway.stream.connection import Connection
+from weft.gateway.stream.splice import Carried
+from weft.kinds.parts.function_verbs import FunctionLogsInput, InvokeInput
+from weft.objects.errors import InvalidInput, NotFound, TooLarge, WeftError
+from weft.protocol.frames import FrameType, encode_data, encode_error, encode_exit, encode_json
+from weft.protocol.invocations import MAX_PAYLOAD_BYTES
+
+T = TypeVar("T", bound=msgspec.Struct)
+VERBS = ("invoke", "logs", "metrics")
+
+
+class Target(msgspec.Struct, frozen=True):
+    """What a ticket says of whose stream it opens."""
+
+    kind: str
+    name: str
+    uid: str
+    project: str
+
+
+class FunctionStreams:
+    """``accept`` takes an invocation in that is to be run later; None where nothing does."""
+
+    def __init__(self, dispatcher: Dispatches, record: Record, log: PrintedLog, clock: Clock) -> None:
+        self._dispatcher, self._record, self._log, self._clock = dispatcher, record, log, clock
+        self.accept: Callable[[Call], Awaitable[None]] | None = None
+
+    def serves(self, claims: dict[str, Any]) -> bool:
+        workload = claims.get("workload")
+        return isinstance(workload, dict) and workload.get("kind") == "function" and claims.get("verb") in VERBS
+
+    async def serve(self, client: Connection, claims: dict[str, Any]) -> Carried:
+        """Serve one stream to its end; the client always hears of an end."""
+        carried = Carried()
+        verbs = {"invoke": self._invoke, "logs": self._logs, "metrics": self._metrics}
+        try:
+            target = _read(claims.get("workload"), Target)
+            await verbs[str(claims["verb"])](client, target, claims.get("input") or {}, carried)
+            carried.result = "done"
+        except WeftError as problem:
+            carried.result = problem.token
+            await client.send(encode_error(problem))
+        return carried
+
+    async def _invoke(self, client: Connection, target: Target, given: Any, carried: Carried) -> None:
+        asked = _read(given, InvokeInput)
+        payload = await _receive_all(client)
+        carried.bytes_in = len(payload)
+        call = Call(
+            id=str(uuid.uuid4()),
+            project=target.project,
+            name=target.name,
+            qualifier=asked.qualifier,
+            payload=payload or b"{}",
+            seconds=asked.timeout or None,
+            tail=asked.tail,
+            client_context=asked.client_context,
+        )
+        if asked.later:
+            if self.accept is None:
+                raise InvalidInput("this gateway takes no asynchronous invocations", reason="notServed")
+            await self.accept(call)
+            await client.send(encode_json(FrameType.EXIT, {"code": 0, "requestId": call.id}))
+            return
+        outcome = await self._dispatcher.invoke(call)
+        carried.bytes_out = len(outcome.payload)
+        for frame in encode_data(FrameType.DATA_OUT, outcome.payload):
+            await client.send(frame)
+        await client.send(encode_json(FrameType.EXIT, _describe(outcome)))
+
+    async def _logs(self, client: Connection, target: Target, given: Any, carried: Carried) -> None:
+        asked = _read(given, FunctionLogsInput)
+        since = self._clock.now() - asked.since if asked.since else 0.0
+        follower = self._log.follow(target.uid) if asked.follow else None
+        try:
+            text = b"".join(await asyncio.to_thread(self._log.read, target.uid, tail=asked.tail, since=since))
+            await _send(client, text, carried)
+            if follower is not None:
+                await self._follow(client, follower.lines, carried)
+                return
+        finally:
+            if follower is not None:
+                self._log.leave(target.uid, follower)
+        await client.send(encode_exit(0))
+
+    async def _follow(self, client: Connection, lines: asyncio.Queue[bytes], carried: Carried) -> None:
+        leaving = asyncio.ensure_future(_until_gone(client))
+        try:
+            while True:
+                getting = asyncio.ensure_future(lines.get())
+                await asyncio.wait((getting, leaving), return_when=asyncio.FIRST_COMPLETED)
+                if not getting.done():
+                    getting.cancel()
+                    return
+                text = [getting.result()]
+                while not lines.empty():
+                    text.append(lines.get_nowait())
+                await _send(client, b"".join(text), carried)
+        finally:
+            leaving.cancel()
+
+    async def _metrics(self, client: Connection, target: Target, given: Any, carried: Carried) -> None:
+        told = self._record.tell(target.uid, target.project, target.name)
+        await _send(client, msgspec.json.encode(told), carried)
+        await client.send(encode_exit(0))
+
+
+def _describe(outcome: Outcome) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "code": 1 if outcome.error else 0,
+        "requestId": outcome.id,
+        "version": outcome.version,
+        "node": outcome.node,
+        "start": outcome.start,
+        "seconds": round(outcome.seconds, 6),
+        "init_seconds": round(outcome.init_seconds, 6),
+        "most_memory": outcome.most_memory,
+    }
+    if outcome.error:
+        told |= {"error": outcome.error, "errorType": outcome.error_type}
+    if outcome.tail:
+        told["tail"] = base64.b64encode(outcome.tail).decode()
+    return told
+
+
+async def _receive_all(client: Connection) -> bytes:
+    """What the client sends until END_IN. Raises TooLarge, and NotFound if it goes before that."""
+    payload = bytearray()
+    while (frame := await client.receive()) is not None:
+        if frame.type == FrameType.END_IN:
+            return bytes(payload)
+        if frame.type == FrameType.DATA_IN:
+            payload += frame.payload
+            if len(payload) > MAX_PAYLOAD_BYTES:
+                raise TooLarge(
+                    f"a payload of more than {MAX_PAYLOAD_BYTES} bytes", hint="put it where the function can fetch it"
+                )
+        elif frame.type != FrameType.PING:
+            raise InvalidInput(f"a client may not send frames of type {frame.type}")
+    raise NotFound("the client has gone")
+
+
+async def _send(client: Connection, data: bytes, carried: Carried) -> None:
+    carried.bytes_out += len(data)
+    for frame in encode_data(FrameType.DATA_OUT, data):
+        await client.send(frame)
+
+
+async def _until_gone(client: Connection) -> None:
+    while await client.receive() is not None:
+        pass
+
+
+def _read(given: object, type_: type[T]) -> T:
+    try:
+        return msgspec.convert(given, type_)
+    except msgspec.ValidationError as problem:
+        raise InvalidInput(f"the ticket's claims can't be read: {problem}") from problem

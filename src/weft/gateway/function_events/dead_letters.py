@@ -1,0 +1,49 @@
+"""Events that failed for good, kept until somebody has looked at them. As ``queue.py``: durable on return."""
+
+from __future__ import annotations
+
+from weft.gateway.function_events.file import EventFile
+from weft.gateway.function_events.queue import Event, select
+
+
+class DeadLetters:
+    def __init__(self, file: EventFile) -> None:
+        self._file = file
+
+    async def dead(self, project: str, name: str, most: int, after: str = "") -> list[Event]:
+        """A function's dead letters, newest first, from behind the one with the id ``after`` on."""
+        return await select(
+            self._file,
+            "project = ? AND name = ? AND dead_at IS NOT NULL"
+            " AND (? = '' OR seq < (SELECT seq FROM event WHERE id = ?)) ORDER BY seq DESC LIMIT ?",
+            (project, name, after, after, most),
+        )
+
+    async def redrive(self, project: str, name: str, at: float) -> int:
+        """Have all of a function's dead letters wait again, as if they were accepted now; how many."""
+        values = (at, at, project, name)
+        return await self._file.do(
+            lambda db: (
+                db.execute(
+                    "UPDATE event SET dead_at=NULL, tries=0, accepted_at=?, due_at=?, error='', error_type=''"
+                    " WHERE project = ? AND name = ? AND dead_at IS NOT NULL",
+                    values,
+                ).rowcount
+            )
+        )
+
+    async def purge(self, project: str, name: str) -> int:
+        """Let go of all of a function's dead letters; how many."""
+        return await self._file.do(
+            lambda db: (
+                db.execute(
+                    "DELETE FROM event WHERE project = ? AND name = ? AND dead_at IS NOT NULL", (project, name)
+                ).rowcount
+            )
+        )
+
+    async def drop_old(self, before: float) -> int:
+        """Let go of dead letters from before then; how many."""
+        return await self._file.do(
+            lambda db: db.execute("DELETE FROM event WHERE dead_at IS NOT NULL AND dead_at < ?", (before,)).rowcount
+        )

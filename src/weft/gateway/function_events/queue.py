@@ -1,0 +1,106 @@
+"""The events that wait to be run. Each method returns once what it did is on the disk, and raises Unavailable if it can't be."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import msgspec
+
+from weft.gateway.function_events.file import EventFile
+
+Origin = Literal["invoke", "schedule", "deadletter"]
+COLUMNS = (
+    "id, project, name, qualifier, payload, context, origin, accepted_at, due_at, tries, dead_at, error_type, error"
+)
+
+
+INSERT = f"INSERT OR IGNORE INTO event ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"  # noqa: S608 (COLUMNS are ours)
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One asynchronous invocation. ``tries``: how often it was run and failed; ``dead_at``: since when it is a dead letter."""
+
+    id: str
+    project: str
+    name: str
+    qualifier: str = ""
+    payload: bytes = b""
+    context: str = ""
+    origin: Origin = "invoke"
+    accepted_at: float
+    due_at: float
+    tries: int = 0
+    dead_at: float | None = None
+    error_type: str = ""
+    error: str = ""
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What waits for one function: how many, and when the first is due."""
+
+    project: str
+    name: str
+    count: int
+    due_at: float
+
+
+class EventQueue:
+    def __init__(self, file: EventFile) -> None:
+        self._file = file
+
+    async def add(self, events: Iterable[Event]) -> None:
+        """Accept them; one whose id is there already is left as it is."""
+        rows = [msgspec.structs.astuple(event) for event in events]
+        await self._file.do(lambda db: db.executemany(INSERT, rows))
+
+    async def standings(self) -> list[Standing]:
+        rows = await self._file.do(
+            lambda db: db.execute(
+                "SELECT project, name, COUNT(*), MIN(due_at) FROM event WHERE dead_at IS NULL GROUP BY project, name"
+            ).fetchall()
+        )
+        return [Standing(*row) for row in rows]
+
+    async def due(self, project: str, name: str, most: int) -> list[Event]:
+        """What waits for a function, what is due first first."""
+        return await select(
+            self._file,
+            "project = ? AND name = ? AND dead_at IS NULL ORDER BY due_at, seq LIMIT ?",
+            (project, name, most),
+        )
+
+    async def done(self, id: str) -> None:
+        await self._file.do(lambda db: db.execute("DELETE FROM event WHERE id = ?", (id,)))
+
+    async def again(self, id: str, *, tries: int, due_at: float, error_type: str, error: str) -> None:
+        """It failed, and is to be run again at ``due_at``."""
+        values = (tries, due_at, error_type, error, id)
+        await self._file.do(
+            lambda db: db.execute("UPDATE event SET tries=?, due_at=?, error_type=?, error=? WHERE id = ?", values)
+        )
+
+    async def bury(self, id: str, *, tries: int, at: float, error_type: str, error: str) -> None:
+        """It is a dead letter from now on, and kept."""
+        values = (tries, at, error_type, error, id)
+        await self._file.do(
+            lambda db: db.execute("UPDATE event SET tries=?, dead_at=?, error_type=?, error=? WHERE id = ?", values)
+        )
+
+    async def hand_over(self, id: str, to: Event) -> None:
+        """It is done with, and ``to`` is accepted in its place: both or neither."""
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM event WHERE id = ?", (id,))
+            db.execute(INSERT, msgspec.structs.astuple(to))
+
+        await self._file.do(work)
+
+
+async def select(file: EventFile, where: str, values: tuple[Any, ...]) -> list[Event]:
+    """The events that ``where`` is true of."""
+    words = f"SELECT {COLUMNS} FROM event WHERE {where}"  # noqa: S608 (both are ours; what is another's is in values)
+    rows = await file.do(lambda db: db.execute(words, values).fetchall())
+    names = Event.__struct_fields__
+    return [Event(**dict(zip(names, row, strict=True))) for row in rows]

@@ -1,0 +1,136 @@
+"""What becomes of an event that was run, or could not be. Pure."""
+
+from __future__ import annotations
+
+import datetime
+import random
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from weft.gateway.function.invocation.call import Outcome
+from weft.gateway.function_events.queue import Event
+from weft.objects.errors import InvalidInput, TooLarge, WeftError
+
+FIRST_RETRY_SECONDS = 10.0
+LONGEST_RETRY_SECONDS = 600.0
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 60.0
+MOST_ERROR = 2000  # characters of it that are kept
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What its function says of events: how often one that failed is run again, how long one may wait (seconds), and the function
+    that gets what failed for good."""
+
+    retries: int = 2
+    max_age: float = 6 * 3600.0
+    dead_letter: str = ""
+
+
+class Done(msgspec.Struct, frozen=True):
+    """It ran well."""
+
+
+class Again(msgspec.Struct, frozen=True):
+    """It ran and failed, and is to be run again."""
+
+    tries: int
+    due_at: float
+    error_type: str
+    error: str
+
+
+class Dead(msgspec.Struct, frozen=True):
+    """It failed for good; ``condition`` as in the record for whoever gets it."""
+
+    tries: int
+    error_type: str
+    error: str
+    condition: str
+
+
+class Pause(msgspec.Struct, frozen=True):
+    """It didn't run: nothing of this function will, for a moment."""
+
+    reason: str
+    why: str
+
+
+Verdict = Done | Again | Dead | Pause
+
+
+def judge(event: Event, result: Outcome | WeftError, terms: Terms, now: float, draw: Callable[[], float]) -> Verdict:
+    """``draw`` gives a number from 0 up to 1, so that what failed together isn't run again together."""
+    if isinstance(result, Outcome) and not result.error:
+        return Done()
+    if isinstance(result, Outcome):
+        return _failed(event, *_read_error(result), terms, now, draw)
+    if result.token == "invocationLost":
+        return _failed(event, result.token, result.message, terms, now, draw)
+    if isinstance(result, (InvalidInput, TooLarge)):
+        return Dead(event.tries, result.token, result.message[:MOST_ERROR], "Invalid")
+    if is_too_old(event, terms, now):
+        return Dead(event.tries, result.token, result.message[:MOST_ERROR], "EventAgeExceeded")
+    return Pause(result.token, result.message)
+
+
+def is_too_old(event: Event, terms: Terms, now: float) -> bool:
+    return now - event.accepted_at > terms.max_age
+
+
+def pause_seconds(count: int, draw: Callable[[], float] = random.random) -> float:
+    """How long nothing of a function is tried, when that was in vain ``count`` times in a row."""
+    longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(count - 1, 20))
+    return longest * (0.5 + draw() / 2)
+
+
+def make_record(event: Event, dead: Dead, arn: str, now: float) -> bytes:
+    """What a dead-letter function gets. Source: AWS Lambda, "Capturing records of asynchronous invocations", on failure."""
+    at = datetime.datetime.fromtimestamp(now, datetime.UTC)
+    record: dict[str, Any] = {
+        "version": "1.0",
+        "timestamp": at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03}Z",
+        "requestContext": {
+            "requestId": event.id,
+            "functionArn": arn,
+            "condition": dead.condition,
+            "approximateInvokeCount": dead.tries,
+        },
+        "requestPayload": _as_json(event.payload),
+        "responseContext": {"statusCode": 200, "executedVersion": event.qualifier or "$LATEST"},
+        "responsePayload": {"errorType": dead.error_type, "errorMessage": dead.error},
+    }
+    if dead.condition == "RetriesExhausted":
+        record["responseContext"]["functionError"] = "Unhandled"
+    return msgspec.json.encode(record)
+
+
+def _failed(
+    event: Event, error_type: str, error: str, terms: Terms, now: float, draw: Callable[[], float]
+) -> Again | Dead:
+    tries, error = event.tries + 1, error[:MOST_ERROR]
+    if tries > terms.retries:
+        return Dead(tries, error_type, error, "RetriesExhausted")
+    delay = min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** (tries - 1)) * (0.9 + draw() / 5)
+    if now + delay - event.accepted_at > terms.max_age:
+        return Dead(tries, error_type, error, "EventAgeExceeded")
+    return Again(tries, now + delay, error_type, error)
+
+
+def _read_error(outcome: Outcome) -> tuple[str, str]:
+    try:
+        told = msgspec.json.decode(outcome.payload)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        told = None
+    message = told.get("errorMessage", "") if isinstance(told, dict) else ""
+    type_ = outcome.error_type or (told.get("errorType", "") if isinstance(told, dict) else "")
+    return str(type_ or outcome.error), str(message)
+
+
+def _as_json(payload: bytes) -> Any:
+    try:
+        return msgspec.json.decode(payload, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return payload.decode("utf-8", "replace")

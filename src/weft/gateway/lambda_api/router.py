@@ -1,0 +1,113 @@
+"""Which door a request is for, and what it costs to get in: Lambda's API, a function's own address, and what is kept of events."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.gateway.function.definition.names import read_name
+from weft.gateway.function.invocation.call import Call, Dispatches
+from weft.gateway.lambda_api import function_url
+from weft.gateway.lambda_api.answers import JSON, answer_error, answer_json, type_of
+from weft.gateway.lambda_api.api import PREFIX, LambdaApi
+from weft.gateway.lambda_api.authenticate import Callers
+from weft.gateway.lambda_api.dead_letters import DEAD_LETTERS, DeadLetterDoor
+from weft.gateway.lambda_api.functions import Known
+from weft.gateway.lambda_api.http import Request
+from weft.kinds.function import FunctionSpec
+from weft.objects.errors import NotAuthenticated, NotFound, WeftError
+from weft.objects.identity import new_uid
+from weft.serving.answer import Answer
+
+log = logging.getLogger("weft.gateway")
+audit = logging.getLogger("weft.audit")
+MOST_BODY_BYTES = 6 * 1024 * 1024
+_PROJECT = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+class FunctionDoors:
+    """``answer`` is what an HttpServer calls."""
+
+    def __init__(
+        self,
+        callers: Callers,
+        known: Known,
+        dispatcher: Dispatches,
+        api: LambdaApi,
+        dead_letters: DeadLetterDoor,
+        clock: Clock,
+    ) -> None:
+        self._callers, self._known, self._dispatcher, self._api = callers, known, dispatcher, api
+        self._dead_letters, self._clock = dead_letters, clock
+
+    async def answer(self, request: Request) -> Answer:
+        request_id = new_uid()
+        path = request.path
+        try:
+            await self._dispatcher.know()  # else a key that is right would be unknown
+            if path.startswith(function_url.PREFIX):
+                return await self._trigger(request, request_id)
+            caller = self._callers.identify(request)
+            if path.startswith(PREFIX) and path[len(PREFIX) : len(PREFIX) + 1] in ("", "/"):
+                return await self._api.answer(request, caller, request_id)
+            if (found := DEAD_LETTERS.fullmatch(path)) is not None:
+                return await self._dead_letters.answer(request, caller, request_id, found)
+            raise NotFound(
+                f"{path[:200]!r} is nothing here",
+                hint=f"{PREFIX}/NAME/invocations, or {function_url.PREFIX}PROJECT/NAME/…",
+            )
+        except WeftError as problem:
+            if isinstance(problem, NotAuthenticated):
+                audit.info("refused from=%s path=%s reason=%s", request.address, path[:200], problem.token)
+            if path.startswith("/v1/"):
+                told = problem.to_dict() | {"request_id": request_id}
+                return answer_json(told, request_id, type_of(problem)[0])
+            return answer_error(problem, request_id)
+
+    async def _trigger(self, request: Request, request_id: str) -> Answer:
+        project, _, rest = request.path[len(function_url.PREFIX) :].partition("/")
+        segment, slash, rest = rest.partition("/")
+        try:
+            if not _PROJECT.fullmatch(project):
+                raise NotFound("no such address")
+            named = read_name(segment)
+            if named.project:
+                raise NotFound("no such address")
+            spec = self._known.find(project, named.name).spec(FunctionSpec)
+            if spec.http == "none":
+                raise NotFound("no such address")
+        except WeftError:  # whoever asks may be anybody: what there is, is not told
+            return _say(404, "Not Found", request_id)
+        if spec.http == "token":
+            try:
+                self._callers.identify(request).require(project, "invoke functions", invokes=True)
+            except WeftError as problem:
+                audit.info("refused from=%s path=%s reason=%s", request.address, request.path[:200], problem.token)
+                return _say(403, "Forbidden", request_id)
+        event = function_url.make_event(
+            request,
+            project=project,
+            name=named.name,
+            path=f"/{rest}" if slash else "/",
+            request_id=request_id,
+            now=self._clock.now(),
+            drop_authorization=spec.http == "token",
+        )
+        call = Call(id=request_id, project=project, name=named.name, qualifier=named.qualifier, payload=event)
+        try:
+            return function_url.read_answer(await self._dispatcher.invoke(call))
+        except function_url.BadAnswer as problem:
+            log.info("function/%s of %s, %s: %s", named.name, project, request_id, problem)
+            return _say(502, "Internal Server Error", request_id)
+        except WeftError as problem:
+            status = type_of(problem)[0]
+            log.info("function/%s of %s, %s: %s", named.name, project, request_id, problem.message)
+            words = {404: "Not Found", 413: "Request Entity Too Large", 429: "Too Many Requests"}
+            return _say(status, words.get(status, "Service Unavailable"), request_id)
+
+
+def _say(status: int, word: str, request_id: str) -> Answer:
+    return Answer(status, msgspec.json.encode({"Message": word}), (JSON, ("x-amzn-requestid", request_id)))

@@ -1,0 +1,158 @@
+"""Published ports on the machine the gateway runs on: each publication is a listener here that leads to its node.
+
+Reads publications as the watch tells them; a port that is taken here is told in the log and tried again. Woken by the
+watch and by connections and datagrams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+from typing import Literal
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.gateway.published_port.udp import DatagramRelay
+from weft.kinds.publication import PublicationSpec, PublicationStatus
+from weft.objects.envelope import Envelope, decode_part
+
+log = logging.getLogger("weft.gateway")
+CHUNK_BYTES = 64 * 1024
+CONNECT_SECONDS = 10.0
+RETRY_SECONDS = 5.0
+MAX_CONNECTIONS = 1024
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Where a published port leads: the same port of the node that has the guest."""
+
+    address: str
+    port: int
+    protocol: Literal["tcp", "udp"] = "tcp"
+
+
+Door = tuple[Literal["tcp", "udp"], int]  # what is listened on: one number may be published for both
+
+
+def read_target(envelope: Envelope) -> Target | None:
+    """Where a publication leads; None for one that leads nowhere yet."""
+    spec, status = decode_part(envelope.spec, PublicationSpec), decode_part(envelope.status, PublicationStatus)
+    return Target(status.node_address, spec.port, spec.protocol) if status.node_address else None
+
+
+class Publications:
+    """The listeners on ``address``, one per publication that leads somewhere."""
+
+    def __init__(self, address: str, clock: Clock) -> None:
+        self._address, self._clock = address, clock
+        self._targets: dict[str, Target] = {}
+        self._servers: dict[Door, asyncio.Server | asyncio.DatagramTransport] = {}
+        self._troubled: set[Door] = set()
+        self._woken = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def ports(self) -> list[int]:
+        """The ports that are listened on now."""
+        return sorted({port for _, port in self._servers})
+
+    def put(self, name: str, target: Target | None) -> None:
+        """Publication ``name`` leads there; None: nowhere."""
+        if target is None:
+            self._targets.pop(name, None)
+        else:
+            self._targets[name] = target
+        self._woken.set()
+
+    def keep_only(self, names: frozenset[str]) -> None:
+        """There are no others."""
+        self._targets = {name: target for name, target in self._targets.items() if name in names}
+        self._woken.set()
+
+    async def keep(self) -> None:
+        """Listen where it's wished, for ever; closes all listeners when cancelled."""
+        try:
+            while True:
+                self._woken.clear()
+                await self._follow()
+                retry = asyncio.ensure_future(self._clock.sleep(RETRY_SECONDS))
+                woken = asyncio.ensure_future(self._woken.wait())
+                await asyncio.wait((woken, retry), return_when=asyncio.FIRST_COMPLETED)
+                woken.cancel()
+                retry.cancel()
+        finally:
+            for server in self._servers.values():
+                server.close()
+            for task in self._tasks:
+                task.cancel()
+
+    async def _follow(self) -> None:
+        wanted: set[Door] = {(target.protocol, target.port) for target in self._targets.values()}
+        for door in self._servers.keys() - wanted:
+            self._servers.pop(door).close()
+            log.info("port %d/%s is no longer published", door[1], door[0])
+        for door in sorted(wanted - self._servers.keys()):
+            try:
+                self._servers[door] = await self._listen(door)
+            except OSError as problem:
+                if door not in self._troubled:
+                    self._troubled.add(door)
+                    protocol, port = door
+                    log.warning(
+                        "port %d/%s can't be published on %s: %s", port, protocol, self._address, problem.strerror
+                    )
+            else:
+                self._troubled.discard(door)
+
+    async def _listen(self, door: Door) -> asyncio.Server | asyncio.DatagramTransport:
+        protocol, port = door
+        if protocol == "tcp":
+            return await asyncio.start_server(partial(self._accept, port), self._address, port)
+        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+            lambda: DatagramRelay(partial(self._find_datagram_target, port), self._clock),
+            local_addr=(self._address, port),
+        )
+        return transport
+
+    def _find(self, door: Door) -> Target | None:
+        return next((target for target in self._targets.values() if (target.protocol, target.port) == door), None)
+
+    def _find_datagram_target(self, port: int) -> tuple[str, int] | None:
+        target = self._find(("udp", port))
+        return (target.address, target.port) if target is not None else None
+
+    def _accept(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._tasks) >= MAX_CONNECTIONS:
+            writer.close()
+            return
+        task = asyncio.ensure_future(self._relay(port, reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _relay(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        target = self._find(("tcp", port))
+        try:
+            if target is None:
+                return
+            dialling = asyncio.open_connection(target.address, target.port)
+            async with asyncio.timeout(CONNECT_SECONDS):
+                far_reader, far_writer = await dialling
+            try:
+                await asyncio.gather(_pipe(reader, far_writer), _pipe(far_reader, writer))
+            finally:
+                far_writer.close()
+        except (OSError, TimeoutError) as problem:
+            log.debug("published port %d: %s", port, problem)
+        finally:
+            writer.close()
+
+
+async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Carry one way; the end of one side's sending is passed on, the other way goes on."""
+    while data := await reader.read(CHUNK_BYTES):
+        writer.write(data)
+        await writer.drain()
+    if writer.can_write_eof():
+        writer.write_eof()

@@ -1,0 +1,158 @@
+"""Exec sessions that outlive their connection to the guest's node: carried between one client and, one after the other, the
+agents of the nodes where the guest is.
+
+Woken by frames. Where the guest is now, the agent that had it says, or the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from typing import Any
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.contracts.driver.runtime import SESSION_LOST, SessionStanding
+from weft.gateway.stream.connection import Connection
+from weft.gateway.stream.exec_replay import Ledger
+from weft.gateway.stream.reconnect import FindPlace, Open, Place, Pursuit, read_place
+from weft.gateway.stream.splice import END, Carried
+from weft.objects.errors import InvalidInput, Unavailable, WeftError
+from weft.protocol.frames import Frame, FrameType, encode_error, encode_frame
+
+log = logging.getLogger("weft.gateway")
+GOODBYE_SECONDS = 5.0
+_FINAL = (SESSION_LOST, "guestEnded", "illegalTransition", "unsupported", "noGuestAgent")
+
+
+class Detached(msgspec.Struct):
+    """The connection to the node is gone, the session perhaps not. ``hint``: where the agent says that the guest went."""
+
+    hint: Place | None = None
+    told: bool = False  # the agent has said so
+
+
+class SessionCarrier:
+    """One session of ``client``; the rest is as in Pursuit."""
+
+    def __init__(
+        self, client: Connection, claims: dict[str, Any], open_stream: Open, find_place: FindPlace, clock: Clock
+    ) -> None:
+        self._client, self._claims = client, claims
+        self._ledger = Ledger(secrets.token_hex(16))
+        self._pursuit = Pursuit(claims, lambda: {"session": self._ledger.mark}, open_stream, find_place, clock)
+        self._carried = Carried()
+        self._news, self._room = asyncio.Event(), asyncio.Event()
+        self._begun = asyncio.Event()  # the agent has said where the guest stands
+        self._hung_up = asyncio.ensure_future(self._listen())
+
+    async def carry(self, place: Place) -> Carried:
+        """Carry to the session's end; the client always hears of an end. Raises WeftError if no stream can be had."""
+        stream = await self._pursuit.open(place)
+        try:
+            while (end := await self._serve(stream)) is not None:
+                stream.writer.close()
+                if not self._ledger.is_kept and end.hint is None:
+                    raise Unavailable(
+                        f"the connection to node {place.node_uid} was lost; the guest goes on", reason="streamLost"
+                    )
+                stream, place = await self._take_up(end.hint or place)
+        except WeftError as problem:
+            self._carried.result = problem.token
+            await self._client.send(encode_error(problem))
+        finally:
+            self._hung_up.cancel()
+            await asyncio.gather(self._hung_up, return_exceptions=True)
+            stream.writer.close()
+        return self._carried
+
+    async def _listen(self) -> None:
+        """Take what the client sends, as far as there is room, until it has gone. Raises InvalidInput."""
+        while (frame := await self._client.receive()) is not None:
+            self._ledger.put(frame)
+            self._carried.bytes_in += len(frame.payload)
+            self._news.set()
+            while not self._ledger.has_room:
+                self._room.clear()
+                await self._room.wait()
+
+    async def _serve(self, stream: Connection) -> Detached | None:
+        """Carry until the session's end, None, or until the connection to its node is lost. Raises InvalidInput."""
+        sending = asyncio.ensure_future(self._send(stream))
+        receiving = asyncio.ensure_future(self._receive(stream))
+        try:
+            await asyncio.wait((self._hung_up, receiving), return_when=asyncio.FIRST_COMPLETED)
+            if not receiving.done():
+                self._carried.result = "client gone"
+                return await self._hang_up(stream, sending, receiving)
+            if (end := receiving.result()) is None:
+                sending.cancel()
+                await stream.send(encode_frame(FrameType.HANG_UP))
+            return end
+        finally:
+            sending.cancel()
+            receiving.cancel()
+            await asyncio.gather(sending, receiving, return_exceptions=True)
+
+    async def _hang_up(
+        self, stream: Connection, sending: asyncio.Future[None], receiving: asyncio.Future[Detached | None]
+    ) -> Detached | None:
+        """The client has gone: the guest is to hear of it, wherever it is if it is just leaving. Raises InvalidInput."""
+        sending.cancel()
+        await stream.send(encode_frame(FrameType.HANG_UP))
+        await self._pursuit.within(receiving, GOODBYE_SECONDS)
+        end = receiving.result() if receiving.done() else None
+        if self._hung_up.result() is None and end is not None and end.told:
+            return end
+        return None
+
+    async def _send(self, stream: Connection) -> None:
+        await self._begun.wait()
+        self._news.set()
+        while await self._news.wait():
+            self._news.clear()
+            while frames := self._ledger.take_unsent():
+                for frame in frames:
+                    if not await stream.send(frame):
+                        return  # whoever receives hears of it
+                self._room.set()
+
+    def _begin(self, frame: Frame) -> None:
+        self._ledger.resume(_read_standing(frame))
+        self._room.set()
+        self._begun.set()
+
+    async def _receive(self, stream: Connection) -> Detached | None:
+        while (frame := await stream.receive()) is not None:
+            if frame.type == FrameType.SESSION:
+                self._begin(frame)
+            elif frame.type == FrameType.ACK:
+                self._ledger.take(int(frame.json().get("stdin", 0)))
+                self._room.set()
+                self._news.set()
+            elif frame.type == FrameType.DETACHED:
+                return Detached(read_place(frame), told=True)
+            elif frame.type in (FrameType.DATA_OUT, FrameType.STDERR, *END):
+                if not self._hung_up.done():  # one that has gone is soon heard of
+                    await self._client.send(encode_frame(frame.type, frame.payload))
+                if frame.type in END:
+                    self._carried.result = "done" if frame.type == FrameType.EXIT else frame.error().token
+                    return None
+                self._carried.bytes_out += len(frame.payload)
+                if self._ledger.arrive(frame):
+                    self._news.set()
+        return Detached()
+
+    async def _take_up(self, place: Place) -> tuple[Connection, Place]:
+        stream, found = await self._pursuit.take_up(place, _FINAL, self._begin, "the command")
+        log.info("session of %s goes on at node %s", self._claims.get("subject") or "-", found.node_uid)
+        return stream, found
+
+
+def _read_standing(frame: Frame) -> SessionStanding:
+    try:
+        return msgspec.convert(frame.json(), SessionStanding)
+    except msgspec.ValidationError as problem:
+        raise InvalidInput(f"the node says of the session: {problem}") from problem

@@ -1,0 +1,104 @@
+"""What has passed of one exec session, and what must be sent again if its connection to the guest's node is lost. Pure.
+
+Bytes are counted from the session's beginning. Of the output the gateway has what it has handed to the client; of the
+input it holds what the command hasn't taken yet, since a guest that moves may not have got it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from weft.contracts.driver.runtime import SessionMark, SessionStanding
+from weft.objects.errors import InvalidInput
+from weft.protocol.frames import Frame, FrameType, encode_data, encode_frame, encode_json
+
+HELD_BYTES = 262_144  # of input: as much as a guest takes ahead of its command
+ACK_BYTES = 65_536
+
+
+class Ledger:
+    """One session, named by ``key``."""
+
+    def __init__(self, key: str) -> None:
+        self._key, self._run = key, ""
+        self._arrived = {FrameType.DATA_OUT: 0, FrameType.STDERR: 0}
+        self._told = 0  # of both, in the last acknowledgement
+        self._held = bytearray()
+        self._first = self._sent = 0  # where what is held begins; where what is still to be sent does
+        self._ended = self._end_sent = False
+        self._size: bytes | None = None
+        self._size_sent = True
+
+    @property
+    def mark(self) -> dict[str, Any]:
+        """Where this side stands, for the node's agent."""
+        out, err = self._arrived[FrameType.DATA_OUT], self._arrived[FrameType.STDERR]
+        return msgspec.structs.asdict(SessionMark(self._key, self._run, out, err))
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the guest has the session when its connection is lost."""
+        return bool(self._run)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more input may be taken from the client."""
+        return len(self._held) < HELD_BYTES
+
+    def put(self, frame: Frame) -> None:
+        """The client has sent this. Raises InvalidInput for what a client may not send."""
+        if frame.type == FrameType.DATA_IN:
+            if not self._ended:
+                self._held += frame.payload
+        elif frame.type == FrameType.END_IN:
+            self._ended = True
+        elif frame.type == FrameType.RESIZE:
+            self._size, self._size_sent = frame.payload, False
+        elif frame.type != FrameType.PING:
+            raise InvalidInput(f"a client may not send frames of type {frame.type}")
+
+    def take_unsent(self) -> list[bytes]:
+        """Frames for the agent: what it hasn't been sent yet, in order, as far as the guest takes it now."""
+        frames: list[bytes] = []
+        if not self._size_sent and self._size is not None:
+            frames.append(encode_frame(FrameType.RESIZE, self._size))
+            self._size_sent = True
+        unsent = bytes(self._held[self._sent - self._first : HELD_BYTES])  # never more than the guest takes
+        frames += encode_data(FrameType.DATA_IN, unsent)
+        self._sent += len(unsent)
+        if not self.is_kept:
+            self.take(self._sent)
+        if self._ended and not self._end_sent and self._sent == self._first + len(self._held):
+            frames.append(encode_frame(FrameType.END_IN))
+            self._end_sent = True
+        arrived = sum(self._arrived.values())
+        if self.is_kept and arrived - self._told >= ACK_BYTES:
+            out, err = self._arrived[FrameType.DATA_OUT], self._arrived[FrameType.STDERR]
+            frames.append(encode_json(FrameType.ACK, {"stdout": out, "stderr": err}))
+            self._told = arrived
+        return frames
+
+    def resume(self, standing: SessionStanding) -> None:
+        """The guest says where it stands: what it lacks is sent again. Raises InvalidInput when that isn't held any more."""
+        if not self._first <= standing.received <= self._first + len(self._held):
+            raise InvalidInput(f"the guest has {standing.received} bytes of input, which can't be")
+        self._run = standing.run
+        self.take(standing.taken)
+        self._sent = max(standing.received, self._first)
+        self._end_sent = standing.ended
+        self._size_sent = self._size is None
+        self._told = sum(self._arrived.values())
+
+    def take(self, taken: int) -> None:
+        """The command has taken so much input in all: it need not be held."""
+        done = min(max(0, taken - self._first), len(self._held))
+        del self._held[:done]
+        self._first += done
+        self._sent = max(self._sent, self._first)
+
+    def arrive(self, frame: Frame) -> bool:
+        """The client has this output. Whether the agent is to hear of it now."""
+        self._arrived[FrameType(frame.type)] += len(frame.payload)
+        return sum(self._arrived.values()) - self._told >= ACK_BYTES

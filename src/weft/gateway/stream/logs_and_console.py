@@ -1,0 +1,140 @@
+"""What a guest prints, and its console, for one client: carried from the node where the guest is, and from the next one when it
+has moved. Bytes are counted, so that none is lost or comes twice.
+
+Woken by frames. What is typed goes to the node that the guest is at; what is on its way there when it moves is lost, as on any
+serial line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.gateway.stream.connection import Connection
+from weft.gateway.stream.reconnect import FindPlace, Open, Place, Pursuit, read_place
+from weft.gateway.stream.splice import END, FROM_CLIENT, Carried
+from weft.objects.errors import InvalidInput, Unavailable, WeftError
+from weft.protocol.frames import Frame, FrameType, encode_error, encode_frame
+
+log = logging.getLogger("weft.gateway")
+_FINAL = ("inUse", "illegalTransition", "unsupported")
+
+
+class _Left(msgspec.Struct):
+    """The guest's node has no more of it. ``place``: where it says that the guest went."""
+
+    place: Place | None = None
+
+
+class PrintedCarrier:
+    """One stream of ``client``; the rest is as in Pursuit."""
+
+    def __init__(
+        self, client: Connection, claims: dict[str, Any], open_stream: Open, find_place: FindPlace, clock: Clock
+    ) -> None:
+        self._client, self._claims = client, claims
+        self._printed: int | None = None  # how far it has come; None: it hasn't begun
+        self._carried = Carried()
+        self._pursuit = Pursuit(claims, self._ask, open_stream, find_place, clock)
+        self._stream: Connection | None = None  # None: nobody hears what is typed
+        self._opened = asyncio.Event()
+
+    async def carry(self, place: Place) -> Carried:
+        """Carry to its end; the client always hears of an end. Raises WeftError if no stream can be had."""
+        stream = await self._pursuit.open(place)
+        listening = asyncio.ensure_future(self._listen())
+        try:
+            while (left := await self._serve(stream, listening)) is not None:
+                stream.writer.close()
+                taking_up = asyncio.ensure_future(self._take_up(left.place or place))
+                await asyncio.wait((taking_up, listening), return_when=asyncio.FIRST_COMPLETED)
+                if not taking_up.done():
+                    taking_up.cancel()
+                    listening.result()
+                    break  # the client has gone
+                before, (stream, place) = place, taking_up.result()
+                await self._say(before, place)
+        except WeftError as problem:
+            self._carried.result = problem.token
+            await self._client.send(encode_error(problem))
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+            stream.writer.close()
+        return self._carried
+
+    async def _take_up(self, place: Place) -> tuple[Connection, Place]:
+        what = "its console" if self._claims.get("verb") == "console" else "what it prints"
+        return await self._pursuit.take_up(place, _FINAL, self._begin, what)
+
+    async def _serve(self, stream: Connection, listening: asyncio.Future[None]) -> _Left | None:
+        """Until the stream's end, None, or until it is lost. Raises WeftError."""
+        self._stream = stream
+        self._opened.set()
+        receiving = asyncio.ensure_future(self._receive(stream))
+        try:
+            await asyncio.wait((listening, receiving), return_when=asyncio.FIRST_COMPLETED)
+            if receiving.done():
+                return receiving.result()
+            listening.result()
+            self._carried.result = "client gone"
+            return None
+        finally:
+            self._stream = None
+            self._opened.clear()
+            receiving.cancel()
+            await asyncio.gather(receiving, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        """Take what the client sends to wherever the guest is, until it has gone. Raises InvalidInput."""
+        while (frame := await self._client.receive()) is not None:
+            if frame.type not in FROM_CLIENT:
+                raise InvalidInput(f"a client may not send frames of type {frame.type}")
+            self._carried.bytes_in += len(frame.payload)
+            await self._opened.wait()
+            if self._stream is not None:
+                await self._stream.send(encode_frame(frame.type, frame.payload))
+
+    async def _receive(self, stream: Connection) -> _Left | None:
+        while (frame := await stream.receive()) is not None:
+            if frame.type == FrameType.SESSION:
+                self._begin(frame)
+            elif frame.type == FrameType.DETACHED:
+                self._begin(frame)
+                return _Left(read_place(frame))
+            elif frame.type in (FrameType.DATA_OUT, FrameType.STDERR, *END):
+                await self._client.send(encode_frame(frame.type, frame.payload))
+                if frame.type in END:
+                    self._carried.result = "done" if frame.type == FrameType.EXIT else frame.error().token
+                    return None
+                self._carried.bytes_out += len(frame.payload)
+                if self._printed is not None:
+                    self._printed += len(frame.payload)
+        if self._printed is None:
+            raise Unavailable("the connection to the guest's node was lost; the guest goes on", reason="streamLost")
+        return _Left()
+
+    async def _say(self, before: Place, place: Place) -> None:
+        """Whoever sits at a console is told why it stood still."""
+        if self._claims.get("verb") != "console":
+            return
+        name = (self._claims.get("workload") or {}).get("name") or "the guest"
+        where = f"{name} has moved to node {place.node or place.node_uid}" if before.node_uid != place.node_uid else ""
+        told = f"\r\n[{where or f'the line to {name} was lost, and is back'}]\r\n"
+        await self._client.send(encode_frame(FrameType.STDERR, told.encode()))
+        log.info("%s of %s goes on at node %s", self._claims.get("verb"), name, place.node_uid)
+
+    def _begin(self, frame: Frame) -> None:
+        printed = frame.json().get("printed")
+        if printed is None and frame.type == FrameType.DETACHED:
+            return  # its log is gone: what was counted here holds
+        if not isinstance(printed, int):
+            raise InvalidInput("the node doesn't say how much its guest has printed")
+        self._printed = printed
+
+    def _ask(self) -> dict[str, Any]:
+        return {"printed": -1 if self._printed is None else self._printed}

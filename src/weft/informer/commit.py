@@ -1,0 +1,42 @@
+"""One change of the fabric as a value: what the deciders' plans are made of. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from weft.contracts.journal import Event
+from weft.contracts.store import AtRevision, Delete, Precondition, Put, Write
+from weft.informer.view import Item
+from weft.objects.envelope import Envelope, encode_envelope
+
+
+class Commit(msgspec.Struct, frozen=True):
+    """Writes that stand or fall together. ``key`` is the object they are for: when they fail it is planned again.
+    ``events`` go to the journal once the writes are durable. ``made`` are objects that the writes put, as items: when they
+    come back by the watch nobody decodes what was just encoded. Whoever gives one away here never changes it again."""
+
+    key: str
+    writes: Sequence[Write]
+    preconditions: Sequence[Precondition] = ()
+    events: Sequence[Event] = ()
+    made: Sequence[Item] = ()
+
+
+def edit(item: Item) -> Envelope:
+    """A copy of an object's envelope, to be changed and written back."""
+    return msgspec.structs.replace(item.envelope)
+
+
+def put(envelope: Envelope) -> Put:
+    return Put(envelope.key, encode_envelope(envelope))
+
+
+def unchanged(item: Item) -> AtRevision:
+    """Holds while nobody has written ``item`` since it was read."""
+    return AtRevision(item.key, item.envelope.revision)
+
+
+def delete(item: Item) -> Delete:
+    return Delete(item.key)

@@ -1,0 +1,217 @@
+"""All objects of some kinds at one revision of the store, with indexes: what the deciders read when they plan.
+
+Holds values and decides nothing. Whoever has the changes feeds it (``informer/cache.py`` from a watch, tests by hand);
+nobody changes an Item or its envelope once it is in here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+import msgspec
+
+from weft.objects.envelope import Envelope, decode_envelope, decode_part
+
+T = TypeVar("T")
+
+
+class Item:
+    """One object as read: its envelope, and its parts as structs, decoded when first asked for."""
+
+    __slots__ = ("_report", "_spec", "_status", "envelope", "words")
+
+    def __init__(self, envelope: Envelope, *, spec: object = None, report: object = None) -> None:
+        """``spec`` and ``report``: what those parts of ``envelope`` are, for who knows it without decoding."""
+        self.envelope = envelope
+        self._spec = spec
+        self._status: object = None
+        self._report = report
+        self.words: tuple[tuple[str, ...], ...] | None = None  # that it is filed under, by index
+
+    def inherit(self, old: Item) -> None:
+        """Take over from its former self what was decoded of the parts that are still the same."""
+        mine, its = self.envelope, old.envelope
+        if mine.uid != its.uid:
+            return
+        same_spec, same_report = _is_same(mine.spec, its.spec), _is_same(mine.report, its.report)
+        if same_spec:
+            self._spec = old._spec
+        if same_report:
+            self._report = old._report
+        if same_spec and same_report:
+            self.words = old.words
+        if _is_same(mine.status, its.status):
+            self._status = old._status
+
+    def forget(self) -> None:
+        """Let go of what was decoded, a few times as large as what it was decoded from: for whoever won't ask soon again."""
+        self._spec = self._status = self._report = None
+
+    @property
+    def key(self) -> str:
+        return self.envelope.key
+
+    @property
+    def uid(self) -> str:
+        return self.envelope.uid
+
+    @property
+    def deleting(self) -> bool:
+        return self.envelope.deleting_since is not None
+
+    def spec(self, type_: type[T]) -> T:
+        """The spec as ``type_``; shared, so not to be changed. Raises msgspec.ValidationError if it is none."""
+        if not isinstance(self._spec, type_):
+            self._spec = decode_part(self.envelope.spec, type_)
+        return self._spec
+
+    def status(self, type_: type[T]) -> T:
+        if not isinstance(self._status, type_):
+            self._status = decode_part(self.envelope.status, type_)
+        return self._status
+
+    def report(self, type_: type[T]) -> T:
+        if not isinstance(self._report, type_):
+            self._report = decode_part(self.envelope.report, type_)
+        return self._report
+
+
+class Index(msgspec.Struct, frozen=True):
+    """A way to find objects of ``kinds``: ``words_of`` gives the words an item is found under, which follow from its uid,
+    key, spec and report."""
+
+    name: str
+    kinds: tuple[str, ...]
+    words_of: Callable[[Item], Iterable[str]]
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """One object's change: ``old`` None means it is new, ``new`` None that it is gone."""
+
+    key: str
+    old: Item | None
+    new: Item | None
+
+    @property
+    def item(self) -> Item:
+        """The newer of the two."""
+        item = self.new if self.new is not None else self.old
+        assert item is not None, self.key
+        return item
+
+    @property
+    def kind(self) -> str:
+        return self.item.envelope.kind
+
+
+class View:
+    """The objects of ``kinds``, found by key, by kind, or by a word of one of the ``indexes``; those of the kinds ``later``
+    only from when there is one of the kind ``once``: see ``widens``."""
+
+    def __init__(
+        self, kinds: Iterable[str], indexes: Iterable[Index] = (), *, once: str = "", later: Iterable[str] = ()
+    ) -> None:
+        self._items: dict[str, Item] = {}
+        taken, waiting = dict.fromkeys(kinds), dict.fromkeys(later)
+        self._by_kind: dict[str, dict[str, Item]] = {kind: {} for kind in (*taken, *waiting)}
+        self._waiting, self._once = waiting.keys() - taken.keys(), once
+        self._indexes: dict[str, list[tuple[Index, dict[str, dict[str, Item]]]]] = {kind: [] for kind in self._by_kind}
+        self._found: dict[str, dict[str, dict[str, Item]]] = {}
+        for index in indexes:
+            found = self._found[index.name] = {}
+            for kind in index.kinds:
+                self._indexes[kind].append((index, found))
+
+    def get(self, key: str) -> Item | None:
+        return self._items.get(key)
+
+    def of_kind(self, kind: str) -> Mapping[str, Item]:
+        """All objects of a kind by key."""
+        return self._by_kind[kind]
+
+    def find(self, index: Index, word: str) -> list[Item]:
+        """The objects that ``index`` files under ``word``, in key order."""
+        bucket = self._found[index.name].get(word)
+        if not bucket:
+            return []
+        return [bucket[key] for key in sorted(bucket)] if len(bucket) > 1 else list(bucket.values())
+
+    def count(self, index: Index, word: str) -> int:
+        return len(self._found[index.name].get(word, ()))
+
+    def keys(self) -> Iterable[str]:
+        return self._items.keys()
+
+    def takes(self, key: str) -> bool:
+        """Whether it is of a kind in here, by now."""
+        kind = _kind_at(key)
+        return kind in self._by_kind and kind not in self._waiting
+
+    def widens(self, key: str) -> bool:
+        """Whether an object at ``key`` is the first that calls for more kinds. They are in here from now on: whoever feeds this
+        view reads everything again before it puts that object in, so that nobody sees the one without the others."""
+        if not self._waiting or _kind_at(key) != self._once:
+            return False
+        self._waiting = set()
+        return True
+
+    def put(self, key: str, value: bytes, revision: int) -> Changed | None:
+        """Take in what is stored at ``key``; None if it is of no kind in here. Raises msgspec.DecodeError."""
+        if not self.takes(key):
+            return None
+        return self.put_item(key, Item(decode_envelope(value, revision)))
+
+    def put_item(self, key: str, item: Item) -> Changed:
+        """Take in an object as ``put`` does."""
+        kind = item.envelope.kind
+        old = self._items.get(key)
+        indexes = self._indexes[kind]
+        if old is not None:
+            item.inherit(old)
+        if item.words is None:  # may raise: before anything changes
+            item.words = tuple([tuple(dict.fromkeys(index.words_of(item))) for index, _ in indexes])
+        self._items[key] = item
+        self._by_kind[kind][key] = item
+        before = old.words if old is not None else None
+        for (_, found), words in zip(indexes, item.words, strict=True):
+            for word in words:
+                bucket = found.get(word)
+                if bucket is None:
+                    found[word] = {key: item}
+                else:
+                    bucket[key] = item
+        if before is not None and before is not item.words:
+            for (_, found), words, former in zip(indexes, item.words, before, strict=True):
+                for word in former:
+                    if word not in words:
+                        _drop(found, word, key)
+        return Changed(key, old, item)
+
+    def drop(self, key: str) -> Changed | None:
+        """Take an object out; None if it isn't in here."""
+        old = self._items.pop(key, None)
+        if old is None:
+            return None
+        kind = old.envelope.kind
+        del self._by_kind[kind][key]
+        for (_, found), words in zip(self._indexes[kind], old.words or (), strict=False):
+            for word in words:
+                _drop(found, word, key)
+        return Changed(key, old, None)
+
+
+def _kind_at(key: str) -> str:
+    return key[1 : key.find("/", 1)]
+
+
+def _is_same(one: msgspec.Raw, other: msgspec.Raw) -> bool:
+    return one is other or bytes(one) == bytes(other)
+
+
+def _drop(found: dict[str, dict[str, Item]], word: str, key: str) -> None:
+    bucket = found.get(word)
+    if bucket is not None:
+        bucket.pop(key, None)
+        if not bucket:
+            del found[word]

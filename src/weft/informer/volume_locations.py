@@ -1,0 +1,41 @@
+"""Where the data of a volume of one node's own is, if it isn't where the store looks for it: an older store knows of an older
+home. The nodes say what they have; nobody may begin an empty disk while one of them has the data. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from weft.informer.indexes import NODES_BY_UID, NODES_BY_VOLUME
+from weft.informer.view import Item, View
+from weft.kinds.node import NodeReport, NodeStatus
+from weft.kinds.parts.orphan import read_copies
+
+
+def find_data(view: View, volume: str) -> Sequence[Item]:
+    """The nodes that have data of the volume of this uid. What was made for a guest that never came is no data."""
+    return [node for node in view.find(NODES_BY_VOLUME, volume) if not _is_half_made(node, volume)]
+
+
+def find_strays(view: View, volume: str, home: str) -> Sequence[Item]:
+    """The nodes that have the data of the volume of this uid, though it is looked for on ``home``, which is heard of and
+    has none. None while ``home`` can't say, or isn't there: what lies on a lost disk is waited for."""
+    nodes = view.find(NODES_BY_UID, home)
+    if not nodes or nodes[0].status(NodeStatus).phase != "Ready" or volume in nodes[0].report(NodeReport).volumes:
+        return ()
+    return find_data(view, volume)
+
+
+def _is_half_made(node: Item, volume: str) -> bool:
+    given_up = (copy for copy in read_copies(node.report(NodeReport)) if copy.standing == "given up")
+    return any(volume == one.uid for copy in given_up for one in copy.spec.volumes)
+
+
+def find_copies(view: View, volume: str, home: str | None, explained: set[str]) -> list[str]:
+    """Names of nodes beside ``home``, if it has one, that have data of it which nothing explains; the nodes of ``explained``
+    may have it."""
+    return sorted(
+        node.envelope.name
+        for node in view.find(NODES_BY_VOLUME, volume)
+        if node.uid != home and node.uid not in explained
+    )

@@ -1,0 +1,33 @@
+"""Workloads as deciders read them, whatever kind they are of. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from weft.informer.view import Item, View
+from weft.kinds.parts.workload import WorkloadSpec
+from weft.kinds.record import Workload
+from weft.kinds.registry import BY_NAME, WORKLOADS
+
+
+def wish_of(item: Item) -> WorkloadSpec:
+    """The spec of a workload, as its own kind's struct; shared, so not to be changed."""
+    wish = item.spec(BY_NAME[item.envelope.kind].spec)
+    assert isinstance(wish, WorkloadSpec), item.key
+    return wish
+
+
+def record_of(item: Item) -> Workload:
+    """What its kind says of itself."""
+    return WORKLOADS[item.envelope.kind]
+
+
+def list_workloads(view: View) -> Iterator[Item]:
+    """All of every kind."""
+    for kind in WORKLOADS:
+        yield from view.of_kind(kind).values()
+
+
+def name_of(item: Item) -> str:
+    """``vm/web``"""
+    return f"{item.envelope.kind}/{item.envelope.name}"

@@ -1,0 +1,104 @@
+"""The verb ``convert`` of VMs and containers: what it takes, and the Conversion that it makes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from weft.kinds.fields.cells import dig
+from weft.kinds.record import Object, Verb
+from weft.objects.envelope import Envelope, decode_part
+from weft.objects.errors import IllegalTransition
+from weft.objects.identity import MAX_NAME
+from weft.objects.lifecycle import Phase
+from weft.objects.schema import field
+
+DEFAULT_TIMEOUT_SECONDS = 600.0
+KINDS = ("vm", "container")
+# One whose memory was saved would lose it; where a lost one runs nobody knows.
+_CAN = (Phase.RUNNING, Phase.BOOT, Phase.PROLOG, Phase.STOPPED, Phase.FAILED, Phase.PENDING, Phase.HOLD)
+
+To = Literal["vm", "container"]
+
+
+class ConvertInput(msgspec.Struct, kw_only=True):
+    """As in ConversionSpec."""
+
+    to: Annotated[To, field("What it is to become")]
+    new_name: Annotated[str | None, field("The new one's name; else its own", name=True)] = None
+    memory: Annotated[int, field("The new one's memory; 0 is chosen", quantity="bytes")] = 0
+    disk: Annotated[int, field("A new VM's root disk; 0 is its image's own size", quantity="bytes")] = 0
+    timeout_seconds: Annotated[float, field("How long it may take until the new one runs", quantity="duration")] = (
+        DEFAULT_TIMEOUT_SECONDS
+    )
+    confirm: Annotated[bool, field("Keep the old one only until the new one runs")] = False
+
+
+def make_conversion(obj: Object, given: ConvertInput, mark: str) -> dict[str, Any]:
+    """The manifest of the Conversion that the verb makes; ``mark`` tells its name from others'. Raises IllegalTransition for a
+    workload that can't be converted now."""
+    name, phase = obj["name"], dig(obj, "status.phase", "Pending")
+    what, moved_by = f"{obj['kind']}/{name}", dig(obj, "status.migration", "")
+    refuse_converting(obj)
+    if moved_by:
+        raise IllegalTransition(
+            f"{what} is moving: migration/{moved_by}",
+            reason="isMoving",
+            hint=f"weft wait migration/{moved_by}, or: weft migration cancel {moved_by}",
+            details={"migration": moved_by},
+        )
+    if phase not in _CAN:
+        raise IllegalTransition(
+            f"{what} is {phase}: it can't be converted",
+            hint=f"weft stop {what}" if phase == Phase.SUSPENDED else "it can when it runs or is stopped",
+            details={"phase": str(phase), "verb": "convert"},
+        )
+    return {
+        "kind": "conversion",
+        "name": f"{name[: MAX_NAME - 1 - len(mark)]}-{mark}",
+        "spec": {**msgspec.to_builtins(given), "workload": what},
+    }
+
+
+def refuse_converting(obj: Object) -> None:
+    """Raises IllegalTransition for a workload that is either side of a Conversion under way: what it has may have to be given
+    back."""
+    under_way = dig(obj, "status.conversion", "")
+    if under_way:
+        raise IllegalTransition(
+            f"{obj['kind']}/{obj['name']} {describe_side(obj)} conversion/{under_way}",
+            reason="isConverting",
+            hint=f"weft conversion confirm {under_way}, or: weft conversion undo {under_way}",
+            details={"conversion": under_way},
+        )
+
+
+class _Converting(msgspec.Struct):
+    """What a workload's status says of a Conversion."""
+
+    conversion: str = ""
+    converts_to: str = ""
+
+
+def guard_converting(workload: Envelope) -> None:
+    """``refuse_converting`` for a workload as it is stored."""
+    status = decode_part(workload.status, _Converting)
+    if status.conversion:
+        refuse_converting({"kind": workload.kind, "name": workload.name, "status": msgspec.to_builtins(status)})
+
+
+def refuse_handed_over(obj: Object) -> None:
+    """Raises IllegalTransition for the old side alone: it has nothing to run with."""
+    if dig(obj, "status.converts_to", ""):
+        refuse_converting(obj)
+
+
+def describe_side(obj: Object) -> str:
+    new = dig(obj, "status.converts_to", "")
+    return f"is handed over to {new} by" if new else "is made by"
+
+
+CONVERT = Verb(
+    "convert", "Go on as another kind: a container as a VM, or back", input=ConvertInput, make=make_conversion
+)

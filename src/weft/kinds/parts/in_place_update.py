@@ -1,0 +1,86 @@
+"""Whether a workload's place still is what it asks for, and when it may be changed to be. Pure.
+
+The scheduler writes such changes, as it alone knows whether there is room: those that a running machine can take at once,
+the others together with the wish for a fresh start.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.parts.workload import WorkloadSpec
+from weft.kinds.registry import BY_NAME, WORKLOADS
+from weft.objects.quantity import format_bytes
+from weft.objects.spec_change import FieldChange, plan_change
+
+
+def plan_fit(place: AllocationSpec, wish: WorkloadSpec, report: AllocationReport) -> list[FieldChange]:
+    """What would have to change of the place, and what that takes."""
+    if is_as_asked(place, wish):
+        return []
+    has, asked = _compare(place, wish)
+    return plan_change(has, asked, BY_NAME[place.workload.kind].spec, report.room)
+
+
+def is_as_asked(place: AllocationSpec, wish: WorkloadSpec) -> bool:
+    """Whether the place is just what is asked for: the quick look at what mostly is so."""
+    has = place.resources
+    return (
+        has.cpu == wish.cpu
+        and has.memory == wish.memory
+        and len(place.nics) == len(wish.networks)
+        and all(
+            text in (nic.network, f"{nic.network}:{nic.address}")
+            for nic, text in zip(place.nics, wish.networks, strict=True)
+        )
+        and WORKLOADS[place.workload.kind].is_same(place, wish)
+    )
+
+
+def find_fit(place: AllocationSpec, wish: WorkloadSpec, report: AllocationReport) -> set[str]:
+    """The fields in which the place is to become what is asked for now: all, with a fresh start; while its machine runs
+    those that it can take."""
+    if wish.run != "run":
+        return set()
+    changes = plan_fit(place, wish, report)
+    fresh = wants_fresh_start(place, wish)
+    return {field_of(change) for change in changes if fresh or (change.mode == "live" and place.wish == "run")}
+
+
+def wants_fresh_start(place: AllocationSpec, wish: WorkloadSpec) -> bool:
+    return wish.run == "run" and (place.wish == "stop" or wish.boots > place.boots)
+
+
+def field_of(change: FieldChange) -> str:
+    """The field of the spec that a change is of."""
+    return change.path.partition(".")[2]
+
+
+def describe_change(change: FieldChange) -> str:
+    """``cpu 1 → 2``"""
+    return f"{field_of(change)} {_show(change, change.old)} → {_show(change, change.new)}"
+
+
+def _show(change: FieldChange, value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    if field_of(change) in ("memory", "disk"):
+        return format_bytes(value)
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _compare(place: AllocationSpec, wish: WorkloadSpec) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a place has and what is asked for, as the kind's spec says it; in the same words where it has it already."""
+    has, asked = WORKLOADS[place.workload.kind].compare(place, wish)
+    nics = [f"{nic.network}:{nic.address}" for nic in place.nics]
+    plugged = dict(zip((nic.network for nic in place.nics), nics, strict=True))
+    return (
+        {"cpu": place.resources.cpu, "memory": place.resources.memory, **has, "networks": nics},
+        {
+            "cpu": wish.cpu,
+            "memory": wish.memory,
+            **asked,
+            "networks": [plugged.get(text, text) for text in wish.networks],
+        },
+    )

@@ -1,0 +1,140 @@
+"""What every workload may wish of its place, whatever it is: the placement fields that all workload kinds share.
+
+A workload's spec inherits it, and its kind's check calls ``check_wish``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from weft.kinds.constraint import (
+    Form,
+    check_expressions,
+    names_preferred,
+    names_required,
+    refuse_clash_with_named,
+)
+from weft.kinds.fields.affinity import check_affinity
+from weft.kinds.fields.gang import read_gang
+from weft.kinds.fields.strategy import policies_named, read_strategy
+from weft.kinds.fields.taint import check_taints
+from weft.kinds.parts.run_spec import RunWish
+from weft.kinds.record import Reference
+from weft.objects.errors import InvalidInput
+from weft.objects.schema import field
+
+Amount = Annotated[int, field("", quantity="amount")]
+Share = Annotated[float, field("", quantity="ratio")]
+REFUSALS = ("insufficientResources", "noAvailableAgents")  # no node takes it: for a serverless workload that is the end
+
+
+# What functions, which are placed by invocation, wish of their place as well.
+Required = Annotated[
+    Form | None,
+    field("What its node must be, like storage=nvme,memory>=32GB; @NAME is a constraint", shown="expression"),
+]
+Preferred = Annotated[
+    list[Annotated[Form, field("", shown="expression")]],
+    field("What its node should rather be: EXPRESSION[;weight=0-1][;priority=N]"),
+]
+Strategy = Annotated[
+    str | None, field("Placement strategies, like best-fit:0.7,data-locality:0.3, or @POLICY; the default if unset")
+]
+Tolerated = Annotated[
+    list[str], field("Taints it can live with: NAME, or NAME=VALUE for that value only", change="live")
+]
+DataHints = Annotated[list[str], field("Data it reads, as nodes declare it: ceph-pool:raw-data, or volume:NAME")]
+
+
+class WorkloadWish(RunWish, msgspec.Struct, kw_only=True):
+    type: Annotated[
+        Literal["long-lived", "serverless"],
+        field("long-lived waits for a place; serverless is placed at once or fails", change="live"),
+    ] = "long-lived"
+    constraint: Required = None
+    prefer: Preferred = []
+    strategy: Strategy = None
+    node: Annotated[str | None, field("Place on this node and no other", change="live", name=True)] = None
+    tolerate: Tolerated = []
+    affinity_groups: Annotated[
+        list[str], field("Groups to lie with, on a node that has a member: NAME, or NAME:preferred", change="live")
+    ] = []
+    anti_affinity_groups: Annotated[
+        list[str], field("Groups to lie apart from, on a node without a member: NAME, or NAME:preferred", change="live")
+    ] = []
+    spread: Annotated[
+        list[str],
+        field("Spread the anti-affinity groups' members over zone, rack, host or a label: KEY[:SKEW][:preferred]"),
+    ] = []
+    storage_locality: Annotated[
+        Literal["required", "preferred"] | None,
+        field("Only on nodes that have its data at hand (volumes, hints), or rather on these (images too)"),
+    ] = None
+    data_hints: DataHints = []
+    gang: Annotated[
+        str | None, field("Place it together with the others of its gang, or not at all: NAME:COUNT", change="live")
+    ] = None
+    resources: Annotated[
+        dict[str, Amount],
+        field("What else it takes of its node, as nodes declare it: sriov=2, hugepages=4G", change="replace"),
+    ] = {}
+    gpus: Annotated[int, field("Whole GPUs of its node that it gets", change="replace", ge=0, le=64)] = 0
+    gpu_share: Annotated[
+        Share | None, field("A share of one GPU instead, like 0.5 or 25%", change="replace", quantity="ratio")
+    ] = None
+    gpu_memory: Annotated[int, field("How much memory each GPU must have", change="replace", quantity="bytes")] = 0
+    gpu_models: Annotated[
+        list[str], field("Models of GPU that it can use; any if none is named", change="replace")
+    ] = []
+
+
+def check_wish(spec: WorkloadWish) -> None:
+    """What types can't say of them; what has several spellings gets its one. Raises InvalidInput."""
+    if spec.constraint is not None or spec.prefer:
+        spec.constraint, kept = check_expressions(spec.constraint, spec.prefer)
+        spec.prefer = [*kept]
+    if spec.strategy is not None:
+        spec.strategy = read_strategy(spec.strategy)
+    if spec.tolerate:
+        check_taints(spec.tolerate, "spec.tolerate")
+    check_devices(spec)
+    check_affinity(spec.affinity_groups, spec.anti_affinity_groups, spec.spread, spec.data_hints)
+    if spec.gang is not None:
+        read_gang(spec.gang)
+
+
+def check_devices(spec: WorkloadWish) -> None:
+    """Raises InvalidInput for an amount of nothing, and for GPUs that can't be asked for so."""
+    for name, amount in spec.resources.items():
+        if amount == 0 or name in ("cpu", "memory", "disk", "gpu", "gpus"):
+            raise InvalidInput(
+                f"spec.resources.{name[:80]}: {'leave out what it takes none of' if not amount else 'it has a field'}",
+                field=f"spec.resources.{name[:80]}",
+                hint="weft node describe NODE shows what a node declares; cpu, memory, disk and gpus are fields of their own",
+            )
+    if spec.gpu_share is not None and (spec.gpu_share > 1 or spec.gpus > 1):
+        raise InvalidInput(
+            "spec.gpu_share: a share is of one GPU, and at most all of it",
+            field="spec.gpu_share",
+            hint="gpu_share 0.5 alone, or gpus 2 without a share",
+        )
+    if (spec.gpu_memory or spec.gpu_models) and not (spec.gpus or spec.gpu_share):
+        raise InvalidInput(
+            "spec.gpus: it asks for a GPU's memory or model, but for no GPU", field="spec.gpus", hint="add gpus: 1"
+        )
+
+
+def wish_references() -> tuple[Reference, ...]:
+    """The objects that these fields name."""
+    return (
+        Reference(
+            "constraint",
+            "spec.constraint",
+            lambda spec: names_required(spec.constraint),
+            awaited=True,
+            agree=lambda spec, named: refuse_clash_with_named(spec.constraint, named),
+        ),
+        Reference("constraint", "spec.prefer", lambda spec: names_preferred(spec.prefer), awaited=True),
+        Reference("placementpolicy", "spec.strategy", lambda spec: policies_named(spec.strategy), awaited=True),
+    )

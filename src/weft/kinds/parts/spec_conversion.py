@@ -1,0 +1,171 @@
+"""A container as a VM on the same image, and back. Pure.
+
+What both have goes over as it is, what a VM is told by the lines of its user data is written there (``process_lines``), and what it
+has no word for is kept there, so that the way back gives the very spec again. The image is the caller's: the same digest.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from weft.kinds.container import ContainerSpec, check_container
+from weft.kinds.fields.mount import read_mount
+from weft.kinds.parts.run_spec import MIB
+from weft.kinds.parts.user_data import MOST_CHARACTERS, Process, read_process, write_process
+from weft.kinds.parts.workload import WorkloadSpec
+from weft.kinds.vm import VmSpec, check_vm
+from weft.objects.errors import InvalidInput
+
+KERNEL_BYTES = 64 * MIB  # what a machine's own kernel takes beside what runs in it
+LEAST_VM_BYTES = 128 * MIB
+_SHARED = tuple(name for name in WorkloadSpec.__struct_fields__ if name not in ("run", "hold", "boots", "memory"))
+# Of a container's own, what a VM has no word for; and what people who read "left out" are told of it.
+_KEPT = {
+    "read_only": "read_only: its root can be written",
+    "add_capabilities": "add_capabilities: its process may do what its user may in a machine of its own",
+    "drop_capabilities": "drop_capabilities: its process may do what its user may in a machine of its own",
+    "pids": "pids: the number of its processes isn't bounded",
+    "health_check": "health_check: nobody asks whether it is well",
+    "disk": "",  # the image's, or as it is asked for
+    "isolation": "",  # a machine of its own is what it gets
+    "preemptible": "preemptible: it gives way to nobody",
+    "pulls": "",
+    "registry_secret": "",  # the Image's, if that was made for it
+}
+# Of a VM's own, what a container has no word for.
+_LOST = {
+    "disk": "",  # as much may the container write
+    "pool": "pool: what a container writes lies in its node's own pool",
+    "machine": "",
+    "cpu_model": "cpu_model: a container sees its node's CPU",
+    "firmware": "",
+    "screen": "screen: a container has none",
+    "iso": "iso: a container has no drives",
+    "ssh_keys": "ssh_keys: nothing in a container takes logins",
+    "users": "users: a container has those of its image",
+}
+
+
+class Translated(msgspec.Struct, frozen=True):
+    """``left_out``: what the new one hasn't, a sentence each."""
+
+    spec: WorkloadSpec
+    left_out: tuple[str, ...]
+
+
+def refuse_untranslatable(spec: WorkloadSpec) -> None:
+    """Raises InvalidInput, naming field and remedy, for what the other kind can't be given."""
+    if spec.gpus or spec.gpu_share is not None:
+        raise _refused("gpus", "a GPU doesn't go over to another kind", "take it away first, or make the other by hand")
+    if spec.gang is not None:
+        raise _refused("gang", "one of a gang can't be exchanged alone", "take it out of its gang first")
+    if isinstance(spec, ContainerSpec):
+        if spec.once:
+            raise _refused("once", "what runs once can't be begun again as something else", "make the VM by hand")
+        if spec.env_secrets:
+            hint = "give these variables another way, like a file in a volume, and take them out of env_secrets"
+            raise _refused("env_secrets", "a VM can't be told secrets", hint)
+        _lines_of(spec, spec.memory)
+        return
+    assert isinstance(spec, VmSpec)
+    process = read_process(spec.user_data)
+    named = [read_mount(mount, "spec.user_data").volume for mount in process.mounts]
+    strange = [volume for volume in named if volume not in spec.volumes]
+    if strange:
+        hint = f"weft volume attach {strange[0]} VM, or take that line away"
+        raise _refused("user_data", f"it mounts volume {strange[0]}, which the VM hasn't", hint)
+    loose = [volume for volume in spec.volumes if volume not in named]
+    if loose:
+        hint = f"mount {loose[0]}:/PATH in its user data says where, or: weft volume detach {loose[0]} VM"
+        raise _refused("volumes", f"nothing says where a container would have volume {loose[0]}", hint)
+
+
+def to_vm(spec: ContainerSpec, image: str, *, memory: int = 0, disk: int = 0) -> Translated:
+    """The VM on ``image``, an Image of the same digest, that does what the container does; bytes, 0 where they are to be chosen.
+    Raises InvalidInput."""
+    refuse_untranslatable(spec)
+    own_kernel = 0 if spec.isolation == "vm" else KERNEL_BYTES
+    memory = memory or max(LEAST_VM_BYTES, spec.memory + own_kernel)
+    vm = VmSpec(
+        **_shared(spec),
+        memory=memory,
+        image=image,
+        disk=disk,
+        volumes=[read_mount(mount).volume for mount in spec.mounts],
+        user_data=_lines_of(spec, memory),
+        run="stop",
+    )
+    check_vm(vm)
+    default = ContainerSpec(image=spec.image)
+    gone = (said for name, said in _KEPT.items() if said and getattr(spec, name) != getattr(default, name))
+    return Translated(vm, tuple(gone))
+
+
+def to_container(spec: VmSpec, image: str, *, memory: int = 0, registry_secret: str = "") -> Translated:
+    """The container of ``image``, REGISTRY/NAME@sha256:… or NAME, that does what the VM on it does. Raises InvalidInput."""
+    refuse_untranslatable(spec)
+    process = read_process(spec.user_data)
+    kept, sizes = _read_kept(process.keep)
+    unchanged = sizes.memory and sizes.vm_memory == spec.memory
+    container = ContainerSpec(
+        **{**_shared(spec), "restart": process.restart or spec.restart},
+        memory=memory or (sizes.memory if unchanged else spec.memory),
+        image=image,
+        command=process.command,
+        args=process.args,
+        env=process.env,
+        mounts=process.mounts,
+        user=process.user,
+        run="stop",
+        **{"registry_secret": registry_secret, **({"disk": spec.disk} if spec.disk else {}), **kept},
+    )
+    check_container(container)
+    default = VmSpec(image=spec.image)
+    gone = [said for name, said in _LOST.items() if said and getattr(spec, name) != getattr(default, name)]
+    return Translated(container, (*gone, *([f"cwd {process.cwd}: it begins in its image's"] if process.cwd else [])))
+
+
+def _shared(spec: WorkloadSpec) -> dict[str, Any]:
+    """What both kinds have, but for what its run is to be."""
+    return {name: getattr(spec, name) for name in _SHARED}
+
+
+def _lines_of(spec: ContainerSpec, vm_memory: int) -> str:
+    default = ContainerSpec(image=spec.image)
+    kept = {name: getattr(spec, name) for name in _KEPT if getattr(spec, name) != getattr(default, name)}
+    lines = write_process(
+        Process(
+            command=spec.command,
+            args=spec.args,
+            env=spec.env,
+            user=spec.user,
+            mounts=spec.mounts,
+            restart="on-failure" if spec.restart == "on-failure" else "",
+            keep={**msgspec.to_builtins(kept), "memory": spec.memory, "vm_memory": vm_memory},
+        )
+    )
+    if len(lines) > MOST_CHARACTERS:
+        hint = "put what is large into a volume"
+        raise _refused("env", "variables and arguments are more than a VM can be told (64 KiB)", hint)
+    return lines
+
+
+class _Sizes(msgspec.Struct):
+    memory: int = 0
+    vm_memory: int = 0
+
+
+def _read_kept(keep: dict[str, Any]) -> tuple[dict[str, Any], _Sizes]:
+    """What was kept of a container: fields of its spec, and its memory with what the VM got for it."""
+    kept = {name: keep[name] for name in _KEPT if name in keep}
+    try:
+        spec, sizes = msgspec.convert({"image": "", **kept}, ContainerSpec), msgspec.convert(keep, _Sizes)
+    except msgspec.ValidationError as problem:  # anybody may have written that line
+        raise _refused("user_data", f"its line keep: {problem}", "mend that line, or remove it") from None
+    return {name: getattr(spec, name) for name in kept}, sizes
+
+
+def _refused(name: str, fact: str, hint: str) -> InvalidInput:
+    return InvalidInput(f"spec.{name}: {fact}", field=f"spec.{name}", hint=hint)

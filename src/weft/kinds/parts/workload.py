@@ -1,0 +1,245 @@
+"""What every kind of workload has: the part of its spec that deciders read, its status, its checks, claims and verbs; and what a
+kind says of itself, so that they need not know which kinds there are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from weft.kinds.fields.cells import AGE, NAME, cores, dig, joined, size, text
+from weft.kinds.parts.convert_verb import refuse_handed_over
+from weft.kinds.parts.nic import claim_address, networks_of, read_nic
+from weft.kinds.parts.placement_spec import WorkloadWish, check_wish, wish_references
+from weft.kinds.parts.run_spec import MIB
+from weft.kinds.publication import PublicationSpec
+from weft.kinds.record import Claim, ClaimWithin, Column, Object, Reference, Verb
+from weft.objects.envelope import Condition, Envelope
+from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.objects.lifecycle import Phase, check_verb
+from weft.objects.schema import words
+
+MOST_MEMORY_BYTES = 64 * 2**40
+MOST_CORES = 255
+_PUBLISH = re.compile(r"(\d{1,5}):(\d{1,5})(?:/(tcp|udp))?")
+
+WITHOUT_NETWORKS = Condition("Addressed", "True", "Addressed", "no networks")  # whoever has none waits for no address
+CONDITIONS = {"Placed": "scheduler", "Addressed": "addresses", "Ready": "workload", "Current": "workload"}
+KEPT = ("run", "hold", "boots")
+
+
+class WorkloadSpec(WorkloadWish, msgspec.Struct, kw_only=True):
+    """What deciders read of every workload's spec; a kind's own adds to it."""
+
+
+class WorkloadStatus(msgspec.Struct, kw_only=True):
+    """``address`` is the first NIC's; ``ready`` None means the image has no agent that could tell. ``room`` is what the running
+    machine can come to, by field of the spec (see ``objects/spec_change.py``); None: none runs. ``migration`` is the name of the
+    one that moves it, from when it is asked for to its end; ``pool`` is where its root disk lies. ``incarnation`` is the highest
+    that any place of it has had, ``active_incarnation`` the highest of those that were its own: a lower one never runs again.
+    ``conversion`` is the name of the one under way that it is either side of; of the old side ``converts_to`` is the new one."""
+
+    phase: Annotated[str, words(*Phase)] = "Pending"
+    node: str | None = None
+    address: str | None = None
+    addresses: dict[str, str] = {}
+    ready: bool | None = None
+    boot_id: str | None = None
+    incarnation: int = 0
+    active_incarnation: int = 0
+    restarts: int = 0
+    observed_generation: int = 0
+    reason: str = ""
+    message: str = ""
+    steps: list[dict[str, Any]] = []
+    accelerator: str | None = None
+    room: dict[str, int] | None = None
+    started_at: float | None = None
+    migration: str = ""
+    pool: str = ""
+    ended: bool = False  # as in its place's report
+    exit_code: int | None = None
+    conversion: str = ""
+    converts_to: str = ""
+
+
+def parse_publish(text_: str, field_: str = "spec.publish") -> tuple[int, int, Literal["tcp", "udp"]]:
+    """``8080:80/tcp`` as (host port, guest port, protocol). Raises InvalidInput."""
+    match = _PUBLISH.fullmatch(text_)
+    hint = "write HOST:GUEST, like 8080:80 or 5353:53/udp"
+    if match is None:
+        raise InvalidInput(f"{field_}: {text_[:60]!r} is not a port mapping", field=field_, hint=hint)
+    host, guest = int(match[1]), int(match[2])
+    for port in (host, guest):
+        if not 1 <= port <= 65535:
+            raise InvalidInput(f"{field_}: port {port} is not between 1 and 65535", field=field_, hint=hint)
+    return host, guest, "udp" if match[3] == "udp" else "tcp"
+
+
+def check_workload(spec: WorkloadSpec, *, least_memory: int) -> None:
+    """What types can't say of any of them; what has several spellings gets its one. Raises InvalidInput."""
+    if spec.memory < least_memory:
+        raise InvalidInput(
+            f"spec.memory: {spec.memory} bytes is too little for a guest",
+            field="spec.memory",
+            hint=f"give at least {least_memory // MIB}M",
+        )
+    if spec.memory > MOST_MEMORY_BYTES:
+        raise InvalidInput(
+            "spec.memory: a guest can't have that much",
+            field="spec.memory",
+            hint="at most 64T",
+            details={"most": MOST_MEMORY_BYTES},
+        )
+    if spec.cpu > MOST_CORES:
+        raise InvalidInput(
+            f"spec.cpu: {spec.cpu:g} is more than a guest can have",
+            field="spec.cpu",
+            hint=f"at most {MOST_CORES}",
+            details={"most": MOST_CORES},
+        )
+    check_wish(spec)
+    if spec.networks or spec.publish or spec.security_groups:
+        _check_connections(spec)
+
+
+def _check_connections(spec: WorkloadSpec) -> None:
+    for index, nic in enumerate(spec.networks):
+        read_nic(nic, f"spec.networks[{index}]")
+    ports = [parse_publish(p, f"spec.publish[{i}]")[::2] for i, p in enumerate(spec.publish)]
+    refuse_twice(publish=ports, networks=networks_of(spec.networks), security_groups=spec.security_groups)
+    if spec.publish and not spec.networks:
+        raise InvalidInput("spec.publish needs a network", field="spec.publish", hint="add networks: [default]")
+    if len(spec.networks) > 8:
+        raise InvalidInput("spec.networks: at most 8", field="spec.networks")
+    if len(spec.security_groups) > 16:
+        raise InvalidInput("spec.security_groups: at most 16", field="spec.security_groups")
+
+
+def refuse_twice(**lists: Sequence[Any]) -> None:
+    """Raises InvalidInput for a list, by field of a spec, that names one thing twice."""
+    for name, values in lists.items():
+        if len(values) > 1 and len(set(values)) != len(values):
+            raise InvalidInput(f"spec.{name} names the same thing twice", field=f"spec.{name}")
+
+
+def claim_places(envelope: Envelope, spec: WorkloadSpec) -> Sequence[Claim | ClaimWithin]:
+    """What no other workload may have: each published port (a publication, its name is the port) and each chosen address (an
+    endpoint, its name is network and address)."""
+    if not (spec.networks or spec.publish):
+        return []
+    claims: list[Claim | ClaimWithin] = []
+    for index, nic in enumerate(spec.networks):
+        claim = claim_address(envelope, index, nic)
+        if claim is not None:
+            claims.append(claim)
+    for index, mapping in enumerate(spec.publish):
+        port, target, protocol = parse_publish(mapping)
+        claims.append(
+            Claim(
+                kind="publication",
+                name=f"{protocol}-{port}",
+                spec=PublicationSpec(port=port, protocol=protocol, target_port=target, workload=envelope.ref),
+                field=f"spec.publish[{index}]",
+                reason="portInUse",
+                taken=f"port {port}/{protocol} is published already",
+                hint="choose another port; weft get publication lists them",
+                forced=spec.force_publish,
+            )
+        )
+    return claims
+
+
+def workload_references() -> tuple[Reference, ...]:
+    """The objects that a spec names, whatever it is of."""
+    return (
+        Reference("network", "spec.networks", lambda s: networks_of(s.networks)),
+        Reference("securitygroup", "spec.security_groups", lambda s: s.security_groups),
+        *wish_references(),
+        Reference("node", "spec.node", lambda s: [s.node] if s.node else [], blocks=False),
+    )
+
+
+def born(spec: WorkloadSpec) -> list[Condition]:
+    return [] if spec.networks else [WITHOUT_NETWORKS]
+
+
+def phase_of(obj: Object) -> Phase:
+    return Phase(dig(obj, "status.phase", "Pending"))
+
+
+def what_is(obj: Object) -> str:
+    """``vm/web``"""
+    return f"{obj['kind']}/{obj['name']}"
+
+
+def set_fields(verb: str, **fields: Any) -> Callable[[Object, Any], dict[str, Any]]:
+    """The change of a verb that gives fields of the spec these values."""
+
+    def change(obj: Object, _: Any) -> dict[str, Any]:
+        check_verb(verb, phase_of(obj), what_is(obj))
+        refuse_handed_over(obj)
+        return {**obj["spec"], **fields}
+
+    return change
+
+
+def _start(obj: Object, _: Any) -> dict[str, Any]:
+    """Wish it running; a guest that ended by itself, or failed, gets a fresh boot."""
+    phase = phase_of(obj)
+    check_verb("start", phase, what_is(obj))
+    refuse_handed_over(obj)
+    _refuse_again(obj)
+    spec = dict(obj["spec"])
+    if spec["run"] == "run" and phase in (Phase.STOPPED, Phase.FAILED):
+        spec["boots"] += 1
+    spec["run"] = "run"
+    return spec
+
+
+def _refuse_again(obj: Object) -> None:
+    if dig(obj, "spec.once"):
+        raise IllegalTransition(
+            f"{what_is(obj)} runs once: it can't be started again",
+            hint="make another; of a task: weft job retry JOB",
+        )
+
+
+def _restart(obj: Object, _: Any) -> dict[str, Any]:
+    check_verb("restart", phase_of(obj), what_is(obj))
+    refuse_handed_over(obj)
+    _refuse_again(obj)
+    return {**obj["spec"], "run": "run", "boots": obj["spec"]["boots"] + 1}
+
+
+START = Verb("start", "Start it (after stop, suspend or failure)", change=_start)
+RESTART = Verb("restart", "Shut down and boot afresh", change=_restart)
+HOLD = Verb("hold", "Don't place it yet", change=set_fields("hold", hold=True))
+RELEASE = Verb("release", "Let a held one be placed", change=set_fields("release", hold=False))
+
+
+def note(obj: Object) -> str:
+    """The last cell of a workload's row."""
+    reason, message = dig(obj, "status.reason", ""), dig(obj, "status.message", "")
+    return f"{reason}: {message}" if reason and message else reason or message
+
+
+def workload_columns(image: Column) -> tuple[Column, ...]:
+    """A workload's row; ``image`` is what tells of the kind's own image."""
+    return (
+        NAME,
+        Column("PHASE", text("status.phase", "Pending"), keep=True),
+        Column("NODE", text("status.node")),
+        Column("ADDRESS", text("status.address"), keep=True),
+        Column("CPU", cores("spec.cpu"), align="right"),
+        Column("MEMORY", size("spec.memory"), align="right"),
+        image,
+        AGE,
+        Column("NETWORKS", joined("spec.networks"), wide=True),
+        Column("GROUPS", joined("spec.security_groups"), wide=True),
+        Column("PUBLISH", joined("spec.publish"), wide=True),
+        Column("RESTARTS", text("status.restarts", "0"), align="right", wide=True),
+        Column("NOTE", note, flexible=True),
+    )

@@ -1,0 +1,126 @@
+"""The drivers of a node, by what its agent was told: which class that is stands here alone, and only what is wanted is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from weft.agent.workload.runtimes import Runtimes
+from weft.contracts.clock import Clock
+from weft.contracts.driver.host import Host
+from weft.contracts.driver.network import NetworkDriver
+from weft.contracts.driver.volume import VolumeDriver
+from weft.kinds.allocation import LOCAL
+from weft.objects.errors import InvalidInput
+from weft.objects.identity import check_name
+
+RUNTIMES = {
+    "qemu": "weft.drivers.runtime.qemu.driver:QemuDriver",
+    "fake": "weft.drivers.runtime.fake.driver:FakeDriver",
+}
+CONTAINERS = "weft.drivers.runtime.oci.driver:OciDriver"
+CONTAINERD = "/run/containerd/containerd.sock"
+ENCLOSED = "weft.drivers.runtime.qemu.microvm.driver:EnclosedDriver"
+KATA = "weft.drivers.runtime.oci.kata.driver:KataDriver"
+KATA_LEFT = "weft.drivers.runtime.oci.kata.driver:find_left"
+KATA_CLASS = "weft.drivers.runtime.oci.kata.translate:name_class"
+FUNCTIONS = "weft.launch.agent.functions:make_functions"
+CONTAINER_IMAGES = "weft.drivers.image.oci.store:OciImages"
+NETWORKS = {
+    "bridge": "weft.drivers.network.bridge.driver:BridgeNetwork",
+    "fake": "weft.drivers.network.fake.driver:FakeNetwork",
+}
+VOLUMES = {
+    "directory": "weft.drivers.volume.directory.driver:DirectoryVolumes",
+    "fake": "weft.drivers.volume.fake.driver:FakeVolumes",
+}
+
+
+class Drivers(NamedTuple):
+    """``pools`` by name, beside ``volumes``, which are local; ``images`` of containers None: it runs none."""
+
+    runtimes: Runtimes
+    network: NetworkDriver
+    volumes: VolumeDriver
+    pools: dict[str, VolumeDriver]
+    images: Any  # an OciStore that can be closed
+
+
+def load_drivers(options: argparse.Namespace, host: Host, clock: Clock) -> Drivers:
+    """Raises InvalidInput for a pool that is none."""
+    drivers = {"vm": _load(RUNTIMES[options.runtime], host, clock)}
+    earlier: dict[str, Any] = {}
+    images = None
+    wanted = options.container_runtime or ("auto" if options.runtime == "qemu" else "none")
+    if wanted != "none":
+        runtime, _, address = wanted.partition("=")
+        containerd = (address or CONTAINERD) if runtime == "containerd" else ""
+        named = runtime if runtime in ("crun", "runc") else None
+        drivers["container"] = load_class(CONTAINERS)(host, clock, named, containerd)
+        if options.runtime == "qemu":
+            offered, before = load_isolated(options, host, clock, drivers["vm"], containerd)
+            drivers["container/vm"] = offered
+            earlier = {"container/vm": before} if before is not None else {}
+        images = _load_images(host, clock, options.plain_registry)
+    return Drivers(
+        Runtimes(drivers, earlier),
+        _load(NETWORKS[options.network], host, clock),
+        _load(VOLUMES[options.volume], host, clock),
+        {name: _load(VOLUMES["directory"], host, clock, name, path) for name, path in read_pools(options.pool)},
+        images,
+    )
+
+
+def load_isolated(
+    options: argparse.Namespace, host: Host, clock: Clock, machines: Any, containerd: str
+) -> tuple[Any, Any | None]:
+    """The driver of containers in machines of their own, and that of what this node was told before, if it left some."""
+    word, _, address = options.isolated_runtime.partition("=")
+    enclosure = options.enclosure.absolute()
+    if word == "enclosed":
+        left = load_class(KATA_LEFT)(host) if Path(host.state_dir, "kata").exists() else None
+        enclosed = load_class(ENCLOSED)(host, enclosure, clock, machines)
+        return enclosed, load_class(KATA)(host, clock, *left) if left is not None else None
+    kata = load_class(KATA)(host, clock, address or containerd or CONTAINERD, load_class(KATA_CLASS)(word))
+    has_left = any(Path(host.state_dir, "enclosed", "containers").glob("*"))
+    return kata, load_class(ENCLOSED)(host, enclosure, clock, machines) if has_left else None
+
+
+def read_pools(told: Sequence[str]) -> list[tuple[str, str]]:
+    """``NAME=PATH`` of each --pool. Raises InvalidInput."""
+    pools: list[tuple[str, str]] = []
+    for text in told:
+        name, _, path = text.partition("=")
+        check_name(name, "--pool")
+        if not path.startswith("/") or name in (LOCAL, *dict(pools)):
+            raise InvalidInput(
+                f"--pool {text}: give each NAME=PATH, with a name of its own (not {LOCAL}) and a path from /",
+                field="pool",
+                hint="like --pool fast=/mnt/nvme",
+            )
+        pools.append((name, path))
+    return pools
+
+
+def _load(place: str, host: Host, clock: Clock, *more: str) -> Any:
+    """An instance of the driver class at ``module:class``."""
+    cls = load_class(place)
+    wants_clock = "clock" in cls.__init__.__annotations__
+    return cls(host, clock, *more) if wants_clock else cls(host, *more)
+
+
+def load_class(place: str) -> Any:
+    """What stands at ``module:class``; only this one is imported."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _load_images(host: Host, clock: Clock, plain: Sequence[str]) -> Any:
+    module = CONTAINER_IMAGES.partition(":")[0]
+    settings = load_class(f"{module}:RegistrySettings")
+    return load_class(CONTAINER_IMAGES)(
+        host, registries={place: settings(plain_http=True) for place in plain}, clock=clock
+    )

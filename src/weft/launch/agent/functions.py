@@ -1,0 +1,44 @@
+"""What an agent runs instances of functions with: the drivers of the isolations that were asked for, and where parts come from."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from weft.agent.agent import Agent
+from weft.agent.allocation.resource_use import count_room
+from weft.agent.function.artifacts import Parts
+from weft.agent.function.invocations import Functions
+from weft.agent.function.pool import Room, measure_room
+from weft.agent.server.client import Server
+from weft.contracts.clock import Clock
+from weft.contracts.driver.function import InstanceDriver, Isolation
+from weft.contracts.driver.host import Host
+from weft.contracts.driver.image import OciStore
+
+DRIVERS: dict[Isolation, str] = {
+    "process": "weft.drivers.function.process.driver:ProcessInstances",
+    "container": "weft.drivers.runtime.oci.function.driver:ContainerInstances",
+    "vm": "weft.drivers.runtime.qemu.function.driver:CloneInstances",
+}
+
+
+def make_functions(host: Host, server: Server, images: OciStore | None, agent: Agent, clock: Clock) -> Functions:
+    """Wired to the agent: allocations have the first claim on the node's room, and node reports say what runs here."""
+    drivers: dict[Isolation, InstanceDriver] = {
+        isolation: _load(place)(host, clock) for isolation, place in DRIVERS.items()
+    }
+
+    def measure() -> Room:
+        cpu, memory = count_room(agent.allocations.workers)
+        return measure_room(host.capacity.cpu, host.capacity.memory_bytes, cpu, memory)
+
+    parts = Parts(host.state_dir, host.node, server, images, lambda: functions.used(), agent.footholds, agent.images)
+    functions = Functions(drivers, parts, measure, clock)
+    agent.serve_functions(functions)
+    return functions
+
+
+def _load(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,227 @@
+"""``weft agent NODE``: one node's agent, and ``weft agent join``, which makes a machine a node.
+
+Wires the agent to its drivers, the server and the gateway, and is the node's until told to end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from weft.agent.agent import Agent
+from weft.agent.node.enrolment import (
+    Enrolment,
+    has_ended,
+    join,
+    make_context,
+    needs_renewal,
+    read_enrolment,
+    renew,
+)
+from weft.agent.node.facts import find_link, find_own_address, inspect_capacity
+from weft.agent.server.client import RemoteServer
+from weft.agent.stream.gateway import Control, Gateway
+from weft.agent.stream.server import Streams
+from weft.cli.command.exit_codes import exit_code
+from weft.client.api import Client
+from weft.client.context import Context
+from weft.client.tls import make_tls
+from weft.client.version_skew import describe_skew
+from weft.contracts.clock import Clock, SystemClock
+from weft.contracts.driver.host import Host
+from weft.drivers.cgroup.guest import Cgroups, plan_agent_memory
+from weft.launch.agent.drivers import FUNCTIONS, load_class, load_drivers
+from weft.launch.agent.options import parse_agent, parse_join
+from weft.objects.errors import InUse, InvalidInput, WeftError
+from weft.objects.identity import SERVER_NAME, short_id
+from weft.objects.quantity import parse_bytes, parse_cpu
+
+RENEWAL_SECONDS = 6 * 3600.0
+LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+log = logging.getLogger("weft.agent")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``weft agent …``: 0 when told to end; a sentence on stderr and its exit code when it can't go on."""
+    try:
+        if argv and argv[0] == "join":
+            return _join(parse_join(argv[1:]))
+        return _run(parse_agent(argv))
+    except WeftError as problem:
+        print(f"error: {problem.message}", file=sys.stderr)
+        if problem.hint:
+            print(f"  {problem.hint}", file=sys.stderr)
+        return exit_code(problem)
+
+
+def _join(options: argparse.Namespace) -> int:
+    token = options.token or options.token_file.read_text()
+    enrolment = join(
+        options.state.absolute(), options.server, token.strip(), options.ca_sha256, options.node, options.address
+    )
+    print(f"node {enrolment.node} has joined {enrolment.server}")
+    print(f"start it: weft agent {enrolment.node} --state {options.state.absolute()}")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    state: Path = options.state.absolute()
+    enrolment = read_enrolment(state)
+    if enrolment.node != options.node:
+        raise InvalidInput(
+            f"{state} belongs to node {enrolment.node}, not {options.node}",
+            field="node",
+            hint=f"weft agent {enrolment.node} --state {state}",
+        )
+    lock = _lock(state)
+    try:
+        renewed = asyncio.run(serve(options, state, enrolment))
+    finally:
+        os.close(lock)
+    if renewed:
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    return 0
+
+
+async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) -> bool:
+    """Be the node's agent until SIGTERM or SIGINT; or until it has a new certificate, then True: start it anew."""
+    clock = SystemClock()
+    host = make_host(options, state, enrolment)
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if problem := Cgroups(host.cgroup).enclose_agent(plan_agent_memory(total)):
+        log.warning("this agent's memory has no bound of its own: %s", problem)
+    context = make_context(state, enrolment)
+    if options.server:
+        context.server = options.server
+    runtimes, network, volumes, pools, images = load_drivers(options, host, clock)
+    client = Client(context)
+    client.http.on_version = _tell_version
+    server = RemoteServer(client)
+    agent = Agent(
+        host,
+        server,
+        runtimes,
+        network,
+        volumes,
+        clock,
+        pools=pools,
+        container_images=images,
+    )
+    functions = None
+    if (options.functions or ("auto" if options.runtime == "qemu" else "none")) != "none":
+        functions = load_class(FUNCTIONS)(host, server, images, agent, clock)
+    streams = Streams(runtimes, network, agent.allocations.find, host.node_uid, clock, functions)
+    place = urlsplit(f"//{options.gateway or enrolment.gateway}")
+    gateway = Gateway(place.hostname or "127.0.0.1", place.port or 8444, SERVER_NAME)
+    control = Control(
+        gateway, make_tls(context), host.node_uid, streams.serve, clock, serves_functions=functions is not None
+    )
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked.set)
+    try:
+        if functions is not None:
+            await functions.start()
+        await agent.start()
+        renewing = asyncio.ensure_future(_renew(state, enrolment.node, context, clock))
+        tasks = [asyncio.ensure_future(work) for work in (agent.run(), control.keep(), _wait(asked))]
+        try:
+            done, _ = await asyncio.wait((*tasks, renewing), return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            return renewing in done
+        finally:
+            for task in (*tasks, renewing):
+                task.cancel()
+            await asyncio.gather(*tasks, renewing, return_exceptions=True)
+    finally:
+        if functions is not None:
+            await functions.close()
+        await agent.close()
+        if images is not None:
+            await images.close()
+
+
+def _tell_version(server: str) -> None:
+    """For the log: the server is there, or was exchanged for another."""
+    log.info("the server is weft %s", server)
+    if told := describe_skew(server):
+        log.warning(told)
+
+
+async def _renew(state: Path, node: str, context: Context, clock: Clock) -> None:
+    """Return once the certificate was renewed, which it is when its end comes near."""
+    while True:
+        try:
+            if await asyncio.to_thread(has_ended, state):
+                hint = f"weft token create --join --node {node}, and join again with --state {state}"
+                log.error("the node's certificate has ended, by this machine's clock; if that is right: %s", hint)
+            elif await asyncio.to_thread(needs_renewal, state):
+                await asyncio.to_thread(renew, state, node, context)
+                if not await asyncio.to_thread(needs_renewal, state):
+                    log.info("the node's certificate was renewed")
+                    return
+                log.warning("a fresh certificate ends soon by this machine's clock: set it (timedatectl set-ntp true)")
+        except (WeftError, OSError) as problem:
+            log.warning(
+                "the node's certificate can't be renewed: %s; %s", problem, getattr(problem, "hint", None) or ""
+            )
+        await clock.sleep(RENEWAL_SECONDS)
+
+
+def make_host(options: argparse.Namespace, state: Path, enrolment: Enrolment) -> Host:
+    """The machine as the drivers see it: what was told, the rest found out."""
+    id = short_id(enrolment.node_uid)
+    server = urlsplit(options.server or enrolment.server)
+    address = options.underlay_address or enrolment.address
+    if not address:
+        address = find_own_address(server.hostname or "127.0.0.1", server.port or 443)
+    run_dir: Path = options.run_dir or Path("/run/weft") / id
+    run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+    return Host(
+        node=enrolment.node,
+        node_uid=enrolment.node_uid,
+        state_dir=str(state),
+        run_dir=str(run_dir),
+        link_prefix=options.link_prefix or f"w{id[:3]}",
+        underlay_address=address,
+        underlay_link=options.underlay_link or find_link(address),
+        cgroup=options.cgroup or f"weft/{id}",
+        capacity=inspect_capacity(
+            str(state),
+            parse_cpu(options.cpu, "cpu") if options.cpu else None,
+            parse_bytes(options.memory, "memory") if options.memory else None,
+            parse_bytes(options.disk, "disk") if options.disk else None,
+        ),
+        vxlan_port=options.vxlan_port,
+        echo_port=options.echo_port,
+        sysfs=options.sysfs,
+        devices=options.devices,
+    )
+
+
+def _lock(state: Path) -> int:
+    """Hold the state folder; raises InUse while another agent does."""
+    descriptor = os.open(state / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InUse(f"an agent runs on {state} already", hint="end it first") from None
+    return descriptor
+
+
+async def _wait(asked: asyncio.Event) -> None:
+    await asked.wait()

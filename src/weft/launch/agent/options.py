@@ -1,0 +1,123 @@
+"""What ``weft agent`` and ``weft agent join`` are told on their command lines."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from weft.agent.node.enrolment import default_node_name
+from weft.launch.agent.drivers import CONTAINERD, NETWORKS, RUNTIMES, VOLUMES
+
+STATE = Path("/var/lib/weft")
+_ISOLATED = re.compile(r"enclosed|kata(-[a-z0-9]+)*")
+
+
+def parse_join(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="weft agent join", description="Make this machine a node of a fabric.")
+    parser.add_argument("server", metavar="URL", help="the server, like https://10.0.0.1:8443")
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--token", help="a join token, as weft token create --join prints it")
+    given.add_argument("--token-file", type=Path, help="a file that holds it")
+    parser.add_argument("--ca-sha256", required=True, metavar="HEX", help="digest of the server's CA certificate")
+    parser.add_argument("--state", type=Path, help=f"folder for what this node must keep (default {STATE}/NODE)")
+    parser.add_argument("--node", default=default_node_name(), help="the node's name (default: the host name)")
+    parser.add_argument("--address", default="", help="the node's address towards the other nodes")
+    return _with_state(parser.parse_args(argv))
+
+
+def parse_agent(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="weft agent", description="Run a node's agent in the foreground.")
+    parser.add_argument("node", metavar="NODE", help="the node's name; or join URL, to make this machine a node")
+    parser.add_argument("--state", type=Path, help=f"the node's folder, made by weft agent join (default {STATE}/NODE)")
+    parser.add_argument("--server", metavar="URL", help="where the server is now (default: where the node joined)")
+    parser.add_argument("--gateway", metavar="ADDRESS:PORT", help="where the gateway is now")
+    parser.add_argument("--run-dir", type=Path, help="folder for sockets, with a short path (default /run/weft/ID)")
+    parser.add_argument("--link-prefix", help="how names of links begin, at most 4 characters")
+    parser.add_argument("--underlay-address", "--address", help="this node's address towards the other nodes")
+    parser.add_argument("--underlay-link", help="the interface that has it")
+    parser.add_argument("--cgroup", help="cgroup for the guests, below each controller's mount")
+    parser.add_argument("--cpu", help="cores to offer (default: all)")
+    parser.add_argument("--memory", help="memory to offer (default: all but a reserve)")
+    parser.add_argument("--disk", help="disk to offer (default: most of what is free)")
+    parser.add_argument(
+        "--pool",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="a folder to offer as storage pool NAME, beside local; nodes that see the same one share it (repeatable)",
+    )
+    parser.add_argument("--echo-port", type=int, default=8445, help="UDP port that answers other nodes' probes (8445)")
+    parser.add_argument("--sysfs", default="/sys", help="where the kernel tells of devices (default: /sys)")
+    parser.add_argument(
+        "--no-devices",
+        dest="devices",
+        action="store_false",
+        help="leave GPUs and virtual functions to another node of this machine",
+    )
+    parser.add_argument("--vxlan-port", type=int, default=4789)
+    parser.add_argument("--runtime", choices=sorted(RUNTIMES), default="qemu")
+    parser.add_argument(
+        "--container-runtime",
+        type=read_container_runtime,
+        metavar="auto|crun|runc|containerd[=ADDRESS]|none",
+        help="what runs containers: the first of crun and runc that works here, one of them, the containerd that listens at "
+        f"ADDRESS ({CONTAINERD}), or none (default: auto)",
+    )
+    parser.add_argument(
+        "--isolated-runtime",
+        type=read_isolated_runtime,
+        default="enclosed",
+        metavar="enclosed|kata[-VARIANT][=ADDRESS]",
+        help="what gives containers machines of their own (isolation vm): weft itself, or Kata by the containerd that listens at "
+        "ADDRESS (default: enclosed; of kata, containerd where it holds containers)",
+    )
+    parser.add_argument(
+        "--enclosure",
+        type=Path,
+        default=STATE / "enclosed",
+        metavar="FOLDER",
+        help="what machines of containers (isolation vm) boot, as python -m weft.images enclosed makes it "
+        f"(default {STATE}/enclosed)",
+    )
+    parser.add_argument(
+        "--plain-registry",
+        action="append",
+        default=[],
+        metavar="HOST[:PORT]",
+        help="an image registry that speaks http without TLS, as those on this node's loopback may (repeatable)",
+    )
+    parser.add_argument(
+        "--functions",
+        choices=("auto", "none"),
+        help="run instances of functions, in whichever ways work here, or none (default: auto)",
+    )
+    parser.add_argument("--network", choices=sorted(NETWORKS), default="bridge")
+    parser.add_argument("--volume", choices=sorted(VOLUMES), default="directory")
+    return _with_state(parser.parse_args(argv))
+
+
+def read_container_runtime(text: str) -> str:
+    word, sign, address = text.partition("=")
+    if word not in ("auto", "crun", "runc", "containerd", "none") or (sign and word != "containerd"):
+        raise argparse.ArgumentTypeError(f"{text}: auto, crun, runc, containerd, containerd=ADDRESS, or none")
+    if sign and not address.startswith("/"):
+        raise argparse.ArgumentTypeError(f"{text}: the address is a socket's path from /, like {CONTAINERD}")
+    return text
+
+
+def read_isolated_runtime(text: str) -> str:
+    word, sign, address = text.partition("=")
+    if not _ISOLATED.fullmatch(word) or (sign and word == "enclosed"):
+        raise argparse.ArgumentTypeError(
+            f"{text}: enclosed, kata, kata-VARIANT (like kata-clh), or one of them =ADDRESS"
+        )
+    if sign and not address.startswith("/"):
+        raise argparse.ArgumentTypeError(f"{text}: the address is a socket's path from /, like {CONTAINERD}")
+    return text
+
+
+def _with_state(options: argparse.Namespace) -> argparse.Namespace:
+    options.state = options.state or STATE / options.node
+    return options

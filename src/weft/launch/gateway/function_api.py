@@ -1,0 +1,109 @@
+"""The gateway's doors for those who invoke functions, and the events that wait, on a server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from weft.contracts.clock import Clock
+from weft.gateway.function.service import Functions
+from weft.gateway.function_events.dead_letters import DeadLetters
+from weft.gateway.function_events.delivery import Deliveries
+from weft.gateway.function_events.file import EventFile
+from weft.gateway.function_events.queue import EventQueue
+from weft.gateway.function_events.schedule_state import Fired
+from weft.gateway.function_events.schedules import Schedules
+from weft.gateway.lambda_api.answers import FAILED, refuse
+from weft.gateway.lambda_api.api import LambdaApi
+from weft.gateway.lambda_api.authenticate import Callers
+from weft.gateway.lambda_api.dead_letters import DeadLetterDoor
+from weft.gateway.lambda_api.functions import Known
+from weft.gateway.lambda_api.http import make_app
+from weft.gateway.lambda_api.idempotency import Once
+from weft.gateway.lambda_api.router import MOST_BODY_BYTES, FunctionDoors
+from weft.launch.process.address import split_address
+from weft.launch.process.certificate import keep_certificate
+from weft.objects.errors import WeftError
+from weft.serving.server import Bounds, HttpServer, listen, make_server_tls
+from weft.trust.seal import read_seal_key
+
+AGAIN_SECONDS = 5.0
+BOUNDS = Bounds(
+    most_connections=2048,
+    most_unwanted_bytes=64 * 2**20,
+    most_body_bytes=MOST_BODY_BYTES,
+    most_held_bytes=256 * 2**20,
+    parts=4,
+)
+log = logging.getLogger("weft.gateway")
+
+
+@asynccontextmanager
+async def serve_function_doors(
+    places: Sequence[str], state: Path, functions: Functions, clock: Clock
+) -> AsyncIterator[HttpServer]:
+    """Listen at ``places`` (ADDRESS:PORT), and run the events that wait, for the server whose state folder is ``state``. Raises
+    Unavailable if they can't be kept."""
+    view, dispatcher = functions.cache.view, functions.dispatcher
+    seal_key, chain, key = read_seal_key(state), state / "server.crt", state / "server.key"
+    tls = make_server_tls(chain, key)  # callers are asked for no certificate
+    file = EventFile(state / "gateway" / "events.db")
+    await file.open()
+    deliveries = Deliveries(EventQueue(file), DeadLetters(file), view, dispatcher, clock)
+    schedules = Schedules(Fired(file), view, lambda: bool(functions.cache.epoch), deliveries.stir, clock)
+    unsubscribe = functions.cache.subscribe(lambda changes: schedules.changed(), ("function",))
+    functions.streams.accept = deliveries.accept
+    known = Known(view)
+    doors = FunctionDoors(
+        Callers(view, seal_key, clock),
+        known,
+        dispatcher,
+        LambdaApi(known, dispatcher, deliveries, Once(clock)),
+        DeadLetterDoor(deliveries),
+        clock,
+    )
+    sockets: list[socket.socket] = []
+    app = make_app(doors.answer, FAILED)
+    server = HttpServer(app, sockets, tls, clock, BOUNDS, refuse, dated=False)
+    tasks = [
+        asyncio.ensure_future(keep_certificate(tls, chain, key, clock)),
+        asyncio.ensure_future(deliveries.run()),
+        asyncio.ensure_future(schedules.run()),
+    ]
+    for task in tasks:
+        task.add_done_callback(_tell)
+    try:
+        for place in places:
+            sockets.append(listen(*split_address(place)))  # noqa: PERF401 (those before one that fails are closed)
+        server.start()
+        log.info("functions are invoked at https://%s", ", https://".join(places))
+        yield server
+    finally:
+        await server.close()
+        unsubscribe()
+        functions.streams.accept = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await file.close()
+
+
+async def keep_function_doors(places: Sequence[str], state: Path, functions: Functions, clock: Clock) -> None:
+    """Serve them for ever. What keeps them shut (a damaged file, a port that is taken) is told and tried again, and costs the
+    gateway's streams nothing."""
+    while True:
+        try:
+            async with serve_function_doors(places, state, functions, clock):
+                await asyncio.Event().wait()
+        except (WeftError, OSError) as problem:
+            log.error("functions can't be invoked by programs: %s", problem)
+        await clock.sleep(AGAIN_SECONDS)
+
+
+def _tell(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.error("events are not run any more", exc_info=task.exception())

@@ -1,0 +1,76 @@
+"""The gateway's part in functions, on a server: its store over the doors' socket, and placement by the serverless score."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from weft.contracts.clock import Clock
+from weft.contracts.function_placement import KINDS, Ranking, Wanted
+from weft.gateway.function.service import Functions, make_view
+from weft.gateway.lambda_api.authenticate import TOKENS_BY_KEY
+from weft.informer.cache import Cache, whole
+from weft.informer.view import Changed, View
+from weft.store.remote import RemoteStore
+
+if TYPE_CHECKING:
+    from weft.scheduler.function.placing import FunctionPlaces
+
+
+class PlacesOnceWanted:
+    """Placement, made when there is a function. What it stands on (numpy, the engine, a row for each place) is a third
+    of a gateway's memory, and many a fabric has no functions."""
+
+    def __init__(self, view: View) -> None:
+        self.epoch = 0
+        self._view = view
+        self._used: dict[str, float] = {}
+        self._held: dict[str, frozenset[str]] = {}
+        self._places: FunctionPlaces | None = None
+
+    def notice(self, changes: Sequence[Changed]) -> None:
+        """Changes of KINDS and of functions."""
+        if self._places is not None:
+            self._places.notice([change for change in changes if change.kind in KINDS])
+            self.epoch = self._places.epoch
+        elif any(change.kind == "function" for change in changes):
+            self._make()
+
+    def rank(self, wanted: Wanted) -> Ranking:
+        return self._make().rank(wanted)
+
+    def use(self, node: str, cpu: float) -> None:
+        self._used[node] = cpu
+        if self._places is not None:
+            self._places.use(node, cpu)
+            self.epoch = self._places.epoch
+
+    def hold(self, node: str, data: frozenset[str]) -> None:
+        self._held[node] = data
+        if self._places is not None:
+            self._places.hold(node, data)
+            self.epoch = self._places.epoch
+
+    def _make(self) -> FunctionPlaces:
+        if self._places is None:
+            places: FunctionPlaces = importlib.import_module("weft.scheduler.function.placing").FunctionPlaces(
+                self._view
+            )
+            places.notice(whole(self._view, KINDS))
+            for node, data in self._held.items():
+                places.hold(node, data)
+            for node, cpu in self._used.items():
+                places.use(node, cpu)
+            self._places, self.epoch = places, self.epoch + places.epoch + 1
+            places.epoch = self.epoch
+        return self._places
+
+
+def make_functions(state: Path, store: RemoteStore, clock: Clock, ticket_key: bytes) -> Functions:
+    """For the server whose state folder is ``state``; run it beside the gateway."""
+    cache = Cache(store, make_view("token", indexes=(TOKENS_BY_KEY,), later=KINDS), clock)
+    places = PlacesOnceWanted(cache.view)
+    cache.subscribe(places.notice, (*KINDS, "function"))
+    return Functions(store, cache, places, clock, ticket_key=ticket_key, folder=state / "gateway")

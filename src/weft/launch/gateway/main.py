@@ -1,0 +1,168 @@
+"""``weft gateway``: the gateway's process. Waits for the certificates and keys that the doors make in the server's
+state folder, then serves until it is told to end."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import ssl
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import uvloop
+
+from weft.client.api import Client
+from weft.client.context import Context
+from weft.contracts.clock import Clock, SystemClock
+from weft.gateway.gateway import Gateway
+from weft.gateway.published_port.listeners import Publications
+from weft.gateway.published_port.watch import PublicationWatch
+from weft.gateway.stream.origins import Origins
+from weft.gateway.stream.workload_location import Places
+from weft.informer.enrolments import Enrolments
+from weft.launch.gateway.function_api import keep_function_doors
+from weft.launch.gateway.functions import make_functions
+from weft.launch.process.address import split_address, take_origin, url_at
+from weft.launch.process.certificate import keep_certificate
+from weft.launch.process.descriptor_limit import raise_descriptor_limit
+from weft.objects.errors import Unavailable
+from weft.objects.identity import SERVER_NAME
+from weft.store.remote import RemoteStore
+from weft.trust.tickets import read_ticket_key
+
+log = logging.getLogger("weft.gateway")
+DEFAULT_LISTEN = "127.0.0.1:8443"
+WAIT_SECONDS = 60.0
+LOOK_SECONDS = 0.1
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the gateway on its own; the exit status."""
+    parser = argparse.ArgumentParser(prog="weft gateway", description="Run the gateway in the foreground.")
+    parser.add_argument("--state", type=Path, required=True, help="the server's state folder")
+    parser.add_argument(
+        "--gateway", action="append", metavar="ADDRESS:PORT", help="where to listen (default 127.0.0.1:8444)"
+    )
+    parser.add_argument(
+        "--functions",
+        action="append",
+        metavar="ADDRESS:PORT",
+        help="where functions are invoked by HTTP and the Lambda API (default 127.0.0.1:8445)",
+    )
+    parser.add_argument("--publish-on", metavar="ADDRESS", help="also offer published ports on this address")
+    parser.add_argument(
+        "--allow-origin", action="append", type=take_origin, metavar="URL", help="whose pages may open web sockets"
+    )
+    parser.add_argument("--server", metavar="URL", help="where the API is (default https://127.0.0.1:8443)")
+    parser.add_argument("--token-file", type=Path, help="file with an access token (default STATE/gateway.token)")
+    options = parser.parse_args(argv)
+    options.gateway = options.gateway or ["127.0.0.1:8444"]
+    options.functions = options.functions or ["127.0.0.1:8445"]
+    return run_gateway(options)
+
+
+def run_gateway(options: argparse.Namespace) -> int:
+    """Run the gateway until SIGTERM or SIGINT. Reads ``state``, ``gateway`` and ``functions`` (ADDRESS:PORT, several),
+    ``publish_on``, ``allow_origin``, and where the API is: ``server``, or the first of ``listen``."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    raise_descriptor_limit()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(options, SystemClock()))
+    return 0
+
+
+async def _run(options: argparse.Namespace, clock: Clock) -> None:
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked.set)
+    state: Path = options.state
+    await wait_for_files([state / "server.crt", state / "server.key", state / "ca.crt"], clock)
+    tls = make_tls(state)
+    places = Places(partial(_connect, options))
+    ticket_key = read_ticket_key(state / "ticket.key")
+    store = RemoteStore(state / "store.sock", clock)
+    enrolments = Enrolments(store, clock, lambda uid: gateway.look_again(uid))
+    gateway = Gateway(tls, ticket_key, clock, places.find, _make_origins(options), enrolments.check)
+    functions = gateway.functions = make_functions(state, store, clock, ticket_key)
+    serving = asyncio.ensure_future(functions.run(gateway.dial, lambda uid: uid in gateway.nodes))
+    doors = asyncio.ensure_future(keep_function_doors(options.functions or (), state, functions, clock))
+    for place in options.gateway:
+        await gateway.listen(*split_address(place))
+        log.info("listening on %s", place)
+    renewing = asyncio.ensure_future(keep_certificate(tls, state / "server.crt", state / "server.key", clock))
+    following = asyncio.ensure_future(enrolments.run())
+    publishing = asyncio.ensure_future(_publish(options, clock)) if options.publish_on else None
+    try:
+        stopping = asyncio.ensure_future(asked.wait())
+        await asyncio.wait((stopping, serving), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if serving.done() and not serving.cancelled():
+            serving.result()
+    finally:
+        renewing.cancel()
+        following.cancel()
+        if publishing is not None:
+            publishing.cancel()
+            await asyncio.gather(publishing, return_exceptions=True)
+        doors.cancel()
+        await asyncio.gather(doors, return_exceptions=True)
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+        await gateway.close()
+        await store.close()
+
+
+async def _publish(options: argparse.Namespace, clock: Clock) -> None:
+    """Offer published ports on this machine, as the API tells them to the token in the token file."""
+    publications = Publications(options.publish_on, clock)
+    watch = PublicationWatch(partial(_connect, options), publications)
+    watch.start()
+    try:
+        await publications.keep()
+    finally:
+        watch.close()
+
+
+def _connect(options: argparse.Namespace) -> Client:
+    """A client with the token in the token file."""
+    state: Path = options.state
+    token_file: Path = getattr(options, "token_file", None) or state / "gateway.token"
+    server = _find_servers(options)[0]
+    ca, token = (state / "ca.crt").read_text(), token_file.read_text().strip()
+    return Client(Context(server=server, ca=ca, token=token, server_name=SERVER_NAME))
+
+
+def _make_origins(options: argparse.Namespace) -> Origins:
+    """Pages that come from where the API is are the server's own; so will its dashboard's be."""
+    ports = (urlsplit(url).port or 443 for url in _find_servers(options))
+    return Origins(ports, options.allow_origin or ())
+
+
+def _find_servers(options: argparse.Namespace) -> list[str]:
+    """URLs of the API."""
+    if named := getattr(options, "server", None):
+        return [named]
+    return [url_at(*split_address(text)) for text in getattr(options, "listen", None) or [DEFAULT_LISTEN]]
+
+
+def make_tls(state: Path) -> ssl.SSLContext:
+    """The server's side: our certificate, and any client's if our CA signed it."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(state / "server.crt", state / "server.key")
+    tls.load_verify_locations(state / "ca.crt")
+    tls.verify_mode = ssl.CERT_OPTIONAL
+    return tls
+
+
+async def wait_for_files(paths: list[Path], clock: Clock) -> None:
+    """Until all of ``paths`` are there. Raises Unavailable naming one that doesn't come."""
+    deadline = clock.elapsed() + WAIT_SECONDS
+    while missing := [path for path in paths if not path.exists()]:
+        if clock.elapsed() > deadline:
+            raise Unavailable(f"{missing[0]} is not there", hint="weft server makes it: does it run?")
+        await clock.sleep(LOOK_SECONDS)

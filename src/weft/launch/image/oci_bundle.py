@@ -1,0 +1,271 @@
+"""Makes an image that VMs boot of a container image: pulls it, makes its layers a disk, and puts our kernel and init beside it.
+
+``plan_bundles`` gives what the images controller calls; that runs this module as a program of its own for each image:
+
+    python -m weft.launch.image.oci_bundle WORK ENCLOSURE URL DIGEST TARGET [PLAIN-REGISTRY …]
+
+One at a time per WORK, held by a lock. It writes how many bytes are here, a line each, and at last what went wrong as one line of
+JSON, if anything did. Layers stay in WORK as far as its budget goes. Killed at any moment it leaves nothing that counts; what it
+leaves is taken away by the next. Who pulls, where a registry asks, comes as JSON on its standard input, and stands nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+from weft.contracts.driver.host import Capacity, Host
+from weft.contracts.driver.image import OciConfig, OciImage, RegistryCredentials
+from weft.drivers.image.oci.fetch.registry import RegistrySettings
+from weft.drivers.image.oci.store import OciImages
+from weft.drivers.runtime.qemu.microvm.root_disks import NEEDED, Roots, run
+from weft.drivers.runtime.qemu.microvm.translate import read_signal
+from weft.images.enclosed.build import pack_image
+from weft.images.parts import write_bundle
+from weft.kinds.image import OCI
+from weft.objects.errors import DriverFailed, WeftError
+from weft.objects.image.bundle import BundleManifest
+
+BUDGET_BYTES = 4 << 30
+LEAST_MEMORY_BYTES = 64 << 20
+KERNEL, INITRD, DISK = "kernel", "initrd", "disk.qcow2"
+CMDLINE = "quiet loglevel=3 reboot=t panic=-1 random.trust_cpu=on"
+PR_SET_PDEATHSIG = 1
+_SECONDS = 0.5
+
+MakeBundle = Callable[[str, str, RegistryCredentials | None, Path, Callable[[int], None], threading.Event], str]
+
+
+class Puller(msgspec.Struct, omit_defaults=True):
+    """Who pulls; all empty: nobody in particular."""
+
+    username: str = ""
+    password: str = ""
+    token: str = ""
+
+
+class Said(msgspec.Struct, omit_defaults=True):
+    """What went wrong."""
+
+    reason: str
+    message: str
+    hint: str | None = None
+
+
+def plan_bundles(work: Path, enclosure: Path, plain: Sequence[str], allowed: Sequence[str] = ()) -> MakeBundle:
+    """Gives what makes bundles with layers kept in ``work``. Registries are strangers' (``contracts/public_address.py``), but
+    those that ``plain`` or ``allowed`` name. It takes URL, digest (or ""), who pulls, the file to write, whom to tell how many
+    bytes are here, and what gives up; it returns the file's SHA-256 and raises DriverFailed; the file is gone then."""
+
+    def make(
+        url: str,
+        digest: str,
+        credentials: RegistryCredentials | None,
+        target: Path,
+        on_progress: Callable[[int], None],
+        stop: threading.Event,
+    ) -> str:
+        argv = [sys.executable, "-I", "-m", "weft.launch.image.oci_bundle"]
+        places = " ".join(place for place in allowed if not place.startswith("/"))
+        argv += [str(work), str(enclosure), url, digest, str(target), places, *plain]
+        try:
+            _watch(argv, _write_puller(credentials), on_progress, stop)
+            with target.open("rb") as file:
+                os.fsync(file.fileno())
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except BaseException as problem:
+            target.unlink(missing_ok=True)
+            if isinstance(problem, OSError):
+                raise DriverFailed(f"{url} can't be made a disk: {problem.strerror}", reason="fetchFailed") from problem
+            raise
+
+    return make
+
+
+def _write_puller(credentials: RegistryCredentials | None) -> bytes:
+    given = credentials or RegistryCredentials()
+    return msgspec.json.encode(Puller(given.username, given.password, given.token))
+
+
+def _watch(argv: Sequence[str], puller: bytes, on_progress: Callable[[int], None], stop: threading.Event) -> None:
+    """Run it to its end; raises DriverFailed with what it says, or when ``stop`` is set."""
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+            pipe.write(puller)
+
+        def end() -> None:
+            while process.poll() is None:
+                if stop.wait(_SECONDS):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)  # it leads a group of its own
+                    return
+
+        watcher = threading.Thread(target=end, daemon=True)
+        watcher.start()
+        last = b""
+        try:
+            for line in process.stdout:
+                last = line.strip()
+                if last.isdigit():
+                    on_progress(int(last))
+            code = process.wait()
+        finally:
+            process.kill()
+            process.wait()
+            watcher.join()
+    if stop.is_set():
+        raise DriverFailed("given up: the image was deleted or the server is ending", reason="fetchFailed")
+    if code != 0:
+        try:
+            said = msgspec.json.decode(last, type=Said)
+        except msgspec.DecodeError:
+            said = Said("fetchFailed", f"what makes it a disk has ended ({code})")
+        raise DriverFailed(said.message, reason=said.reason, hint=said.hint, details={"step": "image"})
+
+
+async def make_bundle(
+    work: Path,
+    enclosure: Path,
+    url: str,
+    digest: str,
+    target: Path,
+    plain: Sequence[str],
+    allowed: Sequence[str],
+    tell: Callable[[int], None],
+    puller: Puller,
+) -> None:
+    """Write the bundle ``target``. Raises WeftError."""
+    known = RegistryCredentials(puller.username, puller.password, puller.token) if puller != Puller() else None
+    _check(enclosure)
+    registries = {place: RegistrySettings(plain_http=True) for place in plain}
+    state = str(work.parent)  # the store keeps its layers below it, in WORK
+    host = Host("server", "", state, state, "", "", "", "", Capacity(1, 0, 0))
+    named = [urlsplit(f"//{place}").hostname or place for place in plain]
+    images = OciImages(host, registries=registries, budget_bytes=BUDGET_BYTES, reach=[*allowed, *named])
+    try:
+        seen = 0
+
+        def on_progress(here: int, _: int) -> None:
+            nonlocal seen
+            if here - seen >= 1 << 20:
+                seen = here
+                tell(here)
+
+        reference = url.removeprefix(OCI)
+        own = reference.startswith("oci-archive:")  # one that the server itself keeps
+        image = await images.pull(reference, digest, credentials=known, progress=on_progress, own_file=own)
+        _check_room(target, image)
+        with tempfile.TemporaryDirectory(prefix=".making-", dir=work) as name:
+            await _pack(Path(name), images.root(image), image, enclosure, target)
+        await images.forget([image.digest])
+    finally:
+        await images.close()
+
+
+async def _pack(folder: Path, layers: Sequence[str], image: OciImage, enclosure: Path, target: Path) -> None:
+    raw = Path(await Roots(folder / "root").ensure(layers))
+    disk, initrd, bundle = folder / DISK, folder / INITRD, folder / "bundle"
+    await run("qemu-img", "convert", "-q", "-f", "raw", "-O", "qcow2", str(raw), str(disk))
+    await asyncio.to_thread(raw.unlink)
+    initrd.write_bytes((enclosure / "initrd-vm").read_bytes() + pack_image(describe_image(image.config)))
+    manifest = BundleManifest(
+        disk=DISK,
+        disk_format="qcow2",
+        kernel=KERNEL,
+        initrd=INITRD,
+        cmdline=CMDLINE,
+        agent=True,
+        seed="machine",
+        min_memory_bytes=LEAST_MEMORY_BYTES,
+        digest=image.digest,
+    )
+    await asyncio.to_thread(write_bundle, bundle, manifest, {KERNEL: enclosure / KERNEL, INITRD: initrd, DISK: disk})
+    bundle.replace(target)
+
+
+def describe_image(config: OciConfig) -> list[tuple[str, str]]:
+    """The records that ``images/enclosed/vm.c`` reads. Pure."""
+    records = [*(("entrypoint", word) for word in config.entrypoint), *(("cmd", word) for word in config.cmd)]
+    records += [("env", pair) for pair in config.env if pair.partition("=")[0] and "=" in pair]
+    records += [("user", config.user)] if config.user else []
+    records += [("cwd", config.workdir)] if config.workdir else []
+    return [*records, ("stop", str(read_signal(config.stop_signal or "SIGTERM")))]
+
+
+def _check(enclosure: Path) -> None:
+    missing = sorted({package for tool, package in NEEDED.items() if shutil.which(tool) is None})
+    if missing:
+        raise DriverFailed(
+            "the server lacks programs that make a container image a disk",
+            reason="fetchFailed",
+            hint=f"there: apt-get install {' '.join(missing)}",
+        )
+    if os.geteuid() != 0:
+        raise DriverFailed(
+            "a container image is made a disk by root only", reason="fetchFailed", hint="run weft server as root"
+        )
+    if not all((enclosure / name).is_file() for name in (KERNEL, "initrd-vm")):
+        raise DriverFailed(
+            f"{enclosure} has no kernel for VMs made of container images",
+            reason="fetchFailed",
+            hint="on the server's machine: python -m weft.images enclosed builds it; name the folder with weft server --enclosure",
+        )
+
+
+def _check_room(target: Path, image: OciImage) -> None:
+    facts = os.statvfs(target.parent)
+    if facts.f_bavail * facts.f_frsize < 3 * image.size_bytes + (1 << 30):
+        raise DriverFailed(
+            "it doesn't fit on the server's disk",
+            reason="noSpace",
+            hint="make room there, or delete images; it is tried again",
+        )
+
+
+def main(argv: Sequence[str]) -> int:
+    work, enclosure, url, digest, target, allowed, *plain = argv
+    puller = msgspec.json.decode(sys.stdin.buffer.read() or b"{}", type=Puller)
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal.signal(signal.SIGTERM, _leave)
+    folder = Path(work)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    for left in folder.glob(".making-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+    def tell(count: int) -> None:
+        print(count, flush=True)
+
+    try:
+        places = allowed.split()
+        asyncio.run(make_bundle(folder, Path(enclosure), url, digest, Path(target), plain, places, tell, puller))
+    except WeftError as problem:
+        print(msgspec.json.encode(Said(problem.token, problem.message, problem.hint)).decode(), flush=True)
+        return 1
+    return 0
+
+
+def _leave(*_: object) -> None:
+    """At once, with all that it has started: nothing half-done counts."""
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,45 @@
+"""Where the server's processes listen and reach each other, and whose pages may speak to them. Pure."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+
+from weft.gateway.stream.origins import read_origin
+from weft.objects.errors import InvalidInput
+
+# "Every address", as a person may write it, and the one to reach it by from here.
+ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 (compared, not bound)
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """``10.0.0.1:8444`` or ``[::1]:8444`` as host and port."""
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def url_at(host: str, port: int) -> str:
+    """The URL by which a process of this machine reaches who listens at ``host`` and ``port``."""
+    host = ANY.get(host, host)
+    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+
+
+def take_origin(text: str) -> str:
+    """An origin of pages that stands in a command line. Raises ArgumentTypeError for what is none."""
+    try:
+        read_origin(text)
+    except InvalidInput as problem:
+        raise argparse.ArgumentTypeError(f"{problem.message}; {problem.hint}") from None
+    return text
+
+
+def take_source(text: str) -> str:
+    """An address, a network in CIDR form or a folder that stands in a command line. Raises ArgumentTypeError for what is none."""
+    if text.startswith("/"):
+        return text.rstrip("/") or "/"
+    try:
+        return str(ipaddress.ip_network(text, strict=False))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text[:60]!r} is no address, network or folder; write it like 127.0.0.0/8 or /srv/images"
+        ) from None

@@ -1,0 +1,102 @@
+"""The doors' process: the store, its socket for the deciders, and the API.
+
+All state is the state folder's, but for objects kept in an etcd that ``--store`` names.
+
+Ends at SIGTERM or SIGINT: streams first, then requests in hand, then the store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import uvloop
+
+from weft.api.app import build_app
+from weft.api.bootstrap import bootstrap
+from weft.api.context import Doors, Settings
+from weft.api.server import make_doors_server, parse_address
+from weft.api.upgrade import upgrade_objects
+from weft.contracts.clock import Clock, SystemClock
+from weft.launch.process.address import ANY, url_at
+from weft.launch.process.certificate import keep_certificate
+from weft.launch.process.descriptor_limit import raise_descriptor_limit
+from weft.launch.process.log import GatheringHandler, gather_logs
+from weft.launch.store.engine import make_store
+from weft.objects.errors import WeftError
+from weft.objects.identity import SERVER_NAME
+from weft.serving.server import listen, make_server_tls
+from weft.store.remote import StoreServer
+from weft.telemetry.journal import SqliteJournal
+from weft.trust.ca import Authority
+from weft.trust.seal import read_seal_key
+from weft.trust.tickets import read_ticket_key
+
+
+def run_doors(options: argparse.Namespace) -> int:
+    """Serve until told to end; the exit status. ``options`` are those of ``weft server``: state, store, listen,
+    gateway, functions, publish_on, context."""
+    logs = gather_logs()
+    raise_descriptor_limit()
+    try:
+        uvloop.run(serve_doors(options, SystemClock(), logs))
+    except WeftError as error:
+        print(f"weft server: {error.message}" + (f"\n{error.hint}" if error.hint else ""), file=sys.stderr, flush=True)
+        return 1
+    finally:
+        logs.flush()
+    return 0
+
+
+async def serve_doors(options: argparse.Namespace, clock: Clock, logs: GatheringHandler) -> None:
+    """The doors in the running loop, until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    state: Path = options.state
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (state / "images").mkdir(exist_ok=True)
+    addresses = [parse_address(text) for text in options.listen]
+    sockets = [listen(*address) for address in addresses]
+    authority = Authority(state, clock)
+    names = [host for host, _ in addresses if host not in ANY]
+    chain, key = authority.renew_server(names)
+    tls = make_server_tls(chain, key, authority.ca_path)
+    store = make_store(options.store, state, clock)
+    await store.open()
+    store_server = StoreServer(store, state / "store.sock")
+    journal = SqliteJournal(state / "journal.db", clock)
+    settings = Settings(
+        blobs=state / "images",
+        ticket_key=read_ticket_key(state / "ticket.key"),
+        gateways=tuple(options.gateway),
+        server_name=SERVER_NAME,
+        publish_address=options.publish_on,
+        seal_key=read_seal_key(state),
+        functions=tuple(options.functions or ()),
+        listen=tuple(options.listen),
+    )
+    doors = Doors(store, journal, clock, authority, settings)
+    server = make_doors_server(build_app(doors, logs.say), sockets, tls, clock)
+    try:
+        url = url_at(*sockets[0].getsockname()[:2])
+        await upgrade_objects(store)
+        await bootstrap(doors, options.context or state / "context.json", url, state / "gateway.token")
+        await store_server.start()
+        doors.start()
+        server.start()
+        renewing = asyncio.create_task(keep_certificate(tls, chain, key, clock, lambda: authority.renew_server(names)))
+        flushing = asyncio.create_task(logs.keep_flushing(clock))
+        await stop.wait()
+        renewing.cancel()
+        flushing.cancel()
+    finally:
+        await doors.stop()
+        await server.close()
+        await store_server.close()
+        await asyncio.to_thread(journal.close)
+        await store.close()

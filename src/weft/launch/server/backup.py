@@ -1,0 +1,150 @@
+"""``weft server backup FILE`` and ``weft server restore FILE``: what a server must keep, in one file and back.
+
+A backup asks the running server's store by its socket, or opens the store if no server runs. A restore wants the server
+ended. It changes what the store and the state folder hold, never a guest: what runs and isn't in the backup is an orphan.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from pathlib import Path
+
+import weft
+from weft.cli.command.exit_codes import exit_code
+from weft.client.context import FOLDER
+from weft.contracts.clock import Clock, SystemClock
+from weft.contracts.durable_file import write_durably
+from weft.contracts.store import Store
+from weft.gateway.function_events.backup import put_rows, read_rows
+from weft.kinds.parts.function_code import CODE_FOLDER
+from weft.launch.server.lock import hold_server
+from weft.launch.store.engine import SQLITE, make_store, recall_store, refill_store, remember_store, running
+from weft.objects.errors import InvalidInput, NotFound, WeftError
+from weft.objects.quantity import format_bytes
+from weft.store.backup import Backup, read_backup, write_backup
+from weft.store.remote import RemoteStore
+
+FILES = ("ca.crt", "ca.key")  # what nobody can make anew; everything else of the state folder can be
+BLOBS = "images"  # of which only functions' code can't be fetched again
+EVENTS = "gateway/events.db"  # functions' events that wait
+SEAL = "seal.key"  # likewise, where something was sealed
+
+
+def main(verb: str, argv: Sequence[str]) -> int:
+    """Run the verb ``backup`` or ``restore``; its exit code, after a sentence on stderr if it couldn't be done."""
+    options = _parse(verb, argv)
+    try:
+        options.state = options.state or find_state(Path.cwd())
+        options.store = recall_store(options.state) if options.store is None else options.store
+        return asyncio.run((_backup if verb == "backup" else _restore)(options, SystemClock()))
+    except WeftError as problem:
+        print(f"error: {problem.message}", file=sys.stderr)
+        if problem.hint:
+            print(problem.hint, file=sys.stderr)
+        return exit_code(problem)
+    except OSError as problem:
+        print(f"error: {problem.filename or options.file}: {problem.strerror or problem}", file=sys.stderr)
+        return 1
+
+
+def _parse(verb: str, argv: Sequence[str]) -> argparse.Namespace:
+    summary = {
+        "backup": "Write everything a server must keep to FILE, while it works: all objects at one revision, and the "
+        "keys of its authority. Who has FILE can be this server: keep it safe.",
+        "restore": "Put what FILE holds in the place of what an ended server keeps. No guest is touched: one that was "
+        "made after the backup is shown as an orphan by weft doctor.",
+    }
+    parser = argparse.ArgumentParser(prog=f"weft server {verb}", description=summary[verb])
+    parser.add_argument("file", metavar="FILE", type=Path)
+    parser.add_argument("--state", type=Path, help="the server's state folder (default: that of the clone one is in)")
+    parser.add_argument(
+        "--store", metavar="URL", help="where objects are kept, as for weft server (default: as it was)"
+    )
+    return parser.parse_args(argv)
+
+
+def find_state(folder: Path) -> Path:
+    """The state folder of the local cluster that ``folder`` is in. Raises NotFound."""
+    for place in (folder, *folder.parents):
+        if (place / FOLDER / "server").is_dir():
+            return place / FOLDER / "server"
+    raise NotFound("which server is meant is unknown", reason="noContext", hint="give --state DIR, the server's folder")
+
+
+async def _backup(options: argparse.Namespace, clock: Clock) -> int:
+    if not (options.state / FILES[0]).exists():
+        raise NotFound(f"{options.state} is no server's state folder", hint="give the --state of weft server")
+    there = [name for name in (*FILES, SEAL) if (options.state / name).exists()]
+    files = {name: (options.state / name).read_text() for name in there}
+    async with _opened(options.state, options.store, clock) as store:
+        backup = await write_backup(
+            options.file,
+            store,
+            files,
+            weft=weft.__version__,
+            taken_at=clock.now(),
+            uploads=options.state / BLOBS / CODE_FOLDER,
+            rows=lambda: read_rows(options.state / EVENTS),
+        )
+    print(f"{_describe(backup)} → {options.file} ({format_bytes(options.file.stat().st_size)})")
+    print("It holds the authority's key: whoever reads it can be this server.", file=sys.stderr)
+    return 0
+
+
+@asynccontextmanager
+async def _opened(state: Path, url: str, clock: Clock) -> AsyncIterator[Store]:
+    """The running server's store, or, when none runs, the store itself."""
+    if _listens(path := state / "store.sock"):
+        rest: AbstractAsyncContextManager[None] = nullcontext()
+        store: Store = RemoteStore(path, clock)
+    elif url == SQLITE and not (state / "store.db").exists():
+        raise NotFound(f"{state} holds no store", hint="give the --state of weft server")
+    else:
+        rest, store = running(url, state, clock), make_store(url, state, clock)
+    async with rest:
+        try:
+            await store.open()
+            yield store
+        finally:
+            await store.close()
+
+
+def _listens(path: Path) -> bool:
+    """Whether a server is there, not only what a killed one left."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+            return True
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+
+
+async def _restore(options: argparse.Namespace, clock: Clock) -> int:
+    backup = read_backup(options.file)
+    if unknown := set(backup.files) - {*FILES, SEAL}:
+        raise InvalidInput(f"backup {options.file} holds {', '.join(unknown)}, which this weft doesn't know")
+    state: Path = options.state
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with hold_server(state):
+        backup.put_uploads(state / BLOBS / CODE_FOLDER)  # first: objects never name what isn't there
+        await refill_store(options.store, state, clock, backup.entries(), backup.header.revision)
+        if backup.row_count:
+            put_rows(state / EVENTS, backup.rows())
+        for name, text in backup.files.items():
+            if not (state / name).exists() or (state / name).read_text() != text:
+                write_durably(state / name, text.encode(), 0o644 if name.endswith(".crt") else 0o600)
+        remember_store(state, options.store)
+    print(f"{_describe(backup)} ← {options.file}")
+    print("Start the server again: guests go on. weft doctor lists those that are not in the backup.", file=sys.stderr)
+    return 0
+
+
+def _describe(backup: Backup) -> str:
+    taken = datetime.datetime.fromtimestamp(backup.header.taken_at, datetime.UTC)
+    return f"{backup.objects} objects at revision {backup.header.revision}, {taken:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,210 @@
+"""The deciders' process: scheduler and controllers over the store that the doors serve on ``<state>/store.sock``.
+
+One process per state folder, held by a lock that dies with it. Of several servers only the holder of the lease decides.
+It keeps nothing: killed at any moment, the next one reads the store and goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import uvloop
+
+from weft.contracts.clock import Clock, SystemClock
+from weft.contracts.journal import Journal
+from weft.contracts.store import Store
+from weft.controllers.conversion.controller import Conversions
+from weft.controllers.function.code import Code
+from weft.controllers.garbage_collector import Garbage
+from weft.controllers.image.controller import Images, MakeBundle
+from weft.controllers.image.credentials import Unseal
+from weft.controllers.job.controller import Jobs
+from weft.controllers.loop import run_controller
+from weft.controllers.migration.controller import Migrations
+from weft.controllers.network.addresses import Addresses
+from weft.controllers.network.controller import Networks
+from weft.controllers.network.security_groups import SecurityGroups
+from weft.controllers.node.controller import Nodes
+from weft.controllers.node.drain_controller import Drain
+from weft.controllers.volume.controller import Volumes
+from weft.controllers.workload.controller import Workloads, tell_placed
+from weft.informer.cache import Cache
+from weft.informer.indexes import make_view
+from weft.informer.leader_lease import Term, TermLost
+from weft.informer.silent_nodes import find_silent
+from weft.kinds.parts.function_code import CODE_FOLDER
+from weft.launch.image.oci_bundle import plan_bundles
+from weft.launch.store.engine import DECIDERS
+from weft.objects.errors import Unavailable, WeftError
+from weft.scheduler.loop import Scheduler, default_strategy
+from weft.store.remote import RemoteStore
+from weft.telemetry.journal import SqliteJournal
+from weft.trust.seal import read_seal_key, unseal
+
+LOCK_PATIENCE_SECONDS = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+class Options(Protocol):
+    """``state`` is the server's state folder; ``enclosure`` what machines made of container images boot; ``plain_registry`` which
+    registries speak http without TLS; ``allow_fetch`` which of the machine's own places images may come from."""
+
+    state: Path
+    enclosure: Path
+    plain_registry: list[str]
+    allow_fetch: list[str]
+
+
+async def decide(
+    store: Store,
+    journal: Journal,
+    clock: Clock,
+    *,
+    images: Path,
+    holder: str,
+    strategy: str,
+    seed: int = 0,
+    make_bundle: MakeBundle | None = None,
+    unseal: Unseal | None = None,
+    allow_fetch: Sequence[str] = (),
+) -> None:
+    """Run scheduler and controllers for ever, one term of office after the other. ``holder`` must be this one's alone."""
+    cache = Cache(store, make_view(), clock)
+    term = Term(store, cache, journal, clock, DECIDERS, holder)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(cache.run())
+        try:
+            while True:
+                await term.begin()
+                try:
+                    await _serve(
+                        term,
+                        partial(Images, images, term, make_bundle, unseal, allow_fetch),
+                        images / CODE_FOLDER,
+                        strategy,
+                        seed,
+                    )
+                except* TermLost as lost:
+                    _log.warning("a new term: %s", _first(lost))
+        finally:
+            await term.end()
+
+
+async def _serve(term: Term, make_images: Callable[[], Images], code: Path, strategy: str, seed: int) -> None:
+    """One term: ends with TermLost (in an ExceptionGroup)."""
+    find = partial(find_silent, term.cache)
+    controllers = (
+        Addresses(),
+        Networks(),
+        SecurityGroups(),
+        Workloads(find),
+        Nodes(term.store, term.clock),
+        Volumes(find),
+        Migrations(),
+        Conversions(),
+        Drain(),
+        Jobs(),
+        Garbage(),
+    )
+    async with asyncio.TaskGroup() as group:
+        group.create_task(term.keep())
+        group.create_task(Scheduler(term, strategy, seed=seed, tell=tell_placed).run())
+        for controller in controllers:
+            group.create_task(run_controller(controller, term))
+        group.create_task(make_images().run())
+        group.create_task(Code(code, term).run())
+
+
+async def serve_deciders(options: Options, stop: asyncio.Event) -> None:
+    """Decide for the server whose state folder is ``options.state`` until ``stop`` is set. Raises Unavailable when
+    another process does."""
+    clock = SystemClock()
+    async with AsyncExitStack() as stack:
+        lock = await _lock(options.state / "deciders.lock", clock)
+        stack.callback(os.close, lock)
+        journal = SqliteJournal(options.state / "journal.db", clock)
+        stack.callback(journal.close)
+        store = RemoteStore(options.state / "store.sock", clock)
+        stack.push_async_callback(store.close)
+        holder = f"{socket.gethostname()}:{options.state.resolve()}"
+        deciding = asyncio.ensure_future(
+            decide(
+                store,
+                journal,
+                clock,
+                images=options.state / "images",
+                holder=holder,
+                strategy=default_strategy(),
+                make_bundle=plan_bundles(
+                    (options.state / "oci").absolute(), options.enclosure, options.plain_registry, options.allow_fetch
+                ),
+                allow_fetch=options.allow_fetch,
+                unseal=lambda sealed, place: unseal(read_seal_key(options.state), sealed, place),
+            )
+        )
+        stopping = asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait([deciding, stopping], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            deciding.cancel()
+            await asyncio.wait([deciding])
+        if not deciding.cancelled():
+            deciding.result()
+
+
+def run_deciders(options: Options) -> int:
+    """The process: decides until SIGTERM or SIGINT; returns the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await serve_deciders(options, stop)
+
+    status = 0
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run())
+    except* WeftError as problems:
+        print(f"weft deciders: {_first(problems)}", file=sys.stderr, flush=True)
+        status = 1
+    return status
+
+
+def _first(problem: BaseException) -> BaseException:
+    """The first thing that went wrong."""
+    while isinstance(problem, BaseExceptionGroup):
+        problem = problem.exceptions[0]
+    return problem
+
+
+async def _lock(path: Path, clock: Clock) -> int:
+    """Hold ``path`` locked, so that no other process decides for this state folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    patience_ends_at = clock.elapsed() + LOCK_PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if clock.elapsed() > patience_ends_at:
+                os.close(descriptor)
+                raise Unavailable(
+                    f"other deciders run for {path.parent}", hint="end them, or use another --state"
+                ) from None
+        await clock.sleep(0.1)

@@ -1,0 +1,161 @@
+"""``weft server``: keeps the server's processes alive: doors (API and store), deciders (controllers and scheduler) and
+the gateway. It holds no state; when it dies its children end with it, and starting it again goes on where they were."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from weft.contracts.clock import Clock, SystemClock
+from weft.kinds.fields.strategy import DEFAULT_STRATEGY, read_strategy
+from weft.launch.process.address import take_origin, take_source
+from weft.launch.process.supervisor import Keeper, keeping
+from weft.launch.server.lock import hold_server
+from weft.launch.store.engine import ETCD, SQLITE, check_store, find_endpoints, recall_store, remember_store
+from weft.launch.store.etcd import plan_etcd
+from weft.objects.errors import WeftError
+
+# What runs each of the server's processes: imported by the one that needs it.
+PROCESSES = {
+    "doors": ("weft.launch.server.api", "run_doors"),
+    "deciders": ("weft.launch.server.controllers", "run_deciders"),
+    "gateway": ("weft.launch.gateway.main", "run_gateway"),
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """What ``weft server`` understands; ``docs/reference/server.md`` says the same."""
+    parser = argparse.ArgumentParser(
+        prog="weft server",
+        description="Run the weft server in the foreground.",
+        epilog="weft server backup FILE and weft server restore FILE save what it keeps, and put it back.",
+    )
+    parser.add_argument("process", nargs="?", choices=list(PROCESSES), help="run only this one of its processes")
+    parser.add_argument("--state", type=Path, required=True, help="folder that holds everything the server must keep")
+    parser.add_argument(
+        "--store",
+        metavar="URL",
+        help="where objects are kept: sqlite or etcd (in the state folder), or etcd://HOST:PORT[,HOST:PORT…]"
+        " (default: as the last time, sqlite at first)",
+    )
+    parser.add_argument(
+        "--listen",
+        action="append",
+        metavar="ADDRESS:PORT",
+        help="where the API listens (default 127.0.0.1:8443; may be given several times)",
+    )
+    parser.add_argument(
+        "--gateway",
+        action="append",
+        metavar="ADDRESS:PORT",
+        help="where exec, console and log streams connect (default 127.0.0.1:8444)",
+    )
+    parser.add_argument(
+        "--functions",
+        action="append",
+        metavar="ADDRESS:PORT",
+        help="where functions are invoked by HTTP and the Lambda API (default 127.0.0.1:8445)",
+    )
+    parser.add_argument(
+        "--enclosure",
+        type=Path,
+        default=Path("/var/lib/weft/enclosed"),
+        metavar="FOLDER",
+        help="what VMs made of container images boot, as python -m weft.images enclosed makes it "
+        "(default /var/lib/weft/enclosed)",
+    )
+    parser.add_argument(
+        "--plain-registry",
+        action="append",
+        default=[],
+        metavar="HOST[:PORT]",
+        help="an image registry that speaks http without TLS, as those on this machine's loopback may (repeatable)",
+    )
+    parser.add_argument(
+        "--allow-fetch",
+        action="append",
+        default=[],
+        metavar="ADDRESS[/BITS]|FOLDER",
+        type=take_source,
+        help="where images may be fetched from although it is an address of this machine or link-local, like 127.0.0.0/8,"
+        " or a folder that not everybody here can come to (repeatable; default none)",
+    )
+    parser.add_argument(
+        "--publish-on", metavar="ADDRESS", help="also offer published ports on this address of this machine"
+    )
+    parser.add_argument(
+        "--allow-origin",
+        action="append",
+        type=take_origin,
+        metavar="URL",
+        help="whose pages may open web sockets to the gateway, like https://novnc.example:6080, beside the server's own"
+        " (repeatable)",
+    )
+    parser.add_argument("--context", type=Path, help="write the administrator's context to this file")
+    return parser
+
+
+def parse_options(argv: Sequence[str]) -> argparse.Namespace:
+    """The options of ``weft server``; its three processes get the same ones."""
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    options.store = recall_store(options.state) if options.store is None else options.store
+    if options.store not in (SQLITE, ETCD):
+        try:
+            find_endpoints(options.store)
+        except WeftError as problem:
+            parser.error(f"--store: {problem.message}; {problem.hint}")
+    options.listen = options.listen or ["127.0.0.1:8443"]
+    options.gateway = options.gateway or ["127.0.0.1:8444"]
+    options.functions = options.functions or ["127.0.0.1:8445"]
+    return options
+
+
+async def keep_server(options: argparse.Namespace, argv: Sequence[str], clock: Clock) -> None:
+    """Keep the processes until SIGTERM or SIGINT; the deciders end first, then the doors, and last an etcd of our own.
+    Raises Unavailable when that isn't on this machine."""
+    program = str(Path(sys.argv[0]).resolve())
+    keepers = [Keeper("etcd", plan_etcd(options.state), clock)] if options.store == ETCD else []
+    keepers += [
+        Keeper(name, [sys.executable, program, "server", name, *argv], clock)
+        for name in ("doors", "gateway", "deciders")
+    ]
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked.set)
+    async with keeping(keepers):
+        await asked.wait()
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the keeper, or the one process that is named, until told to end; the exit status."""
+    if argv and argv[0] in ("backup", "restore"):
+        done: int = importlib.import_module("weft.launch.server.backup").main(argv[0], argv[1:])
+        return done
+    options = parse_options(argv)
+    options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if options.process:
+        module, name = PROCESSES[options.process]
+        run: Callable[[argparse.Namespace], int] = getattr(importlib.import_module(module), name)
+        return run(options)
+    try:
+        read_strategy(os.environ.get("SCHEDULING_STRATEGY") or DEFAULT_STRATEGY, "SCHEDULING_STRATEGY")
+    except WeftError as problem:  # here, not again and again in the process that needs it
+        print(f"weft server: {problem.message}; {problem.hint}", file=sys.stderr)
+        return 2
+    try:
+        with hold_server(options.state):
+            check_store(options.state, options.store)
+            remember_store(options.state, options.store)
+            asyncio.run(keep_server(options, argv, SystemClock()))
+    except WeftError as problem:
+        print(f"weft server: {problem.message}\n{problem.hint}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,110 @@
+"""Which store a server keeps its objects in: ``sqlite`` or an ``etcd`` of its own in its state folder, or an etcd cluster
+named by a URL.
+
+``etcds://`` is etcd over TLS: `etcd/ca.crt`, and for a client's certificate `etcd/client.crt` and `etcd/client.key`, are
+read from the state folder; the first endpoint's host is the name that all members' certificates must carry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from weft.contracts.clock import Clock
+from weft.contracts.durable_file import write_durably
+from weft.contracts.store import Store
+from weft.launch.process.supervisor import Keeper, keeping
+from weft.launch.store.etcd import find_socket, plan_etcd
+from weft.objects.errors import InUse, InvalidInput, Unavailable
+
+SQLITE, ETCD = "sqlite", "etcd"
+FILE = "store.db"
+DECIDERS = "deciders"  # the lease of those who decide, on whatever store
+_MEMORY = "store.url"
+_ETCD, _ETCD_TLS = "etcd://", "etcds://"
+
+
+def find_endpoints(url: str) -> list[str]:
+    """The endpoints that ``etcd://host:port[,host:port…]`` or ``etcd:///path/of/a/socket`` names. Raises InvalidInput."""
+    scheme = _ETCD_TLS if url.startswith(_ETCD_TLS) else _ETCD
+    places = url.removeprefix(scheme)
+    endpoints = [places] if places.startswith("/") else places.rstrip("/").split(",")
+    if not url.startswith(scheme) or not all(endpoints):
+        raise InvalidInput(
+            f"{url!r} names no store", field="store", hint=f"{SQLITE}, {ETCD}, or etcd://HOST:PORT[,HOST:PORT…]"
+        )
+    return endpoints
+
+
+def make_store(url: str, state: Path, clock: Clock) -> Store:
+    """The store that ``url`` names, not yet open. Raises InvalidInput, and Unavailable when what it needs is missing."""
+    # Either engine is loaded only when wanted: the server's other processes need neither, and etcd's brings gRPC.
+    store: Store
+    if url == SQLITE:
+        store = importlib.import_module("weft.store.sqlite").SqliteStore(state / FILE, clock)
+        return store
+    endpoints = [find_socket(state)] if url == ETCD else find_endpoints(url)
+    try:
+        engine = importlib.import_module("weft.store.etcd")
+    except ModuleNotFoundError as missing:
+        raise Unavailable(f"store {url} needs {missing.name}", hint="pip install 'weft[etcd]'") from missing
+    if not url.startswith(_ETCD_TLS):
+        store = engine.EtcdStore(endpoints, clock)
+        return store
+    folder = state / "etcd"
+    ca, certificate, key = (_read(folder / name) for name in ("ca.crt", "client.crt", "client.key"))
+    if ca is None:
+        raise Unavailable(f"store {url} needs {folder}/ca.crt", hint="put the etcd members' authority there")
+    name = endpoints[0].rpartition(":")[0].strip("[]")
+    store = engine.EtcdStore(endpoints, clock, tls=engine.EtcdTls(ca, name, certificate, key))
+    return store
+
+
+async def refill_store(
+    url: str, state: Path, clock: Clock, entries: Iterable[tuple[str, bytes]], revision: int
+) -> None:
+    """Put ``entries``, of a history that reached ``revision``, in the place of all that the store holds. Raises
+    StoreUnavailable or InUse when somebody uses it."""
+    if url == SQLITE:
+        await asyncio.to_thread(importlib.import_module("weft.store.sqlite").refill, state / FILE, entries, revision)
+        return
+    store: Any = make_store(url, state, clock)
+    async with running(url, state, clock):
+        await store.refill(entries, rival=DECIDERS)
+
+
+@asynccontextmanager
+async def running(url: str, state: Path, clock: Clock) -> AsyncIterator[None]:
+    """Run the etcd that ``url`` names if it is the server's own and the server doesn't run. Raises Unavailable."""
+    async with keeping([Keeper("etcd", plan_etcd(state), clock)] if url == ETCD else []):
+        yield
+
+
+def recall_store(state: Path) -> str:
+    """Which store this server kept its objects in the last time; SQLITE for a new one."""
+    path = state / _MEMORY
+    return path.read_text().strip() if path.exists() else SQLITE
+
+
+def check_store(state: Path, url: str) -> None:
+    """Raises InUse when the objects of the server in ``state`` lie in a store of another engine: it would seem empty."""
+    known = recall_store(state)
+    if (state / _MEMORY).exists() and known != url and {known, url} & {SQLITE, ETCD}:
+        raise InUse(
+            f"the server in {state} keeps its objects in {known}",
+            hint=f"to move them: weft server backup FILE, weft server restore FILE --store {url}",
+        )
+
+
+def remember_store(state: Path, url: str) -> None:
+    """Keep ``url`` for ``recall_store``."""
+    if recall_store(state) != url or not (state / _MEMORY).exists():
+        write_durably(state / _MEMORY, f"{url}\n".encode())
+
+
+def _read(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None

@@ -1,0 +1,245 @@
+"""What a decision writes: the allocation, the Decision that explains it, and the VM's condition, in one commit. Pure.
+
+A placement stands only if VM, node and volumes are what the decision saw: a node that was cordoned, lost or shrunk in the
+meantime fails the commit, and the VM is decided anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import msgspec
+
+from weft.contracts.journal import Event
+from weft.contracts.store import Absent, AtRevision, Put
+from weft.informer.commit import Commit, edit, put, unchanged
+from weft.informer.view import Item, View
+from weft.informer.workloads import record_of, wish_of
+from weft.kinds.allocation import AllocatedGpu, AllocationReport, AllocationSpec, allocation_name
+from weft.kinds.decision import DecisionSpec
+from weft.kinds.node import NodeReport, NodeStatus, pool_id
+from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
+from weft.objects.identity import new_uid, object_key
+from weft.scheduler.engine.explain import Explanation
+from weft.scheduler.table.devices import WHOLE
+from weft.scheduler.table.facts import Load
+from weft.scheduler.workload.request import Candidate, Waiting, locate_volumes
+
+SOURCE = "scheduler"
+
+
+# What else is to be said of a VM, in the copy of its envelope that is written, as soon as it has that allocation; and to
+# the journal.
+Tell = Callable[[View, Item, Envelope, Item, float], list[Event]]
+
+
+def tell_nothing(view: View, vm: Item, envelope: Envelope, allocation: Item, now: float) -> list[Event]:
+    """Whoever writes the VM's status does so a moment later."""
+    return []
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """When a decision was made (unix seconds) and how long it took."""
+
+    at: float
+    took_ms: float
+
+
+def plan_placement(
+    view: View,
+    candidate: Candidate,
+    node: Item,
+    uid: str,
+    load: Load,
+    explanation: Explanation,
+    timing: Timing,
+    log_line: str,
+    tell: Tell,
+) -> Commit:
+    """Give ``candidate`` a place on ``node``: an allocation with this ``uid`` that takes ``load``."""
+    vm = candidate.vm
+    allocation = _make_allocation(candidate, node, uid, load, timing.at)
+    placed = Condition("Placed", "True", "Placed", f"on {node.envelope.name}", timing.at, vm.envelope.generation)
+    envelope = edit(vm)
+    set_condition(envelope, placed)
+    told = tell(view, vm, envelope, allocation, timing.at)
+    made = [allocation, Item(make_decision(view, vm, candidate, explanation, timing)), Item(envelope)]
+    return Commit(
+        key=vm.key,
+        writes=[put(item.envelope) for item in made],
+        preconditions=[
+            unchanged(vm),
+            unchanged(node),
+            Absent(allocation.key),
+            *(AtRevision(item.key, item.envelope.revision) for item in candidate.volume_items),
+        ],
+        events=[_event(vm, "Normal", "Placed", log_line), *_notes(candidate, explanation), *told],
+        made=made,
+    )
+
+
+def plan_refusal(view: View, candidate: Candidate, explanation: Explanation, timing: Timing) -> Commit:
+    """Say why no node fits."""
+    vm = candidate.vm
+    refused = Condition("Placed", "False", explanation.error, explanation.message, timing.at, vm.envelope.generation)
+    writes = [put_decision(view, vm, candidate, explanation, timing), _put_condition(vm, refused)]
+    return Commit(
+        key=vm.key,
+        writes=[write for write in writes if write is not None],
+        preconditions=[unchanged(vm)],
+        events=[_event(vm, "Warning", explanation.error, explanation.message), *_notes(candidate, explanation)],
+    )
+
+
+def plan_waiting(vm: Item, waiting: Waiting, now: float) -> Commit | None:
+    """Say what a VM waits for before nodes are looked at; None if that is said already."""
+    condition = Condition("Placed", "False", waiting.reason, waiting.message, now, vm.envelope.generation)
+    write = _put_condition(vm, condition)
+    if write is None:
+        return None
+    return Commit(vm.key, [write], [unchanged(vm)], [_event(vm, "Normal", waiting.reason, waiting.message)])
+
+
+def plan_adopted(vm: Item, allocations: Sequence[Item], now: float) -> Commit | None:
+    """Say that a VM has a place that no decision of ours gave it, or one that it moved to; None if that is said already."""
+    placed = vm.envelope.condition("Placed")
+    has_moved = has_moved_from(vm, allocations)
+    if placed is not None and placed.status == "True" and not has_moved:
+        return None
+    node = allocations[0].spec(AllocationSpec).node
+    reason, message = ("Placed", f"on {node}") if has_moved else ("Adopted", f"found on {node}")
+    condition = Condition("Placed", "True", reason, message, now, vm.envelope.generation)
+    write = _put_condition(vm, condition)
+    return None if write is None else Commit(vm.key, [write], [unchanged(vm)])
+
+
+def has_moved_from(vm: Item, allocations: Sequence[Item]) -> bool:
+    """Whether its only place is another than the one that is told of."""
+    placed = vm.envelope.condition("Placed")
+    if len(allocations) != 1 or placed is None or (placed.status, placed.reason) != ("True", "Placed"):
+        return False
+    node = allocations[0].spec(AllocationSpec).node
+    return not f"{placed.message},".startswith(f"on {node},")
+
+
+def plan_regrouped(vm: Item, allocation: Item, memberships: list[str]) -> Commit:
+    """Count a VM in other groups, where it is: a change of these moves nothing."""
+    place = edit(allocation)
+    place.spec = merge_part(
+        place.spec, msgspec.structs.replace(allocation.spec(AllocationSpec), memberships=memberships)
+    )
+    return Commit(vm.key, [put(place)], [unchanged(vm), unchanged(allocation)])
+
+
+def _make_allocation(candidate: Candidate, node: Item, uid: str, load: Load, now: float) -> Item:
+    vm = candidate.vm
+    wish, record = wish_of(vm), record_of(vm)
+    ask = record.ask(wish)
+    spec = AllocationSpec(
+        node=node.envelope.name,
+        node_uid=node.uid,
+        workload=vm.envelope.ref,
+        workload_generation=vm.envelope.generation,
+        incarnation=candidate.incarnation,
+        wish=wish.run,
+        boots=wish.boots,
+        resources=candidate.resources,
+        cpu_model=choose_cpu(node, ask.cpu_model),
+        image=candidate.image,
+        volumes=locate_volumes(candidate.volumes, node.report(NodeReport)),
+        nics=candidate.nics,
+        groups=candidate.groups,
+        iso=candidate.iso,
+        restart=wish.restart,
+        grace_seconds=wish.grace,
+        memberships=list(load.groups),
+        extras=dict(load.extras),
+        gpus=read_gpus(node, load),
+        pool=ask.pool,
+        pool_id=pool_id(node.report(NodeReport), ask.pool),
+        **record.allocate(wish),
+    )
+    report = AllocationReport()
+    envelope = Envelope(
+        kind="allocation",
+        name=allocation_name(node.uid, uid),
+        uid=uid,
+        labels=vm.envelope.labels,
+        owner=vm.envelope.ref,
+        created_at=now,
+        spec=msgspec.Raw(msgspec.json.encode(spec)),
+        report=msgspec.Raw(msgspec.json.encode(report)),
+        finalizers=["node"],
+    )
+    return Item(envelope, spec=spec, report=report)
+
+
+def choose_cpu(node: Item, wish: str) -> str:
+    """The CPU model that a guest gets on a node; "" if the node doesn't say which it has."""
+    models = node.report(NodeReport).cpu_models
+    if wish == "host":
+        return models[0] if models else ""
+    return node.status(NodeStatus).cpu_model if wish == "common" else wish
+
+
+def read_gpus(node: Item, load: Load) -> list[AllocatedGpu]:
+    """The devices of a load, those that are taken whole by their addresses on the node's bus."""
+    there = node.report(NodeReport).gpus if load.gpus else []
+    return [
+        AllocatedGpu(index=index, share=share, address=there[index].address if share == WHOLE else "")
+        for index, share in load.gpus
+    ]
+
+
+def put_decision(view: View, about: Item, candidate: Candidate, explanation: Explanation, timing: Timing) -> Put:
+    return put(make_decision(view, about, candidate, explanation, timing))
+
+
+def make_decision(view: View, about: Item, candidate: Candidate, explanation: Explanation, timing: Timing) -> Envelope:
+    """The Decision ``about`` a VM, or a Migration of it."""
+    of = about.envelope
+    spec = DecisionSpec(
+        workload=candidate.vm.envelope.ref,
+        policy=candidate.request.strategy,
+        named=candidate.named,
+        basis=candidate.request.basis,
+        at=timing.at,
+        took_ms=timing.took_ms,
+        nodes=explanation.nodes,
+        verdicts=explanation.verdicts,
+        refused_by=explanation.refused_by,
+        error=explanation.error,
+        message=explanation.message,
+        nearest=explanation.nearest,
+        nearest_node=explanation.nearest_node,
+        gang=explanation.gang,
+        notes=[*candidate.given_up, *candidate.skipped, *explanation.warnings],
+    )
+    name = f"{of.kind}.{of.name}"
+    former = view.get(object_key("decision", of.project, name))
+    if former is None or former.envelope.owner != of.ref:
+        envelope = Envelope(
+            kind="decision", name=name, uid=new_uid(), project=of.project, owner=of.ref, created_at=timing.at
+        )
+    else:
+        envelope = edit(former)
+        envelope.generation += 1
+    envelope.spec = merge_part(envelope.spec, spec)
+    return envelope
+
+
+def _put_condition(vm: Item, condition: Condition) -> Put | None:
+    envelope = edit(vm)
+    return put(envelope) if set_condition(envelope, condition) else None
+
+
+def _notes(candidate: Candidate, explanation: Explanation) -> list[Event]:
+    """What was given up of its wishes, and what of them looks wrong."""
+    given_up = [_event(candidate.vm, "Normal", "PreferenceGivenUp", told) for told in candidate.given_up]
+    given_up += [_event(candidate.vm, "Warning", "PolicySkipped", told) for told in candidate.skipped]
+    return given_up + [_event(candidate.vm, "Warning", "ConstraintWarning", told) for told in explanation.warnings]
+
+
+def _event(vm: Item, type_: Literal["Normal", "Warning"], reason: str, message: str) -> Event:
+    return Event(type_, reason, message, vm.envelope.ref, SOURCE)

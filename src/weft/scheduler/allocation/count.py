@@ -1,0 +1,46 @@
+"""How the snapshot comes to hold what takes room on nodes: allocations, and guests that a node has without one."""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.informer.view import Changed, Item, View
+from weft.kinds.allocation import AllocationReport, AllocationSpec, account, allocation_name, has_ended_for_good
+from weft.kinds.node import NodeReport
+from weft.kinds.parts.orphan import OrphanCopy, read_copies
+from weft.objects.identity import object_key
+from weft.scheduler.table.facts import NO_LOAD, amounts_of, load_of
+from weft.scheduler.table.snapshot import Snapshot
+
+
+def count_allocation(snapshot: Snapshot, key: str, allocation: Item | None) -> None:
+    """Have the snapshot hold what an allocation takes; None: it is gone."""
+    if allocation is None:
+        snapshot.drop_allocation(key)
+        return
+    spec = allocation.spec(AllocationSpec)
+    snapshot.drop_allocation(_name_orphan(allocation.uid))  # it is one no more
+    report = allocation.report(AllocationReport)
+    load = NO_LOAD if has_ended_for_good(spec, report) else load_of(spec)
+    snapshot.put_allocation(key, spec.node_uid, amounts_of(account(spec, report)), load)
+
+
+def count_orphans(snapshot: Snapshot, view: View, change: Changed) -> None:
+    """Guests that a node has without an allocation take room there like any other."""
+    for copy in _read_guests(change.old):
+        snapshot.drop_allocation(_name_orphan(copy.uid))
+    for copy in _read_guests(change.new):
+        spec = copy.spec
+        if view.get(object_key("allocation", None, allocation_name(spec.node_uid, copy.uid))) is None:
+            load = load_of(msgspec.structs.replace(spec, memberships=[]))
+            snapshot.put_allocation(_name_orphan(copy.uid), spec.node_uid, amounts_of(spec.resources), load)
+
+
+def _read_guests(node: Item | None) -> list[OrphanCopy]:
+    """What a node has without an allocation, but for what never ran there and what has left."""
+    copies = read_copies(node.report(NodeReport)) if node is not None else []
+    return [copy for copy in copies if copy.standing in ("here", "open")]
+
+
+def _name_orphan(uid: str) -> str:
+    return f"orphan {uid}"

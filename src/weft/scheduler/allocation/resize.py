@@ -1,0 +1,169 @@
+"""Gives a placed VM its new size, NICs and volumes where it is: what its machine can take at once, the rest with the fresh
+start that it needs for that.
+
+If its node has no room for it, or a volume can't be had, it keeps what it has, and the VM's condition Placed says why.
+Pure but for the snapshot, in which a larger size is counted at once.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.contracts.journal import Event
+from weft.contracts.policy import RESOURCES
+from weft.informer.commit import Commit, edit, put, unchanged
+from weft.informer.indexes import NODES_BY_UID
+from weft.informer.view import Item, View
+from weft.informer.workloads import record_of, wish_of
+from weft.kinds.allocation import (
+    LOCAL,
+    AllocatedImage,
+    AllocatedNic,
+    AllocatedVolume,
+    AllocationReport,
+    AllocationSpec,
+    Resources,
+    account,
+    change_wish,
+)
+from weft.kinds.node import NodeReport
+from weft.kinds.parts.in_place_update import find_fit, wants_fresh_start
+from weft.kinds.volume import VolumeSpec
+from weft.objects.envelope import Condition, merge_part, set_condition
+from weft.objects.quantity import format_bytes, format_cpu
+from weft.scheduler.allocation.bind import choose_cpu
+from weft.scheduler.table.facts import amounts_of, load_of, name_pool
+from weft.scheduler.table.snapshot import Amounts, Snapshot
+from weft.scheduler.workload.request import (
+    Waiting,
+    find_homes,
+    find_pool,
+    locate_volume,
+    read_image,
+    read_nics,
+    read_volumes,
+)
+
+
+def plan_refit(view: View, snapshot: Snapshot, vm: Item, allocation: Item, now: float) -> Commit | None:
+    """Bring the place to what is asked for, as far as it can be had: with the wish for a fresh start, if that is asked
+    for; else only what the running machine can take. None if there is nothing to write."""
+    spec, wish = allocation.spec(AllocationSpec), wish_of(vm)
+    new = msgspec.structs.replace(
+        change_wish(spec, wish.run), workload_generation=vm.envelope.generation, boots=max(wish.boots, spec.boots)
+    )
+    preconditions = [unchanged(vm), unchanged(allocation)]
+    fields = find_fit(spec, wish, allocation.report(AllocationReport))
+    parts = _read_parts(view, snapshot, vm, allocation, fields)
+    where, fresh = f"on {spec.node}", wants_fresh_start(spec, wish)
+    if isinstance(parts, Waiting) and parts.reason == "addressPending" and not fresh:
+        return None  # that is being made just now, and wakes us
+    if isinstance(parts, Waiting):
+        placed = Condition("Placed", "True", parts.reason, f"{where}, unchanged: {parts.message}", now)
+    else:
+        record_of(vm).refit(new, wish, fields)
+        if "cpu_model" in fields:
+            asked = record_of(vm).ask(wish).cpu_model
+            new.cpu_model = next((choose_cpu(n, asked) for n in view.find(NODES_BY_UID, spec.node_uid)), "")
+        new.resources, new.nics, new.iso, new.volumes = parts.resources, parts.nics, parts.iso, parts.volumes
+        preconditions += [unchanged(volume) for volume in parts.volume_items]
+        # Until it is written the larger of old and new counts: what a smaller one frees is not free yet.
+        both = _join(_find_held(allocation), amounts_of(parts.resources))
+        snapshot.put_allocation(allocation.key, spec.node_uid, both, load_of(spec))
+        placed = Condition("Placed", "True", "Placed", where, now)
+    writes = []
+    if fresh or not isinstance(parts, Waiting):
+        place = edit(allocation)
+        place.spec = merge_part(place.spec, new)
+        place.generation += 1
+        writes.append(put(place))
+    envelope = edit(vm)
+    if set_condition(envelope, msgspec.structs.replace(placed, generation=vm.envelope.generation)):
+        writes.append(put(envelope))
+    if not writes:
+        return None
+    if isinstance(parts, Waiting):
+        event = Event("Warning", parts.reason, placed.message, vm.envelope.ref, "scheduler")
+    else:
+        event = Event("Normal", "Refitted", where, vm.envelope.ref, "scheduler")
+    return Commit(vm.key, writes, preconditions, [event])
+
+
+class _Parts(msgspec.Struct, frozen=True):
+    resources: Resources
+    volumes: list[AllocatedVolume]
+    volume_items: list[Item]
+    nics: list[AllocatedNic]
+    iso: AllocatedImage | None
+
+
+def _read_parts(view: View, snapshot: Snapshot, vm: Item, allocation: Item, fields: set[str]) -> _Parts | Waiting:
+    """What the place would get, ``fields`` of it as asked for; or why it can't have it."""
+    spec, wish = allocation.spec(AllocationSpec), wish_of(vm)
+    record = record_of(vm)
+    ask, row = record.ask(wish), snapshot.index_of(spec.node_uid)
+    if row is None:
+        return Waiting("nodeLost", f"node {spec.node} is not there")
+    if "machine" in fields and not snapshot.machine(ask.machine)[row]:
+        return Waiting("noAvailableAgents", f"{spec.node} can't run machine type {ask.machine}")
+    sizes = {field: getattr(wish, field) for field in fields & {"cpu", "memory"}}
+    if "disk" in fields:
+        sizes["disk"] = max(ask.disk, spec.resources.disk)
+    resources = msgspec.structs.replace(spec.resources, **sizes)
+    lack = _find_lack(snapshot, row, _find_held(allocation), amounts_of(resources))
+    if lack:
+        return Waiting("insufficientResources", f"no room on {spec.node} for its new size: {lack}")
+    parts = _Parts(resources, spec.volumes, [], spec.nics, spec.iso)
+    if record.volumes_field in fields:
+        volumes = read_volumes(view, vm, record.volumes(wish))
+        if isinstance(volumes, Waiting):
+            return volumes
+        for volume in volumes:
+            if find_homes(view, volume) - {spec.node_uid}:
+                return Waiting("volumesApart", f"volume {volume.envelope.name}'s data lies on another node")
+            pool = find_pool(view, volume)
+            if not (pool == LOCAL or snapshot.machine(name_pool(pool))[row]):
+                what = f"volume {volume.envelope.name} lies in storage pool {pool.partition('@')[0]}"
+                return Waiting("volumesApart", f"{what}, which {spec.node} hasn't")
+        report = view.find(NODES_BY_UID, spec.node_uid)[0].report(NodeReport)
+        has = {volume.uid: volume for volume in spec.volumes}
+        found = [
+            msgspec.structs.replace(has[v.uid], size=v.spec(VolumeSpec).size)
+            if v.uid in has
+            else locate_volume(v, report)
+            for v in volumes
+        ]
+        parts = msgspec.structs.replace(parts, volumes=found, volume_items=volumes)
+    if "networks" in fields:
+        nics = read_nics(view, vm, wish.networks)
+        if isinstance(nics, Waiting):
+            return nics
+        parts = msgspec.structs.replace(parts, nics=nics)
+    if "iso" in fields:
+        iso = read_image(view, vm.envelope.project, ask.images[1], machine=True) if ask.images[1:] else None
+        if isinstance(iso, Waiting):
+            return iso
+        parts = msgspec.structs.replace(parts, iso=iso[0] if iso else None)
+    return parts
+
+
+def _find_held(allocation: Item) -> Amounts:
+    """What is its own by now: its size, and what its machine, which was to give it up, still has."""
+    spec = allocation.spec(AllocationSpec)
+    return _join(amounts_of(spec.resources), amounts_of(account(spec, allocation.report(AllocationReport))))
+
+
+def _join(one: Amounts, other: Amounts) -> Amounts:
+    return max(one[0], other[0]), max(one[1], other[1]), max(one[2], other[2])
+
+
+def _find_lack(snapshot: Snapshot, row: int, old: Amounts, new: Amounts) -> str:
+    """What the node lacks for the difference, in words; empty if it lacks nothing."""
+    lacks = []
+    for index, resource in enumerate(RESOURCES):
+        free = int(snapshot.capacity[index, row] - snapshot.allocated[index, row])
+        more = new[index] - old[index]
+        if more > max(free, 0):
+            words = [format_cpu(n / 1000) if resource == "cpu" else format_bytes(n) for n in (more, max(free, 0))]
+            lacks.append(f"{words[0]} more {resource} wanted, {words[1]} free")
+    return ", ".join(lacks)

@@ -1,0 +1,133 @@
+"""What a workload asks of its node by expressions, the Constraint objects it names looked up; and what is to be said of it.
+
+Reads the wish and Constraints from a view; pure."""
+
+from __future__ import annotations
+
+import functools
+
+import msgspec
+
+from weft.contracts.policy import Request
+from weft.informer.view import View
+from weft.kinds.constraint import ConstraintSpec, read_preference
+from weft.kinds.parts.placement_spec import WorkloadWish
+from weft.language.clash import find_clash, refuse_clash
+from weft.language.parse import Parsed, parse, read_expression
+from weft.language.tree import (
+    Exists,
+    Expression,
+    Named,
+    Not,
+    Preference,
+    attributes_of,
+    conjuncts,
+    every,
+    replace_named,
+    show,
+    show_short,
+)
+from weft.objects.errors import InvalidInput, NotFound
+from weft.objects.identity import object_key
+from weft.objects.schema import suggest
+from weft.scheduler.constraint.match import find_meeting
+from weft.scheduler.table.snapshot import Snapshot
+
+FEW_OF = 3  # of fewer nodes it says nothing that only one is left
+FEW_SHARE = 0.05
+_ALWAYS = tuple(
+    "name uid type zone rack arch storage location hypervisor gpu gpu.free gpu.model gpu.memory cpu cpu.free memory "
+    "memory.free disk disk.free cost".split()
+)
+_ASKED = 1000  # nodes, for what an attribute may have been meant to be
+
+
+class Expressions(msgspec.Struct, frozen=True):
+    constraint: Expression | None
+    preferences: tuple[Preference, ...]
+
+
+def read_expressions(view: View, project: str | None, wish: WorkloadWish) -> Expressions | tuple[str, str]:
+    """What is asked for, with no names left; or why that can't be said yet, as reason and sentence."""
+    try:
+        return _read(view, project, wish)
+    except (InvalidInput, NotFound) as problem:
+        return "constraintNotReady", problem.message
+
+
+def _read(view: View, project: str | None, wish: WorkloadWish) -> Expressions:
+    def find(name: str) -> ConstraintSpec:
+        item = view.get(object_key("constraint", project, name))
+        if item is None or item.deleting:
+            known = (other.envelope for other in view.of_kind("constraint").values())
+            meant = suggest(name, [other.name for other in known if other.project == project])
+            told = f"; did you mean @{meant}?" if meant else ""
+            raise NotFound(f'constraint "{name}" does not exist{told}')
+        return item.spec(ConstraintSpec)
+
+    def look_up(name: str) -> Expression:
+        return read_expression(str(find(name).expression), f"constraint {name}")
+
+    preferences = [read_preference(raw, "spec.prefer") for raw in wish.prefer]
+    hard: list[Expression] = []
+    sources: list[tuple[str, Parsed]] = []
+    if wish.constraint is not None:
+        parsed = parse(str(wish.constraint), "spec.constraint")
+        sources.append(("", parsed))
+        for part in conjuncts(parsed.tree):
+            named = find(part.name) if isinstance(part, Named) else None
+            if named is not None and named.soft:
+                preferences.append(Preference(part, named.weight, named.priority))
+                continue
+            hard.append(part)
+            if named is not None and isinstance(part, Named):
+                sources.append((part.name, parse(str(named.expression), f"constraint {part.name}")))
+    if len(sources) > 1:
+        refuse_clash(sources, "spec.constraint")
+    return Expressions(
+        replace_named(every(hard), look_up) if hard else None,
+        tuple(Preference(replace_named(p.expression, look_up), p.weight, p.priority) for p in preferences),
+    )
+
+
+def find_warnings(request: Request, snapshot: Snapshot) -> list[str]:
+    """What a person should know although it stops nothing: attributes that no node has, a preference that the constraint
+    rules out, and a constraint that leaves few nodes."""
+    if not len(snapshot) or (request.constraint is None and not request.preferences):
+        return []
+    trees = [p.expression for p in request.preferences]
+    if request.constraint is not None:
+        trees.insert(0, request.constraint)
+    attributes = dict.fromkeys(attribute for tree in trees for attribute in attributes_of(tree))
+    unwanted = {part.of for tree in trees for part in conjuncts(tree) if isinstance(part, Not)}
+    warnings = []
+    for attribute in attributes:
+        if (
+            Exists(attribute) not in unwanted
+            and snapshot.text(attribute) is None
+            and snapshot.number(attribute) is None
+        ):
+            known = {key for facts in snapshot.facts[:_ASKED] for key in (*facts.texts, *facts.numbers, *facts.extras)}
+            meant = suggest(attribute, [*_ALWAYS, *sorted(known)]) if attribute not in _ALWAYS else None
+            warnings.append(f"no node has {attribute[:60]}" + (f"; did you mean {meant}?" if meant else ""))
+    if request.constraint is not None:
+        warnings.extend(
+            f"preference {show_short(preference.expression)} never holds where the constraint does"
+            for preference in request.preferences
+            if _excludes(request.constraint, preference.expression)
+        )
+        open_ = snapshot.online & ~snapshot.cordoned
+        left = int((find_meeting(request.constraint, snapshot) & open_).sum())
+        all_ = int(open_.sum())
+        if left > 0 and ((left == 1 and all_ >= FEW_OF) or left < all_ * FEW_SHARE):
+            warnings.append(f"only {left} of {all_} nodes meet{'s' * (left == 1)} {show_short(request.constraint)}")
+    return warnings
+
+
+@functools.lru_cache(maxsize=1024)
+def _excludes(constraint: Expression, preference: Expression) -> bool:
+    """Whether no node can meet both, as far as that is certain."""
+    try:
+        return find_clash([("", parse(show(constraint))), ("", parse(show(preference)))]) is not None
+    except InvalidInput:
+        return False  # with all names replaced, longer than may be written

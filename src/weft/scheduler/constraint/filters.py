@@ -1,0 +1,315 @@
+"""The conditions every placement meets, in the order in which they are told: the first that fails is the node's verdict.
+
+Pure. The cheap ones that say most come first; resources come last, so a shortfall is only told of a node that could take
+the workload if it had more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import numpy as np
+
+from weft.contracts.policy import RESOURCES, Filter, Flags, Lack, Reads, Request, Table
+from weft.kinds.fields.taint import is_tolerated
+from weft.scheduler.constraint.affinity import Apart, AtHand, Near, Spreading
+from weft.scheduler.constraint.match import Meets, MeetsNow
+from weft.scheduler.table.devices import WHOLE, count_fitting, find_fitting
+from weft.scheduler.table.facts import GPUS_KEPT, GPUS_WHOLE, name_cpu, name_pool, name_runtime
+
+
+class Online:
+    name = "online"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return True
+
+    def fits(self, table: Table, request: Request) -> Flags:
+        return table.online
+
+    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
+        return "not ready", []
+
+
+class Cordon:
+    name = "cordon"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return True
+
+    def fits(self, table: Table, request: Request) -> Flags:
+        return ~table.cordoned
+
+    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
+        note = table.notes[index]
+        return f"cordoned ({note})" if note else "cordoned", []
+
+
+class Maintenance:
+    name = "maintenance"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return True
+
+    def fits(self, table: Table, request: Request) -> Flags:
+        texts = table.text("maintenance")
+        return np.ones(len(table.names), dtype=np.bool_) if texts is None else texts.codes < 0
+
+    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
+        texts = table.text("maintenance")
+        reason = texts.words[texts.codes[index]] if texts is not None else ""
+        return f"in maintenance ({reason})" if reason not in ("", "on") else "in maintenance", []
+
+
+class NamedNode:
+    name = "node"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return request.node
+
+    def fits(self, table: Table, request: Request) -> Flags:
+        return _is_text(table, "name", request.node)
+
+    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
+        return f"asked for node {request.node}", []
+
+
+class Leaving:
+    name = "leaves"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return (request.leaves, request.avoids) if request.leaves or request.avoids else None
+
+    def fits(self, table: Table, request: Request) -> Flags:
+        fits = np.ones(len(table.names), dtype=np.bool_)
+        for name in filter(None, (request.leaves, *request.avoids)):
+            fits &= ~_is_text(table, "name", name)
+        return fits
+
+    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
+        left = table.names[index] == request.leaves
+        return "it moves away from here" if left else "a try to move here has failed", []
+
+
+class VolumeHome:
+    name = "volume"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return request.home
+
+    def fits(self, table: Table, request: Request) -> Flags:
+        return _is_text(table, "uid", request.home)
+
+    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
+        return "its volume's data lies on another node", []
+
+
+class HasPools:
+    name = "pool"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return request.pools
+
+    def fits(self, table: Table, request: Request) -> Flags:
+        fits = np.ones(len(table.names), dtype=np.bool_)
+        for pool in request.pools:
+            fits &= table.machine(name_pool(pool))
+        return fits
+
+    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
+        for pool in request.pools:
+            if table.machine(name_pool(pool))[index]:
+                continue
+            name, _, exactly = pool.partition("@")
+            if exactly and table.machine(name_pool(name))[index]:
+                return f"its pool {name} is other storage than the one where a volume's data lies", []
+            return f"has no storage pool {name} that can be used", []
+        return "", []
+
+
+class Machine:
+    name = "machine"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return request.machine or None
+
+    def fits(self, table: Table, request: Request) -> Flags:
+        if not request.machine:
+            return np.ones(len(table.names), dtype=np.bool_)
+        return table.machine(request.machine)
+
+    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
+        type_, _, version = request.machine.partition("@")
+        if version and table.machine(type_)[index]:
+            return f"its QEMU can't build a machine {type_} of version {version}, which the guest runs on", []
+        return f"can't run machine type {type_}", []
+
+
+class Runtime:
+    name = "runtime"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return request.runtime or None
+
+    def fits(self, table: Table, request: Request) -> Flags:
+        if not request.runtime:
+            return np.ones(len(table.names), dtype=np.bool_)
+        return table.machine(name_runtime(request.runtime))
+
+    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
+        return f"runs no {describe_runtime(request.runtime)}", []
+
+
+def describe_runtime(runtime: str) -> str:
+    """``containers``, or ``containers in machines of their own``: what is run, in words."""
+    kind, _, isolation = runtime.partition("/")
+    return f"{kind}s{_ISOLATED.get(isolation, '')}"
+
+
+_ISOLATED = {"vm": " in machines of their own", "saved": " on from where they were saved"}
+
+
+class CpuModel:
+    name = "cpu model"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return request.cpu_model
+
+    def fits(self, table: Table, request: Request) -> Flags:
+        if request.cpu_model is None:
+            return np.ones(len(table.names), dtype=np.bool_)
+        return table.machine(name_cpu(request.cpu_model))
+
+    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
+        model, _, exactly = (request.cpu_model or "").partition("@")
+        if exactly:
+            return f"its CPU isn't just like the one that the guest runs with ({model} {exactly})", []
+        return f"can't give CPU model {model} to guests", []
+
+
+class GivenGpus:
+    """GPUs that guests can get, and get as they are asked for; of a node without any, Room tells."""
+
+    name = "gpu"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return None if request.gpus is None else request.gpus.share < WHOLE
+
+    def fits(self, table: Table, request: Request) -> Flags:
+        fits = np.ones(len(table.names), dtype=np.bool_)
+        for attribute in self._attributes(request):
+            texts = table.text(attribute)
+            if texts is not None:
+                fits &= texts.codes < 0
+        return fits
+
+    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
+        for attribute in self._attributes(request):
+            texts = table.text(attribute)
+            if texts is not None and texts.codes[index] >= 0:
+                if attribute == GPUS_WHOLE:
+                    return "gives GPUs to VMs whole only", []
+                return f"its GPUs can't be a guest's: {texts.words[texts.codes[index]]}", []
+        return "", []
+
+    def _attributes(self, request: Request) -> tuple[str, ...]:
+        shared = request.gpus is not None and request.gpus.share < WHOLE
+        return (GPUS_KEPT, GPUS_WHOLE) if shared else (GPUS_KEPT,)
+
+
+class Taints:
+    name = "taint"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return request.tolerations
+
+    def fits(self, table: Table, request: Request) -> Flags:
+        fits = np.ones(len(table.names), dtype=np.bool_)
+        for taint, flags in table.taints():
+            if not is_tolerated(taint, request.tolerations):
+                fits &= ~flags
+        return fits
+
+    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
+        taints = sorted(
+            taint for taint, flags in table.taints() if flags[index] and not is_tolerated(taint, request.tolerations)
+        )
+        return f"tainted {', '.join(taints)}", []
+
+
+class Room:
+    """Enough of everything that is counted: RESOURCES, declared ones, GPUs."""
+
+    name = "resources"
+    reads: Reads = "row"
+
+    def asks(self, request: Request) -> Hashable:
+        return request.amounts, request.extras, request.gpus
+
+    def fits(self, table: Table, request: Request) -> Flags:
+        enough: Flags = table.free[0] >= request.amounts[0]
+        for free, amount in zip(table.free[1:], request.amounts[1:], strict=True):
+            enough &= free >= amount
+        for name, amount in request.extras:
+            capacity, allocated = table.extra(name)
+            enough = enough & (capacity - allocated >= amount)
+        if request.gpus is not None:
+            enough = enough & (count_fitting(table, request.gpus) >= request.gpus.count)
+        return enough
+
+    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
+        lacks = []
+        for row, (resource, wanted) in enumerate(zip(RESOURCES, request.amounts, strict=True)):
+            free = int(table.free[row, index])
+            if wanted > free:
+                lacks.append(Lack(resource, wanted, free))
+        for name, amount in request.extras:
+            capacity, allocated = table.extra(name)
+            free = int(capacity[index] - allocated[index])
+            if amount > free:
+                lacks.append(Lack(name, amount, free))
+        if request.gpus is not None:
+            ask = request.gpus
+            fitting = int(find_fitting(table, ask)[index].sum())
+            if fitting < ask.count:
+                lacks.append(Lack("gpu", ask.count * ask.share, fitting * ask.share))
+        return "not enough " + " and ".join(lack.resource for lack in lacks), lacks
+
+
+def _is_text(table: Table, attribute: str, word: str | None) -> Flags:
+    texts = table.text(attribute)
+    if word is None or texts is None:
+        return np.full(len(table.names), word is None, dtype=np.bool_)
+    return texts.equal(word)
+
+
+ROOM: Filter = Room()
+FACTS: tuple[Filter, ...] = (
+    Online(),
+    Cordon(),
+    Maintenance(),
+    Leaving(),
+    NamedNode(),
+    VolumeHome(),
+    HasPools(),
+    Runtime(),
+    Machine(),
+    CpuModel(),
+    GivenGpus(),
+    Taints(),
+    Meets(),
+    AtHand(),
+)
+FILTERS: tuple[Filter, ...] = (*FACTS, MeetsNow(), Near(), Apart(), Spreading(FACTS), ROOM)

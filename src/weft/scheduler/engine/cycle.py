@@ -1,0 +1,208 @@
+"""One decision: filters say where a request may go, its policy says where best; ties go to the first by name.
+
+Pure over a snapshot: the same snapshot, request, seed and history give the same answer. Requests that are equal share
+their scores; after a placement only the rows that changed are looked at again. Scores are whole multiples of 1/SCALE, so
+that how floats were added decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from weft.contracts.policy import (
+    Column,
+    Filter,
+    Flags,
+    Leaning,
+    LoadPolicy,
+    Occasion,
+    Outlook,
+    Policy,
+    Request,
+    Values,
+)
+from weft.scheduler.constraint.filters import FILTERS, ROOM
+from weft.scheduler.constraint.preferences import LEANINGS
+from weft.scheduler.engine.demand import Demand
+from weft.scheduler.policies import POLICIES
+from weft.scheduler.policies.combined import looks_ahead
+from weft.scheduler.ranking.equivalence import Anew, ByLoad, ByRow, Class
+from weft.scheduler.ranking.linear_scores import SCALE, Slopes, Weights
+from weft.scheduler.ranking.score import Bonuses, Score
+from weft.scheduler.table.devices import choose_devices
+from weft.scheduler.table.facts import NO_LOAD, Load
+from weft.scheduler.table.filter_masks import Masks
+from weft.scheduler.table.least_free import Least
+from weft.scheduler.table.rows import Rows
+from weft.scheduler.table.snapshot import Snapshot
+
+REFUSED = -1.0
+_CLASSES_KEPT = 2048
+_ENTRIES_KEPT = 4_000_000  # of all rankings together
+_LEAST_RANKED = 1024  # of one
+
+
+class Engine:
+    """Decides over ``snapshot``. ``last`` is the node chosen most recently; ``demand`` is where policies that look ahead have
+    their outlook from."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        *,
+        seed: int = 0,
+        filters: Sequence[Filter] = FILTERS,
+        leanings: Sequence[Leaning] = LEANINGS,
+        policies: Mapping[str, Policy] = POLICIES,
+        demand: Demand | None = None,
+    ) -> None:
+        self.snapshot = snapshot
+        self.filters = filters
+        self._leanings = leanings
+        self.last: str | None = None
+        self.outlook = Outlook()
+        self._demand = demand
+        self._linear: dict[str, LoadPolicy | None] = {}
+        self._ahead: dict[str, bool] = {}  # by strategy: whether it looks ahead
+        self._seed = seed
+        self._policies = policies
+        self._masks = Masks(snapshot, filters)
+        self._bonuses = Bonuses(snapshot)
+        self._slopes: dict[Weights, Slopes] = {}
+        self._least = Least(snapshot)
+        self._classes: OrderedDict[Request, Class] = OrderedDict()
+
+    def expect(self, outlook: Outlook) -> None:
+        """Go by this outlook from now on."""
+        self.outlook = outlook
+        for request in [r for r in self._classes if self._looks_ahead(r.strategy)]:
+            del self._classes[request]
+
+    def choose(self, request: Request, uid: str) -> int | None:
+        """The row of the best node for the request of workload ``uid``, or None when none fits."""
+        self.snapshot.settle()
+        if self._demand is not None and self._looks_ahead(request.strategy):
+            self._demand.hear(request)
+            outlook = self._demand.renew(self.snapshot)
+            if outlook is not None:
+                self.expect(outlook)
+        return self._class(request).best(uid)
+
+    def place(self, request: Request, uid: str, allocation: str) -> int | None:
+        """Choose, and count the allocation of that name, which isn't counted yet, as there."""
+        row = self.choose(request, uid)
+        if row is not None:
+            snapshot = self.snapshot
+            snapshot.take(allocation, row, request.amounts, self.load(request, row))
+            self.last = snapshot.names[row]
+        return row
+
+    def load(self, request: Request, row: int) -> Load:
+        """What the request takes of node ``row`` beside its amounts: which devices too."""
+        if request.gpus is None and not request.extras and not request.groups:
+            return NO_LOAD
+        gpus = () if request.gpus is None else choose_devices(self.snapshot, request.gpus, row)
+        return Load(request.extras, gpus, request.groups)
+
+    def scores(self, request: Request, uid: str) -> Values:
+        """Every node's score (0–100), REFUSED where a filter refuses."""
+        self.snapshot.settle()
+        scores: Values = self._class(request).scores(uid) * (1.0 / SCALE)
+        np.maximum(scores, REFUSED, out=scores)
+        return scores
+
+    def leaders(self, request: Request, most: int) -> list[tuple[int, float]] | None:
+        """The rows of the best scores with these, at most so many, the best first; None where some node may be refused, or to
+        know it takes a look at all scores. Asked for after ``choose``."""
+        found = self._classes.get(request)
+        leaders = found.leaders(most) if isinstance(found, ByLoad) else None
+        return None if leaders is None else [(row, score * (1.0 / SCALE)) for row, score in leaders]
+
+    def terms(self, request: Request, uid: str, rows: Sequence[int]) -> list[Column]:
+        """The terms that make up the scores of these rows."""
+        score, occasion = self._score(request), self._occasion(uid)
+        if self._is_wide(request, score):
+            columns = score.columns(self.snapshot, occasion)
+            return [Column(c.name, c.weight, c.values[list(rows)]) for c in columns]
+        return score.columns(Rows(self.snapshot, rows), occasion)
+
+    def refusers(self, request: Request) -> list[tuple[Filter, Flags]]:
+        """The filters that refuse any node, and of each the nodes it is the first to refuse."""
+        self.snapshot.settle()
+        return self._masks.refusers(request)
+
+    def may_fit(self, request: Request, uids: Sequence[str]) -> bool:
+        """Whether any of these nodes passes all filters."""
+        rows = [index for uid in uids if (index := self.snapshot.index_of(uid)) is not None]
+        if not rows:
+            return False
+        return bool(self._masks.fits(request, rows).any())
+
+    def fits(self, request: Request) -> Flags:
+        """Where it fits now."""
+        return self._masks.fits(request)
+
+    def _occasion(self, uid: str) -> Occasion:
+        return Occasion(self._seed, uid, self.last, self.outlook)
+
+    def _score(self, request: Request) -> Score:
+        linear = None if request.gpus is not None or request.basis == "used" else self._find_linear(request.strategy)
+        weights = None if linear is None else linear.load(request)
+        return Score(
+            self.snapshot,
+            request,
+            self._policies[request.strategy],
+            [leaning for leaning in self._leanings if leaning.asks(request) is not None],
+            None if weights is None else self._find_slopes(weights),
+            self._bonuses,
+        )
+
+    def _looks_ahead(self, strategy: str) -> bool:
+        found = self._ahead.get(strategy)
+        if found is None:
+            found = self._ahead[strategy] = looks_ahead(self._policies[strategy])
+        return found
+
+    def _is_wide(self, request: Request, score: Score) -> bool:
+        """Whether other nodes bear on a node's score."""
+        reads = self._policies[request.strategy].reads
+        return (
+            reads == "fabric"
+            or (reads == "outlook" and not self.outlook.lasts(request))
+            or any(leaning.reads == "fabric" for leaning in score.moving)
+        )
+
+    def _class(self, request: Request) -> Class:
+        found = self._classes.get(request)
+        if found is not None:
+            self._classes.move_to_end(request)
+            return found
+        found = self._classes[request] = self._begin(request)
+        if len(self._classes) > _CLASSES_KEPT:
+            self._classes.popitem(last=False)
+        return found
+
+    def _begin(self, request: Request) -> Class:
+        moving, score = self._masks.moving(request), self._score(request)
+        if self._is_wide(request, score) or any(filter_.reads == "fabric" for filter_ in moving):
+            return Anew(self._masks, score, request, self._occasion)
+        if score.slopes is None or score.moving or moving != [ROOM] or request.extras:
+            return ByRow(self.snapshot, self._masks, score, request, self._occasion)
+        most = max(_LEAST_RANKED, _ENTRIES_KEPT // max(64, len(self._classes)))
+        return ByLoad(self.snapshot, self._masks, score, score.slopes, request, most, self._least)
+
+    def _find_linear(self, strategy: str) -> LoadPolicy | None:
+        """The strategy's policy if its score may be linear in load."""
+        if strategy not in self._linear:
+            policy = self._policies[strategy]
+            self._linear[strategy] = policy if isinstance(policy, LoadPolicy) else None
+        return self._linear[strategy]
+
+    def _find_slopes(self, weights: Weights) -> Slopes:
+        slopes = self._slopes.get(weights)
+        if slopes is None:
+            slopes = self._slopes[weights] = Slopes(self.snapshot, weights)
+        return slopes

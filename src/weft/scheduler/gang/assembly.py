@@ -1,0 +1,44 @@
+"""Who of a gang is there and can be placed: read from the VMs that name it. Pure.
+
+A gang is placed when as many as it counts are there; who has a place already counts. With more than that, those that came
+first are placed together, and each of the others by itself after them.
+"""
+
+from __future__ import annotations
+
+from weft.informer.indexes import ALLOCATIONS_BY_WORKLOAD, WORKLOADS_BY_GANG, name_gang
+from weft.informer.view import Item, View
+from weft.informer.workloads import name_of, wish_of
+from weft.kinds.fields.gang import read_gang
+from weft.scheduler.workload.request import Candidate, Waiting, read_candidate, wants_place
+
+INCOMPLETE = "gangIncomplete"
+
+
+def muster(view: View, vm: Item, default_strategy: str, silent: list[str]) -> list[Candidate] | Waiting:
+    """Those that are to be placed together with ``vm``, itself among them; or what it waits for."""
+    name = read_gang(wish_of(vm).gang or "")[0]
+    there = [item for item in view.find(WORKLOADS_BY_GANG, name_gang(vm)) if not item.deleting]
+    there.sort(key=lambda item: (item.envelope.created_at, item.envelope.name))
+    count = max(read_gang(wish_of(item).gang or "")[1] for item in there)
+    placed = sum(1 for item in there if view.count(ALLOCATIONS_BY_WORKLOAD, item.uid))
+    ready = [item for item in there if wants_place(view, item)]
+    if placed + len(ready) < count:
+        return Waiting(INCOMPLETE, f"gang {name}: {placed + len(ready)} of {count} are there and want a place")
+    together = ready[: count - placed] if placed < count else [vm]
+    if vm.uid not in {item.uid for item in together}:
+        return Waiting(INCOMPLETE, f"gang {name}: the {count} that came first are placed before it")
+    candidates: list[Candidate] = []
+    owners: dict[str, str] = {}
+    for item in together:
+        candidate = read_candidate(view, item, default_strategy, silent)
+        if isinstance(candidate, Waiting):
+            if item.uid == vm.uid:
+                return candidate
+            return Waiting(INCOMPLETE, f"gang {name}: {name_of(item)} waits: {candidate.message}")
+        for volume in candidate.volumes:
+            owner = owners.setdefault(volume.uid, name_of(item))
+            if owner != name_of(item):
+                return Waiting("volumeInUse", f"volume {volume.name} is wanted by {owner} too, of the same gang")
+        candidates.append(candidate)
+    return candidates

@@ -1,0 +1,224 @@
+"""A gang's places: all of its members or none. Pure: what is tried in the snapshot is taken back.
+
+Every try goes through the engine's own filters, with the members before it counted, so what holds for one workload holds
+among them: affinity, spread, devices. First come orders with each policy's own choice; then a search that turns back
+where it is stuck; then the sums alone, by exchanges and, where it is installed, by the solver. What these find is tried
+through the filters like all else. That nothing was found is proven only by a member that fits nowhere by itself, by sums,
+by a search that came to its end, or by the solver; otherwise it says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+import numpy as np
+
+from weft.contracts.policy import RESOURCES, Flags, Request, Whole
+from weft.scheduler.constraint.affinity import Apart
+from weft.scheduler.constraint.filters import ROOM
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.packing import solver
+from weft.scheduler.packing.local_search import Problem, find_solution
+
+TURNS, FEWEST_TURNS = 400, 40  # places tried by the search that turns back
+LOOKS = 400_000  # nodes looked at by it, of all tries together, that it may have these turns
+STEPS = 1500
+SOLVER_SECONDS = 0.5
+_TRIAL = "gang/"  # names of allocations that are tried: no key of an object looks like it
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A workload of the gang; ``name`` as people know it: ``vm/web-1``."""
+
+    request: Request
+    uid: str
+    name: str
+
+
+class Joint(msgspec.Struct, frozen=True):
+    """``rows``: a place for each member, or None; then ``lacking`` is the member that most others leave no place for, as
+    ``rest`` of them (member → row) are tried; ``proven``: there is no answer at all; ``searched``: it took a search."""
+
+    rows: list[int] | None
+    order: list[int]
+    lacking: int = -1
+    rest: dict[int, int] = {}
+    proven: bool = False
+    searched: bool = False
+
+
+class Trial:
+    """``with Trial(…) as trial``: members that are counted in the snapshot until it ends."""
+
+    def __init__(self, engine: Engine, members: Sequence[Member]) -> None:
+        self.rows: dict[int, int] = {}
+        self._engine = engine
+        self._members = members
+        self._improved = set(engine.snapshot.improved)
+
+    def __enter__(self) -> Trial:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
+        improved = self._engine.snapshot.improved  # what was tried and taken back has given nobody room
+        improved.clear()
+        improved.update(self._improved)
+
+    def put(self, member: int, row: int) -> None:
+        engine, request = self._engine, self._members[member].request
+        snapshot = engine.snapshot
+        load = engine.load(request, row)
+        if load.groups:
+            load = msgspec.structs.replace(load, workload=self._members[member].name)
+        snapshot.put_allocation(f"{_TRIAL}{member}", snapshot.uids[row], request.amounts, load)
+        self.rows[member] = row
+
+    def drop(self, member: int) -> None:
+        del self.rows[member]
+        self._engine.snapshot.drop_allocation(f"{_TRIAL}{member}")
+
+    def clear(self) -> None:
+        for member in list(self.rows):
+            self.drop(member)
+
+
+def find_places(
+    engine: Engine, members: Sequence[Member], *, search: bool = True, solver_seconds: float = SOLVER_SECONDS
+) -> Joint:
+    """Where the members go so that all have a place. ``order``: in which they are to be counted for that to hold. Without
+    ``search`` only what takes about as long as the members' own decisions is tried."""
+    engine.snapshot.settle()
+    with Trial(engine, members) as trial:
+        found = _try_orders(engine, members, trial)
+        if found.rows is not None or found.proven or not search:
+            return found
+        return msgspec.structs.replace(_search(engine, members, trial, found, solver_seconds), searched=True)
+
+
+def _try_orders(engine: Engine, members: Sequence[Member], trial: Trial) -> Joint:
+    fits = [engine.fits(member.request) for member in members]
+    best = Joint(None, [], 0)
+    for order in _orders(engine, members, fits):
+        stuck = _try_order(engine, members, trial, order)
+        if stuck is None:
+            return _answer(trial, order)
+        if len(trial.rows) >= len(best.rest):
+            best = Joint(None, order, stuck, dict(trial.rows))
+        trial.clear()
+    alone = next((i for i, m in enumerate(members) if not fits[i].any() and not _looks_around(engine, m.request)), None)
+    if alone is not None:
+        return Joint(None, best.order, alone, {}, proven=True)
+    return best
+
+
+def _search(engine: Engine, members: Sequence[Member], trial: Trial, best: Joint, solver_seconds: float) -> Joint:
+    problem, nodes = _relax(engine, members)
+    if not problem.allowed.any(axis=1).all() or (problem.wanted.sum(axis=0) > problem.free.sum(axis=0)).any():
+        return msgspec.structs.replace(best, proven=True)
+    order = sorted(range(len(members)), key=lambda i: int(engine.fits(members[i].request).sum()))
+    turns = [max(FEWEST_TURNS, min(TURNS, LOOKS // len(engine.snapshot)))]
+    if _turn_back(engine, members, trial, order, turns):
+        return _answer(trial, order)
+    trial.clear()
+    if turns[0] > 0 and all(_is_plain(engine, member.request) for member in members):
+        return msgspec.structs.replace(best, proven=True)  # everything was tried
+    start = problem.allowed.argmax(axis=1)
+    bins = find_solution(problem, start, min(STEPS, 100 * len(members)))
+    if bins is not None and _try_rows(engine, members, trial, nodes[bins]):
+        return _answer(trial, list(trial.rows))
+    trial.clear()
+    if bins is None and solver_seconds > 0 and solver.can_solve(problem):
+        answer = solver.find_any(problem, [], solver_seconds)
+        if answer.bins is not None and _try_rows(engine, members, trial, nodes[answer.bins]):
+            return _answer(trial, list(trial.rows))
+        return msgspec.structs.replace(best, proven=answer.bins is None and answer.proven)
+    return best
+
+
+def _answer(trial: Trial, order: Sequence[int]) -> Joint:
+    return Joint([trial.rows[member] for member in range(len(trial.rows))], list(order))
+
+
+def _looks_around(engine: Engine, request: Request) -> bool:
+    """Whether where it fits may follow from where others are."""
+    return any(f.reads == "fabric" and f.asks(request) is not None for f in engine.filters)
+
+
+def _is_plain(engine: Engine, request: Request) -> bool:
+    """Whether it is the same in which order they are counted: more of them only take room, and no device is chosen."""
+    moving = (f for f in engine.filters if f.reads != "facts" and f.asks(request) is not None)
+    return request.gpus is None and all(f is ROOM or isinstance(f, Apart) for f in moving)
+
+
+def _orders(engine: Engine, members: Sequence[Member], fits: Sequence[Flags]) -> Iterator[list[int]]:
+    """As they came; those first that have the fewest nodes; large ones first."""
+    capacity = np.maximum(engine.snapshot.capacity.max(axis=1, initial=1), 1)
+    size = [max(np.asarray(m.request.amounts) / capacity) for m in members]
+    order = list(range(len(members)))
+    yield order
+    yield sorted(order, key=lambda i: (int(fits[i].sum()), -size[i]))
+    yield sorted(order, key=lambda i: -size[i])
+
+
+def _try_order(engine: Engine, members: Sequence[Member], trial: Trial, order: Sequence[int]) -> int | None:
+    """Each where its policy wants it; the first that has no place, None if all have."""
+    for member in order:
+        row = engine.choose(members[member].request, members[member].uid)
+        if row is None:
+            return member
+        trial.put(member, row)
+    return None
+
+
+def _turn_back(engine: Engine, members: Sequence[Member], trial: Trial, order: Sequence[int], turns: list[int]) -> bool:
+    """Depth first, nodes with least room first, so that large holes stay; ``turns`` says how many places may be tried."""
+    if not order:
+        return True
+    member, snapshot = order[0], engine.snapshot
+    rows = np.flatnonzero(engine.fits(members[member].request))
+    left = (snapshot.free[:, rows] / np.maximum(snapshot.capacity[:, rows], 1)).sum(axis=0)
+    for row in rows[np.argsort(left, kind="stable")]:
+        if turns[0] <= 0:
+            return False
+        turns[0] -= 1
+        trial.put(member, int(row))
+        if _turn_back(engine, members, trial, order[1:], turns):
+            return True
+        trial.drop(member)
+    return False
+
+
+def _try_rows(engine: Engine, members: Sequence[Member], trial: Trial, rows: Whole) -> bool:
+    """Whether the filters let them all lie there: in the order in which they do, which may matter to some."""
+    waiting = list(range(len(members)))
+    while waiting:
+        member = next((i for i in waiting if engine.fits(members[i].request)[rows[i]]), None)
+        if member is None:
+            return False
+        trial.put(member, int(rows[member]))
+        waiting.remove(member)
+    return True
+
+
+def _relax(engine: Engine, members: Sequence[Member]) -> tuple[Problem, Whole]:
+    """The gang as items and nodes as bins, by sums and by facts of nodes alone: what has no answer has none at all."""
+    snapshot = engine.snapshot
+    extras = sorted({name for member in members for name, _ in member.request.extras})
+    wanted = np.zeros((len(members), len(RESOURCES) + len(extras) + 1), dtype=np.int64)
+    allowed = np.ones((len(members), len(snapshot)), dtype=np.bool_)
+    for item, member in enumerate(members):
+        request = member.request
+        wanted[item, : len(RESOURCES)] = request.amounts
+        for name, amount in request.extras:
+            wanted[item, len(RESOURCES) + extras.index(name)] = amount
+        if request.gpus is not None:
+            wanted[item, -1] = request.gpus.count * request.gpus.share
+        for filter_ in engine.filters:
+            if (filter_ is ROOM or filter_.reads == "facts") and filter_.asks(request) is not None:
+                allowed[item] &= filter_.fits(snapshot, request)
+    free = [*snapshot.free, *(np.subtract(*snapshot.extra(name)) for name in extras)]
+    free.append(np.maximum(snapshot.gpu_free, 0).sum(axis=1))
+    nodes = np.flatnonzero(allowed.any(axis=0))
+    return Problem(wanted, np.stack(free, axis=1).astype(np.int64)[nodes], allowed[:, nodes]), nodes

@@ -1,0 +1,44 @@
+"""Which way a container moves: saved as it runs, to go on at its target, or stopped, to start there. Pure."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.migration import MigrationSpec
+from weft.kinds.node import NodeReport
+from weft.scheduler.node.facts import CAN, SAVED
+
+NOT_SAVED = "notSaved"
+RUNTIME = f"container/{SAVED}"  # what a node must run for it
+Saves = Literal["", "may", "must"]
+
+
+def find_lack(report: NodeReport) -> str:
+    """Why that node can't save containers, nor let them go on; empty: it can."""
+    told = [one.checkpoint for one in report.runtimes if one.usable and "container" in one.kinds and one.checkpoint]
+    if CAN in told:
+        return ""
+    return told[0] if told else "it runs no containers that could be saved"
+
+
+def find_bar(spec: AllocationSpec, report: AllocationReport) -> str:
+    """Why that container could be saved on no node; empty: it could."""
+    if spec.container is None:
+        return "it is no container"
+    if spec.container.isolation == "vm":
+        return "it has a machine of its own"
+    return "" if report.state == "running" else "it doesn't run"
+
+
+def choose_saving(
+    wish: MigrationSpec, bar: str, source: tuple[str, NodeReport], target: tuple[str, NodeReport]
+) -> tuple[Saves, str]:
+    """Whether it is saved, and the way in words; ``bar``: why it couldn't be anywhere. Nodes by name."""
+    here, there = source[0], target[0]
+    lacks = [f"{name}: {lack}" for name, report in (source, target) if (lack := find_lack(report))]
+    if wish.mode == "cold":
+        return "", f"it is stopped on {here} and starts on {there}"
+    if why := bar or next(iter(lacks), ""):
+        return "", f"it is stopped on {here} and starts on {there} ({why})"
+    return "must" if wish.mode == "live" else "may", f"it is saved on {here} and goes on on {there}"

@@ -1,0 +1,40 @@
+"""What ended Migrations teach of the next one; its source is told with its move. Pure."""
+
+from __future__ import annotations
+
+import heapq
+
+from weft.informer.view import Item, View
+from weft.kinds.allocation import MoveLesson
+from weft.kinds.migration import MigrationSpec, MigrationStatus, read_workload
+from weft.objects.identity import object_key
+from weft.transfer.calibration import EndedMove, learn
+from weft.transfer.history import was_kept_slow
+
+MOST = 100  # the newest ones
+
+
+def read_lesson(view: View, workload: str, source: str, target: str) -> MoveLesson:
+    """Of a move of the workload with the key ``workload`` between these nodes."""
+    ended = [move for item in view.of_kind("migration").values() if (move := read_ended(item)) is not None]
+    return learn(heapq.nlargest(MOST, ended, key=lambda move: move.ended_at), workload, source, target)
+
+
+def read_ended(item: Item) -> EndedMove | None:
+    """None unless it has succeeded, and both what was foreseen and what came true are known."""
+    status = item.status(MigrationStatus)
+    spec = item.spec(MigrationSpec)
+    if status.phase != "Succeeded" or status.plan is None or status.actual is None or spec.mode == "storage":
+        return None
+    kind, name = read_workload(spec)
+    return EndedMove(
+        workload=object_key(kind, item.envelope.project, name),
+        source=status.source,
+        target=status.target,
+        plan=status.plan,
+        duration_seconds=status.actual.duration_seconds,
+        pause_seconds=status.actual.pause_ms / 1000,
+        bytes=status.actual.bytes,
+        ended_at=status.ended_at or 0.0,
+        limited=was_kept_slow(spec, status),
+    )

@@ -1,0 +1,333 @@
+"""Gives a Migration its target: decides on the VM as if it had no place, on all nodes but its own, and makes both sides of
+the move in one commit. For one that is planned for later it makes an allocation that only holds room there; when its time
+comes the target takes its place, in one commit, if it still can. Pure but for the snapshot, in which either is counted at once.
+
+What doesn't fit now is asked again later, as long as its Migration waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from weft.contracts.journal import Event
+from weft.contracts.store import Absent, Precondition, Write
+from weft.informer.commit import Commit, delete, edit, put, unchanged
+from weft.informer.indexes import (
+    MIGRATIONS_BY_UID,
+    NODES_BY_UID,
+    find_room,
+    is_room,
+    key_of_moving,
+)
+from weft.informer.view import Changed, Item, View
+from weft.kinds.allocation import (
+    AllocatedMove,
+    AllocationReport,
+    AllocationSpec,
+    account,
+    allocation_name,
+    list_disks,
+)
+from weft.kinds.migration import MigrationSpec, MigrationStatus, move_key, read_migration, stands_still
+from weft.kinds.node import NodeReport, pool_id
+from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
+from weft.objects.identity import new_uid
+from weft.scheduler.allocation.bind import SOURCE, Timing, choose_cpu, put_decision, read_gpus
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.engine.explain import Explanation
+from weft.scheduler.migration.history import read_lesson
+from weft.scheduler.migration.target import Mover, decide, describe_refusal, read_mover, tell_way
+from weft.scheduler.table.facts import Load, name_workload
+from weft.scheduler.table.snapshot import without
+from weft.scheduler.workload.request import Candidate, Waiting, locate_volumes
+
+AGAIN_SECONDS = {"target": 1.0, "room": 10.0}
+Want = Literal["target", "room"]
+
+
+class Moves:
+    """The Migrations that want a target, or room at one. ``assumed`` are the keys of the allocations in commits whose outcome
+    isn't known."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, tuple[Want, float]] = {}  # what they want, and when to look again
+        self.assumed: list[str] = []
+
+    def notice(self, view: View, change: Changed) -> None:
+        """Of a Migration, or of room that is held for one."""
+        if change.kind == "migration":
+            self._note(change.key, _find_want(view, change.new) if change.new is not None else None)
+        elif any(is_room(item) for item in (change.old, change.new) if item is not None):
+            move = change.item.spec(AllocationSpec).move
+            for item in view.find(MIGRATIONS_BY_UID, read_migration(move.key)) if move is not None else ():
+                self._note(item.key, _find_want(view, item))
+
+    def _note(self, key: str, want: Want | None) -> None:
+        if want is None:
+            self._open.pop(key, None)
+        elif key not in self._open or self._open[key][0] != want:
+            self._open[key] = (want, 0.0)
+
+    def wait(self, elapsed: float) -> float | None:
+        """In how many seconds to plan; None: there is nothing to plan."""
+        return max(0.0, min(at for _, at in self._open.values()) - elapsed) if self._open else None
+
+    def plan(
+        self, view: View, engine: Engine, strategy: str, silent: list[str], now: float, elapsed: float
+    ) -> list[Commit]:
+        """A target, or room, for each whose turn it is, or why there is none."""
+        commits = []
+        for key, (want, at) in list(self._open.items()):
+            item = view.get(key)
+            if item is None or at > elapsed:
+                continue
+            self._open[key] = (want, elapsed + AGAIN_SECONDS[want])
+            plan = plan_target if want == "target" else plan_room
+            commit, assumed = plan(view, engine, item, strategy, silent, now)
+            commits += [commit] if commit is not None else []
+            self.assumed += assumed
+        return commits
+
+
+def plan_target(
+    view: View, engine: Engine, item: Item, strategy: str, silent: list[str], now: float
+) -> tuple[Commit | None, list[str]]:
+    """Both sides of a move, or the refusal; and the keys of the allocations that it makes or takes away. Where room is held
+    the target is made in its stead, if the VM fits there still: another allocation, so that one that a node knows was never
+    anything else, whatever store is restored."""
+    mover = _read(view, item, strategy, silent, later=False)
+    if not isinstance(mover, Mover):
+        return _plan_waiting(item, mover, now), []
+    room = find_room(view, item)
+    held = [room] if room is not None else []
+    found = _decide_again(engine, mover, room) if room is not None else None
+    candidate, row, explanation = found or decide(engine, mover, held, item.status(MigrationStatus).avoid)
+    timing = Timing(now, 0.0)
+    if row is None:
+        return _plan_refusal(
+            view, engine, item, msgspec.structs.replace(mover, candidate=candidate), explanation, timing
+        ), []
+    node = view.find(NODES_BY_UID, engine.snapshot.uids[row])[0]
+    load = _load(engine, mover, candidate, row, held)
+    uid = new_uid()
+    source, target = _make_sides(view, item, mover, node, uid, load)
+    there = _make_allocation(mover, node, uid, target, now)
+    for one in held:
+        engine.snapshot.drop_allocation(one.key)
+    engine.snapshot.put_allocation(there.key, node.uid, candidate.request.amounts, load)
+    here = edit(mover.source)
+    here.spec = merge_part(here.spec, source)
+    here.generation += 1
+    placed = _put_condition(item, Condition("Placed", "True", "Placed", f"on {node.envelope.name}", now))
+    writes: list[Write] = [*(delete(one) for one in held), put(there), put(here)]
+    writes += [placed] if placed is not None else []
+    if found is None:  # else what was decided when it was planned still holds
+        writes.append(put_decision(view, item, candidate, explanation, timing))
+    commit = Commit(
+        item.key,
+        writes,
+        [*_unchanged(item, mover, node), Absent(there.key), *(unchanged(one) for one in held)],
+        [
+            Event(
+                "Normal",
+                "Placed",
+                f"{source.node} → {node.envelope.name}{_tell_saving(view, mover, item, node)}",
+                item.envelope.ref,
+                SOURCE,
+            )
+        ],
+    )
+    return commit, [there.key, *(one.key for one in held)]
+
+
+def plan_room(
+    view: View, engine: Engine, item: Item, strategy: str, silent: list[str], now: float
+) -> tuple[Commit | None, list[str]]:
+    """Room for a move that is planned for later, or the refusal; and the key of the allocation that holds it. No node does
+    anything for it, so it has nothing but what it takes."""
+    mover = _read(view, item, strategy, silent, later=True)
+    if not isinstance(mover, Mover):
+        return _plan_waiting(item, mover, now), []
+    candidate, row, explanation = decide(engine, mover)
+    timing = Timing(now, 0.0)
+    if row is None:
+        return _plan_refusal(
+            view, engine, item, msgspec.structs.replace(mover, candidate=candidate), explanation, timing
+        ), []
+    node, uid = view.find(NODES_BY_UID, engine.snapshot.uids[row])[0], new_uid()
+    load = _load(engine, mover, candidate, row, [])
+    place = mover.source
+    held = msgspec.structs.replace(
+        _make_sides(view, item, mover, node, uid, load)[1],
+        role="reserved",
+        incarnation=0,
+        resources=account(place.spec(AllocationSpec), place.report(AllocationReport)),
+        volumes=[],
+        nics=[],
+        groups=[],
+        user_data="",
+        ssh_keys=[],
+        users=[],
+    )
+    there = _make_allocation(mover, node, uid, held, now)
+    there.owner, there.finalizers = item.envelope.ref, []
+    engine.snapshot.put_allocation(there.key, node.uid, candidate.request.amounts, load)
+    message = f"room is held on {node.envelope.name}"
+    placed = _put_condition(item, Condition("Placed", "True", "RoomHeld", message, now))
+    writes = [put(there), put_decision(view, item, candidate, explanation, timing)]
+    commit = Commit(
+        item.key,
+        [*writes, *([placed] if placed is not None else [])],
+        [*_unchanged(item, mover, node), Absent(there.key)],
+    )
+    return commit, [there.key]
+
+
+def _tell_saving(view: View, mover: Mover, item: Item, node: Item) -> str:
+    is_container = mover.source.spec(AllocationSpec).container is not None
+    return f": {tell_way(view, mover, item.spec(MigrationSpec), node)[1]}" if is_container else ""
+
+
+def _read(view: View, item: Item, strategy: str, silent: list[str], *, later: bool) -> Mover | Waiting | None:
+    """None: there is nothing to move, and its controller ends it."""
+    spec = item.spec(MigrationSpec)
+    vm = view.get(key_of_moving(item))
+    if vm is None or vm.deleting:
+        return None
+    return read_mover(view, vm, spec, strategy, silent, later=later)
+
+
+def _plan_waiting(item: Item, why: Waiting | None, now: float) -> Commit | None:
+    return _plan_condition(item, Condition("Placed", "False", why.reason, why.message, now)) if why else None
+
+
+def _load(engine: Engine, mover: Mover, candidate: Candidate, row: int, held: Sequence[Item]) -> Load:
+    with without(engine.snapshot, [item.key for item in held]):
+        load = engine.load(candidate.request, row)
+    ref = mover.candidate.vm.envelope.ref
+    return msgspec.structs.replace(load, workload=name_workload(ref)) if candidate.request.groups else load
+
+
+def _make_allocation(mover: Mover, node: Item, uid: str, spec: AllocationSpec, now: float) -> Envelope:
+    vm = mover.candidate.vm
+    return Envelope(
+        kind="allocation",
+        name=allocation_name(node.uid, uid),
+        uid=uid,
+        labels=vm.envelope.labels,
+        owner=vm.envelope.ref,
+        created_at=now,
+        spec=msgspec.Raw(msgspec.json.encode(spec)),
+        report=msgspec.Raw(msgspec.json.encode(AllocationReport())),
+        finalizers=["node"],
+    )
+
+
+def _unchanged(item: Item, mover: Mover, node: Item) -> list[Precondition]:
+    """What was decided stands on these."""
+    candidate = mover.candidate
+    return [unchanged(one) for one in (item, candidate.vm, mover.source, node, *candidate.volume_items)]
+
+
+def _decide_again(engine: Engine, mover: Mover, room: Item) -> tuple[Candidate, int, Explanation] | None:
+    """The node where room is held, if it takes the VM still."""
+    request = msgspec.structs.replace(mover.candidate.request, node=room.spec(AllocationSpec).node)
+    there = msgspec.structs.replace(mover, candidate=msgspec.structs.replace(mover.candidate, request=request))
+    if mover.candidate.request.node not in (None, request.node):
+        return None
+    candidate, row, explanation = decide(engine, there, [room])
+    return (candidate, row, explanation) if row is not None else None
+
+
+def _make_sides(
+    view: View, item: Item, mover: Mover, node: Item, uid: str, load: Load
+) -> tuple[AllocationSpec, AllocationSpec]:
+    """The specs of both places as the sides of the move: the target is what the source is, one incarnation later."""
+    wish, now = item.spec(MigrationSpec), mover.source.spec(AllocationSpec)
+    said = mover.source.report(AllocationReport)
+    rests = now.wish == "run" and said.state == "stopped" and said.ended
+    there = node.report(NodeReport)
+    to_source = AllocatedMove(
+        key=move_key(item.uid, item.status(MigrationStatus).tries),
+        mode="cold" if stands_still(wish) else "live",
+        saves=tell_way(view, mover, wish, node)[0],
+        peer=now.node,
+        peer_uid=now.node_uid,
+        peer_allocation=mover.source.uid,
+        bytes_per_second=wish.bytes_per_second,
+        pause_ms=wish.pause_ms,
+        image=said.image,
+        rests=said.reason if rests else "",
+        shared=tuple(disk for disk, (pool, id_) in list_disks(now).items() if id_ and pool_id(there, pool) == id_),
+    )
+    to_target = msgspec.structs.replace(
+        to_source,
+        peer=node.envelope.name,
+        peer_uid=node.uid,
+        peer_allocation=uid,
+        lesson=read_lesson(view, mover.candidate.vm.key, now.node, node.envelope.name),
+    )
+    target = msgspec.structs.replace(
+        now,
+        node=node.envelope.name,
+        node_uid=node.uid,
+        incarnation=max(mover.candidate.incarnation, now.incarnation + 1),
+        role="target",
+        wish="run",
+        gpus=read_gpus(node, load),
+        cpu_model=choose_cpu(node, now.cpu_wish) if stands_still(wish) else now.cpu_model,
+        waits_for=None,
+        held_by=None,
+        move=to_source,
+        volumes=locate_volumes(now.volumes, there),
+        pool_id=pool_id(there, now.pool),
+    )
+    return msgspec.structs.replace(now, role="source", move=to_target), target
+
+
+def _find_want(view: View, item: Item) -> Want | None:
+    if _wants_target(item):
+        return "target"
+    spec = item.spec(MigrationSpec)
+    planned = item.status(MigrationStatus).phase == "Planned" and not item.deleting and not spec.cancel
+    return "room" if planned and spec.mode != "storage" and find_room(view, item) is None else None
+
+
+def _wants_target(item: Item) -> bool:
+    status, placed = item.status(MigrationStatus), item.envelope.condition("Placed")
+    at_all = item.spec(MigrationSpec).mode != "storage"  # which needs no target
+    begun = status.phase == "Pending" and status.started_at is not None and at_all
+    return begun and not item.deleting and not item.spec(MigrationSpec).cancel and not _is_placed(placed, status)
+
+
+def _is_placed(placed: Condition | None, status: MigrationStatus) -> bool:
+    """Whether this try has its target already, though its controller hasn't said so yet."""
+    return placed is not None and placed.status == "True" and placed.generation == status.tries
+
+
+def _plan_refusal(
+    view: View, engine: Engine, item: Item, mover: Mover, explanation: Explanation, timing: Timing
+) -> Commit | None:
+    message = describe_refusal(engine, mover, explanation, item.spec(MigrationSpec).to)
+    refused = _put_condition(item, Condition("Placed", "False", explanation.error, message, timing.at))
+    if refused is None:
+        return None
+    event = Event("Warning", explanation.error, message, item.envelope.ref, SOURCE)
+    return Commit(
+        item.key, [put_decision(view, item, mover.candidate, explanation, timing), refused], [unchanged(item)], [event]
+    )
+
+
+def _plan_condition(item: Item, condition: Condition) -> Commit | None:
+    write = _put_condition(item, condition)
+    return Commit(item.key, [write], [unchanged(item)]) if write is not None else None
+
+
+def _put_condition(item: Item, condition: Condition) -> Write | None:
+    """The Migration with ``condition``, whose generation is the try that it is about; None if that is said already."""
+    envelope = edit(item)
+    tries = item.status(MigrationStatus).tries
+    return put(envelope) if set_condition(envelope, msgspec.structs.replace(condition, generation=tries)) else None

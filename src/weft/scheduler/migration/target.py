@@ -1,0 +1,148 @@
+"""A workload that is to move, as the engine sees it: what it asks of its target, where it would go, or why it can't. Pure but for
+the snapshot, in which its own place counts as free meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from weft.contracts.policy import Request
+from weft.informer.indexes import ALLOCATIONS_BY_WORKLOAD, NODES_BY_UID
+from weft.informer.view import Item, View
+from weft.informer.workloads import wish_of
+from weft.kinds.allocation import LOCAL, ROOT, AllocationReport, AllocationSpec, account, list_disks
+from weft.kinds.migration import MOVABLE, MigrationSpec, stands_still
+from weft.kinds.node import NodeReport
+from weft.kinds.parts.workload import WorkloadStatus
+from weft.scheduler.constraint.filters import HasPools
+from weft.scheduler.constraint.relax import relax
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.engine.explain import Explanation, explain
+from weft.scheduler.migration.checkpointing import NOT_SAVED, RUNTIME, Saves, choose_saving, find_bar, find_lack
+from weft.scheduler.table.facts import amounts_of, name_pool
+from weft.scheduler.table.snapshot import without
+from weft.scheduler.workload.request import Candidate, Waiting, read_candidate
+
+
+class Mover(msgspec.Struct, frozen=True):
+    """A VM that is to move from ``source``: ``candidate`` is it as the engine sees it."""
+
+    source: Item
+    candidate: Candidate
+
+
+def read_mover(
+    view: View, vm: Item, wish: MigrationSpec, strategy: str, silent: list[str], *, later: bool = False
+) -> Mover | Waiting:
+    """What a VM that moves asks of its target, or why it can't move now; ``later``: how its guest is now doesn't matter."""
+    places = [
+        item
+        for item in view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)
+        if item.spec(AllocationSpec).role == "active" and not item.deleting
+    ]
+    if len(places) != 1:
+        return Waiting("notPlaced", "it has no place that it could move from")
+    source, spec, report = places[0], places[0].spec(AllocationSpec), places[0].report(AllocationReport)
+    pinned = wish_of(vm).node
+    if pinned is not None and (pinned == spec.node or wish.to not in (None, pinned)):
+        return Waiting("pinned", f"it is bound to node {pinned} (spec.node), so it can't go to {wish.to or 'another'}")
+    if conversion := vm.status(WorkloadStatus).conversion:
+        return Waiting("isConverting", f"conversion/{conversion} of it is under way: confirm it, or undo it")
+    if spec.once:
+        return Waiting("runsOnce", "it runs once, so it ends where it began")
+    cold, here = stands_still(wish), _read_report(view, spec.node_uid)
+    if not later and report.state != "running" and not (wish.mode != "live" and cold and report.state == "stopped"):
+        return Waiting("notRunning", f"its guest on {spec.node} is {report.state}")
+    if not later and report.reason == "paused":
+        return Waiting("notRunning", f"its guest on {spec.node} stands still: {report.message}")
+    if wish.mode == "live" and spec.gpus:
+        return Waiting("gpusStay", f"it uses a GPU of {spec.node}, which can't go with it while it runs; cold it could")
+    if wish.mode == "live" and cold and (lack := find_bar(spec, report) or find_lack(here)):
+        why = f"{spec.node} can't save it as it runs: {lack}"
+        return Waiting(
+            NOT_SAVED, f"{why}; weft {vm.envelope.kind} migrate {vm.envelope.name} --cold stops it for the move"
+        )
+    candidate = read_candidate(view, vm, strategy, silent)
+    if isinstance(candidate, Waiting):
+        return candidate
+    asked = candidate.request
+    request: Request = msgspec.structs.replace(
+        asked,
+        amounts=amounts_of(account(spec, report)),
+        machine=spec.machine if cold else _read_machine(view, spec),
+        cpu_model=asked.cpu_model if cold else _read_cpu(view, spec),
+        runtime=RUNTIME if wish.mode == "live" and cold else asked.runtime,
+        node=wish.to or asked.node,
+        leaves=spec.node,
+        home=None,  # what is on its volumes goes with it
+        pools=tuple(sorted({pool for pool, _ in list_disks(spec).values()} - {LOCAL})),
+        mode="long-lived",
+        gang="",
+    )
+    return Mover(source, msgspec.structs.replace(candidate, request=request))
+
+
+def tell_way(view: View, mover: Mover, wish: MigrationSpec, node: Item) -> tuple[Saves, str]:
+    """Whether a container is saved for its move to ``node``, and that in words."""
+    spec, report = mover.source.spec(AllocationSpec), mover.source.report(AllocationReport)
+    here, there = (spec.node, _read_report(view, spec.node_uid)), (node.envelope.name, node.report(NodeReport))
+    return choose_saving(wish, find_bar(spec, report), here, there)
+
+
+def _read_report(view: View, node_uid: str) -> NodeReport:
+    return next((node.report(NodeReport) for node in view.find(NODES_BY_UID, node_uid)), NodeReport())
+
+
+def _read_machine(view: View, spec: AllocationSpec) -> str:
+    """The machine type as the source's QEMU builds it, if that node says: a target must be able to build just that one."""
+    own = [m for node in view.find(NODES_BY_UID, spec.node_uid) for m in node.report(NodeReport).machines]
+    return next((m for m in reversed(own) if m.startswith(f"{spec.machine}@")), spec.machine)
+
+
+def _read_cpu(view: View, spec: AllocationSpec) -> str | None:
+    """The CPU that the guest runs with: of one that was placed before that was chosen, all that its node has."""
+    own = [model for node in view.find(NODES_BY_UID, spec.node_uid) for model in node.report(NodeReport).cpu_models]
+    return spec.cpu_model or (own[0] if own else None)
+
+
+def decide(
+    engine: Engine, mover: Mover, held: Sequence[Item] = (), avoid: tuple[str, ...] = ()
+) -> tuple[Candidate, int | None, Explanation]:
+    """The node that a VM would move to, None if it can go nowhere, and why; one that is to be avoided only if there is no
+    other. What is ``held`` for it counts as free."""
+    if avoid:
+        request = msgspec.structs.replace(mover.candidate.request, avoids=avoid)
+        other = msgspec.structs.replace(mover, candidate=msgspec.structs.replace(mover.candidate, request=request))
+        elsewhere = decide(engine, other, held)
+        if elsewhere[1] is not None:
+            return elsewhere
+    with without(engine.snapshot, [mover.source.key, *(item.key for item in held)]):
+        request, given_up = relax(mover.candidate.request, engine.snapshot)
+        candidate = msgspec.structs.replace(mover.candidate, request=request, given_up=given_up)
+        row = engine.choose(request, candidate.vm.uid)
+        return candidate, row, explain(engine, request, candidate.vm.uid, row)
+
+
+def describe_refusal(engine: Engine, mover: Mover, explanation: Explanation, to: str | None) -> str:
+    """Why it can't go, in one sentence: of the node that was asked for, if one was. Where a node hasn't the pools of its disks,
+    with what brings these into the one that every node has."""
+    verdict = next((verdict for verdict in explanation.verdicts if verdict.node == to), None)
+    why = f"{to}: {verdict.reason}" if verdict is not None and verdict.reason else explanation.message
+    lacking = [one.node for one in explanation.verdicts if one.filter == HasPools.name and to in (None, one.node)]
+    first = _list_relocations(engine, mover, lacking)
+    return f"{why}; first {', '.join(first)}" if first else why
+
+
+def _list_relocations(engine: Engine, mover: Mover, nodes: Sequence[str]) -> list[str]:
+    """The commands for the disks in pools that one of ``nodes`` hasn't; none for what can't be relocated."""
+    spec, snapshot = mover.source.spec(AllocationSpec), engine.snapshot
+    if "storage" not in MOVABLE[spec.workload.kind]:
+        return []
+    rows, names = [snapshot.names.index(node) for node in nodes], {one.uid: one.name for one in spec.volumes}
+    return [
+        f"weft vm migrate {spec.workload.name} --storage --pool {LOCAL}"
+        + (f" --volume {names[disk]}" if disk != ROOT else "")
+        for disk, (pool, _) in list_disks(spec).items()
+        if pool != LOCAL and not all(snapshot.machine(name_pool(pool))[row] for row in rows)
+    ]

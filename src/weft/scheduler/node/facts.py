@@ -1,0 +1,98 @@
+"""What placement makes of a Node object: what people said of it, what it found out itself, its labels. Pure.
+
+Where two say something of the same name, a label wins over a fact, and what is declared in the spec over both.
+"""
+
+from __future__ import annotations
+
+from weft.informer.view import Item
+from weft.kinds.allocation import LOCAL
+from weft.kinds.node import NodeReport, NodeSpec, NodeStatus, read_type
+from weft.scheduler.table.facts import GPUS_KEPT, GPUS_WHOLE, Gpu, NodeFacts, name_cpu, name_pool, name_runtime
+
+SAVED, CAN = "saved", "yes"  # what is run on from where it was saved, and the word of a node that can
+MOST_ROUND_TRIPS = 64  # a node asks fewer; one that tells more isn't to cost every decision
+
+
+def read_node(item: Item) -> NodeFacts:
+    """What placement needs of a Node object."""
+    spec, status, report = item.spec(NodeSpec), item.status(NodeStatus), item.report(NodeReport)
+    return NodeFacts(
+        uid=item.uid,
+        name=item.envelope.name,
+        capacity=(round(report.cpu * 1000), report.memory, report.disk),
+        online=status.phase == "Ready" and not item.deleting,
+        cordoned=spec.cordoned,
+        machines=frozenset(
+            (
+                *report.machines,
+                *map(name_cpu, report.cpu_models),
+                *map(name_pool, read_pools(report)),
+                *map(name_runtime, read_runtimes(report)),
+            )
+        ),
+        note=spec.cordon_reason,
+        overcommit=spec.overcommit,
+        texts=read_texts(spec, report, item.envelope.labels),
+        numbers=read_numbers(spec, report),
+        extras={**({"sriov": report.sriov} if report.sriov else {}), **spec.resources},
+        gpus=tuple(Gpu(gpu.model, gpu.memory, bool(gpu.kept)) for gpu in report.gpus),
+        taints=frozenset(spec.taints),
+        data=read_data(spec, report),
+        coordinate=tuple(report.coordinate),
+        round_trips=report.round_trips if len(report.round_trips) <= MOST_ROUND_TRIPS else {},
+    )
+
+
+def read_texts(spec: NodeSpec, report: NodeReport, labels: dict[str, str]) -> dict[str, str]:
+    """Its attributes that are texts. ``hypervisor`` is the driver's name without its version."""
+    found = {
+        "arch": report.arch,
+        "storage": report.storage,
+        "tpm": report.tpm,
+        "hypervisor": report.hypervisor.partition(" ")[0],
+        "accelerator": report.accelerator,
+    }
+    told: dict[str, str] = {"type": read_type(spec.type, bool(report.gpus))}
+    if report.gpus and all(gpu.kept for gpu in report.gpus):
+        told[GPUS_KEPT] = report.gpus[0].kept.partition("; ")[0]
+    if report.gpus and "gpu-shares" not in report.capabilities:
+        told[GPUS_WHOLE] = "yes"
+    if spec.maintenance:
+        told["maintenance"] = spec.maintenance_reason or "on"
+    return {**{name: text for name, text in found.items() if text}, **labels, **told}
+
+
+def read_numbers(spec: NodeSpec, report: NodeReport) -> dict[str, float]:
+    """Its attributes that are numbers, beside what is counted out to workloads."""
+    found = {"cost": spec.cost, "numa": float(report.numa) if report.numa else None}
+    return {name: number for name, number in found.items() if number is not None}
+
+
+def read_runtimes(report: NodeReport) -> list[str]:
+    """What its runtimes can run, each as KIND and as KIND/ISOLATION. What only makes machines of their own for them doesn't run
+    those that ask for none."""
+    return [
+        word
+        for runtime in report.runtimes
+        if runtime.usable
+        for kind in runtime.kinds
+        for word in (
+            *([kind] if runtime.isolations != ["vm"] else []),
+            *(f"{kind}/{isolation}" for isolation in runtime.isolations),
+            *([f"{kind}/{SAVED}"] if kind == "container" and runtime.checkpoint == CAN else []),
+        )
+    ]
+
+
+def read_pools(report: NodeReport) -> list[str]:
+    """The storage pools that it can use now, each as NAME and as NAME@ID; every node has LOCAL."""
+    there = [pool for pool in report.pools if pool.id]
+    return [LOCAL, *(pool.name for pool in there), *(f"{pool.name}@{pool.id}" for pool in there)]
+
+
+def read_data(spec: NodeSpec, report: NodeReport) -> frozenset[str]:
+    """What lies there, or near by people's word: see Datum."""
+    images = (f"image:{sha256}" for sha256 in report.images)
+    volumes = (f"volume:{uid}" for uid in report.volumes)
+    return frozenset((*images, *volumes, *(f"pool:{pool}" for pool in spec.data)))

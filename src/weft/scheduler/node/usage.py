@@ -1,0 +1,74 @@
+"""Hears what nodes use: reads their leases just before it is needed, and puts what they say into the snapshot.
+
+Leases are read only where a placement policy goes by what is used, or somebody asks, and never more often than every few
+seconds. A node whose heartbeat is old, or says nothing of use, isn't measured: it counts with what is allocated there.
+"""
+
+from __future__ import annotations
+
+import math
+
+from weft.contracts.clock import Clock
+from weft.contracts.store import Store
+from weft.informer.indexes import ALLOCATIONS_BY_NODE, NODES_BY_UID
+from weft.informer.view import View
+from weft.kinds.allocation import AllocationSpec
+from weft.kinds.placement_policy import PlacementPolicySpec
+from weft.objects.errors import StoreUnavailable
+from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS, Digest, add_up, read_digest
+from weft.scheduler.table.snapshot import Snapshot
+from weft.scheduler.table.usage import Measured
+
+LOOK_EVERY_SECONDS = 2.0
+STALE_SECONDS = 25.0  # three heartbeats
+
+
+class Gauge:
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._looked_at = -math.inf
+        self._heard: dict[str, bytes] = {}  # by node uid: the digest that the snapshot has now
+
+    async def look(self, view: View, snapshot: Snapshot) -> None:
+        """Bring the snapshot up to what nodes say, unless that was done just now."""
+        now = self._clock.elapsed()
+        if now - self._looked_at < LOOK_EVERY_SECONDS:
+            return
+        self._looked_at = now
+        try:
+            leases = await self._store.leases(LEASE_PREFIX, digests=True)
+        except StoreUnavailable:
+            leases = []  # nothing is known of any of them
+        heard = {
+            lease.name.removeprefix(LEASE_PREFIX): lease.digest
+            for lease in leases
+            if lease.digest and LEASE_SECONDS - lease.remaining_seconds <= STALE_SECONDS
+        }
+        for uid in self._heard.keys() - heard.keys():
+            del self._heard[uid]
+            snapshot.put_use(uid, None)
+        for uid, written in heard.items():
+            if self._heard.get(uid) != written and view.find(NODES_BY_UID, uid):
+                self._heard[uid] = written
+                digest = read_digest(written)
+                told = digest is not None and digest.measured
+                snapshot.put_use(uid, read_use(view, uid, digest) if digest is not None and told else None)
+
+
+def goes_by_use(view: View) -> bool:
+    """Whether any placement policy goes by what is used."""
+    policies = view.of_kind("placementpolicy").values()
+    return any(item.spec(PlacementPolicySpec).basis == "used" for item in policies)
+
+
+def read_use(view: View, node_uid: str, digest: Digest) -> Measured:
+    """What a digest comes to: all that is settled, and what isn't any allocation's."""
+    settled = {uid: use for uid, use in digest.guests.items() if use.settled}
+    covers = frozenset(
+        item.key
+        for item in view.find(ALLOCATIONS_BY_NODE, node_uid)
+        if (spec := item.spec(AllocationSpec)).role == "active" and spec.workload.uid in settled
+    )
+    sum_ = add_up((*settled.values(), digest.other))
+    return Measured((max(0, sum_.cpu), max(0, sum_.memory), max(0, sum_.disk)), covers)

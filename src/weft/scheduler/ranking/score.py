@@ -1,0 +1,124 @@
+"""What a request's strategy and its leanings make of each node.
+
+Scores are whole multiples of 1/SCALE before they are brought to 0–100, so that how floats were added decides nothing.
+Leanings that read facts alone are a fixed bonus by node, kept for all requests that lean the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from weft.contracts.policy import Column, Flags, Leaning, Occasion, Policy, Request, Table, Values
+from weft.scheduler.ranking.by_capacity import BITS
+from weft.scheduler.ranking.linear_scores import SCALE, Slopes
+from weft.scheduler.table.rows import Rows
+from weft.scheduler.table.snapshot import Snapshot
+
+_KEPT = 256
+_MOST_PARTS = 8  # of more, looking at each would take longer than at all nodes
+
+
+class Bonus:
+    """What the fixed leanings of a request add, by row."""
+
+    def __init__(self, values: Values) -> None:
+        self.values = values
+        self._levels = np.unique(values).tolist()
+        self._parts: dict[int, list[tuple[int, Flags]]] = {}
+        self._masks: list[Flags] = []  # held, so that no other has its id
+
+    def split(self, mask: Flags) -> list[tuple[int, Flags]]:
+        """The nodes of ``mask`` by what is added there, in entries of shelves; empty if that differs too much."""
+        parts = self._parts.get(id(mask))
+        if parts is None:
+            parts = []
+            if len(self._levels) <= _MOST_PARTS:
+                all_ = [(int(level) << BITS, mask & (self.values == level)) for level in self._levels]
+                parts = [(level, part) for level, part in all_ if part.any()] or [(0, mask)]
+            if len(self._parts) >= _KEPT:
+                self._parts.clear()
+                self._masks.clear()
+            self._parts[id(mask)] = parts
+            self._masks.append(mask)
+        return parts
+
+
+class Bonuses:
+    """The bonuses of all ways to lean, as long as no fact changes."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._epoch = -1
+        self._found: dict[Hashable, Bonus] = {}
+
+    def find(self, request: Request, leanings: Sequence[Leaning]) -> Bonus:
+        asked = tuple([(leaning.name, leaning.asks(request)) for leaning in leanings])
+        if self._epoch != self._snapshot.facts_epoch or len(self._found) >= _KEPT:
+            self._epoch = self._snapshot.facts_epoch
+            self._found.clear()
+        found = self._found.get(asked)
+        if found is None:
+            columns = [column for leaning in leanings for column in leaning.terms(self._snapshot, request)]
+            found = self._found[asked] = Bonus(_add(columns))
+        return found
+
+
+class Score:
+    """Of ``request``, by ``policy`` and ``leanings``; of the first by ``slopes`` where it is linear in how full a node is."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        request: Request,
+        policy: Policy,
+        leanings: Sequence[Leaning],
+        slopes: Slopes | None,
+        bonuses: Bonuses,
+    ) -> None:
+        self.slopes = slopes
+        self._snapshot = snapshot
+        self._request = request
+        self._policy = policy
+        self._bonuses = bonuses
+        self._fixed = [leaning for leaning in leanings if leaning.reads == "facts"]
+        self.moving = [leaning for leaning in leanings if leaning.reads != "facts"]
+        self.total = 1.0 + sum([leaning.weight(request) for leaning in leanings])  # the strategy counts 1
+
+    def bonus(self) -> Bonus | None:
+        """What is fixed of it; None where nothing is."""
+        return self._bonuses.find(self._request, self._fixed) if self._fixed else None
+
+    def columns(self, table: Table, occasion: Occasion) -> list[Column]:
+        """Its terms, weights summing up to what those of the policy do."""
+        columns = self._policy.terms(table, self._request, occasion)
+        leant = [column for one in (*self._fixed, *self.moving) for column in one.terms(table, self._request)]
+        if not leant:
+            return columns
+        return [Column(column.name, column.weight / self.total, column.values) for column in (*columns, *leant)]
+
+    def find(self, occasion: Occasion, rows: Sequence[int] | None = None) -> Values:
+        """Of every node, or of these, times SCALE, whatever filters say."""
+        table: Table = self._snapshot if rows is None else Rows(self._snapshot, rows)
+        if self.slopes is None:
+            scores = _add(self._policy.terms(table, self._request, occasion))
+        else:
+            self.slopes.update()
+            scores = self.slopes.scores(self._request.amounts, rows)
+        bonus = self.bonus()
+        if bonus is not None:
+            scores += bonus.values if rows is None else bonus.values[rows]
+        if self.moving:
+            scores += _add([column for leaning in self.moving for column in leaning.terms(table, self._request)])
+        if self.total != 1.0:
+            scores /= self.total
+        return scores
+
+
+def _add(columns: Sequence[Column]) -> Values:
+    total = columns[0].weight * columns[0].values
+    for column in columns[1:]:
+        total = total + column.weight * column.values
+    whole: Values = np.rint(total * SCALE)
+    return whole

@@ -1,0 +1,217 @@
+"""Answers a Recommendation: decides on a workload as it is, or as it might be, over the nodes as they are, and places
+nothing. Its own present place counts as free. Pure but for the snapshot, which is afterwards what it was before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from weft.informer.commit import Commit, edit, put, unchanged
+from weft.informer.indexes import ALLOCATIONS_BY_WORKLOAD, NODES_BY_UID, WORKLOADS_BY_GANG, name_gang
+from weft.informer.view import Item, View
+from weft.informer.workloads import wish_of
+from weft.kinds.allocation import AllocationSpec
+from weft.kinds.decision import Verdict
+from weft.kinds.fields.gang import read_gang
+from weft.kinds.migration import MigrationSpec
+from weft.kinds.recommendation import GangPlace, MoveWish, RecommendationSpec, RecommendationStatus
+from weft.kinds.record import Kind
+from weft.kinds.registry import find_kind
+from weft.objects.envelope import Envelope, merge_part
+from weft.objects.errors import InvalidInput, NotFound, WeftError
+from weft.objects.identity import new_uid, object_key
+from weft.objects.schema import read_strict
+from weft.scheduler.allocation.preempt import find_way, may_preempt
+from weft.scheduler.constraint.relax import relax
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.engine.explain import explain
+from weft.scheduler.gang.explain import explain_places, explain_refusal
+from weft.scheduler.gang.placement import Member, find_places
+from weft.scheduler.migration.target import Mover, decide, describe_refusal, read_mover, tell_way
+from weft.scheduler.recommendation.advice import advise
+from weft.scheduler.table.facts import name_workload
+from weft.scheduler.table.snapshot import Snapshot, without
+from weft.scheduler.workload.request import Waiting, read_candidate, wants_place
+from weft.transfer.history import foresee
+
+
+def plan_recommendation(view: View, engine: Engine, question: Item, strategy: str, now: float) -> Commit:
+    """Write the answer into ``question``'s status."""
+    try:
+        status = answer(view, engine, question, strategy)
+    except WeftError as problem:
+        message = f"{problem.message}; {problem.hint}" if problem.hint else problem.message
+        status = RecommendationStatus(phase="Failed", reason=problem.token, message=message)
+    status.at = now
+    envelope = edit(question)
+    envelope.status = merge_part(envelope.status, status)
+    return Commit(question.key, [put(envelope)], [unchanged(question)])
+
+
+def answer(view: View, engine: Engine, question: Item, strategy: str) -> RecommendationStatus:
+    """Raises NotFound for what isn't there, InvalidInput for a wish that is none."""
+    spec = question.spec(RecommendationSpec)
+    workload, places = _read_workload(view, question, spec)
+    kept = bool(spec.instead_of)
+    if spec.move is not None:
+        return _answer_move(view, engine, workload, spec.workload, spec.move, strategy)
+    candidate = read_candidate(view, workload, strategy, [])
+    if isinstance(candidate, Waiting):
+        return RecommendationStatus(phase="Failed", reason=candidate.reason, message=candidate.message)
+    snapshot = engine.snapshot
+    rows = _read_nodes(engine, spec.nodes)
+    with without(snapshot, [place.key for place in places], but_room=kept):
+        request, given_up = relax(candidate.request, snapshot)
+        members = [Member(request, workload.uid, spec.workload or "member 1")]
+        members += _find_company(view, workload, strategy, snapshot)
+        if len(members) > 1:
+            joint = find_places(engine, members, solver_seconds=0.0)
+            tell = explain_refusal if joint.rows is None else explain_places
+            explanation = tell(engine, members, joint, also=rows)[0]
+            chosen = None if joint.rows is None else joint.rows[0]
+            with_it = [
+                GangPlace(workload=member.name, node=snapshot.names[row])
+                for member, row in zip(members[1:], (joint.rows or ())[1:], strict=False)
+            ]
+        else:
+            chosen = engine.choose(request, workload.uid)
+            explanation, with_it = explain(engine, request, workload.uid, chosen, also=rows), []
+            if chosen is None and kept and may_preempt(request) and (way := find_way(view, engine, request)):
+                chosen = way.row  # once others have given way
+        return RecommendationStatus(
+            phase="Done",
+            reason=explanation.error,
+            message=_tell_company(with_it) or explanation.message,
+            policy=request.strategy,
+            basis=request.basis,
+            nodes=explanation.nodes,
+            current=places[0].spec(AllocationSpec).node if places and not kept else "",
+            best="" if chosen is None else snapshot.names[chosen],
+            verdicts=_told(explanation.verdicts),
+            refused_by=explanation.refused_by,
+            advice=[] if chosen is not None else advise(engine, request),
+            gang=with_it,
+            notes=[*given_up, *explanation.warnings],
+        )
+
+
+def _answer_move(
+    view: View, engine: Engine, workload: Item, what: str, move: MoveWish, strategy: str
+) -> RecommendationStatus:
+    """Where it would move to. Raises NotFound for a node that isn't there."""
+    if move.to is not None and view.get(object_key("node", None, move.to)) is None:
+        raise NotFound(f'node "{move.to}" not found', field="spec.move.to", hint="weft node list")
+    found = view.get(workload.key)
+    wish = MigrationSpec(workload=what, to=move.to, mode=move.mode)
+    mover = read_mover(view, found or workload, wish, strategy, [])
+    if isinstance(mover, Waiting):
+        return RecommendationStatus(phase="Failed", reason=mover.reason, message=mover.message)
+    candidate, row, explanation = decide(engine, mover)
+    at, best = mover.source.spec(AllocationSpec), "" if row is None else engine.snapshot.names[row]
+    told = foresee(
+        view,
+        workload.key,
+        (at.node, best),
+        mode=move.mode,
+        memory=at.resources.memory,
+        bytes_per_second=move.bytes_per_second,
+    )
+    return RecommendationStatus(
+        phase="Done",
+        reason=explanation.error,
+        message=describe_refusal(engine, mover, explanation, move.to) if row is None else "",
+        policy=candidate.request.strategy,
+        nodes=explanation.nodes,
+        current=at.node,
+        best=best,
+        verdicts=_told(explanation.verdicts),
+        refused_by=explanation.refused_by,
+        forecast=told if best else None,
+        notes=_tell_way(view, mover, wish, row, engine) if at.container is not None else [],
+    )
+
+
+def _tell_way(view: View, mover: Mover, wish: MigrationSpec, row: int | None, engine: Engine) -> list[str]:
+    nodes = view.find(NODES_BY_UID, engine.snapshot.uids[row]) if row is not None else ()
+    return [tell_way(view, mover, wish, node)[1] for node in nodes]
+
+
+def _find_company(view: View, workload: Item, strategy: str, snapshot: Snapshot) -> list[Member]:
+    """The others of its gang that are to be placed with it: those that wait, and for those that aren't there yet, others
+    like it. Who has a place stays there."""
+    wish = wish_of(workload)
+    if wish.gang is None:
+        return []
+    others = [item for item in view.find(WORKLOADS_BY_GANG, name_gang(workload)) if item.uid != workload.uid]
+    others = sorted((o for o in others if not o.deleting), key=lambda o: (o.envelope.created_at, o.envelope.name))
+    count = max(read_gang(wish_of(item).gang or "")[1] for item in (workload, *others))
+    placed = sum(1 for item in others if view.count(ALLOCATIONS_BY_WORKLOAD, item.uid))
+    waiting = [item for item in others if wants_place(view, item)]
+    wanted = count - 1 - placed
+    found = []
+    for number in range(wanted):
+        there = number < len(waiting)
+        item = waiting[number] if there else _copy(workload)
+        candidate = read_candidate(view, item, strategy, [])
+        name = name_workload(item.envelope.ref) if there else f"member {placed + number + 2}"
+        if isinstance(candidate, Waiting):
+            raise InvalidInput(f"gang {read_gang(wish.gang)[0]}: {name} can't be placed: {candidate.message}")
+        found.append(Member(relax(candidate.request, snapshot)[0], item.uid, name))
+    return found
+
+
+def _copy(item: Item) -> Item:
+    return Item(msgspec.structs.replace(item.envelope, uid=new_uid()))
+
+
+def _tell_company(places: Sequence[GangPlace]) -> str:
+    told = [f"{place.workload} on {place.node}" for place in places]
+    return f"together with {', '.join(told)}" if told else ""
+
+
+def _told(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """What would be chosen is not chosen."""
+    return [msgspec.structs.replace(v, outcome="fits") if v.outcome == "chosen" else v for v in verdicts]
+
+
+def _read_workload(view: View, question: Item, spec: RecommendationSpec) -> tuple[Item, list[Item]]:
+    """The workload that is asked about, its wish as it would be, and the places that it has, or is given its volumes by."""
+    word, _, name = spec.workload.partition("/")
+    kind = find_kind(word or spec.kind)
+    project = question.envelope.project
+    if kind.workload is None:
+        raise InvalidInput(f"a {kind.title} is not placed", field="spec.workload", hint="ask about a VM: vm/NAME")
+    if not name:
+        giver = _find(view, project, *spec.instead_of.split("/")) if spec.instead_of else None
+        uid = giver.uid if giver is not None else new_uid()  # what is that one's is its own
+        envelope = Envelope(kind=kind.name, name=question.envelope.name, uid=uid, project=project)
+        return _with_wish(Item(envelope), kind, spec), view.find(ALLOCATIONS_BY_WORKLOAD, uid)
+    found = _find(view, project, kind.name, name)
+    return _with_wish(found, kind, spec), view.find(ALLOCATIONS_BY_WORKLOAD, found.uid)
+
+
+def _find(view: View, project: str | None, kind: str, name: str) -> Item:
+    found = view.get(object_key(find_kind(kind).name, project, name))
+    if found is None:
+        raise NotFound(f'{find_kind(kind).title} "{name}" not found')
+    return found
+
+
+def _with_wish(item: Item, kind: Kind, spec: RecommendationSpec) -> Item:
+    """Addresses and security groups are left out: where it goes doesn't depend on them."""
+    old = msgspec.json.decode(item.envelope.spec)
+    wish = read_strict({**(old if isinstance(old, dict) else {}), **spec.wish}, kind.spec)
+    if kind.check is not None:
+        kind.check(wish)
+    wish = msgspec.structs.replace(wish, networks=[], security_groups=[])
+    return Item(msgspec.structs.replace(item.envelope, spec=msgspec.Raw(msgspec.json.encode(wish))))
+
+
+def _read_nodes(engine: Engine, names: Sequence[str]) -> list[int]:
+    rows = []
+    for name in names:
+        if name not in engine.snapshot.names:
+            raise NotFound(f'node "{name}" not found')
+        rows.append(engine.snapshot.names.index(name))
+    return rows

@@ -1,0 +1,76 @@
+"""Answers a Report on a drain: where all that is on a node would move to, one after the other, each beside those before it. Pure
+but for the snapshot, which is afterwards what it was before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from msgspec.structs import replace
+
+from weft.informer.indexes import ALLOCATIONS_BY_NODE, NODES_BY_UID
+from weft.informer.view import Item, View
+from weft.kinds.allocation import AllocationReport, AllocationSpec, has_nothing_to_move
+from weft.kinds.migration import MOVABLE, MigrationSpec, stands_still
+from weft.kinds.report import Leaving, ReportStatus
+from weft.objects.identity import object_key
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.migration.target import decide, describe_refusal, read_mover, tell_way
+from weft.scheduler.table.snapshot import Snapshot
+from weft.scheduler.workload.request import Waiting
+
+
+def rehearse_drain(view: View, engine: Engine, name: str, strategy: str) -> ReportStatus:
+    """The cheapest leaves first, as in a drain."""
+    node = view.get(object_key("node", None, name))
+    if node is None:
+        return ReportStatus(phase="Failed", message=f"node {name} is not in this fabric")
+    places = [item for item in view.find(ALLOCATIONS_BY_NODE, node.uid) if not item.deleting]
+    places = [item for item in places if item.spec(AllocationSpec).role == "active" and not _has_nothing_to_move(item)]
+    places.sort(key=lambda item: (item.spec(AllocationSpec).resources.memory, item.key))
+    with _restored(engine.snapshot) as beside:
+        leaving = [_find_target(view, engine, place, strategy, beside) for place in places]
+    return ReportStatus(phase="Done", strategy=strategy, leaving=leaving)
+
+
+def _has_nothing_to_move(place: Item) -> bool:
+    return has_nothing_to_move(place.spec(AllocationSpec), place.report(AllocationReport))
+
+
+def _find_target(view: View, engine: Engine, place: Item, strategy: str, beside: list[str]) -> Leaving:
+    spec = place.spec(AllocationSpec)
+    rests, best = place.report(AllocationReport).state == "stopped", MOVABLE[spec.workload.kind][0]
+    wish = MigrationSpec(workload=f"{spec.workload.kind}/{spec.workload.name}", mode="cold" if rests else best)
+    told = Leaving(
+        workload=f"{spec.workload.kind}/{spec.workload.name}",
+        project=spec.workload.project or "",
+        mode="cold" if stands_still(wish) else "live",
+        memory=spec.resources.memory,
+    )
+    vm = view.get(object_key(spec.workload.kind, spec.workload.project, spec.workload.name))
+    if vm is None or vm.uid != spec.workload.uid or vm.deleting:
+        return replace(told, reason="deleting", message="it is being deleted")
+    mover = read_mover(view, vm, wish, strategy, [])
+    if isinstance(mover, Waiting):
+        return replace(told, reason=mover.reason, message=mover.message)
+    candidate, row, explanation = decide(engine, mover)
+    if row is None:
+        return replace(told, reason=explanation.error, message=describe_refusal(engine, mover, explanation, None))
+    snapshot, key = engine.snapshot, f"rehearsed/{place.key}"
+    snapshot.put_allocation(key, snapshot.uids[row], candidate.request.amounts, engine.load(candidate.request, row))
+    beside.append(key)
+    (node,) = view.find(NODES_BY_UID, snapshot.uids[row])
+    saved = spec.container is not None and tell_way(view, mover, wish, node)[0]
+    return replace(told, to=snapshot.names[row], mode="saved" if saved else told.mode)
+
+
+@contextmanager
+def _restored(snapshot: Snapshot) -> Iterator[list[str]]:
+    """What is put in under the names in this list is gone afterwards."""
+    improved, names = set(snapshot.improved), list[str]()
+    try:
+        yield names
+    finally:
+        for name in names:
+            snapshot.drop_allocation(name)
+        snapshot.improved = improved

@@ -1,0 +1,350 @@
+"""Whether a VM wants a place now, and what it asks for: read from it and from what it names. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.contracts.policy import Datum, GpuAsk, Lean, Request
+from weft.informer.indexes import (
+    ALLOCATIONS_BY_VOLUME,
+    ALLOCATIONS_BY_WORKLOAD,
+    ENDPOINTS_BY_WORKLOAD,
+    NODES_BY_ORPHAN,
+    NODES_BY_VOLUME,
+    WORKLOADS_BY_VOLUME,
+    choose_endpoint,
+    name_gang,
+)
+from weft.informer.security_groups import read_groups
+from weft.informer.view import Item, View
+from weft.informer.volume_locations import find_data, find_strays
+from weft.informer.workloads import name_of, record_of, wish_of
+from weft.kinds.allocation import (
+    LOCAL,
+    AllocatedGroup,
+    AllocatedImage,
+    AllocatedNic,
+    AllocatedVolume,
+    AllocationReport,
+    AllocationSpec,
+    Resources,
+    has_ended_for_good,
+)
+from weft.kinds.endpoint import EndpointSpec
+from weft.kinds.image import OCI_FORMAT, ImageStatus
+from weft.kinds.network import NetworkSpec, NetworkStatus
+from weft.kinds.node import NodeReport, Orphan, pool_id, read_orphan
+from weft.kinds.parts.nic import make_nic, read_nic
+from weft.kinds.parts.orphan import find_given_up
+from weft.kinds.parts.placement_spec import REFUSALS, WorkloadWish
+from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus
+from weft.kinds.volume import VolumeSpec, VolumeStatus, pool_of
+from weft.objects.errors import WeftError
+from weft.objects.identity import object_key
+from weft.scheduler.constraint.affinity import read_affinity
+from weft.scheduler.constraint.expressions import Expressions, read_expressions
+from weft.scheduler.table.snapshot import amounts_of
+from weft.scheduler.workload.strategy import find_strategy
+
+_WRONG = {
+    True: "image {} holds what containers run, and no disk: weft image add NAME oci://… makes one of an image in a registry",
+    False: "image {} is a disk for VMs; a container runs an OCI image: weft image add NAME FILE.tar, or REGISTRY/NAME:TAG",
+}
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A VM that can be placed as soon as a node fits; ``volume_items`` must not change until then. ``given_up`` says which
+    preferences its request leaves out, and why."""
+
+    vm: Item
+    named: str  # the placement policy that says how
+    request: Request
+    incarnation: int
+    resources: Resources
+    image: AllocatedImage | None
+    iso: AllocatedImage | None
+    volumes: list[AllocatedVolume]
+    volume_items: list[Item]
+    nics: list[AllocatedNic]
+    groups: list[AllocatedGroup]
+    given_up: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()  # own policies that gave no answer, and why
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """A VM that wants a place but can't be given one, whatever nodes there are: why, as token and sentence."""
+
+    reason: str
+    message: str
+
+
+def wants_place(view: View, vm: Item) -> bool:
+    """Whether a VM has no place, is allowed one, and has its addresses."""
+    spec = wish_of(vm)
+    addressed = vm.envelope.condition("Addressed")
+    return (
+        not vm.deleting
+        and spec.run == "run"
+        and not spec.hold
+        and addressed is not None
+        and addressed.status == "True"
+        and not view.count(ALLOCATIONS_BY_WORKLOAD, vm.uid)
+        and not is_refused_for_good(vm)
+        and not (record_of(vm).runs_once(spec) and vm.status(WorkloadStatus).ended)
+        and (is_looked_at(vm) or not view.count(NODES_BY_ORPHAN, vm.key))
+    )
+
+
+def is_refused_for_good(vm: Item) -> bool:
+    """Whether a serverless VM found no place: it doesn't wait for one."""
+    placed = vm.envelope.condition("Placed")
+    return (
+        placed is not None
+        and placed.status == "False"
+        and placed.reason in REFUSALS
+        and placed.generation == vm.envelope.generation
+        and wish_of(vm).type == "serverless"
+    )
+
+
+def is_looked_at(vm: Item) -> bool:
+    """Whether the controller of VMs knows of the wish: before, it may still find that a guest that runs is this VM's."""
+    return vm.status(WorkloadStatus).observed_generation >= vm.envelope.generation
+
+
+def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str]) -> Candidate | Waiting:
+    """What a VM that wants a place asks for, or why it must wait."""
+    spec = wish_of(vm)
+    project = vm.envelope.project
+    known = [(node, orphan) for node in view.find(NODES_BY_ORPHAN, vm.key) for orphan in list_orphans(node, vm.key)]
+    running = [node for node, orphan in known if orphan.uid not in find_given_up(node.report(NodeReport))]
+    if silent:
+        return Waiting(
+            "storeRestored", f"the store was restored; waiting for {', '.join(silent)} to say what runs there"
+        )
+    if running:
+        where = running[0].envelope.name
+        return Waiting(
+            "orphanRunning", f"a guest of this name still runs on {where}, from before the store was restored"
+        )
+    try:
+        chosen = find_strategy(view, project, spec, default_strategy)
+        affinity = read_affinity(project or "", spec.affinity_groups, spec.anti_affinity_groups, spec.spread)
+    except WeftError as problem:
+        return Waiting(problem.token, problem.message)
+    record = record_of(vm)
+    ask = record.ask(spec)
+    images = []
+    for name in ask.images:
+        found = read_image(view, project, name, machine=bool(ask.machine))
+        if isinstance(found, Waiting):
+            return found
+        images.append(found)
+    image, virtual_size = images[0] if images else (None, 0)
+    volumes = read_volumes(view, vm, record.volumes(spec))
+    if isinstance(volumes, Waiting):
+        return volumes
+    nics = read_nics(view, vm, spec.networks)
+    if isinstance(nics, Waiting):
+        return nics
+    groups = read_groups(view, vm)
+    if isinstance(groups, str):
+        return Waiting("groupNotReady", f'security group "{groups}" does not exist')
+    expressions = read_expressions(view, project, spec)
+    if not isinstance(expressions, Expressions):
+        return Waiting(*expressions)
+    resources = Resources(cpu=spec.cpu, memory=spec.memory, disk=max(ask.disk, virtual_size))
+    homes = {home for item in volumes for home in find_homes(view, item)}
+    pools = {find_pool(view, item) for item in volumes} | {ask.pool}
+    if len(homes) > 1:
+        return Waiting("volumesApart", "its volumes' data lies on different nodes")
+    data, leans = read_data(view, project, spec, image, volumes)
+    return Candidate(
+        vm=vm,
+        named=chosen.named,
+        request=Request(
+            amounts=amounts_of(resources),
+            machine=ask.machine,
+            runtime=ask.runtime,
+            cpu_model=None if ask.cpu_model in ("", "common", "host") else ask.cpu_model,
+            strategy=chosen.strategy,
+            mode=spec.type,
+            basis=chosen.basis,
+            gang=name_gang(vm),
+            pools=tuple(sorted(pools - {LOCAL})),
+            node=spec.node,
+            home=next(iter(homes), None),
+            least_disk=virtual_size,
+            tolerations=tuple(sorted(spec.tolerate)),
+            extras=tuple(sorted(spec.resources.items())),
+            gpus=read_gpus(spec),
+            constraint=expressions.constraint,
+            preferences=expressions.preferences,
+            near=affinity.near,
+            apart=affinity.apart,
+            groups=affinity.groups,
+            spread=affinity.spread,
+            data=data,
+            leans=affinity.leans + leans,
+            gives_way=record.gives_way(spec),
+        ),
+        incarnation=max([vm.status(WorkloadStatus).incarnation, *(orphan.incarnation for _, orphan in known)]) + 1,
+        resources=resources,
+        image=image,
+        iso=images[1][0] if len(images) > 1 else None,
+        volumes=[allocate_volume(item) for item in volumes],
+        volume_items=volumes,
+        nics=nics,
+        groups=groups,
+    )
+
+
+def list_orphans(node: Item, key: str) -> list[Orphan]:
+    """Those of the workload at ``key`` that the node has."""
+    orphans = [read_orphan(text) for text in node.report(NodeReport).orphans]
+    return [orphan for orphan in orphans if orphan is not None and orphan.key == key]
+
+
+def read_memberships(vm: Item) -> list[str]:
+    """The groups that a VM counts in."""
+    try:
+        wish = wish_of(vm)
+        return list(
+            read_affinity(vm.envelope.project or "", wish.affinity_groups, wish.anti_affinity_groups, ()).groups
+        )
+    except WeftError:
+        return []  # written by a newer weft: it waits for a place, saying so
+
+
+def read_data(
+    view: View, project: str | None, spec: WorkloadSpec, image: AllocatedImage | None, volumes: list[Item]
+) -> tuple[tuple[Datum, ...], tuple[Lean, ...]]:
+    """What a VM reads, and towards which of it it leans whatever its strategy.
+
+    Volumes' data must be at hand anyway (see Request.home). What it hints at must be if its storage locality says so;
+    a hint may name a volume or an image, others stand for themselves."""
+    required = spec.storage_locality == "required"
+    own = [Datum(f"image:{image.sha256}", image.size)] if image is not None else []
+    own += [Datum(f"volume:{item.uid}", item.spec(VolumeSpec).size) for item in volumes]
+    hints = []
+    for hint in spec.data_hints:
+        kind, _, name = hint.partition(":")
+        item = view.get(object_key(kind, project, name)) if kind in ("volume", "image") else None
+        if item is None:
+            hints.append(Datum(f"pool:{hint}", 0, required))
+        elif kind == "volume":
+            hints.append(Datum(f"volume:{item.uid}", item.spec(VolumeSpec).size, required))
+        else:
+            status = item.status(ImageStatus)
+            hints.append(Datum(f"image:{status.sha256}", status.size, required))
+    data = {datum.name: datum for datum in (*own, *hints)}
+    told = [] if required else data if spec.storage_locality == "preferred" else [hint.name for hint in hints]
+    return tuple(data.values()), tuple(Lean("data", name) for name in told)
+
+
+def read_gpus(wish: WorkloadWish) -> GpuAsk | None:
+    """The GPUs that it asks for, if any."""
+    if not wish.gpus and wish.gpu_share is None:
+        return None
+    share = 1000 if wish.gpu_share is None else max(1, round(wish.gpu_share * 1000))
+    return GpuAsk(max(1, wish.gpus), share, wish.gpu_memory, tuple(sorted(wish.gpu_models)))
+
+
+def read_image(view: View, project: str | None, name: str, *, machine: bool) -> tuple[AllocatedImage, int] | Waiting:
+    """An image as an allocation has it, and the size of the disk that it is; for a ``machine``, or for a container."""
+    item = view.get(object_key("image", project, name))
+    if item is None:
+        return Waiting("imageNotReady", f'image "{name}" does not exist')
+    status = item.status(ImageStatus)
+    if status.phase == "Failed":
+        return Waiting("imageFailed", f"image {name}: {status.message or status.reason}")
+    if status.phase != "Available":
+        return Waiting("imageNotReady", f"image {name} is being fetched")
+    image = AllocatedImage(
+        name=name,
+        uid=item.uid,
+        sha256=status.sha256,
+        size=status.size,
+        url=f"/v1/blobs/{status.sha256}",
+        digest=status.digest if status.format == OCI_FORMAT else "",
+    )
+    if bool(image.digest) == machine:
+        return Waiting("wrongImage", _WRONG[machine].format(name))
+    return image, status.virtual_size
+
+
+def read_volumes(view: View, vm: Item, names: list[str]) -> list[Item] | Waiting:
+    """The volumes that a VM names, if it can have them."""
+    found = []
+    for name in names:
+        item = view.get(object_key("volume", vm.envelope.project, name))
+        if item is None or item.deleting:
+            return Waiting(
+                "volumeNotReady",
+                f'volume "{name}" does not exist' if item is None else f"volume {name} is being deleted",
+            )
+        for allocation in view.find(ALLOCATIONS_BY_VOLUME, item.uid):
+            workload = allocation.spec(AllocationSpec).workload
+            ended = has_ended_for_good(allocation.spec(AllocationSpec), allocation.report(AllocationReport))
+            if workload.uid != vm.uid and not ended:
+                return Waiting("volumeInUse", f"volume {name} is attached to {workload.kind}/{workload.name}")
+        for other in view.find(WORKLOADS_BY_VOLUME, item.key):
+            conversion = other.status(WorkloadStatus).conversion
+            if other.uid != vm.uid and conversion:  # between two places of the same thing it is nobody else's
+                return Waiting("volumeInUse", f"volume {name} is {name_of(other)}'s by conversion/{conversion}")
+        found.append(item)
+    return found
+
+
+def allocate_volume(item: Item) -> AllocatedVolume:
+    """A volume as its allocation has it; which storage its pool is depends on the node."""
+    spec = item.spec(VolumeSpec)
+    pool = pool_of(spec, item.status(VolumeStatus))
+    return AllocatedVolume(name=item.envelope.name, uid=item.uid, size=spec.size, pool=pool)
+
+
+def locate_volume(item: Item, report: NodeReport) -> AllocatedVolume:
+    """A volume as its allocation has it on the node that says this of itself."""
+    return locate_volumes([allocate_volume(item)], report)[0]
+
+
+def locate_volumes(volumes: list[AllocatedVolume], report: NodeReport) -> list[AllocatedVolume]:
+    """``volumes`` in the pools of the node that says this of itself."""
+    return [msgspec.structs.replace(volume, pool_id=pool_id(report, volume.pool)) for volume in volumes]
+
+
+def find_pool(view: View, volume: Item) -> str:
+    """The pool that a volume needs, see Request.pools: whichever is of that name, or the one where its data lies."""
+    name, id_ = pool_of(volume.spec(VolumeSpec), volume.status(VolumeStatus)), volume.status(VolumeStatus).pool_id
+    if name == LOCAL:
+        return LOCAL
+    if not id_:  # as of homes: a store may be older than its first use
+        id_ = next((pool_id(node.report(NodeReport), name) for node in view.find(NODES_BY_VOLUME, volume.uid)), "")
+    return f"{name}@{id_}" if id_ else name
+
+
+def find_homes(view: View, volume: Item) -> set[str]:
+    """Uids of the nodes where a volume's data lies, if that is their own: one, or none if it was never used; several that the
+    store doesn't know as its home can't be chosen from."""
+    if pool_of(volume.spec(VolumeSpec), volume.status(VolumeStatus)) != LOCAL:
+        return set()
+    home = volume.status(VolumeStatus).node_uid
+    if home is not None:
+        return {node.uid for node in find_strays(view, volume.uid, home)} or {home}
+    # A restored store may be older than the volume's first use; its data mustn't be passed over for an empty disk.
+    return {node.uid for node in find_data(view, volume.uid)}
+
+
+def read_nics(view: View, vm: Item, networks: list[str]) -> list[AllocatedNic] | Waiting:
+    """The NICs of a VM, in the order of its networks, if it has an address in each."""
+    endpoints = view.find(ENDPOINTS_BY_WORKLOAD, vm.uid)
+    nics = []
+    for wanted in map(read_nic, networks):
+        name = wanted.network
+        network = view.get(object_key("network", vm.envelope.project, name))
+        endpoint = choose_endpoint(endpoints, network.uid, wanted) if network is not None else None
+        if network is None or endpoint is None:
+            return Waiting("addressPending", f"it has no address in network {name} yet")
+        spec, status, at = network.spec(NetworkSpec), network.status(NetworkStatus), endpoint.spec(EndpointSpec)
+        nics.append(make_nic(endpoint.envelope, at, network.envelope, spec, status))
+    return nics

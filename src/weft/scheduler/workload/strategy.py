@@ -1,0 +1,61 @@
+"""Which strategy decides on a workload, in its one spelling. Pure.
+
+Its own counts first; then its project's; then the placement policy called ``default``; then the server's. A placement policy
+says one thing for long-lived workloads and another for serverless ones; a strategy that is no policy and that the workload
+doesn't name itself is for long-lived ones only.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.contracts.policy import Basis
+from weft.informer.view import View
+from weft.kinds.fields.strategy import DEFAULT_STRATEGY, SERVERLESS_STRATEGY, read_strategy
+from weft.kinds.parts.placement_spec import WorkloadWish
+from weft.kinds.placement_policy import CLUSTER_DEFAULT, PlacementPolicySpec
+from weft.kinds.project import ProjectSpec
+from weft.objects.errors import NotFound
+from weft.objects.identity import object_key
+from weft.objects.schema import suggest
+
+
+class Chosen(msgspec.Struct, frozen=True):
+    """``strategy`` with all its weights; ``named`` the @NAME of the placement policy that says so, if one does, and its
+    ``basis``."""
+
+    strategy: str
+    named: str = ""
+    basis: Basis = "allocation"
+
+
+def find_strategy(view: View, project: str | None, wish: WorkloadWish, default: str) -> Chosen:
+    """How a workload with this ``wish`` is placed; ``default`` is the server's strategy. Raises InvalidStrategy, and NotFound
+    (policyNotFound) for a placement policy that isn't there."""
+    if wish.strategy is not None:
+        strategy = read_strategy(wish.strategy)
+        return _open(view, strategy, wish) if strategy.startswith("@") else Chosen(strategy)
+    strategy = _default_of(view, project) or default
+    if strategy.startswith("@"):
+        return _open(view, strategy, wish)
+    return Chosen(SERVERLESS_STRATEGY if wish.type == "serverless" else strategy)
+
+
+def _default_of(view: View, project: str | None) -> str | None:
+    item = None if project is None else view.get(object_key("project", None, project))
+    strategy = None if item is None else item.spec(ProjectSpec).strategy
+    if strategy is not None:
+        return read_strategy(strategy)
+    known = view.get(object_key("placementpolicy", None, CLUSTER_DEFAULT))
+    return None if known is None else f"@{CLUSTER_DEFAULT}"
+
+
+def _open(view: View, named: str, wish: WorkloadWish) -> Chosen:
+    item = view.get(object_key("placementpolicy", None, named[1:]))
+    if item is None:
+        meant = suggest(named[1:], [known.envelope.name for known in view.of_kind("placementpolicy").values()])
+        told = f"; did you mean @{meant}?" if meant else ""
+        raise NotFound(f'placement policy "{named[1:]}" does not exist{told}', reason="policyNotFound")
+    spec = item.spec(PlacementPolicySpec)
+    text = spec.serverless if wish.type == "serverless" else spec.strategy
+    return Chosen(read_strategy(text or DEFAULT_STRATEGY), named, spec.basis)
