@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from weft.agent.image.oci import PulledImage, name_user
 from weft.agent.network.plan import ports_of
 from weft.agent.state.allocation import Wanted
-from weft.agent.workload.container import DEFAULT_PATH, PulledImage, Ready, name_user, plan_container
+from weft.agent.workload.container import DEFAULT_PATH, Ready, plan_container
 from weft.agent.workload.runtimes import Runtimes
 from weft.agent.workload.shape import is_shaped, tell_room
 from weft.contracts.driver.container import ContainerMount, ContainerNic, User

@@ -13,10 +13,11 @@ from enum import StrEnum
 import msgspec
 
 from weft.agent.state.allocation import Known, Memory, Part, Run, Trouble
+from weft.agent.state.departure import is_back
 from weft.agent.workload.shape import is_shaped
 from weft.contracts.driver.container import COMPLETED, NEVER_BEGAN
 from weft.contracts.driver.runtime import GuestFacts
-from weft.kinds.allocation import AllocatedMove, AllocationSpec, AllocationState
+from weft.kinds.allocation import AllocatedMove, AllocationState
 
 POWERED_OFF, UNHEALTHY = "guestPoweredOff", "unhealthy"
 GOOD_ENDS = {POWERED_OFF: "the guest shut itself down", COMPLETED: "it has done what it ran for: exit code 0"}
@@ -202,13 +203,6 @@ def _plan_after_move(known: Known, guest: GuestFacts, part: Part) -> Plan:
 
 def _plan_moved(part: Part) -> Plan:
     return Plan((), "stopped", "moved", f"its guest was taken over by node {part.node or 'that it moved to'}")
-
-
-def is_back(spec: AllocationSpec, part: Part) -> bool:
-    """Whether the word is here that the target never ran what this node has sent away."""
-    if part.key in spec.back_from or not part.node:  # none of an agent that wrote no name down knew of such words
-        return True
-    return spec.move is not None and spec.move.key == part.key and spec.move.never_ran
 
 
 def _plan_source(known: Known, guest: GuestFacts) -> Plan:

@@ -11,16 +11,32 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+import msgspec
+
 from weft.agent.image.cache import ImageCache
 from weft.agent.state.allocation import Wanted
-from weft.agent.workload.container import PulledImage, name_user
 from weft.contracts.clock import Clock
-from weft.contracts.driver.image import OciImage, OciStore, RegistryCredentials
-from weft.kinds.allocation import AllocatedImage
+from weft.contracts.driver.container import User
+from weft.contracts.driver.image import OciConfig, OciImage, OciStore, RegistryCredentials
+from weft.kinds.allocation import AllocatedContainer, AllocatedImage
 from weft.objects.errors import InvalidInput, NotAuthenticated, NotFound, WeftError
 from weft.objects.quantity import format_bytes
 
 log = logging.getLogger("weft.agent")
+
+
+class PulledImage(msgspec.Struct, frozen=True):
+    """An image that is here: its ``layers`` as folders, the uppermost first, what it says, and who ``user`` is in it."""
+
+    digest: str
+    layers: list[str]
+    config: OciConfig
+    user: User
+
+
+def name_user(container: AllocatedContainer, config: OciConfig) -> str:
+    """Whom it runs as, as it is written: to be looked up in the image."""
+    return container.user or config.user
 
 
 class ContainerImages:

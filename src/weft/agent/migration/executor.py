@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable
 
-from weft.agent.allocation.plan import is_back
 from weft.agent.migration.cold import ColdSource, ColdTarget
 from weft.agent.migration.relay import Limit
 from weft.agent.migration.role import Brief, Ground, Side
@@ -17,6 +16,7 @@ from weft.agent.migration.target import Target, Waiter
 from weft.agent.migration.transport import Wire
 from weft.agent.network.executor import NetworkKeeper
 from weft.agent.state.allocation import Part, Store, Wanted
+from weft.agent.state.departure import is_back
 from weft.agent.volume.pools import Pools
 from weft.agent.volume.relocation import StorageMover, tell_store
 from weft.agent.workload.runtimes import Runtimes

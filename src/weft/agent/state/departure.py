@@ -31,3 +31,10 @@ def recall_part(memory: Memory, spec: AllocationSpec) -> Part | None:
         return None
     cold, over = move.mode == "cold", not memory.made
     return Part(took, "target", move.peer_allocation, taken=True, over=over, node=move.peer, cold=cold)
+
+
+def is_back(spec: AllocationSpec, part: Part) -> bool:
+    """Whether the word is here that the target never ran what this node has sent away."""
+    if part.key in spec.back_from or not part.node:  # none of an agent that wrote no name down knew of such words
+        return True
+    return spec.move is not None and spec.move.key == part.key and spec.move.never_ran

@@ -11,6 +11,7 @@ from ipaddress import ip_network
 
 import msgspec
 
+from weft.agent.image.oci import PulledImage
 from weft.agent.state.allocation import Wanted
 from weft.contracts.driver.container import ContainerMount, ContainerNic, ContainerPlan, ContainerProcess, User
 from weft.contracts.driver.image import OciConfig
@@ -23,15 +24,6 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_STOP_SIGNAL = "SIGTERM"
 
 
-class PulledImage(msgspec.Struct, frozen=True):
-    """An image that is here: its ``layers`` as folders, the uppermost first, what it says, and who ``user`` is in it."""
-
-    digest: str
-    layers: list[str]
-    config: OciConfig
-    user: User
-
-
 class Ready(msgspec.Struct, frozen=True):
     """What has been made for it: its image; its ``links``, in the order of its NICs: the namespace that they lie in (for each the
     same), or, if not ``in_namespace``, those of a machine of its own; ``disks`` are its volumes' files, each with a file system on
@@ -42,11 +34,6 @@ class Ready(msgspec.Struct, frozen=True):
     disks: Mapping[str, str] = {}
     env: Mapping[str, str] = {}
     in_namespace: bool = True
-
-
-def name_user(container: AllocatedContainer, config: OciConfig) -> str:
-    """Whom it runs as, as it is written: to be looked up in the image."""
-    return container.user or config.user
 
 
 def plan_container(wanted: Wanted, ready: Ready) -> ContainerPlan:

@@ -8,8 +8,8 @@ from typing import Literal
 import msgspec
 
 from weft.agent.image.cache import CachedImage
+from weft.agent.image.oci import PulledImage
 from weft.agent.state.allocation import Part, Store, Wanted
-from weft.agent.workload.container import PulledImage
 from weft.agent.workload.shape import ISO_SERIAL, ROOT_SERIAL, SEED_SERIAL, name_serial
 from weft.contracts.driver.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
 from weft.contracts.driver.volume import VolumeFacts
