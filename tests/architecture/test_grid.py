@@ -11,8 +11,13 @@ from source import FILES, SOURCE, nodes_of
 
 MOST_FILES = 15
 REGISTRIES = ("kinds", "cli/verbs", "scheduler/policies")  # one file per entry
-ROOMS = sorted(path.name for path in SOURCE.iterdir() if path.is_dir() and path.name != "__pycache__")
-MODULES = {"weft." + ".".join(path.relative_to(SOURCE).with_suffix("").parts) for path in FILES}
+
+
+def module_of(path: Path) -> str:
+    return "weft." + ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+
+
+MODULES = {module_of(path) for path in FILES}
 
 
 def find_imports(path: Path) -> set[str]:
@@ -37,18 +42,32 @@ def test_no_folder_holds_more_than_can_be_seen_at_once() -> None:
     assert not long, f"more than {MOST_FILES} files: give them subjects"
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_subjects_of_a_room_import_each_other_one_way(room: str) -> None:
+FOLDERS = sorted({path.parent for path in FILES if path.parent != SOURCE})
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.relative_to(SOURCE).as_posix())
+def test_subjects_import_each_other_one_way(folder: Path) -> None:
+    depth = len(folder.relative_to(SOURCE).parts)
     graph: dict[str, set[str]] = {}
     for path in FILES:
-        here = path.relative_to(SOURCE).parts
-        if here[0] != room or len(here) < 3:  # what lies in the room itself wires it, or is what all of it stands on
+        if (
+            not path.is_relative_to(folder) or path.parent == folder
+        ):  # what lies in the folder wires it, or is its floor
             continue
+        here = path.relative_to(SOURCE).parts
         for module in find_imports(path):
             there = module.split(".")[1:]
-            if there[0] == room and len(there) > 2 and there[1] != here[1]:
-                graph.setdefault(here[1], set()).add(there[1])
+            if there[:depth] == list(here[:depth]) and len(there) > depth + 1 and there[depth] != here[depth]:
+                graph.setdefault(here[depth], set()).add(there[depth])
+    refuse_circles(graph)
+
+
+def test_no_file_needs_itself_by_way_of_others() -> None:
+    refuse_circles({module_of(path): find_imports(path) - {module_of(path)} for path in FILES})
+
+
+def refuse_circles(graph: dict[str, set[str]]) -> None:
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
-        pytest.fail(f"{room}: {' → '.join(reversed(error.args[1]))}: each needs the next one")
+        pytest.fail(f"{' → '.join(reversed(error.args[1]))}: each needs the next one")

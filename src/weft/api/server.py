@@ -13,7 +13,8 @@ from weft.api.request.problem import MEDIA_TYPE, describe_problem, status_of
 from weft.contracts.clock import Clock
 from weft.objects.errors import InvalidInput, TimedOut, WeftError
 from weft.serving.answer import Answer, Answers
-from weft.serving.server import Bounds, HttpServer
+from weft.serving.server import HttpServer
+from weft.serving.shares import Bounds
 
 BOUNDS = Bounds(most_connections=8192, most_unwanted_bytes=1_000_000)  # bodies are bounded by who reads them
 

@@ -16,7 +16,6 @@ from weft.cli.output.terminal import Paint, plan_paint
 from weft.objects.errors import Forbidden
 
 if TYPE_CHECKING:
-    from weft.cli.explain_flag import Recorder
     from weft.client import Client
     from weft.client.connection import Request
 
@@ -34,6 +33,18 @@ class Clock(Protocol):
     def now(self) -> float: ...
 
     def elapsed(self) -> float: ...
+
+
+class Recorder(Protocol):
+    """With --explain: notes what would be done. ``cut``: there was more to come, which nobody knows without doing the rest."""
+
+    cut: bool
+
+    def note(self, request: Request) -> None:
+        """Let ``request`` go if it only reads. Raises NotSent for all others."""
+
+    def would(self, step: str) -> None:
+        """Note something that is done here, not at the server. Raises NotSent."""
 
 
 class Session:

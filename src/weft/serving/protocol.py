@@ -8,16 +8,14 @@ import asyncio
 import logging
 from collections import deque
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import httptools
 
-from weft.serving.answer import Answer
+from weft.serving.answer import Answer, Answers, Refuse
 from weft.serving.request import BodyLost, Request
+from weft.serving.shares import Bounds, Shares
 from weft.trust.peer import read_peer
-
-if TYPE_CHECKING:
-    from weft.serving.server import HttpServer
 
 IDLE_SECONDS = 75.0
 HEAD_SECONDS = 15.0
@@ -33,12 +31,29 @@ PIECE_BYTES = 65_536
 _log = logging.getLogger("weft.serving")
 
 
+class Server(Protocol):
+    """What a connection needs of the server that it belongs to; see ``HttpServer``."""
+
+    answer: Answers
+    refuse: Refuse
+    bounds: Bounds
+    bodies: Shares
+    callers: Shares
+    connections: set[HttpProtocol]
+    leaving: set[asyncio.Task[None]]
+    date: str
+    now: float
+
+    def make_room(self, newcomer: HttpProtocol) -> HttpProtocol:
+        """Who gives way, where bodies are more than all may have."""
+
+
 class HttpProtocol(asyncio.Protocol):
     """``who``: whose it is, of those who share; ``is_in``: whether its TLS stands; ``task``: who answers the request at hand."""
 
     is_in = False
 
-    def __init__(self, server: HttpServer, who: str) -> None:
+    def __init__(self, server: Server, who: str) -> None:
         self.who = who
         self.ended = asyncio.Event()
         self.task: asyncio.Task[None] | None = None

@@ -5,36 +5,22 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import sys
 from collections.abc import Sequence
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from weft.contracts.clock import Clock
 from weft.objects.errors import Unavailable
 from weft.serving.answer import Answers, Refuse
 from weft.serving.doorkeeper import Doorkeeper
 from weft.serving.protocol import HttpProtocol
-from weft.serving.shares import Shares
+from weft.serving.shares import Bounds, Shares
 
 LOOK_SECONDS = 1.0
 CLOSING_SECONDS = 3.0
 GOODBYE_SECONDS = 0.3
 _NO_CHECK_TIME = 0x200000  # OpenSSL's X509_V_FLAG_NO_CHECK_TIME
-
-
-class Bounds(msgspec.Struct, frozen=True):
-    """What one server bears; how long it waits is the same for all (``protocol``). One address may have a ``parts``-th of
-    the connections, and of the bodies under way."""
-
-    most_connections: int
-    most_unwanted_bytes: int  # of a body that was answered before it had come
-    most_body_bytes: int = sys.maxsize
-    most_held_bytes: int = sys.maxsize  # of all bodies under way together
-    parts: int = 1
 
 
 class HttpServer:

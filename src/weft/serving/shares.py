@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 import ipaddress
+import sys
 from collections import Counter
+
+import msgspec
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """What one server bears; how long it waits is the same for all (``protocol``). One address may have a ``parts``-th of
+    the connections, and of the bodies under way."""
+
+    most_connections: int
+    most_unwanted_bytes: int  # of a body that was answered before it had come
+    most_body_bytes: int = sys.maxsize
+    most_held_bytes: int = sys.maxsize  # of all bodies under way together
+    parts: int = 1
 
 
 class Shares:

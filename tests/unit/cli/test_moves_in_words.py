@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from weft.cli.command.explain import Calls
 from weft.cli.command.target import Target
-from weft.cli.explain_flag import Recorder
 from weft.cli.migration.description import describe_move
 from weft.cli.migration.plot import draw_move
 from weft.cli.migration.progress import describe_end
@@ -82,10 +82,10 @@ def test_its_way_is_drawn_from_its_samples_and_one_that_was_too_short_is_not() -
 
 def test_a_picture_that_is_only_explained_is_not_written(tmp_path: Path) -> None:
     session, path = Session(SystemClock, {}), tmp_path / "way.svg"
-    session.recorder = Recorder()
+    session.recorder = calls = Calls()
     with pytest.raises(NotSent):
         _plot(session, DRAWN, Target(BY_NAME["migration"], "m1"), path)
-    assert not path.exists() and [call["path"] for call in session.recorder.calls] == [f"write {path}"]
+    assert not path.exists() and [call["path"] for call in calls.calls] == [f"write {path}"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from weft.contracts.clock import SystemClock
 from weft.serving.answer import Answer
 from weft.serving.protocol import HEAD_BYTES, PIECE_BYTES, HttpProtocol
 from weft.serving.request import Request
-from weft.serving.server import Bounds, HttpServer
+from weft.serving.server import HttpServer
+from weft.serving.shares import Bounds
 
 
 class Transport(asyncio.Transport):

@@ -136,7 +136,7 @@ def build(
         context = click.get_current_context()
         session = context.find_object(Session)
         if session is not None and session.explain:
-            module = importlib.import_module("weft.cli.explain_flag")
+            module = importlib.import_module("weft.cli.command.explain")
             explained: int = module.explain_run(session, context, lambda: run(session, kind, **given))
             return explained
         return run(session, kind, **given)

@@ -18,10 +18,10 @@ import msgspec
 import weft
 from weft.cli.command import options
 from weft.cli.command.grammar import Entry
+from weft.cli.command.settings import find_settings
 from weft.cli.output.redaction import hide_in_data, hide_in_text
 from weft.cli.output.timestamp import render_moments
 from weft.cli.session import Session
-from weft.cli.verbs.config import find_settings
 from weft.cli.verbs.doctor import examine
 from weft.cli.verbs.version import ask_server
 from weft.client.context import FILE, FOLDER

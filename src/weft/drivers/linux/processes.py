@@ -87,3 +87,19 @@ def _stat_fields(pid: int) -> list[str] | None:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except (OSError, IndexError):
         return None
+
+
+def find_by_argument(word: str) -> list[ProcessId]:
+    """Processes with this word on their command line, by a search of all."""
+    pids = (int(name) for name in os.listdir("/proc") if name.isdigit())
+    found = (inspect_process(pid) for pid in pids if word in read_arguments(pid))
+    return [process for process in found if process is not None]
+
+
+def read_arguments(pid: int) -> list[str]:
+    """Its command line; empty of one that has gone."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
+    return [os.fsdecode(word) for word in words]

@@ -28,7 +28,8 @@ from weft.gateway.lambda_api.router import MOST_BODY_BYTES, FunctionDoors
 from weft.launch.process.address import split_address
 from weft.launch.process.certificate import keep_certificate
 from weft.objects.errors import WeftError
-from weft.serving.server import Bounds, HttpServer, listen, make_server_tls
+from weft.serving.server import HttpServer, listen, make_server_tls
+from weft.serving.shares import Bounds
 from weft.trust.seal import read_seal_key
 
 AGAIN_SECONDS = 5.0

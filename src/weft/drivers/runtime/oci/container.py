@@ -33,7 +33,7 @@ class Container:
         paths: ContainerPaths,
         record: ContainerRecord,
         runtime: Runtime,
-        holder: Holder,
+        holder: Holder[Container],
         groups: Groups,
         capacity: Capacity,
         clock: Clock,

@@ -347,7 +347,7 @@ class OciDriver:
         self._known[record.plan.id] = container
         return container
 
-    def _hold(self, record: ContainerRecord, runtime: Runtime) -> Holder:
+    def _hold(self, record: ContainerRecord, runtime: Runtime) -> Holder[Container]:
         if not record.held_by:
             return Conmon(runtime, self._groups, self._clock)
         return self._engine(record.held_by).hold(runtime)

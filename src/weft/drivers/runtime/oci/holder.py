@@ -1,66 +1,65 @@
 """What holds containers while agents come and go: has an OCI runtime create them, keeps what they print, waits for their
-end. Either conmon, a process for each (``conmon.py``), or the containerd of the node (``containerd/``), which may have another
+end. Either conmon, a process for each (``conmon/``), or the containerd of the node (``containerd/``), which may have another
 make a machine of its own for each (``kata/``); which stays with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from weft.contracts.driver.runtime import ExecRequest, ExecSession, GuestStats
 from weft.drivers.runtime.oci.translate import Facts
 
-if TYPE_CHECKING:
-    from weft.drivers.runtime.oci.container import Container
+C = TypeVar("C", contravariant=True)  # a container, as the driver keeps it
 
 
-class Holder(Protocol):
-    async def launch(self, container: Container, facts: Facts, recorded: Awaitable[None]) -> None:
+class Holder(Protocol[C]):
+    async def launch(self, container: C, facts: Facts, recorded: Awaitable[None]) -> None:
         """Returns when its process runs, and says in its record who does; nothing runs before ``recorded``, that the start is on
         disk. Raises WeftError; what it has made by then stays, for ``release``."""
 
-    async def adopt(self, container: Container) -> bool:
+    async def adopt(self, container: C) -> bool:
         """Fill its record with what is found of it: the process, who holds it, and whether that was let go. True: it runs, or
         nobody can say that it doesn't."""
 
-    def has_ended(self, container: Container) -> bool:
+    def has_ended(self, container: C) -> bool:
         """Whether one that was let go is seen to run no more, settled or not; False where that can't be seen at once."""
 
-    async def wait_for_end(self, container: Container) -> None:
+    async def wait_for_end(self, container: C) -> None:
         """Of one that was let go."""
 
-    async def signal(self, container: Container, number: int) -> None:
+    async def signal(self, container: C, number: int) -> None:
         """To its first process; one that has ended is fine. Raises DriverFailed, Unavailable."""
 
-    async def ran_out_of_memory(self, container: Container, exit_code: int | None) -> bool:
+    async def ran_out_of_memory(self, container: C, exit_code: int | None) -> bool:
         """Whether the kernel has killed a process of it, which has ended with that, for want of memory."""
 
-    async def stats(self, container: Container, *, disks: bool) -> GuestStats:
+    async def stats(self, container: C, *, disks: bool) -> GuestStats:
         """Of one that runs; see HasStats. Raises DriverFailed, Unavailable."""
 
-    async def exit_code(self, container: Container) -> int | None:
+    async def exit_code(self, container: C) -> int | None:
         """Of a container whose process has ended; None if nobody knows. Waits for whoever writes it down."""
 
-    async def release(self, container: Container) -> None:
+    async def release(self, container: C) -> None:
         """Nothing starts it any more, and holder and runtime have forgotten it, however far it came. Raises WeftError."""
 
-    async def update(self, container: Container, resources: dict[str, Any]) -> None:
+    async def update(self, container: C, resources: dict[str, Any]) -> None:
         """Other limits for one that runs; see translate_resources. Raises DriverFailed."""
 
-    async def exec(self, container: Container, facts: Facts, request: ExecRequest) -> ExecSession:
+    async def exec(self, container: C, facts: Facts, request: ExecRequest) -> ExecSession:
         """Of one that runs. Raises InvalidInput, DriverFailed, Unavailable."""
 
-    def turn_log(self, container: Container) -> None:
+    def turn_log(self, container: C) -> None:
         """Have its log go on in a new file if it is long enough. Raises OSError."""
 
 
 @runtime_checkable
-class Saves(Protocol):
+class Saves(Protocol[C]):
     """A holder whose containers can be saved as they run."""
 
-    async def save(self, container: Container) -> None:
+    async def save(self, container: C) -> None:
         """Have what runs of it end by being saved. Raises DriverFailed: it runs on."""
 
-    async def resume(self, container: Container, facts: Facts, recorded: Awaitable[None]) -> None:
+    async def resume(self, container: C, facts: Facts, recorded: Awaitable[None]) -> None:
         """As ``Holder.launch``, from where it was saved."""

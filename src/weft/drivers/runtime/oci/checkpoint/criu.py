@@ -15,11 +15,10 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.contracts.driver.container import ContainerPlan
-from weft.drivers.linux.processes import ProcessId
+from weft.drivers.linux.processes import ProcessId, find_by_argument
 from weft.drivers.linux.syscalls import CLONE_NEWNET, CLONE_NEWNS, enter, unshare
 from weft.drivers.runtime.oci.checkpoint.probe import find_error
 from weft.drivers.runtime.oci.checkpoint.socket_marks import forget_marks
-from weft.drivers.runtime.oci.conmon.shim import search_words
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.record import ContainerRecord, read_record
 from weft.drivers.runtime.oci.runtime import Runtime, read_error
@@ -106,7 +105,7 @@ def read_log(path: Path) -> str:
 async def wait_for_saver(paths: ContainerPaths, clock: Clock) -> None:
     """Return when nobody is saving it any more."""
     deadline = clock.elapsed() + SAVE_SECONDS
-    while paths.saved.begun.exists() and clock.elapsed() < deadline and search_words(str(paths.saved.begun)):
+    while paths.saved.begun.exists() and clock.elapsed() < deadline and find_by_argument(str(paths.saved.begun)):
         await clock.sleep(LOOK_SECONDS)
 
 

@@ -15,7 +15,7 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.contracts.driver.container import ContainerPlan
 from weft.drivers.linux.log_files import keep_end
-from weft.drivers.linux.processes import ProcessId, inspect_process
+from weft.drivers.linux.processes import ProcessId, find_by_argument, inspect_process, read_arguments
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.runtime import Runtime, read_error
 from weft.objects.errors import DriverFailed
@@ -86,7 +86,7 @@ def shorten_complaints(said: Path) -> None:
 def find_shim(paths: ContainerPaths) -> ProcessId | None:
     """The live shim that this container's run folder speaks of."""
     pid = _read_pid(paths.shim_pid)
-    return inspect_process(pid) if pid is not None and str(paths.run) in _read_words(pid) else None
+    return inspect_process(pid) if pid is not None and str(paths.run) in read_arguments(pid) else None
 
 
 def find_first_process(paths: ContainerPaths, members: Collection[int]) -> ProcessId | None:
@@ -97,14 +97,7 @@ def find_first_process(paths: ContainerPaths, members: Collection[int]) -> Proce
 
 def search_starters(paths: ContainerPaths) -> list[ProcessId]:
     """Shims and runtimes that have to do with this container just now, by a search of all processes."""
-    return search_words(str(paths.run))
-
-
-def search_words(word: str) -> list[ProcessId]:
-    """Processes with this word on their command line."""
-    pids = (int(name) for name in os.listdir("/proc") if name.isdigit())
-    found = (inspect_process(pid) for pid in pids if word in _read_words(pid))
-    return [process for process in found if process is not None]
+    return find_by_argument(str(paths.run))
 
 
 def read_exit_code(paths: ContainerPaths, container_id: str) -> int | None:
@@ -150,11 +143,3 @@ def _read_pid(path: Path) -> int | None:
         return int(path.read_text())
     except (OSError, ValueError):
         return None
-
-
-def _read_words(pid: int) -> list[str]:
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return []
-    return [os.fsdecode(word) for word in words]

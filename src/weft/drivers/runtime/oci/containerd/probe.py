@@ -80,7 +80,7 @@ async def find_neighbour(client: Client, shared: dict[str, str]) -> str:
 
 async def try_one(
     prefix: str,
-    holder: Holder,
+    holder: Holder[Container],
     address: str,
     runtime: Runtime,
     facts: Facts,

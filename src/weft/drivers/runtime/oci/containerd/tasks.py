@@ -47,7 +47,7 @@ EXIT_SECONDS = 10.0  # for the exit code, of a containerd that is being started 
 SHIM_SECONDS = 5.0
 
 
-class BookHolder(Holder, Protocol):
+class BookHolder(Holder[Container], Protocol):
     async def find_strays(self, known: set[str]) -> list[ContainerRecord]:
         """See Tasks."""
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from weft.cli.command.settings import find_settings
 from weft.cli.output.form import Form
 from weft.cli.output.formats import print_data
 from weft.cli.output.redaction import hide_in_body, hide_in_text, is_secret
 from weft.cli.session import NotSent, Session
-from weft.cli.verbs.config import find_settings
 
 if TYPE_CHECKING:
     from weft.client.connection import Request
@@ -26,15 +26,14 @@ _SOURCES = {ParameterSource.COMMANDLINE: "", ParameterSource.ENVIRONMENT: "from 
 _FOLLOWS = ("watch=1", "follow=1")
 
 
-class Recorder:
-    """Notes what would be done. ``cut``: there was more to come, which nobody knows without doing the rest."""
+class Calls:
+    """The session's Recorder: what would be done, in its order."""
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
         self.cut = False
 
     def note(self, request: Request) -> None:
-        """Let ``request`` go if it only reads. Raises NotSent for all others."""
         sent = is_reading(request.method, request.path, request.body)
         body = hide_in_body(request.body) if request.body else ""
         self.calls.append({"method": request.method, "path": hide_in_text(request.path), "body": body, "sent": sent})
@@ -43,7 +42,6 @@ class Recorder:
             raise NotSent("not sent")
 
     def would(self, step: str) -> None:
-        """Note something that is done here, not at the server. Raises NotSent."""
         self.calls.append({"method": "here", "path": step, "body": "", "sent": False})
         self.cut = True
         raise NotSent("not done")
@@ -59,7 +57,7 @@ def is_reading(method: str, path: str, body: bytes | None) -> bool:
 
 def explain_run(session: Session, context: click.Context, run: Callable[[], int | None]) -> int:
     """Run the command without what it changes, and tell of it instead of what it prints. Raises what the command raises, told."""
-    recorder = session.recorder = Recorder()
+    recorder = session.recorder = Calls()
     session.detach = True
     failure: Exception | None = None
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
@@ -75,7 +73,7 @@ def explain_run(session: Session, context: click.Context, run: Callable[[], int 
     return 0
 
 
-def _tell(session: Session, context: click.Context, recorder: Recorder) -> None:
+def _tell(session: Session, context: click.Context, recorder: Calls) -> None:
     arguments = _list_arguments(session, context)
     settings = {name: one._asdict() for name, one in find_settings(session).items()}
     if session.is_document:
