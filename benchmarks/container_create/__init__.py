@@ -23,7 +23,7 @@ from weft.contracts.driver.container import ContainerPlan, ContainerProcess
 from weft.contracts.driver.host import Capacity, Host
 from weft.drivers.cgroup.container import Groups
 from weft.drivers.runtime.oci.driver import OciDriver
-from weft.drivers.runtime.oci.mount_namespace import run_apart
+from weft.drivers.runtime.oci.mount_namespace import run_in_mount_namespace
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.probe import probe_oci
 from weft.drivers.runtime.oci.runtime import Runtime, find_programs
@@ -73,7 +73,7 @@ async def run_bare(runtime: Runtime, facts: Facts, folder: Path, plan: Container
     words = ["sh", "-c", 'exec "$@" </dev/null >/dev/null 2>&1', "sh"]
     words += runtime.words("run", "--detach", "--bundle", str(paths.run), plan.id)
     began = time.monotonic()
-    said = await run_apart(words, runtime.hidden, timeout_seconds=PATIENCE_SECONDS)
+    said = await run_in_mount_namespace(words, runtime.hidden, timeout_seconds=PATIENCE_SECONDS)
     took = time.monotonic() - began
     if said.status != 0:
         raise SystemExit(f"the bare {runtime.name} failed with {said.status}")
@@ -87,7 +87,7 @@ async def run_ctr(address: str, facts: Facts, folder: Path, plan: ContainerPlan,
     ctr = ["ctr", "-a", address, "-n", "bench"]
 
     async def say(*words: str) -> None:
-        said = await run_apart([*ctr, *words], [], timeout_seconds=PATIENCE_SECONDS)
+        said = await run_in_mount_namespace([*ctr, *words], [], timeout_seconds=PATIENCE_SECONDS)
         if said.status != 0:
             raise SystemExit(f"ctr {words[0]} failed: {said.err}")
 

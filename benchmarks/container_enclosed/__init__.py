@@ -24,9 +24,9 @@ from weft.contracts.driver.host import Capacity, Host
 from weft.drivers.runtime.oci.driver import OciDriver
 from weft.drivers.runtime.qemu.devices.inherited_fds import open_handed, plan_handed
 from weft.drivers.runtime.qemu.machine_shape import plan_frame
-from weft.drivers.runtime.qemu.microvm.driver import EnclosedDriver
+from weft.drivers.runtime.qemu.microvm.driver import MicrovmDriver
 from weft.drivers.runtime.qemu.microvm.exchange_disk import RUNNING, make_box, read_head, write_config
-from weft.drivers.runtime.qemu.microvm.record import EnclosedPaths
+from weft.drivers.runtime.qemu.microvm.record import MicrovmPaths
 from weft.drivers.runtime.qemu.microvm.root_disks import Roots, ensure_written, root_size
 from weft.drivers.runtime.qemu.microvm.translate import describe_run, plan_machine
 from weft.drivers.runtime.qemu.probe import probe_qemu
@@ -62,7 +62,7 @@ async def run_by_hand(host: Host, facts: Facts, enclosure: Path, base: str, plan
     """Seconds from QEMU's start, with its disks made before, confined by nobody and written down nowhere."""
     folder = Path(host.state_dir, "hand")
     folder.mkdir(parents=True)
-    paths, own = EnclosedPaths(folder), GuestPaths(run=folder, state=folder)
+    paths, own = MicrovmPaths(folder), GuestPaths(run=folder, state=folder)
     await ensure_written(paths.root, base)
     make_box(paths.box)
     write_config(paths.box, describe_run(plan, _RUN))
@@ -79,7 +79,7 @@ async def run_by_hand(host: Host, facts: Facts, enclosure: Path, base: str, plan
     return took
 
 
-async def run_enclosed(driver: EnclosedDriver, host: Host, plan: ContainerPlan) -> tuple[float, float]:
+async def run_enclosed(driver: MicrovmDriver, host: Host, plan: ContainerPlan) -> tuple[float, float]:
     """Seconds until its process runs, and those of a start of the driver's alone."""
     began = time.monotonic()
     await driver.start(plan)
@@ -106,7 +106,7 @@ async def compare(folder: Path) -> list[Figure]:
         capacity=Capacity(cpu=2, memory_bytes=4 << 30, disk_bytes=1 << 30),
     )  # fmt: skip
     enclosure, layer = ensure_enclosure(ROOT / ".weft" / "cache"), make_layer(folder / "layer")
-    enclosed, shared = EnclosedDriver(host, enclosure), OciDriver(host, runtime="crun")
+    enclosed, shared = MicrovmDriver(host, enclosure), OciDriver(host, runtime="crun")
     (folder / "probe").mkdir(mode=0o755)
     _, facts = await probe_qemu(folder / "probe", SystemClock())
     if facts is None or not (await enclosed.probe()).usable or not (await shared.probe()).usable:

@@ -24,11 +24,11 @@ from typing import Any
 from benchmarks.measurement import ROOT, Figure, Measurement, spread
 from weft.contracts.driver.function import Blob, Recipe, Roots
 from weft.contracts.driver.host import Capacity, Host
-from weft.drivers.runtime.qemu.function.driver import CloneInstances
+from weft.drivers.runtime.qemu.function.driver import SnapshotInstances
 from weft.drivers.runtime.qemu.function.messages import ASKS, WOKEN, decode_said, encode_fresh, encode_short
 from weft.drivers.runtime.qemu.function.network import PrivateNet, make_net
-from weft.drivers.runtime.qemu.function.snapshots import Template, Templates
-from weft.drivers.runtime.qemu.function.translate import Handed, translate_clone, translate_template
+from weft.drivers.runtime.qemu.function.snapshots import SnapshotStore, Template
+from weft.drivers.runtime.qemu.function.translate import SnapshotFds, translate_clone, translate_template
 from weft.images.recipes import ensure_bundle
 from weft.objects.image.bundle import read_bundle
 
@@ -94,7 +94,7 @@ def own_bytes(pid: int) -> int:
     return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("RssAnon"))
 
 
-async def from_pool(driver: CloneInstances, recipe: Recipe, roots: Roots, caller: Caller) -> tuple[float, int]:
+async def from_pool(driver: SnapshotInstances, recipe: Recipe, roots: Roots, caller: Caller) -> tuple[float, int]:
     """Seconds, and bytes of its own."""
     await driver.keep_ready(recipe, roots, 1)
     await asyncio.sleep(0.3)
@@ -110,7 +110,7 @@ async def from_pool(driver: CloneInstances, recipe: Recipe, roots: Roots, caller
     return took, memory
 
 
-async def copied(driver: CloneInstances, recipe: Recipe, roots: Roots, caller: Caller) -> tuple[float, int]:
+async def copied(driver: SnapshotInstances, recipe: Recipe, roots: Roots, caller: Caller) -> tuple[float, int]:
     began = time.monotonic()
     clone = await driver.start(secrets.token_hex(5), recipe, roots)
     await caller.call(clone.runtime_api)
@@ -168,14 +168,16 @@ async def freshen(net: PrivateNet) -> None:
     await loop.sock_sendall(net.wake, fresh)
 
 
-async def copied_by_hand(templates: Templates, template: Template, caller: Caller) -> float:
+async def copied_by_hand(templates: SnapshotStore, template: Template, caller: Caller) -> float:
     net = await make_net()
     try:
         with templates.open(template) as (named, disks):
             began = time.monotonic()
 
             def words(qmp: int) -> list[str]:
-                handed = Handed(qmp, net.tap, named["ram"], named["state"], named["kernel"], named["initrd"], disks)
+                handed = SnapshotFds(
+                    qmp, net.tap, named["ram"], named["state"], named["kernel"], named["initrd"], disks
+                )
                 return translate_clone(template.machine, handed, "by-hand")
 
             async with by_hand(words, [net.tap, *named.values(), *disks]) as monitor:
@@ -191,7 +193,7 @@ async def copied_by_hand(templates: Templates, template: Template, caller: Calle
         await net.close()
 
 
-async def booted(templates: Templates, template: Template, caller: Caller, folder: Path) -> float:
+async def booted(templates: SnapshotStore, template: Template, caller: Caller, folder: Path) -> float:
     """The same guest from its kernel on: the runtime loaded, the code imported, and one call."""
     net = await make_net()
     ram = folder / "boot-ram"
@@ -204,7 +206,7 @@ async def booted(templates: Templates, template: Template, caller: Caller, folde
             began = time.monotonic()
 
             def words(qmp: int) -> list[str]:
-                handed = Handed(qmp, net.tap, memory, named["state"], named["kernel"], named["initrd"], disks)
+                handed = SnapshotFds(qmp, net.tap, memory, named["state"], named["kernel"], named["initrd"], disks)
                 return translate_template(template.machine, handed, "by-hand")
 
             async with by_hand(words, [net.tap, memory, *named.values(), *disks]):
@@ -253,7 +255,7 @@ async def run(folder: Path) -> tuple[dict[str, list[float]], dict[str, list[int]
     )  # fmt: skip
     (folder / "run").mkdir(mode=0o755)
     recipe, roots = lay_out(folder)
-    driver, caller = CloneInstances(host), Caller()
+    driver, caller = SnapshotInstances(host), Caller()
     if problem := await driver.probe():
         raise SystemExit(problem)
     seconds: dict[str, list[float]] = {"pool": [], "copy": [], "hand": [], "boot": []}

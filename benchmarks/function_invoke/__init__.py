@@ -25,7 +25,7 @@ from weft.client.context import Context
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.function import Recipe
 from weft.drivers.function.process.driver import ProcessInstances
-from weft.protocol.invocations import Answer, FromAgent, Heard, Invoke
+from weft.protocol.invocations import Acknowledge, Answer, FromAgent, Invoke
 
 WEFT = str(Path(sys.executable).parent / "weft")
 CODE = "def handler(event, context):\n    return event\n"
@@ -62,7 +62,7 @@ class Direct:
     def _hear(self, message: FromAgent) -> None:
         if isinstance(message, Answer):
             self._waiting.pop(message.id).set_result(message)
-            self._lab.functions.take(Heard(message.id))
+            self._lab.functions.take(Acknowledge(message.id))
 
 
 @asynccontextmanager

@@ -26,7 +26,7 @@ from weft.gateway.function.instance.keep_alive_model import (
     WORTH_SECONDS,
     Choice,
     Fixed,
-    KeepAlive,
+    KeepAliveModel,
     Learnt,
 )
 
@@ -82,7 +82,7 @@ def deal(
 class _Pool:
     """The instances of one function."""
 
-    def __init__(self, policy: KeepAlive) -> None:
+    def __init__(self, policy: KeepAliveModel) -> None:
         self.policy = policy
         self.idle: list[float] = []  # since when, the longest first
         self.ended_at = 0.0  # the last invocation
@@ -112,7 +112,7 @@ class _Sum:
         self.memory = 0.0
 
 
-def simulate(arrivals: Sequence[Arrival], make: Callable[[], KeepAlive]) -> Spent:
+def simulate(arrivals: Sequence[Arrival], make: Callable[[], KeepAliveModel]) -> Spent:
     """What ``make``'s policy, one for each function, would have spent."""
     pools = [_Pool(make()) for _ in range(1 + max(arrival.function for arrival in arrivals))]
     spent, ends, looked_at = _Sum(), list[tuple[float, int]](), 0.0

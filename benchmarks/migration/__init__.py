@@ -26,9 +26,9 @@ from benchmarks.measurement import Figure, Measurement
 from benchmarks.migration.clients import ask
 from benchmarks.migration.kept import Kept, read_kept
 from benchmarks.migration.rig import MIB, Moved, Rig
-from weft.contracts.driver.migration import MoveMode, MoveSettings
-from weft.kinds.allocation import MovePlanned
-from weft.transfer.calibration import EndedMove, judge, learn
+from weft.contracts.driver.migration import MigrationSettings, MoveMode
+from weft.kinds.allocation import PlannedMigration
+from weft.transfer.calibration import EndedMigration, judge, learn
 from weft.transfer.report import tell_plan
 
 FORESEEN = int(os.environ.get("MOVES", "66"))
@@ -68,7 +68,7 @@ async def boot(rig: Rig, load: Loaded) -> None:
 class History:
     """What has been moved so far, as ended Migrations would tell it: ``moves`` grows."""
 
-    def __init__(self, moves: list[EndedMove]) -> None:
+    def __init__(self, moves: list[EndedMigration]) -> None:
         self.moves = moves
 
     async def move(self, rig: Rig, guest: str, link: str) -> Moved:
@@ -78,7 +78,7 @@ class History:
         plan = moved.plan
         if moved.converged and plan is not None:
             self.moves.append(
-                EndedMove(
+                EndedMigration(
                     workload=guest,
                     source=link,
                     target=f"{link}, other end",
@@ -104,7 +104,7 @@ async def compare(rig: Rig, kept: Kept) -> list[Figure]:
             native: dict[str, Moved] = {}
             for mode in NATIVE:
                 slowdown = 0.2 if mode == "auto-converge" else 0.0
-                settings = MoveSettings(
+                settings = MigrationSettings(
                     mode=mode,
                     bytes_per_second=limit,
                     pause_ms=NATIVE_PAUSE_MS,
@@ -230,7 +230,7 @@ async def foresee(rig: Rig, kept: Kept) -> list[Figure]:
     ]
 
 
-def _uncorrected(plan: MovePlanned) -> MovePlanned:
+def _uncorrected(plan: PlannedMigration) -> PlannedMigration:
     return msgspec.structs.replace(
         plan,
         duration_seconds=plan.duration_seconds / plan.duration_factor,

@@ -12,18 +12,18 @@ from pathlib import Path
 
 from weft.agent.migration.credentials import Credentials
 from weft.agent.migration.relay import Limit
-from weft.agent.migration.transport import TlsWire
+from weft.agent.migration.transport import TlsTransport
 from weft.contracts.clock import SystemClock
-from weft.protocol.migration import Answer, Ask
+from weft.protocol.migration import MigrationAnswer, MigrationRequest
 
 
-async def _respond(_: Ask) -> Answer:
-    return Answer()
+async def _respond(_: MigrationRequest) -> MigrationAnswer:
+    return MigrationAnswer()
 
 
 async def serve(folder: str) -> None:
     clock = SystemClock()
-    wire = TlsWire(Credentials(folder), clock)
+    wire = TlsTransport(Credentials(folder), clock)
     limits = [Limit(0, clock), Limit(0, clock)]  # as an agent has them
     door, line = None, None
     while told := await asyncio.to_thread(sys.stdin.readline):

@@ -9,7 +9,7 @@ import subprocess
 import msgspec
 
 from benchmarks.measurement import ROOT, Figure
-from weft.transfer.calibration import EndedMove
+from weft.transfer.calibration import EndedMigration
 
 PLACE = ROOT / ".weft" / "bench-migration.json"
 
@@ -21,8 +21,8 @@ class Kept(msgspec.Struct):
 
     of: str
     rows: dict[str, list[Figure]] = {}
-    compared: list[EndedMove] = []
-    foreseen: list[EndedMove] = []
+    compared: list[EndedMigration] = []
+    foreseen: list[EndedMigration] = []
     guests: int = 0
     moves: int = 0
     converged: int = 0

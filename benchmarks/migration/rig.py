@@ -16,11 +16,11 @@ from tests.conformance.runtime_contract import ready, run
 
 from benchmarks.measurement import ROOT
 from benchmarks.migration.path import Link
-from weft.contracts.driver.migration import Load, MoveMode, MoveSettings
+from weft.contracts.driver.migration import Load, MigrationSettings, MoveMode
 from weft.contracts.driver.runtime import GuestPlan
-from weft.kinds.allocation import MoveLesson
+from weft.kinds.allocation import MigrationLesson
 from weft.transfer.calibration import correct_plan
-from weft.transfer.plan import USABLE_SHARE, Leeway, MovePlan, choose_mode, reconsider
+from weft.transfer.plan import USABLE_SHARE, Leeway, MigrationPlan, choose_mode, reconsider
 
 sys.path.insert(0, str(ROOT / "tests" / "host"))
 
@@ -40,7 +40,7 @@ class Moved(msgspec.Struct):
     duration_seconds: float
     pause_seconds: float
     bytes: int
-    plan: MovePlan | None = None
+    plan: MigrationPlan | None = None
     load: Load | None = None
 
 
@@ -99,7 +99,7 @@ class Rig:
             raise SystemExit(f"a guest has lost what it wrote: {said}")
 
     async def move(
-        self, settings: MoveSettings, *, leeway: Leeway | None = None, patience: float = PATIENCE_SECONDS
+        self, settings: MigrationSettings, *, leeway: Leeway | None = None, patience: float = PATIENCE_SECONDS
     ) -> Moved:
         """Once, to the other side. ``leeway``: watched and led on as weft does; without, as QEMU does it alone. One that doesn't
         converge within ``patience`` is called off, and the guest stays."""
@@ -158,7 +158,7 @@ class Rig:
                 watcher.cancel()
             await asyncio.gather(*watchers, return_exceptions=True)
 
-    async def move_as_planned(self, lesson: MoveLesson, *, modes: tuple[MoveMode, ...] = DRIVEN) -> Moved:
+    async def move_as_planned(self, lesson: MigrationLesson, *, modes: tuple[MoveMode, ...] = DRIVEN) -> Moved:
         """As weft does: sample, choose, correct by what was learnt, lead."""
         load = await self.drivers[self.here].moves.sample(self.guest.id)
         leeway = Leeway(lesson.path_bytes_per_second or UNKNOWN_PATH, pause_seconds=0.3, modes=modes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from weft.contracts.policy import GpuAsk, Lean, Request
+from weft.contracts.policy import GpuAsk, Request, SoftTerm
 from weft.language.parse import read_expression
 from weft.language.tree import Preference
 from weft.scheduler.constraint.affinity import Affinity, read_affinity
@@ -87,7 +87,7 @@ def make_wishes(count: int) -> list[Request]:
                 near=affinity.near,
                 apart=affinity.apart,
                 spread=affinity.spread,
-                leans=(Lean("data", "image:a"),) if kind == 5 else affinity.leans,
+                leans=(SoftTerm("data", "image:a"),) if kind == 5 else affinity.leans,
             )
         )
     return requests

@@ -20,7 +20,7 @@ from weft.contracts.journal import Event
 from weft.contracts.store import MAX_WRITES, Put
 from weft.informer.cache import Cache, whole
 from weft.informer.indexes import make_view
-from weft.informer.leader_lease import Term
+from weft.informer.leader_lease import LeaderLease
 from weft.kinds.allocation import AllocatedImage, AllocationReport, AllocationSpec, Resources, allocation_name
 from weft.launch.entry import SELDOM
 from weft.objects.envelope import Envelope, encode_envelope
@@ -88,7 +88,7 @@ async def warm(file: Path, allocations: int) -> float:
     cache = Cache(store, make_view(), clock)
     following = asyncio.ensure_future(cache.run())
     await cache.catch_up()
-    scheduler = Scheduler(Term(store, cache, _Journal(), clock, "deciders", "bench"))
+    scheduler = Scheduler(LeaderLease(store, cache, _Journal(), clock, "deciders", "bench"))
     scheduler.intake.notice(whole(cache.view, ("node", "allocation", "vm")))
     took = time.process_time() - begun
     following.cancel()

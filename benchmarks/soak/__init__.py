@@ -148,13 +148,13 @@ class Soak:
 
     def settle(self) -> None:
         begun = time.monotonic()
-        while trouble := self.find_trouble():
+        while trouble := self.find_abort_reason():
             if time.monotonic() - begun > 180:
                 raise SystemExit(f"seed {self.seed}, round {self.round}: {trouble}\n{self.cluster.logs()}")
             time.sleep(0.5)
         self.longest_heal = max(self.longest_heal, time.monotonic() - begun)
 
-    def find_trouble(self) -> str:
+    def find_abort_reason(self) -> str:
         """The first thing that is not as wished, or nothing."""
         answers = [self.cluster.run("get", kind, "-o", "json") for kind in ("vm", "node", "allocation")]
         if any(a.returncode for a in answers):

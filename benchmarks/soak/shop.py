@@ -94,7 +94,7 @@ class Shop:
             act = "write" if ware.volume and ware.wish == "run" else "start"
         return self._do(ware, act, draw)
 
-    def find_trouble(self, begun: list[Errand]) -> str:
+    def find_abort_reason(self, begun: list[Errand]) -> str:
         """The first thing that isn't as wished, or nothing."""
         try:
             for errand in begun:

@@ -82,7 +82,7 @@ class Soak:
         time.sleep(draw.random() * 2.5)
         victim = self.kill(draw)
         began = time.monotonic()
-        while trouble := self.shop.find_trouble(begun):
+        while trouble := self.shop.find_abort_reason(begun):
             if time.monotonic() - began > HEAL_SECONDS:
                 raise Broken(f"{trouble}\nafter {', '.join(map(str, begun))}, {victim} killed")
             time.sleep(0.5)

@@ -11,8 +11,8 @@ import uvloop
 
 from weft.api.app import build_app
 from weft.api.bootstrap import bootstrap
-from weft.api.context import Doors, Settings
-from weft.api.server import make_doors_server
+from weft.api.context import ApiContext, Settings
+from weft.api.server import make_api_server
 from weft.contracts.clock import SystemClock
 from weft.serving.server import listen
 from weft.store.sqlite import SqliteStore
@@ -27,8 +27,8 @@ async def serve(state: Path) -> None:
     await store.open()
     journal = SqliteJournal(state / "journal.db", clock)
     settings = Settings(blobs=state, ticket_key=b"0" * 32, gateways=("127.0.0.1:1",), server_name="weft-server")
-    doors = Doors(store, journal, clock, Authority(state, clock), settings)
-    server = make_doors_server(build_app(doors), [socket], None, clock)
+    doors = ApiContext(store, journal, clock, Authority(state, clock), settings)
+    server = make_api_server(build_app(doors), [socket], None, clock)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     doors.start()

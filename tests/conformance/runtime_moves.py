@@ -13,18 +13,18 @@ from typing import Protocol
 import pytest
 from tests.conformance.runtime_contract import Driver, RuntimeLab, ready
 
-from weft.contracts.driver.migration import CanMigrate, MoveFacts, MoveMode, MoveSettings
+from weft.contracts.driver.migration import CanMigrate, MigrationFacts, MigrationSettings, MoveMode
 from weft.contracts.driver.runtime import CanAdjust, GuestPlan
 from weft.objects.errors import IllegalTransition, NotFound
 
-SLOW = MoveSettings(bytes_per_second=4 << 20, pause_ms=50)
+SLOW = MigrationSettings(bytes_per_second=4 << 20, pause_ms=50)
 
 
 class Mover(Driver, CanMigrate, CanAdjust[GuestPlan], Protocol):
     """A driver with everything these promises speak of."""
 
 
-async def come_to(driver: Mover, plan: GuestPlan, key: str, *phases: str) -> MoveFacts:
+async def come_to(driver: Mover, plan: GuestPlan, key: str, *phases: str) -> MigrationFacts:
     async with asyncio.timeout(60):
         while (facts := await driver.moves.progress(plan.id, key)).phase not in phases:
             await asyncio.sleep(0.005)
@@ -32,7 +32,7 @@ async def come_to(driver: Mover, plan: GuestPlan, key: str, *phases: str) -> Mov
 
 
 async def move(source: Mover, target: Mover, plan: GuestPlan, key: str, mode: MoveMode = "plain") -> None:
-    settings = MoveSettings(mode=mode)
+    settings = MigrationSettings(mode=mode)
     socket = await target.moves.expect(plan, await source.moves.describe(plan.id), key, settings)
     await source.moves.send(plan.id, key, socket, settings)
     facts = await come_to(source, plan, key, "handed over", "failed")
@@ -231,7 +231,7 @@ class MovePromises:
         self, here: Mover, there: Mover, plan: GuestPlan
     ) -> None:
         before, seen = await ready(here, plan), await self.look(here, plan)
-        settings = MoveSettings()
+        settings = MigrationSettings()
         socket = await there.moves.expect(plan, await here.moves.describe(plan.id), "word", settings)
         await here.moves.send(plan.id, "word", socket, settings)
         await come_to(here, plan, "word", "handed over")

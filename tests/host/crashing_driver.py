@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from weft.contracts.driver.host import Host
-from weft.contracts.driver.migration import MoveSettings, MoveSockets
+from weft.contracts.driver.migration import MigrationSettings, MigrationSockets
 from weft.contracts.driver.runtime import GuestPlan
 from weft.drivers.runtime.qemu import guest, qmp, saved_memory
 from weft.drivers.runtime.qemu.driver import QemuDriver
@@ -81,7 +81,7 @@ async def main() -> None:
         case "take-over":
             await driver.moves.take_over(plan.id, "crash")
         case "send":
-            await driver.moves.send(plan.id, "crash", MoveSockets(socket), MoveSettings())
+            await driver.moves.send(plan.id, "crash", MigrationSockets(socket), MigrationSettings())
         case _:
             await driver.start(plan)
     armed = False

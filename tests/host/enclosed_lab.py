@@ -8,7 +8,7 @@ from typing import Any
 from container_lab import MIB, ContainerLab
 
 from weft.contracts.driver.container import ContainerPlan, User
-from weft.drivers.runtime.qemu.microvm.driver import EnclosedDriver
+from weft.drivers.runtime.qemu.microvm.driver import MicrovmDriver
 from weft.images.enclosed.build import ensure_enclosure
 
 CACHE = Path(__file__).resolve().parents[2] / ".weft" / "cache"
@@ -19,10 +19,10 @@ class EnclosedLab(ContainerLab):
         super().__init__("enclosed")
         self.folder.chmod(0o755)
         self.enclosure = ensure_enclosure(CACHE)
-        self.drivers: list[EnclosedDriver] = []  # type: ignore[assignment]
+        self.drivers: list[MicrovmDriver] = []  # type: ignore[assignment]
 
-    def driver(self) -> EnclosedDriver:  # type: ignore[override]
-        driver = EnclosedDriver(self.host, self.enclosure)
+    def driver(self) -> MicrovmDriver:  # type: ignore[override]
+        driver = MicrovmDriver(self.host, self.enclosure)
         self.drivers.append(driver)
         return driver
 

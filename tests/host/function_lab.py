@@ -20,29 +20,29 @@ from typing import Any, BinaryIO
 import msgspec
 import pytest
 
-from weft.agent.function.artifacts import Parts
+from weft.agent.function.artifacts import Artifacts
 from weft.agent.function.invocations import Functions
-from weft.agent.function.pool import Room
+from weft.agent.function.pool import FreeCapacity
 from weft.contracts.clock import SystemClock
-from weft.contracts.driver.function import Blob, Foothold, InstanceDriver, Isolation, Recipe
+from weft.contracts.driver.function import Blob, EgressEndpoint, InstanceDriver, Isolation, Recipe
 from weft.contracts.driver.host import Capacity, Host
 from weft.drivers.function.process.driver import ProcessInstances
 from weft.drivers.runtime.oci.function.driver import ContainerInstances
-from weft.drivers.runtime.qemu.function.driver import CloneInstances
+from weft.drivers.runtime.qemu.function.driver import SnapshotInstances
 from weft.images.recipes import ensure_bundle
 from weft.protocol.invocations import (
+    Acknowledge,
     Answer,
     Count,
+    Define,
     FromAgent,
-    Heard,
+    InstanceState,
+    InstanceStateChange,
     Invoke,
-    Moved,
     Prepare,
     Prepared,
     Printed,
     Refused,
-    Standing,
-    Tell,
     move,
 )
 
@@ -92,9 +92,9 @@ class LabFootholds:
     """Those of the networks that the test has made, by uid."""
 
     def __init__(self) -> None:
-        self.places: dict[str, Foothold] = {}
+        self.places: dict[str, EgressEndpoint] = {}
 
-    async def ensure(self, project: str, network_uid: str) -> Foothold:
+    async def ensure(self, project: str, network_uid: str) -> EgressEndpoint:
         return self.places[network_uid]
 
     async def keep_only(self, needed: Callable[[], set[str]]) -> None:
@@ -105,7 +105,9 @@ class LabFootholds:
 class FunctionLab:
     """``open`` it in the test's loop; ``close`` leaves nothing."""
 
-    def __init__(self, folder: Path, make_driver: Callable[[Host], InstanceDriver], room: Room | None = None) -> None:
+    def __init__(
+        self, folder: Path, make_driver: Callable[[Host], InstanceDriver], room: FreeCapacity | None = None
+    ) -> None:
         self.name = secrets.token_hex(3)
         self.run_dir = Path("/run") / f"weft-fn-{self.name}"
         self.run_dir.mkdir(mode=0o755)
@@ -120,7 +122,7 @@ class FunctionLab:
             cgroup=f"weft-fn-{self.name}",
             capacity=Capacity(4.0, 4096 * MIB, 1 << 34),
         )
-        self.room = room or Room(16.0, 4096 * MIB)
+        self.room = room or FreeCapacity(16.0, 4096 * MIB)
         self.server = LocalServer()
         cache = Path(os.environ.get("WEFT_CACHE", ROOT / ".weft" / "cache"))
         self.base = self.server.add(ensure_bundle("python3-11", cache, lambda what: None))
@@ -134,7 +136,7 @@ class FunctionLab:
 
     def make_functions(self) -> Functions:
         used = lambda: self.functions.used()  # noqa: E731
-        self.parts = Parts(str(self.folder), "n1", self.server, None, used, self.footholds)  # type: ignore[arg-type]
+        self.parts = Artifacts(str(self.folder), "n1", self.server, None, used, self.footholds)  # type: ignore[arg-type]
         return Functions({self.isolation: self.driver}, self.parts, lambda: self.room, SystemClock())
 
     async def open(self) -> None:
@@ -166,7 +168,7 @@ class FunctionLab:
         } | fields
         given = {"base": self.base, "code": self.server.add(pack(files))} | given
         recipe = Recipe(function="uid", project="p", name="hello", isolation=self.isolation, **given)
-        self.functions.take(Tell(recipe))
+        self.functions.take(Define(recipe))
         return recipe
 
     def same_recipe(self, code: str, **fields: Any) -> Recipe:
@@ -184,7 +186,7 @@ class FunctionLab:
     async def answer(self, id: str, patience: float = 60.0) -> Answer:
         found = await self.wait_for(lambda one: isinstance(one, (Answer, Refused)) and one.id == id, patience)
         assert isinstance(found, Answer), found
-        self.functions.take(Heard(id))
+        self.functions.take(Acknowledge(id))
         return found
 
     async def invoke(self, recipe: Recipe, event: Any = None, *, seconds: float | None = None) -> Answer:
@@ -215,13 +217,13 @@ class FunctionLab:
         pieces = [one.text for one in self.heard if isinstance(one, Printed) and one.digest == recipe.digest]
         return b"".join(pieces).decode(errors="replace")
 
-    def standing(self) -> Standing:
+    def standing(self) -> InstanceState:
         """As the node has told it."""
-        standing = Standing()
+        standing = InstanceState()
         for one in self.heard:
-            if isinstance(one, Standing):
+            if isinstance(one, InstanceState):
                 standing = one
-            elif isinstance(one, Moved):
+            elif isinstance(one, InstanceStateChange):
                 standing = move(standing, one)
         return standing
 
@@ -244,12 +246,12 @@ DRIVERS: dict[str, tuple[Callable[[Host], InstanceDriver], str]] = {
     "process": (ProcessInstances, "bwrap"),
     "container": (lambda host: ContainerInstances(host, None, "crun"), "crun"),
     "runc": (lambda host: ContainerInstances(host, None, "runc"), "runc"),
-    "vm": (CloneInstances, "qemu-system-x86_64"),
+    "vm": (SnapshotInstances, "qemu-system-x86_64"),
 }
 
 
 @contextlib.asynccontextmanager
-async def open_lab(folder: Path, isolation: str, room: Room | None = None) -> AsyncIterator[FunctionLab]:
+async def open_lab(folder: Path, isolation: str, room: FreeCapacity | None = None) -> AsyncIterator[FunctionLab]:
     """Skips where the program isn't there; afterwards nothing may be left."""
     driver, program = DRIVERS[isolation]
     if shutil.which(program) is None:

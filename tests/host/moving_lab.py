@@ -24,11 +24,11 @@ from weft.contracts.driver.host import Host
 from weft.images.tiny.recipe import digest_recipe
 from weft.kinds.allocation import (
     AllocatedImage,
-    AllocatedMove,
+    AllocatedMigration,
     AllocatedVolume,
     AllocationReport,
     AllocationSpec,
-    MoveReport,
+    MigrationReport,
     Resources,
     allocation_name,
     come_back,
@@ -128,7 +128,7 @@ class Node:
             raise AssertionError("never; reported: " + "\n".join(node.log() for node in self.all)) from None
         return report
 
-    async def until_phase(self, allocation: Envelope, *phases: str) -> MoveReport:
+    async def until_phase(self, allocation: Envelope, *phases: str) -> MigrationReport:
         report = await self.until(
             allocation, lambda r: r.move is not None and r.move.phase in phases, failing="failed" in phases
         )
@@ -197,9 +197,9 @@ class Pair:
         spec = decode_part(allocation.spec, AllocationSpec)
         same = {"boots": spec.boots, "volumes": spec.volumes, "pool": spec.pool}
         target = self.allocate(there, spec.workload.name, role="target", **same)
-        move = AllocatedMove(key=KEY, peer=here.name, peer_uid=here.uid, peer_allocation=allocation.uid, **fields)
+        move = AllocatedMigration(key=KEY, peer=here.name, peer_uid=here.uid, peer_allocation=allocation.uid, **fields)
         target = change(target, move=move)
-        back = AllocatedMove(key=KEY, peer=there.name, peer_uid=there.uid, peer_allocation=target.uid, **fields)
+        back = AllocatedMigration(key=KEY, peer=there.name, peer_uid=there.uid, peer_allocation=target.uid, **fields)
         return change(allocation, role="source", move=back), target
 
     async def begin(self, allocation: Envelope, here: Node, there: Node, **fields: Any) -> tuple[Envelope, Envelope]:

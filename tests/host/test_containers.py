@@ -18,7 +18,7 @@ from container_labs import SHARING, open_lab
 from containerd_lab import ContainerdLab
 from image_lab import Made, entry, node, tar, write_layout
 
-from weft.agent.workload.health import Found, run_check
+from weft.agent.workload.health import CheckResult, run_check
 from weft.contracts.driver.container import ContainerMount, ContainerPlan, ContainerProcess, User
 from weft.contracts.driver.disk_lock import hold_disk
 from weft.contracts.driver.runtime import ExecRequest
@@ -221,12 +221,12 @@ async def test_a_check_that_takes_too_long_is_killed_with_all_its_deafness(
     plan = lab.plan("checked")
     await driver.start(plan)
     check = AllocatedHealthCheck(command=["sh", "-c", "trap '' HUP TERM; echo waits; sleep 977; true"], timeout=1.0)
-    assert await run_check(plan.id, check, driver) == Found(False, "the check took longer than 1 s")
+    assert await run_check(plan.id, check, driver) == CheckResult(False, "the check took longer than 1 s")
     told = await run_check(plan.id, AllocatedHealthCheck(command=["sh", "-c", "echo no >&2; exit 4"]), driver)
-    assert told == Found(False, "exit code 4: no")
+    assert told == CheckResult(False, "exit code 4: no")
     assert not (await run_check(plan.id, AllocatedHealthCheck(command=["/no/such"]), driver)).well
     assert (await output_of(driver, plan, "sh", "-c", "ps | grep -c '[w]aits'"))[0] == "0\n"
-    assert await run_check(plan.id, AllocatedHealthCheck(command=["true"]), driver) == Found(True)
+    assert await run_check(plan.id, AllocatedHealthCheck(command=["true"]), driver) == CheckResult(True)
 
 
 # Who started it, and what holds it, may be killed at any moment.

@@ -20,10 +20,10 @@ import pytest
 import pytest_asyncio
 from function_lab import FunctionLab
 
-from weft.agent.function.pool import Room
+from weft.agent.function.pool import FreeCapacity
 from weft.contracts.driver.function import Recipe, Roots
 from weft.drivers.runtime.qemu.function import clone
-from weft.drivers.runtime.qemu.function.driver import CloneInstances
+from weft.drivers.runtime.qemu.function.driver import SnapshotInstances
 from weft.objects.errors import DriverFailed
 from weft.protocol.invocations import Count, Keep, Refused
 
@@ -108,7 +108,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture
 async def lab(folder: Path) -> AsyncIterator[FunctionLab]:
-    lab, known = FunctionLab(folder, CloneInstances), folder / "probe.json"
+    lab, known = FunctionLab(folder, SnapshotInstances), folder / "probe.json"
     if known.exists():
         shutil.copy(known, lab.run_dir)
     await lab.open()
@@ -121,8 +121,8 @@ async def lab(folder: Path) -> AsyncIterator[FunctionLab]:
         shutil.rmtree(lab.run_dir)
 
 
-def driver_of(lab: FunctionLab) -> CloneInstances:
-    assert isinstance(lab.driver, CloneInstances)
+def driver_of(lab: FunctionLab) -> SnapshotInstances:
+    assert isinstance(lab.driver, SnapshotInstances)
     return lab.driver
 
 
@@ -210,7 +210,7 @@ async def test_the_pool_gives_copies_that_are_as_fresh(lab: FunctionLab) -> None
     assert lab.standing().ready_memory > 0
     whole, lab.room = (
         lab.room,
-        Room(16.0, 32 << 20),
+        FreeCapacity(16.0, 32 << 20),
     )  # allocations take the rest: nothing of it is left to copies that wait
     lab.functions.on_room()
     await lab.until(lambda: recipe.digest not in lab.standing().counts, PATIENCE)
@@ -360,10 +360,10 @@ import asyncio, os, sys
 import msgspec
 from weft.contracts.driver.function import Recipe, Roots
 from weft.contracts.driver.host import Host
-from weft.drivers.runtime.qemu.function.driver import CloneInstances
+from weft.drivers.runtime.qemu.function.driver import SnapshotInstances
 async def main():
     host, recipe, roots = msgspec.json.decode(sys.argv[1], type=tuple[Host, Recipe, Roots])
-    driver = CloneInstances(host)
+    driver = SnapshotInstances(host)
     await driver.keep_ready(recipe, roots, 1)
     await driver.start("left", recipe, roots)
     await driver.start("behind", recipe, roots)
@@ -387,7 +387,7 @@ async def test_what_a_killed_agent_left_is_ended_and_its_templates_are_used(lab:
     left = len(machines(lab))
     assert left >= 2
     made = (driver_of(lab)._templates.folder(recipe.digest) / "RAM").stat().st_ino  # type: ignore[union-attr]
-    after = CloneInstances(lab.host)
+    after = SnapshotInstances(lab.host)
     assert await after.recover() == left
     assert machines(lab) == []
     assert recipe.digest in after.templates(), "it is there before anybody names it"

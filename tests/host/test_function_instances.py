@@ -14,7 +14,7 @@ import pytest_asyncio
 from function_lab import DRIVERS, MIB, FunctionLab, open_lab
 from tests.long import mark_long
 
-from weft.agent.function.pool import Room
+from weft.agent.function.pool import FreeCapacity
 from weft.contracts.driver.container import User
 from weft.contracts.driver.image import OciConfig, OciImage
 from weft.protocol.invocations import Drop, Invoke, Keep, Refused, Underway
@@ -88,7 +88,7 @@ async def test_invocations_at_once_each_have_an_instance(lab: FunctionLab) -> No
 
 async def test_idle_instances_make_room_and_what_lacks_is_named(lab: FunctionLab) -> None:
     body = "import time\ndef handler(event, context):\n    time.sleep(event)\n    return 1\n"
-    lab.room = Room(16.0, 300 * MIB)
+    lab.room = FreeCapacity(16.0, 300 * MIB)
     lab.functions.on_room()
     old, new, third = (lab.recipe({"app.py": body}, timeout=20.0) for _ in range(3))
     assert (await lab.invoke(old, 0)).error == "" and (await lab.invoke(new, 0)).error == ""
@@ -111,10 +111,10 @@ async def test_a_reserved_start_takes_the_room_of_idle_and_busy_instances(lab: F
     await lab.invoke(busy, 0)
     id = lab.ask(busy, 10)
     await asyncio.sleep(0.2)
-    lab.room = Room(16.0, 200 * MIB)
+    lab.room = FreeCapacity(16.0, 200 * MIB)
     lab.functions.on_room()
     await lab.until(lambda: len(lab.groups()) == 1)
-    lab.room = Room(16.0, 0)
+    lab.room = FreeCapacity(16.0, 0)
     lab.functions.on_room()
     answer = await lab.answer(id, 30.0)
     assert answer.error_type == "Function.Reclaimed"

@@ -17,7 +17,7 @@ from function_lab import FunctionLab, open_lab
 from network_lab import OUTSIDE, Lab, Node, fetch_command, make_port, make_segment
 from test_network_containers import Container, inside
 
-from weft.contracts.driver.function import Foothold, Recipe
+from weft.contracts.driver.function import EgressEndpoint, Recipe
 from weft.contracts.driver.network import Inside, Port, Segment
 from weft.protocol.invocations import Drop
 
@@ -92,13 +92,13 @@ def foothold_port(segment: Segment) -> Port:
     return msgspec.structs.replace(port, inside=Inside(port.id, shared=True))
 
 
-async def stand(node: Node, segment: Segment) -> Foothold:
+async def stand(node: Node, segment: Segment) -> EgressEndpoint:
     """As the node's agent does it, seen from here."""
     path = await node.plug(foothold_port(segment))
-    return Foothold(f"/proc/{node.pid}/root{path}", segment.gateway, segment.domain, segment.mtu)
+    return EgressEndpoint(f"/proc/{node.pid}/root{path}", segment.gateway, segment.domain, segment.mtu)
 
 
-async def stand_behind(node: Node, foothold: Foothold) -> list[str]:
+async def stand_behind(node: Node, foothold: EgressEndpoint) -> list[str]:
     """The addresses of the instances that do."""
     path = foothold.namespace.partition("root")[2]
     shown = node.shell(f"nsenter --net={path} ip -o -4 addr show")

@@ -15,7 +15,7 @@ from image_lab import files, leftovers, node
 from weft.agent.image.cache import ImageCache
 from weft.agent.image.oci import ContainerImages
 from weft.agent.server.client import Server
-from weft.agent.state.allocation import Wanted
+from weft.agent.state.allocation import LocalAllocation
 from weft.contracts.clock import SystemClock
 from weft.images.busybox.build import pack_image
 from weft.kinds.allocation import AllocatedContainer, AllocatedImage, AllocationSpec, Resources
@@ -46,7 +46,7 @@ class HeldNode:
         cache = ImageCache(str(folder), cast(Server, cast(Any, self.server)), set)
         self.images = ContainerImages(self.store, cache, lambda: None, SystemClock())
 
-    def wanted(self, uid: str, digest: str = "") -> Wanted:
+    def wanted(self, uid: str, digest: str = "") -> LocalAllocation:
         with open(self.folder / "x.tar", "wb+") as file:
             file.write(self.archive)
             digest = digest or read_archive(file, len(self.archive))
@@ -58,7 +58,7 @@ class HeldNode:
             node="n1", node_uid="uid", workload=ref, workload_generation=1, incarnation=1, resources=Resources(), volumes=[],
             nics=[], image=image, container=container,
         )  # fmt: skip
-        return Wanted(uid, uid, spec)
+        return LocalAllocation(uid, uid, spec)
 
     def archives(self) -> list[str]:
         return sorted(path.name for path in (self.folder / "images").iterdir())

@@ -15,7 +15,7 @@ import pytest
 from guest_lab import GuestLab, make_disk
 from test_qemu_crashes import MOST_STEPS, crash
 
-from weft.contracts.driver.migration import MoveSettings
+from weft.contracts.driver.migration import MigrationSettings
 from weft.contracts.driver.runtime import GuestPlan
 from weft.drivers.runtime.qemu.driver import QemuDriver
 from weft.objects.errors import Unavailable
@@ -68,7 +68,7 @@ class TestQemuMoves(MovePromises):
         fill = "dd if=/dev/urandom of=/root/data bs=1M count=16 2>/dev/null; sync; sha256sum /root/data"
         whole = (await run(here, plan.id, "sh", "-c", fill))[0]
         seen = await self.look(here, plan)
-        settings = MoveSettings("multifd-zstd", streams=2, copied_disks=("root",), bytes_per_second=64 << 20)
+        settings = MigrationSettings("multifd-zstd", streams=2, copied_disks=("root",), bytes_per_second=64 << 20)
         source, target, there_plan = here, there, on_own_disk(other_lab, plan)
         sockets = await target.moves.expect(there_plan, await source.moves.describe(plan.id), "disks-0", settings)
         await source.moves.send(plan.id, "disks-0", sockets, settings)
@@ -94,7 +94,7 @@ class TestQemuMoves(MovePromises):
         self, here: Mover, there: Mover, lab: GuestLab, other_lab: GuestLab, plan: GuestPlan
     ) -> None:
         seen, there_plan = await self.look(here, plan), on_own_disk(other_lab, plan)
-        settings = MoveSettings("multifd-zstd", streams=2, copied_disks=("root",), bytes_per_second=64 << 20)
+        settings = MigrationSettings("multifd-zstd", streams=2, copied_disks=("root",), bytes_per_second=64 << 20)
         sockets = await there.moves.expect(there_plan, await here.moves.describe(plan.id), "deaf", settings)
         await here.moves.send(plan.id, "deaf", sockets, settings)
         assert isinstance(here, QemuDriver)
@@ -121,7 +121,7 @@ class TestQemuMoves(MovePromises):
     async def test_a_driver_killed_at_any_step_of_the_hand_over_leaves_one_guest_and_the_next_finishes_it(
         self, here: Mover, there: Mover, lab: GuestLab, other_lab: GuestLab, plan: GuestPlan, stride: int
     ) -> None:
-        boot_id, settings = (await ready(here, plan)).boot_id, MoveSettings()
+        boot_id, settings = (await ready(here, plan)).boot_id, MigrationSettings()
         await here.close()
         await there.close()
         source_lab, target_lab = lab, other_lab
@@ -169,7 +169,7 @@ class TestQemuMoves(MovePromises):
         seen, leeway = await self.look(here, plan), Leeway(24 * MIB, pause_seconds=0.1)
         load = await here.moves.sample(plan.id)
         assert load.dirty_bytes_per_second > leeway.bytes_per_second
-        settings = MoveSettings(bytes_per_second=24 * MIB, pause_ms=100)
+        settings = MigrationSettings(bytes_per_second=24 * MIB, pause_ms=100)
         sockets = await there.moves.expect(plan, await here.moves.describe(plan.id), "slow", settings)
         await here.moves.send(plan.id, "slow", sockets, settings)
         left: list[int] = []
@@ -197,7 +197,10 @@ class TestQemuMoves(MovePromises):
     async def test_called_off_or_cut_off_while_its_disk_is_copied_it_stays(
         self, here: Mover, there: Mover, other_lab: GuestLab, plan: GuestPlan
     ) -> None:
-        seen, settings = await self.look(here, plan), MoveSettings(copied_disks=("root",), bytes_per_second=4 << 20)
+        seen, settings = (
+            await self.look(here, plan),
+            MigrationSettings(copied_disks=("root",), bytes_per_second=4 << 20),
+        )
         for end in ("cancel", "kill"):
             there_plan = on_own_disk(other_lab, plan)
             sockets = await there.moves.expect(there_plan, await here.moves.describe(plan.id), end, settings)

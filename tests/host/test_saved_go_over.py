@@ -19,16 +19,16 @@ from tests.node_key import make_node_key
 from weft.agent.migration.cold import ColdSource, ColdTarget
 from weft.agent.migration.credentials import Credentials
 from weft.agent.migration.relay import Limit
-from weft.agent.migration.role import Brief, Ground
-from weft.agent.migration.transport import TlsWire
-from weft.agent.state.allocation import Part, Wanted
+from weft.agent.migration.role import MigrationContext, NodeContext
+from weft.agent.migration.transport import TlsTransport
+from weft.agent.state.allocation import LocalAllocation, MigrationState
 from weft.agent.workload.runtimes import Runtimes
 from weft.agent.workload.vm import Prepared
 from weft.contracts.clock import SystemClock
 from weft.drivers.runtime.oci.driver import OciDriver
 from weft.drivers.runtime.oci.record import ContainerEnd, ContainerRecord, read_record, write_record
 from weft.drivers.runtime.oci.rootfs.overlay import make_folders
-from weft.kinds.allocation import AllocatedContainer, AllocatedMove, AllocationSpec, Resources
+from weft.kinds.allocation import AllocatedContainer, AllocatedMigration, AllocationSpec, Resources
 from weft.objects.identity import Ref, short_id
 from weft.trust.ca import Authority, read_csr
 
@@ -92,9 +92,9 @@ async def test_it_comes_whole_and_is_the_other_nodes_to_go_on_with(
     uids = str(uuid.uuid4()), str(uuid.uuid4())
     put_saved(labs[0], here, uids[0], disk=disk)
     credentials = make_credentials(tmp_path, "node-1", "node-2")
-    move = AllocatedMove(key="m", mode="cold", peer="n", peer_uid="", peer_allocation="", saves="must")
+    move = AllocatedMigration(key="m", mode="cold", peer="n", peer_uid="", peer_allocation="", saves="must")
 
-    def brief(side: int, driver: OciDriver, move: AllocatedMove) -> Brief:
+    def brief(side: int, driver: OciDriver, move: AllocatedMigration) -> MigrationContext:
         spec = AllocationSpec(
             node=f"n{side + 1}",
             node_uid=f"node-{side + 1}",
@@ -105,13 +105,15 @@ async def test_it_comes_whole_and_is_the_other_nodes_to_go_on_with(
             container=AllocatedContainer(image="web"),
             move=move,
         )
-        wire, limit = TlsWire(credentials[side], CLOCK), Limit(0, CLOCK)
+        wire, limit = TlsTransport(credentials[side], CLOCK), Limit(0, CLOCK)
         runtimes = Runtimes({"container": driver})
-        ground = Ground(labs[side].host, runtimes, None, None, wire, limit, CLOCK)  # type: ignore[arg-type]  # not asked
-        part = Part("m", "target" if side else "source", "", cold=True)
+        ground = NodeContext(labs[side].host, runtimes, None, None, wire, limit, CLOCK)  # type: ignore[arg-type]  # not asked
+        part = MigrationState("m", "target" if side else "source", "", cold=True)
 
-        wanted = Wanted(f"n{side + 1}.a", uids[side], spec)
-        return Brief(wanted, part, ground, lambda part: asyncio.ensure_future(asyncio.sleep(0)), lambda: None)
+        wanted = LocalAllocation(f"n{side + 1}.a", uids[side], spec)
+        return MigrationContext(
+            wanted, part, ground, lambda part: asyncio.ensure_future(asyncio.sleep(0)), lambda: None
+        )
 
     target = ColdTarget(brief(1, there, msgspec.structs.replace(move, peer_uid="node-1")), Prepared())
     await target.open()

@@ -12,7 +12,7 @@ import pytest_asyncio
 from guest_lab import GuestLab
 from moving_lab import Pair, Verifying, change
 
-from weft.kinds.allocation import LOCAL, ROOT, AllocatedStorageMove, AllocatedVolume
+from weft.kinds.allocation import LOCAL, ROOT, AllocatedDiskRelocation, AllocatedVolume
 from weft.objects.envelope import Envelope
 from weft.objects.identity import short_id
 
@@ -54,12 +54,14 @@ class Guest(Verifying):
 
     def begin(self, disk: str, pool: str, **fields: Any) -> None:
         self.moves += 1
-        order = AllocatedStorageMove(key=f"s{self.moves}", disk=disk, pool=pool, pool_id=self.storage(pool), **fields)
+        order = AllocatedDiskRelocation(
+            key=f"s{self.moves}", disk=disk, pool=pool, pool_id=self.storage(pool), **fields
+        )
         self.web = change(self.web, storage=order)
         self.node.put(self.web)
 
     def cancel(self, disk: str, pool: str) -> None:
-        order = AllocatedStorageMove(
+        order = AllocatedDiskRelocation(
             key=f"s{self.moves}", disk=disk, pool=pool, pool_id=self.storage(pool), cancel=True
         )
         self.web = change(self.web, storage=order)
@@ -148,7 +150,7 @@ async def test_an_agent_that_dies_on_the_way_goes_on_and_one_that_dies_after_the
     guest.begin(ROOT, "san", bytes_per_second=2 * MIB)
     await guest.until("moving")
     await guest.node.kill()
-    await guest.node.start("volume.relocation:StorageMover._clear:before")
+    await guest.node.start("volume.relocation:DiskRelocator._clear:before")
     await guest.node.await_death()
     await guest.node.start()
     await guest.until("taken over")
@@ -214,7 +216,7 @@ async def test_a_machine_that_dies_on_the_way_starts_again_on_the_disk_that_it_h
 async def test_agent_and_machine_that_die_after_the_switch_leave_the_new_disk(guest: Guest) -> None:
     whole = await guest.run("sh", "-c", READ)
     await guest.node.kill()
-    await guest.node.start("volume.relocation:StorageMover._clear:before")
+    await guest.node.start("volume.relocation:DiskRelocator._clear:before")
     pool = guest.other_pool()
     guest.begin(ROOT, pool)
     await guest.node.await_death()

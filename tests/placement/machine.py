@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.placement.world import FACTS, GIB, NOW, World
-from weft.contracts.policy import Amounts, Datum, GpuAsk, Lean, Request, Spread
+from weft.contracts.policy import Amounts, Datum, GpuAsk, Request, SoftTerm, Spread
 from weft.kinds.fields.strategy import STRATEGIES, read_strategy
 from weft.scheduler.constraint.filters import Room
 from weft.scheduler.engine.cycle import Engine
@@ -27,7 +27,7 @@ from weft.scheduler.table.devices import Devices
 from weft.scheduler.table.facts import Gpu, Load, NodeFacts
 from weft.scheduler.table.filter_masks import Masks
 from weft.scheduler.table.snapshot import Snapshot, state_of
-from weft.scheduler.table.usage import Measured, Uses
+from weft.scheduler.table.usage import Measured, UsageTable
 
 UIDS = [f"u{n}" for n in range(7)]
 NAMES = dict(zip(UIDS, ["n4", "n1", "n6", "n2", "n0", "n5", "n3"], strict=True))
@@ -109,7 +109,7 @@ def draw_request(draw: Random) -> Request:
             draw, (Spread("zone", draw.randint(1, 2), GROUPS[0]),), (Spread("host", 1, GROUPS[0]),), one_in=6
         ),
         data=seldom(draw, (Datum("image:1", GIB),), (Datum("pool:p", 0, True),)),
-        leans=seldom(draw, (Lean("near", GROUPS[0]),), (Lean("spread", GROUPS[0], "zone"),)),
+        leans=seldom(draw, (SoftTerm("near", GROUPS[0]),), (SoftTerm("spread", GROUPS[0], "zone"),)),
         caller=seldom(draw, *UIDS, otherwise=None),
         mode=draw.choice(("long-lived", "serverless")),
         basis=draw.choice(("allocation", "used")),
@@ -360,9 +360,9 @@ def ignore_the_ratio() -> AbstractContextManager[Any]:
 
 def forget_that_the_measured_was_asked_for_too() -> AbstractContextManager[Any]:
     """What is measured counts on top of what was asked for by the same guests."""
-    real = Uses._find_beyond
+    real = UsageTable._find_beyond
     return mock.patch.object(
-        Uses,
+        UsageTable,
         "_find_beyond",
         lambda self, index, measured: real(self, index, Measured(measured.amounts)),
     )

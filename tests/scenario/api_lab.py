@@ -15,8 +15,8 @@ from tests.node_key import make_node_key
 
 from weft.api.app import build_app
 from weft.api.bootstrap import bootstrap
-from weft.api.context import Doors, Settings
-from weft.api.server import make_doors_server
+from weft.api.context import ApiContext, Settings
+from weft.api.server import make_api_server
 from weft.client import Client, Context
 from weft.client.answer import raise_problem
 from weft.client.context import read_context
@@ -43,7 +43,7 @@ GATEWAY = "127.0.0.1:9"
 
 
 class DoorsLab:
-    """Doors over ``store`` with their state in ``folder``; ``client`` is an admin's."""
+    """ApiContext over ``store`` with their state in ``folder``; ``client`` is an admin's."""
 
     def __init__(self, folder: Path, store: Store | None = None, publish_address: str | None = None) -> None:
         self.folder = folder
@@ -67,11 +67,11 @@ class DoorsLab:
     async def open(self, port: int = 0) -> None:
         await self.store.open()
         chain, key = self.authority.renew_server([])
-        self.doors = Doors(self.store, self.journal, self.clock, self.authority, self.settings)
+        self.doors = ApiContext(self.store, self.journal, self.clock, self.authority, self.settings)
         sock = listen("127.0.0.1", port)
         self.port: int = sock.getsockname()[1]
         tls = make_server_tls(chain, key, self.authority.ca_path)
-        self.server = make_doors_server(build_app(self.doors), [sock], tls, self.clock)
+        self.server = make_api_server(build_app(self.doors), [sock], tls, self.clock)
         server = f"https://127.0.0.1:{self.port}"
         await bootstrap(self.doors, self.context_path, server, self.folder / "gateway.token")
         self.doors.start()

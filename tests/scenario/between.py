@@ -35,7 +35,7 @@ from weft.contracts.store import (
     Write,
 )
 from weft.informer.commit import Commit
-from weft.informer.leader_lease import Term
+from weft.informer.leader_lease import LeaderLease
 from weft.kinds.container import ContainerSpec
 from weft.kinds.registry import WORKLOADS
 from weft.kinds.vm import VmSpec
@@ -91,7 +91,7 @@ def is_commit(called: ast.expr) -> bool:
 
 
 def is_store_commit(called: ast.expr) -> bool:
-    """Whether it is a commit that goes to the store by itself, not through a ``Term``."""
+    """Whether it is a commit that goes to the store by itself, not through a ``LeaderLease``."""
     return isinstance(called, ast.Attribute) and called.attr == "commit" and ast.unparse(called.value).endswith("store")
 
 
@@ -128,10 +128,10 @@ class Between:
     @contextlib.contextmanager
     def step_in(self) -> Iterator[None]:
         """Do so to all deciders that run meanwhile."""
-        perform, write = Term.perform, Term._write
+        perform, write = LeaderLease.perform, LeaderLease._write
         between = self
 
-        async def performed(term: Term, commits: Sequence[Commit]) -> list[Commit]:
+        async def performed(term: LeaderLease, commits: Sequence[Commit]) -> list[Commit]:
             planned = [one for commit in commits for one in between._look_at(commit)]
             try:
                 return await perform(term, commits)
@@ -139,7 +139,7 @@ class Between:
                 for one in planned:
                     between._planned.pop(one, None)
 
-        async def written(term: Term, writes: Sequence[Write], preconditions: Sequence[Precondition]) -> int:
+        async def written(term: LeaderLease, writes: Sequence[Write], preconditions: Sequence[Precondition]) -> int:
             for precondition in preconditions:
                 site = between._planned.pop(precondition, None)
                 if site is not None and (undo := await _put_in_the_way(term.store, precondition, writes)) is not None:
@@ -159,8 +159,8 @@ class Between:
             for module in {name.partition(" ")[0] for name in self.sites.values()}:
                 place = importlib.import_module(f"weft.{module.removesuffix('.py').replace('/', '.')}")
                 patches.enter_context(mock.patch.object(place, "Commit", self._note))
-            patches.enter_context(mock.patch.object(Term, "perform", performed))
-            patches.enter_context(mock.patch.object(Term, "_write", written))
+            patches.enter_context(mock.patch.object(LeaderLease, "perform", performed))
+            patches.enter_context(mock.patch.object(LeaderLease, "_write", written))
             yield
 
     def _note(self, *given: Any, **more: Any) -> Commit:

@@ -19,7 +19,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.driver.function import Recipe
 from weft.contracts.store import AtRevision, Delete, Put
 from weft.gateway.function.invocation.call import Call
-from weft.gateway.function.service import Functions, make_view
+from weft.gateway.function.service import FunctionService, make_view
 from weft.gateway.lambda_api.authenticate import TOKENS_BY_KEY
 from weft.informer.cache import Cache
 from weft.kinds.function import FunctionSpec, FunctionStatus, check_function
@@ -31,18 +31,18 @@ from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode
 from weft.objects.identity import SERVER_NAME, new_uid, object_key
 from weft.protocol.frames import FrameType, encode_frame, encode_hello, receive_frame
 from weft.protocol.invocations import (
+    Acknowledge,
     Answer,
     Count,
+    Define,
     FromAgent,
-    Heard,
+    InstanceState,
     Invoke,
     Keep,
     Prepare,
     Prepared,
     Printed,
     Refused,
-    Standing,
-    Tell,
     ToAgent,
     Underway,
     Written,
@@ -51,7 +51,7 @@ from weft.protocol.invocations import (
     receive,
 )
 from weft.scheduler.function import placing
-from weft.scheduler.function.placing import FunctionPlaces
+from weft.scheduler.function.placing import FunctionPlacing
 from weft.store.memory import MemoryStore
 
 MIB, GIB = 1024**2, 1024**3
@@ -80,7 +80,9 @@ class PretendAgent:
         self.begun: dict[str, str] = {}  # digests by id
         self.answers: dict[str, Answer] = {}  # unheard
         self.printed: dict[int, Printed] = {}  # not written down, as far as it has heard
-        self.standing = Standing(free_cpu=8, free_memory=8 * GIB, isolations={"process": "", "container": "no crun"})
+        self.standing = InstanceState(
+            free_cpu=8, free_memory=8 * GIB, isolations={"process": "", "container": "no crun"}
+        )
         self.channels = 0
         self._serials = itertools.count(1)
         self.away_seconds = 1.0  # how old what it tells again says to be
@@ -148,7 +150,7 @@ class PretendAgent:
 
     def _obey(self, message: ToAgent) -> None:
         match message:
-            case Tell(recipe=recipe):
+            case Define(recipe=recipe):
                 self.recipes[recipe.digest] = recipe
             case Prepare():
                 assert message.digest in self.recipes
@@ -168,7 +170,7 @@ class PretendAgent:
                     del self.begun[message.id]
                 if said is not None:
                     self.say(said)
-            case Heard(id=id):
+            case Acknowledge(id=id):
                 self.heard.append(id)
                 self.begun.pop(id, None)
                 self.answers.pop(id, None)
@@ -197,16 +199,16 @@ class FunctionsLab:
         self.their_clock: Clock = self.clock
         self.store = MemoryStore(self.clock)
         self.agents: dict[str, PretendAgent] = {}
-        self.functions: Functions
+        self.functions: FunctionService
         self._running: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
         """The gateway's functions, in a gateway that listens."""
         clock = self.their_clock
         cache = Cache(self.store, make_view(*placing.KINDS, "token", indexes=(TOKENS_BY_KEY,)), clock)
-        places = FunctionPlaces(cache.view)
+        places = FunctionPlacing(cache.view)
         cache.subscribe(places.notice, placing.KINDS)
-        self.functions = Functions(self.store, cache, places, clock, ticket_key=KEY, folder=self.folder / "gw")
+        self.functions = FunctionService(self.store, cache, places, clock, ticket_key=KEY, folder=self.folder / "gw")
         gateway = self.gateway_lab.gateway
         gateway.functions = self.functions
         self._running = asyncio.ensure_future(self.functions.run(gateway.dial, lambda uid: uid in gateway.nodes))

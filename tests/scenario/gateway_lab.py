@@ -13,9 +13,9 @@ from typing import Any
 from cryptography import x509
 from tests.node_key import make_node_key
 
-from weft.agent.state.allocation import Wanted, read_wanted
-from weft.agent.stream.gateway import Control
+from weft.agent.state.allocation import LocalAllocation, read_allocation
 from weft.agent.stream.gateway import Gateway as Place
+from weft.agent.stream.gateway import GatewayConnection
 from weft.agent.stream.server import Streams
 from weft.agent.workload.runtimes import Runtimes
 from weft.client.context import Context
@@ -126,16 +126,20 @@ class GatewayLab:
         return Context(server="https://127.0.0.1", ca=self.authority.ca, certificate=str(certificate), key=str(key))
 
     @asynccontextmanager
-    async def node(self, node_uid: str, runtime: Any, guests: list[Envelope]) -> AsyncIterator[dict[str, Wanted]]:
+    async def node(
+        self, node_uid: str, runtime: Any, guests: list[Envelope]
+    ) -> AsyncIterator[dict[str, LocalAllocation]]:
         """A node's agent, as far as the gateway knows it; what it has may be changed."""
-        known = {envelope.name: read_wanted(envelope) for envelope in guests}
+        known = {envelope.name: read_allocation(envelope) for envelope in guests}
 
-        def find(name: str) -> Wanted | None:
+        def find(name: str) -> LocalAllocation | None:
             return next((w for w in known.values() if name in (w.name, w.uid)), None)
 
         streams = Streams(Runtimes({"vm": runtime, "container": runtime}), self.network, find, node_uid, self.clock)
         tls = make_tls(self.node_context(node_uid))
-        control = Control(Place("127.0.0.1", self.port, SERVER_NAME), tls, node_uid, streams.serve, self.clock)
+        control = GatewayConnection(
+            Place("127.0.0.1", self.port, SERVER_NAME), tls, node_uid, streams.serve, self.clock
+        )
         keeping = asyncio.ensure_future(control.keep())
         try:
             await self.until_connected(node_uid)
@@ -152,7 +156,7 @@ class GatewayLab:
         raise AssertionError("the node never connected")
 
     def ticket(self, envelope: Envelope, verb: str, given: dict[str, Any] | None = None, **claims: Any) -> str:
-        wanted = read_wanted(envelope)
+        wanted = read_allocation(envelope)
         return sign_ticket(
             KEY,
             {

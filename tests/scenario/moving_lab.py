@@ -8,7 +8,13 @@ from typing import Any
 import msgspec
 from tests.scenario.deciders_lab import Lab, PretendNode
 
-from weft.kinds.allocation import AllocatedMove, AllocationReport, AllocationSpec, MovePlanned, MoveReport
+from weft.kinds.allocation import (
+    AllocatedMigration,
+    AllocationReport,
+    AllocationSpec,
+    MigrationReport,
+    PlannedMigration,
+)
 from weft.kinds.migration import MigrationStatus
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, merge_part
 from weft.objects.identity import object_key
@@ -79,7 +85,7 @@ class MovingLab(Lab):
         return self.worlds[key]
 
     def step_move(
-        self, spec: AllocationSpec, move: AllocatedMove, old: AllocationReport, deleting: bool
+        self, spec: AllocationSpec, move: AllocatedMigration, old: AllocationReport, deleting: bool
     ) -> AllocationReport:
         """The next thing that a side of a move reports."""
         world = self.world(move.key)
@@ -88,7 +94,7 @@ class MovingLab(Lab):
         return self._step_target(spec, move, world, old, deleting)
 
     def _step_source(
-        self, spec: AllocationSpec, move: AllocatedMove, world: World, old: AllocationReport, deleting: bool
+        self, spec: AllocationSpec, move: AllocatedMigration, world: World, old: AllocationReport, deleting: bool
     ) -> AllocationReport:
         if deleting:
             assert world.taken_over, "a source is taken away though the guest doesn't run at the target"
@@ -107,7 +113,7 @@ class MovingLab(Lab):
         return self._say(old, move, following)
 
     def _step_target(
-        self, spec: AllocationSpec, move: AllocatedMove, world: World, old: AllocationReport, deleting: bool
+        self, spec: AllocationSpec, move: AllocatedMigration, world: World, old: AllocationReport, deleting: bool
     ) -> AllocationReport:
         new = msgspec.structs.replace(old, incarnation=spec.incarnation, boots=spec.boots)
         if deleting:
@@ -132,12 +138,12 @@ class MovingLab(Lab):
         return self._say(new, move, "waiting", address="10.0.0.9:7000")
 
     def _say(
-        self, report: AllocationReport, move: AllocatedMove, phase: str, message: str = "", **more: Any
+        self, report: AllocationReport, move: AllocatedMigration, phase: str, message: str = "", **more: Any
     ) -> AllocationReport:
-        plan = MovePlanned(
+        plan = PlannedMigration(
             mode="plain", reason="each pass leaves less", duration_seconds=4.0, pause_seconds=0.02, bytes=MIB
         )
-        told = MoveReport(
+        told = MigrationReport(
             key=move.key,
             phase=phase,  # type: ignore[arg-type]
             message=message,

@@ -21,8 +21,8 @@ from weft.agent.allocation import plan
 from weft.agent.node import capabilities
 from weft.agent.server.reporter import Reporter
 from weft.agent.server.watch import Put
-from weft.agent.state.allocation import Known, Memory
-from weft.agent.state.checkpoint import Copies, Copy
+from weft.agent.state.allocation import AllocationState, PlanInput
+from weft.agent.state.checkpoint import Checkpoint, CheckpointStore
 from weft.contracts.driver.network import Allowed, Endpoint
 from weft.contracts.driver.runtime import BootKernel, GuestFacts, RuntimeProbe
 from weft.drivers.runtime.fake.driver import FakeDriver
@@ -97,7 +97,7 @@ async def test_a_guest_at_rest_is_looked_at_and_nothing_is_planned_until_somethi
         looks += 1
         return await inspect(self, guest_id)
 
-    def count_plan(known: Known, guest: GuestFacts, now: float) -> plan.Plan:
+    def count_plan(known: PlanInput, guest: GuestFacts, now: float) -> plan.Plan:
         nonlocal plans
         plans += 1
         return plan_allocation(known, guest, now)
@@ -496,14 +496,14 @@ async def test_a_report_that_comes_back_to_its_node_is_no_news_there(lab: Lab) -
 
 
 async def test_a_guest_s_way_up_is_written_down_three_times(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[Memory] = []
-    save = Copies.save
+    kept: list[AllocationState] = []
+    save = CheckpointStore.save
 
-    def save_and_count(self: Copies, id: str, copy: Copy) -> None:
+    def save_and_count(self: CheckpointStore, id: str, copy: Checkpoint) -> None:
         kept.append(copy.memory)
         save(self, id, copy)
 
-    monkeypatch.setattr(Copies, "save", save_and_count)
+    monkeypatch.setattr(CheckpointStore, "save", save_and_count)
     web = make_allocation()
     async with lab.agent():
         lab.server.put(web)

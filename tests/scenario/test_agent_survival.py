@@ -24,9 +24,9 @@ from tests.scenario.agent_lab import (
 from weft.agent.allocation import supervisor
 from weft.agent.network import executor
 from weft.agent.server.client import ReportAnswer, ReportBody
-from weft.agent.state.allocation import Memory, Part
-from weft.agent.state.checkpoint import Copies, Copy
-from weft.kinds.allocation import AllocatedMove
+from weft.agent.state.allocation import AllocationState, MigrationState
+from weft.agent.state.checkpoint import Checkpoint, CheckpointStore
+from weft.kinds.allocation import AllocatedMigration
 from weft.objects.envelope import Envelope
 from weft.objects.errors import Forbidden, NotAuthenticated, NotFound, WeftError
 from weft.objects.identity import Ref, short_id
@@ -200,16 +200,16 @@ async def test_what_no_list_holds_any_more_while_a_step_is_written_down_is_told_
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slow disk: the server forgets the allocation while its agent notes that it is about to start the guest."""
-    web, save = make_allocation(), Copies.save
+    web, save = make_allocation(), CheckpointStore.save
     at_it, go_on = threading.Event(), threading.Event()
 
-    def save_slowly(copies: Copies, name: str, copy: Copy) -> None:
+    def save_slowly(copies: CheckpointStore, name: str, copy: Checkpoint) -> None:
         if copy.memory.run == "starting" and not at_it.is_set():
             at_it.set()
             assert go_on.wait(20)
         save(copies, name, copy)
 
-    monkeypatch.setattr(Copies, "save", save_slowly)
+    monkeypatch.setattr(CheckpointStore, "save", save_slowly)
     async with lab.agent() as agent:
         lab.server.put(web)
         await lab.until(at_it.is_set, "the note")
@@ -249,7 +249,9 @@ async def test_what_was_told_as_an_orphan_is_one_for_an_agent_that_starts_withou
 
     def look(node: str, body: ReportBody) -> ReportAnswer:
         if body.node is not None and body.node.orphans:
-            kept.append({copy.allocation.uid: copy.memory.orphan for copy in Copies(lab.host.state_dir).load()})
+            kept.append(
+                {copy.allocation.uid: copy.memory.orphan for copy in CheckpointStore(lab.host.state_dir).load()}
+            )
         return report(node, body)
 
     async with lab.agent():
@@ -411,16 +413,18 @@ async def test_after_any_bad_days_there_is_one_guest_one_disk_one_port(lab: Lab,
 
 async def test_a_guest_that_came_and_was_deleted_here_has_moved_on_for_an_older_store(lab: Lab) -> None:
     """Its source must not hear that it never ran here: it would begin it anew, with empty disks."""
-    here, copies = make_allocation(nics=[]), Copies(lab.host.state_dir)
-    copies.save(short_id(here.uid), Copy(here, Memory(run="up", made=True, took="m")))
+    here, copies = make_allocation(nics=[]), CheckpointStore(lab.host.state_dir)
+    copies.save(short_id(here.uid), Checkpoint(here, AllocationState(run="up", made=True, took="m")))
     async with lab.agent():
         lab.server.put(here)
         await lab.until_state(here, "running")
         lab.server.put(msgspec.structs.replace(change(here, wish="stop"), deleting_since=1.0))
         await lab.until_state(here, "released")
-    assert lab.copies() == [] and copies.load_departure(short_id(here.uid)) == Part("m", "target", "", taken=True)
+    assert lab.copies() == [] and copies.load_departure(short_id(here.uid)) == MigrationState(
+        "m", "target", "", taken=True
+    )
     lab.server.reports.clear()
-    move = AllocatedMove(key="m", peer="n2", peer_uid="node-2", peer_allocation="b")
+    move = AllocatedMigration(key="m", peer="n2", peer_uid="node-2", peer_allocation="b")
     for wish in ("run", "stop"):
         coming = change(here, role="target", move=move, wish=wish)
         async with lab.agent():

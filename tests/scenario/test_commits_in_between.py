@@ -31,8 +31,8 @@ from tests.scenario.deciders_lab import Lab
 from tests.scenario.test_deciders_policies import put_policy
 
 from weft.contracts.store import Precondition, Put, Write
-from weft.informer.leader_lease import Term
-from weft.kinds.allocation import AllocatedMove, AllocationReport, AllocationSpec
+from weft.informer.leader_lease import LeaderLease
+from weft.kinds.allocation import AllocatedMigration, AllocationReport, AllocationSpec
 from weft.kinds.constraint import ConstraintStatus
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
 from weft.kinds.parts.orphan import OrphanCopy
@@ -101,9 +101,9 @@ RELIES_ON = {
     ),
     "scheduler/allocation/preempt.py join_victims": "workload at, node at, allocation absent, allocation at | decision",
     "scheduler/recommendation/plan.py plan_recommendation": "recommendation at",
-    "scheduler/allocation/resize.py plan_refit": "workload at, allocation at, volume at",
+    "scheduler/allocation/resize.py plan_resize": "workload at, allocation at, volume at",
     "scheduler/report/plan.py plan_report": "report at",
-    "scheduler/constraint/status.py plan_standing": "constraint at",
+    "scheduler/constraint/status.py plan_constraint_status": "constraint at",
 }
 
 
@@ -173,7 +173,7 @@ async def a_guest_went_on_by_a_move_that_the_store_has_lost(tmp_path: Path) -> N
         await lab.until_phase("web", "Running")
         (place,) = await lab.every("allocation")
         spec = decode_part(place.spec, AllocationSpec)
-        move = AllocatedMove(key="m.1", peer="n1", peer_uid=spec.node_uid, peer_allocation=place.uid)
+        move = AllocatedMigration(key="m.1", peer="n1", peer_uid=spec.node_uid, peer_allocation=place.uid)
         came = msgspec.structs.replace(spec, node="n2", node_uid=other.uid, role="target", move=move, incarnation=2)
 
         async def tell(copy: OrphanCopy) -> None:
@@ -290,9 +290,9 @@ def test_every_place_where_a_commit_is_made_is_named_here() -> None:
 
 async def test_nothing_of_a_term_lands_once_another_process_has_the_lease(tmp_path: Path) -> None:
     refused: list[bool] = []
-    write = Term._write
+    write = LeaderLease._write
 
-    async def overtaken(term: Term, writes: Sequence[Write], preconditions: Sequence[Precondition]) -> int:
+    async def overtaken(term: LeaderLease, writes: Sequence[Write], preconditions: Sequence[Precondition]) -> int:
         if refused:
             return await write(term, writes, preconditions)
         await term.store.release(term._name, term._holder)
@@ -304,7 +304,7 @@ async def test_nothing_of_a_term_lands_once_another_process_has_the_lease(tmp_pa
             refused.append(await term.store.commit([]) == before)
             await term.store.release(term._name, "another")
 
-    with mock.patch.object(Term, "_write", overtaken):
+    with mock.patch.object(LeaderLease, "_write", overtaken):
         async with Lab(tmp_path) as lab:
             await lab.add_node("n1")
             await lab.put_vm("web")

@@ -13,7 +13,7 @@ from weft.contracts.store import Delete, Put
 from weft.informer.cache import Cache
 from weft.informer.commit import Commit
 from weft.informer.indexes import make_view
-from weft.informer.leader_lease import Term, TermLost
+from weft.informer.leader_lease import LeaderLease, LeadershipLost
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.node import NodeReport
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
@@ -118,12 +118,12 @@ async def test_one_that_slept_through_the_end_of_its_term_writes_nothing() -> No
     store = MemoryStore(clock)
     cache = Cache(store, make_view(), clock)
     reading = asyncio.ensure_future(cache.run())
-    sleeper = Term(store, cache, Journal(), clock, "deciders", "sleeper")
+    sleeper = LeaderLease(store, cache, Journal(), clock, "deciders", "sleeper")
     await sleeper.begin()
     clock.advance(11.0)
-    other = Term(store, cache, Journal(), clock, "deciders", "other")
+    other = LeaderLease(store, cache, Journal(), clock, "deciders", "other")
     await other.begin()
-    with pytest.raises(TermLost):
+    with pytest.raises(LeadershipLost):
         await sleeper.perform([Commit("/vm/default/x", [Put("/vm/default/x", b"{}")])])
     assert await store.get("/vm/default/x") is None
     reading.cancel()
@@ -134,11 +134,11 @@ async def test_a_new_term_of_the_same_holder_shuts_the_old_one_out() -> None:
     store = MemoryStore(clock)
     cache = Cache(store, make_view(), clock)
     reading = asyncio.ensure_future(cache.run())
-    old = Term(store, cache, Journal(), clock, "deciders", "me")
+    old = LeaderLease(store, cache, Journal(), clock, "deciders", "me")
     await old.begin()
-    new = Term(store, cache, Journal(), clock, "deciders", "me")
+    new = LeaderLease(store, cache, Journal(), clock, "deciders", "me")
     await new.begin()
-    with pytest.raises(TermLost):
+    with pytest.raises(LeadershipLost):
         await old.perform([Commit("/vm/default/x", [Put("/vm/default/x", b"{}")])])
     assert await new.perform([Commit("/x", [Delete("/x")])]) == []
     reading.cancel()

@@ -11,7 +11,7 @@ import msgspec
 from tests.scenario.moving_lab import MIB, MovingLab, MovingNode, World
 
 from weft.controllers.node.drain_plan import AT_ONCE
-from weft.kinds.allocation import AllocatedMove, AllocationReport, AllocationSpec
+from weft.kinds.allocation import AllocatedMigration, AllocationReport, AllocationSpec
 from weft.kinds.migration import ENDED, MigrationSpec, MigrationStatus
 from weft.kinds.node import Gpu, NodeRuntime
 from weft.kinds.report import Leaving, ReportStatus
@@ -270,7 +270,7 @@ class TimedLab(MovingLab):
         return self.clock.elapsed() - self.since.setdefault(what, self.clock.elapsed()) >= seconds
 
     def _step_source(
-        self, spec: AllocationSpec, move: AllocatedMove, world: World, old: AllocationReport, deleting: bool
+        self, spec: AllocationSpec, move: AllocatedMigration, world: World, old: AllocationReport, deleting: bool
     ) -> AllocationReport:
         if deleting:
             over = self._is_over(f"clear {move.key}", self.CLEAR_SECONDS)

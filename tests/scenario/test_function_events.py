@@ -25,7 +25,7 @@ from weft.gateway.function_events.dead_letters import DeadLetters
 from weft.gateway.function_events.delivery import Deliveries
 from weft.gateway.function_events.file import EventFile
 from weft.gateway.function_events.queue import Event, EventQueue
-from weft.gateway.function_events.schedule_state import Fired
+from weft.gateway.function_events.schedule_state import ScheduleState
 from weft.gateway.function_events.schedules import Schedules
 from weft.informer.view import View
 from weft.kinds.function import FunctionSpec
@@ -127,7 +127,7 @@ class Lab:
         self.deliveries = Deliveries(
             EventQueue(self.file), self.letters, self.view, self.nodes, self.time, draw=lambda: 0.5
         )
-        self.schedules = Schedules(Fired(self.file), self.view, lambda: True, self.deliveries.stir, self.time)
+        self.schedules = Schedules(ScheduleState(self.file), self.view, lambda: True, self.deliveries.stir, self.time)
         self.tasks = [asyncio.ensure_future(self.deliveries.run()), asyncio.ensure_future(self.schedules.run())]
         await settle()
 
@@ -322,7 +322,7 @@ async def test_what_fell_into_a_downtime_is_made_up_for_once(lab: Lab) -> None:
     lab.view.drop("/function/default/tick")
     lab.schedules.changed()
     await lab.time.pass_(600)
-    assert len(lab.nodes.calls) == 4 and await Fired(lab.file).known() == {}
+    assert len(lab.nodes.calls) == 4 and await ScheduleState(lab.file).known() == {}
 
 
 async def test_old_dead_letters_go_in_the_end(lab: Lab) -> None:

@@ -15,7 +15,7 @@ from tests.scenario.agent_lab import NODE_UID, Lab
 from tests.scenario.gateway_lab import Client, GatewayLab
 from tests.scenario.test_gateway_streams import WEB, plan_guest
 
-from weft.agent.state.allocation import read_wanted
+from weft.agent.state.allocation import read_allocation
 from weft.drivers.runtime.fake.driver import FakeDriver
 from weft.protocol.frames import FrameType
 
@@ -39,7 +39,7 @@ async def echoing(gateway: GatewayLab) -> AsyncIterator[None]:
 
 
 def gateway_nics() -> list[str]:
-    return [nic.address for nic in read_wanted(WEB).spec.nics]
+    return [nic.address for nic in read_allocation(WEB).spec.nics]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from tests.scenario.agent_lab import NODE_UID, Lab, change, make_allocation
 from tests.scenario.gateway_lab import Client, ConsoleRuntime, GatewayLab
 
-from weft.agent.state.allocation import Wanted, read_wanted
+from weft.agent.state.allocation import LocalAllocation, read_allocation
 from weft.agent.workload.console_log import CARRIED_BYTES, PrintedLog, take_printed, tell_printed
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.runtime import GuestFacts, GuestState, Printed, PrintedBy
@@ -20,7 +20,7 @@ from weft.drivers.runtime.qemu.console.log import shorten
 from weft.drivers.runtime.qemu.console.output import PrintedHere
 from weft.drivers.runtime.qemu.console.timestamps import MOST_TIMES
 from weft.gateway.stream import reconnect
-from weft.kinds.allocation import AllocatedMove, allocation_name
+from weft.kinds.allocation import AllocatedMigration, allocation_name
 from weft.objects.identity import short_id
 from weft.protocol.frames import FrameType
 
@@ -29,7 +29,7 @@ WEB = make_allocation("web")
 THERE = msgspec.structs.replace(
     change(WEB, node_uid=OTHER_UID), uid="alloc-there", name=allocation_name(OTHER_UID, "alloc-there")
 )
-MOVE = AllocatedMove(key="k", peer="n2", peer_uid=OTHER_UID, peer_allocation=THERE.name)
+MOVE = AllocatedMigration(key="k", peer="n2", peer_uid=OTHER_UID, peer_allocation=THERE.name)
 GOING = change(WEB, role="source", move=MOVE)
 
 
@@ -39,7 +39,7 @@ class Node(ConsoleRuntime):
     state: GuestState = "running"
     reason: str | None = None
 
-    def hold(self, guest_id: str, known: dict[str, Wanted]) -> None:
+    def hold(self, guest_id: str, known: dict[str, LocalAllocation]) -> None:
         self.guest_id, self.known, self.typed = guest_id, known, bytearray()
         self._lines: set[asyncio.StreamWriter] = set()
 
@@ -75,7 +75,7 @@ class Node(ConsoleRuntime):
         take_printed(there, there.guest_id, before)
         self.say(b"<on its way>\n")
         take_printed(there, there.guest_id, tell_printed(self, self.guest_id, after=before.start + len(before.data)))
-        self.known[WEB.name] = read_wanted(GOING)
+        self.known[WEB.name] = read_allocation(GOING)
         there.state, there.reason = "running", None
         self.end()
         if clear:

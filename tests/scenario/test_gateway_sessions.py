@@ -18,8 +18,8 @@ from weft.agent.stream import server
 from weft.contracts.driver.runtime import ExecRequest, ExecSession, GuestFacts, GuestState, SessionMark
 from weft.drivers.runtime.qemu.guest_agent.channel import GuestChannel
 from weft.gateway.stream import reconnect
-from weft.gateway.stream.reconnect import Place
-from weft.kinds.allocation import AllocatedMove, allocation_name
+from weft.gateway.stream.reconnect import WorkloadLocation
+from weft.kinds.allocation import AllocatedMigration, allocation_name
 from weft.objects.errors import Unavailable
 from weft.objects.identity import short_id
 from weft.protocol.frames import FrameType
@@ -33,7 +33,7 @@ THERE_UID = "alloc-there"
 THERE = msgspec.structs.replace(
     change(WEB, node_uid=OTHER_UID), uid=THERE_UID, name=allocation_name(OTHER_UID, THERE_UID)
 )
-MOVE = AllocatedMove(key="k", peer="n2", peer_uid=OTHER_UID, peer_allocation=THERE.name)
+MOVE = AllocatedMigration(key="k", peer="n2", peer_uid=OTHER_UID, peer_allocation=THERE.name)
 GOING = change(WEB, role="source", move=MOVE)
 
 
@@ -97,8 +97,8 @@ async def test_a_session_goes_with_its_guest_back_and_forth(
     monkeypatch.setattr(server, "RESUME_SECONDS", 0.02)
     here, there = Program(), Program()
 
-    async def find_place(claims: dict[str, object]) -> Place:
-        return Place(NODE_UID, GOING.name, short_id(GOING.uid))
+    async def find_place(claims: dict[str, object]) -> WorkloadLocation:
+        return WorkloadLocation(NODE_UID, GOING.name, short_id(GOING.uid))
 
     gateway.gateway._find_place = find_place
     data = os.urandom(3_000_000)
@@ -133,9 +133,9 @@ async def test_the_server_says_where_a_guest_is_when_its_node_does_not(
     monkeypatch.setattr(server, "RESUME_SECONDS", 0.02)
     here, there, asked = Program(), Program(), []
 
-    async def find_place(claims: dict[str, object]) -> Place:
+    async def find_place(claims: dict[str, object]) -> WorkloadLocation:
         asked.append(claims["allocation"])
-        return Place(OTHER_UID, THERE.name, short_id(THERE.uid))
+        return WorkloadLocation(OTHER_UID, THERE.name, short_id(THERE.uid))
 
     gateway.gateway._find_place = find_place
     await here.take(guest)

@@ -12,7 +12,7 @@ import pytest
 from tests.scenario.agent_lab import NODE_UID, Lab, make_allocation
 from tests.scenario.gateway_lab import ConsoleRuntime, GatewayLab
 
-from weft.agent.state.allocation import read_wanted
+from weft.agent.state.allocation import read_allocation
 from weft.agent.stream.connection import Stream
 from weft.agent.stream.server import Claims, Streams
 from weft.agent.workload.runtimes import Runtimes
@@ -95,7 +95,7 @@ async def test_a_command_that_leaves_its_input_unread_ends_properly_in_the_middl
 
 async def test_the_agent_hears_a_client_out_whose_command_has_ended(runtime: ConsoleRuntime, tmp_path: Path) -> None:
     await runtime.start(plan_guest())
-    wanted = read_wanted(WEB)
+    wanted = read_allocation(WEB)
     streams = Streams(
         Runtimes({"vm": runtime}), GatewayLab(tmp_path).network, lambda _: wanted, NODE_UID, SystemClock()
     )

@@ -16,7 +16,7 @@ from test_api_process import DoorsProcess
 from weft.client import Client
 from weft.gateway.function_events.file import EventFile
 from weft.gateway.function_events.queue import Event, EventQueue, select
-from weft.gateway.function_events.schedule_state import Fired
+from weft.gateway.function_events.schedule_state import ScheduleState
 from weft.objects.errors import CursorGone
 
 PROGRAM = "import sys; from weft.launch.server.main import main; sys.exit(main(sys.argv[1:]))"
@@ -122,7 +122,7 @@ async def test_events_that_wait_are_in_a_backup_and_put_back_beside_those_that_c
     doors.connect().close()
     file = EventFile(doors.state / "gateway" / "events.db")  # as a gateway has it, which works on meanwhile
     await file.open()
-    queue, fired = EventQueue(file), Fired(file)
+    queue, fired = EventQueue(file), ScheduleState(file)
     await queue.add([make_event(f"e{n}", b"\0\xff" * 1000) for n in range(300)])
     await queue.bury("e7", tries=3, at=9.0, error_type="KeyError", error="'n'")
     await fired.fire(make_event("tick", b"{}"), "uid", "entry", 50.0)
@@ -153,7 +153,7 @@ async def read_all(state: Path) -> tuple[dict[str, Event], dict[tuple[str, str],
     await file.open()
     try:
         events = await select(file, "1 = ?", (1,))
-        return {event.id: event for event in events}, await Fired(file).known()
+        return {event.id: event for event in events}, await ScheduleState(file).known()
     finally:
         await file.close()
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from tests.scenario.moving_lab import MovingLab
 
-from weft.kinds.allocation import ROOT, AllocationSpec, MoveReport
+from weft.kinds.allocation import ROOT, AllocationSpec, MigrationReport
 from weft.kinds.decision import DecisionSpec
 from weft.kinds.node import NodePool
 from weft.kinds.vm import VmSpec
@@ -135,7 +135,7 @@ async def say(lab: MovingLab, phase: str, **more: Any) -> AllocationSpec:
     node = lab.nodes["n1"]
     ((uid, spec),) = [(uid, spec) for uid, spec in node.specs.items() if spec.storage is not None]
     assert spec.storage is not None
-    told = MoveReport(key=spec.storage.key, phase=phase, **more)  # type: ignore[arg-type]
+    told = MigrationReport(key=spec.storage.key, phase=phase, **more)  # type: ignore[arg-type]
     node.running[uid] = msgspec.structs.replace(node.running[uid], move=told)
     await node.act(object_key("allocation", None, f"{node.uid}.{uid}"))
     await lab.pass_time(2)

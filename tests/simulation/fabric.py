@@ -30,7 +30,7 @@ from tests.simulation.virtual_loop import Clock, Part, VirtualLoop
 from weft.api.app import build_app
 from weft.api.auth.authorise import Enrolment, enrolment_key
 from weft.api.bootstrap import _make_default
-from weft.api.context import Doors, Settings
+from weft.api.context import ApiContext, Settings
 from weft.api.node.join import make_node
 from weft.contracts.journal import Event as JournalEvent
 from weft.contracts.store import Put
@@ -156,7 +156,7 @@ class Fabric:
         store = Socket(self.ledger, self.fate, self.doorway, local=True, writer=lambda: "doors")
         settings = Settings(self.folder / "images", b"k" * 32, ("127.0.0.1:9",), "weft")
         doors = part.context.run(
-            lambda: Doors(store, Journal(), self.clock, None, settings)  # type: ignore[arg-type]
+            lambda: ApiContext(store, Journal(), self.clock, None, settings)  # type: ignore[arg-type]
         )
 
         async def start() -> None:

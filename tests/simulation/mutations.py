@@ -22,7 +22,7 @@ from weft.api.admission import commit as api_commit
 from weft.api.object import write as api_write
 from weft.controllers.workload import controller
 from weft.drivers.linux import processes
-from weft.drivers.runtime.fake.migration import FakeMoves
+from weft.drivers.runtime.fake.migration import FakeMigrations
 from weft.informer.cache import Cache
 from weft.informer.commit import delete
 from weft.informer.indexes import NODES_BY_UID
@@ -138,9 +138,9 @@ def ignore_incarnation() -> Any:
 
 def run_while_the_guest_is_on_its_way() -> Any:
     """The machine that waits for a guest doesn't stand still until it is taken over."""
-    real = FakeMoves.expect
+    real = FakeMigrations.expect
 
-    async def expect(self: FakeMoves, plan: Any, *given: Any) -> Any:
+    async def expect(self: FakeMigrations, plan: Any, *given: Any) -> Any:
         sockets = await real(self, plan, *given)
         guest = self._read(plan.id)
         assert guest is not None
@@ -148,7 +148,7 @@ def run_while_the_guest_is_on_its_way() -> Any:
         self._write(guest)
         return sockets
 
-    return mock.patch.object(FakeMoves, "expect", expect)
+    return mock.patch.object(FakeMigrations, "expect", expect)
 
 
 def run_on_until_the_target_answers() -> Any:

@@ -15,7 +15,7 @@ from tests.simulation.lines import Faults
 from tests.simulation.virtual_loop import Part, part_here
 from weft.agent.migration.relay import Limit, Meter
 from weft.objects.errors import DriverFailed, Unavailable, WeftError
-from weft.protocol.migration import Answer, Ask, Channel, Receive
+from weft.protocol.migration import Channel, MigrationAnswer, MigrationRequest, Receive
 
 FIRST_PORT = 40_000
 LOST_SECONDS = 6.0  # until a lost connection is noticed
@@ -48,7 +48,11 @@ class MemoryWire:
         self.underlay, self.node, self.uid = underlay, node, uid
 
     def make_door(
-        self, key: str, peer_uid: str, respond: Callable[[Ask], Awaitable[Answer]], limits: Sequence[Limit]
+        self,
+        key: str,
+        peer_uid: str,
+        respond: Callable[[MigrationRequest], Awaitable[MigrationAnswer]],
+        limits: Sequence[Limit],
     ) -> MemoryDoor:
         return MemoryDoor(self, key, peer_uid, respond)
 
@@ -57,7 +61,13 @@ class MemoryWire:
 
 
 class MemoryDoor:
-    def __init__(self, wire: MemoryWire, key: str, peer_uid: str, respond: Callable[[Ask], Awaitable[Answer]]) -> None:
+    def __init__(
+        self,
+        wire: MemoryWire,
+        key: str,
+        peer_uid: str,
+        respond: Callable[[MigrationRequest], Awaitable[MigrationAnswer]],
+    ) -> None:
         self.meter = Meter()
         self.receive: Receive | None = None
         self.port = 0
@@ -86,23 +96,23 @@ class MemoryDoor:
             if line.door is self:
                 line.cut()
 
-    async def answer(self, ask: Ask) -> Answer:
+    async def answer(self, ask: MigrationRequest) -> MigrationAnswer:
         try:
             return await self._respond(ask)
         except WeftError as problem:
-            return Answer(False, problem.token, problem.message)
+            return MigrationAnswer(False, problem.token, problem.message)
 
-    async def take_file(self, disk: str, data: bytes, form: str) -> Answer:
+    async def take_file(self, disk: str, data: bytes, form: str) -> MigrationAnswer:
         if self.receive is None:
-            return Answer(False, "refused", "its disks don't come as files")
+            return MigrationAnswer(False, "refused", "its disks don't come as files")
         try:
             path, most_bytes = await self.receive.begin(disk)
             assert len(data) <= most_bytes
             path.write_bytes(data)
             await self.receive.complete(disk, form)
         except WeftError as problem:
-            return Answer(False, problem.token, problem.message)
-        return Answer()
+            return MigrationAnswer(False, problem.token, problem.message)
+        return MigrationAnswer()
 
 
 class MemoryLine:
@@ -116,12 +126,12 @@ class MemoryLine:
         self._offered: list[Path] = []
         self._closed = False
 
-    async def ask(self, ask: Ask) -> Answer:
+    async def ask(self, ask: MigrationRequest) -> MigrationAnswer:
         async with self._asking:
-            answer: Answer = await self._exchange(lambda door: door.answer(ask))
+            answer: MigrationAnswer = await self._exchange(lambda door: door.answer(ask))
             return answer
 
-    async def order(self, ask: Ask) -> None:
+    async def order(self, ask: MigrationRequest) -> None:
         answer = await self.ask(ask)
         if not answer.done:
             raise DriverFailed(f"the target: {answer.message}", reason=answer.reason, details={"step": ask.do})

@@ -14,31 +14,31 @@ from typing import Any
 import msgspec
 
 from weft.agent.allocation import resource_use
-from weft.agent.allocation.executor import Performer
-from weft.agent.allocation.orphans import Found, copy_orphans, name_orphans
+from weft.agent.allocation.executor import StepExecutor
+from weft.agent.allocation.orphans import FoundGuests, copy_orphans, name_orphans
 from weft.agent.allocation.supervisor import Allocations
 from weft.agent.allocation.worker import Worker
-from weft.agent.function.egress_endpoints import Footholds
+from weft.agent.function.egress_endpoints import EgressEndpoints
 from weft.agent.function.invocations import Functions
 from weft.agent.image.cache import ImageCache
 from weft.agent.image.oci import ContainerImages
 from weft.agent.migration.credentials import Credentials
-from weft.agent.migration.executor import Movers
-from weft.agent.migration.transport import TlsWire, Wire
-from weft.agent.network.executor import NetworkKeeper
+from weft.agent.migration.executor import MigrationExecutor
+from weft.agent.migration.transport import TlsTransport, Transport
+from weft.agent.network.executor import NetworkExecutor
 from weft.agent.node import facts
-from weft.agent.node.capabilities import Abilities
+from weft.agent.node.capabilities import Capabilities
 from weft.agent.node.proximity import Proximity
 from weft.agent.node.usage import Meter
 from weft.agent.secret.cache import Secrets
 from weft.agent.server.client import NodeEvent, ReportAnswer, Server
 from weft.agent.server.reporter import HEARTBEAT_SECONDS, Question, Reporter
 from weft.agent.server.watch import Told
-from weft.agent.state.allocation import Part, Wanted
-from weft.agent.state.checkpoint import Copies, Copy
+from weft.agent.state.allocation import LocalAllocation, MigrationState
+from weft.agent.state.checkpoint import Checkpoint, CheckpointStore
 from weft.agent.volume.inventory import Volumes
 from weft.agent.volume.pools import Pools
-from weft.agent.watches import Following
+from weft.agent.watches import ServerWatches
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Host
@@ -67,7 +67,7 @@ class Agent:
         network: NetworkDriver,
         volumes: VolumeDriver,
         clock: Clock,
-        wire: Wire | None = None,
+        wire: Transport | None = None,
         pools: Mapping[str, VolumeDriver] | None = None,
         container_images: OciStore | None = None,
     ) -> None:
@@ -88,7 +88,7 @@ class Agent:
             self._ask,
             self._on_answer,
         )
-        copies, self._found = Copies(host.state_dir), Found(runtimes)
+        copies, self._found = CheckpointStore(host.state_dir), FoundGuests(runtimes)
         self.allocations = allocations = Allocations(
             copies,
             self._found,
@@ -105,7 +105,7 @@ class Agent:
         )
         self.images = ImageCache(host.state_dir, server, self._used_images)
         self._container_images = ContainerImages(container_images, self.images, self._used_container_images, clock)
-        self._network = NetworkKeeper(
+        self._network = NetworkExecutor(
             network,
             host,
             copies,
@@ -116,26 +116,26 @@ class Agent:
             runtimes.in_namespace,
             self._reporter.wake,
         )
-        self._following = Following(server, self._network, self._on_network)
-        self.footholds = Footholds(
+        self._following = ServerWatches(server, self._network, self._on_network)
+        self.footholds = EgressEndpoints(
             host,
             self._network,
             lambda project, uid: server.ask_foothold(host.node, project, uid),
             self._on_foothold,
             self._following.hear_network,
         )
-        self._movers = Movers(
+        self._movers = MigrationExecutor(
             host,
             runtimes,
             self._network,
             self._pools,
-            wire or TlsWire(Credentials(host.state_dir), clock),
+            wire or TlsTransport(Credentials(host.state_dir), clock),
             clock,
             self._on_part,
             allocations.look,
             allocations.keep_store,
         )
-        self._performer = Performer(
+        self._performer = StepExecutor(
             host,
             runtimes,
             self._pools,
@@ -151,7 +151,7 @@ class Agent:
         self._meter = Meter(
             host, runtimes, self._pools, clock, allocations.guests, allocations.unexplained, self._reporter.wake
         )
-        self._abilities = Abilities(host, runtimes, network, clock)
+        self._abilities = Capabilities(host, runtimes, network, clock)
 
     async def start(self) -> None:
         """Take up what is here already; then follow the server. Returns once all guests are known."""
@@ -213,7 +213,7 @@ class Agent:
         """Tell them whenever allocations may take more room, and the server what they run."""
         self._functions = functions
 
-    def _make_worker(self, copy: Copy, copies: Copies) -> Worker:
+    def _make_worker(self, copy: Checkpoint, copies: CheckpointStore) -> Worker:
         return Worker(
             copy, self._performer, copies, self._clock, self._reporter.put, self._on_event, self.allocations.relate
         )
@@ -227,11 +227,11 @@ class Agent:
         if self._functions is not None:
             self._functions.on_room()
 
-    def _hosted(self) -> list[Wanted]:
+    def _hosted(self) -> list[LocalAllocation]:
         """What has NICs here: guests, and the node itself where functions reach a network."""
         return resource_use.list_hosted(self.allocations.workers) + self.footholds.hosted()
 
-    def _orphans(self) -> list[Wanted]:
+    def _orphans(self) -> list[LocalAllocation]:
         return resource_use.list_orphans(self.allocations.workers)
 
     def _follow_networks(self) -> None:
@@ -290,11 +290,11 @@ class Agent:
             self.footholds.networks(),
         )
 
-    def _on_event(self, wanted: Wanted, type_: str, reason: str, message: str) -> None:
+    def _on_event(self, wanted: LocalAllocation, type_: str, reason: str, message: str) -> None:
         log.info("%s: %s: %s", wanted.what, reason, message)
         self._reporter.put_event(NodeEvent(type_, reason, message, msgspec.to_builtins(wanted.spec.workload)))
 
-    def _on_part(self, uid: str, part: Part) -> Awaitable[None]:
+    def _on_part(self, uid: str, part: MigrationState) -> Awaitable[None]:
         keeping = asyncio.ensure_future(self.allocations.keep_part(uid, part))
         keeping.add_done_callback(_log_failure)
         return keeping

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Callable, Set
 from functools import partial
 
-from weft.agent.network.executor import NetworkKeeper
+from weft.agent.network.executor import NetworkExecutor
 from weft.agent.network.plan import read_endpoint, read_forward
 from weft.agent.server.client import Server
 from weft.agent.server.watch import Feed, Listed, Put, Told
@@ -16,10 +16,10 @@ from weft.agent.server.watch import Feed, Listed, Put, Told
 HEAR_SECONDS = 5.0
 
 
-class Following:
+class ServerWatches:
     """One feed for each thing that is followed, until ``end``; ``on_network`` hears of each whole list of a network's addresses."""
 
-    def __init__(self, server: Server, network: NetworkKeeper, on_network: Callable[[str, Set[str]], None]) -> None:
+    def __init__(self, server: Server, network: NetworkExecutor, on_network: Callable[[str, Set[str]], None]) -> None:
         self._server, self._network, self._on_network = server, network, on_network
         self._feeds: dict[str, Feed] = {}
         self._networks: dict[str, asyncio.Event] = {}  # by uid: set once the server's list of its endpoints was heard

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import weft
 from weft.api.auth.authenticate import authenticate
-from weft.api.context import Doors
+from weft.api.context import ApiContext
 from weft.api.request.call import Actor, Call
 from weft.api.request.problem import problem_answer, status_of
 from weft.api.routes import route
@@ -28,7 +28,7 @@ _log = logging.getLogger("weft.api")
 Say = Callable[[str, float, str], None]  # who says it, when (unix seconds), and the line
 
 
-def build_app(doors: Doors, say: Say | None = None) -> Answers:
+def build_app(doors: ApiContext, say: Say | None = None) -> Answers:
     """What answers requests over ``doors``; whoever serves it calls ``doors.start`` before and ``doors.stop`` after. ``say``
     takes the line that tells of a request; without it ``logging`` does."""
     tell = say or _say
@@ -44,7 +44,7 @@ def build_app(doors: Doors, say: Say | None = None) -> Answers:
     return answer
 
 
-async def _answer(doors: Doors, call: Call) -> Answer:
+async def _answer(doors: ApiContext, call: Call) -> Answer:
     try:
         if doors.busy >= MOST_BUSY:
             raise Unavailable("the server has too much to do", hint="try again", retry_after_seconds=1)
@@ -87,7 +87,7 @@ def _shown_path(call: Call) -> str:
     return (_SECRET.sub("…", path) if "_" in path else path)[:200]
 
 
-def _tell(doors: Doors, say: Say, call: Call, status: int, seconds: float) -> None:
+def _tell(doors: ApiContext, say: Say, call: Call, status: int, seconds: float) -> None:
     """One line for the log; reads and heartbeats are told only to those who debug."""
     quiet = status < 400 and (call.method == "GET" or call.path.endswith(":report"))
     if quiet and not _log.isEnabledFor(logging.DEBUG):

@@ -11,8 +11,8 @@ from pathlib import Path
 from weft.api.admission import admit
 from weft.api.admission.commit import retry, settle
 from weft.api.admission.view import View
-from weft.api.context import Doors
-from weft.api.request.manifest import Wish
+from weft.api.context import ApiContext
+from weft.api.request.manifest import Manifest
 from weft.client.context import Context, read_context, write_context
 from weft.contracts.durable_file import write_durably
 from weft.contracts.store import Delete
@@ -28,7 +28,7 @@ DEFAULT_CIDR = "10.214.0.0/20"
 _LABEL = "weft/bootstrap"
 
 
-async def bootstrap(doors: Doors, context_path: Path, server: str, gateway_token: Path) -> None:
+async def bootstrap(doors: ApiContext, context_path: Path, server: str, gateway_token: Path) -> None:
     """See that there is something to work in, and an admin who can: ``context_path`` gets the way to ``server``.
     ``gateway_token`` gets the token with which the gateway reads what is published."""
     await retry(doors, lambda: _make_default(doors))
@@ -36,12 +36,14 @@ async def bootstrap(doors: Doors, context_path: Path, server: str, gateway_token
     await _write_gateway_token(doors, gateway_token)
 
 
-async def _make_default(doors: Doors) -> None:
+async def _make_default(doors: ApiContext) -> None:
     view = View(doors.store)
     if await view.get(PROJECT, None, "default") is not None:
         return
-    project = Wish(kind=PROJECT, name="default", project=None, labels=None, spec={"description": "the first project"})
-    network = Wish(kind=NETWORK, name="default", project="default", labels=None, spec={"cidr": DEFAULT_CIDR})
+    project = Manifest(
+        kind=PROJECT, name="default", project=None, labels=None, spec={"description": "the first project"}
+    )
+    network = Manifest(kind=NETWORK, name="default", project="default", labels=None, spec={"cidr": DEFAULT_CIDR})
     drafts = [await admit.plan_create(doors, view, wish) for wish in (project, network)]
     await doors.store.commit(
         [write for draft in drafts for write in draft.writes],
@@ -49,7 +51,7 @@ async def _make_default(doors: Doors) -> None:
     )
 
 
-async def _write_admin_context(doors: Doors, path: Path, server: str) -> None:
+async def _write_admin_context(doors: ApiContext, path: Path, server: str) -> None:
     ca = doors.authority.ca
     try:
         old: Context | None = await asyncio.to_thread(read_context, path)
@@ -65,24 +67,24 @@ async def _write_admin_context(doors: Doors, path: Path, server: str) -> None:
     await asyncio.to_thread(write_context, path, Context(server=server, ca=ca, token=text, project=project))
 
 
-async def _write_gateway_token(doors: Doors, path: Path) -> None:
+async def _write_gateway_token(doors: ApiContext, path: Path) -> None:
     old = await asyncio.to_thread(lambda: path.read_text() if path.exists() else "")
     if not await _is_good(doors, old, "viewer"):
         text = await _make_token(doors, "gateway", "viewer")
         await asyncio.to_thread(write_durably, path, text.encode())
 
 
-async def _make_token(doors: Doors, subject: str, role: str) -> str:
+async def _make_token(doors: ApiContext, subject: str, role: str) -> str:
     """A new token of the fabric's own, in place of older ones for ``subject``: whatever held them is gone."""
     await _drop_old(doors, subject)
     text, sha256 = make_token(name := make_token_id(subject))
     spec = {"use": "access", "role": role, "subject": subject, "sha256": sha256}
-    wish = Wish(kind=TOKEN, name=name, project=None, labels={_LABEL: subject}, spec=spec)
+    wish = Manifest(kind=TOKEN, name=name, project=None, labels={_LABEL: subject}, spec=spec)
     await settle(doors, lambda view: admit.plan_create(doors, view, wish))
     return text
 
 
-async def _is_good(doors: Doors, text: str, role: str) -> bool:
+async def _is_good(doors: ApiContext, text: str, role: str) -> bool:
     token = parse_token(text)
     if token is None:
         return False
@@ -90,7 +92,7 @@ async def _is_good(doors: Doors, text: str, role: str) -> bool:
     return facts is not None and facts.spec.role == role and verify_secret(token.secret, facts.spec.sha256)
 
 
-async def _drop_old(doors: Doors, subject: str) -> None:
+async def _drop_old(doors: ApiContext, subject: str) -> None:
     page = await doors.store.list(kind_prefix("token"))
     for entry in page.entries:
         if decode_envelope(entry.value).labels.get(_LABEL) == subject:

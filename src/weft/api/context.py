@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from weft.api.request.call import Actor
-from weft.api.state.address_ranges import Ranges
-from weft.api.state.latency_peers import Peers
+from weft.api.state.address_ranges import AddressRanges
+from weft.api.state.latency_peers import LatencyPeers
 from weft.api.state.published_ports import NodePorts
-from weft.api.state.report_sequence import Heard
-from weft.api.state.store_position import Pulse
-from weft.api.state.watch_lines import Lines
+from weft.api.state.report_sequence import ReportSequence
+from weft.api.state.store_position import StorePosition
+from weft.api.state.watch_lines import WatchLines
 from weft.contracts.clock import Clock
 from weft.contracts.journal import Event
 from weft.contracts.store import Store
 from weft.informer.enrolments import Enrolments
-from weft.informer.prefix_cache import Mirror, of_envelope
+from weft.informer.prefix_cache import PrefixCache, of_envelope
 from weft.kinds.registry import BY_NAME
 from weft.kinds.token import TokenSpec, TokenStatus
 from weft.kinds.volume import VolumeStatus
@@ -43,7 +43,7 @@ class TokenFacts:
     key: str
 
 
-class Known(NamedTuple):
+class KnownBearer(NamedTuple):
     """Whom a bearer was found to be, good for as long as the token is stored as it was then."""
 
     facts: TokenFacts
@@ -75,49 +75,49 @@ class Settings:
 
 
 @dataclass
-class Doors:
+class ApiContext:
     store: Store
     journal: SqliteJournal
     clock: Clock
     authority: Authority
     settings: Settings
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    lines: Lines = field(default_factory=Lines)
+    lines: WatchLines = field(default_factory=WatchLines)
     streams: set[asyncio.Event] = field(default_factory=set)  # set, each wakes a stream to look whether it is to end
     busy: int = 0
     uploads: int = 0
-    bearers: dict[str, Known] = field(default_factory=dict)  # by what is in the Authorization header
-    heard: Heard = field(default_factory=Heard)
+    bearers: dict[str, KnownBearer] = field(default_factory=dict)  # by what is in the Authorization header
+    heard: ReportSequence = field(default_factory=ReportSequence)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     @functools.cached_property
-    def tokens(self) -> Mirror[TokenFacts]:
-        return Mirror(self.store, kind_prefix("token"), of_envelope(_token_facts), self.clock)
+    def tokens(self) -> PrefixCache[TokenFacts]:
+        return PrefixCache(self.store, kind_prefix("token"), of_envelope(_token_facts), self.clock)
 
     @functools.cached_property
     def enrolments(self) -> Enrolments:
         return Enrolments(self.store, self.clock)
 
     @functools.cached_property
-    def doomed_volumes(self) -> Mirror[tuple[str, str]]:
+    def doomed_volumes(self) -> PrefixCache[tuple[str, str]]:
         """(uid, node uid) of each volume that is being deleted and whose data lies on a node."""
-        return Mirror(self.store, kind_prefix("volume"), of_envelope(_doomed), self.clock)
+        return PrefixCache(self.store, kind_prefix("volume"), of_envelope(_doomed), self.clock)
 
     @functools.cached_property
-    def ranges(self) -> Ranges:
-        return Ranges(self.store, self.clock)
+    def ranges(self) -> AddressRanges:
+        return AddressRanges(self.store, self.clock)
 
     @functools.cached_property
-    def peers(self) -> Peers:
-        return Peers(self.store, hmac.digest(self.settings.ticket_key, b"echo", "sha256"), self.clock)
+    def peers(self) -> LatencyPeers:
+        return LatencyPeers(self.store, hmac.digest(self.settings.ticket_key, b"echo", "sha256"), self.clock)
 
     @functools.cached_property
     def node_ports(self) -> NodePorts:
         return NodePorts(self.store, self.clock)
 
     @functools.cached_property
-    def pulse(self) -> Pulse:
-        return Pulse(self.store, self.clock)
+    def pulse(self) -> StorePosition:
+        return StorePosition(self.store, self.clock)
 
     def start(self) -> None:
         """Begin to follow the store; call on the loop."""

@@ -11,7 +11,7 @@ from weft.api import openapi
 from weft.api.auth.authorise import authorise_write, require_admin, require_person
 from weft.api.capabilities import list_capabilities
 from weft.api.code import blobs, upload
-from weft.api.context import Doors
+from weft.api.context import ApiContext
 from weft.api.node import egress_endpoints, join, report, secrets, usage
 from weft.api.object import bulk, delete, read, verbs, write
 from weft.api.request.call import Call, json_answer, read_segments
@@ -24,12 +24,12 @@ from weft.serving.answer import Answer
 
 MOST_KEPT = 2048  # paths whose place is remembered …
 LONGEST_KEPT = 200  # … if they have no more characters
-Plain = Callable[[Doors, Call], Awaitable[Answer]]
+Plain = Callable[[ApiContext, Call], Awaitable[Answer]]
 T = TypeVar("T")
-OnTarget = Callable[[Doors, Call, Target], Awaitable[Answer]]
+OnTarget = Callable[[ApiContext, Call, Target], Awaitable[Answer]]
 
 
-def route(doors: Doors, call: Call) -> Awaitable[Answer]:
+def route(doors: ApiContext, call: Call) -> Awaitable[Answer]:
     """The answer to an authenticated request."""
     find = _find if len(call.path) <= LONGEST_KEPT else _find.__wrapped__
     handler, given = find(call.method, call.path)
@@ -75,7 +75,7 @@ def _choose(method: str, methods: Mapping[str, T]) -> T:
     return handler
 
 
-def _list_or_watch(doors: Doors, call: Call, target: Target) -> Awaitable[Answer]:
+def _list_or_watch(doors: ApiContext, call: Call, target: Target) -> Awaitable[Answer]:
     handler = objects.watch if call.wants_watch else read.list_
     return handler(doors, call, target)
 
@@ -83,19 +83,19 @@ def _list_or_watch(doors: Doors, call: Call, target: Target) -> Awaitable[Answer
 def _if_allowed(what: str, handler: OnTarget) -> OnTarget:
     """``handler`` for those who may ``what`` objects of the kind."""
 
-    def checked(doors: Doors, call: Call, target: Target) -> Awaitable[Answer]:
+    def checked(doors: ApiContext, call: Call, target: Target) -> Awaitable[Answer]:
         authorise_write(call.actor, target.kind, what)
         return handler(doors, call, target)
 
     return checked
 
 
-async def _apply(doors: Doors, call: Call) -> Answer:
+async def _apply(doors: ApiContext, call: Call) -> Answer:
     require_admin(call.actor, "apply manifests")
     return await bulk.apply(doors, call)
 
 
-async def _healthz(doors: Doors, call: Call) -> Answer:
+async def _healthz(doors: ApiContext, call: Call) -> Answer:
     """Answers only if the store does; ``store_ms`` is how long that took."""
     call.query()
     began = doors.clock.elapsed()
@@ -104,7 +104,7 @@ async def _healthz(doors: Doors, call: Call) -> Answer:
     return json_answer({"status": "ok", "version": __version__, "store_ms": took, "capabilities": list_capabilities()})
 
 
-async def _gateway(doors: Doors, call: Call) -> Answer:
+async def _gateway(doors: ApiContext, call: Call) -> Answer:
     require_person(call.actor, "ask where the gateway is")
     call.query()
     functions = doors.settings.functions_for(call.host)
@@ -118,7 +118,7 @@ async def _gateway(doors: Doors, call: Call) -> Answer:
     )
 
 
-async def _kinds(doors: Doors, call: Call) -> Answer:
+async def _kinds(doors: ApiContext, call: Call) -> Answer:
     require_person(call.actor, "list the kinds")
     call.query()
     return json_answer(
@@ -141,7 +141,7 @@ async def _kinds(doors: Doors, call: Call) -> Answer:
     )
 
 
-async def _openapi(doors: Doors, call: Call) -> Answer:
+async def _openapi(doors: ApiContext, call: Call) -> Answer:
     require_person(call.actor, "read the API's description")
     call.query()
     return json_answer(openapi.describe_api())
@@ -157,7 +157,7 @@ BY_HAND: dict[str, dict[str, Plain]] = {
     "openapi.json": {"GET": _openapi},
     "usage": {"GET": usage.usage},
 }
-BY_NODES: dict[str | None, Callable[[Doors, Call, str], Awaitable[Answer]]] = {
+BY_NODES: dict[str | None, Callable[[ApiContext, Call, str], Awaitable[Answer]]] = {
     "foothold": egress_endpoints.foothold,
     "renew": join.renew,
     "report": report.report,

@@ -19,7 +19,7 @@ from weft.serving.shares import Bounds
 BOUNDS = Bounds(most_connections=8192, most_unwanted_bytes=1_000_000)  # bodies are bounded by who reads them
 
 
-def make_doors_server(
+def make_api_server(
     answer: Answers, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None, clock: Clock
 ) -> HttpServer:
     return HttpServer(answer, sockets, tls, clock, BOUNDS, _refuse)

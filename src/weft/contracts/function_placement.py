@@ -12,7 +12,7 @@ from weft.kinds.parts.function_code import FunctionCode
 KINDS = ("node", "allocation", "constraint", "volume", "image", "project", "placementpolicy")
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class PlacementQuery(msgspec.Struct, frozen=True):
     """One version of a function that is to run. ``data`` is what an instance of it reads, by name (``recipe:<digest>``,
     ``image:<sha256>``) with its bytes; ``caller`` the uid of the node it should be near, "" if that isn't known."""
 
@@ -32,12 +32,12 @@ class Ranking(msgspec.Struct, frozen=True):
     nearest: str = ""
 
 
-class Placing(Protocol):
+class FunctionPlacement(Protocol):
     """``epoch`` moves whenever a ranking may have changed."""
 
     epoch: int
 
-    def rank(self, wanted: Wanted) -> Ranking: ...
+    def rank(self, wanted: PlacementQuery) -> Ranking: ...
 
     def use(self, node: str, cpu: float) -> None:
         """How many cores instances on that node take now: it counts in the score and refuses nobody, since the node alone knows

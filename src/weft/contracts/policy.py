@@ -62,7 +62,7 @@ class Datum(msgspec.Struct, frozen=True):
     required: bool = False
 
 
-class Lean(msgspec.Struct, frozen=True):
+class SoftTerm(msgspec.Struct, frozen=True):
     """What a request would rather have, whatever its strategy: to be ``near`` or ``apart`` from the members of group
     ``name``, to ``spread`` them over the values of ``key``, or ``data`` of this name at hand."""
 
@@ -100,7 +100,7 @@ class Request(msgspec.Struct, frozen=True, cache_hash=True):
     groups: tuple[str, ...] = ()
     spread: tuple[Spread, ...] = ()
     data: tuple[Datum, ...] = ()
-    leans: tuple[Lean, ...] = ()
+    leans: tuple[SoftTerm, ...] = ()
     caller: str | None = None
     mode: Literal["long-lived", "serverless"] = "long-lived"
     gang: str = ""
@@ -253,7 +253,7 @@ class Outlook(msgspec.Struct, frozen=True, eq=False):
         return self.gpus_wanted and (self.gpus_everywhere or request.gpus is not None)
 
 
-class Leaning(Protocol):
+class PreferenceTerm(Protocol):
     """What adds to the score whatever the strategy, because the request says so. ``name``, ``reads`` and ``asks`` as with
     a filter; a weight of 1 is as much as the strategy itself has."""
 

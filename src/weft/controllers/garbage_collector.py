@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from weft.contracts.store import Absent, Precondition
-from weft.controllers.loop import Plan, moved
+from weft.controllers.loop import Plan, has_changed
 from weft.informer.commit import Commit, delete, edit, put, unchanged
 from weft.informer.indexes import (
     CONVERSIONS_BY_WORKLOAD,
@@ -43,7 +43,7 @@ class Garbage:
     def route(self, view: View, change: Changed) -> Iterable[str]:
         if change.kind in ENDING:
             return (change.key,) if change.new is not None and _has_ended(change.new) else ()
-        if not moved(change, lambda item: item.uid):
+        if not has_changed(change, lambda item: item.uid):
             return ()
         if change.kind not in OWNERS:
             return (change.key,) if change.new is not None else ()

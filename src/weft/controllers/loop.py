@@ -18,7 +18,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.wakeup import Wake
 from weft.informer.cache import whole
 from weft.informer.commit import Commit
-from weft.informer.leader_lease import Term
+from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Changed, Item, View
 
 BATCH = 200
@@ -104,8 +104,8 @@ class Queue:
             await self._wake.wait(self._later[0][0] - now if self._later else None)
 
 
-async def run_controller(controller: Controller, term: Term) -> None:
-    """Run ``controller`` for as long as ``term`` lasts; raises TermLost at its end."""
+async def run_controller(controller: Controller, term: LeaderLease) -> None:
+    """Run ``controller`` for as long as ``term`` lasts; raises LeadershipLost at its end."""
     view, queue = term.cache.view, Queue(term.clock)
 
     def notice(changes: Sequence[Changed]) -> None:
@@ -153,6 +153,6 @@ def _plan(controller: Controller, view: View, keys: Sequence[str], now: float, q
     return plan, failed
 
 
-def moved(change: Changed, read: Callable[[Item], object]) -> bool:
+def has_changed(change: Changed, read: Callable[[Item], object]) -> bool:
     """Whether an object came, went, or what ``read`` gives of it is new."""
     return change.old is None or change.new is None or read(change.old) != read(change.new)

@@ -19,10 +19,10 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.gateway.stream.connection import Connection
-from weft.gateway.stream.exec import SessionCarrier
-from weft.gateway.stream.logs_and_console import PrintedCarrier
+from weft.gateway.stream.exec import ExecStream
+from weft.gateway.stream.logs_and_console import OutputStream
 from weft.gateway.stream.origins import Origins
-from weft.gateway.stream.reconnect import FindPlace, Place
+from weft.gateway.stream.reconnect import FindPlace, WorkloadLocation
 from weft.gateway.stream.splice import Carried, splice
 from weft.gateway.stream.websocket import receive_hello
 from weft.objects.errors import (
@@ -292,16 +292,19 @@ class Gateway:
     async def dial(self, node_uid: str, claims: dict[str, Any]) -> Connection:
         """Have the agent of a node dial a stream for ``claims``. Raises Unavailable if it isn't connected, or doesn't."""
         return await self._open_at(
-            self._agents.get(node_uid), Place(node_uid, "", ""), claims, able=lambda agent: agent.serves_functions
+            self._agents.get(node_uid),
+            WorkloadLocation(node_uid, "", ""),
+            claims,
+            able=lambda agent: agent.serves_functions,
         )
 
     async def _carry(self, client: Connection, agent: Connection, claims: Claims, whole: dict[str, Any]) -> Carried:
-        place = Place(claims.node_uid, claims.allocation, claims.guest_id)
+        place = WorkloadLocation(claims.node_uid, claims.allocation, claims.guest_id)
         if claims.verb == "exec" and agent.keeps_sessions:
-            carrier = SessionCarrier(client, whole, self._open_session, self._find_place, self._clock)
+            carrier = ExecStream(client, whole, self._open_session, self._find_place, self._clock)
             return await carrier.carry(place)
         if claims.verb in ("logs", "console") and agent.counts_printed:
-            printed = PrintedCarrier(client, whole, self._open_printed, self._find_place, self._clock)
+            printed = OutputStream(client, whole, self._open_printed, self._find_place, self._clock)
             return await printed.carry(place)
         stream = await self._open(agent, claims.node_uid, whole)
         try:
@@ -309,15 +312,19 @@ class Gateway:
         finally:
             stream.writer.close()
 
-    async def _open_session(self, place: Place, claims: dict[str, Any]) -> Connection:
+    async def _open_session(self, place: WorkloadLocation, claims: dict[str, Any]) -> Connection:
         """Have the agent there dial, if it is connected now. Raises Unavailable."""
         return await self._open_at(self._agents.get(place.node_uid), place, claims, able=lambda a: a.keeps_sessions)
 
-    async def _open_printed(self, place: Place, claims: dict[str, Any]) -> Connection:
+    async def _open_printed(self, place: WorkloadLocation, claims: dict[str, Any]) -> Connection:
         return await self._open_at(self._agents.get(place.node_uid), place, claims, able=lambda a: a.counts_printed)
 
     async def _open_at(
-        self, agent: Connection | None, place: Place, claims: dict[str, Any], able: Callable[[Connection], bool]
+        self,
+        agent: Connection | None,
+        place: WorkloadLocation,
+        claims: dict[str, Any],
+        able: Callable[[Connection], bool],
     ) -> Connection:
         if agent is None or not able(agent):
             raise Unavailable("the guest's node is not connected to the gateway", reason="agentServiceUnavailable")
@@ -385,7 +392,7 @@ async def _believe(uid: str, peer: Peer) -> None:
     """For a gateway that knows no store: what TLS has verified is enough."""
 
 
-async def _find_nothing(claims: dict[str, Any]) -> Place | None:
+async def _find_nothing(claims: dict[str, Any]) -> WorkloadLocation | None:
     return None
 
 

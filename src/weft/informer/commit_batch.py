@@ -23,7 +23,7 @@ _ROOM_BYTES = MAX_COMMIT_BYTES - 100_000
 _ROOM_PRECONDITIONS = MAX_PRECONDITIONS - 1  # for the lease
 
 
-class Bundle:
+class CommitBatch:
     """Commits that stand or fall together, for as long as none of them fails."""
 
     def __init__(self) -> None:
@@ -65,18 +65,18 @@ class Bundle:
         return True
 
 
-def bundle(commits: Sequence[Commit]) -> list[Bundle]:
+def batch_commits(commits: Sequence[Commit]) -> list[CommitBatch]:
     """The commits in few bundles, in their order."""
-    bundles: list[Bundle] = []
+    bundles: list[CommitBatch] = []
     for commit in commits:
         if not bundles or not bundles[-1].add(commit):
-            bundles.append(Bundle())
+            bundles.append(CommitBatch())
             bundles[-1].add(commit)
     return bundles
 
 
-def alone(commit: Commit) -> Bundle:
-    one = Bundle()
+def batch_of_one(commit: Commit) -> CommitBatch:
+    one = CommitBatch()
     one.add(commit)
     return one
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from weft.contracts.clock import Clock
 from weft.contracts.store import Store
-from weft.informer.prefix_cache import Mirror
+from weft.informer.prefix_cache import PrefixCache
 from weft.trust.enrolment import (
     ENROLMENTS,
     Enrolment,
@@ -24,7 +24,7 @@ class Enrolments:
     """``on_change`` is told the uid of each node whose enrolment changed, while ``run`` runs."""
 
     def __init__(self, store: Store, clock: Clock, on_change: Callable[[str], None] = lambda uid: None) -> None:
-        self._known = Mirror(
+        self._known = PrefixCache(
             store,
             ENROLMENTS,
             lambda value, revision: read_enrolment(value),

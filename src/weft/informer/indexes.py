@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from weft.informer.view import Index, Item, View
-from weft.informer.workloads import record_of, wish_of
+from weft.informer.workloads import record_of, spec_of
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.constraint import names_preferred, names_required
 from weft.kinds.conversion import ConversionSpec, read_new, read_old
@@ -28,7 +28,7 @@ def _named(kind: str, item: Item, names: Iterable[str]) -> list[str]:
 
 
 def _constraints(item: Item) -> list[str]:
-    wish = wish_of(item)
+    wish = spec_of(item)
     try:
         return [*names_required(wish.constraint), *names_preferred(wish.prefer)]
     except InvalidInput:
@@ -37,7 +37,7 @@ def _constraints(item: Item) -> list[str]:
 
 def name_gang(item: Item) -> str:
     """``default/web``, of a workload that has one."""
-    gang = wish_of(item).gang
+    gang = spec_of(item).gang
     return f"{item.envelope.project}/{read_gang(gang)[0]}" if gang is not None else ""
 
 
@@ -68,23 +68,23 @@ def _migrations(allocation: Item) -> list[str]:
 PLACED = tuple(WORKLOADS)
 WORKLOADS_BY_UID = Index("workloads by uid", PLACED, lambda item: (item.uid,))
 WORKLOADS_BY_IMAGE = Index(
-    "workloads by image", PLACED, lambda item: _named("image", item, record_of(item).ask(wish_of(item)).images)
+    "workloads by image", PLACED, lambda item: _named("image", item, record_of(item).ask(spec_of(item)).images)
 )
 WORKLOADS_BY_VOLUME = Index(
-    "workloads by volume", PLACED, lambda item: _named("volume", item, record_of(item).volumes(wish_of(item)))
+    "workloads by volume", PLACED, lambda item: _named("volume", item, record_of(item).volumes(spec_of(item)))
 )
 WORKLOADS_BY_NETWORK = Index(
-    "workloads by network", PLACED, lambda item: _named("network", item, networks_of(wish_of(item).networks))
+    "workloads by network", PLACED, lambda item: _named("network", item, networks_of(spec_of(item).networks))
 )
 WORKLOADS_BY_GROUP = Index(
     "workloads by security group",
     PLACED,
-    lambda item: _named("securitygroup", item, wish_of(item).security_groups),
+    lambda item: _named("securitygroup", item, spec_of(item).security_groups),
 )
 WORKLOADS_BY_CONSTRAINT = Index(
     "workloads by constraint", PLACED, lambda item: _named("constraint", item, _constraints(item))
 )
-WORKLOADS_BY_GANG = Index("workloads by gang", PLACED, lambda item: (name_gang(item),) if wish_of(item).gang else ())
+WORKLOADS_BY_GANG = Index("workloads by gang", PLACED, lambda item: (name_gang(item),) if spec_of(item).gang else ())
 NODES_BY_UID = Index("nodes by uid", ("node",), lambda item: (item.uid,))
 NODES_BY_ORPHAN = Index(
     "nodes by orphan",

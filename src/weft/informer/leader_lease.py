@@ -25,7 +25,7 @@ from weft.contracts.store import (
 )
 from weft.informer.cache import Cache
 from weft.informer.commit import Commit
-from weft.informer.commit_batch import Bundle, alone, bundle
+from weft.informer.commit_batch import CommitBatch, batch_commits, batch_of_one
 from weft.informer.view import Item
 from weft.objects.errors import InvalidInput, StoreUnavailable, Unavailable, WeftError
 
@@ -34,12 +34,12 @@ TTL_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
-class TermLost(Unavailable):
+class LeadershipLost(Unavailable):
     """This process may no longer decide: drop all plans, begin a new term, read again."""
 
 
-class Term:
-    """The lease ``name``, held under ``fence`` from ``begin`` on until a TermLost."""
+class LeaderLease:
+    """The lease ``name``, held under ``fence`` from ``begin`` on until a LeadershipLost."""
 
     def __init__(self, store: Store, cache: Cache, journal: Journal, clock: Clock, name: str, holder: str) -> None:
         self.store = store
@@ -54,7 +54,7 @@ class Term:
     async def perform(self, commits: Sequence[Commit]) -> list[Commit]:
         """Commit all at once, each for itself; returns those that did not go through, nothing of them written.
 
-        Returns after the cache has what was written, and what made others fail. Raises TermLost."""
+        Returns after the cache has what was written, and what made others fail. Raises LeadershipLost."""
         self._check_history()
         made = self._expect(commits)
         try:
@@ -72,7 +72,7 @@ class Term:
         return list(made.values())
 
     async def _perform(self, commits: Sequence[Commit]) -> list[Commit]:
-        sent = await asyncio.gather(*(self._commit(each) for each in bundle(commits)), return_exceptions=True)
+        sent = await asyncio.gather(*(self._commit(each) for each in batch_commits(commits)), return_exceptions=True)
         outcomes: list[tuple[Commit, int | WeftError]] = []
         for result in sent:
             if isinstance(result, BaseException):
@@ -96,9 +96,9 @@ class Term:
 
     def _check_history(self) -> None:
         if self.cache.epoch != self._epoch:
-            raise TermLost("the store was restored")
+            raise LeadershipLost("the store was restored")
 
-    async def _commit(self, together: Bundle) -> list[tuple[Commit, int | WeftError]]:
+    async def _commit(self, together: CommitBatch) -> list[tuple[Commit, int | WeftError]]:
         """Each of the bundle's commits with its revision, or with why it was not written."""
         commits = together.commits
         try:
@@ -110,9 +110,9 @@ class Term:
                 c for c in commits if isinstance(problem, PreconditionFailed) and problem.failed in c.preconditions
             ]
             if wrong:  # the others may still stand, together
-                rest = bundle([commit for commit in commits if commit not in wrong])
+                rest = batch_commits([commit for commit in commits if commit not in wrong])
             else:
-                rest = [alone(commit) for commit in commits]
+                rest = [batch_of_one(commit) for commit in commits]
             outcomes: list[tuple[Commit, int | WeftError]] = [(commit, problem) for commit in wrong]
             for each in rest:
                 outcomes += await self._commit(each)
@@ -125,12 +125,12 @@ class Term:
             return await self.store.commit(writes, [lease, *preconditions])
         except PreconditionFailed as problem:
             if problem.failed == lease:
-                raise TermLost("another process decides now") from problem
+                raise LeadershipLost("another process decides now") from problem
             raise
         except StoreFull:
             raise
         except StoreUnavailable as problem:
-            raise TermLost(f"a commit's outcome is unknown: {problem}") from problem
+            raise LeadershipLost(f"a commit's outcome is unknown: {problem}") from problem
 
     async def begin(self) -> None:
         """Wait until the lease is ours, under a fence that was never used, and the cache has all of former terms."""
@@ -149,7 +149,7 @@ class Term:
             await self.clock.sleep(1.0)
 
     async def keep(self) -> None:
-        """Renew the lease for ever; raises TermLost when it is no longer ours."""
+        """Renew the lease for ever; raises LeadershipLost when it is no longer ours."""
         held_until = self.clock.elapsed() + TTL_SECONDS
         while True:
             await self.clock.sleep(TTL_SECONDS / 4)
@@ -159,10 +159,10 @@ class Term:
                 lease = await self.store.grant(self._name, self._holder, TTL_SECONDS)
             except StoreUnavailable as problem:
                 if self.clock.elapsed() >= held_until:
-                    raise TermLost(f"the lease could not be renewed: {problem}") from problem
+                    raise LeadershipLost(f"the lease could not be renewed: {problem}") from problem
                 continue
             if lease is None or lease.fence != self.fence:
-                raise TermLost("another process decides now")
+                raise LeadershipLost("another process decides now")
             held_until = asked_at + TTL_SECONDS
 
     async def end(self) -> None:

@@ -24,7 +24,7 @@ def of_envelope(pick: Callable[[Envelope], T | None]) -> Pick[T]:
     return lambda value, revision: pick(decode_envelope(value, revision))
 
 
-class Mirror(Generic[T]):
+class PrefixCache(Generic[T]):
     """What ``pick`` makes of each value under ``prefix`` and its revision, by key; values for which it gives None are left out.
     ``on_change`` is told of each key whose value changed."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from weft.informer.view import Item, View
-from weft.informer.workloads import wish_of
+from weft.informer.workloads import spec_of
 from weft.kinds.allocation import AllocatedGroup, AllocatedRule
 from weft.kinds.securitygroup import SELF, Rule, SecurityGroupSpec, read_rules
 from weft.objects.identity import object_key
@@ -13,7 +13,7 @@ def read_groups(view: View, vm: Item) -> list[AllocatedGroup] | str:
     """The groups, rules and all, or the name of the one that isn't there. A rule about a group that isn't there allows
     nothing."""
     groups = []
-    for name in wish_of(vm).security_groups:
+    for name in spec_of(vm).security_groups:
         group = view.get(object_key("securitygroup", vm.envelope.project, name))
         if group is None:
             return name

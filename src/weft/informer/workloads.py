@@ -10,7 +10,7 @@ from weft.kinds.record import Workload
 from weft.kinds.registry import BY_NAME, WORKLOADS
 
 
-def wish_of(item: Item) -> WorkloadSpec:
+def spec_of(item: Item) -> WorkloadSpec:
     """The spec of a workload, as its own kind's struct; shared, so not to be changed."""
     wish = item.spec(BY_NAME[item.envelope.kind].spec)
     assert isinstance(wish, WorkloadSpec), item.key

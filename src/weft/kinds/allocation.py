@@ -11,13 +11,13 @@ from weft.kinds.fields.cells import AGE, NAME, text
 from weft.kinds.record import Column, Kind
 from weft.objects.identity import Ref
 
-Wish = Literal["run", "stop", "suspend"]
+Desired = Literal["run", "stop", "suspend"]
 LOCAL = "local"  # the pool that every node has
 ROOT = "root"  # a root disk, where disks are named; volumes are by their uid
 # pending: not begun; preparing: image, disks, network; starting: the machine runs, the guest hasn't answered; released:
 # everything of it is gone from the node.
 MOST_BACK_FROM = 16
-AllocationState = Literal[
+AllocationPhase = Literal[
     "pending", "preparing", "starting", "running", "stopping", "suspended", "stopped", "failed", "released"
 ]
 
@@ -124,7 +124,7 @@ class AllocatedContainer(msgspec.Struct, kw_only=True, frozen=True):
     env_secrets: dict[str, str] = {}
 
 
-class PastMove(msgspec.Struct, kw_only=True, frozen=True):
+class PastMigration(msgspec.Struct, kw_only=True, frozen=True):
     """How a move that has ended was foreseen, before any correction, and what came true as a multiple of that; of the pause, as
     so many seconds more, or fewer (``pause_seconds`` 0: nobody saw it). ``weight``: how much it says of the one that is to come."""
 
@@ -137,14 +137,14 @@ class PastMove(msgspec.Struct, kw_only=True, frozen=True):
     weight: float = 1.0
 
 
-class MoveLesson(msgspec.Struct, kw_only=True, frozen=True):
+class MigrationLesson(msgspec.Struct, kw_only=True, frozen=True):
     """What moves before have taught: what the path carries (0: nothing is known), and how they went, the newest first."""
 
     path_bytes_per_second: int = 0
-    past: tuple[PastMove, ...] = ()
+    past: tuple[PastMigration, ...] = ()
 
 
-class AllocatedMove(msgspec.Struct, kw_only=True, frozen=True):
+class AllocatedMigration(msgspec.Struct, kw_only=True, frozen=True):
     """The move that this allocation is a side of, as its role says. ``key`` is the Migration's uid; ``peer_uid`` is the other
     node's, so the name that its certificate must bear; ``address`` (source) is the target's door, once it waits there;
     ``never_ran`` and ``taken_over`` (source): the target's word is here that the guest never ran there, or that it does.
@@ -165,19 +165,19 @@ class AllocatedMove(msgspec.Struct, kw_only=True, frozen=True):
     pause_ms: int = 300  # the longest pause aimed at
     never_ran: bool = False
     taken_over: bool = False
-    lesson: MoveLesson | None = None  # source only
+    lesson: MigrationLesson | None = None  # source only
     shared: tuple[str, ...] = ()
     image: str = ""
     rests: str = ""
     saves: Literal["", "may", "must"] = ""
 
 
-def limits_of(move: AllocatedMove) -> tuple[int, int, int]:
+def limits_of(move: AllocatedMigration) -> tuple[int, int, int]:
     """All that keeps it slow, in bytes a second; 0 doesn't."""
     return move.bytes_per_second, move.node_bytes_per_second, move.peer_bytes_per_second
 
 
-class AllocatedStorageMove(msgspec.Struct, kw_only=True, frozen=True):
+class AllocatedDiskRelocation(msgspec.Struct, kw_only=True, frozen=True):
     """One disk (ROOT, or a volume's uid) that is to move to another pool of the node. ``key`` is the Migration's uid."""
 
     key: str
@@ -202,13 +202,13 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     workload_generation: int
     incarnation: int
     role: Literal["active", "source", "target", "reserved"] = "active"
-    wish: Wish = "run"
+    wish: Desired = "run"
     wish_count: int = 0
     boots: int = 0
     resources: Resources
     runtime: str = "qemu"
     machine: Literal["q35", "microvm"] = "q35"
-    cpu_wish: str = "common"  # what of the VM's spec ``cpu_model``, the one it gets, was chosen for
+    requested_cpu_model: str = "common"  # what of the VM's spec ``cpu_model``, the one it gets, was chosen for
     cpu_model: str = ""  # "" is all that its node has
     image: AllocatedImage | None = None  # of a machine's root disk; or a container's, that the fabric holds
     volumes: list[AllocatedVolume] = []
@@ -227,10 +227,10 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     memberships: list[str] = []
     extras: dict[str, int] = {}
     gpus: list[AllocatedGpu] = []
-    move: AllocatedMove | None = None
+    move: AllocatedMigration | None = None
     pool: str = LOCAL
     pool_id: str = ""
-    storage: AllocatedStorageMove | None = None
+    storage: AllocatedDiskRelocation | None = None
     back_from: list[str] = []
     container: AllocatedContainer | None = None  # of a container; what is a machine's own in here says nothing then
     once: bool = False
@@ -245,7 +245,7 @@ class Step(msgspec.Struct, kw_only=True, frozen=True):
     detail: str = ""
 
 
-class MovePlanned(msgspec.Struct, kw_only=True, frozen=True):
+class PlannedMigration(msgspec.Struct, kw_only=True, frozen=True):
     """How a move is to go, and why: what the source makes of its guest's load and of the path. The factors are what past
     moves have corrected it by: the figures are already multiplied. ``limit_bytes_per_second``: what people, of this move or of
     either node, kept it to; 0: nothing."""
@@ -268,21 +268,21 @@ class MovePlanned(msgspec.Struct, kw_only=True, frozen=True):
     bytes_factor: float = 1.0
 
 
-MoveReportPhase = Literal[
+MigrationReportPhase = Literal[
     "preparing", "waiting", "moving", "switching", "handed over", "taken over", "given up", "failed"
 ]
 
 
-class MoveReport(msgspec.Struct, kw_only=True, frozen=True):
+class MigrationReport(msgspec.Struct, kw_only=True, frozen=True):
     """What one side says of the move ``key``. ``address`` (target, from waiting on): host:port of its door for this move;
     ``sent_bytes`` are those on the wire, ``pause_ms`` the actual one, from standing still to running again."""
 
     key: str
-    phase: MoveReportPhase
+    phase: MigrationReportPhase
     address: str = ""
     reason: str = ""
     message: str = ""
-    plan: MovePlanned | None = None
+    plan: PlannedMigration | None = None
     sent_bytes: int = 0
     total_bytes: int = 0
     remaining_bytes: int = 0
@@ -295,7 +295,7 @@ class MoveReport(msgspec.Struct, kw_only=True, frozen=True):
 
 class AllocationReport(msgspec.Struct, kw_only=True):
     incarnation: int = 0
-    state: AllocationState = "pending"
+    state: AllocationPhase = "pending"
     wish_count: int | None = None  # of the wish that this is said of; None by an agent that doesn't count
     boots: int = 0  # the start counter that the present run satisfies
     ready: bool | None = None
@@ -314,7 +314,7 @@ class AllocationReport(msgspec.Struct, kw_only=True):
     reason: str = ""
     message: str = ""
     steps: list[Step] = []
-    move: MoveReport | None = None
+    move: MigrationReport | None = None
     ended: bool = False  # what ran has ended, and isn't started again by itself
     exit_code: int | None = None  # then; None: nobody saw it
 
@@ -334,7 +334,7 @@ def is_at_rest(spec: AllocationSpec, report: AllocationReport) -> bool:
     return told and spec.wish == "stop"
 
 
-def change_wish(spec: AllocationSpec, wish: Wish) -> AllocationSpec:
+def change_wish(spec: AllocationSpec, wish: Desired) -> AllocationSpec:
     if wish == spec.wish:
         return spec
     return msgspec.structs.replace(spec, wish=wish, wish_count=spec.wish_count + 1)

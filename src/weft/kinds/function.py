@@ -11,7 +11,7 @@ import msgspec
 from weft.kinds.fields.cells import AGE, NAME, dig, size, text
 from weft.kinds.parts.function_code import FunctionCode, check_code, code_of, code_references
 from weft.kinds.parts.function_verbs import FunctionLogsInput, InvokeInput, MetricsInput, PublishInput
-from weft.kinds.parts.placement_spec import wish_references
+from weft.kinds.parts.placement_spec import placement_references
 from weft.kinds.record import Column, Kind, Object, Reference, Verb
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import MAX_NAME, check_name
@@ -240,7 +240,7 @@ FUNCTION = Kind(
     longest_name=LONGEST_NAME,
     uploads=lambda spec: [spec.code] if spec.code else [],
     references=(
-        *wish_references(),
+        *placement_references(),
         *code_references(),
         Reference("functionversion", "spec.aliases", _versions_named, below=version_name),
         Reference("function", "spec.dead_letter", lambda spec: [spec.dead_letter] if spec.dead_letter else []),

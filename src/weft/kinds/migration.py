@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from weft.kinds.allocation import MovePlanned
+from weft.kinds.allocation import PlannedMigration
 from weft.kinds.fields.cells import AGE, NAME, dig, text
 from weft.kinds.parts.convert_verb import refuse_converting
 from weft.kinds.record import Column, Kind, Object, Reference, Verb
@@ -69,7 +69,7 @@ class MigrationSpec(msgspec.Struct, kw_only=True):
     cancel: Annotated[bool, field("The wish to break it off: the verb cancel sets it")] = False
 
 
-class MoveProgress(msgspec.Struct, kw_only=True, frozen=True):
+class MigrationProgress(msgspec.Struct, kw_only=True, frozen=True):
     """How far it is; bytes as they are on the wire but for ``total`` and ``remaining``, which are the machine's."""
 
     sent_bytes: int = 0
@@ -83,7 +83,7 @@ class MoveProgress(msgspec.Struct, kw_only=True, frozen=True):
 MOST_SAMPLES = 64
 
 
-class MoveSample(msgspec.Struct, kw_only=True, frozen=True):
+class MigrationSample(msgspec.Struct, kw_only=True, frozen=True):
     """How far it was, so long after it began."""
 
     elapsed_ms: int
@@ -94,14 +94,14 @@ class MoveSample(msgspec.Struct, kw_only=True, frozen=True):
     dirty_bytes_per_second: int = 0
 
 
-class MoveActual(msgspec.Struct, kw_only=True, frozen=True):
+class MigrationActual(msgspec.Struct, kw_only=True, frozen=True):
     duration_seconds: float = 0.0
     pause_ms: int = 0
     bytes: int = 0
     passes: int = 0
 
 
-class MoveError(msgspec.Struct, kw_only=True, frozen=True):
+class MigrationError(msgspec.Struct, kw_only=True, frozen=True):
     """How far the plan was off, in percent of what came true."""
 
     duration: float = 0.0
@@ -109,7 +109,7 @@ class MoveError(msgspec.Struct, kw_only=True, frozen=True):
     bytes: float = 0.0
 
 
-class MoveForecast(msgspec.Struct, kw_only=True, frozen=True):
+class MigrationForecast(msgspec.Struct, kw_only=True, frozen=True):
     """What a move is expected to take before anything of it was measured, from what moves before it took; None where nothing is
     known. ``mode`` is how it went the last time; ``basis`` says in words what all this stands on."""
 
@@ -121,7 +121,7 @@ class MoveForecast(msgspec.Struct, kw_only=True, frozen=True):
     basis: str = ""
 
 
-class MoveWindow(msgspec.Struct, kw_only=True, frozen=True):
+class MigrationWindow(msgspec.Struct, kw_only=True, frozen=True):
     """When a planned one may begin, in seconds since 1970 (``end`` None: for as long as it may take). ``quality`` is 0 while no
     room is held, 1 if nothing else is planned to use the same nodes then, a half with one other move, and so on; ``reason``
     says why."""
@@ -142,18 +142,18 @@ class MigrationStatus(msgspec.Struct, kw_only=True):
     phase: MigrationPhase = "Pending"
     source: str = ""
     target: str = ""
-    plan: MovePlanned | None = None
-    progress: MoveProgress | None = None
+    plan: PlannedMigration | None = None
+    progress: MigrationProgress | None = None
     samples: tuple[
-        MoveSample, ...
+        MigrationSample, ...
     ] = ()  # of this try, in order: at most MOST_SAMPLES, the further apart the longer it takes
-    actual: MoveActual | None = None
-    error: MoveError | None = None
+    actual: MigrationActual | None = None
+    error: MigrationError | None = None
     reason: str = ""
     message: str = ""
     ending: Literal["", "Failed", "Cancelled", "Retry"] = ""
-    window: MoveWindow | None = None  # of a planned one
-    forecast: MoveForecast | None = None  # likewise, until ``plan`` is measured
+    window: MigrationWindow | None = None  # of a planned one
+    forecast: MigrationForecast | None = None  # likewise, until ``plan`` is measured
     room_lost: str = ""
     tries: int = 0
     avoid: tuple[str, ...] = ()
@@ -229,7 +229,7 @@ def check_migration(spec: MigrationSpec) -> None:
         )
 
 
-class MoveInput(msgspec.Struct, kw_only=True):
+class MigrationInput(msgspec.Struct, kw_only=True):
     """As in MigrationSpec."""
 
     to: Annotated[str | None, field("The node to move to; without one the scheduler chooses", name=True)] = None
@@ -240,14 +240,14 @@ class MoveInput(msgspec.Struct, kw_only=True):
     reason: Annotated[str, field("Why", max_length=200)] = ""
 
 
-class MigrateInput(MoveInput, kw_only=True):
+class MigrateInput(MigrationInput, kw_only=True):
     mode: Annotated[Literal["live", "cold", "storage"], field("live, cold or storage")] = "live"
     pool: Annotated[str | None, field("The pool that a disk is to go to (storage)", name=True)] = None
     volume: Annotated[str | None, field("The volume that goes; else the root disk (storage)", name=True)] = None
     pause_ms: Annotated[int, field("The longest standstill to aim at", ge=1, le=60_000)] = 300
 
 
-class MigrateContainerInput(MoveInput, kw_only=True):
+class MigrateContainerInput(MigrationInput, kw_only=True):
     mode: Annotated[
         Literal["best", "live", "cold"],
         field(

@@ -10,7 +10,7 @@ import msgspec
 
 from weft.kinds.decision import Verdict
 from weft.kinds.fields.cells import AGE, NAME, text
-from weft.kinds.migration import MoveForecast
+from weft.kinds.migration import MigrationForecast
 from weft.kinds.record import Column, Kind
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import field
@@ -20,7 +20,7 @@ KEPT_SECONDS = 600.0  # an answered one: it tells of a moment
 Name = Annotated[str, field("", name=True)]
 
 
-class MoveWish(msgspec.Struct, frozen=True, kw_only=True):
+class MigrationQuery(msgspec.Struct, frozen=True, kw_only=True):
     to: Annotated[str | None, field("The node it would move to; without one any other than its own", name=True)] = None
     mode: Annotated[Literal["live", "cold", "best"], field("live, cold or, of a container, best")] = "live"
     bytes_per_second: Annotated[int, field("How fast it might send", quantity="bytes", ge=0)] = 0
@@ -38,7 +38,7 @@ class RecommendationSpec(msgspec.Struct, kw_only=True):
             "The workload, KIND/NAME, that hands its volumes and groups over to it and keeps its place", change="never"
         ),
     ] = ""
-    move: Annotated[MoveWish | None, field("Where it would move to from where it runs", change="never")] = None
+    move: Annotated[MigrationQuery | None, field("Where it would move to from where it runs", change="never")] = None
     nodes: Annotated[list[Name], field("Nodes whose verdict is wanted in any case", change="never")] = []
 
 
@@ -79,7 +79,7 @@ class RecommendationStatus(msgspec.Struct, kw_only=True):
     advice: list[Advice] = []
     gang: list[GangPlace] = []
     notes: list[str] = []
-    forecast: MoveForecast | None = None
+    forecast: MigrationForecast | None = None
 
 
 def check_recommendation(spec: RecommendationSpec) -> None:

@@ -199,7 +199,7 @@ def _ask(spec: VmSpec) -> Ask:
 def _allocate(spec: VmSpec) -> dict[str, Any]:
     return {
         "machine": spec.machine,
-        "cpu_wish": spec.cpu_model,
+        "requested_cpu_model": spec.cpu_model,
         "user_data": spec.user_data,
         "ssh_keys": spec.ssh_keys,
         "users": spec.users,
@@ -212,7 +212,7 @@ def _is_same(place: AllocationSpec, spec: VmSpec) -> bool:
     return (
         place.resources.disk >= spec.disk
         and place.machine == spec.machine
-        and place.cpu_wish == spec.cpu_model
+        and place.requested_cpu_model == spec.cpu_model
         and place.firmware == spec.firmware
         and place.screen == spec.screen
         and (place.iso.name if place.iso else None) == spec.iso
@@ -228,7 +228,7 @@ def _compare(place: AllocationSpec, spec: VmSpec) -> tuple[dict[str, Any], dict[
     has = {
         "disk": place.resources.disk,
         "machine": place.machine,
-        "cpu_model": place.cpu_wish,
+        "cpu_model": place.requested_cpu_model,
         "firmware": place.firmware,
         "screen": place.screen,
         "iso": place.iso.name if place.iso else None,
@@ -242,7 +242,7 @@ def _refit(place: AllocationSpec, spec: VmSpec, fields: set[str]) -> None:
     for name in fields & {"machine", "firmware", "screen"}:
         setattr(place, name, getattr(spec, name))
     if "cpu_model" in fields:
-        place.cpu_wish = spec.cpu_model
+        place.requested_cpu_model = spec.cpu_model
 
 
 WORKLOAD = Workload(

@@ -6,7 +6,7 @@ invocation's request id, a UUID, everywhere.
 
 An invocation was begun at most once: the gateway asks another node only after ``Refused``, or if this one can't have heard of
 it. Each
-``Answer`` is kept by the agent until ``Heard``; when the connection is lost the agent dials anew and first says, in
+``Answer`` is kept by the agent until ``Acknowledge``; when the connection is lost the agent dials anew and first says, in
 ``Underway``, what it
 still has: whatever isn't in it is lost, and its caller is told so.
 """
@@ -28,7 +28,7 @@ MAX_MESSAGE_BYTES = MAX_PAYLOAD_BYTES + 512 * 1024
 VERB = "invocations"
 
 
-class Tell(msgspec.Struct, frozen=True, tag="tell"):
+class Define(msgspec.Struct, frozen=True, tag="tell"):
     """To the agent: a recipe that messages after this one name by digest."""
 
     recipe: Recipe
@@ -71,7 +71,7 @@ class Drop(msgspec.Struct, frozen=True, tag="drop"):
     digest: str
 
 
-class Heard(msgspec.Struct, frozen=True, tag="heard"):
+class Acknowledge(msgspec.Struct, frozen=True, tag="heard"):
     """To the agent: the answer has arrived and can be let go of."""
 
     id: str
@@ -144,10 +144,10 @@ class Count(msgspec.Struct, frozen=True, array_like=True):
     ready: int = 0
 
 
-class Standing(msgspec.Struct, frozen=True, tag="standing"):
+class InstanceState(msgspec.Struct, frozen=True, tag="standing"):
     """From the agent, once on each connection: its instances by recipe, and what opportunistic room is left. ``isolations`` are
     those that it runs, with why not for the others; ``recipes`` those that it has prepared; ``ready_memory`` bytes that paused
-    copies take, which go when an invocation needs the room. ``Moved`` follows it."""
+    copies take, which go when an invocation needs the room. ``InstanceStateChange`` follows it."""
 
     counts: dict[str, Count] = {}
     free_cpu: float = 0.0
@@ -157,7 +157,7 @@ class Standing(msgspec.Struct, frozen=True, tag="standing"):
     ready_memory: int = 0
 
 
-class Moved(msgspec.Struct, frozen=True, tag="moved", omit_defaults=True):
+class InstanceStateChange(msgspec.Struct, frozen=True, tag="moved", omit_defaults=True):
     """From the agent, whenever its standing changes (at most every 50 ms): what is another than it told before on this
     connection. A count of nothing: no instance is left. ``recipes`` are new, ``dropped`` are gone; the figures are told always."""
 
@@ -170,7 +170,7 @@ class Moved(msgspec.Struct, frozen=True, tag="moved", omit_defaults=True):
     dropped: list[str] = []
 
 
-def tell_moved(before: Standing, now: Standing) -> Moved:
+def tell_moved(before: InstanceState, now: InstanceState) -> InstanceStateChange:
     """What to tell whoever knows ``before``."""
     counts = {digest: count for digest, count in now.counts.items() if before.counts.get(digest) != count}
     counts |= {digest: Count() for digest in before.counts.keys() - now.counts.keys()}
@@ -180,10 +180,10 @@ def tell_moved(before: Standing, now: Standing) -> Moved:
     if now.recipes != before.recipes:
         old, new = set(before.recipes), set(now.recipes)
         recipes, dropped = sorted(new - old), sorted(old - new)
-    return Moved(now.free_cpu, now.free_memory, now.ready_memory, counts, isolations, recipes, dropped)
+    return InstanceStateChange(now.free_cpu, now.free_memory, now.ready_memory, counts, isolations, recipes, dropped)
 
 
-def move(before: Standing, moved: Moved) -> Standing:
+def move(before: InstanceState, moved: InstanceStateChange) -> InstanceState:
     """The standing after it; what of ``before`` didn't change is shared with it."""
     counts, recipes = before.counts, before.recipes
     if moved.counts:
@@ -193,7 +193,7 @@ def move(before: Standing, moved: Moved) -> Standing:
     if moved.recipes or moved.dropped:
         recipes = sorted({*recipes, *moved.recipes} - {*moved.dropped})
     isolations = before.isolations | moved.isolations if moved.isolations else before.isolations
-    return Standing(counts, moved.free_cpu, moved.free_memory, isolations, recipes, moved.ready_memory)
+    return InstanceState(counts, moved.free_cpu, moved.free_memory, isolations, recipes, moved.ready_memory)
 
 
 class Underway(msgspec.Struct, frozen=True, tag="underway"):
@@ -204,8 +204,8 @@ class Underway(msgspec.Struct, frozen=True, tag="underway"):
     digests: list[str] = []
 
 
-ToAgent = Tell | Prepare | Invoke | Keep | Drop | Heard | Written
-FromAgent = Prepared | Refused | Answer | Printed | Standing | Moved | Underway
+ToAgent = Define | Prepare | Invoke | Keep | Drop | Acknowledge | Written
+FromAgent = Prepared | Refused | Answer | Printed | InstanceState | InstanceStateChange | Underway
 
 _ENCODER = msgspec.msgpack.Encoder()
 _TO_AGENT: msgspec.msgpack.Decoder[ToAgent] = msgspec.msgpack.Decoder(ToAgent)

@@ -14,7 +14,7 @@ from typing import Literal, Protocol, TypeVar
 
 import msgspec
 
-from weft.contracts.driver.migration import MoveSettings, MovingGuest
+from weft.contracts.driver.migration import MigratingGuest, MigrationSettings
 from weft.contracts.driver.runtime import Printed
 from weft.objects.errors import InvalidInput, Unavailable
 
@@ -35,7 +35,7 @@ class Hello(msgspec.Struct, frozen=True):
     form: str = "qcow2"
 
 
-class Ask(msgspec.Struct, frozen=True):
+class MigrationRequest(msgspec.Struct, frozen=True):
     """``expect``: be there for ``guest``, whose open connections are ``flows``, or (``flows``) are by now; ``stopped``,
     ``resumed``: it stands still at the source, or runs there again; ``take over``: it never will run there again, so let it
     run; ``look``: say how it is. ``sent_bytes``, ``passes``, ``elapsed_ms``: what it came to until it was handed over; the source
@@ -43,8 +43,8 @@ class Ask(msgspec.Struct, frozen=True):
     known at the target too. ``padding`` says nothing: how long it takes tells of the path."""
 
     do: Literal["expect", "flows", "stopped", "resumed", "take over", "look"]
-    guest: MovingGuest | None = None
-    settings: MoveSettings | None = None
+    guest: MigratingGuest | None = None
+    settings: MigrationSettings | None = None
     flows: list[list[str]] = []
     sent_bytes: int = 0
     passes: int = 0
@@ -53,7 +53,7 @@ class Ask(msgspec.Struct, frozen=True):
     padding: str = ""
 
 
-class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+class MigrationAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """``reason`` and ``message`` say why not."""
 
     done: bool = True
@@ -71,10 +71,10 @@ class Receive(Protocol):
         """It is there, all of it. Raises WeftError."""
 
 
-Message = TypeVar("Message", Hello, Ask, Answer)
+Message = TypeVar("Message", Hello, MigrationRequest, MigrationAnswer)
 
 
-def send_message(sock: ssl.SSLSocket, message: Hello | Ask | Answer) -> None:
+def send_message(sock: ssl.SSLSocket, message: Hello | MigrationRequest | MigrationAnswer) -> None:
     """Blocks for as long as the socket's timeout. Raises OSError."""
     data = msgspec.json.encode(message)
     sock.sendall(_LENGTH.pack(len(data)) + data)

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from weft.informer.commit import Commit
-from weft.informer.leader_lease import Term
+from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Item
 
 MOST = 4
@@ -29,7 +29,7 @@ class Batch:
         self.attached: dict[str, Item] = {}
 
 
-class Landed:
+class CommittedBatch:
     """A batch whose commits are through, or have ``failed``."""
 
     def __init__(self, batch: Batch, commits: Sequence[Commit], failed: Sequence[Commit]) -> None:
@@ -38,10 +38,10 @@ class Landed:
         self.in_vain = bool(failed) and len(failed) == len(commits)
 
 
-class Flight:
+class PendingBatches:
     """The batches that are under way, in their order; at most MOST of them."""
 
-    def __init__(self, term: Term) -> None:
+    def __init__(self, term: LeaderLease) -> None:
         self._term = term
         self._sent: deque[tuple[Batch, Sequence[Commit], asyncio.Future[list[Commit]]]] = deque()
 
@@ -62,12 +62,12 @@ class Flight:
         for _ in range(_TURNS):
             await self._term.clock.sleep(0)
 
-    async def land(self) -> Landed:
-        """Wait for the oldest one. Raises TermLost."""
+    async def land(self) -> CommittedBatch:
+        """Wait for the oldest one. Raises LeadershipLost."""
         batch, commits, sending = self._sent[0]
         failed = await sending
         self._sent.popleft()
-        return Landed(batch, commits, failed)
+        return CommittedBatch(batch, commits, failed)
 
     async def close(self) -> None:
         """Wait for none of them any more."""

@@ -21,10 +21,10 @@ from weft.informer.indexes import (
     WORKLOADS_BY_VOLUME,
     name_gang,
 )
-from weft.informer.leader_lease import Term
+from weft.informer.leader_lease import LeaderLease
 from weft.informer.silent_nodes import find_silent, may_be_silent
 from weft.informer.view import Changed, Item, View
-from weft.informer.workloads import list_workloads, record_of, wish_of
+from weft.informer.workloads import list_workloads, record_of, spec_of
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.image import ImageStatus
 from weft.kinds.node import NodeReport, NodeStatus, read_orphan
@@ -37,7 +37,7 @@ from weft.scheduler.allocation.count import count_allocation, count_orphans
 from weft.scheduler.allocation.preempt import may_preempt
 from weft.scheduler.constraint.affinity import depends_on
 from weft.scheduler.engine.cycle import Engine
-from weft.scheduler.migration.plan import Moves
+from weft.scheduler.migration.plan import MigrationQueue
 from weft.scheduler.node.facts import read_node
 from weft.scheduler.own_policies.registry import OwnPolicies
 from weft.scheduler.own_policies.status import prepare_policies
@@ -54,10 +54,10 @@ HEARD = (*KINDS, "image", "constraint", "project", "volume")
 class Intake:
     """``wake`` rings whenever there is something to do: VMs in ``queue``, open ``questions``, or counts that are due."""
 
-    def __init__(self, term: Term, engine: Engine, own: OwnPolicies) -> None:
+    def __init__(self, term: LeaderLease, engine: Engine, own: OwnPolicies) -> None:
         self.queue = Queue()
         self.questions = Questions()
-        self.moves = Moves()
+        self.moves = MigrationQueue()
         self.wake = Wake(term.clock)
         self.silent: list[str] = []  # nodes that haven't said, after a restore, what runs there
         self.cramped: set[str] = set()  # keys of VMs that wait for room to grow where they run
@@ -118,13 +118,13 @@ class Intake:
             self._offer_gang(vm)
         if change.old is not None and _moved(change, lambda item: item.status(WorkloadStatus).conversion):
             record = record_of(change.old)
-            for name in record.volumes(wish_of(change.old)):
+            for name in record.volumes(spec_of(change.old)):
                 volume = object_key("volume", change.old.envelope.project, name)
                 self._offer_all(self._view.find(WORKLOADS_BY_VOLUME, volume))
 
     def _offer_gang(self, vm: Item) -> None:
         """Whom it was to be placed with, or waits until they are, may have something new to hear."""
-        if wish_of(vm).gang is not None:
+        if spec_of(vm).gang is not None:
             self._offer_all(self._view.find(WORKLOADS_BY_GANG, name_gang(vm)))
 
     def _notice_allocation(self, change: Changed) -> None:
@@ -215,10 +215,10 @@ class Intake:
 
     def _offer(self, vm: Item) -> None:
         """Queue a VM if there is something to decide or to say about it."""
-        placed, wish = vm.envelope.condition("Placed"), wish_of(vm)
+        placed, wish = vm.envelope.condition("Placed"), spec_of(vm)
         said = placed is not None and placed.status == "True"
         allocations = self._view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)
-        to_do = any(not said or is_unfit(item, wish) or is_regrouped(item, vm) for item in allocations)
+        to_do = any(not said or needs_resize(item, wish) or is_regrouped(item, vm) for item in allocations)
         if to_do or has_moved_from(vm, allocations) or wants_place(self._view, vm):
             self.queue.offer(vm.key)
         else:
@@ -261,7 +261,7 @@ def _moved(change: Changed, read: Callable[[Item], object]) -> bool:
     return change.old is None or change.new is None or read(change.old) != read(change.new)
 
 
-def is_unfit(allocation: Item, wish: WorkloadSpec) -> bool:
+def needs_resize(allocation: Item, wish: WorkloadSpec) -> bool:
     """Whether the place gives its VM other amounts than it asks for by now."""
     spec = allocation.spec(AllocationSpec)
     return spec.move is None and bool(find_fit(spec, wish, allocation.report(AllocationReport)))

@@ -18,9 +18,9 @@ from weft.contracts.store import MAX_WRITES
 from weft.informer.cache import whole
 from weft.informer.commit import Commit
 from weft.informer.indexes import ALLOCATIONS_BY_WORKLOAD, NODES_BY_UID, name_gang
-from weft.informer.leader_lease import Term
+from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Item, View
-from weft.informer.workloads import name_of, wish_of
+from weft.informer.workloads import name_of, spec_of
 from weft.kinds.allocation import AllocationSpec, allocation_name
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY, read_strategy
 from weft.kinds.registry import find_kind
@@ -36,22 +36,22 @@ from weft.scheduler.allocation.bind import (
     tell_nothing,
 )
 from weft.scheduler.allocation.preempt import find_way, join_victims, may_preempt
-from weft.scheduler.allocation.resize import plan_refit
-from weft.scheduler.batches import MOST, Batch, Flight
+from weft.scheduler.allocation.resize import plan_resize
+from weft.scheduler.batches import MOST, Batch, PendingBatches
 from weft.scheduler.constraint.relax import relax
-from weft.scheduler.constraint.status import plan_standing
+from weft.scheduler.constraint.status import plan_constraint_status
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.demand import Demand
 from weft.scheduler.engine.explain import Explanation, describe_choice, explain
-from weft.scheduler.gang.assembly import muster
+from weft.scheduler.gang.assembly import assemble_gang
 from weft.scheduler.gang.commit import find_excess, join
 from weft.scheduler.gang.explain import explain_places, explain_refusal
 from weft.scheduler.gang.placement import Member, find_places
 from weft.scheduler.gang.search_budget import Budget
-from weft.scheduler.intake import HEARD, KINDS, Intake, is_regrouped, is_unfit
-from weft.scheduler.node.usage import Gauge, goes_by_use
+from weft.scheduler.intake import HEARD, KINDS, Intake, is_regrouped, needs_resize
+from weft.scheduler.node.usage import NodeUsage, goes_by_use
 from weft.scheduler.own_policies.registry import OwnPolicies, find_fallback
-from weft.scheduler.own_policies.status import plan_health
+from weft.scheduler.own_policies.status import plan_policy_status
 from weft.scheduler.policies import Policies
 from weft.scheduler.table.facts import name_workload
 from weft.scheduler.table.snapshot import Snapshot, asks_of, without
@@ -74,7 +74,7 @@ class Scheduler:
     """``run`` decides for as long as ``term`` lasts; ``tell`` completes what is written of a VM that gets a place."""
 
     def __init__(
-        self, term: Term, strategy: str = DEFAULT_STRATEGY, *, seed: int = 0, tell: Tell = tell_nothing
+        self, term: LeaderLease, strategy: str = DEFAULT_STRATEGY, *, seed: int = 0, tell: Tell = tell_nothing
     ) -> None:
         self.snapshot = Snapshot()
         self._term = term
@@ -89,9 +89,9 @@ class Scheduler:
             demand=Demand(lambda: asks_of(self.snapshot), learns=True),
         )
         self.intake = Intake(term, self._engine, self._own)
-        self._gauge = Gauge(term.store, term.clock)
+        self._gauge = NodeUsage(term.store, term.clock)
         self._batch = Batch()  # in hand
-        self._flight = Flight(term)
+        self._flight = PendingBatches(term)
         self._starting: set[str] = set()  # keys of VMs that wait for a worker of an own policy
         self._retold: Counter[Request] = Counter()  # in the batch in hand
         self._mustered: set[str] = set()  # gangs that were decided on in the batch in hand
@@ -100,7 +100,7 @@ class Scheduler:
         self._tell_again_at = float("inf")
 
     async def run(self) -> None:
-        """Raises TermLost when the term ends."""
+        """Raises LeadershipLost when the term ends."""
         unsubscribe = self._term.cache.subscribe(self.intake.notice, HEARD)
         try:
             self.intake.notice(whole(self._view, KINDS))
@@ -134,9 +134,9 @@ class Scheduler:
         again = elapsed >= self._tell_again_at
         commits: list[Commit] = []
         if self.intake.take_counts_due() or again:
-            commits += plan_standing(self._view, self.snapshot)
+            commits += plan_constraint_status(self._view, self.snapshot)
         if self._own.take_news() or again:
-            commits += plan_health(self._view, self._own, now)
+            commits += plan_policy_status(self._view, self._own, now)
         if commits or again:
             refused = await self._term.perform(commits)
             self._tell_again_at = elapsed + TELL_AGAIN_SECONDS if refused else float("inf")
@@ -167,7 +167,7 @@ class Scheduler:
     async def _decide_batch(self) -> None:
         await self._hear_use()
         keys = self.intake.queue.take(BATCH)
-        has_gang = any((vm := self._view.get(key)) is not None and wish_of(vm).gang is not None for key in keys)
+        has_gang = any((vm := self._view.get(key)) is not None and spec_of(vm).gang is not None for key in keys)
         if has_gang or self._flight.holds(keys):  # what they are together with isn't in the view yet
             await self._land(0)
         self._batch = Batch(keys)
@@ -208,7 +208,7 @@ class Scheduler:
         commits: list[Commit | None] = []
         for key in keys:
             vm = self._view.get(key)
-            if vm is not None and wish_of(vm).gang is not None and wants_place(self._view, vm):
+            if vm is not None and spec_of(vm).gang is not None and wants_place(self._view, vm):
                 commits += self._plan_gang(vm)
             else:
                 commits.append(self._plan_one(key))
@@ -231,7 +231,7 @@ class Scheduler:
     def _plan_gang(self, vm: Item) -> list[Commit | None]:
         """Decide on all that are to be placed together with ``vm``: their places are one commit."""
         now = self._term.clock.now()
-        found = muster(self._view, vm, self._strategy, self.intake.silent)
+        found = assemble_gang(self._view, vm, self._strategy, self.intake.silent)
         if isinstance(found, list):
             found = next((taken for each in found if (taken := self._find_obstacle(each)) is not None), found)
         if isinstance(found, Waiting):
@@ -291,9 +291,9 @@ class Scheduler:
         if not allocations:
             return None
         for allocation in allocations:
-            if not allocation.deleting and is_unfit(allocation, wish_of(vm)):
+            if not allocation.deleting and needs_resize(allocation, spec_of(vm)):
                 self._batch.resized.append(allocation.key)
-                commit = plan_refit(self._view, self.snapshot, vm, allocation, now)
+                commit = plan_resize(self._view, self.snapshot, vm, allocation, now)
                 if commit is None or allocation.key not in {write.key for write in commit.writes}:
                     self.intake.cramped.add(vm.key)
                 return commit

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from weft.kinds.allocation import MoveLesson, MovePlanned, PastMove
-from weft.transfer.plan import USABLE_SHARE, MovePlan
+from weft.kinds.allocation import MigrationLesson, PastMigration, PlannedMigration
+from weft.transfer.plan import USABLE_SHARE, MigrationPlan
 
 MOST_PAST = 32  # moves that a lesson is made of
 PATH_MOVES = 3  # the newest ones, whose best says what the path carries,
@@ -29,14 +29,14 @@ _LEAST_SECONDS = 1e-3
 _BARE = ("plain", "auto-converge", "stop-and-copy")
 
 
-class EndedMove(msgspec.Struct, kw_only=True, frozen=True):
+class EndedMigration(msgspec.Struct, kw_only=True, frozen=True):
     """A move that has succeeded: what was foreseen, as it was told then, and what came true. One that people kept ``limited``
     says nothing of what its path carries."""
 
     workload: str
     source: str
     target: str
-    plan: MovePlanned
+    plan: PlannedMigration
     duration_seconds: float
     pause_seconds: float
     bytes: int
@@ -53,9 +53,9 @@ class Errors(NamedTuple):
     bytes: float
 
 
-def learn(ended: Iterable[EndedMove], workload: str, source: str, target: str) -> MoveLesson:
+def learn(ended: Iterable[EndedMigration], workload: str, source: str, target: str) -> MigrationLesson:
     """What these say of a move of ``workload`` from ``source`` to ``target``."""
-    nodes, past = {source, target}, list[PastMove]()
+    nodes, past = {source, target}, list[PastMigration]()
     own, others = _Rates(), _Rates()
     for move in sorted(ended, key=lambda move: move.ended_at, reverse=True):
         same_nodes = {move.source, move.target} == nodes
@@ -69,7 +69,7 @@ def learn(ended: Iterable[EndedMove], workload: str, source: str, target: str) -
                 )
             )
     best = own.best() or others.best()
-    return MoveLesson(path_bytes_per_second=int(best / USABLE_SHARE), past=tuple(past))
+    return MigrationLesson(path_bytes_per_second=int(best / USABLE_SHARE), past=tuple(past))
 
 
 class _Rates:
@@ -78,7 +78,7 @@ class _Rates:
     def __init__(self) -> None:
         self._all, self._bare = list[float](), list[float]()
 
-    def add(self, move: EndedMove) -> None:
+    def add(self, move: EndedMigration) -> None:
         rate = move.bytes / move.duration_seconds
         self._all.append(rate)
         if move.plan.mode in _BARE:
@@ -88,9 +88,9 @@ class _Rates:
         return max(self._all[:PATH_MOVES] + self._bare[:BARE_MOVES], default=0.0)
 
 
-def _remember(move: EndedMove, weight: float) -> PastMove:
+def _remember(move: EndedMigration, weight: float) -> PastMigration:
     plan = move.plan
-    return PastMove(
+    return PastMigration(
         mode=plan.mode,
         duration_seconds=round(plan.duration_seconds / plan.duration_factor, 4),
         duration_ratio=round(_ratio(move.duration_seconds, plan.duration_seconds) * plan.duration_factor, 4),
@@ -103,7 +103,7 @@ def _remember(move: EndedMove, weight: float) -> PastMove:
     )
 
 
-def correct_plan(plan: MovePlan, lesson: MoveLesson) -> MovePlan:
+def correct_plan(plan: MigrationPlan, lesson: MigrationLesson) -> MigrationPlan:
     """The plan as those like it have turned out; its factors say what it was multiplied by."""
     pause = _correct_pause(plan, lesson)
     plan = msgspec.structs.replace(plan, pause_seconds=pause, pause_factor=pause / plan.pause_seconds)
@@ -131,7 +131,7 @@ def correct_plan(plan: MovePlan, lesson: MoveLesson) -> MovePlan:
     )
 
 
-def _correct_pause(plan: MovePlan, lesson: MoveLesson) -> float:
+def _correct_pause(plan: MigrationPlan, lesson: MigrationLesson) -> float:
     """Most of what a pause is beside the bytes that are left is the same in all modes: devices, a record on disk, how busy both
     nodes are. So it is a sum, and other modes say something of it."""
     alike = [
@@ -153,7 +153,7 @@ def _known(weights: Sequence[float]) -> float:
     return sum(weights) / (sum(weights) + DOUBT)
 
 
-def judge(ended: Iterable[EndedMove]) -> Errors:
+def judge(ended: Iterable[EndedMigration]) -> Errors:
     """How far the plans of these were off."""
     told = [move for move in ended if move.plan.duration_seconds > 0]
     pairs: list[list[tuple[float, float]]] = [
@@ -167,11 +167,11 @@ def judge(ended: Iterable[EndedMove]) -> Errors:
     return Errors(len(told), duration, pause, volume)
 
 
-def _duration_ratio(past: PastMove) -> float:
+def _duration_ratio(past: PastMigration) -> float:
     return past.duration_ratio
 
 
-def _bytes_ratio(past: PastMove) -> float:
+def _bytes_ratio(past: PastMigration) -> float:
     return past.bytes_ratio
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from weft.kinds.migration import MoveForecast
+from weft.kinds.migration import MigrationForecast
 from weft.objects.quantity import format_bytes
 from weft.transfer.calibration import LEAST_PATH_BYTES
 
@@ -22,7 +22,7 @@ OTHER_PATH = 0.5  # how much less a guest's moves between other nodes say
 ONLY_MEMORY = 0.2  # how far its memory and its path alone are to be believed
 
 
-class PastMove(msgspec.Struct, frozen=True, kw_only=True):
+class PastMigration(msgspec.Struct, frozen=True, kw_only=True):
     """A move that has succeeded; ``way`` is how its memory went (plain, …), ``limited`` whether people kept it slow."""
 
     workload: str
@@ -38,7 +38,7 @@ class PastMove(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def forecast(
-    past: Sequence[PastMove],
+    past: Sequence[PastMigration],
     workload: str,
     source: str,
     target: str,
@@ -46,7 +46,7 @@ def forecast(
     mode: str,
     memory: int,
     bytes_per_second: int = 0,
-) -> MoveForecast:
+) -> MigrationForecast:
     """What a move of ``workload`` between two nodes is expected to take; ``past`` has the newest first, ``memory`` is the
     guest's in bytes, ``bytes_per_second`` what it is kept below (0: nothing)."""
     nodes = {source, target}
@@ -72,7 +72,7 @@ def forecast(
         )
     elif mode == "live" and rate:
         pauses = [move.pause_ms for move in past if {move.source, move.target} == nodes and move.mode == mode]
-        told = MoveForecast(
+        told = MigrationForecast(
             duration_seconds=memory / rate,
             pause_ms=round(statistics.median(pauses)) if pauses else None,
             bytes=memory,
@@ -82,18 +82,18 @@ def forecast(
     else:
         what = "its disks go over as they are" if mode == "cold" else f"it has {format_bytes(memory)} of memory"
         so_far = f"it never moved {mode}" + ("" if rate else f", and nothing has moved between {path}")
-        return MoveForecast(basis=f"{so_far}; {what}")
+        return MigrationForecast(basis=f"{so_far}; {what}")
     if bytes_per_second and told.bytes:
         told = _keep_to(told, bytes_per_second, told.bytes)
     return told
 
 
-def _from_own(moves: Sequence[PastMove]) -> MoveForecast:
+def _from_own(moves: Sequence[PastMigration]) -> MigrationForecast:
     """The middle of how the same guest's went; the less they differ, and the more there are, the more it is believed."""
     seconds = statistics.median(move.duration_seconds for move in moves)
     off = statistics.median(abs(move.duration_seconds / seconds - 1) for move in moves)
     known = len(moves) / (len(moves) + 1)
-    return MoveForecast(
+    return MigrationForecast(
         mode=moves[0].way,
         duration_seconds=seconds,
         pause_ms=round(statistics.median(move.pause_ms for move in moves)),
@@ -102,7 +102,7 @@ def _from_own(moves: Sequence[PastMove]) -> MoveForecast:
     )
 
 
-def _find_rate(past: Sequence[PastMove], nodes: set[str]) -> float:
+def _find_rate(past: Sequence[PastMigration], nodes: set[str]) -> float:
     """What the path between these nodes carried at best lately, in bytes a second; 0: nothing is known."""
     rates = [
         move.bytes / move.duration_seconds
@@ -112,7 +112,7 @@ def _find_rate(past: Sequence[PastMove], nodes: set[str]) -> float:
     return max(rates[:PATH_MOVES], default=0.0)
 
 
-def _keep_to(told: MoveForecast, bytes_per_second: int, volume: int) -> MoveForecast:
+def _keep_to(told: MigrationForecast, bytes_per_second: int, volume: int) -> MigrationForecast:
     least = volume / bytes_per_second
     if told.duration_seconds is not None and told.duration_seconds >= least:
         return told
@@ -120,5 +120,5 @@ def _keep_to(told: MoveForecast, bytes_per_second: int, volume: int) -> MoveFore
     return msgspec.structs.replace(told, duration_seconds=least, basis=f"{told.basis}; {slow}")
 
 
-def _count(moves: Sequence[PastMove]) -> str:
+def _count(moves: Sequence[PastMigration]) -> str:
     return "one move" if len(moves) == 1 else f"{len(moves)} moves"

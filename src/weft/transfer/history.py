@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from weft.informer.view import Item, View
-from weft.kinds.migration import MigrationSpec, MigrationStatus, MoveForecast, read_workload
+from weft.kinds.migration import MigrationForecast, MigrationSpec, MigrationStatus, read_workload
 from weft.kinds.node import NodeSpec
 from weft.objects.identity import object_key
-from weft.transfer.forecast import PastMove, forecast
+from weft.transfer.forecast import PastMigration, forecast
 
 NEAR_LIMIT = 0.5  # of a limit: a move is slower in its beginning and its end
 
 
 def foresee(
     view: View, workload: str, nodes: tuple[str, str], *, mode: str, memory: int, bytes_per_second: int
-) -> MoveForecast:
+) -> MigrationForecast:
     """What a move of the workload with that key between these nodes is expected to take, kept to what both may carry."""
     found = (view.get(object_key("node", None, name)) for name in nodes)
     limits = [bytes_per_second, *(node.spec(NodeSpec).migration_bandwidth for node in found if node is not None)]
@@ -21,20 +21,20 @@ def foresee(
     return forecast(read_history(view), workload, *nodes, mode=mode, memory=memory, bytes_per_second=least)
 
 
-def read_history(view: View) -> list[PastMove]:
+def read_history(view: View) -> list[PastMigration]:
     """The newest first."""
     past = [move for item in view.of_kind("migration").values() if (move := read_past(item)) is not None]
     return sorted(past, key=lambda move: move.ended_at, reverse=True)
 
 
-def read_past(item: Item) -> PastMove | None:
+def read_past(item: Item) -> PastMigration | None:
     """None unless it has succeeded, and it was heard how long it took."""
     spec, status = item.spec(MigrationSpec), item.status(MigrationStatus)
     actual = status.actual
     if status.phase != "Succeeded" or actual is None or not actual.duration_seconds:
         return None
     kind, name = read_workload(spec)
-    return PastMove(
+    return PastMigration(
         workload=object_key(kind, item.envelope.project, name),
         source=status.source,
         target=status.target,

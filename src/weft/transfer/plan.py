@@ -18,7 +18,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.contracts.driver.migration import Load, MoveMode, MoveSettings
+from weft.contracts.driver.migration import Load, MigrationSettings, MoveMode
 from weft.objects.quantity import format_bytes
 
 USABLE_SHARE = 0.92  # of a link; the rest is headers and whoever else is on it
@@ -66,12 +66,12 @@ class Leeway(msgspec.Struct, frozen=True):
     limit: int = 0
 
 
-class MovePlan(msgspec.Struct, frozen=True):
+class MigrationPlan(msgspec.Struct, frozen=True):
     """``confidence`` 0 to 1: how far duration, pause and bytes are to be believed. ``keeps_pause``: whether the pause that
     is foreseen is one that is allowed. ``ratio``: how many bytes of memory go into one on the wire, in all passes; sent in
     pieces of ``chunk_bytes``. The factors: what past moves have corrected it by."""
 
-    settings: MoveSettings
+    settings: MigrationSettings
     reason: str
     duration_seconds: float
     pause_seconds: float
@@ -105,11 +105,11 @@ class Forecast(msgspec.Struct, frozen=True):
     ratio: float = 1.0
 
 
-def choose_mode(load: Load, leeway: Leeway) -> MovePlan:
+def choose_mode(load: Load, leeway: Leeway) -> MigrationPlan:
     """How this guest is best moved over this path."""
     mode, reason = _choose(load, leeway)
     foreseen = forecast(mode, load, leeway)
-    settings = MoveSettings(
+    settings = MigrationSettings(
         mode=mode,
         bytes_per_second=int(leeway.limit * USABLE_SHARE),
         pause_ms=max(1, round(min(AIMED_SECONDS, leeway.pause_seconds) * 1000)),
@@ -122,7 +122,7 @@ def choose_mode(load: Load, leeway: Leeway) -> MovePlan:
     keeps = foreseen.pause_seconds <= leeway.pause_seconds and foreseen.converges
     if not keeps:
         reason += f"; it will stand still for {foreseen.pause_seconds:.1f} s, longer than asked"
-    return MovePlan(
+    return MigrationPlan(
         settings=settings,
         reason=reason,
         duration_seconds=foreseen.duration_seconds,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from weft.kinds.allocation import MovePlanned
-from weft.transfer.plan import MovePlan
+from weft.kinds.allocation import PlannedMigration
+from weft.transfer.plan import MigrationPlan
 
 
 def tell_plan(
-    plan: MovePlan, *, dirty_bytes_per_second: float = 0.0, path_bytes_per_second: float = 0.0, limit: int = 0
-) -> MovePlanned:
+    plan: MigrationPlan, *, dirty_bytes_per_second: float = 0.0, path_bytes_per_second: float = 0.0, limit: int = 0
+) -> PlannedMigration:
     """``plan``, and what it was made from: what the guest writes, what the path carries, what it is kept to."""
     settings = plan.settings
-    return MovePlanned(
+    return PlannedMigration(
         mode=settings.mode,
         reason=plan.reason,
         duration_seconds=plan.duration_seconds,

@@ -10,44 +10,49 @@ import pytest
 from tests.scenario.agent_lab import make_allocation
 
 from weft.agent.state import checkpoint
-from weft.agent.state.allocation import Memory, Part, read_wanted
-from weft.agent.state.checkpoint import Copies
+from weft.agent.state.allocation import AllocationState, MigrationState, read_allocation
+from weft.agent.state.checkpoint import CheckpointStore
 from weft.agent.state.departure import find_bygone, recall_bygone, recall_part
-from weft.kinds.allocation import AllocatedMove, AllocationSpec
+from weft.kinds.allocation import AllocatedMigration, AllocationSpec
 
-MOVE = AllocatedMove(key="m", peer="n2", peer_uid="node-2", peer_allocation="b")
-LEFT = Part("m", "source", "b", taken=True, over=True)
-CAME = Part("m", "target", "", taken=True)
+MOVE = AllocatedMigration(key="m", peer="n2", peer_uid="node-2", peer_allocation="b")
+LEFT = MigrationState("m", "source", "b", taken=True, over=True)
+CAME = MigrationState("m", "target", "", taken=True)
 
 
 def spec(**fields: Any) -> AllocationSpec:
-    return read_wanted(make_allocation("web", **fields)).spec
+    return read_allocation(make_allocation("web", **fields)).spec
 
 
 @pytest.mark.parametrize(
     ("memory", "kept"),
     [
-        (Memory(), None),
-        (Memory(part=LEFT), LEFT),
-        (Memory(part=LEFT, took="before"), LEFT),
-        (Memory(part=Part("m", "source", "b", taken=True)), None),  # its node hasn't left it yet
-        (Memory(part=Part("m", "source", "b", over=True)), None),  # it was never taken over
-        (Memory(part=Part("m", "target", "b", over=True)), None),  # it was given up
-        (Memory(part=Part("m", "target", "b", taken=True)), Part("m", "target", "b", taken=True)),
-        (Memory(took="m"), CAME),
+        (AllocationState(), None),
+        (AllocationState(part=LEFT), LEFT),
+        (AllocationState(part=LEFT, took="before"), LEFT),
+        (AllocationState(part=MigrationState("m", "source", "b", taken=True)), None),  # its node hasn't left it yet
+        (AllocationState(part=MigrationState("m", "source", "b", over=True)), None),  # it was never taken over
+        (AllocationState(part=MigrationState("m", "target", "b", over=True)), None),  # it was given up
+        (
+            AllocationState(part=MigrationState("m", "target", "b", taken=True)),
+            MigrationState("m", "target", "b", taken=True),
+        ),
+        (AllocationState(took="m"), CAME),
     ],
 )
-def test_only_what_a_move_has_settled_is_remembered(memory: Memory, kept: Part | None, tmp_path: Path) -> None:
+def test_only_what_a_move_has_settled_is_remembered(
+    memory: AllocationState, kept: MigrationState | None, tmp_path: Path
+) -> None:
     assert find_bygone(memory) == kept
     if kept is not None:
-        copies = Copies(str(tmp_path))
+        copies = CheckpointStore(str(tmp_path))
         copies.save_departure("abc", kept)
         assert copies.load_departure("abc") == kept
 
 
 def test_of_guests_that_left_the_newest_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "MOST_DEPARTURES", 3)
-    copies = Copies(str(tmp_path))
+    copies = CheckpointStore(str(tmp_path))
     for number in range(5):
         copies.save_departure(f"guest{number}", LEFT)
         os.utime(tmp_path / "departures" / f"guest{number}.json", (number, number))
@@ -57,21 +62,21 @@ def test_of_guests_that_left_the_newest_are_remembered(tmp_path: Path, monkeypat
 
 def test_what_came_and_was_taken_away_is_no_place_that_never_ran() -> None:
     """Else its source, of an older store too, would believe that and begin the guest anew with empty disks."""
-    memory = recall_bygone(Memory(), CAME)
-    assert recall_part(memory, spec(role="target", move=MOVE)) == Part(
+    memory = recall_bygone(AllocationState(), CAME)
+    assert recall_part(memory, spec(role="target", move=MOVE)) == MigrationState(
         "m", "target", "b", taken=True, over=True, node="n2"
     )
-    assert recall_part(Memory(made=True, took="m"), spec(role="target", move=MOVE)) == Part(
+    assert recall_part(AllocationState(made=True, took="m"), spec(role="target", move=MOVE)) == MigrationState(
         "m", "target", "b", taken=True, node="n2"
     ), "while it is here, it is what the target has"
     for other in (
         spec(),
         spec(role="source", move=MOVE),
-        spec(role="target", move=AllocatedMove(key="m.2", peer="n2", peer_uid="node-2", peer_allocation="b")),
+        spec(role="target", move=AllocatedMigration(key="m.2", peer="n2", peer_uid="node-2", peer_allocation="b")),
     ):
         assert recall_part(memory, other) is None, "it is nobody's side of that move"
 
 
 def test_what_has_left_is_away_still() -> None:
-    assert recall_bygone(Memory(boots=3), LEFT) == Memory(boots=3, part=LEFT)
-    assert recall_bygone(Memory(boots=3), None) == Memory(boots=3)
+    assert recall_bygone(AllocationState(boots=3), LEFT) == AllocationState(boots=3, part=LEFT)
+    assert recall_bygone(AllocationState(boots=3), None) == AllocationState(boots=3)

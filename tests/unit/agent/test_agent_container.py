@@ -10,7 +10,7 @@ import pytest
 
 from weft.agent.image.oci import PulledImage, name_user
 from weft.agent.network.plan import ports_of
-from weft.agent.state.allocation import Wanted
+from weft.agent.state.allocation import LocalAllocation
 from weft.agent.workload.container import DEFAULT_PATH, Ready, plan_container
 from weft.agent.workload.runtimes import Runtimes
 from weft.agent.workload.shape import is_shaped, tell_room
@@ -33,7 +33,7 @@ NIC = AllocatedNic(
 )  # fmt: skip
 
 
-def wanted(nics: tuple[AllocatedNic, ...] = (NIC,), kind: str = "container", **container: Any) -> Wanted:
+def wanted(nics: tuple[AllocatedNic, ...] = (NIC,), kind: str = "container", **container: Any) -> LocalAllocation:
     spec = AllocationSpec(
         node="n1",
         node_uid="u1",
@@ -44,7 +44,7 @@ def wanted(nics: tuple[AllocatedNic, ...] = (NIC,), kind: str = "container", **c
         nics=list(nics),
         container=AllocatedContainer(image="localhost/web", **container),
     )
-    return Wanted("u1.a1", "0123456789abcdef", spec)
+    return LocalAllocation("u1.a1", "0123456789abcdef", spec)
 
 
 def ready(config: OciConfig = CONFIG, **changes: Any) -> Ready:

@@ -18,12 +18,12 @@ import pytest
 from door_lab import Fabric
 
 from weft.agent.migration import listener as doors
-from weft.agent.migration.connection import TlsLine
-from weft.agent.migration.listener import TlsDoor
+from weft.agent.migration.connection import TlsConnection
+from weft.agent.migration.listener import TlsListener
 from weft.agent.migration.relay import Limit, take_from_all
 from weft.contracts.clock import SystemClock
 from weft.objects.errors import DriverFailed, Unavailable
-from weft.protocol.migration import Answer, Ask, Hello, send_message
+from weft.protocol.migration import Hello, MigrationAnswer, MigrationRequest, send_message
 
 CLOCK = SystemClock()
 
@@ -42,27 +42,27 @@ class Ends:
         folder.mkdir(exist_ok=True)
         self.folder, self.fabric, self.going = folder, Fabric(folder), going
         self.asked: list[str] = []
-        self.door = TlsDoor("key", "source", self.fabric.node("target"), self._respond, coming, CLOCK)
+        self.door = TlsListener("key", "source", self.fabric.node("target"), self._respond, coming, CLOCK)
         self.address = self.door.open("127.0.0.1")
         self.machine = socket.socket(socket.AF_UNIX)
         self.machine.bind(str(folder / "machine"))
         self.machine.listen()
         self.door.lead({"memory": str(folder / "machine")})
-        self.lines: list[TlsLine] = []
+        self.lines: list[TlsConnection] = []
 
-    async def _respond(self, ask: Ask) -> Answer:
+    async def _respond(self, ask: MigrationRequest) -> MigrationAnswer:
         self.asked.append(ask.do)
         if ask.do == "look":
             raise DriverFailed("it looks bad", reason="tooBad")
-        return Answer()
+        return MigrationAnswer()
 
-    def line(self, node: str = "source", *, key: str = "key", peer: str = "target", rate: int = 0) -> TlsLine:
+    def line(self, node: str = "source", *, key: str = "key", peer: str = "target", rate: int = 0) -> TlsConnection:
         limits = [*self.going, Limit(rate, CLOCK)]
-        self.lines.append(TlsLine(key, self.address, peer, self.fabric.node(node), limits, CLOCK))
+        self.lines.append(TlsConnection(key, self.address, peer, self.fabric.node(node), limits, CLOCK))
         return self.lines[-1]
 
     async def carry(
-        self, line: TlsLine, data: bytes, answer: bytes = b"heard", *, ahead: int = 0
+        self, line: TlsConnection, data: bytes, answer: bytes = b"heard", *, ahead: int = 0
     ) -> tuple[bytes, bytes]:
         """What the machine at the target got of ``data``, and the one at the source of its answer."""
         line.offer({"memory": self.folder / "offered"}, ahead=ahead)
@@ -159,9 +159,9 @@ def test_bytes_that_one_limit_refuses_stay_with_the_other() -> None:
 
 async def test_questions_are_answered_in_turn_and_a_refusal_says_why(ends: Ends) -> None:
     line = ends.line()
-    await line.order(Ask("stopped"))
+    await line.order(MigrationRequest("stopped"))
     with pytest.raises(DriverFailed, match="it looks bad") as failed:
-        await line.order(Ask("look"))
+        await line.order(MigrationRequest("look"))
     assert failed.value.token == "tooBad"
     assert ends.asked == ["stopped", "look"]
 
@@ -173,8 +173,8 @@ async def test_who_isnt_the_named_peer_with_the_right_key_is_not_heard_nor_spoke
     ends: Ends, node: str, key: str, peer: str
 ) -> None:
     with pytest.raises(Unavailable):
-        await ends.line(node, key=key, peer=peer).ask(Ask("take over"))
-    await ends.line().order(Ask("stopped"))
+        await ends.line(node, key=key, peer=peer).ask(MigrationRequest("take over"))
+    await ends.line().order(MigrationRequest("stopped"))
     assert ends.asked == ["stopped"]
 
 
@@ -199,12 +199,12 @@ async def test_the_peer_itself_is_let_go_when_it_speaks_nonsense(ends: Ends) -> 
     with tls.wrap_socket(socket.create_connection((host, int(port)), 10)) as secure:
         send_message(secure, Hello("key", "disks"))
         assert b"refused" in await asyncio.to_thread(secure.recv, 1000)
-    await ends.line().order(Ask("stopped"))
+    await ends.line().order(MigrationRequest("stopped"))
 
 
 async def test_an_agent_made_anew_is_heard_though_its_last_connection_never_ended(ends: Ends) -> None:
-    await ends.line().order(Ask("stopped"))
-    await ends.line().order(Ask("take over"))
+    await ends.line().order(MigrationRequest("stopped"))
+    await ends.line().order(MigrationRequest("take over"))
     assert ends.asked == ["stopped", "take over"]
 
 
@@ -218,13 +218,13 @@ async def test_a_certificate_of_another_fabric_opens_nothing(ends: Ends, tmp_pat
 
 async def test_who_shows_a_certificate_of_another_fabric_is_named_as_the_reason(ends: Ends, tmp_path: Path) -> None:
     stranger = Fabric(tmp_path / "other").node("source")  # and the target is a stranger to it
-    line = TlsLine("key", ends.address, "target", stranger, [Limit(0, CLOCK)], CLOCK)
+    line = TlsConnection("key", ends.address, "target", stranger, [Limit(0, CLOCK)], CLOCK)
     half = ends.fabric.node("half")  # trusts this fabric, and shows another's certificate
     for name in ("node.crt", "node.key"):
         (tmp_path / "half" / name).write_bytes((tmp_path / "other" / "source" / name).read_bytes())
-    for refused in (line, TlsLine("key", ends.address, "target", half, [Limit(0, CLOCK)], CLOCK)):
+    for refused in (line, TlsConnection("key", ends.address, "target", half, [Limit(0, CLOCK)], CLOCK)):
         with pytest.raises(Unavailable, match="certificate") as failed:
-            await refused.ask(Ask("stopped"))
+            await refused.ask(MigrationRequest("stopped"))
         assert failed.value.token == "peerRefused"
         refused.close()
     assert ends.asked == []
@@ -262,7 +262,7 @@ async def test_when_the_door_closes_both_machines_notice_and_nothing_of_it_is_le
     assert await asyncio.to_thread(receiver.recv, 10) == b""
     assert await asyncio.to_thread(sender.recv, 10) == b""
     with pytest.raises(Unavailable):
-        await line.ask(Ask("stopped"))
+        await line.ask(MigrationRequest("stopped"))
     line.close()
     async with asyncio.timeout(20):
         while [thread for thread in threading.enumerate() if thread.name in ("weft-move", "weft-door", "weft-offer")]:

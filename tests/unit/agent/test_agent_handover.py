@@ -7,9 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from weft.agent.network.executor import NetworkKeeper
-from weft.agent.state.allocation import Wanted
-from weft.agent.state.checkpoint import Copies
+from weft.agent.network.executor import NetworkExecutor
+from weft.agent.state.allocation import LocalAllocation
+from weft.agent.state.checkpoint import CheckpointStore
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.host import Capacity, Host
 from weft.contracts.driver.network import Endpoint
@@ -37,7 +37,7 @@ class Side:
     """One node's keeper of networks, over a wire that outlives it."""
 
     def __init__(self, folder: Path, address: str = OWN) -> None:
-        self.folder, self.address, self.wire, self.here = folder, address, FakeWire(), list[Wanted]()
+        self.folder, self.address, self.wire, self.here = folder, address, FakeWire(), list[LocalAllocation]()
         self.begin()
 
     def begin(self) -> None:
@@ -56,8 +56,8 @@ class Side:
         )
         clock = SystemClock()
         driver = FakeNetwork(host, clock, self.wire)
-        self.keeper = NetworkKeeper(
-            driver, host, Copies(str(self.folder)), clock, lambda: self.here, list, lambda mended: None
+        self.keeper = NetworkExecutor(
+            driver, host, CheckpointStore(str(self.folder)), clock, lambda: self.here, list, lambda mended: None
         )
 
     def hear(self, address: str) -> None:
@@ -69,7 +69,7 @@ class Side:
         [endpoint] = self.wire.segments[short_id("net")].endpoints
         return endpoint.node_address
 
-    def has(self, role: str) -> Wanted:
+    def has(self, role: str) -> LocalAllocation:
         spec = AllocationSpec(
             node="n1",
             node_uid="n1",
@@ -81,7 +81,7 @@ class Side:
             image=AllocatedImage(name="tiny", uid="i", sha256="s", size=1, url=""),
             nics=[NIC],
         )
-        wanted = Wanted("n1.a", "allocation", spec)
+        wanted = LocalAllocation("n1.a", "allocation", spec)
         self.here = [wanted]
         return wanted
 

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from weft.agent.workload.health import MOST_WORDS, Found, Health, judge, pause_after, run_check
+from weft.agent.workload.health import MOST_WORDS, CheckResult, Health, judge, pause_after, run_check
 from weft.contracts.driver.runtime import ExecChunk, ExecRequest
 from weft.kinds.allocation import AllocatedHealthCheck
 
 CHECK = AllocatedHealthCheck(command=["true"], interval=30, timeout=0.2, retries=3, start_period=60)
-WELL, BAD = Found(True), Found(False, "exit code 1")
+WELL, BAD = CheckResult(True), CheckResult(False, "exit code 1")
 STARTING, HEALTHY = Health("starting"), Health("healthy")
 
 
@@ -31,7 +31,7 @@ STARTING, HEALTHY = Health("starting"), Health("healthy")
         (Health("unhealthy", 3), WELL, 90, HEALTHY),
     ],
 )
-def test_what_follows_from_an_answer(before: Health, found: Found, age: float, after: Health) -> None:
+def test_what_follows_from_an_answer(before: Health, found: CheckResult, age: float, after: Health) -> None:
     assert judge(CHECK, before, found, age) == after
 
 
@@ -74,14 +74,17 @@ class Runtime:
 @pytest.mark.parametrize(
     ("session", "found"),
     [
-        (Session(ExecChunk("exit", code=0)), Found(True)),
-        (Session(ExecChunk("stderr", b"no\nroute "), ExecChunk("exit", code=4)), Found(False, "exit code 4: no route")),
-        (Session(ExecChunk("exit", signal=9)), Found(False, "ended by signal 9")),
-        (Session(hangs=True), Found(False, "the check took longer than 0.2 s")),
-        (Session(), Found(False, "the check ended without an answer")),
+        (Session(ExecChunk("exit", code=0)), CheckResult(True)),
+        (
+            Session(ExecChunk("stderr", b"no\nroute "), ExecChunk("exit", code=4)),
+            CheckResult(False, "exit code 4: no route"),
+        ),
+        (Session(ExecChunk("exit", signal=9)), CheckResult(False, "ended by signal 9")),
+        (Session(hangs=True), CheckResult(False, "the check took longer than 0.2 s")),
+        (Session(), CheckResult(False, "the check ended without an answer")),
     ],
 )
-async def test_one_check(session: Session, found: Found) -> None:
+async def test_one_check(session: Session, found: CheckResult) -> None:
     assert await run_check("c", CHECK, Runtime(session)) == found
     assert session.ended[-2:] == ["killed", "closed"]
 

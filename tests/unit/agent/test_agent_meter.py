@@ -20,7 +20,7 @@ from weft.agent.node.usage import (
     Reading,
     fold_reading,
 )
-from weft.agent.state.allocation import Wanted, read_wanted
+from weft.agent.state.allocation import LocalAllocation, read_allocation
 from weft.agent.volume.pools import Pools
 from weft.agent.workload.runtimes import Driver, Runtimes
 from weft.contracts.driver.host import Capacity, Host
@@ -121,7 +121,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.clock, self.runtime = HandClock(), Runtime()
-        self.guests: list[tuple[Wanted, GuestFacts | None]] = []
+        self.guests: list[tuple[LocalAllocation, GuestFacts | None]] = []
         self.strangers: list[GuestFacts] = []
         self.woken = 0
         host = Host("n1", "u1", str(folder), str(folder), "wf", "", "", "", Capacity(8.0, 2**34, 2**40))
@@ -141,7 +141,7 @@ class Bench:
 
     def add(self, name: str, *, ready: bool | None = True, **spec: Any) -> str:
         """A guest that runs; the uid of its workload."""
-        wanted = read_wanted(make_allocation(name, **spec))
+        wanted = read_allocation(make_allocation(name, **spec))
         self.guests.append((wanted, make_facts(wanted.id, "running", ready)))
         self.runtime.cpu[wanted.id] = 0.0
         return wanted.spec.workload.uid

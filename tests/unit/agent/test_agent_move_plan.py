@@ -11,22 +11,22 @@ from hypothesis import strategies as st
 
 from weft.agent.allocation.plan import RECEIVE, TAKE_AWAY, Step, observe, plan_allocation
 from weft.agent.allocation.transitions import before_step
-from weft.agent.state.allocation import Known, Memory, Part, Trouble, Wanted
+from weft.agent.state.allocation import AllocationState, LocalAllocation, MigrationState, PlanInput, StepFailure
 from weft.contracts.driver.runtime import GuestFacts
-from weft.kinds.allocation import AllocatedImage, AllocatedMove, AllocationSpec, Resources
+from weft.kinds.allocation import AllocatedImage, AllocatedMigration, AllocationSpec, Resources
 from weft.objects.identity import Ref
 
-MOVE = AllocatedMove(key="m", peer="n2", peer_uid="node-2", peer_allocation="b")
+MOVE = AllocatedMigration(key="m", peer="n2", peer_uid="node-2", peer_allocation="b")
 TOLD = msgspec.structs.replace(MOVE, address="10.0.0.2:4000")
-SOURCE, TARGET = Part("m", "source", "b"), Part("m", "target", "b")
+SOURCE, TARGET = MigrationState("m", "source", "b"), MigrationState("m", "target", "b")
 WITH_VOLUMES = (*TAKE_AWAY[:-1], Step.REMOVE_VOLUMES, Step.FORGET)
 
 
-def change(part: Part, **fields: Any) -> Part:
+def change(part: MigrationState, **fields: Any) -> MigrationState:
     return msgspec.structs.replace(part, **fields)
 
 
-def known(part: Part | None, *, deleting: bool = False, made: bool = True, **fields: Any) -> Known:
+def known(part: MigrationState | None, *, deleting: bool = False, made: bool = True, **fields: Any) -> PlanInput:
     moving, unheard = fields.pop("moving", False), fields.pop("unheard", False)
     spec = AllocationSpec(
         node="n1",
@@ -38,11 +38,13 @@ def known(part: Part | None, *, deleting: bool = False, made: bool = True, **fie
         image=AllocatedImage(name="tiny", uid="i", sha256="0" * 64, size=1, url="file:///tiny"),
         **fields,
     )
-    memory = Memory(run="up", made=made, part=part)
-    return Known(wanted=Wanted("node-1.a", "a", spec, deleting), memory=memory, moving=moving, unheard=unheard)
+    memory = AllocationState(run="up", made=made, part=part)
+    return PlanInput(
+        wanted=LocalAllocation("node-1.a", "a", spec, deleting), memory=memory, moving=moving, unheard=unheard
+    )
 
 
-def steps(known: Known, state: str = "running") -> tuple[Step, ...]:
+def steps(known: PlanInput, state: str = "running") -> tuple[Step, ...]:
     return plan_allocation(known, GuestFacts("id", "a", "web", 1, state), 0).steps  # type: ignore[arg-type]
 
 
@@ -112,7 +114,7 @@ def test_a_source_whose_move_is_no_more_takes_its_guest_back_before_all_else() -
 
 
 def test_a_guest_that_has_not_begun_to_run_here_cannot_have_ended_here() -> None:
-    memory = Memory(made=True, part=TARGET)
+    memory = AllocationState(made=True, part=TARGET)
     for state in ("starting", "absent", "failed"):
         memory = observe(memory, GuestFacts("id", "a", "web", 1, state))  # type: ignore[arg-type]
     assert memory.run == "new"
@@ -140,7 +142,9 @@ SENT = change(SOURCE, node="n2")
 GONE = change(SENT, taken=True, over=True)
 
 
-def orphan(part: Part | None, state: str = "running", *, superseded: bool = False, **fields: Any) -> tuple[Step, ...]:
+def orphan(
+    part: MigrationState | None, state: str = "running", *, superseded: bool = False, **fields: Any
+) -> tuple[Step, ...]:
     stale = fields.pop("stale_volumes", False)
     it = known(part, **fields)
     memory = msgspec.structs.replace(it.memory, orphan=True)
@@ -189,7 +193,7 @@ def test_what_has_ended_by_itself_before_its_move_rests_where_it_comes_to() -> N
     here = known(None, made=False, role="target", move=coming)
     for move, begun in ((coming, False), (msgspec.structs.replace(coming, rests=""), True)):
         memory = before_step(
-            Step.OPEN, Memory(), msgspec.structs.replace(here.wanted.spec, move=move), TARGET, resumes=False
+            Step.OPEN, AllocationState(), msgspec.structs.replace(here.wanted.spec, move=move), TARGET, resumes=False
         )
         settled = msgspec.structs.replace(memory, part=None, took="m")
         now = msgspec.structs.replace(known(None, role="active"), memory=settled)
@@ -202,7 +206,7 @@ def test_what_goes_on_elsewhere_is_saved_in_place_of_a_stop_and_stopped_only_if_
         assert steps(known(None, role="source", move=move)) == (Step.SAVE, Step.SEND)
         assert steps(known(None, role="source", move=move), "suspended") == (Step.SEND,)
     assert steps(known(None, role="source", move=msgspec.structs.replace(TOLD, mode="cold"))) == (Step.STOP, Step.SEND)
-    refused = Trouble("notSaved", "criu: it holds a device", 1, 0.0)
+    refused = StepFailure("notSaved", "criu: it holds a device", 1, 0.0)
     assert steps(msgspec.structs.replace(known(None, role="source", move=may), trouble=refused)) == (
         Step.STOP,
         Step.SEND,
@@ -217,5 +221,5 @@ def test_what_goes_on_elsewhere_is_saved_in_place_of_a_stop_and_stopped_only_if_
 
 
 def test_one_that_is_saved_for_its_move_has_not_ended() -> None:
-    memory = observe(Memory(run="up", made=True), GuestFacts("id", "a", "web", 1, "suspended"))
+    memory = observe(AllocationState(run="up", made=True), GuestFacts("id", "a", "web", 1, "suspended"))
     assert (memory.run, memory.ended) == ("up", "")

@@ -15,8 +15,8 @@ from weft.agent.allocation.orphans import MOST_ORPHAN_BYTES, copy_orphans
 from weft.agent.image.cache import CachedImage
 from weft.agent.network.plan import fold_segments, keep_forwards, ports_of, read_endpoint, read_forward
 from weft.agent.node.facts import inspect_capacity
-from weft.agent.state.allocation import Memory, Wanted, port_id, read_wanted
-from weft.agent.state.checkpoint import Copies, Copy, Surroundings
+from weft.agent.state.allocation import AllocationState, LocalAllocation, port_id, read_allocation
+from weft.agent.state.checkpoint import Checkpoint, CheckpointStore, Surroundings
 from weft.agent.workload.seed import build_tar
 from weft.agent.workload.shape import name_serial
 from weft.agent.workload.vm import Prepared, plan_guest
@@ -29,8 +29,8 @@ from weft.objects.identity import short_id
 from weft.objects.image.bundle import BundleManifest
 
 
-def wanted(name: str = "web", **fields: object) -> Wanted:
-    return read_wanted(make_allocation(name, **fields))
+def wanted(name: str = "web", **fields: object) -> LocalAllocation:
+    return read_allocation(make_allocation(name, **fields))
 
 
 def test_a_nic_here_is_here_whatever_the_list_still_says() -> None:
@@ -124,11 +124,11 @@ def test_a_seed_holds_user_data_and_the_name_and_is_whole_blocks() -> None:
 
 
 def test_copies_outlive_and_a_broken_one_harms_no_other(tmp_path: Path) -> None:
-    copies = Copies(str(tmp_path))
-    copy = Copy(make_allocation(), Memory(run="up", boots=3, made=True))
+    copies = CheckpointStore(str(tmp_path))
+    copy = Checkpoint(make_allocation(), AllocationState(run="up", boots=3, made=True))
     copies.save("abc", copy)
     (tmp_path / "allocations" / "broken.json").write_bytes(b"{")
-    (found,) = Copies(str(tmp_path)).load()
+    (found,) = CheckpointStore(str(tmp_path)).load()
     assert (found.memory, found.allocation.name) == (copy.memory, copy.allocation.name)
     assert bytes(found.allocation.spec) == bytes(copy.allocation.spec)
     copies.remove("abc")
@@ -137,11 +137,11 @@ def test_copies_outlive_and_a_broken_one_harms_no_other(tmp_path: Path) -> None:
 
 
 def test_surroundings_outlive_and_are_empty_at_first(tmp_path: Path) -> None:
-    copies = Copies(str(tmp_path))
+    copies = CheckpointStore(str(tmp_path))
     assert copies.load_surroundings() == Surroundings()
     known = Surroundings({"n": [Endpoint("m", "a", "b", "c")]}, [Forward(1, "tcp", "s", "a", 2, "n")])
     copies.save_surroundings(known)
-    assert Copies(str(tmp_path)).load_surroundings() == known
+    assert CheckpointStore(str(tmp_path)).load_surroundings() == known
 
 
 def test_orphans_are_told_whole_unless_that_is_too_much() -> None:

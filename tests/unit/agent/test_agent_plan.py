@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.long import examples
 
 from weft.agent.allocation.plan import BRING_UP, TAKE_AWAY, Plan, Step, observe, pause_after, plan_allocation
-from weft.agent.state.allocation import Known, Memory, Trouble, Wanted
+from weft.agent.state.allocation import AllocationState, LocalAllocation, PlanInput, StepFailure
 from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import AllocatedContainer, AllocatedImage, AllocationSpec, Resources
 from weft.objects.identity import Ref
@@ -33,10 +33,10 @@ def make_spec(**fields: Any) -> AllocationSpec:
 
 
 def known(
-    memory: Memory | None = None, *, deleting: bool = False, trouble: Trouble | None = None, **fields: Any
-) -> Known:
-    wanted = Wanted("node-1.a", "a", make_spec(**fields), deleting)
-    return Known(wanted=wanted, memory=memory or Memory(), trouble=trouble)
+    memory: AllocationState | None = None, *, deleting: bool = False, trouble: StepFailure | None = None, **fields: Any
+) -> PlanInput:
+    wanted = LocalAllocation("node-1.a", "a", make_spec(**fields), deleting)
+    return PlanInput(wanted=wanted, memory=memory or AllocationState(), trouble=trouble)
 
 
 def guest(state: str, **fields: Any) -> GuestFacts:
@@ -44,7 +44,7 @@ def guest(state: str, **fields: Any) -> GuestFacts:
 
 
 ABSENT = guest("absent")
-UP = Memory(run="up", made=True)
+UP = AllocationState(run="up", made=True)
 
 
 def test_a_new_allocation_is_brought_up_in_order() -> None:
@@ -66,19 +66,19 @@ def test_a_guest_whose_agent_never_answered_is_starting_and_one_that_did_is_runn
 
 def test_wish_stop_stops_and_keeps_the_disks() -> None:
     assert plan_allocation(known(UP, wish="stop"), guest("running"), 0).steps == (Step.STOP,)
-    assert plan_allocation(known(Memory(run="down"), wish="stop"), guest("stopped"), 0) == Plan((), "stopped")
+    assert plan_allocation(known(AllocationState(run="down"), wish="stop"), guest("stopped"), 0) == Plan((), "stopped")
 
 
 def test_a_guest_stopped_by_wish_starts_again_when_wished_whatever_its_restart_policy() -> None:
     stopped = guest("stopped", reason="guestPoweredOff")
-    plan = plan_allocation(known(Memory(run="down", made=True), restart="never"), stopped, 0)
+    plan = plan_allocation(known(AllocationState(run="down", made=True), restart="never"), stopped, 0)
     assert plan.steps == BRING_UP
 
 
 def test_a_higher_start_counter_stops_the_guest_and_starts_it_afresh() -> None:
     plan = plan_allocation(known(UP, boots=1), guest("running"), 0)
     assert plan.steps == (Step.STOP, *BRING_UP)
-    down = Memory(run="down", boots=0, made=True)
+    down = AllocationState(run="down", boots=0, made=True)
     assert plan_allocation(known(down, boots=1), guest("stopped"), 0).steps == BRING_UP
 
 
@@ -105,7 +105,7 @@ def test_deleting_takes_everything_away_and_forgets_last() -> None:
 @pytest.mark.parametrize("wish", ["run", "stop", "suspend"])
 @pytest.mark.parametrize("state", ["absent", "running", "paused", "suspended", "stopped", "failed"])
 def test_an_orphan_is_neither_begun_nor_ended(wish: str, state: str) -> None:
-    orphan = Memory(run="up", made=True, orphan=True)
+    orphan = AllocationState(run="up", made=True, orphan=True)
     assert plan_allocation(known(orphan, wish=wish, boots=7), guest(state), 0).steps == ()
 
 
@@ -142,7 +142,7 @@ def test_a_rested_guest_starts_when_a_fresh_boot_is_asked_for() -> None:
 
 
 def test_a_guest_found_running_after_a_cut_start_counts_as_started() -> None:
-    begun = Memory(run="starting", boots=3, made=True)
+    begun = AllocationState(run="starting", boots=3, made=True)
     found = observe(begun, guest("running"))
     assert found.run == "up"
     assert plan_allocation(known(found, boots=3), guest("running"), 0).steps == ()
@@ -150,22 +150,22 @@ def test_a_guest_found_running_after_a_cut_start_counts_as_started() -> None:
 
 
 def test_trouble_waits_its_turn_and_is_told() -> None:
-    trouble = Trouble("noSpace", "the disk is full", 1, 5.0)
+    trouble = StepFailure("noSpace", "the disk is full", 1, 5.0)
     waiting = plan_allocation(known(trouble=trouble), ABSENT, 4.0)
     assert (waiting.steps, waiting.state, waiting.reason, waiting.look_at) == ((), "failed", "noSpace", 5.0)
     assert plan_allocation(known(trouble=trouble), ABSENT, 5.0).steps == BRING_UP
-    for_good = Trouble("invalidInput", "no", 1, None)
+    for_good = StepFailure("invalidInput", "no", 1, None)
     assert plan_allocation(known(trouble=for_good), ABSENT, 1e9).steps == ()
 
 
 def test_trouble_with_a_running_guest_does_not_call_it_failed() -> None:
-    trouble = Trouble("driverFailed", "can't suspend just now", 1, 5.0)
+    trouble = StepFailure("driverFailed", "can't suspend just now", 1, 5.0)
     plan = plan_allocation(known(UP, trouble=trouble, wish="suspend"), guest("running", ready=True), 0)
     assert (plan.state, plan.reason) == ("running", "driverFailed")
 
 
 def test_an_orphan_is_ended_when_a_later_incarnation_of_it_is_known_elsewhere() -> None:
-    orphan = msgspec.structs.replace(known(Memory(run="up", made=True, orphan=True)), superseded=True)
+    orphan = msgspec.structs.replace(known(AllocationState(run="up", made=True, orphan=True)), superseded=True)
     assert plan_allocation(orphan, guest("running"), 0).steps == (Step.STOP, *TAKE_AWAY)
     assert plan_allocation(orphan, guest("absent"), 0).steps == TAKE_AWAY
 
@@ -217,7 +217,7 @@ class World:
         self.spec = make_spec()
         self.deleting = False
         self.listed = True
-        self.memory = Memory()
+        self.memory = AllocationState()
         self.copy = False
         self.guest = "absent"
         self.reason = ""
@@ -227,9 +227,9 @@ class World:
         self.released = False
         self.without_evidence: list[Step] = []
 
-    def known(self) -> Known:
-        wanted = Wanted("node-1.a", "a", self.spec, self.deleting)
-        return Known(wanted=wanted, memory=self.memory, restart_at=self.now - 1)
+    def known(self) -> PlanInput:
+        wanted = LocalAllocation("node-1.a", "a", self.spec, self.deleting)
+        return PlanInput(wanted=wanted, memory=self.memory, restart_at=self.now - 1)
 
     def facts(self) -> GuestFacts:
         return guest(self.guest, reason=self.reason or None, ready=True if self.guest == "running" else None)

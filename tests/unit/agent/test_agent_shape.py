@@ -9,7 +9,7 @@ import pytest
 from tests.unit.agent.test_agent_parts import wanted
 
 from weft.agent.allocation.plan import ADJUST, Step, plan_allocation
-from weft.agent.state.allocation import Known, Memory
+from weft.agent.state.allocation import AllocationState, PlanInput
 from weft.agent.workload.shape import is_shaped, name_serial
 from weft.contracts.driver.runtime import GuestFacts, GuestShape
 from weft.kinds.allocation import AllocatedVolume, AllocationSpec
@@ -60,31 +60,31 @@ def test_a_long_name_keeps_its_serial_whatever_others_come_and_go() -> None:
     assert all(len(name_serial(name)) <= 20 for name in names)
 
 
-def plan(spec: AllocationSpec, memory: Memory, *, can_adjust: bool = True) -> tuple[tuple[Step, ...], str]:
-    known = Known(wanted=msgspec.structs.replace(wanted(), spec=spec), memory=memory, can_adjust=can_adjust)
+def plan(spec: AllocationSpec, memory: AllocationState, *, can_adjust: bool = True) -> tuple[tuple[Step, ...], str]:
+    known = PlanInput(wanted=msgspec.structs.replace(wanted(), spec=spec), memory=memory, can_adjust=can_adjust)
     guest = GuestFacts("g", "u", "web", 1, "running", ready=True, shape=SHAPE)
     told = plan_allocation(known, guest, 0.0)
     return told.steps, told.state
 
 
 def test_a_running_guest_that_does_not_fit_is_brought_to_it_without_being_stopped() -> None:
-    memory = Memory(run="up", answered=True, made=True)
+    memory = AllocationState(run="up", answered=True, made=True)
     assert plan(asked(volumes=[VOLUME]), memory) == (ADJUST, "running")
     assert plan(asked(volumes=[VOLUME]), memory, can_adjust=False) == ((), "running")
     assert plan(SPEC, memory) == ((), "running")
 
 
 def test_ports_of_nics_it_gave_up_go_after_them() -> None:
-    memory = Memory(run="up", answered=True, made=True, leftover=SPEC.nics)
+    memory = AllocationState(run="up", answered=True, made=True, leftover=SPEC.nics)
     assert plan(asked(nics=[]), memory)[0] == ADJUST
     assert plan(SPEC, memory)[0] == (Step.TIDY,)
 
 
 def test_ports_of_nics_that_a_stopped_guest_gave_up_go_at_once() -> None:
     """Another may have the address by now, on this node too."""
-    known = Known(
+    known = PlanInput(
         wanted=msgspec.structs.replace(wanted(), spec=asked(nics=[], wish="stop")),
-        memory=Memory(run="up", made=True, leftover=SPEC.nics),
+        memory=AllocationState(run="up", made=True, leftover=SPEC.nics),
     )
     told = plan_allocation(known, GuestFacts("g", "u", "web", 1, "stopped"), 0.0)
     assert (told.steps, told.state) == ((Step.TIDY,), "stopped")

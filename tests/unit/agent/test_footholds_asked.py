@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from weft.agent.function.egress_endpoints import Footholds
+from weft.agent.function.egress_endpoints import EgressEndpoints
 from weft.agent.network.plan import ports_of
-from weft.agent.state.allocation import Wanted
+from weft.agent.state.allocation import LocalAllocation
 from weft.contracts.driver.host import Capacity, Host
 from weft.kinds.allocation import AllocatedNic
 from weft.objects.errors import Unavailable
@@ -34,7 +34,7 @@ class Room:
         self.gives, self.asked, self.changes = "10.20.0.254", 0, 0
         self.plugged: list[str] = []
         self.fails = False
-        self.footholds = Footholds(HOST, self, self.ask, self.change, self.hear)  # type: ignore[arg-type]
+        self.footholds = EgressEndpoints(HOST, self, self.ask, self.change, self.hear)  # type: ignore[arg-type]
 
     def ask(self, project: str, network_uid: str) -> AllocatedNic:
         assert (project, network_uid) == ("p", "blue")
@@ -47,7 +47,7 @@ class Room:
     async def hear(self, network_uid: str) -> None:
         assert self.footholds.networks() == ["blue"]  # it is followed by now
 
-    async def plug(self, wanted: Wanted) -> list[str]:
+    async def plug(self, wanted: LocalAllocation) -> list[str]:
         if self.fails:
             raise Unavailable("not now")
         (port,) = ports_of(wanted)
@@ -55,7 +55,7 @@ class Room:
         self.plugged.append(port.address)
         return [f"/run/netns/{port.inside.guest}"]
 
-    async def unplug(self, wanted: Wanted, leftover: Any = None) -> None:
+    async def unplug(self, wanted: LocalAllocation, leftover: Any = None) -> None:
         self.plugged = [address for address in self.plugged if address != ports_of(wanted)[0].address]
 
 

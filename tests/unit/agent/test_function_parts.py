@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from weft.agent.function import artifacts as module
-from weft.agent.function.artifacts import Parts
+from weft.agent.function.artifacts import Artifacts
 from weft.agent.image.cache import ImageCache
 from weft.agent.server.client import OpenedSecrets
 from weft.contracts.driver.container import User
@@ -62,22 +62,22 @@ def recipe(server: Server, content: bytes, **fields: Any) -> Recipe:
     return Recipe(digest="d", function="u", project="p", name="thumb", **given)
 
 
-async def fetch(parts: Parts, blob: Blob) -> Path:
+async def fetch(parts: Artifacts, blob: Blob) -> Path:
     return await parts._ensure_blob("code", blob, module._unpack_code, lambda word: None, "code")
 
 
 async def test_code_is_fetched_once_for_all_who_ask_and_is_there_afterwards(tmp_path: Path) -> None:
     server = Server()
-    parts = Parts(str(tmp_path), "n1", server, None, set)  # type: ignore[arg-type]
+    parts = Artifacts(str(tmp_path), "n1", server, None, set)  # type: ignore[arg-type]
     blob = server.add(code("x = 1"))
     places = await asyncio.gather(*(fetch(parts, blob) for _ in range(5)))
     assert {(place / "task" / "app.py").read_text() for place in places} == {"x = 1"}
     assert server.asked == [(blob.sha256, blob.ticket)]
-    again = Parts(str(tmp_path), "n1", server, None, set)  # type: ignore[arg-type]
+    again = Artifacts(str(tmp_path), "n1", server, None, set)  # type: ignore[arg-type]
     await fetch(again, blob)
     assert len(server.asked) == 1
     (places[0] / module.BOOT).write_text("another boot")
-    third = Parts(str(tmp_path), "n1", server, None, set)  # type: ignore[arg-type]
+    third = Artifacts(str(tmp_path), "n1", server, None, set)  # type: ignore[arg-type]
     assert not places[0].exists()
     await fetch(third, blob)
     assert len(server.asked) == 2
@@ -85,7 +85,7 @@ async def test_code_is_fetched_once_for_all_who_ask_and_is_there_afterwards(tmp_
 
 async def test_what_doesnt_come_whole_isnt_there(tmp_path: Path) -> None:
     server = Server()
-    parts = Parts(str(tmp_path), "n1", server, None, set)  # type: ignore[arg-type]
+    parts = Artifacts(str(tmp_path), "n1", server, None, set)  # type: ignore[arg-type]
     good, bad = server.add(code("x")), server.add(b"no zip")
     server.broken = True
     with pytest.raises(Unavailable):
@@ -102,7 +102,7 @@ async def test_over_its_budget_the_longest_unused_goes_but_nothing_that_is_used(
 ) -> None:
     server = Server()
     used: set[str] = set()
-    parts = Parts(str(tmp_path), "n1", server, None, lambda: used)  # type: ignore[arg-type]
+    parts = Artifacts(str(tmp_path), "n1", server, None, lambda: used)  # type: ignore[arg-type]
     blobs = [server.add(code("x" * 20_000 + str(number))) for number in range(4)]
     used.add(blobs[0].sha256)
     for blob in blobs[:3]:
@@ -142,7 +142,7 @@ class Store:
 
 async def test_a_tag_is_looked_up_once_and_what_it_meant_is_told(tmp_path: Path) -> None:
     store, server = Store(), Server()
-    parts = Parts(str(tmp_path), "n1", server, store, set)  # type: ignore[arg-type]
+    parts = Artifacts(str(tmp_path), "n1", server, store, set)  # type: ignore[arg-type]
     tagged = recipe(server, b"", runtime="", image="r/x:1", code=None)
     digest = await parts.look_up(tagged, lambda word: None)
     pinned = msgspec.structs.replace(tagged, digest="p", image=f"r/x:1@{digest}")
@@ -173,7 +173,7 @@ class Unpacking(Store):
 async def test_an_image_that_the_fabric_holds_comes_from_the_server_once_by_its_ticket(tmp_path: Path) -> None:
     store, server = Unpacking(), Server()
     archives = ImageCache(str(tmp_path), server, set)  # type: ignore[arg-type]
-    parts = Parts(str(tmp_path), "n1", server, store, set, archives=archives)  # type: ignore[arg-type]
+    parts = Artifacts(str(tmp_path), "n1", server, store, set, archives=archives)  # type: ignore[arg-type]
     archive = server.add(b"an archive")
     held = recipe(server, b"", runtime="", image=f"own@{DIGEST}", code=None, archive=archive)
     for _ in range(2):
@@ -187,7 +187,7 @@ async def test_a_registry_is_shown_the_secret_that_opens_it_and_the_server_is_as
     tmp_path: Path,
 ) -> None:
     store, server = Store(), Server()
-    parts = Parts(str(tmp_path), "n1", server, store, set)  # type: ignore[arg-type]
+    parts = Artifacts(str(tmp_path), "n1", server, store, set)  # type: ignore[arg-type]
     given = {"registry_secret": "reg", "registry_ticket": "t", "runtime": "", "code": None}
     own = recipe(server, b"", image=f"r.test/x:1@{DIGEST}", **given)
     for _ in range(2):
@@ -206,7 +206,7 @@ async def test_a_registry_is_shown_the_secret_that_opens_it_and_the_server_is_as
 
 async def test_what_a_node_cant_serve_is_said(tmp_path: Path) -> None:
     server = Server()
-    parts = Parts(str(tmp_path), "n1", server, None, set)  # type: ignore[arg-type]
+    parts = Artifacts(str(tmp_path), "n1", server, None, set)  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match="no runtime 'cobol'"):
         await parts.ensure(recipe(server, b"", runtime="cobol", base=server.add(b"")), lambda word: None)
     with pytest.raises(InvalidInput, match="keeps no container images"):

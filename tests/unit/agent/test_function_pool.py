@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from weft.agent.function.pool import Lack, Need, Pool, Room, measure_room
+from weft.agent.function.pool import FreeCapacity, Lack, Need, Pool, measure_room
 
 MIB = 1 << 20
 NEED = Need(1.0, 100 * MIB)
@@ -22,7 +22,7 @@ def idle(pool: Pool, id: str, digest: str = "f", now: float = 0.0) -> None:
 
 
 def test_the_instance_used_last_serves_first_and_one_asleep_only_when_no_other_does() -> None:
-    pool = Pool(Room(8.0, 1000 * MIB))
+    pool = Pool(FreeCapacity(8.0, 1000 * MIB))
     idle(pool, "a", now=1.0)
     idle(pool, "b", now=2.0)
     idle(pool, "c", now=3.0)
@@ -32,7 +32,7 @@ def test_the_instance_used_last_serves_first_and_one_asleep_only_when_no_other_d
 
 
 def test_one_that_comes_up_for_nobody_is_spoken_for_once() -> None:
-    pool = Pool(Room(8.0, 1000 * MIB))
+    pool = Pool(FreeCapacity(8.0, 1000 * MIB))
     begin(pool, "a")
     taken = pool.take("f", 1.0)
     assert taken is not None and (taken.id, taken.state) == ("a", "starting")
@@ -40,7 +40,7 @@ def test_one_that_comes_up_for_nobody_is_spoken_for_once() -> None:
 
 
 def test_memory_is_hard_and_idle_ones_go_the_longest_unused_first() -> None:
-    pool = Pool(Room(80.0, 300 * MIB))
+    pool = Pool(FreeCapacity(80.0, 300 * MIB))
     for number in range(3):
         idle(pool, f"i{number}", "old", float(number))
     assert begin(pool, "n", "new", 9.0, spoken_for=True) == ["i0"]
@@ -51,7 +51,7 @@ def test_memory_is_hard_and_idle_ones_go_the_longest_unused_first() -> None:
 
 
 def test_cpu_is_counted_for_instances_at_work_only() -> None:
-    pool = Pool(Room(2.0, 10_000 * MIB))
+    pool = Pool(FreeCapacity(2.0, 10_000 * MIB))
     idle(pool, "a")
     idle(pool, "b")
     begin(pool, "c", spoken_for=True)
@@ -61,18 +61,18 @@ def test_cpu_is_counted_for_instances_at_work_only() -> None:
 
 
 def test_an_allocation_takes_idle_ones_first_then_the_youngest_at_work() -> None:
-    pool = Pool(Room(8.0, 400 * MIB))
+    pool = Pool(FreeCapacity(8.0, 400 * MIB))
     idle(pool, "idle", now=5.0)
     for number in range(3):
         begin(pool, f"b{number}", now=float(number), spoken_for=True)
         pool.serve(f"b{number}", float(number))
-    assert pool.shrink(Room(8.0, 300 * MIB)) == ["idle"]
-    assert pool.shrink(Room(8.0, 150 * MIB)) == ["b2", "b1"]
-    assert pool.shrink(Room(8.0, 0)) == ["b0"] and pool.members == {}
+    assert pool.shrink(FreeCapacity(8.0, 300 * MIB)) == ["idle"]
+    assert pool.shrink(FreeCapacity(8.0, 150 * MIB)) == ["b2", "b1"]
+    assert pool.shrink(FreeCapacity(8.0, 0)) == ["b0"] and pool.members == {}
 
 
 def test_idle_time_and_those_that_stand_ready() -> None:
-    pool = Pool(Room(8.0, 1000 * MIB))
+    pool = Pool(FreeCapacity(8.0, 1000 * MIB))
     pool.keep("f", 10.0, 1)
     idle(pool, "a", now=0.0)
     idle(pool, "b", now=5.0)
@@ -86,7 +86,7 @@ def test_idle_time_and_those_that_stand_ready() -> None:
 
 
 def test_when_to_look_again() -> None:
-    pool = Pool(Room(8.0, 1000 * MIB))
+    pool = Pool(FreeCapacity(8.0, 1000 * MIB))
     assert pool.next_look(0.0) is None
     pool.keep("f", 10.0, 0)
     idle(pool, "a", now=1.0)
@@ -96,14 +96,14 @@ def test_when_to_look_again() -> None:
 
 
 def test_room_is_what_allocations_leave() -> None:
-    assert measure_room(2.0, 1000, 1.0, 300) == Room(7.0, 700)
-    assert measure_room(2.0, 1000, 20.0, 1300) == Room(0.0, 0)
+    assert measure_room(2.0, 1000, 1.0, 300) == FreeCapacity(7.0, 700)
+    assert measure_room(2.0, 1000, 20.0, 1300) == FreeCapacity(0.0, 0)
 
 
 def test_whatever_happens_no_more_memory_is_given_than_there_is() -> None:
     for seed in range(200):
         chance = random.Random(seed)
-        pool, now, made = Pool(Room(6.0, 500 * MIB)), 0.0, 0
+        pool, now, made = Pool(FreeCapacity(6.0, 500 * MIB)), 0.0, 0
         busy: set[str] = set()
         for _ in range(300):
             now += chance.random()
@@ -129,7 +129,7 @@ def test_whatever_happens_no_more_memory_is_given_than_there_is() -> None:
                 pool.forget(id)
                 busy.discard(id)
             elif what == 6:
-                busy -= set(pool.shrink(Room(6.0, chance.randrange(2, 8) * 100 * MIB)))
+                busy -= set(pool.shrink(FreeCapacity(6.0, chance.randrange(2, 8) * 100 * MIB)))
             else:
                 pool.keep(digest, chance.random() * 5, chance.randrange(3))
                 assert not busy & set(pool.expire(now)), seed

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from weft.agent.function.failures import MOST_TYPE, Failure, fail, tell_failure
-from weft.agent.function.instance import Running
+from weft.agent.function.instance import RunningInstance
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.function import Ended, Recipe
 from weft.protocol.invocations import Answer, Invoke
@@ -50,28 +50,28 @@ class Keeper:
         self.told: list[str] = []
         self.answers: list[Answer] = []
 
-    def on_up(self, running: Running) -> None:
+    def on_up(self, running: RunningInstance) -> None:
         self.told.append("up")
 
-    def on_answer(self, running: Running, answer: Answer) -> None:
+    def on_answer(self, running: RunningInstance, answer: Answer) -> None:
         self.told.append("answer")
         self.answers.append(answer)
 
-    def on_free(self, running: Running) -> None:
+    def on_free(self, running: RunningInstance) -> None:
         self.told.append("free")
 
-    def on_over(self, running: Running, why: Failure) -> None:
+    def on_over(self, running: RunningInstance, why: Failure) -> None:
         self.told.append(f"over {why.error_type}")
 
-    def on_printed(self, running: Running, text: bytes, invocation: str) -> None:
+    def on_printed(self, running: RunningInstance, text: bytes, invocation: str) -> None:
         self.told.append(f"printed {invocation}")
 
 
 @asynccontextmanager
-async def answered(*, tail: bool) -> AsyncIterator[tuple[Keeper, LateInstance, Running]]:
+async def answered(*, tail: bool) -> AsyncIterator[tuple[Keeper, LateInstance, RunningInstance]]:
     """An instance that has answered its call, and asked for the next."""
     keeper, instance = Keeper(), LateInstance()
-    running = Running("one", RECIPE, instance, keeper, SystemClock(), 0.0)
+    running = RunningInstance("one", RECIPE, instance, keeper, SystemClock(), 0.0)
     await running.begin(30.0)
     reader, writer = await asyncio.open_connection(*instance.runtime_api.getsockname())
     asks = b"GET /2018-06-01/runtime/invocation/next HTTP/1.1\r\n\r\n"

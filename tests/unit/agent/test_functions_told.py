@@ -9,13 +9,22 @@ from pathlib import Path
 
 from tests.scenario.deciders_lab import VirtualClock
 
-from weft.agent.function.artifacts import Parts
+from weft.agent.function.artifacts import Artifacts
 from weft.agent.function.invocations import Functions
 from weft.agent.function.pending_output import MOST_BYTES, MOST_OF_ONE_BYTES
-from weft.agent.function.pool import Room
+from weft.agent.function.pool import FreeCapacity
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.function import Instance, Isolation, Ready, Recipe, Roots
-from weft.protocol.invocations import Answer, Drop, FromAgent, Heard, Moved, Printed, Standing, Written
+from weft.protocol.invocations import (
+    Acknowledge,
+    Answer,
+    Drop,
+    FromAgent,
+    InstanceState,
+    InstanceStateChange,
+    Printed,
+    Written,
+)
 
 
 class Copier:
@@ -71,8 +80,8 @@ class Teller:
 
     def __init__(self, folder: Path) -> None:
         self.clock = VirtualClock()
-        parts = Parts(str(folder), "n1", None, None, set)  # type: ignore[arg-type]
-        self.functions = Functions({}, parts, lambda: Room(4.0, 1 << 30), self.clock)
+        parts = Artifacts(str(folder), "n1", None, None, set)  # type: ignore[arg-type]
+        self.functions = Functions({}, parts, lambda: FreeCapacity(4.0, 1 << 30), self.clock)
 
     def prints(self, text: bytes, digest: str = "d", id: str = "1") -> None:
         self.functions.instances.on_printed(Copy(digest), text, id)  # type: ignore[arg-type]
@@ -107,7 +116,7 @@ async def test_what_was_printed_is_told_on_each_connection_until_it_was_written_
         n for n, one in enumerate(second) if isinstance(one, Printed)
     )
     node.functions.take(Written(printed(second)[-1].serial))
-    node.functions.take(Heard("1"))
+    node.functions.take(Acknowledge("1"))
     assert printed(node.connects()) == []
 
 
@@ -132,16 +141,18 @@ async def test_one_that_prints_without_end_while_no_gateway_takes_it_costs_no_ot
 
 async def test_templates_of_an_agent_before_are_told_at_once_and_go_when_nothing_names_them(tmp_path: Path) -> None:
     driver, heard = Copier("old", "gone"), list[FromAgent]()
-    parts = Parts(str(tmp_path), "n1", None, None, set)  # type: ignore[arg-type]
-    functions = Functions({"vm": driver}, parts, lambda: Room(4.0, 1 << 30), SystemClock())
+    parts = Artifacts(str(tmp_path), "n1", None, None, set)  # type: ignore[arg-type]
+    functions = Functions({"vm": driver}, parts, lambda: FreeCapacity(4.0, 1 << 30), SystemClock())
     await functions.start()
     functions.connect(heard.append)
-    (standing,) = (one for one in heard if isinstance(one, Standing))
+    (standing,) = (one for one in heard if isinstance(one, InstanceState))
     assert standing.recipes == ["gone", "old"]
     counted = functions.count()
     assert (counted.busy, counted.ready, counted.memory) == (0, 2, 80 << 20)
     functions.take(Drop("gone"))  # this agent was never told of it
     async with asyncio.timeout(60):
-        while driver.kept != {"old"} or not any(isinstance(one, Moved) and one.dropped == ["gone"] for one in heard):
+        while driver.kept != {"old"} or not any(
+            isinstance(one, InstanceStateChange) and one.dropped == ["gone"] for one in heard
+        ):
             await asyncio.sleep(0.01)
     await functions.close()

@@ -13,7 +13,7 @@ from termios import TIOCOUTQ
 
 import pytest
 
-from weft.agent.migration.window import LEAST_BYTES, QUEUE_SECONDS, Room, Window, adjust_window
+from weft.agent.migration.window import LEAST_BYTES, QUEUE_SECONDS, ReceiveBuffer, Window, adjust_window
 from weft.contracts.clock import SystemClock
 
 SIOCOUTQNSD = 0x894B  # bytes that weren't sent, beside those that weren't heard of
@@ -72,7 +72,7 @@ def test_what_the_other_end_may_send_already_finds_room_though_there_is_to_be_le
     """What the kernel throws away is sent again a fifth of a second later, then after two fifths, four: moves stood still for
     minutes."""
     sends, receives, _, _ = path
-    room, data = Room(receives), bytes(1 << 16)
+    room, data = ReceiveBuffer(receives), bytes(1 << 16)
     room.set(1 << 20, 0)
     for _ in range(256):
         sends.sendall(data)

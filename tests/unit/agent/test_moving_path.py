@@ -6,7 +6,7 @@ import pytest
 
 from weft.agent.migration.bandwidth import MORE_BYTES, find_slow_path
 from weft.contracts.clock import Clock
-from weft.protocol.migration import Answer, Ask
+from weft.protocol.migration import MigrationAnswer, MigrationRequest
 
 
 class Path:
@@ -21,7 +21,7 @@ class Path:
     def elapsed(self) -> float:
         return self.now
 
-    async def ask(self, ask: Ask) -> Answer:
+    async def ask(self, ask: MigrationRequest) -> MigrationAnswer:
         left = len(ask.padding)
         self.sent += left
         seconds = self._trip + left / self._rate
@@ -30,7 +30,7 @@ class Path:
             self._window *= 2
             seconds += self._trip
         self.now += seconds + (self._hiccups.pop(0) if self._hiccups else 0.0)
-        return Answer()
+        return MigrationAnswer()
 
     async def find(self) -> float | None:
         return await find_slow_path(self.ask, _clock(self))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from weft.api.state.report_sequence import Heard
+from weft.api.state.report_sequence import ReportSequence
 
 
 @pytest.mark.parametrize(
@@ -20,14 +20,14 @@ from weft.api.state.report_sequence import Heard
     ],
 )
 def test_only_an_older_one_of_the_same_life_is_late(last: str, version: str, late: bool) -> None:
-    heard = Heard()
+    heard = ReportSequence()
     heard.put("n", last)
     assert heard.is_late("n", version) is late
     assert not heard.is_late("another", version)
 
 
 def test_what_was_written_last_is_what_counts() -> None:
-    heard = Heard()
+    heard = ReportSequence()
     asked = heard.get("n")
     assert asked, "a node says its facts again when it is told of any version but its own"
     for version in ("a.1", "b.7", "nonsense", ""):

@@ -5,20 +5,20 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 
-from weft.api.state.latency_peers import MOST_PEERS, Answering, Peers
+from weft.api.state.latency_peers import MOST_PEERS, Answering, LatencyPeers
 from weft.contracts.clock import SystemClock
 from weft.store.memory import MemoryStore
 
 
-def make_peers(count: int) -> tuple[Peers, list[str]]:
+def make_peers(count: int) -> tuple[LatencyPeers, list[str]]:
     clock = SystemClock()
-    peers = Peers(MemoryStore(clock), b"s" * 32, clock)
+    peers = LatencyPeers(MemoryStore(clock), b"s" * 32, clock)
     uids = [str(uuid.UUID(int=number)) for number in range(count)]
     put(peers, *uids)
     return peers, uids
 
 
-def put(peers: Peers, *uids: str) -> None:
+def put(peers: LatencyPeers, *uids: str) -> None:
     nodes = peers._nodes  # what its watch would bring
     nodes.live = True
     nodes.changes += 1
@@ -26,7 +26,7 @@ def put(peers: Peers, *uids: str) -> None:
     peers._again_at = 0.0
 
 
-def asked_by(peers: Peers, uid: str) -> set[str]:
+def asked_by(peers: LatencyPeers, uid: str) -> set[str]:
     told = peers.newer_than("", uid)
     assert told is not None
     return {peer.uid for peer in told[2]}

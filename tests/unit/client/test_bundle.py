@@ -9,9 +9,9 @@ from weft.contracts.journal import Event
 from weft.contracts.store import MAX_WRITES, Absent, AtRevision, Precondition, Put, Write
 from weft.informer.cache import Cache
 from weft.informer.commit import Commit
-from weft.informer.commit_batch import bundle
+from weft.informer.commit_batch import batch_commits
 from weft.informer.indexes import make_view
-from weft.informer.leader_lease import Term
+from weft.informer.leader_lease import LeaderLease
 from weft.store.memory import MemoryStore
 
 
@@ -34,7 +34,7 @@ def commit(name: str, *preconditions: Precondition, size: int = 1) -> Commit:
 
 
 def names(commits: Sequence[Commit]) -> list[list[str]]:
-    return [[each.key for each in one.commits] for one in bundle(commits)]
+    return [[each.key for each in one.commits] for one in batch_commits(commits)]
 
 
 def test_a_bundle_is_no_larger_than_a_commit_may_be() -> None:
@@ -57,7 +57,7 @@ async def test_one_that_fails_takes_no_other_with_it() -> None:
     revision = await store.commit([Put("/x/-/there", b"0")])
     cache = Cache(store, make_view(), clock)
     cache.epoch, cache.revision = "any", 10**9
-    term = Term(store, cache, Journal(), clock, "lease", "me")
+    term = LeaderLease(store, cache, Journal(), clock, "lease", "me")
     lease = await store.grant("lease", "me", 10.0)
     assert lease is not None
     term.fence, term._epoch = lease.fence, "any"

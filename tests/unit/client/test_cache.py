@@ -14,7 +14,7 @@ from weft.informer import cache
 from weft.informer.cache import Cache
 from weft.informer.commit import Commit
 from weft.informer.indexes import WORKLOADS_BY_IMAGE, make_view
-from weft.informer.leader_lease import Term, TermLost
+from weft.informer.leader_lease import LeaderLease, LeadershipLost
 from weft.informer.view import Changed, Item, View
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, decode_envelope, encode_envelope
@@ -190,13 +190,13 @@ async def test_to_catch_up_is_to_see_the_history_that_is_not_one_that_was() -> N
 async def test_a_term_ends_with_the_history_it_began_in() -> None:
     store = FlakyStore()
     watcher = Watcher(store)
-    term = Term(store, watcher.cache, Journal(), watcher.clock, "deciders", "me")
+    term = LeaderLease(store, watcher.cache, Journal(), watcher.clock, "deciders", "me")
     await term.begin()
     assert await term.perform([Commit("/x", [vm("a")])]) == []
     store.behind = MemoryStore()
     store.broken.set()
     await watcher.rest()
-    with pytest.raises(TermLost, match="restored"):
+    with pytest.raises(LeadershipLost, match="restored"):
         await term.perform([Commit("/x", [vm("b")])])
     watcher.task.cancel()
 
@@ -205,7 +205,7 @@ async def test_what_a_term_has_written_comes_back_as_the_item_it_gave_and_what_o
     store = MemoryStore()
     watcher = Watcher(store)
     view = watcher.cache.view
-    term = Term(store, watcher.cache, Journal(), watcher.clock, "deciders", "me")
+    term = LeaderLease(store, watcher.cache, Journal(), watcher.clock, "deciders", "me")
     await term.begin()
     written = vm("a")
     mine = Item(decode_envelope(written.value))

@@ -16,10 +16,10 @@ from weft.protocol.invocations import (
     MAX_MESSAGE_BYTES,
     Answer,
     Count,
+    Define,
+    InstanceState,
+    InstanceStateChange,
     Invoke,
-    Moved,
-    Standing,
-    Tell,
     decode_from_agent,
     decode_to_agent,
     encode,
@@ -34,7 +34,7 @@ RECIPE = Recipe(
 
 
 async def test_messages_arrive_as_they_were_sent_and_in_order() -> None:
-    sent = [Tell(RECIPE), Invoke("r1", "d1", b'{"n":1}', 2.5, tail=True)]
+    sent = [Define(RECIPE), Invoke("r1", "d1", b'{"n":1}', 2.5, tail=True)]
     reader = asyncio.StreamReader()
     for message in sent:
         reader.feed_data(encode(message))
@@ -46,13 +46,16 @@ async def test_messages_arrive_as_they_were_sent_and_in_order() -> None:
 
 
 def test_what_an_agent_says_is_read_back() -> None:
-    for message in (Answer("r1", b"{}", "Unhandled", "Function.TimedOut"), Standing({"d1": Count(1, 2, 3)}, 1.5, 7)):
+    for message in (
+        Answer("r1", b"{}", "Unhandled", "Function.TimedOut"),
+        InstanceState({"d1": Count(1, 2, 3)}, 1.5, 7),
+    ):
         assert decode_from_agent(encode(message)[LENGTH.size :]) == message
 
 
 async def test_a_message_cut_in_the_middle_is_the_end() -> None:
     reader = asyncio.StreamReader()
-    reader.feed_data(encode(Tell(RECIPE))[:-3])
+    reader.feed_data(encode(Define(RECIPE))[:-3])
     reader.feed_eof()
     assert await receive(reader) is None
 
@@ -71,7 +74,7 @@ async def test_what_is_too_long_or_no_message_is_refused() -> None:
 COUNTS = st.builds(Count, *[st.integers(0, 2)] * 3).filter(lambda count: count != Count())
 NAMES = st.sampled_from(["d1", "d2", "d3", "d4"])
 STANDINGS = st.builds(
-    Standing,
+    InstanceState,
     counts=st.dictionaries(NAMES, COUNTS),
     free_cpu=st.integers(0, 3).map(float),
     free_memory=st.integers(0, 3),
@@ -82,20 +85,20 @@ STANDINGS = st.builds(
 
 
 @given(st.lists(STANDINGS, min_size=1, max_size=5))
-def test_who_hears_each_change_knows_what_is(standings: list[Standing]) -> None:
+def test_who_hears_each_change_knows_what_is(standings: list[InstanceState]) -> None:
     known = standings[0]
     for before, now in itertools.pairwise(standings):
         said = decode_from_agent(encode(tell_moved(before, now))[LENGTH.size :])
-        assert isinstance(said, Moved)
+        assert isinstance(said, InstanceStateChange)
         known = move(known, said)
         assert known == now
 
 
 def test_a_change_of_one_function_is_as_long_with_a_thousand_others_as_alone() -> None:
-    def stand(functions: int, busy: int) -> Standing:
+    def stand(functions: int, busy: int) -> InstanceState:
         digests = [f"{number:064x}" for number in range(functions)]
         counts = {digest: Count(idle=1) for digest in digests}
-        return Standing(counts | {digests[0]: Count(busy, 1)}, 1.5, 1 << 30, {"process": ""}, digests)
+        return InstanceState(counts | {digests[0]: Count(busy, 1)}, 1.5, 1 << 30, {"process": ""}, digests)
 
     alone, among = (encode(tell_moved(stand(count, 0), stand(count, 1))) for count in (1, 1000))
     assert len(alone) == len(among) < 200 < len(encode(stand(1000, 1)))

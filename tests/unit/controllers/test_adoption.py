@@ -8,10 +8,10 @@ import pytest
 from weft.controllers.workload.adoption import has_guest, plan_adoption
 from weft.informer.indexes import make_view
 from weft.informer.view import Item, View
-from weft.kinds.allocation import AllocatedImage, AllocatedMove, AllocationSpec, Resources
+from weft.kinds.allocation import AllocatedImage, AllocatedMigration, AllocationSpec, Resources
 from weft.kinds.migration import MOVED_ON, MigrationSpec, MigrationStatus
 from weft.kinds.node import NodeReport
-from weft.kinds.parts.orphan import OrphanCopy, Standing, read_copies
+from weft.kinds.parts.orphan import GuestLocation, OrphanCopy, read_copies
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, decode_envelope
 from weft.objects.identity import Ref
@@ -19,7 +19,9 @@ from weft.objects.identity import Ref
 KEY = "m"
 
 
-def copy(standing: Standing, role: str = "source", *, move: str = KEY, back_from: tuple[str, ...] = ()) -> OrphanCopy:
+def copy(
+    standing: GuestLocation, role: str = "source", *, move: str = KEY, back_from: tuple[str, ...] = ()
+) -> OrphanCopy:
     spec = AllocationSpec(
         node="n1",
         node_uid="node-1",
@@ -30,7 +32,9 @@ def copy(standing: Standing, role: str = "source", *, move: str = KEY, back_from
         image=AllocatedImage(name="tiny", uid="i", sha256="0" * 64, size=1, url="file:///tiny"),
         role=role,  # type: ignore[arg-type]
         back_from=list(back_from),  # type: ignore[arg-type]
-        move=AllocatedMove(key=move, peer="n2", peer_uid="node-2", peer_allocation="b") if role != "active" else None,
+        move=AllocatedMigration(key=move, peer="n2", peer_uid="node-2", peer_allocation="b")
+        if role != "active"
+        else None,
     )
     return OrphanCopy("a", spec, standing, move)
 

@@ -9,8 +9,8 @@ from weft.contracts.store import Put
 from weft.controllers.workload.stale_allocation import Found, _plan_leaving, _plan_word
 from weft.informer.indexes import make_view
 from weft.informer.view import Item
-from weft.kinds.allocation import AllocatedImage, AllocatedMove, AllocationReport, AllocationSpec, Resources
-from weft.kinds.parts.orphan import OrphanCopy, Standing
+from weft.kinds.allocation import AllocatedImage, AllocatedMigration, AllocationReport, AllocationSpec, Resources
+from weft.kinds.parts.orphan import GuestLocation, OrphanCopy
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.identity import Ref
 
@@ -18,7 +18,7 @@ VM = Item(Envelope(kind="vm", name="web", uid="vm-1", project="default"))
 OTHER = Item(Envelope(kind="node", name="n2", uid="node-2"))
 
 
-def spec(incarnation: int = 2, move: AllocatedMove | None = None) -> AllocationSpec:
+def spec(incarnation: int = 2, move: AllocatedMigration | None = None) -> AllocationSpec:
     return AllocationSpec(
         node="n1",
         node_uid="node-1",
@@ -38,9 +38,9 @@ def place() -> Item:
     return Item(Envelope(kind="allocation", name="node-1.a", uid="a", spec=parts[0], report=parts[1]))
 
 
-def found(standing: Standing, *, incarnation: int = 3, of: str = "a") -> Found:
+def found(standing: GuestLocation, *, incarnation: int = 3, of: str = "a") -> Found:
     """What another node says of it."""
-    move = AllocatedMove(key="m", peer="n1", peer_uid="node-1", peer_allocation=of)
+    move = AllocatedMigration(key="m", peer="n1", peer_uid="node-1", peer_allocation=of)
     return [(OTHER, OrphanCopy("b", spec(incarnation, move), standing, "m"))]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from weft.controllers.conversion.facts import Answer, Facts, KnownImage, Place, Side, is_well
+from weft.controllers.conversion.facts import Answer, Facts, KnownImage, Place, WorkloadFacts, is_well
 from weft.controllers.conversion.plan import STEADY_SECONDS, plan_conversion
 from weft.controllers.conversion.prepare import choose_image
 from weft.controllers.conversion.rollback import MOST_ENDS, RETURN_SECONDS
@@ -25,10 +25,10 @@ def image(name: str, url: str, digest: str = "", phase: str = "Available") -> Kn
     return KnownImage(name, url, phase, digest, "it broke")
 
 
-def container(wish: dict[str, Any] | None = None, **side: Any) -> Side:
+def container(wish: dict[str, Any] | None = None, **side: Any) -> WorkloadFacts:
     spec = ContainerSpec(**{"image": f"{WEB}:1", **(wish or {})})
     status = WorkloadStatus(phase="Running", observed_generation=1)
-    return Side(**{"what": "container/web", "wish": spec, "status": status, "generation": 1, **side})
+    return WorkloadFacts(**{"what": "container/web", "wish": spec, "status": status, "generation": 1, **side})
 
 
 FITS = Answer(True, "n1")
@@ -80,7 +80,9 @@ def test_what_weft_holds_is_named_by_its_name_on_both_sides_and_must_be_the_same
     outcome = plan_conversion(facts(old=container({"image": "busybox"}, image=ONE), images=(held,)))
     assert outcome.image is not None and outcome.image[1].url == "oci://busybox"
     made = image("web-ab12c", "oci://busybox", ONE)
-    vm = Side(what="vm/web", wish=VmSpec(image=made.name), status=WorkloadStatus(phase="Running"), generation=1)
+    vm = WorkloadFacts(
+        what="vm/web", wish=VmSpec(image=made.name), status=WorkloadStatus(phase="Running"), generation=1
+    )
     back = facts(spec=ConversionSpec(workload="vm/web", to="container"), old=vm)
     outcome = plan_conversion(msgspec.structs.replace(back, images=(made, held)))
     assert isinstance(outcome.make, ContainerSpec) and outcome.make.image == "busybox"
@@ -136,7 +138,9 @@ def stopping(place: Place) -> Facts:
         phase="Stopping", began_at=0.0, was="run", image="i", digest=ONE, new_uid="n", new="vm/web"
     )
     old = container({"mounts": ["data:/srv"], "publish": ["80:80"], "run": "stop"}, places=(place,))
-    new = Side(what="vm/web", wish=VmSpec(image="i", run="stop", networks=[]), status=WorkloadStatus(), generation=1)
+    new = WorkloadFacts(
+        what="vm/web", wish=VmSpec(image="i", run="stop", networks=[]), status=WorkloadStatus(), generation=1
+    )
     return facts(status=status, old=old, new=new, images=(image("i", f"oci://{WEB}:1", ONE),), now=5.0)
 
 

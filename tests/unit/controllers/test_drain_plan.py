@@ -7,18 +7,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from weft.controllers.node.drain_plan import AHEAD_SECONDS, AT_ONCE, Leaver, choose_next, describe_drain, find_end
-from weft.kinds.migration import MigrationStatus, MoveProgress
+from weft.controllers.node.drain_plan import AHEAD_SECONDS, AT_ONCE, Evictee, choose_next, describe_drain, find_end
+from weft.kinds.migration import MigrationProgress, MigrationStatus
 
 MIB = 1 << 20
-ANY = Leaver(key="/vm/default/a", name="vm/a", uid="a", project="default", way="live", phase="Running", cost=128 * MIB)
+ANY = Evictee(key="/vm/default/a", name="vm/a", uid="a", project="default", way="live", phase="Running", cost=128 * MIB)
 
 
-def leaver(name: str, **changes: Any) -> Leaver:
+def leaver(name: str, **changes: Any) -> Evictee:
     return msgspec.structs.replace(ANY, key=f"/vm/default/{name}", name=f"vm/{name}", uid=name, **changes)
 
 
-def names(leavers: list[Leaver]) -> list[str]:
+def names(leavers: list[Evictee]) -> list[str]:
     return [one.name for one in leavers]
 
 
@@ -32,7 +32,7 @@ def test_the_cheapest_goes_first_and_never_more_than_a_few_at_once() -> None:
 
 
 def test_the_next_one_begins_when_one_will_soon_need_the_link_no_more() -> None:
-    def moving(*seconds: float | None) -> list[Leaver]:
+    def moving(*seconds: float | None) -> list[Evictee]:
         return [leaver(f"m{at}", migration=f"m{at}", target="n2", leaves_link=s) for at, s in enumerate(seconds)]
 
     waiting = [leaver(f"vm-{number}") for number in range(9)]
@@ -70,7 +70,7 @@ def test_the_next_one_begins_when_one_will_soon_need_the_link_no_more() -> None:
     ],
 )
 def test_when_a_move_needs_the_link_no_more(phase: Any, progress: dict[str, int], seconds: float | None) -> None:
-    told = MoveProgress(**progress) if progress else None
+    told = MigrationProgress(**progress) if progress else None
     assert find_end(MigrationStatus(phase=phase, progress=told)) == seconds
 
 

@@ -10,14 +10,14 @@ import pytest
 from msgspec.structs import replace
 
 from weft.controllers.migration.abort import HAND_OVER_PATIENCE_SECONDS, READY_PATIENCE_SECONDS
-from weft.controllers.migration.facts import Facts, Outcome, Side
+from weft.controllers.migration.facts import Facts, MigrationEndpoint, Outcome
 from weft.controllers.migration.plan import plan_move
 from weft.kinds.allocation import (
     AllocatedImage,
-    AllocatedMove,
+    AllocatedMigration,
     AllocationReport,
     AllocationSpec,
-    MoveReport,
+    MigrationReport,
     Resources,
 )
 from weft.kinds.migration import MOST_SAMPLES, MigrationSpec, MigrationStatus, move_key
@@ -29,8 +29,8 @@ UNDER_WAY = MigrationStatus(phase="Moving", source="n1", target="n2", tries=1, s
 BREAKING = replace(UNDER_WAY, ending="Failed", reason="r", message="m")
 
 
-def side(role: str, says: str = "", *, node: str | None = "Ready", **more: Any) -> Side:
-    move = AllocatedMove(
+def side(role: str, says: str = "", *, node: str | None = "Ready", **more: Any) -> MigrationEndpoint:
+    move = AllocatedMigration(
         key="u",
         peer="n2",
         peer_uid="p",
@@ -49,12 +49,14 @@ def side(role: str, says: str = "", *, node: str | None = "Ready", **more: Any) 
         image=AllocatedImage(name="i", uid="i", sha256="s", size=1, url="u"),
         move=move,
     )
-    told = MoveReport(key=more.get("key", "u"), phase=says, address=more.get("door", "")) if says else None  # type: ignore[arg-type]
+    told = MigrationReport(key=more.get("key", "u"), phase=says, address=more.get("door", "")) if says else None  # type: ignore[arg-type]
     report = AllocationReport(incarnation=spec.incarnation, state=more.get("state", "running"), move=told)
-    return Side(spec, report, node, more.get("deleting", False))
+    return MigrationEndpoint(spec, report, node, more.get("deleting", False))
 
 
-def plan(source: Side | None, target: Side | None, status: MigrationStatus = UNDER_WAY, **more: Any) -> Outcome:
+def plan(
+    source: MigrationEndpoint | None, target: MigrationEndpoint | None, status: MigrationStatus = UNDER_WAY, **more: Any
+) -> Outcome:
     wish = MigrationSpec(workload="vm/web", **more.pop("wish", {}))
     facts = {"vm": VmSpec(image="i"), "now": NOW, **more}
     return plan_move(Facts(spec=wish, status=status, source=source, target=target, **facts))
@@ -140,7 +142,7 @@ def test_a_guest_that_restarts_just_then_is_tried_again_and_what_never_can_is_no
     assert plan(told, side("target", "waiting")).status.ending == ending
 
 
-def stuck(reason: str) -> Side:
+def stuck(reason: str) -> MigrationEndpoint:
     """A target whose node can't make ready what the guest needs."""
     target = side("target", "preparing", state="failed")
     return replace(target, report=replace(target.report, reason=reason, message="the image isn't to be had"))
@@ -219,7 +221,7 @@ def test_samples_of_a_move_stay_few_and_evenly_spread_however_long_it_takes() ->
     status = UNDER_WAY
     for at in range(200, 600_000, 200):
         source = side("source", "moving")
-        told = MoveReport(key="u", phase="moving", elapsed_ms=at, sent_bytes=at * 10)
+        told = MigrationReport(key="u", phase="moving", elapsed_ms=at, sent_bytes=at * 10)
         source = replace(source, report=replace(source.report, move=told))
         status = plan(source, side("target", "waiting"), status).status
         assert len(status.samples) <= MOST_SAMPLES
@@ -239,7 +241,7 @@ def test_a_clock_that_is_set_back_makes_no_move_wait_for_ever() -> None:
 
 
 def test_a_side_that_says_for_good_that_its_guest_has_moved_on_ends_what_only_an_older_store_takes_for_a_move() -> None:
-    def moved(role: str) -> Side:
+    def moved(role: str) -> MigrationEndpoint:
         here = side(role)
         return msgspec.structs.replace(here, report=replace(here.report, state="stopped", reason="moved"))
 

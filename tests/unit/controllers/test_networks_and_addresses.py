@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.long import examples
 
-from weft.controllers.network.addresses import Book, choose_mac
+from weft.controllers.network.addresses import AddressPool, choose_mac
 from weft.controllers.network.controller import FIRST_VNI, LAST_VNI, choose_vni, plan_status
 from weft.controllers.workload.controller import read_addresses
 from weft.informer.indexes import make_view
@@ -37,7 +37,7 @@ def endpoint(address: str, mac: str) -> EndpointSpec:
 @settings(max_examples=examples(150), deadline=None)
 @given(st.lists(st.one_of(st.just("take"), st.just("next batch"), st.integers(0, 20)), max_size=60))
 def test_the_lowest_free_address_is_given_and_none_twice(history: list[str | int]) -> None:
-    book, blue = Book(), network("10.9.0.0/28")
+    book, blue = AddressPool(), network("10.9.0.0/28")
     held: dict[str, EndpointSpec] = {}
     promised: dict[str, EndpointSpec] = {}
     usable = [str(a) for a in list(ipaddress.ip_network("10.9.0.0/28").hosts())[1:]]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.long import examples
 
-from weft.controllers.job.plan import LOST, Book, Facts, Outcome, Seen, plan_tasks
+from weft.controllers.job.plan import LOST, Facts, Outcome, TaskFacts, TaskLedger, plan_tasks
 from weft.kinds.job import ENDED, JobSpec, JobStatus, TaskSpec
 
 TASK = TaskSpec(image="registry.example.org/work:1")
@@ -24,14 +24,14 @@ class Life:
     def __init__(self, **spec: Any) -> None:
         self.spec = JobSpec(task=TASK, **spec)
         self.status = JobStatus()
-        self.seen: dict[tuple[int, int], Seen] = {}
-        self.book: Book | None = None
+        self.seen: dict[tuple[int, int], TaskFacts] = {}
+        self.book: TaskLedger | None = None
         self.made: Counter[tuple[int, int]] = Counter()
         self.now = 1000.0
 
     def turn(self, *, written: bool = True, most: int = 50) -> Outcome:
         """One plan; not ``written``: its commit failed, and the process was killed."""
-        book = self.book or Book(self.spec, self.status)
+        book = self.book or TaskLedger(self.spec, self.status)
         out = plan_tasks(Facts(self.spec, self.status, list(self.seen.values()), 1, self.now, "g"), book, most)
         if not written:
             self.book = None
@@ -41,14 +41,14 @@ class Life:
             key = (one.index, one.attempt)
             assert key not in self.seen
             self.made[key] += 1
-            self.seen[key] = Seen(one.index, one.attempt, "waiting", self.now)
+            self.seen[key] = TaskFacts(one.index, one.attempt, "waiting", self.now)
         for one in out.stop:
             self.seen[one.index, one.attempt] = msgspec.structs.replace(one, stopping=True)
         for one in out.delete:
             self.seen[one.index, one.attempt] = msgspec.structs.replace(one, deleting=True)
         return out
 
-    def live(self) -> list[Seen]:
+    def live(self) -> list[TaskFacts]:
         return [one for one in self.seen.values() if one.state != "ended"]
 
     def change(self, key: tuple[int, int], **fields: Any) -> None:
@@ -156,7 +156,7 @@ def check(life: Life) -> None:
     status = life.status
     assert status.succeeded + status.failed + status.running + status.pending == status.tasks or status.phase in ENDED
     if life.book is not None:
-        fresh = Book(life.spec, status)
+        fresh = TaskLedger(life.spec, status)
         for name in ("tries", "succeeded", "failed", "retry_at", "open", "begun"):
             assert getattr(fresh, name) == getattr(life.book, name), name
     for index, tries in (life.book.tries if life.book is not None else {}).items():

@@ -20,7 +20,7 @@ from weft.drivers.runtime.qemu.function.messages import (
     decode_said,
     encode_fresh,
 )
-from weft.drivers.runtime.qemu.function.translate import Handed, plan_machine, translate_clone, translate_template
+from weft.drivers.runtime.qemu.function.translate import SnapshotFds, plan_machine, translate_clone, translate_template
 from weft.drivers.runtime.qemu.translate import Facts
 from weft.objects.errors import DriverFailed
 
@@ -105,7 +105,7 @@ def test_the_machine_has_room_for_its_kernel() -> None:
 
 def test_a_copy_is_the_template_to_the_letter_but_for_its_memory() -> None:
     machine = plan_machine(FACTS, 192 << 20, 1.0, 2)
-    handed = Handed(3, 4, 5, 6, 7, 8, [9, 10])
+    handed = SnapshotFds(3, 4, 5, 6, 7, 8, [9, 10])
     first, second = translate_template(machine, handed, "a"), translate_clone(machine, handed, "a")
     changed = [pair for pair in zip(first, second, strict=False) if pair[0] != pair[1]]
     assert len(changed) == 1

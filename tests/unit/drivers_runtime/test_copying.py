@@ -11,14 +11,14 @@ from typing import Any, cast
 
 import pytest
 
-from weft.contracts.driver.migration import MoveEvent, MoveSettings
+from weft.contracts.driver.migration import MigrationEvent, MigrationSettings
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.migration import disk_copies
 from weft.drivers.runtime.qemu.qmp import QmpError
-from weft.drivers.runtime.qemu.record import MoveRecord
+from weft.drivers.runtime.qemu.record import MigrationRecord
 from weft.objects.errors import Unavailable
 
-SETTINGS = MoveSettings(copied_disks=("root",))
+SETTINGS = MigrationSettings(copied_disks=("root",))
 
 
 class Machine:
@@ -72,7 +72,7 @@ class Moving:
         self.machine, self.ended = machine, asyncio.Event()
         self.copy_errors: list[str] = []
         self.record = SimpleNamespace(
-            move=MoveRecord("key", "source", SETTINGS, sending=False), plan=SimpleNamespace(name="web")
+            move=MigrationRecord("key", "source", SETTINGS, sending=False), plan=SimpleNamespace(name="web")
         )
         self.paths = SimpleNamespace(move_socket=lambda name: f"/run/{name}")
         self.clock = SimpleNamespace(sleep=lambda seconds: asyncio.sleep(0))
@@ -84,7 +84,7 @@ class Moving:
         pass
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[asyncio.Queue[MoveEvent | None]]:
+    def watched(self) -> Iterator[asyncio.Queue[MigrationEvent | None]]:
         yield asyncio.Queue()
 
 

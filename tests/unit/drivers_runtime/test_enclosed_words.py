@@ -14,7 +14,7 @@ from weft.contracts.driver.host import Capacity
 from weft.contracts.driver.runtime import BootKernel, ExecRequest, GuestFacts, GuestState
 from weft.drivers.runtime.qemu.microvm import exchange_disk
 from weft.drivers.runtime.qemu.microvm.exchange_disk import Head, Ring, make_box, parse_line, read_head, write_config
-from weft.drivers.runtime.qemu.microvm.record import EnclosedPaths, EnclosedRecord, tell
+from weft.drivers.runtime.qemu.microvm.record import MicrovmPaths, MicrovmRecord, tell
 from weft.drivers.runtime.qemu.microvm.root_disks import name_layers
 from weft.drivers.runtime.qemu.microvm.translate import (
     check_plan,
@@ -46,7 +46,7 @@ PLAN = ContainerPlan(
     name_servers=["10.0.0.1"],
     search=["weft"],
 )
-PATHS = EnclosedPaths(Path("/state/x"))
+PATHS = MicrovmPaths(Path("/state/x"))
 
 
 def change(**more: object) -> ContainerPlan:
@@ -255,7 +255,7 @@ def end_of(
     state: GuestState, reason: str | None, head: Head | None, message: str | None = None
 ) -> tuple[str, str | None, int | None]:
     guest = GuestFacts(PLAN.id, PLAN.uid, PLAN.name, 2, state, reason=reason, message=message)
-    facts = tell(EnclosedRecord(PLAN, "run1", "/base"), guest, head)
+    facts = tell(MicrovmRecord(PLAN, "run1", "/base"), guest, head)
     return facts.state, facts.reason, facts.exit_code
 
 
@@ -265,7 +265,7 @@ def head(how: int = 0, code: int = 0, *, run: str = "run1", state: int = exchang
 
 def test_one_that_runs_has_what_it_was_given_and_cant_grow() -> None:
     guest = GuestFacts(PLAN.id, PLAN.uid, PLAN.name, 2, "running", ready=True, boot_id="b", pid=7)
-    facts = tell(EnclosedRecord(PLAN, "run1", "/base"), guest, None)
+    facts = tell(MicrovmRecord(PLAN, "run1", "/base"), guest, None)
     assert (facts.state, facts.ready, facts.boot_id, facts.pid) == ("running", True, "b", 7)
     assert facts.shape is not None
     assert (facts.shape.memory_bytes, facts.shape.most_memory_bytes) == (PLAN.memory_bytes, PLAN.memory_bytes)

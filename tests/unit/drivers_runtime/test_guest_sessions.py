@@ -17,7 +17,7 @@ from weft.contracts.driver.runtime import DETACHED, SESSION_LOST, ExecRequest, S
 from weft.drivers.runtime.qemu.guest_agent.channel import GuestChannel
 from weft.drivers.runtime.qemu.guest_agent.frames import MAGIC, encode_frame
 from weft.drivers.runtime.qemu.guest_agent.session import GuestSession
-from weft.gateway.stream.exec_replay import Ledger
+from weft.gateway.stream.exec_replay import ExecReplay
 from weft.objects.errors import Unavailable
 from weft.protocol.frames import FrameDecoder, FrameType
 
@@ -60,7 +60,7 @@ class Client:
 
     def __init__(self, argv: list[str], stdin: bytes, *, tty: bool = False) -> None:
         self.request = ExecRequest(argv, tty=tty)
-        self.ledger, self.decoder = Ledger(os.urandom(16).hex()), FrameDecoder()
+        self.ledger, self.decoder = ExecReplay(os.urandom(16).hex()), FrameDecoder()
         self.out = {FrameType.DATA_OUT: bytearray(), FrameType.STDERR: bytearray()}
         self.stdin, self.code, self.attached = stdin, -1, 0
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from weft.contracts.driver.migration import MoveSettings
+from weft.contracts.driver.migration import MigrationSettings
 from weft.contracts.driver.runtime import BootDisk, GuestPlan
 from weft.drivers.linux.processes import ProcessId
 from weft.drivers.runtime.qemu.record import (
     GuestRecord,
-    MoveRecord,
+    MigrationRecord,
     decide_end,
     mark_taken,
     prepare_mark,
@@ -35,7 +35,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_mark_says_before_the_record_does_that_the_guest_may_have_run_here(tmp_path: Path) -> None:
     paths = GuestPaths(tmp_path / "run", tmp_path / "state")
-    coming = msgspec.structs.replace(RECORD, move=MoveRecord("move-1.2", "target", MoveSettings()))
+    coming = msgspec.structs.replace(RECORD, move=MigrationRecord("move-1.2", "target", MigrationSettings()))
 
     def taken(record: GuestRecord = coming) -> bool:
         write_record(paths, record, durable=True)
@@ -54,7 +54,7 @@ def test_a_mark_says_before_the_record_does_that_the_guest_may_have_run_here(tmp
     mark_taken(paths, "move-1.2")
     assert taken()
     assert paths.taken.stat().st_size == 512
-    going = msgspec.structs.replace(RECORD, move=MoveRecord("move-1.2", "source", MoveSettings()))
+    going = msgspec.structs.replace(RECORD, move=MigrationRecord("move-1.2", "source", MigrationSettings()))
     assert not taken(going)
     prepare_mark(paths)  # it comes once more
     assert not taken()

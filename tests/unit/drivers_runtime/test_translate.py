@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from weft.contracts.driver.migration import MoveSettings
+from weft.contracts.driver.migration import MigrationSettings
 from weft.contracts.driver.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
 from weft.drivers.runtime.qemu.devices.inherited_fds import plan_handed
 from weft.drivers.runtime.qemu.machine_shape import plan_frame
@@ -228,7 +228,7 @@ def test_a_machine_is_built_as_the_qemu_did_that_it_began_on() -> None:
 
 
 def test_a_guest_that_moves_by_differences_may_hold_the_pages_that_they_are_to() -> None:
-    settings = MoveSettings(mode="xbzrle", cache_bytes=512 << 20)
-    still, plain = choose_limits(PLAN, FACTS), choose_limits(PLAN, FACTS, MoveSettings())
+    settings = MigrationSettings(mode="xbzrle", cache_bytes=512 << 20)
+    still, plain = choose_limits(PLAN, FACTS), choose_limits(PLAN, FACTS, MigrationSettings())
     assert plain == still
     assert choose_limits(PLAN, FACTS, settings).memory_bytes == still.memory_bytes + (512 << 20)

@@ -14,25 +14,25 @@ from weft.gateway.function.invocation.tracker import (
     ADRIFT_SECONDS,
     FETCH_SECONDS,
     MOST_ASKED,
-    Ask,
-    Desk,
     Done,
-    Flight,
-    Hear,
     Instruction,
-    Late,
+    InvocationTracker,
+    LateResult,
     Lost,
-    Nowhere,
+    NoNode,
+    PendingInvocation,
+    SendAck,
+    SendInvoke,
 )
-from weft.protocol.invocations import Answer, Count, Invoke, Refused, Standing, Underway
+from weft.protocol.invocations import Answer, Count, InstanceState, Invoke, Refused, Underway
 
 RECIPE = Recipe(digest="d", function="uid", project="p", name="hello", memory=100)
-OPEN = Standing(free_memory=1000, isolations={"process": ""}, recipes=["d"])
+OPEN = InstanceState(free_memory=1000, isolations={"process": ""}, recipes=["d"])
 
 
-def make(*nodes: str) -> Desk:
+def make(*nodes: str) -> InvocationTracker:
     fleet = Fleet()
-    desk = Desk(fleet, lambda digest: ("uid", 3.0) if digest == "d" else None)
+    desk = InvocationTracker(fleet, lambda digest: ("uid", 3.0) if digest == "d" else None)
     for node in nodes:
         connect(desk, fleet, node)
     desk.fleet = fleet  # type: ignore[attr-defined]
@@ -40,7 +40,7 @@ def make(*nodes: str) -> Desk:
 
 
 def connect(
-    desk: Desk, fleet: Fleet, node: str, underway: Underway | None = None, now: float = 0.0
+    desk: InvocationTracker, fleet: Fleet, node: str, underway: Underway | None = None, now: float = 0.0
 ) -> list[Instruction]:
     desk.connect(node)
     found = desk.hear(node, underway or Underway(), now)
@@ -48,11 +48,13 @@ def connect(
     return found
 
 
-def fly(id: str, *nodes: str, until: float = 100.0) -> Flight:
-    return Flight(RECIPE, Invoke(id, "d", b"", 3.0), {node: place for place, node in enumerate(nodes)}, until)
+def fly(id: str, *nodes: str, until: float = 100.0) -> PendingInvocation:
+    return PendingInvocation(
+        RECIPE, Invoke(id, "d", b"", 3.0), {node: place for place, node in enumerate(nodes)}, until
+    )
 
 
-def fleet_of(desk: Desk) -> Fleet:
+def fleet_of(desk: InvocationTracker) -> Fleet:
     fleet: Fleet = desk.fleet  # type: ignore[attr-defined]
     return fleet
 
@@ -60,30 +62,30 @@ def fleet_of(desk: Desk) -> Fleet:
 def test_it_is_asked_of_the_best_and_of_the_next_only_after_a_refusal() -> None:
     desk = make("a", "b")
     first = fly("1", "b", "a")
-    assert desk.begin(first) == [Ask("b", first)]
+    assert desk.begin(first) == [SendInvoke("b", first)]
     assert desk.hear("a", Refused("1", "insufficientResources", ""), 0) == []  # it wasn't asked
-    assert desk.hear("b", Refused("1", "insufficientResources", ""), 0) == [Ask("a", first)]
-    assert desk.hear("a", Refused("1", "closing", ""), 0) == [Nowhere(first)]
+    assert desk.hear("b", Refused("1", "insufficientResources", ""), 0) == [SendInvoke("a", first)]
+    assert desk.hear("a", Refused("1", "closing", ""), 0) == [NoNode(first)]
     assert [*first.refusals] == ["b", "a"] and desk.running("uid") == 0
 
 
 def test_a_warm_instance_goes_before_a_better_node_and_one_ready_before_none() -> None:
     desk = make("a", "b", "c")
     fleet = fleet_of(desk)
-    fleet.stand("c", Standing({"d": Count(idle=1)}, 0, 1000, {"process": ""}))
-    fleet.stand("b", Standing({"d": Count(ready=1)}, 0, 1000, {"process": ""}))
+    fleet.stand("c", InstanceState({"d": Count(idle=1)}, 0, 1000, {"process": ""}))
+    fleet.stand("b", InstanceState({"d": Count(ready=1)}, 0, 1000, {"process": ""}))
     asked = [desk.begin(fly(str(n), "a", "b", "c"))[0] for n in range(2)]
-    assert [ask.node for ask in asked if isinstance(ask, Ask)] == ["c", "b"]  # c's only one is taken
+    assert [ask.node for ask in asked if isinstance(ask, SendInvoke)] == ["c", "b"]  # c's only one is taken
     desk.hear("c", Answer("0", b""), 0)
     ask = desk.begin(fly("2", "a", "b", "c"))[0]
-    assert isinstance(ask, Ask) and ask.node == "c" and not ask.flight.cold
+    assert isinstance(ask, SendInvoke) and ask.node == "c" and not ask.flight.cold
 
 
 def test_a_machine_is_copied_where_it_is_prepared_before_it_is_booted_on_a_better_node() -> None:
     desk = make("a", "b", "c")
     fleet, boxed = fleet_of(desk), msgspec.structs.replace(RECIPE, isolation="vm")
     for node, room, recipes in (("a", 1000, []), ("b", 50, ["d"]), ("c", 1000, ["d"])):
-        fleet.stand(node, Standing(free_memory=room, isolations={"vm": "", "process": ""}, recipes=recipes))
+        fleet.stand(node, InstanceState(free_memory=room, isolations={"vm": "", "process": ""}, recipes=recipes))
     places = {"a": 0, "b": 1, "c": 2}
     assert fleet.choose(boxed, places, ()) == "c"
     assert fleet.choose(boxed, places, ("c",)) == "a"  # b has no room
@@ -93,12 +95,12 @@ def test_a_machine_is_copied_where_it_is_prepared_before_it_is_booted_on_a_bette
 def test_a_node_that_seems_full_or_cannot_is_asked_last_or_not_at_all() -> None:
     desk = make("a", "b", "c")
     fleet = fleet_of(desk)
-    fleet.stand("a", Standing({}, 0, 10, {"process": ""}))
-    fleet.stand("b", Standing({}, 0, 1000, {"process": "no bubblewrap"}))
+    fleet.stand("a", InstanceState({}, 0, 10, {"process": ""}))
+    fleet.stand("b", InstanceState({}, 0, 1000, {"process": "no bubblewrap"}))
     flight = fly("1", "a", "b", "c")
-    assert desk.begin(flight) == [Ask("c", flight)]
-    assert desk.hear("c", Refused("1", "x", ""), 0) == [Ask("a", flight)]
-    assert desk.hear("a", Refused("1", "x", ""), 0) == [Nowhere(flight)]
+    assert desk.begin(flight) == [SendInvoke("c", flight)]
+    assert desk.hear("c", Refused("1", "x", ""), 0) == [SendInvoke("a", flight)]
+    assert desk.hear("a", Refused("1", "x", ""), 0) == [NoNode(flight)]
 
 
 def test_no_more_than_so_many_nodes_are_asked() -> None:
@@ -106,15 +108,15 @@ def test_no_more_than_so_many_nodes_are_asked() -> None:
     desk = make(*nodes)
     flight, asked = fly("1", *nodes), 1
     found = desk.begin(flight)
-    while isinstance(found[0], Ask):
+    while isinstance(found[0], SendInvoke):
         found = desk.hear(found[0].node, Refused("1", "full", ""), 0)
-        asked += isinstance(found[0], Ask)
+        asked += isinstance(found[0], SendInvoke)
     assert asked == MOST_ASKED
 
 
 def test_where_code_must_come_first_more_time_is_given() -> None:
     desk = make("a")
-    fleet_of(desk).stand("a", Standing({}, 0, 1000, {"process": ""}))
+    fleet_of(desk).stand("a", InstanceState({}, 0, 1000, {"process": ""}))
     flight = fly("1", "a", until=10.0)
     desk.begin(flight)
     assert flight.until == 10.0 + FETCH_SECONDS and not desk.expire(100.0)
@@ -125,8 +127,8 @@ def test_a_second_answer_is_only_thanked_for() -> None:
     flight = fly("1", "a")
     desk.begin(flight)
     answer = Answer("1", b"x")
-    assert desk.hear("a", answer, 0) == [Done(flight, answer), Hear("a", "1", 1)]
-    assert desk.hear("a", answer, 0) == [Late("a", answer), Hear("a", "1", 1)]
+    assert desk.hear("a", answer, 0) == [Done(flight, answer), SendAck("a", "1", 1)]
+    assert desk.hear("a", answer, 0) == [LateResult("a", answer), SendAck("a", "1", 1)]
 
 
 def test_a_lost_connection_is_waited_for_and_then_given_up_but_counts_while_it_may_run() -> None:
@@ -148,7 +150,7 @@ def test_what_a_gateway_before_this_one_began_counts_until_it_ends() -> None:
     connect(desk, fleet_of(desk), "a", Underway(["7", "8", "9"], ["d", "d", "of nothing"]))
     assert desk.running("uid") == 2
     assert desk.is_stray("7") and not desk.is_stray("9")
-    assert desk.hear("a", Answer("7", b""), 0) == [Late("a", Answer("7", b"")), Hear("a", "7")]
+    assert desk.hear("a", Answer("7", b""), 0) == [LateResult("a", Answer("7", b"")), SendAck("a", "7")]
     assert desk.running("uid") == 1 and not desk.is_stray("7")
     connect(desk, fleet_of(desk), "a", Underway())
     assert desk.running("uid") == 0
@@ -171,12 +173,12 @@ def test_whatever_happens_nothing_runs_twice_and_every_caller_hears_of_one_end(s
     def act(instructions: list[Instruction]) -> None:
         for one in instructions:
             match one:
-                case Ask(node=node, flight=flight):
+                case SendInvoke(node=node, flight=flight):
                     assert node in there
                     sent[node].append(("invoke", flight.id))
-                case Hear(node=node, id=id):
+                case SendAck(node=node, id=id):
                     sent[node].append(("heard", id))
-                case Done() | Nowhere() | Lost():
+                case Done() | NoNode() | Lost():
                     ends[one.flight.id] += 1
 
     for step in range(400):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from weft.gateway.function.invocation.call import Outcome
-from weft.gateway.function.record.counts_file import KeptCounts
+from weft.gateway.function.record.counts_file import CountsFile
 from weft.gateway.function.record.metrics import Counts, Durations, tell
 from weft.gateway.function.record.output_log import FILE_BYTES, PrintedLog, stamp
 
@@ -48,13 +48,13 @@ def test_error_types_that_code_makes_up_are_bounded() -> None:
 def test_what_was_counted_is_there_after_a_restart_and_goes_with_its_function(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept, counts = KeptCounts(tmp_path / "counts"), Counts(since=5.0)
+    kept, counts = CountsFile(tmp_path / "counts"), Counts(since=5.0)
     counts.arrive(3)
     counts.end(Outcome(id="1", payload=b"", start="cold", seconds=0.1, error="Unhandled", error_type="KeyError"), 0.2)
     kept.change("uid", counts)
     kept.write(kept.take())
     assert kept.take() == {}
-    again = KeptCounts(tmp_path / "counts")
+    again = CountsFile(tmp_path / "counts")
     found = again.read("uid")
     assert found == counts and found is not None and tell(found, "a", "p", 0) == tell(counts, "a", "p", 0)
     assert again.read("other") is None

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from weft.contracts.clock import SystemClock
-from weft.gateway.published_port.listeners import Publications, Target, read_target
+from weft.gateway.published_port.listeners import PortListeners, Target, read_target
 from weft.kinds.publication import PublicationSpec, PublicationStatus
 from weft.objects.envelope import Envelope, merge_part
 from weft.objects.identity import Ref
@@ -28,8 +28,8 @@ def find_port() -> int:
 
 
 @asynccontextmanager
-async def publishing() -> AsyncIterator[Publications]:
-    publications = Publications(HERE, SystemClock())
+async def publishing() -> AsyncIterator[PortListeners]:
+    publications = PortListeners(HERE, SystemClock())
     keeping = asyncio.ensure_future(publications.keep())
     try:
         yield publications

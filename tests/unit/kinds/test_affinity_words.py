@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.kinds.fields.affinity import HOST, GroupWish, SpreadWish, read_datum, read_group, read_spread
+from weft.kinds.fields.affinity import HOST, GroupTerm, SpreadTerm, read_datum, read_group, read_spread
 from weft.kinds.vm import VmSpec, check_vm
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import read_strict
@@ -19,16 +19,16 @@ def vm(**fields: object) -> VmSpec:
 
 
 def test_a_group_is_a_must_unless_it_says_preferred() -> None:
-    assert read_group("webapp", "f") == GroupWish("webapp", True)
-    assert read_group("webapp:required", "f") == GroupWish("webapp", True)
-    assert read_group("webapp:preferred", "f") == GroupWish("webapp", False)
+    assert read_group("webapp", "f") == GroupTerm("webapp", True)
+    assert read_group("webapp:required", "f") == GroupTerm("webapp", True)
+    assert read_group("webapp:preferred", "f") == GroupTerm("webapp", False)
 
 
 def test_a_spread_has_a_key_a_skew_and_may_be_a_wish() -> None:
-    assert read_spread("zone", "f") == SpreadWish("zone", 1, True)
-    assert read_spread("rack:2", "f") == SpreadWish("rack", 2, True)
-    assert read_spread("zone:preferred", "f") == SpreadWish("zone", 1, False)
-    assert read_spread("example.com/row:3:preferred", "f") == SpreadWish("example.com/row", 3, False)
+    assert read_spread("zone", "f") == SpreadTerm("zone", 1, True)
+    assert read_spread("rack:2", "f") == SpreadTerm("rack", 2, True)
+    assert read_spread("zone:preferred", "f") == SpreadTerm("zone", 1, False)
+    assert read_spread("example.com/row:3:preferred", "f") == SpreadTerm("example.com/row", 3, False)
     assert read_spread("node", "f").key == HOST
 
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from weft.contracts.store import MAX_VALUE_BYTES
-from weft.controllers.job.plan import Book
+from weft.controllers.job.plan import TaskLedger
 from weft.kinds.job import (
     FIXED,
     JOB,
@@ -123,7 +123,7 @@ def test_verbs_make_sense_in_their_phases_only() -> None:
 
 def test_what_is_kept_of_ten_thousand_tasks_fits_into_one_object() -> None:
     spec = make(array="0-9999", retries=100)
-    book = Book(spec, JobStatus())
+    book = TaskLedger(spec, JobStatus())
     for index in book.order:
         book.tries[index] = 1 + index * 7 % 101
         book.excused[index] = index * 13 % 50
@@ -137,7 +137,7 @@ def test_what_is_kept_of_ten_thousand_tasks_fits_into_one_object() -> None:
     book.write(status)
     size = len(msgspec.json.encode(status))
     assert 100_000 < size < MAX_VALUE_BYTES - 60_000, size
-    again = Book(spec, status)
+    again = TaskLedger(spec, status)
     assert (again.tries, again.failed, again.succeeded, again.retry_at) == (
         book.tries,
         book.failed,

@@ -7,7 +7,7 @@ import sys
 
 import msgspec
 
-from weft.contracts.function_placement import KINDS, Wanted
+from weft.contracts.function_placement import KINDS, PlacementQuery
 from weft.gateway.function.service import make_view
 from weft.informer.cache import whole
 from weft.informer.view import View
@@ -41,7 +41,9 @@ def test_the_first_function_makes_it_know_what_was_there_before() -> None:
     spec = FunctionSpec(code="a" * 64, handler="app.handler")
     put(view, places, "function", "web", spec=msgspec.Raw(msgspec.json.encode(spec)))
     assert places._places is not None and places.epoch > 0 and len(whole(view, KINDS)) == 1
-    assert places.rank(Wanted(project="default", code=code_of(spec))).reason  # the node hasn't said anything yet
+    assert places.rank(
+        PlacementQuery(project="default", code=code_of(spec))
+    ).reason  # the node hasn't said anything yet
     before = places.epoch
     put(view, places, "node", "n2")
     assert places.epoch > before

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.long import examples
 
-from weft.contracts.policy import Datum, Lean, Request
-from weft.kinds.fields.affinity import HOST, SpreadWish, read_group, read_spread
+from weft.contracts.policy import Datum, Request, SoftTerm
+from weft.kinds.fields.affinity import HOST, SpreadTerm, read_group, read_spread
 from weft.kinds.vm import VmSpec, check_vm
 from weft.scheduler.constraint.affinity import depends_on, read_affinity
 from weft.scheduler.engine.cycle import Engine
@@ -198,7 +198,7 @@ def test_data_draws_a_workload_and_required_data_binds_it() -> None:
     fabric.put_node(1, data=["pool:ceph-pool:raw-data"])
     datum = Datum("pool:ceph-pool:raw-data", 0, required=True)
     must = fabric.ask(vm(), data=(datum,))
-    wish = fabric.ask(vm(), leans=(Lean("data", datum.name),))
+    wish = fabric.ask(vm(), leans=(SoftTerm("data", datum.name),))
     assert fabric.engine.choose(must, "x") == fabric.engine.choose(wish, "x") == 1
     assert fabric.engine.choose(fabric.ask(vm()), "x") == 0
     told = explain(fabric.engine, must, "x", 1)
@@ -215,7 +215,7 @@ def test_every_part_of_a_score_is_told_once_and_they_come_to_the_score() -> None
     fabric.put_node(1, data=["pool:lake"])
     web = vm(apart=["web:preferred", "api:preferred"], spread=["zone:preferred"])
     fabric.place("web-0", web)
-    leans = (*read_affinity("default", [], web.anti_affinity_groups, web.spread).leans, Lean("data", "pool:lake"))
+    leans = (*read_affinity("default", [], web.anti_affinity_groups, web.spread).leans, SoftTerm("data", "pool:lake"))
     request = fabric.ask(vm(), leans=leans, data=(Datum("pool:lake", 1),))
     request = msgspec.structs.replace(request, strategy="data_locality")
     told = explain(fabric.engine, request, "x", fabric.engine.choose(request, "x"))
@@ -333,7 +333,7 @@ def is_alone(spec: VmSpec, group: str) -> bool:
 
 
 def keeps_level(
-    wish: SpreadWish,
+    wish: SpreadTerm,
     group: str,
     where: str,
     labels: list[str],

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from weft.contracts.function_placement import Wanted
+from weft.contracts.function_placement import PlacementQuery
 from weft.informer.view import Item, View
 from weft.kinds.node import NodeReport, NodeSpec
 from weft.kinds.parts.function_code import FunctionCode
 from weft.objects.envelope import Envelope, merge_part
-from weft.scheduler.function.placing import KINDS, FunctionPlaces
+from weft.scheduler.function.placing import KINDS, FunctionPlacing
 
 GIB = 1024**3
 
@@ -19,7 +19,7 @@ class World:
 
     def __init__(self) -> None:
         self.view = View(KINDS)
-        self.places = FunctionPlaces(self.view)
+        self.places = FunctionPlacing(self.view)
 
     def node(
         self, name: str, *, cpu: float = 8, memory: int = 16, phase: str = "Ready", spec: Any = None, **labels: str
@@ -37,11 +37,11 @@ class World:
         self.places.notice([changed])
 
     def rank(self, caller: str = "", data: tuple[tuple[str, int], ...] = (), **code: Any) -> list[str]:
-        ranking = self.places.rank(Wanted("default", FunctionCode(**{"memory": GIB, **code}), data, caller))
+        ranking = self.places.rank(PlacementQuery("default", FunctionCode(**{"memory": GIB, **code}), data, caller))
         return [uid.removeprefix("uid-") for uid in ranking.nodes]
 
     def why(self, **code: Any) -> tuple[str, str, str]:
-        ranking = self.places.rank(Wanted("default", FunctionCode(**{"memory": GIB, **code})))
+        ranking = self.places.rank(PlacementQuery("default", FunctionCode(**{"memory": GIB, **code})))
         assert not ranking.nodes
         return ranking.reason, ranking.message, ranking.nearest
 

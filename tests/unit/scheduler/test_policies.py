@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from weft.contracts.policy import Datum, GpuAsk, Lean, Occasion, Request, Spread
+from weft.contracts.policy import Datum, GpuAsk, Occasion, Request, SoftTerm, Spread
 from weft.kinds.fields.strategy import SERVERLESS_STRATEGY, STRATEGIES
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.policies import POLICIES
@@ -108,7 +108,7 @@ def test_network_proximity_is_near_its_group_and_its_volumes() -> None:
     )
     put(snapshot, "n2", 8, 1, "default/web")
     assert choice(snapshot, ask("network_proximity", groups=("default/web",))) == "n3"
-    assert choice(snapshot, ask("network_proximity", leans=(Lean("near", "default/web"),))) == "n3"
+    assert choice(snapshot, ask("network_proximity", leans=(SoftTerm("near", "default/web"),))) == "n3"
     assert choice(snapshot, ask("network_proximity", data=(Datum("volume:v"),))) == "n3"
     assert choice(snapshot, ask("network_proximity")) == "n1"
 

@@ -129,7 +129,7 @@ def test_a_shelf_stays_in_order_whatever_moves_on_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(by_capacity, "_BLOCK", 3)
     draw = random.Random(7)
     there = sorted(draw.sample(range(1000), 40))
-    shelf = by_capacity.Shelf(list(there))
+    shelf = by_capacity.CapacityGroup(list(there))
     for _ in range(2000):
         former, entry = draw.choice([there[-1], draw.choice(there)]), draw.randrange(-500, 1500)
         if entry not in there:

@@ -10,7 +10,7 @@ from weft.informer.view import Item
 from weft.kinds.allocation import AllocatedImage, AllocationReport, AllocationSpec, Resources, account
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
-from weft.scheduler.allocation.resize import plan_refit
+from weft.scheduler.allocation.resize import plan_resize
 from weft.scheduler.table.snapshot import NodeFacts, Snapshot, amounts_of
 
 IMAGE = AllocatedImage(name="tiny", uid="i", sha256="0" * 64, size=1, url="/")
@@ -44,7 +44,7 @@ def make(cpu: float, *, boots: int = 1, has: float | None = None) -> tuple[Item,
 def refit(cpu: float, *, boots: int = 1, has: float | None = None) -> tuple[AllocationSpec, int]:
     """The place's new spec, and the cores (in thousandths) that count as used until it is written."""
     vm, place, snapshot = make(cpu, boots=boots, has=has)
-    commit = plan_refit(make_view(), snapshot, vm, place, 1.0)
+    commit = plan_resize(make_view(), snapshot, vm, place, 1.0)
     assert commit is not None
     [write] = [w for w in commit.writes if w.key == place.key]
     assert isinstance(write, Put)
@@ -84,7 +84,7 @@ def test_a_running_one_grows_at_once_and_without_a_start() -> None:
 
 def test_a_running_one_that_would_not_fit_keeps_its_size_and_says_by_name_what_is_lacking() -> None:
     vm, place, snapshot = make(6.0, boots=0)
-    commit = plan_refit(make_view(), snapshot, vm, place, 1.0)
+    commit = plan_resize(make_view(), snapshot, vm, place, 1.0)
     assert commit is not None
     [write] = commit.writes
     assert isinstance(write, Put) and write.key == vm.key

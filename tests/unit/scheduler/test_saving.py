@@ -8,7 +8,7 @@ from weft.kinds.allocation import AllocatedContainer, AllocationReport, Allocati
 from weft.kinds.migration import MigrationSpec, stands_still
 from weft.kinds.node import NodeReport, NodeRuntime
 from weft.objects.identity import Ref
-from weft.scheduler.migration.checkpointing import RUNTIME, choose_saving, find_bar, find_lack
+from weft.scheduler.migration.checkpointing import RUNTIME, choose_checkpointing, find_bar, find_lack
 from weft.scheduler.node.facts import read_runtimes
 
 
@@ -23,7 +23,7 @@ CAN, LACKS = node("yes"), node("criu is not installed")
 def choose(mode: str, here: NodeReport = CAN, there: NodeReport = CAN, bar: str = "") -> tuple[str, str]:
     wish = MigrationSpec(workload="container/web", mode=mode)  # type: ignore[arg-type]
     assert stands_still(wish)
-    return choose_saving(wish, bar, ("n1", here), ("n2", there))
+    return choose_checkpointing(wish, bar, ("n1", here), ("n2", there))
 
 
 def test_it_is_saved_where_both_nodes_can_unless_people_want_it_stopped() -> None:

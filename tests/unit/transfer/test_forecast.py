@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.kinds.allocation import MovePlanned
-from weft.kinds.migration import MigrationSpec, MigrationStatus, MoveActual, MoveForecast
-from weft.transfer.forecast import ONLY_MEMORY, PastMove, forecast
+from weft.kinds.allocation import PlannedMigration
+from weft.kinds.migration import MigrationActual, MigrationForecast, MigrationSpec, MigrationStatus
+from weft.transfer.forecast import ONLY_MEMORY, PastMigration, forecast
 from weft.transfer.history import was_kept_slow
 
 MIB = 1 << 20
 NODES = ("n1", "n2", "n3")
 
 
-def move(workload: str = "web", source: str = "n1", target: str = "n2", **more: Any) -> PastMove:
+def move(workload: str = "web", source: str = "n1", target: str = "n2", **more: Any) -> PastMigration:
     figures = {
         "mode": "live",
         "way": "plain",
@@ -26,10 +26,10 @@ def move(workload: str = "web", source: str = "n1", target: str = "n2", **more: 
         "bytes": 200 * MIB,
         "ended_at": 1.0,
     }
-    return PastMove(workload=workload, source=source, target=target, **{**figures, **more})
+    return PastMigration(workload=workload, source=source, target=target, **{**figures, **more})
 
 
-def foresee(*past: PastMove, mode: str = "live", rate: int = 0, memory: int = 512 * MIB) -> MoveForecast:
+def foresee(*past: PastMigration, mode: str = "live", rate: int = 0, memory: int = 512 * MIB) -> MigrationForecast:
     return forecast(past, "web", "n1", "n2", mode=mode, memory=memory, bytes_per_second=rate)
 
 
@@ -86,8 +86,8 @@ def test_a_limit_that_is_lifted_slows_no_forecast_and_one_that_stands_is_told_by
 )
 def test_a_node_kept_a_move_slow_that_came_near_to_its_limit(own: int, limit: int, seconds: float, slow: bool) -> None:
     spec = MigrationSpec(workload="vm/web", bytes_per_second=own)
-    actual = MoveActual(duration_seconds=seconds, bytes=200 * MIB)
-    status = MigrationStatus(plan=MovePlanned(limit_bytes_per_second=limit), actual=actual)
+    actual = MigrationActual(duration_seconds=seconds, bytes=200 * MIB)
+    status = MigrationStatus(plan=PlannedMigration(limit_bytes_per_second=limit), actual=actual)
     assert was_kept_slow(spec, status) == slow
 
 
@@ -98,7 +98,7 @@ def test_it_takes_no_less_than_what_it_is_kept_to() -> None:
 
 
 moves = st.builds(
-    PastMove,
+    PastMigration,
     workload=st.sampled_from(("web", "db")),
     source=st.sampled_from(NODES),
     target=st.sampled_from(NODES),
@@ -113,7 +113,7 @@ moves = st.builds(
 
 
 @given(st.lists(moves, max_size=20), st.sampled_from(("live", "cold")), st.integers(0, 1 << 40))
-def test_whatever_was_its_figures_are_those_of_moves_that_were(past: list[PastMove], mode: str, rate: int) -> None:
+def test_whatever_was_its_figures_are_those_of_moves_that_were(past: list[PastMigration], mode: str, rate: int) -> None:
     told = forecast(past, "web", "n1", "n2", mode=mode, memory=512 * MIB, bytes_per_second=rate)
     assert 0.0 <= told.confidence <= 1.0 and told.basis
     assert (told.duration_seconds is not None) >= (told.confidence > 0)

@@ -7,18 +7,18 @@ import random
 import msgspec
 import pytest
 
-from weft.contracts.driver.migration import MoveSettings
-from weft.transfer.calibration import EndedMove, correct_plan, judge, learn
-from weft.transfer.plan import USABLE_SHARE, MovePlan
+from weft.contracts.driver.migration import MigrationSettings
+from weft.transfer.calibration import EndedMigration, correct_plan, judge, learn
+from weft.transfer.plan import USABLE_SHARE, MigrationPlan
 from weft.transfer.report import tell_plan
 
-RAW = MovePlan(MoveSettings(), "", 10.0, 0.1, 100_000_000, 3, 0.5, True)
+RAW = MigrationPlan(MigrationSettings(), "", 10.0, 0.1, 100_000_000, 3, 0.5, True)
 
 
 def ended(
-    number: int = 0, *, plan: MovePlan = RAW, seconds: float = 12.0, pause: float = 0.2, **changes: object
-) -> EndedMove:
-    move = EndedMove(
+    number: int = 0, *, plan: MigrationPlan = RAW, seconds: float = 12.0, pause: float = 0.2, **changes: object
+) -> EndedMigration:
+    move = EndedMigration(
         workload="default/vm/a",
         source="n1",
         target="n2",
@@ -49,7 +49,7 @@ def test_what_was_off_the_same_way_each_time_is_corrected_and_then_believed() ->
 
 
 def test_learning_from_corrected_plans_does_not_correct_twice() -> None:
-    past: list[EndedMove] = []
+    past: list[EndedMigration] = []
     for number in range(30):
         plan = correct_plan(RAW, learn(past, "default/vm/a", "n1", "n2"))
         past.append(ended(number, plan=plan))
@@ -62,7 +62,7 @@ def test_a_plan_is_corrected_by_its_like() -> None:
     lesson = learn(past, "default/vm/a", "n1", "n2")
     assert correct_plan(short, lesson).duration_seconds > 0.5
     assert correct_plan(RAW, lesson).duration_seconds == pytest.approx(10.0, rel=0.05)
-    other = msgspec.structs.replace(RAW, settings=MoveSettings(mode="xbzrle"))
+    other = msgspec.structs.replace(RAW, settings=MigrationSettings(mode="xbzrle"))
     corrected = correct_plan(other, lesson)
     assert (corrected.duration_seconds, corrected.bytes, corrected.confidence) == (10.0, RAW.bytes, RAW.confidence)
 
@@ -72,7 +72,7 @@ def test_what_a_pause_has_beside_its_bytes_is_learnt_as_a_sum_and_from_other_mod
     slow, fast = (msgspec.structs.replace(RAW, pause_seconds=seconds) for seconds in (0.1, 0.03))
     lesson = learn([ended(n, plan=slow, pause=0.15) for n in range(20)], "default/vm/a", "n1", "n2")
     assert correct_plan(fast, lesson).pause_seconds == pytest.approx(0.08, rel=0.1)
-    other = msgspec.structs.replace(slow, settings=MoveSettings(mode="multifd-zstd"))
+    other = msgspec.structs.replace(slow, settings=MigrationSettings(mode="multifd-zstd"))
     assert correct_plan(other, lesson).pause_seconds == pytest.approx(0.15, rel=0.1)
     quick = learn([ended(n, plan=slow, pause=0.02) for n in range(20)], "default/vm/a", "n1", "n2")
     assert 0.005 < correct_plan(fast, quick).pause_seconds < 0.03
@@ -81,7 +81,7 @@ def test_what_a_pause_has_beside_its_bytes_is_learnt_as_a_sum_and_from_other_mod
 
 
 def test_a_path_isnt_taken_for_slow_because_compressing_was() -> None:
-    squeezed = msgspec.structs.replace(RAW, settings=MoveSettings(mode="multifd-zstd"))
+    squeezed = msgspec.structs.replace(RAW, settings=MigrationSettings(mode="multifd-zstd"))
     past = [ended(0), *(ended(n, plan=squeezed, seconds=120.0) for n in range(1, 6))]
     assert learn(past, "default/vm/a", "n1", "n2").path_bytes_per_second == pytest.approx(10_000_000 / USABLE_SHARE)
 
@@ -93,7 +93,7 @@ def test_the_same_guest_and_the_same_nodes_say_more_than_others() -> None:
 
 
 def test_a_path_is_as_fast_as_its_best_move_of_late() -> None:
-    def path(*moves: EndedMove) -> float:
+    def path(*moves: EndedMigration) -> float:
         carried = learn(moves, "default/vm/z", "n2", "n1").path_bytes_per_second * USABLE_SHARE
         return round(carried, -3)
 

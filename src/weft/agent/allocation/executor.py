@@ -12,10 +12,10 @@ from pathlib import Path
 from weft.agent.allocation.plan import Step
 from weft.agent.image.cache import CachedImage, ImageCache
 from weft.agent.image.oci import ContainerImages
-from weft.agent.migration.executor import Movers
-from weft.agent.network.executor import NetworkKeeper
+from weft.agent.migration.executor import MigrationExecutor
+from weft.agent.network.executor import NetworkExecutor
 from weft.agent.secret.cache import Secrets
-from weft.agent.state.allocation import Wanted
+from weft.agent.state.allocation import LocalAllocation
 from weft.agent.volume.inventory import Volumes
 from weft.agent.volume.pools import Pools
 from weft.agent.workload.container import Ready, plan_container
@@ -40,7 +40,7 @@ AT_ONCE = 4  # disks and starts under way on one node: more only slow each other
 Tell = Callable[[str], None]  # a word on how a step goes, for people who watch
 
 
-class Performer:
+class StepExecutor:
     """The node's drivers, as steps."""
 
     def __init__(
@@ -49,10 +49,10 @@ class Performer:
         runtimes: Runtimes,
         pools: Pools,
         volumes: Volumes,
-        network: NetworkKeeper,
+        network: NetworkExecutor,
         images: ImageCache,
         container_images: ContainerImages,
-        movers: Movers,
+        movers: MigrationExecutor,
         secrets: Secrets,
         clock: Clock,
     ) -> None:
@@ -64,12 +64,12 @@ class Performer:
         self._seeds = Path(host.state_dir) / "seeds"
         self._heavy = asyncio.Semaphore(AT_ONCE)
 
-    async def perform(self, step: Step, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def perform(self, step: Step, wanted: LocalAllocation, prepared: Prepared, tell: Tell) -> str:
         """Do ``step`` and give back a word on it, if there is one to say; what later steps need is put into
         ``prepared``. Raises WeftError or OSError."""
         return await _STEPS[step](self, wanted, prepared, tell)
 
-    async def _image(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _image(self, wanted: LocalAllocation, prepared: Prepared, tell: Tell) -> str:
         self.runtimes.of(wanted)  # nothing is made for what can't run here
         if wanted.spec.container is not None:
             opened = await self._secrets.open(wanted)
@@ -97,7 +97,7 @@ class Performer:
         fetched = await self.images.ensure(image, lambda length: tell(f"{format_bytes(length)} of {total}"))
         return fetched, f"{total} in {self._clock.elapsed() - began:.1f} s"
 
-    async def _disk(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _disk(self, wanted: LocalAllocation, prepared: Prepared, tell: Tell) -> str:
         image = prepared.image
         if image is None:
             raise DriverFailed(f"{wanted.what}: its image is not here", details={"step": "disk"})
@@ -117,7 +117,7 @@ class Performer:
                 prepared.root = await disks.grow(wanted.id, wanted.spec.resources.disk)
         return ""
 
-    async def _volumes(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _volumes(self, wanted: LocalAllocation, prepared: Prepared, tell: Tell) -> str:
         prepared.volumes = []
         if wanted.spec.container is not None:
             return await self._files(wanted, prepared)
@@ -141,7 +141,7 @@ class Performer:
             prepared.volumes.append(facts)
         return ""
 
-    async def _files(self, wanted: Wanted, prepared: Prepared) -> str:
+    async def _files(self, wanted: LocalAllocation, prepared: Prepared) -> str:
         """Volumes with a file system on them, that of a new one the container's user's; a container that runs has them, and one
         that comes here brings them."""
         if wanted.spec.role == "target":
@@ -170,12 +170,12 @@ class Performer:
             prepared.volumes.append(facts)
         return ""
 
-    async def _network(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _network(self, wanted: LocalAllocation, prepared: Prepared, tell: Tell) -> str:
         plug = self._keeper.prepare_move if wanted.spec.role == "target" else self._keeper.plug
         prepared.links = await plug(wanted) if wanted.spec.nics else []
         return "" if wanted.spec.nics else "no network"
 
-    async def _seed(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _seed(self, wanted: LocalAllocation, prepared: Prepared, tell: Tell) -> str:
         kind = choose_seed(wanted, prepared)
         prepared.seed = None
         if kind is None:
@@ -188,44 +188,44 @@ class Performer:
         prepared.seed = str(path)
         return ""
 
-    async def _start(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _start(self, wanted: LocalAllocation, prepared: Prepared, tell: Tell) -> str:
         plan = self._plan_run(wanted, prepared)
         async with self._heavy:
             facts = await self.runtimes.of(wanted).start(plan)
         return facts.message or "" if facts.reason == BEGUN_AFRESH else ""
 
-    async def _adjust(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _adjust(self, wanted: LocalAllocation, prepared: Prepared, tell: Tell) -> str:
         runtime = self.runtimes.of(wanted)
         if not isinstance(runtime, CanAdjust):
             raise InvalidInput(f"{wanted.what}: runtime {runtime.name} can't change guests", reason="unsupported")
         await runtime.adjust(self._plan_run(wanted, prepared))
         return ""
 
-    async def _tidy(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _tidy(self, wanted: LocalAllocation, prepared: Prepared, tell: Tell) -> str:
         await self._keeper.unplug(wanted, prepared.leftover)
         return ""
 
-    async def _stop(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _stop(self, wanted: LocalAllocation, prepared: Prepared, tell: Tell) -> str:
         await self.runtimes.of(wanted).stop(wanted.id, grace_seconds=wanted.spec.grace_seconds)
         return ""
 
-    async def _suspend(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _suspend(self, wanted: LocalAllocation, prepared: Prepared, tell: Tell) -> str:
         runtime = self.runtimes.of(wanted)
         if not isinstance(runtime, CanSuspend):
             raise InvalidInput(f"{wanted.what}: runtime {runtime.name} can't suspend guests", reason="unsupported")
         await runtime.suspend(wanted.id)
         return ""
 
-    async def _remove(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _remove(self, wanted: LocalAllocation, prepared: Prepared, tell: Tell) -> str:
         if (runtime := self.runtimes.find(wanted)) is not None:  # else it never was here
             await runtime.remove(wanted.id)
         return ""
 
-    async def _unplug(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _unplug(self, wanted: LocalAllocation, prepared: Prepared, tell: Tell) -> str:
         await self._keeper.unplug(wanted)
         return ""
 
-    async def _remove_disks(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _remove_disks(self, wanted: LocalAllocation, prepared: Prepared, tell: Tell) -> str:
         await self.movers.drop_storage(wanted.uid)
         if other := await self._pools.find_elsewhere(wanted.spec, wanted.id, ROOT):
             await (await self._pools.find(other)).remove(
@@ -242,7 +242,7 @@ class Performer:
             self._seed_path(wanted, kind).unlink(missing_ok=True)
         return ""
 
-    async def _room(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _room(self, wanted: LocalAllocation, prepared: Prepared, tell: Tell) -> str:
         for volume in wanted.spec.volumes:
             if volume.uid in _shared_with_source(wanted):
                 continue
@@ -254,39 +254,39 @@ class Performer:
                 )
         return ""
 
-    async def _open(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _open(self, wanted: LocalAllocation, prepared: Prepared, tell: Tell) -> str:
         await self.movers.open(wanted, prepared)
         return ""
 
-    async def _send(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _send(self, wanted: LocalAllocation, prepared: Prepared, tell: Tell) -> str:
         assert prepared.part is not None
         await self.movers.send(wanted, prepared.part)
         return ""
 
-    async def _relocate(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _relocate(self, wanted: LocalAllocation, prepared: Prepared, tell: Tell) -> str:
         assert prepared.store is not None
         await self.movers.relocate(wanted, prepared.store, prepared)
         return ""
 
-    async def _give_up(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _give_up(self, wanted: LocalAllocation, prepared: Prepared, tell: Tell) -> str:
         return "" if prepared.part is None or await self.movers.give_up(wanted, prepared.part) else RUNS
 
-    async def _leave(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _leave(self, wanted: LocalAllocation, prepared: Prepared, tell: Tell) -> str:
         assert prepared.part is not None
         await self.movers.leave(wanted, prepared.part)
         return ""
 
-    async def _cancel(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _cancel(self, wanted: LocalAllocation, prepared: Prepared, tell: Tell) -> str:
         assert prepared.part is not None
         await self.movers.cancel(wanted, prepared.part)
         return ""
 
-    async def _settle(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _settle(self, wanted: LocalAllocation, prepared: Prepared, tell: Tell) -> str:
         assert prepared.part is not None
         await self.movers.settle(wanted, prepared.part)
         return ""
 
-    async def _remove_volumes(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _remove_volumes(self, wanted: LocalAllocation, prepared: Prepared, tell: Tell) -> str:
         part, move = prepared.part, wanted.spec.move
         shared = {*(part.shared if part is not None else ()), *(move.shared if move is not None else ())}
         for volume in wanted.spec.volumes:
@@ -295,12 +295,12 @@ class Performer:
             self.volumes.uids.discard(volume.uid)
         return ""
 
-    async def _forget(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _forget(self, wanted: LocalAllocation, prepared: Prepared, tell: Tell) -> str:
         self._container_images.drop(wanted.uid)
         self._secrets.drop(wanted.uid)
         return ""  # the rest is the worker's own: it holds the copy
 
-    def _plan_run(self, wanted: Wanted, prepared: Prepared) -> GuestPlan | ContainerPlan:
+    def _plan_run(self, wanted: LocalAllocation, prepared: Prepared) -> GuestPlan | ContainerPlan:
         if wanted.spec.container is None:
             return plan_guest(wanted, prepared)
         if prepared.pulled is None:
@@ -309,17 +309,17 @@ class Performer:
         in_namespace = self.runtimes.in_namespace(wanted)
         return plan_container(wanted, Ready(prepared.pulled, prepared.links, disks, prepared.env, in_namespace))
 
-    def _seed_path(self, wanted: Wanted, kind: str) -> Path:
+    def _seed_path(self, wanted: LocalAllocation, kind: str) -> Path:
         return self._seeds / f"{wanted.id}.{kind}"
 
 
-def _shared_with_source(wanted: Wanted) -> tuple[str, ...]:
+def _shared_with_source(wanted: LocalAllocation) -> tuple[str, ...]:
     """The disks of a guest that comes which are here already, and in use where it comes from."""
     move = wanted.spec.move
     return move.shared if move is not None and wanted.spec.role == "target" else ()
 
 
-async def _share_root(wanted: Wanted, disks: VolumeDriver) -> VolumeFacts:
+async def _share_root(wanted: LocalAllocation, disks: VolumeDriver) -> VolumeFacts:
     move = wanted.spec.move
     if move is None or not isinstance(disks, HasPool):
         raise DriverFailed(f"{wanted.what}: its root disk can't be shared here", details={"step": "disk"})
@@ -327,29 +327,29 @@ async def _share_root(wanted: Wanted, disks: VolumeDriver) -> VolumeFacts:
 
 
 _STEPS = {
-    Step.IMAGE: Performer._image,
-    Step.DISK: Performer._disk,
-    Step.VOLUMES: Performer._volumes,
-    Step.NETWORK: Performer._network,
-    Step.SEED: Performer._seed,
-    Step.START: Performer._start,
-    Step.ADJUST: Performer._adjust,
-    Step.TIDY: Performer._tidy,
-    Step.STOP: Performer._stop,
-    Step.END: Performer._stop,
-    Step.SUSPEND: Performer._suspend,
-    Step.SAVE: Performer._suspend,
-    Step.REMOVE: Performer._remove,
-    Step.UNPLUG: Performer._unplug,
-    Step.REMOVE_DISKS: Performer._remove_disks,
-    Step.FORGET: Performer._forget,
-    Step.ROOM: Performer._room,
-    Step.OPEN: Performer._open,
-    Step.SEND: Performer._send,
-    Step.GIVE_UP: Performer._give_up,
-    Step.LEAVE: Performer._leave,
-    Step.CANCEL: Performer._cancel,
-    Step.SETTLE: Performer._settle,
-    Step.RELOCATE: Performer._relocate,
-    Step.REMOVE_VOLUMES: Performer._remove_volumes,
+    Step.IMAGE: StepExecutor._image,
+    Step.DISK: StepExecutor._disk,
+    Step.VOLUMES: StepExecutor._volumes,
+    Step.NETWORK: StepExecutor._network,
+    Step.SEED: StepExecutor._seed,
+    Step.START: StepExecutor._start,
+    Step.ADJUST: StepExecutor._adjust,
+    Step.TIDY: StepExecutor._tidy,
+    Step.STOP: StepExecutor._stop,
+    Step.END: StepExecutor._stop,
+    Step.SUSPEND: StepExecutor._suspend,
+    Step.SAVE: StepExecutor._suspend,
+    Step.REMOVE: StepExecutor._remove,
+    Step.UNPLUG: StepExecutor._unplug,
+    Step.REMOVE_DISKS: StepExecutor._remove_disks,
+    Step.FORGET: StepExecutor._forget,
+    Step.ROOM: StepExecutor._room,
+    Step.OPEN: StepExecutor._open,
+    Step.SEND: StepExecutor._send,
+    Step.GIVE_UP: StepExecutor._give_up,
+    Step.LEAVE: StepExecutor._leave,
+    Step.CANCEL: StepExecutor._cancel,
+    Step.SETTLE: StepExecutor._settle,
+    Step.RELOCATE: StepExecutor._relocate,
+    Step.REMOVE_VOLUMES: StepExecutor._remove_volumes,
 }

@@ -9,20 +9,20 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from weft.agent.allocation import plan as plans
-from weft.agent.allocation.state import Notes
+from weft.agent.allocation.state import AllocationRecord
 from weft.agent.workload.health import Health, HealthWatch
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import GuestFacts
 
 
-class Life:
+class Lifecycle:
     """``guest``: its facts by the last look; ``unwell``: why it is being ended, by its own health check; ``restart_at``: when it
     is to be started again (elapsed seconds). ``on_alive`` hears when it comes to life or ends, ``wake`` when to act."""
 
     def __init__(
         self,
-        notes: Notes,
+        notes: AllocationRecord,
         runtimes: Runtimes,
         clock: Clock,
         on_event: Callable[[str, str, str], None],

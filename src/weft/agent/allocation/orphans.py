@@ -6,15 +6,15 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from weft.agent.state.allocation import Wanted
+from weft.agent.state.allocation import LocalAllocation
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.driver.runtime import GuestFacts
-from weft.kinds.parts.orphan import OrphanCopy, Standing
+from weft.kinds.parts.orphan import GuestLocation, OrphanCopy
 
 MOST_ORPHAN_BYTES = 200_000
 
 
-class Found:
+class FoundGuests:
     """The guests that were here at the start, by what the drivers say; ids are guests'."""
 
     def __init__(self, runtimes: Runtimes) -> None:
@@ -49,7 +49,7 @@ class Found:
         return len(self._guests) < before
 
 
-def name_orphans(orphans: Iterable[Wanted], unexplained: Iterable[tuple[GuestFacts, str]]) -> list[str]:
+def name_orphans(orphans: Iterable[LocalAllocation], unexplained: Iterable[tuple[GuestFacts, str]]) -> list[str]:
     """One line each: allocation uid, workload, incarnation. Of a guest without even a copy only the driver knows, and that is
     of its kind."""
     lines = [f"{orphan.uid} {orphan.what} {orphan.spec.incarnation}" for orphan in orphans]
@@ -57,7 +57,7 @@ def name_orphans(orphans: Iterable[Wanted], unexplained: Iterable[tuple[GuestFac
     return sorted(lines)
 
 
-def copy_orphans(orphans: Sequence[tuple[Wanted, Standing, str, bool]]) -> list[str]:
+def copy_orphans(orphans: Sequence[tuple[LocalAllocation, GuestLocation, str, bool]]) -> list[str]:
     """The orphans' specs as JSON, with their standing, their last move, and whether they run, so that the server can take them
     up again; without user data if that is too much."""
     whole = [_copy(*orphan, with_user_data=True) for orphan in orphans]
@@ -66,6 +66,6 @@ def copy_orphans(orphans: Sequence[tuple[Wanted, Standing, str, bool]]) -> list[
     return sorted(_copy(*orphan, with_user_data=False) for orphan in orphans)
 
 
-def _copy(orphan: Wanted, standing: Standing, move: str, runs: bool, *, with_user_data: bool) -> str:
+def _copy(orphan: LocalAllocation, standing: GuestLocation, move: str, runs: bool, *, with_user_data: bool) -> str:
     spec = orphan.spec if with_user_data else msgspec.structs.replace(orphan.spec, user_data="")
     return msgspec.json.encode(OrphanCopy(orphan.uid, spec, standing, move, runs)).decode()

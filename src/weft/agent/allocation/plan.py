@@ -12,12 +12,12 @@ from enum import StrEnum
 
 import msgspec
 
-from weft.agent.state.allocation import Known, Memory, Part, Run, Trouble
+from weft.agent.state.allocation import AllocationState, MigrationState, PlanInput, Run, StepFailure
 from weft.agent.state.departure import is_back
 from weft.agent.workload.shape import is_shaped
 from weft.contracts.driver.container import COMPLETED, NEVER_BEGAN
 from weft.contracts.driver.runtime import GuestFacts
-from weft.kinds.allocation import AllocatedMove, AllocationState
+from weft.kinds.allocation import AllocatedMigration, AllocationPhase
 
 POWERED_OFF, UNHEALTHY = "guestPoweredOff", "unhealthy"
 GOOD_ENDS = {POWERED_OFF: "the guest shut itself down", COMPLETED: "it has done what it ran for: exit code 0"}
@@ -70,7 +70,7 @@ class Plan(msgspec.Struct, frozen=True):
     """What to do now, what to report meanwhile, and when to look again even if nothing happens (elapsed seconds)."""
 
     steps: tuple[Step, ...]
-    state: AllocationState
+    state: AllocationPhase
     reason: str = ""
     message: str = ""
     look_at: float | None = None
@@ -80,7 +80,7 @@ def is_alive(guest: GuestFacts) -> bool:
     return guest.state in _ALIVE
 
 
-def observe(memory: Memory, guest: GuestFacts, *, once: bool = False) -> Memory:
+def observe(memory: AllocationState, guest: GuestFacts, *, once: bool = False) -> AllocationState:
     """``memory`` with what ``guest`` shows: a begun run that is there, one that has ended by itself, a first answer. What runs
     ``once`` may have ended before anybody could write down that it had begun: then that was its run."""
     if memory.part is not None and memory.part.side == "target" and not memory.part.taken:
@@ -98,7 +98,7 @@ def observe(memory: Memory, guest: GuestFacts, *, once: bool = False) -> Memory:
     return memory
 
 
-def plan_allocation(known: Known, guest: GuestFacts, now: float) -> Plan:
+def plan_allocation(known: PlanInput, guest: GuestFacts, now: float) -> Plan:
     """The steps that bring ``known.wanted`` towards its wish from where ``guest`` is at ``now`` (elapsed seconds)."""
     plan = _plan(known, guest, now)
     if known.wanted.spec.container is not None:
@@ -113,7 +113,7 @@ def plan_allocation(known: Known, guest: GuestFacts, now: float) -> Plan:
     return Plan((), state, trouble.reason, trouble.message, trouble.retry_at)
 
 
-def _plan(known: Known, guest: GuestFacts, now: float) -> Plan:
+def _plan(known: PlanInput, guest: GuestFacts, now: float) -> Plan:
     spec = known.wanted.spec
     stop = (Step.STOP,) if is_alive(guest) else ()
     tidy = (Step.TIDY,) if known.memory.leftover else ()
@@ -141,7 +141,7 @@ def _plan(known: Known, guest: GuestFacts, now: float) -> Plan:
     return _plan_run(known, guest, now)
 
 
-def _plan_deletion(known: Known, stop: tuple[Step, ...], tidy: tuple[Step, ...]) -> Plan:
+def _plan_deletion(known: PlanInput, stop: tuple[Step, ...], tidy: tuple[Step, ...]) -> Plan:
     """A guest that is on its way is let go of first, as its side has to; data that the other node has goes with it."""
     part, made = known.memory.part, known.memory.made
     waits = part is None and made and known.wanted.spec.role == "target"
@@ -154,7 +154,7 @@ def _plan_deletion(known: Known, stop: tuple[Step, ...], tidy: tuple[Step, ...])
     return Plan((*stop, *tidy, *TAKE_AWAY[:-1], *volumes, Step.FORGET), "stopping")
 
 
-def _plan_relocation(known: Known, guest: GuestFacts) -> Plan | None:
+def _plan_relocation(known: PlanInput, guest: GuestFacts) -> Plan | None:
     """A disk that moves to another pool is seen to before its guest is started, since only then is it known which file it is."""
     order, store, state = known.wanted.spec.storage, known.memory.store, _state(known, guest)
     if not known.storing:
@@ -166,7 +166,7 @@ def _plan_relocation(known: Known, guest: GuestFacts) -> Plan | None:
     return None if is_alive(guest) else Plan((), state, "storage", "its disk is being moved to another pool")
 
 
-def _plan_orphan(known: Known, guest: GuestFacts, stop: tuple[Step, ...], tidy: tuple[Step, ...]) -> Plan:
+def _plan_orphan(known: PlanInput, guest: GuestFacts, stop: tuple[Step, ...], tidy: tuple[Step, ...]) -> Plan:
     """Nothing is ended but on evidence. A side of a move breaks it off as far as that is its own to do: then it is certain here
     where the guest is, or that only the other side can know."""
     part, state = known.memory.part, _state(known, guest)
@@ -182,7 +182,7 @@ def _plan_orphan(known: Known, guest: GuestFacts, stop: tuple[Step, ...], tidy: 
     return Plan((*stop, *tidy, *TAKE_AWAY[:-1], *volumes, Step.FORGET), "stopping", "superseded", why)
 
 
-def _break_off(known: Known) -> tuple[Step, ...]:
+def _break_off(known: PlanInput) -> tuple[Step, ...]:
     part = known.memory.part
     if part is None:
         return (Step.GIVE_UP,) if known.wanted.spec.role == "target" else ()
@@ -191,7 +191,7 @@ def _break_off(known: Known) -> tuple[Step, ...]:
     return (Step.CANCEL,) if part.side == "source" else (Step.GIVE_UP,)
 
 
-def _plan_after_move(known: Known, guest: GuestFacts, part: Part) -> Plan:
+def _plan_after_move(known: PlanInput, guest: GuestFacts, part: MigrationState) -> Plan:
     """One that is its workload's own place, and has a part in a move still. A guest that the target took over isn't here any
     more, whatever an older store says."""
     if part.side == "target":
@@ -201,11 +201,11 @@ def _plan_after_move(known: Known, guest: GuestFacts, part: Part) -> Plan:
     return Plan((Step.CANCEL,), _state(known, guest))
 
 
-def _plan_moved(part: Part) -> Plan:
+def _plan_moved(part: MigrationState) -> Plan:
     return Plan((), "stopped", "moved", f"its guest was taken over by node {part.node or 'that it moved to'}")
 
 
-def _plan_source(known: Known, guest: GuestFacts) -> Plan:
+def _plan_source(known: PlanInput, guest: GuestFacts) -> Plan:
     """A guest that goes: sent once the other node waits for it; nothing of it is started here meanwhile."""
     move, part, state = known.wanted.spec.move, known.memory.part, _state(known, guest)
     if move is None:
@@ -222,13 +222,13 @@ def _plan_source(known: Known, guest: GuestFacts) -> Plan:
     return Plan((*stop, Step.SEND), state)
 
 
-def _end_for(move: AllocatedMove, trouble: Trouble | None) -> Step:
+def _end_for(move: AllocatedMigration, trouble: StepFailure | None) -> Step:
     """How a guest that runs ends here to go elsewhere."""
     tried = trouble is not None and trouble.reason == NOT_SAVED
     return Step.SAVE if move.saves and not (tried and move.saves == "may") else Step.STOP
 
 
-def _plan_target(known: Known, guest: GuestFacts) -> Plan:
+def _plan_target(known: PlanInput, guest: GuestFacts) -> Plan:
     """A guest that comes: all that it needs is made, and a door opened. It is never started here, only taken over."""
     spec, part = known.wanted.spec, known.memory.part
     if part is not None and part.side == "source":
@@ -254,7 +254,7 @@ def _plan_stop(guest: GuestFacts, tidy: tuple[Step, ...]) -> Plan:
     return Plan(tidy, "stopped")  # another may have the address by now
 
 
-def _plan_suspend(known: Known, guest: GuestFacts) -> Plan:
+def _plan_suspend(known: PlanInput, guest: GuestFacts) -> Plan:
     if guest.state == "suspended":
         return Plan((), "suspended")
     if not is_alive(guest):
@@ -264,7 +264,7 @@ def _plan_suspend(known: Known, guest: GuestFacts) -> Plan:
     return Plan((Step.SUSPEND,), _state(known, guest))
 
 
-def _plan_run(known: Known, guest: GuestFacts, now: float) -> Plan:
+def _plan_run(known: PlanInput, guest: GuestFacts, now: float) -> Plan:
     spec, memory = known.wanted.spec, known.memory
     fresh = spec.boots > memory.boots and memory.run != "new"
     if is_alive(guest):
@@ -286,7 +286,7 @@ def _plan_run(known: Known, guest: GuestFacts, now: float) -> Plan:
     return Plan(BRING_UP, "preparing")
 
 
-def _plan_alive(known: Known, guest: GuestFacts) -> Plan:
+def _plan_alive(known: PlanInput, guest: GuestFacts) -> Plan:
     if guest.state == "paused":
         return Plan((), "running", "paused", guest.message or "the machine is paused")
     if known.can_adjust and guest.shape is not None and not is_shaped(known.wanted.spec, guest.shape):
@@ -298,7 +298,7 @@ def _plan_alive(known: Known, guest: GuestFacts) -> Plan:
     return Plan((), _state(known, guest))
 
 
-def _plan_ended(known: Known, guest: GuestFacts, now: float) -> Plan:
+def _plan_ended(known: PlanInput, guest: GuestFacts, now: float) -> Plan:
     """A guest that ended by itself: rests, has failed, or starts again when its pause is over."""
     memory, policy = known.memory, known.wanted.spec.restart
     if memory.ended in GOOD_ENDS and policy != "always":
@@ -316,7 +316,7 @@ def _plan_ended(known: Known, guest: GuestFacts, now: float) -> Plan:
     return Plan((), "starting", "restarting", message, known.restart_at)
 
 
-def _state(known: Known, guest: GuestFacts) -> AllocationState:
+def _state(known: PlanInput, guest: GuestFacts) -> AllocationPhase:
     """What to call it when there is nothing to do."""
     if guest.state == "suspended":
         return "suspended"

@@ -19,7 +19,7 @@ _STAGE_OF = {
 _LAST = {Step.IMAGE, Step.VOLUMES, Step.SEED, Step.NETWORK}  # the boot stage ends with the guest's answer
 
 
-class Stages:
+class StartProgress:
     """The stages of the present or last way up; ``shown`` are those reported before."""
 
     def __init__(self, clock: Clock, shown: list[allocation.Step]) -> None:

@@ -5,40 +5,40 @@ from __future__ import annotations
 import errno
 
 from weft.agent.allocation.plan import BRING_UP, Plan, Step, is_alive, pause_after
-from weft.agent.state.allocation import Memory, Trouble, Wanted
+from weft.agent.state.allocation import AllocationState, LocalAllocation, StepFailure
 from weft.agent.workload import shape
 from weft.agent.workload.health import Health
 from weft.contracts.driver.runtime import GuestFacts, ProcessFacts
-from weft.kinds.allocation import AllocationReport, AllocationState, MoveReport
+from weft.kinds.allocation import AllocationPhase, AllocationReport, MigrationReport
 from weft.kinds.allocation import Step as ReportedStep
 from weft.objects.errors import Forbidden, InvalidInput, WeftError
 
 
-def tell_state(plan: Plan, current: Step | None) -> AllocationState:
+def tell_state(plan: Plan, current: Step | None) -> AllocationPhase:
     """What to call it while ``current`` is being done."""
     if current is Step.START:
         return "starting"
     return "preparing" if current in BRING_UP and plan.state == "stopping" else plan.state
 
 
-def tell_trouble(problem: Exception, before: Trouble | None, now: float) -> Trouble:
+def tell_trouble(problem: Exception, before: StepFailure | None, now: float) -> StepFailure:
     """A step failed, ``now`` (elapsed seconds): it is tried again after a pause, unless only another wish can mend it."""
     tries = (before.tries if before is not None else 0) + 1
     heals = not isinstance(problem, (InvalidInput, Forbidden))
     full = isinstance(problem, OSError) and problem.errno == errno.ENOSPC
     reason = problem.token if isinstance(problem, WeftError) else "noSpace" if full else "driverFailed"
     message = problem.message if isinstance(problem, WeftError) else str(problem) or type(problem).__name__
-    return Trouble(reason, message, tries, now + pause_after(tries) if heals else None)
+    return StepFailure(reason, message, tries, now + pause_after(tries) if heals else None)
 
 
 def make_report(
-    wanted: Wanted,
-    memory: Memory,
+    wanted: LocalAllocation,
+    memory: AllocationState,
     plan: Plan,
-    state: AllocationState,
+    state: AllocationPhase,
     guest: GuestFacts | None,
     steps: list[ReportedStep],
-    move: MoveReport | None,
+    move: MigrationReport | None,
     health: Health,
 ) -> AllocationReport:
     """``guest`` None: there is none to tell of."""
@@ -78,7 +78,7 @@ def tell_process(process: ProcessFacts) -> Health:
     return Health("unhealthy", process.ends, f"its process ended with exit code {process.code}, and begins again")
 
 
-def has_ended(wanted: Wanted, memory: Memory, plan: Plan, guest: GuestFacts | None) -> bool:
+def has_ended(wanted: LocalAllocation, memory: AllocationState, plan: Plan, guest: GuestFacts | None) -> bool:
     """Whether what ran here has ended, by itself or as it was wished, and nothing is about to start it; or is wished not to run,
     and never did."""
     rests = plan.state in ("stopped", "failed") and not plan.steps and plan.look_at is None
@@ -86,6 +86,6 @@ def has_ended(wanted: Wanted, memory: Memory, plan: Plan, guest: GuestFacts | No
     return rests and over and (guest is None or not is_alive(guest))
 
 
-def _fitted(wanted: Wanted, guest: GuestFacts) -> int:
+def _fitted(wanted: LocalAllocation, guest: GuestFacts) -> int:
     fits = guest.shape is None or shape.is_shaped(wanted.spec, guest.shape)
     return wanted.generation if fits else 0

@@ -6,21 +6,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from weft.agent.allocation.worker import Worker
-from weft.agent.state.allocation import Wanted
-from weft.kinds.parts.orphan import Standing
+from weft.agent.state.allocation import LocalAllocation
+from weft.kinds.parts.orphan import GuestLocation
 
 
-def list_hosted(workers: Iterable[Worker]) -> list[Wanted]:
+def list_hosted(workers: Iterable[Worker]) -> list[LocalAllocation]:
     """Those whose networks are needed on this node."""
     return [worker.wanted for worker in workers if worker.is_hosted]
 
 
-def list_orphans(workers: Iterable[Worker]) -> list[Wanted]:
+def list_orphans(workers: Iterable[Worker]) -> list[LocalAllocation]:
     """Those that the server doesn't know."""
     return [worker.wanted for worker in workers if worker.memory.orphan]
 
 
-def describe_orphans(workers: Iterable[Worker]) -> list[tuple[Wanted, Standing, str, bool]]:
+def describe_orphans(workers: Iterable[Worker]) -> list[tuple[LocalAllocation, GuestLocation, str, bool]]:
     """The same, with where their guests are, the move that they were a side of last, and whether they run."""
     return [
         (worker.wanted, worker.notes.standing, worker.notes.last_move, worker.life.is_seen_alive)

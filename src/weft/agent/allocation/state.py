@@ -11,22 +11,30 @@ import logging
 from msgspec.structs import replace
 
 from weft.agent.allocation.transitions import find_leftover, tell_standing
-from weft.agent.state.allocation import Memory, Part, Run, Store, Wanted, place_disks, read_wanted
-from weft.agent.state.checkpoint import Copies, Copy, NotKept
+from weft.agent.state.allocation import (
+    AllocationState,
+    DiskRelocation,
+    LocalAllocation,
+    MigrationState,
+    Run,
+    place_disks,
+    read_allocation,
+)
+from weft.agent.state.checkpoint import Checkpoint, CheckpointFailed, CheckpointStore
 from weft.agent.state.departure import find_bygone, recall_part
 from weft.kinds.allocation import list_disks
-from weft.kinds.parts.orphan import Standing
+from weft.kinds.parts.orphan import GuestLocation
 from weft.objects.envelope import Envelope
 
 log = logging.getLogger("weft.agent")
 
 
-class Notes:
+class AllocationRecord:
     """``wanted`` and ``memory`` as of now; ``released`` once all of it has gone from the node, and nothing is written any more."""
 
-    def __init__(self, copy: Copy, copies: Copies) -> None:
+    def __init__(self, copy: Checkpoint, copies: CheckpointStore) -> None:
         self.memory = copy.memory
-        wanted = read_wanted(copy.allocation)
+        wanted = read_allocation(copy.allocation)
         self._spec = wanted.spec  # as the server said it, wherever its disks are by now
         self.wanted = place_disks(wanted, copy.memory.store)
         if self.memory.part is None:
@@ -39,7 +47,7 @@ class Notes:
 
     def update(self, envelope: Envelope) -> bool:
         """The server listed the allocation, or changed it: whether there may be something else to do now."""
-        told = read_wanted(envelope, self._spec if self.has_read(envelope) else None)
+        told = read_allocation(envelope, self._spec if self.has_read(envelope) else None)
         wanted, old = self._place(told), self.wanted
         before = (old.spec, old.deleting, self.memory.orphan)
         self.envelope, self.wanted, self._spec = envelope, wanted, told.spec
@@ -53,7 +61,7 @@ class Notes:
         return self.envelope.spec == envelope.spec
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> GuestLocation:
         """Where its guest is, for all that this node knows."""
         return tell_standing(self.memory, self.wanted.spec)
 
@@ -62,22 +70,22 @@ class Notes:
         """The key of the move that it was a side of last, as far as this node remembers."""
         return self.memory.part.key if self.memory.part is not None else self.memory.took
 
-    async def keep_store(self, store: Store) -> None:
-        """How far the move of a disk to another pool is. Raises NotKept."""
+    async def keep_store(self, store: DiskRelocation) -> None:
+        """How far the move of a disk to another pool is. Raises CheckpointFailed."""
         self.memory = replace(self.memory, store=store)
         await self.save()
         self.wanted = place_disks(self.wanted, store)
 
-    async def keep_part(self, part: Part) -> None:
-        """What this node did in the allocation's move. Raises NotKept."""
+    async def keep_part(self, part: MigrationState) -> None:
+        """What this node did in the allocation's move. Raises CheckpointFailed."""
         move = self.wanted.spec.move
         runs = part.taken and part.side == "target" and move is not None and move.mode == "live"
         run: Run = "up" if runs else self.memory.run
         self.memory = replace(self.memory, part=part, run=run)
         await self.save()
 
-    async def save(self, memory: Memory | None = None) -> None:
-        """Have the copy say ``memory``, or what that is once nobody else writes. Raises NotKept."""
+    async def save(self, memory: AllocationState | None = None) -> None:
+        """Have the copy say ``memory``, or what that is once nobody else writes. Raises CheckpointFailed."""
         if not self._saving.locked() and (self.wanted.spec, self.wanted.deleting, memory or self.memory) == self._saved:
             return
         async with self._saving:
@@ -86,14 +94,14 @@ class Notes:
                 return
             state = (self.wanted.spec, self.wanted.deleting, memory)
             if state != self._saved and (memory.made or memory.run != "new"):
-                await asyncio.to_thread(self._copies.save, self.wanted.id, Copy(self.envelope, memory))
+                await asyncio.to_thread(self._copies.save, self.wanted.id, Checkpoint(self.envelope, memory))
                 self._saved = state
 
-    async def note(self, memory: Memory) -> None:
+    async def note(self, memory: AllocationState) -> None:
         """Save what the next look would find out anyway, or will save then."""
         try:
             await self.save(memory)
-        except NotKept as problem:
+        except CheckpointFailed as problem:
             log.warning("%s: %s", self.wanted.what, problem.message)
 
     async def note_departure(self) -> None:
@@ -103,7 +111,7 @@ class Notes:
             return
         try:
             await asyncio.to_thread(self._copies.save_departure, self.wanted.id, part)
-        except NotKept as problem:
+        except CheckpointFailed as problem:
             log.warning("%s: %s", self.wanted.what, problem.message)
 
     def release(self) -> None:
@@ -111,7 +119,7 @@ class Notes:
         self._copies.remove(self.wanted.id)
         self.released = True
 
-    def _place(self, wanted: Wanted) -> Wanted:
+    def _place(self, wanted: LocalAllocation) -> LocalAllocation:
         """With its disks where they are. What the server knows of by now needn't be remembered."""
         store = self.memory.store
         if store is not None and wanted.spec.storage is None and store.state in ("clear", "over"):

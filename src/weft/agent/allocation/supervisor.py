@@ -12,12 +12,12 @@ from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
 from weft.agent.allocation.fencing import relate
-from weft.agent.allocation.orphans import Found
+from weft.agent.allocation.orphans import FoundGuests
 from weft.agent.allocation.worker import Worker
 from weft.agent.server.reporter import HEARTBEAT_SECONDS, Reporter
-from weft.agent.server.watch import Gone, Put, Told
-from weft.agent.state.allocation import Memory, Part, Store, Wanted
-from weft.agent.state.checkpoint import Copies, Copy, NotKept
+from weft.agent.server.watch import Deleted, Put, Told
+from weft.agent.state.allocation import AllocationState, DiskRelocation, LocalAllocation, MigrationState
+from weft.agent.state.checkpoint import Checkpoint, CheckpointFailed, CheckpointStore
 from weft.agent.state.departure import recall_bygone
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import GuestFacts
@@ -36,13 +36,13 @@ class Allocations:
 
     def __init__(
         self,
-        copies: Copies,
-        found: Found,
+        copies: CheckpointStore,
+        found: FoundGuests,
         reporter: Reporter,
         clock: Clock,
-        make_worker: Callable[[Copy], Worker],
+        make_worker: Callable[[Checkpoint], Worker],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
-        on_event: Callable[[Wanted, str, str, str], None],
+        on_event: Callable[[LocalAllocation, str, str, str], None],
         on_related: Callable[[], None],
     ) -> None:
         self._copies, self._found, self._reporter, self._clock = copies, found, reporter, clock
@@ -83,7 +83,7 @@ class Allocations:
         if isinstance(told, Put):
             if not self._put(told.envelope):
                 return False
-        elif isinstance(told, Gone):
+        elif isinstance(told, Deleted):
             self._lose(told.last)
         else:
             for worker in [w for w in self.workers if w.wanted.name not in told.names]:
@@ -138,20 +138,20 @@ class Allocations:
             for worker in found:
                 try:
                     await worker.notes.save()
-                except NotKept as problem:
+                except CheckpointFailed as problem:
                     log.warning("%s: %s", worker.wanted.what, problem.message)  # a full disk keeps no node silent
 
-    async def keep_part(self, uid: str, part: Part) -> None:
+    async def keep_part(self, uid: str, part: MigrationState) -> None:
         """See ``Notes.keep_part``."""
         await self._workers[uid].notes.keep_part(part)
         self.look(uid)
 
-    async def keep_store(self, uid: str, store: Store) -> None:
+    async def keep_store(self, uid: str, store: DiskRelocation) -> None:
         """See ``Notes.keep_store``."""
         await self._workers[uid].notes.keep_store(store)
         self.look(uid)
 
-    def find(self, allocation: str) -> Wanted | None:
+    def find(self, allocation: str) -> LocalAllocation | None:
         """The one of that name or uid if this node has it."""
         for worker in self.workers:
             if allocation in (worker.wanted.name, worker.wanted.uid):
@@ -162,7 +162,7 @@ class Allocations:
     def workers(self) -> Collection[Worker]:
         return self._workers.values()
 
-    def guests(self) -> list[tuple[Wanted, GuestFacts | None]]:
+    def guests(self) -> list[tuple[LocalAllocation, GuestFacts | None]]:
         """With their guests' facts by the last look."""
         return [(worker.wanted, worker.life.guest) for worker in self.workers]
 
@@ -190,10 +190,10 @@ class Allocations:
                 await worker.notes.save()
             if epoch == self.epoch:
                 await asyncio.to_thread(self._copies.save_epoch, epoch)
-        except NotKept as problem:
+        except CheckpointFailed as problem:
             log.warning("%s", problem.message)  # it is heard of anew after a start
 
-    def _add(self, copy: Copy) -> Worker:
+    def _add(self, copy: Checkpoint) -> Worker:
         worker = self._workers[copy.allocation.uid] = self._make_worker(copy)
         return worker
 
@@ -212,9 +212,9 @@ class Allocations:
         if worker is not None:
             self._drop(worker)  # released here, but a restored server wishes it again
         report = decode_part(envelope.report, AllocationReport)
-        memory = Memory(boots=report.boots, restarts=report.restarts)
+        memory = AllocationState(boots=report.boots, restarts=report.restarts)
         memory = recall_bygone(memory, self._copies.load_departure(short_id(envelope.uid)))
-        self._care[envelope.uid] = self._spawn(self._add(Copy(envelope, memory)).care())
+        self._care[envelope.uid] = self._spawn(self._add(Checkpoint(envelope, memory)).care())
         return True
 
     def _lose(self, last: Envelope) -> None:

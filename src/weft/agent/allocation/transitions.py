@@ -9,13 +9,15 @@ from msgspec.structs import replace
 
 from weft.agent.allocation.executor import RUNS
 from weft.agent.allocation.plan import BRING_UP, Step
-from weft.agent.state.allocation import Memory, Part, Trouble
+from weft.agent.state.allocation import AllocationState, MigrationState, StepFailure
 from weft.agent.workload.vm import Prepared
 from weft.kinds.allocation import AllocatedNic, AllocationSpec
-from weft.kinds.parts.orphan import Standing
+from weft.kinds.parts.orphan import GuestLocation
 
 
-def before_step(step: Step, memory: Memory, spec: AllocationSpec, part: Part | None, *, resumes: bool) -> Memory:
+def before_step(
+    step: Step, memory: AllocationState, spec: AllocationSpec, part: MigrationState | None, *, resumes: bool
+) -> AllocationState:
     """What is so as soon as ``step`` may have begun. ``part``: what this node has in the allocation's move; ``resumes``:
     the guest's memory is saved."""
     if step in BRING_UP:
@@ -41,30 +43,34 @@ def before_step(step: Step, memory: Memory, spec: AllocationSpec, part: Part | N
     return memory
 
 
-def merge_heard(before: Memory, begun: Memory, heard: Memory) -> Memory:
+def merge_heard(before: AllocationState, begun: AllocationState, heard: AllocationState) -> AllocationState:
     """``begun`` is what a step makes of ``before``, ``heard`` what others made of that while it was written down: a move's other
     side, a list that doesn't hold the allocation. Both are so; where both speak of one thing, what was heard is newer."""
     if heard is before:
         return begun
     news = {
-        name: getattr(heard, name) for name in Memory.__struct_fields__ if getattr(heard, name) != getattr(before, name)
+        name: getattr(heard, name)
+        for name in AllocationState.__struct_fields__
+        if getattr(heard, name) != getattr(before, name)
     }
     return replace(begun, **news)
 
 
-def after_refusal(step: Step, memory: Memory, spec: AllocationSpec, trouble: Trouble) -> Memory:
+def after_refusal(step: Step, memory: AllocationState, spec: AllocationSpec, trouble: StepFailure) -> AllocationState:
     """What is so once ``step`` has failed for a reason that no other try mends: what runs once has had its run by that."""
     if trouble.retry_at is not None or step not in BRING_UP or not spec.once:
         return memory
     return replace(memory, run="ended", boots=max(spec.boots, memory.boots), ended=trouble.reason, why=trouble.message)
 
 
-def starts_again(memory: Memory, spec: AllocationSpec) -> bool:
+def starts_again(memory: AllocationState, spec: AllocationSpec) -> bool:
     """Whether a start now is one after an end that nobody asked for."""
     return memory.run == "ended" and spec.boots <= memory.boots
 
 
-def after_step(step: Step, memory: Memory, detail: str, part: Part | None, *, taken_over: bool) -> Memory:
+def after_step(
+    step: Step, memory: AllocationState, detail: str, part: MigrationState | None, *, taken_over: bool
+) -> AllocationState:
     """What is so once ``step`` is done; ``detail`` is its word on itself. ``taken_over``: the word is here that the target of the
     allocation's move runs its guest."""
     if step is Step.START:
@@ -80,21 +86,21 @@ def after_step(step: Step, memory: Memory, detail: str, part: Part | None, *, ta
     if step is Step.SETTLE and memory.part is not None:
         return replace(memory, part=None, took=memory.part.key)
     if step is Step.FORGET:
-        return Memory(boots=memory.boots, restarts=memory.restarts)
+        return AllocationState(boots=memory.boots, restarts=memory.restarts)
     return memory
 
 
-def choose_part(memory: Memory, spec: AllocationSpec) -> Part | None:
+def choose_part(memory: AllocationState, spec: AllocationSpec) -> MigrationState | None:
     """What this node has in the allocation's move, or would have if it began."""
     move, part, role = spec.move, memory.part, spec.role
     if part is not None or move is None or role not in ("source", "target"):
         return part
     side: Literal["source", "target"] = "source" if role == "source" else "target"
     cold = move.mode == "cold"
-    return Part(move.key, side, move.peer_allocation, shared=move.shared, node=move.peer, cold=cold)
+    return MigrationState(move.key, side, move.peer_allocation, shared=move.shared, node=move.peer, cold=cold)
 
 
-def find_digest(memory: Memory, spec: AllocationSpec, *, runs: bool) -> str:
+def find_digest(memory: AllocationState, spec: AllocationSpec, *, runs: bool) -> str:
     """Of its container's image, unless that is to be looked up again; what ``runs`` has the one it has."""
     container = spec.container
     if spec.role == "target":
@@ -103,7 +109,7 @@ def find_digest(memory: Memory, spec: AllocationSpec, *, runs: bool) -> str:
     return "" if fresh and not (runs and spec.boots <= memory.boots) else memory.image
 
 
-def after_pull(memory: Memory, spec: AllocationSpec, prepared: Prepared) -> Memory:
+def after_pull(memory: AllocationState, spec: AllocationSpec, prepared: Prepared) -> AllocationState:
     """What is so once its image is here, as the steps find it ``prepared``."""
     if prepared.pulled is None or spec.container is None:
         return memory
@@ -118,7 +124,7 @@ def find_leftover(left: list[AllocatedNic], old: AllocationSpec, new: Allocation
     return list({nic.uid: nic for nic in [*left, *old.nics] if nic.uid not in kept}.values())
 
 
-def tell_standing(memory: Memory, spec: AllocationSpec) -> Standing:
+def tell_standing(memory: AllocationState, spec: AllocationSpec) -> GuestLocation:
     """Where its guest is, for all that this node knows."""
     part = memory.part
     if part is None:

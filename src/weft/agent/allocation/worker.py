@@ -13,12 +13,12 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from weft.agent.allocation import plan as plans
-from weft.agent.allocation.executor import Performer
-from weft.agent.allocation.lifecycle import Life
+from weft.agent.allocation.executor import StepExecutor
+from weft.agent.allocation.lifecycle import Lifecycle
 from weft.agent.allocation.plan import BRING_UP, Plan, Step
-from weft.agent.allocation.progress import Stages
+from weft.agent.allocation.progress import StartProgress
 from weft.agent.allocation.report import make_report, tell_state, tell_trouble
-from weft.agent.allocation.state import Notes
+from weft.agent.allocation.state import AllocationRecord
 from weft.agent.allocation.transitions import (
     after_pull,
     after_refusal,
@@ -29,8 +29,8 @@ from weft.agent.allocation.transitions import (
     merge_heard,
     starts_again,
 )
-from weft.agent.state.allocation import Known, Memory, Store, Trouble, Wanted
-from weft.agent.state.checkpoint import Copies, Copy
+from weft.agent.state.allocation import AllocationState, DiskRelocation, LocalAllocation, PlanInput, StepFailure
+from weft.agent.state.checkpoint import Checkpoint, CheckpointStore
 from weft.agent.volume.relocation import begin_store
 from weft.agent.workload.health import Health
 from weft.agent.workload.vm import Prepared
@@ -45,7 +45,7 @@ log = logging.getLogger("weft.agent")
 LOOK_SECONDS = 10.0  # even if nobody says that anything changed
 
 OnReport = Callable[[str, AllocationReport], None]
-OnEvent = Callable[[Wanted, str, str, str], None]  # whose, type, reason, message
+OnEvent = Callable[[LocalAllocation, str, str, str], None]  # whose, type, reason, message
 
 
 class Worker:
@@ -54,35 +54,35 @@ class Worker:
 
     def __init__(
         self,
-        copy: Copy,
-        performer: Performer,
-        copies: Copies,
+        copy: Checkpoint,
+        performer: StepExecutor,
+        copies: CheckpointStore,
         clock: Clock,
         on_report: OnReport,
         on_event: OnEvent,
         on_alive: Callable[[], None],
     ) -> None:
-        self.notes = Notes(copy, copies)
+        self.notes = AllocationRecord(copy, copies)
         self._unplugged = False
         self._performer, self._clock = performer, clock
         self._on_report, self._on_event, self._on_alive = on_report, on_event, on_alive
         self._superseded, self._blocked, self._stale_volumes = False, "", False
         self.unheard = False
-        self._trouble: Trouble | None = None
-        self._stages = Stages(clock, self.wanted.report.steps)
+        self._trouble: StepFailure | None = None
+        self._stages = StartProgress(clock, self.wanted.report.steps)
         self._woken, self._changed = asyncio.Event(), asyncio.Event()
-        self.life = Life(self.notes, performer.runtimes, clock, self._tell, on_alive, self._woken.set)
+        self.life = Lifecycle(self.notes, performer.runtimes, clock, self._tell, on_alive, self._woken.set)
         # What was seen when nothing was to be done, and no time would change that: the same again needs no plan and no report.
-        self._settled: tuple[Known, GuestFacts, Health] | None = None
+        self._settled: tuple[PlanInput, GuestFacts, Health] | None = None
         self._shown = AllocationReport()
         self._network: asyncio.Task[str] | None = None  # under way beside the disks
 
     @property
-    def wanted(self) -> Wanted:
+    def wanted(self) -> LocalAllocation:
         return self.notes.wanted
 
     @property
-    def memory(self) -> Memory:
+    def memory(self) -> AllocationState:
         return self.notes.memory
 
     @property
@@ -96,8 +96,8 @@ class Worker:
         return self.memory.made and not self._unplugged
 
     @property
-    def known(self) -> Known:
-        return Known(
+    def known(self) -> PlanInput:
+        return PlanInput(
             wanted=self.wanted,
             memory=self.memory,
             trouble=self._trouble,
@@ -297,7 +297,7 @@ class Worker:
         if again:
             self._tell("Normal", "GuestRestarted", f"restart {begun.restarts}")
 
-    def _plan_store(self, plan: Plan) -> Store | None:
+    def _plan_store(self, plan: Plan) -> DiskRelocation | None:
         """What there is to remember of the move of a disk, or would be if it began."""
         store, order = self.memory.store, self.wanted.spec.storage
         if Step.RELOCATE not in plan.steps or order is None or (store is not None and store.key == order.key):
@@ -326,7 +326,7 @@ class Worker:
         if self.memory.orphan:
             self._on_alive()
 
-    def _fail(self, problem: Exception) -> Trouble:
+    def _fail(self, problem: Exception) -> StepFailure:
         trouble = tell_trouble(problem, self._trouble, self._clock.elapsed())
         if self._trouble is None or (self._trouble.reason, self._trouble.message) != (trouble.reason, trouble.message):
             self._tell("Warning", trouble.reason, trouble.message)

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from weft.agent.function.egress_endpoints import Footholds
+from weft.agent.function.egress_endpoints import EgressEndpoints
 from weft.agent.function.unpack import lay_out_code, lay_out_root
 from weft.agent.image.cache import ImageCache
 from weft.agent.image.oci import take_in
@@ -53,7 +53,7 @@ Tell = Callable[[str], None]  # a word on how far it is
 T = TypeVar("T")
 
 
-class Parts:
+class Artifacts:
     """``images`` None: this node, ``node``, keeps no OCI images; ``footholds`` None: it joins no networks. ``archives`` are where
     those of images that the fabric holds come by. ``find_used`` gives the digests that may not go."""
 
@@ -64,7 +64,7 @@ class Parts:
         server: Server,
         images: OciStore | None,
         find_used: Callable[[], set[str]],
-        footholds: Footholds | None = None,
+        footholds: EgressEndpoints | None = None,
         archives: ImageCache | None = None,
     ) -> None:
         self._footholds, self._archives = footholds, archives

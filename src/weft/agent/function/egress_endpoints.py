@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable, Set
 
 import msgspec
 
-from weft.agent.network.executor import NetworkKeeper
-from weft.agent.state.allocation import Wanted
-from weft.contracts.driver.function import Foothold
+from weft.agent.network.executor import NetworkExecutor
+from weft.agent.state.allocation import LocalAllocation
+from weft.contracts.driver.function import EgressEndpoint
 from weft.contracts.driver.host import Host
 from weft.kinds.allocation import AllocatedNic, AllocationSpec, Resources
 from weft.objects.errors import WeftError
@@ -27,18 +27,18 @@ class Held(msgspec.Struct, frozen=True):
     """A network of ``project`` that this node stands in; ``foothold`` is None until it is plugged."""
 
     project: str
-    wanted: Wanted
-    foothold: Foothold | None = None
+    wanted: LocalAllocation
+    foothold: EgressEndpoint | None = None
 
 
-class Footholds:
+class EgressEndpoints:
     """``ask`` gives the node's NIC in a network of a project (by uid) and blocks; ``on_change`` is told when the node comes into a
     network or leaves one; ``hear`` waits until all is known that the server says of a network."""
 
     def __init__(
         self,
         host: Host,
-        network: NetworkKeeper,
+        network: NetworkExecutor,
         ask: Callable[[str, str], AllocatedNic],
         on_change: Callable[[], None],
         hear: Callable[[str], Awaitable[None]],
@@ -47,7 +47,7 @@ class Footholds:
         self._held: dict[str, Held] = {}  # by network uid
         self._locks: dict[str, asyncio.Lock] = {}
 
-    def hosted(self) -> list[Wanted]:
+    def hosted(self) -> list[LocalAllocation]:
         """As the network's keeper takes them: each like a guest with one NIC."""
         return [held.wanted for held in self._held.values()]
 
@@ -55,7 +55,7 @@ class Footholds:
         """Uids, for the node's report."""
         return sorted(self._held)
 
-    async def ensure(self, project: str, network_uid: str) -> Foothold:
+    async def ensure(self, project: str, network_uid: str) -> EgressEndpoint:
         """Where instances reach that network; made unless it is there. Raises DriverFailed, NotFound, Forbidden, Unavailable."""
         if (held := self._held.get(network_uid)) is not None and held.foothold is not None:
             return held.foothold
@@ -72,7 +72,7 @@ class Footholds:
             except BaseException:
                 await asyncio.shield(self._leave(network_uid))
                 raise
-            foothold = Foothold(namespace, nic.gateway, nic.domain, nic.mtu)
+            foothold = EgressEndpoint(namespace, nic.gateway, nic.domain, nic.mtu)
             self._held[network_uid] = Held(project, wanted, foothold)
             return foothold
 
@@ -110,7 +110,7 @@ class Footholds:
         self._on_change()
 
 
-def make_wanted(host: Host, nic: AllocatedNic) -> Wanted:
+def make_wanted(host: Host, nic: AllocatedNic) -> LocalAllocation:
     """Pure. A node's own NIC as if it were a guest's, which is all that networks know."""
     spec = AllocationSpec(
         node=host.node,
@@ -121,4 +121,4 @@ def make_wanted(host: Host, nic: AllocatedNic) -> Wanted:
         resources=Resources(),
         nics=[nic],
     )
-    return Wanted(name=f"{host.node_uid}.{nic.uid}", uid=nic.uid, spec=spec)
+    return LocalAllocation(name=f"{host.node_uid}.{nic.uid}", uid=nic.uid, spec=spec)

@@ -23,7 +23,7 @@ from weft.agent.function.failures import (
     fail,
     tell_failure,
 )
-from weft.agent.function.output import Printing
+from weft.agent.function.output import OutputReader
 from weft.agent.function.runtime_api import Given, RuntimeApi
 from weft.contracts.clock import Clock
 from weft.contracts.driver.function import Instance, Recipe
@@ -33,28 +33,30 @@ log = logging.getLogger("weft.agent")
 StartKind = Literal["warm", "pool", "clone", "cold"]
 
 
-class Keeper(Protocol):
+class InstanceListener(Protocol):
     """Told by each instance."""
 
-    def on_up(self, running: Running) -> None:
+    def on_up(self, running: RunningInstance) -> None:
         """It asks for its first invocation."""
 
-    def on_answer(self, running: Running, answer: Answer) -> None:
+    def on_answer(self, running: RunningInstance, answer: Answer) -> None:
         """The invocation that it served has ended, one way or another."""
 
-    def on_free(self, running: Running) -> None:
+    def on_free(self, running: RunningInstance) -> None:
         """It can serve another."""
 
-    def on_over(self, running: Running, why: Failure) -> None:
+    def on_over(self, running: RunningInstance, why: Failure) -> None:
         """It is of no use any more: end it. Told once."""
 
-    def on_printed(self, running: Running, text: bytes, invocation: str) -> None: ...
+    def on_printed(self, running: RunningInstance, text: bytes, invocation: str) -> None: ...
 
 
-class Running:
+class RunningInstance:
     """``api`` is open from ``begin`` on; ``call`` is what it serves, or will serve as soon as it asks."""
 
-    def __init__(self, id: str, recipe: Recipe, instance: Instance, keeper: Keeper, clock: Clock, began: float) -> None:
+    def __init__(
+        self, id: str, recipe: Recipe, instance: Instance, keeper: InstanceListener, clock: Clock, began: float
+    ) -> None:
         self.id, self.recipe, self.instance = id, recipe, instance
         self.up = self.over = self.ended = False
         self.call: Invoke | None = None
@@ -64,7 +66,7 @@ class Running:
         self._keeper, self._clock, self._began = keeper, clock, began
         self._loop = asyncio.get_running_loop()
         self._api = RuntimeApi(instance.runtime_api, self)
-        self._printing = Printing(instance.output, self._on_printed)
+        self._printing = OutputReader(instance.output, self._on_printed)
         self._given_at = 0.0
         self._fresh = True  # the next answer tells how it started
         self._alarm: asyncio.TimerHandle | None = None

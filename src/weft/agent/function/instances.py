@@ -14,11 +14,11 @@ from typing import Any
 
 import msgspec
 
-from weft.agent.function.artifacts import Parts
+from weft.agent.function.artifacts import Artifacts
 from weft.agent.function.failures import EXITED, RECLAIMED, Failure, fail, fail_with, is_own_fault
-from weft.agent.function.instance import Running
-from weft.agent.function.pool import Lack, Need, Pool, Room, measure_left
-from weft.agent.function.prewarm import Ahead, Send
+from weft.agent.function.instance import RunningInstance
+from weft.agent.function.pool import FreeCapacity, Lack, Need, Pool, measure_left
+from weft.agent.function.prewarm import Prewarmer, Send
 from weft.contracts.clock import Clock
 from weft.contracts.driver.function import HasTemplates, InstanceDriver, Isolation, Recipe
 from weft.objects.errors import WeftError
@@ -35,8 +35,8 @@ class Instances:
     def __init__(
         self,
         drivers: Mapping[Isolation, InstanceDriver],
-        parts: Parts,
-        room: Room,
+        parts: Artifacts,
+        room: FreeCapacity,
         clock: Clock,
         tell: Send,
         changed: Callable[[], None],
@@ -46,9 +46,9 @@ class Instances:
         self.isolations: dict[str, str] = {}  # why instances can't run here; "" if they can
         self.pool = Pool(room)
         self.recipes: dict[str, Recipe] = {}
-        self.ahead = Ahead(self._drivers.values(), parts, clock, tell, changed)
+        self.ahead = Prewarmer(self._drivers.values(), parts, clock, tell, changed)
         self._came_up: set[str] = set()  # recipes of which an instance did
-        self.running: dict[str, Running] = {}
+        self.running: dict[str, RunningInstance] = {}
         self.closing = False
         self._dropped: set[str] = set()
         self._waiting: dict[str, Invoke] = {}  # by instance: for whom it is coming up
@@ -153,7 +153,7 @@ class Instances:
         self._forget_dropped(digest)
         self._changed()
 
-    def shrink(self, room: Room) -> None:
+    def shrink(self, room: FreeCapacity) -> None:
         """There is so much room now; instances that have none any more are ended."""
         for id in self.pool.shrink(room):
             self._end(id, fail(RECLAIMED, "the node needed the room for a reserved workload"))
@@ -191,7 +191,7 @@ class Instances:
             self.pool.forget(id)
             self._fail_start(id, WeftError(f"the node failed: {problem}"))
             return
-        running = Running(id, recipe, instance, self, self._clock, began)
+        running = RunningInstance(id, recipe, instance, self, self._clock, began)
         self.running[id] = running
         if id not in self.pool.members:  # its room was taken meanwhile
             self._end(id, fail(RECLAIMED, "the node needed the room for a reserved workload"))
@@ -201,7 +201,7 @@ class Instances:
         except OSError as problem:
             self.on_over(running, fail(EXITED, f"its Runtime API can't be served: {problem}"))
 
-    async def _wake(self, running: Running, call: Invoke) -> None:
+    async def _wake(self, running: RunningInstance, call: Invoke) -> None:
         self._waiting[running.id] = call
         try:
             await running.instance.resume()
@@ -213,7 +213,7 @@ class Instances:
 
     # --- what instances tell -----------------------------------------------------------------------------------------
 
-    def on_up(self, running: Running) -> None:
+    def on_up(self, running: RunningInstance) -> None:
         now, id = self._clock.elapsed(), running.id
         if not isinstance(self._drivers[running.recipe.isolation], HasTemplates):
             self._came_up.add(running.recipe.digest)
@@ -229,7 +229,7 @@ class Instances:
             self._look()
         self._changed()
 
-    def on_answer(self, running: Running, answer: Answer) -> None:
+    def on_answer(self, running: RunningInstance, answer: Answer) -> None:
         if not running.over:  # it asks for the next in a moment, and may be given it before
             self.pool.free(running.id, self._clock.elapsed())
         if answer.start == "warm" or running.over:
@@ -237,18 +237,18 @@ class Instances:
         else:
             self._spawn(self._tell_measured(running, answer))
 
-    async def _tell_measured(self, running: Running, answer: Answer) -> None:
+    async def _tell_measured(self, running: RunningInstance, answer: Answer) -> None:
         await running.measure()
         self._tell(msgspec.structs.replace(answer, most_memory=running.most_memory))
 
-    def on_free(self, running: Running) -> None:
+    def on_free(self, running: RunningInstance) -> None:
         if self.closing or running.id in self._waiting:
             return
         self.pool.free(running.id, self._clock.elapsed())
         self._look()
         self._changed()
 
-    def on_over(self, running: Running, why: Failure) -> None:
+    def on_over(self, running: RunningInstance, why: Failure) -> None:
         self.pool.forget(running.id)
         again = running.call if running.call is not None and not running.begun and why.error_type == EXITED else None
         if again is not None:  # the code has never seen it
@@ -258,7 +258,7 @@ class Instances:
             self.serve(again, running.recipe)
         self._changed()
 
-    def on_printed(self, running: Running, text: bytes, invocation: str) -> None:
+    def on_printed(self, running: RunningInstance, text: bytes, invocation: str) -> None:
         self._tell(Printed(running.recipe.digest, running.id, text, invocation))
 
     # --- the end -----------------------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ class Instances:
             running.end_call(failure)
         self._spawn(self._stop(running))
 
-    async def _stop(self, running: Running) -> None:
+    async def _stop(self, running: RunningInstance) -> None:
         try:
             await running.stop()
         except (WeftError, OSError) as problem:
@@ -341,7 +341,7 @@ class Instances:
         if (seconds := self.pool.next_look(now)) is not None:
             self._looking = asyncio.get_running_loop().call_later(seconds + 0.001, self._look)
 
-    async def _sleep(self, running: Running) -> None:
+    async def _sleep(self, running: RunningInstance) -> None:
         await running.measure()
         member = self.pool.members.get(running.id)
         if member is not None and member.paused:

@@ -9,27 +9,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-from weft.agent.function.artifacts import Parts
+from weft.agent.function.artifacts import Artifacts
 from weft.agent.function.instances import Instances
-from weft.agent.function.pending_output import Unwritten
-from weft.agent.function.pool import Room
+from weft.agent.function.pending_output import PendingOutput
+from weft.agent.function.pool import FreeCapacity
 from weft.agent.function.prewarm import Send
 from weft.contracts.clock import Clock
 from weft.contracts.driver.function import InstanceDriver, Isolation
 from weft.protocol.heartbeat import Instances as InstancesCounted
 from weft.protocol.invocations import (
+    Acknowledge,
     Answer,
     Count,
+    Define,
     Drop,
     FromAgent,
-    Heard,
+    InstanceState,
     Invoke,
     Keep,
     Prepare,
     Printed,
     Refused,
-    Standing,
-    Tell,
     ToAgent,
     Underway,
     Written,
@@ -38,23 +38,23 @@ from weft.protocol.invocations import (
 
 STANDING_SECONDS = 0.05
 
-Measure = Callable[[], Room]
+Measure = Callable[[], FreeCapacity]
 
 
 class Functions:
     """``measure`` tells what room there is now. One gateway at a time is listened to: the one that was connected last."""
 
     def __init__(
-        self, drivers: Mapping[Isolation, InstanceDriver], parts: Parts, measure: Measure, clock: Clock
+        self, drivers: Mapping[Isolation, InstanceDriver], parts: Artifacts, measure: Measure, clock: Clock
     ) -> None:
         self._parts, self._measure = parts, measure
         self.instances = Instances(drivers, parts, measure(), clock, self._on_told, self._tell_standing)
         self.isolations = self.instances.isolations
         self._digest_of: dict[str, str] = {}  # by invocation under way
         self._answers: dict[str, Answer] = {}
-        self._unwritten = Unwritten(clock)
+        self._unwritten = PendingOutput(clock)
         self._send: Send | None = None
-        self._told: Standing | None = None  # on this connection
+        self._told: InstanceState | None = None  # on this connection
         self._standing: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
@@ -111,12 +111,12 @@ class Functions:
         """Act on one message; never waits."""
         if isinstance(message, Invoke):
             self._invoke(message)
-        elif isinstance(message, Heard):
+        elif isinstance(message, Acknowledge):
             self._answers.pop(message.id, None)
             self._digest_of.pop(message.id, None)
         elif isinstance(message, Written):
             self._unwritten.let_go(message.serial)
-        elif isinstance(message, Tell):
+        elif isinstance(message, Define):
             self.instances.learn(message.recipe)
         elif isinstance(message, Prepare):
             if (problem := self._refuse(message)) is not None:
@@ -175,13 +175,13 @@ class Functions:
         before, self._told = self._told, self._read_standing()
         self._tell(self._told if before is None else tell_moved(before, self._told))
 
-    def _read_standing(self) -> Standing:
+    def _read_standing(self) -> InstanceState:
         pool, ready = self.instances.pool, self.instances.ahead.count_ready()
         counts = {digest: Count(*numbers) for digest, numbers in pool.counts().items()}
         for digest, paused in ready.items():
             count = counts.get(digest, Count())
             counts[digest] = Count(count.busy, count.idle, count.ready + paused.count)
-        return Standing(
+        return InstanceState(
             counts=counts,
             free_cpu=pool.free_cpu(),
             free_memory=pool.free_memory(),

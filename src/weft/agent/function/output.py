@@ -18,7 +18,7 @@ MOST_LINE_BYTES = 16384
 Tell = Callable[[bytes], None]
 
 
-class Printing:
+class OutputReader:
     """Reads ``descriptor`` (non-blocking) until it ends or ``close``."""
 
     def __init__(self, descriptor: int, tell: Tell) -> None:

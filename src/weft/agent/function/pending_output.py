@@ -18,7 +18,7 @@ MOST_OF_ONE_BYTES = 1 << 20  # of one recipe's
 _EACH_BYTES = 512  # what keeping one takes beside its text
 
 
-class Unwritten:
+class PendingOutput:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._kept: deque[tuple[float, Printed]] = deque()  # and when it was printed

@@ -18,7 +18,7 @@ PAUSE_SECONDS = 0.1  # idle for so long, an instance gets no CPU any more
 State = Literal["starting", "idle", "busy"]
 
 
-class Room(msgspec.Struct, frozen=True):
+class FreeCapacity(msgspec.Struct, frozen=True):
     """What there is for instances: the node's capacity without its allocations. ``cpu`` in cores, given away several times."""
 
     cpu: float
@@ -56,7 +56,7 @@ class _Wish(msgspec.Struct):
 class Pool:
     """Times are those of one clock that never jumps; every method that gives ids leaves acting on them to its caller."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: FreeCapacity) -> None:
         self.room = room
         self.members: dict[str, Member] = {}
         self._wishes: dict[str, _Wish] = {}
@@ -112,7 +112,7 @@ class Pool:
     def forget(self, id: str) -> None:
         self.members.pop(id, None)
 
-    def shrink(self, room: Room) -> list[str]:
+    def shrink(self, room: FreeCapacity) -> list[str]:
         """Allocations take that much now: the ids of those that must go."""
         self.room, gone = room, []
         while self._memory_used() > room.memory and self.members:
@@ -219,9 +219,9 @@ class Pool:
         return ids
 
 
-def measure_room(cpu: float, memory: int, taken_cpu: float, taken_memory: int) -> Room:
+def measure_room(cpu: float, memory: int, taken_cpu: float, taken_memory: int) -> FreeCapacity:
     """What a node of that capacity leaves to instances, beside allocations that take so much."""
-    return Room(max(0.0, cpu * CPU_OVERCOMMIT - taken_cpu), max(0, memory - taken_memory))
+    return FreeCapacity(max(0.0, cpu * CPU_OVERCOMMIT - taken_cpu), max(0, memory - taken_memory))
 
 
 def measure_left(pool: Pool) -> int:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
-from weft.agent.function.artifacts import Parts
+from weft.agent.function.artifacts import Artifacts
 from weft.agent.function.failures import fail_with, is_own_fault
 from weft.contracts.clock import Clock
 from weft.contracts.driver.function import HasTemplates, InstanceDriver, Ready, Recipe
@@ -19,13 +19,13 @@ PROGRESS_SECONDS = 1.0
 Send = Callable[[FromAgent], None]
 
 
-class Ahead:
+class Prewarmer:
     """``changed`` is called when there are other copies that stand still, or other templates."""
 
     def __init__(
         self,
         drivers: Iterable[InstanceDriver],
-        parts: Parts,
+        parts: Artifacts,
         clock: Clock,
         tell: Send,
         changed: Callable[[], None],

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import msgspec
 
 from weft.agent.image.cache import ImageCache
-from weft.agent.state.allocation import Wanted
+from weft.agent.state.allocation import LocalAllocation
 from weft.contracts.clock import Clock
 from weft.contracts.driver.container import User
 from weft.contracts.driver.image import OciConfig, OciImage, OciStore, RegistryCredentials
@@ -55,7 +55,11 @@ class ContainerImages:
         self._forgetting: asyncio.Task[None] | None = None
 
     async def ensure(
-        self, wanted: Wanted, digest: str, tell: Callable[[str], None], credentials: RegistryCredentials | None = None
+        self,
+        wanted: LocalAllocation,
+        digest: str,
+        tell: Callable[[str], None],
+        credentials: RegistryCredentials | None = None,
     ) -> tuple[PulledImage, str]:
         """The image of ``wanted``, that with ``digest`` if it has had one before, and a word on how it came here. Raises
         WeftError, as OciStore.pull does."""

@@ -10,17 +10,17 @@ from typing import Any
 
 from weft.agent.migration.disk_transfer import count_data
 from weft.agent.migration.relay import Limit
-from weft.agent.migration.role import Brief, Side
+from weft.agent.migration.role import MigrationContext, Role
 from weft.agent.migration.target import Waiter
-from weft.agent.migration.transport import Line
-from weft.agent.state.allocation import Wanted
+from weft.agent.migration.transport import Connection
+from weft.agent.state.allocation import LocalAllocation
 from weft.agent.workload.console_log import take_printed, tell_printed
 from weft.agent.workload.vm import Prepared
 from weft.contracts.driver.runtime import CanCarry, RuntimeDriver
 from weft.contracts.driver.volume import CanReceive, VolumeFacts
-from weft.kinds.allocation import ROOT, MovePlanned
+from weft.kinds.allocation import ROOT, PlannedMigration
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
-from weft.protocol.migration import Answer, Ask
+from weft.protocol.migration import MigrationAnswer, MigrationRequest
 
 LOOK_SECONDS = 1.0
 AGAIN_SECONDS = 0.5
@@ -28,7 +28,7 @@ SAVED = "saved"  # what goes over like a disk: all of a container that was saved
 _SPARE_BYTES = 64 << 20  # of a disk's file, beside what the guest has on it
 
 
-def list_disks(wanted: Wanted) -> list[str]:
+def list_disks(wanted: LocalAllocation) -> list[str]:
     """The disks that go over, by the ids of both nodes: the root disk as ROOT, volumes by uid. A container's root is its image's,
     which each node has from the registry."""
     move = wanted.spec.move
@@ -44,7 +44,7 @@ async def find_saved(runtime: RuntimeDriver[Any], guest_id: str) -> CanCarry | N
 
 
 class ColdTarget(Waiter):
-    def __init__(self, brief: Brief, prepared: Prepared) -> None:
+    def __init__(self, brief: MigrationContext, prepared: Prepared) -> None:
         super().__init__(brief)
         self._prepared = prepared
         self._come: set[str] = set()
@@ -54,7 +54,7 @@ class ColdTarget(Waiter):
         if self.part.taken:
             self._tell(phase="taken over")
 
-    async def _respond(self, ask: Ask) -> Answer:
+    async def _respond(self, ask: MigrationRequest) -> MigrationAnswer:
         if ask.do == "take over" and not self.part.taken:
             missing = set(list_disks(self._wanted)) - self._come
             if missing:
@@ -67,7 +67,7 @@ class ColdTarget(Waiter):
                 raise
             spent = ask.elapsed_ms
             self._tell(phase="taken over", sent_bytes=ask.sent_bytes, elapsed_ms=spent)
-        return Answer(message=self.report.phase)
+        return MigrationAnswer(message=self.report.phase)
 
     async def begin(self, disk: str) -> tuple[Path, int]:
         """Where the file of a disk that comes is written, and how large it can be. Raises InvalidInput."""
@@ -110,8 +110,8 @@ class ColdTarget(Waiter):
         return self._wanted.id if disk == ROOT else disk
 
 
-class ColdSource(Side):
-    def __init__(self, brief: Brief) -> None:
+class ColdSource(Role):
+    def __init__(self, brief: MigrationContext) -> None:
         super().__init__(brief)
         self._limits = [self._ground.limit, Limit(self._move.bytes_per_second, self._ground.clock)]
         self._task: asyncio.Task[None] | None = None
@@ -138,15 +138,17 @@ class ColdSource(Side):
             showing.cancel()
             line.close()
 
-    async def _send(self, line: Line) -> None:
+    async def _send(self, line: Connection) -> None:
         began = self._ground.clock.elapsed()
-        if (await line.ask(Ask("look"))).message != "taken over":
+        if (await line.ask(MigrationRequest("look"))).message != "taken over":
             found = {disk: await self._find(disk) for disk in list_disks(self._wanted)}
             files = {disk: (Path(facts.path), facts.format) for disk, facts in found.items()}
             if (carrier := await find_saved(self._runtime, self._wanted.id)) is not None:
                 files[SAVED] = (Path(await carrier.carrying.pack(self._wanted.id)), "raw")
                 self._tell(
-                    plan=MovePlanned(mode="saved", reason="it stands still, and goes on there from where it was saved")
+                    plan=PlannedMigration(
+                        mode="saved", reason="it stands still, and goes on there from where it was saved"
+                    )
                 )
             total = sum([await asyncio.to_thread(count_data, path) for path, _ in files.values()])
             self._tell(phase="moving", total_bytes=total, remaining_bytes=total)
@@ -154,7 +156,7 @@ class ColdSource(Side):
                 await line.carry_file(disk, path, form)
             spent = round((self._ground.clock.elapsed() - began) * 1000)
             printed = tell_printed(self._runtime, self._wanted.id)
-            ask = Ask("take over", sent_bytes=line.meter.sent, elapsed_ms=spent, printed=printed)
+            ask = MigrationRequest("take over", sent_bytes=line.meter.sent, elapsed_ms=spent, printed=printed)
             await line.order(ask)
         self._keep(taken=True)
         spent = round((self._ground.clock.elapsed() - began) * 1000)
@@ -167,7 +169,7 @@ class ColdSource(Side):
             raise DriverFailed(f"{self._wanted.what}: its disk {disk} is not here", details={"step": "disk"})
         return facts
 
-    async def _show(self, line: Line) -> None:
+    async def _show(self, line: Connection) -> None:
         clock, began, before = self._ground.clock, self._ground.clock.elapsed(), 0
         while True:
             await clock.sleep(LOOK_SECONDS)

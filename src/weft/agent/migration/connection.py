@@ -22,10 +22,10 @@ from weft.agent.migration.relay import Limit, Meter, Relay
 from weft.contracts.clock import Clock
 from weft.objects.errors import DriverFailed, Unavailable, WeftError
 from weft.protocol.migration import (
-    Answer,
-    Ask,
     Channel,
     Hello,
+    MigrationAnswer,
+    MigrationRequest,
     allow_to_stall,
     is_lost,
     receive_message,
@@ -39,7 +39,7 @@ ANSWER_SECONDS = 120.0  # a machine is built at the other end
 WATCH_SECONDS = 1.0
 
 
-class TlsLine:
+class TlsConnection:
     """To the door at ``address`` (host:port) of the move ``key``, behind which is node ``peer_uid``."""
 
     def __init__(
@@ -64,11 +64,11 @@ class TlsLine:
         self._files: set[ssl.SSLSocket] = set()
         self._closed = False
 
-    async def ask(self, ask: Ask) -> Answer:
+    async def ask(self, ask: MigrationRequest) -> MigrationAnswer:
         """The target's answer. Raises Unavailable if there is none; then the question may have been heard."""
         return await asyncio.get_running_loop().run_in_executor(self._asking, self._ask, ask)
 
-    async def order(self, ask: Ask) -> None:
+    async def order(self, ask: MigrationRequest) -> None:
         """Like ``ask``; raises DriverFailed if the target answers that it can't."""
         answer = await self.ask(ask)
         if not answer.done:
@@ -105,7 +105,7 @@ class TlsLine:
                 self._files.add(secure)
             try:
                 send_file(secure, path, self.meter, self._limits)
-                answer = receive_message(secure, Answer)
+                answer = receive_message(secure, MigrationAnswer)
             except OSError as problem:
                 raise Unavailable(f"the connection to the target was lost: {problem}", reason="lineLost") from problem
             finally:
@@ -149,14 +149,14 @@ class TlsLine:
                 self._cut()
                 return
 
-    def _ask(self, ask: Ask) -> Answer:
+    def _ask(self, ask: MigrationRequest) -> MigrationAnswer:
         try:
             if self._control is None:
                 self._control = self._dial("control")
                 threading.Thread(target=self._watch, args=(self._control,), name="weft-line", daemon=True).start()
             self._control.settimeout(ANSWER_SECONDS)
             send_message(self._control, ask)
-            return receive_message(self._control, Answer)
+            return receive_message(self._control, MigrationAnswer)
         except (OSError, WeftError) as problem:
             control, self._control = self._control, None
             if control is not None:
@@ -181,7 +181,7 @@ class TlsLine:
         try:
             check_peer(secure, self._peer_uid)
             send_message(secure, Hello(self._key, channel, disk, ahead, form))
-            answer = receive_message(secure, Answer)
+            answer = receive_message(secure, MigrationAnswer)
             if not answer.done:
                 raise Unavailable(answer.message, reason=answer.reason)
             if channel != "control":

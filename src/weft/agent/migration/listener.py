@@ -22,10 +22,10 @@ from weft.agent.migration.relay import BUFFER_BYTES, Limit, Meter, Relay
 from weft.contracts.clock import Clock
 from weft.objects.errors import DriverFailed, WeftError
 from weft.protocol.migration import (
-    Answer,
-    Ask,
     Channel,
     Hello,
+    MigrationAnswer,
+    MigrationRequest,
     Receive,
     allow_to_stall,
     is_lost,
@@ -40,11 +40,11 @@ REFUSED_SECONDS = 1.0  # for who is refused to hear it
 SILENCE_SECONDS = 60.0  # within a file, before it is given up
 MOST_STRANGERS = 32  # connections at once that haven't said yet what they are
 
-Respond = Callable[[Ask], Awaitable[Answer]]
+Respond = Callable[[MigrationRequest], Awaitable[MigrationAnswer]]
 T = TypeVar("T")
 
 
-class TlsDoor:
+class TlsListener:
     """The door of the move ``key`` for node ``peer_uid``; ``respond`` is asked in the loop that opens it; what comes in keeps
     to ``limits``."""
 
@@ -133,7 +133,7 @@ class TlsDoor:
                 check_peer(secure, self._peer_uid)
                 hello = receive_message(secure, Hello)
                 refused = self._refuse(hello)
-                send_message(secure, Answer() if not refused else Answer(False, "refused", refused))
+                send_message(secure, MigrationAnswer() if not refused else MigrationAnswer(False, "refused", refused))
                 if refused:
                     log.warning("move %s: a connection from %s was refused: %s", self._key, place, refused)
                     return
@@ -185,7 +185,7 @@ class TlsDoor:
         secure.settimeout(None)
         while True:
             try:
-                ask = receive_message(secure, Ask)
+                ask = receive_message(secure, MigrationRequest)
             except OSError as problem:
                 if is_lost(problem):
                     log.warning("move %s: the line to the source was lost", self._key)
@@ -203,7 +203,7 @@ class TlsDoor:
         except (WeftError, OSError) as problem:
             _refuse_rest(secure, _tell(problem))
             raise
-        send_message(secure, Answer())
+        send_message(secure, MigrationAnswer())
 
     def _in_loop(self, work: Coroutine[None, None, T]) -> T:
         assert self._loop is not None
@@ -232,18 +232,18 @@ class TlsDoor:
                 self._relays.discard(relay)
 
 
-async def _answer(respond: Respond, ask: Ask) -> Answer:
+async def _answer(respond: Respond, ask: MigrationRequest) -> MigrationAnswer:
     try:
         return await respond(ask)
     except (WeftError, OSError) as problem:
         return _tell(problem)
 
 
-def _tell(problem: WeftError | OSError) -> Answer:
+def _tell(problem: WeftError | OSError) -> MigrationAnswer:
     if isinstance(problem, WeftError):
-        return Answer(False, problem.token, problem.message)
+        return MigrationAnswer(False, problem.token, problem.message)
     full = problem.errno == errno.ENOSPC
-    return Answer(False, "noSpace" if full else "driverFailed", str(problem))
+    return MigrationAnswer(False, "noSpace" if full else "driverFailed", str(problem))
 
 
 def _let_hear(sock: ssl.SSLSocket) -> None:
@@ -254,7 +254,7 @@ def _let_hear(sock: ssl.SSLSocket) -> None:
         pass
 
 
-def _refuse_rest(secure: ssl.SSLSocket, answer: Answer) -> None:
+def _refuse_rest(secure: ssl.SSLSocket, answer: MigrationAnswer) -> None:
     """Say so, and wait until it was heard: to close with bytes unread would throw the answer away. Raises OSError."""
     send_message(secure, answer)
     while secure.recv(PIECE_BYTES):

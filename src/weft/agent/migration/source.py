@@ -15,17 +15,17 @@ import msgspec
 
 from weft.agent.migration.bandwidth import find_slow_path
 from weft.agent.migration.relay import Limit
-from weft.agent.migration.role import Brief, Side
-from weft.agent.migration.transport import Line
+from weft.agent.migration.role import MigrationContext, Role
+from weft.agent.migration.transport import Connection
 from weft.agent.workload.console_log import tell_printed
 from weft.agent.workload.shape import ROOT_SERIAL, name_serial
-from weft.contracts.driver.migration import MoveFacts, Moves, MoveSettings, MoveSockets
+from weft.contracts.driver.migration import MigrationDriver, MigrationFacts, MigrationSettings, MigrationSockets
 from weft.contracts.wakeup import wait_for_event
-from weft.kinds.allocation import ROOT, AllocatedMove, MoveLesson, limits_of
+from weft.kinds.allocation import ROOT, AllocatedMigration, MigrationLesson, limits_of
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
-from weft.protocol.migration import Ask, Channel
+from weft.protocol.migration import Channel, MigrationRequest
 from weft.transfer.calibration import correct_plan
-from weft.transfer.plan import USABLE_SHARE, Leeway, MovePlan, choose_mode, reconsider
+from weft.transfer.plan import USABLE_SHARE, Leeway, MigrationPlan, choose_mode, reconsider
 from weft.transfer.report import tell_plan
 
 log = logging.getLogger("weft.agent")
@@ -34,15 +34,15 @@ AGAIN_SECONDS = 0.5
 UNKNOWN_PATH = 125_000_000.0  # bytes per second, until something is known of it
 
 
-class Source(Side):
+class Source(Role):
     """Of a guest that runs meanwhile."""
 
-    def __init__(self, brief: Brief, moves: Moves) -> None:
+    def __init__(self, brief: MigrationContext, moves: MigrationDriver) -> None:
         super().__init__(brief)
         self._moves, self._network, self._clock = moves, self._ground.network, self._ground.clock
         self._limits = [self._ground.limit, Limit(self._move.bytes_per_second, self._clock)]
-        self._line: Line | None = None
-        self._plan: MovePlan | None = None
+        self._line: Connection | None = None
+        self._plan: MigrationPlan | None = None
         self._remaining: list[int] = []
         self._slowdown = 0.0
         self._slow_path: float | None = None
@@ -56,7 +56,7 @@ class Source(Side):
     def start(self) -> None:
         self._task = asyncio.ensure_future(self._run())
 
-    def put(self, move: AllocatedMove) -> None:
+    def put(self, move: AllocatedMigration) -> None:
         if move.address != self._move.address:
             self._close_line()
         self._move = move
@@ -121,7 +121,7 @@ class Source(Side):
             self._tell(plan=told)
             self._flows = await self._network.handover.list_flows(self._wanted)
             printed = tell_printed(self._runtime, guest_id)
-            await self._order(Ask("expect", guest, settings, self._flows, printed=printed))
+            await self._order(MigrationRequest("expect", guest, settings, self._flows, printed=printed))
             if printed is not None:
                 self._printed = printed.start + len(printed.data)
             line = self._connect()
@@ -130,7 +130,7 @@ class Source(Side):
             if settings.copied_disks:
                 channels["disks"] = folder / f"{guest_id}.disks"
             line.offer(channels, ahead=0 if settings.copied_disks else settings.connections)  # those take their time
-            to = MoveSockets(str(channels["memory"]), str(channels.get("disks", "")))
+            to = MigrationSockets(str(channels["memory"]), str(channels.get("disks", "")))
             try:
                 await self._moves.send(guest_id, key, to, settings)
             except InvalidInput as problem:
@@ -163,7 +163,7 @@ class Source(Side):
         while not self.part.taken:
             try:
                 told = self.report
-                ask = Ask(
+                ask = MigrationRequest(
                     "take over",
                     sent_bytes=told.sent_bytes,
                     passes=told.passes,
@@ -191,7 +191,7 @@ class Source(Side):
             await wait_for_event(self._clock, self._news, left)
         return round((taken_at - self._stopped_at) * 1000) if self._stopped_at is not None else 0
 
-    async def _reconsider(self, facts: MoveFacts) -> None:
+    async def _reconsider(self, facts: MigrationFacts) -> None:
         """At each look of the machine at what was written meanwhile: does it get less?"""
         if self._plan is None or facts.phase != "moving" or facts.passes < 1:
             return
@@ -220,9 +220,9 @@ class Source(Side):
         flows = await self._network.handover.list_flows(self._wanted)
         if flows != self._flows:
             self._flows = flows
-            await self._order(Ask("flows", flows=flows))
+            await self._order(MigrationRequest("flows", flows=flows))
 
-    async def _look(self) -> MoveFacts | None:
+    async def _look(self) -> MigrationFacts | None:
         """What the runtime says; None: it knows of no such move."""
         while True:
             try:
@@ -249,7 +249,7 @@ class Source(Side):
 
     def _switch(self, what: Literal["stopped", "resumed"]) -> None:
         """Both nodes' networks follow; a frame that is lost by their failing is no reason to call a move off."""
-        self._beside(self._order(Ask(what)))
+        self._beside(self._order(MigrationRequest(what)))
         try:
             if what == "stopped":
                 self._network.handover.switch_away(self._wanted, self._target_address)
@@ -271,7 +271,7 @@ class Source(Side):
 
     # Its line.
 
-    def _connect(self) -> Line:
+    def _connect(self) -> Connection:
         if self._line is None:
             move = self._move
             self._line = self._ground.wire.make_line(self.part.key, move.address, move.peer_uid, self._limits)
@@ -282,12 +282,12 @@ class Source(Side):
         if line is not None:
             line.close()
 
-    async def _order(self, ask: Ask) -> None:
+    async def _order(self, ask: MigrationRequest) -> None:
         await self._connect().order(ask)
 
     @property
-    def _lesson(self) -> MoveLesson:
-        return self._move.lesson or MoveLesson()
+    def _lesson(self) -> MigrationLesson:
+        return self._move.lesson or MigrationLesson()
 
     @property
     def _target_address(self) -> str:
@@ -300,7 +300,7 @@ class Source(Side):
 
     # Its words.
 
-    def _choose(self, settings: MoveSettings) -> MoveSettings:
+    def _choose(self, settings: MigrationSettings) -> MigrationSettings:
         """``settings`` for the disks that go along."""
         return msgspec.structs.replace(settings, copied_disks=self._list_copied())
 
@@ -310,7 +310,7 @@ class Source(Side):
         own = [name_serial(volume.name) for volume in self._wanted.spec.volumes if volume.uid not in shared]
         return (*(() if ROOT in shared else (ROOT_SERIAL,)), *own)
 
-    def _figures(self, facts: MoveFacts, began: float) -> dict[str, object]:
+    def _figures(self, facts: MigrationFacts, began: float) -> dict[str, object]:
         sent = self._line.meter.sent if self._line is not None else facts.sent_bytes
         return {
             "phase": "handed over" if facts.phase == "handed over" else

@@ -6,18 +6,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from weft.agent.migration.role import Brief, Side
+from weft.agent.migration.role import MigrationContext, Role
 from weft.agent.workload.console_log import take_printed
-from weft.contracts.driver.migration import Moves, MoveSettings
+from weft.contracts.driver.migration import MigrationDriver, MigrationSettings
 from weft.contracts.driver.runtime import GuestPlan
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
-from weft.protocol.migration import Answer, Ask, Channel
+from weft.protocol.migration import Channel, MigrationAnswer, MigrationRequest
 
 
-class Waiter(Side, ABC):
+class Waiter(Role, ABC):
     """A side with a door."""
 
-    def __init__(self, brief: Brief) -> None:
+    def __init__(self, brief: MigrationContext) -> None:
         super().__init__(brief)
         ground = self._ground
         self._door = ground.wire.make_door(self.part.key, self._move.peer_uid, self._respond, [ground.limit])
@@ -36,17 +36,17 @@ class Waiter(Side, ABC):
         """What came of it before, if another agent was here."""
 
     @abstractmethod
-    async def _respond(self, ask: Ask) -> Answer:
+    async def _respond(self, ask: MigrationRequest) -> MigrationAnswer:
         """What the source is answered. Raises WeftError, OSError."""
 
 
 class Target(Waiter):
     """Of a guest that runs meanwhile; ``plan`` is its machine here."""
 
-    def __init__(self, brief: Brief, plan: GuestPlan, moves: Moves) -> None:
+    def __init__(self, brief: MigrationContext, plan: GuestPlan, moves: MigrationDriver) -> None:
         super().__init__(brief)
         self._plan, self._moves = plan, moves
-        self._expected: MoveSettings | None = None
+        self._expected: MigrationSettings | None = None
         self._stopped_at: float | None = None  # when the source said so
 
     async def _recall(self) -> None:
@@ -62,7 +62,7 @@ class Target(Waiter):
         elif facts.phase == "failed":
             self._tell(phase="failed", reason="driverFailed", message=facts.message or "the machine has ended")
 
-    async def _respond(self, ask: Ask) -> Answer:
+    async def _respond(self, ask: MigrationRequest) -> MigrationAnswer:
         if ask.do == "expect":
             await self._expect(ask)
         elif ask.do == "stopped":
@@ -74,9 +74,9 @@ class Target(Waiter):
             await self._take_over(ask)
         if ask.flows:
             await self._ground.network.handover.seed_flows(self._wanted, ask.flows)
-        return Answer(message=self.report.phase)
+        return MigrationAnswer(message=self.report.phase)
 
-    async def _expect(self, ask: Ask) -> None:
+    async def _expect(self, ask: MigrationRequest) -> None:
         if ask.guest is None or ask.settings is None:
             raise InvalidInput("a guest is to be expected, and none is described")
         if self._expected not in (None, ask.settings):
@@ -88,7 +88,7 @@ class Target(Waiter):
         self._door.lead(channels)
         self._tell(phase="waiting", reason="", message="")
 
-    async def _take_over(self, ask: Ask) -> None:
+    async def _take_over(self, ask: MigrationRequest) -> None:
         asked_at = self._ground.clock.elapsed()
         if not self.part.taken:
             take_printed(self._runtime, self._plan.id, ask.printed)

@@ -8,15 +8,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from weft.agent.migration.connection import TlsLine
+from weft.agent.migration.connection import TlsConnection
 from weft.agent.migration.credentials import Credentials
-from weft.agent.migration.listener import TlsDoor
+from weft.agent.migration.listener import TlsListener
 from weft.agent.migration.relay import Limit, Meter
 from weft.contracts.clock import Clock
-from weft.protocol.migration import Answer, Ask, Channel, Receive
+from weft.protocol.migration import Channel, MigrationAnswer, MigrationRequest, Receive
 
 
-class Door(Protocol):
+class Listener(Protocol):
     """Where a target lets its move in. ``receive`` takes the files of disks; without it there are none to come."""
 
     meter: Meter
@@ -36,15 +36,15 @@ class Door(Protocol):
         """Nobody comes in any more, and who is in is cut off."""
 
 
-class Line(Protocol):
+class Connection(Protocol):
     """A source's way to the door of its move."""
 
     meter: Meter
 
-    async def ask(self, ask: Ask) -> Answer:
+    async def ask(self, ask: MigrationRequest) -> MigrationAnswer:
         """The target's answer. Raises Unavailable if there is none; then the question may have been heard."""
 
-    async def order(self, ask: Ask) -> None:
+    async def order(self, ask: MigrationRequest) -> None:
         """Like ``ask``; raises DriverFailed if the target answers that it can't."""
 
     def offer(self, sockets: dict[Channel, Path], *, ahead: int = 0) -> None:
@@ -58,27 +58,35 @@ class Line(Protocol):
         """Cut all there is."""
 
 
-class Wire(Protocol):
+class Transport(Protocol):
     def make_door(
-        self, key: str, peer_uid: str, respond: Callable[[Ask], Awaitable[Answer]], limits: Sequence[Limit]
-    ) -> Door:
+        self,
+        key: str,
+        peer_uid: str,
+        respond: Callable[[MigrationRequest], Awaitable[MigrationAnswer]],
+        limits: Sequence[Limit],
+    ) -> Listener:
         """For the move ``key``, for node ``peer_uid`` and no other; ``respond`` answers what it asks; what comes keeps to
         ``limits``."""
 
-    def make_line(self, key: str, address: str, peer_uid: str, limits: Sequence[Limit]) -> Line:
+    def make_line(self, key: str, address: str, peer_uid: str, limits: Sequence[Limit]) -> Connection:
         """To the door of the move ``key`` at ``address``, behind which is node ``peer_uid``; what goes keeps to ``limits``."""
 
 
-class TlsWire:
+class TlsTransport:
     """Connections between nodes, each of which shows its certificate."""
 
     def __init__(self, credentials: Credentials, clock: Clock) -> None:
         self._credentials, self._clock = credentials, clock
 
     def make_door(
-        self, key: str, peer_uid: str, respond: Callable[[Ask], Awaitable[Answer]], limits: Sequence[Limit]
-    ) -> TlsDoor:
-        return TlsDoor(key, peer_uid, self._credentials, respond, limits, self._clock)
+        self,
+        key: str,
+        peer_uid: str,
+        respond: Callable[[MigrationRequest], Awaitable[MigrationAnswer]],
+        limits: Sequence[Limit],
+    ) -> TlsListener:
+        return TlsListener(key, peer_uid, self._credentials, respond, limits, self._clock)
 
-    def make_line(self, key: str, address: str, peer_uid: str, limits: Sequence[Limit]) -> TlsLine:
-        return TlsLine(key, address, peer_uid, self._credentials, limits, self._clock)
+    def make_line(self, key: str, address: str, peer_uid: str, limits: Sequence[Limit]) -> TlsConnection:
+        return TlsConnection(key, address, peer_uid, self._credentials, limits, self._clock)

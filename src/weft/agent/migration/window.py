@@ -56,7 +56,7 @@ class Window:
         self._plain, self._secure, self._clock = plain, secure, clock
         self._at, self._carried = clock.elapsed(), 0
         self._waiting: int | None = None
-        self._room = Room(secure)
+        self._room = ReceiveBuffer(secure)
         self.bytes = 0  # 0: not bounded
 
     def note(self) -> None:
@@ -97,7 +97,7 @@ class Window:
             self._room.set(self.bytes, received)
 
 
-class Room:
+class ReceiveBuffer:
     """What the kernel keeps of what came until it is read. Bytes that it has let the other end send and has no room for when
     they come are thrown away, and sent again after a fifth of a second: so first fewer are let come, and the room
     gets smaller only when all that was let come before has come."""

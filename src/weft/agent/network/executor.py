@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
-from weft.agent.network.handover import HandOver
+from weft.agent.network.handover import NetworkHandover
 from weft.agent.network.plan import fold_filters, fold_held, fold_segments, keep_forwards, ports_of, shares_kernel
 from weft.agent.server.reporter import Question
-from weft.agent.state.allocation import Wanted
-from weft.agent.state.checkpoint import Copies, NotKept, Surroundings
+from weft.agent.state.allocation import LocalAllocation
+from weft.agent.state.checkpoint import CheckpointFailed, CheckpointStore, Surroundings
 from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import Endpoint, Filter, Forward, NetworkDriver, Segment
@@ -38,19 +38,19 @@ class Idle(msgspec.Struct, frozen=True):
     remove_at: float
 
 
-class NetworkKeeper:
+class NetworkExecutor:
     """Brings the driver to what ``hosted`` allocations need; ``orphans`` are those of them that no list explains."""
 
     def __init__(
         self,
         driver: NetworkDriver,
         host: Host,
-        copies: Copies,
+        copies: CheckpointStore,
         clock: Clock,
-        hosted: Callable[[], list[Wanted]],
-        orphans: Callable[[], list[Wanted]],
+        hosted: Callable[[], list[LocalAllocation]],
+        orphans: Callable[[], list[LocalAllocation]],
         on_healed: Callable[[list[str]], None],
-        in_namespace: Callable[[Wanted], bool] = shares_kernel,
+        in_namespace: Callable[[LocalAllocation], bool] = shares_kernel,
         on_held: Callable[[], None] = lambda: None,
     ) -> None:
         self._driver, self._host, self._copies, self._clock = driver, host, copies, clock
@@ -72,7 +72,7 @@ class NetworkKeeper:
         self.held = HeldPorts()  # by programs of this node
         self._applied_refused: tuple[list[str], list[str]] | None = None
         self._applied_filters: list[Filter] | None = None
-        self.handover = HandOver(driver, host.underlay_address, known.hops, self._neighbours, self._turn)
+        self.handover = NetworkHandover(driver, host.underlay_address, known.hops, self._neighbours, self._turn)
         self._saved = known
 
     def wake(self) -> None:
@@ -128,7 +128,7 @@ class NetworkKeeper:
         """What this room wants to hear of the server."""
         return Question(self._ranges_version, sorted(idle.uid for idle in (self._idle or {}).values() if idle.uid))
 
-    async def plug(self, wanted: Wanted) -> list[str]:
+    async def plug(self, wanted: LocalAllocation) -> list[str]:
         """Make the allocation's segments and ports; the interface names in the order of its NICs. Raises WeftError."""
         async with self._changing:
             here = [*self._hosted(), wanted]
@@ -145,7 +145,7 @@ class NetworkKeeper:
             ports = ports_of(wanted, in_namespace=self._in_namespace(wanted))
             return [await self._driver.plug(port) for port in ports]
 
-    async def unplug(self, wanted: Wanted, leftover: list[AllocatedNic] | None = None) -> None:
+    async def unplug(self, wanted: LocalAllocation, leftover: list[AllocatedNic] | None = None) -> None:
         """Take the allocation's ports away, or only those it has left over; segments that nobody here needs any more go
         later. Raises WeftError."""
         nics = wanted.spec.nics if leftover is None else leftover
@@ -167,7 +167,7 @@ class NetworkKeeper:
             for port in (await self._driver.state()).shared:
                 await self._driver.unplug(port)
 
-    async def prepare_move(self, wanted: Wanted, peer_address: str = "") -> list[str]:
+    async def prepare_move(self, wanted: LocalAllocation, peer_address: str = "") -> list[str]:
         """Either side of a move, before the guest's memory goes over. Target: its ports are plugged and filtered, the
         interface names come back, and what is for it still goes to the source at ``peer_address``. Source: the node is
         made ready for ``handover.switch_away``. May be repeated. Raises WeftError."""
@@ -200,7 +200,9 @@ class NetworkKeeper:
         self.handover.follow()
         try:
             await self._save()
-        except NotKept as problem:  # an agent that starts without a server will know less; what is known holds now
+        except (
+            CheckpointFailed
+        ) as problem:  # an agent that starts without a server will know less; what is known holds now
             log.warning("network: %s", problem.message)
         async with self._changing:
             here = self._hosted()
@@ -268,7 +270,7 @@ class NetworkKeeper:
             await self._driver.ensure_forwards(forwards)
             self._applied_forwards = forwards
 
-    async def _refuse(self, here: Iterable[Wanted]) -> None:
+    async def _refuse(self, here: Iterable[LocalAllocation]) -> None:
         """Close the way out to the fabric's networks and nodes, while there is anyone to take it."""
         own = {nic.cidr for wanted in here for nic in wanted.spec.nics}
         if not own and self._idle:
@@ -278,7 +280,7 @@ class NetworkKeeper:
             await self._driver.ensure_refused(*refused)
             self._applied_refused = refused
 
-    async def _filter(self, here: Iterable[Wanted], segments: Mapping[str, Segment]) -> None:
+    async def _filter(self, here: Iterable[LocalAllocation], segments: Mapping[str, Segment]) -> None:
         filters = fold_filters(here, segments)
         if filters != self._applied_filters:
             await self._driver.ensure_filters(filters)
@@ -305,7 +307,7 @@ class NetworkKeeper:
             await self._driver.ensure_segment(segment)
             self._applied[uid] = segment
 
-    def _fold(self, here: Iterable[Wanted]) -> dict[str, Segment]:
+    def _fold(self, here: Iterable[LocalAllocation]) -> dict[str, Segment]:
         networks_of_orphans = {nic.network_uid for orphan in self._orphans() for nic in orphan.spec.nics}
         neighbours = {uid: list(found.values()) for uid, found in self._neighbours.items()}
         for uid in networks_of_orphans:

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from weft.agent.network.plan import is_anothers, ports_of
-from weft.agent.state.allocation import Wanted
+from weft.agent.state.allocation import LocalAllocation
 from weft.agent.state.checkpoint import Hop
 from weft.contracts.driver.network import CanHandOver, Endpoint, NetworkDriver, Port
 from weft.kinds.allocation import AllocatedNic
@@ -22,7 +22,7 @@ from weft.objects.identity import short_id
 Way = Literal["out", "in"]
 
 
-class HandOver:
+class NetworkHandover:
     """``hops`` are the NICs that came or went, a NIC's newest last; ``on_switched`` is to bring all else up to date.
 
     Of a NIC there is one way out at most, and one way in from each node that it came from: connections may have been
@@ -46,7 +46,7 @@ class HandOver:
         """Networks of such guests: followed for as long as connections of theirs lead through here."""
         return {hop.nic.network_uid for hop in self.hops}
 
-    def expect(self, wanted: Wanted, peer_address: str = "") -> Way:
+    def expect(self, wanted: LocalAllocation, peer_address: str = "") -> Way:
         """The allocation is a side of a move, the other one at ``peer_address``; which side."""
         way: Way = "in" if wanted.spec.role == "target" else "out"
         for nic in wanted.spec.nics:
@@ -58,16 +58,16 @@ class HandOver:
                 self._put(Hop(way, nic, peer))
         return way
 
-    def switch_away(self, wanted: Wanted, to_address: str) -> None:
+    def switch_away(self, wanted: LocalAllocation, to_address: str) -> None:
         """Source, the moment its machine stands still: what is for the guest goes to the node at ``to_address``. At once,
         without waiting. Raises DriverFailed."""
         self._switch(wanted, "out", to_address, to_address)
 
-    def switch_here(self, wanted: Wanted) -> None:
+    def switch_here(self, wanted: LocalAllocation) -> None:
         """Target, the same moment: what is for the guest comes to its ports. At once. Raises DriverFailed."""
         self._switch(wanted, "in", "", self._own)
 
-    def undo_switch(self, wanted: Wanted) -> None:
+    def undo_switch(self, wanted: LocalAllocation) -> None:
         """Either side: the guest goes on at the source. At once; nothing switched is fine. Raises DriverFailed."""
         way: Way = "in" if wanted.spec.role == "target" else "out"
         back = []
@@ -78,19 +78,19 @@ class HandOver:
                 back.append((port, hop.peer if way == "in" else self._own))
         self._direct(back)
 
-    async def list_flows(self, wanted: Wanted) -> list[list[str]]:
+    async def list_flows(self, wanted: LocalAllocation) -> list[list[str]]:
         """Source: what its filters follow of each NIC's connections, for ``seed_flows``. Raises WeftError."""
         if not isinstance(self._driver, CanHandOver):
             return []
         return [await self._driver.flows.list(port) for port in ports_of(wanted)]
 
-    async def seed_flows(self, wanted: Wanted, flows: list[list[str]]) -> None:
+    async def seed_flows(self, wanted: LocalAllocation, flows: list[list[str]]) -> None:
         """Target, before the guest runs here: let its open connections pass. Raises WeftError."""
         if isinstance(self._driver, CanHandOver):
             for port, lines in zip(ports_of(wanted), flows, strict=False):
                 await self._driver.flows.seed(port, lines)
 
-    def _switch(self, wanted: Wanted, way: Way, peer: str, to: str) -> None:
+    def _switch(self, wanted: LocalAllocation, way: Way, peer: str, to: str) -> None:
         for nic in wanted.spec.nics:
             newest = self._find_newest(nic)
             hop = newest if newest is not None and newest.way == way else Hop(way, nic)

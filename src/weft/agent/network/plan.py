@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 
 import msgspec
 
-from weft.agent.state.allocation import Wanted, port_id
+from weft.agent.state.allocation import LocalAllocation, port_id
 from weft.agent.state.checkpoint import Hop
 from weft.contracts.driver.network import Alias, Allowed, Endpoint, Filter, Forward, Inside, Moved, Port, Segment
 from weft.kinds.allocation import AllocatedNic, AllocatedRule
@@ -19,7 +19,10 @@ from weft.protocol.heartbeat import HeldPorts, make_held
 
 
 def fold_segments(
-    here: Iterable[Wanted], neighbours: Mapping[str, Iterable[Endpoint]], own_address: str, hops: Sequence[Hop] = ()
+    here: Iterable[LocalAllocation],
+    neighbours: Mapping[str, Iterable[Endpoint]],
+    own_address: str,
+    hops: Sequence[Hop] = (),
 ) -> dict[str, Segment]:
     """The segments that the allocations ``here`` need, and those that left, by network uid.
 
@@ -91,7 +94,7 @@ def _join(told: Iterable[Endpoint], own: dict[str, Endpoint]) -> list[Endpoint]:
 
 
 def ports_of(
-    wanted: Wanted, nics: Sequence[AllocatedNic] | None = None, *, in_namespace: bool | None = None
+    wanted: LocalAllocation, nics: Sequence[AllocatedNic] | None = None, *, in_namespace: bool | None = None
 ) -> list[Port]:
     """The allocation's NICs (or ``nics`` that it had) as ports on this node, in the order the guest sees them. ``in_namespace``:
     whether they lie in one of the node's; None: if it runs on the node's own kernel."""
@@ -115,19 +118,19 @@ def name_inside(workload: Ref) -> str:
     return "" if workload.kind == "node" else workload.name
 
 
-def _place_inside(wanted: Wanted, index: int, in_namespace: bool) -> Inside | None:
+def _place_inside(wanted: LocalAllocation, index: int, in_namespace: bool) -> Inside | None:
     if wanted.spec.workload.kind == "node":
         return Inside(wanted.id, shared=True)
     return Inside(wanted.id, f"eth{index}", own_users=shares_kernel(wanted)) if in_namespace else None
 
 
-def shares_kernel(wanted: Wanted) -> bool:
+def shares_kernel(wanted: LocalAllocation) -> bool:
     """Whether it runs on the node's own kernel."""
     container = wanted.spec.container
     return container is not None and container.isolation == "container"
 
 
-def fold_filters(here: Iterable[Wanted], segments: Mapping[str, Segment]) -> list[Filter]:
+def fold_filters(here: Iterable[LocalAllocation], segments: Mapping[str, Segment]) -> list[Filter]:
     """The filters of those NICs whose workload carries security groups: all groups' rules together. A rule about a
     group's members is about their addresses in the NIC's own network."""
     filters = {}
@@ -181,7 +184,9 @@ def read_forward(envelope: Envelope) -> Forward | None:
     )
 
 
-def keep_forwards(told: Iterable[Forward], before: Iterable[Forward], orphans: Iterable[Wanted]) -> list[Forward]:
+def keep_forwards(
+    told: Iterable[Forward], before: Iterable[Forward], orphans: Iterable[LocalAllocation]
+) -> list[Forward]:
     """``told``, and of ``before`` what leads to an orphan here: nobody has said that it isn't published any more."""
     by_port = {(forward.port, forward.protocol): forward for forward in told}
     nics = {(short_id(nic.network_uid), nic.address) for orphan in orphans for nic in orphan.spec.nics}

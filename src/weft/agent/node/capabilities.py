@@ -21,7 +21,7 @@ log = logging.getLogger("weft.agent")
 PROBE_SECONDS = 15.0
 
 
-class Abilities:
+class Capabilities:
     def __init__(self, host: Host, runtimes: Runtimes, network: NetworkDriver, clock: Clock) -> None:
         self._host, self._drivers, self._network_driver, self._clock = host, runtimes, network, clock
         self.machine = facts.inspect_machine()

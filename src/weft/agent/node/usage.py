@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from weft.agent.state.allocation import Wanted
+from weft.agent.state.allocation import LocalAllocation
 from weft.agent.volume.pools import Pools
 from weft.agent.workload.runtimes import Driver, Runtimes
 from weft.contracts.clock import Clock
@@ -33,7 +33,7 @@ DISK_SECONDS = 30.0
 STALE_SECONDS = 20.0
 MOVED_SHARE = 0.1  # of the node's cores
 
-Found = tuple[Wanted, GuestFacts | None]
+Found = tuple[LocalAllocation, GuestFacts | None]
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -157,7 +157,7 @@ class Meter:
             log.debug("guest %s can't be measured: %s", id, problem.message)
             return None  # it has just ended
 
-    async def _measure_disks(self, all_: list[Wanted]) -> None:
+    async def _measure_disks(self, all_: list[LocalAllocation]) -> None:
         """What the files of disks and images take up: looked at less often, and for those that are new."""
         now = self._clock.elapsed()
         if now - self._disks_at >= DISK_SECONDS:

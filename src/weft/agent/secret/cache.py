@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 from weft.agent.server.client import OpenedSecrets
-from weft.agent.state.allocation import Wanted
+from weft.agent.state.allocation import LocalAllocation
 from weft.contracts.driver.image import RegistryCredentials
 from weft.kinds.allocation import list_secrets
 from weft.objects.errors import InvalidInput, Unavailable
@@ -31,7 +31,7 @@ class Secrets:
         self._read = read
         self._last: dict[str, OpenedSecrets] = {}
 
-    async def open(self, wanted: Wanted) -> Opened:
+    async def open(self, wanted: LocalAllocation) -> Opened:
         """Raises NotFound (``secretNotFound``), Unavailable, InvalidInput for one that opens another registry than its
         image's."""
         container = wanted.spec.container

@@ -28,7 +28,7 @@ class Put(msgspec.Struct, frozen=True):
     envelope: Envelope
 
 
-class Gone(msgspec.Struct, frozen=True):
+class Deleted(msgspec.Struct, frozen=True):
     """It was deleted; ``last`` is how it was then."""
 
     last: Envelope
@@ -41,7 +41,7 @@ class Listed(msgspec.Struct, frozen=True):
     epoch: str
 
 
-Told = Put | Gone | Listed
+Told = Put | Deleted | Listed
 
 
 class Feed:
@@ -97,7 +97,7 @@ class Feed:
         elif event.type == "delete":
             self._present.discard(event.object["name"])
             if "spec" in event.object:  # without one it merely was in no later list
-                self._tell(Gone(event.envelope), event.cursor)
+                self._tell(Deleted(event.envelope), event.cursor)
 
     def _tell(self, told: Told, cursor: str) -> None:
         if not self._loop.is_closed():

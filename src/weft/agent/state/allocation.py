@@ -15,7 +15,7 @@ from weft.objects.identity import short_id
 Run = Literal["new", "starting", "up", "down", "ended"]
 
 
-class Part(msgspec.Struct, frozen=True):
+class MigrationState(msgspec.Struct, frozen=True):
     """What this node did as a side of the move ``key`` between this allocation and ``peer``. How far the machine is, the
     runtime says; this is what it can't.
 
@@ -36,7 +36,7 @@ class Part(msgspec.Struct, frozen=True):
     cold: bool = False
 
 
-class Store(msgspec.Struct, frozen=True):
+class DiskRelocation(msgspec.Struct, frozen=True):
     """The move ``key`` of one disk to another pool. ``copying``: the old file is the disk; ``there``: the new one is;
     ``clear``: and the old one is gone; ``over``: the old one stays, and ``reason`` and ``message`` say why."""
 
@@ -51,7 +51,7 @@ class Store(msgspec.Struct, frozen=True):
     message: str = ""
 
 
-class Memory(msgspec.Struct, frozen=True):
+class AllocationState(msgspec.Struct, frozen=True):
     """What the agent must not forget when it is killed; kept beside the allocation's copy.
 
     ``made`` says that something of it may exist on this node; ``why`` what runs once ended before it ran; ``answered`` that the
@@ -70,14 +70,14 @@ class Memory(msgspec.Struct, frozen=True):
     made: bool = False
     orphan: bool = False
     leftover: list[AllocatedNic] = []
-    part: Part | None = None
-    store: Store | None = None
+    part: MigrationState | None = None
+    store: DiskRelocation | None = None
     took: str = ""
     image: str = ""
     pulls: int = 0
 
 
-class Trouble(msgspec.Struct, frozen=True):
+class StepFailure(msgspec.Struct, frozen=True):
     """A step that failed: ``tries`` in a row; ``retry_at`` in elapsed seconds, None: not until the wish changes."""
 
     reason: str
@@ -86,7 +86,7 @@ class Trouble(msgspec.Struct, frozen=True):
     retry_at: float | None
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class LocalAllocation(msgspec.Struct, frozen=True):
     """One allocation as the server said it last. ``uid`` is its own."""
 
     name: str
@@ -108,7 +108,7 @@ class Wanted(msgspec.Struct, frozen=True):
         return f"{ref.kind}/{ref.project or '-'}/{ref.name}"
 
 
-class Known(msgspec.Struct, frozen=True, kw_only=True):
+class PlanInput(msgspec.Struct, frozen=True, kw_only=True):
     """All that a decision about one allocation depends on, but for the guest's facts and the time.
 
     ``superseded``: a higher incarnation of the workload is placed here too; ``blocked``: what must be down before it may start;
@@ -119,9 +119,9 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     to be ended, by its own health check.
     """
 
-    wanted: Wanted
-    memory: Memory = Memory()
-    trouble: Trouble | None = None
+    wanted: LocalAllocation
+    memory: AllocationState = AllocationState()
+    trouble: StepFailure | None = None
     superseded: bool = False
     stale_volumes: bool = False
     blocked: str = ""
@@ -134,7 +134,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     unwell: str = ""
 
 
-def place_disks(wanted: Wanted, store: Store | None) -> Wanted:
+def place_disks(wanted: LocalAllocation, store: DiskRelocation | None) -> LocalAllocation:
     """``wanted`` with its disks where they are by now, whether or not the server has heard."""
     if store is None or store.state not in ("there", "clear"):
         return wanted
@@ -147,9 +147,9 @@ def place_disks(wanted: Wanted, store: Store | None) -> Wanted:
     return msgspec.structs.replace(wanted, spec=spec)
 
 
-def read_wanted(envelope: Envelope, spec: AllocationSpec | None = None) -> Wanted:
+def read_allocation(envelope: Envelope, spec: AllocationSpec | None = None) -> LocalAllocation:
     """The allocation in ``envelope``; ``spec`` is what its spec says, if that was read before."""
-    return Wanted(
+    return LocalAllocation(
         name=envelope.name,
         uid=envelope.uid,
         spec=spec if spec is not None else decode_part(envelope.spec, AllocationSpec),

@@ -15,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.agent.state.allocation import Memory, Part
+from weft.agent.state.allocation import AllocationState, MigrationState
 from weft.contracts.driver.network import Endpoint, Forward
 from weft.contracts.durable_file import sync_folder, write_durably
 from weft.kinds.allocation import AllocatedNic
@@ -23,7 +23,7 @@ from weft.objects.envelope import Envelope, decode_envelope, encode_envelope
 from weft.objects.errors import DriverFailed
 
 
-class NotKept(DriverFailed):
+class CheckpointFailed(DriverFailed):
     """A durable copy can't be written; the one before it stands."""
 
 
@@ -31,18 +31,18 @@ log = logging.getLogger("weft.agent")
 MOST_DEPARTURES = 10_000
 
 
-class Copy(msgspec.Struct, frozen=True):
+class Checkpoint(msgspec.Struct, frozen=True):
     """An allocation as it was read last, and what this node did about it."""
 
     allocation: Envelope
-    memory: Memory
+    memory: AllocationState
 
 
 class _Kept(msgspec.Struct):
     """A copy as it lies in its file: the allocation may be one that a newer weft wrote."""
 
     allocation: msgspec.Raw
-    memory: Memory
+    memory: AllocationState
 
 
 class Hop(msgspec.Struct, frozen=True):
@@ -67,7 +67,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     hops: list[Hop] = []
 
 
-class Copies:
+class CheckpointStore:
     """The copies in one agent's state folder."""
 
     def __init__(self, state_dir: str) -> None:
@@ -77,8 +77,8 @@ class Copies:
         self._departures = Path(state_dir) / "departures"
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def save(self, id: str, copy: Copy) -> None:
-        """Keep ``copy`` durably: once this returns a power cut can't lose it. Raises NotKept (``noSpace``)."""
+    def save(self, id: str, copy: Checkpoint) -> None:
+        """Keep ``copy`` durably: once this returns a power cut can't lose it. Raises CheckpointFailed (``noSpace``)."""
         _write(
             self._folder / f"{id}.json",
             msgspec.json.encode(_Kept(msgspec.Raw(encode_envelope(copy.allocation)), copy.memory)),
@@ -89,27 +89,27 @@ class Copies:
         (self._folder / f"{id}.json").unlink(missing_ok=True)
         sync_folder(self._folder)
 
-    def load(self) -> list[Copy]:
+    def load(self) -> list[Checkpoint]:
         """All copies; one that can't be read is left where it is, told in the log, and its guest kept as an orphan."""
         copies = []
         for path in sorted(self._folder.glob("*.json")):
             try:
                 kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
-                copies.append(Copy(decode_envelope(kept.allocation), kept.memory))
+                copies.append(Checkpoint(decode_envelope(kept.allocation), kept.memory))
             except (OSError, msgspec.MsgspecError) as problem:
                 log.error("%s can't be read, its guest is left alone: %s", path, problem)
         return copies
 
-    def save_departure(self, id: str, part: Part) -> None:
-        """Keep durably that the guest of this allocation was taken over, elsewhere or here. Raises NotKept."""
+    def save_departure(self, id: str, part: MigrationState) -> None:
+        """Keep durably that the guest of this allocation was taken over, elsewhere or here. Raises CheckpointFailed."""
         self._departures.mkdir(mode=0o700, exist_ok=True)
         _write(self._departures / f"{id}.json", msgspec.json.encode(part))
 
-    def load_departure(self, id: str) -> Part | None:
+    def load_departure(self, id: str) -> MigrationState | None:
         """What was kept of it; None if its guest neither was sent away nor came by a move."""
         path = self._departures / f"{id}.json"
         try:
-            return msgspec.json.decode(path.read_bytes(), type=Part)
+            return msgspec.json.decode(path.read_bytes(), type=MigrationState)
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError) as problem:
@@ -123,7 +123,7 @@ class Copies:
             path.unlink(missing_ok=True)
 
     def save_epoch(self, epoch: str) -> None:
-        """Keep it durably. Raises NotKept."""
+        """Keep it durably. Raises CheckpointFailed."""
         _write(self._epoch, epoch.encode())
 
     def load_epoch(self) -> str:
@@ -137,7 +137,7 @@ class Copies:
             return "unread"  # no history at all: the server waits until this node has heard its own
 
     def save_surroundings(self, surroundings: Surroundings) -> None:
-        """Keep them durably. Raises NotKept."""
+        """Keep them durably. Raises CheckpointFailed."""
         _write(self._surroundings, msgspec.json.encode(surroundings))
 
     def load_surroundings(self) -> Surroundings:
@@ -156,7 +156,7 @@ def _write(path: Path, data: bytes) -> None:
         write_durably(path, data)
     except OSError as problem:
         full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise NotKept(
+        raise CheckpointFailed(
             f"{path} can't be written: {problem.strerror}",
             reason="noSpace" if full else None,
             hint="make room on the node's disk" if full else None,

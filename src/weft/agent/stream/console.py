@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from weft.agent.state.allocation import Wanted
+from weft.agent.state.allocation import LocalAllocation
 from weft.agent.stream.connection import Stream
-from weft.agent.stream.guest_location import Whereabouts
+from weft.agent.stream.guest_location import GuestLocator
 from weft.agent.stream.logs import say_gone
 from weft.agent.stream.wait import run_until_first_ends
 from weft.agent.workload.console_log import PrintedLog
@@ -29,7 +29,7 @@ class Consoles:
         self._held: dict[str, str] = {}
 
     @contextmanager
-    def hold(self, wanted: Wanted, subject: str) -> Iterator[None]:
+    def hold(self, wanted: LocalAllocation, subject: str) -> Iterator[None]:
         """Be the one at the guest's console; raises InUse naming who is."""
         holder = self._held.get(wanted.id)
         if holder is not None:
@@ -45,7 +45,7 @@ class Consoles:
 
 
 async def serve_console(
-    stream: Stream, socket: str, log: PrintedLog, came_to: int | None, where: Whereabouts, what: str
+    stream: Stream, socket: str, log: PrintedLog, came_to: int | None, where: GuestLocator, what: str
 ) -> None:
     """Connect ``stream`` with the guest's line: first what it printed lately, or since ``came_to`` (see ``follow_log``), then
     both ways until either ends. Raises Unavailable for a guest that doesn't run."""

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from weft.agent.state.allocation import Wanted
+from weft.agent.state.allocation import LocalAllocation
 from weft.agent.stream.connection import Stream
 from weft.agent.stream.wait import run_until_first_ends, within
 from weft.contracts.clock import Clock
@@ -22,7 +22,7 @@ from weft.protocol.frames import FrameType, encode_error, encode_exit, encode_js
 GOODBYE_SECONDS = 5.0
 
 
-class Kept(ExecSession, KeptSession, Protocol):
+class ResumableExec(ExecSession, KeptSession, Protocol):
     """An exec session that its guest keeps."""
 
 
@@ -30,7 +30,7 @@ class _Over(Exception):
     """The gateway wants no more of it."""
 
 
-async def serve_kept(stream: Stream, session: Kept, clock: Clock) -> None:
+async def serve_kept(stream: Stream, session: ResumableExec, clock: Clock) -> None:
     """Serve it to its end, or until the gateway is lost. Raises Unavailable when the guest is."""
     await stream.send(encode_json(FrameType.SESSION, msgspec.to_builtins(session.standing)))
     listening = asyncio.ensure_future(_listen(stream, session))
@@ -54,7 +54,7 @@ async def serve_kept(stream: Stream, session: Kept, clock: Clock) -> None:
         await session.let_go()  # changes nothing where one of them was said already
 
 
-def place_of_target(wanted: Wanted, facts: GuestFacts) -> dict[str, str] | None:
+def place_of_target(wanted: LocalAllocation, facts: GuestFacts) -> dict[str, str] | None:
     """Where a guest goes, or went, that doesn't run here, as the gateway calls it; None if it isn't known to have."""
     move = wanted.spec.move
     if wanted.spec.role != "source" or move is None or facts.state == "running":
@@ -72,7 +72,7 @@ async def _wait(listening: asyncio.Future[None]) -> None:
     await asyncio.shield(listening)
 
 
-async def _tell(stream: Stream, session: Kept) -> None:
+async def _tell(stream: Stream, session: ResumableExec) -> None:
     async for chunk in session.output():
         if chunk.channel == "taken":
             await stream.send(encode_json(FrameType.ACK, {"stdin": chunk.taken}))
@@ -82,7 +82,7 @@ async def _tell(stream: Stream, session: Kept) -> None:
             await stream.send_data(FrameType.DATA_OUT if chunk.channel == "stdout" else FrameType.STDERR, chunk.data)
 
 
-async def _listen(stream: Stream, session: Kept) -> None:
+async def _listen(stream: Stream, session: ResumableExec) -> None:
     while (frame := await stream.receive()) is not None:
         if frame.type == FrameType.DATA_IN:
             await session.write(frame.payload)

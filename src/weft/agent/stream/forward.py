@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from weft.agent.state.allocation import Wanted
+from weft.agent.state.allocation import LocalAllocation
 from weft.agent.stream.connection import Stream
-from weft.agent.stream.guest_location import Whereabouts
+from weft.agent.stream.guest_location import GuestLocator
 from weft.agent.stream.wait import run_until_first_ends
 from weft.agent.workload.runtimes import Driver
 from weft.contracts.clock import Clock
@@ -25,7 +25,9 @@ AGAIN_SECONDS = 0.5
 CHUNK_BYTES = 65536
 
 
-async def serve_port(stream: Stream, network: NetworkDriver, wanted: Wanted, given: ForwardInput, clock: Clock) -> None:
+async def serve_port(
+    stream: Stream, network: NetworkDriver, wanted: LocalAllocation, given: ForwardInput, clock: Clock
+) -> None:
     """Carry bytes to and from ``given.port`` of the guest; a port nobody listens on yet is tried for ``given.patience``
     seconds. Raises Unavailable."""
     if not wanted.spec.nics:
@@ -50,7 +52,7 @@ async def serve_port(stream: Stream, network: NetworkDriver, wanted: Wanted, giv
     await stream.send(encode_exit(0))
 
 
-async def serve_screen(stream: Stream, runtime: Driver, wanted: Wanted, where: Whereabouts) -> None:
+async def serve_screen(stream: Stream, runtime: Driver, wanted: LocalAllocation, where: GuestLocator) -> None:
     """Carry RFB (VNC) to and from the guest's screen. Raises Unavailable for a guest without one, and (``guestMoved``) when
     it has moved: RFB begins with a greeting, so a viewer has to come anew."""
     if not isinstance(runtime, HasScreen):

@@ -38,7 +38,7 @@ class Gateway(msgspec.Struct, frozen=True):
     server_name: str
 
 
-class Control:
+class GatewayConnection:
     """This node's line to one gateway; ``serve`` serves a stream to its end. ``serves_functions``: one of them may carry
     invocations."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from weft.agent.allocation.plan import is_alive
-from weft.agent.state.allocation import Wanted
+from weft.agent.state.allocation import LocalAllocation
 from weft.agent.stream.exec_session import place_of_target
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import Clock
@@ -18,25 +18,25 @@ SETTLE_SECONDS = 2.0  # from the end of a machine's socket until its driver know
 LOOK_SECONDS = 0.05
 
 
-class Gone(msgspec.Struct, frozen=True):
+class Departed(msgspec.Struct, frozen=True):
     """It isn't here any more. ``place``: where it went, as the gateway calls it; None: nowhere that is known here."""
 
     place: dict[str, str] | None = None
 
 
-class Whereabouts:
+class GuestLocator:
     """Of one guest, from when it was here on."""
 
     def __init__(
         self,
-        wanted: Wanted,
+        wanted: LocalAllocation,
         runtimes: Runtimes,
-        find_guest: Callable[[str], Wanted | None],
+        find_guest: Callable[[str], LocalAllocation | None],
         clock: Clock,
     ) -> None:
         self._last, self._runtimes, self._find_guest, self._clock = wanted, runtimes, find_guest, clock
 
-    async def look(self) -> Gone | None:
+    async def look(self) -> Departed | None:
         """Whether it has gone for good; a guest that stands still, or whose disks are on their way, hasn't."""
         current = self._find_guest(self._last.uid)
         self._last = current or self._last
@@ -45,17 +45,17 @@ class Whereabouts:
             return None
         facts = await self._runtimes.inspect(self._last)
         if current is not None and not current.deleting:
-            return Gone(place_of_target(current, facts)) if facts.reason == "moved" else None
+            return Departed(place_of_target(current, facts)) if facts.reason == "moved" else None
         if role == "source":
-            return Gone(place_of_target(self._last, facts))
-        return None if current is not None and is_alive(facts) else Gone()
+            return Departed(place_of_target(self._last, facts))
+        return None if current is not None and is_alive(facts) else Departed()
 
     def has_ended(self) -> bool:
         """Whether it stands still and nothing of it will begin, as long as nobody asks for that anew."""
         current = self._find_guest(self._last.uid) or self._last
         return has_ended_for_good(current.spec, current.report) or is_at_rest(current.spec, current.report)
 
-    async def settle(self) -> Gone | None:
+    async def settle(self) -> Departed | None:
         """After its machine has hung up: where it goes, or went; None for one that has just ended."""
         deadline = self._clock.elapsed() + SETTLE_SECONDS
         facts = await self._runtimes.inspect(self._last)
@@ -64,4 +64,4 @@ class Whereabouts:
             facts = await self._runtimes.inspect(self._last)
         self._last = self._find_guest(self._last.uid) or self._last
         place = place_of_target(self._last, facts)
-        return None if place is None else Gone(place)
+        return None if place is None else Departed(place)

@@ -7,7 +7,7 @@ import asyncio
 from contextlib import aclosing
 
 from weft.agent.stream.connection import Stream
-from weft.agent.stream.guest_location import Gone, Whereabouts
+from weft.agent.stream.guest_location import Departed, GuestLocator
 from weft.agent.stream.wait import run_until_first_ends
 from weft.agent.workload.console_log import PrintedLog
 from weft.contracts.clock import Clock
@@ -20,7 +20,7 @@ LOOK_SECONDS = 0.2
 
 
 async def follow_log(
-    stream: Stream, log: PrintedLog, given: LogsInput, came_to: int | None, where: Whereabouts, clock: Clock
+    stream: Stream, log: PrintedLog, given: LogsInput, came_to: int | None, where: GuestLocator, clock: Clock
 ) -> None:
     """Send the last ``given.tail`` lines, or of those what was printed since ``given.since`` seconds ago, then, if
     ``given.follow``, what is added until the client or the guest goes. ``came_to``: how far a gateway has come that can go on with
@@ -64,7 +64,7 @@ def _find_begin(log: PrintedLog, tail: int, oldest: float | None) -> int:
     return position if oldest is None else max(position, log.find_since(oldest))
 
 
-async def say_gone(stream: Stream, gone: Gone, position: int | None, came_to: int | None) -> None:
+async def say_gone(stream: Stream, gone: Departed, position: int | None, came_to: int | None) -> None:
     """The guest is elsewhere, or no more: whoever can go on is told where, and from what position (None: as far
     as it has come)."""
     if gone.place is None or came_to is None:
@@ -74,7 +74,7 @@ async def say_gone(stream: Stream, gone: Gone, position: int | None, came_to: in
 
 
 async def follow_lines(
-    stream: Stream, runtime: HasLog, guest_id: str, given: LogsInput, where: Whereabouts, clock: Clock
+    stream: Stream, runtime: HasLog, guest_id: str, given: LogsInput, where: GuestLocator, clock: Clock
 ) -> None:
     """The same of a container: two streams, line by line, and with ``given.follow`` until it has ended. What it printed last stays
     to be read when it doesn't run."""
@@ -82,7 +82,7 @@ async def follow_lines(
 
 
 async def _send_lines(
-    stream: Stream, runtime: HasLog, guest_id: str, given: LogsInput, where: Whereabouts, clock: Clock
+    stream: Stream, runtime: HasLog, guest_id: str, given: LogsInput, where: GuestLocator, clock: Clock
 ) -> None:
     oldest = clock.now() - given.since if given.since else 0.0
     while True:

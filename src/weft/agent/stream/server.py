@@ -14,12 +14,12 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from weft.agent.function.invocations import Functions
-from weft.agent.state.allocation import Wanted
+from weft.agent.state.allocation import LocalAllocation
 from weft.agent.stream.connection import Stream
 from weft.agent.stream.console import Consoles, serve_console
-from weft.agent.stream.exec_session import Kept, place_of_target, serve_kept
+from weft.agent.stream.exec_session import ResumableExec, place_of_target, serve_kept
 from weft.agent.stream.forward import serve_port, serve_screen
-from weft.agent.stream.guest_location import Whereabouts
+from weft.agent.stream.guest_location import GuestLocator
 from weft.agent.stream.invocations import serve_invocations
 from weft.agent.stream.logs import follow_lines, follow_log
 from weft.agent.stream.wait import run_until_first_ends, within
@@ -83,7 +83,7 @@ class Streams:
         self,
         runtimes: Runtimes,
         network: NetworkDriver,
-        find_guest: Callable[[str], Wanted | None],
+        find_guest: Callable[[str], LocalAllocation | None],
         node_uid: str,
         clock: Clock,
         functions: Functions | None = None,
@@ -123,7 +123,7 @@ class Streams:
         wanted = self._find_guest(claims.allocation)
         if claims.node_uid != self._node_uid or wanted is None or wanted.id != claims.guest_id:
             raise NotFound("this node doesn't have that guest any more", hint="try again: it may have moved")
-        verbs: dict[str, Callable[[Stream, Claims, Wanted], Awaitable[None]]] = {
+        verbs: dict[str, Callable[[Stream, Claims, LocalAllocation], Awaitable[None]]] = {
             "exec": self._exec,
             "console": self._console,
             "logs": self._logs,
@@ -135,7 +135,7 @@ class Streams:
             raise InvalidInput(f"this node doesn't know the verb {claims.verb[:40]!r}")
         await verb(stream, claims, wanted)
 
-    async def _exec(self, stream: Stream, claims: Claims, wanted: Wanted) -> None:
+    async def _exec(self, stream: Stream, claims: Claims, wanted: LocalAllocation) -> None:
         given = _read_input(claims, ExecInput)
         if not given.argv:
             raise InvalidInput("exec needs a command", field="argv", hint="weft vm exec NAME -- COMMAND …")
@@ -143,7 +143,7 @@ class Streams:
         try:
             session = await self._open(wanted, request, claims.session)
             if isinstance(session, KeptSession) and session.standing.run:
-                await self._keep(stream, cast(Kept, session), wanted)
+                await self._keep(stream, cast(ResumableExec, session), wanted)
                 return
         except _Elsewhere as elsewhere:
             await stream.send(encode_json(FrameType.DETACHED, elsewhere.place))
@@ -156,7 +156,7 @@ class Streams:
         finally:
             await session.close()
 
-    async def _keep(self, stream: Stream, session: Kept, wanted: Wanted) -> None:
+    async def _keep(self, stream: Stream, session: ResumableExec, wanted: LocalAllocation) -> None:
         try:
             await serve_kept(stream, session, self._clock)
         except Unavailable as problem:
@@ -170,7 +170,7 @@ class Streams:
                 ) from None
             raise _Elsewhere(place) from None
 
-    async def _open(self, wanted: Wanted, request: ExecRequest, mark: SessionMark | None) -> ExecSession:
+    async def _open(self, wanted: LocalAllocation, request: ExecRequest, mark: SessionMark | None) -> ExecSession:
         """Start the command, or go on with it, waiting for the guest's agent: less for one that may be elsewhere. Raises
         Unavailable after that, _Elsewhere."""
         runtime = self._runtimes.of(wanted)
@@ -209,13 +209,13 @@ class Streams:
                 )
             await self._clock.sleep(AGAIN_SECONDS)
 
-    async def _console(self, stream: Stream, claims: Claims, wanted: Wanted) -> None:
+    async def _console(self, stream: Stream, claims: Claims, wanted: LocalAllocation) -> None:
         runtime = self._with_console(wanted)
         with self._consoles.hold(wanted, claims.subject):
             log, where = PrintedLog(runtime, wanted.id), self._watch(wanted)
             await serve_console(stream, runtime.console_socket(wanted.id), log, claims.printed, where, wanted.what)
 
-    async def _logs(self, stream: Stream, claims: Claims, wanted: Wanted) -> None:
+    async def _logs(self, stream: Stream, claims: Claims, wanted: LocalAllocation) -> None:
         of_container = self._runtimes.of(wanted)
         if isinstance(of_container, HasLog):
             given = _read_input(claims, LogsInput)
@@ -225,16 +225,16 @@ class Streams:
         log, where = PrintedLog(runtime, wanted.id), self._watch(wanted)
         await follow_log(stream, log, _read_input(claims, LogsInput), claims.printed, where, self._clock)
 
-    async def _forward(self, stream: Stream, claims: Claims, wanted: Wanted) -> None:
+    async def _forward(self, stream: Stream, claims: Claims, wanted: LocalAllocation) -> None:
         await serve_port(stream, self._network, wanted, _read_input(claims, ForwardInput), self._clock)
 
-    async def _screen(self, stream: Stream, claims: Claims, wanted: Wanted) -> None:
+    async def _screen(self, stream: Stream, claims: Claims, wanted: LocalAllocation) -> None:
         await serve_screen(stream, self._runtimes.of(wanted), wanted, self._watch(wanted))
 
-    def _watch(self, wanted: Wanted) -> Whereabouts:
-        return Whereabouts(wanted, self._runtimes, self._find_guest, self._clock)
+    def _watch(self, wanted: LocalAllocation) -> GuestLocator:
+        return GuestLocator(wanted, self._runtimes, self._find_guest, self._clock)
 
-    def _with_console(self, wanted: Wanted) -> HasConsole:
+    def _with_console(self, wanted: LocalAllocation) -> HasConsole:
         runtime = self._runtimes.of(wanted)
         if not isinstance(runtime, HasConsole):
             raise Unavailable(f"runtime {runtime.name} has no consoles", reason="unsupported")

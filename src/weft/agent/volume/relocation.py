@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from weft.agent.state.allocation import Store, Wanted
+from weft.agent.state.allocation import DiskRelocation, LocalAllocation
 from weft.agent.volume.pools import Pools
 from weft.agent.workload.shape import ROOT_SERIAL, name_serial
 from weft.agent.workload.vm import Prepared
@@ -22,26 +22,26 @@ from weft.contracts.clock import Clock
 from weft.contracts.driver.disk_relocation import CanRelocate, Relocations
 from weft.contracts.driver.runtime import GuestDisk, GuestPlan, RuntimeDriver
 from weft.contracts.driver.volume import CanReceive, VolumeDriver, VolumeFacts
-from weft.kinds.allocation import ROOT, AllocatedStorageMove, MovePlanned, MoveReport, list_disks
+from weft.kinds.allocation import ROOT, AllocatedDiskRelocation, MigrationReport, PlannedMigration, list_disks
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unavailable, WeftError
 
 LOOK_SECONDS = 0.2
 _ALIVE = ("starting", "running", "paused")
 
-OnStore = Callable[[Store], Awaitable[None]]
+OnStore = Callable[[DiskRelocation], Awaitable[None]]
 
 
 class GivenUp(Exception):
     """It is wished no more; its text says why."""
 
 
-class StorageMover:
+class DiskRelocator:
     """One move. ``on_store`` keeps what must not be forgotten, done when awaited."""
 
     def __init__(
         self,
-        wanted: Wanted,
-        store: Store,
+        wanted: LocalAllocation,
+        store: DiskRelocation,
         prepared: Prepared,
         runtime: RuntimeDriver[GuestPlan],
         pools: Pools,
@@ -50,7 +50,7 @@ class StorageMover:
         on_news: Callable[[], None],
     ) -> None:
         self.store = store
-        self.report = MoveReport(key=store.key, phase="preparing")
+        self.report = MigrationReport(key=store.key, phase="preparing")
         self._wanted, self._prepared, self._runtime, self._pools = wanted, prepared, runtime, pools
         self._clock, self._on_store, self._on_news = clock, on_store, on_news
         self._order = wanted.spec.storage
@@ -64,7 +64,7 @@ class StorageMover:
     def under_way(self) -> bool:
         return self._task is not None and not self._task.done()
 
-    def put(self, wanted: Wanted) -> None:
+    def put(self, wanted: LocalAllocation) -> None:
         self._wanted, self._order = wanted, wanted.spec.storage
 
     async def close(self) -> None:
@@ -125,7 +125,7 @@ class StorageMover:
         if image is not None:
             disk = msgspec.structs.replace(disk, base=image.disk, base_format=image.disk_format)
         order = self._order
-        plan = MovePlanned(mode="mirror", reason="the guest runs: both are written to until the new one is whole")
+        plan = PlannedMigration(mode="mirror", reason="the guest runs: both are written to until the new one is whole")
         self._tell(phase="moving", total_bytes=facts.used_bytes, remaining_bytes=facts.used_bytes, plan=plan)
         limit = order.bytes_per_second if order is not None else 0
         await relocations.begin(self._wanted.id, self.store.key, disk, limit)
@@ -166,7 +166,7 @@ class StorageMover:
         if not isinstance(there, CanReceive):
             raise InvalidInput(f"this node's volumes ({there.name}) can't be copied to", reason="unsupported")
         work = Path(there.begin(self._id))
-        plan = MovePlanned(mode="copy", reason="the guest doesn't run")
+        plan = PlannedMigration(mode="copy", reason="the guest doesn't run")
         self._tell(phase="moving", total_bytes=facts.used_bytes, remaining_bytes=facts.used_bytes, plan=plan)
         free = shutil.disk_usage(work.parent.parent).free
         if facts.used_bytes > free:
@@ -295,26 +295,26 @@ class StorageMover:
         self._on_news()
 
 
-def begin_store(wanted: Wanted, order: AllocatedStorageMove) -> Store:
+def begin_store(wanted: LocalAllocation, order: AllocatedDiskRelocation) -> DiskRelocation:
     """What there is to remember of a move that begins."""
     pool, storage = list_disks(wanted.spec).get(order.disk, ("", ""))
-    return Store(order.key, order.disk, order.pool, order.pool_id, old_pool=pool, old_pool_id=storage)
+    return DiskRelocation(order.key, order.disk, order.pool, order.pool_id, old_pool=pool, old_pool_id=storage)
 
 
-def tell_store(wanted: Wanted, store: Store | None) -> MoveReport | None:
+def tell_store(wanted: LocalAllocation, store: DiskRelocation | None) -> MigrationReport | None:
     """What is known of the move that is wished, when nobody leads it."""
     order = wanted.spec.storage
     if order is None:
         return None
     if store is None or store.key != order.key:
-        return MoveReport(key=order.key, phase="preparing")
+        return MigrationReport(key=order.key, phase="preparing")
     if store.state == "clear":
-        return MoveReport(key=order.key, phase="taken over")
+        return MigrationReport(key=order.key, phase="taken over")
     if store.state == "over":
         given_up = store.reason == "cancelled"
         phase = "given up" if given_up else "failed"
-        return MoveReport(key=order.key, phase=phase, reason=store.reason, message=store.message)  # type: ignore[arg-type]
-    return MoveReport(key=order.key, phase="preparing")
+        return MigrationReport(key=order.key, phase=phase, reason=store.reason, message=store.message)  # type: ignore[arg-type]
+    return MigrationReport(key=order.key, phase="preparing")
 
 
 def _measure(file: Path) -> int:

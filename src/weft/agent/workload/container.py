@@ -12,7 +12,7 @@ from ipaddress import ip_network
 import msgspec
 
 from weft.agent.image.oci import PulledImage
-from weft.agent.state.allocation import Wanted
+from weft.agent.state.allocation import LocalAllocation
 from weft.contracts.driver.container import ContainerMount, ContainerNic, ContainerPlan, ContainerProcess, User
 from weft.contracts.driver.image import OciConfig
 from weft.kinds.allocation import AllocatedContainer, AllocationSpec
@@ -36,7 +36,7 @@ class Ready(msgspec.Struct, frozen=True):
     in_namespace: bool = True
 
 
-def plan_container(wanted: Wanted, ready: Ready) -> ContainerPlan:
+def plan_container(wanted: LocalAllocation, ready: Ready) -> ContainerPlan:
     """The container of ``wanted``. Raises InvalidInput for one with nothing to run, or with a volume that isn't there."""
     spec, container = wanted.spec, wanted.spec.container
     if container is None:
@@ -78,7 +78,7 @@ def _plan_nics(spec: AllocationSpec, links: Sequence[str]) -> list[ContainerNic]
     ]
 
 
-def _choose_argv(wanted: Wanted, container: AllocatedContainer, config: OciConfig) -> list[str]:
+def _choose_argv(wanted: LocalAllocation, container: AllocatedContainer, config: OciConfig) -> list[str]:
     if container.command:
         argv = [*container.command, *container.args]
     else:
@@ -99,7 +99,9 @@ def _merge_env(of_image: Sequence[str], of_spec: Mapping[str, str], user: User) 
     return [f"{name}={value}" for name, value in {**merged, **of_spec}.items()]
 
 
-def _plan_mounts(wanted: Wanted, container: AllocatedContainer, disks: Mapping[str, str]) -> list[ContainerMount]:
+def _plan_mounts(
+    wanted: LocalAllocation, container: AllocatedContainer, disks: Mapping[str, str]
+) -> list[ContainerMount]:
     mounts = []
     for mount in map(read_mount, container.mounts):
         if mount.volume not in disks:

@@ -33,14 +33,14 @@ class Health(msgspec.Struct, frozen=True):
     message: str = ""
 
 
-class Found(msgspec.Struct, frozen=True):
+class CheckResult(msgspec.Struct, frozen=True):
     """One answer; ``message`` says what was wrong."""
 
     well: bool
     message: str = ""
 
 
-def judge(check: AllocatedHealthCheck, before: Health, found: Found, age_seconds: float) -> Health:
+def judge(check: AllocatedHealthCheck, before: Health, found: CheckResult, age_seconds: float) -> Health:
     """``age_seconds``: since its start. A failure in the start period counts for nothing, as long as it was never well."""
     if found.well:
         return Health("healthy")
@@ -108,20 +108,20 @@ class HealthWatch:
                     self._on_change()
             await self._clock.sleep(pause_after(check, health, age))
 
-    async def _ask(self, guest_id: str, check: AllocatedHealthCheck, runtime: Executes) -> Found | None:
+    async def _ask(self, guest_id: str, check: AllocatedHealthCheck, runtime: Executes) -> CheckResult | None:
         """None: it can't be asked, since it doesn't run."""
         try:
             return await run_check(guest_id, check, runtime)
         except Unavailable:
             return None
         except (WeftError, OSError) as problem:
-            return Found(False, str(problem)[:MOST_WORDS])
+            return CheckResult(False, str(problem)[:MOST_WORDS])
         except Exception as problem:  # a defect here mustn't end the checks
             log.exception("health check of %s", guest_id)
-            return Found(False, type(problem).__name__)
+            return CheckResult(False, type(problem).__name__)
 
 
-async def run_check(guest_id: str, check: AllocatedHealthCheck, runtime: Executes) -> Found:
+async def run_check(guest_id: str, check: AllocatedHealthCheck, runtime: Executes) -> CheckResult:
     """Raises WeftError, OSError for one that can't be begun."""
     session: ExecSession | None = None
     said = bytearray()
@@ -133,9 +133,9 @@ async def run_check(guest_id: str, check: AllocatedHealthCheck, runtime: Execute
                 if chunk.channel == "exit":
                     return _read(chunk.code, chunk.signal, bytes(said))
                 said += chunk.data[: MOST_WORDS - len(said)]
-        return Found(False, "the check ended without an answer")
+        return CheckResult(False, "the check ended without an answer")
     except TimeoutError:
-        return Found(False, f"the check took longer than {check.timeout:g} s")
+        return CheckResult(False, f"the check took longer than {check.timeout:g} s")
     finally:
         if session is not None:
             await asyncio.shield(_end(session))
@@ -149,9 +149,9 @@ async def _end(session: ExecSession) -> None:
         await session.close()
 
 
-def _read(code: int | None, signal: int | None, said: bytes) -> Found:
+def _read(code: int | None, signal: int | None, said: bytes) -> CheckResult:
     if code == 0:
-        return Found(True)
+        return CheckResult(True)
     why = f"exit code {code}" if code is not None else f"ended by signal {signal}"
     words = " ".join(said.decode(errors="replace").split())
-    return Found(False, f"{why}: {words}" if words else why)
+    return CheckResult(False, f"{why}: {words}" if words else why)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from weft.agent.network.plan import shares_kernel
-from weft.agent.state.allocation import Wanted
+from weft.agent.state.allocation import LocalAllocation
 from weft.contracts.driver.runtime import (
     CanAdjust,
     CanSuspend,
@@ -24,7 +24,7 @@ from weft.objects.errors import InvalidInput
 Driver = RuntimeDriver[Any]
 
 
-def name_runtime(wanted: Wanted) -> str:
+def name_runtime(wanted: LocalAllocation) -> str:
     """What ``wanted`` is to be run by: its kind, or KIND/ISOLATION."""
     container, kind = wanted.spec.container, wanted.spec.workload.kind
     return kind if container is None or container.isolation == "container" else f"{kind}/{container.isolation}"
@@ -55,17 +55,17 @@ class Runtimes:
     def all(self) -> list[Driver]:
         return list(self._drivers)
 
-    def find(self, wanted: Wanted) -> Driver | None:
+    def find(self, wanted: LocalAllocation) -> Driver | None:
         """The one that runs ``wanted``, if this node has it."""
         name = name_runtime(wanted)
         earlier = self._earlier.get(name)
         return earlier if earlier and self._found.get(wanted.id) is earlier else self._by_kind.get(name)
 
-    def can_adjust(self, wanted: Wanted) -> bool:
+    def can_adjust(self, wanted: LocalAllocation) -> bool:
         """Whether what runs it changes it while it runs."""
         return self.find(wanted) in self._adjusting
 
-    def can_suspend(self, wanted: Wanted) -> bool:
+    def can_suspend(self, wanted: LocalAllocation) -> bool:
         """Whether what runs it can save it as it runs."""
         return self.find(wanted) in self._suspending
 
@@ -73,11 +73,11 @@ class Runtimes:
         """The same driver, if it tells what its guests use."""
         return None if driver is None else self._measuring.get(driver)
 
-    def in_namespace(self, wanted: Wanted) -> bool:
+    def in_namespace(self, wanted: LocalAllocation) -> bool:
         """Whether its NICs lie in a namespace of the node's; else they are a machine's taps."""
         return shares_kernel(wanted) or isinstance(self.find(wanted), TakesNamespace)
 
-    def of(self, wanted: Wanted) -> Driver:
+    def of(self, wanted: LocalAllocation) -> Driver:
         """Raises InvalidInput (``unsupported``) where no driver here runs such a thing."""
         driver = self.find(wanted)
         if driver is None:
@@ -100,7 +100,7 @@ class Runtimes:
         word = next((word for word, other in drivers if other is driver), "vm")
         return word.partition("/")[0]
 
-    async def inspect(self, wanted: Wanted) -> GuestFacts:
+    async def inspect(self, wanted: LocalAllocation) -> GuestFacts:
         """Facts now; of what no driver here runs, that it is absent."""
         driver, spec = self.find(wanted), wanted.spec
         if driver is None:

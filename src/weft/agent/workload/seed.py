@@ -15,14 +15,14 @@ from typing import Any
 
 import msgspec
 
-from weft.agent.state.allocation import Wanted
+from weft.agent.state.allocation import LocalAllocation
 from weft.agent.workload.shape import name_serial
 
 _SECTOR = 2048
 _ROOT_AT = 20  # sector of the root folder; before it: 16 unused, two descriptors, two path tables
 
 
-def build_tar(wanted: Wanted, *, machine: bool = False) -> bytes:
+def build_tar(wanted: LocalAllocation, *, machine: bool = False) -> bytes:
     """A tar with ``./user-data`` and ``./meta-data``, and ``./machine`` if that is asked for."""
     ref = wanted.spec.workload
     meta = f"instance-id: {ref.uid}\nlocal-hostname: {ref.name}\n"
@@ -39,7 +39,7 @@ def build_tar(wanted: Wanted, *, machine: bool = False) -> bytes:
     return out.getvalue()
 
 
-def tell_machine(wanted: Wanted) -> str:
+def tell_machine(wanted: LocalAllocation) -> str:
     """Lines as ``images/enclosed/vm.c`` reads them: its name, its NICs (the first one is its way out) and its volumes' disks."""
     spec, lines = wanted.spec, [f"hostname {wanted.spec.workload.name}"]
     for index, nic in enumerate(spec.nics):
@@ -51,7 +51,7 @@ def tell_machine(wanted: Wanted) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def build_nocloud(wanted: Wanted) -> bytes:
+def build_nocloud(wanted: LocalAllocation) -> bytes:
     """What cloud-init reads: instance and name, users and keys, the network (DHCP on every NIC), and the user's own data,
     which is stronger than ours."""
     spec = wanted.spec

@@ -9,7 +9,7 @@ import msgspec
 
 from weft.agent.image.cache import CachedImage
 from weft.agent.image.oci import PulledImage
-from weft.agent.state.allocation import Part, Store, Wanted
+from weft.agent.state.allocation import DiskRelocation, LocalAllocation, MigrationState
 from weft.agent.workload.shape import ISO_SERIAL, ROOT_SERIAL, SEED_SERIAL, name_serial
 from weft.contracts.driver.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
 from weft.contracts.driver.volume import VolumeFacts
@@ -33,11 +33,11 @@ class Prepared(msgspec.Struct):
     iso: CachedImage | None = None
     leftover: list[AllocatedNic] = []
     attached: list[str] = []  # serials of the disks that the running guest has open
-    part: Part | None = None
-    store: Store | None = None
+    part: MigrationState | None = None
+    store: DiskRelocation | None = None
 
 
-def plan_guest(wanted: Wanted, prepared: Prepared) -> GuestPlan:
+def plan_guest(wanted: LocalAllocation, prepared: Prepared) -> GuestPlan:
     """The guest of ``wanted``. Raises InvalidInput when the image asks for more memory than the guest has."""
     spec, image, root = wanted.spec, prepared.image, prepared.root
     if image is None or root is None or spec.image is None:
@@ -90,7 +90,7 @@ def plan_guest(wanted: Wanted, prepared: Prepared) -> GuestPlan:
     )
 
 
-def _choose_boot(wanted: Wanted, image: CachedImage, seed: str | None) -> BootKernel | BootDisk:
+def _choose_boot(wanted: LocalAllocation, image: CachedImage, seed: str | None) -> BootKernel | BootDisk:
     """What the guest boots: the image's own kernel, unless firmware is asked for or is all there is."""
     firmware, kernel, manifest = wanted.spec.firmware, image.kernel, image.manifest
     if kernel is not None and firmware == "auto":
@@ -107,7 +107,7 @@ def _choose_boot(wanted: Wanted, image: CachedImage, seed: str | None) -> BootKe
     return BootDisk("uefi" if firmware == "uefi" else "bios")
 
 
-def choose_seed(wanted: Wanted, prepared: Prepared) -> Literal["tar", "nocloud", "machine"] | None:
+def choose_seed(wanted: LocalAllocation, prepared: Prepared) -> Literal["tar", "nocloud", "machine"] | None:
     """Which seed disk the guest gets, if any. Raises InvalidInput for users or keys that its image can't make."""
     spec, image = wanted.spec, prepared.image
     given = bool(spec.user_data or spec.ssh_keys or spec.users)
@@ -126,5 +126,5 @@ def choose_seed(wanted: Wanted, prepared: Prepared) -> Literal["tar", "nocloud",
     return "tar" if given else None
 
 
-def _name_image(wanted: Wanted) -> str:
+def _name_image(wanted: LocalAllocation) -> str:
     return f"image {wanted.spec.image.name}" if wanted.spec.image is not None else "its image"

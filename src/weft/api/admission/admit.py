@@ -15,8 +15,8 @@ from msgspec.structs import replace
 
 from weft.api.admission import claims, references, sealing, uploads
 from weft.api.admission.view import View
-from weft.api.context import Doors
-from weft.api.request.manifest import Wish
+from weft.api.context import ApiContext
+from weft.api.request.manifest import Manifest
 from weft.contracts.store import Absent, AtRevision, Precondition, Put, Write
 from weft.kinds.network import NetworkSpec
 from weft.kinds.parts.schema_upgrade import refuse_newer
@@ -84,7 +84,7 @@ class Fleet:
         return found
 
 
-async def plan_put(doors: Doors, view: View, wish: Wish) -> Draft:
+async def plan_put(doors: ApiContext, view: View, wish: Manifest) -> Draft:
     """Make the object, or bring the one there is to what is wished."""
     current = await view.get(wish.kind, wish.project, wish.name)
     if current is None:
@@ -93,7 +93,7 @@ async def plan_put(doors: Doors, view: View, wish: Wish) -> Draft:
 
 
 async def plan_create(
-    doors: Doors, view: View, wish: Wish, *, known_absent: bool = False, fleet: Fleet | None = None
+    doors: ApiContext, view: View, wish: Manifest, *, known_absent: bool = False, fleet: Fleet | None = None
 ) -> Draft:
     """A new object. Raises AlreadyExists; with ``known_absent`` that is left to the commit to find out. ``fleet`` are those that
     the same request makes."""
@@ -150,7 +150,7 @@ async def plan_create(
     return draft
 
 
-async def plan_update(doors: Doors, view: View, wish: Wish, current: Envelope) -> Draft:
+async def plan_update(doors: ApiContext, view: View, wish: Manifest, current: Envelope) -> Draft:
     """A change of ``current``. Raises StaleRevision, InvalidInput for what can't be changed, IllegalTransition."""
     kind = wish.kind
     if wish.uid is not None:
@@ -195,7 +195,7 @@ def refuse_another(kind: Kind, current: Envelope, uid: str) -> None:
 
 
 async def plan_spec(
-    doors: Doors,
+    doors: ApiContext,
     view: View,
     kind: Kind,
     current: Envelope,
@@ -260,7 +260,7 @@ def guard(kind: Kind, current: Envelope) -> None:
         kind.guard(current)
 
 
-def taken(doors: Doors, kind: Kind, current: Envelope) -> AlreadyExists:
+def taken(doors: ApiContext, kind: Kind, current: Envelope) -> AlreadyExists:
     """The error for a name that is taken, saying by what; its reason is another one where that is on its way out."""
     what, name, now = f'{kind.title} "{current.name}"', f"{kind.name}/{current.name}", doors.clock.now()
     if current.deleting_since is not None:
@@ -314,7 +314,7 @@ def _refuse_impossible(kind: Kind, current: Envelope, changes: list[FieldChange]
             )
 
 
-def _refuse_nodes_range(doors: Doors, cidr: str) -> None:
+def _refuse_nodes_range(doors: ApiContext, cidr: str) -> None:
     """A guest with a node's address would be in that node's place for its neighbours."""
     if node := doors.ranges.find_node(cidr):
         raise InvalidInput(
@@ -329,7 +329,7 @@ async def _plan_named(view: View, kind: Kind, envelope: Envelope, spec: Any) -> 
     return project + await references.plan_references(view, kind, envelope, None, spec)
 
 
-async def _claim(doors: Doors, view: View, draft: Draft, old: Any, new: Any) -> None:
+async def _claim(doors: ApiContext, view: View, draft: Draft, old: Any, new: Any) -> None:
     writes, preconditions = await claims.plan_claims(doors, view, draft.kind, draft.envelope, old, new)
     draft.writes += writes
     draft.preconditions += preconditions

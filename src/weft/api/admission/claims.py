@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from weft.api.admission.view import View
-from weft.api.context import Doors
+from weft.api.context import ApiContext
 from weft.api.state.published_ports import FORCE_HINT, find_reserved, is_port_free
 from weft.contracts.store import Absent, AtRevision, Delete, Precondition, Put, Write
 from weft.kinds.publication import PublicationSpec
@@ -25,7 +25,7 @@ MOST = 60  # of one owner, so that any object fits into one commit
 
 
 async def plan_claims(
-    doors: Doors, view: View, kind: Kind, owner: Envelope, old: Any, new: Any
+    doors: ApiContext, view: View, kind: Kind, owner: Envelope, old: Any, new: Any
 ) -> tuple[list[Write], list[Precondition]]:
     """The writes that turn the claims of ``old`` (None: a new owner) into those of ``new``, and what must hold for
     them. Raises InUse if another owner has one, or something outside weft holds the port."""
@@ -83,7 +83,7 @@ def _key(claim: Claim) -> str:
     return object_key(claim.kind, None, claim.name)
 
 
-def _make(doors: Doors, owner: Envelope, claim: Claim) -> Envelope:
+def _make(doors: ApiContext, owner: Envelope, claim: Claim) -> Envelope:
     kind = BY_NAME[claim.kind]
     return Envelope(
         kind=claim.kind,
@@ -97,7 +97,7 @@ def _make(doors: Doors, owner: Envelope, claim: Claim) -> Envelope:
     )
 
 
-async def _refuse_foreign(doors: Doors, claim: Claim) -> None:
+async def _refuse_foreign(doors: ApiContext, claim: Claim) -> None:
     if claim.forced or not isinstance(claim.spec, PublicationSpec):
         return
     settings, port, protocol = doors.settings, claim.spec.port, claim.spec.protocol

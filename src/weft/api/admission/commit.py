@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from weft.api.admission.admit import Draft
 from weft.api.admission.view import View
-from weft.api.context import Doors
+from weft.api.context import ApiContext
 from weft.api.request.call import Actor
 from weft.contracts.store import Absent, PreconditionFailed, Present
 from weft.objects.envelope import Envelope, decode_envelope
@@ -23,7 +23,7 @@ _PAUSE_SECONDS = 0.01
 _NOWHERE = "/-"
 
 
-async def retry(doors: Doors, attempt: Callable[[], Awaitable[T]]) -> T:
+async def retry(doors: ApiContext, attempt: Callable[[], Awaitable[T]]) -> T:
     """What ``attempt`` gives, begun anew as long as a precondition of its commit fails. Raises Unavailable if it never
     stops failing."""
     for count in range(TRIES):
@@ -34,7 +34,7 @@ async def retry(doors: Doors, attempt: Callable[[], Awaitable[T]]) -> T:
     raise _too_fast()
 
 
-async def _pause(doors: Doors, count: int) -> None:
+async def _pause(doors: ApiContext, count: int) -> None:
     if count >= _PATIENT_TRIES:
         await doors.clock.sleep(_PAUSE_SECONDS * count)
 
@@ -44,7 +44,7 @@ def _too_fast() -> Unavailable:
 
 
 async def settle(
-    doors: Doors, plan: Callable[[View], Awaitable[Draft]], *, key: str | None = None, dry_run: bool = False
+    doors: ApiContext, plan: Callable[[View], Awaitable[Draft]], *, key: str | None = None, dry_run: bool = False
 ) -> Draft:
     """Plan against the newest state and commit, until both agree; the draft as stored. ``key`` makes a repeat of the
     same request harmless: it gets the object as it is now."""
@@ -63,7 +63,7 @@ async def settle(
     raise _too_fast()
 
 
-async def was_done(doors: Doors, key: str) -> bool:
+async def was_done(doors: ApiContext, key: str) -> bool:
     """Whether a commit with this idempotency key has been made: asked by one that could never succeed otherwise."""
     try:
         await doors.store.commit([], [Absent(_NOWHERE), Present(_NOWHERE)], idempotency_key=key)
@@ -72,13 +72,13 @@ async def was_done(doors: Doors, key: str) -> bool:
     return True
 
 
-async def read_again(doors: Doors, store_key: str) -> Envelope | None:
+async def read_again(doors: ApiContext, store_key: str) -> Envelope | None:
     """The object as it is stored now."""
     entry = await doors.store.get(store_key)
     return None if entry is None else decode_envelope(entry.value, entry.revision)
 
 
-def tell(doors: Doors, actor: Actor, draft: Draft) -> None:
+def tell(doors: ApiContext, actor: Actor, draft: Draft) -> None:
     """The journal's line for a change that someone made."""
     if draft.action == "created":
         doors.tell(draft.envelope.ref, "Created", f"created by {actor.name}")
@@ -87,7 +87,7 @@ def tell(doors: Doors, actor: Actor, draft: Draft) -> None:
         doors.tell(draft.envelope.ref, "Changed", f"{paths} changed by {actor.name}")
 
 
-async def _find_first(doors: Doors, draft: Draft) -> None:
+async def _find_first(doors: ApiContext, draft: Draft) -> None:
     """If the commit had been made before, put what that one made into the draft."""
     stored = await read_again(doors, draft.envelope.key)
     if stored is None:

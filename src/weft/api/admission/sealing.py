@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from weft.api.context import Doors
-from weft.api.request.manifest import Wish
+from weft.api.context import ApiContext
+from weft.api.request.manifest import Manifest
 from weft.kinds.record import Kind
 from weft.kinds.secret import SECRET, SecretSpec, check_secret, place_of
 from weft.objects.envelope import Envelope, decode_part
@@ -17,7 +17,7 @@ from weft.objects.spec_change import FieldChange
 from weft.trust.seal import seal, unseal
 
 
-def take_in(doors: Doors, wish: Wish, current: Envelope | None) -> dict[str, Any]:
+def take_in(doors: ApiContext, wish: Manifest, current: Envelope | None) -> dict[str, Any]:
     """The spec of ``wish`` with what it gives sealed, beside what ``current`` holds already. What is given again as it was
     stays as it is. Raises InvalidInput, which never says a value."""
     if wish.kind is not SECRET:
@@ -69,7 +69,7 @@ def _read_kept(given: Any, before: Mapping[str, str]) -> dict[str, str]:
     return dict(given)
 
 
-def _open(doors: Doors, sealed: str, place: str) -> str | None:
+def _open(doors: ApiContext, sealed: str, place: str) -> str | None:
     try:
         return unseal(doors.settings.seal_key, sealed, place).decode()
     except Unavailable:

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from weft.api.context import Doors
+from weft.api.context import ApiContext
 from weft.kinds.parts.function_code import CODE_FOLDER
 from weft.kinds.record import Kind
 from weft.objects.errors import NotFound
@@ -21,7 +21,7 @@ def code_path(blobs: Path, sha256: str) -> Path:
     return blobs / CODE_FOLDER / sha256
 
 
-async def require_uploads(doors: Doors, kind: Kind, old: Any, new: Any) -> None:
+async def require_uploads(doors: ApiContext, kind: Kind, old: Any, new: Any) -> None:
     """Raises NotFound if ``new`` names what was never uploaded. What is there stays for a while yet, whoever commits."""
     if kind.uploads is None:
         return

@@ -6,7 +6,7 @@ import datetime
 
 from weft.api.auth.authorise import require_enrolled
 from weft.api.auth.enrolments import let_in
-from weft.api.context import Doors, Known, TokenFacts
+from weft.api.context import ApiContext, KnownBearer, TokenFacts
 from weft.api.request.call import Actor, Call
 from weft.objects.errors import Forbidden, NotAuthenticated
 from weft.objects.identity import NODE_PREFIX, object_key
@@ -16,7 +16,7 @@ from weft.trust.tokens import parse_token, verify_secret
 MOST_BEARERS = 1000  # bearers that are remembered
 
 
-async def authenticate(doors: Doors, call: Call) -> Actor:
+async def authenticate(doors: ApiContext, call: Call) -> Actor:
     """Who asks. Raises NotAuthenticated, saying no more than a stranger may know."""
     bearer = call.bearer
     if bearer:
@@ -30,7 +30,7 @@ async def authenticate(doors: Doors, call: Call) -> Actor:
     )
 
 
-async def is_still_let_in(doors: Doors, actor: Actor) -> bool:
+async def is_still_let_in(doors: ApiContext, actor: Actor) -> bool:
     """Whether ``actor``, let in before, still would be: asked now and then while a stream lasts."""
     if actor.kind == "node":
         try:
@@ -42,7 +42,7 @@ async def is_still_let_in(doors: Doors, actor: Actor) -> bool:
     return facts is not None and not _has_expired(doors, facts)
 
 
-async def _by_certificate(doors: Doors, peer: Peer, uid: str) -> Actor:
+async def _by_certificate(doors: ApiContext, peer: Peer, uid: str) -> Actor:
     if not peer.begins <= doors.clock.now() < peer.ends:
         raise _out_of_time(doors, peer.begins, peer.ends)
     actor = Actor(kind="node", name=f"{NODE_PREFIX}{uid}", id=uid, peer=peer)
@@ -50,7 +50,7 @@ async def _by_certificate(doors: Doors, peer: Peer, uid: str) -> Actor:
     return actor
 
 
-def _known(doors: Doors, bearer: str) -> Actor | None:
+def _known(doors: ApiContext, bearer: str) -> Actor | None:
     """Who that is, if it was found out before and the token is stored as it was then."""
     known = doors.bearers.get(bearer)
     if known is None:
@@ -60,15 +60,15 @@ def _known(doors: Doors, bearer: str) -> Actor | None:
     return known.actor if is_good else None
 
 
-async def _by_token(doors: Doors, bearer: str) -> Actor:
+async def _by_token(doors: ApiContext, bearer: str) -> Actor:
     facts, actor = await _identify(doors, bearer)
     if len(doors.bearers) >= MOST_BEARERS:
         doors.bearers.clear()
-    doors.bearers[bearer] = Known(facts, actor)
+    doors.bearers[bearer] = KnownBearer(facts, actor)
     return actor
 
 
-async def _identify(doors: Doors, bearer: str) -> tuple[TokenFacts, Actor]:
+async def _identify(doors: ApiContext, bearer: str) -> tuple[TokenFacts, Actor]:
     scheme, _, text = bearer.partition(" ")
     token = parse_token(text.strip()) if scheme.lower() == "bearer" else None
     if token is None:
@@ -89,7 +89,7 @@ async def _identify(doors: Doors, bearer: str) -> tuple[TokenFacts, Actor]:
     return facts, Actor(kind="person", name=spec.subject or token.id, id=token.id, is_admin=spec.role == "admin")
 
 
-def _out_of_time(doors: Doors, begins: float, ends: float) -> NotAuthenticated:
+def _out_of_time(doors: ApiContext, begins: float, ends: float) -> NotAuthenticated:
     begin, end, now = (
         datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%d %H:%M")
         for at in (begins, ends, doors.clock.now())
@@ -101,12 +101,12 @@ def _out_of_time(doors: Doors, begins: float, ends: float) -> NotAuthenticated:
     )
 
 
-async def _find(doors: Doors, token_id: str) -> TokenFacts | None:
+async def _find(doors: ApiContext, token_id: str) -> TokenFacts | None:
     key = object_key("token", None, token_id)
     known = doors.tokens.found.get(key) if doors.tokens.live else None
     return known or await doors.tokens.read(key)
 
 
-def _has_expired(doors: Doors, facts: TokenFacts) -> bool:
+def _has_expired(doors: ApiContext, facts: TokenFacts) -> bool:
     expires_at = facts.spec.expires_at
     return expires_at is not None and expires_at <= doors.clock.now()

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from weft.api.context import Doors
+from weft.api.context import ApiContext
 from weft.api.request.call import Actor
 from weft.kinds.allocation import AllocationSpec, list_digests
 from weft.kinds.endpoint import EndpointSpec
@@ -58,7 +58,7 @@ def authorise_write(actor: Actor, kind: Kind, what: str) -> None:
 
 
 async def authorise_read(
-    doors: Doors, actor: Actor, kind: Kind, name: str | None, query: Mapping[str, str]
+    doors: ApiContext, actor: Actor, kind: Kind, name: str | None, query: Mapping[str, str]
 ) -> str | None:
     """Raise Forbidden unless ``actor`` may read; the one prefix of names it may list, None if all."""
     if actor.kind == "person":
@@ -83,7 +83,7 @@ async def authorise_read(
     raise Forbidden(f"a node sees only what is its own: not this {kind.title}")
 
 
-async def require_enrolled(doors: Doors, actor: Actor) -> Enrolment | None:
+async def require_enrolled(doors: ApiContext, actor: Actor) -> Enrolment | None:
     """What is known of the node's certificate; None if nothing (the store may be older than it).
 
     Raises Forbidden if its node was removed, NotAuthenticated if it was enrolled anew since, with another key."""
@@ -92,7 +92,7 @@ async def require_enrolled(doors: Doors, actor: Actor) -> Enrolment | None:
     return await doors.enrolments.check(actor.id, actor.peer)
 
 
-async def owns_image(doors: Doors, node_uid: str, sha256: str) -> bool:
+async def owns_image(doors: ApiContext, node_uid: str, sha256: str) -> bool:
     """Whether one of the node's allocations has the image with this digest."""
     return any(sha256 in list_digests(spec) for spec in await _own_allocations(doors, node_uid))
 
@@ -106,18 +106,18 @@ def _is_own(name: str | None, actor: Actor) -> bool:
     return name is not None and name.startswith(f"{actor.id}.")
 
 
-async def _own_networks(doors: Doors, node_uid: str) -> set[str]:
+async def _own_networks(doors: ApiContext, node_uid: str) -> set[str]:
     return {nic.network_uid for spec in await _own_allocations(doors, node_uid) for nic in spec.nics}
 
 
-async def _stands_in(doors: Doors, node_uid: str, network_uid: str) -> bool:
+async def _stands_in(doors: ApiContext, node_uid: str, network_uid: str) -> bool:
     """Whether the node has an address of its own in that network, for functions."""
     page = await doors.store.list(object_key("endpoint", None, f"{network_uid}."))
     found = (decode_part(decode_envelope(entry.value).spec, EndpointSpec) for entry in page.entries)
     return any(spec.workload.uid == node_uid for spec in found)
 
 
-async def _own_allocations(doors: Doors, node_uid: str) -> list[AllocationSpec]:
+async def _own_allocations(doors: ApiContext, node_uid: str) -> list[AllocationSpec]:
     page = await doors.store.list(object_key("allocation", None, f"{node_uid}."))
     return [decode_part(decode_envelope(entry.value).spec, AllocationSpec) for entry in page.entries]
 

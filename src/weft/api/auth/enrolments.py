@@ -8,14 +8,14 @@ from collections.abc import Callable
 import msgspec
 
 from weft.api.admission.commit import retry
-from weft.api.context import Doors
+from weft.api.context import ApiContext
 from weft.api.request.call import Actor
 from weft.contracts.store import AtRevision, Put
 from weft.trust.enrolment import Enrolment, Standing, adopt, enrolment_key, judge, read_enrolment, refuse_replaced
 from weft.trust.peer import Peer
 
 
-async def let_in(doors: Doors, actor: Actor, peer: Peer) -> None:
+async def let_in(doors: ApiContext, actor: Actor, peer: Peer) -> None:
     """Remember the key of a certificate that is used for the first time. Raises Forbidden for a node that was removed,
     NotAuthenticated for a certificate that is worth nothing."""
     enrolment = await doors.enrolments.check(actor.id, peer)
@@ -23,7 +23,7 @@ async def let_in(doors: Doors, actor: Actor, peer: Peer) -> None:
         await change(doors, actor, peer, lambda known: adopt(known, peer))
 
 
-async def change(doors: Doors, actor: Actor, peer: Peer, make: Callable[[Enrolment], Enrolment]) -> None:
+async def change(doors: ApiContext, actor: Actor, peer: Peer, make: Callable[[Enrolment], Enrolment]) -> None:
     """Store what ``make`` makes of the enrolment of the node that ``peer`` is, if it has one and wasn't removed. Raises
     NotAuthenticated if another key has taken the place of the peer's."""
     key = enrolment_key(actor.id)

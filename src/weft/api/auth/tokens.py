@@ -7,7 +7,7 @@ from typing import Any
 
 from weft.api.admission import admit
 from weft.api.admission.commit import settle, tell
-from weft.api.context import Doors
+from weft.api.context import ApiContext
 from weft.api.request.call import Call, object_answer
 from weft.api.request.manifest import read_manifest
 from weft.kinds.record import Kind
@@ -21,7 +21,7 @@ JOIN_LIFETIME_SECONDS = 86400.0
 ACCESS_KEY = "access-key"
 
 
-async def create(doors: Doors, call: Call, raw: dict[str, Any], *, dry_run: bool) -> Answer:
+async def create(doors: ApiContext, call: Call, raw: dict[str, Any], *, dry_run: bool) -> Answer:
     """``POST /v1/tokens``: the name may be left out; a join token lapses after a day unless told otherwise."""
     spec = raw.get("spec")
     if not isinstance(spec, dict):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from weft.api.admission.uploads import code_path
 from weft.api.auth.authorise import owns_image, require_admin, require_enrolled
-from weft.api.context import Doors
+from weft.api.context import ApiContext
 from weft.api.request.call import Call
 from weft.objects.errors import Forbidden, NotFound
 from weft.serving.answer import Answer
@@ -21,7 +21,7 @@ _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-async def blob(doors: Doors, call: Call, digest: str) -> Answer:
+async def blob(doors: ApiContext, call: Call, digest: str) -> Answer:
     """``GET /v1/blobs/{sha256}``."""
     if call.actor.kind == "node":
         await require_enrolled(doors, call.actor)

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from weft.api.admission.uploads import code_path, touch
 from weft.api.auth.authorise import authorise_write
-from weft.api.context import Doors
+from weft.api.context import ApiContext
 from weft.api.request.call import Call, json_answer
 from weft.contracts.durable_file import keep_file
 from weft.kinds.function import FUNCTION
@@ -28,7 +28,7 @@ PARTIAL = ".upload-"  # what a file is called until it is whole
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-async def code(doors: Doors, call: Call, project: str, sha256: str) -> Answer:
+async def code(doors: ApiContext, call: Call, project: str, sha256: str) -> Answer:
     """``PUT``, with the zip as the body, and ``GET`` (is it there?) of ``/v1/projects/{project}/code/{sha256}``. What is there is
     not looked at again."""
     authorise_write(call.actor, FUNCTION, "upload code of")

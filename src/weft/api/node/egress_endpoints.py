@@ -11,7 +11,7 @@ import ipaddress
 import msgspec
 
 from weft.api.admission.commit import read_again, retry
-from weft.api.context import Doors
+from weft.api.context import ApiContext
 from weft.api.node.join import require_own
 from weft.api.request.call import Call, json_answer
 from weft.contracts.store import Absent, Present, Put
@@ -34,7 +34,7 @@ class FootholdInput(msgspec.Struct):
     network: str
 
 
-async def foothold(doors: Doors, call: Call, name: str) -> Answer:
+async def foothold(doors: ApiContext, call: Call, name: str) -> Answer:
     """``POST /v1/nodes/{name}:foothold``, by the node itself: its address in a network that a function names, as a NIC."""
     await require_own(doors, call, name)
     call.query()
@@ -48,7 +48,7 @@ async def foothold(doors: Doors, call: Call, name: str) -> Answer:
     return json_answer(msgspec.to_builtins(_make_nic(endpoint, network)))
 
 
-async def _find_network(doors: Doors, asked: FootholdInput) -> Envelope:
+async def _find_network(doors: ApiContext, asked: FootholdInput) -> Envelope:
     for network in await _list(doors, "network", asked.project, ""):
         if network.uid == asked.network and network.deleting_since is None:
             if not decode_part(network.status, NetworkStatus).vni:
@@ -57,7 +57,7 @@ async def _find_network(doors: Doors, asked: FootholdInput) -> Envelope:
     raise NotFound(f"project {asked.project[:80]} has no network {asked.network[:80]}")
 
 
-async def _require_wish(doors: Doors, network: Envelope) -> None:
+async def _require_wish(doors: ApiContext, network: Envelope) -> None:
     """A node comes into a network because of a function only if one names it."""
     for kind in ("function", "functionversion"):
         for found in await _list(doors, kind, network.project, ""):
@@ -66,7 +66,7 @@ async def _require_wish(doors: Doors, network: Envelope) -> None:
     raise Forbidden(f"no function names network {network.name}")
 
 
-async def _ensure(doors: Doors, node: Ref, network: Envelope) -> Envelope:
+async def _ensure(doors: ApiContext, node: Ref, network: Envelope) -> Envelope:
     """The node's endpoint, made unless it is there. Raises Unavailable when the network is full."""
     endpoints = await _list(doors, "endpoint", None, f"{network.uid}.")
     for endpoint in endpoints:
@@ -110,7 +110,7 @@ async def _ensure(doors: Doors, node: Ref, network: Envelope) -> Envelope:
     return endpoint
 
 
-async def _list(doors: Doors, kind: str, project: str | None, prefix: str) -> list[Envelope]:
+async def _list(doors: ApiContext, kind: str, project: str | None, prefix: str) -> list[Envelope]:
     page = await doors.store.list(object_key(kind, project, prefix))
     return [decode_envelope(entry.value, entry.revision) for entry in page.entries]
 

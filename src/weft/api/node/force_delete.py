@@ -11,7 +11,7 @@ import msgspec
 
 from weft.api.admission.commit import read_again, retry
 from weft.api.auth.authorise import GivenUp, given_up_key
-from weft.api.context import Doors
+from weft.api.context import ApiContext
 from weft.api.request.call import Call
 from weft.contracts.store import Absent, AtRevision, Delete, Precondition, Put, Write
 from weft.kinds.allocation import AllocationSpec
@@ -25,7 +25,7 @@ _AT_ONCE = 50
 _MOST_PLACES = 4000  # remembered of a node; guests of more than that are kept as orphans
 
 
-async def give_up(doors: Doors, call: Call, kind: Kind, envelope: Envelope) -> Envelope:
+async def give_up(doors: ApiContext, call: Call, kind: Kind, envelope: Envelope) -> Envelope:
     """Delete a silent node with all places on it; what it was. Raises IllegalTransition while it is Ready."""
     if kind.name != NODE.name:
         raise InvalidInput(f"force gives up a node that is lost; a {kind.title} is deleted without", field="force")
@@ -41,7 +41,7 @@ async def give_up(doors: Doors, call: Call, kind: Kind, envelope: Envelope) -> E
     return envelope
 
 
-async def _forget_some(doors: Doors, node: Envelope) -> list[str] | None:
+async def _forget_some(doors: ApiContext, node: Envelope) -> list[str] | None:
     """Delete a few of the node's allocations, and with the last of them the Node; whose they were, None once all is gone. One
     that was made until its Node was gone goes after it."""
     page = await doors.store.list(object_key("allocation", None, f"{node.uid}."), limit=_AT_ONCE)

@@ -14,7 +14,7 @@ from cryptography import x509
 from weft.api.admission.commit import read_again, retry
 from weft.api.auth.authorise import require_enrolled
 from weft.api.auth.enrolments import change
-from weft.api.context import Doors, TokenFacts
+from weft.api.context import ApiContext, TokenFacts
 from weft.api.request.call import Call, json_answer
 from weft.contracts.store import Absent, AtRevision, Precondition, Put, Write
 from weft.kinds.node import NodeSpec, NodeStatus
@@ -39,7 +39,7 @@ class RenewInput(msgspec.Struct):
     csr: str
 
 
-async def join(doors: Doors, call: Call) -> Answer:
+async def join(doors: ApiContext, call: Call) -> Answer:
     """``POST /v1/join``."""
     if call.actor.kind != "joiner":
         raise Forbidden("only a join token lets a machine join", hint="weft token create --join")
@@ -52,7 +52,7 @@ async def join(doors: Doors, call: Call) -> Answer:
     return _certificate(doors, call, csr, uid, begins)
 
 
-async def renew(doors: Doors, call: Call, name: str) -> Answer:
+async def renew(doors: ApiContext, call: Call, name: str) -> Answer:
     """``POST /v1/nodes/{name}:renew``, by the node itself: a fresh certificate for its next year. If it is for another key,
     that of the present one counts until the other is used."""
     await require_own(doors, call, name)
@@ -70,7 +70,7 @@ async def renew(doors: Doors, call: Call, name: str) -> Answer:
     return _certificate(doors, call, csr, call.actor.id, begins)
 
 
-async def require_own(doors: Doors, call: Call, name: str) -> Enrolment | None:
+async def require_own(doors: ApiContext, call: Call, name: str) -> Enrolment | None:
     """Raise Forbidden unless the node called ``name`` asks itself; what is remembered of it."""
     if call.actor.kind != "node":
         raise Forbidden("only a node itself does this, with its certificate")
@@ -80,7 +80,7 @@ async def require_own(doors: Doors, call: Call, name: str) -> Enrolment | None:
     return enrolment
 
 
-async def _enrol(doors: Doors, token_id: str, name: str, key: str) -> tuple[str, float]:
+async def _enrol(doors: ApiContext, token_id: str, name: str, key: str) -> tuple[str, float]:
     """The uid of the node whose key is now that with digest ``key``, and no other; and when its certificate begins."""
     token = await doors.tokens.read(object_key("token", None, token_id))
     if token is None:
@@ -123,7 +123,7 @@ async def _enrol(doors: Doors, token_id: str, name: str, key: str) -> tuple[str,
 
 
 async def _repeat(
-    doors: Doors, token: TokenFacts, status: TokenStatus, node: Envelope | None, key: str
+    doors: ApiContext, token: TokenFacts, status: TokenStatus, node: Envelope | None, key: str
 ) -> tuple[str, float]:
     """The same machine asks again with the token it has used: it may not have heard the answer."""
     if node is not None and node.uid == status.node_uid:
@@ -142,7 +142,7 @@ async def _repeat(
     )
 
 
-def make_node(doors: Doors, name: str, uid: str) -> Envelope:
+def make_node(doors: ApiContext, name: str, uid: str) -> Envelope:
     """A Node object that nobody has reported on yet."""
     return Envelope(
         kind="node",
@@ -154,7 +154,7 @@ def make_node(doors: Doors, name: str, uid: str) -> Envelope:
     )
 
 
-def _certificate(doors: Doors, call: Call, csr: x509.CertificateSigningRequest, uid: str, begins: float) -> Answer:
+def _certificate(doors: ApiContext, call: Call, csr: x509.CertificateSigningRequest, uid: str, begins: float) -> Answer:
     answer: dict[str, Any] = {
         "node_uid": uid,
         "certificate": doors.authority.sign_node(csr, uid, begins),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from weft.api.auth.authorise import GivenUp, given_up_key
-from weft.api.context import Doors
+from weft.api.context import ApiContext
 from weft.contracts.store import epoch_of
 from weft.kinds.allocation import LOCAL, AllocationSpec, allocation_name
 from weft.kinds.node import NodeReport
@@ -20,7 +20,7 @@ from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.identity import object_key
 
 
-async def find_superseded(doors: Doors, node: Envelope) -> tuple[list[str], list[str]]:
+async def find_superseded(doors: ApiContext, node: Envelope) -> tuple[list[str], list[str]]:
     """Uids of the orphans that the other side of their move has made superfluous, whose VM had a later incarnation or was
     deleted after the node had been given up, or that surely are no guests and older than their VM; and of those of their
     volumes whose data is another node's by now, which says that it has it: their home, or where a guest that never came stayed."""
@@ -38,7 +38,7 @@ async def find_superseded(doors: Doors, node: Envelope) -> tuple[list[str], list
     return superseded, sorted(stale)
 
 
-async def _is_superseded(doors: Doors, orphan: OrphanCopy, *, given_up: bool) -> bool:
+async def _is_superseded(doors: ApiContext, orphan: OrphanCopy, *, given_up: bool) -> bool:
     workload, move = orphan.spec.workload, orphan.spec.move
     vm = await _read(doors, object_key(workload.kind, workload.project, workload.name))
     if vm is not None and vm.uid == workload.uid:
@@ -59,7 +59,7 @@ async def _is_superseded(doors: Doors, orphan: OrphanCopy, *, given_up: bool) ->
     return spec.role == "active" and spec.incarnation > orphan.spec.incarnation
 
 
-async def _is_gone(doors: Doors, node: str, node_uid: str, allocation: str) -> bool:
+async def _is_gone(doors: ApiContext, node: str, node_uid: str, allocation: str) -> bool:
     """Whether a node of the fabric, heard in this history, has nothing of an allocation that isn't listed: then nobody waits for
     the word of a target that it had."""
     page = await doors.store.list(object_key("node", None, node), limit=1)
@@ -70,7 +70,7 @@ async def _is_gone(doors: Doors, node: str, node_uid: str, allocation: str) -> b
     return report.epoch == epoch_of(page.cursor) and all(allocation not in text for text in report.orphans)
 
 
-async def _find_stale(doors: Doors, node: Envelope, orphan: OrphanCopy) -> set[str]:
+async def _find_stale(doors: ApiContext, node: Envelope, orphan: OrphanCopy) -> set[str]:
     stale = set()
     for volume in orphan.spec.volumes:
         found = await _read(doors, object_key("volume", orphan.spec.workload.project, volume.name))
@@ -89,12 +89,12 @@ async def _find_stale(doors: Doors, node: Envelope, orphan: OrphanCopy) -> set[s
     return stale
 
 
-async def _has_data(doors: Doors, node: str | None, node_uid: str | None, volume: str) -> bool:
+async def _has_data(doors: ApiContext, node: str | None, node_uid: str | None, volume: str) -> bool:
     """Whether that node, if there is one, has said that it has the data of the volume of this uid."""
     found = await _read(doors, object_key("node", None, node)) if node is not None else None
     return found is not None and found.uid == node_uid and volume in decode_part(found.report, NodeReport).volumes
 
 
-async def _read(doors: Doors, key: str) -> Envelope | None:
+async def _read(doors: ApiContext, key: str) -> Envelope | None:
     entry = await doors.store.get(key)
     return None if entry is None else decode_envelope(entry.value)

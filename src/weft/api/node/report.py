@@ -14,7 +14,7 @@ import msgspec
 
 from weft.api.admission.commit import read_again, retry
 from weft.api.auth.authorise import given_up_key
-from weft.api.context import Doors
+from weft.api.context import ApiContext
 from weft.api.node.join import make_node, require_own
 from weft.api.node.orphans import find_superseded
 from weft.api.request.call import Actor, Call, json_answer
@@ -100,7 +100,7 @@ class ReportAnswer(msgspec.Struct):
     version: str = ""
 
 
-async def report(doors: Doors, call: Call, name: str) -> Answer:
+async def report(doors: ApiContext, call: Call, name: str) -> Answer:
     """``POST /v1/nodes/{name}:report``, by the node itself."""
     uid = call.actor.id
     known = await require_own(doors, call, name)
@@ -150,14 +150,14 @@ def _write_digest(given: msgspec.Raw) -> bytes:
     return written if len(written) <= MAX_DIGEST_BYTES else b""
 
 
-async def _read_node(doors: Doors, name: str, uid: str) -> Envelope | None:
+async def _read_node(doors: ApiContext, name: str, uid: str) -> Envelope | None:
     node = await read_again(doors, object_key("node", None, name))
     if node is not None and node.uid != uid:
         raise AlreadyExists(f'node "{name}" exists with another identity', field="name", hint="join under another name")
     return node
 
 
-async def _take_back(doors: Doors, actor: Actor, name: str, heard: str | None) -> Envelope:
+async def _take_back(doors: ApiContext, actor: Actor, name: str, heard: str | None) -> Envelope:
     """The Node object of a certificate that the store doesn't know: the store is older than it, or was emptied, or the node was
     given up. What runs there comes back with it. Raises Unavailable while its agent may still take places for its own that
     went with it: what it says would hide their guests, and others would be started in their stead."""
@@ -191,7 +191,7 @@ async def _take_back(doors: Doors, actor: Actor, name: str, heard: str | None) -
     return node
 
 
-async def _check_heard(doors: Doors, name: str, heard: str | None, revision: int) -> None:
+async def _check_heard(doors: ApiContext, name: str, heard: str | None, revision: int) -> None:
     """Raise Unavailable unless an agent that has followed its allocations up to ``heard`` knows what was done to them at
     ``revision``; one that doesn't say counts as if it knew."""
     if heard is None or await _has_heard(doors, heard, revision):
@@ -203,13 +203,13 @@ async def _check_heard(doors: Doors, name: str, heard: str | None, revision: int
     )
 
 
-async def _has_heard(doors: Doors, heard: str, revision: int) -> bool:
+async def _has_heard(doors: ApiContext, heard: str, revision: int) -> bool:
     """Whether who followed its allocations up to the cursor ``heard`` has seen what was done at ``revision``."""
     now = (await doors.store.list(_NO_KEY, limit=1)).cursor
     return epoch_of(heard) == epoch_of(now) and revision_of(heard) >= revision
 
 
-async def _forget_places(doors: Doors, uid: str, heard: str | None) -> list[Write]:
+async def _forget_places(doors: ApiContext, uid: str, heard: str | None) -> list[Write]:
     """What takes away the memory of places that went when a node was given up, once it has nothing left of them."""
     given_up = await doors.store.get(given_up_key(uid))
     if given_up is None or not heard or not await _has_heard(doors, heard, given_up.revision):
@@ -217,7 +217,7 @@ async def _forget_places(doors: Doors, uid: str, heard: str | None) -> list[Writ
     return [Delete(given_up.key)]
 
 
-async def _write_node(doors: Doors, node: Envelope, given: ReportInput) -> None:
+async def _write_node(doors: ApiContext, node: Envelope, given: ReportInput) -> None:
     part = given.node
     if msgspec.json.decode(part) is None or doors.heard.is_late(node.uid, given.version):
         return
@@ -239,7 +239,7 @@ async def _write_node(doors: Doors, node: Envelope, given: ReportInput) -> None:
     doors.heard.put(node.uid, given.version)
 
 
-async def _write_allocations(doors: Doors, uid: str, given: ReportInput, answer: ReportAnswer) -> list[Envelope]:
+async def _write_allocations(doors: ApiContext, uid: str, given: ReportInput, answer: ReportAnswer) -> list[Envelope]:
     """Commit the reports that say something new; the allocations they are about."""
     parts = await _leave_out_former(doors, given, answer)
     names = sorted(parts)
@@ -250,7 +250,7 @@ async def _write_allocations(doors: Doors, uid: str, given: ReportInput, answer:
     return owned
 
 
-async def _leave_out_former(doors: Doors, given: ReportInput, answer: ReportAnswer) -> dict[str, msgspec.Raw]:
+async def _leave_out_former(doors: ApiContext, given: ReportInput, answer: ReportAnswer) -> dict[str, msgspec.Raw]:
     """What is said of allocations, less those that were released by the word of a history from before a restore: in this one
     they may be wished again, and begun again as soon as the agent hears so. It says once more then how they are."""
     released = [
@@ -263,7 +263,7 @@ async def _leave_out_former(doors: Doors, given: ReportInput, answer: ReportAnsw
 
 
 async def _write_chunk(
-    doors: Doors, uid: str, names: Sequence[str], parts: dict[str, msgspec.Raw], answer: ReportAnswer
+    doors: ApiContext, uid: str, names: Sequence[str], parts: dict[str, msgspec.Raw], answer: ReportAnswer
 ) -> list[Envelope]:
     found = await _read_allocations(doors, uid, names)
     writes: list[Write] = []
@@ -284,7 +284,7 @@ async def _write_chunk(
     return list(found.values())
 
 
-async def _read_allocations(doors: Doors, uid: str, names: Sequence[str]) -> dict[str, Envelope]:
+async def _read_allocations(doors: ApiContext, uid: str, names: Sequence[str]) -> dict[str, Envelope]:
     if len(names) > _ONE_BY_ONE:
         return {envelope.name: envelope for envelope in await _own(doors, uid)}
     found = {}
@@ -296,7 +296,7 @@ async def _read_allocations(doors: Doors, uid: str, names: Sequence[str]) -> dic
     return found
 
 
-async def _own(doors: Doors, uid: str) -> list[Envelope]:
+async def _own(doors: ApiContext, uid: str) -> list[Envelope]:
     page = await doors.store.list(object_key("allocation", None, f"{uid}."))
     return [decode_envelope(entry.value, entry.revision) for entry in page.entries]
 
@@ -314,7 +314,7 @@ def _merge(envelope: Envelope, part: msgspec.Raw) -> bool:
     return True
 
 
-def _append_events(doors: Doors, node: Envelope, owned: Sequence[Envelope], events: Sequence[NodeEvent]) -> None:
+def _append_events(doors: ApiContext, node: Envelope, owned: Sequence[Envelope], events: Sequence[NodeEvent]) -> None:
     """A node tells of itself and of the workloads it has; nothing else, and by the names that these have here: a node that is
     another's by now would tell of any VM."""
     own = {node.uid: node.ref}
@@ -334,7 +334,7 @@ def _append_events(doors: Doors, node: Envelope, owned: Sequence[Envelope], even
             )
 
 
-async def _find_removable(doors: Doors, uid: str, removed: set[str]) -> list[str]:
+async def _find_removable(doors: ApiContext, uid: str, removed: set[str]) -> list[str]:
     """Volumes whose data this node is to remove: each is being deleted, unattached, and in none of its allocations."""
     doomed = {volume for volume, node_uid in doors.doomed_volumes.found.values() if node_uid == uid} - removed
     if not doomed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.api.context import Doors
+from weft.api.context import ApiContext
 from weft.api.node.join import require_own
 from weft.api.request.call import Call, json_answer
 from weft.kinds.allocation import AllocationSpec, list_secrets
@@ -33,7 +33,7 @@ class SecretsAnswer(msgspec.Struct):
     registries: dict[str, str] = {}
 
 
-async def secrets(doors: Doors, call: Call, name: str) -> Answer:
+async def secrets(doors: ApiContext, call: Call, name: str) -> Answer:
     """``POST /v1/nodes/{name}:secrets``, by the node itself: what one of its own allocations names, or, with a ticket, who pulls
     a function's image."""
     await require_own(doors, call, name)
@@ -58,7 +58,7 @@ async def secrets(doors: Doors, call: Call, name: str) -> Answer:
     return json_answer(msgspec.to_builtins(answer))
 
 
-async def _open_registry(doors: Doors, call: Call, ticket: str) -> SecretsAnswer:
+async def _open_registry(doors: ApiContext, call: Call, ticket: str) -> SecretsAnswer:
     """What is in a secret that opens no registry isn't told."""
     project, name = check_secret_ticket(doors.settings.ticket_key, ticket, call.actor.id, doors.clock.now())
     kept = await _read(doors, project, name)
@@ -66,14 +66,14 @@ async def _open_registry(doors: Doors, call: Call, ticket: str) -> SecretsAnswer
     return SecretsAnswer({name: _pick(doors, project, name, kept, keys)}, {name: kept.registry})
 
 
-async def _read(doors: Doors, project: str | None, name: str) -> SecretSpec:
+async def _read(doors: ApiContext, project: str | None, name: str) -> SecretSpec:
     entry = await doors.store.get(object_key(SECRET.name, project, name))
     if entry is None:
         raise NotFound(f'secret "{name}" not found', reason="secretNotFound", hint=f"weft secret create {name}")
     return decode_part(decode_envelope(entry.value).spec, SecretSpec)
 
 
-def _pick(doors: Doors, project: str | None, name: str, kept: SecretSpec, keys: frozenset[str]) -> dict[str, str]:
+def _pick(doors: ApiContext, project: str | None, name: str, kept: SecretSpec, keys: frozenset[str]) -> dict[str, str]:
     missing = sorted(keys - kept.sealed.keys())
     if missing:
         raise NotFound(

@@ -7,7 +7,7 @@ from __future__ import annotations
 import msgspec
 
 from weft.api.auth.authorise import require_person
-from weft.api.context import Doors
+from weft.api.context import ApiContext
 from weft.api.request.call import Call, json_answer, read_flag
 from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS, Use, read_digest, total
 from weft.serving.answer import Answer
@@ -46,7 +46,7 @@ class UsageAnswer(msgspec.Struct):
     items: list[NodeUsage]
 
 
-async def usage(doors: Doors, call: Call) -> Answer:
+async def usage(doors: ApiContext, call: Call) -> Answer:
     """``GET /v1/usage``; with ``guests=1`` each guest's too."""
     require_person(call.actor, "see what is used")
     query = call.query("guests")

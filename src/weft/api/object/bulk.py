@@ -16,9 +16,9 @@ from weft.api.admission.admit import Draft, Fleet
 from weft.api.admission.commit import TRIES, read_again, settle, tell, was_done
 from weft.api.admission.view import View
 from weft.api.auth import tokens
-from weft.api.context import Doors
+from weft.api.context import ApiContext
 from weft.api.request.call import MAX_BULK_BYTES, Call, json_answer, read_flag
-from weft.api.request.manifest import Wish, read_manifest
+from weft.api.request.manifest import Manifest, read_manifest
 from weft.api.request.problem import status_of
 from weft.api.request.target import Target
 from weft.contracts.store import MAX_COMMIT_BYTES, MAX_PRECONDITIONS, MAX_WRITES, Precondition, PreconditionFailed, Put
@@ -38,13 +38,13 @@ class _Part:
     """One object of a bulk request: where it stands there, and what became of it."""
 
     index: int
-    wish: Wish | None = None
+    wish: Manifest | None = None
     draft: Draft | None = None
     error: WeftError | None = None
     stored: Envelope | None = None
 
 
-async def create_batch(doors: Doors, call: Call, target: Target) -> Answer:
+async def create_batch(doors: ApiContext, call: Call, target: Target) -> Answer:
     """``POST …/{plural}:batch``: one result for each object, in order."""
     call.query()
     raws = await _read_objects(call, {"objects"})
@@ -72,7 +72,7 @@ async def create_batch(doors: Doors, call: Call, target: Target) -> Answer:
     return json_answer({"results": [_result(part, call.request_id) for part in parts]})
 
 
-async def apply(doors: Doors, call: Call) -> Answer:
+async def apply(doors: ApiContext, call: Call) -> Answer:
     """``POST /v1/apply``: all or, if one of them is wrong, none."""
     query = call.query("dry_run")
     body = await call.read_object(MAX_BULK_BYTES)
@@ -99,14 +99,14 @@ async def apply(doors: Doors, call: Call) -> Answer:
     return json_answer({"results": [_applied(part) for part in parts]})
 
 
-async def _plan_new(doors: Doors, view: View, fleet: Fleet, wish: Wish) -> Draft:
+async def _plan_new(doors: ApiContext, view: View, fleet: Fleet, wish: Manifest) -> Draft:
     """A draft that leaves it to the commit to find a taken name; only names within the request are compared."""
     if view.is_planned(_key_of(wish)):
         raise AlreadyExists(f'{wish.kind.title} "{wish.name}" stands twice in this request', field="name")
     return await admit.plan_create(doors, view, wish, known_absent=True, fleet=fleet)
 
 
-async def _commit_group(doors: Doors, group: list[_Part], key: str | None) -> None:
+async def _commit_group(doors: ApiContext, group: list[_Part], key: str | None) -> None:
     """One commit for all; if that fails, one for each."""
     try:
         revision = await _commit(doors, group, None if key is None else f"{key}/{group[0].index}")
@@ -122,14 +122,14 @@ async def _commit_group(doors: Doors, group: list[_Part], key: str | None) -> No
             part.draft.envelope.revision = revision
 
 
-async def _is_ours(doors: Doors, part: _Part) -> bool:
+async def _is_ours(doors: ApiContext, part: _Part) -> bool:
     """Whether what is stored is what this very request planned, not an earlier one with the same key."""
     draft = part.draft
     stored = None if draft is None else await read_again(doors, draft.envelope.key)
     return draft is not None and stored is not None and stored.uid == draft.envelope.uid
 
 
-async def _commit_alone(doors: Doors, part: _Part, key: str | None) -> None:
+async def _commit_alone(doors: ApiContext, part: _Part, key: str | None) -> None:
     wish = part.wish
     if wish is None:
         return
@@ -143,7 +143,7 @@ async def _commit_alone(doors: Doors, part: _Part, key: str | None) -> None:
         part.error = error
 
 
-async def _commit(doors: Doors, parts: Sequence[_Part], key: str | None) -> int:
+async def _commit(doors: ApiContext, parts: Sequence[_Part], key: str | None) -> int:
     drafts = [part.draft for part in parts if part.draft is not None]
     return await doors.store.commit(
         [write for draft in drafts for write in draft.writes],
@@ -152,7 +152,7 @@ async def _commit(doors: Doors, parts: Sequence[_Part], key: str | None) -> int:
     )
 
 
-async def _forgive_repeats(doors: Doors, parts: Sequence[_Part], key: str) -> None:
+async def _forgive_repeats(doors: ApiContext, parts: Sequence[_Part], key: str) -> None:
     """A repeated request finds the objects the first one made: those, and only those, are its results."""
     done: dict[str, bool] = {}
     starts = [f"{key}/{part.index}" for part in parts]
@@ -170,12 +170,12 @@ async def _forgive_repeats(doors: Doors, parts: Sequence[_Part], key: str) -> No
                 break
 
 
-def _is_as_wished(wish: Wish, stored: Envelope) -> bool:
+def _is_as_wished(wish: Manifest, stored: Envelope) -> bool:
     spec = msgspec.json.encode(admit.read_spec(wish.kind, wish.spec))
     return (wish.labels or {}) == stored.labels and spec == bytes(stored.spec)
 
 
-async def _plan_apply(doors: Doors, raws: Sequence[Any]) -> list[_Part]:
+async def _plan_apply(doors: ApiContext, raws: Sequence[Any]) -> list[_Part]:
     """Drafts for all, those that are referred to first. Raises InvalidInput with every problem there is."""
     parts = [_Part(index) for index in range(len(raws))]
     for part in parts:
@@ -203,7 +203,7 @@ async def _plan_apply(doors: Doors, raws: Sequence[Any]) -> list[_Part]:
     return parts
 
 
-async def _find_applied(doors: Doors, raws: Sequence[Any]) -> list[_Part]:
+async def _find_applied(doors: ApiContext, raws: Sequence[Any]) -> list[_Part]:
     """The objects of a request that was carried out before, as they are now: a late repeat changes nothing."""
     parts = []
     for index, raw in enumerate(raws):
@@ -213,7 +213,7 @@ async def _find_applied(doors: Doors, raws: Sequence[Any]) -> list[_Part]:
     return parts
 
 
-async def _commit_apply(doors: Doors, parts: Sequence[_Part], key: str | None) -> None:
+async def _commit_apply(doors: ApiContext, parts: Sequence[_Part], key: str | None) -> None:
     """``key`` stands in the last commit: once it is there, all of it was done."""
     wanted = [part for part in _in_order(parts) if part.draft is not None and part.draft.writes]
     groups = list(_groups(wanted))
@@ -298,7 +298,7 @@ def _title(part: _Part) -> str:
     return f"object {part.index + 1}: " if part.wish is None else f'{part.wish.kind.title} "{part.wish.name}": '
 
 
-def _key_of(wish: Wish) -> str:
+def _key_of(wish: Manifest) -> str:
     return object_key(wish.kind.name, wish.project, wish.name)
 
 

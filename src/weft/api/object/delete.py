@@ -10,7 +10,7 @@ import msgspec
 from weft.api.admission import claims, references
 from weft.api.admission.admit import guard, not_found, refuse_another
 from weft.api.admission.commit import read_again, retry, was_done
-from weft.api.context import Doors
+from weft.api.context import ApiContext
 from weft.api.node.force_delete import give_up
 from weft.api.request.call import Call, object_answer, read_flag
 from weft.api.request.if_match import Match
@@ -22,7 +22,7 @@ from weft.serving.answer import Answer
 from weft.trust.enrolment import Enrolment, enrolment_key
 
 
-async def delete(doors: Doors, call: Call, target: Target) -> Answer:
+async def delete(doors: ApiContext, call: Call, target: Target) -> Answer:
     """``DELETE`` on an object: 200 with its last state if it is gone, 202 if it goes. ``uid`` in the query: this very
     one. A repeat of a request that was carried out touches nothing that came after it."""
     query = call.query("uid", "force")
@@ -57,7 +57,7 @@ async def delete(doors: Doors, call: Call, target: Target) -> Answer:
     return object_answer(gone, 202 if gone.finalizers else 200)
 
 
-async def _answer_repeat(doors: Doors, target: Target) -> Answer:
+async def _answer_repeat(doors: ApiContext, target: Target) -> Answer:
     current = await read_again(doors, target.key)
     if current is not None and current.deleting_since is not None:
         return object_answer(current, 202)
@@ -66,20 +66,20 @@ async def _answer_repeat(doors: Doors, target: Target) -> Answer:
     return object_answer(gone)
 
 
-async def _read(doors: Doors, target: Target, uid: str | None = None) -> Envelope:
+async def _read(doors: ApiContext, target: Target, uid: str | None = None) -> Envelope:
     envelope = await read_again(doors, target.key)
     if envelope is None or (uid is not None and envelope.uid != uid):
         raise not_found(target.kind, target.require_name(), target.project)
     return envelope
 
 
-async def _refuse_used(doors: Doors, kind: Kind, envelope: Envelope) -> None:
+async def _refuse_used(doors: ApiContext, kind: Kind, envelope: Envelope) -> None:
     users = await references.find_users(doors.store, kind, envelope)
     if users:
         raise references.in_use(kind, envelope.name, users)
 
 
-async def _mark(doors: Doors, target: Target, uid: str, expected: Match) -> Envelope:
+async def _mark(doors: ApiContext, target: Target, uid: str, expected: Match) -> Envelope:
     async def attempt() -> Envelope:
         envelope = await _read(doors, target, uid)
         expected.check(target.kind, envelope.name, envelope)
@@ -90,14 +90,14 @@ async def _mark(doors: Doors, target: Target, uid: str, expected: Match) -> Enve
     return await retry(doors, attempt)
 
 
-async def _unmark(doors: Doors, target: Target, uid: str) -> None:
+async def _unmark(doors: ApiContext, target: Target, uid: str) -> None:
     async def attempt() -> None:
         await _write(doors, await _read(doors, target, uid), None)
 
     await retry(doors, attempt)
 
 
-async def _write(doors: Doors, envelope: Envelope, deleting_since: float | None, key: str | None = None) -> None:
+async def _write(doors: ApiContext, envelope: Envelope, deleting_since: float | None, key: str | None = None) -> None:
     envelope.deleting_since = deleting_since
     envelope.revision = await doors.store.commit(
         [Put(envelope.key, encode_envelope(envelope))],
@@ -106,7 +106,7 @@ async def _write(doors: Doors, envelope: Envelope, deleting_since: float | None,
     )
 
 
-async def _finish(doors: Doors, target: Target, last: Envelope, key: str | None, expected: Match) -> Envelope:
+async def _finish(doors: ApiContext, target: Target, last: Envelope, key: str | None, expected: Match) -> Envelope:
     """One commit with the request's ``key``: the mark, if finalizers hold the object; else it and its claims are gone."""
     kind = target.kind
     envelope = await read_again(doors, target.key)

@@ -11,7 +11,7 @@ import msgspec
 
 from weft.api.admission.admit import not_found
 from weft.api.auth.authorise import authorise_read
-from weft.api.context import Doors
+from weft.api.context import ApiContext
 from weft.api.request.call import JSON, Call, object_answer, read_count
 from weft.api.request.if_match import is_known
 from weft.api.request.target import Target
@@ -32,7 +32,7 @@ SELECTORS = ("labels", "fields")
 _encoder = msgspec.json.Encoder()
 
 
-async def get(doors: Doors, call: Call, target: Target) -> Answer:
+async def get(doors: ApiContext, call: Call, target: Target) -> Answer:
     """``GET`` on an object."""
     name = target.require_name()
     await authorise_read(doors, call.actor, target.kind, name, {})
@@ -46,7 +46,7 @@ async def get(doors: Doors, call: Call, target: Target) -> Answer:
     return object_answer(decode_envelope(entry.value, entry.revision))
 
 
-async def list_(doors: Doors, call: Call, target: Target) -> Answer:
+async def list_(doors: ApiContext, call: Call, target: Target) -> Answer:
     """``GET`` on a collection: one page of one instant."""
     names = await authorise_read(doors, call.actor, target.kind, None, call.loose_query)
     query = call.query(*SELECTORS, *known_prefix(target), "limit", "continue")
@@ -76,7 +76,7 @@ def known_prefix(target: Target) -> tuple[str, ...]:
     return {"allocation": ("node",), "endpoint": ("network",)}.get(target.kind.name, ())
 
 
-async def refuse_unknown_project(doors: Doors, target: Target) -> None:
+async def refuse_unknown_project(doors: ApiContext, target: Target) -> None:
     """Raise NotFound if the project of the URL doesn't exist."""
     if target.project is None:
         return

@@ -16,10 +16,10 @@ from weft.api.admission.admit import Draft, not_found, refuse_deleting
 from weft.api.admission.commit import read_again, settle, tell, was_done
 from weft.api.admission.view import View
 from weft.api.auth.authorise import authorise_write, require_admin
-from weft.api.context import Doors
+from weft.api.context import ApiContext
 from weft.api.request.call import Call, json_answer, object_answer, read_flag
 from weft.api.request.if_match import Match
-from weft.api.request.manifest import Wish, read_manifest
+from weft.api.request.manifest import Manifest, read_manifest
 from weft.api.request.target import Target
 from weft.contracts.store import AtRevision, Put
 from weft.kinds.allocation import AllocationSpec
@@ -41,7 +41,7 @@ _LOOK_SECONDS = 0.1
 _STARTABLE = ("Stopped", "Suspended", "Failed")
 
 
-async def act(doors: Doors, call: Call, target: Target) -> Answer:
+async def act(doors: ApiContext, call: Call, target: Target) -> Answer:
     """``POST …/{name}:{verb}``."""
     kind, verb = target.kind, _find_verb(target)
     if verb.stream:
@@ -73,7 +73,7 @@ async def act(doors: Doors, call: Call, target: Target) -> Answer:
     return object_answer(draft.envelope)
 
 
-async def _plan(doors: Doors, view: View, target: Target, verb: Verb, given: Any, expected: Match) -> Draft:
+async def _plan(doors: ApiContext, view: View, target: Target, verb: Verb, given: Any, expected: Match) -> Draft:
     kind = target.kind
     current = await view.get(kind, target.project, target.require_name())
     expected.check(kind, target.require_name(), current)
@@ -94,7 +94,7 @@ async def _plan(doors: Doors, view: View, target: Target, verb: Verb, given: Any
 
 
 async def _make(
-    doors: Doors, call: Call, target: Target, verb: Verb, given: Any, expected: Match, *, dry_run: bool
+    doors: ApiContext, call: Call, target: Target, verb: Verb, given: Any, expected: Match, *, dry_run: bool
 ) -> Answer:
     """The object that the verb makes beside ``target``."""
     assert verb.make is not None
@@ -140,7 +140,7 @@ async def _leave_out_a_move_that_ended(view: View, target: Target, status: dict[
 
 
 async def _make_with_change(
-    doors: Doors, view: View, target: Target, verb: Verb, given: Any, wish: Wish, expected: Match
+    doors: ApiContext, view: View, target: Target, verb: Verb, given: Any, wish: Manifest, expected: Match
 ) -> Draft:
     """What is made and the change of ``target`` that goes with it, in one commit."""
     changed = await _plan(doors, view, target, verb, given, expected)
@@ -151,7 +151,7 @@ async def _make_with_change(
     return draft
 
 
-async def _find_made(doors: Doors, target: Target) -> Envelope | None:
+async def _find_made(doors: ApiContext, target: Target) -> Envelope | None:
     """The newest object that belongs to ``target`` and was made by one of its verbs."""
     owner = await read_again(doors, target.key)
     kinds = [kind.name for kind in KINDS if kind.removable]
@@ -161,7 +161,7 @@ async def _find_made(doors: Doors, target: Target) -> Envelope | None:
     return max(own, key=lambda one: one.revision, default=None)
 
 
-async def _open_stream(doors: Doors, call: Call, target: Target, verb: Verb, given: Any) -> Answer:
+async def _open_stream(doors: ApiContext, call: Call, target: Target, verb: Verb, given: Any) -> Answer:
     """A ticket that lets its bearer through the gateway to the workload's place, once, for a minute; what has no place of its own
     is the gateway's to answer for."""
     kind, name = target.kind, target.require_name()
@@ -211,7 +211,7 @@ def _is_coming(envelope: Envelope) -> bool:
     return bool(status.get("phase") in _STARTABLE and status.get("observed_generation", 0) < envelope.generation)
 
 
-async def _find_place(doors: Doors, kind: Kind, envelope: Envelope, verb: Verb) -> tuple[Envelope, AllocationSpec]:
+async def _find_place(doors: ApiContext, kind: Kind, envelope: Envelope, verb: Verb) -> tuple[Envelope, AllocationSpec]:
     status = msgspec.json.decode(envelope.status)
     phase = Phase(status.get("phase", "Pending"))
     what = f"{kind.name}/{envelope.name}"

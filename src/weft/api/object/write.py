@@ -12,7 +12,7 @@ from weft.api.admission.admit import Draft
 from weft.api.admission.commit import settle, tell, was_done
 from weft.api.admission.view import View
 from weft.api.auth import tokens
-from weft.api.context import Doors
+from weft.api.context import ApiContext
 from weft.api.request.call import Call, object_answer, read_flag
 from weft.api.request.if_match import Match, refuse_stale
 from weft.api.request.manifest import read_manifest
@@ -24,7 +24,7 @@ from weft.serving.answer import Answer
 _PATCHED = ("labels", "spec", "uid", "generation")
 
 
-async def create(doors: Doors, call: Call, target: Target) -> Answer:
+async def create(doors: ApiContext, call: Call, target: Target) -> Answer:
     """``POST`` on a collection."""
     dry_run = read_flag(call.query("dry_run"), "dry_run")
     raw = await call.read_object()
@@ -39,7 +39,7 @@ async def create(doors: Doors, call: Call, target: Target) -> Answer:
     return object_answer(draft.envelope, 200 if dry_run else 201)
 
 
-async def put(doors: Doors, call: Call, target: Target) -> Answer:
+async def put(doors: ApiContext, call: Call, target: Target) -> Answer:
     """``PUT`` on an object."""
     dry_run = read_flag(call.query("dry_run"), "dry_run")
     wish = read_manifest(await call.read_object(), kind=target.kind, project=target.project, name=target.name)
@@ -60,7 +60,7 @@ async def put(doors: Doors, call: Call, target: Target) -> Answer:
     return _answer(doors, call, draft, dry_run)
 
 
-async def patch(doors: Doors, call: Call, target: Target) -> Answer:
+async def patch(doors: ApiContext, call: Call, target: Target) -> Answer:
     """``PATCH`` on an object: a JSON merge patch (RFC 7396) on labels and spec."""
     dry_run = read_flag(call.query("dry_run"), "dry_run")
     raw = await call.read_object()
@@ -85,7 +85,7 @@ async def patch(doors: Doors, call: Call, target: Target) -> Answer:
 
 
 async def _settle_once(
-    doors: Doors, call: Call, target: Target, name: str, plan: Callable[[View], Awaitable[Draft]], dry_run: bool
+    doors: ApiContext, call: Call, target: Target, name: str, plan: Callable[[View], Awaitable[Draft]], dry_run: bool
 ) -> Draft:
     """What ``plan`` comes to; nothing new for a request that repeats one that was carried out."""
     key = None if dry_run else call.idempotency_key
@@ -128,7 +128,7 @@ def _patched(current: Envelope, raw: dict[str, Any], target: Target) -> dict[str
     }
 
 
-def _answer(doors: Doors, call: Call, draft: Draft, dry_run: bool) -> Answer:
+def _answer(doors: ApiContext, call: Call, draft: Draft, dry_run: bool) -> Answer:
     if not dry_run:
         tell(doors, call.actor, draft)
     answer = object_answer(draft.envelope, 201 if draft.action == "created" and not dry_run else 200)

@@ -38,7 +38,7 @@ PASSED_OVER = frozenset(
 _KNOWN = PASSED_OVER.union(FIELDS)
 
 
-class Wish(msgspec.Struct, frozen=True, kw_only=True):
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What someone wants an object to be. ``spec`` is as written; ``labels`` None means: not mentioned."""
 
     kind: Kind
@@ -51,7 +51,9 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     revision: int | None = None  # that alone was given
 
 
-def read_manifest(raw: Any, *, kind: Kind | None = None, project: str | None = None, name: str | None = None) -> Wish:
+def read_manifest(
+    raw: Any, *, kind: Kind | None = None, project: str | None = None, name: str | None = None
+) -> Manifest:
     """The wish in ``raw``. What the URL says already (``kind``, ``project``, ``name``) may be left out and must not be
     contradicted. Raises UnknownField, InvalidInput, NotFound for an unknown kind."""
     if not isinstance(raw, dict):
@@ -59,7 +61,7 @@ def read_manifest(raw: Any, *, kind: Kind | None = None, project: str | None = N
     found_kind = kind if kind is not None and "kind" not in raw else _read_kind(raw, kind)
     if not raw.keys() <= _KNOWN:
         _refuse_unknown(raw, found_kind)
-    return Wish(
+    return Manifest(
         kind=found_kind,
         name=_read_name(raw, found_kind, name),
         project=_read_project(raw, found_kind, project),

@@ -16,7 +16,7 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.contracts.store import Store
-from weft.informer.prefix_cache import Mirror, of_envelope
+from weft.informer.prefix_cache import PrefixCache, of_envelope
 from weft.kinds.network import NetworkSpec
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import kind_prefix
@@ -38,13 +38,13 @@ class Reached(msgspec.Struct, frozen=True):
     address: str = ""
 
 
-class Ranges:
+class AddressRanges:
     """Every network's range and every node's address, joined where they touch: what is told grows with the address plan, not
     with tenants."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
-        self._networks = Mirror(store, kind_prefix("network"), of_envelope(_network), clock)
-        self._nodes = Mirror(store, kind_prefix("node"), of_envelope(_address), clock)
+        self._networks = PrefixCache(store, kind_prefix("network"), of_envelope(_network), clock)
+        self._nodes = PrefixCache(store, kind_prefix("node"), of_envelope(_address), clock)
         self._told = Told("", [], [])
         self._at, self._again_at = (-1, -1), 0.0
         self._clock = clock

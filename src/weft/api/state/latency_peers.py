@@ -13,7 +13,7 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.contracts.store import Store
-from weft.informer.prefix_cache import Mirror, of_envelope
+from weft.informer.prefix_cache import PrefixCache, of_envelope
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import kind_prefix
 from weft.trust.echo import node_key, pair_key
@@ -38,11 +38,11 @@ class Answering(msgspec.Struct, frozen=True):
     echo_port: int = 0
 
 
-class Peers:
+class LatencyPeers:
     """``secret`` is what all keys follow from."""
 
     def __init__(self, store: Store, secret: bytes, clock: Clock) -> None:
-        self._nodes = Mirror(store, kind_prefix("node"), of_envelope(_answering), clock)
+        self._nodes = PrefixCache(store, kind_prefix("node"), of_envelope(_answering), clock)
         self._secret, self._clock = secret, clock
         self._ring: list[tuple[bytes, str, Answering]] = []
         self._versions: dict[str, str] = {}  # by uid, as long as the ring is what it is

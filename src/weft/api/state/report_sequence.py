@@ -11,7 +11,7 @@ from __future__ import annotations
 _NONE = "none.0"  # a version that no agent has: it says all again
 
 
-class Heard:
+class ReportSequence:
     """By node uid; a version is ``LIFE.NUMBER``, or nothing of an agent that doesn't number its reports."""
 
     def __init__(self) -> None:

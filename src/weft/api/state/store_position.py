@@ -15,7 +15,7 @@ _BEAT_SECONDS = 10.0
 _SETTLED_BEATS = 3
 
 
-class Pulse:
+class StorePosition:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock

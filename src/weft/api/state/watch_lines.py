@@ -20,7 +20,7 @@ class Line(msgspec.Struct, omit_defaults=True):
     error: dict[str, Any] | None = None
 
 
-class Lines:
+class WatchLines:
     """The newest encoded lines."""
 
     def __init__(self) -> None:

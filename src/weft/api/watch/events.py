@@ -8,7 +8,7 @@ import msgspec
 
 from weft.api.auth.authenticate import is_still_let_in
 from weft.api.auth.authorise import require_person
-from weft.api.context import Doors
+from weft.api.context import ApiContext
 from weft.api.request.call import Call, json_answer, read_count, read_flag
 from weft.api.watch.stream import BOOKMARK_SECONDS, NDJSON
 from weft.serving.answer import Answer
@@ -19,7 +19,7 @@ _LOOK_SECONDS = 0.3  # other processes write the journal too, and it has no way 
 _encoder = msgspec.json.Encoder()
 
 
-async def events(doors: Doors, call: Call) -> Answer:
+async def events(doors: ApiContext, call: Call) -> Answer:
     """``GET /v1/events``: with ``since`` what came after that id; without it the newest."""
     require_person(call.actor, "read the journal")
     query = call.query("since", "follow", "object", "limit")
@@ -32,7 +32,9 @@ async def events(doors: Doors, call: Call) -> Answer:
     return json_answer({"items": records})
 
 
-async def _follow(doors: Doors, call: Call, since: int | None, about: str, limit: int) -> AsyncGenerator[bytes, None]:
+async def _follow(
+    doors: ApiContext, call: Call, since: int | None, about: str, limit: int
+) -> AsyncGenerator[bytes, None]:
     spoke = asked = doors.clock.elapsed()
     if since is None:
         newest = await doors.journal.read_soon(limit=1)

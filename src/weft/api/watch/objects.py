@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 
 from weft.api.auth.authorise import authorise_read
-from weft.api.context import Doors
+from weft.api.context import ApiContext
 from weft.api.object.read import SELECTORS, Match, known_prefix, read_selection, refuse_unknown_project
 from weft.api.request.call import Call
 from weft.api.request.target import Target
@@ -23,7 +23,7 @@ from weft.serving.answer import Answer
 _FIRST_SECONDS = 0.25  # how long a cursor gets to prove gone before the answer begins
 
 
-async def watch(doors: Doors, call: Call, target: Target) -> Answer:
+async def watch(doors: ApiContext, call: Call, target: Target) -> Answer:
     """``GET …?watch=1&cursor=C`` on a collection."""
     names = await authorise_read(doors, call.actor, target.kind, None, call.loose_query)
     query = call.query(*SELECTORS, *known_prefix(target), "watch", "cursor", "limit")
@@ -42,7 +42,7 @@ async def watch(doors: Doors, call: Call, target: Target) -> Answer:
     return Answer(200, headers=NDJSON, pieces=Watching(doors, call, feed))
 
 
-def _lines(doors: Doors, batch: Batch, match: Match | None) -> bytes:
+def _lines(doors: ApiContext, batch: Batch, match: Match | None) -> bytes:
     if match is None:
         last = batch.changes[-1] if batch.changes else None
         return b"".join(doors.lines.encode(batch, change, last=change is last) for change in batch.changes)

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from weft.api.auth.authenticate import is_still_let_in
-from weft.api.context import Doors
+from weft.api.context import ApiContext
 from weft.api.request.call import Call
 from weft.api.request.problem import describe_problem
 from weft.api.state.watch_lines import Line, encode_line
@@ -29,7 +29,7 @@ class Feed:
     """Makes lines of a watch's batches. ``woken`` is set when there is news: lines, or the end."""
 
     def __init__(
-        self, doors: Doors, batches: AsyncGenerator[Batch, None], cursor: str, encode: Callable[[Batch], bytes]
+        self, doors: ApiContext, batches: AsyncGenerator[Batch, None], cursor: str, encode: Callable[[Batch], bytes]
     ) -> None:
         self.woken = asyncio.Event()
         self.cursor = cursor
@@ -85,7 +85,7 @@ class Feed:
 class Watching:
     """The lines that ``feed`` brings until its end, the doors' end, or ten minutes; closed when their reader has left."""
 
-    def __init__(self, doors: Doors, call: Call, feed: Feed) -> None:
+    def __init__(self, doors: ApiContext, call: Call, feed: Feed) -> None:
         self._doors, self._call, self._feed = doors, call, feed
         self._began = self._spoke = self._asked = doors.clock.elapsed()
         self._is_over = False

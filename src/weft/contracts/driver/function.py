@@ -85,7 +85,7 @@ class Ended(msgspec.Struct, frozen=True):
     out_of_memory: bool = False
 
 
-class Foothold(msgspec.Struct, frozen=True):
+class EgressEndpoint(msgspec.Struct, frozen=True):
     """Where instances reach a network: a network namespace of the node's that has one address in it, at the path ``namespace``.
     What they send leaves with that address, and nothing is opened to them. ``name_server`` answers for the network's names, which
     end in ``domain``."""
@@ -109,7 +109,7 @@ class Roots(msgspec.Struct, frozen=True):
     workdir: str = "/var/task"
     user: tuple[int, int] = (0, 0)
     bundle: str = ""
-    foothold: Foothold | None = None
+    foothold: EgressEndpoint | None = None
 
 
 class Ready(msgspec.Struct, frozen=True):

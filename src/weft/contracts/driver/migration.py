@@ -19,10 +19,10 @@ import msgspec
 from weft.contracts.driver.runtime import GuestFacts, GuestPlan
 
 MoveMode = Literal["plain", "xbzrle", "multifd-zstd", "auto-converge", "post-copy", "stop-and-copy"]
-MovePhase = Literal["waiting", "moving", "switching", "handed over", "arrived", "taken over", "failed"]
+MigrationStage = Literal["waiting", "moving", "switching", "handed over", "arrived", "taken over", "failed"]
 
 
-class MoveSettings(msgspec.Struct, frozen=True):
+class MigrationSettings(msgspec.Struct, frozen=True):
     """How a guest's memory goes over; the same on both sides. ``pause_ms``: how long the guest may stand still at the end,
     as far as QEMU can tell beforehand. ``bytes_per_second`` 0: as fast as it goes. ``slowdown``: the share of its CPUs that
     the guest is kept from, once passes don't shrink; 0: it isn't, until ``adjust`` says so."""
@@ -41,14 +41,14 @@ class MoveSettings(msgspec.Struct, frozen=True):
         return self.streams + 1 if self.mode == "multifd-zstd" else 1
 
 
-class MoveSockets(msgspec.Struct, frozen=True):
+class MigrationSockets(msgspec.Struct, frozen=True):
     """Where a target waits: for memory, over several connections in some modes, and for disks if there are any to copy."""
 
     memory: str
     disks: str = ""
 
 
-class MovingGuest(msgspec.Struct, frozen=True):
+class MigratingGuest(msgspec.Struct, frozen=True):
     """What the target must know of the machine to build the same; ``machine`` is the driver's own words."""
 
     plan: GuestPlan
@@ -59,14 +59,14 @@ class MovingGuest(msgspec.Struct, frozen=True):
     machine: dict[str, Any]
 
 
-class MoveFacts(msgspec.Struct, frozen=True):
+class MigrationFacts(msgspec.Struct, frozen=True):
     """What is true of a move at one side. Source: waiting, moving, switching (stands still, may run on), handed over;
     target: waiting, moving, arrived (all is there, nothing has run), taken over; either: failed. Bytes as the machine
     counts them; a rate of 0 is not known yet. ``reason`` and ``message``: why it failed; ``noSpace``: a disk there is full."""
 
     key: str
     role: Literal["source", "target"]
-    phase: MovePhase
+    phase: MigrationStage
     message: str | None = None
     reason: str = ""
     sent_bytes: int = 0
@@ -97,7 +97,7 @@ class Load(msgspec.Struct, frozen=True):
     disk_bytes: dict[str, int] = {}
 
 
-class MoveEvent(msgspec.Struct, frozen=True):
+class MigrationEvent(msgspec.Struct, frozen=True):
     """``stopped``, ``resumed``: the guest stands still here, or runs; ``moved``: the phase may have changed; ``copied``: the copy
     of a disk has come further."""
 
@@ -105,27 +105,29 @@ class MoveEvent(msgspec.Struct, frozen=True):
     at: float  # seconds of this node's elapsed clock
 
 
-class Moves(Protocol):
+class MigrationDriver(Protocol):
     """Steps of one guest's move at one node. An unknown key is an IllegalTransition."""
 
-    async def describe(self, guest_id: str) -> MovingGuest:
+    async def describe(self, guest_id: str) -> MigratingGuest:
         """Source: the machine as it is now. Raises IllegalTransition for a guest that doesn't run."""
 
     async def sample(self, guest_id: str, *, seconds: float = 1.0) -> Load:
         """Source: what the guest does to its memory within ``seconds``; it doesn't notice. Raises IllegalTransition for a guest
         that doesn't run, Unavailable."""
 
-    async def expect(self, plan: GuestPlan, guest: MovingGuest, key: str, settings: MoveSettings) -> MoveSockets:
+    async def expect(
+        self, plan: GuestPlan, guest: MigratingGuest, key: str, settings: MigrationSettings
+    ) -> MigrationSockets:
         """Target: a machine built like ``guest``, with this node's own paths from ``plan``, that waits for its memory at
         the unix sockets that are returned. Disks to copy are there already,
         empty and as large. It runs nothing. Raises InvalidInput for a plan of another machine,
         DriverFailed."""
 
-    async def send(self, guest_id: str, key: str, to: MoveSockets, settings: MoveSettings) -> None:
+    async def send(self, guest_id: str, key: str, to: MigrationSockets, settings: MigrationSettings) -> None:
         """Source: begin to send to the unix sockets ``to``; returns when it is under way. A move that has failed
         begins anew, with a target that was expected anew."""
 
-    async def progress(self, guest_id: str, key: str) -> MoveFacts:
+    async def progress(self, guest_id: str, key: str) -> MigrationFacts:
         """Either side: what is true now. The source's ``handed over`` is for good."""
 
     async def adjust(
@@ -139,7 +141,7 @@ class Moves(Protocol):
     ) -> None:
         """Source: other limits from now on, while it moves. Once a guest is slowed down, it stays so until the end."""
 
-    def events(self, guest_id: str) -> AsyncIterator[MoveEvent]:
+    def events(self, guest_id: str) -> AsyncIterator[MigrationEvent]:
         """Either side: what happens to the guest from the first ``anext`` on; ends with its machine."""
 
     async def cancel(self, guest_id: str, key: str, *, never_ran: bool = False) -> GuestFacts:
@@ -160,4 +162,4 @@ class Moves(Protocol):
 
 @runtime_checkable
 class CanMigrate(Protocol):
-    moves: Moves
+    moves: MigrationDriver

@@ -15,9 +15,9 @@ import msgspec
 from weft.contracts.journal import Event
 from weft.contracts.store import Absent, Precondition, Write
 from weft.controllers.allocation.active import find_active
-from weft.controllers.conversion.facts import Answer, Facts, KnownImage, Outcome, Place, Side
+from weft.controllers.conversion.facts import Answer, Facts, KnownImage, Outcome, Place, WorkloadFacts
 from weft.controllers.conversion.plan import plan_conversion
-from weft.controllers.loop import Plan, moved
+from weft.controllers.loop import Plan, has_changed
 from weft.informer.commit import Commit, delete, edit, put, unchanged
 from weft.informer.indexes import (
     ALLOCATIONS_BY_WORKLOAD,
@@ -28,7 +28,7 @@ from weft.informer.indexes import (
     keys_of_converted,
 )
 from weft.informer.view import Changed, Item, View
-from weft.informer.workloads import name_of, wish_of
+from weft.informer.workloads import name_of, spec_of
 from weft.kinds.allocation import AllocationReport, AllocationSpec, is_at_rest
 from weft.kinds.container import ContainerSpec
 from weft.kinds.conversion import ConversionSpec, ConversionStatus, is_under_way
@@ -58,7 +58,7 @@ class Conversions:
                 of = change.item.spec(AllocationSpec).workload
                 return [key for item in view.find(WORKLOADS_BY_UID, of.uid) for key in _conversions(view, item.key)]
             case "image":
-                if moved(change, lambda item: (item.uid, item.status(ImageStatus).phase)):
+                if has_changed(change, lambda item: (item.uid, item.status(ImageStatus).phase)):
                     return [item.key for item in view.of_kind("conversion").values() if _waits_for_image(item)]
             case "recommendation":
                 owner = change.item.envelope.owner
@@ -314,16 +314,16 @@ def _events(item: Item, former: ConversionStatus, status: ConversionStatus) -> l
     ]
 
 
-def _read_side(view: View, item: Item | None) -> Side | None:
+def _read_side(view: View, item: Item | None) -> WorkloadFacts | None:
     if item is None:
         return None
-    wish, said = wish_of(item), item.envelope.condition("Healthy")
+    wish, said = spec_of(item), item.envelope.condition("Healthy")
     healthy = {"True": True, "False": False}.get(said.status) if said is not None else None
     if isinstance(wish, ContainerSpec) and wish.health_check is not None:
         healthy = healthy is True  # until it is known to be
     allocations = view.find(ALLOCATIONS_BY_WORKLOAD, item.uid)
     place = find_active(allocations)
-    return Side(
+    return WorkloadFacts(
         what=name_of(item),
         wish=wish,
         status=item.status(WorkloadStatus),

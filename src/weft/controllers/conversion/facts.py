@@ -25,7 +25,7 @@ class Place(msgspec.Struct, frozen=True):
     holds: bool
 
 
-class Side(msgspec.Struct, frozen=True, kw_only=True):
+class WorkloadFacts(msgspec.Struct, frozen=True, kw_only=True):
     """One of both workloads. ``healthy`` None: nobody asks it. ``image`` is the digest (sha256:…) that it runs, as far as its node
     has said."""
 
@@ -66,8 +66,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     spec: ConversionSpec
     status: ConversionStatus
-    old: Side | None
-    new: Side | None
+    old: WorkloadFacts | None
+    new: WorkloadFacts | None
     images: tuple[KnownImage, ...] = ()
     answer: Answer | None = None
     old_uid: str = ""
@@ -97,7 +97,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     look_after: float | None = None
 
 
-def is_well(side: Side) -> bool:
+def is_well(side: WorkloadFacts) -> bool:
     """Whether it runs and answers as it was asked to last."""
     status = side.status
     return (

@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
-from weft.controllers.conversion.facts import Facts, Outcome, Side, end, is_well, strip
+from weft.controllers.conversion.facts import Facts, Outcome, WorkloadFacts, end, is_well, strip
 from weft.controllers.workload.status import STARTING
 from weft.kinds.parts.placement_spec import REFUSALS
 from weft.objects.lifecycle import Phase
@@ -52,7 +52,7 @@ def time_left(facts: Facts) -> float:
     return (facts.status.began_at or 0.0) + facts.spec.timeout_seconds - facts.now
 
 
-def finds_no_place(facts: Facts, new: Side) -> bool:
+def finds_no_place(facts: Facts, new: WorkloadFacts) -> bool:
     """Nothing runs meanwhile: room that may come some day isn't waited for."""
     return facts.status.phase == "Starting" and new.status.phase == Phase.PENDING and new.status.reason in REFUSALS
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from weft.informer.leader_lease import Term
+from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import View
 from weft.kinds.function import FunctionSpec, FunctionStatus
 from weft.kinds.function_version import FunctionVersionSpec
@@ -24,7 +24,7 @@ YOUNG_SECONDS = 3600.0
 class Code:
     """``run`` looks every ten minutes at ``folder`` for as long as ``term`` lasts. ``now`` is the file system's clock."""
 
-    def __init__(self, folder: Path, term: Term, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, folder: Path, term: LeaderLease, now: Callable[[], float] = time.time) -> None:
         self._folder = folder
         self._term = term
         self._now = now

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from weft.controllers.loop import moved
+from weft.controllers.loop import has_changed
 from weft.informer.commit import Commit, delete, edit, put, unchanged
 from weft.informer.indexes import ENDPOINTS_BY_NETWORK, ENDPOINTS_BY_WORKLOAD, FUNCTIONS_BY_NETWORK, NETWORKS_BY_UID
 from weft.informer.view import Changed, Item, View
@@ -26,14 +26,14 @@ def route_footholds(view: View, change: Changed) -> Iterable[str]:
             if change.new is not None and is_foothold(change.new):
                 return (change.key,)
         case "node":
-            if moved(change, lambda item: (item.uid, _told(item))):
+            if has_changed(change, lambda item: (item.uid, _told(item))):
                 nodes = {item.uid for item in (change.old, change.new) if item is not None}
                 return [item.key for uid in nodes for item in view.find(ENDPOINTS_BY_WORKLOAD, uid)]
         case "network":
-            if moved(change, lambda item: item.uid) and change.old is not None:
+            if has_changed(change, lambda item: item.uid) and change.old is not None:
                 return _standing_in(view, change.old)
         case "function" | "functionversion":
-            if moved(change, lambda item: item.spec(FunctionCode).network) and change.old is not None:
+            if has_changed(change, lambda item: item.spec(FunctionCode).network) and change.old is not None:
                 name = change.old.spec(FunctionCode).network
                 network = view.get(object_key("network", change.old.envelope.project, name)) if name else None
                 return _standing_in(view, network) if network is not None else ()

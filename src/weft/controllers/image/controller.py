@@ -24,7 +24,7 @@ from weft.controllers.image.file import ImageFacts, Progress, fetch, inspect
 from weft.controllers.loop import Queue
 from weft.informer.cache import whole
 from weft.informer.commit import Commit, edit, put, unchanged
-from weft.informer.leader_lease import Term
+from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Changed, Item
 from weft.kinds.allocation import AllocationSpec, list_digests
 from weft.kinds.image import OCI, OCI_FORMAT, ImageSpec, ImageStatus, read_oci
@@ -52,7 +52,7 @@ class Images:
     def __init__(
         self,
         folder: Path,
-        term: Term,
+        term: LeaderLease,
         make_bundle: MakeBundle | None = None,
         unseal: Unseal | None = None,
         allowed: Sequence[str] = (),
@@ -67,7 +67,7 @@ class Images:
         self._attempts: dict[str, int] = {}
 
     async def run(self) -> None:
-        """Raises TermLost when the term ends."""
+        """Raises LeadershipLost when the term ends."""
         self._folder.mkdir(parents=True, exist_ok=True)
         for left in self._folder.glob(f"{_FETCHING}*"):
             left.unlink(missing_ok=True)

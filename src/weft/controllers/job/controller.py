@@ -13,9 +13,9 @@ import msgspec
 
 from weft.contracts.journal import Event
 from weft.contracts.store import Absent, Precondition, Write
-from weft.controllers.job.plan import Book, Facts, Outcome, Seen, Try, plan_tasks
+from weft.controllers.job.plan import Attempt, Facts, Outcome, TaskFacts, TaskLedger, plan_tasks
 from weft.controllers.job.schedule import Run, plan_runs
-from weft.controllers.loop import Plan, moved
+from weft.controllers.loop import Plan, has_changed
 from weft.informer.commit import Commit, delete, edit, put, unchanged
 from weft.informer.indexes import CONTAINERS_BY_JOB, JOBS_BY_AFTER, JOBS_BY_SCHEDULE
 from weft.informer.view import Changed, Item, View
@@ -39,20 +39,20 @@ class Jobs:
     kinds = ("job", "container")
 
     def __init__(self) -> None:
-        self._books: dict[str, tuple[str, bytes, Book]] = {}  # by key: of which uid, after which status
+        self._books: dict[str, tuple[str, bytes, TaskLedger]] = {}  # by key: of which uid, after which status
         self._written: dict[str, float] = {}  # large ones, when last
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         if change.kind == "container":
             owner = change.item.envelope.owner
-            if owner is None or owner.kind != "job" or not moved(change, _stand_of):
+            if owner is None or owner.kind != "job" or not has_changed(change, _stand_of):
                 return ()
             return (object_key("job", owner.project, owner.name),)
         keys = [change.key]
         if change.new is None:
             self._books.pop(change.key, None)
             self._written.pop(change.key, None)
-        if moved(change, lambda item: (item.uid, item.status(JobStatus).phase)):
+        if has_changed(change, lambda item: (item.uid, item.status(JobStatus).phase)):
             keys += [item.key for item in view.find(JOBS_BY_AFTER, change.key)]
             owner = change.item.envelope.owner
             if owner is not None and owner.kind == "job":
@@ -84,7 +84,7 @@ class Jobs:
         raw = bytes(item.envelope.status)
         uid, after, book = self._books.get(item.key, ("", b"", None))
         if book is None or (uid, after) != (item.uid, raw):
-            book = Book(spec, status)
+            book = TaskLedger(spec, status)
         seen = [one for one in (read_seen(item, c) for c in view.find(CONTAINERS_BY_JOB, item.uid)) if one is not None]
         waits_for, hopeless = read_dependencies(view, item)
         outcome = plan_tasks(
@@ -112,7 +112,7 @@ class Jobs:
         return commit, outcome.look_after
 
 
-def read_seen(job: Item, container: Item) -> Seen | None:
+def read_seen(job: Item, container: Item) -> TaskFacts | None:
     """One of the job's containers as its plan sees it; None for one that no plan of it made."""
     named = read_task_name(job.envelope.name, container.envelope.name)
     if named is None:
@@ -120,7 +120,7 @@ def read_seen(job: Item, container: Item) -> Seen | None:
     status, spec = container.status(WorkloadStatus), container.spec(ContainerSpec)
     ready, placed = container.envelope.condition("Ready"), container.envelope.condition("Placed")
     state = "ended" if status.ended else "running" if status.phase in ("Running", "Boot", "Unknown") else "waiting"
-    return Seen(
+    return TaskFacts(
         index=named[0],
         attempt=named[1],
         state=state,  # type: ignore[arg-type]
@@ -181,7 +181,7 @@ def plan_writes(view: View, job: Item, outcome: Outcome, now: float) -> tuple[Co
     return Commit(job.key, writes, preconditions, events), bytes(raw)
 
 
-def make_task(job: Item, one: Try, now: float) -> Envelope:
+def make_task(job: Item, one: Attempt, now: float) -> Envelope:
     """The container that is one try of a task, as the doors would make it."""
     of, wish = job.envelope, job.spec(JobSpec)
     env = {
@@ -309,7 +309,7 @@ def _key(job: Item, index: int, attempt: int) -> str:
 
 
 def _count(spec: JobSpec) -> int:
-    return len(Book(spec, JobStatus()).order)
+    return len(TaskLedger(spec, JobStatus()).order)
 
 
 def _stand_of(container: Item) -> object:

@@ -22,7 +22,7 @@ UNSEEN = "none"
 _PASSING = ("starting", "stopping", "restarting", "preempted")  # reasons that a container gives for a moment
 
 
-class Seen(msgspec.Struct, frozen=True):
+class TaskFacts(msgspec.Struct, frozen=True):
     """One try's container. ``placed``: it has a place, so its node must end it; ``since``: when it began to run, or ended (unix
     seconds, by the server's clock); ``stopping``: it is wished stopped already."""
 
@@ -38,7 +38,7 @@ class Seen(msgspec.Struct, frozen=True):
     deleting: bool = False
 
 
-class Try(msgspec.Struct, frozen=True):
+class Attempt(msgspec.Struct, frozen=True):
     """One to make. ``gang``: as in a workload's spec."""
 
     index: int
@@ -46,7 +46,7 @@ class Try(msgspec.Struct, frozen=True):
     gang: str | None = None
 
 
-class Book:
+class TaskLedger:
     """What a job's status says of its tasks, as sets and maps: read once, then kept up. ``open`` are those whose last try has
     no end that is written down."""
 
@@ -82,9 +82,9 @@ class Outcome(msgspec.Struct):
     again though nothing happens; ``told``: for the journal, reason and sentence."""
 
     status: JobStatus
-    make: list[Try] = []
-    stop: list[Seen] = []
-    delete: list[Seen] = []
+    make: list[Attempt] = []
+    stop: list[TaskFacts] = []
+    delete: list[TaskFacts] = []
     look_after: float | None = None
     told: list[tuple[Literal["Normal", "Warning"], str, str]] = []
 
@@ -95,7 +95,7 @@ class Facts(msgspec.Struct, frozen=True):
 
     spec: JobSpec
     status: JobStatus
-    seen: Sequence[Seen]
+    seen: Sequence[TaskFacts]
     generation: int
     now: float
     gang: str = ""
@@ -103,7 +103,7 @@ class Facts(msgspec.Struct, frozen=True):
     hopeless: str = ""
 
 
-def plan_tasks(facts: Facts, book: Book, most: int) -> Outcome:
+def plan_tasks(facts: Facts, book: TaskLedger, most: int) -> Outcome:
     """What is to be done now, ``most`` things at once. ``book`` is kept up to what the outcome's status says."""
     spec, now = facts.spec, facts.now
     status = replace(facts.status, observed_generation=facts.generation)
@@ -129,7 +129,7 @@ def plan_tasks(facts: Facts, book: Book, most: int) -> Outcome:
     return out
 
 
-def _begin_round(out: Outcome, book: Book, facts: Facts) -> None:
+def _begin_round(out: Outcome, book: TaskLedger, facts: Facts) -> None:
     """Begin anew with all but what has succeeded."""
     status = out.status
     for index in list(book.tries):
@@ -143,7 +143,7 @@ def _begin_round(out: Outcome, book: Book, facts: Facts) -> None:
     out.told.append(("Normal", "Retried", "what has not succeeded is tried once more"))
 
 
-def _note_ends(out: Outcome, book: Book, facts: Facts) -> None:
+def _note_ends(out: Outcome, book: TaskLedger, facts: Facts) -> None:
     """Write down how tries ended; a container that is gone without that was taken away by somebody."""
     if not book.open:
         return
@@ -155,10 +155,12 @@ def _note_ends(out: Outcome, book: Book, facts: Facts) -> None:
         if one.state == "ended":
             _note_end(out, book, facts, one)
     for index in [i for i in book.open if i not in there]:
-        _note_end(out, book, facts, Seen(index, book.tries[index], "ended", reason="deleted", message="it was deleted"))
+        _note_end(
+            out, book, facts, TaskFacts(index, book.tries[index], "ended", reason="deleted", message="it was deleted")
+        )
 
 
-def _note_end(out: Outcome, book: Book, facts: Facts, one: Seen) -> None:
+def _note_end(out: Outcome, book: TaskLedger, facts: Facts, one: TaskFacts) -> None:
     spec, status, index = facts.spec, out.status, one.index
     if one.exit_code == 0 and not one.stopping:
         book.open.discard(index)
@@ -212,7 +214,7 @@ def _find_end(out: Outcome, facts: Facts) -> None:
         _look(out, over - facts.now)
 
 
-def _end_all(out: Outcome, live: Sequence[Seen], now: float) -> None:
+def _end_all(out: Outcome, live: Sequence[TaskFacts], now: float) -> None:
     for one in live:
         if one.deleting or one.stopping:
             continue
@@ -230,7 +232,7 @@ def _end(out: Outcome, phase: str, now: float) -> None:
     out.told.append((kind, phase, f"{phase}: {status.message}" if status.message else phase))
 
 
-def _end_late(out: Outcome, live: Sequence[Seen], facts: Facts) -> None:
+def _end_late(out: Outcome, live: Sequence[TaskFacts], facts: Facts) -> None:
     """Stop what has run for as long as it may."""
     if facts.spec.task_timeout is None:
         return
@@ -243,7 +245,7 @@ def _end_late(out: Outcome, live: Sequence[Seen], facts: Facts) -> None:
                 _look(out, left)
 
 
-def _begin(out: Outcome, book: Book, facts: Facts, live: Sequence[Seen], most: int) -> None:
+def _begin(out: Outcome, book: TaskLedger, facts: Facts, live: Sequence[TaskFacts], most: int) -> None:
     """Make tries, retries that are due first: as many as there may be at once."""
     spec, status, now = facts.spec, out.status, facts.now
     if facts.waits_for or spec.hold:
@@ -281,14 +283,14 @@ def _begin(out: Outcome, book: Book, facts: Facts, live: Sequence[Seen], most: i
         book.retry_at.pop(index, None)
         book.tries[index] = attempt = book.tries.get(index, 0) + 1
         book.open.add(index)
-        out.make.append(Try(index, attempt, gang))
+        out.make.append(Attempt(index, attempt, gang))
 
 
 def _look(out: Outcome, seconds: float) -> None:
     out.look_after = min(seconds, out.look_after) if out.look_after is not None else seconds
 
 
-def _count(out: Outcome, book: Book, facts: Facts, live: Sequence[Seen]) -> None:
+def _count(out: Outcome, book: TaskLedger, facts: Facts, live: Sequence[TaskFacts]) -> None:
     status = out.status
     book.write(status)
     status.running = sum(one.state == "running" for one in live)
@@ -300,7 +302,7 @@ def _count(out: Outcome, book: Book, facts: Facts, live: Sequence[Seen]) -> None
         status.message = f"task {held.index}: {held.reason}: {held.message}" if held is not None else ""
 
 
-def _trim(facts: Facts, book: Book) -> list[Seen]:
+def _trim(facts: Facts, book: TaskLedger) -> list[TaskFacts]:
     """Ended tries whose containers are kept no more: all but the newest, those that failed last."""
     ended = [
         one

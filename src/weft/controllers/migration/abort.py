@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.controllers.migration.facts import READY, Facts, Side, has_moved_on
+from weft.controllers.migration.facts import READY, Facts, MigrationEndpoint, has_moved_on
 from weft.controllers.migration.progress import time_left
 from weft.kinds.migration import MOST_TRIES, MOVED_ON, MigrationStatus
 
@@ -20,7 +20,7 @@ _FOR_GOOD = (
 Ending = Literal["Failed", "Cancelled", "Retry"]
 
 
-class Trouble(msgspec.Struct, frozen=True):
+class AbortReason(msgspec.Struct, frozen=True):
     """Why a move is to be broken off, and what it comes to then."""
 
     ending: Ending
@@ -28,40 +28,40 @@ class Trouble(msgspec.Struct, frozen=True):
     message: str
 
 
-def find_word(facts: Facts) -> Trouble | None:
+def find_word(facts: Facts) -> AbortReason | None:
     """That people want it no more, or have its VM deleted."""
     if facts.deleting or facts.spec.cancel:
-        return Trouble("Cancelled", "cancelled", "broken off as asked")
+        return AbortReason("Cancelled", "cancelled", "broken off as asked")
     if facts.vm is None:
-        return Trouble("Cancelled", "vmDeleted", "its VM is being deleted")
+        return AbortReason("Cancelled", "vmDeleted", "its VM is being deleted")
     return None
 
 
-def find_end(facts: Facts, status: MigrationStatus) -> Trouble | None:
+def find_end(facts: Facts, status: MigrationStatus) -> AbortReason | None:
     """Why the move of a disk is to be broken off: but for people, only its node knows of any trouble, and says so."""
     if (word := find_word(facts)) is not None:
         return word
     if time_left(facts.spec, status, facts.now) <= 0:
-        return Trouble("Failed", "timedOut", f"not done within {facts.spec.timeout_seconds:g} s")
+        return AbortReason("Failed", "timedOut", f"not done within {facts.spec.timeout_seconds:g} s")
     return None
 
 
-def find_trouble(facts: Facts) -> Trouble | None:
+def find_abort_reason(facts: Facts) -> AbortReason | None:
     """Why it can't go on, if it can't."""
     spec, status, source, target = facts.spec, facts.status, facts.source, facts.target
     word = find_word(facts)
     if word is not None or facts.vm is None:
         return word
     if source is None:
-        return Trouble("Failed", "sourceLost", "the place that it moves from is gone")
+        return AbortReason("Failed", "sourceLost", "the place that it moves from is gone")
     if has_moved_on(source):
-        return Trouble("Failed", MOVED_ON, f"source {source.spec.node}: {source.report.message}")
+        return AbortReason("Failed", MOVED_ON, f"source {source.spec.node}: {source.report.message}")
     if facts.vm.run != source.spec.wish:
-        return Trouble("Cancelled", "vmChanged", f"its VM is to {facts.vm.run} now")
+        return AbortReason("Cancelled", "vmChanged", f"its VM is to {facts.vm.run} now")
     if facts.vm.boots > source.spec.boots:
-        return Trouble("Cancelled", "vmChanged", "its VM is to be restarted")
+        return AbortReason("Cancelled", "vmChanged", "its VM is to be restarted")
     if source.report.reason == "notSaved" and source.spec.move is not None and source.spec.move.saves == "must":
-        return Trouble("Failed", source.report.reason, f"source {source.spec.node}: {source.report.message}")
+        return AbortReason("Failed", source.report.reason, f"source {source.spec.node}: {source.report.message}")
     for side, name in ((source, "source"), (target, "target")):
         if side is not None and side.says("failed", "given up"):
             assert side.heard is not None
@@ -78,11 +78,11 @@ def find_trouble(facts: Facts) -> Trouble | None:
         return _try_again(facts, "notTakenOver", f"target {target.spec.node} has not said that it took over")
     if time_left(spec, status, facts.now) <= 0:
         why = f": {tell_stuck(target)}" if is_stuck(target) else ""
-        return Trouble("Failed", "timedOut", f"not done within {spec.timeout_seconds:g} s{why}")
+        return AbortReason("Failed", "timedOut", f"not done within {spec.timeout_seconds:g} s{why}")
     return None
 
 
-def is_stuck(target: Side) -> bool:
+def is_stuck(target: MigrationEndpoint) -> bool:
     """Whether its node says that it can't make ready what the guest needs there."""
     return target.report.state == "failed" and bool(target.report.reason) and target.says("preparing")
 
@@ -98,12 +98,12 @@ def _read_since(facts: Facts) -> float:
     return (troubled_at if troubled_at is not None else facts.now) + READY_PATIENCE_SECONDS
 
 
-def tell_stuck(target: Side) -> str:
+def tell_stuck(target: MigrationEndpoint) -> str:
     return f"target {target.spec.node}: {target.report.message or target.report.reason}"
 
 
-def _try_again(facts: Facts, reason: str, message: str) -> Trouble:
+def _try_again(facts: Facts, reason: str, message: str) -> AbortReason:
     status = facts.status
     again = status.tries < MOST_TRIES and reason not in _FOR_GOOD and time_left(facts.spec, status, facts.now) > 0
     again = again and not (reason == "noSpace" and facts.spec.to)
-    return Trouble("Retry" if again else "Failed", reason, message)
+    return AbortReason("Retry" if again else "Failed", reason, message)

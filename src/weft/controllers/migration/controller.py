@@ -12,11 +12,11 @@ from typing import Literal
 from weft.contracts.journal import Event
 from weft.contracts.store import Precondition, Write
 from weft.controllers.allocation.active import active_allocation
-from weft.controllers.loop import Plan, moved
+from weft.controllers.loop import Plan, has_changed
 from weft.controllers.migration.disk_relocation import plan_storage
-from weft.controllers.migration.facts import Facts, Outcome, Side
+from weft.controllers.migration.facts import Facts, MigrationEndpoint, Outcome
 from weft.controllers.migration.plan import plan_move
-from weft.controllers.migration.schedule import find_planned, foresee_move, judge_window, read_appointment
+from weft.controllers.migration.schedule import find_planned, forecast_migration, judge_window, read_appointment
 from weft.informer.commit import Commit, delete, edit, put, unchanged
 from weft.informer.indexes import (
     ALLOCATIONS_BY_NODE,
@@ -28,13 +28,13 @@ from weft.informer.indexes import (
     key_of_moving,
 )
 from weft.informer.view import Changed, Item, View
-from weft.informer.workloads import wish_of
+from weft.informer.workloads import spec_of
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.migration import (
     ENDED,
+    MigrationActual,
     MigrationSpec,
     MigrationStatus,
-    MoveActual,
     is_under_way,
     move_key,
     read_migration,
@@ -62,16 +62,16 @@ class Migrations:
             case "allocation":
                 items = (item for item in (change.old, change.new) if item is not None)
                 keys = tuple(_moved_by(view, items))
-                if moved(change, lambda item: (item.spec(AllocationSpec), item.report(AllocationReport).has)):
+                if has_changed(change, lambda item: (item.spec(AllocationSpec), item.report(AllocationReport).has)):
                     ref = change.item.spec(AllocationSpec).workload
                     of_vm = view.find(MIGRATIONS_BY_WORKLOAD, object_key(ref.kind, ref.project, ref.name))
                     keys += tuple(item.key for item in of_vm if read_appointment(item) is not None)
                 return keys
             case kind if is_workload(kind):
-                if moved(change, lambda item: (item.uid, item.envelope.generation, item.deleting)):
+                if has_changed(change, lambda item: (item.uid, item.envelope.generation, item.deleting)):
                     return [item.key for item in view.find(MIGRATIONS_BY_WORKLOAD, change.key)]
             case "node":
-                if moved(change, _stand_of):
+                if has_changed(change, _stand_of):
                     return _moved_by(view, view.find(ALLOCATIONS_BY_NODE, change.item.uid))
         return ()
 
@@ -100,7 +100,7 @@ class Migrations:
                 room, outcome = find_room(view, item), plan_move(facts)
                 if outcome.status.phase == "Planned":
                     outcome.status.window = judge_window(view, item, outcome.status)
-                    outcome.status.forecast = foresee_move(view, item, outcome.status)
+                    outcome.status.forecast = forecast_migration(view, item, outcome.status)
                 commit = plan_writes(item, source, target, room, outcome, now, find_reason(view, item))
                 if outcome.look_after is not None:
                     plan.later[key] = outcome.look_after
@@ -128,7 +128,7 @@ def read_facts(view: View, item: Item, now: float) -> tuple[Facts, Item | None, 
             status=status,
             deleting=item.deleting,
             placed=item.envelope.condition("Placed"),
-            vm=wish_of(vm) if vm is not None and not vm.deleting else None,
+            vm=spec_of(vm) if vm is not None and not vm.deleting else None,
             place=_read_side(view, place),
             rival=_find_rival(view, item),
             source=_read_side(view, source),
@@ -234,12 +234,12 @@ def _events(item: Item, former: MigrationStatus, status: MigrationStatus) -> lis
     return events
 
 
-def _tell_actual(actual: MoveActual) -> str:
+def _tell_actual(actual: MigrationActual) -> str:
     pause = f", downtime {actual.pause_ms} ms" if actual.pause_ms else ""
     return f" in {actual.duration_seconds:.1f} s{pause}"
 
 
-def _read_side(view: View, item: Item | None) -> Side | None:
+def _read_side(view: View, item: Item | None) -> MigrationEndpoint | None:
     if item is None:
         return None
     spec = item.spec(AllocationSpec)
@@ -248,7 +248,9 @@ def _read_side(view: View, item: Item | None) -> Side | None:
     wish = nodes[0].spec(NodeSpec) if nodes else NodeSpec()
     closed = "it is being drained" if wish.drain else "it is cordoned" if wish.cordoned else ""
     closed = closed or ("it is being worked on" if wish.maintenance else "")
-    return Side(spec, item.report(AllocationReport), phase, item.deleting, wish.migration_bandwidth, closed)
+    return MigrationEndpoint(
+        spec, item.report(AllocationReport), phase, item.deleting, wish.migration_bandwidth, closed
+    )
 
 
 def _stand_of(node: Item) -> object:

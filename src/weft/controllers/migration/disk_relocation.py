@@ -17,7 +17,7 @@ from weft.controllers.migration.plan import begin_move
 from weft.controllers.migration.progress import end_move, measure, tell_progress, time_left
 from weft.informer.indexes import NODES_BY_UID, key_of_moving
 from weft.informer.view import Item, View
-from weft.kinds.allocation import ROOT, AllocatedStorageMove, AllocationReport, AllocationSpec, list_disks
+from weft.kinds.allocation import ROOT, AllocatedDiskRelocation, AllocationReport, AllocationSpec, list_disks
 from weft.kinds.migration import MigrationSpec, MigrationStatus
 from weft.kinds.node import NodeReport, pool_id
 
@@ -51,7 +51,7 @@ def plan_storage(view: View, item: Item, facts: Facts) -> tuple[Item | None, Out
 
 
 def _tell_planned(
-    spec: MigrationSpec, status: MigrationStatus, told: AllocatedStorageMove | tuple[str, str]
+    spec: MigrationSpec, status: MigrationStatus, told: AllocatedDiskRelocation | tuple[str, str]
 ) -> MigrationStatus:
     """What keeps it from beginning now may have changed by then: it is said, and ends nothing."""
     fault = told if isinstance(told, tuple) else None
@@ -61,7 +61,7 @@ def _tell_planned(
     return replace(status, target=status.source, reason=reason, message=message)
 
 
-def _make_order(view: View, item: Item, spec: MigrationSpec, place: Item) -> AllocatedStorageMove | tuple[str, str]:
+def _make_order(view: View, item: Item, spec: MigrationSpec, place: Item) -> AllocatedDiskRelocation | tuple[str, str]:
     """What the node is told; or why there is nothing to tell it, as token and sentence."""
     at, pool = place.spec(AllocationSpec), spec.pool or ""
     disk = ROOT
@@ -77,12 +77,12 @@ def _make_order(view: View, item: Item, spec: MigrationSpec, place: Item) -> All
         return "alreadyThere", f"it lies in storage pool {pool} already"
     if list_disks(at)[disk][1] == storage:
         return "alreadyThere", f"storage pool {pool} is the same storage as where it lies"
-    return AllocatedStorageMove(
+    return AllocatedDiskRelocation(
         key=item.uid, disk=disk, pool=pool, pool_id=storage, bytes_per_second=spec.bytes_per_second
     )
 
 
-def _lead(item: Item, facts: Facts, place: Item, order: AllocatedStorageMove) -> Outcome:
+def _lead(item: Item, facts: Facts, place: Item, order: AllocatedDiskRelocation) -> Outcome:
     spec, status, now = facts.spec, item.status(MigrationStatus), facts.now
     at, said = place.spec(AllocationSpec), place.report(AllocationReport).move
     heard = said if said is not None and said.key == order.key else None
@@ -103,7 +103,7 @@ def _lead(item: Item, facts: Facts, place: Item, order: AllocatedStorageMove) ->
     return Outcome(status=status, source=told, look_after=left)
 
 
-def _relocate(at: AllocationSpec, order: AllocatedStorageMove) -> AllocationSpec:
+def _relocate(at: AllocationSpec, order: AllocatedDiskRelocation) -> AllocationSpec:
     """The place says what is so; what VM and volume say of their pools follows from it."""
     if order.disk == ROOT:
         return replace(at, storage=None, pool=order.pool, pool_id=order.pool_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.kinds.allocation import AllocationReport, AllocationSpec, MoveReport
+from weft.kinds.allocation import AllocationReport, AllocationSpec, MigrationReport
 from weft.kinds.migration import MigrationSpec, MigrationStatus
 from weft.kinds.parts.workload import WorkloadSpec
 from weft.objects.envelope import Condition
@@ -13,7 +13,7 @@ from weft.objects.envelope import Condition
 READY = ("Ready", "Joining")  # phases of a node that is heard of
 
 
-class Side(msgspec.Struct, frozen=True):
+class MigrationEndpoint(msgspec.Struct, frozen=True):
     """One of the two places; ``node_phase`` None: its node isn't in the fabric any more; ``node_limit``: how many bytes a
     second all moves from and to it may carry, 0 is as many as they can."""
 
@@ -25,7 +25,7 @@ class Side(msgspec.Struct, frozen=True):
     node_closed: str = ""  # why it takes nothing new, as people have said
 
     @property
-    def heard(self) -> MoveReport | None:
+    def heard(self) -> MigrationReport | None:
         """What its node says of this very move."""
         move, told = self.spec.move, self.report.move
         return told if move is not None and told is not None and told.key == move.key else None
@@ -43,11 +43,11 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     deleting: bool = False
     placed: Condition | None = None
     vm: WorkloadSpec | None = None
-    place: Side | None = None
+    place: MigrationEndpoint | None = None
     rival: str = ""
-    source: Side | None = None
-    target: Side | None = None
-    room: Side | None = None
+    source: MigrationEndpoint | None = None
+    target: MigrationEndpoint | None = None
+    room: MigrationEndpoint | None = None
     now: float = 0.0
 
 
@@ -64,6 +64,6 @@ class Outcome(msgspec.Struct, kw_only=True):
     look_after: float | None = None
 
 
-def has_moved_on(side: Side | None) -> bool:
+def has_moved_on(side: MigrationEndpoint | None) -> bool:
     """Whether its node says, for good, that another one took its guest over: of one that an older store knows as a side still."""
     return side is not None and side.report.reason == "moved" and side.report.state == "stopped"

@@ -15,13 +15,13 @@ from msgspec.structs import replace
 from weft.controllers.migration.abort import (
     HAND_OVER_PATIENCE_SECONDS,
     READY_PATIENCE_SECONDS,
-    find_trouble,
+    find_abort_reason,
     is_stuck,
     tell_stuck,
 )
-from weft.controllers.migration.facts import READY, Facts, Outcome, Side, has_moved_on
+from weft.controllers.migration.facts import READY, Facts, MigrationEndpoint, Outcome, has_moved_on
 from weft.controllers.migration.progress import compare, end_move, measure, tell_progress, time_left
-from weft.kinds.allocation import AllocatedMove, AllocationSpec, MoveReport, account, change_wish, come_back
+from weft.kinds.allocation import AllocatedMigration, AllocationSpec, MigrationReport, account, change_wish, come_back
 from weft.kinds.migration import ENDED, MOVED_ON, MigrationStatus
 
 
@@ -49,7 +49,7 @@ def _plan(facts: Facts) -> Outcome:
         return _leave_both(facts, target)
     if status.ending:
         return _break_off(facts)
-    trouble = find_trouble(facts)
+    trouble = find_abort_reason(facts)
     if trouble is not None:
         ending, reason, message = trouble.ending, trouble.reason, trouble.message
         return _break_off(replace(facts, status=replace(status, ending=ending, reason=reason, message=message)))
@@ -121,7 +121,7 @@ def _hold(facts: Facts, status: MigrationStatus) -> Outcome:
     return outcome
 
 
-def _find_fault(room: Side, place: Side | None) -> str:
+def _find_fault(room: MigrationEndpoint, place: MigrationEndpoint | None) -> str:
     """Why room that is held is of no use any more, if so."""
     if room.node_phase is None:
         return "that node has left the fabric"
@@ -138,7 +138,7 @@ def _find_fault(room: Side, place: Side | None) -> str:
     return ""
 
 
-def _room_for(side: Side) -> object:
+def _room_for(side: MigrationEndpoint) -> object:
     spec = side.spec
     return account(spec, side.report), spec.memberships, spec.extras, [gpu.share for gpu in spec.gpus]
 
@@ -165,7 +165,7 @@ def _lead(facts: Facts) -> Outcome:
     return outcome
 
 
-def _keep_to_limits(side: Side, peer: Side) -> AllocatedMove:
+def _keep_to_limits(side: MigrationEndpoint, peer: MigrationEndpoint) -> AllocatedMigration:
     """The side's move with what both nodes may carry by now."""
     assert side.spec.move is not None
     return replace(side.spec.move, node_bytes_per_second=side.node_limit, peer_bytes_per_second=peer.node_limit)
@@ -223,16 +223,16 @@ def _return(facts: Facts, outcome: Outcome) -> Outcome:
     return outcome
 
 
-def _make_active(source: Side) -> AllocationSpec:
+def _make_active(source: MigrationEndpoint) -> AllocationSpec:
     return come_back(source.spec, source.spec.move.key) if source.spec.move is not None else source.spec
 
 
-def _has_it(source: Side) -> bool:
+def _has_it(source: MigrationEndpoint) -> bool:
     """Whether the guest runs at the source, and the machine there can't hand it over any more."""
     return source.says("failed") and source.report.state == "running" and source.node_phase in READY
 
 
-def _swap(facts: Facts, target: Side) -> Outcome:
+def _swap(facts: Facts, target: MigrationEndpoint) -> Outcome:
     """The guest runs at the target: its place is the one that counts from now on."""
     status = _tell(facts)
     status.phase, status.ending, status.reason, status.message = "Finishing", "", "", ""
@@ -247,7 +247,7 @@ def _swap(facts: Facts, target: Side) -> Outcome:
     return outcome
 
 
-def _leave_both(facts: Facts, target: Side) -> Outcome:
+def _leave_both(facts: Facts, target: MigrationEndpoint) -> Outcome:
     """The guest came to the target and has gone on since: neither side has it."""
     message = f"target {target.spec.node}: {target.report.message}"
     outcome = Outcome(status=end_move(facts.status, "Failed", MOVED_ON, message, facts.now), target_goes=True)
@@ -268,7 +268,7 @@ def _finish(facts: Facts) -> Outcome:
     return Outcome(status=end_move(status, "Succeeded", "", "", facts.now))
 
 
-def _hear(facts: Facts) -> list[MoveReport | None]:
+def _hear(facts: Facts) -> list[MigrationReport | None]:
     return [side.heard for side in (facts.source, facts.target) if side is not None]
 
 

@@ -7,26 +7,26 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from weft.kinds.allocation import MoveReport
+from weft.kinds.allocation import MigrationReport
 from weft.kinds.migration import (
     MOST_SAMPLES,
+    MigrationActual,
+    MigrationError,
+    MigrationProgress,
+    MigrationSample,
     MigrationSpec,
     MigrationStatus,
-    MoveActual,
-    MoveError,
-    MoveProgress,
-    MoveSample,
 )
 
 
-def tell_progress(status: MigrationStatus, said: MoveReport, now: float = 0.0) -> MigrationStatus:
+def tell_progress(status: MigrationStatus, said: MigrationReport, now: float = 0.0) -> MigrationStatus:
     """The status with what the side that leads says by now."""
     status = replace(status)
     status.plan = said.plan or status.plan
     if said.message and not status.message:
         status.reason, status.message = said.reason, said.message
     if said.total_bytes or said.sent_bytes:
-        status.progress = MoveProgress(
+        status.progress = MigrationProgress(
             sent_bytes=said.sent_bytes,
             total_bytes=said.total_bytes,
             remaining_bytes=said.remaining_bytes,
@@ -46,12 +46,12 @@ def tell_progress(status: MigrationStatus, said: MoveReport, now: float = 0.0) -
     return status
 
 
-def _add_sample(samples: tuple[MoveSample, ...], said: MoveReport) -> tuple[MoveSample, ...]:
+def _add_sample(samples: tuple[MigrationSample, ...], said: MigrationReport) -> tuple[MigrationSample, ...]:
     """With what is said now, if that is late enough after the last one; of too many every second one goes."""
     since = said.elapsed_ms - (samples[-1].elapsed_ms if samples else 0)
     if since <= said.elapsed_ms / MOST_SAMPLES:
         return samples
-    sample = MoveSample(
+    sample = MigrationSample(
         elapsed_ms=said.elapsed_ms,
         sent_bytes=said.sent_bytes,
         remaining_bytes=said.remaining_bytes,
@@ -62,12 +62,12 @@ def _add_sample(samples: tuple[MoveSample, ...], said: MoveReport) -> tuple[Move
     return (*(samples if len(samples) < MOST_SAMPLES else samples[::2]), sample)
 
 
-def measure(status: MigrationStatus, *told: MoveReport | None) -> MoveActual:
+def measure(status: MigrationStatus, *told: MigrationReport | None) -> MigrationActual:
     """What it came to, by what those who lead it have said so far."""
     said = [report for report in told if report is not None]
-    former = status.actual or MoveActual()
+    former = status.actual or MigrationActual()
     elapsed = max((report.elapsed_ms for report in said), default=0) / 1000
-    return MoveActual(
+    return MigrationActual(
         duration_seconds=max(former.duration_seconds, elapsed),
         pause_ms=max([former.pause_ms, *(report.pause_ms for report in said)]),
         bytes=max([former.bytes, *(report.sent_bytes for report in said)]),
@@ -75,12 +75,12 @@ def measure(status: MigrationStatus, *told: MoveReport | None) -> MoveActual:
     )
 
 
-def compare(status: MigrationStatus) -> MoveError | None:
+def compare(status: MigrationStatus) -> MigrationError | None:
     """How far the plan was off."""
     plan, actual = status.plan, status.actual
     if plan is None or actual is None or not plan.duration_seconds:
         return None
-    return MoveError(
+    return MigrationError(
         duration=_percent(plan.duration_seconds, actual.duration_seconds),
         pause=_percent(plan.pause_seconds * 1000, actual.pause_ms),
         bytes=_percent(plan.bytes, actual.bytes),

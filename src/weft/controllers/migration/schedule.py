@@ -8,7 +8,7 @@ import msgspec
 from weft.controllers.allocation.active import active_allocation
 from weft.informer.view import Item, View
 from weft.kinds.allocation import AllocationSpec
-from weft.kinds.migration import MigrationSpec, MigrationStatus, MoveForecast, MoveWindow, read_workload
+from weft.kinds.migration import MigrationForecast, MigrationSpec, MigrationStatus, MigrationWindow, read_workload
 from weft.objects.identity import object_key
 from weft.transfer.history import foresee
 
@@ -46,10 +46,10 @@ def find_planned(view: View) -> list[str]:
     return [key for key, item in view.of_kind("migration").items() if read_appointment(item) is not None]
 
 
-def judge_window(view: View, item: Item, status: MigrationStatus) -> MoveWindow:
+def judge_window(view: View, item: Item, status: MigrationStatus) -> MigrationWindow:
     """The window of ``item``, whose status is to be ``status``."""
     spec = item.spec(MigrationSpec)
-    window = MoveWindow(start=spec.not_before or 0.0, end=spec.not_after)
+    window = MigrationWindow(start=spec.not_before or 0.0, end=spec.not_after)
     if not status.target:
         return msgspec.structs.replace(window, reason="no room is held")
     mine = make_appointment(spec, status)
@@ -65,7 +65,7 @@ def judge_window(view: View, item: Item, status: MigrationStatus) -> MoveWindow:
     return msgspec.structs.replace(window, quality=round(1 / (1 + len(others)), 2), reason=reason)
 
 
-def foresee_move(view: View, item: Item, status: MigrationStatus) -> MoveForecast | None:
+def forecast_migration(view: View, item: Item, status: MigrationStatus) -> MigrationForecast | None:
     """What ``item`` is expected to take; None while it has no place to move from, or none to move to."""
     spec = item.spec(MigrationSpec)
     kind, name = read_workload(spec)

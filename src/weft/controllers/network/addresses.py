@@ -18,7 +18,7 @@ from weft.contracts.journal import Event
 from weft.contracts.store import Absent, Precondition, Present, Write
 from weft.controllers.allocation.active import active_allocation
 from weft.controllers.function.egress_endpoints import plan_foothold, route_footholds
-from weft.controllers.loop import Plan, moved
+from weft.controllers.loop import Plan, has_changed
 from weft.informer.commit import Commit, delete, edit, put, unchanged
 from weft.informer.indexes import (
     ALLOCATIONS_BY_NODE,
@@ -30,7 +30,7 @@ from weft.informer.indexes import (
     choose_endpoint,
 )
 from weft.informer.view import Changed, Item, View
-from weft.informer.workloads import wish_of
+from weft.informer.workloads import spec_of
 from weft.kinds.allocation import AllocatedNic, AllocationSpec
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus, endpoint_name
 from weft.kinds.network import NetworkSpec, NetworkStatus, read_cidr
@@ -47,7 +47,7 @@ SOURCE = "addresses"
 LACKING_SECONDS = 5.0
 
 
-class Book:
+class AddressPool:
     """What is taken in one network: ``floor`` and all below it, and what was promised to the batch in hand."""
 
     __slots__ = ("addresses", "floor", "macs", "promised", "promised_macs")
@@ -108,7 +108,7 @@ class Addresses:
     kinds = (*WORKLOADS, "network", "endpoint", "publication", "allocation", "node", "function", "functionversion")
 
     def __init__(self) -> None:
-        self._books: dict[str, Book] = {}
+        self._books: dict[str, AddressPool] = {}
         self._orphans: dict[str, list[AllocatedNic]] = {}  # by node: NICs of guests that no endpoint explains
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
@@ -122,19 +122,19 @@ class Addresses:
             case "publication":
                 return _workloads(view, change.item.spec(PublicationSpec).workload.uid)
             case "allocation":
-                if moved(change, _leads_to):
+                if has_changed(change, _leads_to):
                     return _workloads(view, change.item.spec(AllocationSpec).workload.uid)
             case "network":
-                if moved(change, lambda item: (item.uid, item.status(NetworkStatus).vni)):
+                if has_changed(change, lambda item: (item.uid, item.status(NetworkStatus).vni)):
                     return [item.key for item in view.find(WORKLOADS_BY_NETWORK, change.key)]
             case "node":
-                if moved(change, lambda item: (item.uid, item.report(NodeReport).orphan_allocations)):
+                if has_changed(change, lambda item: (item.uid, item.report(NodeReport).orphan_allocations)):
                     self._note_orphans(change)
-                if moved(change, lambda item: (item.uid, item.report(NodeReport).address)):
+                if has_changed(change, lambda item: (item.uid, item.report(NodeReport).address)):
                     allocations = view.find(ALLOCATIONS_BY_NODE, change.item.uid)
                     return [key for a in allocations for key in _workloads(view, a.spec(AllocationSpec).workload.uid)]
             case kind if is_workload(kind):
-                if moved(change, _wish_of):
+                if has_changed(change, _wish_of):
                     return (change.key,)
         return ()
 
@@ -158,13 +158,13 @@ class Addresses:
         return plan
 
     def _note(self, change: Changed) -> None:
-        if not moved(change, lambda item: item.spec(EndpointSpec)):
+        if not has_changed(change, lambda item: item.spec(EndpointSpec)):
             return
         for item, add in ((change.old, False), (change.new, True)):
             if item is None:
                 continue
             spec = item.spec(EndpointSpec)
-            book = self._books.setdefault(spec.network_uid, Book())
+            book = self._books.setdefault(spec.network_uid, AddressPool())
             if add:
                 book.add(spec)
             else:
@@ -186,7 +186,7 @@ class Addresses:
         """What is to be written for a VM, and whether it waits for an address that is taken."""
         writes: list[Write] = []
         preconditions: list[Precondition] = []
-        spec = wish_of(vm)
+        spec = spec_of(vm)
         endpoints = list(view.find(ENDPOINTS_BY_WORKLOAD, vm.uid))
         if not spec.networks and not endpoints and not spec.publish and _says_no_networks(vm):
             return None, False
@@ -261,7 +261,7 @@ class Addresses:
                 return "addressInUse", f"{nic.address} in network {name} is taken"
             address, mac = nic.address, mac_of(nic.address)
         else:
-            promise = self._books.setdefault(network.uid, Book()).promise(
+            promise = self._books.setdefault(network.uid, AddressPool()).promise(
                 network, own_macs, self._find_held(network.uid)
             )
             if promise is None:
@@ -309,7 +309,7 @@ def _workloads(view: View, uid: str) -> list[str]:
 def _read_place(view: View, vm: Item, allocation: Item | None) -> EndpointStatus:
     if allocation is None:
         return EndpointStatus()
-    keys = (object_key("securitygroup", vm.envelope.project, name) for name in wish_of(vm).security_groups)
+    keys = (object_key("securitygroup", vm.envelope.project, name) for name in spec_of(vm).security_groups)
     groups = sorted(group.uid for key in keys if (group := view.get(key)) is not None)
     spec = allocation.spec(AllocationSpec)
     nodes = view.find(NODES_BY_UID, spec.node_uid)

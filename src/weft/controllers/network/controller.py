@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from weft.controllers.loop import Plan, moved
+from weft.controllers.loop import Plan, has_changed
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.indexes import ENDPOINTS_BY_NETWORK, NETWORKS_BY_UID
 from weft.informer.view import Changed, Item, View
@@ -32,7 +32,7 @@ class Networks:
     def route(self, view: View, change: Changed) -> Iterable[str]:
         if change.kind == "network":
             return (change.key,)
-        if moved(change, lambda item: item.uid):
+        if has_changed(change, lambda item: item.uid):
             return [item.key for item in view.find(NETWORKS_BY_UID, change.item.spec(EndpointSpec).network_uid)]
         return ()
 

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from weft.contracts.journal import Event
-from weft.controllers.loop import Plan, moved
+from weft.controllers.loop import Plan, has_changed
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.indexes import ALLOCATIONS_BY_WORKLOAD, WORKLOADS_BY_GROUP, WORKLOADS_BY_UID
 from weft.informer.security_groups import read_groups
 from weft.informer.view import Changed, Item, View
-from weft.informer.workloads import wish_of
+from weft.informer.workloads import spec_of
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.registry import WORKLOADS, is_workload
 from weft.kinds.securitygroup import SecurityGroupSpec, SecurityGroupStatus
@@ -31,13 +31,13 @@ class SecurityGroups:
     def route(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
             case kind if is_workload(kind):
-                if moved(change, lambda item: (item.uid, wish_of(item).security_groups)):
+                if has_changed(change, lambda item: (item.uid, spec_of(item).security_groups)):
                     return (change.key, *_groups_of(change))
             case "securitygroup":
-                if moved(change, lambda item: (item.uid, item.spec(SecurityGroupSpec))):
+                if has_changed(change, lambda item: (item.uid, item.spec(SecurityGroupSpec))):
                     return (change.key, *(item.key for item in view.find(WORKLOADS_BY_GROUP, change.key)))
             case "allocation":
-                if moved(change, lambda item: (item.uid, item.spec(AllocationSpec).groups)):
+                if has_changed(change, lambda item: (item.uid, item.spec(AllocationSpec).groups)):
                     return [
                         item.key for item in view.find(WORKLOADS_BY_UID, change.item.spec(AllocationSpec).workload.uid)
                     ]
@@ -93,5 +93,5 @@ def _groups_of(change: Changed) -> set[str]:
     return {
         object_key("securitygroup", item.envelope.project, name)
         for item in items
-        for name in wish_of(item).security_groups
+        for name in spec_of(item).security_groups
     }

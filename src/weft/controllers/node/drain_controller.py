@@ -16,8 +16,8 @@ import msgspec
 
 from weft.contracts.journal import Event
 from weft.contracts.store import Absent
-from weft.controllers.loop import Plan, moved
-from weft.controllers.node.drain_plan import Leaver, Way, Window, choose_next, describe_drain, find_end
+from weft.controllers.loop import Plan, has_changed
+from weft.controllers.node.drain_plan import Evictee, Way, Window, choose_next, describe_drain, find_end
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.indexes import ALLOCATIONS_BY_NODE, MIGRATIONS_BY_WORKLOAD, NODES_BY_UID, is_room
 from weft.informer.view import Changed, Item, View
@@ -54,7 +54,9 @@ class Drain:
                 else:
                     self._drained.pop(change.key, None)
                     told = told or change.item.envelope.condition("Drained") is not None
-                if moved(change, lambda item: (item.uid, item.envelope.generation, item.status(NodeStatus).phase)):
+                if has_changed(
+                    change, lambda item: (item.uid, item.envelope.generation, item.status(NodeStatus).phase)
+                ):
                     return {*self._drained, *([change.key] if told else [])}
             case "allocation" if self._drained:
                 nodes = view.find(NODES_BY_UID, change.item.spec(AllocationSpec).node_uid)
@@ -63,7 +65,7 @@ class Drain:
                 status, label = change.item.status(MigrationStatus), change.item.envelope.labels.get(LABEL)
                 return _named(label, status.source, status.target)
             case kind if self._drained and is_workload(kind):
-                if moved(change, lambda item: (item.uid, item.status(WorkloadStatus).phase)):
+                if has_changed(change, lambda item: (item.uid, item.status(WorkloadStatus).phase)):
                     return _named(change.item.status(WorkloadStatus).node)
         return ()
 
@@ -80,7 +82,7 @@ class Drain:
                 plan.commits += plan_return(view, node)
                 continue
             begun_at = read_beginning(node, now)
-            leavers = find_leavers(view, node, begun_at, now)
+            leavers = find_evictees(view, node, begun_at, now)
             window = Window.of(node.spec(NodeSpec), now)
             begun = choose_next(leavers, _count_room(view, node)) if window.open else []
             plan.commits += [plan_move(node, leaver, now) for leaver in begun]
@@ -99,7 +101,7 @@ def read_beginning(node: Item, now: float) -> float:
     return told.since if told is not None and told.status == "False" else now
 
 
-def find_leavers(view: View, node: Item, begun_at: float, now: float) -> list[Leaver]:
+def find_evictees(view: View, node: Item, begun_at: float, now: float) -> list[Evictee]:
     """Whoever has a place on the node, also those that are just coming, or going for good."""
     leavers = []
     for allocation in view.find(ALLOCATIONS_BY_NODE, node.uid):
@@ -108,7 +110,7 @@ def find_leavers(view: View, node: Item, begun_at: float, now: float) -> list[Le
         spec = allocation.spec(AllocationSpec)
         if has_nothing_to_move(spec, allocation.report(AllocationReport)):
             continue
-        leaver = Leaver(
+        leaver = Evictee(
             key=object_key(spec.workload.kind, spec.workload.project, spec.workload.name),
             name=f"{spec.workload.kind}/{spec.workload.name}",
             uid=spec.workload.uid,
@@ -140,7 +142,7 @@ def _find_way(phase: str, mode: str) -> Way:
     return "not yet" if phase in _SETTLING else "never"
 
 
-def _read_migrations(view: View, node: Item, leaver: Leaver, begun_at: float, now: float) -> Leaver:
+def _read_migrations(view: View, node: Item, leaver: Evictee, begun_at: float, now: float) -> Evictee:
     """``leaver`` with what its Migrations say, of those that have ended only since ``begun_at``."""
     ended: list[tuple[float, Item]] = []
     for item in view.find(MIGRATIONS_BY_WORKLOAD, leaver.key):
@@ -170,7 +172,7 @@ def _read_migrations(view: View, node: Item, leaver: Leaver, begun_at: float, no
     return msgspec.structs.replace(leaver, last=last.uid, verdict=verdict, retry_seconds=left)
 
 
-def plan_move(node: Item, leaver: Leaver, now: float) -> Commit:
+def plan_move(node: Item, leaver: Evictee, now: float) -> Commit:
     """Make the Migration. Its name follows from the one before it, so it is made once."""
     mark = hashlib.sha256(f"{node.uid}/{leaver.uid}/{leaver.last}".encode()).hexdigest()[:6]
     name = leaver.name.partition("/")[2]
@@ -195,7 +197,7 @@ def plan_move(node: Item, leaver: Leaver, now: float) -> Commit:
 
 
 def plan_condition(
-    node: Item, leavers: Sequence[Leaver], begun: Sequence[Leaver], window: Window, now: float
+    node: Item, leavers: Sequence[Evictee], begun: Sequence[Evictee], window: Window, now: float
 ) -> Commit | None:
     """Say how far it is, if that isn't said yet."""
     reason, message = describe_drain(leavers, {leaver.key for leaver in begun})

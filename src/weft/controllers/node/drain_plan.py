@@ -18,7 +18,7 @@ _NAMED = 5  # workloads that are told by name
 Way = Literal["live", "cold", "ends", "not yet", "never"]  # ends: it is waited for
 
 
-class Leaver(msgspec.Struct, frozen=True, kw_only=True):
+class Evictee(msgspec.Struct, frozen=True, kw_only=True):
     """A workload that is to leave. ``cost``: bytes that will go over. ``verdict``: why it has no target, of the Migration
     ``migration`` that is under way, or why the last one (whose uid is ``last``) failed, which is ``retry_seconds`` from being
     tried again. ``leaves_link``: in about how many seconds that one needs the link no more; None: that can't be told yet."""
@@ -62,7 +62,7 @@ class Window(msgspec.Struct, frozen=True):
         return cls(changes_after=end - now if end is not None else 0.0)
 
 
-def choose_next(leavers: Sequence[Leaver], room: int) -> list[Leaver]:
+def choose_next(leavers: Sequence[Evictee], room: int) -> list[Evictee]:
     """Whose move begins now: as many as may use the link, beside those that need it for no longer than others take to get
     ready, else it would lie idle between two moves. Those that share a network go one after the other, so that they are
     apart for a short time; the cheapest such group first, and in it the cheapest. What finds no target holds up nobody."""
@@ -90,7 +90,7 @@ def find_end(status: MigrationStatus) -> float | None:
     return progress.remaining_bytes / net if net > 0 else None
 
 
-def _find_groups(leavers: Sequence[Leaver]) -> dict[str, tuple[int, str]]:
+def _find_groups(leavers: Sequence[Evictee]) -> dict[str, tuple[int, str]]:
     """By workload: what its group costs, and the group's mark. A group is whoever reaches each other over shared networks."""
     mark = {leaver.key: leaver.key for leaver in leavers}
     by_network: dict[str, str] = {}
@@ -106,7 +106,7 @@ def _find_groups(leavers: Sequence[Leaver]) -> dict[str, tuple[int, str]]:
     return {leaver.key: (costs[mark[leaver.key]], mark[leaver.key]) for leaver in leavers}
 
 
-def describe_drain(leavers: Sequence[Leaver], begun: set[str]) -> tuple[str, str]:
+def describe_drain(leavers: Sequence[Evictee], begun: set[str]) -> tuple[str, str]:
     """The condition's reason and message."""
     if not leavers:
         return "Drained", "nothing is left on it"
@@ -129,5 +129,5 @@ def describe_drain(leavers: Sequence[Leaver], begun: set[str]) -> tuple[str, str
     return "Blocked" if len(stuck) == len(leavers) else "Draining", "; ".join(parts)
 
 
-def _tell(leaver: Leaver) -> str:
+def _tell(leaver: Evictee) -> str:
     return leaver.verdict or f"it is {leaver.phase}: it moves when it runs or is stopped"

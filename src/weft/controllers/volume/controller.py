@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 import msgspec
 
 from weft.contracts.journal import Event
-from weft.controllers.loop import Plan, moved
+from weft.controllers.loop import Plan, has_changed
 from weft.informer.commit import Commit, delete, edit, put, unchanged
 from weft.informer.indexes import (
     ALLOCATIONS_BY_VOLUME,
@@ -46,16 +46,16 @@ class Volumes:
             case "volume":
                 return (change.key,)
             case "allocation":
-                if moved(change, _stand_of):
+                if has_changed(change, _stand_of):
                     uids = {uid for item in (change.old, change.new) if item is not None for uid in _volumes_of(item)}
                     return [item.key for uid in uids for item in view.find(VOLUMES_BY_UID, uid)]
             case "node":
                 sides = [item for item in (change.old, change.new) if item is not None]
                 keys: dict[str, None] = {}
-                if moved(change, lambda item: (item.uid, item.report(NodeReport).volumes)):
+                if has_changed(change, lambda item: (item.uid, item.report(NodeReport).volumes)):
                     uids = {uid for item in sides for uid in item.report(NodeReport).volumes}
                     keys |= {item.key: None for uid in sorted(uids) for item in view.find(VOLUMES_BY_UID, uid)}
-                if moved(change, lambda item: (item.uid, item.status(NodeStatus).phase == "Ready")):
+                if has_changed(change, lambda item: (item.uid, item.status(NodeStatus).phase == "Ready")):
                     # A home that can speak again may have nothing of what is looked for there.
                     homes = {item.uid for item in sides}
                     keys |= {item.key: None for uid in sorted(homes) for item in view.find(VOLUMES_BY_HOME, uid)}

@@ -15,7 +15,7 @@ from weft.controllers.network.addresses import make_endpoint
 from weft.informer.commit import Commit, delete, edit, put, unchanged
 from weft.informer.indexes import ENDPOINTS_BY_WORKLOAD, MIGRATIONS_BY_UID, NODES_BY_ORPHAN
 from weft.informer.view import Item, View
-from weft.informer.workloads import record_of, wish_of
+from weft.informer.workloads import record_of, spec_of
 from weft.kinds.allocation import AllocationReport, AllocationSpec, allocation_name, change_wish, come_back
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus, endpoint_name
 from weft.kinds.image import ImageStatus
@@ -112,7 +112,7 @@ def _is_of(view: View, vm: Item, spec: AllocationSpec) -> bool:
         return True
     if vm.deleting:
         return False  # somebody else's guest must not go with it
-    wish = wish_of(vm)
+    wish = spec_of(vm)
     record = record_of(vm)
     images = [view.get(object_key("image", vm.envelope.project, name)) for name in record.ask(wish).images[:1]]
     wanted = [image.status(ImageStatus).sha256 if image is not None else "" for image in images]
@@ -126,7 +126,7 @@ def _is_of(view: View, vm: Item, spec: AllocationSpec) -> bool:
 
 
 def _make_allocation(vm: Item, node: Item, copy: OrphanCopy, now: float, *, sure: bool) -> Envelope:
-    wish = wish_of(vm)
+    wish = spec_of(vm)
     # Of one that stands "here" the move is the one that it came by, if any: there the target did run it.
     own = come_back(copy.spec, copy.move) if sure and copy.standing == "open" else copy.spec
     spec = msgspec.structs.replace(

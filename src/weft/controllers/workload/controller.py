@@ -15,7 +15,7 @@ import msgspec
 from weft.contracts.journal import Event
 from weft.contracts.store import MAX_WRITES, Precondition, Write
 from weft.controllers.allocation.active import find_active
-from weft.controllers.loop import Plan, moved
+from weft.controllers.loop import Plan, has_changed
 from weft.controllers.workload.adoption import plan_adoption
 from weft.controllers.workload.stale_allocation import is_astray, plan_astray
 from weft.controllers.workload.status import (
@@ -45,7 +45,7 @@ from weft.informer.indexes import (
     keys_of_converted,
 )
 from weft.informer.view import Changed, Item, View
-from weft.informer.workloads import record_of, wish_of
+from weft.informer.workloads import record_of, spec_of
 from weft.kinds.allocation import AllocationReport, AllocationSpec, change_wish, is_at_rest
 from weft.kinds.conversion import ConversionStatus
 from weft.kinds.conversion import is_under_way as is_converting
@@ -89,13 +89,15 @@ class Workloads:
                 if change.new is None:
                     return _workloads(view, change.item.spec(PublicationSpec).workload.uid)
             case "volume":
-                if moved(change, lambda item: item.spec(VolumeSpec).size):
+                if has_changed(change, lambda item: item.spec(VolumeSpec).size):
                     return [item.key for item in view.find(WORKLOADS_BY_VOLUME, change.key)]
             case "migration":
-                if moved(change, lambda item: is_under_way(item.spec(MigrationSpec), item.status(MigrationStatus))):
+                if has_changed(
+                    change, lambda item: is_under_way(item.spec(MigrationSpec), item.status(MigrationStatus))
+                ):
                     return (key_of_moving(change.item),)
             case "conversion":
-                if moved(change, _sides_of):
+                if has_changed(change, _sides_of):
                     return keys_of_converted(change.item)
             case "node":
                 return _touched(view, change)
@@ -167,7 +169,7 @@ def plan_allocation(view: View, vm: Item, item: Item, now: float) -> Write | Non
     if vm.deleting:
         envelope.deleting_since = now
     else:
-        wish, report = wish_of(vm), item.report(AllocationReport)
+        wish, report = spec_of(vm), item.report(AllocationReport)
         if wants_fresh_start(spec, wish) and find_fit(spec, wish, report):
             return None  # the scheduler passes the wish on, with the new size
         new = wish_for(view, vm, spec, rests=is_at_rest(spec, report))
@@ -181,7 +183,7 @@ def plan_allocation(view: View, vm: Item, item: Item, now: float) -> Write | Non
 def wish_for(view: View, vm: Item, spec: AllocationSpec, *, rests: bool) -> AllocationSpec:
     """An allocation's spec with what people may change while it lives; one that ``rests``, stopped as it was asked to,
     lets go of the volumes and networks that its VM doesn't name any more."""
-    wish = wish_of(vm)
+    wish = spec_of(vm)
     named, joined = record_of(vm).volumes(wish), networks_of(wish.networks)
     kept = [volume for volume in spec.volumes if not rests or volume.name in named]
     sizes = {
@@ -247,7 +249,7 @@ def tell_status(
 
 def _is_on_its_way(view: View, vm: Item, former: WorkloadStatus) -> bool:
     """Whether a new VM is being given addresses and a place just now: to say so would only get in their way."""
-    spec, addressed = wish_of(vm), vm.envelope.condition("Addressed")
+    spec, addressed = spec_of(vm), vm.envelope.condition("Addressed")
     return (
         former.observed_generation == 0
         and spec.run == "run"
@@ -279,13 +281,13 @@ def plan_removal(view: View, vm: Item) -> Commit:
 
 def read_wished(view: View, vm: Item, envelope: Envelope) -> Wished:
     return Wished(
-        wish_of(vm),
+        spec_of(vm),
         envelope.generation,
         vm.deleting,
         envelope.condition("Placed"),
         envelope.condition("Addressed"),
         _find_migration(view, vm),
-        record_of(vm).runs_once(wish_of(vm)),
+        record_of(vm).runs_once(spec_of(vm)),
         *_find_conversion(view, vm),
     )
 
@@ -312,7 +314,7 @@ def _find_migration(view: View, vm: Item) -> str:
 
 def read_addresses(view: View, vm: Item, allocation: Item | None) -> dict[str, str]:
     """Network → address, in the order of the NICs; one that a guest has comes before one that it is to have."""
-    wanted = networks_of(wish_of(vm).networks)
+    wanted = networks_of(spec_of(vm).networks)
     in_use = {nic.uid for nic in allocation.spec(AllocationSpec).nics} if allocation is not None else set()
     found = [(item.uid in in_use, item.spec(EndpointSpec)) for item in view.find(ENDPOINTS_BY_WORKLOAD, vm.uid)]
     place = {name: index for index, name in enumerate(wanted)}
@@ -334,10 +336,10 @@ def _workloads(view: View, uid: str) -> list[str]:
 def _touched(view: View, change: Changed) -> list[str]:
     """The workloads that a node's change concerns."""
     keys: list[str] = []
-    if moved(change, lambda item: (item.uid, item.status(NodeStatus).phase)):
+    if has_changed(change, lambda item: (item.uid, item.status(NodeStatus).phase)):
         for allocation in view.find(ALLOCATIONS_BY_NODE, change.item.uid):
             keys += _workloads(view, allocation.spec(AllocationSpec).workload.uid)
-    if moved(change, lambda item: (item.report(NodeReport).orphans, item.report(NodeReport).orphan_allocations)):
+    if has_changed(change, lambda item: (item.report(NodeReport).orphans, item.report(NodeReport).orphan_allocations)):
         for item in (change.old, change.new):
             orphans = item.report(NodeReport).orphans if item is not None else []
             keys += [orphan.key for text in orphans if (orphan := read_orphan(text)) is not None]

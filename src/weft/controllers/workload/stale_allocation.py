@@ -15,7 +15,7 @@ from weft.controllers.workload.adoption import find_copies, has_guest
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.indexes import NODES_BY_ORPHAN
 from weft.informer.view import Item, View
-from weft.kinds.allocation import AllocatedMove, AllocationReport, AllocationSpec, change_wish, come_back
+from weft.kinds.allocation import AllocatedMigration, AllocationReport, AllocationSpec, change_wish, come_back
 from weft.kinds.parts.orphan import OrphanCopy
 from weft.objects.envelope import merge_part
 
@@ -69,7 +69,7 @@ def _plan_leaving(view: View, vm: Item, place: Item, found: Found, silent: bool,
     envelope.deleting_since = now
     if sent_away and report.move is not None:
         node, copy = next((node, copy) for node, copy in later if copy.move == report.move.key)
-        left = AllocatedMove(
+        left = AllocatedMigration(
             key=copy.move, peer=node.envelope.name, peer_uid=node.uid, peer_allocation=copy.uid, taken_over=True
         )
         envelope.spec = merge_part(envelope.spec, _leave(spec, left))
@@ -79,5 +79,5 @@ def _plan_leaving(view: View, vm: Item, place: Item, found: Found, silent: bool,
     return Commit(vm.key, [put(envelope)], [unchanged(vm), unchanged(place)], [event])
 
 
-def _leave(spec: AllocationSpec, move: AllocatedMove) -> AllocationSpec:
+def _leave(spec: AllocationSpec, move: AllocatedMigration) -> AllocationSpec:
     return msgspec.structs.replace(change_wish(spec, "stop"), role="source", move=move)

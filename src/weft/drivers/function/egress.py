@@ -14,7 +14,7 @@ import socket
 import struct
 from ipaddress import IPv4Address, IPv4Network
 
-from weft.contracts.driver.function import Foothold
+from weft.contracts.driver.function import EgressEndpoint
 from weft.contracts.driver.network import BEHIND
 from weft.drivers.linux.syscalls import CLONE_NEWNET, enter, unshare
 
@@ -36,17 +36,17 @@ _FIRST_INDEX, _INSIDE_INDEX = 1000, 2  # of the link's two ends, each in its nam
 _numbers = itertools.count()
 
 
-def render_resolver(foothold: Foothold) -> str:
+def render_resolver(foothold: EgressEndpoint) -> str:
     """Pure. What a resolv.conf says there."""
     return f"nameserver {foothold.name_server}\nsearch {foothold.domain}\n"
 
 
-def name_files(foothold: Foothold | None) -> dict[str, str]:
+def name_files(foothold: EgressEndpoint | None) -> dict[str, str]:
     """Pure. The files, by path, from which an instance knows whom to ask for names."""
     return {} if foothold is None else {"etc/resolv.conf": render_resolver(foothold)}
 
 
-def enter_new_network(foothold: Foothold | None) -> socket.socket | None:
+def enter_new_network(foothold: EgressEndpoint | None) -> socket.socket | None:
     """This thread, and what it starts, is in a network namespace of its own from here on; with a foothold it has a way out of it,
     and what comes back is for ``cut_off``. Raises OSError."""
     if foothold is None:

@@ -7,14 +7,14 @@ import fcntl
 import socket
 import struct
 
-from weft.contracts.driver.function import RUNTIME_API_PORT, Foothold
+from weft.contracts.driver.function import RUNTIME_API_PORT, EgressEndpoint
 from weft.drivers.function.egress import enter_new_network
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 BACKLOG = 16
 
 
-def enter_network(foothold: Foothold | None) -> socket.socket:
+def enter_network(foothold: EgressEndpoint | None) -> socket.socket:
     """This thread, and what it starts, is alone from here on, or behind the foothold; the socket is the one that others may reach,
     on 127.0.0.1. It keeps its namespace wherever it is served. Raises OSError."""
     if (way_out := enter_new_network(foothold)) is not None:

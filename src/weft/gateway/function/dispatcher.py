@@ -18,7 +18,7 @@ from weft.gateway.function.definition.catalogue import Catalogue, Function, Vers
 from weft.gateway.function.instance.agents import Agents
 from weft.gateway.function.instance.channel import Channel
 from weft.gateway.function.invocation.call import Call, Outcome
-from weft.gateway.function.invocation.late_results import Bygone
+from weft.gateway.function.invocation.late_results import LateResults
 from weft.gateway.function.invocation.outcome import (
     tell_busy,
     tell_full,
@@ -30,28 +30,28 @@ from weft.gateway.function.invocation.outcome import (
 )
 from weft.gateway.function.invocation.tracker import (
     GRACE_SECONDS,
-    Ask,
-    Desk,
     Done,
-    Flight,
-    Hear,
     Instruction,
-    Late,
+    InvocationTracker,
+    LateResult,
     Lost,
-    Nowhere,
+    NoNode,
+    PendingInvocation,
+    SendAck,
+    SendInvoke,
 )
 from weft.gateway.function.record.metrics import There, find_instances
 from weft.objects.errors import InUse, Unavailable, WeftError
 from weft.protocol.invocations import (
     MAX_PAYLOAD_BYTES,
+    Acknowledge,
     FromAgent,
-    Heard,
+    InstanceState,
+    InstanceStateChange,
     Invoke,
-    Moved,
     Prepared,
     Printed,
     Refused,
-    Standing,
     move,
 )
 from weft.serving.shares import Shares
@@ -63,7 +63,7 @@ ALL_SECONDS = 15.0  # for all nodes: agents look for a gateway that was away eve
 MOST_HELD_BYTES = 512 * 1024 * 1024  # of payloads, a quarter of them of one project
 
 
-class Witness(Protocol):
+class InvocationObserver(Protocol):
     """Who hears of what becomes of invocations."""
 
     def arrived(self, function: Function, version: Version) -> None: ...
@@ -86,13 +86,13 @@ class Dispatcher:
     """``hear`` gets what agents say of preparations, ``left`` that one has gone; ``is_read`` tells whether the catalogue is
     there."""
 
-    def __init__(self, catalogue: Catalogue, agents: Agents, witness: Witness, clock: Clock) -> None:
+    def __init__(self, catalogue: Catalogue, agents: Agents, witness: InvocationObserver, clock: Clock) -> None:
         self._catalogue, self._agents, self._witness, self._clock = catalogue, agents, witness, clock
         self.hear: Callable[[str, Prepared | Refused], None] = lambda node, message: None
         self.left: Callable[[str], None] = lambda node: None
         self.is_read: Callable[[], bool] = lambda: True
-        self._desk = Desk(agents.fleet, catalogue.function_of)
-        self.bygone = Bygone(clock, agents.fleet, self._desk.is_stray, agents.name_of)
+        self._desk = InvocationTracker(agents.fleet, catalogue.function_of)
+        self.bygone = LateResults(clock, agents.fleet, self._desk.is_stray, agents.name_of)
         self._waiting: dict[str, _Caller] = {}
         self._held = Shares(MOST_HELD_BYTES, MOST_HELD_BYTES // 4)  # bytes of payloads under way, by project
         self._read_at: float | None = None
@@ -210,9 +210,9 @@ class Dispatcher:
     def _hear(self, channel: Channel, message: FromAgent) -> None:
         node = channel.node
         match message:
-            case Standing():
+            case InstanceState():
                 self._agents.stand(node, message)
-            case Moved():
+            case InstanceStateChange():
                 self._agents.stand(node, move(self._agents.fleet.nodes[node].standing, message))
             case Printed():
                 self._write_down(node, message)
@@ -234,22 +234,22 @@ class Dispatcher:
         queue = list(instructions)
         for instruction in queue:
             match instruction:
-                case Ask(node=node, flight=flight):
+                case SendInvoke(node=node, flight=flight):
                     if not self._agents.send(node, flight.recipe.digest, flight.invoke):
                         refused = Refused(flight.id, "closing", "the connection to it is just being lost")
                         queue += self._desk.hear(node, refused, self._clock.elapsed())
                     elif flight.cold:
                         self._agents.use(node)
-                case Hear(node=node, id=id, bytes=weight):
+                case SendAck(node=node, id=id, bytes=weight):
                     channel = self._agents.channels.get(node)
                     if channel is not None:
-                        channel.send_later(Heard(id), weight)
-                case Late(node=node, answer=answer):
+                        channel.send_later(Acknowledge(id), weight)
+                case LateResult(node=node, answer=answer):
                     self.bygone.keep(node, answer)
                 case _:
                     self._end(instruction)
 
-    def _end(self, ended: Done | Nowhere | Lost) -> None:
+    def _end(self, ended: Done | NoNode | Lost) -> None:
         caller = self._waiting.pop(ended.flight.id, None)
         if caller is None:
             return
@@ -262,7 +262,7 @@ class Dispatcher:
         else:
             caller.future.set_exception(result)
 
-    def _conclude(self, function: Function, ended: Done | Nowhere | Lost, seconds: float) -> Outcome | WeftError:
+    def _conclude(self, function: Function, ended: Done | NoNode | Lost, seconds: float) -> Outcome | WeftError:
         """What its caller is told, and its witness."""
         flight, name_of = ended.flight, self._agents.name_of
         match ended:
@@ -270,7 +270,7 @@ class Dispatcher:
                 outcome = tell_outcome(answer, flight.recipe.version, name_of(flight.node))
                 self._witness.ended(function, outcome, flight.recipe.digest, seconds)
                 return outcome
-            case Nowhere():
+            case NoNode():
                 problem = tell_nowhere(function.what, flight, self._agents.fleet, name_of)
                 self._witness.refused(function, problem.token, flight.recipe.digest)
                 return problem
@@ -279,7 +279,7 @@ class Dispatcher:
                 return tell_lost(function.what, flight.id, f"lost on {name_of(flight.node)}: {why}")
 
 
-def _make_flight(version: Version, call: Call, places: Mapping[str, int], now: float) -> Flight:
+def _make_flight(version: Version, call: Call, places: Mapping[str, int], now: float) -> PendingInvocation:
     recipe = version.recipe
     seconds = recipe.timeout if call.seconds is None else min(recipe.timeout, call.seconds)
     qualified = f":{call.qualifier}" if call.qualifier else ""
@@ -292,4 +292,4 @@ def _make_flight(version: Version, call: Call, places: Mapping[str, int], now: f
         client_context=call.client_context,
         tail=call.tail,
     )
-    return Flight(recipe, invoke, places, now + seconds + GRACE_SECONDS)
+    return PendingInvocation(recipe, invoke, places, now + seconds + GRACE_SECONDS)

@@ -11,7 +11,7 @@ from typing import Any
 
 from weft.contracts.clock import Clock
 from weft.contracts.driver.function import LATEST
-from weft.contracts.function_placement import Placing
+from weft.contracts.function_placement import FunctionPlacement
 from weft.contracts.store import Store
 from weft.gateway.function.definition import catalogue
 from weft.gateway.function.definition.catalogue import Catalogue
@@ -19,12 +19,12 @@ from weft.gateway.function.dispatcher import Dispatcher
 from weft.gateway.function.instance import snapshots
 from weft.gateway.function.instance.agents import Agents
 from weft.gateway.function.instance.keep_alive import LOOK_SECONDS
-from weft.gateway.function.instance.snapshots import Spreading
+from weft.gateway.function.instance.snapshots import SnapshotSpreader
 from weft.gateway.function.links import Dial, Links
 from weft.gateway.function.readiness import Readiness
-from weft.gateway.function.record.counts_file import KeptCounts
+from weft.gateway.function.record.counts_file import CountsFile
 from weft.gateway.function.record.output_log import PrintedLog
-from weft.gateway.function.record.recorder import Record
+from weft.gateway.function.record.recorder import InvocationRecorder
 from weft.gateway.function.streams import FunctionStreams
 from weft.gateway.stream.connection import Connection
 from weft.gateway.stream.splice import Carried
@@ -41,7 +41,7 @@ SWEEP_SECONDS = 10.0
 WRITE_SECONDS = 5.0
 
 
-class Functions:
+class FunctionService:
     """``cache`` follows ``store`` in a view of the kinds of ``catalogue.KINDS`` and nodes; ``placing`` decides where, and is fed
     by whoever made it. ``folder`` is the gateway's own in the server's state folder."""
 
@@ -49,7 +49,7 @@ class Functions:
         self,
         store: Store,
         cache: Cache,
-        placing: Placing,
+        placing: FunctionPlacement,
         clock: Clock,
         *,
         ticket_key: bytes,
@@ -59,12 +59,12 @@ class Functions:
         self._names: dict[str, str] = {}  # of nodes, by uid
         self.catalogue = Catalogue(cache.view)
         self.printed = PrintedLog(folder / "logs")
-        self.counts = KeptCounts(folder / "counts")
-        self.record = Record(self.printed, self.counts, clock)
+        self.counts = CountsFile(folder / "counts")
+        self.record = InvocationRecorder(self.printed, self.counts, clock)
         self.agents = Agents(self.catalogue, placing, clock, ticket_key, self._name_of)
         self.dispatcher = Dispatcher(self.catalogue, self.agents, self.record, clock)
         self.readiness = Readiness(self.catalogue, cache, store, self.agents, clock)
-        self.spreading = Spreading(self.catalogue, self.agents, clock)
+        self.spreading = SnapshotSpreader(self.catalogue, self.agents, clock)
         self.streams = FunctionStreams(self.dispatcher, self.record, self.printed, clock)
         self.record.running, self.record.function_of = self.dispatcher.running, self.catalogue.function_of
         self.record.find_instances = self.dispatcher.find_instances

@@ -13,7 +13,7 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.gateway.function.invocation.call import Call, Dispatches, Outcome
 from weft.gateway.function.record.output_log import PrintedLog
-from weft.gateway.function.record.recorder import Record
+from weft.gateway.function.record.recorder import InvocationRecorder
 from weft.gateway.stream.connection import Connection
 from weft.gateway.stream.splice import Carried
 from weft.kinds.parts.function_verbs import FunctionLogsInput, InvokeInput
@@ -37,7 +37,7 @@ class Target(msgspec.Struct, frozen=True):
 class FunctionStreams:
     """``accept`` takes an invocation in that is to be run later; None where nothing does."""
 
-    def __init__(self, dispatcher: Dispatches, record: Record, log: PrintedLog, clock: Clock) -> None:
+    def __init__(self, dispatcher: Dispatches, record: InvocationRecorder, log: PrintedLog, clock: Clock) -> None:
         self._dispatcher, self._record, self._log, self._clock = dispatcher, record, log, clock
         self.accept: Callable[[Call], Awaitable[None]] | None = None
 

@@ -17,13 +17,13 @@ from weft.gateway.function.definition.names import make_arn
 from weft.gateway.function.invocation.call import Call, Dispatches, Outcome
 from weft.gateway.function_events.alarm import Alarm
 from weft.gateway.function_events.dead_letters import DeadLetters
-from weft.gateway.function_events.queue import Event, EventQueue, Standing
+from weft.gateway.function_events.queue import Backlog, Event, EventQueue
 from weft.gateway.function_events.retry import (
     MOST_ERROR,
-    Again,
-    Dead,
+    DeadLetter,
     Done,
-    Pause,
+    PauseFunction,
+    Retry,
     Terms,
     Verdict,
     is_too_old,
@@ -150,7 +150,7 @@ class Deliveries:
     async def purge(self, project: str, name: str) -> int:
         return await self._letters.purge(project, name)
 
-    async def _find_standings(self) -> list[Standing]:
+    async def _find_standings(self) -> list[Backlog]:
         while True:
             try:
                 return await self._queue.standings()
@@ -200,7 +200,7 @@ class Deliveries:
             terms, most = self._terms_of(event)
             if is_too_old(event, terms, self._clock.now()):
                 told = (event.error_type, event.error) if event.error_type else lane.reason
-                verdict: Verdict = Dead(event.tries, *told, "EventAgeExceeded")
+                verdict: Verdict = DeadLetter(event.tries, *told, "EventAgeExceeded")
             else:
                 async with self._room:
                     result = await self._invoke(event)
@@ -232,7 +232,7 @@ class Deliveries:
             return problem
 
     def _pace(self, lane: _Lane, verdict: Verdict, most: int) -> None:
-        if isinstance(verdict, Pause):
+        if isinstance(verdict, PauseFunction):
             lane.reason = (verdict.reason, verdict.why[:MOST_ERROR])
             now = self._clock.now()
             if now >= lane.paused_until:  # of those under way together only the first narrows it
@@ -240,7 +240,7 @@ class Deliveries:
                 lane.width = max(1, lane.width // 2)
                 lane.paused_until = now + pause_seconds(lane.pauses, self._draw)
                 log.info("events wait %.1f s: %s", lane.paused_until - now, verdict.why)
-        elif isinstance(verdict, (Done, Again)):
+        elif isinstance(verdict, (Done, Retry)):
             lane.pauses = 0
             lane.width = max(1, min(most, lane.width + 1))
 
@@ -249,13 +249,13 @@ class Deliveries:
             case Done():
                 await self._queue.done(event.id)
                 lane.count -= 1
-            case Again(tries=tries, due_at=due_at, error_type=error_type, error=error):
+            case Retry(tries=tries, due_at=due_at, error_type=error_type, error=error):
                 await self._queue.again(event.id, tries=tries, due_at=due_at, error_type=error_type, error=error)
-            case Dead():
+            case DeadLetter():
                 await self._bury(event, verdict, terms)
                 lane.count -= 1
 
-    async def _bury(self, event: Event, dead: Dead, terms: Terms) -> None:
+    async def _bury(self, event: Event, dead: DeadLetter, terms: Terms) -> None:
         now = self._clock.now()
         heir = terms.dead_letter if event.origin != "deadletter" else ""
         log.warning(

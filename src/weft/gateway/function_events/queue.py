@@ -37,7 +37,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
 
 
-class Standing(msgspec.Struct, frozen=True):
+class Backlog(msgspec.Struct, frozen=True):
     """What waits for one function: how many, and when the first is due."""
 
     project: str
@@ -55,13 +55,13 @@ class EventQueue:
         rows = [msgspec.structs.astuple(event) for event in events]
         await self._file.do(lambda db: db.executemany(INSERT, rows))
 
-    async def standings(self) -> list[Standing]:
+    async def standings(self) -> list[Backlog]:
         rows = await self._file.do(
             lambda db: db.execute(
                 "SELECT project, name, COUNT(*), MIN(due_at) FROM event WHERE dead_at IS NULL GROUP BY project, name"
             ).fetchall()
         )
-        return [Standing(*row) for row in rows]
+        return [Backlog(*row) for row in rows]
 
     async def due(self, project: str, name: str, most: int) -> list[Event]:
         """What waits for a function, what is due first first."""

@@ -33,7 +33,7 @@ class Done(msgspec.Struct, frozen=True):
     """It ran well."""
 
 
-class Again(msgspec.Struct, frozen=True):
+class Retry(msgspec.Struct, frozen=True):
     """It ran and failed, and is to be run again."""
 
     tries: int
@@ -42,7 +42,7 @@ class Again(msgspec.Struct, frozen=True):
     error: str
 
 
-class Dead(msgspec.Struct, frozen=True):
+class DeadLetter(msgspec.Struct, frozen=True):
     """It failed for good; ``condition`` as in the record for whoever gets it."""
 
     tries: int
@@ -51,14 +51,14 @@ class Dead(msgspec.Struct, frozen=True):
     condition: str
 
 
-class Pause(msgspec.Struct, frozen=True):
+class PauseFunction(msgspec.Struct, frozen=True):
     """It didn't run: nothing of this function will, for a moment."""
 
     reason: str
     why: str
 
 
-Verdict = Done | Again | Dead | Pause
+Verdict = Done | Retry | DeadLetter | PauseFunction
 
 
 def judge(event: Event, result: Outcome | WeftError, terms: Terms, now: float, draw: Callable[[], float]) -> Verdict:
@@ -70,10 +70,10 @@ def judge(event: Event, result: Outcome | WeftError, terms: Terms, now: float, d
     if result.token == "invocationLost":
         return _failed(event, result.token, result.message, terms, now, draw)
     if isinstance(result, (InvalidInput, TooLarge)):
-        return Dead(event.tries, result.token, result.message[:MOST_ERROR], "Invalid")
+        return DeadLetter(event.tries, result.token, result.message[:MOST_ERROR], "Invalid")
     if is_too_old(event, terms, now):
-        return Dead(event.tries, result.token, result.message[:MOST_ERROR], "EventAgeExceeded")
-    return Pause(result.token, result.message)
+        return DeadLetter(event.tries, result.token, result.message[:MOST_ERROR], "EventAgeExceeded")
+    return PauseFunction(result.token, result.message)
 
 
 def is_too_old(event: Event, terms: Terms, now: float) -> bool:
@@ -86,7 +86,7 @@ def pause_seconds(count: int, draw: Callable[[], float] = random.random) -> floa
     return longest * (0.5 + draw() / 2)
 
 
-def make_record(event: Event, dead: Dead, arn: str, now: float) -> bytes:
+def make_record(event: Event, dead: DeadLetter, arn: str, now: float) -> bytes:
     """What a dead-letter function gets. Source: AWS Lambda, "Capturing records of asynchronous invocations", on failure."""
     at = datetime.datetime.fromtimestamp(now, datetime.UTC)
     record: dict[str, Any] = {
@@ -109,14 +109,14 @@ def make_record(event: Event, dead: Dead, arn: str, now: float) -> bytes:
 
 def _failed(
     event: Event, error_type: str, error: str, terms: Terms, now: float, draw: Callable[[], float]
-) -> Again | Dead:
+) -> Retry | DeadLetter:
     tries, error = event.tries + 1, error[:MOST_ERROR]
     if tries > terms.retries:
-        return Dead(tries, error_type, error, "RetriesExhausted")
+        return DeadLetter(tries, error_type, error, "RetriesExhausted")
     delay = min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** (tries - 1)) * (0.9 + draw() / 5)
     if now + delay - event.accepted_at > terms.max_age:
-        return Dead(tries, error_type, error, "EventAgeExceeded")
-    return Again(tries, now + delay, error_type, error)
+        return DeadLetter(tries, error_type, error, "EventAgeExceeded")
+    return Retry(tries, now + delay, error_type, error)
 
 
 def _read_error(outcome: Outcome) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from weft.gateway.function_events.queue import INSERT, Event
 _FIRED = "INSERT INTO fired VALUES (?, ?, ?) ON CONFLICT (function, entry) DO UPDATE SET last = excluded.last"
 
 
-class Fired:
+class ScheduleState:
     def __init__(self, file: EventFile) -> None:
         self._file = file
 

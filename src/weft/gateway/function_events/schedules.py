@@ -15,7 +15,7 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.gateway.function_events.alarm import Alarm
 from weft.gateway.function_events.queue import Event
-from weft.gateway.function_events.schedule_state import Fired
+from weft.gateway.function_events.schedule_state import ScheduleState
 from weft.informer.view import View
 from weft.kinds.function import FunctionSpec, Schedule
 from weft.objects.errors import Unavailable
@@ -48,7 +48,7 @@ class Schedules:
 
     def __init__(
         self,
-        fired: Fired,
+        fired: ScheduleState,
         view: View,
         is_synced: Callable[[], bool],
         stir: Callable[[str, str], None],

@@ -18,9 +18,9 @@ from weft.gateway.function.invocation.call import Call, Dispatches
 from weft.gateway.lambda_api.answers import JSON, answer_json
 from weft.gateway.lambda_api.authenticate import Caller
 from weft.gateway.lambda_api.describe import describe_aliases, describe_function, describe_version
-from weft.gateway.lambda_api.functions import Known
+from weft.gateway.lambda_api.functions import FunctionIndex
 from weft.gateway.lambda_api.http import Request
-from weft.gateway.lambda_api.idempotency import Once
+from weft.gateway.lambda_api.idempotency import IdempotencyCache
 from weft.informer.view import Item
 from weft.kinds.function import FunctionSpec
 from weft.objects.errors import InvalidInput
@@ -44,7 +44,7 @@ class Later(Protocol):
 
 
 class LambdaApi:
-    def __init__(self, known: Known, dispatcher: Dispatches, later: Later, once: Once) -> None:
+    def __init__(self, known: FunctionIndex, dispatcher: Dispatches, later: Later, once: IdempotencyCache) -> None:
         self._known, self._dispatcher, self._later, self._once = known, dispatcher, later, once
 
     async def answer(self, request: Request, caller: Caller, request_id: str) -> Answer:

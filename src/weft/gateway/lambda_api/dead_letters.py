@@ -30,7 +30,7 @@ class Keeps(Protocol):
     async def purge(self, project: str, name: str) -> int: ...
 
 
-class DeadLetterDoor:
+class DeadLetterApi:
     def __init__(self, keeper: Keeps) -> None:
         self._keeper = keeper
 

@@ -8,7 +8,7 @@ from weft.objects.errors import NotFound
 from weft.objects.identity import object_key
 
 
-class Known:
+class FunctionIndex:
     def __init__(self, view: View) -> None:
         self._view = view
 

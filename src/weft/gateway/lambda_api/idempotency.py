@@ -17,7 +17,7 @@ _EACH_BYTES = 512  # what keeping one takes beside its body
 Key = tuple[str, str, str]
 
 
-class Once:
+class IdempotencyCache:
     """Answers by who called, the call's id and the path."""
 
     def __init__(self, clock: Clock) -> None:

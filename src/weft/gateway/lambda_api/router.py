@@ -14,8 +14,8 @@ from weft.gateway.lambda_api import function_url
 from weft.gateway.lambda_api.answers import JSON, answer_error, answer_json, type_of
 from weft.gateway.lambda_api.api import PREFIX, LambdaApi
 from weft.gateway.lambda_api.authenticate import Callers
-from weft.gateway.lambda_api.dead_letters import DEAD_LETTERS, DeadLetterDoor
-from weft.gateway.lambda_api.functions import Known
+from weft.gateway.lambda_api.dead_letters import DEAD_LETTERS, DeadLetterApi
+from weft.gateway.lambda_api.functions import FunctionIndex
 from weft.gateway.lambda_api.http import Request
 from weft.kinds.function import FunctionSpec
 from weft.objects.errors import NotAuthenticated, NotFound, WeftError
@@ -28,16 +28,16 @@ MOST_BODY_BYTES = 6 * 1024 * 1024
 _PROJECT = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
-class FunctionDoors:
+class FunctionRouter:
     """``answer`` is what an HttpServer calls."""
 
     def __init__(
         self,
         callers: Callers,
-        known: Known,
+        known: FunctionIndex,
         dispatcher: Dispatches,
         api: LambdaApi,
-        dead_letters: DeadLetterDoor,
+        dead_letters: DeadLetterApi,
         clock: Clock,
     ) -> None:
         self._callers, self._known, self._dispatcher, self._api = callers, known, dispatcher, api

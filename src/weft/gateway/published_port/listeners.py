@@ -42,7 +42,7 @@ def read_target(envelope: Envelope) -> Target | None:
     return Target(status.node_address, spec.port, spec.protocol) if status.node_address else None
 
 
-class Publications:
+class PortListeners:
     """The listeners on ``address``, one per publication that leads somewhere."""
 
     def __init__(self, address: str, clock: Clock) -> None:

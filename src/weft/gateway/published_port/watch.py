@@ -9,18 +9,18 @@ from collections.abc import Callable
 
 from weft.client.api import Client
 from weft.client.watch import WatchEvent
-from weft.gateway.published_port.listeners import Publications, read_target
+from weft.gateway.published_port.listeners import PortListeners, read_target
 from weft.objects.errors import WeftError
 
 log = logging.getLogger("weft.gateway")
 RETRY_SECONDS = 5.0
 
 
-class PublicationWatch:
+class PublishedPortWatch:
     """Feeds ``publications``; ``connect`` gives a client (anew after a refusal: its token may have changed). Made and
     used in the event loop's thread."""
 
-    def __init__(self, connect: Callable[[], Client], publications: Publications) -> None:
+    def __init__(self, connect: Callable[[], Client], publications: PortListeners) -> None:
         self._connect, self._publications = connect, publications
         self._client: Client | None = None
         self._closed = threading.Event()

@@ -16,8 +16,8 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import SESSION_LOST, SessionStanding
 from weft.gateway.stream.connection import Connection
-from weft.gateway.stream.exec_replay import Ledger
-from weft.gateway.stream.reconnect import FindPlace, Open, Place, Pursuit, read_place
+from weft.gateway.stream.exec_replay import ExecReplay
+from weft.gateway.stream.reconnect import FindPlace, Open, Reconnector, WorkloadLocation, read_place
 from weft.gateway.stream.splice import END, Carried
 from weft.objects.errors import InvalidInput, Unavailable, WeftError
 from weft.protocol.frames import Frame, FrameType, encode_error, encode_frame
@@ -30,25 +30,25 @@ _FINAL = (SESSION_LOST, "guestEnded", "illegalTransition", "unsupported", "noGue
 class Detached(msgspec.Struct):
     """The connection to the node is gone, the session perhaps not. ``hint``: where the agent says that the guest went."""
 
-    hint: Place | None = None
+    hint: WorkloadLocation | None = None
     told: bool = False  # the agent has said so
 
 
-class SessionCarrier:
-    """One session of ``client``; the rest is as in Pursuit."""
+class ExecStream:
+    """One session of ``client``; the rest is as in Reconnector."""
 
     def __init__(
         self, client: Connection, claims: dict[str, Any], open_stream: Open, find_place: FindPlace, clock: Clock
     ) -> None:
         self._client, self._claims = client, claims
-        self._ledger = Ledger(secrets.token_hex(16))
-        self._pursuit = Pursuit(claims, lambda: {"session": self._ledger.mark}, open_stream, find_place, clock)
+        self._ledger = ExecReplay(secrets.token_hex(16))
+        self._pursuit = Reconnector(claims, lambda: {"session": self._ledger.mark}, open_stream, find_place, clock)
         self._carried = Carried()
         self._news, self._room = asyncio.Event(), asyncio.Event()
         self._begun = asyncio.Event()  # the agent has said where the guest stands
         self._hung_up = asyncio.ensure_future(self._listen())
 
-    async def carry(self, place: Place) -> Carried:
+    async def carry(self, place: WorkloadLocation) -> Carried:
         """Carry to the session's end; the client always hears of an end. Raises WeftError if no stream can be had."""
         stream = await self._pursuit.open(place)
         try:
@@ -145,7 +145,7 @@ class SessionCarrier:
                     self._news.set()
         return Detached()
 
-    async def _take_up(self, place: Place) -> tuple[Connection, Place]:
+    async def _take_up(self, place: WorkloadLocation) -> tuple[Connection, WorkloadLocation]:
         stream, found = await self._pursuit.take_up(place, _FINAL, self._begin, "the command")
         log.info("session of %s goes on at node %s", self._claims.get("subject") or "-", found.node_uid)
         return stream, found

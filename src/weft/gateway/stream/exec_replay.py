@@ -18,7 +18,7 @@ HELD_BYTES = 262_144  # of input: as much as a guest takes ahead of its command
 ACK_BYTES = 65_536
 
 
-class Ledger:
+class ExecReplay:
     """One session, named by ``key``."""
 
     def __init__(self, key: str) -> None:

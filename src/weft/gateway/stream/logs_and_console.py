@@ -15,7 +15,7 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.gateway.stream.connection import Connection
-from weft.gateway.stream.reconnect import FindPlace, Open, Place, Pursuit, read_place
+from weft.gateway.stream.reconnect import FindPlace, Open, Reconnector, WorkloadLocation, read_place
 from weft.gateway.stream.splice import END, FROM_CLIENT, Carried
 from weft.objects.errors import InvalidInput, Unavailable, WeftError
 from weft.protocol.frames import Frame, FrameType, encode_error, encode_frame
@@ -27,11 +27,11 @@ _FINAL = ("inUse", "illegalTransition", "unsupported")
 class _Left(msgspec.Struct):
     """The guest's node has no more of it. ``place``: where it says that the guest went."""
 
-    place: Place | None = None
+    place: WorkloadLocation | None = None
 
 
-class PrintedCarrier:
-    """One stream of ``client``; the rest is as in Pursuit."""
+class OutputStream:
+    """One stream of ``client``; the rest is as in Reconnector."""
 
     def __init__(
         self, client: Connection, claims: dict[str, Any], open_stream: Open, find_place: FindPlace, clock: Clock
@@ -39,11 +39,11 @@ class PrintedCarrier:
         self._client, self._claims = client, claims
         self._printed: int | None = None  # how far it has come; None: it hasn't begun
         self._carried = Carried()
-        self._pursuit = Pursuit(claims, self._ask, open_stream, find_place, clock)
+        self._pursuit = Reconnector(claims, self._ask, open_stream, find_place, clock)
         self._stream: Connection | None = None  # None: nobody hears what is typed
         self._opened = asyncio.Event()
 
-    async def carry(self, place: Place) -> Carried:
+    async def carry(self, place: WorkloadLocation) -> Carried:
         """Carry to its end; the client always hears of an end. Raises WeftError if no stream can be had."""
         stream = await self._pursuit.open(place)
         listening = asyncio.ensure_future(self._listen())
@@ -67,7 +67,7 @@ class PrintedCarrier:
             stream.writer.close()
         return self._carried
 
-    async def _take_up(self, place: Place) -> tuple[Connection, Place]:
+    async def _take_up(self, place: WorkloadLocation) -> tuple[Connection, WorkloadLocation]:
         what = "its console" if self._claims.get("verb") == "console" else "what it prints"
         return await self._pursuit.take_up(place, _FINAL, self._begin, what)
 
@@ -118,7 +118,7 @@ class PrintedCarrier:
             raise Unavailable("the connection to the guest's node was lost; the guest goes on", reason="streamLost")
         return _Left()
 
-    async def _say(self, before: Place, place: Place) -> None:
+    async def _say(self, before: WorkloadLocation, place: WorkloadLocation) -> None:
         """Whoever sits at a console is told why it stood still."""
         if self._claims.get("verb") != "console":
             return

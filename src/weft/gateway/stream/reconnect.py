@@ -20,7 +20,7 @@ FIND_SECONDS = 30.0  # less than a guest keeps a session
 AGAIN_SECONDS = 0.2
 
 
-class Place(msgspec.Struct, frozen=True):
+class WorkloadLocation(msgspec.Struct, frozen=True):
     """Where a guest runs: the node, and its allocation there. ``node``: the node's name, if it is known."""
 
     node_uid: str
@@ -29,12 +29,12 @@ class Place(msgspec.Struct, frozen=True):
     node: str = ""
 
 
-Open = Callable[[Place, dict[str, Any]], Awaitable[Connection]]
-FindPlace = Callable[[dict[str, Any]], Awaitable[Place | None]]
+Open = Callable[[WorkloadLocation, dict[str, Any]], Awaitable[Connection]]
+FindPlace = Callable[[dict[str, Any]], Awaitable[WorkloadLocation | None]]
 Ask = Callable[[], dict[str, Any]]
 
 
-class Pursuit:
+class Reconnector:
     """Of the guest of one ticket. ``open_stream`` has the agent of a place dial, with the ticket's ``claims`` and what ``ask`` adds
     to them; ``find_place`` asks the server where the claims' workload is (None: it can't be told)."""
 
@@ -44,18 +44,18 @@ class Pursuit:
         self._claims, self._ask = claims, ask
         self._open, self._find_place, self._clock = open_stream, find_place, clock
 
-    async def open(self, place: Place) -> Connection:
+    async def open(self, place: WorkloadLocation) -> Connection:
         """A stream to the agent there. Raises Unavailable."""
         return await self._open(place, {**self._claims, **msgspec.structs.asdict(place), **self._ask()})
 
     async def take_up(
-        self, place: Place, final: tuple[str, ...], begin: Callable[[Frame], None], what: str
-    ) -> tuple[Connection, Place]:
+        self, place: WorkloadLocation, final: tuple[str, ...], begin: Callable[[Frame], None], what: str
+    ) -> tuple[Connection, WorkloadLocation]:
         """A stream there or wherever the guest is now; ``begin`` has heard its first frame. Raises errors for ``final``
         reasons, and Unavailable naming ``what`` when nobody has it within FIND_SECONDS."""
         began, last = self._clock.elapsed(), ""
         while self._clock.elapsed() - began < FIND_SECONDS:
-            hint: Place | None = None
+            hint: WorkloadLocation | None = None
             try:
                 stream = await self.open(place)
             except WeftError as problem:
@@ -98,9 +98,9 @@ class Pursuit:
             limit.cancel()
 
 
-def read_place(frame: Frame) -> Place | None:
+def read_place(frame: Frame) -> WorkloadLocation | None:
     """Where an agent says that the guest went; None if it doesn't know. Raises InvalidInput for what is no JSON."""
     try:
-        return msgspec.convert(frame.json(), Place)
+        return msgspec.convert(frame.json(), WorkloadLocation)
     except msgspec.ValidationError:
         return None

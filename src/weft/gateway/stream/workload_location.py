@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from weft.client.api import Client
-from weft.gateway.stream.reconnect import Place
+from weft.gateway.stream.reconnect import WorkloadLocation
 from weft.objects.errors import WeftError
 from weft.objects.identity import short_id
 
@@ -26,13 +26,13 @@ class _Workload(msgspec.Struct, frozen=True):
     project: str | None = None
 
 
-class Places:
+class WorkloadLocator:
     """``connect`` gives a client (anew after a refusal: its token may have changed)."""
 
     def __init__(self, connect: Callable[[], Client]) -> None:
         self._connect = connect
 
-    async def find(self, claims: dict[str, Any]) -> Place | None:
+    async def find(self, claims: dict[str, Any]) -> WorkloadLocation | None:
         """Where the workload of ``claims`` is; None when it is nowhere, or nobody can tell now."""
         try:
             workload = msgspec.convert(claims.get("workload"), _Workload)
@@ -41,7 +41,7 @@ class Places:
             log.debug("where a guest is: %s", problem)
             return None
 
-    def _ask(self, workload: _Workload) -> Place | None:
+    def _ask(self, workload: _Workload) -> WorkloadLocation | None:
         client = self._connect()
         try:
             status = client.get(workload.kind, workload.name, project=workload.project).get("status") or {}
@@ -51,7 +51,9 @@ class Places:
             for found in client.list("allocation", query={"node": node_uid}).items:
                 spec = found["spec"]
                 if spec["workload"].get("uid") == workload.uid and spec["role"] in ("active", "source"):
-                    return Place(node_uid, str(found["name"]), short_id(str(found["uid"])), str(status["node"]))
+                    return WorkloadLocation(
+                        node_uid, str(found["name"]), short_id(str(found["uid"])), str(status["node"])
+                    )
             return None
         finally:
             client.close()

@@ -23,7 +23,7 @@ _GROUP_HINT = "write NAME or NAME:preferred, like webapp or webapp:preferred"
 _SPREAD_HINT = "write KEY, KEY:SKEW, and :preferred if it needn't be, like zone, rack:2 or zone:preferred"
 
 
-class GroupWish(msgspec.Struct, frozen=True):
+class GroupTerm(msgspec.Struct, frozen=True):
     """A group of workloads of the same project; ``required``: rather wait than lie otherwise."""
 
     name: str
@@ -33,7 +33,7 @@ class GroupWish(msgspec.Struct, frozen=True):
         return self.name if self.required else f"{self.name}:preferred"
 
 
-class SpreadWish(msgspec.Struct, frozen=True):
+class SpreadTerm(msgspec.Struct, frozen=True):
     """No value of the nodes' label ``key`` is to have more than ``skew`` members more than another."""
 
     key: str
@@ -45,18 +45,18 @@ class SpreadWish(msgspec.Struct, frozen=True):
         return f"{self.key}{skew}" + ("" if self.required else ":preferred")
 
 
-def read_group(text: str, field: str) -> GroupWish:
+def read_group(text: str, field: str) -> GroupTerm:
     """``webapp`` or ``webapp:preferred``. Raises InvalidInput."""
     name, colon, firm = text.partition(":")
     if colon and firm not in _FIRM:
         raise _not_firm(text, firm, field, _GROUP_HINT)
     try:
-        return GroupWish(check_name(name, field), _FIRM.get(firm, True))
+        return GroupTerm(check_name(name, field), _FIRM.get(firm, True))
     except InvalidInput as problem:
         raise InvalidInput(problem.message, field=field, hint=_GROUP_HINT) from None
 
 
-def read_spread(text: str, field: str) -> SpreadWish:
+def read_spread(text: str, field: str) -> SpreadTerm:
     """``zone``, ``rack:2`` or ``zone:preferred``. Raises InvalidInput."""
     key, *rest = text.split(":")
     required = True
@@ -73,7 +73,7 @@ def read_spread(text: str, field: str) -> SpreadWish:
             f"{field}: a skew of {skew[:20]} is not between 1 and {MOST_SKEW}", field=field, hint=_SPREAD_HINT
         )
     check_labels({key: ""}, field)
-    return SpreadWish(HOST if key == "node" else key, int(skew), required)
+    return SpreadTerm(HOST if key == "node" else key, int(skew), required)
 
 
 def read_datum(text: str, field: str) -> str:

@@ -11,7 +11,7 @@ from weft.kinds.node import NodeReport
 
 # here: the guest is this node's, if it is anywhere; open: its move isn't broken off yet, or it was handed over and the target's
 # word is missing; left: its target has said that it took over; given up: it was to come here, never ran and never will.
-Standing = Literal["here", "open", "left", "given up"]
+GuestLocation = Literal["here", "open", "left", "given up"]
 
 
 class OrphanCopy(msgspec.Struct):
@@ -21,7 +21,7 @@ class OrphanCopy(msgspec.Struct):
 
     uid: str
     spec: AllocationSpec
-    standing: Standing | Literal[""] = ""
+    standing: GuestLocation | Literal[""] = ""
     move: str = ""
     runs: bool = True
 

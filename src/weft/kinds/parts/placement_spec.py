@@ -1,6 +1,6 @@
 """What every workload may wish of its place, whatever it is: the placement fields that all workload kinds share.
 
-A workload's spec inherits it, and its kind's check calls ``check_wish``."""
+A workload's spec inherits it, and its kind's check calls ``check_placement``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from weft.kinds.fields.affinity import check_affinity
 from weft.kinds.fields.gang import read_gang
 from weft.kinds.fields.strategy import policies_named, read_strategy
 from weft.kinds.fields.taint import check_taints
-from weft.kinds.parts.run_spec import RunWish
+from weft.kinds.parts.run_spec import RunSpec
 from weft.kinds.record import Reference
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import field
@@ -47,7 +47,7 @@ Tolerated = Annotated[
 DataHints = Annotated[list[str], field("Data it reads, as nodes declare it: ceph-pool:raw-data, or volume:NAME")]
 
 
-class WorkloadWish(RunWish, msgspec.Struct, kw_only=True):
+class PlacementSpec(RunSpec, msgspec.Struct, kw_only=True):
     type: Annotated[
         Literal["long-lived", "serverless"],
         field("long-lived waits for a place; serverless is placed at once or fails", change="live"),
@@ -89,7 +89,7 @@ class WorkloadWish(RunWish, msgspec.Struct, kw_only=True):
     ] = []
 
 
-def check_wish(spec: WorkloadWish) -> None:
+def check_placement(spec: PlacementSpec) -> None:
     """What types can't say of them; what has several spellings gets its one. Raises InvalidInput."""
     if spec.constraint is not None or spec.prefer:
         spec.constraint, kept = check_expressions(spec.constraint, spec.prefer)
@@ -104,7 +104,7 @@ def check_wish(spec: WorkloadWish) -> None:
         read_gang(spec.gang)
 
 
-def check_devices(spec: WorkloadWish) -> None:
+def check_devices(spec: PlacementSpec) -> None:
     """Raises InvalidInput for an amount of nothing, and for GPUs that can't be asked for so."""
     for name, amount in spec.resources.items():
         if amount == 0 or name in ("cpu", "memory", "disk", "gpu", "gpus"):
@@ -125,7 +125,7 @@ def check_devices(spec: WorkloadWish) -> None:
         )
 
 
-def wish_references() -> tuple[Reference, ...]:
+def placement_references() -> tuple[Reference, ...]:
     """The objects that these fields name."""
     return (
         Reference(

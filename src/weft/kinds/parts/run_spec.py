@@ -13,7 +13,7 @@ MIB = 1024 * 1024
 Name = Annotated[str, field("", name=True)]
 
 
-class RunWish(msgspec.Struct, kw_only=True):
+class RunSpec(msgspec.Struct, kw_only=True):
     cpu: Annotated[float, field("Cores; a fraction is a limit", change="plug", quantity="cpu")] = 1.0
     memory: Annotated[int, field("Memory", change="plug", quantity="bytes")] = 256 * MIB
     networks: Annotated[

@@ -12,7 +12,7 @@ import msgspec
 from weft.kinds.fields.cells import AGE, NAME, cores, dig, joined, size, text
 from weft.kinds.parts.convert_verb import refuse_handed_over
 from weft.kinds.parts.nic import claim_address, networks_of, read_nic
-from weft.kinds.parts.placement_spec import WorkloadWish, check_wish, wish_references
+from weft.kinds.parts.placement_spec import PlacementSpec, check_placement, placement_references
 from weft.kinds.parts.run_spec import MIB
 from weft.kinds.publication import PublicationSpec
 from weft.kinds.record import Claim, ClaimWithin, Column, Object, Reference, Verb
@@ -30,7 +30,7 @@ CONDITIONS = {"Placed": "scheduler", "Addressed": "addresses", "Ready": "workloa
 KEPT = ("run", "hold", "boots")
 
 
-class WorkloadSpec(WorkloadWish, msgspec.Struct, kw_only=True):
+class WorkloadSpec(PlacementSpec, msgspec.Struct, kw_only=True):
     """What deciders read of every workload's spec; a kind's own adds to it."""
 
 
@@ -100,7 +100,7 @@ def check_workload(spec: WorkloadSpec, *, least_memory: int) -> None:
             hint=f"at most {MOST_CORES}",
             details={"most": MOST_CORES},
         )
-    check_wish(spec)
+    check_placement(spec)
     if spec.networks or spec.publish or spec.security_groups:
         _check_connections(spec)
 
@@ -157,7 +157,7 @@ def workload_references() -> tuple[Reference, ...]:
     return (
         Reference("network", "spec.networks", lambda s: networks_of(s.networks)),
         Reference("securitygroup", "spec.security_groups", lambda s: s.security_groups),
-        *wish_references(),
+        *placement_references(),
         Reference("node", "spec.node", lambda s: [s.node] if s.node else [], blocks=False),
     )
 

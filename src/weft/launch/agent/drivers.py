@@ -23,7 +23,7 @@ RUNTIMES = {
 }
 CONTAINERS = "weft.drivers.runtime.oci.driver:OciDriver"
 CONTAINERD = "/run/containerd/containerd.sock"
-ENCLOSED = "weft.drivers.runtime.qemu.microvm.driver:EnclosedDriver"
+ENCLOSED = "weft.drivers.runtime.qemu.microvm.driver:MicrovmDriver"
 KATA = "weft.drivers.runtime.oci.kata.driver:KataDriver"
 KATA_LEFT = "weft.drivers.runtime.oci.kata.driver:find_left"
 KATA_CLASS = "weft.drivers.runtime.oci.kata.translate:name_class"

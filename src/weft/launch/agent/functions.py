@@ -7,9 +7,9 @@ from typing import Any
 
 from weft.agent.agent import Agent
 from weft.agent.allocation.resource_use import count_room
-from weft.agent.function.artifacts import Parts
+from weft.agent.function.artifacts import Artifacts
 from weft.agent.function.invocations import Functions
-from weft.agent.function.pool import Room, measure_room
+from weft.agent.function.pool import FreeCapacity, measure_room
 from weft.agent.server.client import Server
 from weft.contracts.clock import Clock
 from weft.contracts.driver.function import InstanceDriver, Isolation
@@ -19,7 +19,7 @@ from weft.contracts.driver.image import OciStore
 DRIVERS: dict[Isolation, str] = {
     "process": "weft.drivers.function.process.driver:ProcessInstances",
     "container": "weft.drivers.runtime.oci.function.driver:ContainerInstances",
-    "vm": "weft.drivers.runtime.qemu.function.driver:CloneInstances",
+    "vm": "weft.drivers.runtime.qemu.function.driver:SnapshotInstances",
 }
 
 
@@ -29,11 +29,13 @@ def make_functions(host: Host, server: Server, images: OciStore | None, agent: A
         isolation: _load(place)(host, clock) for isolation, place in DRIVERS.items()
     }
 
-    def measure() -> Room:
+    def measure() -> FreeCapacity:
         cpu, memory = count_room(agent.allocations.workers)
         return measure_room(host.capacity.cpu, host.capacity.memory_bytes, cpu, memory)
 
-    parts = Parts(host.state_dir, host.node, server, images, lambda: functions.used(), agent.footholds, agent.images)
+    parts = Artifacts(
+        host.state_dir, host.node, server, images, lambda: functions.used(), agent.footholds, agent.images
+    )
     functions = Functions(drivers, parts, measure, clock)
     agent.serve_functions(functions)
     return functions

@@ -28,7 +28,7 @@ from weft.agent.node.enrolment import (
 )
 from weft.agent.node.facts import find_link, find_own_address, inspect_capacity
 from weft.agent.server.client import RemoteServer
-from weft.agent.stream.gateway import Control, Gateway
+from weft.agent.stream.gateway import Gateway, GatewayConnection
 from weft.agent.stream.server import Streams
 from weft.cli.command.exit_codes import exit_code
 from weft.client.api import Client
@@ -124,7 +124,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     streams = Streams(runtimes, network, agent.allocations.find, host.node_uid, clock, functions)
     place = urlsplit(f"//{options.gateway or enrolment.gateway}")
     gateway = Gateway(place.hostname or "127.0.0.1", place.port or 8444, SERVER_NAME)
-    control = Control(
+    control = GatewayConnection(
         gateway, make_tls(context), host.node_uid, streams.serve, clock, serves_functions=functions is not None
     )
     asked = asyncio.Event()

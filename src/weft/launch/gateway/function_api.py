@@ -10,21 +10,21 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from weft.contracts.clock import Clock
-from weft.gateway.function.service import Functions
+from weft.gateway.function.service import FunctionService
 from weft.gateway.function_events.dead_letters import DeadLetters
 from weft.gateway.function_events.delivery import Deliveries
 from weft.gateway.function_events.file import EventFile
 from weft.gateway.function_events.queue import EventQueue
-from weft.gateway.function_events.schedule_state import Fired
+from weft.gateway.function_events.schedule_state import ScheduleState
 from weft.gateway.function_events.schedules import Schedules
 from weft.gateway.lambda_api.answers import FAILED, refuse
 from weft.gateway.lambda_api.api import LambdaApi
 from weft.gateway.lambda_api.authenticate import Callers
-from weft.gateway.lambda_api.dead_letters import DeadLetterDoor
-from weft.gateway.lambda_api.functions import Known
+from weft.gateway.lambda_api.dead_letters import DeadLetterApi
+from weft.gateway.lambda_api.functions import FunctionIndex
 from weft.gateway.lambda_api.http import make_app
-from weft.gateway.lambda_api.idempotency import Once
-from weft.gateway.lambda_api.router import MOST_BODY_BYTES, FunctionDoors
+from weft.gateway.lambda_api.idempotency import IdempotencyCache
+from weft.gateway.lambda_api.router import MOST_BODY_BYTES, FunctionRouter
 from weft.launch.process.address import split_address
 from weft.launch.process.certificate import keep_certificate
 from weft.objects.errors import WeftError
@@ -45,7 +45,7 @@ log = logging.getLogger("weft.gateway")
 
 @asynccontextmanager
 async def serve_function_doors(
-    places: Sequence[str], state: Path, functions: Functions, clock: Clock
+    places: Sequence[str], state: Path, functions: FunctionService, clock: Clock
 ) -> AsyncIterator[HttpServer]:
     """Listen at ``places`` (ADDRESS:PORT), and run the events that wait, for the server whose state folder is ``state``. Raises
     Unavailable if they can't be kept."""
@@ -55,16 +55,16 @@ async def serve_function_doors(
     file = EventFile(state / "gateway" / "events.db")
     await file.open()
     deliveries = Deliveries(EventQueue(file), DeadLetters(file), view, dispatcher, clock)
-    schedules = Schedules(Fired(file), view, lambda: bool(functions.cache.epoch), deliveries.stir, clock)
+    schedules = Schedules(ScheduleState(file), view, lambda: bool(functions.cache.epoch), deliveries.stir, clock)
     unsubscribe = functions.cache.subscribe(lambda changes: schedules.changed(), ("function",))
     functions.streams.accept = deliveries.accept
-    known = Known(view)
-    doors = FunctionDoors(
+    known = FunctionIndex(view)
+    doors = FunctionRouter(
         Callers(view, seal_key, clock),
         known,
         dispatcher,
-        LambdaApi(known, dispatcher, deliveries, Once(clock)),
-        DeadLetterDoor(deliveries),
+        LambdaApi(known, dispatcher, deliveries, IdempotencyCache(clock)),
+        DeadLetterApi(deliveries),
         clock,
     )
     sockets: list[socket.socket] = []
@@ -93,7 +93,7 @@ async def serve_function_doors(
         await file.close()
 
 
-async def keep_function_doors(places: Sequence[str], state: Path, functions: Functions, clock: Clock) -> None:
+async def keep_function_doors(places: Sequence[str], state: Path, functions: FunctionService, clock: Clock) -> None:
     """Serve them for ever. What keeps them shut (a damaged file, a port that is taken) is told and tried again, and costs the
     gateway's streams nothing."""
     while True:

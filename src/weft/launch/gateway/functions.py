@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weft.contracts.clock import Clock
-from weft.contracts.function_placement import KINDS, Ranking, Wanted
-from weft.gateway.function.service import Functions, make_view
+from weft.contracts.function_placement import KINDS, PlacementQuery, Ranking
+from weft.gateway.function.service import FunctionService, make_view
 from weft.gateway.lambda_api.authenticate import TOKENS_BY_KEY
 from weft.informer.cache import Cache, whole
 from weft.informer.view import Changed, View
 from weft.store.remote import RemoteStore
 
 if TYPE_CHECKING:
-    from weft.scheduler.function.placing import FunctionPlaces
+    from weft.scheduler.function.placing import FunctionPlacing
 
 
 class PlacesOnceWanted:
@@ -28,7 +28,7 @@ class PlacesOnceWanted:
         self._view = view
         self._used: dict[str, float] = {}
         self._held: dict[str, frozenset[str]] = {}
-        self._places: FunctionPlaces | None = None
+        self._places: FunctionPlacing | None = None
 
     def notice(self, changes: Sequence[Changed]) -> None:
         """Changes of KINDS and of functions."""
@@ -38,7 +38,7 @@ class PlacesOnceWanted:
         elif any(change.kind == "function" for change in changes):
             self._make()
 
-    def rank(self, wanted: Wanted) -> Ranking:
+    def rank(self, wanted: PlacementQuery) -> Ranking:
         return self._make().rank(wanted)
 
     def use(self, node: str, cpu: float) -> None:
@@ -53,9 +53,9 @@ class PlacesOnceWanted:
             self._places.hold(node, data)
             self.epoch = self._places.epoch
 
-    def _make(self) -> FunctionPlaces:
+    def _make(self) -> FunctionPlacing:
         if self._places is None:
-            places: FunctionPlaces = importlib.import_module("weft.scheduler.function.placing").FunctionPlaces(
+            places: FunctionPlacing = importlib.import_module("weft.scheduler.function.placing").FunctionPlacing(
                 self._view
             )
             places.notice(whole(self._view, KINDS))
@@ -68,9 +68,9 @@ class PlacesOnceWanted:
         return self._places
 
 
-def make_functions(state: Path, store: RemoteStore, clock: Clock, ticket_key: bytes) -> Functions:
+def make_functions(state: Path, store: RemoteStore, clock: Clock, ticket_key: bytes) -> FunctionService:
     """For the server whose state folder is ``state``; run it beside the gateway."""
     cache = Cache(store, make_view("token", indexes=(TOKENS_BY_KEY,), later=KINDS), clock)
     places = PlacesOnceWanted(cache.view)
     cache.subscribe(places.notice, (*KINDS, "function"))
-    return Functions(store, cache, places, clock, ticket_key=ticket_key, folder=state / "gateway")
+    return FunctionService(store, cache, places, clock, ticket_key=ticket_key, folder=state / "gateway")

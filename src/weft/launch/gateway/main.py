@@ -19,10 +19,10 @@ from weft.client.api import Client
 from weft.client.context import Context
 from weft.contracts.clock import Clock, SystemClock
 from weft.gateway.gateway import Gateway
-from weft.gateway.published_port.listeners import Publications
-from weft.gateway.published_port.watch import PublicationWatch
+from weft.gateway.published_port.listeners import PortListeners
+from weft.gateway.published_port.watch import PublishedPortWatch
 from weft.gateway.stream.origins import Origins
-from weft.gateway.stream.workload_location import Places
+from weft.gateway.stream.workload_location import WorkloadLocator
 from weft.informer.enrolments import Enrolments
 from weft.launch.gateway.function_api import keep_function_doors
 from weft.launch.gateway.functions import make_functions
@@ -83,7 +83,7 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
     state: Path = options.state
     await wait_for_files([state / "server.crt", state / "server.key", state / "ca.crt"], clock)
     tls = make_tls(state)
-    places = Places(partial(_connect, options))
+    places = WorkloadLocator(partial(_connect, options))
     ticket_key = read_ticket_key(state / "ticket.key")
     store = RemoteStore(state / "store.sock", clock)
     enrolments = Enrolments(store, clock, lambda uid: gateway.look_again(uid))
@@ -119,8 +119,8 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
 
 async def _publish(options: argparse.Namespace, clock: Clock) -> None:
     """Offer published ports on this machine, as the API tells them to the token in the token file."""
-    publications = Publications(options.publish_on, clock)
-    watch = PublicationWatch(partial(_connect, options), publications)
+    publications = PortListeners(options.publish_on, clock)
+    watch = PublishedPortWatch(partial(_connect, options), publications)
     watch.start()
     try:
         await publications.keep()

@@ -17,7 +17,7 @@ LONGEST_BACKOFF_SECONDS = 5.0
 HEALTHY_AFTER_SECONDS = 10.0
 
 
-class Keeper:
+class Supervisor:
     """Starts one command again whenever it ends, waiting longer after each quick death. ``name`` is for the log."""
 
     def __init__(self, name: str, argv: Sequence[str], clock: Clock) -> None:
@@ -52,7 +52,7 @@ class Keeper:
 
 
 @asynccontextmanager
-async def keeping(keepers: Sequence[Keeper]) -> AsyncIterator[None]:
+async def supervising(keepers: Sequence[Supervisor]) -> AsyncIterator[None]:
     """Keep them all; at the end the last one ends first."""
     tasks = [asyncio.create_task(keeper.keep()) for keeper in keepers]
     try:

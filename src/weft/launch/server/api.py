@@ -17,8 +17,8 @@ import uvloop
 
 from weft.api.app import build_app
 from weft.api.bootstrap import bootstrap
-from weft.api.context import Doors, Settings
-from weft.api.server import make_doors_server, parse_address
+from weft.api.context import ApiContext, Settings
+from weft.api.server import make_api_server, parse_address
 from weft.api.upgrade import upgrade_objects
 from weft.contracts.clock import Clock, SystemClock
 from weft.launch.process.address import ANY, url_at
@@ -80,8 +80,8 @@ async def serve_doors(options: argparse.Namespace, clock: Clock, logs: Gathering
         functions=tuple(options.functions or ()),
         listen=tuple(options.listen),
     )
-    doors = Doors(store, journal, clock, authority, settings)
-    server = make_doors_server(build_app(doors, logs.say), sockets, tls, clock)
+    doors = ApiContext(store, journal, clock, authority, settings)
+    server = make_api_server(build_app(doors, logs.say), sockets, tls, clock)
     try:
         url = url_at(*sockets[0].getsockname()[:2])
         await upgrade_objects(store)

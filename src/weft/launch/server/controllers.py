@@ -41,7 +41,7 @@ from weft.controllers.volume.controller import Volumes
 from weft.controllers.workload.controller import Workloads, tell_placed
 from weft.informer.cache import Cache
 from weft.informer.indexes import make_view
-from weft.informer.leader_lease import Term, TermLost
+from weft.informer.leader_lease import LeaderLease, LeadershipLost
 from weft.informer.silent_nodes import find_silent
 from weft.kinds.parts.function_code import CODE_FOLDER
 from weft.launch.image.oci_bundle import plan_bundles
@@ -82,7 +82,7 @@ async def decide(
 ) -> None:
     """Run scheduler and controllers for ever, one term of office after the other. ``holder`` must be this one's alone."""
     cache = Cache(store, make_view(), clock)
-    term = Term(store, cache, journal, clock, DECIDERS, holder)
+    term = LeaderLease(store, cache, journal, clock, DECIDERS, holder)
     async with asyncio.TaskGroup() as group:
         group.create_task(cache.run())
         try:
@@ -96,14 +96,14 @@ async def decide(
                         strategy,
                         seed,
                     )
-                except* TermLost as lost:
+                except* LeadershipLost as lost:
                     _log.warning("a new term: %s", _first(lost))
         finally:
             await term.end()
 
 
-async def _serve(term: Term, make_images: Callable[[], Images], code: Path, strategy: str, seed: int) -> None:
-    """One term: ends with TermLost (in an ExceptionGroup)."""
+async def _serve(term: LeaderLease, make_images: Callable[[], Images], code: Path, strategy: str, seed: int) -> None:
+    """One term: ends with LeadershipLost (in an ExceptionGroup)."""
     find = partial(find_silent, term.cache)
     controllers = (
         Addresses(),

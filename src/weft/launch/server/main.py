@@ -15,7 +15,7 @@ from pathlib import Path
 from weft.contracts.clock import Clock, SystemClock
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY, read_strategy
 from weft.launch.process.address import take_origin, take_source
-from weft.launch.process.supervisor import Keeper, keeping
+from weft.launch.process.supervisor import Supervisor, supervising
 from weft.launch.server.lock import hold_server
 from weft.launch.store.engine import ETCD, SQLITE, check_store, find_endpoints, recall_store, remember_store
 from weft.launch.store.etcd import plan_etcd
@@ -117,20 +117,20 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-async def keep_server(options: argparse.Namespace, argv: Sequence[str], clock: Clock) -> None:
+async def run_supervisor(options: argparse.Namespace, argv: Sequence[str], clock: Clock) -> None:
     """Keep the processes until SIGTERM or SIGINT; the deciders end first, then the doors, and last an etcd of our own.
     Raises Unavailable when that isn't on this machine."""
     program = str(Path(sys.argv[0]).resolve())
-    keepers = [Keeper("etcd", plan_etcd(options.state), clock)] if options.store == ETCD else []
+    keepers = [Supervisor("etcd", plan_etcd(options.state), clock)] if options.store == ETCD else []
     keepers += [
-        Keeper(name, [sys.executable, program, "server", name, *argv], clock)
+        Supervisor(name, [sys.executable, program, "server", name, *argv], clock)
         for name in ("doors", "gateway", "deciders")
     ]
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
-    async with keeping(keepers):
+    async with supervising(keepers):
         await asked.wait()
 
 
@@ -154,7 +154,7 @@ def main(argv: Sequence[str]) -> int:
         with hold_server(options.state):
             check_store(options.state, options.store)
             remember_store(options.state, options.store)
-            asyncio.run(keep_server(options, argv, SystemClock()))
+            asyncio.run(run_supervisor(options, argv, SystemClock()))
     except WeftError as problem:
         print(f"weft server: {problem.message}\n{problem.hint}", file=sys.stderr)
         return 1

@@ -17,7 +17,7 @@ from typing import Any
 from weft.contracts.clock import Clock
 from weft.contracts.durable_file import write_durably
 from weft.contracts.store import Store
-from weft.launch.process.supervisor import Keeper, keeping
+from weft.launch.process.supervisor import Supervisor, supervising
 from weft.launch.store.etcd import find_socket, plan_etcd
 from weft.objects.errors import InUse, InvalidInput, Unavailable
 
@@ -80,7 +80,7 @@ async def refill_store(
 @asynccontextmanager
 async def running(url: str, state: Path, clock: Clock) -> AsyncIterator[None]:
     """Run the etcd that ``url`` names if it is the server's own and the server doesn't run. Raises Unavailable."""
-    async with keeping([Keeper("etcd", plan_etcd(state), clock)] if url == ETCD else []):
+    async with supervising([Supervisor("etcd", plan_etcd(state), clock)] if url == ETCD else []):
         yield
 
 

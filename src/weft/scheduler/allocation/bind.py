@@ -15,7 +15,7 @@ from weft.contracts.journal import Event
 from weft.contracts.store import Absent, AtRevision, Put
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.view import Item, View
-from weft.informer.workloads import record_of, wish_of
+from weft.informer.workloads import record_of, spec_of
 from weft.kinds.allocation import AllocatedGpu, AllocationReport, AllocationSpec, allocation_name
 from weft.kinds.decision import DecisionSpec
 from weft.kinds.node import NodeReport, NodeStatus, pool_id
@@ -134,7 +134,7 @@ def plan_regrouped(vm: Item, allocation: Item, memberships: list[str]) -> Commit
 
 def _make_allocation(candidate: Candidate, node: Item, uid: str, load: Load, now: float) -> Item:
     vm = candidate.vm
-    wish, record = wish_of(vm), record_of(vm)
+    wish, record = spec_of(vm), record_of(vm)
     ask = record.ask(wish)
     spec = AllocationSpec(
         node=node.envelope.name,

@@ -14,7 +14,7 @@ from weft.contracts.policy import RESOURCES
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.indexes import NODES_BY_UID
 from weft.informer.view import Item, View
-from weft.informer.workloads import record_of, wish_of
+from weft.informer.workloads import record_of, spec_of
 from weft.kinds.allocation import (
     LOCAL,
     AllocatedImage,
@@ -45,10 +45,10 @@ from weft.scheduler.workload.request import (
 )
 
 
-def plan_refit(view: View, snapshot: Snapshot, vm: Item, allocation: Item, now: float) -> Commit | None:
+def plan_resize(view: View, snapshot: Snapshot, vm: Item, allocation: Item, now: float) -> Commit | None:
     """Bring the place to what is asked for, as far as it can be had: with the wish for a fresh start, if that is asked
     for; else only what the running machine can take. None if there is nothing to write."""
-    spec, wish = allocation.spec(AllocationSpec), wish_of(vm)
+    spec, wish = allocation.spec(AllocationSpec), spec_of(vm)
     new = msgspec.structs.replace(
         change_wish(spec, wish.run), workload_generation=vm.envelope.generation, boots=max(wish.boots, spec.boots)
     )
@@ -99,7 +99,7 @@ class _Parts(msgspec.Struct, frozen=True):
 
 def _read_parts(view: View, snapshot: Snapshot, vm: Item, allocation: Item, fields: set[str]) -> _Parts | Waiting:
     """What the place would get, ``fields`` of it as asked for; or why it can't have it."""
-    spec, wish = allocation.spec(AllocationSpec), wish_of(vm)
+    spec, wish = allocation.spec(AllocationSpec), spec_of(vm)
     record = record_of(vm)
     ask, row = record.ask(wish), snapshot.index_of(spec.node_uid)
     if row is None:

@@ -12,7 +12,7 @@ from collections.abc import Hashable, Sequence
 import msgspec
 import numpy as np
 
-from weft.contracts.policy import Filter, Flags, Lack, Lean, Reads, Request, Spread, Table, Texts, Whole
+from weft.contracts.policy import Filter, Flags, Lack, Reads, Request, SoftTerm, Spread, Table, Texts, Whole
 from weft.kinds.fields.affinity import HOST, read_group, read_spread
 
 _JOINED, _ALONE = ":joined", ":alone"
@@ -25,7 +25,7 @@ class Affinity(msgspec.Struct, frozen=True):
     near: tuple[str, ...] = ()
     apart: tuple[str, ...] = ()
     spread: tuple[Spread, ...] = ()
-    leans: tuple[Lean, ...] = ()
+    leans: tuple[SoftTerm, ...] = ()
 
 
 NO_AFFINITY = Affinity()
@@ -40,7 +40,7 @@ def read_affinity(project: str, to: Sequence[str], from_: Sequence[str], over: S
     near: list[str] = []
     apart: list[str] = []
     spread: list[Spread] = []
-    leans: list[Lean] = []
+    leans: list[SoftTerm] = []
     for text in to:
         one = read_group(text, "spec.affinity_groups")
         group = f"{project}/{one.name}"
@@ -49,20 +49,20 @@ def read_affinity(project: str, to: Sequence[str], from_: Sequence[str], over: S
         if one.required:
             near.append(group + _JOINED)
         else:
-            leans.append(Lean("near", group + _JOINED))
+            leans.append(SoftTerm("near", group + _JOINED))
     for text in from_:
         one = read_group(text, "spec.anti_affinity_groups")
         group = f"{project}/{one.name}"
         groups += [group, group + (_ALONE if one.required else _JOINED)]
         apart.append(group if one.required else group + _ALONE)
         if not one.required:
-            leans.append(Lean("apart", group))
+            leans.append(SoftTerm("apart", group))
         for more in over:
             wish = read_spread(more, "spec.spread")
             if wish.required:
                 spread.append(Spread(wish.key, wish.skew, group))
             else:
-                leans.append(Lean("spread", group, wish.key))
+                leans.append(SoftTerm("spread", group, wish.key))
     return Affinity(tuple(sorted(groups)), tuple(near), tuple(apart), tuple(spread), tuple(leans))
 
 

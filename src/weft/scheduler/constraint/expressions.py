@@ -11,7 +11,7 @@ import msgspec
 from weft.contracts.policy import Request
 from weft.informer.view import View
 from weft.kinds.constraint import ConstraintSpec, read_preference
-from weft.kinds.parts.placement_spec import WorkloadWish
+from weft.kinds.parts.placement_spec import PlacementSpec
 from weft.language.clash import find_clash, refuse_clash
 from weft.language.parse import Parsed, parse, read_expression
 from weft.language.tree import (
@@ -47,7 +47,7 @@ class Expressions(msgspec.Struct, frozen=True):
     preferences: tuple[Preference, ...]
 
 
-def read_expressions(view: View, project: str | None, wish: WorkloadWish) -> Expressions | tuple[str, str]:
+def read_expressions(view: View, project: str | None, wish: PlacementSpec) -> Expressions | tuple[str, str]:
     """What is asked for, with no names left; or why that can't be said yet, as reason and sentence."""
     try:
         return _read(view, project, wish)
@@ -55,7 +55,7 @@ def read_expressions(view: View, project: str | None, wish: WorkloadWish) -> Exp
         return "constraintNotReady", problem.message
 
 
-def _read(view: View, project: str | None, wish: WorkloadWish) -> Expressions:
+def _read(view: View, project: str | None, wish: PlacementSpec) -> Expressions:
     def find(name: str) -> ConstraintSpec:
         item = view.get(object_key("constraint", project, name))
         if item is None or item.deleting:

@@ -11,14 +11,14 @@ from typing import Literal
 
 import numpy as np
 
-from weft.contracts.policy import Column, Lean, Leaning, Reads, Request, Table
+from weft.contracts.policy import Column, PreferenceTerm, Reads, Request, SoftTerm, Table
 from weft.scheduler.constraint.affinity import count_members, find_texts, group_word
 from weft.scheduler.constraint.relax import Preferred
 
 WEIGHT = 1.0
 
 
-def _leans(request: Request, what: Literal["near", "apart", "spread", "data"]) -> tuple[Lean, ...]:
+def _leans(request: Request, what: Literal["near", "apart", "spread", "data"]) -> tuple[SoftTerm, ...]:
     return tuple([lean for lean in request.leans if lean.what == what]) if request.leans else ()
 
 
@@ -103,7 +103,7 @@ class ToData:
         return [Column("data at hand", WEIGHT, 100.0 * held / len(leans))]
 
 
-LEANINGS: tuple[Leaning, ...] = (
+PREFERENCES: tuple[PreferenceTerm, ...] = (
     Preferred(now=False),
     Preferred(now=True),
     ToMembers(),

@@ -18,7 +18,7 @@ from weft.scheduler.table.snapshot import Snapshot
 SHOWN = 16
 
 
-def plan_standing(view: View, snapshot: Snapshot) -> list[Commit]:
+def plan_constraint_status(view: View, snapshot: Snapshot) -> list[Commit]:
     """Write the status of every Constraint that says something else."""
     commits = []
     for item in view.of_kind("constraint").values():

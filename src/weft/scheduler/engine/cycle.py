@@ -16,26 +16,26 @@ from weft.contracts.policy import (
     Column,
     Filter,
     Flags,
-    Leaning,
     LoadPolicy,
     Occasion,
     Outlook,
     Policy,
+    PreferenceTerm,
     Request,
     Values,
 )
 from weft.scheduler.constraint.filters import FILTERS, ROOM
-from weft.scheduler.constraint.preferences import LEANINGS
+from weft.scheduler.constraint.preferences import PREFERENCES
 from weft.scheduler.engine.demand import Demand
 from weft.scheduler.policies import POLICIES
 from weft.scheduler.policies.combined import looks_ahead
 from weft.scheduler.ranking.equivalence import Anew, ByLoad, ByRow, Class
-from weft.scheduler.ranking.linear_scores import SCALE, Slopes, Weights
+from weft.scheduler.ranking.linear_scores import SCALE, LinearScores, Weights
 from weft.scheduler.ranking.score import Bonuses, Score
 from weft.scheduler.table.devices import choose_devices
 from weft.scheduler.table.facts import NO_LOAD, Load
 from weft.scheduler.table.filter_masks import Masks
-from weft.scheduler.table.least_free import Least
+from weft.scheduler.table.least_free import LeastFree
 from weft.scheduler.table.rows import Rows
 from weft.scheduler.table.snapshot import Snapshot
 
@@ -55,7 +55,7 @@ class Engine:
         *,
         seed: int = 0,
         filters: Sequence[Filter] = FILTERS,
-        leanings: Sequence[Leaning] = LEANINGS,
+        leanings: Sequence[PreferenceTerm] = PREFERENCES,
         policies: Mapping[str, Policy] = POLICIES,
         demand: Demand | None = None,
     ) -> None:
@@ -71,8 +71,8 @@ class Engine:
         self._policies = policies
         self._masks = Masks(snapshot, filters)
         self._bonuses = Bonuses(snapshot)
-        self._slopes: dict[Weights, Slopes] = {}
-        self._least = Least(snapshot)
+        self._slopes: dict[Weights, LinearScores] = {}
+        self._least = LeastFree(snapshot)
         self._classes: OrderedDict[Request, Class] = OrderedDict()
 
     def expect(self, outlook: Outlook) -> None:
@@ -201,8 +201,8 @@ class Engine:
             self._linear[strategy] = policy if isinstance(policy, LoadPolicy) else None
         return self._linear[strategy]
 
-    def _find_slopes(self, weights: Weights) -> Slopes:
+    def _find_slopes(self, weights: Weights) -> LinearScores:
         slopes = self._slopes.get(weights)
         if slopes is None:
-            slopes = self._slopes[weights] = Slopes(self.snapshot, weights)
+            slopes = self._slopes[weights] = LinearScores(self.snapshot, weights)
         return slopes

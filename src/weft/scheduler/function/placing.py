@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from weft.contracts.function_placement import KINDS as KINDS
-from weft.contracts.function_placement import Ranking, Wanted
+from weft.contracts.function_placement import PlacementQuery, Ranking
 from weft.contracts.policy import Datum, Request
 from weft.informer.view import Changed, Item, View
 from weft.kinds.allocation import AllocationReport
@@ -34,7 +34,7 @@ from weft.scheduler.workload.strategy import find_strategy
 _UID = "invocation"  # one stands for all: no strategy is to draw lots for each
 
 
-class FunctionPlaces:
+class FunctionPlacing:
     """See ``contracts.placing.Placing``."""
 
     def __init__(self, view: View, *, seed: int = 0) -> None:
@@ -62,7 +62,7 @@ class FunctionPlaces:
         self._engine.snapshot.improved.clear()
         self._engine.snapshot.groups.take_moved()
 
-    def rank(self, wanted: Wanted) -> Ranking:
+    def rank(self, wanted: PlacementQuery) -> Ranking:
         request = self._read(wanted)
         if isinstance(request, Ranking):
             return request
@@ -119,7 +119,7 @@ class FunctionPlaces:
             snapshot.put_allocation(name, node, (max(0, min(used, free)), 0, 0))
         self.epoch += 1
 
-    def _read(self, wanted: Wanted) -> Request | Ranking:
+    def _read(self, wanted: PlacementQuery) -> Request | Ranking:
         code = wanted.code
         wish = WorkloadSpec(
             type="serverless",

@@ -16,7 +16,7 @@ from weft.scheduler.engine.explain import Explanation, explain
 MOST = 8
 
 
-class Place(msgspec.Struct, frozen=True):
+class RankedNode(msgspec.Struct, frozen=True):
     """A node that can take it, and how good it is (0–100)."""
 
     node: str
@@ -24,7 +24,7 @@ class Place(msgspec.Struct, frozen=True):
     score: float
 
 
-def rank_places(engine: Engine, request: Request, uid: str, most: int = MOST) -> list[Place] | Explanation:
+def rank_places(engine: Engine, request: Request, uid: str, most: int = MOST) -> list[RankedNode] | Explanation:
     """The ``most`` best nodes for an invocation ``uid``, best first, equals by name; if none fits, why."""
     scores, snapshot = engine.scores(request, uid), engine.snapshot
     rows = np.flatnonzero(scores >= 0.0)
@@ -34,4 +34,4 @@ def rank_places(engine: Engine, request: Request, uid: str, most: int = MOST) ->
         least = np.partition(scores[rows], rows.size - most)[rows.size - most]
         rows = rows[scores[rows] >= least]
     order = rows[np.lexsort((snapshot.rank[rows], -scores[rows]))][:most]
-    return [Place(snapshot.names[row], snapshot.uids[row], float(scores[row])) for row in order.tolist()]
+    return [RankedNode(snapshot.names[row], snapshot.uids[row], float(scores[row])) for row in order.tolist()]

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from weft.informer.indexes import ALLOCATIONS_BY_WORKLOAD, WORKLOADS_BY_GANG, name_gang
 from weft.informer.view import Item, View
-from weft.informer.workloads import name_of, wish_of
+from weft.informer.workloads import name_of, spec_of
 from weft.kinds.fields.gang import read_gang
 from weft.scheduler.workload.request import Candidate, Waiting, read_candidate, wants_place
 
 INCOMPLETE = "gangIncomplete"
 
 
-def muster(view: View, vm: Item, default_strategy: str, silent: list[str]) -> list[Candidate] | Waiting:
+def assemble_gang(view: View, vm: Item, default_strategy: str, silent: list[str]) -> list[Candidate] | Waiting:
     """Those that are to be placed together with ``vm``, itself among them; or what it waits for."""
-    name = read_gang(wish_of(vm).gang or "")[0]
+    name = read_gang(spec_of(vm).gang or "")[0]
     there = [item for item in view.find(WORKLOADS_BY_GANG, name_gang(vm)) if not item.deleting]
     there.sort(key=lambda item: (item.envelope.created_at, item.envelope.name))
-    count = max(read_gang(wish_of(item).gang or "")[1] for item in there)
+    count = max(read_gang(spec_of(item).gang or "")[1] for item in there)
     placed = sum(1 for item in there if view.count(ALLOCATIONS_BY_WORKLOAD, item.uid))
     ready = [item for item in there if wants_place(view, item)]
     if placed + len(ready) < count:

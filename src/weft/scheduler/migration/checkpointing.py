@@ -31,7 +31,7 @@ def find_bar(spec: AllocationSpec, report: AllocationReport) -> str:
     return "" if report.state == "running" else "it doesn't run"
 
 
-def choose_saving(
+def choose_checkpointing(
     wish: MigrationSpec, bar: str, source: tuple[str, NodeReport], target: tuple[str, NodeReport]
 ) -> tuple[Saves, str]:
     """Whether it is saved, and the way in words; ``bar``: why it couldn't be anywhere. Nodes by name."""

@@ -5,29 +5,29 @@ from __future__ import annotations
 import heapq
 
 from weft.informer.view import Item, View
-from weft.kinds.allocation import MoveLesson
+from weft.kinds.allocation import MigrationLesson
 from weft.kinds.migration import MigrationSpec, MigrationStatus, read_workload
 from weft.objects.identity import object_key
-from weft.transfer.calibration import EndedMove, learn
+from weft.transfer.calibration import EndedMigration, learn
 from weft.transfer.history import was_kept_slow
 
 MOST = 100  # the newest ones
 
 
-def read_lesson(view: View, workload: str, source: str, target: str) -> MoveLesson:
+def read_lesson(view: View, workload: str, source: str, target: str) -> MigrationLesson:
     """Of a move of the workload with the key ``workload`` between these nodes."""
     ended = [move for item in view.of_kind("migration").values() if (move := read_ended(item)) is not None]
     return learn(heapq.nlargest(MOST, ended, key=lambda move: move.ended_at), workload, source, target)
 
 
-def read_ended(item: Item) -> EndedMove | None:
+def read_ended(item: Item) -> EndedMigration | None:
     """None unless it has succeeded, and both what was foreseen and what came true are known."""
     status = item.status(MigrationStatus)
     spec = item.spec(MigrationSpec)
     if status.phase != "Succeeded" or status.plan is None or status.actual is None or spec.mode == "storage":
         return None
     kind, name = read_workload(spec)
-    return EndedMove(
+    return EndedMigration(
         workload=object_key(kind, item.envelope.project, name),
         source=status.source,
         target=status.target,

@@ -24,7 +24,7 @@ from weft.informer.indexes import (
 )
 from weft.informer.view import Changed, Item, View
 from weft.kinds.allocation import (
-    AllocatedMove,
+    AllocatedMigration,
     AllocationReport,
     AllocationSpec,
     account,
@@ -39,7 +39,13 @@ from weft.scheduler.allocation.bind import SOURCE, Timing, choose_cpu, put_decis
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.explain import Explanation
 from weft.scheduler.migration.history import read_lesson
-from weft.scheduler.migration.target import Mover, decide, describe_refusal, read_mover, tell_way
+from weft.scheduler.migration.target import (
+    MigrationCandidate,
+    decide,
+    describe_refusal,
+    read_migration_candidate,
+    tell_way,
+)
 from weft.scheduler.table.facts import Load, name_workload
 from weft.scheduler.table.snapshot import without
 from weft.scheduler.workload.request import Candidate, Waiting, locate_volumes
@@ -48,7 +54,7 @@ AGAIN_SECONDS = {"target": 1.0, "room": 10.0}
 Want = Literal["target", "room"]
 
 
-class Moves:
+class MigrationQueue:
     """The Migrations that want a target, or room at one. ``assumed`` are the keys of the allocations in commits whose outcome
     isn't known."""
 
@@ -99,7 +105,7 @@ def plan_target(
     the target is made in its stead, if the VM fits there still: another allocation, so that one that a node knows was never
     anything else, whatever store is restored."""
     mover = _read(view, item, strategy, silent, later=False)
-    if not isinstance(mover, Mover):
+    if not isinstance(mover, MigrationCandidate):
         return _plan_waiting(item, mover, now), []
     room = find_room(view, item)
     held = [room] if room is not None else []
@@ -149,7 +155,7 @@ def plan_room(
     """Room for a move that is planned for later, or the refusal; and the key of the allocation that holds it. No node does
     anything for it, so it has nothing but what it takes."""
     mover = _read(view, item, strategy, silent, later=True)
-    if not isinstance(mover, Mover):
+    if not isinstance(mover, MigrationCandidate):
         return _plan_waiting(item, mover, now), []
     candidate, row, explanation = decide(engine, mover)
     timing = Timing(now, 0.0)
@@ -186,32 +192,34 @@ def plan_room(
     return commit, [there.key]
 
 
-def _tell_saving(view: View, mover: Mover, item: Item, node: Item) -> str:
+def _tell_saving(view: View, mover: MigrationCandidate, item: Item, node: Item) -> str:
     is_container = mover.source.spec(AllocationSpec).container is not None
     return f": {tell_way(view, mover, item.spec(MigrationSpec), node)[1]}" if is_container else ""
 
 
-def _read(view: View, item: Item, strategy: str, silent: list[str], *, later: bool) -> Mover | Waiting | None:
+def _read(
+    view: View, item: Item, strategy: str, silent: list[str], *, later: bool
+) -> MigrationCandidate | Waiting | None:
     """None: there is nothing to move, and its controller ends it."""
     spec = item.spec(MigrationSpec)
     vm = view.get(key_of_moving(item))
     if vm is None or vm.deleting:
         return None
-    return read_mover(view, vm, spec, strategy, silent, later=later)
+    return read_migration_candidate(view, vm, spec, strategy, silent, later=later)
 
 
 def _plan_waiting(item: Item, why: Waiting | None, now: float) -> Commit | None:
     return _plan_condition(item, Condition("Placed", "False", why.reason, why.message, now)) if why else None
 
 
-def _load(engine: Engine, mover: Mover, candidate: Candidate, row: int, held: Sequence[Item]) -> Load:
+def _load(engine: Engine, mover: MigrationCandidate, candidate: Candidate, row: int, held: Sequence[Item]) -> Load:
     with without(engine.snapshot, [item.key for item in held]):
         load = engine.load(candidate.request, row)
     ref = mover.candidate.vm.envelope.ref
     return msgspec.structs.replace(load, workload=name_workload(ref)) if candidate.request.groups else load
 
 
-def _make_allocation(mover: Mover, node: Item, uid: str, spec: AllocationSpec, now: float) -> Envelope:
+def _make_allocation(mover: MigrationCandidate, node: Item, uid: str, spec: AllocationSpec, now: float) -> Envelope:
     vm = mover.candidate.vm
     return Envelope(
         kind="allocation",
@@ -226,13 +234,13 @@ def _make_allocation(mover: Mover, node: Item, uid: str, spec: AllocationSpec, n
     )
 
 
-def _unchanged(item: Item, mover: Mover, node: Item) -> list[Precondition]:
+def _unchanged(item: Item, mover: MigrationCandidate, node: Item) -> list[Precondition]:
     """What was decided stands on these."""
     candidate = mover.candidate
     return [unchanged(one) for one in (item, candidate.vm, mover.source, node, *candidate.volume_items)]
 
 
-def _decide_again(engine: Engine, mover: Mover, room: Item) -> tuple[Candidate, int, Explanation] | None:
+def _decide_again(engine: Engine, mover: MigrationCandidate, room: Item) -> tuple[Candidate, int, Explanation] | None:
     """The node where room is held, if it takes the VM still."""
     request = msgspec.structs.replace(mover.candidate.request, node=room.spec(AllocationSpec).node)
     there = msgspec.structs.replace(mover, candidate=msgspec.structs.replace(mover.candidate, request=request))
@@ -243,14 +251,14 @@ def _decide_again(engine: Engine, mover: Mover, room: Item) -> tuple[Candidate, 
 
 
 def _make_sides(
-    view: View, item: Item, mover: Mover, node: Item, uid: str, load: Load
+    view: View, item: Item, mover: MigrationCandidate, node: Item, uid: str, load: Load
 ) -> tuple[AllocationSpec, AllocationSpec]:
     """The specs of both places as the sides of the move: the target is what the source is, one incarnation later."""
     wish, now = item.spec(MigrationSpec), mover.source.spec(AllocationSpec)
     said = mover.source.report(AllocationReport)
     rests = now.wish == "run" and said.state == "stopped" and said.ended
     there = node.report(NodeReport)
-    to_source = AllocatedMove(
+    to_source = AllocatedMigration(
         key=move_key(item.uid, item.status(MigrationStatus).tries),
         mode="cold" if stands_still(wish) else "live",
         saves=tell_way(view, mover, wish, node)[0],
@@ -278,7 +286,7 @@ def _make_sides(
         role="target",
         wish="run",
         gpus=read_gpus(node, load),
-        cpu_model=choose_cpu(node, now.cpu_wish) if stands_still(wish) else now.cpu_model,
+        cpu_model=choose_cpu(node, now.requested_cpu_model) if stands_still(wish) else now.cpu_model,
         waits_for=None,
         held_by=None,
         move=to_source,
@@ -309,7 +317,7 @@ def _is_placed(placed: Condition | None, status: MigrationStatus) -> bool:
 
 
 def _plan_refusal(
-    view: View, engine: Engine, item: Item, mover: Mover, explanation: Explanation, timing: Timing
+    view: View, engine: Engine, item: Item, mover: MigrationCandidate, explanation: Explanation, timing: Timing
 ) -> Commit | None:
     message = describe_refusal(engine, mover, explanation, item.spec(MigrationSpec).to)
     refused = _put_condition(item, Condition("Placed", "False", explanation.error, message, timing.at))

@@ -10,7 +10,7 @@ import msgspec
 from weft.contracts.policy import Request
 from weft.informer.indexes import ALLOCATIONS_BY_WORKLOAD, NODES_BY_UID
 from weft.informer.view import Item, View
-from weft.informer.workloads import wish_of
+from weft.informer.workloads import spec_of
 from weft.kinds.allocation import LOCAL, ROOT, AllocationReport, AllocationSpec, account, list_disks
 from weft.kinds.migration import MOVABLE, MigrationSpec, stands_still
 from weft.kinds.node import NodeReport
@@ -19,22 +19,22 @@ from weft.scheduler.constraint.filters import HasPools
 from weft.scheduler.constraint.relax import relax
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.explain import Explanation, explain
-from weft.scheduler.migration.checkpointing import NOT_SAVED, RUNTIME, Saves, choose_saving, find_bar, find_lack
+from weft.scheduler.migration.checkpointing import NOT_SAVED, RUNTIME, Saves, choose_checkpointing, find_bar, find_lack
 from weft.scheduler.table.facts import amounts_of, name_pool
 from weft.scheduler.table.snapshot import without
 from weft.scheduler.workload.request import Candidate, Waiting, read_candidate
 
 
-class Mover(msgspec.Struct, frozen=True):
+class MigrationCandidate(msgspec.Struct, frozen=True):
     """A VM that is to move from ``source``: ``candidate`` is it as the engine sees it."""
 
     source: Item
     candidate: Candidate
 
 
-def read_mover(
+def read_migration_candidate(
     view: View, vm: Item, wish: MigrationSpec, strategy: str, silent: list[str], *, later: bool = False
-) -> Mover | Waiting:
+) -> MigrationCandidate | Waiting:
     """What a VM that moves asks of its target, or why it can't move now; ``later``: how its guest is now doesn't matter."""
     places = [
         item
@@ -44,7 +44,7 @@ def read_mover(
     if len(places) != 1:
         return Waiting("notPlaced", "it has no place that it could move from")
     source, spec, report = places[0], places[0].spec(AllocationSpec), places[0].report(AllocationReport)
-    pinned = wish_of(vm).node
+    pinned = spec_of(vm).node
     if pinned is not None and (pinned == spec.node or wish.to not in (None, pinned)):
         return Waiting("pinned", f"it is bound to node {pinned} (spec.node), so it can't go to {wish.to or 'another'}")
     if conversion := vm.status(WorkloadStatus).conversion:
@@ -80,14 +80,14 @@ def read_mover(
         mode="long-lived",
         gang="",
     )
-    return Mover(source, msgspec.structs.replace(candidate, request=request))
+    return MigrationCandidate(source, msgspec.structs.replace(candidate, request=request))
 
 
-def tell_way(view: View, mover: Mover, wish: MigrationSpec, node: Item) -> tuple[Saves, str]:
+def tell_way(view: View, mover: MigrationCandidate, wish: MigrationSpec, node: Item) -> tuple[Saves, str]:
     """Whether a container is saved for its move to ``node``, and that in words."""
     spec, report = mover.source.spec(AllocationSpec), mover.source.report(AllocationReport)
     here, there = (spec.node, _read_report(view, spec.node_uid)), (node.envelope.name, node.report(NodeReport))
-    return choose_saving(wish, find_bar(spec, report), here, there)
+    return choose_checkpointing(wish, find_bar(spec, report), here, there)
 
 
 def _read_report(view: View, node_uid: str) -> NodeReport:
@@ -107,7 +107,7 @@ def _read_cpu(view: View, spec: AllocationSpec) -> str | None:
 
 
 def decide(
-    engine: Engine, mover: Mover, held: Sequence[Item] = (), avoid: tuple[str, ...] = ()
+    engine: Engine, mover: MigrationCandidate, held: Sequence[Item] = (), avoid: tuple[str, ...] = ()
 ) -> tuple[Candidate, int | None, Explanation]:
     """The node that a VM would move to, None if it can go nowhere, and why; one that is to be avoided only if there is no
     other. What is ``held`` for it counts as free."""
@@ -124,7 +124,7 @@ def decide(
         return candidate, row, explain(engine, request, candidate.vm.uid, row)
 
 
-def describe_refusal(engine: Engine, mover: Mover, explanation: Explanation, to: str | None) -> str:
+def describe_refusal(engine: Engine, mover: MigrationCandidate, explanation: Explanation, to: str | None) -> str:
     """Why it can't go, in one sentence: of the node that was asked for, if one was. Where a node hasn't the pools of its disks,
     with what brings these into the one that every node has."""
     verdict = next((verdict for verdict in explanation.verdicts if verdict.node == to), None)
@@ -134,7 +134,7 @@ def describe_refusal(engine: Engine, mover: Mover, explanation: Explanation, to:
     return f"{why}; first {', '.join(first)}" if first else why
 
 
-def _list_relocations(engine: Engine, mover: Mover, nodes: Sequence[str]) -> list[str]:
+def _list_relocations(engine: Engine, mover: MigrationCandidate, nodes: Sequence[str]) -> list[str]:
     """The commands for the disks in pools that one of ``nodes`` hasn't; none for what can't be relocated."""
     spec, snapshot = mover.source.spec(AllocationSpec), engine.snapshot
     if "storage" not in MOVABLE[spec.workload.kind]:

@@ -23,7 +23,7 @@ LOOK_EVERY_SECONDS = 2.0
 STALE_SECONDS = 25.0  # three heartbeats
 
 
-class Gauge:
+class NodeUsage:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock

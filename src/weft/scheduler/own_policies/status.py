@@ -17,7 +17,7 @@ def prepare_policies(policy: Item, own: OwnPolicies) -> None:
         own.prepare(strategy)
 
 
-def plan_health(view: View, own: OwnPolicies, now: float) -> list[Commit]:
+def plan_policy_status(view: View, own: OwnPolicies, now: float) -> list[Commit]:
     """Say of each placement policy whether the own policies that it names answer; nothing where that is said already."""
     commits = [_plan_one(item, own, now) for item in view.of_kind("placementpolicy").values() if not item.deleting]
     return [commit for commit in commits if commit is not None]

@@ -13,7 +13,7 @@ import numpy as np
 
 from weft.contracts.policy import Amounts, Flags, Values, Whole
 from weft.scheduler.ranking.by_capacity import BITS, ROW
-from weft.scheduler.ranking.linear_scores import Slopes
+from weft.scheduler.ranking.linear_scores import LinearScores
 from weft.scheduler.table.snapshot import Snapshot
 
 _CHUNK = 512
@@ -25,7 +25,7 @@ class Ranking:
     """For ``amounts`` on the nodes of ``mask``, ``bonus`` added; keeps the best ``most`` of them at a time."""
 
     def __init__(
-        self, snapshot: Snapshot, slopes: Slopes, amounts: Amounts, mask: Flags, bonus: Values, most: int
+        self, snapshot: Snapshot, slopes: LinearScores, amounts: Amounts, mask: Flags, bonus: Values, most: int
     ) -> None:
         self._snapshot = snapshot
         self._bonus = bonus

@@ -27,7 +27,7 @@ _BLOCK = 256  # entries; a block of twice as many is cut in two
 NONE = -NOT_FOUND  # less than any entry
 
 
-class Shelf:
+class CapacityGroup:
     """Entries in order. ``head`` is the last, NONE if there is none."""
 
     __slots__ = ("_blocks", "_starts", "head")
@@ -64,12 +64,12 @@ class Shelf:
         self.head = blocks[-1][-1]
 
 
-class Shelves:
+class NodesByCapacity:
     """The rows of ``mask``; kept true by ``move``. ``base`` scores are whole, ``shapes`` (``count`` of them) stay as they are."""
 
     def __init__(self, base: Values, shapes: Whole, count: int, mask: Flags) -> None:
         entries: Whole = (base.astype(np.int64) << BITS) + (ROW - np.arange(base.size))
-        self._shelves = [Shelf(np.sort(entries[mask & (shapes == shape)]).tolist()) for shape in range(count)]
+        self._shelves = [CapacityGroup(np.sort(entries[mask & (shapes == shape)]).tolist()) for shape in range(count)]
         self._heads = [shelf.head for shelf in self._shelves]
         self._mask = mask.data
 
@@ -120,5 +120,5 @@ class Shelves:
         return best
 
 
-def _head(shelf: tuple[int, int, Shelf]) -> int:
+def _head(shelf: tuple[int, int, CapacityGroup]) -> int:
     return shelf[0]

@@ -10,10 +10,10 @@ import numpy as np
 from weft.contracts.policy import Occasion, Request, Values
 from weft.scheduler.ranking.best_nodes import Ranking
 from weft.scheduler.ranking.by_capacity import BITS, NONE, NOT_FOUND, ROW
-from weft.scheduler.ranking.linear_scores import FAR, Slopes
+from weft.scheduler.ranking.linear_scores import FAR, LinearScores
 from weft.scheduler.ranking.score import Score
 from weft.scheduler.table.filter_masks import Masks
-from weft.scheduler.table.least_free import Least
+from weft.scheduler.table.least_free import LeastFree
 from weft.scheduler.table.snapshot import Snapshot
 
 NEVER = -np.inf
@@ -113,10 +113,10 @@ class ByLoad:
         snapshot: Snapshot,
         masks: Masks,
         score: Score,
-        slopes: Slopes,
+        slopes: LinearScores,
         request: Request,
         most: int,
-        least: Least,
+        least: LeastFree,
     ) -> None:
         self._snapshot = snapshot
         self._masks = masks

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from weft.contracts.policy import Amounts, Flags, Values
-from weft.scheduler.ranking.by_capacity import BITS, MOST, Shelves
+from weft.scheduler.ranking.by_capacity import BITS, MOST, NodesByCapacity
 from weft.scheduler.table.snapshot import Snapshot
 
 SCALE = 2.0**20
@@ -23,7 +23,7 @@ FAR = 24  # changes: to take in more of them takes longer than to look at a thou
 Weights = tuple[float, float, float]
 
 
-class Slopes:
+class LinearScores:
     """For ``weights`` of RESOURCES: above 0 for how much is used (0–100), below 0 for how much is left."""
 
     def __init__(self, snapshot: Snapshot, weights: Weights) -> None:
@@ -40,7 +40,7 @@ class Slopes:
         self.base: Values = np.zeros(0)
         self.cells = self.base.data
         self._orders: dict[int, _Order] = {}
-        self._kept: list[tuple[_Order, Shelves]] = []
+        self._kept: list[tuple[_Order, NodesByCapacity]] = []
 
     def update(self) -> None:
         """Take in what has changed in the snapshot."""
@@ -92,7 +92,7 @@ class Slopes:
             scores += self.base
         return scores
 
-    def sort(self, mask: Flags) -> Shelves | None:
+    def sort(self, mask: Flags) -> NodesByCapacity | None:
         """The nodes of ``mask``, the emptiest first: if that helps, and it is asked for so often that to keep them in order
         takes less time than to look at all nodes. Up to date while this is."""
         found = self._orders.get(id(mask))
@@ -107,7 +107,7 @@ class Slopes:
         if found.shelves is None and self.falling and len(self._steepness) <= MOST:
             found.near += 1
             if found.near > 2:
-                found.shelves = Shelves(self.base, self._snapshot.shapes, len(self._steepness), mask)
+                found.shelves = NodesByCapacity(self.base, self._snapshot.shapes, len(self._steepness), mask)
                 self._kept.append((found, found.shelves))
         return found.shelves
 
@@ -152,4 +152,4 @@ class _Order:
         self.mask = mask  # held, so that no other has its id
         self.asked = 0
         self.near = 0
-        self.shelves: Shelves | None = None
+        self.shelves: NodesByCapacity | None = None

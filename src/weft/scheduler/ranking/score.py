@@ -10,9 +10,9 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from weft.contracts.policy import Column, Flags, Leaning, Occasion, Policy, Request, Table, Values
+from weft.contracts.policy import Column, Flags, Occasion, Policy, PreferenceTerm, Request, Table, Values
 from weft.scheduler.ranking.by_capacity import BITS
-from weft.scheduler.ranking.linear_scores import SCALE, Slopes
+from weft.scheduler.ranking.linear_scores import SCALE, LinearScores
 from weft.scheduler.table.rows import Rows
 from weft.scheduler.table.snapshot import Snapshot
 
@@ -53,7 +53,7 @@ class Bonuses:
         self._epoch = -1
         self._found: dict[Hashable, Bonus] = {}
 
-    def find(self, request: Request, leanings: Sequence[Leaning]) -> Bonus:
+    def find(self, request: Request, leanings: Sequence[PreferenceTerm]) -> Bonus:
         asked = tuple([(leaning.name, leaning.asks(request)) for leaning in leanings])
         if self._epoch != self._snapshot.facts_epoch or len(self._found) >= _KEPT:
             self._epoch = self._snapshot.facts_epoch
@@ -73,8 +73,8 @@ class Score:
         snapshot: Snapshot,
         request: Request,
         policy: Policy,
-        leanings: Sequence[Leaning],
-        slopes: Slopes | None,
+        leanings: Sequence[PreferenceTerm],
+        slopes: LinearScores | None,
         bonuses: Bonuses,
     ) -> None:
         self.slopes = slopes

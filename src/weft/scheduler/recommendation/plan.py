@@ -10,12 +10,12 @@ import msgspec
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.indexes import ALLOCATIONS_BY_WORKLOAD, NODES_BY_UID, WORKLOADS_BY_GANG, name_gang
 from weft.informer.view import Item, View
-from weft.informer.workloads import wish_of
+from weft.informer.workloads import spec_of
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.decision import Verdict
 from weft.kinds.fields.gang import read_gang
 from weft.kinds.migration import MigrationSpec
-from weft.kinds.recommendation import GangPlace, MoveWish, RecommendationSpec, RecommendationStatus
+from weft.kinds.recommendation import GangPlace, MigrationQuery, RecommendationSpec, RecommendationStatus
 from weft.kinds.record import Kind
 from weft.kinds.registry import find_kind
 from weft.objects.envelope import Envelope, merge_part
@@ -28,7 +28,13 @@ from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.explain import explain
 from weft.scheduler.gang.explain import explain_places, explain_refusal
 from weft.scheduler.gang.placement import Member, find_places
-from weft.scheduler.migration.target import Mover, decide, describe_refusal, read_mover, tell_way
+from weft.scheduler.migration.target import (
+    MigrationCandidate,
+    decide,
+    describe_refusal,
+    read_migration_candidate,
+    tell_way,
+)
 from weft.scheduler.recommendation.advice import advise
 from weft.scheduler.table.facts import name_workload
 from weft.scheduler.table.snapshot import Snapshot, without
@@ -97,14 +103,14 @@ def answer(view: View, engine: Engine, question: Item, strategy: str) -> Recomme
 
 
 def _answer_move(
-    view: View, engine: Engine, workload: Item, what: str, move: MoveWish, strategy: str
+    view: View, engine: Engine, workload: Item, what: str, move: MigrationQuery, strategy: str
 ) -> RecommendationStatus:
     """Where it would move to. Raises NotFound for a node that isn't there."""
     if move.to is not None and view.get(object_key("node", None, move.to)) is None:
         raise NotFound(f'node "{move.to}" not found', field="spec.move.to", hint="weft node list")
     found = view.get(workload.key)
     wish = MigrationSpec(workload=what, to=move.to, mode=move.mode)
-    mover = read_mover(view, found or workload, wish, strategy, [])
+    mover = read_migration_candidate(view, found or workload, wish, strategy, [])
     if isinstance(mover, Waiting):
         return RecommendationStatus(phase="Failed", reason=mover.reason, message=mover.message)
     candidate, row, explanation = decide(engine, mover)
@@ -132,7 +138,7 @@ def _answer_move(
     )
 
 
-def _tell_way(view: View, mover: Mover, wish: MigrationSpec, row: int | None, engine: Engine) -> list[str]:
+def _tell_way(view: View, mover: MigrationCandidate, wish: MigrationSpec, row: int | None, engine: Engine) -> list[str]:
     nodes = view.find(NODES_BY_UID, engine.snapshot.uids[row]) if row is not None else ()
     return [tell_way(view, mover, wish, node)[1] for node in nodes]
 
@@ -140,12 +146,12 @@ def _tell_way(view: View, mover: Mover, wish: MigrationSpec, row: int | None, en
 def _find_company(view: View, workload: Item, strategy: str, snapshot: Snapshot) -> list[Member]:
     """The others of its gang that are to be placed with it: those that wait, and for those that aren't there yet, others
     like it. Who has a place stays there."""
-    wish = wish_of(workload)
+    wish = spec_of(workload)
     if wish.gang is None:
         return []
     others = [item for item in view.find(WORKLOADS_BY_GANG, name_gang(workload)) if item.uid != workload.uid]
     others = sorted((o for o in others if not o.deleting), key=lambda o: (o.envelope.created_at, o.envelope.name))
-    count = max(read_gang(wish_of(item).gang or "")[1] for item in (workload, *others))
+    count = max(read_gang(spec_of(item).gang or "")[1] for item in (workload, *others))
     placed = sum(1 for item in others if view.count(ALLOCATIONS_BY_WORKLOAD, item.uid))
     waiting = [item for item in others if wants_place(view, item)]
     wanted = count - 1 - placed

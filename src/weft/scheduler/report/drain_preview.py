@@ -15,12 +15,12 @@ from weft.kinds.migration import MOVABLE, MigrationSpec, stands_still
 from weft.kinds.report import Leaving, ReportStatus
 from weft.objects.identity import object_key
 from weft.scheduler.engine.cycle import Engine
-from weft.scheduler.migration.target import decide, describe_refusal, read_mover, tell_way
+from weft.scheduler.migration.target import decide, describe_refusal, read_migration_candidate, tell_way
 from weft.scheduler.table.snapshot import Snapshot
 from weft.scheduler.workload.request import Waiting
 
 
-def rehearse_drain(view: View, engine: Engine, name: str, strategy: str) -> ReportStatus:
+def preview_drain(view: View, engine: Engine, name: str, strategy: str) -> ReportStatus:
     """The cheapest leaves first, as in a drain."""
     node = view.get(object_key("node", None, name))
     if node is None:
@@ -50,7 +50,7 @@ def _find_target(view: View, engine: Engine, place: Item, strategy: str, beside:
     vm = view.get(object_key(spec.workload.kind, spec.workload.project, spec.workload.name))
     if vm is None or vm.uid != spec.workload.uid or vm.deleting:
         return replace(told, reason="deleting", message="it is being deleted")
-    mover = read_mover(view, vm, wish, strategy, [])
+    mover = read_migration_candidate(view, vm, wish, strategy, [])
     if isinstance(mover, Waiting):
         return replace(told, reason=mover.reason, message=mover.message)
     candidate, row, explanation = decide(engine, mover)

@@ -15,7 +15,7 @@ from weft.kinds.decision import DecisionSpec
 from weft.kinds.report import NodeUse, ReportSpec, ReportStatus, ResourceUse, WaitingUse
 from weft.objects.envelope import merge_part
 from weft.scheduler.engine.cycle import Engine
-from weft.scheduler.report.drain_preview import rehearse_drain
+from weft.scheduler.report.drain_preview import preview_drain
 from weft.scheduler.table.snapshot import Snapshot
 
 ALL_UP_TO = 64
@@ -28,7 +28,7 @@ def plan_report(view: View, engine: Engine, question: Item, strategy: str, now: 
     """Write the answer into ``question``'s status."""
     spec, envelope = question.spec(ReportSpec), edit(question)
     if spec.subject == "drain":
-        status = rehearse_drain(view, engine, spec.node or "", strategy)
+        status = preview_drain(view, engine, spec.node or "", strategy)
         status.at = now
     else:
         status = report_placement(view, engine.snapshot, strategy, now)

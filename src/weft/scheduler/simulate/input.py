@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from weft.contracts.policy import Datum, GpuAsk, Lean, Request
+from weft.contracts.policy import Datum, GpuAsk, Request, SoftTerm
 from weft.kinds.constraint import read_plain, read_plain_preference
 from weft.kinds.fields.affinity import check_affinity
 from weft.kinds.fields.strategy import read_plain_strategy
@@ -197,7 +197,7 @@ def _read_request(cell: _Cells, strategy: str) -> Request:
     )
 
 
-def _read_affinity(cell: _Cells) -> tuple[Affinity, tuple[Datum, ...], tuple[Lean, ...]]:
+def _read_affinity(cell: _Cells) -> tuple[Affinity, tuple[Datum, ...], tuple[SoftTerm, ...]]:
     """Groups and spread, all of one project; data, and whether it leans towards it or can't do without."""
     near, apart, spread, hints = (
         cell.words(column) for column in ("affinity_groups", "anti_affinity_groups", "spread", "data_hints")
@@ -214,7 +214,7 @@ def _read_affinity(cell: _Cells) -> tuple[Affinity, tuple[Datum, ...], tuple[Lea
         cell.sheet.refuse(column, problem)
     required = locality == "required"
     data = tuple(Datum(f"pool:{hint}", 0, required) for hint in hints)
-    leans = () if required else tuple(Lean("data", datum.name) for datum in data)
+    leans = () if required else tuple(SoftTerm("data", datum.name) for datum in data)
     return read_affinity("default", near, apart, spread), data, leans
 
 

@@ -6,7 +6,7 @@ from weft.contracts.policy import Amounts
 from weft.scheduler.table.snapshot import Snapshot
 
 
-class Least:
+class LeastFree:
     """Of ``snapshot``; kept by what its log says has changed, and looked for anew only where that might change an answer."""
 
     def __init__(self, snapshot: Snapshot) -> None:

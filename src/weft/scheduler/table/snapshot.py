@@ -17,14 +17,14 @@ import numpy as np
 from weft.contracts.policy import Amounts, GpuAsk
 from weft.scheduler.table.columns import Columns
 from weft.scheduler.table.facts import NO_LOAD, Gpu, Load, NodeFacts, amounts_of
-from weft.scheduler.table.usage import Uses
+from weft.scheduler.table.usage import UsageTable
 
 __all__ = ["Amounts", "Gpu", "Load", "NodeFacts", "Snapshot", "amounts_of"]
 
 LOG_KEPT = 100_000
 
 
-class Snapshot(Uses):
+class Snapshot(UsageTable):
     """``improved`` collects the uids of nodes that may now take what they refused before."""
 
     def __init__(self) -> None:

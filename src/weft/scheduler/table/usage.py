@@ -25,7 +25,7 @@ class Measured(msgspec.Struct, frozen=True):
     covers: frozenset[str] = frozenset()
 
 
-class Uses(NodeTable, ABC):
+class UsageTable(NodeTable, ABC):
     """The table with what nodes use. Nothing is done for it before somebody asks: then what has changed since is read from
     ``log``."""
 

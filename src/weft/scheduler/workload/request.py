@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.contracts.policy import Datum, GpuAsk, Lean, Request
+from weft.contracts.policy import Datum, GpuAsk, Request, SoftTerm
 from weft.informer.indexes import (
     ALLOCATIONS_BY_VOLUME,
     ALLOCATIONS_BY_WORKLOAD,
@@ -18,7 +18,7 @@ from weft.informer.indexes import (
 from weft.informer.security_groups import read_groups
 from weft.informer.view import Item, View
 from weft.informer.volume_locations import find_data, find_strays
-from weft.informer.workloads import name_of, record_of, wish_of
+from weft.informer.workloads import name_of, record_of, spec_of
 from weft.kinds.allocation import (
     LOCAL,
     AllocatedGroup,
@@ -36,7 +36,7 @@ from weft.kinds.network import NetworkSpec, NetworkStatus
 from weft.kinds.node import NodeReport, Orphan, pool_id, read_orphan
 from weft.kinds.parts.nic import make_nic, read_nic
 from weft.kinds.parts.orphan import find_given_up
-from weft.kinds.parts.placement_spec import REFUSALS, WorkloadWish
+from weft.kinds.parts.placement_spec import REFUSALS, PlacementSpec
 from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus
 from weft.kinds.volume import VolumeSpec, VolumeStatus, pool_of
 from weft.objects.errors import WeftError
@@ -80,7 +80,7 @@ class Waiting(msgspec.Struct, frozen=True):
 
 def wants_place(view: View, vm: Item) -> bool:
     """Whether a VM has no place, is allowed one, and has its addresses."""
-    spec = wish_of(vm)
+    spec = spec_of(vm)
     addressed = vm.envelope.condition("Addressed")
     return (
         not vm.deleting
@@ -103,7 +103,7 @@ def is_refused_for_good(vm: Item) -> bool:
         and placed.status == "False"
         and placed.reason in REFUSALS
         and placed.generation == vm.envelope.generation
-        and wish_of(vm).type == "serverless"
+        and spec_of(vm).type == "serverless"
     )
 
 
@@ -114,7 +114,7 @@ def is_looked_at(vm: Item) -> bool:
 
 def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str]) -> Candidate | Waiting:
     """What a VM that wants a place asks for, or why it must wait."""
-    spec = wish_of(vm)
+    spec = spec_of(vm)
     project = vm.envelope.project
     known = [(node, orphan) for node in view.find(NODES_BY_ORPHAN, vm.key) for orphan in list_orphans(node, vm.key)]
     running = [node for node, orphan in known if orphan.uid not in find_given_up(node.report(NodeReport))]
@@ -208,7 +208,7 @@ def list_orphans(node: Item, key: str) -> list[Orphan]:
 def read_memberships(vm: Item) -> list[str]:
     """The groups that a VM counts in."""
     try:
-        wish = wish_of(vm)
+        wish = spec_of(vm)
         return list(
             read_affinity(vm.envelope.project or "", wish.affinity_groups, wish.anti_affinity_groups, ()).groups
         )
@@ -218,7 +218,7 @@ def read_memberships(vm: Item) -> list[str]:
 
 def read_data(
     view: View, project: str | None, spec: WorkloadSpec, image: AllocatedImage | None, volumes: list[Item]
-) -> tuple[tuple[Datum, ...], tuple[Lean, ...]]:
+) -> tuple[tuple[Datum, ...], tuple[SoftTerm, ...]]:
     """What a VM reads, and towards which of it it leans whatever its strategy.
 
     Volumes' data must be at hand anyway (see Request.home). What it hints at must be if its storage locality says so;
@@ -239,10 +239,10 @@ def read_data(
             hints.append(Datum(f"image:{status.sha256}", status.size, required))
     data = {datum.name: datum for datum in (*own, *hints)}
     told = [] if required else data if spec.storage_locality == "preferred" else [hint.name for hint in hints]
-    return tuple(data.values()), tuple(Lean("data", name) for name in told)
+    return tuple(data.values()), tuple(SoftTerm("data", name) for name in told)
 
 
-def read_gpus(wish: WorkloadWish) -> GpuAsk | None:
+def read_gpus(wish: PlacementSpec) -> GpuAsk | None:
     """The GPUs that it asks for, if any."""
     if not wish.gpus and wish.gpu_share is None:
         return None

@@ -12,7 +12,7 @@ import msgspec
 from weft.contracts.policy import Basis
 from weft.informer.view import View
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY, SERVERLESS_STRATEGY, read_strategy
-from weft.kinds.parts.placement_spec import WorkloadWish
+from weft.kinds.parts.placement_spec import PlacementSpec
 from weft.kinds.placement_policy import CLUSTER_DEFAULT, PlacementPolicySpec
 from weft.kinds.project import ProjectSpec
 from weft.objects.errors import NotFound
@@ -29,7 +29,7 @@ class Chosen(msgspec.Struct, frozen=True):
     basis: Basis = "allocation"
 
 
-def find_strategy(view: View, project: str | None, wish: WorkloadWish, default: str) -> Chosen:
+def find_strategy(view: View, project: str | None, wish: PlacementSpec, default: str) -> Chosen:
     """How a workload with this ``wish`` is placed; ``default`` is the server's strategy. Raises InvalidStrategy, and NotFound
     (policyNotFound) for a placement policy that isn't there."""
     if wish.strategy is not None:
@@ -50,7 +50,7 @@ def _default_of(view: View, project: str | None) -> str | None:
     return None if known is None else f"@{CLUSTER_DEFAULT}"
 
 
-def _open(view: View, named: str, wish: WorkloadWish) -> Chosen:
+def _open(view: View, named: str, wish: PlacementSpec) -> Chosen:
     item = view.get(object_key("placementpolicy", None, named[1:]))
     if item is None:
         meant = suggest(named[1:], [known.envelope.name for known in view.of_kind("placementpolicy").values()])

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.driver.function import Foothold, Isolation, Recipe, Roots, compose_command, compose_env
+from weft.contracts.driver.function import EgressEndpoint, Isolation, Recipe, Roots, compose_command, compose_env
 from weft.contracts.driver.host import Host
 from weft.drivers.cgroup.instance import InstanceLimits
 from weft.drivers.function.egress import name_files
@@ -51,7 +51,7 @@ class Launch(msgspec.Struct, frozen=True):
     command: list[str]
     env: dict[str, str]
     filter: bytes
-    foothold: Foothold | None
+    foothold: EgressEndpoint | None
 
 
 class ProcessInstances(OwnProcesses):

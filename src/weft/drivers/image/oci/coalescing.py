@@ -25,7 +25,7 @@ class Flight(Generic[_T, _H]):
             listener(news)
 
 
-class Flights(Generic[_T, _H]):
+class SharedWork(Generic[_T, _H]):
     def __init__(self) -> None:
         self._flights: dict[Any, Flight[_T, _H]] = {}
 

@@ -18,7 +18,7 @@ from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.driver.container import User
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.image import OciImage, PullProgress, RegistryCredentials
-from weft.drivers.image.oci.coalescing import Flights
+from weft.drivers.image.oci.coalescing import SharedWork
 from weft.drivers.image.oci.documents import Descriptor
 from weft.drivers.image.oci.fetch.download import download
 from weft.drivers.image.oci.fetch.exchange import Exchanges, Patience
@@ -63,8 +63,8 @@ class OciImages:
         self._patience, self._clock = patience or Patience(), clock or SystemClock()
         self._here, self._reach = platform or this_platform(), reach
         self._layers, self._records = Layers(folder / "layers", limits or Limits()), Records(folder / "images")
-        self._pulls: Flights[OciImage, tuple[int, int]] = Flights()
-        self._making: Flights[Layer, int] = Flights()
+        self._pulls: SharedWork[OciImage, tuple[int, int]] = SharedWork()
+        self._making: SharedWork[Layer, int] = SharedWork()
         self._wanted: Counter[str] = Counter()  # layers that pulls under way need
         self._places: dict[str, asyncio.Semaphore] = {}
         self._swept: asyncio.Task[None] | None = None

@@ -29,7 +29,7 @@ from weft.drivers.network.bridge.kernel import FdbEntry, Link
 from weft.drivers.network.bridge.listening_ports import read_held
 from weft.drivers.network.bridge.names import Names, port_from_alias
 from weft.drivers.network.bridge.nftables import rules
-from weft.drivers.network.bridge.nftables.firewall import Guards
+from weft.drivers.network.bridge.nftables.firewall import Firewall
 from weft.drivers.network.bridge.nftables.tables import Tables
 from weft.drivers.network.bridge.probe import probe_kernel
 from weft.drivers.network.bridge.validation import (
@@ -56,7 +56,7 @@ class BridgeNetwork:
         self._applied: dict[str, Segment] = {}
         self._switched: set[str] = set()  # segments with a port that was switched since they were applied
         self._tables = Tables()
-        self._guards = Guards(host, self._names, self._tables)
+        self._guards = Firewall(host, self._names, self._tables)
         self.flows = BridgeFlows(self._names, self._guards.zone_of)
         self._forwards: list[Forward] | None = None
         self._held: frozenset[Held] = frozenset()

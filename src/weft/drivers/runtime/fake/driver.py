@@ -26,7 +26,7 @@ from weft.contracts.driver.runtime import (
     SessionMark,
 )
 from weft.drivers.runtime.fake.guest import FakeGuest, describe_guest
-from weft.drivers.runtime.fake.migration import FakeMoves
+from weft.drivers.runtime.fake.migration import FakeMigrations
 from weft.drivers.runtime.fake.session import FakeSession
 from weft.objects.errors import DriverFailed, IllegalTransition, NotFound, Unavailable, WeftError
 
@@ -57,7 +57,7 @@ class FakeDriver:
         self._boots: dict[str, asyncio.Task[None]] = {}
         self._sessions: list[tuple[str, FakeSession]] = []
         self._news = asyncio.Event()
-        self.moves = FakeMoves(self._read, self._write, self._path, self._lock, self._clock, self._news.set)
+        self.moves = FakeMigrations(self._read, self._write, self._path, self._lock, self._clock, self._news.set)
 
     async def probe(self) -> RuntimeProbe:
         capabilities = ["suspend", "exec", "stats", "gpu-shares"]

@@ -6,18 +6,18 @@ from typing import Literal
 
 import msgspec
 
-from weft.contracts.driver.migration import MovePhase
+from weft.contracts.driver.migration import MigrationStage
 from weft.contracts.driver.runtime import GuestFacts, GuestPlan, GuestShape, GuestState
 
 MOST_CPU, MOST_MEMORY_BYTES, FREE_SLOTS = 16, 1 << 36, 4  # of a guest while it runs
 
 
-class FakeMove(msgspec.Struct):
+class FakeMigration(msgspec.Struct):
     """A move that this side has part in, or had. ``to``: the target's file; what was sent is told by the clock."""
 
     key: str
     role: Literal["source", "target"]
-    phase: MovePhase = "waiting"
+    phase: MigrationStage = "waiting"
     to: str = ""
     began_at: float = 0.0
     sent_before: float = 0.0
@@ -34,7 +34,7 @@ class FakeGuest(msgspec.Struct):
     pid: int
     ready: bool = False
     reason: str | None = None
-    move: FakeMove | None = None
+    move: FakeMigration | None = None
 
 
 def describe_guest(guest: FakeGuest) -> GuestFacts:

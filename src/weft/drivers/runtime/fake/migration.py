@@ -15,16 +15,23 @@ from pathlib import Path
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.driver.migration import Load, MoveEvent, MoveFacts, MoveSettings, MoveSockets, MovingGuest
+from weft.contracts.driver.migration import (
+    Load,
+    MigratingGuest,
+    MigrationEvent,
+    MigrationFacts,
+    MigrationSettings,
+    MigrationSockets,
+)
 from weft.contracts.driver.runtime import GuestFacts, GuestPlan
-from weft.drivers.runtime.fake.guest import FakeGuest, FakeMove, describe_guest
+from weft.drivers.runtime.fake.guest import FakeGuest, FakeMigration, describe_guest
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound
 
 LOOK_SECONDS = 0.01
 _HERE = ("running", "starting", "paused")
 
 
-class FakeMoves:
+class FakeMigrations:
     """See contracts.migration."""
 
     def __init__(
@@ -49,16 +56,18 @@ class FakeMoves:
         if guest.move is not None and guest.move.phase != "taken over":
             raise IllegalTransition(f"guest {guest.plan.name} is moving")
 
-    async def describe(self, guest_id: str) -> MovingGuest:
+    async def describe(self, guest_id: str) -> MigratingGuest:
         guest = self._running(guest_id)
-        return MovingGuest(guest.plan, "fake", "1", "none", guest.boot_id, {"ready": guest.ready})
+        return MigratingGuest(guest.plan, "fake", "1", "none", guest.boot_id, {"ready": guest.ready})
 
     async def sample(self, guest_id: str, *, seconds: float = 1.0) -> Load:
         guest = self._running(guest_id)
         await self._clock.sleep(seconds)
         return Load(guest.plan.memory_bytes // 4, 0.0, 0, 0.0, 1.0)  # it writes nothing
 
-    async def expect(self, plan: GuestPlan, guest: MovingGuest, key: str, settings: MoveSettings) -> MoveSockets:
+    async def expect(
+        self, plan: GuestPlan, guest: MigratingGuest, key: str, settings: MigrationSettings
+    ) -> MigrationSockets:
         if (plan.name, plan.machine) != (guest.plan.name, guest.plan.machine):
             field = "name" if plan.name != guest.plan.name else "machine"
             raise InvalidInput(
@@ -74,12 +83,12 @@ class FakeMoves:
                 pid = int.from_bytes(os.urandom(3), "little") + 1_000_000
                 boot_id = guest.boot_id or str(uuid.uuid4())
                 expected = FakeGuest(plan, "starting", boot_id, self._clock.now(), pid)
-                expected.move = FakeMove(key, "target")
+                expected.move = FakeMigration(key, "target")
                 self._write(expected)
         self._notify()
-        return MoveSockets(str(self._path(plan.id)))
+        return MigrationSockets(str(self._path(plan.id)))
 
-    async def send(self, guest_id: str, key: str, to: MoveSockets, settings: MoveSettings) -> None:
+    async def send(self, guest_id: str, key: str, to: MigrationSockets, settings: MigrationSettings) -> None:
         async with self._lock(guest_id):
             guest = self._running(guest_id)
             if guest.move is not None and guest.move.phase != "taken over":
@@ -89,17 +98,17 @@ class FakeMoves:
             if _read_target(to.memory) is None:
                 raise DriverFailed(f"guest {guest.plan.name}: nobody waits at {to.memory}", details={"step": "send"})
             rate = settings.bytes_per_second
-            guest.move = FakeMove(key, "source", "moving", to.memory, self._clock.elapsed(), bytes_per_second=rate)
+            guest.move = FakeMigration(key, "source", "moving", to.memory, self._clock.elapsed(), bytes_per_second=rate)
             self._write(guest)
         self._notify()
 
-    async def progress(self, guest_id: str, key: str) -> MoveFacts:
+    async def progress(self, guest_id: str, key: str) -> MigrationFacts:
         guest = self._look(guest_id)
         move = self._move(guest, key)
         if guest.state not in _HERE and not (move.role == "source" and guest.reason == "moved"):
-            return MoveFacts(key, move.role, "failed", f"its machine has ended: {guest.reason}")
+            return MigrationFacts(key, move.role, "failed", f"its machine has ended: {guest.reason}")
         total, sent = guest.plan.memory_bytes, self._sent(guest, move)
-        return MoveFacts(
+        return MigrationFacts(
             key, move.role, move.phase, sent_bytes=sent, remaining_bytes=total - sent, total_bytes=total,
             passes=1, bytes_per_second=move.bytes_per_second,
         )  # fmt: skip
@@ -121,14 +130,14 @@ class FakeMoves:
                 move.bytes_per_second = bytes_per_second
                 self._write(guest)
 
-    async def events(self, guest_id: str) -> AsyncIterator[MoveEvent]:
+    async def events(self, guest_id: str) -> AsyncIterator[MigrationEvent]:
         before = self._look(guest_id)
         while (guest := self._read(guest_id)) is not None and guest.state in _HERE:
             self._bring_up_to_date(guest)
             if guest.state != before.state:
-                yield MoveEvent("resumed" if guest.state == "running" else "stopped", self._clock.elapsed())
+                yield MigrationEvent("resumed" if guest.state == "running" else "stopped", self._clock.elapsed())
             if (guest.move and guest.move.phase) != (before.move and before.move.phase):
-                yield MoveEvent("moved", self._clock.elapsed())
+                yield MigrationEvent("moved", self._clock.elapsed())
             before = guest
             await self._clock.sleep(LOOK_SECONDS)
 
@@ -208,7 +217,7 @@ class FakeMoves:
             return  # nothing is new here
         self._write(guest)
 
-    def _sent(self, guest: FakeGuest, move: FakeMove) -> int:
+    def _sent(self, guest: FakeGuest, move: FakeMigration) -> int:
         if move.role == "target" or move.phase == "waiting":
             return 0
         if move.phase == "handed over" or not move.bytes_per_second:
@@ -222,7 +231,7 @@ class FakeMoves:
             raise IllegalTransition(f"guest {guest.plan.name} doesn't run, so it can't move while it does")
         return guest
 
-    def _move(self, guest: FakeGuest, key: str, role: str | None = None) -> FakeMove:
+    def _move(self, guest: FakeGuest, key: str, role: str | None = None) -> FakeMigration:
         move = guest.move
         if move is None or move.key != key or (role is not None and move.role != role):
             raise IllegalTransition(f"guest {guest.plan.name} is in no such move here", details={"move": key})

@@ -18,7 +18,7 @@ from weft.contracts.driver.runtime import GuestFacts, GuestShape
 from weft.drivers.cgroup.container import Groups
 from weft.drivers.linux.processes import host_boot_id
 from weft.drivers.runtime.oci.checkpoint.criu import settle_resuming, wait_for_saver
-from weft.drivers.runtime.oci.holder import Holder, Saves
+from weft.drivers.runtime.oci.holder import CanCheckpoint, Holder
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.record import ContainerEnd, ContainerRecord, decide_end, read_signal, write_record
 from weft.drivers.runtime.oci.runtime import Runtime
@@ -120,7 +120,7 @@ class Container:
     async def suspend(self) -> None:
         """Its processes are saved, and have ended, when this returns. Raises DriverFailed: it runs on."""
         holder = self.holder
-        assert isinstance(holder, Saves)
+        assert isinstance(holder, CanCheckpoint)
         try:
             await holder.save(self)
         except DriverFailed as problem:

@@ -26,7 +26,7 @@ from weft.drivers.runtime.oci.checkpoint.migration import Carrying
 from weft.drivers.runtime.oci.conmon.holder import Conmon
 from weft.drivers.runtime.oci.conmon.logs import read_lines
 from weft.drivers.runtime.oci.container import Container
-from weft.drivers.runtime.oci.holder import Holder, Saves
+from weft.drivers.runtime.oci.holder import CanCheckpoint, Holder
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.probe import DRIVER, PROBE, Found, probe_oci
 from weft.drivers.runtime.oci.record import ContainerEnd, ContainerRecord, note_begun, read_record, write_record
@@ -301,7 +301,7 @@ class OciDriver:
 
     def _saves(self, container: Container) -> str:
         """Why it can't be saved, nor go on from where it was; empty: it can."""
-        if not isinstance(container.holder, Saves):
+        if not isinstance(container.holder, CanCheckpoint):
             return f"{self.name} holds it"
         told = self._found.probe.checkpoint if self._found is not None else ""
         return "" if told == "yes" else told
@@ -313,7 +313,7 @@ class OciDriver:
             raise DriverFailed(f"this node can't let it go on from where it was saved: {lack}")
         if first_user is not None and first_user in {other.record.first_user for other in others}:
             raise DriverFailed("another container on this node has the users that it was saved with")
-        assert isinstance(container.holder, Saves)
+        assert isinstance(container.holder, CanCheckpoint)
         await container.holder.resume(container, facts, recorded)
 
     async def _undo(self, container: Container, before: Container | None) -> None:

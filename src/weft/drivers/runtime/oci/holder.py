@@ -55,7 +55,7 @@ class Holder(Protocol[C]):
 
 
 @runtime_checkable
-class Saves(Protocol[C]):
+class CanCheckpoint(Protocol[C]):
     """A holder whose containers can be saved as they run."""
 
     async def save(self, container: C) -> None:

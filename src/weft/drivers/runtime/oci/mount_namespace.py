@@ -38,7 +38,7 @@ def read_hidden() -> list[str]:
     return find_hidden(Path("/proc/self/mountinfo").read_text())
 
 
-async def run_apart(
+async def run_in_mount_namespace(
     words: Sequence[str], hidden: Collection[str], *, timeout_seconds: float, given: bytes = b""
 ) -> Said:
     """Run a program that ends soon. Raises DriverFailed for one that doesn't, or isn't there."""
@@ -63,7 +63,7 @@ async def run_apart(
         raise DriverFailed(f"{words[0]}: {error.strerror or error}") from error
 
 
-async def spawn_apart(
+async def spawn_in_mount_namespace(
     words: Sequence[str],
     hidden: Collection[str],
     prepare: Callable[[], None],

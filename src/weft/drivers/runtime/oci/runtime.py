@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from weft.contracts.driver.container import NOT_EXECUTABLE, NOT_FOUND
-from weft.drivers.runtime.oci.mount_namespace import Said, run_apart
+from weft.drivers.runtime.oci.mount_namespace import Said, run_in_mount_namespace
 from weft.objects.errors import DriverFailed
 
 PROGRAMS = ("crun", "runc")
@@ -54,7 +54,9 @@ class Runtime(msgspec.Struct, frozen=True):
         return [self.program, *self.options, *words]
 
     async def say(self, *words: str, given: bytes = b"") -> Said:
-        return await run_apart(self.words(*words), self.hidden, timeout_seconds=ANSWER_SECONDS, given=given)
+        return await run_in_mount_namespace(
+            self.words(*words), self.hidden, timeout_seconds=ANSWER_SECONDS, given=given
+        )
 
     async def status(self, container_id: str) -> str:
         """created, running, stopped, …; empty for one that it doesn't know."""

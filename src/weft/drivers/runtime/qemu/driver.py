@@ -36,7 +36,7 @@ from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guests import Guests
 from weft.drivers.runtime.qemu.machine_shape import Frame, plan_frame
 from weft.drivers.runtime.qemu.migration.commands import check_movable, check_start, check_stays
-from weft.drivers.runtime.qemu.migration.steps import QemuMoves
+from weft.drivers.runtime.qemu.migration.steps import QemuMigrations
 from weft.drivers.runtime.qemu.probe import probe_qemu
 from weft.drivers.runtime.qemu.process.confinement import choose_user
 from weft.drivers.runtime.qemu.process.launch import choose_limits, launch_failed, launch_guest, undo_launch
@@ -67,7 +67,7 @@ class QemuDriver:
         self._cgroups = Cgroups(host.cgroup)
         self._news = asyncio.Event()
         self._guests = Guests(host, self._cgroups, self._clock, self._notify)
-        self.moves = QemuMoves(self._guests, self._cgroups, self._clock, self._working)
+        self.moves = QemuMigrations(self._guests, self._cgroups, self._clock, self._working)
         self.printed = PrintedHere(self._guests.paths)
         self.relocations = QemuRelocations(self._guests, self._clock, self._working)
         self._probe: RuntimeProbe | None = None

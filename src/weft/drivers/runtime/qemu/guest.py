@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Literal, NamedTuple
 
 from weft.contracts.clock import Clock
-from weft.contracts.driver.migration import MoveEvent
+from weft.contracts.driver.migration import MigrationEvent
 from weft.contracts.driver.runtime import GuestFacts, GuestState, ProcessFacts
 from weft.drivers.cgroup.guest import Cgroups
 from weft.drivers.linux.processes import ProcessId, host_boot_id, is_alive, kill_process, wait_for_end
@@ -86,7 +86,7 @@ class Guest:
         self._writing = threading.Lock()
         self.beside: asyncio.Task[None] | None = None  # what leads a move's copies
         self.copy_errors: list[str] = []  # why they failed
-        self._watchers: set[asyncio.Queue[MoveEvent | None]] = set()
+        self._watchers: set[asyncio.Queue[MigrationEvent | None]] = set()
 
     @property
     def running(self) -> bool:
@@ -282,9 +282,9 @@ class Guest:
             pause, more = min(longest, pause * 2), self._take_heard()
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[asyncio.Queue[MoveEvent | None]]:
+    def watched(self) -> Iterator[asyncio.Queue[MigrationEvent | None]]:
         """What happens to its machine while this lasts; None: it has ended."""
-        events: asyncio.Queue[MoveEvent | None] = asyncio.Queue()
+        events: asyncio.Queue[MigrationEvent | None] = asyncio.Queue()
         self._watchers.add(events)
         try:
             yield events
@@ -294,7 +294,7 @@ class Guest:
     def _tell(self, name: Literal["stopped", "resumed", "moved", "copied"]) -> None:
         for watcher in self._watchers:
             if watcher.qsize() < MOST_EVENTS:
-                watcher.put_nowait(MoveEvent(name, self.clock.elapsed()))
+                watcher.put_nowait(MigrationEvent(name, self.clock.elapsed()))
 
     def _take_event(self, event: QmpEvent) -> None:
         match event.name:

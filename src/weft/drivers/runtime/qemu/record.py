@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.contracts.driver.migration import MoveSettings
+from weft.contracts.driver.migration import MigrationSettings
 from weft.contracts.driver.runtime import GuestDisk, GuestPlan, GuestState, ProcessFacts
 from weft.contracts.durable_file import sync_folder, write_durably
 from weft.drivers.linux.processes import ProcessId
@@ -29,14 +29,14 @@ class GuestEnd(msgspec.Struct, frozen=True):
     message: str = ""
 
 
-class MoveRecord(msgspec.Struct, frozen=True):
+class MigrationRecord(msgspec.Struct, frozen=True):
     """A move that this side has part in, or had. Each mark is on disk before the step that makes it true: ``sending``: the
     source's memory may be on its way; ``taken``: the target may have run, which a file beside says first; ``left``: the
     source was told to go."""
 
     key: str
     role: Literal["source", "target"]
-    settings: MoveSettings
+    settings: MigrationSettings
     sending: bool = False
     taken: bool = False
     left: bool = False
@@ -78,7 +78,7 @@ class GuestRecord(msgspec.Struct):
     memory: Literal["none", "saved", "loaded"] = "none"
     disk_times: dict[str, int] = {}
     end: GuestEnd | None = None
-    move: MoveRecord | None = None
+    move: MigrationRecord | None = None
     relocation: RelocationRecord | None = None
 
     @property

@@ -11,12 +11,12 @@ from collections.abc import Callable
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.function_placement import Placing, Ranking, Wanted
+from weft.contracts.function_placement import FunctionPlacement, PlacementQuery, Ranking
 from weft.gateway.function.definition.catalogue import Catalogue, Version
 from weft.gateway.function.definition.recipe import data_at, data_of, with_tickets
 from weft.gateway.function.instance.channel import Channel
 from weft.gateway.function.instance.fleet import Fleet
-from weft.protocol.invocations import Keep, Standing, Tell, ToAgent
+from weft.protocol.invocations import Define, InstanceState, Keep, ToAgent
 from weft.trust.tickets import BLOB_LIFETIME_SECONDS
 
 TELL_AGAIN_SECONDS = BLOB_LIFETIME_SECONDS / 2
@@ -36,7 +36,12 @@ class Agents:
     instances of a recipe are kept."""
 
     def __init__(
-        self, catalogue: Catalogue, placing: Placing, clock: Clock, ticket_key: bytes, name_of: Callable[[str], str]
+        self,
+        catalogue: Catalogue,
+        placing: FunctionPlacement,
+        clock: Clock,
+        ticket_key: bytes,
+        name_of: Callable[[str], str],
     ) -> None:
         self._catalogue, self._placing, self._clock = catalogue, placing, clock
         self._ticket_key, self.name_of = ticket_key, name_of
@@ -49,7 +54,7 @@ class Agents:
 
     def rank(self, version: Version, caller: str = "") -> Ranking:
         """The nodes that may run it, best first, as of now."""
-        return self._placing.rank(Wanted(version.recipe.project, version.code, data_of(version.recipe), caller))
+        return self._placing.rank(PlacementQuery(version.recipe.project, version.code, data_of(version.recipe), caller))
 
     def find_ranked(self, version: Version, caller: str = "") -> Ranked:
         """The same, of late: nothing that counts has changed since."""
@@ -68,7 +73,7 @@ class Agents:
         version = self._catalogue.version_of(digest)
         return None if version is None else self.fleet.choose(version.recipe, self.find_ranked(version).places, ())
 
-    def stand(self, node: str, standing: Standing) -> None:
+    def stand(self, node: str, standing: InstanceState) -> None:
         """A node told how it stands; what placement goes by follows."""
         before = self.fleet.nodes[node].standing.recipes
         moved = self.fleet.stand(node, standing)
@@ -103,7 +108,7 @@ class Agents:
         if now - channel.told.get(digest, -TELL_AGAIN_SECONDS) >= TELL_AGAIN_SECONDS:
             is_new = digest not in channel.told
             channel.told[digest] = now
-            channel.send(Tell(with_tickets(recipe, self._ticket_key, node, self._clock.now())))
+            channel.send(Define(with_tickets(recipe, self._ticket_key, node, self._clock.now())))
             keep = self.keep_of(digest) if is_new else None
             if keep is not None:
                 channel.send(keep)
@@ -111,7 +116,7 @@ class Agents:
         return True
 
     def keep(self, digest: str, keep: Keep, node: str | None) -> None:
-        """Tell all nodes that know the recipe how its instances are kept; all but ``node`` to have none ready."""
+        """Define all nodes that know the recipe how its instances are kept; all but ``node`` to have none ready."""
         for uid, channel in self.channels.items():
             if uid == node:
                 self.send(uid, digest, keep)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from weft.contracts.driver.function import Recipe
-from weft.protocol.invocations import Standing
+from weft.protocol.invocations import InstanceState
 
 
 class Serving:
@@ -20,7 +20,7 @@ class Serving:
     def __init__(self) -> None:
         self.open = False
         self.congested = False
-        self.standing = Standing()
+        self.standing = InstanceState()
         self.instances: dict[str, int] = {}  # that are not paused ahead of demand, by digest
         self.prepared: frozenset[str] = frozenset()  # digests
         self.asked: Counter[str] = Counter()  # invocations that it has from us, by digest
@@ -59,7 +59,7 @@ class Fleet:
         for digest in () if serving is None else serving.standing.counts:
             self._without(digest, node)
 
-    def stand(self, node: str, standing: Standing) -> bool:
+    def stand(self, node: str, standing: InstanceState) -> bool:
         """Take in what a node tells; whether it has other instances than before."""
         serving = self.nodes.get(node)
         if serving is None:

@@ -50,7 +50,7 @@ class _Kept(msgspec.Struct):
     told_node: str | None = None
 
 
-class Keeping:
+class KeepAliveController:
     """``begin`` and ``end`` hear of each invocation."""
 
     def __init__(self, clock: Clock, make: Callable[[], Learnt] = Learnt) -> None:

@@ -37,7 +37,7 @@ class Choice(msgspec.Struct, frozen=True):
     warm_until: float = 0.0
 
 
-class KeepAlive(Protocol):
+class KeepAliveModel(Protocol):
     """What is told of each function: ``begin`` when an invocation begins, ``end`` when it has ended, ``choose`` for what is best
     now. Times in seconds, of a clock that never goes back."""
 

@@ -37,7 +37,7 @@ class _Asked(msgspec.Struct, frozen=True):
     until: float
 
 
-class Spreading:
+class SnapshotSpreader:
     """``look`` at what is in demand; ``hear`` and ``leave`` of what agents say and that they are gone."""
 
     def __init__(self, catalogue: Catalogue, agents: Agents, clock: Clock) -> None:

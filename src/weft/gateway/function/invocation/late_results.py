@@ -22,7 +22,7 @@ GATHER_SECONDS = 15.0  # for nodes to say what they have of a gateway before thi
 STEP_SECONDS = 0.05
 
 
-class Bygone:
+class LateResults:
     """``find_expected`` gives the nodes (uids) that serve functions, as far as is known; ``is_stray`` whether an invocation may
     run on a node without anybody waiting for it."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from weft.contracts.function_placement import Ranking
 from weft.gateway.function.instance.fleet import Fleet
 from weft.gateway.function.invocation.call import Outcome
-from weft.gateway.function.invocation.tracker import Flight
+from weft.gateway.function.invocation.tracker import PendingInvocation
 from weft.objects.errors import Throttled, TooLarge, Unavailable, Unplaceable
 from weft.protocol.invocations import Answer
 
@@ -31,7 +31,7 @@ def tell_outcome(answer: Answer, version: str, node: str) -> Outcome:
     )
 
 
-def tell_nowhere(what: str, flight: Flight, fleet: Fleet, name_of: NameOf) -> Unplaceable:
+def tell_nowhere(what: str, flight: PendingInvocation, fleet: Fleet, name_of: NameOf) -> Unplaceable:
     """No node took it: what each said, and which comes nearest."""
     names = {node: name_of(node) for node in flight.ranking}
     if not flight.refusals:
@@ -90,7 +90,7 @@ def tell_too_large(what: str, length: int, most: int) -> TooLarge:
     )
 
 
-def _find_nearest(flight: Flight, fleet: Fleet, name_of: NameOf) -> str:
+def _find_nearest(flight: PendingInvocation, fleet: Fleet, name_of: NameOf) -> str:
     """Of the nodes that were asked, the one with most room."""
     there = [(fleet.nodes[node].standing.free_memory, node) for node in flight.refusals if node in fleet.nodes]
     if not there:

@@ -14,7 +14,17 @@ import msgspec
 
 from weft.contracts.driver.function import Recipe
 from weft.gateway.function.instance.fleet import Fleet
-from weft.protocol.invocations import Answer, FromAgent, Invoke, Moved, Prepared, Printed, Refused, Standing, Underway
+from weft.protocol.invocations import (
+    Answer,
+    FromAgent,
+    InstanceState,
+    InstanceStateChange,
+    Invoke,
+    Prepared,
+    Printed,
+    Refused,
+    Underway,
+)
 
 GRACE_SECONDS = 45.0  # a start (30), and the way there and back, beyond an invocation's own time
 FETCH_SECONDS = 180.0  # and as much where code and base must come first
@@ -22,7 +32,7 @@ ADRIFT_SECONDS = 30.0  # so long a node may be away before its invocations are t
 MOST_ASKED = 16  # nodes, for one invocation
 
 
-class Flight(msgspec.Struct, eq=False):
+class PendingInvocation(msgspec.Struct, eq=False):
     """One invocation under way. ``ranking``: see ``Fleet.choose``; ``until``: when it is lost if nothing is heard of it."""
 
     recipe: Recipe
@@ -40,14 +50,14 @@ class Flight(msgspec.Struct, eq=False):
         return self.invoke.id
 
 
-class Ask(msgspec.Struct, frozen=True):
+class SendInvoke(msgspec.Struct, frozen=True):
     """Tell ``node`` to run it."""
 
     node: str
-    flight: Flight
+    flight: PendingInvocation
 
 
-class Hear(msgspec.Struct, frozen=True):
+class SendAck(msgspec.Struct, frozen=True):
     """Tell ``node`` that this answer has arrived."""
 
     node: str
@@ -56,31 +66,31 @@ class Hear(msgspec.Struct, frozen=True):
 
 
 class Done(msgspec.Struct, frozen=True):
-    flight: Flight
+    flight: PendingInvocation
     answer: Answer
 
 
-class Late(msgspec.Struct, frozen=True):
+class LateResult(msgspec.Struct, frozen=True):
     """An answer that nobody waits for."""
 
     node: str
     answer: Answer
 
 
-class Nowhere(msgspec.Struct, frozen=True):
+class NoNode(msgspec.Struct, frozen=True):
     """No node took it; each that was asked said why."""
 
-    flight: Flight
+    flight: PendingInvocation
 
 
 class Lost(msgspec.Struct, frozen=True):
     """It may have run; ``why`` for people."""
 
-    flight: Flight
+    flight: PendingInvocation
     why: str
 
 
-Instruction = Ask | Hear | Done | Late | Nowhere | Lost
+Instruction = SendInvoke | SendAck | Done | LateResult | NoNode | Lost
 
 
 class _Stray(msgspec.Struct, frozen=True):
@@ -91,14 +101,14 @@ class _Stray(msgspec.Struct, frozen=True):
     until: float
 
 
-class Desk:
+class InvocationTracker:
     """``function_of`` gives the function (uid) of a recipe by digest and how long its invocations may take; None if it isn't
     known."""
 
     def __init__(self, fleet: Fleet, function_of: Callable[[str], tuple[str, float] | None]) -> None:
         self._fleet = fleet
         self._function_of = function_of
-        self._flights: dict[str, Flight] = {}
+        self._flights: dict[str, PendingInvocation] = {}
         self._strays: dict[str, _Stray] = {}
         self._running: Counter[str] = Counter()  # by function
 
@@ -116,7 +126,7 @@ class Desk:
         """Whether it may run on a node without anybody waiting for it."""
         return id in self._strays
 
-    def begin(self, flight: Flight) -> list[Instruction]:
+    def begin(self, flight: PendingInvocation) -> list[Instruction]:
         self._flights[flight.id] = flight
         self._running[flight.recipe.function] += 1
         return [self._ask(flight)]
@@ -140,7 +150,7 @@ class Desk:
                 return self._refused(node, message)
             case Underway():
                 return self._reconcile(node, message, now)
-            case Standing() | Moved() | Prepared() | Printed():
+            case InstanceState() | InstanceStateChange() | Prepared() | Printed():
                 return []
 
     def expire(self, now: float) -> list[Instruction]:
@@ -156,27 +166,27 @@ class Desk:
                 found.append(self._lose(flight, "the connection to its node was lost"))
         return found
 
-    def _ask(self, flight: Flight) -> Instruction:
+    def _ask(self, flight: PendingInvocation) -> Instruction:
         node = None
         if len(flight.refusals) < MOST_ASKED:
             node = self._fleet.choose(flight.recipe, flight.ranking, flight.refusals)
         if node is None:
             self._end(flight)
-            return Nowhere(flight)
+            return NoNode(flight)
         serving = self._fleet.nodes[node]
         flight.node, flight.cold = node, serving.idle(flight.recipe.digest) <= 0
         if not flight.fetches and flight.cold and flight.recipe.digest not in serving.prepared:
             flight.fetches = True
             flight.until += FETCH_SECONDS
         serving.asked[flight.recipe.digest] += 1
-        return Ask(node, flight)
+        return SendInvoke(node, flight)
 
     def _answered(self, node: str, answer: Answer) -> list[Instruction]:
-        heard = Hear(node, answer.id, len(answer.payload))
+        heard = SendAck(node, answer.id, len(answer.payload))
         flight = self._flights.get(answer.id)
         if flight is None or flight.node != node:
             self._drop_stray(answer.id)
-            return [Late(node, answer), heard]
+            return [LateResult(node, answer), heard]
         self._end(flight)
         return [Done(flight, answer), heard]
 
@@ -214,18 +224,18 @@ class Desk:
                 self._put_stray(id, _Stray(node, known[0], now + known[1] + GRACE_SECONDS))
         return found
 
-    def _lose(self, flight: Flight, why: str, *, may_run: bool = True) -> Instruction:
+    def _lose(self, flight: PendingInvocation, why: str, *, may_run: bool = True) -> Instruction:
         self._end(flight)
         if may_run:
             self._put_stray(flight.id, _Stray(flight.node, flight.recipe.function, flight.until))
         return Lost(flight, why)
 
-    def _end(self, flight: Flight) -> None:
+    def _end(self, flight: PendingInvocation) -> None:
         del self._flights[flight.id]
         self._release(flight)
         self._less(flight.recipe.function)
 
-    def _release(self, flight: Flight) -> None:
+    def _release(self, flight: PendingInvocation) -> None:
         """It counts no more as asked of its node."""
         serving = self._fleet.nodes.get(flight.node)
         if serving is not None and not flight.adrift_until:

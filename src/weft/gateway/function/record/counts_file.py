@@ -14,7 +14,7 @@ log = logging.getLogger("weft.gateway.functions")
 AT_ONCE = 1000  # files
 
 
-class KeptCounts:
+class CountsFile:
     """In ``folder``, by the functions' uids. What can't be read counts from now; what can't be written is told once."""
 
     def __init__(self, folder: Path) -> None:

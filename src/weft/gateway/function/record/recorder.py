@@ -9,9 +9,9 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.gateway.function.definition.catalogue import Function, Version
-from weft.gateway.function.instance.keep_alive import Keeping
+from weft.gateway.function.instance.keep_alive import KeepAliveController
 from weft.gateway.function.invocation.call import Outcome
-from weft.gateway.function.record.counts_file import KeptCounts
+from weft.gateway.function.record.counts_file import CountsFile
 from weft.gateway.function.record.metrics import Counts, There, Told, tell
 from weft.gateway.function.record.output_log import PrintedLog
 from weft.protocol.invocations import Printed
@@ -19,13 +19,13 @@ from weft.protocol.invocations import Printed
 log = logging.getLogger("weft.gateway.functions")
 
 
-class Record:
+class InvocationRecorder:
     """The dispatcher's witness. ``function_of`` gives the function (uid) of a recipe by digest."""
 
-    def __init__(self, printed: PrintedLog, kept: KeptCounts, clock: Clock) -> None:
+    def __init__(self, printed: PrintedLog, kept: CountsFile, clock: Clock) -> None:
         self._printed, self._kept, self._clock = printed, kept, clock
         self._counts: dict[str, Counts] = {}  # by uid
-        self.keeping = Keeping(clock)
+        self.keeping = KeepAliveController(clock)
         self._troubled = ""
         self.running: Callable[[str], int] = lambda function: 0
         self.find_instances: Callable[[str], list[There]] = lambda function: []

@@ -21,7 +21,7 @@ from weft.drivers.network.bridge.nftables.tables import Tables
 from weft.objects.errors import DriverFailed
 
 
-class Guards:
+class Firewall:
     """One change at a time: the driver sees to that."""
 
     def __init__(self, host: Host, names: Names, tables: Tables) -> None:

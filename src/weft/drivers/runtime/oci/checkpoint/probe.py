@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import shutil
 
-from weft.drivers.runtime.oci.mount_namespace import Said, run_apart
+from weft.drivers.runtime.oci.mount_namespace import Said, run_in_mount_namespace
 from weft.drivers.runtime.oci.runtime import Runtime
 from weft.objects.errors import DriverFailed
 
@@ -25,8 +25,8 @@ async def find_lack(runtime: Runtime) -> str:
     if program is None:
         return "criu is not installed"
     try:
-        version = await run_apart([program, "--version"], [], timeout_seconds=CHECK_SECONDS)
-        checked = await run_apart([program, "check"], [], timeout_seconds=CHECK_SECONDS)
+        version = await run_in_mount_namespace([program, "--version"], [], timeout_seconds=CHECK_SECONDS)
+        checked = await run_in_mount_namespace([program, "check"], [], timeout_seconds=CHECK_SECONDS)
     except DriverFailed as problem:
         return problem.message
     return describe_check(version.out.decode(errors="replace"), checked)

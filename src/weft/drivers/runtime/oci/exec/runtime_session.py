@@ -25,7 +25,7 @@ from weft.drivers.linux.processes import inspect_process, wait_for_end
 from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.exec.channel import Channel
 from weft.drivers.runtime.oci.exec.channel_session import NOT_FOUND, NOT_STARTED, ChannelSession
-from weft.drivers.runtime.oci.mount_namespace import spawn_apart
+from weft.drivers.runtime.oci.mount_namespace import spawn_in_mount_namespace
 from weft.drivers.runtime.oci.translate import Facts, translate_exec
 
 HANG_UPS, HANG_UP_SECONDS = 3, 0.1
@@ -118,7 +118,7 @@ async def start_exec(
     words = runtime.words("exec", "--process", str(spec), "--pid-file", str(marks.with_suffix(".pid")))
     if request.tty:
         return await _start_terminal(container, groups, clock, [*words, "--tty"], marks)
-    process = await spawn_apart(
+    process = await spawn_in_mount_namespace(
         [*words, plan.id],
         runtime.hidden,
         lambda: None,
@@ -143,7 +143,7 @@ async def _start_terminal(
     ours, theirs = os.openpty()
     try:
         tty.setraw(theirs)
-        process = await spawn_apart(
+        process = await spawn_in_mount_namespace(
             [*words, plan.id], runtime.hidden, lambda: None, stdin=theirs, stdout=theirs, stderr=theirs
         )
     except BaseException:

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.driver.function import Foothold, Isolation, Recipe, Roots, compose_command, compose_env
+from weft.contracts.driver.function import EgressEndpoint, Isolation, Recipe, Roots, compose_command, compose_env
 from weft.contracts.driver.host import Host
 from weft.drivers.cgroup.container import Groups
 from weft.drivers.function.egress import name_files
@@ -48,7 +48,7 @@ class Launch(msgspec.Struct, frozen=True):
     code: str
     inside: Inside
     mapping: int | None
-    foothold: Foothold | None
+    foothold: EgressEndpoint | None
 
 
 class ContainerInstances(OwnProcesses):

@@ -28,7 +28,7 @@ _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 _READABLE, _OTHERS = 0o444, 0o077
 
 
-class Handed(msgspec.Struct, frozen=True):
+class InheritedFd(msgspec.Struct, frozen=True):
     """One of them. ``public``: QEMU opens it once more, through /proc, and so must be allowed to read it;
     ``write``: nobody else may."""
 
@@ -37,35 +37,35 @@ class Handed(msgspec.Struct, frozen=True):
     where: str  # path, or the tap's link
 
 
-def plan_handed(plan: GuestPlan, paths: GuestPaths) -> list[Handed]:
+def plan_handed(plan: GuestPlan, paths: GuestPaths) -> list[InheritedFd]:
     """All that ``translate_guest`` will ask for by name."""
     sockets = {"qmp": paths.qmp, "qmp2": paths.rescue_qmp, "console": paths.console}
     if plan.has_agent:
         sockets["agent"] = paths.agent
     if has_qemu_port(plan):
         sockets["qga"] = paths.qemu_agent
-    handed = [Handed(name, "socket", str(path)) for name, path in sockets.items()]
-    handed.append(Handed("console-log", "append", str(paths.console_log)))
+    handed = [InheritedFd(name, "socket", str(path)) for name, path in sockets.items()]
+    handed.append(InheritedFd("console-log", "append", str(paths.console_log)))
     if isinstance(plan.boot, BootKernel):
-        handed += [Handed("kernel", "public", plan.boot.kernel), Handed("initrd", "public", plan.boot.initrd)]
+        handed += [InheritedFd("kernel", "public", plan.boot.kernel), InheritedFd("initrd", "public", plan.boot.initrd)]
     elif isinstance(plan.boot, BootDisk) and plan.boot.firmware == "uefi":
-        handed.append(Handed("uefi-vars", "write", str(paths.uefi_vars)))
+        handed.append(InheritedFd("uefi-vars", "write", str(paths.uefi_vars)))
     for disk in plan.disks:
         handed += plan_disk(disk)
     return handed + [plan_nic(nic) for nic in plan.nics]
 
 
-def plan_disk(disk: GuestDisk) -> list[Handed]:
-    handed = [Handed(disk_name(disk), "read" if disk.read_only else "write", disk.path)]
-    return handed if disk.base is None else [*handed, Handed(base_name(disk), "read", disk.base)]
+def plan_disk(disk: GuestDisk) -> list[InheritedFd]:
+    handed = [InheritedFd(disk_name(disk), "read" if disk.read_only else "write", disk.path)]
+    return handed if disk.base is None else [*handed, InheritedFd(base_name(disk), "read", disk.base)]
 
 
-def plan_nic(nic: GuestNic) -> Handed:
-    return Handed(nic_name(nic), "tap", nic.ifname)
+def plan_nic(nic: GuestNic) -> InheritedFd:
+    return InheritedFd(nic_name(nic), "tap", nic.ifname)
 
 
 @contextlib.contextmanager
-def open_handed(handed: list[Handed]) -> Iterator[Mapping[str, int]]:
+def open_handed(handed: list[InheritedFd]) -> Iterator[Mapping[str, int]]:
     """Descriptors by name, for as long as it takes to hand them over. Raises DriverFailed naming what can't be had."""
     opened: dict[str, int] = {}
     try:
@@ -82,7 +82,7 @@ def open_handed(handed: list[Handed]) -> Iterator[Mapping[str, int]]:
             os.close(descriptor)
 
 
-def _open(thing: Handed) -> int:
+def _open(thing: InheritedFd) -> int:
     match thing.kind:
         case "socket":
             return _listen(thing.where)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.driver.function import Foothold, Recipe
+from weft.contracts.driver.function import EgressEndpoint, Recipe
 from weft.drivers.cgroup.guest import Cgroups
 from weft.drivers.runtime.qemu.devices.ids import fdset
 from weft.drivers.runtime.qemu.function.machine import Qemu, choose_limits, entitle, spawn_qemu
@@ -19,7 +19,7 @@ from weft.drivers.runtime.qemu.function.messages import ENDED, INIT_ERROR, READY
 from weft.drivers.runtime.qemu.function.network import PrivateNet, make_net
 from weft.drivers.runtime.qemu.function.record import Template
 from weft.drivers.runtime.qemu.function.reports import Reports
-from weft.drivers.runtime.qemu.function.translate import Handed, translate_template
+from weft.drivers.runtime.qemu.function.translate import SnapshotFds, translate_template
 from weft.drivers.runtime.qemu.translate import Facts
 from weft.objects.errors import DriverFailed
 
@@ -59,7 +59,7 @@ async def capture_machine(
     clock: Clock,
     prefix: str,
     recipe: Recipe,
-    foothold: Foothold | None,
+    foothold: EgressEndpoint | None,
 ) -> None:
     """Write RAM and STATE into ``work``. Raises DriverFailed, with the function's own error as its reason if it has one."""
     net = await make_net(foothold)
@@ -112,7 +112,7 @@ def _start(
         def translate(qmp: int) -> list[str]:
             return translate_template(
                 machine,
-                Handed(qmp, net.tap, memory, nothing, kernel, initrd, drives, console),
+                SnapshotFds(qmp, net.tap, memory, nothing, kernel, initrd, drives, console),
                 entitle(name, work.parent),
             )
 

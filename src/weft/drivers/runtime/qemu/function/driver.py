@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from weft.contracts.clock import Clock, SystemClock
-from weft.contracts.driver.function import Foothold, Isolation, Ready, Recipe, Roots
+from weft.contracts.driver.function import EgressEndpoint, Isolation, Ready, Recipe, Roots
 from weft.contracts.driver.host import Host
 from weft.drivers.cgroup.guest import Cgroups
 from weft.drivers.runtime.qemu.devices.ids import fdset
@@ -22,8 +22,8 @@ from weft.drivers.runtime.qemu.function.clone import Clone
 from weft.drivers.runtime.qemu.function.machine import Qemu, choose_limits, end_leftovers, entitle, spawn_qemu
 from weft.drivers.runtime.qemu.function.network import PrivateNet, make_net
 from weft.drivers.runtime.qemu.function.record import Template
-from weft.drivers.runtime.qemu.function.snapshots import Templates
-from weft.drivers.runtime.qemu.function.translate import Handed, translate_clone
+from weft.drivers.runtime.qemu.function.snapshots import SnapshotStore
+from weft.drivers.runtime.qemu.function.translate import SnapshotFds, translate_clone
 from weft.drivers.runtime.qemu.probe import probe_qemu
 from weft.drivers.runtime.qemu.translate import Facts
 from weft.objects.errors import DriverFailed, Unavailable
@@ -37,7 +37,7 @@ REFILL_SECONDS = 0.5  # after one was taken: what it was taken for has the CPU f
 log = logging.getLogger("weft.agent")
 
 
-class CloneInstances:
+class SnapshotInstances:
     """InstanceDriver, HasTemplates. Each instance is a Clone."""
 
     isolation: Isolation = "vm"
@@ -54,7 +54,7 @@ class CloneInstances:
         self._facts: Facts | None = None
         self._problem = ""
         self._probing = asyncio.Lock()
-        self._templates: Templates | None = None
+        self._templates: SnapshotStore | None = None
         self._ready: dict[str, list[Clone]] = {}
         self._wanted: dict[str, tuple[Recipe, Roots, int]] = {}
         self._refilling: dict[str, asyncio.Task[None]] = {}
@@ -176,11 +176,11 @@ class CloneInstances:
         self._ready.clear()
         await asyncio.gather(*(clone.stop() for clone in list(self._clones)))
 
-    async def _working(self) -> Templates:
+    async def _working(self) -> SnapshotStore:
         if await self.probe() or self._facts is None:
             raise DriverFailed(f"this node can't run functions in machines: {self._problem}", details={"step": "probe"})
         if self._templates is None:
-            self._templates = Templates(
+            self._templates = SnapshotStore(
                 self._folder, self._facts, self._cgroups, self._clock, self._prefix, lambda: self._changed()
             )
         return self._templates
@@ -214,7 +214,7 @@ class CloneInstances:
         id: str,
         template: Template,
         started: Literal["pool", "clone", "cold"],
-        foothold: Foothold | None,
+        foothold: EgressEndpoint | None,
         *,
         park: bool = False,
     ) -> Clone:
@@ -252,7 +252,9 @@ class CloneInstances:
         with self._templates.open(template) as (named, disks):
 
             def translate(qmp: int) -> list[str]:
-                handed = Handed(qmp, net.tap, named["ram"], named["state"], named["kernel"], named["initrd"], disks)
+                handed = SnapshotFds(
+                    qmp, net.tap, named["ram"], named["state"], named["kernel"], named["initrd"], disks
+                )
                 return translate_clone(template.machine, handed, entitle(name, self._folder))
 
             limits = choose_limits(template.machine, template.cpu)

@@ -16,7 +16,7 @@ import struct
 import subprocess
 from pathlib import Path
 
-from weft.contracts.driver.function import RUNTIME_API_PORT, Foothold
+from weft.contracts.driver.function import RUNTIME_API_PORT, EgressEndpoint
 from weft.drivers.function.egress import DEVICE, cut_off, enter_new_network
 from weft.drivers.linux.namespace_thread import run_in_own_thread
 from weft.drivers.runtime.qemu.function.messages import GUEST, GUEST_MAC, HOST, HOST_MAC, HOST_PORT, NETMASK
@@ -77,7 +77,7 @@ class PrivateNet:
         os.close(self.tap)
 
 
-async def make_net(foothold: Foothold | None = None) -> PrivateNet:
+async def make_net(foothold: EgressEndpoint | None = None) -> PrivateNet:
     """Raises DriverFailed."""
     try:
         return await run_in_own_thread(lambda: _make(foothold))
@@ -87,7 +87,7 @@ async def make_net(foothold: Foothold | None = None) -> PrivateNet:
         ) from problem
 
 
-def _make(foothold: Foothold | None) -> PrivateNet:
+def _make(foothold: EgressEndpoint | None) -> PrivateNet:
     way_out = enter_new_network(foothold)
     tap = os.open(_TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     opened: list[socket.socket] = []

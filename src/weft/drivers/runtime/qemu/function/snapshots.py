@@ -1,4 +1,4 @@
-"""Templates: a machine in which a function's runtime has come up and holds its first request, as memory and devices on disk.
+"""SnapshotStore: a machine in which a function's runtime has come up and holds its first request, as memory and devices on disk.
 
 One folder each below ``Host.state_dir/functions/templates``: RAM, STATE, initrd, and template.json, written last, which names
 all that it depends on. Whatever doesn't match (another QEMU, kernel, CPU or recipe, a damaged file) is made again.
@@ -37,7 +37,7 @@ FILES = ("RAM", "STATE", "initrd")
 _MARGIN_BYTES = 64 << 20
 
 
-class Templates:
+class SnapshotStore:
     """Those of this node; ``there`` are their recipes' digests, and ``changed`` is called when those are others."""
 
     def __init__(

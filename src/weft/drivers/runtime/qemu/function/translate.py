@@ -29,7 +29,7 @@ class Machine(msgspec.Struct, frozen=True):
     cmdline: str
 
 
-class Handed(msgspec.Struct, frozen=True):
+class SnapshotFds(msgspec.Struct, frozen=True):
     """Descriptors that QEMU is given: it may open nothing by name."""
 
     qmp: int
@@ -53,16 +53,16 @@ def plan_machine(facts: Facts, memory: int, cpu: float, disks: int) -> Machine:
     return Machine(facts.program, facts.accelerator, machine, memory, vcpus, disks, " ".join(words))
 
 
-def translate_template(machine: Machine, handed: Handed, name: str) -> list[str]:
+def translate_template(machine: Machine, handed: SnapshotFds, name: str) -> list[str]:
     return _translate(machine, handed, name, share=True)
 
 
-def translate_clone(machine: Machine, handed: Handed, name: str) -> list[str]:
+def translate_clone(machine: Machine, handed: SnapshotFds, name: str) -> list[str]:
     """It waits to be told what to load, and runs then."""
     return [*_translate(machine, handed, name, share=False), "-incoming", "defer"]
 
 
-def _translate(machine: Machine, handed: Handed, name: str, *, share: bool) -> list[str]:
+def _translate(machine: Machine, handed: SnapshotFds, name: str, *, share: bool) -> list[str]:
     size = f"{machine.memory >> 10}k"
     memory = f"memory-backend-file,id=m,size={machine.memory},mem-path=/proc/self/fd/{handed.memory}"
     memory += ",share=on" if share else ",share=off,readonly=on,rom=off"

@@ -30,8 +30,8 @@ from weft.contracts.driver.runtime import (
 from weft.drivers.runtime.qemu.driver import QemuDriver
 from weft.drivers.runtime.qemu.microvm.exchange_disk import make_box, read_head, read_lines, write_config
 from weft.drivers.runtime.qemu.microvm.record import (
-    EnclosedPaths,
-    EnclosedRecord,
+    MicrovmPaths,
+    MicrovmRecord,
     read_record,
     tell,
     write_record,
@@ -54,7 +54,7 @@ ENDING_SECONDS = 0.02
 _ALIVE = ("starting", "running", "paused")
 
 
-class EnclosedDriver:
+class MicrovmDriver:
     """A RuntimeDriver[ContainerPlan] that can also exec, and tell log and stats. ``enclosure`` is the folder with what its
     machines boot; ``machines`` the node's driver of machines, if it has one: what that has found needn't be found twice."""
 
@@ -70,7 +70,7 @@ class EnclosedDriver:
         Path(own.run_dir).mkdir(mode=0o755, parents=True, exist_ok=True)
         self._machines = QemuDriver(own, self._clock, alike=machines)
         self._roots = Roots(self._state / "images")
-        self._known: dict[str, EnclosedRecord] = {}
+        self._known: dict[str, MicrovmRecord] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._ending: set[str] = set()
 
@@ -121,11 +121,11 @@ class EnclosedDriver:
             guest = await self._begin(plan, before)
             return tell(self._known[plan.id], guest, None)
 
-    async def _begin(self, plan: ContainerPlan, before: EnclosedRecord | None) -> GuestFacts:
+    async def _begin(self, plan: ContainerPlan, before: MicrovmRecord | None) -> GuestFacts:
         paths = self._paths(plan.id)
         try:
             base = before.base if before is not None else await self._roots.ensure(plan.layers, plan.disk_bytes)
-            record = EnclosedRecord(plan, secrets.token_hex(15), base)
+            record = MicrovmRecord(plan, secrets.token_hex(15), base)
             records = describe_run(plan, record.run)
             paths.state.mkdir(mode=0o700, parents=True, exist_ok=True)
             await ensure_written(paths.root, base)
@@ -138,7 +138,7 @@ class EnclosedDriver:
             await asyncio.shield(self._undo(plan.id, before))
             raise
 
-    async def _undo(self, guest_id: str, before: EnclosedRecord | None) -> None:
+    async def _undo(self, guest_id: str, before: MicrovmRecord | None) -> None:
         if before is not None:  # it is as ended as it was
             self._known[guest_id] = before
             await asyncio.to_thread(write_record, self._paths(guest_id), before)
@@ -229,25 +229,25 @@ class EnclosedDriver:
 
     # What is known.
 
-    def _machine(self, record: EnclosedRecord) -> GuestPlan:
+    def _machine(self, record: MicrovmRecord) -> GuestPlan:
         kernel, initrd = (str(self._enclosure / name) for name in (KERNEL, INITRD))
         paths, size = self._paths(record.plan.id), root_size(record.base)
         return plan_machine(record.plan, paths, record.base, size, kernel, initrd, self._capacity)
 
-    def _find(self, guest_id: str) -> EnclosedRecord | None:
+    def _find(self, guest_id: str) -> MicrovmRecord | None:
         record = self._known.get(guest_id) or read_record(self._paths(guest_id))
         if record is not None:
             self._known[guest_id] = record
         return record
 
-    def _get(self, guest_id: str) -> EnclosedRecord:
+    def _get(self, guest_id: str) -> MicrovmRecord:
         record = self._find(guest_id)
         if record is None:
             raise NotFound(f"this node has no container {guest_id}")
         return record
 
-    def _paths(self, guest_id: str) -> EnclosedPaths:
-        return EnclosedPaths(self._state / "containers" / guest_id)
+    def _paths(self, guest_id: str) -> MicrovmPaths:
+        return MicrovmPaths(self._state / "containers" / guest_id)
 
     def _lock(self, guest_id: str) -> asyncio.Lock:
         return self._locks.setdefault(guest_id, asyncio.Lock())

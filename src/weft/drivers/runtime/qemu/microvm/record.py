@@ -27,7 +27,7 @@ _SIGNALLED = 128
 _STOPPED = "stopRequested"
 
 
-class EnclosedPaths(msgspec.Struct, frozen=True):
+class MicrovmPaths(msgspec.Struct, frozen=True):
     state: Path
 
     @property
@@ -44,7 +44,7 @@ class EnclosedPaths(msgspec.Struct, frozen=True):
         return self.state / "root.qcow2"
 
 
-class EnclosedRecord(msgspec.Struct, frozen=True):
+class MicrovmRecord(msgspec.Struct, frozen=True):
     """``run`` tells this run from those before; ``base`` is the file with its image."""
 
     plan: ContainerPlan
@@ -59,20 +59,20 @@ class End(msgspec.Struct, frozen=True):
     exit_code: int | None = None
 
 
-def read_record(paths: EnclosedPaths) -> EnclosedRecord | None:
+def read_record(paths: MicrovmPaths) -> MicrovmRecord | None:
     """None if there is none, or none that can be read: then nothing of this container was ever begun."""
     try:
-        return msgspec.json.decode(paths.record.read_bytes(), type=EnclosedRecord)
+        return msgspec.json.decode(paths.record.read_bytes(), type=MicrovmRecord)
     except (OSError, msgspec.DecodeError):
         return None
 
 
-def write_record(paths: EnclosedPaths, record: EnclosedRecord) -> None:
+def write_record(paths: MicrovmPaths, record: MicrovmRecord) -> None:
     paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_durably(paths.record, msgspec.json.encode(record))
 
 
-def tell(record: EnclosedRecord, guest: GuestFacts, head: Head | None) -> GuestFacts:
+def tell(record: MicrovmRecord, guest: GuestFacts, head: Head | None) -> GuestFacts:
     """Pure. The container's facts from its machine's, and from what that wrote into the box."""
     plan = record.plan
     alive = guest.state in ("starting", "running", "paused")
@@ -97,7 +97,7 @@ def tell(record: EnclosedRecord, guest: GuestFacts, head: Head | None) -> GuestF
     )
 
 
-def decide_end(record: EnclosedRecord, guest: GuestFacts, head: Head | None) -> End:
+def decide_end(record: MicrovmRecord, guest: GuestFacts, head: Head | None) -> End:
     """Pure. Why the container has ended whose machine has."""
     if guest.state == "absent":
         return End("failed", "startInterrupted", "the start was cut off before its machine ran")

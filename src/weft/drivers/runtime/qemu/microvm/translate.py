@@ -8,7 +8,7 @@ import signal
 from weft.contracts.driver.container import ContainerMount, ContainerPlan
 from weft.contracts.driver.host import Capacity
 from weft.contracts.driver.runtime import BootKernel, ExecRequest, GuestDisk, GuestNic, GuestPlan
-from weft.drivers.runtime.qemu.microvm.record import EnclosedPaths
+from weft.drivers.runtime.qemu.microvm.record import MicrovmPaths
 from weft.drivers.runtime.qemu.translate import MOST_DISKS
 from weft.objects.errors import InvalidInput
 
@@ -57,7 +57,7 @@ def check_plan(plan: ContainerPlan) -> None:
 
 
 def plan_machine(
-    plan: ContainerPlan, paths: EnclosedPaths, base: str, size_bytes: int, kernel: str, initrd: str, capacity: Capacity
+    plan: ContainerPlan, paths: MicrovmPaths, base: str, size_bytes: int, kernel: str, initrd: str, capacity: Capacity
 ) -> GuestPlan:
     """The machine; ``base`` is the file with its image, ``size_bytes`` what its root can grow to."""
     cpu = plan.cpu or capacity.cpu

@@ -14,13 +14,13 @@ from typing import Any
 
 import msgspec
 
-from weft.contracts.driver.migration import MoveFacts, MovePhase, MoveSettings
+from weft.contracts.driver.migration import MigrationFacts, MigrationSettings, MigrationStage
 from weft.contracts.driver.runtime import GuestPlan
 from weft.drivers.runtime.qemu.devices.ids import disk_name
 from weft.drivers.runtime.qemu.guest import HANDED_OVER, Guest
 from weft.drivers.runtime.qemu.machine_shape import Frame
 from weft.drivers.runtime.qemu.qmp import Qmp
-from weft.drivers.runtime.qemu.record import MoveRecord
+from weft.drivers.runtime.qemu.record import MigrationRecord
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unavailable
 
 CANCEL_SECONDS = 30.0
@@ -34,11 +34,11 @@ _LEAST_SLOWDOWN = 1  # percent: what an armed auto-converge does until it is tol
 _NO_LIMIT = 1 << 40  # bytes per second; without a word QEMU takes 128 MiB/s
 _UNDER_WAY = ("setup", "active", "device", "pre-switchover", "wait-unplug", "cancelling")
 
-_SOURCE: dict[str, MovePhase] = {
+_SOURCE: dict[str, MigrationStage] = {
     "none": "waiting", "setup": "moving", "active": "moving", "wait-unplug": "moving", "device": "switching",
     "pre-switchover": "switching", "completed": "handed over",
 }  # fmt: skip
-_TARGET: dict[str, MovePhase] = {
+_TARGET: dict[str, MigrationStage] = {
     "none": "waiting", "setup": "waiting", "active": "moving", "completed": "arrived",
 }  # fmt: skip
 
@@ -49,7 +49,7 @@ async def choose_capabilities(qmp: Qmp, wanted: set[str]) -> None:
     await qmp.execute("migrate-set-capabilities", capabilities=states)
 
 
-async def arm_move(qmp: Qmp, settings: MoveSettings) -> None:
+async def arm_move(qmp: Qmp, settings: MigrationSettings) -> None:
     """Both ends alike, before the first byte."""
     held = {"pause-before-switchover"} if settings.copied_disks else set()
     await choose_capabilities(qmp, _ALWAYS | held | _OF_MODE.get(settings.mode, set()))
@@ -62,7 +62,7 @@ async def arm_move(qmp: Qmp, settings: MoveSettings) -> None:
     await qmp.execute("migrate-set-parameters", **parameters)
 
 
-async def begin_waiting(guest: Guest, settings: MoveSettings) -> None:
+async def begin_waiting(guest: Guest, settings: MigrationSettings) -> None:
     """The target listens; QEMU makes the socket in the guest's run folder, the one place where it may."""
     qmp = guest.monitor()
     guest.paths.move_socket("incoming").unlink(missing_ok=True)
@@ -86,7 +86,7 @@ def link_socket(guest: Guest, to: str, link: Path, user: int) -> None:
         ) from problem
 
 
-async def begin_sending(guest: Guest, settings: MoveSettings) -> None:
+async def begin_sending(guest: Guest, settings: MigrationSettings) -> None:
     """The source sends its memory."""
     qmp = guest.monitor()
     await arm_move(qmp, settings)
@@ -110,20 +110,20 @@ def plan_limits(*, bytes_per_second: int | None, pause_ms: int | None, slowdown:
     return parameters
 
 
-async def inspect_move(guest: Guest) -> MoveFacts:
+async def inspect_move(guest: Guest) -> MigrationFacts:
     """What QEMU says of the guest's move; of one that has ended, that it failed. Raises Unavailable."""
     move = guest.record.move
     assert move is not None
     if not guest.running:
         end = guest.record.end
-        return MoveFacts(
+        return MigrationFacts(
             move.key,
             move.role,
             "handed over" if move.left else "failed",
             f"QEMU has ended: {end.reason if end else '?'}",
         )
     if move.taken:
-        return MoveFacts(move.key, move.role, "taken over")
+        return MigrationFacts(move.key, move.role, "taken over")
     try:
         qmp = guest.monitor()
         if move.role == "source" and not move.sending:
@@ -147,7 +147,7 @@ def _find_absent(guest: Guest) -> int:
     return max(0, frame.memory_bytes + frame.pluggable_bytes - plan.memory_bytes) if frame is not None else 0
 
 
-def describe_move(move: MoveRecord, told: dict[str, Any], run_state: str, absent_bytes: int = 0) -> MoveFacts:
+def describe_move(move: MigrationRecord, told: dict[str, Any], run_state: str, absent_bytes: int = 0) -> MigrationFacts:
     """Pure. QEMU's answer to query-migrate in our words, without ``absent_bytes`` that only it takes for memory. It may speak of
     a move before: a machine that was moved here is ``completed`` too, but only one that another goes on for is in the
     state after it."""
@@ -155,7 +155,7 @@ def describe_move(move: MoveRecord, told: dict[str, Any], run_state: str, absent
     if move.role == "source" and status == "completed" and run_state != HANDED_OVER:
         status = "none"
     page = int(memory.get("page-size", 4096))
-    return MoveFacts(
+    return MigrationFacts(
         key=move.key,
         role=move.role,
         phase=(_SOURCE if move.role == "source" else _TARGET).get(status, "failed"),
@@ -176,13 +176,13 @@ async def inspect_copies(qmp: Qmp) -> dict[str, dict[str, Any]]:
     return {job["id"]: job for job in await qmp.execute("query-jobs") if job["id"].startswith(COPY)}
 
 
-def describe_copies(move: MoveRecord, jobs: dict[str, dict[str, Any]]) -> MoveFacts:
+def describe_copies(move: MigrationRecord, jobs: dict[str, dict[str, Any]]) -> MigrationFacts:
     """Pure. A move whose memory waits for its disks. Fewer jobs than disks: whoever began them didn't come to the end."""
     errors = [str(job["error"]) for job in jobs.values() if "error" in job]
     whole = len(jobs) == len(move.settings.copied_disks)
     done, total = (sum(int(job[f"{part}-progress"]) for job in jobs.values()) for part in ("current", "total"))
-    phase: MovePhase = "failed" if errors else "moving" if whole else "waiting"
-    facts = MoveFacts(move.key, move.role, phase, *_explain_copies(errors))
+    phase: MigrationStage = "failed" if errors else "moving" if whole else "waiting"
+    facts = MigrationFacts(move.key, move.role, phase, *_explain_copies(errors))
     return msgspec.structs.replace(facts, sent_bytes=done, remaining_bytes=max(0, total - done), total_bytes=total)
 
 
@@ -195,7 +195,7 @@ def _explain_copies(errors: list[str]) -> tuple[str | None, str]:
     return f"a disk couldn't be copied there: {full or errors[0]}", "noSpace" if full else ""
 
 
-async def end_sending(guest: Guest) -> MovePhase:
+async def end_sending(guest: Guest) -> MigrationStage:
     """Break the source's move off, unless it is through: ``failed``, ``waiting`` or ``handed over``. Raises DriverFailed."""
     qmp, deadline = guest.monitor(), guest.clock.elapsed() + CANCEL_SECONDS
     while (status := (await qmp.execute("query-migrate")).get("status", "none")) in _UNDER_WAY:
@@ -277,7 +277,7 @@ def check_movable(plan: GuestPlan, what: str) -> None:
         )
 
 
-def check_mode(plan: GuestPlan, frame: Frame, accelerator: str, settings: MoveSettings) -> None:
+def check_mode(plan: GuestPlan, frame: Frame, accelerator: str, settings: MigrationSettings) -> None:
     """Pure. Raises InvalidInput for a mode that there isn't, or in which QEMU would lose what the guest writes while it
     moves: see translate."""
     if settings.mode == "post-copy":

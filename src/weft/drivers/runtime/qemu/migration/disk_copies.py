@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from weft.contracts.driver.migration import MoveEvent, MoveSettings
+from weft.contracts.driver.migration import MigrationEvent, MigrationSettings
 from weft.contracts.driver.runtime import GuestPlan
 from weft.drivers.runtime.qemu.devices.block_nodes import find_node
 from weft.drivers.runtime.qemu.devices.ids import disk_node
@@ -31,7 +31,7 @@ LOOK_SECONDS = 0.1  # besides QEMU's events
 SYNC_SECONDS = 0.1
 
 
-def check_copied(plan: GuestPlan, settings: MoveSettings) -> None:
+def check_copied(plan: GuestPlan, settings: MigrationSettings) -> None:
     """Pure. Raises InvalidInput for a disk to copy that the guest hasn't, or can't write."""
     able = {disk.serial for disk in plan.disks if not disk.read_only}
     for serial in settings.copied_disks:
@@ -43,7 +43,7 @@ def check_copied(plan: GuestPlan, settings: MoveSettings) -> None:
             )
 
 
-async def offer_disks(guest: Guest, settings: MoveSettings) -> None:
+async def offer_disks(guest: Guest, settings: MigrationSettings) -> None:
     """The target lets the source write its disks, through a socket in the guest's run folder."""
     if not settings.copied_disks:
         return
@@ -57,14 +57,14 @@ async def offer_disks(guest: Guest, settings: MoveSettings) -> None:
         await qmp.execute("block-export-add", type="nbd", name=serial, writable=True, **node)
 
 
-async def withdraw_disks(guest: Guest, settings: MoveSettings) -> None:
+async def withdraw_disks(guest: Guest, settings: MigrationSettings) -> None:
     """From here on the target's disks are its own."""
     if settings.copied_disks:
         with contextlib.suppress(QmpError):  # it has been
             await guest.monitor().execute("nbd-server-stop")
 
 
-async def begin_copies(guest: Guest, settings: MoveSettings) -> None:
+async def begin_copies(guest: Guest, settings: MigrationSettings) -> None:
     """The source begins to copy; a clone's base is at the target already."""
     qmp, bases = guest.monitor(), {disk.serial: disk.base for disk in guest.record.plan.disks}
     await drop_copies(guest)
@@ -79,7 +79,7 @@ async def begin_copies(guest: Guest, settings: MoveSettings) -> None:
         await qmp.execute("blockdev-mirror", device=await find_node(qmp, serial), target=name, sync=sync, **how)
 
 
-async def lead_copies(guest: Guest, settings: MoveSettings) -> None:
+async def lead_copies(guest: Guest, settings: MigrationSettings) -> None:
     """Memory follows once all copies are whole, and the switch once they are closed. Returns when the move is through or
     broken; a guest that stood still for it then runs on. A QEMU that doesn't answer for a while is asked again: until then
     the guest may be standing still."""
@@ -95,7 +95,9 @@ async def lead_copies(guest: Guest, settings: MoveSettings) -> None:
                 await guest.clock.sleep(AGAIN_SECONDS)
 
 
-async def _lead(guest: Guest, qmp: Qmp, settings: MoveSettings, events: asyncio.Queue[MoveEvent | None]) -> bool:
+async def _lead(
+    guest: Guest, qmp: Qmp, settings: MigrationSettings, events: asyncio.Queue[MigrationEvent | None]
+) -> bool:
     """From whatever has come to pass: True once it is through or broken. Raises Unavailable, and DriverFailed where QEMU is
     through with what it is told, or doesn't end it."""
     closed = False
@@ -148,11 +150,13 @@ async def _inspect_sending(qmp: Qmp) -> str:
     return status
 
 
-def _are_whole(jobs: dict[str, dict[str, Any]], settings: MoveSettings) -> bool:
+def _are_whole(jobs: dict[str, dict[str, Any]], settings: MigrationSettings) -> bool:
     return len(jobs) == len(settings.copied_disks) and all(job["status"] == "ready" for job in jobs.values())
 
 
-async def _close_copies(qmp: Qmp, jobs: dict[str, dict[str, Any]], events: asyncio.Queue[MoveEvent | None]) -> bool:
+async def _close_copies(
+    qmp: Qmp, jobs: dict[str, dict[str, Any]], events: asyncio.Queue[MigrationEvent | None]
+) -> bool:
     """End the mirrors where they stand, with the guest standing still; False if one has failed, or doesn't end. They are
     cleared away later: each word to QEMU would lengthen the pause."""
     still = [name for name, job in jobs.items() if job["status"] != "concluded"]

@@ -13,7 +13,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.driver.migration import Load, MoveEvent, MoveFacts, MoveSettings, MoveSockets, MovingGuest
+from weft.contracts.driver.migration import (
+    Load,
+    MigratingGuest,
+    MigrationEvent,
+    MigrationFacts,
+    MigrationSettings,
+    MigrationSockets,
+)
 from weft.contracts.driver.runtime import GuestFacts, GuestPlan
 from weft.drivers.cgroup.guest import Cgroups
 from weft.drivers.linux.processes import host_boot_id
@@ -45,18 +52,18 @@ from weft.drivers.runtime.qemu.migration.disk_copies import (
 from weft.drivers.runtime.qemu.migration.load_sampling import sample_load
 from weft.drivers.runtime.qemu.process.confinement import choose_user
 from weft.drivers.runtime.qemu.process.launch import choose_limits, launch_failed, launch_guest, undo_launch
-from weft.drivers.runtime.qemu.record import GuestEnd, GuestRecord, MoveRecord, mark_taken, prepare_mark
+from weft.drivers.runtime.qemu.record import GuestEnd, GuestRecord, MigrationRecord, mark_taken, prepare_mark
 from weft.drivers.runtime.qemu.translate import Facts
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unavailable
 
 
-class QemuMoves:
+class QemuMigrations:
     """See contracts.migration."""
 
     def __init__(self, guests: Guests, cgroups: Cgroups, clock: Clock, working: Callable[[], Awaitable[Facts]]) -> None:
         self._guests, self._cgroups, self._clock, self._working = guests, cgroups, clock, working
 
-    async def describe(self, guest_id: str) -> MovingGuest:
+    async def describe(self, guest_id: str) -> MigratingGuest:
         facts = await self._working()
         async with self._guests.lock(guest_id):
             guest = await self._running(guest_id)
@@ -65,7 +72,7 @@ class QemuMoves:
             check_movable(record.plan, "moved while it runs")
             frame = await inspect_frame(guest.monitor(), record.frame)
             frame = msgspec.structs.replace(frame, uuid=frame.uuid or record.plan.uid)
-            return MovingGuest(
+            return MigratingGuest(
                 plan=describe_present(record.plan, record.next, frame),
                 driver="qemu",
                 version=".".join(map(str, facts.version[:2])),
@@ -77,7 +84,9 @@ class QemuMoves:
     async def sample(self, guest_id: str, *, seconds: float = 1.0) -> Load:
         return await sample_load(await self._running(guest_id), seconds, self._clock)
 
-    async def expect(self, plan: GuestPlan, guest: MovingGuest, key: str, settings: MoveSettings) -> MoveSockets:
+    async def expect(
+        self, plan: GuestPlan, guest: MigratingGuest, key: str, settings: MigrationSettings
+    ) -> MigrationSockets:
         facts = await self._working()
         check_same(plan, guest.plan)
         check_copied(plan, settings)
@@ -94,7 +103,7 @@ class QemuMoves:
                 started_at=self._clock.now(),
                 frame=frame,
                 boot_id=guest.boot_id,
-                move=MoveRecord(key, "target", settings),
+                move=MigrationRecord(key, "target", settings),
             )
             waiting = self._guests.add(record)
             try:
@@ -135,7 +144,7 @@ class QemuMoves:
         await self._guests.forget(guest.record.plan.id)
         return False
 
-    async def send(self, guest_id: str, key: str, to: MoveSockets, settings: MoveSettings) -> None:
+    async def send(self, guest_id: str, key: str, to: MigrationSockets, settings: MigrationSettings) -> None:
         facts = await self._working()
         async with self._guests.lock(guest_id):
             guest = await self._running(guest_id)
@@ -148,7 +157,7 @@ class QemuMoves:
                     return
             assert record.frame is not None
             check_mode(record.plan, await inspect_frame(guest.monitor(), record.frame), facts.accelerator, settings)
-            record.move = MoveRecord(key, "source", settings, sending=not settings.copied_disks)
+            record.move = MigrationRecord(key, "source", settings, sending=not settings.copied_disks)
             await guest.save_record()
             self._cgroups.change(guest_id, choose_limits(record.plan, facts, settings))
             try:
@@ -170,7 +179,7 @@ class QemuMoves:
                 raise
         self._guests.notify()
 
-    async def progress(self, guest_id: str, key: str) -> MoveFacts:
+    async def progress(self, guest_id: str, key: str) -> MigrationFacts:
         guest = await self._guests.get(guest_id)
         self._move(guest, key)
         return await inspect_move(guest)
@@ -189,7 +198,7 @@ class QemuMoves:
         limits = plan_limits(bytes_per_second=bytes_per_second, pause_ms=pause_ms, slowdown=slowdown)
         await guest.monitor().execute("migrate-set-parameters", **limits)
 
-    async def events(self, guest_id: str) -> AsyncIterator[MoveEvent]:
+    async def events(self, guest_id: str) -> AsyncIterator[MigrationEvent]:
         guest = await self._guests.get(guest_id)
         with guest.watched() as events:
             while guest.running and (event := await events.get()) is not None:
@@ -275,7 +284,7 @@ class QemuMoves:
             )
         return guest
 
-    def _move(self, guest: Guest, key: str, role: str | None = None) -> MoveRecord:
+    def _move(self, guest: Guest, key: str, role: str | None = None) -> MigrationRecord:
         """This key's move. Raises IllegalTransition if the guest has no part, or another one, in it."""
         name, move = guest.record.plan.name, guest.record.move
         if move is None or move.key != key or (role is not None and move.role != role):
@@ -291,14 +300,14 @@ async def _mark_taken(guest: Guest, key: str) -> None:
         await guest.save_record()
 
 
-def _sockets(guest: Guest, settings: MoveSettings) -> MoveSockets:
-    return MoveSockets(
+def _sockets(guest: Guest, settings: MigrationSettings) -> MigrationSockets:
+    return MigrationSockets(
         str(guest.paths.move_socket("incoming")),
         str(guest.paths.move_socket("incoming-disks")) if settings.copied_disks else "",
     )
 
 
-def _check_machine(plan: GuestPlan, guest: MovingGuest, frame: Frame, facts: Facts) -> None:
+def _check_machine(plan: GuestPlan, guest: MigratingGuest, frame: Frame, facts: Facts) -> None:
     """Pure. Raises DriverFailed where this node's QEMU can't build the machine that comes: one of a version that it has
     no words for, or another kind of CPU."""
     own, its = ".".join(map(str, facts.version[:2])), frame.version or guest.version

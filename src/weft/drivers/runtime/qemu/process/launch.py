@@ -14,7 +14,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from weft.contracts.clock import Clock
-from weft.contracts.driver.migration import MoveSettings
+from weft.contracts.driver.migration import MigrationSettings
 from weft.contracts.driver.runtime import BootDisk, GuestPlan
 from weft.drivers.cgroup.guest import Cgroups, Limits
 from weft.drivers.linux.processes import kill_process, wait_for_end
@@ -84,7 +84,7 @@ def _make_run_folder(run: Path, user: int) -> None:
     run.chmod(0o1730)
 
 
-def choose_limits(plan: GuestPlan, facts: Facts, move: MoveSettings | None = None) -> Limits:
+def choose_limits(plan: GuestPlan, facts: Facts, move: MigrationSettings | None = None) -> Limits:
     """Pure. What the guest was promised, and room for the process around it; while it moves by differences, for the pages too
     that they are to."""
     memory = plan.memory_bytes + MEMORY_HEADROOM_BYTES
