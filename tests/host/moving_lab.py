@@ -231,7 +231,7 @@ class Pair:
 
     async def break_off(self, source: Envelope, target: Envelope, here: Node, there: Node) -> Envelope:
         """What it does with a move that has failed; the source's allocation, active."""
-        there.put(change(target, wish="stop"))
+        there.put(change(target, desired="stop"))
         await there.until(target, lambda r: r.move is not None and r.move.phase == "given up", failing=True)
         await self.remove(target, there)
         spec = decode_part(source.spec, AllocationSpec)
@@ -243,7 +243,7 @@ class Pair:
 
     async def remove(self, allocation: Envelope, node: Node) -> None:
         """Delete it, and see that nothing of it is left."""
-        node.put(msgspec.structs.replace(change(allocation, wish="stop"), deleting_since=1.0))
+        node.put(msgspec.structs.replace(change(allocation, desired="stop"), deleting_since=1.0))
         await node.until(allocation, lambda r: r.state == "released", failing=True)
         assert node.lab.leftovers(short_id(allocation.uid)) == []
         node.delete(allocation)

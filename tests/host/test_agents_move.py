@@ -84,7 +84,7 @@ async def test_an_agent_killed_right_after_its_guest_began_to_run_there_says_so_
     await guest.there.start("migration.target:Target._take_over:after")
     source, target = await guest.begin()
     await guest.there.await_death()
-    guest.there.put(change(target, wish="stop"))  # its controller has lost patience
+    guest.there.put(change(target, desired="stop"))  # its controller has lost patience
     await guest.there.start()
     await guest.finish(source, target)
     await guest.look(after=seen + 1)
@@ -101,7 +101,7 @@ async def test_what_was_handed_over_and_never_taken_goes_on_at_the_source_by_the
     await guest.there.await_death()
     if victim == "agent and machine":
         guest.there.kill_guest(target)
-    guest.there.put(change(target, wish="stop"))
+    guest.there.put(change(target, desired="stop"))
     await guest.there.start()
     await guest.there.until_phase(target, "given up")
     await guest.here.until_phase(source, "handed over")
@@ -202,7 +202,7 @@ async def test_a_guest_that_moves_cold_is_shut_down_and_starts_there_with_all_th
     await there.start()
     await here.until_phase(source, "failed")
     assert here.guests() == []
-    there.put(change(target, wish="stop"))
+    there.put(change(target, desired="stop"))
     await there.until_phase(target, "given up", "failed")
     await guest.pair.remove(target, there)
     move = decode_part(source.spec, AllocationSpec).move

@@ -105,7 +105,7 @@ async def test_what_was_handed_over_and_never_taken_goes_on_at_the_source_with_i
     await guest.there.start("migration.target:Target._take_over:before")
     source, target = await guest.begin()
     await guest.there.await_death()
-    guest.there.put(change(target, wish="stop"))
+    guest.there.put(change(target, desired="stop"))
     await guest.there.start()
     await guest.there.until_phase(target, "given up")
     await guest.here.until_phase(source, "handed over")
@@ -130,7 +130,7 @@ async def test_machines_killed_after_the_hand_over_leave_the_disks_to_the_target
         source, lambda r: r.move is not None and r.move.phase in ("failed", "handed over"), failing=True
     )
     there = guest.there
-    there.put(change(target, wish="stop"))
+    there.put(change(target, desired="stop"))
     await there.until_phase(target, "given up", "taken over")
     await guest.break_off(source, target)
     await guest.go_on_writing()

@@ -235,7 +235,7 @@ async def test_a_stopped_guests_disk_is_copied_and_a_deleted_one_leaves_only_its
         await guest.until("taken over")
         guest.finish(ROOT, LOCAL)
     whole = await guest.run("sh", "-c", READ)
-    guest.web = change(guest.web, wish="stop")
+    guest.web = change(guest.web, desired="stop")
     guest.node.put(guest.web)
     await guest.node.until(guest.web, lambda r: r.state == "stopped")
     for disk in (ROOT, VOLUME):
@@ -243,13 +243,13 @@ async def test_a_stopped_guests_disk_is_copied_and_a_deleted_one_leaves_only_its
         assert (await guest.until("taken over")).pause_ms == 0
         guest.finish(disk, "san")
         guest.check_files()
-    guest.web = change(guest.web, wish="run")
+    guest.web = change(guest.web, desired="run")
     guest.node.put(guest.web)
     await guest.node.until(guest.web, lambda r: r.state == "running" and r.ready)
     assert await guest.run("sh", "-c", READ) == whole
     guest.begin(ROOT, LOCAL, bytes_per_second=MIB // 2)
     await guest.until("moving")
-    guest.node.put(msgspec.structs.replace(change(guest.web, wish="stop"), deleting_since=1.0))
+    guest.node.put(msgspec.structs.replace(change(guest.web, desired="stop"), deleting_since=1.0))
     await guest.node.until(guest.web, lambda r: r.state == "released", failing=True)
     assert not list(guest.folders[LOCAL].iterdir())
     assert [path.name for path in guest.folders["san"].iterdir()] == [f"{VOLUME}.qcow2"]

@@ -221,9 +221,9 @@ class PretendNode:
         new = step(spec, old, envelope.deleting_since is not None)
         if spec.once and old.ended and envelope.deleting_since is None:
             return  # it rests
-        if spec.once and spec.wish == "stop":
+        if spec.once and spec.desired == "stop":
             new.ended, new.exit_code = True, 143 if old.state == "running" else None
-        if spec.once and spec.wish == "run" and self.stuck:
+        if spec.once and spec.desired == "run" and self.stuck:
             new = msgspec.structs.replace(old, state="failed", reason="imageGone", message=self.stuck)
         new.image = self.digest if spec.container is not None else ""
         self.running[envelope.uid] = new
@@ -248,11 +248,13 @@ class EndsAs(msgspec.Struct, frozen=True):
 
 def step(spec: AllocationSpec, old: AllocationReport, deleting: bool) -> AllocationReport:
     """The next thing a well-behaved node reports."""
-    new = msgspec.structs.replace(old, incarnation=spec.incarnation, wish_count=spec.wish_count, reason="", message="")
+    new = msgspec.structs.replace(
+        old, incarnation=spec.incarnation, desired_count=spec.desired_count, reason="", message=""
+    )
     if deleting:
         new.state = {"running": "stopping", "starting": "stopping"}.get(old.state, "released")  # type: ignore[assignment]
         return new
-    if spec.wish == "run":
+    if spec.desired == "run":
         if spec.boots > old.boots and old.state in ("running", "starting"):
             new.state = "stopping"
         else:
@@ -263,7 +265,7 @@ def step(spec: AllocationSpec, old: AllocationReport, deleting: bool) -> Allocat
         new.ready = new.state == "running"
         new.boot_id = f"{spec.workload.name}-{spec.incarnation}-{new.boots}" if new.state == "running" else None
     else:
-        saved = spec.wish == "suspend" and old.state in ("running", "suspended")
+        saved = spec.desired == "suspend" and old.state in ("running", "suspended")
         new.state = "suspended" if saved else "stopped"
         new.ready = None
     return new

@@ -122,7 +122,7 @@ class MovingLab(Lab):
         said = old.move.phase if old.move is not None else ""
         if said in ("taken over", "given up"):
             return new
-        if spec.wish == "stop" and not world.taken_over:
+        if spec.desired == "stop" and not world.taken_over:
             world.given_up = True
             return self._say(msgspec.structs.replace(new, state="stopped"), move, "given up")
         if world.taken_over or (world.handed_over and not world.deaf):

@@ -294,7 +294,7 @@ async def test_only_changes_of_its_health_are_told(lab: ContainerLab) -> None:
     async with lab.agent():
         await lab.until(lambda: lab.report(web).health == "healthy")  # as it was, until two have failed
         await lab.until(lambda: lab.report(web).health == "unhealthy")
-        lab.server.put(change(web, wish="stop"))
+        lab.server.put(change(web, desired="stop"))
         assert (await lab.until_state(web, "stopped")).health == ""
         asked = lab.world.asked
         await asyncio.sleep(1)
@@ -360,7 +360,7 @@ async def test_a_volume_is_one_containers_at_a_time(lab: ContainerLab) -> None:
         lab.server.put(other)
         await lab.until(lambda: other.name in lab.server.reports and lab.report(other).reason == "blocked")
         assert "still writes to volume data" in lab.report(other).message
-        lab.server.put(change(web, wish="stop"))
+        lab.server.put(change(web, desired="stop"))
         await lab.until_state(other, "running")
 
 
@@ -486,7 +486,7 @@ async def test_what_runs_once_and_is_stopped_before_it_ever_ran_has_ended(lab: C
     async with lab.agent():
         report = await lab.until_state(task, "failed")
         assert not report.ended  # it is tried again
-        lab.server.put(change(task, wish="stop"))
+        lab.server.put(change(task, desired="stop"))
         report = await lab.until_state(task, "stopped")
         assert (report.ended, report.exit_code, lab.world.starts) == (True, None, [])
 

@@ -191,9 +191,9 @@ async def test_an_agent_brings_an_allocation_of_real_doors_to_run_and_back(doors
         assert (report.hypervisor, report.images, report.orphans) == ("fake 1", [DIGEST], [])
 
         await asyncio.to_thread(doors.restart)
-        await asyncio.to_thread(doors.put, change(await node.stored(web), wish="stop"))
+        await asyncio.to_thread(doors.put, change(await node.stored(web), desired="stop"))
         await node.until_state(web, "stopped")
-        await asyncio.to_thread(doors.put, change(await node.stored(web), wish="run"))
+        await asyncio.to_thread(doors.put, change(await node.stored(web), desired="run"))
         assert (await node.until_state(web, "running")).boot_id != first.boot_id
 
         gone = await node.stored(web)

@@ -116,7 +116,7 @@ async def test_a_guest_at_rest_is_looked_at_and_nothing_is_planned_until_somethi
         assert plans == planned
         lab.runtime.kill(short_id(web.uid))
         await lab.until(lambda: lab.server.reports[web.name].restarts == 1, "seen to have ended")
-        lab.server.put(change(web, wish="stop"))
+        lab.server.put(change(web, desired="stop"))
         await lab.until_state(web, "stopped")
 
 
@@ -164,7 +164,7 @@ async def test_stop_and_start_keep_the_disk_and_make_a_new_boot(lab: Lab) -> Non
     async with lab.agent():
         lab.server.put(web)
         first = await lab.until_state(web, "running")
-        lab.server.put(change(web, wish="stop"))
+        lab.server.put(change(web, desired="stop"))
         await lab.until_state(web, "stopped")
         assert short_id(web.uid) in lab.shelf.volumes
         lab.server.put(web)
@@ -189,7 +189,7 @@ async def test_suspend_and_resume_keep_the_boot(lab: Lab) -> None:
     async with lab.agent():
         lab.server.put(web)
         first = await lab.until_state(web, "running")
-        lab.server.put(change(web, wish="suspend"))
+        lab.server.put(change(web, desired="suspend"))
         await lab.until_state(web, "suspended")
     async with lab.agent():
         lab.server.put(web)
@@ -467,7 +467,7 @@ async def test_a_volume_is_removed_only_when_told_and_unattached(lab: Lab) -> No
         lab.server.put(web)
         await lab.until_state(web, "running")
         lab.server.remove_volumes = [uid]
-        lab.server.put(change(web, wish="stop"))
+        lab.server.put(change(web, desired="stop"))
         await lab.until_state(web, "stopped")
         assert uid in lab.shelf.volumes
         lab.server.put(deleted(web))

@@ -139,7 +139,7 @@ async def test_an_empty_store_makes_orphans_of_guests_and_ends_none(lab: Lab) ->
         await lab.until_state(web, "running")
         assert lab.server.reports[web.name].boot_id == before[0]
         await lab.until(lambda: lab.server.node_report.orphans == [f"{gone.uid} vm/default/gone 1"], "one orphan")
-        lab.server.put(change(web, wish="stop"))
+        lab.server.put(change(web, desired="stop"))
         await lab.until_state(web, "stopped")
         assert boot_id(lab, gone) == before[1]
         lab.runtime.kill(short_id(gone.uid))
@@ -397,7 +397,7 @@ async def test_after_any_bad_days_there_is_one_guest_one_disk_one_port(lab: Lab,
                 if event == "boot":
                     boots += 1
                 if event in ("run", "stop", "suspend", "boot"):
-                    lab.server.put(change(web, wish="run" if event == "boot" else event, boots=boots))
+                    lab.server.put(change(web, desired="run" if event == "boot" else event, boots=boots))
                 elif guest is not None and guest.state == "running":
                     (lab.runtime.kill if event == "kill" else lab.runtime.power_off)(id)
                 await asyncio.sleep(chance.choice([0, 0.01, 0.05, 0.1]))
@@ -418,7 +418,7 @@ async def test_a_guest_that_came_and_was_deleted_here_has_moved_on_for_an_older_
     async with lab.agent():
         lab.server.put(here)
         await lab.until_state(here, "running")
-        lab.server.put(msgspec.structs.replace(change(here, wish="stop"), deleting_since=1.0))
+        lab.server.put(msgspec.structs.replace(change(here, desired="stop"), deleting_since=1.0))
         await lab.until_state(here, "released")
     assert lab.copies() == [] and copies.load_departure(short_id(here.uid)) == MigrationState(
         "m", "target", "", taken=True
@@ -426,7 +426,7 @@ async def test_a_guest_that_came_and_was_deleted_here_has_moved_on_for_an_older_
     lab.server.reports.clear()
     move = AllocatedMigration(key="m", peer="n2", peer_uid="node-2", peer_allocation="b")
     for wish in ("run", "stop"):
-        coming = change(here, role="target", move=move, wish=wish)
+        coming = change(here, role="target", move=move, desired=wish)
         async with lab.agent():
             lab.server.put(coming)
             report = await lab.until_state(coming, "stopped")

@@ -108,7 +108,7 @@ async def test_a_container_goes_on_as_a_vm_that_has_all_that_was_its_own(tmp_pat
         (nic,), (former,) = now["vm"].nics, there.nics
         assert (nic.address, nic.mac) == (former.address, former.mac)
         assert nic.uid != former.uid
-        assert (now["container"].nics, now["container"].volumes, now["container"].wish) == ([], [], "stop")
+        assert (now["container"].nics, now["container"].volumes, now["container"].desired) == ([], [], "stop")
         assert await lab.owners() == {nic.address: "vm", "tcp-8080": "vm"}
         (port,) = [decode_part(e.spec, PublicationSpec) for e in await lab.every("publication")]
         assert (port.workload.kind, port.target_port) == ("vm", 80)
@@ -145,7 +145,7 @@ async def test_that_it_stopped_once_is_not_believed_of_one_that_was_started_sinc
         await lab.wish("web", "container", run="run")
 
         async def told() -> bool:
-            return (await lab.places())["container"].wish == "run"
+            return (await lab.places())["container"].desired == "run"
 
         await lab.until(told)
         await lab.convert("container/web", "vm")
@@ -154,7 +154,7 @@ async def test_that_it_stopped_once_is_not_believed_of_one_that_was_started_sinc
         assert (await lab.conversion()).phase == "Stopping"
         assert (await lab.status("web", "container")).phase != "Stopped"
         left = (await lab.places())["container"]
-        assert left.wish == "stop" and left.volumes and left.nics
+        assert left.desired == "stop" and left.volumes and left.nics
         for node in lab.nodes.values():
             node.slow = False
         (there,) = await lab.every("allocation")

@@ -216,7 +216,7 @@ async def test_a_lost_node_makes_its_vms_unknown_until_it_is_back(tmp_path: Path
         status = await lab.status("web")
         assert status.reason == "nodeLost" and "n1" in status.message and "waits" in status.message
         [allocation] = await lab.allocations()
-        assert allocation.node == "n1" and allocation.wish == "run"
+        assert allocation.node == "n1" and allocation.desired == "run"
         await node.start()
         await lab.until_phase("web", "Running")
         assert lab.journal.reasons("n1") == ["NodeReady", "NodeNotReady", "NodeReady"]

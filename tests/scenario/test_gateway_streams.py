@@ -132,7 +132,7 @@ async def test_exec_in_a_guest_without_an_agent_says_so_at_once(gateway: Gateway
 
 
 async def test_exec_in_a_guest_that_is_to_be_stopped_is_refused(gateway: GatewayLab, runtime: ConsoleRuntime) -> None:
-    async with gateway.node(NODE_UID, runtime, [stopped := make_allocation("web", wish="stop")]):
+    async with gateway.node(NODE_UID, runtime, [stopped := make_allocation("web", desired="stop")]):
         frame = (await gateway.run(stopped, "true"))[2]
         assert frame is not None and isinstance(frame.error(), IllegalTransition)
 

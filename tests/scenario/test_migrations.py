@@ -29,7 +29,7 @@ async def settle(lab: MovingLab, node: str, incarnation: int) -> None:
 
     await lab.until(alone)
     [place] = await lab.allocations()
-    assert (place.node, place.role, place.move, place.wish, place.incarnation) == (
+    assert (place.node, place.role, place.move, place.desired, place.incarnation) == (
         node,
         "active",
         None,
@@ -222,7 +222,7 @@ async def test_a_stop_meanwhile_breaks_it_off_and_is_then_carried_out(tmp_path: 
         assert status.reason == "vmChanged"
         await lab.until_phase("web", "Stopped")
         [place] = await lab.allocations()
-        assert (place.node, place.role, place.wish) == ("n1", "active", "stop")
+        assert (place.node, place.role, place.desired) == ("n1", "active", "stop")
 
 
 async def test_a_deleted_vm_leaves_nothing_at_either_side(tmp_path: Path) -> None:

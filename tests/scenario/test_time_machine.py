@@ -122,7 +122,7 @@ def test_a_newer_server_and_back_loses_no_field_and_restarts_no_guest(fabric: Fa
     refused = fabric.weft("label", "network/default", "by=older")  # what a newer schema means would be guesswork
     assert refused.code == 5 and "newer weft" in refused.err and "nothing was changed" in refused.err
     ok(fabric, "vm", "stop", "new")  # the doors write its spec, the deciders its allocation, the node its report
-    assert allocation_of(fabric, "new")["spec"]["wish"] == "stop"
+    assert allocation_of(fabric, "new")["spec"]["desired"] == "stop"
 
     fabric.stop_server()
     fabric.start_server(following)

@@ -156,8 +156,8 @@ class Witness:
         if now.deleting_since is not None:
             reasons.add("deleted")
             self.deleted.add(now.uid)
-        if spec.wish != "run":
-            reasons.add(spec.wish)
+        if spec.desired != "run":
+            reasons.add(spec.desired)
         if spec.role == "source" and spec.move is not None and spec.move.mode == "cold":
             reasons.add("moves cold")
         if spec.role == "target" and spec.move is not None:

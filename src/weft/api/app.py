@@ -28,32 +28,32 @@ _log = logging.getLogger("weft.api")
 Say = Callable[[str, float, str], None]  # who says it, when (unix seconds), and the line
 
 
-def build_app(doors: ApiContext, say: Say | None = None) -> Answers:
-    """What answers requests over ``doors``; whoever serves it calls ``doors.start`` before and ``doors.stop`` after. ``say``
+def build_app(context: ApiContext, say: Say | None = None) -> Answers:
+    """What answers requests over ``context``; whoever serves it calls ``doors.start`` before and ``doors.stop`` after. ``say``
     takes the line that tells of a request; without it ``logging`` does."""
     tell = say or _say
 
     async def answer(request: Request) -> Answer:
         call = Call(request)
-        began = doors.clock.elapsed()
-        made = await _answer(doors, call)
+        began = context.clock.elapsed()
+        made = await _answer(context, call)
         made.headers += (("x-request-id", call.request_id), VERSION)
-        _tell(doors, tell, call, made.status, doors.clock.elapsed() - began)
+        _tell(context, tell, call, made.status, context.clock.elapsed() - began)
         return made
 
     return answer
 
 
-async def _answer(doors: ApiContext, call: Call) -> Answer:
+async def _answer(context: ApiContext, call: Call) -> Answer:
     try:
-        if doors.busy >= MOST_BUSY:
+        if context.busy >= MOST_BUSY:
             raise Unavailable("the server has too much to do", hint="try again", retry_after_seconds=1)
-        doors.busy += 1
+        context.busy += 1
         try:
-            call.actor = await authenticate(doors, call)
-            return await route(doors, call)
+            call.actor = await authenticate(context, call)
+            return await route(context, call)
         finally:
-            doors.busy -= 1
+            context.busy -= 1
     except WeftError as error:
         return problem_answer(_public(call, error), call.request_id)
     except RecursionError:
@@ -87,7 +87,7 @@ def _shown_path(call: Call) -> str:
     return (_SECRET.sub("…", path) if "_" in path else path)[:200]
 
 
-def _tell(doors: ApiContext, say: Say, call: Call, status: int, seconds: float) -> None:
+def _tell(context: ApiContext, say: Say, call: Call, status: int, seconds: float) -> None:
     """One line for the log; reads and heartbeats are told only to those who debug."""
     quiet = status < 400 and (call.method == "GET" or call.path.endswith(":report"))
     if quiet and not _log.isEnabledFor(logging.DEBUG):
@@ -98,7 +98,7 @@ def _tell(doors: ApiContext, say: Say, call: Call, status: int, seconds: float) 
     if quiet:
         _log.debug("%s", line)
     else:
-        say(_log.name, doors.clock.now(), line)
+        say(_log.name, context.clock.now(), line)
 
 
 def _say(_source: str, _at: float, line: str) -> None:

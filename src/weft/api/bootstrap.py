@@ -28,72 +28,72 @@ DEFAULT_CIDR = "10.214.0.0/20"
 _LABEL = "weft/bootstrap"
 
 
-async def bootstrap(doors: ApiContext, context_path: Path, server: str, gateway_token: Path) -> None:
+async def bootstrap(context: ApiContext, context_path: Path, server: str, gateway_token: Path) -> None:
     """See that there is something to work in, and an admin who can: ``context_path`` gets the way to ``server``.
     ``gateway_token`` gets the token with which the gateway reads what is published."""
-    await retry(doors, lambda: _make_default(doors))
-    await _write_admin_context(doors, context_path, server)
-    await _write_gateway_token(doors, gateway_token)
+    await retry(context, lambda: _make_default(context))
+    await _write_admin_context(context, context_path, server)
+    await _write_gateway_token(context, gateway_token)
 
 
-async def _make_default(doors: ApiContext) -> None:
-    view = View(doors.store)
+async def _make_default(context: ApiContext) -> None:
+    view = View(context.store)
     if await view.get(PROJECT, None, "default") is not None:
         return
     project = Manifest(
         kind=PROJECT, name="default", project=None, labels=None, spec={"description": "the first project"}
     )
     network = Manifest(kind=NETWORK, name="default", project="default", labels=None, spec={"cidr": DEFAULT_CIDR})
-    drafts = [await admit.plan_create(doors, view, wish) for wish in (project, network)]
-    await doors.store.commit(
+    drafts = [await admit.plan_create(context, view, manifest) for manifest in (project, network)]
+    await context.store.commit(
         [write for draft in drafts for write in draft.writes],
         [precondition for draft in drafts for precondition in draft.preconditions],
     )
 
 
-async def _write_admin_context(doors: ApiContext, path: Path, server: str) -> None:
-    ca = doors.authority.ca
+async def _write_admin_context(context: ApiContext, path: Path, server: str) -> None:
+    ca = context.authority.ca
     try:
         old: Context | None = await asyncio.to_thread(read_context, path)
     except WeftError:
         old = None
-    if old is not None and await _is_good(doors, old.token, "admin"):
+    if old is not None and await _is_good(context, old.token, "admin"):
         wanted = Context(server=server, ca=ca, token=old.token, project=old.project)
         if wanted != old:
             await asyncio.to_thread(write_context, path, wanted)
         return
-    text = await _make_token(doors, "admin", "admin")
+    text = await _make_token(context, "admin", "admin")
     project = old.project if old is not None else "default"
     await asyncio.to_thread(write_context, path, Context(server=server, ca=ca, token=text, project=project))
 
 
-async def _write_gateway_token(doors: ApiContext, path: Path) -> None:
+async def _write_gateway_token(context: ApiContext, path: Path) -> None:
     old = await asyncio.to_thread(lambda: path.read_text() if path.exists() else "")
-    if not await _is_good(doors, old, "viewer"):
-        text = await _make_token(doors, "gateway", "viewer")
+    if not await _is_good(context, old, "viewer"):
+        text = await _make_token(context, "gateway", "viewer")
         await asyncio.to_thread(write_durably, path, text.encode())
 
 
-async def _make_token(doors: ApiContext, subject: str, role: str) -> str:
+async def _make_token(context: ApiContext, subject: str, role: str) -> str:
     """A new token of the fabric's own, in place of older ones for ``subject``: whatever held them is gone."""
-    await _drop_old(doors, subject)
+    await _drop_old(context, subject)
     text, sha256 = make_token(name := make_token_id(subject))
     spec = {"use": "access", "role": role, "subject": subject, "sha256": sha256}
-    wish = Manifest(kind=TOKEN, name=name, project=None, labels={_LABEL: subject}, spec=spec)
-    await settle(doors, lambda view: admit.plan_create(doors, view, wish))
+    manifest = Manifest(kind=TOKEN, name=name, project=None, labels={_LABEL: subject}, spec=spec)
+    await settle(context, lambda view: admit.plan_create(context, view, manifest))
     return text
 
 
-async def _is_good(doors: ApiContext, text: str, role: str) -> bool:
+async def _is_good(context: ApiContext, text: str, role: str) -> bool:
     token = parse_token(text)
     if token is None:
         return False
-    facts = await doors.tokens.read(object_key("token", None, token.id))
+    facts = await context.tokens.read(object_key("token", None, token.id))
     return facts is not None and facts.spec.role == role and verify_secret(token.secret, facts.spec.sha256)
 
 
-async def _drop_old(doors: ApiContext, subject: str) -> None:
-    page = await doors.store.list(kind_prefix("token"))
+async def _drop_old(context: ApiContext, subject: str) -> None:
+    page = await context.store.list(kind_prefix("token"))
     for entry in page.entries:
         if decode_envelope(entry.value).labels.get(_LABEL) == subject:
-            await doors.store.commit([Delete(entry.key)])
+            await context.store.commit([Delete(entry.key)])

@@ -29,11 +29,11 @@ T = TypeVar("T")
 OnTarget = Callable[[ApiContext, Call, Target], Awaitable[Answer]]
 
 
-def route(doors: ApiContext, call: Call) -> Awaitable[Answer]:
+def route(context: ApiContext, call: Call) -> Awaitable[Answer]:
     """The answer to an authenticated request."""
     find = _find if len(call.path) <= LONGEST_KEPT else _find.__wrapped__
     handler, given = find(call.method, call.path)
-    answer: Awaitable[Answer] = handler(doors, call, *given)
+    answer: Awaitable[Answer] = handler(context, call, *given)
     return answer
 
 
@@ -75,50 +75,50 @@ def _choose(method: str, methods: Mapping[str, T]) -> T:
     return handler
 
 
-def _list_or_watch(doors: ApiContext, call: Call, target: Target) -> Awaitable[Answer]:
+def _list_or_watch(context: ApiContext, call: Call, target: Target) -> Awaitable[Answer]:
     handler = objects.watch if call.wants_watch else read.list_
-    return handler(doors, call, target)
+    return handler(context, call, target)
 
 
 def _if_allowed(what: str, handler: OnTarget) -> OnTarget:
     """``handler`` for those who may ``what`` objects of the kind."""
 
-    def checked(doors: ApiContext, call: Call, target: Target) -> Awaitable[Answer]:
+    def checked(context: ApiContext, call: Call, target: Target) -> Awaitable[Answer]:
         authorise_write(call.actor, target.kind, what)
-        return handler(doors, call, target)
+        return handler(context, call, target)
 
     return checked
 
 
-async def _apply(doors: ApiContext, call: Call) -> Answer:
+async def _apply(context: ApiContext, call: Call) -> Answer:
     require_admin(call.actor, "apply manifests")
-    return await bulk.apply(doors, call)
+    return await bulk.apply(context, call)
 
 
-async def _healthz(doors: ApiContext, call: Call) -> Answer:
+async def _healthz(context: ApiContext, call: Call) -> Answer:
     """Answers only if the store does; ``store_ms`` is how long that took."""
     call.query()
-    began = doors.clock.elapsed()
-    await doors.store.get("/project/-/default")
-    took = round((doors.clock.elapsed() - began) * 1000, 2)
+    began = context.clock.elapsed()
+    await context.store.get("/project/-/default")
+    took = round((context.clock.elapsed() - began) * 1000, 2)
     return json_answer({"status": "ok", "version": __version__, "store_ms": took, "capabilities": list_capabilities()})
 
 
-async def _gateway(doors: ApiContext, call: Call) -> Answer:
+async def _gateway(context: ApiContext, call: Call) -> Answer:
     require_person(call.actor, "ask where the gateway is")
     call.query()
-    functions = doors.settings.functions_for(call.host)
+    functions = context.settings.functions_for(call.host)
     return json_answer(
         {
-            "streams": doors.settings.gateway_for(call.host),
+            "streams": context.settings.gateway_for(call.host),
             "functions": f"https://{functions}" if functions else "",
             "region": REGION,
-            "server_name": doors.settings.server_name,
+            "server_name": context.settings.server_name,
         }
     )
 
 
-async def _kinds(doors: ApiContext, call: Call) -> Answer:
+async def _kinds(context: ApiContext, call: Call) -> Answer:
     require_person(call.actor, "list the kinds")
     call.query()
     return json_answer(
@@ -141,7 +141,7 @@ async def _kinds(doors: ApiContext, call: Call) -> Answer:
     )
 
 
-async def _openapi(doors: ApiContext, call: Call) -> Answer:
+async def _openapi(context: ApiContext, call: Call) -> Answer:
     require_person(call.actor, "read the API's description")
     call.query()
     return json_answer(openapi.describe_api())

@@ -28,9 +28,9 @@ def _named(kind: str, item: Item, names: Iterable[str]) -> list[str]:
 
 
 def _constraints(item: Item) -> list[str]:
-    wish = spec_of(item)
+    spec = spec_of(item)
     try:
-        return [*names_required(wish.constraint), *names_preferred(wish.prefer)]
+        return [*names_required(spec.constraint), *names_preferred(spec.prefer)]
     except InvalidInput:
         return []  # of a later weft's words; the scheduler says so
 

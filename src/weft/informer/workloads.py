@@ -12,9 +12,9 @@ from weft.kinds.registry import BY_NAME, WORKLOADS
 
 def spec_of(item: Item) -> WorkloadSpec:
     """The spec of a workload, as its own kind's struct; shared, so not to be changed."""
-    wish = item.spec(BY_NAME[item.envelope.kind].spec)
-    assert isinstance(wish, WorkloadSpec), item.key
-    return wish
+    spec = item.spec(BY_NAME[item.envelope.kind].spec)
+    assert isinstance(spec, WorkloadSpec), item.key
+    return spec
 
 
 def record_of(item: Item) -> Workload:

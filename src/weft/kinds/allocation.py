@@ -193,8 +193,8 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     allocations, with commas, to be gone first; ``held_by`` a gate that must be open; ``memberships`` are the affinity groups it
     counts in; ``extras`` what it takes of resources that its node declares. ``pool`` is where its root disk lies, and
     ``pool_id`` which storage that is: if the node's pool is another one by now, its disks are elsewhere. ``back_from`` are the
-    keys of its last moves whose targets surely never ran it. ``wish_count`` is how often ``wish`` has changed: what a node said
-    of an earlier wish of the same words says nothing of this one."""
+    keys of its last moves whose targets surely never ran it. ``desired_count`` is how often ``desired`` has changed: what a
+    node said of an earlier value says nothing of this one, though both may read the same."""
 
     node: str
     node_uid: str
@@ -202,8 +202,8 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     workload_generation: int
     incarnation: int
     role: Literal["active", "source", "target", "reserved"] = "active"
-    wish: Desired = "run"
-    wish_count: int = 0
+    desired: Desired = "run"
+    desired_count: int = 0
     boots: int = 0
     resources: Resources
     runtime: str = "qemu"
@@ -296,7 +296,7 @@ class MigrationReport(msgspec.Struct, kw_only=True, frozen=True):
 class AllocationReport(msgspec.Struct, kw_only=True):
     incarnation: int = 0
     state: AllocationPhase = "pending"
-    wish_count: int | None = None  # of the wish that this is said of; None by an agent that doesn't count
+    desired_count: int | None = None  # of the wish that this is said of; None by an agent that doesn't count
     boots: int = 0  # the start counter that the present run satisfies
     ready: bool | None = None
     boot_id: str | None = None
@@ -325,19 +325,19 @@ class AllocationStatus(msgspec.Struct, kw_only=True):
 
 def has_heard(spec: AllocationSpec, report: AllocationReport) -> bool:
     """Whether ``report`` is said of the wish in ``spec``: not of one before, since when its guest may have been started."""
-    return report.wish_count in (None, spec.wish_count)
+    return report.desired_count in (None, spec.desired_count)
 
 
 def is_at_rest(spec: AllocationSpec, report: AllocationReport) -> bool:
     """Whether nothing of it runs on its node, as is wished, and nothing will: the node has said so of this very wish."""
     told = report.state == "stopped" and report.incarnation >= spec.incarnation and has_heard(spec, report)
-    return told and spec.wish == "stop"
+    return told and spec.desired == "stop"
 
 
-def change_wish(spec: AllocationSpec, wish: Desired) -> AllocationSpec:
-    if wish == spec.wish:
+def set_desired(spec: AllocationSpec, desired: Desired) -> AllocationSpec:
+    if desired == spec.desired:
         return spec
-    return msgspec.structs.replace(spec, wish=wish, wish_count=spec.wish_count + 1)
+    return msgspec.structs.replace(spec, desired=desired, desired_count=spec.desired_count + 1)
 
 
 def come_back(spec: AllocationSpec, key: str) -> AllocationSpec:
@@ -418,7 +418,7 @@ ALLOCATION = Kind(
         Column("WORKLOAD", _workload),
         Column("NODE", text("spec.node")),
         Column("INCARNATION", text("spec.incarnation"), align="right"),
-        Column("WISH", text("spec.wish")),
+        Column("DESIRED", text("spec.desired")),
         Column("STATE", text("report.state", "pending")),
         AGE,
     ),

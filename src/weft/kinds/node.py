@@ -210,14 +210,14 @@ def _drain(obj: Object, given: DrainInput) -> dict[str, Any]:
         )
     why = f"drained: {given.reason}" if given.reason else "drained"
     window = {"drain_not_before": given.not_before, "drain_not_after": given.not_after}
-    wish = {"drain": True, "drain_reason": given.reason, **window, "cordoned": True, "cordon_reason": why[:200]}
-    return {**obj["spec"], **wish}
+    spec = {"drain": True, "drain_reason": given.reason, **window, "cordoned": True, "cordon_reason": why[:200]}
+    return {**obj["spec"], **spec}
 
 
 def _return(obj: Object, _: Any) -> dict[str, Any]:
     window = {"drain_not_before": None, "drain_not_after": None}
-    wish = {"drain": False, "drain_reason": "", **window, "cordoned": False, "cordon_reason": ""}
-    return {**obj["spec"], **wish}
+    spec = {"drain": False, "drain_reason": "", **window, "cordoned": False, "cordon_reason": ""}
+    return {**obj["spec"], **spec}
 
 
 class MaintenanceInput(msgspec.Struct):

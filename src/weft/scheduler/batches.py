@@ -54,7 +54,9 @@ class PendingBatches:
 
     def attached(self, volume_uid: str) -> Item | None:
         """The VM that got this volume in a batch that is under way."""
-        return next((vm for batch, _, _ in self._sent if (vm := batch.attached.get(volume_uid)) is not None), None)
+        return next(
+            (workload for batch, _, _ in self._sent if (workload := batch.attached.get(volume_uid)) is not None), None
+        )
 
     async def send(self, batch: Batch, commits: Sequence[Commit]) -> None:
         """Have it committed; returns once that has begun."""

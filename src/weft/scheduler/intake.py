@@ -109,31 +109,31 @@ class Intake:
         self.wake_classes()
 
     def _notice_workload(self, change: Changed) -> None:
-        vm = change.new
-        if vm is None or vm.deleting:
+        workload = change.new
+        if workload is None or workload.deleting:
             self.queue.forget(change.key)
             self._offer_gang(change.item)
         elif _moved(change, _wish_of):
-            self._due[vm.key] = vm
-            self._offer_gang(vm)
+            self._due[workload.key] = workload
+            self._offer_gang(workload)
         if change.old is not None and _moved(change, lambda item: item.status(WorkloadStatus).conversion):
             record = record_of(change.old)
             for name in record.volumes(spec_of(change.old)):
                 volume = object_key("volume", change.old.envelope.project, name)
                 self._offer_all(self._view.find(WORKLOADS_BY_VOLUME, volume))
 
-    def _offer_gang(self, vm: Item) -> None:
+    def _offer_gang(self, workload: Item) -> None:
         """Whom it was to be placed with, or waits until they are, may have something new to hear."""
-        if spec_of(vm).gang is not None:
-            self._offer_all(self._view.find(WORKLOADS_BY_GANG, name_gang(vm)))
+        if spec_of(workload).gang is not None:
+            self._offer_all(self._view.find(WORKLOADS_BY_GANG, name_gang(workload)))
 
     def _notice_allocation(self, change: Changed) -> None:
         self.count(change.key, change.new)
         self.moves.notice(self._view, change)
         if _moved(change, _stand_of):
-            for vm in self._view.find(WORKLOADS_BY_UID, change.item.spec(AllocationSpec).workload.uid):
-                self._due[vm.key] = vm
-                self._offer_gang(vm)
+            for workload in self._view.find(WORKLOADS_BY_UID, change.item.spec(AllocationSpec).workload.uid):
+                self._due[workload.key] = workload
+                self._offer_gang(workload)
 
     def count(self, key: str, allocation: Item | None) -> None:
         """Have the snapshot hold what an allocation takes; None: it is gone."""
@@ -171,7 +171,7 @@ class Intake:
     def offer_keys(self, keys: set[str]) -> set[str]:
         """Queue the VMs of ``keys``; returns those left: none."""
         if keys:
-            self._offer_all(vm for key in sorted(keys) if (vm := self._view.get(key)) is not None)
+            self._offer_all(workload for key in sorted(keys) if (workload := self._view.get(key)) is not None)
             self.wake.ring()
         return set()
 
@@ -208,25 +208,25 @@ class Intake:
             for item in (change.old, change.new):
                 for text in item.report(NodeReport).orphans if item is not None else ():
                     orphan = read_orphan(text)
-                    vm = self._view.get(orphan.key) if orphan is not None else None
-                    if vm is not None:
-                        self._offer(vm)
+                    workload = self._view.get(orphan.key) if orphan is not None else None
+                    if workload is not None:
+                        self._offer(workload)
         self._hear()
 
-    def _offer(self, vm: Item) -> None:
+    def _offer(self, workload: Item) -> None:
         """Queue a VM if there is something to decide or to say about it."""
-        placed, wish = vm.envelope.condition("Placed"), spec_of(vm)
+        placed, spec = workload.envelope.condition("Placed"), spec_of(workload)
         said = placed is not None and placed.status == "True"
-        allocations = self._view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)
-        to_do = any(not said or needs_resize(item, wish) or is_regrouped(item, vm) for item in allocations)
-        if to_do or has_moved_from(vm, allocations) or wants_place(self._view, vm):
-            self.queue.offer(vm.key)
+        allocations = self._view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid)
+        to_do = any(not said or needs_resize(item, spec) or is_regrouped(item, workload) for item in allocations)
+        if to_do or has_moved_from(workload, allocations) or wants_place(self._view, workload):
+            self.queue.offer(workload.key)
         else:
-            self.queue.forget(vm.key)
+            self.queue.forget(workload.key)
 
-    def _offer_all(self, vms: Iterable[Item]) -> None:
-        for vm in vms:
-            self._offer(vm)
+    def _offer_all(self, workloads: Iterable[Item]) -> None:
+        for workload in workloads:
+            self._offer(workload)
 
     def wake_classes(self) -> None:
         """Queue those who wait for what nodes have gained since the last call."""
@@ -235,7 +235,7 @@ class Intake:
             uids = [uid for uid in snapshot.improved if snapshot.index_of(uid) is not None]
             snapshot.improved.clear()
             cramped, self.cramped = self.cramped, set()
-            self._offer_all(vm for key in sorted(cramped) if (vm := self._view.get(key)) is not None)
+            self._offer_all(workload for key in sorted(cramped) if (workload := self._view.get(key)) is not None)
             rows = [row for uid in uids if (row := snapshot.index_of(uid)) is not None]
             if rows:
                 most = np.max(snapshot.capacity[:, rows] - snapshot.allocated[:, rows], axis=1)
@@ -261,10 +261,10 @@ def _moved(change: Changed, read: Callable[[Item], object]) -> bool:
     return change.old is None or change.new is None or read(change.old) != read(change.new)
 
 
-def needs_resize(allocation: Item, wish: WorkloadSpec) -> bool:
+def needs_resize(allocation: Item, workload_spec: WorkloadSpec) -> bool:
     """Whether the place gives its VM other amounts than it asks for by now."""
     spec = allocation.spec(AllocationSpec)
-    return spec.move is None and bool(find_fit(spec, wish, allocation.report(AllocationReport)))
+    return spec.move is None and bool(find_fit(spec, workload_spec, allocation.report(AllocationReport)))
 
 
 def _stand_of(allocation: Item) -> object:
@@ -272,10 +272,10 @@ def _stand_of(allocation: Item) -> object:
     return allocation.report(AllocationReport).room, allocation.spec(AllocationSpec).move
 
 
-def is_regrouped(allocation: Item, vm: Item) -> bool:
+def is_regrouped(allocation: Item, workload: Item) -> bool:
     """Whether its VM is of other groups by now."""
     spec = allocation.spec(AllocationSpec)
-    return spec.move is None and spec.memberships != read_memberships(vm)
+    return spec.move is None and spec.memberships != read_memberships(workload)
 
 
 def _stand_of_node(node: Item) -> object:
@@ -284,7 +284,12 @@ def _stand_of_node(node: Item) -> object:
     return (node.uid, bytes(of.spec), bytes(of.report), of.labels, node.status(NodeStatus).phase, node.deleting)
 
 
-def _wish_of(vm: Item) -> object:
+def _wish_of(workload: Item) -> object:
     """What of a VM bears on its placement."""
-    addressed = vm.envelope.condition("Addressed")
-    return (vm.uid, vm.envelope.generation, addressed and (addressed.status, addressed.generation), is_looked_at(vm))
+    addressed = workload.envelope.condition("Addressed")
+    return (
+        workload.uid,
+        workload.envelope.generation,
+        addressed and (addressed.status, addressed.generation),
+        is_looked_at(workload),
+    )

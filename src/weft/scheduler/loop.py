@@ -167,7 +167,9 @@ class Scheduler:
     async def _decide_batch(self) -> None:
         await self._hear_use()
         keys = self.intake.queue.take(BATCH)
-        has_gang = any((vm := self._view.get(key)) is not None and spec_of(vm).gang is not None for key in keys)
+        has_gang = any(
+            (workload := self._view.get(key)) is not None and spec_of(workload).gang is not None for key in keys
+        )
         if has_gang or self._flight.holds(keys):  # what they are together with isn't in the view yet
             await self._land(0)
         self._batch = Batch(keys)
@@ -207,50 +209,50 @@ class Scheduler:
         self._mustered.clear()
         commits: list[Commit | None] = []
         for key in keys:
-            vm = self._view.get(key)
-            if vm is not None and spec_of(vm).gang is not None and wants_place(self._view, vm):
-                commits += self._plan_gang(vm)
+            workload = self._view.get(key)
+            if workload is not None and spec_of(workload).gang is not None and wants_place(self._view, workload):
+                commits += self._plan_gang(workload)
             else:
                 commits.append(self._plan_one(key))
         return [commit for commit in commits if commit is not None]
 
     def _plan_one(self, key: str) -> Commit | None:
-        vm = self._view.get(key)
-        if vm is None or vm.deleting:
+        workload = self._view.get(key)
+        if workload is None or workload.deleting:
             return None
         now = self._term.clock.now()
-        if not wants_place(self._view, vm):
-            return self._plan_placed(vm, now)
-        candidate = read_candidate(self._view, vm, self._strategy, self.intake.silent)
+        if not wants_place(self._view, workload):
+            return self._plan_placed(workload, now)
+        candidate = read_candidate(self._view, workload, self._strategy, self.intake.silent)
         if isinstance(candidate, Candidate):
             candidate = self._find_obstacle(candidate) or candidate
         if isinstance(candidate, Waiting):
-            return self._plan_waiting(vm, candidate, now)
+            return self._plan_waiting(workload, candidate, now)
         return self._decide(candidate, now)
 
-    def _plan_gang(self, vm: Item) -> list[Commit | None]:
-        """Decide on all that are to be placed together with ``vm``: their places are one commit."""
+    def _plan_gang(self, workload: Item) -> list[Commit | None]:
+        """Decide on all that are to be placed together with ``workload``: their places are one commit."""
         now = self._term.clock.now()
-        found = assemble_gang(self._view, vm, self._strategy, self.intake.silent)
+        found = assemble_gang(self._view, workload, self._strategy, self.intake.silent)
         if isinstance(found, list):
             found = next((taken for each in found if (taken := self._find_obstacle(each)) is not None), found)
         if isinstance(found, Waiting):
-            return [self._plan_waiting(vm, found, now)]
+            return [self._plan_waiting(workload, found, now)]
         if len(found) == 1:
             return [self._decide(found[0], now)]
-        name = name_gang(vm)
+        name = name_gang(workload)
         if name in self._mustered:
             return []
         self._mustered.add(name)
         candidates = [self._relax(candidate) for candidate in found]
-        members = [Member(c.request, c.vm.uid, name_workload(c.vm.envelope.ref)) for c in candidates]
+        members = [Member(c.request, c.workload.uid, name_workload(c.workload.envelope.ref)) for c in candidates]
         began = self._term.clock.elapsed()
         search = self._budget.allows(began)
         joint = find_places(self._engine, members, search=search)
         if joint.searched:
             self._budget.spend(began, self._term.clock.elapsed())
         if joint.rows is None and not joint.proven and not search:
-            self._budget.owed.add(vm.key)
+            self._budget.owed.add(workload.key)
         tell = explain_refusal if joint.rows is None else explain_places
         told = tell(self._engine, members, joint)
         timing = Timing(now, round((self._term.clock.elapsed() - began) * 1000, 3))
@@ -267,7 +269,7 @@ class Scheduler:
         for volume in (volume for candidate in candidates for volume in candidate.volumes):
             self._batch.attached.pop(volume.uid, None)
         large = Waiting("gangTooLarge", f"its gang's places can't be written at once: {excess}")
-        return [plan_waiting(candidate.vm, large, now) for candidate in candidates]
+        return [plan_waiting(candidate.workload, large, now) for candidate in candidates]
 
     def _find_obstacle(self, candidate: Candidate) -> Waiting | None:
         """What it must wait for: what another of the batch in hand got, or a worker of its policy."""
@@ -279,28 +281,28 @@ class Scheduler:
             return Waiting("policyStarting", "its placement policy is being started")
         return None
 
-    def _plan_waiting(self, vm: Item, waiting: Waiting, now: float) -> Commit | None:
+    def _plan_waiting(self, workload: Item, waiting: Waiting, now: float) -> Commit | None:
         if waiting.reason == "policyNotFound":
-            self.intake.unruled.add(vm.key)
+            self.intake.unruled.add(workload.key)
         if waiting.reason == "policyStarting":
-            self._starting.add(vm.key)
-        return plan_waiting(vm, waiting, now)
+            self._starting.add(workload.key)
+        return plan_waiting(workload, waiting, now)
 
-    def _plan_placed(self, vm: Item, now: float) -> Commit | None:
-        allocations = self._view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)
+    def _plan_placed(self, workload: Item, now: float) -> Commit | None:
+        allocations = self._view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid)
         if not allocations:
             return None
         for allocation in allocations:
-            if not allocation.deleting and needs_resize(allocation, spec_of(vm)):
+            if not allocation.deleting and needs_resize(allocation, spec_of(workload)):
                 self._batch.resized.append(allocation.key)
-                commit = plan_resize(self._view, self.snapshot, vm, allocation, now)
+                commit = plan_resize(self._view, self.snapshot, workload, allocation, now)
                 if commit is None or allocation.key not in {write.key for write in commit.writes}:
-                    self.intake.cramped.add(vm.key)
+                    self.intake.cramped.add(workload.key)
                 return commit
-            if is_regrouped(allocation, vm):
+            if is_regrouped(allocation, workload):
                 self._batch.resized.append(allocation.key)
-                return plan_regrouped(vm, allocation, read_memberships(vm))
-        return plan_adopted(vm, allocations, now)
+                return plan_regrouped(workload, allocation, read_memberships(workload))
+        return plan_adopted(workload, allocations, now)
 
     def _relax(self, candidate: Candidate) -> Candidate:
         request, given_up = relax(candidate.request, self.snapshot)
@@ -308,13 +310,13 @@ class Scheduler:
 
     def _decide(self, candidate: Candidate, now: float) -> Commit | None:
         candidate = self._relax(candidate)
-        vm, request = candidate.vm, candidate.request
+        workload, request = candidate.workload, candidate.request
         standing = self.intake.queue.verdict(request)
         if standing is not None:
             return self._refuse(candidate, standing, Timing(now, 0.0))
         began = self._term.clock.elapsed()
-        row = self._engine.choose(request, vm.uid)
-        explanation = explain(self._engine, request, vm.uid, row)
+        row = self._engine.choose(request, workload.uid)
+        explanation = explain(self._engine, request, workload.uid, row)
         skipped = tuple(self._own.skipped(request.strategy))
         if skipped:
             candidate = msgspec.structs.replace(candidate, skipped=skipped)
@@ -325,30 +327,30 @@ class Scheduler:
 
     def _preempt(self, candidate: Candidate, timing: Timing) -> Commit | None:
         """Its placement where others give way to it; None if there is no such place."""
-        request, vm = candidate.request, candidate.vm
+        request, workload = candidate.request, candidate.workload
         way = find_way(self._view, self._engine, request) if may_preempt(request) else None
         if way is None:
             return None
         with without(self.snapshot, [item.key for item in way.victims]):
-            told = explain(self._engine, request, vm.uid, way.row)
+            told = explain(self._engine, request, workload.uid, way.row)
             commit = self._bind(candidate, way.row, told, timing)
         self._batch.resized += [item.key for item in way.victims]
-        return join_victims(self._view, commit, way, vm, timing.at)
+        return join_victims(self._view, commit, way, workload, timing.at)
 
     def _bind(self, candidate: Candidate, row: int, explanation: Explanation, timing: Timing) -> Commit:
         """Count it as there, and write it down."""
-        vm, request = candidate.vm, candidate.request
+        workload, request = candidate.workload, candidate.request
         node = self._view.find(NODES_BY_UID, self.snapshot.uids[row])[0]
         uid = new_uid()
         allocation = object_key("allocation", None, allocation_name(node.uid, uid))
         load = self._engine.load(request, row)
         if request.groups:
-            load = msgspec.structs.replace(load, workload=name_workload(vm.envelope.ref))
+            load = msgspec.structs.replace(load, workload=name_workload(workload.envelope.ref))
         self.snapshot.put_allocation(allocation, node.uid, request.amounts, load)
         self._batch.assumed.append(allocation)
-        self._batch.attached.update((volume.uid, vm) for volume in candidate.volumes)
+        self._batch.attached.update((volume.uid, workload) for volume in candidate.volumes)
         self._engine.last = node.envelope.name
-        what = f"{find_kind(vm.envelope.kind).title} '{vm.envelope.name}'"
+        what = f"{find_kind(workload.envelope.kind).title} '{workload.envelope.name}'"
         line = (
             f"Selected agent '{node.envelope.name}' for {what} by {request.strategy} - "
             f"{describe_choice(self._engine, row)}"
@@ -356,11 +358,15 @@ class Scheduler:
         return plan_placement(self._view, candidate, node, uid, load, explanation, timing, line, self._tell)
 
     def _refuse(self, candidate: Candidate, explanation: Explanation, timing: Timing) -> Commit | None:
-        vm = candidate.vm
+        workload = candidate.workload
         if candidate.request.mode == "long-lived":
-            self.intake.queue.refuse(vm.key, candidate.request, explanation)
-        placed = vm.envelope.condition("Placed")
-        if placed is not None and placed.reason == explanation.error and placed.generation == vm.envelope.generation:
+            self.intake.queue.refuse(workload.key, candidate.request, explanation)
+        placed = workload.envelope.condition("Placed")
+        if (
+            placed is not None
+            and placed.reason == explanation.error
+            and placed.generation == workload.envelope.generation
+        ):
             # Said already. With thousands that wait, figures that moved are not worth thousands of writes.
             if placed.message == explanation.message or self._retold[candidate.request] >= RETOLD:
                 return None

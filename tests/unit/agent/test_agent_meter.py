@@ -189,7 +189,7 @@ async def test_what_booting_takes_does_not_count(bench: Bench) -> None:
 
 
 async def test_only_an_active_place_is_gone_by_and_a_stopped_guest_uses_nothing(bench: Bench) -> None:
-    target, stopped = bench.add("moving", role="target"), bench.add("stopped", wish="stop")
+    target, stopped = bench.add("moving", role="target"), bench.add("stopped", desired="stop")
     wanted, _ = bench.guests[1]
     bench.guests[1] = (wanted, make_facts(wanted.id, "stopped"))
     del bench.runtime.cpu[wanted.id]

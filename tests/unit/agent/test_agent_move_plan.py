@@ -69,16 +69,16 @@ def test_a_source_sends_once_it_knows_where_to_and_goes_on_after_a_crash() -> No
 @pytest.mark.parametrize("boots", [0, 3])
 def test_neither_side_ever_starts_a_guest(state: str, role: str, boots: int) -> None:
     for part in (None, SOURCE if role == "source" else TARGET):
-        for fields in ({}, {"wish": "stop"}, {"deleting": True}, {"moving": True}):
+        for fields in ({}, {"desired": "stop"}, {"deleting": True}, {"moving": True}):
             side = known(part, role=role, move=TOLD, boots=boots, **fields)  # type: ignore[arg-type]
             assert Step.START not in steps(side, state)
 
 
 def test_a_target_that_is_to_stop_gives_up_and_is_taken_away_with_its_half_made_volumes() -> None:
-    assert steps(known(TARGET, role="target", move=MOVE, wish="stop", moving=True), "starting") == (Step.GIVE_UP,)
-    assert steps(known(None, made=False, role="target", move=MOVE, wish="stop"), "absent") == (Step.GIVE_UP,)
+    assert steps(known(TARGET, role="target", move=MOVE, desired="stop", moving=True), "starting") == (Step.GIVE_UP,)
+    assert steps(known(None, made=False, role="target", move=MOVE, desired="stop"), "absent") == (Step.GIVE_UP,)
     given_up = change(TARGET, over=True)
-    assert steps(known(given_up, role="target", move=MOVE, wish="stop"), "absent") == ()
+    assert steps(known(given_up, role="target", move=MOVE, desired="stop"), "absent") == ()
     assert steps(known(given_up, role="target", move=MOVE, deleting=True), "absent") == WITH_VOLUMES
     for part in (None, TARGET):
         assert steps(known(part, role="target", move=MOVE, deleting=True), "starting") == (Step.GIVE_UP,)
@@ -91,13 +91,13 @@ def test_data_that_was_here_before_a_target_came_is_left_alone() -> None:
 
 def test_a_target_that_has_taken_over_is_not_given_up_any_more() -> None:
     taken = change(TARGET, taken=True)
-    assert steps(known(taken, role="target", move=MOVE, wish="stop")) == ()
+    assert steps(known(taken, role="target", move=MOVE, desired="stop")) == ()
     assert steps(known(taken)) == (Step.SETTLE,)
     assert steps(known(taken, deleting=True)) == (Step.STOP, *TAKE_AWAY), "then its volumes are nobody else's"
 
 
 def test_a_source_that_was_left_goes_with_its_volumes_only_by_the_targets_word() -> None:
-    assert steps(known(SOURCE, role="source", move=TOLD, wish="stop", deleting=True), "paused") == (Step.LEAVE,)
+    assert steps(known(SOURCE, role="source", move=TOLD, desired="stop", deleting=True), "paused") == (Step.LEAVE,)
     left = change(SOURCE, over=True)
     assert steps(known(left, role="source", move=TOLD, deleting=True), "stopped") == TAKE_AWAY
     heard = change(left, taken=True)
@@ -184,7 +184,7 @@ def test_what_came_by_a_move_and_was_taken_away_since_neither_waits_nor_says_tha
         known(gone, made=False, role="target", move=MOVE), GuestFacts("id", "a", "web", 1, "absent"), 0
     )
     assert (plan.steps, plan.state, plan.reason) == ((), "stopped", "moved")
-    assert steps(known(gone, made=False, role="target", move=MOVE, wish="stop"), "absent") == ()
+    assert steps(known(gone, made=False, role="target", move=MOVE, desired="stop"), "absent") == ()
     assert steps(known(gone, made=False, deleting=True, role="target", move=MOVE), "absent") == TAKE_AWAY
 
 

@@ -65,8 +65,10 @@ def test_a_guest_whose_agent_never_answered_is_starting_and_one_that_did_is_runn
 
 
 def test_wish_stop_stops_and_keeps_the_disks() -> None:
-    assert plan_allocation(known(UP, wish="stop"), guest("running"), 0).steps == (Step.STOP,)
-    assert plan_allocation(known(AllocationState(run="down"), wish="stop"), guest("stopped"), 0) == Plan((), "stopped")
+    assert plan_allocation(known(UP, desired="stop"), guest("running"), 0).steps == (Step.STOP,)
+    assert plan_allocation(known(AllocationState(run="down"), desired="stop"), guest("stopped"), 0) == Plan(
+        (), "stopped"
+    )
 
 
 def test_a_guest_stopped_by_wish_starts_again_when_wished_whatever_its_restart_policy() -> None:
@@ -85,12 +87,12 @@ def test_a_higher_start_counter_stops_the_guest_and_starts_it_afresh() -> None:
 def test_a_suspended_guest_resumes_or_boots_afresh_as_the_counter_says() -> None:
     assert plan_allocation(known(UP), guest("suspended"), 0).steps == BRING_UP
     assert plan_allocation(known(UP, boots=1), guest("suspended"), 0).steps == (Step.REMOVE, *BRING_UP)
-    assert plan_allocation(known(UP, wish="stop"), guest("suspended"), 0).steps == (Step.REMOVE,)
-    assert plan_allocation(known(UP, wish="suspend"), guest("suspended"), 0) == Plan((), "suspended")
+    assert plan_allocation(known(UP, desired="stop"), guest("suspended"), 0).steps == (Step.REMOVE,)
+    assert plan_allocation(known(UP, desired="suspend"), guest("suspended"), 0) == Plan((), "suspended")
 
 
 def test_suspending_is_not_tried_where_the_runtime_cant() -> None:
-    unable = msgspec.structs.replace(known(UP, wish="suspend"), can_suspend=False)
+    unable = msgspec.structs.replace(known(UP, desired="suspend"), can_suspend=False)
     plan = plan_allocation(unable, guest("running"), 0)
     assert (plan.steps, plan.state, plan.reason) == ((), "running", "unsupported")
 
@@ -106,7 +108,7 @@ def test_deleting_takes_everything_away_and_forgets_last() -> None:
 @pytest.mark.parametrize("state", ["absent", "running", "paused", "suspended", "stopped", "failed"])
 def test_an_orphan_is_neither_begun_nor_ended(wish: str, state: str) -> None:
     orphan = AllocationState(run="up", made=True, orphan=True)
-    assert plan_allocation(known(orphan, wish=wish, boots=7), guest(state), 0).steps == ()
+    assert plan_allocation(known(orphan, desired=wish, boots=7), guest(state), 0).steps == ()
 
 
 @pytest.mark.parametrize(
@@ -160,7 +162,7 @@ def test_trouble_waits_its_turn_and_is_told() -> None:
 
 def test_trouble_with_a_running_guest_does_not_call_it_failed() -> None:
     trouble = StepFailure("driverFailed", "can't suspend just now", 1, 5.0)
-    plan = plan_allocation(known(UP, trouble=trouble, wish="suspend"), guest("running", ready=True), 0)
+    plan = plan_allocation(known(UP, trouble=trouble, desired="suspend"), guest("running", ready=True), 0)
     assert (plan.state, plan.reason) == ("running", "driverFailed")
 
 
@@ -252,7 +254,7 @@ class World:
             self.memory = replace(self.memory, made=True)
             self.copy = True
         wished = self.deleting or (
-            self.listed and (step in BRING_UP or self.spec.wish != "run" or self.spec.boots > self.memory.boots)
+            self.listed and (step in BRING_UP or self.spec.desired != "run" or self.spec.boots > self.memory.boots)
         )
         if not wished:
             self.without_evidence.append(step)
@@ -299,9 +301,9 @@ def happen(world: World, event: str, value: Any) -> None:
     world.now += 100
     replace = msgspec.structs.replace
     if event == "wish" and world.listed:
-        world.spec = replace(world.spec, wish=value)
+        world.spec = replace(world.spec, desired=value)
     elif event == "boots" and world.listed:
-        world.spec = replace(world.spec, wish="run", boots=world.spec.boots + 1)
+        world.spec = replace(world.spec, desired="run", boots=world.spec.boots + 1)
     elif event == "delete" and world.listed:
         world.deleting = True
     elif event == "vanish":
@@ -333,9 +335,9 @@ def test_whatever_happens_it_converges_and_ends_nothing_without_evidence(
         raise AssertionError("it goes on for ever")
     if world.deleting:
         assert (world.guest, world.disk, world.port, world.copy) == ("absent", False, False, False)
-    elif world.spec.wish == "stop":
+    elif world.spec.desired == "stop":
         assert world.guest in ("absent", "stopped")
-    elif world.spec.wish == "suspend":
+    elif world.spec.desired == "suspend":
         assert world.guest in ("absent", "stopped", "suspended")
     else:
         rests = world.memory.run == "ended" and (

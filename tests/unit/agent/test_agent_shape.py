@@ -83,7 +83,7 @@ def test_ports_of_nics_it_gave_up_go_after_them() -> None:
 def test_ports_of_nics_that_a_stopped_guest_gave_up_go_at_once() -> None:
     """Another may have the address by now, on this node too."""
     known = PlanInput(
-        wanted=msgspec.structs.replace(wanted(), spec=asked(nics=[], wish="stop")),
+        wanted=msgspec.structs.replace(wanted(), spec=asked(nics=[], desired="stop")),
         memory=AllocationState(run="up", made=True, leftover=SPEC.nics),
     )
     told = plan_allocation(known, GuestFacts("g", "u", "web", 1, "stopped"), 0.0)

@@ -28,7 +28,7 @@ def image(name: str, url: str, digest: str = "", phase: str = "Available") -> Kn
 def container(wish: dict[str, Any] | None = None, **side: Any) -> WorkloadFacts:
     spec = ContainerSpec(**{"image": f"{WEB}:1", **(wish or {})})
     status = WorkloadStatus(phase="Running", observed_generation=1)
-    return WorkloadFacts(**{"what": "container/web", "wish": spec, "status": status, "generation": 1, **side})
+    return WorkloadFacts(**{"what": "container/web", "spec": spec, "status": status, "generation": 1, **side})
 
 
 FITS = Answer(True, "n1")
@@ -81,7 +81,7 @@ def test_what_weft_holds_is_named_by_its_name_on_both_sides_and_must_be_the_same
     assert outcome.image is not None and outcome.image[1].url == "oci://busybox"
     made = image("web-ab12c", "oci://busybox", ONE)
     vm = WorkloadFacts(
-        what="vm/web", wish=VmSpec(image=made.name), status=WorkloadStatus(phase="Running"), generation=1
+        what="vm/web", spec=VmSpec(image=made.name), status=WorkloadStatus(phase="Running"), generation=1
     )
     back = facts(spec=ConversionSpec(workload="vm/web", to="container"), old=vm)
     outcome = plan_conversion(msgspec.structs.replace(back, images=(made, held)))
@@ -139,7 +139,7 @@ def stopping(place: Place) -> Facts:
     )
     old = container({"mounts": ["data:/srv"], "publish": ["80:80"], "run": "stop"}, places=(place,))
     new = WorkloadFacts(
-        what="vm/web", wish=VmSpec(image="i", run="stop", networks=[]), status=WorkloadStatus(), generation=1
+        what="vm/web", spec=VmSpec(image="i", run="stop", networks=[]), status=WorkloadStatus(), generation=1
     )
     return facts(status=status, old=old, new=new, images=(image("i", f"oci://{WEB}:1", ONE),), now=5.0)
 
@@ -174,12 +174,12 @@ def test_what_the_old_one_loses_the_new_one_gets_and_the_way_back_is_its_reverse
         before,
         spec=msgspec.structs.replace(SPEC, undo=True),
         status=status,
-        old=msgspec.structs.replace(before.old, wish=old),
-        new=msgspec.structs.replace(before.new, wish=new),
+        old=msgspec.structs.replace(before.old, spec=old),
+        new=msgspec.structs.replace(before.new, spec=new),
     )
     back = plan_conversion(after)
     assert (back.status.phase, back.status.kept, back.claims) == ("Undoing", None, "old")
-    assert back.old == before.old.wish
+    assert back.old == before.old.spec
     assert isinstance(back.new, VmSpec) and (back.new.volumes, back.new.networks) == ([], [])
 
 

@@ -114,7 +114,7 @@ def test_a_life_that_is_watched_closely_takes_only_legal_ways(history: list[tupl
                 if verb == "restart" or (verb == "start" and status.phase in ("Stopped", "Failed")):
                     fields["boots"] = spec.boots + 1
                 want = wished(msgspec.structs.replace(spec, **fields))
-                new = msgspec.structs.replace(here.spec, wish=want.spec.run, boots=want.spec.boots)
+                new = msgspec.structs.replace(here.spec, desired=want.spec.run, boots=want.spec.boots)
                 here = Place(new, report, here.node_phase)
             case ("guest ends",) if report.state == "running" and here.node_phase == "Ready":
                 ended = msgspec.structs.replace(report, state="stopped", reason="guestPoweredOff")

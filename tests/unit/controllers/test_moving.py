@@ -44,7 +44,7 @@ def side(role: str, says: str = "", *, node: str | None = "Ready", **more: Any) 
         workload_generation=1,
         incarnation=1 if role == "source" else 2,
         role=role,  # type: ignore[arg-type]
-        wish=more.get("wish", "run"),
+        desired=more.get("desired", "run"),
         resources=Resources(),
         image=AllocatedImage(name="i", uid="i", sha256="s", size=1, url="u"),
         move=move,
@@ -58,7 +58,7 @@ def plan(
     source: MigrationEndpoint | None, target: MigrationEndpoint | None, status: MigrationStatus = UNDER_WAY, **more: Any
 ) -> Outcome:
     wish = MigrationSpec(workload="vm/web", **more.pop("wish", {}))
-    facts = {"vm": VmSpec(image="i"), "now": NOW, **more}
+    facts = {"workload": VmSpec(image="i"), "now": NOW, **more}
     return plan_move(Facts(spec=wish, status=status, source=source, target=target, **facts))
 
 
@@ -67,7 +67,7 @@ def writes(outcome: Outcome) -> dict[str, Any]:
     told: dict[str, Any] = {}
     for name, spec in (("source", outcome.source), ("target", outcome.target)):
         if spec is not None:
-            told[name] = (spec.role, spec.wish, spec.move is not None)
+            told[name] = (spec.role, spec.desired, spec.move is not None)
     told |= {"source goes": True} if outcome.source_goes else {}
     told |= {"target goes": True} if outcome.target_goes else {}
     return told
@@ -96,7 +96,7 @@ def test_both_sides_are_told_what_both_nodes_may_carry_and_hear_when_that_change
 @pytest.mark.parametrize("said", ["", "moving", "switching", "handed over", "failed"])
 def test_the_targets_word_that_it_took_over_swaps_the_places_whatever_else_is_so(said: str) -> None:
     for status in (UNDER_WAY, BREAKING):
-        outcome = plan(side("source", said), side("target", "taken over", wish="stop"), status, vm=None)
+        outcome = plan(side("source", said), side("target", "taken over", desired="stop"), status, workload=None)
         assert writes(outcome)["source"] == ("source", "stop", True) and outcome.source_goes
         assert outcome.target is not None and (outcome.target.role, outcome.target.move) == ("active", None)
         assert (outcome.status.phase, outcome.status.ending) == ("Finishing", "")
@@ -113,9 +113,9 @@ def test_it_has_succeeded_when_nothing_is_left_at_the_source() -> None:
     [
         ("asked for", {"wish": {"cancel": True}}, "Cancelled"),
         ("deleted", {"deleting": True}, "Cancelled"),
-        ("the VM goes", {"vm": None}, "Cancelled"),
-        ("the VM is to stop", {"vm": VmSpec(image="i", run="stop")}, "Cancelled"),
-        ("the VM is to be restarted", {"vm": VmSpec(image="i", boots=1)}, "Cancelled"),
+        ("the VM goes", {"workload": None}, "Cancelled"),
+        ("the VM is to stop", {"workload": VmSpec(image="i", run="stop")}, "Cancelled"),
+        ("the VM is to be restarted", {"workload": VmSpec(image="i", boots=1)}, "Cancelled"),
         ("too late", {"now": NOW + 1000}, "Failed"),
         ("the source failed", {"source": side("source", "failed")}, "Retry"),
         ("the target failed", {"target": side("target", "failed")}, "Retry"),
@@ -180,7 +180,7 @@ def test_what_was_handed_over_and_not_taken_in_time_is_broken_off() -> None:
 
 
 def test_the_targets_word_that_it_gave_up_reaches_the_source_before_its_place_is_gone() -> None:
-    outcome = plan(side("source", "handed over"), side("target", "given up", wish="stop"), BREAKING)
+    outcome = plan(side("source", "handed over"), side("target", "given up", desired="stop"), BREAKING)
     assert outcome.target_goes and outcome.source is not None and outcome.source.move is not None
     assert (outcome.source.role, outcome.source.move.never_ran) == ("source", True)
 
@@ -201,7 +201,7 @@ def test_another_try_has_another_key_so_what_the_first_one_said_is_not_heard() -
 
 @pytest.mark.parametrize("said", ["", "moving", "switching", "handed over"])
 def test_of_a_lost_target_nothing_is_concluded_unless_the_guest_runs_at_the_source_for_good(said: str) -> None:
-    lost = side("target", "waiting", node="NotReady", wish="stop")
+    lost = side("target", "waiting", node="NotReady", desired="stop")
     outcome = plan(side("source", said), lost, BREAKING)
     assert writes(outcome) == {} and "waiting for its word" in outcome.status.message
     assert "weft node delete n2 --force" in outcome.status.message, "and what people can do"
@@ -260,7 +260,7 @@ def test_a_place_that_is_the_guests_again_carries_the_word_that_the_target_never
 
 @pytest.mark.parametrize(
     ("given", "reason"),
-    [({"deleting": True}, "cancelled"), ({"wish": {"cancel": True}}, "cancelled"), ({"vm": None}, "vmDeleted")],
+    [({"deleting": True}, "cancelled"), ({"wish": {"cancel": True}}, "cancelled"), ({"workload": None}, "vmDeleted")],
 )
 def test_what_is_not_wanted_any_more_never_begins(given: dict[str, Any], reason: str) -> None:
     outcome = plan(None, None, MigrationStatus(), **given)

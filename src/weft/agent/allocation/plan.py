@@ -134,9 +134,9 @@ def _plan(known: PlanInput, guest: GuestFacts, now: float) -> Plan:
         return _plan_after_move(known, guest, known.memory.part)
     if (relocation := _plan_relocation(known, guest)) is not None:
         return relocation
-    if spec.wish == "stop":
+    if spec.desired == "stop":
         return _plan_stop(guest, tidy)
-    if spec.wish == "suspend":
+    if spec.desired == "suspend":
         return _plan_suspend(known, guest)
     return _plan_run(known, guest, now)
 
@@ -239,7 +239,7 @@ def _plan_target(known: PlanInput, guest: GuestFacts) -> Plan:
         return Plan((), "stopped", "givenUp", "it stays where it is")
     if part is not None and part.taken:
         return Plan((), _state(known, guest))
-    if spec.wish != "run":
+    if spec.desired != "run":
         return Plan((Step.GIVE_UP,), "stopping")
     if known.moving or spec.move is None or (part is None and known.unheard):
         return Plan((), "preparing")

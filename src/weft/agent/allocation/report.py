@@ -49,7 +49,7 @@ def make_report(
     return AllocationReport(
         incarnation=wanted.spec.incarnation,
         state=state,
-        wish_count=wanted.spec.wish_count,
+        desired_count=wanted.spec.desired_count,
         boots=memory.boots,
         ready=alive.ready if alive is not None else None,
         boot_id=kept.boot_id if kept is not None else None,
@@ -82,7 +82,7 @@ def has_ended(wanted: LocalAllocation, memory: AllocationState, plan: Plan, gues
     """Whether what ran here has ended, by itself or as it was wished, and nothing is about to start it; or is wished not to run,
     and never did."""
     rests = plan.state in ("stopped", "failed") and not plan.steps and plan.look_at is None
-    over = memory.run in ("ended", "down") or wanted.spec.wish == "stop"
+    over = memory.run in ("ended", "down") or wanted.spec.desired == "stop"
     return rests and over and (guest is None or not is_alive(guest))
 
 

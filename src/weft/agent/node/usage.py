@@ -115,7 +115,7 @@ class Meter:
             use = await self._measure(self._runtimes.find(wanted), wanted.id, facts, self._disks.get(wanted.id, 0))
             if wanted.spec.role != "active":  # how much it will use can't be known yet, or isn't its node's for long
                 use = msgspec.structs.replace(use, settled=False)
-            elif facts is not None and facts.state in ("stopped", "suspended") and wanted.spec.wish != "run":
+            elif facts is not None and facts.state in ("stopped", "suspended") and wanted.spec.desired != "run":
                 use = msgspec.structs.replace(use, settled=True)
             uid = wanted.spec.workload.uid
             uses[uid] = add_up((uses[uid], use)) if uid in uses else use

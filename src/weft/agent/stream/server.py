@@ -184,7 +184,7 @@ class Streams:
             current = self._find_guest(wanted.uid)
             if mark is not None and current is not None and (place := place_of_target(current, facts)) is not None:
                 raise _Elsewhere(place)
-            if current is None or current.deleting or (current.spec.wish != "run" and facts.state != "running"):
+            if current is None or current.deleting or (current.spec.desired != "run" and facts.state != "running"):
                 raise IllegalTransition(f"{wanted.what} is not running", hint="start it first")
             if resumes and facts.state not in _ALIVE and current.spec.role == "active":
                 raise Unavailable("the command was cut off: its guest has ended", reason="guestEnded")

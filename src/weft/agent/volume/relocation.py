@@ -236,7 +236,7 @@ class DiskRelocator:
     def _check_wished(self, *, stopped: bool = False) -> None:
         if self._order is None or self._order.key != self.store.key or self._order.cancel:
             raise GivenUp("broken off as asked")
-        if stopped and self._wanted.spec.wish == "run":
+        if stopped and self._wanted.spec.desired == "run":
             raise GivenUp("its VM is to run")
 
     def _relocations(self) -> Relocations:

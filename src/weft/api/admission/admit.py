@@ -84,27 +84,27 @@ class Fleet:
         return found
 
 
-async def plan_put(doors: ApiContext, view: View, wish: Manifest) -> Draft:
+async def plan_put(context: ApiContext, view: View, manifest: Manifest) -> Draft:
     """Make the object, or bring the one there is to what is wished."""
-    current = await view.get(wish.kind, wish.project, wish.name)
+    current = await view.get(manifest.kind, manifest.project, manifest.name)
     if current is None:
-        return await plan_create(doors, view, wish, known_absent=True)
-    return await plan_update(doors, view, wish, current)
+        return await plan_create(context, view, manifest, known_absent=True)
+    return await plan_update(context, view, manifest, current)
 
 
 async def plan_create(
-    doors: ApiContext, view: View, wish: Manifest, *, known_absent: bool = False, fleet: Fleet | None = None
+    context: ApiContext, view: View, manifest: Manifest, *, known_absent: bool = False, fleet: Fleet | None = None
 ) -> Draft:
     """A new object. Raises AlreadyExists; with ``known_absent`` that is left to the commit to find out. ``fleet`` are those that
     the same request makes."""
-    kind = wish.kind
+    kind = manifest.kind
     if not known_absent:
-        current = await view.get(kind, wish.project, wish.name)
+        current = await view.get(kind, manifest.project, manifest.name)
         if current is not None:
-            raise taken(doors, kind, current)
-    if wish.generation not in (None, 0):
+            raise taken(context, kind, current)
+    if manifest.generation not in (None, 0):
         raise StaleRevision(
-            f'{kind.title} "{wish.name}" does not exist, but generation {wish.generation} of it was to be changed',
+            f'{kind.title} "{manifest.name}" does not exist, but generation {manifest.generation} of it was to be changed',
             field="generation",
             hint="leave uid and generation out to create it",
         )
@@ -112,26 +112,26 @@ async def plan_create(
         raise InvalidInput(
             f"a {kind.title} makes itself, by joining", field="kind", hint="weft token create --join says how"
         )
-    if len(wish.name) > kind.longest_name:
+    if len(manifest.name) > kind.longest_name:
         raise InvalidInput(
             f"name: a {kind.title}'s has at most {kind.longest_name} characters",
             field="name",
             hint="choose a shorter one",
         )
-    given = sealing.take_in(doors, wish, None)
+    given = sealing.take_in(context, manifest, None)
     spec, raw = _read_new(kind, given) if fleet is None else fleet.read(kind, given)
     if isinstance(spec, NetworkSpec):
-        _refuse_nodes_range(doors, spec.cidr)
+        _refuse_nodes_range(context, spec.cidr)
     if kind.uploads is not None:
-        await uploads.require_uploads(doors, kind, None, spec)
+        await uploads.require_uploads(context, kind, None, spec)
     envelope = Envelope(
         kind=kind.name,
-        name=wish.name,
+        name=manifest.name,
         uid=new_uid() if fleet is None else fleet.new_uid(),
-        project=wish.project,
-        labels=wish.labels or {},
+        project=manifest.project,
+        labels=manifest.labels or {},
         schema=kind.schema,
-        created_at=doors.clock.now(),
+        created_at=context.clock.now(),
         spec=raw,
         status=_first_status(kind.status),
         finalizers=list(kind.finalizers),
@@ -143,40 +143,40 @@ async def plan_create(
     named = await plan_named(view, kind, envelope, spec)
     draft = Draft(kind, envelope, "created", preconditions=[Absent(key), *named])
     if kind.claims is not None:
-        await _claim(doors, view, draft, None, spec)
+        await _claim(context, view, draft, None, spec)
     draft.writes.insert(0, Put(key, encode_envelope(envelope)))
     _check_size(draft)
     view.plan(key, envelope)
     return draft
 
 
-async def plan_update(doors: ApiContext, view: View, wish: Manifest, current: Envelope) -> Draft:
+async def plan_update(context: ApiContext, view: View, manifest: Manifest, current: Envelope) -> Draft:
     """A change of ``current``. Raises StaleRevision, InvalidInput for what can't be changed, IllegalTransition."""
-    kind = wish.kind
-    if wish.uid is not None:
-        refuse_another(kind, current, wish.uid)
+    kind = manifest.kind
+    if manifest.uid is not None:
+        refuse_another(kind, current, manifest.uid)
     refuse_deleting(kind, current)
     refuse_newer(kind, current)
-    if wish.generation is not None and wish.generation != current.generation:
+    if manifest.generation is not None and manifest.generation != current.generation:
         raise StaleRevision(
-            f'{kind.title} "{wish.name}" was changed meanwhile: it is at generation {current.generation}, '
-            f"not {wish.generation}",
+            f'{kind.title} "{manifest.name}" was changed meanwhile: it is at generation {current.generation}, '
+            f"not {manifest.generation}",
             field="generation",
             hint="read it again and make the change to what it is now",
             details={"generation": current.generation},
         )
     old = decode_part(current.spec, kind.spec)
-    spec = read_spec(kind, sealing.take_in(doors, wish, current), old)
+    spec = read_spec(kind, sealing.take_in(context, manifest, current), old)
     changes = plan_spec_change(old, spec, functools.partial(read_room, kind, current))
     _refuse_impossible(kind, current, changes)
     if kind.check_change is not None:
         kind.check_change(old, spec)
-    labels = current.labels if wish.labels is None else wish.labels
+    labels = current.labels if manifest.labels is None else manifest.labels
     if not changes and labels == current.labels:
         return Draft(kind, current, "unchanged")
     if changes:
         guard(kind, current)
-    draft = await plan_spec(doors, view, kind, current, old, spec, changes, labels)
+    draft = await plan_spec(context, view, kind, current, old, spec, changes, labels)
     draft.changes = sealing.hide_changes(kind, changes)
     _check_size(draft)
     view.plan(draft.writes[0].key, draft.envelope)
@@ -195,7 +195,7 @@ def refuse_another(kind: Kind, current: Envelope, uid: str) -> None:
 
 
 async def plan_spec(
-    doors: ApiContext,
+    context: ApiContext,
     view: View,
     kind: Kind,
     current: Envelope,
@@ -214,10 +214,10 @@ async def plan_spec(
     draft = Draft(kind, envelope, "updated", changes, preconditions=[AtRevision(current.key, current.revision)])
     if changes:
         if kind.uploads is not None:
-            await uploads.require_uploads(doors, kind, old, new)
+            await uploads.require_uploads(context, kind, old, new)
         draft.preconditions += await references.plan_references(view, kind, current, old, new)
         if kind.claims is not None:
-            await _claim(doors, view, draft, old, new)
+            await _claim(context, view, draft, old, new)
     draft.writes.insert(0, Put(current.key, encode_envelope(envelope)))
     return draft
 
@@ -260,9 +260,9 @@ def guard(kind: Kind, current: Envelope) -> None:
         kind.guard(current)
 
 
-def taken(doors: ApiContext, kind: Kind, current: Envelope) -> AlreadyExists:
+def taken(context: ApiContext, kind: Kind, current: Envelope) -> AlreadyExists:
     """The error for a name that is taken, saying by what; its reason is another one where that is on its way out."""
-    what, name, now = f'{kind.title} "{current.name}"', f"{kind.name}/{current.name}", doors.clock.now()
+    what, name, now = f'{kind.title} "{current.name}"', f"{kind.name}/{current.name}", context.clock.now()
     if current.deleting_since is not None:
         return AlreadyExists(
             f"{what} is still being deleted (asked for {format_age(now - current.deleting_since)} ago)",
@@ -314,9 +314,9 @@ def _refuse_impossible(kind: Kind, current: Envelope, changes: list[FieldChange]
             )
 
 
-def _refuse_nodes_range(doors: ApiContext, cidr: str) -> None:
+def _refuse_nodes_range(context: ApiContext, cidr: str) -> None:
     """A guest with a node's address would be in that node's place for its neighbours."""
-    if node := doors.ranges.find_node(cidr):
+    if node := context.ranges.find_node(cidr):
         raise InvalidInput(
             f"spec.cidr: {cidr} holds {node}, which is a node's own address",
             field="spec.cidr",
@@ -329,8 +329,8 @@ async def _plan_named(view: View, kind: Kind, envelope: Envelope, spec: Any) -> 
     return project + await references.plan_references(view, kind, envelope, None, spec)
 
 
-async def _claim(doors: ApiContext, view: View, draft: Draft, old: Any, new: Any) -> None:
-    writes, preconditions = await claims.plan_claims(doors, view, draft.kind, draft.envelope, old, new)
+async def _claim(context: ApiContext, view: View, draft: Draft, old: Any, new: Any) -> None:
+    writes, preconditions = await claims.plan_claims(context, view, draft.kind, draft.envelope, old, new)
     draft.writes += writes
     draft.preconditions += preconditions
 

@@ -25,7 +25,7 @@ MOST = 60  # of one owner, so that any object fits into one commit
 
 
 async def plan_claims(
-    doors: ApiContext, view: View, kind: Kind, owner: Envelope, old: Any, new: Any
+    context: ApiContext, view: View, kind: Kind, owner: Envelope, old: Any, new: Any
 ) -> tuple[list[Write], list[Precondition]]:
     """The writes that turn the claims of ``old`` (None: a new owner) into those of ``new``, and what must hold for
     them. Raises InUse if another owner has one, or something outside weft holds the port."""
@@ -39,8 +39,8 @@ async def plan_claims(
     for key, claim in wanted.items():
         current = await view.get_key(key)
         if current is None:
-            await _refuse_foreign(doors, claim)
-            envelope = _make(doors, owner, claim)
+            await _refuse_foreign(context, claim)
+            envelope = _make(context, owner, claim)
             view.plan(key, envelope)
             writes.append(Put(key, encode_envelope(envelope)))
             preconditions.append(Absent(key))
@@ -83,7 +83,7 @@ def _key(claim: Claim) -> str:
     return object_key(claim.kind, None, claim.name)
 
 
-def _make(doors: ApiContext, owner: Envelope, claim: Claim) -> Envelope:
+def _make(context: ApiContext, owner: Envelope, claim: Claim) -> Envelope:
     kind = BY_NAME[claim.kind]
     return Envelope(
         kind=claim.kind,
@@ -91,16 +91,16 @@ def _make(doors: ApiContext, owner: Envelope, claim: Claim) -> Envelope:
         uid=new_uid(),
         owner=owner.ref,
         schema=kind.schema,
-        created_at=doors.clock.now(),
+        created_at=context.clock.now(),
         spec=msgspec.Raw(msgspec.json.encode(claim.spec)),
         status=msgspec.Raw(msgspec.json.encode(kind.status())),
     )
 
 
-async def _refuse_foreign(doors: ApiContext, claim: Claim) -> None:
+async def _refuse_foreign(context: ApiContext, claim: Claim) -> None:
     if claim.forced or not isinstance(claim.spec, PublicationSpec):
         return
-    settings, port, protocol = doors.settings, claim.spec.port, claim.spec.protocol
+    settings, port, protocol = context.settings, claim.spec.port, claim.spec.protocol
     if reserved := find_reserved(port, protocol, (*settings.listen, *settings.gateways, *settings.functions)):
         raise InUse(
             f"port {port}/{protocol} is reserved for {reserved}",
@@ -108,11 +108,11 @@ async def _refuse_foreign(doors: ApiContext, claim: Claim) -> None:
             field=claim.field,
             hint=f"choose another port; {FORCE_HINT}",
         )
-    nodes = await doors.node_ports.find_holders(port, protocol)
+    nodes = await context.node_ports.find_holders(port, protocol)
     address = settings.publish_address
     if nodes:
         where = f"on {nodes}"
-    elif address is None or await is_port_free(address, port, protocol, doors.clock):
+    elif address is None or await is_port_free(address, port, protocol, context.clock):
         return
     else:
         where = f"on the server's machine ({address})"

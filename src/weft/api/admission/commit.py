@@ -23,20 +23,20 @@ _PAUSE_SECONDS = 0.01
 _NOWHERE = "/-"
 
 
-async def retry(doors: ApiContext, attempt: Callable[[], Awaitable[T]]) -> T:
+async def retry(context: ApiContext, attempt: Callable[[], Awaitable[T]]) -> T:
     """What ``attempt`` gives, begun anew as long as a precondition of its commit fails. Raises Unavailable if it never
     stops failing."""
     for count in range(TRIES):
         try:
             return await attempt()
         except PreconditionFailed:
-            await _pause(doors, count)
+            await _pause(context, count)
     raise _too_fast()
 
 
-async def _pause(doors: ApiContext, count: int) -> None:
+async def _pause(context: ApiContext, count: int) -> None:
     if count >= _PATIENT_TRIES:
-        await doors.clock.sleep(_PAUSE_SECONDS * count)
+        await context.clock.sleep(_PAUSE_SECONDS * count)
 
 
 def _too_fast() -> Unavailable:
@@ -44,52 +44,52 @@ def _too_fast() -> Unavailable:
 
 
 async def settle(
-    doors: ApiContext, plan: Callable[[View], Awaitable[Draft]], *, key: str | None = None, dry_run: bool = False
+    context: ApiContext, plan: Callable[[View], Awaitable[Draft]], *, key: str | None = None, dry_run: bool = False
 ) -> Draft:
     """Plan against the newest state and commit, until both agree; the draft as stored. ``key`` makes a repeat of the
     same request harmless: it gets the object as it is now."""
 
     for count in range(TRIES):  # as ``retry`` does; through that every write would cost more
         try:
-            draft = await plan(View(doors.store))
+            draft = await plan(View(context.store))
             if draft.writes and not dry_run:
-                revision = await doors.store.commit(draft.writes, draft.preconditions, idempotency_key=key)
+                revision = await context.store.commit(draft.writes, draft.preconditions, idempotency_key=key)
                 draft.envelope.revision = revision
                 if key is not None:
-                    await _find_first(doors, draft)
+                    await _find_first(context, draft)
             return draft
         except PreconditionFailed:
-            await _pause(doors, count)
+            await _pause(context, count)
     raise _too_fast()
 
 
-async def was_done(doors: ApiContext, key: str) -> bool:
+async def was_done(context: ApiContext, key: str) -> bool:
     """Whether a commit with this idempotency key has been made: asked by one that could never succeed otherwise."""
     try:
-        await doors.store.commit([], [Absent(_NOWHERE), Present(_NOWHERE)], idempotency_key=key)
+        await context.store.commit([], [Absent(_NOWHERE), Present(_NOWHERE)], idempotency_key=key)
     except PreconditionFailed:
         return False
     return True
 
 
-async def read_again(doors: ApiContext, store_key: str) -> Envelope | None:
+async def read_again(context: ApiContext, store_key: str) -> Envelope | None:
     """The object as it is stored now."""
-    entry = await doors.store.get(store_key)
+    entry = await context.store.get(store_key)
     return None if entry is None else decode_envelope(entry.value, entry.revision)
 
 
-def tell(doors: ApiContext, actor: Actor, draft: Draft) -> None:
+def tell(context: ApiContext, actor: Actor, draft: Draft) -> None:
     """The journal's line for a change that someone made."""
     if draft.action == "created":
-        doors.tell(draft.envelope.ref, "Created", f"created by {actor.name}")
+        context.tell(draft.envelope.ref, "Created", f"created by {actor.name}")
     elif draft.action == "updated":
         paths = ", ".join([change.path for change in draft.changes[:5]]) or "labels"
-        doors.tell(draft.envelope.ref, "Changed", f"{paths} changed by {actor.name}")
+        context.tell(draft.envelope.ref, "Changed", f"{paths} changed by {actor.name}")
 
 
-async def _find_first(doors: ApiContext, draft: Draft) -> None:
+async def _find_first(context: ApiContext, draft: Draft) -> None:
     """If the commit had been made before, put what that one made into the draft."""
-    stored = await read_again(doors, draft.envelope.key)
+    stored = await read_again(context, draft.envelope.key)
     if stored is None:
         raise InvalidInput(
             "this Idempotency-Key was used before, and what it made is gone",

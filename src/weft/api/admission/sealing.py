@@ -17,14 +17,14 @@ from weft.objects.spec_change import FieldChange
 from weft.trust.seal import seal, unseal
 
 
-def take_in(doors: ApiContext, wish: Manifest, current: Envelope | None) -> dict[str, Any]:
-    """The spec of ``wish`` with what it gives sealed, beside what ``current`` holds already. What is given again as it was
+def take_in(context: ApiContext, manifest: Manifest, current: Envelope | None) -> dict[str, Any]:
+    """The spec of ``manifest`` with what it gives sealed, beside what ``current`` holds already. What is given again as it was
     stays as it is. Raises InvalidInput, which never says a value."""
-    if wish.kind is not SECRET:
-        return wish.spec
+    if manifest.kind is not SECRET:
+        return manifest.spec
     before = decode_part(current.spec, SecretSpec).sealed if current is not None else {}
-    kept = _read_kept(wish.spec.get("sealed"), before)
-    values = wish.spec.get("values") or {}
+    kept = _read_kept(manifest.spec.get("sealed"), before)
+    values = manifest.spec.get("values") or {}
     if not isinstance(values, dict):
         raise InvalidInput("spec.values must be a set of key: value", field="spec.values")
     for key, value in values.items():
@@ -34,10 +34,10 @@ def take_in(doors: ApiContext, wish: Manifest, current: Envelope | None) -> dict
     check_secret(SecretSpec(values=values))  # before a key becomes part of what is sealed
     sealed = dict(kept)
     for key, value in values.items():
-        place = place_of(wish.project, wish.name, key)
-        if key not in kept or _open(doors, kept[key], place) != value:
-            sealed[key] = seal(doors.settings.seal_key, value.encode(), place)
-    return {**wish.spec, "values": {}, "sealed": sealed}
+        place = place_of(manifest.project, manifest.name, key)
+        if key not in kept or _open(context, kept[key], place) != value:
+            sealed[key] = seal(context.settings.seal_key, value.encode(), place)
+    return {**manifest.spec, "values": {}, "sealed": sealed}
 
 
 def hide_changes(kind: Kind, changes: list[FieldChange]) -> list[FieldChange]:
@@ -69,8 +69,8 @@ def _read_kept(given: Any, before: Mapping[str, str]) -> dict[str, str]:
     return dict(given)
 
 
-def _open(doors: ApiContext, sealed: str, place: str) -> str | None:
+def _open(context: ApiContext, sealed: str, place: str) -> str | None:
     try:
-        return unseal(doors.settings.seal_key, sealed, place).decode()
+        return unseal(context.settings.seal_key, sealed, place).decode()
     except Unavailable:
         return None

@@ -21,13 +21,13 @@ def code_path(blobs: Path, sha256: str) -> Path:
     return blobs / CODE_FOLDER / sha256
 
 
-async def require_uploads(doors: ApiContext, kind: Kind, old: Any, new: Any) -> None:
+async def require_uploads(context: ApiContext, kind: Kind, old: Any, new: Any) -> None:
     """Raises NotFound if ``new`` names what was never uploaded. What is there stays for a while yet, whoever commits."""
     if kind.uploads is None:
         return
     before = set() if old is None else set(kind.uploads(old))
     for sha256 in kind.uploads(new):
-        if sha256 not in before and not await asyncio.to_thread(touch, code_path(doors.settings.blobs, sha256)):
+        if sha256 not in before and not await asyncio.to_thread(touch, code_path(context.settings.blobs, sha256)):
             raise NotFound(
                 f"spec.code: no code with the digest {sha256[:12]}… has been uploaded",
                 reason="codeNotFound",

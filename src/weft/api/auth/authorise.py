@@ -58,7 +58,7 @@ def authorise_write(actor: Actor, kind: Kind, what: str) -> None:
 
 
 async def authorise_read(
-    doors: ApiContext, actor: Actor, kind: Kind, name: str | None, query: Mapping[str, str]
+    context: ApiContext, actor: Actor, kind: Kind, name: str | None, query: Mapping[str, str]
 ) -> str | None:
     """Raise Forbidden unless ``actor`` may read; the one prefix of names it may list, None if all."""
     if actor.kind == "person":
@@ -67,34 +67,34 @@ async def authorise_read(
         return _asked_prefix(kind, query)
     if actor.kind != "node":
         raise Forbidden("a join token can only be used to join", hint="weft agent join")
-    await require_enrolled(doors, actor)
+    await require_enrolled(context, actor)
     if kind.name == "allocation" and (query.get("node") == actor.id or _is_own(name, actor)):
         return f"{actor.id}."
     if kind.name == "endpoint" and name is None and query.get("network"):
         asked = query["network"]
-        if asked in await _own_networks(doors, actor.id) or await _stands_in(doors, actor.id, asked):
+        if asked in await _own_networks(context, actor.id) or await _stands_in(context, actor.id, asked):
             return f"{query['network']}."
     elif kind.name == "publication" or (kind.name == "image" and name is not None):
         return None
     elif kind.name == "node" and name is not None:
-        entry = await doors.store.get(object_key("node", None, name))
+        entry = await context.store.get(object_key("node", None, name))
         if entry is not None and decode_envelope(entry.value).uid == actor.id:
             return None
     raise Forbidden(f"a node sees only what is its own: not this {kind.title}")
 
 
-async def require_enrolled(doors: ApiContext, actor: Actor) -> Enrolment | None:
+async def require_enrolled(context: ApiContext, actor: Actor) -> Enrolment | None:
     """What is known of the node's certificate; None if nothing (the store may be older than it).
 
     Raises Forbidden if its node was removed, NotAuthenticated if it was enrolled anew since, with another key."""
     if actor.peer is None:
         raise Forbidden("only a node itself does this, with its certificate")
-    return await doors.enrolments.check(actor.id, actor.peer)
+    return await context.enrolments.check(actor.id, actor.peer)
 
 
-async def owns_image(doors: ApiContext, node_uid: str, sha256: str) -> bool:
+async def owns_image(context: ApiContext, node_uid: str, sha256: str) -> bool:
     """Whether one of the node's allocations has the image with this digest."""
-    return any(sha256 in list_digests(spec) for spec in await _own_allocations(doors, node_uid))
+    return any(sha256 in list_digests(spec) for spec in await _own_allocations(context, node_uid))
 
 
 def _asked_prefix(kind: Kind, query: Mapping[str, str]) -> str | None:
@@ -106,19 +106,19 @@ def _is_own(name: str | None, actor: Actor) -> bool:
     return name is not None and name.startswith(f"{actor.id}.")
 
 
-async def _own_networks(doors: ApiContext, node_uid: str) -> set[str]:
-    return {nic.network_uid for spec in await _own_allocations(doors, node_uid) for nic in spec.nics}
+async def _own_networks(context: ApiContext, node_uid: str) -> set[str]:
+    return {nic.network_uid for spec in await _own_allocations(context, node_uid) for nic in spec.nics}
 
 
-async def _stands_in(doors: ApiContext, node_uid: str, network_uid: str) -> bool:
+async def _stands_in(context: ApiContext, node_uid: str, network_uid: str) -> bool:
     """Whether the node has an address of its own in that network, for functions."""
-    page = await doors.store.list(object_key("endpoint", None, f"{network_uid}."))
+    page = await context.store.list(object_key("endpoint", None, f"{network_uid}."))
     found = (decode_part(decode_envelope(entry.value).spec, EndpointSpec) for entry in page.entries)
     return any(spec.workload.uid == node_uid for spec in found)
 
 
-async def _own_allocations(doors: ApiContext, node_uid: str) -> list[AllocationSpec]:
-    page = await doors.store.list(object_key("allocation", None, f"{node_uid}."))
+async def _own_allocations(context: ApiContext, node_uid: str) -> list[AllocationSpec]:
+    page = await context.store.list(object_key("allocation", None, f"{node_uid}."))
     return [decode_part(decode_envelope(entry.value).spec, AllocationSpec) for entry in page.entries]
 
 

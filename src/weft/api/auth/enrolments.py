@@ -15,21 +15,21 @@ from weft.trust.enrolment import Enrolment, Standing, adopt, enrolment_key, judg
 from weft.trust.peer import Peer
 
 
-async def let_in(doors: ApiContext, actor: Actor, peer: Peer) -> None:
+async def let_in(context: ApiContext, actor: Actor, peer: Peer) -> None:
     """Remember the key of a certificate that is used for the first time. Raises Forbidden for a node that was removed,
     NotAuthenticated for a certificate that is worth nothing."""
-    enrolment = await doors.enrolments.check(actor.id, peer)
+    enrolment = await context.enrolments.check(actor.id, peer)
     if enrolment is not None and judge(enrolment, peer) is Standing.NEWER:
-        await change(doors, actor, peer, lambda known: adopt(known, peer))
+        await change(context, actor, peer, lambda known: adopt(known, peer))
 
 
-async def change(doors: ApiContext, actor: Actor, peer: Peer, make: Callable[[Enrolment], Enrolment]) -> None:
+async def change(context: ApiContext, actor: Actor, peer: Peer, make: Callable[[Enrolment], Enrolment]) -> None:
     """Store what ``make`` makes of the enrolment of the node that ``peer`` is, if it has one and wasn't removed. Raises
     NotAuthenticated if another key has taken the place of the peer's."""
     key = enrolment_key(actor.id)
 
     async def attempt() -> None:
-        entry = await doors.store.get(key)
+        entry = await context.store.get(key)
         known = None if entry is None else read_enrolment(entry.value)
         if entry is None or known is None or known.removed_at is not None:
             return
@@ -38,7 +38,7 @@ async def change(doors: ApiContext, actor: Actor, peer: Peer, make: Callable[[En
         changed = make(known)
         if changed != known:
             value = msgspec.json.encode(changed)
-            revision = await doors.store.commit([Put(key, value)], [AtRevision(key, entry.revision)])
-            doors.enrolments.note(actor.id, value, revision)
+            revision = await context.store.commit([Put(key, value)], [AtRevision(key, entry.revision)])
+            context.enrolments.note(actor.id, value, revision)
 
-    await retry(doors, attempt)
+    await retry(context, attempt)

@@ -21,7 +21,7 @@ JOIN_LIFETIME_SECONDS = 86400.0
 ACCESS_KEY = "access-key"
 
 
-async def create(doors: ApiContext, call: Call, raw: dict[str, Any], *, dry_run: bool) -> Answer:
+async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_run: bool) -> Answer:
     """``POST /v1/tokens``: the name may be left out; a join token lapses after a day unless told otherwise."""
     spec = raw.get("spec")
     if not isinstance(spec, dict):
@@ -33,19 +33,19 @@ async def create(doors: ApiContext, call: Call, raw: dict[str, Any], *, dry_run:
     name = raw.get("name") or make_token_id(use if use in ("join", "access", ACCESS_KEY) else "token")
     if use == ACCESS_KEY:
         key_id = make_key_id()
-        text = derive_secret(doors.settings.seal_key, key_id)
+        text = derive_secret(context.settings.seal_key, key_id)
         full = {"role": "invoker", **spec, "key_id": key_id}
     else:
         text, sha256 = make_token(str(name))
         full = {**spec, "sha256": sha256}
     if use == "join" and full.get("expires_at") is None:
-        full["expires_at"] = doors.clock.now() + JOIN_LIFETIME_SECONDS
-    wish = read_manifest({**raw, "name": name, "spec": full}, kind=TOKEN)
+        full["expires_at"] = context.clock.now() + JOIN_LIFETIME_SECONDS
+    manifest = read_manifest({**raw, "name": name, "spec": full}, kind=TOKEN)
     # No Idempotency-Key: the secret of a token made before can't be told again.
-    draft = await settle(doors, lambda view: admit.plan_create(doors, view, wish), dry_run=dry_run)
+    draft = await settle(context, lambda view: admit.plan_create(context, view, manifest), dry_run=dry_run)
     if dry_run:
         return object_answer(draft.envelope)
-    tell(doors, call.actor, draft)
+    tell(context, call.actor, draft)
     return object_answer(draft.envelope, 201, secret=text)
 
 

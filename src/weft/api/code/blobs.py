@@ -21,10 +21,10 @@ _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-async def blob(doors: ApiContext, call: Call, digest: str) -> Answer:
+async def blob(context: ApiContext, call: Call, digest: str) -> Answer:
     """``GET /v1/blobs/{sha256}``."""
     if call.actor.kind == "node":
-        await require_enrolled(doors, call.actor)
+        await require_enrolled(context, call.actor)
     else:
         require_admin(call.actor, "take the contents of images and code")
     ticket = call.query("ticket").get("ticket")
@@ -32,10 +32,10 @@ async def blob(doors: ApiContext, call: Call, digest: str) -> Answer:
         raise NotFound(f"no image content {digest[:80]!r}", hint="its name is a SHA-256, 64 hex digits")
     if call.actor.kind == "node":
         if ticket is not None:
-            check_blob_ticket(doors.settings.ticket_key, ticket, digest, call.actor.id, doors.clock.now())
-        elif not await owns_image(doors, call.actor.id, digest):
+            check_blob_ticket(context.settings.ticket_key, ticket, digest, call.actor.id, context.clock.now())
+        elif not await owns_image(context, call.actor.id, digest):
             raise Forbidden("a node gets only the images of its own allocations")
-    path = await asyncio.to_thread(_find, doors.settings.blobs, digest)
+    path = await asyncio.to_thread(_find, context.settings.blobs, digest)
     if path is None:
         raise NotFound(f"image content {digest[:12]}… is not here (yet)", hint="weft image list shows how far it is")
     tag = f'"{digest}"'

@@ -28,23 +28,23 @@ PARTIAL = ".upload-"  # what a file is called until it is whole
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-async def code(doors: ApiContext, call: Call, project: str, sha256: str) -> Answer:
+async def code(context: ApiContext, call: Call, project: str, sha256: str) -> Answer:
     """``PUT``, with the zip as the body, and ``GET`` (is it there?) of ``/v1/projects/{project}/code/{sha256}``. What is there is
     not looked at again."""
     authorise_write(call.actor, FUNCTION, "upload code of")
     call.query()
     if not _DIGEST.fullmatch(sha256):
         raise NotFound(f"no code {sha256[:80]!r}", hint="its name is its SHA-256, 64 hex digits")
-    if await doors.store.get(object_key(PROJECT.name, None, project)) is None:
+    if await context.store.get(object_key(PROJECT.name, None, project)) is None:
         raise NotFound(f'project "{project[:80]}" not found', hint="weft project list")
-    path = code_path(doors.settings.blobs, sha256)
+    path = code_path(context.settings.blobs, sha256)
     if await asyncio.to_thread(touch, path):
         return json_answer({"sha256": sha256, "size": path.stat().st_size})
     if call.method == "GET":
         raise NotFound(f"code {sha256[:12]}… is not here", reason="codeNotFound", hint="PUT uploads it")
-    if doors.uploads >= AT_ONCE:
+    if context.uploads >= AT_ONCE:
         raise Unavailable("too much is being uploaded just now", hint="try again", retry_after_seconds=1)
-    doors.uploads += 1
+    context.uploads += 1
     try:
         size = await _receive(call, path, sha256)
     except OSError as problem:
@@ -52,7 +52,7 @@ async def code(doors: ApiContext, call: Call, project: str, sha256: str) -> Answ
             f"the server can't keep the code: {(problem.strerror or str(problem)).lower()}", hint="try again later"
         ) from None
     finally:
-        doors.uploads -= 1
+        context.uploads -= 1
     return json_answer({"sha256": sha256, "size": size}, 201)
 
 

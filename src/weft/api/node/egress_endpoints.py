@@ -34,22 +34,22 @@ class FootholdInput(msgspec.Struct):
     network: str
 
 
-async def foothold(doors: ApiContext, call: Call, name: str) -> Answer:
+async def foothold(context: ApiContext, call: Call, name: str) -> Answer:
     """``POST /v1/nodes/{name}:foothold``, by the node itself: its address in a network that a function names, as a NIC."""
-    await require_own(doors, call, name)
+    await require_own(context, call, name)
     call.query()
     try:
         asked = msgspec.json.decode(await call.read_body(), type=FootholdInput)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise InvalidInput("give project and network: its uid") from None
-    network = await _find_network(doors, asked)
-    await _require_wish(doors, network)
-    endpoint = await retry(doors, lambda: _ensure(doors, Ref("node", name, call.actor.id), network))
+    network = await _find_network(context, asked)
+    await _require_wish(context, network)
+    endpoint = await retry(context, lambda: _ensure(context, Ref("node", name, call.actor.id), network))
     return json_answer(msgspec.to_builtins(_make_nic(endpoint, network)))
 
 
-async def _find_network(doors: ApiContext, asked: FootholdInput) -> Envelope:
-    for network in await _list(doors, "network", asked.project, ""):
+async def _find_network(context: ApiContext, asked: FootholdInput) -> Envelope:
+    for network in await _list(context, "network", asked.project, ""):
         if network.uid == asked.network and network.deleting_since is None:
             if not decode_part(network.status, NetworkStatus).vni:
                 raise Unavailable(f"network {network.name} is being made", retry_after_seconds=1)
@@ -57,18 +57,18 @@ async def _find_network(doors: ApiContext, asked: FootholdInput) -> Envelope:
     raise NotFound(f"project {asked.project[:80]} has no network {asked.network[:80]}")
 
 
-async def _require_wish(doors: ApiContext, network: Envelope) -> None:
+async def _require_wish(context: ApiContext, network: Envelope) -> None:
     """A node comes into a network because of a function only if one names it."""
     for kind in ("function", "functionversion"):
-        for found in await _list(doors, kind, network.project, ""):
+        for found in await _list(context, kind, network.project, ""):
             if network.name in networks_of_code(decode_part(found.spec, FunctionCode)):
                 return
     raise Forbidden(f"no function names network {network.name}")
 
 
-async def _ensure(doors: ApiContext, node: Ref, network: Envelope) -> Envelope:
+async def _ensure(context: ApiContext, node: Ref, network: Envelope) -> Envelope:
     """The node's endpoint, made unless it is there. Raises Unavailable when the network is full."""
-    endpoints = await _list(doors, "endpoint", None, f"{network.uid}.")
+    endpoints = await _list(context, "endpoint", None, f"{network.uid}.")
     for endpoint in endpoints:
         if _workload(endpoint) == node.uid:
             return endpoint
@@ -84,7 +84,7 @@ async def _ensure(doors: ApiContext, node: Ref, network: Envelope) -> Envelope:
             hint="delete what isn't needed in it",
         )
     address = str(ipaddress.IPv4Address(number))
-    there = await read_again(doors, object_key("node", None, node.name))
+    there = await read_again(context, object_key("node", None, node.name))
     report = decode_part(there.report, NodeReport) if there is not None else NodeReport()
     spec = EndpointSpec(
         workload=node,
@@ -99,19 +99,19 @@ async def _ensure(doors: ApiContext, node: Ref, network: Envelope) -> Envelope:
         name=endpoint_name(network.uid, address),
         uid=new_uid(),
         owner=node,
-        created_at=doors.clock.now(),
+        created_at=context.clock.now(),
         spec=msgspec.Raw(msgspec.json.encode(spec)),
         status=msgspec.Raw(msgspec.json.encode(EndpointStatus(node=node.name, node_address=report.address or None))),
     )
     key = object_key("node", None, node.name)
-    await doors.store.commit(
+    await context.store.commit(
         [Put(endpoint.key, encode_envelope(endpoint))], [Absent(endpoint.key), Present(network.key), Present(key)]
     )
     return endpoint
 
 
-async def _list(doors: ApiContext, kind: str, project: str | None, prefix: str) -> list[Envelope]:
-    page = await doors.store.list(object_key(kind, project, prefix))
+async def _list(context: ApiContext, kind: str, project: str | None, prefix: str) -> list[Envelope]:
+    page = await context.store.list(object_key(kind, project, prefix))
     return [decode_envelope(entry.value, entry.revision) for entry in page.entries]
 
 

@@ -25,7 +25,7 @@ _AT_ONCE = 50
 _MOST_PLACES = 4000  # remembered of a node; guests of more than that are kept as orphans
 
 
-async def give_up(doors: ApiContext, call: Call, kind: Kind, envelope: Envelope) -> Envelope:
+async def give_up(context: ApiContext, call: Call, kind: Kind, envelope: Envelope) -> Envelope:
     """Delete a silent node with all places on it; what it was. Raises IllegalTransition while it is Ready."""
     if kind.name != NODE.name:
         raise InvalidInput(f"force gives up a node that is lost; a {kind.title} is deleted without", field="force")
@@ -35,18 +35,18 @@ async def give_up(doors: ApiContext, call: Call, kind: Kind, envelope: Envelope)
             hint="delete them, or switch the node off and wait until it is NotReady",
         )
     lost: list[str] = []
-    while (found := await retry(doors, lambda: _forget_some(doors, envelope))) is not None:
+    while (found := await retry(context, lambda: _forget_some(context, envelope))) is not None:
         lost += found
-    doors.tell(envelope.ref, "GivenUp", f"by {call.actor.name}, with the places of {', '.join(lost) or 'nobody'}")
+    context.tell(envelope.ref, "GivenUp", f"by {call.actor.name}, with the places of {', '.join(lost) or 'nobody'}")
     return envelope
 
 
-async def _forget_some(doors: ApiContext, node: Envelope) -> list[str] | None:
+async def _forget_some(context: ApiContext, node: Envelope) -> list[str] | None:
     """Delete a few of the node's allocations, and with the last of them the Node; whose they were, None once all is gone. One
     that was made until its Node was gone goes after it."""
-    page = await doors.store.list(object_key("allocation", None, f"{node.uid}."), limit=_AT_ONCE)
+    page = await context.store.list(object_key("allocation", None, f"{node.uid}."), limit=_AT_ONCE)
     doomed = [(entry.key, entry.revision) for entry in page.entries]
-    current = await read_again(doors, node.key)
+    current = await read_again(context, node.key)
     if page.next is None and current is not None and current.uid == node.uid:
         doomed.append((current.key, current.revision))
     if not doomed:
@@ -56,11 +56,11 @@ async def _forget_some(doors: ApiContext, node: Envelope) -> list[str] | None:
     places = [decode_envelope(entry.value) for entry in page.entries]
     if places:
         key = given_up_key(node.uid)
-        former = await doors.store.get(key)
+        former = await context.store.get(key)
         known = msgspec.json.decode(former.value, type=GivenUp).places if former is not None else []
         uids = [*known, *(place.uid for place in places)][-_MOST_PLACES:]
         writes.append(Put(key, msgspec.json.encode(GivenUp(node.name, uids))))
         preconditions.append(Absent(key) if former is None else AtRevision(key, former.revision))
-    await doors.store.commit(writes, preconditions)
+    await context.store.commit(writes, preconditions)
     workloads = [decode_part(place.spec, AllocationSpec).workload for place in places]
     return [f"{workload.kind}/{workload.name}" for workload in workloads]

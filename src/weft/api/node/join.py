@@ -39,7 +39,7 @@ class RenewInput(msgspec.Struct):
     csr: str
 
 
-async def join(doors: ApiContext, call: Call) -> Answer:
+async def join(context: ApiContext, call: Call) -> Answer:
     """``POST /v1/join``."""
     if call.actor.kind != "joiner":
         raise Forbidden("only a join token lets a machine join", hint="weft token create --join")
@@ -48,54 +48,54 @@ async def join(doors: ApiContext, call: Call) -> Answer:
     name = check_name(given.node, "node")
     csr = read_csr(given.csr)
     key = digest_of_key(csr)
-    uid, begins = await retry(doors, lambda: _enrol(doors, call.actor.id, name, key))
-    return _certificate(doors, call, csr, uid, begins)
+    uid, begins = await retry(context, lambda: _enrol(context, call.actor.id, name, key))
+    return _certificate(context, call, csr, uid, begins)
 
 
-async def renew(doors: ApiContext, call: Call, name: str) -> Answer:
+async def renew(context: ApiContext, call: Call, name: str) -> Answer:
     """``POST /v1/nodes/{name}:renew``, by the node itself: a fresh certificate for its next year. If it is for another key,
     that of the present one counts until the other is used."""
-    await require_own(doors, call, name)
+    await require_own(context, call, name)
     call.query()
     given = read_strict(await call.read_object(), RenewInput, "")
     csr = read_csr(given.csr)
-    key, begins = digest_of_key(csr), doors.authority.begin()
+    key, begins = digest_of_key(csr), context.authority.begin()
 
     def note(known: Enrolment) -> Enrolment:
         following = known.next_sha256 if key == known.key_sha256 else key
         return msgspec.structs.replace(known, next_sha256=following, latest=max(known.latest, begins))
 
     if call.actor.peer is not None:
-        await change(doors, call.actor, call.actor.peer, note)
-    return _certificate(doors, call, csr, call.actor.id, begins)
+        await change(context, call.actor, call.actor.peer, note)
+    return _certificate(context, call, csr, call.actor.id, begins)
 
 
-async def require_own(doors: ApiContext, call: Call, name: str) -> Enrolment | None:
+async def require_own(context: ApiContext, call: Call, name: str) -> Enrolment | None:
     """Raise Forbidden unless the node called ``name`` asks itself; what is remembered of it."""
     if call.actor.kind != "node":
         raise Forbidden("only a node itself does this, with its certificate")
-    enrolment = await require_enrolled(doors, call.actor)
+    enrolment = await require_enrolled(context, call.actor)
     if enrolment is not None and enrolment.name != name:
         raise Forbidden(f"this certificate is node {enrolment.name}'s, not {name}'s")
     return enrolment
 
 
-async def _enrol(doors: ApiContext, token_id: str, name: str, key: str) -> tuple[str, float]:
+async def _enrol(context: ApiContext, token_id: str, name: str, key: str) -> tuple[str, float]:
     """The uid of the node whose key is now that with digest ``key``, and no other; and when its certificate begins."""
-    token = await doors.tokens.read(object_key("token", None, token_id))
+    token = await context.tokens.read(object_key("token", None, token_id))
     if token is None:
         raise NotAuthenticated("the token is not valid", hint="weft token create --join makes another")
     status = decode_part(token.envelope.status, TokenStatus)
-    node = await read_again(doors, object_key("node", None, name))
+    node = await read_again(context, object_key("node", None, name))
     if status.used_at is not None:
-        return await _repeat(doors, token, status, node, key)
+        return await _repeat(context, token, status, node, key)
     bound = token.spec.node
     if bound is not None and bound != name:
         raise Forbidden(f"this token enrols node {bound} only, not {name}", field="node")
     preconditions: list[Precondition] = [AtRevision(token.envelope.key, token.envelope.revision)]
     writes: list[Write] = []
     if node is None:
-        node = make_node(doors, name, new_uid())
+        node = make_node(context, name, new_uid())
         writes.append(Put(node.key, encode_envelope(node)))
         preconditions.append(Absent(node.key))
     elif bound != name:
@@ -106,33 +106,33 @@ async def _enrol(doors: ApiContext, token_id: str, name: str, key: str) -> tuple
         )
     else:
         preconditions.append(AtRevision(node.key, node.revision))
-    former = await doors.store.get(enrolment_key(node.uid))
-    begins = doors.authority.begin()
+    former = await context.store.get(enrolment_key(node.uid))
+    begins = context.authority.begin()
     latest = begins if former is None else max(begins, read_enrolment(former.value).latest)
     enrolment = msgspec.json.encode(Enrolment(name=name, key_sha256=key, latest=latest))
     at = enrolment_key(node.uid)
     preconditions.append(Absent(at) if former is None else AtRevision(at, former.revision))
     writes.append(Put(at, enrolment))
-    used = TokenStatus(used_at=doors.clock.now(), node_uid=node.uid)
+    used = TokenStatus(used_at=context.clock.now(), node_uid=node.uid)
     token.envelope.status = merge_part(token.envelope.status, used)
     writes.append(Put(token.envelope.key, encode_envelope(token.envelope)))
-    revision = await doors.store.commit(writes, preconditions)
-    doors.enrolments.note(node.uid, enrolment, revision)
-    doors.tell(node.ref, "Joined", f"joined with token {token_id}")
+    revision = await context.store.commit(writes, preconditions)
+    context.enrolments.note(node.uid, enrolment, revision)
+    context.tell(node.ref, "Joined", f"joined with token {token_id}")
     return node.uid, begins
 
 
 async def _repeat(
-    doors: ApiContext, token: TokenFacts, status: TokenStatus, node: Envelope | None, key: str
+    context: ApiContext, token: TokenFacts, status: TokenStatus, node: Envelope | None, key: str
 ) -> tuple[str, float]:
     """The same machine asks again with the token it has used: it may not have heard the answer."""
     if node is not None and node.uid == status.node_uid:
-        entry = await doors.store.get(enrolment_key(node.uid))
+        entry = await context.store.get(enrolment_key(node.uid))
         known = None if entry is None else read_enrolment(entry.value)
         if entry is not None and known is not None and known.key_sha256 == key:
-            begins = doors.authority.begin()
+            begins = context.authority.begin()
             known.latest = max(known.latest, begins)
-            await doors.store.commit(
+            await context.store.commit(
                 [Put(entry.key, msgspec.json.encode(known))], [AtRevision(entry.key, entry.revision)]
             )
             return node.uid, begins
@@ -142,24 +142,26 @@ async def _repeat(
     )
 
 
-def make_node(doors: ApiContext, name: str, uid: str) -> Envelope:
+def make_node(context: ApiContext, name: str, uid: str) -> Envelope:
     """A Node object that nobody has reported on yet."""
     return Envelope(
         kind="node",
         name=name,
         uid=uid,
-        created_at=doors.clock.now(),
+        created_at=context.clock.now(),
         spec=msgspec.Raw(msgspec.json.encode(NodeSpec())),
         status=msgspec.Raw(msgspec.json.encode(NodeStatus())),
     )
 
 
-def _certificate(doors: ApiContext, call: Call, csr: x509.CertificateSigningRequest, uid: str, begins: float) -> Answer:
+def _certificate(
+    context: ApiContext, call: Call, csr: x509.CertificateSigningRequest, uid: str, begins: float
+) -> Answer:
     answer: dict[str, Any] = {
         "node_uid": uid,
-        "certificate": doors.authority.sign_node(csr, uid, begins),
-        "ca": doors.authority.ca,
-        "gateway": doors.settings.gateway_for(call.host),
-        "server_name": doors.settings.server_name,
+        "certificate": context.authority.sign_node(csr, uid, begins),
+        "ca": context.authority.ca,
+        "gateway": context.settings.gateway_for(call.host),
+        "server_name": context.settings.server_name,
     }
     return json_answer(answer)

@@ -20,7 +20,7 @@ from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.identity import object_key
 
 
-async def find_superseded(doors: ApiContext, node: Envelope) -> tuple[list[str], list[str]]:
+async def find_superseded(context: ApiContext, node: Envelope) -> tuple[list[str], list[str]]:
     """Uids of the orphans that the other side of their move has made superfluous, whose VM had a later incarnation or was
     deleted after the node had been given up, or that surely are no guests and older than their VM; and of those of their
     volumes whose data is another node's by now, which says that it has it: their home, or where a guest that never came stayed."""
@@ -29,18 +29,18 @@ async def find_superseded(doors: ApiContext, node: Envelope) -> tuple[list[str],
         return [], []
     superseded: list[str] = []
     stale: set[str] = set()
-    entry = await doors.store.get(given_up_key(node.uid))
+    entry = await context.store.get(given_up_key(node.uid))
     given_up = set(msgspec.json.decode(entry.value, type=GivenUp).places) if entry is not None else set()
     for orphan in copies:
-        if await _is_superseded(doors, orphan, given_up=orphan.uid in given_up):
+        if await _is_superseded(context, orphan, given_up=orphan.uid in given_up):
             superseded.append(orphan.uid)
-            stale |= await _find_stale(doors, node, orphan)
+            stale |= await _find_stale(context, node, orphan)
     return superseded, sorted(stale)
 
 
-async def _is_superseded(doors: ApiContext, orphan: OrphanCopy, *, given_up: bool) -> bool:
+async def _is_superseded(context: ApiContext, orphan: OrphanCopy, *, given_up: bool) -> bool:
     workload, move = orphan.spec.workload, orphan.spec.move
-    vm = await _read(doors, object_key(workload.kind, workload.project, workload.name))
+    vm = await _read(context, object_key(workload.kind, workload.project, workload.name))
     if vm is not None and vm.uid == workload.uid:
         # By itself a later number ends no guest: in a lost history the same numbers were given to other places.
         older = decode_part(vm.status, WorkloadStatus).active_incarnation > orphan.spec.incarnation
@@ -50,19 +50,19 @@ async def _is_superseded(doors: ApiContext, orphan: OrphanCopy, *, given_up: boo
         return True  # a store that knows that its place went has known its VM: people deleted that
     if move is None:
         return False
-    peer = await _read(doors, object_key("allocation", None, allocation_name(move.peer_uid, move.peer_allocation)))
+    peer = await _read(context, object_key("allocation", None, allocation_name(move.peer_uid, move.peer_allocation)))
     if peer is None:
-        return orphan.standing == "given up" and await _is_gone(doors, move.peer, move.peer_uid, move.peer_allocation)
+        return orphan.standing == "given up" and await _is_gone(context, move.peer, move.peer_uid, move.peer_allocation)
     spec = decode_part(peer.spec, AllocationSpec)
     if orphan.spec.role == "target":
         return move.key in spec.back_from
     return spec.role == "active" and spec.incarnation > orphan.spec.incarnation
 
 
-async def _is_gone(doors: ApiContext, node: str, node_uid: str, allocation: str) -> bool:
+async def _is_gone(context: ApiContext, node: str, node_uid: str, allocation: str) -> bool:
     """Whether a node of the fabric, heard in this history, has nothing of an allocation that isn't listed: then nobody waits for
     the word of a target that it had."""
-    page = await doors.store.list(object_key("node", None, node), limit=1)
+    page = await context.store.list(object_key("node", None, node), limit=1)
     found = [decode_envelope(entry.value) for entry in page.entries if entry.key == object_key("node", None, node)]
     if not found or found[0].uid != node_uid:
         return False
@@ -70,31 +70,31 @@ async def _is_gone(doors: ApiContext, node: str, node_uid: str, allocation: str)
     return report.epoch == epoch_of(page.cursor) and all(allocation not in text for text in report.orphans)
 
 
-async def _find_stale(doors: ApiContext, node: Envelope, orphan: OrphanCopy) -> set[str]:
+async def _find_stale(context: ApiContext, node: Envelope, orphan: OrphanCopy) -> set[str]:
     stale = set()
     for volume in orphan.spec.volumes:
-        found = await _read(doors, object_key("volume", orphan.spec.workload.project, volume.name))
+        found = await _read(context, object_key("volume", orphan.spec.workload.project, volume.name))
         if found is None or found.uid != volume.uid:
             continue
         status, move = decode_part(found.status, VolumeStatus), orphan.spec.move
         shared = volume.pool != LOCAL or (volume.pool_id and volume.pool_id == status.pool_id)
         if shared or status.node_uid == node.uid:
             continue
-        if await _has_data(doors, status.node, status.node_uid, volume.uid):
+        if await _has_data(context, status.node, status.node_uid, volume.uid):
             stale.add(volume.uid)
         elif orphan.standing == "given up" and move is not None:
             # Made for a guest that never came; an older store may look for the data elsewhere than where that was.
-            if await _has_data(doors, move.peer, move.peer_uid, volume.uid):
+            if await _has_data(context, move.peer, move.peer_uid, volume.uid):
                 stale.add(volume.uid)
     return stale
 
 
-async def _has_data(doors: ApiContext, node: str | None, node_uid: str | None, volume: str) -> bool:
+async def _has_data(context: ApiContext, node: str | None, node_uid: str | None, volume: str) -> bool:
     """Whether that node, if there is one, has said that it has the data of the volume of this uid."""
-    found = await _read(doors, object_key("node", None, node)) if node is not None else None
+    found = await _read(context, object_key("node", None, node)) if node is not None else None
     return found is not None and found.uid == node_uid and volume in decode_part(found.report, NodeReport).volumes
 
 
-async def _read(doors: ApiContext, key: str) -> Envelope | None:
-    entry = await doors.store.get(key)
+async def _read(context: ApiContext, key: str) -> Envelope | None:
+    entry = await context.store.get(key)
     return None if entry is None else decode_envelope(entry.value)

@@ -100,30 +100,30 @@ class ReportAnswer(msgspec.Struct):
     version: str = ""
 
 
-async def report(doors: ApiContext, call: Call, name: str) -> Answer:
+async def report(context: ApiContext, call: Call, name: str) -> Answer:
     """``POST /v1/nodes/{name}:report``, by the node itself."""
     uid = call.actor.id
-    known = await require_own(doors, call, name)
+    known = await require_own(context, call, name)
     call.query()
     given = _read(await call.read_body())
-    await doors.store.grant(f"{LEASE_PREFIX}{uid}", uid, LEASE_SECONDS, _write_digest(given.digest))
-    node = await _read_node(doors, name, uid)
+    await context.store.grant(f"{LEASE_PREFIX}{uid}", uid, LEASE_SECONDS, _write_digest(given.digest))
+    node = await _read_node(context, name, uid)
     if node is None or known is None:
-        node = await retry(doors, lambda: _take_back(doors, call.actor, name, given.heard))
+        node = await retry(context, lambda: _take_back(context, call.actor, name, given.heard))
     answer = ReportAnswer()
-    await _write_node(doors, node, given)
-    answer.version = doors.heard.get(uid)
-    owned = await _write_allocations(doors, uid, given, answer)
+    await _write_node(context, node, given)
+    answer.version = context.heard.get(uid)
+    owned = await _write_allocations(context, uid, given, answer)
     if given.events:
-        _append_events(doors, node, owned or await _own(doors, uid), given.events)
-    newer = doors.ranges.newer_than(given.ranges_version)
+        _append_events(context, node, owned or await _own(context, uid), given.events)
+    newer = context.ranges.newer_than(given.ranges_version)
     if newer is not None:
         answer.ranges_version, answer.ranges, answer.node_ranges = newer
-    peers = doors.peers.newer_than(given.peers_version, uid)
+    peers = context.peers.newer_than(given.peers_version, uid)
     answer.peers = PeersAnswer(*peers) if peers is not None else None
-    answer.gone_networks = doors.ranges.find_gone(given.idle_networks)
-    answer.superseded, answer.stale_volumes = await find_superseded(doors, node)
-    answer.remove_volumes = await _find_removable(doors, uid, set(given.removed_volumes))
+    answer.gone_networks = context.ranges.find_gone(given.idle_networks)
+    answer.superseded, answer.stale_volumes = await find_superseded(context, node)
+    answer.remove_volumes = await _find_removable(context, uid, set(given.removed_volumes))
     return json_answer(answer)
 
 
@@ -150,21 +150,21 @@ def _write_digest(given: msgspec.Raw) -> bytes:
     return written if len(written) <= MAX_DIGEST_BYTES else b""
 
 
-async def _read_node(doors: ApiContext, name: str, uid: str) -> Envelope | None:
-    node = await read_again(doors, object_key("node", None, name))
+async def _read_node(context: ApiContext, name: str, uid: str) -> Envelope | None:
+    node = await read_again(context, object_key("node", None, name))
     if node is not None and node.uid != uid:
         raise AlreadyExists(f'node "{name}" exists with another identity', field="name", hint="join under another name")
     return node
 
 
-async def _take_back(doors: ApiContext, actor: Actor, name: str, heard: str | None) -> Envelope:
+async def _take_back(context: ApiContext, actor: Actor, name: str, heard: str | None) -> Envelope:
     """The Node object of a certificate that the store doesn't know: the store is older than it, or was emptied, or the node was
     given up. What runs there comes back with it. Raises Unavailable while its agent may still take places for its own that
     went with it: what it says would hide their guests, and others would be started in their stead."""
     uid, peer = actor.id, actor.peer
-    node = await _read_node(doors, name, uid)
+    node = await _read_node(context, name, uid)
     key = enrolment_key(uid)
-    entry = await doors.store.get(key)
+    entry = await context.store.get(key)
     writes: list[Write] = []
     preconditions: list[Precondition] = []
     if entry is None:
@@ -175,26 +175,26 @@ async def _take_back(doors: ApiContext, actor: Actor, name: str, heard: str | No
     if node is None:
         if entry is not None and read_enrolment(entry.value).removed_at is not None:
             raise Forbidden(f"node {name} was removed from the fabric")
-        given_up = await doors.store.get(given_up_key(uid))
+        given_up = await context.store.get(given_up_key(uid))
         if given_up is not None:
-            await _check_heard(doors, name, heard, given_up.revision)
+            await _check_heard(context, name, heard, given_up.revision)
             preconditions.append(AtRevision(given_up.key, given_up.revision))
-        node = make_node(doors, name, uid)
+        node = make_node(context, name, uid)
         writes.append(Put(node.key, encode_envelope(node)))
         preconditions.append(Absent(node.key))
     if writes:
-        revision = await doors.store.commit(writes, preconditions)
+        revision = await context.store.commit(writes, preconditions)
         node.revision = revision if made else node.revision
     if made:
-        doors.heard.forget(uid)
-        doors.tell(node.ref, "TakenBack", "its certificate is ours, but the store did not know it", "Warning")
+        context.heard.forget(uid)
+        context.tell(node.ref, "TakenBack", "its certificate is ours, but the store did not know it", "Warning")
     return node
 
 
-async def _check_heard(doors: ApiContext, name: str, heard: str | None, revision: int) -> None:
+async def _check_heard(context: ApiContext, name: str, heard: str | None, revision: int) -> None:
     """Raise Unavailable unless an agent that has followed its allocations up to ``heard`` knows what was done to them at
     ``revision``; one that doesn't say counts as if it knew."""
-    if heard is None or await _has_heard(doors, heard, revision):
+    if heard is None or await _has_heard(context, heard, revision):
         return
     raise Unavailable(
         f"node {name} was given up, and hasn't heard yet which of its places went with it",
@@ -203,69 +203,69 @@ async def _check_heard(doors: ApiContext, name: str, heard: str | None, revision
     )
 
 
-async def _has_heard(doors: ApiContext, heard: str, revision: int) -> bool:
+async def _has_heard(context: ApiContext, heard: str, revision: int) -> bool:
     """Whether who followed its allocations up to the cursor ``heard`` has seen what was done at ``revision``."""
-    now = (await doors.store.list(_NO_KEY, limit=1)).cursor
+    now = (await context.store.list(_NO_KEY, limit=1)).cursor
     return epoch_of(heard) == epoch_of(now) and revision_of(heard) >= revision
 
 
-async def _forget_places(doors: ApiContext, uid: str, heard: str | None) -> list[Write]:
+async def _forget_places(context: ApiContext, uid: str, heard: str | None) -> list[Write]:
     """What takes away the memory of places that went when a node was given up, once it has nothing left of them."""
-    given_up = await doors.store.get(given_up_key(uid))
-    if given_up is None or not heard or not await _has_heard(doors, heard, given_up.revision):
+    given_up = await context.store.get(given_up_key(uid))
+    if given_up is None or not heard or not await _has_heard(context, heard, given_up.revision):
         return []
     return [Delete(given_up.key)]
 
 
-async def _write_node(doors: ApiContext, node: Envelope, given: ReportInput) -> None:
+async def _write_node(context: ApiContext, node: Envelope, given: ReportInput) -> None:
     part = given.node
-    if msgspec.json.decode(part) is None or doors.heard.is_late(node.uid, given.version):
+    if msgspec.json.decode(part) is None or context.heard.is_late(node.uid, given.version):
         return
 
     async def attempt() -> None:
-        current = await read_again(doors, node.key)
+        current = await read_again(context, node.key)
         if current is not None and current.uid == node.uid and _merge(current, part):
             writes: list[Write] = [Put(current.key, encode_envelope(current))]
             if not decode_part(current.report, NodeReport).orphans:
-                writes += await _forget_places(doors, node.uid, given.heard)
-            await doors.store.commit(writes, [AtRevision(current.key, current.revision)])
+                writes += await _forget_places(context, node.uid, given.heard)
+            await context.store.commit(writes, [AtRevision(current.key, current.revision)])
 
     if _merge(node, part):
         try:
-            await retry(doors, attempt)
+            await retry(context, attempt)
         except BaseException:
-            doors.heard.forget(node.uid)  # it may have been written all the same
+            context.heard.forget(node.uid)  # it may have been written all the same
             raise
-    doors.heard.put(node.uid, given.version)
+    context.heard.put(node.uid, given.version)
 
 
-async def _write_allocations(doors: ApiContext, uid: str, given: ReportInput, answer: ReportAnswer) -> list[Envelope]:
+async def _write_allocations(context: ApiContext, uid: str, given: ReportInput, answer: ReportAnswer) -> list[Envelope]:
     """Commit the reports that say something new; the allocations they are about."""
-    parts = await _leave_out_former(doors, given, answer)
+    parts = await _leave_out_former(context, given, answer)
     names = sorted(parts)
     owned: list[Envelope] = []
     for start in range(0, len(names), _CHUNK):
         chunk = names[start : start + _CHUNK]
-        owned += await retry(doors, partial(_write_chunk, doors, uid, chunk, parts, answer))
+        owned += await retry(context, partial(_write_chunk, context, uid, chunk, parts, answer))
     return owned
 
 
-async def _leave_out_former(doors: ApiContext, given: ReportInput, answer: ReportAnswer) -> dict[str, msgspec.Raw]:
+async def _leave_out_former(context: ApiContext, given: ReportInput, answer: ReportAnswer) -> dict[str, msgspec.Raw]:
     """What is said of allocations, less those that were released by the word of a history from before a restore: in this one
     they may be wished again, and begun again as soon as the agent hears so. It says once more then how they are."""
     released = [
         name for name, part in given.allocations.items() if decode_part(part, AllocationReport).state == "released"
     ]
-    if not released or given.heard is None or (given.heard and await _has_heard(doors, given.heard, 0)):
+    if not released or given.heard is None or (given.heard and await _has_heard(context, given.heard, 0)):
         return given.allocations
     answer.refused.update(dict.fromkeys(released, "notHeard"))
     return {name: part for name, part in given.allocations.items() if name not in answer.refused}
 
 
 async def _write_chunk(
-    doors: ApiContext, uid: str, names: Sequence[str], parts: dict[str, msgspec.Raw], answer: ReportAnswer
+    context: ApiContext, uid: str, names: Sequence[str], parts: dict[str, msgspec.Raw], answer: ReportAnswer
 ) -> list[Envelope]:
-    found = await _read_allocations(doors, uid, names)
+    found = await _read_allocations(context, uid, names)
     writes: list[Write] = []
     preconditions: list[Precondition] = []
     for name in names:
@@ -280,24 +280,24 @@ async def _write_chunk(
             writes.append(Put(envelope.key, encode_envelope(envelope)))
             preconditions.append(AtRevision(envelope.key, envelope.revision))
     if writes:
-        await doors.store.commit(writes, preconditions)
+        await context.store.commit(writes, preconditions)
     return list(found.values())
 
 
-async def _read_allocations(doors: ApiContext, uid: str, names: Sequence[str]) -> dict[str, Envelope]:
+async def _read_allocations(context: ApiContext, uid: str, names: Sequence[str]) -> dict[str, Envelope]:
     if len(names) > _ONE_BY_ONE:
-        return {envelope.name: envelope for envelope in await _own(doors, uid)}
+        return {envelope.name: envelope for envelope in await _own(context, uid)}
     found = {}
     for name in names:
         if name.startswith(f"{uid}.") and "/" not in name:
-            envelope = await read_again(doors, object_key("allocation", None, name))
+            envelope = await read_again(context, object_key("allocation", None, name))
             if envelope is not None:
                 found[name] = envelope
     return found
 
 
-async def _own(doors: ApiContext, uid: str) -> list[Envelope]:
-    page = await doors.store.list(object_key("allocation", None, f"{uid}."))
+async def _own(context: ApiContext, uid: str) -> list[Envelope]:
+    page = await context.store.list(object_key("allocation", None, f"{uid}."))
     return [decode_envelope(entry.value, entry.revision) for entry in page.entries]
 
 
@@ -314,7 +314,7 @@ def _merge(envelope: Envelope, part: msgspec.Raw) -> bool:
     return True
 
 
-def _append_events(doors: ApiContext, node: Envelope, owned: Sequence[Envelope], events: Sequence[NodeEvent]) -> None:
+def _append_events(context: ApiContext, node: Envelope, owned: Sequence[Envelope], events: Sequence[NodeEvent]) -> None:
     """A node tells of itself and of the workloads it has; nothing else, and by the names that these have here: a node that is
     another's by now would tell of any VM."""
     own = {node.uid: node.ref}
@@ -323,7 +323,7 @@ def _append_events(doors: ApiContext, node: Envelope, owned: Sequence[Envelope],
         own |= {envelope.uid: envelope.ref, workload.uid: workload}
     for event in events[:_MOST_EVENTS]:
         if event.object.uid in own:
-            doors.journal.append(
+            context.journal.append(
                 Event(
                     type=event.type,
                     reason=event.reason[:64],
@@ -334,11 +334,11 @@ def _append_events(doors: ApiContext, node: Envelope, owned: Sequence[Envelope],
             )
 
 
-async def _find_removable(doors: ApiContext, uid: str, removed: set[str]) -> list[str]:
+async def _find_removable(context: ApiContext, uid: str, removed: set[str]) -> list[str]:
     """Volumes whose data this node is to remove: each is being deleted, unattached, and in none of its allocations."""
-    doomed = {volume for volume, node_uid in doors.doomed_volumes.found.values() if node_uid == uid} - removed
+    doomed = {volume for volume, node_uid in context.doomed_volumes.found.values() if node_uid == uid} - removed
     if not doomed:
         return []
-    for envelope in await _own(doors, uid):
+    for envelope in await _own(context, uid):
         doomed -= {volume.uid for volume in decode_part(envelope.spec, AllocationSpec).volumes}
     return sorted(doomed)

@@ -33,47 +33,49 @@ class SecretsAnswer(msgspec.Struct):
     registries: dict[str, str] = {}
 
 
-async def secrets(doors: ApiContext, call: Call, name: str) -> Answer:
+async def secrets(context: ApiContext, call: Call, name: str) -> Answer:
     """``POST /v1/nodes/{name}:secrets``, by the node itself: what one of its own allocations names, or, with a ticket, who pulls
     a function's image."""
-    await require_own(doors, call, name)
+    await require_own(context, call, name)
     call.query()
     try:
         asked = msgspec.json.decode(await call.read_body(), type=SecretsInput)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise InvalidInput("give allocation: its name; or ticket") from None
     if asked.ticket:
-        return json_answer(msgspec.to_builtins(await _open_registry(doors, call, asked.ticket)))
-    found = await doors.store.get(object_key("allocation", None, asked.allocation))
+        return json_answer(msgspec.to_builtins(await _open_registry(context, call, asked.ticket)))
+    found = await context.store.get(object_key("allocation", None, asked.allocation))
     if found is None or not asked.allocation.startswith(f"{call.actor.id}."):
         raise NotFound(f"node {name} has no allocation {asked.allocation[:80]}")
     spec = decode_part(decode_envelope(found.value).spec, AllocationSpec)
     answer = SecretsAnswer({})
     for secret, keys in list_secrets(spec).items():
-        kept = await _read(doors, spec.workload.project, secret)
+        kept = await _read(context, spec.workload.project, secret)
         if spec.container is not None and secret == spec.container.registry_secret:
             answer.registries[secret] = kept.registry
             keys |= _OF_REGISTRIES & kept.sealed.keys()
-        answer.secrets[secret] = _pick(doors, spec.workload.project, secret, kept, keys)
+        answer.secrets[secret] = _pick(context, spec.workload.project, secret, kept, keys)
     return json_answer(msgspec.to_builtins(answer))
 
 
-async def _open_registry(doors: ApiContext, call: Call, ticket: str) -> SecretsAnswer:
+async def _open_registry(context: ApiContext, call: Call, ticket: str) -> SecretsAnswer:
     """What is in a secret that opens no registry isn't told."""
-    project, name = check_secret_ticket(doors.settings.ticket_key, ticket, call.actor.id, doors.clock.now())
-    kept = await _read(doors, project, name)
+    project, name = check_secret_ticket(context.settings.ticket_key, ticket, call.actor.id, context.clock.now())
+    kept = await _read(context, project, name)
     keys = _OF_REGISTRIES & kept.sealed.keys() if kept.registry else frozenset[str]()
-    return SecretsAnswer({name: _pick(doors, project, name, kept, keys)}, {name: kept.registry})
+    return SecretsAnswer({name: _pick(context, project, name, kept, keys)}, {name: kept.registry})
 
 
-async def _read(doors: ApiContext, project: str | None, name: str) -> SecretSpec:
-    entry = await doors.store.get(object_key(SECRET.name, project, name))
+async def _read(context: ApiContext, project: str | None, name: str) -> SecretSpec:
+    entry = await context.store.get(object_key(SECRET.name, project, name))
     if entry is None:
         raise NotFound(f'secret "{name}" not found', reason="secretNotFound", hint=f"weft secret create {name}")
     return decode_part(decode_envelope(entry.value).spec, SecretSpec)
 
 
-def _pick(doors: ApiContext, project: str | None, name: str, kept: SecretSpec, keys: frozenset[str]) -> dict[str, str]:
+def _pick(
+    context: ApiContext, project: str | None, name: str, kept: SecretSpec, keys: frozenset[str]
+) -> dict[str, str]:
     missing = sorted(keys - kept.sealed.keys())
     if missing:
         raise NotFound(
@@ -82,6 +84,6 @@ def _pick(doors: ApiContext, project: str | None, name: str, kept: SecretSpec, k
             hint=f"it has: {', '.join(sorted(kept.sealed)) or 'none'}",
         )
     return {
-        key: unseal(doors.settings.seal_key, kept.sealed[key], place_of(project, name, key)).decode()
+        key: unseal(context.settings.seal_key, kept.sealed[key], place_of(project, name, key)).decode()
         for key in sorted(keys)
     }

@@ -46,13 +46,13 @@ class UsageAnswer(msgspec.Struct):
     items: list[NodeUsage]
 
 
-async def usage(doors: ApiContext, call: Call) -> Answer:
+async def usage(context: ApiContext, call: Call) -> Answer:
     """``GET /v1/usage``; with ``guests=1`` each guest's too."""
     require_person(call.actor, "see what is used")
     query = call.query("guests")
     with_guests = read_flag(query, "guests")
     items = []
-    for lease in await doors.store.leases(LEASE_PREFIX, digests=True):
+    for lease in await context.store.leases(LEASE_PREFIX, digests=True):
         digest = read_digest(lease.digest)
         if digest is not None and digest.measured:
             guests = {uid: _tell(use) for uid, use in digest.guests.items()} if with_guests else {}

@@ -38,55 +38,55 @@ class _Part:
     """One object of a bulk request: where it stands there, and what became of it."""
 
     index: int
-    wish: Manifest | None = None
+    manifest: Manifest | None = None
     draft: Draft | None = None
     error: WeftError | None = None
     stored: Envelope | None = None
 
 
-async def create_batch(doors: ApiContext, call: Call, target: Target) -> Answer:
+async def create_batch(context: ApiContext, call: Call, target: Target) -> Answer:
     """``POST …/{plural}:batch``: one result for each object, in order."""
     call.query()
     raws = await _read_objects(call, {"objects"})
     tokens.refuse_without_secret(target.kind)
-    view, fleet = View(doors.store), Fleet(len(raws))
+    view, fleet = View(context.store), Fleet(len(raws))
     parts: list[_Part] = []
     for index, raw in enumerate(raws):
         part = _Part(index)
         parts.append(part)
         try:
-            part.wish = read_manifest(raw, kind=target.kind, project=target.project)
-            part.draft = await _plan_new(doors, view, fleet, part.wish)
+            part.manifest = read_manifest(raw, kind=target.kind, project=target.project)
+            part.draft = await _plan_new(context, view, fleet, part.manifest)
         except WeftError as error:
             part.error = error
         if index % _BREATH == _BREATH - 1:
-            await doors.clock.sleep(0)
+            await context.clock.sleep(0)
     key = call.idempotency_key
     for group in _groups([part for part in parts if part.draft is not None]):
-        await _commit_group(doors, group, key)
+        await _commit_group(context, group, key)
     if key is not None:
-        await _forgive_repeats(doors, parts, key)
+        await _forgive_repeats(context, parts, key)
     for part in parts:
         if part.draft is not None and part.error is None and part.stored is None:
-            tell(doors, call.actor, part.draft)
+            tell(context, call.actor, part.draft)
     return json_answer({"results": [_result(part, call.request_id) for part in parts]})
 
 
-async def apply(doors: ApiContext, call: Call) -> Answer:
+async def apply(context: ApiContext, call: Call) -> Answer:
     """``POST /v1/apply``: all or, if one of them is wrong, none."""
     query = call.query("dry_run")
     body = await call.read_object(MAX_BULK_BYTES)
     raws = _check_objects(body, {"objects", "dry_run"})
     dry_run = body.get("dry_run", False) is True or read_flag(query, "dry_run")
     key = None if dry_run else call.idempotency_key
-    if key is not None and await was_done(doors, key):
-        return json_answer({"results": [_applied(part) for part in await _find_applied(doors, raws)]})
+    if key is not None and await was_done(context, key):
+        return json_answer({"results": [_applied(part) for part in await _find_applied(context, raws)]})
     for attempt in range(TRIES):
-        parts = await _plan_apply(doors, raws)
+        parts = await _plan_apply(context, raws)
         if dry_run:
             break
         try:
-            await _commit_apply(doors, parts, key)
+            await _commit_apply(context, parts, key)
             break
         except PreconditionFailed:
             # Others wrote meanwhile: what was stored of a larger request is unchanged in the next round.
@@ -95,130 +95,132 @@ async def apply(doors: ApiContext, call: Call) -> Answer:
     if not dry_run:
         for part in parts:
             if part.draft is not None:
-                tell(doors, call.actor, part.draft)
+                tell(context, call.actor, part.draft)
     return json_answer({"results": [_applied(part) for part in parts]})
 
 
-async def _plan_new(doors: ApiContext, view: View, fleet: Fleet, wish: Manifest) -> Draft:
+async def _plan_new(context: ApiContext, view: View, fleet: Fleet, manifest: Manifest) -> Draft:
     """A draft that leaves it to the commit to find a taken name; only names within the request are compared."""
-    if view.is_planned(_key_of(wish)):
-        raise AlreadyExists(f'{wish.kind.title} "{wish.name}" stands twice in this request', field="name")
-    return await admit.plan_create(doors, view, wish, known_absent=True, fleet=fleet)
+    if view.is_planned(_key_of(manifest)):
+        raise AlreadyExists(f'{manifest.kind.title} "{manifest.name}" stands twice in this request', field="name")
+    return await admit.plan_create(context, view, manifest, known_absent=True, fleet=fleet)
 
 
-async def _commit_group(doors: ApiContext, group: list[_Part], key: str | None) -> None:
+async def _commit_group(context: ApiContext, group: list[_Part], key: str | None) -> None:
     """One commit for all; if that fails, one for each."""
     try:
-        revision = await _commit(doors, group, None if key is None else f"{key}/{group[0].index}")
+        revision = await _commit(context, group, None if key is None else f"{key}/{group[0].index}")
     except WeftError:
         for part in group:
-            await _commit_alone(doors, part, key)
+            await _commit_alone(context, part, key)
         return
-    is_repeat = key is not None and not await _is_ours(doors, group[0])
+    is_repeat = key is not None and not await _is_ours(context, group[0])
     for part in group:
-        if is_repeat and part.wish is not None:
-            part.stored = await read_again(doors, _key_of(part.wish))
+        if is_repeat and part.manifest is not None:
+            part.stored = await read_again(context, _key_of(part.manifest))
         elif part.draft is not None:
             part.draft.envelope.revision = revision
 
 
-async def _is_ours(doors: ApiContext, part: _Part) -> bool:
+async def _is_ours(context: ApiContext, part: _Part) -> bool:
     """Whether what is stored is what this very request planned, not an earlier one with the same key."""
     draft = part.draft
-    stored = None if draft is None else await read_again(doors, draft.envelope.key)
+    stored = None if draft is None else await read_again(context, draft.envelope.key)
     return draft is not None and stored is not None and stored.uid == draft.envelope.uid
 
 
-async def _commit_alone(doors: ApiContext, part: _Part, key: str | None) -> None:
-    wish = part.wish
-    if wish is None:
+async def _commit_alone(context: ApiContext, part: _Part, key: str | None) -> None:
+    manifest = part.manifest
+    if manifest is None:
         return
     try:
         part.draft = await settle(
-            doors,
-            lambda view: admit.plan_create(doors, view, wish),
+            context,
+            lambda view: admit.plan_create(context, view, manifest),
             key=None if key is None else f"{key}/{part.index}/alone",
         )
     except WeftError as error:
         part.error = error
 
 
-async def _commit(doors: ApiContext, parts: Sequence[_Part], key: str | None) -> int:
+async def _commit(context: ApiContext, parts: Sequence[_Part], key: str | None) -> int:
     drafts = [part.draft for part in parts if part.draft is not None]
-    return await doors.store.commit(
+    return await context.store.commit(
         [write for draft in drafts for write in draft.writes],
         list(dict.fromkeys(precondition for draft in drafts for precondition in draft.preconditions)),
         idempotency_key=key,
     )
 
 
-async def _forgive_repeats(doors: ApiContext, parts: Sequence[_Part], key: str) -> None:
+async def _forgive_repeats(context: ApiContext, parts: Sequence[_Part], key: str) -> None:
     """A repeated request finds the objects the first one made: those, and only those, are its results."""
     done: dict[str, bool] = {}
     starts = [f"{key}/{part.index}" for part in parts]
     for part in parts:
-        if not isinstance(part.error, (AlreadyExists, InUse)) or part.wish is None:
+        if not isinstance(part.error, (AlreadyExists, InUse)) or part.manifest is None:
             continue
-        stored = await read_again(doors, _key_of(part.wish))
-        if stored is None or not _is_as_wished(part.wish, stored):
+        stored = await read_again(context, _key_of(part.manifest))
+        if stored is None or not _is_as_wished(part.manifest, stored):
             continue
         for candidate in (f"{key}/{part.index}/alone", *starts[: part.index + 1][::-1]):
             if candidate not in done:
-                done[candidate] = await was_done(doors, candidate)
+                done[candidate] = await was_done(context, candidate)
             if done[candidate]:
                 part.error, part.stored = None, stored
                 break
 
 
-def _is_as_wished(wish: Manifest, stored: Envelope) -> bool:
-    spec = msgspec.json.encode(admit.read_spec(wish.kind, wish.spec))
-    return (wish.labels or {}) == stored.labels and spec == bytes(stored.spec)
+def _is_as_wished(manifest: Manifest, stored: Envelope) -> bool:
+    spec = msgspec.json.encode(admit.read_spec(manifest.kind, manifest.spec))
+    return (manifest.labels or {}) == stored.labels and spec == bytes(stored.spec)
 
 
-async def _plan_apply(doors: ApiContext, raws: Sequence[Any]) -> list[_Part]:
+async def _plan_apply(context: ApiContext, raws: Sequence[Any]) -> list[_Part]:
     """Drafts for all, those that are referred to first. Raises InvalidInput with every problem there is."""
     parts = [_Part(index) for index in range(len(raws))]
     for part in parts:
         try:
-            part.wish = read_manifest(raws[part.index])
-            tokens.refuse_without_secret(part.wish.kind)
+            part.manifest = read_manifest(raws[part.index])
+            tokens.refuse_without_secret(part.manifest.kind)
         except WeftError as error:
             part.error = error
-    view = View(doors.store)
+    view = View(context.store)
     seen: set[str] = set()
     for count, part in enumerate(_in_order(parts)):
-        wish = part.wish
-        if wish is None:
+        manifest = part.manifest
+        if manifest is None:
             continue
         try:
-            if _key_of(wish) in seen:
-                raise InvalidInput(f'{wish.kind.title} "{wish.name}" stands twice in this request', field="name")
-            seen.add(_key_of(wish))
-            part.draft = await admit.plan_put(doors, view, wish)
+            if _key_of(manifest) in seen:
+                raise InvalidInput(
+                    f'{manifest.kind.title} "{manifest.name}" stands twice in this request', field="name"
+                )
+            seen.add(_key_of(manifest))
+            part.draft = await admit.plan_put(context, view, manifest)
         except WeftError as error:
             part.error = error
         if count % _BREATH == _BREATH - 1:
-            await doors.clock.sleep(0)
+            await context.clock.sleep(0)
     _refuse_all(parts)
     return parts
 
 
-async def _find_applied(doors: ApiContext, raws: Sequence[Any]) -> list[_Part]:
+async def _find_applied(context: ApiContext, raws: Sequence[Any]) -> list[_Part]:
     """The objects of a request that was carried out before, as they are now: a late repeat changes nothing."""
     parts = []
     for index, raw in enumerate(raws):
-        wish = read_manifest(raw)
-        stored = await read_again(doors, _key_of(wish))
-        parts.append(_Part(index, draft=None if stored is None else Draft(wish.kind, stored, "unchanged")))
+        manifest = read_manifest(raw)
+        stored = await read_again(context, _key_of(manifest))
+        parts.append(_Part(index, draft=None if stored is None else Draft(manifest.kind, stored, "unchanged")))
     return parts
 
 
-async def _commit_apply(doors: ApiContext, parts: Sequence[_Part], key: str | None) -> None:
+async def _commit_apply(context: ApiContext, parts: Sequence[_Part], key: str | None) -> None:
     """``key`` stands in the last commit: once it is there, all of it was done."""
     wanted = [part for part in _in_order(parts) if part.draft is not None and part.draft.writes]
     groups = list(_groups(wanted))
     for group in groups:
-        revision = await _commit(doors, group, key if group is groups[-1] else None)
+        revision = await _commit(context, group, key if group is groups[-1] else None)
         for part in group:
             if part.draft is not None:
                 part.draft.envelope.revision = revision
@@ -226,8 +228,8 @@ async def _commit_apply(doors: ApiContext, parts: Sequence[_Part], key: str | No
 
 def _in_order(parts: Sequence[_Part]) -> list[_Part]:
     return sorted(
-        (part for part in parts if part.wish is not None and part.error is None),
-        key=lambda part: (_RANKS[part.wish.kind.name], part.index) if part.wish else (0, 0),
+        (part for part in parts if part.manifest is not None and part.error is None),
+        key=lambda part: (_RANKS[part.manifest.kind.name], part.index) if part.manifest else (0, 0),
     )
 
 
@@ -291,15 +293,19 @@ def _refuse_all(parts: Sequence[_Part]) -> None:
 
 
 def _named(part: _Part) -> dict[str, str]:
-    return {} if part.wish is None else {"object": f"{part.wish.kind.name}/{part.wish.name}"}
+    return {} if part.manifest is None else {"object": f"{part.manifest.kind.name}/{part.manifest.name}"}
 
 
 def _title(part: _Part) -> str:
-    return f"object {part.index + 1}: " if part.wish is None else f'{part.wish.kind.title} "{part.wish.name}": '
+    return (
+        f"object {part.index + 1}: "
+        if part.manifest is None
+        else f'{part.manifest.kind.title} "{part.manifest.name}": '
+    )
 
 
-def _key_of(wish: Manifest) -> str:
-    return object_key(wish.kind.name, wish.project, wish.name)
+def _key_of(manifest: Manifest) -> str:
+    return object_key(manifest.kind.name, manifest.project, manifest.name)
 
 
 async def _read_objects(call: Call, known: set[str]) -> list[Any]:

@@ -22,43 +22,43 @@ from weft.serving.answer import Answer
 from weft.trust.enrolment import Enrolment, enrolment_key
 
 
-async def delete(doors: ApiContext, call: Call, target: Target) -> Answer:
+async def delete(context: ApiContext, call: Call, target: Target) -> Answer:
     """``DELETE`` on an object: 200 with its last state if it is gone, 202 if it goes. ``uid`` in the query: this very
     one. A repeat of a request that was carried out touches nothing that came after it."""
     query = call.query("uid", "force")
     uid = query.get("uid")
     kind, key = target.kind, call.idempotency_key
-    if key is not None and await was_done(doors, key):
-        return await _answer_repeat(doors, target)
+    if key is not None and await was_done(context, key):
+        return await _answer_repeat(context, target)
     expected = Match(call)
-    envelope = await _read(doors, target)
+    envelope = await _read(context, target)
     expected.check(kind, envelope.name, envelope)
     if uid is not None:
         refuse_another(kind, envelope, uid)
     if read_flag(query, "force"):
-        return object_answer(await give_up(doors, call, kind, envelope))
+        return object_answer(await give_up(context, call, kind, envelope))
     if envelope.deleting_since is not None and envelope.finalizers:
         return object_answer(envelope, 202)
     guard(kind, envelope)
     if references.is_referred_to(kind):
-        await _refuse_used(doors, kind, envelope)
-        envelope = await _mark(doors, target, envelope.uid, expected)
+        await _refuse_used(context, kind, envelope)
+        envelope = await _mark(context, target, envelope.uid, expected)
         expected = Match()  # met: from here on it is our own mark that moves it
         try:
-            await _refuse_used(doors, kind, envelope)
+            await _refuse_used(context, kind, envelope)
         except BaseException:
-            await _unmark(doors, target, envelope.uid)
+            await _unmark(context, target, envelope.uid)
             raise
-    gone = await retry(doors, lambda: _finish(doors, target, envelope, key, expected))
+    gone = await retry(context, lambda: _finish(context, target, envelope, key, expected))
     if gone.finalizers:
-        doors.tell(gone.ref, "Deleting", f"asked by {call.actor.name}")
+        context.tell(gone.ref, "Deleting", f"asked by {call.actor.name}")
     else:
-        doors.tell(gone.ref, "Deleted", f"deleted by {call.actor.name}")
+        context.tell(gone.ref, "Deleted", f"deleted by {call.actor.name}")
     return object_answer(gone, 202 if gone.finalizers else 200)
 
 
-async def _answer_repeat(doors: ApiContext, target: Target) -> Answer:
-    current = await read_again(doors, target.key)
+async def _answer_repeat(context: ApiContext, target: Target) -> Answer:
+    current = await read_again(context, target.key)
     if current is not None and current.deleting_since is not None:
         return object_answer(current, 202)
     kind = target.kind
@@ -66,65 +66,65 @@ async def _answer_repeat(doors: ApiContext, target: Target) -> Answer:
     return object_answer(gone)
 
 
-async def _read(doors: ApiContext, target: Target, uid: str | None = None) -> Envelope:
-    envelope = await read_again(doors, target.key)
+async def _read(context: ApiContext, target: Target, uid: str | None = None) -> Envelope:
+    envelope = await read_again(context, target.key)
     if envelope is None or (uid is not None and envelope.uid != uid):
         raise not_found(target.kind, target.require_name(), target.project)
     return envelope
 
 
-async def _refuse_used(doors: ApiContext, kind: Kind, envelope: Envelope) -> None:
-    users = await references.find_users(doors.store, kind, envelope)
+async def _refuse_used(context: ApiContext, kind: Kind, envelope: Envelope) -> None:
+    users = await references.find_users(context.store, kind, envelope)
     if users:
         raise references.in_use(kind, envelope.name, users)
 
 
-async def _mark(doors: ApiContext, target: Target, uid: str, expected: Match) -> Envelope:
+async def _mark(context: ApiContext, target: Target, uid: str, expected: Match) -> Envelope:
     async def attempt() -> Envelope:
-        envelope = await _read(doors, target, uid)
+        envelope = await _read(context, target, uid)
         expected.check(target.kind, envelope.name, envelope)
         if envelope.deleting_since is None:
-            await _write(doors, envelope, doors.clock.now())
+            await _write(context, envelope, context.clock.now())
         return envelope
 
-    return await retry(doors, attempt)
+    return await retry(context, attempt)
 
 
-async def _unmark(doors: ApiContext, target: Target, uid: str) -> None:
+async def _unmark(context: ApiContext, target: Target, uid: str) -> None:
     async def attempt() -> None:
-        await _write(doors, await _read(doors, target, uid), None)
+        await _write(context, await _read(context, target, uid), None)
 
-    await retry(doors, attempt)
+    await retry(context, attempt)
 
 
-async def _write(doors: ApiContext, envelope: Envelope, deleting_since: float | None, key: str | None = None) -> None:
+async def _write(context: ApiContext, envelope: Envelope, deleting_since: float | None, key: str | None = None) -> None:
     envelope.deleting_since = deleting_since
-    envelope.revision = await doors.store.commit(
+    envelope.revision = await context.store.commit(
         [Put(envelope.key, encode_envelope(envelope))],
         [AtRevision(envelope.key, envelope.revision)],
         idempotency_key=key,
     )
 
 
-async def _finish(doors: ApiContext, target: Target, last: Envelope, key: str | None, expected: Match) -> Envelope:
+async def _finish(context: ApiContext, target: Target, last: Envelope, key: str | None, expected: Match) -> Envelope:
     """One commit with the request's ``key``: the mark, if finalizers hold the object; else it and its claims are gone."""
     kind = target.kind
-    envelope = await read_again(doors, target.key)
+    envelope = await read_again(context, target.key)
     if envelope is None or envelope.uid != last.uid:
         return last  # whoever held it has let it go meanwhile
     expected.check(kind, envelope.name, envelope)
     if envelope.finalizers:
         if envelope.deleting_since is None:
-            await _write(doors, envelope, doors.clock.now(), key)
+            await _write(context, envelope, context.clock.now(), key)
         elif key is not None:
-            await doors.store.commit([], idempotency_key=key)
+            await context.store.commit([], idempotency_key=key)
         return envelope
     writes: list[Write] = [Delete(envelope.key)]
     writes += claims.plan_release(kind, envelope, decode_part(envelope.spec, kind.spec))
-    removed = msgspec.json.encode(Enrolment(name=envelope.name, removed_at=doors.clock.now()))
+    removed = msgspec.json.encode(Enrolment(name=envelope.name, removed_at=context.clock.now()))
     if kind.name == "node":
         writes.append(Put(enrolment_key(envelope.uid), removed))
-    revision = await doors.store.commit(writes, [AtRevision(envelope.key, envelope.revision)], idempotency_key=key)
+    revision = await context.store.commit(writes, [AtRevision(envelope.key, envelope.revision)], idempotency_key=key)
     if kind.name == "node":
-        doors.enrolments.note(envelope.uid, removed, revision)
+        context.enrolments.note(envelope.uid, removed, revision)
     return envelope

@@ -32,29 +32,29 @@ SELECTORS = ("labels", "fields")
 _encoder = msgspec.json.Encoder()
 
 
-async def get(doors: ApiContext, call: Call, target: Target) -> Answer:
+async def get(context: ApiContext, call: Call, target: Target) -> Answer:
     """``GET`` on an object."""
     name = target.require_name()
-    await authorise_read(doors, call.actor, target.kind, name, {})
+    await authorise_read(context, call.actor, target.kind, name, {})
     call.query()
-    entry = await doors.store.get(target.key)
+    entry = await context.store.get(target.key)
     if entry is None:
-        await refuse_unknown_project(doors, target)
+        await refuse_unknown_project(context, target)
         raise not_found(target.kind, name, target.project)
     if is_known(call, entry.revision):
         return Answer(304, headers=(("etag", f'"{entry.revision}"'),))
     return object_answer(decode_envelope(entry.value, entry.revision))
 
 
-async def list_(doors: ApiContext, call: Call, target: Target) -> Answer:
+async def list_(context: ApiContext, call: Call, target: Target) -> Answer:
     """``GET`` on a collection: one page of one instant."""
-    names = await authorise_read(doors, call.actor, target.kind, None, call.loose_query)
+    names = await authorise_read(context, call.actor, target.kind, None, call.loose_query)
     query = call.query(*SELECTORS, *known_prefix(target), "limit", "continue")
     prefix, match = read_selection(target, names, query)
     limit = read_count(query, "limit", 0, _MOST)
-    page = await doors.store.list(prefix, limit=limit, after=query.get("continue") or None)
+    page = await context.store.list(prefix, limit=limit, after=query.get("continue") or None)
     if not page.entries:
-        await refuse_unknown_project(doors, target)
+        await refuse_unknown_project(context, target)
     if len(page.entries) > _ON_THE_LOOP:
         body = await asyncio.to_thread(_encode, page.entries, match, page.cursor, page.next)
     else:
@@ -76,11 +76,11 @@ def known_prefix(target: Target) -> tuple[str, ...]:
     return {"allocation": ("node",), "endpoint": ("network",)}.get(target.kind.name, ())
 
 
-async def refuse_unknown_project(doors: ApiContext, target: Target) -> None:
+async def refuse_unknown_project(context: ApiContext, target: Target) -> None:
     """Raise NotFound if the project of the URL doesn't exist."""
     if target.project is None:
         return
-    if await doors.store.get(object_key("project", None, target.project)) is None:
+    if await context.store.get(object_key("project", None, target.project)) is None:
         raise not_found(BY_NAME["project"], target.project, None)
 
 

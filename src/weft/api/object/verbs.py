@@ -41,7 +41,7 @@ _LOOK_SECONDS = 0.1
 _STARTABLE = ("Stopped", "Suspended", "Failed")
 
 
-async def act(doors: ApiContext, call: Call, target: Target) -> Answer:
+async def act(context: ApiContext, call: Call, target: Target) -> Answer:
     """``POST …/{name}:{verb}``."""
     kind, verb = target.kind, _find_verb(target)
     if verb.stream:
@@ -53,27 +53,27 @@ async def act(doors: ApiContext, call: Call, target: Target) -> Answer:
     expected = Match(call)
     if verb.stream:
         if expected.is_given:
-            expected.check(kind, target.require_name(), await read_again(doors, target.key))
-        return await _open_stream(doors, call, target, verb, given)
+            expected.check(kind, target.require_name(), await read_again(context, target.key))
+        return await _open_stream(context, call, target, verb, given)
     if verb.make is not None:
-        return await _make(doors, call, target, verb, given, expected, dry_run=dry_run)
+        return await _make(context, call, target, verb, given, expected, dry_run=dry_run)
     key = None if dry_run else call.idempotency_key
     try:
         draft = await settle(
-            doors, lambda view: _plan(doors, view, target, verb, given, expected), key=key, dry_run=dry_run
+            context, lambda view: _plan(context, view, target, verb, given, expected), key=key, dry_run=dry_run
         )
     except WeftError:
         # A repeat of what has been done may make no sense any more in the state it led to.
-        stored = await read_again(doors, target.key) if key is not None and await was_done(doors, key) else None
+        stored = await read_again(context, target.key) if key is not None and await was_done(context, key) else None
         if stored is None:
             raise
         return object_answer(stored)
     if draft.changes and not dry_run:
-        doors.tell(draft.envelope.ref, "Asked", f"{verb.name} asked by {call.actor.name}")
+        context.tell(draft.envelope.ref, "Asked", f"{verb.name} asked by {call.actor.name}")
     return object_answer(draft.envelope)
 
 
-async def _plan(doors: ApiContext, view: View, target: Target, verb: Verb, given: Any, expected: Match) -> Draft:
+async def _plan(context: ApiContext, view: View, target: Target, verb: Verb, given: Any, expected: Match) -> Draft:
     kind = target.kind
     current = await view.get(kind, target.project, target.require_name())
     expected.check(kind, target.require_name(), current)
@@ -90,11 +90,11 @@ async def _plan(doors: ApiContext, view: View, target: Target, verb: Verb, given
     changes = plan_spec_change(old, new)
     if not changes:
         return Draft(kind, current, "unchanged")
-    return await admit.plan_spec(doors, view, kind, current, old, new, changes)
+    return await admit.plan_spec(context, view, kind, current, old, new, changes)
 
 
 async def _make(
-    doors: ApiContext, call: Call, target: Target, verb: Verb, given: Any, expected: Match, *, dry_run: bool
+    context: ApiContext, call: Call, target: Target, verb: Verb, given: Any, expected: Match, *, dry_run: bool
 ) -> Answer:
     """The object that the verb makes beside ``target``."""
     assert verb.make is not None
@@ -109,24 +109,24 @@ async def _make(
         refuse_deleting(kind, current)
         whole = msgspec.json.decode(msgspec.json.encode(current))
         await _leave_out_a_move_that_ended(view, target, whole["status"], mark)
-        wish = read_manifest(make(whole, given, mark), project=target.project)
+        manifest = read_manifest(make(whole, given, mark), project=target.project)
         if verb.change is not None:
-            return await _make_with_change(doors, view, target, verb, given, wish, expected)
-        if key is not None and (done := await view.get(wish.kind, wish.project, wish.name)) is not None:
-            return Draft(wish.kind, done, "unchanged")
-        draft = await admit.plan_create(doors, view, wish)
+            return await _make_with_change(context, view, target, verb, given, manifest, expected)
+        if key is not None and (done := await view.get(manifest.kind, manifest.project, manifest.name)) is not None:
+            return Draft(manifest.kind, done, "unchanged")
+        draft = await admit.plan_create(context, view, manifest)
         if expected.is_given:
             draft.preconditions.append(AtRevision(current.key, current.revision))
         return draft
 
-    if verb.change is not None and key is not None and await was_done(doors, key):
-        made = await _find_made(doors, target)
+    if verb.change is not None and key is not None and await was_done(context, key):
+        made = await _find_made(context, target)
         if made is not None:
             return object_answer(made)
 
-    draft = await settle(doors, plan, key=key, dry_run=dry_run)
+    draft = await settle(context, plan, key=key, dry_run=dry_run)
     if not dry_run:
-        tell(doors, call.actor, draft)
+        tell(context, call.actor, draft)
     return object_answer(draft.envelope, 200 if dry_run else 201)
 
 
@@ -140,28 +140,28 @@ async def _leave_out_a_move_that_ended(view: View, target: Target, status: dict[
 
 
 async def _make_with_change(
-    doors: ApiContext, view: View, target: Target, verb: Verb, given: Any, wish: Manifest, expected: Match
+    context: ApiContext, view: View, target: Target, verb: Verb, given: Any, manifest: Manifest, expected: Match
 ) -> Draft:
     """What is made and the change of ``target`` that goes with it, in one commit."""
-    changed = await _plan(doors, view, target, verb, given, expected)
-    draft = await admit.plan_create(doors, view, wish)
+    changed = await _plan(context, view, target, verb, given, expected)
+    draft = await admit.plan_create(context, view, manifest)
     draft.envelope.owner = changed.envelope.ref
     draft.writes = [Put(draft.envelope.key, encode_envelope(draft.envelope)), *draft.writes[1:], *changed.writes]
     draft.preconditions += changed.preconditions
     return draft
 
 
-async def _find_made(doors: ApiContext, target: Target) -> Envelope | None:
+async def _find_made(context: ApiContext, target: Target) -> Envelope | None:
     """The newest object that belongs to ``target`` and was made by one of its verbs."""
-    owner = await read_again(doors, target.key)
+    owner = await read_again(context, target.key)
     kinds = [kind.name for kind in KINDS if kind.removable]
-    pages = [await doors.store.list(object_key(kind, target.project, f"{target.name}-")) for kind in kinds]
+    pages = [await context.store.list(object_key(kind, target.project, f"{target.name}-")) for kind in kinds]
     found = [decode_envelope(entry.value, entry.revision) for page in pages for entry in page.entries]
     own = [one for one in found if owner is not None and one.owner is not None and one.owner.uid == owner.uid]
     return max(own, key=lambda one: one.revision, default=None)
 
 
-async def _open_stream(doors: ApiContext, call: Call, target: Target, verb: Verb, given: Any) -> Answer:
+async def _open_stream(context: ApiContext, call: Call, target: Target, verb: Verb, given: Any) -> Answer:
     """A ticket that lets its bearer through the gateway to the workload's place, once, for a minute; what has no place of its own
     is the gateway's to answer for."""
     kind, name = target.kind, target.require_name()
@@ -170,31 +170,31 @@ async def _open_stream(doors: ApiContext, call: Call, target: Target, verb: Verb
         raise TooLarge(
             f"the input of {verb.name} is larger than {_MOST_INPUT_BYTES} bytes", hint="send it through stdin instead"
         )
-    envelope = await read_again(doors, target.key)
-    deadline = doors.clock.elapsed() + (PLACE_SECONDS if verb.name == "exec" else 0.0)
-    while envelope is not None and _is_coming(envelope) and doors.clock.elapsed() < deadline:
-        await doors.clock.sleep(_LOOK_SECONDS)
-        envelope = await read_again(doors, target.key)
+    envelope = await read_again(context, target.key)
+    deadline = context.clock.elapsed() + (PLACE_SECONDS if verb.name == "exec" else 0.0)
+    while envelope is not None and _is_coming(envelope) and context.clock.elapsed() < deadline:
+        await context.clock.sleep(_LOOK_SECONDS)
+        envelope = await read_again(context, target.key)
     if envelope is None:
         raise not_found(kind, name, target.project)
     place = {"node_uid": "", "allocation": "", "guest_id": ""}
     if is_workload(kind.name):
-        allocation, spec = await _find_place(doors, kind, envelope, verb)
+        allocation, spec = await _find_place(context, kind, envelope, verb)
         place = {"node_uid": spec.node_uid, "allocation": allocation.name, "guest_id": short_id(allocation.uid)}
     claims = {
         **place,
         "verb": verb.name,
         "input": plain,
         "workload": {"kind": kind.name, "project": target.project, "name": name, "uid": envelope.uid},
-        "expires": doors.clock.now() + LIFETIME_SECONDS,
+        "expires": context.clock.now() + LIFETIME_SECONDS,
         "subject": call.actor.name,
     }
-    doors.tell(envelope.ref, "Opened", f"{verb.name} opened by {call.actor.name}")
+    context.tell(envelope.ref, "Opened", f"{verb.name} opened by {call.actor.name}")
     return json_answer(
         {
-            "ticket": sign_ticket(doors.settings.ticket_key, claims),
-            "address": doors.settings.gateway_for(call.host),
-            "server_name": doors.settings.server_name,
+            "ticket": sign_ticket(context.settings.ticket_key, claims),
+            "address": context.settings.gateway_for(call.host),
+            "server_name": context.settings.server_name,
         }
     )
 
@@ -211,17 +211,19 @@ def _is_coming(envelope: Envelope) -> bool:
     return bool(status.get("phase") in _STARTABLE and status.get("observed_generation", 0) < envelope.generation)
 
 
-async def _find_place(doors: ApiContext, kind: Kind, envelope: Envelope, verb: Verb) -> tuple[Envelope, AllocationSpec]:
+async def _find_place(
+    context: ApiContext, kind: Kind, envelope: Envelope, verb: Verb
+) -> tuple[Envelope, AllocationSpec]:
     status = msgspec.json.decode(envelope.status)
     phase = Phase(status.get("phase", "Pending"))
     what = f"{kind.name}/{envelope.name}"
     if verb.name in ALLOWED:
         check_verb(verb.name, phase, what)
     node = status.get("node")
-    entry = await doors.store.get(object_key("node", None, node)) if node else None
+    entry = await context.store.get(object_key("node", None, node)) if node else None
     if entry is not None:
         uid = decode_envelope(entry.value).uid
-        page = await doors.store.list(object_key("allocation", None, f"{uid}."))
+        page = await context.store.list(object_key("allocation", None, f"{uid}."))
         for found in page.entries:
             allocation = decode_envelope(found.value, found.revision)
             spec = decode_part(allocation.spec, AllocationSpec)

@@ -24,43 +24,43 @@ from weft.serving.answer import Answer
 _PATCHED = ("labels", "spec", "uid", "generation")
 
 
-async def create(doors: ApiContext, call: Call, target: Target) -> Answer:
+async def create(context: ApiContext, call: Call, target: Target) -> Answer:
     """``POST`` on a collection."""
     dry_run = read_flag(call.query("dry_run"), "dry_run")
     raw = await call.read_object()
     if target.kind.name == "token":
-        return await tokens.create(doors, call, raw, dry_run=dry_run)
-    wish = read_manifest(raw, kind=target.kind, project=target.project)
+        return await tokens.create(context, call, raw, dry_run=dry_run)
+    manifest = read_manifest(raw, kind=target.kind, project=target.project)
     draft = await _settle_once(
-        doors, call, target, wish.name, lambda view: admit.plan_create(doors, view, wish), dry_run
+        context, call, target, manifest.name, lambda view: admit.plan_create(context, view, manifest), dry_run
     )
     if not dry_run:
-        tell(doors, call.actor, draft)
+        tell(context, call.actor, draft)
     return object_answer(draft.envelope, 200 if dry_run else 201)
 
 
-async def put(doors: ApiContext, call: Call, target: Target) -> Answer:
+async def put(context: ApiContext, call: Call, target: Target) -> Answer:
     """``PUT`` on an object."""
     dry_run = read_flag(call.query("dry_run"), "dry_run")
-    wish = read_manifest(await call.read_object(), kind=target.kind, project=target.project, name=target.name)
-    tokens.refuse_without_secret(wish.kind)
+    manifest = read_manifest(await call.read_object(), kind=target.kind, project=target.project, name=target.name)
+    tokens.refuse_without_secret(manifest.kind)
     expected = Match(call)
 
     async def plan(view: View) -> Draft:
-        current = await view.get(wish.kind, wish.project, wish.name)
+        current = await view.get(manifest.kind, manifest.project, manifest.name)
         if expected.is_given:
-            expected.check(wish.kind, wish.name, current)
-        if wish.revision is not None:
-            refuse_stale(wish.kind, wish.name, current, wish.revision)
+            expected.check(manifest.kind, manifest.name, current)
+        if manifest.revision is not None:
+            refuse_stale(manifest.kind, manifest.name, current, manifest.revision)
         if current is None:
-            return await admit.plan_create(doors, view, wish, known_absent=True)
-        return await admit.plan_update(doors, view, wish, current)
+            return await admit.plan_create(context, view, manifest, known_absent=True)
+        return await admit.plan_update(context, view, manifest, current)
 
-    draft = await _settle_once(doors, call, target, wish.name, plan, dry_run)
-    return _answer(doors, call, draft, dry_run)
+    draft = await _settle_once(context, call, target, manifest.name, plan, dry_run)
+    return _answer(context, call, draft, dry_run)
 
 
-async def patch(doors: ApiContext, call: Call, target: Target) -> Answer:
+async def patch(context: ApiContext, call: Call, target: Target) -> Answer:
     """``PATCH`` on an object: a JSON merge patch (RFC 7396) on labels and spec."""
     dry_run = read_flag(call.query("dry_run"), "dry_run")
     raw = await call.read_object()
@@ -77,25 +77,27 @@ async def patch(doors: ApiContext, call: Call, target: Target) -> Answer:
         expected.check(target.kind, target.require_name(), current)
         if current is None:
             raise admit.not_found(target.kind, target.require_name(), target.project)
-        wish = read_manifest(_patched(current, raw, target), kind=target.kind, project=target.project, name=target.name)
-        return await admit.plan_update(doors, view, wish, current)
+        manifest = read_manifest(
+            _patched(current, raw, target), kind=target.kind, project=target.project, name=target.name
+        )
+        return await admit.plan_update(context, view, manifest, current)
 
-    draft = await _settle_once(doors, call, target, target.require_name(), plan, dry_run)
-    return _answer(doors, call, draft, dry_run)
+    draft = await _settle_once(context, call, target, target.require_name(), plan, dry_run)
+    return _answer(context, call, draft, dry_run)
 
 
 async def _settle_once(
-    doors: ApiContext, call: Call, target: Target, name: str, plan: Callable[[View], Awaitable[Draft]], dry_run: bool
+    context: ApiContext, call: Call, target: Target, name: str, plan: Callable[[View], Awaitable[Draft]], dry_run: bool
 ) -> Draft:
     """What ``plan`` comes to; nothing new for a request that repeats one that was carried out."""
     key = None if dry_run else call.idempotency_key
     try:
-        return await settle(doors, plan, key=key, dry_run=dry_run)
+        return await settle(context, plan, key=key, dry_run=dry_run)
     except WeftError:
         # What stands in the way may be what the first request with this key did.
-        if key is None or not await was_done(doors, key):
+        if key is None or not await was_done(context, key):
             raise
-        current = await View(doors.store).get(target.kind, target.project, name)
+        current = await View(context.store).get(target.kind, target.project, name)
         if current is None:
             raise
         return Draft(target.kind, current, "unchanged")
@@ -128,9 +130,9 @@ def _patched(current: Envelope, raw: dict[str, Any], target: Target) -> dict[str
     }
 
 
-def _answer(doors: ApiContext, call: Call, draft: Draft, dry_run: bool) -> Answer:
+def _answer(context: ApiContext, call: Call, draft: Draft, dry_run: bool) -> Answer:
     if not dry_run:
-        tell(doors, call.actor, draft)
+        tell(context, call.actor, draft)
     answer = object_answer(draft.envelope, 201 if draft.action == "created" and not dry_run else 200)
     answer.headers += (("weft-action", draft.action),)
     return answer

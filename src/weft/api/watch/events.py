@@ -19,7 +19,7 @@ _LOOK_SECONDS = 0.3  # other processes write the journal too, and it has no way 
 _encoder = msgspec.json.Encoder()
 
 
-async def events(doors: ApiContext, call: Call) -> Answer:
+async def events(context: ApiContext, call: Call) -> Answer:
     """``GET /v1/events``: with ``since`` what came after that id; without it the newest."""
     require_person(call.actor, "read the journal")
     query = call.query("since", "follow", "object", "limit")
@@ -27,25 +27,25 @@ async def events(doors: ApiContext, call: Call) -> Answer:
     limit = read_count(query, "limit", 0, _MOST) or (_PAGE if since is None else _MOST)
     about = query.get("object", "")
     if read_flag(query, "follow"):
-        return Answer(200, headers=NDJSON, pieces=_follow(doors, call, since, about, limit))
-    records = await doors.journal.read_soon(since=since, about=about, limit=limit)
+        return Answer(200, headers=NDJSON, pieces=_follow(context, call, since, about, limit))
+    records = await context.journal.read_soon(since=since, about=about, limit=limit)
     return json_answer({"items": records})
 
 
 async def _follow(
-    doors: ApiContext, call: Call, since: int | None, about: str, limit: int
+    context: ApiContext, call: Call, since: int | None, about: str, limit: int
 ) -> AsyncGenerator[bytes, None]:
-    spoke = asked = doors.clock.elapsed()
+    spoke = asked = context.clock.elapsed()
     if since is None:
-        newest = await doors.journal.read_soon(limit=1)
+        newest = await context.journal.read_soon(limit=1)
         reached = newest[-1].id if newest else 0
-        records = await doors.journal.read_soon(about=about, limit=limit)
+        records = await context.journal.read_soon(about=about, limit=limit)
     else:
         reached, records = since, []
-    while not doors.stopping.is_set():
-        now = doors.clock.elapsed()
+    while not context.stopping.is_set():
+        now = context.clock.elapsed()
         if now - asked > BOOKMARK_SECONDS:
-            if not await is_still_let_in(doors, call.actor):
+            if not await is_still_let_in(context, call.actor):
                 return
             asked = now
         if records:
@@ -55,5 +55,5 @@ async def _follow(
             yield b"\n"  # keeps the line alive
             spoke = now
         else:
-            await doors.clock.sleep(_LOOK_SECONDS)
-        records = await doors.journal.read_soon(since=reached, about=about, limit=_MOST)
+            await context.clock.sleep(_LOOK_SECONDS)
+        records = await context.journal.read_soon(since=reached, about=about, limit=_MOST)

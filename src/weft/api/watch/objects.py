@@ -23,29 +23,29 @@ from weft.serving.answer import Answer
 _FIRST_SECONDS = 0.25  # how long a cursor gets to prove gone before the answer begins
 
 
-async def watch(doors: ApiContext, call: Call, target: Target) -> Answer:
+async def watch(context: ApiContext, call: Call, target: Target) -> Answer:
     """``GET …?watch=1&cursor=C`` on a collection."""
-    names = await authorise_read(doors, call.actor, target.kind, None, call.loose_query)
+    names = await authorise_read(context, call.actor, target.kind, None, call.loose_query)
     query = call.query(*SELECTORS, *known_prefix(target), "watch", "cursor", "limit")
     cursor = query.get("cursor", "")
     if not cursor:
         raise InvalidInput("a watch needs a cursor", field="cursor", hint="list first: the answer has one")
     prefix, match = read_selection(target, names, query)
-    await refuse_unknown_project(doors, target)
-    batches = doors.store.watch(prefix, cursor)
-    feed = Feed(doors, batches, cursor, lambda batch: _lines(doors, batch, match))
+    await refuse_unknown_project(context, target)
+    batches = context.store.watch(prefix, cursor)
+    feed = Feed(context, batches, cursor, lambda batch: _lines(context, batch, match))
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_FIRST_SECONDS):
             await feed.woken.wait()
     if feed.refusal is not None:
         raise feed.refusal
-    return Answer(200, headers=NDJSON, pieces=Watching(doors, call, feed))
+    return Answer(200, headers=NDJSON, pieces=Watching(context, call, feed))
 
 
-def _lines(doors: ApiContext, batch: Batch, match: Match | None) -> bytes:
+def _lines(context: ApiContext, batch: Batch, match: Match | None) -> bytes:
     if match is None:
         last = batch.changes[-1] if batch.changes else None
-        return b"".join(doors.lines.encode(batch, change, last=change is last) for change in batch.changes)
+        return b"".join(context.lines.encode(batch, change, last=change is last) for change in batch.changes)
     selected = [found for change in batch.changes if (found := _select(change, match)) is not None]
     return b"".join(
         encode_change(batch, type_, value, last=number == len(selected))

@@ -29,13 +29,13 @@ class Feed:
     """Makes lines of a watch's batches. ``woken`` is set when there is news: lines, or the end."""
 
     def __init__(
-        self, doors: ApiContext, batches: AsyncGenerator[Batch, None], cursor: str, encode: Callable[[Batch], bytes]
+        self, context: ApiContext, batches: AsyncGenerator[Batch, None], cursor: str, encode: Callable[[Batch], bytes]
     ) -> None:
         self.woken = asyncio.Event()
         self.cursor = cursor
-        self.told_at = doors.clock.elapsed()  # when the store told something last
+        self.told_at = context.clock.elapsed()  # when the store told something last
         self.problem: Exception | None = None
-        self._clock, self._batches, self._encode = doors.clock, batches, encode
+        self._clock, self._batches, self._encode = context.clock, batches, encode
         self._lines: list[bytes] = []
         self._bytes = 0
         self._room = asyncio.Event()
@@ -85,11 +85,11 @@ class Feed:
 class Watching:
     """The lines that ``feed`` brings until its end, the doors' end, or ten minutes; closed when their reader has left."""
 
-    def __init__(self, doors: ApiContext, call: Call, feed: Feed) -> None:
-        self._doors, self._call, self._feed = doors, call, feed
-        self._began = self._spoke = self._asked = doors.clock.elapsed()
+    def __init__(self, context: ApiContext, call: Call, feed: Feed) -> None:
+        self._doors, self._call, self._feed = context, call, feed
+        self._began = self._spoke = self._asked = context.clock.elapsed()
         self._is_over = False
-        doors.streams.add(feed.woken)
+        context.streams.add(feed.woken)
 
     def __aiter__(self) -> Watching:
         return self
@@ -112,21 +112,21 @@ class Watching:
 
     async def _next(self) -> bytes | None:
         """The next lines; None at the end."""
-        doors, feed = self._doors, self._feed
-        while not doors.stopping.is_set() and doors.clock.elapsed() - self._began < _LONGEST_SECONDS:
+        context, feed = self._doors, self._feed
+        while not context.stopping.is_set() and context.clock.elapsed() - self._began < _LONGEST_SECONDS:
             due = min(self._spoke, self._asked) + BOOKMARK_SECONDS
-            quiet = await _wait(feed.woken, due - doors.clock.elapsed())
+            quiet = await _wait(feed.woken, due - context.clock.elapsed())
             feed.woken.clear()
             await self._ask_again()
             if lines := feed.take():
-                self._spoke = doors.clock.elapsed()
+                self._spoke = context.clock.elapsed()
                 return lines
             if feed.ended:
                 if feed.problem is not None:
                     raise feed.problem
                 return None
             if quiet:
-                self._spoke = doors.clock.elapsed()
+                self._spoke = context.clock.elapsed()
                 return await self._make_bookmark()
         return None
 

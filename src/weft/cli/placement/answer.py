@@ -150,8 +150,8 @@ def _amount(use: Object, part: str) -> str:
     return format_bytes(value) if use["resource"] in ("memory", "disk") else f"{value:g}"
 
 
-def _as_flags(wish: Mapping[str, Any]) -> str:
+def _as_flags(spec: Mapping[str, Any]) -> str:
     def write(field: str, value: Any) -> str:
         return f"{value // 2**20}M" if field in ("memory", "disk") else f"{value:g}"
 
-    return " ".join(f"--{field} {write(field, value)}" for field, value in wish.items())
+    return " ".join(f"--{field} {write(field, value)}" for field, value in spec.items())

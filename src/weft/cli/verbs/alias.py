@@ -44,8 +44,8 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], remove: bo
     # A map of a spec is merged: what it named before and shall not name now is taken away.
     before = function["spec"]["aliases"].get(name) or {}
     change = aim if aim is None else {**dict.fromkeys(before), **aim}
-    wish = {"generation": function["generation"], "spec": {"aliases": {name: change}}}
-    changed = session.client.patch("function", target.name, wish)
+    spec = {"generation": function["generation"], "spec": {"aliases": {name: change}}}
+    changed = session.client.patch("function", target.name, spec)
     if session.is_data:
         return _show(session, changed)
     print(

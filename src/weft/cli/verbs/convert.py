@@ -97,17 +97,17 @@ def _translate(session: Session, old: Mapping[str, Any], asked: ConvertInput) ->
     if old["kind"] == "container":
         spec = msgspec.convert(old["spec"], ContainerSpec, strict=False)
         return to_vm(spec, f"of {spec.image}", memory=asked.memory, disk=asked.disk)
-    wish = msgspec.convert(old["spec"], VmSpec, strict=False)
-    image = session.client.get("image", wish.image)
+    workload_spec = msgspec.convert(old["spec"], VmSpec, strict=False)
+    image = session.client.get("image", workload_spec.image)
     url, digest = dig(image, "spec.url", ""), dig(image, "status.digest", "")
     if not url.startswith(OCI):
         raise IllegalTransition(
-            f"vm/{old['name']} stands on image {wish.image}, which is made of no container image",
+            f"vm/{old['name']} stands on image {workload_spec.image}, which is made of no container image",
             hint="only VMs on oci:// images can go on as containers",
         )
     source = read_oci(url)
     pinned = f"{source.registry}/{source.name}@{digest or source.digest}"
-    return to_container(wish, source.name if source.place == "held" else pinned, memory=asked.memory)
+    return to_container(workload_spec, source.name if source.place == "held" else pinned, memory=asked.memory)
 
 
 def _rehearse(session: Session, old: Mapping[str, Any], manifest: Mapping[str, Any], translated: Translated) -> int:

@@ -52,8 +52,8 @@ def _run(
         raise click.UsageError("--what-if asks about a workload")
     if what_if:
         asked_for = ", ".join(what_if)
-        wish = read_assignments(target.kind, what_if)
-        return tell(session, {"workload": target.what, "wish": wish}, f"{target.what} with {asked_for}")
+        spec = read_assignments(target.kind, what_if)
+        return tell(session, {"workload": target.what, "wish": spec}, f"{target.what} with {asked_for}")
     decision = find_decision(session, target)
     if why_not is not None:
         session.client.get("node", why_not)

@@ -35,18 +35,18 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: Any) -> int:
-    wish = read_flags(kind, given, {}) if kind else {}
+    spec = read_flags(kind, given, {}) if kind else {}
     if not words:
-        if not wish:
+        if not spec:
             raise click.UsageError("give a name, or fields of a workload that might be: --image tiny --cpu 4")
         return tell(
             session,
-            {"wish": wish, **({"kind": kind.name} if kind else {})},
+            {"wish": spec, **({"kind": kind.name} if kind else {})},
             f"such a {kind.title if kind else 'workload'}",
         )
     target = look_up_one(session, kind, words, PLACED, "ask about one at a time")
     session.client.get(target.kind.name, target.name)
-    return tell(session, {"workload": target.what, "wish": wish}, target.what)
+    return tell(session, {"workload": target.what, "wish": spec}, target.what)
 
 
 def tell(session: Session, question: dict[str, Any], what: str) -> int:

@@ -73,12 +73,12 @@ def change(session: Session, target: Target, given: dict[str, Any], *, dry_run: 
     if all(value in (None, ()) for value in given.values()):
         raise click.UsageError(f"nothing to set: weft schema {kind.name} lists the fields")
     before = session.client.get(kind.name, target.name)
-    wish = {key: before[key] for key in ("kind", "name", "project", "labels", "generation") if before.get(key)}
-    wish["spec"] = read_flags(kind, given, before["spec"])
-    code = read_more_flags(kind, given, wish["spec"])
+    spec = {key: before[key] for key in ("kind", "name", "project", "labels", "generation") if before.get(key)}
+    spec["spec"] = read_flags(kind, given, before["spec"])
+    code = read_more_flags(kind, given, spec["spec"])
     if code is not None:
         bring(session, code)
-    (plan,) = session.client.apply([wish], dry_run=True)
+    (plan,) = session.client.apply([spec], dry_run=True)
     changes = plan.get("changes") or []
     types = {doc.path: doc.type for doc in describe_fields(kind.spec)}
     for one in [one for one in changes if one["path"] not in SAID_BY_OTHERS]:
@@ -92,7 +92,7 @@ def change(session: Session, target: Target, given: dict[str, Any], *, dry_run: 
         return 0
     if needs and not restart and session.recorder is None:
         restart = _ask(session, target)
-    (result,) = session.client.apply([wish])
+    (result,) = session.client.apply([spec])
     if needs and restart:
         obj = session.client.verb(kind.name, target.name, "restart", {})
         wait = plan_wait(obj, target, "restart", before)

@@ -118,13 +118,13 @@ def _is_as_wished(obj: Object | None) -> bool:
     """A workload may be wished stopped, suspended or held as well as running; one that runs to an end may have come to it."""
     if obj is None:
         return False
-    wish = "Hold" if dig(obj, "spec.hold") else {"stop": "Stopped", "suspend": "Suspended"}.get(dig(obj, "spec.run"))
+    spec = "Hold" if dig(obj, "spec.hold") else {"stop": "Stopped", "suspend": "Suspended"}.get(dig(obj, "spec.run"))
     phase = _phase(obj)
-    if wish == "Hold":
-        return phase == wish or (phase == "Running" and _settled(obj))
-    if wish is None and phase == "Stopped" and dig(obj, "status.reason") == COMPLETED:
+    if spec == "Hold":
+        return phase == spec or (phase == "Running" and _settled(obj))
+    if spec is None and phase == "Stopped" and dig(obj, "status.reason") == COMPLETED:
         return _settled(obj)
-    return _settled(obj) and phase == (wish or "Running") and _is_current(obj)
+    return _settled(obj) and phase == (spec or "Running") and _is_current(obj)
 
 
 def _is_current(obj: Object) -> bool:

@@ -136,9 +136,9 @@ def plan_writes(view: View, item: Item, outcome: Outcome, now: float) -> Commit 
         given = _plan_claims(view, old.uid, new, outcome.new, now)
         writes += given.writes
         preconditions += given.preconditions
-    for side, wish, goes in ((old, outcome.old, outcome.old_goes), (new, outcome.new, outcome.new_goes)):
-        if side is not None and (wish is not None or goes):
-            writes.append(put(_change(side, wish, now if goes else None)))
+    for side, spec, goes in ((old, outcome.old, outcome.old_goes), (new, outcome.new, outcome.new_goes)):
+        if side is not None and (spec is not None or goes):
+            writes.append(put(_change(side, spec, now if goes else None)))
     if outcome.make is not None and old is not None:
         made = make_workload(item, old, outcome.make, status.new_uid, now)
         writes.append(put(made))
@@ -178,7 +178,7 @@ def plan_release(item: Item) -> Commit | None:
     return Commit(item.key, [put(envelope) if envelope.finalizers else delete(item)], [unchanged(item)])
 
 
-def make_workload(item: Item, old: Item, wish: WorkloadSpec, uid: str, now: float) -> Envelope:
+def make_workload(item: Item, old: Item, spec: WorkloadSpec, uid: str, now: float) -> Envelope:
     """The new one, with the labels of the old one."""
     kind = BY_NAME[item.spec(ConversionSpec).to]
     return Envelope(
@@ -189,17 +189,17 @@ def make_workload(item: Item, old: Item, wish: WorkloadSpec, uid: str, now: floa
         labels=dict(old.envelope.labels),
         schema=kind.schema,
         created_at=now,
-        spec=msgspec.Raw(msgspec.json.encode(wish)),
+        spec=msgspec.Raw(msgspec.json.encode(spec)),
         status=msgspec.Raw(msgspec.json.encode(WorkloadStatus(conversion=item.envelope.name))),
         finalizers=list(kind.finalizers),
-        conditions=[msgspec.structs.replace(said, since=now, generation=1) for said in born(wish)],
+        conditions=[msgspec.structs.replace(said, since=now, generation=1) for said in born(spec)],
     )
 
 
-def make_question(item: Item, old: Item, wish: WorkloadSpec, now: float) -> Envelope:
+def make_question(item: Item, old: Item, workload_spec: WorkloadSpec, now: float) -> Envelope:
     """To the scheduler: where the new one would go."""
     spec = RecommendationSpec(
-        kind=item.spec(ConversionSpec).to, wish=msgspec.to_builtins(wish), instead_of=name_of(old)
+        kind=item.spec(ConversionSpec).to, wish=msgspec.to_builtins(workload_spec), instead_of=name_of(old)
     )
     return Envelope(
         kind=RECOMMENDATION.name,
@@ -229,10 +229,10 @@ def make_image(item: Item, name: str, spec: ImageSpec, now: float) -> Envelope:
     )
 
 
-def _change(side: Item, wish: WorkloadSpec | None, deleting_since: float | None) -> Envelope:
+def _change(side: Item, spec: WorkloadSpec | None, deleting_since: float | None) -> Envelope:
     envelope = edit(side)
-    if wish is not None:
-        envelope.spec = merge_part(envelope.spec, wish)
+    if spec is not None:
+        envelope.spec = merge_part(envelope.spec, spec)
         envelope.generation += 1
     if deleting_since is not None and envelope.deleting_since is None:
         envelope.deleting_since = deleting_since
@@ -248,10 +248,10 @@ class _Given(msgspec.Struct):
     lost: str = ""
 
 
-def _plan_claims(view: View, giver_uid: str, taker: Item, wish: WorkloadSpec, now: float) -> _Given:
+def _plan_claims(view: View, giver_uid: str, taker: Item, workload_spec: WorkloadSpec, now: float) -> _Given:
     """Have the endpoints and publications of one workload be another's, in the same network, with the same address, MAC and port;
     what of the taker's ports is nobody's (any more) is made."""
-    given, ref = _Given(publish=list(wish.publish)), taker.envelope.ref
+    given, ref = _Given(publish=list(workload_spec.publish)), taker.envelope.ref
     for endpoint in view.find(ENDPOINTS_BY_WORKLOAD, giver_uid):
         envelope = edit(endpoint)
         # Another NIC: what the nodes know of the former isn't true of this one.
@@ -261,7 +261,7 @@ def _plan_claims(view: View, giver_uid: str, taker: Item, wish: WorkloadSpec, no
         given.writes.append(put(envelope))
         given.preconditions.append(unchanged(endpoint))
     held = {item.key: item for item in view.find(PUBLICATIONS_BY_WORKLOAD, giver_uid)}
-    for claim, text in zip(_list_ports(taker.envelope, wish), wish.publish, strict=True):
+    for claim, text in zip(_list_ports(taker.envelope, workload_spec), workload_spec.publish, strict=True):
         key = object_key(claim.kind, None, claim.name)
         current = held.get(key) or view.get(key)
         spec = claim.spec
@@ -285,8 +285,8 @@ def _plan_claims(view: View, giver_uid: str, taker: Item, wish: WorkloadSpec, no
     return given
 
 
-def _list_ports(taker: Envelope, wish: WorkloadSpec) -> list[Claim]:
-    claims = claim_places(taker, wish)
+def _list_ports(taker: Envelope, spec: WorkloadSpec) -> list[Claim]:
+    claims = claim_places(taker, spec)
     return [claim for claim in claims if isinstance(claim, Claim) and claim.kind == "publication"]
 
 
@@ -317,15 +317,15 @@ def _events(item: Item, former: ConversionStatus, status: ConversionStatus) -> l
 def _read_side(view: View, item: Item | None) -> WorkloadFacts | None:
     if item is None:
         return None
-    wish, said = spec_of(item), item.envelope.condition("Healthy")
+    spec, said = spec_of(item), item.envelope.condition("Healthy")
     healthy = {"True": True, "False": False}.get(said.status) if said is not None else None
-    if isinstance(wish, ContainerSpec) and wish.health_check is not None:
+    if isinstance(spec, ContainerSpec) and spec.health_check is not None:
         healthy = healthy is True  # until it is known to be
     allocations = view.find(ALLOCATIONS_BY_WORKLOAD, item.uid)
     place = find_active(allocations)
     return WorkloadFacts(
         what=name_of(item),
-        wish=wish,
+        spec=spec,
         status=item.status(WorkloadStatus),
         generation=item.envelope.generation,
         places=tuple(map(_read_place, allocations)),

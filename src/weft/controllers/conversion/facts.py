@@ -30,7 +30,7 @@ class WorkloadFacts(msgspec.Struct, frozen=True, kw_only=True):
     has said."""
 
     what: str
-    wish: WorkloadSpec
+    spec: WorkloadSpec
     status: WorkloadStatus
     generation: int
     places: tuple[Place, ...] = ()
@@ -108,18 +108,18 @@ def is_well(side: WorkloadFacts) -> bool:
     )
 
 
-def strip(wish: WorkloadSpec) -> WorkloadSpec:
+def strip(spec: WorkloadSpec) -> WorkloadSpec:
     """It, without what only one can have."""
-    return replace(wish, **{name: [] for name in _given(wish)})
+    return replace(spec, **{name: [] for name in _given(spec)})
 
 
-def keep(wish: WorkloadSpec) -> dict[str, Any]:
+def keep(spec: WorkloadSpec) -> dict[str, Any]:
     """What ``strip`` takes away."""
-    return {name: getattr(wish, name) for name in _given(wish)}
+    return {name: getattr(spec, name) for name in _given(spec)}
 
 
-def _given(wish: WorkloadSpec) -> tuple[str, ...]:
-    return (*_SHARED, "mounts" if isinstance(wish, ContainerSpec) else "volumes")
+def _given(spec: WorkloadSpec) -> tuple[str, ...]:
+    return (*_SHARED, "mounts" if isinstance(spec, ContainerSpec) else "volumes")
 
 
 def end(

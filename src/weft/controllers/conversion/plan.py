@@ -64,22 +64,22 @@ def _stop(facts: Facts) -> Outcome:
     """The old one is to rest; then all that it had is the new one's, in one commit."""
     status, old, new = facts.status, facts.old, facts.new
     assert old is not None and new is not None
-    if old.wish.run != "stop":  # by somebody who asked no one
-        return Outcome(status=status, old=replace(old.wish, run="stop"))
+    if old.spec.run != "stop":  # by somebody who asked no one
+        return Outcome(status=status, old=replace(old.spec, run="stop"))
     if not all(place.rests for place in old.places):
         message = f"waits until {old.what} has stopped"
         if old.status.phase == Phase.UNKNOWN:
             message += f": {old.status.message}"
         return Outcome(status=replace(status, message=message))
     image = next((one for one in facts.images if one.name == status.image), KnownImage(status.image, "", "Failed"))
-    translated = translate(facts, status, old.wish, image)
+    translated = translate(facts, status, old.spec, image)
     if isinstance(translated, str):
         facts = replace(facts, status=replace(status, **why("Failed", "untranslatable", translated)))
         return clear(facts)
-    status = replace(status, phase="HandingOver", kept=keep(old.wish), message="")
+    status = replace(status, phase="HandingOver", kept=keep(old.spec), message="")
     status.stopped_at = facts.now if status.was == "run" else None
-    taken = replace(new.wish, **keep(translated.spec))
-    return Outcome(status=status, old=strip(old.wish), new=taken, claims="new")
+    taken = replace(new.spec, **keep(translated.spec))
+    return Outcome(status=status, old=strip(old.spec), new=taken, claims="new")
 
 
 def _start(facts: Facts) -> Outcome:
@@ -90,7 +90,7 @@ def _start(facts: Facts) -> Outcome:
         return Outcome(status=replace(status, message=f"waits until {old.what} has let go of what it had"))
     if status.was != "run":
         return _ask(facts, f"{status.new} is stopped, as {old.what} was")
-    return Outcome(status=replace(status, phase="Starting", message=""), new=replace(new.wish, run="run"))
+    return Outcome(status=replace(status, phase="Starting", message=""), new=replace(new.spec, run="run"))
 
 
 def _watch(facts: Facts) -> Outcome:
@@ -134,6 +134,6 @@ def _keep_new(facts: Facts) -> Outcome:
     message = f"{facts.spec.workload} is gone, {status.new} goes on"
     outcome = end(replace(status, kept=None), "Confirmed", "workloadDeleted", message, facts.now)
     wanted: Literal["run", "stop"] = "run" if status.was == "run" else "stop"
-    if not new.deleting and new.wish.run != wanted:
-        outcome.new = replace(new.wish, run=wanted)
+    if not new.deleting and new.spec.run != wanted:
+        outcome.new = replace(new.spec, run=wanted)
     return outcome

@@ -26,16 +26,16 @@ def prepare(facts: Facts) -> Outcome:
     if facts.taken:
         message = f"{status.new} exists already: give the new one another name (spec.new_name)"
         return end(status, "Failed", "nameTaken", message, now)
-    if old.wish.run == "suspend":
+    if old.spec.run == "suspend":
         return end(status, "Failed", "suspended", f"{old.what} is suspended: resume or stop it first", now)
     image = _find_image(facts)
     if isinstance(image, Outcome):
         return image
     status = replace(status, image=image.name, digest=image.digest or status.digest)
-    translated = translate(facts, status, old.wish, image)
+    translated = translate(facts, status, old.spec, image)
     if isinstance(translated, str):
         return end(status, "Failed", "untranslatable", translated, now)
-    runs = old.wish.run == "run" and not old.wish.hold
+    runs = old.spec.run == "run" and not old.spec.hold
     if runs and (waiting := _find_room(facts, status, translated.spec)) is not None:
         return waiting
     status = replace(
@@ -43,20 +43,20 @@ def prepare(facts: Facts) -> Outcome:
         phase="Stopping",
         new_uid=facts.uid,
         was="run" if runs else "stop",
-        left_out=[*translated.left_out, _left_behind(old.wish)],
+        left_out=[*translated.left_out, _left_behind(old.spec)],
         reason="",
         message="",
     )
-    return Outcome(status=status, make=strip(translated.spec), old=replace(old.wish, run="stop"))
+    return Outcome(status=status, make=strip(translated.spec), old=replace(old.spec, run="stop"))
 
 
-def _find_room(facts: Facts, status: ConversionStatus, wish: WorkloadSpec) -> Outcome | None:
+def _find_room(facts: Facts, status: ConversionStatus, spec: WorkloadSpec) -> Outcome | None:
     """What is to be done before it is known that a node has room for the new one beside the old one; None: it has. What doesn't
     run loses nothing by waiting."""
     answer = facts.answer
     if answer is None:
         return Outcome(
-            status=replace(status, message=f"a node is looked for that has room for {status.new}"), asks=wish
+            status=replace(status, message=f"a node is looked for that has room for {status.new}"), asks=spec
         )
     if not answer.given:
         return Outcome(status=status)
@@ -66,8 +66,8 @@ def _find_room(facts: Facts, status: ConversionStatus, wish: WorkloadSpec) -> Ou
     return None
 
 
-def _left_behind(wish: WorkloadSpec) -> str:
-    what = "what it wrote outside its volumes" if isinstance(wish, ContainerSpec) else "what its root disk holds"
+def _left_behind(spec: WorkloadSpec) -> str:
+    what = "what it wrote outside its volumes" if isinstance(spec, ContainerSpec) else "what its root disk holds"
     return f"{what} isn't taken along: the new one begins as the image is"
 
 
@@ -89,27 +89,27 @@ def _find_image(facts: Facts) -> KnownImage | Outcome:
     """The Image that both stand on, or what is to be done or said as long as there is none."""
     status, old, now = facts.status, facts.old, facts.now
     assert old is not None
-    if isinstance(old.wish, VmSpec):
-        name = old.wish.image
+    if isinstance(old.spec, VmSpec):
+        name = old.spec.image
         image = next((one for one in facts.images if one.name == name), None)
         if image is None or not image.url.startswith(OCI) or not (image.digest or read_oci(image.url).digest):
             message = f"{old.what} stands on image {name}, which is made of no container image: only oci:// images can be both"
             return end(status, "Failed", "notOci", message, now)
         return image if image.digest else replace(image, digest=read_oci(image.url).digest)
-    assert isinstance(old.wish, ContainerSpec)
-    reference = read_source(old.wish.image)
+    assert isinstance(old.spec, ContainerSpec)
+    reference = read_source(old.spec.image)
     digest = old.image or reference.digest
     if status.image:
         image = next((one for one in facts.images if one.name == status.image), None)
     else:
-        image = choose_image(facts.images, old.wish.image, digest)
+        image = choose_image(facts.images, old.spec.image, digest)
     if image is None:
         pinned = reference.place == "registry" and digest
         source = f"{reference.registry}/{reference.name}@{digest}" if pinned else str(reference)
         name = f"{old.what.partition('/')[2][: MAX_NAME - 1 - len(facts.mark)]}-{facts.mark}"
         status = replace(status, image=name, made_image=True, digest=digest, message=f"image {name} is being made")
         return Outcome(
-            status=status, image=(name, ImageSpec(url=f"{OCI}{source}", registry_secret=old.wish.registry_secret))
+            status=status, image=(name, ImageSpec(url=f"{OCI}{source}", registry_secret=old.spec.registry_secret))
         )
     if image.phase == "Failed":
         message = f"image {image.name}: {image.message}"
@@ -121,13 +121,15 @@ def _find_image(facts: Facts) -> KnownImage | Outcome:
     return image
 
 
-def translate(facts: Facts, status: ConversionStatus, wish: WorkloadSpec, image: KnownImage) -> Translated | str:
+def translate(
+    facts: Facts, status: ConversionStatus, workload_spec: WorkloadSpec, image: KnownImage
+) -> Translated | str:
     """What the old one is as the other kind, or why it can't be."""
     spec = facts.spec
     try:
-        if isinstance(wish, ContainerSpec):
-            return to_vm(wish, status.image, memory=spec.memory, disk=spec.disk)
-        assert isinstance(wish, VmSpec)
+        if isinstance(workload_spec, ContainerSpec):
+            return to_vm(workload_spec, status.image, memory=spec.memory, disk=spec.disk)
+        assert isinstance(workload_spec, VmSpec)
         source = read_oci(image.url)
         named = f"{source.registry}/{source.name}@{status.digest}"
         if source.place == "held":
@@ -135,6 +137,6 @@ def translate(facts: Facts, status: ConversionStatus, wish: WorkloadSpec, image:
             held = next((one for one in facts.images if one.name == named), None)
             if held is None or held.digest != status.digest:
                 return f"image {named}, which {image.name} was made of, is another one by now, or gone: add it again"
-        return to_container(wish, named, memory=spec.memory, registry_secret=image.registry_secret)
+        return to_container(workload_spec, named, memory=spec.memory, registry_secret=image.registry_secret)
     except InvalidInput as problem:
         return f"{problem.message}; {problem.hint}" if problem.hint else problem.message

@@ -66,14 +66,14 @@ def hand_back(facts: Facts) -> Outcome:
     status, old, new = replace(facts.status, phase="Undoing"), facts.old, facts.new
     assert old is not None and status.kept is not None
     given_back = replace(status, kept=None)
-    has_again = msgspec.convert({**msgspec.to_builtins(old.wish), **status.kept}, type(old.wish))
+    has_again = msgspec.convert({**msgspec.to_builtins(old.spec), **status.kept}, type(old.spec))
     if new is None:
         return Outcome(status=given_back, old=has_again, claims="old")
-    if not new.deleting and new.wish.run != "stop":
-        return Outcome(status=status, new=replace(new.wish, run="stop"))
+    if not new.deleting and new.spec.run != "stop":
+        return Outcome(status=status, new=replace(new.spec, run="stop"))
     if new.deleting or not all(place.rests for place in new.places):
         return Outcome(status=status)
-    return Outcome(status=given_back, old=has_again, new=strip(new.wish), claims="old")
+    return Outcome(status=given_back, old=has_again, new=strip(new.spec), claims="old")
 
 
 def clear(facts: Facts) -> Outcome:
@@ -86,8 +86,8 @@ def clear(facts: Facts) -> Outcome:
     runs_again = status.was == "run" and old is not None and not old.deleting
     status = replace(status, phase="Undoing", returned_at=facts.now)
     outcome = Outcome(status=status, look_after=RETURN_SECONDS) if runs_again else _end(facts)
-    if status.was and old is not None and not old.deleting and old.wish.run != status.was:
-        outcome.old = replace(old.wish, run=status.was)
+    if status.was and old is not None and not old.deleting and old.spec.run != status.was:
+        outcome.old = replace(old.spec, run=status.was)
     outcome.new_goes = new is not None and not new.deleting
     image = next((one for one in facts.images if one.name == status.image), None)
     outcome.image_goes = status.made_image and image is not None and image.phase != "Available"
@@ -97,7 +97,7 @@ def clear(facts: Facts) -> Outcome:
 def _await_old(facts: Facts) -> Outcome:
     """It is over when the old one runs again, or clearly doesn't."""
     status, old = facts.status, facts.old
-    if old is None or old.deleting or old.wish.run != "run" or is_well(old):
+    if old is None or old.deleting or old.spec.run != "run" or is_well(old):
         return _end(facts)
     known = old.status.observed_generation >= old.generation
     starts = old.status.reason == STARTING  # until it does, its place tells of the end that it was asked for

@@ -183,16 +183,16 @@ def plan_writes(view: View, job: Item, outcome: Outcome, now: float) -> tuple[Co
 
 def make_task(job: Item, one: Attempt, now: float) -> Envelope:
     """The container that is one try of a task, as the doors would make it."""
-    of, wish = job.envelope, job.spec(JobSpec)
+    of, workload_spec = job.envelope, job.spec(JobSpec)
     env = {
-        **wish.task.env,
+        **workload_spec.task.env,
         "WEFT_JOB": of.name,
         "WEFT_TASK_INDEX": str(one.index),
-        "WEFT_TASK_COUNT": str(job.status(JobStatus).tasks or _count(wish)),
+        "WEFT_TASK_COUNT": str(job.status(JobStatus).tasks or _count(workload_spec)),
         "WEFT_TRY": str(one.attempt),
     }
     spec = msgspec.structs.replace(
-        wish.task, env=env, restart="never", once=True, preemptible=wish.preemptible, gang=one.gang
+        workload_spec.task, env=env, restart="never", once=True, preemptible=workload_spec.preemptible, gang=one.gang
     )
     return Envelope(
         kind=CONTAINER.name,
@@ -287,8 +287,8 @@ def plan_schedule(view: View, job: Item, now: float) -> tuple[Commit | None, flo
 
 def make_run(job: Item, name: str, now: float) -> Envelope:
     """One run of a job with a schedule: the same without it."""
-    of, wish = job.envelope, job.spec(JobSpec)
-    spec = msgspec.structs.replace(wish, schedule="", time_zone="UTC", hold=False, cancel=False, rounds=0)
+    of, workload_spec = job.envelope, job.spec(JobSpec)
+    spec = msgspec.structs.replace(workload_spec, schedule="", time_zone="UTC", hold=False, cancel=False, rounds=0)
     return Envelope(
         kind=JOB.name,
         name=name,

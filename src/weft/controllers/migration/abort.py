@@ -32,7 +32,7 @@ def find_word(facts: Facts) -> AbortReason | None:
     """That people want it no more, or have its VM deleted."""
     if facts.deleting or facts.spec.cancel:
         return AbortReason("Cancelled", "cancelled", "broken off as asked")
-    if facts.vm is None:
+    if facts.workload is None:
         return AbortReason("Cancelled", "vmDeleted", "its VM is being deleted")
     return None
 
@@ -50,15 +50,15 @@ def find_abort_reason(facts: Facts) -> AbortReason | None:
     """Why it can't go on, if it can't."""
     spec, status, source, target = facts.spec, facts.status, facts.source, facts.target
     word = find_word(facts)
-    if word is not None or facts.vm is None:
+    if word is not None or facts.workload is None:
         return word
     if source is None:
         return AbortReason("Failed", "sourceLost", "the place that it moves from is gone")
     if has_moved_on(source):
         return AbortReason("Failed", MOVED_ON, f"source {source.spec.node}: {source.report.message}")
-    if facts.vm.run != source.spec.wish:
-        return AbortReason("Cancelled", "vmChanged", f"its VM is to {facts.vm.run} now")
-    if facts.vm.boots > source.spec.boots:
+    if facts.workload.run != source.spec.desired:
+        return AbortReason("Cancelled", "vmChanged", f"its VM is to {facts.workload.run} now")
+    if facts.workload.boots > source.spec.boots:
         return AbortReason("Cancelled", "vmChanged", "its VM is to be restarted")
     if source.report.reason == "notSaved" and source.spec.move is not None and source.spec.move.saves == "must":
         return AbortReason("Failed", source.report.reason, f"source {source.spec.node}: {source.report.message}")

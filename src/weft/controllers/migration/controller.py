@@ -111,16 +111,16 @@ class Migrations:
 def read_facts(view: View, item: Item, now: float) -> tuple[Facts, Item | None, Item | None]:
     """What is known of a Migration, and the allocations that are its sides."""
     spec, status = item.spec(MigrationSpec), item.status(MigrationStatus)
-    vm = view.get(key_of_moving(item))
+    workload = view.get(key_of_moving(item))
     key = move_key(item.uid, status.tries)
     sides: dict[str, Item] = {}
     place = None
-    if vm is not None:
-        for allocation in view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid):
+    if workload is not None:
+        for allocation in view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid):
             at = allocation.spec(AllocationSpec)
             if at.move is not None and at.move.key == key:
                 sides[at.role] = allocation
-        place = active_allocation(view, vm.uid)
+        place = active_allocation(view, workload.uid)
     source, target = sides.get("source"), sides.get("target")
     return (
         Facts(
@@ -128,7 +128,7 @@ def read_facts(view: View, item: Item, now: float) -> tuple[Facts, Item | None, 
             status=status,
             deleting=item.deleting,
             placed=item.envelope.condition("Placed"),
-            vm=spec_of(vm) if vm is not None and not vm.deleting else None,
+            workload=spec_of(workload) if workload is not None and not workload.deleting else None,
             place=_read_side(view, place),
             rival=_find_rival(view, item),
             source=_read_side(view, source),
@@ -245,19 +245,19 @@ def _read_side(view: View, item: Item | None) -> MigrationEndpoint | None:
     spec = item.spec(AllocationSpec)
     nodes = view.find(NODES_BY_UID, spec.node_uid)
     phase = nodes[0].status(NodeStatus).phase if nodes else None
-    wish = nodes[0].spec(NodeSpec) if nodes else NodeSpec()
-    closed = "it is being drained" if wish.drain else "it is cordoned" if wish.cordoned else ""
-    closed = closed or ("it is being worked on" if wish.maintenance else "")
+    workload_spec = nodes[0].spec(NodeSpec) if nodes else NodeSpec()
+    closed = "it is being drained" if workload_spec.drain else "it is cordoned" if workload_spec.cordoned else ""
+    closed = closed or ("it is being worked on" if workload_spec.maintenance else "")
     return MigrationEndpoint(
-        spec, item.report(AllocationReport), phase, item.deleting, wish.migration_bandwidth, closed
+        spec, item.report(AllocationReport), phase, item.deleting, workload_spec.migration_bandwidth, closed
     )
 
 
 def _stand_of(node: Item) -> object:
     """What of a node bears on moves from it and to it."""
     spec = node.spec(NodeSpec)
-    wish = (spec.migration_bandwidth, spec.cordoned, spec.drain, spec.maintenance)
-    return node.uid, node.status(NodeStatus).phase, wish
+    workload_spec = (spec.migration_bandwidth, spec.cordoned, spec.drain, spec.maintenance)
+    return node.uid, node.status(NodeStatus).phase, workload_spec
 
 
 def _moved_by(view: View, allocations: Iterable[Item]) -> list[str]:

@@ -27,8 +27,8 @@ LOOK_SECONDS = 1.0
 def plan_storage(view: View, item: Item, facts: Facts) -> tuple[Item | None, Outcome]:
     """The VM's place, and what to write now: ``source`` is the place's spec."""
     spec, status, now = facts.spec, item.status(MigrationStatus), facts.now
-    vm = view.get(key_of_moving(item))
-    place = active_allocation(view, vm.uid) if vm is not None else None
+    workload = view.get(key_of_moving(item))
+    place = active_allocation(view, workload.uid) if workload is not None else None
     order = place.spec(AllocationSpec).storage if place is not None else None
     if place is not None and order is not None and order.key == item.uid:
         return place, _lead(item, facts, place, order)
@@ -36,7 +36,7 @@ def plan_storage(view: View, item: Item, facts: Facts) -> tuple[Item | None, Out
         return place, Outcome(status=end_move(status, "Failed", "vmDeleted", "its place is gone", now))
     begun = begin_move(facts)
     status = begun.status
-    if status.phase not in ("Pending", "Planned") or place is None or vm is None:
+    if status.phase not in ("Pending", "Planned") or place is None or workload is None:
         return place, begun
     told = _make_order(view, item, spec, place)
     if status.phase == "Planned":

@@ -42,7 +42,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     status: MigrationStatus
     deleting: bool = False
     placed: Condition | None = None
-    vm: WorkloadSpec | None = None
+    workload: WorkloadSpec | None = None
     place: MigrationEndpoint | None = None
     rival: str = ""
     source: MigrationEndpoint | None = None

@@ -21,7 +21,7 @@ from weft.controllers.migration.abort import (
 )
 from weft.controllers.migration.facts import READY, Facts, MigrationEndpoint, Outcome, has_moved_on
 from weft.controllers.migration.progress import compare, end_move, measure, tell_progress, time_left
-from weft.kinds.allocation import AllocatedMigration, AllocationSpec, MigrationReport, account, change_wish, come_back
+from weft.kinds.allocation import AllocatedMigration, AllocationSpec, MigrationReport, account, come_back, set_desired
 from weft.kinds.migration import ENDED, MOVED_ON, MigrationStatus
 
 
@@ -69,7 +69,7 @@ def begin_move(facts: Facts) -> Outcome:
         status = replace(status, source=facts.place.spec.node)
     if facts.deleting or spec.cancel:
         return Outcome(status=end_move(status, "Cancelled", "cancelled", "cancelled before it began", now))
-    if facts.vm is None:
+    if facts.workload is None:
         return Outcome(status=end_move(status, "Cancelled", "vmDeleted", "its VM is gone", now))
     if facts.rival and status.started_at is None and (spec.not_before is None or spec.not_before <= now):
         message = f"its VM is moved by migration/{facts.rival} already"
@@ -80,8 +80,8 @@ def begin_move(facts: Facts) -> Outcome:
         why = facts.placed.message if facts.placed is not None and facts.placed.status == "False" else ""
         message = "it could not begin within its time" + (f": {why}" if why else "")
         return Outcome(status=end_move(status, "Failed", "tooLate", message, now))
-    if spec.mode == "live" and facts.vm.run != "run":
-        message = f"its VM is to {facts.vm.run}: only a guest that runs moves live"
+    if spec.mode == "live" and facts.workload.run != "run":
+        message = f"its VM is to {facts.workload.run}: only a guest that runs moves live"
         return Outcome(status=end_move(status, "Failed", "notRunning", message, now))
     if status.started_at is None:
         status = replace(status, phase="Pending", started_at=now, tries=1, reason="", message="")
@@ -181,8 +181,8 @@ def _break_off(facts: Facts) -> Outcome:
         outcome.target_goes = not target.deleting
         if source is not None and source.spec.move is not None and not source.spec.move.never_ran:
             outcome.source = replace(source.spec, move=replace(source.spec.move, never_ran=True))
-    elif target.spec.wish != "stop":
-        outcome.target = change_wish(target.spec, "stop")
+    elif target.spec.desired != "stop":
+        outcome.target = set_desired(target.spec, "stop")
     elif target.node_phase not in READY:
         lost = f"target {target.spec.node} has not been heard of"
         if source is not None and _has_it(source):
@@ -237,12 +237,12 @@ def _swap(facts: Facts, target: MigrationEndpoint) -> Outcome:
     status = _tell(facts)
     status.phase, status.ending, status.reason, status.message = "Finishing", "", "", ""
     status.actual = measure(status, *_hear(facts))
-    run = facts.vm.run if facts.vm is not None else target.spec.wish
-    outcome = Outcome(status=status, target=replace(change_wish(target.spec, run), role="active", move=None))
+    run = facts.workload.run if facts.workload is not None else target.spec.desired
+    outcome = Outcome(status=status, target=replace(set_desired(target.spec, run), role="active", move=None))
     if facts.source is not None:
         move = facts.source.spec.move
         move = replace(move, taken_over=True) if move is not None else None
-        outcome.source = replace(change_wish(facts.source.spec, "stop"), move=move)
+        outcome.source = replace(set_desired(facts.source.spec, "stop"), move=move)
         outcome.source_goes = True
     return outcome
 
@@ -254,7 +254,7 @@ def _leave_both(facts: Facts, target: MigrationEndpoint) -> Outcome:
     if facts.source is not None:
         move = facts.source.spec.move
         move = replace(move, taken_over=True) if move is not None else None
-        outcome.source, outcome.source_goes = replace(change_wish(facts.source.spec, "stop"), move=move), True
+        outcome.source, outcome.source_goes = replace(set_desired(facts.source.spec, "stop"), move=move), True
     return outcome
 
 

@@ -70,8 +70,8 @@ def forecast_migration(view: View, item: Item, status: MigrationStatus) -> Migra
     spec = item.spec(MigrationSpec)
     kind, name = read_workload(spec)
     key = object_key(kind, item.envelope.project, name)
-    vm = view.get(key)
-    place = active_allocation(view, vm.uid) if vm is not None else None
+    workload = view.get(key)
+    place = active_allocation(view, workload.uid) if workload is not None else None
     if place is None or not status.target or spec.mode == "storage":
         return None
     at = place.spec(AllocationSpec)

@@ -146,11 +146,11 @@ class Addresses:
             book.forget_promises()
         plan = Plan()
         for key in keys:
-            vm = view.get(key)
-            if vm is not None and vm.envelope.kind == "endpoint":
-                plan.commits += plan_foothold(view, vm)
-            elif vm is not None and not vm.deleting:
-                commit, lacks = self._plan_workload(view, vm, now)
+            workload = view.get(key)
+            if workload is not None and workload.envelope.kind == "endpoint":
+                plan.commits += plan_foothold(view, workload)
+            elif workload is not None and not workload.deleting:
+                commit, lacks = self._plan_workload(view, workload, now)
                 if commit is not None:
                     plan.commits.append(commit)
                 if lacks:  # what is taken may be free again, and nothing would wake the VM
@@ -182,23 +182,23 @@ class Addresses:
         nics = (nic for nics in self._orphans.values() for nic in nics if nic.network_uid == network_uid)
         return {int(ipaddress.IPv4Address(nic.address)) for nic in nics}
 
-    def _plan_workload(self, view: View, vm: Item, now: float) -> tuple[Commit | None, bool]:
+    def _plan_workload(self, view: View, workload: Item, now: float) -> tuple[Commit | None, bool]:
         """What is to be written for a VM, and whether it waits for an address that is taken."""
         writes: list[Write] = []
         preconditions: list[Precondition] = []
-        spec = spec_of(vm)
-        endpoints = list(view.find(ENDPOINTS_BY_WORKLOAD, vm.uid))
-        if not spec.networks and not endpoints and not spec.publish and _says_no_networks(vm):
+        spec = spec_of(workload)
+        endpoints = list(view.find(ENDPOINTS_BY_WORKLOAD, workload.uid))
+        if not spec.networks and not endpoints and not spec.publish and _says_no_networks(workload):
             return None, False
-        allocation = active_allocation(view, vm.uid)
-        place = _read_place(view, vm, allocation)
+        allocation = active_allocation(view, workload.uid)
+        place = _read_place(view, workload, allocation)
         addresses: list[str] = []
         problem: tuple[str, str] | None = None
         wanted: set[str] = set()
         own_macs = {item.spec(EndpointSpec).mac for item in endpoints}
         for index, nic in enumerate(map(read_nic, spec.networks)):
             name = nic.network
-            network = view.get(object_key("network", vm.envelope.project, name))
+            network = view.get(object_key("network", workload.envelope.project, name))
             if network is None or not network.status(NetworkStatus).vni:
                 said = f'network "{name}" does not exist' if network is None else f"network {name} is being made"
                 problem = problem or ("networkNotReady", said)
@@ -208,23 +208,23 @@ class Addresses:
                 wanted.add(endpoint.uid)
                 addresses.append(f"{name} {endpoint.spec(EndpointSpec).address}")
                 continue
-            made = self._make_endpoint(view, vm, network, nic, index, own_macs, place, now)
+            made = self._make_endpoint(view, workload, network, nic, index, own_macs, place, now)
             if not isinstance(made, Envelope):
                 problem = problem or made
                 continue
             writes.append(put(made))
-            preconditions += [unchanged(vm), Absent(made.key), Present(network.key)]
+            preconditions += [unchanged(workload), Absent(made.key), Present(network.key)]
             addresses.append(f"{name} {made.name.partition('.')[2]}")
         in_use = {nic.uid for nic in allocation.spec(AllocationSpec).nics} if allocation is not None else set()
         for endpoint in endpoints:
             if endpoint.uid not in wanted and endpoint.uid not in in_use and problem is None:
                 writes.append(delete(endpoint))
-                preconditions += [unchanged(vm), unchanged(endpoint)]
+                preconditions += [unchanged(workload), unchanged(endpoint)]
             elif endpoint.status(EndpointStatus) != place:
                 writes.append(_write_status(endpoint, place))
                 preconditions.append(unchanged(endpoint))
         first_network, first_address = _first_nic(allocation)
-        for publication in view.find(PUBLICATIONS_BY_WORKLOAD, vm.uid):
+        for publication in view.find(PUBLICATIONS_BY_WORKLOAD, workload.uid):
             leads = PublicationStatus(
                 node=place.node, node_address=place.node_address, network_uid=first_network, address=first_address
             )
@@ -233,20 +233,20 @@ class Addresses:
                 preconditions.append(unchanged(publication))
         events: list[Event] = []
         lacks = problem is not None and problem[0] != "networkNotReady"
-        envelope = edit(vm)
-        if set_condition(envelope, _addressed(vm, addresses, problem, now)):
+        envelope = edit(workload)
+        if set_condition(envelope, _addressed(workload, addresses, problem, now)):
             writes.append(put(envelope))
-            preconditions.append(unchanged(vm))
+            preconditions.append(unchanged(workload))
             if problem is not None and lacks:
-                events.append(Event("Warning", problem[0], problem[1], vm.envelope.ref, SOURCE))
+                events.append(Event("Warning", problem[0], problem[1], workload.envelope.ref, SOURCE))
         if not writes:
             return None, lacks
-        return Commit(vm.key, writes, list(dict.fromkeys(preconditions)), events), lacks
+        return Commit(workload.key, writes, list(dict.fromkeys(preconditions)), events), lacks
 
     def _make_endpoint(
         self,
         view: View,
-        vm: Item,
+        workload: Item,
         network: Item,
         nic: Nic,
         index: int,
@@ -269,23 +269,23 @@ class Addresses:
             address, mac = promise
         own_macs.add(mac)
         spec = EndpointSpec(
-            workload=vm.envelope.ref,
+            workload=workload.envelope.ref,
             network=name,
             network_uid=network.uid,
             index=index,
             mac=mac,
             address=address,
         )
-        return make_endpoint(vm, new_uid(), spec, place, now)
+        return make_endpoint(workload, new_uid(), spec, place, now)
 
 
-def make_endpoint(vm: Item, uid: str, spec: EndpointSpec, status: EndpointStatus, now: float) -> Envelope:
+def make_endpoint(workload: Item, uid: str, spec: EndpointSpec, status: EndpointStatus, now: float) -> Envelope:
     """A VM's endpoint as a whole object."""
     return Envelope(
         kind="endpoint",
         name=endpoint_name(spec.network_uid, spec.address),
         uid=uid,
-        owner=vm.envelope.ref,
+        owner=workload.envelope.ref,
         created_at=now,
         spec=msgspec.Raw(msgspec.json.encode(spec)),
         status=msgspec.Raw(msgspec.json.encode(status)),
@@ -298,18 +298,18 @@ def _leads_to(allocation: Item) -> object:
     return allocation.uid, spec.role, spec.nics
 
 
-def _wish_of(vm: Item) -> object:
-    return (vm.uid, vm.envelope.generation, vm.deleting, vm.envelope.condition("Addressed"))
+def _wish_of(workload: Item) -> object:
+    return (workload.uid, workload.envelope.generation, workload.deleting, workload.envelope.condition("Addressed"))
 
 
 def _workloads(view: View, uid: str) -> list[str]:
     return [item.key for item in view.find(WORKLOADS_BY_UID, uid)]
 
 
-def _read_place(view: View, vm: Item, allocation: Item | None) -> EndpointStatus:
+def _read_place(view: View, workload: Item, allocation: Item | None) -> EndpointStatus:
     if allocation is None:
         return EndpointStatus()
-    keys = (object_key("securitygroup", vm.envelope.project, name) for name in spec_of(vm).security_groups)
+    keys = (object_key("securitygroup", workload.envelope.project, name) for name in spec_of(workload).security_groups)
     groups = sorted(group.uid for key in keys if (group := view.get(key)) is not None)
     spec = allocation.spec(AllocationSpec)
     nodes = view.find(NODES_BY_UID, spec.node_uid)
@@ -329,13 +329,13 @@ def _write_status(item: Item, status: EndpointStatus | PublicationStatus) -> Wri
     return put(envelope)
 
 
-def _says_no_networks(vm: Item) -> bool:
-    said = vm.envelope.condition("Addressed")
-    return said is not None and said.status == "True" and said.generation == vm.envelope.generation
+def _says_no_networks(workload: Item) -> bool:
+    said = workload.envelope.condition("Addressed")
+    return said is not None and said.status == "True" and said.generation == workload.envelope.generation
 
 
-def _addressed(vm: Item, addresses: list[str], problem: tuple[str, str] | None, now: float) -> Condition:
-    generation = vm.envelope.generation
+def _addressed(workload: Item, addresses: list[str], problem: tuple[str, str] | None, now: float) -> Condition:
+    generation = workload.envelope.generation
     if problem is not None:
         return Condition("Addressed", "False", problem[0], problem[1], now, generation)
     if not addresses:

@@ -69,13 +69,13 @@ def plan_count(view: View, group: Item) -> Commit | None:
     return Commit(group.key, [put(envelope)], [unchanged(group)])
 
 
-def plan_rules(view: View, vm: Item) -> list[Commit]:
+def plan_rules(view: View, workload: Item) -> list[Commit]:
     """Give each of a VM's allocations the rules of the groups that it carries now."""
-    groups = read_groups(view, vm)
+    groups = read_groups(view, workload)
     if isinstance(groups, str):
         return []  # the doors refuse that; until it is there, what holds goes on to hold
     commits = []
-    for allocation in view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid):
+    for allocation in view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid):
         spec = allocation.spec(AllocationSpec)
         if allocation.deleting or spec.groups == groups:
             continue
@@ -83,8 +83,8 @@ def plan_rules(view: View, vm: Item) -> list[Commit]:
         envelope.spec = merge_part(envelope.spec, msgspec.structs.replace(spec, groups=groups))
         envelope.generation += 1
         names = ", ".join(group.name for group in groups) or "none"
-        event = Event("Normal", "SecurityGroups", f"security groups: {names}", vm.envelope.ref, "securitygroups")
-        commits.append(Commit(vm.key, [put(envelope)], [unchanged(allocation), unchanged(vm)], [event]))
+        event = Event("Normal", "SecurityGroups", f"security groups: {names}", workload.envelope.ref, "securitygroups")
+        commits.append(Commit(workload.key, [put(envelope)], [unchanged(allocation), unchanged(workload)], [event]))
     return commits
 
 

@@ -16,7 +16,7 @@ from weft.informer.commit import Commit, delete, edit, put, unchanged
 from weft.informer.indexes import ENDPOINTS_BY_WORKLOAD, MIGRATIONS_BY_UID, NODES_BY_ORPHAN
 from weft.informer.view import Item, View
 from weft.informer.workloads import record_of, spec_of
-from weft.kinds.allocation import AllocationReport, AllocationSpec, allocation_name, change_wish, come_back
+from weft.kinds.allocation import AllocationReport, AllocationSpec, allocation_name, come_back, set_desired
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus, endpoint_name
 from weft.kinds.image import ImageStatus
 from weft.kinds.migration import MOVED_ON, MigrationStatus
@@ -28,22 +28,26 @@ from weft.objects.envelope import Envelope, merge_part
 from weft.objects.identity import object_key
 
 
-def plan_adoption(view: View, vm: Item, silent: bool, now: float) -> Commit | None:
+def plan_adoption(view: View, workload: Item, silent: bool, now: float) -> Commit | None:
     """Take the guest that runs under this VM's name as the VM's own; None if there is none that surely is. One that doesn't run
     would be begun: that waits until no node is ``silent``, which may have another one that does. What a deleted VM's
     own node can't be sure of goes with it too, once no node is silent that might be: whichever side has the guest."""
-    found = [(node, copy) for node in view.find(NODES_BY_ORPHAN, vm.key) for copy in find_copies(node, vm.key)]
-    fitting = [(node, copy) for node, copy in found if _is_of(view, vm, copy.spec)]
+    found = [
+        (node, copy) for node in view.find(NODES_BY_ORPHAN, workload.key) for copy in find_copies(node, workload.key)
+    ]
+    fitting = [(node, copy) for node, copy in found if _is_of(view, workload, copy.spec)]
     certain = [(node, copy) for node, copy in fitting if has_guest(view, copy, [other for _, other in fitting])]
-    unsure = [pair for pair in fitting if pair[1].standing in ("here", "open")] if vm.deleting and not silent else []
+    unsure = (
+        [pair for pair in fitting if pair[1].standing in ("here", "open")] if workload.deleting and not silent else []
+    )
     if not certain and not unsure:
         return None
     node, copy = max(certain or unsure, key=lambda pair: (pair[1].runs, pair[1].spec.incarnation, pair[0].key))
-    if silent and not (copy.runs or vm.deleting):
+    if silent and not (copy.runs or workload.deleting):
         return None
-    allocation = _make_allocation(vm, node, copy, now, sure=bool(certain))
+    allocation = _make_allocation(workload, node, copy, now, sure=bool(certain))
     writes: list[Write] = [put(allocation)]
-    preconditions: list[Precondition] = [unchanged(vm), unchanged(node), Absent(allocation.key)]
+    preconditions: list[Precondition] = [unchanged(workload), unchanged(node), Absent(allocation.key)]
     place = EndpointStatus(node=node.envelope.name, node_address=node.report(NodeReport).address or None)
     used = set()
     for index, nic in enumerate(copy.spec.nics):
@@ -51,37 +55,39 @@ def plan_adoption(view: View, vm: Item, silent: bool, now: float) -> Commit | No
         used.add(key)
         endpoint = view.get(key)
         known = endpoint.spec(EndpointSpec) if endpoint is not None else None
-        if known is not None and known.workload.uid != vm.uid:
-            if not vm.deleting:
+        if known is not None and known.workload.uid != workload.uid:
+            if not workload.deleting:
                 return None  # its address belongs to somebody else by now
             continue  # it is taken up to be ended, and needs none for that
         if endpoint is None or known is None or known.mac != nic.mac:
             # Absent, or given to this VM anew before the guest was found, with another MAC: the guest's counts.
             spec = EndpointSpec(
-                workload=vm.envelope.ref,
+                workload=workload.envelope.ref,
                 network=nic.network,
                 network_uid=nic.network_uid,
                 index=index,
                 mac=nic.mac,
                 address=nic.address,
             )
-            writes.append(put(make_endpoint(vm, nic.uid, spec, place, now)))
+            writes.append(put(make_endpoint(workload, nic.uid, spec, place, now)))
             preconditions.append(Absent(key) if endpoint is None else unchanged(endpoint))
-    for endpoint in view.find(ENDPOINTS_BY_WORKLOAD, vm.uid):
+    for endpoint in view.find(ENDPOINTS_BY_WORKLOAD, workload.uid):
         if endpoint.key not in used:
             writes.append(delete(endpoint))
             preconditions.append(unchanged(endpoint))
     # The VM is written too, so that whoever planned with it as it was plans anew.
-    envelope = edit(vm)
+    envelope = edit(workload)
     status = msgspec.structs.replace(
-        vm.status(WorkloadStatus),
+        workload.status(WorkloadStatus),
         node=node.envelope.name,
-        incarnation=max(vm.status(WorkloadStatus).incarnation, *(other.spec.incarnation for _, other in fitting)),
+        incarnation=max(workload.status(WorkloadStatus).incarnation, *(other.spec.incarnation for _, other in fitting)),
     )
     envelope.status = merge_part(envelope.status, status)
     writes.append(put(envelope))
     message = f"the guest that ran on {node.envelope.name} without an allocation is this VM's again"
-    return Commit(vm.key, writes, preconditions, [Event("Normal", "Adopted", message, vm.envelope.ref, "workload")])
+    return Commit(
+        workload.key, writes, preconditions, [Event("Normal", "Adopted", message, workload.envelope.ref, "workload")]
+    )
 
 
 def has_guest(view: View, copy: OrphanCopy, others: list[OrphanCopy]) -> bool:
@@ -106,47 +112,49 @@ def find_copies(node: Item, key: str) -> list[OrphanCopy]:
     return [copy for copy in read_copies(report) if copy.uid in uids and copy.spec.node_uid == node.uid]
 
 
-def _is_of(view: View, vm: Item, spec: AllocationSpec) -> bool:
+def _is_of(view: View, workload: Item, spec: AllocationSpec) -> bool:
     """Whether a guest is this VM's: made for it, or for one that was wished for in the same way."""
-    if spec.workload.uid == vm.uid:
+    if spec.workload.uid == workload.uid:
         return True
-    if vm.deleting:
+    if workload.deleting:
         return False  # somebody else's guest must not go with it
-    wish = spec_of(vm)
-    record = record_of(vm)
-    images = [view.get(object_key("image", vm.envelope.project, name)) for name in record.ask(wish).images[:1]]
+    workload_spec = spec_of(workload)
+    record = record_of(workload)
+    images = [
+        view.get(object_key("image", workload.envelope.project, name)) for name in record.ask(workload_spec).images[:1]
+    ]
     wanted = [image.status(ImageStatus).sha256 if image is not None else "" for image in images]
     return (
         wanted == ([spec.image.sha256] if spec.image is not None else [])
-        and record.is_alike(spec, wish)
-        and spec.resources.cpu == wish.cpu
-        and spec.resources.memory == wish.memory
-        and are_plugged(spec.nics, wish.networks)
+        and record.is_alike(spec, workload_spec)
+        and spec.resources.cpu == workload_spec.cpu
+        and spec.resources.memory == workload_spec.memory
+        and are_plugged(spec.nics, workload_spec.networks)
     )
 
 
-def _make_allocation(vm: Item, node: Item, copy: OrphanCopy, now: float, *, sure: bool) -> Envelope:
-    wish = spec_of(vm)
+def _make_allocation(workload: Item, node: Item, copy: OrphanCopy, now: float, *, sure: bool) -> Envelope:
+    workload_spec = spec_of(workload)
     # Of one that stands "here" the move is the one that it came by, if any: there the target did run it.
     own = come_back(copy.spec, copy.move) if sure and copy.standing == "open" else copy.spec
     spec = msgspec.structs.replace(
-        change_wish(own, wish.run),
+        set_desired(own, workload_spec.run),
         role="active",
         move=None,
         node=node.envelope.name,
-        workload=vm.envelope.ref,
-        workload_generation=vm.envelope.generation,
-        restart=wish.restart,
-        grace_seconds=wish.grace,
+        workload=workload.envelope.ref,
+        workload_generation=workload.envelope.generation,
+        restart=workload_spec.restart,
+        grace_seconds=workload_spec.grace,
     )
     return Envelope(
         kind="allocation",
         name=allocation_name(node.uid, copy.uid),
         uid=copy.uid,
-        owner=vm.envelope.ref,
-        labels=vm.envelope.labels,
+        owner=workload.envelope.ref,
+        labels=workload.envelope.labels,
         created_at=now,
-        deleting_since=now if vm.deleting else None,  # at once: its node mustn't bring it up again first
+        deleting_since=now if workload.deleting else None,  # at once: its node mustn't bring it up again first
         spec=msgspec.Raw(msgspec.json.encode(spec)),
         report=msgspec.Raw(msgspec.json.encode(AllocationReport(incarnation=spec.incarnation, boots=spec.boots))),
         finalizers=["node"],

@@ -46,7 +46,7 @@ from weft.informer.indexes import (
 )
 from weft.informer.view import Changed, Item, View
 from weft.informer.workloads import record_of, spec_of
-from weft.kinds.allocation import AllocationReport, AllocationSpec, change_wish, is_at_rest
+from weft.kinds.allocation import AllocationReport, AllocationSpec, is_at_rest, set_desired
 from weft.kinds.conversion import ConversionStatus
 from weft.kinds.conversion import is_under_way as is_converting
 from weft.kinds.endpoint import EndpointSpec
@@ -110,40 +110,46 @@ class Workloads:
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         plan = Plan()
-        vms = [vm for key in keys if (vm := view.get(key)) is not None]
-        waiting = {vm.key for vm in vms if vm.deleting or view.count(NODES_BY_ORPHAN, vm.key) or _has_astray(view, vm)}
+        workloads = [workload for key in keys if (workload := view.get(key)) is not None]
+        waiting = {
+            workload.key
+            for workload in workloads
+            if workload.deleting or view.count(NODES_BY_ORPHAN, workload.key) or _has_astray(view, workload)
+        }
         silent = bool(waiting) and bool(self._find_silent())
-        for vm in vms:
-            commit = plan_workload(view, vm, silent, now)
+        for workload in workloads:
+            commit = plan_workload(view, workload, silent, now)
             if commit is not None:
                 plan.commits.append(commit)
-            elif silent and vm.key in waiting:
-                plan.later[vm.key] = LISTEN_EVERY_SECONDS
+            elif silent and workload.key in waiting:
+                plan.later[workload.key] = LISTEN_EVERY_SECONDS
         return plan
 
 
-def plan_workload(view: View, vm: Item, silent: bool, now: float) -> Commit | None:
+def plan_workload(view: View, workload: Item, silent: bool, now: float) -> Commit | None:
     """What one VM needs now, in one commit. ``silent``: after a restore there are nodes that haven't said yet what runs
     there; it may be this VM's guest."""
-    allocations = view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)
-    if not allocations and view.count(NODES_BY_ORPHAN, vm.key):
-        adoption = plan_adoption(view, vm, silent, now)
+    allocations = view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid)
+    if not allocations and view.count(NODES_BY_ORPHAN, workload.key):
+        adoption = plan_adoption(view, workload, silent, now)
         if adoption is not None:
             return adoption
-    if vm.deleting and not allocations and not silent:
-        return plan_removal(view, vm)
-    astray = plan_astray(view, vm, allocations, silent, now)
+    if workload.deleting and not allocations and not silent:
+        return plan_removal(view, workload)
+    astray = plan_astray(view, workload, allocations, silent, now)
     if astray is not None:
         return astray
-    changed = [(item, write) for item in allocations if (write := plan_allocation(view, vm, item, now)) is not None]
+    changed = [
+        (item, write) for item in allocations if (write := plan_allocation(view, workload, item, now)) is not None
+    ]
     writes: list[Write] = [write for _, write in changed]
-    told, events = plan_status(view, vm, allocations, now)
+    told, events = plan_status(view, workload, allocations, now)
     if told is not None:
         writes.append(told)
     if not writes:
         return None
     # Together, so that the highest incarnation is in the status before the place that had it is gone.
-    return Commit(vm.key, writes, [unchanged(vm), *(unchanged(item) for item, _ in changed)], events)
+    return Commit(workload.key, writes, [unchanged(workload), *(unchanged(item) for item, _ in changed)], events)
 
 
 def _sides_of(conversion: Item) -> object:
@@ -152,11 +158,11 @@ def _sides_of(conversion: Item) -> object:
     return conversion.uid, is_converting(status), status.old_uid, status.new_uid
 
 
-def _has_astray(view: View, vm: Item) -> bool:
-    return any(is_astray(item) for item in view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid))
+def _has_astray(view: View, workload: Item) -> bool:
+    return any(is_astray(item) for item in view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid))
 
 
-def plan_allocation(view: View, vm: Item, item: Item, now: float) -> Write | None:
+def plan_allocation(view: View, workload: Item, item: Item, now: float) -> Write | None:
     """Pass the VM's wish on to one of its places, or take the place away once its node has let it go."""
     spec = item.spec(AllocationSpec)
     if item.deleting:
@@ -166,13 +172,13 @@ def plan_allocation(view: View, vm: Item, item: Item, now: float) -> Write | Non
     if spec.move is not None:
         return None  # what moves is the migrations controller's: it breaks that off for a wish that can't wait
     envelope = edit(item)
-    if vm.deleting:
+    if workload.deleting:
         envelope.deleting_since = now
     else:
-        wish, report = spec_of(vm), item.report(AllocationReport)
-        if wants_fresh_start(spec, wish) and find_fit(spec, wish, report):
+        workload_spec, report = spec_of(workload), item.report(AllocationReport)
+        if wants_fresh_start(spec, workload_spec) and find_fit(spec, workload_spec, report):
             return None  # the scheduler passes the wish on, with the new size
-        new = wish_for(view, vm, spec, rests=is_at_rest(spec, report))
+        new = wish_for(view, workload, spec, rests=is_at_rest(spec, report))
         if new == spec:
             return None
         envelope.spec = merge_part(envelope.spec, new)
@@ -180,21 +186,21 @@ def plan_allocation(view: View, vm: Item, item: Item, now: float) -> Write | Non
     return put(envelope)
 
 
-def wish_for(view: View, vm: Item, spec: AllocationSpec, *, rests: bool) -> AllocationSpec:
+def wish_for(view: View, workload: Item, spec: AllocationSpec, *, rests: bool) -> AllocationSpec:
     """An allocation's spec with what people may change while it lives; one that ``rests``, stopped as it was asked to,
     lets go of the volumes and networks that its VM doesn't name any more."""
-    wish = spec_of(vm)
-    named, joined = record_of(vm).volumes(wish), networks_of(wish.networks)
+    workload_spec = spec_of(workload)
+    named, joined = record_of(workload).volumes(workload_spec), networks_of(workload_spec.networks)
     kept = [volume for volume in spec.volumes if not rests or volume.name in named]
     sizes = {
         volume.uid: item.spec(VolumeSpec).size for volume in kept for item in view.find(VOLUMES_BY_UID, volume.uid)
     }
     return msgspec.structs.replace(
-        change_wish(spec, wish.run),
-        workload_generation=vm.envelope.generation,
-        boots=max(wish.boots, spec.boots),
-        restart=wish.restart,
-        grace_seconds=wish.grace,
+        set_desired(spec, workload_spec.run),
+        workload_generation=workload.envelope.generation,
+        boots=max(workload_spec.boots, spec.boots),
+        restart=workload_spec.restart,
+        grace_seconds=workload_spec.grace,
         waits_for=find_waited(view, spec),
         nics=[nic for nic in spec.nics if not rests or nic.network in joined],
         volumes=[msgspec.structs.replace(v, size=max(v.size, sizes.get(v.uid, 0))) for v in kept],
@@ -207,28 +213,30 @@ def find_waited(view: View, spec: AllocationSpec) -> str | None:
     return ",".join(name for name in names if view.get(object_key("allocation", None, name)) is not None) or None
 
 
-def plan_status(view: View, vm: Item, allocations: Sequence[Item], now: float) -> tuple[Write | None, list[Event]]:
+def plan_status(
+    view: View, workload: Item, allocations: Sequence[Item], now: float
+) -> tuple[Write | None, list[Event]]:
     """The VM with the status and the condition Ready that it should have, None if it has them."""
-    if not allocations and not vm.deleting and _is_on_its_way(view, vm, vm.status(WorkloadStatus)):
+    if not allocations and not workload.deleting and _is_on_its_way(view, workload, workload.status(WorkloadStatus)):
         return None, []
-    envelope = edit(vm)
-    events = tell_status(view, vm, envelope, allocations, now)
+    envelope = edit(workload)
+    events = tell_status(view, workload, envelope, allocations, now)
     return (None, []) if events is None else (put(envelope), events)
 
 
-def tell_placed(view: View, vm: Item, envelope: Envelope, allocation: Item, now: float) -> list[Event]:
+def tell_placed(view: View, workload: Item, envelope: Envelope, allocation: Item, now: float) -> list[Event]:
     """Have ``envelope``, a VM that is about to be written together with its place, say at once what follows from that."""
-    return tell_status(view, vm, envelope, [allocation], now) or []
+    return tell_status(view, workload, envelope, [allocation], now) or []
 
 
 def tell_status(
-    view: View, vm: Item, envelope: Envelope, allocations: Sequence[Item], now: float
+    view: View, workload: Item, envelope: Envelope, allocations: Sequence[Item], now: float
 ) -> list[Event] | None:
     """Give ``envelope``, a copy of a VM's that is to be written, the status and conditions that follow from its conditions
     and ``allocations``. Returns what the journal is to hear of it; None if it says all that already."""
-    former = vm.status(WorkloadStatus)
-    wished, places = read_wished(view, vm, envelope), [_read_place(view, a) for a in allocations]
-    status = fold_status(wished, places, read_addresses(view, vm, find_active(allocations)), former)
+    former = workload.status(WorkloadStatus)
+    wished, places = read_wished(view, workload, envelope), [_read_place(view, a) for a in allocations]
+    status = fold_status(wished, places, read_addresses(view, workload, find_active(allocations)), former)
     told = set_condition(envelope, fold_ready(status, envelope.generation, now))
     current = fold_current(wished, places, now)
     if current is not None and (current.status == "False" or envelope.condition("Current") is not None):
@@ -247,76 +255,78 @@ def tell_status(
     return [Event(kind, str(status.phase), f"{status.phase}{where}{why}", envelope.ref, SOURCE)]
 
 
-def _is_on_its_way(view: View, vm: Item, former: WorkloadStatus) -> bool:
+def _is_on_its_way(view: View, workload: Item, former: WorkloadStatus) -> bool:
     """Whether a new VM is being given addresses and a place just now: to say so would only get in their way."""
-    spec, addressed = spec_of(vm), vm.envelope.condition("Addressed")
+    spec, addressed = spec_of(workload), workload.envelope.condition("Addressed")
     return (
         former.observed_generation == 0
         and spec.run == "run"
         and not spec.hold
-        and vm.envelope.condition("Placed") is None
+        and workload.envelope.condition("Placed") is None
         and (addressed is None or addressed.status == "True")
-        and not view.count(NODES_BY_ORPHAN, vm.key)  # the scheduler waits for the word that no orphan is this VM
+        and not view.count(NODES_BY_ORPHAN, workload.key)  # the scheduler waits for the word that no orphan is this VM
     )
 
 
-def plan_removal(view: View, vm: Item) -> Commit:
+def plan_removal(view: View, workload: Item) -> Commit:
     """Remove a VM that has no place any more, with all that is its own; in several commits if it is very much."""
-    belongings = [*view.find(ENDPOINTS_BY_WORKLOAD, vm.uid), *view.find(PUBLICATIONS_BY_WORKLOAD, vm.uid)]
-    decision = view.get(object_key("decision", vm.envelope.project, f"{vm.envelope.kind}.{vm.envelope.name}"))
-    if decision is not None and decision.envelope.owner == vm.envelope.ref:
+    belongings = [*view.find(ENDPOINTS_BY_WORKLOAD, workload.uid), *view.find(PUBLICATIONS_BY_WORKLOAD, workload.uid)]
+    decision = view.get(
+        object_key("decision", workload.envelope.project, f"{workload.envelope.kind}.{workload.envelope.name}")
+    )
+    if decision is not None and decision.envelope.owner == workload.envelope.ref:
         belongings.append(decision)
     writes: list[Write] = [delete(item) for item in belongings[: MAX_WRITES - 1]]
-    preconditions: list[Precondition] = [unchanged(vm)]
-    others = [name for name in vm.envelope.finalizers if name != "workload"]
+    preconditions: list[Precondition] = [unchanged(workload)]
+    others = [name for name in workload.envelope.finalizers if name != "workload"]
     if len(belongings) >= MAX_WRITES:
-        return Commit(vm.key, writes, preconditions)
+        return Commit(workload.key, writes, preconditions)
     if others:
-        envelope = edit(vm)
+        envelope = edit(workload)
         envelope.finalizers = others
-        return Commit(vm.key, [*writes, put(envelope)], preconditions)
-    event = Event("Normal", "Deleted", f"{vm.envelope.name} is gone", vm.envelope.ref, SOURCE)
-    return Commit(vm.key, [*writes, delete(vm)], preconditions, [event])
+        return Commit(workload.key, [*writes, put(envelope)], preconditions)
+    event = Event("Normal", "Deleted", f"{workload.envelope.name} is gone", workload.envelope.ref, SOURCE)
+    return Commit(workload.key, [*writes, delete(workload)], preconditions, [event])
 
 
-def read_wished(view: View, vm: Item, envelope: Envelope) -> Wished:
+def read_wished(view: View, workload: Item, envelope: Envelope) -> Wished:
     return Wished(
-        spec_of(vm),
+        spec_of(workload),
         envelope.generation,
-        vm.deleting,
+        workload.deleting,
         envelope.condition("Placed"),
         envelope.condition("Addressed"),
-        _find_migration(view, vm),
-        record_of(vm).runs_once(spec_of(vm)),
-        *_find_conversion(view, vm),
+        _find_migration(view, workload),
+        record_of(workload).runs_once(spec_of(workload)),
+        *_find_conversion(view, workload),
     )
 
 
-def _find_conversion(view: View, vm: Item) -> tuple[str, str]:
+def _find_conversion(view: View, workload: Item) -> tuple[str, str]:
     """The Conversion under way that it is either side of, and, if it is the old one, what it becomes; empty if none."""
-    for item in view.find(CONVERSIONS_BY_WORKLOAD, vm.key):
+    for item in view.find(CONVERSIONS_BY_WORKLOAD, workload.key):
         status = item.status(ConversionStatus)
-        if is_converting(status) and vm.uid in (status.old_uid, status.new_uid):
-            return item.envelope.name, status.new if vm.uid == status.old_uid else ""
+        if is_converting(status) and workload.uid in (status.old_uid, status.new_uid):
+            return item.envelope.name, status.new if workload.uid == status.old_uid else ""
     return "", ""
 
 
-def _find_migration(view: View, vm: Item) -> str:
+def _find_migration(view: View, workload: Item) -> str:
     """The name of the Migration that moves it, empty if none does."""
     under_way = [
         item
-        for item in view.find(MIGRATIONS_BY_WORKLOAD, vm.key)
+        for item in view.find(MIGRATIONS_BY_WORKLOAD, workload.key)
         if is_under_way(item.spec(MigrationSpec), item.status(MigrationStatus))
     ]
     first = min(under_way, key=lambda item: (item.envelope.created_at, item.key), default=None)
     return first.envelope.name if first is not None else ""
 
 
-def read_addresses(view: View, vm: Item, allocation: Item | None) -> dict[str, str]:
+def read_addresses(view: View, workload: Item, allocation: Item | None) -> dict[str, str]:
     """Network → address, in the order of the NICs; one that a guest has comes before one that it is to have."""
-    wanted = networks_of(spec_of(vm).networks)
+    wanted = networks_of(spec_of(workload).networks)
     in_use = {nic.uid for nic in allocation.spec(AllocationSpec).nics} if allocation is not None else set()
-    found = [(item.uid in in_use, item.spec(EndpointSpec)) for item in view.find(ENDPOINTS_BY_WORKLOAD, vm.uid)]
+    found = [(item.uid in in_use, item.spec(EndpointSpec)) for item in view.find(ENDPOINTS_BY_WORKLOAD, workload.uid)]
     place = {name: index for index, name in enumerate(wanted)}
     found.sort(key=lambda pair: (place.get(pair[1].network, len(place)), pair[0]))
     return {spec.network: spec.address for _, spec in found}

@@ -15,7 +15,7 @@ from weft.controllers.workload.adoption import find_copies, has_guest
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.indexes import NODES_BY_ORPHAN
 from weft.informer.view import Item, View
-from weft.kinds.allocation import AllocatedMigration, AllocationReport, AllocationSpec, change_wish, come_back
+from weft.kinds.allocation import AllocatedMigration, AllocationReport, AllocationSpec, come_back, set_desired
 from weft.kinds.parts.orphan import OrphanCopy
 from weft.objects.envelope import merge_part
 
@@ -28,20 +28,22 @@ def is_astray(place: Item) -> bool:
     return place.spec(AllocationSpec).move is None and (report.reason, report.state) == ("moved", "stopped")
 
 
-def plan_astray(view: View, vm: Item, allocations: Sequence[Item], silent: bool, now: float) -> Commit | None:
+def plan_astray(view: View, workload: Item, allocations: Sequence[Item], silent: bool, now: float) -> Commit | None:
     """What becomes of such a place; None for all others, and while nothing is certain. ``silent``: after a restore there are
     nodes that haven't said yet what runs there."""
-    found = [(node, copy) for node in view.find(NODES_BY_ORPHAN, vm.key) for copy in find_copies(node, vm.key)]
+    found = [
+        (node, copy) for node in view.find(NODES_BY_ORPHAN, workload.key) for copy in find_copies(node, workload.key)
+    ]
     for place in allocations:
         if place.deleting or place.spec(AllocationSpec).move is not None:
             continue
-        commit = _plan_word(vm, place, found) or _plan_leaving(view, vm, place, found, silent, now)
+        commit = _plan_word(workload, place, found) or _plan_leaving(view, workload, place, found, silent, now)
         if commit is not None:
             return commit
     return None
 
 
-def _plan_word(vm: Item, place: Item, found: Found) -> Commit | None:
+def _plan_word(workload: Item, place: Item, found: Found) -> Commit | None:
     """Keep the word of targets that never ran with the place that may need it."""
     spec = new = place.spec(AllocationSpec)
     for _, copy in found:
@@ -53,12 +55,12 @@ def _plan_word(vm: Item, place: Item, found: Found) -> Commit | None:
     envelope = edit(place)
     envelope.spec = merge_part(envelope.spec, new)
     envelope.generation += 1
-    return Commit(vm.key, [put(envelope)], [unchanged(vm), unchanged(place)])
+    return Commit(workload.key, [put(envelope)], [unchanged(workload), unchanged(place)])
 
 
-def _plan_leaving(view: View, vm: Item, place: Item, found: Found, silent: bool, now: float) -> Commit | None:
+def _plan_leaving(view: View, workload: Item, place: Item, found: Found, silent: bool, now: float) -> Commit | None:
     spec, report = place.spec(AllocationSpec), place.report(AllocationReport)
-    mine = [(node, copy) for node, copy in found if copy.spec.workload.uid == vm.uid]
+    mine = [(node, copy) for node, copy in found if copy.spec.workload.uid == workload.uid]
     copies = [copy for _, copy in mine]
     later = [pair for pair in mine if pair[1].spec.incarnation > spec.incarnation and has_guest(view, pair[1], copies)]
     unsure = [copy for copy in copies if copy.standing in ("here", "open")]
@@ -75,9 +77,9 @@ def _plan_leaving(view: View, vm: Item, place: Item, found: Found, silent: bool,
         envelope.spec = merge_part(envelope.spec, _leave(spec, left))
         envelope.generation += 1
     message = f"its guest has left {spec.node} by a move that the store doesn't know"
-    event = Event("Warning", "MovedOn", message, vm.envelope.ref, "workload")
-    return Commit(vm.key, [put(envelope)], [unchanged(vm), unchanged(place)], [event])
+    event = Event("Warning", "MovedOn", message, workload.envelope.ref, "workload")
+    return Commit(workload.key, [put(envelope)], [unchanged(workload), unchanged(place)], [event])
 
 
 def _leave(spec: AllocationSpec, move: AllocatedMigration) -> AllocationSpec:
-    return msgspec.structs.replace(change_wish(spec, "stop"), role="source", move=move)
+    return msgspec.structs.replace(set_desired(spec, "stop"), role="source", move=move)

@@ -153,30 +153,35 @@ def _leaving(report: AllocationReport, former: WorkloadStatus) -> Phase:
 
 
 def _living(
-    wish: WorkloadSpec, spec: AllocationSpec, report: AllocationReport, former: WorkloadStatus
+    workload_spec: WorkloadSpec, spec: AllocationSpec, report: AllocationReport, former: WorkloadStatus
 ) -> tuple[Phase, str]:
     """The phase of a VM whose node is there, and what is being done about its wish, if anything."""
-    doing = {"stop": STOPPING, "suspend": SUSPENDING}.get(wish.run, "")
+    doing = {"stop": STOPPING, "suspend": SUSPENDING}.get(workload_spec.run, "")
     match report.state:
         case "pending" | "preparing":
             return Phase.PROLOG, doing
         case "starting":
             return Phase.BOOT, doing
         case "running":
-            return Phase.RUNNING, doing or (RESTARTING if wish.boots > report.boots else "")
+            return Phase.RUNNING, doing or (RESTARTING if workload_spec.boots > report.boots else "")
         case "stopping":
             # Whatever it is stopped for, until it has stopped it is what it was.
             was = Phase.BOOT if former.phase in (Phase.PROLOG, Phase.BOOT) else Phase.RUNNING
-            return was, doing or (RESTARTING if wish.boots > report.boots else STOPPING)
+            return was, doing or (RESTARTING if workload_spec.boots > report.boots else STOPPING)
         case "suspended":
-            return Phase.SUSPENDED, STARTING if wish.run == "run" else STOPPING if wish.run == "stop" else ""
-        case "stopped" if spec.wish == "stop" and not has_heard(spec, report):
+            return (
+                Phase.SUSPENDED,
+                STARTING if workload_spec.run == "run" else STOPPING if workload_spec.run == "stop" else "",
+            )
+        case "stopped" if spec.desired == "stop" and not has_heard(spec, report):
             return Phase.PROLOG, doing  # it has been told to run meanwhile, and may have begun
         case "stopped":
-            wanted = wish.run == "run" and (spec.wish != "run" or wish.boots > report.boots or not report.reason)
+            wanted = workload_spec.run == "run" and (
+                spec.desired != "run" or workload_spec.boots > report.boots or not report.reason
+            )
             return Phase.STOPPED, STARTING if wanted else ""
         case "failed":
-            return Phase.FAILED, STARTING if wish.run == "run" and wish.boots > report.boots else ""
+            return Phase.FAILED, STARTING if workload_spec.run == "run" and workload_spec.boots > report.boots else ""
         case "released":
             return Phase.EPILOG, ""
 
@@ -190,9 +195,9 @@ def _find_silent_target(source: Place, places: Sequence[Place]) -> Place | None:
     return next((p for p in targets if p.node_phase not in ("Ready", "Joining")), None)
 
 
-def _is_moving(wish: WorkloadSpec, phase: Phase | str, spec: AllocationSpec) -> bool:
+def _is_moving(workload_spec: WorkloadSpec, phase: Phase | str, spec: AllocationSpec) -> bool:
     """Whether what its place says of the guest is a part of its move: one that moves cold is shut down for it."""
-    cold = spec.move is not None and spec.move.mode == "cold" and wish.run == "run"
+    cold = spec.move is not None and spec.move.mode == "cold" and workload_spec.run == "run"
     return phase == Phase.RUNNING or (cold and phase in (Phase.STOPPED, Phase.BOOT, Phase.SUSPENDED))
 
 

@@ -103,11 +103,11 @@ def check_affinity(near: list[str], apart: list[str], spread: list[str], data: l
     for field, texts in (("affinity_groups", near), ("anti_affinity_groups", apart)):
         for index, text in enumerate(texts):
             at = f"spec.{field}[{index}]"
-            wish = read_group(text, at)
-            if wish.name in groups:
-                raise _named_twice(wish.name, groups[wish.name], field, at)
-            groups[wish.name] = field
-            texts[index] = str(wish)
+            spec = read_group(text, at)
+            if spec.name in groups:
+                raise _named_twice(spec.name, groups[spec.name], field, at)
+            groups[spec.name] = field
+            texts[index] = str(spec)
     keys = set()
     for index, text in enumerate(spread):
         at = f"spec.spread[{index}]"

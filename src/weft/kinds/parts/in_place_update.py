@@ -15,41 +15,41 @@ from weft.objects.quantity import format_bytes
 from weft.objects.spec_change import FieldChange, plan_change
 
 
-def plan_fit(place: AllocationSpec, wish: WorkloadSpec, report: AllocationReport) -> list[FieldChange]:
+def plan_fit(place: AllocationSpec, spec: WorkloadSpec, report: AllocationReport) -> list[FieldChange]:
     """What would have to change of the place, and what that takes."""
-    if is_as_asked(place, wish):
+    if is_as_asked(place, spec):
         return []
-    has, asked = _compare(place, wish)
+    has, asked = _compare(place, spec)
     return plan_change(has, asked, BY_NAME[place.workload.kind].spec, report.room)
 
 
-def is_as_asked(place: AllocationSpec, wish: WorkloadSpec) -> bool:
+def is_as_asked(place: AllocationSpec, spec: WorkloadSpec) -> bool:
     """Whether the place is just what is asked for: the quick look at what mostly is so."""
     has = place.resources
     return (
-        has.cpu == wish.cpu
-        and has.memory == wish.memory
-        and len(place.nics) == len(wish.networks)
+        has.cpu == spec.cpu
+        and has.memory == spec.memory
+        and len(place.nics) == len(spec.networks)
         and all(
             text in (nic.network, f"{nic.network}:{nic.address}")
-            for nic, text in zip(place.nics, wish.networks, strict=True)
+            for nic, text in zip(place.nics, spec.networks, strict=True)
         )
-        and WORKLOADS[place.workload.kind].is_same(place, wish)
+        and WORKLOADS[place.workload.kind].is_same(place, spec)
     )
 
 
-def find_fit(place: AllocationSpec, wish: WorkloadSpec, report: AllocationReport) -> set[str]:
+def find_fit(place: AllocationSpec, spec: WorkloadSpec, report: AllocationReport) -> set[str]:
     """The fields in which the place is to become what is asked for now: all, with a fresh start; while its machine runs
     those that it can take."""
-    if wish.run != "run":
+    if spec.run != "run":
         return set()
-    changes = plan_fit(place, wish, report)
-    fresh = wants_fresh_start(place, wish)
-    return {field_of(change) for change in changes if fresh or (change.mode == "live" and place.wish == "run")}
+    changes = plan_fit(place, spec, report)
+    fresh = wants_fresh_start(place, spec)
+    return {field_of(change) for change in changes if fresh or (change.mode == "live" and place.desired == "run")}
 
 
-def wants_fresh_start(place: AllocationSpec, wish: WorkloadSpec) -> bool:
-    return wish.run == "run" and (place.wish == "stop" or wish.boots > place.boots)
+def wants_fresh_start(place: AllocationSpec, spec: WorkloadSpec) -> bool:
+    return spec.run == "run" and (place.desired == "stop" or spec.boots > place.boots)
 
 
 def field_of(change: FieldChange) -> str:
@@ -70,17 +70,17 @@ def _show(change: FieldChange, value: Any) -> str:
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _compare(place: AllocationSpec, wish: WorkloadSpec) -> tuple[dict[str, Any], dict[str, Any]]:
+def _compare(place: AllocationSpec, spec: WorkloadSpec) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a place has and what is asked for, as the kind's spec says it; in the same words where it has it already."""
-    has, asked = WORKLOADS[place.workload.kind].compare(place, wish)
+    has, asked = WORKLOADS[place.workload.kind].compare(place, spec)
     nics = [f"{nic.network}:{nic.address}" for nic in place.nics]
     plugged = dict(zip((nic.network for nic in place.nics), nics, strict=True))
     return (
         {"cpu": place.resources.cpu, "memory": place.resources.memory, **has, "networks": nics},
         {
-            "cpu": wish.cpu,
-            "memory": wish.memory,
+            "cpu": spec.cpu,
+            "memory": spec.memory,
             **asked,
-            "networks": [plugged.get(text, text) for text in wish.networks],
+            "networks": [plugged.get(text, text) for text in spec.networks],
         },
     )

@@ -34,7 +34,7 @@ SOURCE = "scheduler"
 Tell = Callable[[View, Item, Envelope, Item, float], list[Event]]
 
 
-def tell_nothing(view: View, vm: Item, envelope: Envelope, allocation: Item, now: float) -> list[Event]:
+def tell_nothing(view: View, workload: Item, envelope: Envelope, allocation: Item, now: float) -> list[Event]:
     """Whoever writes the VM's status does so a moment later."""
     return []
 
@@ -58,92 +58,96 @@ def plan_placement(
     tell: Tell,
 ) -> Commit:
     """Give ``candidate`` a place on ``node``: an allocation with this ``uid`` that takes ``load``."""
-    vm = candidate.vm
+    workload = candidate.workload
     allocation = _make_allocation(candidate, node, uid, load, timing.at)
-    placed = Condition("Placed", "True", "Placed", f"on {node.envelope.name}", timing.at, vm.envelope.generation)
-    envelope = edit(vm)
+    placed = Condition("Placed", "True", "Placed", f"on {node.envelope.name}", timing.at, workload.envelope.generation)
+    envelope = edit(workload)
     set_condition(envelope, placed)
-    told = tell(view, vm, envelope, allocation, timing.at)
-    made = [allocation, Item(make_decision(view, vm, candidate, explanation, timing)), Item(envelope)]
+    told = tell(view, workload, envelope, allocation, timing.at)
+    made = [allocation, Item(make_decision(view, workload, candidate, explanation, timing)), Item(envelope)]
     return Commit(
-        key=vm.key,
+        key=workload.key,
         writes=[put(item.envelope) for item in made],
         preconditions=[
-            unchanged(vm),
+            unchanged(workload),
             unchanged(node),
             Absent(allocation.key),
             *(AtRevision(item.key, item.envelope.revision) for item in candidate.volume_items),
         ],
-        events=[_event(vm, "Normal", "Placed", log_line), *_notes(candidate, explanation), *told],
+        events=[_event(workload, "Normal", "Placed", log_line), *_notes(candidate, explanation), *told],
         made=made,
     )
 
 
 def plan_refusal(view: View, candidate: Candidate, explanation: Explanation, timing: Timing) -> Commit:
     """Say why no node fits."""
-    vm = candidate.vm
-    refused = Condition("Placed", "False", explanation.error, explanation.message, timing.at, vm.envelope.generation)
-    writes = [put_decision(view, vm, candidate, explanation, timing), _put_condition(vm, refused)]
+    workload = candidate.workload
+    refused = Condition(
+        "Placed", "False", explanation.error, explanation.message, timing.at, workload.envelope.generation
+    )
+    writes = [put_decision(view, workload, candidate, explanation, timing), _put_condition(workload, refused)]
     return Commit(
-        key=vm.key,
+        key=workload.key,
         writes=[write for write in writes if write is not None],
-        preconditions=[unchanged(vm)],
-        events=[_event(vm, "Warning", explanation.error, explanation.message), *_notes(candidate, explanation)],
+        preconditions=[unchanged(workload)],
+        events=[_event(workload, "Warning", explanation.error, explanation.message), *_notes(candidate, explanation)],
     )
 
 
-def plan_waiting(vm: Item, waiting: Waiting, now: float) -> Commit | None:
+def plan_waiting(workload: Item, waiting: Waiting, now: float) -> Commit | None:
     """Say what a VM waits for before nodes are looked at; None if that is said already."""
-    condition = Condition("Placed", "False", waiting.reason, waiting.message, now, vm.envelope.generation)
-    write = _put_condition(vm, condition)
+    condition = Condition("Placed", "False", waiting.reason, waiting.message, now, workload.envelope.generation)
+    write = _put_condition(workload, condition)
     if write is None:
         return None
-    return Commit(vm.key, [write], [unchanged(vm)], [_event(vm, "Normal", waiting.reason, waiting.message)])
+    return Commit(
+        workload.key, [write], [unchanged(workload)], [_event(workload, "Normal", waiting.reason, waiting.message)]
+    )
 
 
-def plan_adopted(vm: Item, allocations: Sequence[Item], now: float) -> Commit | None:
+def plan_adopted(workload: Item, allocations: Sequence[Item], now: float) -> Commit | None:
     """Say that a VM has a place that no decision of ours gave it, or one that it moved to; None if that is said already."""
-    placed = vm.envelope.condition("Placed")
-    has_moved = has_moved_from(vm, allocations)
+    placed = workload.envelope.condition("Placed")
+    has_moved = has_moved_from(workload, allocations)
     if placed is not None and placed.status == "True" and not has_moved:
         return None
     node = allocations[0].spec(AllocationSpec).node
     reason, message = ("Placed", f"on {node}") if has_moved else ("Adopted", f"found on {node}")
-    condition = Condition("Placed", "True", reason, message, now, vm.envelope.generation)
-    write = _put_condition(vm, condition)
-    return None if write is None else Commit(vm.key, [write], [unchanged(vm)])
+    condition = Condition("Placed", "True", reason, message, now, workload.envelope.generation)
+    write = _put_condition(workload, condition)
+    return None if write is None else Commit(workload.key, [write], [unchanged(workload)])
 
 
-def has_moved_from(vm: Item, allocations: Sequence[Item]) -> bool:
+def has_moved_from(workload: Item, allocations: Sequence[Item]) -> bool:
     """Whether its only place is another than the one that is told of."""
-    placed = vm.envelope.condition("Placed")
+    placed = workload.envelope.condition("Placed")
     if len(allocations) != 1 or placed is None or (placed.status, placed.reason) != ("True", "Placed"):
         return False
     node = allocations[0].spec(AllocationSpec).node
     return not f"{placed.message},".startswith(f"on {node},")
 
 
-def plan_regrouped(vm: Item, allocation: Item, memberships: list[str]) -> Commit:
+def plan_regrouped(workload: Item, allocation: Item, memberships: list[str]) -> Commit:
     """Count a VM in other groups, where it is: a change of these moves nothing."""
     place = edit(allocation)
     place.spec = merge_part(
         place.spec, msgspec.structs.replace(allocation.spec(AllocationSpec), memberships=memberships)
     )
-    return Commit(vm.key, [put(place)], [unchanged(vm), unchanged(allocation)])
+    return Commit(workload.key, [put(place)], [unchanged(workload), unchanged(allocation)])
 
 
 def _make_allocation(candidate: Candidate, node: Item, uid: str, load: Load, now: float) -> Item:
-    vm = candidate.vm
-    wish, record = spec_of(vm), record_of(vm)
-    ask = record.ask(wish)
+    workload = candidate.workload
+    workload_spec, record = spec_of(workload), record_of(workload)
+    ask = record.ask(workload_spec)
     spec = AllocationSpec(
         node=node.envelope.name,
         node_uid=node.uid,
-        workload=vm.envelope.ref,
-        workload_generation=vm.envelope.generation,
+        workload=workload.envelope.ref,
+        workload_generation=workload.envelope.generation,
         incarnation=candidate.incarnation,
-        wish=wish.run,
-        boots=wish.boots,
+        desired=workload_spec.run,
+        boots=workload_spec.boots,
         resources=candidate.resources,
         cpu_model=choose_cpu(node, ask.cpu_model),
         image=candidate.image,
@@ -151,22 +155,22 @@ def _make_allocation(candidate: Candidate, node: Item, uid: str, load: Load, now
         nics=candidate.nics,
         groups=candidate.groups,
         iso=candidate.iso,
-        restart=wish.restart,
-        grace_seconds=wish.grace,
+        restart=workload_spec.restart,
+        grace_seconds=workload_spec.grace,
         memberships=list(load.groups),
         extras=dict(load.extras),
         gpus=read_gpus(node, load),
         pool=ask.pool,
         pool_id=pool_id(node.report(NodeReport), ask.pool),
-        **record.allocate(wish),
+        **record.allocate(workload_spec),
     )
     report = AllocationReport()
     envelope = Envelope(
         kind="allocation",
         name=allocation_name(node.uid, uid),
         uid=uid,
-        labels=vm.envelope.labels,
-        owner=vm.envelope.ref,
+        labels=workload.envelope.labels,
+        owner=workload.envelope.ref,
         created_at=now,
         spec=msgspec.Raw(msgspec.json.encode(spec)),
         report=msgspec.Raw(msgspec.json.encode(report)),
@@ -175,12 +179,12 @@ def _make_allocation(candidate: Candidate, node: Item, uid: str, load: Load, now
     return Item(envelope, spec=spec, report=report)
 
 
-def choose_cpu(node: Item, wish: str) -> str:
+def choose_cpu(node: Item, spec: str) -> str:
     """The CPU model that a guest gets on a node; "" if the node doesn't say which it has."""
     models = node.report(NodeReport).cpu_models
-    if wish == "host":
+    if spec == "host":
         return models[0] if models else ""
-    return node.status(NodeStatus).cpu_model if wish == "common" else wish
+    return node.status(NodeStatus).cpu_model if spec == "common" else spec
 
 
 def read_gpus(node: Item, load: Load) -> list[AllocatedGpu]:
@@ -200,7 +204,7 @@ def make_decision(view: View, about: Item, candidate: Candidate, explanation: Ex
     """The Decision ``about`` a VM, or a Migration of it."""
     of = about.envelope
     spec = DecisionSpec(
-        workload=candidate.vm.envelope.ref,
+        workload=candidate.workload.envelope.ref,
         policy=candidate.request.strategy,
         named=candidate.named,
         basis=candidate.request.basis,
@@ -229,17 +233,19 @@ def make_decision(view: View, about: Item, candidate: Candidate, explanation: Ex
     return envelope
 
 
-def _put_condition(vm: Item, condition: Condition) -> Put | None:
-    envelope = edit(vm)
+def _put_condition(workload: Item, condition: Condition) -> Put | None:
+    envelope = edit(workload)
     return put(envelope) if set_condition(envelope, condition) else None
 
 
 def _notes(candidate: Candidate, explanation: Explanation) -> list[Event]:
     """What was given up of its wishes, and what of them looks wrong."""
-    given_up = [_event(candidate.vm, "Normal", "PreferenceGivenUp", told) for told in candidate.given_up]
-    given_up += [_event(candidate.vm, "Warning", "PolicySkipped", told) for told in candidate.skipped]
-    return given_up + [_event(candidate.vm, "Warning", "ConstraintWarning", told) for told in explanation.warnings]
+    given_up = [_event(candidate.workload, "Normal", "PreferenceGivenUp", told) for told in candidate.given_up]
+    given_up += [_event(candidate.workload, "Warning", "PolicySkipped", told) for told in candidate.skipped]
+    return given_up + [
+        _event(candidate.workload, "Warning", "ConstraintWarning", told) for told in explanation.warnings
+    ]
 
 
-def _event(vm: Item, type_: Literal["Normal", "Warning"], reason: str, message: str) -> Event:
-    return Event(type_, reason, message, vm.envelope.ref, SOURCE)
+def _event(workload: Item, type_: Literal["Normal", "Warning"], reason: str, message: str) -> Event:
+    return Event(type_, reason, message, workload.envelope.ref, SOURCE)

@@ -24,7 +24,7 @@ from weft.kinds.allocation import (
     AllocationSpec,
     Resources,
     account,
-    change_wish,
+    set_desired,
 )
 from weft.kinds.node import NodeReport
 from weft.kinds.parts.in_place_update import find_fit, wants_fresh_start
@@ -45,25 +45,27 @@ from weft.scheduler.workload.request import (
 )
 
 
-def plan_resize(view: View, snapshot: Snapshot, vm: Item, allocation: Item, now: float) -> Commit | None:
+def plan_resize(view: View, snapshot: Snapshot, workload: Item, allocation: Item, now: float) -> Commit | None:
     """Bring the place to what is asked for, as far as it can be had: with the wish for a fresh start, if that is asked
     for; else only what the running machine can take. None if there is nothing to write."""
-    spec, wish = allocation.spec(AllocationSpec), spec_of(vm)
+    spec, workload_spec = allocation.spec(AllocationSpec), spec_of(workload)
     new = msgspec.structs.replace(
-        change_wish(spec, wish.run), workload_generation=vm.envelope.generation, boots=max(wish.boots, spec.boots)
+        set_desired(spec, workload_spec.run),
+        workload_generation=workload.envelope.generation,
+        boots=max(workload_spec.boots, spec.boots),
     )
-    preconditions = [unchanged(vm), unchanged(allocation)]
-    fields = find_fit(spec, wish, allocation.report(AllocationReport))
-    parts = _read_parts(view, snapshot, vm, allocation, fields)
-    where, fresh = f"on {spec.node}", wants_fresh_start(spec, wish)
+    preconditions = [unchanged(workload), unchanged(allocation)]
+    fields = find_fit(spec, workload_spec, allocation.report(AllocationReport))
+    parts = _read_parts(view, snapshot, workload, allocation, fields)
+    where, fresh = f"on {spec.node}", wants_fresh_start(spec, workload_spec)
     if isinstance(parts, Waiting) and parts.reason == "addressPending" and not fresh:
         return None  # that is being made just now, and wakes us
     if isinstance(parts, Waiting):
         placed = Condition("Placed", "True", parts.reason, f"{where}, unchanged: {parts.message}", now)
     else:
-        record_of(vm).refit(new, wish, fields)
+        record_of(workload).refit(new, workload_spec, fields)
         if "cpu_model" in fields:
-            asked = record_of(vm).ask(wish).cpu_model
+            asked = record_of(workload).ask(workload_spec).cpu_model
             new.cpu_model = next((choose_cpu(n, asked) for n in view.find(NODES_BY_UID, spec.node_uid)), "")
         new.resources, new.nics, new.iso, new.volumes = parts.resources, parts.nics, parts.iso, parts.volumes
         preconditions += [unchanged(volume) for volume in parts.volume_items]
@@ -77,16 +79,16 @@ def plan_resize(view: View, snapshot: Snapshot, vm: Item, allocation: Item, now:
         place.spec = merge_part(place.spec, new)
         place.generation += 1
         writes.append(put(place))
-    envelope = edit(vm)
-    if set_condition(envelope, msgspec.structs.replace(placed, generation=vm.envelope.generation)):
+    envelope = edit(workload)
+    if set_condition(envelope, msgspec.structs.replace(placed, generation=workload.envelope.generation)):
         writes.append(put(envelope))
     if not writes:
         return None
     if isinstance(parts, Waiting):
-        event = Event("Warning", parts.reason, placed.message, vm.envelope.ref, "scheduler")
+        event = Event("Warning", parts.reason, placed.message, workload.envelope.ref, "scheduler")
     else:
-        event = Event("Normal", "Refitted", where, vm.envelope.ref, "scheduler")
-    return Commit(vm.key, writes, preconditions, [event])
+        event = Event("Normal", "Refitted", where, workload.envelope.ref, "scheduler")
+    return Commit(workload.key, writes, preconditions, [event])
 
 
 class _Parts(msgspec.Struct, frozen=True):
@@ -97,16 +99,16 @@ class _Parts(msgspec.Struct, frozen=True):
     iso: AllocatedImage | None
 
 
-def _read_parts(view: View, snapshot: Snapshot, vm: Item, allocation: Item, fields: set[str]) -> _Parts | Waiting:
+def _read_parts(view: View, snapshot: Snapshot, workload: Item, allocation: Item, fields: set[str]) -> _Parts | Waiting:
     """What the place would get, ``fields`` of it as asked for; or why it can't have it."""
-    spec, wish = allocation.spec(AllocationSpec), spec_of(vm)
-    record = record_of(vm)
-    ask, row = record.ask(wish), snapshot.index_of(spec.node_uid)
+    spec, workload_spec = allocation.spec(AllocationSpec), spec_of(workload)
+    record = record_of(workload)
+    ask, row = record.ask(workload_spec), snapshot.index_of(spec.node_uid)
     if row is None:
         return Waiting("nodeLost", f"node {spec.node} is not there")
     if "machine" in fields and not snapshot.machine(ask.machine)[row]:
         return Waiting("noAvailableAgents", f"{spec.node} can't run machine type {ask.machine}")
-    sizes = {field: getattr(wish, field) for field in fields & {"cpu", "memory"}}
+    sizes = {field: getattr(workload_spec, field) for field in fields & {"cpu", "memory"}}
     if "disk" in fields:
         sizes["disk"] = max(ask.disk, spec.resources.disk)
     resources = msgspec.structs.replace(spec.resources, **sizes)
@@ -115,7 +117,7 @@ def _read_parts(view: View, snapshot: Snapshot, vm: Item, allocation: Item, fiel
         return Waiting("insufficientResources", f"no room on {spec.node} for its new size: {lack}")
     parts = _Parts(resources, spec.volumes, [], spec.nics, spec.iso)
     if record.volumes_field in fields:
-        volumes = read_volumes(view, vm, record.volumes(wish))
+        volumes = read_volumes(view, workload, record.volumes(workload_spec))
         if isinstance(volumes, Waiting):
             return volumes
         for volume in volumes:
@@ -135,12 +137,12 @@ def _read_parts(view: View, snapshot: Snapshot, vm: Item, allocation: Item, fiel
         ]
         parts = msgspec.structs.replace(parts, volumes=found, volume_items=volumes)
     if "networks" in fields:
-        nics = read_nics(view, vm, wish.networks)
+        nics = read_nics(view, workload, workload_spec.networks)
         if isinstance(nics, Waiting):
             return nics
         parts = msgspec.structs.replace(parts, nics=nics)
     if "iso" in fields:
-        iso = read_image(view, vm.envelope.project, ask.images[1], machine=True) if ask.images[1:] else None
+        iso = read_image(view, workload.envelope.project, ask.images[1], machine=True) if ask.images[1:] else None
         if isinstance(iso, Waiting):
             return iso
         parts = msgspec.structs.replace(parts, iso=iso[0] if iso else None)

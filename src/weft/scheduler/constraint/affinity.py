@@ -58,11 +58,11 @@ def read_affinity(project: str, to: Sequence[str], from_: Sequence[str], over: S
         if not one.required:
             leans.append(SoftTerm("apart", group))
         for more in over:
-            wish = read_spread(more, "spec.spread")
-            if wish.required:
-                spread.append(Spread(wish.key, wish.skew, group))
+            spec = read_spread(more, "spec.spread")
+            if spec.required:
+                spread.append(Spread(spec.key, spec.skew, group))
             else:
-                leans.append(SoftTerm("spread", group, wish.key))
+                leans.append(SoftTerm("spread", group, spec.key))
     return Affinity(tuple(sorted(groups)), tuple(near), tuple(apart), tuple(spread), tuple(leans))
 
 

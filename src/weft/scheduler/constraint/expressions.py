@@ -47,15 +47,15 @@ class Expressions(msgspec.Struct, frozen=True):
     preferences: tuple[Preference, ...]
 
 
-def read_expressions(view: View, project: str | None, wish: PlacementSpec) -> Expressions | tuple[str, str]:
+def read_expressions(view: View, project: str | None, spec: PlacementSpec) -> Expressions | tuple[str, str]:
     """What is asked for, with no names left; or why that can't be said yet, as reason and sentence."""
     try:
-        return _read(view, project, wish)
+        return _read(view, project, spec)
     except (InvalidInput, NotFound) as problem:
         return "constraintNotReady", problem.message
 
 
-def _read(view: View, project: str | None, wish: PlacementSpec) -> Expressions:
+def _read(view: View, project: str | None, spec: PlacementSpec) -> Expressions:
     def find(name: str) -> ConstraintSpec:
         item = view.get(object_key("constraint", project, name))
         if item is None or item.deleting:
@@ -68,11 +68,11 @@ def _read(view: View, project: str | None, wish: PlacementSpec) -> Expressions:
     def look_up(name: str) -> Expression:
         return read_expression(str(find(name).expression), f"constraint {name}")
 
-    preferences = [read_preference(raw, "spec.prefer") for raw in wish.prefer]
+    preferences = [read_preference(raw, "spec.prefer") for raw in spec.prefer]
     hard: list[Expression] = []
     sources: list[tuple[str, Parsed]] = []
-    if wish.constraint is not None:
-        parsed = parse(str(wish.constraint), "spec.constraint")
+    if spec.constraint is not None:
+        parsed = parse(str(spec.constraint), "spec.constraint")
         sources.append(("", parsed))
         for part in conjuncts(parsed.tree):
             named = find(part.name) if isinstance(part, Named) else None

@@ -121,7 +121,7 @@ class FunctionPlacing:
 
     def _read(self, wanted: PlacementQuery) -> Request | Ranking:
         code = wanted.code
-        wish = WorkloadSpec(
+        spec = WorkloadSpec(
             type="serverless",
             constraint=code.constraint,
             prefer=code.prefer,
@@ -130,7 +130,7 @@ class FunctionPlacing:
             data_hints=code.data_hints,
         )
         try:
-            chosen = find_strategy(self._view, wanted.project, wish, SERVERLESS_STRATEGY)
+            chosen = find_strategy(self._view, wanted.project, spec, SERVERLESS_STRATEGY)
         except WeftError as problem:
             return Ranking(reason=problem.token, message=problem.message)
         if any(term.own for term in parse_strategy(chosen.strategy)):
@@ -138,10 +138,10 @@ class FunctionPlacing:
                 reason="invalidStrategy",
                 message=f"{chosen.named or 'its strategy'} has a policy of one's own, and functions are placed by weft's only",
             )
-        expressions = read_expressions(self._view, wanted.project, wish)
+        expressions = read_expressions(self._view, wanted.project, spec)
         if not isinstance(expressions, Expressions):
             return Ranking(reason=expressions[0], message=expressions[1])
-        hinted, leans = read_data(self._view, wanted.project, wish, None, [])
+        hinted, leans = read_data(self._view, wanted.project, spec, None, [])
         request = Request(
             amounts=(0, code.memory, 0),
             machine="",

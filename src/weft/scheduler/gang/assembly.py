@@ -15,25 +15,25 @@ from weft.scheduler.workload.request import Candidate, Waiting, read_candidate, 
 INCOMPLETE = "gangIncomplete"
 
 
-def assemble_gang(view: View, vm: Item, default_strategy: str, silent: list[str]) -> list[Candidate] | Waiting:
-    """Those that are to be placed together with ``vm``, itself among them; or what it waits for."""
-    name = read_gang(spec_of(vm).gang or "")[0]
-    there = [item for item in view.find(WORKLOADS_BY_GANG, name_gang(vm)) if not item.deleting]
+def assemble_gang(view: View, workload: Item, default_strategy: str, silent: list[str]) -> list[Candidate] | Waiting:
+    """Those that are to be placed together with ``workload``, itself among them; or what it waits for."""
+    name = read_gang(spec_of(workload).gang or "")[0]
+    there = [item for item in view.find(WORKLOADS_BY_GANG, name_gang(workload)) if not item.deleting]
     there.sort(key=lambda item: (item.envelope.created_at, item.envelope.name))
     count = max(read_gang(spec_of(item).gang or "")[1] for item in there)
     placed = sum(1 for item in there if view.count(ALLOCATIONS_BY_WORKLOAD, item.uid))
     ready = [item for item in there if wants_place(view, item)]
     if placed + len(ready) < count:
         return Waiting(INCOMPLETE, f"gang {name}: {placed + len(ready)} of {count} are there and want a place")
-    together = ready[: count - placed] if placed < count else [vm]
-    if vm.uid not in {item.uid for item in together}:
+    together = ready[: count - placed] if placed < count else [workload]
+    if workload.uid not in {item.uid for item in together}:
         return Waiting(INCOMPLETE, f"gang {name}: the {count} that came first are placed before it")
     candidates: list[Candidate] = []
     owners: dict[str, str] = {}
     for item in together:
         candidate = read_candidate(view, item, default_strategy, silent)
         if isinstance(candidate, Waiting):
-            if item.uid == vm.uid:
+            if item.uid == workload.uid:
                 return candidate
             return Waiting(INCOMPLETE, f"gang {name}: {name_of(item)} waits: {candidate.message}")
         for volume in candidate.volumes:

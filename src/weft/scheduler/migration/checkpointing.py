@@ -32,13 +32,13 @@ def find_bar(spec: AllocationSpec, report: AllocationReport) -> str:
 
 
 def choose_checkpointing(
-    wish: MigrationSpec, bar: str, source: tuple[str, NodeReport], target: tuple[str, NodeReport]
+    spec: MigrationSpec, bar: str, source: tuple[str, NodeReport], target: tuple[str, NodeReport]
 ) -> tuple[Saves, str]:
     """Whether it is saved, and the way in words; ``bar``: why it couldn't be anywhere. Nodes by name."""
     here, there = source[0], target[0]
     lacks = [f"{name}: {lack}" for name, report in (source, target) if (lack := find_lack(report))]
-    if wish.mode == "cold":
+    if spec.mode == "cold":
         return "", f"it is stopped on {here} and starts on {there}"
     if why := bar or next(iter(lacks), ""):
         return "", f"it is stopped on {here} and starts on {there} ({why})"
-    return "must" if wish.mode == "live" else "may", f"it is saved on {here} and goes on on {there}"
+    return "must" if spec.mode == "live" else "may", f"it is saved on {here} and goes on on {there}"

@@ -202,10 +202,10 @@ def _read(
 ) -> MigrationCandidate | Waiting | None:
     """None: there is nothing to move, and its controller ends it."""
     spec = item.spec(MigrationSpec)
-    vm = view.get(key_of_moving(item))
-    if vm is None or vm.deleting:
+    workload = view.get(key_of_moving(item))
+    if workload is None or workload.deleting:
         return None
-    return read_migration_candidate(view, vm, spec, strategy, silent, later=later)
+    return read_migration_candidate(view, workload, spec, strategy, silent, later=later)
 
 
 def _plan_waiting(item: Item, why: Waiting | None, now: float) -> Commit | None:
@@ -215,18 +215,18 @@ def _plan_waiting(item: Item, why: Waiting | None, now: float) -> Commit | None:
 def _load(engine: Engine, mover: MigrationCandidate, candidate: Candidate, row: int, held: Sequence[Item]) -> Load:
     with without(engine.snapshot, [item.key for item in held]):
         load = engine.load(candidate.request, row)
-    ref = mover.candidate.vm.envelope.ref
+    ref = mover.candidate.workload.envelope.ref
     return msgspec.structs.replace(load, workload=name_workload(ref)) if candidate.request.groups else load
 
 
 def _make_allocation(mover: MigrationCandidate, node: Item, uid: str, spec: AllocationSpec, now: float) -> Envelope:
-    vm = mover.candidate.vm
+    workload = mover.candidate.workload
     return Envelope(
         kind="allocation",
         name=allocation_name(node.uid, uid),
         uid=uid,
-        labels=vm.envelope.labels,
-        owner=vm.envelope.ref,
+        labels=workload.envelope.labels,
+        owner=workload.envelope.ref,
         created_at=now,
         spec=msgspec.Raw(msgspec.json.encode(spec)),
         report=msgspec.Raw(msgspec.json.encode(AllocationReport())),
@@ -237,7 +237,7 @@ def _make_allocation(mover: MigrationCandidate, node: Item, uid: str, spec: Allo
 def _unchanged(item: Item, mover: MigrationCandidate, node: Item) -> list[Precondition]:
     """What was decided stands on these."""
     candidate = mover.candidate
-    return [unchanged(one) for one in (item, candidate.vm, mover.source, node, *candidate.volume_items)]
+    return [unchanged(one) for one in (item, candidate.workload, mover.source, node, *candidate.volume_items)]
 
 
 def _decide_again(engine: Engine, mover: MigrationCandidate, room: Item) -> tuple[Candidate, int, Explanation] | None:
@@ -254,19 +254,19 @@ def _make_sides(
     view: View, item: Item, mover: MigrationCandidate, node: Item, uid: str, load: Load
 ) -> tuple[AllocationSpec, AllocationSpec]:
     """The specs of both places as the sides of the move: the target is what the source is, one incarnation later."""
-    wish, now = item.spec(MigrationSpec), mover.source.spec(AllocationSpec)
+    spec, now = item.spec(MigrationSpec), mover.source.spec(AllocationSpec)
     said = mover.source.report(AllocationReport)
-    rests = now.wish == "run" and said.state == "stopped" and said.ended
+    rests = now.desired == "run" and said.state == "stopped" and said.ended
     there = node.report(NodeReport)
     to_source = AllocatedMigration(
         key=move_key(item.uid, item.status(MigrationStatus).tries),
-        mode="cold" if stands_still(wish) else "live",
-        saves=tell_way(view, mover, wish, node)[0],
+        mode="cold" if stands_still(spec) else "live",
+        saves=tell_way(view, mover, spec, node)[0],
         peer=now.node,
         peer_uid=now.node_uid,
         peer_allocation=mover.source.uid,
-        bytes_per_second=wish.bytes_per_second,
-        pause_ms=wish.pause_ms,
+        bytes_per_second=spec.bytes_per_second,
+        pause_ms=spec.pause_ms,
         image=said.image,
         rests=said.reason if rests else "",
         shared=tuple(disk for disk, (pool, id_) in list_disks(now).items() if id_ and pool_id(there, pool) == id_),
@@ -276,7 +276,7 @@ def _make_sides(
         peer=node.envelope.name,
         peer_uid=node.uid,
         peer_allocation=uid,
-        lesson=read_lesson(view, mover.candidate.vm.key, now.node, node.envelope.name),
+        lesson=read_lesson(view, mover.candidate.workload.key, now.node, node.envelope.name),
     )
     target = msgspec.structs.replace(
         now,
@@ -286,7 +286,7 @@ def _make_sides(
         role="target",
         wish="run",
         gpus=read_gpus(node, load),
-        cpu_model=choose_cpu(node, now.requested_cpu_model) if stands_still(wish) else now.cpu_model,
+        cpu_model=choose_cpu(node, now.requested_cpu_model) if stands_still(spec) else now.cpu_model,
         waits_for=None,
         held_by=None,
         move=to_source,

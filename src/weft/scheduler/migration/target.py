@@ -33,37 +33,44 @@ class MigrationCandidate(msgspec.Struct, frozen=True):
 
 
 def read_migration_candidate(
-    view: View, vm: Item, wish: MigrationSpec, strategy: str, silent: list[str], *, later: bool = False
+    view: View, workload: Item, workload_spec: MigrationSpec, strategy: str, silent: list[str], *, later: bool = False
 ) -> MigrationCandidate | Waiting:
     """What a VM that moves asks of its target, or why it can't move now; ``later``: how its guest is now doesn't matter."""
     places = [
         item
-        for item in view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)
+        for item in view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid)
         if item.spec(AllocationSpec).role == "active" and not item.deleting
     ]
     if len(places) != 1:
         return Waiting("notPlaced", "it has no place that it could move from")
     source, spec, report = places[0], places[0].spec(AllocationSpec), places[0].report(AllocationReport)
-    pinned = spec_of(vm).node
-    if pinned is not None and (pinned == spec.node or wish.to not in (None, pinned)):
-        return Waiting("pinned", f"it is bound to node {pinned} (spec.node), so it can't go to {wish.to or 'another'}")
-    if conversion := vm.status(WorkloadStatus).conversion:
+    pinned = spec_of(workload).node
+    if pinned is not None and (pinned == spec.node or workload_spec.to not in (None, pinned)):
+        return Waiting(
+            "pinned", f"it is bound to node {pinned} (spec.node), so it can't go to {workload_spec.to or 'another'}"
+        )
+    if conversion := workload.status(WorkloadStatus).conversion:
         return Waiting("isConverting", f"conversion/{conversion} of it is under way: confirm it, or undo it")
     if spec.once:
         return Waiting("runsOnce", "it runs once, so it ends where it began")
-    cold, here = stands_still(wish), _read_report(view, spec.node_uid)
-    if not later and report.state != "running" and not (wish.mode != "live" and cold and report.state == "stopped"):
+    cold, here = stands_still(workload_spec), _read_report(view, spec.node_uid)
+    if (
+        not later
+        and report.state != "running"
+        and not (workload_spec.mode != "live" and cold and report.state == "stopped")
+    ):
         return Waiting("notRunning", f"its guest on {spec.node} is {report.state}")
     if not later and report.reason == "paused":
         return Waiting("notRunning", f"its guest on {spec.node} stands still: {report.message}")
-    if wish.mode == "live" and spec.gpus:
+    if workload_spec.mode == "live" and spec.gpus:
         return Waiting("gpusStay", f"it uses a GPU of {spec.node}, which can't go with it while it runs; cold it could")
-    if wish.mode == "live" and cold and (lack := find_bar(spec, report) or find_lack(here)):
+    if workload_spec.mode == "live" and cold and (lack := find_bar(spec, report) or find_lack(here)):
         why = f"{spec.node} can't save it as it runs: {lack}"
         return Waiting(
-            NOT_SAVED, f"{why}; weft {vm.envelope.kind} migrate {vm.envelope.name} --cold stops it for the move"
+            NOT_SAVED,
+            f"{why}; weft {workload.envelope.kind} migrate {workload.envelope.name} --cold stops it for the move",
         )
-    candidate = read_candidate(view, vm, strategy, silent)
+    candidate = read_candidate(view, workload, strategy, silent)
     if isinstance(candidate, Waiting):
         return candidate
     asked = candidate.request
@@ -72,8 +79,8 @@ def read_migration_candidate(
         amounts=amounts_of(account(spec, report)),
         machine=spec.machine if cold else _read_machine(view, spec),
         cpu_model=asked.cpu_model if cold else _read_cpu(view, spec),
-        runtime=RUNTIME if wish.mode == "live" and cold else asked.runtime,
-        node=wish.to or asked.node,
+        runtime=RUNTIME if workload_spec.mode == "live" and cold else asked.runtime,
+        node=workload_spec.to or asked.node,
         leaves=spec.node,
         home=None,  # what is on its volumes goes with it
         pools=tuple(sorted({pool for pool, _ in list_disks(spec).values()} - {LOCAL})),
@@ -83,11 +90,11 @@ def read_migration_candidate(
     return MigrationCandidate(source, msgspec.structs.replace(candidate, request=request))
 
 
-def tell_way(view: View, mover: MigrationCandidate, wish: MigrationSpec, node: Item) -> tuple[Saves, str]:
+def tell_way(view: View, mover: MigrationCandidate, workload_spec: MigrationSpec, node: Item) -> tuple[Saves, str]:
     """Whether a container is saved for its move to ``node``, and that in words."""
     spec, report = mover.source.spec(AllocationSpec), mover.source.report(AllocationReport)
     here, there = (spec.node, _read_report(view, spec.node_uid)), (node.envelope.name, node.report(NodeReport))
-    return choose_checkpointing(wish, find_bar(spec, report), here, there)
+    return choose_checkpointing(workload_spec, find_bar(spec, report), here, there)
 
 
 def _read_report(view: View, node_uid: str) -> NodeReport:
@@ -120,8 +127,8 @@ def decide(
     with without(engine.snapshot, [mover.source.key, *(item.key for item in held)]):
         request, given_up = relax(mover.candidate.request, engine.snapshot)
         candidate = msgspec.structs.replace(mover.candidate, request=request, given_up=given_up)
-        row = engine.choose(request, candidate.vm.uid)
-        return candidate, row, explain(engine, request, candidate.vm.uid, row)
+        row = engine.choose(request, candidate.workload.uid)
+        return candidate, row, explain(engine, request, candidate.workload.uid, row)
 
 
 def describe_refusal(engine: Engine, mover: MigrationCandidate, explanation: Explanation, to: str | None) -> str:

@@ -46,7 +46,7 @@ def _advise_smaller(engine: Engine, request: Request, rows: Sequence[int]) -> li
         free = table.capacity[:, row] - table.allocated[:, row]
         if free[0] < LEAST_CPU or free[1] < LEAST_MEMORY or free[2] < request.least_disk:
             continue
-        wish: dict[str, object] = {}
+        spec: dict[str, object] = {}
         words: list[str] = []
         loss = 0.0
         for resource, wanted, left in zip(RESOURCES, request.amounts, free, strict=True):
@@ -54,14 +54,14 @@ def _advise_smaller(engine: Engine, request: Request, rows: Sequence[int]) -> li
                 continue
             amount = _round(resource, int(left))
             loss += (1.0 - amount / wanted) / len(RESOURCES)
-            wish[resource] = amount / 1000 if resource == "cpu" else amount
+            spec[resource] = amount / 1000 if resource == "cpu" else amount
             shown = format_cpu(amount / 1000) if resource == "cpu" else format_bytes(amount)
             words.append(f"{resource} {shown}")
         key = tuple(int(min(wanted, left)) for wanted, left in zip(request.amounts, free, strict=True))
-        if wish and key not in found:
+        if spec and key not in found:
             node = table.names[row]
             found[key] = Advice(
-                node=node, text=f"{node} has room for {', '.join(words)}", wish=wish, loss=round(loss, 4)
+                node=node, text=f"{node} has room for {', '.join(words)}", wish=spec, loss=round(loss, 4)
             )
     return sorted(found.values(), key=lambda advice: (advice.loss, advice.node))[:MOST]
 

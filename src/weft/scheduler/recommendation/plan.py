@@ -109,8 +109,8 @@ def _answer_move(
     if move.to is not None and view.get(object_key("node", None, move.to)) is None:
         raise NotFound(f'node "{move.to}" not found', field="spec.move.to", hint="weft node list")
     found = view.get(workload.key)
-    wish = MigrationSpec(workload=what, to=move.to, mode=move.mode)
-    mover = read_migration_candidate(view, found or workload, wish, strategy, [])
+    spec = MigrationSpec(workload=what, to=move.to, mode=move.mode)
+    mover = read_migration_candidate(view, found or workload, spec, strategy, [])
     if isinstance(mover, Waiting):
         return RecommendationStatus(phase="Failed", reason=mover.reason, message=mover.message)
     candidate, row, explanation = decide(engine, mover)
@@ -134,20 +134,20 @@ def _answer_move(
         verdicts=_told(explanation.verdicts),
         refused_by=explanation.refused_by,
         forecast=told if best else None,
-        notes=_tell_way(view, mover, wish, row, engine) if at.container is not None else [],
+        notes=_tell_way(view, mover, spec, row, engine) if at.container is not None else [],
     )
 
 
-def _tell_way(view: View, mover: MigrationCandidate, wish: MigrationSpec, row: int | None, engine: Engine) -> list[str]:
+def _tell_way(view: View, mover: MigrationCandidate, spec: MigrationSpec, row: int | None, engine: Engine) -> list[str]:
     nodes = view.find(NODES_BY_UID, engine.snapshot.uids[row]) if row is not None else ()
-    return [tell_way(view, mover, wish, node)[1] for node in nodes]
+    return [tell_way(view, mover, spec, node)[1] for node in nodes]
 
 
 def _find_company(view: View, workload: Item, strategy: str, snapshot: Snapshot) -> list[Member]:
     """The others of its gang that are to be placed with it: those that wait, and for those that aren't there yet, others
     like it. Who has a place stays there."""
-    wish = spec_of(workload)
-    if wish.gang is None:
+    spec = spec_of(workload)
+    if spec.gang is None:
         return []
     others = [item for item in view.find(WORKLOADS_BY_GANG, name_gang(workload)) if item.uid != workload.uid]
     others = sorted((o for o in others if not o.deleting), key=lambda o: (o.envelope.created_at, o.envelope.name))
@@ -162,7 +162,7 @@ def _find_company(view: View, workload: Item, strategy: str, snapshot: Snapshot)
         candidate = read_candidate(view, item, strategy, [])
         name = name_workload(item.envelope.ref) if there else f"member {placed + number + 2}"
         if isinstance(candidate, Waiting):
-            raise InvalidInput(f"gang {read_gang(wish.gang)[0]}: {name} can't be placed: {candidate.message}")
+            raise InvalidInput(f"gang {read_gang(spec.gang)[0]}: {name} can't be placed: {candidate.message}")
         found.append(Member(relax(candidate.request, snapshot)[0], item.uid, name))
     return found
 
@@ -207,11 +207,11 @@ def _find(view: View, project: str | None, kind: str, name: str) -> Item:
 def _with_wish(item: Item, kind: Kind, spec: RecommendationSpec) -> Item:
     """Addresses and security groups are left out: where it goes doesn't depend on them."""
     old = msgspec.json.decode(item.envelope.spec)
-    wish = read_strict({**(old if isinstance(old, dict) else {}), **spec.wish}, kind.spec)
+    workload_spec = read_strict({**(old if isinstance(old, dict) else {}), **spec.wish}, kind.spec)
     if kind.check is not None:
-        kind.check(wish)
-    wish = msgspec.structs.replace(wish, networks=[], security_groups=[])
-    return Item(msgspec.structs.replace(item.envelope, spec=msgspec.Raw(msgspec.json.encode(wish))))
+        kind.check(workload_spec)
+    workload_spec = msgspec.structs.replace(workload_spec, networks=[], security_groups=[])
+    return Item(msgspec.structs.replace(item.envelope, spec=msgspec.Raw(msgspec.json.encode(workload_spec))))
 
 
 def _read_nodes(engine: Engine, names: Sequence[str]) -> list[int]:

@@ -40,17 +40,17 @@ def _has_nothing_to_move(place: Item) -> bool:
 def _find_target(view: View, engine: Engine, place: Item, strategy: str, beside: list[str]) -> Leaving:
     spec = place.spec(AllocationSpec)
     rests, best = place.report(AllocationReport).state == "stopped", MOVABLE[spec.workload.kind][0]
-    wish = MigrationSpec(workload=f"{spec.workload.kind}/{spec.workload.name}", mode="cold" if rests else best)
+    workload_spec = MigrationSpec(workload=f"{spec.workload.kind}/{spec.workload.name}", mode="cold" if rests else best)
     told = Leaving(
         workload=f"{spec.workload.kind}/{spec.workload.name}",
         project=spec.workload.project or "",
-        mode="cold" if stands_still(wish) else "live",
+        mode="cold" if stands_still(workload_spec) else "live",
         memory=spec.resources.memory,
     )
-    vm = view.get(object_key(spec.workload.kind, spec.workload.project, spec.workload.name))
-    if vm is None or vm.uid != spec.workload.uid or vm.deleting:
+    workload = view.get(object_key(spec.workload.kind, spec.workload.project, spec.workload.name))
+    if workload is None or workload.uid != spec.workload.uid or workload.deleting:
         return replace(told, reason="deleting", message="it is being deleted")
-    mover = read_migration_candidate(view, vm, wish, strategy, [])
+    mover = read_migration_candidate(view, workload, workload_spec, strategy, [])
     if isinstance(mover, Waiting):
         return replace(told, reason=mover.reason, message=mover.message)
     candidate, row, explanation = decide(engine, mover)
@@ -60,7 +60,7 @@ def _find_target(view: View, engine: Engine, place: Item, strategy: str, beside:
     snapshot.put_allocation(key, snapshot.uids[row], candidate.request.amounts, engine.load(candidate.request, row))
     beside.append(key)
     (node,) = view.find(NODES_BY_UID, snapshot.uids[row])
-    saved = spec.container is not None and tell_way(view, mover, wish, node)[0]
+    saved = spec.container is not None and tell_way(view, mover, workload_spec, node)[0]
     return replace(told, to=snapshot.names[row], mode="saved" if saved else told.mode)
 
 

@@ -56,7 +56,7 @@ class Candidate(msgspec.Struct, frozen=True):
     """A VM that can be placed as soon as a node fits; ``volume_items`` must not change until then. ``given_up`` says which
     preferences its request leaves out, and why."""
 
-    vm: Item
+    workload: Item
     named: str  # the placement policy that says how
     request: Request
     incarnation: int
@@ -78,45 +78,49 @@ class Waiting(msgspec.Struct, frozen=True):
     message: str
 
 
-def wants_place(view: View, vm: Item) -> bool:
+def wants_place(view: View, workload: Item) -> bool:
     """Whether a VM has no place, is allowed one, and has its addresses."""
-    spec = spec_of(vm)
-    addressed = vm.envelope.condition("Addressed")
+    spec = spec_of(workload)
+    addressed = workload.envelope.condition("Addressed")
     return (
-        not vm.deleting
+        not workload.deleting
         and spec.run == "run"
         and not spec.hold
         and addressed is not None
         and addressed.status == "True"
-        and not view.count(ALLOCATIONS_BY_WORKLOAD, vm.uid)
-        and not is_refused_for_good(vm)
-        and not (record_of(vm).runs_once(spec) and vm.status(WorkloadStatus).ended)
-        and (is_looked_at(vm) or not view.count(NODES_BY_ORPHAN, vm.key))
+        and not view.count(ALLOCATIONS_BY_WORKLOAD, workload.uid)
+        and not is_refused_for_good(workload)
+        and not (record_of(workload).runs_once(spec) and workload.status(WorkloadStatus).ended)
+        and (is_looked_at(workload) or not view.count(NODES_BY_ORPHAN, workload.key))
     )
 
 
-def is_refused_for_good(vm: Item) -> bool:
+def is_refused_for_good(workload: Item) -> bool:
     """Whether a serverless VM found no place: it doesn't wait for one."""
-    placed = vm.envelope.condition("Placed")
+    placed = workload.envelope.condition("Placed")
     return (
         placed is not None
         and placed.status == "False"
         and placed.reason in REFUSALS
-        and placed.generation == vm.envelope.generation
-        and spec_of(vm).type == "serverless"
+        and placed.generation == workload.envelope.generation
+        and spec_of(workload).type == "serverless"
     )
 
 
-def is_looked_at(vm: Item) -> bool:
+def is_looked_at(workload: Item) -> bool:
     """Whether the controller of VMs knows of the wish: before, it may still find that a guest that runs is this VM's."""
-    return vm.status(WorkloadStatus).observed_generation >= vm.envelope.generation
+    return workload.status(WorkloadStatus).observed_generation >= workload.envelope.generation
 
 
-def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str]) -> Candidate | Waiting:
+def read_candidate(view: View, workload: Item, default_strategy: str, silent: list[str]) -> Candidate | Waiting:
     """What a VM that wants a place asks for, or why it must wait."""
-    spec = spec_of(vm)
-    project = vm.envelope.project
-    known = [(node, orphan) for node in view.find(NODES_BY_ORPHAN, vm.key) for orphan in list_orphans(node, vm.key)]
+    spec = spec_of(workload)
+    project = workload.envelope.project
+    known = [
+        (node, orphan)
+        for node in view.find(NODES_BY_ORPHAN, workload.key)
+        for orphan in list_orphans(node, workload.key)
+    ]
     running = [node for node, orphan in known if orphan.uid not in find_given_up(node.report(NodeReport))]
     if silent:
         return Waiting(
@@ -132,7 +136,7 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
         affinity = read_affinity(project or "", spec.affinity_groups, spec.anti_affinity_groups, spec.spread)
     except WeftError as problem:
         return Waiting(problem.token, problem.message)
-    record = record_of(vm)
+    record = record_of(workload)
     ask = record.ask(spec)
     images = []
     for name in ask.images:
@@ -141,13 +145,13 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
             return found
         images.append(found)
     image, virtual_size = images[0] if images else (None, 0)
-    volumes = read_volumes(view, vm, record.volumes(spec))
+    volumes = read_volumes(view, workload, record.volumes(spec))
     if isinstance(volumes, Waiting):
         return volumes
-    nics = read_nics(view, vm, spec.networks)
+    nics = read_nics(view, workload, spec.networks)
     if isinstance(nics, Waiting):
         return nics
-    groups = read_groups(view, vm)
+    groups = read_groups(view, workload)
     if isinstance(groups, str):
         return Waiting("groupNotReady", f'security group "{groups}" does not exist')
     expressions = read_expressions(view, project, spec)
@@ -160,7 +164,7 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
         return Waiting("volumesApart", "its volumes' data lies on different nodes")
     data, leans = read_data(view, project, spec, image, volumes)
     return Candidate(
-        vm=vm,
+        workload=workload,
         named=chosen.named,
         request=Request(
             amounts=amounts_of(resources),
@@ -170,7 +174,7 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
             strategy=chosen.strategy,
             mode=spec.type,
             basis=chosen.basis,
-            gang=name_gang(vm),
+            gang=name_gang(workload),
             pools=tuple(sorted(pools - {LOCAL})),
             node=spec.node,
             home=next(iter(homes), None),
@@ -188,7 +192,8 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
             leans=affinity.leans + leans,
             gives_way=record.gives_way(spec),
         ),
-        incarnation=max([vm.status(WorkloadStatus).incarnation, *(orphan.incarnation for _, orphan in known)]) + 1,
+        incarnation=max([workload.status(WorkloadStatus).incarnation, *(orphan.incarnation for _, orphan in known)])
+        + 1,
         resources=resources,
         image=image,
         iso=images[1][0] if len(images) > 1 else None,
@@ -205,12 +210,12 @@ def list_orphans(node: Item, key: str) -> list[Orphan]:
     return [orphan for orphan in orphans if orphan is not None and orphan.key == key]
 
 
-def read_memberships(vm: Item) -> list[str]:
+def read_memberships(workload: Item) -> list[str]:
     """The groups that a VM counts in."""
     try:
-        wish = spec_of(vm)
+        spec = spec_of(workload)
         return list(
-            read_affinity(vm.envelope.project or "", wish.affinity_groups, wish.anti_affinity_groups, ()).groups
+            read_affinity(workload.envelope.project or "", spec.affinity_groups, spec.anti_affinity_groups, ()).groups
         )
     except WeftError:
         return []  # written by a newer weft: it waits for a place, saying so
@@ -242,12 +247,12 @@ def read_data(
     return tuple(data.values()), tuple(SoftTerm("data", name) for name in told)
 
 
-def read_gpus(wish: PlacementSpec) -> GpuAsk | None:
+def read_gpus(spec: PlacementSpec) -> GpuAsk | None:
     """The GPUs that it asks for, if any."""
-    if not wish.gpus and wish.gpu_share is None:
+    if not spec.gpus and spec.gpu_share is None:
         return None
-    share = 1000 if wish.gpu_share is None else max(1, round(wish.gpu_share * 1000))
-    return GpuAsk(max(1, wish.gpus), share, wish.gpu_memory, tuple(sorted(wish.gpu_models)))
+    share = 1000 if spec.gpu_share is None else max(1, round(spec.gpu_share * 1000))
+    return GpuAsk(max(1, spec.gpus), share, spec.gpu_memory, tuple(sorted(spec.gpu_models)))
 
 
 def read_image(view: View, project: str | None, name: str, *, machine: bool) -> tuple[AllocatedImage, int] | Waiting:
@@ -273,11 +278,11 @@ def read_image(view: View, project: str | None, name: str, *, machine: bool) -> 
     return image, status.virtual_size
 
 
-def read_volumes(view: View, vm: Item, names: list[str]) -> list[Item] | Waiting:
+def read_volumes(view: View, placed_workload: Item, names: list[str]) -> list[Item] | Waiting:
     """The volumes that a VM names, if it can have them."""
     found = []
     for name in names:
-        item = view.get(object_key("volume", vm.envelope.project, name))
+        item = view.get(object_key("volume", placed_workload.envelope.project, name))
         if item is None or item.deleting:
             return Waiting(
                 "volumeNotReady",
@@ -286,11 +291,13 @@ def read_volumes(view: View, vm: Item, names: list[str]) -> list[Item] | Waiting
         for allocation in view.find(ALLOCATIONS_BY_VOLUME, item.uid):
             workload = allocation.spec(AllocationSpec).workload
             ended = has_ended_for_good(allocation.spec(AllocationSpec), allocation.report(AllocationReport))
-            if workload.uid != vm.uid and not ended:
+            if workload.uid != placed_workload.uid and not ended:
                 return Waiting("volumeInUse", f"volume {name} is attached to {workload.kind}/{workload.name}")
         for other in view.find(WORKLOADS_BY_VOLUME, item.key):
             conversion = other.status(WorkloadStatus).conversion
-            if other.uid != vm.uid and conversion:  # between two places of the same thing it is nobody else's
+            if (
+                other.uid != placed_workload.uid and conversion
+            ):  # between two places of the same thing it is nobody else's
                 return Waiting("volumeInUse", f"volume {name} is {name_of(other)}'s by conversion/{conversion}")
         found.append(item)
     return found
@@ -335,13 +342,13 @@ def find_homes(view: View, volume: Item) -> set[str]:
     return {node.uid for node in find_data(view, volume.uid)}
 
 
-def read_nics(view: View, vm: Item, networks: list[str]) -> list[AllocatedNic] | Waiting:
+def read_nics(view: View, workload: Item, networks: list[str]) -> list[AllocatedNic] | Waiting:
     """The NICs of a VM, in the order of its networks, if it has an address in each."""
-    endpoints = view.find(ENDPOINTS_BY_WORKLOAD, vm.uid)
+    endpoints = view.find(ENDPOINTS_BY_WORKLOAD, workload.uid)
     nics = []
     for wanted in map(read_nic, networks):
         name = wanted.network
-        network = view.get(object_key("network", vm.envelope.project, name))
+        network = view.get(object_key("network", workload.envelope.project, name))
         endpoint = choose_endpoint(endpoints, network.uid, wanted) if network is not None else None
         if network is None or endpoint is None:
             return Waiting("addressPending", f"it has no address in network {name} yet")

@@ -29,16 +29,16 @@ class Chosen(msgspec.Struct, frozen=True):
     basis: Basis = "allocation"
 
 
-def find_strategy(view: View, project: str | None, wish: PlacementSpec, default: str) -> Chosen:
-    """How a workload with this ``wish`` is placed; ``default`` is the server's strategy. Raises InvalidStrategy, and NotFound
+def find_strategy(view: View, project: str | None, spec: PlacementSpec, default: str) -> Chosen:
+    """How a workload with this ``spec`` is placed; ``default`` is the server's strategy. Raises InvalidStrategy, and NotFound
     (policyNotFound) for a placement policy that isn't there."""
-    if wish.strategy is not None:
-        strategy = read_strategy(wish.strategy)
-        return _open(view, strategy, wish) if strategy.startswith("@") else Chosen(strategy)
+    if spec.strategy is not None:
+        strategy = read_strategy(spec.strategy)
+        return _open(view, strategy, spec) if strategy.startswith("@") else Chosen(strategy)
     strategy = _default_of(view, project) or default
     if strategy.startswith("@"):
-        return _open(view, strategy, wish)
-    return Chosen(SERVERLESS_STRATEGY if wish.type == "serverless" else strategy)
+        return _open(view, strategy, spec)
+    return Chosen(SERVERLESS_STRATEGY if spec.type == "serverless" else strategy)
 
 
 def _default_of(view: View, project: str | None) -> str | None:
@@ -50,12 +50,12 @@ def _default_of(view: View, project: str | None) -> str | None:
     return None if known is None else f"@{CLUSTER_DEFAULT}"
 
 
-def _open(view: View, named: str, wish: PlacementSpec) -> Chosen:
+def _open(view: View, named: str, workload_spec: PlacementSpec) -> Chosen:
     item = view.get(object_key("placementpolicy", None, named[1:]))
     if item is None:
         meant = suggest(named[1:], [known.envelope.name for known in view.of_kind("placementpolicy").values()])
         told = f"; did you mean @{meant}?" if meant else ""
         raise NotFound(f'placement policy "{named[1:]}" does not exist{told}', reason="policyNotFound")
     spec = item.spec(PlacementPolicySpec)
-    text = spec.serverless if wish.type == "serverless" else spec.strategy
+    text = spec.serverless if workload_spec.type == "serverless" else spec.strategy
     return Chosen(read_strategy(text or DEFAULT_STRATEGY), named, spec.basis)

@@ -40,7 +40,7 @@ class _Kept(msgspec.Struct):
 
     recipe: Recipe
     learnt: Learnt
-    wish: FunctionSpec
+    definition: FunctionSpec
     under_way: int = 0
     ended_at: float = -math.inf
     burst: int = 0  # cold starts in the refill time that runs
@@ -62,14 +62,14 @@ class KeepAliveController:
         kept = self._kept.get(recipe.digest)
         if kept is None:
             kept = self._kept[recipe.digest] = _Kept(recipe, self._make(), spec)
-        kept.wish = spec
+        kept.definition = spec
         kept.under_way += 1
         kept.learnt.begin(self._clock.elapsed())
 
     def expect(self, recipe: Recipe, spec: FunctionSpec) -> None:
         """A recipe that is to have instances ready, or not to keep them, whether it is invoked or not."""
         kept = self._kept.setdefault(recipe.digest, _Kept(recipe, self._make(), spec))
-        kept.wish = spec
+        kept.definition = spec
 
     def leave(self, node: str) -> None:
         """That node is gone, and what it was told."""
@@ -96,7 +96,7 @@ class KeepAliveController:
         kept = self._kept.get(digest)
         if kept is not None and kept.told is not None:
             return msgspec.structs.replace(kept.told, ready=0)
-        seconds = None if kept is None else keep_alive_of(kept.wish)
+        seconds = None if kept is None else keep_alive_of(kept.definition)
         return Keep(digest, Choice().idle_seconds if seconds is None else seconds)
 
     def look(self, talks: Talks) -> None:
@@ -116,7 +116,7 @@ class KeepAliveController:
         """What is being invoked in machines of its own: as many instances again as are at work now may be wanted next."""
         now = self._clock.elapsed()
         return [
-            Demand(kept.recipe, min(max(LEAST_MORE, kept.under_way), kept.wish.max_concurrent - kept.under_way))
+            Demand(kept.recipe, min(max(LEAST_MORE, kept.under_way), kept.definition.max_concurrent - kept.under_way))
             for kept in self._kept.values()
             if kept.recipe.isolation == "vm" and (kept.under_way or now - kept.ended_at < DEMAND_SECONDS)
         ]
@@ -126,7 +126,7 @@ class KeepAliveController:
             self._kept.pop(digest, None)
 
     def _choose(self, kept: _Kept, now: float) -> Keep:
-        seconds, ready = keep_alive_of(kept.wish), ready_of(kept.wish)
+        seconds, ready = keep_alive_of(kept.definition), ready_of(kept.definition)
         choice = Choice(seconds) if seconds is not None else kept.learnt.choose(now)
         since = 0.0 if kept.under_way else now - kept.ended_at
         is_due = choice.warm_after > 0 and choice.warm_after <= since + LOOK_SECONDS and since < choice.warm_until
