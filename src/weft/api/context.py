@@ -142,7 +142,7 @@ class ApiContext:
 
     def tell(self, about: Ref, reason: str, message: str, type_: Literal["Normal", "Warning"] = "Normal") -> None:
         """One event for the journal; none of a question, which changes nothing and is soon gone."""
-        if BY_NAME[about.kind].question:
+        if BY_NAME[about.kind].ephemeral:
             return
         self.journal.append(Event(type=type_, reason=reason, message=message, object=about, source=SOURCE))
 

@@ -163,7 +163,7 @@ CONVERSION = Kind(
     status=ConversionStatus,
     status_writer="conversions",
     check=check_conversion,
-    kept=("confirm", "undo"),
+    server_fields=("confirm", "undo"),
     finalizers=("conversion",),
     references=tuple(
         Reference(kind, "spec.workload", partial(_workloads, kind), blocks=False, agree=_agree, agrees_once=True)

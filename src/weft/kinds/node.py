@@ -336,7 +336,7 @@ NODE = Kind(
     reported_by_node=True,
     status_writer="nodes",
     check=check_node,
-    kept=(
+    server_fields=(
         "cordoned",
         "cordon_reason",
         "drain",

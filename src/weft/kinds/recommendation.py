@@ -114,7 +114,7 @@ RECOMMENDATION = Kind(
     spec=RecommendationSpec,
     status=RecommendationStatus,
     status_writer="recommend",
-    question=True,
+    ephemeral=True,
     check=check_recommendation,
     columns=(
         NAME,

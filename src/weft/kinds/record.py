@@ -132,24 +132,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind. ``scope`` project or fabric. ``writer`` "people" (the API's create/update/delete are open to users) or
-    "fabric" (only weft's own processes write; people read).
-
-    ``check(spec)`` raises InvalidInput for what types can't say, and may bring what people spell in several ways into one;
-    ``check_new(spec)`` raises it for what can't be made, and may stand all the same, made when it could;
-    ``check_change(old, new)`` raises it for a change of the spec that can't be; ``room(status)`` is what a running one can
-    come to, for ``plan_change``. ``finalizers`` hold a new object until
-    their controller lets go. ``conditions`` maps condition type → the one controller that writes it; ``born(spec)`` gives
-    those that are so from the start, whatever else there is, and need no controller to find it out; ``status_writer`` names
-    the controller that writes status; ``reported_by_node`` says that the ``report`` part is a node's. ``kept`` are spec
-    fields that verbs or the server set: a manifest that doesn't mention them leaves them as they are. Objects of a
-    ``question`` hold what somebody asks, and get an answer: they are made, read and taken away, and never changed. Those of a
-    kind with a ``workload`` are placed and run. ``made`` is the phase that a new one comes to, which ``create`` waits for;
-    ``commands`` are commands of ``weft`` that can be given for its objects beside ``verbs`` and what every kind has.
-    ``uploads`` are the digests of what must have been uploaded for a spec. People may delete what is ``removable``, although
-    only weft writes it. ``guard`` raises IllegalTransition for an object whose spec people may not change, nor delete it,
-    just now. ``over``: whether a whole object has done what it was made for, so that lists leave it out.
-    """
+    """All that the API, the CLI and the documentation know of one kind."""
 
     name: str
     plural: str
@@ -159,33 +142,38 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     status: type[msgspec.Struct]
     report: type[msgspec.Struct] | None = None
     scope: Literal["project", "fabric"] = "project"
-    writer: Literal["people", "fabric"] = "people"
+    writer: Literal["people", "fabric"] = "people"  # people create, update and delete; or only weft's processes do
     schema: int = 1
     upgrades: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = ()  # whole object of schema n → n+1
     aliases: tuple[str, ...] = ()
     columns: tuple[Column, ...] = ()
     verbs: tuple[Verb, ...] = ()
+    commands: tuple[str, ...] = ()  # of ``weft``, for its objects, beside ``verbs`` and what every kind has
     references: tuple[Reference, ...] = ()
     claims: Callable[[Envelope, Any], Sequence[Claim | ClaimWithin]] | None = None
+    # Raises InvalidInput for what types can't say; may bring several spellings of one thing into one.
     check: Callable[[Any], None] | None = None
+    # Raises it for what can't be created now, though it may stay where it was created when it could.
     check_new: Callable[[Any], None] | None = None
-    check_change: Callable[[Any, Any], None] | None = None
-    room: Callable[[Any], Mapping[str, int] | None] | None = None
-    finalizers: tuple[str, ...] = ()
-    status_writer: str = ""
-    conditions: Mapping[str, str] = {}
-    born: Callable[[Any], list[Condition]] | None = None
-    reported_by_node: bool = False
-    question: bool = False
-    workload: Workload | None = None
-    made: str = ""
-    commands: tuple[str, ...] = ()
-    kept: tuple[str, ...] = ()
-    uploads: Callable[[Any], Sequence[str]] | None = None
-    removable: bool = False
+    check_change: Callable[[Any, Any], None] | None = None  # of old and new spec; raises it for a change that can't be
+    # Of a spec people may not change just now, nor delete its object: raises IllegalTransition.
+    write_guard: Callable[[Envelope], None] | None = None
+    server_fields: tuple[str, ...] = ()  # of the spec, set by verbs or the server: a manifest without them leaves them
+    # How far a running object can be resized, by field, from its status; for ``plan_change``.
+    resize_limits: Callable[[Any], Mapping[str, int] | None] | None = None
+    finalizers: tuple[str, ...] = ()  # hold a new object until their controllers let go
+    status_writer: str = ""  # the controller that writes its status
+    conditions: Mapping[str, str] = {}  # condition type → the one controller that writes it
+    # Conditions that hold from the start, whatever else there is, so that no controller has to find them out.
+    initial_conditions: Callable[[Any], list[Condition]] | None = None
+    reported_by_node: bool = False  # its ``report`` is a node's
+    ephemeral: bool = False  # a question with an answer: created, read and deleted, never changed
+    workload: Workload | None = None  # set: it is placed and run
+    ready_phase: str = ""  # what a new one comes to, which ``create`` waits for
+    uploads: Callable[[Any], Sequence[str]] | None = None  # digests of what must have been uploaded for a spec
+    removable: bool = False  # people may delete it, though only weft writes it
     longest_name: int = MAX_NAME
-    guard: Callable[[Envelope], None] | None = None
-    over: Callable[[Object], bool] | None = None
+    over: Callable[[Object], bool] | None = None  # whether it has done what it was made for: lists leave it out
 
     def verb(self, name: str) -> Verb | None:
         return next((v for v in self.verbs if v.name == name), None)

@@ -109,7 +109,7 @@ REPORT = Kind(
     spec=ReportSpec,
     status=ReportStatus,
     status_writer="report",
-    question=True,
+    ephemeral=True,
     check=check_report,
     columns=(
         NAME,

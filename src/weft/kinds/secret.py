@@ -92,7 +92,7 @@ SECRET = Kind(
     status=SecretStatus,
     status_writer="api",
     check=check_secret,
-    kept=("sealed",),
+    server_fields=("sealed",),
     columns=(
         NAME,
         Column("KEYS", list_keys, flexible=True),

@@ -62,7 +62,7 @@ TOKEN = Kind(
     spec=TokenSpec,
     status=TokenStatus,
     status_writer="api",
-    kept=("sha256", "key_id"),
+    server_fields=("sha256", "key_id"),
     check=check_token,
     columns=(
         NAME,

@@ -79,7 +79,7 @@ def test_the_old_side_runs_no_more_and_the_new_side_does_as_it_is_told() -> None
 
 @pytest.mark.parametrize("kind", ["vm", "container"])
 def test_neither_side_is_changed_or_deleted_meanwhile(kind: str) -> None:
-    guard = BY_NAME[kind].guard
+    guard = BY_NAME[kind].write_guard
     assert guard is not None
 
     def stored(**status: str) -> Envelope:

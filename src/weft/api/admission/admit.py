@@ -136,8 +136,10 @@ async def plan_create(
         status=_first_status(kind.status),
         finalizers=list(kind.finalizers),
     )
-    if kind.born is not None:
-        envelope.conditions = [replace(said, since=envelope.created_at, generation=1) for said in kind.born(spec)]
+    if kind.initial_conditions is not None:
+        envelope.conditions = [
+            replace(said, since=envelope.created_at, generation=1) for said in kind.initial_conditions(spec)
+        ]
     key = envelope.key
     plan_named = _plan_named if fleet is None else fleet.plan_named
     named = await plan_named(view, kind, envelope, spec)
@@ -229,7 +231,7 @@ def read_spec(kind: Kind, raw: dict[str, Any], old: Any = None) -> Any:
     except (ValueError, OverflowError) as problem:  # a number so large that Python won't even print it
         raise InvalidInput(f"spec: {problem}", field="spec") from None
     if old is not None:
-        for name in kind.kept:
+        for name in kind.server_fields:
             if name not in raw:
                 setattr(spec, name, getattr(old, name))
     if kind.check is not None:
@@ -241,7 +243,7 @@ def read_spec(kind: Kind, raw: dict[str, Any], old: Any = None) -> Any:
 
 def read_room(kind: Kind, current: Envelope) -> Room | None:
     """What a running one can come to without a restart; None if none runs."""
-    return kind.room(decode_part(current.status, kind.status)) if kind.room is not None else NO_ROOM
+    return kind.resize_limits(decode_part(current.status, kind.status)) if kind.resize_limits is not None else NO_ROOM
 
 
 def refuse_deleting(kind: Kind, current: Envelope) -> None:
@@ -256,8 +258,8 @@ def refuse_deleting(kind: Kind, current: Envelope) -> None:
 
 def guard(kind: Kind, current: Envelope) -> None:
     """Raise IllegalTransition if people may neither change nor delete it just now."""
-    if kind.guard is not None:
-        kind.guard(current)
+    if kind.write_guard is not None:
+        kind.write_guard(current)
 
 
 def taken(context: ApiContext, kind: Kind, current: Envelope) -> AlreadyExists:

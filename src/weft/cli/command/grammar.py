@@ -20,7 +20,7 @@ from weft.objects.errors import NotFound
 from weft.objects.schema import suggest
 
 PEOPLE = tuple(kind.name for kind in KINDS if kind.writer == "people")
-CHANGEABLE = tuple(kind.name for kind in KINDS if kind.writer == "people" and not kind.question)
+CHANGEABLE = tuple(kind.name for kind in KINDS if kind.writer == "people" and not kind.ephemeral)
 MAKEABLE = tuple(name for name in PEOPLE if name != "node")  # a node comes by joining
 
 

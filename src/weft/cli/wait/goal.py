@@ -89,7 +89,7 @@ def _plan_goal(kind: str, verb: str, before: Object | None) -> Goal | None:
         return Goal(lambda obj: _phase(obj) in phases, phases[0], ends_refused=False)
     if kind == "job":
         return _plan_job(verb)
-    phase = BY_NAME[kind].made if verb in ("create", "update") else _VERBS.get(verb)
+    phase = BY_NAME[kind].ready_phase if verb in ("create", "update") else _VERBS.get(verb)
     if not phase:
         return None
     if kind == "function":
