@@ -58,9 +58,6 @@ class Garbage:
         decision = object_key("decision", change.old.envelope.project, f"{change.kind}.{change.old.envelope.name}")
         return [*(item.key for item in belongings), decision]
 
-    async def observe(self) -> None:
-        """The view has it all."""
-
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         plan = Plan()
         for item in [item for key in keys if (item := view.get(key)) is not None]:

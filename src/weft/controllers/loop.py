@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -46,11 +46,16 @@ class Controller(Protocol):
     def route(self, view: View, change: Changed) -> Iterable[str]:
         """Keys of the controller's own objects that this change concerns. May take notes, and does nothing else."""
 
-    async def observe(self) -> None:
-        """Read what a plan needs and the view doesn't hold."""
-
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         """What to do for these objects; ``now`` in unix seconds, for stamps. Pure but for notes taken."""
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """A controller whose plan needs what the view doesn't hold."""
+
+    async def observe(self) -> None:
+        """Read it. Called before each plan."""
 
 
 class Queue:
@@ -107,6 +112,7 @@ class Queue:
 async def run_controller(controller: Controller, term: LeaderLease) -> None:
     """Run ``controller`` for as long as ``term`` lasts; raises LeadershipLost at its end."""
     view, queue = term.cache.view, Queue(term.clock)
+    observer = controller if isinstance(controller, Observer) else None
 
     def notice(changes: Sequence[Changed]) -> None:
         for change in changes:
@@ -117,7 +123,8 @@ async def run_controller(controller: Controller, term: LeaderLease) -> None:
         notice(whole(view, controller.kinds))
         while True:
             keys = await queue.take(BATCH)
-            await controller.observe()
+            if observer is not None:
+                await observer.observe()
             plan, failed = _plan(controller, view, keys, term.clock.now(), queue)
             for key, seconds in plan.later.items():
                 queue.add_later(key, seconds)

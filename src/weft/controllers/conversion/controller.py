@@ -68,9 +68,6 @@ class Conversions:
                 return _conversions(view, change.key)
         return ()
 
-    async def observe(self) -> None:
-        """The view has it all."""
-
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         plan = Plan()
         for item in [item for key in keys if (item := view.get(key)) is not None]:

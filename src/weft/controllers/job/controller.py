@@ -59,9 +59,6 @@ class Jobs:
                 keys.append(object_key("job", owner.project, owner.name))
         return keys
 
-    async def observe(self) -> None:
-        """The view has it all."""
-
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         plan = Plan()
         for item in [item for key in keys if (item := view.get(key)) is not None]:

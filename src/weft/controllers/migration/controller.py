@@ -75,9 +75,6 @@ class Migrations:
                     return _moved_by(view, view.find(ALLOCATIONS_BY_NODE, change.item.uid))
         return ()
 
-    async def observe(self) -> None:
-        """The view has it all."""
-
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         plan = Plan()
         for key in keys:

@@ -138,9 +138,6 @@ class Addresses:
                     return (change.key,)
         return ()
 
-    async def observe(self) -> None:
-        """The view has it all."""
-
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         for book in self._books.values():
             book.forget_promises()

@@ -36,9 +36,6 @@ class Networks:
             return [item.key for item in view.find(NETWORKS_BY_UID, change.item.spec(EndpointSpec).network_uid)]
         return ()
 
-    async def observe(self) -> None:
-        """The view has it all."""
-
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         plan = Plan()
         taken: set[int] | None = None

@@ -43,9 +43,6 @@ class SecurityGroups:
                     ]
         return ()
 
-    async def observe(self) -> None:
-        """The view has it all."""
-
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         plan = Plan()
         for key in keys:

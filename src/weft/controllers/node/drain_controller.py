@@ -69,9 +69,6 @@ class Drain:
                     return _named(change.item.status(WorkloadStatus).node)
         return ()
 
-    async def observe(self) -> None:
-        """The view has it all."""
-
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         plan = Plan()
         for key in keys:

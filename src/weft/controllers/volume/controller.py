@@ -62,9 +62,6 @@ class Volumes:
                 return keys
         return ()
 
-    async def observe(self) -> None:
-        """The view has it all."""
-
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         volumes = [volume for key in keys if (volume := view.get(key)) is not None]
         waiting = {volume.key for volume in volumes if volume.deleting or is_astray(view, volume)}

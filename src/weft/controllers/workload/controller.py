@@ -105,9 +105,6 @@ class Workloads:
                 return (change.key,)
         return ()
 
-    async def observe(self) -> None:
-        """The view has it all."""
-
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         plan = Plan()
         workloads = [workload for key in keys if (workload := view.get(key)) is not None]
