@@ -29,7 +29,6 @@ from benchmarks.migration.rig import MIB, Moved, Rig
 from weft.contracts.driver.migration import MigrationSettings, MoveMode
 from weft.kinds.allocation import PlannedMigration
 from weft.transfer.calibration import EndedMigration, judge, learn
-from weft.transfer.report import tell_plan
 
 FORESEEN = int(os.environ.get("MOVES", "66"))
 REPEATS = int(os.environ.get("REPEATS", "3"))
@@ -82,7 +81,7 @@ class History:
                     workload=guest,
                     source=link,
                     target=f"{link}, other end",
-                    plan=tell_plan(plan),
+                    plan=plan.planned,
                     duration_seconds=moved.duration_seconds,
                     pause_seconds=moved.pause_seconds,
                     bytes=moved.bytes,
@@ -204,9 +203,9 @@ async def foresee(rig: Rig, kept: Kept) -> list[Figure]:
             assert moved.plan is not None
             print(
                 f"{load.name} {kind or 'idle'} {memory} MiB {load.rate:.0f} MB/s, {link}, {moved.mode}: "
-                f"{moved.duration_seconds:.2f} s (foreseen {moved.plan.duration_seconds:.2f}), "
-                f"pause {moved.pause_seconds * 1000:.0f} ms ({moved.plan.pause_seconds * 1000:.0f}), "
-                f"{moved.bytes / 1e6:.0f} MB ({moved.plan.bytes / 1e6:.0f}), believed {moved.plan.confidence}",
+                f"{moved.duration_seconds:.2f} s (foreseen {moved.plan.planned.duration_seconds:.2f}), "
+                f"pause {moved.pause_seconds * 1000:.0f} ms ({moved.plan.planned.pause_seconds * 1000:.0f}), "
+                f"{moved.bytes / 1e6:.0f} MB ({moved.plan.planned.bytes / 1e6:.0f}), believed {moved.plan.planned.confidence}",
                 flush=True,
             )
         kept.guests = number + 1

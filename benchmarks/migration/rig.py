@@ -162,7 +162,8 @@ class Rig:
         """As weft does: sample, choose, correct by what was learnt, lead."""
         load = await self.drivers[self.here].moves.sample(self.guest.id)
         leeway = Leeway(lesson.path_bytes_per_second or UNKNOWN_PATH, pause_seconds=0.3, modes=modes)
-        plan = correct_plan(choose_mode(load, leeway), lesson)
+        chosen = choose_mode(load, leeway)
+        plan = msgspec.structs.replace(chosen, planned=correct_plan(chosen.planned, lesson))
         moved = await self.move(plan.settings, leeway=leeway)
         moved.plan, moved.load = plan, load
         return moved

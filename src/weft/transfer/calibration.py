@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from weft.kinds.allocation import MigrationLesson, PastMigration, PlannedMigration
-from weft.transfer.plan import USABLE_SHARE, MigrationPlan
+from weft.transfer.plan import USABLE_SHARE
 
 MOST_PAST = 32  # moves that a lesson is made of
 PATH_MOVES = 3  # the newest ones, whose best says what the path carries,
@@ -103,17 +103,17 @@ def _remember(move: EndedMigration, weight: float) -> PastMigration:
     )
 
 
-def correct_plan(plan: MigrationPlan, lesson: MigrationLesson) -> MigrationPlan:
+def correct_plan(planned: PlannedMigration, lesson: MigrationLesson) -> PlannedMigration:
     """The plan as those like it have turned out; its factors say what it was multiplied by."""
-    pause = _correct_pause(plan, lesson)
-    plan = msgspec.structs.replace(plan, pause_seconds=pause, pause_factor=pause / plan.pause_seconds)
+    pause = _correct_pause(planned, lesson)
+    planned = msgspec.structs.replace(planned, pause_seconds=pause, pause_factor=pause / planned.pause_seconds)
     alike = [
-        (past, past.weight * _likeness(past.duration_seconds, plan.duration_seconds) / (1 + age / MOST_PAST))
+        (past, past.weight * _likeness(past.duration_seconds, planned.duration_seconds) / (1 + age / MOST_PAST))
         for age, past in enumerate(lesson.past)
-        if past.mode == plan.settings.mode
+        if past.mode == planned.mode
     ]
     if not alike:
-        return plan
+        return planned
     weights = [weight for _, weight in alike]
     known = _known(weights)
     duration, volume = (
@@ -122,31 +122,31 @@ def correct_plan(plan: MigrationPlan, lesson: MigrationLesson) -> MigrationPlan:
     )
     off = sum(weight * abs(past.duration_ratio / duration - 1) for past, weight in alike) / sum(weights)
     return msgspec.structs.replace(
-        plan,
-        duration_seconds=plan.duration_seconds * duration,
-        bytes=int(plan.bytes * volume),
-        confidence=round((1 - known) * plan.confidence + known * max(0.05, 1 - min(1.0, off)), 2),
+        planned,
+        duration_seconds=planned.duration_seconds * duration,
+        bytes=int(planned.bytes * volume),
+        confidence=round((1 - known) * planned.confidence + known * max(0.05, 1 - min(1.0, off)), 2),
         duration_factor=duration,
         bytes_factor=volume,
     )
 
 
-def _correct_pause(plan: MigrationPlan, lesson: MigrationLesson) -> float:
+def _correct_pause(planned: PlannedMigration, lesson: MigrationLesson) -> float:
     """Most of what a pause is beside the bytes that are left is the same in all modes: devices, a record on disk, how busy both
     nodes are. So it is a sum, and other modes say something of it."""
     alike = [
         (
             past.pause_more_seconds,
             past.weight
-            * _likeness(past.pause_seconds, plan.pause_seconds)
-            * (1.0 if past.mode == plan.settings.mode else OTHER_MODE)
+            * _likeness(past.pause_seconds, planned.pause_seconds)
+            * (1.0 if past.mode == planned.mode else OTHER_MODE)
             / (1 + age / MOST_PAST),
         )
         for age, past in enumerate(lesson.past)
         if past.pause_seconds > 0
     ]
     more = _known([weight for _, weight in alike]) * _middle(alike) if alike else 0.0
-    return max(LEAST_PAUSE_SHARE * plan.pause_seconds, plan.pause_seconds + more)
+    return max(LEAST_PAUSE_SHARE * planned.pause_seconds, planned.pause_seconds + more)
 
 
 def _known(weights: Sequence[float]) -> float:

@@ -19,6 +19,7 @@ from typing import Literal
 import msgspec
 
 from weft.contracts.driver.migration import Load, MigrationSettings, MoveMode
+from weft.kinds.allocation import PlannedMigration
 from weft.objects.quantity import format_bytes
 
 USABLE_SHARE = 0.92  # of a link; the rest is headers and whoever else is on it
@@ -67,23 +68,11 @@ class Leeway(msgspec.Struct, frozen=True):
 
 
 class MigrationPlan(msgspec.Struct, frozen=True):
-    """``confidence`` 0 to 1: how far duration, pause and bytes are to be believed. ``keeps_pause``: whether the pause that
-    is foreseen is one that is allowed. ``ratio``: how many bytes of memory go into one on the wire, in all passes; sent in
-    pieces of ``chunk_bytes``. The factors: what past moves have corrected it by."""
+    """``planned`` is what the Migration tells of it. ``keeps_pause``: whether the pause that is foreseen is one that is allowed."""
 
     settings: MigrationSettings
-    reason: str
-    duration_seconds: float
-    pause_seconds: float
-    bytes: int
-    passes: int
-    confidence: float
     keeps_pause: bool
-    ratio: float = 1.0
-    chunk_bytes: int = PAGE_BYTES
-    duration_factor: float = 1.0
-    pause_factor: float = 1.0
-    bytes_factor: float = 1.0
+    planned: PlannedMigration
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -122,18 +111,19 @@ def choose_mode(load: Load, leeway: Leeway) -> MigrationPlan:
     keeps = foreseen.pause_seconds <= leeway.pause_seconds and foreseen.converges
     if not keeps:
         reason += f"; it will stand still for {foreseen.pause_seconds:.1f} s, longer than asked"
-    return MigrationPlan(
-        settings=settings,
+    planned = PlannedMigration(
+        mode=mode,
         reason=reason,
         duration_seconds=foreseen.duration_seconds,
         pause_seconds=foreseen.pause_seconds,
         bytes=foreseen.bytes,
         passes=foreseen.passes,
-        confidence=_believe(mode, load, leeway),
-        keeps_pause=keeps,
-        ratio=round(foreseen.ratio, 2),
+        streams=settings.streams if mode == "multifd-zstd" else 1,
         chunk_bytes=PACKET_BYTES if mode == "multifd-zstd" else PAGE_BYTES,
+        ratio=round(foreseen.ratio, 2),
+        confidence=_believe(mode, load, leeway),
     )
+    return MigrationPlan(settings, keeps, planned)
 
 
 def _choose(load: Load, leeway: Leeway) -> tuple[MoveMode, str]:

@@ -7,22 +7,23 @@ import random
 import msgspec
 import pytest
 
-from weft.contracts.driver.migration import MigrationSettings
+from weft.kinds.allocation import PlannedMigration
 from weft.transfer.calibration import EndedMigration, correct_plan, judge, learn
-from weft.transfer.plan import USABLE_SHARE, MigrationPlan
-from weft.transfer.report import tell_plan
+from weft.transfer.plan import USABLE_SHARE
 
-RAW = MigrationPlan(MigrationSettings(), "", 10.0, 0.1, 100_000_000, 3, 0.5, True)
+RAW = PlannedMigration(
+    mode="plain", duration_seconds=10.0, pause_seconds=0.1, bytes=100_000_000, passes=3, confidence=0.5
+)
 
 
 def ended(
-    number: int = 0, *, plan: MigrationPlan = RAW, seconds: float = 12.0, pause: float = 0.2, **changes: object
+    number: int = 0, *, plan: PlannedMigration = RAW, seconds: float = 12.0, pause: float = 0.2, **changes: object
 ) -> EndedMigration:
     move = EndedMigration(
         workload="default/vm/a",
         source="n1",
         target="n2",
-        plan=tell_plan(plan),
+        plan=plan,
         duration_seconds=seconds,
         pause_seconds=pause,
         bytes=120_000_000,
@@ -62,7 +63,7 @@ def test_a_plan_is_corrected_by_its_like() -> None:
     lesson = learn(past, "default/vm/a", "n1", "n2")
     assert correct_plan(short, lesson).duration_seconds > 0.5
     assert correct_plan(RAW, lesson).duration_seconds == pytest.approx(10.0, rel=0.05)
-    other = msgspec.structs.replace(RAW, settings=MigrationSettings(mode="xbzrle"))
+    other = msgspec.structs.replace(RAW, mode="xbzrle")
     corrected = correct_plan(other, lesson)
     assert (corrected.duration_seconds, corrected.bytes, corrected.confidence) == (10.0, RAW.bytes, RAW.confidence)
 
@@ -72,7 +73,7 @@ def test_what_a_pause_has_beside_its_bytes_is_learnt_as_a_sum_and_from_other_mod
     slow, fast = (msgspec.structs.replace(RAW, pause_seconds=seconds) for seconds in (0.1, 0.03))
     lesson = learn([ended(n, plan=slow, pause=0.15) for n in range(20)], "default/vm/a", "n1", "n2")
     assert correct_plan(fast, lesson).pause_seconds == pytest.approx(0.08, rel=0.1)
-    other = msgspec.structs.replace(slow, settings=MigrationSettings(mode="multifd-zstd"))
+    other = msgspec.structs.replace(slow, mode="multifd-zstd")
     assert correct_plan(other, lesson).pause_seconds == pytest.approx(0.15, rel=0.1)
     quick = learn([ended(n, plan=slow, pause=0.02) for n in range(20)], "default/vm/a", "n1", "n2")
     assert 0.005 < correct_plan(fast, quick).pause_seconds < 0.03
@@ -81,7 +82,7 @@ def test_what_a_pause_has_beside_its_bytes_is_learnt_as_a_sum_and_from_other_mod
 
 
 def test_a_path_isnt_taken_for_slow_because_compressing_was() -> None:
-    squeezed = msgspec.structs.replace(RAW, settings=MigrationSettings(mode="multifd-zstd"))
+    squeezed = msgspec.structs.replace(RAW, mode="multifd-zstd")
     past = [ended(0), *(ended(n, plan=squeezed, seconds=120.0) for n in range(1, 6))]
     assert learn(past, "default/vm/a", "n1", "n2").path_bytes_per_second == pytest.approx(10_000_000 / USABLE_SHARE)
 

@@ -52,7 +52,7 @@ STILL = msgspec.structs.replace(HUNDRED, modes=("plain", "stop-and-copy"))
 )
 def test_each_load_gets_the_mode_that_was_best_for_it(load: Load, leeway: Leeway, mode: str, why: str) -> None:
     plan = choose_mode(load, leeway)
-    assert (plan.settings.mode, why in plan.reason) == (mode, True), plan.reason
+    assert (plan.settings.mode, why in plan.planned.reason) == (mode, True), plan.planned.reason
 
 
 @pytest.mark.parametrize(
@@ -79,18 +79,18 @@ def test_a_guest_that_writes_faster_than_the_path_is_foreseen_to_never_end() -> 
     assert not forecast("plain", RANDOM, HUNDRED).converges
     plan = choose_mode(RANDOM, msgspec.structs.replace(HUNDRED, modes=("plain",)))
     assert not plan.keeps_pause
-    assert "longer than asked" in plan.reason
+    assert "longer than asked" in plan.planned.reason
 
 
 def test_a_pause_that_no_mode_keeps_is_said() -> None:
     plan = choose_mode(IDLE, TWENTY)
     assert not plan.keeps_pause  # 0.12 s of devices' state alone
-    assert plan.pause_seconds > 0.2
+    assert plan.planned.pause_seconds > 0.2
 
 
 def test_few_samples_that_differ_and_a_full_path_are_believed_less() -> None:
     def believed(**changes: float) -> float:
-        return choose_mode(msgspec.structs.replace(RANDOM_SLOW, **changes), HUNDRED).confidence
+        return choose_mode(msgspec.structs.replace(RANDOM_SLOW, **changes), HUNDRED).planned.confidence
 
     assert 0 < believed(samples=1, spread=1.0) < believed() < believed(dirty_bytes_per_second=0.1 * MB) < 1
 
@@ -162,9 +162,9 @@ def test_a_plan_says_how_much_smaller_what_it_sends_gets_and_in_which_pieces() -
         "plain",
         "xbzrle",
     )
-    assert plain.ratio == 1.0 < squeezed.ratio
-    assert differences.ratio > 1.0
-    assert (plain.chunk_bytes, squeezed.chunk_bytes) == (4096, 512 << 10)
+    assert plain.planned.ratio == 1.0 < squeezed.planned.ratio
+    assert differences.planned.ratio > 1.0
+    assert (plain.planned.chunk_bytes, squeezed.planned.chunk_bytes) == (4096, 512 << 10)
 
 
 def test_disks_that_go_along_take_their_time_and_no_pause() -> None:

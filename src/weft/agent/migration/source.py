@@ -26,7 +26,6 @@ from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, N
 from weft.protocol.migration import Channel, MigrationRequest
 from weft.transfer.calibration import correct_plan
 from weft.transfer.plan import USABLE_SHARE, Leeway, MigrationPlan, choose_mode, reconsider
-from weft.transfer.report import tell_plan
 
 log = logging.getLogger("weft.agent")
 LOOK_SECONDS = 1.0  # besides what the machine says by itself
@@ -113,12 +112,16 @@ class Source(Role):
         load = await self._moves.sample(guest_id)
         await self._network.prepare_move(self._wanted, self._target_address)
         for modes in (leeway.modes, ("stop-and-copy",)):
-            plan = correct_plan(choose_mode(load, msgspec.structs.replace(leeway, modes=modes)), self._lesson)
-            self._plan = plan
+            plan = self._plan = choose_mode(load, msgspec.structs.replace(leeway, modes=modes))
+            planned = correct_plan(plan.planned, self._lesson)
             settings = self._choose(plan.settings)
             rate = load.dirty_bytes_per_second
-            told = tell_plan(plan, dirty_bytes_per_second=rate, path_bytes_per_second=path, limit=limit)
-            self._tell(plan=told)
+            made_from = {
+                "dirty_bytes_per_second": int(rate),
+                "path_bytes_per_second": int(path),
+                "limit_bytes_per_second": limit,
+            }
+            self._tell(plan=msgspec.structs.replace(planned, **made_from))
             self._flows = await self._network.handover.list_flows(self._wanted)
             printed = tell_printed(self._runtime, guest_id)
             await self._order(MigrationRequest("expect", guest, settings, self._flows, printed=printed))
