@@ -10,7 +10,7 @@ from typing import NamedTuple
 LATE_SECONDS = 1.0
 PATIENCE_SECONDS = 30.0  # an answer that takes longer is lost
 KEPT_EVERY_SECONDS, NEW_EVERY_SECONDS = 0.05, 0.5
-MOST_TOLD = 5
+MAX_REASONS = 5
 
 
 class Tally(NamedTuple):
@@ -116,7 +116,7 @@ class Caller:
     def _note(self, what: str, problem: OSError) -> None:
         reset = isinstance(problem, ConnectionError)
         self._add(Tally(1, lost=int(not reset), reset=int(reset)))
-        self.problems = [*self.problems, f"{time.strftime('%H:%M:%S')} {self.name}, {what}: {problem}"][-MOST_TOLD:]
+        self.problems = [*self.problems, f"{time.strftime('%H:%M:%S')} {self.name}, {what}: {problem}"][-MAX_REASONS:]
         time.sleep(NEW_EVERY_SECONDS)
 
     def _add(self, tally: Tally) -> None:

@@ -36,7 +36,7 @@ INVOKERS = 3
 ISOLATIONS = ("process", "container", "vm")
 PROGRESS = ROOT / ".weft" / "soak-functions.json"
 BETWEEN_SECONDS, BACK_SECONDS, QUIET_SECONDS = 6.0, 60.0, 180.0
-MOST_TOLD = 5
+MAX_REASONS = 5
 INSTANCES = ("-m awslambdaric", "-name fn")  # in the command lines of what runs functions' code
 
 
@@ -164,7 +164,7 @@ class Soak:
                 break
             time.sleep(2.0)
         if wrong or late:
-            told = [*wrong[:MOST_TOLD], *late[:MOST_TOLD]]
+            told = [*wrong[:MAX_REASONS], *late[:MAX_REASONS]]
             raise Broken(f"{len(wrong)} calls and {len(late)} events: {'; '.join(told)}; kills {self.kills[-30:]}")
 
     def read_letters(self) -> set[int]:

@@ -12,7 +12,7 @@ from benchmarks.soak.traces import NODES, list_running, list_things
 from benchmarks.soak.travellers import Broken
 
 CLEAN_SECONDS = 120.0
-MOST_TOLD, DEPTH_TOLD = 40, 12
+MAX_REASONS, DEPTH_TOLD = 40, 12
 # What outlives workloads, within bounds: images and layers that were pulled, what functions are made of; and empty rooms.
 KEPT = re.compile(
     r"n\d+:((oci|enclosed|functions)/(images|layers|blobs|bases|code)(/.*)?|(oci|enclosed|functions|clones)(/[a-z]+)?)$"
@@ -46,5 +46,5 @@ class Landscape(NamedTuple):
             if not told and not any(orphans):
                 return
             if time.monotonic() - began > CLEAN_SECONDS:
-                raise Broken(f"the nodes aren't as they were: {told[:MOST_TOLD]}, orphans {orphans}")
+                raise Broken(f"the nodes aren't as they were: {told[:MAX_REASONS]}, orphans {orphans}")
             time.sleep(1.0)

@@ -13,7 +13,7 @@ from tests.scenario.agent_lab import NODE_UID, Lab, change, make_allocation
 from tests.scenario.gateway_lab import Client, ConsoleRuntime, GatewayLab
 
 from weft.agent.state.allocation import LocalAllocation, read_allocation
-from weft.agent.workload.console_log import CARRIED_BYTES, PrintedLog, take_printed, tell_printed
+from weft.agent.workload.console_log import CARRIED_BYTES, PrintedLog, read_console, take_printed
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.runtime import GuestFacts, GuestState, Printed, PrintedBy
 from weft.drivers.runtime.qemu.console.log import shorten
@@ -70,11 +70,11 @@ class Node(ConsoleRuntime):
 
     async def give_to(self, there: Node, clear: bool = False) -> None:
         """As agents move a guest: some of what it printed goes beforehand, the rest while it stands still."""
-        before = tell_printed(self, self.guest_id)
+        before = read_console(self, self.guest_id)
         assert before is not None
         take_printed(there, there.guest_id, before)
         self.say(b"<on its way>\n")
-        take_printed(there, there.guest_id, tell_printed(self, self.guest_id, after=before.start + len(before.data)))
+        take_printed(there, there.guest_id, read_console(self, self.guest_id, after=before.start + len(before.data)))
         self.known[WEB.name] = read_allocation(GOING)
         there.state, there.reason = "running", None
         self.end()
@@ -211,8 +211,8 @@ def test_what_was_told_twice_is_kept_once(node: Node, tmp_path: Path) -> None:
 )
 def test_of_a_long_log_the_end_goes_along(node: Node, size: int, expected: Printed) -> None:
     node.say(b"x" * size)
-    assert tell_printed(node, "g") == expected
-    assert tell_printed(node, "g", after=size) is None
+    assert read_console(node, "g") == expected
+    assert read_console(node, "g", after=size) is None
 
 
 async def test_logs_since_some_minutes_leave_out_what_a_console_printed_before_also_after_a_move(
@@ -266,5 +266,5 @@ def test_times_of_a_guest_that_prints_for_ever_stay_few_and_reach_back(node: Nod
     assert times[-1] == PrintedBy(MOST_TIMES * 8, MOST_TIMES * 4 - 1.0)
     assert times[0].at < MOST_TIMES * 2, "half of all that time is still known"
     assert all(one.printed == (one.at + 1) * 2 for one in times)
-    carried = tell_printed(node, "g")
+    carried = read_console(node, "g")
     assert carried is not None and len(carried.times) <= 256

@@ -108,8 +108,8 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 class Answer(msgspec.Struct, frozen=True, tag="answer"):
     """From the agent: how it ended. ``error`` as Lambda's X-Amz-Function-Error: empty; Unhandled, by the runtime or by weft
     (``error_type`` Function.TimedOut, Function.OutOfMemory, Runtime.ExitError, Function.ResponseTooLarge, …); ``payload`` is
-    then the JSON
-    {errorType, errorMessage, …}. Seconds: ``init_seconds`` > 0 only if an instance was started for it (``start`` says how)."""
+    then the JSON {errorType, errorMessage, …}. Seconds: ``init_seconds`` > 0 only if an instance was started for it (``start``
+    says how). ``most_memory`` in bytes; ``tail`` is the last 4 KiB at most of what it printed."""
 
     id: str
     payload: bytes
@@ -170,7 +170,7 @@ class InstanceStateChange(msgspec.Struct, frozen=True, tag="moved", omit_default
     dropped: list[str] = []
 
 
-def tell_moved(before: InstanceState, now: InstanceState) -> InstanceStateChange:
+def diff_state(before: InstanceState, now: InstanceState) -> InstanceStateChange:
     """What to tell whoever knows ``before``."""
     counts = {digest: count for digest, count in now.counts.items() if before.counts.get(digest) != count}
     counts |= {digest: Count() for digest in before.counts.keys() - now.counts.keys()}

@@ -28,12 +28,12 @@ from weft.objects.identity import new_uid, object_key
 from weft.scheduler.allocation.bind import (
     Tell,
     Timing,
+    no_status_update,
     plan_adopted,
     plan_placement,
     plan_refusal,
     plan_regrouped,
     plan_waiting,
-    tell_nothing,
 )
 from weft.scheduler.allocation.preempt import find_way, join_victims, may_preempt
 from weft.scheduler.allocation.resize import plan_resize
@@ -74,7 +74,7 @@ class Scheduler:
     """``run`` decides for as long as ``term`` lasts; ``tell`` completes what is written of a VM that gets a place."""
 
     def __init__(
-        self, term: LeaderLease, strategy: str = DEFAULT_STRATEGY, *, seed: int = 0, tell: Tell = tell_nothing
+        self, term: LeaderLease, strategy: str = DEFAULT_STRATEGY, *, seed: int = 0, tell: Tell = no_status_update
     ) -> None:
         self.snapshot = Snapshot()
         self._term = term

@@ -13,7 +13,7 @@ from weft.agent.network.plan import ports_of
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.workload.container import DEFAULT_PATH, Ready, plan_container
 from weft.agent.workload.runtimes import Runtimes
-from weft.agent.workload.shape import is_shaped, tell_room
+from weft.agent.workload.shape import find_resize_limits, is_shaped
 from weft.contracts.driver.container import ContainerMount, ContainerNic, User
 from weft.contracts.driver.image import OciConfig
 from weft.contracts.driver.network import Inside
@@ -148,7 +148,7 @@ def test_only_its_share_of_the_node_says_whether_it_is_as_asked_for() -> None:
     assert not is_shaped(spec, msgspec.structs.replace(shape, cpu=1.0))
     assert not is_shaped(spec, msgspec.structs.replace(shape, memory_bytes=2**20))
     facts = GuestFacts("i", "u", "web", 1, "running", shape=shape)
-    assert tell_room(facts, spec) == {"cpu": 8, "memory": 2**32}
+    assert find_resize_limits(facts, spec) == {"cpu": 8, "memory": 2**32}
 
 
 async def test_a_node_without_a_driver_for_a_kind_says_so_and_knows_that_nothing_of_it_runs() -> None:

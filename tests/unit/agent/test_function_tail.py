@@ -8,7 +8,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from weft.agent.function.failures import MOST_TYPE, Failure, fail, tell_failure
+from weft.agent.function.failures import MOST_TYPE, Failure, describe_failure, fail
 from weft.agent.function.instance import RunningInstance
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.function import Ended, Recipe
@@ -118,6 +118,6 @@ async def test_an_instance_that_ends_meanwhile_has_answered_all_the_same() -> No
 
 def test_an_error_s_type_is_the_code_s_own_word_and_short() -> None:
     """It becomes the reason of the function, which everybody who watches it gets."""
-    assert tell_failure(b'{"errorType": "ValueError"}', "").error_type == "ValueError"
-    assert len(tell_failure(b'{"errorType": "%s"}' % (b"x" * 100_000), "").error_type) == MOST_TYPE
-    assert tell_failure(b"[" * 100_000, "").error_type == "Runtime.Unknown"
+    assert describe_failure(b'{"errorType": "ValueError"}', "").error_type == "ValueError"
+    assert len(describe_failure(b'{"errorType": "%s"}' % (b"x" * 100_000), "").error_type) == MOST_TYPE
+    assert describe_failure(b"[" * 100_000, "").error_type == "Runtime.Unknown"

@@ -14,7 +14,7 @@ from weft.cli.migration.description import describe_move
 from weft.cli.migration.plot import draw_move
 from weft.cli.migration.progress import describe_end
 from weft.cli.output.description import describe_object
-from weft.cli.output.local_time import read_moment, tell_moment
+from weft.cli.output.local_time import read_moment, render_time
 from weft.cli.output.terminal import Paint
 from weft.cli.session import NotSent, Session
 from weft.cli.verbs.describe import _plot
@@ -67,7 +67,7 @@ def test_limits_and_moments_of_a_migration_are_told_in_words() -> None:
     rows = describe_object(obj, find_kind("migration"), lambda since: "0s", None, Paint(False)).splitlines()
     told = [" ".join(row.split()) for row in rows]
     assert "bytes per second no limit" in told and "pause ms 300 ms" in told
-    assert f"not before {tell_moment(NOW)}" in told
+    assert f"not before {render_time(NOW)}" in told
 
 
 def test_its_way_is_drawn_from_its_samples_and_one_that_was_too_short_is_not() -> None:

@@ -22,10 +22,10 @@ from weft.protocol.invocations import (
     Invoke,
     decode_from_agent,
     decode_to_agent,
+    diff_state,
     encode,
     move,
     receive,
-    tell_moved,
 )
 
 RECIPE = Recipe(
@@ -88,7 +88,7 @@ STANDINGS = st.builds(
 def test_who_hears_each_change_knows_what_is(standings: list[InstanceState]) -> None:
     known = standings[0]
     for before, now in itertools.pairwise(standings):
-        said = decode_from_agent(encode(tell_moved(before, now))[LENGTH.size :])
+        said = decode_from_agent(encode(diff_state(before, now))[LENGTH.size :])
         assert isinstance(said, InstanceStateChange)
         known = move(known, said)
         assert known == now
@@ -100,5 +100,5 @@ def test_a_change_of_one_function_is_as_long_with_a_thousand_others_as_alone() -
         counts = {digest: Count(idle=1) for digest in digests}
         return InstanceState(counts | {digests[0]: Count(busy, 1)}, 1.5, 1 << 30, {"process": ""}, digests)
 
-    alone, among = (encode(tell_moved(stand(count, 0), stand(count, 1))) for count in (1, 1000))
+    alone, among = (encode(diff_state(stand(count, 0), stand(count, 1))) for count in (1, 1000))
     assert len(alone) == len(among) < 200 < len(encode(stand(1000, 1)))

@@ -12,7 +12,7 @@ import pytest
 
 from weft.contracts.driver.function import HANDLER, Ended, Recipe, Roots, compose_command, compose_env
 from weft.drivers.cgroup.instance import InstanceLimits, find_folders, find_trees, plan_limits
-from weft.drivers.function.instance import tell_end
+from weft.drivers.function.instance import read_exit
 from weft.drivers.function.process.sandbox import FIRST_USER, USERS, Sandbox, choose_user, plan_entry, plan_sandbox
 from weft.drivers.function.scratch import bound_scratch
 from weft.drivers.linux.seccomp_bpf import compile_filter, tighten
@@ -74,7 +74,7 @@ def test_groups_are_found_and_limits_written_for_both_versions() -> None:
     ],
 )
 def test_how_it_ended(code: int, out_of_memory: bool, ended: Ended) -> None:
-    assert tell_end(code, out_of_memory=out_of_memory) == ended
+    assert read_exit(code, out_of_memory=out_of_memory) == ended
 
 
 def test_a_container_has_no_rights_no_network_of_its_own_and_nothing_to_write() -> None:

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from tests.unit.agent.test_agent_parts import prepared, wanted
 
-from weft.agent.workload.seed import build_tar, tell_machine
+from weft.agent.workload.seed import build_tar, render_machine
 from weft.agent.workload.vm import choose_seed
 from weft.contracts.driver.image import OciConfig
 from weft.images.enclosed.build import SOURCES, pack_image
@@ -60,7 +60,7 @@ def test_a_machine_is_told_of_its_nics_and_volumes_by_a_seed_it_always_has() -> 
     one = wanted()
     one.spec.volumes = [AllocatedVolume(uid="u", name="a-volume-with-a-long-name", size=1)]
     nic = one.spec.nics[0]
-    lines = tell_machine(one).splitlines()
+    lines = render_machine(one).splitlines()
     assert lines[0] == "hostname web" and f"nic {nic.mac} {nic.address} " in lines[1]
     name, serial = lines[-1].split(" ")[2], lines[-1].split(" ")[1]
     assert name == "a-volume-with-a-long-name" and len(serial) == 20

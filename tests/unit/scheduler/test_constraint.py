@@ -27,7 +27,7 @@ from weft.language.tree import (
 )
 from weft.objects.errors import InvalidInput
 from weft.scheduler.constraint.expressions import find_warnings
-from weft.scheduler.constraint.match import find_meeting, split, tell_failure
+from weft.scheduler.constraint.match import describe_failure, find_meeting, split
 from weft.scheduler.constraint.relax import Pressure, describe_given_up, find_given_up, measure_pressure
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.explain import explain
@@ -127,7 +127,7 @@ def test_nodes_that_meet_it(text: str, nodes: str) -> None:
 )
 def test_a_node_that_does_not_meet_it_is_told_why(text: str, node: str, reason: str) -> None:
     snapshot = make_snapshot()
-    assert tell_failure(read_expression(text), snapshot, snapshot.names.index(node))[0] == reason
+    assert describe_failure(read_expression(text), snapshot, snapshot.names.index(node))[0] == reason
 
 
 def test_what_is_taken_counts_for_what_is_available_and_for_nothing_else() -> None:
@@ -289,4 +289,4 @@ def test_the_mask_is_the_meaning_of_every_node_and_every_refusal_has_words(
     assert (chosen is None) is not flags.any()
     assert chosen is None or flags[chosen]
     for index in np.flatnonzero(~flags):
-        assert tell_failure(tree, snapshot, int(index))[0]
+        assert describe_failure(tree, snapshot, int(index))[0]

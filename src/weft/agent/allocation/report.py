@@ -14,14 +14,14 @@ from weft.kinds.allocation import Step as ReportedStep
 from weft.objects.errors import Forbidden, InvalidInput, WeftError
 
 
-def tell_state(plan: Plan, current: Step | None) -> AllocationPhase:
+def state_of(plan: Plan, current: Step | None) -> AllocationPhase:
     """What to call it while ``current`` is being done."""
     if current is Step.START:
         return "starting"
     return "preparing" if current in BRING_UP and plan.state == "stopping" else plan.state
 
 
-def tell_trouble(problem: Exception, before: StepFailure | None, now: float) -> StepFailure:
+def failure_of(problem: Exception, before: StepFailure | None, now: float) -> StepFailure:
     """A step failed, ``now`` (elapsed seconds): it is tried again after a pause, unless only another wish can mend it."""
     tries = (before.tries if before is not None else 0) + 1
     heals = not isinstance(problem, (InvalidInput, Forbidden))
@@ -44,7 +44,7 @@ def make_report(
     """``guest`` None: there is none to tell of."""
     alive = guest if guest is not None and is_alive(guest) else None
     process = alive.process if alive is not None else None
-    health = tell_process(process) if process is not None and not health.state else health
+    health = health_of(process) if process is not None and not health.state else health
     kept = guest if guest is not None and (alive is not None or guest.state == "suspended") else None
     return AllocationReport(
         incarnation=wanted.spec.incarnation,
@@ -56,8 +56,8 @@ def make_report(
         accelerator=kept.accelerator if kept is not None else None,
         started_at=kept.started_at if kept is not None else None,
         restarts=memory.restarts + (process.ends if process is not None else 0),
-        has=shape.tell_has(alive, wanted.spec) if alive is not None else None,
-        room=shape.tell_room(alive, wanted.spec) if alive is not None else None,
+        has=shape.resources_of(alive, wanted.spec) if alive is not None else None,
+        room=shape.find_resize_limits(alive, wanted.spec) if alive is not None else None,
         fitted=_fitted(wanted, alive) if alive is not None else 0,
         image=memory.image,
         reason=plan.reason,
@@ -71,7 +71,7 @@ def make_report(
     )
 
 
-def tell_process(process: ProcessFacts) -> Health:
+def health_of(process: ProcessFacts) -> Health:
     """A machine is as well as the process that it is there for; one that ended for good takes the machine with it."""
     if process.runs:
         return Health("healthy")

@@ -10,7 +10,7 @@ import logging
 
 from msgspec.structs import replace
 
-from weft.agent.allocation.transitions import find_leftover, tell_standing
+from weft.agent.allocation.transitions import find_leftover, locate_guest
 from weft.agent.state.allocation import (
     AllocationState,
     DiskRelocation,
@@ -63,7 +63,7 @@ class AllocationRecord:
     @property
     def standing(self) -> GuestLocation:
         """Where its guest is, for all that this node knows."""
-        return tell_standing(self.memory, self.wanted.spec)
+        return locate_guest(self.memory, self.wanted.spec)
 
     @property
     def last_move(self) -> str:

@@ -124,7 +124,7 @@ def find_leftover(left: list[AllocatedNic], old: AllocationSpec, new: Allocation
     return list({nic.uid: nic for nic in [*left, *old.nics] if nic.uid not in kept}.values())
 
 
-def tell_standing(memory: AllocationState, spec: AllocationSpec) -> GuestLocation:
+def locate_guest(memory: AllocationState, spec: AllocationSpec) -> GuestLocation:
     """Where its guest is, for all that this node knows."""
     part = memory.part
     if part is None:

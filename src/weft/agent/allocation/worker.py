@@ -17,7 +17,7 @@ from weft.agent.allocation.executor import StepExecutor
 from weft.agent.allocation.lifecycle import Lifecycle
 from weft.agent.allocation.plan import BRING_UP, Plan, Step
 from weft.agent.allocation.progress import StartProgress
-from weft.agent.allocation.report import make_report, tell_state, tell_trouble
+from weft.agent.allocation.report import failure_of, make_report, state_of
 from weft.agent.allocation.state import AllocationRecord
 from weft.agent.allocation.transitions import (
     after_pull,
@@ -327,7 +327,7 @@ class Worker:
             self._on_alive()
 
     def _fail(self, problem: Exception) -> StepFailure:
-        trouble = tell_trouble(problem, self._trouble, self._clock.elapsed())
+        trouble = failure_of(problem, self._trouble, self._clock.elapsed())
         if self._trouble is None or (self._trouble.reason, self._trouble.message) != (trouble.reason, trouble.message):
             self._tell("Warning", trouble.reason, trouble.message)
         self._trouble = trouble
@@ -344,7 +344,7 @@ class Worker:
             self._on_report(self.wanted.name, self._shown)
 
     def _report(self, plan: Plan, guest: GuestFacts | None) -> AllocationReport:
-        state = tell_state(plan, self._stages.current)
+        state = state_of(plan, self._stages.current)
         if state == "running":
             self._stages.arrive()
         movers, memory = self._performer.movers, self.memory

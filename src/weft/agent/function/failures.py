@@ -47,7 +47,7 @@ def is_own_fault(problem: WeftError) -> bool:
     return "." in problem.token
 
 
-def tell_failure(body: bytes, header: str) -> Failure:
+def describe_failure(body: bytes, header: str) -> Failure:
     """What the runtime said of an error; a body that isn't Lambda's JSON is put into one."""
     try:
         said = msgspec.json.decode(body, type=dict[str, object])

@@ -19,9 +19,9 @@ from weft.agent.function.failures import (
     TIMED_OUT,
     TOO_LARGE,
     Failure,
+    describe_failure,
     explain_end,
     fail,
-    tell_failure,
 )
 from weft.agent.function.output import OutputReader
 from weft.agent.function.runtime_api import Given, RuntimeApi
@@ -139,7 +139,7 @@ class RunningInstance:
         if error_type is None:
             self._answer(body, "")
         else:
-            failure = tell_failure(body, error_type)
+            failure = describe_failure(body, error_type)
             self._answer(failure.payload, failure.error_type)
 
     def on_too_large(self, id: str) -> None:
@@ -147,7 +147,7 @@ class RunningInstance:
             self._end(fail(TOO_LARGE, "the answer is larger than 6 MiB"))
 
     def on_init_error(self, body: bytes, error_type: str) -> None:
-        self._init_failure = tell_failure(body, error_type)
+        self._init_failure = describe_failure(body, error_type)
         if not self.over and not self.up:
             self._end(self._init_failure)
 

@@ -351,7 +351,7 @@ class Instances:
 
     def _tell_step(self, id: str, word: str) -> None:
         for request in self._preparing.get(id, ()):
-            self.ahead.tell_progress(request, word)
+            self.ahead.record_progress(request, word)
 
     def _changed(self) -> None:
         self.ahead.bound(measure_left(self.pool))

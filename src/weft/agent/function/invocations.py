@@ -33,7 +33,7 @@ from weft.protocol.invocations import (
     ToAgent,
     Underway,
     Written,
-    tell_moved,
+    diff_state,
 )
 
 STANDING_SECONDS = 0.05
@@ -173,7 +173,7 @@ class Functions:
             self._standing.cancel()
             self._standing = None
         before, self._told = self._told, self._read_standing()
-        self._tell(self._told if before is None else tell_moved(before, self._told))
+        self._tell(self._told if before is None else diff_state(before, self._told))
 
     def _read_standing(self) -> InstanceState:
         pool, ready = self.instances.pool, self.instances.ahead.count_ready()

@@ -53,7 +53,7 @@ class Prewarmer:
         """Which image a tag means now is told as ``Prepared``."""
         began = self._clock.elapsed()
         try:
-            image = await self._parts.look_up(recipe, lambda word: self.tell_progress(request, word))
+            image = await self._parts.look_up(recipe, lambda word: self.record_progress(request, word))
         except WeftError as problem:
             self._tell(Prepared(request, True, problem.token, problem.message))
             return
@@ -63,7 +63,7 @@ class Prewarmer:
         """Make the template; how that went is told as ``Prepared``."""
         began = self._clock.elapsed()
         try:
-            roots = await self._parts.ensure(recipe, lambda word: self.tell_progress(request, word))
+            roots = await self._parts.ensure(recipe, lambda word: self.record_progress(request, word))
             self._tell(Prepared(request, False, message="template"))
             await driver.capture(recipe, roots)
         except WeftError as problem:
@@ -80,7 +80,7 @@ class Prewarmer:
         except WeftError as problem:
             log.warning("%s: no instances ahead of demand: %s", recipe.what, problem.message)
 
-    def tell_progress(self, request: str, word: str) -> None:
+    def record_progress(self, request: str, word: str) -> None:
         """At most one a second for all: each becomes a write in the store."""
         now = self._clock.elapsed()
         if now - self._progress_at >= PROGRESS_SECONDS:

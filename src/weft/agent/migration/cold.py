@@ -14,7 +14,7 @@ from weft.agent.migration.role import MigrationContext, Role
 from weft.agent.migration.target import Waiter
 from weft.agent.migration.transport import Connection
 from weft.agent.state.allocation import LocalAllocation
-from weft.agent.workload.console_log import take_printed, tell_printed
+from weft.agent.workload.console_log import read_console, take_printed
 from weft.agent.workload.vm import Prepared
 from weft.contracts.driver.runtime import CanCarry, RuntimeDriver
 from weft.contracts.driver.volume import CanReceive, VolumeFacts
@@ -155,7 +155,7 @@ class ColdSource(Role):
             for disk, (path, form) in files.items():
                 await line.carry_file(disk, path, form)
             spent = round((self._ground.clock.elapsed() - began) * 1000)
-            printed = tell_printed(self._runtime, self._wanted.id)
+            printed = read_console(self._runtime, self._wanted.id)
             ask = MigrationRequest("take over", sent_bytes=line.meter.sent, elapsed_ms=spent, printed=printed)
             await line.order(ask)
         self._keep(taken=True)

@@ -18,7 +18,7 @@ from weft.agent.network.executor import NetworkExecutor
 from weft.agent.state.allocation import DiskRelocation, LocalAllocation, MigrationState
 from weft.agent.state.departure import is_back
 from weft.agent.volume.pools import Pools
-from weft.agent.volume.relocation import DiskRelocator, tell_store
+from weft.agent.volume.relocation import DiskRelocator, report_relocation
 from weft.agent.workload.runtimes import Runtimes
 from weft.agent.workload.vm import Prepared, plan_guest
 from weft.contracts.clock import Clock
@@ -181,7 +181,7 @@ class MigrationExecutor:
         led, order = self._storing.get(wanted.uid), wanted.spec.storage
         if order is not None and led is not None and led.store.key == order.key:
             return led.report
-        return tell_store(wanted, store)
+        return report_relocation(wanted, store)
 
     async def relocate(self, wanted: LocalAllocation, store: DiskRelocation, prepared: Prepared) -> None:
         """Begin to move a disk to another pool, or go on with it."""

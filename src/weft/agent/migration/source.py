@@ -17,7 +17,7 @@ from weft.agent.migration.bandwidth import find_slow_path
 from weft.agent.migration.relay import Limit
 from weft.agent.migration.role import MigrationContext, Role
 from weft.agent.migration.transport import Connection
-from weft.agent.workload.console_log import tell_printed
+from weft.agent.workload.console_log import read_console
 from weft.agent.workload.shape import ROOT_SERIAL, name_serial
 from weft.contracts.driver.migration import MigrationDriver, MigrationFacts, MigrationSettings, MigrationSockets
 from weft.contracts.wakeup import wait_for_event
@@ -123,7 +123,7 @@ class Source(Role):
             }
             self._tell(plan=msgspec.structs.replace(planned, **made_from))
             self._flows = await self._network.handover.list_flows(self._wanted)
-            printed = tell_printed(self._runtime, guest_id)
+            printed = read_console(self._runtime, guest_id)
             await self._order(MigrationRequest("expect", guest, settings, self._flows, printed=printed))
             if printed is not None:
                 self._printed = printed.start + len(printed.data)
@@ -171,7 +171,7 @@ class Source(Role):
                     sent_bytes=told.sent_bytes,
                     passes=told.passes,
                     elapsed_ms=told.elapsed_ms,
-                    printed=tell_printed(self._runtime, self._wanted.id, after=self._printed),
+                    printed=read_console(self._runtime, self._wanted.id, after=self._printed),
                 )
                 await self._order(ask)
             except WeftError as problem:

@@ -68,7 +68,7 @@ def find_link(address: str) -> str:
     return ""
 
 
-def tell_runtime(probe: RuntimeProbe) -> NodeRuntime:
+def describe_runtime(probe: RuntimeProbe) -> NodeRuntime:
     """A runtime driver as the node's report has it."""
     return NodeRuntime(
         name=probe.driver,
@@ -127,7 +127,7 @@ def make_report(
         coordinate=nearness.coordinate,
         round_trips=nearness.round_trips,
         pools=pools,
-        runtimes=[tell_runtime(probe) for probe in runtimes],
+        runtimes=[describe_runtime(probe) for probe in runtimes],
         functions=dict(functions),
         footholds=footholds,
     )

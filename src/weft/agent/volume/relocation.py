@@ -301,7 +301,7 @@ def begin_store(wanted: LocalAllocation, order: AllocatedDiskRelocation) -> Disk
     return DiskRelocation(order.key, order.disk, order.pool, order.pool_id, old_pool=pool, old_pool_id=storage)
 
 
-def tell_store(wanted: LocalAllocation, store: DiskRelocation | None) -> MigrationReport | None:
+def report_relocation(wanted: LocalAllocation, store: DiskRelocation | None) -> MigrationReport | None:
     """What is known of the move that is wished, when nobody leads it."""
     order = wanted.spec.storage
     if order is None:

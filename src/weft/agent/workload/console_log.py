@@ -96,7 +96,7 @@ class PrintedLog:
         return end if line < 0 else end - size + line + 1
 
 
-def tell_printed(runtime: RuntimeDriver[GuestPlan], guest_id: str, after: int | None = None) -> Printed | None:
+def read_console(runtime: RuntimeDriver[GuestPlan], guest_id: str, after: int | None = None) -> Printed | None:
     """What another node is to know of it before the guest comes, or (``after``) has to know since then; None: nothing."""
     if not isinstance(runtime, CountsPrinted):
         return None

@@ -28,7 +28,7 @@ def build_tar(wanted: LocalAllocation, *, machine: bool = False) -> bytes:
     meta = f"instance-id: {ref.uid}\nlocal-hostname: {ref.name}\n"
     files = {"./user-data": wanted.spec.user_data, "./meta-data": meta}
     if machine:
-        files["./machine"] = tell_machine(wanted)
+        files["./machine"] = render_machine(wanted)
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name, text in files.items():
@@ -39,7 +39,7 @@ def build_tar(wanted: LocalAllocation, *, machine: bool = False) -> bytes:
     return out.getvalue()
 
 
-def tell_machine(wanted: LocalAllocation) -> str:
+def render_machine(wanted: LocalAllocation) -> str:
     """Lines as ``images/enclosed/vm.c`` reads them: its name, its NICs (the first one is its way out) and its volumes' disks."""
     spec, lines = wanted.spec, [f"hostname {wanted.spec.workload.name}"]
     for index, nic in enumerate(spec.nics):

@@ -37,7 +37,7 @@ def is_shaped(spec: AllocationSpec, shape: GuestShape) -> bool:
     )
 
 
-def tell_has(guest: GuestFacts, spec: AllocationSpec) -> Resources | None:
+def resources_of(guest: GuestFacts, spec: AllocationSpec) -> Resources | None:
     """What the guest's machine takes of its node now; None if that can't be told."""
     shape = guest.shape
     if shape is None:
@@ -45,7 +45,7 @@ def tell_has(guest: GuestFacts, spec: AllocationSpec) -> Resources | None:
     return Resources(cpu=shape.cpu, memory=shape.memory_bytes, disk=spec.resources.disk)
 
 
-def tell_room(guest: GuestFacts, spec: AllocationSpec) -> dict[str, int]:
+def find_resize_limits(guest: GuestFacts, spec: AllocationSpec) -> dict[str, int]:
     """What the guest can come to while it runs, by field of its kind's spec."""
     shape = guest.shape
     if shape is None:

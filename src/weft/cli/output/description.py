@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from weft.cli.output.local_time import tell_moment
+from weft.cli.output.local_time import render_time
 from weft.cli.output.table import Column, draw_table
 from weft.cli.output.terminal import Paint, clean
 from weft.kinds.record import Kind
@@ -98,7 +98,7 @@ def _show(path: str, value: Any, types: Mapping[str, str], age_of: Callable[[flo
         if (path, value) in _SAID:
             return _SAID[path, value]
         if name in _MOMENTS:
-            return tell_moment(float(value))
+            return render_time(float(value))
         if name in _TIMES:
             return f"{age_of(float(value))} ago" if value else ""
         if types.get(path, "").endswith("duration"):

@@ -36,6 +36,6 @@ def _read(text: str, here: datetime, what: str) -> datetime:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=here.tzinfo)
 
 
-def tell_moment(seconds: float) -> str:
+def render_time(seconds: float) -> str:
     """``2026-12-24 22:00 CET``."""
     return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M %Z}"

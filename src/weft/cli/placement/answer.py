@@ -22,7 +22,7 @@ _DRAINED = "cordoned (drained"  # by a drain; that is not undone by uncordon
 _CLEARLY = 1.0  # points of score, below which two nodes are as good as each other
 
 
-def tell_recommendation(answered: Object, what: str, width: int | None, paint: Paint) -> str:
+def render_recommendation(answered: Object, what: str, width: int | None, paint: Paint) -> str:
     """The sentence, what became of every node, and what could be done."""
     status = answered["status"]
     verdicts = status.get("verdicts") or []
@@ -79,7 +79,7 @@ def explain_node(answered: Object, what: str, node: str) -> str:
     return f"{node} could take {what} now, but {best} would be chosen: {score:.1f} against {verdict['score']:.1f}"
 
 
-def tell_placement(report: Object, width: int | None, paint: Paint) -> str:
+def render_capacity(report: Object, width: int | None, paint: Paint) -> str:
     """How full the fabric is, node by node, what waits, and how it was decided."""
     status = report["status"]
     lines = [

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from weft.cli.command.exit_codes import OK, UNPLACEABLE
 from weft.cli.command.target import Target
 from weft.cli.output.terminal import find_width
-from weft.cli.placement.answer import tell_recommendation
+from weft.cli.placement.answer import render_recommendation
 from weft.cli.placement.question import ask
 from weft.cli.session import Session
 from weft.cli.wait.follow import print_one
@@ -87,7 +87,7 @@ def rehearse(session: Session, target: Target, made: Object, done: str) -> int:
         and told.answer["status"].get("phase") != "Failed"
         and not session.is_data
     ):
-        print(tell_recommendation(told.answer, target.what, find_width(sys.stdout), session.paint))
+        print(render_recommendation(told.answer, target.what, find_width(sys.stdout), session.paint))
     return UNPLACEABLE if told.refused else OK
 
 

@@ -149,7 +149,7 @@ def dial(context: Context, ticket: dict[str, Any]) -> ssl.SSLSocket:
 
 
 @contextmanager
-def tell_resizes(stream: Stream) -> Iterator[None]:
+def send_resizes(stream: Stream) -> Iterator[None]:
     """Tell the other side the terminal's size, now and whenever it changes."""
 
     def tell(*_: object) -> None:

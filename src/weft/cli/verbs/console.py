@@ -11,7 +11,7 @@ from weft.cli.command.grammar import Entry, able
 from weft.cli.command.lookup import find_one
 from weft.cli.output.terminal import is_terminal, raw_mode
 from weft.cli.session import Session
-from weft.cli.stream.client import Stream, dial, tell_resizes
+from weft.cli.stream.client import Stream, dial, send_resizes
 from weft.cli.verbs.screen import show_screen
 from weft.kinds.record import Kind
 
@@ -38,7 +38,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], vnc: bool,
             return Stream(sock).run(sys.stdin.fileno()) or 0
         session.say(f"console of {target.what}; Ctrl-] leaves it")
         stream = Stream(sock, escape=ESCAPE, forward_end=False)
-        with raw_mode(sys.stdin.fileno()), tell_resizes(stream):
+        with raw_mode(sys.stdin.fileno()), send_resizes(stream):
             code = stream.run(sys.stdin.fileno())
         session.say("")
         return code or 0

@@ -13,7 +13,7 @@ from weft.cli.command.lookup import find_one
 from weft.cli.command.target import Target, is_noun
 from weft.cli.output.terminal import is_terminal, raw_mode
 from weft.cli.session import Session
-from weft.cli.stream.client import Stream, dial, tell_resizes
+from weft.cli.stream.client import Stream, dial, send_resizes
 from weft.kinds.record import Kind
 
 
@@ -58,7 +58,7 @@ def run_command(session: Session, target: Target, given: dict[str, object]) -> i
         stream = Stream(sock)
         stdin = None if sys.stdin is None or sys.stdin.closed else sys.stdin.fileno()
         if given["tty"] and stdin is not None and is_terminal(sys.stdin):
-            with raw_mode(stdin), tell_resizes(stream):
+            with raw_mode(stdin), send_resizes(stream):
                 return stream.run(stdin) or 0
         return stream.run(stdin) or 0
 

@@ -16,7 +16,7 @@ from weft.cli.command.grammar import Entry
 from weft.cli.command.lookup import is_image
 from weft.cli.command.target import Target
 from weft.cli.job.attach import TaskOutput, has_one_task
-from weft.cli.output.local_time import tell_moment
+from weft.cli.output.local_time import render_time
 from weft.cli.preview.dry_run import rehearse
 from weft.cli.session import Session
 from weft.cli.stream.logs import show_last_lines
@@ -94,7 +94,7 @@ def _await_schedule(session: Session, target: Target, made: Object) -> int:
     if result.error is not None:
         return complain(result.error, session.output, session.color, session.debug)
     first = dig(result.obj or {}, "status.next_run")
-    print_one(session, result.obj or made, f"{target.what}  Scheduled; first at {tell_moment(first)}")
+    print_one(session, result.obj or made, f"{target.what}  Scheduled; first at {render_time(first)}")
     return OK
 
 

@@ -17,9 +17,9 @@ from weft.cli.command.target import Target
 from weft.cli.migration.description import describe_forecast
 from weft.cli.migration.progress import Moving, describe_end
 from weft.cli.output.formats import print_object
-from weft.cli.output.local_time import read_moment, tell_moment
+from weft.cli.output.local_time import read_moment, render_time
 from weft.cli.output.terminal import find_width
-from weft.cli.placement.answer import tell_recommendation
+from weft.cli.placement.answer import render_recommendation
 from weft.cli.placement.question import ask
 from weft.cli.session import Session
 from weft.cli.wait.follow import follow_to_end, print_one
@@ -114,7 +114,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
     rests = given["mode"] in ("cold", "best") and _rests(session, target)
     migration = session.client.verb(target.kind.name, target.name, "migrate", body)
     if given["at"] is not None:
-        when = tell_moment(body["not_before"])
+        when = render_time(body["not_before"])
         name = migration["name"]
         what = f"{given['volume'] or 'root disk'} goes to pool {given['pool']}" if given["storage"] else "moves"
         print_one(session, migration, f"{target.what}  {what} at {when}; undo: weft migration cancel {name}")
@@ -215,7 +215,7 @@ def _rehearse(session: Session, target: Target, given: dict[str, Any]) -> int:
     elif status["phase"] == "Failed":
         raise Unplaceable(f"{target.what} can't move now: {status['message']}", reason=status["reason"])
     else:
-        print(tell_recommendation(answered, target.what, find_width(sys.stdout), session.paint))
+        print(render_recommendation(answered, target.what, find_width(sys.stdout), session.paint))
         if status.get("forecast"):
             print(f"{given['mode']}: {describe_forecast(status['forecast'])}")
     return OK if status.get("best") else UNPLACEABLE

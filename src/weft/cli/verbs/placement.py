@@ -10,7 +10,7 @@ from weft.cli.command import options
 from weft.cli.command.grammar import Entry
 from weft.cli.output.formats import print_object
 from weft.cli.output.terminal import find_width
-from weft.cli.placement.answer import tell_placement
+from weft.cli.placement.answer import render_capacity
 from weft.cli.placement.question import ask
 from weft.cli.session import Session
 from weft.kinds.record import Kind
@@ -26,4 +26,4 @@ def _run(session: Session, kind: Kind | None) -> None:
     if session.is_data:
         print_object(session, answered)
     else:
-        print(tell_placement(answered, find_width(sys.stdout), session.paint))
+        print(render_capacity(answered, find_width(sys.stdout), session.paint))

@@ -15,7 +15,7 @@ from weft.cli.command.grammar import PLACED, Entry
 from weft.cli.command.lookup import look_up_one
 from weft.cli.output.formats import print_object
 from weft.cli.output.terminal import find_width
-from weft.cli.placement.answer import tell_recommendation
+from weft.cli.placement.answer import render_recommendation
 from weft.cli.placement.question import ask
 from weft.cli.session import Session
 from weft.kinds.record import Kind
@@ -58,5 +58,5 @@ def tell(session: Session, question: dict[str, Any], what: str) -> int:
     elif status["phase"] == "Failed":
         raise WeftError(f"{what} can't be placed as it is: {status['message']}", reason=status["reason"])
     else:
-        print(tell_recommendation(answered, what, find_width(sys.stdout), session.paint))
+        print(render_recommendation(answered, what, find_width(sys.stdout), session.paint))
     return OK if status.get("best") else UNPLACEABLE

@@ -70,14 +70,14 @@ def find_abort_reason(facts: Facts) -> AbortReason | None:
     if target is None:
         return _try_again(facts, "targetLost", "the place that it moves to is gone")
     if is_stuck(target) and (_is_over_for(target.report.reason) or facts.now >= _read_since(facts)):
-        return _try_again(facts, target.report.reason, tell_stuck(target))
+        return _try_again(facts, target.report.reason, describe_stuck(target))
     for side, name in ((source, "source"), (target, "target")):
         if side.node_phase not in READY:
             return _try_again(facts, "nodeLost", f"{name} {side.spec.node} has not been heard of")
     if status.handed_over_at is not None and facts.now >= status.handed_over_at + HAND_OVER_PATIENCE_SECONDS:
         return _try_again(facts, "notTakenOver", f"target {target.spec.node} has not said that it took over")
     if time_left(spec, status, facts.now) <= 0:
-        why = f": {tell_stuck(target)}" if is_stuck(target) else ""
+        why = f": {describe_stuck(target)}" if is_stuck(target) else ""
         return AbortReason("Failed", "timedOut", f"not done within {spec.timeout_seconds:g} s{why}")
     return None
 
@@ -98,7 +98,7 @@ def _read_since(facts: Facts) -> float:
     return (troubled_at if troubled_at is not None else facts.now) + READY_PATIENCE_SECONDS
 
 
-def tell_stuck(target: MigrationEndpoint) -> str:
+def describe_stuck(target: MigrationEndpoint) -> str:
     return f"target {target.spec.node}: {target.report.message or target.report.reason}"
 
 

@@ -14,7 +14,7 @@ from weft.controllers.allocation.active import active_allocation
 from weft.controllers.migration.abort import find_end
 from weft.controllers.migration.facts import Facts, Outcome
 from weft.controllers.migration.plan import begin_move
-from weft.controllers.migration.progress import end_move, measure, tell_progress, time_left
+from weft.controllers.migration.progress import end_move, measure, record_progress, time_left
 from weft.informer.indexes import NODES_BY_UID, key_of_moving
 from weft.informer.view import Item, View
 from weft.kinds.allocation import ROOT, AllocatedDiskRelocation, AllocationReport, AllocationSpec, list_disks
@@ -87,7 +87,7 @@ def _lead(item: Item, facts: Facts, place: Item, order: AllocatedDiskRelocation)
     at, said = place.spec(AllocationSpec), place.report(AllocationReport).move
     heard = said if said is not None and said.key == order.key else None
     if heard is not None:
-        status = tell_progress(status, heard)
+        status = record_progress(status, heard)
         status.actual = measure(status, heard)
     if heard is not None and heard.phase == "taken over":
         return Outcome(status=end_move(status, "Succeeded", "", "", now), source=_relocate(at, order))

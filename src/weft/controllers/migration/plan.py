@@ -15,12 +15,12 @@ from msgspec.structs import replace
 from weft.controllers.migration.abort import (
     HAND_OVER_PATIENCE_SECONDS,
     READY_PATIENCE_SECONDS,
+    describe_stuck,
     find_abort_reason,
     is_stuck,
-    tell_stuck,
 )
 from weft.controllers.migration.facts import READY, Facts, MigrationEndpoint, Outcome, has_moved_on
-from weft.controllers.migration.progress import compare, end_move, measure, tell_progress, time_left
+from weft.controllers.migration.progress import compare, end_move, measure, record_progress, time_left
 from weft.kinds.allocation import AllocatedMigration, AllocationSpec, MigrationReport, account, come_back, set_desired
 from weft.kinds.migration import ENDED, MOVED_ON, MigrationStatus
 
@@ -284,8 +284,8 @@ def _tell(facts: Facts) -> MigrationStatus:
         stuck = target is not None and is_stuck(target)
         status.troubled_at = (status.troubled_at or facts.now) if stuck else None
         if target is not None and stuck:
-            status.reason, status.message = target.report.reason, tell_stuck(target)
+            status.reason, status.message = target.report.reason, describe_stuck(target)
     if said is None:
         status.phase = "Preparing" if status.phase in ("Planned", "Pending") else status.phase
         return status
-    return tell_progress(status, said, facts.now)
+    return record_progress(status, said, facts.now)

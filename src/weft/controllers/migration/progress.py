@@ -19,7 +19,7 @@ from weft.kinds.migration import (
 )
 
 
-def tell_progress(status: MigrationStatus, said: MigrationReport, now: float = 0.0) -> MigrationStatus:
+def record_progress(status: MigrationStatus, said: MigrationReport, now: float = 0.0) -> MigrationStatus:
     """The status with what the side that leads says by now."""
     status = replace(status)
     status.plan = said.plan or status.plan

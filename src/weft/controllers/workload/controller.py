@@ -217,16 +217,16 @@ def plan_status(
     if not allocations and not workload.deleting and _is_on_its_way(view, workload, workload.status(WorkloadStatus)):
         return None, []
     envelope = edit(workload)
-    events = tell_status(view, workload, envelope, allocations, now)
+    events = render_status(view, workload, envelope, allocations, now)
     return (None, []) if events is None else (put(envelope), events)
 
 
-def tell_placed(view: View, workload: Item, envelope: Envelope, allocation: Item, now: float) -> list[Event]:
+def set_placed_status(view: View, workload: Item, envelope: Envelope, allocation: Item, now: float) -> list[Event]:
     """Have ``envelope``, a VM that is about to be written together with its place, say at once what follows from that."""
-    return tell_status(view, workload, envelope, [allocation], now) or []
+    return render_status(view, workload, envelope, [allocation], now) or []
 
 
-def tell_status(
+def render_status(
     view: View, workload: Item, envelope: Envelope, allocations: Sequence[Item], now: float
 ) -> list[Event] | None:
     """Give ``envelope``, a copy of a VM's that is to be written, the status and conditions that follow from its conditions

@@ -102,7 +102,7 @@ class Started:
         self._note()
         killed = self._groups.out_of_memory_kills(self._group) > 0
         if not self._ended.done():
-            self._ended.set_result(tell_end(code, out_of_memory=killed))
+            self._ended.set_result(read_exit(code, out_of_memory=killed))
 
 
 Launched = tuple["subprocess.Popen[bytes]", socket.socket, int]  # the process, its Runtime API, its output
@@ -126,7 +126,7 @@ async def _wait(clear: Callable[[], Awaitable[object]]) -> None:
     await clear()
 
 
-def tell_end(code: int, *, out_of_memory: bool) -> Ended:
+def read_exit(code: int, *, out_of_memory: bool) -> Ended:
     """Pure. ``code`` as Popen has it: negative for a signal of its own."""
     if code < 0:
         return Ended(signal=-code, out_of_memory=out_of_memory)

@@ -20,13 +20,13 @@ from weft.gateway.function.instance.channel import Channel
 from weft.gateway.function.invocation.call import Call, Outcome
 from weft.gateway.function.invocation.late_results import LateResults
 from weft.gateway.function.invocation.outcome import (
-    tell_busy,
-    tell_full,
-    tell_lost,
-    tell_nowhere,
-    tell_outcome,
-    tell_too_large,
-    tell_unplaceable,
+    busy_error,
+    full_error,
+    lost_error,
+    make_outcome,
+    no_node_error,
+    too_large_error,
+    unplaceable_error,
 )
 from weft.gateway.function.invocation.tracker import (
     GRACE_SECONDS,
@@ -114,7 +114,7 @@ class Dispatcher:
         ranked = self._agents.find_ranked(version, call.node)
         if not ranked.places:
             self._witness.refused(function, ranked.ranking.reason, version.recipe.digest)
-            raise tell_unplaceable(function.what, ranked.ranking)
+            raise unplaceable_error(function.what, ranked.ranking)
         began = self._clock.elapsed()
         flight = _make_flight(version, call, ranked.places, began)
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -196,14 +196,14 @@ class Dispatcher:
     def _admit(self, function: Function, call: Call) -> None:
         """Raises TooLarge, Throttled, InUse."""
         if len(call.payload) > MAX_PAYLOAD_BYTES:
-            raise tell_too_large(function.what, len(call.payload), MAX_PAYLOAD_BYTES)
+            raise too_large_error(function.what, len(call.payload), MAX_PAYLOAD_BYTES)
         running = self._desk.running(function.uid)
         if running >= function.spec.max_concurrent:
             self._witness.throttled(function)
-            raise tell_busy(function.what, running, function.spec.max_concurrent)
+            raise busy_error(function.what, running, function.spec.max_concurrent)
         if not self._held.has_room(call.project, len(call.payload)):
             self._witness.throttled(function)
-            raise tell_full()
+            raise full_error()
         if call.id in self._desk:
             raise InUse(f"an invocation with the id {call.id[:80]} is under way", hint="draw another id")
 
@@ -216,7 +216,7 @@ class Dispatcher:
                 self._agents.stand(node, move(self._agents.fleet.nodes[node].standing, message))
             case Printed():
                 self._write_down(node, message)
-                channel.tell_written(message.serial)
+                channel.report_written(message.serial)
             case Prepared():
                 self.hear(node, message)
             case _:
@@ -267,16 +267,16 @@ class Dispatcher:
         flight, name_of = ended.flight, self._agents.name_of
         match ended:
             case Done(answer=answer):
-                outcome = tell_outcome(answer, flight.recipe.version, name_of(flight.node))
+                outcome = make_outcome(answer, flight.recipe.version, name_of(flight.node))
                 self._witness.ended(function, outcome, flight.recipe.digest, seconds)
                 return outcome
             case NoNode():
-                problem = tell_nowhere(function.what, flight, self._agents.fleet, name_of)
+                problem = no_node_error(function.what, flight, self._agents.fleet, name_of)
                 self._witness.refused(function, problem.token, flight.recipe.digest)
                 return problem
             case Lost(why=why):
                 self._witness.lost(function, flight.recipe.digest)
-                return tell_lost(function.what, flight.id, f"lost on {name_of(flight.node)}: {why}")
+                return lost_error(function.what, flight.id, f"lost on {name_of(flight.node)}: {why}")
 
 
 def _make_flight(version: Version, call: Call, places: Mapping[str, int], now: float) -> PendingInvocation:

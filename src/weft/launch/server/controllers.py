@@ -38,7 +38,7 @@ from weft.controllers.network.security_groups import SecurityGroups
 from weft.controllers.node.controller import Nodes
 from weft.controllers.node.drain_controller import Drain
 from weft.controllers.volume.controller import Volumes
-from weft.controllers.workload.controller import Workloads, tell_placed
+from weft.controllers.workload.controller import Workloads, set_placed_status
 from weft.informer.cache import Cache
 from weft.informer.indexes import make_view
 from weft.informer.leader_lease import LeaderLease, LeadershipLost
@@ -120,7 +120,7 @@ async def _serve(term: LeaderLease, make_images: Callable[[], Images], code: Pat
     )
     async with asyncio.TaskGroup() as group:
         group.create_task(term.keep())
-        group.create_task(Scheduler(term, strategy, seed=seed, tell=tell_placed).run())
+        group.create_task(Scheduler(term, strategy, seed=seed, tell=set_placed_status).run())
         for controller in controllers:
             group.create_task(run_controller(controller, term))
         group.create_task(make_images().run())

@@ -34,7 +34,7 @@ SOURCE = "scheduler"
 Tell = Callable[[View, Item, Envelope, Item, float], list[Event]]
 
 
-def tell_nothing(view: View, workload: Item, envelope: Envelope, allocation: Item, now: float) -> list[Event]:
+def no_status_update(view: View, workload: Item, envelope: Envelope, allocation: Item, now: float) -> list[Event]:
     """Whoever writes the VM's status does so a moment later."""
     return []
 

@@ -69,14 +69,14 @@ def find_meeting(tree: Expression, table: Table) -> Flags:
     return compared
 
 
-def tell_failure(tree: Expression, table: Table, index: int) -> tuple[str, list[Lack]]:
+def describe_failure(tree: Expression, table: Table, index: int) -> tuple[str, list[Lack]]:
     """In what node ``index`` fails ``tree``, for people, and what it lacks of resources. It must fail."""
     if isinstance(tree, Every):
         failing = [part for part in tree.of if not find_meeting(part, table)[index]]
-        told = [tell_failure(part, table, index) for part in failing]
+        told = [describe_failure(part, table, index) for part in failing]
         return "; ".join(text for text, _ in told), [lack for _, lacks in told for lack in lacks]
     if isinstance(tree, Either):
-        return "none of: " + "; ".join(tell_failure(part, table, index)[0] for part in tree.of), []
+        return "none of: " + "; ".join(describe_failure(part, table, index)[0] for part in tree.of), []
     if isinstance(tree, Not):
         first = next(leaves(tree.of))
         has = f"{_show_has(first, table, index)}, " if isinstance(tree.of, (Compare, Within, Exists)) else ""
@@ -84,7 +84,7 @@ def tell_failure(tree: Expression, table: Table, index: int) -> tuple[str, list[
     if isinstance(tree, Exists):
         return f"has no {tree.attribute}", []
     if isinstance(tree, Compare) and tree.operator in _ORDERS:
-        return _tell_amount(tree, table, index)
+        return _describe_amount(tree, table, index)
     wanted = show(tree).removeprefix(getattr(tree, "attribute", "")).strip()
     return f"{_show_has(tree, table, index)}, wanted {wanted.removeprefix('=')}", []
 
@@ -139,7 +139,7 @@ def _explain(tree: Expression | None, table: Table, index: int) -> tuple[str, li
     """As much of the reason as goes into a decision."""
     if tree is None:
         return "", []
-    reason, lacks = tell_failure(tree, table, index)
+    reason, lacks = describe_failure(tree, table, index)
     return (reason if len(reason) <= _LONGEST else reason[: _LONGEST - 1] + "…"), lacks
 
 
@@ -190,7 +190,7 @@ def _is_there(attribute: str, table: Table) -> Flags:
     return flags | (numbers > 0 if attribute in _COUNTED else ~np.isnan(numbers))
 
 
-def _tell_amount(leaf: Compare, table: Table, index: int) -> tuple[str, list[Lack]]:
+def _describe_amount(leaf: Compare, table: Table, index: int) -> tuple[str, list[Lack]]:
     wanted = f"wanted {SIGNS[leaf.operator]} {leaf.value}"
     numbers, bound = table.number(leaf.attribute), read_amount(leaf.value, leaf.attribute)
     if numbers is None or bound is None or np.isnan(numbers[index]):

@@ -43,8 +43,8 @@ from weft.scheduler.migration.target import (
     MigrationCandidate,
     decide,
     describe_refusal,
+    describe_way,
     read_migration_candidate,
-    tell_way,
 )
 from weft.scheduler.table.facts import Load, name_workload
 from weft.scheduler.table.snapshot import without
@@ -194,7 +194,7 @@ def plan_room(
 
 def _tell_saving(view: View, mover: MigrationCandidate, item: Item, node: Item) -> str:
     is_container = mover.source.spec(AllocationSpec).container is not None
-    return f": {tell_way(view, mover, item.spec(MigrationSpec), node)[1]}" if is_container else ""
+    return f": {describe_way(view, mover, item.spec(MigrationSpec), node)[1]}" if is_container else ""
 
 
 def _read(
@@ -261,7 +261,7 @@ def _make_sides(
     to_source = AllocatedMigration(
         key=move_key(item.uid, item.status(MigrationStatus).tries),
         mode="cold" if stands_still(spec) else "live",
-        saves=tell_way(view, mover, spec, node)[0],
+        saves=describe_way(view, mover, spec, node)[0],
         peer=now.node,
         peer_uid=now.node_uid,
         peer_allocation=mover.source.uid,

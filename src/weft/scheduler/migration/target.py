@@ -90,7 +90,7 @@ def read_migration_candidate(
     return MigrationCandidate(source, msgspec.structs.replace(candidate, request=request))
 
 
-def tell_way(view: View, mover: MigrationCandidate, workload_spec: MigrationSpec, node: Item) -> tuple[Saves, str]:
+def describe_way(view: View, mover: MigrationCandidate, workload_spec: MigrationSpec, node: Item) -> tuple[Saves, str]:
     """Whether a container is saved for its move to ``node``, and that in words."""
     spec, report = mover.source.spec(AllocationSpec), mover.source.report(AllocationReport)
     here, there = (spec.node, _read_report(view, spec.node_uid)), (node.envelope.name, node.report(NodeReport))

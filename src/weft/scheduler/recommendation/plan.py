@@ -32,8 +32,8 @@ from weft.scheduler.migration.target import (
     MigrationCandidate,
     decide,
     describe_refusal,
+    describe_way,
     read_migration_candidate,
-    tell_way,
 )
 from weft.scheduler.recommendation.advice import advise
 from weft.scheduler.table.facts import name_workload
@@ -88,7 +88,7 @@ def answer(view: View, engine: Engine, question: Item, strategy: str) -> Recomme
         return RecommendationStatus(
             phase="Done",
             reason=explanation.error,
-            message=_tell_company(with_it) or explanation.message,
+            message=_describe_gang(with_it) or explanation.message,
             policy=request.strategy,
             basis=request.basis,
             nodes=explanation.nodes,
@@ -140,7 +140,7 @@ def _answer_move(
 
 def _tell_way(view: View, mover: MigrationCandidate, spec: MigrationSpec, row: int | None, engine: Engine) -> list[str]:
     nodes = view.find(NODES_BY_UID, engine.snapshot.uids[row]) if row is not None else ()
-    return [tell_way(view, mover, spec, node)[1] for node in nodes]
+    return [describe_way(view, mover, spec, node)[1] for node in nodes]
 
 
 def _find_company(view: View, workload: Item, strategy: str, snapshot: Snapshot) -> list[Member]:
@@ -171,7 +171,7 @@ def _copy(item: Item) -> Item:
     return Item(msgspec.structs.replace(item.envelope, uid=new_uid()))
 
 
-def _tell_company(places: Sequence[GangPlace]) -> str:
+def _describe_gang(places: Sequence[GangPlace]) -> str:
     told = [f"{place.workload} on {place.node}" for place in places]
     return f"together with {', '.join(told)}" if told else ""
 

@@ -70,16 +70,16 @@ async def probe_oci(
     programs = find_programs(wanted)
     missing = [f"{name} is not installed: apt-get install {name}" for name in [wanted] if name and not programs]
     if not programs:
-        return tell_unusable(missing or [f"no container runtime is installed: apt-get install {PROGRAMS[0]}"])
+        return report_unusable(missing or [f"no container runtime is installed: apt-get install {PROGRAMS[0]}"])
     if by_conmon and shutil.which(shim.PROGRAM) is None:
-        return tell_unusable([f"{shim.PROGRAM} is not installed: {shim.INSTALL_HINT}"])
+        return report_unusable([f"{shim.PROGRAM} is not installed: {shim.INSTALL_HINT}"])
     run_dir.mkdir(parents=True, exist_ok=True)
     if (closed := _find_closed(run_dir)) is not None:
-        return tell_unusable([f"containers' users can't enter {closed}: give the agent a --run-dir outside of it"])
+        return report_unusable([f"containers' users can't enter {closed}: give the agent a --run-dir outside of it"])
     try:
         facts = look_around(groups)
     except DriverFailed as problem:
-        return tell_unusable([problem.message])
+        return report_unusable([problem.message])
     hidden = read_hidden()
     asked = [*programs, *([criu] if (criu := shutil.which(CRIU)) is not None else [])]
     now = " ".join(
@@ -148,7 +148,7 @@ async def _try_all(
                 return Found(probe, runtime, tried)
             how = "" if users[1] else ", nor with the node's own users"
             problems.append(f"{runtime.name} doesn't run a container here{how}: {problem}")
-    return tell_unusable(problems)
+    return report_unusable(problems)
 
 
 async def _try(runtime: Runtime, run_dir: Path, groups: Groups, facts: Facts, clock: Clock) -> str | None:
@@ -233,7 +233,7 @@ def _usable(name: str, version: str, problems: list[str], lack: str, *, shifted:
     )
 
 
-def tell_unusable(problems: list[str], driver: str = DRIVER) -> Found:
+def report_unusable(problems: list[str], driver: str = DRIVER) -> Found:
     return Found(RuntimeProbe(driver, False, "", "", [], [], problems, kinds=("container",)), None, None)
 
 

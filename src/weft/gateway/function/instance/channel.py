@@ -36,7 +36,7 @@ class Channel:
         self._waiting.append(encode(message))
         self._flush_soon()
 
-    def tell_written(self, serial: int) -> None:
+    def report_written(self, serial: int) -> None:
         """Say that what was printed is written down up to there: once for all that is heard in this turn of the loop, and no later,
         since whatever isn't said of when this gateway is killed is told to the next one, and written twice."""
         self._written = serial

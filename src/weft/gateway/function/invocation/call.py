@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 import msgspec
+
+from weft.protocol.invocations import Answer
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,22 +29,11 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     again: bool = False
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What the function answered. ``error`` as Lambda's X-Amz-Function-Error: empty if all went well, and then ``payload``
-    is its answer; else ``payload`` is the JSON {errorType, errorMessage, …}. ``version`` is the one that was run ($LATEST, 3),
-    ``tail`` the last 4 KiB at most of what it printed. Seconds, bytes."""
+class Outcome(Answer, frozen=True, kw_only=True):
+    """What the function answered, of which ``version`` ($LATEST, 3), on which node."""
 
-    id: str
-    payload: bytes
-    error: Literal["", "Handled", "Unhandled"] = ""
-    error_type: str = ""
     version: str = "$LATEST"
     node: str = ""
-    start: Literal["warm", "pool", "clone", "cold"] = "warm"
-    seconds: float = 0.0
-    init_seconds: float = 0.0
-    most_memory: int = 0
-    tail: bytes = b""
 
 
 class Dispatches(Protocol):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from weft.contracts.clock import Clock
 from weft.gateway.function.instance.fleet import Fleet
 from weft.gateway.function.invocation.call import Outcome
-from weft.gateway.function.invocation.outcome import NameOf, tell_lost, tell_outcome
+from weft.gateway.function.invocation.outcome import NameOf, lost_error, make_outcome
 from weft.protocol.invocations import Answer
 
 KEPT_SECONDS = 300.0
@@ -56,11 +56,11 @@ class LateResults:
             await self._clock.sleep(STEP_SECONDS)
         found = self._take(id)
         if found is not None:
-            return tell_outcome(found[1], version, self._name_of(found[0]))
+            return make_outcome(found[1], version, self._name_of(found[0]))
         if not is_known and not (missing and self._clock.elapsed() < self._gathered_by + GATHER_SECONDS):
             return None
         why = "its node has nothing of it any more" if is_known else f"{self._name_of(min(missing))} isn't back yet"
-        raise tell_lost(what, id, f"begun, perhaps, through a gateway before this one, and {why}")
+        raise lost_error(what, id, f"begun, perhaps, through a gateway before this one, and {why}")
 
     def find_missing(self) -> set[str]:
         """The nodes that haven't said yet what they have under way."""

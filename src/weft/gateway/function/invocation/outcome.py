@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from weft.contracts.function_placement import Ranking
 from weft.gateway.function.instance.fleet import Fleet
 from weft.gateway.function.invocation.call import Outcome
@@ -12,46 +14,34 @@ from weft.objects.errors import Throttled, TooLarge, Unavailable, Unplaceable
 from weft.protocol.invocations import Answer
 
 NameOf = Callable[[str], str]  # a node's name by uid
-MOST_TOLD = 5  # nodes that refused
+MAX_REASONS = 5  # nodes that refused
 
 
-def tell_outcome(answer: Answer, version: str, node: str) -> Outcome:
-    return Outcome(
-        id=answer.id,
-        payload=answer.payload,
-        error=answer.error,
-        error_type=answer.error_type,
-        version=version,
-        node=node,
-        start=answer.start,
-        seconds=answer.seconds,
-        init_seconds=answer.init_seconds,
-        most_memory=answer.most_memory,
-        tail=answer.tail,
-    )
+def make_outcome(answer: Answer, version: str, node: str) -> Outcome:
+    return Outcome(**msgspec.structs.asdict(answer), version=version, node=node)
 
 
-def tell_nowhere(what: str, flight: PendingInvocation, fleet: Fleet, name_of: NameOf) -> Unplaceable:
+def no_node_error(what: str, flight: PendingInvocation, fleet: Fleet, name_of: NameOf) -> Unplaceable:
     """No node took it: what each said, and which comes nearest."""
     names = {node: name_of(node) for node in flight.ranking}
     if not flight.refusals:
-        return tell_unplaceable(
+        return unplaceable_error(
             what, Ranking(reason="noAvailableAgents", message=fleet.why_not(flight.recipe, names, list(flight.ranking)))
         )
     told = [f"{names[node]}: {refused.message or refused.reason}" for node, refused in flight.refusals.items()]
     lacking = any(refused.reason == "insufficientResources" for refused in flight.refusals.values())
-    more = f"; and {len(told) - MOST_TOLD} more" if len(told) > MOST_TOLD else ""
-    return tell_unplaceable(
+    more = f"; and {len(told) - MAX_REASONS} more" if len(told) > MAX_REASONS else ""
+    return unplaceable_error(
         what,
         Ranking(
             reason="insufficientResources" if lacking else "noAvailableAgents",
-            message="; ".join(told[:MOST_TOLD]) + more,
+            message="; ".join(told[:MAX_REASONS]) + more,
             nearest=_find_nearest(flight, fleet, name_of),
         ),
     )
 
 
-def tell_unplaceable(what: str, ranking: Ranking) -> Unplaceable:
+def unplaceable_error(what: str, ranking: Ranking) -> Unplaceable:
     """A ranking without nodes."""
     hint = f"nearest fit: {ranking.nearest}" if ranking.nearest else "weft node list shows what there is"
     return Unplaceable(
@@ -59,7 +49,7 @@ def tell_unplaceable(what: str, ranking: Ranking) -> Unplaceable:
     )
 
 
-def tell_lost(what: str, id: str, where: str) -> Unavailable:
+def lost_error(what: str, id: str, where: str) -> Unavailable:
     """``where`` says how it was lost."""
     return Unavailable(
         f"{what}: invocation {id} was {where}; it may have run",
@@ -68,7 +58,7 @@ def tell_lost(what: str, id: str, where: str) -> Unavailable:
     )
 
 
-def tell_busy(what: str, running: int, most: int) -> Throttled:
+def busy_error(what: str, running: int, most: int) -> Throttled:
     return Throttled(
         f"{what}: {running} invocations are under way, and max_concurrent is {most}",
         hint="try again in a moment, or raise it: weft function update NAME --max-concurrent N",
@@ -76,7 +66,7 @@ def tell_busy(what: str, running: int, most: int) -> Throttled:
     )
 
 
-def tell_full() -> Throttled:
+def full_error() -> Throttled:
     return Throttled(
         "the gateway holds as much of other invocations' payloads as it can, or as it does for one project",
         hint="try again in a moment",
@@ -84,7 +74,7 @@ def tell_full() -> Throttled:
     )
 
 
-def tell_too_large(what: str, length: int, most: int) -> TooLarge:
+def too_large_error(what: str, length: int, most: int) -> TooLarge:
     return TooLarge(
         f"{what}: a payload of {length} bytes; at most {most}", hint="put it where the function can fetch it"
     )

@@ -23,7 +23,7 @@ from weft.drivers.runtime.oci.containerd.client import Client
 from weft.drivers.runtime.oci.containerd.holder import Containerd
 from weft.drivers.runtime.oci.holder import Holder
 from weft.drivers.runtime.oci.paths import ContainerPaths
-from weft.drivers.runtime.oci.probe import EXIT_CODE, PROBE, Found, make_trial, probe_oci, tell_unusable
+from weft.drivers.runtime.oci.probe import EXIT_CODE, PROBE, Found, make_trial, probe_oci, report_unusable
 from weft.drivers.runtime.oci.record import ContainerRecord
 from weft.drivers.runtime.oci.runtime import Runtime
 from weft.drivers.runtime.oci.translate import Facts
@@ -41,14 +41,14 @@ async def probe_containerd(
     try:
         version = await find_neighbour(client, {"pid": "processes"})
     except WeftError as problem:
-        return tell_unusable([f"{problem.message}: {problem.hint}"], DRIVER)
+        return report_unusable([f"{problem.message}: {problem.hint}"], DRIVER)
     found = await probe_oci(run_dir, groups, clock, wanted, by_conmon=False)
     if found.runtime is None or found.facts is None:
-        return tell_unusable(found.probe.problems, DRIVER)
+        return report_unusable(found.probe.problems, DRIVER)
     holder = Containerd(client, found.runtime, groups, clock, node_uid)
     failed = await try_one(PROBE, holder, client.address, found.runtime, found.facts, run_dir, groups, clock)
     if failed is not None:
-        return tell_unusable([f"containerd {version} doesn't run a container here: {failed}"], DRIVER)
+        return report_unusable([f"containerd {version} doesn't run a container here: {failed}"], DRIVER)
     told = f"{version} ({found.probe.version})"
     probe = msgspec.structs.replace(
         found.probe,

@@ -34,18 +34,18 @@ async def probe_kata(
     """What to tell the scheduler, and what containers are started with; None where none can be."""
     shim = name_shim(runtime_class)
     if shutil.which(shim) is None:
-        return _tell_unusable(f"{shim} isn't in the PATH of this node: {INSTALL_HINT}")
+        return _report_unusable(f"{shim} isn't in the PATH of this node: {INSTALL_HINT}")
     try:
         version = await find_neighbour(client, {"pid": "processes", "mnt": "mounts"})
         facts = look_around_for_machines(groups)
     except WeftError as problem:
-        return _tell_unusable(f"{problem.message}: {problem.hint}" if problem.hint else problem.message)
+        return _report_unusable(f"{problem.message}: {problem.hint}" if problem.hint else problem.message)
     run_dir.mkdir(parents=True, exist_ok=True)
     runtime = Runtime(runtime_class, run_dir / "runtime")
     holder = Kata(client, runtime_class, shortages, groups, clock, node_uid)
     failed = await try_one(PREFIX, holder, client.address, runtime, facts, run_dir, groups, clock)
     if failed is not None:
-        return _tell_unusable(describe_failure(runtime_class, version, failed, kvm=os.path.exists(KVM)))
+        return _report_unusable(describe_failure(runtime_class, version, failed, kvm=os.path.exists(KVM)))
     word = shim.removeprefix("containerd-shim-").rpartition("-")[0]
     probe = RuntimeProbe(
         driver=DRIVER,
@@ -67,7 +67,7 @@ def describe_failure(runtime_class: str, version: str, failed: str, *, kvm: bool
     return f"{runtime_class} of containerd {version} doesn't run a container here{lack}: {failed}"
 
 
-def _tell_unusable(problem: str) -> Found:
+def _report_unusable(problem: str) -> Found:
     told = f"containers can't have machines of their own: {problem}"
     probe = RuntimeProbe(DRIVER, False, "", "", [], [], [told], kinds=("container",), isolations=("vm",))
     return Found(probe, None, None)
