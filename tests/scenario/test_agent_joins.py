@@ -31,7 +31,7 @@ from weft.client.context import hash_ca
 from weft.contracts.driver.network import Held
 from weft.kinds.allocation import AllocationReport, allocation_name
 from weft.kinds.node import NodeReport
-from weft.launch.agent.main import main as launch
+from weft.launch.agent import main as launch
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import AlreadyExists, Forbidden, InUse, NotAuthenticated, NotFound, Unavailable
 from weft.trust.ca import Authority

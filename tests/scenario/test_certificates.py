@@ -20,7 +20,7 @@ from weft.agent.node.enrolment import _make_request, has_ended, join, make_conte
 from weft.client import Client, Context
 from weft.client.context import hash_ca
 from weft.contracts.clock import Clock
-from weft.launch.agent.main import main as launch
+from weft.launch.agent import main as launch
 from weft.launch.process.certificate import keep_certificate
 from weft.objects.errors import AlreadyExists, NotAuthenticated
 from weft.serving.server import make_server_tls
