@@ -284,7 +284,7 @@ def _make_sides(
         node_uid=node.uid,
         incarnation=max(mover.candidate.incarnation, now.incarnation + 1),
         role="target",
-        wish="run",
+        desired="run",
         gpus=read_gpus(node, load),
         cpu_model=choose_cpu(node, now.requested_cpu_model) if stands_still(spec) else now.cpu_model,
         waits_for=None,
