@@ -192,7 +192,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("commit")
     parser.add_argument("names", nargs="*", help="benchmarks; all if none is named")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    given = parser.parse_args(words)
+    given = parser.parse_intermixed_args(words)
     known = sorted(p.parent.name for p in (ROOT / "benchmarks").glob("*/__init__.py") if p.parent.name != "soak")
     if unknown := [name for name in given.names if name not in known]:
         raise SystemExit(f"there is no benchmark {unknown[0]!r}; there are: {', '.join(known)}")
