@@ -1,4 +1,4 @@
-"""A weft server of a benchmark's own, in a temporary folder: the doors alone, or all of its processes."""
+"""A weft server of a benchmark's own, in a temporary folder: the API server alone, or all of its processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class FabricServer:
-    """``pids`` are of its processes, the keeper first; ``context`` is its administrator's."""
+    """``pids`` are of its processes, the supervisor first; ``context`` is its administrator's."""
 
     def __init__(self, folder: Path, context: Context, process: subprocess.Popen[bytes]) -> None:
         self.folder, self.context, self._process = folder, context, process

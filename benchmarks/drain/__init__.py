@@ -101,7 +101,7 @@ def fill() -> None:
 def clear() -> None:
     """Whoever else is on the node leaves it first, so that both drains are of the same guests."""
     weft("node", "drain", NODE, "--reason", "bench", "--timeout", PATIENCE)
-    weft("node", "return", NODE)
+    weft("node", "uncordon", NODE)
 
 
 def drain() -> tuple[float, int, list[dict[str, Any]]]:
@@ -110,7 +110,7 @@ def drain() -> tuple[float, int, list[dict[str, Any]]]:
     known = {item["name"] for item in items("get", "migration")}
     weft("node", "drain", NODE, "--reason", "bench", "--timeout", PATIENCE)
     took, sent = time.monotonic() - begun, sent_bytes() - before
-    weft("node", "return", NODE)
+    weft("node", "uncordon", NODE)
     return took, sent, [item for item in items("get", "migration", "-l", f"drain={NODE}") if item["name"] not in known]
 
 

@@ -152,7 +152,7 @@ def measure() -> Measurement:
     return Measurement(
         "fabric",
         f"{AGENTS:,} enrolled agents with fake drivers, {PER_PROCESS} to a process, {VMS:,} VMs without networks; real API "
-        "over TLS on loopback, SQLite. Server means keeper, doors, gateway and deciders together.",
+        "over TLS on loopback, SQLite. Server means supervisor, API server, gateway and controllers together.",
         [
             Figure("all agents online after their start", f"{outcome.online_seconds:.0f} s"),
             Figure(

@@ -79,7 +79,7 @@ def time_list(server: FabricServer, words: list[str], expected: int) -> float:
 
 def measure() -> Measurement:
     took: dict[str, list[float]] = {what: [] for what, *_ in CASES}
-    with running_server("doors", [make_vm(n) for n in range(VMS)]) as server:
+    with running_server("api", [make_vm(n) for n in range(VMS)]) as server:
         for turn in range(RUNS + 1):
             for what, expected, _, words in CASES:
                 seconds = time_list(server, words, expected)

@@ -88,7 +88,7 @@ async def warm(file: Path, allocations: int) -> float:
     cache = Cache(store, make_view(), clock)
     following = asyncio.ensure_future(cache.run())
     await cache.catch_up()
-    scheduler = Scheduler(LeaderLease(store, cache, _Journal(), clock, "deciders", "bench"))
+    scheduler = Scheduler(LeaderLease(store, cache, _Journal(), clock, "controllers", "bench"))
     scheduler.intake.notice(whole(cache.view, ("node", "allocation", "vm")))
     took = time.process_time() - begun
     following.cancel()

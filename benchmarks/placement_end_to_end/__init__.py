@@ -149,6 +149,6 @@ def measure() -> Measurement:
         [
             Figure("bindings a second", f"{rate:,.0f}/s", goal=f"≥ {GOAL:,}/s", kept=rate >= GOAL),
             Figure("first request → last created / last durable binding", f"{created:.1f} s / {bound:.1f} s"),
-            Figure("CPU of the server's processes (keeper, doors, deciders, gateway)", f"{by_process} s"),
+            Figure("CPU of the server's processes (supervisor, api, controllers, gateway)", f"{by_process} s"),
         ],
     )

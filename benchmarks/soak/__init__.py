@@ -32,14 +32,14 @@ CHECK_EVERY = 8
 ASKED_AT_MOST, ASKED_EVERY_SECONDS = 400, 0.3
 HALF_WAY_EVERY = 4
 HALF_WAY_SECONDS = 3.0  # a create on a quiet machine
-HALF_WAY_VICTIMS = ("server", "doors", "deciders", "agent", "qemu")
+HALF_WAY_VICTIMS = ("server", "api", "controllers", "agent", "qemu")
 NAMES = [f"s{n}" for n in range(6)]
 PROGRESS = ROOT / ".weft" / "soak.json"
 # What is killed, and the words of its command line.
 VICTIMS = {
     "server": ["weft server --state"],
-    "doors": ["weft server doors"],
-    "deciders": ["weft server deciders"],
+    "api": ["weft server api"],
+    "controllers": ["weft server controllers"],
     "gateway": ["weft server gateway"],
     "agent": ["weft agent"],
     "qemu": ["qemu-system"],

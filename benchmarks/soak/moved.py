@@ -12,8 +12,8 @@ from benchmarks.soak.traces import Growth, Holding
 
 FILES_LEEWAY = 8  # connections that are kept for the next one
 MEMORY_LEEWAY = 16 << 20
-# The doors fill what they keep of the newest of the store, once (decision 0022): 46 MiB in 90 moves of one guest, and no more.
-FILLED = {"doors": 56 << 20}
+# The API server fills what it keeps of the newest of the store, once (decision 0022): 46 MiB in 90 moves of one guest, and no more.
+FILLED = {"api": 56 << 20}
 RIGHT = ("live", "slow", "meanwhile")  # nobody was killed, shut down or called back
 
 

@@ -175,7 +175,7 @@ class Shop:
         return (kind, done.strip().rpartition("/")[2]) if done else None
 
     def _ask(self, *words: str) -> str:
-        """What was said; "" when it isn't legal just now. The doors may be gone, so it is asked until they have taken it."""
+        """What was said; "" when it isn't legal just now. The API server may be gone, so it is asked until it has accepted it."""
         creates = "create" in words[:2]
         for number in range(100):
             done = self.cluster.run(*words, *(("-o", "json") if creates else ()))

@@ -17,8 +17,8 @@ from weft.objects.identity import short_id
 
 NODES = ("n1", "n2", "n3")
 PROCESSES = {
-    "doors": "weft server doors",
-    "deciders": "weft server deciders",
+    "api": "weft server api",
+    "controllers": "weft server controllers",
     "gateway": "weft server gateway",
     **{f"agent {node}": f"weft agent {node} " for node in NODES},
 }

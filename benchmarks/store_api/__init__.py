@@ -1,6 +1,6 @@
 """Durable writes and reads through the API, against the store itself and against a bare server on the same stack.
 
-One doors process over TLS, as ``make up`` starts it; sixteen clients in this process, each with one kept connection.
+One API server over TLS, as ``make up`` starts it; sixteen clients in this process, each with one kept connection.
 Weft's turns and the peers' alternate.
 """
 
@@ -124,14 +124,14 @@ def cost(taken: Taken) -> str:
 
 
 def measure() -> Measurement:
-    with running_server("doors") as server, running_bare(server) as (bare, bare_pid):
+    with running_server("api") as server, running_bare(server) as (bare, bare_pid):
         store, taken = uvloop.run(run(server, bare, bare_pid))
     cas, read, create, peer, peer_write, kept = (
         taken[name] for name in ("cas", "read", "create", "bare", "bare_write", "kept_write")
     )
     return Measurement(
         "store_api",
-        "One doors process over TLS (SQLite, synchronous=FULL), 16 clients on kept connections in one other process, VMs of "
+        "One API server over TLS (SQLite, synchronous=FULL), 16 clients on kept connections in one other process, VMs of "
         "1 KB. CPU is of the whole server, its store included. For scale: Incus 6.0 on a machine like this creates 15–45 "
         "records/s, and answers 108 full lists/s at 100 instances.",
         [

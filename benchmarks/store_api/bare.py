@@ -1,7 +1,7 @@
 """The peer of reads, and the bounds of writes: Starlette and msgspec on uvicorn, over TLS, with nothing else. What is PUT is
 not kept (``vms``), or is durable when it is answered (``kept``): a row in SQLite, and one commit for all that came meanwhile.
 
-``python -m benchmarks.store_api.bare STATE FILE``: certificates from the doors' folder STATE; FILE gets the port.
+``python -m benchmarks.store_api.bare STATE FILE``: certificates from the API server's folder STATE; FILE gets the port.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def measure() -> Measurement:
     command = [sys.executable, "-m", "benchmarks.watchers.plain_doors"]
     with running_server(objects=vms, command=command) as server:
         plain = uvloop.run(run(server, secure=False))
-    with running_server("doors", vms) as server:
+    with running_server("api", vms) as server:
         secure = uvloop.run(run(server, secure=True))
     figures = []
     for what, outcome, binding in (("plain loopback", plain, True), ("TLS, as weft serves it", secure, False)):

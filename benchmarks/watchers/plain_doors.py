@@ -1,4 +1,4 @@
-"""The doors without TLS, for the plain side of the benchmark alone: ``python -m benchmarks.watchers.plain_doors STATE``."""
+"""The API server without TLS, for the plain side of the benchmark alone: ``python -m benchmarks.watchers.plain_doors STATE``."""
 
 from __future__ import annotations
 

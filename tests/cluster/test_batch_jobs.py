@@ -141,7 +141,7 @@ def test_agents_and_deciders_are_killed_and_each_task_has_run_once(cluster: Clus
     run("steady", "echo begun; sleep 2; echo done", "--array", "0-14", "--parallelism", "5", "--detach")
     for number in range(5):
         until(lambda: status(cluster, "steady")["running"] >= 1)
-        for words in (("weft server deciders",), (f"weft agent n{number % 3 + 1} ",)):
+        for words in (("weft server controllers",), (f"weft agent n{number % 3 + 1} ",)):
             until(partial(cluster.pids, *words))
             for pid in cluster.pids(*words):
                 os.kill(pid, 9)

@@ -96,7 +96,7 @@ def test_one_with_a_machine_of_its_own_moves_and_a_drain_moves_both(
         assert fetch(port) == "from a container\n"
         assert volumes(cluster, node) == []
     finally:
-        cluster.ok("node", "return", node)
+        cluster.ok("node", "uncordon", node)
 
 
 @pytest.mark.parametrize("victim", mark_long(("source", "target"), "source"))

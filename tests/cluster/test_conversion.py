@@ -152,7 +152,7 @@ def test_deciders_that_are_killed_on_the_way_are_no_matter(cluster: Cluster, reg
             phase = (converted(cluster, "tough") or [{"status": {"phase": ""}}])[0]["status"]["phase"]
             if phase in ("Preparing", "Stopping", "HandingOver", "Starting") and phase not in killed:
                 killed.append(phase)
-                for pid in cluster.pids("weft server deciders"):
+                for pid in cluster.pids("weft server controllers"):
                     os.kill(pid, 9)
             time.sleep(0.1)
         assert following.stderr is not None and following.returncode == 0, following.stderr.read().decode()

@@ -51,7 +51,7 @@ def test_a_guest_that_works_moves_the_choice_of_the_next_one(cluster: Cluster, g
         listed = cluster.ok("get", "nodes", "-o", "wide").splitlines()
         assert "CPU USED" in listed[0] and all("MiB" in line for line in listed[1:3])
         assert " of 8 cpu (" in cluster.ok("node", "describe", "n1")
-        assert "CPU USED" in cluster.ok("report", "placement")
+        assert "CPU USED" in cluster.ok("capacity")
     finally:
         if work is not None:
             work.kill()

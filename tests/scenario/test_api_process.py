@@ -18,8 +18,8 @@ from weft.client import Client, find_context
 from weft.objects.errors import NotFound
 
 COMMAND = (
-    "import sys; from weft.launch.server.main import parse_options; from weft.launch.server.api import run_doors; "
-    "sys.exit(run_doors(parse_options(sys.argv[1:])))"
+    "import sys; from weft.launch.server.main import parse_options; from weft.launch.server.api import run_api; "
+    "sys.exit(run_api(parse_options(sys.argv[1:])))"
 )
 
 
@@ -33,7 +33,7 @@ class DoorsProcess:
         self.processes: list[subprocess.Popen[str]] = []
 
     def start(self, *under: str) -> subprocess.Popen[str]:
-        argv = ["doors", "--state", str(self.state), "--context", str(self.state / "context.json")]
+        argv = ["api", "--state", str(self.state), "--context", str(self.state / "context.json")]
         argv += self.options
         argv += ["--listen", f"127.0.0.1:{self.port}", "--listen", f"127.0.0.2:{self.port}"]
         log = self.state.with_name(f"{self.state.name}-{len(self.processes)}.log")

@@ -204,7 +204,7 @@ def test_questions_that_come_and_go_leave_no_events(lab: DoorsLab) -> None:
     """A dry run makes one, and takes it away again: what it was about has an event of its own, if it changed anything."""
     for kind, spec in (
         ("recommendation", {"kind": "vm", "wish": {"image": "tiny"}}),
-        ("report", {"subject": "placement"}),
+        ("report", {"subject": "capacity"}),
     ):
         lab.client.create({"kind": kind, "name": "asked-1", "spec": spec})
         lab.client.delete(kind, "asked-1")

@@ -306,10 +306,10 @@ def test_the_scheduler_answers_what_would_be(fabric: Fabric) -> None:
     assert "did you mean memory?" in fabric.weft("explain", "vm/asked", "--what-if", "memry=1G").err
     assert fabric.weft("recommend", "vm/nobody").code == 3
 
-    report = fabric.weft("report", "placement")
+    report = fabric.weft("report", "capacity")
     assert report.code == 0, report.err
     assert "LARGEST FREE" in report.out and re.search(r"\d decisions?: \d", report.out)
-    data = json.loads(fabric.weft("report", "placement", "-o", "json").out)
+    data = json.loads(fabric.weft("report", "capacity", "-o", "json").out)
     assert data["status"]["placed"] >= 1
     assert (
         listed(fabric, "get", "recommendation") == listed(fabric, "get", "report") == []
@@ -699,7 +699,7 @@ def test_a_list_in_any_form_is_of_the_same_objects_and_can_be_applied_back(fabri
     assert spec["drain_not_before"] == "2099-12-24T21:00:00.000Z" and spec["drain_not_after"].endswith(":00.123Z")
     assert fabric.weft("apply", "-f", "-", stdin=node).out == "node/n2  unchanged\n"
     assert "2099" in fabric.weft("node", "get", "n2", "-o", "manifest").out
-    assert fabric.weft("node", "return", "n2").code == 0
+    assert fabric.weft("node", "uncordon", "n2").code == 0
 
     (vm,) = listed(fabric, "vm", "list", "-l", "app=forms")
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", vm["created_at"])
@@ -882,7 +882,7 @@ def test_what_goes_on_is_listed_attached_to_and_cancelled_as_the_objects_that_it
     (drain,) = listed(fabric, "operation", "show", "node/n2@" + generation(fabric).strip())
     assert (drain["act"], drain["object"]) == ("drain", "node/n2")
     assert fabric.weft("operation", "attach", drain["id"]).code == 0, "nothing is on it"
-    assert fabric.weft("node", "return", "n2").code == 0
+    assert fabric.weft("node", "uncordon", "n2").code == 0
     assert listed(fabric, "operation", "list") == [] and fabric.weft("operation", "list").err == "nothing goes on\n"
     assert fabric.weft("vm", "delete", "waits", "--yes").code == 0
 

@@ -138,7 +138,7 @@ async def test_a_report_counts_what_is_placed_and_what_waits(tmp_path: Path) -> 
         await lab.until_phase("web", "Running")
         await lab.put_vm("huge", cpu=500.0)
         await lab.until_refused("huge", "insufficientResources")
-        await lab.put("report", "now", {"subject": "placement"}, project=None)
+        await lab.put("report", "now", {"subject": "capacity"}, project=None)
         status = ReportStatus()
         while status.phase == "Pending":
             await lab.pass_time(0.1)

@@ -23,8 +23,8 @@ import sys
 from pathlib import Path
 from typing import Any
 from types import SimpleNamespace
-from weft.launch.server.controllers import run_deciders
-sys.exit(run_deciders(SimpleNamespace(state=Path(sys.argv[1]), enclosure=Path("none"), plain_registry=[], allow_fetch=[])))
+from weft.launch.server.controllers import run_controllers
+sys.exit(run_controllers(SimpleNamespace(state=Path(sys.argv[1]), enclosure=Path("none"), plain_registry=[], allow_fetch=[])))
 """
 
 
@@ -85,7 +85,7 @@ async def test_a_vm_is_placed_by_a_process_that_is_killed_and_by_the_one_after_i
             assert len(allocations) == 21 and len({a.workload.uid for a in allocations}) == 21
             process.send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(process.wait(), 60) == 0
-            assert not list(await lab.store.leases("deciders"))  # handed back: the next need not wait
+            assert not list(await lab.store.leases("controllers"))  # handed back: the next need not wait
         finally:
             if process.returncode is None:
                 process.kill()

@@ -12,7 +12,7 @@ import msgspec
 from weft.kinds.fields.cells import AGE, NAME, dig, joined, text
 from weft.kinds.fields.taint import check_taints
 from weft.kinds.record import Column, Kind, Object, Verb
-from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.objects.errors import InvalidInput
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_bytes, format_cpu
 from weft.objects.schema import field, suggest, words
@@ -186,15 +186,6 @@ def _cordon(obj: Object, given: CordonInput) -> dict[str, Any]:
     return {**obj["spec"], "cordoned": True, "cordon_reason": given.reason}
 
 
-def _uncordon(obj: Object, _: Any) -> dict[str, Any]:
-    if obj["spec"].get("drain"):
-        raise IllegalTransition(
-            f"node/{obj['name']} is being drained: what came to it would have to leave again",
-            hint=f"weft node return {obj['name']}",
-        )
-    return {**obj["spec"], "cordoned": False, "cordon_reason": ""}
-
-
 class DrainInput(msgspec.Struct):
     """``not_before`` and ``not_after`` are the window in which workloads begin to leave, in seconds since 1970."""
 
@@ -214,7 +205,7 @@ def _drain(obj: Object, given: DrainInput) -> dict[str, Any]:
     return {**obj["spec"], **spec}
 
 
-def _return(obj: Object, _: Any) -> dict[str, Any]:
+def _uncordon(obj: Object, _: Any) -> dict[str, Any]:
     window = {"drain_not_before": None, "drain_not_after": None}
     spec = {"drain": False, "drain_reason": "", **window, "cordoned": False, "cordon_reason": ""}
     return {**obj["spec"], **spec}
@@ -349,9 +340,8 @@ NODE = Kind(
     conditions={"Ready": "nodes", "Fits": "nodes", "Drained": "drain"},
     verbs=(
         Verb("cordon", "Place nothing new on it", input=CordonInput, change=_cordon),
-        Verb("uncordon", "Let it take new workloads again", change=_uncordon),
+        Verb("uncordon", "Let a cordoned or drained node take workloads again", change=_uncordon),
         Verb("drain", "Move away all that is on it, and place nothing new", input=DrainInput, change=_drain),
-        Verb("return", "End its drain, and let it take workloads again", change=_return),
         Verb("maintenance", "Say that it is being worked on, or no more", input=MaintenanceInput, change=_maintain),
     ),
     columns=(

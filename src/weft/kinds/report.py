@@ -15,7 +15,7 @@ from weft.objects.schema import field
 
 
 class ReportSpec(msgspec.Struct, kw_only=True):
-    subject: Annotated[Literal["placement", "drain"], field("What it is about", change="never")] = "placement"
+    subject: Annotated[Literal["capacity", "drain"], field("What it is about", change="never")] = "capacity"
     node: Annotated[
         Annotated[str, field("", name=True)] | None, field("The node that would be drained", change="never")
     ] = None

@@ -139,7 +139,7 @@ async def test_when_the_leader_of_three_dies_the_others_go_on(tmp_path: Path) ->
         cursor = (await store.list("/")).cursor
         watching = asyncio.create_task(take(store, "/n/", cursor, 300))
         writing = asyncio.create_task(write_through(store, 300))
-        renewing = asyncio.create_task(keep_lease(store, "deciders", 60.0))
+        renewing = asyncio.create_task(keep_lease(store, "controllers", 60.0))
         for member in members:  # one of them leads, whichever it is; two are always left
             await asyncio.sleep(0.5)
             member.end(signal.SIGKILL)
@@ -158,7 +158,7 @@ async def test_a_refilled_etcd_is_a_new_history_that_goes_on(start: Start) -> No
     async with AsyncExitStack() as stack:
         store = await opened(stack, server)
         await store.commit([Put("/lost", b"1")], idempotency_key="k")
-        lease = await store.grant("deciders", "one", 1.0)
+        lease = await store.grant("controllers", "one", 1.0)
         newest = await store.commit([Put("/a", b"old")])
         cursor = (await store.list("/")).cursor
         await store.close()
@@ -170,20 +170,20 @@ async def test_a_refilled_etcd_is_a_new_history_that_goes_on(start: Start) -> No
 
         again = EtcdStore([server.endpoint])
         with pytest.raises(StoreUnavailable, match="killed"):
-            await again.refill(cut_short(), rival="deciders")
+            await again.refill(cut_short(), rival="controllers")
         with pytest.raises(StoreUnavailable, match="half a backup"):
             await again.open()
-        await again.refill(entries, rival="deciders")
+        await again.refill(entries, rival="controllers")
         fresh = await opened(stack, server)
         assert [(e.key, e.value) for e in (await fresh.list("/")).entries] == entries
         with pytest.raises(Compacted):
             await take(fresh, "/", cursor, 1)
         assert await fresh.commit([Put("/b", b"1")], idempotency_key="k") > newest
-        taken = await fresh.grant("deciders", "two", 1.0)
+        taken = await fresh.grant("controllers", "two", 1.0)
         assert lease is not None and taken is not None and taken.fence > lease.fence
-        renewing = asyncio.create_task(keep_lease(fresh, "deciders", 1.0, "two"))
+        renewing = asyncio.create_task(keep_lease(fresh, "controllers", 1.0, "two"))
         with pytest.raises(InUse, match="two works on store etcd"):
-            await EtcdStore([server.endpoint]).refill(entries, rival="deciders")
+            await EtcdStore([server.endpoint]).refill(entries, rival="controllers")
         renewing.cancel()
         assert await fresh.get("/b") is not None
 
@@ -286,22 +286,22 @@ async def test_a_lease_is_one_holders_across_servers_and_an_old_holder_can_write
     async with AsyncExitStack() as stack:
         clock, other_clock = HandClock(), HandClock()
         one, other = await opened(stack, server, clock=clock), await opened(stack, server, clock=other_clock)
-        lease = await one.grant("deciders", "one", 10)
-        assert lease is not None and await other.grant("deciders", "other", 10) is None
+        lease = await one.grant("controllers", "one", 10)
+        assert lease is not None and await other.grant("controllers", "other", 10) is None
         assert [found.holder for found in await other.leases("")] == ["one"]
         other_clock.seconds += 9
-        assert await one.grant("deciders", "one", 10) is not None
+        assert await one.grant("controllers", "one", 10) is not None
         other_clock.seconds += 9  # it sees the renewal, and counts from there
-        assert await other.grant("deciders", "other", 10) is None
+        assert await other.grant("controllers", "other", 10) is None
         other_clock.seconds += 11
-        taken = await other.grant("deciders", "other", 10)
+        taken = await other.grant("controllers", "other", 10)
         assert taken is not None and taken.fence > lease.fence
         # by its own clock, which stands still, the first still holds it: etcd knows better
         with pytest.raises(PreconditionFailed):
-            await one.commit([Put("/a", b"late")], [LeaseHeld("deciders", lease.fence)])
+            await one.commit([Put("/a", b"late")], [LeaseHeld("controllers", lease.fence)])
         assert await one.get("/a") is None
-        await other.release("deciders", "other")
-        assert await one.grant("deciders", "one", 10) is not None
+        await other.release("controllers", "other")
+        assert await one.grant("controllers", "one", 10) is not None
 
 
 async def test_a_lease_seen_to_lapse_is_not_live_again_for_a_server_that_starts_later(start: Start) -> None:

@@ -111,7 +111,7 @@ def test_an_explanation_of_a_refusal_names_the_error_and_the_nearest_fit() -> No
 
 @pytest.mark.parametrize(
     ("reason", "remedy"),
-    [("cordoned (swap)", "weft node uncordon n3"), ("cordoned (drained: fans)", "weft node return n3")],
+    [("cordoned (swap)", "weft node uncordon n3"), ("cordoned (drained: fans)", "weft node uncordon n3")],
 )
 def test_what_keeps_a_node_from_taking_it_now_is_told_with_what_ends_that(reason: str, remedy: str) -> None:
     verdict = {"node": "n3", "outcome": "refused", "filter": "cordon", "reason": reason}

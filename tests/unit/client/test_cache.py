@@ -190,7 +190,7 @@ async def test_to_catch_up_is_to_see_the_history_that_is_not_one_that_was() -> N
 async def test_a_term_ends_with_the_history_it_began_in() -> None:
     store = FlakyStore()
     watcher = Watcher(store)
-    term = LeaderLease(store, watcher.cache, Journal(), watcher.clock, "deciders", "me")
+    term = LeaderLease(store, watcher.cache, Journal(), watcher.clock, "controllers", "me")
     await term.begin()
     assert await term.perform([Commit("/x", [vm("a")])]) == []
     store.behind = MemoryStore()
@@ -205,7 +205,7 @@ async def test_what_a_term_has_written_comes_back_as_the_item_it_gave_and_what_o
     store = MemoryStore()
     watcher = Watcher(store)
     view = watcher.cache.view
-    term = LeaderLease(store, watcher.cache, Journal(), watcher.clock, "deciders", "me")
+    term = LeaderLease(store, watcher.cache, Journal(), watcher.clock, "controllers", "me")
     await term.begin()
     written = vm("a")
     mine = Item(decode_envelope(written.value))

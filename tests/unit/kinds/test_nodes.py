@@ -89,6 +89,17 @@ def test_maintenance_is_begun_with_a_reason_and_ended_without() -> None:
     }
 
 
+def test_uncordon_ends_a_cordon_and_a_drain_with_its_window() -> None:
+    cordon, drain, uncordon = (NODE.verb(name) for name in ("cordon", "drain", "uncordon"))
+    assert cordon and cordon.change and cordon.input and drain and drain.change and drain.input
+    assert uncordon is not None and uncordon.change is not None and NODE.verb("return") is None
+    drained = drain.change({"spec": {}}, drain.input(reason="fans", not_before=1.0, not_after=2.0))
+    assert drained["drain"] and drained["cordoned"] and drained["cordon_reason"] == "drained: fans"
+    for before in (drained, cordon.change({"spec": {}}, cordon.input(reason="swap"))):
+        after = uncordon.change({"name": "n1", "spec": before}, None)
+        assert not [name for name, value in after.items() if value], after
+
+
 def test_more_given_away_than_a_lowered_ratio_allows_is_said_by_resource() -> None:
     sums = NodeStatus(allocated_cpu=12.0, allocated_memory=GIB)
     report = NodeReport(cpu=4.0, memory=2 * GIB, disk=GIB)

@@ -58,7 +58,7 @@ VERBS: dict[str, Entry] = {
     "cp": Entry("cp", "Copy files to or from a guest", able("cp")),
     "explain": Entry("explain", "Why it stands where it does, or nowhere", (*PLACED, "migration")),
     "recommend": Entry("recommend", "Where it would be placed now, or if it were otherwise", PLACED),
-    "placement": Entry("placement", "How full the nodes are, what waits and why", ("report",)),
+    "capacity": Entry("capacity", "How full the nodes are, what waits and why", ("report",)),
     "top": Entry("top", "What nodes or workloads really use", ("node", *PLACED)),
     "add": Entry("add", "Fetch an image and check it", ("image",)),
     "build": Entry("build", "Build one of weft's own images and add it", ("image",)),

@@ -79,7 +79,7 @@ COMMANDS: dict[str, str] = {
     "remote": "context",
     "switch": "context use",
     "evacuate": "node drain NAME",
-    "restore": "node return NAME",
+    "restore": "node uncordon NAME",
     # proxmox, virsh
     "pvesh": "api GET PATH",
     "enter": "exec -t NAME -- sh",
@@ -104,6 +104,7 @@ AFTER: dict[tuple[str, str], str] = {
     ("vm", "run"): "create NAME --image IMAGE",
     ("container", "run"): "create NAME IMAGE -- COMMAND",
     ("function", "run"): "invoke NAME",
+    ("node", "return"): "uncordon NAME",
     ("image", "pull"): "add NAME oci://IMAGE",
 }
 

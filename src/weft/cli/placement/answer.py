@@ -18,7 +18,6 @@ _REMEDIES = {
     "gpu": "     weft node describe {node}",
     "taint": "     with --tolerate it may go there",
 }
-_DRAINED = "cordoned (drained"  # by a drain; that is not undone by uncordon
 _CLEARLY = 1.0  # points of score, below which two nodes are as good as each other
 
 
@@ -69,8 +68,6 @@ def explain_node(answered: Object, what: str, node: str) -> str:
     if verdict["outcome"] == "refused":
         remedy = _REMEDIES.get(str(verdict.get("filter")), "").format(node=node)
         why = str(describe_shortfalls(verdict) or verdict.get("reason") or verdict.get("filter"))
-        if why.startswith(_DRAINED):
-            remedy = f"     weft node return {node}"
         return f"{node} can't take {what} now: {why}{remedy}"
     best = status["best"]
     if best == node:

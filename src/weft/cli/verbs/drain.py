@@ -77,7 +77,7 @@ def _run(
         ends_refused=False,
         asked="condition=Drained",
     )
-    parting = f"it goes on; watch: weft describe {target.what}   end it: weft node return {target.name}"
+    parting = f"it goes on; watch: weft describe {target.what}   end it: weft node uncordon {target.name}"
     result = follow_to_end(session, Wait(target, goal, node["uid"]), Draining, parting, _find_error)
     if isinstance(result, int):
         return result

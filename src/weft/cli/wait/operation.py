@@ -31,7 +31,7 @@ _ENDS: dict[str, tuple[str, ...]] = {
 }
 _ACTS = {"migration": "migrate", "conversion": "convert", "job": "run", "image": "fetch"}
 # What ends an operation before its time: the verb of its own object that does it.
-CANCELS = {"migrate": "cancel", "convert": "undo", "run": "cancel", "drain": "return"}
+CANCELS = {"migrate": "cancel", "convert": "undo", "run": "cancel", "drain": "uncordon"}
 
 
 def kinds_with_operations() -> list[str]:

@@ -1,4 +1,4 @@
-"""The gateway's part in functions, on a server: its store over the doors' socket, and placement by the serverless score."""
+"""The gateway's part in functions, on a server: its store over the API server's socket, and placement by the serverless score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``weft gateway``: the gateway's process. Waits for the certificates and keys that the doors make in the server's
+"""``weft gateway``: the gateway's process. Waits for the certificates and keys that the API server makes in the server's
 state folder, then serves until it is told to end."""
 
 from __future__ import annotations

@@ -65,5 +65,5 @@ async def supervising(keepers: Sequence[Supervisor]) -> AsyncIterator[None]:
 
 
 def _die_with_parent() -> None:
-    """In the child: be told to end when the keeper goes, however it goes (prctl(2))."""
+    """In the child: be told to end when the supervisor goes, however it goes (prctl(2))."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The doors' process: the store, its socket for the deciders, and the API.
+"""The API server's process: the store, its socket for the controllers, and the API.
 
 All state is the state folder's, but for objects kept in an etcd that ``--store`` names.
 
@@ -36,7 +36,7 @@ from weft.trust.seal import read_seal_key
 from weft.trust.tickets import read_ticket_key
 
 
-def run_doors(options: argparse.Namespace) -> int:
+def run_api(options: argparse.Namespace) -> int:
     """Serve until told to end; the exit status. ``options`` are those of ``weft server``: state, store, listen,
     gateway, functions, publish_on, context."""
     logs = gather_logs()
@@ -52,7 +52,7 @@ def run_doors(options: argparse.Namespace) -> int:
 
 
 async def serve_doors(options: argparse.Namespace, clock: Clock, logs: GatheringHandler) -> None:
-    """The doors in the running loop, until SIGTERM or SIGINT."""
+    """Serve in the running loop, until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

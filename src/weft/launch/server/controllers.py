@@ -1,4 +1,4 @@
-"""The deciders' process: scheduler and controllers over the store that the doors serve on ``<state>/store.sock``.
+"""The controllers' process: controllers and scheduler over the store that the API server serves on ``<state>/store.sock``.
 
 One process per state folder, held by a lock that dies with it. Of several servers only the holder of the lease decides.
 It keeps nothing: killed at any moment, the next one reads the store and goes on.
@@ -132,7 +132,7 @@ async def serve_deciders(options: Options, stop: asyncio.Event) -> None:
     another process does."""
     clock = SystemClock()
     async with AsyncExitStack() as stack:
-        lock = await _lock(options.state / "deciders.lock", clock)
+        lock = await _lock(options.state / "controllers.lock", clock)
         stack.callback(os.close, lock)
         journal = SqliteJournal(options.state / "journal.db", clock)
         stack.callback(journal.close)
@@ -165,7 +165,7 @@ async def serve_deciders(options: Options, stop: asyncio.Event) -> None:
             deciding.result()
 
 
-def run_deciders(options: Options) -> int:
+def run_controllers(options: Options) -> int:
     """The process: decides until SIGTERM or SIGINT; returns the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
@@ -180,7 +180,7 @@ def run_deciders(options: Options) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run())
     except* WeftError as problems:
-        print(f"weft deciders: {_first(problems)}", file=sys.stderr, flush=True)
+        print(f"weft controllers: {_first(problems)}", file=sys.stderr, flush=True)
         status = 1
     return status
 
@@ -205,6 +205,6 @@ async def _lock(path: Path, clock: Clock) -> int:
             if clock.elapsed() > patience_ends_at:
                 os.close(descriptor)
                 raise Unavailable(
-                    f"other deciders run for {path.parent}", hint="end them, or use another --state"
+                    f"another process runs the controllers of {path.parent}", hint="stop it, or use another --state"
                 ) from None
         await clock.sleep(0.1)

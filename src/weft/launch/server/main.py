@@ -1,5 +1,5 @@
-"""``weft server``: keeps the server's processes alive: doors (API and store), deciders (controllers and scheduler) and
-the gateway. It holds no state; when it dies its children end with it, and starting it again goes on where they were."""
+"""``weft server``: keeps the server's processes alive: api (API server and store), controllers (with the scheduler) and
+gateway. It holds no state; when it dies its children end with it, and starting it again goes on where they were."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from weft.objects.errors import WeftError
 
 # What runs each of the server's processes: imported by the one that needs it.
 PROCESSES = {
-    "doors": ("weft.launch.server.api", "run_doors"),
-    "deciders": ("weft.launch.server.controllers", "run_deciders"),
+    "api": ("weft.launch.server.api", "run_api"),
+    "controllers": ("weft.launch.server.controllers", "run_controllers"),
     "gateway": ("weft.launch.gateway.main", "run_gateway"),
 }
 
@@ -118,13 +118,13 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
 
 
 async def run_supervisor(options: argparse.Namespace, argv: Sequence[str], clock: Clock) -> None:
-    """Keep the processes until SIGTERM or SIGINT; the deciders end first, then the doors, and last an etcd of our own.
+    """Keep the processes until SIGTERM or SIGINT; the controllers end first, then the gateway and the API server, and last an etcd of our own.
     Raises Unavailable when that isn't on this machine."""
     program = str(Path(sys.argv[0]).resolve())
     keepers = [Supervisor("etcd", plan_etcd(options.state), clock)] if options.store == ETCD else []
     keepers += [
         Supervisor(name, [sys.executable, program, "server", name, *argv], clock)
-        for name in ("doors", "gateway", "deciders")
+        for name in ("api", "gateway", "controllers")
     ]
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -135,7 +135,7 @@ async def run_supervisor(options: argparse.Namespace, argv: Sequence[str], clock
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the keeper, or the one process that is named, until told to end; the exit status."""
+    """Run the supervisor, or the one process that is named, until told to end; the exit status."""
     if argv and argv[0] in ("backup", "restore"):
         done: int = importlib.import_module("weft.launch.server.backup").main(argv[0], argv[1:])
         return done

@@ -23,7 +23,7 @@ from weft.objects.errors import InUse, InvalidInput, Unavailable
 
 SQLITE, ETCD = "sqlite", "etcd"
 FILE = "store.db"
-DECIDERS = "deciders"  # the lease of those who decide, on whatever store
+DECIDERS = "controllers"  # the name of their leader lease, on whatever store
 _MEMORY = "store.url"
 _ETCD, _ETCD_TLS = "etcd://", "etcds://"
 

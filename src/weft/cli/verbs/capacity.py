@@ -1,4 +1,4 @@
-"""`weft report placement`: how full the fabric is and where, what waits and why, how long deciding takes."""
+"""`weft capacity`: how full the fabric is and where, what waits and why, how long deciding takes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None) -> None:
-    answered = ask(session, "report", {"subject": "placement"})
+    answered = ask(session, "report", {"subject": "capacity"})
     if session.is_data:
         print_object(session, answered)
     else:
