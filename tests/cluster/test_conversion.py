@@ -83,7 +83,7 @@ def test_a_container_goes_on_as_a_vm_and_that_as_a_container(
     assert converted(cluster, "clerk") == []
     done = cluster.run("convert", "container/clerk", "--to", "vm", timeout=180)
     assert done.returncode == 0, done.stderr.decode()
-    assert "in place of container/clerk; nothing ran for" in done.stdout.decode()
+    assert "in place of container/clerk; downtime" in done.stdout.decode()
     assert b"left out  pids" in done.stderr and b"outside its volumes" in done.stderr
     (conversion,) = converted(cluster, "clerk")
     assert f"weft conversion confirm {conversion['name']}" in done.stdout.decode()

@@ -52,7 +52,7 @@ def test_a_guest_moves_with_all_that_it_has_and_goes_on(cluster: Cluster, gone: 
     )
     run(cluster, "traveller", f"{COUNT} httpd -p 80 -h /tmp || true")
     disk, boot = run(cluster, "traveller", "md5sum /dev/vdb"), before["boot_id"]
-    assert "would move from" in cluster.ok("vm", "migrate", "traveller", "--dry-run")
+    assert "would migrate from" in cluster.ok("vm", "migrate", "traveller", "--dry-run")
 
     cluster.ok("vm", "migrate", "traveller", "--timeout", "90s")
     after = cluster.vm("traveller")["status"]

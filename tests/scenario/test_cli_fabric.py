@@ -87,7 +87,7 @@ def test_every_verb_of_the_life_of_a_vm_waits_until_it_is_so(fabric: Fabric) -> 
     assert illegal.code == 5
     assert "legal now:" in illegal.err
     detached = fabric.weft("vm", "stop", "life", "--detach")
-    operation = detached.out.removeprefix("vm/life  stop asked for; operation ").strip()
+    operation = detached.out.removeprefix("vm/life  stop requested; operation ").strip()
     assert re.fullmatch(r"vm/life@\d+", operation)
     assert fabric.weft("operation", "attach", operation, "--timeout", "20s").code == 0
     assert fabric.weft("vm", "list", "--field", "name=life", "-c", "phase", "--no-header").out == "Stopped\n"
@@ -151,7 +151,7 @@ def test_a_dry_run_of_something_new_says_whether_and_where_it_would_be_placed(fa
     task = fabric.weft("run", "dry", "tiny", "--dry-run")
     assert task.code == 6 and "job/dry  would be run, and wait: wrongImage: " in task.out
     here = fabric.weft("--context", "/no/context", "vm", "create", "dry", "--image", "nosuch", "--dry-run=client")
-    assert (here.code, here.out) == (0, "vm/dry  would be asked for; no server was asked\n")
+    assert (here.code, here.out) == (0, "vm/dry  would be created; no server was contacted\n")
     assert fabric.weft("vm", "create", "--dry-run=client", "dry", "--image", "tiny", "--cpu", "x").code == 2
     assert fabric.weft("vm", "get", "dry").code == 3
     assert listed(fabric, "get", "recommendation") == []
@@ -249,7 +249,7 @@ def test_apply_makes_changes_and_leaves_alone_and_diff_tells_beforehand(fabric: 
     assert fabric.weft("diff", str(path)).code == 1
     here = fabric.weft("--context", "/no/context", "apply", "--dry-run=client", str(path))
     assert here.out.splitlines() == [
-        f"{what}  is well written; no server was asked" for what in ("network/blue", "vm/applied")
+        f"{what}  is valid; no server was contacted" for what in ("network/blue", "vm/applied")
     ]
     first = fabric.weft("apply", str(path))
     assert first.code == 0, first.err
@@ -388,7 +388,7 @@ def test_an_object_is_found_by_its_name_alone_and_to_be_read_by_its_beginning(fa
     for line in ("describe found-here", "get found-he", "vm describe found", f"get vm {uid[:8]}", "explain found-h"):
         said = fabric.weft(*line.split())
         assert (said.code, "found-here" in said.out) == (0, True), (line, said.err)
-    assert "vm/found-here is the one that begins with 'found-he'" in fabric.weft("get", "found-he").err
+    assert "'found-he' means vm/found-here" in fabric.weft("get", "found-he").err
     while "Running" not in fabric.weft("events", "found-here").out:  # they are gathered for a moment
         time.sleep(0.1)
     assert fabric.weft("wait", "found-here", "--for", "phase=Running").code == 0
@@ -417,7 +417,7 @@ def test_an_object_is_found_by_its_name_alone_and_to_be_read_by_its_beginning(fa
     twice = fabric.weft("describe", "found-net")
     assert twice.code == 2 and "network/found-net" in twice.err and "volume/found-net" in twice.err
     nothing = fabric.weft("describe", "found-nowhere")
-    assert nothing.code == 3 and 'no object is called "found-nowhere"' in nothing.err
+    assert nothing.code == 3 and 'no object named "found-nowhere"' in nothing.err
     assert "no such kind" in fabric.weft("describe", "vmm").err
     names = ["found-here", "found-there", "volume/found-net", "network/found-net"]
     assert fabric.weft("rm", *names, "--yes").code in (0, 8)
@@ -449,11 +449,11 @@ def test_a_workload_is_deleted_by_its_name_alone_and_nothing_else_is(fabric: Fab
     assert fabric.weft("container", "create", "twin", "--image", "registry.example.org/a:1", "--detach").code == 0
     make(fabric, "twin")
     asked = fabric.weft("rm", "lone")
-    assert (asked.code, "to delete vm/lone where nobody can be asked, give --yes" in asked.err) == (2, True), asked.err
+    assert (asked.code, "deleting vm/lone without a terminal needs --yes" in asked.err) == (2, True), asked.err
     both = fabric.weft("rm", "twin", "--yes")
     assert (both.code, both.err.splitlines()) == (
         2,
-        ["error: 'twin' is vm/twin and container/twin", "write which: KIND/NAME"],
+        ["error: 'twin' could be vm/twin or container/twin", "write KIND/NAME"],
     )
     assert fabric.weft("job", "run", "lone", "registry.example.org/a:1", "--detach").code == 0
     assert "'lone' is vm/lone and job/lone" in fabric.weft("rm", "lone", "--yes").err
@@ -463,7 +463,7 @@ def test_a_workload_is_deleted_by_its_name_alone_and_nothing_else_is(fabric: Fab
     kept = fabric.weft("rm", "lone", "--yes")
     assert (kept.code, kept.err.splitlines()) == (
         2,
-        ["error: 'lone' is named without its kind", "write volume/lone"],
+        ["error: 'lone' needs its kind", "write volume/lone"],
     )
     assert fabric.weft("rm", "lone-some", "--yes").code == 3
     assert fabric.weft("rm", "volume/lone", "vm/twin", "container/twin", "--yes").code == 0
@@ -761,7 +761,7 @@ def test_what_runs_is_listed_with_its_kind_and_goes_on_with_what_changes_of_any(
     running, every = fabric.weft("ps", "-o", "name"), fabric.weft("ps", "-a", "-o", "name")
     assert {"job/sums", "vm/seen"} <= {*every.out.split()}
     more = {*every.out.split()} - {*running.out.split()}
-    assert (running.err, every.err) == (f"not shown: {len(more)} that have done their task (--all)\n", "")
+    assert (running.err, every.err) == (f"not shown: {len(more)} finished (--all)\n", "")
     assert fabric.weft("job", "delete", "sums", "--yes").code == 0
     assert fabric.weft("vm", "delete", "seen", "--yes").code == 0
 
@@ -814,7 +814,7 @@ def test_on_a_terminal_what_goes_is_shown_and_asked_about(fabric: Fabric, keys: 
     assert re.fullmatch("  vm/asked-for  Running on n[12]; its root disk goes with it", lines[0]), shown
     assert lines[-1] == last, "on a line of its own"
     refused = fabric.weft("vm", "delete", "asked-for")
-    assert refused.code == 2 and "give --yes" in refused.err, "where nobody can be asked it doesn't hang"
+    assert refused.code == 2 and "needs --yes" in refused.err, "where nobody can be asked it doesn't hang"
     assert fabric.weft("vm", "delete", "asked-for", "--yes").code == 0
 
 
@@ -834,7 +834,7 @@ def test_debug_tells_of_every_request_without_secrets_and_keeps_the_exit_code(fa
     said = fabric.weft("--debug", "vm", "get", "nope").err
     assert "> GET /v1/projects/default/vms/nope" in said and "Traceback" in said
     answered = re.findall(r"< 404 GET /v1/projects/default/vms/nope  \d+ ms  request (\S+)", said)
-    assert any(f"request {id_}; the server's log has more" in said for id_ in answered)
+    assert any(f"request {id_}: the server's log has details" in said for id_ in answered)
     made = fabric.weft("--debug", "secret", "create", "hush", "--value", "password=correct-horse")
     shown = made.err + fabric.weft("secret", "delete", "hush", "--yes", "--debug").err
     assert made.code == 0, made.err
@@ -883,7 +883,10 @@ def test_what_goes_on_is_listed_attached_to_and_cancelled_as_the_objects_that_it
     assert (drain["act"], drain["object"]) == ("drain", "node/n2")
     assert fabric.weft("operation", "attach", drain["id"]).code == 0, "nothing is on it"
     assert fabric.weft("node", "uncordon", "n2").code == 0
-    assert listed(fabric, "operation", "list") == [] and fabric.weft("operation", "list").err == "nothing goes on\n"
+    assert (
+        listed(fabric, "operation", "list") == []
+        and fabric.weft("operation", "list").err == "no operations in progress\n"
+    )
     assert fabric.weft("vm", "delete", "waits", "--yes").code == 0
 
 
@@ -965,7 +968,7 @@ def test_what_is_in_no_file_any_more_is_pruned_by_label_and_only_if_somebody_say
     assert refused.code == 2 and "vm/prune-web" in refused.err and "--yes" in refused.err
     assert "vm/prune-web  would be deleted" in fabric.weft(*prune, "-l", "app=prune", "--dry-run").out
     planned = fabric.weft("plan", "-f", str(path), "--prune", "-l", "app=prune").out
-    assert "- vm/prune-web  will be deleted: no file names it any more" in planned and "1 to delete" in planned
+    assert "- vm/prune-web  will be deleted: it is in no file" in planned and "1 to delete" in planned
     done = fabric.weft(*prune, "-l", "app=prune", "--yes")
     assert done.code == 0 and "vm/prune-web  deleted" in done.out
     path.write_text("kind: network\nname: third\nspec: {cidr: 10.79.0.0/24}\n")
@@ -1009,7 +1012,7 @@ def test_explain_says_what_would_be_asked_and_changes_nothing(fabric: Fabric, tm
                 out, err = process.communicate(timeout=60)
             finally:
                 process.kill()
-        told = "nothing was changed; what would come after hangs on the answer\n"
+        told = "nothing was changed; the next requests depend on the answer\n"
         assert (process.returncode, err, "calls\n  none" in out) == (0, told, False), line
     assert fabric.weft("vm", "delete", "kept", "--yes").code == 0
     missing = fabric.weft("vm", "set", "nope", "--cpu", "2", "--explain")

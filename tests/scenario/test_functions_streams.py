@@ -114,7 +114,7 @@ async def test_logs_and_metrics(tmp_path: Path) -> None:
         told = msgspec.json.decode(out)
         assert told["instances"] == [{"node": "n1", "busy": 1, "idle": 2, "ready": 3, "prepared": True}]
         lines = "\n".join(describe_metrics(told | {"starts": {"warm": 3, "clone": 1}}, lab.clock.now()))
-        assert "3 warm, 1 clone (25 % waited for one to come up)" in lines
+        assert "3 warm, 1 clone (25 % waited for an instance to start)" in lines
         assert lines.splitlines()[-1].split() == ["n1", "1", "2", "3", "yes"]
 
 

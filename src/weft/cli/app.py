@@ -82,7 +82,7 @@ def run(argv: Sequence[str], make_clock: Callable[[], Clock]) -> int:
         _show_trace(session)
         bug = WeftError(
             f"{type(problem).__name__}: {problem}",
-            hint="this is a defect in weft; run it again with --debug to see where",
+            hint="this is a bug in weft; run the command again with --debug to see where",
         )
         complain(bug, _find_output(session), session.color)
         return ERROR

@@ -32,13 +32,15 @@ def _provide(session: Session, name: str) -> None:
         return
     if not is_here(session.client.context.server) or os.geteuid():
         raise Unavailable(
-            f"the runtime's image {name} isn't there yet, and is built on the server's machine, as root",
+            f"the runtime's image {name} doesn't exist yet; it is built on the server's machine, as root",
             reason="baseNotReady",
-            hint=f"there, once: weft image build {name} --project {BASES_PROJECT}",
+            hint=f"run there, once: weft image build {name} --project {BASES_PROJECT}",
         )
-    session.say(f"image/{name}  is made now, once: what all functions of this runtime see")
+    session.say(f"image/{name}  is being built, once for all functions of this runtime")
     if build_and_add(session, name, BASES_PROJECT) != OK:
-        raise DriverFailed(f"image/{name} did not come", hint=f"weft image build {name} --project {BASES_PROJECT}")
+        raise DriverFailed(
+            f"image/{name} could not be built", hint=f"weft image build {name} --project {BASES_PROJECT}"
+        )
 
 
 def _is_there(session: Session, name: str, project: str) -> bool:

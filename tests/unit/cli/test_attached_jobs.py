@@ -134,7 +134,7 @@ def test_who_reads_no_more_is_told_that_the_job_goes_on_and_how_to_end_it(
     with pytest.raises(BrokenPipeError):
         job_run.watch_job(session, SUMS, {**job(), "uid": "u"})
     *_, last = capfd.readouterr().err.splitlines()
-    assert last == "nobody reads on, job/sums goes on; look: weft logs job/sums   end: weft delete job/sums"
+    assert last == "output closed; job/sums goes on; see: weft logs job/sums   end: weft delete job/sums"
 
 
 def test_a_node_that_never_ends_an_ended_task_s_log_is_not_waited_for(
@@ -152,7 +152,7 @@ def test_a_node_that_never_ends_an_ended_task_s_log_is_not_waited_for(
     output = put_out(session, job(x1="0"))
     over.set()
     assert output.is_missing
-    assert capfd.readouterr() == ("some\n", "the node doesn't say whether that is all it printed\n")
+    assert capfd.readouterr() == ("some\n", "the node doesn't say whether the output is complete\n")
 
 
 def test_only_what_has_one_task_is_printed_so() -> None:

@@ -40,7 +40,7 @@ def test_each_step_is_told_once_off_a_terminal_and_the_end_elsewhere() -> None:
 
 def test_the_end_says_where_it_runs_for_how_long_nothing_did_and_what_is_to_be_done() -> None:
     ended = conversion("AwaitingConfirmation", stopped_at=10.0, running_at=14.25)
-    assert describe_end(ended, "n2") == "vm/web  Running on n2 in place of container/web; nothing ran for 4.2 s"
+    assert describe_end(ended, "n2") == "vm/web  Running on n2 in place of container/web; downtime 4.2 s"
     assert "conversion confirm web-ab12c" in describe_next(ended) and "conversion undo web-ab12c" in describe_next(
         ended
     )
@@ -82,7 +82,7 @@ def test_what_became_of_the_old_one_is_said_with_why_it_was_not_converted() -> N
 
     assert told(phase="AwaitingConfirmation") is None
     untouched = told(phase="Failed", reason="nameTaken", message="vm/web exists already")
-    assert untouched.token == "nameTaken" and "container/web is as it was" in untouched.hint
+    assert untouched.token == "nameTaken" and "container/web is unchanged" in untouched.hint
     back = told(phase="Failed", reason="insufficientResources", message="finds no place", stopped_at=1.0)
-    assert back.token == "insufficientResources" and "has everything again" in back.hint
-    assert "has everything again" in told(phase="Undone", reason="undone", message="asked for").hint
+    assert back.token == "insufficientResources" and "has its volumes and addresses again" in back.hint
+    assert "has its volumes and addresses again" in told(phase="Undone", reason="undone", message="asked for").hint

@@ -10,18 +10,18 @@ from weft.cli.verbs.doctor import judge_volume
 @pytest.mark.parametrize(
     ("home", "copies", "fact"),
     [
-        ("u-n1", ["n2"], "its data is on n1; n2 has some that nothing explains"),
+        ("u-n1", ["n2"], "its data is on n1; n2 has an unexplained copy"),
         (
             None,
             ["n2", "n3"],
-            "there is data of it on n2, n3, which nothing explains; whose is the right one isn't known",
+            "n2, n3 hold unexplained copies of its data; weft can't tell which one is right",
         ),
         (
             "u-n4",
             ["n2", "n3"],
-            "there is data of it on n2, n3, which nothing explains; whose is the right one isn't known",
+            "n2, n3 hold unexplained copies of its data; weft can't tell which one is right",
         ),
-        ("u-gone", ["n2"], "its data is on gone; n2 has some that nothing explains"),
+        ("u-gone", ["n2"], "its data is on gone; n2 has an unexplained copy"),
     ],
 )
 def test_doctor_says_which_data_is_used_and_which_is_not(home: str | None, copies: list[str], fact: str) -> None:

@@ -52,5 +52,5 @@ def test_beside_other_logs_a_job_is_the_newest_try_of_each_of_its_tasks() -> Non
     assert [target.what for target in list_newest(job)] == [
         f"container/{task_name('sums', task, attempt)}" for task, attempt in ((0, 1), (2, 2))
     ]
-    with pytest.raises(click.UsageError, match="runs of its own"):
+    with pytest.raises(click.UsageError, match="each run is a job"):
         list_newest({**job, "spec": {"schedule": "@daily"}})

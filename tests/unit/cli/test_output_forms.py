@@ -306,7 +306,7 @@ def test_tasks_that_have_ended_are_left_out_unless_all_are_wanted_or_some_are_se
         return out.split(), err
 
     containers = make_containers()
-    told = "not shown: 2 that have done their task (--all)\n"
+    told = "not shown: 2 finished (--all)\n"
     assert listed("name") == (["container/sums-2", "container/web"], told)
     assert listed("jsonpath={.items[*].name}") == (["sums-2", "web"], told)
     assert (

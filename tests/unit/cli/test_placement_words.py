@@ -81,7 +81,7 @@ def test_a_node_as_good_as_the_chosen_one_and_one_better_for_a_member_of_a_gang_
     )
     other["score"], told["spec"]["gang"] = 99.0, "shop"
     assert explain_absence(told, "vm/web", "n1", "21:14:03").endswith(
-        "so all of gang shop have a place: n2 scored 97.1, n1 99.0"
+        "so that all of gang shop fit: n2 scored 97.1, n1 99.0"
     )
 
 

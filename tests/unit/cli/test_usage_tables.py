@@ -17,7 +17,7 @@ def test_paused_copies_and_instances_are_told_where_nodes_are_looked_at() -> Non
     }
     rows = join_nodes([NODE], [told], "cpu")
     assert rows[0]["instances"] == told["instances"]
-    assert draw_nodes(rows)[0][-1] == "functions: 1 at work, 2 ready, 208 MiB"
+    assert draw_nodes(rows)[0][-1] == "functions: 1 running, 2 ready, 208 MiB"
 
 
 def test_nothing_is_told_of_none_nor_by_a_server_that_does_not_know() -> None:
@@ -29,5 +29,5 @@ def test_nothing_is_told_of_none_nor_by_a_server_that_does_not_know() -> None:
 def test_a_machine_that_takes_more_memory_than_its_guest_was_given_is_not_told_as_over_full() -> None:
     asked = {"cpu": 1, "memory": 128 << 20, "disk": 0}
     told = describe_used({"cpu": 0.5, "memory": 238 << 20, "disk": 0}, asked)
-    assert "238 MiB memory (128 MiB asked for, the rest is its machine's own)" in told and "186" not in told
+    assert "238 MiB memory (128 MiB requested; the rest is overhead of its machine)" in told and "186" not in told
     assert "64 MiB of 128 MiB memory (50 %)" in describe_used({"cpu": 0.5, "memory": 64 << 20, "disk": 0}, asked)

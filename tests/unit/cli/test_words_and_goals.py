@@ -144,7 +144,7 @@ def test_a_machine_that_shut_itself_down_is_not_waited_for() -> None:
     rests = {"phase": "Stopped", "reason": "guestPoweredOff", "observed_generation": 2}
     ended = {"kind": "vm", "name": "web", "generation": 2, "spec": {"run": "run"}, "status": rests}
     error = find_failure(ended, "vm/web", goal)
-    assert error is not None and error.message == "vm/web has shut itself down"
+    assert error is not None and error.message == "vm/web shut itself down"
     assert find_failure({**ended, "generation": 3}, "vm/web", goal) is None, "it was asked to start since"
     assert find_failure({**ended, "spec": {"run": "stop"}}, "vm/web", goal) is None
 
@@ -198,7 +198,7 @@ def test_every_way_to_say_what_to_wait_for(text: str) -> None:
         ("status.nodee=n1", "'status.nodee' is not a field of vms", "did you mean node?"),
         ("jsonpath={.status.addresses[0]}=x", "'status.addresses[0]' is not a field of vms", None),
         ("condition=Redy", "'Redy' is not a condition of vms: ", "did you mean Ready?"),
-        ("condition=Ready=Flase", "'Flase' is not what a condition can be", "did you mean False?"),
+        ("condition=Ready=Flase", "'Flase' is not a status of a condition", "did you mean False?"),
         ("memory=64X", "not a unit of size", None),
         ("ready=yes", "ready can't be 'yes': it is one of true, false", None),
     ],

@@ -41,7 +41,7 @@ def complain(error: WeftError, output: str, color: bool, debug: bool = False) ->
         lines.append(f"and {len(others) - _MOST_LISTED} more")
     request_id = error.details.get("request_id")
     if request_id and (debug or error.token == "internalError"):
-        lines.append(f"request {request_id}; the server's log has more")
+        lines.append(f"request {request_id}: the server's log has details")
     paint = plan_paint(sys.stderr, color)
     print(paint.color("error:", "red"), "\n".join(lines), file=sys.stderr, flush=True)
     return exit_code(error)

@@ -20,15 +20,15 @@ SIGPIPE = 128 + 13  # as the shell sees a process that this signal ended: nobody
 
 MEANINGS: dict[int, str] = {
     OK: "done",
-    ERROR: "it failed, or something needed isn't there just now",
-    USAGE: "the command or what it was given can't be understood or isn't allowed (also: confirmation needed)",
+    ERROR: "failed, or something needed is unavailable",
+    USAGE: "the command or its input is invalid or not allowed (also: confirmation needed)",
     NOT_FOUND: "no such object",
-    AUTH: "not let in: no context or token, a wrong one, or one without the right",
-    CONFLICT: "it exists already, changed meanwhile, is in use, or can't do that in its state",
-    UNPLACEABLE: "it can't be placed now; the object stays and is placed when it can",
-    TIMED_OUT: "the waiting ended, the work goes on",
-    PARTIAL: "some of it was done, some not",
-    INTERRUPTED: "interrupted: only the watching ended, the work goes on",
+    AUTH: "not authenticated or not allowed: no context or token, a wrong one, or one without the right",
+    CONFLICT: "conflict: the object exists already, changed meanwhile, is in use, or can't do that in its state",
+    UNPLACEABLE: "the workload can't be placed now; it stays, and is placed when capacity appears",
+    TIMED_OUT: "timed out waiting; the work goes on",
+    PARTIAL: "partly done",
+    INTERRUPTED: "interrupted: only the waiting ended; the work goes on",
 }
 
 _BY_REASON: dict[str, int] = {

@@ -91,11 +91,11 @@ def _tell(session: Session, context: click.Context, recorder: Calls) -> None:
     print("calls", file=out)
     for call in recorder.calls:
         what = " ".join(filter(None, (call["method"], call["path"], call["body"])))
-        print(f"  {what}" + ("   (sent: it only reads)" if call["sent"] else ""), file=out)
+        print(f"  {what}" + ("   (sent: read-only)" if call["sent"] else ""), file=out)
     if not recorder.calls:
         print("  none", file=out)
     print(out.getvalue(), end="")
-    session.say("nothing was changed" + ("; what would come after hangs on the answer" if recorder.cut else ""))
+    session.say("nothing was changed" + ("; the next requests depend on the answer" if recorder.cut else ""))
 
 
 def _list_arguments(session: Session, context: click.Context) -> dict[str, str]:

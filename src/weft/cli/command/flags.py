@@ -48,6 +48,55 @@ _MORE_NAMES = {
     "spec.env_secrets": ("env-secret",),
     "spec.strategy": ("placement-strategy",),  # where a strategy could be one of updates
 }
+# How a value is written, by the field's last name, where its type doesn't show that.
+_FORMS = {
+    "image": "IMAGE",
+    "iso": "IMAGE",
+    "cpu_model": "MODEL",
+    "networks": "NAME[:ADDRESS]",
+    "publish": "HOST:GUEST[/udp]",
+    "prefer": "EXPRESSION[;weight=W]",
+    "strategy": "STRATEGY[:WEIGHT],…",
+    "serverless": "STRATEGY[:WEIGHT],…",
+    "tolerate": "NAME[=VALUE]",
+    "affinity_groups": "NAME[:preferred]",
+    "anti_affinity_groups": "NAME[:preferred]",
+    "spread": "KEY[:SKEW][:preferred]",
+    "data_hints": "POOL:DATA|volume:NAME",
+    "gang": "NAME:COUNT",
+    "resources": "NAME=AMOUNT",
+    "gpu_models": "MODEL",
+    "env_secrets": "NAME=SECRET/KEY",
+    "mounts": "NAME:/PATH[:ro]",
+    "command": "WORD",
+    "args": "WORD",
+    "user": "USER[:GROUP]",
+    "runtime": "RUNTIME",
+    "kind": "KIND",
+    "add_capabilities": "CAPABILITY",
+    "drop_capabilities": "CAPABILITY",
+    "array": "FIRST-LAST|INDEX,…",
+    "after": "NAME[:ended]",
+    "schedule": "CRON",
+    "time_zone": "ZONE",
+    "aliases": "NAME=VERSION",
+    "handler": "MODULE.FUNCTION",
+    "url": "URL",
+    "sha256": "HEX",
+    "cidr": "CIDR",
+    "domain": "DOMAIN",
+    "ingress": "PROTOCOL[:PORTS] [from PEER]",
+    "egress": "PROTOCOL[:PORTS] [to PEER]",
+    "pool": "POOL",
+    "volume": "VOLUME",
+    "registry": "HOST[:PORT]",
+    "workload": "KIND/NAME",
+    "instead_of": "KIND/NAME",
+    "new_name": "NAME",
+    "wish": "FIELD=VALUE",
+    "node": "NODE",
+    "to": "NODE",
+}
 _STRATEGIES = ("spec.strategy", "spec.serverless")
 _LONG_TEXT = 4096  # a text that may be longer is taken from a file
 _BOOLEAN, _MAP, _LIST = "true or false", "map", "list of "
@@ -81,15 +130,31 @@ def make_flags(kind: Kind) -> list[click.Parameter]:
             flags.append(click.Option([f"--{flag}/--no-{flag}", _parameter(doc)], **shared))
         elif doc.type == _MAP or doc.type.startswith(_LIST):
             names = list(dict.fromkeys([f"--{flag}", *names[1:], f"--{_dashed(doc)}"]))
-            metavar = "KEY=VALUE" if doc.type == _MAP else "FILE" if doc.path in long_texts else flag.upper()
+            metavar = "FILE" if doc.path in long_texts else _form(doc, named)
             flags.append(click.Option([*names, _parameter(doc)], multiple=True, metavar=metavar, **shared))
         elif " | " in doc.type:
             choice = click.Choice(doc.type.split(" | "))
             flags.append(click.Option([*names, _parameter(doc)], type=choice, **shared))
         else:
-            metavar = "FILE" if doc.path in long_texts else doc.type.upper().replace(" ", "-")
+            metavar = "FILE" if doc.path in long_texts else _form(doc, named)
             flags.append(click.Option([*names, _parameter(doc)], metavar=metavar, **shared))
     return flags
+
+
+def _form(doc: FieldDoc, named: Mapping[str, str]) -> str:
+    """What stands for a value of the field in help, like NAME=SECRET/KEY."""
+    name = doc.path.rpartition(".")[2]
+    if name in _FORMS:
+        return _FORMS[name]
+    if doc.type == "text" and doc.path in named:
+        return named[doc.path].upper()
+    if doc.type == _MAP:
+        return "KEY=VALUE"
+    if doc.type.startswith(_LIST):
+        return flag_name(doc).upper()
+    return {"whole number": "N", "auto or number": "auto|N", "auto or duration": "auto|DURATION"}.get(
+        doc.type, doc.type.upper().replace(" ", "-")
+    )
 
 
 def _named_kinds(kind: Kind) -> dict[str, str]:
@@ -152,7 +217,7 @@ def name_flag(kind: Kind, problem: WeftError) -> WeftError:
 def flag_name(doc: FieldDoc) -> str:
     """``--network`` for the field networks: a list's flag is given once for each item."""
     name = _dashed(doc)
-    if not doc.type.startswith(_LIST) or not name.endswith("s"):
+    if not doc.type.startswith(_LIST) or not name.endswith("s") or name.endswith("ss"):
         return name
     return f"{name[:-3]}y" if name.endswith("ies") else name[:-1]
 
@@ -178,15 +243,27 @@ def _help(doc: FieldDoc) -> str:
 
 def _show_default(doc: FieldDoc) -> str:
     if doc.type == "size":
-        return f"{doc.default / 2**20:g}M"
+        return f"{doc.default / 2**30:g}G" if doc.default % 2**30 == 0 else f"{doc.default / 2**20:g}M"
+    if doc.type == "duration" and isinstance(doc.default, float):
+        return _show_duration(doc.default)
+    if doc.path.endswith("_ms"):
+        return f"{doc.default}ms"
     if isinstance(doc.default, list):
         return ",".join(map(str, doc.default))
     return "yes" if doc.default is True else f"{doc.default:g}" if isinstance(doc.default, float) else str(doc.default)
 
 
+def _show_duration(seconds: float) -> str:
+    """``90`` → ``90s``, ``21600`` → ``6h``: in the largest unit of which it is a whole number."""
+    for unit, length in (("h", 3600), ("m", 60)):
+        if seconds % length == 0:
+            return f"{seconds / length:g}{unit}"
+    return f"{seconds:g}s"
+
+
 def _read_value(doc: FieldDoc, value: Any) -> Any:
     if doc.type == _MAP:
-        return {} if value == ("",) else read_pairs(value, flag_name(doc))
+        return {} if value == ("",) else read_pairs(value, flag_name(doc), _form(doc, {}))
     if doc.type in _WHOLE:
         return [text for text in value if text]
     if doc.type.startswith(_LIST):
@@ -206,14 +283,14 @@ def _number(type_: str, value: Any) -> Any:
     return value
 
 
-def read_pairs(texts: tuple[str, ...], flag: str) -> dict[str, str]:
+def read_pairs(texts: tuple[str, ...], flag: str, form: str = "KEY=VALUE") -> dict[str, str]:
     """``a=1`` and ``b=2,c=3`` as one map. Raises UsageError for a part without a sign."""
     pairs: dict[str, str] = {}
     for text in texts:
         for part in text.split(","):
             key, sign, value = part.partition("=")
             if not sign or not key:
-                raise click.UsageError(f"--{flag} {text}: write KEY=VALUE")
+                raise click.UsageError(f"--{flag} {text}: write {form}")
             pairs[key] = value
     return pairs
 
@@ -232,7 +309,9 @@ def _read_text(value: str, flag: str) -> str:
         return Path(value).read_text()
     except (OSError, UnicodeDecodeError) as problem:
         said = problem.strerror.lower() if isinstance(problem, OSError) and problem.strerror else "not text in UTF-8"
-        raise InvalidInput(f"--{flag} {value}: {said}", field=flag, hint="give a file, or the text itself") from None
+        raise InvalidInput(
+            f"--{flag} {value}: {said}", field=flag, hint="give a readable file, or the text itself"
+        ) from None
 
 
 @functools.cache

@@ -45,29 +45,29 @@ VERBS: dict[str, Entry] = {
     "list": Entry("list", "List objects"),
     "get": Entry("get", "Show objects, or list them"),
     "describe": Entry("describe", "Show an object in full, with its latest events"),
-    "create": Entry("create", "Make an object", MAKEABLE),
-    "set": Entry("set", "Change fields, and say first what that takes", CHANGEABLE),
-    "update": Entry("set", "Change its code or fields", ("function",)),
+    "create": Entry("create", "Create an object", MAKEABLE),
+    "set": Entry("set", "Change fields; shows what each change takes", CHANGEABLE),
+    "update": Entry("set", "Change the code or fields of a function", ("function",)),
     "edit": Entry("edit", "Change an object in $EDITOR", CHANGEABLE),
     "label": Entry("label", "Set or remove labels", CHANGEABLE),
     "delete": Entry("delete", "Delete objects", (*PEOPLE, *(kind.name for kind in KINDS if kind.removable))),
-    "wait": Entry("wait", "Wait until an object is as wanted"),
-    "events": Entry("events", "What happened"),
-    "schema": Entry("schema", "The fields of a kind"),
+    "wait": Entry("wait", "Wait until an object reaches a state"),
+    "events": Entry("events", "Show events"),
+    "schema": Entry("schema", "List the fields of a kind"),
     "ssh": Entry("ssh", "Log into a VM by SSH", able("ssh")),
     "cp": Entry("cp", "Copy files to or from a guest", able("cp")),
-    "explain": Entry("explain", "Why it stands where it does, or nowhere", (*PLACED, "migration")),
-    "recommend": Entry("recommend", "Where it would be placed now, or if it were otherwise", PLACED),
-    "capacity": Entry("capacity", "How full the nodes are, what waits and why", ("report",)),
-    "top": Entry("top", "What nodes or workloads really use", ("node", *PLACED)),
+    "explain": Entry("explain", "Explain why a workload was placed, or why it wasn't", (*PLACED, "migration")),
+    "recommend": Entry("recommend", "Show where a workload would be placed now, or with other fields", PLACED),
+    "capacity": Entry("capacity", "Show how full the nodes are, what waits, and why", ("report",)),
+    "top": Entry("top", "Show what nodes and workloads use", ("node", *PLACED)),
     "add": Entry("add", "Fetch an image and check it", ("image",)),
     "build": Entry("build", "Build one of weft's own images and add it", ("image",)),
-    "dead-letters": Entry("dead_letters", "Asynchronous invocations that failed for good", ("function",)),
-    "alias": Entry("alias", "Names for versions of a function", ("function",)),
+    "dead-letters": Entry("dead_letters", "List asynchronous invocations that failed for good", ("function",)),
+    "alias": Entry("alias", "Name versions of a function", ("function",)),
     "resize": Entry("resize", "Make a volume larger", ("volume",)),
     "attach": Entry("attach", "Attach a volume to a VM", ("volume",)),
-    "run": Entry("job_run", "Run a job, wait for it, and end as it did", ("job",)),
-    "logs": Entry("logs", "What it printed", ("job",)),
+    "run": Entry("job_run", "Run a job, wait for it, and exit as it did", ("job",)),
+    "logs": Entry("logs", "Show what a job's tasks printed", ("job",)),
     "detach": Entry("attach", "Detach a volume from a VM", ("volume",)),
 }
 # A kind's own verbs that need more than a request: streams.
@@ -83,7 +83,7 @@ STREAMS = {
 # Verbs that are so only after their noun: alone, the word is another kind's name.
 AFTER = {
     "function": {
-        "endpoint": Entry("function_endpoint", "Where functions are invoked, also for AWS's SDKs", ("function",))
+        "endpoint": Entry("function_endpoint", "Show where functions are invoked, also for AWS SDKs", ("function",))
     }
 }
 # Verbs that one kind does in a way of its own.
@@ -97,28 +97,28 @@ SPECIAL = {
 }
 # Commands about no object in particular.
 TOOLS: dict[str, Entry] = {
-    "apply": Entry("apply", "Bring objects to what files say"),
-    "plan": Entry("plan", "What apply would do, in words, under an id"),
-    "diff": Entry("diff", "What apply would change"),
-    "api": Entry("api", "One request to the server's API"),
-    "ps": Entry("ps", "List all that runs: VMs, containers, jobs"),
-    "operation": Entry("operation", "What goes on: list, show, attach, cancel, watch"),
-    "context": Entry("context", "Which server is asked, and as whom"),
-    "config": Entry("config", "The settings in force, and who said them"),
+    "apply": Entry("apply", "Create or change objects to match files"),
+    "plan": Entry("plan", "Show what apply would do, under an id to apply"),
+    "diff": Entry("diff", "Show what apply would change"),
+    "api": Entry("api", "Send one request to the server's API"),
+    "ps": Entry("ps", "List VMs, containers and jobs"),
+    "operation": Entry("operation", "Operations in progress: list, show, attach, cancel, watch"),
+    "context": Entry("context", "Choose the server to use, and as whom"),
+    "config": Entry("config", "Show the settings in force, and where each comes from"),
     "doctor": Entry("doctor", "Check this machine and the server"),
-    "support": Entry("support", "support bundle: one archive for who looks for a fault"),
-    "completion": Entry("completion", "Completion for bash, zsh or fish"),
-    "version": Entry("version", "Versions of weft here and at the server"),
-    "help": Entry("help", "Help on a command or a topic"),
+    "support": Entry("support", "support bundle: pack one archive for fault finding"),
+    "completion": Entry("completion", "Set up completion for bash, zsh or fish"),
+    "version": Entry("version", "Show the versions of weft here and at the server"),
+    "help": Entry("help", "Show help on a command or a topic"),
 }
 
 
 # What an operator starts; each has its own --help, and none of them asks a server.
 PROCESSES: dict[str, Entry] = {
-    "server": Entry("", "The server; server backup FILE, server restore FILE"),
-    "agent": Entry("", "A node's agent; agent join URL makes a machine a node"),
-    "simulate": Entry("", "simulate placement: the scheduler on files, on any machine"),
-    "policykit": Entry("", "policykit init|test: placement policies of one's own"),
+    "server": Entry("", "Run the server; server backup FILE, server restore FILE"),
+    "agent": Entry("", "Run a node's agent; agent join URL makes this machine a node"),
+    "simulate": Entry("", "simulate placement: run the scheduler on files, on any machine"),
+    "policykit": Entry("", "policykit init|test: write and test your own placement policies"),
 }
 
 
@@ -255,10 +255,10 @@ class Root(Words):
         fabric = [kind.name for kind in KINDS if kind.writer != "people"]
         write_section(formatter, "Objects (weft OBJECT VERB)", {k.name: Entry("", k.summary) for k in people})
         formatter.write_paragraph()
-        formatter.write_text("  Made by weft itself, to look at: " + ", ".join(fabric) + ".")
+        formatter.write_text("  Made by weft itself, read-only: " + ", ".join(fabric) + ".")
         write_section(formatter, "Verbs (weft VERB KIND/NAME)", verbs_of(None))
         write_section(formatter, "Tools", TOOLS)
-        write_section(formatter, "On the machines themselves", PROCESSES)
+        write_section(formatter, "On the machines", PROCESSES)
         formatter.write_paragraph()
 
 

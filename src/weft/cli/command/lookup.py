@@ -38,7 +38,7 @@ def find_sure_targets(session: Session, kind: Kind | None, words: Sequence[str])
     def find(name: str, kinds: Sequence[str]) -> Target | None:
         found = _find(session, name, kinds)
         if found is not None and found.kind.name not in WORKLOADS:
-            raise usage(f"{name!r} is named without its kind", f"write {found.what}")
+            raise usage(f"{name!r} needs its kind", f"write {found.what}")
         return found
 
     return read_targets(kind, words, (), find)
@@ -133,7 +133,7 @@ def _find_called(session: Session, name: str, kinds: Sequence[str]) -> Target | 
     for group in [kinds] if kinds else [_RUNNING, _REST]:
         found = [target for kind in group if _exists(session, target := Target(BY_NAME[kind], name))]
         if len(found) > 1:
-            raise usage(f"{name!r} is {' and '.join(target.what for target in found)}", "write which: KIND/NAME")
+            raise usage(f"{name!r} could be {' or '.join(target.what for target in found)}", "write KIND/NAME")
         if found:
             return found[0]
     return None
@@ -145,7 +145,7 @@ def _nothing(session: Session, name: str, kinds: Sequence[str]) -> NotFound:
     meant = _suggest(name, list(known))
     hint = f"did you mean {known[meant].name}/{meant}?" if meant else "write KIND/NAME; weft --help lists the kinds"
     what = " or ".join(BY_NAME[kind].title for kind in kinds) or "object"
-    return NotFound(f'no {what} is called "{name[:80]}" in project {session.client.project}', hint=hint)
+    return NotFound(f'no {what} named "{name[:80]}" in project {session.client.project}', hint=hint)
 
 
 def _is_like_a_noun(word: str) -> bool:
@@ -166,9 +166,9 @@ def _complete(session: Session, target: Target) -> Target:
 def _choose(session: Session, start: str, found: Sequence[Target]) -> Target | None:
     if len(found) > 1:
         told = ", ".join(target.what for target in found[:_MOST_TOLD]) + (", …" if len(found) > _MOST_TOLD else "")
-        raise NotFound(f"nothing is called {start!r}, and several begin so: {told}", hint="write more of its name")
+        raise NotFound(f"several objects begin with {start!r}: {told}", hint="write more of the name")
     if found:
-        session.say(f"{found[0].what} is the one that begins with {start!r}")
+        session.say(f"{start!r} means {found[0].what}")
     return found[0] if found else None
 
 

@@ -52,7 +52,7 @@ class WithCommand(Plain):
 class WithOwnCommand(WithCommand):
     """One that is mostly typed for the command in it, whose options are then taken for weft's if there is no ``--``."""
 
-    where_options_go = "a command with options of its own comes after --"
+    where_options_go = "put a command that has options of its own after --"
 
 
 def read_argv() -> list[str] | None:
@@ -162,20 +162,22 @@ def common() -> list[click.Parameter]:
         _setting(
             ["--context"],
             "context_file",
-            "Context to use, by its name or its file.",
+            "Context to use: a name or a file.",
             metavar="NAME|FILE",
             shell_complete=complete_context,
         ),
-        _setting(["--explain"], "explain", "Say what would be asked of the server, and change nothing.", is_flag=True),
+        _setting(
+            ["--explain"], "explain", "Show the requests that the command would send; change nothing.", is_flag=True
+        ),
         _setting(["--debug"], "debug", "Show requests, their ids, and tracebacks.", is_flag=True),
-        _setting(["--no-color"], "no_color", "No colours.", is_flag=True),
+        _setting(["--no-color"], "no_color", "Don't use colours.", is_flag=True),
         _setting(["--wait-timeout"], "timeout_seconds", "How long to wait.", type=Duration(), hidden=True),
     ]
 
 
 def output(*more: str) -> click.Option:
     own = f", {' or '.join(more)}" if more else ""
-    told = f"How to print: table, wide, json, yaml, csv, name{own} … (weft help output)."
+    told = f"Output format: table, wide, json, yaml, csv, name{own} … (see weft help output)."
     return _setting(["-o", "--output"], "given_form", told, type=Output(more), metavar="FORM", is_eager=True)
 
 
@@ -183,7 +185,7 @@ def parts() -> list[click.Parameter]:
     """For commands that print objects, beside ``output``; every command that has that gets these."""
     return [
         _setting(["--json"], "json_fields", "Print only these fields, as JSON.", metavar="FIELD,…", is_eager=True),
-        _setting(["--jq"], "jq", "Print what this jq expression makes of the JSON.", metavar="EXPR", is_eager=True),
+        _setting(["--jq"], "jq", "Filter the JSON with this jq expression.", metavar="EXPR", is_eager=True),
     ]
 
 
@@ -191,12 +193,12 @@ def listing() -> list[click.Parameter]:
     """For commands that list objects: how many of them, and for how long."""
     return [
         ended(),
-        click.Option(["-w", "--watch"], is_flag=True, help="Go on with what changes, until Ctrl-C."),
+        click.Option(["-w", "--watch"], is_flag=True, help="Keep showing what changes, until Ctrl-C."),
     ]
 
 
 def ended() -> click.Option:
-    return click.Option(["-a", "--all", "every"], is_flag=True, help="Also tasks that have ended.")
+    return click.Option(["-a", "--all", "every"], is_flag=True, help="Include tasks that have ended.")
 
 
 def table() -> list[click.Parameter]:
@@ -205,17 +207,17 @@ def table() -> list[click.Parameter]:
         _setting(
             ["-c", "--columns"],
             "columns",
-            "Only these columns, or fields like spec.image.",
+            "Show only these columns, or fields like spec.image.",
             metavar="NAME,…",
             multiple=True,
         ),
-        _setting(["--sort"], "sort", "By this column or field; -NAME for the largest first.", metavar="NAME"),
-        _setting(["--no-header"], "no_header", "Rows without titles.", is_flag=True),
+        _setting(["--sort"], "sort", "Sort by this column or field; -NAME puts the largest first.", metavar="NAME"),
+        _setting(["--no-header"], "no_header", "Print rows without titles.", is_flag=True),
     ]
 
 
 def all_projects() -> click.Option:
-    return _setting(["-A", "--all-projects"], "all_projects", "In all projects.", is_flag=True)
+    return _setting(["-A", "--all-projects"], "all_projects", "Include all projects.", is_flag=True)
 
 
 def waits(flags: Sequence[click.Parameter] = ()) -> list[click.Parameter]:
@@ -223,7 +225,7 @@ def waits(flags: Sequence[click.Parameter] = ()) -> list[click.Parameter]:
     long."""
     taken = any("--timeout" in flag.opts for flag in flags)
     return [
-        click.Option(["--wait"], is_flag=True, expose_value=False, help="Wait until it is so (the default)."),
+        click.Option(["--wait"], is_flag=True, expose_value=False, help="Wait for completion (default)."),
         detach(),
         *([] if taken else [timeout()]),
     ]
@@ -231,7 +233,7 @@ def waits(flags: Sequence[click.Parameter] = ()) -> list[click.Parameter]:
 
 def dry_runs() -> list[click.Parameter]:
     """``dry_run``: None, ``server`` for --dry-run, ``client`` for --dry-run=client."""
-    help_ = "Check it at the server, say what would be, and store nothing; =client asks no server."
+    help_ = "Check at the server and show the result, but store nothing; =client contacts no server."
     return [
         click.Option(["--dry-run", "dry_run"], flag_value="server", default=None, help=help_),
         click.Option([_CLIENT, "dry_run"], flag_value="client", hidden=True),
@@ -239,10 +241,10 @@ def dry_runs() -> list[click.Parameter]:
 
 
 def detach() -> click.Option:
-    return _setting(["--detach"], "detach", "Return as soon as the server has taken it.", is_flag=True)
+    return _setting(["--detach"], "detach", "Don't wait.", is_flag=True)
 
 
-def timeout(help_: str = "How long to wait (10m); the work goes on.") -> click.Option:
+def timeout(help_: str = "How long to wait; afterwards the work goes on. [10m]") -> click.Option:
     return _setting(["--timeout"], "timeout_seconds", help_, type=Duration())
 
 
@@ -252,13 +254,13 @@ def selectors(kind: Kind | None = None) -> list[click.Parameter]:
             ["-l", "--selector", "--label", "labels"],
             multiple=True,
             metavar="KEY=VALUE",
-            help="Only with these labels.",
+            help="Only objects with these labels.",
         ),
         click.Option(
             ["--field", "fields"],
             multiple=True,
             metavar="FIELD=VALUE",
-            help="Only with this field, like phase=Running.",
+            help="Only objects with this field value, like phase=Running.",
             shell_complete=complete_field(kind),
         ),
     ]
@@ -281,7 +283,7 @@ def _refuse_port(context: click.Context, value: str) -> None:
     if ":" in value:
         takes = any("--publish" in param.opts for param in context.command.params)
         hint = f"to publish a port: --publish {value}" if takes else f"{context.command_path} --help"
-        raise usage(f"-p {value}: -p is --project, and no project is called so", hint)
+        raise usage(f"-p {value}: -p means --project, and no project's name has a colon", hint)
 
 
 def _setting(

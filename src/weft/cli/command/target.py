@@ -76,7 +76,7 @@ def read_targets(
     targets = [_read_target(kind, word) for word in words]
     for target in targets:
         if able and target.kind.name not in able:
-            raise usage(f"that is for {' and '.join(able)}, not for {target.what}")
+            raise usage(f"the command takes {' and '.join(able)} objects, not {target.what}")
     return _unique(targets)
 
 
@@ -132,7 +132,7 @@ def _read_target(kind: Kind | None, word: str) -> Target:
     if named is None:
         raise usage(f"{word!r}: give KIND/NAME, like vm/{word}")
     if kind is not None and named.name != kind.name:
-        raise usage(f"{word} is no {kind.title}")
+        raise usage(f"{word} is not a {kind.title}")
     if not name or "/" in name:
-        raise usage(f"{word!r} names no object: give KIND/NAME")
+        raise usage(f"{word!r} is not an object's name: give KIND/NAME")
     return Target(named, name)

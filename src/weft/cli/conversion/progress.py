@@ -36,13 +36,13 @@ def describe_step(obj: Object) -> str:
 
 
 def describe_end(obj: Object, node: str) -> str:
-    """``vm/web  Running on n2 in place of container/web; nothing ran for 4.2 s``"""
+    """``vm/web  Running on n2 in place of container/web; downtime 4.2 s``"""
     status = obj["status"]
     old, new = dig(obj, "spec.workload"), status["new"]
     stopped, running = status.get("stopped_at"), status.get("running_at")
     if not running:
         return f"{new}  Stopped, as {old} was"
-    pause = f"; nothing ran for {running - stopped:.1f} s" if stopped else ""
+    pause = f"; downtime {running - stopped:.1f} s" if stopped else ""
     return f"{new}  Running{f' on {node}' if node else ''} in place of {old}{pause}"
 
 
@@ -51,7 +51,7 @@ def describe_next(obj: Object) -> str:
     name, old = obj["name"], dig(obj, "spec.workload")
     if dig(obj, "status.phase") == "Confirmed":
         return f"{old} is deleted"
-    return f"{old} is kept, stopped: weft conversion confirm {name} deletes it; weft conversion undo {name} goes back to it"
+    return f"{old} is kept, stopped: weft conversion confirm {name} deletes it; weft conversion undo {name} switches back to it"
 
 
 class Converting(Progress):

@@ -48,12 +48,12 @@ def pack(given: str, beside: Path | None = None) -> Packed:
                 raise too_large(path.stat().st_size)
             files = sum(not member.folder for member in read_members(io.BytesIO(data), len(data)))
         else:
-            raise InvalidInput(f"{given} is neither a folder nor a zip", field="spec.code")
+            raise InvalidInput(f"{given} is neither a folder nor a zip file", field="spec.code")
     except OSError as problem:
         said = (problem.strerror or str(problem)).lower()
-        hint = "give a folder, or a zip of one"
+        hint = "give a folder, or a zip file of one"
         if given.startswith("/nix/store/"):
-            hint = 'in nix a path without quotes names a copy that isn\'t made here: write code = "./folder"'
+            hint = 'in nix, a path without quotes names a copy in the store, which doesn\'t exist here: write code = "./folder"'
         raise InvalidInput(f"code {given}: {said}", field="spec.code", hint=hint) from None
     return Packed(hashlib.sha256(data).hexdigest(), data, given, files)
 
@@ -66,7 +66,7 @@ def bring(session: Session, packed: Packed) -> None:
         upload_code(session.client, packed.sha256, packed.data)
     if session.output != "json":
         what = f"{packed.source}: {packed.files} file{'s' * (packed.files != 1)}, {format_bytes(len(packed.data))}"
-        did = "is there already" if there else f"uploaded in {session.clock.elapsed() - began:.1f} s"
+        did = "is already uploaded" if there else f"uploaded in {session.clock.elapsed() - began:.1f} s"
         session.say(f"code  {what}, {did}")
 
 

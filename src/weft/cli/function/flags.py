@@ -20,12 +20,14 @@ def make_more_flags(kind: Kind) -> list[click.Parameter]:
     if kind.name != "function":
         return []
     return [
-        click.Option(["--code"], metavar="DIR|ZIP", default=None, help="Its code: a folder, or a zip of one."),
+        click.Option(
+            ["--code"], metavar="DIR|ZIP", default=None, help="The function's code: a folder, or a zip file of one."
+        ),
         click.Option(
             ["--schedule", "schedules"],
             multiple=True,
             metavar="CRON",
-            help="When it is invoked by itself: 'M H DAY MONTH WEEKDAY[;zone=ZONE][;input=JSON][;qualifier=Q]', or @daily; "
+            help="When to invoke it by the clock: 'M H DAY MONTH WEEKDAY[;zone=ZONE][;input=JSON][;qualifier=Q]', or @daily; "
             "'' for never.",
         ),
     ]
@@ -58,7 +60,7 @@ def _read_schedule(text: str) -> dict[str, Any]:
         name, sign, value = rest.partition("=")
         if name not in _PARTS or not sign:
             raise InvalidInput(
-                f"--schedule {text[:80]!r}: {name[:40]!r} is none of {', '.join(_PARTS)}",
+                f"--schedule {text[:80]!r}: {name[:40]!r} is not one of {', '.join(_PARTS)}",
                 field="schedule",
                 hint="like '30 2 * * *;zone=Europe/Berlin;input={\"full\": true}'",
             )
@@ -67,7 +69,7 @@ def _read_schedule(text: str) -> dict[str, Any]:
                 schedule["input"] = json.loads(value)
             except (ValueError, RecursionError) as problem:
                 raise InvalidInput(
-                    f"--schedule: its input is no JSON: {problem}", field="schedule", hint="input= comes last"
+                    f"--schedule: input is not JSON: {problem}", field="schedule", hint="input= must come last"
                 ) from None
             return schedule
         schedule[name], semicolon, rest = value.partition(";")

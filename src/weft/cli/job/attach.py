@@ -71,7 +71,7 @@ class TaskOutput:
             quiet = quiet + _LOOK_SECONDS if before == self._pieces and not self._writes else 0.0
         if self._thread.is_alive() and self.lost is None:
             self.is_missing = True
-            self._session.say("the node doesn't say whether that is all it printed")
+            self._session.say("the node doesn't say whether the output is complete")
         self.check()
         if self._last not in (b"", b"\n") and is_terminal(sys.stdout):
             print(flush=True)  # what is said next begins a line of its own
@@ -88,7 +88,7 @@ class TaskOutput:
                 carry_from_start(self._session, target, ask_log(True, -1, None), self._write)
             except WeftError as problem:
                 self.is_missing = True
-                self._session.say(f"{target.what}: what it prints can't be shown: {problem.message}")
+                self._session.say(f"{target.what}: its output can't be shown: {problem.message}")
             except OSError as problem:
                 self.lost = problem
                 return

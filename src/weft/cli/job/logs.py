@@ -124,7 +124,7 @@ def follow_tasks(session: Session, job: Object, asked: dict[str, Any], prefix: b
                 threading.Thread(target=show, args=(one,), daemon=True).start()
             if joining.waiting and not told:
                 told = True
-                session.say(f"{MOST_AT_ONCE} tasks are followed at once; the others follow as these end")
+                session.say(f"{MOST_AT_ONCE} tasks are followed at a time; the others are followed as these end")
             item = _next(news)
             if item.error is not None:
                 raise item.error

@@ -71,12 +71,12 @@ def raise_all(problems: list[WeftError]) -> None:
 def read_manifest(document: Document, project: str | None = None) -> tuple[Manifest | None, list[WeftError]]:
     """The manifest a document is, and everything wrong with it; None when not even its kind and name can be read."""
     if not isinstance(document.value, dict):
-        return None, [place(document, (), InvalidInput("a manifest must be a set of fields: kind, name, spec"))]
+        return None, [place(document, (), InvalidInput("a manifest must be a mapping with kind, name, spec"))]
     given = dict(document.value)
     problems = find_wrong_keys(document)
     try:
         if not isinstance(given.get("kind"), str):
-            raise InvalidInput("kind is missing", field="kind", hint="give one like kind: vm")
+            raise InvalidInput("kind is missing", field="kind", hint="write one, like kind: vm")
         kind = find_kind(given["kind"])
         check_name(given.get("name"))
         if given.get("project") is not None:
@@ -94,7 +94,7 @@ def read_manifest(document: Document, project: str | None = None) -> tuple[Manif
         if given.get(part) is not None:
             data[part] = given[part]
             if type(given[part]) is not type_:
-                problems.append(locate(manifest, InvalidInput(f"{part} is not what the server gave", field=part)))
+                problems.append(locate(manifest, InvalidInput(f"{part} is not as the server returned it", field=part)))
     spec = given.get("spec")
     data["spec"] = {} if spec is None else spec
     problems += [locate(manifest, problem) for problem in check_spec(kind, data["spec"])]
@@ -164,7 +164,7 @@ def open_lists(documents: Iterable[Document]) -> Iterator[Document]:
 
 def _check_labels(labels: Any) -> list[WeftError]:
     if not isinstance(labels, dict):
-        return [InvalidInput("labels must be a set of fields", field="labels")]
+        return [InvalidInput("labels must be a mapping", field="labels")]
     for key, value in labels.items():
         if not isinstance(key, str) or not isinstance(value, str):
             return [

@@ -18,14 +18,14 @@ def read_config(file: str, kind: Kind) -> Document:
 
     Raises InvalidInput with file, line and column for what is no object of that kind; the spec is not looked into."""
     if Path(file).is_dir():
-        raise InvalidInput(f"{file} is a folder; a command makes one object", hint=f"weft apply -f {file}")
+        raise InvalidInput(f"{file} is a folder; the command creates one object", hint=f"weft apply -f {file}")
     documents = read_documents([file])
     if len(documents) != 1:
         count = "nothing" if not documents else f"{len(documents)} documents"
-        raise InvalidInput(f"{file} holds {count}; a command makes one object", hint=f"weft apply -f {file}")
+        raise InvalidInput(f"{file} holds {count}; the command creates one object", hint=f"weft apply -f {file}")
     document = documents[0]
     if not isinstance(document.value, dict):
-        raise place(document, (), InvalidInput("must be a set of fields: a whole object or its spec"))
+        raise place(document, (), InvalidInput("must be a mapping: an object or its spec"))
     if not {"kind", "spec"} & set(document.value):
         places = {("spec", *path): at for path, at in document.places.items()}
         return Document({"spec": document.value}, document.file, places)
@@ -39,14 +39,14 @@ def _find_wrong_values(document: Document, kind: Kind) -> list[WeftError]:
     named = whole.get("kind", kind.name)
     try:
         if not isinstance(named, str) or find_kind(named).name != kind.name:
-            raise InvalidInput(f"kind is {named}, but this makes a {kind.title}", field="kind")
+            raise InvalidInput(f"kind is {named}, but the command creates a {kind.title}", field="kind")
     except WeftError as problem:
         problems.append(place(document, ("kind",), problem))
     shapes = (
         ("name", str, "text"),
         ("project", str, "text"),
-        ("labels", dict, "a set of fields"),
-        ("spec", dict, "a set of fields"),
+        ("labels", dict, "a mapping"),
+        ("spec", dict, "a mapping"),
     )
     for key, type_, words in shapes:
         if whole.get(key) is not None and not isinstance(whole[key], type_):

@@ -26,9 +26,9 @@ def read_documents(given: Iterable[str]) -> list[Document]:
             files = sorted(path for path in Path(name).iterdir() if path.suffix in SUFFIXES and path.is_file())
             if not files:
                 raise InvalidInput(
-                    f"{name} holds no manifests",
+                    f"{name} contains no manifests",
                     reason="invalidManifest",
-                    hint="they end in " + ", ".join(SUFFIXES),
+                    hint="manifests end in " + ", ".join(SUFFIXES),
                 )
             for path in files:
                 documents += read_file(path)

@@ -39,7 +39,7 @@ def _find_odd_value(text: str) -> int:
 
 
 def _refuse_constant(word: str) -> None:
-    raise ValueError(f"{word} is not a number that JSON knows")
+    raise ValueError(f"{word} is not a JSON number")
 
 
 class _Scan:

@@ -52,7 +52,7 @@ def read_nix(path: FilePath, file: str) -> list[Document]:
     try:
         found = json.loads(answer)
     except ValueError as problem:
-        raise unreadable(file, (1, 1), f"nix: gave something that isn't JSON: {problem}") from None
+        raise unreadable(file, (1, 1), f"nix: the result isn't JSON: {problem}") from None
     places: dict[Path, Place] = {(): (1, 1)}
     places |= {tuple(at["path"]): (at["line"], at["column"]) for at in found["places"]}
     return [Document(found["value"], file, places)]
@@ -83,7 +83,7 @@ def _evaluate(path: FilePath, file: str) -> bytes:
             )
         except FileNotFoundError:
             raise Unavailable(
-                f"{file}: reading nix needs nix-instantiate, which isn't installed", hint="apt-get install nix-bin"
+                f"{file}: nix files need nix-instantiate, which isn't installed", hint="apt-get install nix-bin"
             ) from None
         except subprocess.TimeoutExpired:
             raise unreadable(file, (1, 1), f"nix: the expression did not end within {TIMEOUT_SECONDS} s") from None
@@ -108,7 +108,7 @@ def _quote(text: str) -> str:
 def _translate(said: str, path: FilePath, file: str) -> Exception:
     """What nix complained about, at the last place in this very file that it mentions."""
     first = re.search(r"^(?:error: )(.*)$", said, re.MULTILINE)
-    what = first[1] if first else (said.strip().splitlines() or ["ended without a word"])[-1]
+    what = first[1] if first else (said.strip().splitlines() or ["ended without a message"])[-1]
     place: Place = (1, 1)
     for match in _AT.finditer(said):
         if match["file"].split()[-1] == str(path) or match["file"] == str(path):
@@ -116,7 +116,7 @@ def _translate(said: str, path: FilePath, file: str) -> Exception:
     what = re.sub(rf"\s*at {re.escape(str(path))}:\d+:\d+", "", what)
     hint = None
     if "without required argument" in what:
-        hint = "give every argument a default: the function is called with { }"
+        hint = "give every argument a default: weft calls the function with { }"
     elif "restricted mode" in what:
-        hint = "a manifest may import its neighbours in the same folder, and read nothing else"
+        hint = "a manifest may import files of the same folder, and read nothing else"
     return unreadable(file, place, f"nix: {what}", hint)

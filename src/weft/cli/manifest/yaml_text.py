@@ -57,7 +57,7 @@ def read_yaml(text: str, file: str) -> list[Document]:
         raise unreadable(file, begin, "YAML: nested too deeply") from None
     except (ValueError, TypeError, AttributeError, LookupError) as problem:  # what its constructors make of odd scalars
         raise unreadable(
-            file, begin, f"YAML: {str(problem).splitlines()[0] if str(problem) else 'odd value'}"
+            file, begin, f"YAML: {str(problem).splitlines()[0] if str(problem) else 'invalid value'}"
         ) from None
     return documents
 

@@ -93,7 +93,7 @@ def describe_forecast(forecast: Object) -> str:
     if not parts:
         return f"unknown: {forecast['basis']}"
     sure = f"confidence {forecast['confidence']:g}, from " if forecast.get("confidence") else ""
-    way = f"{forecast['mode']} as the last time, " if forecast.get("mode") else ""
+    way = f"{forecast['mode']} as last time, " if forecast.get("mode") else ""
     return f"{way}{', '.join(parts)} ({sure}{forecast['basis']})"
 
 
@@ -120,7 +120,7 @@ def _list_window(migration: Object) -> dict[str, str]:
     known = {
         "begins": describe_window(window),
         "room": "" if stays else f"held on {target}" if target else f"none: {dig(migration, 'status.message', '')}",
-        "chosen anew": dig(migration, "status.room_lost", ""),
+        "chosen again": dig(migration, "status.room_lost", ""),
         "quality": f"{window.get('quality', 0.0):g}: {window.get('reason', '')}",
         "expected": describe_forecast(forecast) if forecast else "",
     }
@@ -140,7 +140,7 @@ def _list_plan(migration: Object) -> dict[str, str]:
         "streams": f"{plan['streams']}, {format_bytes(plan.get('chunk_bytes', 0))} at a time" if plan.get("streams") else "",
         "compressed to": f"{100 / plan['ratio']:.0f} %" if plan.get("ratio", 0) > 1 else "",
         "confidence": f"{plan['confidence']:.0%}" if plan.get("confidence") else "",
-        "corrected by past moves": ", ".join(f"{name} ×{by:g}" for name, by in corrected.items() if by != 1.0),
+        "corrected by past migrations": ", ".join(f"{name} ×{by:g}" for name, by in corrected.items() if by != 1.0),
     }  # fmt: skip
     return {word: text for word, text in known.items() if text}
 

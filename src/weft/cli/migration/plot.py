@@ -57,7 +57,7 @@ def draw_move(migration: Object) -> str:
         parts.append(
             f'<text x="{x:.1f}" y="{bottom}" text-anchor="middle" fill="#555">{end * tick / _TICKS:.1f}</text>'
         )
-    axis = "seconds since it began" + ("; the band is when the guest stood still" if pause else "")
+    axis = "seconds since the start" + ("; the band is the downtime" if pause else "")
     parts.append(f'<text x="{_LEFT + _ACROSS / 2}" y="{HEIGHT - 8}" text-anchor="middle" fill="#555">{axis}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 

@@ -42,7 +42,7 @@ def _describe_amounts(node: Object) -> Iterator[tuple[str, str]]:
         times = f" ({show(there)} x {ratio:g})" if ratio != 1.0 else ""
         yield (
             name,
-            f"{show(used)} of {show(most)} given away{times}, free {show(max(0, most - used))}  {bar(used, most)}",
+            f"{show(used)} of {show(most)} allocated{times}, free {show(max(0, most - used))}  {bar(used, most)}",
         )
 
 
@@ -50,7 +50,7 @@ def _describe_use(node: Object, used: Object | None) -> Iterator[tuple[str, str]
     if used is not None:
         yield "used", describe_used(used, {name: dig(node, f"report.{name}", 0) for name in RESOURCES})
     elif dig(node, "status.phase") == "Ready":
-        yield "used", "not measured: by strategies that go by what is used, it counts with what is given away"
+        yield "used", "not measured: strategies with basis used count its allocations instead"
 
 
 def _describe_declared(node: Object, allocations: Sequence[Object]) -> Iterator[tuple[str, str]]:
@@ -61,7 +61,7 @@ def _describe_declared(node: Object, allocations: Sequence[Object]) -> Iterator[
         used.update(dict(dig(allocation, "spec.extras", {})))
     for name, amount in sorted(there.items()):
         show = format_bytes if amount >= 2**20 else str
-        yield name, f"{show(used[name])} of {show(amount)} given away"
+        yield name, f"{show(used[name])} of {show(amount)} allocated"
 
 
 def _describe_gpus(node: Object, allocations: Sequence[Object]) -> Iterator[tuple[str, str]]:
@@ -72,7 +72,7 @@ def _describe_gpus(node: Object, allocations: Sequence[Object]) -> Iterator[tupl
     for index, gpu in enumerate(dig(node, "report.gpus", [])):
         memory = f", {format_bytes(gpu['memory'])}" if gpu.get("memory") else ""
         free = (_WHOLE - used[index]) / _WHOLE
-        state = f"no guest can get it: {gpu['kept']}" if gpu.get("kept") else f"free {free:.0%}"
+        state = f"not available to guests: {gpu['kept']}" if gpu.get("kept") else f"free {free:.0%}"
         yield f"gpu {index}", f"{gpu['model']}{memory}, {state}  {gpu.get('address', '')}".rstrip()
 
 
@@ -85,7 +85,7 @@ def _describe_doors(node: Object) -> Iterator[tuple[str, str]]:
         ("maintenance", "maintenance", "maintenance_reason"),
     ):
         if dig(node, f"spec.{on}"):
-            yield word, f"nothing new is placed here{_bracket(dig(node, f'spec.{reason}', ''))}"
+            yield word, f"no new workloads are placed here{_bracket(dig(node, f'spec.{reason}', ''))}"
 
 
 def _bracket(reason: str) -> str:

@@ -92,7 +92,11 @@ def draw_vms(rows: Sequence[Object]) -> list[list[str]]:
         cells += [format_bytes(used["memory"]) if used else "–", format_bytes(asked["memory"])]
         cells.append(format_bytes(used["disk"]) if used else "–")
         note = (
-            row["phase"] if row["phase"] != "Running" else "measured a few seconds only" if not row["settled"] else ""
+            row["phase"]
+            if row["phase"] != "Running"
+            else "measured for only a few seconds"
+            if not row["settled"]
+            else ""
         )
         out.append([row["name"], row["node"] or "–", *cells, note])
     return out
@@ -105,15 +109,15 @@ def describe_used(used: Object, capacity: Object) -> str:
         whole = format_cpu(capacity[name]) if name == "cpu" else format_bytes(capacity[name])
         share = f" of {whole} {name} ({_percent(used[name], capacity[name])})" if capacity[name] else f" {name}"
         if name == "memory" and 0 < capacity[name] < used[name]:
-            share = f" {name} ({whole} asked for, the rest is its machine's own)"
+            share = f" {name} ({whole} requested; the rest is overhead of its machine)"
         parts.append(show(used[name]) + share)
     return ", ".join(parts)
 
 
 def describe_instances(instances: Object | None) -> str:
-    """``functions: 1 at work, 2 ready, 336 MiB``; "" if there are none."""
+    """``functions: 1 running, 2 ready, 336 MiB``; "" if there are none."""
     counts = ((instances or {}).get(part, 0) for part in ("busy", "idle", "ready"))
-    told = [f"{count} {word}" for count, word in zip(counts, ("at work", "idle", "ready"), strict=True) if count]
+    told = [f"{count} {word}" for count, word in zip(counts, ("running", "idle", "ready"), strict=True) if count]
     return f"functions: {', '.join(told)}, {format_bytes((instances or {})['memory'])}" if told else ""
 
 

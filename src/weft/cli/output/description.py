@@ -21,12 +21,12 @@ _TIMES = ("at", "since", "started_at", "used_at", "expires_at", "ended_at", "han
 
 # Values that say another thing than how much. Nothing is said where there is none.
 _SAID: dict[tuple[str, float], str] = {
-    ("spec.disk", 0): "as large as its image",
+    ("spec.disk", 0): "the image's size",
     ("spec.gpus", 0): "",
     ("spec.gpu_memory", 0): "",
-    ("spec.memory", 0): "chosen for it",  # of a conversion
+    ("spec.memory", 0): "chosen by weft",  # of a conversion
     ("spec.migration_bandwidth", 0): "no limit",
-    ("status.room.disk", MOST_DISK_BYTES): "as much as its pool has",
+    ("status.room.disk", MOST_DISK_BYTES): "the whole pool",
 }
 
 
@@ -73,7 +73,7 @@ def name_images(digests: Sequence[str], images: Iterable[Object]) -> list[str]:
     named = {image["status"]["sha256"]: image["name"] for image in images if (image.get("status") or {}).get("sha256")}
     names = sorted({named[digest] for digest in digests if digest in named})
     others = sum(digest not in named for digest in digests)
-    return [*names, *([f"{others} without a name"] if others else [])]
+    return [*names, *([f"{others} unnamed"] if others else [])]
 
 
 def _pairs(values: Mapping[str, str], paint: Paint, indent: str = "") -> str:

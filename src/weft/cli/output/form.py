@@ -14,23 +14,23 @@ OUTPUTS = ("table", "wide", "json", "yaml", "csv", "name", "markdown", *WITH_EXP
 DOCUMENTS = ("json", "yaml", *WITH_EXPRESSION)  # whole objects; the others but name are rows
 _NO_HEADER = ",noheader"
 _MEANINGS = {
-    "table": "rows for people; on a narrow terminal the last columns are left out",
+    "table": "rows for people; a narrow terminal shows fewer columns",
     "wide": "the same with all columns",
-    "json": 'whole objects, one or {"items": […]}; times are RFC 3339; what goes on is a line each',
-    "yaml": "the same as YAML; weft apply -f - takes it back",
+    "json": 'whole objects, one or {"items": […]}; times are RFC 3339; with -w one object a line',
+    "yaml": "the same as YAML; weft apply -f - reads it",
     "csv": "rows for programs; -o csv,noheader without titles",
-    "name": "KIND/NAME, a line each",
-    "markdown": "rows as a table of Markdown",
-    "jsonpath=…": "what kubectl's paths find: -o jsonpath='{.items[*].status.node}'",
-    "template=…": "a line for each object: -o template='{name} is on {status.node}'",
+    "name": "KIND/NAME, one a line",
+    "markdown": "rows as a Markdown table",
+    "jsonpath=…": "kubectl's path expressions: -o jsonpath='{.items[*].status.node}'",
+    "template=…": "one line for each object: -o template='{name} is on {status.node}'",
 }
 _BESIDE = {
     "-c name,phase": "only these columns, or fields like spec.image",
-    "--sort memory": "by that column or field; --sort -memory has the largest first",
+    "--sort memory": "sort by that column or field; --sort -memory puts the largest first",
     "--no-header": "rows without titles",
     "--json a,b.c": "JSON of these fields only",
-    "--jq EXPR": "what jq makes of the JSON; jq itself need not be installed",
-    "WEFT_OUTPUT": "the form where no -o is given",
+    "--jq EXPR": "filter the JSON; the program jq need not be installed",
+    "WEFT_OUTPUT": "the form without -o",
 }
 
 
@@ -70,4 +70,4 @@ def describe_forms() -> str:
     """What people can ask for, as ``weft help output`` tells it."""
     width = max(map(len, (*_MEANINGS, *_BESIDE))) + 2
     forms = [f"  {word:<{width}}{told}" for word, told in _MEANINGS.items()]
-    return "\n".join(["-o FORM:", *forms, "", "Beside it:", *(f"  {w:<{width}}{told}" for w, told in _BESIDE.items())])
+    return "\n".join(["-o FORM:", *forms, "", "With it:", *(f"  {w:<{width}}{told}" for w, told in _BESIDE.items())])

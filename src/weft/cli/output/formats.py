@@ -68,7 +68,7 @@ def print_data(session: Session, value: Any) -> None:
     """Any plain data, or lists of what is JSON already (``msgspec.Raw``), as the document that was asked for, JSON if none
     was. Raises UsageError where rows were."""
     if session.output in ("csv", "markdown"):
-        raise click.UsageError(f"-o {session.output} is for lists; this is one answer: -o json or yaml")
+        raise click.UsageError(f"-o {session.output} is for lists; this answer is one object: use -o json or yaml")
     document = _take_parts(session, render_moments(msgspec.json.encode(value)))
     if session.jq is None and session.output not in ("yaml", "jsonpath", "template"):
         _print_bytes([msgspec.json.format(document, indent=2), b"\n"])

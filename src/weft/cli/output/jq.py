@@ -18,9 +18,9 @@ def run_jq(expression: str, document: bytes) -> Iterator[str]:
         library = importlib.import_module("jq")
     except ImportError:
         raise Unavailable(
-            "--jq needs the Python package jq, which isn't installed here",
+            "--jq needs the Python package jq, which isn't installed",
             reason="missingPackage",
-            hint="pip install jq; or -o jsonpath=… and --json FIELDS, which need nothing",
+            hint="pip install jq, or use -o jsonpath=… or --json FIELDS",
         ) from None
     try:
         program = library.compile(expression)

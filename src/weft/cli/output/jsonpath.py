@@ -39,7 +39,7 @@ def write_jsonpath(expression: str, value: Any) -> str:
     whole = expression if "{" in expression else "{" + expression + "}"
     nodes, rest = _read_nodes(_split(whole, expression), expression)
     if rest is not None:
-        raise _bad(expression, "{end} stands without a {range}")
+        raise _bad(expression, "{end} has no {range}")
     return _write(nodes, value)
 
 
@@ -67,7 +67,7 @@ def _split(text: str, expression: str) -> Iterator[tuple[str, bool]]:
     """The pieces of ``text``: (what stands in braces, True) or (text outside of them, False)."""
     for match in _PART.finditer(text):
         if match[3]:
-            raise _bad(expression, f"a {match[3]} has no partner")
+            raise _bad(expression, f"unbalanced {match[3]}")
         yield (match[2], False) if match[2] is not None else (match[1].strip(), True)
 
 
@@ -97,7 +97,7 @@ def _read_text(piece: str, expression: str) -> str:
     try:
         return str(json.loads(quoted))
     except ValueError:
-        raise _bad(expression, f"{piece[:40]} is not a text") from None
+        raise _bad(expression, f"{piece[:40]} is not a string") from None
 
 
 def _read_path(path: str, expression: str) -> list[Step]:
@@ -204,7 +204,7 @@ def _read_value(text: str, expression: str) -> Any:
     try:
         return _read_text(text, expression) if text[:1] in ("'", '"') else json.loads(text)
     except ValueError:
-        raise _bad(expression, f"{text[:40]} is no value: put text in quotes") from None
+        raise _bad(expression, f"{text[:40]} is not a value: put text in quotes") from None
 
 
 def _walk(steps: list[Step], value: Any) -> list[Any]:

@@ -16,12 +16,12 @@ def read_moment(text: str, now: float, what: str = "time") -> float:
         moment = _read(text.strip(), here, what)
     except (ValueError, OverflowError, InvalidInput):
         raise InvalidInput(
-            f"{what}: {text!r} is no time",
+            f"{what}: {text!r} is not a time",
             field=what,
             hint="write 22:00, 2026-12-24T22:00, or 2h for two hours from now",
         ) from None
     if moment <= here:
-        raise InvalidInput(f"{what}: {text!r} is over", field=what, hint=f"it is {here:%Y-%m-%d %H:%M %Z} now")
+        raise InvalidInput(f"{what}: {text!r} is in the past", field=what, hint=f"it is {here:%Y-%m-%d %H:%M %Z} now")
     return moment.timestamp()
 
 

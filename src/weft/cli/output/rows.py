@@ -68,8 +68,7 @@ def no_column(word: str, titles: Sequence[str], flag: str) -> click.UsageError:
     known = [as_word(title) for title in titles]
     meant = suggest(as_word(word), known)
     return click.UsageError(
-        f"{flag} {word}: there is no such column; "
-        + (f"did you mean {meant}?" if meant else "there are " + ", ".join(known))
+        f"{flag} {word}: no such column; " + (f"did you mean {meant}?" if meant else "there are " + ", ".join(known))
     )
 
 

@@ -35,7 +35,7 @@ def pick_fields(document: Any, paths: Sequence[str]) -> Any:
         if known and first not in known:
             meant = suggest(first, known)
             raise click.UsageError(
-                f"--json {path}: there is no such field; "
+                f"--json {path}: no such field; "
                 + (f"did you mean {meant}?" if meant else "there are " + ", ".join(known))
             )
     picked = [_pick(obj, paths) for obj in objects]
@@ -64,7 +64,7 @@ def write_template(template: str, document: Any) -> str:
     for match in _PLACE.finditer(template):
         if match[2] or match[0] == "{}":
             raise InvalidInput(
-                f"template {template[:80]!r}: a brace has no field and partner",
+                f"template {template[:80]!r}: unbalanced braces, or no field in them",
                 field="template",
                 hint="write fields like {name} or {status.node}, and {{ for a brace itself",
             )

@@ -16,7 +16,7 @@ _REMEDIES = {
     "cordon": "     weft node uncordon {node}",
     "maintenance": "     weft node maintenance {node} off",
     "gpu": "     weft node describe {node}",
-    "taint": "     with --tolerate it may go there",
+    "taint": "     --tolerate allows it there",
 }
 _CLEARLY = 1.0  # points of score, below which two nodes are as good as each other
 
@@ -41,21 +41,21 @@ def _move_sentence(status: Object, what: str) -> str:
     current, best = status["current"], status.get("best")
     if not best:
         return f"{what} can't leave {current} now: {status.get('reason') or 'refused'}"
-    return f"{what} would move from {current} to {best} by {status['policy']}{describe_weights(status['verdicts'])}"
+    return f"{what} would migrate from {current} to {best} by {status['policy']}{describe_weights(status['verdicts'])}"
 
 
 def _sentence(status: Object, scores: Mapping[str, float], what: str) -> str:
     policy = f"{status['policy']}{describe_weights(status.get('verdicts') or [])}"
-    policy += " by what is used" if status.get("basis") == "used" else ""
+    policy += " by usage" if status.get("basis") == "used" else ""
     best, current = status.get("best"), status.get("current")
     if not best:
         return f"{what} fits on no node now: {status.get('reason') or 'refused'} ({status['policy']})"
     if not current:
         return f"{what} would be placed on {best} by {policy}"
     if current == best:
-        return f"{what} is on {current}, where it would be placed now, by {policy}"
+        return f"{what} is on {current}, and would be placed there again, by {policy}"
     if current not in scores:
-        return f"{what} is on {current}, which would not take it now; it would be placed on {best} by {policy}"
+        return f"{what} is on {current}, which can't take it now; it would be placed on {best} by {policy}"
     gain = scores.get(best, 0.0) - scores[current]
     better = f"better by {gain:.1f} points" if gain >= _CLEARLY else "hardly better"
     return f"{what} is on {current}; by {policy} {best} would be {better}"
@@ -112,9 +112,9 @@ def render_capacity(report: Object, width: int | None, paint: Paint) -> str:
     ]
     lines += ["", draw_table(columns, rows, width, paint)]
     if status.get("measured", 0) < status["usable"]:
-        lines.append(f"what is used is known of {status.get('measured', 0)} of the {status['usable']} nodes")
+        lines.append(f"usage is measured on {status.get('measured', 0)} of the {status['usable']} nodes")
     if status["node_count"] > len(nodes):
-        lines.append(f"the fullest and the emptiest of {status['node_count']} nodes")
+        lines.append(f"showing the fullest and the emptiest of {status['node_count']} nodes")
     lines += _tell_waiting(status["waiting"])
     quantiles = ", ".join(f"{name} {value:g} ms" for name, value in status["decision_ms"].items())
     policies = ", ".join(f"{count} by {name}" for name, count in status["policies"].items())
@@ -131,7 +131,7 @@ def _tell_waiting(waiting: Sequence[Object]) -> list[str]:
     for one in waiting:
         more = one["count"] - len(one["first"])
         names = ", ".join(one["first"]) + (f" and {more} more" if more > 0 else "")
-        lines.append(f"{one['count']} wait: {one['reason']}: {names}     weft explain {one['first'][0]}")
+        lines.append(f"{one['count']} waiting: {one['reason']}: {names}     weft explain {one['first'][0]}")
     return ["", *lines] if lines else []
 
 

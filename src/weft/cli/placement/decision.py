@@ -54,14 +54,14 @@ def explain_refusal(error: Unplaceable, decision: Object | None, what: str) -> U
     first, message = f"{what} fits on no node: {error.token}", dig(decision, "spec.message", "")
     if dig(decision, "spec.gang", ""):
         first = f"{error.token}: {message}"
-        lines = lines if f"{what} has no place" in message else []  # what it is that lacks is the other's to say
+        lines = lines if f"{what} has no node" in message else []  # what it is that lacks is the other's to say
     lines += [f"note: {note}" for note in read_notes(decision)]
     nearest = dig(decision, "spec.nearest", "")
     nearest_node = dig(decision, "spec.nearest_node", "")
     hints = [f"nearest: {nearest}"] if nearest else []
     hints.append(
         error.hint
-        or f"It stays Pending and starts when room appears.  weft wait {what} | weft explain {what} | weft delete {what}"
+        or f"It stays Pending and starts when capacity appears.  weft wait {what} | weft explain {what} | weft delete {what}"
     )
     told = Unplaceable("\n".join([first, *lines]), reason=error.token)
     told.hint = "\n".join(hints)
@@ -80,7 +80,7 @@ def explain_decision(decision: Object, what: str, when: str, width: int | None, 
     verdicts = spec.get("verdicts") or []
     named = f"{spec['named']}: " if spec.get("named") else ""
     policy = f"{'policy' if named else 'strategy'} {named}{spec['policy']}{describe_weights(verdicts)}"
-    policy += " by what is used" if spec.get("basis") == "used" else ""
+    policy += " by usage" if spec.get("basis") == "used" else ""
     chosen = next((v["node"] for v in verdicts if v["outcome"] == "chosen"), None)
     nodes = f"{spec['nodes']} node{'s' * (spec['nodes'] != 1)}"
     if chosen:
@@ -128,7 +128,7 @@ def explain_absence(decision: Object, what: str, node: str, when: str) -> str:
     if verdict is None:
         refused = dig(decision, "spec.refused_by", {})
         by = ", ".join(f"{count} nodes by {name}" for name, count in refused.items())
-        return f"{node} is not among the nodes whose verdict was kept; refused in all: {by or 'none'}"
+        return f"{node} is not among the nodes with a kept verdict; refused in all: {by or 'none'}"
     if verdict["outcome"] == "refused":
         why = describe_shortfalls(verdict) or str(verdict.get("reason") or verdict.get("filter") or "refused")
         return f"{node} couldn't take {what} at {when}: {why}"
@@ -137,12 +137,12 @@ def explain_absence(decision: Object, what: str, node: str, when: str) -> str:
         return f"{node} was chosen for {what} at {when}"
     best, its = (each.get("score") or 0.0 for each in (chosen, verdict))
     if its > best and dig(decision, "spec.gang", ""):
-        why = f"so all of gang {dig(decision, 'spec.gang')} have a place: "
+        why = f"so that all of gang {dig(decision, 'spec.gang')} fit: "
     else:
         why = ""
     scores = f"{chosen['node']} scored {best:.1f}, {node} {its:.1f}"
     if best == its:
-        scores = f"both scored {best:.1f}, and of equals the first is taken"
+        scores = f"both scored {best:.1f}, and the first of equals is chosen"
     policy = dig(decision, "spec.policy")
     return f"{node} could have taken {what} at {when}, but {chosen['node']} was chosen by {policy}: {why}{scores}"
 

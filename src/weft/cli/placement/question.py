@@ -31,5 +31,5 @@ def ask(session: Session, kind: str, spec: Mapping[str, Any]) -> Object:
         with contextlib.suppress(WeftError):
             session.client.delete(kind, name)
     if answered is None:
-        raise NotFound(f"{kind}/{name} was deleted before it was answered")
+        raise NotFound(f"{kind}/{name} was deleted before the scheduler answered")
     return answered

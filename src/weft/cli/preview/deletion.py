@@ -18,7 +18,7 @@ from weft.kinds.registry import BY_NAME
 def check_person(session: Session, names: list[str]) -> None:
     """Raises UsageError where nobody sits who could be asked, unless it is only to be explained."""
     if session.recorder is None and not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
-        raise click.UsageError(f"to delete {', '.join(names[:5])} where nobody can be asked, give --yes")
+        raise click.UsageError(f"deleting {', '.join(names[:5])} without a terminal needs --yes")
 
 
 def ask_to_delete(session: Session, found: Sequence[dict[str, Any]]) -> bool:

@@ -63,7 +63,7 @@ def foresee_each(session: Session, new: Sequence[tuple[Target, Object]]) -> dict
         if not waits or len(new) == 1:
             found[target.what] = told
     if len(placed) > MOST_ASKED:
-        session.say(f"where the first {MOST_ASKED} of {len(placed)} would be placed was asked")
+        session.say(f"placement was checked for the first {MOST_ASKED} of {len(placed)}")
     return found
 
 
@@ -102,5 +102,5 @@ def _ask_where(session: Session, target: Target, made: Object) -> Object | None:
     try:
         return ask(session, "recommendation", {"kind": kind, "wish": spec})
     except WeftError as problem:
-        session.say(f"whether a node would take it can't be told now: {problem.message}")
+        session.say(f"placement can't be checked now: {problem.message}")
         return None

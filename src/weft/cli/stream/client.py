@@ -113,9 +113,9 @@ class Stream:
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return
             except OSError as problem:
-                raise Unavailable(f"the stream was cut: {problem.strerror or problem}") from None
+                raise Unavailable(f"the connection was lost: {problem.strerror or problem}") from None
             if not data:
-                raise Unavailable("the stream was cut before its end", hint="the command may still be running")
+                raise Unavailable("the connection was lost before the end", hint="the command may still be running")
             for frame in self._decoder.feed(data):
                 self._take(frame.type, frame.payload, frame)
 

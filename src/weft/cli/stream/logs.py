@@ -52,7 +52,7 @@ def show_last_lines(session: Session, target: Target) -> None:
         return
     lines = kept.decode(errors="replace").splitlines()[-_LAST_LINES:]
     if any(lines):
-        session.say(f"{target.what}  printed last:")
+        session.say(f"{target.what}  last output:")
     for line in lines if any(lines) else ():
         session.say(f"  {clean(line)[:_WIDEST]}")
 
@@ -182,7 +182,7 @@ def _measure(session: Session, target: Target, seen: bytes | bytearray) -> int:
     _run_stream(session, target, {"follow": False, "tail": -1}, lambda _, data: whole.extend(data))
     at = whole.rfind(seen)
     if at < 0:
-        session.say(f"{target.what}: its log has begun anew, or is shorter now: here it is from its start")
+        session.say(f"{target.what}: its log was restarted or truncated: showing it from the start")
         return 0
     return at + len(seen)
 

@@ -21,7 +21,7 @@ def listen_here(port: int) -> socket.socket:
     except OverflowError:
         raise InvalidInput(f"{port} is not a port", field="port", hint="give one from 1 to 65535") from None
     except OSError as problem:
-        raise InUse(f"port {port} of this machine can't be used: {problem.strerror}", hint="choose another") from None
+        raise InUse(f"local port {port} can't be used: {problem.strerror}", hint="choose another port") from None
 
 
 def relay(session: Session, listener: socket.socket, target: Target, verb: str, given: dict[str, Any]) -> None:

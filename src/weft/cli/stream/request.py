@@ -27,9 +27,11 @@ def exchange(
             try:
                 data = sock.recv(MAX_PAYLOAD_BYTES)
             except OSError as problem:
-                raise Unavailable(f"the stream was cut: {problem.strerror or problem}") from None
+                raise Unavailable(f"the connection was lost: {problem.strerror or problem}") from None
             if not data:
-                raise Unavailable("the stream was cut before its end", hint="it may have run all the same")
+                raise Unavailable(
+                    "the connection was lost before the end", hint="the invocation may have run all the same"
+                )
             for frame in decoder.feed(data):
                 if frame.type == FrameType.DATA_OUT:
                     answer += frame.payload

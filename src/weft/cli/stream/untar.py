@@ -72,14 +72,14 @@ class Unpacker:
             while self._step():
                 pass
         except (ValueError, RecursionError):
-            raise DriverFailed(f"{self._folder}: what the guest sends is no tar archive") from None
+            raise DriverFailed(f"{self._folder}: the guest sent no tar archive") from None
         except OSError as problem:
             raise DriverFailed(f"{self._folder}: {problem.strerror or problem}") from None
 
     def finish(self) -> None:
         """Raises DriverFailed for an archive that was cut."""
         if self._after is None:
-            raise DriverFailed(f"{self._folder}: the archive was cut: what came before is there")
+            raise DriverFailed(f"{self._folder}: the archive was cut short: what came before it was written")
 
     def _step(self) -> bool:
         """False: more bytes are needed."""
@@ -182,7 +182,7 @@ class Unpacker:
         if b".." in words:
             told = name[:80].decode(errors="replace")
             raise DriverFailed(
-                f"{self._folder}: the guest's archive has {told!r}, which leads out of it: nothing more is taken"
+                f"{self._folder}: the guest's archive has {told!r}, which leads out of the folder: copying stopped"
             )
         return words
 

@@ -27,12 +27,14 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|file:")
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         click.Argument(["words"], nargs=-1, metavar="NAME URL" if kind else "image NAME URL"),
-        click.Option(["--sha256"], default="", metavar="HEX", help="Its digest; a file with another one is refused."),
+        click.Option(
+            ["--sha256"], default="", metavar="HEX", help="The image's digest; a file with another digest is refused."
+        ),
         click.Option(
             ["--registry-secret"],
             default="",
             metavar="SECRET",
-            help="For oci://: the secret that opens its registry.",
+            help="With oci://: the secret with the registry's credentials.",
             shell_complete=complete_target(BY_NAME["secret"]),
         ),
         *options.waits(),
@@ -62,7 +64,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], sha256: st
             session.client.delete("image", target.name)
         except NotFound:
             return code
-        session.say(f"{target.what} was not kept; mend the URL, the digest or the secret and add it again")
+        session.say(f"{target.what} was not kept; correct the URL, the digest or the secret, and add the image again")
     return code
 
 
@@ -84,7 +86,9 @@ def add_file(session: Session, path: str) -> str:
         wait = plan_wait(made, target, "create")
         code = finish(session, [Done(target, made, "create")], [wait] if wait else [])
         if code != OK:
-            raise DriverFailed(f"{target.what} did not come from {path}", hint=f"weft describe {target.what}") from None
+            raise DriverFailed(
+                f"{target.what} could not be fetched from {path}", hint=f"weft describe {target.what}"
+            ) from None
         return name
     if known["spec"]["url"] != url:
         raise AlreadyExists(

@@ -20,21 +20,19 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     metavar = "NAME [ALIAS [VERSION | VERSION=SHARE...]]"
     params: list[click.Parameter] = [
         click.Argument(["words"], nargs=-1, metavar=metavar if kind else f"function/{metavar}"),
-        click.Option(["--remove"], is_flag=True, help="Take the alias away."),
+        click.Option(["--remove"], is_flag=True, help="Remove the alias."),
         options.output(),
     ]
-    return options.build(
-        verb, "Names for versions of a function: list them, set one, or remove one.", _run, kind, params
-    )
+    return options.build(verb, "Name versions of a function: list aliases, set one, or remove one.", _run, kind, params)
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], remove: bool) -> int:
     (target,) = find_targets(session, kind, words[:1], ("function",))
     name, *weights = words[1:] or ("",)
     if remove and (not name or weights):
-        raise click.UsageError("--remove takes the function and one alias")
+        raise click.UsageError("--remove needs the function and one alias")
     if name and not weights and not remove:
-        raise click.UsageError("for which version? give its number, or two with shares: 3=0.9 4=0.1")
+        raise click.UsageError("the version is missing: give its number, or two with shares: 3=0.9 4=0.1")
     function = session.client.get("function", target.name)
     if not name:
         return _show(session, function)

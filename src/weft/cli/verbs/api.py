@@ -23,7 +23,9 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         click.Argument(["words"], nargs=-1, metavar=f"[{'|'.join(_METHODS)}] PATH"),
-        click.Option(["-d", "--data"], metavar="JSON|@FILE|-", help="The body: JSON, a file of it, or standard input."),
+        click.Option(
+            ["-d", "--data"], metavar="JSON|@FILE|-", help="The body: JSON, a file with JSON, or - for standard input."
+        ),
         options.output(),
     ]
     return options.build(verb, "Send one request to the server's API and print the answer.", _run, kind, params)
@@ -57,7 +59,7 @@ def _read_words(words: tuple[str, ...]) -> tuple[str, str]:
     method, path = words if len(words) == 2 else ("GET", words[0] if len(words) == 1 else "")
     if method.upper() not in _METHODS or not path or path.upper() in _METHODS:
         raise usage(
-            f"give a path, and one of {', '.join(_METHODS)} before it unless it is read", "like: weft api /v1/vms"
+            f"give a path, with one of {', '.join(_METHODS)} before it unless it is a GET", "like: weft api /v1/vms"
         )
     return method.upper(), path
 

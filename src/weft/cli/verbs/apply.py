@@ -48,7 +48,7 @@ def files() -> list[click.Parameter]:
 
 def file_option() -> click.Option:
     """``files``."""
-    help_ = "What to read; may be repeated."
+    help_ = "A file or folder to read; may be repeated."
     return click.Option(["-f", "--filename", "files"], multiple=True, metavar="FILE|DIR|-", help=help_)
 
 
@@ -56,23 +56,23 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         *files(),
         *options.dry_runs(),
-        click.Option(["--plan"], metavar="ID", help="Do what weft plan has told under this id, or nothing."),
+        click.Option(["--plan"], metavar="ID", help="Do exactly what weft plan showed under this id, or nothing."),
         *prunes(),
-        click.Option(["-y", "--yes"], is_flag=True, help="With --prune: don't ask."),
+        click.Option(["-y", "--yes"], is_flag=True, help="With --prune: don't ask for confirmation."),
         *options.waits(),
         options.output(),
     ]
-    return options.build(verb, "Create or change the objects in files until they are as written.", _run, kind, params)
+    return options.build(verb, "Create or change objects to match files, and wait until they do.", _run, kind, params)
 
 
 def prunes() -> list[click.Parameter]:
     return [
-        click.Option(["--prune"], is_flag=True, help="Delete what has the labels of -l and is in no file any more."),
+        click.Option(["--prune"], is_flag=True, help="Delete objects with the labels of -l that are in no file."),
         click.Option(
             ["-l", "--selector", "labels"],
             multiple=True,
             metavar="KEY=VALUE",
-            help="With --prune: only with these labels.",
+            help="With --prune: only objects with these labels.",
         ),
     ]
 
@@ -80,7 +80,7 @@ def prunes() -> list[click.Parameter]:
 def read_labels(labels: tuple[str, ...]) -> str:
     """The selector of what may be pruned. Raises UsageError for none: everything there is would go."""
     if not any(label.strip() for label in labels):
-        raise click.UsageError("--prune needs -l KEY=VALUE: what has these labels and is in no file is deleted")
+        raise click.UsageError("--prune needs -l KEY=VALUE: objects with these labels that are in no file are deleted")
     return ",".join(labels)
 
 
@@ -96,12 +96,12 @@ def _run(
     yes: bool,
 ) -> int:
     if labels and not prune:
-        raise click.UsageError("-l says what --prune may delete: give that too")
+        raise click.UsageError("-l limits what --prune deletes: give --prune too")
     selector = read_labels(labels) if prune else ""
     files = (*files, *paths)
     if dry_run == "client":
         for manifest in read_files(files, session.project):
-            print(f"{manifest.what}  is well written; no server was asked")
+            print(f"{manifest.what}  is valid; no server was contacted")
         return OK
     manifests = read_all(session, files)
     pruned = find_pruned(session, manifests, selector) if prune else []
@@ -110,8 +110,8 @@ def _run(
         steps = make_steps(session, manifests, send(session, manifests, dry_run=True), pruned)
         if name_plan(manifests, steps) != plan:
             raise StaleRevision(
-                f"plan {plan} isn't what would be done now: the files, or what stands, have changed since",
-                hint=f"weft plan {' '.join(f'-f {file}' for file in files)}{' --prune …' * prune} tells what would be now",
+                f"plan {plan} is out of date: the files or the objects have changed since",
+                hint=f"weft plan {' '.join(f'-f {file}' for file in files)}{' --prune …' * prune} shows what apply would do now",
             )
         bound = bind(manifests, steps)
     if pruned and not dry_run and plan is None and not yes and not ask_to_delete(session, pruned):
@@ -181,12 +181,12 @@ def read_all(session: Session, files: tuple[str, ...]) -> list[Manifest]:
 def read_files(files: tuple[str, ...], project: str | None, packed: list[Packed] | None = None) -> list[Manifest]:
     """The manifests in ``files``, checked, with functions' code put into ``packed``. Raises UsageError where there is none."""
     if not files:
-        raise usage("no file is given", f"{click.get_current_context().command_path} FILE, or - for standard input")
+        raise usage("no file given", f"{click.get_current_context().command_path} FILE, or - for standard input")
     documents = read_documents(files)
     code = pack_documents(documents)
     manifests = read_manifests(documents, project)
     if not manifests:
-        raise click.UsageError(f"{', '.join(files)}: nothing in it")
+        raise click.UsageError(f"{', '.join(files)}: no objects in it")
     if packed is not None:
         packed += code
     return manifests

@@ -43,7 +43,7 @@ def change(session: Session, verb: str, volume: str, vm: str) -> int:
         obj = session.client.get("vm", vm)
         volumes = list(dig(obj, "spec.volumes", []))
         if verb == "attach" and volume in volumes:
-            raise InUse(f"volume/{volume} is attached to vm/{vm} already")
+            raise InUse(f"volume/{volume} is already attached to vm/{vm}")
         if verb == "detach" and volume not in volumes:
             raise NotFound(f"volume/{volume} is not attached to vm/{vm}")
         wanted = [*volumes, volume] if verb == "attach" else [name for name in volumes if name != volume]
@@ -55,7 +55,7 @@ def change(session: Session, verb: str, volume: str, vm: str) -> int:
                 raise
     told = f"{'attached to' if verb == 'attach' else 'detached from'} vm/{vm}"
     if dig(obj, "status.phase") == "Suspended" or (dig(obj, "status.room") is not None and not _is_live(obj, verb)):
-        told += f", with its next start: weft vm restart {vm}"
+        told += f" at its next start: weft vm restart {vm}"
     wait = plan_wait(obj, Target(BY_NAME["vm"], vm), "update") if dig(obj, "status.phase") == "Running" else None
     return finish(session, [Done(Target(BY_NAME["volume"], volume), obj, "set", told)], [wait] if wait else [])
 

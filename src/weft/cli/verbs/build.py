@@ -27,9 +27,9 @@ from weft.objects.identity import check_name
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         click.Argument(["words"], nargs=-1, metavar="RECIPE" if kind else "image RECIPE"),
-        click.Option(["--name"], default="", metavar="NAME", help="The image's name, if not the recipe's."),
-        click.Option(["--fresh"], is_flag=True, help="Build it anew, with the newest packages."),
-        click.Option(["--cache"], default="", metavar="DIR", help="Where built images are kept [.weft/cache]."),
+        click.Option(["--name"], default="", metavar="NAME", help="The image's name. [the recipe's]"),
+        click.Option(["--fresh"], is_flag=True, help="Rebuild the image with the newest packages."),
+        click.Option(["--cache"], default="", metavar="DIR", help="Where built images are kept. [.weft/cache]"),
         *options.waits(),
         options.output(),
     ]

@@ -17,7 +17,7 @@ from weft.kinds.record import Kind
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
-    summary = "Say how full the nodes are, what waits and why, and how it is decided."
+    summary = "Show how full the nodes are, what waits and why, and how placement decides."
     return options.build(verb, summary, _run, kind, [options.timeout(), options.output()])
 
 

@@ -39,18 +39,18 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 def _run(session: Session, kind: Kind | None, act: str, shell: str | None) -> None:
     if act != "install":
         if shell:
-            raise click.UsageError(f"one shell at a time: weft completion {act}")
+            raise click.UsageError(f"give one shell: weft completion {act}")
         print(_write_script(act), flush=True)
         write_in_background(click.get_current_context().find_root().command, session.environ)
         return
     shell = shell or Path(session.environ.get("SHELL", "")).name
     if shell not in _USE:
-        raise click.UsageError(f"for which shell? weft completion install {'|'.join(_USE)}")
+        raise click.UsageError(f"the shell is unknown: weft completion install {'|'.join(_USE)}")
     if not session.environ.get("HOME"):
         raise InvalidInput("HOME is not set, so there is nowhere to install it", hint=_USE[shell])
     print(f"completion  {_install(session, shell)}")
     write_grammar(click.get_current_context().find_root().command, session.environ)
-    session.say("it works in the next shell that is opened")
+    session.say("completion works in the next shell that you open")
 
 
 def _install(session: Session, shell: str) -> Path:

@@ -16,12 +16,20 @@ from weft.kinds.record import Kind
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         click.Argument(["act"], type=click.Choice(["view"]), default="view", metavar="[view]"),
-        click.Option(["--show-origin", "origins"], is_flag=True, help="Say which flag, variable or file says it."),
+        click.Option(
+            ["--show-origin", "origins"],
+            is_flag=True,
+            help="Show which flag, variable or file each setting comes from.",
+        ),
         *options.table(),
         options.output(),
     ]
     return options.build(
-        verb, "Show the settings in force; flags go before variables, a project, a user.", _run, kind, params
+        verb,
+        "Show the settings in force: flags override variables, those the project's file, that the user's.",
+        _run,
+        kind,
+        params,
     )
 
 

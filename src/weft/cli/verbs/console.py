@@ -21,15 +21,15 @@ ESCAPE = b"\x1d"
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         options.targets(kind, many=False, able=entry.kinds),
-        click.Option(["--vnc"], is_flag=True, help="Its screen instead: a port here for a VNC viewer."),
-        click.Option(["--url"], is_flag=True, help="With --vnc: a web socket's URL instead, good once."),
-        click.Option(["--port"], type=int, default=0, help="With --vnc: this port here [any that is free]."),
+        click.Option(["--vnc"], is_flag=True, help="Open the screen instead, at a local port for a VNC viewer."),
+        click.Option(["--url"], is_flag=True, help="With --vnc: print a web socket's URL instead, valid once."),
+        click.Option(["--port"], type=int, default=0, help="With --vnc: the local port. [any free one]"),
     ]
     return options.build(verb, "Show the guest's serial console and type on it; Ctrl-] leaves.", _run, kind, params)
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], vnc: bool, url: bool, port: int) -> int:
-    target = find_one(session, kind, words, able("console"), "one console at a time")
+    target = find_one(session, kind, words, able("console"), "give one VM: consoles open one at a time")
     if vnc:
         return show_screen(session, target, url, port)
     ticket = session.client.verb(target.kind.name, target.name, "console", {})

@@ -58,7 +58,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     ]
     return options.build(
         verb,
-        "Show the context in use, list the ones there are, use another (its NAME alone does too), add or remove one.",
+        "Show the context in use; list contexts; use (NAME alone does too), add or remove one.",
         _run,
         kind,
         params,
@@ -72,10 +72,10 @@ def _run(session: Session, kind: Kind | None, act: str, name: str | None, file: 
         raise click.UsageError(f"{act!r} is not one of {', '.join(_ACTS)}")
     if act in ("show", "list"):
         if name:
-            raise click.UsageError(f"context {act} takes no name; -o json has all of it")
+            raise click.UsageError(f"context {act} takes no name; -o json shows all fields")
         return _show(session) if act == "show" else _list(session)
     if not name or (act == "add") != bool(file):
-        raise click.UsageError({"add": "give a name and the context's file"}.get(act, "give the name of one context"))
+        raise click.UsageError({"add": "give a name and the context's file"}.get(act, "give one context's name"))
     session.would(f"{act} a context below {user_folder(session.environ)}")
     if act == "add":
         path = user_folder(session.environ) / NAMED / f"{check_name(name)}.json"
@@ -93,7 +93,7 @@ def _remove(session: Session, name: str) -> None:
     settings = read_settings(config)
     if settings.context == name:  # before it goes, or every command would ask for one that is gone
         write_settings(config, msgspec.structs.replace(settings, context=""))
-        session.say("it was the one in use: weft context NAME uses another")
+        session.say("it was in use: weft context NAME uses another one")
     path.unlink()
     print(f"context/{name}  removed")
 
@@ -117,7 +117,7 @@ def _use(session: Session, name: str) -> None:
         return
     if found.place != str(path if named else folder / FILE):
         session.say(
-            f"here {found.origin} is stronger: {found.context.server}, project {found.context.project}, is asked"
+            f"{found.origin} overrides it here: commands go to {found.context.server}, project {found.context.project}"
         )
 
 

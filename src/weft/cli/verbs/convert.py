@@ -35,22 +35,30 @@ from weft.objects.quantity import format_bytes, parse_bytes
 
 BACK_SECONDS = 60.0  # beside the time it may take: until the old one has everything again
 _BEHIND = {
-    "container": "what it wrote outside its volumes isn't taken along: the new one begins as the image is",
-    "vm": "what its root disk holds isn't taken along: the new one begins as the image is",
+    "container": "data outside its volumes is not taken along: the new VM starts from the image",
+    "vm": "the root disk is not taken along: the new container starts from the image",
 }
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params: list[click.Parameter] = [
         options.targets(kind, many=False, able=KINDS),
-        click.Option(["--to"], type=click.Choice(KINDS), required=True, help="What it is to become."),
-        click.Option(["--as", "new_name"], metavar="NAME", help="The new one's name; else its own."),
-        click.Option(["--memory"], metavar="SIZE", help="The new one's memory; a VM gets 64M more for its kernel."),
-        click.Option(["--disk"], metavar="SIZE", help="A new VM's root disk; else its image's own size."),
-        click.Option(["--confirm"], is_flag=True, help="Delete the old one as soon as the new one runs."),
-        click.Option(["--dry-run"], is_flag=True, help="Only say what the new one would be, and what it hasn't."),
-        click.Option(["--detach"], is_flag=True, help="Return as soon as the server has taken it."),
-        click.Option(["--timeout"], type=options.Duration(), help="Undo it if the new one doesn't run by then (10m)."),
+        click.Option(["--to"], type=click.Choice(KINDS), required=True, help="The kind to convert to."),
+        click.Option(["--as", "new_name"], metavar="NAME", help="The new workload's name. [the old one's]"),
+        click.Option(
+            ["--memory"],
+            metavar="SIZE",
+            help="The new workload's memory. [the old one's; a VM gets 64M more for its kernel]",
+        ),
+        click.Option(["--disk"], metavar="SIZE", help="A new VM's root disk. [the image's size]"),
+        click.Option(["--confirm"], is_flag=True, help="Delete the old workload as soon as the new one runs."),
+        click.Option(["--dry-run"], is_flag=True, help="Only show the new workload, and what it would lack."),
+        click.Option(["--detach"], is_flag=True, help="Don't wait."),
+        click.Option(
+            ["--timeout"],
+            type=options.Duration(),
+            help="Undo the conversion if the new workload doesn't run by then. [10m]",
+        ),
         options.output(),
     ]
     return options.build(verb, f"{entry.summary}.", _run, kind, params)
@@ -72,7 +80,9 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
             session.say(f"left out  {word}")
     made = session.client.verb(target.kind.name, target.name, "convert", body)
     if detach:
-        print_one(session, made, f"{target.what}  is converted; watch: weft operation attach {name_operation(made)}")
+        print_one(
+            session, made, f"{target.what}  is being converted; watch: weft operation attach {name_operation(made)}"
+        )
         return OK
     session.timeout_seconds = timeout + BACK_SECONDS
     return _watch(session, made)
@@ -102,8 +112,8 @@ def _translate(session: Session, old: Mapping[str, Any], asked: ConvertInput) ->
     url, digest = dig(image, "spec.url", ""), dig(image, "status.digest", "")
     if not url.startswith(OCI):
         raise IllegalTransition(
-            f"vm/{old['name']} stands on image {workload_spec.image}, which is made of no container image",
-            hint="only VMs on oci:// images can go on as containers",
+            f"vm/{old['name']} uses image {workload_spec.image}, which is not a container image",
+            hint="only VMs with oci:// images can be converted to containers",
         )
     source = read_oci(url)
     pinned = f"{source.registry}/{source.name}@{digest or source.digest}"
@@ -118,7 +128,7 @@ def _rehearse(session: Session, old: Mapping[str, Any], manifest: Mapping[str, A
     except NotFound:
         pass
     else:
-        raise AlreadyExists(f"{kind}/{name} exists already", hint="give the new one another name: --as NAME")
+        raise AlreadyExists(f"{kind}/{name} exists already", hint="give the new workload another name: --as NAME")
     spec = msgspec.to_builtins(translated.spec)
     if session.is_data:
         print_object(session, {"kind": kind, "name": name, "spec": {**spec, "run": old["spec"]["run"]}})
@@ -130,7 +140,7 @@ def _rehearse(session: Session, old: Mapping[str, Any], manifest: Mapping[str, A
             print(f"goes over  {word}: {', '.join(things)}")
     for word in (*translated.left_out, _BEHIND[old["kind"]]):
         print(f"left out   {word}")
-    print(f"{what} is stopped meanwhile, and kept until it is confirmed")
+    print(f"{what} stops for the conversion, and is kept until you confirm")
     return OK
 
 
@@ -165,7 +175,9 @@ def _find_error(target: Target, result: Result) -> WeftError | None:
         return None
     old = dig(obj, "spec.workload")
     began = dig(obj, "status.stopped_at") or phase == "Undone"
-    stays = f"{old} has everything again, and runs if it did." if began else f"{old} is as it was."
+    stays = (
+        f"{old} has its volumes and addresses again, and runs if it ran before." if began else f"{old} is unchanged."
+    )
     told = f"{old} was not converted: {message or reason}"
     hint = f"{stays}  weft describe {target.what}"
     if exit_code(WeftError("", reason=reason)) == UNPLACEABLE:

@@ -43,7 +43,7 @@ class _Place(NamedTuple):
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [click.Argument(["places"], nargs=2, metavar="FROM TO")]
     made = options.build(
-        verb, "Copy a file or folder: FROM and TO are paths, one of them NAME:PATH in a VM. - is stdin or stdout.",
+        verb, "Copy a file or folder: FROM and TO are paths, one of them NAME:PATH in a guest. - is stdin or stdout.",
         _run, kind, params,
     )  # fmt: skip
     made.short_help = entry.summary
@@ -53,7 +53,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 def _run(session: Session, kind: Kind | None, places: tuple[str, str]) -> int:
     source, goal = (_read_place(session, kind, place) for place in places)
     if (source.target is None) == (goal.target is None):
-        raise click.UsageError("one of the two is in a VM, as NAME:PATH, like: weft cp notes.txt web:/root/")
+        raise click.UsageError("FROM or TO must be a guest's path, NAME:PATH, like: weft cp notes.txt web:/root/")
     if goal.target is not None:
         return _put(session, source.path, goal.target, goal.path)
     assert source.target is not None
@@ -65,7 +65,7 @@ def _read_place(session: Session, kind: Kind | None, text: str) -> _Place:
     if not colon or text.startswith((".", "/")):
         return _Place(None, text)
     if not path:
-        raise click.UsageError(f"{text!r}: the path in the VM is missing, like {name}:/root/")
+        raise click.UsageError(f"{text!r}: the path in the guest is missing, like {name}:/root/")
     return _Place(find_targets(session, kind, [name], able("cp"))[0], path)
 
 
@@ -92,15 +92,13 @@ def _get(session: Session, target: Target, path: str, goal: str) -> int:
         return _receive(session, target, ["cat", path], _print)
     what = _ask(session, target, ["sh", "-c", _GET, path])
     if what == "none":
-        raise NotFound(f"{target.what} has no file {path} that can be read")
+        raise NotFound(f"{target.what} has no readable file {path}")
     here = Path(goal)
     name = Path(path).name or target.name
     if what == "folder":
         into = here / name if here.is_dir() else here
         if into != here and into.is_symlink():  # it may have come from the guest itself, with an earlier copy
-            raise InvalidInput(
-                f"{into} is a link", field="TO", hint="name the folder that it leads to, if that is meant"
-            )
+            raise InvalidInput(f"{into} is a link", field="TO", hint="to use it, name the folder that it leads to")
         return _get_folder(session, target, path, into)
     into = here / name if here.is_dir() or goal.endswith("/") else here
     part = into.with_name(f".{into.name[:200]}.{secrets.token_hex(4)}.weft-part")
@@ -126,7 +124,7 @@ def _get_folder(session: Session, target: Target, path: str, into: Path) -> int:
         if code == 0:
             unpacker.finish()
     if unpacker.left_out:
-        session.say(f"left out: {unpacker.left_out} devices and pipes, which aren't taken from a guest")
+        session.say(f"left out: {unpacker.left_out} devices and pipes: weft copies none from a guest")
     return code
 
 
@@ -161,8 +159,8 @@ class _Short:
         self._left -= len(data)
         if self._left < 0:
             raise DriverFailed(
-                f"{self._target.what} prints without end where it was asked for a few words: nothing more is taken from it",
-                hint="its shell, cat or tar isn't what it should be",
+                f"{self._target.what} printed far more than expected: copying stopped",
+                hint="its shell, cat or tar has been replaced or is broken",
             )
         self._take(data)
 

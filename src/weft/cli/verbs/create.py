@@ -38,7 +38,7 @@ _MARKS, _MARK_LENGTH = "bcdfghjkmnpqrstvwxz23456789", 4  # nothing that reads as
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
-    return make_command(verb, kind) if kind else _Kinds(verb, help="Make an object of a kind.")
+    return make_command(verb, kind) if kind else _Kinds(verb, help="Create an object of a kind.")
 
 
 def make_command(verb: str, kind: Kind) -> click.Command:
@@ -48,15 +48,17 @@ def make_command(verb: str, kind: Kind) -> click.Command:
         click.Argument(["words"], nargs=-1, metavar="NAME [IMAGE] [-- COMMAND...]" if kind.name in RUNS else "NAME"),
         click.Option(["--name", "named"], metavar="NAME", hidden=True, help="The name, if not given as an argument."),
         *flags,
-        click.Option(["-f", "--config"], metavar="FILE", help="Whole object or its spec, in YAML, JSON, TOML or nix."),
-        click.Option(["-l", "--label", "labels"], multiple=True, metavar="KEY=VALUE", help="A label."),
+        click.Option(
+            ["-f", "--config"], metavar="FILE", help="A file with the object or its spec, in YAML, JSON, TOML or nix."
+        ),
+        click.Option(["-l", "--label", "labels"], multiple=True, metavar="KEY=VALUE", help="A label; may be repeated."),
         *options.dry_runs(),
         *options.waits(flags),
         options.output(),
     ]
     return options.build(
         verb,
-        f"Make a {kind.title}: {kind.summary[:1].lower()}{kind.summary[1:]}.",
+        f"Create a {kind.title}: {kind.summary[:1].lower()}{kind.summary[1:]}.",
         _run,
         kind,
         params,
@@ -85,7 +87,7 @@ def _run(session: Session, kind: Kind, words: tuple[str, ...], dry_run: str | No
     manifest, code = read_wish(session, kind, words, given)
     target = Target(kind, manifest["name"])
     if dry_run == "client":
-        print_one(session, manifest, f"{target.what}  would be asked for; no server was asked")
+        print_one(session, manifest, f"{target.what}  would be created; no server was contacted")
         return 0
     if code is not None:
         bring(session, code)
@@ -140,7 +142,7 @@ def read_words(
     argv, place = options.read_argv(), RUNS.get(kind.name)
     if place is None:
         if argv:
-            raise usage(f"a {kind.title} takes no command after --")
+            raise usage(f"a {kind.title} has no command; leave out -- and what follows")
         return words
     alone = make_up and len(words) == 1 and not given[f"{place}__image"] and not given["config"]
     own = 0 if given["named"] or alone else 1
@@ -153,7 +155,7 @@ def read_words(
         given[f"{place}__image"] = images[0]
     flags: tuple[str, ...] = given[f"{place}__command"] or ()
     if flags and argv:
-        raise usage("the command is given twice: with --command, and after --")
+        raise usage("the command is given twice: use --command or --, not both")
     given[f"{place}__command"] = tuple(shlex.split(flags[0])) if len(flags) == 1 else (*flags, *(argv or ()))
     return names
 
@@ -185,7 +187,7 @@ def _choose_name(
             if len(lacking) == 1 and not _is_set(lacking[0], spec)
             else ""
         )
-        raise usage(f"one name is enough: {' '.join([*words, *([named] if named else [])])}", hint)
+        raise usage(f"more than one name given: {' '.join([*words, *([named] if named else [])])}", hint)
     name = words[0] if words else named or written
     if not name:
         raise usage("the name is missing: give NAME")

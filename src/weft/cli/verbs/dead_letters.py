@@ -19,17 +19,17 @@ _SHOWN = 60  # characters of an error or an event
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params: list[click.Parameter] = [
         options.targets(kind, many=False, able=entry.kinds),
-        click.Option(["--redrive"], is_flag=True, help="Run all of them again, as if they were new."),
-        click.Option(["--purge"], is_flag=True, help="Let go of all of them."),
+        click.Option(["--redrive"], is_flag=True, help="Run all of them again, as new invocations."),
+        click.Option(["--purge"], is_flag=True, help="Delete all of them."),
         options.output(),
     ]
     return options.build(verb, f"{entry.summary}.", _run, kind, params)
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], redrive: bool, purge: bool) -> int:
-    target = find_one(session, kind, words, ("function",), "one function at a time")
+    target = find_one(session, kind, words, ("function",), "give one function")
     if redrive and purge:
-        raise click.UsageError("--redrive or --purge, not both")
+        raise click.UsageError("give either --redrive or --purge, not both")
     if redrive or purge:
         count = act_on_dead_letters(session.client, target.name, "redrive" if redrive else "purge")
         if session.is_document:

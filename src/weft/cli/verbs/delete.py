@@ -22,13 +22,13 @@ from weft.kinds.registry import WORKLOADS
 from weft.objects.errors import NotFound
 
 _USERS = (*WORKLOADS, "job", "function", "migration", "conversion")  # they go first: others are in their use
-_FORCE = "Give up a node that is lost: its VMs are placed anew, with fresh disks."
+_FORCE = "Give up a lost node: its workloads are placed anew, with fresh disks."
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         options.targets(kind, required=False, able=entry.kinds),
-        click.Option(["-y", "--yes"], is_flag=True, help="Don't ask."),
+        click.Option(["-y", "--yes"], is_flag=True, help="Don't ask for confirmation."),
         *([file_option()] if kind is None else []),
         *options.selectors(kind),
         *([click.Option(["--force"], is_flag=True, help=_FORCE)] if kind is None or kind.name == "node" else []),
@@ -52,13 +52,13 @@ def _run(
 ) -> int:
     uids: dict[str, str] = {}  # of those that were looked at: no later one of the name is meant
     if files and (words or labels or fields):
-        raise click.UsageError("give files, or names, or a selector")
+        raise click.UsageError("give either files, names or a selector")
     if files:
         targets = _read_targets(session, files)
     else:
         targets = _find_targets(session, kind, words, ",".join(labels), ",".join(fields), uids)
     if not targets:
-        session.say("nothing matches")
+        session.say("no object matches")
         return 0
     if force:
         for target in targets:
@@ -92,7 +92,9 @@ def _read_targets(session: Session, files: tuple[str, ...]) -> list[Target]:
         target = Target(manifest.kind, manifest.data["name"])
         project = manifest.data.get("project")
         if project not in (None, session.client.project):
-            raise usage(f"{target.what} is in project {project}", f"give --project {project}, and only files of it")
+            raise usage(
+                f"{target.what} is in project {project}", f"give --project {project}, and only files of that project"
+            )
         try:
             session.client.get(target.kind.name, target.name)
             targets.append(target)
@@ -109,7 +111,7 @@ def _find_targets(
     if not labels and not fields:
         return find_sure_targets(session, kind, words)
     if len(words) != (kind is None):
-        raise click.UsageError("give names, or a kind and a selector")
+        raise click.UsageError("give either names, or a kind and a selector")
     kind = kind or find_noun(words[0])
     listing = session.client.list(kind.name, labels=labels, fields=fields)
     targets = [Target(kind, item["name"]) for item in listing.items]
@@ -124,14 +126,14 @@ def _tell_lost(session: Session, target: Target) -> None:
     volumes = session.client.list("volume", all_projects=True, fields=f"status.node={target.name}").items
     for title, names in (
         (
-            "workloads that are placed anew, whose root disks are lost",
+            "workloads placed anew, without their root disks",
             [_name(p) for p in places if not p["volumes"]],
         ),
         (
-            "workloads that wait for it, since their volumes lie there",
+            "workloads that wait for the node, because their volumes are there",
             [_name(p) for p in places if p["volumes"]],
         ),
-        ("volumes that nobody can have until it is back", [volume["name"] for volume in volumes]),
+        ("volumes unavailable until the node is back", [volume["name"] for volume in volumes]),
     ):
         session.say(f"{title}: {', '.join(sorted(names)) or 'none'}")
 

@@ -39,14 +39,16 @@ _EVENTS = 10
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [options.targets(kind), options.output()]
     if kind is not None and kind.name == "migration":
-        params.insert(1, click.Option(["--plot"], metavar="FILE", help="Write its way there too, as a picture (SVG)."))
+        params.insert(
+            1, click.Option(["--plot"], metavar="FILE", help="Also draw the migration's progress, as an SVG file.")
+        )
     return options.build(verb, "Show an object in full, with its latest events.", _run, kind, params)
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], plot: str | None = None) -> int:
     targets = look_up(session, kind, words)
     if plot is not None and len(targets) != 1:
-        raise click.UsageError("--plot draws one at a time")
+        raise click.UsageError("--plot draws one migration: give one name")
 
     def describe(target: Target) -> None:
         obj = session.client.get(target.kind.name, target.name)
@@ -87,8 +89,8 @@ def _plot(session: Session, migration: dict[str, Any], target: Target, path: Pat
     drawn = draw_move(migration)
     if not drawn:
         raise NotFound(
-            f"{target.what} has nothing to draw: it was too short to be looked at twice",
-            hint="one that takes a few seconds can be drawn",
+            f"{target.what} is too short to draw: it was measured less than twice",
+            hint="migrations that take a few seconds can be drawn",
         )
     session.would(f"write {path}")
     try:

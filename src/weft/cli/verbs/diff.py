@@ -21,7 +21,7 @@ DIFFERS = 1
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     return options.build(
-        verb, "Show what apply would change; exit 1 if anything.", _run, kind, [*files(), options.output()]
+        verb, "Show what apply would change; exit 1 if anything would.", _run, kind, [*files(), options.output()]
     )
 
 

@@ -50,7 +50,9 @@ class Finding(NamedTuple):
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
-    return options.build(verb, "Check this machine and the server, and say what to do.", _run, kind, [options.output()])
+    return options.build(
+        verb, "Check this machine and the server, and suggest remedies.", _run, kind, [options.output()]
+    )
 
 
 def _run(session: Session, kind: Kind | None) -> int:
@@ -76,9 +78,9 @@ def _check_machine() -> Iterator[Finding]:
     missing = {program: package for program, package in _PROGRAMS.items() if not shutil.which(program)}
     if missing:
         remedy = f"make install, or apt-get install {' '.join(missing.values())}"
-        yield Finding("programs", "note", f"missing here: {', '.join(missing)} (needed where guests run)", remedy)
+        yield Finding("programs", "note", f"missing: {', '.join(missing)} (needed where guests run)", remedy)
     else:
-        yield Finding("programs", "ok", f"{_qemu_version()} and what guests need besides")
+        yield Finding("programs", "ok", f"{_qemu_version()} and what else guests need")
     yield _check_kvm()
 
 
@@ -96,10 +98,10 @@ def _qemu_version() -> str:
 def _check_kvm() -> Finding:
     device = Path("/dev/kvm")
     if not device.exists():
-        return Finding("kvm", "note", "not here: guests are emulated (TCG), slower but whole")
+        return Finding("kvm", "note", "not available: guests are emulated (TCG), slower but complete")
     if not os.access(device, os.R_OK | os.W_OK):
         return Finding("kvm", "note", "present, but not for this user", "run the agent as root, or join the group kvm")
-    return Finding("kvm", "ok", "present; each agent tries it with a guest (weft node list -o wide)")
+    return Finding("kvm", "ok", "present; each agent tests it with a guest (weft node list -o wide)")
 
 
 def _check_server(session: Session) -> Iterator[Finding]:
@@ -111,7 +113,7 @@ def _check_server(session: Session) -> Iterator[Finding]:
     yield _check_privacy(session) or Finding("context", "ok", f"{context.server}, project {session.client.project}")
     told, trouble = ask_health(session)
     if trouble:
-        yield Finding("server", "broken", trouble, "make up starts a local one; it also heals what has died")
+        yield Finding("server", "broken", trouble, "make up starts a local cluster, and restarts what has died")
         return
     yield Finding("server", "ok", f"answers, version {told.get('version', '')}")
     if isinstance(took := told.get("store_ms"), (int, float)):  # an older server doesn't say
@@ -123,7 +125,9 @@ def _check_server(session: Session) -> Iterator[Finding]:
         yield Finding("nodes", "broken", problem.message, problem.hint or "")
         return
     if not nodes:
-        yield Finding("nodes", "broken", "none has joined", "weft token create --join prints what to type on one")
+        yield Finding(
+            "nodes", "broken", "no node has joined", "weft token create --join prints the command to run on a new node"
+        )
     for node in nodes:
         yield _check_node(node)
     yield from _check_volumes(session, {str(dig(node, "uid")): dig(node, "report.volumes") or [] for node in nodes})
@@ -146,11 +150,14 @@ def judge_volume(volume: dict[str, Any], has: dict[str, list[str]]) -> Finding |
         return None
     names, home, uid = ", ".join(map(str, copies)), dig(volume, "status.node_uid"), dig(volume, "uid")
     if home is None or (len(copies) > 1 and home in has and uid not in has[home]):
-        fact = f"there is data of it on {names}, which nothing explains; whose is the right one isn't known"
-        remedy = "kept; a VM with it waits (volumesApart) until only one node has some. Deleting the volume removes all"
+        fact = f"{names} hold unexplained copies of its data; weft can't tell which one is right"
+        remedy = (
+            "all copies are kept; workloads with the volume wait (volumesApart) until only one node has a copy. "
+            "Deleting the volume removes all copies"
+        )
     else:
-        fact = f"its data is on {dig(volume, 'status.node')}; {names} has some that nothing explains"
-        remedy = "kept, and not used; a VM with it can't move there. Deleting the volume removes both"
+        fact = f"its data is on {dig(volume, 'status.node')}; {names} has an unexplained copy"
+        remedy = "the copy is kept but not used; workloads with the volume can't move there. Deleting the volume removes both"
     return Finding(f"volume {volume['name']}", "note", fact, remedy)
 
 
@@ -160,7 +167,7 @@ def _check_clock(session: Session) -> Finding:
     if abs(ahead) < _CLOCK_SECONDS:
         return Finding("clock", "ok", "agrees with the server's")
     fact = f"{format_age(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'} the server's"
-    return Finding("clock", "broken", fact, "set the one that is wrong: timedatectl set-ntp true")
+    return Finding("clock", "broken", fact, "set the clock that is wrong: timedatectl set-ntp true")
 
 
 def _check_privacy(session: Session) -> Finding | None:
@@ -171,7 +178,7 @@ def _check_privacy(session: Session) -> Finding | None:
     for file in files:
         if file.is_file():
             if stat.S_IMODE(file.stat().st_mode) & 0o077:
-                return Finding("context", "note", f"{file} can be read by others", f"chmod 600 {file}")
+                return Finding("context", "note", f"{file} is readable by other users", f"chmod 600 {file}")
             return None
     return None
 
@@ -183,12 +190,10 @@ def _check_node(node: dict[str, object]) -> Finding:
     fact = f"{phase}, {dig(node, 'report.accelerator', '') or 'no accelerator known'}, "
     fact += f"{dig(node, 'report.cpu', 0):g} cores, {format_bytes(dig(node, 'report.memory', 0))}"
     if orphans:
-        problems.append(
-            f"{len(orphans)} guests that nothing explains are kept running: {', '.join(map(str, orphans[:3]))}"
-        )
+        problems.append(f"{len(orphans)} unexplained guests are kept running: {', '.join(map(str, orphans[:3]))}")
     subject = f"node {node['name']}"
     if phase != "Ready":
         return Finding(
-            subject, "broken", fact, "its agent is gone or can't reach the server; make up heals a local one"
+            subject, "broken", fact, "its agent has died or can't reach the server; make up restarts a local one"
         )
     return Finding(subject, "note", f"{fact}; {'; '.join(problems)}") if problems else Finding(subject, "ok", fact)

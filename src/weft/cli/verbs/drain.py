@@ -34,12 +34,14 @@ DEFAULT_TIMEOUT_SECONDS = 3600.0
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         options.targets(kind, many=False, able=("node",)),
-        click.Option(["--reason"], metavar="TEXT", default="", help="Why it is drained, for people."),
+        click.Option(["--reason"], metavar="TEXT", default="", help="Why the node is drained, for people."),
         click.Option(
-            ["--in", "begins"], type=options.Duration(), help="Begin so much later; nothing new comes from now on."
+            ["--in", "begins"],
+            type=options.Duration(),
+            help="Begin after this time; nothing new is placed there from now on.",
         ),
-        click.Option(["--for", "lasts"], type=options.Duration(), help="Begin no more moves after so long a window."),
-        click.Option(["--dry-run"], is_flag=True, help="Only say what would leave, and where to."),
+        click.Option(["--for", "lasts"], type=options.Duration(), help="Begin no more migrations after this time."),
+        click.Option(["--dry-run"], is_flag=True, help="Only show what would leave, and where to."),
         *options.waits(),
         options.output(),
     ]
@@ -55,9 +57,9 @@ def _run(
     lasts: float | None,
     dry_run: bool,
 ) -> int:
-    target = find_one(session, kind, words, ("node",), "drain one node at a time")
+    target = find_one(session, kind, words, ("node",), "give one node: nodes are drained one at a time")
     if lasts == 0:
-        raise click.UsageError("--for 0: nothing can leave in no time; leave it out for as long as it takes")
+        raise click.UsageError("--for 0 leaves no time to migrate; leave out --for to take as long as needed")
     if dry_run:
         return _rehearse(session, target)
     body: dict[str, Any] = {"reason": reason}
@@ -66,7 +68,7 @@ def _run(
     body |= {"not_after": begin + lasts} if lasts else {}
     node = session.client.verb("node", target.name, "drain", body)
     if session.detach:
-        print_one(session, node, f"{target.what}  is drained; watch: weft operation attach {name_operation(node)}")
+        print_one(session, node, f"{target.what}  is draining; watch: weft operation attach {name_operation(node)}")
         return OK
     if session.timeout_seconds is None:
         session.timeout_seconds = DEFAULT_TIMEOUT_SECONDS + (begins or 0.0)
@@ -77,7 +79,7 @@ def _run(
         ends_refused=False,
         asked="condition=Drained",
     )
-    parting = f"it goes on; watch: weft describe {target.what}   end it: weft node uncordon {target.name}"
+    parting = f"the drain goes on; watch: weft describe {target.what}   end it: weft node uncordon {target.name}"
     result = follow_to_end(session, Wait(target, goal, node["uid"]), Draining, parting, _find_error)
     if isinstance(result, int):
         return result
@@ -127,7 +129,7 @@ def _rehearse(session: Session, target: Target) -> int:
     if session.is_data:
         print_object(session, answered)
     elif not leaving:
-        session.say(f"nothing is on {target.what}")
+        session.say(f"{target.what} is empty")
     else:
         columns = [Column(title) for title in ("WORKLOAD", "PROJECT", "MEMORY", "TO")] + [Column("NOTE", flexible=True)]
         print(draw_table(columns, [_draw(one) for one in leaving], find_width(sys.stdout), session.paint))
@@ -137,7 +139,7 @@ def _rehearse(session: Session, target: Target) -> int:
     return UNPLACEABLE if stay else OK
 
 
-_NOTES = {"cold": "stands still meanwhile", "saved": "stands still meanwhile, and goes on from there"}
+_NOTES = {"cold": "stops meanwhile", "saved": "stops meanwhile, and goes on from there"}
 
 
 def _draw(one: dict[str, Any]) -> list[str]:

@@ -34,11 +34,11 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
-    target = find_one(session, kind, words, (), "edit one object at a time")
+    target = find_one(session, kind, words, (), "give one object: objects are edited one at a time")
     chosen = session.environ.get("VISUAL") or session.environ.get("EDITOR")
     if session.recorder is None and not chosen and not (is_terminal(sys.stdin) and is_terminal(sys.stdout)):
         raise usage(
-            "there is no terminal for an editor, and EDITOR names none that needs none",
+            "no terminal for an editor: use one, or set EDITOR to a program that needs none",
             f"weft get {target.what} -o manifest >FILE, then weft apply FILE",
         )
     obj = session.client.get(target.kind.name, target.name)
@@ -57,7 +57,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
             text, complaint = edited, "\n".join(part for part in (problem.message, problem.hint) if part)
             if isinstance(problem, StaleRevision):
                 obj = session.client.get(target.kind.name, target.name)
-                complaint += "\nSaving once more puts this over the newer one."
+                complaint += "\nSaving again overwrites the newer object."
             continue
         wait = plan_wait(changed, target, "update")
         unchanged = changed.get("generation") == obj.get("generation")
@@ -68,17 +68,17 @@ def open_editor(session: Session, target: Target, text: str, complaint: str) -> 
     """What the person made of ``text``. Raises InvalidInput when the editor can't be run or fails."""
     session.would(f"open $EDITOR with {target.what}; what is saved is PUT")
     editor = session.environ.get("VISUAL") or session.environ.get("EDITOR") or "vi"
-    head = f"# {target.what}: save to apply, leave it as it is to give up.\n"
+    head = f"# {target.what}: save to apply, close without changes to cancel.\n"
     head += "".join(f"# error: {line}\n" for line in complaint.splitlines())
     with tempfile.NamedTemporaryFile("w", prefix=f"weft-{target.name}-", suffix=".yaml", delete=False) as file:
         file.write(head + text)
     try:
         code = subprocess.run([*shlex.split(editor), file.name], check=False).returncode
         if code != 0:
-            raise InvalidInput(f"the editor {editor!r} ended with {code}; nothing was changed")
+            raise InvalidInput(f"the editor {editor!r} exited with {code}; nothing was changed")
         lines = Path(file.name).read_text().splitlines(keepends=True)
     except FileNotFoundError:
-        raise InvalidInput(f"the editor {editor!r} is not there", hint="export EDITOR=…") from None
+        raise InvalidInput(f"the editor {editor!r} was not found", hint="export EDITOR=…") from None
     finally:
         os.unlink(file.name)
     own = set(head.splitlines(keepends=True))
@@ -88,7 +88,7 @@ def open_editor(session: Session, target: Target, text: str, complaint: str) -> 
 def _save(session: Session, target: Target, text: str, obj: dict[str, Any]) -> dict[str, Any]:
     manifests = read_manifests(read_yaml(text, target.what), session.project)
     if len(manifests) != 1:
-        raise InvalidInput(f"one object is expected, not {len(manifests)}")
+        raise InvalidInput(f"expected one object, found {len(manifests)}")
     manifest = manifests[0]
     if (manifest.kind.name, manifest.data["name"]) != (target.kind.name, target.name):
         raise_all([locate(manifest, InvalidInput("kind and name can't be changed", field="name"))])
@@ -110,5 +110,5 @@ def _strip(text: str) -> str:
 def _keep(problem: WeftError, text: str) -> WeftError:
     with tempfile.NamedTemporaryFile("w", prefix="weft-edit-", suffix=".yaml", delete=False) as file:
         file.write(text)
-    print(f"what you wrote is kept in {file.name}", file=sys.stderr)
+    print(f"your text is kept in {file.name}", file=sys.stderr)
     return problem

@@ -32,11 +32,13 @@ Record = dict[str, Any]
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         options.targets(kind, required=False),
-        click.Option(["-f", "--follow"], is_flag=True, help="Go on with what happens."),
-        click.Option(["-n", "--tail"], type=click.IntRange(min=1), default=None, metavar="N", help="Only the last N."),
+        click.Option(["-f", "--follow"], is_flag=True, help="Keep showing new events."),
+        click.Option(
+            ["-n", "--tail"], type=click.IntRange(min=1), default=None, metavar="N", help="Show only the last N."
+        ),
         options.output(),
     ]
-    return options.build(verb, "Show what happened, oldest first.", _run, kind, params)
+    return options.build(verb, "Show events, oldest first.", _run, kind, params)
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], follow: bool, tail: int | None) -> int | None:

@@ -29,11 +29,18 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         options.targets(kind, able=entry.kinds),
         click.Option(["-t", "--tty"], is_flag=True, help="Give the command a terminal."),
         click.Option(["-i", "--stdin", "ignored"], is_flag=True, expose_value=False, hidden=True),
-        click.Option(["-e", "--env"], multiple=True, metavar="KEY=VALUE", help="Set a variable for it."),
-        click.Option(["-w", "--cwd"], default="", metavar="DIR", help="Run it in this folder."),
+        click.Option(
+            ["-e", "--env"], multiple=True, metavar="KEY=VALUE", help="Set an environment variable for the command."
+        ),
+        click.Option(["-w", "--cwd"], default="", metavar="DIR", help="Run the command in this folder."),
     ]
     made = options.build(
-        verb, "Run a command in the guest, like on this machine.", _run, kind, params, command_class=GuestCommand
+        verb,
+        "Run a command in the guest, with its streams and exit code here.",
+        _run,
+        kind,
+        params,
+        command_class=GuestCommand,
     )
     made.options_metavar = f"[OPTIONS] {name} -- CMD"
     return made
@@ -43,7 +50,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], tty: bool,
     argv = options.read_argv()
     if argv is None:
         words, argv = split_words(kind, words)
-    target = find_one(session, kind, words, able("exec"), "one guest at a time: put -- before the command")
+    target = find_one(session, kind, words, able("exec"), "give one guest, and -- before the command")
     if not argv:
         raise click.UsageError(f"the command is missing: weft vm exec {target.name} -- CMD")
     given = {"argv": list(argv), "env": read_pairs(env, "env"), "cwd": cwd, "tty": tty}

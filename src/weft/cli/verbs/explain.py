@@ -31,25 +31,25 @@ from weft.objects.errors import NotFound, WeftError
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         options.targets(kind, many=False, able=entry.kinds),
-        click.Option(["--why-not"], metavar="NODE", help="Only why it is not there."),
+        click.Option(["--why-not"], metavar="NODE", help="Explain only why the workload isn't on this node."),
         click.Option(
             ["--what-if"],
             multiple=True,
             metavar="FIELD=VALUE",
-            help="Where it would go if it asked for this, and the least change that would let it fit.",
+            help="Show where the workload would go with these fields, and the smallest change that would make it fit.",
         ),
         options.output(),
     ]
-    return options.build(verb, "Say why it stands where it does, or nowhere.", _run, kind, params)
+    return options.build(verb, "Explain why a workload was placed, or why it wasn't.", _run, kind, params)
 
 
 def _run(
     session: Session, kind: Kind | None, words: tuple[str, ...], why_not: str | None, what_if: tuple[str, ...]
 ) -> int:
-    target = look_up_one(session, kind, words, (*PLACED, "migration"), "explain one at a time")
+    target = look_up_one(session, kind, words, (*PLACED, "migration"), "give one object")
     obj = session.client.get(target.kind.name, target.name)
     if what_if and target.kind.workload is None:
-        raise click.UsageError("--what-if asks about a workload")
+        raise click.UsageError("--what-if needs a workload")
     if what_if:
         asked_for = ", ".join(what_if)
         spec = read_assignments(target.kind, what_if)
@@ -60,7 +60,7 @@ def _run(
         if target.kind.workload is not None and (decision is None or not _tells_of(decision, why_not)):
             return _explain_now(session, target, why_not)
     if decision is None:
-        undecided = f"{target.what} is {dig(obj, 'status.phase', 'Pending')}: nothing was decided yet{_why(obj)}"
+        undecided = f"{target.what} is {dig(obj, 'status.phase', 'Pending')}: no placement decided yet{_why(obj)}"
         if session.is_data:
             raise NotFound(undecided)
         print(undecided)
@@ -85,7 +85,7 @@ def _add_present(session: Session, target: Target, node: str) -> None:
     try:
         answered = ask(session, "recommendation", {"workload": target.what, "nodes": [node]})
     except WeftError as problem:
-        session.say(f"how it is now can't be told: {problem.message}")
+        session.say(f"the state now is unknown: {problem.message}")
         return
     if answered["status"]["phase"] != "Failed":
         print(explain_node(answered, target.what, node))

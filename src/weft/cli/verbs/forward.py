@@ -21,10 +21,12 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     name = "NAME" if kind else "KIND/NAME"
     params = [
         click.Argument(["words"], nargs=-1, metavar=f"{name} [HERE:]PORT"),
-        click.Option(["--patience"], type=options.Duration(), default=0.0, help="Try so long while nothing listens."),
+        click.Option(
+            ["--patience"], type=options.Duration(), default=0.0, help="How long to retry while nothing listens."
+        ),
     ]
     return options.build(
-        verb, "Reach a TCP port of the guest: at HERE of this machine, or over stdin and stdout.", _run, kind, params
+        verb, "Forward a TCP port of the guest to the local port HERE, or to stdin and stdout.", _run, kind, params
     )
 
 

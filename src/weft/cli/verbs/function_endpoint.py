@@ -22,13 +22,13 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         click.Argument(["words"], nargs=-1, metavar="[NAME]"),
         options.output("env"),
     ]
-    return options.build(verb, "Show where functions are invoked by HTTP and by AWS's SDKs.", _run, kind, params)
+    return options.build(verb, "Show where functions are invoked over HTTP and by AWS SDKs.", _run, kind, params)
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
     targets = find_targets(session, kind, words, ("function",)) if words else []
     if len(targets) > 1:
-        raise click.UsageError("one function at a time")
+        raise click.UsageError("give one function")
     client = session.client
     endpoint = find_endpoint(client)
     if targets:

@@ -44,9 +44,9 @@ def _run(
         list_kind(session, kind, labels, fields, every=every, watch=watch)
         return None
     if labels or fields:
-        raise click.UsageError("give names, or a selector, not both")
+        raise click.UsageError("give either names or a selector, not both")
     if watch:
-        raise click.UsageError("-w follows a list: give a kind, and -l or --field for some of it")
+        raise click.UsageError("-w watches a list: give a kind, and -l or --field to narrow it")
     targets = look_up(session, kind, words)
     found: list[dict[str, object]] = []
 

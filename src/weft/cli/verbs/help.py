@@ -24,7 +24,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> None:
         print(TOPICS[words[0]]())
         return
     if words and words[0] in PROCESSES:
-        raise click.UsageError(f"{words[0]} tells of itself: weft {' '.join(words)} --help")
+        raise click.UsageError(f"{words[0]} has help of its own: weft {' '.join(words)} --help")
     context = click.get_current_context().find_root()
     for word in words:
         group = context.command

@@ -27,21 +27,27 @@ _SHOWN_LINES = 20
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params: list[click.Parameter] = [
         click.Argument(["words"], nargs=-1, metavar="NAME[:QUALIFIER]" if kind else "function/NAME[:QUALIFIER]"),
-        click.Option(["-d", "--data"], metavar="JSON|@FILE|-", default=None, help="What it is invoked with. [{}]"),
-        click.Option(["--version"], metavar="N", default=None, help="This version of it, as NAME:N."),
-        click.Option(["--alias"], metavar="ALIAS", default=None, help="What this alias stands for, as NAME:ALIAS."),
-        click.Option(["--async", "later"], is_flag=True, help="Only have it taken in; prints the request's id."),
-        click.Option(["--tail-logs"], is_flag=True, help="Then print the end of what it logged, on standard error."),
-        click.Option(["--client-context"], metavar="JSON", default="", help="Handed to its code as it is."),
-        click.Option(["--timeout", "patience"], type=options.Duration(), default=0.0, help="Give up after this long."),
+        click.Option(
+            ["-d", "--data"], metavar="JSON|@FILE|-", default=None, help="The event to invoke the function with. [{}]"
+        ),
+        click.Option(["--version"], metavar="N", default=None, help="The version to invoke, like NAME:N."),
+        click.Option(["--alias"], metavar="ALIAS", default=None, help="The alias to invoke, like NAME:ALIAS."),
+        click.Option(["--async", "later"], is_flag=True, help="Queue the invocation, and print the request's id."),
+        click.Option(["--tail-logs"], is_flag=True, help="Print the last lines of its log to standard error."),
+        click.Option(
+            ["--client-context"], metavar="JSON", default="", help="Client context to pass to the code, unchanged."
+        ),
+        click.Option(
+            ["--timeout", "patience"], type=options.Duration(), default=0.0, help="How long to wait for the answer."
+        ),
     ]
-    return options.build(verb, "Run it once, and print what it answers.", _run, kind, params)
+    return options.build(verb, "Invoke a function, and print its answer.", _run, kind, params)
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], data: str | None, **given: Any) -> int:
     plain, qualifier = _split_qualifier(words, given["version"], given["alias"])
-    hint = f"what it is invoked with: --data '{words[-1]}'" if words else ""
-    target = find_one(session, kind, plain, ("function",), "one function at a time", hint)
+    hint = f"to give the event: --data '{words[-1]}'" if words else ""
+    target = find_one(session, kind, plain, ("function",), "give one function", hint)
     payload = read_data(data)
     asked = {
         "qualifier": qualifier,
@@ -72,7 +78,7 @@ def _split_qualifier(words: tuple[str, ...], version: str | None, alias: str | N
     name, _, written = last.partition(":")
     given = [one for one in (written, version, alias) if one]
     if len(given) > 1:
-        raise click.UsageError("say once which one: NAME:QUALIFIER, --version or --alias")
+        raise click.UsageError("give the qualifier once: NAME:QUALIFIER, --version or --alias")
     return [*before, name], given[0] if given else ""
 
 
@@ -91,11 +97,11 @@ def read_data(given: str | None) -> bytes:
         said = problem.strerror if isinstance(problem, OSError) and problem.strerror else "not text in UTF-8"
         raise InvalidInput(f"--data {given}: {said}", field="data", hint="give JSON, @FILE or -") from None
     if len(data) > MOST_DATA_BYTES:
-        raise TooLarge(f"--data: {len(data)} bytes are too many", field="data", hint="at most 6 MiB")
+        raise TooLarge(f"--data: {len(data)} bytes is too large", field="data", hint="at most 6 MiB")
     try:
         json.loads(data)
     except (ValueError, RecursionError) as problem:
-        raise InvalidInput(f"--data is no JSON: {problem}", field="data", hint="like --data '{\"n\": 1}'") from None
+        raise InvalidInput(f"--data is not JSON: {problem}", field="data", hint="like --data '{\"n\": 1}'") from None
     return data
 
 

@@ -27,22 +27,27 @@ Object = Mapping[str, Any]
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         options.targets(kind, many=False, able=("job",)),
-        click.Option(["-t", "--task"], type=click.IntRange(min=0), metavar="INDEX", help="Only of this task."),
-        click.Option(["--try", "attempt"], type=click.IntRange(min=1), metavar="N", help="Of that try, not the last."),
-        click.Option(["-f", "--follow"], is_flag=True, help="Go on with what they print, and with tasks that begin."),
+        click.Option(["-t", "--task"], type=click.IntRange(min=0), metavar="INDEX", help="Show only this task's log."),
+        click.Option(
+            ["--try", "attempt"],
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Show this try's log, not the last one's.",
+        ),
+        click.Option(["-f", "--follow"], is_flag=True, help="Keep showing new output, also of tasks that begin later."),
         click.Option(
             ["-n", "--tail"],
             type=click.IntRange(min=-1),
             default=-1,
             metavar="N",
-            help="Only the last N lines of each.",
+            help="Show only the last N lines of each.",
         ),
         click.Option(
-            ["--prefix/--no-prefix"], default=None, help="With -f: whose it is before each line [if several]."
+            ["--prefix/--no-prefix"], default=None, help="With -f: begin each line with the task. [if several]"
         ),
-        click.Option(["--since"], type=options.Duration(), default=None, help="From so long ago on."),
+        click.Option(["--since"], type=options.Duration(), default=None, help="Show lines newer than this, like 5m."),
     ]
-    return options.build(verb, "Show what a job's tasks printed.", _run, kind, params)
+    return options.build(verb, "Show the logs of a job's tasks.", _run, kind, params)
 
 
 def _run(
@@ -56,7 +61,7 @@ def _run(
     prefix: bool | None,
     since: float | None,
 ) -> int:
-    target = find_one(session, kind, words, ("job",), "the logs of one job at a time")
+    target = find_one(session, kind, words, ("job",), "give one job")
     return show_job_logs(session, target, ask_log(follow, tail, since), task, attempt, prefix)
 
 
@@ -76,10 +81,10 @@ def show_job_logs(
         task = read_indexes(dig(job, "spec.array", "0"))[0]
     if task is not None:
         if task not in tries:
-            raise NotFound(f"job/{job['name']} has begun no task {task}", hint=f"weft job describe {job['name']}")
+            raise NotFound(f"job/{job['name']} has not started task {task}", hint=f"weft job describe {job['name']}")
         return _show(session, job, task, attempt or tries[task], asked)
     if attempt is not None:
-        raise click.UsageError("of which task is that try? --task INDEX")
+        raise click.UsageError("a try needs its task: --task INDEX")
     if asked["follow"]:
         return follow_tasks(session, job, asked, prefix is not False)
     return _show_all(session, job, tries, asked)
@@ -94,7 +99,9 @@ def list_newest(job: Object) -> list[Target]:
 
 def _refuse_schedule(job: Object) -> None:
     if dig(job, "spec.schedule"):
-        raise click.UsageError(f"{job['name']} has runs of its own: weft job list -l job={job['name']}")
+        raise click.UsageError(
+            f"{job['name']} runs on a schedule; each run is a job: weft job list -l job={job['name']}"
+        )
 
 
 def _show(session: Session, job: Object, task: int, attempt: int, asked: dict[str, Any]) -> int:
@@ -103,8 +110,8 @@ def _show(session: Session, job: Object, task: int, attempt: int, asked: dict[st
     except NotFound:
         kept = dig(job, "spec.keep_tasks", 0)
         raise NotFound(
-            f"job/{job['name']}: the logs of task {task}, try {attempt}, are kept no more",
-            hint=f"the newest {kept} ended tasks keep theirs: keep_tasks says how many",
+            f"job/{job['name']}: the logs of task {task}, try {attempt}, are no longer kept",
+            hint=f"the newest {kept} ended tasks keep their logs (keep_tasks)",
         ) from None
 
 
@@ -120,5 +127,5 @@ def _show_all(session: Session, job: Object, tries: Mapping[int, int], asked: di
         session.say(f"==> {name} <==")
         show_log(session, Target(BY_NAME["container"], name), asked)
     if gone:
-        session.say(f"{gone} of {len(tries)} tasks' logs are kept no more (keep_tasks)")
+        session.say(f"{gone} of {len(tries)} tasks' logs are no longer kept (keep_tasks)")
     return 0

@@ -44,15 +44,19 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         click.Argument(["words"], nargs=-1, metavar="[[NAME] IMAGE] [-- COMMAND...]"),
         click.Option(["--name", "named"], metavar="NAME", hidden=True, help="The name, if not given as an argument."),
         *make_flags(BY_NAME["job"]),
-        click.Option(["-f", "--config"], metavar="FILE", help="Whole object or its spec, in YAML, JSON, TOML or nix."),
-        click.Option(["-l", "--label", "labels"], multiple=True, metavar="KEY=VALUE", help="A label."),
+        click.Option(
+            ["-f", "--config"], metavar="FILE", help="A file with the object or its spec, in YAML, JSON, TOML or nix."
+        ),
+        click.Option(["-l", "--label", "labels"], multiple=True, metavar="KEY=VALUE", help="A label; may be repeated."),
         *options.dry_runs(),
-        click.Option(["--wait"], is_flag=True, expose_value=False, help="Wait until it has ended (the default)."),
+        click.Option(["--wait"], is_flag=True, expose_value=False, help="Wait until the job has ended (default)."),
         options.detach(),
-        options.timeout("How long to wait (until it ends); the job goes on."),
+        options.timeout("How long to wait; afterwards the job goes on. [until it ends]"),
         options.output(),
     ]
-    summary = "Run a job and wait for it; print what its only task prints, and end as the job did. It needs no name."
+    summary = (
+        "Run a job and wait for it; print the output of its only task, and exit as the job did. The name is optional."
+    )
     return options.build(verb, summary, _run, kind, params, command_class=options.WithOwnCommand)
 
 
@@ -61,7 +65,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], dry_run: s
     manifest, _ = read_wish(session, job, read_words(session, job, words, given, make_up=True), given, make_up=True)
     target = Target(job, manifest["name"])
     if dry_run == "client":
-        print_one(session, manifest, f"{target.what}  would be asked for; no server was asked")
+        print_one(session, manifest, f"{target.what}  would be created; no server was contacted")
         return OK
     try:
         made = session.client.create(manifest, dry_run=bool(dry_run))
@@ -81,7 +85,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], dry_run: s
 def _suggest_command(session: Session, words: tuple[str, ...], missing: NotFound) -> None:
     """Of IMAGE COMMAND the command was read as the image that isn't there."""
     if len(words) == 2 and missing.field == "spec.task.image" and is_image(session, words[0]):
-        missing.hint = f"a command comes after --: {options.retype(1)}"
+        missing.hint = f"put the command after --: {options.retype(1)}"
 
 
 def _await_schedule(session: Session, target: Target, made: Object) -> int:
@@ -114,12 +118,12 @@ def watch_job(session: Session, target: Target, job: Object) -> int:
             output.release()
             output.end()
     except KeyboardInterrupt:
-        session.say(f"it goes on; watch: weft wait {target.what}   undo: weft job cancel {target.name}")
+        session.say(f"the job goes on; watch: weft wait {target.what}   undo: weft job cancel {target.name}")
         return INTERRUPTED
     except BrokenPipeError:
         if not ended:  # where nobody reads this either, it raises the same
             session.say(
-                f"nobody reads on, {target.what} goes on; look: weft logs {target.what}   end: weft delete {target.what}"
+                f"output closed; {target.what} goes on; see: weft logs {target.what}   end: weft delete {target.what}"
             )
         raise
     if result.error is None:

@@ -99,7 +99,7 @@ def leave_out(kind: Kind, items: Sequence[Object]) -> list[Object]:
 
 def say_left_out(session: Session, count: int) -> None:
     if count:
-        session.say(f"not shown: {count} that have done their task (--all)")
+        session.say(f"not shown: {count} finished (--all)")
 
 
 def with_use(session: Session, kind: Kind, items: Sequence[Object]) -> list[Object]:

@@ -20,18 +20,16 @@ from weft.kinds.registry import BY_NAME
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         options.targets(kind, required=False, able=entry.kinds),
-        click.Option(
-            ["-f", "--follow"], is_flag=True, help="Go on with what they print, also after a lost connection."
-        ),
+        click.Option(["-f", "--follow"], is_flag=True, help="Keep showing new output, also after a lost connection."),
         click.Option(
             ["-n", "--tail"],
             type=click.IntRange(min=-1),
             default=-1,
             metavar="N",
-            help="Only the last N lines of each.",
+            help="Show only the last N lines of each.",
         ),
-        click.Option(["--prefix/--no-prefix"], default=None, help="Whose it is before each line [if several]."),
-        click.Option(["--since"], type=options.Duration(), default=None, help="From so long ago on."),
+        click.Option(["--prefix/--no-prefix"], default=None, help="Begin each line with its guest. [if several]"),
+        click.Option(["--since"], type=options.Duration(), default=None, help="Show lines newer than this, like 5m."),
         *options.selectors(kind),
     ]
     told = "invocations printed" if kind is not None and kind.name == "function" else "guests printed"
@@ -64,7 +62,7 @@ def _open_job(session: Session, target: Target, follow: bool) -> list[Target]:
     if target.kind.name != "job":
         return [target]
     if follow:
-        session.say(f"{target.what}: tasks that begin later are not joined; weft job logs {target.name} -f does that")
+        session.say(f"{target.what}: tasks that begin later are not shown; weft job logs {target.name} -f shows them")
     return list_newest(session.client.get("job", target.name))
 
 
@@ -72,7 +70,7 @@ def _find(session: Session, kind: Kind | None, words: tuple[str, ...], labels: s
     if not labels and not fields:
         return look_up(session, kind, words, (*able("logs"), "job") if kind is None else (kind.name,))
     if words:
-        raise click.UsageError("give names, or a selector, not both")
+        raise click.UsageError("give either names or a selector, not both")
     kinds = [kind.name] if kind is not None else PLACED
     found = [
         Target(BY_NAME[name], item["name"])
@@ -80,5 +78,5 @@ def _find(session: Session, kind: Kind | None, words: tuple[str, ...], labels: s
         for item in session.client.list(name, labels=labels, fields=fields).items
     ]
     if not found:
-        session.say("nothing matches")
+        session.say("no object matches")
     return found

@@ -26,12 +26,12 @@ def _complete(context: click.Context, param: click.Parameter, incomplete: str) -
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     words = click.Argument(["words"], nargs=-1, metavar="NODE... on|off", shell_complete=_complete)
-    reason = click.Option(["--reason"], metavar="TEXT", default="", help="What is being done to it.")
+    reason = click.Option(["--reason"], metavar="TEXT", default="", help="What is being done to the node.")
 
     def run(session: Session, kind: Kind | None, words: tuple[str, ...], reason: str) -> int:
         *names, state = words or ("",)
         if state not in ("on", "off") or not names:
-            raise click.UsageError('say which node, and on or off: weft node maintenance n1 on --reason "new fans"')
+            raise click.UsageError('give nodes, and on or off: weft node maintenance n1 on --reason "new fans"')
         done: list[Done] = []
 
         def act(target: Target) -> None:

@@ -17,16 +17,16 @@ from weft.cli.stream.request import exchange
 from weft.kinds.record import Kind
 from weft.objects.quantity import format_age, format_bytes
 
-_TIMES = (("duration", "its code"), ("latency", "there and back"), ("init", "coming up"))
+_TIMES = (("duration", "its code"), ("latency", "round trip"), ("init", "starting"))
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params: list[click.Parameter] = [options.targets(kind, many=False, able=entry.kinds), options.output()]
-    return options.build(verb, "Show how often, how long and how well it ran.", _run, kind, params)
+    return options.build(verb, "Show how often, how long and how well a function ran.", _run, kind, params)
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
-    target = find_one(session, kind, words, ("function",), "one function at a time")
+    target = find_one(session, kind, words, ("function",), "give one function")
     answer, _ = exchange(session, "function", target.name, "metrics", {})
     told: dict[str, Any] = json.loads(answer)
     if session.is_data:
@@ -41,7 +41,7 @@ def describe_metrics(told: dict[str, Any], now: float) -> list[str]:
     invocations, errors = told["invocations"], sum(told["errors"].values())
     lines = [
         f"{told['function']}  in the last {format_age(now - told['since'])}",
-        f"  invocations  {invocations}, {told['concurrent']} at work now, {told['most_concurrent']} at most",
+        f"  invocations  {invocations}, {told['concurrent']} running now, {told['most_concurrent']} at most",
         f"  errors       {errors}{_kinds(told['errors'])}",
         f"  throttled    {told['throttles']}",
         f"  refused      {sum(told['refused'].values())}{_kinds(told['refused'])}",
@@ -58,7 +58,7 @@ def describe_metrics(told: dict[str, Any], now: float) -> list[str]:
     if told["instances"]:
         columns = (
             Column("NODE"),
-            *(Column(title, right=True) for title in ("AT WORK", "IDLE", "READY")),
+            *(Column(title, right=True) for title in ("RUNNING", "IDLE", "READY")),
             Column("PREPARED"),
         )
         rows = [
@@ -76,7 +76,7 @@ def describe_metrics(told: dict[str, Any], now: float) -> list[str]:
 def _share_cold(starts: dict[str, int]) -> str:
     """How many of them waited for an instance to come up."""
     cold, whole = starts.get("cold", 0) + starts.get("clone", 0), sum(starts.values())
-    return f" ({100 * cold / whole:.0f} % waited for one to come up)" if cold else ""
+    return f" ({100 * cold / whole:.0f} % waited for an instance to start)" if cold else ""
 
 
 def _kinds(counts: dict[str, int]) -> str:

@@ -45,60 +45,73 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         click.Option(
             ["--to"],
             metavar="NODE",
-            help="Where to; without it the scheduler chooses.",
+            help="The target node; without it the scheduler chooses.",
             shell_complete=complete_name("node"),
         ),
     ]
     params += _ways(kind)
     params += _of_machines() if kind is None or kind.name == "vm" else []
     params += [
-        click.Option(["--bandwidth"], metavar="SIZE", help="At most so much a second, like 50M."),
-        click.Option(["--at"], metavar="TIME", help="When it may begin: 22:00, 2026-12-24T22:00, or 2h from now."),
-        click.Option(["--within"], type=options.Duration(), help="With --at: it begins no later than so long after."),
-        click.Option(["--reason"], metavar="TEXT", help="Why, for people."),
-        click.Option(["--dry-run"], is_flag=True, help="Only say where it would go, and why."),
-        click.Option(["--detach"], is_flag=True, help="Return as soon as the server has taken it."),
-        click.Option(["--timeout"], type=options.Duration(), help="Break it off if it isn't done by then (10m)."),
+        click.Option(["--bandwidth"], metavar="SIZE", help="Most bytes a second to send, like 50M."),
+        click.Option(
+            ["--at"], metavar="TIME", help="When the migration may begin: 22:00, 2026-12-24T22:00, or 2h from now."
+        ),
+        click.Option(["--within"], type=options.Duration(), help="With --at: begin within this time, or not at all."),
+        click.Option(["--reason"], metavar="TEXT", help="Why the workload is migrated, for people."),
+        click.Option(["--dry-run"], is_flag=True, help="Only show the target, and why the scheduler chooses it."),
+        click.Option(["--detach"], is_flag=True, help="Don't wait."),
+        click.Option(
+            ["--timeout"], type=options.Duration(), help="Abort the migration if it isn't done by then. [10m]"
+        ),
         options.output(),
     ]
-    return options.build(verb, f"Move a {kind.title if kind else 'workload'} to another node.", _run, kind, params)
+    return options.build(verb, f"Migrate a {kind.title if kind else 'workload'} to another node.", _run, kind, params)
 
 
 def _ways(kind: Kind | None) -> list[click.Parameter]:
-    live = "It runs on meanwhile (the default)."
+    live = "Keep the guest running meanwhile (default)."
     if kind is not None and kind.name == "container":
-        live = "It is saved as it runs, and goes on there; without it, so if both nodes can."
+        live = "Save the running container and continue it on the target; default if both nodes can."
     return [
         click.Option(["--live"], is_flag=True, help=live),
-        click.Option(["--cold"], is_flag=True, help="It is shut down for it; one that is stopped moves so."),
+        click.Option(
+            ["--cold"], is_flag=True, help="Shut the guest down for the migration; also migrates a stopped one."
+        ),
     ]
 
 
 def _of_machines() -> list[click.Parameter]:
     return [
         click.Option(
-            ["--storage"], is_flag=True, help="A disk of it goes to another pool of its node; it runs on, if it runs."
+            ["--storage"],
+            is_flag=True,
+            help="Move a disk to another pool of the same node; a running VM keeps running.",
         ),
-        click.Option(["--pool"], metavar="POOL", help="With --storage: the pool to go to."),
-        click.Option(["--volume"], metavar="VOLUME", help="With --storage: this volume goes, not the root disk."),
-        click.Option(["--pause"], type=options.Duration(), help="The longest standstill to aim at (300ms)."),
+        click.Option(["--pool"], metavar="POOL", help="With --storage: the target pool."),
+        click.Option(["--volume"], metavar="VOLUME", help="With --storage: move this volume, not the root disk."),
+        click.Option(["--pause"], type=options.Duration(), help="The longest downtime to aim at. [300ms]"),
     ]
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: Any) -> int:
     target = find_one(
-        session, kind, words, able("migrate"), "move one at a time", f"where to: --to {words[-1]}" if words else ""
+        session,
+        kind,
+        words,
+        able("migrate"),
+        "give one workload: they are migrated one at a time",
+        f"to name the target: --to {words[-1]}" if words else "",
     )
     given = {"live": False, "cold": False, "storage": False, "pool": None, "volume": None, "pause": None, **given}
     given["mode"] = _read_mode(target.kind.name, live=given.pop("live"), cold=given.pop("cold"))
     if given["storage"] and "storage" not in MOVABLE[target.kind.name]:
         raise click.UsageError(
-            f"--storage: a {target.kind.name}'s volumes stay in their pool; it moves to another node"
+            f"--storage: a {target.kind.name}'s volumes can't change pools; leave out --storage to migrate to another node"
         )
     if given["storage"]:
         _check_storage(given)
     elif given["pool"] or given["volume"]:
-        raise click.UsageError("--pool and --volume say what --storage moves where: give that too")
+        raise click.UsageError("--pool and --volume need --storage: give it too")
     if given["dry_run"] and given["storage"]:
         return _rehearse_storage(session, target, given)
     if given["dry_run"]:
@@ -116,11 +129,13 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
     if given["at"] is not None:
         when = render_time(body["not_before"])
         name = migration["name"]
-        what = f"{given['volume'] or 'root disk'} goes to pool {given['pool']}" if given["storage"] else "moves"
+        what = f"{given['volume'] or 'root disk'} goes to pool {given['pool']}" if given["storage"] else "migrates"
         print_one(session, migration, f"{target.what}  {what} at {when}; undo: weft migration cancel {name}")
         return OK
     if given["detach"]:
-        print_one(session, migration, f"{target.what}  moves; watch: weft operation attach {name_operation(migration)}")
+        print_one(
+            session, migration, f"{target.what}  migrating; watch: weft operation attach {name_operation(migration)}"
+        )
         return OK
     session.timeout_seconds = timeout + CLEARING_SECONDS
     return _watch(session, target, migration, rests)
@@ -133,24 +148,24 @@ def _rests(session: Session, target: Target) -> bool:
 
 def _read_mode(kind: str, *, live: bool, cold: bool) -> str:
     if live and cold:
-        raise click.UsageError("--live and --cold: it moves one way only; give one of them")
+        raise click.UsageError("give either --live or --cold, not both")
     return "cold" if cold else "live" if live else MOVABLE[kind][0]
 
 
 def _check_storage(given: dict[str, Any]) -> None:
     if not given["pool"]:
-        raise click.UsageError("--storage needs the pool to go to: --pool NAME (weft get nodes -o wide shows them)")
+        raise click.UsageError("--storage needs a target pool: --pool NAME (weft get nodes -o wide shows them)")
     if given["to"] is not None:
         raise click.UsageError("--storage moves a disk within its node: leave out --to")
     if given["mode"] == "cold":
-        raise click.UsageError("--storage or --cold: it is one of them")
+        raise click.UsageError("give either --storage or --cold, not both")
     given["mode"] = "storage"
 
 
 def _read_window(session: Session, at: str | None, within: float | None) -> dict[str, float]:
     if at is None:
         if within is not None:
-            raise click.UsageError("--within says how long after --at it may begin: give that too")
+            raise click.UsageError("--within needs --at: give it too")
         return {}
     begin = read_moment(at, session.clock.now(), "--at")
     return {"not_before": begin} | ({"not_after": begin + within} if within is not None else {})
@@ -159,7 +174,7 @@ def _read_window(session: Session, at: str | None, within: float | None) -> dict
 def _watch(session: Session, vm: Target, migration: dict[str, Any], rests: bool) -> int:
     target = Target(BY_NAME["migration"], migration["name"])
     goal = Goal(lambda obj: dig(obj or {}, "status.phase") in ENDED, "over", ends_failed=False, ends_refused=False)
-    parting = f"it goes on; watch: weft wait {target.what}   undo: weft migration cancel {target.name}"
+    parting = f"the migration goes on; watch: weft wait {target.what}   undo: weft migration cancel {target.name}"
     wait = Wait(target, goal, migration["uid"], migration.get("project"))
     result = follow_to_end(session, wait, Moving, parting, lambda end: end.error or _find_error(vm, target, end))
     if isinstance(result, int):
@@ -167,7 +182,7 @@ def _watch(session: Session, vm: Target, migration: dict[str, Any], rests: bool)
     assert result.obj is not None
     if (dig(result.obj, "spec.mode") == "cold" or vm.kind.name == "container") and not rests:
         return _await_start(session, vm, result.obj)
-    print_one(session, result.obj, f"moved     {describe_end(result.obj)}")
+    print_one(session, result.obj, f"migrated  {describe_end(result.obj)}")
     return OK
 
 
@@ -175,14 +190,14 @@ def _await_start(session: Session, vm: Target, migration: Mapping[str, Any]) -> 
     """What was shut down for it boots where it is now, if it is to run at all."""
     before = session.client.get(vm.kind.name, vm.name)
     if dig(before, "spec.run") != "run":
-        print_one(session, migration, f"moved     {describe_end(migration)}")
+        print_one(session, migration, f"migrated  {describe_end(migration)}")
         return OK
     if not session.is_data:
-        session.say(f"moved     {describe_end(migration)}")
+        session.say(f"migrated  {describe_end(migration)}")
     goal = plan_goal(vm.kind.name, "start")
     assert goal is not None
     wait = Wait(vm, goal, before["uid"], before.get("project"))
-    result = follow_to_end(session, wait, Progress, f"it starts; watch: weft wait {vm.what}")
+    result = follow_to_end(session, wait, Progress, f"{vm.what} is starting; watch: weft wait {vm.what}")
     if isinstance(result, int):
         return result
     print_one(session, migration, f"{vm.what}  Running on {dig(result.obj or {}, 'status.node', '?')}")
@@ -194,13 +209,13 @@ def _find_error(vm: Target, target: Target, result: Result) -> WeftError | None:
     phase, reason, message = (dig(obj, f"status.{part}", "") for part in ("phase", "reason", "message"))
     if phase == "Succeeded":
         return None
-    stays = f"It stays on {dig(obj, 'status.source', 'its node')}."
+    stays = f"The workload stays on {dig(obj, 'status.source', 'its node')}."
     if phase == "Cancelled":
-        return DriverFailed(f"{vm.what} was not moved: {message}", hint=stays)
+        return DriverFailed(f"{vm.what} was not migrated: {message}", hint=stays)
     hint = f"{stays}  weft describe {target.what} | weft explain {target.what}"
     if exit_code(WeftError("", reason=reason)) == UNPLACEABLE:
-        return Unplaceable(f"{vm.what} can go nowhere: {message}", reason=reason, hint=hint)
-    return DriverFailed(f"{vm.what} was not moved: {message}", reason=reason or None, hint=hint)
+        return Unplaceable(f"{vm.what} can't be migrated: {message}", reason=reason, hint=hint)
+    return DriverFailed(f"{vm.what} was not migrated: {message}", reason=reason or None, hint=hint)
 
 
 def _rehearse(session: Session, target: Target, given: dict[str, Any]) -> int:
@@ -213,7 +228,7 @@ def _rehearse(session: Session, target: Target, given: dict[str, Any]) -> int:
     if session.is_data:
         print_object(session, answered)
     elif status["phase"] == "Failed":
-        raise Unplaceable(f"{target.what} can't move now: {status['message']}", reason=status["reason"])
+        raise Unplaceable(f"{target.what} can't be migrated now: {status['message']}", reason=status["reason"])
     else:
         print(render_recommendation(answered, target.what, find_width(sys.stdout), session.paint))
         if status.get("forecast"):
@@ -227,16 +242,16 @@ def _rehearse_storage(session: Session, target: Target, given: dict[str, Any]) -
     owner = session.client.get("volume", given["volume"]) if given["volume"] else vm
     node, now = dig(vm, "status.node"), (dig(owner, "status.pool") or dig(owner, "spec.pool", LOCAL))
     if node is None:
-        raise IllegalTransition(f"{target.what} is on no node: it has no disk yet")
+        raise IllegalTransition(f"{target.what} is on no node yet, so it has no disk to move")
     pools = {pool["name"]: pool for pool in dig(session.client.get("node", node), "report.pools") or []}
     there, what = pools.get(given["pool"]), f"volume {given['volume']}" if given["volume"] else "root disk"
     if there is None or not there["id"]:
         offered = ", ".join(name for name, pool in pools.items() if pool["id"])
         raise IllegalTransition(
-            f"{node} has no storage pool {given['pool']} that can be used", hint=f"it has {offered}"
+            f"{node} has no usable storage pool {given['pool']}", hint=f"usable pools of {node}: {offered}"
         )
     if now == given["pool"] or there["id"] == pools.get(now, {}).get("id"):
-        raise IllegalTransition(f"{what} of {target.what} lies in pool {given['pool']} already")
+        raise IllegalTransition(f"{what} of {target.what} is already in pool {given['pool']}")
     answer = {"vm": target.name, "node": node, "disk": given["volume"] or "root", "from": now, "to": given["pool"]}
     if session.is_data:
         print_object(session, {**answer, "free_bytes": there["free"]})

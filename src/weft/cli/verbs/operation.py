@@ -45,14 +45,16 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         click.Argument(["act"], type=click.Choice(_ACTS), default="list", metavar=f"[{'|'.join(_ACTS)}]"),
         click.Argument(["ids"], nargs=-1, metavar="[ID...]", shell_complete=complete_operation),
-        click.Option(["-a", "--all", "every"], is_flag=True, help="Also moves, conversions and jobs that have ended."),
-        click.Option(["-y", "--yes"], is_flag=True, help="Cancel what was created by deleting it."),
+        click.Option(
+            ["-a", "--all", "every"], is_flag=True, help="Include migrations, conversions and jobs that have ended."
+        ),
+        click.Option(["-y", "--yes"], is_flag=True, help="Cancel a creation by deleting the object."),
         options.all_projects(),
         options.timeout(),
         *options.table(),
         options.output(),
     ]
-    return options.build(verb, "List what goes on; show, attach to, or cancel one of it.", _run, kind, params)
+    return options.build(verb, "List operations in progress; show, attach to or cancel one.", _run, kind, params)
 
 
 def _run(session: Session, kind: Kind | None, act: str, ids: tuple[str, ...], every: bool, yes: bool) -> int | None:
@@ -65,7 +67,7 @@ def _run(session: Session, kind: Kind | None, act: str, ids: tuple[str, ...], ev
             _print(session, _list(session, every))
         return None
     if not ids:
-        raise click.UsageError(f"{act} which one? weft operation list shows them")
+        raise click.UsageError(f"{act} needs an operation: weft operation list shows them")
     if act == "show":
         _show(session, ids)
         return None
@@ -89,7 +91,7 @@ def _print(session: Session, found: Sequence[Operation]) -> None:
     elif session.output == "name":
         print("".join(f"{one.id}\n" for one in found), end="")
     elif not found and not session.is_data:
-        session.say("nothing goes on")
+        session.say("no operations in progress")
     else:
         print_rows(session, _COLUMNS, [_row(session, one) for one in found])
 
@@ -131,7 +133,7 @@ def _get(session: Session, id_: str) -> dict[str, Any] | None:
             raise
         return None
     if generation is not None and generation != obj.get("generation", 1):
-        session.say(f"{id_} was overtaken: {name_operation(obj)} is what goes on now")
+        session.say(f"{id_} was superseded by {name_operation(obj)}")
     return obj
 
 
@@ -186,17 +188,17 @@ def _cancel(session: Session, ids: tuple[str, ...], yes: bool) -> int:
         one = read_operation(obj)
         kind, name = BY_NAME[obj["kind"]], obj["name"]
         if one.state != "running":
-            raise IllegalTransition(f"{one.id} is {one.state}: there is nothing to cancel")
+            raise IllegalTransition(f"{one.id} is {one.state}: nothing to cancel")
         if one.act in CANCELS:
             session.client.verb(kind.name, name, CANCELS[one.act], {}, project=obj.get("project"))
             print(f"{one.id}  cancelled", flush=True)
         elif not _can_cancel(one):
-            hint = f"weft set {kind.name}/{name} sets it back" if one.act == "change" else None
+            hint = f"weft set {kind.name}/{name} changes the object back" if one.act == "change" else None
             raise IllegalTransition(
                 f"{one.id}: a {'deletion' if one.act == 'delete' else one.act} can't be cancelled", hint=hint
             )
         elif not yes:
-            raise click.UsageError(f"to cancel {one.id} is to delete {kind.name}/{name}: give --yes")
+            raise click.UsageError(f"cancelling {one.id} deletes {kind.name}/{name}: give --yes")
         else:
             session.client.delete(kind.name, name, project=obj.get("project"), uid=obj["uid"])
             print(f"{one.id}  cancelled: {kind.name}/{name} is deleted", flush=True)

@@ -34,7 +34,7 @@ _MOST_FIELDS = 6  # of a new object that are named
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [*files(), *prunes(), options.output()]
-    return options.build(verb, "Say what apply would do, and give that an id to apply.", _run, kind, params)
+    return options.build(verb, "Show what apply would do, under an id for weft apply --plan.", _run, kind, params)
 
 
 def _run(
@@ -65,7 +65,7 @@ def _run(
     )
     print(f"\nplan {id_}: {_count(steps)}")
     if any(step.action != "keep" for step in steps):
-        session.say(f"{how} --plan {id_}   does this, or nothing if something has changed by then")
+        session.say(f"{how} --plan {id_}   does exactly this, or nothing if something has changed by then")
     return 0
 
 
@@ -86,7 +86,7 @@ def _tell(step: Step, manifest: Manifest | None, foreseen: Foreseen) -> list[str
         why = describe_refusal(foreseen, what)
         return [f"+ {what}  will be created{foreseen.words}{_list_fields(manifest)}", *([f"    {why}"] if why else [])]
     if step.action == "delete":
-        return [f"- {what}  will be deleted: no file names it any more  ({describe_loss(step.obj)})"]
+        return [f"- {what}  will be deleted: it is in no file  ({describe_loss(step.obj)})"]
     if step.action == "keep":
         return [f"  {what}  stays as it is"]
     lines = [f"~ {what}  will be changed"]

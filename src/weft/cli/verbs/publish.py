@@ -16,14 +16,14 @@ from weft.kinds.registry import find_kind
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params: list[click.Parameter] = [
         options.targets(kind, many=False, able=entry.kinds),
-        click.Option(["--description"], metavar="TEXT", default="", help="What is new in it."),
+        click.Option(["--description"], metavar="TEXT", default="", help="What is new in this version."),
         options.output(),
     ]
     return options.build(verb, f"{entry.summary}: NAME:1, NAME:2, …", _run, kind, params)
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], description: str) -> int:
-    target = find_one(session, kind, words, (find_kind("function").name,), "one function at a time")
+    target = find_one(session, kind, words, (find_kind("function").name,), "give one function")
     made = session.client.verb(target.kind.name, target.name, "publish", {"description": description})
     if session.output == "name":
         print_names([made])

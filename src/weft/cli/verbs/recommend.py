@@ -30,7 +30,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         options.timeout(),
         options.output(),
     ]
-    summary = "Say where it would be placed now; with fields, where it would be with these."
+    summary = "Show where a workload would be placed now; with fields, where it would be placed with these."
     return options.build(verb, summary, _run, kind, params)
 
 
@@ -38,13 +38,13 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
     spec = read_flags(kind, given, {}) if kind else {}
     if not words:
         if not spec:
-            raise click.UsageError("give a name, or fields of a workload that might be: --image tiny --cpu 4")
+            raise click.UsageError("give a name, or fields of a possible workload: --image tiny --cpu 4")
         return tell(
             session,
             {"wish": spec, **({"kind": kind.name} if kind else {})},
             f"such a {kind.title if kind else 'workload'}",
         )
-    target = look_up_one(session, kind, words, PLACED, "ask about one at a time")
+    target = look_up_one(session, kind, words, PLACED, "give one workload")
     session.client.get(target.kind.name, target.name)
     return tell(session, {"workload": target.what, "wish": spec}, target.what)
 

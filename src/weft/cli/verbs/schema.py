@@ -27,7 +27,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         ["word"], metavar="[FIELD]" if kind else "KIND[.FIELD]", required=kind is None, shell_complete=complete_kind
     )
     return options.build(
-        verb, "List the fields of a kind. CHANGE says what a change takes.", _run, kind, [argument, options.output()]
+        verb, "List the fields of a kind. CHANGE shows what a change takes.", _run, kind, [argument, options.output()]
     )
 
 

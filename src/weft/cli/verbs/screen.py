@@ -19,14 +19,14 @@ from weft.kinds.record import Kind
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         options.targets(kind, many=False, able=entry.kinds),
-        click.Option(["--url"], is_flag=True, help="A web socket's URL instead, good once."),
-        click.Option(["--port"], type=int, default=0, help="This port here [any that is free]."),
+        click.Option(["--url"], is_flag=True, help="Print a web socket's URL instead, valid once."),
+        click.Option(["--port"], type=int, default=0, help="The local port. [any free one]"),
     ]
     return options.build(verb, "Show the guest's screen to a VNC viewer, or to a browser.", _run, kind, params)
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], url: bool, port: int) -> int:
-    target = find_one(session, kind, words, able("screen"), "one screen at a time")
+    target = find_one(session, kind, words, able("screen"), "give one VM")
     return show_screen(session, target, url, port)
 
 

@@ -25,20 +25,28 @@ from weft.objects.identity import check_labels
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     words = (
-        "Make a secret: what containers need and nobody is shown again."
+        "Create a secret: values that containers get and nobody can read back."
         if verb == "create"
-        else "Give keys of a secret another value; others stay as they are."
+        else "Change values of a secret; other keys keep theirs."
     )
     params: list[click.Parameter] = [
         options.targets(kind, many=False),
-        click.Option(["--registry"], metavar="HOST[:PORT]", help="The image registry that it opens."),
-        click.Option(["--username"], metavar="NAME", help="Who pulls there."),
-        click.Option(["--password-stdin"], is_flag=True, help="The password is what comes on stdin."),
-        click.Option(["--token-stdin"], is_flag=True, help="A token is what comes on stdin, instead of a password."),
+        click.Option(["--registry"], metavar="HOST[:PORT]", help="The image registry that the credentials are for."),
+        click.Option(["--username"], metavar="NAME", help="The registry's user name."),
+        click.Option(["--password-stdin"], is_flag=True, help="Read the password from stdin."),
+        click.Option(["--token-stdin"], is_flag=True, help="Read a token from stdin, instead of a password."),
         click.Option(
-            ["--from-file", "files"], multiple=True, metavar="KEY=FILE", help="What a file holds; - is stdin."
+            ["--from-file", "files"],
+            multiple=True,
+            metavar="KEY=FILE",
+            help="Set a key to a file's content; - is stdin.",
         ),
-        click.Option(["--value", "values"], multiple=True, metavar="KEY=VALUE", help="As typed: others may see that."),
+        click.Option(
+            ["--value", "values"],
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Set a key to this value; other users of this machine may see it.",
+        ),
         *_more(verb),
         *options.waits(),
         options.output(),
@@ -50,8 +58,10 @@ def _more(verb: str) -> list[click.Parameter]:
     if verb == "set":
         return []
     return [
-        click.Option(["-f", "--config"], metavar="FILE", help="Whole object or its spec, in YAML, JSON, TOML or nix."),
-        click.Option(["-l", "--label", "labels"], multiple=True, metavar="KEY=VALUE", help="A label."),
+        click.Option(
+            ["-f", "--config"], metavar="FILE", help="A file with the object or its spec, in YAML, JSON, TOML or nix."
+        ),
+        click.Option(["-l", "--label", "labels"], multiple=True, metavar="KEY=VALUE", help="A label; may be repeated."),
     ]
 
 
@@ -78,14 +88,14 @@ def _create(
 
 
 def _set(session: Session, kind: Kind, words: tuple[str, ...], **given: Any) -> int:
-    target = find_one(session, kind, words, (), "one secret at a time")
+    target = find_one(session, kind, words, (), "give one secret")
     spec: dict[str, Any] = {"values": values} if (values := _read_values(given)) else {}
     if given["registry"] is not None:
         spec["registry"] = given["registry"]
     if not spec:
         raise click.UsageError("nothing to set: give --from-file KEY=FILE, --password-stdin or --value KEY=VALUE")
     made = session.client.patch(kind.name, target.name, {"spec": spec})
-    return finish(session, [Done(target, made, "set", "set; containers have it with their next start")], [])
+    return finish(session, [Done(target, made, "set", "set; containers get it at their next start")], [])
 
 
 def _read_values(given: dict[str, Any]) -> dict[str, str]:
@@ -93,7 +103,7 @@ def _read_values(given: dict[str, Any]) -> dict[str, str]:
     files = read_pairs(given["files"], "from-file")
     stdins = sum(path == "-" for path in files.values()) + given["password_stdin"] + given["token_stdin"]
     if stdins > 1:
-        raise click.UsageError("stdin can be one value only")
+        raise click.UsageError("only one value can come from stdin")
     values = {**_split(given["values"]), **{key: _read(path) for key, path in files.items()}}
     if given["username"] is not None:
         values[USERNAME] = given["username"]
@@ -101,14 +111,14 @@ def _read_values(given: dict[str, Any]) -> dict[str, str]:
         if given[f"{key}_stdin"]:
             values[key] = _read("-").rstrip("\r\n")
             if not values[key]:
-                raise click.UsageError(f"nothing came on stdin: --{key}-stdin takes the {key} from there")
+                raise click.UsageError(f"stdin is empty: --{key}-stdin reads the {key} from it")
     return values
 
 
 def _split(words: tuple[str, ...]) -> dict[str, str]:
     pairs = [word.partition("=") for word in words]
     if any(not key or not sign for key, sign, _ in pairs):
-        raise click.UsageError("--value is KEY=VALUE")
+        raise click.UsageError("--value: write KEY=VALUE")
     return {key: value for key, _, value in pairs}
 
 
@@ -120,11 +130,11 @@ def _read(path: str) -> str:
             with Path(path).open("rb") as file:
                 data = file.read(MOST_BYTES + 1)
         if len(data) > MOST_BYTES:
-            raise InvalidInput(f"{path}: that is too much for a secret", field="spec.values", hint="at most 64 KiB")
+            raise InvalidInput(f"{path}: too large for a secret", field="spec.values", hint="at most 64 KiB")
         return data.decode()
     except OSError as problem:
         raise InvalidInput(f"{path}: {problem.strerror or problem}", field="spec.values") from None
     except UnicodeDecodeError:
         raise InvalidInput(
-            f"{path} is not text", field="spec.values", hint="a secret holds text: base64 what is none"
+            f"{path} is not text", field="spec.values", hint="a secret holds text: encode other data as base64"
         ) from None

@@ -41,28 +41,28 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         if kind.verb("restart") and len(flag.opts) > 1:
             flag.opts = [name for name in flag.opts if name != "--restart"]  # here that is the act
     params: list[click.Parameter] = [options.targets(kind, many=False), *fields, *change_options(kind, fields)]
-    return options.build(verb, f"Change fields of a {kind.title}; others stay as they are.", _run, kind, params)
+    return options.build(verb, f"Change fields of a {kind.title}; other fields keep their values.", _run, kind, params)
 
 
 def change_options(kind: Kind, flags: Sequence[click.Parameter] = ()) -> list[click.Parameter]:
     """What every command takes that changes fields."""
-    restart = click.Option(["--restart"], is_flag=True, help="Restart it now, if a change needs that.")
+    restart = click.Option(["--restart"], is_flag=True, help="Restart the workload now, if a change needs it.")
     return [
         *([restart] if kind.verb("restart") else []),
-        click.Option(["--dry-run"], is_flag=True, help="Say what it would take, and change nothing."),
+        click.Option(["--dry-run"], is_flag=True, help="Show what each change would take, and change nothing."),
         *options.waits(flags),
         options.output(),
     ]
 
 
 def _point(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
-    raise click.UsageError("say of what kind: weft vm set NAME --FIELD VALUE")
+    raise click.UsageError("the kind is missing: weft vm set NAME --FIELD VALUE")
 
 
 def _run(session: Session, kind: Kind, words: tuple[str, ...], **given: Any) -> int:
     named = len(words) > 2 and words[1].replace("_", "-") in [flag_name(doc) for doc in flag_fields(kind)]
     hint = f"write --{words[1].replace('_', '-')} {words[2]}" if named else ""
-    target = find_one(session, kind, words, (), "set fields of one object at a time", hint)
+    target = find_one(session, kind, words, (), "give one object", hint)
     dry_run, restart = given.pop("dry_run"), given.pop("restart", False)
     return change(session, target, given, dry_run=dry_run, restart=restart)
 
@@ -111,6 +111,8 @@ def _describe(change: dict[str, Any], types: dict[str, str]) -> str:
 def _ask(session: Session, target: Target) -> bool:
     """Whether to restart now; where nobody can be asked, what to do later."""
     if is_terminal(sys.stdin) and is_terminal(sys.stderr):
-        return click.confirm(f"Restart {target.what} now? Otherwise it waits for the next restart.", err=True)
-    session.say(f"{target.what}  waits for: weft {target.kind.name} restart {target.name} (--restart does it now)")
+        return click.confirm(f"Restart {target.what} now? Otherwise the change waits for the next restart.", err=True)
+    session.say(
+        f"{target.what}  the change waits for: weft {target.kind.name} restart {target.name} (--restart does it now)"
+    )
     return False

@@ -47,17 +47,17 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], identity: 
         kind,
         (words[0].removeprefix(f"{user}{at}"), *words[1:]) if words else words,
         able("ssh"),
-        "one guest at a time: put -- before the command",
+        "give one VM, and -- before the command",
     )
     if shutil.which("ssh") is None:
-        raise NotFound("no ssh on this machine", hint="apt-get install openssh-client")
+        raise NotFound("this machine has no ssh", hint="apt-get install openssh-client")
     vm = session.client.get("vm", target.name)
     spec = vm["spec"]
     if not spec.get("ssh_keys") and not spec.get("user_data"):
         raise InvalidInput(
-            f"{target.what} was made without an SSH key",
+            f"{target.what} was created without an SSH key",
             field="ssh-key",
-            hint=f"weft vm exec -t {target.name} -- sh, or make it with --ssh-key FILE",
+            hint=f"weft vm exec -t {target.name} -- sh, or create it with --ssh-key FILE",
         )
     user = user or (spec.get("users") or ["root"])[0]
     session.would(f"run ssh to {target.what} through weft vm forward")

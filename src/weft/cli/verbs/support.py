@@ -39,11 +39,17 @@ _SECRET_FILES = (FILE, "*.token", "*.key", "seal*", "ticket*")  # what stands in
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         click.Argument(["act"], type=click.Choice(["bundle"]), default="bundle", metavar="bundle"),
-        click.Option(["--file"], metavar="FILE", help="Where to write it [weft-support-VERSION.tar.gz]."),
-        click.Option(["--state", "folder"], metavar="DIR", help="Whose logs [the .weft of the clone we are in]."),
+        click.Option(["--file"], metavar="FILE", help="The archive to write. [weft-support-VERSION.tar.gz]"),
+        click.Option(
+            ["--state", "folder"], metavar="DIR", help="The state folder whose logs to pack. [the .weft of this clone]"
+        ),
     ]
     return options.build(
-        verb, "Pack versions, settings, doctor, objects and logs, without secrets.", _run, kind, params
+        verb,
+        "Pack versions, settings, doctor's findings, objects and logs into one archive, without secrets.",
+        _run,
+        kind,
+        params,
     )
 
 
@@ -65,7 +71,7 @@ def _run(session: Session, kind: Kind | None, act: str, file: str | None, folder
             count += 1
     print(path)
     session.say(
-        f"{count} files, {format_bytes(path.stat().st_size)}; secrets are taken out: look through it before you send it"
+        f"{count} files, {format_bytes(path.stat().st_size)}; secrets are removed: check the archive before you send it"
     )
     return 0
 

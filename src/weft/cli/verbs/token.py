@@ -25,40 +25,42 @@ _LOOPBACK = ("https://127.", "https://localhost", "https://[::1]")
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         click.Argument(["words"], nargs=-1, metavar="[NAME]"),
-        click.Option(["--join"], is_flag=True, help="Lets one node join, once."),
+        click.Option(["--join"], is_flag=True, help="Create a token that lets one node join, once."),
         click.Option(
-            ["--access-key"], is_flag=True, help="A key that signs calls of a project's functions (AWS SDKs)."
+            ["--access-key"], is_flag=True, help="Create a key that signs calls of a project's functions (AWS SDKs)."
         ),
         click.Option(
-            ["--use"], type=click.Choice(["join", "access", "access-key"]), help="The same: join, access or access-key."
+            ["--use"],
+            type=click.Choice(["join", "access", "access-key"]),
+            help="What the token is for: join, access or access-key.",
         ),
-        click.Option(["--node"], metavar="NAME", help="The only node name it may enrol."),
+        click.Option(["--node"], metavar="NAME", help="The only node name that may join with it."),
         click.Option(
             ["--role"],
             type=click.Choice(["admin", "viewer", "invoker"]),
-            help="What its bearer may do; an invoker: only invoke functions. [viewer; access key: invoker]",
+            help="What its bearer may do; an invoker may only invoke functions. [viewer; access key: invoker]",
         ),
-        click.Option(["--subject"], metavar="TEXT", help="Whose it is."),
-        click.Option(["--expires", "life"], metavar="DURATION", help="How long it is worth something. [join: 1h]"),
+        click.Option(["--subject"], metavar="TEXT", help="The person or program that it is for."),
+        click.Option(["--expires", "life"], metavar="DURATION", help="How long the token is valid. [join: 1h]"),
         click.Option(["--server"], metavar="URL", help="The server's address as the new node sees it."),
         click.Option(["-l", "--label", "labels"], multiple=True, metavar="KEY=VALUE", hidden=True),
         *options.waits(),
         options.output(),
     ]
-    return options.build(verb, "Make a token for a new node (--join) or for a person or program.", _run, kind, params)
+    return options.build(verb, "Create a token for a new node (--join), a person or a program.", _run, kind, params)
 
 
 def _run(session: Session, kind: Kind, words: tuple[str, ...], join: bool, server: str | None, **given: Any) -> None:
     if len(words) > 1:
-        raise click.UsageError(f"one name is enough: {' '.join(words)}")
+        raise click.UsageError(f"more than one name given: {' '.join(words)}")
     join = join or given["use"] == "join"
     if given["node"] and not join:
-        raise click.UsageError("--node is for a token that lets a node join: add --join")
+        raise click.UsageError("--node needs --join: give it too")
     if join and given["use"] == "access":
         raise click.UsageError("--join and --use access contradict each other")
     access_key = given["access_key"] or given["use"] == ACCESS_KEY
     if access_key and (join or given["use"] == "access"):
-        raise click.UsageError("--access-key is a use of its own: leave out --join and --use")
+        raise click.UsageError("give either --access-key, --join or --use")
     spec: dict[str, Any] = {"use": "join" if join else ACCESS_KEY if access_key else "access"}
     if access_key or given["role"] == "invoker":
         spec["project"] = session.client.project
@@ -73,12 +75,12 @@ def _run(session: Session, kind: Kind, words: tuple[str, ...], join: bool, serve
         return
     if access_key:
         print(f"AWS_ACCESS_KEY_ID={made['spec']['key_id']}\nAWS_SECRET_ACCESS_KEY={made['secret']}")
-        session.say(f"the secret is told only once; it signs calls in project {made['spec']['project']}")
-        session.say("weft function endpoint -o env prints where to, as variables")
+        session.say(f"the secret is shown only once; it signs calls in project {made['spec']['project']}")
+        session.say("weft function endpoint -o env prints the endpoint, as variables")
         return
     if not join:
         print(made["secret"])
-        session.say("this is told only once")
+        session.say("the token is shown only once")
         return
     context = session.client.context
     address = server or context.server

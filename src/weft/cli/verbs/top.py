@@ -30,13 +30,15 @@ MEASURED = ("nodes", "vms", "containers", "migrations")
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params: list[click.Parameter] = [
-        click.Option(["--sort"], type=click.Choice(SORTS), default="cpu", help="By what, most first [cpu]."),
+        click.Option(
+            ["--sort"], type=click.Choice(SORTS), default="cpu", help="The resource to sort by, most first. [cpu]"
+        ),
         click.Option(
             ["-w", "--watch"],
             is_flag=True,
-            help="Look again every few seconds, until Ctrl-C (the default on a terminal).",
+            help="Refresh every few seconds, until Ctrl-C (default on a terminal).",
         ),
-        click.Option(["--once"], is_flag=True, help="Look once, also on a terminal."),
+        click.Option(["--once"], is_flag=True, help="Print once, also on a terminal."),
         *options.selectors(kind),
         options.all_projects(),
         options.output(),
@@ -52,7 +54,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             ),
         )
     return options.build(
-        verb, "Show what nodes or workloads really use, most first, or how far moves are.", _run, kind, params
+        verb, "Show what nodes or workloads use, most first, or how far migrations are.", _run, kind, params
     )
 
 
@@ -71,7 +73,7 @@ def _run(
         instead = (
             "weft function metrics NAME" if kind.name == "function" else "weft top nodes|vms|containers|migrations"
         )
-        raise click.UsageError(f"{kind.plural} use nothing by themselves: {instead}")
+        raise click.UsageError(f"{kind.plural} have no usage of their own: {instead}")
     goes_on = watch or (is_terminal(sys.stdout) and not session.is_data)
     if goes_on and not once and is_terminal(sys.stdout) and not session.is_data:
         print(CLEAR, end="")
@@ -90,7 +92,7 @@ def _find(word: str) -> Kind:
     except NotFound as unknown:
         if (unknown.hint or "").startswith("did you mean"):
             raise
-        raise usage(f"{word!r} is nothing that is measured", "weft top nodes|vms|containers|migrations") from None
+        raise usage(f"{word!r} has no usage figures", "weft top nodes|vms|containers|migrations") from None
 
 
 def choose_shown(kind: Kind, items: Sequence[dict[str, Any]], *, selected: bool) -> list[dict[str, Any]]:
@@ -127,6 +129,6 @@ def _show_moves(session: Session, items: Sequence[dict[str, Any]]) -> None:
     elif session.output == "name":
         print_names(going)
     elif not going and not session.is_data:
-        session.say("nothing moves")
+        session.say("no migrations in progress")
     else:
         print_rows(session, PROGRESS_COLUMNS, [draw_progress(item) for item in going])

@@ -25,12 +25,12 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             ["--for", "goals"],
             multiple=True,
             metavar="WHAT",
-            help="phase=Running, condition=Ready[=False], FIELD=VALUE or delete; without it: until it is up.",
+            help="phase=Running, condition=Ready[=False], FIELD=VALUE or delete; without it: wait until the object is ready.",
         ),
         options.timeout(),
         options.output(),
     ]
-    return options.build(verb, "Wait until an object is as wanted.", _run, kind, params)
+    return options.build(verb, "Wait until an object reaches a state.", _run, kind, params)
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], goals: tuple[str, ...]) -> int:
@@ -56,5 +56,5 @@ def _plan_default(target: Target) -> list[Goal]:
     """Until it is as create would leave it; a VM that no node takes is waited for."""
     goal = plan_goal(target.kind.name, "run" if target.kind.name == "job" else "create")
     if goal is None:
-        raise click.UsageError(f"say what to wait for: weft wait {target.what} --for=FIELD=VALUE")
+        raise click.UsageError(f"give what to wait for: weft wait {target.what} --for=FIELD=VALUE")
     return [msgspec.structs.replace(goal, ends_refused=False)]

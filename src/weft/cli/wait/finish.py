@@ -142,7 +142,7 @@ def _decision_finder(session: Session) -> Any:
 
 def _word(session: Session, verb: str) -> str:
     if session.detach and verb in ("delete", "start", "stop", "restart", "suspend", "resume"):
-        return f"{verb} asked for"
+        return f"{verb} requested"
     return _DONE.get(verb) or verb + ("d" if verb.endswith("e") else "ed")
 
 

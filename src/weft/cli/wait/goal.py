@@ -181,7 +181,7 @@ def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     rests = _phase(obj) == "Stopped" and dig(obj, "status.reason") == POWERED_OFF
     if goal.ends_failed and rests and dig(obj, "spec.run") == "run" and _settled(obj):
         return DriverFailed(
-            f"{what} has shut itself down", reason=POWERED_OFF, hint=f"weft logs {what} shows why; weft start {what}"
+            f"{what} shut itself down", reason=POWERED_OFF, hint=f"weft logs {what} shows why; weft start {what}"
         )
     if obj["kind"] == "migration" and dig(obj, "status.phase") in ENDED:
         why = dig(obj, "status.message", "")
@@ -192,13 +192,15 @@ def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
         return DriverFailed(f"{what} has ended: {said}", hint=f"weft describe {what}")
     current = _find_condition(obj, "Current")
     if goal.ends_refused and current is not None and _settled(obj) and current["status"] == "False":
-        reason, message = current.get("reason", ""), f"{what} stays as it is for now: {current.get('message', '')}"
+        reason, message = current.get("reason", ""), f"{what} is not changed for now: {current.get('message', '')}"
         if reason in (*UNPLACEABLE, *_STUCK):
-            return Unplaceable(message, reason=reason, hint=f"It changes when that has.  weft describe {what}")
+            return Unplaceable(
+                message, reason=reason, hint=f"The change is made when that is resolved.  weft describe {what}"
+            )
         if reason in _HELD:
-            return DriverFailed(message, reason=reason, hint=f"It is tried again.  weft describe {what}")
+            return DriverFailed(message, reason=reason, hint=f"The change is tried again.  weft describe {what}")
         if reason in _REFUSED:
-            return DriverFailed(message, reason=reason, hint=f"Ask for something else.  weft describe {what}")
+            return DriverFailed(message, reason=reason, hint=f"Change the spec.  weft describe {what}")
     for condition in obj.get("conditions") or () if goal.ends_refused else ():
         about_now = condition.get("generation", 0) in (0, obj.get("generation", 0))
         if condition["type"] == "Placed" and condition["status"] == "False" and about_now:
@@ -208,7 +210,7 @@ def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
                 return Unplaceable(
                     f"{what} can't be placed yet: {condition['reason']}: {condition.get('message', '')}",
                     reason=condition["reason"],
-                    hint=f"It stays Pending and starts when that has changed.  weft wait {what} | weft delete {what}",
+                    hint=f"It stays Pending and starts when that is resolved.  weft wait {what} | weft delete {what}",
                 )
     return None
 
@@ -220,20 +222,22 @@ def _find_failed_function(obj: Object, what: str) -> WeftError | None:
         return Unplaceable(
             f"{what} fits on no node: {message or reason}",
             reason=reason,
-            hint=f"It is prepared when that has changed.  weft wait {what} | weft delete {what}",
+            hint=f"It is prepared when that is resolved.  weft wait {what} | weft delete {what}",
         )
     if reason in _STUCK:
         return Unplaceable(
             f"{what} can't be prepared yet: {message or reason}",
             reason=reason,
-            hint=f"It is when that has changed.  weft wait {what} | weft delete {what}",
+            hint=f"It is prepared when that is resolved.  weft wait {what} | weft delete {what}",
         )
     if not reason or phase not in ("Failed", "Ready") or not _settled(obj):
         return None
     trace = dig(obj, "status.trace", [])
     said = "\n".join([f"{reason}: {message}" if message else reason, *map(str, trace)])
     if phase == "Ready":
-        return DriverFailed(f"{what} serves what it was before: {said}", reason=reason, hint=f"weft describe {what}")
+        return DriverFailed(
+            f"{what} still serves its previous code: {said}", reason=reason, hint=f"weft describe {what}"
+        )
     return DriverFailed(f"{what} failed: {said}", reason=reason, hint=f"weft describe {what}")
 
 
@@ -244,14 +248,14 @@ def _fail_job(obj: Object, what: str) -> WeftError:
     first = str(dig(obj, "status.failed_indexes", "")).partition(",")[0].partition("-")[0]
     look = f"weft job logs {obj['name']} --task {first}   " if first else ""
     return DriverFailed(
-        f"{what} has come to {dig(obj, 'status.phase')}{of}" + (f": {why}" if why else ""),
+        f"{what} is {dig(obj, 'status.phase')}{of}" + (f": {why}" if why else ""),
         reason=reason or None,
         hint=f"{look}weft job retry {obj['name']}",
     )
 
 
 def _no_place(what: str, reason: str, at_once: bool) -> Unplaceable:
-    hint = f"A serverless workload waits for nothing.  weft start {what} | weft explain {what} | weft delete {what}"
+    hint = f"A serverless workload is not queued.  weft start {what} | weft explain {what} | weft delete {what}"
     return Unplaceable(f"{what} fits on no node: {reason}", reason=reason, hint=hint if at_once else None)
 
 
@@ -261,7 +265,7 @@ def is_stuck(reason: str) -> bool:
 
 
 def gone(what: str) -> WeftError:
-    return NotFound(f"{what} was deleted while it was waited for")
+    return NotFound(f"{what} was deleted while weft waited for it")
 
 
 def read_goal(text: str, kind: Kind) -> Goal:
@@ -275,7 +279,7 @@ def read_goal(text: str, kind: Kind) -> Goal:
     path = path.strip("{}'\" ").lstrip(".")
     if not sign or not path:
         raise InvalidInput(
-            f"--for {text!r} says nothing to wait for",
+            f"invalid --for expression {text!r}",
             field="for",
             hint="write phase=Running, condition=Ready, status.node=n2 or delete",
         )
@@ -291,12 +295,12 @@ def _read_condition(text: str, kind: Kind) -> Goal:
     types = {known.lower(): known for known in kind.conditions}
     for word, known, what in (
         (type_, list(types.values()), f"a condition of {kind.plural}"),
-        (status or "True", ["True", "False", "Unknown"], "what a condition can be"),
+        (status or "True", ["True", "False", "Unknown"], "a status of a condition"),
     ):
         if word.lower() not in (one.lower() for one in known):
             meant = suggest(word.capitalize(), known)
             raise InvalidInput(
-                f"--for {text[:80]}: {word[:40]!r} is not {what}: {', '.join(known) or 'they have none'}",
+                f"--for {text[:80]}: {word[:40]!r} is not {what}: {', '.join(known) or 'it has none'}",
                 field="for",
                 hint=f"did you mean {meant}?" if meant else None,
             )

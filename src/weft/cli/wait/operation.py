@@ -67,7 +67,7 @@ def read_id(text: str) -> tuple[Target, int | None]:
     match = _ID.fullmatch(text)
     if match is None:
         raise InvalidInput(
-            f"{text[:80]!r} is no operation",
+            f"{text[:80]!r} is not an operation",
             field="id",
             hint="write KIND/NAME@GENERATION: weft operation list shows them",
         )

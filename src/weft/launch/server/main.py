@@ -118,8 +118,8 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
 
 
 async def run_supervisor(options: argparse.Namespace, argv: Sequence[str], clock: Clock) -> None:
-    """Keep the processes until SIGTERM or SIGINT; the controllers end first, then the gateway and the API server, and last an etcd of our own.
-    Raises Unavailable when that isn't on this machine."""
+    """Keep the processes until SIGTERM or SIGINT; the controllers end first, then the gateway and the API server, and
+    last an etcd of our own. Raises Unavailable when that isn't on this machine."""
     program = str(Path(sys.argv[0]).resolve())
     keepers = [Supervisor("etcd", plan_etcd(options.state), clock)] if options.store == ETCD else []
     keepers += [
