@@ -1,5 +1,5 @@
 """A proof of the soak: containers (plain, held by containerd, in machines of their own) and jobs come, go, crash, move and become
-VMs, while agents, API server, controllers, gateway and containerd are killed with -9; all is as wished, and in the end nothing is left.
+VMs, while agents, API, controllers, gateway and containerd are killed with -9; all is as wished, and at last nothing is left.
 
 ``ROUNDS`` rounds, drawn from a seed: two wishes, a kill into them, then all must be as wished, and each volume hold each line
 that was ever acknowledged, once and in order. A run that is interrupted goes on where it was: ``.weft/soak-workloads.json``

@@ -107,7 +107,7 @@ def test_code_that_does_not_come_up_is_said_and_never_replaces_what_serves(funct
     assert "Runtime.ImportModuleError" in error and "no_such_module" in error
     create(functions, "shop", "def handler(event, context):\n    return 1\n")
     error = functions.fails(1, "function", "update", "shop", "--code", bad, timeout=120)
-    assert "serves what it was before" in error and "Runtime.ImportModuleError" in error
+    assert "still serves its previous code" in error and "Runtime.ImportModuleError" in error
     assert invoke(functions, "shop") == 1
     assert "illegalTransition" in functions.fails(5, "function", "publish", "shop")
     functions.ok(

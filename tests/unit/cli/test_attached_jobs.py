@@ -101,7 +101,7 @@ def test_output_that_somebody_may_not_read_is_told_once_and_the_job_is_waited_fo
     monkeypatch.setattr(logs, "_run_stream", run)
     output = put_out(session, job(x1="0"))
     assert output.is_missing
-    assert capfd.readouterr().err == "container/sums-0: what it prints can't be shown: this token may not read logs\n"
+    assert capfd.readouterr().err == "container/sums-0: its output can't be shown: this token may not read logs\n"
 
 
 def test_a_reader_that_has_seen_enough_ends_the_watching(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

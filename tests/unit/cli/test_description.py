@@ -36,7 +36,7 @@ def _describe(kind: str, spec: dict[str, Any], status: dict[str, Any] | None = N
 
 def test_images_are_told_by_their_names() -> None:
     images = [{"name": "tiny", "status": {"sha256": "a" * 64}}, {"name": "none", "status": {}}]
-    assert name_images(["a" * 64, "b" * 64], images) == ["tiny", "1 without a name"]
+    assert name_images(["a" * 64, "b" * 64], images) == ["tiny", "1 unnamed"]
 
 
 def test_what_goes_with_a_job_is_said_before_it_is_deleted() -> None:

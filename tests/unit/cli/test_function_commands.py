@@ -147,7 +147,7 @@ def test_a_failure_says_its_type_and_where_and_the_old_one_goes_on() -> None:
     assert isinstance(failed, DriverFailed) and failed.token == "Runtime.ImportModuleError"
     assert failed.message == "\n".join(["function/thumb failed: Runtime.ImportModuleError: no shop", *trace])
     stays = find_failure(obj("Ready", reason="Runtime.ExitError", message="exit 1"), "function/thumb", goal)
-    assert isinstance(stays, DriverFailed) and "serves what it was before" in stays.message
+    assert isinstance(stays, DriverFailed) and "still serves its previous code" in stays.message
     wrong = find_failure(obj("Pending", reason="wrongImage", message="image tiny is a disk"), "function/thumb", goal)
     assert isinstance(wrong, Unplaceable) and wrong.token == "wrongImage" and "image tiny is a disk" in wrong.message
     nowhere = find_failure(

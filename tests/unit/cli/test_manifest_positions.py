@@ -180,7 +180,7 @@ def test_a_label_that_is_no_text_is_refused_at_its_place(tmp_path: Path) -> None
 def test_a_missing_file_and_an_empty_folder_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no such file"):
         read_documents([str(tmp_path / "none.yaml")])
-    with pytest.raises(InvalidInput, match="holds no manifests"):
+    with pytest.raises(InvalidInput, match="contains no manifests"):
         read_documents([str(tmp_path)])
 
 

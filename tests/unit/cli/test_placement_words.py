@@ -77,7 +77,7 @@ def test_a_node_as_good_as_the_chosen_one_and_one_better_for_a_member_of_a_gang_
     other = next(each for each in told["spec"]["verdicts"] if each["node"] == "n1")
     other["score"] = next(each for each in told["spec"]["verdicts"] if each["outcome"] == "chosen")["score"]
     assert explain_absence(told, "vm/web", "n1", "21:14:03").endswith(
-        "both scored 97.1, and of equals the first is taken"
+        "both scored 97.1, and the first of equals is chosen"
     )
     other["score"], told["spec"]["gang"] = 99.0, "shop"
     assert explain_absence(told, "vm/web", "n1", "21:14:03").endswith(

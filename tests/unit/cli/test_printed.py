@@ -107,7 +107,7 @@ def test_a_log_that_begins_anew_is_shown_from_its_start(
     monkeypatch.setattr(logs, "_run_stream", guests.run)
     monkeypatch.setattr(logs, "write_bytes", write)
     assert show_log(session, vm("a"), ask_log(True, -1, None)) == 0
-    assert bytes(kept).endswith(b"second\n") and "begun anew" in capsys.readouterr().err
+    assert bytes(kept).endswith(b"second\n") and "restarted or truncated" in capsys.readouterr().err
 
 
 def test_a_reader_that_has_seen_enough_ends_the_following_of_all_without_a_word(

@@ -46,7 +46,7 @@ def test_a_stop_that_takes_its_time_says_how_long_it_waits_and_what_then() -> No
     assert shown.progress.due_seconds == 1.0
     shown.now = 2.0
     shown.progress.tick()
-    assert shown.said() == ["container/web  waiting up to 18 s more for the guest to end; then it is killed"]
+    assert shown.said() == ["container/web  waiting 18 s more for the guest to end; then it is killed"]
     shown.progress.tick()
     assert shown.said() == [] and shown.progress.due_seconds is None
 

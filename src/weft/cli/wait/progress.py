@@ -100,12 +100,12 @@ class Progress:
             self._ending.pop(target.what, None)
 
     def _describe_ending(self, what: str) -> str:
-        """``waiting up to 18 s more for the guest to end; then it is killed``; empty as long as that isn't worth a word."""
+        """``waiting 18 s more for the guest to end; then it is killed``; empty as long as that isn't worth a word."""
         began, grace = self._ending.get(what, (self._elapsed(), 0.0))
         waited = self._elapsed() - began
         left = max(0.0, grace - waited)
         return (
-            f"waiting up to {left:.0f} s more for the guest to end; then it is killed"
+            f"waiting {left:.0f} s more for the guest to end; then it is killed"
             if waited >= _PATIENT_SECONDS
             else ""
         )
