@@ -183,7 +183,7 @@ def test_a_backup_put_back_under_running_guests_ends_none_and_lists_those_made_s
     cluster.ok("server", "backup", backup)
     cluster.ok("vm", "create", gone("since"), "--image", "tiny", "--memory", "128M")
     since = one_guest(cluster, "since")
-    assert "another server keeps" in cluster.fails(5, "server", "restore", backup)
+    assert "another server uses" in cluster.fails(5, "server", "restore", backup)
     kill(cluster.pids("weft server"))
     deadline = time.monotonic() + 60
     while cluster.pids("weft server"):

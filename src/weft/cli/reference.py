@@ -26,28 +26,29 @@ Written by `python -m weft.cli.reference cli`; change the commands, not this pag
 `weft NOUN VERB [NAME]` and `weft VERB NOUN NAME` mean the same, and every verb takes `NAME` or `KIND/NAME`:
 `weft vm describe web`, `weft describe vm web`, `weft describe vm/web`. A noun is a kind or its plural.
 
-- **Names.** Without a kind a NAME is looked for: `weft describe web`, `weft logs web`; `delete` wants the kind. Verbs that only
-  read (`get`, `describe`, `logs`, `events`, `explain`, `recommend`) take the beginning of a name or uid where one object has it.
-- **Waiting.** What changes something waits until it is so and shows how it gets on (`--wait`, the default). `--detach`
-  returns at once, `--timeout 30s` (or `--wait-timeout`) gives up with exit code 7. Ctrl-C and a time-out end the
-  watching, not the work.
-- **Output.** Standard output is data, standard error is talk: [the forms](#output). Off a terminal nothing is cut or
-  coloured; `NO_COLOR` and `COLUMNS` are honoured. Who stops reading early (`| head -1`) gets exit code 0.
+- **Names.** Without a kind, weft looks the NAME up: `weft describe web`, `weft logs web`; `delete` needs the kind. Verbs that only
+  read (`get`, `describe`, `logs`, `events`, `explain`, `recommend`) accept the beginning of a name or uid
+  if only one object has it.
+- **Waiting.** Commands that change something wait for completion and show progress (`--wait`, the default). `--detach`
+  returns at once, `--timeout 30s` (or `--wait-timeout`) stops waiting with exit code 7. Ctrl-C and a timeout end the
+  waiting, not the work.
+- **Output.** Data goes to standard output, messages to standard error: [the forms](#output). Off a terminal nothing is cut or
+  coloured; `NO_COLOR` and `COLUMNS` are honoured. If the reader stops early (`| head -1`), the exit code is 0.
 - **Errors** say what failed, why, and what to type next; with `-o json` the same as an object on standard error:
   `{code, message, details, hint, retryable, request_id}`. Exit codes: [exit-codes.md](exit-codes.md).
 - **Which server.** `--context NAME|FILE`, else `WEFT_CONTEXT`, else `WEFT_SERVER` with `WEFT_TOKEN` and `WEFT_CA`, else
   the nearest `.weft` from here upwards, else `~/.config/weft`: there `config.json` names a context, or `context.json` is
-  one. Named ones lie in `~/.config/weft/contexts/NAME.json`. `WEFT_TOKEN` goes before the token in a file that wasn't
-  given by `--context`.
-- **Settings.** A flag goes before a variable, that before `.weft/config.json` from here upwards, that before
+  one. Named contexts are in `~/.config/weft/contexts/NAME.json`. `WEFT_TOKEN` overrides the token in a
+  file, unless `--context` gave that file.
+- **Settings.** A flag overrides a variable, that overrides `.weft/config.json` from here upwards, and that
   `~/.config/weft/config.json`, for the context, the project and the output alike: `{"context": "prod", "project": "lab",
-  "output": "wide"}`. `weft config view --show-origin` says who said what.
+  "output": "wide"}`. `weft config view --show-origin` shows where each comes from.
 - **Files.** `apply`, `diff` and `--config` read YAML (several objects by `---`), JSON, TOML and nix. An object is
   `kind, name, project, labels, spec`, or a list or `items` of them; what the server sets is ignored, so the output
   of `get -o yaml` can be applied. A nix file is an expression, or a function called with `{ }`. Flags win over
   `--config`.
-- **Selectors.** `-l tier=db,env!=dev`, `--field phase=Running,node=n1`. A field that no object of the kind has, and a word
-  that can't stand in it, are refused, as by `weft wait --for`; sizes may be written as people do (`memory=64M`).
+- **Selectors.** `-l tier=db,env!=dev`, `--field phase=Running,node=n1`. Unknown fields, and values that a field
+  can't have, are refused, also by `weft wait --for`; sizes may have units (`memory=64M`).
 """
 
 _EXIT_HEAD = """\
@@ -89,7 +90,7 @@ def write_exit_codes_page() -> str:
 
 def _write_habits() -> str:
     synonyms = ", ".join(f"`{word}` is `{verb}`" for word, verb in SYNONYMS.items())
-    others = "Other words of Docker, kubectl, Incus and Proxmox are answered with what it is here."
+    others = "For other words of Docker, kubectl, Incus and Proxmox weft names the command to use."
     return f"\n## Words of other tools\n\n{synonyms}. {others}\n"
 
 

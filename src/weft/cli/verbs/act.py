@@ -18,6 +18,8 @@ from weft.cli.wait.watch import Wait
 from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import BY_NAME
 
+_HELP = {"reason": "Why, for people."}
+
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     owner = kind or BY_NAME[entry.kinds[0]]
@@ -40,7 +42,9 @@ def _input_options(verb: Verb) -> list[click.Parameter]:
         if isinstance(field.type, mi.BoolType):
             made.append(click.Option([flag, field.encode_name], is_flag=True))
         else:
-            made.append(click.Option([flag, field.encode_name], metavar="TEXT", default=None))
+            made.append(
+                click.Option([flag, field.encode_name], metavar="TEXT", default=None, help=_HELP.get(field.encode_name))
+            )
     return made
 
 

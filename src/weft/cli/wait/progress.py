@@ -105,9 +105,7 @@ class Progress:
         waited = self._elapsed() - began
         left = max(0.0, grace - waited)
         return (
-            f"waiting {left:.0f} s more for the guest to end; then it is killed"
-            if waited >= _PATIENT_SECONDS
-            else ""
+            f"waiting {left:.0f} s more for the guest to end; then it is killed" if waited >= _PATIENT_SECONDS else ""
         )
 
     def _print_once(self, target: Target, line: str) -> None:

@@ -97,7 +97,7 @@ def read_pools(told: Sequence[str]) -> list[tuple[str, str]]:
         check_name(name, "--pool")
         if not path.startswith("/") or name in (LOCAL, *dict(pools)):
             raise InvalidInput(
-                f"--pool {text}: give each NAME=PATH, with a name of its own (not {LOCAL}) and a path from /",
+                f"--pool {text}: write NAME=PATH, with a unique name (not {LOCAL}) and an absolute path",
                 field="pool",
                 hint="like --pool fast=/mnt/nvme",
             )

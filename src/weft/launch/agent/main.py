@@ -70,7 +70,7 @@ def _join(options: argparse.Namespace) -> int:
         options.state.absolute(), options.server, token.strip(), options.ca_sha256, options.node, options.address
     )
     print(f"node {enrolment.node} has joined {enrolment.server}")
-    print(f"start it: weft agent {enrolment.node} --state {options.state.absolute()}")
+    print(f"start its agent: weft agent {enrolment.node} --state {options.state.absolute()}")
     return 0
 
 
@@ -100,7 +100,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     host = make_host(options, state, enrolment)
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if problem := Cgroups(host.cgroup).enclose_agent(plan_agent_memory(total)):
-        log.warning("this agent's memory has no bound of its own: %s", problem)
+        log.warning("this agent has no memory limit of its own: %s", problem)
     context = make_context(state, enrolment)
     if options.server:
         context.server = options.server
@@ -167,13 +167,15 @@ async def _renew(state: Path, node: str, context: Context, clock: Clock) -> None
         try:
             if await asyncio.to_thread(has_ended, state):
                 hint = f"weft token create --join --node {node}, and join again with --state {state}"
-                log.error("the node's certificate has ended, by this machine's clock; if that is right: %s", hint)
+                log.error("the node's certificate has expired by this machine's clock; if the clock is right: %s", hint)
             elif await asyncio.to_thread(needs_renewal, state):
                 await asyncio.to_thread(renew, state, node, context)
                 if not await asyncio.to_thread(needs_renewal, state):
                     log.info("the node's certificate was renewed")
                     return
-                log.warning("a fresh certificate ends soon by this machine's clock: set it (timedatectl set-ntp true)")
+                log.warning(
+                    "a new certificate expires soon by this machine's clock: set the clock (timedatectl set-ntp true)"
+                )
         except (WeftError, OSError) as problem:
             log.warning(
                 "the node's certificate can't be renewed: %s; %s", problem, getattr(problem, "hint", None) or ""
@@ -219,7 +221,7 @@ def _lock(state: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise InUse(f"an agent runs on {state} already", hint="end it first") from None
+        raise InUse(f"another agent already runs on {state}", hint="stop it first") from None
     return descriptor
 
 

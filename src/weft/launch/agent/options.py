@@ -18,10 +18,12 @@ def parse_join(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="weft agent join", description="Make this machine a node of a fabric.")
     parser.add_argument("server", metavar="URL", help="the server, like https://10.0.0.1:8443")
     given = parser.add_mutually_exclusive_group(required=True)
-    given.add_argument("--token", help="a join token, as weft token create --join prints it")
-    given.add_argument("--token-file", type=Path, help="a file that holds it")
-    parser.add_argument("--ca-sha256", required=True, metavar="HEX", help="digest of the server's CA certificate")
-    parser.add_argument("--state", type=Path, help=f"folder for what this node must keep (default {STATE}/NODE)")
+    given.add_argument("--token", help="a join token, from weft token create --join")
+    given.add_argument("--token-file", type=Path, help="a file with the token")
+    parser.add_argument(
+        "--ca-sha256", required=True, metavar="HEX", help="SHA-256 digest of the server's CA certificate"
+    )
+    parser.add_argument("--state", type=Path, help=f"folder for the node's data (default {STATE}/NODE)")
     parser.add_argument("--node", default=default_node_name(), help="the node's name (default: the host name)")
     parser.add_argument("--address", default="", help="the node's address towards the other nodes")
     return _with_state(parser.parse_args(argv))
@@ -31,30 +33,34 @@ def parse_agent(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="weft agent", description="Run a node's agent in the foreground.")
     parser.add_argument("node", metavar="NODE", help="the node's name; or join URL, to make this machine a node")
     parser.add_argument("--state", type=Path, help=f"the node's folder, made by weft agent join (default {STATE}/NODE)")
-    parser.add_argument("--server", metavar="URL", help="where the server is now (default: where the node joined)")
-    parser.add_argument("--gateway", metavar="ADDRESS:PORT", help="where the gateway is now")
+    parser.add_argument("--server", metavar="URL", help="the server's address (default: where the node joined)")
+    parser.add_argument(
+        "--gateway", metavar="ADDRESS:PORT", help="the gateway's address (default: where it was when the node joined)"
+    )
     parser.add_argument("--run-dir", type=Path, help="folder for sockets, with a short path (default /run/weft/ID)")
-    parser.add_argument("--link-prefix", help="how names of links begin, at most 4 characters")
+    parser.add_argument("--link-prefix", help="prefix of link names, at most 4 characters")
     parser.add_argument("--underlay-address", "--address", help="this node's address towards the other nodes")
-    parser.add_argument("--underlay-link", help="the interface that has it")
-    parser.add_argument("--cgroup", help="cgroup for the guests, below each controller's mount")
-    parser.add_argument("--cpu", help="cores to offer (default: all)")
-    parser.add_argument("--memory", help="memory to offer (default: all but a reserve)")
-    parser.add_argument("--disk", help="disk to offer (default: most of what is free)")
+    parser.add_argument("--underlay-link", help="the interface with this address")
+    parser.add_argument("--cgroup", help="cgroup of the guests, below each controller's mount")
+    parser.add_argument("--cpu", help="cores to offer to guests (default: all)")
+    parser.add_argument("--memory", help="memory to offer to guests (default: all but a reserve)")
+    parser.add_argument("--disk", help="disk space to offer to guests (default: most of what is free)")
     parser.add_argument(
         "--pool",
         action="append",
         default=[],
         metavar="NAME=PATH",
-        help="a folder to offer as storage pool NAME, beside local; nodes that see the same one share it (repeatable)",
+        help="a folder to offer as storage pool NAME, beside local; nodes that see the same folder share the pool (repeatable)",
     )
-    parser.add_argument("--echo-port", type=int, default=8445, help="UDP port that answers other nodes' probes (8445)")
-    parser.add_argument("--sysfs", default="/sys", help="where the kernel tells of devices (default: /sys)")
+    parser.add_argument(
+        "--echo-port", type=int, default=8445, help="UDP port that answers other nodes' probes (default 8445)"
+    )
+    parser.add_argument("--sysfs", default="/sys", help="the kernel's device folder (default /sys)")
     parser.add_argument(
         "--no-devices",
         dest="devices",
         action="store_false",
-        help="leave GPUs and virtual functions to another node of this machine",
+        help="don't offer GPUs and virtual functions: another node of this machine does",
     )
     parser.add_argument("--vxlan-port", type=int, default=4789)
     parser.add_argument("--runtime", choices=sorted(RUNTIMES), default="qemu")
@@ -62,7 +68,7 @@ def parse_agent(argv: Sequence[str]) -> argparse.Namespace:
         "--container-runtime",
         type=read_container_runtime,
         metavar="auto|crun|runc|containerd[=ADDRESS]|none",
-        help="what runs containers: the first of crun and runc that works here, one of them, the containerd that listens at "
+        help="what runs containers: auto (the first of crun and runc that works here), one of them, the containerd at "
         f"ADDRESS ({CONTAINERD}), or none (default: auto)",
     )
     parser.add_argument(
@@ -70,7 +76,7 @@ def parse_agent(argv: Sequence[str]) -> argparse.Namespace:
         type=read_isolated_runtime,
         default="enclosed",
         metavar="enclosed|kata[-VARIANT][=ADDRESS]",
-        help="what gives containers machines of their own (isolation vm): weft itself, or Kata by the containerd that listens at "
+        help="what runs containers in machines of their own (isolation vm): weft itself, or Kata with the containerd at "
         "ADDRESS (default: enclosed; of kata, containerd where it holds containers)",
     )
     parser.add_argument(
@@ -78,7 +84,7 @@ def parse_agent(argv: Sequence[str]) -> argparse.Namespace:
         type=Path,
         default=STATE / "enclosed",
         metavar="FOLDER",
-        help="what machines of containers (isolation vm) boot, as python -m weft.images enclosed makes it "
+        help="folder with what machines of containers (isolation vm) boot, built by python -m weft.images enclosed "
         f"(default {STATE}/enclosed)",
     )
     parser.add_argument(
@@ -91,7 +97,7 @@ def parse_agent(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--functions",
         choices=("auto", "none"),
-        help="run instances of functions, in whichever ways work here, or none (default: auto)",
+        help="run functions in all ways that work here (auto), or none (default: auto)",
     )
     parser.add_argument("--network", choices=sorted(NETWORKS), default="bridge")
     parser.add_argument("--volume", choices=sorted(VOLUMES), default="directory")
@@ -103,7 +109,7 @@ def read_container_runtime(text: str) -> str:
     if word not in ("auto", "crun", "runc", "containerd", "none") or (sign and word != "containerd"):
         raise argparse.ArgumentTypeError(f"{text}: auto, crun, runc, containerd, containerd=ADDRESS, or none")
     if sign and not address.startswith("/"):
-        raise argparse.ArgumentTypeError(f"{text}: the address is a socket's path from /, like {CONTAINERD}")
+        raise argparse.ArgumentTypeError(f"{text}: the address must be a socket's absolute path, like {CONTAINERD}")
     return text
 
 
@@ -114,7 +120,7 @@ def read_isolated_runtime(text: str) -> str:
             f"{text}: enclosed, kata, kata-VARIANT (like kata-clh), or one of them =ADDRESS"
         )
     if sign and not address.startswith("/"):
-        raise argparse.ArgumentTypeError(f"{text}: the address is a socket's path from /, like {CONTAINERD}")
+        raise argparse.ArgumentTypeError(f"{text}: the address must be a socket's absolute path, like {CONTAINERD}")
     return text
 
 

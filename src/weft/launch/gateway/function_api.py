@@ -101,10 +101,10 @@ async def keep_function_doors(places: Sequence[str], state: Path, functions: Fun
             async with serve_function_doors(places, state, functions, clock):
                 await asyncio.Event().wait()
         except (WeftError, OSError) as problem:
-            log.error("functions can't be invoked by programs: %s", problem)
+            log.error("functions can't be served over HTTP: %s", problem)
         await clock.sleep(AGAIN_SECONDS)
 
 
 def _tell(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception() is not None:
-        log.error("events are not run any more", exc_info=task.exception())
+        log.error("events are no longer run", exc_info=task.exception())

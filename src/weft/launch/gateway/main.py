@@ -55,10 +55,16 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--publish-on", metavar="ADDRESS", help="also offer published ports on this address")
     parser.add_argument(
-        "--allow-origin", action="append", type=take_origin, metavar="URL", help="whose pages may open web sockets"
+        "--allow-origin",
+        action="append",
+        type=take_origin,
+        metavar="URL",
+        help="origin whose pages may open web sockets",
     )
-    parser.add_argument("--server", metavar="URL", help="where the API is (default https://127.0.0.1:8443)")
-    parser.add_argument("--token-file", type=Path, help="file with an access token (default STATE/gateway.token)")
+    parser.add_argument("--server", metavar="URL", help="the API server's address (default https://127.0.0.1:8443)")
+    parser.add_argument(
+        "--token-file", type=Path, help="file with the gateway's access token (default STATE/gateway.token)"
+    )
     options = parser.parse_args(argv)
     options.gateway = options.gateway or ["127.0.0.1:8444"]
     options.functions = options.functions or ["127.0.0.1:8445"]
@@ -164,5 +170,5 @@ async def wait_for_files(paths: list[Path], clock: Clock) -> None:
     deadline = clock.elapsed() + WAIT_SECONDS
     while missing := [path for path in paths if not path.exists()]:
         if clock.elapsed() > deadline:
-            raise Unavailable(f"{missing[0]} is not there", hint="weft server makes it: does it run?")
+            raise Unavailable(f"{missing[0]} does not exist", hint="weft server creates it: is the server running?")
         await clock.sleep(LOOK_SECONDS)

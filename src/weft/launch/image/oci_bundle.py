@@ -91,7 +91,9 @@ def plan_bundles(work: Path, enclosure: Path, plain: Sequence[str], allowed: Seq
         except BaseException as problem:
             target.unlink(missing_ok=True)
             if isinstance(problem, OSError):
-                raise DriverFailed(f"{url} can't be made a disk: {problem.strerror}", reason="fetchFailed") from problem
+                raise DriverFailed(
+                    f"{url} can't be converted to a disk: {problem.strerror}", reason="fetchFailed"
+                ) from problem
             raise
 
     return make
@@ -130,12 +132,12 @@ def _watch(argv: Sequence[str], puller: bytes, on_progress: Callable[[int], None
             process.wait()
             watcher.join()
     if stop.is_set():
-        raise DriverFailed("given up: the image was deleted or the server is ending", reason="fetchFailed")
+        raise DriverFailed("aborted: the image was deleted, or the server is stopping", reason="fetchFailed")
     if code != 0:
         try:
             said = msgspec.json.decode(last, type=Said)
         except msgspec.DecodeError:
-            said = Said("fetchFailed", f"what makes it a disk has ended ({code})")
+            said = Said("fetchFailed", f"the program that converts it to a disk exited with {code}")
         raise DriverFailed(said.message, reason=said.reason, hint=said.hint, details={"step": "image"})
 
 
@@ -212,19 +214,19 @@ def _check(enclosure: Path) -> None:
     missing = sorted({package for tool, package in NEEDED.items() if shutil.which(tool) is None})
     if missing:
         raise DriverFailed(
-            "the server lacks programs that make a container image a disk",
+            "the server lacks programs to convert container images to disks",
             reason="fetchFailed",
-            hint=f"there: apt-get install {' '.join(missing)}",
+            hint=f"on the server's machine: apt-get install {' '.join(missing)}",
         )
     if os.geteuid() != 0:
         raise DriverFailed(
-            "a container image is made a disk by root only", reason="fetchFailed", hint="run weft server as root"
+            "converting a container image to a disk needs root", reason="fetchFailed", hint="run weft server as root"
         )
     if not all((enclosure / name).is_file() for name in (KERNEL, "initrd-vm")):
         raise DriverFailed(
-            f"{enclosure} has no kernel for VMs made of container images",
+            f"{enclosure} has no kernel for VMs of container images",
             reason="fetchFailed",
-            hint="on the server's machine: python -m weft.images enclosed builds it; name the folder with weft server --enclosure",
+            hint="on the server's machine: run python -m weft.images enclosed; name its folder with weft server --enclosure",
         )
 
 
@@ -232,9 +234,9 @@ def _check_room(target: Path, image: OciImage) -> None:
     facts = os.statvfs(target.parent)
     if facts.f_bavail * facts.f_frsize < 3 * image.size_bytes + (1 << 30):
         raise DriverFailed(
-            "it doesn't fit on the server's disk",
+            "the image doesn't fit on the server's disk",
             reason="noSpace",
-            hint="make room there, or delete images; it is tried again",
+            hint="free space there, or delete images; weft tries again",
         )
 
 

@@ -44,7 +44,7 @@ def _run(command: Coroutine[Any, Any, object]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; what stands keeps running: make up goes on, make down removes it", file=sys.stderr)
+        print("interrupted; what has started keeps running: make up continues, make down removes it", file=sys.stderr)
         return 130
     return 0
 

@@ -52,7 +52,7 @@ def choose_topology(
     Raises InUse when something came in its way, or it keeps its objects in another ``store`` than the one named, or has a
     ``containerd``, or ``kata``, on other nodes."""
     if store not in (None, SQLITE, ETCD):
-        raise InvalidInput(f"STORE={store} is no store", field="store", hint=f"STORE={SQLITE} or STORE={ETCD}")
+        raise InvalidInput(f"STORE={store} is not a store", field="store", hint=f"STORE={SQLITE} or STORE={ETCD}")
     topology = find_topology(clone)
     if topology is None:
         topology = plan_topology(clone, inspect_taken(), node_count, store or SQLITE, containerd or (), kata or ())
@@ -60,7 +60,7 @@ def choose_topology(
         for word, named in (("CONTAINERD", topology.containerd), ("KATA", topology.kata)):
             if unknown := set(named) - {node.name for node in topology.nodes}:
                 raise InvalidInput(
-                    f"{word}={' '.join(sorted(unknown))} is no node of this cluster",
+                    f"{word}={' '.join(sorted(unknown))} is not a node of this cluster",
                     field=word.lower(),
                     hint=f"{word}=n3",
                 )
@@ -78,7 +78,7 @@ def choose_topology(
             f"this cluster leaves machines to Kata on {have}", hint=f"make down, then make up KATA={' '.join(kata)}"
         )
     elif conflicts := find_conflicts(topology, inspect_taken()):
-        raise InUse("; ".join(conflicts), hint="make down, then make up: it chooses another")
+        raise InUse("; ".join(conflicts), hint="make down, then make up, which chooses another")
     state = Path(topology.state_dir)
     state.mkdir(mode=0o700, exist_ok=True)
     write_whole(state / FILE, msgspec.json.format(msgspec.json.encode(topology)))
@@ -93,6 +93,6 @@ def _find_kept(clone: str) -> Topology | None:
     if kept.clone != clone:
         raise InUse(
             f"{clone}/.weft belongs to the clone at {kept.clone}",
-            hint=f"if {kept.clone} is gone or this is its copy: rm -r {clone}/.weft",
+            hint=f"if {kept.clone} is gone, or this folder is a copy of it: rm -r {clone}/.weft",
         )
     return kept

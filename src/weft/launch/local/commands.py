@@ -21,6 +21,6 @@ def run(argv: list[str], stdin: str = "", env: dict[str, str] | None = None, tim
         raise DriverFailed(f"{words} did not end within {timeout_seconds:g} s") from error
     if done.returncode != 0:
         said = done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}"
-        fed = f", fed with: {stdin.strip()}" if stdin else ""
+        fed = f"; its input: {stdin.strip()}" if stdin else ""
         raise DriverFailed(f"{words} failed: {said}{fed}")
     return done.stdout

@@ -64,14 +64,14 @@ async def end_former(clone: str, clock: Clock, progress: Progress) -> None:
         if topology is not None:
             await _clear_machine(topology, clock, failures)
         _raise_if(failures)
-        return f"ended {len(found)} processes of a cluster that ran from here with another .weft"
+        return f"stopped {len(found)} processes of a cluster that ran from this clone with another .weft"
 
     await progress.show("former", perform())
 
 
 def _raise_if(failures: list[str]) -> None:
     if failures:
-        raise DriverFailed("some things stayed: " + "; ".join(failures), hint="make down again, after a look")
+        raise DriverFailed("make down left: " + "; ".join(failures), hint="check what is left, then make down again")
 
 
 def find_processes(state: Path, topology: Topology | None) -> list[Process]:
@@ -95,8 +95,8 @@ async def _end_processes(state: Path, topology: Topology | None, failures: list[
             cgroups.perform_thaw(topology.cgroup)
         end(found, signal.SIGKILL, GRACE_SECONDS)
     left = find_processes(state, topology)
-    failures += [f"process {p.pid} ({' '.join(p.argv[:4])}) does not end" for p in left]
-    return f"{len(ended)} ended" if ended else "none were running"
+    failures += [f"process {p.pid} ({' '.join(p.argv[:4])}) does not exit" for p in left]
+    return f"{len(ended)} stopped" if ended else "none were running"
 
 
 async def _clear_machine(topology: Topology, clock: Clock, failures: list[str]) -> str:
@@ -139,7 +139,7 @@ async def _remove_state(state: Path) -> str:
         state.rmdir()
         return ".weft removed"
     size = sum(file.stat().st_blocks * 512 for file in cache.rglob("*") if file.is_file())
-    return f"removed; kept .weft/cache ({size / 1e6:.0f} MB) for the next up: rm -r .weft frees it"
+    return f"removed; kept .weft/cache ({size / 1e6:.0f} MB) for the next make up; rm -r .weft frees it"
 
 
 def find_mounts(*folders: str) -> list[str]:

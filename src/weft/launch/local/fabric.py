@@ -109,7 +109,7 @@ def prepare_containerd(topology: Topology, node: Node) -> tuple[str, ...]:
     """The command of a containerd of the node's own. Raises DriverFailed where it isn't installed."""
     program = shutil.which("containerd")
     if program is None:
-        raise DriverFailed(f"node {node.name} is to have a containerd: apt-get install containerd")
+        raise DriverFailed(f"node {node.name} needs containerd: apt-get install containerd")
     socket, kept = containerd_socket(topology, node), Path(topology.node_state_dir(node)) / "containerd"
     kept.mkdir(mode=0o700, exist_ok=True)
     told = {"root": str(kept / "root"), "state": str(socket.parent)}
@@ -160,7 +160,9 @@ async def wait_nodes(topology: Topology, clock: Clock) -> str:
 
     def ready(client: Client) -> bool:
         phases = {n["name"]: n["status"].get("phase", "NotReady") for n in client.list("node").items}
-        waiting = [f"{name} is {phases.get(name, 'no node of it: was it deleted?')}" for name in sorted(names)]
+        waiting = [
+            f"{name} is {phases.get(name, 'not a node of the cluster: was it deleted?')}" for name in sorted(names)
+        ]
         waiting = [words for words in waiting if not words.endswith(" is Ready")]
         if waiting:  # told if it stays so
             raise Unavailable("; ".join(waiting))
@@ -232,10 +234,10 @@ async def ensure_hello(topology: Topology, clock: Clock) -> str:
         return vm["status"] if phase in ("Running", "Stopped", "Suspended", "Hold") else None
 
     if not await _ask(topology, ensure):
-        return "not there, as it was left"
+        return "not there, as you left it"
     status = await _until(clock, f"vm {HELLO} answers", topology, settled)
     if status["phase"] != "Running":
-        return f"{status['phase']}, as it was left"
+        return f"{status['phase']}, as you left it"
     return f"on {status['node']}, {status.get('address') or 'no address'}, answers"
 
 
@@ -285,6 +287,6 @@ async def _until(clock: Clock, wish: str, topology: Topology, question: Callable
         if clock.elapsed() > deadline:
             raise TimedOut(
                 f"waited {READY_SECONDS:g} s until {wish}. {trouble}".rstrip(),
-                hint="see .weft/log/; make down, then make up, begins anew",
+                hint="see .weft/log/; make down, then make up, starts afresh",
             )
         await clock.sleep(POLL_SECONDS)

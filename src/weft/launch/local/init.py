@@ -33,7 +33,7 @@ def launch(node: str, state: str) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID) != 0:
         reason = os.strerror(ctypes.get_errno())
-        print(f"can't make namespaces: {reason}; root with CAP_SYS_ADMIN is needed", file=sys.stderr)
+        print(f"can't create namespaces: {reason}; root with CAP_SYS_ADMIN is needed", file=sys.stderr)
         return 1
     trouble, its_trouble = os.pipe()
     pid = os.fork()
@@ -82,12 +82,12 @@ def serve(node: str, state: str) -> int:
             return stop_agent(agent)
         ended = reap()
         if beside in ended:
-            say(f"what runs beside the agent ended with {ended[beside]}; again in {BACKOFF_SECONDS:g} s")
+            say(f"a process beside the agent exited with {ended[beside]}; restarting in {BACKOFF_SECONDS:g} s")
             beside, beside_at = 0, elapsed() + BACKOFF_SECONDS
         if agent in ended:
             if elapsed() - started_at > SETTLED_SECONDS:
                 delay = 0.0
-            say(f"agent {agent} ended with {ended[agent]}; again in {delay:g} s")
+            say(f"agent {agent} exited with {ended[agent]}; restarting in {delay:g} s")
             agent, start_at = 0, elapsed() + delay
             delay = min(max(delay * 2, BACKOFF_SECONDS), BACKOFF_LIMIT_SECONDS)
 

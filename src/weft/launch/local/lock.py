@@ -36,6 +36,6 @@ def _open_current(path: Path) -> Iterator[int]:
                 return
         except BlockingIOError as error:
             holder = os.pread(descriptor, 200, 0).decode() or "make up"
-            raise InUse(f"another {holder} is running in this clone", hint="wait for it to end, or stop it") from error
+            raise InUse(f"another {holder} is running in this clone", hint="wait until it ends, or stop it") from error
         finally:
             os.close(descriptor)

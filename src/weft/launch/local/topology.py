@@ -173,7 +173,7 @@ def _choose_id(clone: str, taken: Taken) -> str:
         prefix = link_prefix_of(cluster_id)
         if cluster_id not in taken.owners and not any(link.startswith(prefix) for link in taken.links):
             return cluster_id
-    raise Unavailable("no free name for a local cluster", hint="end another clone's cluster: make down, there")
+    raise Unavailable("no free name for a local cluster", hint="stop another clone's cluster: make down in that clone")
 
 
 def _cluster_id(clone: str, attempt: int) -> str:

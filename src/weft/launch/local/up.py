@@ -88,7 +88,7 @@ async def boot_nodes(topology: Topology) -> str:
     booted = [place.name for place in topology.nodes if await asyncio.to_thread(node.perform_boot, topology, place)]
     names = " ".join(place.name for place in topology.nodes)
     started = f", started {' '.join(booted)}" if booted and len(booted) < len(topology.nodes) else ""
-    limited = "" if {"cpu", "memory"} <= set(limits) else "; no cgroups for cpu and memory: guests are not limited"
+    limited = "" if {"cpu", "memory"} <= set(limits) else "; no cgroups for cpu and memory: guests have no limits"
     return f"{names} on {topology.underlay}{started}{limited}"
 
 
@@ -117,7 +117,7 @@ async def _while_alive(daemons: list[Daemon], work: Awaitable[str]) -> str:
         await asyncio.wait([working, *watches], return_when=asyncio.FIRST_COMPLETED)
         for watch, daemon in watches.items():
             if watch.done() and not working.done():
-                raise DriverFailed(f"{daemon.name} ended while it was waited for; {tail_log(daemon.log)}")
+                raise DriverFailed(f"{daemon.name} exited before it was ready; {tail_log(daemon.log)}")
         return await working
     finally:
         for task in [working, *watches]:

@@ -34,14 +34,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(prog="weft policykit", description="Placement policies of one's own.")
+    parser = Parser(prog="weft policykit", description="Write and test your own placement policies.")
     commands = parser.add_subparsers(dest="what", title="what it does", metavar="init|test", required=True)
-    text = "print a policy to begin with"
+    text = "print a policy to start from"
     commands.add_parser("init", help=text, description=f"{text[:1].upper()}{text[1:]}: weft policykit init > mine.py")
-    text = "try a policy, as a server would run it, on fabrics that are made up"
+    text = "test a policy as a server would run it, on random fabrics"
     test = commands.add_parser("test", help=text, description=f"{text[:1].upper()}{text[1:]}.")
     test.add_argument("policy", metavar="FILE", help="the policy's file, or entry:NAME")
-    test.add_argument("--seed", type=int, default=0, metavar="N", help="of the fabrics (0)")
+    test.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the random fabrics (default 0)")
     return parser.parse_args(argv)
 
 

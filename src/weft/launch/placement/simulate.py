@@ -44,31 +44,40 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(prog="weft simulate", description="What weft would do, worked out on files: no server, no root.")
-    command = parser.add_subparsers(dest="what", title="what can be worked out", required=True).add_parser(
+    parser = Parser(prog="weft simulate", description="Show what weft would do, on files: no server, no root.")
+    command = parser.add_subparsers(dest="what", title="what can be simulated", required=True).add_parser(
         "placement",
         help="place workloads from a file on nodes from a file",
-        description="Place workloads from a file on nodes from a file, by the engine that places on a cluster.",
+        description="Place workloads from a file on nodes from a file, with the engine that a cluster uses.",
         epilog="Columns and protocol: docs/reference/simulate.md.",
     )
     command.add_argument("--nodes", type=Path, required=True, metavar="FILE", help="nodes, .csv or .csv.gz")
     command.add_argument("--workloads", type=Path, required=True, metavar="FILE", help="workloads, .csv or .csv.gz")
-    command.add_argument("--format", choices=["weft", "openb"], default="weft", help="whose columns they have (weft)")
     command.add_argument(
-        "--strategy", metavar="NAME", help="for workloads that name none (openb: fragmentation; else the cluster's)"
-    )
-    command.add_argument("--order", choices=["file", "shuffled"], help="of workloads (file; shuffled with --until)")
-    command.add_argument("--seed", type=_read_seed, default=0, metavar="N", help="of what is drawn (0)")
-    command.add_argument(
-        "--until", type=_read_until, metavar="X", help="go on, on GPU nodes only, until X times all GPUs are asked for"
+        "--format", choices=["weft", "openb"], default="weft", help="format of the columns (default weft)"
     )
     command.add_argument(
-        "--repack", action="store_true", help="then move what is placed onto as few nodes as a search finds"
+        "--strategy",
+        metavar="NAME",
+        help="strategy of workloads that name none (default: fragmentation for openb, else the cluster's)",
     )
     command.add_argument(
-        "--plot", type=_read_picture, metavar="FILE", help="draw allocation and fragmentation into an .svg file"
+        "--order", choices=["file", "shuffled"], help="order of the workloads (default file; shuffled with --until)"
     )
-    command.add_argument("-o", "--output", choices=["table", "json", "yaml"], default="table", help="how to print")
+    command.add_argument("--seed", type=_read_seed, default=0, metavar="N", help="seed of random choices (default 0)")
+    command.add_argument(
+        "--until",
+        type=_read_until,
+        metavar="X",
+        help="add workloads, on GPU nodes only, until they request X times all GPUs",
+    )
+    command.add_argument(
+        "--repack", action="store_true", help="then repack the placed workloads onto as few nodes as a search finds"
+    )
+    command.add_argument(
+        "--plot", type=_read_picture, metavar="FILE", help="draw allocation and fragmentation as an .svg file"
+    )
+    command.add_argument("-o", "--output", choices=["table", "json", "yaml"], default="table", help="output format")
     return parser.parse_args(argv)
 
 
@@ -100,7 +109,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.repack:
         repacking = simulation.repack()
         answer["nodes_used"] = repacking.nodes_used
-        least = "none fewer can be" if repacking.proven else f"fewer than {repacking.least} can't be"
+        least = "no fewer nodes suffice" if repacking.proven else f"fewer than {repacking.least} is impossible"
         notes.append(f"{repacking.nodes_used} nodes after repacking; {least}")
     print(_write(answer, notes, options.output), flush=True)
 
@@ -126,7 +135,7 @@ def _begin_own(strategies: Iterable[str]) -> Any:
     for name, health in own.take_news().items():
         if not health.working:
             own.close()
-            raise InvalidInput(f"{name}: {health.reason}: {health.message}", hint="weft policykit test says more")
+            raise InvalidInput(f"{name}: {health.reason}: {health.message}", hint="weft policykit test shows details")
     return own
 
 
@@ -205,9 +214,9 @@ def _read_until(text: str) -> Fraction:
 
 def _read_picture(text: str) -> Path:
     if not text.lower().endswith(".svg"):
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is no .svg file, the only kind that is drawn")
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not an .svg file; only .svg can be drawn")
     if not Path(text).parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{text[:80]!r}: there is no folder {Path(text).parent}")
+        raise argparse.ArgumentTypeError(f"{text[:80]!r}: no such folder: {Path(text).parent}")
     return Path(text)
 
 

@@ -41,5 +41,5 @@ def take_source(text: str) -> str:
         return str(ipaddress.ip_network(text, strict=False))
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text[:60]!r} is no address, network or folder; write it like 127.0.0.0/8 or /srv/images"
+            f"{text[:60]!r} is not an address, network or folder; write it like 127.0.0.0/8 or /srv/images"
         ) from None

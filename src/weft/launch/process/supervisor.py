@@ -34,7 +34,11 @@ class Supervisor:
             code = await self._process.wait()
             if self._clock.elapsed() - began > HEALTHY_AFTER_SECONDS:
                 backoff = FIRST_BACKOFF_SECONDS
-            print(f"weft server: {self._name} ended with {code}; again in {backoff:g} s", file=sys.stderr, flush=True)
+            print(
+                f"weft server: {self._name} exited with {code}; restarting in {backoff:g} s",
+                file=sys.stderr,
+                flush=True,
+            )
             await self._clock.sleep(backoff)
             backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
 

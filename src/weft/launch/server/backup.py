@@ -56,15 +56,15 @@ def main(verb: str, argv: Sequence[str]) -> int:
 def _parse(verb: str, argv: Sequence[str]) -> argparse.Namespace:
     summary = {
         "backup": "Write everything a server must keep to FILE, while it works: all objects at one revision, and the "
-        "keys of its authority. Who has FILE can be this server: keep it safe.",
-        "restore": "Put what FILE holds in the place of what an ended server keeps. No guest is touched: one that was "
-        "made after the backup is shown as an orphan by weft doctor.",
+        "keys of its authority. Who has FILE can act as this server: keep it safe.",
+        "restore": "Replace the data of a stopped server by what FILE holds. No guest is touched: weft doctor shows one that "
+        "was made after the backup as an orphan.",
     }
     parser = argparse.ArgumentParser(prog=f"weft server {verb}", description=summary[verb])
     parser.add_argument("file", metavar="FILE", type=Path)
-    parser.add_argument("--state", type=Path, help="the server's state folder (default: that of the clone one is in)")
+    parser.add_argument("--state", type=Path, help="the server's state folder (default: that of this clone)")
     parser.add_argument(
-        "--store", metavar="URL", help="where objects are kept, as for weft server (default: as it was)"
+        "--store", metavar="URL", help="where objects are kept, as for weft server (default: as before)"
     )
     return parser.parse_args(argv)
 
@@ -74,12 +74,14 @@ def find_state(folder: Path) -> Path:
     for place in (folder, *folder.parents):
         if (place / FOLDER / "server").is_dir():
             return place / FOLDER / "server"
-    raise NotFound("which server is meant is unknown", reason="noContext", hint="give --state DIR, the server's folder")
+    raise NotFound("no server given", reason="noContext", hint="give --state DIR, the server's folder")
 
 
 async def _backup(options: argparse.Namespace, clock: Clock) -> int:
     if not (options.state / FILES[0]).exists():
-        raise NotFound(f"{options.state} is no server's state folder", hint="give the --state of weft server")
+        raise NotFound(
+            f"{options.state} is not a server's state folder", hint="give the folder that weft server has as --state"
+        )
     there = [name for name in (*FILES, SEAL) if (options.state / name).exists()]
     files = {name: (options.state / name).read_text() for name in there}
     async with _opened(options.state, options.store, clock) as store:
@@ -93,7 +95,7 @@ async def _backup(options: argparse.Namespace, clock: Clock) -> int:
             rows=lambda: read_rows(options.state / EVENTS),
         )
     print(f"{_describe(backup)} → {options.file} ({format_bytes(options.file.stat().st_size)})")
-    print("It holds the authority's key: whoever reads it can be this server.", file=sys.stderr)
+    print("The file holds the authority's key: who reads it can act as this server.", file=sys.stderr)
     return 0
 
 
@@ -104,7 +106,7 @@ async def _opened(state: Path, url: str, clock: Clock) -> AsyncIterator[Store]:
         rest: AbstractAsyncContextManager[None] = nullcontext()
         store: Store = RemoteStore(path, clock)
     elif url == SQLITE and not (state / "store.db").exists():
-        raise NotFound(f"{state} holds no store", hint="give the --state of weft server")
+        raise NotFound(f"{state} holds no store", hint="give the folder that weft server has as --state")
     else:
         rest, store = running(url, state, clock), make_store(url, state, clock)
     async with rest:
@@ -128,7 +130,7 @@ def _listens(path: Path) -> bool:
 async def _restore(options: argparse.Namespace, clock: Clock) -> int:
     backup = read_backup(options.file)
     if unknown := set(backup.files) - {*FILES, SEAL}:
-        raise InvalidInput(f"backup {options.file} holds {', '.join(unknown)}, which this weft doesn't know")
+        raise InvalidInput(f"backup {options.file} holds {', '.join(unknown)}, which this version of weft doesn't know")
     state: Path = options.state
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with hold_server(state):
@@ -141,7 +143,10 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
                 write_durably(state / name, text.encode(), 0o644 if name.endswith(".crt") else 0o600)
         remember_store(state, options.store)
     print(f"{_describe(backup)} ← {options.file}")
-    print("Start the server again: guests go on. weft doctor lists those that are not in the backup.", file=sys.stderr)
+    print(
+        "Start the server again: guests keep running. weft doctor lists those that are not in the backup.",
+        file=sys.stderr,
+    )
     return 0
 
 

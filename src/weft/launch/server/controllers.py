@@ -97,7 +97,7 @@ async def decide(
                         seed,
                     )
                 except* LeadershipLost as lost:
-                    _log.warning("a new term: %s", _first(lost))
+                    _log.warning("leader lease lost: %s", _first(lost))
         finally:
             await term.end()
 

@@ -21,8 +21,8 @@ def hold_server(state: Path) -> Iterator[None]:
         except BlockingIOError:
             holder = os.pread(lock, 20, 0).decode("ascii", "replace").strip()
             raise InUse(
-                f"another server keeps {state}" + (f": process {holder}" if holder else ""),
-                hint="end that one first" + (f": kill {holder}" if holder else ""),
+                f"another server uses {state}" + (f": process {holder}" if holder else ""),
+                hint="stop that server first" + (f": kill {holder}" if holder else ""),
             ) from None
         os.pwrite(lock, f"{os.getpid()}\n".ljust(20).encode(), 0)
         yield

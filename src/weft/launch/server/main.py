@@ -34,21 +34,21 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="weft server",
         description="Run the weft server in the foreground.",
-        epilog="weft server backup FILE and weft server restore FILE save what it keeps, and put it back.",
+        epilog="weft server backup FILE and weft server restore FILE save and restore its data.",
     )
-    parser.add_argument("process", nargs="?", choices=list(PROCESSES), help="run only this one of its processes")
-    parser.add_argument("--state", type=Path, required=True, help="folder that holds everything the server must keep")
+    parser.add_argument("process", nargs="?", choices=list(PROCESSES), help="run only this process of the server")
+    parser.add_argument("--state", type=Path, required=True, help="folder for the server's data")
     parser.add_argument(
         "--store",
         metavar="URL",
         help="where objects are kept: sqlite or etcd (in the state folder), or etcd://HOST:PORT[,HOST:PORT…]"
-        " (default: as the last time, sqlite at first)",
+        " (default: as last time, at first sqlite)",
     )
     parser.add_argument(
         "--listen",
         action="append",
         metavar="ADDRESS:PORT",
-        help="where the API listens (default 127.0.0.1:8443; may be given several times)",
+        help="where the API listens (repeatable; default 127.0.0.1:8443)",
     )
     parser.add_argument(
         "--gateway",
@@ -67,7 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("/var/lib/weft/enclosed"),
         metavar="FOLDER",
-        help="what VMs made of container images boot, as python -m weft.images enclosed makes it "
+        help="folder with what VMs of container images boot, built by python -m weft.images enclosed "
         "(default /var/lib/weft/enclosed)",
     )
     parser.add_argument(
@@ -83,8 +83,8 @@ def make_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="ADDRESS[/BITS]|FOLDER",
         type=take_source,
-        help="where images may be fetched from although it is an address of this machine or link-local, like 127.0.0.0/8,"
-        " or a folder that not everybody here can come to (repeatable; default none)",
+        help="addresses of this machine, or link-local ones, that images may be fetched from, like 127.0.0.0/8,"
+        " or a folder that not every user can read (repeatable; default none)",
     )
     parser.add_argument(
         "--publish-on", metavar="ADDRESS", help="also offer published ports on this address of this machine"
@@ -94,7 +94,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="append",
         type=take_origin,
         metavar="URL",
-        help="whose pages may open web sockets to the gateway, like https://novnc.example:6080, beside the server's own"
+        help="origin whose pages may open web sockets to the gateway, like https://novnc.example:6080, beside the server's own"
         " (repeatable)",
     )
     parser.add_argument("--context", type=Path, help="write the administrator's context to this file")

@@ -35,7 +35,7 @@ def find_endpoints(url: str) -> list[str]:
     endpoints = [places] if places.startswith("/") else places.rstrip("/").split(",")
     if not url.startswith(scheme) or not all(endpoints):
         raise InvalidInput(
-            f"{url!r} names no store", field="store", hint=f"{SQLITE}, {ETCD}, or etcd://HOST:PORT[,HOST:PORT…]"
+            f"{url!r} is not a store", field="store", hint=f"{SQLITE}, {ETCD}, or etcd://HOST:PORT[,HOST:PORT…]"
         )
     return endpoints
 
@@ -58,7 +58,7 @@ def make_store(url: str, state: Path, clock: Clock) -> Store:
     folder = state / "etcd"
     ca, certificate, key = (_read(folder / name) for name in ("ca.crt", "client.crt", "client.key"))
     if ca is None:
-        raise Unavailable(f"store {url} needs {folder}/ca.crt", hint="put the etcd members' authority there")
+        raise Unavailable(f"store {url} needs {folder}/ca.crt", hint="put the CA certificate of the etcd members there")
     name = endpoints[0].rpartition(":")[0].strip("[]")
     store = engine.EtcdStore(endpoints, clock, tls=engine.EtcdTls(ca, name, certificate, key))
     return store

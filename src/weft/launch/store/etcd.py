@@ -21,7 +21,8 @@ def find_socket(state: Path) -> str:
     path = str((state / "etcd" / _CLIENT).absolute())
     if len(os.fsencode(path)) > _LONGEST_PATH_BYTES:
         raise Unavailable(
-            f"socket path {path} is longer than {_LONGEST_PATH_BYTES} bytes", hint="keep the server in another folder"
+            f"socket path {path} is longer than {_LONGEST_PATH_BYTES} bytes",
+            hint="use a --state folder with a shorter path",
         )
     return path
 
