@@ -30,7 +30,7 @@ def find_endpoint(client: Client) -> Endpoint:
     raise_problem(answer)
     told = answer.json()
     if not told.get("functions"):
-        raise NotFound("this server has no doors for functions", hint="weft server --functions ADDRESS:PORT")
+        raise NotFound("this server serves no functions", hint="weft server --functions ADDRESS:PORT")
     return Endpoint(told["functions"], told["region"])
 
 

@@ -119,7 +119,11 @@ def _list_window(migration: Object) -> dict[str, str]:
     target, stays = dig(migration, "status.target", ""), dig(migration, "spec.mode") == "storage"
     known = {
         "begins": describe_window(window),
-        "room": "" if stays else f"held on {target}" if target else f"none: {dig(migration, 'status.message', '')}",
+        "capacity": ""
+        if stays
+        else f"reserved on {target}"
+        if target
+        else f"none: {dig(migration, 'status.message', '')}",
         "chosen again": dig(migration, "status.room_lost", ""),
         "quality": f"{window.get('quality', 0.0):g}: {window.get('reason', '')}",
         "expected": describe_forecast(forecast) if forecast else "",
