@@ -109,6 +109,6 @@ def test_what_went_wrong_there_is_said_here(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     given_up = threading.Event()
     given_up.set()
-    with pytest.raises(DriverFailed, match="given up"):
+    with pytest.raises(DriverFailed, match="aborted"):
         make("oci://127.0.0.1:1/web:1", "", None, tmp_path / "out", lambda _: None, given_up)
     assert msgspec.json.encode(told.value.to_dict())
