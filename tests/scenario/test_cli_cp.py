@@ -100,7 +100,7 @@ def test_a_file_goes_there_and_back(here: Here, tmp_path: Path) -> None:
     assert here.get(tmp_path / "there", tmp_path / "into") == 0
     assert [path.name for path in (tmp_path / "into").iterdir()] == ["there"]
     assert (tmp_path / "into/there").read_bytes() == data
-    with pytest.raises(NotFound, match="no file"):
+    with pytest.raises(NotFound, match="no readable file"):
         here.get(tmp_path / "none", tmp_path / "into")
 
 
@@ -142,7 +142,7 @@ def test_a_guest_that_prints_without_end_is_not_listened_to_for_ever(
 ) -> None:
     here.instead[where] = ["sh", "-c", f"exec yes '\033[31mflood'{to}"]
     (tmp_path / "there").mkdir()
-    with pytest.raises(DriverFailed, match=r"prints without end|no tar archive"):
+    with pytest.raises(DriverFailed, match=r"printed far more than expected|no tar archive"):
         here.get(tmp_path / "there", tmp_path / "back")
     said = capfd.readouterr().err
     assert len(said) < 1 << 17 and "\033" not in said

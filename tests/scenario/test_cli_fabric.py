@@ -456,7 +456,7 @@ def test_a_workload_is_deleted_by_its_name_alone_and_nothing_else_is(fabric: Fab
         ["error: 'twin' could be vm/twin or container/twin", "write KIND/NAME"],
     )
     assert fabric.weft("job", "run", "lone", "registry.example.org/a:1", "--detach").code == 0
-    assert "'lone' is vm/lone and job/lone" in fabric.weft("rm", "lone", "--yes").err
+    assert "'lone' could be vm/lone or job/lone" in fabric.weft("rm", "lone", "--yes").err
     assert fabric.weft("rm", "job/lone", "--yes").code == 0
     gone = fabric.weft("rm", "lone", "--yes")
     assert (gone.code, gone.out.split(" after")[0]) == (0, "vm/lone  deleted"), gone.err
@@ -491,7 +491,7 @@ def test_what_files_name_is_deleted_and_those_that_use_it_first(fabric: Fabric, 
         "network/blue  deleted",
     ]
     again = fabric.weft("delete", "-f", str(path), "--yes")
-    assert (again.code, again.err) == (0, "vm/applied is not there\nnetwork/blue is not there\nnothing matches\n")
+    assert (again.code, again.err) == (0, "vm/applied is not there\nnetwork/blue is not there\nno object matches\n")
 
 
 def test_an_editor_is_not_begun_where_there_is_no_terminal_for_it(
@@ -938,7 +938,7 @@ def test_a_plan_is_done_as_it_was_told_or_not_at_all(fabric: Fabric, tmp_path: P
     id_ = fabric.weft("plan", "-f", str(path), "-o", "name").out.strip()
     assert f"plan {id_}: " in said.out, "the same as long as nothing changes"
     other = fabric.weft("apply", "-f", str(path), "--plan", "0123456789ab")
-    assert other.code == 5 and "isn't what would be done now" in other.err
+    assert other.code == 5 and "is out of date" in other.err
     assert fabric.weft("get", "network/plan").code == 3
     assert fabric.weft("apply", "-f", str(path), "--plan", id_).code == 0
 

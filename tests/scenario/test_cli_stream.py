@@ -65,7 +65,7 @@ def test_a_command_that_reads_nothing_ends_although_the_input_goes_on(tmp_path: 
 def test_a_stream_that_is_cut_is_an_error_not_an_end(tmp_path: Path) -> None:
     done = stream(tmp_path, [], None)
     assert done.returncode == 1
-    assert b"cut" in done.stderr
+    assert b"the connection was lost before the end" in done.stderr
 
 
 @pytest.mark.parametrize("size", [0, 1, 65536, 65537])

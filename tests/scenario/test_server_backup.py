@@ -178,7 +178,9 @@ def test_a_server_at_rest_is_backed_up_too_and_a_damaged_file_changes_nothing(
     assert {path.name: path.read_bytes() for path in doors.state.iterdir() if path.is_file()} == state
     nowhere = server("backup", tmp_path / "b2", "--state", tmp_path / "empty")
     assert (
-        nowhere.returncode == 3 and "no server's state folder" in nowhere.stderr and not (tmp_path / "empty").exists()
+        nowhere.returncode == 3
+        and "is not a server's state folder" in nowhere.stderr
+        and not (tmp_path / "empty").exists()
     )
     doors.start()
     assert client.get("volume", "kept")["name"] == "kept"

@@ -110,7 +110,7 @@ def test_a_context_that_is_chosen_where_another_is_stronger_says_so(weft: Weft, 
     here = put(home / "work" / ".weft" / "context.json", {"server": "https://one", "project": "clone"})
     weft("context", "add", "lab", str(put(home / "lab.json", {"server": "https://one", "project": "lab"})))
     code, _, err = weft("context", "use", "lab")
-    assert code == 0 and f"{here} overrides it here" in err
+    assert code == 0 and f"{here} overrides this context here" in err
     here.unlink()
     assert weft("context", "use", "lab")[2] == ""
 

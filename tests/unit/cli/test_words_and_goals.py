@@ -235,7 +235,7 @@ def test_whoever_stops_watching_is_told_how_to_go_on_and_how_to_undo(verb: str, 
     assert goal is not None
     wait = Wait(Target(BY_NAME["vm"], "web"), goal)
     told = describe_parting([wait], {"vm/web": verb})
-    assert told == f"it goes on; watch: {describe_wait(wait)}   undo: weft {undo} vm/web"
+    assert told == f"the work goes on; watch: {describe_wait(wait)}   undo: weft {undo} vm/web"
 
 
 def test_of_several_that_are_let_go_on_the_commands_name_those_that_they_are_for() -> None:
@@ -244,7 +244,7 @@ def test_of_several_that_are_let_go_on_the_commands_name_those_that_they_are_for
         Wait(Target(BY_NAME["vm"], name), goal) for name in "abc" if (goal := plan_goal("vm", "create")) is not None
     ]
     told = describe_parting(waits, {"vm/a": "create", "vm/b": "create", "vm/c": "update"})
-    assert told == "it goes on, and 1 more; watch: weft wait vm/a vm/b   undo: weft delete vm/a vm/b"
+    assert told == "the work goes on, and 1 more; watch: weft wait vm/a vm/b   undo: weft delete vm/a vm/b"
     gone = [Wait(Target(BY_NAME["vm"], f"v{n}"), plan_goal("vm", "delete") or waits[0].goal) for n in range(12)]
     told = describe_parting(gone, {wait.target.what: "delete" for wait in gone})
     assert told.startswith("still being deleted, and 2 more; watch: weft wait vm/v0 vm/v1 ")
@@ -255,4 +255,4 @@ def test_what_has_no_way_back_is_not_told_as_if_it_had() -> None:
     goal = plan_goal("vm", "restart")
     assert goal is not None
     wait = Wait(Target(BY_NAME["vm"], "web"), goal)
-    assert describe_parting([wait], {"vm/web": "restart"}) == f"it goes on; watch: {describe_wait(wait)}"
+    assert describe_parting([wait], {"vm/web": "restart"}) == f"the work goes on; watch: {describe_wait(wait)}"

@@ -13,7 +13,7 @@ def find_settings(session: Session) -> dict[str, Setting]:
         used = locate_context(session.context_file, session.environ)
     except NotFound:
         used = None
-    own = used.origin if used is not None else "nobody says one"
+    own = used.origin if used is not None else "not set"
     given = session.given_project
     project = Setting(given, "--project") if given else find_setting("project", session.environ)
     if not project.value and used is not None:

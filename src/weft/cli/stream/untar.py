@@ -87,7 +87,7 @@ class Unpacker:
             self._after += len(self._bytes)
             self._bytes.clear()
             if self._after > MOST_AFTER_BYTES:
-                raise ValueError("it goes on behind its end")
+                raise ValueError("data after the end")
             return False
         if self._left:
             return self._take_content()

@@ -117,7 +117,7 @@ def _use(session: Session, name: str) -> None:
         return
     if found.place != str(path if named else folder / FILE):
         session.say(
-            f"{found.origin} overrides it here: commands go to {found.context.server}, project {found.context.project}"
+            f"{found.origin} overrides this context here: commands go to {found.context.server}, project {found.context.project}"
         )
 
 

@@ -92,7 +92,7 @@ def _read_target(session: Session, kind: Kind | None, words: Sequence[str], to: 
     """A bare name is of the kind that it is converted from."""
     if kind is None and len(words) == 1 and "/" not in words[0]:
         kind = BY_NAME[next(name for name in KINDS if name != to)]
-    return find_one(session, kind, words, KINDS, "convert one at a time")
+    return find_one(session, kind, words, KINDS, "give one workload")
 
 
 def _read_input(body: Mapping[str, Any]) -> ConvertInput:
@@ -137,7 +137,7 @@ def _rehearse(session: Session, old: Mapping[str, Any], manifest: Mapping[str, A
     print(f"{what} → {kind}/{name}, {format_bytes(spec['memory'])} of memory (was {before})")
     for word in ("mounts", "volumes", "networks", "publish"):
         if things := old["spec"].get(word):
-            print(f"goes over  {word}: {', '.join(things)}")
+            print(f"passed on  {word}: {', '.join(things)}")
     for word in (*translated.left_out, _BEHIND[old["kind"]]):
         print(f"left out   {word}")
     print(f"{what} stops for the conversion, and is kept until you confirm")
@@ -148,7 +148,7 @@ def _watch(session: Session, made: Mapping[str, Any]) -> int:
     target = Target(BY_NAME["conversion"], made["name"])
     ends = ENDED if made["spec"]["confirm"] else (*ENDED, "AwaitingConfirmation")
     goal = Goal(lambda obj: dig(obj or {}, "status.phase") in ends, "over", ends_failed=False, ends_refused=False)
-    parting = f"it goes on; watch: weft wait {target.what}   undo: weft conversion undo {target.name}"
+    parting = f"the conversion goes on; watch: weft wait {target.what}   undo: weft conversion undo {target.name}"
     wait = Wait(target, goal, made["uid"], made.get("project"))
     result = follow_to_end(session, wait, Converting, parting, lambda end: end.error or _find_error(target, end))
     if isinstance(result, int):

@@ -164,4 +164,4 @@ def describe_parting(waits: Sequence[Wait], verbs: Mapping[str, str]) -> str:
         return f"still being deleted{more}; watch: {describe_wait(*alike)}"
     names = " ".join(one.target.what for one in alike)
     undo = f"   undo: weft {_UNDOES[verb]} {names}" if verb in _UNDOES else ""
-    return f"it goes on{more}; watch: {describe_wait(*alike)}{undo}"
+    return f"the work goes on{more}; watch: {describe_wait(*alike)}{undo}"
