@@ -72,7 +72,7 @@ class Functions:
         """All of them, and wait until nothing of theirs is left: the server looks every ten seconds for what isn't needed."""
         for name in self._made:
             self.cluster.run("delete", f"function/{name}", "--yes")
-        until(lambda: namespaces(self.cluster) == self.before and footholds(self.cluster) == [], 120)
+        until(lambda: namespaces(self.cluster) == self.before and egress_endpoints(self.cluster) == [], 120)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def call(cluster: Cluster, name: str, url: str) -> str:
     return str(json.loads(cluster.ok("function", "invoke", name, "--data", json.dumps({"url": url}))))
 
 
-def footholds(cluster: Cluster) -> list[str]:
+def egress_endpoints(cluster: Cluster) -> list[str]:
     """The addresses that nodes have in network blue, those given first before the others: the highest free one is given."""
     found = [one["spec"] for one in cluster.json("get", "endpoints")["items"]]
     held = [one for one in found if one["workload"]["kind"] == "node" and one["network"] == "blue"]
@@ -97,7 +97,7 @@ def footholds(cluster: Cluster) -> list[str]:
 
 
 def namespaces(cluster: Cluster) -> list[str]:
-    """Those of footholds, on all nodes: the server's container has one as well."""
+    """Those of egress endpoints, on all nodes: the server's container has one as well."""
     found: list[str] = []
     for node in ("n1", "n2", "n3"):
         for agent in cluster.pids(f"weft agent {node} "):
@@ -110,14 +110,16 @@ def test_a_function_without_a_network_reaches_nobody(blue: Cluster, functions: F
     functions.create("closed", "--isolation", "process")
     web = blue.json("container", "get", "web-blue")["status"]["address"]
     assert call(blue, "closed", f"http://{web}/").startswith("no:")
-    assert footholds(blue) == []
+    assert egress_endpoints(blue) == []
     blue.ok("function", "set", "closed", "--network", "blue")
     until(lambda: call(blue, "closed", f"http://{web}/") == "from here\n")
     said = blue.fails(3, "function", "create", "lost", "--image", "reg.example.org/x:1", "--network", "nowhere")
     assert "nowhere" in said
 
 
-def test_a_killed_agent_leaves_no_foothold_and_its_next_one_makes_it_again(blue: Cluster, functions: Functions) -> None:
+def test_a_killed_agent_leaves_no_egress_endpoint_and_its_next_one_makes_it_again(
+    blue: Cluster, functions: Functions
+) -> None:
     functions.create("known", "--isolation", "process", "--network", "blue")
     assert call(blue, "known", "http://web-blue/") == "from here\n"
     assert namespaces(blue) != functions.before
@@ -145,11 +147,11 @@ def test_a_function_calls_a_container_of_its_network_by_name_and_nobody_elses(
     red = blue.json("container", "get", "web-red")["status"]["address"]
     assert call(blue, name, f"http://{red}/").startswith("no:")
     assert call(blue, name, "http://web-red/").startswith("no:")
-    given = footholds(blue)  # a machine is made ready on a second node too, which then has the next address
+    given = egress_endpoints(blue)  # a machine is made ready on a second node too, which then has the next address
     assert given == ["10.77.0.254", "10.77.0.253", "10.77.0.252"][: len(given)] != []
     assert name in blue.fails(5, "network", "delete", "blue", "--yes")
 
 
 def test_the_last_of_them_leaves_nothing(blue: Cluster, functions: Functions) -> None:
-    assert footholds(blue) != []
+    assert egress_endpoints(blue) != []
     functions.delete()

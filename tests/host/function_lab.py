@@ -88,7 +88,7 @@ def pack(files: dict[str, str | bytes]) -> bytes:
     return out.getvalue()
 
 
-class LabFootholds:
+class LabEgressEndpoints:
     """Those of the networks that the test has made, by uid."""
 
     def __init__(self) -> None:
@@ -131,12 +131,12 @@ class FunctionLab:
         self.folder = folder
         self.heard: list[FromAgent] = []
         self._news = asyncio.Event()
-        self.footholds = LabFootholds()
+        self.egress_endpoints = LabEgressEndpoints()
         self.functions = self.make_functions()
 
     def make_functions(self) -> Functions:
         used = lambda: self.functions.used()  # noqa: E731
-        self.parts = Artifacts(str(self.folder), "n1", self.server, None, used, self.footholds)  # type: ignore[arg-type]
+        self.parts = Artifacts(str(self.folder), "n1", self.server, None, used, self.egress_endpoints)  # type: ignore[arg-type]
         return Functions({self.isolation: self.driver}, self.parts, lambda: self.room, SystemClock())
 
     async def open(self) -> None:

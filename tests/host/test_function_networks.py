@@ -87,20 +87,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("networks")
 
 
-def foothold_port(segment: Segment) -> Port:
-    port = make_port(segment, "foothold")
+def egress_endpoint_port(segment: Segment) -> Port:
+    port = make_port(segment, "egress")
     return msgspec.structs.replace(port, inside=Inside(port.id, shared=True))
 
 
 async def stand(node: Node, segment: Segment) -> EgressEndpoint:
     """As the node's agent does it, seen from here."""
-    path = await node.plug(foothold_port(segment))
+    path = await node.plug(egress_endpoint_port(segment))
     return EgressEndpoint(f"/proc/{node.pid}/root{path}", segment.gateway, segment.domain, segment.mtu)
 
 
-async def stand_behind(node: Node, foothold: EgressEndpoint) -> list[str]:
+async def stand_behind(node: Node, egress_endpoint: EgressEndpoint) -> list[str]:
     """The addresses of the instances that do."""
-    path = foothold.namespace.partition("root")[2]
+    path = egress_endpoint.namespace.partition("root")[2]
     shown = node.shell(f"nsenter --net={path} ip -o -4 addr show")
     ends = [line.split()[3].partition("/")[0] for line in shown.splitlines() if line.split()[1].startswith("in")]
     return [str(IPv4Address(end) + 1) for end in ends]
@@ -115,7 +115,7 @@ async def reach(lab: FunctionLab, recipe: Recipe, *targets: tuple[str, int], **e
 
 async def test_a_function_reaches_its_network_and_nothing_else(net: Lab, lab: FunctionLab) -> None:
     n1, n2 = net.nodes
-    blue = make_segment(1, "blue", {"a": n1, "b": n2, "foothold": n1})
+    blue = make_segment(1, "blue", {"a": n1, "b": n2, "egress": n1})
     red = make_segment(2, "red", {"r": n1}, cidr="10.30.0.0/24")
     for node in (n1, n2):
         await node.ensure_refused(["10.20.0.0/24", "10.30.0.0/24"], [f"{n1.address}/32", f"{n2.address}/32"])
@@ -129,7 +129,7 @@ async def test_a_function_reaches_its_network_and_nothing_else(net: Lab, lab: Fu
     net.serve(net.outside, "I am outside")
     net.serve(n1.namespace, "I am the node", 8080)
     net.serve(n2.namespace, "I am another node", 8080)
-    lab.footholds.places["blue"] = await stand(n1, blue)
+    lab.egress_endpoints.places["blue"] = await stand(n1, blue)
     recipe = lab.same_recipe(TRY, network="blue", timeout=60.0, cpu=0.25)
     closed = lab.recipe({"app.py": TRY}, timeout=60.0)
 
@@ -137,7 +137,7 @@ async def test_a_function_reaches_its_network_and_nothing_else(net: Lab, lab: Fu
     found = await reach(lab, recipe, *good)
     said = [found[f"{host}:{port}"] for host, port in good]
     assert said == ["I am a", "I am a", "I am b", "I am b", "I am outside"], found
-    assert a.run("ip", "neigh").count("10.20.0.13") == 1  # what it saw is the foothold's address
+    assert a.run("ip", "neigh").count("10.20.0.13") == 1  # what it saw is the egress endpoint's address
 
     bad = [
         ("10.30.0.11", 80),  # another network of the fabric
@@ -145,7 +145,7 @@ async def test_a_function_reaches_its_network_and_nothing_else(net: Lab, lab: Fu
         (n2.address, 8080),
         ("10.20.0.1", 8080),  # the gateway, which is the node's
         ("169.254.64.0", 8080),  # the node's end of the router's way out
-        ("169.254.192.0", 8080),  # the near ends of links to instances, in the foothold
+        ("169.254.192.0", 8080),  # the near ends of links to instances, in the egress endpoint
         ("169.254.192.2", 8080),
         ("127.0.0.1", 8080),
     ]
@@ -157,16 +157,16 @@ async def test_a_function_reaches_its_network_and_nothing_else(net: Lab, lab: Fu
 
 async def test_nothing_is_opened_to_an_instance(net: Lab, lab: FunctionLab) -> None:
     n1, _ = net.nodes
-    blue = make_segment(1, "blue", {"a": n1, "foothold": n1})
+    blue = make_segment(1, "blue", {"a": n1, "egress": n1})
     await n1.ensure_segment(blue)
     a = Container(net, n1, await n1.plug(inside(blue, "a")))
-    lab.footholds.places["blue"] = foothold = await stand(n1, blue)
+    lab.egress_endpoints.places["blue"] = egress_endpoint = await stand(n1, blue)
     recipe = lab.same_recipe(TRY, network="blue", timeout=60.0, cpu=0.25)
     lab.ask(recipe, {"try": [("127.0.0.1", 7070)], "serve": True, "stay": 60}, seconds=60.0)
     await lab.until(
         lambda: "I am an instance" in lab.printed(recipe), PATIENCE
     )  # it is at work for as long as others try
-    (there,) = await stand_behind(n1, foothold)
+    (there,) = await stand_behind(n1, egress_endpoint)
     tried = await reach(lab, recipe, (there, 7070), ("10.20.0.12", 7070))  # of another instance
     assert all(said.startswith("no:") for name, said in tried.items() if name != "own"), tried
     assert len(lab.functions.instances.running) == 2
@@ -177,23 +177,23 @@ async def test_nothing_is_opened_to_an_instance(net: Lab, lab: FunctionLab) -> N
 
 async def test_many_instances_come_and_go_and_leave_no_link(net: Lab, lab: FunctionLab) -> None:
     n1, _ = net.nodes
-    blue = make_segment(1, "blue", {"a": n1, "foothold": n1})
+    blue = make_segment(1, "blue", {"a": n1, "egress": n1})
     await n1.ensure_segment(blue)
     a = Container(net, n1, await n1.plug(inside(blue, "a")))
     a.serve("I am a")
-    lab.footholds.places["blue"] = foothold = await stand(n1, blue)
+    lab.egress_endpoints.places["blue"] = egress_endpoint = await stand(n1, blue)
     recipe = lab.same_recipe(TRY, network="blue", timeout=60.0, cpu=0.25)
     await reach(lab, recipe, ("a", 80))
     answers = await asyncio.gather(*(reach(lab, recipe, ("a", 80)) for _ in range(4)))
     assert [found["a:80"] for found in answers] == ["I am a"] * 4
     await lab.until(lambda: lab.idle(recipe) > 1)
-    assert len(await stand_behind(n1, foothold)) == len(lab.functions.instances.running) > 1
+    assert len(await stand_behind(n1, egress_endpoint)) == len(lab.functions.instances.running) > 1
     lab.functions.take(Drop(recipe.digest))
-    await lab.until(lambda: lab.footholds.places == {})  # nothing here needs it any more
+    await lab.until(lambda: lab.egress_endpoints.places == {})  # nothing here needs it any more
     async with asyncio.timeout(20):
-        while await stand_behind(n1, foothold):
+        while await stand_behind(n1, egress_endpoint):
             await asyncio.sleep(0.05)
     assert await n1.heal() == []
-    await n1.unplug(foothold_port(blue).id)
+    await n1.unplug(egress_endpoint_port(blue).id)
     assert (await n1.state()).shared == []
-    assert os.path.basename(foothold.namespace) not in n1.shell("ls /run/netns")
+    assert os.path.basename(egress_endpoint.namespace) not in n1.shell("ls /run/netns")

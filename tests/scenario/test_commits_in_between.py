@@ -59,9 +59,9 @@ RELIES_ON = {
     "controllers/node/drain_controller.py plan_move": "migration absent",
     "controllers/node/drain_controller.py plan_return 1": "migration at",
     "controllers/node/drain_controller.py plan_return 2": "node at",
-    "controllers/function/egress_endpoints.py plan_foothold 1": "endpoint at and goes",
-    "controllers/function/egress_endpoints.py plan_foothold 2": "endpoint at and goes, node at",
-    "controllers/function/egress_endpoints.py plan_foothold 3": "endpoint at",
+    "controllers/function/egress_endpoints.py plan_egress_endpoint 1": "endpoint at and goes",
+    "controllers/function/egress_endpoints.py plan_egress_endpoint 2": "endpoint at and goes, node at",
+    "controllers/function/egress_endpoints.py plan_egress_endpoint 3": "endpoint at",
     "controllers/garbage_collector.py plan": "recommendation at and goes",
     "controllers/garbage_collector.py plan_item": (
         "workload absent, workload at, decision at and goes, endpoint at and goes, publication at and goes"
@@ -107,7 +107,7 @@ RELIES_ON = {
 }
 
 
-async def footholds_come_and_go(tmp_path: Path) -> None:
+async def egress_endpoints_come_and_go(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         node = await lab.add_node("n1")
         network = await lab.put("network", "back", {"cidr": "10.9.0.0/24"})
@@ -126,7 +126,7 @@ async def footholds_come_and_go(tmp_path: Path) -> None:
 
         await lab.until_gone(await stand("10.9.0.2", "another node of that name", network.uid))
         await lab.until_gone(await stand("10.9.0.3", node.uid, "a network that is gone"))
-        await node.write_report(footholds=[network.uid])
+        await node.write_report(egress_endpoints=[network.uid])
         kept = await stand("10.9.0.4", node.uid, network.uid)
 
         async def told() -> bool:
@@ -256,7 +256,7 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_migrations.test_a_volume_goes_along_and_is_at_home_where_its_vm_went,
     test_deciders_affinity.test_where_a_volume_lies_decides_and_when_it_lies_elsewhere_so_does_the_choice,
     test_deciders_answers.test_an_answer_is_taken_away_when_it_is_old,
-    footholds_come_and_go,
+    egress_endpoints_come_and_go,
     others_let_go_of_what_is_deleted_later,
     a_guest_went_on_by_a_move_that_the_store_has_lost,
     a_policy_of_ones_own_can_not_be_had,

@@ -22,7 +22,7 @@ from tests.scenario.api_lab import DoorsLab, JoinedNode, make_image, make_vm
 from tests.scenario.between import SOURCE, MeddlingStore, find_calls, is_store_commit
 from tests.scenario.functions_lab import functions_lab
 from tests.scenario.test_api_conversions import IMAGE, make_container
-from tests.scenario.test_api_footholds import ask, make_function, make_network
+from tests.scenario.test_api_egress_endpoints import ask, make_function, make_network
 from tests.scenario.test_api_nodes import place_vm
 from tests.unit.kinds.test_upgrades import KIND, stored
 

@@ -117,11 +117,11 @@ class Agent:
             self._reporter.wake,
         )
         self._following = ServerWatches(server, self._network, self._on_network)
-        self.footholds = EgressEndpoints(
+        self.egress_endpoints = EgressEndpoints(
             host,
             self._network,
-            lambda project, uid: server.ask_foothold(host.node, project, uid),
-            self._on_foothold,
+            lambda project, uid: server.ask_egress_endpoint(host.node, project, uid),
+            self._on_egress_endpoint,
             self._following.hear_network,
         )
         self._movers = MigrationExecutor(
@@ -159,7 +159,7 @@ class Agent:
         run = await self._found.recover()
         log.info("node %s: %d allocations known, %d guests run", self.host.node, len(self.allocations.workers), run)
         self.allocations.begin()
-        await self._clear_footholds()
+        await self._clear_egress_endpoints()
         self._spawn(self._network.keep())
         self._spawn(self._follow_runtime())
         self._spawn(self._proximity.keep())
@@ -172,7 +172,7 @@ class Agent:
         self._following.follow_publications()
         self._follow_networks()
 
-    async def _clear_footholds(self) -> None:
+    async def _clear_egress_endpoints(self) -> None:
         try:
             await self._network.clear_shared()
         except WeftError as problem:
@@ -199,7 +199,7 @@ class Agent:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
-            await self.footholds.close()  # whoever stood behind them has ended
+            await self.egress_endpoints.close()  # whoever stood behind them has ended
         except WeftError as problem:
             log.warning("network: %s", problem)
         await self._movers.close()
@@ -229,19 +229,21 @@ class Agent:
 
     def _hosted(self) -> list[LocalAllocation]:
         """What has NICs here: guests, and the node itself where functions reach a network."""
-        return resource_use.list_hosted(self.allocations.workers) + self.footholds.hosted()
+        return resource_use.list_hosted(self.allocations.workers) + self.egress_endpoints.hosted()
 
     def _orphans(self) -> list[LocalAllocation]:
         return resource_use.list_orphans(self.allocations.workers)
 
     def _follow_networks(self) -> None:
         needed = resource_use.find_networks(self.allocations.workers)
-        self._following.follow_networks(needed | self._network.handover.networks | set(self.footholds.networks()))
+        self._following.follow_networks(
+            needed | self._network.handover.networks | set(self.egress_endpoints.networks())
+        )
 
     def _on_network(self, uid: str, addresses: Set[str]) -> None:
-        self._spawn(self.footholds.confirm(uid, addresses))
+        self._spawn(self.egress_endpoints.confirm(uid, addresses))
 
-    def _on_foothold(self) -> None:
+    def _on_egress_endpoint(self) -> None:
         self._follow_networks()
         self._reporter.wake()
 
@@ -287,7 +289,7 @@ class Agent:
             self.allocations.epoch,
             self._pools.facts,
             self._functions.report() if self._functions is not None else {},
-            self.footholds.networks(),
+            self.egress_endpoints.networks(),
         )
 
     def _on_event(self, wanted: LocalAllocation, type_: str, reason: str, message: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from weft import __version__
-from weft.api.node.egress_endpoints import FootholdInput
+from weft.api.node.egress_endpoints import EgressEndpointInput
 from weft.api.node.join import JoinInput, RenewInput
 from weft.api.node.report import ReportAnswer
 from weft.api.node.secrets import SecretsAnswer, SecretsInput
@@ -65,7 +65,7 @@ def describe_api() -> dict[str, Any]:
 
 def _schemas() -> dict[str, Any]:
     types: list[Any] = [Ref, Condition, FieldChange, Record, Event, JoinInput, RenewInput, ReportAnswer, UsageAnswer]
-    types += [NodeReport, AllocationReport, AllocatedNic, FootholdInput, SecretsInput, SecretsAnswer]
+    types += [NodeReport, AllocationReport, AllocatedNic, EgressEndpointInput, SecretsInput, SecretsAnswer]
     for kind in KINDS:
         types += [kind.spec, kind.status, *([kind.report] if kind.report else [])]
         types += [verb.input for verb in kind.verbs if verb.input is not None]
@@ -259,12 +259,12 @@ def _paths_by_hand() -> dict[str, Any]:
         "/v1/healthz": {"get": _operation("Whether the server and its store work, and what it can do", [], any_object)},
         "/v1/join": {"post": _operation("Enrol a node, with a join token", [], certificate, _ref("JoinInput"))},
         "/v1/kinds": {"get": _operation("The kinds there are", [], any_object)},
-        "/v1/nodes/{name}:foothold": {
+        "/v1/nodes/{name}:egress": {
             "post": _operation(
                 "A node's address in a network that a function reaches, by the node itself",
                 name,
                 _ref("AllocatedNic"),
-                _ref("FootholdInput"),
+                _ref("EgressEndpointInput"),
             )
         },
         "/v1/nodes/{name}:renew": {

@@ -158,7 +158,7 @@ BY_HAND: dict[str, dict[str, Plain]] = {
     "usage": {"GET": usage.usage},
 }
 BY_NODES: dict[str | None, Callable[[ApiContext, Call, str], Awaitable[Answer]]] = {
-    "foothold": egress_endpoints.foothold,
+    "egress": egress_endpoints.egress,
     "renew": join.renew,
     "report": report.report,
     "secrets": secrets.secrets,

@@ -151,9 +151,7 @@ class NodeReport(msgspec.Struct, kw_only=True):
     pools: list[NodePool] = []
     runtimes: list[NodeRuntime] = []
     functions: dict[str, str] = {}  # by isolation of functions' instances: yes, or why it can't run them so
-    footholds: list[
-        str
-    ] = []  # uids of the networks in which instances of functions here stand behind an address of the node's
+    egress_endpoints: list[str] = []  # uids of the networks that functions reach from behind the node's address
 
 
 class Orphan(msgspec.Struct, frozen=True):

@@ -54,8 +54,8 @@ T = TypeVar("T")
 
 
 class Artifacts:
-    """``images`` None: this node, ``node``, keeps no OCI images; ``footholds`` None: it joins no networks. ``archives`` are where
-    those of images that the fabric holds come by. ``find_used`` gives the digests that may not go."""
+    """``images`` None: this node, ``node``, keeps no OCI images; ``egress_endpoints`` None: it joins no networks. ``archives`` are
+    where those of images that the fabric holds come by. ``find_used`` gives the digests that may not go."""
 
     def __init__(
         self,
@@ -64,10 +64,10 @@ class Artifacts:
         server: Server,
         images: OciStore | None,
         find_used: Callable[[], set[str]],
-        footholds: EgressEndpoints | None = None,
+        egress_endpoints: EgressEndpoints | None = None,
         archives: ImageCache | None = None,
     ) -> None:
-        self._footholds, self._archives = footholds, archives
+        self._egress_endpoints, self._archives = egress_endpoints, archives
         self._folder = Path(state_dir) / "functions"
         self._node, self._server, self._images, self._find_used = node, server, images, find_used
         self._fetching: dict[str, asyncio.Task[Any]] = {}
@@ -86,15 +86,17 @@ class Artifacts:
         roots = await self._ensure_roots(recipe, tell)
         if not recipe.network:
             return roots
-        if self._footholds is None:
+        if self._egress_endpoints is None:
             raise DriverFailed(f"{recipe.what}: this node joins no networks", reason="notServed")
         tell("network")
-        return msgspec.structs.replace(roots, foothold=await self._footholds.ensure(recipe.project, recipe.network))
+        return msgspec.structs.replace(
+            roots, egress_endpoint=await self._egress_endpoints.ensure(recipe.project, recipe.network)
+        )
 
     async def let_go(self, networks: Callable[[], set[str]]) -> None:
         """Leave the networks that aren't among those (uids)."""
-        if self._footholds is not None:
-            await self._footholds.keep_only(networks)
+        if self._egress_endpoints is not None:
+            await self._egress_endpoints.keep_only(networks)
 
     async def _ensure_roots(self, recipe: Recipe, tell: Tell) -> Roots:
         if recipe.image:

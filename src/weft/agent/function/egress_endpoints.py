@@ -24,11 +24,11 @@ log = logging.getLogger("weft.agent")
 
 
 class Held(msgspec.Struct, frozen=True):
-    """A network of ``project`` that this node stands in; ``foothold`` is None until it is plugged."""
+    """A network of ``project`` that this node stands in; ``egress_endpoint`` is None until it is plugged."""
 
     project: str
     wanted: LocalAllocation
-    foothold: EgressEndpoint | None = None
+    egress_endpoint: EgressEndpoint | None = None
 
 
 class EgressEndpoints:
@@ -57,11 +57,11 @@ class EgressEndpoints:
 
     async def ensure(self, project: str, network_uid: str) -> EgressEndpoint:
         """Where instances reach that network; made unless it is there. Raises DriverFailed, NotFound, Forbidden, Unavailable."""
-        if (held := self._held.get(network_uid)) is not None and held.foothold is not None:
-            return held.foothold
+        if (held := self._held.get(network_uid)) is not None and held.egress_endpoint is not None:
+            return held.egress_endpoint
         async with self._locks.setdefault(network_uid, asyncio.Lock()):
-            if (held := self._held.get(network_uid)) is not None and held.foothold is not None:
-                return held.foothold
+            if (held := self._held.get(network_uid)) is not None and held.egress_endpoint is not None:
+                return held.egress_endpoint
             nic = await asyncio.to_thread(self._ask, project, network_uid)
             wanted = make_wanted(self._host, nic)
             self._held[network_uid] = Held(project, wanted)
@@ -72,15 +72,15 @@ class EgressEndpoints:
             except BaseException:
                 await asyncio.shield(self._leave(network_uid))
                 raise
-            foothold = EgressEndpoint(namespace, nic.gateway, nic.domain, nic.mtu)
-            self._held[network_uid] = Held(project, wanted, foothold)
-            return foothold
+            egress_endpoint = EgressEndpoint(namespace, nic.gateway, nic.domain, nic.mtu)
+            self._held[network_uid] = Held(project, wanted, egress_endpoint)
+            return egress_endpoint
 
     async def confirm(self, network_uid: str, listed: Set[str]) -> None:
         """The server's list of a network's addresses: where it doesn't hold this node's, the server was restored, and is asked
         anew. If another has that address by now, this node leaves the network, and comes back with another when it needs to."""
         held = self._held.get(network_uid)
-        if held is None or held.foothold is None or held.wanted.spec.nics[0].address in listed:
+        if held is None or held.egress_endpoint is None or held.wanted.spec.nics[0].address in listed:
             return
         async with self._locks.setdefault(network_uid, asyncio.Lock()):
             if self._held.get(network_uid) is not held:

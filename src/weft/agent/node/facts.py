@@ -94,7 +94,7 @@ def make_report(
     epoch: str,
     pools: list[NodePool],
     functions: Mapping[str, str],
-    footholds: list[str],
+    egress_endpoints: list[str],
 ) -> NodeReport:
     """The node's report as of now; what it says of machines is by the driver that runs VMs."""
     runtime = next((probe for probe in runtimes if "vm" in probe.kinds), RuntimeProbe("", False, "", "", [], [], []))
@@ -129,5 +129,5 @@ def make_report(
         pools=pools,
         runtimes=[describe_runtime(probe) for probe in runtimes],
         functions=dict(functions),
-        footholds=footholds,
+        egress_endpoints=egress_endpoints,
     )

@@ -115,7 +115,7 @@ class Server(Protocol):
     def read_registry_secret(self, node: str, ticket: str) -> OpenedSecrets:
         """Of the secret that ``ticket`` is for, what opens its registry. Raises NotFound (``secretNotFound``), Unavailable."""
 
-    def ask_foothold(self, node: str, project: str, network_uid: str) -> AllocatedNic:
+    def ask_egress_endpoint(self, node: str, project: str, network_uid: str) -> AllocatedNic:
         """The node's own address in a network that a function names; the same one each time. Raises NotFound, Forbidden,
         Unavailable (``networkFull``)."""
 
@@ -156,9 +156,9 @@ class RemoteServer:
         raise_problem(answer)
         return msgspec.json.decode(answer.body, type=OpenedSecrets)
 
-    def ask_foothold(self, node: str, project: str, network_uid: str) -> AllocatedNic:
+    def ask_egress_endpoint(self, node: str, project: str, network_uid: str) -> AllocatedNic:
         body = msgspec.json.encode({"project": project, "network": network_uid})
-        answer = self._client.http.request("POST", f"/v1/nodes/{node}:foothold", body, timeout_seconds=10.0)
+        answer = self._client.http.request("POST", f"/v1/nodes/{node}:egress", body, timeout_seconds=10.0)
         raise_problem(answer)
         return msgspec.json.decode(answer.body, type=AllocatedNic)
 

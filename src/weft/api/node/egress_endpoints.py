@@ -1,7 +1,7 @@
 """Where instances of functions on a node reach a network: one address of the node's in it, made when the node asks.
 
 The address is an Endpoint like a workload's, so nobody is given it twice; the node is its workload and its owner. It is the highest
-that is free, while workloads get the lowest. The controller of footholds takes it away.
+that is free, while workloads get the lowest. The controller of egress endpoints takes it away.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from weft.objects.identity import Ref, new_uid, object_key
 from weft.serving.answer import Answer
 
 
-class FootholdInput(msgspec.Struct):
+class EgressEndpointInput(msgspec.Struct):
     """``project`` and uid of the network that a function of the node reaches."""
 
     project: str
     network: str
 
 
-async def foothold(context: ApiContext, call: Call, name: str) -> Answer:
-    """``POST /v1/nodes/{name}:foothold``, by the node itself: its address in a network that a function names, as a NIC."""
+async def egress_endpoint(context: ApiContext, call: Call, name: str) -> Answer:
+    """``POST /v1/nodes/{name}:egress``, by the node itself: its address in a network that a function names, as a NIC."""
     await require_own(context, call, name)
     call.query()
     try:
-        asked = msgspec.json.decode(await call.read_body(), type=FootholdInput)
+        asked = msgspec.json.decode(await call.read_body(), type=EgressEndpointInput)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise InvalidInput("give project and network: its uid") from None
     network = await _find_network(context, asked)
@@ -48,7 +48,7 @@ async def foothold(context: ApiContext, call: Call, name: str) -> Answer:
     return json_answer(msgspec.to_builtins(_make_nic(endpoint, network)))
 
 
-async def _find_network(context: ApiContext, asked: FootholdInput) -> Envelope:
+async def _find_network(context: ApiContext, asked: EgressEndpointInput) -> Envelope:
     for network in await _list(context, "network", asked.project, ""):
         if network.uid == asked.network and network.deleting_since is None:
             if not decode_part(network.status, NetworkStatus).vni:

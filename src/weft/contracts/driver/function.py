@@ -98,9 +98,9 @@ class EgressEndpoint(msgspec.Struct, frozen=True):
 
 class Roots(msgspec.Struct, frozen=True):
     """Where a recipe's parts lie on this node, unpacked and whole, uppermost first; nobody may write in them. ``env`` is what
-    the
-    image or base sets, ``command`` what it runs, ``workdir`` and ``user`` (uid, gid) likewise; ``bundle`` is the folder of a
-    managed runtime's files (its kernel and initrd too, if it has them). ``foothold`` is there if the recipe names a network."""
+    the image or base sets, ``command`` what it runs, ``workdir`` and ``user`` (uid, gid) likewise; ``bundle`` is the folder of a
+    managed runtime's files (its kernel and initrd too, if it has them). ``egress_endpoint`` is set if the recipe names
+    a network."""
 
     root: list[str]
     code: str = ""
@@ -109,7 +109,7 @@ class Roots(msgspec.Struct, frozen=True):
     workdir: str = "/var/task"
     user: tuple[int, int] = (0, 0)
     bundle: str = ""
-    foothold: EgressEndpoint | None = None
+    egress_endpoint: EgressEndpoint | None = None
 
 
 class Ready(msgspec.Struct, frozen=True):

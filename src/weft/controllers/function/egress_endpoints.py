@@ -19,11 +19,11 @@ from weft.objects.envelope import merge_part
 from weft.objects.identity import object_key
 
 
-def route_footholds(view: View, change: Changed) -> Iterable[str]:
+def route_egress_endpoints(view: View, change: Changed) -> Iterable[str]:
     """The keys of those that a change may bear on."""
     match change.kind:
         case "endpoint":
-            if change.new is not None and is_foothold(change.new):
+            if change.new is not None and is_egress_endpoint(change.new):
                 return (change.key,)
         case "node":
             if has_changed(change, lambda item: (item.uid, _told(item))):
@@ -40,16 +40,16 @@ def route_footholds(view: View, change: Changed) -> Iterable[str]:
     return ()
 
 
-def plan_foothold(view: View, endpoint: Item) -> list[Commit]:
+def plan_egress_endpoint(view: View, endpoint: Item) -> list[Commit]:
     """What is to be written for one; nothing for a guest's endpoint."""
-    if not is_foothold(endpoint):
+    if not is_egress_endpoint(endpoint):
         return []
     spec = endpoint.spec(EndpointSpec)
     node = view.get(object_key("node", None, spec.workload.name))
     if node is None or node.uid != spec.workload.uid:
         return [Commit(endpoint.key, [delete(endpoint)], [unchanged(endpoint)])]
     network = next(iter(view.find(NETWORKS_BY_UID, spec.network_uid)), None)
-    stands = spec.network_uid in node.report(NodeReport).footholds
+    stands = spec.network_uid in node.report(NodeReport).egress_endpoints
     if network is None or (not stands and not view.count(FUNCTIONS_BY_NETWORK, network.key)):
         return [Commit(endpoint.key, [delete(endpoint)], [unchanged(endpoint), unchanged(node)])]
     status = EndpointStatus(node=node.envelope.name, node_address=node.report(NodeReport).address or None)
@@ -60,14 +60,14 @@ def plan_foothold(view: View, endpoint: Item) -> list[Commit]:
     return [Commit(endpoint.key, [put(envelope)], [unchanged(endpoint)])]
 
 
-def is_foothold(endpoint: Item) -> bool:
+def is_egress_endpoint(endpoint: Item) -> bool:
     return endpoint.spec(EndpointSpec).workload.kind == "node"
 
 
 def _standing_in(view: View, network: Item) -> list[str]:
-    return [item.key for item in view.find(ENDPOINTS_BY_NETWORK, network.uid) if is_foothold(item)]
+    return [item.key for item in view.find(ENDPOINTS_BY_NETWORK, network.uid) if is_egress_endpoint(item)]
 
 
 def _told(node: Item) -> object:
     report = node.report(NodeReport)
-    return report.address, report.footholds
+    return report.address, report.egress_endpoints

@@ -2,7 +2,7 @@
 
 Reads VMs, networks, endpoints, publications, allocations, nodes, functions; writes endpoints, publication.status and the VM's
 condition Addressed. Woken by VMs, by networks that become ready, by allocations that come or go, by nodes that move. It keeps
-the endpoints that nodes have for the sake of functions, too (``footholds``).
+the endpoints that nodes have for the sake of functions, too (``egress_endpoints``).
 An address is an endpoint's key, so the store itself refuses to give one twice.
 """
 
@@ -17,7 +17,7 @@ import msgspec
 from weft.contracts.journal import Event
 from weft.contracts.store import Absent, Precondition, Present, Write
 from weft.controllers.allocation.active import active_allocation
-from weft.controllers.function.egress_endpoints import plan_foothold, route_footholds
+from weft.controllers.function.egress_endpoints import plan_egress_endpoint, route_egress_endpoints
 from weft.controllers.loop import Plan, has_changed
 from weft.informer.commit import Commit, delete, edit, put, unchanged
 from weft.informer.indexes import (
@@ -112,7 +112,7 @@ class Addresses:
         self._orphans: dict[str, list[AllocatedNic]] = {}  # by node: NICs of guests that no endpoint explains
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
-        return [*self._route_workloads(view, change), *route_footholds(view, change)]
+        return [*self._route_workloads(view, change), *route_egress_endpoints(view, change)]
 
     def _route_workloads(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
@@ -145,7 +145,7 @@ class Addresses:
         for key in keys:
             workload = view.get(key)
             if workload is not None and workload.envelope.kind == "endpoint":
-                plan.commits += plan_foothold(view, workload)
+                plan.commits += plan_egress_endpoint(view, workload)
             elif workload is not None and not workload.deleting:
                 commit, lacks = self._plan_workload(view, workload, now)
                 if commit is not None:

@@ -1,7 +1,7 @@
-"""Puts an instance behind its node's foothold in a network: one veth pair between the two namespaces, two addresses, a route.
+"""Puts an instance behind its node's egress endpoint in a network: one veth pair, two addresses, a route.
 
 Speaks netlink itself: programs would take a third of a cold start. The kernel is the only record: a link's number is its name in
-the foothold, and both ends go when either namespace does.
+the egress endpoint, and both ends go when either namespace does.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ _FIRST_INDEX, _INSIDE_INDEX = 1000, 2  # of the link's two ends, each in its nam
 _numbers = itertools.count()
 
 
-def render_resolver(foothold: EgressEndpoint) -> str:
+def render_resolver(egress_endpoint: EgressEndpoint) -> str:
     """Pure. What a resolv.conf says there."""
-    return f"nameserver {foothold.name_server}\nsearch {foothold.domain}\n"
+    return f"nameserver {egress_endpoint.name_server}\nsearch {egress_endpoint.domain}\n"
 
 
-def name_files(foothold: EgressEndpoint | None) -> dict[str, str]:
+def name_files(egress_endpoint: EgressEndpoint | None) -> dict[str, str]:
     """Pure. The files, by path, from which an instance knows whom to ask for names."""
-    return {} if foothold is None else {"etc/resolv.conf": render_resolver(foothold)}
+    return {} if egress_endpoint is None else {"etc/resolv.conf": render_resolver(egress_endpoint)}
 
 
-def enter_new_network(foothold: EgressEndpoint | None) -> socket.socket | None:
-    """This thread, and what it starts, is in a network namespace of its own from here on; with a foothold it has a way out of it,
-    and what comes back is for ``cut_off``. Raises OSError."""
-    if foothold is None:
+def enter_new_network(egress_endpoint: EgressEndpoint | None) -> socket.socket | None:
+    """This thread, and what it starts, is in a network namespace of its own from here on; with an egress endpoint it has a way
+    out of it, and what comes back is for ``cut_off``. Raises OSError."""
+    if egress_endpoint is None:
         unshare(CLONE_NEWNET)
         return None
-    there = os.open(foothold.namespace, os.O_RDONLY | os.O_CLOEXEC)
+    there = os.open(egress_endpoint.namespace, os.O_RDONLY | os.O_CLOEXEC)
     try:
         enter(there, CLONE_NEWNET)
     finally:
@@ -61,7 +61,7 @@ def enter_new_network(foothold: EgressEndpoint | None) -> socket.socket | None:
         unshare(CLONE_NEWNET)
         here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            number = _link(outside, here, foothold.mtu)
+            number = _link(outside, here, egress_endpoint.mtu)
         finally:
             os.close(here)
         near, far = LINKS[2 * number], LINKS[2 * number + 1]

@@ -14,10 +14,10 @@ _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 BACKLOG = 16
 
 
-def enter_network(foothold: EgressEndpoint | None) -> socket.socket:
-    """This thread, and what it starts, is alone from here on, or behind the foothold; the socket is the one that others may reach,
-    on 127.0.0.1. It keeps its namespace wherever it is served. Raises OSError."""
-    if (way_out := enter_new_network(foothold)) is not None:
+def enter_network(egress_endpoint: EgressEndpoint | None) -> socket.socket:
+    """This thread, and what it starts, is alone from here on, or behind the egress endpoint; the socket is the one that others may
+    reach, on 127.0.0.1. It keeps its namespace wherever it is served. Raises OSError."""
+    if (way_out := enter_new_network(egress_endpoint)) is not None:
         way_out.close()
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:

@@ -34,7 +34,7 @@ def make_functions(host: Host, server: Server, images: OciStore | None, agent: A
         return measure_room(host.capacity.cpu, host.capacity.memory_bytes, cpu, memory)
 
     parts = Artifacts(
-        host.state_dir, host.node, server, images, lambda: functions.used(), agent.footholds, agent.images
+        host.state_dir, host.node, server, images, lambda: functions.used(), agent.egress_endpoints, agent.images
     )
     functions = Functions(drivers, parts, measure, clock)
     agent.serve_functions(functions)

@@ -51,7 +51,7 @@ class Launch(msgspec.Struct, frozen=True):
     command: list[str]
     env: dict[str, str]
     filter: bytes
-    foothold: EgressEndpoint | None
+    egress_endpoint: EgressEndpoint | None
 
 
 class ProcessInstances(OwnProcesses):
@@ -100,7 +100,7 @@ class ProcessInstances(OwnProcesses):
             command=command,
             env=env,
             filter=self._filter,
-            foothold=roots.foothold,
+            egress_endpoint=roots.egress_endpoint,
         )
         return await self._bring_up(
             f"{what}: no sandbox for it",
@@ -156,8 +156,8 @@ def find_closed(folder: Path) -> Path | None:
 def launch_sandbox(launch: Launch) -> Launched:
     """In a thread of its own. Raises OSError."""
     leave_mounts(())
-    parts = mount_parts(launch.place, launch.layers, launch.code, files=name_files(launch.foothold))
-    listening = enter_network(launch.foothold)
+    parts = mount_parts(launch.place, launch.layers, launch.code, files=name_files(launch.egress_endpoint))
+    listening = enter_network(launch.egress_endpoint)
     output, theirs = os.pipe2(os.O_CLOEXEC)
     handed = [theirs]
     try:

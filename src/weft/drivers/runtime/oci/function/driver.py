@@ -48,7 +48,7 @@ class Launch(msgspec.Struct, frozen=True):
     code: str
     inside: Inside
     mapping: int | None
-    foothold: EgressEndpoint | None
+    egress_endpoint: EgressEndpoint | None
 
 
 class ContainerInstances(OwnProcesses):
@@ -90,7 +90,7 @@ class ContainerInstances(OwnProcesses):
                 seccomp=self._seccomp,
             )
             launch = Launch(
-                name, self._runtime, self._place, list(roots.root), roots.code, inside, mapping, roots.foothold
+                name, self._runtime, self._place, list(roots.root), roots.code, inside, mapping, roots.egress_endpoint
             )
         except BaseException:
             await asyncio.shield(self._clear(name, first_user))
@@ -131,8 +131,8 @@ class ContainerInstances(OwnProcesses):
 def launch_container(launch: Launch) -> Launched:
     """In a thread of its own. Raises OSError."""
     leave_mounts(launch.runtime.hidden)
-    parts = mount_parts(launch.place, launch.layers, launch.code, launch.mapping, name_files(launch.foothold))
-    listening = enter_network(launch.foothold)
+    parts = mount_parts(launch.place, launch.layers, launch.code, launch.mapping, name_files(launch.egress_endpoint))
+    listening = enter_network(launch.egress_endpoint)
     output, theirs = os.pipe2(os.O_CLOEXEC)
     try:
         inside = msgspec.structs.replace(launch.inside, root=parts.root, code=parts.code)

@@ -59,10 +59,10 @@ async def capture_machine(
     clock: Clock,
     prefix: str,
     recipe: Recipe,
-    foothold: EgressEndpoint | None,
+    egress_endpoint: EgressEndpoint | None,
 ) -> None:
     """Write RAM and STATE into ``work``. Raises DriverFailed, with the function's own error as its reason if it has one."""
-    net = await make_net(foothold)
+    net = await make_net(egress_endpoint)
     qemu: Qemu | None = None
     progress = _Progress()
     reports = Reports(net.reports, progress.hear)

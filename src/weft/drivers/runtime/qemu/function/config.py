@@ -34,8 +34,8 @@ def compose_config(recipe: Recipe, roots: Roots, *, now_ns: int, seed: bytes) ->
     records += [("memory", str(memory)), ("tmp", str(min(recipe.scratch or memory, memory // 2)))]
     records += [("timeout", str(int((recipe.timeout or 3.0) * 1000))), ("warm", str(recipe.warm_calls))]
     records += [("practice", str(PRACTICE_CALLS)), *([("code", "1")] if roots.code else [])]
-    if roots.foothold is not None:
-        records += [("mtu", str(roots.foothold.mtu)), ("resolver", render_resolver(roots.foothold))]
+    if roots.egress_endpoint is not None:
+        records += [("mtu", str(roots.egress_endpoint.mtu)), ("resolver", render_resolver(roots.egress_endpoint))]
     records.append(("arn", f"arn:weft:lambda:weft:{recipe.project}:function:{recipe.name}"))
     if len(command) > MOST_WORDS or len(env) > MOST_WORDS or any("\0" in value for _, value in records):
         raise DriverFailed(

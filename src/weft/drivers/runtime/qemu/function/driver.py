@@ -87,7 +87,7 @@ class SnapshotInstances:
             return clone
         templates = await self._working()
         template, made = await templates.ensure(recipe, roots)
-        return await self._copy(id, template, "cold" if made else "clone", roots.foothold)
+        return await self._copy(id, template, "cold" if made else "clone", roots.egress_endpoint)
 
     async def keep_ready(self, recipe: Recipe, roots: Roots, count: int) -> int:
         """At most so many that all pools of the node together stay within its share; one that is taken is made up for. Raises
@@ -104,7 +104,7 @@ class SnapshotInstances:
             while len(pool) < count and self._ready_now() < min(self._most_ready, self._bound):
                 template, _ = await templates.ensure(recipe, roots)
                 name = f"ready-{next(self._numbers)}"
-                pool.append(await self._copy(name, template, "pool", roots.foothold, park=True))
+                pool.append(await self._copy(name, template, "pool", roots.egress_endpoint, park=True))
                 self._changed()
             self._shrink_soon()  # there may be less room by now
             return len(pool)
@@ -214,11 +214,11 @@ class SnapshotInstances:
         id: str,
         template: Template,
         started: Literal["pool", "clone", "cold"],
-        foothold: EgressEndpoint | None,
+        egress_endpoint: EgressEndpoint | None,
         *,
         park: bool = False,
     ) -> Clone:
-        net = await make_net(foothold)
+        net = await make_net(egress_endpoint)
         clone: Clone | None = None
         qemu: Qemu | None = None
         try:

@@ -77,18 +77,18 @@ class PrivateNet:
         os.close(self.tap)
 
 
-async def make_net(foothold: EgressEndpoint | None = None) -> PrivateNet:
+async def make_net(egress_endpoint: EgressEndpoint | None = None) -> PrivateNet:
     """Raises DriverFailed."""
     try:
-        return await run_in_own_thread(lambda: _make(foothold))
+        return await run_in_own_thread(lambda: _make(egress_endpoint))
     except OSError as problem:
         raise DriverFailed(
             f"a network of a function's own can't be made: {problem.strerror or problem}", details={"step": "network"}
         ) from problem
 
 
-def _make(foothold: EgressEndpoint | None) -> PrivateNet:
-    way_out = enter_new_network(foothold)
+def _make(egress_endpoint: EgressEndpoint | None) -> PrivateNet:
+    way_out = enter_new_network(egress_endpoint)
     tap = os.open(_TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     opened: list[socket.socket] = []
     try:

@@ -142,7 +142,15 @@ class SnapshotStore:
         try:
             await asyncio.to_thread(_lay_out, work, machine.memory, Path(initrd), pack_config(config))
             await capture_machine(
-                work, template, disks, self._facts, self._cgroups, self._clock, self._prefix, recipe, roots.foothold
+                work,
+                template,
+                disks,
+                self._facts,
+                self._cgroups,
+                self._clock,
+                self._prefix,
+                recipe,
+                roots.egress_endpoint,
             )
             await asyncio.to_thread(_finish, work, folder, template)
             for name in FILES:

@@ -1,4 +1,4 @@
-"""A node's footholds: asked for once, left when nobody needs them, and asked for anew when the server has forgotten them."""
+"""A node's egress endpoints: asked for once, left when nobody needs them, and asked for anew when the server has forgotten them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Room:
         self.gives, self.asked, self.changes = "10.20.0.254", 0, 0
         self.plugged: list[str] = []
         self.fails = False
-        self.footholds = EgressEndpoints(HOST, self, self.ask, self.change, self.hear)  # type: ignore[arg-type]
+        self.egress_endpoints = EgressEndpoints(HOST, self, self.ask, self.change, self.hear)  # type: ignore[arg-type]
 
     def ask(self, project: str, network_uid: str) -> AllocatedNic:
         assert (project, network_uid) == ("p", "blue")
@@ -45,7 +45,7 @@ class Room:
         self.changes += 1
 
     async def hear(self, network_uid: str) -> None:
-        assert self.footholds.networks() == ["blue"]  # it is followed by now
+        assert self.egress_endpoints.networks() == ["blue"]  # it is followed by now
 
     async def plug(self, wanted: LocalAllocation) -> list[str]:
         if self.fails:
@@ -61,35 +61,35 @@ class Room:
 
 async def test_those_who_need_it_at_once_ask_once() -> None:
     room = Room()
-    found = await asyncio.gather(*(room.footholds.ensure("p", "blue") for _ in range(5)))
+    found = await asyncio.gather(*(room.egress_endpoints.ensure("p", "blue") for _ in range(5)))
     assert room.asked == 1 and room.plugged == ["10.20.0.254"] and len(set(found)) == 1
     assert (found[0].name_server, found[0].mtu) == ("10.20.0.1", 1450)
-    await room.footholds.keep_only(lambda: {"blue"})
+    await room.egress_endpoints.keep_only(lambda: {"blue"})
     assert room.plugged == ["10.20.0.254"]
-    await room.footholds.keep_only(set)
-    assert room.plugged == [] and room.footholds.networks() == []
+    await room.egress_endpoints.keep_only(set)
+    assert room.plugged == [] and room.egress_endpoints.networks() == []
 
 
 async def test_one_that_cannot_be_plugged_leaves_nothing_and_is_tried_again() -> None:
     room = Room()
     room.fails = True
     with pytest.raises(Unavailable):
-        await room.footholds.ensure("p", "blue")
-    assert room.footholds.networks() == [] and room.footholds.hosted() == []
+        await room.egress_endpoints.ensure("p", "blue")
+    assert room.egress_endpoints.networks() == [] and room.egress_endpoints.hosted() == []
     room.fails = False
-    await room.footholds.ensure("p", "blue")
+    await room.egress_endpoints.ensure("p", "blue")
     assert room.plugged == ["10.20.0.254"]
 
 
 async def test_a_server_that_forgot_the_address_is_asked_again() -> None:
     room = Room()
-    await room.footholds.ensure("p", "blue")
-    await room.footholds.confirm("blue", {"10.20.0.254", "10.20.0.2"})
+    await room.egress_endpoints.ensure("p", "blue")
+    await room.egress_endpoints.confirm("blue", {"10.20.0.254", "10.20.0.2"})
     assert room.asked == 1
-    await room.footholds.confirm("blue", {"10.20.0.2"})
+    await room.egress_endpoints.confirm("blue", {"10.20.0.2"})
     assert room.asked == 2 and room.plugged == ["10.20.0.254"]  # it is still nobody else's
     room.gives = "10.20.0.253"
-    await room.footholds.confirm("blue", {"10.20.0.2"})
+    await room.egress_endpoints.confirm("blue", {"10.20.0.2"})
     assert room.plugged == []
-    await room.footholds.ensure("p", "blue")
+    await room.egress_endpoints.ensure("p", "blue")
     assert room.plugged == ["10.20.0.253"]

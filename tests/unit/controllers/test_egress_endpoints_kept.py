@@ -24,7 +24,7 @@ def encode(value: msgspec.Struct) -> msgspec.Raw:
 
 NODE = Envelope(
     kind="node", name="n1", uid="n-uid", spec=encode(NodeSpec()),
-    report=encode(NodeReport(address="10.99.0.1", footholds=["blue-uid"])),
+    report=encode(NodeReport(address="10.99.0.1", egress_endpoints=["blue-uid"])),
 )  # fmt: skip
 BLUE = Envelope(kind="network", name="blue", uid="blue-uid", project="p", spec=encode(NetworkSpec(cidr="10.20.0.0/24")))
 FUNCTION = Envelope(
@@ -34,7 +34,7 @@ VERSION = Envelope(
     kind="functionversion", name="f-1", uid="f1-uid", project="p",
     spec=encode(FunctionVersionSpec(function="f", number=1, code="a" * 64, network="blue")),
 )  # fmt: skip
-FOOTHOLD = Envelope(
+EGRESS_ENDPOINT = Envelope(
     kind="endpoint", name="blue-uid.10.20.0.254", uid="e-uid", owner=NODE.ref,
     spec=encode(EndpointSpec(
         workload=Ref("node", "n1", "n-uid"), network="blue", network_uid="blue-uid", index=0, mac="52:57:0a:14:00:fe",
@@ -52,20 +52,20 @@ def fill(*envelopes: Envelope) -> View:
 
 
 def plan(*envelopes: Envelope) -> list[Write]:
-    commits = Addresses().plan(fill(*envelopes), [FOOTHOLD.key], 0.0).commits
+    commits = Addresses().plan(fill(*envelopes), [EGRESS_ENDPOINT.key], 0.0).commits
     return [write for commit in commits for write in commit.writes]
 
 
 def told(*networks: str, address: str = "10.99.0.1") -> Envelope:
-    report = NodeReport(address=address, footholds=list(networks))
+    report = NodeReport(address=address, egress_endpoints=list(networks))
     return msgspec.structs.replace(NODE, report=encode(report))
 
 
 def test_it_stays_while_a_function_or_a_version_names_its_network_or_the_node_stands_there() -> None:
-    assert plan(NODE, BLUE, FUNCTION, FOOTHOLD) == []
-    assert plan(told(), BLUE, FUNCTION, FOOTHOLD) == []
-    assert plan(told(), BLUE, VERSION, FOOTHOLD) == []
-    assert plan(told("blue-uid"), BLUE, FOOTHOLD) == []
+    assert plan(NODE, BLUE, FUNCTION, EGRESS_ENDPOINT) == []
+    assert plan(told(), BLUE, FUNCTION, EGRESS_ENDPOINT) == []
+    assert plan(told(), BLUE, VERSION, EGRESS_ENDPOINT) == []
+    assert plan(told("blue-uid"), BLUE, EGRESS_ENDPOINT) == []
 
 
 @pytest.mark.parametrize(
@@ -79,11 +79,11 @@ def test_it_stays_while_a_function_or_a_version_names_its_network_or_the_node_st
     ids=["nobody needs it", "no node", "no network", "another node of that name"],
 )
 def test_it_goes_when_nothing_can_need_it(left: tuple[Envelope, ...]) -> None:
-    assert [(type(write), write.key) for write in plan(*left, FOOTHOLD)] == [(Delete, FOOTHOLD.key)]
+    assert [(type(write), write.key) for write in plan(*left, EGRESS_ENDPOINT)] == [(Delete, EGRESS_ENDPOINT.key)]
 
 
 def test_it_says_where_its_node_is_now() -> None:
-    (write,) = plan(told("blue-uid", address="10.99.0.9"), BLUE, FUNCTION, FOOTHOLD)
+    (write,) = plan(told("blue-uid", address="10.99.0.9"), BLUE, FUNCTION, EGRESS_ENDPOINT)
     assert isinstance(write, Put)
     assert decode_part(decode_envelope(write.value).status, EndpointStatus).node_address == "10.99.0.9"
 
@@ -93,12 +93,12 @@ def test_guests_endpoints_are_left_alone() -> None:
         workload=Ref("vm", "n1", "n-uid", "p"), network="blue", network_uid="blue-uid", index=0,
         mac="52:57:0a:14:00:fe", address="10.20.0.254",
     )  # fmt: skip
-    assert plan(msgspec.structs.replace(FOOTHOLD, spec=encode(spec))) == []
+    assert plan(msgspec.structs.replace(EGRESS_ENDPOINT, spec=encode(spec))) == []
 
 
 @pytest.mark.parametrize("gone", [NODE, BLUE, FUNCTION, VERSION], ids=lambda envelope: envelope.kind)
 def test_whatever_goes_has_it_looked_at(gone: Envelope) -> None:
-    view = fill(NODE, BLUE, FUNCTION, VERSION, FOOTHOLD)
+    view = fill(NODE, BLUE, FUNCTION, VERSION, EGRESS_ENDPOINT)
     change = view.drop(gone.key)
     assert change is not None
-    assert list(Addresses().route(view, change)) == [FOOTHOLD.key]
+    assert list(Addresses().route(view, change)) == [EGRESS_ENDPOINT.key]

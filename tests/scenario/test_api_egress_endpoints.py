@@ -46,7 +46,7 @@ def lab(tmp_path: Path) -> Iterator[DoorsLab]:
 
 def ask(node: JoinedNode, network: str = "blue-uid", project: str = "default", name: str = "") -> dict[str, Any]:
     body = {"project": project, "network": network}
-    answer = node.client.http.request("POST", f"/v1/nodes/{name or node.name}:foothold", body)
+    answer = node.client.http.request("POST", f"/v1/nodes/{name or node.name}:egress", body)
     raise_problem(answer)
     return dict(answer.json())
 
@@ -87,7 +87,7 @@ def test_it_gets_none_where_no_function_wants_it_and_for_nobody_else(lab: DoorsL
     with pytest.raises(Forbidden, match="is node n1's"):
         ask(node, name="n2")
     with pytest.raises(Forbidden):
-        raise_problem(lab.client.http.request("POST", "/v1/nodes/n1:foothold", {"project": "default", "network": "x"}))
+        raise_problem(lab.client.http.request("POST", "/v1/nodes/n1:egress", {"project": "default", "network": "x"}))
     assert lab.stored("/endpoint/-/blue-uid.10.20.0.6") is None
     assert ask(other)["address"] == "10.20.0.6"
 
