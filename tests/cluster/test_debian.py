@@ -166,7 +166,7 @@ def test_without_wefts_own_agent_commands_run_over_qemu_guest_agent(told: Cluste
             break
     assert said.stdout.startswith(b"hello ") and b"qemu-ga" in said.stdout
     assert told.run("vm", "exec", TOLD, "--", "sh", "-c", "echo no >&2; exit 5").returncode == 5
-    assert "gives no terminals" in told.fails(2, "vm", "exec", "-t", TOLD, "--", "sh")
+    assert "has no terminals" in told.fails(2, "vm", "exec", "-t", TOLD, "--", "sh")
 
 
 def test_it_shuts_itself_down_when_it_is_stopped(deb: Cluster) -> None:

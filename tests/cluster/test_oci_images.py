@@ -77,7 +77,7 @@ def test_an_image_of_a_registry_that_asks_who_pulls_names_a_secret(cluster: Clus
         push_busybox(tmp_path, f"{place}/shop/shut:1", ["echo", "opened"], {"etc/shut": "x"})
         url = f"oci://{place}/shop/shut:1"
         said = cluster.fails(4, "image", "add", "shut", url)
-        assert "notAuthenticated" in said and "registry_secret names who does" in said, said
+        assert "notAuthenticated" in said and "set registry_secret" in said, said
         assert "secret" in cluster.fails(3, "image", "add", "shut", url, "--registry-secret", "nobody")
         cluster.ok(
             "secret", "create", "elsewhere", "--registry", "r.example.org", "--username", "x", "--value", "password=y"

@@ -453,9 +453,9 @@ async def test_a_plan_that_cant_be_started_leaves_nothing(lab: ContainerLab, dri
 
 async def test_a_command_that_cant_be_begun_is_a_run_that_has_ended(lab: ContainerLab, driver: OciDriver) -> None:
     for name, program, ending in (
-        ("nowhere", "no-such-program", ("commandNotFound", 127, "'no-such-program' is in no folder of its PATH")),
-        ("no-file", "/no/such/program", ("commandNotFound", 127, "'/no/such/program' is not in it")),
-        ("no-folder", "/etc/issue/x", ("commandNotFound", 127, "'/etc/issue/x' is not in it")),
+        ("nowhere", "no-such-program", ("commandNotFound", 127, "'no-such-program' is not in the container's PATH")),
+        ("no-file", "/no/such/program", ("commandNotFound", 127, "the container has no file '/no/such/program'")),
+        ("no-folder", "/etc/issue/x", ("commandNotFound", 127, "the container has no file '/etc/issue/x'")),
         ("no-program", "/etc/issue", ("commandNotExecutable", 126, "'/etc/issue' can't be executed: ")),
         ("folder", "/etc", ("commandNotExecutable", 126, "'/etc' can't be executed: ")),
     ):

@@ -105,7 +105,7 @@ async def test_a_program_that_isnt_there_is_told_so(lab: EnclosedLab, driver: Mi
     assert "no-such-program: not found" in await run(driver, plan)
     facts = await driver.inspect(plan.id)
     assert (facts.state, facts.reason, facts.exit_code) == ("failed", "commandNotFound", 127)
-    assert facts.message == "'no-such-program' is in no folder of its PATH"
+    assert facts.message == "'no-such-program' is not in the container's PATH"
 
 
 @pytest.mark.long

@@ -256,5 +256,5 @@ async def test_a_shim_that_makes_no_machine_is_said_so_in_its_words(
         own.end()
     [problem] = probe.problems
     assert not probe.usable and probe.isolations == ("vm",)
-    assert "doesn't run a container here" in problem and "no machine here" in problem
+    assert "can't run a container on this node" in problem and "no machine here" in problem
     assert ("no /dev/kvm" in problem) is not os.path.exists("/dev/kvm")

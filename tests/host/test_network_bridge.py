@@ -361,7 +361,7 @@ async def test_a_guest_is_refused_the_fabrics_other_ranges_at_once_and_nothing_e
         assert await town.n1.heal() == []
         await town.n1.ensure_refused(["10.77.0.0/16", "10.20.0.0/24"], [])
         town.n1.shell(f"nft delete table ip weft_{town.n1.host.link_prefix}_refused")
-        assert await town.n1.heal() == ["what guests are refused"]
+        assert await town.n1.heal() == ["refused destinations"]
         assert not a.reaches(other)
     finally:
         for node in lab.nodes:

@@ -190,7 +190,7 @@ async def test_a_disk_that_another_pool_has_is_not_made_anew(guest: Guest) -> No
     guest.node.kill_guest(guest.web)
     guest.settle()
     report = await guest.node.until(guest.web, lambda r: r.reason == "otherPool", failing=True)
-    assert "its volume data lies in storage pool san" in report.message and not report.ready
+    assert "its volume data is in storage pool san" in report.message and not report.ready
     guest.begin(VOLUME, "san")
     await guest.until("taken over")
     guest.finish(VOLUME, "san")

@@ -260,7 +260,7 @@ async def test_a_volume_that_another_pool_has_is_not_made_anew(lab: ContainerLab
     lab.server.put(web)
     async with lab.agent():
         await lab.until(lambda: web.name in lab.server.reports and lab.report(web).reason == "otherPool")
-        assert "its volume data lies in storage pool san" in lab.report(web).message
+        assert "its volume data is in storage pool san" in lab.report(web).message
         assert await lab.volumes.list() == [] and len(await lab.san.list()) == 1
         assert lab.world.starts == []
 

@@ -104,7 +104,7 @@ class MemoryDoor:
 
     async def take_file(self, disk: str, data: bytes, form: str) -> MigrationAnswer:
         if self.receive is None:
-            return MigrationAnswer(False, "refused", "its disks don't come as files")
+            return MigrationAnswer(False, "refused", "this migration carries no disks as files")
         try:
             path, most_bytes = await self.receive.begin(disk)
             assert len(data) <= most_bytes
@@ -192,7 +192,7 @@ class MemoryLine:
         if underlay.faults.is_cut_off(self.wire.node) or underlay.faults.is_cut_off(door.wire.node):
             raise self._unavailable("no way there")
         if (door.key, door.peer_uid, door.wire.uid) != (self._key, self.wire.uid, self._peer_uid):
-            raise self._unavailable("it is for another move")
+            raise self._unavailable("it is for another migration")
         if self.door is None:
             self.door, self.to = door, door.wire.node
             underlay.lines.append(self)

@@ -47,7 +47,7 @@ def guard_connections(allowed: Sequence[str]) -> None:
             return
         if what := describe_near(address):
             raise NotAllowed(
-                f"{address} is {what}: images are fetched from there only if weft server --allow-fetch {address} says so"
+                f"{address} is {what}: to fetch images from there, start the server with --allow-fetch {address}"
             )
 
     sys.addaudithook(look)
@@ -63,7 +63,7 @@ def describe_near(address: Address) -> str:
     if address.is_link_local:
         return "link-local"
     if address.is_multicast or address == ipaddress.IPv4Address("255.255.255.255"):
-        return "no single machine's"
+        return "not a single machine's"
     return "an address of this machine" if _is_own(address) else ""
 
 

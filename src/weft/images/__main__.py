@@ -15,8 +15,8 @@ from weft.objects.errors import WeftError
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m weft.images", description="Build an image bundle.")
     parser.add_argument("name", help="busybox, debian-12, python3-11, tiny or enclosed")
-    parser.add_argument("--cache", type=Path, default=Path(".weft/cache"), help="where built images are kept")
-    parser.add_argument("--fresh", action="store_true", help="build it even if the cache has it")
+    parser.add_argument("--cache", type=Path, default=Path(".weft/cache"), help="folder for built images")
+    parser.add_argument("--fresh", action="store_true", help="build it even if it is cached")
     args = parser.parse_args()
     try:
         cache = args.cache.absolute()

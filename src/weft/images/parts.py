@@ -62,7 +62,7 @@ def fetch_kernel(cache_dir: Path) -> Path:
         return max(known, key=lambda path: path.stat().st_mtime)
     if not package:
         raise DriverFailed(
-            f"an image can't be built: apt knows no {META_PACKAGE}", hint="apt-get update, then try again"
+            f"an image can't be built: apt knows no {META_PACKAGE}", hint="run apt-get update, then try again"
         )
     with tempfile.TemporaryDirectory(prefix="kernel-", dir=cache_dir) as pending:
         fetch = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package]

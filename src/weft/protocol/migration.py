@@ -97,7 +97,7 @@ def _receive(sock: ssl.SSLSocket, count: int) -> bytes:
     while len(data) < count:
         piece = sock.recv(count - len(data))
         if not piece:
-            raise Unavailable("the other node has closed the connection")
+            raise Unavailable("the other node closed the connection")
         data += piece
     return bytes(data)
 

@@ -110,7 +110,7 @@ def test_one_without_networks_has_no_name_server() -> None:
 
 
 def test_an_image_that_says_nothing_of_what_to_run_needs_a_command() -> None:
-    with pytest.raises(InvalidInput, match="says nothing of what to run") as caught:
+    with pytest.raises(InvalidInput, match="names no command to run") as caught:
         plan_container(wanted(), ready(config=OciConfig()))
     assert caught.value.field == "spec.command"
 
@@ -157,7 +157,7 @@ async def test_a_node_without_a_driver_for_a_kind_says_so_and_knows_that_nothing
 
     runtimes = Runtimes({"vm": Machines()})  # type: ignore[dict-item]
     assert (await runtimes.inspect(wanted())).state == "absent"
-    with pytest.raises(InvalidInput, match="this node runs no containers") as caught:
+    with pytest.raises(InvalidInput, match="this node can't run containers") as caught:
         runtimes.of(wanted())
     assert caught.value.token == "unsupported"
     assert runtimes.of(wanted(kind="vm")).name == "machines"
@@ -172,7 +172,7 @@ async def test_how_it_is_isolated_says_which_driver_has_it() -> None:
     assert runtimes.of(wanted()).name == "c"
     assert runtimes.of(wanted(isolation="vm")).name == "e"
     without = Runtimes({"vm": Named("m"), "container": Named("c")})  # type: ignore[dict-item]
-    with pytest.raises(InvalidInput, match="this node runs no containers in machines of their own"):
+    with pytest.raises(InvalidInput, match="this node can't run containers in microVMs"):
         without.of(wanted(isolation="vm"))
 
 

@@ -349,7 +349,7 @@ def test_whatever_happens_it_converges_and_ends_nothing_without_evidence(
 
 @pytest.mark.parametrize(("policy", "rests"), [("never", True), ("on-failure", True), ("always", False)])
 def test_a_command_that_cant_be_begun_is_not_tried_again_unless_asked_for_always(policy: str, rests: bool) -> None:
-    why = "'nosuch' is in no folder of its PATH"
+    why = "'nosuch' is not in the container's PATH"
     failed = guest("failed", reason="commandNotFound", message=why, exit_code=127)
     memory = observe(UP, failed)
     plan = plan_allocation(known(memory, restart=policy), failed, 0)

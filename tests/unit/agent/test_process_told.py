@@ -11,4 +11,4 @@ def test_a_machine_is_as_well_as_the_process_that_it_is_there_for() -> None:
     assert health_of(ProcessFacts(True)) == Health("healthy")
     assert health_of(ProcessFacts(True, 2, 3)) == Health("healthy")
     told = health_of(ProcessFacts(False, 2, 3))
-    assert (told.state, told.message) == ("unhealthy", "its process ended with exit code 3, and begins again")
+    assert (told.state, told.message) == ("unhealthy", "its process ended with exit code 3 and is restarting")

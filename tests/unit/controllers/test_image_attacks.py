@@ -236,7 +236,7 @@ NEAR = ["127.0.0.1", "127.9.9.9", "0.0.0.0", "[::1]", "[::ffff:127.0.0.1]", "169
 def test_images_are_not_fetched_from_the_server_s_own_machine_or_links(tmp_path: Path, host: str, scheme: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"{scheme}://{host}:{server.getsockname()[1]}/x"
-        with pytest.raises(DriverFailed, match="only if weft server --allow-fetch") as caught:
+        with pytest.raises(DriverFailed, match="start the server with --allow-fetch") as caught:
             fetch(url, tmp_path / "x", lambda _: None, threading.Event())
         assert caught.value.token == "fetchFailed"
         server.setblocking(False)

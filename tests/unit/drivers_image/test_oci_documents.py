@@ -29,9 +29,9 @@ def test_manifests_and_indexes() -> None:
 @pytest.mark.parametrize(
     ("document", "says"),
     [
-        (MANIFEST | {"manifests": []}, "at once"),
+        (MANIFEST | {"manifests": []}, "both an index and an image"),
         ({"schemaVersion": 1, "fsLayers": []}, "schema 1"),
-        ({}, "is none"),
+        ({}, "is not an image manifest"),
         ([], "can't be read"),
         ({"layers": "x", "config": CONFIG}, "can't be read"),
         (MANIFEST | {"layers": [LAYER | {"digest": "../../etc/passwd"}]}, "the digest"),
@@ -41,7 +41,7 @@ def test_manifests_and_indexes() -> None:
         (MANIFEST | {"layers": [LAYER] * 200}, "200 layers"),
         (
             MANIFEST | {"config": CONFIG | {"mediaType": "application/vnd.cncf.helm.config.v1+json"}},
-            "no image of a container",
+            "not a container image",
         ),
     ],
 )

@@ -41,5 +41,5 @@ async def test_networks_after_one_that_cannot_be_mended_are_and_each_failure_is_
     node = Broken(tmp_path, "bad-1", "blue", "bad-2", "green")
     assert await node.heal() == ["DHCP and DNS of network blue", "DHCP and DNS of network green"]
     assert [record.getMessage() for record in caplog.records] == [
-        f"network {name} can't be mended now: no bridge for {name}" for name in ("bad-1", "bad-2")
+        f"network {name} can't be repaired now: no bridge for {name}" for name in ("bad-1", "bad-2")
     ]

@@ -145,7 +145,7 @@ def test_an_overlay_with_other_settings_is_made_anew() -> None:
 
 def test_a_vni_of_another_link_is_named() -> None:
     info = msgspec.convert({"info_kind": "vxlan", "info_data": {"id": 100, "port": 4789}}, type(Link().linkinfo))
-    with pytest.raises(InUse, match="VNI 100 is held on this node by link vx100"):
+    with pytest.raises(InUse, match="VNI 100 is taken on this node by link vx100"):
         plan.plan_segment(
             NAMES, HOST, SEGMENT, [], {"vx100": Link(ifname="vx100", linkinfo=info)}, [], None, plan.Uplink("", "")
         )

@@ -74,5 +74,5 @@ async def test_a_command_that_was_lost_before_it_began_is_begun_again(tmp_path: 
 
 async def test_one_that_is_lost_again_and_again_is_refused_and_says_that_it_had_not_begun(tmp_path: Path) -> None:
     out, code = await run(Shim(lost=99), tmp_path)
-    assert code == channel_session.NOT_STARTED and b"hadn't begun" in out and b"memory" in out
+    assert code == channel_session.NOT_STARTED and b"had not started" in out and b"memory" in out
     assert list(tmp_path.iterdir()) == []

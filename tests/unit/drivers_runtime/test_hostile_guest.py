@@ -132,7 +132,7 @@ async def test_more_output_than_was_granted_ends_the_session_and_only_that(kept:
     for _ in range(3 * WINDOW_BYTES // 16384):
         hostile.say(data(1, 16384))
     assert hostile.unread.total <= WINDOW_BYTES
-    with pytest.raises(Unavailable, match="wasn't asked for") as told:
+    with pytest.raises(Unavailable, match="sent unrequested data") as told:
         await asyncio.wait_for(read_all(session), 60)
     assert told.value.token != DETACHED and hostile.unread.total == 0
     assert "K" in hostile.heard()  # the guest is told to end it
@@ -154,7 +154,7 @@ async def test_who_reads_grants_more_and_no_more_than_was_read() -> None:
     await anext(output)
     for _ in range(WINDOW_BYTES // 16384):
         hostile.say(data(1, 16384))
-    with pytest.raises(Unavailable, match="wasn't asked for"):
+    with pytest.raises(Unavailable, match="sent unrequested data"):
         await anext(output)
 
 
@@ -177,7 +177,7 @@ async def test_a_frame_that_a_session_may_not_send_ends_it(frame: bytes) -> None
     session = await hostile.exec(kept=True)
     await session.write(b"abc")
     hostile.say(frame)
-    with pytest.raises(Unavailable, match="wasn't asked for"):
+    with pytest.raises(Unavailable, match="sent unrequested data"):
         await asyncio.wait_for(read_all(session), 60)
 
 
@@ -218,7 +218,7 @@ async def test_of_all_guests_the_one_that_holds_most_unread_loses_a_command() ->
     for session in sessions:
         with pytest.raises(Unavailable) as told:
             await read_all(session)
-        ends.append("wasn't read" in told.value.message)
+        ends.append("was not read" in told.value.message)
     assert 1 <= sum(ends) < 8
     modest.say(number("Q", 1, 0))
     assert len((await read_all(kept))[0].data) == 16384
@@ -251,7 +251,7 @@ async def test_a_guest_that_takes_nothing_is_begun_no_command_in_and_is_hung_up_
     hostile = Hostile()
     session = await hostile.exec()
     hostile.channel.pause_writing()
-    with pytest.raises(Unavailable, match="doesn't take what it is sent"):
+    with pytest.raises(Unavailable, match="doesn't accept input"):
         await hostile.exec()
     for _ in range(UNTAKEN_BYTES // 13 + 1):
         await session.resize(1, 1)
@@ -471,7 +471,7 @@ async def test_a_guest_that_says_much_before_it_answers_is_left_for_a_while(tmp_
 
     async with await asyncio.start_unix_server(serve, str(tmp_path / "agent.sock")):
         held: list[QemuAgent] = []
-        with pytest.raises(Unavailable, match="nobody asked for"):
+        with pytest.raises(Unavailable, match="unrequested data"):
             await connect_agent(str(tmp_path / "agent.sock"), SystemClock(), held.append)
         held[0].close()
 
@@ -523,7 +523,7 @@ async def test_long_output_that_nobody_reads_is_given_up_for_other_guests(tmp_pa
                 ends.append(str([chunk.code async for chunk in output][-1]))
             except Unavailable as problem:
                 ends.append(problem.message)
-        assert [("wasn't read" in end, end == "0") for end in ends] in (
+        assert [("was not read" in end, end == "0") for end in ends] in (
             [(True, False), (False, True)],
             [(False, True), (True, False)],
         )

@@ -26,7 +26,7 @@ def test_an_emulated_guest_whose_writes_qemu_does_not_follow_moves_only_standing
         msgspec.structs.replace(FRAME, memory_first=False),
         msgspec.structs.replace(FRAME, plugged_bytes=GIB),
     ):
-        with pytest.raises(InvalidInput, match="standing still"):
+        with pytest.raises(InvalidInput, match="can't migrate live"):
             check_mode(PLAN, frame, "tcg", MigrationSettings())
         check_mode(PLAN, frame, "kvm", MigrationSettings())
         check_mode(PLAN, frame, "tcg", MigrationSettings(mode="stop-and-copy"))

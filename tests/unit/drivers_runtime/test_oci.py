@@ -321,7 +321,7 @@ def test_the_runtimes_error_is_its_last_word() -> None:
         ("open executable: Operation not permitted", "commandNotExecutable"),
         ("crun: mount `overlay` to `/x`: No such file or directory", None),
         ("unable to start container process: error mounting \"/x\": permission denied", None),
-        ("it wasn't created within 60 s", None),
+        ("the container was not created within 60 s", None),
     ],
 )  # fmt: skip
 def test_only_what_says_that_the_command_cant_be_begun_is_taken_for_that(said: str, means: str | None) -> None:

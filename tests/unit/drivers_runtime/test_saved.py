@@ -100,7 +100,7 @@ def test_what_comes_must_be_a_saved_container(paths: ContainerPaths, tmp_path: P
     there = ContainerPaths(run=tmp_path / "run", state=tmp_path / "there")
     there.state.mkdir()
     paths.saved.carried.rename(there.saved.carried)
-    with pytest.raises(DriverFailed, match="no saved container"):
+    with pytest.raises(DriverFailed, match="not a saved container"):
         unpack(there)
     there.saved.carried.write_bytes(b"no archive")
     with pytest.raises(DriverFailed, match="can't be unpacked"):

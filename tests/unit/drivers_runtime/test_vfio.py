@@ -41,7 +41,7 @@ def test_a_gpu_that_waits_at_vfio_with_all_of_its_group_can_be_had(tmp_path: Pat
         ("nvidia", "14", "", "it is bound to nvidia, not to vfio-pci; driverctl set-override 0000:3b:00.0 vfio-pci"),
         ("", "14", "", "it is bound to no driver, not to vfio-pci; driverctl"),
         ("vfio-pci", "", "", "the machine's IOMMU is off; switch it on"),
-        ("vfio-pci", "14", "snd_hda_intel", "its IOMMU group has 0000:3b:00.1 too, which is bound to snd_hda_intel; driverctl"),
+        ("vfio-pci", "14", "snd_hda_intel", "its IOMMU group also has 0000:3b:00.1, which is bound to snd_hda_intel; driverctl"),
     ],
 )  # fmt: skip
 def test_what_keeps_a_gpu_is_told_with_what_to_do(
@@ -52,7 +52,7 @@ def test_what_keeps_a_gpu_is_told_with_what_to_do(
     assert find_kept(tmp_path)[GPU].startswith(told)
     with pytest.raises(DriverFailed) as refused:
         give_devices("web", [GPU], tmp_path, os.getuid(), tmp_path)
-    assert refused.value.message == f"guest web can't have GPU {GPU}: {told.partition('; ')[0]}"
+    assert refused.value.message == f"vm/web can't get GPU {GPU}: {told.partition('; ')[0]}"
     assert (refused.value.hint or "").startswith(told.partition("; ")[2])
 
 

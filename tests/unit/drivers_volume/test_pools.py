@@ -70,7 +70,7 @@ async def test_a_pool_whose_mount_is_missing_gets_no_new_id_and_no_disks(tmp_pat
     await driver.ensure(ID, size_bytes=MIB)
     place.rename(tmp_path / "elsewhere")
     place.mkdir()
-    with pytest.raises(DriverFailed, match="isn't the storage it was"):
+    with pytest.raises(DriverFailed, match="is not the same storage as before"):
         driver.pool()
     pools = Pools(driver, {"shared": driver}, SystemClock(), lambda: None)
     await pools.look()
@@ -87,7 +87,7 @@ async def test_a_pool_that_is_other_storage_than_was_said_is_refused(tmp_path: P
     driver = make_driver(tmp_path, "n1", tmp_path / "pool")
     pools = Pools(driver, {"fast": driver}, SystemClock(), lambda: None)
     assert await pools.find("fast", driver.pool().id) is driver
-    with pytest.raises(DriverFailed, match="is other storage") as caught:
+    with pytest.raises(DriverFailed, match="but the disk is on storage") as caught:
         await pools.find("fast", "another-id")
     assert caught.value.token == "noPool"
     with pytest.raises(DriverFailed, match="no storage pool slow"):

@@ -122,6 +122,6 @@ async def test_a_header_that_names_a_file_of_the_host_for_its_data_does_not_get_
     options = f"data_file={secret},data_file_raw=on"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, facts.path, str(MIB)], check=True)
     before = secret.stat().st_size
-    with pytest.raises(DriverFailed, match="names another file"):
+    with pytest.raises(DriverFailed, match="refers to another file"):
         await driver.grow(ID, 2 * MIB)
     assert secret.stat().st_size == before

@@ -80,7 +80,7 @@ class StepExecutor:
             return said
         image = wanted.spec.image
         if image is None:
-            raise DriverFailed(f"{wanted.what}: it has no image", details={"step": "image"})
+            raise DriverFailed(f"{wanted.what} has no image", details={"step": "image"})
         prepared.image, said = await self._have(image, tell)
         if wanted.spec.iso is not None:
             prepared.iso, told = await self._have(wanted.spec.iso, tell)
@@ -100,7 +100,7 @@ class StepExecutor:
     async def _disk(self, wanted: LocalAllocation, prepared: Prepared, tell: Tell) -> str:
         image = prepared.image
         if image is None:
-            raise DriverFailed(f"{wanted.what}: its image is not here", details={"step": "disk"})
+            raise DriverFailed(f"{wanted.what}: its image is not on this node", details={"step": "disk"})
         disks = await self._pools.of(wanted.spec, ROOT)
         async with self._heavy:
             if ROOT in _shared_with_source(wanted):
@@ -151,7 +151,7 @@ class StepExecutor:
             disks = await self._pools.of(wanted.spec, volume.uid)
             if not isinstance(disks, HasFiles):
                 raise InvalidInput(
-                    f"{wanted.what}: this node's volumes ({disks.name}) can't be mounted in containers",
+                    f"{wanted.what}: volume driver {disks.name} of this node can't mount volumes in containers",
                     reason="notServed",
                     field="spec.mounts",
                 )
@@ -197,7 +197,9 @@ class StepExecutor:
     async def _adjust(self, wanted: LocalAllocation, prepared: Prepared, tell: Tell) -> str:
         runtime = self.runtimes.of(wanted)
         if not isinstance(runtime, CanAdjust):
-            raise InvalidInput(f"{wanted.what}: runtime {runtime.name} can't change guests", reason="unsupported")
+            raise InvalidInput(
+                f"{wanted.what}: runtime {runtime.name} can't change a running workload", reason="unsupported"
+            )
         await runtime.adjust(self._plan_run(wanted, prepared))
         return ""
 
@@ -212,7 +214,7 @@ class StepExecutor:
     async def _suspend(self, wanted: LocalAllocation, prepared: Prepared, tell: Tell) -> str:
         runtime = self.runtimes.of(wanted)
         if not isinstance(runtime, CanSuspend):
-            raise InvalidInput(f"{wanted.what}: runtime {runtime.name} can't suspend guests", reason="unsupported")
+            raise InvalidInput(f"{wanted.what}: runtime {runtime.name} can't suspend workloads", reason="unsupported")
         await runtime.suspend(wanted.id)
         return ""
 
@@ -248,8 +250,8 @@ class StepExecutor:
                 continue
             if await self._pools.inspect(wanted.spec, volume.uid, volume.uid) is not None:
                 raise DriverFailed(
-                    f"{wanted.what}: volume {volume.name} has data on this node already, which nothing explains",
-                    hint="move that file away, or move the VM to another node",
+                    f"{wanted.what}: volume {volume.name} already has data on this node that no object accounts for",
+                    hint="move that file away, or migrate the VM to another node",
                     details={"step": "disk"},
                 )
         return ""
@@ -304,7 +306,7 @@ class StepExecutor:
         if wanted.spec.container is None:
             return plan_guest(wanted, prepared)
         if prepared.pulled is None:
-            raise DriverFailed(f"{wanted.what}: its image is not here", details={"step": "image"})
+            raise DriverFailed(f"{wanted.what}: its image is not on this node", details={"step": "image"})
         disks = {volume.name: facts.path for volume, facts in zip(wanted.spec.volumes, prepared.volumes, strict=True)}
         in_namespace = self.runtimes.in_namespace(wanted)
         return plan_container(wanted, Ready(prepared.pulled, prepared.links, disks, prepared.env, in_namespace))
@@ -322,7 +324,7 @@ def _shared_with_source(wanted: LocalAllocation) -> tuple[str, ...]:
 async def _share_root(wanted: LocalAllocation, disks: VolumeDriver) -> VolumeFacts:
     move = wanted.spec.move
     if move is None or not isinstance(disks, HasPool):
-        raise DriverFailed(f"{wanted.what}: its root disk can't be shared here", details={"step": "disk"})
+        raise DriverFailed(f"{wanted.what}: its root disk can't be shared on this node", details={"step": "disk"})
     return await disks.share(short_id(move.peer_allocation), wanted.id)
 
 

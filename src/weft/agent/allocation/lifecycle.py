@@ -113,5 +113,5 @@ class Lifecycle:
         self._ended_in_a_row += 1
         self.restart_at = now + plans.pause_after(self._ended_in_a_row)
         reason = self._notes.memory.ended
-        message = self.unwell or guest.message or f"the guest ended by itself ({reason})"
+        message = self.unwell or guest.message or f"the workload ended by itself ({reason})"
         self._on_event("Normal" if reason in plans.GOOD_ENDS else "Warning", "GuestEnded", message)

@@ -20,7 +20,7 @@ from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import AllocatedMigration, AllocationPhase
 
 POWERED_OFF, UNHEALTHY = "guestPoweredOff", "unhealthy"
-GOOD_ENDS = {POWERED_OFF: "the guest shut itself down", COMPLETED: "it has done what it ran for: exit code 0"}
+GOOD_ENDS = {POWERED_OFF: "the guest shut itself down", COMPLETED: "the command completed with exit code 0"}
 NEVER_RAN = "startInterrupted"
 NOT_SAVED = "notSaved"
 FIRST_PAUSE_SECONDS = 1.0
@@ -202,7 +202,7 @@ def _plan_after_move(known: PlanInput, guest: GuestFacts, part: MigrationState) 
 
 
 def _plan_moved(part: MigrationState) -> Plan:
-    return Plan((), "stopped", "moved", f"its guest was taken over by node {part.node or 'that it moved to'}")
+    return Plan((), "stopped", "moved", f"it was taken over by node {part.node or 'that it migrated to'}")
 
 
 def _plan_source(known: PlanInput, guest: GuestFacts) -> Plan:
@@ -234,9 +234,9 @@ def _plan_target(known: PlanInput, guest: GuestFacts) -> Plan:
     if part is not None and part.side == "source":
         return _plan_moved(part)  # it came, and has gone on since
     if part is not None and part.taken and part.over:
-        return Plan((), "stopped", "moved", "it came here, and was taken away since")
+        return Plan((), "stopped", "moved", "it arrived on this node and was removed since")
     if part is not None and part.over:
-        return Plan((), "stopped", "givenUp", "it stays where it is")
+        return Plan((), "stopped", "givenUp", "it stays on the source node")
     if part is not None and part.taken:
         return Plan((), _state(known, guest))
     if spec.desired != "run":
@@ -260,7 +260,7 @@ def _plan_suspend(known: PlanInput, guest: GuestFacts) -> Plan:
     if not is_alive(guest):
         return Plan((), "stopped")
     if not known.can_suspend:
-        return Plan((), _state(known, guest), "unsupported", "this node's runtime can't suspend guests")
+        return Plan((), _state(known, guest), "unsupported", "this node's runtime can't suspend workloads")
     return Plan((Step.SUSPEND,), _state(known, guest))
 
 
@@ -272,13 +272,13 @@ def _plan_run(known: PlanInput, guest: GuestFacts, now: float) -> Plan:
             return Plan((Step.STOP, *BRING_UP), "stopping")
         return _plan_alive(known, guest)
     if known.unheard:
-        return Plan((), "pending", "waiting", "waits for the server's word that it is still to run here")
+        return Plan((), "pending", "waiting", "waits for the server to confirm that it still runs on this node")
     if known.blocked:
         return Plan((), "pending", "blocked", known.blocked)
     if spec.held_by is not None:
         return Plan((), "pending", "held", f"waits for gate {spec.held_by}")
     if spec.waits_for is not None:
-        return Plan((), "pending", "waiting", "waits until what gives way to it is gone")
+        return Plan((), "pending", "waiting", "waits for the workloads that it preempted to end")
     if guest.state == "suspended" and fresh:
         return Plan((Step.REMOVE, *BRING_UP), "preparing")
     if memory.run == "ended" and not fresh:
@@ -290,7 +290,7 @@ def _plan_alive(known: PlanInput, guest: GuestFacts) -> Plan:
     if guest.state == "paused":
         return Plan((), "running", "paused", guest.message or "the machine is paused")
     if known.can_adjust and guest.shape is not None and not is_shaped(known.wanted.spec, guest.shape):
-        return Plan(ADJUST, _state(known, guest), "changing", "the running machine is brought to what is asked for")
+        return Plan(ADJUST, _state(known, guest), "changing", "the running workload is being changed to match its spec")
     if known.unwell:
         return Plan((Step.END,), "stopping", UNHEALTHY, known.unwell)
     if known.memory.leftover:
@@ -307,12 +307,12 @@ def _plan_ended(known: PlanInput, guest: GuestFacts, now: float) -> Plan:
     if known.wanted.spec.once:
         return Plan((), "failed", memory.ended, guest.message or memory.why or "it ended")
     if memory.ended in NEVER_BEGAN and policy != "always":
-        return Plan((), "failed", memory.ended, guest.message or "its command can't be begun")
+        return Plan((), "failed", memory.ended, guest.message or "its command can't be started")
     if policy == "never":
-        return Plan((), "failed", memory.ended, f"the guest ended ({why}); its restart policy is never")
+        return Plan((), "failed", memory.ended, f"it ended ({why}); its restart policy is never")
     if now >= known.restart_at:
         return Plan(BRING_UP, "starting")
-    message = f"the guest ended ({why}) and starts again, restart {memory.restarts + 1}"
+    message = f"it ended ({why}) and is restarting, restart {memory.restarts + 1}"
     return Plan((), "starting", "restarting", message, known.restart_at)
 
 

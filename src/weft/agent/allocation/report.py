@@ -75,7 +75,7 @@ def health_of(process: ProcessFacts) -> Health:
     """A machine is as well as the process that it is there for; one that ended for good takes the machine with it."""
     if process.runs:
         return Health("healthy")
-    return Health("unhealthy", process.ends, f"its process ended with exit code {process.code}, and begins again")
+    return Health("unhealthy", process.ends, f"its process ended with exit code {process.code} and is restarting")
 
 
 def has_ended(wanted: LocalAllocation, memory: AllocationState, plan: Plan, guest: GuestFacts | None) -> bool:

@@ -108,7 +108,7 @@ class Allocations:
                     worker.wanted,
                     "Warning",
                     "Superseded",
-                    "it was placed elsewhere or deleted meanwhile: removed here",
+                    "removed from this node: it was placed elsewhere or deleted in the meantime",
                 )
         if uids:
             self.relate()

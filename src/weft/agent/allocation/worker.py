@@ -313,7 +313,7 @@ class Worker:
         if step is Step.START:
             self.life.begin()
             if detail:
-                self._tell("Warning", "BegunAfresh", f"it couldn't go on from where it was saved: {detail}")
+                self._tell("Warning", "BegunAfresh", f"it couldn't resume from its saved state: {detail}")
         elif step is Step.CANCEL or (step in (Step.GIVE_UP, Step.LEAVE) and part is not None):
             self._tell_standing()
         elif step is Step.FORGET:

@@ -87,7 +87,7 @@ class Artifacts:
         if not recipe.network:
             return roots
         if self._egress_endpoints is None:
-            raise DriverFailed(f"{recipe.what}: this node joins no networks", reason="notServed")
+            raise DriverFailed(f"{recipe.what}: this node can't connect functions to networks", reason="notServed")
         tell("network")
         return msgspec.structs.replace(
             roots, egress_endpoint=await self._egress_endpoints.ensure(recipe.project, recipe.network)
@@ -103,9 +103,7 @@ class Artifacts:
             return await self._ensure_image(recipe, tell)
         if recipe.runtime not in RUNTIMES or recipe.base is None:
             known = ", ".join(RUNTIMES)
-            raise InvalidInput(
-                f"{recipe.what}: this node knows no runtime {recipe.runtime!r}", hint=f"there are {known}"
-            )
+            raise InvalidInput(f"{recipe.what}: this node has no runtime {recipe.runtime!r}", hint=f"there are {known}")
         command, env = RUNTIMES[recipe.runtime]
         base = await self._ensure_blob("bases", recipe.base, _unpack_base, tell, f"runtime {recipe.runtime}")
         code = ""
@@ -158,7 +156,7 @@ class Artifacts:
 
     async def _pull(self, recipe: Recipe, digest: str, tell: Tell) -> OciImage:
         if self._images is None:
-            raise InvalidInput(f"{recipe.what}: this node keeps no container images", reason="notServed")
+            raise InvalidInput(f"{recipe.what}: this node can't store container images", reason="notServed")
 
         def on_progress(here: int, total: int) -> None:
             tell(f"image: {format_bytes(here)}" + (f" of {format_bytes(total)}" if total else ""))
@@ -174,7 +172,7 @@ class Artifacts:
             image = await self._images.pull(reference, digest, credentials=credentials, progress=on_progress)
         except NotAuthenticated as problem:
             secret = recipe.registry_secret
-            problem.message += f"; secret {secret} is not good for it" if secret else "; registry_secret names who does"
+            problem.message += f"; check secret {secret}" if secret else "; set registry_secret"
             raise
         self._opened[recipe.digest] = credentials
         return image
@@ -240,9 +238,9 @@ class Artifacts:
         except OSError as problem:
             full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
             raise DriverFailed(
-                f"the {what} can't be kept on this node: {problem.strerror or problem}",
+                f"the {what} can't be stored on this node: {problem.strerror or problem}",
                 reason="noSpace" if full else None,
-                hint="make room on the node's disk" if full else None,
+                hint="free some space on the node's disk" if full else None,
                 details={"step": kind},
             ) from problem
         finally:
@@ -264,7 +262,7 @@ class Artifacts:
             if total <= BUDGET_BYTES:
                 break
             if path.name not in used:
-                log.info("functions: %s/%s is let go of", path.parent.name, path.name[:12])
+                log.info("functions: %s/%s is evicted from the cache", path.parent.name, path.name[:12])
                 gone = path.rename(path.with_name(f".gone-{path.name}"))
                 shutil.rmtree(gone, ignore_errors=True)
                 total -= sizes[path]
@@ -287,7 +285,7 @@ def _unpack_base(archive: Path, folder: Path) -> None:
         manifest: BundleManifest = bundle.manifest
         if manifest.disk_format != "tar":
             raise DriverFailed(
-                "the runtime's image holds no root of files", reason="notAnImage", details={"step": "base"}
+                "the runtime's image has no root file system", reason="notAnImage", details={"step": "base"}
             )
         for role, name in (("root.tar", manifest.disk), ("kernel", manifest.kernel), ("initrd", manifest.initrd)):
             if name is None:

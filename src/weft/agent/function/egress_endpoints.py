@@ -88,7 +88,9 @@ class EgressEndpoints:
             try:
                 now = await asyncio.to_thread(self._ask, held.project, network_uid)
                 if now.address != held.wanted.spec.nics[0].address:
-                    log.warning("network %s: this node's address for functions is another's by now", now.network)
+                    log.warning(
+                        "network %s: this node's egress endpoint lost its address to another endpoint", now.network
+                    )
                     await self._leave(network_uid)
             except WeftError as problem:
                 log.warning("network %s: %s", network_uid, problem.message)

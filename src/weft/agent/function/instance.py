@@ -160,7 +160,7 @@ class RunningInstance:
 
     def _on_init_alarm(self, seconds: float) -> None:
         self._alarm = None
-        self._end(fail(INIT_TIMED_OUT, f"it didn't come up within {seconds:g} seconds"))
+        self._end(fail(INIT_TIMED_OUT, f"the runtime was not ready within {seconds:g} seconds"))
 
     def _on_printed(self, text: bytes) -> None:
         self._keeper.on_printed(self, text, self.call.id if self.call is not None else "")

@@ -69,7 +69,7 @@ class Instances:
                 self.isolations[isolation] = f"the node failed: {problem}"
                 continue
             if left:
-                log.warning("functions: %d instances of an agent before this one were ended", left)
+                log.warning("functions: stopped %d instances of an earlier agent", left)
             if self.isolations[isolation]:
                 log.warning("functions with isolation %s: %s", isolation, self.isolations[isolation])
 
@@ -156,7 +156,7 @@ class Instances:
     def shrink(self, room: FreeCapacity) -> None:
         """There is so much room now; instances that have none any more are ended."""
         for id in self.pool.shrink(room):
-            self._end(id, fail(RECLAIMED, "the node needed the room for a reserved workload"))
+            self._end(id, fail(RECLAIMED, "the node needed the capacity for a reserved workload"))
         self._changed()
 
     # --- coming up ---------------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ class Instances:
         running = RunningInstance(id, recipe, instance, self, self._clock, began)
         self.running[id] = running
         if id not in self.pool.members:  # its room was taken meanwhile
-            self._end(id, fail(RECLAIMED, "the node needed the room for a reserved workload"))
+            self._end(id, fail(RECLAIMED, "the node needed the capacity for a reserved workload"))
             return
         try:
             await running.begin(INIT_SECONDS)
@@ -206,7 +206,7 @@ class Instances:
         try:
             await running.instance.resume()
         except (WeftError, OSError) as problem:
-            self.on_over(running, fail(EXITED, f"its instance can't go on: {problem}"))
+            self.on_over(running, fail(EXITED, f"its instance can't be resumed: {problem}"))
             return
         if self._waiting.pop(running.id, None) is not None and not running.over:
             running.give(call)
@@ -266,7 +266,7 @@ class Instances:
     def _end(self, id: str, why: Failure | None) -> None:
         """Take one that the pool counts no more out of service; ``why`` is told to whoever waits for it."""
         running = self.running.get(id)
-        failure = why or fail(RECLAIMED, "its instance was ended")
+        failure = why or fail(RECLAIMED, "its instance was stopped")
         self._fail_waiting(id, failure)
         if running is None:
             return  # still on its way: it is ended when it has come
@@ -279,7 +279,7 @@ class Instances:
         try:
             await running.stop()
         except (WeftError, OSError) as problem:
-            log.warning("%s: instance %s is hard to end: %s", running.recipe.what, running.id, problem)
+            log.warning("%s: instance %s can't be stopped cleanly: %s", running.recipe.what, running.id, problem)
         self.running.pop(running.id, None)
         self._forget_dropped(running.recipe.digest)
 

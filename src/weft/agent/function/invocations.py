@@ -143,9 +143,9 @@ class Functions:
         """Why this node doesn't even try."""
         recipe = self.instances.recipes.get(message.digest)
         if recipe is None:
-            return Refused(message.id, "unknownRecipe", f"this node hasn't been told of {message.digest[:12]}")
+            return Refused(message.id, "unknownRecipe", f"this node doesn't know function code {message.digest[:12]}")
         if self.instances.closing:
-            return Refused(message.id, "closing", "this node's agent is ending")
+            return Refused(message.id, "closing", "this node's agent is shutting down")
         if why := self.instances.missing(recipe.isolation):
             return Refused(message.id, "notServed", why)
         return None

@@ -78,7 +78,7 @@ class Prewarmer:
             roots = await self._parts.ensure(recipe, lambda word: None)
             await driver.keep_ready(recipe, roots, count)
         except WeftError as problem:
-            log.warning("%s: no instances ahead of demand: %s", recipe.what, problem.message)
+            log.warning("%s: instances can't be prewarmed: %s", recipe.what, problem.message)
 
     def record_progress(self, request: str, word: str) -> None:
         """At most one a second for all: each becomes a write in the store."""

@@ -166,7 +166,7 @@ class _Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self.send(encode_error("400 Bad Request", "InvalidRequest", "not a request of the Runtime API"))
+            self.send(encode_error("400 Bad Request", "InvalidRequest", "not a Runtime API request"))
             self._close()
 
     def on_url(self, url: bytes) -> None:
@@ -217,7 +217,11 @@ class _Connection(asyncio.Protocol):
                 self.send(_ACCEPTED)
             else:
                 self.send(
-                    encode_error("400 Bad Request", "InvalidRequestID", f"no invocation {id[:60]} is under way here")
+                    encode_error(
+                        "400 Bad Request",
+                        "InvalidRequestID",
+                        f"no invocation {id[:60]} is in progress in this instance",
+                    )
                 )
         else:
             self.send(encode_error("404 Not Found", "NotFound", "the Runtime API has no such call"))
@@ -226,7 +230,7 @@ class _Connection(asyncio.Protocol):
         words = self._url.partition(b"?")[0].removeprefix(PREFIX).split(b"/")
         self.send(
             encode_error(
-                "413 Payload Too Large", "RequestEntityTooLarge", f"at most {MAX_PAYLOAD_BYTES} bytes are taken"
+                "413 Payload Too Large", "RequestEntityTooLarge", f"the body is larger than {MAX_PAYLOAD_BYTES} bytes"
             )
         )
         if len(words) == 3 and words[0] == b"invocation":

@@ -32,7 +32,7 @@ def lay_out_code(archive: Path, folder: Path) -> None:
         with zipfile.ZipFile(archive) as packed:
             members = packed.infolist()
             if len(members) > MOST_MEMBERS:
-                raise bad_code(f"it has {len(members)} members; at most {MOST_MEMBERS}")
+                raise bad_code(f"it has {len(members)} members; the limit is {MOST_MEMBERS}")
             for member in members:
                 place = folder / safe_path(member.filename)
                 mode = member.external_attr >> 16
@@ -52,7 +52,7 @@ def lay_out_code(archive: Path, folder: Path) -> None:
     except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError) as problem:
         raise bad_code(f"it can't be unpacked: {problem}") from problem
     except (FileExistsError, IsADirectoryError, NotADirectoryError) as problem:
-        raise bad_code(f"two of its members are at one place: {problem.filename}") from problem
+        raise bad_code(f"two of its members have one path: {problem.filename}") from problem
     _make_links(folder, links)
     _open_folders(folder)
 
@@ -70,7 +70,7 @@ def lay_out_root(archive: BinaryIO, folder: Path) -> None:
                     raise _bad_root(f"it has more than {MOST_MEMBERS} members")
                 place = folder / safe_path(member.name)
                 if place != folder and place.parent not in folders:
-                    raise _bad_root(f"{member.name[:80]!r} comes without its folder")
+                    raise _bad_root(f"{member.name[:80]!r} comes before its folder, or without one")
                 if member.isdir():
                     place.mkdir(exist_ok=True)
                     place.chmod(member.mode & 0o1777)
@@ -81,7 +81,7 @@ def lay_out_root(archive: BinaryIO, folder: Path) -> None:
                     left = _copy(content, place, left, member.name)
                     place.chmod(member.mode & 0o777)
                 else:
-                    raise _bad_root(f"{member.name[:80]!r} is no folder, file or link")
+                    raise _bad_root(f"{member.name[:80]!r} is not a folder, file or link")
     except (tarfile.TarError, EOFError, FileExistsError, IsADirectoryError) as problem:
         raise _bad_root(f"it can't be unpacked: {problem}") from problem
 
@@ -90,7 +90,7 @@ def safe_path(name: str) -> PurePosixPath:
     """``name`` as a path that stays below a folder. Raises DriverFailed (``Function.BadCode``)."""
     path = PurePosixPath(name)
     if not name or "\0" in name or "\\" in name or path.is_absolute() or ".." in path.parts or len(name) > 1024:
-        raise bad_code(f"the name {name[:80]!r} is none that stays in its folder")
+        raise bad_code(f"the name {name[:80]!r} leads out of its folder")
     return path
 
 
@@ -121,7 +121,7 @@ def _copy(content: IO[bytes], place: Path, left: int, name: str) -> int:
         while piece := content.read(1 << 20):
             left -= len(piece)
             if left < 0:
-                raise bad_code(f"with {name[:80]!r} it is larger than {format_bytes(MOST_CODE_BYTES)} unpacked")
+                raise bad_code(f"it unpacks to more than {format_bytes(MOST_CODE_BYTES)}, at {name[:80]!r}")
             out.write(piece)
     return left
 
@@ -141,7 +141,7 @@ def _make_links(folder: Path, links: Iterable[tuple[Path, str]]) -> None:
         try:
             os.symlink(aim, place)
         except FileExistsError:
-            raise bad_code(f"two of its members are at one place: {place.name!r}") from None
+            raise bad_code(f"two of its members have one path: {place.name!r}") from None
 
 
 def _open_folders(folder: Path) -> None:

@@ -159,7 +159,7 @@ class ImageCache:
         """Let go of images that nothing here uses, the longest unused first, until there is room for this one."""
         for folder in sorted(map(self._folder.joinpath, self.list()), key=lambda path: path.stat().st_mtime):
             if self._lacks_room(image) and folder.name not in {*self._find_used(), *self._fetching, image.sha256}:
-                log.info("image %s is let go of: image %s needs the room", folder.name[:12], image.name)
+                log.info("image %s is evicted: image %s needs the space", folder.name[:12], image.name)
                 gone = folder.rename(folder.with_name(f".gone-{folder.name}"))
                 await asyncio.to_thread(shutil.rmtree, gone, ignore_errors=True)
 
@@ -232,7 +232,7 @@ class ImageCache:
             raise DriverFailed(
                 f"image {image.name} {lack}",
                 reason="noSpace",
-                hint="make room on the node's disk; it is tried again",
+                hint="free some space on the node's disk; the agent tries again",
                 details={"step": "image"},
             )
 
@@ -240,9 +240,9 @@ class ImageCache:
 def _not_kept(image: AllocatedImage, problem: OSError) -> DriverFailed:
     full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
     return DriverFailed(
-        f"image {image.name} can't be kept on this node: {problem.strerror or problem}",
+        f"image {image.name} can't be stored on this node: {problem.strerror or problem}",
         reason="noSpace" if full else None,
-        hint="make room on the node's disk; it is tried again" if full else None,
+        hint="free some space on the node's disk; the agent tries again" if full else None,
         details={"step": "image"},
     )
 
@@ -291,7 +291,7 @@ def _check_disk(path: Path, manifest: BundleManifest) -> None:
     with path.open("rb") as file:
         header = read_qcow2_header(file.read(HEADER_BYTES))
     if manifest.disk_format == "tar":
-        raise not_an_image("it holds the root of functions: there is nothing to boot in it")
+        raise not_an_image("it is a function runtime: it has no disk to boot from")
     if manifest.disk_format == "raw":
         return
     if header is None:

@@ -65,9 +65,9 @@ class ContainerImages:
         WeftError, as OciStore.pull does."""
         container = wanted.spec.container
         if container is None:
-            raise InvalidInput(f"{wanted.what} is no container")
+            raise InvalidInput(f"{wanted.what} is not a container")
         if self._store is None:
-            raise InvalidInput(f"{wanted.what}: this node keeps no container images", reason="notServed")
+            raise InvalidInput(f"{wanted.what}: this node can't store container images", reason="notServed")
         began, seen = self._clock.elapsed(), [0]
 
         def on_progress(here: int, total: int) -> None:
@@ -82,7 +82,7 @@ class ContainerImages:
             self._fresh[wanted.uid] = image.digest
         except NotAuthenticated as problem:
             secret = container.registry_secret
-            problem.message += f"; secret {secret} is not good for it" if secret else "; registry_secret names who does"
+            problem.message += f"; check secret {secret}" if secret else "; set registry_secret"
             raise
         finally:
             if seen[0]:
@@ -111,10 +111,10 @@ class ContainerImages:
         try:
             freed = await self._store.forget({*used, *self._fresh.values()})
         except (WeftError, OSError) as problem:
-            log.warning("unused container images stay: %s", problem)
+            log.warning("unused container images can't be removed: %s", problem)
             return
         if freed:
-            log.info("container images: %s of unused ones are let go of", format_bytes(freed))
+            log.info("container images: %s of unused images removed", format_bytes(freed))
 
 
 async def take_in(

@@ -58,7 +58,7 @@ class ColdTarget(Waiter):
         if ask.do == "take over" and not self.part.taken:
             missing = set(list_disks(self._wanted)) - self._come
             if missing:
-                raise IllegalTransition(f"not all disks have come: {', '.join(sorted(missing))}")
+                raise IllegalTransition(f"disks have not arrived: {', '.join(sorted(missing))}")
             take_printed(self._runtime, self._wanted.id, ask.printed)
             try:
                 await self._keep(taken=True)
@@ -76,7 +76,7 @@ class ColdTarget(Waiter):
             most = 2 * wanted.spec.resources.memory + wanted.spec.resources.disk + _SPARE_BYTES
             return Path(await self._runtime.carrying.expect(wanted.id)), most
         if disk not in list_disks(wanted) or self.part.taken:
-            raise InvalidInput(f"{wanted.what}: no disk {disk} is to come")
+            raise InvalidInput(f"{wanted.what}: disk {disk} is not part of this migration")
         sizes = {volume.uid: volume.size for volume in wanted.spec.volumes}
         sizes[ROOT] = max(wanted.spec.resources.disk, root.size_bytes if root is not None else 0)
         volumes = await self._find_volumes(disk)
@@ -85,7 +85,7 @@ class ColdTarget(Waiter):
     async def complete(self, disk: str, form: str) -> None:
         """All of it is there. Raises InvalidInput, DriverFailed."""
         if self.part.taken:
-            raise InvalidInput(f"{self._wanted.what}: its disk {disk} has come already")
+            raise InvalidInput(f"{self._wanted.what}: its disk {disk} has already arrived")
         if disk == SAVED and isinstance(self._runtime, CanCarry):
             await self._runtime.carrying.unpack(self._wanted.id, self._wanted.uid, self._wanted.spec.incarnation)
             return
@@ -102,7 +102,7 @@ class ColdTarget(Waiter):
         volumes = await self._ground.pools.of(self._wanted.spec, disk)
         if not isinstance(volumes, CanReceive):
             raise InvalidInput(
-                f"this node's volumes ({volumes.name}) can't come from another node", reason="unsupported"
+                f"volume driver {volumes.name} of this node can't receive disks from another node", reason="unsupported"
             )
         return volumes
 
@@ -147,7 +147,7 @@ class ColdSource(Role):
                 files[SAVED] = (Path(await carrier.carrying.pack(self._wanted.id)), "raw")
                 self._tell(
                     plan=PlannedMigration(
-                        mode="saved", reason="it stands still, and goes on there from where it was saved"
+                        mode="saved", reason="it is stopped, and resumes on the target from its saved state"
                     )
                 )
             total = sum([await asyncio.to_thread(count_data, path) for path, _ in files.values()])
@@ -166,7 +166,7 @@ class ColdSource(Role):
     async def _find(self, disk: str) -> VolumeFacts:
         facts = await self._ground.pools.inspect(self._wanted.spec, self._wanted.id if disk == ROOT else disk, disk)
         if facts is None:
-            raise DriverFailed(f"{self._wanted.what}: its disk {disk} is not here", details={"step": "disk"})
+            raise DriverFailed(f"{self._wanted.what}: its disk {disk} is not on this node", details={"step": "disk"})
         return facts
 
     async def _show(self, line: Connection) -> None:

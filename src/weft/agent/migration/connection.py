@@ -145,7 +145,7 @@ class TlsConnection:
         poll.register(control.fileno(), 0)  # its errors, and its end
         while self._control is control and not self._closed:
             if poll.poll(WATCH_SECONDS * 1000) and self._control is control:
-                log.info("move %s: the line to the target was lost", self._key)
+                log.info("migration %s: the connection to the target was lost", self._key)
                 self._cut()
                 return
 
@@ -164,7 +164,7 @@ class TlsConnection:
             if is_lost(problem):
                 self._cut()
             if is_refusal(problem):
-                said = f"this node and the target at {self._address} don't know each other's certificates: {problem}"
+                said = f"this node and the target at {self._address} don't trust each other's certificates: {problem}"
                 raise Unavailable(said, reason="peerRefused") from problem
             said = f"the target doesn't answer at {self._address}: {problem}"
             raise Unavailable(said, reason="lineLost") from problem
@@ -203,7 +203,7 @@ class TlsConnection:
         try:
             secure = self._take_ahead(channel) or self._dial(channel)
         except (OSError, WeftError) as problem:
-            log.warning("move %s: no connection for its %s: %s", self._key, channel, problem)
+            log.warning("migration %s: no connection for its %s: %s", self._key, channel, problem)
             plain.close()
             return
         relay = Relay(plain, secure, self.meter, self._limits, self._clock)

@@ -44,7 +44,7 @@ def is_refusal(problem: Exception) -> bool:
 
 
 def check_peer(sock: ssl.SSLSocket, uid: str) -> None:
-    """Raises NotAuthenticated unless the other end is node ``uid``."""
+    """Raises NotAuthenticated unless the peer is node ``uid``."""
     shown = read_node_uid(sock.getpeercert())
     if shown != uid:
-        raise NotAuthenticated(f"the other end is node {shown or '?'}, not {uid}", reason="wrongPeer")
+        raise NotAuthenticated(f"the peer is node {shown or '?'}, not {uid}", reason="wrongPeer")

@@ -55,7 +55,7 @@ def receive_file(
         while True:
             offset, length = _PIECE.unpack(_receive(secure, _PIECE.size))
             if length > PIECE_BYTES or offset + length > most_bytes:
-                raise InvalidInput(f"a piece of {length} bytes at {offset} is beyond what the disk can be")
+                raise InvalidInput(f"a piece of {length} bytes at {offset} is beyond the disk's maximum size")
             if not length:
                 file.truncate(offset)
                 break
@@ -87,6 +87,6 @@ def _receive(secure: ssl.SSLSocket, count: int, limits: Sequence[Limit] = ()) ->
         for limit in limits:
             limit.give_back(allowed - got)
         if not got:
-            raise Unavailable("the other node has closed the connection")
+            raise Unavailable("the other node closed the connection")
         done += got
     return data

@@ -153,11 +153,11 @@ class MigrationExecutor:
     async def settle(self, wanted: LocalAllocation, part: MigrationState) -> None:
         """The guest is here to stay. Raises IllegalTransition for one that hasn't come."""
         if not part.taken and part.cold:
-            raise IllegalTransition(f"{wanted.what} was to come here and hasn't: not all its disks are here")
+            raise IllegalTransition(f"{wanted.what} has not arrived: some of its disks are missing")
         if not part.taken:
             facts = await self._moves(wanted).progress(wanted.id, part.key)
             if facts.phase != "taken over":
-                raise IllegalTransition(f"{wanted.what} was to come here and hasn't: its move is {facts.phase}")
+                raise IllegalTransition(f"{wanted.what} has not arrived: its migration is {facts.phase}")
         await self.drop(wanted.uid)
 
     async def drop(self, uid: str) -> None:
@@ -208,9 +208,9 @@ class MigrationExecutor:
         runtime = self._runtimes.of(wanted)
         if not isinstance(runtime, CanMigrate):
             raise InvalidInput(
-                f"{wanted.what}: runtime {runtime.name} can't move guests that run",
+                f"{wanted.what}: runtime {runtime.name} has no live migration",
                 reason="unsupported",
-                hint="move it cold",
+                hint="migrate it with --cold",
             )
         return runtime.moves
 

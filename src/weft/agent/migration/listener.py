@@ -76,7 +76,7 @@ class TlsListener:
                 failed = problem
         if self._listener is None:
             raise DriverFailed(
-                f"no door can be opened at {address}: {failed.strerror}",
+                f"the agent can't listen at {address}: {failed.strerror}",
                 hint="weft agent --underlay-address must be an address of this machine",
                 details={"step": "move"},
             )
@@ -135,7 +135,7 @@ class TlsListener:
                 refused = self._refuse(hello)
                 send_message(secure, MigrationAnswer() if not refused else MigrationAnswer(False, "refused", refused))
                 if refused:
-                    log.warning("move %s: a connection from %s was refused: %s", self._key, place, refused)
+                    log.warning("migration %s: a connection from %s was refused: %s", self._key, place, refused)
                     return
                 with self._lock:
                     self._strangers.pop(me, None)
@@ -151,7 +151,7 @@ class TlsListener:
                 else:
                     self._carry(secure, hello)
         except (OSError, WeftError) as problem:
-            log.info("move %s: a connection from %s ended: %s", self._key, place, problem)
+            log.info("migration %s: a connection from %s ended: %s", self._key, place, problem)
         finally:
             sock.close()
             with self._lock:
@@ -168,11 +168,11 @@ class TlsListener:
 
     def _refuse(self, hello: Hello) -> str:
         if hello.key != self._key:
-            return "it is for another move"
+            return "it is for another migration"
         if hello.disk:
-            return "" if self.receive is not None else "its disks don't come as files"
+            return "" if self.receive is not None else "this migration carries no disks as files"
         if hello.channel != "control" and not self._sockets.get(hello.channel):
-            return f"nothing waits for its {hello.channel}"
+            return f"nothing here expects its {hello.channel}"
         return ""
 
     def _converse(self, secure: ssl.SSLSocket) -> None:
@@ -188,7 +188,7 @@ class TlsListener:
                 ask = receive_message(secure, MigrationRequest)
             except OSError as problem:
                 if is_lost(problem):
-                    log.warning("move %s: the line to the source was lost", self._key)
+                    log.warning("migration %s: the connection to the source was lost", self._key)
                     self._cut()
                 raise
             send_message(secure, self._in_loop(_answer(self._respond, ask)))

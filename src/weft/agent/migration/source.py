@@ -150,9 +150,9 @@ class Source(Role):
         while True:
             facts = await self._look()
             if facts is None or facts.phase == "failed":
-                why = facts.message if facts is not None and facts.message else "the machine doesn't go on with it"
+                why = facts.message if facts is not None and facts.message else "the machine stopped migrating"
                 reason = facts.reason or None if facts is not None else None
-                raise DriverFailed(f"on the way to {self._move.peer}: {why}", reason=reason, details={"step": "move"})
+                raise DriverFailed(f"migrating to {self._move.peer}: {why}", reason=reason, details={"step": "move"})
             self._tell(**self._figures(facts, began))
             if facts.phase == "handed over":
                 await self._hand_over(began)

@@ -78,7 +78,7 @@ class Target(Waiter):
 
     async def _expect(self, ask: MigrationRequest) -> None:
         if ask.guest is None or ask.settings is None:
-            raise InvalidInput("a guest is to be expected, and none is described")
+            raise InvalidInput("guest and settings are missing")
         if self._expected not in (None, ask.settings):
             await self._moves.give_up(self._plan.id, self.part.key)  # that machine waits for another way of moving
         sockets = await self._moves.expect(self._plan, ask.guest, self.part.key, ask.settings)

@@ -59,7 +59,7 @@ def choose_credentials(what: str, image: str, name: str, told: OpenedSecrets) ->
     opens, asked = told.registries.get(name, ""), parse_reference(image).registry
     if opens != asked:  # it isn't shown to others
         raise InvalidInput(
-            f"{what}: secret {name} opens {opens or 'no registry'}, and its image is in {asked}",
+            f"{what}: secret {name} is for {opens or 'no registry'}, but its image is in {asked}",
             reason="wrongSecret",
             field="spec.registry_secret",
             hint="name a secret of that registry",

@@ -174,7 +174,7 @@ class RemoteServer:
                 on_progress(length)
         if digest.hexdigest() != sha256:
             raise DriverFailed(
-                f"the image that came has sha256 {digest.hexdigest()[:12]}…, not {sha256[:12]}…",
+                f"the downloaded image has sha256 {digest.hexdigest()[:12]}…, not {sha256[:12]}…",
                 reason="sha256Mismatch",
                 details={"step": "image"},
             )

@@ -81,13 +81,13 @@ class Feed:
             except WeftError as problem:
                 self._trouble(problem)
             except Exception:  # a defect here must not leave the node deaf
-                log.exception("feed of %s", self._kind)
+                log.exception("watch of %s", self._kind)
             self._server.closed.wait(RETRY_SECONDS)
 
     def _read(self, event: WatchEvent) -> None:
         if self._troubled:
             self._troubled = ""
-            log.info("feed of %s: the server answers again", self._kind)
+            log.info("watch of %s: the server answers again", self._kind)
         if event.type == "synced":
             self._tell(Listed(frozenset(self._present), event.cursor.partition(":")[0]), event.cursor)
         elif event.type == "put":
@@ -111,4 +111,4 @@ class Feed:
     def _trouble(self, problem: WeftError) -> None:
         if self._troubled != problem.message:
             self._troubled = problem.message
-            log.warning("feed of %s: %s (%s)", self._kind, problem.message, problem.hint or "tried again")
+            log.warning("watch of %s: %s (%s)", self._kind, problem.message, problem.hint or "tried again")

@@ -159,5 +159,5 @@ def _write(path: Path, data: bytes) -> None:
         raise CheckpointFailed(
             f"{path} can't be written: {problem.strerror}",
             reason="noSpace" if full else None,
-            hint="make room on the node's disk" if full else None,
+            hint="free some space on the node's disk" if full else None,
         ) from problem

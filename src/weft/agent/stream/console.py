@@ -52,7 +52,7 @@ async def serve_console(
     try:
         reader, writer = await asyncio.open_unix_connection(socket)
     except OSError as problem:
-        raise Unavailable(f"the console of {what} isn't there: it does not run", hint="start it") from problem
+        raise Unavailable(f"{what} is not running, so it has no console", hint="start it") from problem
     try:
         resumes = came_to is not None and came_to >= 0
         since = came_to if resumes and came_to is not None else await asyncio.to_thread(log.find_recent, RECENT_BYTES)

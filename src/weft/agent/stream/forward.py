@@ -31,9 +31,9 @@ async def serve_port(
     """Carry bytes to and from ``given.port`` of the guest; a port nobody listens on yet is tried for ``given.patience``
     seconds. Raises Unavailable."""
     if not wanted.spec.nics:
-        raise Unavailable(f"{wanted.what} has no network, so no port of it can be reached", reason="noNetwork")
+        raise Unavailable(f"{wanted.what} has no network, so none of its ports can be reached", reason="noNetwork")
     if not isinstance(network, CanDial):
-        raise Unavailable(f"network driver {network.name} can't reach guests' ports", reason="unsupported")
+        raise Unavailable(f"network driver {network.name} can't reach the ports of workloads", reason="unsupported")
     nic = wanted.spec.nics[0]
     deadline = clock.elapsed() + given.patience
     while True:
@@ -45,7 +45,7 @@ async def serve_port(
                 raise Unavailable(
                     f"{wanted.what}: nothing answers at {nic.address}:{given.port}: {problem.strerror or problem}",
                     reason="portUnreachable",
-                    hint="does it run, and listen on that port? weft vm logs shows how far it has come",
+                    hint="check that it runs and listens on that port: weft vm logs shows how far it has come",
                 ) from problem
         await clock.sleep(AGAIN_SECONDS)
     await _carry(stream, *await asyncio.open_connection(sock=connection))
@@ -62,7 +62,7 @@ async def serve_screen(stream: Stream, runtime: Driver, wanted: LocalAllocation,
         reader, writer = await asyncio.open_unix_connection(path)
     except OSError as problem:
         raise Unavailable(
-            f"{wanted.what}: its screen can't be reached: {problem.strerror}", hint="does it run?"
+            f"{wanted.what}: its screen can't be reached: {problem.strerror}", hint="check that it runs"
         ) from None
     with contextlib.suppress(ConnectionResetError):
         await _carry(stream, reader, writer)
@@ -70,7 +70,7 @@ async def serve_screen(stream: Stream, runtime: Driver, wanted: LocalAllocation,
         gone = await where.settle()
         if gone is not None and gone.place is not None:
             raise Unavailable(
-                f"its guest has moved to node {gone.place['node']}: connect the viewer again",
+                f"it migrated to node {gone.place['node']}: reconnect the viewer",
                 reason="guestMoved",
             )
         await stream.send(encode_exit(0))

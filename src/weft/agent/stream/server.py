@@ -122,7 +122,7 @@ class Streams:
             return
         wanted = self._find_guest(claims.allocation)
         if claims.node_uid != self._node_uid or wanted is None or wanted.id != claims.guest_id:
-            raise NotFound("this node doesn't have that guest any more", hint="try again: it may have moved")
+            raise NotFound("that workload is no longer on this node", hint="try again: it may have migrated")
         verbs: dict[str, Callable[[Stream, Claims, LocalAllocation], Awaitable[None]]] = {
             "exec": self._exec,
             "console": self._console,
@@ -132,7 +132,7 @@ class Streams:
         }
         verb = verbs.get(claims.verb)
         if verb is None:
-            raise InvalidInput(f"this node doesn't know the verb {claims.verb[:40]!r}")
+            raise InvalidInput(f"this node has no verb {claims.verb[:40]!r}")
         await verb(stream, claims, wanted)
 
     async def _exec(self, stream: Stream, claims: Claims, wanted: LocalAllocation) -> None:
@@ -175,7 +175,7 @@ class Streams:
         Unavailable after that, _Elsewhere."""
         runtime = self._runtimes.of(wanted)
         if not isinstance(runtime, CanExec):
-            raise Unavailable(f"runtime {runtime.name} can't run commands in guests", reason="unsupported")
+            raise Unavailable(f"runtime {runtime.name} can't run commands in its workloads", reason="unsupported")
         resumes = mark is not None and bool(mark.run)
         patience = RESUME_SECONDS if resumes else READY_SECONDS
         deadline = self._clock.elapsed() + patience
@@ -192,7 +192,7 @@ class Streams:
                 raise Unavailable(
                     f"{wanted.what}: no agent in it has answered, so no command can be run in it",
                     reason="noGuestAgent",
-                    hint="with qemu-guest-agent inside it could be; weft vm console reaches it",
+                    hint="install qemu-guest-agent in it, or use weft vm console",
                 )
             if facts.state == "running" and facts.ready is not False:
                 try:

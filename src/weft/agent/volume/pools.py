@@ -50,9 +50,9 @@ class Pools:
             there = (await asyncio.to_thread(driver.pool)).id
             if there != storage:
                 raise DriverFailed(
-                    f"storage pool {name} of this node is other storage ({there}) than where the disk lies ({storage})",
+                    f"storage pool {name} of this node is storage {there}, but the disk is on storage {storage}",
                     reason="noPool",
-                    hint="is it mounted?",
+                    hint="check that it is mounted",
                     details={"step": "disk"},
                 )
         return driver
@@ -71,13 +71,13 @@ class Pools:
         other = await self.find_elsewhere(spec, id_, disk)
         if other:
             pool = list_disks(spec)[disk][0]
-            move = f"with --storage --pool {other}: it stays where it is, and the server is told"
+            move = f"with --storage --pool {other}: the data stays in place, and the server learns where it is"
             raise DriverFailed(
-                f"{what} lies in storage pool {other} of this node, not in {pool}, where the server has it",
+                f"{what} is in storage pool {other} of this node, but the server has it in {pool}",
                 reason="otherPool",
-                hint=f"move it {move}"
+                hint=f"migrate it {move}"
                 if spec.container is None
-                else f"give it to a VM on this node, and move it {move}",
+                else f"give it to a VM on this node, and migrate it {move}",
                 details={"step": "disk"},
             )
 
@@ -100,7 +100,7 @@ class Pools:
                     await asyncio.to_thread(driver.pool)
             return await driver.inspect(id_) is not None
         except (WeftError, OSError, TimeoutError) as problem:
-            log.debug("whether %s has disk %s can't be told: %s", driver.name, id_, problem or "it doesn't answer")
+            log.debug("%s can't be asked for disk %s: %s", driver.name, id_, problem or "it doesn't answer")
             return False
 
     async def keep(self) -> None:
@@ -125,7 +125,7 @@ class Pools:
                     await asyncio.to_thread(driver.pool)  # what isn't mounted isn't gone
                 gone -= {id_ for id_ in gone if await driver.inspect(id_) is not None}
         except (WeftError, OSError) as problem:
-            log.debug("whether disks are gone can't be told: %s", problem)
+            log.debug("removed disks can't be checked: %s", problem)
             return set()
         return gone
 

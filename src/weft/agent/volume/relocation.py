@@ -125,7 +125,9 @@ class DiskRelocator:
         if image is not None:
             disk = msgspec.structs.replace(disk, base=image.disk, base_format=image.disk_format)
         order = self._order
-        plan = PlannedMigration(mode="mirror", reason="the guest runs: both are written to until the new one is whole")
+        plan = PlannedMigration(
+            mode="mirror", reason="the guest is running: it writes to both disks until the copy is complete"
+        )
         self._tell(phase="moving", total_bytes=facts.used_bytes, remaining_bytes=facts.used_bytes, plan=plan)
         limit = order.bytes_per_second if order is not None else 0
         await relocations.begin(self._wanted.id, self.store.key, disk, limit)
@@ -138,7 +140,7 @@ class DiskRelocator:
                 break
             if facts.phase in ("failed", "none"):
                 raise DriverFailed(
-                    f"{self._wanted.what}: its disk was not moved: {facts.message or 'the copy has ended'}",
+                    f"{self._wanted.what}: its disk was not relocated: {facts.message or 'the copy has ended'}",
                     details={"step": "copy"},
                 )
             if facts.phase == "copying":
@@ -164,9 +166,9 @@ class DiskRelocator:
             await self._keep(state="there")
             return
         if not isinstance(there, CanReceive):
-            raise InvalidInput(f"this node's volumes ({there.name}) can't be copied to", reason="unsupported")
+            raise InvalidInput(f"volume driver {there.name} of this node can't receive a copy", reason="unsupported")
         work = Path(there.begin(self._id))
-        plan = PlannedMigration(mode="copy", reason="the guest doesn't run")
+        plan = PlannedMigration(mode="copy", reason="the guest is not running")
         self._tell(phase="moving", total_bytes=facts.used_bytes, remaining_bytes=facts.used_bytes, plan=plan)
         free = shutil.disk_usage(work.parent.parent).free
         if facts.used_bytes > free:
@@ -235,14 +237,14 @@ class DiskRelocator:
 
     def _check_wished(self, *, stopped: bool = False) -> None:
         if self._order is None or self._order.key != self.store.key or self._order.cancel:
-            raise GivenUp("broken off as asked")
+            raise GivenUp("cancelled on request")
         if stopped and self._wanted.spec.desired == "run":
-            raise GivenUp("its VM is to run")
+            raise GivenUp("the VM is starting")
 
     def _relocations(self) -> Relocations:
         if not isinstance(self._runtime, CanRelocate):
             raise InvalidInput(
-                f"{self._wanted.what}: runtime {self._runtime.name} can't move disks of guests that run",
+                f"{self._wanted.what}: runtime {self._runtime.name} can't relocate the disks of a running VM",
                 reason="unsupported",
                 hint="stop it first",
             )
@@ -281,7 +283,7 @@ class DiskRelocator:
     async def _facts(self, here: VolumeDriver) -> VolumeFacts:
         facts = await here.inspect(self._id)
         if facts is None:
-            raise DriverFailed(f"{self._wanted.what}: its disk is not here", details={"step": "disk"})
+            raise DriverFailed(f"{self._wanted.what}: its disk is not on this node", details={"step": "disk"})
         return facts
 
     async def _keep(self, **fields: object) -> None:

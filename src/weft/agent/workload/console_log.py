@@ -110,7 +110,7 @@ def read_console(runtime: RuntimeDriver[GuestPlan], guest_id: str, after: int | 
         times = [one for one in runtime.printed.times(guest_id) if told.start <= one.printed][-CARRIED_TIMES:]
         return Printed(told.start, told.data, tuple(times))
     except OSError as problem:
-        log.warning("guest %s: what it printed stays behind: %s", guest_id, problem)
+        log.warning("guest %s: its console log doesn't migrate with it: %s", guest_id, problem)
         return None
 
 
@@ -120,4 +120,4 @@ def take_printed(runtime: RuntimeDriver[GuestPlan], guest_id: str, printed: Prin
         try:
             runtime.printed.add(guest_id, printed)
         except OSError as problem:
-            log.warning("guest %s: what it printed before it moved here is lost: %s", guest_id, problem)
+            log.warning("guest %s: its console log from before the migration is lost: %s", guest_id, problem)

@@ -40,7 +40,7 @@ def plan_container(wanted: LocalAllocation, ready: Ready) -> ContainerPlan:
     """The container of ``wanted``. Raises InvalidInput for one with nothing to run, or with a volume that isn't there."""
     spec, container = wanted.spec, wanted.spec.container
     if container is None:
-        raise InvalidInput(f"{wanted.what} is no container")
+        raise InvalidInput(f"{wanted.what} is not a container")
     main, image = spec.nics[0] if spec.nics else None, ready.image
     return ContainerPlan(
         id=wanted.id,
@@ -85,10 +85,10 @@ def _choose_argv(wanted: LocalAllocation, container: AllocatedContainer, config:
         argv = [*config.entrypoint, *(container.args or config.cmd)]
     if not argv or not argv[0]:
         raise InvalidInput(
-            f"{wanted.what}: image {container.image} says nothing of what to run",
+            f"{wanted.what}: image {container.image} names no command to run",
             reason="nothingToRun",
             field="spec.command",
-            hint="say it in spec.command",
+            hint="set spec.command",
         )
     return argv
 

@@ -83,7 +83,7 @@ class Runtimes:
         if driver is None:
             kind, _, isolation = name_runtime(wanted).partition("/")
             raise InvalidInput(
-                f"{wanted.what}: this node runs no {kind}s{' in machines of their own' if isolation else ''}",
+                f"{wanted.what}: this node can't run {kind}s{' in microVMs' if isolation else ''}",
                 reason="unsupported",
                 hint="weft node describe NODE shows what it runs",
             )

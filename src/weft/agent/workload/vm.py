@@ -41,7 +41,7 @@ def plan_guest(wanted: LocalAllocation, prepared: Prepared) -> GuestPlan:
     """The guest of ``wanted``. Raises InvalidInput when the image asks for more memory than the guest has."""
     spec, image, root = wanted.spec, prepared.image, prepared.root
     if image is None or root is None or spec.image is None:
-        raise InvalidInput(f"{wanted.what} has no disk to start from")
+        raise InvalidInput(f"{wanted.what} has no disk to boot from")
     if spec.resources.memory < image.manifest.min_memory_bytes:
         raise InvalidInput(
             f"{wanted.what} has {format_bytes(spec.resources.memory)} of memory; image {spec.image.name} needs "
@@ -102,7 +102,7 @@ def _choose_boot(wanted: LocalAllocation, image: CachedImage, seed: str | None) 
         raise InvalidInput(
             f"{wanted.what}: {_name_image(wanted)} has no boot loader for {firmware}",
             field="spec.firmware",
-            hint="leave firmware at auto",
+            hint="set spec.firmware to auto",
         )
     return BootDisk("uefi" if firmware == "uefi" else "bios")
 
@@ -116,7 +116,7 @@ def choose_seed(wanted: LocalAllocation, prepared: Prepared) -> Literal["tar", "
         return None if direct and not given else "nocloud"
     if spec.ssh_keys or spec.users:
         raise InvalidInput(
-            f"{wanted.what}: {_name_image(wanted)} has no cloud-init, which would make users and keys",
+            f"{wanted.what}: {_name_image(wanted)} has no cloud-init to set up users and keys",
             reason="noCloudInit",
             field="spec.ssh_keys" if spec.ssh_keys else "spec.users",
             hint="use an image that has it, such as debian-12 (weft image build debian-12)",

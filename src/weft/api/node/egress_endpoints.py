@@ -34,7 +34,7 @@ class EgressEndpointInput(msgspec.Struct):
     network: str
 
 
-async def egress_endpoint(context: ApiContext, call: Call, name: str) -> Answer:
+async def egress(context: ApiContext, call: Call, name: str) -> Answer:
     """``POST /v1/nodes/{name}:egress``, by the node itself: its address in a network that a function names, as a NIC."""
     await require_own(context, call, name)
     call.query()

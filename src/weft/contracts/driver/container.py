@@ -26,8 +26,8 @@ def describe_never_began(reason: str, program: str) -> str:
     """Why one of NEVER_BEGAN is so, in words: ``program`` is the first word of its command."""
     name = repr(program[:200])
     if reason == NOT_EXECUTABLE:
-        return f"{name} can't be executed: it is no program, or its user may not run it"
-    return f"{name} is not in it" if "/" in program else f"{name} is in no folder of its PATH"
+        return f"{name} can't be executed: it is not a program, or the container's user may not run it"
+    return f"the container has no file {name}" if "/" in program else f"{name} is not in the container's PATH"
 
 
 class User(msgspec.Struct, frozen=True):

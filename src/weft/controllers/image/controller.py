@@ -233,7 +233,7 @@ class Images:
         message = f"{problem.message}; {problem.hint}" if problem.hint else problem.message
         secret = image.spec(ImageSpec).registry_secret
         if problem.token == "notAuthenticated":
-            message += f"; secret {secret} is not good for it" if secret else "; registry_secret names who does"
+            message += f"; check secret {secret}" if secret else "; set registry_secret"
         await self._tell(image, ImageStatus(phase="Failed", reason=problem.token, message=message))
         if _may_pass(image, problem.token):
             attempts = self._attempts[image.uid] = self._attempts.get(image.uid, 0) + 1

@@ -93,7 +93,7 @@ def _link(outside: socket.socket, here: int, mtu: int) -> int:
         except OSError as problem:
             if problem.errno not in (errno.EEXIST, errno.EBUSY):
                 raise
-    raise OSError(errno.EADDRNOTAVAIL, f"all {MOST_LINKS} places in its network are taken on this node")
+    raise OSError(errno.EADDRNOTAVAIL, f"all {MOST_LINKS} links to its network are taken on this node")
 
 
 def _pair(number: int, here: int, mtu: int) -> bytes:

@@ -65,7 +65,7 @@ class OwnProcesses(ABC):
             raise DriverFailed(problem, reason="notServed", details={"step": "start"})
         if len(roots.root) > MOST_LAYERS:
             raise DriverFailed(
-                f"{recipe.what}: its image has more than {MOST_LAYERS} layers", details={"step": "start"}
+                f"{recipe.what}: its image has more layers than the {MOST_LAYERS} that fit", details={"step": "start"}
             )
 
     async def _bring_up(

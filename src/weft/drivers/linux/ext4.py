@@ -73,7 +73,7 @@ def refuse_others(path: Path, what: str) -> None:
     """Raises InvalidInput for a disk with something else on it than files or nothing."""
     if not has_files(path) and not is_blank(path):
         raise InvalidInput(
-            f"{what} has something on it that is no {FILE_SYSTEM} file system, and isn't formatted",
+            f"{what} has data on it, but no {FILE_SYSTEM} file system, so it isn't formatted",
             reason="notAFileSystem",
             hint=_HINT,
         )
@@ -138,6 +138,6 @@ async def _run(*words: str, most: int = 0) -> None:
         raise DriverFailed(
             f"{words[0]} failed: {text or f'exit code {process.returncode}'}",
             reason="noSpace" if "No space left" in text else None,
-            hint="what is on the disk is damaged; mend it in a VM, or restore it" if words[0] == "e2fsck" else None,
+            hint="the data on the disk is damaged; repair it in a VM, or restore it" if words[0] == "e2fsck" else None,
             details={"step": "disk"},
         )

@@ -74,7 +74,7 @@ def read_profile(path: Path = PROFILE) -> Profile:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Profile)
     except FileNotFoundError:
-        raise DriverFailed(f"{path} is not there: {INSTALL_HINT}", details={"step": "seccomp"}) from None
+        raise DriverFailed(f"{path} is missing: {INSTALL_HINT}", details={"step": "seccomp"}) from None
     except (OSError, msgspec.DecodeError) as error:
         raise DriverFailed(f"{path}: {error}", hint=INSTALL_HINT, details={"step": "seccomp"}) from error
 

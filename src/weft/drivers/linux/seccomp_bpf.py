@@ -71,7 +71,7 @@ def compile_filter(seccomp: dict[str, Any]) -> bytes:
     otherwise = _action(seccomp["defaultAction"], seccomp.get("defaultErrnoRet"))
     context = library.seccomp_init(otherwise)
     if not context:
-        raise _failed("it can't begin")
+        raise _failed("it can't be initialised")
     try:
         for rule in seccomp["syscalls"]:
             action = _action(rule["action"], rule.get("errnoRet"))

@@ -103,7 +103,7 @@ def _list_names(program: Path) -> list[str]:
     done = subprocess.run([program, "--list"], capture_output=True, text=True, timeout=20)
     names = sorted({*done.stdout.split()} - {"busybox"})
     if done.returncode or "sh" not in names:
-        raise DriverFailed(f"{program} doesn't tell its names", hint="apt-get install --reinstall busybox-static")
+        raise DriverFailed(f"{program} doesn't list its applets", hint="apt-get install --reinstall busybox-static")
     return names
 
 

@@ -73,7 +73,9 @@ def build_debian(out_path: Path, cache_dir: Path, say: Say, more: Sequence[str] 
     three minutes. Raises DriverFailed."""
     require("debian-12", _NEEDED)
     if os.geteuid() != 0:
-        raise DriverFailed("image debian-12 can't be built: it takes root to lay out a system's files", hint="use sudo")
+        raise DriverFailed(
+            "image debian-12 can't be built: only root can create a system's files", hint="run it with sudo"
+        )
     cache_dir.mkdir(parents=True, exist_ok=True)
     out_path.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(out_path.parent).free

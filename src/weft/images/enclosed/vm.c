@@ -425,7 +425,7 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < env.count; i++) has_home |= !strncmp(env.word[i], "HOME=", 5);
     if (!has_home) set_env(home);
     char **what = choose_argv();
-    if (!*what) dprintf(2, "weft: the image says nothing of what to run\n");
+    if (!*what) dprintf(2, "weft: the image names no command to run\n");
     if (run.bad || !*what) end_machine(RB_POWER_OFF); /* what was asked for is there, or it doesn't run */
     watch(what, signals);
 }

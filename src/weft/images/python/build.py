@@ -54,7 +54,7 @@ def build_python(out_path: Path, cache_dir: Path, say: Say) -> None:
     require("python3-11", _NEEDED)
     if os.geteuid() != 0:
         raise DriverFailed(
-            "image python3-11 can't be built: it takes root to lay out a system's files", hint="use sudo"
+            "image python3-11 can't be built: only root can create a system's files", hint="run it with sudo"
         )
     out_path.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(out_path.parent).free

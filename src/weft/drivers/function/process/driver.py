@@ -103,7 +103,7 @@ class ProcessInstances(OwnProcesses):
             egress_endpoint=roots.egress_endpoint,
         )
         return await self._bring_up(
-            f"{what}: no sandbox for it",
+            f"{what}: its sandbox can't be started",
             lambda: launch_sandbox(launch),
             lambda made: Started(id, name, *made, self._groups, self._clock),
             lambda: self._groups.clear(name, self._clock),
@@ -114,7 +114,7 @@ class ProcessInstances(OwnProcesses):
             return f"{sandbox.PROGRAM} is not installed: {sandbox.INSTALL_HINT}"
         problem = await self._open_place()
         if closed := find_closed(self._place):
-            return f"instances' users can't enter {closed}: give the agent a --run-dir outside of it"
+            return f"users of instances can't enter {closed}: set --run-dir of the agent to a folder outside it"
         if problem:
             return problem
         self._filter = await asyncio.to_thread(make_filter)
@@ -133,7 +133,7 @@ class ProcessInstances(OwnProcesses):
             if ended.code == 0:
                 return ""
             said = await asyncio.to_thread(_read_all, started.output)
-            return f"a sandbox doesn't work here: {said or ended}"
+            return f"sandboxes don't work on this node: {said or ended}"
         except TimeoutError:
             return f"a sandbox didn't end within {TRIAL_SECONDS:.0f} s"
         finally:

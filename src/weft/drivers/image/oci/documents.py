@@ -51,7 +51,8 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel"):
         packing = _LAYER_TYPES.get(self.media_type)
         if packing is None:
             raise _malformed(
-                f"a layer of the type {self.media_type[:100]!r} can't be unpacked", "build it as tar, gzip or zstd"
+                f"a layer of the type {self.media_type[:100]!r} can't be unpacked",
+                "build the image with tar, gzip or zstd layers",
             )
         return packing
 
@@ -102,11 +103,11 @@ def read_document(data: bytes, said: str = "") -> Index | Manifest:
     shape = _decode(data, dict[str, Any], "manifest")
     if shape.get("schemaVersion") == 1 or "fsLayers" in shape:
         raise _malformed(
-            "it is in Docker's first format (schema 1), which has no digests to check",
-            "push it again with a newer tool",
+            "its manifest has Docker's schema 1, which has no digests to verify",
+            "push the image again with a newer tool",
         )
     if "manifests" in shape and ("layers" in shape or "config" in shape):
-        raise _malformed("its manifest is an index and an image at once", "don't use it; see where it comes from")
+        raise _malformed("its manifest is both an index and an image", "don't use the image; check where it comes from")
     kind = str(shape.get("mediaType") or "") or said.partition(";")[0].strip()
     if "manifests" in shape and kind not in MANIFEST_TYPES:
         index = _decode(data, Index, "index")
@@ -114,17 +115,19 @@ def read_document(data: bytes, said: str = "") -> Index | Manifest:
             _check(entry)
         return index
     if kind in INDEX_TYPES or "layers" not in shape:
-        raise _malformed("its manifest is none", "see whether the reference names an image")
+        raise _malformed("its manifest is not an image manifest", "check that the reference names an image")
     manifest = _decode(data, Manifest, "manifest")
     for entry in (manifest.config, *manifest.layers):
         _check(entry)
     if manifest.config.media_type not in _CONFIG_TYPES:
         raise _malformed(
-            f"it is no image of a container, but {manifest.config.media_type[:100] or 'something without a type'}",
+            f"it is not a container image, but {manifest.config.media_type[:100] or 'something without a type'}",
             "artifacts like charts and signatures can't be run",
         )
     if len(manifest.layers) > MOST_LAYERS:
-        raise _malformed(f"it has {len(manifest.layers)} layers; {MOST_LAYERS} are the most", "build it in fewer steps")
+        raise _malformed(
+            f"it has {len(manifest.layers)} layers; the limit is {MOST_LAYERS}", "build the image with fewer layers"
+        )
     return manifest
 
 
@@ -134,7 +137,7 @@ def read_configuration(data: bytes, manifest: Manifest) -> Configuration:
     ids = document.rootfs.diff_ids
     if len(ids) != len(manifest.layers) or not all(map(DIGEST.fullmatch, ids)):
         raise _malformed(
-            f"its configuration tells of {len(ids)} layers, its manifest of {len(manifest.layers)}", "build it again"
+            f"its configuration lists {len(ids)} layers, its manifest {len(manifest.layers)}", "build the image again"
         )
     run = document.config or _Run()
     return Configuration(
@@ -156,9 +159,9 @@ def read_configuration(data: bytes, manifest: Manifest) -> Configuration:
 
 def _check(entry: Descriptor) -> None:
     if not DIGEST.fullmatch(entry.digest):
-        raise _malformed(f"its manifest has the digest {entry.digest[:80]!r}", "weft takes sha256 digests")
+        raise _malformed(f"its manifest has the digest {entry.digest[:80]!r}", "weft supports only sha256 digests")
     if not 0 <= entry.size <= MOST_BLOB_BYTES:
-        raise _malformed(f"its manifest has a part of {entry.size} bytes", "see where it comes from")
+        raise _malformed(f"its manifest has a part of {entry.size} bytes", "check where the image comes from")
 
 
 def _decode(data: bytes, shape: type[_T], what: str) -> _T:
@@ -166,7 +169,7 @@ def _decode(data: bytes, shape: type[_T], what: str) -> _T:
         return msgspec.json.decode(data, type=shape)
     except (msgspec.DecodeError, RecursionError, UnicodeError) as problem:
         raise _malformed(
-            f"its {what} can't be read: {problem}"[:300], "see whether the reference names an image"
+            f"its {what} can't be read: {problem}"[:300], "check that the reference names an image"
         ) from None
 
 

@@ -91,7 +91,7 @@ class Layers:
                 unpacked = await unpack(blob, descriptor.packing, root, self._limits, max(0, self.room()))
             if unpacked.diff_id != diff_id:
                 raise DriverFailed(
-                    f"a layer is {unpacked.diff_id} when unpacked, not {diff_id} as its image says",
+                    f"a layer unpacks to {unpacked.diff_id}, but its image says {diff_id}",
                     reason="wrongDigest",
                     hint="build and push the image again",
                     details={"step": "image"},
@@ -149,4 +149,4 @@ async def remove_trees(paths: list[Path]) -> None:
 
 
 def _failed(reason: str) -> DriverFailed:
-    return DriverFailed(f"a layer can't be kept: {reason}", details={"step": "image"})
+    return DriverFailed(f"a layer can't be stored: {reason}", details={"step": "image"})

@@ -53,7 +53,7 @@ class Pull:
             if isinstance(document, Manifest):
                 return Resolved(digest, document, indexes)
             if len(indexes) == _DEPTH:
-                raise InvalidInput("its index leads to indexes without end", reason="badImage", field="spec.image")
+                raise InvalidInput("its indexes are nested too deeply", reason="badImage", field="spec.image")
             indexes.append(digest)
             name = self._choose(document).digest
 
@@ -70,7 +70,7 @@ class Pull:
                 async for chunk in chunks:
                     data += chunk
                     if len(data) > manifest.config.size:
-                        raise Broken("badAnswer", "its configuration is longer than it said")
+                        raise Broken("badAnswer", "its configuration is longer than its manifest says")
             if len(data) < manifest.config.size:
                 raise Broken("cut", "its configuration is cut off")
             return bytes(data)
@@ -96,18 +96,18 @@ class Pull:
 
 
 def _no_platform(offered: list[Platform], here: Platform) -> NotFound:
-    there = ", ".join(sorted({str(one)[:40] for one in offered if one.os != "unknown"})[:12]) or "none that says so"
+    there = ", ".join(sorted({str(one)[:40] for one in offered if one.os != "unknown"})[:12]) or "none that is named"
     return NotFound(
-        f"the image isn't made for {here}",
+        f"the image has no variant for {here}",
         reason="noSuchPlatform",
-        hint=f"there are: {there}; place it on such a node, or build it",
+        hint=f"it has: {there}; run it on such a node, or build that variant",
     )
 
 
 def _wrong(where: str, wanted: str, found: str) -> DriverFailed:
     return DriverFailed(
-        f"{where} gives {found} for {wanted}",
+        f"{where} serves {found} for {wanted}",
         reason="wrongDigest",
-        hint="don't trust that registry if it stays so",
+        hint="don't trust that registry if it goes on",
         details={"step": "image"},
     )

@@ -80,10 +80,12 @@ class OciImages:
     ) -> OciImage:
         parsed = parse_reference(reference, default_registry=self._default_registry)
         if digest and not DIGEST.fullmatch(digest):
-            raise InvalidInput(f"{digest[:80]!r} is no digest", field="spec.digest", hint="sha256: and 64 hex digits")
+            raise InvalidInput(
+                f"{digest[:80]!r} is not a digest", field="spec.digest", hint="use sha256: and 64 hex digits"
+            )
         if digest and parsed.digest and digest != parsed.digest:
             raise InvalidInput(
-                f"{parsed} is pinned to another digest than {digest}", field="spec.image", hint="give one"
+                f"{parsed} is pinned to another digest than {digest}", field="spec.image", hint="give one of them"
             )
         wanted, mark = digest or parsed.digest, self._records.mark(parsed, credentials)
         known = self._known(wanted)
@@ -190,9 +192,9 @@ class OciImages:
         missing = sum({diff_id: part.size for part, diff_id in parts if self._layers.find(diff_id) is None}.values())
         if missing > self._layers.room():
             raise DriverFailed(
-                f"the node has no room for the image's {missing} bytes",
+                f"the node has no space for the image's {missing} bytes",
                 reason="noSpace",
-                hint="free some of its disk",
+                hint="free some space on the node's disk",
                 details={"step": "image"},
             )
 

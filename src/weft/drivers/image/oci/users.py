@@ -26,7 +26,7 @@ def find_user(wanted: str, passwd: bytes, group: bytes) -> User:
         raise InvalidInput(
             f"spec.user: the image has no user {name[:60]!r}",
             field="spec.user",
-            hint="name one that is in its /etc/passwd, or a number",
+            hint="use one from its /etc/passwd, or a number",
         )
     if group_name:
         found = next((_number(row[2]) for row in groups if row[0] == group_name), _number(group_name))
@@ -34,7 +34,7 @@ def find_user(wanted: str, passwd: bytes, group: bytes) -> User:
             raise InvalidInput(
                 f"spec.user: the image has no group {group_name[:60]!r}",
                 field="spec.user",
-                hint="name one that is in its /etc/group, or a number",
+                hint="use one from its /etc/group, or a number",
             )
         return User(uid, found, [], home)
     more = {_number(row[2]) or 0 for row in groups if login and login in row[3].split(",")}

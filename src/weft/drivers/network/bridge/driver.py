@@ -182,7 +182,7 @@ class BridgeNetwork:
             if new or published & {(held.protocol, held.port) for held in before - self._held}:
                 await self._apply_forwards(await kernel.inspect_links())
             for protocol, port in sorted(new):
-                log.warning("port %d/%s is published, and stays a program's that listens on it here", port, protocol)
+                log.warning("port %d/%s is published, but a program that listens on it keeps it", port, protocol)
                 if protocol == "udp":  # a flow that goes on for ever would go on to the guest
                     await kernel.attempt("cut flows", _cut("udp", port))
             return sorted(self._held)
@@ -244,7 +244,7 @@ class BridgeNetwork:
                 with _telling("published ports"):
                     if await self._apply_forwards(await kernel.inspect_links()):
                         mended.append("published ports")
-            with _telling("what guests are refused, and security groups"):
+            with _telling("refused destinations and security groups"):
                 mended += await self._guards.heal()
             return mended
 
@@ -410,7 +410,7 @@ def _telling(what: str) -> Iterator[None]:
     try:
         yield
     except WeftError as problem:
-        log.warning("%s can't be mended now: %s", what, problem)
+        log.warning("%s can't be repaired now: %s", what, problem)
 
 
 def _cut(protocol: str, port: int) -> list[str]:

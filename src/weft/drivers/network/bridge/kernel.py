@@ -105,7 +105,7 @@ async def run(step: str, argv: Sequence[str], stdin: str = "") -> str:
     if code != 0:
         raise DriverFailed(
             f"network: {step} failed: {problem.strip() or out.strip() or f'exit status {code}'}",
-            hint="run `weft doctor` on the node; it names what the kernel or the system lacks",
+            hint="run `weft doctor` on the node: it names what the kernel or system lacks",
             details={"step": step, "command": " ".join(argv), "input": stdin},
         )
     return out

@@ -86,7 +86,7 @@ def _exchange(family: int, request: bytes, *fine: int) -> None:
         problem = failure.errno or errno.EIO
     if problem and problem not in fine:
         raise DriverFailed(
-            f"network: a moving guest's port can't be switched: {os.strerror(problem)}",
+            f"network: the port of a migrating guest can't be switched: {os.strerror(problem)}",
             details={"step": "switch a port"},
         )
 

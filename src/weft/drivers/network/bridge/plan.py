@@ -67,7 +67,8 @@ def plan_uplink(names: Names, segment_id: str, links: Mapping[str, Link]) -> Upl
         if at not in taken:
             return _uplink(at)
     raise Unavailable(
-        f"all {UPLINKS.num_addresses // 2} uplinks of this node are taken", hint="remove networks it doesn't need"
+        f"all {UPLINKS.num_addresses // 2} uplinks of this node are taken",
+        hint="remove networks that the node doesn't need",
     )
 
 
@@ -210,8 +211,8 @@ def _plan_overlay(steps: Steps, names: Names, host: Host, segment: Segment, link
             and all(held.linkinfo.info_data.get(k) == wanted[k] for k in ("id", "port"))
         ):
             raise InUse(
-                f"network {segment.name!r}: VNI {segment.vni} is held on this node by link {other}",
-                hint="remove the network that has it, or give one of them another VNI",
+                f"network {segment.name!r}: VNI {segment.vni} is taken on this node by link {other}",
+                hint="remove the network that uses it, or give one of them another VNI",
             )
     link = links.get(name, Link())
     before = len(steps.links)
@@ -310,7 +311,7 @@ def _plan_older(steps: Steps, host: Host, segment: Segment, router: Router | Non
     if strict != (router.strict if router else False):
         steps.strict = strict
     if lines or steps.strict is not None:
-        steps.mended.append("ways of moved guests")
+        steps.mended.append("routes of migrated guests")
 
 
 def _plan_leg(

@@ -66,7 +66,7 @@ TRIALS = [
         "security-groups",
         f"test -e /proc/sys/{CALL_IPTABLES} && nft 'add table ip z; add chain ip z c"
         " { type filter hook prerouting priority -301; }; add rule ip z c ct zone set 1'",
-        "modprobe br_netfilter nft_ct; VMs that carry a group can't run here without",
+        "modprobe br_netfilter nft_ct; without it, workloads with a security group can't run on this node",
         needed=False,
     ),
 ]
@@ -87,7 +87,7 @@ async def probe_kernel(host: Host, names: Names) -> Findings:
     """Try everything the driver needs."""
     found = Findings()
     if os.geteuid() != 0:
-        found.problems.append("the agent isn't root: start it as root, the kernel lets nobody else make links")
+        found.problems.append("the agent isn't root: start it as root, since only root may create links")
         return found
     missing = {program: package for program, package in PROGRAMS.items() if shutil.which(program) is None}
     if missing:
@@ -97,7 +97,9 @@ async def probe_kernel(host: Host, names: Names) -> Findings:
     script = _TRY + "".join(f"try {t.capability} {_quote(t.command)}\n" for t in TRIALS)
     code, out, said = await attempt("probe the kernel", ["unshare", "--net", "sh"], script)
     if code != 0:
-        found.problems.append(f"no network namespaces ({said.strip()}): NET_NS in the kernel, CAP_SYS_ADMIN for us")
+        found.problems.append(
+            f"no network namespaces ({said.strip()}): the kernel needs NET_NS, the agent CAP_SYS_ADMIN"
+        )
         return found
     answers = {line.split(" ")[0]: line.split(" ", 2)[1:] for line in out.splitlines()}
     for trial in TRIALS:
@@ -129,8 +131,8 @@ async def _probe_node(found: Findings, host: Host, names: Names) -> None:
     _, links, _ = await attempt("read links", ["ip", "-o", "addr", "show", "dev", host.underlay_link])
     if f"inet {host.underlay_address}/" not in links:
         found.problems.append(
-            f"address {host.underlay_address} isn't on link {host.underlay_link}: name the link and the address that"
-            " the other nodes know this node by"
+            f"address {host.underlay_address} isn't on link {host.underlay_link}: name the link and the address by"
+            " which other nodes reach this node"
         )
     _, shown, _ = await attempt("read the link", ["ip", "-o", "link", "show", "dev", host.underlay_link])
     found.warnings += find_small_mtu(shown, host.underlay_link)
@@ -144,7 +146,7 @@ async def _probe_node(found: Findings, host: Host, names: Names) -> None:
     _, chains, _ = await attempt("read nft chains", ["nft", "-j", "list", "chains"])
     for chain in find_dropping_chains(chains):
         found.warnings.append(
-            f"nft chain {chain} drops what it doesn't know, guests' way out too: let links {names.prefix}u* through,"
+            f"nft chain {chain} drops unknown traffic, and with it guests' traffic to the outside: accept links {names.prefix}u*,"
             f" for example: iptables -I FORWARD -i {names.prefix}u+ -j ACCEPT and with -o"
         )
 

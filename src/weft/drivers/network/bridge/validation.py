@@ -66,7 +66,7 @@ def check_forwards(forwards: list[Forward], link_prefix: str) -> None:
         _address(where, "target_address", forward.target_address)
         _address(where, "node_address", forward.node_address)
         if forward.protocol not in ("tcp", "udp"):
-            raise _refuse(where, "protocol", forward.protocol, "is neither tcp nor udp")
+            raise _refuse(where, "protocol", forward.protocol, "must be tcp or udp")
         for field, number in (("port", forward.port), ("target_port", forward.target_port)):
             if not 1 <= number <= 65535:
                 raise _refuse(where, field, number, "isn't between 1 and 65535")
@@ -85,9 +85,9 @@ def check_filters(filters: list[Filter], link_prefix: str) -> None:
         _address(where, "gateway", filter_.gateway)
         for rule in (*filter_.ingress, *filter_.egress):
             if not 0 <= rule.first_port <= rule.last_port <= 65535:
-                raise _refuse(where, "ports", f"{rule.first_port}-{rule.last_port}", "is no range of ports")
+                raise _refuse(where, "ports", f"{rule.first_port}-{rule.last_port}", "is not a range of ports")
             if rule.protocol not in ("tcp", "udp", "icmp", "any"):
-                raise _refuse(where, "protocol", rule.protocol, "is none of tcp, udp, icmp, any")
+                raise _refuse(where, "protocol", rule.protocol, "must be tcp, udp, icmp or any")
             check_ranges(list(rule.ranges or ()))
 
 
@@ -105,7 +105,7 @@ def _check_id(where: str, field: str, value: str, link_prefix: str) -> None:
         raise _refuse(where, field, value, "isn't a short id of lower-case letters and digits")
     longest = LONGEST_LINK_NAME - len(link_prefix) - 1
     if len(value) > longest:
-        raise _refuse(where, field, value, f"is longer than {longest} characters, what a link's name leaves for it")
+        raise _refuse(where, field, value, f"is longer than the {longest} characters that fit in a link's name")
 
 
 def _check_mac(where: str, field: str, value: str) -> None:
@@ -136,7 +136,7 @@ def _network(where: str, value: str) -> IPv4Network:
     if not isinstance(network, IPv4Network) or not 1 <= network.prefixlen <= 30:
         raise _refuse(where, "cidr", value, "isn't an IPv4 network of /30 or larger")
     if network.overlaps(IPv4Network("169.254.0.0/16")) or network.overlaps(IPv4Network("127.0.0.0/8")):
-        raise _refuse(where, "cidr", value, "overlaps 127.0.0.0/8 or 169.254.0.0/16, which every node uses itself")
+        raise _refuse(where, "cidr", value, "overlaps 127.0.0.0/8 or 169.254.0.0/16, which nodes use themselves")
     return network
 
 

@@ -61,7 +61,7 @@ class FakeNetwork:
         await self.meet("ensure_segment", segment.id)
         for other in self.wire.segments.values():
             if other.vni == segment.vni and other.id != segment.id:
-                raise InUse(f"network {segment.name!r}: VNI {segment.vni} is held on this node by {other.name}")
+                raise InUse(f"network {segment.name!r}: VNI {segment.vni} is taken on this node by {other.name}")
         self.wire.segments[segment.id] = segment
 
     async def dial(self, segment_id: str, address: str, port: int) -> socket.socket:

@@ -160,7 +160,7 @@ class FakeDriver:
         """It keeps no sessions."""
         await self._obey("exec")
         if mark is not None and mark.run:
-            raise Unavailable("the guest has this command's session no more", reason="sessionLost")
+            raise Unavailable("the guest no longer has this command's session", reason="sessionLost")
         guest = self._known(guest_id)
         if guest.state != "running" or not guest.ready:
             raise Unavailable(f"guest {guest.plan.name}: no agent in it answers yet", retry_after_seconds=0.2)

@@ -124,7 +124,7 @@ class Container:
         try:
             await holder.save(self)
         except DriverFailed as problem:
-            problem.message = f"container {self.record.plan.name}: {problem.message}"
+            problem.message = f"container/{self.record.plan.name}: {problem.message}"
             raise
         await self.ended.wait()
 

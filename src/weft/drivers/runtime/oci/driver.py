@@ -88,7 +88,7 @@ class OciDriver:
             if container is not None:
                 if container.record.plan.uid != plan.uid:
                     name = container.record.plan.name
-                    raise DriverFailed(f"container {plan.name}: id {plan.id} belongs to {name} on this node")
+                    raise DriverFailed(f"container/{plan.name}: id {plan.id} belongs to {name} on this node")
                 if container.running and container.record.stopping:
                     await container.ended.wait()
                 await container.cleared()
@@ -148,7 +148,7 @@ class OciDriver:
             if container is not None:
                 await container.cleared()
                 if container.running:
-                    raise IllegalTransition(f"container {container.record.plan.name} runs", hint="stop it first")
+                    raise IllegalTransition(f"container/{container.record.plan.name} is running", hint="stop it first")
                 await container.sweep()
             paths.record.unlink(missing_ok=True)  # first: a removal cut off half-way is no container without a root
             await asyncio.to_thread(shutil.rmtree, paths.state, True)
@@ -178,7 +178,7 @@ class OciDriver:
             container = await self._get(plan.id)
             await container.cleared()
             if not container.running or container.record.stopping:
-                raise IllegalTransition(f"container {plan.name} doesn't run, so there is nothing to change")
+                raise IllegalTransition(f"container/{plan.name} is not running, so nothing can be changed")
             await adjust_container(container, plan, facts)
         self._notify()
         return container.facts()
@@ -192,7 +192,7 @@ class OciDriver:
             if is_saved(container.record):
                 return
             if not container.running or container.record.stopping:
-                raise IllegalTransition(f"container {container.record.plan.name} doesn't run, so it can't be saved")
+                raise IllegalTransition(f"container/{container.record.plan.name} is not running, so it can't be saved")
             if lack := self._saves(container):
                 raise DriverFailed(
                     f"this node can't save containers: {lack}", reason="notSaved", details={"step": "save"}
@@ -206,13 +206,13 @@ class OciDriver:
         container = await self._get(guest_id)
         if not container.running:
             name = container.record.plan.name
-            raise Unavailable(f"container {name} doesn't run", hint=f"weft container start {name}")
+            raise Unavailable(f"container/{name} is not running", hint=f"weft container start {name}")
         return await container.holder.exec(container, facts, request)
 
     async def stats(self, guest_id: str, *, disks: bool = True) -> GuestStats:
         container = await self._get(guest_id)
         if not container.running:
-            raise Unavailable(f"container {container.record.plan.name} doesn't run")
+            raise Unavailable(f"container/{container.record.plan.name} is not running")
         return await container.holder.stats(container, disks=disks)
 
     async def read_log(self, guest_id: str, *, tail: int = -1, follow: bool = False) -> AsyncGenerator[LogLine, None]:
@@ -302,7 +302,7 @@ class OciDriver:
     def _saves(self, container: Container) -> str:
         """Why it can't be saved, nor go on from where it was; empty: it can."""
         if not isinstance(container.holder, CanCheckpoint):
-            return f"{self.name} holds it"
+            return f"{self.name} runs it"
         told = self._found.probe.checkpoint if self._found is not None else ""
         return "" if told == "yes" else told
 
@@ -310,9 +310,9 @@ class OciDriver:
         """Raises WeftError."""
         first_user, others = container.record.first_user, (one for one in self._known.values() if one is not container)
         if lack := self._saves(container):
-            raise DriverFailed(f"this node can't let it go on from where it was saved: {lack}")
+            raise DriverFailed(f"this node can't resume it from its saved state: {lack}")
         if first_user is not None and first_user in {other.record.first_user for other in others}:
-            raise DriverFailed("another container on this node has the users that it was saved with")
+            raise DriverFailed("another container on this node uses the user ids that it was saved with")
         assert isinstance(container.holder, CanCheckpoint)
         await container.holder.resume(container, facts, recorded)
 
@@ -430,16 +430,18 @@ class OciDriver:
 def check_plan(plan: ContainerPlan, facts: Facts) -> None:
     """Raises InvalidInput for what can't be had on this node."""
     if not plan.layers or len(plan.layers) > MOST_LAYERS:
-        raise InvalidInput(f"container {plan.name}: its image has {len(plan.layers)} layers", field="image")
+        raise InvalidInput(
+            f"container/{plan.name}: its image has {len(plan.layers)} layers, which is too many", field="image"
+        )
     if not plan.process.argv:
         raise InvalidInput(
-            f"container {plan.name}: nothing to run: the image names no command", field="command",
-            hint="say what to run (spec.command)",
+            f"container/{plan.name}: its image names no command to run", field="command",
+            hint="set spec.command",
         )  # fmt: skip
     if plan.terminal:
-        raise InvalidInput(f"container {plan.name}: a terminal of its own isn't served here", field="terminal")
+        raise InvalidInput(f"container/{plan.name}: this runtime gives containers no terminal", field="terminal")
     if plan.user_namespace and not facts.users[1]:
         raise InvalidInput(
-            f"container {plan.name}: this node can't give it users of its own", field="user_namespace",
+            f"container/{plan.name}: this node can't give it a user namespace of its own", field="user_namespace",
             hint="place it on a node that has the capability user-namespace",
         )  # fmt: skip

@@ -85,4 +85,4 @@ async def make_ready(container: Container, who: str) -> AsyncIterator[int | None
 
 
 def failed(container: Container, what: str) -> DriverFailed:
-    return DriverFailed(f"container {container.record.plan.name}: {what}", details={"step": "launch"})
+    return DriverFailed(f"container/{container.record.plan.name}: {what}", details={"step": "launch"})

@@ -75,7 +75,9 @@ async def probe_oci(
         return report_unusable([f"{shim.PROGRAM} is not installed: {shim.INSTALL_HINT}"])
     run_dir.mkdir(parents=True, exist_ok=True)
     if (closed := _find_closed(run_dir)) is not None:
-        return report_unusable([f"containers' users can't enter {closed}: give the agent a --run-dir outside of it"])
+        return report_unusable(
+            [f"users of containers can't enter {closed}: set --run-dir of the agent to a folder outside it"]
+        )
     try:
         facts = look_around(groups)
     except DriverFailed as problem:
@@ -102,7 +104,7 @@ async def probe_oci(
 def make_program(machine: str) -> bytes:
     """Pure. The smallest ELF program that ends with a code of its own, for this machine. Raises DriverFailed."""
     if machine not in _CODE:
-        raise DriverFailed(f"containers on {machine} aren't known here", details={"step": "probe"})
+        raise DriverFailed(f"containers on {machine} are not supported", details={"step": "probe"})
     number, code = _CODE[machine]
     base, size = 0x400000, 64 + 56 + len(_CODE[machine][1])
     head = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
@@ -142,12 +144,14 @@ async def _try_all(
             if problem is None:
                 version = await _read_version(program)
                 if not users[1]:
-                    problems.append("containers have no user namespace of their own here: their root is the node's")
+                    problems.append(
+                        "containers have no user namespace of their own on this node: their root user is the node's"
+                    )
                 lack = await find_lack(runtime)
                 probe = _usable(runtime.name, version, problems, lack, shifted=bool(users[1]))
                 return Found(probe, runtime, tried)
             how = "" if users[1] else ", nor with the node's own users"
-            problems.append(f"{runtime.name} doesn't run a container here{how}: {problem}")
+            problems.append(f"{runtime.name} can't run a container on this node{how}: {problem}")
     return report_unusable(problems)
 
 

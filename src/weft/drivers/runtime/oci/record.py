@@ -91,21 +91,21 @@ def decide_end(
     if record.stopping:
         return ContainerEnd("stopped", "stopRequested", "", exit_code)
     if exit_code is None and record.host_boot_id != host_boot_id:
-        return ContainerEnd("failed", "nodeRestarted", "this node restarted under it")
+        return ContainerEnd("failed", "nodeRestarted", "this node restarted while it ran")
     if record.process is None or not record.started:
-        return ContainerEnd("failed", "startInterrupted", "the start was cut off before it ran")
+        return ContainerEnd("failed", "startInterrupted", "the start was interrupted before it ran")
     if exit_code is None:
         return ContainerEnd(
-            "failed", "shimLost", "the process that waits for its end was killed: its exit code is lost"
+            "failed", "shimLost", "the process that waits for its exit was killed: its exit code is lost"
         )
     if exit_code == 0:
         return ContainerEnd("stopped", COMPLETED, "", 0)
     if out_of_memory and exit_code == SIGNALLED + signal.SIGKILL:
-        message = f"it needed more than the {record.plan.memory_bytes >> 20} MiB of memory that it has"
+        message = f"it used more than its {record.plan.memory_bytes >> 20} MiB of memory"
         return ContainerEnd("failed", OUT_OF_MEMORY, message, exit_code)
     if (name := name_signal(exit_code)) is not None:
         return ContainerEnd("failed", KILLED, f"ended by {name}", exit_code)
-    also = "; the kernel had killed a process of it for want of memory" if out_of_memory else ""
+    also = "; the kernel had killed one of its processes for lack of memory" if out_of_memory else ""
     return ContainerEnd("failed", EXITED, f"exit code {exit_code}{also}", exit_code)
 
 

@@ -22,7 +22,7 @@ async def adjust_container(container: Container, plan: ContainerPlan, facts: Fac
     """Raises InvalidInput (``restartNeeded``), DriverFailed (``guestHolds``: memory that it uses)."""
     if frozen := list_frozen(container.record.plan, plan):
         raise InvalidInput(
-            f"container {plan.name}: {', '.join(frozen)} can't change while it runs",
+            f"container/{plan.name}: {', '.join(frozen)} can't change while it runs",
             reason="restartNeeded",
             field=frozen[0],
             hint=f"weft container restart {plan.name}",
@@ -37,7 +37,7 @@ async def adjust_container(container: Container, plan: ContainerPlan, facts: Fac
         if plan.memory_bytes >= container.record.plan.memory_bytes:
             raise
         raise DriverFailed(
-            f"container {plan.name} uses more memory than {plan.memory_bytes >> 20} MiB ({error.message})",
+            f"container/{plan.name} uses more memory than {plan.memory_bytes >> 20} MiB ({error.message})",
             reason="guestHolds",
         ) from error
     container.record.plan = msgspec.structs.replace(

@@ -121,7 +121,7 @@ def translate_process(plan: ContainerPlan, facts: Facts, *, terminal: bool = Fal
 def translate_exec(plan: ContainerPlan, facts: Facts, request: ExecRequest) -> dict[str, Any]:
     """The process of a command beside the container's own, as the same user."""
     if not request.argv:
-        raise InvalidInput("there is no command to run", field="argv")
+        raise InvalidInput("the container has no command to run", field="argv")
     process = translate_process(plan, facts, terminal=request.tty)
     env = dict(word.split("=", 1) for word in process["env"])
     if request.tty:
@@ -182,7 +182,7 @@ def inspect_devices(paths: list[str]) -> list[Device]:
             raise InvalidInput(f"device {path}: {error.strerror}", field="devices") from error
         kind = "c" if stats.S_ISCHR(status.st_mode) else "b" if stats.S_ISBLK(status.st_mode) else ""
         if not kind:
-            raise InvalidInput(f"{path} is no device", field="devices", hint="a directory or file is a mount")
+            raise InvalidInput(f"{path} is not a device", field="devices", hint="use a mount for a directory or file")
         found.append(Device(path, kind, os.major(status.st_rdev), os.minor(status.st_rdev)))
     return found
 

@@ -49,7 +49,7 @@ def choose_first_user(
         if user not in taken:
             return user
     raise DriverFailed(
-        f"all {count} ranges of users for containers are taken on this node",
+        f"all {count} user id ranges for containers are taken on this node",
         hint="run it on another node, or without a user namespace of its own",
         details={"step": "users"},
     )
@@ -66,7 +66,7 @@ def open_mapping(first_user: int, netns: str = "") -> int:
         what = f"{error.filename or 'no user namespace for it'}: {error.strerror}"
         raise DriverFailed(what, details={"step": "users"}) from error
     if mapping is None:
-        raise DriverFailed("this kernel makes no user namespaces", details={"step": "users"})
+        raise DriverFailed("this kernel has no user namespaces", details={"step": "users"})
     return mapping
 
 

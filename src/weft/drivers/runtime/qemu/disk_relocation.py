@@ -45,9 +45,9 @@ class QemuRelocations:
             await guest.settle()
             record, name = guest.record, guest.record.plan.name
             if not guest.running or record.stopping:
-                raise IllegalTransition(f"guest {name} doesn't run, so its disk can't be moved while it does")
+                raise IllegalTransition(f"vm/{name} is not running, so its disk can't be relocated live")
             if guest.in_move:
-                raise IllegalTransition(f"guest {name} is moving", hint="wait for its end, or cancel it")
+                raise IllegalTransition(f"vm/{name} is migrating", hint="wait for the migration to end, or cancel it")
             former = record.relocation
             qmp = guest.monitor()
             if former is not None and former.key == key and await _find_job(qmp, former) is not None:
@@ -63,7 +63,7 @@ class QemuRelocations:
                 record.relocation = None
                 await guest.save_record()
                 raise DriverFailed(
-                    f"guest {name}: its disk {disk.serial} can't be copied: {problem}", details={"step": "copy"}
+                    f"vm/{name}: its disk {disk.serial} can't be copied: {problem}", details={"step": "copy"}
                 ) from problem
 
     async def progress(self, guest_id: str, key: str) -> RelocationFacts:
@@ -78,7 +78,7 @@ class QemuRelocations:
         if wanted.stage == "there":
             return RelocationFacts("there")
         if not guest.running:
-            return RelocationFacts("failed", "the guest has ended meanwhile")
+            return RelocationFacts("failed", "the guest ended in the meantime")
         job = await _find_job(guest.monitor(), wanted)
         if wanted.stage == "pivoting":
             return RelocationFacts("pivoting")
@@ -96,11 +96,11 @@ class QemuRelocations:
             await guest.settle()
             record, wanted = guest.record, guest.record.relocation
             if wanted is None or wanted.key != key:
-                raise IllegalTransition(f"guest {record.plan.name}: none of its disks is on its way")
+                raise IllegalTransition(f"vm/{record.plan.name}: none of its disks is being relocated")
             if wanted.stage == "there":
                 return
             if not guest.running:
-                raise DriverFailed(f"guest {record.plan.name} has ended meanwhile", details={"step": "copy"})
+                raise DriverFailed(f"vm/{record.plan.name} ended in the meantime", details={"step": "copy"})
             record.relocation = wanted = msgspec.structs.replace(wanted, stage="pivoting")
             await guest.save_record()
             qmp = guest.monitor()
@@ -110,7 +110,7 @@ class QemuRelocations:
                 record.relocation = msgspec.structs.replace(wanted, stage="copying")
                 await guest.save_record()
                 await run_on(guest)
-                message = f"guest {record.plan.name}: its disk {wanted.disk.serial} can't be switched: {problem}"
+                message = f"vm/{record.plan.name}: its disk {wanted.disk.serial} can't be switched: {problem}"
                 raise DriverFailed(message, details={"step": "copy"}) from problem
             disks = [wanted.disk if disk.serial == wanted.disk.serial else disk for disk in record.plan.disks]
             record.plan = msgspec.structs.replace(record.plan, disks=disks)
@@ -130,7 +130,7 @@ class QemuRelocations:
         while (job := await _find_job(qmp, wanted)) is not None and job["status"] != "concluded":
             if self._clock.elapsed() > deadline:
                 await _cancel_job(qmp, wanted)
-                raise DriverFailed(f"QEMU doesn't do it within {PIVOT_SECONDS:g} s")
+                raise DriverFailed(f"QEMU didn't do it within {PIVOT_SECONDS:g} s")
             await self._clock.sleep(_LOOK_SECONDS)
         if await find_node(qmp, wanted.disk.serial) != wanted.node:
             raise DriverFailed(str((job or {}).get("error", "the copy has ended")))
@@ -146,7 +146,7 @@ class QemuRelocations:
             if wanted is None or wanted.key != key:
                 return
             if wanted.stage == "there":
-                raise IllegalTransition(f"guest {guest.record.plan.name}: its disk is there already")
+                raise IllegalTransition(f"vm/{guest.record.plan.name}: its disk is already relocated")
             if guest.running:
                 await _drop(guest, wanted, self._clock)
                 if wanted.stage == "pivoting":
@@ -202,7 +202,7 @@ async def _drop(guest: Guest, wanted: RelocationRecord, clock: Clock) -> None:
             break
         await _cancel_job(qmp, wanted)
         if clock.elapsed() > deadline:
-            raise DriverFailed(f"guest {guest.record.plan.name}: the copy of a disk doesn't end")
+            raise DriverFailed(f"vm/{guest.record.plan.name}: the copy of a disk doesn't stop")
         await clock.sleep(_LOOK_SECONDS)
     now = await find_node(qmp, wanted.disk.serial)
     for name in node_names(wanted.disk.serial):

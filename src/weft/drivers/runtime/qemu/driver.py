@@ -100,7 +100,7 @@ class QemuDriver:
         async with self._guests.lock(plan.id):
             guest = await self._guests.settled(plan.id)
             if guest is not None and guest.record.plan.uid != plan.uid:
-                raise DriverFailed(f"guest {plan.name}: id {plan.id} belongs to {guest.record.plan.name} on this node")
+                raise DriverFailed(f"vm/{plan.name}: id {plan.id} belongs to {guest.record.plan.name} on this node")
             if guest is not None:
                 check_start(guest, plan)
             if guest is not None and guest.running:
@@ -150,7 +150,7 @@ class QemuDriver:
         async with self._guests.lock(guest_id):
             guest = await self._guests.settled(guest_id)
             if guest is not None and guest.running:
-                raise IllegalTransition(f"guest {guest.record.plan.name} runs", hint="stop it first")
+                raise IllegalTransition(f"vm/{guest.record.plan.name} is running", hint="stop it first")
             if guest is not None:
                 take_back_devices(guest.record.plan.devices, self._sysfs)
             await self._guests.forget(guest_id)
@@ -175,16 +175,14 @@ class QemuDriver:
             if not guest.running:
                 if guest.record.memory != "none":
                     return
-                raise IllegalTransition(f"guest {guest.record.plan.name} doesn't run, so it can't be suspended")
+                raise IllegalTransition(f"vm/{guest.record.plan.name} is not running, so it can't be suspended")
             check_stays(guest)
             check_movable(guest.record.plan, "suspended")
             try:
                 await save_memory(guest)
             except Unavailable as error:
                 name = guest.record.plan.name
-                raise DriverFailed(
-                    f"guest {name} ended while its memory was saved", details={"step": "save"}
-                ) from error
+                raise DriverFailed(f"vm/{name} ended while its memory was saved", details={"step": "save"}) from error
             await guest.quit()
         self._notify()
 
@@ -195,12 +193,12 @@ class QemuDriver:
             guest = await self._guests.get(plan.id)
             await guest.settle()
             if not guest.running or guest.record.stopping:
-                raise IllegalTransition(f"guest {plan.name} doesn't run, so there is nothing to change")
+                raise IllegalTransition(f"vm/{plan.name} is not running, so nothing can be changed")
             check_stays(guest)
             frame, record = guest.record.frame, guest.record
             if frame is None:
                 raise InvalidInput(
-                    f"VM {plan.name}: it was started by an older weft, which left it no room to grow",
+                    f"vm/{plan.name}: it was started by an older weft, so it can't grow while it runs",
                     reason="restartNeeded",
                     hint=f"weft vm restart {plan.name}",
                 )
@@ -234,7 +232,7 @@ class QemuDriver:
         guest = await self._guests.get(guest_id)
         if not guest.record.plan.screen:
             raise Unavailable(
-                f"guest {guest.record.plan.name} has no screen", reason="noScreen",
+                f"vm/{guest.record.plan.name} has no screen", reason="noScreen",
                 hint=f"give it one (spec.screen: yes; weft edit vm/{guest.record.plan.name}) and restart it",
             )  # fmt: skip
         return str(guest.paths.screen)
@@ -243,7 +241,7 @@ class QemuDriver:
         guest = await self._guests.get(guest_id)
         process = guest.record.process
         if process is None:
-            raise Unavailable(f"guest {guest.record.plan.name} doesn't run")
+            raise Unavailable(f"vm/{guest.record.plan.name} is not running")
         blocks = await guest.monitor().execute("query-blockstats") if disks else []
         counted = [block["stats"] for block in blocks if block.get("qdev")]
         return GuestStats(
@@ -290,7 +288,7 @@ class QemuDriver:
                 shutil.rmtree(paths.state, ignore_errors=True)
             self._guests.drop(plan.id)
             if isinstance(error, Unavailable):
-                raise launch_failed(plan, "started but doesn't answer") from error
+                raise launch_failed(plan, "started, but doesn't answer") from error
             raise
         return guest
 
@@ -322,8 +320,8 @@ class QemuDriver:
             return False
         if record.frame is None or (record.plan.machine, record.plan.boot) != (plan.machine, plan.boot):
             raise DriverFailed(
-                f"guest {plan.name}: its saved memory belongs to another machine",
-                hint="undo the change to resume it, or stop it to give the saved memory up",
+                f"vm/{plan.name}: its saved memory belongs to a machine of another shape",
+                hint="undo the change to resume it, or stop it to discard the saved memory",
             )
         return True
 

@@ -76,14 +76,16 @@ async def _look(program: str, run_dir: Path, clock: Clock) -> tuple[RuntimeProbe
     text = ".".join(map(str, version))
     if version < OLDEST:
         return _unusable(
-            text, f"QEMU {text} can corrupt the memory of moving guests, 9 or newer is needed: {INSTALL_HINT}"
+            text, f"QEMU {text} can corrupt the memory of migrating guests; QEMU 9 or newer is needed: {INSTALL_HINT}"
         ), None
     try:
         users = find_users(Path("/proc/self/uid_map").read_text())
     except DriverFailed as problem:
         return _unusable(text, f"{problem.message}: {problem.hint}"), None
     if (closed := _find_closed(run_dir)) is not None:
-        return _unusable(text, f"guests' users can't enter {closed}: give the agent a --run-dir outside of it"), None
+        return _unusable(
+            text, f"users of guests can't enter {closed}: set --run-dir of the agent to a folder outside it"
+        ), None
     tsc = _TscMeter(clock)
     emulated = await _run_boot_sector(program, "tcg", users, run_dir, clock, _EMULATED_SECONDS)
     if emulated is None:
@@ -93,7 +95,7 @@ async def _look(program: str, run_dir: Path, clock: Clock) -> tuple[RuntimeProbe
         if await _run_boot_sector(program, "kvm", users, run_dir, clock, KVM_PATIENCE * emulated) is not None:
             accelerator = "kvm"
         else:
-            problems.append("KVM is present but does not run guests: they are emulated (slower, everything works)")
+            problems.append("KVM is present but doesn't run guests: they are emulated (slower, everything works)")
     else:
         problems.append("KVM is absent: guests are emulated (slower, everything works); a real machine has /dev/kvm")
     facts = Facts(
@@ -110,7 +112,9 @@ async def _look(program: str, run_dir: Path, clock: Clock) -> tuple[RuntimeProbe
         offer = await inspect_offer(program, accelerator, version)
     except DriverFailed as problem:
         offer = Offer([], [])
-        problems.append(f"{problem.message}: guests get all the CPU there is, and move only to nodes that are alike")
+        problems.append(
+            f"{problem.message}: guests get all features of this CPU, and migrate live only to identical nodes"
+        )
     told = RuntimeProbe(
         driver="qemu",
         usable=True,

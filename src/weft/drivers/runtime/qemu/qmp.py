@@ -73,7 +73,7 @@ class Qmp:
         """QEMU's answer; ``descriptor`` is handed over with the command. Raises QmpError if it refuses, Unavailable if it
         has gone or doesn't answer in time."""
         if self.closed.is_set():
-            raise Unavailable(f"QEMU has gone before {command}")
+            raise Unavailable(f"QEMU ended before {command}")
         number = next(self._numbers)
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
@@ -101,7 +101,7 @@ class Qmp:
             try:
                 sent = socket.send_fds(line_to_qemu, [line], [descriptor])
             except OSError as error:
-                raise Unavailable(f"QEMU takes no descriptor: {error}") from None
+                raise Unavailable(f"QEMU doesn't take a descriptor: {error}") from None
             self._writer.write(line[sent:])
 
     @contextlib.asynccontextmanager
@@ -151,11 +151,11 @@ class Qmp:
     def _give_up(self) -> None:
         for *_, happened in self._expected:
             if not happened.done():
-                happened.set_exception(Unavailable("QEMU has gone"))
+                happened.set_exception(Unavailable("QEMU has ended"))
                 happened.exception()  # whoever waits is told; nobody may
         for answer in self._waiting.values():
             if not answer.done():
-                answer.set_exception(Unavailable("QEMU has gone"))
+                answer.set_exception(Unavailable("QEMU has ended"))
 
 
 async def connect_qmp(place: str | socket.socket, *, timeout_seconds: float = ANSWER_SECONDS) -> Qmp:

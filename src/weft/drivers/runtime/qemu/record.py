@@ -162,13 +162,13 @@ def decide_end(
         case "host-signal":
             return GuestEnd("failed", "terminated", "QEMU was ended by a signal from this node")
         case "host-qmp-quit":
-            return GuestEnd("stopped", "quit", "QEMU was told to quit through its monitor")
+            return GuestEnd("stopped", "quit", "QEMU got a quit command on its monitor")
     if record.process is None:
-        return GuestEnd("failed", "startInterrupted", "the start was cut off before the machine ran")
+        return GuestEnd("failed", "startInterrupted", "the start was interrupted before the machine ran")
     if record.host_boot_id != host_boot_id:
-        return GuestEnd("failed", "nodeRestarted", "this node restarted under it")
+        return GuestEnd("failed", "nodeRestarted", "this node restarted while it ran")
     if out_of_memory:
-        return GuestEnd("failed", "outOfMemory", "QEMU outgrew the guest's memory limit on this node")
+        return GuestEnd("failed", "outOfMemory", "QEMU exceeded the guest's memory limit on this node")
     if pid_file_left:
         return GuestEnd("failed", "killed", "QEMU was killed or crashed")
-    return GuestEnd("stopped", POWERED_OFF, "it ended in order while weft's agent was away")
+    return GuestEnd("stopped", POWERED_OFF, "it shut down cleanly while weft's agent was not running")

@@ -73,7 +73,7 @@ async def forget_memory(guest: Guest) -> None:
 async def discard_memory(guest: Guest) -> None:
     """A suspended guest is stopped by giving its memory up."""
     if guest.record.memory != "none":
-        guest.record.end = GuestEnd("stopped", "stopRequested", "its saved memory was given up")
+        guest.record.end = GuestEnd("stopped", "stopRequested", "its saved memory was discarded")
         await forget_memory(guest)
 
 
@@ -103,10 +103,10 @@ async def finish_migration(guest: Guest, qmp: Qmp, step: str) -> None:
             case "completed":
                 return
             case "failed" | "cancelled":
-                why = told.get("error-desc", "QEMU gives no reason")
-                raise DriverFailed(f"guest {name}: can't {step} its memory: {why}", details={"step": step})
+                why = told.get("error-desc", "QEMU gave no reason")
+                raise DriverFailed(f"vm/{name}: can't {step} its memory: {why}", details={"step": step})
         if guest.clock.elapsed() > deadline:
-            raise DriverFailed(f"guest {name}: can't {step} its memory within {SAVE_SECONDS:g} s")
+            raise DriverFailed(f"vm/{name}: can't {step} its memory within {SAVE_SECONDS:g} s")
         await guest.clock.sleep(0.01)
 
 

@@ -169,28 +169,28 @@ def check_plan(plan: GuestPlan, paths: GuestPaths) -> None:
     serials = [disk.serial for disk in plan.disks]
     if plan.machine == "microvm" and not isinstance(plan.boot, BootKernel):
         raise InvalidInput(
-            f"VM {plan.name}: machine microvm boots a kernel directly, and this image has none",
+            f"vm/{plan.name}: machine microvm boots a kernel directly, but this image has none",
             field="machine", hint="use machine q35",
         )  # fmt: skip
     if plan.devices and (plan.machine != "q35" or len(plan.devices) > MOST_DEVICES):
         raise InvalidInput(
-            f"VM {plan.name}: only machine q35 takes GPUs, and at most {MOST_DEVICES}",
+            f"vm/{plan.name}: only machine q35 takes GPUs, and at most {MOST_DEVICES}",
             field="machine" if plan.machine != "q35" else "gpus",
         )
     most = MOST_DISKS[plan.machine]
     if len(plan.disks) > most or len(plan.nics) > MOST_NICS:
         raise InvalidInput(
-            f"VM {plan.name}: guests on machine {plan.machine} have at most {most} disks and {MOST_NICS} NICs",
+            f"vm/{plan.name}: machine {plan.machine} has at most {most} disks and {MOST_NICS} NICs",
             field="volumes" if len(plan.disks) > most else "networks",
         )
     if len(set(serials)) != len(serials) or not all(
         re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,19}", s) for s in serials
     ):
-        raise InvalidInput(f"VM {plan.name}: disk serials must differ and be 1-20 of A-Z a-z 0-9 . _ -: {serials}")
+        raise InvalidInput(f"vm/{plan.name}: disk serials must differ and be 1-20 of A-Z a-z 0-9 . _ -: {serials}")
     if len(str(paths.console).encode()) > _SOCKET_PATH_BYTES:
         raise InvalidInput(
-            f"VM {plan.name}: socket path {paths.console} is longer than {_SOCKET_PATH_BYTES} bytes",
-            hint="give the node a shorter run folder",
+            f"vm/{plan.name}: socket path {paths.console} is longer than {_SOCKET_PATH_BYTES} bytes",
+            hint="start the agent with a shorter --run-dir",
         )
 
 
@@ -233,7 +233,7 @@ def _boot(plan: GuestPlan, frame: Frame, facts: Facts, handed: Mapping[str, int]
 def _uefi(plan: GuestPlan, facts: Facts, handed: Mapping[str, int]) -> list[str]:
     if facts.uefi_code is None:
         raise InvalidInput(
-            f"VM {plan.name}: this node has no UEFI firmware", field="firmware", hint="apt-get install ovmf"
+            f"vm/{plan.name}: this node has no UEFI firmware", field="firmware", hint="apt-get install ovmf"
         )
     code = {"driver": "file", "filename": facts.uefi_code, "node-name": "uefi-code", "read-only": True}
     own = {"driver": "file", "filename": fdset(handed["uefi-vars"]), "node-name": "uefi-vars"}

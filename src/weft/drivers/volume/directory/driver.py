@@ -64,8 +64,8 @@ class DirectoryVolumes:
         if not path.exists():
             if known:
                 raise DriverFailed(
-                    f"storage pool {self._pool_name}: {self._place} isn't the storage it was ({known}), or isn't mounted",
-                    hint=f"mount it; or remove {self._known_id} to begin with an empty one",
+                    f"storage pool {self._pool_name}: {self._place} is not the same storage as before ({known}), or is not mounted",
+                    hint=f"mount it, or remove {self._known_id} to start with an empty pool",
                     details={"step": "disk"},
                 )
             _make_id(self._place, path, short_id(self._host.node_uid))
@@ -113,7 +113,7 @@ class DirectoryVolumes:
             with work.open("rb") as file:
                 header = read_qcow2_header(file.read(HEADER_BYTES))
             if not raw and (header is None or header.has_external_data or header.has_backing != (base is not None)):
-                raise InvalidInput(f"volume {volume_id}: what has come is not its disk")
+                raise InvalidInput(f"volume {volume_id}: the received data is not its disk")
             if base is not None:  # -u: only the name in the header changes, which was the other node's
                 await self._run("rebase", "-q", "-u", "-f", "qcow2", "-F", base_format, "-b", base, str(work))
             await asyncio.to_thread(keep_file, work, self._raw(volume_id) if raw else self._path(volume_id))
@@ -215,7 +215,7 @@ class DirectoryVolumes:
             size = size_bytes or smallest
             if size < smallest:
                 raise InvalidInput(
-                    f"a disk of {format_bytes(size)} is smaller than its image's {format_bytes(smallest)}",
+                    f"a disk of {format_bytes(size)} is smaller than its image, {format_bytes(smallest)}",
                     field="spec.disk",
                     hint="leave disk out, or give at least the image's size",
                 )
@@ -258,14 +258,14 @@ class DirectoryVolumes:
             header = read_qcow2_header(file.read(HEADER_BYTES))
         if header is None or header.has_external_data:
             raise DriverFailed(
-                f"volume {volume_id} names another file for its data, which weft never writes",
-                hint="don't trust what is on it; restore it from a backup",
+                f"volume {volume_id} refers to another file for its data, which weft never does",
+                hint="don't trust its content; restore it from a backup",
                 details={"step": "disk"},
             )
 
     def _path(self, volume_id: str) -> Path:
         if not volume_id or volume_id.startswith(".") or "/" in volume_id:
-            raise InvalidInput(f"{volume_id!r} is no volume id")
+            raise InvalidInput(f"{volume_id!r} is not a volume id")
         return self._folder / f"{volume_id}{_SUFFIX}"
 
     def _raw(self, volume_id: str) -> Path:
@@ -318,7 +318,7 @@ def _make_id(place: Path, path: Path, mark: str) -> None:
     except OSError as problem:
         raise DriverFailed(
             f"storage pool at {place} can't be used: {problem.strerror}",
-            hint="it must be a folder that this node may write",
+            hint="it must be a folder that the agent can write to",
             details={"step": "disk"},
         ) from problem
 

@@ -81,9 +81,7 @@ class _Blob:
         async with self._source.blob(self._descriptor, self.arrived) as chunks:
             async for chunk in chunks:
                 if self.arrived + len(chunk) > self._descriptor.size:
-                    raise _wrong(
-                        self._source, self._descriptor, f"has more than the {self._descriptor.size} bytes it should"
-                    )
+                    raise _wrong(self._source, self._descriptor, f"is larger than its {self._descriptor.size} bytes")
                 await asyncio.to_thread(self._write, chunk)
                 self._report(self.arrived)
         if self.arrived < self._descriptor.size:
@@ -99,8 +97,8 @@ class _Blob:
 
 def _wrong(source: Source, descriptor: Descriptor, fact: str) -> DriverFailed:
     return DriverFailed(
-        f"{source.where} gives another blob than was asked for: {descriptor.digest} {fact}",
+        f"{source.where} serves a blob with the wrong content: {descriptor.digest} {fact}",
         reason="wrongDigest",
-        hint="push the image again; if it stays so, don't trust that registry",
+        hint="push the image again; if that doesn't help, don't trust the registry",
         details={"step": "image"},
     )

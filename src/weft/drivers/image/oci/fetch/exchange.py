@@ -76,11 +76,11 @@ class Exchange:
             until = _clock.elapsed() + self._patience.connect_seconds + self._patience.idle_seconds
             kind, head = await self._frame(process, until)
             if kind != b"H":
-                raise Broken("ended", "the process that fetches answered nonsense")
+                raise Broken("ended", "the fetch process sent an invalid answer")
             answer = Answer(json.loads(head), self._body(process))
             yield answer
             async for _ in answer.body:
-                raise Broken("badAnswer", "it sends more than was asked for")
+                raise Broken("badAnswer", "it sends more than was requested")
             whole = True
         except Broken as problem:
             whole = problem.kind in ("connect", "tls", "cut", "gone", "denied")
@@ -158,9 +158,9 @@ class Exchange:
                 kind, length = FRAME.unpack(await process.stdout.readexactly(FRAME.size))
                 data = await process.stdout.readexactly(length)
         except TimeoutError:
-            raise Broken("hangs", f"it gave next to nothing for {self._patience.idle_seconds:g} s") from None
+            raise Broken("hangs", f"it sent almost nothing for {self._patience.idle_seconds:g} s") from None
         except (asyncio.IncompleteReadError, ConnectionError):
-            raise Broken("ended", "the process that fetches ended") from None
+            raise Broken("ended", "the fetch process ended") from None
         if kind == b"X":
             said = json.loads(data)
             raise Broken(said["kind"], said["message"])

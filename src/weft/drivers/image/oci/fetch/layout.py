@@ -35,7 +35,7 @@ class Layout:
             return ""  # images of several platforms, beside each other
         names = ", ".join(sorted({name[:40] for _, name in tagged if name})[:10]) or "none"
         if found or not tag:
-            raise InvalidInput(f"{self.where} holds several images", field="spec.image", hint=f"give a tag: {names}")
+            raise InvalidInput(f"{self.where} holds several images", field="spec.image", hint=f"add a tag: {names}")
         raise NotFound(f"{self.where} has no image with the tag {tag}", reason="imageGone", hint=f"there are: {names}")
 
     async def document(self, name: str) -> tuple[bytes, str]:
@@ -54,7 +54,7 @@ class Layout:
     async def _index(self) -> Index:
         document = read_document(await self._read("index.json"), INDEX_TYPES[0])
         if not isinstance(document, Index):
-            raise InvalidInput(f"{self.where}: its index.json is no index", reason="badImage", field="spec.image")
+            raise InvalidInput(f"{self.where}: its index.json is not an index", reason="badImage", field="spec.image")
         return document
 
     async def _read(self, name: str) -> bytes:

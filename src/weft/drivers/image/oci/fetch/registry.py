@@ -73,7 +73,7 @@ class Registry:
             if answer.head["status"] == 206 and offset:
                 begins = str(answer.head.get("content-range", "")).replace("=", " ").split("-")[0].split()
                 if begins != ["bytes", str(offset)]:
-                    raise Broken("badAnswer", "it answers with another part than was asked for")
+                    raise Broken("badAnswer", "it answers with another range than was requested")
                 skipped = 0
             yield _skip(answer.body, skipped)
 
@@ -119,7 +119,7 @@ class Registry:
         url = token_url(challenge, self._name, plain_http=self._plain)
         if url is None:
             raise NotAuthenticated(
-                f"{self.where} sends for tokens to a place that isn't safe",
+                f"{self.where} sends clients to an insecure URL for tokens",
                 hint="it must be an https URL, unless the registry itself is plain http",
             )
         async with self._send(
@@ -133,17 +133,17 @@ class Registry:
         try:
             said = msgspec.json.decode(data, type=_Token)
         except (msgspec.DecodeError, UnicodeError):
-            raise Broken("badAnswer", "its token can't be read") from None
+            raise Broken("badAnswer", "its token is malformed") from None
         token = said.token or said.access_token
         if not token or not token.isascii() or not token.isprintable():
-            raise Broken("badAnswer", "it gives no token")
+            raise Broken("badAnswer", "it returns no token")
         return f"Bearer {token}"
 
     def _refused(self, status: int, what: str, head: dict[str, Any]) -> Exception:
         if status == 404:
             told = f"{self._image}@{what}" if ":" in what else f"{self._image}:{what}"
             return NotFound(
-                f"{told} is not there (any more)", reason="imageGone", hint="see the tags that the registry has"
+                f"{told} doesn't exist (any more)", reason="imageGone", hint="check which tags the registry has"
             )
         if status == 401:
             return self._denied()
@@ -156,8 +156,8 @@ class Registry:
     def _denied(self) -> NotAuthenticated:
         if self._credentials is None:
             return NotAuthenticated(
-                f"{self.where} wants to know who pulls {self._image}, or has no such image",
-                hint="give credentials for it",
+                f"{self.where} requires credentials to pull {self._image}, or has no such image",
+                hint="set credentials for it",
             )
         return NotAuthenticated(f"{self.where} doesn't accept the credentials for {self._image}", hint="renew them")
 
@@ -178,7 +178,7 @@ def _redirected(url: str, location: str, redirects: int) -> str:
     except ValueError:
         usable = False
     if redirects > _REDIRECTS or not usable:
-        raise Broken("badAnswer", "it redirects in circles, or to nowhere")
+        raise Broken("badAnswer", "it redirects in a loop, or without a target")
     old = urlsplit(url).scheme
     if parts.scheme not in ("http", "https") or (old, parts.scheme) == ("https", "http"):
         raise Broken("badAnswer", f"it redirects from {old} to {parts.scheme[:20]}")

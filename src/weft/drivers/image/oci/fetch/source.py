@@ -34,29 +34,29 @@ def explain(problem: Broken, where: str, *, arrived: int = 0, wanted: int = 0) -
     """The error for a caller. ``arrived`` of ``wanted`` bytes were here."""
     if problem.kind in ("cut", "ended") and arrived:
         return DriverFailed(
-            f"{where} ended after {arrived} of {wanted} bytes of a layer, each time it was tried",
+            f"{where} closed the connection after {arrived} of {wanted} bytes of a layer, at every attempt",
             reason="truncated",
-            hint="push the image again if it stays so",
+            hint="push the image again if that goes on",
             details={"step": "image"},
         )
     if problem.kind == "hangs":
         return Unavailable(
-            f"{where} hangs: {problem.message}",
+            f"{where} is not responding: {problem.message}",
             reason="registryHangs",
-            hint="see whether it is well; it is asked again later",
+            hint="check the registry; the node tries again later",
         )
     if problem.kind == "tls":
         return Unavailable(
             f"{where} can't be trusted: {problem.message}",
             reason="registryUntrusted",
-            hint="give the registry's CA in the cluster's configuration; plain http only if it is said there",
+            hint="add the registry's CA to the cluster's configuration; plain http must be allowed there, too",
         )
     if problem.kind == "gone":
         return NotFound(f"{where}: {problem.message}", reason="imageGone")
     if problem.kind == "denied":
-        return NotAuthenticated(f"{where}: {problem.message}", hint="if it is no secret, chmod o+r")
+        return NotAuthenticated(f"{where}: {problem.message}", hint="if the file is not secret, chmod o+r")
     if problem.kind == "badAnswer":
         return DriverFailed(
-            f"{where} answers nonsense: {problem.message}", reason="badAnswer", details={"step": "image"}
+            f"{where} sends an invalid answer: {problem.message}", reason="badAnswer", details={"step": "image"}
         )
     return Unavailable(f"{where} can't be reached: {problem.message}", reason="registryUnavailable")

@@ -67,7 +67,7 @@ class Wire:
             except Failed as problem:
                 self._fail(problem.kind, str(problem))
             except MemoryError:
-                self._fail("badAnswer", "there is no end to what it sends")
+                self._fail("badAnswer", "its answer is endless")
 
     def _http(self, request: dict[str, Any]) -> None:
         try:
@@ -87,7 +87,7 @@ class Wire:
             raise
         except TimeoutError:
             self._drop()
-            raise Failed("hangs", f"it gave nothing for {float(request['idle_seconds']):g} s") from None
+            raise Failed("hangs", f"it sent nothing for {float(request['idle_seconds']):g} s") from None
         except (http.client.IncompleteRead, ConnectionError) as problem:
             self._drop()
             raise Failed("cut", str(problem) or type(problem).__name__) from None
@@ -113,7 +113,7 @@ class Wire:
             except (BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected):
                 self._drop()
                 if not kept:
-                    raise Failed("cut", "the connection ended before an answer") from None
+                    raise Failed("cut", "the connection closed before an answer") from None
                 kept = False  # it was closed while nobody spoke
 
     def _connect(self, request: dict[str, Any], scheme: str, netloc: str) -> http.client.HTTPConnection:
@@ -142,12 +142,12 @@ class Wire:
         try:
             connection.connect()
         except ssl.SSLError as problem:
-            why = getattr(problem, "verify_message", "") or problem.reason or "the other side speaks no TLS"
+            why = getattr(problem, "verify_message", "") or problem.reason or "the server doesn't speak TLS"
             raise Failed("tls", f"{why}") from None
         except TimeoutError:
             raise Failed("connect", f"no connection within {seconds:g} s") from None
         except socket.gaierror as problem:
-            raise Failed("connect", f"its name isn't known here: {problem.strerror}") from None
+            raise Failed("connect", f"its name can't be resolved: {problem.strerror}") from None
         except OSError as problem:
             raise Failed("connect", problem.strerror or str(problem) or "can't be reached") from None
         connection.sock.settimeout(float(request["idle_seconds"]))
@@ -181,7 +181,7 @@ class Wire:
                         found[member.name.removeprefix("./")] = [member.offset_data, member.size]
                     archive.members = []  # type: ignore[attr-defined]
         except (tarfile.TarError, ValueError, EOFError, RecursionError) as problem:
-            raise Failed("badAnswer", f"it is no plain tar file: {problem}") from None
+            raise Failed("badAnswer", f"it is not a plain tar file: {problem}") from None
         self._send(b"H", json.dumps({"members": found}).encode())
 
     def _send(self, kind: bytes, data: bytes) -> None:
@@ -203,7 +203,7 @@ def _open(path: str) -> BinaryIO:
     except (FileNotFoundError, NotADirectoryError):
         raise Failed("gone", "there is no such file") from None
     except PermissionError:
-        raise Failed("denied", "not everybody on the node may read it") from None
+        raise Failed("denied", "it is not readable by all users of the node") from None
     except OSError as problem:
         raise Failed("denied", problem.strerror or str(problem)) from None
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

@@ -44,11 +44,13 @@ class Tree:
     def add(self, entry: tarfile.TarInfo, content: IO[bytes] | None) -> None:
         path = _clean(entry.name)
         if not (0 <= entry.uid <= _MOST_ID and 0 <= entry.gid <= _MOST_ID):
-            raise Refused(f"{_shown(path)} belongs to {entry.uid}:{entry.gid}, which is nobody's number", "badLayer")
+            raise Refused(
+                f"{_shown(path)} belongs to {entry.uid}:{entry.gid}, which are not user and group ids", "badLayer"
+            )
         folder, _, name = path.rpartition("/")
         if path == "":
             if not entry.isdir():
-                raise Refused("its root is no directory")
+                raise Refused("its root is not a directory")
             self._finish(path, entry)
             return
         if name.startswith(_WHITEOUT):
@@ -68,7 +70,7 @@ class Tree:
             return
         if entry.issym():
             if not 0 < len(os.fsencode(entry.linkname)) < 4096 or "\0" in entry.linkname:
-                raise Refused(f"{_shown(path)} links to a name that is none", "badLayer")
+                raise Refused(f"{_shown(path)} links to an invalid name", "badLayer")
             os.symlink(entry.linkname, path)
         elif entry.isfifo():
             os.mkfifo(path, 0o600)
@@ -76,7 +78,7 @@ class Tree:
             assert content is not None
             self._write(path, entry, content)
         else:
-            raise Refused(f"{_shown(path)} is of an unknown kind ({entry.type!r})", "badLayer")
+            raise Refused(f"{_shown(path)} has an unknown type ({entry.type!r})", "badLayer")
         self._finish(path, entry)
 
     def close(self) -> None:
@@ -95,7 +97,7 @@ class Tree:
         if hidden.startswith(_WHITEOUT):
             return  # aufs's own books
         if hidden in ("", ".", ".."):
-            raise Refused(f"{_shown(folder + '/' + name)} deletes no name")
+            raise Refused(f"{_shown(folder + '/' + name)} deletes an invalid name")
         self._enter(folder)
         path = f"{folder}/{hidden}" if folder else hidden
         try:
@@ -119,7 +121,7 @@ class Tree:
             mode = os.stat(folder).st_mode
         except FileNotFoundError:
             if os.path.islink(folder):
-                raise Refused(f"{_shown(folder)} is a link to nowhere, and something lies in it") from None
+                raise Refused(f"{_shown(folder)} is a dangling link, but has entries") from None
             os.mkdir(folder, 0o755)
         else:
             if _is_whiteout(folder):
@@ -127,7 +129,7 @@ class Tree:
                 os.mkdir(folder, 0o755)
                 self.opaque.add(folder)
             elif not stat.S_ISDIR(mode):
-                raise Refused(f"{_shown(folder)} is no directory, and something lies in it")
+                raise Refused(f"{_shown(folder)} is not a directory, but has entries")
         self._folders.add(folder)
 
     def _make_folder(self, path: str) -> None:
@@ -167,7 +169,7 @@ class Tree:
         except (FileNotFoundError, NotADirectoryError):
             raise Refused(f"{_shown(path)} is a hard link to {_shown(target)}, which this layer doesn't have") from None
         except PermissionError:
-            raise Refused(f"{_shown(path)} is a hard link to {_shown(target)}, which is no file") from None
+            raise Refused(f"{_shown(path)} is a hard link to {_shown(target)}, which is not a file") from None
 
     def _write(self, path: str, entry: tarfile.TarInfo, content: IO[bytes]) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -243,7 +245,7 @@ def _clean(name: str) -> str:
         raise Refused(f"{_shown(name)} leads out of the layer")
     path = "/".join(parts)
     if "\0" in path or len(os.fsencode(path)) > 4000:
-        raise Refused(f"{_shown(path)} is no name", "badLayer")
+        raise Refused(f"{_shown(path)} is not a valid name", "badLayer")
     return path
 
 

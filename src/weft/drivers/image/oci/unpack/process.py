@@ -96,15 +96,15 @@ async def _listen(process: asyncio.subprocess.Process, idle_seconds: float) -> b
                 chunk = await process.stdout.read(1 << 16)
         except TimeoutError:
             raise InvalidInput(
-                f"a layer made no way for {idle_seconds:g} s as it was unpacked",
+                f"unpacking a layer made no progress for {idle_seconds:g} s",
                 reason="hostileLayer",
-                hint="see where the image comes from",
+                hint="check where the image comes from",
             ) from None
         if not chunk:
             return bytes(said)
         said += chunk.lstrip(b".") if not said else chunk
         if len(said) > _MOST_SAID_BYTES:
-            raise _failed("unpacking says more than it should")
+            raise _failed("unpacking printed more than it may")
 
 
 def _explain(result: dict[str, Any], *, full: bool) -> WeftError:
@@ -112,12 +112,12 @@ def _explain(result: dict[str, Any], *, full: bool) -> WeftError:
     if reason == "layerTooLarge" and full and "more than" in message and "times" not in message:
         return _no_room()
     if reason == "layerTooLarge":
-        return TooLarge(message, reason="layerTooLarge", hint="if it is meant so, raise the node's limits for layers")
+        return TooLarge(message, reason="layerTooLarge", hint="if that is intended, raise the node's limits for layers")
     if reason == "noZstd":
         return _failed(message, "apt-get install zstd")
     if reason == "hostileLayer":
         return InvalidInput(
-            message, reason="hostileLayer", field="spec.image", hint="don't use it; see where it comes from"
+            message, reason="hostileLayer", field="spec.image", hint="don't use the image; check where it comes from"
         )
     if reason == "badLayer":
         return InvalidInput(message, reason="badLayer", field="spec.image", hint="build and push the image again")
@@ -125,7 +125,7 @@ def _explain(result: dict[str, Any], *, full: bool) -> WeftError:
         return _no_room()
     if result.get("errno") in _TRICKS:
         return InvalidInput(
-            message, reason="hostileLayer", field="spec.image", hint="don't use it; see where it comes from"
+            message, reason="hostileLayer", field="spec.image", hint="don't use the image; check where it comes from"
         )
     return _failed(message)
 
@@ -142,14 +142,17 @@ def _mark_opaque(root: Path, folders: list[str]) -> None:
                 at = below
             os.setxattr(at, "trusted.overlay.opaque", b"y")
         except OSError as problem:
-            raise _failed(f"a layer's deletions can't be kept: {problem.strerror}") from problem
+            raise _failed(f"a layer's deletions can't be stored: {problem.strerror}") from problem
         finally:
             os.close(at)
 
 
 def _no_room() -> DriverFailed:
     return DriverFailed(
-        "the node has no room for the image", reason="noSpace", hint="free some of its disk", details={"step": "image"}
+        "the node has no space for the image",
+        reason="noSpace",
+        hint="free some space on the node's disk",
+        details={"step": "image"},
     )
 
 

@@ -54,7 +54,7 @@ class Gunzip:
                 return data
             if not packed and not self._inflate.eof:
                 if self._begun:
-                    raise Refused("it is cut off", "badLayer")
+                    raise Refused("it is truncated", "badLayer")
                 return b""
             self._begun = True
 
@@ -65,7 +65,7 @@ class Meter:
     def __init__(self, source: _Reads, most: int, packed: int, ratio: int, beat: Callable[[int], None]) -> None:
         self._source, self._beat = source, beat
         self._bound = min(most, max(_RATIO_FROM_BYTES, packed * ratio))
-        self._why = f"more than {most} bytes" if self._bound == most else f"more than {ratio} times what it is packed"
+        self._why = f"more than {most} bytes" if self._bound == most else f"more than {ratio} times its packed size"
         self.sum, self.size = hashlib.sha256(), 0
 
     def read(self, size: int, /) -> bytes:
@@ -89,7 +89,7 @@ class Entry(tarfile.TarInfo):
         try:
             return super().fromtarfile(archive)
         except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError, tarfile.SubsequentHeaderError) as problem:  # type: ignore[attr-defined]
-            raise Refused(f"it is no tar, or cut off: {problem}", "badLayer") from None
+            raise Refused(f"it is not a tar file, or it is truncated: {problem}", "badLayer") from None
 
     def _proc_member(self, archive: tarfile.TarFile) -> Any:
         kinds = (
@@ -153,7 +153,7 @@ def _open(packing: str) -> _Reads:
             argv, stdin=0, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, preexec_fn=_humble, bufsize=0
         )
     except FileNotFoundError:
-        raise Refused("it is packed with zstd, which this node doesn't have", "noZstd") from None
+        raise Refused("it is packed with zstd, which this node lacks", "noZstd") from None
     assert process.stdout is not None
     return process.stdout
 

@@ -54,7 +54,7 @@ class Firewall:
         """What had to be mended, in words."""
         mended = []
         if self._refused is not None and await self._apply_refused(self._refused):
-            mended.append("what guests are refused")
+            mended.append("refused destinations")
         if self._filters is not None and await self._apply_filters(self._filters):
             mended.append("security groups")
         return mended

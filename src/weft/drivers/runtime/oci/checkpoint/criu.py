@@ -78,11 +78,13 @@ def save_in_mounts(plan: ContainerPlan, paths: ContainerPaths, runtime: Runtime,
             env={**os.environ, **configure_criu(paths)},
         )  # fmt: skip
     except subprocess.TimeoutExpired:  # it may be done yet: then it is found saved
-        raise DriverFailed(f"it wasn't saved within {SAVE_SECONDS:.0f} s", reason="notSaved") from None
+        raise DriverFailed(f"it was not saved within {SAVE_SECONDS:.0f} s", reason="notSaved") from None
     if said.returncode != 0:
         shutil.rmtree(paths.saved.begun, ignore_errors=True)
         why = read_log(log) or read_error(said.stderr.decode(errors="replace"))
-        raise DriverFailed(f"it can't be saved as it runs: {why}", reason="notSaved", details={"step": "save"})
+        raise DriverFailed(
+            f"it can't be checkpointed while it runs: {why}", reason="notSaved", details={"step": "save"}
+        )
 
 
 def configure_criu(paths: ContainerPaths, group: str = "") -> dict[str, str]:
@@ -121,7 +123,7 @@ def prepare_resuming(plan: ContainerPlan, paths: ContainerPaths) -> None:
     try:
         forget_marks(paths.saved.resuming)
     except (OSError, ValueError) as problem:
-        raise DriverFailed(f"what was saved of it can't be read: {problem}", details={"step": "resume"}) from None
+        raise DriverFailed(f"its saved state can't be read: {problem}", details={"step": "resume"}) from None
 
 
 def settle_resuming(paths: ContainerPaths, *, runs: bool) -> None:
@@ -151,7 +153,7 @@ def unpack(paths: ContainerPaths) -> ContainerRecord:
     _run_tar(["--extract", "--file", str(paths.saved.carried), "-C", str(paths.state)], "unpacked")
     record = read_record(msgspec.structs.replace(paths, state=paths.saved.whole))
     if record is None or not is_saved(record):
-        raise DriverFailed("what has come is no saved container", details={"step": "carry"})
+        raise DriverFailed("the received data is not a saved container", details={"step": "carry"})
     return record
 
 

@@ -35,7 +35,7 @@ class Carrying:
                 await container.cleared()
             if container is None or not is_saved(container.record):
                 raise IllegalTransition(
-                    f"container {container.record.plan.name if container else guest_id} isn't saved"
+                    f"container/{container.record.plan.name if container else guest_id} is not saved"
                 )
             await asyncio.to_thread(pack, container.paths)
         return str(container.paths.saved.carried)

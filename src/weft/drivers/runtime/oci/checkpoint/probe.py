@@ -20,7 +20,7 @@ _ECHOES = ("criu/util.c",)  # that a process of its own has ended, said before w
 async def find_lack(runtime: Runtime) -> str:
     """Why containers can't be saved here; empty: they can."""
     if runtime.name != "runc":
-        return f"{runtime.name} runs containers here, which can't save them: weft agent --container-runtime runc"
+        return f"{runtime.name} can't save containers: use weft agent --container-runtime runc"
     program = shutil.which(CRIU)
     if program is None:
         return "criu is not installed"

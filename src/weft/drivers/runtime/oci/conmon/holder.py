@@ -80,7 +80,7 @@ class Conmon(NodeProcess):
         record, paths = container.record, container.paths
         shim = record.shim or find_shim(paths)
         if shim is None:
-            raise DriverFailed("who holds it isn't there any more", details={"step": "save"})
+            raise DriverFailed("its conmon process is gone", details={"step": "save"})
         await run_in_own_thread(lambda: save_in_mounts(record.plan, paths, self._runtime, shim))
 
     def _create_and_start(self, container: Container, root: Root, shims: Collection[str], resumes: bool) -> None:

@@ -72,7 +72,9 @@ def run_shim(words: list[str], said: Path, clock: Clock, environment: Mapping[st
         told = msgspec.json.decode(line, type=_Told)
     except msgspec.DecodeError:
         words_left = said.read_text(errors="replace").strip()
-        raise _failed(words_left.splitlines()[-1] if words_left else "the shim ended before it was created") from None
+        raise _failed(
+            words_left.splitlines()[-1] if words_left else "conmon ended before it created the container"
+        ) from None
     if told.data < 0:
         raise _failed(read_error(told.message))
 
@@ -130,7 +132,7 @@ def _read_line(descriptor: int, clock: Clock) -> bytes:
     while not line.endswith(b"\n"):
         ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - clock.elapsed()))
         if not ready:
-            raise _failed(f"it wasn't created within {CREATE_SECONDS:.0f} s")
+            raise _failed(f"the container was not created within {CREATE_SECONDS:.0f} s")
         piece = os.read(descriptor, 65536)
         if not piece:
             break

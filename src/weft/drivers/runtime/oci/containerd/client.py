@@ -123,5 +123,5 @@ class Client:
         return Unavailable(
             f"containerd doesn't answer at {self.address}: {words}",
             reason="containerdGone",
-            hint="start it (systemctl start containerd), or name where it is: --container-runtime containerd=ADDRESS",
+            hint="start it (systemctl start containerd), or give its address: --container-runtime containerd=ADDRESS",
         )

@@ -113,7 +113,7 @@ class Refused:
         self.lost = _LOST in words
         self._words = words
         if self.lost:
-            self._words += ": the command hadn't begun; try it again, and see whether the container's memory is full"
+            self._words += ": the command had not started; try again, and check whether the container's memory is full"
 
     async def write(self, data: bytes) -> None: ...
 

@@ -48,14 +48,14 @@ async def probe_containerd(
     holder = Containerd(client, found.runtime, groups, clock, node_uid)
     failed = await try_one(PROBE, holder, client.address, found.runtime, found.facts, run_dir, groups, clock)
     if failed is not None:
-        return report_unusable([f"containerd {version} doesn't run a container here: {failed}"], DRIVER)
+        return report_unusable([f"containerd {version} can't run a container on this node: {failed}"], DRIVER)
     told = f"{version} ({found.probe.version})"
     probe = msgspec.structs.replace(
         found.probe,
         driver=DRIVER,
         version=told,
         capabilities=[name for name in found.probe.capabilities if name != CAPABILITY],
-        checkpoint="containerd holds containers here: weft agent --container-runtime runc",
+        checkpoint="containerd holds containers on this node: use weft agent --container-runtime runc",
     )
     return Found(probe, found.runtime, found.facts)
 

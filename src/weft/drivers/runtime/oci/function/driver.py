@@ -96,7 +96,7 @@ class ContainerInstances(OwnProcesses):
             await asyncio.shield(self._clear(name, first_user))
             raise
         return await self._bring_up(
-            f"{recipe.what}: no container for it",
+            f"{recipe.what}: its container can't be started",
             lambda: launch_container(launch),
             lambda made: Started(id, name, *made, self._groups, self._clock, lambda: self._let_go(name, first_user)),
             lambda: self._clear(name, first_user),
@@ -118,9 +118,9 @@ class ContainerInstances(OwnProcesses):
         containers = Path(self._host.run_dir) / "containers"
         found = await probe_oci(containers, Groups(self._host.cgroup), self._clock, self._wanted)
         if found.runtime is None or found.facts is None:
-            return "; ".join(found.probe.problems) or "no container runtime works here"
+            return "; ".join(found.probe.problems) or "no container runtime works on this node"
         if not found.facts.users[1]:
-            return "containers have no user namespace of their own here"
+            return "containers have no user namespace of their own on this node"
         if problem := await self._open_place():
             return problem
         self._runtime = msgspec.structs.replace(found.runtime, root=self._place / "runtime")

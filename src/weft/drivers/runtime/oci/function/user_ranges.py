@@ -25,7 +25,7 @@ class Ranges:
                 self._taken.add(first)
                 return first
         raise DriverFailed(
-            f"all {INSTANCE_RANGES} ranges of users for instances are taken on this node", details={"step": "users"}
+            f"all {INSTANCE_RANGES} user id ranges for instances are taken on this node", details={"step": "users"}
         )
 
     def give_back(self, first_user: int) -> None:

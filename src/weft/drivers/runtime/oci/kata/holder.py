@@ -140,4 +140,4 @@ class Kata(Tasks):
             await asyncio.to_thread(unmount_volumes, volumes_folder(container.paths))
         except OSError as problem:
             what = f"{problem.filename}: {problem.strerror}"
-            raise DriverFailed(f"container {container.record.plan.name}: {what}", details={"step": "unmount"}) from None
+            raise DriverFailed(f"container/{container.record.plan.name}: {what}", details={"step": "unmount"}) from None

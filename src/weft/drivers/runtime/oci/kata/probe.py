@@ -25,7 +25,7 @@ from weft.objects.errors import WeftError
 DRIVER = "kata"
 PREFIX = "probe-kata-"
 KVM = "/dev/kvm"
-INSTALL_HINT = "install Kata Containers, or leave out --isolated-runtime: weft has machines of its own"
+INSTALL_HINT = "install Kata Containers, or leave out --isolated-runtime: weft has microVMs of its own"
 
 
 async def probe_kata(
@@ -64,10 +64,10 @@ async def probe_kata(
 def describe_failure(runtime_class: str, version: str, failed: str, *, kvm: bool) -> str:
     """Pure."""
     lack = "" if kvm else f" (this node has no {KVM}, which its machines need)"
-    return f"{runtime_class} of containerd {version} doesn't run a container here{lack}: {failed}"
+    return f"{runtime_class} of containerd {version} can't run a container on this node{lack}: {failed}"
 
 
 def _report_unusable(problem: str) -> Found:
-    told = f"containers can't have machines of their own: {problem}"
+    told = f"containers can't run in microVMs: {problem}"
     probe = RuntimeProbe(DRIVER, False, "", "", [], [], [told], kinds=("container",), isolations=("vm",))
     return Found(probe, None, None)

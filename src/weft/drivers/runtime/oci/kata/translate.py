@@ -34,7 +34,7 @@ def check_plan(plan: ContainerPlan) -> None:
     for asked, name in ((plan.devices, "devices"), (plan.terminal, "terminal"), (plan.nics, "nics")):
         if asked:
             raise InvalidInput(
-                f"container {plan.name}: {name} can't be had in a machine of its own", reason="notServed", field=name
+                f"container/{plan.name}: {name} is not supported in a microVM", reason="notServed", field=name
             )
 
 

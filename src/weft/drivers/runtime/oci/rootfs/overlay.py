@@ -72,7 +72,7 @@ def mount_root(root: Root) -> None:
         with FilesAs(root.first_user):
             mount("overlay", paths.root, "overlay", 0, options)
     if os.statvfs(paths.root).f_flag & os.ST_RDONLY:
-        raise OSError(0, "overlayfs can only be read there: it can't write in its own folder", str(paths.root))
+        raise OSError(0, "overlayfs is read-only there: it can't write to its work folder", str(paths.root))
     for number, volume in enumerate(plan.mounts):
         if volume.source:
             _show_volume(volume, number, root.mapping)

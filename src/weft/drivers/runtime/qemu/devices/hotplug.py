@@ -53,7 +53,7 @@ def check_adjustment(frame: Frame, plan: GuestPlan) -> None:
         if wanted > most:
             said = format_bytes(most) if field == "memory" else str(most)
             raise InvalidInput(
-                f"VM {plan.name}: {field} can grow to {said} while it runs",
+                f"vm/{plan.name}: {field} can grow to {said} while it runs",
                 reason="restartNeeded",
                 field=f"spec.{field}",
                 hint=f"weft vm restart {plan.name}",
@@ -177,7 +177,7 @@ async def _plug(qmp: Qmp, frame: Frame, driver: str, properties: dict[str, str |
     port = next((port for port in range(frame.port_count) if port not in used), None)
     if port is None:
         raise InvalidInput(
-            f"VM {plan.name}: it has no free slot for another disk or NIC while it runs",
+            f"vm/{plan.name}: it has no free slot for another disk or NIC until it is restarted",
             reason="restartNeeded",
             hint=f"weft vm restart {plan.name}",
         )
@@ -204,9 +204,9 @@ async def _unplug(qmp: Qmp, plan: GuestPlan, device: str) -> None:
     except TimeoutError:
         if device in await _devices(qmp, (device,)):
             raise DriverFailed(
-                f"guest {plan.name} doesn't let go of {device.partition('-')[2]}",
+                f"vm/{plan.name} doesn't release {device.partition('-')[2]}",
                 reason="guestHolds",
-                hint="what uses it in the guest must end first; it is asked again",
+                hint="end what uses it in the guest; the node asks again",
             ) from None
 
 
@@ -221,9 +221,9 @@ async def _size_memory(qmp: Qmp, frame: Frame, plan: GuestPlan, clock: Clock) ->
     while (left := await _excess(qmp, frame, plugged, least)) > 0:
         if clock.elapsed() > deadline:
             raise DriverFailed(
-                f"guest {plan.name} still uses {format_bytes(left)} of the memory it is to give up",
+                f"vm/{plan.name} still uses {format_bytes(left)} of the memory to remove",
                 reason="guestHolds",
-                hint="it is asked again; what uses the memory in the guest must end first",
+                hint="end what uses the memory in the guest; the node asks again",
             )
         await clock.sleep(_LOOK_SECONDS)
 

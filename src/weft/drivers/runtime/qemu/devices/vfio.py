@@ -28,7 +28,7 @@ def find_obstacle(sysfs: Path, address: str) -> str:
     """Why a guest can't get this device, and what to do; empty if it can."""
     device = _device(sysfs, address)
     if not device.is_dir():
-        return "it is not there"
+        return "the device doesn't exist"
     if not (device / "iommu_group").exists():
         return "the machine's IOMMU is off; switch it on in the firmware and boot with intel_iommu=on (Intel) iommu=pt"
     if (driver := _driver(device)) != DRIVER:
@@ -37,7 +37,7 @@ def find_obstacle(sysfs: Path, address: str) -> str:
         driver = _driver(other)
         if driver not in (DRIVER, "") and not _class(other).startswith(_BRIDGE):
             return (
-                f"its IOMMU group has {other.name} too, which is bound to {driver}; "
+                f"its IOMMU group also has {other.name}, which is bound to {driver}; "
                 f"driverctl set-override {other.name} {DRIVER}, then restart the agent"
             )
     return ""
@@ -49,7 +49,7 @@ def give_devices(name: str, addresses: Iterable[str], sysfs: Path, user: int, gr
         obstacle = find_obstacle(sysfs, address)
         if obstacle:
             raise DriverFailed(
-                f"guest {name} can't have GPU {address}: {obstacle.partition('; ')[0]}",
+                f"vm/{name} can't get GPU {address}: {obstacle.partition('; ')[0]}",
                 hint=obstacle.partition("; ")[2] or None,
                 details={"step": "launch"},
             )
@@ -59,7 +59,7 @@ def give_devices(name: str, addresses: Iterable[str], sysfs: Path, user: int, gr
             file.chmod(0o600)
         except OSError as problem:
             raise DriverFailed(
-                f"guest {name} can't have GPU {address}: {file}: {problem.strerror}",
+                f"vm/{name} can't get GPU {address}: {file}: {problem.strerror}",
                 hint="modprobe vfio-pci",
                 details={"step": "launch"},
             ) from None

@@ -138,7 +138,7 @@ async def _come_up(qemu: Qemu, progress: _Progress, reports: Reports, work: Path
     if progress.init_error is not None:
         error = progress.init_error
         raise DriverFailed(
-            f"{recipe.what}: {str(error.get('errorMessage') or 'its code can not be loaded')[:_TAIL_BYTES]}",
+            f"{recipe.what}: {str(error.get('errorMessage') or 'its code cannot be loaded')[:_TAIL_BYTES]}",
             reason=str(error.get("errorType") or "Runtime.Unknown")[:_MOST_TYPE],
             details={**details, "error": msgspec.json.encode(error).decode()},
         )
@@ -146,7 +146,7 @@ async def _come_up(qemu: Qemu, progress: _Progress, reports: Reports, work: Path
         how = f"by signal {end.signal}" if end.signal else f"with exit code {end.code}"
         if end.out_of_memory:
             raise DriverFailed(
-                f"{recipe.what}: needs more than its {recipe.memory >> 20} MiB of memory to come up",
+                f"{recipe.what}: needs more than its {recipe.memory >> 20} MiB of memory to start",
                 reason="Function.OutOfMemory",
                 details=details,
             )
@@ -163,7 +163,7 @@ async def _come_up(qemu: Qemu, progress: _Progress, reports: Reports, work: Path
         said = qemu.last_words() or details.get("console") or "it said nothing"
         full = os.statvfs(work).f_bavail == 0
         raise DriverFailed(
-            f"{recipe.what}: the machine ended while it came up: {said}",
+            f"{recipe.what}: the microVM ended while it started: {said}",
             reason="noSpace" if full else None,
             details=details,
         )

@@ -153,7 +153,7 @@ class SnapshotInstances:
             if digest in self._wanted:
                 await self.keep_ready(*self._wanted[digest])
         except DriverFailed as problem:
-            log.warning("no copies ahead of demand: %s", problem.message)
+            log.warning("clones can't be prewarmed: %s", problem.message)
         finally:
             self._refilling.pop(digest, None)
 
@@ -178,7 +178,7 @@ class SnapshotInstances:
 
     async def _working(self) -> SnapshotStore:
         if await self.probe() or self._facts is None:
-            raise DriverFailed(f"this node can't run functions in machines: {self._problem}", details={"step": "probe"})
+            raise DriverFailed(f"this node can't run functions in microVMs: {self._problem}", details={"step": "probe"})
         if self._templates is None:
             self._templates = SnapshotStore(
                 self._folder, self._facts, self._cgroups, self._clock, self._prefix, lambda: self._changed()
@@ -243,7 +243,7 @@ class SnapshotInstances:
                     await asyncio.shield(qemu.end(self._cgroups, self._clock))
                 await asyncio.shield(net.close())
             if isinstance(problem, Unavailable | OSError):
-                raise DriverFailed(f"a copy doesn't start: {problem}", details={"step": "clone"}) from problem
+                raise DriverFailed(f"a clone can't be started: {problem}", details={"step": "clone"}) from problem
             raise
 
     def _spawn(self, net: PrivateNet, template: Template) -> tuple[Qemu, int]:

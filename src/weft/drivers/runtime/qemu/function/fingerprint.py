@@ -20,7 +20,7 @@ def find_boot(recipe: Recipe, roots: Roots) -> tuple[str, str]:
     kernel, initrd = Path(roots.bundle, "kernel"), Path(roots.bundle, "initrd")
     if not roots.bundle or not kernel.is_file() or not initrd.is_file():
         raise DriverFailed(
-            f"{recipe.what}: isolation vm needs a kernel, and what it runs on has none",
+            f"{recipe.what}: isolation vm needs a kernel, but its runtime's image has none",
             hint="build the runtime's image again: weft image build python3-11",
             details={"step": "boot"},
         )

@@ -83,7 +83,7 @@ async def make_net(egress_endpoint: EgressEndpoint | None = None) -> PrivateNet:
         return await run_in_own_thread(lambda: _make(egress_endpoint))
     except OSError as problem:
         raise DriverFailed(
-            f"a network of a function's own can't be made: {problem.strerror or problem}", details={"step": "network"}
+            f"a function's private network can't be made: {problem.strerror or problem}", details={"step": "network"}
         ) from problem
 
 

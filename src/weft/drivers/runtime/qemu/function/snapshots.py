@@ -157,7 +157,7 @@ class SnapshotStore:
                 self._checks.trust(folder / name)
         except OSError as problem:
             raise DriverFailed(
-                f"{recipe.what}: its template can't be written: {problem.strerror or problem}",
+                f"{recipe.what}: its snapshot can't be written: {problem.strerror or problem}",
                 reason="noSpace" if problem.errno == 28 else None,
                 details={"step": "capture"},
             ) from problem
@@ -222,9 +222,9 @@ def _lay_out(work: Path, memory: int, initrd: Path, config: bytes) -> None:
     free = shutil.disk_usage(work).free
     if free < memory + _MARGIN_BYTES:
         raise DriverFailed(
-            f"a template of {memory >> 20} MiB doesn't fit: {free >> 20} MiB free in {work.parent}",
+            f"a snapshot of {memory >> 20} MiB doesn't fit: {free >> 20} MiB free in {work.parent}",
             reason="noSpace",
-            hint="make room in the node's state folder",
+            hint="free some space in the node's state folder",
             details={"step": "capture"},
         )
     (work / "initrd").write_bytes(initrd.read_bytes() + config)

@@ -118,7 +118,7 @@ class GuestChannel(asyncio.Protocol):
             async with asyncio.timeout(STANDING_SECONDS):
                 await self.drained()
         except TimeoutError:
-            raise Unavailable("the guest's agent doesn't take what it is sent") from None
+            raise Unavailable("the guest's agent doesn't accept input") from None
         if not self.ready:
             raise Unavailable("the guest's agent doesn't answer", retry_after_seconds=0.2)
 

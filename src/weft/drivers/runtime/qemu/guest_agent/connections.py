@@ -66,16 +66,14 @@ class GuestAgents:
         if self._weft is not None and self._weft.ready:
             return await (self._weft.exec(request) if mark is None else self._weft.exec_kept(request, mark))
         if mark is not None and mark.run:
-            raise Unavailable(
-                f"guest {self._plan.name}: its agent doesn't answer yet", retry_after_seconds=RETRY_SECONDS
-            )
+            raise Unavailable(f"vm/{self._plan.name}: its agent doesn't answer yet", retry_after_seconds=RETRY_SECONDS)
         if self._qemu is not None and self._qemu_answers:
             return self._qemu.exec(request)
         promised = self._plan.has_agent or self._plan.qemu_agent
         raise Unavailable(
-            f"guest {self._plan.name}: no agent in it answers yet"
+            f"vm/{self._plan.name}: no agent in it answers yet"
             if promised
-            else f"guest {self._plan.name}: no agent in it answers; qemu-guest-agent would",
+            else f"vm/{self._plan.name}: no agent in it answers; install qemu-guest-agent",
             retry_after_seconds=RETRY_SECONDS,
         )
 

@@ -91,7 +91,7 @@ class QemuAgent:
             with contextlib.suppress(ValueError):
                 if _decode_answer(line.rpartition(b"\xff")[2]).get("return") == number:
                     return
-        raise Unavailable("the guest's agent sends what nobody asked for")
+        raise Unavailable("the guest's agent sends unrequested data")
 
     async def execute(self, command: str, reply: type[T], *, long: bool = False, **arguments: Any) -> T:
         """The agent's answer, which may be ``long``. Raises DriverFailed if it refuses, Unavailable if it doesn't answer in time
@@ -169,8 +169,8 @@ class QemuAgent:
         """Start a command. Raises InvalidInput for one that needs a terminal."""
         if request.tty:
             raise InvalidInput(
-                "the guest's agent (qemu-guest-agent) gives no terminals",
-                field="tty", reason="unsupported", hint="weft ssh NAME, or weft vm console NAME",
+                "the guest's agent (qemu-guest-agent) has no terminals",
+                field="tty", reason="unsupported", hint="use weft ssh NAME, or weft vm console NAME",
             )  # fmt: skip
         return QemuAgentSession(self, request, self._clock)
 
@@ -196,8 +196,8 @@ class QemuAgentSession:
         """Keep stdin for the beginning of the command. Raises TooLarge."""
         if len(self._input) + len(data) > INPUT_BYTES:
             raise TooLarge(
-                f"a command's input may be {INPUT_BYTES >> 20} MiB over qemu-guest-agent", field="stdin",
-                hint="send it in parts, or by weft ssh",
+                f"over qemu-guest-agent, a command's input is limited to {INPUT_BYTES >> 20} MiB", field="stdin",
+                hint="send it in parts, or use weft ssh",
             )  # fmt: skip
         self._input += data
         self._arrived.set()
@@ -234,7 +234,7 @@ class QemuAgentSession:
                 yield ExecChunk("stdout" if channel == "stdout" else "stderr", piece)
                 at += PIECE_BYTES
         if self._cut:
-            raise Unavailable("what the command printed wasn't read, and its node keeps no more of it")
+            raise Unavailable("the command's output was not read, and its node keeps no more of it")
         self._drop()
         if truncated:
             yield ExecChunk("stderr", b"weft: qemu-guest-agent has cut off what this command wrote\n")
@@ -290,7 +290,7 @@ def _decode(text: str) -> bytes:
     try:
         return base64.b64decode(text)
     except ValueError as problem:
-        raise Unavailable("the guest's agent answers with nonsense") from problem
+        raise Unavailable("the guest's agent sends an invalid answer") from problem
 
 
 async def connect_agent(

@@ -35,8 +35,8 @@ PIECE_BYTES = 64 << 10  # so much of what waits is put together
 MOST_PIECES = 32  # where there are more, also what of one channel came before and after something of the other
 _HANG_UP, _LET_GO = 0, 1
 _BROKEN = "the connection to the guest's agent broke; the command's fate is unknown"
-_BEYOND = "the guest's agent sent what it wasn't asked for; the command was hung up"
-_UNREAD = "what the command printed wasn't read, and its node keeps no more of it; it was hung up"
+_BEYOND = "the guest's agent sent unrequested data; the command was hung up"
+_UNREAD = "the command's output was not read, and its node keeps no more of it; the command was hung up"
 
 
 class Channel(Protocol):
@@ -273,5 +273,5 @@ class GuestSession:
 
 def session_lost() -> Unavailable:
     return Unavailable(
-        "the guest has this command's session no more; the command's fate is unknown", reason="sessionLost"
+        "the guest no longer has this command's session; the command's fate is unknown", reason="sessionLost"
     )

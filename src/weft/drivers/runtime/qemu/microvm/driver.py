@@ -76,7 +76,7 @@ class MicrovmDriver:
 
     async def probe(self) -> RuntimeProbe:
         found = await self._machines.probe()
-        problems = self._find_problems() if found.usable else ["QEMU starts no machines here"]
+        problems = self._find_problems() if found.usable else ["QEMU can't start machines on this node"]
         return RuntimeProbe(
             driver=DRIVER,
             usable=not problems,
@@ -84,7 +84,7 @@ class MicrovmDriver:
             accelerator=found.accelerator,
             machines=[],
             capabilities=[] if problems else ["exec", "stats", "log"],
-            problems=[f"containers can't have machines of their own: {problem}" for problem in problems],
+            problems=[f"containers can't run in microVMs: {problem}" for problem in problems],
             kinds=("container",),
             isolations=("vm",),
         )
@@ -111,7 +111,7 @@ class MicrovmDriver:
         async with self._lock(plan.id):
             before = self._find(plan.id)
             if before is not None and before.plan.uid != plan.uid:
-                raise DriverFailed(f"container {plan.name}: id {plan.id} belongs to {before.plan.name} on this node")
+                raise DriverFailed(f"container/{plan.name}: id {plan.id} belongs to {before.plan.name} on this node")
             guest = await self._machines.inspect(plan.id)
             while guest.state in _ALIVE and plan.id in self._ending:
                 await self._clock.sleep(ENDING_SECONDS)
@@ -176,7 +176,7 @@ class MicrovmDriver:
         async with self._lock(guest_id):
             guest, record = await self._machines.inspect(guest_id), self._find(guest_id)
             if guest.state in _ALIVE and record is not None:
-                raise IllegalTransition(f"container {record.plan.name} runs", hint="stop it first")
+                raise IllegalTransition(f"container/{record.plan.name} is running", hint="stop it first")
             await self._machines.remove(guest_id)
             await self._forget(guest_id)
         self._locks.pop(guest_id, None)
@@ -204,7 +204,7 @@ class MicrovmDriver:
         guest = await self._machines.inspect(guest_id)
         if guest.state not in _ALIVE:
             name = record.plan.name
-            raise Unavailable(f"container {name} doesn't run", hint=f"weft container start {name}")
+            raise Unavailable(f"container/{name} is not running", hint=f"weft container start {name}")
         inside = translate_exec(record.plan, request)
         if mark is not None:
             return await self._machines.exec(guest_id, inside, mark)

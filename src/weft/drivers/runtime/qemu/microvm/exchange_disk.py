@@ -56,7 +56,7 @@ def write_config(path: Path, records: Sequence[tuple[str, str]]) -> None:
         raise TooLarge(
             f"its arguments and environment take {len(data)} bytes",
             field="env",
-            hint="at most 1 MiB; a volume holds more",
+            hint="use at most 1 MiB; put more into a volume",
         )
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:

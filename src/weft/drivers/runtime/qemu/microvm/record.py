@@ -100,17 +100,21 @@ def tell(record: MicrovmRecord, guest: GuestFacts, head: Head | None) -> GuestFa
 def decide_end(record: MicrovmRecord, guest: GuestFacts, head: Head | None) -> End:
     """Pure. Why the container has ended whose machine has."""
     if guest.state == "absent":
-        return End("failed", "startInterrupted", "the start was cut off before its machine ran")
+        return End("failed", "startInterrupted", "the start was interrupted before its microVM ran")
     told = head if head is not None and head.run == record.run and head.state == exchange_disk.ENDED else None
     code = None if told is None or told.how & (exchange_disk.UNSTARTED | exchange_disk.AGAIN) else read_code(told)
     if guest.reason == _STOPPED:
         return End("stopped", _STOPPED, "", _SIGNALLED + signal.SIGKILL if code is None else code)
     if told is None:
-        message = "its machine ended without a word of it" if guest.reason == "guestPoweredOff" else guest.message or ""
+        message = (
+            "its microVM ended without reporting an exit code"
+            if guest.reason == "guestPoweredOff"
+            else guest.message or ""
+        )
         return End("failed", "lost" if guest.reason == "guestPoweredOff" else guest.reason or "lost", message)
     if code is None:
         what = "booted a second time" if told.how & exchange_disk.AGAIN else "could not start it"
-        return End("failed", "guestPanicked", f"its machine {what}; the console log on its node says why")
+        return End("failed", "guestPanicked", f"its microVM {what}; the console log on its node says why")
     return _of_process(record.plan, told, code)
 
 
@@ -130,7 +134,7 @@ def _of_process(plan: ContainerPlan, head: Head, code: int) -> End:
         return End(
             "failed",
             OUT_OF_MEMORY,
-            f"its machine has {plan.memory_bytes >> 20} MiB of memory, and it needed more",
+            f"it used more than the {plan.memory_bytes >> 20} MiB of memory of its microVM",
             code,
         )
     if code > _SIGNALLED:
@@ -138,5 +142,5 @@ def _of_process(plan: ContainerPlan, head: Head, code: int) -> End:
             return End("failed", KILLED, f"ended by {signal.Signals(code - _SIGNALLED).name}", code)
         except ValueError:
             pass
-    also = "; the kernel had killed a process of it for want of memory" if starved else ""
+    also = "; the kernel had killed one of its processes for lack of memory" if starved else ""
     return End("failed", EXITED, f"exit code {code}{also}", code)

@@ -136,5 +136,5 @@ async def run(*argv: str) -> None:
     if process.returncode != 0:
         words = said.decode(errors="replace").strip().splitlines()
         raise DriverFailed(
-            f"its image can't be made a disk: {words[-1][:300] if words else argv[0]}", details={"step": "disk"}
+            f"its image can't be converted to a disk: {words[-1][:300] if words else argv[0]}", details={"step": "disk"}
         )

@@ -31,29 +31,27 @@ CAPABILITIES = (
 
 def check_plan(plan: ContainerPlan) -> None:
     """Raises InvalidInput for what a machine of its own can't have."""
-    what = f"container {plan.name}"
+    what = f"container/{plan.name}"
     if not plan.process.argv or not plan.process.argv[0]:
-        raise InvalidInput(f"{what}: nothing to run: the image names no command", field="command")
+        raise InvalidInput(f"{what}: its image names no command to run", field="command")
     if plan.memory_bytes < LEAST_MEMORY_BYTES:
         raise InvalidInput(
-            f"{what}: {plan.memory_bytes >> 20} MiB is too little for a machine of its own", field="memory",
-            hint=f"give it at least {LEAST_MEMORY_BYTES >> 20} MiB: its kernel lives in there, too",
+            f"{what}: {plan.memory_bytes >> 20} MiB of memory is too little for a microVM", field="memory",
+            hint=f"give it at least {LEAST_MEMORY_BYTES >> 20} MiB: its kernel needs some of that",
         )  # fmt: skip
     if any(mount.source and not mount.file_system for mount in plan.mounts):
-        raise InvalidInput(
-            f"{what}: folders of the node can't be had in a machine of its own", reason="notServed", field="mounts"
-        )
+        raise InvalidInput(f"{what}: a microVM can't mount folders of the node", reason="notServed", field="mounts")
     if sum(bool(mount.source) for mount in plan.mounts) > MOST_VOLUMES:
         raise InvalidInput(
-            f"{what}: a machine of its own has at most {MOST_VOLUMES} volumes", reason="notServed", field="mounts",
+            f"{what}: a microVM has at most {MOST_VOLUMES} volumes", reason="notServed", field="mounts",
             hint="mount fewer, or use --isolation container",
         )  # fmt: skip
     for asked, name in ((plan.netns, "netns"), (plan.devices, "devices"), (plan.terminal, "terminal")):
         if asked:
-            raise InvalidInput(f"{what}: {name} can't be had in a machine of its own", reason="notServed", field=name)
+            raise InvalidInput(f"{what}: {name} is not supported in a microVM", reason="notServed", field=name)
     words = [*plan.process.argv, *plan.process.env, plan.process.cwd, *(mount.target for mount in plan.mounts)]
     if any("\0" in word for word in words):
-        raise InvalidInput(f"{what}: a word of it has a NUL", field="command")
+        raise InvalidInput(f"{what}: one of its words contains a NUL", field="command")
 
 
 def plan_machine(
@@ -128,7 +126,7 @@ def list_files(plan: ContainerPlan) -> dict[str, str]:
 def translate_exec(plan: ContainerPlan, request: ExecRequest) -> ExecRequest:
     """The command as the machine's agent is to run it: inside, as the container's user, with its environment."""
     if not request.argv:
-        raise InvalidInput("there is no command to run", field="argv")
+        raise InvalidInput("the container has no command to run", field="argv")
     env = dict(word.split("=", 1) for word in plan.process.env if "=" in word)
     if request.tty:
         env.setdefault("TERM", "xterm")
@@ -142,7 +140,7 @@ def read_rights(capabilities: list[str]) -> int:
     for name in capabilities:
         word = name.upper().removeprefix("CAP_")
         if word not in CAPABILITIES:
-            raise InvalidInput(f"{name[:60]!r} is no capability", field="capabilities")
+            raise InvalidInput(f"{name[:60]!r} is not a capability", field="capabilities")
         mask |= 1 << CAPABILITIES.index(word)
     return mask
 

@@ -80,7 +80,7 @@ def link_socket(guest: Guest, to: str, link: Path, user: int) -> None:
         link.chmod(0o770)
     except OSError as problem:
         raise DriverFailed(
-            f"guest {name}: {to} can't be sent to: {problem.strerror}",
+            f"vm/{name}: {to} can't be reached: {problem.strerror}",
             hint="it must be a unix socket on the file system of the node's run folder",
             details={"step": "send"},
         ) from problem
@@ -201,7 +201,7 @@ async def end_sending(guest: Guest) -> MigrationStage:
     while (status := (await qmp.execute("query-migrate")).get("status", "none")) in _UNDER_WAY:
         if guest.clock.elapsed() > deadline:
             raise DriverFailed(
-                f"guest {guest.record.plan.name}: QEMU doesn't let its move go", details={"step": "cancel"}
+                f"vm/{guest.record.plan.name}: QEMU doesn't cancel its migration", details={"step": "cancel"}
             )
         if status != "cancelling":
             await qmp.execute("migrate_cancel")
@@ -214,7 +214,7 @@ async def run_on(guest: Guest) -> None:
     qmp, deadline = guest.monitor(), guest.clock.elapsed() + CANCEL_SECONDS
     while (status := (await qmp.execute("query-status"))["status"]) == "finish-migrate":
         if guest.clock.elapsed() > deadline:
-            raise DriverFailed(f"guest {guest.record.plan.name}: QEMU doesn't let it run on", details={"step": "cont"})
+            raise DriverFailed(f"vm/{guest.record.plan.name}: QEMU doesn't resume it", details={"step": "cont"})
         await guest.clock.sleep(0.005)
     if status in ("paused", "prelaunch", HANDED_OVER):
         await _go_on(guest, qmp)
@@ -253,25 +253,27 @@ def check_start(guest: Guest, plan: GuestPlan) -> None:
     if not guest.in_move or move is None or plan.incarnation > guest.record.plan.incarnation:
         return
     if move.role == "target":
-        raise IllegalTransition(f"guest {name} is expected here and still runs where it comes from")
+        raise IllegalTransition(f"vm/{name} is expected here, but still runs on its source node")
     if not guest.running:
         raise IllegalTransition(
-            f"guest {name} was being moved to another node and may run there",
-            hint="remove it here, or cancel the move with the target's word that it never ran there",
+            f"vm/{name} was migrating to another node and may run there",
+            hint="remove it here, or cancel the migration once the target confirms that it never ran there",
         )
 
 
 def check_stays(guest: Guest) -> None:
     """Raises IllegalTransition for a guest whose machine must stay as it is, because it is moving."""
     if guest.in_move:
-        raise IllegalTransition(f"guest {guest.record.plan.name} is moving", hint="wait for its end, or cancel it")
+        raise IllegalTransition(
+            f"vm/{guest.record.plan.name} is migrating", hint="wait for the migration to end, or cancel it"
+        )
 
 
 def check_movable(plan: GuestPlan, what: str) -> None:
     """Raises InvalidInput for a guest that has devices of its host: their state stays in them."""
     if plan.devices:
         raise InvalidInput(
-            f"guest {plan.name} has GPUs of its node, so it can't be {what}",
+            f"vm/{plan.name} uses GPUs of its node, so it can't be {what}",
             field="gpus",
             hint="stop it, then start it",
         )
@@ -282,16 +284,16 @@ def check_mode(plan: GuestPlan, frame: Frame, accelerator: str, settings: Migrat
     moves: see translate."""
     if settings.mode == "post-copy":
         raise InvalidInput(
-            f"guest {plan.name}: its QEMU runs confined, without the userfaultfd that post-copy needs",
+            f"vm/{plan.name}: its QEMU runs confined, without the userfaultfd that post-copy needs",
             field="mode",
-            hint="choose another mode: stop-and-copy always ends",
+            hint="choose another mode: stop-and-copy always completes",
         )
     tracked = accelerator != "tcg" or not frame.pluggable_bytes or (frame.memory_first and not frame.plugged_bytes)
     if not tracked and settings.mode != "stop-and-copy":
         raise InvalidInput(
-            f"guest {plan.name}: emulated, with memory that was plugged in or by an older weft, it can move only standing still",
+            f"vm/{plan.name}: an emulated guest with hotplugged memory, or started by an older weft, can't migrate live",
             field="mode",
-            hint="use stop-and-copy; after a restart of the guest it can move while it runs",
+            hint="use stop-and-copy; after a restart the guest can migrate live",
         )
 
 
@@ -313,7 +315,7 @@ def check_same(plan: GuestPlan, there: GuestPlan) -> None:
     for field, (here, coming) in pairs.items():
         if here != coming:
             raise InvalidInput(
-                f"guest {plan.name}: the machine that comes has another {field} than the plan",
+                f"vm/{plan.name}: the arriving machine has another {field} than its plan",
                 field=field,
-                hint="the target is to have what the source has: see both allocations",
+                hint="give the target what the source has: compare both allocations",
             )

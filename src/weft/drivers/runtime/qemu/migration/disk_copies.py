@@ -37,7 +37,7 @@ def check_copied(plan: GuestPlan, settings: MigrationSettings) -> None:
     for serial in settings.copied_disks:
         if serial not in able:
             raise InvalidInput(
-                f"guest {plan.name}: there is no disk {serial} to copy",
+                f"vm/{plan.name}: it has no disk {serial} to copy",
                 field="copied_disks",
                 hint=f"it has {sorted(able)}",
             )
@@ -91,7 +91,9 @@ async def lead_copies(guest: Guest, settings: MigrationSettings) -> None:
                 if await _lead(guest, guest.monitor(), settings, events):
                     return
             except (Unavailable, DriverFailed) as problem:
-                log.warning("%s: its move goes on once QEMU answers: %s", guest.record.plan.name, problem.message)
+                log.warning(
+                    "%s: its migration continues once QEMU answers: %s", guest.record.plan.name, problem.message
+                )
                 await guest.clock.sleep(AGAIN_SECONDS)
 
 
@@ -209,7 +211,7 @@ async def _await_concluded(guest: Guest, qmp: Qmp) -> dict[str, dict[str, Any]]:
     while not _are_over(jobs := await inspect_copies(qmp)):
         if guest.clock.elapsed() > deadline:
             raise DriverFailed(
-                f"guest {guest.record.plan.name}: the copy of a disk doesn't end", details={"step": "copy"}
+                f"vm/{guest.record.plan.name}: the copy of a disk doesn't stop", details={"step": "copy"}
             )
         await guest.clock.sleep(0.002)
     return jobs

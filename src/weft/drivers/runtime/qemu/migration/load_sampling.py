@@ -99,8 +99,8 @@ async def sample_load(guest: Guest, seconds: float, clock: Clock) -> Load:
         )
     except OSError as problem:
         raise Unavailable(
-            f"guest {guest.record.plan.name}: its memory can't be read: {problem.strerror}",
-            hint="its machine has ended, or the agent may not read it: it runs as root, with CAP_SYS_PTRACE",
+            f"vm/{guest.record.plan.name}: its memory can't be read: {problem.strerror}",
+            hint="either its machine has ended, or the agent needs root and CAP_SYS_PTRACE",
         ) from problem
 
 

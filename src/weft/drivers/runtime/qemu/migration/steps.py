@@ -69,7 +69,7 @@ class QemuMigrations:
             guest = await self._running(guest_id)
             record = guest.record
             assert record.frame is not None
-            check_movable(record.plan, "moved while it runs")
+            check_movable(record.plan, "migrated live")
             frame = await inspect_frame(guest.monitor(), record.frame)
             frame = msgspec.structs.replace(frame, uuid=frame.uuid or record.plan.uid)
             return MigratingGuest(
@@ -138,7 +138,7 @@ class QemuMigrations:
                     return True
         elif guest.running or guest.record.memory != "none" or (guest.in_move and move and move.role == "target"):
             raise IllegalTransition(
-                f"guest {name} is on this node already", hint="give it up, or stop and remove it first"
+                f"vm/{name} is on this node already", hint="abandon it, or stop and remove it first"
             )
         await guest.quit()
         await self._guests.forget(guest.record.plan.id)
@@ -218,8 +218,8 @@ class QemuMigrations:
             away = move.left or not guest.running or await end_sending(guest) == "handed over"
             if away and not never_ran:
                 raise IllegalTransition(
-                    f"guest {record.plan.name} was handed over, or ended on its way",
-                    hint="only the target's word that it never ran there brings it back: give it up there first",
+                    f"vm/{record.plan.name} was handed over, or ended on its way",
+                    hint="to get it back, abandon it on the target first: the target must confirm that it never ran there",
                 )
             if guest.running:
                 await drop_copies(guest)
@@ -236,7 +236,7 @@ class QemuMigrations:
             record, move = guest.record, self._move(guest, key, "target")
             if not move.taken:
                 if (phase := (await inspect_move(guest)).phase) != "arrived":
-                    raise IllegalTransition(f"guest {record.plan.name} has not arrived here: its move is {phase}")
+                    raise IllegalTransition(f"vm/{record.plan.name} has not arrived here: its migration is {phase}")
                 record.move = msgspec.structs.replace(move, taken=True)
                 await asyncio.gather(_mark_taken(guest, key), withdraw_disks(guest, move.settings))
             if guest.running:
@@ -251,7 +251,7 @@ class QemuMigrations:
             if guest is None:
                 return
             if self._move(guest, key, "target").taken:
-                raise IllegalTransition(f"guest {guest.record.plan.name} may have run here, so it can't be given up")
+                raise IllegalTransition(f"vm/{guest.record.plan.name} may have run here, so it can't be abandoned")
             await guest.quit()
             await self._guests.forget(guest_id)
         self._guests.notify()
@@ -262,7 +262,7 @@ class QemuMigrations:
             await guest.settle()
             record, move = guest.record, self._move(guest, key, "source")
             if guest.running and (phase := (await inspect_move(guest)).phase) != "handed over":
-                raise IllegalTransition(f"guest {record.plan.name} still runs here: its move is {phase}")
+                raise IllegalTransition(f"vm/{record.plan.name} still runs here: its migration is {phase}")
             record.move = msgspec.structs.replace(move, left=True)
             if not guest.running:
                 record.end = GuestEnd("stopped", "moved")
@@ -275,10 +275,12 @@ class QemuMigrations:
         await guest.settle()
         name = guest.record.plan.name
         if not guest.running or guest.record.stopping:
-            raise IllegalTransition(f"guest {name} doesn't run, so it can't move while it does", hint="move it cold")
+            raise IllegalTransition(
+                f"vm/{name} is not running; live migration needs a running guest", hint="migrate it with --cold"
+            )
         if guest.record.frame is None:
             raise InvalidInput(
-                f"VM {name}: it was started by an older weft, which can't build its machine twice",
+                f"vm/{name}: it was started by an older weft, so it can't migrate live before a restart",
                 reason="restartNeeded",
                 hint=f"weft vm restart {name}",
             )
@@ -288,7 +290,7 @@ class QemuMigrations:
         """This key's move. Raises IllegalTransition if the guest has no part, or another one, in it."""
         name, move = guest.record.plan.name, guest.record.move
         if move is None or move.key != key or (role is not None and move.role != role):
-            raise IllegalTransition(f"guest {name} is in no such move here", details={"move": key})
+            raise IllegalTransition(f"vm/{name} is not in that migration on this node", details={"move": key})
         return move
 
 
@@ -319,7 +321,7 @@ def _check_machine(plan: GuestPlan, guest: MigratingGuest, frame: Frame, facts: 
     ):
         if here != there and not fits:
             raise DriverFailed(
-                f"guest {plan.name}: it comes from {what} {there}, and this node has {here}",
-                hint="move it cold, or to a node that is alike",
+                f"vm/{plan.name}: it comes from {what} {there}, and this node has {here}",
+                hint="migrate it with --cold, or to a matching node",
                 details={"step": "expect"},
             )

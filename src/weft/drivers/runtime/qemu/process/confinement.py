@@ -38,7 +38,7 @@ def find_users(uid_map: str) -> tuple[int, int]:
             return start, first + count - start
     raise DriverFailed(
         "this user namespace has too few users for guests to have one each",
-        hint="give it at least 30,000 (newuidmap), or run the agent outside of it",
+        hint="give it at least 30,000 (newuidmap), or run the agent outside the namespace",
         details={"step": "probe"},
     )
 

@@ -66,7 +66,7 @@ async def launch_guest(guest: Guest, facts: Facts, cgroups: Cgroups, *, incoming
         await guest.connect(timeout_seconds=LAUNCH_SECONDS)
     except Unavailable as error:
         raise launch_failed(
-            plan, f"doesn't start: {_last_words(paths.qemu_log, said_before) or error.message}"
+            plan, f"didn't start: {_last_words(paths.qemu_log, said_before) or error.message}"
         ) from None
     guest.record.process = find_guest_process(paths.pid, guest.record.uuid)
     if guest.record.process is None:
@@ -96,7 +96,7 @@ def choose_limits(plan: GuestPlan, facts: Facts, move: MigrationSettings | None 
 
 
 def launch_failed(plan: GuestPlan, what: str) -> DriverFailed:
-    return DriverFailed(f"guest {plan.name}: QEMU {what}", details={"step": "launch"})
+    return DriverFailed(f"vm/{plan.name}: QEMU {what}", details={"step": "launch"})
 
 
 async def undo_launch(guest: Guest, cgroups: Cgroups, clock: Clock) -> None:
