@@ -21,7 +21,7 @@ from weft.images.parts import AGENT, compile_program
 
 CLUSTER = "tests/cluster"
 # A cluster of their own: what runs beside VMs, and what waits long for guests that boot.
-APART = ("batch_jobs", "containers", "debian", "enclosed", "function", "on_etcd", "three_tier")
+APART = ("batch_jobs", "containers", "debian", "microvm", "function", "on_etcd", "three_tier")
 DEBIAN = f"{CLUSTER}/test_debian"
 BUILD = """
 import pathlib, sys

@@ -25,13 +25,13 @@ from weft.drivers.runtime.oci.driver import OciDriver
 from weft.drivers.runtime.qemu.devices.inherited_fds import open_handed, plan_handed
 from weft.drivers.runtime.qemu.machine_shape import plan_frame
 from weft.drivers.runtime.qemu.microvm.driver import MicrovmDriver
-from weft.drivers.runtime.qemu.microvm.exchange_disk import RUNNING, make_box, read_head, write_config
+from weft.drivers.runtime.qemu.microvm.exchange_disk import RUNNING, make_exchange_disk, read_head, write_config
 from weft.drivers.runtime.qemu.microvm.record import MicrovmPaths
 from weft.drivers.runtime.qemu.microvm.root_disks import Roots, ensure_written, root_size
 from weft.drivers.runtime.qemu.microvm.translate import describe_run, plan_machine
 from weft.drivers.runtime.qemu.probe import probe_qemu
 from weft.drivers.runtime.qemu.translate import Facts, GuestPaths, translate_guest
-from weft.images.enclosed.build import ensure_enclosure
+from weft.images.microvm.build import ensure_microvm
 
 RUNS = 9
 RATIO, MORE_SECONDS, ALL_SECONDS = 1.3, 0.060, 5.0
@@ -48,43 +48,43 @@ def make_plan(name: str, layer: Path) -> ContainerPlan:
     )  # fmt: skip
 
 
-async def await_process(box: Path) -> float:
+async def await_process(disk: Path) -> float:
     """When the machine said that the container's process runs."""
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while (head := read_head(box)) is None or head.state != RUNNING:
+    while (head := read_head(disk)) is None or head.state != RUNNING:
         if time.monotonic() > deadline:
             raise SystemExit(f"no process within {PATIENCE_SECONDS:.0f} s")
         await asyncio.sleep(LOOK_SECONDS)
     return time.monotonic()
 
 
-async def run_by_hand(host: Host, facts: Facts, enclosure: Path, base: str, plan: ContainerPlan) -> float:
+async def run_by_hand(host: Host, facts: Facts, microvm_dir: Path, base: str, plan: ContainerPlan) -> float:
     """Seconds from QEMU's start, with its disks made before, confined by nobody and written down nowhere."""
     folder = Path(host.state_dir, "hand")
     folder.mkdir(parents=True)
     paths, own = MicrovmPaths(folder), GuestPaths(run=folder, state=folder)
     await ensure_written(paths.root, base)
-    make_box(paths.box)
-    write_config(paths.box, describe_run(plan, _RUN))
-    kernel, initrd = str(enclosure / "kernel"), str(enclosure / "initrd")
+    make_exchange_disk(paths.exchange_disk)
+    write_config(paths.exchange_disk, describe_run(plan, _RUN))
+    kernel, initrd = str(microvm_dir / "kernel"), str(microvm_dir / "initrd")
     machine = plan_machine(plan, paths, base, root_size(base), kernel, initrd, host.capacity)
     frame = plan_frame(machine, host.capacity.cpu, host.capacity.memory_bytes)
     with open_handed(plan_handed(machine, own)) as handed:
         words = translate_guest(machine, frame, own, facts, handed)
         began = time.monotonic()
         with subprocess.Popen(words, pass_fds=tuple(handed.values()), stdout=subprocess.DEVNULL) as process:
-            took = await await_process(paths.box) - began
+            took = await await_process(paths.exchange_disk) - began
             process.kill()
     shutil.rmtree(folder)
     return took
 
 
-async def run_enclosed(driver: MicrovmDriver, host: Host, plan: ContainerPlan) -> tuple[float, float]:
+async def run_microvm(driver: MicrovmDriver, host: Host, plan: ContainerPlan) -> tuple[float, float]:
     """Seconds until its process runs, and those of a start of the driver's alone."""
     began = time.monotonic()
     await driver.start(plan)
     started = time.monotonic() - began
-    took = await await_process(Path(host.state_dir, "enclosed", "containers", plan.id, "box")) - began
+    took = await await_process(Path(host.state_dir, "microvm", "containers", plan.id, "exchange-disk")) - began
     await driver.stop(plan.id, grace_seconds=0)
     await driver.remove(plan.id)
     return took, started
@@ -102,22 +102,22 @@ async def run_shared(driver: OciDriver, plan: ContainerPlan) -> float:
 async def compare(folder: Path) -> list[Figure]:
     host = Host(
         node="n1", node_uid="bench", state_dir=str(folder / "state"), run_dir=str(folder / "run"), link_prefix="wb",
-        underlay_address="127.0.0.1", underlay_link="lo", cgroup=f"weft-bench-{os.getpid()}/enclosed",
+        underlay_address="127.0.0.1", underlay_link="lo", cgroup=f"weft-bench-{os.getpid()}/microvm",
         capacity=Capacity(cpu=2, memory_bytes=4 << 30, disk_bytes=1 << 30),
     )  # fmt: skip
-    enclosure, layer = ensure_enclosure(ROOT / ".weft" / "cache"), make_layer(folder / "layer")
-    enclosed, shared = MicrovmDriver(host, enclosure), OciDriver(host, runtime="crun")
+    microvm_dir, layer = ensure_microvm(ROOT / ".weft" / "cache"), make_layer(folder / "layer")
+    microvm, shared = MicrovmDriver(host, microvm_dir), OciDriver(host, runtime="crun")
     (folder / "probe").mkdir(mode=0o755)
     _, facts = await probe_qemu(folder / "probe", SystemClock())
-    if facts is None or not (await enclosed.probe()).usable or not (await shared.probe()).usable:
+    if facts is None or not (await microvm.probe()).usable or not (await shared.probe()).usable:
         raise SystemExit("needs QEMU and crun")
     began = time.monotonic()
     base = await Roots(folder / "roots").ensure([str(layer)])
     made = time.monotonic() - began
     by_hand, wholes, starts, besides = [], [], [], []
     for run in range(RUNS + 1):
-        alone = await run_by_hand(host, facts, enclosure, base, make_plan(f"hand-{run}", layer))
-        whole, start = await run_enclosed(enclosed, host, make_plan(f"own-{run}", layer))
+        alone = await run_by_hand(host, facts, microvm_dir, base, make_plan(f"hand-{run}", layer))
+        whole, start = await run_microvm(microvm, host, make_plan(f"own-{run}", layer))
         beside = await run_shared(
             shared, msgspec.structs.replace(make_plan(f"crun-{run}", layer), memory_bytes=64 << 20)
         )
@@ -126,7 +126,7 @@ async def compare(folder: Path) -> list[Figure]:
             wholes.append(whole)
             starts.append(start)
             besides.append(beside)
-    await enclosed.close()
+    await microvm.close()
     await shared.close()
     middle, hand, crun = (statistics.median(values) for values in (wholes, by_hand, besides))
     return [

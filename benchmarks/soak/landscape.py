@@ -15,7 +15,7 @@ CLEAN_SECONDS = 120.0
 MAX_REASONS, DEPTH_TOLD = 40, 12
 # What outlives workloads, within bounds: images and layers that were pulled, what functions are made of; and empty rooms.
 KEPT = re.compile(
-    r"n\d+:((oci|enclosed|functions)/(images|layers|blobs|bases|code)(/.*)?|(oci|enclosed|functions|clones)(/[a-z]+)?)$"
+    r"n\d+:((oci|microvm|functions)/(images|layers|blobs|bases|code)(/.*)?|(oci|microvm|functions|clones)(/[a-z]+)?)$"
 )
 
 

@@ -10,15 +10,15 @@ from contextlib import contextmanager
 import pytest
 from container_lab import ContainerLab
 from containerd_lab import ContainerdLab
-from enclosed_lab import EnclosedLab
 from kata_lab import KataLab
+from microvm_lab import MicrovmLab
 
 NEEDED = {
     "crun": ("crun", "conmon"),
     "runc": ("runc", "conmon"),
     "containerd": ("containerd", "ctr", "runc"),
     "kata": ("containerd", "ctr", "runc"),  # by runc's shim, in place of Kata's
-    "enclosed": ("qemu-system-x86_64", "mkfs.ext4", "gcc"),
+    "microvm": ("qemu-system-x86_64", "mkfs.ext4", "gcc"),
 }
 # The node's kernel; containerd is shown by the contract, the walls and its own tests.
 SHARING = ("crun", "runc", pytest.param("containerd", marks=pytest.mark.long))
@@ -30,7 +30,7 @@ def open_lab(kind: str, *more: str) -> Iterator[ContainerLab]:
     needed = (*NEEDED[kind], *more)
     if os.geteuid() != 0 or not all(map(shutil.which, needed)):
         pytest.skip(f"needs root, {' and '.join(needed)}")
-    labs = {"enclosed": EnclosedLab, "containerd": ContainerdLab, "kata": KataLab}
+    labs = {"microvm": MicrovmLab, "containerd": ContainerdLab, "kata": KataLab}
     lab = labs[kind]() if kind in labs else ContainerLab(kind)
     try:
         yield lab

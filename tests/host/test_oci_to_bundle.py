@@ -15,7 +15,7 @@ import pytest
 from tests.registry import push_busybox, serve
 
 from weft.controllers.image.file import inspect
-from weft.images.enclosed.build import ensure_enclosure
+from weft.images.microvm.build import ensure_microvm
 from weft.launch.image.oci_bundle import plan_bundles
 from weft.objects.errors import DriverFailed
 
@@ -25,8 +25,8 @@ KILLED = """
 import sys, threading
 from pathlib import Path
 from weft.launch.image.oci_bundle import plan_bundles
-work, enclosure, url, target = sys.argv[1:]
-make = plan_bundles(Path(work), Path(enclosure), [], ["127.0.0.1"])
+work, microvm_dir, url, target = sys.argv[1:]
+make = plan_bundles(Path(work), Path(microvm_dir), [], ["127.0.0.1"])
 make(url, "", None, Path(target), lambda count: print(count, flush=True), threading.Event())
 """
 
@@ -51,8 +51,8 @@ def test_given_up_or_killed_it_leaves_nothing_and_is_made_the_next_time(tmp_path
     folder, image = big
     state, target = tmp_path / "state", tmp_path / "state" / "out"
     state.mkdir()
-    enclosure = ensure_enclosure(CACHE)
-    make = plan_bundles(state / "oci", enclosure, [], ["127.0.0.1"])
+    microvm_dir = ensure_microvm(CACHE)
+    make = plan_bundles(state / "oci", microvm_dir, [], ["127.0.0.1"])
     stop, seen = threading.Event(), list[int]()
 
     def on_progress(count: int) -> None:
@@ -63,7 +63,7 @@ def test_given_up_or_killed_it_leaves_nothing_and_is_made_the_next_time(tmp_path
         make(f"oci://{image}", "", None, target, on_progress, stop)
     assert seen and find_left(state) == []
 
-    argv = [sys.executable, "-c", KILLED, str(state / "oci"), str(enclosure), f"oci://{image}", str(target)]
+    argv = [sys.executable, "-c", KILLED, str(state / "oci"), str(microvm_dir), f"oci://{image}", str(target)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None and parent.stdout.readline()
         parent.kill()

@@ -7,21 +7,21 @@ import argparse
 import sys
 from pathlib import Path
 
-from weft.images.enclosed.build import ensure_enclosure
+from weft.images.microvm.build import ensure_microvm
 from weft.images.recipes import ensure_bundle
 from weft.objects.errors import WeftError
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m weft.images", description="Build an image bundle.")
-    parser.add_argument("name", help="busybox, debian-12, python3-11, tiny or enclosed")
+    parser.add_argument("name", help="busybox, debian-12, python3-11, tiny or microvm")
     parser.add_argument("--cache", type=Path, default=Path(".weft/cache"), help="folder for built images")
     parser.add_argument("--fresh", action="store_true", help="build it even if it is cached")
     args = parser.parse_args()
     try:
         cache = args.cache.absolute()
-        if args.name == "enclosed":
-            print(ensure_enclosure(cache, _say, fresh=args.fresh))
+        if args.name == "microvm":
+            print(ensure_microvm(cache, _say, fresh=args.fresh))
         else:
             print(ensure_bundle(args.name, cache, _say, fresh=args.fresh))
     except WeftError as error:

@@ -51,8 +51,8 @@ async def test_what_an_earlier_runtime_holds_stays_with_it_and_new_ones_go_to_th
 
 def test_nics_lie_in_a_namespace_where_the_runtime_finds_them_there() -> None:
     isolated, plain = wanted(isolation="vm"), wanted()
-    runtimes = make(Taking("kata"), Driver("enclosed"))
+    runtimes = make(Taking("kata"), Driver("microvm"))
     for one in (isolated, plain):
         [port] = ports_of(one, in_namespace=runtimes.in_namespace(one))
         assert port.inside is not None and port.inside.device == "eth0"
-    assert not make(Driver("enclosed"), Taking("kata")).in_namespace(isolated)
+    assert not make(Driver("microvm"), Taking("kata")).in_namespace(isolated)

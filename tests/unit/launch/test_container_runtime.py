@@ -34,12 +34,12 @@ def test_what_is_none_is_refused_with_what_there_is(text: str) -> None:
         read_container_runtime(text)
 
 
-@pytest.mark.parametrize("text", ["enclosed", "kata", "kata-clh", "kata=/run/k3s/s", "kata-qemu-snp=/s"])
+@pytest.mark.parametrize("text", ["microvm", "kata", "kata-clh", "kata=/run/k3s/s", "kata-qemu-snp=/s"])
 def test_a_runtime_of_machines_is_weft_s_own_or_one_of_kata_s(text: str) -> None:
     assert read_isolated_runtime(text) == text
 
 
-@pytest.mark.parametrize("text", ["runc", "qemu", "kata_clh", "kata=", "kata=run/s", "enclosed=/s", "Kata", ""])
+@pytest.mark.parametrize("text", ["runc", "qemu", "kata_clh", "kata=", "kata=run/s", "microvm=/s", "Kata", ""])
 def test_what_shares_the_node_s_kernel_is_no_runtime_of_machines(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         read_isolated_runtime(text)
@@ -53,18 +53,18 @@ def test_what_another_runtime_left_is_cared_for_by_it(tmp_path: Path) -> None:
     )
 
     def load(text: str) -> tuple[str, str]:
-        told = argparse.Namespace(isolated_runtime=text, enclosure=tmp_path)
+        told = argparse.Namespace(isolated_runtime=text, microvm_dir=tmp_path)
         offered, before = load_isolated(told, host, SystemClock(), QemuDriver(host), "/held")
         return offered.name, before.name if before is not None else ""
 
-    assert (load("enclosed"), load("kata-clh=/s")) == (("enclosed", ""), ("kata", ""))
-    (tmp_path / "state/enclosed/containers/c1").mkdir(parents=True)
-    assert load("kata") == ("kata", "enclosed")
+    assert (load("microvm"), load("kata-clh=/s")) == (("microvm", ""), ("kata", ""))
+    (tmp_path / "state/microvm/containers/c1").mkdir(parents=True)
+    assert load("kata") == ("kata", "microvm")
     plan = ContainerPlan("c2", "u2", "web", 1, ["/l"], ContainerProcess(["serve"]), 1.0, 1 << 20)
     state = tmp_path / "state/kata/containers/c2"
     record = ContainerRecord(plan, "io.containerd.kata-clh.v2", "boot", 1.0, held_by="/before")
     write_record(ContainerPaths(run=state, state=state), record)
-    assert load("enclosed") == ("enclosed", "kata")
+    assert load("microvm") == ("microvm", "kata")
     assert find_left(host) == ("/before", "io.containerd.kata-clh.v2")
 
 

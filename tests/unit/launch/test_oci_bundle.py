@@ -15,7 +15,7 @@ from tests.unit.agent.test_agent_parts import prepared, wanted
 from weft.agent.workload.seed import build_tar, render_machine
 from weft.agent.workload.vm import choose_seed
 from weft.contracts.driver.image import OciConfig
-from weft.images.enclosed.build import SOURCES, pack_image
+from weft.images.microvm.build import SOURCES, pack_image
 from weft.kinds.allocation import AllocatedVolume
 from weft.kinds.image import ImageSpec, check_image
 from weft.launch.image.oci_bundle import describe_image, plan_bundles

@@ -59,5 +59,5 @@ def test_what_no_node_can_save_is_known_before_any_is_asked() -> None:
     )
     assert find_bar(spec, AllocationReport(state="running")) == ""
     assert find_bar(spec, AllocationReport(state="stopped")) == "it doesn't run"
-    enclosed = msgspec.structs.replace(spec, container=AllocatedContainer(image="web", isolation="vm"))
-    assert "machine of its own" in find_bar(enclosed, AllocationReport(state="running"))
+    microvm = msgspec.structs.replace(spec, container=AllocatedContainer(image="web", isolation="vm"))
+    assert "machine of its own" in find_bar(microvm, AllocationReport(state="running"))

@@ -40,7 +40,7 @@ def build_tar(wanted: LocalAllocation, *, machine: bool = False) -> bytes:
 
 
 def render_machine(wanted: LocalAllocation) -> str:
-    """Lines as ``images/enclosed/vm.c`` reads them: its name, its NICs (the first one is its way out) and its volumes' disks."""
+    """Lines as ``images/microvm/vm.c`` reads them: its name, its NICs (the first one is its way out) and its volumes' disks."""
     spec, lines = wanted.spec, [f"hostname {wanted.spec.workload.name}"]
     for index, nic in enumerate(spec.nics):
         prefix, gateway = ip_network(nic.cidr).prefixlen, "-" if index else nic.gateway

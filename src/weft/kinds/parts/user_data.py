@@ -1,4 +1,4 @@
-"""The lines by which a VM on a container image is told what to run: its user data, as ``images/enclosed/vm.c`` reads it. Pure.
+"""The lines by which a VM on a container image is told what to run: its user data, as ``images/microvm/vm.c`` reads it. Pure.
 
 ``command`` and ``arg`` replace the image's entrypoint and cmd; ``env``, ``user``, ``cwd`` are beside the image's; ``mount`` says
 where a volume goes, ``restart on-failure`` that a process that fails begins again. ``keep`` is one line of JSON that the VM passes

@@ -23,7 +23,7 @@ RUNTIMES = {
 }
 CONTAINERS = "weft.drivers.runtime.oci.driver:OciDriver"
 CONTAINERD = "/run/containerd/containerd.sock"
-ENCLOSED = "weft.drivers.runtime.qemu.microvm.driver:MicrovmDriver"
+MICROVM = "weft.drivers.runtime.qemu.microvm.driver:MicrovmDriver"
 KATA = "weft.drivers.runtime.oci.kata.driver:KataDriver"
 KATA_LEFT = "weft.drivers.runtime.oci.kata.driver:find_left"
 KATA_CLASS = "weft.drivers.runtime.oci.kata.translate:name_class"
@@ -79,14 +79,14 @@ def load_isolated(
 ) -> tuple[Any, Any | None]:
     """The driver of containers in machines of their own, and that of what this node was told before, if it left some."""
     word, _, address = options.isolated_runtime.partition("=")
-    enclosure = options.enclosure.absolute()
-    if word == "enclosed":
+    microvm_dir = options.microvm_dir.absolute()
+    if word == "microvm":
         left = load_class(KATA_LEFT)(host) if Path(host.state_dir, "kata").exists() else None
-        enclosed = load_class(ENCLOSED)(host, enclosure, clock, machines)
-        return enclosed, load_class(KATA)(host, clock, *left) if left is not None else None
+        microvm = load_class(MICROVM)(host, microvm_dir, clock, machines)
+        return microvm, load_class(KATA)(host, clock, *left) if left is not None else None
     kata = load_class(KATA)(host, clock, address or containerd or CONTAINERD, load_class(KATA_CLASS)(word))
-    has_left = any(Path(host.state_dir, "enclosed", "containers").glob("*"))
-    return kata, load_class(ENCLOSED)(host, enclosure, clock, machines) if has_left else None
+    has_left = any(Path(host.state_dir, "microvm", "containers").glob("*"))
+    return kata, load_class(MICROVM)(host, microvm_dir, clock, machines) if has_left else None
 
 
 def read_pools(told: Sequence[str]) -> list[tuple[str, str]]:

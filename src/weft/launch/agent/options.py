@@ -11,7 +11,7 @@ from weft.agent.node.enrolment import default_node_name
 from weft.launch.agent.drivers import CONTAINERD, NETWORKS, RUNTIMES, VOLUMES
 
 STATE = Path("/var/lib/weft")
-_ISOLATED = re.compile(r"enclosed|kata(-[a-z0-9]+)*")
+_ISOLATED = re.compile(r"microvm|kata(-[a-z0-9]+)*")
 
 
 def parse_join(argv: Sequence[str]) -> argparse.Namespace:
@@ -74,18 +74,18 @@ def parse_agent(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--isolated-runtime",
         type=read_isolated_runtime,
-        default="enclosed",
-        metavar="enclosed|kata[-VARIANT][=ADDRESS]",
+        default="microvm",
+        metavar="microvm|kata[-VARIANT][=ADDRESS]",
         help="what runs containers in machines of their own (isolation vm): weft itself, or Kata with the containerd at "
-        "ADDRESS (default: enclosed; of kata, containerd where it holds containers)",
+        "ADDRESS (default: microvm; of kata, containerd where it holds containers)",
     )
     parser.add_argument(
-        "--enclosure",
+        "--microvm-dir",
         type=Path,
-        default=STATE / "enclosed",
+        default=STATE / "microvm",
         metavar="FOLDER",
-        help="folder with what machines of containers (isolation vm) boot, built by python -m weft.images enclosed "
-        f"(default {STATE}/enclosed)",
+        help="folder with what machines of containers (isolation vm) boot, built by python -m weft.images microvm "
+        f"(default {STATE}/microvm)",
     )
     parser.add_argument(
         "--plain-registry",
@@ -115,9 +115,9 @@ def read_container_runtime(text: str) -> str:
 
 def read_isolated_runtime(text: str) -> str:
     word, sign, address = text.partition("=")
-    if not _ISOLATED.fullmatch(word) or (sign and word == "enclosed"):
+    if not _ISOLATED.fullmatch(word) or (sign and word == "microvm"):
         raise argparse.ArgumentTypeError(
-            f"{text}: enclosed, kata, kata-VARIANT (like kata-clh), or one of them =ADDRESS"
+            f"{text}: microvm, kata, kata-VARIANT (like kata-clh), or one of them =ADDRESS"
         )
     if sign and not address.startswith("/"):
         raise argparse.ArgumentTypeError(f"{text}: the address must be a socket's absolute path, like {CONTAINERD}")

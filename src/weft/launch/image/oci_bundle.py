@@ -2,7 +2,7 @@
 
 ``plan_bundles`` gives what the images controller calls; that runs this module as a program of its own for each image:
 
-    python -m weft.launch.image.oci_bundle WORK ENCLOSURE URL DIGEST TARGET [PLAIN-REGISTRY …]
+    python -m weft.launch.image.oci_bundle WORK MICROVM_DIR URL DIGEST TARGET [PLAIN-REGISTRY …]
 
 One at a time per WORK, held by a lock. It writes how many bytes are here, a line each, and at last what went wrong as one line of
 JSON, if anything did. Layers stay in WORK as far as its budget goes. Killed at any moment it leaves nothing that counts; what it
@@ -35,7 +35,7 @@ from weft.drivers.image.oci.fetch.registry import RegistrySettings
 from weft.drivers.image.oci.store import OciImages
 from weft.drivers.runtime.qemu.microvm.root_disks import NEEDED, Roots, run
 from weft.drivers.runtime.qemu.microvm.translate import read_signal
-from weft.images.enclosed.build import pack_image
+from weft.images.microvm.build import pack_image
 from weft.images.parts import write_bundle
 from weft.kinds.image import OCI
 from weft.objects.errors import DriverFailed, WeftError
@@ -67,7 +67,7 @@ class Said(msgspec.Struct, omit_defaults=True):
     hint: str | None = None
 
 
-def plan_bundles(work: Path, enclosure: Path, plain: Sequence[str], allowed: Sequence[str] = ()) -> MakeBundle:
+def plan_bundles(work: Path, microvm_dir: Path, plain: Sequence[str], allowed: Sequence[str] = ()) -> MakeBundle:
     """Gives what makes bundles with layers kept in ``work``. Registries are strangers' (``contracts/public_address.py``), but
     those that ``plain`` or ``allowed`` name. It takes URL, digest (or ""), who pulls, the file to write, whom to tell how many
     bytes are here, and what gives up; it returns the file's SHA-256 and raises DriverFailed; the file is gone then."""
@@ -82,7 +82,7 @@ def plan_bundles(work: Path, enclosure: Path, plain: Sequence[str], allowed: Seq
     ) -> str:
         argv = [sys.executable, "-I", "-m", "weft.launch.image.oci_bundle"]
         places = " ".join(place for place in allowed if not place.startswith("/"))
-        argv += [str(work), str(enclosure), url, digest, str(target), places, *plain]
+        argv += [str(work), str(microvm_dir), url, digest, str(target), places, *plain]
         try:
             _watch(argv, _write_puller(credentials), on_progress, stop)
             with target.open("rb") as file:
@@ -143,7 +143,7 @@ def _watch(argv: Sequence[str], puller: bytes, on_progress: Callable[[int], None
 
 async def make_bundle(
     work: Path,
-    enclosure: Path,
+    microvm_dir: Path,
     url: str,
     digest: str,
     target: Path,
@@ -154,7 +154,7 @@ async def make_bundle(
 ) -> None:
     """Write the bundle ``target``. Raises WeftError."""
     known = RegistryCredentials(puller.username, puller.password, puller.token) if puller != Puller() else None
-    _check(enclosure)
+    _check(microvm_dir)
     registries = {place: RegistrySettings(plain_http=True) for place in plain}
     state = str(work.parent)  # the store keeps its layers below it, in WORK
     host = Host("server", "", state, state, "", "", "", "", Capacity(1, 0, 0))
@@ -174,18 +174,18 @@ async def make_bundle(
         image = await images.pull(reference, digest, credentials=known, progress=on_progress, own_file=own)
         _check_room(target, image)
         with tempfile.TemporaryDirectory(prefix=".making-", dir=work) as name:
-            await _pack(Path(name), images.root(image), image, enclosure, target)
+            await _pack(Path(name), images.root(image), image, microvm_dir, target)
         await images.forget([image.digest])
     finally:
         await images.close()
 
 
-async def _pack(folder: Path, layers: Sequence[str], image: OciImage, enclosure: Path, target: Path) -> None:
+async def _pack(folder: Path, layers: Sequence[str], image: OciImage, microvm_dir: Path, target: Path) -> None:
     raw = Path(await Roots(folder / "root").ensure(layers))
     disk, initrd, bundle = folder / DISK, folder / INITRD, folder / "bundle"
     await run("qemu-img", "convert", "-q", "-f", "raw", "-O", "qcow2", str(raw), str(disk))
     await asyncio.to_thread(raw.unlink)
-    initrd.write_bytes((enclosure / "initrd-vm").read_bytes() + pack_image(describe_image(image.config)))
+    initrd.write_bytes((microvm_dir / "initrd-vm").read_bytes() + pack_image(describe_image(image.config)))
     manifest = BundleManifest(
         disk=DISK,
         disk_format="qcow2",
@@ -197,12 +197,12 @@ async def _pack(folder: Path, layers: Sequence[str], image: OciImage, enclosure:
         min_memory_bytes=LEAST_MEMORY_BYTES,
         digest=image.digest,
     )
-    await asyncio.to_thread(write_bundle, bundle, manifest, {KERNEL: enclosure / KERNEL, INITRD: initrd, DISK: disk})
+    await asyncio.to_thread(write_bundle, bundle, manifest, {KERNEL: microvm_dir / KERNEL, INITRD: initrd, DISK: disk})
     bundle.replace(target)
 
 
 def describe_image(config: OciConfig) -> list[tuple[str, str]]:
-    """The records that ``images/enclosed/vm.c`` reads. Pure."""
+    """The records that ``images/microvm/vm.c`` reads. Pure."""
     records = [*(("entrypoint", word) for word in config.entrypoint), *(("cmd", word) for word in config.cmd)]
     records += [("env", pair) for pair in config.env if pair.partition("=")[0] and "=" in pair]
     records += [("user", config.user)] if config.user else []
@@ -210,7 +210,7 @@ def describe_image(config: OciConfig) -> list[tuple[str, str]]:
     return [*records, ("stop", str(read_signal(config.stop_signal or "SIGTERM")))]
 
 
-def _check(enclosure: Path) -> None:
+def _check(microvm_dir: Path) -> None:
     missing = sorted({package for tool, package in NEEDED.items() if shutil.which(tool) is None})
     if missing:
         raise DriverFailed(
@@ -222,11 +222,11 @@ def _check(enclosure: Path) -> None:
         raise DriverFailed(
             "converting a container image to a disk needs root", reason="fetchFailed", hint="run weft server as root"
         )
-    if not all((enclosure / name).is_file() for name in (KERNEL, "initrd-vm")):
+    if not all((microvm_dir / name).is_file() for name in (KERNEL, "initrd-vm")):
         raise DriverFailed(
-            f"{enclosure} has no kernel for VMs of container images",
+            f"{microvm_dir} has no kernel for VMs of container images",
             reason="fetchFailed",
-            hint="on the server's machine: run python -m weft.images enclosed; name its folder with weft server --enclosure",
+            hint="on the server's machine: run python -m weft.images microvm; name its folder with weft server --microvm-dir",
         )
 
 
@@ -241,7 +241,7 @@ def _check_room(target: Path, image: OciImage) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    work, enclosure, url, digest, target, allowed, *plain = argv
+    work, microvm_dir, url, digest, target, allowed, *plain = argv
     puller = msgspec.json.decode(sys.stdin.buffer.read() or b"{}", type=Puller)
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     signal.signal(signal.SIGTERM, _leave)
@@ -257,7 +257,7 @@ def main(argv: Sequence[str]) -> int:
 
     try:
         places = allowed.split()
-        asyncio.run(make_bundle(folder, Path(enclosure), url, digest, Path(target), plain, places, tell, puller))
+        asyncio.run(make_bundle(folder, Path(microvm_dir), url, digest, Path(target), plain, places, tell, puller))
     except WeftError as problem:
         print(msgspec.json.encode(Said(problem.token, problem.message, problem.hint)).decode(), flush=True)
         return 1

@@ -20,7 +20,7 @@ from weft.client import Client
 from weft.client.context import FILE as CONTEXT_FILE
 from weft.client.context import read_context
 from weft.contracts.clock import Clock
-from weft.images.enclosed.build import ensure_enclosure, find_enclosure
+from weft.images.microvm.build import ensure_microvm, find_microvm
 from weft.images.recipes import ensure_bundle
 from weft.launch.local.daemon import Daemon
 from weft.launch.local.node import AgentCommand
@@ -67,7 +67,7 @@ def plan_daemons(topology: Topology) -> list[Daemon]:
         # What a person serves on this machine to try things, what lies in the clone, and what was built there.
         *(f"--allow-fetch={place}" for place in ("127.0.0.0/8", topology.gateway_address)),
         *(f"--allow-fetch={place}" for place in (state.absolute().parent, (state / "cache").resolve())),
-        *("--enclosure", str(find_enclosure(state / "cache"))),
+        *("--microvm-dir", str(find_microvm(state / "cache"))),
     )
     return [Daemon("server", argv, topology.state_dir)]
 
@@ -78,7 +78,7 @@ async def prepare_agent(topology: Topology, node: Node) -> AgentCommand:
     if not (state / "node.json").exists():
         await _join(topology, node, state)
     Path(topology.shared_pool).mkdir(parents=True, exist_ok=True)
-    enclosure = await asyncio.to_thread(ensure_enclosure, Path(topology.state_dir) / "cache")
+    microvm_dir = await asyncio.to_thread(ensure_microvm, Path(topology.state_dir) / "cache")
     holds, isolates = node.name in topology.containerd, node.name in topology.kata
     beside = prepare_containerd(topology, node) if holds or isolates else ()
     socket = containerd_socket(topology, node)
@@ -92,7 +92,7 @@ async def prepare_agent(topology: Topology, node: Node) -> AgentCommand:
         *("--cgroup", topology.node_cgroup(node)),
         *("--pool", f"shared={topology.shared_pool}"),
         *("--plain-registry", topology.gateway_address),  # one that a person runs on this machine to try things
-        *("--enclosure", str(enclosure)),
+        *("--microvm-dir", str(microvm_dir)),
         *("--cpu", str(CORES_PER_CORE * (os.cpu_count() or 1))),
         *(("--container-runtime", f"containerd={socket}") if holds else ()),
         *(("--isolated-runtime", f"kata={socket}") if isolates else ()),

@@ -58,11 +58,11 @@ _log = logging.getLogger(__name__)
 
 
 class Options(Protocol):
-    """``state`` is the server's state folder; ``enclosure`` what machines made of container images boot; ``plain_registry`` which
+    """``state`` is the server's state folder; ``microvm_dir`` what machines made of container images boot; ``plain_registry`` which
     registries speak http without TLS; ``allow_fetch`` which of the machine's own places images may come from."""
 
     state: Path
-    enclosure: Path
+    microvm_dir: Path
     plain_registry: list[str]
     allow_fetch: list[str]
 
@@ -148,7 +148,7 @@ async def serve_deciders(options: Options, stop: asyncio.Event) -> None:
                 holder=holder,
                 strategy=default_strategy(),
                 make_bundle=plan_bundles(
-                    (options.state / "oci").absolute(), options.enclosure, options.plain_registry, options.allow_fetch
+                    (options.state / "oci").absolute(), options.microvm_dir, options.plain_registry, options.allow_fetch
                 ),
                 allow_fetch=options.allow_fetch,
                 unseal=lambda sealed, place: unseal(read_seal_key(options.state), sealed, place),

@@ -63,12 +63,12 @@ def make_parser() -> argparse.ArgumentParser:
         help="where functions are invoked by HTTP and the Lambda API (default 127.0.0.1:8445)",
     )
     parser.add_argument(
-        "--enclosure",
+        "--microvm-dir",
         type=Path,
-        default=Path("/var/lib/weft/enclosed"),
+        default=Path("/var/lib/weft/microvm"),
         metavar="FOLDER",
-        help="folder with what VMs of container images boot, built by python -m weft.images enclosed "
-        "(default /var/lib/weft/enclosed)",
+        help="folder with what VMs of container images boot, built by python -m weft.images microvm "
+        "(default /var/lib/weft/microvm)",
     )
     parser.add_argument(
         "--plain-registry",

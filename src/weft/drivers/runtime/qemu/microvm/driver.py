@@ -1,6 +1,6 @@
 """Containers in machines of their own: the plan of a container, run by QEMU, with a small init of weft's around its process.
 
-Reads and writes ``Host.state_dir/enclosed``: of each container its record, its box and what it wrote; the machines' own records
+Reads and writes ``Host.state_dir/microvm``: of each container its record, exchange disk and root disk; its machine's record lies
 below ``guests``, as the driver of machines has them, which does all that is a machine's. A container never depends on this
 process.
 """
@@ -28,7 +28,7 @@ from weft.contracts.driver.runtime import (
     SessionMark,
 )
 from weft.drivers.runtime.qemu.driver import QemuDriver
-from weft.drivers.runtime.qemu.microvm.exchange_disk import make_box, read_head, read_lines, write_config
+from weft.drivers.runtime.qemu.microvm.exchange_disk import make_exchange_disk, read_head, read_lines, write_config
 from weft.drivers.runtime.qemu.microvm.record import (
     MicrovmPaths,
     MicrovmRecord,
@@ -48,23 +48,23 @@ from weft.drivers.runtime.qemu.microvm.translate import (
 )
 from weft.objects.errors import DriverFailed, IllegalTransition, NotFound, Unavailable
 
-DRIVER = "enclosed"
+DRIVER = "microvm"
 KERNEL, INITRD = "kernel", "initrd"
 ENDING_SECONDS = 0.02
 _ALIVE = ("starting", "running", "paused")
 
 
 class MicrovmDriver:
-    """A RuntimeDriver[ContainerPlan] that can also exec, and tell log and stats. ``enclosure`` is the folder with what its
+    """A RuntimeDriver[ContainerPlan] that can also exec, and tell log and stats. ``microvm_dir`` is the folder with what its
     machines boot; ``machines`` the node's driver of machines, if it has one: what that has found needn't be found twice."""
 
     name = DRIVER
 
     def __init__(
-        self, host: Host, enclosure: Path, clock: Clock | None = None, machines: QemuDriver | None = None
+        self, host: Host, microvm_dir: Path, clock: Clock | None = None, machines: QemuDriver | None = None
     ) -> None:
         self._clock = clock or SystemClock()
-        self._enclosure, self._capacity = enclosure, host.capacity
+        self._microvm_dir, self._capacity = microvm_dir, host.capacity
         self._state = Path(host.state_dir) / DRIVER
         own = msgspec.structs.replace(host, state_dir=str(self._state), run_dir=str(Path(host.run_dir) / DRIVER))
         Path(own.run_dir).mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -93,10 +93,10 @@ class MicrovmDriver:
         missing = sorted({package for tool, package in NEEDED.items() if shutil.which(tool) is None})
         if missing:
             return [f"programs are missing: apt-get install {' '.join(missing)}"]
-        if not all((self._enclosure / name).is_file() for name in (KERNEL, INITRD)):
+        if not all((self._microvm_dir / name).is_file() for name in (KERNEL, INITRD)):
             return [
-                f"{self._enclosure} has no kernel for them: build it (python -m weft.images enclosed), copy the folder "
-                "here, and name it with weft agent --enclosure"
+                f"{self._microvm_dir} has no kernel for them: build it (python -m weft.images microvm), copy the folder "
+                "here, and name it with weft agent --microvm-dir"
             ]
         return []
 
@@ -129,8 +129,8 @@ class MicrovmDriver:
             records = describe_run(plan, record.run)
             paths.state.mkdir(mode=0o700, parents=True, exist_ok=True)
             await ensure_written(paths.root, base)
-            make_box(paths.box)
-            await asyncio.to_thread(write_config, paths.box, records)
+            make_exchange_disk(paths.exchange_disk)
+            await asyncio.to_thread(write_config, paths.exchange_disk, records)
             await asyncio.to_thread(write_record, paths, record)
             self._known[plan.id] = record
             return await self._machines.start(self._machine(record))
@@ -159,7 +159,7 @@ class MicrovmDriver:
         if record is None:
             return GuestFacts(guest_id, "", "", 0, "absent")
         guest = await self._machines.inspect(guest_id)
-        return tell(record, guest, None if guest.state in _ALIVE else read_head(self._paths(guest_id).box))
+        return tell(record, guest, None if guest.state in _ALIVE else read_head(self._paths(guest_id).exchange_disk))
 
     async def recover(self) -> list[GuestFacts]:
         await asyncio.to_thread(self._roots.sweep)
@@ -223,14 +223,14 @@ class MicrovmDriver:
         async def has_ended() -> bool:
             return (await self._machines.inspect(guest_id)).state not in _ALIVE
 
-        path = self._paths(guest_id).box
+        path = self._paths(guest_id).exchange_disk
         async for line in read_lines(path, self._clock, tail=tail, follow=follow, has_ended=has_ended):
             yield line
 
     # What is known.
 
     def _machine(self, record: MicrovmRecord) -> GuestPlan:
-        kernel, initrd = (str(self._enclosure / name) for name in (KERNEL, INITRD))
+        kernel, initrd = (str(self._microvm_dir / name) for name in (KERNEL, INITRD))
         paths, size = self._paths(record.plan.id), root_size(record.base)
         return plan_machine(record.plan, paths, record.base, size, kernel, initrd, self._capacity)
 

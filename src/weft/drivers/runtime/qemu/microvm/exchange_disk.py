@@ -1,6 +1,6 @@
 """The disk that a container's machine and its host tell each other things by: what to run, what was printed, how it ended.
 
-A file of this node, whose layout ``images/enclosed/init.c`` describes. It outlives machine, driver and power cuts, and holds no
+A file of this node, whose layout ``images/microvm/init.c`` describes. It outlives machine, driver and power cuts, and holds no
 more than it has room for. What stands in it was written by the machine, so nothing of it is believed that can't be.
 """
 
@@ -40,8 +40,8 @@ class Head(msgspec.Struct, frozen=True):
     end: int
 
 
-def make_box(path: Path) -> None:
-    """A box with nothing in it, unless there is one; only its blocks that are written take room. Raises OSError."""
+def make_exchange_disk(path: Path) -> None:
+    """An empty exchange disk, unless there is one; only its blocks that are written take room. Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.ftruncate(descriptor, RING_AT + RING_BYTES)

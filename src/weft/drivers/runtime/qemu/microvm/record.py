@@ -35,8 +35,8 @@ class MicrovmPaths(msgspec.Struct, frozen=True):
         return self.state / "container.json"
 
     @property
-    def box(self) -> Path:
-        return self.state / "box"
+    def exchange_disk(self) -> Path:
+        return self.state / "exchange-disk"
 
     @property
     def root(self) -> Path:
@@ -73,7 +73,7 @@ def write_record(paths: MicrovmPaths, record: MicrovmRecord) -> None:
 
 
 def tell(record: MicrovmRecord, guest: GuestFacts, head: Head | None) -> GuestFacts:
-    """Pure. The container's facts from its machine's, and from what that wrote into the box."""
+    """Pure. The container's facts from its machine's, and from what that wrote to the exchange disk."""
     plan = record.plan
     alive = guest.state in ("starting", "running", "paused")
     end = None if alive else decide_end(record, guest, head)

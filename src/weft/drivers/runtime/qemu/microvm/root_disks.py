@@ -1,7 +1,7 @@
 """Images as disks: each made once on a node, from its layers, and shared by all containers that have it; and what one of them
 writes, as a file over that.
 
-Reads layers; writes ``<state>/enclosed/images``. A file has its name when it is whole and on disk. Owners, modes, links and
+Reads layers; writes ``<state>/microvm/images``. A file has its name when it is whole and on disk. Owners, modes, links and
 extended attributes are those of the layers: the machine's users are the image's own.
 """
 

@@ -71,7 +71,7 @@ def plan_machine(
         boot=BootKernel(kernel, initrd, CMDLINE),
         disks=[
             GuestDisk(str(paths.root), "qcow2", "root", size_bytes=size_bytes, base=base, base_format="raw"),
-            GuestDisk(str(paths.box), "raw", "box"),
+            GuestDisk(str(paths.exchange_disk), "raw", "exchange"),
             *(GuestDisk(mount.source, "raw", serial) for serial, mount in list_volumes(plan)),
         ],
         nics=[GuestNic(nic.ifname, nic.mac, nic.mtu) for nic in plan.nics],
@@ -81,7 +81,7 @@ def plan_machine(
 
 
 def describe_run(plan: ContainerPlan, run: str) -> list[tuple[str, str]]:
-    """The records that the machine is told, as ``images/enclosed/init.c`` reads them."""
+    """The records that the machine is told, as ``images/microvm/init.c`` reads them."""
     process, user = plan.process, plan.process.user
     records = [("run", run), ("hostname", plan.hostname or plan.name), ("cwd", process.cwd or "/")]
     records += [("uid", str(user.uid)), ("gid", str(user.gid)), *(("group", str(group)) for group in user.groups)]

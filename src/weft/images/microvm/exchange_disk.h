@@ -1,11 +1,11 @@
-/* The disk "box", as init.c describes it: its header, what to run, and the ring of what was printed. */
+/* The disk "exchange", as init.c describes it: its header, what to run, and the ring of what was printed. */
 #pragma once
 #include "machine.h"
 
 enum { SECTOR = 512, HEAD = 4096, CONFIG = 1048576, PIECE = 8192, BATCH = 65536, MOST = 64 };
 enum { BOOTING = 1, RUNNING = 2, ENDED = 3 };                        /* states */
 enum { SIGNALLED = 1, OUT_OF_MEMORY = 2, UNSTARTED = 4, AGAIN = 8, NO_PROGRAM = 16 }; /* how it ended; AGAIN: the machine booted twice */
-#define KEPT "/box" /* what commands that come later need, outside of the container's root */
+#define KEPT "/kept" /* what commands that come later need, outside of the container's root */
 
 struct header {
     char magic[8], run[32];
@@ -30,44 +30,44 @@ static struct {
     uint64_t size;                       /* of the ring */
     union { struct header head; unsigned char sector[SECTOR]; } *top;
     unsigned char *batch, last[SECTOR]; /* the sector that the ring's end lies in */
-} box = {.fd = -1};
+} exchange = {.fd = -1};
 
-static int open_box(void) {
+static int open_exchange(void) {
     char device[64];
     uint64_t bytes = 0;
-    if (!find_disk("box", device, sizeof device)) return say("disk", "box"), 0;
-    box.fd = open(device, O_RDWR | O_DIRECT | O_CLOEXEC);
-    if (box.fd < 0 || ioctl(box.fd, BLKGETSIZE64, &bytes) != 0 || bytes < HEAD + CONFIG + 65536) return say("box", device), 0;
-    box.size = (bytes - HEAD - CONFIG) / SECTOR * SECTOR;
-    if (posix_memalign((void **)&box.top, 4096, SECTOR) || posix_memalign((void **)&box.batch, 4096, BATCH + SECTOR)) return 0;
-    if (pread(box.fd, box.top, SECTOR, 0) != SECTOR) return say("read", device), 0;
-    struct header *head = &box.top->head;
-    if (memcmp(head->magic, "weftbox1", 8) != 0 || head->end - head->first > box.size)
-        memset(box.top, 0, SECTOR), memcpy(head->magic, "weftbox1", 8);
-    uint64_t at = head->end % box.size / SECTOR * SECTOR;
-    if (pread(box.fd, box.batch, SECTOR, HEAD + CONFIG + at) == SECTOR) memcpy(box.last, box.batch, SECTOR);
+    if (!find_disk("exchange", device, sizeof device)) return say("disk", "exchange"), 0;
+    exchange.fd = open(device, O_RDWR | O_DIRECT | O_CLOEXEC);
+    if (exchange.fd < 0 || ioctl(exchange.fd, BLKGETSIZE64, &bytes) != 0 || bytes < HEAD + CONFIG + 65536) return say("exchange", device), 0;
+    exchange.size = (bytes - HEAD - CONFIG) / SECTOR * SECTOR;
+    if (posix_memalign((void **)&exchange.top, 4096, SECTOR) || posix_memalign((void **)&exchange.batch, 4096, BATCH + SECTOR)) return 0;
+    if (pread(exchange.fd, exchange.top, SECTOR, 0) != SECTOR) return say("read", device), 0;
+    struct header *head = &exchange.top->head;
+    if (memcmp(head->magic, "weftbox1", 8) != 0 || head->end - head->first > exchange.size)
+        memset(exchange.top, 0, SECTOR), memcpy(head->magic, "weftbox1", 8);
+    uint64_t at = head->end % exchange.size / SECTOR * SECTOR;
+    if (pread(exchange.fd, exchange.batch, SECTOR, HEAD + CONFIG + at) == SECTOR) memcpy(exchange.last, exchange.batch, SECTOR);
     return 1;
 }
 
 static void write_head(void) {
-    if (pwrite(box.fd, box.top, SECTOR, 0) != SECTOR) say("write", "box");
+    if (pwrite(exchange.fd, exchange.top, SECTOR, 0) != SECTOR) say("write", "exchange");
 }
 
 static void append(const char *data, size_t length) {
-    struct header *head = &box.top->head;
+    struct header *head = &exchange.top->head;
     while (length) {
-        uint64_t at = head->end % box.size;
+        uint64_t at = head->end % exchange.size;
         size_t before = at % SECTOR, fits = BATCH - before, whole;
         if (fits > length) fits = length;
-        if (fits > box.size - at) fits = box.size - at;
+        if (fits > exchange.size - at) fits = exchange.size - at;
         whole = (before + fits + SECTOR - 1) / SECTOR * SECTOR;
-        memset(box.batch + whole - SECTOR, 0, SECTOR);
-        memcpy(box.batch, box.last, before);
-        memcpy(box.batch + before, data, fits);
-        if (pwrite(box.fd, box.batch, whole, HEAD + CONFIG + at - before) != (ssize_t)whole) say("write", "box");
+        memset(exchange.batch + whole - SECTOR, 0, SECTOR);
+        memcpy(exchange.batch, exchange.last, before);
+        memcpy(exchange.batch + before, data, fits);
+        if (pwrite(exchange.fd, exchange.batch, whole, HEAD + CONFIG + at - before) != (ssize_t)whole) say("write", "exchange");
         head->end += fits;
-        if (head->end - head->first > box.size - SECTOR) head->first = head->end - (box.size - SECTOR);
-        memcpy(box.last, box.batch + whole - SECTOR, SECTOR);
+        if (head->end - head->first > exchange.size - SECTOR) head->first = head->end - (exchange.size - SECTOR);
+        memcpy(exchange.last, exchange.batch + whole - SECTOR, SECTOR);
         data += fits, length -= fits;
     }
     write_head();
@@ -132,7 +132,7 @@ static int load_config(void) {
     size_t length = 0, have = 0;
     if (posix_memalign((void **)&data, 4096, CONFIG + 1)) return 0;
     for (; have < CONFIG && !length; have += BATCH) { /* most are short */
-        if (pread(box.fd, data + have, BATCH, HEAD + have) != BATCH) return say("read", "config"), 0;
+        if (pread(exchange.fd, data + have, BATCH, HEAD + have) != BATCH) return say("read", "config"), 0;
         for (size_t i = have ? have : 1; i < have + BATCH && !length; i++)
             if (!data[i] && !data[i - 1]) length = i + 1;
     }

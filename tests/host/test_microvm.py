@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from container_lab import MIB, ContainerLab
 from container_labs import open_lab
-from enclosed_lab import EnclosedLab
+from microvm_lab import MicrovmLab
 
 from weft.contracts.driver.container import ContainerMount, User
 from weft.contracts.driver.runtime import CanKill, ExecRequest, KeptSession, SessionMark
@@ -34,12 +34,12 @@ pytestmark = [pytest.mark.host, pytest.mark.timeout(240)]
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[ContainerLab]:
-    with open_lab("enclosed") as lab:
+    with open_lab("microvm") as lab:
         yield lab
 
 
 @pytest.fixture
-async def driver(lab: EnclosedLab) -> AsyncIterator[MicrovmDriver]:
+async def driver(lab: MicrovmLab) -> AsyncIterator[MicrovmDriver]:
     async for driver in bear(lab):
         yield driver
 
@@ -47,7 +47,7 @@ async def driver(lab: EnclosedLab) -> AsyncIterator[MicrovmDriver]:
 # What a run is.
 
 
-async def test_its_kernel_is_its_own(lab: EnclosedLab, driver: MicrovmDriver) -> None:
+async def test_its_kernel_is_its_own(lab: MicrovmLab, driver: MicrovmDriver) -> None:
     out = await run(driver, lab.script("own", "uname -r; cat /proc/sys/kernel/random/boot_id; nproc; free -m"))
     words = out.split()
     assert words[0] != os.uname().release
@@ -55,7 +55,7 @@ async def test_its_kernel_is_its_own(lab: EnclosedLab, driver: MicrovmDriver) ->
     assert words[2] == "1" and 64 < int(words[words.index("Mem:") + 1]) < 128
 
 
-async def test_its_file_system_needs_no_growing(lab: EnclosedLab, tmp_path: Path) -> None:
+async def test_its_file_system_needs_no_growing(lab: MicrovmLab, tmp_path: Path) -> None:
     """A machine that is off amid that would leave one on which the kernel of its next run fails."""
     base = await Roots(tmp_path).ensure(lab.layers)
     told = subprocess.run(["dumpe2fs", "-h", base], capture_output=True, text=True, check=True).stdout
@@ -67,7 +67,7 @@ async def test_its_file_system_needs_no_growing(lab: EnclosedLab, tmp_path: Path
 
 @pytest.mark.parametrize(("megabytes", "cpu"), [(96, 0.5), pytest.param(1024, 2.0, marks=pytest.mark.long)])
 async def test_the_least_and_more_than_one_cpu_are_enough(
-    lab: EnclosedLab, driver: MicrovmDriver, megabytes: int, cpu: float
+    lab: MicrovmLab, driver: MicrovmDriver, megabytes: int, cpu: float
 ) -> None:
     plan = lab.script(
         f"size-{megabytes}", "nproc; set -- $(free -m | grep Mem); echo $2", cpu=cpu, memory_bytes=megabytes * MIB
@@ -76,19 +76,19 @@ async def test_the_least_and_more_than_one_cpu_are_enough(
     assert count == max(1, int(cpu)) and megabytes - 100 < total < megabytes
 
 
-async def test_one_image_is_made_once_for_all_and_never_written(lab: EnclosedLab, driver: MicrovmDriver) -> None:
+async def test_one_image_is_made_once_for_all_and_never_written(lab: MicrovmLab, driver: MicrovmDriver) -> None:
     one, two = lab.script("one", "echo one > /mine; cat /mine"), lab.script("two", "ls / /mine; df -m / | tail -1")
     await run(driver, one)
-    images = list(Path(lab.host.state_dir, "enclosed", "images").iterdir())
+    images = list(Path(lab.host.state_dir, "microvm", "images").iterdir())
     before = [(path.name, path.stat().st_mtime_ns, path.stat().st_ino) for path in images]
     out = await run(driver, two)
     assert "No such file" in out
-    after = [(path.name, path.stat().st_ino) for path in Path(lab.host.state_dir, "enclosed", "images").iterdir()]
+    after = [(path.name, path.stat().st_ino) for path in Path(lab.host.state_dir, "microvm", "images").iterdir()]
     assert not Path(lab.layers[1], "mine").exists() and "lost+found" not in out
     assert len(before) == 1 and after == [(name, inode) for name, _, inode in before]
 
 
-async def test_it_can_write_so_much_and_no_more(lab: EnclosedLab, driver: MicrovmDriver) -> None:
+async def test_it_can_write_so_much_and_no_more(lab: MicrovmLab, driver: MicrovmDriver) -> None:
     text = (
         "df -m / | tail -1; dd if=/dev/zero of=/big bs=1M count=300 2>&1 | grep -o 'No space left on device'; "
         "du -m /big; rm /big; echo on > /on && cat /on"
@@ -100,7 +100,7 @@ async def test_it_can_write_so_much_and_no_more(lab: EnclosedLab, driver: Microv
     assert 100 < size < 160 and 95 < written < 140  # beside what its image takes, and may grow by
 
 
-async def test_a_program_that_isnt_there_is_told_so(lab: EnclosedLab, driver: MicrovmDriver) -> None:
+async def test_a_program_that_isnt_there_is_told_so(lab: MicrovmLab, driver: MicrovmDriver) -> None:
     plan = lab.plan("nothing", "no-such-program")
     assert "no-such-program: not found" in await run(driver, plan)
     facts = await driver.inspect(plan.id)
@@ -109,7 +109,7 @@ async def test_a_program_that_isnt_there_is_told_so(lab: EnclosedLab, driver: Mi
 
 
 @pytest.mark.long
-async def test_it_prints_more_than_is_kept_and_the_end_is_there(lab: EnclosedLab, driver: MicrovmDriver) -> None:
+async def test_it_prints_more_than_is_kept_and_the_end_is_there(lab: MicrovmLab, driver: MicrovmDriver) -> None:
     """The lines are whole, in order, and take no more of the node's disk than they may."""
     text = "i=0; while [ $i -lt 40 ]; do seq $((i * 25000)) $((i * 25000 + 24999)); i=$((i + 1)); done; echo -n last"
     plan = lab.script("floods", text)
@@ -119,15 +119,15 @@ async def test_it_prints_more_than_is_kept_and_the_end_is_there(lab: EnclosedLab
     assert lines[-1] == "last" and lines[-2] == "999999"
     assert [int(line) for line in lines[:-1]] == list(range(1_000_000 - len(lines) + 1, 1_000_000))
     assert len(lines) > 100_000
-    box = Path(lab.host.state_dir, "enclosed", "containers", plan.id, "box")
-    assert box.stat().st_size == RING_AT + RING_BYTES
+    disk = Path(lab.host.state_dir, "microvm", "containers", plan.id, "exchange-disk")
+    assert disk.stat().st_size == RING_AT + RING_BYTES
     assert [line.data async for line in driver.read_log(plan.id, tail=2)] == [b"999999\n", b"last"]
 
 
 # How it ends.
 
 
-async def test_one_that_still_boots_is_asked_as_soon_as_it_can_hear(lab: EnclosedLab, driver: MicrovmDriver) -> None:
+async def test_one_that_still_boots_is_asked_as_soon_as_it_can_hear(lab: MicrovmLab, driver: MicrovmDriver) -> None:
     plan = lab.script("early", "trap 'exit 5' TERM; while :; do sleep 0.05; done")
     await driver.start(plan)
     await driver.stop(plan.id, grace_seconds=WAIT_SECONDS)
@@ -136,7 +136,7 @@ async def test_one_that_still_boots_is_asked_as_soon_as_it_can_hear(lab: Enclose
     assert facts.exit_code == 5
 
 
-async def test_a_fork_bomb_stays_in_its_limit(lab: EnclosedLab, driver: MicrovmDriver) -> None:
+async def test_a_fork_bomb_stays_in_its_limit(lab: MicrovmLab, driver: MicrovmDriver) -> None:
     plan = lab.script("bomb", "echo up; f() { f | f & }; f; exec sleep 1000", pids=40)  # no more forks of its own
     await ready(driver, plan)
     await says(driver, plan, "up")
@@ -146,7 +146,7 @@ async def test_a_fork_bomb_stays_in_its_limit(lab: EnclosedLab, driver: MicrovmD
 
 
 async def test_a_kernel_that_panics_is_an_end_and_what_it_ran_is_not_run_twice(
-    lab: EnclosedLab, driver: MicrovmDriver
+    lab: MicrovmLab, driver: MicrovmDriver
 ) -> None:
     text = "echo run; sleep 0.5; umount /proc/sysrq-trigger; echo c > /proc/sysrq-trigger; sleep 100"
     rights = [*lab.plan("x").capabilities, "CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"]
@@ -157,7 +157,7 @@ async def test_a_kernel_that_panics_is_an_end_and_what_it_ran_is_not_run_twice(
 
 
 async def test_a_kernel_that_panics_before_its_init_is_an_end(
-    lab: EnclosedLab, driver: MicrovmDriver, monkeypatch: pytest.MonkeyPatch
+    lab: MicrovmLab, driver: MicrovmDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(translate, "CMDLINE", f"{translate.CMDLINE} rdinit=/nothing")
     plan = lab.script("early", "echo never")
@@ -167,7 +167,7 @@ async def test_a_kernel_that_panics_before_its_init_is_an_end(
 
 
 async def test_after_a_power_cut_it_is_told_so_and_what_it_had_synced_is_there(
-    lab: EnclosedLab, driver: MicrovmDriver
+    lab: MicrovmLab, driver: MicrovmDriver
 ) -> None:
     plan = lab.script("cut", "cat /kept && exit 0; echo kept > /kept; sync; echo up; sleep 1000")
     facts = await ready(driver, plan)
@@ -175,7 +175,7 @@ async def test_after_a_power_cut_it_is_told_so_and_what_it_had_synced_is_there(
     await driver.close()
     lab.drivers.clear()
     lab.kill(facts)
-    record = Path(lab.host.state_dir, "enclosed", "guests", plan.id, "guest.json")
+    record = Path(lab.host.state_dir, "microvm", "guests", plan.id, "guest.json")
     record.write_text(json.dumps(json.loads(record.read_text()) | {"host_boot_id": "another"}))
     shutil.rmtree(lab.host.run_dir)
     Path(lab.host.run_dir).mkdir()
@@ -189,7 +189,7 @@ async def test_after_a_power_cut_it_is_told_so_and_what_it_had_synced_is_there(
 
 
 async def test_a_command_that_a_signal_ends_says_so_and_many_bytes_pass_both_ways(
-    lab: EnclosedLab, driver: MicrovmDriver
+    lab: MicrovmLab, driver: MicrovmDriver
 ) -> None:
     plan = lab.plan("host")
     await ready(driver, plan)
@@ -208,7 +208,7 @@ async def test_a_command_that_a_signal_ends_says_so_and_many_bytes_pass_both_way
         await driver.exec(plan.id, ExecRequest([]))
 
 
-async def test_a_command_that_hears_nothing_can_be_killed(lab: EnclosedLab, driver: MicrovmDriver) -> None:
+async def test_a_command_that_hears_nothing_can_be_killed(lab: MicrovmLab, driver: MicrovmDriver) -> None:
     plan = lab.plan("deaf")
     await ready(driver, plan)
     deaf = "trap '' HUP TERM INT; echo here; env | grep -c ENTERED; while :; do sleep 0.1; done"
@@ -226,7 +226,7 @@ async def test_a_command_that_hears_nothing_can_be_killed(lab: EnclosedLab, driv
     assert (await output_of(driver, plan, "sh", "-c", "ps | grep -c '[t]rap'"))[0] == "0\n"
 
 
-async def test_a_command_outlives_who_started_it(lab: EnclosedLab, driver: MicrovmDriver) -> None:
+async def test_a_command_outlives_who_started_it(lab: MicrovmLab, driver: MicrovmDriver) -> None:
     plan = lab.plan("lasting")
     await ready(driver, plan)
     mark = SessionMark("ab" * 16)
@@ -257,10 +257,10 @@ async def test_a_command_outlives_who_started_it(lab: EnclosedLab, driver: Micro
 # Who started it, and what holds it, may be killed at any moment.
 
 
-async def test_a_start_that_was_cut_off_can_be_made_again(lab: EnclosedLab, driver: MicrovmDriver) -> None:
+async def test_a_start_that_was_cut_off_can_be_made_again(lab: MicrovmLab, driver: MicrovmDriver) -> None:
     plan = lab.script("begun", "echo ran")
     starting = asyncio.create_task(driver.start(plan))
-    record = Path(lab.host.state_dir, "enclosed", "containers", plan.id, "container.json")
+    record = Path(lab.host.state_dir, "microvm", "containers", plan.id, "container.json")
     while not record.exists():
         await asyncio.sleep(0.001)
     kept = record.read_bytes()
@@ -278,14 +278,14 @@ async def test_a_start_that_was_cut_off_can_be_made_again(lab: EnclosedLab, driv
 # Walls, and what it gets of the image.
 
 
-async def test_it_sees_nothing_of_its_machine(lab: EnclosedLab, driver: MicrovmDriver) -> None:
-    text = """ls /box /weft-agent 2>/dev/null || echo no machine
+async def test_it_sees_nothing_of_its_machine(lab: MicrovmLab, driver: MicrovmDriver) -> None:
+    text = """ls /kept /weft-agent 2>/dev/null || echo no machine
     ls /dev | grep -c vd; mkdir -p /tmp/a; chroot /tmp/a /nothing 2>/dev/null; ls /proc | grep -c '^[0-9]'"""
     out = await run(driver, lab.script("looks", text))
     assert out.startswith("no machine\n0\n") and int(out.splitlines()[2]) < 5
 
 
-async def test_what_is_in_its_image_is_there_as_it_was(lab: EnclosedLab, driver: MicrovmDriver) -> None:
+async def test_what_is_in_its_image_is_there_as_it_was(lab: MicrovmLab, driver: MicrovmDriver) -> None:
     """Owners, modes, links, attributes; and what an upper layer took away isn't."""
     lower, upper = lab.folder / "l1" / "fs", lab.folder / "l2" / "fs"
     for folder in (lower / "gone", lower / "opaque", lower / "d", upper / "opaque"):
@@ -309,7 +309,7 @@ async def test_what_is_in_its_image_is_there_as_it_was(lab: EnclosedLab, driver:
     assert "gone" not in out and "old" not in out and "new" in out
     assert out.count("1234 70000 4751 2") == 2 and "/d/../../../../proc/self" in out and out.endswith("4\n")
     [image] = [
-        path for path in Path(lab.host.state_dir, "enclosed", "images").glob("*.ext4") if "/d/tool" in _names(path)
+        path for path in Path(lab.host.state_dir, "microvm", "images").glob("*.ext4") if "/d/tool" in _names(path)
     ]
     told = subprocess.run(["debugfs", "-R", "ea_get /d/tool user.note", str(image)], capture_output=True, check=True)
     assert b"kept" in told.stdout
@@ -320,24 +320,24 @@ def _names(image: Path) -> str:
     return "/d/tool" if "Inode:" in told.stdout else ""
 
 
-async def test_an_image_with_links_in_odd_places_stays_in_its_root(lab: EnclosedLab, driver: MicrovmDriver) -> None:
+async def test_an_image_with_links_in_odd_places_stays_in_its_root(lab: MicrovmLab, driver: MicrovmDriver) -> None:
     odd = lab.folder / "odd" / "fs"
     (odd / "real").mkdir(parents=True)
-    for name, aim in (("proc", "/real"), ("dev", "../../real"), ("run", "/../../../box")):
+    for name, aim in (("proc", "/real"), ("dev", "../../real"), ("run", "/../../../kept")):
         (odd / name).symlink_to(aim)
-    plan = lab.script("odd", "ls /box 2>/dev/null; echo ran; ls /weft-agent", layers=[str(odd), *lab.layers])
+    plan = lab.script("odd", "ls /kept 2>/dev/null; echo ran; ls /weft-agent", layers=[str(odd), *lab.layers])
     out = await run(driver, plan)
     assert "ran" in out and "/weft-agent: No such file" in out and "config" not in out
 
 
-async def test_nobody_else_may_read_what_it_was_told_or_has_printed(lab: EnclosedLab, driver: MicrovmDriver) -> None:
+async def test_nobody_else_may_read_what_it_was_told_or_has_printed(lab: MicrovmLab, driver: MicrovmDriver) -> None:
     plan = lab.script("secret", "echo $KEY")
     plan = msgspec.structs.replace(plan, process=msgspec.structs.replace(plan.process, env=["PATH=/bin", "KEY=s3cret"]))
     await driver.start(plan)
     for pid in lab.processes():
         assert b"s3cret" not in Path(f"/proc/{pid}/cmdline").read_bytes()
     assert (await ended(driver, plan)).exit_code == 0
-    folder = Path(lab.host.state_dir, "enclosed", "containers", plan.id)
+    folder = Path(lab.host.state_dir, "microvm", "containers", plan.id)
     assert folder.stat().st_mode & 0o077 == 0
 
 
@@ -345,7 +345,7 @@ async def test_nobody_else_may_read_what_it_was_told_or_has_printed(lab: Enclose
 
 
 async def test_a_volume_has_one_file_system_for_those_with_and_without_machines(
-    lab: EnclosedLab, driver: MicrovmDriver
+    lab: MicrovmLab, driver: MicrovmDriver
 ) -> None:
     volumes = DirectoryVolumes(lab.host)
     disk = (await volumes.ensure_files("data", size_bytes=32 * MIB, owner=(1000, 1000))).path
@@ -364,7 +364,7 @@ async def test_a_volume_has_one_file_system_for_those_with_and_without_machines(
 
 
 async def test_a_volume_that_another_has_is_not_had_twice(
-    lab: EnclosedLab, driver: MicrovmDriver, monkeypatch: pytest.MonkeyPatch
+    lab: MicrovmLab, driver: MicrovmDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # QEMU locks no disk before the memory of a saved machine is there (tests/warm): these boot.
     monkeypatch.setenv("PATH", f"/usr/bin:{os.environ['PATH']}")
@@ -384,7 +384,7 @@ async def test_a_volume_that_another_has_is_not_had_twice(
 # What can't be had.
 
 
-async def test_what_it_cant_have_is_refused_and_leaves_nothing(lab: EnclosedLab, driver: MicrovmDriver) -> None:
+async def test_what_it_cant_have_is_refused_and_leaves_nothing(lab: MicrovmLab, driver: MicrovmDriver) -> None:
     folder = lab.plan("folder", mounts=[ContainerMount(str(lab.folder), "/data")])
     disks = [ContainerMount("/x", f"/data{number}", file_system="ext4") for number in range(7)]
     for plan, word in (
@@ -407,12 +407,12 @@ async def test_what_it_cant_have_is_refused_and_leaves_nothing(lab: EnclosedLab,
     assert lab.leftovers() == []
 
 
-async def test_a_node_without_the_kernel_says_what_to_do(lab: EnclosedLab, tmp_path: Path) -> None:
+async def test_a_node_without_the_kernel_says_what_to_do(lab: MicrovmLab, tmp_path: Path) -> None:
     driver = MicrovmDriver(lab.host, tmp_path)
     probe = await driver.probe()
     assert not probe.usable and (probe.kinds, probe.isolations) == (("container",), ("vm",))
     [problem] = probe.problems
-    assert str(tmp_path) in problem and "python -m weft.images enclosed" in problem
+    assert str(tmp_path) in problem and "python -m weft.images microvm" in problem
     with pytest.raises(DriverFailed):
         await driver.start(lab.plan("never"))
     await driver.close()

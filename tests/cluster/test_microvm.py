@@ -24,14 +24,14 @@ pytestmark = [pytest.mark.host, pytest.mark.timeout(400)]
 
 
 def machines(cluster: Cluster, node: str) -> list[int]:
-    return cluster.pids("qemu-system", f"/{node}/enclosed/")
+    return cluster.pids("qemu-system", f"/{node}/microvm/")
 
 
 def find_traces(cluster: Cluster, node: str) -> list[str]:
     """What there is of any such container on this node: files, processes. Images stay."""
-    state = cluster.state / "nodes" / node / "enclosed"
+    state = cluster.state / "nodes" / node / "microvm"
     found = [str(path) for name in ("containers", "guests") for path in (state / name).glob("*")]
-    run = Path("/run/weft").glob(f"*{cluster.run_mark()}*/{node}/enclosed/*/")
+    run = Path("/run/weft").glob(f"*{cluster.run_mark()}*/{node}/microvm/*/")
     return [*found, *map(str, run), *(f"process {pid}" for pid in machines(cluster, node))]
 
 

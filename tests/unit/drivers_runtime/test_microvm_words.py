@@ -13,7 +13,14 @@ from weft.contracts.driver.container import ContainerMount, ContainerNic, Contai
 from weft.contracts.driver.host import Capacity
 from weft.contracts.driver.runtime import BootKernel, ExecRequest, GuestFacts, GuestState
 from weft.drivers.runtime.qemu.microvm import exchange_disk
-from weft.drivers.runtime.qemu.microvm.exchange_disk import Head, Ring, make_box, parse_line, read_head, write_config
+from weft.drivers.runtime.qemu.microvm.exchange_disk import (
+    Head,
+    Ring,
+    make_exchange_disk,
+    parse_line,
+    read_head,
+    write_config,
+)
 from weft.drivers.runtime.qemu.microvm.record import MicrovmPaths, MicrovmRecord, tell
 from weft.drivers.runtime.qemu.microvm.root_disks import name_layers
 from weft.drivers.runtime.qemu.microvm.translate import (
@@ -57,7 +64,11 @@ def test_the_machine_is_as_large_as_the_container_and_has_its_disks_and_links() 
     machine = plan_machine(PLAN, PATHS, "/base.ext4", 9 << 30, "/k", "/i", Capacity(8, 1 << 34, 1 << 40))
     assert (machine.cpu, machine.vcpus, machine.memory_bytes, machine.machine) == (1.5, 2, 129 * MIB, "microvm")
     assert [(disk.serial, disk.path, disk.read_only) for disk in machine.disks] == [
-        *(("root", "/state/x/root.qcow2", False), ("box", "/state/x/box", False), ("volume0", "/d.raw", False)),
+        *(
+            ("root", "/state/x/root.qcow2", False),
+            ("exchange", "/state/x/exchange-disk", False),
+            ("volume0", "/d.raw", False),
+        ),
     ]
     assert (machine.disks[0].base, machine.disks[0].base_format, machine.disks[0].size_bytes) == (
         *("/base.ext4", "raw"),
@@ -160,11 +171,11 @@ def write_ring(path: Path, at: int, data: bytes) -> None:
 
 
 def test_a_box_is_kept_from_run_to_run_and_holds_what_it_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "box"
-    make_box(path)
+    path = tmp_path / "exchange-disk"
+    make_exchange_disk(path)
     assert read_head(path) is None
     write_head(path, 0, 5)
-    make_box(path)
+    make_exchange_disk(path)
     assert read_head(path) == Head("r", 2, 0, 0, 0, 5)
     write_config(path, [("arg", "one"), ("arg", "two words")])
     with open(path, "rb") as file:
@@ -178,8 +189,8 @@ def test_a_box_is_kept_from_run_to_run_and_holds_what_it_is_told(tmp_path: Path)
 
 @pytest.mark.parametrize("first, end", [(10, 5), (0, exchange_disk.RING_BYTES + 1), (0, 1 << 63)])
 def test_a_head_that_cant_be_is_none(tmp_path: Path, first: int, end: int) -> None:
-    path = tmp_path / "box"
-    make_box(path)
+    path = tmp_path / "exchange-disk"
+    make_exchange_disk(path)
     write_head(path, first, end)
     assert read_head(path) is None
     ring = Ring(path)
@@ -188,8 +199,8 @@ def test_a_head_that_cant_be_is_none(tmp_path: Path, first: int, end: int) -> No
 
 
 def test_lines_are_read_as_they_come_and_across_the_ends_of_the_ring(tmp_path: Path) -> None:
-    path = tmp_path / "box"
-    make_box(path)
+    path = tmp_path / "exchange-disk"
+    make_exchange_disk(path)
     ring = Ring(path)
     assert ring.read() is None
     at = 3 * exchange_disk.RING_BYTES - 20
@@ -222,8 +233,8 @@ class Endless:
 
 
 async def test_a_machine_that_writes_without_end_keeps_nobody_who_wants_what_there_was(tmp_path: Path) -> None:
-    path = tmp_path / "box"
-    make_box(path)
+    path = tmp_path / "exchange-disk"
+    make_exchange_disk(path)
     write_ring(path, 0, b"1 stdout F one\n" + b"x" * 1000)
     write_head(path, 0, 1015)
     clock = Endless(path)

@@ -9,20 +9,20 @@ from container_lab import MIB, ContainerLab
 
 from weft.contracts.driver.container import ContainerPlan, User
 from weft.drivers.runtime.qemu.microvm.driver import MicrovmDriver
-from weft.images.enclosed.build import ensure_enclosure
+from weft.images.microvm.build import ensure_microvm
 
 CACHE = Path(__file__).resolve().parents[2] / ".weft" / "cache"
 
 
-class EnclosedLab(ContainerLab):
+class MicrovmLab(ContainerLab):
     def __init__(self) -> None:
-        super().__init__("enclosed")
+        super().__init__("microvm")
         self.folder.chmod(0o755)
-        self.enclosure = ensure_enclosure(CACHE)
+        self.microvm_dir = ensure_microvm(CACHE)
         self.drivers: list[MicrovmDriver] = []  # type: ignore[assignment]
 
     def driver(self) -> MicrovmDriver:  # type: ignore[override]
-        driver = MicrovmDriver(self.host, self.enclosure)
+        driver = MicrovmDriver(self.host, self.microvm_dir)
         self.drivers.append(driver)
         return driver
 
@@ -31,7 +31,7 @@ class EnclosedLab(ContainerLab):
 
     def leftovers(self) -> list[str]:
         """What there is on the node that has to do with any container; images stay."""
-        state, run = Path(self.host.state_dir, "enclosed"), Path(self.host.run_dir, "enclosed")
+        state, run = Path(self.host.state_dir, "microvm"), Path(self.host.run_dir, "microvm")
         found = [f"process {pid}" for pid in self.processes()]
         found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(self.folder) in line]
         for folder in (state / "guests", state / "containers", run):

@@ -36,29 +36,29 @@ SOURCES = Path(__file__).parent
 _NEEDED = {"gcc": "gcc libc6-dev", "strip": "binutils", "dpkg-deb": "dpkg", "apt-get": "apt"}
 
 
-def find_enclosure(cache_dir: Path) -> Path:
+def find_microvm(cache_dir: Path) -> Path:
     """Where that of this recipe lies in ``cache_dir``, built or not."""
-    return cache_dir / f"enclosed-{digest_recipe(SOURCES)[:12]}"
+    return cache_dir / f"microvm-{digest_recipe(SOURCES)[:12]}"
 
 
-def ensure_enclosure(cache_dir: Path, say: Callable[[str], None] = lambda what: None, *, fresh: bool = False) -> Path:
+def ensure_microvm(cache_dir: Path, say: Callable[[str], None] = lambda what: None, *, fresh: bool = False) -> Path:
     """That folder, built unless it is there (``fresh``: built anyhow). Raises DriverFailed."""
-    folder = find_enclosure(cache_dir)
+    folder = find_microvm(cache_dir)
     if fresh or not folder.exists():
         with take_turn(folder, say):
             if fresh or not folder.exists():
-                build_enclosure(folder, cache_dir, say)
+                build_microvm(folder, cache_dir, say)
     return folder
 
 
-def build_enclosure(out_path: Path, cache_dir: Path, say: Callable[[str], None] = lambda what: None) -> None:
+def build_microvm(out_path: Path, cache_dir: Path, say: Callable[[str], None] = lambda what: None) -> None:
     """Write the folder ``out_path``; keeps the kernel package in ``cache_dir``. Raises DriverFailed."""
-    require("enclosed", _NEEDED)
+    require("microvm", _NEEDED)
     cache_dir.mkdir(parents=True, exist_ok=True)
     say("kernel")
     tree = fetch_kernel(cache_dir.resolve())
     say("programs")
-    with tempfile.TemporaryDirectory(prefix="enclosed-", dir=out_path.parent) as work_name:
+    with tempfile.TemporaryDirectory(prefix="microvm-", dir=out_path.parent) as work_name:
         work = Path(work_name)
         made = work / "made"
         made.mkdir()

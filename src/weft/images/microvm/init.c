@@ -1,6 +1,6 @@
 /* PID 1 of the machine around one container, and what lets others in: all that runs there besides the container.
  *
- * As /init it loads the virtio modules, reads from the disk "box" what to run, mounts the disk "root", sets the network up,
+ * As /init it loads the virtio modules, reads from the disk "exchange" what to run, mounts the disk "root", sets the network up,
  * and starts the container's process in namespaces for processes and mounts of its own, as the user and with the rights that
  * it is to have. Then it keeps what that prints, starts weft's guest agent (which runs `enter` for each command beside it),
  * and powers the machine off when the process has ended.
@@ -9,7 +9,7 @@
  *   kill-command NAME       ends one that was started as NAME
  *   poweroff                asks the container's process to end, by its stop signal; the machine follows
  *
- * The disk "box" is all that host and machine tell each other, so it outlives both, and takes no more room than it has:
+ * The disk "exchange" is all that host and machine tell each other, so it outlives both, and takes no more room than it has:
  *   0          a header (struct header), which only the machine writes, a sector at once
  *   4096       CONFIG bytes of records that the host writes before each run: WORD VALUE NUL; an empty one is the last
  *   4096+CONFIG  a ring for what was printed: byte P of all of them lies at P modulo its size. Lines:
@@ -36,9 +36,9 @@ static void limit_processes(void) {
     char text[32];
     if (config.pids <= 0 || !mount_on("cgroup2", "/cgroup", "cgroup2", 0, "")) return;
     write_file("/cgroup/cgroup.subtree_control", "+pids", 5);
-    mkdir("/cgroup/box", 0755);
+    mkdir("/cgroup/container", 0755);
     int length = snprintf(text, sizeof text, "%ld", config.pids);
-    if (!write_file("/cgroup/box/pids.max", text, length)) say("limit", "pids");
+    if (!write_file("/cgroup/container/pids.max", text, length)) say("limit", "pids");
 }
 
 static int open_root(char *device, size_t size) {
@@ -52,7 +52,7 @@ static int open_root(char *device, size_t size) {
 
 static void begin_container(int told, int out, int err) {
     int nothing = open("/dev/null", O_RDONLY);
-    write_file("/cgroup/box/cgroup.procs", "0", 1);
+    write_file("/cgroup/container/cgroup.procs", "0", 1);
     fill_root();
     setsid();
     if (fchown(out, config.uid, config.gid) != 0 || fchown(err, config.uid, config.gid) != 0) say("owner", "stdio");
@@ -108,7 +108,7 @@ static int enter(int argc, char **argv) {
     const char *mark = getenv("_ENTERED_AS");
     unsetenv("_ENTERED_AS");
     for (int i = 1; i < 32; i++) signal(i, i == SIGCHLD ? SIG_DFL : SIG_IGN); /* they are for the command */
-    write_file("/cgroup/box/cgroup.procs", "0", 1);
+    write_file("/cgroup/container/cgroup.procs", "0", 1);
     if (setns(processes, CLONE_NEWPID) != 0 || setns(queues, CLONE_NEWIPC) != 0 || setns(mounts, CLONE_NEWNS) != 0) {
         say("the container has ended", "");
         return 126;
@@ -163,11 +163,11 @@ static int was_out_of_memory(void) {
 
 static void end_machine(uint32_t how, uint32_t code) {
     await_grown();
-    if (!box.top) reboot(RB_POWER_OFF); /* there is nowhere to say it */
-    box.top->head.state = ENDED, box.top->head.how = how, box.top->head.code = code;
+    if (!exchange.top) reboot(RB_POWER_OFF); /* there is nowhere to say it */
+    exchange.top->head.state = ENDED, exchange.top->head.how = how, exchange.top->head.code = code;
     sync(); /* volumes too, which are mounted in the container's mounts alone */
     if (umount2("/c", 0) != 0) mount(NULL, "/c", NULL, MS_REMOUNT | MS_RDONLY, NULL);
-    if (box.fd >= 0) write_head(); /* last: whoever reads it may take the machine away */
+    if (exchange.fd >= 0) write_head(); /* last: whoever reads it may take the machine away */
     reboot(RB_POWER_OFF);
     for (;;) pause();
 }
@@ -219,10 +219,10 @@ int main(int argc, char **argv) {
 
     load_virtio();
     load_modules(first_modules);
-    if (!open_box()) end_machine(UNSTARTED, 0);
+    if (!open_exchange()) end_machine(UNSTARTED, 0);
     char device[64] = "";
     int loaded = load_config();
-    struct header *head = &box.top->head;
+    struct header *head = &exchange.top->head;
     if (loaded && !strncmp(head->run, config.run, sizeof head->run) && head->state) end_machine(AGAIN, 0);
     strncpy(head->run, config.run, sizeof head->run);
     head->state = BOOTING, head->how = head->code = 0;

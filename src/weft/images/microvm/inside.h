@@ -1,6 +1,6 @@
 /* What the container's first process does before its program: it makes the root what it is to be, and becomes its user. */
 #pragma once
-#include "box.h"
+#include "exchange_disk.h"
 
 static int bind_fd(int fd, const char *target, unsigned long flags) {
     char source[40];
