@@ -163,7 +163,7 @@ def _plan_relocation(known: PlanInput, guest: GuestFacts) -> Plan | None:
         else:
             begun = store is None or store.key != order.key or store.state in ("copying", "there")
         return Plan((Step.IMAGE, Step.RELOCATE), state) if begun and known.memory.made else None
-    return None if is_alive(guest) else Plan((), state, "storage", "its disk is being moved to another pool")
+    return None if is_alive(guest) else Plan((), state, "storage", "its disk is being relocated to another pool")
 
 
 def _plan_orphan(known: PlanInput, guest: GuestFacts, stop: tuple[Step, ...], tidy: tuple[Step, ...]) -> Plan:

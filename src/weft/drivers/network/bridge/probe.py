@@ -121,8 +121,8 @@ def find_small_mtu(shown: str, link: str) -> list[str]:
         return []
     most = int(told[1]) - _VXLAN_BYTES
     return [
-        f"link {link} has MTU {told[1]}: between nodes only networks with --mtu {most} or less lose no packets; or give it"
-        f" {_LEAST_MTU}: ip link set {link} mtu {_LEAST_MTU}"
+        f"link {link} has MTU {told[1]}: networks with an --mtu above {most} lose packets between nodes; lower theirs,"
+        f" or raise the link's: ip link set {link} mtu {_LEAST_MTU}"
     ]
 
 
@@ -140,7 +140,7 @@ async def _probe_node(found: Findings, host: Host, names: Names) -> None:
         found.capabilities.append("dns-upstream")
     elif host.dns_upstream:
         found.warnings.append(
-            "guests resolve no outside names: /etc/resolv.conf names only this node's loopback; add a server that"
+            "guests can't resolve outside names: /etc/resolv.conf names only this node's loopback; add a server that"
             " routers can reach"
         )
     _, chains, _ = await attempt("read nft chains", ["nft", "-j", "list", "chains"])
