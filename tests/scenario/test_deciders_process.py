@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from types import SimpleNamespace
 from weft.launch.server.controllers import run_controllers
-sys.exit(run_controllers(SimpleNamespace(state=Path(sys.argv[1]), enclosure=Path("none"), plain_registry=[], allow_fetch=[])))
+sys.exit(run_controllers(SimpleNamespace(state=Path(sys.argv[1]), microvm_dir=Path("none"), plain_registry=[], allow_fetch=[])))
 """
 
 
