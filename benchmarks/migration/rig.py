@@ -122,7 +122,7 @@ class Rig:
             slowdown = settings.slowdown
             while True:
                 facts = await source.moves.progress(plan.id, key)
-                if facts.phase in ("handed over", "failed"):
+                if facts.phase in ("handedOver", "failed"):
                     break
                 if time.monotonic() - begun > patience:
                     break
@@ -137,7 +137,7 @@ class Rig:
                     elif change.action == "finish standing still":
                         await source.moves.adjust(plan.id, key, pause_ms=max(1, int(change.pause_seconds * 3000)))
                 await asyncio.sleep(0.002)
-            if facts.phase != "handed over":
+            if facts.phase != "handedOver":
                 await source.moves.cancel(plan.id, key)
                 await target.moves.give_up(plan.id, key)
                 return Moved(

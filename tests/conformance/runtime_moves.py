@@ -35,8 +35,8 @@ async def move(source: Mover, target: Mover, plan: GuestPlan, key: str, mode: Mo
     settings = MigrationSettings(mode=mode)
     socket = await target.moves.expect(plan, await source.moves.describe(plan.id), key, settings)
     await source.moves.send(plan.id, key, socket, settings)
-    facts = await come_to(source, plan, key, "handed over", "failed")
-    assert facts.phase == "handed over", facts
+    facts = await come_to(source, plan, key, "handedOver", "failed")
+    assert facts.phase == "handedOver", facts
     await come_to(target, plan, key, "arrived", "failed")
     await target.moves.take_over(plan.id, key)
     await source.moves.leave(plan.id, key)
@@ -147,7 +147,7 @@ class MovePromises:
         await come_to(here, plan, "again", "moving")
         await come_to(there, plan, "again", "moving")
         other_lab.kill(there, await there.inspect(plan.id))
-        assert (await come_to(here, plan, "again", "failed", "handed over")).phase == "failed"
+        assert (await come_to(here, plan, "again", "failed", "handedOver")).phase == "failed"
         seen = await self.look(here, plan, after=seen + 1)
         assert (await come_to(there, plan, "again", "failed", "arrived")).phase == "failed"
         with pytest.raises(IllegalTransition):
@@ -193,12 +193,12 @@ class MovePromises:
         happened = asyncio.create_task(self.names(here, plan))
         await asyncio.sleep(0.05)
         await here.moves.adjust(plan.id, "heirs", bytes_per_second=0, pause_ms=300)
-        assert (await come_to(here, plan, "heirs", "handed over", "failed")).phase == "handed over"
+        assert (await come_to(here, plan, "heirs", "handedOver", "failed")).phase == "handedOver"
         assert "stopped" in await happened
         here, there = await self.heir(lab, here), await self.heir(other_lab, there)
         assert (await here.inspect(plan.id)).state == "paused"
         assert (await there.inspect(plan.id)).state == "starting"
-        assert (await come_to(here, plan, "heirs", "handed over", "failed")).phase == "handed over"
+        assert (await come_to(here, plan, "heirs", "handedOver", "failed")).phase == "handedOver"
         with pytest.raises(IllegalTransition):
             await here.moves.cancel(plan.id, "heirs")
         await come_to(there, plan, "heirs", "arrived")
@@ -234,7 +234,7 @@ class MovePromises:
         settings = MigrationSettings()
         socket = await there.moves.expect(plan, await here.moves.describe(plan.id), "word", settings)
         await here.moves.send(plan.id, "word", socket, settings)
-        await come_to(here, plan, "word", "handed over")
+        await come_to(here, plan, "word", "handedOver")
         with pytest.raises(IllegalTransition):
             await here.moves.cancel(plan.id, "word")
         await there.moves.give_up(plan.id, "word")

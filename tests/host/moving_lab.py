@@ -211,7 +211,7 @@ class Pair:
 
     async def introduce(self, source: Envelope, target: Envelope, here: Node, there: Node) -> Envelope:
         """The source, told where the target waits."""
-        waiting = await there.until_phase(target, "waiting", "taken over")
+        waiting = await there.until_phase(target, "waiting", "takenOver")
         move = decode_part(source.spec, AllocationSpec).move
         assert move is not None
         source = change(source, move=msgspec.structs.replace(move, address=waiting.address))
@@ -220,7 +220,7 @@ class Pair:
 
     async def finish(self, source: Envelope, target: Envelope, here: Node, there: Node) -> Envelope:
         """What the controller does once the target has taken over; the target's allocation, active."""
-        await there.until_phase(target, "taken over")
+        await there.until_phase(target, "takenOver")
         target = change(target, role="active", move=None)
         there.put(target)
         move = decode_part(source.spec, AllocationSpec).move
@@ -232,7 +232,7 @@ class Pair:
     async def break_off(self, source: Envelope, target: Envelope, here: Node, there: Node) -> Envelope:
         """What it does with a move that has failed; the source's allocation, active."""
         there.put(change(target, desired="stop"))
-        await there.until(target, lambda r: r.move is not None and r.move.phase == "given up", failing=True)
+        await there.until(target, lambda r: r.move is not None and r.move.phase == "abandoned", failing=True)
         await self.remove(target, there)
         spec = decode_part(source.spec, AllocationSpec)
         assert spec.move is not None

@@ -49,7 +49,7 @@ async def test_a_guest_moves_there_and_back_with_its_disks_and_goes_on_writing(g
         source, target = await guest.begin()
         told = (await guest.here.until(source, lambda r: r.move is not None and r.move.pause_ms)).move
         assert told is not None and told.plan is not None and told.sent_bytes > 10_000_000, told
-        taken = (await guest.there.until(target, lambda r: r.move is not None and r.move.phase == "taken over")).move
+        taken = (await guest.there.until(target, lambda r: r.move is not None and r.move.phase == "takenOver")).move
         assert taken is not None and 0 < taken.pause_ms <= told.pause_ms, (taken, told)
         assert taken.sent_bytes > 10_000_000 and 0 < taken.elapsed_ms <= told.elapsed_ms + 5, (
             "a source may be gone by then"
@@ -103,8 +103,8 @@ async def test_what_was_handed_over_and_never_taken_goes_on_at_the_source_by_the
         guest.there.kill_guest(target)
     guest.there.put(change(target, desired="stop"))
     await guest.there.start()
-    await guest.there.until_phase(target, "given up")
-    await guest.here.until_phase(source, "handed over")
+    await guest.there.until_phase(target, "abandoned")
+    await guest.here.until_phase(source, "handedOver")
     move = decode_part(source.spec, AllocationSpec).move
     assert move is not None
     source = change(source, move=msgspec.structs.replace(move, never_ran=True))
@@ -131,7 +131,7 @@ async def test_a_link_cut_on_the_way_leaves_it_where_it_is_and_one_cut_at_the_ha
     await guest.here.await_death()
     guest.pair.link("down")
     await guest.here.start()
-    assert (await guest.here.until_phase(source, "handed over")).reason == "lineLost"
+    assert (await guest.here.until_phase(source, "handedOver")).reason == "lineLost"
     assert not guest.there.report(target).ready, "it waits for the word that the source's never will run again"
     guest.pair.link("up")
     await guest.finish(source, target)
@@ -203,7 +203,7 @@ async def test_a_guest_that_moves_cold_is_shut_down_and_starts_there_with_all_th
     await here.until_phase(source, "failed")
     assert here.guests() == []
     there.put(change(target, desired="stop"))
-    await there.until_phase(target, "given up", "failed")
+    await there.until_phase(target, "abandoned", "failed")
     await guest.pair.remove(target, there)
     move = decode_part(source.spec, AllocationSpec).move
     assert move is not None

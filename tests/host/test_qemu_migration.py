@@ -73,7 +73,7 @@ class TestQemuMoves(MovePromises):
         sockets = await target.moves.expect(there_plan, await source.moves.describe(plan.id), "disks-0", settings)
         await source.moves.send(plan.id, "disks-0", sockets, settings)
         here = source = await self.heir(lab, here)
-        await come_to(source, plan, "disks-0", "handed over")
+        await come_to(source, plan, "disks-0", "handedOver")
         await come_to(target, plan, "disks-0", "arrived")
         await target.moves.take_over(plan.id, "disks-0")
         await source.moves.leave(plan.id, "disks-0")
@@ -99,14 +99,14 @@ class TestQemuMoves(MovePromises):
         await here.moves.send(plan.id, "deaf", sockets, settings)
         assert isinstance(here, QemuDriver)
         guest, phase, lost = await here.moves._guests.get(plan.id), "moving", 0
-        while phase not in ("handed over", "failed"):
+        while phase not in ("handedOver", "failed"):
             with contextlib.suppress(Unavailable):
                 phase = (await here.moves.progress(plan.id, "deaf")).phase
-                if lost < 8 and phase not in ("handed over", "failed"):
+                if lost < 8 and phase not in ("handedOver", "failed"):
                     guest.monitor().close()
                     lost += 1
             await asyncio.sleep(0.1)
-        assert phase == "handed over" and lost > 0, "a quick machine is through after two or three"
+        assert phase == "handedOver" and lost > 0, "a quick machine is through after two or three"
         await come_to(there, plan, "deaf", "arrived")
         await there.moves.take_over(plan.id, "deaf")
         await here.moves.leave(plan.id, "deaf")
@@ -137,7 +137,7 @@ class TestQemuMoves(MovePromises):
                     source = await self.heir(source_lab)
                     assert (await source.inspect(plan.id)).state in ("running", "paused"), step
                 await source.moves.send(plan.id, "crash", sockets, settings)
-                assert (await come_to(source, plan, "crash", "handed over", "failed")).phase == "handed over", step
+                assert (await come_to(source, plan, "crash", "handedOver", "failed")).phase == "handedOver", step
                 await come_to(target, plan, "crash", "arrived")
                 if verb == "take-over":
                     await target.close()
@@ -184,7 +184,7 @@ class TestQemuMoves(MovePromises):
                         slowdown = change.slowdown
                         await here.moves.adjust(plan.id, "slow", slowdown=slowdown)
                 await asyncio.sleep(0.005)
-        assert (await come_to(here, plan, "slow", "handed over", "failed")).phase == "handed over"
+        assert (await come_to(here, plan, "slow", "handedOver", "failed")).phase == "handedOver"
         assert slowdown > 0, left
         await come_to(there, plan, "slow", "arrived")
         await there.moves.take_over(plan.id, "slow")

@@ -122,9 +122,9 @@ async def test_it_comes_whole_and_is_the_other_nodes_to_go_on_with(
     source.start()
     try:
         async with asyncio.timeout(60):
-            while source.report.phase not in ("handed over", "failed"):
+            while source.report.phase not in ("handedOver", "failed"):
                 await asyncio.sleep(0.05)
-        assert (source.report.phase, target.report.phase) == ("handed over", "taken over"), source.report.message
+        assert (source.report.phase, target.report.phase) == ("handedOver", "takenOver"), source.report.message
         assert source.report.plan is not None and source.report.plan.mode == "saved"
     finally:
         await source.close()

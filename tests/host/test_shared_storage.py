@@ -107,8 +107,8 @@ async def test_what_was_handed_over_and_never_taken_goes_on_at_the_source_with_i
     await guest.there.await_death()
     guest.there.put(change(target, desired="stop"))
     await guest.there.start()
-    await guest.there.until_phase(target, "given up")
-    await guest.here.until_phase(source, "handed over")
+    await guest.there.until_phase(target, "abandoned")
+    await guest.here.until_phase(source, "handedOver")
     move = decode_part(source.spec, AllocationSpec).move
     assert move is not None
     source = change(source, move=msgspec.structs.replace(move, never_ran=True))
@@ -127,11 +127,11 @@ async def test_machines_killed_after_the_hand_over_leave_the_disks_to_the_target
     guest.here.kill_guest(source)
     await guest.here.start()
     await guest.here.until(
-        source, lambda r: r.move is not None and r.move.phase in ("failed", "handed over"), failing=True
+        source, lambda r: r.move is not None and r.move.phase in ("failed", "handedOver"), failing=True
     )
     there = guest.there
     there.put(change(target, desired="stop"))
-    await there.until_phase(target, "given up", "taken over")
+    await there.until_phase(target, "abandoned", "takenOver")
     await guest.break_off(source, target)
     await guest.go_on_writing()
 

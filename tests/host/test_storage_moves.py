@@ -122,7 +122,7 @@ async def test_each_disk_goes_and_comes_back_while_the_guest_runs_on(guest: Gues
     whole, seen, boot_id = await guest.run("sh", "-c", READ), await guest.look(), guest.node.report(guest.web).boot_id
     for disk, pool in ((ROOT, "san"), (VOLUME, "san"), (ROOT, LOCAL), (VOLUME, LOCAL)):
         guest.begin(disk, pool)
-        told = await guest.until("taken over")
+        told = await guest.until("takenOver")
         assert told.pause_ms > 0
         guest.finish(disk, pool)
         guest.check_files()
@@ -139,7 +139,7 @@ async def test_it_is_broken_off_as_asked_and_the_agent_may_die_meanwhile(guest: 
     await guest.node.start()
     await guest.until("moving", "preparing")
     guest.cancel(ROOT, "san")
-    assert (await guest.until("given up")).reason == "cancelled"
+    assert (await guest.until("abandoned")).reason == "cancelled"
     guest.settle()
     guest.check_files()
     await guest.look(after=seen + 1)
@@ -153,7 +153,7 @@ async def test_an_agent_that_dies_on_the_way_goes_on_and_one_that_dies_after_the
     await guest.node.start("volume.relocation:DiskRelocator._clear:before")
     await guest.node.await_death()
     await guest.node.start()
-    await guest.until("taken over")
+    await guest.until("takenOver")
     guest.finish(ROOT, "san")
     guest.check_files()
     await guest.look(after=seen + 1)
@@ -163,17 +163,17 @@ async def test_a_disk_is_not_lost_by_the_word_of_a_server_that_was_restored_from
     whole, seen = await guest.run("sh", "-c", READ), await guest.look()
     if guest.pools[ROOT] == LOCAL:
         guest.begin(ROOT, "san")
-        await guest.until("taken over")
+        await guest.until("takenOver")
         guest.finish(ROOT, "san")
     await guest.node.until(guest.web, lambda r: r.move is None)
     guest.pools[ROOT] = LOCAL  # by that server's word
     guest.settle()
     guest.begin(ROOT, "san")
-    await guest.until("taken over")
+    await guest.until("takenOver")
     guest.finish(ROOT, "san")
     guest.check_files()
     guest.begin(ROOT, "san")
-    await guest.until("taken over")
+    await guest.until("takenOver")
     guest.settle()
     guest.check_files()
     await guest.look(after=seen + 1)
@@ -183,7 +183,7 @@ async def test_a_disk_is_not_lost_by_the_word_of_a_server_that_was_restored_from
 async def test_a_disk_that_another_pool_has_is_not_made_anew(guest: Guest) -> None:
     whole = await guest.run("sh", "-c", READ)
     guest.begin(VOLUME, "san")
-    await guest.until("taken over")
+    await guest.until("takenOver")
     guest.finish(VOLUME, "san")
     await guest.node.until(guest.web, lambda r: r.move is None)
     guest.pools[VOLUME] = LOCAL  # by the word of a server that was restored from before
@@ -192,7 +192,7 @@ async def test_a_disk_that_another_pool_has_is_not_made_anew(guest: Guest) -> No
     report = await guest.node.until(guest.web, lambda r: r.reason == "otherPool", failing=True)
     assert "its volume data is in storage pool san" in report.message and not report.ready
     guest.begin(VOLUME, "san")
-    await guest.until("taken over")
+    await guest.until("takenOver")
     guest.finish(VOLUME, "san")
     await guest.node.until(guest.web, lambda r: r.state == "running" and r.ready, failing=True)
     guest.check_files()
@@ -222,7 +222,7 @@ async def test_agent_and_machine_that_die_after_the_switch_leave_the_new_disk(gu
     await guest.node.await_death()
     guest.node.kill_guest(guest.web)
     await guest.node.start()
-    await guest.until("taken over")
+    await guest.until("takenOver")
     guest.finish(ROOT, pool)
     await guest.node.until(guest.web, lambda r: r.state == "running" and r.ready, failing=True)
     guest.check_files()
@@ -232,7 +232,7 @@ async def test_agent_and_machine_that_die_after_the_switch_leave_the_new_disk(gu
 async def test_a_stopped_guests_disk_is_copied_and_a_deleted_one_leaves_only_its_volume(guest: Guest) -> None:
     if guest.pools[ROOT] == "san":  # the tests before may have left it there
         guest.begin(ROOT, LOCAL)
-        await guest.until("taken over")
+        await guest.until("takenOver")
         guest.finish(ROOT, LOCAL)
     whole = await guest.run("sh", "-c", READ)
     guest.web = change(guest.web, desired="stop")
@@ -240,7 +240,7 @@ async def test_a_stopped_guests_disk_is_copied_and_a_deleted_one_leaves_only_its
     await guest.node.until(guest.web, lambda r: r.state == "stopped")
     for disk in (ROOT, VOLUME):
         guest.begin(disk, "san")
-        assert (await guest.until("taken over")).pause_ms == 0
+        assert (await guest.until("takenOver")).pause_ms == 0
         guest.finish(disk, "san")
         guest.check_files()
     guest.web = change(guest.web, desired="run")

@@ -59,7 +59,7 @@ class MovingNode(PretendNode):
                 target.report = merge_part(target.report, new)
 
             await self.lab.change(key, change)
-        if new.move is not None and new.move.phase == "handed over" and not self.lab.world(spec.move.key).deaf:
+        if new.move is not None and new.move.phase == "handedOver" and not self.lab.world(spec.move.key).deaf:
             peer = self.lab.nodes[spec.move.peer]
             for uid, there in list(peer.specs.items()):
                 if there.move is not None and there.move.key == spec.move.key and peer.alive:
@@ -103,12 +103,12 @@ class MovingLab(Lab):
         if move.never_ran:
             assert world.given_up and not world.taken_over
             return self._say(old, move, "failed", "it goes on here")
-        if not move.address or said in ("failed", "handed over") or said == world.stops_at != "":
+        if not move.address or said in ("failed", "handedOver") or said == world.stops_at != "":
             return old
-        following = {"": "moving", "moving": "switching", "switching": "handed over"}[said]
+        following = {"": "moving", "moving": "switching", "switching": "handedOver"}[said]
         if following == world.fails_at:
             return self._say(old, move, "failed", "the connection was cut")
-        if following == "handed over":
+        if following == "handedOver":
             world.handed_over = True
         return self._say(old, move, following)
 
@@ -120,14 +120,14 @@ class MovingLab(Lab):
             assert not world.taken_over, "a target is taken away though the guest runs there"
             return msgspec.structs.replace(new, state="released")
         said = old.move.phase if old.move is not None else ""
-        if said in ("taken over", "given up"):
+        if said in ("takenOver", "abandoned"):
             return new
         if spec.desired == "stop" and not world.taken_over:
             world.given_up = True
-            return self._say(msgspec.structs.replace(new, state="stopped"), move, "given up")
+            return self._say(msgspec.structs.replace(new, state="stopped"), move, "abandoned")
         if world.taken_over or (world.handed_over and not world.deaf):
             world.taken_over = True
-            return self._say(msgspec.structs.replace(new, state="running", ready=True), move, "taken over", pause_ms=21)
+            return self._say(msgspec.structs.replace(new, state="running", ready=True), move, "takenOver", pause_ms=21)
         if world.stuck:
             troubled = msgspec.structs.replace(
                 new, state="failed", reason=world.stuck, message="it can't be made ready"
@@ -148,8 +148,8 @@ class MovingLab(Lab):
             phase=phase,  # type: ignore[arg-type]
             message=message,
             plan=plan if phase == "moving" else report.move.plan if report.move is not None else None,
-            sent_bytes=MIB if phase in ("handed over", "switching") else 0,
-            elapsed_ms=4000 if phase == "handed over" else 0,
+            sent_bytes=MIB if phase in ("handedOver", "switching") else 0,
+            elapsed_ms=4000 if phase == "handedOver" else 0,
             **more,
         )
         return msgspec.structs.replace(report, move=told)

@@ -514,9 +514,9 @@ def test_a_target_that_never_ran_goes_once_nobody_waits_for_its_word(lab: DoorsL
     epoch = epoch_of(lab.client.list("node").cursor)
     move = {"key": "m", "peer": "n2", "peer_uid": other.uid, "peer_allocation": "the source"}
     spec = {**msgspec.json.decode(coming.spec), "role": "target", "move": move}
-    given_up = {"uid": coming.uid, "spec": spec, "standing": "given up", "move": "m"}
+    given_up = {"uid": coming.uid, "spec": spec, "standing": "abandoned", "move": "m"}
 
-    def ask(standing: str = "given up") -> Any:
+    def ask(standing: str = "abandoned") -> Any:
         copy = msgspec.json.encode({**given_up, "standing": standing}).decode()
         return node.report(node={"cpu": 4, "orphan_allocations": [copy]})["superseded"]
 
@@ -537,7 +537,7 @@ def test_what_it_made_of_a_volume_goes_with_it_once_the_node_where_its_guest_sta
     epoch = epoch_of(lab.client.list("node").cursor)
     move = {"key": "m", "peer": "n2", "peer_uid": source.uid, "peer_allocation": "the source"}
     spec = {**msgspec.json.decode(coming.spec), "role": "target", "move": move}
-    copy = msgspec.json.encode({"uid": coming.uid, "spec": spec, "standing": "given up", "move": "m"}).decode()
+    copy = msgspec.json.encode({"uid": coming.uid, "spec": spec, "standing": "abandoned", "move": "m"}).decode()
 
     def ask(home: JoinedNode | None, *, there: bool) -> Any:
         envelope = lab.stored("/volume/default/data")

@@ -180,7 +180,7 @@ async def a_guest_went_on_by_a_move_that_the_store_has_lost(tmp_path: Path) -> N
             orphans, texts = [f"came {spec.workload.kind}/default/web 2"], [msgspec.json.encode(copy).decode()]
             await other.write_report(orphans=orphans, orphan_allocations=texts)
 
-        await tell(OrphanCopy("came", came, "given up", "m.1"))
+        await tell(OrphanCopy("came", came, "abandoned", "m.1"))
 
         async def back() -> bool:
             (one,) = await lab.allocations()

@@ -130,7 +130,7 @@ async def test_one_that_never_fits_fails_in_its_time_with_the_verdict(tmp_path: 
         await settle(lab, "n1", 1)
 
 
-@pytest.mark.parametrize("moment", ["moving", "switching", "handed over"])
+@pytest.mark.parametrize("moment", ["moving", "switching", "handedOver"])
 async def test_a_cut_connection_costs_a_try_and_the_next_one_succeeds(tmp_path: Path, moment: str) -> None:
     async with MovingLab(tmp_path) as lab:
         await start(lab)
@@ -219,7 +219,7 @@ async def test_a_stop_meanwhile_breaks_it_off_and_is_then_carried_out(tmp_path: 
         await lab.until_migration("Moving")
         await lab.wish("web", run="stop")
         status = await lab.until_migration("Cancelled")
-        assert status.reason == "vmChanged"
+        assert status.reason == "workloadChanged"
         await lab.until_phase("web", "Stopped")
         [place] = await lab.allocations()
         assert (place.node, place.role, place.desired) == ("n1", "active", "stop")
@@ -234,7 +234,7 @@ async def test_a_deleted_vm_leaves_nothing_at_either_side(tmp_path: Path) -> Non
         await lab.delete("/vm/default/web")
         await lab.until_gone("/vm/default/web")
         assert await lab.allocations() == []
-        assert (await lab.until_migration("Cancelled")).reason == "vmDeleted"
+        assert (await lab.until_migration("Cancelled")).reason == "workloadDeleted"
 
 
 async def test_a_restart_with_more_memory_meanwhile_breaks_it_off_and_comes_where_it_was(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ async def test_room_is_let_go_with_what_it_is_held_for(tmp_path: Path, what: str
         await until_none(lab)
         if what == "its VM deleted":
             await lab.until_gone("/vm/default/web")
-            assert (await lab.migration()).reason == "vmDeleted"
+            assert (await lab.migration()).reason == "workloadDeleted"
             assert await lab.allocations() == []
         else:
             await settle(lab, "n1", 1)

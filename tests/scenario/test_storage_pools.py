@@ -162,7 +162,7 @@ async def test_a_disk_that_moves_to_another_pool_is_said_to_lie_there_once_its_n
         assert (status.source, status.target) == ("n1", "n1")
         [place] = await lab.allocations()
         assert place.pool == "local", "nothing is said before it is so"
-        await say(lab, "taken over", pause_ms=12, elapsed_ms=4000, sent_bytes=40)
+        await say(lab, "takenOver", pause_ms=12, elapsed_ms=4000, sent_bytes=40)
         status = await lab.until_migration("Succeeded")
         assert status.actual is not None and (status.actual.pause_ms, status.actual.bytes) == (12, 40)
         [place] = await lab.allocations()
@@ -186,7 +186,7 @@ async def test_a_volume_moves_alone_and_what_is_cancelled_or_fails_stays(tmp_pat
         await lab.pass_time(2)
         spec = await say(lab, "moving")
         assert spec.storage is not None and spec.storage.cancel
-        await say(lab, "given up", reason="cancelled")
+        await say(lab, "abandoned", reason="cancelled")
         await lab.until_migration("Cancelled")
         await lab.migrate("web", "full", mode="storage", pool="fast", volume="data")
         await lab.pass_time(2)
@@ -196,7 +196,7 @@ async def test_a_volume_moves_alone_and_what_is_cancelled_or_fails_stays(tmp_pat
         assert (place.storage, place.volumes[0].pool) == (None, "local")
         await lab.migrate("web", "there", mode="storage", pool="fast", volume="data")
         await lab.pass_time(2)
-        await say(lab, "taken over")
+        await say(lab, "takenOver")
         await lab.until_migration("Succeeded", "there")
         [place] = await lab.allocations()
         assert (place.pool, place.volumes[0].pool, place.volumes[0].pool_id) == ("local", "fast", FAST.id)
@@ -228,7 +228,7 @@ async def test_one_that_is_planned_is_decided_when_its_hour_comes(tmp_path: Path
         assert all(place.storage is None and place.role == "active" for place in await lab.allocations())
         while lab.clock.now() < at + 2:
             await lab.pass_time(10)
-        spec = await say(lab, "taken over")
+        spec = await say(lab, "takenOver")
         assert spec.storage is not None and spec.storage.pool == "fast"
         assert (await lab.until_migration("Succeeded")).target == "n1"
         assert (await lab.until_migration("Failed", "late")).reason == "noPool"

@@ -27,7 +27,7 @@ def find_strays(view: View, volume: str, home: str) -> Sequence[Item]:
 
 
 def _is_half_made(node: Item, volume: str) -> bool:
-    given_up = (copy for copy in read_copies(node.report(NodeReport)) if copy.standing == "given up")
+    given_up = (copy for copy in read_copies(node.report(NodeReport)) if copy.standing == "abandoned")
     return any(volume == one.uid for copy in given_up for one in copy.spec.volumes)
 
 

@@ -269,7 +269,7 @@ class PlannedMigration(msgspec.Struct, kw_only=True, frozen=True):
 
 
 MigrationReportPhase = Literal[
-    "preparing", "waiting", "moving", "switching", "handed over", "taken over", "given up", "failed"
+    "preparing", "waiting", "moving", "switching", "handedOver", "takenOver", "abandoned", "failed"
 ]
 
 

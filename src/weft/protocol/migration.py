@@ -37,12 +37,12 @@ class Hello(msgspec.Struct, frozen=True):
 
 class MigrationRequest(msgspec.Struct, frozen=True):
     """``expect``: be there for ``guest``, whose open connections are ``flows``, or (``flows``) are by now; ``stopped``,
-    ``resumed``: it stands still at the source, or runs there again; ``take over``: it never will run there again, so let it
+    ``resumed``: it stands still at the source, or runs there again; ``takeOver``: it never will run there again, so let it
     run; ``look``: say how it is. ``sent_bytes``, ``passes``, ``elapsed_ms``: what it came to until it was handed over; the source
-    may be gone before its own report is heard. ``printed`` (``expect``, ``take over``): on its console, as far as it is to be
+    may be gone before its own report is heard. ``printed`` (``expect``, ``takeOver``): on its console, as far as it is to be
     known at the target too. ``padding`` says nothing: how long it takes tells of the path."""
 
-    do: Literal["expect", "flows", "stopped", "resumed", "take over", "look"]
+    do: Literal["expect", "flows", "stopped", "resumed", "takeOver", "look"]
     guest: MigratingGuest | None = None
     settings: MigrationSettings | None = None
     flows: list[list[str]] = []

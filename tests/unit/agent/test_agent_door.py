@@ -173,7 +173,7 @@ async def test_who_isnt_the_named_peer_with_the_right_key_is_not_heard_nor_spoke
     ends: Ends, node: str, key: str, peer: str
 ) -> None:
     with pytest.raises(Unavailable):
-        await ends.line(node, key=key, peer=peer).ask(MigrationRequest("take over"))
+        await ends.line(node, key=key, peer=peer).ask(MigrationRequest("takeOver"))
     await ends.line().order(MigrationRequest("stopped"))
     assert ends.asked == ["stopped"]
 
@@ -204,8 +204,8 @@ async def test_the_peer_itself_is_let_go_when_it_speaks_nonsense(ends: Ends) -> 
 
 async def test_an_agent_made_anew_is_heard_though_its_last_connection_never_ended(ends: Ends) -> None:
     await ends.line().order(MigrationRequest("stopped"))
-    await ends.line().order(MigrationRequest("take over"))
-    assert ends.asked == ["stopped", "take over"]
+    await ends.line().order(MigrationRequest("takeOver"))
+    assert ends.asked == ["stopped", "takeOver"]
 
 
 async def test_a_certificate_of_another_fabric_opens_nothing(ends: Ends, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def migration(phase: str, reason: str = "") -> Item:
     return Item(Envelope(kind="migration", name="web-1", uid=KEY, project="default", spec=spec, status=status))
 
 
-GIVEN_UP = copy("given up", "target")
+GIVEN_UP = copy("abandoned", "target")
 BACK = copy("here", "active", move="", back_from=(KEY,))
 
 

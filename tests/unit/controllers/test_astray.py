@@ -45,12 +45,12 @@ def found(standing: GuestLocation, *, incarnation: int = 3, of: str = "a") -> Fo
 
 
 def test_the_word_of_a_target_that_never_ran_is_kept_with_the_place_that_it_was_to_come_from() -> None:
-    commit = _plan_word(VM, place(), found("given up"))
+    commit = _plan_word(VM, place(), found("abandoned"))
     assert commit is not None
     [write] = commit.writes
     assert isinstance(write, Put)
     assert decode_part(decode_envelope(write.value).spec, AllocationSpec).back_from == ["m"]
-    assert _plan_word(VM, place(), found("given up", of="another place of it")) is None
+    assert _plan_word(VM, place(), found("abandoned", of="another place of it")) is None
     assert _plan_word(VM, place(), found("here")) is None
 
 
@@ -61,7 +61,7 @@ def test_the_word_of_a_target_that_never_ran_is_kept_with_the_place_that_it_was_
         (found("here", incarnation=3), True, True),
         (found("here", incarnation=2), False, False),  # that is no later one than this
         (found("open", incarnation=3), False, False),
-        ([*found("open", incarnation=3), *found("given up")], False, True),  # it went on there, and no further
+        ([*found("open", incarnation=3), *found("abandoned")], False, True),  # it went on there, and no further
         ([], False, True),  # nobody has it
         ([], True, False),  # somebody may who hasn't spoken
     ],

@@ -98,7 +98,7 @@ def test_what_finds_no_target_holds_up_nobody() -> None:
 
 def test_what_is_suspended_or_on_its_way_is_not_touched() -> None:
     assert (
-        choose_next([leaver("s", way="never", phase="Suspended"), leaver("w", way="not yet", phase="Shutdown")], 10)
+        choose_next([leaver("s", way="never", phase="Suspended"), leaver("w", way="notYet", phase="Shutdown")], 10)
         == []
     )
     assert names(choose_next([leaver("off", way="cold", phase="Stopped")], 10)) == ["vm/off"]

@@ -93,10 +93,10 @@ def test_both_sides_are_told_what_both_nodes_may_carry_and_hear_when_that_change
     assert writes(again) == {}
 
 
-@pytest.mark.parametrize("said", ["", "moving", "switching", "handed over", "failed"])
+@pytest.mark.parametrize("said", ["", "moving", "switching", "handedOver", "failed"])
 def test_the_targets_word_that_it_took_over_swaps_the_places_whatever_else_is_so(said: str) -> None:
     for status in (UNDER_WAY, BREAKING):
-        outcome = plan(side("source", said), side("target", "taken over", desired="stop"), status, workload=None)
+        outcome = plan(side("source", said), side("target", "takenOver", desired="stop"), status, workload=None)
         assert writes(outcome)["source"] == ("source", "stop", True) and outcome.source_goes
         assert outcome.target is not None and (outcome.target.role, outcome.target.move) == ("active", None)
         assert (outcome.status.phase, outcome.status.ending) == ("Finishing", "")
@@ -104,7 +104,7 @@ def test_the_targets_word_that_it_took_over_swaps_the_places_whatever_else_is_so
 
 def test_it_has_succeeded_when_nothing_is_left_at_the_source() -> None:
     finishing = replace(UNDER_WAY, phase="Finishing")
-    assert plan(side("source", "handed over", deleting=True), None, finishing).status.phase == "Finishing"
+    assert plan(side("source", "handedOver", deleting=True), None, finishing).status.phase == "Finishing"
     assert plan(None, None, finishing).status.phase == "Succeeded"
 
 
@@ -171,7 +171,7 @@ def test_the_next_try_avoids_where_this_one_failed() -> None:
 
 
 def test_what_was_handed_over_and_not_taken_in_time_is_broken_off() -> None:
-    source, target = side("source", "handed over"), side("target", "waiting")
+    source, target = side("source", "handedOver"), side("target", "waiting")
     first = plan(source, target)
     assert (first.status.phase, first.status.handed_over_at, writes(first)) == ("Switching", NOW, {})
     assert first.look_after == HAND_OVER_PATIENCE_SECONDS
@@ -180,13 +180,13 @@ def test_what_was_handed_over_and_not_taken_in_time_is_broken_off() -> None:
 
 
 def test_the_targets_word_that_it_gave_up_reaches_the_source_before_its_place_is_gone() -> None:
-    outcome = plan(side("source", "handed over"), side("target", "given up", desired="stop"), BREAKING)
+    outcome = plan(side("source", "handedOver"), side("target", "abandoned", desired="stop"), BREAKING)
     assert outcome.target_goes and outcome.source is not None and outcome.source.move is not None
     assert (outcome.source.role, outcome.source.move.never_ran) == ("source", True)
 
 
 def test_the_source_is_the_place_again_once_it_goes_on_and_the_target_is_gone() -> None:
-    assert writes(plan(side("source", "handed over", never_ran=True), None, BREAKING)) == {}
+    assert writes(plan(side("source", "handedOver", never_ran=True), None, BREAKING)) == {}
     outcome = plan(side("source", "preparing", never_ran=True), None, BREAKING)
     assert writes(outcome) == {"source": ("active", "run", False)}
     assert (outcome.status.phase, outcome.status.reason, outcome.status.ended_at) == ("Failed", "r", NOW)
@@ -199,7 +199,7 @@ def test_another_try_has_another_key_so_what_the_first_one_said_is_not_heard() -
     assert not side("source", "failed", key="another").says("failed")
 
 
-@pytest.mark.parametrize("said", ["", "moving", "switching", "handed over"])
+@pytest.mark.parametrize("said", ["", "moving", "switching", "handedOver"])
 def test_of_a_lost_target_nothing_is_concluded_unless_the_guest_runs_at_the_source_for_good(said: str) -> None:
     lost = side("target", "waiting", node="NotReady", desired="stop")
     outcome = plan(side("source", said), lost, BREAKING)
@@ -247,8 +247,8 @@ def test_a_side_that_says_for_good_that_its_guest_has_moved_on_ends_what_only_an
 
     outcome = plan(moved("source"), side("target", "waiting"))
     assert (outcome.status.ending, outcome.status.reason) == ("Failed", "movedOn")
-    assert writes(plan(moved("source"), side("target", "taken over"))) != {}, "but the target's word comes first"
-    outcome = plan(side("source", "handed over"), moved("target"))
+    assert writes(plan(moved("source"), side("target", "takenOver"))) != {}, "but the target's word comes first"
+    outcome = plan(side("source", "handedOver"), moved("target"))
     assert (outcome.status.phase, outcome.status.reason) == ("Failed", "movedOn")
     assert writes(outcome) == {"source": ("source", "stop", True), "source goes": True, "target goes": True}
 
@@ -260,7 +260,7 @@ def test_a_place_that_is_the_guests_again_carries_the_word_that_the_target_never
 
 @pytest.mark.parametrize(
     ("given", "reason"),
-    [({"deleting": True}, "cancelled"), ({"wish": {"cancel": True}}, "cancelled"), ({"workload": None}, "vmDeleted")],
+    [({"deleting": True}, "cancelled"), ({"wish": {"cancel": True}}, "cancelled"), ({"workload": None}, "workloadDeleted")],
 )
 def test_what_is_not_wanted_any_more_never_begins(given: dict[str, Any], reason: str) -> None:
     outcome = plan(None, None, MigrationStatus(), **given)

@@ -139,7 +139,7 @@ def test_what_was_made_for_a_guest_that_never_came_is_no_data(home: str | None) 
     place(view, "n3", "target")
     [target] = view.of_kind("allocation").values()
     view.drop(target.key)
-    copy = OrphanCopy("a", target.spec(AllocationSpec), "given up", "m")
+    copy = OrphanCopy("a", target.spec(AllocationSpec), "abandoned", "m")
     report = NodeReport(volumes=[DATA], orphan_allocations=[msgspec.json.encode(copy).decode()])
     put(view, Envelope(kind="node", name="n3", uid="u-n3", status=raw(NodeStatus(phase="Ready")), report=raw(report)))
     assert find_homes(view, volume) == {"u-n2"}

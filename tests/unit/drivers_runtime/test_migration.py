@@ -47,7 +47,7 @@ def test_another_machine_than_the_one_that_comes_is_refused_by_its_field() -> No
         ("setup", "moving", "waiting"),
         ("active", "moving", "moving"),
         ("device", "switching", "failed"),
-        ("completed", "handed over", "arrived"),
+        ("completed", "handedOver", "arrived"),
         ("postcopy-active", "failed", "failed"),
         ("cancelled", "failed", "failed"),
         ("a word of a later QEMU", "failed", "failed"),

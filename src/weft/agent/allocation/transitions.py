@@ -132,5 +132,5 @@ def locate_guest(memory: AllocationState, spec: AllocationSpec) -> GuestLocation
     if part.side == "target" and part.taken:
         return "left" if part.over else "here"
     if part.side == "target":
-        return "given up" if part.over else "open"
+        return "abandoned" if part.over else "open"
     return "left" if part.taken else "open"

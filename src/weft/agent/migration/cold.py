@@ -52,10 +52,10 @@ class ColdTarget(Waiter):
 
     async def _recall(self) -> None:
         if self.part.taken:
-            self._tell(phase="taken over")
+            self._tell(phase="takenOver")
 
     async def _respond(self, ask: MigrationRequest) -> MigrationAnswer:
-        if ask.do == "take over" and not self.part.taken:
+        if ask.do == "takeOver" and not self.part.taken:
             missing = set(list_disks(self._wanted)) - self._come
             if missing:
                 raise IllegalTransition(f"disks have not arrived: {', '.join(sorted(missing))}")
@@ -66,7 +66,7 @@ class ColdTarget(Waiter):
                 self._keep(taken=False)
                 raise
             spent = ask.elapsed_ms
-            self._tell(phase="taken over", sent_bytes=ask.sent_bytes, elapsed_ms=spent)
+            self._tell(phase="takenOver", sent_bytes=ask.sent_bytes, elapsed_ms=spent)
         return MigrationAnswer(message=self.report.phase)
 
     async def begin(self, disk: str) -> tuple[Path, int]:
@@ -140,7 +140,7 @@ class ColdSource(Role):
 
     async def _send(self, line: Connection) -> None:
         began = self._ground.clock.elapsed()
-        if (await line.ask(MigrationRequest("look"))).message != "taken over":
+        if (await line.ask(MigrationRequest("look"))).message != "takenOver":
             found = {disk: await self._find(disk) for disk in list_disks(self._wanted)}
             files = {disk: (Path(facts.path), facts.format) for disk, facts in found.items()}
             if (carrier := await find_saved(self._runtime, self._wanted.id)) is not None:
@@ -156,12 +156,12 @@ class ColdSource(Role):
                 await line.carry_file(disk, path, form)
             spent = round((self._ground.clock.elapsed() - began) * 1000)
             printed = read_console(self._runtime, self._wanted.id)
-            ask = MigrationRequest("take over", sent_bytes=line.meter.sent, elapsed_ms=spent, printed=printed)
+            ask = MigrationRequest("takeOver", sent_bytes=line.meter.sent, elapsed_ms=spent, printed=printed)
             await line.order(ask)
         self._keep(taken=True)
         spent = round((self._ground.clock.elapsed() - began) * 1000)
         sent = line.meter.sent
-        self._tell(phase="handed over", sent_bytes=sent, remaining_bytes=0, elapsed_ms=spent)
+        self._tell(phase="handedOver", sent_bytes=sent, remaining_bytes=0, elapsed_ms=spent)
 
     async def _find(self, disk: str) -> VolumeFacts:
         facts = await self._ground.pools.inspect(self._wanted.spec, self._wanted.id if disk == ROOT else disk, disk)

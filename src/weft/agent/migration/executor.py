@@ -70,15 +70,15 @@ class MigrationExecutor:
         move, led = wanted.spec.move, self._led.get(wanted.uid)
         astray = part is not None and (move is None or part.key != move.key) and not wanted.deleting
         if part is not None and astray and part.side == "source":  # an older store knows nothing of that move
-            return MigrationReport(key=part.key, phase="handed over", message=f"to node {part.node}")
+            return MigrationReport(key=part.key, phase="handedOver", message=f"to node {part.node}")
         if move is None:
             return None
         if part is None or part.key != move.key:
             return None if wanted.deleting else MigrationReport(key=move.key, phase="preparing")
         if part.over and part.side == "target":  # what came, and is gone since, says that it has moved on
-            return None if part.taken else MigrationReport(key=move.key, phase="given up")
+            return None if part.taken else MigrationReport(key=move.key, phase="abandoned")
         if led is None:
-            phase = "taken over" if part.side == "target" else "handed over"
+            phase = "takenOver" if part.side == "target" else "handedOver"
             return MigrationReport(key=move.key, phase=phase if part.taken else "preparing")  # type: ignore[arg-type]
         return led.report
 
@@ -156,7 +156,7 @@ class MigrationExecutor:
             raise IllegalTransition(f"{wanted.what} has not arrived: some of its disks are missing")
         if not part.taken:
             facts = await self._moves(wanted).progress(wanted.id, part.key)
-            if facts.phase != "taken over":
+            if facts.phase != "takenOver":
                 raise IllegalTransition(f"{wanted.what} has not arrived: its migration is {facts.phase}")
         await self.drop(wanted.uid)
 

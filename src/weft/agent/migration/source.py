@@ -96,7 +96,7 @@ class Source(Role):
             await self._moves.cancel(self._wanted.id, self.part.key)
         except (IllegalTransition, NotFound):
             facts = await self._look()
-            return facts is None or facts.phase != "handed over"
+            return facts is None or facts.phase != "handedOver"
         return True
 
     # Its steps.
@@ -154,7 +154,7 @@ class Source(Role):
                 reason = facts.reason or None if facts is not None else None
                 raise DriverFailed(f"migrating to {self._move.peer}: {why}", reason=reason, details={"step": "move"})
             self._tell(**self._figures(facts, began))
-            if facts.phase == "handed over":
+            if facts.phase == "handedOver":
                 await self._hand_over(began)
                 return
             await self._reconsider(facts)
@@ -167,7 +167,7 @@ class Source(Role):
             try:
                 told = self.report
                 ask = MigrationRequest(
-                    "take over",
+                    "takeOver",
                     sent_bytes=told.sent_bytes,
                     passes=told.passes,
                     elapsed_ms=told.elapsed_ms,
@@ -175,14 +175,14 @@ class Source(Role):
                 )
                 await self._order(ask)
             except WeftError as problem:
-                self._tell(phase="handed over", reason=problem.token, message=problem.message)
+                self._tell(phase="handedOver", reason=problem.token, message=problem.message)
                 await wait_for_event(self._clock, self._news, AGAIN_SECONDS)
                 self._news.clear()
                 continue
             now = self._clock.elapsed()
             self._keep(taken=True)
             elapsed = round((now - began) * 1000)
-            self._tell(phase="handed over", reason="", message="", elapsed_ms=elapsed)
+            self._tell(phase="handedOver", reason="", message="", elapsed_ms=elapsed)
             self._tell(pause_ms=await self._find_pause(now))
 
     async def _find_pause(self, taken_at: float) -> int:
@@ -316,7 +316,7 @@ class Source(Role):
     def _figures(self, facts: MigrationFacts, began: float) -> dict[str, object]:
         sent = self._line.meter.sent if self._line is not None else facts.sent_bytes
         return {
-            "phase": "handed over" if facts.phase == "handed over" else
+            "phase": "handedOver" if facts.phase == "handedOver" else
             "switching" if facts.phase == "switching" else "moving",
             "sent_bytes": sent,
             "total_bytes": facts.total_bytes,

@@ -57,7 +57,7 @@ class Target(Waiter):
         except Unavailable as problem:
             self._tell(phase="failed", reason=problem.token, message=problem.message)
             return
-        if facts.phase == "taken over":
+        if facts.phase == "takenOver":
             self._take()
         elif facts.phase == "failed":
             self._tell(phase="failed", reason="driverFailed", message=facts.message or "the machine has ended")
@@ -70,7 +70,7 @@ class Target(Waiter):
             self._ground.network.handover.switch_here(self._wanted)
         elif ask.do == "resumed":
             self._ground.network.handover.undo_switch(self._wanted)
-        elif ask.do == "take over":
+        elif ask.do == "takeOver":
             await self._take_over(ask)
         if ask.flows:
             await self._ground.network.handover.seed_flows(self._wanted, ask.flows)
@@ -104,4 +104,4 @@ class Target(Waiter):
 
     def _take(self, **figures: int) -> None:
         self._keep(taken=True)  # the runtime has written it down already
-        self._tell(phase="taken over", reason="", message="", **figures)
+        self._tell(phase="takenOver", reason="", message="", **figures)

@@ -87,7 +87,7 @@ class DiskRelocator:
 
     async def _end(self, problem: GivenUp | WeftError | OSError) -> None:
         if isinstance(problem, GivenUp):
-            await self._undo("given up", "cancelled", str(problem))
+            await self._undo("abandoned", "cancelled", str(problem))
             return
         reason = problem.token if isinstance(problem, WeftError) else "driverFailed"
         message = problem.message if isinstance(problem, WeftError) else str(problem)
@@ -209,7 +209,7 @@ class DiskRelocator:
             await (await self._here()).remove(self._id)
         await self._keep(state="clear")
         elapsed = round((self._clock.elapsed() - self._started_at) * 1000)
-        self._tell(phase="taken over", reason="", message="", remaining_bytes=0, elapsed_ms=elapsed)
+        self._tell(phase="takenOver", reason="", message="", remaining_bytes=0, elapsed_ms=elapsed)
 
     async def _undo(self, phase: str, reason: str, message: str) -> None:
         """The disk stays where it is, and nothing of it is in the new pool."""
@@ -311,10 +311,10 @@ def report_relocation(wanted: LocalAllocation, store: DiskRelocation | None) -> 
     if store is None or store.key != order.key:
         return MigrationReport(key=order.key, phase="preparing")
     if store.state == "clear":
-        return MigrationReport(key=order.key, phase="taken over")
+        return MigrationReport(key=order.key, phase="takenOver")
     if store.state == "over":
         given_up = store.reason == "cancelled"
-        phase = "given up" if given_up else "failed"
+        phase = "abandoned" if given_up else "failed"
         return MigrationReport(key=order.key, phase=phase, reason=store.reason, message=store.message)  # type: ignore[arg-type]
     return MigrationReport(key=order.key, phase="preparing")
 

@@ -44,7 +44,7 @@ async def _is_superseded(context: ApiContext, orphan: OrphanCopy, *, given_up: b
     if vm is not None and vm.uid == workload.uid:
         # By itself a later number ends no guest: in a lost history the same numbers were given to other places.
         older = decode_part(vm.status, WorkloadStatus).active_incarnation > orphan.spec.incarnation
-        if older and (given_up or orphan.standing in ("left", "given up")):
+        if older and (given_up or orphan.standing in ("left", "abandoned")):
             return True
     elif given_up:
         return True  # a store that knows that its place went has known its VM: people deleted that
@@ -52,7 +52,7 @@ async def _is_superseded(context: ApiContext, orphan: OrphanCopy, *, given_up: b
         return False
     peer = await _read(context, object_key("allocation", None, allocation_name(move.peer_uid, move.peer_allocation)))
     if peer is None:
-        return orphan.standing == "given up" and await _is_gone(context, move.peer, move.peer_uid, move.peer_allocation)
+        return orphan.standing == "abandoned" and await _is_gone(context, move.peer, move.peer_uid, move.peer_allocation)
     spec = decode_part(peer.spec, AllocationSpec)
     if orphan.spec.role == "target":
         return move.key in spec.back_from
@@ -82,7 +82,7 @@ async def _find_stale(context: ApiContext, node: Envelope, orphan: OrphanCopy) -
             continue
         if await _has_data(context, status.node, status.node_uid, volume.uid):
             stale.add(volume.uid)
-        elif orphan.standing == "given up" and move is not None:
+        elif orphan.standing == "abandoned" and move is not None:
             # Made for a guest that never came; an older store may look for the data elsewhere than where that was.
             if await _has_data(context, move.peer, move.peer_uid, volume.uid):
                 stale.add(volume.uid)

@@ -3,8 +3,8 @@
 A move has a ``key``; every step names it and may be repeated, also by a driver made anew after a crash. Bytes go from
 the source's machine to a unix socket of the target's; who carries them between nodes is not the runtime's business.
 
-The order: source ``describe``, ``sample`` · target ``expect`` · source ``send`` · the source's facts say ``handed over`` · target
-``take_over`` · source ``leave``. Until the source says ``handed over`` the target stands still, so a move that breaks
+The order: source ``describe``, ``sample`` · target ``expect`` · source ``send`` · the source's facts say ``handedOver`` · target
+``take_over`` · source ``leave``. Until the source says ``handedOver`` the target stands still, so a move that breaks
 earlier is broken for the target alone: the guest goes on at the source. After it the source stands still for good,
 unless the target's ``give_up`` says that the guest never ran there; that word goes into ``cancel``.
 """
@@ -19,7 +19,7 @@ import msgspec
 from weft.contracts.driver.runtime import GuestFacts, GuestPlan
 
 MoveMode = Literal["plain", "xbzrle", "multifd-zstd", "auto-converge", "post-copy", "stop-and-copy"]
-MigrationStage = Literal["waiting", "moving", "switching", "handed over", "arrived", "taken over", "failed"]
+MigrationStage = Literal["waiting", "moving", "switching", "handedOver", "arrived", "takenOver", "failed"]
 
 
 class MigrationSettings(msgspec.Struct, frozen=True):
@@ -60,8 +60,8 @@ class MigratingGuest(msgspec.Struct, frozen=True):
 
 
 class MigrationFacts(msgspec.Struct, frozen=True):
-    """What is true of a move at one side. Source: waiting, moving, switching (stands still, may run on), handed over;
-    target: waiting, moving, arrived (all is there, nothing has run), taken over; either: failed. Bytes as the machine
+    """What is true of a move at one side. Source: waiting, moving, switching (stands still, may run on), handedOver;
+    target: waiting, moving, arrived (all is there, nothing has run), takenOver; either: failed. Bytes as the machine
     counts them; a rate of 0 is not known yet. ``reason`` and ``message``: why it failed; ``noSpace``: a disk there is full."""
 
     key: str
@@ -128,7 +128,7 @@ class MigrationDriver(Protocol):
         begins anew, with a target that was expected anew."""
 
     async def progress(self, guest_id: str, key: str) -> MigrationFacts:
-        """Either side: what is true now. The source's ``handed over`` is for good."""
+        """Either side: what is true now. The source's ``handedOver`` is for good."""
 
     async def adjust(
         self,
@@ -149,7 +149,7 @@ class MigrationDriver(Protocol):
         ``never_ran`` there: IllegalTransition else. An unknown key is fine: nothing of it is under way."""
 
     async def take_over(self, guest_id: str, key: str) -> GuestFacts:
-        """Target: the guest runs here from now on. To be called only when the source has said ``handed over``; raises
+        """Target: the guest runs here from now on. To be called only when the source has said ``handedOver``; raises
         IllegalTransition before all has arrived."""
 
     async def give_up(self, guest_id: str, key: str) -> None:

@@ -33,7 +33,7 @@ def find_word(facts: Facts) -> AbortReason | None:
     if facts.deleting or facts.spec.cancel:
         return AbortReason("Cancelled", "cancelled", "broken off as asked")
     if facts.workload is None:
-        return AbortReason("Cancelled", "vmDeleted", "its VM is being deleted")
+        return AbortReason("Cancelled", "workloadDeleted", "its VM is being deleted")
     return None
 
 
@@ -57,13 +57,13 @@ def find_abort_reason(facts: Facts) -> AbortReason | None:
     if has_moved_on(source):
         return AbortReason("Failed", MOVED_ON, f"source {source.spec.node}: {source.report.message}")
     if facts.workload.run != source.spec.desired:
-        return AbortReason("Cancelled", "vmChanged", f"its VM is to {facts.workload.run} now")
+        return AbortReason("Cancelled", "workloadChanged", f"its VM is to {facts.workload.run} now")
     if facts.workload.boots > source.spec.boots:
-        return AbortReason("Cancelled", "vmChanged", "its VM is to be restarted")
+        return AbortReason("Cancelled", "workloadChanged", "its VM is to be restarted")
     if source.report.reason == "notSaved" and source.spec.move is not None and source.spec.move.saves == "must":
         return AbortReason("Failed", source.report.reason, f"source {source.spec.node}: {source.report.message}")
     for side, name in ((source, "source"), (target, "target")):
-        if side is not None and side.says("failed", "given up"):
+        if side is not None and side.says("failed", "abandoned"):
             assert side.heard is not None
             message = f"{name} {side.spec.node}: {side.heard.message or side.heard.reason or 'it failed'}"
             return _try_again(facts, side.heard.reason or "failed", message)

@@ -33,7 +33,7 @@ def plan_storage(view: View, item: Item, facts: Facts) -> tuple[Item | None, Out
     if place is not None and order is not None and order.key == item.uid:
         return place, _lead(item, facts, place, order)
     if status.phase not in ("Pending", "Planned"):
-        return place, Outcome(status=end_move(status, "Failed", "vmDeleted", "its place is gone", now))
+        return place, Outcome(status=end_move(status, "Failed", "workloadDeleted", "its place is gone", now))
     begun = begin_move(facts)
     status = begun.status
     if status.phase not in ("Pending", "Planned") or place is None or workload is None:
@@ -89,9 +89,9 @@ def _lead(item: Item, facts: Facts, place: Item, order: AllocatedDiskRelocation)
     if heard is not None:
         status = record_progress(status, heard)
         status.actual = measure(status, heard)
-    if heard is not None and heard.phase == "taken over":
+    if heard is not None and heard.phase == "takenOver":
         return Outcome(status=end_move(status, "Succeeded", "", "", now), source=_relocate(at, order))
-    if heard is not None and heard.phase in ("given up", "failed"):
+    if heard is not None and heard.phase in ("abandoned", "failed"):
         phase: Literal["Cancelled", "Failed"] = "Cancelled" if status.ending == "Cancelled" else "Failed"
         reason, message = (status.reason, status.message) if status.ending else (heard.reason, heard.message)
         ended = end_move(status, phase, reason or "failed", message, now)

@@ -43,7 +43,7 @@ def _plan(facts: Facts) -> Outcome:
         return _finish(facts)
     if source is None and target is None:
         return begin_move(facts)
-    if target is not None and target.says("taken over"):
+    if target is not None and target.says("takenOver"):
         return _swap(facts, target)
     if target is not None and has_moved_on(target):
         return _leave_both(facts, target)
@@ -70,7 +70,7 @@ def begin_move(facts: Facts) -> Outcome:
     if facts.deleting or spec.cancel:
         return Outcome(status=end_move(status, "Cancelled", "cancelled", "cancelled before it began", now))
     if facts.workload is None:
-        return Outcome(status=end_move(status, "Cancelled", "vmDeleted", "its VM is gone", now))
+        return Outcome(status=end_move(status, "Cancelled", "workloadDeleted", "its VM is gone", now))
     if facts.rival and status.started_at is None and (spec.not_before is None or spec.not_before <= now):
         message = f"its VM is moved by migration/{facts.rival} already"
         return Outcome(status=end_move(status, "Failed", "alreadyMoving", message, now))
@@ -152,7 +152,7 @@ def _lead(facts: Facts) -> Outcome:
         return outcome
     address = target.heard.address if target.heard is not None else ""
     to_source, to_target = _keep_to_limits(source, target), _keep_to_limits(target, source)
-    if address and address != to_source.address and not source.says("handed over"):
+    if address and address != to_source.address and not source.says("handedOver"):
         to_source = replace(to_source, address=address)
     outcome.source = replace(source.spec, move=to_source) if to_source != source.spec.move else None
     outcome.target = replace(target.spec, move=to_target) if to_target != target.spec.move else None
@@ -177,7 +177,7 @@ def _break_off(facts: Facts) -> Outcome:
     outcome = Outcome(status=_tell(facts))
     if target is None:
         return _return(facts, outcome)
-    if target.says("given up"):
+    if target.says("abandoned"):
         outcome.target_goes = not target.deleting
         if source is not None and source.spec.move is not None and not source.spec.move.never_ran:
             outcome.source = replace(source.spec, move=replace(source.spec.move, never_ran=True))
@@ -201,7 +201,7 @@ def _return(facts: Facts, outcome: Outcome) -> Outcome:
     source, status, now = facts.source, outcome.status, facts.now
     if source is not None and source.spec.role == "source":
         move = source.spec.move
-        goes_on = source.says("handed over") and not has_moved_on(source)
+        goes_on = source.says("handedOver") and not has_moved_on(source)
         if goes_on and source.node_phase in READY and move is not None and move.never_ran:
             return outcome  # it goes on there first
         outcome.source = _make_active(source)

@@ -37,11 +37,11 @@ def record_progress(status: MigrationStatus, said: MigrationReport, now: float =
         status.samples = _add_sample(status.samples, said)
     if said.phase == "moving":
         status.phase = "Moving"
-    elif said.phase in ("switching", "handed over", "taken over"):
+    elif said.phase in ("switching", "handedOver", "takenOver"):
         status.phase = "Switching"
     elif not status.ending:
         status.phase = "Preparing"
-    if said.phase == "handed over" and status.handed_over_at is None:
+    if said.phase == "handedOver" and status.handed_over_at is None:
         status.handed_over_at = now
     return status
 

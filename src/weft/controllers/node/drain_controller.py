@@ -112,7 +112,7 @@ def find_evictees(view: View, node: Item, begun_at: float, now: float) -> list[E
             name=f"{spec.workload.kind}/{spec.workload.name}",
             uid=spec.workload.uid,
             project=spec.workload.project,
-            way="not yet",
+            way="notYet",
             phase="",
             cost=spec.resources.memory,
             networks=tuple(sorted({nic.network_uid for nic in spec.nics})),
@@ -121,7 +121,7 @@ def find_evictees(view: View, node: Item, begun_at: float, now: float) -> list[E
         stays = workload is not None and workload.uid == spec.workload.uid and not workload.deleting
         if workload is not None and stays and spec.role in ("active", "source"):
             phase = workload.status(WorkloadStatus).phase
-            way = "ends" if spec.once else _find_way(phase, MOVABLE[spec.workload.kind][0])
+            way = "runsOut" if spec.once else _find_way(phase, MOVABLE[spec.workload.kind][0])
             leaver = msgspec.structs.replace(leaver, way=way, phase=phase)
             if conversion := workload.status(WorkloadStatus).conversion:
                 why = f"conversion/{conversion} is under way: confirm it, or undo it"
@@ -136,7 +136,7 @@ def _find_way(phase: str, mode: str) -> Way:
         return "live" if mode == "live" else "cold"
     if phase == Phase.STOPPED:
         return "cold"
-    return "not yet" if phase in _SETTLING else "never"
+    return "notYet" if phase in _SETTLING else "never"
 
 
 def _read_migrations(view: View, node: Item, leaver: Evictee, begun_at: float, now: float) -> Evictee:

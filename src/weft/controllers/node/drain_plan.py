@@ -15,7 +15,7 @@ AT_ONCE = 2  # moves from one node: more than one, so that one that prepares doe
 AHEAD_SECONDS = 3.0  # before a move leaves the link the next one begins: about as long as it takes to get ready
 _NAMED = 5  # workloads that are told by name
 
-Way = Literal["live", "cold", "ends", "not yet", "never"]  # ends: it is waited for
+Way = Literal["live", "cold", "runsOut", "notYet", "never"]  # runsOut: it is waited for
 
 
 class Evictee(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,7 +112,7 @@ def describe_drain(leavers: Sequence[Evictee], begun: set[str]) -> tuple[str, st
         return "Drained", "nothing is left on it"
     stuck = [leaver for leaver in leavers if leaver.stuck]
     moving = [leaver for leaver in leavers if not leaver.stuck and (leaver.migration or leaver.key in begun)]
-    ending = sum(leaver.way == "ends" for leaver in leavers)
+    ending = sum(leaver.way == "runsOut" for leaver in leavers)
     waiting = len(leavers) - len(stuck) - len(moving) - ending
     parts = [f"{len(leavers)} left"]
     if moving:

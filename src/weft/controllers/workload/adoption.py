@@ -99,7 +99,7 @@ def has_guest(view: View, copy: OrphanCopy, others: list[OrphanCopy]) -> bool:
 
 def _never_ran(view: View, key: str, others: list[OrphanCopy]) -> bool:
     """Whether the target of the move ``key`` surely never ran: by its node's word, or by that of the Migration's end."""
-    if any((other.standing, other.move) == ("given up", key) for other in others):
+    if any((other.standing, other.move) == ("abandoned", key) for other in others):
         return True
     ended = [item.status(MigrationStatus) for item in view.find(MIGRATIONS_BY_UID, key.partition(".")[0])]
     return any(status.phase in ("Failed", "Cancelled") and status.reason != MOVED_ON for status in ended)

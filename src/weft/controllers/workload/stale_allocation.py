@@ -48,7 +48,7 @@ def _plan_word(workload: Item, place: Item, found: Found) -> Commit | None:
     spec = new = place.spec(AllocationSpec)
     for _, copy in found:
         move = copy.spec.move
-        if copy.standing == "given up" and move is not None and move.peer_allocation == place.uid:
+        if copy.standing == "abandoned" and move is not None and move.peer_allocation == place.uid:
             new = come_back(new, copy.move) if copy.move not in new.back_from else new
     if new == spec:
         return None

@@ -189,7 +189,7 @@ def _living(
 def _find_silent_target(source: Place, places: Sequence[Place]) -> Place | None:
     """The lost place that the guest was handed over to, if it was: it runs there, or nowhere."""
     move = source.report.move
-    if source.spec.role != "source" or move is None or move.phase != "handed over":
+    if source.spec.role != "source" or move is None or move.phase != "handedOver":
         return None
     targets = (p for p in places if p.spec.role == "target" and p.spec.move and p.spec.move.key == move.key)
     return next((p for p in targets if p.node_phase not in ("Ready", "Joining")), None)

@@ -10,8 +10,8 @@ from weft.kinds.allocation import AllocationSpec
 from weft.kinds.node import NodeReport
 
 # here: the guest is this node's, if it is anywhere; open: its move isn't broken off yet, or it was handed over and the target's
-# word is missing; left: its target has said that it took over; given up: it was to come here, never ran and never will.
-GuestLocation = Literal["here", "open", "left", "given up"]
+# word is missing; left: its target has said that it took over; abandoned: it was to come here, never ran and never will.
+GuestLocation = Literal["here", "open", "left", "abandoned"]
 
 
 class OrphanCopy(msgspec.Struct):
@@ -44,4 +44,4 @@ def read_copies(report: NodeReport) -> list[OrphanCopy]:
 
 def find_given_up(report: NodeReport) -> set[str]:
     """Uids of the node's orphans that surely are no guests."""
-    return {copy.uid for copy in read_copies(report) if copy.standing == "given up"}
+    return {copy.uid for copy in read_copies(report) if copy.standing == "abandoned"}

@@ -49,11 +49,11 @@ class FakeMigrations:
     def check_start(self, guest: FakeGuest | None, plan: GuestPlan) -> None:
         if guest is None or guest.move is None or plan.incarnation > guest.plan.incarnation:
             return
-        if guest.state != "running" and guest.move.phase != "taken over":
+        if guest.state != "running" and guest.move.phase != "takenOver":
             raise IllegalTransition(f"guest {plan.name} is on its way to or from another node and may run there")
 
     def check_stays(self, guest: FakeGuest) -> None:
-        if guest.move is not None and guest.move.phase != "taken over":
+        if guest.move is not None and guest.move.phase != "takenOver":
             raise IllegalTransition(f"guest {guest.plan.name} is moving")
 
     async def describe(self, guest_id: str) -> MigratingGuest:
@@ -76,7 +76,7 @@ class FakeMigrations:
         async with self._lock(plan.id):
             found = self._read(plan.id)
             move = found.move if found is not None else None
-            ours = move is not None and (move.key, move.role) == (key, "target") and move.phase != "taken over"
+            ours = move is not None and (move.key, move.role) == (key, "target") and move.phase != "takenOver"
             if found is not None and found.state in (*_HERE, "suspended") and not ours:
                 raise IllegalTransition(f"guest {plan.name} is on this node already")
             if not (found is not None and ours and found.state == "starting"):
@@ -91,7 +91,7 @@ class FakeMigrations:
     async def send(self, guest_id: str, key: str, to: MigrationSockets, settings: MigrationSettings) -> None:
         async with self._lock(guest_id):
             guest = self._running(guest_id)
-            if guest.move is not None and guest.move.phase != "taken over":
+            if guest.move is not None and guest.move.phase != "takenOver":
                 self._move(guest, key, "source")
                 if guest.move.phase not in ("waiting", "failed"):
                     return
@@ -146,7 +146,7 @@ class FakeMigrations:
             guest = self._look(guest_id)
             if guest.move is None or guest.move.key != key:
                 return describe_guest(guest)
-            if self._move(guest, key, "source").phase == "handed over" or guest.state not in _HERE:
+            if self._move(guest, key, "source").phase == "handedOver" or guest.state not in _HERE:
                 if not never_ran:
                     raise IllegalTransition(f"guest {guest.plan.name} was handed over, or ended on its way")
             if guest.state == "paused":
@@ -160,12 +160,12 @@ class FakeMigrations:
         async with self._lock(guest_id):
             guest = self._look(guest_id)
             move = self._move(guest, key, "target")
-            if move.phase not in ("arrived", "taken over"):
+            if move.phase not in ("arrived", "takenOver"):
                 raise IllegalTransition(f"guest {guest.plan.name} has not arrived here: its move is {move.phase}")
             if move.phase == "arrived":
                 if guest.state != "starting":
                     raise IllegalTransition(f"guest {guest.plan.name}: its machine here has ended: {guest.reason}")
-                move.phase, guest.state, guest.ready = "taken over", "running", guest.plan.has_agent
+                move.phase, guest.state, guest.ready = "takenOver", "running", guest.plan.has_agent
                 self._write(guest)
         self._notify()
         return describe_guest(guest)
@@ -175,7 +175,7 @@ class FakeMigrations:
             guest = self._read(guest_id)
             if guest is None:
                 return
-            if self._move(guest, key, "target").phase == "taken over":
+            if self._move(guest, key, "target").phase == "takenOver":
                 raise IllegalTransition(f"guest {guest.plan.name} may have run here, so it can't be given up")
             self._path(guest_id).unlink()
         self._notify()
@@ -184,9 +184,9 @@ class FakeMigrations:
         async with self._lock(guest_id):
             guest = self._look(guest_id)
             move = self._move(guest, key, "source")
-            if guest.state in _HERE and move.phase != "handed over":
+            if guest.state in _HERE and move.phase != "handedOver":
                 raise IllegalTransition(f"guest {guest.plan.name} still runs here: its move is {move.phase}")
-            guest.state, guest.reason, guest.ready, move.phase = "stopped", "moved", False, "handed over"
+            guest.state, guest.reason, guest.ready, move.phase = "stopped", "moved", False, "handedOver"
             self._write(guest)
         self._notify()
 
@@ -209,7 +209,7 @@ class FakeMigrations:
         elif self._sent(guest, move) >= guest.plan.memory_bytes:
             target.move.phase = "arrived"
             _write_target(move.to, target)
-            move.phase, guest.state, guest.reason = "handed over", "paused", "handedOver"
+            move.phase, guest.state, guest.reason = "handedOver", "paused", "handedOver"
         else:
             if target.move.phase == "waiting":
                 target.move.phase = "moving"
@@ -220,7 +220,7 @@ class FakeMigrations:
     def _sent(self, guest: FakeGuest, move: FakeMigration) -> int:
         if move.role == "target" or move.phase == "waiting":
             return 0
-        if move.phase == "handed over" or not move.bytes_per_second:
+        if move.phase == "handedOver" or not move.bytes_per_second:
             return guest.plan.memory_bytes
         sent = move.sent_before + (self._clock.elapsed() - move.began_at) * move.bytes_per_second
         return min(guest.plan.memory_bytes, int(sent))

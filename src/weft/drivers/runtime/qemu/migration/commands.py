@@ -36,7 +36,7 @@ _UNDER_WAY = ("setup", "active", "device", "pre-switchover", "wait-unplug", "can
 
 _SOURCE: dict[str, MigrationStage] = {
     "none": "waiting", "setup": "moving", "active": "moving", "wait-unplug": "moving", "device": "switching",
-    "pre-switchover": "switching", "completed": "handed over",
+    "pre-switchover": "switching", "completed": "handedOver",
 }  # fmt: skip
 _TARGET: dict[str, MigrationStage] = {
     "none": "waiting", "setup": "waiting", "active": "moving", "completed": "arrived",
@@ -119,11 +119,11 @@ async def inspect_move(guest: Guest) -> MigrationFacts:
         return MigrationFacts(
             move.key,
             move.role,
-            "handed over" if move.left else "failed",
+            "handedOver" if move.left else "failed",
             f"QEMU has ended: {end.reason if end else '?'}",
         )
     if move.taken:
-        return MigrationFacts(move.key, move.role, "taken over")
+        return MigrationFacts(move.key, move.role, "takenOver")
     try:
         qmp = guest.monitor()
         if move.role == "source" and not move.sending:
@@ -196,7 +196,7 @@ def _explain_copies(errors: list[str]) -> tuple[str | None, str]:
 
 
 async def end_sending(guest: Guest) -> MigrationStage:
-    """Break the source's move off, unless it is through: ``failed``, ``waiting`` or ``handed over``. Raises DriverFailed."""
+    """Break the source's move off, unless it is through: ``failed``, ``waiting`` or ``handedOver``. Raises DriverFailed."""
     qmp, deadline = guest.monitor(), guest.clock.elapsed() + CANCEL_SECONDS
     while (status := (await qmp.execute("query-migrate")).get("status", "none")) in _UNDER_WAY:
         if guest.clock.elapsed() > deadline:

@@ -215,7 +215,7 @@ class QemuMigrations:
             if guest.beside is not None:
                 guest.beside.cancel()
                 await asyncio.wait([guest.beside])
-            away = move.left or not guest.running or await end_sending(guest) == "handed over"
+            away = move.left or not guest.running or await end_sending(guest) == "handedOver"
             if away and not never_ran:
                 raise IllegalTransition(
                     f"vm/{record.plan.name} was handed over, or ended on its way",
@@ -261,7 +261,7 @@ class QemuMigrations:
             guest = await self._guests.get(guest_id)
             await guest.settle()
             record, move = guest.record, self._move(guest, key, "source")
-            if guest.running and (phase := (await inspect_move(guest)).phase) != "handed over":
+            if guest.running and (phase := (await inspect_move(guest)).phase) != "handedOver":
                 raise IllegalTransition(f"vm/{record.plan.name} still runs here: its migration is {phase}")
             record.move = msgspec.structs.replace(move, left=True)
             if not guest.running:
