@@ -89,14 +89,17 @@ def test_at_its_deadline_nothing_of_it_runs_any_more(cluster: Cluster, run: Job)
     began = time.monotonic()
     done = run("late", "echo begun; sleep 300", "--array", "0-2", "--deadline", "6s")
     assert (done.returncode, time.monotonic() - began < 60) == (1, True)
-    assert b"job/late has come to DeadlineExceeded: it was not done 6 s after its start" in done.stderr
+    assert (
+        b"job/late has come to DeadlineExceeded: the job was not finished 6 s after its start (spec.deadline)"
+        in done.stderr
+    )
     assert {item["status"]["phase"] for item in containers(cluster, "late").values()} == {"Stopped"}
     assert cluster.ok("job", "logs", "late", "--task", "1") == "begun\n"
 
 
 def test_a_try_may_take_only_so_long(cluster: Cluster, run: Job) -> None:
     done = run("slow", "sleep 300", "--task-timeout", "2s", "--retries", "1", "--backoff", "1s")
-    assert b"task 0: it was stopped, at the latest after 2 s (try 2 of 2)" in done.stderr
+    assert b"task 0: it was stopped, by somebody or after its task_timeout of 2 s (try 2 of 2)" in done.stderr
     assert done.returncode in (143, 137)
 
 
@@ -111,7 +114,7 @@ def test_one_follows_another_and_fails_with_it(cluster: Cluster, run: Job) -> No
     assert status(cluster, "first")["ended_at"] <= status(cluster, "second")["started_at"]
     run("broken", "exit 1", "--detach")
     done = run("third", "true", "--after", "broken")
-    assert (done.returncode, b"job broken, which it was to follow, has come to Failed" in done.stderr) == (1, True)
+    assert (done.returncode, b"job broken, which this job runs after, has ended as Failed" in done.stderr) == (1, True)
     assert run("fourth", "true", "--after", "broken:ended").returncode == 0
     assert b'job "nobody" not found' in run("fifth", "true", "--after", "nobody").stderr
 

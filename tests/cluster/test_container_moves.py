@@ -73,7 +73,9 @@ def test_a_container_moves_with_its_volume_address_port_and_the_very_image_that_
     cluster.ok("container", "start", "web")
     assert (read(cluster), fetch(port)) == ("mine\n", "as it was\n")
     said = cluster.fails(1, "migrate", "container/web", "--live")
-    assert "can't save it as it runs" in said and "--cold" in said and status(cluster, "web")["node"] == node
+    assert (
+        "can't save container/web while it runs" in said and "--cold" in said and status(cluster, "web")["node"] == node
+    )
     assert f"is on {node} already" in cluster.fails(5, "container", "migrate", "web", "--to", node)
 
 

@@ -226,8 +226,8 @@ def test_an_image_that_cannot_be_had_or_is_none_says_why_and_is_not_kept(cluster
         for url, words in {
             f"{site.url}/less": "ended after 2048 of 100000 bytes",
             f"{site.url}/ring": "redirect",
-            f"{site.url}/none": "answers 404",
-            "file:///etc/shadow": "may not be read by everybody",
+            f"{site.url}/none": "answered 404",
+            "file:///etc/shadow": "is not readable for everybody",
             str(cluster.folder / "page.html"): "neither qcow2, nor a raw disk, nor a bundle",
         }.items():
             assert words in cluster.fails(1, "image", "add", "bad", url)

@@ -59,7 +59,7 @@ def test_given_up_or_killed_it_leaves_nothing_and_is_made_the_next_time(tmp_path
         seen.append(count)
         stop.set()
 
-    with pytest.raises(DriverFailed, match="given up"):
+    with pytest.raises(DriverFailed, match="the image was deleted"):
         make(f"oci://{image}", "", None, target, on_progress, stop)
     assert seen and find_left(state) == []
 

@@ -116,7 +116,7 @@ async def test_a_preference_is_given_up_when_room_is_scarce_and_that_is_told(tmp
         await lab.until_phase("late", "Running")
         notes = (await decision_of(lab, "late")).notes
         assert notes == [
-            "preference zone=a was given up: 88% of the fabric's memory is taken, and priority 0 bears 80%"
+            "preference zone=a was given up: 88% of the fabric's memory is allocated, and priority 0 counts up to 80%"
         ]
         assert "PreferenceGivenUp" in lab.journal.reasons("late")
         terms = [term.name for term in (await decision_of(lab, "late")).verdicts[0].terms]

@@ -255,7 +255,7 @@ async def test_an_image_that_is_not_there_yet_is_made_of_the_very_digest(tmp_pat
 
         await lab.until(failed)
         status = await lab.conversion()
-        assert status.reason == "imageFailed" and "makes no images" in status.message
+        assert status.reason == "imageFailed" and "can't make images" in status.message
         assert (await lab.status("web", "container")).phase == "Running"
         assert [e.name for e in await lab.every("image")] == ["tiny"]
         assert await lab.get("/vm/default/web") is None
@@ -301,7 +301,7 @@ async def test_a_vm_whose_room_goes_meanwhile_gives_all_back_soon(tmp_path: Path
         (there,) = await lab.every("allocation")
         await next(node for node in lab.nodes.values() if there.name.startswith(node.uid)).act(there.key)
         status = await lab.until_conversion("Failed", seconds=PLACE_PATIENCE_SECONDS + 20)
-        assert status.reason == "noAvailableAgents" and "vm/web finds no place" in status.message
+        assert status.reason == "noAvailableAgents" and "no node can take vm/web" in status.message
         assert (await lab.status("web", "container")).phase == "Running"  # it is over when that is so
         assert await lab.container() == before
         await lab.until_gone("/vm/default/web")
@@ -359,7 +359,7 @@ async def test_nobody_takes_the_volume_while_it_is_between_two_places(tmp_path: 
         await lab.put_vm("thief", volumes=["data"])
         await lab.until_refused("thief", "volumeInUse")
         placed = await lab.placed("thief")
-        assert placed is not None and placed.message == "volume data is vm/web's by conversion/c"
+        assert placed is not None and placed.message == "volume data belongs to vm/web by conversion/c"
         await lab.ask(confirm=True)
         await lab.until_phase("thief", "Running")  # from now on it is whose place has it first
 
@@ -429,7 +429,7 @@ async def test_a_port_that_another_has_by_then_is_left_out_and_said(tmp_path: Pa
         await lab.put_vm("thief", publish=["8080:80"])
         await lab.ask(undo=True)
         status = await lab.until_conversion("Undone")
-        assert "port 8080/tcp is published by vm/thief now" in status.message
+        assert "port 8080/tcp is now published by vm/thief" in status.message
         await lab.until_phase("web", "Running", kind="container")
         assert (await lab.container()).publish == []
         assert (await lab.owners())["tcp-8080"] == "vm"

@@ -47,7 +47,7 @@ async def test_a_vm_that_has_all_of_its_nodes_cpu_stays_among_its_likes_and_is_t
         await lab.pass_time(3)
         assert [place.cpu_model for place in await lab.allocations()] == ["host@aa"]
         await lab.migrate("web", to="n2")
-        assert await told(lab) == "n2: its CPU isn't just like the one that the guest runs with (host aa)"
+        assert await told(lab) == "n2: its CPU differs from the one that the guest runs with (host aa)"
 
 
 async def test_an_older_qemu_is_no_target(tmp_path: Path) -> None:
@@ -59,4 +59,4 @@ async def test_an_older_qemu_is_no_target(tmp_path: Path) -> None:
         await lab.add_node("n2", **LATE)
         await lab.pass_time(3)
         await lab.migrate("web", to="n2")
-        assert await told(lab) == "n2: its QEMU can't build a machine q35 of version 10.0, which the guest runs on"
+        assert await told(lab) == "n2: its QEMU can't build machine type q35 of version 10.0, which the guest runs on"

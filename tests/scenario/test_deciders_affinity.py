@@ -98,7 +98,7 @@ async def test_who_wants_to_be_near_waits_for_room_there_and_goes_elsewhere_once
         await lab.until_phase("first", "Running")
         await lab.put_vm("second", affinity_groups=["pair"], cpu=4.0)
         await lab.until_refused("second", "insufficientResources")
-        assert (await reasons(lab, "second"))["n2"] == "no member of affinity group pair: vm/first is on n1"
+        assert (await reasons(lab, "second"))["n2"] == "no member of affinity group pair is here: vm/first is on n1"
         await lab.change("/node/-/n1", cordon)
         await lab.pass_time(10)
         await lab.delete(
@@ -151,7 +151,7 @@ async def test_a_member_in_the_zone_that_is_behind_lets_the_other_zone_take_one_
         await lab.until_phase("web-0", "Running")
         await lab.put_vm("web-1", anti_affinity_groups=["web:preferred"], spread=["zone"], cpu=2.0)
         await lab.until_refused("web-1", "insufficientResources")
-        told = "zone a has 1 of group web, b has 0: one more is too many for a skew of 1"
+        told = "zone a has 1 of group web, b has 0: one more would exceed the skew of 1"
         assert (await reasons(lab, "web-1"))["n1"] == told
         await lab.pass_time(10)
         await lab.put_vm("small", anti_affinity_groups=["web:preferred"], node="n2", cpu=0.5)
@@ -231,4 +231,4 @@ async def test_images_and_declared_pools_draw_a_vm_that_says_so(tmp_path: Path) 
         await lab.until_phase("far", "Running")  # a hint stops nobody
         await lab.put_vm("lost", data_hints=["ceph-pool:elsewhere"], storage_locality="required")
         await lab.until_refused("lost", "noAvailableAgents")
-        assert (await reasons(lab, "lost"))["n1"] == "hasn't ceph-pool:elsewhere at hand"
+        assert (await reasons(lab, "lost"))["n1"] == "does not have ceph-pool:elsewhere"

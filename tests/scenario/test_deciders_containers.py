@@ -149,7 +149,10 @@ async def test_a_drain_names_the_containers_that_can_not_leave(tmp_path: Path) -
         async def told() -> bool:
             node = await lab.get("/node/-/n1")
             said = node.condition("Drained") if node is not None else None
-            return said is not None and "container/web can't leave: pinned: it is bound to node n1" in said.message
+            return (
+                said is not None
+                and "container/web can't leave: pinned: container/web is bound to node n1" in said.message
+            )
 
         await lab.until(told)
         assert (await lab.status("web", "container")).phase == "Running", "what can go nowhere isn't stopped"

@@ -62,7 +62,7 @@ async def test_a_gpu_goes_by_its_address_and_one_that_no_guest_can_have_to_nobod
         await lab.until_refused("one", "noAvailableAgents")
         await lab.put_vm("half", gpu_share=0.5)
         await lab.until_refused("half", "noAvailableAgents")
-        reason = "its GPUs can't be a guest's: it is bound to nvidia, not to vfio-pci"
+        reason = "its GPUs can't be passed to guests: it is bound to nvidia, not to vfio-pci"
         assert [v.reason for v in (await decision_of(lab, "one")).verdicts] == [reason]
         await lab.add_node("n2", gpus=[kept, H200], capabilities=[])
         await lab.until_phase("one", "Running")
@@ -73,7 +73,7 @@ async def test_a_gpu_goes_by_its_address_and_one_that_no_guest_can_have_to_nobod
         await lab.put_vm("part", gpu_share=0.25)
         await lab.until_refused("part", "noAvailableAgents")
         told = {v.node: v.reason for v in (await decision_of(lab, "part")).verdicts}
-        assert told == {"n1": reason, "n2": "gives GPUs to VMs whole only"}
+        assert told == {"n1": reason, "n2": "its GPUs are not shared: each goes whole to one VM"}
 
 
 async def test_a_declared_resource_is_given_away_once(tmp_path: Path) -> None:

@@ -146,11 +146,11 @@ async def test_what_a_hostile_server_or_image_did_stands_on_the_image_and_leaves
     with hostile_site() as site:
         async with Lab(tmp_path) as lab:
             wanted = {
-                "stuck": (f"{site.url}/stuck", "fetchFailed", "gave less than"),
+                "stuck": (f"{site.url}/stuck", "fetchFailed", "sent less than"),
                 "ring": (f"{site.url}/ring", "fetchFailed", "redirect"),
                 "less": (f"{site.url}/less", "fetchFailed", "ended after"),
                 "page": (f"file://{tmp_path}/page", "notAnImage", "neither qcow2"),
-                "shadow": ("file:///etc/shadow", "fetchFailed", "may not be read by everybody"),
+                "shadow": ("file:///etc/shadow", "fetchFailed", "is not readable for everybody"),
             }
             for name, (url, reason, words) in wanted.items():
                 await lab.put("image", name, {"url": url})

@@ -58,4 +58,4 @@ async def test_a_node_whose_digest_is_gone_counts_with_what_is_allocated_and_tha
         await one.heartbeat()
         await lab.pass_time(3)
         assert await where(lab, "b", cpu=0.5) == "one"
-        assert (await decision_of(lab, "b")).notes == ["not measured, so counted with what is allocated there: one"]
+        assert (await decision_of(lab, "b")).notes == ["usage not measured, so what is allocated counts: one"]

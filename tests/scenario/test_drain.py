@@ -157,11 +157,11 @@ async def test_within_its_window_workloads_leave_and_neither_before_nor_after(tm
         begin = lab.clock.now() + 3600
         await mark(lab, "n1", drain=True, cordoned=True, drain_not_before=begin, drain_not_after=begin + 60)
         await lab.pass_time(3000)
-        assert "1 left; it begins at 20" in await until_told(lab, "n1", "Waiting")
+        assert "1 left; the drain starts at 20" in await until_told(lab, "n1", "Waiting")
         assert await places(lab) == {"vm-0": "n1"}
         await until_told(lab, "n1", "Drained", 1000)
         await mark(lab, "n2", drain=True, cordoned=True, drain_not_after=lab.clock.now() - 1)
-        assert "its window is over" in await until_told(lab, "n2", "Waiting")
+        assert "the drain window is over" in await until_told(lab, "n2", "Waiting")
         await lab.pass_time(60)
         assert await places(lab) == {"vm-0": "n2"}
 
@@ -251,7 +251,7 @@ async def test_what_is_bound_to_a_node_is_told_to_be(tmp_path: Path) -> None:
         told_ = await until_told(lab, "n1", "Blocked")
         assert (
             told_
-            == "1 left; vm/vm-0 can't leave: pinned: it is bound to node n1 (spec.node), so it can't go to another"
+            == "1 left; vm/vm-0 can't leave: pinned: vm/vm-0 is bound to node n1 (spec.node), so it can't go to another"
         )
 
 
@@ -325,7 +325,7 @@ async def test_a_guest_with_a_gpu_stays_and_runs_and_both_drain_and_rehearsal_sa
         await lab.pass_time(2)
         [bound, free] = await rehearse(lab, "n1")
         assert (bound.workload, bound.to, bound.reason) == ("vm/bound", "", "gpusStay")
-        assert bound.message == "it uses a GPU of n1, which can't go with it while it runs; cold it could"
+        assert bound.message == "vm/web uses a GPU of n1, which can't move with a running guest; migrate it with --cold"
         assert (free.workload, free.to) == ("vm/free", "n2")
         await drain(lab, "n1")
         message = await until_told(lab, "n1", "Blocked")
@@ -348,7 +348,7 @@ async def test_why_one_cannot_leave_speaks_of_the_other_nodes(tmp_path: Path) ->
         await mark(lab, "n2", cordoned=True)
         await lab.pass_time(30)
         [leaving] = await rehearse(lab, "n1")
-        assert leaving.message == "no node beside n1 can take it: of 2, 2 cordoned"
+        assert leaving.message == "no node other than n1 can take it: of 2, 2 cordoned"
 
 
 async def test_containers_leave_cold_and_what_runs_once_is_waited_for(tmp_path: Path) -> None:
@@ -375,7 +375,7 @@ async def test_containers_leave_cold_and_what_runs_once_is_waited_for(tmp_path: 
         await lab.until(has_left)
         await lab.pass_time(30)
         condition = await told(lab, "n1")
-        assert condition is not None and condition.message == "1 left; 1 runs once, to its end here"
+        assert condition is not None and condition.message == "1 left; 1 runs once, and ends here"
         assert (await places(lab))["try"] == "n1"
         (made,) = await lab.every("migration")
         spec = decode_part(made.spec, MigrationSpec)

@@ -28,7 +28,7 @@ async def test_members_wait_until_all_are_there_and_are_placed_in_one_commit(tmp
             await lab.until_refused(name, "gangIncomplete")
         await lab.pass_time(2)
         assert await nodes_of(lab) == {}
-        assert (await lab.status("a")).message == "gang web: 2 of 3 are there and want a place"
+        assert (await lab.status("a")).message == "gang web: 2 of 3 members are ready to be placed"
         await lab.put_vm("other")
         await lab.put_vm("c", gang="web:3")
         for name in ("a", "b", "c", "other"):
@@ -188,7 +188,7 @@ async def test_a_gang_for_which_there_was_no_time_to_search_is_searched_for_late
         for name, cpu in zip("abcdef", (3, 2, 4, 3, 2, 6), strict=True):
             await lab.put_vm(name, gang="web:6", cpu=float(cpu))
         await lab.until_refused("a", "insufficientResources")
-        assert await nodes_of(lab) == {} and "no proof" in (await lab.status("a")).message
+        assert await nodes_of(lab) == {} and "not proven" in (await lab.status("a")).message
         for name in "abcdef":
             await lab.until_phase(name, "Running")
         assert lab.clock.elapsed() >= 1010

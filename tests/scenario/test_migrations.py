@@ -66,7 +66,7 @@ async def test_a_vm_moves_and_the_migration_tells_how_it_went(tmp_path: Path) ->
         verdicts = decode_part(decision.spec, DecisionSpec).verdicts
         assert [(v.node, v.outcome, v.reason) for v in verdicts] == [
             ("n2", "chosen", ""),
-            ("n1", "refused", "it moves away from here"),
+            ("n1", "refused", "the workload is moving away from here"),
         ]
         placed = await lab.placed("web")
         assert placed is not None and placed.message == "on n2"
@@ -245,7 +245,7 @@ async def test_a_restart_with_more_memory_meanwhile_breaks_it_off_and_comes_wher
         await lab.until_migration("Moving")
         await lab.wish("web", memory=2 * GIB, boots=2)
         status = await lab.until_migration("Cancelled")  # a restart can't wait
-        assert status.message == "its VM is to be restarted"
+        assert status.message == "vm/web was asked to restart meanwhile"
 
         async def grown() -> bool:
             return [place.resources.memory for place in await lab.allocations()] == [2 * GIB]
@@ -286,7 +286,7 @@ async def test_a_target_lost_after_the_hand_over_is_waited_for(tmp_path: Path) -
             await n1.act(f"/allocation/-/{n1.uid}.{uid}")
         await lab.pass_time(200)
         status = await lab.migration()
-        assert status.phase == "Switching" and "waiting for its word" in status.message
+        assert status.phase == "Switching" and "waiting for the node" in status.message
         assert (await lab.status("web")).phase == "Unknown"
         assert len(await lab.allocations()) == 2
         world.taken_over = True  # it did, and nobody heard
@@ -302,7 +302,10 @@ async def test_two_of_one_vm_are_not_carried_out_together(tmp_path: Path) -> Non
         await lab.migrate("web", "first")
         await lab.migrate("web", "second")
         status = await lab.until_migration("Failed", "second")
-        assert (status.reason, status.message) == ("alreadyMoving", "its VM is moved by migration/first already")
+        assert (status.reason, status.message) == (
+            "alreadyMoving",
+            "migration/first already moves vm/web; wait for it to end, or cancel it",
+        )
 
 
 async def test_a_planned_one_waits_for_its_time(tmp_path: Path) -> None:

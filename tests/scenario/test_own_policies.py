@@ -238,7 +238,7 @@ def test_one_that_can_not_be_read_is_skipped_and_says_why(lab: Lab, source: str,
 def test_a_file_that_is_none_is_skipped_and_its_content_is_not_told(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "folder.py").mkdir()
     os.mkfifo(tmp_path / "pipe.py")
-    for name, says in (("gone", "no such file"), ("folder", "is a directory"), ("pipe", "is no file")):
+    for name, says in (("gone", "no such file"), ("folder", "is a directory"), ("pipe", "is not a file")):
         path = tmp_path / f"{name}.py"
         lab.strategy = f"file:{path}"
         lab.own.prepare(lab.strategy, PATIENT)
@@ -251,7 +251,7 @@ def test_one_that_never_ends_being_read_is_given_up(lab: Lab, monkeypatch: pytes
     until = time.monotonic() + PATIENT
     while not lab.own.prepare(lab.strategy) and time.monotonic() < until:
         time.sleep(0.05)
-    assert lab.choose() == "n3" and lab.reason == "timedOut" and "outside of its function" in lab.skipped()
+    assert lab.choose() == "n3" and lab.reason == "timedOut" and "inside its function" in lab.skipped()
     assert lab.own.find(Term(lab.strategy))._worker is None
 
 

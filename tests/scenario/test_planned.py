@@ -60,13 +60,14 @@ async def plan(lab: MovingLab, *nodes: str, **spec: object) -> MigrationStatus:
 async def test_room_is_held_from_when_it_is_planned_and_gives_way_to_the_target(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         status = await plan(lab, not_after=lab.clock.now() + 900)
-        assert (status.phase, status.source, status.message) == ("Planned", "n1", "room is held on n2")
+        assert (status.phase, status.source, status.message) == ("Planned", "n1", "capacity is reserved on n2")
         assert status.window is not None and status.forecast is not None
-        assert (status.window.quality, status.window.reason) == (1.0, "nothing else is planned for n1 and n2 then")
-        assert status.window.end is not None and 500 < status.window.end - status.window.start < 700
-        assert (
-            status.forecast.duration_seconds is None and "nothing has moved between n1 and n2" in status.forecast.basis
+        assert (status.window.quality, status.window.reason) == (
+            1.0,
+            "nothing else is planned for n1 and n2 at that time",
         )
+        assert status.window.end is not None and 500 < status.window.end - status.window.start < 700
+        assert status.forecast.duration_seconds is None and "nor any other between n1 and n2" in status.forecast.basis
         [room] = await rooms(lab)
         [place] = [one for one in await lab.allocations() if one.role == "active"]
         assert (room.resources, room.incarnation, room.nics) == (place.resources, 0, [])
@@ -146,13 +147,16 @@ async def test_room_on_a_node_that_can_take_nothing_is_chosen_again_and_why_is_t
             await mark(lab, "n2", cordoned=True, drain=what == "drained")
         status = await until_room(lab, "n3")
         why = {
-            "cordoned": "it is cordoned",
-            "drained": "it is being drained",
-            "lost": "it has not been heard of",
-            "gone": "that node has left the fabric",
+            "cordoned": "the node is cordoned",
+            "drained": "the node is being drained",
+            "lost": "the node sends no heartbeat",
+            "gone": "the node has left the fabric",
         }[what]
-        assert status.room_lost in (f"not on n2 any more: {why}", "not on n2 any more: it has not been heard of")
-        assert status.message == f"room is held on n3 ({status.room_lost})"
+        assert status.room_lost in (
+            f"the reservation on n2 was lost: {why}",
+            "the reservation on n2 was lost: the node sends no heartbeat",
+        )
+        assert status.message == f"capacity is reserved on n3 ({status.room_lost})"
         assert [room.node for room in await rooms(lab)] == ["n3"]
         await lab.until_migration("Succeeded", seconds=600)
         await settle(lab, "n3", 2)
@@ -178,13 +182,13 @@ async def test_where_there_is_no_room_yet_it_says_so_and_holds_it_as_soon_as_the
         await lab.migrate("web", not_before=lab.clock.now() + LATER)
 
         async def told() -> bool:
-            return (await lab.migration()).message.startswith("no room is held yet: ")
+            return (await lab.migration()).message.startswith("no capacity is reserved yet: ")
 
         await lab.until(told)
         window = (await lab.migration()).window
-        assert window is not None and (window.quality, window.reason) == (0.0, "no room is held")
+        assert window is not None and (window.quality, window.reason) == (0.0, "no capacity is reserved")
         await lab.add_node("n2")
-        assert (await until_room(lab, "n2")).message == "room is held on n2"
+        assert (await until_room(lab, "n2")).message == "capacity is reserved on n2"
 
 
 async def test_its_vm_asks_for_more_so_more_is_held(tmp_path: Path) -> None:
@@ -196,7 +200,7 @@ async def test_its_vm_asks_for_more_so_more_is_held(tmp_path: Path) -> None:
             return [room.resources.memory for room in await rooms(lab)] == [2 * GIB]
 
         await lab.until(grown)
-        assert "its VM asks for other room now" in (await until_room(lab, "n2")).message
+        assert "the workload requests other resources now" in (await until_room(lab, "n2")).message
 
 
 async def test_its_vm_has_gone_there_by_itself(tmp_path: Path) -> None:
@@ -204,7 +208,7 @@ async def test_its_vm_has_gone_there_by_itself(tmp_path: Path) -> None:
         await plan(lab)
         await lab.migrate("web", "now")
         await lab.until_migration("Succeeded", "now")
-        assert "its VM is there by now" in (await until_room(lab, "n1")).message
+        assert "the workload is on that node by now" in (await until_room(lab, "n1")).message
         assert (await lab.migration()).source == "n2"
 
 
@@ -215,7 +219,7 @@ async def test_a_window_that_passes_unused_lets_its_room_go_and_says_so(tmp_path
         await lab.pass_time(LATER + 100)
         lab.start_deciders("another")
         status = await lab.until_migration("Failed")
-        assert (status.reason, status.message) == ("tooLate", "it could not begin within its time")
+        assert (status.reason, status.message) == ("tooLate", "the migration could not start within its window")
         await until_none(lab)
         await settle(lab, "n1", 1)
 
@@ -228,7 +232,9 @@ async def test_a_window_in_which_its_guest_does_not_run_passes_unused(tmp_path: 
         await lab.wish("web", boots=2, run="run")
         await mark(lab, "n2", cordoned=True)
         status = await lab.until_migration("Failed", seconds=900)
-        assert status.reason == "tooLate" and status.message.startswith("it could not begin within its time: ")
+        assert status.reason == "tooLate" and status.message.startswith(
+            "the migration could not start within its window: "
+        )
         await until_none(lab)
 
 

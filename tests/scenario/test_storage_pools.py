@@ -36,7 +36,7 @@ async def test_a_vm_goes_where_its_pool_is_and_each_other_node_says_what_it_lack
         decision = await lab.get("/decision/default/vm.web")
         assert decision is not None
         verdicts = {v.node: v.reason for v in decode_part(decision.spec, DecisionSpec).verdicts}
-        lacking = "has no storage pool san that can be used"
+        lacking = "has no usable storage pool san"
         assert verdicts == {"n1": lacking, "n2": lacking, "n3": ""}
 
 
@@ -88,10 +88,10 @@ async def test_where_a_node_lacks_the_pools_of_a_vm_it_is_said_how_its_disks_get
         await lab.put_vm("web", node=None, pool="san", volumes=["data", "own"])
         await lab.until_phase("web", "Running")
         root = "weft vm migrate web --storage --pool local"
-        data, beside = f"{root} --volume data", "no node beside n1 can take it: of 2, 2 without its storage pool"
+        data, beside = f"{root} --volume data", "no node other than n1 can take it: of 2, 2 without its storage pool"
         for to, said in (
-            ("n2", f"n2: has no storage pool fast that can be used; first {data}"),
-            ("n3", f"n3: has no storage pool fast that can be used; first {root}, {data}"),
+            ("n2", f"n2: has no usable storage pool fast; first {data}"),
+            ("n3", f"n3: has no usable storage pool fast; first {root}, {data}"),
             (None, f"{beside}; first {root}, {data}"),
         ):
             await lab.migrate("web", f"to-{to}".lower(), **({"to": to} if to else {}))
@@ -127,7 +127,7 @@ async def test_a_volume_in_a_shared_pool_is_used_from_any_node_that_sees_it(tmp_
         decision = await lab.get("/decision/default/vm.late")
         assert decision is not None
         said = [v.reason for v in decode_part(decision.spec, DecisionSpec).verdicts if v.node == "n3"]
-        assert said == ["its pool san is other storage than the one where a volume's data lies"]
+        assert said == ["its pool san is not the storage that holds a volume's data"]
 
 
 async def say(lab: MovingLab, phase: str, **more: Any) -> AllocationSpec:

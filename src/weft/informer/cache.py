@@ -180,7 +180,7 @@ class Cache:
             if key.startswith(kind_prefix("allocation")):
                 # A place that isn't seen would be given twice: better no decisions than such a one.
                 raise WeftError(f"{key} can't be read by this version of weft: {problem}") from problem
-            _log.error("%s can't be read, its last readable state stands: %s", key, problem)
+            _log.error("%s can't be read, so its last readable state is used: %s", key, problem)
             return
         if changed is not None:
             changes.append(changed)

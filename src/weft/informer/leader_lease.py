@@ -125,7 +125,7 @@ class LeaderLease:
             return await self.store.commit(writes, [lease, *preconditions])
         except PreconditionFailed as problem:
             if problem.failed == lease:
-                raise LeadershipLost("another process decides now") from problem
+                raise LeadershipLost("another process holds the leader lease now") from problem
             raise
         except StoreFull:
             raise
@@ -162,7 +162,7 @@ class LeaderLease:
                     raise LeadershipLost(f"the lease could not be renewed: {problem}") from problem
                 continue
             if lease is None or lease.fence != self.fence:
-                raise LeadershipLost("another process decides now")
+                raise LeadershipLost("another process holds the leader lease now")
             held_until = asked_at + TTL_SECONDS
 
     async def end(self) -> None:
@@ -170,4 +170,4 @@ class LeaderLease:
         try:
             await self.store.release(self._name, self._holder)
         except StoreUnavailable as problem:
-            _log.info("the lease will lapse by itself: %s", problem)
+            _log.info("the lease will expire by itself: %s", problem)

@@ -268,7 +268,7 @@ class Scheduler:
         del self._batch.assumed[first:]
         for volume in (volume for candidate in candidates for volume in candidate.volumes):
             self._batch.attached.pop(volume.uid, None)
-        large = Waiting("gangTooLarge", f"its gang's places can't be written at once: {excess}")
+        large = Waiting("gangTooLarge", f"the gang's placements don't fit into one commit: {excess}")
         return [plan_waiting(candidate.workload, large, now) for candidate in candidates]
 
     def _find_obstacle(self, candidate: Candidate) -> Waiting | None:
@@ -278,7 +278,7 @@ class Scheduler:
             if other is not None:
                 return Waiting("volumeInUse", f"volume {volume.name} is attached to {name_of(other)}")
         if not self._own.prepare(candidate.request.strategy):
-            return Waiting("policyStarting", "its placement policy is being started")
+            return Waiting("policyStarting", "the placement policy is starting")
         return None
 
     def _plan_waiting(self, workload: Item, waiting: Waiting, now: float) -> Commit | None:

@@ -57,18 +57,18 @@ def forecast(
     rate, path = _find_rate(past, nodes), f"{source} and {target}"
     if here:
         told = _from_own(here)
-        told = msgspec.structs.replace(told, basis=f"{_count(here)} of it between {path}")
+        told = msgspec.structs.replace(told, basis=f"{_count(here)} between {path}")
     elif mine:
         mine = (free or mine)[:MOST_PAST]
         told = _from_own(mine)
         seconds = (told.bytes or 0) / rate if rate else None
-        but = f"never between {path}" if free else "kept slow"
+        but = f"none between {path}" if free else "kept slow"
         carried = f"that path carried {format_bytes(int(rate))}/s" if rate else "how fast that path is isn't known"
         told = msgspec.structs.replace(
             told,
             duration_seconds=seconds,
             confidence=round(told.confidence * OTHER_PATH, 2) if seconds is not None else 0.0,
-            basis=f"{_count(mine)} of it, {but}; {carried}",
+            basis=f"{_count(mine)}, {but}; {carried}",
         )
     elif mode == "live" and rate:
         pauses = [move.pause_ms for move in past if {move.source, move.target} == nodes and move.mode == mode]
@@ -77,11 +77,11 @@ def forecast(
             pause_ms=round(statistics.median(pauses)) if pauses else None,
             bytes=memory,
             confidence=ONLY_MEMORY,
-            basis=f"it never moved live: its memory once at {format_bytes(int(rate))}/s, as that path carried; disks come on top",
+            basis=f"its memory once at {format_bytes(int(rate))}/s, as the path carried, without disks; no live migration yet",
         )
     else:
-        what = "its disks go over as they are" if mode == "cold" else f"it has {format_bytes(memory)} of memory"
-        so_far = f"it never moved {mode}" + ("" if rate else f", and nothing has moved between {path}")
+        what = "its disks are copied as they are" if mode == "cold" else f"it has {format_bytes(memory)} of memory"
+        so_far = f"no {mode} migration yet" + ("" if rate else f", nor any other between {path}")
         return MigrationForecast(basis=f"{so_far}; {what}")
     if bytes_per_second and told.bytes:
         told = _keep_to(told, bytes_per_second, told.bytes)
@@ -121,4 +121,4 @@ def _keep_to(told: MigrationForecast, bytes_per_second: int, volume: int) -> Mig
 
 
 def _count(moves: Sequence[PastMigration]) -> str:
-    return "one move" if len(moves) == 1 else f"{len(moves)} moves"
+    return "one earlier migration" if len(moves) == 1 else f"{len(moves)} earlier migrations"

@@ -110,7 +110,7 @@ def choose_mode(load: Load, leeway: Leeway) -> MigrationPlan:
     )
     keeps = foreseen.pause_seconds <= leeway.pause_seconds and foreseen.converges
     if not keeps:
-        reason += f"; it will stand still for {foreseen.pause_seconds:.1f} s, longer than asked"
+        reason += f"; the guest will pause for {foreseen.pause_seconds:.1f} s, longer than allowed"
     planned = PlannedMigration(
         mode=mode,
         reason=reason,
@@ -129,37 +129,37 @@ def choose_mode(load: Load, leeway: Leeway) -> MigrationPlan:
 def _choose(load: Load, leeway: Leeway) -> tuple[MoveMode, str]:
     usable = leeway.bytes_per_second * USABLE_SHARE
     once = load.memory_bytes / usable
-    rate = f"it writes {format_bytes(int(load.dirty_bytes_per_second))}/s and the path carries {format_bytes(int(usable))}/s"
+    rate = f"the guest writes {format_bytes(int(load.dirty_bytes_per_second))}/s and the path carries {format_bytes(int(usable))}/s"
     pressure = load.dirty_bytes_per_second / usable
     if set(leeway.modes) == {"stop-and-copy"}:
-        return "stop-and-copy", "nothing else can move this guest"
+        return "stop-and-copy", "this guest can be moved in no other mode"
     if "plain" in leeway.modes and once <= leeway.pause_seconds:
-        return "plain", f"all its memory goes over within {once:.2f} s"
+        return "plain", f"all of its memory is sent within {once:.2f} s"
     if pressure <= CONVERGES:
         if "multifd-zstd" in leeway.modes and once > LONG_SECONDS and leeway.spare_cores:
             bare, squeezed = (
                 _forecast_memory(mode, load, leeway).duration_seconds for mode in ("plain", "multifd-zstd")
             )
             if squeezed < SOONER * bare:
-                return "multifd-zstd", f"{rate}; compressed {load.still_compression:.1f} times it is there sooner"
+                return "multifd-zstd", f"{rate}; compressed {load.still_compression:.1f} times, it arrives sooner"
         if "plain" in leeway.modes:
             return "plain", f"{rate}: each pass leaves less"
     small = _find_cache(load) <= _MOST_CACHE
     if "xbzrle" in leeway.modes and load.changed_share <= FEW_WORDS and small:
-        return "xbzrle", f"{rate}, but of a page only {load.changed_share:.1%} changes: differences go over"
+        return "xbzrle", f"{rate}, but only {load.changed_share:.1%} of a page changes: differences are sent"
     if "multifd-zstd" in leeway.modes and leeway.spare_cores and pressure / load.compression <= COMPRESSED_CONVERGES:
         return "multifd-zstd", f"{rate}; compressed {load.compression:.1f} times, each pass leaves less"
     if "post-copy" in leeway.modes:
-        return "post-copy", f"{rate}: no pass would leave less, so the rest follows the guest"
+        return "post-copy", f"{rate}: no pass would leave less, so the rest is copied after the switch"
     slowdown = find_slowdown(load.dirty_bytes_per_second, leeway)
     if "auto-converge" in leeway.modes and slowdown <= MOST_SLOWED:
         return (
             "auto-converge",
-            f"{rate}: no pass would leave less, so it is slowed down by {slowdown:.0%} until it is there",
+            f"{rate}: no pass would leave less, so the guest is slowed down by {slowdown:.0%} until it arrives",
         )
     if "stop-and-copy" in leeway.modes:
-        return "stop-and-copy", f"{rate}: no pass would leave less, so it stands still meanwhile"
-    return leeway.modes[0], f"{rate}: no mode that is allowed is sure to end"
+        return "stop-and-copy", f"{rate}: no pass would leave less, so the guest is paused meanwhile"
+    return leeway.modes[0], f"{rate}: no allowed mode is sure to finish"
 
 
 def find_slowdown(dirty_bytes_per_second: float, leeway: Leeway) -> float:
@@ -230,30 +230,26 @@ def reconsider(mode: MoveMode, remaining_bytes: list[int], leeway: Leeway, *, sl
     first one (all the memory) included. Before the third look nothing can be told. ``slowdown``: what an earlier answer
     has led to."""
     if mode in ("post-copy", "stop-and-copy") or len(remaining_bytes) < 3:
-        return Change(
-            "go on", "nothing can be told yet" if mode not in ("post-copy", "stop-and-copy") else "it will end"
-        )
+        return Change("go on", "too early to tell" if mode not in ("post-copy", "stop-and-copy") else "it will end")
     before, now = remaining_bytes[-2], remaining_bytes[-1]
     usable = leeway.bytes_per_second * USABLE_SHARE
     pause = now / usable + _find_last(leeway)
     if now <= STALLS * before:
         return Change("go on", f"{format_bytes(now)} left after {format_bytes(before)}", pause)
     if now / usable <= leeway.pause_seconds:
-        return Change(
-            "finish standing still", f"{format_bytes(now)} are left, which fits into the pause allowed", pause
-        )
-    stalled = f"{format_bytes(now)} are left after {format_bytes(before)}: it writes as fast as the path carries"
+        return Change("finish standing still", f"{format_bytes(now)} left, which fits into the allowed pause", pause)
+    stalled = f"{format_bytes(now)} left after {format_bytes(before)}: the guest writes as fast as the path carries"
     if "post-copy" in leeway.modes and mode != "multifd-zstd":  # the two can't be armed together
         return Change("begin post-copy", stalled, _find_last(leeway))
     if "auto-converge" in leeway.modes and mode != "auto-converge" and slowdown == 0:
         needed = find_slowdown(now / max(1e-3, before / usable), leeway)
         if needed <= MOST_SLOWED:
-            return Change("slow down", f"{stalled}; slowed down by {needed:.0%} it would end", pause, needed)
+            return Change("slow down", f"{stalled}; slowed down by {needed:.0%} it would finish", pause, needed)
     if (mode == "auto-converge" or slowdown) and len(remaining_bytes) < SLOWED_LOOKS:
         return Change("go on", f"{stalled}; it has only just been slowed down", pause)
     if "stop-and-copy" in leeway.modes:
         return Change("finish standing still", f"{stalled}; the rest takes {pause:.1f} s", pause)
-    return Change("call off", f"{stalled}, and it may not stand still", pause)
+    return Change("call off", f"{stalled}, and the guest may not be paused", pause)
 
 
 def _believe(mode: MoveMode, load: Load, leeway: Leeway) -> float:

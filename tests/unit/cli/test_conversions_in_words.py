@@ -29,11 +29,16 @@ def conversion(phase: str, **status: Any) -> dict[str, Any]:
 def test_each_step_is_told_once_off_a_terminal_and_the_end_elsewhere() -> None:
     out = io.StringIO()
     progress = Converting(lambda: 0.0, stream=out)
-    for phase, note in (("Pending", ""), ("Preparing", "image a is being made"), ("Starting", ""), ("Starting", "x")):
+    for phase, note in (
+        ("Pending", ""),
+        ("Preparing", "image a is being created"),
+        ("Starting", ""),
+        ("Starting", "x"),
+    ):
         progress.show(TARGET, conversion(phase, message=note))
     progress.show(TARGET, conversion("AwaitingConfirmation", message="vm/web runs"))
     assert out.getvalue().splitlines() == [
-        "preparing     container/web → vm/web   image a is being made",
+        "preparing     container/web → vm/web   image a is being created",
         "starting      container/web → vm/web",
     ]
 

@@ -68,7 +68,9 @@ def test_a_table_without_titles_has_only_its_rows() -> None:
 
 
 def test_events_on_a_narrow_terminal_keep_what_they_are_about() -> None:
-    rows = [["114s", "Normal", "ImageAvailable", "container/busybox-36rt-0", "tiny is here: bundle, 60436480 bytes"]]
+    rows = [
+        ["114s", "Normal", "ImageAvailable", "container/busybox-36rt-0", "tiny is available: bundle, 60436480 bytes"]
+    ]
     for width in (60, 80, 120):
         titles, row = draw_table(EVENTS, rows, width).splitlines()
         assert "OBJECT" in titles and "container/busybox-36rt-0" in row and "tiny is" in row, width

@@ -79,10 +79,10 @@ def test_trouble_is_told_once_in_the_words_of_its_status_and_phases_only_where_t
         shown.show("Running", status=trouble)
     assert shown.said() == [f"container/web  Running: tooLittleMemory: {trouble['message']}"]
     shown.show("Boot", status={"steps": [{"name": "disk", "state": "done", "detail": "8 ms"}, {"name": "boot"}]})
-    shown.show("Unknown", status={"reason": "nodeLost", "message": "node n2 has not been heard of\x1b[2J"})
+    shown.show("Unknown", status={"reason": "nodeLost", "message": "node n2 sends no heartbeat\x1b[2J"})
     assert shown.said() == [
         "container/web  disk ✓ 8 ms",
-        "container/web  Unknown: nodeLost: node n2 has not been heard of?[2J",
+        "container/web  Unknown: nodeLost: node n2 sends no heartbeat?[2J",
     ]
 
 

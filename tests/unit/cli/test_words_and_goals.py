@@ -171,9 +171,9 @@ def test_a_failure_is_told_with_its_reason() -> None:
 def test_a_migration_that_ended_otherwise_says_why() -> None:
     goal = plan_goal("migration", "create")
     assert goal is not None
-    moved = {"kind": "migration", "name": "m", "status": {"phase": "Cancelled", "message": "broken off as asked"}}
+    moved = {"kind": "migration", "name": "m", "status": {"phase": "Cancelled", "message": "cancelled on request"}}
     error = find_failure(moved, "migration/m", goal)
-    assert error is not None and error.message == "migration/m has ended: Cancelled: broken off as asked"
+    assert error is not None and error.message == "migration/m has ended: Cancelled: cancelled on request"
 
 
 @pytest.mark.parametrize(

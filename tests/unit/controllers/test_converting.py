@@ -124,7 +124,7 @@ def test_nothing_is_touched_before_the_scheduler_has_a_node_for_what_would_be_ma
         assert (outcome.old, outcome.make) == (None, None)
     assert (waits.asks, waits.status.phase) == (None, "Preparing")
     assert (refused.status.phase, refused.status.reason) == ("Failed", "insufficientResources")
-    assert "vm/web would find no place: needs much" in refused.status.message
+    assert "no node can take vm/web: needs much" in refused.status.message
 
 
 def test_what_rests_is_converted_without_a_question() -> None:
@@ -239,7 +239,7 @@ def test_it_has_gone_back_when_the_old_one_runs_again_or_clearly_does_not() -> N
         (told, "it is Failed: no such image"),
         (late, "it is Boot: starting"),
     ):
-        assert status.phase == "Undone" and f"container/web isn't well again: {why}" in status.message
+        assert status.phase == "Undone" and f"container/web has not recovered: {why}" in status.message
 
 
 def test_well_is_what_runs_answers_and_is_healthy_where_somebody_asks() -> None:

@@ -105,7 +105,7 @@ def test_what_is_suspended_or_on_its_way_is_not_touched() -> None:
 
 
 def test_how_far_it_is_names_what_moves_and_what_cant() -> None:
-    assert describe_drain([], set()) == ("Drained", "nothing is left on it")
+    assert describe_drain([], set()) == ("Drained", "nothing is left on the node")
     reason, message = describe_drain(
         [
             leaver("a", migration="m", target="n2"),
@@ -121,4 +121,4 @@ def test_how_far_it_is_names_what_moves_and_what_cant() -> None:
     )
     reason, message = describe_drain([leaver("s", way="never", phase="Suspended")], set())
     assert reason == "Blocked"
-    assert message == "1 left; vm/s can't leave: it is Suspended: it moves when it runs or is stopped"
+    assert message == "1 left; vm/s can't leave: it is Suspended; it can move once it runs or is stopped"

@@ -167,7 +167,7 @@ def test_a_lost_node_makes_unknown_and_says_that_weft_waits() -> None:
     status = fold(wished(), place("running", node="NotReady", ready=True))
     assert (status.phase, status.reason, status.ready) == ("Unknown", "nodeLost", None)
     gone = fold(wished(wish(on_node_loss="restart")), place("running", node=None))
-    assert "not in the fabric any more" in gone.message and "weft waits" in gone.message
+    assert "has left the fabric" in gone.message and "weft waits" in gone.message
 
 
 def test_of_two_places_the_newer_one_counts() -> None:

@@ -89,8 +89,8 @@ def test_what_cannot_be_had_is_told_with_the_reason(site: str, tmp_path: Path) -
     refused(f"{site}/ring", tmp_path / "x")
     assert "127.0.0.1:1/" in refused("http://127.0.0.1:1/x", tmp_path / "x")
     assert "No such file" in refused(f"file://{tmp_path}/none", tmp_path / "x")
-    assert "plain file" in refused("file:///dev/zero", tmp_path / "x")
-    assert "plain file" in refused(f"file://{tmp_path}/", tmp_path / "x")
+    assert "regular file" in refused("file:///dev/zero", tmp_path / "x")
+    assert "regular file" in refused(f"file://{tmp_path}/", tmp_path / "x")
 
 
 def test_a_site_cannot_send_the_server_to_its_own_files(site: str, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_fetch_ends_when_it_is_told_to(tmp_path: Path) -> None:
     (tmp_path / "image").write_bytes(RAW)
     stop = threading.Event()
     stop.set()
-    with pytest.raises(DriverFailed, match="given up"):
+    with pytest.raises(DriverFailed, match="the image was deleted"):
         fetch(f"file://{tmp_path}/image", tmp_path / "x", lambda _: None, stop, [str(tmp_path)])
 
 
@@ -202,7 +202,7 @@ def test_a_bundle_that_is_not_one_is_refused_by_name(tmp_path: Path) -> None:
     pack(tmp_path / "x", ("image.json", b"{"), ("disk", RAW))
     assert "image.json" in no_image(tmp_path / "x")
     pack(tmp_path / "x", manifest(disk_format="qcow2"), ("disk", RAW))
-    assert "not qcow2, as it says" in no_image(tmp_path / "x")
+    assert "not qcow2, although the bundle says so" in no_image(tmp_path / "x")
 
 
 @needs_qemu_img

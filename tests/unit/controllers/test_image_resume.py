@@ -93,7 +93,7 @@ def test_content_that_changed_meanwhile_is_not_put_together(site: Site, tmp_path
         site.content, site.tag = bytes(len(CONTENT)), '"two"'
 
     site.cuts, site.on_answer = [1_000_000], change
-    with pytest.raises(DriverFailed, match="it changed while it was fetched"):
+    with pytest.raises(DriverFailed, match="the file changed while it was being fetched"):
         get(site.url, tmp_path / "image")
     assert not (tmp_path / "image").exists()
 

@@ -157,7 +157,7 @@ def test_what_keeps_a_target_from_getting_ready_is_told_at_once_and_ends_the_try
     healed = plan(side("source"), side("target", "preparing"), first.status, now=NOW + READY_PATIENCE_SECONDS)
     assert (healed.status.ending, healed.status.message, healed.status.troubled_at) == ("", "", None)
     short = plan(side("source"), stuck("notFound"), wish={"timeout_seconds": 5.0})
-    assert short.status.message == "not done within 5 s: target n2: the image isn't to be had"
+    assert short.status.message == "not finished within 5 s: target n2: the image isn't to be had"
 
 
 @pytest.mark.parametrize(("to", "ending"), [(None, "Retry"), ("n2", "Failed")])
@@ -203,7 +203,7 @@ def test_another_try_has_another_key_so_what_the_first_one_said_is_not_heard() -
 def test_of_a_lost_target_nothing_is_concluded_unless_the_guest_runs_at_the_source_for_good(said: str) -> None:
     lost = side("target", "waiting", node="NotReady", desired="stop")
     outcome = plan(side("source", said), lost, BREAKING)
-    assert writes(outcome) == {} and "waiting for its word" in outcome.status.message
+    assert writes(outcome) == {} and "waiting for the node" in outcome.status.message
     assert "weft node delete n2 --force" in outcome.status.message, "and what people can do"
     home = plan(side("source", "failed"), lost, BREAKING)
     assert writes(home) == {"source": ("active", "run", False), "target goes": True}
@@ -260,7 +260,11 @@ def test_a_place_that_is_the_guests_again_carries_the_word_that_the_target_never
 
 @pytest.mark.parametrize(
     ("given", "reason"),
-    [({"deleting": True}, "cancelled"), ({"wish": {"cancel": True}}, "cancelled"), ({"workload": None}, "workloadDeleted")],
+    [
+        ({"deleting": True}, "cancelled"),
+        ({"wish": {"cancel": True}}, "cancelled"),
+        ({"workload": None}, "workloadDeleted"),
+    ],
 )
 def test_what_is_not_wanted_any_more_never_begins(given: dict[str, Any], reason: str) -> None:
     outcome = plan(None, None, MigrationStatus(), **given)

@@ -116,7 +116,7 @@ def test_data_on_two_nodes_that_are_both_no_home_is_told_of_each(home: str | Non
     commit = plan_volume(view, volume, silent=False)
     assert commit is not None and told(commit, volume).copies == ["n2", "n3"]
     [event] = commit.events
-    assert (event.reason, "no VM gets it" in event.message) == ("CopyFound", True)
+    assert (event.reason, "no workload gets the volume" in event.message) == ("CopyFound", True)
 
 
 def test_of_nodes_that_have_data_of_a_volume_without_a_home_none_is_chosen_before_all_have_spoken() -> None:

@@ -104,7 +104,7 @@ def test_more_given_away_than_a_lowered_ratio_allows_is_said_by_resource() -> No
     sums = NodeStatus(allocated_cpu=12.0, allocated_memory=GIB)
     report = NodeReport(cpu=4.0, memory=2 * GIB, disk=GIB)
     assert describe_over(sums, report, NodeSpec(overcommit={"cpu": 4.0})) == ""
-    assert describe_over(sums, report, NodeSpec(overcommit={"cpu": 2.0})).startswith("12 cpu given away of 8: ")
+    assert describe_over(sums, report, NodeSpec(overcommit={"cpu": 2.0})).startswith("12 cpu allocated of 8; ")
     assert describe_over(sums, NodeReport(), NodeSpec()) == ""
 
 

@@ -105,11 +105,11 @@ def test_groups_are_apart_and_spread_and_data_draws(tmp_path: Path, capsys: pyte
     [
         (NODES, "name,spread\nw,zone\n", "workloads.csv:2: column spread: of which group"),
         (NODES, "name,affinity_groups\nw,a;a\n", "workloads.csv:2: column affinity_groups: group a is named twice"),
-        (NODES, "name,storage_locality\nw,local\n", "workloads.csv:2: column storage_locality: 'local' is neither"),
-        ("name,cpu\na,8\n", "name\nw\n", "nodes.csv:1: there is no column memory"),
+        (NODES, "name,storage_locality\nw,local\n", "workloads.csv:2: column storage_locality: 'local' must be"),
+        ("name,cpu\na,8\n", "name\nw\n", "nodes.csv:1: missing column memory"),
         ("name,cpu,memory\na,8,32X\n", "name\nw\n", "nodes.csv:2: column memory: 'X' is not a unit of size"),
         (NODES, "name,cpu\nw,1\nv,none\n", "workloads.csv:3: column cpu: 'none' is not a number of cores"),
-        (NODES, "name,node\nw,z\n", "workloads.csv:2: column node: there is no node z"),
+        (NODES, "name,node\nw,z\n", "workloads.csv:2: column node: unknown node z"),
         (NODES, "name,gpus,gpu_share\nw,2,0.5\n", "workloads.csv:2: column gpu_share: 0.5 of 2 GPUs"),
         (NODES, "name,constraint\nw,zone=\n", "workloads.csv:2: column constraint"),
         (NODES, "name,constraint\nw,@fast\n", "column constraint: character 1: no other constraint can be named here"),
@@ -119,9 +119,9 @@ def test_groups_are_apart_and_spread_and_data_draws(tmp_path: Path, capsys: pyte
             "column constraint: no node can meet both zone=a (character 1)",
         ),
         (NODES, "name,prefer\nw,zone=a;weight=7\n", "column prefer: weight '7' is not a number from 0 to 1"),
-        (NODES + "a,1,1G,,\n", "name\nw\n", "nodes.csv:5: column name: there is a node a already"),
+        (NODES + "a,1,1G,,\n", "name\nw\n", "nodes.csv:5: column name: node a appears twice"),
         (NODES, "", "workloads.csv: the file is empty"),
-        (NODES, "name;cpu\nw;1\n", "workloads.csv:1: there is no column cpu"),
+        (NODES, "name;cpu\nw;1\n", "workloads.csv:1: missing column cpu"),
         (
             NODES,
             "name,strategy\nw,@mine\n",
@@ -129,14 +129,18 @@ def test_groups_are_apart_and_spread_and_data_draws(tmp_path: Path, capsys: pyte
         ),
         (NODES, "name,gpus\nw,99999999999999999999\n", "workloads.csv:2: column gpus"),
         (NODES, 'name,cpu\n"w,1\n', "workloads.csv:2: unexpected end of data"),
-        (NODES, "name,gpu_model\nw,T4\n", "workloads.csv:2: column gpu_model: of how many GPUs?"),
+        (NODES, "name,gpu_model\nw,T4\n", "workloads.csv:2: column gpu_model: the number of GPUs is missing"),
         (NODES, "name,gpu_share\nw,150%%\n", "workloads.csv:2: column gpu_share: '150%%' is not a ratio"),
         (NODES, "name,gpu_share\nw,150%\n", "workloads.csv:2: column gpu_share: 1.5 of 1 GPUs"),
         (NODES, "name,tolerations\nw,=x\n", "workloads.csv:2: column tolerations: '=x' is not a taint"),
         (NODES, "name,affinity_groups\nw,A B\n", "workloads.csv:2: column affinity_groups: 'A B' is not a valid name"),
-        (NODES, "cpu_milli,num_gpu\n1,1\n", "workloads.csv:1: there is no column cpu"),
+        (NODES, "cpu_milli,num_gpu\n1,1\n", "workloads.csv:1: missing column cpu"),
         ("name,cpu,memory,taints\na,1,1G,==\n", "name\nw\n", "nodes.csv:2: column taints: '==' is not a taint"),
-        ("name,cpu,memory,type\na,1,1G,big\n", "name\nw\n", "nodes.csv:2: column type: 'big' is none of cloud, edge"),
+        (
+            "name,cpu,memory,type\na,1,1G,big\n",
+            "name\nw\n",
+            "nodes.csv:2: column type: 'big' is not one of cloud, edge",
+        ),
     ],
 )
 def test_an_error_names_file_line_and_column(
@@ -198,7 +202,7 @@ def test_repacking_counts_the_nodes_that_are_used_then(tmp_path: Path, capsys: p
 def test_until_needs_a_workload_that_brings_it_nearer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = write(tmp_path, "name,cpu,memory,gpus\na,8,32G,2\n", "gpus,node\n1,a\n,\n")
     assert main(["placement", *map(str, files), "--until", "1"]) == 2
-    assert "no workload that is to be placed asks for a GPU" in capsys.readouterr().err
+    assert "no workload to be placed requests a GPU" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="the openb trace is not here (WEFT_DATA)")

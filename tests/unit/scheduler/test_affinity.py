@@ -110,7 +110,7 @@ def test_members_near_lie_where_the_first_lies_even_if_others_are_better() -> No
     fabric.place("filler", vm(node="n2"))
     assert fabric.place("a", vm(near=["pair"], node="n1")) == "n1"
     assert fabric.place("b", vm(near=["pair"])) == "n1"
-    assert fabric.why(vm(near=["pair"]))["n0"] == "no member of affinity group pair: vm/a is on n1"
+    assert fabric.why(vm(near=["pair"]))["n0"] == "no member of affinity group pair is here: vm/a is on n1"
     assert fabric.place("c", vm(near=["other"])) == "n1"  # nobody is of that group: best_fit decides
 
 
@@ -143,7 +143,7 @@ def test_who_wishes_to_be_apart_leaves_alone_who_must_be() -> None:
     fabric.place("must", vm(apart=["webapp"]))
     assert fabric.place("wish", vm(apart=["webapp:preferred"])) is None
     assert fabric.place("near", vm(near=["webapp:preferred"])) is None
-    told = {"n0": "vm/must is there, which must be apart from group webapp"}
+    told = {"n0": "vm/must, which must be apart from group webapp, is there"}
     assert fabric.why(vm(near=["webapp"])) == told
 
 
@@ -155,7 +155,7 @@ def test_a_spread_keeps_zones_level_and_says_which_is_ahead() -> None:
     assert "n3" not in where
     fabric.place("web-4", vm(apart=["web:preferred"], spread=["zone"], node="n2"))
     assert fabric.why(web) == {
-        "n2": "zone b has 3 of group web, a has 2: one more is too many for a skew of 1",
+        "n2": "zone b has 3 of group web, a has 2: one more would exceed the skew of 1",
         "n3": "has no zone to spread group web over",
     }
 
@@ -202,7 +202,7 @@ def test_data_draws_a_workload_and_required_data_binds_it() -> None:
     assert fabric.engine.choose(must, "x") == fabric.engine.choose(wish, "x") == 1
     assert fabric.engine.choose(fabric.ask(vm()), "x") == 0
     told = explain(fabric.engine, must, "x", 1)
-    assert {v.reason for v in told.verdicts if v.outcome == "refused"} == {"hasn't ceph-pool:raw-data at hand"}
+    assert {v.reason for v in told.verdicts if v.outcome == "refused"} == {"does not have ceph-pool:raw-data"}
     fabric.put_node(1, data=[])
     fabric.put_node(2, data=["pool:ceph-pool:raw-data"])
     assert fabric.engine.choose(must, "x") == fabric.engine.choose(wish, "x") == 2

@@ -179,7 +179,9 @@ def test_preferences_are_given_up_from_the_lowest_priority_as_room_gets_scarce()
         given_up = find_given_up(wishes, pressure)
         assert [wish.priority for wish in wishes if wish not in given_up] == left
     told = describe_given_up(wishes[0], pressure)
-    assert told == "preference zone=a was given up: 99% of the fabric's disk is taken, and priority 0 bears 80%"
+    assert (
+        told == "preference zone=a was given up: 99% of the fabric's disk is allocated, and priority 0 counts up to 80%"
+    )
     snapshot.put_allocation("y", "u-n2", (0, 0, 0), Load(gpus=((0, 1000), (1, 1000))))
     assert measure_pressure(snapshot) == Pressure("gpu", 1.0)
 
@@ -193,7 +195,7 @@ def test_a_wish_that_looks_wrong_is_warned_of() -> None:
     assert find_warnings(request("cost<3 OR zone!=x"), snapshot) == ["no node has cost"]
     torn = request("rack<3", Preference(read_expression("rack>5 OR NOT exists(rack)")))
     assert find_warnings(torn, snapshot) == [
-        "preference rack>5 OR NOT exists(rack) never holds where the constraint does"
+        "preference rack>5 OR NOT exists(rack) can never hold together with the constraint"
     ]
     assert find_warnings(request("zone=a"), snapshot) == ["only 1 of 3 nodes meets zone=a"]
 
@@ -208,7 +210,7 @@ def test_nothing_is_said_of_a_preference_where_the_constraint_is_too_long_to_be_
     told = find_warnings(msgspec.structs.replace(request(None, clashing), constraint=constraint), make_snapshot())
     assert not [warning for warning in told if "never holds" in warning]
     short = find_warnings(request("zone!=b", clashing), make_snapshot())
-    assert short == ["preference zone=b never holds where the constraint does"]
+    assert short == ["preference zone=b can never hold together with the constraint"]
 
 
 def test_the_longest_wishes_still_make_a_decision_that_can_be_kept() -> None:

@@ -202,7 +202,7 @@ def test_errors_are_named_by_what_is_missing() -> None:
 def test_room_that_is_there_but_not_in_one_place_is_told_so() -> None:
     engine = engine_of(node("n1", cpu=2, memory=64), node("n2", cpu=64, memory=2))
     message = explain(engine, ask(cpu=8, memory=8), "x", None).message
-    assert message.startswith("no node has 8 cpu, 8.0 GiB memory") and message.endswith("free together")
+    assert message.startswith("no node has 8 cpu, 8.0 GiB memory") and message.endswith("free at the same time")
 
 
 def test_of_a_thousand_nodes_a_sample_is_told_but_all_are_counted() -> None:

@@ -64,7 +64,7 @@ def test_a_refusal_names_what_of_gpus_is_lacking() -> None:
     request = ask(GpuAsk(2, memory=8 * GIB))
     told = explain(Engine(snapshot), request, "x", None)
     assert told.error == "insufficientResources"
-    assert told.message == "needs 2 GPUs (8.0 GiB each), most of them free on one node are 1"
+    assert told.message == "needs 2 GPUs (8.0 GiB each), the most free on one node is 1"
     [verdict] = told.verdicts
     assert [(s.resource, s.wanted, s.free) for s in verdict.shortfalls] == [("gpu", 2.0, 1.0)]
 

@@ -116,7 +116,7 @@ def test_a_strategy_of_ones_own_is_refused_and_a_shipped_one_decides() -> None:
     world.node("b", cpu=8, memory=4)
     assert world.rank(strategy="best_fit:1") == ["b", "a"]
     reason, message, _ = world.why(strategy="file:/srv/mine.py")
-    assert reason == "invalidStrategy" and "weft's only" in message
+    assert reason == "invalidStrategy" and "weft's strategies" in message
     assert world.why(strategy="@gone")[0] == "policyNotFound"
 
 

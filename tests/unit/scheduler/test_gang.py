@@ -132,10 +132,10 @@ def test_the_solver_proves_what_a_search_can_only_suppose() -> None:
     members = [member(n, 6, 1) for n in range(6)] + [member(n, 3, 1) for n in range(6, 19)]
     by_search = find_places(engine, members, solver_seconds=0)
     assert by_search.rows is None and not by_search.proven
-    assert "no proof" in explain_refusal(engine, members, by_search)[0].message
+    assert "not proven" in explain_refusal(engine, members, by_search)[0].message
     solved = find_places(engine, members, solver_seconds=20)
     assert solved.rows is None and solved.proven
-    assert "no proof" not in explain_refusal(engine, members, solved)[0].message
+    assert "not proven" not in explain_refusal(engine, members, solved)[0].message
 
 
 def test_searches_take_a_tenth_of_the_time() -> None:

@@ -27,7 +27,7 @@ def choose(mode: str, here: NodeReport = CAN, there: NodeReport = CAN, bar: str 
 
 
 def test_it_is_saved_where_both_nodes_can_unless_people_want_it_stopped() -> None:
-    assert choose("best") == ("may", "it is saved on n1 and goes on on n2")
+    assert choose("best") == ("may", "it is saved on n1 and continues on n2")
     assert choose("live")[0] == "must"
     assert choose("cold") == ("", "it is stopped on n1 and starts on n2")
 
@@ -36,8 +36,8 @@ def test_a_node_that_cant_is_named_with_what_it_lacks() -> None:
     for here, there, name in ((LACKS, CAN, "n1"), (CAN, LACKS, "n2"), (LACKS, LACKS, "n1")):
         saves, way = choose("best", here, there)
         assert saves == "" and way.endswith(f"({name}: criu is not installed)"), way
-    assert "runs no containers" in choose("best", CAN, node("yes", "vm"))[1]
-    assert choose("best", bar="it has a machine of its own")[1].endswith("(it has a machine of its own)")
+    assert "no runtime that can save containers" in choose("best", CAN, node("yes", "vm"))[1]
+    assert choose("best", bar="it runs in a machine of its own")[1].endswith("(it runs in a machine of its own)")
 
 
 def test_a_node_says_what_it_runs_on_so_that_live_moves_go_nowhere_else() -> None:
@@ -58,6 +58,6 @@ def test_what_no_node_can_save_is_known_before_any_is_asked() -> None:
         container=AllocatedContainer(image="web"),
     )
     assert find_bar(spec, AllocationReport(state="running")) == ""
-    assert find_bar(spec, AllocationReport(state="stopped")) == "it doesn't run"
+    assert find_bar(spec, AllocationReport(state="stopped")) == "it is not running"
     microvm = msgspec.structs.replace(spec, container=AllocatedContainer(image="web", isolation="vm"))
     assert "machine of its own" in find_bar(microvm, AllocationReport(state="running"))

@@ -84,7 +84,7 @@ def test_a_node_that_says_nothing_counts_with_what_is_allocated_and_that_is_told
     request = ask("least_loaded", basis="used")
     told = explain(engine, request, "new", engine.choose(request, "new"))
     assert told.verdicts[0].node == "silent"
-    assert told.warnings == ["not measured, so counted with what is allocated there: silent"]
+    assert told.warnings == ["usage not measured, so what is allocated counts: silent"]
     row = snapshot.names.index("silent")
     assert snapshot.used[:, row].tolist() == snapshot.allocated[:, row].tolist() != [0, 0, 0]
     assert explain(engine, ask("least_loaded"), "new", None).warnings == []

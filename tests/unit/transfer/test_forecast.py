@@ -36,7 +36,7 @@ def foresee(*past: PastMigration, mode: str = "live", rate: int = 0, memory: int
 def test_where_nothing_is_known_nothing_is_said_but_that() -> None:
     told = foresee()
     assert (told.duration_seconds, told.pause_ms, told.bytes, told.confidence) == (None, None, None, 0.0)
-    assert told.basis == "it never moved live, and nothing has moved between n1 and n2; it has 512 MiB of memory"
+    assert told.basis == "no live migration yet, nor any other between n1 and n2; it has 512 MiB of memory"
     assert foresee(move("db", "n1", "n3")).duration_seconds is None
 
 
@@ -44,14 +44,14 @@ def test_its_own_moves_over_the_same_path_are_what_counts() -> None:
     past = [move(duration_seconds=seconds, source="n2", target="n1") for seconds in (4.0, 5.0, 30.0)]
     told = foresee(*past, move("db", duration_seconds=100.0), move(source="n3", duration_seconds=50.0))
     assert (told.duration_seconds, told.pause_ms, told.bytes, told.mode) == (5.0, 20, 200 * MIB, "plain")
-    assert told.basis == "3 moves of it between n1 and n2"
+    assert told.basis == "3 earlier migrations between n1 and n2"
     assert 0.5 < told.confidence < 0.75
 
 
 def test_a_guest_that_moved_elsewhere_takes_its_bytes_along_at_this_paths_rate() -> None:
     told = foresee(move(target="n3"), move("db", bytes=100 * MIB, duration_seconds=2.0))
     assert told.duration_seconds == 4.0 and told.bytes == 200 * MIB
-    assert told.basis == "one move of it, never between n1 and n2; that path carried 50 MiB/s"
+    assert told.basis == "one earlier migration, none between n1 and n2; that path carried 50 MiB/s"
     unknown = foresee(move(target="n3"))
     assert (unknown.duration_seconds, unknown.bytes, unknown.confidence) == (None, 200 * MIB, 0.0)
     assert "how fast that path is isn't known" in unknown.basis
@@ -62,11 +62,11 @@ def test_a_guest_that_never_moved_is_told_by_its_memory_and_hardly_believed() ->
     assert (told.bytes, told.pause_ms, told.confidence) == (512 * MIB, 31, ONLY_MEMORY)
     assert told.duration_seconds == 512 / 50
     cold = foresee(move("db"), mode="cold")
-    assert (cold.duration_seconds, cold.basis) == (None, "it never moved cold; its disks go over as they are")
+    assert (cold.duration_seconds, cold.basis) == (None, "no cold migration yet; its disks are copied as they are")
 
 
 def test_moves_of_the_other_kind_and_those_kept_slow_say_nothing() -> None:
-    assert foresee(move(mode="cold")).basis.startswith("it never moved live: ")
+    assert foresee(move(mode="cold")).basis.endswith("; no live migration yet")
     assert foresee(move(duration_seconds=60.0, limited=True), move()).duration_seconds == 4.0
     assert foresee(move("db", limited=True)).duration_seconds is None
 
@@ -75,7 +75,7 @@ def test_a_limit_that_is_lifted_slows_no_forecast_and_one_that_stands_is_told_by
     slow = move(duration_seconds=60.0, limited=True)
     told = foresee(slow)
     assert (told.duration_seconds, told.bytes) == (None, 200 * MIB)
-    assert told.basis == "one move of it, kept slow; how fast that path is isn't known"
+    assert told.basis == "one earlier migration, kept slow; how fast that path is isn't known"
     assert foresee(slow, move("db", bytes=100 * MIB, duration_seconds=2.0)).duration_seconds == 4.0
     assert foresee(slow, rate=10 * MIB).duration_seconds == 60.0
 

@@ -52,7 +52,9 @@ async def _is_superseded(context: ApiContext, orphan: OrphanCopy, *, given_up: b
         return False
     peer = await _read(context, object_key("allocation", None, allocation_name(move.peer_uid, move.peer_allocation)))
     if peer is None:
-        return orphan.standing == "abandoned" and await _is_gone(context, move.peer, move.peer_uid, move.peer_allocation)
+        return orphan.standing == "abandoned" and await _is_gone(
+            context, move.peer, move.peer_uid, move.peer_allocation
+        )
     spec = decode_part(peer.spec, AllocationSpec)
     if orphan.spec.role == "target":
         return move.key in spec.back_from

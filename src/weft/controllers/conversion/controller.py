@@ -277,7 +277,7 @@ def _plan_claims(view: View, giver_uid: str, taker: Item, workload_spec: Workloa
             by = current.envelope.owner
             given.publish.remove(text)
             given.lost = (
-                f"port {spec.port}/{spec.protocol} is published by {f'{by.kind}/{by.name}' if by else 'another'} now"
+                f"port {spec.port}/{spec.protocol} is now published by {f'{by.kind}/{by.name}' if by else 'another'}"
             )
     return given
 
@@ -358,7 +358,7 @@ def _read_place(allocation: Item) -> Place:
 def _read_image(item: Item) -> KnownImage:
     status = item.status(ImageStatus)
     phase = "Failed" if item.deleting else status.phase  # nobody may begin to use it
-    spec, message = item.spec(ImageSpec), status.message or "it is being deleted"
+    spec, message = item.spec(ImageSpec), status.message or "the image is being deleted"
     return KnownImage(item.envelope.name, spec.url, phase, status.digest, message, spec.registry_secret)
 
 

@@ -39,7 +39,13 @@ def plan_conversion(facts: Facts) -> Outcome:
         status = replace(status, phase="Preparing", began_at=now, old_uid=facts.old_uid)
         status.new = "/".join(read_new(facts.spec))
         if facts.rival:
-            return end(status, "Failed", "alreadyConverting", f"conversion/{facts.rival} goes first", now)
+            return end(
+                status,
+                "Failed",
+                "alreadyConverting",
+                f"conversion/{facts.rival} of the same workload is already under way",
+                now,
+            )
     status = replace(status, began_at=min(status.began_at or now, now))  # a clock may have been set back
     facts = replace(facts, status=status)
     handed = status.kept is not None
@@ -67,7 +73,7 @@ def _stop(facts: Facts) -> Outcome:
     if old.spec.run != "stop":  # by somebody who asked no one
         return Outcome(status=status, old=replace(old.spec, run="stop"))
     if not all(place.rests for place in old.places):
-        message = f"waits until {old.what} has stopped"
+        message = f"waiting for {old.what} to stop"
         if old.status.phase == Phase.UNKNOWN:
             message += f": {old.status.message}"
         return Outcome(status=replace(status, message=message))
@@ -87,7 +93,7 @@ def _start(facts: Facts) -> Outcome:
     status, old, new = facts.status, facts.old, facts.new
     assert old is not None and new is not None
     if any(place.holds for place in old.places):
-        return Outcome(status=replace(status, message=f"waits until {old.what} has let go of what it had"))
+        return Outcome(status=replace(status, message=f"waiting for {old.what} to release its volumes and addresses"))
     if status.was != "run":
         return _ask(facts, f"{status.new} is stopped, as {old.what} was")
     return Outcome(status=replace(status, phase="Starting", message=""), new=replace(new.spec, run="run"))
@@ -112,7 +118,7 @@ def _watch(facts: Facts) -> Outcome:
 
 
 def _ask(facts: Facts, fact: str) -> Outcome:
-    message = f"{fact}; {facts.spec.workload} is kept, stopped, until this is confirmed"
+    message = f"{fact}; {facts.spec.workload} is kept, stopped, until you confirm the conversion"
     return Outcome(status=replace(facts.status, phase="AwaitingConfirmation", reason="", message=message))
 
 
@@ -120,7 +126,7 @@ def _await(facts: Facts) -> Outcome:
     status = facts.status
     if not facts.spec.confirm:
         return Outcome(status=status)
-    message = f"{facts.spec.workload} is gone, {status.new} goes on"
+    message = f"{facts.spec.workload} was deleted; {status.new} continues"
     outcome = end(replace(status, kept=None), "Confirmed", "", message, facts.now)
     outcome.old_goes = True
     return outcome
@@ -130,8 +136,10 @@ def _keep_new(facts: Facts) -> Outcome:
     """There is nobody to give anything back to: the new one keeps it."""
     status, new = facts.status, facts.new
     if new is None:
-        return end(status, "Failed", "workloadDeleted", "both are gone", facts.now)
-    message = f"{facts.spec.workload} is gone, {status.new} goes on"
+        return end(
+            status, "Failed", "workloadDeleted", f"{facts.spec.workload} and {status.new} were deleted", facts.now
+        )
+    message = f"{facts.spec.workload} was deleted; {status.new} continues"
     outcome = end(replace(status, kept=None), "Confirmed", "workloadDeleted", message, facts.now)
     wanted: Literal["run", "stop"] = "run" if status.was == "run" else "stop"
     if not new.deleting and new.spec.run != wanted:

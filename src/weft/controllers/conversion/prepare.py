@@ -22,12 +22,14 @@ def prepare(facts: Facts) -> Outcome:
     status, old, now = facts.status, facts.old, facts.now
     assert old is not None
     if old.status.migration:
-        return end(status, "Failed", "isMoving", f"{old.what} is moved by migration/{old.status.migration}", now)
+        return end(
+            status, "Failed", "isMoving", f"migration/{old.status.migration} moves {old.what}; wait for it to end", now
+        )
     if facts.taken:
-        message = f"{status.new} exists already: give the new one another name (spec.new_name)"
+        message = f"{status.new} exists already; give the new workload another name (spec.new_name)"
         return end(status, "Failed", "nameTaken", message, now)
     if old.spec.run == "suspend":
-        return end(status, "Failed", "suspended", f"{old.what} is suspended: resume or stop it first", now)
+        return end(status, "Failed", "suspended", f"{old.what} is suspended; resume or stop it first", now)
     image = _find_image(facts)
     if isinstance(image, Outcome):
         return image
@@ -56,19 +58,20 @@ def _find_room(facts: Facts, status: ConversionStatus, spec: WorkloadSpec) -> Ou
     answer = facts.answer
     if answer is None:
         return Outcome(
-            status=replace(status, message=f"a node is looked for that has room for {status.new}"), asks=spec
+            status=replace(status, message=f"looking for a node with free capacity for {status.new}"), asks=spec
         )
     if not answer.given:
         return Outcome(status=status)
     if not answer.node:
-        message = f"{status.new} would find no place: {answer.message or answer.reason}"
+        message = f"no node can take {status.new}: {answer.message or answer.reason}"
         return end(status, "Failed", answer.reason, message, facts.now)
     return None
 
 
 def _left_behind(spec: WorkloadSpec) -> str:
-    what = "what it wrote outside its volumes" if isinstance(spec, ContainerSpec) else "what its root disk holds"
-    return f"{what} isn't taken along: the new one begins as the image is"
+    if isinstance(spec, ContainerSpec):
+        return "data outside its volumes is not taken along: the new VM starts from the image"
+    return "the root disk is not taken along: the new container starts from the image"
 
 
 def choose_image(images: tuple[KnownImage, ...], reference: str, digest: str) -> KnownImage | None:
@@ -93,7 +96,7 @@ def _find_image(facts: Facts) -> KnownImage | Outcome:
         name = old.spec.image
         image = next((one for one in facts.images if one.name == name), None)
         if image is None or not image.url.startswith(OCI) or not (image.digest or read_oci(image.url).digest):
-            message = f"{old.what} stands on image {name}, which is made of no container image: only oci:// images can be both"
+            message = f"{old.what} stands on image {name}, which is not made from a container image; only oci:// images can be both"
             return end(status, "Failed", "notOci", message, now)
         return image if image.digest else replace(image, digest=read_oci(image.url).digest)
     assert isinstance(old.spec, ContainerSpec)
@@ -107,7 +110,7 @@ def _find_image(facts: Facts) -> KnownImage | Outcome:
         pinned = reference.place == "registry" and digest
         source = f"{reference.registry}/{reference.name}@{digest}" if pinned else str(reference)
         name = f"{old.what.partition('/')[2][: MAX_NAME - 1 - len(facts.mark)]}-{facts.mark}"
-        status = replace(status, image=name, made_image=True, digest=digest, message=f"image {name} is being made")
+        status = replace(status, image=name, made_image=True, digest=digest, message=f"image {name} is being created")
         return Outcome(
             status=status, image=(name, ImageSpec(url=f"{OCI}{source}", registry_secret=old.spec.registry_secret))
         )
@@ -136,7 +139,7 @@ def translate(
             named = source.name
             held = next((one for one in facts.images if one.name == named), None)
             if held is None or held.digest != status.digest:
-                return f"image {named}, which {image.name} was made of, is another one by now, or gone: add it again"
+                return f"image {named}, which {image.name} was made from, has changed or was deleted; add it again"
         return to_container(workload_spec, named, memory=spec.memory, registry_secret=image.registry_secret)
     except InvalidInput as problem:
         return f"{problem.message}; {problem.hint}" if problem.hint else problem.message

@@ -22,9 +22,9 @@ def find_end(facts: Facts) -> dict[str, str]:
     """Why it goes back, if so: the fields of its status that say it."""
     status, spec, new = facts.status, facts.spec, facts.new
     if spec.undo or facts.deleting:
-        return why("Undone", "undone", "asked for")
+        return why("Undone", "undone", "undone on request")
     if facts.old is None or facts.old.deleting:
-        return why("Failed", "workloadDeleted", f"{spec.workload} is gone")
+        return why("Failed", "workloadDeleted", f"{spec.workload} was deleted")
     if status.new_uid and (new is None or new.deleting):
         return why("Failed", "workloadDeleted", f"{status.new} was deleted")
     if status.phase == "AwaitingConfirmation":
@@ -37,10 +37,10 @@ def find_end(facts: Facts) -> dict[str, str]:
         message = f"{status.new} has ended by itself {new.status.restarts} times" + (f": {told}" if told else "")
         return why("Failed", "ended", message)
     if new is not None and finds_no_place(facts, new) and patience_left(facts) <= 0:
-        return why("Failed", new.status.reason, f"{status.new} finds no place: {new.status.message}")
+        return why("Failed", new.status.reason, f"no node can take {status.new}: {new.status.message}")
     if time_left(facts) <= 0:
         stuck = f" ({status.message})" if status.message else ""
-        return why("Failed", "timedOut", f"{status.new} doesn't run after {spec.timeout_seconds:g} s{stuck}")
+        return why("Failed", "timedOut", f"{status.new} is not running after {spec.timeout_seconds:g} s{stuck}")
     return {}
 
 
@@ -106,7 +106,7 @@ def _await_old(facts: Facts) -> Outcome:
     if not failed and left > 0:
         return Outcome(status=status, look_after=left)
     told = old.status.message or old.status.reason
-    return _end(facts, f"{old.what} isn't well again: it is {old.status.phase}" + (f": {told}" if told else ""))
+    return _end(facts, f"{old.what} has not recovered: it is {old.status.phase}" + (f": {told}" if told else ""))
 
 
 def _end(facts: Facts, also: str = "") -> Outcome:

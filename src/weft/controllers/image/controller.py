@@ -190,7 +190,7 @@ class Images:
         get = partial(fetch, url, allowed=self._allowed)
         if url.startswith(OCI):
             if self._make_bundle is None:
-                raise DriverFailed("this server makes no images of container images", reason="fetchFailed")
+                raise DriverFailed("this server can't make images from container images", reason="fetchFailed")
             credentials = find_credentials(self._term.cache.view, image, self._unseal)
             url = self._find_held(image, url)
             get = partial(self._make_bundle, url, image.status(ImageStatus).digest, credentials)
@@ -223,9 +223,9 @@ class Images:
         status = other.status(ImageStatus) if other is not None and not other.deleting else ImageStatus()
         if status.phase != "Available" or status.format != OCI_FORMAT:
             raise DriverFailed(
-                f"image {source.name} is not there, or holds no container image",
+                f"image {source.name} does not exist, or is not a container image",
                 reason="fetchFailed",
-                hint=f"weft image add {source.name} FILE.tar (an OCI archive); it is tried again",
+                hint=f"weft image add {source.name} FILE.tar (an OCI archive); weft then tries again",
             )
         return f"oci-archive:{self._folder / status.sha256}"
 
@@ -249,7 +249,9 @@ class Images:
             if status.phase == "Failed" or (status.phase == "Available" and not _is_available(now)):
                 bad = status.phase == "Failed"
                 message = (
-                    status.message if bad else f"{image.envelope.name} is here: {status.format}, {status.size} bytes"
+                    status.message
+                    if bad
+                    else f"{image.envelope.name} is available: {status.format}, {status.size} bytes"
                 )
                 reason = f"Image{status.phase}"
                 events = [Event("Warning" if bad else "Normal", reason, message, image.envelope.ref, "images")]

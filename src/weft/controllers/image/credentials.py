@@ -33,17 +33,17 @@ def find_credentials(view: View, image: Item, unseal: Unseal | None) -> Registry
     if not name:
         return None
     if unseal is None:
-        raise Unavailable("this server opens no secrets", reason="sealedByAnother")
+        raise Unavailable("this server can't decrypt secrets", reason="sealedByAnother")
     item = view.get(object_key("secret", project, name))
     if item is None:
-        raise NotFound(f"secret {name} is not there", reason="secretNotFound", hint=f"weft secret create {name}")
+        raise NotFound(f"secret {name} does not exist", reason="secretNotFound", hint=f"weft secret create {name}")
     secret, asked = item.spec(SecretSpec), read_oci(spec.url).registry
     if secret.registry != asked:  # it isn't shown to others
         raise InvalidInput(
-            f"secret {name} opens {secret.registry or 'no registry'}, and the image is in {asked}",
+            f"secret {name} is for {secret.registry or 'no registry'}, but the image is in {asked}",
             reason="wrongSecret",
             field="spec.registry_secret",
-            hint="name a secret of that registry",
+            hint=f"use a secret with credentials for {asked}",
         )
     known = {
         key: unseal(secret.sealed[key], place_of(project, name, key)).decode()

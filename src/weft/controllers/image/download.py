@@ -59,7 +59,7 @@ class _Transfer:
     def check_same(self, total: int | None, tag: str) -> None:
         """Raises Refused if the content is another one than at the beginning."""
         if self.fetched and (total != self.total or (tag and self.tag and tag != self.tag)):
-            raise Refused("it changed while it was fetched")
+            raise Refused("the file changed while it was being fetched")
         self.total, self.tag = total, tag
 
 
@@ -76,7 +76,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: HTTPMessage, newurl: str) -> Any:
         old, new = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
         if new not in ("http", "https") or (old, new) == ("https", "http"):
-            raise Refused(f"it redirects from {old} to {new}")
+            raise Refused(f"the server redirects from {old} to {new}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -90,9 +90,9 @@ def main(url: str, most: int, room: int, patience: float, allowed: Sequence[str]
     except BrokenPipeError:
         return 1  # nobody wants it any more
     except urllib.error.HTTPError as problem:
-        return _say(f"the server answers {problem.code} {problem.reason}")
+        return _say(f"the server answered {problem.code} {problem.reason}")
     except MemoryError:
-        return _say("what it sends makes no sense: there is no end to it")
+        return _say("the answer makes no sense: it never ends")
     except (Refused, OSError, HTTPException, ftplib.Error, ValueError, EOFError) as problem:
         said = getattr(problem, "reason", None) or getattr(problem, "strerror", None) or problem
         return _say(str(said) or type(problem).__name__)
@@ -105,7 +105,7 @@ def _fetch(url: str, most: int, room: int, patience: float) -> int:
         try:
             with _open(url, transfer) as (source, skipped):
                 if transfer.total is not None and transfer.total > most:
-                    raise Refused(f"it is larger than {most} bytes")
+                    raise Refused(f"the file is larger than {most} bytes")
                 if transfer.total is not None and transfer.total > room:
                     return FULL
                 _copy(source, skipped, transfer, most, patience)
@@ -166,14 +166,14 @@ def _open_http(url: str, transfer: _Transfer) -> Iterator[tuple[BinaryIO, int]]:
             transfer.check_same(response.length, "" if tag.startswith("W/") else tag)
             yield response, transfer.fetched
         else:
-            raise Refused(f"the server answers {response.status} {response.reason}")
+            raise Refused(f"the server answered {response.status} {response.reason}")
 
 
 def _read_range(response: HTTPResponse, start: int) -> int:
     """How long the whole is. Raises Refused if the answer doesn't begin at ``start``."""
     found = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})", response.headers.get("Content-Range", "").strip())
     if found is None or int(found[1]) != start:
-        raise Refused("the server answers with another part than was asked for")
+        raise Refused("the server sent another part of the file than requested")
     return int(found[2])
 
 
@@ -216,7 +216,7 @@ def _copy(source: BinaryIO, skipped: int, transfer: _Transfer, most: int, patien
         fresh = memoryview(chunk)[skipped:]
         skipped = max(0, skipped - len(chunk))
         if transfer.fetched + len(fresh) > most:
-            raise Refused(f"it is larger than {most} bytes")
+            raise Refused(f"the file is larger than {most} bytes")
         while fresh:
             written = os.write(out, fresh)
             fresh = fresh[written:]

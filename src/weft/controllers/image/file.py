@@ -47,7 +47,7 @@ _FOR_DOWNLOADS = re.compile(r"\w+_proxy|SSL_CERT_\w+|PATH|LANG|LD_LIBRARY_PATH",
 _BOUNDS = ["prlimit", "--cpu=20", "--as=2147483648", "--fsize=0", "--core=0"]
 _AT = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC  # a place, not opened yet
 _MOST_LINKS = 40
-_WHOLE = "qemu-img convert -O qcow2 makes it whole"
+_WHOLE = "qemu-img convert -O qcow2 makes it self-contained"
 
 
 class ImageFacts(msgspec.Struct, frozen=True):
@@ -108,7 +108,7 @@ def inspect(path: Path, *, known: bool = False) -> ImageFacts:
                 return ImageFacts("bundle", size, agent, min_memory=memory)
         facts = _inspect_disk(beginning, size, name)
         if packed and facts.format != "qcow2":
-            raise not_an_image(f"{name} is not qcow2, as it says")
+            raise not_an_image(f"{name} is not qcow2, although the bundle says so")
         if facts.format == "qcow2" and not known:
             _check_qcow2(file, at, size, name)
     return ImageFacts("bundle", facts.virtual_size, agent, digest, memory) if packed else facts
@@ -158,7 +158,7 @@ def _open_public(url: str, base: str, path: str) -> int:
             os.close(walked)
             walked = found
         if not stat.S_ISREG(os.fstat(walked).st_mode):  # a device may do things when it is opened
-            raise _failed(f"{url} is not a plain file")
+            raise _failed(f"{url} is not a regular file")
         _require(url, walked, stat.S_IROTH, "r")
         return os.open(f"/proc/self/fd/{walked}", os.O_RDONLY | os.O_CLOEXEC)
     finally:
@@ -169,8 +169,8 @@ def _require(url: str, walked: int, bit: int, letter: str) -> None:
     if not os.fstat(walked).st_mode & bit:
         where = os.readlink(f"/proc/self/fd/{walked}")
         raise _failed(
-            f"{url} may not be read by everybody on the server's machine: {where} keeps them out",
-            f"if it is no secret, chmod o+{letter} {where}, or name the image's folder with weft server --allow-fetch",
+            f"{url} is not readable for everybody on the server's machine: {where} denies access",
+            f"if it is not secret: chmod o+{letter} {where}, or allow the image's folder with weft server --allow-fetch",
         )
 
 
@@ -193,7 +193,7 @@ def _download(url: str, room: int, stop: threading.Event, allowed: Sequence[str]
                 raise _given_up()
             said = process.stderr.read(4096).decode(errors="replace").strip()
             if process.wait() == -signal.SIGALRM:
-                said = f"it gave less than {format_bytes(PIECE_BYTES)} in {PATIENCE_SECONDS:g} s"
+                said = f"the server sent less than {format_bytes(PIECE_BYTES)} in {PATIENCE_SECONDS:g} s"
             if process.returncode == FULL:
                 raise _no_room(url)
             if process.returncode != 0:
@@ -236,22 +236,22 @@ def _inspect_disk(beginning: bytes, size: int, what: str) -> ImageFacts:
     header = read_qcow2_header(beginning[:HEADER_BYTES])
     if header is not None:
         if header.has_backing or header.has_external_data:
-            raise not_an_image(f"{what} is a qcow2 that needs another file", _WHOLE)
+            raise not_an_image(f"{what} is a qcow2 that depends on another file", _WHOLE)
         if not 0 < header.virtual_size <= MOST_VIRTUAL_BYTES:
             raise not_an_image(
-                f"{what} says that it is a disk of {header.virtual_size} bytes",
-                f"a disk of an image has at most {MOST_VIRTUAL_BYTES // 1024**4} TiB, and more than nothing",
+                f"{what} claims a disk of {header.virtual_size} bytes",
+                f"the disk of an image must be larger than 0 and at most {MOST_VIRTUAL_BYTES // 1024**4} TiB",
             )
         return ImageFacts("qcow2", header.virtual_size, False)
     for magic, name in _PACKED.items():
         if beginning.startswith(magic):
-            raise not_an_image(f"{what} is packed ({name})", "unpack it first")
+            raise not_an_image(f"{what} is compressed ({name})", "decompress it first")
     boots = beginning[510:512] == b"\x55\xaa"
     is_ext = beginning[_EXT_MAGIC_AT : _EXT_MAGIC_AT + 2] == b"\x53\xef"
     is_iso = beginning[_ISO_MAGIC_AT : _ISO_MAGIC_AT + 5] == b"CD001"
     if size % 512 == 0 and (boots or is_ext or is_iso):
         return ImageFacts("iso" if is_iso else "raw", size, False)
-    raise not_an_image(f"{what} is neither qcow2, nor a raw disk, nor a bundle", "see what the URL really gives")
+    raise not_an_image(f"{what} is neither qcow2, nor a raw disk, nor a bundle", "check what the URL returns")
 
 
 def _check_qcow2(file: BinaryIO, offset: int, size: int, what: str) -> None:
@@ -279,7 +279,7 @@ def _check_qcow2(file: BinaryIO, offset: int, size: int, what: str) -> None:
     except FileNotFoundError:
         return
     except subprocess.TimeoutExpired as problem:
-        raise not_an_image(f"qemu-img can't make sense of {what} in time") from problem
+        raise not_an_image(f"qemu-img could not read {what} in time") from problem
     if done.returncode == 127:  # prlimit found no qemu-img
         return
     if done.returncode != 0:
@@ -288,11 +288,11 @@ def _check_qcow2(file: BinaryIO, offset: int, size: int, what: str) -> None:
     try:
         info = msgspec.json.decode(done.stdout, type=dict[str, object])
     except msgspec.DecodeError as problem:
-        raise not_an_image(f"qemu-img can't make sense of {what}") from problem
+        raise not_an_image(f"qemu-img could not read {what}") from problem
     if "backing-filename" in info or "full-backing-filename" in info:
-        raise not_an_image(f"{what} is a qcow2 that needs another file", _WHOLE)
+        raise not_an_image(f"{what} is a qcow2 that depends on another file", _WHOLE)
     if info.get("encrypted"):
-        raise not_an_image(f"{what} is encrypted", "qemu-img convert makes a plain one")
+        raise not_an_image(f"{what} is encrypted", "qemu-img convert makes an unencrypted one")
 
 
 def _failed(message: str, hint: str | None = None) -> DriverFailed:
@@ -300,13 +300,13 @@ def _failed(message: str, hint: str | None = None) -> DriverFailed:
 
 
 def _given_up() -> DriverFailed:
-    return _failed("given up: the image was deleted or the server is ending")
+    return _failed("cancelled: the image was deleted or the server is shutting down")
 
 
 def _no_room(url: str) -> DriverFailed:
     return DriverFailed(
         f"{shown(url)} doesn't fit on the server's disk",
         reason="noSpace",
-        hint="make room there, or delete images; it is tried again",
+        hint="free space there, or delete images; weft tries again",
         details={"step": "image"},
     )

@@ -139,9 +139,9 @@ def read_dependencies(view: View, job: Item) -> tuple[str, str]:
         other = view.get(object_key("job", job.envelope.project, needed.name))
         phase = other.status(JobStatus).phase if other is not None else None
         if phase is None and job.status(JobStatus).started_at is None:
-            return "", f"job {needed.name}, which it was to follow, is gone"
+            return "", f"job {needed.name}, which this job runs after, was deleted"
         if phase in ENDED and phase != "Succeeded" and needed.condition == "succeeded":
-            return "", f"job {needed.name}, which it was to follow, has come to {phase}"
+            return "", f"job {needed.name}, which this job runs after, has ended as {phase}"
         if phase is not None and phase not in ENDED:
             waits.append(needed.name)
     return f"for {', '.join(waits)} to end" if waits else "", ""
@@ -212,7 +212,7 @@ def plan_blocked(job: Item, name: str) -> Commit | None:
     status = msgspec.structs.replace(
         job.status(JobStatus),
         reason="nameTaken",
-        message=f"container/{name} is not of this job: it waits until that is gone",
+        message=f"container/{name} does not belong to this job; the job waits until that container is deleted",
         observed_generation=job.envelope.generation,
     )
     if status == job.status(JobStatus):
@@ -229,7 +229,7 @@ def plan_removal(view: View, job: Item, now: float) -> Commit | None:
     if not own:
         envelope = edit(job)
         envelope.finalizers = [name for name in envelope.finalizers if name != FINALIZER]
-        event = Event("Normal", "Deleted", f"{job.envelope.name} is gone", job.envelope.ref, SOURCE)
+        event = Event("Normal", "Deleted", f"{job.envelope.name} was deleted", job.envelope.ref, SOURCE)
         return Commit(job.key, [put(envelope) if envelope.finalizers else delete(job)], [unchanged(job)], [event])
     return _mark(job, [item for item in own if not item.deleting], now)
 

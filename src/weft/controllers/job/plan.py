@@ -140,7 +140,7 @@ def _begin_round(out: Outcome, book: TaskLedger, facts: Facts) -> None:
     book.open.clear()
     status.phase, status.ending, status.round = "Running", "", facts.spec.rounds
     status.started_at, status.ended_at, status.reason, status.message = facts.now, None, "", ""
-    out.told.append(("Normal", "Retried", "what has not succeeded is tried once more"))
+    out.told.append(("Normal", "Retried", "all tasks that have not succeeded are tried again"))
 
 
 def _note_ends(out: Outcome, book: TaskLedger, facts: Facts) -> None:
@@ -156,7 +156,10 @@ def _note_ends(out: Outcome, book: TaskLedger, facts: Facts) -> None:
             _note_end(out, book, facts, one)
     for index in [i for i in book.open if i not in there]:
         _note_end(
-            out, book, facts, TaskFacts(index, book.tries[index], "ended", reason="deleted", message="it was deleted")
+            out,
+            book,
+            facts,
+            TaskFacts(index, book.tries[index], "ended", reason="deleted", message="its container was deleted"),
         )
 
 
@@ -173,14 +176,14 @@ def _note_end(out: Outcome, book: TaskLedger, facts: Facts, one: TaskFacts) -> N
         book.excused[index] = excused = book.excused.get(index, 0) + 1
         status.lost += 1
         book.retry_at[index] = _pause(spec, facts.now, min(excused, book.tries[index]))
-        out.told.append(("Warning", "TaskLost", f"task {index}: {one.message or one.reason}; it is tried again"))
+        out.told.append(("Warning", "TaskLost", f"task {index}: {one.message or one.reason}; weft tries again"))
         return
     failures, why = book.failures(index), one.message or one.reason or "it failed"
     if one.stopping:
         why = (
             "it was stopped"
             if spec.task_timeout is None
-            else f"it was stopped, at the latest after {spec.task_timeout:g} s"
+            else f"it was stopped, by somebody or after its task_timeout of {spec.task_timeout:g} s"
         )
     of = f"try {failures} of {spec.retries + 1}"
     status.reason, status.message = "taskFailed", f"task {index}: {why} ({of})"
@@ -207,7 +210,7 @@ def _find_end(out: Outcome, facts: Facts) -> None:
         status.ending, status.reason, status.message = "Cancelled", "cancelled", ""
     elif over is not None and facts.now >= over:
         status.ending, status.reason = "DeadlineExceeded", "deadlineExceeded"
-        status.message = f"it was not done {spec.deadline:g} s after its start"
+        status.message = f"the job was not finished {spec.deadline:g} s after its start (spec.deadline)"
     elif facts.hopeless:
         status.ending, status.reason, status.message = "Failed", "dependencyFailed", facts.hopeless
     elif over is not None:

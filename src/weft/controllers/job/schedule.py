@@ -56,9 +56,9 @@ def plan_runs(
         later = next_run(spec.schedule, spec.time_zone, now)
         status.last_run = due if next_run(spec.schedule, spec.time_zone, due) == later else now  # or some were missed
         if spec.hold:
-            out.told.append(("Normal", "RunSkipped", "it is held"))
+            out.told.append(("Normal", "RunSkipped", "the job is held"))
         elif under_way and spec.concurrency == "forbid":
-            out.told.append(("Warning", "RunSkipped", f"{under_way[0]} still goes on"))
+            out.told.append(("Warning", "RunSkipped", f"{under_way[0]} is still running"))
         else:
             out.make = run_name(name, due)
             if spec.concurrency == "replace":

@@ -31,9 +31,9 @@ class AbortReason(msgspec.Struct, frozen=True):
 def find_word(facts: Facts) -> AbortReason | None:
     """That people want it no more, or have its VM deleted."""
     if facts.deleting or facts.spec.cancel:
-        return AbortReason("Cancelled", "cancelled", "broken off as asked")
+        return AbortReason("Cancelled", "cancelled", "cancelled on request")
     if facts.workload is None:
-        return AbortReason("Cancelled", "workloadDeleted", "its VM is being deleted")
+        return AbortReason("Cancelled", "workloadDeleted", f"{facts.spec.workload} was deleted")
     return None
 
 
@@ -42,7 +42,7 @@ def find_end(facts: Facts, status: MigrationStatus) -> AbortReason | None:
     if (word := find_word(facts)) is not None:
         return word
     if time_left(facts.spec, status, facts.now) <= 0:
-        return AbortReason("Failed", "timedOut", f"not done within {facts.spec.timeout_seconds:g} s")
+        return AbortReason("Failed", "timedOut", f"not finished within {facts.spec.timeout_seconds:g} s")
     return None
 
 
@@ -53,32 +53,34 @@ def find_abort_reason(facts: Facts) -> AbortReason | None:
     if word is not None or facts.workload is None:
         return word
     if source is None:
-        return AbortReason("Failed", "sourceLost", "the place that it moves from is gone")
+        return AbortReason("Failed", "sourceLost", "the allocation at the source is gone")
     if has_moved_on(source):
         return AbortReason("Failed", MOVED_ON, f"source {source.spec.node}: {source.report.message}")
     if facts.workload.run != source.spec.desired:
-        return AbortReason("Cancelled", "workloadChanged", f"its VM is to {facts.workload.run} now")
+        return AbortReason(
+            "Cancelled", "workloadChanged", f"{spec.workload} was asked to {facts.workload.run} meanwhile"
+        )
     if facts.workload.boots > source.spec.boots:
-        return AbortReason("Cancelled", "workloadChanged", "its VM is to be restarted")
+        return AbortReason("Cancelled", "workloadChanged", f"{spec.workload} was asked to restart meanwhile")
     if source.report.reason == "notSaved" and source.spec.move is not None and source.spec.move.saves == "must":
         return AbortReason("Failed", source.report.reason, f"source {source.spec.node}: {source.report.message}")
     for side, name in ((source, "source"), (target, "target")):
         if side is not None and side.says("failed", "abandoned"):
             assert side.heard is not None
-            message = f"{name} {side.spec.node}: {side.heard.message or side.heard.reason or 'it failed'}"
+            message = f"{name} {side.spec.node}: {side.heard.message or side.heard.reason or 'failed'}"
             return _try_again(facts, side.heard.reason or "failed", message)
     if target is None:
-        return _try_again(facts, "targetLost", "the place that it moves to is gone")
+        return _try_again(facts, "targetLost", "the allocation at the target is gone")
     if is_stuck(target) and (_is_over_for(target.report.reason) or facts.now >= _read_since(facts)):
         return _try_again(facts, target.report.reason, describe_stuck(target))
     for side, name in ((source, "source"), (target, "target")):
         if side.node_phase not in READY:
-            return _try_again(facts, "nodeLost", f"{name} {side.spec.node} has not been heard of")
+            return _try_again(facts, "nodeLost", f"{name} {side.spec.node} sends no heartbeat")
     if status.handed_over_at is not None and facts.now >= status.handed_over_at + HAND_OVER_PATIENCE_SECONDS:
-        return _try_again(facts, "notTakenOver", f"target {target.spec.node} has not said that it took over")
+        return _try_again(facts, "notTakenOver", f"target {target.spec.node} has not confirmed that it took over")
     if time_left(spec, status, facts.now) <= 0:
         why = f": {describe_stuck(target)}" if is_stuck(target) else ""
-        return AbortReason("Failed", "timedOut", f"not done within {spec.timeout_seconds:g} s{why}")
+        return AbortReason("Failed", "timedOut", f"not finished within {spec.timeout_seconds:g} s{why}")
     return None
 
 

@@ -243,8 +243,10 @@ def _read_side(view: View, item: Item | None) -> MigrationEndpoint | None:
     nodes = view.find(NODES_BY_UID, spec.node_uid)
     phase = nodes[0].status(NodeStatus).phase if nodes else None
     workload_spec = nodes[0].spec(NodeSpec) if nodes else NodeSpec()
-    closed = "it is being drained" if workload_spec.drain else "it is cordoned" if workload_spec.cordoned else ""
-    closed = closed or ("it is being worked on" if workload_spec.maintenance else "")
+    closed = (
+        "the node is being drained" if workload_spec.drain else "the node is cordoned" if workload_spec.cordoned else ""
+    )
+    closed = closed or ("the node is in maintenance" if workload_spec.maintenance else "")
     return MigrationEndpoint(
         spec, item.report(AllocationReport), phase, item.deleting, workload_spec.migration_bandwidth, closed
     )

@@ -33,7 +33,9 @@ def plan_storage(view: View, item: Item, facts: Facts) -> tuple[Item | None, Out
     if place is not None and order is not None and order.key == item.uid:
         return place, _lead(item, facts, place, order)
     if status.phase not in ("Pending", "Planned"):
-        return place, Outcome(status=end_move(status, "Failed", "workloadDeleted", "its place is gone", now))
+        return place, Outcome(
+            status=end_move(status, "Failed", "workloadDeleted", f"{spec.workload} has no allocation any more", now)
+        )
     begun = begin_move(facts)
     status = begun.status
     if status.phase not in ("Pending", "Planned") or place is None or workload is None:
@@ -57,7 +59,7 @@ def _tell_planned(
     fault = told if isinstance(told, tuple) else None
     reason, message = "", f"{spec.volume or 'root disk'} → pool {spec.pool}, on {status.source}"
     if fault is not None:
-        reason, message = fault[0], f"as it is now it could not: {fault[1]}"
+        reason, message = fault[0], f"it could not start as things are now: {fault[1]}"
     return replace(status, target=status.source, reason=reason, message=message)
 
 
@@ -68,15 +70,15 @@ def _make_order(view: View, item: Item, spec: MigrationSpec, place: Item) -> All
     if spec.volume is not None:
         disk = next((volume.uid for volume in at.volumes if volume.name == spec.volume), "")
         if not disk:
-            return "volumeNotReady", f"volume {spec.volume} is none of its VM's"
+            return "volumeNotReady", f"volume {spec.volume} is not attached to {spec.workload}"
     nodes = view.find(NODES_BY_UID, at.node_uid)
     storage = pool_id(nodes[0].report(NodeReport), pool) if nodes else ""
     if not storage:
-        return "noPool", f"{at.node} has no storage pool {pool} that can be used"
+        return "noPool", f"{at.node} has no usable storage pool {pool}"
     if list_disks(at)[disk][0] == pool:
-        return "alreadyThere", f"it lies in storage pool {pool} already"
+        return "alreadyThere", f"the disk is already in storage pool {pool}"
     if list_disks(at)[disk][1] == storage:
-        return "alreadyThere", f"storage pool {pool} is the same storage as where it lies"
+        return "alreadyThere", f"storage pool {pool} is the same storage that the disk is on"
     return AllocatedDiskRelocation(
         key=item.uid, disk=disk, pool=pool, pool_id=storage, bytes_per_second=spec.bytes_per_second
     )

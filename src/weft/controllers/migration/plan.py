@@ -70,18 +70,18 @@ def begin_move(facts: Facts) -> Outcome:
     if facts.deleting or spec.cancel:
         return Outcome(status=end_move(status, "Cancelled", "cancelled", "cancelled before it began", now))
     if facts.workload is None:
-        return Outcome(status=end_move(status, "Cancelled", "workloadDeleted", "its VM is gone", now))
+        return Outcome(status=end_move(status, "Cancelled", "workloadDeleted", f"{spec.workload} was deleted", now))
     if facts.rival and status.started_at is None and (spec.not_before is None or spec.not_before <= now):
-        message = f"its VM is moved by migration/{facts.rival} already"
+        message = f"migration/{facts.rival} already moves {spec.workload}; wait for it to end, or cancel it"
         return Outcome(status=end_move(status, "Failed", "alreadyMoving", message, now))
     if status.started_at is None and spec.not_before is not None and spec.not_before > now:
         return _hold(facts, replace(status, phase="Planned"))
     if status.tries <= 1 and spec.not_after is not None and spec.not_after <= now:
         why = facts.placed.message if facts.placed is not None and facts.placed.status == "False" else ""
-        message = "it could not begin within its time" + (f": {why}" if why else "")
+        message = "the migration could not start within its window" + (f": {why}" if why else "")
         return Outcome(status=end_move(status, "Failed", "tooLate", message, now))
     if spec.mode == "live" and facts.workload.run != "run":
-        message = f"its VM is to {facts.workload.run}: only a guest that runs moves live"
+        message = f"{spec.workload} is not running (run: {facts.workload.run}); start it, or migrate it with --cold"
         return Outcome(status=end_move(status, "Failed", "notRunning", message, now))
     if status.started_at is None:
         status = replace(status, phase="Pending", started_at=now, tries=1, reason="", message="")
@@ -89,7 +89,7 @@ def begin_move(facts: Facts) -> Outcome:
     left = time_left(spec, status, now)
     if left <= 0:
         reason = placed.reason if placed else "timedOut"
-        message = f"no target within {spec.timeout_seconds:g} s" + (f": {placed.message}" if placed else "")
+        message = f"no target found within {spec.timeout_seconds:g} s" + (f": {placed.message}" if placed else "")
         return Outcome(status=end_move(status, "Failed", reason, message, now))
     if placed is not None and placed.reason == "notSaved":  # so it will be for as long as anybody would wait
         return Outcome(status=end_move(status, "Failed", placed.reason, placed.message, now))
@@ -109,32 +109,32 @@ def _hold(facts: Facts, status: MigrationStatus) -> Outcome:
     if room is not None and not fault:
         lost = f" ({status.room_lost})" if status.room_lost else ""
         status.target, status.reason = room.spec.node, "roomHeld"
-        status.message = f"room is held on {room.spec.node}{lost}"
+        status.message = f"capacity is reserved on {room.spec.node}{lost}"
         return outcome
     outcome.room_goes = room is not None
     status.target = ""
     if room is not None:
-        status.room_lost = f"not on {room.spec.node} any more: {fault}"
-        status.reason, status.message = "roomLost", f"room is sought anew, {status.room_lost}"
+        status.room_lost = f"the reservation on {room.spec.node} was lost: {fault}"
+        status.reason, status.message = "roomLost", f"{status.room_lost}; looking for another one"
     elif placed is not None and placed.status == "False":
-        status.reason, status.message = placed.reason, f"no room is held yet: {placed.message}"
+        status.reason, status.message = placed.reason, f"no capacity is reserved yet: {placed.message}"
     return outcome
 
 
 def _find_fault(room: MigrationEndpoint, place: MigrationEndpoint | None) -> str:
     """Why room that is held is of no use any more, if so."""
     if room.node_phase is None:
-        return "that node has left the fabric"
+        return "the node has left the fabric"
     if room.node_phase not in READY:
-        return "it has not been heard of"
+        return "the node sends no heartbeat"
     if room.node_closed:
         return room.node_closed
     if place is None:
         return ""  # that may be for a moment; without its VM it ends
     if place.spec.node_uid == room.spec.node_uid:
-        return "its VM is there by now"
+        return "the workload is on that node by now"
     if _room_for(place) != _room_for(room):
-        return "its VM asks for other room now"
+        return "the workload requests other resources now"
     return ""
 
 
@@ -184,14 +184,14 @@ def _break_off(facts: Facts) -> Outcome:
     elif target.spec.desired != "stop":
         outcome.target = set_desired(target.spec, "stop")
     elif target.node_phase not in READY:
-        lost = f"target {target.spec.node} has not been heard of"
+        lost = f"target {target.spec.node} sends no heartbeat"
         if source is not None and _has_it(source):
             outcome.target_goes = not target.deleting  # it gives up when it is back
             return _return(facts, outcome)
         # It may have taken over; nothing is safe but to wait.
         outcome.status.message = (
-            f"{lost}, and the guest may run there: waiting for its word. If that node is off for good: "
-            f"weft node delete {target.spec.node} --force, and the guest goes on at the source as it was handed over"
+            f"{lost}, and the guest may run there; waiting for the node. If that node is off for good: "
+            f"weft node delete {target.spec.node} --force; the guest then continues at the source as it was handed over"
         )
     return outcome
 
@@ -206,7 +206,7 @@ def _return(facts: Facts, outcome: Outcome) -> Outcome:
             return outcome  # it goes on there first
         outcome.source = _make_active(source)
     if status.ending == "Retry":
-        why = f"try {status.tries} failed: {status.message}"
+        why = f"attempt {status.tries} failed: {status.message}"
         outcome.status = MigrationStatus(
             phase="Pending",
             source=status.source,

@@ -51,7 +51,7 @@ def judge_window(view: View, item: Item, status: MigrationStatus) -> MigrationWi
     spec = item.spec(MigrationSpec)
     window = MigrationWindow(start=spec.not_before or 0.0, end=spec.not_after)
     if not status.target:
-        return msgspec.structs.replace(window, reason="no room is held")
+        return msgspec.structs.replace(window, reason="no capacity is reserved")
     mine = make_appointment(spec, status)
     others = sorted(
         other.envelope.name
@@ -61,7 +61,11 @@ def judge_window(view: View, item: Item, status: MigrationStatus) -> MigrationWi
     told = ", ".join(f"migration/{name}" for name in others[:_TOLD])
     told += f" and {len(others) - _TOLD} more" if len(others) > _TOLD else ""
     nodes = " and ".join(sorted(mine.nodes))
-    reason = f"also planned for {nodes} then: {told}" if others else f"nothing else is planned for {nodes} then"
+    reason = (
+        f"also planned for {nodes} at that time: {told}"
+        if others
+        else f"nothing else is planned for {nodes} at that time"
+    )
     return msgspec.structs.replace(window, quality=round(1 / (1 + len(others)), 2), reason=reason)
 
 

@@ -197,7 +197,7 @@ class Addresses:
             name = nic.network
             network = view.get(object_key("network", workload.envelope.project, name))
             if network is None or not network.status(NetworkStatus).vni:
-                said = f'network "{name}" does not exist' if network is None else f"network {name} is being made"
+                said = f'network "{name}" does not exist' if network is None else f"network {name} is being created"
                 problem = problem or ("networkNotReady", said)
                 continue
             endpoint = choose_endpoint(endpoints, network.uid, nic)
@@ -255,14 +255,14 @@ class Addresses:
         name = network.envelope.name
         if nic.address is not None:  # admission made it; a restored store may have lost it
             if view.get(object_key("endpoint", None, endpoint_name(network.uid, nic.address))) is not None:
-                return "addressInUse", f"{nic.address} in network {name} is taken"
+                return "addressInUse", f"address {nic.address} in network {name} is already in use"
             address, mac = nic.address, mac_of(nic.address)
         else:
             promise = self._books.setdefault(network.uid, AddressPool()).promise(
                 network, own_macs, self._find_held(network.uid)
             )
             if promise is None:
-                return "networkFull", f"network {name} ({network.spec(NetworkSpec).cidr}) has no address left"
+                return "networkFull", f"network {name} ({network.spec(NetworkSpec).cidr}) has no free address"
             address, mac = promise
         own_macs.add(mac)
         spec = EndpointSpec(

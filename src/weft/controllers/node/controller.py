@@ -157,8 +157,8 @@ def describe_over(sums: NodeStatus, report: NodeReport, spec: NodeSpec) -> str:
     ):
         most = there * spec.overcommit.get(name, 1.0)
         if given > most:
-            parts.append(f"{show(given)} {name} given away of {show(most)}")
-    return f"{'; '.join(parts)}: what needs more of it isn't placed here until it fits" if parts else ""
+            parts.append(f"{show(given)} {name} allocated of {show(most)}")
+    return f"{'; '.join(parts)}; nothing that needs more of it is placed here until it fits" if parts else ""
 
 
 def fold_node(former: NodeStatus, report: NodeReport, sums: NodeStatus, live: bool | None, now: float) -> NodeStatus:

@@ -124,7 +124,7 @@ def find_evictees(view: View, node: Item, begun_at: float, now: float) -> list[E
             way = "runsOut" if spec.once else _find_way(phase, MOVABLE[spec.workload.kind][0])
             leaver = msgspec.structs.replace(leaver, way=way, phase=phase)
             if conversion := workload.status(WorkloadStatus).conversion:
-                why = f"conversion/{conversion} is under way: confirm it, or undo it"
+                why = f"conversion/{conversion} is under way; confirm it, or undo it"
                 leaver = msgspec.structs.replace(leaver, way="never", verdict=why)
             leaver = _read_migrations(view, node, leaver, begun_at, now)
         leavers.append(leaver)
@@ -189,7 +189,9 @@ def plan_move(node: Item, leaver: Evictee, now: float) -> Commit:
         spec=msgspec.Raw(msgspec.json.encode(spec)),
         finalizers=list(MIGRATION.finalizers),
     )
-    event = Event("Normal", "Draining", f"{leaver.name} is to leave {node.envelope.name}", node.envelope.ref, SOURCE)
+    event = Event(
+        "Normal", "Draining", f"{leaver.name} is being moved off {node.envelope.name}", node.envelope.ref, SOURCE
+    )
     return Commit(node.key, [put(envelope)], [Absent(envelope.key)], [event])
 
 

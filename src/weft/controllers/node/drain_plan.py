@@ -56,9 +56,9 @@ class Window(msgspec.Struct, frozen=True):
         begin, end = spec.drain_not_before, spec.drain_not_after
         if begin is not None and now < begin:
             at = datetime.fromtimestamp(begin, UTC)
-            return cls(False, f"it begins at {at:%Y-%m-%d %H:%M} UTC", begin - now)
+            return cls(False, f"the drain starts at {at:%Y-%m-%d %H:%M} UTC", begin - now)
         if end is not None and now >= end:
-            return cls(False, "its window is over: drain it again, or let it return")
+            return cls(False, "the drain window is over; drain the node again, or uncordon it")
         return cls(changes_after=end - now if end is not None else 0.0)
 
 
@@ -109,7 +109,7 @@ def _find_groups(leavers: Sequence[Evictee]) -> dict[str, tuple[int, str]]:
 def describe_drain(leavers: Sequence[Evictee], begun: set[str]) -> tuple[str, str]:
     """The condition's reason and message."""
     if not leavers:
-        return "Drained", "nothing is left on it"
+        return "Drained", "nothing is left on the node"
     stuck = [leaver for leaver in leavers if leaver.stuck]
     moving = [leaver for leaver in leavers if not leaver.stuck and (leaver.migration or leaver.key in begun)]
     ending = sum(leaver.way == "runsOut" for leaver in leavers)
@@ -122,7 +122,7 @@ def describe_drain(leavers: Sequence[Evictee], begun: set[str]) -> tuple[str, st
     if waiting:
         parts.append(f"{waiting} wait{'s' if waiting == 1 else ''} for {'its' if waiting == 1 else 'their'} turn")
     if ending:
-        parts.append(f"{ending} run{'s' if ending == 1 else ''} once, to {'its' if ending == 1 else 'their'} end here")
+        parts.append(f"{ending} run{'s' if ending == 1 else ''} once, and end{'s' if ending == 1 else ''} here")
     parts += [f"{leaver.name} can't leave: {_tell(leaver)}" for leaver in stuck[:_NAMED]]
     if len(stuck) > _NAMED:
         parts.append(f"and {len(stuck) - _NAMED} more can't")
@@ -130,4 +130,4 @@ def describe_drain(leavers: Sequence[Evictee], begun: set[str]) -> tuple[str, st
 
 
 def _tell(leaver: Evictee) -> str:
-    return leaver.verdict or f"it is {leaver.phase}: it moves when it runs or is stopped"
+    return leaver.verdict or f"it is {leaver.phase}; it can move once it runs or is stopped"

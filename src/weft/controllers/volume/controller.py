@@ -116,7 +116,7 @@ def plan_volume(view: View, volume: Item, silent: bool) -> Commit | None:
                 if envelope.finalizers != volume.envelope.finalizers
                 else None
             )
-        event = Event("Normal", "Deleted", f"{volume.envelope.name} is gone", volume.envelope.ref, SOURCE)
+        event = Event("Normal", "Deleted", f"{volume.envelope.name} was deleted", volume.envelope.ref, SOURCE)
         return Commit(volume.key, [delete(volume)], [unchanged(volume)], [event])
     if status == former:
         return None
@@ -130,14 +130,14 @@ def _tell(volume: Item, former: VolumeStatus, status: VolumeStatus, undecided: b
     """``undecided``: several nodes have its data, and its home isn't one of them."""
     events = []
     if former.node_uid not in (None, status.node_uid) and status.attached_to is None:
-        message = f"its data is on {status.node}, not on {former.node} where it was looked for"
+        message = f"the data is on {status.node}, not on {former.node} where it was expected"
         events.append(Event("Warning", "DataFound", message, volume.envelope.ref, SOURCE))
     if set(status.copies) - set(former.copies):
         names = ", ".join(status.copies)
         message = (
-            f"{names}: there is data of it which nothing explains; no VM gets it until only one of them has some"
+            f"unexplained data of this volume is on {names}; no workload gets the volume until only one of them has data"
             if undecided
-            else f"{names}: there is data of it too, which nothing explains; {status.node}'s is used"
+            else f"unexplained data of this volume is also on {names}; the data on {status.node} is used"
         )
         events.append(Event("Warning", "CopyFound", message, volume.envelope.ref, SOURCE))
     return events

@@ -15,7 +15,7 @@ from weft.controllers.network.addresses import make_endpoint
 from weft.informer.commit import Commit, delete, edit, put, unchanged
 from weft.informer.indexes import ENDPOINTS_BY_WORKLOAD, MIGRATIONS_BY_UID, NODES_BY_ORPHAN
 from weft.informer.view import Item, View
-from weft.informer.workloads import record_of, spec_of
+from weft.informer.workloads import name_of, record_of, spec_of
 from weft.kinds.allocation import AllocationReport, AllocationSpec, allocation_name, come_back, set_desired
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus, endpoint_name
 from weft.kinds.image import ImageStatus
@@ -84,7 +84,7 @@ def plan_adoption(view: View, workload: Item, silent: bool, now: float) -> Commi
     )
     envelope.status = merge_part(envelope.status, status)
     writes.append(put(envelope))
-    message = f"the guest that ran on {node.envelope.name} without an allocation is this VM's again"
+    message = f"the guest on {node.envelope.name} that had no allocation belongs to {name_of(workload)} again"
     return Commit(
         workload.key, writes, preconditions, [Event("Normal", "Adopted", message, workload.envelope.ref, "workload")]
     )

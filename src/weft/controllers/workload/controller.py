@@ -282,7 +282,7 @@ def plan_removal(view: View, workload: Item) -> Commit:
         envelope = edit(workload)
         envelope.finalizers = others
         return Commit(workload.key, [*writes, put(envelope)], preconditions)
-    event = Event("Normal", "Deleted", f"{workload.envelope.name} is gone", workload.envelope.ref, SOURCE)
+    event = Event("Normal", "Deleted", f"{workload.envelope.name} was deleted", workload.envelope.ref, SOURCE)
     return Commit(workload.key, [*writes, delete(workload)], preconditions, [event])
 
 

@@ -76,7 +76,7 @@ def _plan_leaving(view: View, workload: Item, place: Item, found: Found, silent:
         )
         envelope.spec = merge_part(envelope.spec, _leave(spec, left))
         envelope.generation += 1
-    message = f"its guest has left {spec.node} by a move that the store doesn't know"
+    message = f"the guest left {spec.node} in a migration that the store doesn't know of"
     event = Event("Warning", "MovedOn", message, workload.envelope.ref, "workload")
     return Commit(workload.key, [put(envelope)], [unchanged(workload), unchanged(place)], [event])
 

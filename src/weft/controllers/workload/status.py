@@ -82,7 +82,7 @@ def fold_status(
         silent = _find_silent_target(place, places)
         if silent is not None:
             status.phase, status.reason = Phase.UNKNOWN, "nodeLost"
-            status.message = _lost(silent, "its guest was handed over to it; waiting for the node's word")
+            status.message = _lost(silent, "the guest was handed over to that node; waiting for its report")
     return status
 
 
@@ -101,7 +101,7 @@ def _fold_placeless(status: WorkloadStatus, wished: Wished, former: WorkloadStat
     status.phase = Phase.PENDING
     waiting = next((c for c in (wished.addressed, wished.placed) if c is not None and c.status == "False"), None)
     if wished.spec.run != "run":
-        status.reason, status.message = "stopped", "it is placed when it is started"
+        status.reason, status.message = "stopped", "it gets a node when it is started"
     elif waiting is not None:
         status.reason, status.message = waiting.reason, waiting.message
         final = waiting.reason in REFUSALS and waiting.generation == wished.generation
@@ -124,14 +124,17 @@ def _fold_place(status: WorkloadStatus, wished: Wished, place: Place, former: Wo
     if wished.deleting:
         status.phase = _leaving(report, former)
         if lost:
-            status.reason, status.message = "nodeLost", _lost(place, "it is removed there when the node is back")
+            status.reason, status.message = (
+                "nodeLost",
+                _lost(place, "the workload is removed there when the node returns"),
+            )
         return
     if lost and not report.ended:  # what has run its only time can't run there still
         status.phase = Phase.UNKNOWN
         status.reason = "nodeLost"
-        status.message = _lost(place, "it may still run there; waiting for the node")
+        status.message = _lost(place, "the workload may still run there; waiting for the node")
         if wished.spec.on_node_loss == "restart":
-            status.message += " (on_node_loss: restart is not carried out, weft waits)"
+            status.message += " (on_node_loss: restart is not carried out; weft waits)"
         return
     status.phase, doing = _living(wished.spec, spec, report, former)
     if place.leaves:
@@ -203,8 +206,8 @@ def _is_moving(workload_spec: WorkloadSpec, phase: Phase | str, spec: Allocation
 
 def _lost(place: Place, then: str) -> str:
     if place.node_phase is None:
-        return f"node {place.spec.node} is not in the fabric any more; {then}"
-    return f"node {place.spec.node} has not been heard of; {then}"
+        return f"node {place.spec.node} has left the fabric; {then}"
+    return f"node {place.spec.node} sends no heartbeat; {then}"
 
 
 def fold_current(wished: Wished, places: Sequence[Place], now: float) -> Condition | None:
@@ -217,7 +220,9 @@ def fold_current(wished: Wished, places: Sequence[Place], now: float) -> Conditi
     behind = [change for change in changes if change.mode != "live"]
     if changes and place.spec.role == "source":
         what = ", ".join(describe_change(change) for change in changes)
-        return Condition("Current", "False", "Moving", f"{what}: waits until it has moved", now, wished.generation)
+        return Condition(
+            "Current", "False", "Moving", f"{what}: waits for the migration to end", now, wished.generation
+        )
     trouble = place.report.state == "running" and place.report.reason
     condition = Condition("Current", "True", "Current", "", now, wished.generation)
     said = wished.placed  # by the scheduler; what it said of an older wish is no answer to this one
@@ -226,17 +231,19 @@ def fold_current(wished: Wished, places: Sequence[Place], now: float) -> Conditi
     if trouble and place.report.reason not in ("changing", "paused"):
         return replace(condition, status="False", reason=place.report.reason, message=place.report.message)
     if len(behind) < len(changes) or (place.report.has is not None and place.report.fitted < place.generation):
-        return replace(condition, status="False", reason="Changing", message="the running machine is brought to it")
+        return replace(condition, status="False", reason="Changing", message="the running guest is being updated")
     if behind and place.report.room is not None:
         what = ", ".join(describe_change(change) for change in behind)
-        return replace(condition, status="False", reason="RestartNeeded", message=f"{what}: comes with a restart")
+        return replace(condition, status="False", reason="RestartNeeded", message=f"{what}: takes effect at a restart")
     return condition
 
 
 def fold_healthy(status: WorkloadStatus, report: AllocationReport, generation: int, now: float) -> Condition:
     """The condition Healthy of a workload that says, or is asked, whether it is well."""
     if status.phase != Phase.RUNNING or not report.health:
-        return Condition("Healthy", "Unknown", str(status.phase), "it isn't asked unless it runs", now, generation)
+        return Condition(
+            "Healthy", "Unknown", str(status.phase), "health is checked only while the workload runs", now, generation
+        )
     if report.health == "starting":
         return Condition("Healthy", "Unknown", "Starting", report.health_message, now, generation)
     well = report.health == "healthy"

@@ -116,7 +116,7 @@ def join_victims(view: View, commit: Commit, way: Way, winner: Item, now: float)
         envelope.deleting_since = now
         writes.append(put(envelope))
         events.extend(
-            Event("Warning", "Preempted", f"gives way to {what}", workload.envelope.ref, SOURCE)
+            Event("Warning", "Preempted", f"preempted by {what}", workload.envelope.ref, SOURCE)
             for workload in view.find(WORKLOADS_BY_UID, victim.spec(AllocationSpec).workload.uid)
         )
     return Commit(

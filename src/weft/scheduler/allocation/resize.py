@@ -105,7 +105,7 @@ def _read_parts(view: View, snapshot: Snapshot, workload: Item, allocation: Item
     record = record_of(workload)
     ask, row = record.ask(workload_spec), snapshot.index_of(spec.node_uid)
     if row is None:
-        return Waiting("nodeLost", f"node {spec.node} is not there")
+        return Waiting("nodeLost", f"node {spec.node} is not in the fabric")
     if "machine" in fields and not snapshot.machine(ask.machine)[row]:
         return Waiting("noAvailableAgents", f"{spec.node} can't run machine type {ask.machine}")
     sizes = {field: getattr(workload_spec, field) for field in fields & {"cpu", "memory"}}
@@ -114,7 +114,7 @@ def _read_parts(view: View, snapshot: Snapshot, workload: Item, allocation: Item
     resources = msgspec.structs.replace(spec.resources, **sizes)
     lack = _find_lack(snapshot, row, _find_held(allocation), amounts_of(resources))
     if lack:
-        return Waiting("insufficientResources", f"no room on {spec.node} for its new size: {lack}")
+        return Waiting("insufficientResources", f"not enough capacity on {spec.node} for the new size: {lack}")
     parts = _Parts(resources, spec.volumes, [], spec.nics, spec.iso)
     if record.volumes_field in fields:
         volumes = read_volumes(view, workload, record.volumes(workload_spec))
@@ -122,11 +122,11 @@ def _read_parts(view: View, snapshot: Snapshot, workload: Item, allocation: Item
             return volumes
         for volume in volumes:
             if find_homes(view, volume) - {spec.node_uid}:
-                return Waiting("volumesApart", f"volume {volume.envelope.name}'s data lies on another node")
+                return Waiting("volumesApart", f"volume {volume.envelope.name}'s data is on another node")
             pool = find_pool(view, volume)
             if not (pool == LOCAL or snapshot.machine(name_pool(pool))[row]):
-                what = f"volume {volume.envelope.name} lies in storage pool {pool.partition('@')[0]}"
-                return Waiting("volumesApart", f"{what}, which {spec.node} hasn't")
+                what = f"volume {volume.envelope.name} is in storage pool {pool.partition('@')[0]}"
+                return Waiting("volumesApart", f"{what}, which {spec.node} does not have")
         report = view.find(NODES_BY_UID, spec.node_uid)[0].report(NodeReport)
         has = {volume.uid: volume for volume in spec.volumes}
         found = [

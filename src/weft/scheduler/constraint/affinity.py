@@ -100,7 +100,7 @@ class Near:
             if members.any() and not members[index]:
                 other = int(np.flatnonzero(members)[0])
                 who = _name(table, group, other)
-                return f"no member of affinity group {group_word(group)}: {who} is on {table.names[other]}", []
+                return f"no member of affinity group {group_word(group)} is here: {who} is on {table.names[other]}", []
         return "", []
 
 
@@ -124,7 +124,7 @@ class Apart:
             if table.members(group)[index]:
                 who = _name(table, group, index)
                 if group.endswith(_ALONE):
-                    return f"{who} is there, which must be apart from group {group_word(group)}", []
+                    return f"{who}, which must be apart from group {group_word(group)}, is there", []
                 return f"{who} of anti-affinity group {group_word(group)} is there", []
         return "", []
 
@@ -169,7 +169,7 @@ class Spreading:
                 fewest = min(texts.words[code] for code in codes if counts[code] == least)
                 return (
                     f"{spread.key} {texts.words[texts.codes[index]]} has {here} of group {group_word(spread.group)}, "
-                    f"{fewest} has {least}: one more is too many for a skew of {spread.skew}"
+                    f"{fewest} has {least}: one more would exceed the skew of {spread.skew}"
                 ), []
         return "", []
 
@@ -200,7 +200,7 @@ class AtHand:
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
         lacking = [d.name.removeprefix("pool:") for d in request.data if d.required and not table.holds(d.name)[index]]
-        return f"hasn't {' and '.join(lacking)} at hand", []
+        return f"does not have {' and '.join(lacking)}", []
 
 
 def find_texts(table: Table, key: str) -> Texts | None:

@@ -112,7 +112,7 @@ def find_warnings(request: Request, snapshot: Snapshot) -> list[str]:
             warnings.append(f"no node has {attribute[:60]}" + (f"; did you mean {meant}?" if meant else ""))
     if request.constraint is not None:
         warnings.extend(
-            f"preference {show_short(preference.expression)} never holds where the constraint does"
+            f"preference {show_short(preference.expression)} can never hold together with the constraint"
             for preference in request.preferences
             if _excludes(request.constraint, preference.expression)
         )

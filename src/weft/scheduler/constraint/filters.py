@@ -75,7 +75,7 @@ class NamedNode:
         return _is_text(table, "name", request.node)
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
-        return f"asked for node {request.node}", []
+        return f"node {request.node} was requested", []
 
 
 class Leaving:
@@ -93,7 +93,7 @@ class Leaving:
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
         left = table.names[index] == request.leaves
-        return "it moves away from here" if left else "a try to move here has failed", []
+        return "the workload is moving away from here" if left else "an attempt to migrate here has failed", []
 
 
 class VolumeHome:
@@ -107,7 +107,7 @@ class VolumeHome:
         return _is_text(table, "uid", request.home)
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
-        return "its volume's data lies on another node", []
+        return "the volume's data is on another node", []
 
 
 class HasPools:
@@ -129,8 +129,8 @@ class HasPools:
                 continue
             name, _, exactly = pool.partition("@")
             if exactly and table.machine(name_pool(name))[index]:
-                return f"its pool {name} is other storage than the one where a volume's data lies", []
-            return f"has no storage pool {name} that can be used", []
+                return f"its pool {name} is not the storage that holds a volume's data", []
+            return f"has no usable storage pool {name}", []
         return "", []
 
 
@@ -149,7 +149,7 @@ class Machine:
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
         type_, _, version = request.machine.partition("@")
         if version and table.machine(type_)[index]:
-            return f"its QEMU can't build a machine {type_} of version {version}, which the guest runs on", []
+            return f"its QEMU can't build machine type {type_} of version {version}, which the guest runs on", []
         return f"can't run machine type {type_}", []
 
 
@@ -175,7 +175,7 @@ def describe_runtime(runtime: str) -> str:
     return f"{kind}s{_ISOLATED.get(isolation, '')}"
 
 
-_ISOLATED = {"vm": " in machines of their own", "saved": " on from where they were saved"}
+_ISOLATED = {"vm": " in machines of their own", "saved": " restored from a checkpoint"}
 
 
 class CpuModel:
@@ -193,8 +193,8 @@ class CpuModel:
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
         model, _, exactly = (request.cpu_model or "").partition("@")
         if exactly:
-            return f"its CPU isn't just like the one that the guest runs with ({model} {exactly})", []
-        return f"can't give CPU model {model} to guests", []
+            return f"its CPU differs from the one that the guest runs with ({model} {exactly})", []
+        return f"can't provide CPU model {model}", []
 
 
 class GivenGpus:
@@ -219,8 +219,8 @@ class GivenGpus:
             texts = table.text(attribute)
             if texts is not None and texts.codes[index] >= 0:
                 if attribute == GPUS_WHOLE:
-                    return "gives GPUs to VMs whole only", []
-                return f"its GPUs can't be a guest's: {texts.words[texts.codes[index]]}", []
+                    return "its GPUs are not shared: each goes whole to one VM", []
+                return f"its GPUs can't be passed to guests: {texts.words[texts.codes[index]]}", []
         return "", []
 
     def _attributes(self, request: Request) -> tuple[str, ...]:

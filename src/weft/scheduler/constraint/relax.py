@@ -63,7 +63,7 @@ def describe_given_up(preference: Preference, pressure: Pressure) -> str:
     """The sentence for the event and the decision."""
     return (
         f"preference {show_short(preference.expression)} was given up: {pressure.share:.0%} of the fabric's {pressure.resource} "
-        f"is taken, and priority {preference.priority} bears {BEARS[preference.priority]:.0%}"
+        f"is allocated, and priority {preference.priority} counts up to {BEARS[preference.priority]:.0%}"
     )
 
 

@@ -100,7 +100,7 @@ def _warn(request: Request, snapshot: Snapshot) -> list[str]:
         return warnings
     names = [snapshot.names[row] for row in np.flatnonzero(snapshot.online & ~snapshot.measured)]
     told = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
-    return [*warnings, f"not measured, so counted with what is allocated there: {told}"] if names else warnings
+    return [*warnings, f"usage not measured, so what is allocated counts: {told}"] if names else warnings
 
 
 def find_best(scores: Values, most: int) -> list[int]:
@@ -244,9 +244,9 @@ def _describe_shortage(engine: Engine, request: Request, wanting: Flags, refused
     ]
     rows = np.flatnonzero(wanting)
     if not rows.size and not others:
-        return f"there is no node beside {request.leaves}"
+        return f"there is no node other than {request.leaves}"
     if not rows.size:
-        beside = f" beside {request.leaves}" if request.leaves else ""
+        beside = f" other than {request.leaves}" if request.leaves else ""
         return f"no node{beside} can take it: of {len(snapshot) - bool(beside)}, " + ", ".join(others)
     free = (snapshot.capacity - snapshot.allocated)[:, rows]
     parts = []
@@ -265,12 +265,12 @@ def _describe_shortage(engine: Engine, request: Request, wanting: Flags, refused
     if request.gpus is not None:
         most = int(find_fitting(snapshot, request.gpus)[rows].sum(axis=1).max())
         if request.gpus.count > most:
-            parts.append(f"needs {describe_gpus(request.gpus)}, most of them free on one node are {most}")
+            parts.append(f"needs {describe_gpus(request.gpus)}, the most free on one node is {most}")
     if not parts:
         asked = ", ".join(f"{_amount(r, a)} {r}" for r, a in zip(RESOURCES, request.amounts, strict=True))
         asked += "".join(f", {format_amount(amount)} {name}" for name, amount in request.extras)
         asked += f", {describe_gpus(request.gpus)}" if request.gpus is not None else ""
-        parts.append(f"no node has {asked} free together")
+        parts.append(f"no node has {asked} free at the same time")
     return "; ".join(parts) + (f"; {', '.join(others)}" if others else "")
 
 
@@ -286,20 +286,20 @@ _PHRASES = {
     "online": "not ready",
     "cordon": "cordoned",
     "maintenance": "in maintenance",
-    "node": "not the node asked for",
-    "leaves": "where a try to move to has failed",
+    "node": "not the requested node",
+    "leaves": "where an attempt to migrate has failed",
     "volume": "without its volume",
     "pool": "without its storage pool",
     "runtime": "without a runtime for it",
     "machine": "without its machine type",
-    "gpu": "whose GPUs it can't get",
+    "gpu": "with GPUs that it can't use",
     "taint": "tainted",
     "constraint": "not meeting its constraint",
-    "available": "without the free room its constraint asks for",
+    "available": "without the free capacity that its constraint requires",
     "data": "without its data",
     "affinity": "without a member of its affinity group",
-    "anti-affinity": "with a member of a group to be apart from",
-    "spread": "where one more would be spread unevenly",
+    "anti-affinity": "with a member of an anti-affinity group",
+    "spread": "where one more would exceed the skew",
 }
 
 

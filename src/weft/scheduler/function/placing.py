@@ -136,7 +136,7 @@ class FunctionPlacing:
         if any(term.own for term in parse_strategy(chosen.strategy)):
             return Ranking(
                 reason="invalidStrategy",
-                message=f"{chosen.named or 'its strategy'} has a policy of one's own, and functions are placed by weft's only",
+                message=f"{chosen.named or 'its strategy'} uses a custom policy; functions need one of weft's strategies",
             )
         expressions = read_expressions(self._view, wanted.project, spec)
         if not isinstance(expressions, Expressions):

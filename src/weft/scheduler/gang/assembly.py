@@ -24,10 +24,10 @@ def assemble_gang(view: View, workload: Item, default_strategy: str, silent: lis
     placed = sum(1 for item in there if view.count(ALLOCATIONS_BY_WORKLOAD, item.uid))
     ready = [item for item in there if wants_place(view, item)]
     if placed + len(ready) < count:
-        return Waiting(INCOMPLETE, f"gang {name}: {placed + len(ready)} of {count} are there and want a place")
+        return Waiting(INCOMPLETE, f"gang {name}: {placed + len(ready)} of {count} members are ready to be placed")
     together = ready[: count - placed] if placed < count else [workload]
     if workload.uid not in {item.uid for item in together}:
-        return Waiting(INCOMPLETE, f"gang {name}: the {count} that came first are placed before it")
+        return Waiting(INCOMPLETE, f"gang {name}: its first {count} members are placed before this one")
     candidates: list[Candidate] = []
     owners: dict[str, str] = {}
     for item in together:
@@ -39,6 +39,6 @@ def assemble_gang(view: View, workload: Item, default_strategy: str, silent: lis
         for volume in candidate.volumes:
             owner = owners.setdefault(volume.uid, name_of(item))
             if owner != name_of(item):
-                return Waiting("volumeInUse", f"volume {volume.name} is wanted by {owner} too, of the same gang")
+                return Waiting("volumeInUse", f"volume {volume.name} is also used by {owner} of the same gang")
         candidates.append(candidate)
     return candidates

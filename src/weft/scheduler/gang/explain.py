@@ -41,7 +41,7 @@ def explain_refusal(
         refused = explain(engine, lacking.request, lacking.uid, None, also=also)
     name = _name(lacking.request)
     beside = f" beside {len(joint.rest)} of the others" if joint.rest else ""
-    proof = "" if joint.proven else " (so a search says, which is no proof)"
+    proof = "" if joint.proven else " (found by a search, not proven)"
     message = f"gang {name}: {lacking.name} has no place{beside}: {refused.message}{proof}"
     told = []
     for number, each in enumerate(members):

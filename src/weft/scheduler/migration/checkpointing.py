@@ -19,16 +19,16 @@ def find_lack(report: NodeReport) -> str:
     told = [one.checkpoint for one in report.runtimes if one.usable and "container" in one.kinds and one.checkpoint]
     if CAN in told:
         return ""
-    return told[0] if told else "it runs no containers that could be saved"
+    return told[0] if told else "the node has no runtime that can save containers"
 
 
 def find_bar(spec: AllocationSpec, report: AllocationReport) -> str:
     """Why that container could be saved on no node; empty: it could."""
     if spec.container is None:
-        return "it is no container"
+        return "it is not a container"
     if spec.container.isolation == "vm":
-        return "it has a machine of its own"
-    return "" if report.state == "running" else "it doesn't run"
+        return "it runs in a machine of its own (isolation vm)"
+    return "" if report.state == "running" else "it is not running"
 
 
 def choose_checkpointing(
@@ -41,4 +41,4 @@ def choose_checkpointing(
         return "", f"it is stopped on {here} and starts on {there}"
     if why := bar or next(iter(lacks), ""):
         return "", f"it is stopped on {here} and starts on {there} ({why})"
-    return "must" if spec.mode == "live" else "may", f"it is saved on {here} and goes on on {there}"
+    return "must" if spec.mode == "live" else "may", f"it is saved on {here} and continues on {there}"

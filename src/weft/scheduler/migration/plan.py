@@ -181,7 +181,7 @@ def plan_room(
     there = _make_allocation(mover, node, uid, held, now)
     there.owner, there.finalizers = item.envelope.ref, []
     engine.snapshot.put_allocation(there.key, node.uid, candidate.request.amounts, load)
-    message = f"room is held on {node.envelope.name}"
+    message = f"capacity is reserved on {node.envelope.name}"
     placed = _put_condition(item, Condition("Placed", "True", "RoomHeld", message, now))
     writes = [put(there), put_decision(view, item, candidate, explanation, timing)]
     commit = Commit(

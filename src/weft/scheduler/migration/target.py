@@ -10,7 +10,7 @@ import msgspec
 from weft.contracts.policy import Request
 from weft.informer.indexes import ALLOCATIONS_BY_WORKLOAD, NODES_BY_UID
 from weft.informer.view import Item, View
-from weft.informer.workloads import spec_of
+from weft.informer.workloads import name_of, spec_of
 from weft.kinds.allocation import LOCAL, ROOT, AllocationReport, AllocationSpec, account, list_disks
 from weft.kinds.migration import MOVABLE, MigrationSpec, stands_still
 from weft.kinds.node import NodeReport
@@ -41,31 +41,35 @@ def read_migration_candidate(
         for item in view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid)
         if item.spec(AllocationSpec).role == "active" and not item.deleting
     ]
+    what = name_of(workload)
     if len(places) != 1:
-        return Waiting("notPlaced", "it has no place that it could move from")
+        return Waiting("notPlaced", f"{what} is on no node, so there is nothing to move")
     source, spec, report = places[0], places[0].spec(AllocationSpec), places[0].report(AllocationReport)
     pinned = spec_of(workload).node
     if pinned is not None and (pinned == spec.node or workload_spec.to not in (None, pinned)):
         return Waiting(
-            "pinned", f"it is bound to node {pinned} (spec.node), so it can't go to {workload_spec.to or 'another'}"
+            "pinned", f"{what} is bound to node {pinned} (spec.node), so it can't go to {workload_spec.to or 'another'}"
         )
     if conversion := workload.status(WorkloadStatus).conversion:
-        return Waiting("isConverting", f"conversion/{conversion} of it is under way: confirm it, or undo it")
+        return Waiting("isConverting", f"conversion/{conversion} of {what} is under way; confirm it, or undo it")
     if spec.once:
-        return Waiting("runsOnce", "it runs once, so it ends where it began")
+        return Waiting("runsOnce", f"{what} runs only once, so it ends on the node where it started")
     cold, here = stands_still(workload_spec), _read_report(view, spec.node_uid)
     if (
         not later
         and report.state != "running"
         and not (workload_spec.mode != "live" and cold and report.state == "stopped")
     ):
-        return Waiting("notRunning", f"its guest on {spec.node} is {report.state}")
+        return Waiting("notRunning", f"{what} is {report.state} on {spec.node}")
     if not later and report.reason == "paused":
-        return Waiting("notRunning", f"its guest on {spec.node} stands still: {report.message}")
+        return Waiting("notRunning", f"{what} is paused on {spec.node}: {report.message}")
     if workload_spec.mode == "live" and spec.gpus:
-        return Waiting("gpusStay", f"it uses a GPU of {spec.node}, which can't go with it while it runs; cold it could")
+        return Waiting(
+            "gpusStay",
+            f"{what} uses a GPU of {spec.node}, which can't move with a running guest; migrate it with --cold",
+        )
     if workload_spec.mode == "live" and cold and (lack := find_bar(spec, report) or find_lack(here)):
-        why = f"{spec.node} can't save it as it runs: {lack}"
+        why = f"{spec.node} can't save {what} while it runs: {lack}"
         return Waiting(
             NOT_SAVED,
             f"{why}; weft {workload.envelope.kind} migrate {workload.envelope.name} --cold stops it for the move",

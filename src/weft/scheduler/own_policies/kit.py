@@ -82,7 +82,7 @@ def _try_answers(workers: list[Worker], clock: Clock, seed: int) -> Iterator[Che
     )
     yield Check("same", not differ, differ or "the same question gets the same answer, from another worker too")
     middle = ", ".join(f"{statistics.median(took[size]) * 1000:.1f} ms at {size} nodes" for size in SIZES[-3:])
-    yield Check("time", not slow, f"{slow or middle}; {TIMEOUT_SECONDS * 1000:g} ms are allowed")
+    yield Check("time", not slow, f"{slow or middle}; the limit is {TIMEOUT_SECONDS * 1000:g} ms")
 
 
 def make_cases(seed: int) -> Iterator[tuple[int, Table, Request, Occasion]]:

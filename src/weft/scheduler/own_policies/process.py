@@ -53,7 +53,7 @@ def read_source(path: str) -> str:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise PolicyFailed("fileUnreadable", f"{path} is no file")
+                raise PolicyFailed("fileUnreadable", f"{path} is not a file")
             source = file.read(MOST_SOURCE_BYTES + 1)
     except OSError as problem:
         raise PolicyFailed("fileUnreadable", f"{path}: {(problem.strerror or str(problem)).lower()}") from None
@@ -62,7 +62,7 @@ def read_source(path: str) -> str:
     try:
         return source.decode()
     except UnicodeDecodeError:
-        raise PolicyFailed("fileUnreadable", f"{path} is not text in UTF-8") from None
+        raise PolicyFailed("fileUnreadable", f"{path} is not UTF-8 text") from None
 
 
 class Worker:
@@ -94,7 +94,7 @@ class Worker:
             self._line.send(told, lambda: 1.0)
         except (OSError, Ended) as problem:
             ours.close()
-            raise PolicyFailed("notStarted", f"its worker can't be started: {problem}") from None
+            raise PolicyFailed("notStarted", f"the worker can't be started: {problem}") from None
 
     def start(self, seconds: float = 0.0) -> bool:
         """Wait so long for it to be ready; whether it is. Raises PolicyFailed if it will never be."""
@@ -105,11 +105,11 @@ class Worker:
         except TimeoutError:
             if _clock.elapsed() > self._starts_until:
                 raise PolicyFailed(
-                    "timedOut", f"it wasn't read within {START_SECONDS:g} s: what does it do outside of its function?"
+                    "timedOut", f"the policy did not load within {START_SECONDS:g} s; do the work inside its function"
                 ) from None
             return False
         except (Ended, ValueError, TypeError):
-            raise PolicyFailed("ended", f"its worker ended as it read the policy{self._how()}") from None
+            raise PolicyFailed("ended", f"the worker ended while loading the policy{self._how()}") from None
         if reason != "ready":
             raise PolicyFailed(str(reason)[:40], str(message)[:400])
         self.ready = True
@@ -134,7 +134,7 @@ class Worker:
         except TimeoutError:
             raise PolicyFailed("timedOut", f"no answer within {seconds * 1000:g} ms", fatal=True) from None
         except (Ended, LookupError, TypeError, ValueError) as problem:
-            raise PolicyFailed("ended", f"its worker ended{self._how()} ({str(problem)[:120]})", fatal=True) from None
+            raise PolicyFailed("ended", f"the worker ended{self._how()} ({str(problem)[:120]})", fatal=True) from None
 
     def close(self) -> None:
         """End it, whatever it does."""
@@ -147,7 +147,7 @@ class Worker:
         if name in ("text", "number"):
             self._asked.add(argument)
         if len(self._asked) > MOST_ATTRIBUTES or len(argument) > MOST_LETTERS:
-            told = f"more than {MOST_ATTRIBUTES} attributes, or a name of more than {MOST_LETTERS} letters"
+            told = f"asked for more than {MOST_ATTRIBUTES} attributes, or a name of more than {MOST_LETTERS} letters"
             raise PolicyFailed("asksTooMuch", told, fatal=True)
 
     def _left(self, seconds: float) -> Callable[[], float]:
@@ -172,13 +172,13 @@ class Worker:
 def read_columns(body: Any, count: int) -> list[Column]:
     """The terms that a worker answered with, checked. Raises PolicyFailed."""
     if not isinstance(body, list) or not 1 <= len(body) <= MOST_COLUMNS:
-        raise PolicyFailed("wrongShape", f"between 1 and {MOST_COLUMNS} terms are wanted")
+        raise PolicyFailed("wrongShape", f"expected 1 to {MOST_COLUMNS} terms")
     columns: list[Column] = []
     for name, weight, data in body:
         if not isinstance(name, str) or not name.isprintable() or not isinstance(data, bytes) or len(data) != 8 * count:
-            raise PolicyFailed("wrongShape", "a term is not one value for each node")
+            raise PolicyFailed("wrongShape", "a term does not have one value for each node")
         if not isinstance(weight, float) or not 0.0 < weight <= 1000.0:
-            raise PolicyFailed("outOfRange", f"{name}: weight {weight} is not above 0, at most 1000")
+            raise PolicyFailed("outOfRange", f"{name}: weight {weight} is not above 0 and at most 1000")
         values = np.frombuffer(data, dtype=np.float64)
         if not np.isfinite(values).all():
             row = int(np.flatnonzero(~np.isfinite(values))[0])

@@ -76,7 +76,7 @@ class OwnPolicy:
         try:
             if self._worker is None and now >= self._pauses_until:
                 if not self._isolated:
-                    raise PolicyFailed("notIsolated", "a server that isn't root can't give its worker other rights")
+                    raise PolicyFailed("notIsolated", "the server must run as root to isolate the policy's worker")
                 self._worker = Worker(self.name)
             if self._worker is not None and self._worker.start(seconds) and self.health is None:
                 self.health = Health(True, "Answers")
@@ -104,7 +104,7 @@ class OwnPolicy:
         worker = self._worker
         if worker is None or not worker.ready or now < self._pauses_until:
             known = f": {self.health.reason}: {self.health.message}" if self.health and not self.health.working else ""
-            self.skipped = known or ": its worker is being started"
+            self.skipped = known or ": its worker is starting"
             return None
         stamp = table.facts_epoch if isinstance(table, Snapshot) else None
         try:

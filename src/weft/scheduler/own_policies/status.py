@@ -40,7 +40,7 @@ def _plan_one(policy: Item, own: OwnPolicies, now: float) -> Commit | None:
     if not set_condition(envelope, working):
         return None
     if failing is None:
-        event = Event("Normal", "PolicyWorks", "it answers", envelope.ref, "scheduler")
+        event = Event("Normal", "PolicyWorks", "the policy answers", envelope.ref, "scheduler")
     else:
         event = Event("Warning", working.reason, working.message, envelope.ref, "scheduler")
     return Commit(policy.key, [put(envelope)], [unchanged(policy)], [event])

@@ -48,7 +48,7 @@ def _load(told: dict[str, Any], parent: int, line: Line) -> Score | None:
     try:
         confine(parent)
     except OSError as problem:
-        line.send(["notIsolated", f"its worker can't give up its rights: {problem}"])
+        line.send(["notIsolated", f"the worker can't drop its privileges: {problem}"])
         return None
     try:
         score = _read_entry(told["entry"]) if "entry" in told else _read_source(told["source"], told["name"])
@@ -56,7 +56,7 @@ def _load(told: dict[str, Any], parent: int, line: Line) -> Score | None:
         line.send(["raised", _describe(problem, told["name"])])
         return None
     if not callable(score):
-        line.send(["noScore", f"it has no function {FUNCTION}(table, request, occasion)"])
+        line.send(["noScore", f"the policy has no function {FUNCTION}(table, request, occasion)"])
         return None
     return score  # type: ignore[no-any-return]
 
@@ -114,7 +114,9 @@ def _pack(column: Column, count: int) -> tuple[str, float, bytes]:
     except (TypeError, ValueError) as problem:
         raise _WrongShape(f"{str(column.name)[:40]}: not numbers: {str(problem)[:100]}") from None
     if values.shape != (count,):
-        raise _WrongShape(f"{str(column.name)[:40]}: shape {values.shape}, wanted ({count},): one value for each node")
+        raise _WrongShape(
+            f"{str(column.name)[:40]}: shape {values.shape}, expected ({count},): one value for each node"
+        )
     return str(column.name)[:40], float(column.weight), values.tobytes()
 
 

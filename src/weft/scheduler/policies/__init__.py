@@ -68,7 +68,7 @@ class Policies(Mapping[str, Policy]):
     def _find(self, term: Term) -> Policy:
         if term.own:
             if self._find_own is None:
-                raise LookupError(f"{term.name}: users' own policies are not to be had here")
+                raise LookupError(f"{term.name}: custom policies are not available here")
             return self._find_own(term)
         if term.argument:
             return TopologySpread(term.argument)

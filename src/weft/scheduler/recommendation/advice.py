@@ -34,7 +34,7 @@ def advise(engine: Engine, request: Request) -> list[Advice]:
             node = table.names[row]
             reason, _ = filter_.explain(table, request, row)
             command = f"weft node uncordon {node}" if filter_.name == "cordon" else ""
-            others.append(Advice(node=node, text=f"{node} would take it but for this: {reason}", command=command))
+            others.append(Advice(node=node, text=f"{node} could take it except for this: {reason}", command=command))
     return [*smaller, *others][:MOST]
 
 
@@ -61,7 +61,7 @@ def _advise_smaller(engine: Engine, request: Request, rows: Sequence[int]) -> li
         if spec and key not in found:
             node = table.names[row]
             found[key] = Advice(
-                node=node, text=f"{node} has room for {', '.join(words)}", wish=spec, loss=round(loss, 4)
+                node=node, text=f"{node} has capacity for {', '.join(words)}", wish=spec, loss=round(loss, 4)
             )
     return sorted(found.values(), key=lambda advice: (advice.loss, advice.node))[:MOST]
 

@@ -187,7 +187,9 @@ def _read_workload(view: View, question: Item, spec: RecommendationSpec) -> tupl
     kind = find_kind(word or spec.kind)
     project = question.envelope.project
     if kind.workload is None:
-        raise InvalidInput(f"a {kind.title} is not placed", field="spec.workload", hint="ask about a VM: vm/NAME")
+        raise InvalidInput(
+            f"a {kind.title} is not a workload", field="spec.workload", hint="name a workload, like vm/NAME"
+        )
     if not name:
         giver = _find(view, project, *spec.instead_of.split("/")) if spec.instead_of else None
         uid = giver.uid if giver is not None else new_uid()  # what is that one's is its own

@@ -24,7 +24,7 @@ def preview_drain(view: View, engine: Engine, name: str, strategy: str) -> Repor
     """The cheapest leaves first, as in a drain."""
     node = view.get(object_key("node", None, name))
     if node is None:
-        return ReportStatus(phase="Failed", message=f"node {name} is not in this fabric")
+        return ReportStatus(phase="Failed", message=f"node {name} not found")
     places = [item for item in view.find(ALLOCATIONS_BY_NODE, node.uid) if not item.deleting]
     places = [item for item in places if item.spec(AllocationSpec).role == "active" and not _has_nothing_to_move(item)]
     places.sort(key=lambda item: (item.spec(AllocationSpec).resources.memory, item.key))
@@ -49,7 +49,7 @@ def _find_target(view: View, engine: Engine, place: Item, strategy: str, beside:
     )
     workload = view.get(object_key(spec.workload.kind, spec.workload.project, spec.workload.name))
     if workload is None or workload.uid != spec.workload.uid or workload.deleting:
-        return replace(told, reason="deleting", message="it is being deleted")
+        return replace(told, reason="deleting", message="the workload is being deleted")
     mover = read_migration_candidate(view, workload, workload_spec, strategy, [])
     if isinstance(mover, Waiting):
         return replace(told, reason=mover.reason, message=mover.message)

@@ -27,11 +27,11 @@ class Sheet:
         self._rows = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
         first = self._next()
         if not first or not any(first):
-            raise InvalidInput(f"{path}: the file is empty", hint="its first line names the columns")
+            raise InvalidInput(f"{path}: the file is empty", hint="the first line must name the columns")
         self.header = [name.strip().lower().lstrip("\ufeff") for name in first]
         twice = next((name for name in self.header if name and self.header.count(name) > 1), None)
         if twice is not None:
-            raise InvalidInput(f"{path}:1: column {twice} stands there twice", field=twice)
+            raise InvalidInput(f"{path}:1: column {twice} appears twice", field=twice)
         self.line = 1
 
     def require(self, *names: str) -> None:
@@ -39,12 +39,12 @@ class Sheet:
         for name in names:
             if name not in self.header:
                 meant = suggest(name, self.header)
-                hint = f"its columns are {', '.join(self.header)[:200]}" + (f"; did you mean {meant}?" if meant else "")
+                hint = f"the columns are {', '.join(self.header)[:200]}" + (f"; did you mean {meant}?" if meant else "")
                 if "cpu_milli" in self.header:
-                    hint = "these are openb's columns: --format openb"
+                    hint = "these are openb's columns; use --format openb"
                 if len(self.header) == 1 and any(sign in self.header[0] for sign in ";\t"):
-                    hint = "columns are parted by commas"
-                raise InvalidInput(f"{self.path}:1: there is no column {name}", field=name, hint=hint)
+                    hint = "separate columns with commas"
+                raise InvalidInput(f"{self.path}:1: missing column {name}", field=name, hint=hint)
 
     def unread(self, known: Sequence[str]) -> list[str]:
         return [name for name in self.header if name and name not in known]
@@ -107,13 +107,13 @@ def _read_text(path: Path) -> str:
             raw = gzip.decompress(raw)
         return raw.decode("utf-8")
     except FileNotFoundError:
-        raise NotFound(f"{path}: there is no such file") from None
+        raise NotFound(f"{path}: no such file") from None
     except gzip.BadGzipFile as problem:
         raise InvalidInput(f"{path}: the compressed file is broken: {problem}") from None
     except OSError as problem:
         raise InvalidInput(f"{path}: {problem.strerror or problem}") from None
     except UnicodeDecodeError as problem:
         line = raw[: problem.start].count(b"\n") + 1
-        raise InvalidInput(f"{path}:{line}: this is not UTF-8 text", hint="give a .csv or .csv.gz file") from None
+        raise InvalidInput(f"{path}:{line}: not UTF-8 text", hint="give a .csv or .csv.gz file") from None
     except (EOFError, zlib.error) as problem:
         raise InvalidInput(f"{path}: the compressed file is broken: {problem}") from None

@@ -76,7 +76,7 @@ def read_input(nodes: Path, workloads: Path, form: str, strategy: str) -> Input:
         return Input(_read_openb_nodes(Sheet(nodes)), _read_openb_workloads(Sheet(workloads), strategy), [])
     node_sheet, workload_sheet = Sheet(nodes), Sheet(workloads)
     unread = [
-        f"{sheet.path}: column {name} means nothing here"
+        f"{sheet.path}: unknown column {name} is ignored"
         for sheet, known in ((node_sheet, _NODE_COLUMNS), (workload_sheet, _WORKLOAD_COLUMNS))
         for name in sheet.unread(known)
     ]
@@ -95,14 +95,14 @@ def _read_nodes(sheet: Sheet) -> list[NodeFacts]:
         cell = _Cells(sheet, row, column)
         name = cell.text("name") or f"node-{len(nodes) + 1}"
         if name in nodes:
-            sheet.refuse("name", f"there is a node {name} already")
+            sheet.refuse("name", f"node {name} appears twice")
         texts = {key: value for key in _TEXTS if (value := cell.text(key))}
         if texts.get("type", NODE_TYPES[0]) not in NODE_TYPES:
-            sheet.refuse("type", f"{texts['type'][:60]!r} is none of {', '.join(NODE_TYPES)}")
+            sheet.refuse("type", f"{texts['type'][:60]!r} is not one of {', '.join(NODE_TYPES)}")
         texts.update(cell.pairs("labels"))
         gpus = cell.get("gpus", read_count, 0)
         if gpus > _MOST_GPUS:
-            sheet.refuse("gpus", f"{gpus} are more than {_MOST_GPUS}")
+            sheet.refuse("gpus", f"{gpus} is more than {_MOST_GPUS}")
         gpu = Gpu(cell.text("gpu_model"), cell.get("gpu_memory", parse_bytes, 0))
         cost = cell.get("cost", _read_number, None)
         nodes[name] = NodeFacts(
@@ -139,7 +139,7 @@ def _read_taints(cell: _Cells, column: str) -> list[str]:
 def _read_overcommit(sheet: Sheet, pairs: dict[str, str]) -> dict[str, float]:
     for name in pairs:
         if name not in OVERCOMMITTED:
-            sheet.refuse("overcommit", f"{name[:60]!r} is none of {', '.join(OVERCOMMITTED)}")
+            sheet.refuse("overcommit", f"{name[:60]!r} is not one of {', '.join(OVERCOMMITTED)}")
     return {name: sheet.read("overcommit", text, parse_ratio) for name, text in pairs.items()}
 
 
@@ -160,7 +160,7 @@ def _read_workloads(sheet: Sheet, strategy: str, nodes: set[str]) -> list[Worklo
         name = row[name_at] if name_at is not None else ""
         node = row[node_at].strip() if node_at is not None else ""
         if node and node not in nodes:
-            sheet.refuse("node", f"there is no node {node[:60]}")
+            sheet.refuse("node", f"unknown node {node[:60]}")
         found.append(Workload(name, request, node))
     return found
 
@@ -204,7 +204,7 @@ def _read_affinity(cell: _Cells) -> tuple[Affinity, tuple[Datum, ...], tuple[Sof
     )
     locality = cell.text("storage_locality")
     if locality not in ("", "required", "preferred"):
-        cell.sheet.refuse("storage_locality", f"{locality[:60]!r} is neither required nor preferred")
+        cell.sheet.refuse("storage_locality", f"{locality[:60]!r} must be required or preferred")
     if not (near or apart or spread or hints):
         return NO_AFFINITY, (), ()
     try:
@@ -223,10 +223,12 @@ def _read_gpus(cell: _Cells) -> GpuAsk | None:
     count = cell.get("gpus", read_count, 0 if share is None else 1)
     if count == 0:
         if cell.text("gpu_model") and not cell.text("gpus"):
-            cell.sheet.refuse("gpu_model", InvalidInput("of how many GPUs?", hint="write it into the column gpus"))
+            cell.sheet.refuse(
+                "gpu_model", InvalidInput("the number of GPUs is missing", hint="put it into column gpus")
+            )
         return None
     if share is not None and (share > 1 or (share < 1 and count > 1)):
-        cell.sheet.refuse("gpu_share", f"{share:g} of {count} GPUs: a share is of one GPU, and at most 1")
+        cell.sheet.refuse("gpu_share", f"{share:g} of {count} GPUs: a share is of one GPU and at most 1")
     models = tuple(sorted(filter(None, (word.strip() for word in cell.text("gpu_model").split("|")))))
     return GpuAsk(count, 1000 if share is None else round(1000 * share), cell.get("gpu_memory", parse_bytes, 0), models)
 
@@ -239,10 +241,10 @@ def _read_openb_nodes(sheet: Sheet) -> list[NodeFacts]:
         cell = _Cells(sheet, row, column)
         name = cell.text("sn") or f"node-{len(nodes) + 1}"
         if name in nodes:
-            sheet.refuse("sn", f"there is a node {name} already")
+            sheet.refuse("sn", f"node {name} appears twice")
         gpus = cell.need("gpu", read_count)
         if gpus > _MOST_GPUS:
-            sheet.refuse("gpu", f"{gpus} are more than {_MOST_GPUS}")
+            sheet.refuse("gpu", f"{gpus} is more than {_MOST_GPUS}")
         nodes[name] = NodeFacts(
             uid=name,
             name=name,
@@ -278,7 +280,7 @@ def _read_pod(cell: _Cells, strategy: str) -> Request:
     gpus = None
     if count and share:
         if share > 1000 or (share < 1000 and count > 1):
-            cell.sheet.refuse("gpu_milli", f"{share} of {count} GPUs: a share is of one GPU, and at most 1000")
+            cell.sheet.refuse("gpu_milli", f"{share} of {count} GPUs: a share is of one GPU and at most 1000")
         models = tuple(sorted({word for word in cell.text("gpu_spec").split("|") if word}))
         gpus = GpuAsk(count, share, 0, models)
     amounts = (cell.get("cpu_milli", read_count, 0), MIB * cell.get("memory_mib", read_count, 0), 0)
@@ -304,7 +306,7 @@ class _Cells:
     def need(self, column: str, read: Callable[[str, str], Any]) -> Any:
         text = self.text(column)
         if not text:
-            self.sheet.refuse(column, "nothing stands there")
+            self.sheet.refuse(column, "the cell is empty")
         return self.sheet.read(column, text, read)
 
     def words(self, column: str) -> list[str]:
@@ -316,7 +318,7 @@ class _Cells:
         for word in self.words(column):
             key, sign, value = word.partition("=")
             if not sign or not key.strip():
-                self.sheet.refuse(column, InvalidInput(f"{word[:60]!r} is no KEY=VALUE", hint="write a=1;b=2"))
+                self.sheet.refuse(column, InvalidInput(f"{word[:60]!r} is not KEY=VALUE", hint="write a=1;b=2"))
             found[key.strip()] = value.strip()
         return found
 

@@ -21,7 +21,7 @@ def draw_curves(points: Sequence[State], title: str, *, gpus: bool) -> str:
     """The picture: percent of all there is, over GPUs asked for in percent of all ``gpus``, or, without any, over workloads
     decided on."""
     lines = [line for line in _LINES if gpus or not line[0].startswith("gpu")]
-    axis = "GPUs asked for, % of all" if gpus else "workloads decided on, %"
+    axis = "GPUs requested, % of all" if gpus else "workloads decided on, %"
     most = max(100.0, *(point.arrived_percent for point in points)) if points else 100.0
     across, down = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
 

@@ -80,10 +80,12 @@ class Simulation:
                 self.snapshot.put_node(facts)
         self._gpus = WHOLE * int((self.snapshot.gpu_free >= 0).sum())
         if plan.until is not None and not self._gpus:
-            raise InvalidInput("--until: no node has a GPU", field="until", hint="leave it out: each workload once")
+            raise InvalidInput(
+                "--until: no node has a GPU", field="until", hint="leave out --until to place each workload once"
+            )
         if plan.until is not None and not any(w.request.gpus for w in workloads if not w.node):
             raise InvalidInput(
-                "--until: no workload that is to be placed asks for a GPU", field="until", hint="leave it out"
+                "--until: no workload to be placed requests a GPU", field="until", hint="leave out --until"
             )
         asks = [(workload.request.amounts, workload.request.gpus) for workload in workloads]
         self._engine = Engine(self.snapshot, seed=plan.seed, policies=policies, demand=Demand(lambda: asks))

@@ -47,7 +47,7 @@ from weft.scheduler.table.snapshot import amounts_of
 from weft.scheduler.workload.strategy import find_strategy
 
 _WRONG = {
-    True: "image {} holds what containers run, and no disk: weft image add NAME oci://… makes one of an image in a registry",
+    True: "image {} is a container image, not a disk; weft image add NAME oci://… makes a disk of an image in a registry",
     False: "image {} is a disk for VMs; a container runs an OCI image: weft image add NAME FILE.tar, or REGISTRY/NAME:TAG",
 }
 
@@ -124,7 +124,7 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
     running = [node for node, orphan in known if orphan.uid not in find_given_up(node.report(NodeReport))]
     if silent:
         return Waiting(
-            "storeRestored", f"the store was restored; waiting for {', '.join(silent)} to say what runs there"
+            "storeRestored", f"the store was restored; waiting for {', '.join(silent)} to report what runs there"
         )
     if running:
         where = running[0].envelope.name
@@ -161,7 +161,7 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
     homes = {home for item in volumes for home in find_homes(view, item)}
     pools = {find_pool(view, item) for item in volumes} | {ask.pool}
     if len(homes) > 1:
-        return Waiting("volumesApart", "its volumes' data lies on different nodes")
+        return Waiting("volumesApart", "its volumes' data is on different nodes")
     data, leans = read_data(view, project, spec, image, volumes)
     return Candidate(
         workload=workload,
@@ -298,7 +298,7 @@ def read_volumes(view: View, placed_workload: Item, names: list[str]) -> list[It
             if (
                 other.uid != placed_workload.uid and conversion
             ):  # between two places of the same thing it is nobody else's
-                return Waiting("volumeInUse", f"volume {name} is {name_of(other)}'s by conversion/{conversion}")
+                return Waiting("volumeInUse", f"volume {name} belongs to {name_of(other)} by conversion/{conversion}")
         found.append(item)
     return found
 
@@ -351,7 +351,7 @@ def read_nics(view: View, workload: Item, networks: list[str]) -> list[Allocated
         network = view.get(object_key("network", workload.envelope.project, name))
         endpoint = choose_endpoint(endpoints, network.uid, wanted) if network is not None else None
         if network is None or endpoint is None:
-            return Waiting("addressPending", f"it has no address in network {name} yet")
+            return Waiting("addressPending", f"no address in network {name} yet")
         spec, status, at = network.spec(NetworkSpec), network.status(NetworkStatus), endpoint.spec(EndpointSpec)
         nics.append(make_nic(endpoint.envelope, at, network.envelope, spec, status))
     return nics
