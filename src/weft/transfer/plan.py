@@ -246,7 +246,7 @@ def reconsider(mode: MoveMode, remaining_bytes: list[int], leeway: Leeway, *, sl
         if needed <= MOST_SLOWED:
             return Change("slow down", f"{stalled}; slowed down by {needed:.0%} it would finish", pause, needed)
     if (mode == "auto-converge" or slowdown) and len(remaining_bytes) < SLOWED_LOOKS:
-        return Change("go on", f"{stalled}; it has only just been slowed down", pause)
+        return Change("go on", f"{stalled}; the guest has only just been slowed down", pause)
     if "stop-and-copy" in leeway.modes:
         return Change("finish standing still", f"{stalled}; the rest takes {pause:.1f} s", pause)
     return Change("call off", f"{stalled}, and the guest may not be paused", pause)

@@ -36,7 +36,7 @@ def foresee(*past: PastMigration, mode: str = "live", rate: int = 0, memory: int
 def test_where_nothing_is_known_nothing_is_said_but_that() -> None:
     told = foresee()
     assert (told.duration_seconds, told.pause_ms, told.bytes, told.confidence) == (None, None, None, 0.0)
-    assert told.basis == "no live migration yet, nor any other between n1 and n2; it has 512 MiB of memory"
+    assert told.basis == "no live migration yet, nor any other between n1 and n2; the guest has 512 MiB of memory"
     assert foresee(move("db", "n1", "n3")).duration_seconds is None
 
 

@@ -178,7 +178,7 @@ def _note_end(out: Outcome, book: TaskLedger, facts: Facts, one: TaskFacts) -> N
         book.retry_at[index] = _pause(spec, facts.now, min(excused, book.tries[index]))
         out.told.append(("Warning", "TaskLost", f"task {index}: {one.message or one.reason}; weft tries again"))
         return
-    failures, why = book.failures(index), one.message or one.reason or "it failed"
+    failures, why = book.failures(index), one.message or one.reason or "its container failed"
     if one.stopping:
         why = (
             "it was stopped"

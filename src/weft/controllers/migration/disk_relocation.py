@@ -59,7 +59,7 @@ def _tell_planned(
     fault = told if isinstance(told, tuple) else None
     reason, message = "", f"{spec.volume or 'root disk'} → pool {spec.pool}, on {status.source}"
     if fault is not None:
-        reason, message = fault[0], f"it could not start as things are now: {fault[1]}"
+        reason, message = fault[0], f"the disk could not move as things are now: {fault[1]}"
     return replace(status, target=status.source, reason=reason, message=message)
 
 

@@ -101,7 +101,7 @@ def _fold_placeless(status: WorkloadStatus, wished: Wished, former: WorkloadStat
     status.phase = Phase.PENDING
     waiting = next((c for c in (wished.addressed, wished.placed) if c is not None and c.status == "False"), None)
     if wished.spec.run != "run":
-        status.reason, status.message = "stopped", "it gets a node when it is started"
+        status.reason, status.message = "stopped", "the workload gets a node when it is started"
     elif waiting is not None:
         status.reason, status.message = waiting.reason, waiting.message
         final = waiting.reason in REFUSALS and waiting.generation == wished.generation

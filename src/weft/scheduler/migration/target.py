@@ -152,7 +152,7 @@ def _list_relocations(engine: Engine, mover: MigrationCandidate, nodes: Sequence
         return []
     rows, names = [snapshot.names.index(node) for node in nodes], {one.uid: one.name for one in spec.volumes}
     return [
-        f"weft vm migrate {spec.workload.name} --storage --pool {LOCAL}"
+        f"weft {spec.workload.kind} migrate {spec.workload.name} --storage --pool {LOCAL}"
         + (f" --volume {names[disk]}" if disk != ROOT else "")
         for disk, (pool, _) in list_disks(spec).items()
         if pool != LOCAL and not all(snapshot.machine(name_pool(pool))[row] for row in rows)
