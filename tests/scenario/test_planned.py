@@ -266,7 +266,7 @@ async def test_windows_that_use_the_same_nodes_are_worse_for_each_other(tmp_path
 
         await lab.until(both)
         window = (await lab.migration()).window
-        assert window is not None and window.reason.endswith("then: migration/m2")
+        assert window is not None and window.reason.endswith("at that time: migration/m2")
         await lab.cancel("m2")
 
         async def alone() -> bool:
