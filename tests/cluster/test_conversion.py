@@ -138,7 +138,7 @@ def test_what_can_not_be_leaves_the_container_as_it_was(cluster: Cluster, tmp_pa
     assert fetch(port) == "run\n"
     assert [item["status"]["phase"] for item in converted(cluster, "firm")] == ["Failed"]
     assert cluster.run("vm", "get", "firm").returncode == 3
-    assert "not made from a container image" in cluster.fails(5, "convert", "vm/hello", "--to", "container")
+    assert "which is not a container image" in cluster.fails(5, "convert", "vm/hello", "--to", "container")
 
 
 @pytest.mark.long

@@ -300,7 +300,7 @@ def _failed(message: str, hint: str | None = None) -> DriverFailed:
 
 
 def _given_up() -> DriverFailed:
-    return _failed("cancelled: the image was deleted or the server is shutting down")
+    return _failed("aborted: the image was deleted, or the server is stopping")
 
 
 def _no_room(url: str) -> DriverFailed:
