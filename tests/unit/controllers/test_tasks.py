@@ -220,7 +220,7 @@ def test_what_was_stopped_has_failed_however_it_ended(exit_code: int, reason: st
     [
         ({"message": "no room on /", "reason": "diskFull"}, "no room on /"),
         ({"reason": "diskFull"}, "diskFull"),
-        ({}, "it failed"),
+        ({}, "its container failed"),
     ],
 )
 def test_why_a_task_failed_is_told_as_well_as_it_is_known(said: dict[str, str], why: str) -> None:
