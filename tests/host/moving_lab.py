@@ -195,7 +195,7 @@ class Pair:
     def plan(self, allocation: Envelope, here: Node, there: Node, **fields: Any) -> tuple[Envelope, Envelope]:
         """The two sides of a move of ``allocation``'s guest, as the scheduler writes them."""
         spec = decode_part(allocation.spec, AllocationSpec)
-        same = {"boots": spec.boots, "volumes": spec.volumes, "pool": spec.pool}
+        same = {"restart_generation": spec.restart_generation, "volumes": spec.volumes, "pool": spec.pool}
         target = self.allocate(there, spec.workload.name, role="target", **same)
         move = AllocatedMigration(key=KEY, peer=here.name, peer_uid=here.uid, peer_allocation=allocation.uid, **fields)
         target = change(target, move=move)

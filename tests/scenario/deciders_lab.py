@@ -255,15 +255,17 @@ def step(spec: AllocationSpec, old: AllocationReport, deleting: bool) -> Allocat
         new.state = {"running": "stopping", "starting": "stopping"}.get(old.state, "released")  # type: ignore[assignment]
         return new
     if spec.desired == "run":
-        if spec.boots > old.boots and old.state in ("running", "starting"):
+        if spec.restart_generation > old.restart_generation and old.state in ("running", "starting"):
             new.state = "stopping"
         else:
             order = {"pending": "preparing", "preparing": "starting", "starting": "running", "running": "running"}
             new.state = order.get(old.state, "preparing")  # type: ignore[assignment]
         if new.state in ("preparing", "starting"):
-            new.boots = spec.boots
+            new.restart_generation = spec.restart_generation
         new.ready = new.state == "running"
-        new.boot_id = f"{spec.workload.name}-{spec.incarnation}-{new.boots}" if new.state == "running" else None
+        new.boot_id = (
+            f"{spec.workload.name}-{spec.incarnation}-{new.restart_generation}" if new.state == "running" else None
+        )
     else:
         saved = spec.desired == "suspend" and old.state in ("running", "suspended")
         new.state = "suspended" if saved else "stopped"

@@ -115,7 +115,7 @@ class MovingLab(Lab):
     def _step_target(
         self, spec: AllocationSpec, move: AllocatedMigration, world: World, old: AllocationReport, deleting: bool
     ) -> AllocationReport:
-        new = msgspec.structs.replace(old, incarnation=spec.incarnation, boots=spec.boots)
+        new = msgspec.structs.replace(old, incarnation=spec.incarnation, restart_generation=spec.restart_generation)
         if deleting:
             assert not world.taken_over, "a target is taken away though the guest runs there"
             return msgspec.structs.replace(new, state="released")

@@ -152,8 +152,8 @@ async def test_a_container_runs_on_while_its_agent_is_gone_and_keeps_the_image_t
     async with lab.agent():
         await lab.settle()
         assert lab.world.starts == [id_]
-        lab.server.put(change(web, boots=1))
-        await lab.until(lambda: lab.report(web).boots == 1 and lab.report(web).state == "running")
+        lab.server.put(change(web, restart_generation=1))
+        await lab.until(lambda: lab.report(web).restart_generation == 1 and lab.report(web).state == "running")
         assert lab.world.pulls[-1] == (IMAGE, "sha256:one")
         assert lab.world.plans[id_].layers == ["/layers/layer-of-sha256:one"]
         other = make("other")
@@ -173,12 +173,12 @@ async def test_its_tag_is_looked_up_again_when_people_ask_and_with_the_next_star
         lab.server.put(change(web, container=asked, resources=Resources(cpu=2, memory=2**20)))
         await lab.until(lambda: lab.world.plans[id_].cpu == 2)
         assert lab.world.plans[id_].layers == ["/layers/layer-of-sha256:one"]
-        lab.server.put(change(web, container=asked, boots=1))
-        await lab.until(lambda: lab.report(web).boots == 1 and lab.report(web).state == "running")
+        lab.server.put(change(web, container=asked, restart_generation=1))
+        await lab.until(lambda: lab.report(web).restart_generation == 1 and lab.report(web).state == "running")
         assert lab.world.plans[id_].layers == ["/layers/layer-of-sha256:two"]
         lab.world.registry[IMAGE] = "sha256:three"
-        lab.server.put(change(web, container=asked, boots=2))
-        await lab.until(lambda: lab.report(web).boots == 2 and lab.report(web).state == "running")
+        lab.server.put(change(web, container=asked, restart_generation=2))
+        await lab.until(lambda: lab.report(web).restart_generation == 2 and lab.report(web).state == "running")
         assert lab.world.plans[id_].layers == ["/layers/layer-of-sha256:two"]
 
 
@@ -335,17 +335,17 @@ async def test_secrets_come_with_each_start_and_open_only_their_registry(lab: Co
         await lab.until(lambda: lab.report(web).reason == "wrongSecret")
         assert lab.world.pulls == []
         lab.server.secrets = OpenedSecrets(opened, {"reg": "registry.example.org"})
-        lab.server.put(change(web, boots=1))
+        lab.server.put(change(web, restart_generation=1))
         await lab.until_state(web, "running")
         assert lab.world.opened == [("u", "p")]
         assert lab.world.plans[id_].process.env[-2:] == ["PLAIN=1", "DB=one"]
         assert set(lab.server.secrets_read) == {web.name}
         lab.server.secrets = OpenedSecrets({**opened, "db": {"password": "two"}}, {"reg": "registry.example.org"})
-        lab.server.put(change(web, boots=2))
+        lab.server.put(change(web, restart_generation=2))
         await lab.until(lambda: lab.world.plans[id_].process.env[-1] == "DB=two")
         lab.server.secrets = Unavailable("away")
-        lab.server.put(change(web, boots=3))
-        await lab.until(lambda: lab.report(web).boots == 3 and lab.report(web).state == "running")
+        lab.server.put(change(web, restart_generation=3))
+        await lab.until(lambda: lab.report(web).restart_generation == 3 and lab.report(web).state == "running")
         assert lab.world.plans[id_].process.env[-1] == "DB=two"
     kept = [path.read_bytes() for path in Path(lab.host.state_dir).rglob("*") if path.is_file()]
     assert not [data for data in kept if b"DB=two" in data]

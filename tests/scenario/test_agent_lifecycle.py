@@ -78,8 +78,8 @@ async def test_what_is_told_of_a_way_up_never_goes_back(lab: Lab, monkeypatch: p
     async with lab.agent():
         lab.server.put(web)
         await lab.until_state(web, "running")
-        lab.server.put(change(web, boots=1))
-        await lab.until(lambda: lab.server.reports[web.name].boots == 1, "second boot")
+        lab.server.put(change(web, restart_generation=1))
+        await lab.until(lambda: lab.server.reports[web.name].restart_generation == 1, "second boot")
         await lab.until_state(web, "running")
     first = told.index("running") + 1
     assert [state for state in told[:first] if state != "pending"] == ["preparing", "starting", "running"]
@@ -178,8 +178,8 @@ async def test_a_higher_start_counter_boots_afresh(lab: Lab) -> None:
     async with lab.agent():
         lab.server.put(web)
         first = await lab.until_state(web, "running")
-        lab.server.put(change(web, boots=1))
-        await lab.until(lambda: lab.server.reports[web.name].boots == 1, "boots 1")
+        lab.server.put(change(web, restart_generation=1))
+        await lab.until(lambda: lab.server.reports[web.name].restart_generation == 1, "the second run")
         second = await lab.until_state(web, "running")
         assert first.boot_id != second.boot_id
 
@@ -380,7 +380,7 @@ async def test_a_guest_that_shuts_itself_down_rests(lab: Lab) -> None:
         lab.runtime.power_off(short_id(web.uid))
         report = await lab.until_state(web, "stopped")
         assert (report.reason, report.restarts) == ("guestPoweredOff", 0)
-        lab.server.put(change(web, boots=1))
+        lab.server.put(change(web, restart_generation=1))
         await lab.until_state(web, "running")
 
 
@@ -492,7 +492,10 @@ async def test_a_report_that_comes_back_to_its_node_is_no_news_there(lab: Lab) -
         echo = msgspec.structs.replace(web, report=msgspec.Raw(msgspec.json.encode(report)))
         assert agent.allocations.put(Put(echo)) is False
         assert worker.wanted.report == report and worker.wanted.spec is before.spec
-        assert agent.allocations.put(Put(change(echo, boots=1))) is True and worker.wanted.spec.boots == 1
+        assert (
+            agent.allocations.put(Put(change(echo, restart_generation=1))) is True
+            and worker.wanted.spec.restart_generation == 1
+        )
 
 
 async def test_a_guest_s_way_up_is_written_down_three_times(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -387,7 +387,7 @@ async def test_after_any_bad_days_there_is_one_guest_one_disk_one_port(lab: Lab,
     web, id = make_allocation(restart="always"), short_id("alloc-web")
     lab.orders.boot_seconds = 0.02
     lab.orders.shutdown_seconds = 0.02
-    boots = 0
+    restart_generation = 0
     for _ in range(12):
         lab.orders.delay_seconds = {verb: chance.choice([0, 0.03]) for verb in ("start", "stop", "suspend", "remove")}
         async with lab.agent():
@@ -395,17 +395,22 @@ async def test_after_any_bad_days_there_is_one_guest_one_disk_one_port(lab: Lab,
                 event = chance.choice(["run", "stop", "suspend", "boot", "kill", "off"])
                 guest = lab.guest(web)
                 if event == "boot":
-                    boots += 1
+                    restart_generation += 1
                 if event in ("run", "stop", "suspend", "boot"):
-                    lab.server.put(change(web, desired="run" if event == "boot" else event, boots=boots))
+                    lab.server.put(
+                        change(web, desired="run" if event == "boot" else event, restart_generation=restart_generation)
+                    )
                 elif guest is not None and guest.state == "running":
                     (lab.runtime.kill if event == "kill" else lab.runtime.power_off)(id)
                 await asyncio.sleep(chance.choice([0, 0.01, 0.05, 0.1]))
     lab.orders.delay_seconds = {}
     async with lab.agent():
         lab.server.reports.clear()
-        lab.server.put(change(web, boots=boots + 1))
-        await lab.until(lambda: (r := lab.server.reports.get(web.name)) and r.boots == boots + 1, "the last boot")
+        lab.server.put(change(web, restart_generation=restart_generation + 1))
+        await lab.until(
+            lambda: (r := lab.server.reports.get(web.name)) and r.restart_generation == restart_generation + 1,
+            "the last boot",
+        )
         await lab.until_state(web, "running")
         assert lab.server.reports[web.name].boot_id == boot_id(lab, web)
         assert (list(lab.shelf.volumes), len(lab.wire.ports), len(lab.copies())) == ([id], 1, 1)

@@ -203,7 +203,7 @@ def test_events_can_be_followed_over_a_restart(lab: DoorsLab) -> None:
 def test_questions_that_come_and_go_leave_no_events(lab: DoorsLab) -> None:
     """A dry run makes one, and takes it away again: what it was about has an event of its own, if it changed anything."""
     for kind, spec in (
-        ("recommendation", {"kind": "vm", "wish": {"image": "tiny"}}),
+        ("recommendation", {"kind": "vm", "changes": {"image": "tiny"}}),
         ("report", {"subject": "capacity"}),
     ):
         lab.client.create({"kind": kind, "name": "asked-1", "spec": spec})

@@ -295,7 +295,7 @@ def test_the_scheduler_answers_what_would_be(fabric: Fabric) -> None:
         "such a VM would be placed on n"
     )
     data = json.loads(fabric.weft("vm", "recommend", "asked", "--cpu", "0.5", "-o", "json").out)
-    assert data["spec"]["wish"] == {"cpu": "0.5"} and data["status"]["best"]
+    assert data["spec"]["changes"] == {"cpu": "0.5"} and data["status"]["best"]
 
     over = fabric.weft("explain", "vm/asked", "--what-if", "memory=900G")
     assert over.code == 6

@@ -58,30 +58,30 @@ async def test_a_wish_that_fits_nowhere_is_told_the_least_change_first(tmp_path:
         await lab.change("/node/-/n3", cordon(True))  # type: ignore[arg-type]
         await lab.put_vm("web", memory=1 * GIB, node=None)
         await lab.until_phase("web", "Running")
-        said = await ask(lab, "more", workload="vm/web", wish={"memory": "8G"})
+        said = await ask(lab, "more", workload="vm/web", changes={"memory": "8G"})
         assert (said.phase, said.best, said.reason) == ("Done", "", "insufficientResources")
         first = said.advice[0]
-        assert (first.node, first.wish) == ("n2", {"memory": 6 * GIB})
+        assert (first.node, first.changes) == ("n2", {"memory": 6 * GIB})
         assert "uncordon n3" in " ".join(advice.command for advice in said.advice)
         # It is true: with the change it fits there, and with a little more it doesn't.
-        assert (await ask(lab, "least", workload="vm/web", wish=first.wish)).best == "n2"
-        assert (await ask(lab, "over", workload="vm/web", wish={"memory": 6 * GIB + 2**20})).best == ""
+        assert (await ask(lab, "least", workload="vm/web", changes=first.changes)).best == "n2"
+        assert (await ask(lab, "over", workload="vm/web", changes={"memory": 6 * GIB + 2**20})).best == ""
 
 
 async def test_what_is_not_there_yet_can_be_asked_about(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         await lab.add_node("n1")
         await lab.pass_time(2)
-        said = await ask(lab, "might", wish={"image": "tiny", "cpu": 2, "memory": "1G"}, nodes=["n1"])
+        said = await ask(lab, "might", changes={"image": "tiny", "cpu": 2, "memory": "1G"}, nodes=["n1"])
         assert (said.phase, said.current, said.best) == ("Done", "", "n1")
-        assert (await ask(lab, "typo", wish={"image": "tiny", "memry": "1G"})).message.startswith(
+        assert (await ask(lab, "typo", changes={"image": "tiny", "memry": "1G"})).message.startswith(
             "spec.memry is not a field; did you mean spec.memory?"
         )
         wish = {"image": "tiny", "constraint": "name=n1 OR storge=nvme"}
-        assert (await ask(lab, "meant", wish=wish)).notes == ["no node has storge; did you mean storage?"]
+        assert (await ask(lab, "meant", changes=wish)).notes == ["no node has storge; did you mean storage?"]
         assert (await ask(lab, "gone", workload="vm/nobody")).message == 'VM "nobody" not found'
-        assert "imageNotReady" in (await ask(lab, "image", wish={"image": "none"})).reason
-        assert (await ask(lab, "where", wish={"image": "tiny"}, nodes=["n9"])).reason == "notFound"
+        assert "imageNotReady" in (await ask(lab, "image", changes={"image": "none"})).reason
+        assert (await ask(lab, "where", changes={"image": "tiny"}, nodes=["n9"])).reason == "notFound"
 
 
 async def test_a_move_to_a_node_that_is_not_there_is_answered_so(tmp_path: Path) -> None:
@@ -99,13 +99,13 @@ async def test_of_a_gang_all_are_answered_for_those_that_are_there_and_those_tha
             await lab.add_node(name, cpu=8.0)
         await lab.pass_time(2)
         wish = {"image": "tiny", "cpu": 6, "gang": "web:3"}
-        said = await ask(lab, "none", wish=wish)
+        said = await ask(lab, "none", changes=wish)
         assert (said.best, said.reason, said.gang) == ("", "insufficientResources", [])
         assert said.message.startswith("gang web: member 3 has no place beside 2 of the others: needs 6 cpu")
         await lab.add_node("n3", cpu=8.0)
         await lab.put_vm("a", gang="web:3", cpu=6.0)
         await lab.until_refused("a", "gangIncomplete")
-        said = await ask(lab, "all", wish=wish)
+        said = await ask(lab, "all", changes=wish)
         assert {said.best, *(place.node for place in said.gang)} == {"n1", "n2", "n3"}
         assert [place.workload for place in said.gang] == ["vm/a", "member 3"]
         said = await ask(lab, "member", workload="vm/a")
@@ -123,7 +123,7 @@ async def test_of_a_gang_all_are_answered_for_those_that_are_there_and_those_tha
 async def test_an_answer_is_taken_away_when_it_is_old(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         await lab.add_node("n1")
-        await ask(lab, "once", wish={"image": "tiny"})
+        await ask(lab, "once", changes={"image": "tiny"})
         await lab.pass_time(KEPT_SECONDS / 2)
         assert await lab.get("/recommendation/default/once") is not None
         await lab.pass_time(KEPT_SECONDS)

@@ -75,7 +75,7 @@ async def act(lab: Lab, action: tuple[Any, ...]) -> None:
         case ("start", name):
             await lab.wish(name, run="run")
         case ("restart", name) if (vm := await lab.get(f"/vm/default/{name}")) is not None:
-            await lab.wish(name, run="run", boots=decode_part(vm.spec, dict)["boots"] + 1)
+            await lab.wish(name, run="run", restart_generation=decode_part(vm.spec, dict)["restart_generation"] + 1)
         case ("join", name) if name not in lab.nodes:
             await lab.add_node(name, cpu=6.0)
         case ("cordon", name, flag) if name in lab.nodes:

@@ -19,7 +19,7 @@ from weft.objects.envelope import Envelope, decode_part, merge_part
 async def test_a_new_vm_is_placed_and_runs(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         await lab.add_node("n1")
-        await lab.put_vm("web", cpu=2.0, memory=512 * MIB, boots=0)
+        await lab.put_vm("web", cpu=2.0, memory=512 * MIB, restart_generation=0)
         await lab.until_phase("web", "Running")
         status = await lab.status("web")
         assert (status.node, status.address, status.incarnation, status.ready) == ("n1", "10.0.0.2", 1, True)
@@ -69,7 +69,7 @@ async def test_stop_start_restart_suspend_and_resume_reach_the_place(tmp_path: P
         await lab.wish("web", run="run")
         await lab.until_phase("web", "Running")
         before = (await lab.status("web")).boot_id
-        await lab.wish("web", boots=1)
+        await lab.wish("web", restart_generation=1)
 
         async def rebooted() -> bool:
             status = await lab.status("web")
@@ -77,7 +77,7 @@ async def test_stop_start_restart_suspend_and_resume_reach_the_place(tmp_path: P
 
         await lab.until(rebooted)
         [allocation] = await lab.allocations()
-        assert (allocation.boots, allocation.incarnation, allocation.workload_generation) == (1, 1, 6)
+        assert (allocation.restart_generation, allocation.incarnation, allocation.workload_generation) == (1, 1, 6)
 
 
 async def test_a_held_vm_is_placed_when_it_is_released(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ async def test_a_volume_given_up_with_a_fresh_start_is_free(tmp_path: Path) -> N
         await lab.until_phase("db", "Running")
         await lab.put_vm("next", volumes=["data"])
         await lab.until_refused("next", "volumeInUse")
-        await lab.wish("db", volumes=[], boots=1)
+        await lab.wish("db", volumes=[], restart_generation=1)
         await lab.until_phase("next", "Running")
 
 
@@ -295,7 +295,7 @@ async def test_a_new_size_comes_with_the_next_start(tmp_path: Path) -> None:
         await lab.pass_time(2)
         [allocation] = await lab.allocations()
         assert allocation.resources.memory == 256 * MIB and allocation.workload_generation == 2
-        await lab.wish("web", boots=1)
+        await lab.wish("web", restart_generation=1)
 
         async def grown() -> bool:
             status = await lab.status("web")
@@ -309,7 +309,7 @@ async def test_a_new_size_comes_with_the_next_start(tmp_path: Path) -> None:
         await lab.wish("web", networks=["blue"])
         await lab.pass_time(2)
         assert len(await lab.endpoints()) == 2  # the guest still has both
-        await lab.wish("web", boots=2)
+        await lab.wish("web", restart_generation=2)
 
         async def only_blue() -> bool:
             return [e.network for e in await lab.endpoints()] == ["blue"]
@@ -393,7 +393,7 @@ async def test_a_chosen_address_is_given_and_a_changed_one_comes_with_the_next_s
         await lab.wish("web", networks=["blue:10.7.0.50", "default"])
         await lab.pass_time(2)
         assert (await lab.status("web")).addresses["blue"] == "10.7.0.40"  # what the guest has
-        await lab.wish("web", boots=1)
+        await lab.wish("web", restart_generation=1)
         await lab.until_phase("other", "Running")  # it waited for the old one
         status = await lab.status("web")
         assert next(iter(status.addresses.items())) == ("blue", "10.7.0.50") and status.address == "10.7.0.50"
@@ -415,7 +415,7 @@ async def test_a_size_that_its_node_has_no_room_for_is_refused_but_the_start_is_
         assert "2 more cpu wanted, 1 free" in placed.message
         await lab.delete("/vm/default/other")
         await lab.until_gone("/vm/default/other")
-        await lab.wish("web", boots=1)
+        await lab.wish("web", restart_generation=1)
 
         async def grown() -> bool:
             return [a.resources.cpu for a in await lab.allocations()] == [3.0]

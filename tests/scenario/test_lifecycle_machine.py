@@ -23,7 +23,7 @@ from weft.objects.errors import AlreadyExists, IllegalTransition, InUse, NotFoun
 from weft.objects.lifecycle import ALLOWED, SO_ALREADY, TRANSITIONS, Phase, legal_verbs
 
 VERBS = sorted(verb for verb in ALLOWED if verb not in ("exec", "console"))
-WISHES = ("run", "hold", "boots")
+WISHES = ("run", "hold", "restart_generation")
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +74,15 @@ class OneVm(RuleBasedStateMachine):
             assert answer["spec"]["hold"] is (verb == "hold")
         else:
             wish = {"stop": "stop", "suspend": "suspend"}.get(verb, "run")
-            assert answer["spec"]["run"] == wish and answer["spec"]["boots"] >= self.spec["boots"]
-            assert answer["spec"]["boots"] == self.spec["boots"] + 1 if verb == "restart" else True
+            assert (
+                answer["spec"]["run"] == wish
+                and answer["spec"]["restart_generation"] >= self.spec["restart_generation"]
+            )
+            assert (
+                answer["spec"]["restart_generation"] == self.spec["restart_generation"] + 1
+                if verb == "restart"
+                else True
+            )
         self.spec, self.generation = answer["spec"], answer["generation"]
 
     @precondition(lambda self: not self.gone)

@@ -243,7 +243,7 @@ async def test_a_restart_with_more_memory_meanwhile_breaks_it_off_and_comes_wher
         lab.begin = [World(stops_at="moving")]
         await lab.migrate("web")
         await lab.until_migration("Moving")
-        await lab.wish("web", memory=2 * GIB, boots=2)
+        await lab.wish("web", memory=2 * GIB, restart_generation=2)
         status = await lab.until_migration("Cancelled")  # a restart can't wait
         assert status.message == "vm/web was asked to restart meanwhile"
 

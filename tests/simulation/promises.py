@@ -47,9 +47,9 @@ def _check_vm(fabric: Fabric, person: Person, guests: dict[str, str]) -> list[st
     if vm.deleting_since is not None:
         return [f"vm {name} is being deleted; nobody asked for it"]
     spec, status = decode_part(vm.spec, VmSpec), decode_part(vm.status, WorkloadStatus)
-    asked = {key: wanted["spec"].get(key) for key in ("run", "hold", "boots")}
-    if asked != {"run": spec.run, "hold": spec.hold, "boots": spec.boots}:
-        return [f"vm {name}: {asked} was asked for, the store has {spec.run} {spec.hold} {spec.boots}"]
+    asked = {key: wanted["spec"].get(key) for key in ("run", "hold", "restart_generation")}
+    if asked != {"run": spec.run, "hold": spec.hold, "restart_generation": spec.restart_generation}:
+        return [f"vm {name}: {asked} was asked for, the store has {spec.run} {spec.hold} {spec.restart_generation}"]
     places = [a for a in fabric.ledger.notes.objects("allocation") if fabric.witness.workload_of[a.uid] == vm.uid]
     if not places:
         return _check_placeless(fabric, person, vm, spec, status)
@@ -58,7 +58,9 @@ def _check_vm(fabric: Fabric, person: Person, guests: dict[str, str]) -> list[st
     report = decode_part(places[0].report, AllocationReport)
     guest = guests.get(places[0].uid, "absent")
     ok = {
-        "run": status.phase == "Running" and guest == "running" and report.boots >= spec.boots,
+        "run": status.phase == "Running"
+        and guest == "running"
+        and report.restart_generation >= spec.restart_generation,
         "stop": status.phase == "Stopped" and guest in ("stopped", "absent", "failed"),
         "suspend": status.phase in ("Suspended", "Stopped") and guest in ("suspended", "stopped", "absent", "failed"),
     }[spec.run]

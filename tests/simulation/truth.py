@@ -149,7 +149,7 @@ class Witness:
             return
         spec = decode_part(now.spec, AllocationSpec)
         self.allocations[now.uid] = now
-        self.boots[now.uid] = max(spec.boots, self.boots.get(now.uid, 0))
+        self.boots[now.uid] = max(spec.restart_generation, self.boots.get(now.uid, 0))
         self.untold.discard(now.uid)
         self.given_up.discard(now.uid)
         reasons = self.reasons.setdefault(now.uid, set())

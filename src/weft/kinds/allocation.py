@@ -189,7 +189,7 @@ class AllocatedDiskRelocation(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class AllocationSpec(msgspec.Struct, kw_only=True):
-    """``boots`` is the workload's start counter: a report with a lower one asks for a fresh boot. ``waits_for`` names
+    """``restart_generation`` is the workload's start counter: a report with a lower one asks for a fresh boot. ``waits_for`` names
     allocations, with commas, to be gone first; ``held_by`` a gate that must be open; ``memberships`` are the affinity groups it
     counts in; ``extras`` what it takes of resources that its node declares. ``pool`` is where its root disk lies, and
     ``pool_id`` which storage that is: if the node's pool is another one by now, its disks are elsewhere. ``back_from`` are the
@@ -204,7 +204,7 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     role: Literal["active", "source", "target", "reserved"] = "active"
     desired: Desired = "run"
     desired_count: int = 0
-    boots: int = 0
+    restart_generation: int = 0
     resources: Resources
     runtime: str = "qemu"
     machine: Literal["q35", "microvm"] = "q35"
@@ -297,7 +297,7 @@ class AllocationReport(msgspec.Struct, kw_only=True):
     incarnation: int = 0
     state: AllocationPhase = "pending"
     desired_count: int | None = None  # of the wish that this is said of; None by an agent that doesn't count
-    boots: int = 0  # the start counter that the present run satisfies
+    restart_generation: int = 0  # the start counter that the present run satisfies
     ready: bool | None = None
     boot_id: str | None = None
     accelerator: str | None = None

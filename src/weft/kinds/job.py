@@ -32,7 +32,7 @@ FIXED: dict[str, Any] = {
     "restart": "on-failure",
     "run": "run",
     "hold": False,
-    "boots": 0,
+    "restart_generation": 0,
     "pulls": 0,
     "gang": None,
     "type": "long-lived",

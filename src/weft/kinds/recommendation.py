@@ -28,10 +28,14 @@ class MigrationQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 class RecommendationSpec(msgspec.Struct, kw_only=True):
     workload: Annotated[
-        str, field("The workload, KIND/NAME, in this project; without one, wish is a whole spec", change="never")
+        str, field("The workload, KIND/NAME, in this project; without one, changes is a whole spec", change="never")
     ] = ""
-    kind: Annotated[str, field("The kind of workload that wish is a whole spec of", change="never", name=True)] = "vm"
-    wish: Annotated[dict[str, Any], field("Fields of its spec that would be otherwise: what if", change="never")] = {}
+    kind: Annotated[str, field("The kind of workload that changes is a whole spec of", change="never", name=True)] = (
+        "vm"
+    )
+    changes: Annotated[
+        dict[str, Any], field("Fields of its spec that would be otherwise: what if", change="never")
+    ] = {}
     instead_of: Annotated[
         str,
         field(
@@ -43,12 +47,12 @@ class RecommendationSpec(msgspec.Struct, kw_only=True):
 
 
 class Advice(msgspec.Struct, frozen=True, kw_only=True):
-    """One change after which the workload fits on ``node``: ``wish`` holds the fields of its spec that would have to be
+    """One change after which the workload fits on ``node``: ``changes`` holds the fields of its spec that would have to be
     otherwise (none: the node would), ``command`` does it, ``loss`` says how much of what was asked is given up (0–1)."""
 
     node: str
     text: str
-    wish: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     command: str = ""
     loss: float = 0.0
 
@@ -88,21 +92,21 @@ def check_recommendation(spec: RecommendationSpec) -> None:
         raise InvalidInput(
             f"spec.workload: {spec.workload[:60]!r} names no workload", field="spec.workload", hint="write vm/web"
         )
-    if spec.move is not None and (not spec.workload or spec.wish):
+    if spec.move is not None and (not spec.workload or spec.changes):
         raise InvalidInput(
-            "spec.move: what moves is a workload as it is", field="spec.move", hint="name it, and leave wish out"
+            "spec.move: what moves is a workload as it is", field="spec.move", hint="name it, and leave changes out"
         )
     if spec.instead_of and (spec.workload or spec.instead_of.count("/") != 1 or not all(spec.instead_of.split("/"))):
         raise InvalidInput(
             "spec.instead_of: it is for what isn't there yet, and names what is",
             field="spec.instead_of",
-            hint="write container/web, give a whole spec in spec.wish, and leave workload out",
+            hint="write container/web, give a whole spec in spec.changes, and leave workload out",
         )
-    if not spec.workload and not spec.wish:
+    if not spec.workload and not spec.changes:
         raise InvalidInput(
             "spec.workload is missing",
             field="spec.workload",
-            hint="name one (vm/web), or give a whole spec in spec.wish",
+            hint="name one (vm/web), or give a whole spec in spec.changes",
         )
 
 

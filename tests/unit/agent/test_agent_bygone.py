@@ -78,5 +78,7 @@ def test_what_came_and_was_taken_away_is_no_place_that_never_ran() -> None:
 
 
 def test_what_has_left_is_away_still() -> None:
-    assert recall_bygone(AllocationState(boots=3), LEFT) == AllocationState(boots=3, part=LEFT)
-    assert recall_bygone(AllocationState(boots=3), None) == AllocationState(boots=3)
+    assert recall_bygone(AllocationState(restart_generation=3), LEFT) == AllocationState(
+        restart_generation=3, part=LEFT
+    )
+    assert recall_bygone(AllocationState(restart_generation=3), None) == AllocationState(restart_generation=3)

@@ -66,11 +66,11 @@ def test_a_source_sends_once_it_knows_where_to_and_goes_on_after_a_crash() -> No
 
 @pytest.mark.parametrize("state", ["absent", "stopped", "failed", "paused", "running"])
 @pytest.mark.parametrize("role", ["source", "target"])
-@pytest.mark.parametrize("boots", [0, 3])
-def test_neither_side_ever_starts_a_guest(state: str, role: str, boots: int) -> None:
+@pytest.mark.parametrize("restart_generation", [0, 3])
+def test_neither_side_ever_starts_a_guest(state: str, role: str, restart_generation: int) -> None:
     for part in (None, SOURCE if role == "source" else TARGET):
         for fields in ({}, {"desired": "stop"}, {"deleting": True}, {"moving": True}):
-            side = known(part, role=role, move=TOLD, boots=boots, **fields)  # type: ignore[arg-type]
+            side = known(part, role=role, move=TOLD, restart_generation=restart_generation, **fields)  # type: ignore[arg-type]
             assert Step.START not in steps(side, state)
 
 

@@ -125,7 +125,7 @@ def test_a_seed_holds_user_data_and_the_name_and_is_whole_blocks() -> None:
 
 def test_copies_outlive_and_a_broken_one_harms_no_other(tmp_path: Path) -> None:
     copies = CheckpointStore(str(tmp_path))
-    copy = Checkpoint(make_allocation(), AllocationState(run="up", boots=3, made=True))
+    copy = Checkpoint(make_allocation(), AllocationState(run="up", restart_generation=3, made=True))
     copies.save("abc", copy)
     (tmp_path / "allocations" / "broken.json").write_bytes(b"{")
     (found,) = CheckpointStore(str(tmp_path)).load()

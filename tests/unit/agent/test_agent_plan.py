@@ -78,15 +78,15 @@ def test_a_guest_stopped_by_wish_starts_again_when_wished_whatever_its_restart_p
 
 
 def test_a_higher_start_counter_stops_the_guest_and_starts_it_afresh() -> None:
-    plan = plan_allocation(known(UP, boots=1), guest("running"), 0)
+    plan = plan_allocation(known(UP, restart_generation=1), guest("running"), 0)
     assert plan.steps == (Step.STOP, *BRING_UP)
-    down = AllocationState(run="down", boots=0, made=True)
-    assert plan_allocation(known(down, boots=1), guest("stopped"), 0).steps == BRING_UP
+    down = AllocationState(run="down", restart_generation=0, made=True)
+    assert plan_allocation(known(down, restart_generation=1), guest("stopped"), 0).steps == BRING_UP
 
 
 def test_a_suspended_guest_resumes_or_boots_afresh_as_the_counter_says() -> None:
     assert plan_allocation(known(UP), guest("suspended"), 0).steps == BRING_UP
-    assert plan_allocation(known(UP, boots=1), guest("suspended"), 0).steps == (Step.REMOVE, *BRING_UP)
+    assert plan_allocation(known(UP, restart_generation=1), guest("suspended"), 0).steps == (Step.REMOVE, *BRING_UP)
     assert plan_allocation(known(UP, desired="stop"), guest("suspended"), 0).steps == (Step.REMOVE,)
     assert plan_allocation(known(UP, desired="suspend"), guest("suspended"), 0) == Plan((), "suspended")
 
@@ -108,7 +108,7 @@ def test_deleting_takes_everything_away_and_forgets_last() -> None:
 @pytest.mark.parametrize("state", ["absent", "running", "paused", "suspended", "stopped", "failed"])
 def test_an_orphan_is_neither_begun_nor_ended(wish: str, state: str) -> None:
     orphan = AllocationState(run="up", made=True, orphan=True)
-    assert plan_allocation(known(orphan, desired=wish, boots=7), guest(state), 0).steps == ()
+    assert plan_allocation(known(orphan, desired=wish, restart_generation=7), guest(state), 0).steps == ()
 
 
 @pytest.mark.parametrize(
@@ -140,15 +140,18 @@ def test_a_restart_waits_for_its_pause() -> None:
 
 def test_a_rested_guest_starts_when_a_fresh_boot_is_asked_for() -> None:
     rested = observe(UP, guest("stopped", reason="guestPoweredOff"))
-    assert plan_allocation(known(rested, boots=1), guest("stopped"), 0).steps == BRING_UP
+    assert plan_allocation(known(rested, restart_generation=1), guest("stopped"), 0).steps == BRING_UP
 
 
 def test_a_guest_found_running_after_a_cut_start_counts_as_started() -> None:
-    begun = AllocationState(run="starting", boots=3, made=True)
+    begun = AllocationState(run="starting", restart_generation=3, made=True)
     found = observe(begun, guest("running"))
     assert found.run == "up"
-    assert plan_allocation(known(found, boots=3), guest("running"), 0).steps == ()
-    assert plan_allocation(known(begun, boots=3), guest("stopped", reason="guestPoweredOff"), 0).steps == BRING_UP
+    assert plan_allocation(known(found, restart_generation=3), guest("running"), 0).steps == ()
+    assert (
+        plan_allocation(known(begun, restart_generation=3), guest("stopped", reason="guestPoweredOff"), 0).steps
+        == BRING_UP
+    )
 
 
 def test_trouble_waits_its_turn_and_is_told() -> None:
@@ -190,7 +193,10 @@ def test_a_container_has_no_disks_to_make_or_take_away() -> None:
     container = AllocatedContainer(image="registry.example.org/web:1")
     up = (Step.IMAGE, Step.NETWORK, Step.START)
     assert plan_allocation(known(container=container), ABSENT, 0).steps == up
-    assert plan_allocation(known(UP, container=container, boots=1), guest("running"), 0).steps == (Step.STOP, *up)
+    assert plan_allocation(known(UP, container=container, restart_generation=1), guest("running"), 0).steps == (
+        Step.STOP,
+        *up,
+    )
     gone = plan_allocation(known(UP, container=container, deleting=True), guest("running"), 0)
     assert gone.steps == (Step.STOP, Step.REMOVE, Step.UNPLUG, Step.FORGET)
 
@@ -254,7 +260,12 @@ class World:
             self.memory = replace(self.memory, made=True)
             self.copy = True
         wished = self.deleting or (
-            self.listed and (step in BRING_UP or self.spec.desired != "run" or self.spec.boots > self.memory.boots)
+            self.listed
+            and (
+                step in BRING_UP
+                or self.spec.desired != "run"
+                or self.spec.restart_generation > self.memory.restart_generation
+            )
         )
         if not wished:
             self.without_evidence.append(step)
@@ -264,7 +275,12 @@ class World:
             self.port = True
         elif step is Step.START:
             assert self.disk and self.port
-            self.memory = replace(self.memory, run="starting", boots=max(self.spec.boots, self.memory.boots), ended="")
+            self.memory = replace(
+                self.memory,
+                run="starting",
+                restart_generation=max(self.spec.restart_generation, self.memory.restart_generation),
+                ended="",
+            )
             self.guest, self.reason = "running", ""
             self.memory = replace(self.memory, run="up")
         elif step is Step.STOP:
@@ -287,7 +303,7 @@ class World:
 
 events = st.one_of(
     st.tuples(st.just("wish"), st.sampled_from(["run", "stop", "suspend"])),
-    st.tuples(st.just("boots"), st.just("")),
+    st.tuples(st.just("restart"), st.just("")),
     st.tuples(st.just("delete"), st.just("")),
     st.tuples(st.just("vanish"), st.just("")),
     st.tuples(st.just("return"), st.just("")),
@@ -302,8 +318,8 @@ def happen(world: World, event: str, value: Any) -> None:
     replace = msgspec.structs.replace
     if event == "wish" and world.listed:
         world.spec = replace(world.spec, desired=value)
-    elif event == "boots" and world.listed:
-        world.spec = replace(world.spec, desired="run", boots=world.spec.boots + 1)
+    elif event == "restart" and world.listed:
+        world.spec = replace(world.spec, desired="run", restart_generation=world.spec.restart_generation + 1)
     elif event == "delete" and world.listed:
         world.deleting = True
     elif event == "vanish":
@@ -344,7 +360,7 @@ def test_whatever_happens_it_converges_and_ends_nothing_without_evidence(
             policy == "never" or (policy == "on-failure" and world.memory.ended == "guestPoweredOff")
         )
         assert (world.guest == "running") is not rests
-        assert world.memory.boots == world.spec.boots or rests
+        assert world.memory.restart_generation == world.spec.restart_generation or rests
 
 
 @pytest.mark.parametrize(("policy", "rests"), [("never", True), ("on-failure", True), ("always", False)])
@@ -357,4 +373,4 @@ def test_a_command_that_cant_be_begun_is_not_tried_again_unless_asked_for_always
         assert plan == Plan((), "failed", "commandNotFound", why)
     else:
         assert plan.steps == BRING_UP
-    assert plan_allocation(known(memory, restart=policy, boots=1), failed, 0).steps == BRING_UP
+    assert plan_allocation(known(memory, restart=policy, restart_generation=1), failed, 0).steps == BRING_UP

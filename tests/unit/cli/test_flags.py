@@ -24,7 +24,7 @@ def flags_of(kind: Kind) -> set[str]:
 def test_a_vm_has_the_promised_flags() -> None:
     promised = "image cpu memory disk network publish volume strategy node user-data restart hold no-hold machine grace"
     assert {f"--{flag}" for flag in promised.split()} <= flags_of(VM)
-    assert not {"--run", "--boots"} & flags_of(VM)
+    assert not {"--run", "--restart-generation"} & flags_of(VM)
 
 
 def test_every_field_of_every_kind_has_a_flag() -> None:

@@ -51,7 +51,7 @@ def fold(want: Wished, *places: Place, former: WorkloadStatus | None = None) -> 
         wish,
         run=st.sampled_from(["run", "stop", "suspend"]),
         hold=st.booleans(),
-        boots=st.integers(0, 2),
+        restart_generation=st.integers(0, 2),
         on_node_loss=st.sampled_from(["wait", "restart"]),
     ),
     st.booleans(),
@@ -112,9 +112,11 @@ def test_a_life_that_is_watched_closely_takes_only_legal_ways(history: list[tupl
                     verb, {"run": "run"}
                 )
                 if verb == "restart" or (verb == "start" and status.phase in ("Stopped", "Failed")):
-                    fields["boots"] = spec.boots + 1
+                    fields["restart_generation"] = spec.restart_generation + 1
                 want = wished(msgspec.structs.replace(spec, **fields))
-                new = msgspec.structs.replace(here.spec, desired=want.spec.run, boots=want.spec.boots)
+                new = msgspec.structs.replace(
+                    here.spec, desired=want.spec.run, restart_generation=want.spec.restart_generation
+                )
                 here = Place(new, report, here.node_phase)
             case ("guest ends",) if report.state == "running" and here.node_phase == "Ready":
                 ended = msgspec.structs.replace(report, state="stopped", reason="guestPoweredOff")
@@ -148,7 +150,7 @@ def test_what_is_being_done_stands_in_the_reason_until_it_is_done() -> None:
     assert fold(wished(wish(run="stop")), place("stopping"), former=running).phase == "Running"
     stopped = fold(wished(wish(run="stop")), place("stopped"), former=running)
     assert (stopped.phase, stopped.reason) == ("Stopped", "")
-    assert fold(wished(wish(boots=1)), place("running")).reason == "restarting"
+    assert fold(wished(wish(restart_generation=1)), place("running")).reason == "restarting"
     assert fold(wished(wish(run="suspend")), place("running")).reason == "suspending"
 
 

@@ -203,9 +203,9 @@ def test_a_restart_looks_its_tag_up_again_only_if_so_asked() -> None:
     obj = {
         "kind": "container",
         "name": "web",
-        "spec": {"run": "run", "boots": 1, "pulls": 4},
+        "spec": {"run": "run", "restart_generation": 1, "pulls": 4},
         "status": {"phase": "Running"},
     }
     assert verb.change(obj, RestartInput())["pulls"] == 4
     asked = verb.change(obj, RestartInput(pull=True))
-    assert (asked["pulls"], asked["boots"]) == (5, 2)
+    assert (asked["pulls"], asked["restart_generation"]) == (5, 2)

@@ -16,7 +16,7 @@ from weft.objects.schema import read_strict
 
 
 def container(**status: Any) -> dict[str, Any]:
-    spec = {"run": "run", "boots": 0, "hold": False, "pulls": 0}
+    spec = {"run": "run", "restart_generation": 0, "hold": False, "pulls": 0}
     return {"kind": "container", "name": "web", "spec": spec, "status": {"phase": "Running", **status}}
 
 

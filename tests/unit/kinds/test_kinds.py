@@ -102,14 +102,14 @@ def test_stop_wishes_and_start_wishes_back() -> None:
     stopped = stop.change(vm(), None)
     assert stopped["run"] == "stop"
     again = start.change(vm("Stopped", run="stop"), None)
-    assert (again["run"], again["boots"]) == ("run", 0)
+    assert (again["run"], again["restart_generation"]) == ("run", 0)
 
 
 def test_starting_a_guest_that_ended_by_itself_asks_for_a_fresh_boot() -> None:
     start = VM.verb("start")
     assert start and start.change
-    assert start.change(vm("Stopped", run="run"), None)["boots"] == 1
-    assert start.change(vm("Running", run="run"), None)["boots"] == 0
+    assert start.change(vm("Stopped", run="run"), None)["restart_generation"] == 1
+    assert start.change(vm("Running", run="run"), None)["restart_generation"] == 0
 
 
 def test_an_illegal_verb_names_the_legal_ones() -> None:

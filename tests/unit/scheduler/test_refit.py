@@ -16,10 +16,10 @@ from weft.scheduler.table.snapshot import NodeFacts, Snapshot, amounts_of
 IMAGE = AllocatedImage(name="tiny", uid="i", sha256="0" * 64, size=1, url="/")
 
 
-def make(cpu: float, *, boots: int = 1, has: float | None = None) -> tuple[Item, Item, Snapshot]:
+def make(cpu: float, *, restart_generation: int = 1, has: float | None = None) -> tuple[Item, Item, Snapshot]:
     """A VM that wants ``cpu`` cores and a restart, its place with 4 (its machine ``has`` as many), and a node of 8 where 3
     more are used."""
-    wish = VmSpec(image="tiny", cpu=cpu, memory=100, networks=[], boots=boots)
+    wish = VmSpec(image="tiny", cpu=cpu, memory=100, networks=[], restart_generation=restart_generation)
     vm = Envelope(kind="vm", name="web", uid="v", project="default", spec=msgspec.Raw(msgspec.json.encode(wish)))
     spec = AllocationSpec(
         node="n1",
@@ -41,9 +41,9 @@ def make(cpu: float, *, boots: int = 1, has: float | None = None) -> tuple[Item,
     return Item(vm), Item(place), snapshot
 
 
-def refit(cpu: float, *, boots: int = 1, has: float | None = None) -> tuple[AllocationSpec, int]:
+def refit(cpu: float, *, restart_generation: int = 1, has: float | None = None) -> tuple[AllocationSpec, int]:
     """The place's new spec, and the cores (in thousandths) that count as used until it is written."""
-    vm, place, snapshot = make(cpu, boots=boots, has=has)
+    vm, place, snapshot = make(cpu, restart_generation=restart_generation, has=has)
     commit = plan_resize(make_view(), snapshot, vm, place, 1.0)
     assert commit is not None
     [write] = [w for w in commit.writes if w.key == place.key]
@@ -53,37 +53,37 @@ def refit(cpu: float, *, boots: int = 1, has: float | None = None) -> tuple[Allo
 
 def test_a_larger_one_counts_at_once() -> None:
     spec, used = refit(5.0)
-    assert (spec.resources.cpu, spec.boots, used) == (5.0, 1, 8000)
+    assert (spec.resources.cpu, spec.restart_generation, used) == (5.0, 1, 8000)
 
 
 def test_what_a_smaller_one_frees_counts_only_when_it_is_written() -> None:
     spec, used = refit(1.0)
-    assert (spec.resources.cpu, spec.boots, used) == (1.0, 1, 7000)
+    assert (spec.resources.cpu, spec.restart_generation, used) == (1.0, 1, 7000)
 
 
 def test_what_a_machine_still_has_counts_while_its_place_is_made_smaller_again() -> None:
-    for boots in (0, 1):
-        spec, used = refit(1.0, boots=boots, has=5.0)
-        assert (spec.resources.cpu, spec.boots, used) == (1.0, boots, 8000)
+    for restart_generation in (0, 1):
+        spec, used = refit(1.0, restart_generation=restart_generation, has=5.0)
+        assert (spec.resources.cpu, spec.restart_generation, used) == (1.0, restart_generation, 8000)
 
 
 def test_what_a_machine_still_has_it_may_keep_on_a_full_node() -> None:
-    spec, used = refit(5.0, boots=0, has=5.0)
+    spec, used = refit(5.0, restart_generation=0, has=5.0)
     assert (spec.resources.cpu, used) == (5.0, 8000)
 
 
 def test_one_that_does_not_fit_starts_as_it_is() -> None:
     spec, used = refit(6.0)
-    assert (spec.resources.cpu, spec.boots, used) == (4.0, 1, 7000)
+    assert (spec.resources.cpu, spec.restart_generation, used) == (4.0, 1, 7000)
 
 
 def test_a_running_one_grows_at_once_and_without_a_start() -> None:
-    spec, used = refit(5.0, boots=0)
-    assert (spec.resources.cpu, spec.boots, used) == (5.0, 0, 8000)
+    spec, used = refit(5.0, restart_generation=0)
+    assert (spec.resources.cpu, spec.restart_generation, used) == (5.0, 0, 8000)
 
 
 def test_a_running_one_that_would_not_fit_keeps_its_size_and_says_by_name_what_is_lacking() -> None:
-    vm, place, snapshot = make(6.0, boots=0)
+    vm, place, snapshot = make(6.0, restart_generation=0)
     commit = plan_resize(make_view(), snapshot, vm, place, 1.0)
     assert commit is not None
     [write] = commit.writes

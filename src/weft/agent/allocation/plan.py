@@ -266,7 +266,7 @@ def _plan_suspend(known: PlanInput, guest: GuestFacts) -> Plan:
 
 def _plan_run(known: PlanInput, guest: GuestFacts, now: float) -> Plan:
     spec, memory = known.wanted.spec, known.memory
-    fresh = spec.boots > memory.boots and memory.run != "new"
+    fresh = spec.restart_generation > memory.restart_generation and memory.run != "new"
     if is_alive(guest):
         if fresh:
             return Plan((Step.STOP, *BRING_UP), "stopping")

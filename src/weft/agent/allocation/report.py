@@ -50,7 +50,7 @@ def make_report(
         incarnation=wanted.spec.incarnation,
         state=state,
         desired_count=wanted.spec.desired_count,
-        boots=memory.boots,
+        restart_generation=memory.restart_generation,
         ready=alive.ready if alive is not None else None,
         boot_id=kept.boot_id if kept is not None else None,
         accelerator=kept.accelerator if kept is not None else None,

@@ -212,7 +212,7 @@ class Allocations:
         if worker is not None:
             self._drop(worker)  # released here, but a restored server wishes it again
         report = decode_part(envelope.report, AllocationReport)
-        memory = AllocationState(boots=report.boots, restarts=report.restarts)
+        memory = AllocationState(restart_generation=report.restart_generation, restarts=report.restarts)
         memory = recall_bygone(memory, self._copies.load_departure(short_id(envelope.uid)))
         self._care[envelope.uid] = self._spawn(self._add(Checkpoint(envelope, memory)).care())
         return True

@@ -27,7 +27,7 @@ def before_step(
         memory = replace(
             memory,
             run="starting",
-            boots=max(spec.boots, memory.boots),
+            restart_generation=max(spec.restart_generation, memory.restart_generation),
             restarts=memory.restarts + 1 if again else memory.restarts,
             answered=memory.answered and resumes,
             ended="",
@@ -37,7 +37,7 @@ def before_step(
     if step in (Step.OPEN, Step.SEND):
         memory = replace(memory, part=part)
     if step is Step.OPEN:
-        memory = replace(memory, boots=max(spec.boots, memory.boots))
+        memory = replace(memory, restart_generation=max(spec.restart_generation, memory.restart_generation))
         if spec.move is not None and spec.move.rests:
             memory = replace(memory, run="ended", ended=spec.move.rests)
     return memory
@@ -60,12 +60,18 @@ def after_refusal(step: Step, memory: AllocationState, spec: AllocationSpec, tro
     """What is so once ``step`` has failed for a reason that no other try mends: what runs once has had its run by that."""
     if trouble.retry_at is not None or step not in BRING_UP or not spec.once:
         return memory
-    return replace(memory, run="ended", boots=max(spec.boots, memory.boots), ended=trouble.reason, why=trouble.message)
+    return replace(
+        memory,
+        run="ended",
+        restart_generation=max(spec.restart_generation, memory.restart_generation),
+        ended=trouble.reason,
+        why=trouble.message,
+    )
 
 
 def starts_again(memory: AllocationState, spec: AllocationSpec) -> bool:
     """Whether a start now is one after an end that nobody asked for."""
-    return memory.run == "ended" and spec.boots <= memory.boots
+    return memory.run == "ended" and spec.restart_generation <= memory.restart_generation
 
 
 def after_step(
@@ -86,7 +92,7 @@ def after_step(
     if step is Step.SETTLE and memory.part is not None:
         return replace(memory, part=None, took=memory.part.key)
     if step is Step.FORGET:
-        return AllocationState(boots=memory.boots, restarts=memory.restarts)
+        return AllocationState(restart_generation=memory.restart_generation, restarts=memory.restarts)
     return memory
 
 
@@ -106,7 +112,7 @@ def find_digest(memory: AllocationState, spec: AllocationSpec, *, runs: bool) ->
     if spec.role == "target":
         return memory.image or (spec.move.image if spec.move is not None else "")
     fresh = container is not None and container.pulls > memory.pulls
-    return "" if fresh and not (runs and spec.boots <= memory.boots) else memory.image
+    return "" if fresh and not (runs and spec.restart_generation <= memory.restart_generation) else memory.image
 
 
 def after_pull(memory: AllocationState, spec: AllocationSpec, prepared: Prepared) -> AllocationState:

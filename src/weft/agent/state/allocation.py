@@ -10,7 +10,7 @@ from weft.kinds.allocation import ROOT, AllocatedNic, AllocationReport, Allocati
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import short_id
 
-# new: no run begun; starting: one is about to be started for ``boots``; up: it was started; down: we ended it, or are
+# new: no run begun; starting: one is about to be started for ``restart_generation``; up: it was started; down: we ended it, or are
 # ending it, because of a wish; ended: it ended by itself, for reason ``ended``.
 Run = Literal["new", "starting", "up", "down", "ended"]
 
@@ -62,7 +62,7 @@ class AllocationState(msgspec.Struct, frozen=True):
     """
 
     run: Run = "new"
-    boots: int = 0
+    restart_generation: int = 0
     restarts: int = 0
     ended: str = ""
     why: str = ""

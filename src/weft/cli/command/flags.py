@@ -28,7 +28,7 @@ from weft.objects.schema import FieldDoc, describe_fields, suggest
 
 # Fields that verbs, the server or words of every command set; a flag for them would only confuse.
 _NO_FLAG = {
-    **dict.fromkeys(WORKLOADS, ("spec.run", "spec.boots", "spec.pulls")),
+    **dict.fromkeys(WORKLOADS, ("spec.run", "spec.restart_generation", "spec.pulls")),
     "node": ("spec.cordoned", "spec.cordon_reason", "spec.maintenance", "spec.maintenance_reason"),
     "token": ("spec.sha256", "spec.project"),
     "migration": ("spec.cancel",),

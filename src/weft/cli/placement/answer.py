@@ -32,7 +32,7 @@ def render_recommendation(answered: Object, what: str, width: int | None, paint:
     lines += [f"note: {note}" for note in status.get("notes") or ()]
     lines += draw_verdicts(verdicts, status.get("refused_by") or {}, width, paint)
     for place, advice in enumerate(status.get("advice") or ()):
-        does = advice.get("command") or _as_flags(advice.get("wish") or {})
+        does = advice.get("command") or _as_flags(advice.get("changes") or {})
         lines.append(("or: " if place else "least change: ") + advice["text"] + (f"     {does}" if does else ""))
     return "\n".join(lines)
 

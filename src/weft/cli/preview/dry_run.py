@@ -100,7 +100,7 @@ def _ask_where(session: Session, target: Target, made: Object) -> Object | None:
     if not is_workload(kind) or waits or elsewhere:
         return None
     try:
-        return ask(session, "recommendation", {"kind": kind, "wish": spec})
+        return ask(session, "recommendation", {"kind": kind, "changes": spec})
     except WeftError as problem:
         session.say(f"placement can't be checked now: {problem.message}")
         return None

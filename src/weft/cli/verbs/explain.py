@@ -53,7 +53,7 @@ def _run(
     if what_if:
         asked_for = ", ".join(what_if)
         spec = read_assignments(target.kind, what_if)
-        return tell(session, {"workload": target.what, "wish": spec}, f"{target.what} with {asked_for}")
+        return tell(session, {"workload": target.what, "changes": spec}, f"{target.what} with {asked_for}")
     decision = find_decision(session, target)
     if why_not is not None:
         session.client.get("node", why_not)

@@ -41,12 +41,12 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
             raise click.UsageError("give a name, or fields of a possible workload: --image tiny --cpu 4")
         return tell(
             session,
-            {"wish": spec, **({"kind": kind.name} if kind else {})},
+            {"changes": spec, **({"kind": kind.name} if kind else {})},
             f"such a {kind.title if kind else 'workload'}",
         )
     target = look_up_one(session, kind, words, PLACED, "give one workload")
     session.client.get(target.kind.name, target.name)
-    return tell(session, {"workload": target.what, "wish": spec}, target.what)
+    return tell(session, {"workload": target.what, "changes": spec}, target.what)
 
 
 def tell(session: Session, question: dict[str, Any], what: str) -> int:

@@ -60,7 +60,7 @@ def find_abort_reason(facts: Facts) -> AbortReason | None:
         return AbortReason(
             "Cancelled", "workloadChanged", f"{spec.workload} was asked to {facts.workload.run} meanwhile"
         )
-    if facts.workload.boots > source.spec.boots:
+    if facts.workload.restart_generation > source.spec.restart_generation:
         return AbortReason("Cancelled", "workloadChanged", f"{spec.workload} was asked to restart meanwhile")
     if source.report.reason == "notSaved" and source.spec.move is not None and source.spec.move.saves == "must":
         return AbortReason("Failed", source.report.reason, f"source {source.spec.node}: {source.report.message}")

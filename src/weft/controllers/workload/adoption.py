@@ -156,6 +156,10 @@ def _make_allocation(workload: Item, node: Item, copy: OrphanCopy, now: float, *
         created_at=now,
         deleting_since=now if workload.deleting else None,  # at once: its node mustn't bring it up again first
         spec=msgspec.Raw(msgspec.json.encode(spec)),
-        report=msgspec.Raw(msgspec.json.encode(AllocationReport(incarnation=spec.incarnation, boots=spec.boots))),
+        report=msgspec.Raw(
+            msgspec.json.encode(
+                AllocationReport(incarnation=spec.incarnation, restart_generation=spec.restart_generation)
+            )
+        ),
         finalizers=["node"],
     )

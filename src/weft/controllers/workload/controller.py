@@ -195,7 +195,7 @@ def wish_for(view: View, workload: Item, spec: AllocationSpec, *, rests: bool) -
     return msgspec.structs.replace(
         set_desired(spec, workload_spec.run),
         workload_generation=workload.envelope.generation,
-        boots=max(workload_spec.boots, spec.boots),
+        restart_generation=max(workload_spec.restart_generation, spec.restart_generation),
         restart=workload_spec.restart,
         grace_seconds=workload_spec.grace,
         waits_for=find_waited(view, spec),

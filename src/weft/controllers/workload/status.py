@@ -166,11 +166,15 @@ def _living(
         case "starting":
             return Phase.BOOT, doing
         case "running":
-            return Phase.RUNNING, doing or (RESTARTING if workload_spec.boots > report.boots else "")
+            return Phase.RUNNING, doing or (
+                RESTARTING if workload_spec.restart_generation > report.restart_generation else ""
+            )
         case "stopping":
             # Whatever it is stopped for, until it has stopped it is what it was.
             was = Phase.BOOT if former.phase in (Phase.PROLOG, Phase.BOOT) else Phase.RUNNING
-            return was, doing or (RESTARTING if workload_spec.boots > report.boots else STOPPING)
+            return was, doing or (
+                RESTARTING if workload_spec.restart_generation > report.restart_generation else STOPPING
+            )
         case "suspended":
             return (
                 Phase.SUSPENDED,
@@ -180,11 +184,18 @@ def _living(
             return Phase.PROLOG, doing  # it has been told to run meanwhile, and may have begun
         case "stopped":
             wanted = workload_spec.run == "run" and (
-                spec.desired != "run" or workload_spec.boots > report.boots or not report.reason
+                spec.desired != "run"
+                or workload_spec.restart_generation > report.restart_generation
+                or not report.reason
             )
             return Phase.STOPPED, STARTING if wanted else ""
         case "failed":
-            return Phase.FAILED, STARTING if workload_spec.run == "run" and workload_spec.boots > report.boots else ""
+            return (
+                Phase.FAILED,
+                STARTING
+                if workload_spec.run == "run" and workload_spec.restart_generation > report.restart_generation
+                else "",
+            )
         case "released":
             return Phase.EPILOG, ""
 

@@ -49,7 +49,7 @@ def find_fit(place: AllocationSpec, spec: WorkloadSpec, report: AllocationReport
 
 
 def wants_fresh_start(place: AllocationSpec, spec: WorkloadSpec) -> bool:
-    return spec.run == "run" and (place.desired == "stop" or spec.boots > place.boots)
+    return spec.run == "run" and (place.desired == "stop" or spec.restart_generation > place.restart_generation)
 
 
 def field_of(change: FieldChange) -> str:

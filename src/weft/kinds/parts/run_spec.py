@@ -38,4 +38,4 @@ class RunSpec(msgspec.Struct, kw_only=True):
     grace: Annotated[float, field("How long a guest may take to shut down", change="live", quantity="duration")] = 20.0
     run: Annotated[Literal["run", "stop", "suspend"], field("The wish: verbs start, stop, suspend set it")] = "run"
     hold: Annotated[bool, field("Do not place yet: verbs hold and release set it")] = False
-    boots: Annotated[int, field("Grows by one with each fresh start asked for", ge=0)] = 0
+    restart_generation: Annotated[int, field("Grows by one with each fresh start asked for", ge=0)] = 0

@@ -20,7 +20,9 @@ from weft.objects.errors import InvalidInput
 
 KERNEL_BYTES = 64 * MIB  # what a machine's own kernel takes beside what runs in it
 LEAST_VM_BYTES = 128 * MIB
-_SHARED = tuple(name for name in WorkloadSpec.__struct_fields__ if name not in ("run", "hold", "boots", "memory"))
+_SHARED = tuple(
+    name for name in WorkloadSpec.__struct_fields__ if name not in ("run", "hold", "restart_generation", "memory")
+)
 # Of a container's own, what a VM has no word for; and what people who read "left out" are told of it.
 _KEPT = {
     "read_only": "read_only: its root can be written",

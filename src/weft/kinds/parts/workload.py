@@ -27,7 +27,7 @@ _PUBLISH = re.compile(r"(\d{1,5}):(\d{1,5})(?:/(tcp|udp))?")
 
 WITHOUT_NETWORKS = Condition("Addressed", "True", "Addressed", "no networks")  # whoever has none waits for no address
 CONDITIONS = {"Placed": "scheduler", "Addressed": "addresses", "Ready": "workload", "Current": "workload"}
-KEPT = ("run", "hold", "boots")
+KEPT = ("run", "hold", "restart_generation")
 
 
 class WorkloadSpec(PlacementSpec, msgspec.Struct, kw_only=True):
@@ -194,7 +194,7 @@ def _start(obj: Object, _: Any) -> dict[str, Any]:
     _refuse_again(obj)
     spec = dict(obj["spec"])
     if spec["run"] == "run" and phase in (Phase.STOPPED, Phase.FAILED):
-        spec["boots"] += 1
+        spec["restart_generation"] += 1
     spec["run"] = "run"
     return spec
 
@@ -211,7 +211,7 @@ def _restart(obj: Object, _: Any) -> dict[str, Any]:
     check_verb("restart", phase_of(obj), what_is(obj))
     refuse_handed_over(obj)
     _refuse_again(obj)
-    return {**obj["spec"], "run": "run", "boots": obj["spec"]["boots"] + 1}
+    return {**obj["spec"], "run": "run", "restart_generation": obj["spec"]["restart_generation"] + 1}
 
 
 START = Verb("start", "Start it (after stop, suspend or failure)", change=_start)

@@ -147,7 +147,7 @@ def _make_allocation(candidate: Candidate, node: Item, uid: str, load: Load, now
         workload_generation=workload.envelope.generation,
         incarnation=candidate.incarnation,
         desired=workload_spec.run,
-        boots=workload_spec.boots,
+        restart_generation=workload_spec.restart_generation,
         resources=candidate.resources,
         cpu_model=choose_cpu(node, ask.cpu_model),
         image=candidate.image,

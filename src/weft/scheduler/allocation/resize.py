@@ -52,7 +52,7 @@ def plan_resize(view: View, snapshot: Snapshot, workload: Item, allocation: Item
     new = msgspec.structs.replace(
         set_desired(spec, workload_spec.run),
         workload_generation=workload.envelope.generation,
-        boots=max(workload_spec.boots, spec.boots),
+        restart_generation=max(workload_spec.restart_generation, spec.restart_generation),
     )
     preconditions = [unchanged(workload), unchanged(allocation)]
     fields = find_fit(spec, workload_spec, allocation.report(AllocationReport))

@@ -61,7 +61,7 @@ def _advise_smaller(engine: Engine, request: Request, rows: Sequence[int]) -> li
         if spec and key not in found:
             node = table.names[row]
             found[key] = Advice(
-                node=node, text=f"{node} has capacity for {', '.join(words)}", wish=spec, loss=round(loss, 4)
+                node=node, text=f"{node} has capacity for {', '.join(words)}", changes=spec, loss=round(loss, 4)
             )
     return sorted(found.values(), key=lambda advice: (advice.loss, advice.node))[:MOST]
 

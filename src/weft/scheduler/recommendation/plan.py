@@ -209,7 +209,7 @@ def _find(view: View, project: str | None, kind: str, name: str) -> Item:
 def _with_wish(item: Item, kind: Kind, spec: RecommendationSpec) -> Item:
     """Addresses and security groups are left out: where it goes doesn't depend on them."""
     old = msgspec.json.decode(item.envelope.spec)
-    workload_spec = read_strict({**(old if isinstance(old, dict) else {}), **spec.wish}, kind.spec)
+    workload_spec = read_strict({**(old if isinstance(old, dict) else {}), **spec.changes}, kind.spec)
     if kind.check is not None:
         kind.check(workload_spec)
     workload_spec = msgspec.structs.replace(workload_spec, networks=[], security_groups=[])
