@@ -229,7 +229,7 @@ def test_what_can_be_no_job_is_refused_with_its_field(cluster: Cluster, run: Job
     assert b'image "odd" not found' in cluster.run("job", "run", "odd").stderr
     file = tmp_path / "job.yaml"
     file.write_text("kind: job\nname: odd\nspec:\n  task:\n    image: r.example.org/a:1\n    publish: ['80:80']\n")
-    assert "spec.task.publish: a task can't have that" in cluster.fails(2, "job", "run", "-f", str(file))
+    assert "spec.task.publish: job tasks don't support publish" in cluster.fails(2, "job", "run", "-f", str(file))
 
 
 def test_a_task_whose_image_is_not_there_says_so_and_ends_with_its_job(cluster: Cluster, run: Job, image: str) -> None:
@@ -252,7 +252,7 @@ def test_tasks_that_mount_one_volume_have_it_one_after_the_other(cluster: Cluste
 def test_a_schedule_makes_a_run_each_minute(cluster: Cluster, run: Job, ticking: bytes) -> None:
     assert b"job/tick  Scheduled; first at " in ticking
     refused = run("bad", "true", "--schedule", "61 * * * *")
-    assert (refused.returncode, b"'61 * * * *' is no schedule: bad minute" in refused.stderr) == (2, True)
+    assert (refused.returncode, b"'61 * * * *' is not a schedule: bad minute" in refused.stderr) == (2, True)
     until(lambda: len(cluster.json("job", "list", "-l", "job=tick")["items"]) >= 1, 90)
     child = min(item["name"] for item in cluster.json("job", "list", "-l", "job=tick")["items"])
     cluster.ok("wait", f"job/{child}")

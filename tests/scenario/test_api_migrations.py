@@ -43,7 +43,7 @@ def migrate(lab: DoorsLab, key: str) -> tuple[int, dict[str, Any]]:
 def test_a_move_that_has_ended_keeps_none_from_moving_though_its_vm_says_so_yet(lab: DoorsLab, phase: str) -> None:
     _, first = migrate(lab, "first")
     tell(lab, "/vm/default/web", WorkloadStatus(phase="Running", node="n1", migration=first["name"]))
-    assert "is moving already" in str(migrate(lab, "second"))
+    assert "is migrating already" in str(migrate(lab, "second"))
     if phase == "gone":
         tell(lab, "/vm/default/web", WorkloadStatus(phase="Running", node="n1", migration="web-00000"))
     else:

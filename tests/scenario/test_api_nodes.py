@@ -402,7 +402,7 @@ def test_a_stream_verb_gives_a_ticket_for_the_place_of_the_workload(
     lab.client.create(make_vm("nowhere"))
     with pytest.raises(IllegalTransition):
         lab.client.verb("vm", "nowhere", "exec", {"argv": ["x"]})
-    with pytest.raises(IllegalTransition, match="has no place yet"):
+    with pytest.raises(IllegalTransition, match="is not placed yet"):
         lab.client.verb("vm", "nowhere", "logs")
     with pytest.raises(Forbidden):
         lab.with_token(use="access").verb("vm", "web", "exec", {"argv": ["x"]})
@@ -447,7 +447,7 @@ def test_only_a_silent_node_is_given_up_and_what_it_returns_with_is_told_apart(l
     set_phase(lab, "NotReady")
     with pytest.raises(InUse):
         lab.client.delete("node", "n1")
-    with pytest.raises(InvalidInput, match="force gives up a node"):
+    with pytest.raises(InvalidInput, match="force is only for a lost node"):
         lab.client.delete("vm", "web", force=True)
     stale = lab.client.http.request("DELETE", "/v1/nodes/n1?force=1", headers={"If-Match": '"1"'})
     assert stale.status == 412 and lab.client.get("node", "n1")["uid"] == node.uid
@@ -477,7 +477,9 @@ def test_a_node_that_was_given_up_is_taken_back_once_it_has_heard_of_that(lab: D
     set_phase(lab, "NotReady")
     lab.client.delete("node", "n1", force=True)
     for heard in ("", listed, f"another-history:{10**9}"):
-        with pytest.raises(Unavailable, match="was given up, and hasn't heard yet which of its places went with it"):
+        with pytest.raises(
+            Unavailable, match="was given up, and doesn't know yet which of its allocations were given up with it"
+        ):
             node.report(node={"cpu": 4}, heard=heard)
     with pytest.raises(InvalidInput, match="can't be read"):
         node.report(node={"cpu": 4}, heard="nonsense")

@@ -227,7 +227,7 @@ def test_a_network_in_which_a_node_stands_is_refused(lab: DoorsLab) -> None:
         if lab.doors.ranges.find_node("10.77.0.0/24"):
             break
         time.sleep(0.01)
-    with pytest.raises(InvalidInput, match=r"holds 10\.77\.0\.4, which is a node's own address") as caught:
+    with pytest.raises(InvalidInput, match=r"contains 10\.77\.0\.4, which is a node's own address") as caught:
         lab.client.create({"kind": "network", "name": "blue", "spec": {"cidr": "10.77.0.0/24"}})
     assert caught.value.field == "spec.cidr" and caught.value.hint
     lab.client.create({"kind": "network", "name": "blue", "spec": {"cidr": "10.77.1.0/24"}})
@@ -419,8 +419,8 @@ def test_a_chosen_address_is_the_vms_from_the_first_moment_and_nobody_elses(vms:
     [
         ("blue:10.21.0.5", "addressOutOfRange", "10.21.0.5 is not in network blue (10.20.0.0/24)"),
         ("blue:10.20.0.1", "addressOutOfRange", "10.20.0.1 is the gateway's"),
-        ("blue:10.20.0.255", "addressOutOfRange", "10.20.0.255 can't be a guest's"),
-        ("blue:10.20.0.0", "addressOutOfRange", "10.20.0.0 can't be a guest's"),
+        ("blue:10.20.0.255", "addressOutOfRange", "10.20.0.255 can't be used by a workload"),
+        ("blue:10.20.0.0", "addressOutOfRange", "10.20.0.0 can't be used by a workload"),
         ("blue:10.20.0.999", "invalidInput", "'10.20.0.999' is not an IPv4 address"),
         ("blue:", "invalidInput", "'' is not an IPv4 address"),
         ("Blue:10.20.0.9", "invalidInput", "Blue"),
@@ -551,7 +551,7 @@ def test_a_vm_is_marked_and_held_by_its_finalizer_and_its_name_stays_taken(vms: 
         with pytest.raises(IllegalTransition, match="is being deleted") as caught:
             act()
         assert caught.value.token == "beingDeleted" and wait in str(caught.value.hint)
-    with pytest.raises(AlreadyExists, match=r'VM "web" is still being deleted \(asked for 0s ago\)') as taken:
+    with pytest.raises(AlreadyExists, match=r'VM "web" is still being deleted \(requested 0s ago\)') as taken:
         vms.client.create(make_vm("web"))
     assert taken.value.token == "beingDeleted" and wait in str(taken.value.hint)
     vms.client.create(make_vm("other"))
@@ -700,10 +700,10 @@ def test_what_someone_did_stands_in_the_journal(vms: DoorsLab) -> None:
     told = [(e["reason"], e["message"], e["object"]["name"]) for e in vms.client.events(about="vm/default/web")]
     assert told == [
         ("Created", "created by admin", "web"),
-        ("Asked", "hold asked by admin", "web"),
+        ("Asked", "hold requested by admin", "web"),
         ("Changed", "spec.grace changed by admin", "web"),
         ("Changed", "labels changed by admin", "web"),
-        ("Deleting", "asked by admin", "web"),
+        ("Deleting", "requested by admin", "web"),
     ]
 
 

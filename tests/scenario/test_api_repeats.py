@@ -68,7 +68,7 @@ def test_a_delete_means_the_one_with_its_uid(lab: DoorsLab) -> None:
     old = lab.client.create(project("blue"))
     lab.client.delete("project", "blue")
     new = lab.client.create(project("blue"))
-    with pytest.raises(StaleRevision, match="is another one now") as caught:
+    with pytest.raises(StaleRevision, match="is another object now") as caught:
         lab.client.delete("project", "blue", uid=old["uid"])
     assert caught.value.field == "uid" and caught.value.details["uid"] == new["uid"]
     lab.client.delete("project", "blue", uid=new["uid"])
@@ -112,7 +112,7 @@ def test_an_apply_means_the_object_it_was_read_from(lab: DoorsLab) -> None:
         lab.client.apply([read])
     del read["generation"]
     lab.client.apply([read])  # made anew, with a uid of its own
-    with pytest.raises(StaleRevision, match="is another one now"):
+    with pytest.raises(StaleRevision, match="is another object now"):
         lab.client.apply([read])
-    with pytest.raises(StaleRevision, match="is another one now"):
+    with pytest.raises(StaleRevision, match="is another object now"):
         lab.client.patch("project", "blue", {"uid": read["uid"], "labels": {"a": "b"}})

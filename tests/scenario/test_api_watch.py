@@ -183,7 +183,7 @@ def test_waiting_sees_what_comes_and_gives_up_in_time(lab: DoorsLab) -> None:
     thread.join()
     assert found is not None and found["spec"]["grace"] == 3
     assert seen == sorted(seen) and seen[-1] == 4
-    with pytest.raises(TimedOut, match=r"did not get there within 0\.2 s"):
+    with pytest.raises(TimedOut, match=r"did not reach that state within 0\.2 s"):
         lab.connect().wait("vm", "a", lambda vm: vm is None, timeout_seconds=0.2)
     assert lab.connect().wait("vm", "never", lambda vm: vm is None, timeout_seconds=5) is None
 

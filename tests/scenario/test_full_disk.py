@@ -94,7 +94,7 @@ def fill_the_servers_disk(fabric: Fabric, disk: Disk) -> None:
         said = fabric.weft("create", "volume", f"v{len(made)}", "--size", "1G", "--detach")
         made += [f"v{len(made)}"] if said.code == 0 else []
     assert said.code == 1, said
-    assert "full" in said.err and "make room on the disk" in said.err
+    assert "full" in said.err and "free disk space" in said.err
     answer = fabric.weft("api", "post", "/v1/projects/default/volumes", "-d", '{"name": "x", "spec": {"size": "1G"}}')
     assert answer.code == 1 and "full" in answer.err + answer.out
     time.sleep(3)  # nodes report, deciders try, the journal is written to

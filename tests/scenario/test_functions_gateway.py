@@ -221,7 +221,7 @@ async def test_an_agent_that_was_killed_loses_what_it_had_and_nothing_runs_twice
         await agent.stop()
         agent.begun.clear()
         await agent.start()
-        with pytest.raises(Unavailable, match="nothing of it any more"):
+        with pytest.raises(Unavailable, match="no longer knows this invocation"):
             await call
         await lab.until(lambda: lab.serves(agent))
         agent.says = lambda agent, invoke: Answer(invoke.id, b"again")

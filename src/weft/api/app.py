@@ -47,7 +47,7 @@ def build_app(context: ApiContext, say: Say | None = None) -> Answers:
 async def _answer(context: ApiContext, call: Call) -> Answer:
     try:
         if context.busy >= MOST_BUSY:
-            raise Unavailable("the server has too much to do", hint="try again", retry_after_seconds=1)
+            raise Unavailable("the server is overloaded", hint="try again", retry_after_seconds=1)
         context.busy += 1
         try:
             call.actor = await authenticate(context, call)
@@ -68,13 +68,13 @@ def _public(call: Call, error: WeftError) -> WeftError:
         return Unavailable("someone else wrote at the same time", hint="try again", retry_after_seconds=1)
     if status_of(error) == 500:
         _log.error("request %s failed: %s", call.request_id, error.message)
-        return WeftError("the server failed", hint=f"its log says more about request {call.request_id}")
+        return WeftError("the server failed", hint=f"the server's log says more about request {call.request_id}")
     return error
 
 
 def _unforeseen(call: Call) -> WeftError:
     _log.exception("request %s failed: %s %s", call.request_id, call.method, _shown_path(call))
-    return WeftError("the server failed", hint=f"its log says more about request {call.request_id}")
+    return WeftError("the server failed", hint=f"the server's log says more about request {call.request_id}")
 
 
 def _shown_path(call: Call) -> str:

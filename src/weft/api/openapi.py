@@ -127,7 +127,7 @@ def _manifest_schema(kind: Kind) -> dict[str, Any]:
     project = {"project": {"type": "string"}} if kind.scope == "project" else {}
     return {
         "type": "object",
-        "description": f"What a {kind.title} is wished to be",
+        "description": f"The spec of a {kind.title}",
         "required": ["name", "spec"],
         "properties": {
             "kind": {"const": kind.name},
@@ -135,11 +135,11 @@ def _manifest_schema(kind: Kind) -> dict[str, Any]:
             **project,
             "labels": {"type": "object", "additionalProperties": {"type": "string"}},
             "spec": _ref(kind.spec.__name__),
-            "uid": {"type": "string", "description": "Only this very one, not a later one of its name"},
-            "generation": {"type": "integer", "description": "Only if it is at this generation still"},
+            "uid": {"type": "string", "description": "Only the object with this uid, not a later one of the same name"},
+            "generation": {"type": "integer", "description": "Only if the object still has this generation"},
             "revision": {
                 "type": "integer",
-                "description": "In a PUT without generation: only if it is at this revision still, which its status moves too",
+                "description": "In a PUT without generation: only if the object still has this revision; status moves it, too",
             },
         },
     }
@@ -154,10 +154,10 @@ def _problem_schema() -> dict[str, Any]:
             "title": {"type": "string"},
             "status": {"type": "integer"},
             "detail": {"type": "string"},
-            "reason": {"type": "string", "description": "Stable; what programs may match on"},
+            "reason": {"type": "string", "description": "Stable; programs may match on it"},
             "message": {"type": "string"},
             "field": {"type": "string", "description": "Path of the field that is wrong"},
-            "hint": {"type": "string", "description": "The next move"},
+            "hint": {"type": "string", "description": "What to do next"},
             "details": {"type": "object"},
             "retry_after_seconds": {"type": "number"},
             "request_id": {"type": "string"},
@@ -174,7 +174,7 @@ def _paths_of(kind: Kind) -> dict[str, Any]:
     collection: dict[str, Any] = {"get": _list_operation(kind, where)}
     none = _header("If-None-Match")
     one: dict[str, Any] = {"get": _operation(f"Get one {kind.title}", [*named, none], whole)}
-    one["get"]["responses"]["304"] = {"description": "It is what If-None-Match has"}
+    one["get"]["responses"]["304"] = {"description": "The object still matches If-None-Match"}
     paths: dict[str, Any] = {base: collection, f"{base}/{{name}}": one}
     if in_project:
         paths[f"/v1/{kind.plural}"] = {"get": _list_operation(kind, [], " of all projects")}
@@ -189,7 +189,10 @@ def _paths_of(kind: Kind) -> dict[str, Any]:
         one["delete"] = _operation(
             f"Delete a {kind.title}", [*named, _query("uid"), *_force(kind), key, match], _gone(title)
         )
-        one["delete"]["responses"]["202"] = {**_answered(whole), "description": "It goes: finalizers hold it still"}
+        one["delete"]["responses"]["202"] = {
+            **_answered(whole),
+            "description": "The deletion has begun: finalizers still hold the object",
+        }
         paths[f"{base}:batch"] = {
             "post": _operation(
                 f"Create up to {MOST_OBJECTS} {kind.plural}", [*where, key], _results(), _objects(manifest)
@@ -203,7 +206,7 @@ def _paths_of(kind: Kind) -> dict[str, Any]:
 def _verb_operation(kind: Kind, verb: Verb, named: list[dict[str, Any]]) -> dict[str, Any]:
     answer = _ref(_title(kind))
     if verb.make is not None:
-        answer = {"type": "object", "description": "The object that it made"}
+        answer = {"type": "object", "description": "The object that the verb made"}
     if verb.stream:
         names = ("ticket", "address", "server_name")
         answer = {"type": "object", "required": list(names), "properties": {n: {"type": "string"} for n in names}}
@@ -275,10 +278,13 @@ def _paths_by_hand() -> dict[str, Any]:
         },
         "/v1/nodes/{name}:secrets": {
             "post": _operation(
-                "What a node's allocation names, by the node itself", name, _ref("SecretsAnswer"), _ref("SecretsInput")
+                "The secrets that a node's allocation names, by the node itself",
+                name,
+                _ref("SecretsAnswer"),
+                _ref("SecretsInput"),
             )
         },
-        "/v1/usage": {"get": _operation("What nodes and guests use now", [_query("guests")], _ref("UsageAnswer"))},
+        "/v1/usage": {"get": _operation("What nodes and workloads use now", [_query("guests")], _ref("UsageAnswer"))},
         "/v1/openapi.json": {"get": _operation("This document", [], any_object)},
     }
 

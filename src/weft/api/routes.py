@@ -63,14 +63,14 @@ def _methods(target: Target) -> Mapping[str, OnTarget]:
         return {"POST": verbs.act}
     if target.verb == "batch":
         return ON_BATCH
-    raise NotFound(f"{target.kind.plural} have no verb {target.verb[:40]!r}", hint="only batch")
+    raise NotFound(f"{target.kind.plural} have no verb {target.verb[:40]!r}", hint="the only one is batch")
 
 
 def _choose(method: str, methods: Mapping[str, T]) -> T:
     handler = methods.get(method)
     if handler is None:
         raise InvalidInput(
-            f"{method} is not possible here", reason="methodNotAllowed", hint="possible: " + ", ".join(methods)
+            f"{method} is not allowed at this path", reason="methodNotAllowed", hint="possible: " + ", ".join(methods)
         )
     return handler
 

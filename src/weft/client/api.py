@@ -215,7 +215,7 @@ class Client:
         except TimedOut:
             what = f"{find_kind(kind).name}/{name}"
             raise TimedOut(
-                f"{what} did not get there within {timeout_seconds:g} s",
+                f"{what} did not reach that state within {timeout_seconds:g} s",
                 hint=f"it goes on; weft wait {what} waits longer",
             ) from None
         raise Unavailable("the client is closed")

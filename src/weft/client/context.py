@@ -83,7 +83,7 @@ def locate_context(given: str | None = None, environ: Mapping[str, str] = os.env
         if named or path.is_file():
             return Found(_with_token(read_context(path), environ), str(path), str(place / CONFIG if named else path))
     raise NotFound(
-        "no weft context found: which server to ask, and as whom, is unknown",
+        "no weft context found, so the server and the credentials are unknown",
         reason="noContext",
         hint="run make up in a clone and stay inside it, or give --context NAME or FILE (weft context list)",
     )
@@ -124,7 +124,7 @@ def place_of_named(name: str, environ: Mapping[str, str]) -> Path:
         raise NotFound(
             f"there is no context {name!r}",
             reason="noContext",
-            hint=f"there are {', '.join(known)}" if known else "weft context add NAME FILE makes one",
+            hint=f"there are {', '.join(known)}" if known else "weft context add NAME FILE adds one",
         )
     return path
 
@@ -143,7 +143,7 @@ def read_settings(path: Path) -> Settings:
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as problem:
         raise InvalidInput(
             f"{path} can't be read: {problem}",
-            hint='it is like {"context": "prod", "project": "lab", "output": "wide"}',
+            hint='write it like {"context": "prod", "project": "lab", "output": "wide"}',
         ) from problem
 
 

@@ -14,8 +14,8 @@ def describe_skew(server: str, client: str = weft.__version__) -> str | None:
     if here is not None and there is not None and here[0] == there[0] and abs(here[1] - there[1]) <= MOST_MINORS:
         return None
     return (
-        f"this weft is {client}, the server {server}: they are more than one minor version apart, which nobody has tried; "
-        "install the server's version here (weft version tells what it can do)"
+        f"this weft is {client}, the server {server}: they are more than one minor version apart, which is untested; "
+        "install the server's version here (weft version shows what it can do)"
     )
 
 

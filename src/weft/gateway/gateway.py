@@ -214,7 +214,7 @@ class Gateway:
     async def _serve_agent(self, connection: Connection, uid: str, node_uid: object) -> None:
         """Keep an agent's control connection; a newer one of the same node takes its place."""
         if node_uid != uid:
-            raise Forbidden("the certificate is another node's")
+            raise Forbidden("the certificate belongs to another node")
         before = self._agents.get(uid)
         self._agents[uid] = connection
         if before is not None:
@@ -327,7 +327,7 @@ class Gateway:
         able: Callable[[Connection], bool],
     ) -> Connection:
         if agent is None or not able(agent):
-            raise Unavailable("the guest's node is not connected to the gateway", reason="agentServiceUnavailable")
+            raise Unavailable("the workload's node is not connected to the gateway", reason="agentServiceUnavailable")
         return await self._open(agent, place.node_uid, claims)
 
     async def _find_agent(self, node_uid: str) -> Connection:
@@ -336,7 +336,7 @@ class Gateway:
         while (agent := self._agents.get(node_uid)) is None:
             if self._clock.elapsed() >= deadline:
                 raise Unavailable(
-                    "the guest's node is not connected to the gateway",
+                    "the workload's node is not connected to the gateway",
                     reason="agentServiceUnavailable",
                     hint="weft node list",
                 )
@@ -350,7 +350,7 @@ class Gateway:
         try:
             claims = msgspec.convert(whole, Claims)
         except msgspec.ValidationError as problem:
-            raise NotAuthenticated(f"the ticket lacks something: {problem}") from problem
+            raise NotAuthenticated(f"the ticket is incomplete: {problem}") from problem
         while (oldest := next(iter(self._used), None)) is not None and self._used[oldest] < now:
             del self._used[oldest]
         mark = hashlib.sha256(msgspec.json.encode(whole, order="sorted")).digest()
@@ -365,7 +365,7 @@ class Gateway:
         arrived: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
         self._pending[stream] = _Pending(node_uid, arrived)
         lost = Unavailable(
-            "the guest's node did not answer the gateway", reason="agentServiceUnavailable", hint="try again"
+            "the workload's node did not answer the gateway", reason="agentServiceUnavailable", hint="try again"
         )
         try:
             if not await agent.send(encode_hello(open=stream, claims=claims)):

@@ -33,14 +33,15 @@ Form = str | dict[str, Any]
 
 class ConstraintSpec(msgspec.Struct, kw_only=True):
     expression: Annotated[
-        Form, field("What a node must be, like storage=nvme,memory>=32GB; text or JSON form", shown="expression")
+        Form, field("Condition on a node, like storage=nvme,memory>=32GB; text or JSON", shown="expression")
     ]
     soft: Annotated[bool, field("A preference rather than a condition")] = False
-    weight: Annotated[float, field("How much a soft one counts, 0-1; the strategy counts 1", ge=0, le=1)] = WEIGHT
+    weight: Annotated[float, field("Weight of a soft constraint, 0-1; the strategy weighs 1", ge=0, le=1)] = WEIGHT
     priority: Annotated[
-        int, field("Which soft ones are given up last as room gets scarce: the higher", ge=0, le=MOST_PRIORITY)
+        int,
+        field("Soft constraints of higher priority are given up later as capacity gets scarce", ge=0, le=MOST_PRIORITY),
     ] = PRIORITY
-    description: Annotated[str, field("What it is for", max_length=200)] = ""
+    description: Annotated[str, field("Description, for people", max_length=200)] = ""
 
 
 class ConstraintStatus(msgspec.Struct, kw_only=True):
@@ -76,7 +77,7 @@ def _unpack(raw: Form, where: str) -> Form:
     except (msgspec.DecodeError, UnicodeError, RecursionError) as problem:
         said = "nested too deeply" if isinstance(problem, RecursionError) else problem
         raise InvalidInput(
-            f"{where}: this begins as JSON and is none: {said}",
+            f"{where}: invalid JSON: {said}",
             field=where,
             hint='write like {"attribute": "storage", "op": "eq", "value": "nvme"}, or storage=nvme',
         ) from None
@@ -162,7 +163,14 @@ def read_plain(written: str, where: str) -> Expression:
     parsed = parse(written, where)
     for leaf, (at, length) in zip(leaves(parsed.tree), parsed.spans, strict=True):
         if isinstance(leaf, Named):
-            raise point_at(written, at, length, "no other constraint can be named here", where, "write out what it is")
+            raise point_at(
+                written,
+                at,
+                length,
+                "a constraint can't name another constraint",
+                where,
+                "write out that constraint's expression",
+            )
     refuse_clash([("", parsed)], where)
     return parsed.tree
 
@@ -228,7 +236,7 @@ CONSTRAINT = Kind(
     name="constraint",
     plural="constraints",
     title="constraint",
-    summary="An expression about nodes that workloads can name",
+    summary="A named condition or preference on nodes",
     spec=ConstraintSpec,
     status=ConstraintStatus,
     check=check_constraint,

@@ -53,16 +53,18 @@ Word = Annotated[str, field("", max_length=4096, shown="word")]
 
 
 class HealthCheck(msgspec.Struct, kw_only=True):
-    command: Annotated[list[Word], field("What to run in it; 0 is healthy", change="restart")]
-    interval: Annotated[float, field("How long from one to the next", change="restart", quantity="duration")] = 30.0
-    timeout: Annotated[float, field("How long one may take", change="restart", quantity="duration")] = 5.0
-    retries: Annotated[int, field("How many must fail in a row", change="restart", ge=1, le=100)] = 3
+    command: Annotated[list[Word], field("Command to run in the container; exit code 0 is healthy", change="restart")]
+    interval: Annotated[float, field("Time between checks", change="restart", quantity="duration")] = 30.0
+    timeout: Annotated[float, field("Timeout of one check", change="restart", quantity="duration")] = 5.0
+    retries: Annotated[
+        int, field("Failures in a row that make the container unhealthy", change="restart", ge=1, le=100)
+    ] = 3
     start_period: Annotated[
-        float, field("How long it may fail after a start", change="restart", quantity="duration")
+        float, field("Time after a start in which failures don't count", change="restart", quantity="duration")
     ] = 0.0
     on_unhealthy: Annotated[
         Literal["nothing", "restart"],
-        field("restart: end it; its restart policy says what then", change="restart"),
+        field("restart: end the container; its restart policy decides what follows", change="restart"),
     ] = "nothing"
 
 
@@ -70,32 +72,46 @@ class ContainerSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
     image: Annotated[
         str,
         field(
-            "Its image: REGISTRY/NAME:TAG, REGISTRY/NAME@sha256:… for that very one, or the NAME of one that weft holds",
+            "Image: REGISTRY/NAME:TAG, REGISTRY/NAME@sha256:… to pin one, or the NAME of an image that weft holds",
             change="replace",
             max_length=512,
         ),
     ]
-    command: Annotated[list[Word], field("What to run instead of the image's entrypoint", change="restart")] = []
-    args: Annotated[list[Word], field("Its arguments instead of the image's", change="restart")] = []
+    command: Annotated[list[Word], field("Command, instead of the image's entrypoint", change="restart")] = []
+    args: Annotated[list[Word], field("Arguments, instead of the image's", change="restart")] = []
     env: Annotated[
-        dict[str, str], field("Variables, beside the image's; all who may look read them", change="restart")
+        dict[str, str],
+        field(
+            "Environment variables, added to the image's; visible to everyone who may read the object", change="restart"
+        ),
     ] = {}
     env_secrets: Annotated[
-        dict[str, str], field("Variables that a secret of its project holds: NAME=SECRET/KEY", change="restart")
+        dict[str, str], field("Environment variables from secrets of the project: NAME=SECRET/KEY", change="restart")
     ] = {}
-    registry_secret: Annotated[str, field("The secret that opens its image's registry", change="restart")] = ""
-    pulls: Annotated[int, field("Grows by one when its image is to be looked up again", change="restart", ge=0)] = 0
-    mounts: Annotated[list[str], field("Volumes: NAME:/PATH, or NAME:/PATH:ro to read only", change="restart")] = []
+    registry_secret: Annotated[str, field("Secret with the credentials for the image's registry", change="restart")] = (
+        ""
+    )
+    pulls: Annotated[int, field("Counter: the image's tag is resolved again when it grows", change="restart", ge=0)] = 0
+    mounts: Annotated[
+        list[str], field("Volumes to mount: NAME:/PATH, or NAME:/PATH:ro for read-only", change="restart")
+    ] = []
     user: Annotated[
-        str, field("Who it runs as: USER[:GROUP], names or numbers; else the image's", change="restart")
+        str, field("User to run as: USER[:GROUP], names or numbers; the image's if unset", change="restart")
     ] = ""
-    read_only: Annotated[bool, field("Its root can't be written; /tmp and /run can", change="restart")] = False
-    add_capabilities: Annotated[list[str], field("What else root may do in it, like NET_RAW", change="restart")] = []
-    drop_capabilities: Annotated[list[str], field("What root may not; ALL is everything", change="restart")] = []
+    read_only: Annotated[
+        bool, field("Make the root file system read-only; /tmp and /run stay writable", change="restart")
+    ] = False
+    add_capabilities: Annotated[list[str], field("Capabilities to add, like NET_RAW", change="restart")] = []
+    drop_capabilities: Annotated[list[str], field("Capabilities to drop; ALL drops every one", change="restart")] = []
     disk: Annotated[
-        int, field("How much it may write into its root; counts as its node's disk", change="replace", quantity="bytes")
+        int,
+        field(
+            "Limit on what is written to the root file system; counts as disk of the node",
+            change="replace",
+            quantity="bytes",
+        ),
     ] = DEFAULT_DISK_BYTES
-    pids: Annotated[int, field("How many processes and threads it may have", change="restart", ge=1, le=4194304)] = 1024
+    pids: Annotated[int, field("Limit on processes and threads", change="restart", ge=1, le=4194304)] = 1024
     isolation: Annotated[
         Literal["container", "vm"],
         field(
@@ -103,12 +119,13 @@ class ContainerSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
             change="replace",
         ),
     ] = "container"
-    health_check: Annotated[HealthCheck | None, field("How to tell that it is well", change="restart")] = None
-    once: Annotated[bool, field("It never runs twice: its room is free as soon as it has ended", change="never")] = (
-        False
-    )
+    health_check: Annotated[HealthCheck | None, field("Health check", change="restart")] = None
+    once: Annotated[
+        bool, field("Run once: never start again, and free the capacity when the run has ended", change="never")
+    ] = False
     preemptible: Annotated[
-        bool, field("It gives way, and starts afresh elsewhere, when others find no room", change="never")
+        bool,
+        field("May be evicted, and started afresh elsewhere, when other workloads find no capacity", change="never"),
     ] = False
 
 
@@ -122,7 +139,7 @@ def check_image_reference(image: str) -> None:
         raise InvalidInput(problem.message, field="spec.image", hint=hint) from None
     if place != "registry":
         raise InvalidInput(
-            f"spec.image: {image[:80]!r} names no image in a registry",
+            f"spec.image: {image[:80]!r} is not an image in a registry",
             field="spec.image",
             hint=f"skopeo copy {image[:80]} docker://REGISTRY/NAME:TAG puts it into one; {example}",
         )
@@ -135,7 +152,7 @@ def check_container(spec: ContainerSpec) -> None:
         raise InvalidInput(
             f"spec.memory: {spec.memory >> 20} MiB is too little for a container with a machine of its own",
             field="spec.memory",
-            hint=f"give at least {LEAST_MACHINE_BYTES // MIB}M: its kernel lives in there, too",
+            hint=f"give at least {LEAST_MACHINE_BYTES // MIB}M: the machine's kernel needs memory, too",
         )
     if not LEAST_DISK_BYTES <= spec.disk <= MOST_DISK_BYTES:
         raise InvalidInput(
@@ -161,13 +178,13 @@ def check_container(spec: ContainerSpec) -> None:
         raise InvalidInput(
             f"spec.user: {spec.user[:60]!r} is neither a user nor USER:GROUP",
             field="spec.user",
-            hint="a name of the image's, like www-data, or numbers: 1000:1000",
+            hint="give a user of the image, like www-data, or numbers: 1000:1000",
         )
     for words, name in ((spec.command, "command"), (spec.args, "args")):
         if any("\0" in word for word in words):
-            raise InvalidInput(f"spec.{name}: a word can't have a NUL in it", field=f"spec.{name}")
+            raise InvalidInput(f"spec.{name}: an argument can't contain a NUL character", field=f"spec.{name}")
     if spec.command and not spec.command[0]:
-        raise InvalidInput("spec.command: its first word is empty", field="spec.command", hint="name a program")
+        raise InvalidInput("spec.command: the first word is empty", field="spec.command", hint="give a program")
     spec.add_capabilities = read_capabilities(spec.add_capabilities, "add_capabilities", MORE_CAPABILITIES)
     spec.drop_capabilities = read_capabilities(spec.drop_capabilities, "drop_capabilities", ("ALL",))
     check = spec.health_check
@@ -175,11 +192,11 @@ def check_container(spec: ContainerSpec) -> None:
         raise InvalidInput(
             "spec.health_check.command is missing",
             field="spec.health_check.command",
-            hint="name a program of the image's",
+            hint="give a program of the image",
         )
     if check is not None and not (check.interval > 0 and check.timeout > 0):
         raise InvalidInput(
-            "spec.health_check: interval and timeout must be longer than nothing",
+            "spec.health_check: interval and timeout must be more than 0",
             field="spec.health_check",
             hint="interval: 30s, timeout: 5s",
         )
@@ -191,7 +208,7 @@ def refuse_secret(image: str) -> None:
     """A registry's secret goes with an image of a registry's only. Raises InvalidInput."""
     if held_name(image):
         raise InvalidInput(
-            f"spec.registry_secret: {image} is an image of weft's, which no registry opens",
+            f"spec.registry_secret: {image} is held by weft itself, so no registry credentials apply",
             field="spec.registry_secret",
             hint="leave it out, or name an image in a registry: REGISTRY/NAME:TAG",
         )
@@ -216,15 +233,15 @@ def _restart(obj: Object, given: RestartInput) -> dict[str, Any]:
 
 VERBS = (
     START,
-    Verb("stop", "End its processes; its place and what it wrote stay", change=set_fields("stop", run="stop")),
-    Verb("restart", "End its processes and begin afresh", input=RestartInput, change=_restart),
+    Verb("stop", "Stop the container; it keeps its node and what it wrote", change=set_fields("stop", run="stop")),
+    Verb("restart", "Stop the container and start it afresh", input=RestartInput, change=_restart),
     CONVERT,
     HOLD,
     RELEASE,
-    Verb("migrate", "Move it to another node", input=MigrateContainerInput, make=make_migration),
-    Verb("exec", "Run a command in it", input=ExecInput, stream=True),
-    Verb("forward", "Reach a TCP port of it from here", input=ForwardInput, stream=True),
-    Verb("logs", "What it printed", input=LogsInput, stream=True),
+    Verb("migrate", "Migrate to another node", input=MigrateContainerInput, make=make_migration),
+    Verb("exec", "Run a command in the container", input=ExecInput, stream=True),
+    Verb("forward", "Reach a TCP port of the container from here", input=ForwardInput, stream=True),
+    Verb("logs", "What the container printed", input=LogsInput, stream=True),
 )
 
 
@@ -330,7 +347,9 @@ CONTAINER = Kind(
     write_guard=guard_converting,
     initial_conditions=born,
     references=(
-        Reference("image", "spec.image", _images, else_="an image in a registry is written with it: REGISTRY/{}:TAG"),
+        Reference(
+            "image", "spec.image", _images, else_="write an image in a registry with its registry: REGISTRY/{}:TAG"
+        ),
         Reference("volume", "spec.mounts", _volumes, holder=lambda status: status.attached_to),
         Reference("secret", "spec.registry_secret and spec.env_secrets", _secrets),
         *workload_references(),

@@ -34,16 +34,24 @@ ENDED = ("Confirmed", "Undone", "Failed")
 
 
 class ConversionSpec(msgspec.Struct, kw_only=True):
-    workload: Annotated[str, field("What is converted, container/NAME or vm/NAME, in this project", change="never")]
-    to: Annotated[To, field("What it is to become", change="never")]
-    new_name: Annotated[str | None, field("The new one's name; else its own", change="never", name=True)] = None
-    memory: Annotated[int, field("The new one's memory; 0 is chosen", change="never", quantity="bytes")] = 0
-    disk: Annotated[int, field("A new VM's root disk; 0 is its image's own size", change="never", quantity="bytes")] = 0
+    workload: Annotated[str, field("Workload to convert: container/NAME or vm/NAME, in this project", change="never")]
+    to: Annotated[To, field("Kind to convert the workload to", change="never")]
+    new_name: Annotated[
+        str | None, field("Name of the new workload; the old one's if unset", change="never", name=True)
+    ] = None
+    memory: Annotated[
+        int, field("Memory of the new workload; 0 lets weft choose", change="never", quantity="bytes")
+    ] = 0
+    disk: Annotated[
+        int, field("Root disk of a new VM; 0 is the image's own size", change="never", quantity="bytes")
+    ] = 0
     timeout_seconds: Annotated[
-        float, field("How long it may take until the new one runs", change="never", quantity="duration")
+        float, field("Timeout until the new workload runs", change="never", quantity="duration")
     ] = DEFAULT_TIMEOUT_SECONDS
-    confirm: Annotated[bool, field("The old one goes as soon as the new one runs: the verb confirm sets it")] = False
-    undo: Annotated[bool, field("The wish to go back: the verb undo sets it")] = False
+    confirm: Annotated[bool, field("Delete the old workload as soon as the new one runs; the verb confirm sets it")] = (
+        False
+    )
+    undo: Annotated[bool, field("Go back to the old workload; the verb undo sets it")] = False
 
 
 class ConversionStatus(msgspec.Struct, kw_only=True):
@@ -99,22 +107,24 @@ def check_conversion(spec: ConversionSpec) -> None:
             hint="write container/web or vm/web",
         )
     if spec.to == kind:
-        hint = "weft convert container/web --to vm; a container in a machine of its own: make it anew with isolation vm"
+        hint = "weft convert container/web --to vm; for a container in a machine of its own, create it anew with isolation vm"
         raise InvalidInput(f"spec.to: {spec.workload[:60]} is a {kind} already", field="spec.to", hint=hint)
     if spec.disk and spec.to != "vm":
         raise InvalidInput("spec.disk: a container has no root disk", field="spec.disk", hint="leave it out")
     if not 1 <= spec.timeout_seconds <= 86400:
         raise InvalidInput(
-            f"spec.timeout_seconds: {spec.timeout_seconds:g} s is no time to wait",
+            f"spec.timeout_seconds: {spec.timeout_seconds:g} s is out of range",
             field="spec.timeout_seconds",
-            hint="from 1s to 1d",
+            hint="give 1s to 1d",
         )
 
 
 def _confirm(obj: Object, _: Any) -> dict[str, Any]:
     phase, what = dig(obj, "status.phase", "Pending"), f"conversion/{obj['name']}"
     if phase != "Confirmed" and (phase in ENDED or phase == "Undoing" or obj["spec"]["undo"]):
-        raise IllegalTransition(f"{what} goes back, or has ({phase}): it can't be confirmed", hint="convert it again")
+        raise IllegalTransition(
+            f"{what} is being undone or has ended ({phase}): it can't be confirmed", hint="convert it again"
+        )
     return {**obj["spec"], "confirm": True}
 
 
@@ -124,7 +134,7 @@ def _undo(obj: Object, _: Any) -> dict[str, Any]:
         new = dig(obj, "status.new", "")
         back = dig(obj, "spec.workload", "").partition("/")[0]
         raise IllegalTransition(
-            f"{what} is confirmed: what was before is gone", hint=f"convert it back: weft convert {new} --to {back}"
+            f"{what} is confirmed: the old workload is gone", hint=f"convert it back: weft convert {new} --to {back}"
         )
     return {**obj["spec"], "undo": True} if phase not in ENDED else dict(obj["spec"])
 
@@ -158,7 +168,7 @@ CONVERSION = Kind(
     name="conversion",
     plural="conversions",
     title="conversion",
-    summary="A container that goes on as a VM, or a VM as a container",
+    summary="A conversion of a container to a VM, or of a VM to a container",
     spec=ConversionSpec,
     status=ConversionStatus,
     status_writer="conversions",
@@ -170,8 +180,8 @@ CONVERSION = Kind(
         for kind in KINDS
     ),
     verbs=(
-        Verb("confirm", "The new one is right: the old one goes", change=_confirm),
-        Verb("undo", "Give all back to the old one, and start it again", change=_undo),
+        Verb("confirm", "Accept the new workload; the old one is deleted", change=_confirm),
+        Verb("undo", "Give everything back to the old workload and start it again", change=_undo),
     ),
     columns=(
         NAME,

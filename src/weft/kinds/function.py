@@ -32,40 +32,44 @@ Weights = dict[str, float]  # by version number, as text
 
 
 class Schedule(msgspec.Struct, kw_only=True):
-    cron: Annotated[str, field("When: five fields as cron has them, or @hourly, @daily, …")]
-    zone: Annotated[str, field("In which time zone")] = "UTC"
-    input: Annotated[Any, field("What it is invoked with, as JSON")] = None
-    qualifier: Annotated[str, field("Which version or alias; the newest if unset")] = ""
+    cron: Annotated[str, field("Schedule: cron's five fields, or @hourly, @daily, …")]
+    zone: Annotated[str, field("Time zone of the schedule")] = "UTC"
+    input: Annotated[Any, field("Input of each invocation, as JSON")] = None
+    qualifier: Annotated[str, field("Version or alias to invoke; the newest if unset")] = ""
 
 
 class FunctionSpec(FunctionCode, msgspec.Struct, kw_only=True):
-    description: Annotated[str, field("What it is for", max_length=200)] = ""
+    description: Annotated[str, field("Description, for people", max_length=200)] = ""
     max_concurrent: Annotated[int, field("How many invocations may run at once", ge=0, le=100_000)] = 50
     keep_alive: Annotated[
         float | str,
         field(
-            "How long an idle instance stays: a duration, or auto, learnt from how it is called",
+            "How long an idle instance is kept: a duration, or auto, learnt from past invocations",
             shown="auto or duration",
         ),
     ] = AUTO
     ready: Annotated[
         int | str, field("Instances kept ready ahead of demand: a number, or auto", shown="auto or number")
     ] = AUTO
-    retries: Annotated[int, field("How often an asynchronous invocation that failed is run again", ge=0, le=10)] = 2
-    max_age: Annotated[float, field("How long an asynchronous one may wait", quantity="duration")] = 6 * 3600.0
+    retries: Annotated[int, field("Retries of a failed asynchronous invocation", ge=0, le=10)] = 2
+    max_age: Annotated[float, field("How long an asynchronous invocation may wait", quantity="duration")] = 6 * 3600.0
     dead_letter: Annotated[
-        str | None, field("The function that gets what failed for good; else it is kept and listed", name=True)
+        str | None,
+        field(
+            "Function that receives the invocations that failed for good; without one they are kept and listed",
+            name=True,
+        ),
     ] = None
     http: Annotated[
         Literal["none", "token", "open"],
-        field("Its HTTP trigger: none, for callers with a token, or open to everyone"),
+        field("HTTP trigger: none, for callers with a token, or open to everyone"),
     ] = "none"
-    schedule: Annotated[list[Schedule], field("When it is invoked by itself")] = []
+    schedule: Annotated[list[Schedule], field("Schedules that invoke the function")] = []
     aliases: Annotated[
         dict[str, int | str | Weights],
-        field("Names for versions: NAME to a number, or to numbers with their shares: {3: 0.9, 4: 0.1}"),
+        field("Aliases: NAME to a version, or to two versions with their shares: {3: 0.9, 4: 0.1}"),
     ] = {}
-    published: Annotated[int, field("The number of the last version; publish sets it", ge=0)] = 0
+    published: Annotated[int, field("Number of the newest version; the verb publish sets it", ge=0)] = 0
 
 
 class FunctionStatus(msgspec.Struct, kw_only=True):
@@ -97,7 +101,9 @@ def check_function(spec: FunctionSpec) -> None:
         at = f"spec.schedule[{index}]"
         check_schedule(one.cron, one.zone, field=f"{at}.cron", zone_field=f"{at}.zone")
         if len(msgspec.json.encode(one.input)) > MOST_INPUT_BYTES:
-            raise InvalidInput(f"{at}.input is more than 32 KiB", field=f"{at}.input", hint="let its code fetch it")
+            raise InvalidInput(
+                f"{at}.input is more than 32 KiB", field=f"{at}.input", hint="let the code fetch larger input"
+            )
         if one.qualifier:
             check_qualifier(one.qualifier, f"{at}.qualifier")
     for name, most in (("schedule", MOST_SCHEDULES), ("aliases", MOST_ALIASES)):
@@ -138,7 +144,9 @@ def _read_keep_alive(given: float | str) -> float | str:
         return given
     seconds = parse_duration(given, "spec.keep_alive")
     if seconds > 86400:
-        raise InvalidInput("spec.keep_alive: at most a day", field="spec.keep_alive", hint="auto, or like 10m")
+        raise InvalidInput(
+            "spec.keep_alive: at most a day", field="spec.keep_alive", hint="write auto, or a duration like 10m"
+        )
     return seconds
 
 
@@ -148,9 +156,9 @@ def _read_ready(given: int | str) -> int | str:
     text_ = str(given)
     if not text_.isdecimal() or len(text_) > 6 or int(text_) > MOST_READY:
         raise InvalidInput(
-            f"spec.ready: {text_[:40]!r} is no number of instances",
+            f"spec.ready: {text_[:40]!r} is not a number of instances",
             field="spec.ready",
-            hint=f"auto, or 0 to {MOST_READY}",
+            hint=f"write auto, or 0 to {MOST_READY}",
         )
     return int(text_)
 
@@ -159,14 +167,16 @@ def _read_alias(name: str, target: int | str | Weights) -> Weights:
     where = f"spec.aliases.{name[:80]}"
     hint = "write prod: 3, or prod: {3: 0.9, 4: 0.1}"
     if name.isdecimal() or name == "latest":
-        raise InvalidInput(f"{where}: that can't name an alias", field=where, hint="choose a name like prod")
+        raise InvalidInput(f"{where}: not a valid name of an alias", field=where, hint="choose a name like prod")
     check_name(name, where)
     given = target if isinstance(target, dict) else {str(target): 1.0}
     bad = next((number for number in given if not _NUMBER.fullmatch(str(number))), None)
     if bad is not None:
-        raise InvalidInput(f"{where}: {bad[:40]!r} is no version", field=where, hint=hint)
+        raise InvalidInput(f"{where}: {bad[:40]!r} is not a version", field=where, hint=hint)
     if not 1 <= len(given) <= 2 or any(not 0 <= share <= 1 for share in given.values()):
-        raise InvalidInput(f"{where}: one version, or two with shares from 0 to 1", field=where, hint=hint)
+        raise InvalidInput(
+            f"{where}: an alias takes one version, or two with shares from 0 to 1", field=where, hint=hint
+        )
     if abs(sum(given.values()) - 1) > 1e-6:
         raise InvalidInput(f"{where}: the shares come to {sum(given.values()):g}, not to 1", field=where, hint=hint)
     return {number: round(float(share), 6) for number, share in sorted(given.items(), key=lambda one: int(one[0]))}
@@ -182,7 +192,7 @@ def _count_version(obj: Object, _: Any) -> dict[str, Any]:
         )
     if dig(obj, "status.reason", ""):
         raise IllegalTransition(
-            f"function/{name} serves what it was before: its last change isn't ready ({dig(obj, 'status.reason')})",
+            f"function/{name} still serves what it was before its last change, which isn't ready ({dig(obj, 'status.reason')})",
             hint=f"weft describe function/{name}",
         )
     return {**obj["spec"], "published": obj["spec"]["published"] + 1}
@@ -247,12 +257,16 @@ FUNCTION = Kind(
     ),
     verbs=(
         Verb(
-            "publish", "Keep what it is now as a version", input=PublishInput, change=_count_version, make=_make_version
+            "publish",
+            "Publish the function as it is now as a version",
+            input=PublishInput,
+            change=_count_version,
+            make=_make_version,
         ),
-        Verb("pull", "Take the image that its tag means now", change=_pull),
-        Verb("invoke", "Run it once", input=InvokeInput, stream=True),
-        Verb("logs", "What it printed", input=FunctionLogsInput, stream=True),
-        Verb("metrics", "How often, how long and how well it ran", input=MetricsInput, stream=True),
+        Verb("pull", "Use the image that the tag refers to now", change=_pull),
+        Verb("invoke", "Invoke the function once", input=InvokeInput, stream=True),
+        Verb("logs", "What the function printed", input=FunctionLogsInput, stream=True),
+        Verb("metrics", "How often, how long and how well the function ran", input=MetricsInput, stream=True),
     ),
     columns=(
         NAME,

@@ -14,9 +14,9 @@ from weft.objects.schema import field
 
 
 class FunctionVersionSpec(FunctionCode, msgspec.Struct, kw_only=True):
-    function: Annotated[str, field("Of which function", change="never", name=True)]
-    number: Annotated[int, field("Its number", change="never", ge=1)]
-    description: Annotated[str, field("What is new in it", change="never", max_length=200)] = ""
+    function: Annotated[str, field("Function of this version", change="never", name=True)]
+    number: Annotated[int, field("Number of the version", change="never", ge=1)]
+    description: Annotated[str, field("What is new in the version", change="never", max_length=200)] = ""
 
 
 class FunctionVersionStatus(msgspec.Struct, kw_only=True):

@@ -26,12 +26,14 @@ class ImageSpec(msgspec.Struct, kw_only=True):
     url: Annotated[
         str,
         field(
-            "Where it comes from: http, https, ftp or file, or a container image: oci://REGISTRY/NAME:TAG, oci://NAME",
+            "Source: http, https, ftp or file, or a container image: oci://REGISTRY/NAME:TAG, oci://NAME",
             change="never",
         ),
     ]
-    sha256: Annotated[str, field("Its digest, 64 hex digits; found out and kept if not given", change="never")] = ""
-    registry_secret: Annotated[str, field("The secret that opens the registry of an oci:// image", change="live")] = ""
+    sha256: Annotated[str, field("SHA-256 digest, 64 hex digits; computed and kept if unset", change="never")] = ""
+    registry_secret: Annotated[
+        str, field("Secret with the credentials for the registry of an oci:// image", change="live")
+    ] = ""
 
 
 class ImageStatus(msgspec.Struct, kw_only=True):
@@ -71,17 +73,17 @@ def check_image(spec: ImageSpec) -> None:
         check_oci(spec)
     elif spec.registry_secret:
         raise InvalidInput(
-            f"spec.registry_secret: {parts.scheme} asks no registry",
+            f"spec.registry_secret: {parts.scheme} uses no registry",
             field="spec.registry_secret",
-            hint="it is for oci://REGISTRY/NAME:TAG",
+            hint="use it with oci://REGISTRY/NAME:TAG, or leave it out",
         )
     if parts.scheme == "file" and (parts.netloc not in ("", "localhost") or not parts.path.startswith("/")):
         raise InvalidInput("spec.url: a file needs an absolute path", field="spec.url", hint="file:///path/to/image")
     if parts.scheme != "file" and not parts.hostname:
-        raise InvalidInput(f"spec.url: {spec.url[:80]!r} names no host", field="spec.url")
+        raise InvalidInput(f"spec.url: {spec.url[:80]!r} has no host", field="spec.url")
     if parts.password or (parts.username and parts.scheme != "ftp"):
         raise InvalidInput(
-            "spec.url holds a password or user, which everybody who sees the image would see",
+            "spec.url contains a user or password, which everyone who may read the image would see",
             field="spec.url",
             hint="serve the image without one, or fetch it yourself and give a file URL",
         )
@@ -100,19 +102,19 @@ def check_oci(spec: ImageSpec) -> None:
     source = read_oci(spec.url) if spec.url.startswith(OCI) else None
     if source is None or source.place not in ("registry", "held"):
         raise InvalidInput(
-            f"spec.url: {spec.url[:80]!r} names no image in a registry",
+            f"spec.url: {spec.url[:80]!r} is not an image in a registry",
             field="spec.url",
-            hint="write oci://REGISTRY/NAME:TAG, or …@sha256:… for that very one; or oci://NAME of an image that weft holds",
+            hint="write oci://REGISTRY/NAME:TAG, or …@sha256:… to pin one, or oci://NAME of an image that weft holds",
         )
     if source.place == "held" and spec.registry_secret:
         raise InvalidInput(
-            f"spec.registry_secret: {source.name} is an image of weft's, which no registry opens",
+            f"spec.registry_secret: {source.name} is held by weft itself, so no registry credentials apply",
             field="spec.registry_secret",
             hint="leave it out",
         )
     if spec.sha256:
         raise InvalidInput(
-            "spec.sha256: the disk is made here, so nobody knows its digest yet",
+            "spec.sha256: the server makes the disk, so its digest isn't known yet",
             field="spec.sha256",
             hint="pin the container image itself: oci://REGISTRY/NAME@sha256:…",
         )

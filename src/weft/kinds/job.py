@@ -51,41 +51,44 @@ class TaskSpec(ContainerSpec, msgspec.Struct, kw_only=True):
     """A container's, but that many of them find room on few nodes: they ask for less disk unless they say how much."""
 
     disk: Annotated[
-        int, field("How much it may write into its root; counts as its node's disk", change="never", quantity="bytes")
+        int,
+        field(
+            "Limit on what a task writes to its root file system; counts as disk of the node",
+            change="never",
+            quantity="bytes",
+        ),
     ] = TASK_DISK_BYTES
 
 
 class JobSpec(msgspec.Struct, kw_only=True):
-    task: Annotated[TaskSpec, field("What each task runs: a container's spec", change="never")]
-    array: Annotated[str, field("An index for each task: 0-99 or 1,3,7-9", change="never")] = "0"
-    parallelism: Annotated[int, field("How many tasks there may be at once", change="live", ge=1, le=MOST_AT_ONCE)] = (
-        100
-    )
-    retries: Annotated[int, field("How often a task that failed is tried again", change="live", ge=0, le=100)] = 0
+    task: Annotated[TaskSpec, field("What each task runs: the spec of a container", change="never")]
+    array: Annotated[str, field("Indexes, one for each task: 0-99 or 1,3,7-9", change="never")] = "0"
+    parallelism: Annotated[int, field("Limit on tasks at the same time", change="live", ge=1, le=MOST_AT_ONCE)] = 100
+    retries: Annotated[int, field("Retries of a failed task", change="live", ge=0, le=100)] = 0
     backoff: Annotated[
-        float, field("The pause before the first retry; each next one is twice as long", quantity="duration")
+        float, field("Pause before the first retry; it doubles with each further one", quantity="duration")
     ] = 5.0
-    task_timeout: Annotated[float | None, field("How long one try may run", quantity="duration")] = None
-    deadline: Annotated[float | None, field("How long all of it may take, from its start", quantity="duration")] = None
-    gang: Annotated[
-        bool, field("Tasks are placed so many at once as parallelism says, or not at all", change="never")
-    ] = False
-    preemptible: Annotated[bool, field("Its tasks give way to workloads that find no room", change="never")] = False
+    task_timeout: Annotated[float | None, field("Timeout of one try", quantity="duration")] = None
+    deadline: Annotated[float | None, field("Timeout of the whole job, from its start", quantity="duration")] = None
+    gang: Annotated[bool, field("Place as many tasks together as parallelism says, or none", change="never")] = False
+    preemptible: Annotated[bool, field("Tasks may be evicted for workloads that find no capacity", change="never")] = (
+        False
+    )
     after: Annotated[
         list[str],
-        field("Jobs that must have succeeded before: NAME, or NAME:ended however they ended", change="never"),
+        field("Jobs that must succeed first: NAME, or NAME:ended if they need only have ended", change="never"),
     ] = []
-    schedule: Annotated[str, field("When to run it, again and again: cron's five fields, or @daily")] = ""
-    time_zone: Annotated[str, field("Where the schedule's hours are so, like Europe/Berlin")] = "UTC"
+    schedule: Annotated[str, field("Schedule of runs: cron's five fields, or @daily")] = ""
+    time_zone: Annotated[str, field("Time zone of the schedule, like Europe/Berlin")] = "UTC"
     concurrency: Annotated[
         Literal["allow", "forbid", "replace"],
-        field("When a run is due while one goes on: run both, leave the new one out, or cancel the old one"),
+        field("If a run is due while another goes on: run both, skip the new one, or cancel the old one"),
     ] = "forbid"
-    history: Annotated[int, field("How many ended runs of a schedule are kept", ge=0, le=100)] = 5
-    keep_tasks: Annotated[int, field("How many ended tasks keep their logs, the newest", ge=0, le=1000)] = 100
-    hold: Annotated[bool, field("Begin nothing new: verbs hold and release set it")] = False
-    cancel: Annotated[bool, field("The wish to end it: the verb cancel sets it")] = False
-    rounds: Annotated[int, field("Grows by one with each retry of what failed that is asked for", ge=0)] = 0
+    history: Annotated[int, field("Ended runs of a schedule to keep", ge=0, le=100)] = 5
+    keep_tasks: Annotated[int, field("How many of the newest ended tasks keep their logs", ge=0, le=1000)] = 100
+    hold: Annotated[bool, field("Start no new tasks; the verbs hold and release set it")] = False
+    cancel: Annotated[bool, field("End the job; the verb cancel sets it")] = False
+    rounds: Annotated[int, field("Counter: failed tasks are retried when it grows", ge=0)] = 0
 
 
 class JobStatus(msgspec.Struct, kw_only=True):
@@ -131,7 +134,7 @@ def read_dependency(text_: str, field_: str = "spec.after") -> Dependency:
     check_name(name, field_)
     if condition not in ("", "succeeded", "ended"):
         raise InvalidInput(
-            f"{field_}: {condition[:40]!r} is nothing to wait for", field=field_, hint="write NAME or NAME:ended"
+            f"{field_}: {condition[:40]!r} is not a job to wait for", field=field_, hint="write NAME or NAME:ended"
         )
     return Dependency(name, "ended" if condition == "ended" else "succeeded")
 
@@ -168,13 +171,13 @@ def check_job(spec: JobSpec) -> None:
     for name, value in FIXED.items():
         if getattr(spec.task, name) not in (value, "never" if name == "restart" else value):
             raise InvalidInput(
-                f"spec.task.{name}: a task can't have that", field=f"spec.task.{name}", hint="leave it out"
+                f"spec.task.{name}: job tasks don't support {name}", field=f"spec.task.{name}", hint="leave it out"
             )
     if any(":" in network for network in spec.task.networks) and spec.array != "0":
         raise InvalidInput(
-            "spec.task.networks: tasks can't all have one address",
+            "spec.task.networks: tasks can't share one address",
             field="spec.task.networks",
-            hint="name networks only, without addresses",
+            hint="name networks without addresses",
         )
     indexes = list_array(spec)
     if indexes[-1] > LARGEST_INDEX:
@@ -183,7 +186,7 @@ def check_job(spec: JobSpec) -> None:
     for name in ("task_timeout", "deadline"):
         value = getattr(spec, name)
         if value is not None and value < 1:
-            raise InvalidInput(f"spec.{name}: that is no time at all", field=f"spec.{name}", hint="at least 1s")
+            raise InvalidInput(f"spec.{name}: too short", field=f"spec.{name}", hint="give at least 1s")
     if spec.gang and min(spec.parallelism, len(indexes)) > MOST_IN_GANG:
         raise InvalidInput(
             f"spec.parallelism: at most {MOST_IN_GANG} tasks can be placed together",
@@ -197,14 +200,16 @@ def check_job(spec: JobSpec) -> None:
         check_schedule(spec.schedule, spec.time_zone)
         if spec.after:
             raise InvalidInput(
-                "spec.after: what runs by a schedule waits for no job", field="spec.after", hint="leave out one of both"
+                "spec.after: a job with a schedule can't wait for other jobs",
+                field="spec.after",
+                hint="set either schedule or after, not both",
             )
 
 
 def check_job_change(old: JobSpec, new: JobSpec) -> None:
     if bool(old.schedule) != bool(new.schedule):
         raise InvalidInput(
-            "spec.schedule: a job has one from the beginning, or none", field="spec.schedule", hint="make a new job"
+            "spec.schedule: a job can't gain or lose its schedule", field="spec.schedule", hint="create a new job"
         )
 
 
@@ -232,7 +237,7 @@ def _retry(obj: Object, _: Any) -> dict[str, Any]:
     if phase not in ("Failed", "DeadlineExceeded", "Cancelled"):
         raise IllegalTransition(
             f"job/{obj['name']} is {phase}: there is nothing to retry",
-            hint="what has failed is retried once the job has ended",
+            hint="failed tasks can be retried once the job has ended",
             details={"phase": phase},
         )
     if obj["spec"]["rounds"] > dig(obj, "status.round", 0):
@@ -296,10 +301,10 @@ JOB = Kind(
         Reference("job", "spec.after", lambda s: [read_dependency(one).name for one in s.after], blocks=False),
     ),
     verbs=(
-        Verb("cancel", "End its tasks, and begin no more", change=_cancel),
-        Verb("retry", "Try once more what failed or was cancelled", change=_retry),
-        Verb("hold", "Begin nothing new; what runs goes on", change=_set("hold", ENDED, hold=True)),
-        Verb("release", "Go on with what was held", change=_set("release", ENDED, hold=False)),
+        Verb("cancel", "End the job's tasks and start no more", change=_cancel),
+        Verb("retry", "Retry tasks that failed or were cancelled", change=_retry),
+        Verb("hold", "Start no new tasks; running ones go on", change=_set("hold", ENDED, hold=True)),
+        Verb("release", "Let a held job go on", change=_set("release", ENDED, hold=False)),
     ),
     columns=(
         NAME,

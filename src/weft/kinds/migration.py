@@ -35,38 +35,38 @@ MOVED_ON = "movedOn"  # of one that an older store takes for under way: the gues
 
 
 class MigrationSpec(msgspec.Struct, kw_only=True):
-    workload: Annotated[str, field("The workload that moves, KIND/NAME, in this project", change="never")]
-    to: Annotated[
-        str | None, field("The node to move to; without one the scheduler chooses", change="never", name=True)
-    ] = None
+    workload: Annotated[str, field("Workload to migrate: KIND/NAME, in this project", change="never")]
+    to: Annotated[str | None, field("Target node; the scheduler chooses one if unset", change="never", name=True)] = (
+        None
+    )
     mode: Annotated[
         Mode,
         field(
-            "live: it runs on meanwhile, a container from where it was saved; cold: it is shut down for it; "
-            "best: live if a container can; storage: a disk of it goes to another pool of its node",
+            "live: without a shutdown, a container from its saved state; cold: shut down, and started on the target; "
+            "best: live if the container can; storage: relocate a disk to another pool of the node",
             change="never",
         ),
     ] = "live"
-    pool: Annotated[str | None, field("The pool that the disk is to go to (storage)", change="never", name=True)] = None
+    pool: Annotated[str | None, field("Target pool of the disk (storage)", change="never", name=True)] = None
     volume: Annotated[
-        str | None, field("The volume whose disk goes; without one the root disk (storage)", change="never", name=True)
+        str | None, field("Volume to relocate; the root disk if unset (storage)", change="never", name=True)
     ] = None
     timeout_seconds: Annotated[
-        float, field("How long it may take until it is given up", change="never", quantity="duration")
+        float, field("Timeout, after which the migration is abandoned", change="never", quantity="duration")
     ] = DEFAULT_TIMEOUT_SECONDS
     bytes_per_second: Annotated[
-        int, field("How fast it may send; 0 is as fast as it goes", change="never", quantity="bytes", ge=0)
+        int, field("Limit on the transfer rate, per second; 0 is no limit", change="never", quantity="bytes", ge=0)
     ] = 0
-    pause_ms: Annotated[
-        int, field("The longest standstill to aim at, in milliseconds", change="never", ge=1, le=60_000)
-    ] = 300
+    pause_ms: Annotated[int, field("Longest downtime to aim for, in milliseconds", change="never", ge=1, le=60_000)] = (
+        300
+    )
     not_before: Annotated[
         float | None,
-        field("When it may begin; at once without it", change="never", quantity="moment"),
+        field("Earliest start; at once if unset", change="never", quantity="moment"),
     ] = None
-    not_after: Annotated[float | None, field("When it is too late to begin", change="never", quantity="moment")] = None
-    reason: Annotated[str, field("Why, for people", change="live", max_length=200)] = ""
-    cancel: Annotated[bool, field("The wish to break it off: the verb cancel sets it")] = False
+    not_after: Annotated[float | None, field("Latest start", change="never", quantity="moment")] = None
+    reason: Annotated[str, field("Reason, for people", change="live", max_length=200)] = ""
+    cancel: Annotated[bool, field("Abort the migration; the verb cancel sets it")] = False
 
 
 class MigrationProgress(msgspec.Struct, kw_only=True, frozen=True):
@@ -197,61 +197,64 @@ def check_migration(spec: MigrationSpec) -> None:
     kind, name = read_workload(spec)
     if kind not in MOVABLE or not name or "/" in name:
         raise InvalidInput(
-            f"spec.workload: {spec.workload[:60]!r} names nothing that moves",
+            f"spec.workload: {spec.workload[:60]!r} is not a workload that can migrate",
             field="spec.workload",
             hint="write vm/web or container/web",
         )
     if spec.mode not in MOVABLE[kind]:
         raise InvalidInput(
-            f"spec.mode: a {kind} doesn't move {spec.mode}",
+            f"spec.mode: a {kind} doesn't support mode {spec.mode}",
             field="spec.mode",
             hint=f"one of {', '.join(MOVABLE[kind])}",
         )
     if (spec.mode == "storage") != (spec.pool is not None) or (spec.volume is not None and spec.mode != "storage"):
         raise InvalidInput(
-            "spec.pool: mode storage, and no other, moves a disk to another pool",
+            "spec.pool: mode storage needs a pool; no other mode takes a pool or a volume",
             field="spec.pool",
             hint="weft vm migrate web --storage --pool fast",
         )
     if spec.mode == "storage" and spec.to is not None:
         raise InvalidInput(
-            "spec.to: a disk that moves to another pool stays on its node", field="spec.to", hint="leave out the node"
+            "spec.to: mode storage relocates a disk within its node", field="spec.to", hint="leave spec.to out"
         )
     if not 1 <= spec.timeout_seconds <= 86400:
         raise InvalidInput(
-            f"spec.timeout_seconds: {spec.timeout_seconds:g} s is no time to wait",
+            f"spec.timeout_seconds: {spec.timeout_seconds:g} s is out of range",
             field="spec.timeout_seconds",
-            hint="from 1s to 1d",
+            hint="give 1s to 1d",
         )
     if spec.not_after is not None and spec.not_after <= (spec.not_before or 0.0):
         raise InvalidInput(
-            "spec.not_after: that is before it may begin", field="spec.not_after", hint="give one after not_before"
+            "spec.not_after: not later than the earliest start",
+            field="spec.not_after",
+            hint="give a time after not_before",
         )
 
 
 class MigrationInput(msgspec.Struct, kw_only=True):
     """As in MigrationSpec."""
 
-    to: Annotated[str | None, field("The node to move to; without one the scheduler chooses", name=True)] = None
-    timeout_seconds: Annotated[float, field("How long it may take", quantity="duration")] = DEFAULT_TIMEOUT_SECONDS
-    bytes_per_second: Annotated[int, field("How fast it may send", quantity="bytes", ge=0)] = 0
-    not_before: Annotated[float | None, field("When it may begin", quantity="moment")] = None
-    not_after: Annotated[float | None, field("When it is too late to begin", quantity="moment")] = None
+    to: Annotated[str | None, field("Target node; the scheduler chooses one if unset", name=True)] = None
+    timeout_seconds: Annotated[float, field("Timeout of the migration", quantity="duration")] = DEFAULT_TIMEOUT_SECONDS
+    bytes_per_second: Annotated[int, field("Limit on the transfer rate, per second", quantity="bytes", ge=0)] = 0
+    not_before: Annotated[float | None, field("Earliest start", quantity="moment")] = None
+    not_after: Annotated[float | None, field("Latest start", quantity="moment")] = None
     reason: Annotated[str, field("Why", max_length=200)] = ""
 
 
 class MigrateInput(MigrationInput, kw_only=True):
     mode: Annotated[Literal["live", "cold", "storage"], field("live, cold or storage")] = "live"
-    pool: Annotated[str | None, field("The pool that a disk is to go to (storage)", name=True)] = None
-    volume: Annotated[str | None, field("The volume that goes; else the root disk (storage)", name=True)] = None
-    pause_ms: Annotated[int, field("The longest standstill to aim at", ge=1, le=60_000)] = 300
+    pool: Annotated[str | None, field("Target pool of the disk (storage)", name=True)] = None
+    volume: Annotated[str | None, field("Volume to relocate; the root disk if unset (storage)", name=True)] = None
+    pause_ms: Annotated[int, field("Longest downtime to aim for", ge=1, le=60_000)] = 300
 
 
 class MigrateContainerInput(MigrationInput, kw_only=True):
     mode: Annotated[
         Literal["best", "live", "cold"],
         field(
-            "live: it is saved here and goes on there; cold: it is stopped here and starts there; best: live if both nodes can"
+            "live: saved on the source and restored on the target; "
+            "cold: stopped on the source and started on the target; best: live if both nodes can"
         ),
     ] = "best"
 
@@ -263,7 +266,7 @@ def make_migration(obj: Object, given: MigrateInput | MigrateContainerInput, mar
     what, under_way = f"{obj['kind']}/{name}", dig(obj, "status.migration", "")
     if under_way:
         raise IllegalTransition(
-            f"{what} is moving already: migration/{under_way}",
+            f"{what} is migrating already: migration/{under_way}",
             reason="alreadyMoving",
             hint=f"weft wait migration/{under_way}, or: weft migration cancel {under_way}",
             details={"migration": under_way},
@@ -271,19 +274,19 @@ def make_migration(obj: Object, given: MigrateInput | MigrateContainerInput, mar
     refuse_converting(obj)
     if dig(obj, "spec.once", False):
         raise IllegalTransition(
-            f"{what} runs once (spec.once), so it ends where it began",
+            f"{what} runs once (spec.once), so it can't migrate",
             reason="runsOnce",
             hint=f"wait until it has ended: weft wait {what}",
         )
     if given.to is not None and given.to == dig(obj, "status.node"):
         raise IllegalTransition(
-            f"{what} is on {given.to} already", field="to", hint="name another node, or none: weft node list"
+            f"{what} is on {given.to} already", field="to", hint="name another node, or none; weft node list shows them"
         )
     can_move = (Phase.RUNNING, Phase.BOOT, Phase.PROLOG, Phase.UNKNOWN)
     if given.not_before is None and phase not in (*can_move, *((Phase.STOPPED,) if given.mode != "live" else ())):
         raise IllegalTransition(
             f"{what} is {phase}: it can't migrate",
-            hint="it moves when it runs" + (", or with --cold when it is stopped" if phase == Phase.STOPPED else ""),
+            hint="start it, or migrate it with --cold" if phase == Phase.STOPPED else "migrate it while it runs",
             details={"phase": str(phase), "verb": "migrate"},
         )
     if given.not_before is None and given.mode != "storage":
@@ -306,7 +309,7 @@ def _check_free(obj: Object, given: MigrateInput | MigrateContainerInput) -> Non
         )
     if given.mode == "live" and dig(obj, "spec.gpus", 0):
         raise IllegalTransition(
-            f"{what} uses a GPU of its node, which can't go with it: it can't move while it runs",
+            f"{what} uses a GPU of its node, so it can't migrate live",
             reason="gpusStay",
             hint=f"weft {obj['kind']} migrate {obj['name']} --cold",
         )
@@ -319,8 +322,8 @@ def _cancel(obj: Object, _: Any) -> dict[str, Any]:
         raise IllegalTransition(f"{what} has ended ({phase}): it can't be cancelled")
     if phase == "Finishing":
         raise IllegalTransition(
-            f"{what} can't be cancelled any more: the guest runs on {dig(obj, 'status.target')}",
-            hint=f"move it back: weft migrate {dig(obj, 'spec.workload', '')}",
+            f"{what} can't be cancelled any more: {dig(obj, 'spec.workload', 'the workload')} runs on {dig(obj, 'status.target')}",
+            hint=f"migrate it back: weft migrate {dig(obj, 'spec.workload', '')}",
         )
     return {**obj["spec"], "cancel": True}
 
@@ -362,7 +365,7 @@ MIGRATION = Kind(
     name="migration",
     plural="migrations",
     title="migration",
-    summary="A VM's move to another node",
+    summary="A migration of a workload to another node",
     spec=MigrationSpec,
     status=MigrationStatus,
     status_writer="migrations",
@@ -374,7 +377,7 @@ MIGRATION = Kind(
         *(Reference(kind, "spec.workload", partial(_workloads, kind), blocks=False) for kind in MOVABLE),
         Reference("node", "spec.to", lambda s: [s.to] if s.to else [], blocks=False),
     ),
-    verbs=(Verb("cancel", "Break it off: the guest stays where it is", change=_cancel),),
+    verbs=(Verb("cancel", "Abort the migration; the workload stays where it is", change=_cancel),),
     columns=(
         NAME,
         Column("WORKLOAD", text("spec.workload")),

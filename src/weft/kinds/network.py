@@ -16,10 +16,10 @@ from weft.objects.schema import field, words
 
 class NetworkSpec(msgspec.Struct, kw_only=True):
     cidr: Annotated[str, field("Address range, like 10.20.0.0/24; the first address is the gateway's", change="never")]
-    nat: Annotated[bool, field("Guests may reach the outside through their node", change="live")] = True
-    mtu: Annotated[int, field("MTU inside", change="never", ge=576, le=8950)] = 1450
+    nat: Annotated[bool, field("Workloads may reach the outside through their node", change="live")] = True
+    mtu: Annotated[int, field("MTU of the network", change="never", ge=576, le=8950)] = 1450
     domain: Annotated[
-        str, field("DNS domain inside; only the network's own names are found in it", change="never", name=True)
+        str, field("DNS domain of the network; it holds only the network's own names", change="never", name=True)
     ] = "weft"
 
 
@@ -39,7 +39,7 @@ def read_cidr(cidr: str, field_: str = "spec.cidr") -> ipaddress.IPv4Network:
     except ValueError as error:
         raise InvalidInput(f"{field_}: {error}", field=field_, hint=hint) from None
     if not isinstance(network, ipaddress.IPv4Network):
-        raise InvalidInput(f"{field_}: {cidr} is IPv6; only IPv4 networks can be made", field=field_, hint=hint)
+        raise InvalidInput(f"{field_}: {cidr} is IPv6; only IPv4 is supported", field=field_, hint=hint)
     if not 8 <= network.prefixlen <= 29:
         raise InvalidInput(f"{field_}: /{network.prefixlen} is not between /8 and /29", field=field_, hint=hint)
     return network
@@ -56,12 +56,12 @@ _NOBODYS = {
 
 # What guests, or those who write for them, look for elsewhere: a domain of this name would answer in its stead (RFC 6761, 6762).
 _OTHERS = {
-    "localhost": "is each guest itself",
-    "local": "is for multicast DNS, so guests don't ask a server",
-    "arpa": "is where addresses are looked up",
-    "invalid": "is to lead nowhere",
+    "localhost": "refers to each workload itself",
+    "local": "is for multicast DNS, so workloads don't ask a server",
+    "arpa": "is for reverse lookups of addresses",
+    "invalid": "is reserved never to resolve",
     "onion": "belongs to another network",
-    **dict.fromkeys("com net org edu gov mil int info biz".split(), "is the internet's"),
+    **dict.fromkeys("com net org edu gov mil int info biz".split(), "is a domain of the internet"),
 }
 _COUNTRY = re.compile("[a-z]{2}")  # all of two letters are countries', or may become theirs (RFC 1591)
 
@@ -72,18 +72,18 @@ def check_network(spec: NetworkSpec) -> None:
 
 def check_new_network(spec: NetworkSpec) -> None:
     """Raises InvalidInput for a domain or range that is somebody else's. One that a network has already stays: it never changes."""
-    why = _OTHERS.get(spec.domain) or ("is a country's" if _COUNTRY.fullmatch(spec.domain) else None)
+    why = _OTHERS.get(spec.domain) or ("is a country's domain" if _COUNTRY.fullmatch(spec.domain) else None)
     if why:
         raise InvalidInput(
-            f"spec.domain: {spec.domain} {why}: guests would find nothing of it but this network's names",
+            f"spec.domain: {spec.domain} {why}: workloads would resolve nothing in it but this network's names",
             field="spec.domain",
-            hint="choose one that is nobody's, like weft, lan or internal",
+            hint="choose one that belongs to nobody, like weft, lan or internal",
         )
     network = read_cidr(spec.cidr)
     for taken, why in _NOBODYS.items():
         if network.overlaps(ipaddress.IPv4Network(taken)):
             raise InvalidInput(
-                f"spec.cidr: {spec.cidr} can't be used for guests: {taken} {why}",
+                f"spec.cidr: {spec.cidr} can't be used for workloads: {taken} {why}",
                 field="spec.cidr",
                 hint="choose a private range, in 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16",
             )

@@ -29,38 +29,40 @@ NODE_TYPES: tuple[str, ...] = get_args(NodeType)
 Amount = Annotated[int, field("", quantity="amount")]
 Ratio = Annotated[float, field("", quantity="ratio")]
 Cost = Annotated[float, field("", ge=0, le=1e9)]
-Reason = Annotated[str, field("Why, for people", max_length=200)]
+Reason = Annotated[str, field("Reason, for people", max_length=200)]
 
 
 class NodeSpec(msgspec.Struct, kw_only=True):
-    type: Annotated[NodeType | None, field("What it is for; unset: gpu if it has any, else cloud")] = None
+    type: Annotated[NodeType | None, field("Role of the node; if unset, gpu where it has GPUs, else cloud")] = None
     resources: Annotated[
-        dict[str, Amount], field("What else it has to give, by name: a count or a size (sriov=8, hugepages=16G)")
+        dict[str, Amount], field("Further resources of the node, by name: a count or a size (sriov=8, hugepages=16G)")
     ] = {}
-    taints: Annotated[list[str], field("Only workloads that tolerate it: NAME or NAME=VALUE")] = []
+    taints: Annotated[
+        list[str], field("Taints, which workloads must tolerate to be placed here: NAME or NAME=VALUE")
+    ] = []
     overcommit: Annotated[
-        dict[str, Ratio], field("How often cpu, memory or disk may be given away (cpu=4); 1 where unset")
+        dict[str, Ratio], field("Overcommit factors of cpu, memory and disk (cpu=4); 1 where unset")
     ] = {}
-    cost: Annotated[Cost | None, field("What an hour of it costs, in whatever unit you count")] = None
-    data: Annotated[list[str], field("Pools and data sets that are near it (ceph-pool:raw-data)")] = []
+    cost: Annotated[Cost | None, field("Cost per hour, in a unit of your choice")] = None
+    data: Annotated[list[str], field("Pools and data sets near the node (ceph-pool:raw-data)")] = []
     migration_bandwidth: Annotated[
         int,
         field(
-            "How fast guests may move from it and to it, all of them together; 0 is as fast as it goes",
+            "Limit on the transfer rate of all migrations from and to the node together; 0 is no limit",
             quantity="bytes",
             ge=0,
         ),
     ] = 0
     cordoned: Annotated[bool, field("Place nothing new here; what runs stays")] = False
-    cordon_reason: Annotated[str, field("Why it is cordoned", max_length=200)] = ""
-    drain: Annotated[bool, field("Move away what is on it")] = False
-    drain_reason: Annotated[str, field("Why it is drained", max_length=200)] = ""
-    drain_not_before: Annotated[float | None, field("When its drain may begin", quantity="moment")] = None
-    drain_not_after: Annotated[float | None, field("From when on nothing more begins to leave", quantity="moment")] = (
-        None
-    )
-    maintenance: Annotated[bool, field("It is being worked on: place nothing new here")] = False
-    maintenance_reason: Annotated[str, field("What is being done to it", max_length=200)] = ""
+    cordon_reason: Annotated[str, field("Why the node is cordoned", max_length=200)] = ""
+    drain: Annotated[bool, field("Migrate away what is on the node")] = False
+    drain_reason: Annotated[str, field("Why the node is drained", max_length=200)] = ""
+    drain_not_before: Annotated[float | None, field("Earliest start of the drain", quantity="moment")] = None
+    drain_not_after: Annotated[
+        float | None, field("Time after which no further workload starts to leave", quantity="moment")
+    ] = None
+    maintenance: Annotated[bool, field("Under maintenance: place nothing new here")] = False
+    maintenance_reason: Annotated[str, field("What the maintenance is about", max_length=200)] = ""
 
 
 class NodeStatus(msgspec.Struct, kw_only=True):
@@ -188,14 +190,16 @@ class DrainInput(msgspec.Struct):
     """``not_before`` and ``not_after`` are the window in which workloads begin to leave, in seconds since 1970."""
 
     reason: Reason = ""
-    not_before: Annotated[float | None, field("When it may begin", quantity="moment")] = None
-    not_after: Annotated[float | None, field("From when on nothing more begins to leave", quantity="moment")] = None
+    not_before: Annotated[float | None, field("Earliest start", quantity="moment")] = None
+    not_after: Annotated[
+        float | None, field("Time after which no further workload starts to leave", quantity="moment")
+    ] = None
 
 
 def _drain(obj: Object, given: DrainInput) -> dict[str, Any]:
     if given.not_after is not None and given.not_after <= (given.not_before or 0.0):
         raise InvalidInput(
-            "not_after: the window ends before it begins", field="not_after", hint="give one after not_before"
+            "not_after: the window ends before it begins", field="not_after", hint="give a time after not_before"
         )
     why = f"drained: {given.reason}" if given.reason else "drained"
     window = {"drain_not_before": given.not_before, "drain_not_after": given.not_after}
@@ -223,13 +227,13 @@ def check_node(spec: NodeSpec) -> None:
     for name in spec.resources:
         if name in _TAKEN or name.partition(".")[0] in (*OVERCOMMITTED, "gpu"):
             raise InvalidInput(
-                f"spec.resources.{name}: {name} is found by the node itself",
+                f"spec.resources.{name}: {name} is detected by the node itself",
                 field=f"spec.resources.{name}",
-                hint="what it offers is told when it is started: weft agent --cpu, --memory, --disk",
+                hint="set what the node offers when its agent starts: weft agent --cpu, --memory, --disk",
             )
         if not _RESOURCE.fullmatch(name):
             raise InvalidInput(
-                f"spec.resources: {name[:80]!r} is not a name of a resource",
+                f"spec.resources: {name[:80]!r} is not a valid name of a resource",
                 field="spec.resources",
                 hint="begin with a letter or digit; a-z, 0-9, . _ / and -, at most 63",
             )
@@ -237,15 +241,15 @@ def check_node(spec: NodeSpec) -> None:
         if name not in OVERCOMMITTED:
             meant = suggest(name, list(OVERCOMMITTED))
             raise InvalidInput(
-                f"spec.overcommit.{name[:80]}: only cpu, memory and disk can be given away more than once",
+                f"spec.overcommit.{name[:80]}: only cpu, memory and disk can be overcommitted",
                 field=f"spec.overcommit.{name[:80]}",
-                hint=f"did you mean {meant}?" if meant else "of a declared resource, declare more: spec.resources",
+                hint=f"did you mean {meant}?" if meant else "declare more of a declared resource in spec.resources",
             )
     check_taints(spec.taints, "spec.taints")
     for index, datum in enumerate(spec.data):
         if not _DATUM.fullmatch(datum):
             raise InvalidInput(
-                f"spec.data[{index}]: {datum[:80]!r} is not the name of data",
+                f"spec.data[{index}]: {datum[:80]!r} is not a valid name of data",
                 field=f"spec.data[{index}]",
                 hint="write it like ceph-pool:raw-data; no blanks, commas or semicolons, at most 100 characters",
             )
@@ -317,7 +321,7 @@ NODE = Kind(
     name="node",
     plural="nodes",
     title="node",
-    summary="A machine that runs guests",
+    summary="A machine that runs workloads",
     scope="fabric",
     spec=NodeSpec,
     status=NodeStatus,

@@ -18,15 +18,15 @@ CLUSTER_DEFAULT = "default"
 
 
 class PlacementPolicySpec(msgspec.Struct, kw_only=True):
-    description: Annotated[str, field("What it is for", max_length=200)] = ""
-    strategy: Annotated[
-        str, field("How long-lived workloads are placed: strategies, with weights where they differ")
-    ] = DEFAULT_STRATEGY
+    description: Annotated[str, field("Description, for people", max_length=200)] = ""
+    strategy: Annotated[str, field("Strategies for long-lived workloads, with weights where they differ")] = (
+        DEFAULT_STRATEGY
+    )
     basis: Annotated[
         Literal["allocation", "used"],
-        field("How full a node is: by what was asked for there, or by what is really used"),
+        field("How a node's fullness is counted: by what is requested, or by what is really used"),
     ] = "allocation"
-    serverless: Annotated[str, field("How serverless workloads are placed, likewise")] = SERVERLESS_STRATEGY
+    serverless: Annotated[str, field("Strategies for serverless workloads, likewise")] = SERVERLESS_STRATEGY
 
 
 class PlacementPolicyStatus(msgspec.Struct, kw_only=True):

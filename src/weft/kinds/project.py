@@ -13,10 +13,10 @@ from weft.objects.schema import field
 
 
 class ProjectSpec(msgspec.Struct, kw_only=True):
-    description: Annotated[str, field("What it is for", max_length=200)] = ""
-    strategy: Annotated[
-        str | None, field("How its workloads are placed that name no strategy: strategies, or @POLICY")
-    ] = None
+    description: Annotated[str, field("Description, for people", max_length=200)] = ""
+    strategy: Annotated[str | None, field("Placement of workloads that name no strategy: strategies, or @POLICY")] = (
+        None
+    )
 
 
 def check_project(spec: ProjectSpec) -> None:
@@ -33,7 +33,7 @@ PROJECT = Kind(
     name="project",
     plural="projects",
     title="project",
-    summary="A room for objects",
+    summary="A namespace for objects",
     scope="fabric",
     spec=ProjectSpec,
     check=check_project,

@@ -21,29 +21,30 @@ Name = Annotated[str, field("", name=True)]
 
 
 class MigrationQuery(msgspec.Struct, frozen=True, kw_only=True):
-    to: Annotated[str | None, field("The node it would move to; without one any other than its own", name=True)] = None
-    mode: Annotated[Literal["live", "cold", "best"], field("live, cold or, of a container, best")] = "live"
-    bytes_per_second: Annotated[int, field("How fast it might send", quantity="bytes", ge=0)] = 0
+    to: Annotated[str | None, field("Target node; any other than its own if unset", name=True)] = None
+    mode: Annotated[Literal["live", "cold", "best"], field("live, cold or, for a container, best")] = "live"
+    bytes_per_second: Annotated[int, field("Limit on the transfer rate, per second", quantity="bytes", ge=0)] = 0
 
 
 class RecommendationSpec(msgspec.Struct, kw_only=True):
     workload: Annotated[
-        str, field("The workload, KIND/NAME, in this project; without one, changes is a whole spec", change="never")
+        str, field("Workload to place, KIND/NAME, in this project; if unset, changes is a whole spec", change="never")
     ] = ""
-    kind: Annotated[str, field("The kind of workload that changes is a whole spec of", change="never", name=True)] = (
-        "vm"
-    )
+    kind: Annotated[str, field("Kind of the workload, if changes is a whole spec", change="never", name=True)] = "vm"
     changes: Annotated[
-        dict[str, Any], field("Fields of its spec that would be otherwise: what if", change="never")
+        dict[str, Any], field("Fields of the workload's spec as they would be changed: what if", change="never")
     ] = {}
     instead_of: Annotated[
         str,
         field(
-            "The workload, KIND/NAME, that hands its volumes and groups over to it and keeps its place", change="never"
+            "Workload, KIND/NAME, that hands its volumes and groups over to the new one and keeps its place",
+            change="never",
         ),
     ] = ""
-    move: Annotated[MigrationQuery | None, field("Where it would move to from where it runs", change="never")] = None
-    nodes: Annotated[list[Name], field("Nodes whose verdict is wanted in any case", change="never")] = []
+    move: Annotated[MigrationQuery | None, field("Ask where the running workload would migrate to", change="never")] = (
+        None
+    )
+    nodes: Annotated[list[Name], field("Nodes whose verdicts to show in any case", change="never")] = []
 
 
 class Advice(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,17 +91,19 @@ def check_recommendation(spec: RecommendationSpec) -> None:
     kind, slash, name = spec.workload.partition("/")
     if spec.workload and (not slash or not kind or not name):
         raise InvalidInput(
-            f"spec.workload: {spec.workload[:60]!r} names no workload", field="spec.workload", hint="write vm/web"
+            f"spec.workload: {spec.workload[:60]!r} is not a workload", field="spec.workload", hint="write vm/web"
         )
     if spec.move is not None and (not spec.workload or spec.changes):
         raise InvalidInput(
-            "spec.move: what moves is a workload as it is", field="spec.move", hint="name it, and leave changes out"
+            "spec.move: a migration is of an existing workload without changes",
+            field="spec.move",
+            hint="set spec.workload, and leave spec.changes out",
         )
     if spec.instead_of and (spec.workload or spec.instead_of.count("/") != 1 or not all(spec.instead_of.split("/"))):
         raise InvalidInput(
-            "spec.instead_of: it is for what isn't there yet, and names what is",
+            "spec.instead_of: names an existing workload, and is for one that doesn't exist yet",
             field="spec.instead_of",
-            hint="write container/web, give a whole spec in spec.changes, and leave workload out",
+            hint="write container/web, give a whole spec in spec.changes, and leave spec.workload out",
         )
     if not spec.workload and not spec.changes:
         raise InvalidInput(
@@ -114,7 +117,7 @@ RECOMMENDATION = Kind(
     name="recommendation",
     plural="recommendations",
     title="recommendation",
-    summary="What the scheduler would do with a workload now",
+    summary="Where the scheduler would place a workload now",
     spec=RecommendationSpec,
     status=RecommendationStatus,
     status_writer="recommend",

@@ -15,7 +15,7 @@ from weft.objects.schema import field
 
 
 class ReportSpec(msgspec.Struct, kw_only=True):
-    subject: Annotated[Literal["capacity", "drain"], field("What it is about", change="never")] = "capacity"
+    subject: Annotated[Literal["capacity", "drain"], field("Subject of the report", change="never")] = "capacity"
     node: Annotated[
         Annotated[str, field("", name=True)] | None, field("The node that would be drained", change="never")
     ] = None
@@ -94,7 +94,7 @@ def check_report(spec: ReportSpec) -> None:
     """Raises InvalidInput."""
     if (spec.subject == "drain") != (spec.node is not None):
         raise InvalidInput(
-            "spec.node: a report on a drain is about one node, and only that",
+            "spec.node: a report on a drain needs a node; no other report takes one",
             field="spec.node",
             hint="weft node drain NODE --dry-run",
         )
@@ -104,7 +104,7 @@ REPORT = Kind(
     name="report",
     plural="reports",
     title="report",
-    summary="How full the fabric is, what waits, and how it is decided",
+    summary="Capacity, waiting workloads, and how placement is decided",
     scope="fabric",
     spec=ReportSpec,
     status=ReportStatus,

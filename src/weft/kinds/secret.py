@@ -26,11 +26,12 @@ class SecretSpec(msgspec.Struct, kw_only=True):
     registry: Annotated[
         str,
         field(
-            "The image registry that it opens: HOST[:PORT]; it holds username and password, or token", max_length=255
+            "Image registry of these credentials: HOST[:PORT]; the values are username and password, or token",
+            max_length=255,
         ),
     ] = ""
-    values: Annotated[dict[str, str], field("What it holds, by key; taken in, and never shown")] = {}
-    sealed: Annotated[dict[str, str], field("What it holds, as only the server reads it; set by the server")] = {}
+    values: Annotated[dict[str, str], field("Values by key; accepted, and never shown again")] = {}
+    sealed: Annotated[dict[str, str], field("Encrypted values, which only the server reads; set by the server")] = {}
 
 
 class SecretStatus(msgspec.Struct, kw_only=True):
@@ -42,14 +43,14 @@ def check_secret(spec: SecretSpec) -> None:
     for key in (*spec.values, *spec.sealed):
         if not _KEY.fullmatch(key):
             raise InvalidInput(
-                f"spec.values: {key[:60]!r} can't be a key",
+                f"spec.values: {key[:60]!r} is not a valid key",
                 field="spec.values",
                 hint="letters, digits, dots, dashes and underscores, 63 at most",
             )
     if len({*spec.values, *spec.sealed}) > MOST_KEYS:
         raise InvalidInput(f"spec.values: at most {MOST_KEYS} keys", field="spec.values")
     if sum(len(value.encode()) for value in spec.values.values()) > MOST_BYTES:
-        raise InvalidInput("spec.values: that is too much", field="spec.values", hint="at most 64 KiB")
+        raise InvalidInput("spec.values: larger than 64 KiB in all", field="spec.values", hint="give at most 64 KiB")
     if spec.registry:
         _check_registry(spec)
 
@@ -61,9 +62,9 @@ def _check_registry(spec: SecretSpec) -> None:
         good = False
     if not good:
         raise InvalidInput(
-            f"spec.registry: {spec.registry[:80]!r} is no registry",
+            f"spec.registry: {spec.registry[:80]!r} is not a registry",
             field="spec.registry",
-            hint="HOST or HOST:PORT, as images are named: registry.example.org:5000",
+            hint="write HOST or HOST:PORT, as in an image's name: registry.example.org:5000",
         )
     keys = {*spec.values, *spec.sealed}
     if TOKEN not in keys and not {USERNAME, PASSWORD} <= keys:
@@ -87,7 +88,7 @@ SECRET = Kind(
     name="secret",
     plural="secrets",
     title="secret",
-    summary="What containers need and nobody is shown again",
+    summary="Confidential values for workloads and image registries",
     spec=SecretSpec,
     status=SecretStatus,
     status_writer="api",

@@ -72,7 +72,7 @@ def read_rule(written: str, direction: Literal["ingress", "egress"], field_: str
             raise refuse(f"{protocol} has no ports")
         range_ = _PORTS.fullmatch(ports)
         if range_ is None:
-            raise refuse(f"{ports!r} is no port or range of ports")
+            raise refuse(f"{ports!r} is not a port or range of ports")
         first, last = int(range_[1]), int(range_[2] or range_[1])
         if not 1 <= first <= last <= 65535:
             raise refuse("ports go from 1 to 65535, the lower one first")
@@ -100,7 +100,7 @@ def check_security_group(spec: SecurityGroupSpec) -> None:
         raise InvalidInput(
             f"spec: {len(ingress) + len(egress)} rules are too many",
             field="spec",
-            hint=f"at most {MOST_RULES}; a VM may carry several groups",
+            hint=f"at most {MOST_RULES}; a workload may have several groups",
         )
 
 
@@ -112,7 +112,7 @@ SECURITY_GROUP = Kind(
     name="securitygroup",
     plural="securitygroups",
     title="security group",
-    summary="Rules for who may connect to and from VMs",
+    summary="Rules for connections to and from workloads",
     aliases=("sg",),
     spec=SecurityGroupSpec,
     status=SecurityGroupStatus,

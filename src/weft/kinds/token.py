@@ -16,16 +16,16 @@ class TokenSpec(msgspec.Struct, kw_only=True):
     """A ``join`` token enrols one node, once; an ``access`` token speaks for ``subject``; an ``access-key`` signs calls of a
     project's functions. ``node`` binds a join token. An ``invoker`` may invoke functions and nothing else."""
 
-    use: Annotated[Literal["join", "access", "access-key"], field("What it is for", change="never")]
-    subject: Annotated[str, field("Whose it is", change="never", max_length=63)] = ""
-    role: Annotated[Literal["admin", "viewer", "invoker"], field("What its bearer may do", change="never")] = "viewer"
-    project: Annotated[str | None, field("The only project whose functions it invokes", change="never", name=True)] = (
-        None
-    )
-    node: Annotated[str | None, field("The only node name it may enrol", change="never", name=True)] = None
-    expires_at: Annotated[float | None, field("When it becomes worth nothing", change="never", quantity="moment")] = (
-        None
-    )
+    use: Annotated[Literal["join", "access", "access-key"], field("Description, for people", change="never")]
+    subject: Annotated[str, field("Person or program that the token belongs to", change="never", max_length=63)] = ""
+    role: Annotated[Literal["admin", "viewer", "invoker"], field("What the bearer may do", change="never")] = "viewer"
+    project: Annotated[
+        str | None, field("Project whose functions the token may invoke, and no other", change="never", name=True)
+    ] = None
+    node: Annotated[
+        str | None, field("Node name that the token may enrol, and no other", change="never", name=True)
+    ] = None
+    expires_at: Annotated[float | None, field("Time when the token expires", change="never", quantity="moment")] = None
     sha256: Annotated[str, field("Hash of the secret; set by the server", change="never", max_length=64)] = ""
     key_id: Annotated[str, field("The access key's id; set by the server", change="never", max_length=64)] = ""
 
@@ -42,9 +42,7 @@ def check_token(spec: TokenSpec) -> None:
     if spec.use == "join" and spec.role == "invoker":
         raise InvalidInput("a join token has no role", field="spec.role", hint="leave it out")
     if spec.use == "access-key" and not spec.project:
-        raise InvalidInput(
-            "an access key is good in one project: which?", field="spec.project", hint="give spec.project"
-        )
+        raise InvalidInput("an access key needs a project", field="spec.project", hint="give spec.project")
     if spec.project and spec.use != "access-key" and spec.role != "invoker":
         raise InvalidInput(
             "only an access key, or the role invoker, is limited to a project",
@@ -57,7 +55,7 @@ TOKEN = Kind(
     name="token",
     plural="tokens",
     title="token",
-    summary="Lets a node or a person in",
+    summary="Credentials for a node or user",
     scope="fabric",
     spec=TokenSpec,
     status=TokenStatus,

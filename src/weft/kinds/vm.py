@@ -52,19 +52,19 @@ UserName = Annotated[str, field("", max_length=32)]
 
 
 class VmSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
-    image: Annotated[str, field("The image the root disk is cloned from", change="replace", name=True)]
+    image: Annotated[str, field("Image that the root disk is cloned from", change="replace", name=True)]
     disk: Annotated[
-        int, field("Root disk, which may grow; 0 is the image's own size", change="plug", quantity="bytes")
+        int, field("Size of the root disk, which may grow; 0 is the image's own size", change="plug", quantity="bytes")
     ] = 0
-    pool: Annotated[
-        str, field("The storage pool that its root disk is made in; local is its node's own", change="never", name=True)
-    ] = LOCAL
+    pool: Annotated[str, field("Storage pool of the root disk; local is the node's own", change="never", name=True)] = (
+        LOCAL
+    )
     machine: Annotated[Literal["q35", "microvm"], field("Machine type", change="restart")] = "q35"
     cpu_model: Annotated[
         str,
         field(
-            "Its CPU: common is the best that all nodes like its own have, so that it can move to each; host is all of "
-            "its node's; or a model by QEMU's name for it",
+            "CPU model: common is the best that all nodes like its own have, so that the VM can migrate to each; host is "
+            "all of its node's; or a model by QEMU's name for it",
             change="restart",
             max_length=64,
         ),
@@ -76,17 +76,17 @@ class VmSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
     ssh_keys: Annotated[
         list[SshKey], field("SSH keys that may log in, as root and as each user; needs cloud-init", change="replace")
     ] = []
-    users: Annotated[list[UserName], field("Users to make, with sudo; needs cloud-init", change="replace")] = []
+    users: Annotated[list[UserName], field("Users to create, with sudo; needs cloud-init", change="replace")] = []
     firmware: Annotated[
         Literal["auto", "bios", "uefi"],
-        field("What boots: auto is the image's own kernel, where it has one, else bios", change="restart"),
+        field("Firmware: auto boots the image's own kernel, where it has one, else bios", change="restart"),
     ] = "auto"
     iso: Annotated[
-        str | None, field("An image to put into a CD drive, which firmware boots first", change="restart", name=True)
+        str | None, field("Image to put into a CD drive, which firmware boots first", change="restart", name=True)
     ] = None
     screen: Annotated[
         Literal["auto", "yes", "no"],
-        field("A screen to see over VNC: auto is yes where firmware boots", change="restart"),
+        field("Screen, shown over VNC: auto is yes where firmware boots", change="restart"),
     ] = "auto"
 
 
@@ -99,7 +99,7 @@ def check_vm(spec: VmSpec) -> None:
         raise InvalidInput(
             f"spec.cpu_model: {spec.cpu_model!r} is not the name of a CPU model",
             field="spec.cpu_model",
-            hint="common, host, or one of a node's report.cpu_models: weft get node NAME -o yaml",
+            hint="use common, host, or one of a node's report.cpu_models: weft get node NAME -o yaml",
         )
     if spec.volumes:
         refuse_twice(volumes=spec.volumes)
@@ -151,7 +151,7 @@ def check_growth(old: VmSpec, new: VmSpec) -> None:
         raise InvalidInput(
             f"spec.disk: a disk can't shrink from {format_bytes(old.disk)} to {format_bytes(new.disk)}",
             field="spec.disk",
-            hint="make a new VM with a smaller one",
+            hint="create a new VM with a smaller disk",
         )
 
 
@@ -170,11 +170,11 @@ def _refuse_little_memory(new: VmSpec, images: Mapping[str, ImageStatus]) -> Non
 
 VERBS = (
     START,
-    Verb("stop", "Shut the guest down; its disks and place stay", change=set_fields("stop", run="stop")),
+    Verb("stop", "Shut the workload down; its disks and its node are kept", change=set_fields("stop", run="stop")),
     RESTART,
     Verb("suspend", "Save memory to disk and end the machine", change=_suspend),
-    Verb("resume", "Go on from where it was suspended", change=set_fields("resume", run="run")),
-    Verb("migrate", "Move it to another node", input=MigrateInput, make=make_migration),
+    Verb("resume", "Continue from where the VM was suspended", change=set_fields("resume", run="run")),
+    Verb("migrate", "Migrate to another node", input=MigrateInput, make=make_migration),
     CONVERT,
     HOLD,
     RELEASE,

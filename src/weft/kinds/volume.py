@@ -20,9 +20,7 @@ MOST_BYTES = 2**50
 
 class VolumeSpec(msgspec.Struct, kw_only=True):
     size: Annotated[int, field("Size; it may grow, also while a VM uses it", change="live", quantity="bytes")]
-    pool: Annotated[
-        str, field("The storage pool that it is made in; local is its node's own", change="never", name=True)
-    ] = LOCAL
+    pool: Annotated[str, field("Storage pool of the disk; local is the node's own", change="never", name=True)] = LOCAL
 
 
 class VolumeStatus(msgspec.Struct, kw_only=True):
@@ -52,7 +50,7 @@ def check_growth(old: VolumeSpec, new: VolumeSpec) -> None:
         raise InvalidInput(
             f"spec.size: a volume can't shrink from {format_bytes(old.size)} to {format_bytes(new.size)}",
             field="spec.size",
-            hint="make a smaller volume and copy what is needed",
+            hint="create a smaller volume and copy what is needed",
         )
 
 

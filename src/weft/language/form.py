@@ -68,7 +68,7 @@ def make_form(tree: Expression) -> dict[str, Any]:
 
 def _read(raw: Any, path: str, depth: int) -> Expression:
     if depth > DEEPEST:
-        raise InvalidInput(f"{path[:200]}: nested deeper than {DEEPEST}", field=path[:200], hint="write it flatter")
+        raise InvalidInput(f"{path[:200]}: nested deeper than {DEEPEST}", field=path[:200], hint="nest less deeply")
     if isinstance(raw, str):
         return parse(raw, path).tree
     given = _fields(raw, path)
@@ -81,7 +81,7 @@ def _read(raw: Any, path: str, depth: int) -> Expression:
         return _join(op, given["of"], f"{path}.of", depth)
     if op not in _ALL or op in ("and", "or", "not"):
         if op in ("and", "or", "not"):
-            raise InvalidInput(f"{path}.of is missing", field=f"{path}.of", hint=f"what {op} is about")
+            raise InvalidInput(f"{path}.of is missing", field=f"{path}.of", hint=f"give what {op} applies to")
         meant = suggest(op, list(_ALL))
         raise InvalidInput(
             f"{path}.op: {op[:40]!r} is not an operator" if op else f"{path}.op is missing",
@@ -89,12 +89,14 @@ def _read(raw: Any, path: str, depth: int) -> Expression:
             hint=f"did you mean {meant}?" if meant else "operators: " + ", ".join(_ALL),
         )
     if "attribute" not in given:
-        raise InvalidInput(f"{path}.attribute is missing", field=f"{path}.attribute", hint="what is compared")
+        raise InvalidInput(
+            f"{path}.attribute is missing", field=f"{path}.attribute", hint="name the attribute to compare"
+        )
     attribute = _text(given["attribute"], f"{path}.attribute")
     if op == "exists":
         return Exists(attribute)
     if "value" not in given:
-        raise InvalidInput(f"{path}.value is missing", field=f"{path}.value", hint="what it is compared with")
+        raise InvalidInput(f"{path}.value is missing", field=f"{path}.value", hint="give the value to compare with")
     value, at = given["value"], f"{path}.value"
     if op in ("in", "not_in"):
         if not isinstance(value, list) or not value:
@@ -110,7 +112,7 @@ def _join(op: str, of: Any, path: str, depth: int) -> Expression:
     parts = [_read(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(items)]
     if sum(1 for part in parts for _ in leaves(part)) > MOST_PARTS:
         raise InvalidInput(
-            f"{path[:200]}: more than {MOST_PARTS} comparisons", field=path[:200], hint="make it shorter"
+            f"{path[:200]}: more than {MOST_PARTS} comparisons", field=path[:200], hint="shorten the expression"
         )
     if op == "and":
         return every(parts)
@@ -118,14 +120,14 @@ def _join(op: str, of: Any, path: str, depth: int) -> Expression:
         return either(parts)
     if op == "not" and len(parts) == 1:
         return Not(parts[0])
-    fact = "not is about one part" if op == "not" else f"{op[:40]!r} joins nothing"
-    raise InvalidInput(f"{path}: {fact}", field=path, hint="join with and, or; not takes one")
+    fact = "not takes one part" if op == "not" else f"{op[:40]!r} can't join parts"
+    raise InvalidInput(f"{path}: {fact}", field=path, hint="join with and, or; not takes one part")
 
 
 def _fields(raw: Any, path: str) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise InvalidInput(
-            f"{path[:200]} must be a text or a set of fields", field=path[:200], hint='like "storage=nvme" or {"op": …}'
+            f"{path[:200]} must be text or a set of fields", field=path[:200], hint='like "storage=nvme" or {"op": …}'
         )
     given: dict[str, Any] = {}
     for key, value in raw.items():
@@ -147,5 +149,5 @@ def _text(value: Any, path: str) -> str:
         except ValueError:  # a number so large that Python won't print it
             value = None
     if not isinstance(value, str) or not value.isprintable():
-        raise InvalidInput(f"{path} must be a text or a number", field=path)
+        raise InvalidInput(f"{path} must be text or a number", field=path)
     return value

@@ -51,7 +51,7 @@ def split(text: str, field: str) -> list[Token]:
             1,
             f"longer than {MOST_CHARACTERS} characters",
             field,
-            "make it shorter",
+            "shorten the expression",
         )
     tokens: list[Token] = []
     at = 0
@@ -80,9 +80,11 @@ def split(text: str, field: str) -> list[Token]:
 
 def _refuse(text: str, at: int, field: str) -> Exception:
     if text[at] in "\"'":
-        return point_at(text, at, 1, "this quotation doesn't end", field, f"close it with {text[at]}")
+        return point_at(text, at, 1, "this quotation isn't closed", field, f"close it with {text[at]}")
     if text[at] == ";":
-        return point_at(text, at, 1, "';' can't stand here", field, "only ;weight=0-1 and ;priority=N end a preference")
+        return point_at(
+            text, at, 1, "';' can't be used here", field, "only ;weight=0-1 and ;priority=N end a preference"
+        )
     return point_at(
-        text, at, 1, f"{text[at]!r} can't stand here", field, 'put unusual values into quotation marks: name="a b"'
+        text, at, 1, f"{text[at]!r} can't be used here", field, 'put unusual values into quotation marks: name="a b"'
     )

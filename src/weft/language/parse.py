@@ -70,7 +70,7 @@ class _Parser:
     def read(self) -> Parsed:
         if len(self._tokens) == 1:
             raise point_at(
-                self._text, 0, 1, "nothing is asked for", self._field, "write like storage=nvme,memory>=32GB"
+                self._text, 0, 1, "the expression is empty", self._field, "write like storage=nvme,memory>=32GB"
             )
         tree = self._expression()
         if self._token.kind != "end":
@@ -114,7 +114,7 @@ class _Parser:
         if self._is_word("not") or self._is_mark("("):
             self._depth += 1
             if self._depth > DEEPEST:
-                raise self._refuse(token, f"nested deeper than {DEEPEST}", "write it flatter")
+                raise self._refuse(token, f"nested deeper than {DEEPEST}", "nest less deeply")
             self._take()
             if token.kind == "word":
                 tree: Expression = Not(self._term())
@@ -127,7 +127,7 @@ class _Parser:
         end = self._tokens[self._next - 1]
         self._spans.append((token.at, end.at + end.length - token.at))
         if len(self._spans) > MOST_PARTS:
-            raise self._refuse(token, f"more than {MOST_PARTS} comparisons", "make it shorter")
+            raise self._refuse(token, f"more than {MOST_PARTS} comparisons", "shorten the expression")
         return leaf
 
     def _leaf(self) -> Leaf:
@@ -171,7 +171,7 @@ class _Parser:
             )
         self._take()
         if not token.text or len(token.text) > MOST_LETTERS:
-            raise self._refuse(token, f"an attribute has 1 to {MOST_LETTERS} letters")
+            raise self._refuse(token, f"an attribute has 1 to {MOST_LETTERS} characters")
         return token.text
 
     def _compare(self, attribute: str, operator: Operator, sign: Token) -> Compare:
@@ -179,7 +179,9 @@ class _Parser:
         value = self._value(f"the value after {sign.text} is missing")
         if operator not in ("eq", "neq") and read_amount(value, attribute) is None:
             raise self._refuse(
-                token, f"{sign.text} compares numbers, and {value[:40]!r} is none", "write a number or a size like 32GB"
+                token,
+                f"{sign.text} compares numbers, and {value[:40]!r} is not a number",
+                "write a number or a size like 32GB",
             )
         return Compare(attribute, operator, value)
 
@@ -193,7 +195,7 @@ class _Parser:
             )
         self._take()
         if len(token.text) > MOST_LETTERS:
-            raise self._refuse(token, f"a value has at most {MOST_LETTERS} letters")
+            raise self._refuse(token, f"a value has at most {MOST_LETTERS} characters")
         if token.kind == "word" and token.text[-1].isdigit() and self._is_word(*_UNITS):
             return token.text + self._take().text  # 32 GB
         return token.text
@@ -225,10 +227,10 @@ class _Parser:
             return self._refuse(token, "this parenthesis was never opened")
         meant = suggest(token.text.lower(), ["and", "or"]) if token.kind == "word" else None
         hint = f"did you mean {meant.upper()}?" if meant else "join parts with , or AND or OR"
-        return self._refuse(token, f"{token.text[:40]!r} can't stand here", hint)
+        return self._refuse(token, f"{token.text[:40]!r} can't be used here", hint)
 
     def _refuse_operator(self, token: Token, attribute: str) -> InvalidInput:
-        hint = f"compare it: {attribute[:40]}=VALUE, or ask for it: exists({attribute[:40]})"
+        hint = f"compare it: {attribute[:40]}=VALUE, or test for it: exists({attribute[:40]})"
         if token.kind == "end" or (token.kind == "mark" and token.text in "),"):
             return self._refuse(token, f"an operator is missing after {attribute[:40]!r}", hint)
         word = token.text.lower()

@@ -58,14 +58,14 @@ def read_members(source: IO[bytes], size: int) -> list[Member]:
         with zipfile.ZipFile(source) as archive:
             return _read(archive)
     except _UNREADABLE as problem:
-        raise _bad(f"it is no zip that can be read: {str(problem)[:120]}") from None
+        raise _bad(f"the zip can't be read: {str(problem)[:120]}") from None
 
 
 def too_large(size: int) -> TooLarge:
     return TooLarge(
         f"the code is {size / MIB:.1f} MiB zipped: at most {MOST_BYTES // MIB} MiB",
         field="spec.code",
-        hint="leave out what it doesn't need, or make it an image: --image REGISTRY/NAME:TAG",
+        hint="leave out what the function doesn't need, or make the code an image: --image REGISTRY/NAME:TAG",
     )
 
 
@@ -76,12 +76,12 @@ def _check_directory(source: IO[bytes], size: int) -> None:
     tail = source.read(tail_bytes)
     at = tail.rfind(_END_SIGN)
     if at < 0 or len(tail) - at < _END.size:
-        raise _bad("it is no zip, or cut short")
+        raise _bad("it is not a zip, or it is cut short")
     _, _, _, _, members, directory, start, _ = _END.unpack_from(tail, at)
     if 0xFFFF in (members,) or 0xFFFFFFFF in (directory, start):
-        raise _bad("it is a zip of more than 4 GiB or 65,534 members")
+        raise _bad("the zip has more than 4 GiB or 65,534 members")
     if members > MOST_MEMBERS or directory > MOST_DIRECTORY_BYTES:
-        raise _bad(f"it has {members} members: at most {MOST_MEMBERS}")
+        raise _bad(f"the zip has {members} members: at most {MOST_MEMBERS}")
 
 
 def _read(archive: zipfile.ZipFile) -> list[Member]:
@@ -89,27 +89,27 @@ def _read(archive: zipfile.ZipFile) -> list[Member]:
     seen: dict[str, bool] = {}
     total = 0
     if len(archive.infolist()) > MOST_MEMBERS:
-        raise _bad(f"it has more than {MOST_MEMBERS} members")
+        raise _bad(f"the zip has more than {MOST_MEMBERS} members")
     for info in archive.infolist():
         member = _read_member(archive, info)
         if member.name in seen and not (member.folder and seen[member.name]):
-            raise _bad(f"{_shown(member.name)} is in it twice")
+            raise _bad(f"{_shown(member.name)} is in the zip twice")
         seen[member.name] = member.folder
         total += member.size
         if total > MOST_UNPACKED_BYTES:
             raise TooLarge(
-                f"the code comes to more than {MOST_UNPACKED_BYTES // MIB} MiB unpacked",
+                f"the code is more than {MOST_UNPACKED_BYTES // MIB} MiB unpacked",
                 field="spec.code",
-                hint="leave out what it doesn't need, or make it an image: --image REGISTRY/NAME:TAG",
+                hint="leave out what the function doesn't need, or make the code an image: --image REGISTRY/NAME:TAG",
             )
         members.append(member)
     inside = {name for name, folder in seen.items() if not folder}
     for member in members:
         above = next((str(p) for p in PurePosixPath(member.name).parents if str(p) in inside), None)
         if above is not None:
-            raise _bad(f"{_shown(member.name)} lies in {_shown(above)}, which is no folder")
+            raise _bad(f"{_shown(member.name)} lies in {_shown(above)}, which is not a folder")
     if not inside:
-        raise _bad("there is no file in it")
+        raise _bad("the zip holds no file")
     return members
 
 
@@ -119,7 +119,7 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
     if info.flag_bits & 0x1:
         raise _bad(f"{_shown(name)} is encrypted")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise _bad(f"{_shown(name)} is compressed in a way that isn't read: only stored and deflated are")
+        raise _bad(f"{_shown(name)} has an unsupported compression: members must be stored or deflated")
     mode = info.external_attr >> 16 if info.create_system == 3 else 0
     kind = stat.S_IFMT(mode)
     if info.is_dir() or kind == stat.S_IFDIR:
@@ -139,9 +139,9 @@ def check_member_name(name: str) -> None:
     """Raises InvalidInput for a name that leads elsewhere, or that no file system takes."""
     parts = name.split("/")
     if not name or name.startswith("/") or not all(parts) or {".", ".."} & set(parts):
-        raise _bad(f"{_shown(name)} is no plain relative name")
+        raise _bad(f"{_shown(name)} is not a plain relative name")
     if "\\" in name or "\0" in name or not name.isprintable():
-        raise _bad(f"{_shown(name)} has characters that no name should have")
+        raise _bad(f"{_shown(name)} has characters that a name can't have")
     if len(name.encode("utf-8", "surrogateescape")) > LONGEST_NAME or any(
         len(part.encode("utf-8", "surrogateescape")) > LONGEST_PART for part in parts
     ):
@@ -152,11 +152,11 @@ def check_link(name: str, target: str) -> None:
     """Raises InvalidInput for a link that leads out of the folder that ``name`` is in the end in."""
     depth = name.count("/")
     if not target or target.startswith("/") or not target.isprintable():
-        raise _bad(f"the link {_shown(name)} leads out of it: {_shown(target)}")
+        raise _bad(f"the link {_shown(name)} leads out of the code: {_shown(target)}")
     for part in target.split("/"):
         depth += {"..": -1, ".": 0, "": 0}.get(part, 1)
         if depth < 0:
-            raise _bad(f"the link {_shown(name)} leads out of it: {_shown(target)}")
+            raise _bad(f"the link {_shown(name)} leads out of the code: {_shown(target)}")
 
 
 def write_archive(folder: Path, out: IO[bytes]) -> int:
@@ -217,9 +217,9 @@ def _read_file(path: Path, most: int) -> bytes:
         raise _bad(f"{path}: {(problem.strerror or str(problem)).lower()}") from None
     if len(data) > most:
         raise TooLarge(
-            f"the code comes to more than {MOST_UNPACKED_BYTES // MIB} MiB unpacked",
+            f"the code is more than {MOST_UNPACKED_BYTES // MIB} MiB unpacked",
             field="spec.code",
-            hint="leave out what it doesn't need, or make it an image: --image REGISTRY/NAME:TAG",
+            hint="leave out what the function doesn't need, or make the code an image: --image REGISTRY/NAME:TAG",
         )
     return data
 
@@ -230,5 +230,5 @@ def _shown(name: str) -> str:
 
 def _bad(fact: str) -> InvalidInput:
     return InvalidInput(
-        f"the code can't be used: {fact}", reason="badCode", field="spec.code", hint="a folder, or a zip of one"
+        f"the code can't be used: {fact}", reason="badCode", field="spec.code", hint="give a folder, or a zip of one"
     )

@@ -21,7 +21,7 @@ def parse_indexes(text: str, field: str, *, most: int) -> list[int]:
                 f"{field}: {part[:40]!r} is neither a number nor a range", field=field, hint="write 0-99 or 1,3,7-9"
             )
         if last - first >= most or len(found) > most:
-            raise InvalidInput(f"{field}: that is too many", field=field, hint=f"at most {most}")
+            raise InvalidInput(f"{field}: too many indexes", field=field, hint=f"at most {most}")
         found.update(range(first, last + 1))
     if len(found) > most:
         raise InvalidInput(f"{field}: {len(found)} is too many", field=field, hint=f"at most {most}")

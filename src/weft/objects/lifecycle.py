@@ -98,7 +98,7 @@ def check_verb(verb: str, phase: Phase, what: str) -> None:
         return
     legal = legal_verbs(phase)
     raise IllegalTransition(
-        f"{what} is {phase}: it can't {verb}",
-        hint="legal now: " + ", ".join(legal),
+        f"{what} is {phase}: {verb} is not possible now",
+        hint="possible now: " + ", ".join(legal),
         details={"phase": str(phase), "verb": verb, "legal": legal},
     )

@@ -132,11 +132,11 @@ def parse_moment(text: object, field: str = "time") -> float:
             raise _bad(text, field, "a time", hint) from None
         if moment.tzinfo is None:
             raise InvalidInput(
-                f"{field}: {str(text)[:LONGEST_SHOWN]} says no offset from UTC", field=field, hint=hint
+                f"{field}: {str(text)[:LONGEST_SHOWN]} has no offset from UTC", field=field, hint=hint
             ) from None
         seconds = moment.timestamp()
     if not 0 <= seconds <= LAST_MOMENT:
-        raise InvalidInput(f"{field}: {str(text)[:LONGEST_SHOWN]} is in no calendar", field=field, hint=hint)
+        raise InvalidInput(f"{field}: {str(text)[:LONGEST_SHOWN]} is not a valid date", field=field, hint=hint)
     return round(seconds, 3)
 
 

@@ -41,8 +41,8 @@ def check_schedule(
     try:
         next_run(text, zone, 0.0)
     except (_cron().CronSimError, StopIteration) as problem:
-        why = str(problem)[:1].lower() + str(problem)[1:] if str(problem) else "it never comes"
-        raise InvalidInput(f"{field}: {text[:60]!r} is no schedule: {why}", field=field, hint=_HINT) from None
+        why = str(problem)[:1].lower() + str(problem)[1:] if str(problem) else "it never comes due"
+        raise InvalidInput(f"{field}: {text[:60]!r} is not a schedule: {why}", field=field, hint=_HINT) from None
 
 
 def next_run(text: str, zone: str, after: float) -> float:
@@ -58,7 +58,7 @@ def _read_fields(text: str) -> str:
     if len(fields) > LONGEST:
         raise _cron().CronSimError(f"longer than {LONGEST} characters")
     if len(fields.split()) != 5:
-        raise _cron().CronSimError("it has not five fields")
+        raise _cron().CronSimError("it doesn't have five fields")
     return fields
 
 
@@ -69,5 +69,5 @@ def _read_zone(zone: str, field: str) -> tzinfo:
         return ZoneInfo(zone)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise InvalidInput(
-            f"{field}: {zone[:60]!r} is no time zone", field=field, hint="write one like UTC or Europe/Berlin"
+            f"{field}: {zone[:60]!r} is not a time zone", field=field, hint="write one like UTC or Europe/Berlin"
         ) from None

@@ -121,9 +121,9 @@ class HttpProtocol(asyncio.Protocol):
                     self.refuse(431, "the request's head is too long")
                     return
         except httptools.HttpParserUpgrade:
-            self.refuse(400, "no other protocol is spoken here")
+            self.refuse(400, "upgrades to another protocol are not supported")
         except httptools.HttpParserError as problem:
-            self.refuse(400, f"this is no HTTP request: {problem}")
+            self.refuse(400, f"this is not an HTTP request: {problem}")
         self._answer_next()
 
     def pause_writing(self) -> None:
@@ -193,10 +193,10 @@ class HttpProtocol(asyncio.Protocol):
         if request.came > server.bounds.most_body_bytes:
             self._stop(413, f"the request's body has more than {server.bounds.most_body_bytes} bytes")
         if server.bodies.is_too_much(self.who):
-            self._stop(503, "too much of this address is under way here just now")
+            self._stop(503, "too much from this client's address is under way just now")
         if server.bodies.is_full:
             loser = server.make_room(self)
-            loser.refuse(503, "too much is under way here just now")
+            loser.refuse(503, "too much is under way just now")
             if loser is self:
                 raise ValueError("refused")
         if request.buffered > PIECE_BYTES and self._is_reading:
@@ -255,7 +255,7 @@ class HttpProtocol(asyncio.Protocol):
             is_over = idle > LINGER_SECONDS
         elif self._in_body:
             if idle > BODY_SECONDS:
-                self.refuse(408, "the request's body comes too slowly")
+                self.refuse(408, "the request's body arrives too slowly")
             return
         else:
             is_over = idle > (HEAD_SECONDS if self._in_head else IDLE_SECONDS)

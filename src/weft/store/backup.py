@@ -251,10 +251,10 @@ def read_backup(path: Path) -> Backup:
                 rows += 1
             case _Upload():
                 if not _DIGEST.fullmatch(line.name):
-                    raise _damaged(path, "an upload has no digest for a name")
+                    raise _damaged(path, "an upload is not named by a digest")
                 uploads += line.last
             case _End() if (line.objects, line.files, line.uploads, line.rows) != (objects, len(files), uploads, rows):
-                raise _damaged(path, f"it holds {objects} objects, and says {line.objects}")
+                raise _damaged(path, f"it holds {objects} objects, but declares {line.objects}")
     return Backup(path, header, files, objects, uploads, rows)
 
 
@@ -285,7 +285,7 @@ def _read_header(path: Path, data: bytes) -> Header:
     except (msgspec.MsgspecError, UnicodeDecodeError):
         header = None
     if header is None or header.format != FORMAT:
-        raise InvalidInput(f"{path} is no weft backup", hint="name a file that weft server backup made")
+        raise InvalidInput(f"{path} is not a weft backup", hint="name a file that weft server backup made")
     if header.version > VERSION:
         raise InvalidInput(
             f"backup {path} was written by a newer weft ({header.weft})", hint=f"restore it with weft {header.weft}"
@@ -295,5 +295,5 @@ def _read_header(path: Path, data: bytes) -> Header:
 
 def _damaged(path: Path, fact: str) -> InvalidInput:
     return InvalidInput(
-        f"backup {path} is damaged or no weft backup: {fact}", hint="nothing was changed; use another backup"
+        f"backup {path} is damaged or not a weft backup: {fact}", hint="nothing was changed; use another backup"
     )

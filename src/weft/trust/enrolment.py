@@ -65,14 +65,14 @@ def adopt(enrolment: Enrolment, peer: Peer) -> Enrolment:
 
 def refuse_removed(enrolment: Enrolment) -> WeftError:
     return Forbidden(
-        f"node {enrolment.name} was removed from the fabric: its certificate is worth nothing",
+        f"node {enrolment.name} was removed from the fabric: its certificate is no longer accepted",
         hint="weft token create --join, then weft agent join again",
     )
 
 
 def refuse_replaced(enrolment: Enrolment) -> WeftError:
     return NotAuthenticated(
-        f"node {enrolment.name} was enrolled anew, with another key: this certificate is worth nothing",
+        f"node {enrolment.name} was enrolled anew, with another key: this certificate is no longer accepted",
         reason="certificateReplaced",
         hint=f"if this is the right machine: weft token create --join --node {enrolment.name}, and join again",
     )

@@ -55,5 +55,5 @@ def unseal(key: bytes, sealed: str, place: str) -> bytes:
         raise Unavailable(
             "a sealed secret can't be read: this server's seal.key is another one",
             reason="sealedByAnother",
-            hint="restore the server with its backup, or make the secret anew",
+            hint="restore the server from its backup, or create the secret anew",
         ) from None

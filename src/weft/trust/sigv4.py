@@ -85,7 +85,7 @@ def check_scope(signed: Signed, region: str, service: str, date: str, now: float
         word = "expired" if made.timestamp() < now else "not yet current"
         raise _invalid(
             f"signature {word}: it was made at {date}, and it is {here} here (at most 5 minutes apart)",
-            hint="set the clock of the machine that calls",
+            hint="set the clock of the calling machine",
         )
 
 
@@ -105,7 +105,7 @@ def verify(
         if (name == "host" or name.startswith("x-amz-")) and name not in signed.headers:
             raise _invalid(f"header {name[:60]} is not signed")
     if "host" not in signed.headers or any(name not in headers for name in signed.headers):
-        raise _invalid("a header that is signed didn't come")
+        raise _invalid("a signed header is missing")
     said = headers.get("x-amz-content-sha256")
     if said is not None and list(said) != [body_sha256]:
         raise _invalid("the body isn't the one that was signed (x-amz-content-sha256)")

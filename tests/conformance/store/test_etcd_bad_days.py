@@ -182,7 +182,7 @@ async def test_a_refilled_etcd_is_a_new_history_that_goes_on(start: Start) -> No
         taken = await fresh.grant("controllers", "two", 1.0)
         assert lease is not None and taken is not None and taken.fence > lease.fence
         renewing = asyncio.create_task(keep_lease(fresh, "controllers", 1.0, "two"))
-        with pytest.raises(InUse, match="two works on store etcd"):
+        with pytest.raises(InUse, match="two uses store etcd"):
             await EtcdStore([server.endpoint]).refill(entries, rival="controllers")
         renewing.cancel()
         assert await fresh.get("/b") is not None

@@ -15,7 +15,7 @@ from weft.gateway.function.readiness import read_failure
             '{"errorMessage": "a\\nb", "stackTrace": ["  File \\"app.py\\", line 1\\n    import shop\\n", "\\n"]}',
             ["a", "b", '  File "app.py", line 1', "    import shop"],
         ),
-        ('{"errorMessage": null, "stackTrace": 7}', ["it gave no reason"]),
+        ('{"errorMessage": null, "stackTrace": 7}', ["the runtime gave no reason"]),
         ("exit code 1\nlast words", ["exit code 1", "last words"]),
         ("[" * 100_000, ["[" * 100_000]),
         ("", []),

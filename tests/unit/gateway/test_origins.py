@@ -59,5 +59,5 @@ def test_a_host_that_is_none_makes_no_page_its_own() -> None:
 
 @pytest.mark.parametrize("text", ["novnc.example", "https://a/b", "ftp://a", "https://:1", "https://a:0x", ""])
 def test_what_is_named_must_be_an_origin(text: str) -> None:
-    with pytest.raises(InvalidInput, match="no origin of pages"):
+    with pytest.raises(InvalidInput, match="not an origin of pages"):
         Origins(allowed=[text])

@@ -86,7 +86,7 @@ def test_neither_side_is_changed_or_deleted_meanwhile(kind: str) -> None:
         return Envelope(kind=kind, name="web", uid="u", status=msgspec.Raw(msgspec.json.encode(status)))
 
     guard(stored())
-    with pytest.raises(IllegalTransition, match=f"{kind}/web is made by conversion/c"):
+    with pytest.raises(IllegalTransition, match=f"{kind}/web is being made by conversion/c"):
         guard(stored(conversion="c"))
     with pytest.raises(IllegalTransition, match=f"{kind}/web is handed over to vm/new by conversion/c"):
         guard(stored(conversion="c", converts_to="vm/new"))

@@ -33,9 +33,9 @@ def test_amounts_and_ratios_are_read_as_people_write_them() -> None:
     ("fields", "field", "words"),
     [
         ({"type": "clod"}, "spec.type", "clod"),
-        ({"resources": {"cpu": 8}}, "spec.resources.cpu", "found by the node itself"),
-        ({"resources": {"gpu.memory": 8}}, "spec.resources.gpu.memory", "found by the node itself"),
-        ({"resources": {"SR IOV": 8}}, "spec.resources", "not a name"),
+        ({"resources": {"cpu": 8}}, "spec.resources.cpu", "detected by the node itself"),
+        ({"resources": {"gpu.memory": 8}}, "spec.resources.gpu.memory", "detected by the node itself"),
+        ({"resources": {"SR IOV": 8}}, "spec.resources", "not a valid name"),
         ({"resources": {"sriov": -1}}, "spec.resources.sriov", "not a count or a size"),
         ({"resources": {"sriov": "1.5"}}, "spec.resources.sriov", "not a count or a size"),
         ({"resources": {"sriov": True}}, "spec.resources.sriov", "not a count or a size"),
@@ -48,7 +48,7 @@ def test_amounts_and_ratios_are_read_as_people_write_them() -> None:
         ({"taints": ["a", "a"]}, "spec.taints", "twice"),
         ({"taints": [f"t{n}" for n in range(17)]}, "spec.taints", "at most 16"),
         ({"cost": -1}, "spec.cost", ">= 0"),
-        ({"data": ["raw data"]}, "spec.data[0]", "not the name of data"),
+        ({"data": ["raw data"]}, "spec.data[0]", "not a valid name of data"),
         ({"tains": []}, "spec.tains", "not a field"),
     ],
 )  # fmt: skip

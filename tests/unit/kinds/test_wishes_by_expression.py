@@ -52,8 +52,8 @@ def test_a_preference_is_kept_in_one_spelling(written: Any, kept: str) -> None:
         ("zone=a;wieght=1", "p: 'wieght' is neither weight nor priority"),
         ("zone=a;weight=1;weight=1", "p: 'weight' is given twice"),
         ({"expression": "zone=a", "wieght": 1}, "p.wieght is not a field"),
-        ("zone=a;", "p: character 7: ';' can't stand here"),
-        (";weight=1", "p: character 1: nothing is asked for"),
+        ("zone=a;", "p: character 7: ';' can't be used here"),
+        (";weight=1", "p: character 1: the expression is empty"),
     ],
 )
 def test_a_wrong_preference_says_what_is_wrong(written: Any, said: str) -> None:
@@ -91,7 +91,7 @@ def test_a_constraint_is_kept_as_text_and_names_no_other() -> None:
     spec = ConstraintSpec(expression={"op": "and", "of": ["zone=a", {"attribute": "memory", "op": "gt", "value": 5}]})
     check_constraint(spec)
     assert spec.expression == "zone=a AND memory>5"
-    with pytest.raises(InvalidInput, match="no other constraint can be named here"):
+    with pytest.raises(InvalidInput, match="a constraint can't name another constraint"):
         check_constraint(ConstraintSpec(expression="zone=a,@b"))
 
 

@@ -103,7 +103,7 @@ def test_groups_are_apart_and_spread_and_data_draws(tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("nodes", "workloads", "told"),
     [
-        (NODES, "name,spread\nw,zone\n", "workloads.csv:2: column spread: of which group"),
+        (NODES, "name,spread\nw,zone\n", "workloads.csv:2: column spread: needs an anti-affinity group"),
         (NODES, "name,affinity_groups\nw,a;a\n", "workloads.csv:2: column affinity_groups: group a is named twice"),
         (NODES, "name,storage_locality\nw,local\n", "workloads.csv:2: column storage_locality: 'local' must be"),
         ("name,cpu\na,8\n", "name\nw\n", "nodes.csv:1: missing column memory"),
@@ -112,7 +112,11 @@ def test_groups_are_apart_and_spread_and_data_draws(tmp_path: Path, capsys: pyte
         (NODES, "name,node\nw,z\n", "workloads.csv:2: column node: unknown node z"),
         (NODES, "name,gpus,gpu_share\nw,2,0.5\n", "workloads.csv:2: column gpu_share: 0.5 of 2 GPUs"),
         (NODES, "name,constraint\nw,zone=\n", "workloads.csv:2: column constraint"),
-        (NODES, "name,constraint\nw,@fast\n", "column constraint: character 1: no other constraint can be named here"),
+        (
+            NODES,
+            "name,constraint\nw,@fast\n",
+            "column constraint: character 1: a constraint can't name another constraint",
+        ),
         (
             NODES,
             'name,constraint\nw,"zone=a,zone=b"\n',

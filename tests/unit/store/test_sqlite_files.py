@@ -144,7 +144,7 @@ async def test_what_is_no_store_is_refused_and_left_as_it_is(tmp_path: Path) -> 
         pass
     with closing(sqlite3.connect(newer)) as connection:
         connection.execute("PRAGMA user_version = 99")
-    for path, word in ((garbage, "damaged or no store"), (other, "not a weft store"), (newer, "newer weft")):
+    for path, word in ((garbage, "damaged or not a store"), (other, "not a weft store"), (newer, "newer weft")):
         with pytest.raises(StoreUnavailable, match=word):
             await SqliteStore(path).open()
     assert garbage.read_bytes().startswith(b"this is not")

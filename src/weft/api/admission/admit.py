@@ -104,17 +104,19 @@ async def plan_create(
             raise taken(context, kind, current)
     if manifest.generation not in (None, 0):
         raise StaleRevision(
-            f'{kind.title} "{manifest.name}" does not exist, but generation {manifest.generation} of it was to be changed',
+            f'{kind.title} "{manifest.name}" does not exist, so its generation {manifest.generation} can\'t be changed',
             field="generation",
             hint="leave uid and generation out to create it",
         )
     if kind.reported_by_node:
         raise InvalidInput(
-            f"a {kind.title} makes itself, by joining", field="kind", hint="weft token create --join says how"
+            f"a {kind.title} is created by joining, not through the API",
+            field="kind",
+            hint="weft token create --join prints the command",
         )
     if len(manifest.name) > kind.longest_name:
         raise InvalidInput(
-            f"name: a {kind.title}'s has at most {kind.longest_name} characters",
+            f"name: the name of a {kind.title} has at most {kind.longest_name} characters",
             field="name",
             hint="choose a shorter one",
         )
@@ -164,7 +166,7 @@ async def plan_update(context: ApiContext, view: View, manifest: Manifest, curre
             f'{kind.title} "{manifest.name}" was changed meanwhile: it is at generation {current.generation}, '
             f"not {manifest.generation}",
             field="generation",
-            hint="read it again and make the change to what it is now",
+            hint="read the object again and apply the change to what it is now",
             details={"generation": current.generation},
         )
     old = decode_part(current.spec, kind.spec)
@@ -189,9 +191,9 @@ def refuse_another(kind: Kind, current: Envelope, uid: str) -> None:
     """Raise StaleRevision unless ``current`` is the very object with ``uid``, not a later one of its name."""
     if current.uid != uid:
         raise StaleRevision(
-            f'{kind.title} "{current.name}" is another one now: uid {current.uid}, not {uid[:40]}',
+            f'{kind.title} "{current.name}" is another object now: uid {current.uid}, not {uid[:40]}',
             field="uid",
-            hint="leave uid out to mean whatever has the name",
+            hint="leave uid out to address whichever object has the name",
             details={"uid": current.uid},
         )
 
@@ -267,7 +269,7 @@ def taken(context: ApiContext, kind: Kind, current: Envelope) -> AlreadyExists:
     what, name, now = f'{kind.title} "{current.name}"', f"{kind.name}/{current.name}", context.clock.now()
     if current.deleting_since is not None:
         return AlreadyExists(
-            f"{what} is still being deleted (asked for {format_age(now - current.deleting_since)} ago)",
+            f"{what} is still being deleted (requested {format_age(now - current.deleting_since)} ago)",
             reason="beingDeleted",
             field="name",
             hint=f"wait for that, or use another name: weft wait {name} --for=delete",
@@ -304,7 +306,7 @@ def _refuse_impossible(kind: Kind, current: Envelope, changes: list[FieldChange]
             raise InvalidInput(
                 f'{change.path} of {kind.title} "{current.name}" can never change',
                 field=change.path,
-                hint=f"make a new {kind.title}; this one keeps {_shown(change.old)}",
+                hint=f"create a new {kind.title}; this one keeps {_shown(change.old)}",
                 details={"change": change.mode, "old": change.old},
             )
         if change.mode == "replace" and is_live(current):
@@ -320,9 +322,9 @@ def _refuse_nodes_range(context: ApiContext, cidr: str) -> None:
     """A guest with a node's address would be in that node's place for its neighbours."""
     if node := context.ranges.find_node(cidr):
         raise InvalidInput(
-            f"spec.cidr: {cidr} holds {node}, which is a node's own address",
+            f"spec.cidr: {cidr} contains {node}, which is a node's own address",
             field="spec.cidr",
-            hint="choose a range that no node is in; weft node list -o wide tells their addresses",
+            hint="choose a range without nodes; weft node list -o wide shows their addresses",
         )
 
 

@@ -120,5 +120,5 @@ async def _refuse_foreign(context: ApiContext, claim: Claim) -> None:
         f"port {port}/{protocol} is held by another program {where}",
         reason=claim.reason,
         field=claim.field,
-        hint=f"choose another port; ss -lpn 'sport = :{port}' shows there who has it; {FORCE_HINT}",
+        hint=f"choose another port; ss -lpn 'sport = :{port}' shows there which program has it; {FORCE_HINT}",
     )

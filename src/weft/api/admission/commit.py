@@ -40,7 +40,9 @@ async def _pause(context: ApiContext, count: int) -> None:
 
 
 def _too_fast() -> Unavailable:
-    return Unavailable("what this needs changes too fast just now", hint="try again", retry_after_seconds=1)
+    return Unavailable(
+        "the objects that this request needs change too fast just now", hint="try again", retry_after_seconds=1
+    )
 
 
 async def settle(
@@ -92,7 +94,7 @@ async def _find_first(context: ApiContext, draft: Draft) -> None:
     stored = await read_again(context, draft.envelope.key)
     if stored is None:
         raise InvalidInput(
-            "this Idempotency-Key was used before, and what it made is gone",
+            "this Idempotency-Key was used before, and the object that it made is gone",
             field="Idempotency-Key",
             hint="use a new key for a new request",
         )

@@ -64,7 +64,7 @@ def _read_kept(given: Any, before: Mapping[str, str]) -> dict[str, str]:
         return dict(before)
     if not isinstance(given, dict) or any(before.get(key) != value for key, value in given.items()):
         raise InvalidInput(
-            "spec.sealed is the server's to set", field="spec.sealed", hint="give what it is to hold in spec.values"
+            "spec.sealed is set by the server", field="spec.sealed", hint="give the values in spec.values"
         )
     return dict(given)
 

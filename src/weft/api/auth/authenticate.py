@@ -25,7 +25,7 @@ async def authenticate(context: ApiContext, call: Call) -> Actor:
     if peer is not None and peer.node_uid is not None:
         return await _by_certificate(context, peer, peer.node_uid)
     raise NotAuthenticated(
-        "the request says not who asks",
+        "missing credentials",
         hint="send Authorization: Bearer weft_… or a node's certificate; weft uses the context's token",
     )
 
@@ -72,7 +72,7 @@ async def _identify(context: ApiContext, bearer: str) -> tuple[TokenFacts, Actor
     scheme, _, text = bearer.partition(" ")
     token = parse_token(text.strip()) if scheme.lower() == "bearer" else None
     if token is None:
-        raise NotAuthenticated("the token is none of weft's", hint="it looks like weft_ID_SECRET")
+        raise NotAuthenticated("the token is not a weft token", hint="a token looks like weft_ID_SECRET")
     facts = await _find(context, token.id)
     if facts is None or not verify_secret(token.secret, facts.spec.sha256):
         raise NotAuthenticated("the token is not valid", hint="it may have been deleted; make up renews a local one")
@@ -81,8 +81,8 @@ async def _identify(context: ApiContext, bearer: str) -> tuple[TokenFacts, Actor
     spec = facts.spec
     if spec.role == "invoker":
         raise Forbidden(
-            f"token {token.id} may invoke functions, and nothing else",
-            hint="weft function endpoint tells where; for the rest, ask with another token",
+            f"token {token.id} may only invoke functions",
+            hint="weft function endpoint shows where; use another token for anything else",
         )
     if spec.use == "join":
         return facts, Actor(kind="joiner", name=f"token {token.id}", id=token.id)
@@ -95,7 +95,7 @@ def _out_of_time(context: ApiContext, begins: float, ends: float) -> NotAuthenti
         for at in (begins, ends, context.clock.now())
     )
     return NotAuthenticated(
-        f"the node's certificate is good from {begin} to {end} UTC, and the server's clock says {now}",
+        f"the node's certificate is valid from {begin} to {end} UTC, but the server's clock says {now}",
         reason="certificateExpired",
         hint="if that clock is right: weft token create --join --node NAME, and join again with the same --state",
     )

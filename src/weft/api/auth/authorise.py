@@ -45,7 +45,7 @@ def require_admin(actor: Actor, what: str) -> None:
     """Raise Forbidden unless an admin asks."""
     require_person(actor, what)
     if not actor.is_admin:
-        raise Forbidden(f"{actor.name} may only read: it can't {what}", hint="ask with an admin's token")
+        raise Forbidden(f"{actor.name} may only read: it can't {what}", hint="use an admin's token")
 
 
 def authorise_write(actor: Actor, kind: Kind, what: str) -> None:
@@ -53,7 +53,7 @@ def authorise_write(actor: Actor, kind: Kind, what: str) -> None:
     require_admin(actor, f"{what} a {kind.title}")
     if kind.writer != "people" and not (kind.removable and what == "delete"):
         raise Forbidden(
-            f"a {kind.title} is written by weft itself: nobody can {what} it", hint=f"weft get {kind.plural} shows them"
+            f"a {kind.title} is managed by weft itself: nobody can {what} it", hint=f"weft get {kind.plural} shows them"
         )
 
 
@@ -63,7 +63,7 @@ async def authorise_read(
     """Raise Forbidden unless ``actor`` may read; the one prefix of names it may list, None if all."""
     if actor.kind == "person":
         if kind.name == "token" and not actor.is_admin:
-            raise Forbidden(f"{actor.name} may not see tokens", hint="ask with an admin's token")
+            raise Forbidden(f"{actor.name} may not see tokens", hint="use an admin's token")
         return _asked_prefix(kind, query)
     if actor.kind != "node":
         raise Forbidden("a join token can only be used to join", hint="weft agent join")
@@ -80,7 +80,7 @@ async def authorise_read(
         entry = await context.store.get(object_key("node", None, name))
         if entry is not None and decode_envelope(entry.value).uid == actor.id:
             return None
-    raise Forbidden(f"a node sees only what is its own: not this {kind.title}")
+    raise Forbidden(f"a node may only read its own objects, not this {kind.title}")
 
 
 async def require_enrolled(context: ApiContext, actor: Actor) -> Enrolment | None:
@@ -88,7 +88,7 @@ async def require_enrolled(context: ApiContext, actor: Actor) -> Enrolment | Non
 
     Raises Forbidden if its node was removed, NotAuthenticated if it was enrolled anew since, with another key."""
     if actor.peer is None:
-        raise Forbidden("only a node itself does this, with its certificate")
+        raise Forbidden("only the node itself may do this, with its certificate")
     return await context.enrolments.check(actor.id, actor.peer)
 
 

@@ -28,7 +28,7 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_ru
         spec = {}
     for own in ("sha256", "key_id"):
         if spec.get(own):
-            raise InvalidInput(f"spec.{own} is the server's to set", field=f"spec.{own}", hint="leave it out")
+            raise InvalidInput(f"spec.{own} is set by the server", field=f"spec.{own}", hint="leave it out")
     use = spec.get("use", "token")
     name = raw.get("name") or make_token_id(use if use in ("join", "access", ACCESS_KEY) else "token")
     if use == ACCESS_KEY:

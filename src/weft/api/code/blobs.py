@@ -29,7 +29,7 @@ async def blob(context: ApiContext, call: Call, digest: str) -> Answer:
         require_admin(call.actor, "take the contents of images and code")
     ticket = call.query("ticket").get("ticket")
     if not _DIGEST.fullmatch(digest):
-        raise NotFound(f"no image content {digest[:80]!r}", hint="its name is a SHA-256, 64 hex digits")
+        raise NotFound(f"no image content {digest[:80]!r}", hint="name the content by its SHA-256, 64 hex digits")
     if call.actor.kind == "node":
         if ticket is not None:
             check_blob_ticket(context.settings.ticket_key, ticket, digest, call.actor.id, context.clock.now())
@@ -37,7 +37,9 @@ async def blob(context: ApiContext, call: Call, digest: str) -> Answer:
             raise Forbidden("a node gets only the images of its own allocations")
     path = await asyncio.to_thread(_find, context.settings.blobs, digest)
     if path is None:
-        raise NotFound(f"image content {digest[:12]}… is not here (yet)", hint="weft image list shows how far it is")
+        raise NotFound(
+            f"image content {digest[:12]}… is not on the server (yet)", hint="weft image list shows its progress"
+        )
     tag = f'"{digest}"'
     if any(one.strip().removeprefix("W/") in (tag, "*") for one in call.request.header(b"if-none-match").split(",")):
         return Answer(304, headers=(("etag", tag),))

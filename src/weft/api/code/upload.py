@@ -34,16 +34,16 @@ async def code(context: ApiContext, call: Call, project: str, sha256: str) -> An
     authorise_write(call.actor, FUNCTION, "upload code of")
     call.query()
     if not _DIGEST.fullmatch(sha256):
-        raise NotFound(f"no code {sha256[:80]!r}", hint="its name is its SHA-256, 64 hex digits")
+        raise NotFound(f"no code {sha256[:80]!r}", hint="name the code by its SHA-256, 64 hex digits")
     if await context.store.get(object_key(PROJECT.name, None, project)) is None:
         raise NotFound(f'project "{project[:80]}" not found', hint="weft project list")
     path = code_path(context.settings.blobs, sha256)
     if await asyncio.to_thread(touch, path):
         return json_answer({"sha256": sha256, "size": path.stat().st_size})
     if call.method == "GET":
-        raise NotFound(f"code {sha256[:12]}… is not here", reason="codeNotFound", hint="PUT uploads it")
+        raise NotFound(f"code {sha256[:12]}… is not on the server", reason="codeNotFound", hint="PUT uploads it")
     if context.uploads >= AT_ONCE:
-        raise Unavailable("too much is being uploaded just now", hint="try again", retry_after_seconds=1)
+        raise Unavailable("too many uploads are under way", hint="try again", retry_after_seconds=1)
     context.uploads += 1
     try:
         size = await _receive(call, path, sha256)
@@ -70,7 +70,7 @@ async def _receive(call: Call, path: Path, sha256: str) -> int:
                 await asyncio.to_thread(out.write, piece)
             if digest.hexdigest() != sha256:
                 raise InvalidInput(
-                    f"what came is not what was announced: its SHA-256 is {digest.hexdigest()}",
+                    f"the uploaded code is not what was announced: its SHA-256 is {digest.hexdigest()}",
                     reason="badCode",
                     hint="send it again",
                 )

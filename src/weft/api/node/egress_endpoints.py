@@ -41,7 +41,7 @@ async def egress(context: ApiContext, call: Call, name: str) -> Answer:
     try:
         asked = msgspec.json.decode(await call.read_body(), type=EgressEndpointInput)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise InvalidInput("give project and network: its uid") from None
+        raise InvalidInput("give project, and the network's uid as network") from None
     network = await _find_network(context, asked)
     await _require_wish(context, network)
     endpoint = await retry(context, lambda: _ensure(context, Ref("node", name, call.actor.id), network))
@@ -52,7 +52,7 @@ async def _find_network(context: ApiContext, asked: EgressEndpointInput) -> Enve
     for network in await _list(context, "network", asked.project, ""):
         if network.uid == asked.network and network.deleting_since is None:
             if not decode_part(network.status, NetworkStatus).vni:
-                raise Unavailable(f"network {network.name} is being made", retry_after_seconds=1)
+                raise Unavailable(f"network {network.name} is being created", retry_after_seconds=1)
             return network
     raise NotFound(f"project {asked.project[:80]} has no network {asked.network[:80]}")
 
@@ -63,7 +63,7 @@ async def _require_wish(context: ApiContext, network: Envelope) -> None:
         for found in await _list(context, kind, network.project, ""):
             if network.name in networks_of_code(decode_part(found.spec, FunctionCode)):
                 return
-    raise Forbidden(f"no function names network {network.name}")
+    raise Forbidden(f"no function uses network {network.name}")
 
 
 async def _ensure(context: ApiContext, node: Ref, network: Envelope) -> Envelope:
@@ -81,7 +81,7 @@ async def _ensure(context: ApiContext, node: Ref, network: Envelope) -> Envelope
         raise Unavailable(
             f"network {network.name} ({range_}) has no address left for functions on node {node.name}",
             reason="networkFull",
-            hint="delete what isn't needed in it",
+            hint="delete what the network no longer needs",
         )
     address = str(ipaddress.IPv4Address(number))
     there = await read_again(context, object_key("node", None, node.name))

@@ -28,16 +28,18 @@ _MOST_PLACES = 4000  # remembered of a node; guests of more than that are kept a
 async def give_up(context: ApiContext, call: Call, kind: Kind, envelope: Envelope) -> Envelope:
     """Delete a silent node with all places on it; what it was. Raises IllegalTransition while it is Ready."""
     if kind.name != NODE.name:
-        raise InvalidInput(f"force gives up a node that is lost; a {kind.title} is deleted without", field="force")
+        raise InvalidInput(f"force is only for a lost node; delete the {kind.title} without it", field="force")
     if decode_part(envelope.status, NodeStatus).phase == "Ready":
         raise IllegalTransition(
-            f'node "{envelope.name}" is Ready: its guests run, and need not be given up',
+            f'node "{envelope.name}" is Ready: its workloads run, and need not be given up',
             hint="delete them, or switch the node off and wait until it is NotReady",
         )
     lost: list[str] = []
     while (found := await retry(context, lambda: _forget_some(context, envelope))) is not None:
         lost += found
-    context.tell(envelope.ref, "GivenUp", f"by {call.actor.name}, with the places of {', '.join(lost) or 'nobody'}")
+    context.tell(
+        envelope.ref, "GivenUp", f"by {call.actor.name}, with the allocations of {', '.join(lost) or 'no workload'}"
+    )
     return envelope
 
 

@@ -73,7 +73,7 @@ async def renew(context: ApiContext, call: Call, name: str) -> Answer:
 async def require_own(context: ApiContext, call: Call, name: str) -> Enrolment | None:
     """Raise Forbidden unless the node called ``name`` asks itself; what is remembered of it."""
     if call.actor.kind != "node":
-        raise Forbidden("only a node itself does this, with its certificate")
+        raise Forbidden("only the node itself may do this, with its certificate")
     enrolment = await require_enrolled(context, call.actor)
     if enrolment is not None and enrolment.name != name:
         raise Forbidden(f"this certificate is node {enrolment.name}'s, not {name}'s")
@@ -137,7 +137,7 @@ async def _repeat(
             )
             return node.uid, begins
     raise NotAuthenticated(
-        f"token {token.envelope.name} was used already: a join token is good for one node",
+        f"token {token.envelope.name} was used already: a join token enrols one node",
         hint="weft token create --join makes another",
     )
 

@@ -187,7 +187,9 @@ async def _take_back(context: ApiContext, actor: Actor, name: str, heard: str | 
         node.revision = revision if made else node.revision
     if made:
         context.heard.forget(uid)
-        context.tell(node.ref, "TakenBack", "its certificate is ours, but the store did not know it", "Warning")
+        context.tell(
+            node.ref, "TakenBack", "the node's certificate is valid, but the store did not know the node", "Warning"
+        )
     return node
 
 
@@ -197,8 +199,8 @@ async def _check_heard(context: ApiContext, name: str, heard: str | None, revisi
     if heard is None or await _has_heard(context, heard, revision):
         return
     raise Unavailable(
-        f"node {name} was given up, and hasn't heard yet which of its places went with it",
-        hint="it is taken back as soon as it has",
+        f"node {name} was given up, and doesn't know yet which of its allocations were given up with it",
+        hint="the node is taken back as soon as it does",
         retry_after_seconds=1,
     )
 

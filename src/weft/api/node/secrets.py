@@ -41,7 +41,7 @@ async def secrets(context: ApiContext, call: Call, name: str) -> Answer:
     try:
         asked = msgspec.json.decode(await call.read_body(), type=SecretsInput)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise InvalidInput("give allocation: its name; or ticket") from None
+        raise InvalidInput("give allocation (a name) or ticket") from None
     if asked.ticket:
         return json_answer(msgspec.to_builtins(await _open_registry(context, call, asked.ticket)))
     found = await context.store.get(object_key("allocation", None, asked.allocation))

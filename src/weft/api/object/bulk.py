@@ -91,7 +91,9 @@ async def apply(context: ApiContext, call: Call) -> Answer:
         except PreconditionFailed:
             # Others wrote meanwhile: what was stored of a larger request is unchanged in the next round.
             if attempt == TRIES - 1:
-                raise Unavailable("what this needs changes too fast just now", retry_after_seconds=1) from None
+                raise Unavailable(
+                    "the objects that this request needs change too fast just now", retry_after_seconds=1
+                ) from None
     if not dry_run:
         for part in parts:
             if part.draft is not None:
@@ -102,7 +104,7 @@ async def apply(context: ApiContext, call: Call) -> Answer:
 async def _plan_new(context: ApiContext, view: View, fleet: Fleet, manifest: Manifest) -> Draft:
     """A draft that leaves it to the commit to find a taken name; only names within the request are compared."""
     if view.is_planned(_key_of(manifest)):
-        raise AlreadyExists(f'{manifest.kind.title} "{manifest.name}" stands twice in this request', field="name")
+        raise AlreadyExists(f'{manifest.kind.title} "{manifest.name}" is in this request twice', field="name")
     return await admit.plan_create(context, view, manifest, known_absent=True, fleet=fleet)
 
 
@@ -192,9 +194,7 @@ async def _plan_apply(context: ApiContext, raws: Sequence[Any]) -> list[_Part]:
             continue
         try:
             if _key_of(manifest) in seen:
-                raise InvalidInput(
-                    f'{manifest.kind.title} "{manifest.name}" stands twice in this request', field="name"
-                )
+                raise InvalidInput(f'{manifest.kind.title} "{manifest.name}" is in this request twice', field="name")
             seen.add(_key_of(manifest))
             part.draft = await admit.plan_put(context, view, manifest)
         except WeftError as error:

@@ -51,7 +51,7 @@ async def delete(context: ApiContext, call: Call, target: Target) -> Answer:
             raise
     gone = await retry(context, lambda: _finish(context, target, envelope, key, expected))
     if gone.finalizers:
-        context.tell(gone.ref, "Deleting", f"asked by {call.actor.name}")
+        context.tell(gone.ref, "Deleting", f"requested by {call.actor.name}")
     else:
         context.tell(gone.ref, "Deleted", f"deleted by {call.actor.name}")
     return object_answer(gone, 202 if gone.finalizers else 200)

@@ -69,7 +69,7 @@ async def act(context: ApiContext, call: Call, target: Target) -> Answer:
             raise
         return object_answer(stored)
     if draft.changes and not dry_run:
-        context.tell(draft.envelope.ref, "Asked", f"{verb.name} asked by {call.actor.name}")
+        context.tell(draft.envelope.ref, "Asked", f"{verb.name} requested by {call.actor.name}")
     return object_answer(draft.envelope)
 
 
@@ -230,7 +230,7 @@ async def _find_place(
             if spec.workload.uid == envelope.uid and spec.role in ("active", "source"):
                 return allocation, spec
     raise IllegalTransition(
-        f"{what} has no place yet ({phase}), so no {verb.name}",
+        f"{what} is not placed yet ({phase}): {verb.name} is not possible now",
         hint=f"weft wait {what} --for=phase=Running, or weft explain {kind.name} {envelope.name}",
         details={"phase": str(phase), "verb": verb.name},
     )

@@ -120,7 +120,7 @@ def _patched(current: Envelope, raw: dict[str, Any], target: Target) -> dict[str
     spec = raw.get("spec", {})
     labels = raw.get("labels", {})
     if not isinstance(spec, dict) or not isinstance(labels, dict):
-        raise InvalidInput("a patch holds sets of fields", hint='like {"spec": {"cpu": 2}}')
+        raise InvalidInput("a patch must be a set of fields", hint='like {"spec": {"cpu": 2}}')
     whole = msgspec.to_builtins(decode_part(current.spec, target.kind.spec))
     return {
         "spec": merge_patch(whole, spec),

@@ -54,7 +54,7 @@ class Call:
     @property
     def actor(self) -> Actor:
         if self._actor is None:
-            raise Forbidden("nobody has said who asks")
+            raise Forbidden("the request is not authenticated")
         return self._actor
 
     @actor.setter
@@ -112,7 +112,9 @@ class Call:
             if name not in known:
                 meant = suggest(name, list(known))
                 hint = f"did you mean {meant}?" if meant else "known: " + (", ".join(known) or "none")
-                raise UnknownField(f"query parameter {name[:60]!r} is not known here", field=name[:60], hint=hint)
+                raise UnknownField(
+                    f"query parameter {name[:60]!r} is not known at this path", field=name[:60], hint=hint
+                )
             if name in out:
                 raise InvalidInput(f"query parameter {name} is given twice", field=name)
             out[name] = value
@@ -150,7 +152,7 @@ class Call:
         try:
             return await self.request.read()
         except BodyLost:
-            raise TimedOut("the rest of the request's body didn't come") from None
+            raise TimedOut("the request's body is incomplete") from None
 
     def _refuse_announced(self, limit: int) -> None:
         announced = self.request.header(b"content-length")
@@ -166,7 +168,7 @@ class Call:
             found = msgspec.json.decode(body)
         except RecursionError:
             raise InvalidInput(
-                "the body is nested too deeply", hint="no object of weft's is deeper than ten levels"
+                "the body is nested too deeply", hint="weft's objects are at most ten levels deep"
             ) from None
         except (msgspec.DecodeError, UnicodeError) as problem:
             raise InvalidInput(f"the body is not JSON: {problem}", hint="send a JSON object") from None

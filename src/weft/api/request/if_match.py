@@ -51,16 +51,19 @@ class Match:
         """Raise StaleRevision (``etagMismatch``) unless ``current`` is what was meant."""
         if self._only.text and (current is None or not self._only.hold(current.revision)):
             now = "does not exist" if current is None else f"is at revision {current.revision}"
-            field, what = "If-Match", f"{now}, not as If-Match has it: {self._only.text[:60]}"
+            field, what = "If-Match", f"{now}, which doesn't match If-Match: {self._only.text[:60]}"
         elif current is not None and self._not.text and self._not.hold(current.revision):
-            field, what = "If-None-Match", f"is at revision {current.revision}: If-None-Match has {self._not.text[:60]}"
+            field, what = (
+                "If-None-Match",
+                f"is at revision {current.revision}, which matches If-None-Match: {self._not.text[:60]}",
+            )
         else:
             return
         raise StaleRevision(
             f'{kind.title} "{name}" {what}',
             reason="etagMismatch",
             field=field,
-            hint="read it again and make the change to what it is now",
+            hint="read the object again and apply the change to what it is now",
             details={} if current is None else {"revision": current.revision},
         )
 
@@ -77,9 +80,9 @@ def _read(call: Call, name: bytes, header: str, tag: re.Pattern[str]) -> _Tags:
         return _NONE
     if text.strip() != "*" and not _TAGS.fullmatch(text):
         raise InvalidInput(
-            f"{header}: {text[:60]} is no ETag",
+            f"{header}: {text[:60]} is not an ETag",
             field=header,
-            hint='send the ETag of the answer that was read, like "14675", or *',
+            hint='send the ETag of the response that was read, like "14675", or *',
         )
     return _Tags(text, frozenset(int(found) for found in tag.findall(text)))
 
@@ -90,8 +93,8 @@ def refuse_stale(kind: Kind, name: str, current: Envelope | None, revision: int 
         return
     now = "does not exist" if current is None else f"is at revision {current.revision}"
     raise StaleRevision(
-        f'{kind.title} "{name}" {now}, but revision {revision} of it was to be changed',
+        f'{kind.title} "{name}" {now}, so its revision {revision} can\'t be changed',
         field="revision",
-        hint="read it again and make the change to what it is now, or leave revision out",
+        hint="read the object again and apply the change to what it is now, or leave revision out",
         details={} if current is None else {"revision": current.revision},
     )

@@ -82,9 +82,9 @@ def _read_kind(raw: Mapping[str, Any], expected: Kind | None) -> Kind:
     found = find_kind(word)
     if expected is not None and found.name != expected.name:
         raise InvalidInput(
-            f"kind is {found.name}, but this is the place of {expected.plural}",
+            f"kind is {found.name}, but this is the path of {expected.plural}",
             field="kind",
-            hint=f"kind: {expected.name}",
+            hint=f"write kind: {expected.name}",
         )
     return found
 

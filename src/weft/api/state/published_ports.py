@@ -24,7 +24,7 @@ RESERVED = {
     ("udp", 4789): "VXLAN, by which nodes carry networks",
     ("udp", 8445): "agents, which answer each other's probes there",
 }
-FORCE_HINT = "--force-publish publishes it all the same, and where a node's program listens on it, that keeps it"
+FORCE_HINT = "--force-publish publishes it anyway; where a program of a node listens on it, that program keeps it"
 _TRIES = 5
 _PAUSE_SECONDS = 0.1
 _LOOK_EVERY_SECONDS = 1.0

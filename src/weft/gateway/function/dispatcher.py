@@ -205,7 +205,7 @@ class Dispatcher:
             self._witness.throttled(function)
             raise full_error()
         if call.id in self._desk:
-            raise InUse(f"an invocation with the id {call.id[:80]} is under way", hint="draw another id")
+            raise InUse(f"an invocation with the id {call.id[:80]} is under way", hint="use another id")
 
     def _hear(self, channel: Channel, message: FromAgent) -> None:
         node = channel.node
@@ -236,7 +236,7 @@ class Dispatcher:
             match instruction:
                 case SendInvoke(node=node, flight=flight):
                     if not self._agents.send(node, flight.recipe.digest, flight.invoke):
-                        refused = Refused(flight.id, "closing", "the connection to it is just being lost")
+                        refused = Refused(flight.id, "closing", "the connection to the node was just lost")
                         queue += self._desk.hear(node, refused, self._clock.elapsed())
                     elif flight.cold:
                         self._agents.use(node)

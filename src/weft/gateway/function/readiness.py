@@ -352,13 +352,16 @@ def read_failure(message: str) -> list[str]:
         return message.strip().splitlines()
     trace = said.get("stackTrace")
     lines = "".join(map(str, trace)).splitlines() if isinstance(trace, list) else []
-    return [*str(said.get("errorMessage") or "it gave no reason").strip().splitlines(), *filter(str.strip, lines)]
+    return [
+        *str(said.get("errorMessage") or "the runtime gave no reason").strip().splitlines(),
+        *filter(str.strip, lines),
+    ]
 
 
 def _tell(outcome: Outcome) -> str:
     match outcome:
         case None:
-            return "the connection to it was lost"
+            return "the connection to the node was lost"
         case Refused():
             return outcome.message or outcome.reason
         case Prepared():

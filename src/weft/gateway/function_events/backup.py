@@ -49,7 +49,9 @@ def read_rows(path: Path) -> Iterator[bytes]:
             for row in db.execute(f"SELECT {COLUMNS} FROM event ORDER BY seq"):  # noqa: S608 (COLUMNS are ours)
                 yield msgspec.json.encode(Waits(Event(**dict(zip(names, row, strict=True)))))
     except sqlite3.Error as problem:
-        raise Unavailable(f"{path} can't be read: {problem}", hint="move it away: its events are lost") from problem
+        raise Unavailable(
+            f"{path} can't be read: {problem}", hint="move the file away: its events are lost"
+        ) from problem
 
 
 def put_rows(path: Path, rows: Iterable[bytes]) -> int:
@@ -70,7 +72,9 @@ def put_rows(path: Path, rows: Iterable[bytes]) -> int:
             db.execute("COMMIT")
             return db.total_changes - before - fired
     except sqlite3.Error as problem:
-        raise Unavailable(f"{path} can't be written: {problem}", hint="is it damaged, or the disk full?") from problem
+        raise Unavailable(
+            f"{path} can't be written: {problem}", hint="check whether the file is damaged or the disk is full"
+        ) from problem
 
 
 def _read(row: bytes) -> Waits | FiredAt:

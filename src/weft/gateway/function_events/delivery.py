@@ -56,7 +56,7 @@ class _Lane:
         self.width = FIRST_WIDTH
         self.pauses = 0  # in a row
         self.paused_until = 0.0
-        self.reason = ("EventAgeExceeded", "it waited too long")  # of the last pause
+        self.reason = ("EventAgeExceeded", "the event waited too long")  # of the last pause
         self.under_way: dict[str, asyncio.Task[None]] = {}
         self.alarm = Alarm(clock)
         self.task: asyncio.Task[None] | None = None
@@ -83,14 +83,14 @@ class Deliveries:
         """Keep it until it was run; durable when this returns. Raises TooLarge, Throttled, Unavailable."""
         if len(call.payload) > MOST_EVENT_BYTES:
             raise TooLarge(
-                f"an event has at most {MOST_EVENT_BYTES} bytes; this has {len(call.payload)}",
+                f"an event has at most {MOST_EVENT_BYTES} bytes; this one has {len(call.payload)}",
                 hint="put it where the function can fetch it",
             )
         lane = self._lanes.get((call.project, call.name))
         if lane is not None and lane.count >= MOST_WAITING:
             raise Throttled(
                 f"{lane.count} events of function/{call.name} wait already: no more are accepted",
-                hint="wait until some were run, or raise its max_concurrent",
+                hint="wait until some have run, or raise max_concurrent of the function",
                 retry_after_seconds=10.0,
             )
         now = self._clock.now()

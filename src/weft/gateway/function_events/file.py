@@ -144,7 +144,7 @@ def _own(result: Any) -> Any:
 
 def _trouble(problem: sqlite3.Error) -> Unavailable:
     return Unavailable(
-        f"events can't be kept just now: {problem}",
-        hint="is the server's disk full, or gateway/events.db in its state folder damaged?",
+        f"events can't be stored just now: {problem}",
+        hint="check whether the server's disk is full, or gateway/events.db in its state folder damaged",
         retry_after_seconds=5.0,
     )

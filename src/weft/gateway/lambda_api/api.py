@@ -129,7 +129,7 @@ class LambdaApi:
         caller.require(project, "list functions")
         limit = query.get("MaxItems", str(MOST_LISTED))
         if not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:9]) <= 10_000):
-            raise InvalidInput(f"MaxItems: {limit[:40]!r} is no number from 1 to 10000", field="MaxItems")
+            raise InvalidInput(f"MaxItems: {limit[:40]!r} is not a number from 1 to 10000", field="MaxItems")
         items = [i for i in self._known.listed(project) if i.envelope.name > query.get("Marker", "")]
         page = items[: min(int(limit), MOST_LISTED)]
         told: dict[str, Any] = {"Functions": [describe_function(item) for item in page]}
@@ -146,7 +146,7 @@ def _read_call(request: Request, project: str, named: Named, request_id: str) ->
             _JSON.decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError) as problem:
             raise InvalidInput(
-                f"the request's body is no JSON: {problem}", reason="invalidPayload", hint="send one JSON document"
+                f"the request's body is not JSON: {problem}", reason="invalidPayload", hint="send one JSON document"
             ) from None
     context = request.header("x-amz-client-context")
     if context:

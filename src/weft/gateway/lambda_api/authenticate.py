@@ -42,7 +42,7 @@ class Caller(msgspec.Struct, frozen=True):
     def require_admin(self, project: str, what: str) -> None:
         self.require(project, what)
         if self.role != "admin":
-            raise Forbidden(f"{self.name} has role {self.role}: it can't {what}", hint="ask with an admin's token")
+            raise Forbidden(f"{self.name} has role {self.role}: it can't {what}", hint="use an admin's token")
 
 
 class Callers:
@@ -61,12 +61,12 @@ class Callers:
             return self._by_token(authorization)
         if "X-Amz-Signature=" in request.query:
             raise NotAuthenticated(
-                "signatures in the query are not taken",
+                "signatures in the query are not accepted",
                 reason="incompleteSignature",
-                hint="sign by the Authorization header",
+                hint="sign with the Authorization header",
             )
         raise NotAuthenticated(
-            "the request says not who asks",
+            "missing credentials",
             hint="sign it with an access key (weft token create NAME --access-key), or send Authorization: Bearer weft_…",
         )
 
@@ -76,9 +76,9 @@ class Callers:
         found = [item for item in self._view.find(TOKENS_BY_KEY, signed.key_id) if not item.deleting]
         if len(found) != 1:
             raise NotAuthenticated(
-                "the access key is not valid: there is none of that id",
+                "the access key is not valid: no key has that id",
                 reason="unknownAccessKey",
-                hint="weft token list shows those there are",
+                hint="weft token list shows the access keys",
             )
         spec = found[0].spec(TokenSpec)
         secret = derive_secret(self._seal_key, spec.key_id)
@@ -98,10 +98,14 @@ class Callers:
         token = parse_token(text.strip()) if scheme.lower() == "bearer" else None
         item = self._view.get(object_key("token", None, token.id)) if token is not None else None
         if token is None or item is None or item.deleting:
-            raise NotAuthenticated("the token is not valid", hint="Authorization: Bearer weft_…, of weft token create")
+            raise NotAuthenticated(
+                "the token is not valid", hint="send Authorization: Bearer weft_…, from weft token create"
+            )
         spec = item.spec(TokenSpec)
         if not verify_secret(token.secret, spec.sha256) or spec.use != "access":
-            raise NotAuthenticated("the token is not valid", hint="Authorization: Bearer weft_…, of weft token create")
+            raise NotAuthenticated(
+                "the token is not valid", hint="send Authorization: Bearer weft_…, from weft token create"
+            )
         return self._admit(item, spec)
 
     def _admit(self, item: Item, spec: TokenSpec) -> Caller:

@@ -39,7 +39,7 @@ class DeadLetterApi:
         project, name, verb = found["project"], found["name"], found["verb"]
         method = "GET" if verb is None else "POST"
         if request.method != method:
-            raise InvalidInput(f"{request.method} is not possible here", reason="methodNotAllowed", hint=method)
+            raise InvalidInput(f"{request.method} is not allowed at this path", reason="methodNotAllowed", hint=method)
         if verb is None:
             caller.require(project, "see dead letters")
             after = dict(parse_qsl(request.query)).get("after", "")

@@ -100,25 +100,25 @@ def read_answer(outcome: Outcome) -> Answer:
     try:
         said = msgspec.json.decode(outcome.payload)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise BadAnswer("its answer is no JSON") from None
+        raise BadAnswer("its answer is not JSON") from None
     if not isinstance(said, dict) or "statusCode" not in said:
         return Answer(200, outcome.payload, (JSON, given))
     status = said["statusCode"]
     if not isinstance(status, int) or isinstance(status, bool) or not 200 <= status <= 599:
-        raise BadAnswer(f"statusCode {str(status)[:40]!r} is no HTTP status from 200 to 599")
+        raise BadAnswer(f"statusCode {str(status)[:40]!r} is not an HTTP status from 200 to 599")
     body = _make_body(said)
     headers = [given]
     told = said.get("headers") or {}
     if not isinstance(told, dict) or len(told) > 200:
-        raise BadAnswer("headers is no object of at most 200")
+        raise BadAnswer("headers is not an object of at most 200 entries")
     for key, value in told.items():
         if not isinstance(value, (str, int, float, bool)):
-            raise BadAnswer(f"header {key[:60]!r} is no text")
+            raise BadAnswer(f"header {key[:60]!r} is not text")
         text = str(value).lower() if isinstance(value, bool) else str(value)
         headers.append(_check_header(key.lower(), text))
     cookies = said.get("cookies") or []
     if not isinstance(cookies, list) or not all(isinstance(one, str) for one in cookies) or len(cookies) > 50:
-        raise BadAnswer("cookies is no list of at most 50 texts")
+        raise BadAnswer("cookies is not a list of at most 50 texts")
     headers += [_check_header("set-cookie", one) for one in cookies]
     headers = [(key, value) for key, value in headers if key not in _OURS]
     if not any(key == "content-type" for key, _ in headers):

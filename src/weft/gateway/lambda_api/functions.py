@@ -37,7 +37,7 @@ class FunctionIndex:
         elif qualifier in item.spec(FunctionSpec).aliases:
             return None
         raise NotFound(
-            f"function/{envelope.name} has no version and no alias {qualifier[:80]!r}", reason="functionNotFound"
+            f"function/{envelope.name} has no version or alias {qualifier[:80]!r}", reason="functionNotFound"
         )
 
     def listed(self, project: str) -> list[Item]:

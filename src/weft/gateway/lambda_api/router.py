@@ -56,7 +56,7 @@ class FunctionRouter:
             if (found := DEAD_LETTERS.fullmatch(path)) is not None:
                 return await self._dead_letters.answer(request, caller, request_id, found)
             raise NotFound(
-                f"{path[:200]!r} is nothing here",
+                f"{path[:200]!r} is not served here",
                 hint=f"{PREFIX}/NAME/invocations, or {function_url.PREFIX}PROJECT/NAME/…",
             )
         except WeftError as problem:

@@ -56,7 +56,7 @@ class ExecStream:
                 stream.writer.close()
                 if not self._ledger.is_kept and end.hint is None:
                     raise Unavailable(
-                        f"the connection to node {place.node_uid} was lost; the guest goes on", reason="streamLost"
+                        f"the connection to node {place.node_uid} was lost; the workload goes on", reason="streamLost"
                     )
                 stream, place = await self._take_up(end.hint or place)
         except WeftError as problem:

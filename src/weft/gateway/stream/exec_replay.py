@@ -83,7 +83,7 @@ class ExecReplay:
     def resume(self, standing: SessionStanding) -> None:
         """The guest says where it stands: what it lacks is sent again. Raises InvalidInput when that isn't held any more."""
         if not self._first <= standing.received <= self._first + len(self._held):
-            raise InvalidInput(f"the guest has {standing.received} bytes of input, which can't be")
+            raise InvalidInput(f"the node reports {standing.received} bytes of input, which is out of range")
         self._run = standing.run
         self.take(standing.taken)
         self._sent = max(standing.received, self._first)

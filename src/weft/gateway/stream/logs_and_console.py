@@ -115,16 +115,18 @@ class OutputStream:
                 if self._printed is not None:
                     self._printed += len(frame.payload)
         if self._printed is None:
-            raise Unavailable("the connection to the guest's node was lost; the guest goes on", reason="streamLost")
+            raise Unavailable(
+                "the connection to the workload's node was lost; the workload goes on", reason="streamLost"
+            )
         return _Left()
 
     async def _say(self, before: WorkloadLocation, place: WorkloadLocation) -> None:
         """Whoever sits at a console is told why it stood still."""
         if self._claims.get("verb") != "console":
             return
-        name = (self._claims.get("workload") or {}).get("name") or "the guest"
+        name = (self._claims.get("workload") or {}).get("name") or "the workload"
         where = f"{name} has moved to node {place.node or place.node_uid}" if before.node_uid != place.node_uid else ""
-        told = f"\r\n[{where or f'the line to {name} was lost, and is back'}]\r\n"
+        told = f"\r\n[{where or f'the connection to {name} was lost, and is back'}]\r\n"
         await self._client.send(encode_frame(FrameType.STDERR, told.encode()))
         log.info("%s of %s goes on at node %s", self._claims.get("verb"), name, place.node_uid)
 
@@ -133,7 +135,7 @@ class OutputStream:
         if printed is None and frame.type == FrameType.DETACHED:
             return  # its log is gone: what was counted here holds
         if not isinstance(printed, int):
-            raise InvalidInput("the node doesn't say how much its guest has printed")
+            raise InvalidInput("the node doesn't report how much the workload has printed")
         self._printed = printed
 
     def _ask(self) -> dict[str, Any]:

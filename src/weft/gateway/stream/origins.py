@@ -47,6 +47,6 @@ def read_origin(text: str) -> tuple[str, str, int]:
             raise ValueError(text)
     except (ValueError, KeyError):
         raise InvalidInput(
-            f"{text[:80]!r} is no origin of pages", field="origin", hint="write it like https://novnc.example:6080"
+            f"{text[:80]!r} is not an origin of pages", field="origin", hint="write it like https://novnc.example:6080"
         ) from None
     return url.scheme, url.hostname, port

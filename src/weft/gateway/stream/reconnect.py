@@ -77,7 +77,7 @@ class Reconnector:
             await self._clock.sleep(AGAIN_SECONDS)
         raise Unavailable(
             f"the connection to node {place.node_uid} was lost, and {what} could not be reached again within "
-            f"{FIND_SECONDS:g} s{f' ({last})' if last else ''}; the guest goes on",
+            f"{FIND_SECONDS:g} s{f' ({last})' if last else ''}; the workload goes on",
             reason="streamLost",
         )
 

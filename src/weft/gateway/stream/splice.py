@@ -38,7 +38,7 @@ async def splice(client: Connection, agent: Connection, node: str) -> Carried:
         else:
             ended = outward.result()
             if not ended:
-                lost = Unavailable(f"the connection to node {node} was lost; the guest goes on", reason="streamLost")
+                lost = Unavailable(f"the connection to node {node} was lost; the workload goes on", reason="streamLost")
                 await client.send(encode_error(lost))
     except WeftError as problem:
         carried.result = problem.token

@@ -49,7 +49,7 @@ async def _upgrade(connection: Connection, request: bytes, origins: Origins) -> 
         url = urlsplit(first.split(" ")[1])
         ticket = parse_qs(url.query, max_num_fields=_MOST_FIELDS).get("ticket", [""])[0]
     except ValueError:
-        await _refuse(connection, "400 Bad Request", "that is no URL")
+        await _refuse(connection, "400 Bad Request", "that is not a URL")
         return None
     key = headers.get("sec-websocket-key", "")
     if len(request) > _MOST_HEADER_BYTES or headers.get("upgrade", "").lower() != "websocket" or not key:

@@ -20,7 +20,7 @@ HOST = "host"  # spreads over the nodes themselves; any other key is a label of 
 _FIRM = {"required": True, "preferred": False}
 _DATUM = re.compile(r"[^\s,;]{1,100}")
 _GROUP_HINT = "write NAME or NAME:preferred, like webapp or webapp:preferred"
-_SPREAD_HINT = "write KEY, KEY:SKEW, and :preferred if it needn't be, like zone, rack:2 or zone:preferred"
+_SPREAD_HINT = "write KEY or KEY:SKEW, with :preferred for a preference, like zone, rack:2 or zone:preferred"
 
 
 class GroupTerm(msgspec.Struct, frozen=True):
@@ -113,12 +113,12 @@ def check_affinity(near: list[str], apart: list[str], spread: list[str], data: l
         at = f"spec.spread[{index}]"
         one = read_spread(text, at)
         if one.key in keys:
-            raise InvalidInput(f"{at}: {one.key} is named twice", field=at, hint="say each key once")
+            raise InvalidInput(f"{at}: {one.key} is named twice", field=at, hint="name each key once")
         keys.add(one.key)
         spread[index] = str(one)
     if spread and not apart:
         raise InvalidInput(
-            "spec.spread: of which group are the members to be spread?",
+            "spec.spread: needs an anti-affinity group whose members are spread",
             field="spec.spread",
             hint="add --anti-affinity-group NAME:preferred, or NAME if no two may share a node",
         )

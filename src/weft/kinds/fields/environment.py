@@ -18,13 +18,15 @@ def check_env(env: dict[str, str], of: str = "env") -> None:
             raise InvalidInput(
                 f"spec.{of}: {name[:60]!r} can't be a variable"
                 if "\0" not in value
-                else f"spec.{of}.{name[:60]}: it has a NUL",
+                else f"spec.{of}.{name[:60]}: the value contains a NUL character",
                 field=f"spec.{of}",
                 hint="a name has letters, digits and _, and begins with no digit",
             )
     if sum(len(name) + len(value.encode()) + 2 for name, value in env.items()) > MOST_ENV_BYTES:
         raise InvalidInput(
-            "spec.env: that is too much", field="spec.env", hint="at most 64 KiB; larger things fit a volume"
+            "spec.env: larger than 64 KiB in all",
+            field="spec.env",
+            hint="give at most 64 KiB; put larger data into a volume",
         )
 
 
@@ -36,7 +38,7 @@ def check_env_secrets(secrets: dict[str, str], env: dict[str, str]) -> None:
         secret, _, key = place.partition("/")
         if not key or "/" in key:
             hint = "write SECRET/KEY, like db/password"
-            raise InvalidInput(f"{at}: {place[:60]!r} is no key of a secret", field=at, hint=hint)
+            raise InvalidInput(f"{at}: {place[:60]!r} is not a key of a secret", field=at, hint=hint)
         check_name(secret, at)
         if name in env:
-            raise InvalidInput(f"{at}: spec.env has a {name}, too", field=at, hint="give it once")
+            raise InvalidInput(f"{at}: spec.env sets {name}, too", field=at, hint="set it in one of the two")

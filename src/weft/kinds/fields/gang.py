@@ -18,7 +18,7 @@ def read_gang(text: str, path: str = "spec.gang") -> tuple[str, int]:
         raise InvalidInput(
             f"{path}: {text[:80]!r} is not a gang",
             field=path,
-            hint="write NAME:COUNT, how many are to be placed together: web:3",
+            hint="write NAME:COUNT, with the number of members to place together, like web:3",
         )
     count = int(match[2])
     if not 2 <= count <= MOST:

@@ -26,7 +26,9 @@ def read_mount(text_: str, field_: str = "spec.mounts") -> Mount:
     check_name(volume, field_)
     parts = path.split("/")
     if parts[0] or len(parts) < 2 or not all(parts[1:]) or {".", ".."} & set(parts) or "\0" in path:
-        raise InvalidInput(f"{field_}: {path[:60]!r} is no absolute path in a container", field=field_, hint=hint)
+        raise InvalidInput(f"{field_}: {path[:60]!r} is not an absolute path in a container", field=field_, hint=hint)
     if any(path == kept or path.startswith(f"{kept}/") for kept in _KEPT_PATHS):
-        raise InvalidInput(f"{field_}: {path[:60]} is the runtime's own", field=field_, hint="choose another path")
+        raise InvalidInput(
+            f"{field_}: {path[:60]} is reserved for the runtime", field=field_, hint="choose another path"
+        )
     return Mount(volume, path, mode == "ro")

@@ -17,17 +17,17 @@ from weft.objects.identity import check_name
 from weft.objects.schema import suggest
 
 STRATEGIES: dict[str, str] = {
-    "least_loaded": "the node with most left",
-    "best_fit": "the node with least left",
+    "least_loaded": "the node with the most free capacity",
+    "best_fit": "the node with the least free capacity",
     "round_robin": "the next node by name",
     "random": "any node",
     "resource_balance": "where cpu, memory and disk end up evenly used",
-    "data_locality": "where the data it reads lies",
-    "network_proximity": "near its caller, its group and its volumes",
+    "data_locality": "where the data that the workload reads lies",
+    "network_proximity": "near the workload's caller, group and volumes",
     "cost": "the cheapest node",
-    "topology_spread": "the zone, rack or node with the fewest of its group",
-    "hardware_match": "where the hardware is what it needs and no more",
-    "fragmentation": "where what is expected next loses least room: packs best",
+    "topology_spread": "the zone, rack or node with the fewest members of the group",
+    "hardware_match": "where the hardware is what the workload needs and no more",
+    "fragmentation": "where the workloads expected next lose the least capacity: packs best",
     "fgd": "where the expected fragmentation of GPUs grows least, as published in 2023",
 }
 DEFAULT_STRATEGY = "least_loaded"
@@ -69,7 +69,7 @@ def read_plain_strategy(text: str, field: str) -> str:
     strategy = read_strategy(text, field)
     if strategy.startswith("@"):
         raise _refuse(
-            f"{field}: {strategy[:64]} is a placement policy, which can't stand here",
+            f"{field}: {strategy[:64]} is a placement policy, which can't be used here",
             field,
             "name the strategies it is made of, with weights",
         )
@@ -124,7 +124,7 @@ def _read_term(part: str, field: str) -> Term:
     told = _ARGUMENT.fullmatch(argument)
     if told is None or not 1 <= int(told[2] or 1) <= _MOST_SKEW:
         raise _refuse(
-            f"{field}: {argument[:60]!r} is nothing to spread over",
+            f"{field}: {argument[:60]!r} is not a topology to spread over",
             field,
             "write topology-spread=KEY or topology-spread=KEY/SKEW, like topology-spread=rack/2",
         )
@@ -164,13 +164,13 @@ def _read_weight(part: str, text: str | None, field: str) -> float:
 def _read_own(scheme: str, place: str, field: str) -> str:
     if scheme == "file" and (_PATH.fullmatch(place) is None or ".." in place.split("/")):
         raise _refuse(
-            f"{field}: {place[:120]!r} can't be a policy's file",
+            f"{field}: {place[:120]!r} is not a valid path of a policy's file",
             field,
             "give its full path on the server's machine, ending in .py, in letters, digits and . _ - /",
         )
     if scheme == "entry" and _ENTRY.fullmatch(place) is None:
         raise _refuse(
-            f"{field}: {place[:80]!r} can't be an entry point", field, "give its name in the group weft.policies"
+            f"{field}: {place[:80]!r} is not a valid entry point", field, "give its name in the group weft.policies"
         )
     return f"{scheme}:{place}"
 
@@ -181,7 +181,9 @@ def _read_policy(name: str, field: str) -> str:
     except InvalidInput as problem:
         alone = "write @NAME and nothing else: a placement policy stands alone"
         raise _refuse(
-            f"{field}: '@{name[:60]}' can't be a placement policy", field, alone if name else problem.hint or alone
+            f"{field}: '@{name[:60]}' is not a valid name of a placement policy",
+            field,
+            alone if name else problem.hint or alone,
         ) from None
 
 

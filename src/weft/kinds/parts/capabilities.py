@@ -46,7 +46,7 @@ def read_capabilities(given: list[str], name: str, more: tuple[str, ...]) -> lis
     for word in read:
         if word not in known:
             raise InvalidInput(
-                f"spec.{name}: {word[:60]!r} is no capability that a container can have",
+                f"spec.{name}: {word[:60]!r} is not a capability that a container can have",
                 field=f"spec.{name}",
                 hint=f"one of {', '.join(sorted(known))}",
             )

@@ -25,14 +25,14 @@ To = Literal["vm", "container"]
 class ConvertInput(msgspec.Struct, kw_only=True):
     """As in ConversionSpec."""
 
-    to: Annotated[To, field("What it is to become")]
-    new_name: Annotated[str | None, field("The new one's name; else its own", name=True)] = None
-    memory: Annotated[int, field("The new one's memory; 0 is chosen", quantity="bytes")] = 0
-    disk: Annotated[int, field("A new VM's root disk; 0 is its image's own size", quantity="bytes")] = 0
-    timeout_seconds: Annotated[float, field("How long it may take until the new one runs", quantity="duration")] = (
+    to: Annotated[To, field("Kind to convert the workload to")]
+    new_name: Annotated[str | None, field("Name of the new workload; the old one's if unset", name=True)] = None
+    memory: Annotated[int, field("Memory of the new workload; 0 lets weft choose", quantity="bytes")] = 0
+    disk: Annotated[int, field("Root disk of a new VM; 0 is the image's own size", quantity="bytes")] = 0
+    timeout_seconds: Annotated[float, field("Timeout until the new workload runs", quantity="duration")] = (
         DEFAULT_TIMEOUT_SECONDS
     )
-    confirm: Annotated[bool, field("Keep the old one only until the new one runs")] = False
+    confirm: Annotated[bool, field("Delete the old workload as soon as the new one runs")] = False
 
 
 def make_conversion(obj: Object, given: ConvertInput, mark: str) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def make_conversion(obj: Object, given: ConvertInput, mark: str) -> dict[str, An
     refuse_converting(obj)
     if moved_by:
         raise IllegalTransition(
-            f"{what} is moving: migration/{moved_by}",
+            f"{what} is migrating: migration/{moved_by}",
             reason="isMoving",
             hint=f"weft wait migration/{moved_by}, or: weft migration cancel {moved_by}",
             details={"migration": moved_by},
@@ -51,7 +51,7 @@ def make_conversion(obj: Object, given: ConvertInput, mark: str) -> dict[str, An
     if phase not in _CAN:
         raise IllegalTransition(
             f"{what} is {phase}: it can't be converted",
-            hint=f"weft stop {what}" if phase == Phase.SUSPENDED else "it can when it runs or is stopped",
+            hint=f"weft stop {what}" if phase == Phase.SUSPENDED else "convert it while it runs or is stopped",
             details={"phase": str(phase), "verb": "convert"},
         )
     return {
@@ -96,9 +96,9 @@ def refuse_handed_over(obj: Object) -> None:
 
 def describe_side(obj: Object) -> str:
     new = dig(obj, "status.converts_to", "")
-    return f"is handed over to {new} by" if new else "is made by"
+    return f"is handed over to {new} by" if new else "is being made by"
 
 
 CONVERT = Verb(
-    "convert", "Go on as another kind: a container as a VM, or back", input=ConvertInput, make=make_conversion
+    "convert", "Convert a container to a VM, or a VM to a container", input=ConvertInput, make=make_conversion
 )

@@ -25,7 +25,7 @@ from weft.objects.schema import field, suggest
 
 RUNTIMES = {
     "python3.11": "a handler in Python 3.11",
-    "provided": "an executable `bootstrap` that asks the Runtime API itself",
+    "provided": "an executable `bootstrap` that calls the Runtime API itself",
 }
 BASES = {"python3.11": "python3-11", "provided": "python3-11"}  # the image of each managed runtime
 KERNEL = "python3-11"
@@ -46,39 +46,39 @@ _OF_THE_RUNTIME = re.compile(
 class FunctionCode(msgspec.Struct, kw_only=True):
     """What all instances of one version share: equal here, equal instances."""
 
-    code: Annotated[
-        str, field("Its code: the SHA-256 of a zip that was uploaded; --code uploads one", change="live")
-    ] = ""
-    code_size: Annotated[int, field("How large that zip is; set with it", ge=0, le=MOST_BYTES)] = 0
+    code: Annotated[str, field("Code: the SHA-256 of an uploaded zip; --code uploads one", change="live")] = ""
+    code_size: Annotated[int, field("Size of that zip; set with it", ge=0, le=MOST_BYTES)] = 0
     runtime: Annotated[
-        str, field("What runs its code: python3.11 (the default), or provided, for a bootstrap of its own")
+        str, field("Runtime of the code: python3.11 (the default), or provided, for code with a bootstrap of its own")
     ] = ""
     image: Annotated[
         str,
         field(
-            "An OCI image with code and runtime instead: REGISTRY/NAME:TAG, or @sha256:…, or the NAME of one that weft holds",
+            "OCI image with code and runtime, instead of code: REGISTRY/NAME:TAG, or @sha256:…, or the NAME of one that weft holds",
             max_length=512,
         ),
     ] = ""
-    registry_secret: Annotated[str, field("The secret that opens its image's registry")] = ""
-    pulls: Annotated[int, field("Grows by one when its image's tag is to be looked up again", ge=0)] = 0
-    handler: Annotated[str, field("What is called, like app.handler: MODULE.FUNCTION", max_length=256)] = ""
-    command: Annotated[list[Word], field("What an instance runs instead of what its runtime or image says")] = []
-    env: Annotated[dict[str, str], field("Variables that its code sees, and all who may look at it")] = {}
+    registry_secret: Annotated[str, field("Secret with the credentials for the image's registry")] = ""
+    pulls: Annotated[int, field("Counter: the image's tag is resolved again when it grows", ge=0)] = 0
+    handler: Annotated[str, field("Handler: MODULE.FUNCTION, like app.handler", max_length=256)] = ""
+    command: Annotated[list[Word], field("Command of an instance, instead of the runtime's or image's")] = []
+    env: Annotated[
+        dict[str, str], field("Environment variables of the code; visible to everyone who may read the function")
+    ] = {}
     memory: Annotated[int, field("Memory of an instance", quantity="bytes")] = 256 * MIB
     cpu: Annotated[float, field("Cores of an instance; a fraction is a limit", quantity="cpu")] = 1.0
-    timeout: Annotated[float, field("How long one invocation may take", quantity="duration")] = 30.0
-    scratch: Annotated[int, field("Room in its /tmp, which goes with the instance", quantity="bytes")] = 512 * MIB
+    timeout: Annotated[float, field("Timeout of one invocation", quantity="duration")] = 30.0
+    scratch: Annotated[int, field("Size of /tmp, which goes with the instance", quantity="bytes")] = 512 * MIB
     isolation: Annotated[
         Isolation,
-        field("process: namespaces and a seccomp filter; container: as a container is; vm: a machine of its own"),
+        field("process: namespaces and a seccomp filter; container: as a container runs; vm: a machine of its own"),
     ] = "container"
     network: Annotated[
         str | None,
-        field("The network of its project that its code reaches, and through it the outside; none if unset", name=True),
+        field("Network of the project that the code reaches, and through it the outside; none if unset", name=True),
     ] = None
     warm_calls: Annotated[
-        int, field("Times its handler is called with {} before an instance counts as ready", ge=0, le=100)
+        int, field("Calls of the handler with {} before an instance counts as ready", ge=0, le=100)
     ] = 0
     constraint: Required = None
     prefer: Preferred = []
@@ -97,7 +97,9 @@ def check_code(spec: FunctionCode) -> None:
         raise InvalidInput(f"spec.env: {kept} is set by the runtime itself", field="spec.env", hint="leave it out")
     if any("\0" in word for word in spec.command) or (spec.command and not spec.command[0]):
         raise InvalidInput(
-            "spec.command: a word has a NUL in it, or the first is empty", field="spec.command", hint="name a program"
+            "spec.command: a word contains a NUL character, or the first one is empty",
+            field="spec.command",
+            hint="give a program",
         )
     spec.constraint, wished = check_expressions(spec.constraint, spec.prefer)
     spec.prefer = list[Form](wished)
@@ -137,9 +139,9 @@ def _check_what_runs(spec: FunctionCode) -> None:
         )
     if not DIGEST.fullmatch(spec.code):
         raise InvalidInput(
-            f"spec.code: {spec.code[:80]!r} is no SHA-256",
+            f"spec.code: {spec.code[:80]!r} is not a SHA-256",
             field="spec.code",
-            hint="64 lower-case hex digits, of a zip that was uploaded; --code FOLDER uploads one",
+            hint="give the 64 lower-case hex digits of an uploaded zip; --code FOLDER uploads one",
         )
     spec.runtime = spec.runtime or DEFAULT_RUNTIME
     if spec.runtime not in RUNTIMES:
@@ -147,19 +149,19 @@ def _check_what_runs(spec: FunctionCode) -> None:
         raise InvalidInput(
             f"spec.runtime: {spec.runtime[:60]!r} is none of {', '.join(RUNTIMES)}",
             field="spec.runtime",
-            hint=f"did you mean {meant}?" if meant else "bring any other as provided, or as an image",
+            hint=f"did you mean {meant}?" if meant else "use any other as provided, or in an image",
         )
     if spec.runtime != "provided" and not spec.handler:
         raise InvalidInput(
             "spec.handler is missing",
             field="spec.handler",
-            hint="app.handler, where app.py has def handler(event, context)",
+            hint="write it like app.handler, where app.py has def handler(event, context)",
         )
     if spec.runtime == "python3.11" and not _PYTHON_HANDLER.fullmatch(spec.handler):
         raise InvalidInput(
             f"spec.handler: {spec.handler[:80]!r} is not MODULE.FUNCTION",
             field="spec.handler",
-            hint="app.handler, where app.py has def handler(event, context); in a folder: shop/app.handler",
+            hint="write it like app.handler, where app.py has def handler(event, context); in a folder: shop/app.handler",
         )
 
 
@@ -223,7 +225,7 @@ def code_references() -> tuple[Reference, ...]:
             "image",
             "spec.image",
             lambda spec: [name] if (name := held_name(spec.image)) else [],
-            else_="an image in a registry is written with it: REGISTRY/{}:TAG",
+            else_="write an image in a registry with its registry: REGISTRY/{}:TAG",
         ),
         Reference(
             "secret", "spec.registry_secret", lambda spec: [spec.registry_secret] if spec.registry_secret else []

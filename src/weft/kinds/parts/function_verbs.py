@@ -10,7 +10,7 @@ from weft.objects.schema import field
 
 
 class PublishInput(msgspec.Struct):
-    description: Annotated[str, field("What is new in it", max_length=200)] = ""
+    description: Annotated[str, field("What is new in the version", max_length=200)] = ""
 
 
 class InvokeInput(msgspec.Struct):

@@ -97,7 +97,7 @@ def check_address(address: str, network: Envelope, field: str) -> None:
     elif address == gateway_of(cidr):
         fact = f"is the gateway's in network {network.name}"
     elif not first <= number <= last:
-        fact = f"can't be a guest's in network {network.name} ({cidr})"
+        fact = f"can't be used by a workload of network {network.name} ({cidr})"
     else:
         return
     raise InvalidInput(f"{field}: {address} {fact}", reason="addressOutOfRange", field=field, hint=hint)

@@ -32,25 +32,25 @@ REFUSALS = ("insufficientResources", "noAvailableAgents")  # no node takes it: f
 # What functions, which are placed by invocation, wish of their place as well.
 Required = Annotated[
     Form | None,
-    field("What its node must be, like storage=nvme,memory>=32GB; @NAME is a constraint", shown="expression"),
+    field("Condition on the node, like storage=nvme,memory>=32GB; @NAME names a constraint", shown="expression"),
 ]
 Preferred = Annotated[
     list[Annotated[Form, field("", shown="expression")]],
-    field("What its node should rather be: EXPRESSION[;weight=0-1][;priority=N]"),
+    field("Preferences for the node: EXPRESSION[;weight=0-1][;priority=N]"),
 ]
 Strategy = Annotated[
     str | None, field("Placement strategies, like best-fit:0.7,data-locality:0.3, or @POLICY; the default if unset")
 ]
-Tolerated = Annotated[
-    list[str], field("Taints it can live with: NAME, or NAME=VALUE for that value only", change="live")
+Tolerated = Annotated[list[str], field("Taints to tolerate: NAME, or NAME=VALUE for that value only", change="live")]
+DataHints = Annotated[
+    list[str], field("Data that the workload reads, as nodes declare it: ceph-pool:raw-data, or volume:NAME")
 ]
-DataHints = Annotated[list[str], field("Data it reads, as nodes declare it: ceph-pool:raw-data, or volume:NAME")]
 
 
 class PlacementSpec(RunSpec, msgspec.Struct, kw_only=True):
     type: Annotated[
         Literal["long-lived", "serverless"],
-        field("long-lived waits for a place; serverless is placed at once or fails", change="live"),
+        field("long-lived waits for capacity; serverless is placed at once or fails", change="live"),
     ] = "long-lived"
     constraint: Required = None
     prefer: Preferred = []
@@ -58,10 +58,10 @@ class PlacementSpec(RunSpec, msgspec.Struct, kw_only=True):
     node: Annotated[str | None, field("Place on this node and no other", change="live", name=True)] = None
     tolerate: Tolerated = []
     affinity_groups: Annotated[
-        list[str], field("Groups to lie with, on a node that has a member: NAME, or NAME:preferred", change="live")
+        list[str], field("Schedule on a node with members of these groups: NAME, or NAME:preferred", change="live")
     ] = []
     anti_affinity_groups: Annotated[
-        list[str], field("Groups to lie apart from, on a node without a member: NAME, or NAME:preferred", change="live")
+        list[str], field("Schedule on a node without members of these groups: NAME, or NAME:preferred", change="live")
     ] = []
     spread: Annotated[
         list[str],
@@ -69,24 +69,22 @@ class PlacementSpec(RunSpec, msgspec.Struct, kw_only=True):
     ] = []
     storage_locality: Annotated[
         Literal["required", "preferred"] | None,
-        field("Only on nodes that have its data at hand (volumes, hints), or rather on these (images too)"),
+        field("Require nodes that have the workload's data (volumes, hints), or prefer them (images too)"),
     ] = None
     data_hints: DataHints = []
     gang: Annotated[
-        str | None, field("Place it together with the others of its gang, or not at all: NAME:COUNT", change="live")
+        str | None, field("Gang whose members are placed together or not at all: NAME:COUNT", change="live")
     ] = None
     resources: Annotated[
         dict[str, Amount],
-        field("What else it takes of its node, as nodes declare it: sriov=2, hugepages=4G", change="replace"),
+        field("Further resources of the node, as nodes declare them: sriov=2, hugepages=4G", change="replace"),
     ] = {}
-    gpus: Annotated[int, field("Whole GPUs of its node that it gets", change="replace", ge=0, le=64)] = 0
+    gpus: Annotated[int, field("Number of whole GPUs", change="replace", ge=0, le=64)] = 0
     gpu_share: Annotated[
         Share | None, field("A share of one GPU instead, like 0.5 or 25%", change="replace", quantity="ratio")
     ] = None
-    gpu_memory: Annotated[int, field("How much memory each GPU must have", change="replace", quantity="bytes")] = 0
-    gpu_models: Annotated[
-        list[str], field("Models of GPU that it can use; any if none is named", change="replace")
-    ] = []
+    gpu_memory: Annotated[int, field("Memory that each GPU must have", change="replace", quantity="bytes")] = 0
+    gpu_models: Annotated[list[str], field("Acceptable models of GPU; any if unset", change="replace")] = []
 
 
 def check_placement(spec: PlacementSpec) -> None:
@@ -109,19 +107,21 @@ def check_devices(spec: PlacementSpec) -> None:
     for name, amount in spec.resources.items():
         if amount == 0 or name in ("cpu", "memory", "disk", "gpu", "gpus"):
             raise InvalidInput(
-                f"spec.resources.{name[:80]}: {'leave out what it takes none of' if not amount else 'it has a field'}",
+                f"spec.resources.{name[:80]}: {'leave out a resource of amount 0' if not amount else 'has a field of its own'}",
                 field=f"spec.resources.{name[:80]}",
                 hint="weft node describe NODE shows what a node declares; cpu, memory, disk and gpus are fields of their own",
             )
     if spec.gpu_share is not None and (spec.gpu_share > 1 or spec.gpus > 1):
         raise InvalidInput(
-            "spec.gpu_share: a share is of one GPU, and at most all of it",
+            "spec.gpu_share: a share is at most one GPU, and goes with no more than one",
             field="spec.gpu_share",
-            hint="gpu_share 0.5 alone, or gpus 2 without a share",
+            hint="give gpu_share 0.5 alone, or gpus 2 without a share",
         )
     if (spec.gpu_memory or spec.gpu_models) and not (spec.gpus or spec.gpu_share):
         raise InvalidInput(
-            "spec.gpus: it asks for a GPU's memory or model, but for no GPU", field="spec.gpus", hint="add gpus: 1"
+            "spec.gpus: a GPU's memory or model is given, but no GPU is requested",
+            field="spec.gpus",
+            hint="add gpus: 1",
         )
 
 

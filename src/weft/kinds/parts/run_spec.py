@@ -20,22 +20,25 @@ class RunSpec(msgspec.Struct, kw_only=True):
         list[str], field("Networks to join, one NIC each: NAME, or NAME:ADDRESS for that address", change="plug")
     ] = msgspec.field(default_factory=lambda: ["default"])
     security_groups: Annotated[
-        list[Name], field("Security groups to carry; none: whoever is in its networks may connect", change="live")
+        list[Name], field("Security groups; without any, everyone in the same networks may connect", change="live")
     ] = []
     publish: Annotated[list[str], field("Ports to publish: HOST:GUEST or HOST:GUEST/udp", change="live")] = []
     force_publish: Annotated[
         bool,
         field(
-            "Publish also ports that are reserved or that a node's program holds: it keeps them there", change="live"
+            "Publish even ports that are reserved or held by a program of a node, which keeps them there", change="live"
         ),
     ] = False
     restart: Annotated[
-        Literal["always", "on-failure", "never"], field("Start again when the guest ends by itself", change="live")
+        Literal["always", "on-failure", "never"],
+        field("When to start again after the workload has ended by itself", change="live"),
     ] = "on-failure"
     on_node_loss: Annotated[Literal["wait", "restart"], field("What to do when the node is lost", change="live")] = (
         "wait"
     )
-    grace: Annotated[float, field("How long a guest may take to shut down", change="live", quantity="duration")] = 20.0
-    run: Annotated[Literal["run", "stop", "suspend"], field("The wish: verbs start, stop, suspend set it")] = "run"
-    hold: Annotated[bool, field("Do not place yet: verbs hold and release set it")] = False
-    restart_generation: Annotated[int, field("Grows by one with each fresh start asked for", ge=0)] = 0
+    grace: Annotated[float, field("Time that the workload has to shut down", change="live", quantity="duration")] = 20.0
+    run: Annotated[
+        Literal["run", "stop", "suspend"], field("Desired state; the verbs start, stop and suspend set it")
+    ] = "run"
+    hold: Annotated[bool, field("Do not place yet; the verbs hold and release set it")] = False
+    restart_generation: Annotated[int, field("Counter: the workload is started afresh when it grows", ge=0)] = 0

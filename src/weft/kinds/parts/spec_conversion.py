@@ -28,11 +28,11 @@ _KEPT = {
     "read_only": "read_only: its root can be written",
     "add_capabilities": "add_capabilities: its process may do what its user may in a machine of its own",
     "drop_capabilities": "drop_capabilities: its process may do what its user may in a machine of its own",
-    "pids": "pids: the number of its processes isn't bounded",
-    "health_check": "health_check: nobody asks whether it is well",
+    "pids": "pids: the number of its processes isn't limited",
+    "health_check": "health_check: a VM's health isn't checked",
     "disk": "",  # the image's, or as it is asked for
     "isolation": "",  # a machine of its own is what it gets
-    "preemptible": "preemptible: it gives way to nobody",
+    "preemptible": "preemptible: it is never evicted",
     "pulls": "",
     "registry_secret": "",  # the Image's, if that was made for it
 }
@@ -60,15 +60,21 @@ class Translated(msgspec.Struct, frozen=True):
 def refuse_untranslatable(spec: WorkloadSpec) -> None:
     """Raises InvalidInput, naming field and remedy, for what the other kind can't be given."""
     if spec.gpus or spec.gpu_share is not None:
-        raise _refused("gpus", "a GPU doesn't go over to another kind", "take it away first, or make the other by hand")
+        raise _refused(
+            "gpus",
+            "a workload with a GPU can't be converted",
+            "remove the GPU first, or create the new workload by hand",
+        )
     if spec.gang is not None:
-        raise _refused("gang", "one of a gang can't be exchanged alone", "take it out of its gang first")
+        raise _refused("gang", "a member of a gang can't be converted alone", "take it out of its gang first")
     if isinstance(spec, ContainerSpec):
         if spec.once:
-            raise _refused("once", "what runs once can't be begun again as something else", "make the VM by hand")
+            raise _refused(
+                "once", "a workload that runs once can't be started again as another kind", "create the VM by hand"
+            )
         if spec.env_secrets:
             hint = "give these variables another way, like a file in a volume, and take them out of env_secrets"
-            raise _refused("env_secrets", "a VM can't be told secrets", hint)
+            raise _refused("env_secrets", "a VM can't be given variables from secrets", hint)
         _lines_of(spec, spec.memory)
         return
     assert isinstance(spec, VmSpec)
@@ -76,12 +82,12 @@ def refuse_untranslatable(spec: WorkloadSpec) -> None:
     named = [read_mount(mount, "spec.user_data").volume for mount in process.mounts]
     strange = [volume for volume in named if volume not in spec.volumes]
     if strange:
-        hint = f"weft volume attach {strange[0]} VM, or take that line away"
-        raise _refused("user_data", f"it mounts volume {strange[0]}, which the VM hasn't", hint)
+        hint = f"weft volume attach {strange[0]} VM, or remove that line"
+        raise _refused("user_data", f"it mounts volume {strange[0]}, which the VM doesn't have", hint)
     loose = [volume for volume in spec.volumes if volume not in named]
     if loose:
         hint = f"mount {loose[0]}:/PATH in its user data says where, or: weft volume detach {loose[0]} VM"
-        raise _refused("volumes", f"nothing says where a container would have volume {loose[0]}", hint)
+        raise _refused("volumes", f"nothing says where a container would mount volume {loose[0]}", hint)
 
 
 def to_vm(spec: ContainerSpec, image: str, *, memory: int = 0, disk: int = 0) -> Translated:
@@ -126,7 +132,10 @@ def to_container(spec: VmSpec, image: str, *, memory: int = 0, registry_secret: 
     check_container(container)
     default = VmSpec(image=spec.image)
     gone = [said for name, said in _LOST.items() if said and getattr(spec, name) != getattr(default, name)]
-    return Translated(container, (*gone, *([f"cwd {process.cwd}: it begins in its image's"] if process.cwd else [])))
+    return Translated(
+        container,
+        (*gone, *([f"cwd {process.cwd}: the container starts in its image's directory"] if process.cwd else [])),
+    )
 
 
 def _shared(spec: WorkloadSpec) -> dict[str, Any]:
@@ -149,8 +158,8 @@ def _lines_of(spec: ContainerSpec, vm_memory: int) -> str:
         )
     )
     if len(lines) > MOST_CHARACTERS:
-        hint = "put what is large into a volume"
-        raise _refused("env", "variables and arguments are more than a VM can be told (64 KiB)", hint)
+        hint = "put large values into a volume"
+        raise _refused("env", "variables and arguments are more than a VM can be given (64 KiB)", hint)
     return lines
 
 

@@ -57,7 +57,7 @@ def read_process(text: str, field: str = "spec.user_data") -> Process:
             one[word] = value
         else:
             raise InvalidInput(
-                f"{field}: line {number}: {word[:60]!r} is no word that is known",
+                f"{field}: line {number}: {word[:60]!r} is not a known word",
                 field=field,
                 hint=f"one of {', '.join(sorted((*_MANY, *_ONE)))}",
             )

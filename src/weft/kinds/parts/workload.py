@@ -82,20 +82,20 @@ def check_workload(spec: WorkloadSpec, *, least_memory: int) -> None:
     """What types can't say of any of them; what has several spellings gets its one. Raises InvalidInput."""
     if spec.memory < least_memory:
         raise InvalidInput(
-            f"spec.memory: {spec.memory} bytes is too little for a guest",
+            f"spec.memory: {spec.memory} bytes is too little for a workload",
             field="spec.memory",
             hint=f"give at least {least_memory // MIB}M",
         )
     if spec.memory > MOST_MEMORY_BYTES:
         raise InvalidInput(
-            "spec.memory: a guest can't have that much",
+            "spec.memory: more than a workload can have",
             field="spec.memory",
             hint="at most 64T",
             details={"most": MOST_MEMORY_BYTES},
         )
     if spec.cpu > MOST_CORES:
         raise InvalidInput(
-            f"spec.cpu: {spec.cpu:g} is more than a guest can have",
+            f"spec.cpu: {spec.cpu:g} is more than a workload can have",
             field="spec.cpu",
             hint=f"at most {MOST_CORES}",
             details={"most": MOST_CORES},
@@ -203,7 +203,7 @@ def _refuse_again(obj: Object) -> None:
     if dig(obj, "spec.once"):
         raise IllegalTransition(
             f"{what_is(obj)} runs once: it can't be started again",
-            hint="make another; of a task: weft job retry JOB",
+            hint="create another; for a task: weft job retry JOB",
         )
 
 
@@ -217,7 +217,7 @@ def _restart(obj: Object, _: Any) -> dict[str, Any]:
 START = Verb("start", "Start it (after stop, suspend or failure)", change=_start)
 RESTART = Verb("restart", "Shut down and boot afresh", change=_restart)
 HOLD = Verb("hold", "Don't place it yet", change=set_fields("hold", hold=True))
-RELEASE = Verb("release", "Let a held one be placed", change=set_fields("release", hold=False))
+RELEASE = Verb("release", "Let a held workload be placed", change=set_fields("release", hold=False))
 
 
 def note(obj: Object) -> str:

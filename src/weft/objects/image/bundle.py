@@ -76,7 +76,7 @@ def read_bundle(file: BinaryIO, size: int) -> Bundle:
         if not members and member.name != MANIFEST_NAME:
             raise not_an_image(f"the archive doesn't begin with {MANIFEST_NAME}")
         if member.name in members or len(members) >= MOST_MEMBERS:
-            raise not_an_image(f"the bundle's member {member.name!r} is one too many")
+            raise not_an_image(f"the bundle's member {member.name!r} is a duplicate, or one too many")
         members[member.name] = member
         offset = member.offset + -(-member.size // BLOCK) * BLOCK
     manifest = _read_manifest(file, members.pop(MANIFEST_NAME, None))
@@ -118,7 +118,7 @@ def _read_member(file: BinaryIO, offset: int, end: int) -> Member | None:
         return None
     name, at, size, plain = header
     if not plain or not name or "/" in name or name.startswith(".") or not name.isprintable():
-        raise not_an_image(f"the bundle's member {name[:60]!r} is not a plain file at its top")
+        raise not_an_image(f"the bundle's member {name[:60]!r} is not a plain file at the archive's top")
     return Member(name, at, size)
 
 
@@ -141,4 +141,4 @@ def read_header(file: BinaryIO, offset: int, end: int) -> tuple[str, int, int, b
 
 
 def damaged(how: str = "") -> DriverFailed:
-    return not_an_image(f"the archive is damaged{': ' if how else ''}{how}", "fetch or make it again")
+    return not_an_image(f"the archive is damaged{': ' if how else ''}{how}", "fetch or make the archive again")

@@ -48,7 +48,7 @@ def read_archive(file: BinaryIO, size: int) -> str:
     if _LAYOUT not in places or _INDEX not in places:
         docker = _DOCKERS in places
         raise not_an_image(
-            "the archive is of docker's own form"
+            "the archive has docker's own format"
             if docker
             else "the archive holds neither a bundle nor a container image",
             "skopeo copy docker-archive:FILE oci-archive:OTHER makes one that weft reads" if docker else _INTO_ONE,

@@ -61,11 +61,11 @@ def parse_reference(text: str, *, default_registry: str = "", field: str = "spec
     """What ``text`` names. Raises InvalidInput, which names ``field`` and says what to write instead."""
     if not text or len(text) > LONGEST or not text.isprintable() or " " in text:
         raise _refused(
-            field, f"{text[:80]!r} is no image", "write REGISTRY/NAME:TAG, like registry.example.com/shop/web:1.4"
+            field, f"{text[:80]!r} is not an image", "write REGISTRY/NAME:TAG, like registry.example.com/shop/web:1.4"
         )
     rest, at, digest = text.partition("@")
     if at and not DIGEST.fullmatch(digest):
-        raise _refused(field, f"{digest[:80]!r} is no digest", "write @sha256: and 64 lower-case hex digits")
+        raise _refused(field, f"{digest[:80]!r} is not a digest", "write @sha256: and 64 lower-case hex digits")
     scheme, colon, local = rest.partition(":")
     if colon and scheme in _LOCAL:
         return _parse_local(scheme, local, digest, field)
@@ -78,25 +78,25 @@ def parse_reference(text: str, *, default_registry: str = "", field: str = "spec
     if ":" in rest.rpartition("/")[2]:
         name, _, tag = rest.rpartition(":")
         if not _TAG.fullmatch(tag):
-            raise _refused(field, f"{tag[:80]!r} is no tag", "letters, digits, _ . and -, 128 at most")
+            raise _refused(field, f"{tag[:80]!r} is not a tag", "use letters, digits, _ . and -, at most 128")
     registry, slash, within = name.partition("/")
     if not slash or not (set(".:[") & set(registry) or registry.lower() == "localhost"):
         if not default_registry:
             raise _refused(
-                field, f"{text[:120]!r} names no registry", "write it out: REGISTRY/NAME:TAG; weft guesses none"
+                field, f"{text[:120]!r} names no registry", "write REGISTRY/NAME:TAG; weft has no default registry"
             )
         registry, within = default_registry, name
     host = _HOST.fullmatch(registry)
     if host is None or int(host[1] or "1") not in range(1, 65536):
-        raise _refused(field, f"{registry[:80]!r} is no registry", "write HOST or HOST:PORT before the first /")
+        raise _refused(field, f"{registry[:80]!r} is not a registry", "write HOST or HOST:PORT before the first /")
     registry = registry.lower()
     if registry == "docker.io" and "/" not in within:
         within = f"library/{within}"
     if len(within) > _LONGEST_NAME or not _NAME.fullmatch(within):
         raise _refused(
             field,
-            f"{within[:80]!r} is no image's name",
-            "lower-case letters and digits, with . _ - between, parts split by /",
+            f"{within[:80]!r} is not a valid name of an image",
+            "use lower-case letters and digits, with . _ - between, parts split by /",
         )
     return ImageReference("registry", registry, within, "", tag or ("" if digest else "latest"), digest)
 
@@ -106,9 +106,11 @@ def _parse_local(scheme: str, rest: str, digest: str, field: str) -> ImageRefere
     if not colon or "/" in tag:
         path, tag = rest, ""
     if not path.startswith("/") or "\0" in path or ".." in path.split("/"):
-        raise _refused(field, f"{scheme}: needs an absolute path on the node", f"like {scheme}:/srv/images/web:1.4")
+        raise _refused(
+            field, f"{scheme}: needs an absolute path on the node", f"write it like {scheme}:/srv/images/web:1.4"
+        )
     if tag and not _TAG.fullmatch(tag):
-        raise _refused(field, f"{tag[:80]!r} is no tag", "letters, digits, _ . and -, 128 at most")
+        raise _refused(field, f"{tag[:80]!r} is not a tag", "use letters, digits, _ . and -, at most 128")
     place: Literal["layout", "archive"] = "layout" if scheme == "oci" else "archive"
     return ImageReference(place, path=path, tag=tag, digest=digest)
 

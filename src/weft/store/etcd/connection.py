@@ -181,7 +181,9 @@ class Connection:
             )
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             details = f"no answer in {self.timeout_seconds:g} s"
-        return StoreUnavailable(f"etcd {self.name}: {details or code.name}", hint="see that etcd runs and has a leader")
+        return StoreUnavailable(
+            f"etcd {self.name}: {details or code.name}", hint="check that etcd runs and has a leader"
+        )
 
 
 async def _resolve(endpoints: Sequence[str]) -> str:

@@ -228,7 +228,7 @@ class EtcdStore:
             await self._clock.sleep(held.remaining_seconds)
             if any(now.name == held.name for now in await self._leases.live(name)):
                 raise InUse(
-                    f"{held.holder} works on store etcd {self._connection.name}", hint="end every server that uses it"
+                    f"{held.holder} uses store etcd {self._connection.name}", hint="stop every server that uses it"
                 )
 
     async def _publish_changes(self) -> None:

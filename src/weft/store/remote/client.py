@@ -263,7 +263,7 @@ class _Link(FrameProtocol):
     def _make_lost(self) -> LinkLost:
         return LinkLost(
             f"the connection to the store at {self._path} was lost; if this was a commit, its outcome is unknown",
-            hint="read what is there, then decide; a commit with an idempotency key is repeated by itself",
+            hint="read what is there, then decide; a commit with an idempotency key is repeated automatically",
         )
 
 

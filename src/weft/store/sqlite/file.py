@@ -149,9 +149,9 @@ def leap(state: State, lost: Mark | None) -> None:
 
 def cannot_open(path: Path, problem: OSError) -> StoreUnavailable:
     if problem.errno == errno.ENOSPC:
-        return StoreFull(f"store {path} can't be opened: the disk is full", hint="make room")
+        return StoreFull(f"store {path} can't be opened: the disk is full", hint="free disk space")
     return StoreUnavailable(
-        f"store {path} can't be opened: {problem.strerror or problem}", hint="check the folder and its rights"
+        f"store {path} can't be opened: {problem.strerror or problem}", hint="check the folder and its permissions"
     )
 
 
@@ -162,11 +162,11 @@ def as_store_error(problem: Exception, path: Path) -> WeftError:
     code = getattr(problem, "sqlite_errorcode", None)
     primary = code & 0xFF if isinstance(code, int) else None
     if primary == sqlite3.SQLITE_FULL or (primary == sqlite3.SQLITE_IOERR and not _has_room(path)):
-        return StoreFull(f"store {path} is full: nothing was written", hint="make room on the disk")
+        return StoreFull(f"store {path} is full: nothing was written", hint="free disk space")
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return StoreUnavailable(f"store {path} is damaged or no store: {problem}", hint="restore a backup")
+        return StoreUnavailable(f"store {path} is damaged or not a store: {problem}", hint="restore a backup")
     if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return StoreUnavailable(f"store {path} is locked by another process", hint="end what else has it open")
+        return StoreUnavailable(f"store {path} is locked by another process", hint="stop the process that has it open")
     if isinstance(problem, OSError):
         return cannot_open(path, problem)
     return StoreUnavailable(f"store {path} failed: {type(problem).__name__}: {problem}")

@@ -251,9 +251,9 @@ class Catalogue:
             return None
         item = self._view.get(object_key("network", function.item.envelope.project, code.network))
         if item is None or item.deleting:
-            return Missing("networkNotReady", f"network {code.network} is not there")
+            return Missing("networkNotReady", f"network {code.network} does not exist")
         if not item.status(NetworkStatus).vni:
-            return Missing("networkNotReady", f"network {code.network} is being made")
+            return Missing("networkNotReady", f"network {code.network} is being created")
         return item
 
     def _find_held(self, function: Function, code: FunctionCode) -> Item | Missing | None:
@@ -263,7 +263,7 @@ class Catalogue:
             return None
         item = self._view.get(object_key("image", function.item.envelope.project, name))
         if item is None or item.deleting:
-            return Missing("imageNotReady", f"image {name} is not there; weft image add {name} FILE.tar")
+            return Missing("imageNotReady", f"image {name} does not exist; weft image add {name} FILE.tar")
         status = item.status(ImageStatus)
         if status.phase == "Failed":
             return Missing("imageFailed", f"image {name}: {status.message or status.reason}")
@@ -285,9 +285,9 @@ class Catalogue:
             if status.phase == "Available":
                 return Blob(status.sha256, status.size, name)
             why = f": {status.message or status.reason}" if status.phase == "Failed" else ""
-            return Missing("baseNotReady", f"image {name}, which {_whose(code)} comes from, is {status.phase}{why}")
+            return Missing("baseNotReady", f"image {name}, which {_whose(code)} is made from, is {status.phase}{why}")
         return Missing(
-            "baseNotReady", f"{_whose(code)} needs image {name}, which is not there; weft image build {name}"
+            "baseNotReady", f"{_whose(code)} needs image {name}, which does not exist; weft image build {name}"
         )
 
 

@@ -31,11 +31,13 @@ def read_name(segment: str, qualifier: str = "") -> Named:
         raise InvalidInput(
             f"{unquote(segment)[:80]!r} names no function",
             field="FunctionName",
-            hint="thumb, thumb:prod, PROJECT:function:thumb, or arn:weft:lambda:weft:PROJECT:function:thumb",
+            hint="write thumb, thumb:prod, PROJECT:function:thumb, or arn:weft:lambda:weft:PROJECT:function:thumb",
         )
     if found["region"] and found["region"] != REGION:
         raise InvalidInput(
-            f"the ARN is of region {found['region']}; this is {REGION}", field="FunctionName", hint="name it alone"
+            f"the ARN is of region {found['region']}; this is {REGION}",
+            field="FunctionName",
+            hint="give the function's name alone",
         )
     behind = found["qualifier"] or ""
     if behind and qualifier and behind != qualifier:
@@ -44,7 +46,9 @@ def read_name(segment: str, qualifier: str = "") -> Named:
         )
     chosen = behind or qualifier
     if chosen and chosen != LATEST and not re.fullmatch(r"[a-z0-9-]{1,63}", chosen):
-        raise InvalidInput(f"{chosen[:80]!r} is no version and no alias", field="Qualifier", hint="like 3, or prod")
+        raise InvalidInput(
+            f"{chosen[:80]!r} is neither a version nor an alias", field="Qualifier", hint="write it like 3 or prod"
+        )
     return Named(found["name"], found["project"] or "", "" if chosen == LATEST else chosen)
 
 

@@ -141,10 +141,10 @@ class Fleet:
             if serving is None or not serving.open:
                 told.append(f"{name} serves no functions, or isn't connected")
             elif not serving.runs(recipe.isolation):
-                why = serving.standing.isolations.get(recipe.isolation, "it doesn't say that it does")
+                why = serving.standing.isolations.get(recipe.isolation, "the node doesn't report that it can")
                 told.append(f"{name} can't run isolation {recipe.isolation}: {why}")
             elif serving.congested:
-                told.append(f"{name} is slow to take what it is sent")
+                told.append(f"{name} is slow to accept invocations")
         more = f"; and {len(ranking) - 5} more" if len(ranking) > 5 else ""
         return "; ".join(told) + more
 

@@ -59,7 +59,9 @@ class LateResults:
             return make_outcome(found[1], version, self._name_of(found[0]))
         if not is_known and not (missing and self._clock.elapsed() < self._gathered_by + GATHER_SECONDS):
             return None
-        why = "its node has nothing of it any more" if is_known else f"{self._name_of(min(missing))} isn't back yet"
+        why = (
+            "the node no longer knows this invocation" if is_known else f"{self._name_of(min(missing))} isn't back yet"
+        )
         raise lost_error(what, id, f"begun, perhaps, through a gateway before this one, and {why}")
 
     def find_missing(self) -> set[str]:

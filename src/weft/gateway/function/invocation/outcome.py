@@ -43,7 +43,7 @@ def no_node_error(what: str, flight: PendingInvocation, fleet: Fleet, name_of: N
 
 def unplaceable_error(what: str, ranking: Ranking) -> Unplaceable:
     """A ranking without nodes."""
-    hint = f"nearest fit: {ranking.nearest}" if ranking.nearest else "weft node list shows what there is"
+    hint = f"nearest fit: {ranking.nearest}" if ranking.nearest else "weft node list shows the nodes"
     return Unplaceable(
         f"{what} can't run now: {ranking.message}", reason=ranking.reason, hint=hint, retry_after_seconds=1.0
     )
@@ -54,7 +54,7 @@ def lost_error(what: str, id: str, where: str) -> Unavailable:
     return Unavailable(
         f"{what}: invocation {id} was {where}; it may have run",
         reason="invocationLost",
-        hint="weft does not run it again: that is the caller's to decide",
+        hint="weft does not run it again; the caller decides whether to",
     )
 
 
@@ -68,7 +68,7 @@ def busy_error(what: str, running: int, most: int) -> Throttled:
 
 def full_error() -> Throttled:
     return Throttled(
-        "the gateway holds as much of other invocations' payloads as it can, or as it does for one project",
+        "the gateway holds as many payloads of other invocations as it can, in all or for one project",
         hint="try again in a moment",
         retry_after_seconds=1.0,
     )

@@ -161,9 +161,9 @@ class InvocationTracker:
         found: list[Instruction] = []
         for flight in list(self._flights.values()):
             if flight.until <= now:
-                found.append(self._lose(flight, "its node didn't answer in time"))
+                found.append(self._lose(flight, "the node didn't answer in time"))
             elif flight.adrift_until and flight.adrift_until <= now:
-                found.append(self._lose(flight, "the connection to its node was lost"))
+                found.append(self._lose(flight, "the connection to the node was lost"))
         return found
 
     def _ask(self, flight: PendingInvocation) -> Instruction:
@@ -216,7 +216,7 @@ class InvocationTracker:
                 flight.adrift_until = 0.0
                 serving.asked[flight.recipe.digest] += 1
             else:
-                found.append(self._lose(flight, "its node has nothing of it any more", may_run=False))
+                found.append(self._lose(flight, "the node no longer knows this invocation", may_run=False))
         digests = dict(zip(underway.ids, underway.digests, strict=False))
         for id in there - self._flights.keys() - self._strays.keys():
             known = self._function_of(digests.get(id, ""))

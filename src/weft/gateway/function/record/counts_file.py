@@ -52,7 +52,7 @@ class CountsFile:
         except OSError as problem:  # a full disk costs counts, not invocations
             if str(problem) != self._troubled:
                 self._troubled = str(problem)
-                log.error("what is counted of functions can't be kept: %s", problem)
+                log.error("the counts of functions can't be stored: %s", problem)
 
     def keep_only(self, functions: set[str]) -> None:
         """Drop what is kept of functions that are gone. Blocking."""

@@ -61,7 +61,7 @@ class InvocationRecorder:
         except OSError as problem:  # a full disk costs lines, not invocations
             if str(problem) != self._troubled:
                 self._troubled = str(problem)
-                log.error("what functions print can't be kept: %s", problem)
+                log.error("the output of functions can't be stored: %s", problem)
 
     def tell(self, uid: str, project: str, name: str) -> Told:
         told = tell(self._find(uid), name, project, self.running(uid))
