@@ -322,7 +322,7 @@ async def test_what_a_killed_agent_left_of_a_start_is_cleared_by_the_next(lab: C
         "import asyncio, msgspec, os, sys\n"
         "from weft.contracts.driver.container import ContainerPlan\n"
         "from weft.contracts.driver.host import Host\n"
-        "from weft.drivers.runtime.oci import conmon\n"
+        "from weft.drivers.runtime.oci.conmon import holder as conmon\n"
         "from weft.drivers.runtime.oci.driver import OciDriver\n"
         "real = conmon.run_shim\n"
         "def die(*a):\n"
