@@ -2,7 +2,7 @@
 those with a schedule.
 
 Reads jobs and the containers that are theirs; writes job.status, makes containers and jobs, wishes a task stopped, and marks
-for deletion what isn't kept. Woken by either, and by time. What to do with tasks is ``tasks.py``'s, of a schedule ``runs.py``'s.
+for deletion what isn't kept. Woken by either, and by time. What to do with tasks is ``plan.py``'s, of a schedule ``schedule.py``'s.
 """
 
 from __future__ import annotations

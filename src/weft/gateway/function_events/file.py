@@ -1,7 +1,7 @@
 """Where events are kept: one SQLite file, so that what was accepted outlives the process and the power.
 
 One thread has it open; what is asked of it meanwhile goes into one transaction together, so a thousand acceptances cost a few
-fsyncs. Nobody else writes to the file while a gateway runs; a backup reads it (``copied.py``). Times are unix seconds.
+fsyncs. Nobody else writes to the file while a gateway runs; a backup reads it (``backup.py``). Times are unix seconds.
 """
 
 from __future__ import annotations

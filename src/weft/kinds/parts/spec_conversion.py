@@ -1,6 +1,6 @@
 """A container as a VM on the same image, and back. Pure.
 
-What both have goes over as it is, what a VM is told by the lines of its user data is written there (``process_lines``), and what it
+What both have goes over as it is, what a VM is told by the lines of its user data is written there (``user_data``), and what it
 has no word for is kept there, so that the way back gives the very spec again. The image is the caller's: the same digest.
 """
 

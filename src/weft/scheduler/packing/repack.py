@@ -2,7 +2,7 @@
 
 What has GPUs, or wishes that look at other workloads, stays where it is, and its node counts as used. The rest is packed
 anew by several orders, and then nodes are emptied one after the other: their workloads are spread over the others and
-exchanged until none has too much (``search``). The sum of what is wanted says how few nodes there can be; where that isn't
+exchanged until none has too much (``local_search``). The sum of what is wanted says how few nodes there can be; where that isn't
 reached, and the solver is installed, it goes on from there.
 """
 

@@ -1,4 +1,4 @@
-"""What is counted of each function's invocations, and where its instances are: told when asked. Pure; ``kept_counts.py`` keeps what
+"""What is counted of each function's invocations, and where its instances are: told when asked. Pure; ``counts_file.py`` keeps what
 is counted over restarts.
 
 Durations go into buckets whose widths grow with them, eight to each doubling, so that a percentile is right to within 5 %

@@ -1,4 +1,4 @@
-"""The parent's side of ``wire.py``: asks one thing at a time, ends the process that brings nothing for too long."""
+"""The parent's side of ``worker.py``: asks one thing at a time, ends the process that brings nothing for too long."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Answer:
 
 
 class Exchange:
-    """One process of ``wire.py``, started when it is first needed, and again after one that was ended."""
+    """One process of ``worker.py``, started when it is first needed, and again after one that was ended."""
 
     def __init__(self, patience: Patience, own_file: str = "", reach: Sequence[str] | None = None) -> None:
         self._patience, self._own_file, self._reach = patience, own_file, reach

@@ -1,5 +1,5 @@
 """Images in files of the node: an OCI image layout as a folder, or as a plain tar file. They are read as everybody there may
-(``wire.py``): what a person names isn't opened with the node's own rights. Source: OCI image layout specification 1.0."""
+(``worker.py``): what a person names isn't opened with the node's own rights. Source: OCI image layout specification 1.0."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images in a registry: pulls by the OCI distribution specification 1.1. Writes nothing; every byte goes through ``wire.py``.
+"""Images in a registry: pulls by the OCI distribution specification 1.1. Writes nothing; every byte goes through ``worker.py``.
 
 Credentials are shown to the registry, and to the place it names for tokens; never where it redirects to, nor in a message.
 """

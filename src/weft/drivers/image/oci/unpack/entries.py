@@ -1,4 +1,4 @@
-"""One entry of a layer after the other, made in the current root (see ``chroot.py``); deletions become overlayfs's.
+"""One entry of a layer after the other, made in the current root (see ``confinement.py``); deletions become overlayfs's.
 
 Source: OCI image specification 1.1, "image layer filesystem changeset"; the kernel's overlayfs documentation.
 """

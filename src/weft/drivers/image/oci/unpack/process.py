@@ -1,4 +1,4 @@
-"""The parent's side of ``unpack.py``: starts it, ends one that makes no way, and says what an end means."""
+"""The parent's side of ``worker.py``: starts it, ends one that makes no way, and says what an end means."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The process that unpacks one layer: ``python -m weft.drivers.image.oci.unpack.worker FOLDER PACKING LIMITS``, the blob as stdin.
 
-The folder is its root from the start (``chroot.py``). It prints a dot now and then, and at its end one line of JSON: what was
+The folder is its root from the start (``confinement.py``). It prints a dot now and then, and at its end one line of JSON: what was
 made, or ``refused`` and why. What it leaves in the folder after that is its parent's to remove.
 """
 

@@ -1,7 +1,7 @@
 """What is the same for all containers that stand in a containerd's books, whichever of its runtimes runs them: they are written
 down there, waited for, told things and forgotten by its API.
 
-containerd's shim holds a container, keeps its exit code and outlives containerd, as ``keep_log.py`` beside it does. What stands in
+containerd's shim holds a container, keeps its exit code and outlives containerd, as ``log_writer.py`` beside it does. What stands in
 containerd's own books is a second record, by which a container is found again whose own was lost.
 """
 
@@ -171,7 +171,7 @@ class Tasks:
         return await start_exec(container, facts, self._client, self._clock, request)
 
     def turn_log(self, container: Container) -> None:
-        """``keep_log`` does."""
+        """``log_writer`` does."""
 
     async def find_strays(self, known: set[str]) -> list[ContainerRecord]:
         """What runs here of this node's and isn't ``known``, by its second record; what doesn't run is taken from the books."""

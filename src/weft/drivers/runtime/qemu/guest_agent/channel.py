@@ -4,7 +4,7 @@ Reads and writes the unix socket behind the guest's virtio-serial port. Woken by
 falls out of step ends every session on it, as seen from here: the guest keeps those that have a name. The owner
 connects again.
 
-Who is root in the guest sends what he likes, as fast as he can. What a session may not send ends it (``guest_session``); what
+Who is root in the guest sends what he likes, as fast as he can. What a session may not send ends it (``session``); what
 nobody asked for is dropped, and the guest is read no faster than that costs little; a guest that takes nothing is hung up on.
 """
 

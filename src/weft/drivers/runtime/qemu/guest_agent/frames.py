@@ -36,7 +36,7 @@ _ZEROS = re.compile(rb"\0*")
 
 
 class Frame(NamedTuple):
-    """``kind`` is one letter, see agent.c."""
+    """``kind`` is one letter, see ``images/agent/agent.c``."""
 
     kind: str
     channel: int

@@ -1,0 +1,80 @@
+"""Pages say where things lie: each path below ``src/weft`` that the map, a recipe, a decision or CONTRIBUTING names is there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import product
+
+from source import ROOT, SOURCE
+
+ROOMS = sorted(path.name for path in SOURCE.iterdir() if path.is_dir() and path.name != "__pycache__")
+MAP = ROOT / "docs" / "map.md"
+PAGES = [
+    MAP,
+    *(ROOT / "docs" / "recipes").glob("*.md"),
+    *(ROOT / "docs" / "decisions").glob("*.md"),
+    ROOT / "CONTRIBUTING.md",
+]
+PATH = re.compile(rf"(?<![\w./-])(?:src/weft/)?((?:{'|'.join(ROOMS)})/[\w./{{}},-]*)")
+NOT_OF_THE_SOURCE = ("gateway/events.db", "gateway/counts/", "gateway/logs/")  # files of a server's state folder
+MADE_UP = ("/thing.py", "/thing/controller.py")  # what a recipe has its reader write
+
+
+def spell_out(path: str) -> Iterator[str]:
+    """``a/{b,c}.py`` is ``a/b.py`` and ``a/c.py``."""
+    parts = [part.strip("{}").split(",") if part[:1] == "{" else [part] for part in re.split(r"(\{[^}]*\})", path)]
+    return map("".join, product(*parts))
+
+
+def find_lost(text: str) -> list[str]:
+    named = {path.rstrip(".,") for found in PATH.findall(text) for path in spell_out(found)}
+    return sorted(
+        path
+        for path in named
+        if not path.startswith(NOT_OF_THE_SOURCE) and not path.endswith(MADE_UP) and not (SOURCE / path).exists()
+    )
+
+
+def test_every_path_that_a_page_names_is_there() -> None:
+    lost = {str(page.relative_to(ROOT)): found for page in PAGES if (found := find_lost(page.read_text()))}
+    assert not lost
+
+
+def test_a_path_that_is_gone_is_found() -> None:
+    text = "`agent/moving/`, `src/weft/kinds/{vm,pm}.py`, `api/app.py`, src/weft/controllers/thing.py, images/app."
+    assert find_lost(text) == ["agent/moving/", "images/app", "kinds/pm.py"]
+
+
+def test_a_file_named_without_its_folder_lies_beside_the_one_before_it() -> None:
+    lost = []
+    for line in MAP.read_text().partition("\n## Where to look\n")[2].splitlines():
+        folder = ROOT
+        for name in re.findall(r"`([\w./{},]+)`", line):
+            for path in spell_out(name):
+                if PATH.fullmatch(path):
+                    folder = SOURCE / path if path.endswith("/") else (SOURCE / path).parent
+                elif re.search(r"\.(py|c)$|/$", path) and not (folder / path).exists():
+                    lost.append(path)
+    assert lost == []
+
+
+def test_every_link_of_the_map_has_an_end() -> None:
+    text = MAP.read_text()
+    ends = dict(re.findall(r"^\[([^\]]+)\]: (\S+)$", text, re.M))
+    used = set(re.findall(r"(?<!\])\[([^\]\[]+)\](?![(:\]])", text))
+    assert used == ends.keys()
+    assert [end for end in ends.values() if not (MAP.parent / end).exists()] == []
+
+
+def test_the_map_has_every_room_and_counts_the_files_of_its_walks() -> None:
+    text = MAP.read_text()
+    assert sorted(re.findall(r"^\| `(\w+)/` \|", text, re.M)) == ROOMS
+    for walk in text.split("\n## Walk: ")[1:]:
+        said = re.search(r"(\d+) files", walk)
+        numbers = [int(number) for number in re.findall(rf" (\d+) (?:{'|'.join(ROOMS)})/", walk)]
+        assert said is not None and numbers == [*range(1, int(said[1]) + 1)], walk[:40]
+
+
+def test_no_line_of_the_map_is_longer_than_a_screen() -> None:
+    assert [line for line in MAP.read_text().splitlines() if len(line) > 200] == []
