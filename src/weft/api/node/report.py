@@ -59,8 +59,8 @@ class ReportInput(msgspec.Struct):
 
     ``ranges_version`` is of the address ranges that the node knows; ``idle_networks`` are uids of networks it keeps
     ready though nothing of its own is in them; ``peers_version`` is of the peers it knows; ``digest`` is what its guests use,
-    which goes with its lease; ``version`` is of the node's own facts, see ``ReportSequence``; ``heard`` is how far it has followed its
-    allocations, None of an agent that doesn't say."""
+    which goes with its lease; ``version`` is of the node's own facts, see ``ReportSequence``; ``heard`` is how far it has
+    followed its allocations, None of an agent that doesn't say."""
 
     node: msgspec.Raw = _NOTHING
     allocations: dict[str, msgspec.Raw] = {}

@@ -1,7 +1,7 @@
 """Runs invocations: finds the function, holds to its concurrency, and asks nodes, in their order, over their channels.
 
-The hot path reads no store, decodes no payload and ranks only when something changed. What is decided stands in ``invocation/tracker.py``;
-woken by callers, by agents' messages, and by the clock.
+The hot path reads no store, decodes no payload and ranks only when something changed. What is decided stands in
+``invocation/tracker.py``; woken by callers, by agents' messages, and by the clock.
 """
 
 from __future__ import annotations

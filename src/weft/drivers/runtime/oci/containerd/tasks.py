@@ -1,8 +1,8 @@
 """What is the same for all containers that stand in a containerd's books, whichever of its runtimes runs them: they are written
 down there, waited for, told things and forgotten by its API.
 
-containerd's shim holds a container, keeps its exit code and outlives containerd, as ``log_writer.py`` beside it does. What stands in
-containerd's own books is a second record, by which a container is found again whose own was lost.
+containerd's shim holds a container, keeps its exit code and outlives containerd, as ``log_writer.py`` beside it does. What stands
+in containerd's own books is a second record, by which a container is found again whose own was lost.
 """
 
 from __future__ import annotations
