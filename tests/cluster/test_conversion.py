@@ -133,7 +133,7 @@ def test_what_can_not_be_leaves_the_container_as_it_was(cluster: Cluster, tmp_pa
         make("firm", place, "--publish", f"{port}:80")
     began = find(cluster, "container/firm")["status"]["started_at"]
     said = cluster.fails(6, "convert", "container/firm", "--to", "vm", timeout=180)  # its registry has gone
-    assert "container/firm was not converted: image" in said and "is as it was" in said, said
+    assert "container/firm was not converted: image" in said and "is unchanged" in said, said
     assert find(cluster, "container/firm")["status"]["started_at"] == began  # it was never stopped
     assert fetch(port) == "run\n"
     assert [item["status"]["phase"] for item in converted(cluster, "firm")] == ["Failed"]

@@ -83,7 +83,7 @@ def test_it_has_its_name_its_network_and_its_cd(deb: Cluster) -> None:
     check_place(deb, NAME)
     read = "modprobe isofs; mount -o ro /dev/sr0 /mnt && cat /mnt/hello.txt && umount /mnt"
     assert inside(deb, read, NAME) == "from the cd"
-    assert "made without an SSH key" in deb.fails(2, "ssh", NAME)
+    assert "created without an SSH key" in deb.fails(2, "ssh", NAME)
 
 
 @pytest.mark.long
@@ -114,7 +114,7 @@ def test_files_and_folders_are_copied_either_way(deb: Cluster, tmp_path: Path) -
         deb.ok("cp", str(tmp_path / "folder"), f"{guest}:/root/folder")
         deb.ok("cp", f"{guest}:/root/folder", str(tmp_path / f"folder-{guest}"))
         assert (tmp_path / f"folder-{guest}" / "file").read_text() == "in a folder\n"
-    assert "no file /nonesuch" in deb.fails(3, "cp", "hello:/nonesuch", str(tmp_path))
+    assert "has no readable file /nonesuch" in deb.fails(3, "cp", "hello:/nonesuch", str(tmp_path))
 
 
 def test_its_screen_speaks_rfb_over_a_web_socket(deb: Cluster) -> None:

@@ -88,7 +88,7 @@ def test_data_comes_from_anywhere_and_only_the_answer_is_printed(functions: Clus
     assert "seen" in functions.ok("function", "logs", "echo")
     told = functions.json("function", "metrics", "echo")
     assert told["invocations"] == 3 and not told["errors"]
-    assert "no JSON" in functions.fails(2, "function", "invoke", "echo", "--data", "{n:1}")
+    assert "is not JSON" in functions.fails(2, "function", "invoke", "echo", "--data", "{n:1}")
     functions.fails(3, "function", "invoke", "nowhere")
 
 

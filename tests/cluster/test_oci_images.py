@@ -83,7 +83,7 @@ def test_an_image_of_a_registry_that_asks_who_pulls_names_a_secret(cluster: Clus
             "secret", "create", "elsewhere", "--registry", "r.example.org", "--username", "x", "--value", "password=y"
         )
         said = cluster.fails(1, "image", "add", "shut", url, "--registry-secret", "elsewhere")
-        assert "wrongSecret" in said and "opens r.example.org" in said, said
+        assert "wrongSecret" in said and "is for r.example.org" in said, said
         given = ["--registry", place, "--username", "puller", "--password-stdin"]
         cluster.ok("secret", "create", "pulls", *given, stdin=b"wrong horse\n")
 

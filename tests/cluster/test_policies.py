@@ -38,7 +38,7 @@ def test_policies_choose_by_price_and_by_a_users_own_file_and_serverless_is_refu
         told = cluster.fails(
             6, "vm", "create", gone("burst"), "--image", "tiny", "--cpu", "200", "--type", "serverless"
         )
-        assert "insufficientResources" in told and "A serverless workload waits for nothing" in told
+        assert "insufficientResources" in told and "A serverless workload is not queued" in told
         assert cluster.vm("burst")["status"]["phase"] == "Failed"
     finally:
         for name in ("cheap", "own", "burst"):

@@ -402,7 +402,7 @@ async def test_what_it_cant_have_is_refused_and_leaves_nothing(lab: MicrovmLab, 
     with pytest.raises(TooLarge):
         await driver.start(long)
     missing = lab.plan("missing", layers=[str(lab.folder / "nothing")])
-    with pytest.raises(DriverFailed, match="can't be made a disk"):
+    with pytest.raises(DriverFailed, match="can't be converted to a disk"):
         await driver.start(missing)
     assert lab.leftovers() == []
 

@@ -164,7 +164,7 @@ async def test_an_agent_whose_clock_is_years_ahead_does_not_renew_and_restart_fo
         await clock.waiting.wait()
         await clock.step()
     assert not renewing.done() and renewed == ["n1", "n1"]
-    assert "by this machine's clock: set it" in caplog.text
+    assert "by this machine's clock: set the clock" in caplog.text
     monkeypatch.setattr(launch, "needs_renewal", lambda state: len(renewed) < 3)
     clock.steps.put_nowait(None)
     await asyncio.wait_for(renewing, 60)

@@ -504,7 +504,7 @@ async def test_a_damaged_file_of_events_keeps_the_doors_shut_until_it_is_moved_a
         function_api.keep_function_doors([place], doors.folder, doors.lab.functions, doors.lab.clock)
     )
     try:
-        await doors.lab.until(lambda: "functions can't be invoked by programs" in caplog.text)
+        await doors.lab.until(lambda: "functions can't be served over HTTP" in caplog.text)
         assert await doors.lab.invoke("thumb", b"1")  # all else goes on
         path.unlink()
         for _ in range(1200):
