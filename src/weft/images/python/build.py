@@ -134,10 +134,12 @@ def _list_applets(root: Path) -> list[str]:
 
 
 def compile_modules(root: Path) -> None:
-    """A root that nobody may write in can't keep what is compiled at each start; and no time stamp is looked at later."""
+    """A root that nobody may write in can't keep what is compiled at each start; and no time stamp is looked at later. Forced, and
+    with nothing of the builder's environment: what the compiler itself imports is kept by its time stamp else, and the image's is
+    another."""
     run(
-        ["chroot", str(root), "/usr/bin/python3.11", "-m", "compileall", "-q", "-j1", "--invalidation-mode", "unchecked-hash",
-         "/usr/lib/python3.11", f"/{CLIENT}"],
+        ["chroot", str(root), "/usr/bin/python3.11", "-I", "-m", "compileall", "-f", "-q", "-j1",
+         "--invalidation-mode", "unchecked-hash", "/usr/lib/python3.11", f"/{CLIENT}"],
         "compile Python's modules",
     )  # fmt: skip
 
