@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.measurement import ROOT, write_section
+from benchmarks.measurement import ROOT, compile_tree, write_section
 
 HERE = Path(__file__).parent
 ON_LOCAL_CLUSTER = {
@@ -45,6 +45,7 @@ def main(names: list[str]) -> int:
         if name not in known:
             print(f"no benchmark {name!r}; there are: {', '.join(known)}", file=sys.stderr)
             return 2
+    compile_tree()
     for on_cluster in (False, True):  # the others aren't to share the machine with it
         chosen = [name for name in names or known if (name in ON_LOCAL_CLUSTER) is on_cluster]
         with local_cluster(on_cluster and bool(chosen)):

@@ -118,6 +118,22 @@ def test_both_trees_run_their_own_benchmark_in_turn_and_the_page_says_what_came_
     assert git(clone, "worktree", "list") == before and page.read_text().count("## toy against") == 1
 
 
+def test_neither_side_compiles_its_source_at_each_start(
+    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    looks = "from importlib.util import cache_from_source as kept\n"
+    looks += "side = 'kept' if Path(kept('src/product.py')).exists() else 'compiled each time'\n"
+    (clone / "src").mkdir()
+    (clone / "src/product.py").write_text("answer = 42\n")
+    main = clone / "benchmarks/__main__.py"
+    main.write_text(main.read_text().replace("with Path", looks + "with Path").replace('"now\\n"', 'side + "\\n"'))
+    git(clone, "add", "-A")
+    git(clone, "commit", "-qm", "the second")
+    run_against("HEAD", ["toy"], 1, clone, tmp_path / "page")
+    assert (tmp_path / "log").read_text().splitlines() == ["kept", "kept"]
+
+
 def test_a_commit_that_is_not_there_is_named(clone: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="'nowhere' names no commit of this history"):
         run_against("nowhere", ["toy"], 1, clone, tmp_path / "page")
