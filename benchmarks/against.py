@@ -167,9 +167,6 @@ def run_against(commit: str, names: Sequence[str], rounds: int, root: Path = ROO
     commit = full_name(commit, root)
     short = commit[:7]
     tree = make_tree(commit, root)
-    for side in (root, tree):  # neither is to compile its modules anew at each start, where nothing may write them down
-        words = [".venv/bin/python", "-m", "compileall", "-qq", "src", "benchmarks"]
-        subprocess.run(words, cwd=side, stdout=sys.stderr)
     print(f"{short} is in {tree}; git worktree remove --force {tree} takes it away", file=sys.stderr)
     for name in names:
         taken: list[tuple[dict[str, Value], dict[str, Value]]] = []
