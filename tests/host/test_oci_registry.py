@@ -94,7 +94,7 @@ async def test_of_an_index_comes_what_runs_here_and_layers_are_shared(registry: 
             f"{registry}/shop/both:1", credentials=KNOWN
         )
     assert caught.value.token == "noSuchPlatform" and "linux/amd64, linux/arm64" in str(caught.value.hint)
-    with pytest.raises(NotFound, match="isn't made for linux/arm64"):
+    with pytest.raises(NotFound, match="has no variant for linux/arm64"):
         await there.pull(f"{registry}/shop/web:1", credentials=KNOWN)
 
 
@@ -200,5 +200,5 @@ async def test_layouts_and_archives_are_read_as_everybody_may(made: Path, tmp_pa
     archive.chmod(0o600)
     os.mkfifo(tmp_path / "pipe", 0o644)
     for reference in (f"oci-archive:{archive}", f"oci-archive:{tmp_path}/pipe", "oci-archive:/dev/zero"):
-        with pytest.raises(NotAuthenticated, match=r"everybody|plain file"):
+        with pytest.raises(NotAuthenticated, match=r"readable by all users|regular file|plain file"):
             await store.pull(reference)

@@ -146,7 +146,7 @@ async def test_a_full_disk_is_said_before_anything_is_fetched(registry: Registry
             store = node(small)
             if tag == "1":
                 (small / "filler").write_bytes(bytes(2_000_000))
-            with pytest.raises(DriverFailed, match="no room") as caught:
+            with pytest.raises(DriverFailed, match="has no space") as caught:
                 await store.pull(f"{registry.place}/a:{tag}")
             assert caught.value.token == "noSpace" and leftovers(small) == []
             assert registry.asked(made.layers[0]["digest"]) == (0 if tag == "1" else 1)

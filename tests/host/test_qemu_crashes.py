@@ -224,7 +224,7 @@ async def test_memory_of_another_machine_is_refused(lab: GuestLab, plan: GuestPl
     driver = lab.driver()
     await ready(driver, plan)
     await driver.suspend(plan.id)
-    with pytest.raises(DriverFailed, match="another machine"):
+    with pytest.raises(DriverFailed, match="machine of another shape"):
         await driver.start(msgspec.structs.replace(plan, machine="q35"))
     assert (await driver.inspect(plan.id)).state == "suspended"
     await driver.close()

@@ -243,4 +243,4 @@ def test_a_link_between_nodes_that_carries_less_than_networks_need_is_told_with_
     shown = f"3: eth9: <BROADCAST,UP> mtu {mtu} qdisc noqueue state UP mode DEFAULT group default"
     said = find_small_mtu(shown, "eth9")
     assert len(said) == told
-    assert all(f"--mtu {mtu - 50} or less" in line and "ip link set eth9 mtu 1500" in line for line in said)
+    assert all(f"--mtu above {mtu - 50} lose packets" in line and "ip link set eth9 mtu 1500" in line for line in said)
