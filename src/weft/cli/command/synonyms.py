@@ -47,6 +47,8 @@ COMMANDS: dict[str, str] = {
     "pause": "suspend NAME",
     "unpause": "resume NAME",
     "stats": "top",
+    "df": "capacity",
+    "placement": "capacity",
     "monitor": "events -f",
     "compose": "apply FILE",
     "stack": "apply FILE",
