@@ -24,25 +24,15 @@ import uvloop
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.journal import Journal
 from weft.contracts.store import Store
-from weft.controllers.conversion.controller import Conversions
 from weft.controllers.function.code import Code
-from weft.controllers.garbage_collector import Garbage
 from weft.controllers.image.controller import Images, MakeBundle
 from weft.controllers.image.credentials import Unseal
-from weft.controllers.job.controller import Jobs
 from weft.controllers.loop import run_controller
-from weft.controllers.migration.controller import Migrations
-from weft.controllers.network.addresses import Addresses
-from weft.controllers.network.controller import Networks
-from weft.controllers.network.security_groups import SecurityGroups
-from weft.controllers.node.controller import Nodes
-from weft.controllers.node.drain_controller import Drain
-from weft.controllers.volume.controller import Volumes
-from weft.controllers.workload.controller import Workloads, set_placed_status
+from weft.controllers.registry import CONTROLLERS
+from weft.controllers.workload.controller import set_placed_status
 from weft.informer.cache import Cache
 from weft.informer.indexes import make_view
 from weft.informer.leader_lease import LeaderLease, LeadershipLost
-from weft.informer.silent_nodes import find_silent
 from weft.kinds.parts.function_code import CODE_FOLDER
 from weft.launch.image.oci_bundle import plan_bundles
 from weft.launch.store.engine import DECIDERS
@@ -104,25 +94,11 @@ async def decide(
 
 async def _serve(term: LeaderLease, make_images: Callable[[], Images], code: Path, strategy: str, seed: int) -> None:
     """One term: ends with LeadershipLost (in an ExceptionGroup)."""
-    find = partial(find_silent, term.cache)
-    controllers = (
-        Addresses(),
-        Networks(),
-        SecurityGroups(),
-        Workloads(find),
-        Nodes(term.store, term.clock),
-        Volumes(find),
-        Migrations(),
-        Conversions(),
-        Drain(),
-        Jobs(),
-        Garbage(),
-    )
     async with asyncio.TaskGroup() as group:
         group.create_task(term.keep())
         group.create_task(Scheduler(term, strategy, seed=seed, tell=set_placed_status).run())
-        for controller in controllers:
-            group.create_task(run_controller(controller, term))
+        for make in CONTROLLERS:
+            group.create_task(run_controller(make(term), term))
         group.create_task(make_images().run())
         group.create_task(Code(code, term).run())
 

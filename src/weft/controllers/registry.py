@@ -1,0 +1,35 @@
+"""The controllers that run by the loop, one line each: what a kind that behaves adds beside its own files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from weft.controllers.conversion.controller import Conversions
+from weft.controllers.garbage_collector import Garbage
+from weft.controllers.job.controller import Jobs
+from weft.controllers.loop import Controller
+from weft.controllers.migration.controller import Migrations
+from weft.controllers.network.addresses import Addresses
+from weft.controllers.network.controller import Networks
+from weft.controllers.network.security_groups import SecurityGroups
+from weft.controllers.node.controller import Nodes
+from weft.controllers.node.drain_controller import Drain
+from weft.controllers.volume.controller import Volumes
+from weft.controllers.workload.controller import Workloads
+from weft.informer.leader_lease import LeaderLease
+from weft.informer.silent_nodes import find_silent
+
+CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
+    lambda _: Addresses(),
+    lambda _: Networks(),
+    lambda _: SecurityGroups(),
+    lambda lease: Workloads(partial(find_silent, lease.cache)),
+    lambda lease: Nodes(lease.store, lease.clock),
+    lambda lease: Volumes(partial(find_silent, lease.cache)),
+    lambda _: Migrations(),
+    lambda _: Conversions(),
+    lambda _: Drain(),
+    lambda _: Jobs(),
+    lambda _: Garbage(),
+)
