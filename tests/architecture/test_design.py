@@ -88,7 +88,7 @@ def test_only_the_doors_write_reports_and_only_what_a_node_said() -> None:
 def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> None:
     # Those of workloads, migrations (roles and moves) and security groups (the rules) and the scheduler write the specs of
     # allocations, which are theirs; drain those of the Migrations that it makes, jobs those of their tasks and runs; conversions
-    # those of both workloads, for the people who asked for it, and whose their endpoints and publications are.
+    # those of both workloads, for the people who asked for it, and whose their endpoints and published ports are.
     assert set(find_writes("spec")) == {
         "api/admission/admit",
         "controllers/conversion/controller",
@@ -144,7 +144,7 @@ TOY = Kind(
 
 # The registry as it would stand with the toy's line in it.
 source = open("src/weft/kinds/registry.py").read()
-changed = source.replace("    PUBLICATION,\\n", "    PUBLICATION,\\n    TOY,\\n")
+changed = source.replace("    PUBLISHED_PORT,\\n", "    PUBLISHED_PORT,\\n    TOY,\\n")
 assert changed != source
 registry = sys.modules["weft.kinds.registry"] = weft.kinds.registry = types.ModuleType("weft.kinds.registry")
 registry.TOY = TOY

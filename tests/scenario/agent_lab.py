@@ -34,7 +34,7 @@ from weft.kinds.allocation import (
 )
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus, endpoint_name
 from weft.kinds.node import NodeReport
-from weft.kinds.publication import PublicationSpec, PublicationStatus
+from weft.kinds.published_port import PublishedPortSpec, PublishedPortStatus
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import NotFound, Unavailable, WeftError
 from weft.objects.identity import Ref, short_id
@@ -128,10 +128,10 @@ def make_endpoint(
     )
 
 
-def make_publication(port: int, address: str, node_address: str | None, network: str = "blue") -> Envelope:
-    spec = PublicationSpec(port=port, protocol="tcp", target_port=80, workload=Ref("vm", "web", "u", "default"))
-    status = PublicationStatus(node_address=node_address, network_uid=f"uid-of-{network}", address=address)
-    return Envelope(kind="publication", name=f"tcp-{port}", uid=f"p{port}", spec=raw(spec), status=raw(status))
+def make_published_port(port: int, address: str, node_address: str | None, network: str = "blue") -> Envelope:
+    spec = PublishedPortSpec(port=port, protocol="tcp", target_port=80, workload=Ref("vm", "web", "u", "default"))
+    status = PublishedPortStatus(node_address=node_address, network_uid=f"uid-of-{network}", address=address)
+    return Envelope(kind="publishedport", name=f"tcp-{port}", uid=f"p{port}", spec=raw(spec), status=raw(status))
 
 
 class StubServer:

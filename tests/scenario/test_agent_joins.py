@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.scenario.agent_lab import ADDRESS, BUNDLE, DIGEST, Lab, change, make_allocation, make_publication
+from tests.scenario.agent_lab import ADDRESS, BUNDLE, DIGEST, Lab, change, make_allocation, make_published_port
 from tests.scenario.api_lab import GATEWAY, DoorsLab, make_image, make_vm
 
 from weft.agent.agent import Agent
@@ -183,7 +183,7 @@ async def test_an_agent_brings_an_allocation_of_real_doors_to_run_and_back(doors
     await agent.start()
     try:
         web = node.allocation()
-        await asyncio.to_thread(doors.put, web, make_publication(8080, "10.20.0.11", ADDRESS))
+        await asyncio.to_thread(doors.put, web, make_published_port(8080, "10.20.0.11", ADDRESS))
         first = await node.until_state(web, "running")
         await node.lab.until(lambda: [f.port for f in node.lab.wire.forwards] == [8080])
         stored = await asyncio.to_thread(doors.client.get, "node", "n1")

@@ -14,7 +14,7 @@ from tests.scenario.agent_lab import (
     make_allocation,
     make_endpoint,
     make_nic,
-    make_publication,
+    make_published_port,
 )
 
 from weft.agent.allocation import plan
@@ -451,10 +451,10 @@ async def test_neighbours_come_into_the_segment_and_go(lab: Lab) -> None:
         await lab.until(lambda: lab.wire.segments[segment].endpoints == [own], "its own only")
 
 
-async def test_published_ports_follow_the_publications(lab: Lab) -> None:
-    port = make_publication(8080, "10.20.0.11", ADDRESS)
+async def test_the_nodes_ports_follow_the_published_ports(lab: Lab) -> None:
+    port = make_published_port(8080, "10.20.0.11", ADDRESS)
     async with lab.agent():
-        lab.server.put(port, make_publication(8081, "10.20.0.12", None))
+        lab.server.put(port, make_published_port(8081, "10.20.0.12", None))
         await lab.until(lambda: [f.port for f in lab.wire.forwards] == [8080], "the forward")
         lab.server.delete(port)
         await lab.until(lambda: lab.wire.forwards == [], "none")

@@ -18,7 +18,7 @@ from tests.scenario.agent_lab import (
     make_allocation,
     make_endpoint,
     make_nic,
-    make_publication,
+    make_published_port,
 )
 
 from weft.agent.allocation import supervisor
@@ -90,7 +90,7 @@ async def test_without_a_server_a_machine_that_lost_power_brings_its_guests_back
     web = make_allocation()
     neighbour = make_endpoint("10.20.0.12", "db", "10.99.0.2")
     async with lab.agent():
-        lab.server.put(web, neighbour, make_publication(8080, "10.20.0.11", ADDRESS))
+        lab.server.put(web, neighbour, make_published_port(8080, "10.20.0.11", ADDRESS))
         await lab.until_state(web, "running")
         await lab.until(lambda: lab.wire.forwards, "the forward")
         known = Path(lab.host.state_dir) / "network.json"
@@ -115,7 +115,7 @@ async def test_an_empty_store_makes_orphans_of_guests_and_ends_none(lab: Lab) ->
     web, gone = make_allocation(), make_allocation("gone", nics=[make_nic("10.20.0.12")])
     far = make_endpoint("10.20.0.13", "far", "10.99.0.2")
     async with lab.agent():
-        lab.server.put(web, gone, far, make_publication(8080, "10.20.0.11", ADDRESS))
+        lab.server.put(web, gone, far, make_published_port(8080, "10.20.0.11", ADDRESS))
         await lab.until_state(web, "running")
         await lab.until_state(gone, "running")
         await lab.until(lambda: lab.wire.forwards, "the forward")

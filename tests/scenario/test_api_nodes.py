@@ -146,7 +146,7 @@ def test_a_node_sees_only_what_is_its_own(lab: DoorsLab) -> None:
     assert one.client.get("allocation", name)["name"] == name
     assert one.client.get("node", "n1")["uid"] == one.uid
     assert one.client.list("endpoint", query={"network": network}).items == []
-    assert one.client.list("publication").items == []
+    assert one.client.list("publishedport").items == []
     for refused in (
         lambda: two.client.list("allocation", query={"node": one.uid}),
         lambda: two.client.list("allocation"),

@@ -336,7 +336,7 @@ def test_apply_takes_references_between_its_objects_in_any_order(lab: DoorsLab) 
     before = lab.revision()
     assert [r["action"] for r in lab.client.apply(manifests)] == ["unchanged"] * 5
     assert lab.revision() == before
-    assert [p["name"] for p in lab.client.list("publication").items] == ["tcp-18081"]
+    assert [p["name"] for p in lab.client.list("publishedport").items] == ["tcp-18081"]
 
 
 def test_apply_with_one_wrong_object_stores_none_and_says_which(vms: DoorsLab) -> None:
@@ -389,7 +389,7 @@ def test_a_published_port_is_taken_once_and_free_again_after(vms: DoorsLab) -> N
     assert "vm/web" in caught.value.message
     vms.client.create(make_vm("udp", publish=["18082:53/udp"]))
     vms.client.put(make_vm("web", publish=["18083:80"]))
-    assert [p["name"] for p in vms.client.list("publication").items] == ["tcp-18083", "udp-18082"]
+    assert [p["name"] for p in vms.client.list("publishedport").items] == ["tcp-18083", "udp-18082"]
     vms.client.create(make_vm("other", publish=["18082:81"]))
     errors = vms.client.batch("vm", [make_vm("x", publish=["18084:1"]), make_vm("y", publish=["18084:2"])])
     assert [r.get("error", {}).get("reason") for r in errors] == [None, "portInUse"]
@@ -455,7 +455,7 @@ def test_a_port_that_another_program_holds_is_refused(tmp_path: Path) -> None:
                 lab.client.create(make_vm("web", publish=[f"{port}:80"]))
             assert caught.value.token == "portInUse"
         made = lab.client.create(make_vm("web", publish=[f"{port}:80"]))
-        with take_port_again(port):  # as the gateway does, for this publication
+        with take_port_again(port):  # as the gateway does, for this published port
             assert lab.client.put(make_vm("web", publish=[f"{port}:80"], grace=3))["uid"] == made["uid"]
     finally:
         lab.close()
@@ -477,10 +477,10 @@ def test_a_port_that_every_node_needs_is_published_only_by_who_insists(vms: Door
         vms.client.create(make_vm("web", publish=["18085:80", mapping]))
     assert (caught.value.token, caught.value.field) == ("portReserved", "spec.publish[1]")
     assert said in caught.value.message and "--force-publish" in str(caught.value.hint)
-    assert vms.client.list("publication").items == []
+    assert vms.client.list("publishedport").items == []
     vms.client.create(make_vm("web", publish=["18085:80", mapping], force_publish=True))
     vms.client.put(make_vm("web", publish=["18085:80", mapping], grace=3))  # what is published stays
-    assert len(vms.client.list("publication").items) == 2
+    assert len(vms.client.list("publishedport").items) == 2
 
 
 def take_port_again(port: int) -> socket.socket:
@@ -638,7 +638,7 @@ def test_a_network_whose_domain_or_range_is_refused_by_now_stays_and_may_be_chan
 
 
 def test_what_weft_writes_itself_nobody_writes(lab: DoorsLab) -> None:
-    for kind in ("allocation", "endpoint", "publication"):
+    for kind in ("allocation", "endpoint", "publishedport"):
         answer = lab.client.http.request("POST", f"/v1/{kind}s", {"name": "x", "spec": {}})
         assert (answer.status, answer.json()["reason"]) == (403, "forbidden")
 

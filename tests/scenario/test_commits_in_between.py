@@ -43,7 +43,7 @@ from weft.objects.identity import Ref, new_uid
 # one stands.
 RELIES_ON = {
     "controllers/network/addresses.py _plan_workload": (
-        "workload at, endpoint absent, endpoint at, network present, publication at"
+        "workload at, endpoint absent, endpoint at, network present, publishedport at"
     ),
     "controllers/workload/adoption.py plan_adoption": (
         "workload at, node at, allocation absent, endpoint absent, endpoint at and goes"
@@ -52,8 +52,8 @@ RELIES_ON = {
     "controllers/workload/stale_allocation.py _plan_word": "workload at, allocation at",
     "controllers/conversion/controller.py plan_release": "conversion at and goes",
     "controllers/conversion/controller.py plan_writes": (
-        "conversion at, workload at, workload absent, image absent, image at and goes, endpoint at, publication absent, "
-        "publication at, recommendation absent | recommendation"
+        "conversion at, workload at, workload absent, image absent, image at and goes, endpoint at, publishedport absent, "
+        "publishedport at, recommendation absent | recommendation"
     ),
     "controllers/node/drain_controller.py plan_condition": "node at",
     "controllers/node/drain_controller.py plan_move": "migration absent",
@@ -64,7 +64,7 @@ RELIES_ON = {
     "controllers/function/egress_endpoints.py plan_egress_endpoint 3": "endpoint at",
     "controllers/garbage_collector.py plan": "recommendation at and goes",
     "controllers/garbage_collector.py plan_item": (
-        "workload absent, workload at, decision at and goes, endpoint at and goes, publication at and goes"
+        "workload absent, workload at, decision at and goes, endpoint at and goes, publishedport at and goes"
     ),
     "controllers/garbage_collector.py plan_past": "conversion at, migration at",
     "controllers/image/controller.py _tell": "image at",
@@ -82,9 +82,9 @@ RELIES_ON = {
     "controllers/volume/controller.py plan_volume 1": "volume at",
     "controllers/volume/controller.py plan_volume 2": "volume at and goes",
     "controllers/volume/controller.py plan_volume 3": "volume at",
-    "controllers/workload/controller.py plan_removal 1": "workload at | publication",
-    "controllers/workload/controller.py plan_removal 2": "workload at | publication",
-    "controllers/workload/controller.py plan_removal 3": "workload at and goes | decision, endpoint, publication",
+    "controllers/workload/controller.py plan_removal 1": "workload at | publishedport",
+    "controllers/workload/controller.py plan_removal 2": "workload at | publishedport",
+    "controllers/workload/controller.py plan_removal 3": "workload at and goes | decision, endpoint, publishedport",
     "controllers/workload/controller.py plan_workload": "workload at, allocation at, allocation at and goes",
     "scheduler/allocation/bind.py plan_adopted": "workload at",
     "scheduler/allocation/bind.py plan_placement": "workload at, node at, volume at, allocation absent | decision",
@@ -151,7 +151,7 @@ async def others_let_go_of_what_is_deleted_later(tmp_path: Path) -> None:
         for port in range(20001, 20121):
             spec = {"port": port, "protocol": "tcp", "target_port": 1, "workload": vm.ref}
             raw = msgspec.Raw(msgspec.json.encode(spec))
-            ports.append(Envelope(kind="publication", name=f"tcp-{port}", uid=new_uid(), owner=vm.ref, spec=raw))
+            ports.append(Envelope(kind="publishedport", name=f"tcp-{port}", uid=new_uid(), owner=vm.ref, spec=raw))
         for some in (ports[:60], ports[60:]):
             await lab.store.commit([Put(one.key, encode_envelope(one)) for one in some])
         await lab.delete(vm.key)
@@ -162,7 +162,7 @@ async def others_let_go_of_what_is_deleted_later(tmp_path: Path) -> None:
             return all(item is not None and item.finalizers == ["somebody"] for item in found)
 
         await lab.until(held_by_somebody_else_alone)
-        assert not await lab.every("publication")
+        assert not await lab.every("publishedport")
 
 
 async def a_guest_went_on_by_a_move_that_the_store_has_lost(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from weft.kinds.conversion import ENDED, ConversionSpec, ConversionStatus
 from weft.kinds.image import ImageStatus
 from weft.kinds.migration import KEPT_SECONDS
 from weft.kinds.node import NodeRuntime
-from weft.kinds.publication import PublicationSpec
+from weft.kinds.published_port import PublishedPortSpec
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import decode_part
 
@@ -62,7 +62,7 @@ class ConvertingLab(Lab):
     async def owners(self) -> dict[str, str]:
         """Who has each address and port."""
         found = {e.name.partition(".")[2]: e for e in await self.every("endpoint")}
-        found |= {e.name: e for e in await self.every("publication")}
+        found |= {e.name: e for e in await self.every("publishedport")}
         assert all(e.owner is not None for e in found.values())
         return {name: e.owner.kind for name, e in found.items() if e.owner is not None}
 
@@ -110,7 +110,7 @@ async def test_a_container_goes_on_as_a_vm_that_has_all_that_was_its_own(tmp_pat
         assert nic.uid != former.uid
         assert (now["container"].nics, now["container"].volumes, now["container"].desired) == ([], [], "stop")
         assert await lab.owners() == {nic.address: "vm", "tcp-8080": "vm"}
-        (port,) = [decode_part(e.spec, PublicationSpec) for e in await lab.every("publication")]
+        (port,) = [decode_part(e.spec, PublishedPortSpec) for e in await lab.every("publishedport")]
         assert (port.workload.kind, port.target_port) == ("vm", 80)
         old, new = await lab.container(), await lab.machine()
         assert (old.mounts, old.networks, old.publish, old.run) == ([], [], [], "stop")
@@ -186,7 +186,7 @@ async def test_both_ways_it_changes_hands_in_one_commit_that_nobody_can_come_bet
             "/vm/default/web",
             "/conversion/default/c",
             address,
-            "/publication/-/tcp-8080",
+            "/publishedport/-/tcp-8080",
         }
         handed = [stands_on for written, stands_on in seen if both <= written]
         assert len(handed) == 2  # there, and back
@@ -425,7 +425,7 @@ async def test_a_port_that_another_has_by_then_is_left_out_and_said(tmp_path: Pa
         await lab.convert("container/web", "vm")
         await lab.until_conversion("AwaitingConfirmation")
         await lab.wish("web", "vm", publish=[])
-        await lab.store.commit([Delete("/publication/-/tcp-8080")])
+        await lab.store.commit([Delete("/publishedport/-/tcp-8080")])
         await lab.put_vm("thief", publish=["8080:80"])
         await lab.ask(undo=True)
         status = await lab.until_conversion("Undone")

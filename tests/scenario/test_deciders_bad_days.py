@@ -173,7 +173,7 @@ async def test_what_was_left_over_of_a_vm_that_is_gone_is_removed_but_never_a_pl
         async def swept() -> bool:
             owners = [
                 e.owner.uid
-                for kind in ("endpoint", "publication", "decision")
+                for kind in ("endpoint", "publishedport", "decision")
                 for e in await lab.every(kind)
                 if e.owner
             ]

@@ -97,7 +97,7 @@ async def test_vms_and_containers_take_from_the_same_room_and_the_same_addresses
         await lab.delete("/container/default/ct-1")
         await lab.until_phase("one-more", "Running", kind="container")
         await lab.until_gone("/decision/default/container.ct-0")
-        assert {item.name for item in await lab.every("publication")} == {"tcp-8082"}
+        assert {item.name for item in await lab.every("publishedport")} == {"tcp-8082"}
 
 
 async def test_a_stopped_container_starts_again_with_what_its_spec_says_by_then(tmp_path: Path) -> None:

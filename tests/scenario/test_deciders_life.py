@@ -12,7 +12,7 @@ from weft.kinds.decision import DecisionSpec
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
 from weft.kinds.network import NetworkStatus
 from weft.kinds.node import NodeStatus
-from weft.kinds.publication import PublicationStatus
+from weft.kinds.published_port import PublishedPortStatus
 from weft.objects.envelope import Envelope, decode_part, merge_part
 
 
@@ -98,7 +98,7 @@ async def test_a_deleted_vm_leaves_nothing(tmp_path: Path) -> None:
         await lab.until_phase("web", "Running")
         await lab.delete("/vm/default/web")
         await lab.until_gone("/vm/default/web")
-        for kind in ("allocation", "endpoint", "publication", "decision"):
+        for kind in ("allocation", "endpoint", "publishedport", "decision"):
             assert await lab.every(kind) == []
         assert lab.journal.reasons("web")[-1] == "Deleted"
 
@@ -177,15 +177,15 @@ async def test_published_ports_and_nics_follow_the_place(tmp_path: Path) -> None
         await lab.add_node("n1")
         await lab.put_vm("web", publish=["8080:80"], hold=True)
         await lab.pass_time(1)
-        publication = await lab.get("/publication/-/tcp-8080")
-        assert publication is not None and decode_part(publication.status, PublicationStatus).node is None
+        published_port = await lab.get("/publishedport/-/tcp-8080")
+        assert published_port is not None and decode_part(published_port.status, PublishedPortStatus).node is None
         await lab.wish("web", hold=False)
         await lab.until_phase("web", "Running")
 
         async def leads() -> bool:
             [endpoint] = await lab.every("endpoint")
-            [publication] = await lab.every("publication")
-            there = decode_part(publication.status, PublicationStatus)
+            [published_port] = await lab.every("publishedport")
+            there = decode_part(published_port.status, PublishedPortStatus)
             here = decode_part(endpoint.status, EndpointStatus)
             return (there.node, there.address, there.node_address, here.node, here.node_address) == (
                 "n1",
@@ -199,8 +199,8 @@ async def test_published_ports_and_nics_follow_the_place(tmp_path: Path) -> None
         await lab.nodes["n1"].write_report(address="10.0.0.99")
 
         async def follows() -> bool:
-            [publication] = await lab.every("publication")
-            return decode_part(publication.status, PublicationStatus).node_address == "10.0.0.99"
+            [published_port] = await lab.every("publishedport")
+            return decode_part(published_port.status, PublishedPortStatus).node_address == "10.0.0.99"
 
         await lab.until(follows)
 

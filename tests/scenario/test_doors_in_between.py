@@ -40,9 +40,9 @@ VMS = "/v1/projects/default/vms"
 SETTLE = "api/admission/commit.py settle"
 RELIES_ON = {
     "create_a_vm": {
-        SETTLE: "image at, network at, project at, publication absent, volume at, workload absent",
+        SETTLE: "image at, network at, project at, publishedport absent, volume at, workload absent",
     },
-    "change_a_vm": {SETTLE: "image at, publication absent, publication at, workload at"},
+    "change_a_vm": {SETTLE: "image at, publishedport absent, publishedport at, workload at"},
     "patch_labels": {SETTLE: "image at"},
     "hold_a_vm": {SETTLE: "workload at"},
     "convert_a_container": {SETTLE: "conversion absent, project at, workload at"},
@@ -111,7 +111,7 @@ def change_a_vm(lab: DoorsLab, number: int) -> None:
     quietly(lab, lambda: lab.client.create(make_vm(f"b{number}", publish=[f"{21000 + number}:80"])))
     spec = {"image": "other", "publish": [f"{21000 + number}:81", f"{22000 + number}:80"]}
     send(lab, "PUT", f"{VMS}/b{number}", {"kind": "vm", "name": f"b{number}", "spec": spec})
-    assert lab.client.get("publication", f"tcp-{21000 + number}")["spec"]["target_port"] == 81
+    assert lab.client.get("publishedport", f"tcp-{21000 + number}")["spec"]["target_port"] == 81
 
 
 def patch_labels(lab: DoorsLab, number: int) -> None:

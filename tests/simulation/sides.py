@@ -195,7 +195,7 @@ def check_sides(fabric: Fabric, converter: Converter) -> list[str]:
         found.append(f"{side.kind} {name} has {has}")
     if status.phase != "Running":
         found.append(f"{side.kind} {name} is {status.phase}: {status.reason} {status.message}")
-    for kind in ("endpoint", "publication"):
+    for kind in ("endpoint", "publishedport"):
         owners = [one.owner.uid for one in fabric.ledger.notes.objects(kind) if one.owner and one.owner.name == name]
         if owners != [side.uid]:
             found.append(f"{kind}s of {name} are {owners}'s, not {side.uid}'s")

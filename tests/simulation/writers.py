@@ -17,7 +17,7 @@ MAKERS = {
     "decision": {"scheduler"},
     "container": {"doors", "jobs", "conversions"},
     "vm": {"doors", "conversions"},
-    "publication": {"doors", "conversions"},
+    "publishedport": {"doors", "conversions"},
     "recommendation": {"doors", "conversions"},
 }
 REMOVERS = {
@@ -28,7 +28,7 @@ REMOVERS = {
     "conversion": {"conversions"},
     "recommendation": {"conversions", "garbage"},
     "functionversion": {"doors", "garbage"},
-    "publication": {"doors", "workload", "garbage"},
+    "publishedport": {"doors", "workload", "garbage"},
     "vm": {"workload"},
     "container": {"workload"},
     "job": {"jobs"},
@@ -39,11 +39,11 @@ SPEC_WRITERS = {
     "endpoint": {"addresses"},
     "container": {"doors", "jobs", "conversions"},
     "vm": {"doors", "conversions"},
-    "publication": {"doors", "conversions"},
+    "publishedport": {"doors", "conversions"},
 }
 STATUS_WRITERS = {
     "endpoint": {"addresses"},
-    "publication": {"addresses", "conversions"},
+    "publishedport": {"addresses", "conversions"},
     "recommendation": {"scheduler"},
     "token": {"doors"},
 }

@@ -169,7 +169,7 @@ class Agent:
         self._spawn(self._introduce())
         self._spawn(self.allocations.listen())
         self._following.follow("allocations", "allocation", {"node": self.host.node_uid}, self._on_allocation)
-        self._following.follow_publications()
+        self._following.follow_published_ports()
         self._follow_networks()
 
     async def _clear_egress_endpoints(self) -> None:

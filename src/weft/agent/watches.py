@@ -33,8 +33,8 @@ class ServerWatches:
         """The cursor up to which all was delivered of what is followed under ``key``, nothing before its first list."""
         return self._feeds[key].heard if key in self._feeds else ""
 
-    def follow_publications(self) -> None:
-        self.follow("publications", "publication", {}, self._on_publication)
+    def follow_published_ports(self) -> None:
+        self.follow("published ports", "publishedport", {}, self._on_published_port)
 
     def follow_networks(self, needed: set[str]) -> None:
         """One feed of endpoints for each of these networks, and for no others."""
@@ -55,7 +55,7 @@ class ServerWatches:
         for feed in self._feeds.values():
             feed.end()
 
-    def _on_publication(self, told: Told) -> None:
+    def _on_published_port(self, told: Told) -> None:
         if isinstance(told, Listed):
             self._network.fade_forwards({_port_of(name) for name in told.names})
         elif isinstance(told, Put):
@@ -76,8 +76,8 @@ class ServerWatches:
             self._network.put_neighbour(network_uid, _address_of(told.last.name), None)
 
 
-def _port_of(publication: str) -> tuple[int, str]:
-    protocol, _, port = publication.partition("-")
+def _port_of(published_port: str) -> tuple[int, str]:
+    protocol, _, port = published_port.partition("-")
     return int(port), protocol
 
 

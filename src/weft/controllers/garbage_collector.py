@@ -1,4 +1,4 @@
-"""Removes what belongs to something that is gone: a workload's endpoints, publications and decisions, a function's versions; and
+"""Removes what belongs to something that is gone: a workload's endpoints, published ports and decisions, a function's versions; and
 what told of a moment that is past: recommendations and reports, and, later, Migrations and Conversions that have ended.
 
 Deletion takes the former away with their owner, in one commit; this is for what was left over all the same. Never
@@ -16,7 +16,7 @@ from weft.informer.indexes import (
     CONVERSIONS_BY_WORKLOAD,
     ENDPOINTS_BY_WORKLOAD,
     MIGRATIONS_BY_WORKLOAD,
-    PUBLICATIONS_BY_WORKLOAD,
+    PUBLISHED_PORTS_BY_WORKLOAD,
     VERSIONS_BY_FUNCTION,
     key_of_moving,
     keys_of_converted,
@@ -30,7 +30,7 @@ from weft.kinds.recommendation import KEPT_SECONDS
 from weft.kinds.registry import WORKLOADS, is_workload
 from weft.objects.identity import object_key
 
-OWNED = ("endpoint", "publication", "decision", "functionversion")
+OWNED = ("endpoint", "publishedport", "decision", "functionversion")
 OWNERS = (*WORKLOADS, "function")
 PASSING = ("recommendation", "report")
 ENDING = ("migration", "conversion")  # kept for a while after its end
@@ -53,7 +53,7 @@ class Garbage:
             return [item.key for item in view.find(VERSIONS_BY_FUNCTION, change.old.uid)]
         belongings = [
             *view.find(ENDPOINTS_BY_WORKLOAD, change.old.uid),
-            *view.find(PUBLICATIONS_BY_WORKLOAD, change.old.uid),
+            *view.find(PUBLISHED_PORTS_BY_WORKLOAD, change.old.uid),
         ]
         decision = object_key("decision", change.old.envelope.project, f"{change.kind}.{change.old.envelope.name}")
         return [*(item.key for item in belongings), decision]

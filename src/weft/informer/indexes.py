@@ -16,7 +16,7 @@ from weft.kinds.migration import MigrationSpec, read_migration, read_workload
 from weft.kinds.node import NodeReport, read_orphan
 from weft.kinds.parts.function_code import FunctionCode, networks_of_code
 from weft.kinds.parts.nic import Nic, networks_of
-from weft.kinds.publication import PublicationSpec
+from weft.kinds.published_port import PublishedPortSpec
 from weft.kinds.registry import WORKLOADS
 from weft.kinds.volume import VolumeStatus
 from weft.objects.errors import InvalidInput
@@ -112,8 +112,8 @@ ENDPOINTS_BY_WORKLOAD = Index(
     "endpoints by workload", ("endpoint",), lambda item: (item.spec(EndpointSpec).workload.uid,)
 )
 ENDPOINTS_BY_NETWORK = Index("endpoints by network", ("endpoint",), lambda item: (item.spec(EndpointSpec).network_uid,))
-PUBLICATIONS_BY_WORKLOAD = Index(
-    "publications by workload", ("publication",), lambda item: (item.spec(PublicationSpec).workload.uid,)
+PUBLISHED_PORTS_BY_WORKLOAD = Index(
+    "published ports by workload", ("publishedport",), lambda item: (item.spec(PublishedPortSpec).workload.uid,)
 )
 
 
@@ -190,7 +190,7 @@ KINDS = (
     "volume",
     "constraint",
     "endpoint",
-    "publication",
+    "publishedport",
     "function",
     "functionversion",
     "project",
@@ -225,7 +225,7 @@ INDEXES = (
     ALLOCATIONS_BY_VOLUME,
     ENDPOINTS_BY_WORKLOAD,
     ENDPOINTS_BY_NETWORK,
-    PUBLICATIONS_BY_WORKLOAD,
+    PUBLISHED_PORTS_BY_WORKLOAD,
     MIGRATIONS_BY_UID,
     MIGRATIONS_BY_WORKLOAD,
     CONVERSIONS_BY_WORKLOAD,

@@ -17,7 +17,7 @@ from weft.kinds.network import NETWORK
 from weft.kinds.node import NODE
 from weft.kinds.placement_policy import PLACEMENT_POLICY
 from weft.kinds.project import PROJECT
-from weft.kinds.publication import PUBLICATION
+from weft.kinds.published_port import PUBLISHED_PORT
 from weft.kinds.recommendation import RECOMMENDATION
 from weft.kinds.record import Kind, Workload
 from weft.kinds.report import REPORT
@@ -50,7 +50,7 @@ KINDS: tuple[Kind, ...] = (
     DECISION,
     ENDPOINT,
     FUNCTION_VERSION,
-    PUBLICATION,
+    PUBLISHED_PORT,
     RECOMMENDATION,
     REPORT,
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.scenario.agent_lab import ADDRESS, make_allocation, make_endpoint, make_nic, make_publication
+from tests.scenario.agent_lab import ADDRESS, make_allocation, make_endpoint, make_nic, make_published_port
 
 from weft.agent.allocation.orphans import MOST_ORPHAN_BYTES, copy_orphans
 from weft.agent.image.cache import CachedImage
@@ -56,12 +56,12 @@ def test_two_incarnations_never_share_a_port() -> None:
 
 def test_what_leads_nowhere_yet_is_left_out() -> None:
     assert read_endpoint(make_endpoint("10.20.0.12", "db", None)) is None
-    assert read_forward(make_publication(8080, "10.20.0.11", None)) is None
-    forward = read_forward(make_publication(8080, "10.20.0.11", ADDRESS))
+    assert read_forward(make_published_port(8080, "10.20.0.11", None)) is None
+    forward = read_forward(make_published_port(8080, "10.20.0.11", ADDRESS))
     assert forward == Forward(8080, "tcp", short_id("uid-of-blue"), "10.20.0.11", 80, ADDRESS)
 
 
-def test_only_an_orphans_forwards_outlive_their_publication() -> None:
+def test_only_an_orphans_forwards_outlive_their_published_port() -> None:
     segment = short_id("uid-of-blue")
     mine = Forward(8080, "tcp", segment, "10.20.0.11", 80, ADDRESS)
     other = Forward(8081, "tcp", segment, "10.20.0.12", 80, ADDRESS)

@@ -30,7 +30,7 @@ def test_a_watch_that_finds_nobody_listening_is_told_so_like_any_request() -> No
         http = Http(Context(server=f"https://127.0.0.1:{held.getsockname()[1]}"))
         for ask in (http.request, http.stream):
             with pytest.raises(Unavailable, match="no weft server answers"):
-                ask("GET", "/v1/publications")
+                ask("GET", "/v1/publishedports")
 
 
 class Answers(http.server.BaseHTTPRequestHandler):

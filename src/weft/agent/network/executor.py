@@ -1,6 +1,6 @@
 """This node's share of the tenant networks: keeps segments, ports and published ports as its allocations need them.
 
-Reads endpoints, publications and address ranges as the server tells them; acts through the network driver, one change
+Reads endpoints, published ports and address ranges as the server tells them; acts through the network driver, one change
 at a time. Woken when one changes, when an allocation comes or goes, and every HEAL_SECONDS to mend what died.
 """
 

@@ -12,7 +12,7 @@ from weft.agent.state.checkpoint import Hop
 from weft.contracts.driver.network import Alias, Allowed, Endpoint, Filter, Forward, Inside, Moved, Port, Segment
 from weft.kinds.allocation import AllocatedNic, AllocatedRule
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
-from weft.kinds.publication import PublicationSpec, PublicationStatus
+from weft.kinds.published_port import PublishedPortSpec, PublishedPortStatus
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import Ref, short_id
 from weft.protocol.heartbeat import HeldPorts, make_held
@@ -170,8 +170,8 @@ def read_endpoint(envelope: Envelope) -> Endpoint | None:
 
 
 def read_forward(envelope: Envelope) -> Forward | None:
-    """A publication as the driver needs it; None while it leads nowhere."""
-    spec, status = decode_part(envelope.spec, PublicationSpec), decode_part(envelope.status, PublicationStatus)
+    """A published port as the driver needs it; None while it leads nowhere."""
+    spec, status = decode_part(envelope.spec, PublishedPortSpec), decode_part(envelope.status, PublishedPortStatus)
     if not (status.node_address and status.network_uid and status.address):
         return None
     return Forward(

@@ -14,7 +14,7 @@ from weft.api.admission.view import View
 from weft.api.context import ApiContext
 from weft.api.state.published_ports import FORCE_HINT, find_reserved, is_port_free
 from weft.contracts.store import Absent, AtRevision, Delete, Precondition, Put, Write
-from weft.kinds.publication import PublicationSpec
+from weft.kinds.published_port import PublishedPortSpec
 from weft.kinds.record import Claim, ClaimWithin, Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.envelope import Envelope, encode_envelope, merge_part
@@ -98,7 +98,7 @@ def _make(context: ApiContext, owner: Envelope, claim: Claim) -> Envelope:
 
 
 async def _refuse_foreign(context: ApiContext, claim: Claim) -> None:
-    if claim.forced or not isinstance(claim.spec, PublicationSpec):
+    if claim.forced or not isinstance(claim.spec, PublishedPortSpec):
         return
     settings, port, protocol = context.settings, claim.spec.port, claim.spec.protocol
     if reserved := find_reserved(port, protocol, (*settings.listen, *settings.gateways, *settings.functions)):

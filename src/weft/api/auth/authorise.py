@@ -74,7 +74,7 @@ async def authorise_read(
         asked = query["network"]
         if asked in await _own_networks(context, actor.id) or await _stands_in(context, actor.id, asked):
             return f"{query['network']}."
-    elif kind.name == "publication" or (kind.name == "image" and name is not None):
+    elif kind.name == "publishedport" or (kind.name == "image" and name is not None):
         return None
     elif kind.name == "node" and name is not None:
         entry = await context.store.get(object_key("node", None, name))

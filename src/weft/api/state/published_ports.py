@@ -46,7 +46,7 @@ def probe_port(address: str, port: int, protocol: str) -> bool:
 
 
 async def is_port_free(address: str, port: int, protocol: str, clock: Clock) -> bool:
-    """Like ``probe_port``, but patient for half a second: who served a publication just deleted lets go only now."""
+    """Like ``probe_port``, but patient for half a second: who served a published port just deleted lets go only now."""
     for _ in range(_TRIES):
         if probe_port(address, port, protocol):
             return True

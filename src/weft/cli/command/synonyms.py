@@ -27,7 +27,7 @@ NOUNS: dict[str, str] = {
     **dict.fromkeys(("namespace", "ns", "tenant"), "project"),
     **dict.fromkeys(("pvc", "pv", "persistentvolume", "persistentvolumeclaim", "disk", "storage", "pvesm"), "volume"),
     **dict.fromkeys(("host", "hypervisor", "cluster", "member", "pvecm"), "node"),
-    **dict.fromkeys(("service", "svc", "ingress", "endpointslice", "port"), "publication"),
+    **dict.fromkeys(("service", "svc", "ingress", "endpointslice"), "publishedport"),
     **dict.fromkeys(("netpol", "networkpolicy", "firewall", "acl"), "securitygroup"),
     **dict.fromkeys(("net", "bridge", "vlan", "subnet"), "network"),
     **dict.fromkeys(("template", "iso", "img"), "image"),
@@ -55,7 +55,6 @@ COMMANDS: dict[str, str] = {
     "up": "apply FILE",
     "down": "delete -f FILE",
     "prune": "apply -f DIR --prune",
-    "port": "describe NAME",
     # kubectl
     "all": "ps",
     "cluster-info": "doctor",

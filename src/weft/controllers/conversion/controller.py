@@ -1,8 +1,8 @@
 """Leads each Conversion on, from its wish to its end.
 
 Reads Conversions, both workloads, their allocations and claims, Images, what the scheduler answers; writes Conversion.status, the
-specs of both workloads, whose their endpoints and publications are, the new workload, an Image where there is none, and a question
-to the scheduler. Woken by any of those. What to write is ``plan_conversion``'s.
+specs of both workloads, whose their endpoints and published ports are, the new workload, an Image where there is none, and a
+question to the scheduler. Woken by any of those. What to write is ``plan_conversion``'s.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from weft.informer.indexes import (
     ALLOCATIONS_BY_WORKLOAD,
     CONVERSIONS_BY_WORKLOAD,
     ENDPOINTS_BY_WORKLOAD,
-    PUBLICATIONS_BY_WORKLOAD,
+    PUBLISHED_PORTS_BY_WORKLOAD,
     WORKLOADS_BY_UID,
     keys_of_converted,
 )
@@ -35,7 +35,7 @@ from weft.kinds.conversion import ConversionSpec, ConversionStatus, is_under_way
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
 from weft.kinds.image import IMAGE, ImageSpec, ImageStatus
 from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus, born, claim_places
-from weft.kinds.publication import PublicationSpec, PublicationStatus
+from weft.kinds.published_port import PublishedPortSpec, PublishedPortStatus
 from weft.kinds.recommendation import RECOMMENDATION, RecommendationSpec, RecommendationStatus
 from weft.kinds.record import Claim
 from weft.kinds.registry import BY_NAME, WORKLOADS, is_workload
@@ -246,7 +246,7 @@ class _Given(msgspec.Struct):
 
 
 def _plan_claims(view: View, giver_uid: str, taker: Item, workload_spec: WorkloadSpec, now: float) -> _Given:
-    """Have the endpoints and publications of one workload be another's, in the same network, with the same address, MAC and port;
+    """Have one workload's endpoints and published ports be another's, in the same network, with the same address, MAC and port;
     what of the taker's ports is nobody's (any more) is made."""
     given, ref = _Given(publish=list(workload_spec.publish)), taker.envelope.ref
     for endpoint in view.find(ENDPOINTS_BY_WORKLOAD, giver_uid):
@@ -257,20 +257,20 @@ def _plan_claims(view: View, giver_uid: str, taker: Item, workload_spec: Workloa
         envelope.status = msgspec.Raw(msgspec.json.encode(EndpointStatus()))
         given.writes.append(put(envelope))
         given.preconditions.append(unchanged(endpoint))
-    held = {item.key: item for item in view.find(PUBLICATIONS_BY_WORKLOAD, giver_uid)}
+    held = {item.key: item for item in view.find(PUBLISHED_PORTS_BY_WORKLOAD, giver_uid)}
     for claim, text in zip(_list_ports(taker.envelope, workload_spec), workload_spec.publish, strict=True):
         key = object_key(claim.kind, None, claim.name)
         current = held.get(key) or view.get(key)
         spec = claim.spec
-        assert isinstance(spec, PublicationSpec)
+        assert isinstance(spec, PublishedPortSpec)
         if current is None:
-            given.writes.append(put(_make_publication(taker, claim, now)))
+            given.writes.append(put(_make_published_port(taker, claim, now)))
             given.preconditions.append(Absent(key))
         elif key in held:
             envelope = edit(current)
             envelope.owner, envelope.generation = ref, envelope.generation + 1
             envelope.spec = merge_part(envelope.spec, spec)
-            envelope.status = msgspec.Raw(msgspec.json.encode(PublicationStatus()))
+            envelope.status = msgspec.Raw(msgspec.json.encode(PublishedPortStatus()))
             given.writes.append(put(envelope))
             given.preconditions.append(unchanged(current))
         elif current.envelope.owner != ref:
@@ -284,10 +284,10 @@ def _plan_claims(view: View, giver_uid: str, taker: Item, workload_spec: Workloa
 
 def _list_ports(taker: Envelope, spec: WorkloadSpec) -> list[Claim]:
     claims = claim_places(taker, spec)
-    return [claim for claim in claims if isinstance(claim, Claim) and claim.kind == "publication"]
+    return [claim for claim in claims if isinstance(claim, Claim) and claim.kind == "publishedport"]
 
 
-def _make_publication(taker: Item, claim: Claim, now: float) -> Envelope:
+def _make_published_port(taker: Item, claim: Claim, now: float) -> Envelope:
     kind = BY_NAME[claim.kind]
     return Envelope(
         kind=kind.name,

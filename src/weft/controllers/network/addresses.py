@@ -1,6 +1,6 @@
 """Gives each VM an address and a MAC in each of its networks, and says where its NICs and published ports are plugged in.
 
-Reads VMs, networks, endpoints, publications, allocations, nodes, functions; writes endpoints, publication.status and the VM's
+Reads VMs, networks, endpoints, published ports, allocations, nodes, functions; writes endpoints, publishedport.status and the VM's
 condition Addressed. Woken by VMs, by networks that become ready, by allocations that come or go, by nodes that move. It keeps
 the endpoints that nodes have for the sake of functions, too (``egress_endpoints``).
 An address is an endpoint's key, so the store itself refuses to give one twice.
@@ -24,7 +24,7 @@ from weft.informer.indexes import (
     ALLOCATIONS_BY_NODE,
     ENDPOINTS_BY_WORKLOAD,
     NODES_BY_UID,
-    PUBLICATIONS_BY_WORKLOAD,
+    PUBLISHED_PORTS_BY_WORKLOAD,
     WORKLOADS_BY_NETWORK,
     WORKLOADS_BY_UID,
     choose_endpoint,
@@ -38,7 +38,7 @@ from weft.kinds.node import NodeReport
 from weft.kinds.parts.nic import Nic, mac_of, read_nic
 from weft.kinds.parts.orphan import read_copies
 from weft.kinds.parts.workload import WITHOUT_NETWORKS
-from weft.kinds.publication import PublicationSpec, PublicationStatus
+from weft.kinds.published_port import PublishedPortSpec, PublishedPortStatus
 from weft.kinds.registry import WORKLOADS, is_workload
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.identity import new_uid, object_key
@@ -105,7 +105,7 @@ def choose_mac(network_uid: str, address: str, taken: Sequence[set[str]]) -> str
 
 class Addresses:
     name = "addresses"
-    kinds = (*WORKLOADS, "network", "endpoint", "publication", "allocation", "node", "function", "functionversion")
+    kinds = (*WORKLOADS, "network", "endpoint", "publishedport", "allocation", "node", "function", "functionversion")
 
     def __init__(self) -> None:
         self._books: dict[str, AddressPool] = {}
@@ -119,8 +119,8 @@ class Addresses:
             case "endpoint":
                 self._note(change)
                 return _workloads(view, change.item.spec(EndpointSpec).workload.uid)
-            case "publication":
-                return _workloads(view, change.item.spec(PublicationSpec).workload.uid)
+            case "publishedport":
+                return _workloads(view, change.item.spec(PublishedPortSpec).workload.uid)
             case "allocation":
                 if has_changed(change, _leads_to):
                     return _workloads(view, change.item.spec(AllocationSpec).workload.uid)
@@ -221,13 +221,13 @@ class Addresses:
                 writes.append(_write_status(endpoint, place))
                 preconditions.append(unchanged(endpoint))
         first_network, first_address = _first_nic(allocation)
-        for publication in view.find(PUBLICATIONS_BY_WORKLOAD, workload.uid):
-            leads = PublicationStatus(
+        for published_port in view.find(PUBLISHED_PORTS_BY_WORKLOAD, workload.uid):
+            leads = PublishedPortStatus(
                 node=place.node, node_address=place.node_address, network_uid=first_network, address=first_address
             )
-            if publication.status(PublicationStatus) != leads:
-                writes.append(_write_status(publication, leads))
-                preconditions.append(unchanged(publication))
+            if published_port.status(PublishedPortStatus) != leads:
+                writes.append(_write_status(published_port, leads))
+                preconditions.append(unchanged(published_port))
         events: list[Event] = []
         lacks = problem is not None and problem[0] != "networkNotReady"
         envelope = edit(workload)
@@ -320,7 +320,7 @@ def _first_nic(allocation: Item | None) -> tuple[str | None, str | None]:
     return (nics[0].network_uid, nics[0].address) if nics else (None, None)
 
 
-def _write_status(item: Item, status: EndpointStatus | PublicationStatus) -> Write:
+def _write_status(item: Item, status: EndpointStatus | PublishedPortStatus) -> Write:
     envelope = edit(item)
     envelope.status = merge_part(envelope.status, status)
     return put(envelope)

@@ -1,6 +1,6 @@
 """Carries a VM's wishes to its place and its place's facts back; takes a deleted VM apart; adopts what still runs.
 
-Reads VMs, allocations, nodes, endpoints, publications, decisions; writes VM.status and Ready, the wish in allocations, and
+Reads VMs, allocations, nodes, endpoints, published ports, decisions; writes VM.status and Ready, the wish in allocations, and
 removes a deleted VM with all that belongs to it. Woken by any of those. It ends nothing by itself: it passes on what people
 asked for, and only takes an allocation away after its node has said that everything of it is gone.
 """
@@ -37,7 +37,7 @@ from weft.informer.indexes import (
     MIGRATIONS_BY_WORKLOAD,
     NODES_BY_ORPHAN,
     NODES_BY_UID,
-    PUBLICATIONS_BY_WORKLOAD,
+    PUBLISHED_PORTS_BY_WORKLOAD,
     VOLUMES_BY_UID,
     WORKLOADS_BY_UID,
     WORKLOADS_BY_VOLUME,
@@ -55,7 +55,7 @@ from weft.kinds.node import NodeReport, NodeStatus, read_orphan
 from weft.kinds.parts.in_place_update import find_fit, wants_fresh_start
 from weft.kinds.parts.nic import networks_of
 from weft.kinds.parts.workload import WorkloadStatus
-from weft.kinds.publication import PublicationSpec
+from weft.kinds.published_port import PublishedPortSpec
 from weft.kinds.registry import WORKLOADS, is_workload
 from weft.kinds.volume import VolumeSpec
 from weft.objects.envelope import Envelope, merge_part, set_condition
@@ -70,7 +70,7 @@ class Workloads:
     """``find_silent`` names the nodes that, after a restore, have not said yet what they have."""
 
     name = "workload"
-    kinds = (*WORKLOADS, "allocation", "node", "endpoint", "publication", "volume", "migration", "conversion")
+    kinds = (*WORKLOADS, "allocation", "node", "endpoint", "publishedport", "volume", "migration", "conversion")
 
     def __init__(self, find_silent: Callable[[], list[str]]) -> None:
         self._find_silent = find_silent
@@ -85,9 +85,9 @@ class Workloads:
                 return keys
             case "endpoint":
                 return _workloads(view, change.item.spec(EndpointSpec).workload.uid)
-            case "publication":
+            case "publishedport":
                 if change.new is None:
-                    return _workloads(view, change.item.spec(PublicationSpec).workload.uid)
+                    return _workloads(view, change.item.spec(PublishedPortSpec).workload.uid)
             case "volume":
                 if has_changed(change, lambda item: item.spec(VolumeSpec).size):
                     return [item.key for item in view.find(WORKLOADS_BY_VOLUME, change.key)]
@@ -267,7 +267,10 @@ def _is_on_its_way(view: View, workload: Item, former: WorkloadStatus) -> bool:
 
 def plan_removal(view: View, workload: Item) -> Commit:
     """Remove a VM that has no place any more, with all that is its own; in several commits if it is very much."""
-    belongings = [*view.find(ENDPOINTS_BY_WORKLOAD, workload.uid), *view.find(PUBLICATIONS_BY_WORKLOAD, workload.uid)]
+    belongings = [
+        *view.find(ENDPOINTS_BY_WORKLOAD, workload.uid),
+        *view.find(PUBLISHED_PORTS_BY_WORKLOAD, workload.uid),
+    ]
     decision = view.get(
         object_key("decision", workload.envelope.project, f"{workload.envelope.kind}.{workload.envelope.name}")
     )

@@ -1,6 +1,6 @@
-"""Published ports on the machine the gateway runs on: each publication is a listener here that leads to its node.
+"""Published ports on the machine the gateway runs on: each is a listener here that leads to its node.
 
-Reads publications as the watch tells them; a port that is taken here is told in the log and tried again. Woken by the
+Reads published ports as the watch tells them; a port that is taken here is told in the log and tried again. Woken by the
 watch and by connections and datagrams.
 """
 
@@ -15,7 +15,7 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.gateway.published_port.udp import DatagramRelay
-from weft.kinds.publication import PublicationSpec, PublicationStatus
+from weft.kinds.published_port import PublishedPortSpec, PublishedPortStatus
 from weft.objects.envelope import Envelope, decode_part
 
 log = logging.getLogger("weft.gateway")
@@ -37,13 +37,13 @@ Door = tuple[Literal["tcp", "udp"], int]  # what is listened on: one number may 
 
 
 def read_target(envelope: Envelope) -> Target | None:
-    """Where a publication leads; None for one that leads nowhere yet."""
-    spec, status = decode_part(envelope.spec, PublicationSpec), decode_part(envelope.status, PublicationStatus)
+    """Where a published port leads; None for one that leads nowhere yet."""
+    spec, status = decode_part(envelope.spec, PublishedPortSpec), decode_part(envelope.status, PublishedPortStatus)
     return Target(status.node_address, spec.port, spec.protocol) if status.node_address else None
 
 
 class PortListeners:
-    """The listeners on ``address``, one per publication that leads somewhere."""
+    """The listeners on ``address``, one per published port that leads somewhere."""
 
     def __init__(self, address: str, clock: Clock) -> None:
         self._address, self._clock = address, clock
@@ -59,7 +59,7 @@ class PortListeners:
         return sorted({port for _, port in self._servers})
 
     def put(self, name: str, target: Target | None) -> None:
-        """Publication ``name`` leads there; None: nowhere."""
+        """Published port ``name`` leads there; None: nowhere."""
         if target is None:
             self._targets.pop(name, None)
         else:

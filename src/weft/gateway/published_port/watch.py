@@ -1,4 +1,4 @@
-"""Follows the publications from a thread, over lost connections and server restarts, and hands them to the loop."""
+"""Follows the published ports from a thread, over lost connections and server restarts, and hands them to the loop."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ RETRY_SECONDS = 5.0
 
 
 class PublishedPortWatch:
-    """Feeds ``publications``; ``connect`` gives a client (anew after a refusal: its token may have changed). Made and
+    """Feeds ``published_ports``; ``connect`` gives a client (anew after a refusal: its token may have changed). Made and
     used in the event loop's thread."""
 
-    def __init__(self, connect: Callable[[], Client], publications: PortListeners) -> None:
-        self._connect, self._publications = connect, publications
+    def __init__(self, connect: Callable[[], Client], published_ports: PortListeners) -> None:
+        self._connect, self._published_ports = connect, published_ports
         self._client: Client | None = None
         self._closed = threading.Event()
         self._loop = asyncio.get_running_loop()
         self._present: set[str] = set()
         self._troubled = ""
-        self._thread = threading.Thread(target=self._follow, name="weft-publications", daemon=True)
+        self._thread = threading.Thread(target=self._follow, name="weft-published-ports", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -43,7 +43,7 @@ class PublishedPortWatch:
             self._present.clear()
             try:
                 self._client = self._connect()
-                for event in self._client.watch_forever("publication", on_trouble=self._trouble):
+                for event in self._client.watch_forever("publishedport", on_trouble=self._trouble):
                     if self._closed.is_set():
                         return
                     self._troubled = ""
@@ -58,15 +58,15 @@ class PublishedPortWatch:
         if event.type == "put":
             envelope = event.envelope
             self._present.add(envelope.name)
-            self._loop.call_soon_threadsafe(self._publications.put, envelope.name, read_target(envelope))
+            self._loop.call_soon_threadsafe(self._published_ports.put, envelope.name, read_target(envelope))
         elif event.type == "delete":
             name = str(event.object["name"])
             self._present.discard(name)
-            self._loop.call_soon_threadsafe(self._publications.put, name, None)
+            self._loop.call_soon_threadsafe(self._published_ports.put, name, None)
         elif event.type == "synced":
-            self._loop.call_soon_threadsafe(self._publications.keep_only, frozenset(self._present))
+            self._loop.call_soon_threadsafe(self._published_ports.keep_only, frozenset(self._present))
 
     def _trouble(self, problem: WeftError | OSError) -> None:
         if str(problem) != self._troubled:
             self._troubled = str(problem)
-            log.warning("publications: %s", problem)
+            log.warning("published ports: %s", problem)

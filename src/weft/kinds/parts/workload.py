@@ -14,7 +14,7 @@ from weft.kinds.parts.convert_verb import refuse_handed_over
 from weft.kinds.parts.nic import claim_address, networks_of, read_nic
 from weft.kinds.parts.placement_spec import PlacementSpec, check_placement, placement_references
 from weft.kinds.parts.run_spec import MIB
-from weft.kinds.publication import PublicationSpec
+from weft.kinds.published_port import PublishedPortSpec
 from weft.kinds.record import Claim, ClaimWithin, Column, Object, Reference, Verb
 from weft.objects.envelope import Condition, Envelope
 from weft.objects.errors import IllegalTransition, InvalidInput
@@ -126,7 +126,7 @@ def refuse_twice(**lists: Sequence[Any]) -> None:
 
 
 def claim_places(envelope: Envelope, spec: WorkloadSpec) -> Sequence[Claim | ClaimWithin]:
-    """What no other workload may have: each published port (a publication, its name is the port) and each chosen address (an
+    """What no other workload may have: each published port (its name is the port) and each chosen address (an
     endpoint, its name is network and address)."""
     if not (spec.networks or spec.publish):
         return []
@@ -139,13 +139,13 @@ def claim_places(envelope: Envelope, spec: WorkloadSpec) -> Sequence[Claim | Cla
         port, target, protocol = parse_publish(mapping)
         claims.append(
             Claim(
-                kind="publication",
+                kind="publishedport",
                 name=f"{protocol}-{port}",
-                spec=PublicationSpec(port=port, protocol=protocol, target_port=target, workload=envelope.ref),
+                spec=PublishedPortSpec(port=port, protocol=protocol, target_port=target, workload=envelope.ref),
                 field=f"spec.publish[{index}]",
                 reason="portInUse",
                 taken=f"port {port}/{protocol} is published already",
-                hint="choose another port; weft get publication lists them",
+                hint="choose another port; weft get ports lists them",
                 forced=spec.force_publish,
             )
         )

@@ -125,11 +125,11 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
 
 async def _publish(options: argparse.Namespace, clock: Clock) -> None:
     """Offer published ports on this machine, as the API tells them to the token in the token file."""
-    publications = PortListeners(options.publish_on, clock)
-    watch = PublishedPortWatch(partial(_connect, options), publications)
+    published_ports = PortListeners(options.publish_on, clock)
+    watch = PublishedPortWatch(partial(_connect, options), published_ports)
     watch.start()
     try:
-        await publications.keep()
+        await published_ports.keep()
     finally:
         watch.close()
 

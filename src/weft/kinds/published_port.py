@@ -1,4 +1,4 @@
-"""Publication: a host port that leads to a workload's port, on every node. Its name is the port, so it is unique."""
+"""Published port: a host port that leads to a workload's port, on every node. Its name is the port, so it is unique."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from weft.kinds.record import Column, Kind
 from weft.objects.identity import Ref
 
 
-class PublicationSpec(msgspec.Struct, kw_only=True):
+class PublishedPortSpec(msgspec.Struct, kw_only=True):
     port: int
     protocol: Literal["tcp", "udp"]
     target_port: int
     workload: Ref
 
 
-class PublicationStatus(msgspec.Struct, kw_only=True):
+class PublishedPortStatus(msgspec.Struct, kw_only=True):
     """Where the port leads now; None while the workload has no place."""
 
     node: str | None = None
@@ -27,15 +27,16 @@ class PublicationStatus(msgspec.Struct, kw_only=True):
     address: str | None = None
 
 
-PUBLICATION = Kind(
-    name="publication",
-    plural="publications",
-    title="publication",
-    summary="A published port",
+PUBLISHED_PORT = Kind(
+    name="publishedport",
+    plural="publishedports",
+    title="published port",
+    summary="A port of every node that leads to a workload",
+    aliases=("port", "ports"),
     scope="fabric",
     writer="fabric",
-    spec=PublicationSpec,
-    status=PublicationStatus,
+    spec=PublishedPortSpec,
+    status=PublishedPortStatus,
     status_writer="addresses",
     columns=(
         NAME,

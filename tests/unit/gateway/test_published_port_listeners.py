@@ -1,4 +1,4 @@
-"""Published ports on the gateway's own machine: they lead where publications say, both ways, minding half-closes."""
+"""Published ports on the gateway's own machine: each leads where its object says, both ways, minding half-closes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from weft.contracts.clock import SystemClock
 from weft.gateway.published_port.listeners import PortListeners, Target, read_target
-from weft.kinds.publication import PublicationSpec, PublicationStatus
+from weft.kinds.published_port import PublishedPortSpec, PublishedPortStatus
 from weft.objects.envelope import Envelope, merge_part
 from weft.objects.identity import Ref
 
@@ -29,10 +29,10 @@ def find_port() -> int:
 
 @asynccontextmanager
 async def publishing() -> AsyncIterator[PortListeners]:
-    publications = PortListeners(HERE, SystemClock())
-    keeping = asyncio.ensure_future(publications.keep())
+    published_ports = PortListeners(HERE, SystemClock())
+    keeping = asyncio.ensure_future(published_ports.keep())
     try:
-        yield publications
+        yield published_ports
     finally:
         keeping.cancel()
         await asyncio.gather(keeping, return_exceptions=True)
@@ -72,23 +72,23 @@ async def until(holds: Callable[[], bool]) -> None:
 
 async def test_a_published_port_leads_to_its_node_and_back_whatever_the_size() -> None:
     port = find_port()
-    async with publishing() as publications, guest(port):
-        publications.put(f"tcp-{port}", Target("127.0.0.2", port))
-        await until(lambda: publications.ports == [port])
+    async with publishing() as published_ports, guest(port):
+        published_ports.put(f"tcp-{port}", Target("127.0.0.2", port))
+        await until(lambda: published_ports.ports == [port])
         data = bytes(range(256)) * 8000
         assert await ask(port, data) == data[::-1]
 
 
-async def test_a_port_is_let_go_when_its_publication_is() -> None:
+async def test_a_listener_closes_when_its_published_port_goes() -> None:
     one, two = find_port(), find_port()
-    async with publishing() as publications:
-        publications.put("tcp-1", Target("127.0.0.2", one))
-        publications.put("tcp-2", Target("127.0.0.2", two))
-        await until(lambda: publications.ports == sorted([one, two]))
-        publications.put("tcp-1", None)
-        await until(lambda: publications.ports == [two])
-        publications.keep_only(frozenset())
-        await until(lambda: publications.ports == [])
+    async with publishing() as published_ports:
+        published_ports.put("tcp-1", Target("127.0.0.2", one))
+        published_ports.put("tcp-2", Target("127.0.0.2", two))
+        await until(lambda: published_ports.ports == sorted([one, two]))
+        published_ports.put("tcp-1", None)
+        await until(lambda: published_ports.ports == [two])
+        published_ports.keep_only(frozenset())
+        await until(lambda: published_ports.ports == [])
         with socket.create_server((HERE, one)), socket.create_server((HERE, two)):
             pass
 
@@ -96,31 +96,31 @@ async def test_a_port_is_let_go_when_its_publication_is() -> None:
 async def test_a_port_that_something_else_holds_keeps_no_other_from_being_published() -> None:
     taken, free = find_port(), find_port()
     with socket.create_server((HERE, taken)):
-        async with publishing() as publications:
-            publications.put("tcp-1", Target("127.0.0.2", taken))
-            publications.put("tcp-2", Target("127.0.0.2", free))
-            await until(lambda: publications.ports == [free])
+        async with publishing() as published_ports:
+            published_ports.put("tcp-1", Target("127.0.0.2", taken))
+            published_ports.put("tcp-2", Target("127.0.0.2", free))
+            await until(lambda: published_ports.ports == [free])
 
 
 async def test_a_node_that_doesnt_answer_closes_the_connection() -> None:
     port = find_port()
-    async with publishing() as publications:
-        publications.put("tcp-1", Target("127.0.0.2", port))
-        await until(lambda: publications.ports == [port])
+    async with publishing() as published_ports:
+        published_ports.put("tcp-1", Target("127.0.0.2", port))
+        await until(lambda: published_ports.ports == [port])
         assert await ask(port, b"hello") == b""
 
 
 def test_only_what_leads_somewhere_is_offered() -> None:
-    def publication(protocol: str, node_address: str | None) -> Envelope:
-        spec = PublicationSpec(port=80, protocol=protocol, target_port=8, workload=Ref("vm", "a", "u"))  # type: ignore[arg-type]
-        envelope = Envelope(kind="publication", name="x", uid="u")
+    def published_port(protocol: str, node_address: str | None) -> Envelope:
+        spec = PublishedPortSpec(port=80, protocol=protocol, target_port=8, workload=Ref("vm", "a", "u"))  # type: ignore[arg-type]
+        envelope = Envelope(kind="publishedport", name="x", uid="u")
         envelope.spec = merge_part(envelope.spec, spec)
-        envelope.status = merge_part(envelope.status, PublicationStatus(node_address=node_address))
+        envelope.status = merge_part(envelope.status, PublishedPortStatus(node_address=node_address))
         return envelope
 
-    assert read_target(publication("tcp", "10.0.0.1")) == Target("10.0.0.1", 80)
-    assert read_target(publication("tcp", None)) is None
-    assert read_target(publication("udp", "10.0.0.1")) == Target("10.0.0.1", 80, "udp")
+    assert read_target(published_port("tcp", "10.0.0.1")) == Target("10.0.0.1", 80)
+    assert read_target(published_port("tcp", None)) is None
+    assert read_target(published_port("udp", "10.0.0.1")) == Target("10.0.0.1", 80, "udp")
 
 
 class Resolver(asyncio.DatagramProtocol):
@@ -152,16 +152,16 @@ async def test_a_published_udp_port_keeps_its_clients_apart_and_follows_the_gues
     try:
         for client in clients:
             client.setblocking(False)
-        async with publishing() as publications:
-            publications.put("udp-1", Target("127.0.0.2", port, "udp"))
-            await until(lambda: publications.ports == [port])
+        async with publishing() as published_ports:
+            published_ports.put("udp-1", Target("127.0.0.2", port, "udp"))
+            await until(lambda: published_ports.ports == [port])
             assert await ask_each(0, 1, 2, 0) == [b"0 si ohw", b"1 si ohw", b"2 si ohw", b"0 si ohw"]
             assert (len(first.clients), len(second.clients)) == (3, 0)
-            publications.put("udp-1", Target("127.0.0.3", port, "udp"))
+            published_ports.put("udp-1", Target("127.0.0.3", port, "udp"))
             assert await ask_each(1) == [b"1 si ohw"]
             assert len(second.clients) == 1
-            publications.put("udp-1", None)
-            await until(lambda: publications.ports == [])
+            published_ports.put("udp-1", None)
+            await until(lambda: published_ports.ports == [])
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
                 other.bind((HERE, port))  # the port is free again
     finally:
