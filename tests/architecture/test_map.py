@@ -5,10 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 
 from source import ROOT, SOURCE
 
-ROOMS = sorted(path.name for path in SOURCE.iterdir() if path.is_dir() and path.name != "__pycache__")
+
+def is_there(path: Path) -> bool:
+    """Whether ``path`` is a file, or a folder with more than the compiled files of modules that moved away."""
+    return path.is_file() or (
+        path.name != "__pycache__" and path.is_dir() and any(is_there(inner) for inner in path.iterdir())
+    )
+
+
+ROOMS = sorted(path.name for path in SOURCE.iterdir() if path.is_dir() and is_there(path))
 MAP = ROOT / "docs" / "map.md"
 PAGES = [
     MAP,
@@ -32,7 +41,7 @@ def find_lost(text: str) -> list[str]:
     return sorted(
         path
         for path in named
-        if not path.startswith(NOT_OF_THE_SOURCE) and not path.endswith(MADE_UP) and not (SOURCE / path).exists()
+        if not path.startswith(NOT_OF_THE_SOURCE) and not path.endswith(MADE_UP) and not is_there(SOURCE / path)
     )
 
 
@@ -46,6 +55,14 @@ def test_a_path_that_is_gone_is_found() -> None:
     assert find_lost(text) == ["agent/moving/", "images/app", "kinds/pm.py"]
 
 
+def test_a_folder_of_compiled_files_alone_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "moved" / "__pycache__").mkdir(parents=True)
+    (tmp_path / "moved" / "__pycache__" / "old.cpython-311.pyc").touch()
+    assert not is_there(tmp_path / "moved")
+    (tmp_path / "moved" / "new.py").touch()
+    assert is_there(tmp_path / "moved")
+
+
 def test_a_file_named_without_its_folder_lies_beside_the_one_before_it() -> None:
     lost = []
     for line in MAP.read_text().partition("\n## Where to look\n")[2].splitlines():
@@ -54,7 +71,7 @@ def test_a_file_named_without_its_folder_lies_beside_the_one_before_it() -> None
             for path in spell_out(name):
                 if PATH.fullmatch(path):
                     folder = SOURCE / path if path.endswith("/") else (SOURCE / path).parent
-                elif re.search(r"\.(py|c)$|/$", path) and not (folder / path).exists():
+                elif re.search(r"\.(py|c)$|/$", path) and not is_there(folder / path):
                     lost.append(path)
     assert lost == []
 
@@ -64,7 +81,7 @@ def test_every_link_of_the_map_has_an_end() -> None:
     ends = dict(re.findall(r"^\[([^\]]+)\]: (\S+)$", text, re.M))
     used = set(re.findall(r"(?<!\])\[([^\]\[]+)\](?![(:\]])", text))
     assert used == ends.keys()
-    assert [end for end in ends.values() if not (MAP.parent / end).exists()] == []
+    assert [end for end in ends.values() if not is_there(MAP.parent / end)] == []
 
 
 def test_the_map_has_every_room_and_counts_the_files_of_its_walks() -> None:

@@ -21,7 +21,6 @@ from typing import Any, BinaryIO
 import msgspec
 
 from weft.agent.agent import Agent
-from weft.agent.server.client import OpenedSecrets, ReportAnswer, ReportBody
 from weft.agent.workload.runtimes import Runtimes
 from weft.client.watch import WatchEvent
 from weft.contracts.clock import SystemClock
@@ -31,6 +30,7 @@ from weft.drivers.network.fake.driver import FakeNetwork, FakeWire
 from weft.drivers.runtime.qemu.driver import QemuDriver
 from weft.drivers.volume.directory.driver import DirectoryVolumes
 from weft.objects.errors import WeftError
+from weft.protocol.report import OpenedSecrets, ReportAnswer, ReportBody
 
 
 class FolderServer:

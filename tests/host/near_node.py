@@ -9,8 +9,8 @@ import sys
 import msgspec
 
 from weft.agent.node.proximity import Proximity
-from weft.agent.server.client import Peers
 from weft.contracts.clock import SystemClock
+from weft.protocol.report import Peers
 
 PACE = 0.1
 

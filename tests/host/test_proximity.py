@@ -16,8 +16,8 @@ import pytest
 from tests.unit.scheduler.node_items import REPORT, make_node
 
 from weft.agent.node.proximity import Nearness
-from weft.agent.server.client import Peer, Peers
 from weft.contracts.policy import Request
+from weft.protocol.report import Peer, Peers
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.node.facts import read_node
 from weft.scheduler.table.snapshot import Snapshot

@@ -16,7 +16,6 @@ from typing import Any, BinaryIO
 import msgspec
 
 from weft.agent.agent import Agent
-from weft.agent.server.client import NodeEvent, OpenedSecrets, ReportAnswer, ReportBody
 from weft.agent.workload.runtimes import Runtimes
 from weft.client.watch import WatchEvent
 from weft.contracts.clock import SystemClock
@@ -39,6 +38,7 @@ from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import NotFound, Unavailable, WeftError
 from weft.objects.identity import Ref, short_id
 from weft.objects.image.bundle import BundleManifest
+from weft.protocol.report import NodeEvent, OpenedSecrets, ReportAnswer, ReportBody
 
 NODE, NODE_UID, ADDRESS = "n1", "node-uid-1", "10.99.0.1"
 

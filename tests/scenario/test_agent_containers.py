@@ -15,7 +15,6 @@ from tests.scenario.container_agent_lab import Containers, Store, World
 from tests.scenario.gateway_lab import GatewayLab
 
 from weft.agent.agent import Agent
-from weft.agent.server.client import OpenedSecrets
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.container import ContainerPlan
@@ -25,6 +24,7 @@ from weft.kinds.allocation import AllocatedContainer, AllocatedHealthCheck, Allo
 from weft.objects.envelope import Envelope
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound, Unavailable
 from weft.objects.identity import Ref, short_id
+from weft.protocol.report import OpenedSecrets
 
 IMAGE = "registry.example.org/web:1"
 

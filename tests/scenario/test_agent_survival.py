@@ -23,13 +23,13 @@ from tests.scenario.agent_lab import (
 
 from weft.agent.allocation import supervisor
 from weft.agent.network import executor
-from weft.agent.server.client import ReportAnswer, ReportBody
 from weft.agent.state.allocation import AllocationState, MigrationState
 from weft.agent.state.checkpoint import Checkpoint, CheckpointStore
 from weft.kinds.allocation import AllocatedMigration
 from weft.objects.envelope import Envelope
 from weft.objects.errors import Forbidden, NotAuthenticated, NotFound, WeftError
 from weft.objects.identity import Ref, short_id
+from weft.protocol.report import ReportAnswer, ReportBody
 
 
 @pytest.fixture

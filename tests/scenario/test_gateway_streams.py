@@ -14,7 +14,7 @@ from tests.scenario.gateway_lab import ConsoleRuntime, GatewayLab
 
 from weft.agent.state.allocation import read_allocation
 from weft.agent.stream.connection import Stream
-from weft.agent.stream.server import Claims, Streams
+from weft.agent.stream.server import Streams
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.runtime import BootDisk, GuestPlan
@@ -28,6 +28,7 @@ from weft.objects.errors import (
     WeftError,
 )
 from weft.objects.identity import short_id
+from weft.protocol.claims import Claims
 from weft.protocol.frames import HEADER, FrameType, encode_hello, receive_frame
 
 WEB = make_allocation("web")
@@ -99,7 +100,7 @@ async def test_the_agent_hears_a_client_out_whose_command_has_ended(runtime: Con
     streams = Streams(
         Runtimes({"vm": runtime}), GatewayLab(tmp_path).network, lambda _: wanted, NODE_UID, SystemClock()
     )
-    claims = Claims(NODE_UID, wanted.name, wanted.id, "exec", {"argv": ["echo"]})
+    claims = Claims(NODE_UID, "exec", allocation=wanted.name, guest_id=wanted.id, input={"argv": ["echo"]})
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await streams.serve(Stream(reader, writer), claims)

@@ -31,7 +31,7 @@ from weft.agent.node.capabilities import Capabilities
 from weft.agent.node.proximity import Proximity
 from weft.agent.node.usage import Meter
 from weft.agent.secret.cache import Secrets
-from weft.agent.server.client import NodeEvent, ReportAnswer, Server
+from weft.agent.server.client import Server
 from weft.agent.server.reporter import HEARTBEAT_SECONDS, Question, Reporter
 from weft.agent.server.watch import Told
 from weft.agent.state.allocation import LocalAllocation, MigrationState
@@ -47,7 +47,9 @@ from weft.contracts.driver.network import NetworkDriver
 from weft.contracts.driver.volume import VolumeDriver
 from weft.kinds.node import NodeReport
 from weft.objects.errors import WeftError
+from weft.objects.identity import Ref
 from weft.protocol.heartbeat import Digest
+from weft.protocol.report import EventType, NodeEvent, ReportAnswer
 
 log = logging.getLogger("weft.agent")
 RUNTIME_RETRY_SECONDS = 1.0
@@ -292,9 +294,9 @@ class Agent:
             self.egress_endpoints.networks(),
         )
 
-    def _on_event(self, wanted: LocalAllocation, type_: str, reason: str, message: str) -> None:
+    def _on_event(self, wanted: LocalAllocation, type_: EventType, reason: str, message: str) -> None:
         log.info("%s: %s: %s", wanted.what, reason, message)
-        self._reporter.put_event(NodeEvent(type_, reason, message, msgspec.to_builtins(wanted.spec.workload)))
+        self._reporter.put_event(NodeEvent(type_, reason, message, wanted.spec.workload))
 
     def _on_part(self, uid: str, part: MigrationState) -> Awaitable[None]:
         keeping = asyncio.ensure_future(self.allocations.keep_part(uid, part))
@@ -302,7 +304,7 @@ class Agent:
         return keeping
 
     def _on_network_healed(self, mended: list[str]) -> None:
-        node = {"kind": "node", "name": self.host.node, "uid": self.host.node_uid, "project": None}
+        node = Ref("node", self.host.node, self.host.node_uid)
         for phrase in mended:
             log.warning("network healed: %s", phrase)
             self._reporter.put_event(NodeEvent("Warning", "NetworkHealed", phrase, node))

@@ -11,21 +11,26 @@ from typing import Any
 import msgspec
 
 from weft import __version__
-from weft.api.node.egress_endpoints import EgressEndpointInput
-from weft.api.node.join import JoinInput, RenewInput
-from weft.api.node.report import ReportAnswer
-from weft.api.node.secrets import SecretsAnswer, SecretsInput
 from weft.api.node.usage import UsageAnswer
 from weft.api.object.bulk import MOST_OBJECTS
 from weft.contracts.journal import Event
-from weft.kinds.allocation import AllocatedNic, AllocationReport
-from weft.kinds.node import NodeReport
+from weft.kinds.allocation import AllocatedNic
 from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import KINDS
 from weft.objects.envelope import Condition
 from weft.objects.identity import Ref
 from weft.objects.schema import describe_fields
 from weft.objects.spec_change import FieldChange
+from weft.protocol.report import (
+    EgressEndpointInput,
+    JoinAnswer,
+    JoinInput,
+    OpenedSecrets,
+    RenewInput,
+    ReportAnswer,
+    ReportBody,
+    SecretsInput,
+)
 from weft.telemetry.journal import Record
 
 _PREFIX = "#/components/schemas/"
@@ -64,8 +69,8 @@ def describe_api() -> dict[str, Any]:
 
 
 def _schemas() -> dict[str, Any]:
-    types: list[Any] = [Ref, Condition, FieldChange, Record, Event, JoinInput, RenewInput, ReportAnswer, UsageAnswer]
-    types += [NodeReport, AllocationReport, AllocatedNic, EgressEndpointInput, SecretsInput, SecretsAnswer]
+    types: list[Any] = [Ref, Condition, FieldChange, Record, Event, JoinInput, JoinAnswer, RenewInput, UsageAnswer]
+    types += [ReportBody, ReportAnswer, AllocatedNic, EgressEndpointInput, SecretsInput, OpenedSecrets]
     for kind in KINDS:
         types += [kind.spec, kind.status, *([kind.report] if kind.report else [])]
         types += [verb.input for verb in kind.verbs if verb.input is not None]
@@ -232,17 +237,6 @@ def _list_operation(kind: Kind, where: list[dict[str, Any]], which: str = "") ->
 def _paths_by_hand() -> dict[str, Any]:
     name = [_path_parameter("name")]
     any_object = {"type": "object"}
-    joined = ("node_uid", "certificate", "ca", "gateway", "server_name")
-    report = {
-        "type": "object",
-        "properties": {
-            "node": _ref("NodeReport"),
-            "allocations": {"type": "object", "additionalProperties": _ref("AllocationReport")},
-            "events": {"type": "array", "items": any_object},
-            "removed_volumes": {"type": "array", "items": {"type": "string"}},
-        },
-    }
-    certificate = {"type": "object", "properties": {field: {"type": "string"} for field in joined}}
     records = {"type": "object", "properties": {"items": {"type": "array", "items": _ref("Record")}}}
     page = [_query(word) for word in ("since", "follow", "object", "limit")]
     bulk = {**_objects(any_object)}
@@ -260,7 +254,7 @@ def _paths_by_hand() -> dict[str, Any]:
         "/v1/events": {"get": _operation("What happened; with follow=1 as NDJSON", page, records)},
         "/v1/gateway": {"get": _operation("Where streams connect, and where functions are invoked", [], any_object)},
         "/v1/healthz": {"get": _operation("Whether the server and its store work, and what it can do", [], any_object)},
-        "/v1/join": {"post": _operation("Enrol a node, with a join token", [], certificate, _ref("JoinInput"))},
+        "/v1/join": {"post": _operation("Enrol a node, with a join token", [], _ref("JoinAnswer"), _ref("JoinInput"))},
         "/v1/kinds": {"get": _operation("The kinds there are", [], any_object)},
         "/v1/nodes/{name}:egress": {
             "post": _operation(
@@ -271,16 +265,16 @@ def _paths_by_hand() -> dict[str, Any]:
             )
         },
         "/v1/nodes/{name}:renew": {
-            "post": _operation("A node's next certificate, by itself", name, certificate, _ref("RenewInput"))
+            "post": _operation("A node's next certificate, by itself", name, _ref("JoinAnswer"), _ref("RenewInput"))
         },
         "/v1/nodes/{name}:report": {
-            "post": _operation("A node's report, by itself", name, _ref("ReportAnswer"), report)
+            "post": _operation("A node's report, by itself", name, _ref("ReportAnswer"), _ref("ReportBody"))
         },
         "/v1/nodes/{name}:secrets": {
             "post": _operation(
                 "The secrets that a node's allocation names, by the node itself",
                 name,
-                _ref("SecretsAnswer"),
+                _ref("OpenedSecrets"),
                 _ref("SecretsInput"),
             )
         },

@@ -32,6 +32,7 @@ from weft.objects.errors import (
     Unavailable,
     WeftError,
 )
+from weft.protocol.claims import Claims
 from weft.protocol.frames import Frame, FrameType, encode_error, encode_frame, encode_hello
 from weft.protocol.tls_streams import listen_for_streams
 from weft.trust.peer import Peer
@@ -53,17 +54,6 @@ MAX_STREAMS_PER_NODE = 256
 CheckNode = Callable[[str, Peer], Awaitable[object]]
 
 T = TypeVar("T")
-
-
-class Claims(msgspec.Struct, frozen=True):
-    """The part of a ticket that the gateway itself reads."""
-
-    node_uid: str  # "" where it is the gateway's own to answer
-    verb: str
-    expires: float
-    subject: str = ""
-    allocation: str = ""
-    guest_id: str = ""
 
 
 class Serves(Protocol):

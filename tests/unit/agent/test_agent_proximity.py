@@ -11,8 +11,8 @@ from contextlib import suppress
 import pytest
 
 from weft.agent.node.proximity import Nearness, Proximity
-from weft.agent.server.client import Peer, Peers
 from weft.contracts.clock import SystemClock
+from weft.protocol.report import Peer, Peers
 from weft.trust.echo import (
     PACKET_BYTES,
     answer_probe,

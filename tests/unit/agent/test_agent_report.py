@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from weft.agent.server.client import NodeEvent, ReportAnswer, ReportBody
 from weft.agent.server.reporter import Question, Reporter
 from weft.kinds.allocation import AllocationReport
 from weft.kinds.node import NodeReport
 from weft.objects.errors import Unavailable
+from weft.objects.identity import Ref
+from weft.protocol.report import NodeEvent, ReportAnswer, ReportBody
 
 HEARTBEAT_SECONDS = 8.0
 
@@ -118,7 +119,7 @@ async def running() -> AsyncIterator[Bench]:
 
 
 def event(reason: str) -> NodeEvent:
-    return NodeEvent("Normal", reason, "", {"kind": "vm", "name": "web", "uid": "u", "project": "default"})
+    return NodeEvent("Normal", reason, "", Ref("vm", "web", "u", "default"))
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ import pytest
 from weft.agent.function import artifacts as module
 from weft.agent.function.artifacts import Artifacts
 from weft.agent.image.cache import ImageCache
-from weft.agent.server.client import OpenedSecrets
 from weft.contracts.driver.container import User
 from weft.contracts.driver.function import Blob, Recipe
 from weft.contracts.driver.image import OciConfig, OciImage, RegistryCredentials
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound, Unavailable
+from weft.protocol.report import OpenedSecrets
 
 DIGEST = "sha256:" + "1" * 64
 

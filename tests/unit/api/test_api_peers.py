@@ -29,7 +29,7 @@ def put(peers: LatencyPeers, *uids: str) -> None:
 def asked_by(peers: LatencyPeers, uid: str) -> set[str]:
     told = peers.newer_than("", uid)
     assert told is not None
-    return {peer.uid for peer in told[2]}
+    return {peer.uid for peer in told.peers}
 
 
 def test_few_nodes_ask_all_the_others_and_many_only_some() -> None:
@@ -55,6 +55,6 @@ def test_a_node_that_comes_changes_the_peers_of_few() -> None:
 def test_the_version_moves_with_the_peers_and_with_the_secret() -> None:
     peers, uids = make_peers(3)
     told = peers.newer_than("", uids[0])
-    assert told is not None and peers.newer_than(told[0], uids[0]) is None
+    assert told is not None and peers.newer_than(told.version, uids[0]) is None
     put(peers, str(uuid.UUID(int=9)))
-    assert peers.newer_than(told[0], uids[0]) is not None
+    assert peers.newer_than(told.version, uids[0]) is not None

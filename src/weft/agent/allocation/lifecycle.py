@@ -14,6 +14,7 @@ from weft.agent.workload.health import Health, HealthWatch
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import GuestFacts
+from weft.protocol.report import EventType
 
 
 class Lifecycle:
@@ -25,7 +26,7 @@ class Lifecycle:
         notes: AllocationRecord,
         runtimes: Runtimes,
         clock: Clock,
-        on_event: Callable[[str, str, str], None],
+        on_event: Callable[[EventType, str, str], None],
         on_alive: Callable[[], None],
         wake: Callable[[], None],
     ) -> None:

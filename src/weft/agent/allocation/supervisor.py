@@ -13,7 +13,7 @@ from typing import Any
 
 from weft.agent.allocation.fencing import relate
 from weft.agent.allocation.orphans import FoundGuests
-from weft.agent.allocation.worker import Worker
+from weft.agent.allocation.worker import OnEvent, Worker
 from weft.agent.server.reporter import HEARTBEAT_SECONDS, Reporter
 from weft.agent.server.watch import Deleted, Put, Told
 from weft.agent.state.allocation import AllocationState, DiskRelocation, LocalAllocation, MigrationState
@@ -42,7 +42,7 @@ class Allocations:
         clock: Clock,
         make_worker: Callable[[Checkpoint], Worker],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
-        on_event: Callable[[LocalAllocation, str, str, str], None],
+        on_event: OnEvent,
         on_related: Callable[[], None],
     ) -> None:
         self._copies, self._found, self._reporter, self._clock = copies, found, reporter, clock

@@ -40,12 +40,13 @@ from weft.contracts.wakeup import wait_for_event
 from weft.kinds.allocation import AllocationReport
 from weft.objects.envelope import Envelope
 from weft.objects.errors import WeftError
+from weft.protocol.report import EventType
 
 log = logging.getLogger("weft.agent")
 LOOK_SECONDS = 10.0  # even if nobody says that anything changed
 
 OnReport = Callable[[str, AllocationReport], None]
-OnEvent = Callable[[LocalAllocation, str, str, str], None]  # whose, type, reason, message
+OnEvent = Callable[[LocalAllocation, EventType, str, str], None]  # whose, type, reason, message
 
 
 class Worker:
@@ -190,7 +191,7 @@ class Worker:
         await self._carry_out(plan, guest)
         return self._clock.elapsed()
 
-    def _tell(self, type_: str, reason: str, message: str) -> None:
+    def _tell(self, type_: EventType, reason: str, message: str) -> None:
         self._on_event(self.wanted, type_, reason, message)
 
     async def _carry_out(self, plan: Plan, guest: GuestFacts) -> None:

@@ -24,6 +24,7 @@ from weft.client.tls import fetch_ca
 from weft.contracts.durable_file import write_durably
 from weft.objects.errors import AlreadyExists, DriverFailed, InvalidInput, NotFound, WeftError
 from weft.objects.identity import SERVER_NAME, check_name
+from weft.protocol.report import JoinAnswer, JoinInput, RenewInput
 
 FILE = "node.json"
 OPENSSL_SECONDS = 30
@@ -39,17 +40,6 @@ class Enrolment(msgspec.Struct, frozen=True):
     node: str
     node_uid: str
     address: str = ""
-
-
-class _Renewed(msgspec.Struct):
-    certificate: str
-
-
-class _Answer(msgspec.Struct):
-    node_uid: str
-    certificate: str
-    ca: str
-    gateway: str
 
 
 def read_enrolment(state_dir: Path) -> Enrolment:
@@ -126,11 +116,11 @@ def _join(state_dir: Path, server: str, ca: str, token: str, node: str, address:
     csr = _make_request(state_dir / "node.key")
     http = Http(Context(server=server, ca=ca, token=token, server_name=SERVER_NAME))
     try:
-        answer = http.request("POST", "/v1/join", {"node": node, "csr": csr})
+        answer = http.request("POST", "/v1/join", JoinInput(node, csr))
     finally:
         http.close()
     raise_problem(answer)
-    given = msgspec.json.decode(answer.body, type=_Answer)
+    given = msgspec.json.decode(answer.body, type=JoinAnswer)
     write_durably(state_dir / "ca.crt", ca.encode(), 0o644)
     write_durably(state_dir / "node.crt", given.certificate.encode(), 0o644)
     enrolment = Enrolment(server.rstrip("/"), given.gateway, node, given.node_uid, address)
@@ -171,11 +161,11 @@ def renew(state_dir: Path, node: str, context: Context) -> None:
     http = Http(context)
     try:
         csr = _make_request(state_dir / "node.key")
-        answer = http.request("POST", f"/v1/nodes/{node}:renew", {"csr": csr})
+        answer = http.request("POST", f"/v1/nodes/{node}:renew", RenewInput(csr))
     finally:
         http.close()
     raise_problem(answer)
-    given = msgspec.json.decode(answer.body, type=_Renewed)
+    given = msgspec.json.decode(answer.body, type=JoinAnswer)
     write_durably(state_dir / "node.crt", given.certificate.encode(), 0o644)
 
 

@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from weft.agent.node.coordinates import Position
-from weft.agent.server.client import Peer, Peers
 from weft.contracts.clock import Clock
+from weft.protocol.report import Peer, Peers
 from weft.trust.echo import (
     NONCE_BYTES,
     Place,

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from weft.agent.server.client import OpenedSecrets
 from weft.agent.state.allocation import LocalAllocation
 from weft.contracts.driver.image import RegistryCredentials
 from weft.kinds.allocation import list_secrets
 from weft.objects.errors import InvalidInput, Unavailable
 from weft.objects.image.reference import parse_reference
+from weft.protocol.report import OpenedSecrets
 
 
 class Opened:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 from urllib.parse import quote
 
 import msgspec
@@ -16,87 +16,11 @@ import msgspec
 from weft.client.answer import raise_problem
 from weft.client.api import Client
 from weft.client.watch import WatchEvent
-from weft.kinds.allocation import AllocatedNic, AllocationReport
-from weft.kinds.node import NodeReport
+from weft.kinds.allocation import AllocatedNic
 from weft.objects.errors import DriverFailed, WeftError
-from weft.protocol.heartbeat import Digest
+from weft.protocol.report import EgressEndpointInput, OpenedSecrets, ReportAnswer, ReportBody, SecretsInput
 
 CHUNK_BYTES = 1 << 20
-
-
-class NodeEvent(msgspec.Struct, frozen=True):
-    """Something that happened here, for the journal; ``object`` is kind, project, name and uid."""
-
-    type: str
-    reason: str
-    message: str
-    object: dict[str, Any]
-
-
-class Peer(msgspec.Struct, frozen=True):
-    """A node to ask how far away it is: where it answers, and the key (hex) to ask it with."""
-
-    uid: str
-    address: str
-    port: int
-    key: str
-
-
-class Peers(msgspec.Struct, frozen=True):
-    """Whom to ask, and this node's own key (hex), with which it answers others."""
-
-    version: str = ""
-    key: str = ""
-    peers: list[Peer] = []
-
-
-class ReportBody(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One batch to the server: only what changed. ``ranges_version`` is of the networks' address ranges known here;
-    ``idle_networks`` are uids of networks kept ready without a use; ``peers_version`` is of the peers known here;
-    ``digest`` is what the guests use now, which no later batch goes by; ``version`` is of the newest facts of the node's own,
-    in this batch or before; ``heard`` is the cursor up to which the watch of its allocations is reflected in all of this,
-    nothing before their first list, None only of agents that don't say."""
-
-    node: NodeReport | None = None
-    allocations: dict[str, AllocationReport] = {}
-    events: list[NodeEvent] = []
-    removed_volumes: list[str] = []
-    ranges_version: str = ""
-    idle_networks: list[str] = []
-    peers_version: str = ""
-    digest: Digest | None = None
-    version: str = ""
-    heard: str | None = None
-
-
-class ReportAnswer(msgspec.Struct, frozen=True):
-    """``refused``: allocation name → why; ``remove_volumes``: uids whose data is to go for good; ``ranges`` of all the
-    fabric's networks and ``node_ranges`` of its nodes' own addresses, if another version is known here;
-    ``gone_networks``: uids that there are no more; ``superseded``: uids of
-    allocations that the list doesn't hold and that surely don't count any more, ``stale_volumes`` those of their volumes whose
-    data is another node's by now; ``peers``: whom to ask how far away they are, if others are known here; ``version`` of
-    the node's facts that the server has, nothing of a server that doesn't say."""
-
-    refused: dict[str, str] = {}
-    remove_volumes: list[str] = []
-    ranges_version: str = ""
-    ranges: list[str] | None = None
-    node_ranges: list[str] = []
-    gone_networks: list[str] = []
-    superseded: list[str] = []
-    stale_volumes: list[str] = []
-    peers: Peers | None = None
-    version: str = ""
-
-
-class OpenedSecrets(msgspec.Struct, frozen=True):
-    """By the secret's name, what is needed of it, by key; ``registries``: which one those open that open one. Never printed."""
-
-    secrets: dict[str, dict[str, str]] = {}
-    registries: dict[str, str] = {}
-
-    def __repr__(self) -> str:
-        return "OpenedSecrets(…)"
 
 
 class Server(Protocol):
@@ -145,19 +69,19 @@ class RemoteServer:
         return msgspec.json.decode(answer.body, type=ReportAnswer)
 
     def read_secrets(self, node: str, allocation: str) -> OpenedSecrets:
-        return self._read_secrets(node, {"allocation": allocation})
+        return self._read_secrets(node, SecretsInput(allocation=allocation))
 
     def read_registry_secret(self, node: str, ticket: str) -> OpenedSecrets:
-        return self._read_secrets(node, {"ticket": ticket})
+        return self._read_secrets(node, SecretsInput(ticket=ticket))
 
-    def _read_secrets(self, node: str, asked: dict[str, str]) -> OpenedSecrets:
+    def _read_secrets(self, node: str, asked: SecretsInput) -> OpenedSecrets:
         body = msgspec.json.encode(asked)
         answer = self._client.http.request("POST", f"/v1/nodes/{node}:secrets", body, timeout_seconds=10.0)
         raise_problem(answer)
         return msgspec.json.decode(answer.body, type=OpenedSecrets)
 
     def ask_egress_endpoint(self, node: str, project: str, network_uid: str) -> AllocatedNic:
-        body = msgspec.json.encode({"project": project, "network": network_uid})
+        body = msgspec.json.encode(EgressEndpointInput(project, network_uid))
         answer = self._client.http.request("POST", f"/v1/nodes/{node}:egress", body, timeout_seconds=10.0)
         raise_problem(answer)
         return msgspec.json.decode(answer.body, type=AllocatedNic)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from weft.agent.server.client import NodeEvent, ReportAnswer, ReportBody, Server
+from weft.agent.server.client import Server
 from weft.contracts.clock import Clock
 from weft.contracts.wakeup import wait_for_event
 from weft.kinds.allocation import AllocationReport
@@ -21,6 +21,7 @@ from weft.kinds.node import NodeReport
 from weft.objects.errors import WeftError
 from weft.objects.identity import new_uid
 from weft.protocol.heartbeat import Digest
+from weft.protocol.report import NodeEvent, ReportAnswer, ReportBody
 
 log = logging.getLogger("weft.agent")
 TICK_SECONDS = 0.2

@@ -14,10 +14,10 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from weft.agent.stream.connection import Stream
-from weft.agent.stream.server import Claims
 from weft.agent.stream.wait import within
 from weft.contracts.clock import Clock
 from weft.objects.errors import InvalidInput, Unavailable, WeftError
+from weft.protocol.claims import Claims
 from weft.protocol.frames import Frame, FrameType, encode_error, encode_frame, encode_hello, receive_frame
 from weft.protocol.tls_streams import open_stream
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import msgspec
 
@@ -42,6 +42,7 @@ from weft.contracts.driver.runtime import (
 )
 from weft.kinds.parts.stream_verbs import ExecInput, ForwardInput, LogsInput
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
+from weft.protocol.claims import Claims
 from weft.protocol.frames import FrameType, encode_error, encode_exit, encode_json
 from weft.protocol.invocations import VERB
 
@@ -53,19 +54,6 @@ LINGER_SECONDS = 5.0
 _ALIVE = ("starting", "running", "paused")
 
 T = TypeVar("T", bound=msgspec.Struct)
-
-
-class Claims(msgspec.Struct, frozen=True):
-    """What a ticket allows: one verb on one guest, for ``subject``."""
-
-    node_uid: str
-    allocation: str
-    guest_id: str
-    verb: str
-    input: dict[str, Any] = {}
-    subject: str = ""
-    session: SessionMark | None = None  # exec: of a gateway that can go on with it
-    printed: int | None = None  # logs, console: how far a gateway has come that can go on elsewhere; -1: it begins
 
 
 class _Elsewhere(Exception):

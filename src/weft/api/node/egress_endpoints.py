@@ -24,14 +24,8 @@ from weft.kinds.parts.nic import mac_of, make_nic
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import Forbidden, InvalidInput, NotFound, Unavailable
 from weft.objects.identity import Ref, new_uid, object_key
+from weft.protocol.report import EgressEndpointInput
 from weft.serving.answer import Answer
-
-
-class EgressEndpointInput(msgspec.Struct):
-    """``project`` and uid of the network that a function of the node reaches."""
-
-    project: str
-    network: str
 
 
 async def egress(context: ApiContext, call: Call, name: str) -> Answer:

@@ -6,8 +6,6 @@ was lost may be repeated with the same token and key.
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 from cryptography import x509
 
@@ -23,20 +21,10 @@ from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_
 from weft.objects.errors import AlreadyExists, Forbidden, NotAuthenticated
 from weft.objects.identity import check_name, new_uid, object_key
 from weft.objects.schema import read_strict
+from weft.protocol.report import JoinAnswer, JoinInput, RenewInput
 from weft.serving.answer import Answer
 from weft.trust.ca import digest_of_key, read_csr
 from weft.trust.enrolment import Enrolment, enrolment_key, read_enrolment
-
-
-class JoinInput(msgspec.Struct):
-    """``csr`` is PEM text; only its key is used."""
-
-    node: str
-    csr: str
-
-
-class RenewInput(msgspec.Struct):
-    csr: str
 
 
 async def join(context: ApiContext, call: Call) -> Answer:
@@ -157,11 +145,11 @@ def make_node(context: ApiContext, name: str, uid: str) -> Envelope:
 def _certificate(
     context: ApiContext, call: Call, csr: x509.CertificateSigningRequest, uid: str, begins: float
 ) -> Answer:
-    answer: dict[str, Any] = {
-        "node_uid": uid,
-        "certificate": context.authority.sign_node(csr, uid, begins),
-        "ca": context.authority.ca,
-        "gateway": context.settings.gateway_for(call.host),
-        "server_name": context.settings.server_name,
-    }
+    answer = JoinAnswer(
+        uid,
+        context.authority.sign_node(csr, uid, begins),
+        context.authority.ca,
+        context.settings.gateway_for(call.host),
+        context.settings.server_name,
+    )
     return json_answer(answer)

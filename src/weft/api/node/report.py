@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
 
 import msgspec
 
@@ -18,7 +17,6 @@ from weft.api.context import ApiContext
 from weft.api.node.join import make_node, require_own
 from weft.api.node.orphans import find_superseded
 from weft.api.request.call import Actor, Call, json_answer
-from weft.api.state.latency_peers import Peer
 from weft.contracts.journal import Event
 from weft.contracts.store import (
     MAX_DIGEST_BYTES,
@@ -35,8 +33,9 @@ from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.node import NodeReport
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import AlreadyExists, Forbidden, InvalidInput, Unavailable
-from weft.objects.identity import Ref, object_key
+from weft.objects.identity import object_key
 from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS, Digest, write_digest
+from weft.protocol.report import NodeEvent, ReportAnswer, ReportFields
 from weft.serving.answer import Answer
 from weft.trust.enrolment import Enrolment, adopt, enrolment_key, read_enrolment
 
@@ -47,57 +46,12 @@ _NO_KEY = "/-/"  # nothing is kept under it: whoever asks wants to know the newe
 _NOTHING = msgspec.Raw(b"null")
 
 
-class NodeEvent(msgspec.Struct):
-    type: Literal["Normal", "Warning"]
-    reason: str
-    message: str
-    object: Ref
-
-
-class ReportInput(msgspec.Struct):
-    """``node`` and the ``allocations`` are kept raw: an agent newer than this server loses no field.
-
-    ``ranges_version`` is of the address ranges that the node knows; ``idle_networks`` are uids of networks it keeps
-    ready though nothing of its own is in them; ``peers_version`` is of the peers it knows; ``digest`` is what its guests use,
-    which goes with its lease; ``version`` is of the node's own facts, see ``ReportSequence``; ``heard`` is how far it has
-    followed its allocations, None of an agent that doesn't say."""
+class ReportInput(ReportFields, frozen=True):
+    """A ``ReportBody`` with its parts raw: of an agent newer than this server no field is lost."""
 
     node: msgspec.Raw = _NOTHING
-    allocations: dict[str, msgspec.Raw] = {}
-    events: list[NodeEvent] = []
-    removed_volumes: list[str] = []
-    ranges_version: str = ""
-    idle_networks: list[str] = []
-    peers_version: str = ""
+    allocations: dict[str, msgspec.Raw] = msgspec.field(default_factory=dict)
     digest: msgspec.Raw = _NOTHING
-    version: str = ""
-    heard: str | None = None
-
-
-class PeersAnswer(msgspec.Struct):
-    """Whom to ask how far away they are, and the node's own key (hex), with which it answers others."""
-
-    version: str
-    key: str
-    peers: list[Peer]
-
-
-class ReportAnswer(msgspec.Struct):
-    """``ranges`` of all networks and ``node_ranges``, all nodes' own addresses, if the node has another version;
-    ``gone_networks``: those of its idle ones that there
-    are no more; ``superseded``, ``stale_volumes``: see ``find_superseded``; ``peers``, if the node has another version;
-    ``version`` of the node's facts that the server has, one that no node has if it can't tell."""
-
-    refused: dict[str, str] = {}
-    remove_volumes: list[str] = []
-    ranges_version: str = ""
-    ranges: list[str] | None = None
-    node_ranges: list[str] = []
-    gone_networks: list[str] = []
-    superseded: list[str] = []
-    stale_volumes: list[str] = []
-    peers: PeersAnswer | None = None
-    version: str = ""
 
 
 async def report(context: ApiContext, call: Call, name: str) -> Answer:
@@ -119,8 +73,7 @@ async def report(context: ApiContext, call: Call, name: str) -> Answer:
     newer = context.ranges.newer_than(given.ranges_version)
     if newer is not None:
         answer.ranges_version, answer.ranges, answer.node_ranges = newer
-    peers = context.peers.newer_than(given.peers_version, uid)
-    answer.peers = PeersAnswer(*peers) if peers is not None else None
+    answer.peers = context.peers.newer_than(given.peers_version, uid)
     answer.gone_networks = context.ranges.find_gone(given.idle_networks)
     answer.superseded, answer.stale_volumes = await find_superseded(context, node)
     answer.remove_volumes = await _find_removable(context, uid, set(given.removed_volumes))

@@ -12,25 +12,12 @@ from weft.kinds.secret import PASSWORD, SECRET, TOKEN, USERNAME, SecretSpec, pla
 from weft.objects.envelope import decode_envelope, decode_part
 from weft.objects.errors import InvalidInput, NotFound
 from weft.objects.identity import object_key
+from weft.protocol.report import OpenedSecrets, SecretsInput
 from weft.serving.answer import Answer
 from weft.trust.seal import unseal
 from weft.trust.tickets import check_secret_ticket
 
 _OF_REGISTRIES = frozenset((USERNAME, PASSWORD, TOKEN))
-
-
-class SecretsInput(msgspec.Struct):
-    """``allocation``: the name of one of the node's own; or the ``ticket`` that came with a function's recipe."""
-
-    allocation: str = ""
-    ticket: str = ""
-
-
-class SecretsAnswer(msgspec.Struct):
-    """By the secret's name, what its container needs of it, by key; ``registries``: those that open one, and which."""
-
-    secrets: dict[str, dict[str, str]]
-    registries: dict[str, str] = {}
 
 
 async def secrets(context: ApiContext, call: Call, name: str) -> Answer:
@@ -48,7 +35,7 @@ async def secrets(context: ApiContext, call: Call, name: str) -> Answer:
     if found is None or not asked.allocation.startswith(f"{call.actor.id}."):
         raise NotFound(f"node {name} has no allocation {asked.allocation[:80]}")
     spec = decode_part(decode_envelope(found.value).spec, AllocationSpec)
-    answer = SecretsAnswer({})
+    answer = OpenedSecrets()
     for secret, keys in list_secrets(spec).items():
         kept = await _read(context, spec.workload.project, secret)
         if spec.container is not None and secret == spec.container.registry_secret:
@@ -58,12 +45,12 @@ async def secrets(context: ApiContext, call: Call, name: str) -> Answer:
     return json_answer(msgspec.to_builtins(answer))
 
 
-async def _open_registry(context: ApiContext, call: Call, ticket: str) -> SecretsAnswer:
+async def _open_registry(context: ApiContext, call: Call, ticket: str) -> OpenedSecrets:
     """What is in a secret that opens no registry isn't told."""
     project, name = check_secret_ticket(context.settings.ticket_key, ticket, call.actor.id, context.clock.now())
     kept = await _read(context, project, name)
     keys = _OF_REGISTRIES & kept.sealed.keys() if kept.registry else frozenset[str]()
-    return SecretsAnswer({name: _pick(context, project, name, kept, keys)}, {name: kept.registry})
+    return OpenedSecrets({name: _pick(context, project, name, kept, keys)}, {name: kept.registry})
 
 
 async def _read(context: ApiContext, project: str | None, name: str) -> SecretSpec:

@@ -16,19 +16,11 @@ from weft.contracts.store import Store
 from weft.informer.prefix_cache import PrefixCache, of_envelope
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import kind_prefix
+from weft.protocol.report import Peer, Peers
 from weft.trust.echo import node_key, pair_key
 
 MOST_PEERS = 16  # with 12, simulated nodes of one site didn't all find each other
 SORT_EVERY_SECONDS = 1.0  # at most: thousands of nodes may come at once
-
-
-class Peer(msgspec.Struct, frozen=True):
-    """A node to ask: where it answers, and the key (hex) to ask it with."""
-
-    uid: str
-    address: str
-    port: int
-    key: str
 
 
 class Answering(msgspec.Struct, frozen=True):
@@ -52,9 +44,8 @@ class LatencyPeers:
         """Follow the store until cancelled."""
         await self._nodes.run()
 
-    def newer_than(self, version: str, uid: str) -> tuple[str, str, list[Peer]] | None:
-        """Version, own key and peers of node ``uid``, if they aren't those of ``version``; None too while nothing is
-        known."""
+    def newer_than(self, version: str, uid: str) -> Peers | None:
+        """Those of node ``uid``, if it knows another version; None too while none are known."""
         if not self._nodes.live:
             return None
         self._sort()
@@ -71,7 +62,7 @@ class LatencyPeers:
             Peer(other, at.address, at.echo_port, pair_key(node_key(self._secret, other), uid).hex())
             for other, at in chosen
         ]
-        return current, key.hex(), peers
+        return Peers(current, key.hex(), peers)
 
     def _sort(self) -> None:
         now = self._clock.elapsed()

@@ -1,0 +1,22 @@
+"""What a ticket allows: one verb for one client, on one guest or on the gateway itself. The API server signs it, the gateway checks
+and forwards it, the agent acts on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from weft.contracts.driver.runtime import SessionMark
+
+
+class Claims(msgspec.Struct, frozen=True):
+    node_uid: str  # "" where the gateway itself answers
+    verb: str
+    expires: float = 0.0  # unix seconds; a ticket always has it
+    subject: str = ""  # of the client, for the log
+    allocation: str = ""
+    guest_id: str = ""
+    input: dict[str, Any] = {}  # of the verb
+    session: SessionMark | None = None  # exec: of a gateway that can continue it elsewhere
+    printed: int | None = None  # logs, console: bytes that a gateway has, which can continue elsewhere; -1: it begins

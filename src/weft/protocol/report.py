@@ -1,0 +1,122 @@
+"""What a node and an API server send each other: enrolment, reports, secrets, egress endpoints. Each message stands here once."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from weft.kinds.allocation import AllocationReport
+from weft.kinds.node import NodeReport
+from weft.objects.identity import Ref
+from weft.protocol.heartbeat import Digest
+
+EventType = Literal["Normal", "Warning"]
+
+
+class JoinInput(msgspec.Struct, frozen=True):
+    """``POST /v1/join``, with a join token."""
+
+    node: str  # its name
+    csr: str  # a signing request as PEM text; only its key is used
+
+
+class RenewInput(msgspec.Struct, frozen=True):
+    """``POST /v1/nodes/{name}:renew``."""
+
+    csr: str
+
+
+class JoinAnswer(msgspec.Struct, frozen=True):
+    """The answer to both."""
+
+    node_uid: str
+    certificate: str  # PEM, as ``ca``
+    ca: str
+    gateway: str  # where the gateway is: HOST:PORT
+    server_name: str = ""  # in the server's certificate
+
+
+class NodeEvent(msgspec.Struct, frozen=True):
+    """Something that happened on the node, for the journal."""
+
+    type: EventType
+    reason: str
+    message: str
+    object: Ref
+
+
+class ReportFields(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What agent and server read alike in a report."""
+
+    events: list[NodeEvent] = []
+    removed_volumes: list[str] = []  # uids of volumes whose data is gone
+    ranges_version: str = ""  # of the networks' address ranges that the node knows
+    idle_networks: list[str] = []  # uids of networks that the node keeps ready without a use
+    peers_version: str = ""  # of the peers that the node knows
+    version: str = ""  # of the newest facts of the node's own, in this report or before
+    heard: str | None = None  # cursor up to which the node has followed its allocations; "": not even their first list
+
+
+class ReportBody(ReportFields, frozen=True, omit_defaults=True):
+    """``POST /v1/nodes/{name}:report``: only what changed."""
+
+    node: NodeReport | None = None
+    allocations: dict[str, AllocationReport] = {}  # by the allocation's name
+    digest: Digest | None = None  # what the guests use now; the newest one counts
+
+
+class Peer(msgspec.Struct, frozen=True):
+    """A node to measure the distance to."""
+
+    uid: str
+    address: str
+    port: int
+    key: str  # hex, signs the probes
+
+
+class Peers(msgspec.Struct, frozen=True):
+    """The nodes to measure the distance to."""
+
+    version: str = ""
+    key: str = ""  # the node's own (hex), with which it answers probes
+    peers: list[Peer] = []
+
+
+class ReportAnswer(msgspec.Struct):
+    """The answer to a report."""
+
+    refused: dict[str, str] = {}  # why, by the allocation's name
+    remove_volumes: list[str] = []  # uids of volumes whose data the node removes for good
+    ranges_version: str = ""
+    ranges: list[str] | None = None  # of all networks, if the node knows another version
+    node_ranges: list[str] = []  # all nodes' own addresses, with ``ranges``
+    gone_networks: list[str] = []  # those of ``idle_networks`` that were deleted
+    superseded: list[str] = []  # uids of allocations that another node has replaced
+    stale_volumes: list[str] = []  # uids of their volumes whose data is on another node now
+    peers: Peers | None = None  # if the node knows another version
+    version: str = ""  # of the node's facts that the server has
+
+
+class SecretsInput(msgspec.Struct, frozen=True):
+    """``POST /v1/nodes/{name}:secrets``: one of the two."""
+
+    allocation: str = ""  # the name of one of the node's own
+    ticket: str = ""  # that came with a function's recipe
+
+
+class OpenedSecrets(msgspec.Struct, frozen=True):
+    """The answer: values in clear, so its text shows none."""
+
+    secrets: dict[str, dict[str, str]] = {}  # by the secret's name, and by key
+    registries: dict[str, str] = {}  # of secrets that open one: which, by the secret's name
+
+    def __repr__(self) -> str:
+        return "OpenedSecrets(…)"
+
+
+class EgressEndpointInput(msgspec.Struct, frozen=True):
+    """``POST /v1/nodes/{name}:egress``. The answer is an AllocatedNic."""
+
+    project: str
+    network: str  # the uid of one that a function names
