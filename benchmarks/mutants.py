@@ -58,8 +58,8 @@ MOST_TESTS = 120  # of those that run a line, the quickest that run few others
 TEST_SECONDS = 40.0  # that these take together
 SECONDS = 240.0
 WALKS = (
-    "test_commits_in_between.py",
-    "test_doors_in_between.py",
+    "test_controllers_commits.py",
+    "test_api_commits.py",
 )  # of preconditions: near to each, though they run all
 AT_ONCE = 2
 WORK = ROOT / ".mutants"

@@ -16,7 +16,7 @@ from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
 from tests.long import ALL_EXAMPLES, examples
-from tests.warm.keeper import lay_out
+from tests.warm.snapshots import lay_out
 from weft.images.parts import AGENT, compile_program
 
 CLUSTER = "tests/cluster"
@@ -93,7 +93,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     folder = Path(tempfile.mkdtemp(prefix="weft-warm-", dir="/tmp"))
     lay_out(folder)
-    words = [sys.executable, "-m", "tests.warm.keeper", str(folder)]
+    words = [sys.executable, "-m", "tests.warm.snapshots", str(folder)]
     _keeping.append((folder, subprocess.Popen(words, cwd=Path(__file__).parents[1], stdin=subprocess.PIPE)))
     os.environ["PATH"] = f"{folder}/bin:{os.environ['PATH']}"
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.cluster.cluster import Cluster
-from tests.unit.controllers.hostile_site import hostile_site
+from tests.unit.controllers.image.hostile_site import hostile_site
 
 pytestmark = pytest.mark.host
 Gone = Callable[[str], str]

@@ -24,10 +24,12 @@ async def test_containers_run_under_groups_of_version_2_and_are_saved_as_they_ru
     async with open_machine() as machine:
         code, kinds = await machine.run("stat -f -c %T /sys/fs/cgroup; criu check")
         assert code == 0 and "cgroup2" in kinds and "Looks good" in kinds
-        for file in ("test_saved_containers.py", "test_containers.py"):
+        for file in ("test_container_checkpoint.py", "test_containers.py"):
             code, said = await machine.run(
                 f"cd {TREE} && python3 -m pytest -p no:cacheprovider --timeout 900 -q -rs tests/host/{file} 2>&1 | tail -60"
             )
             told = said.strip().splitlines()[-1]
             assert "passed" in told and "failed" not in told and "error" not in told, said
-            assert "criu" not in said or file != "test_saved_containers.py", said  # none was left out for want of it
+            assert "criu" not in said or file != "test_container_checkpoint.py", (
+                said
+            )  # none was left out for want of it

@@ -21,10 +21,10 @@ from weft.drivers.runtime.qemu.driver import QemuDriver
 from weft.objects.errors import Unavailable
 from weft.transfer.plan import Leeway, reconsider
 
-pytest.register_assert_rewrite("tests.conformance.runtime_contract", "tests.conformance.runtime_moves")
+pytest.register_assert_rewrite("tests.conformance.runtime_contract", "tests.conformance.runtime_migration")
 
 from tests.conformance.runtime_contract import ready, run
-from tests.conformance.runtime_moves import MovePromises, Mover, come_to, move
+from tests.conformance.runtime_migration import MovePromises, Mover, come_to, move
 
 pytestmark = pytest.mark.host
 MIB = 1 << 20

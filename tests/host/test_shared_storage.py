@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import pytest_asyncio
-from moving_lab import VICTIMS, Moving, Pair, change, linked
+from agent_migration_lab import VICTIMS, Moving, Pair, change, linked
 from tests.long import mark_long
 
 from weft.kinds.allocation import ROOT, AllocatedVolume, AllocationSpec

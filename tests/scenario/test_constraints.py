@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.scenario.deciders_lab import GIB, Lab
+from tests.scenario.controllers_lab import GIB, Lab
 
 from weft.kinds.constraint import ConstraintSpec, ConstraintStatus
 from weft.kinds.decision import DecisionSpec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.scenario.moving_lab import MovingLab
+from tests.scenario.migration_lab import MovingLab
 
 BIG = {"cpu_models": ["host@aa", "Haswell-v4", "Westmere-v1"], "machines": ["q35", "microvm", "q35@9.2", "q35@10.0"]}
 OLD = {"cpu_models": ["host@bb", "Westmere-v1"], "machines": ["q35", "microvm", "q35@9.2", "q35@10.0"]}

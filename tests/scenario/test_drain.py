@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from tests.scenario.moving_lab import MIB, MovingLab, MovingNode, World
+from tests.scenario.migration_lab import MIB, MovingLab, MovingNode, World
 
 from weft.controllers.node.drain_plan import AT_ONCE
 from weft.kinds.allocation import AllocatedMigration, AllocationReport, AllocationSpec

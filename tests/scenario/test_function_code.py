@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.scenario.api_lab import DoorsLab, make_image
-from tests.scenario.test_api_doors import converse
+from tests.scenario.test_api_requests import converse
 
 from weft.client import Client
 from weft.client.answer import raise_problem

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.scenario.function_doors_lab import DoorsLab, doors_lab
+from tests.scenario.function_api_lab import DoorsLab, doors_lab
 
 from weft.gateway.function.invocation.call import Call, Outcome
 from weft.gateway.function_events import delivery

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 import uvloop
-from tests.scenario.function_doors_lab import DoorsLab, doors_lab
+from tests.scenario.function_api_lab import DoorsLab, doors_lab
 
 from weft.protocol.invocations import Answer, Refused
 

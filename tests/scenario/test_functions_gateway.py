@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.scenario.deciders_lab import VirtualClock
+from tests.scenario.controllers_lab import VirtualClock
 from tests.scenario.functions_lab import MIB, FunctionsLab, PretendAgent, answer, functions_lab
 from tests.scenario.gateway_lab import KEY
 

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tests.scenario.deciders_lab import GIB, Lab
+from tests.scenario.controllers_lab import GIB, Lab
 
 from weft.kinds.decision import DecisionSpec
 from weft.objects.envelope import decode_part

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import msgspec
-from tests.scenario.deciders_lab import EndsAs, Lab, PretendNode
+from tests.scenario.controllers_lab import EndsAs, Lab, PretendNode
 
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.container import ContainerSpec

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import uvloop
 from botocore.exceptions import BotoCoreError, ClientError
-from tests.scenario.deciders_lab import VirtualClock
-from tests.scenario.function_doors_lab import DoorsLab, do, doors_lab, read
+from tests.scenario.controllers_lab import VirtualClock
+from tests.scenario.function_api_lab import DoorsLab, do, doors_lab, read
 
 from weft.gateway.function import dispatcher
 from weft.gateway.function.invocation import late_results

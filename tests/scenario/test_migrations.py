@@ -7,7 +7,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.scenario.moving_lab import MovingLab, World
+from tests.scenario.migration_lab import MovingLab, World
 
 from weft.kinds.decision import DecisionSpec
 from weft.kinds.endpoint import EndpointStatus

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.scheduler.test_policies import GIB, ask, make, node, put
+from tests.unit.scheduler.policies.test_policies import GIB, ask, make, node, put
 
 from weft.contracts.policy import Datum, GpuAsk, Request, Spread
 from weft.kinds.fields.strategy import Term

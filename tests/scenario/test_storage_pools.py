@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from tests.scenario.moving_lab import MovingLab
+from tests.scenario.migration_lab import MovingLab
 
 from weft.kinds.allocation import ROOT, AllocationSpec, MigrationReport
 from weft.kinds.decision import DecisionSpec

@@ -13,17 +13,17 @@ import msgspec
 
 from tests.scenario.agent_lab import BUNDLE, DIGEST
 from tests.simulation import virtual_loop
+from tests.simulation.connections import Doorway, Line, Socket
+from tests.simulation.conversions import DIGEST as WEB_DIGEST
+from tests.simulation.conversions import IMAGE as WEB_IMAGE
+from tests.simulation.conversions import Converter, Sides
 from tests.simulation.fate import BACKUP_EVERY, LOST_EVERY, Fate
+from tests.simulation.jobs import Runner, TaskBook
 from tests.simulation.ledger import make_ledger
-from tests.simulation.lines import Doorway, Line, Socket
 from tests.simulation.machines import Processes
 from tests.simulation.node import Node
 from tests.simulation.people import MIB, TOKEN, TOKEN_SECRET, Person, insist
 from tests.simulation.promises import find_unmet
-from tests.simulation.sides import DIGEST as WEB_DIGEST
-from tests.simulation.sides import IMAGE as WEB_IMAGE
-from tests.simulation.sides import Converter, Sides
-from tests.simulation.tasks import Runner, TaskBook
 from tests.simulation.truth import Witness
 from tests.simulation.underlay import Underlay
 from tests.simulation.virtual_loop import Clock, Part, VirtualLoop

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from tests.scenario.agent_lab import BUNDLE
 from tests.scenario.container_agent_lab import Store, World
+from tests.simulation.connections import Line, NodeHttp
+from tests.simulation.conversions import REGISTRY, SeenContainers
 from tests.simulation.disks import MarkedVolumes
-from tests.simulation.lines import Line, NodeHttp
+from tests.simulation.jobs import Tasks
 from tests.simulation.machines import WatchedDriver
-from tests.simulation.sides import REGISTRY, SeenContainers
-from tests.simulation.tasks import Tasks
 from tests.simulation.underlay import MemoryWire
 from tests.simulation.virtual_loop import Clock, Part
 from weft.agent.agent import Agent

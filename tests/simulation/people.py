@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tests.simulation.lines import Line
+from tests.simulation.connections import Line
 from weft.objects.errors import Unavailable
 from weft.objects.identity import new_uid
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.simulation.conversions import check_sides
 from tests.simulation.node import Node
 from tests.simulation.people import Person
-from tests.simulation.sides import check_sides
 from weft.kinds.allocation import AllocationReport, AllocationSpec, account
 from weft.kinds.migration import ENDED, MigrationSpec, MigrationStatus
 from weft.kinds.node import NodeReport, read_orphan

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from tests.simulation.connections import Line
 from tests.simulation.fabric import Fabric
 from tests.simulation.fate import Fate
-from tests.simulation.lines import Line
 from tests.simulation.node import Node
 from tests.simulation.people import MIB, TOKEN, VMS, VOLUMES, insist
 from tests.simulation.promises import find_unmet

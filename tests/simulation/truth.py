@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePath
 
 from tests.simulation.disks import read_mark
-from tests.simulation.places import find_overcommitment, is_one_place
+from tests.simulation.placement import find_overcommitment, is_one_place
 from tests.simulation.writers import find_wrong_writers
 from weft.agent.workload.shape import ROOT_SERIAL
 from weft.drivers.runtime.fake.driver import FakeGuest

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.simulation.lines import Faults
+from tests.simulation.connections import Faults
 from tests.simulation.virtual_loop import Part, part_here
 from weft.agent.migration.relay import Limit, Meter
 from weft.objects.errors import DriverFailed, Unavailable, WeftError

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from tests.scenario.deciders_lab import VirtualClock
+from tests.scenario.controllers_lab import VirtualClock
 
 from weft.controllers.loop import Plan, Queue, run_controller
 from weft.informer.commit import Commit

@@ -1,0 +1,177 @@
+"""Pretend nodes whose guests move: what both sides of a move report, and the truth about who runs the guest, which no
+report can change. Each step of a side can be told to go wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from tests.scenario.controllers_lab import Lab, PretendNode
+
+from weft.kinds.allocation import (
+    AllocatedMigration,
+    AllocationReport,
+    AllocationSpec,
+    MigrationReport,
+    PlannedMigration,
+)
+from weft.kinds.migration import MigrationStatus
+from weft.objects.envelope import Envelope, decode_envelope, decode_part, merge_part
+from weft.objects.identity import object_key
+
+MIB = 1024 * 1024
+
+
+class World(msgspec.Struct):
+    """One try's truth. ``stops_at``: the step of the source that is not followed by another; ``fails_at``: the one that
+    fails instead; ``deaf``: the target never hears of the hand-over."""
+
+    handed_over: bool = False
+    taken_over: bool = False
+    given_up: bool = False
+    stops_at: str = ""
+    fails_at: str = ""
+    deaf: bool = False
+    stuck: str = ""  # why the target can't get ready
+
+
+class MovingNode(PretendNode):
+    """An agent without a machine whose guests can move."""
+
+    lab: MovingLab
+
+    async def act(self, key: str) -> None:
+        entry = await self.lab.store.get(key)
+        if entry is None or self.slow or not self.alive:
+            return
+        envelope = decode_envelope(entry.value, entry.revision)
+        spec = decode_part(envelope.spec, AllocationSpec)
+        deleting = envelope.deleting_since is not None
+        if spec.move is None or spec.role in ("active", "reserved"):
+            await super().act(key)
+            return
+        old = self.running.get(envelope.uid, AllocationReport())
+        new = self.lab.step_move(spec, spec.move, old, deleting)
+        self.running[envelope.uid], self.specs[envelope.uid] = new, spec
+        if new != decode_part(envelope.report, AllocationReport):
+
+            def change(target: Envelope) -> None:
+                target.report = merge_part(target.report, new)
+
+            await self.lab.change(key, change)
+        if new.move is not None and new.move.phase == "handedOver" and not self.lab.world(spec.move.key).deaf:
+            peer = self.lab.nodes[spec.move.peer]
+            for uid, there in list(peer.specs.items()):
+                if there.move is not None and there.move.key == spec.move.key and peer.alive:
+                    await peer.act(object_key("allocation", None, f"{peer.uid}.{uid}"))
+
+
+class MovingLab(Lab):
+    """``begin`` is what a new try's world is like."""
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self.worlds: dict[str, World] = {}
+        self.begin: list[World] = []
+
+    async def add_node(self, name: str, **report: Any) -> PretendNode:
+        node = self.nodes[name] = MovingNode(self, name, **{"epoch": await self.epoch(), **report})
+        await node.join()
+        return node
+
+    def world(self, key: str) -> World:
+        if key not in self.worlds:
+            self.worlds[key] = self.begin.pop(0) if self.begin else World()
+        return self.worlds[key]
+
+    def step_move(
+        self, spec: AllocationSpec, move: AllocatedMigration, old: AllocationReport, deleting: bool
+    ) -> AllocationReport:
+        """The next thing that a side of a move reports."""
+        world = self.world(move.key)
+        if spec.role == "source":
+            return self._step_source(spec, move, world, old, deleting)
+        return self._step_target(spec, move, world, old, deleting)
+
+    def _step_source(
+        self, spec: AllocationSpec, move: AllocatedMigration, world: World, old: AllocationReport, deleting: bool
+    ) -> AllocationReport:
+        if deleting:
+            assert world.taken_over, "a source is taken away though the guest doesn't run at the target"
+            return msgspec.structs.replace(old, state="released")
+        said = old.move.phase if old.move is not None and old.move.key == move.key else ""
+        if move.never_ran:
+            assert world.given_up and not world.taken_over
+            return self._say(old, move, "failed", "it goes on here")
+        if not move.address or said in ("failed", "handedOver") or said == world.stops_at != "":
+            return old
+        following = {"": "moving", "moving": "switching", "switching": "handedOver"}[said]
+        if following == world.fails_at:
+            return self._say(old, move, "failed", "the connection was cut")
+        if following == "handedOver":
+            world.handed_over = True
+        return self._say(old, move, following)
+
+    def _step_target(
+        self, spec: AllocationSpec, move: AllocatedMigration, world: World, old: AllocationReport, deleting: bool
+    ) -> AllocationReport:
+        new = msgspec.structs.replace(old, incarnation=spec.incarnation, restart_generation=spec.restart_generation)
+        if deleting:
+            assert not world.taken_over, "a target is taken away though the guest runs there"
+            return msgspec.structs.replace(new, state="released")
+        said = old.move.phase if old.move is not None else ""
+        if said in ("takenOver", "abandoned"):
+            return new
+        if spec.desired == "stop" and not world.taken_over:
+            world.given_up = True
+            return self._say(msgspec.structs.replace(new, state="stopped"), move, "abandoned")
+        if world.taken_over or (world.handed_over and not world.deaf):
+            world.taken_over = True
+            return self._say(msgspec.structs.replace(new, state="running", ready=True), move, "takenOver", pause_ms=21)
+        if world.stuck:
+            troubled = msgspec.structs.replace(
+                new, state="failed", reason=world.stuck, message="it can't be made ready"
+            )
+            return self._say(troubled, move, "preparing")
+        if said == "":
+            return self._say(msgspec.structs.replace(new, state="preparing"), move, "preparing")
+        return self._say(new, move, "waiting", address="10.0.0.9:7000")
+
+    def _say(
+        self, report: AllocationReport, move: AllocatedMigration, phase: str, message: str = "", **more: Any
+    ) -> AllocationReport:
+        plan = PlannedMigration(
+            mode="plain", reason="each pass leaves less", duration_seconds=4.0, pause_seconds=0.02, bytes=MIB
+        )
+        told = MigrationReport(
+            key=move.key,
+            phase=phase,  # type: ignore[arg-type]
+            message=message,
+            plan=plan if phase == "moving" else report.move.plan if report.move is not None else None,
+            sent_bytes=MIB if phase in ("handedOver", "switching") else 0,
+            elapsed_ms=4000 if phase == "handedOver" else 0,
+            **more,
+        )
+        return msgspec.structs.replace(report, move=told)
+
+    async def migrate(self, vm: str, name: str = "m", **spec: Any) -> Envelope:
+        return await self.put("migration", name, {"workload": f"vm/{vm}", **spec}, finalizers=("migration",))
+
+    async def cancel(self, name: str) -> None:
+        def change(envelope: Envelope) -> None:
+            envelope.spec = merge_part(envelope.spec, {**msgspec.json.decode(envelope.spec), "cancel": True})
+            envelope.generation += 1
+
+        await self.change(f"/migration/default/{name}", change)
+
+    async def migration(self, name: str = "m") -> MigrationStatus:
+        envelope = await self.get(f"/migration/default/{name}")
+        assert envelope is not None
+        return decode_part(envelope.status, MigrationStatus)
+
+    async def until_migration(self, phase: str, name: str = "m", seconds: float = 120.0) -> MigrationStatus:
+        async def there() -> bool:
+            return (await self.migration(name)).phase == phase
+
+        await self.until(there, seconds)
+        return await self.migration(name)

@@ -1,0 +1,405 @@
+"""Every commit of the doors and of the gateway relies on what its preconditions say: each of them is made wrong in turn, just
+before the commit lands. The store must refuse it, and what was asked for must come about all the same.
+
+``RELIES_ON`` is what each request says it relies on, by the site of its commits and by kind ("and goes": and takes away);
+after "|" what is written without a word about it, for which another one stands. A precondition that is dropped is missing among
+those that were refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.node_key import make_node_key
+from tests.scenario.api_lab import DoorsLab, JoinedNode, make_image, make_vm
+from tests.scenario.between import SOURCE, MeddlingStore, find_calls, is_store_commit
+from tests.scenario.functions_lab import functions_lab
+from tests.scenario.test_api_conversions import IMAGE, make_container
+from tests.scenario.test_api_egress_endpoints import ask, make_function, make_network
+from tests.scenario.test_api_nodes import place_vm
+from tests.unit.kinds.test_upgrades import KIND, stored
+
+from weft.api.bootstrap import bootstrap
+from weft.api.upgrade import upgrade_objects
+from weft.client.answer import raise_problem
+from weft.contracts.clock import SystemClock
+from weft.contracts.store import Delete, Put
+from weft.kinds.function import FunctionSpec
+from weft.objects.errors import Unavailable
+from weft.store.memory import MemoryStore
+from weft.trust.enrolment import enrolment_key
+
+VMS = "/v1/projects/default/vms"
+SETTLE = "api/admission/commit.py settle"
+RELIES_ON = {
+    "create_a_vm": {
+        SETTLE: "image at, network at, project at, publishedport absent, volume at, workload absent",
+    },
+    "change_a_vm": {SETTLE: "image at, publishedport absent, publishedport at, workload at"},
+    "patch_labels": {SETTLE: "image at"},
+    "hold_a_vm": {SETTLE: "workload at"},
+    "convert_a_container": {SETTLE: "conversion absent, project at, workload at"},
+    "migrate_a_vm": {SETTLE: "migration absent, project at, workload at"},
+    "publish_a_function": {SETTLE: "function at, functionversion absent, project at"},
+    "create_many": {"api/object/bulk.py _commit": "image at, network at, project at, workload absent"},
+    "apply_some": {"api/object/bulk.py _commit": "image at, network at, project at, workload absent, workload at"},
+    "delete_a_vm": {"api/object/delete.py _write": "workload at"},
+    "delete_a_volume": {"api/object/delete.py _write": "volume at"},
+    "delete_a_network": {
+        "api/object/delete.py _write": "network at",
+        "api/object/delete.py _finish 2": "network at and goes",
+    },
+    "join_a_new_node": {
+        SETTLE: "token absent",
+        "api/node/join.py _enrol": "enrolment absent, node absent, token at",
+        "api/node/report.py attempt": "node at",
+    },
+    "join_a_node_anew_twice": {
+        "api/node/join.py _enrol": "enrolment at, node at, token at",
+        "api/node/join.py _repeat": "enrolment at",
+        "api/node/report.py attempt": "node at",
+    },
+    "renew_and_use_another_key": {"api/auth/enrolments.py attempt": "enrolment at"},
+    "report_of_itself_and_of_its_places": {
+        "api/node/report.py attempt": "node at",
+        "api/node/report.py _write_chunk": "allocation at",
+    },
+    "come_back_to_a_store_that_knows_nothing": {
+        "api/node/report.py _take_back": "enrolment absent, node absent",
+        "api/node/report.py attempt": "node at",
+    },
+    "give_up_a_node_twice": {
+        "api/node/force_delete.py _forget_some": "allocation at and goes, enrolment absent, enrolment at, node at and goes",
+        "api/node/report.py _take_back": "enrolment at, node absent",
+    },
+    "come_back_and_have_heard": {
+        "api/node/report.py _take_back": "enrolment at, node absent",
+        "api/node/report.py attempt": "node at | enrolment",
+    },
+    "stand_in_a_network": {"api/node/egress_endpoints.py _ensure": "endpoint absent, network present, node present"},
+    "begin_anew_with_an_empty_store": {
+        SETTLE: "token absent",
+        "api/bootstrap.py _make_default": "network absent, project absent",
+        "api/bootstrap.py _drop_old": "| token",  # whatever held it is gone
+    },
+    "find_objects_of_an_older_weft": {"api/upgrade.py _upgrade_entry": "elder at"},
+    "get_a_function_ready": {"gateway/function/readiness.py _write": "function at"},
+}
+
+Request = Callable[[DoorsLab, int], object]
+
+
+def send(lab: DoorsLab, method: str, path: str, body: Any = None) -> dict[str, Any]:
+    answer = lab.client.http.request(method, path, body)
+    raise_problem(answer)
+    return dict(answer.json())
+
+
+def create_a_vm(lab: DoorsLab, number: int) -> None:
+    lab.client.create(make_vm(f"a{number}", volumes=["data"], publish=[f"{20000 + number}:80"]))
+
+
+def change_a_vm(lab: DoorsLab, number: int) -> None:
+    """It names another image, and its port leads elsewhere."""
+    quietly(lab, lambda: lab.client.create(make_vm(f"b{number}", publish=[f"{21000 + number}:80"])))
+    spec = {"image": "other", "publish": [f"{21000 + number}:81", f"{22000 + number}:80"]}
+    send(lab, "PUT", f"{VMS}/b{number}", {"kind": "vm", "name": f"b{number}", "spec": spec})
+    assert lab.client.get("publishedport", f"tcp-{21000 + number}")["spec"]["target_port"] == 81
+
+
+def patch_labels(lab: DoorsLab, number: int) -> None:
+    send(lab, "PATCH", "/v1/projects/default/images/tiny", {"labels": {"number": str(number)}})
+    assert lab.client.get("image", "tiny")["labels"] == {"number": str(number)}
+
+
+def hold_a_vm(lab: DoorsLab, number: int) -> None:
+    quietly(lab, lambda: lab.client.create(make_vm(f"c{number}")))
+    assert lab.client.verb("vm", f"c{number}", "hold")["spec"]["hold"]
+
+
+def act_on_the_one_that_was_read(lab: DoorsLab, path: str, verb: str, given: dict[str, Any]) -> None:
+    """Whoever means one revision is told of a later one, and asks anew."""
+    for _ in range(2):
+        revision = send(lab, "GET", path)["revision"]
+        answer = lab.client.http.request("POST", f"{path}:{verb}", given, headers={"If-Match": f'"{revision}"'})
+        if answer.status != 412:
+            break
+    raise_problem(answer)
+
+
+def convert_a_container(lab: DoorsLab, number: int) -> None:
+    quietly(lab, lambda: lab.client.create(make_container(f"d{number}")))
+    path = f"/v1/projects/default/containers/d{number}"
+    act_on_the_one_that_was_read(lab, path, "convert", {"to": "vm", "memory": "512M"})
+
+
+def migrate_a_vm(lab: DoorsLab, number: int) -> None:
+    def prepare() -> None:
+        node = lab.join(f"s{number}")
+        place_vm(lab, node, lab.client.create(make_vm(f"s{number}")))
+
+    quietly(lab, prepare)
+    act_on_the_one_that_was_read(lab, f"{VMS}/s{number}", "migrate", {})
+
+
+def publish_a_function(lab: DoorsLab, number: int) -> None:
+    spec = FunctionSpec(image=IMAGE, isolation="container")
+    function = make_function(None)
+    function.name, function.uid, function.spec = f"e{number}", f"e{number}", msgspec.Raw(msgspec.json.encode(spec))
+    function.status = msgspec.Raw(b'{"phase":"Ready","observed_generation":9}')
+    lab.put(function)
+    assert lab.client.verb("function", f"e{number}", "publish")["spec"]["number"] == 1
+
+
+def create_many(lab: DoorsLab, number: int) -> None:
+    given = {"objects": [make_vm(f"f{number}-{n}") for n in range(2)]}
+    results = send(lab, "POST", f"{VMS}:batch", given)["results"]
+    assert [result["object"]["name"] for result in results] == [f"f{number}-0", f"f{number}-1"]
+
+
+def apply_some(lab: DoorsLab, number: int) -> None:
+    quietly(lab, lambda: lab.client.create(make_vm(f"g{number}")))
+    lab.client.apply([make_vm(f"g{number}", cpu=2), make_vm(f"g{number}-new")])
+    assert lab.client.get("vm", f"g{number}")["spec"]["cpu"] == 2
+
+
+def delete_a_vm(lab: DoorsLab, number: int) -> None:
+    quietly(lab, lambda: lab.client.create(make_vm(f"h{number}")))
+    lab.client.delete("vm", f"h{number}")
+    assert lab.client.get("vm", f"h{number}")["deleting_since"]
+
+
+def delete_a_network(lab: DoorsLab, number: int) -> None:
+    quietly(lab, lambda: lab.put(make_network(f"i{number}", "10.77.0.0/24")))
+    lab.client.delete("network", f"i{number}")
+    assert lab.stored(f"/network/default/i{number}") is None
+
+
+def delete_a_volume(lab: DoorsLab, number: int) -> None:
+    quietly(lab, lambda: lab.client.create({"kind": "volume", "name": f"t{number}", "spec": {"size": "1G"}}))
+    lab.client.delete("volume", f"t{number}")
+    assert lab.client.get("volume", f"t{number}")["deleting_since"]
+
+
+def join_a_new_node(lab: DoorsLab, number: int) -> None:
+    lab.join(f"j{number}").report(node={"cpu": 4})
+
+
+def join_a_node_anew_twice(lab: DoorsLab, number: int) -> None:
+    """The second time it says again what it has said: the answer was lost."""
+    made: dict[str, Any] = {}
+
+    def prepare() -> None:
+        lab.join(f"k{number}")
+        made.update(
+            lab.client.create({"kind": "token", "name": f"k{number}", "spec": {"use": "join", "node": f"k{number}"}})
+        )
+
+    quietly(lab, prepare)
+    first = lab.join_with(made["secret"], f"k{number}")
+    again = lab.join_with(made["secret"], f"k{number}", first.key)
+    again.report(node={"cpu": 4})
+
+
+def renew_and_use_another_key(lab: DoorsLab, number: int) -> None:
+    node = quietly(lab, lambda: lab.join(f"l{number}"))
+    key = lab.folder / f"l{number}.new"
+    answer = node.client.http.request("POST", f"/v1/nodes/{node.name}:renew", {"csr": make_node_key(key)})
+    raise_problem(answer)
+    certificate = key.with_suffix(".crt")
+    certificate.write_text(answer.json()["certificate"])
+    context = msgspec.structs.replace(node.context, certificate=str(certificate), key=str(key))
+    assert JoinedNode(node.name, node.uid, lab.connect(context), key, context).report()["refused"] == {}
+
+
+def report_of_itself_and_of_its_places(lab: DoorsLab, number: int) -> None:
+    def prepare() -> tuple[JoinedNode, str]:
+        node = lab.join(f"m{number}")
+        return node, place_vm(lab, node, lab.client.create(make_vm(f"m{number}")))
+
+    node, place = quietly(lab, prepare)
+    told = node.report(node={"cpu": 4}, allocations={place: {"incarnation": 1, "state": "running"}})
+    assert told["refused"] == {} and lab.client.get("node", node.name)["report"]["cpu"] == 4
+    assert lab.client.list("allocation", query={"node": node.uid}).items[0]["report"]["state"] == "running"
+
+
+def come_back_to_a_store_that_knows_nothing(lab: DoorsLab, number: int) -> None:
+    node = quietly(lab, lambda: lab.join(f"n{number}"))
+    lab.run(lab.store.commit([Delete(f"/node/-/n{number}"), Delete(enrolment_key(node.uid))]))
+    assert node.report(node={"cpu": 4})["refused"] == {}
+    assert lab.client.get("node", f"n{number}")["uid"] == node.uid
+
+
+def give_up_a_node_twice(lab: DoorsLab, number: int) -> None:
+    """It comes back in between, once it has heard of that; what it has said by then is forgotten."""
+
+    def prepare() -> JoinedNode:
+        node = lab.join(f"o{number}")
+        for name in ("a", "b"):
+            lab.client.create(make_vm(f"o{number}{name}"))
+        return node
+
+    node = quietly(lab, prepare)
+    for name in ("a", "b"):
+        quietly(lab, lambda: place_vm(lab, node, lab.client.get("vm", f"o{number}{name}")))  # noqa: B023
+        envelope = lab.stored(f"/node/-/{node.name}")
+        assert envelope is not None
+        envelope.status = msgspec.Raw(b'{"phase":"NotReady"}')
+        lab.put(envelope)
+        lab.client.delete("node", node.name, force=True)
+        assert lab.stored(f"/node/-/{node.name}") is None
+        node.report()
+
+
+def come_back_and_have_heard(lab: DoorsLab, number: int) -> None:
+    def prepare() -> JoinedNode:
+        node = lab.join(f"p{number}")
+        place_vm(lab, node, lab.client.create(make_vm(f"p{number}")))
+        envelope = lab.stored(f"/node/-/{node.name}")
+        assert envelope is not None
+        envelope.status = msgspec.Raw(b'{"phase":"NotReady"}')
+        lab.put(envelope)
+        lab.client.delete("node", node.name, force=True)
+        return node
+
+    node = quietly(lab, prepare)
+    with contextlib.suppress(Unavailable):  # more went meanwhile, which it hasn't heard
+        node.report(node={"cpu": 4}, heard=lab.client.list("node").cursor)
+    assert node.report(node={"cpu": 4, "memory": 1}, heard=lab.client.list("node").cursor)["refused"] == {}
+    assert lab.stored(f"{enrolment_key(node.uid)}.given-up") is None, "it is remembered no more"
+
+
+def stand_in_a_network(lab: DoorsLab, number: int) -> None:
+    node = quietly(lab, lambda: lab.join(f"q{number}"))
+    assert ask(node)["network"] == "blue"
+
+
+def begin_anew_with_an_empty_store(lab: DoorsLab, number: int) -> None:
+    lab.run(lab.store.commit([Delete("/project/-/default"), Delete("/network/default/default")]))
+    server = lab.context.server
+    lab.run(bootstrap(lab.doors, lab.context_path, server, lab.folder / f"gateway.token{number}"))
+    assert lab.stored("/network/default/default") is not None
+
+
+def find_objects_of_an_older_weft(lab: DoorsLab, number: int) -> None:
+    key, kind = f"/elder/default/r{number}", msgspec.structs.replace(KIND, name="elder")
+    lab.run(lab.store.commit([Put(key, msgspec.json.encode(stored(f"r{number}", 1, size=1)))]))
+    assert lab.run(upgrade_objects(lab.doors.store, [kind])) == 1
+    entry = lab.run(lab.store.get(key))
+    assert entry is not None and msgspec.json.decode(entry.value)["schema"] == 3
+    lab.run(lab.store.commit([Delete(key)]))
+
+
+REQUESTS: tuple[Request, ...] = (
+    create_a_vm,
+    change_a_vm,
+    patch_labels,
+    hold_a_vm,
+    convert_a_container,
+    migrate_a_vm,
+    publish_a_function,
+    create_many,
+    apply_some,
+    delete_a_vm,
+    delete_a_network,
+    delete_a_volume,
+    join_a_new_node,
+    join_a_node_anew_twice,
+    renew_and_use_another_key,
+    report_of_itself_and_of_its_places,
+    come_back_to_a_store_that_knows_nothing,
+    give_up_a_node_twice,
+    come_back_and_have_heard,
+    stand_in_a_network,
+    begin_anew_with_an_empty_store,
+    find_objects_of_an_older_weft,
+)
+MOST_ROUNDS = 20
+# One that asks whether a key was used: the two exclude each other, and nothing is written.
+NEVER_WRONG = {"api/admission/commit.py was_done 1", "api/admission/commit.py was_done 2"}
+REMEDY = (
+    "add to REQUESTS in tests/scenario/test_api_commits.py a request that makes this commit, "
+    "and to RELIES_ON what it relies on"
+)
+
+
+def meddling(lab: DoorsLab) -> MeddlingStore:
+    assert isinstance(lab.store, MeddlingStore)
+    return lab.store
+
+
+def quietly(lab: DoorsLab, prepare: Callable[[], Any]) -> Any:
+    """What comes before the request that is meant: nobody writes in between."""
+    store = meddling(lab)
+    asked, store.asked = store.asked, ""
+    try:
+        return prepare()
+    finally:
+        store.asked = asked
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[DoorsLab]:
+    lab = DoorsLab(tmp_path, MeddlingStore(MemoryStore(SystemClock()), ["api"]))  # type: ignore[arg-type]
+    lab.client.create(make_image())
+    lab.client.create(make_image("other"))
+    lab.client.create({"kind": "volume", "name": "data", "spec": {"size": "1G"}})
+    lab.put(make_network("blue", "10.20.0.0/24"), make_function("blue"))
+    yield lab
+    lab.close()
+
+
+def check(store: MeddlingStore) -> None:
+    """All that was asked of ``store`` relied on what it says, and nothing in its rooms was left out."""
+    assert not store.wrong, "written though somebody had been there before"
+    seen: dict[str, dict[str, str]] = defaultdict(dict)
+    for (asked, site), loose in store.loose.items():
+        if relied := ", ".join(sorted(store.refused[asked, site])) + " | " * bool(loose) + ", ".join(sorted(loose)):
+            seen[asked][site] = relied.strip()
+    for asked in seen:
+        assert seen[asked] == RELIES_ON.get(asked), asked
+    unseen = set(store.sites.values()) - {site for _, site in store.loose}
+    assert not unseen, f"nothing that is asked here commits at {unseen}: {REMEDY}"
+    unseen = set(store.places.values()) - store.made_at - NEVER_WRONG
+    assert not unseen, f"preconditions that are made at {unseen} were never wrong: {REMEDY}"
+
+
+def test_every_precondition_of_every_request_is_refused_when_it_is_wrong_and_the_wish_comes_about(
+    lab: DoorsLab,
+) -> None:
+    store = meddling(lab)
+    with store.watch_makers():
+        for request in REQUESTS:
+            for number in itertools.count():
+                assert number < MOST_ROUNDS, f"{request.__name__}: it relies on something else each time"
+                store.asked, store.meddled = request.__name__, False
+                request(lab, number)
+                store.asked = ""
+                if not store.meddled:
+                    break
+    check(store)
+
+
+async def test_what_the_gateway_writes_of_a_function_is_refused_when_somebody_has_changed_it(tmp_path: Path) -> None:
+    store = MeddlingStore(MemoryStore(SystemClock()), ["gateway"])
+    with store.watch_makers():
+        async with functions_lab(tmp_path, store) as lab:
+            await lab.base()
+            await lab.agent("n1")
+            store.asked = "get_a_function_ready"
+            await lab.function("hello")
+    check(store)
+
+
+def test_whoever_writes_to_the_store_is_walked_by_these_tests() -> None:
+    files = {str(Path(file).relative_to(SOURCE)) for file, _ in find_calls(("",), is_store_commit)}
+    others = {file for file in files if file.partition("/")[0] not in ("api", "gateway")}
+    others -= {"informer/leader_lease.py", "store/remote/server.py"}  # the deciders' own, and what passes commits on
+    assert not others, f"{others}: a MeddlingStore must see their commits; {REMEDY}"

@@ -1,0 +1,312 @@
+"""Every commit of the deciders relies on what its preconditions say: each of them is made wrong in turn, just before the commit
+lands. The store must refuse it, and what was wished must come about all the same.
+
+``RELIES_ON`` is what each site says it relies on, by kind. A precondition that a site drops is missing among those that were
+refused; a new site, or a new precondition, has no line here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from unittest import mock
+
+import msgspec
+from tests.scenario import (
+    test_controllers_bad_days,
+    test_conversions,
+    test_drain,
+    test_gangs,
+    test_jobs,
+    test_migrations,
+    test_placement_affinity,
+    test_planned_migrations,
+    test_scheduler_answers,
+    test_vm_life,
+)
+from tests.scenario.between import Between, find_calls, is_commit
+from tests.scenario.controllers_lab import Lab
+from tests.scenario.test_placement_policies import put_policy
+
+from weft.contracts.store import Precondition, Put, Write
+from weft.informer.leader_lease import LeaderLease
+from weft.kinds.allocation import AllocatedMigration, AllocationReport, AllocationSpec
+from weft.kinds.constraint import ConstraintStatus
+from weft.kinds.endpoint import EndpointSpec, EndpointStatus
+from weft.kinds.parts.orphan import OrphanCopy
+from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
+from weft.objects.identity import Ref, new_uid
+
+# site → what it relies on ("and goes": and takes away); after "|" what it writes without a word about it, for which another
+# one stands.
+RELIES_ON = {
+    "controllers/network/addresses.py _plan_workload": (
+        "workload at, endpoint absent, endpoint at, network present, publishedport at"
+    ),
+    "controllers/workload/adoption.py plan_adoption": (
+        "workload at, node at, allocation absent, endpoint absent, endpoint at and goes"
+    ),
+    "controllers/workload/stale_allocation.py _plan_leaving": "workload at, allocation at",
+    "controllers/workload/stale_allocation.py _plan_word": "workload at, allocation at",
+    "controllers/conversion/controller.py plan_release": "conversion at and goes",
+    "controllers/conversion/controller.py plan_writes": (
+        "conversion at, workload at, workload absent, image absent, image at and goes, endpoint at, publishedport absent, "
+        "publishedport at, recommendation absent | recommendation"
+    ),
+    "controllers/node/drain_controller.py plan_condition": "node at",
+    "controllers/node/drain_controller.py plan_move": "migration absent",
+    "controllers/node/drain_controller.py plan_return 1": "migration at",
+    "controllers/node/drain_controller.py plan_return 2": "node at",
+    "controllers/function/egress_endpoints.py plan_egress_endpoint 1": "endpoint at and goes",
+    "controllers/function/egress_endpoints.py plan_egress_endpoint 2": "endpoint at and goes, node at",
+    "controllers/function/egress_endpoints.py plan_egress_endpoint 3": "endpoint at",
+    "controllers/garbage_collector.py plan": "recommendation at and goes",
+    "controllers/garbage_collector.py plan_item": (
+        "workload absent, workload at, decision at and goes, endpoint at and goes, publishedport at and goes"
+    ),
+    "controllers/garbage_collector.py plan_past": "conversion at, migration at",
+    "controllers/image/controller.py _tell": "image at",
+    "controllers/job/controller.py _mark": "job at, workload at",
+    "controllers/job/controller.py plan_blocked": "job at",
+    "controllers/job/controller.py plan_removal": "job at and goes",
+    "controllers/job/controller.py plan_schedule": "job at, job absent",
+    "controllers/job/controller.py plan_writes": "job at, workload absent, workload at",
+    "controllers/migration/controller.py plan_release": "migration at and goes",
+    "controllers/migration/controller.py plan_writes": "migration at, allocation at, allocation at and goes | decision",
+    "controllers/network/controller.py plan": "network at",
+    "controllers/node/controller.py plan_node": "node at",
+    "controllers/network/security_groups.py plan_count": "securitygroup at",
+    "controllers/network/security_groups.py plan_rules": "workload at, allocation at",
+    "controllers/volume/controller.py plan_volume 1": "volume at",
+    "controllers/volume/controller.py plan_volume 2": "volume at and goes",
+    "controllers/volume/controller.py plan_volume 3": "volume at",
+    "controllers/workload/controller.py plan_removal 1": "workload at | publishedport",
+    "controllers/workload/controller.py plan_removal 2": "workload at | publishedport",
+    "controllers/workload/controller.py plan_removal 3": "workload at and goes | decision, endpoint, publishedport",
+    "controllers/workload/controller.py plan_workload": "workload at, allocation at, allocation at and goes",
+    "scheduler/allocation/bind.py plan_adopted": "workload at",
+    "scheduler/allocation/bind.py plan_placement": "workload at, node at, volume at, allocation absent | decision",
+    "scheduler/allocation/bind.py plan_refusal": "workload at | decision",
+    "scheduler/allocation/bind.py plan_regrouped": "workload at, allocation at",
+    "scheduler/allocation/bind.py plan_waiting": "workload at",
+    "scheduler/own_policies/status.py _plan_one": "placementpolicy at",
+    "scheduler/gang/commit.py join": "workload at, node at, allocation absent | decision",
+    "scheduler/migration/plan.py _plan_condition": "migration at",
+    "scheduler/migration/plan.py _plan_refusal": "migration at | decision",
+    "scheduler/migration/plan.py plan_room": "migration at, workload at, node at, allocation absent, allocation at | decision",
+    "scheduler/migration/plan.py plan_target": (
+        "migration at, workload at, node at, volume at, allocation absent, allocation at, allocation at and goes | decision"
+    ),
+    "scheduler/allocation/preempt.py join_victims": "workload at, node at, allocation absent, allocation at | decision",
+    "scheduler/recommendation/plan.py plan_recommendation": "recommendation at",
+    "scheduler/allocation/resize.py plan_resize": "workload at, allocation at, volume at",
+    "scheduler/report/plan.py plan_report": "report at",
+    "scheduler/constraint/status.py plan_constraint_status": "constraint at",
+}
+
+
+async def egress_endpoints_come_and_go(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        node = await lab.add_node("n1")
+        network = await lab.put("network", "back", {"cidr": "10.9.0.0/24"})
+
+        async def stand(address: str, node_uid: str, network_uid: str) -> str:
+            owner = Ref(kind="node", name="n1", uid=node_uid)
+            spec = EndpointSpec(
+                workload=owner,
+                network="back",
+                network_uid=network_uid,
+                index=0,
+                mac="52:54:00:00:00:01",
+                address=address,
+            )
+            return (await lab.put("endpoint", f"{network_uid}.{address}", spec, project=None)).key
+
+        await lab.until_gone(await stand("10.9.0.2", "another node of that name", network.uid))
+        await lab.until_gone(await stand("10.9.0.3", node.uid, "a network that is gone"))
+        await node.write_report(egress_endpoints=[network.uid])
+        kept = await stand("10.9.0.4", node.uid, network.uid)
+
+        async def told() -> bool:
+            endpoint = await lab.get(kept)
+            return endpoint is not None and decode_part(endpoint.status, EndpointStatus).node == "n1"
+
+        await lab.until(told)
+
+
+async def others_let_go_of_what_is_deleted_later(tmp_path: Path) -> None:
+    """A VM with more belongings than one commit takes, and a volume, which somebody else holds too."""
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        vm = await lab.put_vm("web", hold=True)
+        volume = await lab.put("volume", "data", {"size": 2**30}, finalizers=("volume", "somebody"))
+
+        def hold(envelope: Envelope) -> None:
+            envelope.finalizers = ["workload", "somebody"]
+
+        await lab.change(vm.key, hold)
+        ports = []
+        for port in range(20001, 20121):
+            spec = {"port": port, "protocol": "tcp", "target_port": 1, "workload": vm.ref}
+            raw = msgspec.Raw(msgspec.json.encode(spec))
+            ports.append(Envelope(kind="publishedport", name=f"tcp-{port}", uid=new_uid(), owner=vm.ref, spec=raw))
+        for some in (ports[:60], ports[60:]):
+            await lab.store.commit([Put(one.key, encode_envelope(one)) for one in some])
+        await lab.delete(vm.key)
+        await lab.delete(volume.key)
+
+        async def held_by_somebody_else_alone() -> bool:
+            found = [await lab.get(key) for key in (vm.key, volume.key)]
+            return all(item is not None and item.finalizers == ["somebody"] for item in found)
+
+        await lab.until(held_by_somebody_else_alone)
+        assert not await lab.every("publishedport")
+
+
+async def a_guest_went_on_by_a_move_that_the_store_has_lost(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        other = await lab.add_node("n2")
+        await lab.put_vm("web", node="n1")
+        await lab.until_phase("web", "Running")
+        (place,) = await lab.every("allocation")
+        spec = decode_part(place.spec, AllocationSpec)
+        move = AllocatedMigration(key="m.1", peer="n1", peer_uid=spec.node_uid, peer_allocation=place.uid)
+        came = msgspec.structs.replace(spec, node="n2", node_uid=other.uid, role="target", move=move, incarnation=2)
+
+        async def tell(copy: OrphanCopy) -> None:
+            orphans, texts = [f"came {spec.workload.kind}/default/web 2"], [msgspec.json.encode(copy).decode()]
+            await other.write_report(orphans=orphans, orphan_allocations=texts)
+
+        await tell(OrphanCopy("came", came, "abandoned", "m.1"))
+
+        async def back() -> bool:
+            (one,) = await lab.allocations()
+            return one.back_from == ["m.1"]
+
+        await lab.until(back)
+        later = msgspec.structs.replace(came, role="active", move=None, incarnation=3)
+        await tell(OrphanCopy("came", later, "here", "m.2"))
+        lab.nodes["n1"].slow = True
+
+        def leave(envelope: Envelope) -> None:
+            report = decode_part(envelope.report, AllocationReport)
+            envelope.report = merge_part(
+                envelope.report, msgspec.structs.replace(report, state="stopped", reason="moved")
+            )
+
+        await lab.change(place.key, leave)
+
+        async def goes() -> bool:
+            found = await lab.get(place.key)
+            return found is not None and found.deleting_since is not None
+
+        await lab.until(goes)
+
+
+async def a_policy_of_ones_own_can_not_be_had(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        lab.has_threads = True
+        await lab.add_node("n1")
+        await put_policy(lab, "mine", strategy="file:/nowhere/mine.py")
+        await lab.put_vm("web", strategy="@mine")
+        await lab.until_phase("web", "Running")
+
+        async def said() -> bool:
+            policy = await lab.get("/placementpolicy/-/mine")
+            working = policy.condition("Working") if policy is not None else None
+            return working is not None and working.status == "False"
+
+        await lab.until(said)
+
+
+async def nodes_are_counted_for_a_constraint(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.pass_time(5)  # all else is at rest
+        named = await lab.put("constraint", "any", {"expression": "cpu>=1"}, project=None)
+
+        async def counted() -> bool:
+            constraint = await lab.get(named.key)
+            return constraint is not None and decode_part(constraint.status, ConstraintStatus).nodes == 1
+
+        await lab.until(counted)
+
+
+# Short ones that together come by every site; each also says what must come of it.
+SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
+    test_planned_migrations.test_its_vm_has_gone_there_by_itself,
+    test_planned_migrations.test_room_is_held_from_when_it_is_planned_and_gives_way_to_the_target,
+    test_conversions.test_a_new_one_that_is_taken_away_gives_all_back,
+    test_conversions.test_an_image_that_is_not_there_yet_is_made_of_the_very_digest,
+    test_conversions.test_one_that_has_ended_is_kept_for_a_while_only,
+    test_jobs.test_the_winner_waits_until_the_room_is_really_free,
+    test_jobs.test_only_the_newest_ended_tasks_are_kept,
+    test_jobs.test_a_name_that_is_taken_is_waited_for,
+    test_jobs.test_runs_that_take_longer_are_left_alone_replaced_or_joined,
+    test_drain.test_a_drain_after_a_return_begins_at_once,
+    test_drain.test_a_guest_with_a_gpu_stays_and_runs_and_both_drain_and_rehearsal_say_why,
+    test_controllers_bad_days.test_a_vm_made_anew_in_the_same_way_takes_over_what_runs,
+    test_controllers_bad_days.test_what_was_left_over_of_a_vm_that_is_gone_is_removed_but_never_a_place,
+    test_gangs.test_a_gang_may_come_before_the_nodes_and_is_held_up_by_one_that_is_on_hold,
+    test_vm_life.test_rules_of_security_groups_come_with_the_place_and_follow_every_change,
+    test_migrations.test_of_ended_ones_only_the_newest_are_kept_and_not_for_ever,
+    test_migrations.test_a_volume_goes_along_and_is_at_home_where_its_vm_went,
+    test_placement_affinity.test_where_a_volume_lies_decides_and_when_it_lies_elsewhere_so_does_the_choice,
+    test_scheduler_answers.test_an_answer_is_taken_away_when_it_is_old,
+    egress_endpoints_come_and_go,
+    others_let_go_of_what_is_deleted_later,
+    a_guest_went_on_by_a_move_that_the_store_has_lost,
+    a_policy_of_ones_own_can_not_be_had,
+    nodes_are_counted_for_a_constraint,
+)
+
+
+def read_line(site: str) -> tuple[set[str], set[str]]:
+    relied, _, loose = RELIES_ON[site].partition(" | ")
+    return set(relied.split(", ")), set(loose.split(", ")) - {""}
+
+
+def test_every_precondition_of_every_commit_is_refused_when_it_is_wrong_and_the_wish_comes_about(
+    tmp_path: Path,
+) -> None:
+    between = Between()
+    for number, scenario in enumerate(SCENARIOS):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with between.step_in():
+            assert inspect.iscoroutinefunction(scenario), scenario
+            asyncio.run(scenario(folder))
+    assert not between.wrong, "written though somebody had been there before"
+    for site in RELIES_ON:
+        assert (between.refused[site], between.loose[site]) == read_line(site), site
+
+
+def test_every_place_where_a_commit_is_made_is_named_here() -> None:
+    assert set(find_calls(("",), is_commit).values()) == RELIES_ON.keys()
+
+
+async def test_nothing_of_a_term_lands_once_another_process_has_the_lease(tmp_path: Path) -> None:
+    refused: list[bool] = []
+    write = LeaderLease._write
+
+    async def overtaken(term: LeaderLease, writes: Sequence[Write], preconditions: Sequence[Precondition]) -> int:
+        if refused:
+            return await write(term, writes, preconditions)
+        await term.store.release(term._name, term._holder)
+        assert await term.store.grant(term._name, "another", 10.0)
+        before = await term.store.commit([])
+        try:
+            return await write(term, writes, preconditions)
+        finally:
+            refused.append(await term.store.commit([]) == before)
+            await term.store.release(term._name, "another")
+
+    with mock.patch.object(LeaderLease, "_write", overtaken):
+        async with Lab(tmp_path) as lab:
+            await lab.add_node("n1")
+            await lab.put_vm("web")
+            await lab.until_phase("web", "Running")
+    assert refused == [True]

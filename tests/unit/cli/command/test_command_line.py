@@ -1,0 +1,459 @@
+"""What the command says without a server: grammar, help, suggestions, exit codes; and that it starts fast."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from weft.cli.app import make_root, run
+from weft.cli.command import synonyms
+from weft.cli.command.exit_codes import join_codes, partial_code
+from weft.cli.command.grammar import TOOLS, VERBS, load, verbs_of
+from weft.cli.reference import write_cli_page, write_exit_codes_page
+from weft.contracts.clock import SystemClock
+from weft.kinds.registry import BY_NAME, KINDS
+
+
+class Said:
+    """Runs the command and keeps what it said."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, line: str) -> tuple[int, str, str]:
+        code = run(line.split(), SystemClock)
+        out, err = self._capsys.readouterr()
+        return code, out, err
+
+
+@pytest.fixture
+def weft(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Said:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WEFT_CONTEXT", "WEFT_SERVER", "WEFT_OUTPUT", "WEFT_PROJECT", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    return Said(capsys)
+
+
+def test_every_verb_of_every_kind_loads_and_has_help(weft: Said) -> None:
+    words = [[kind.name, verb] for kind in KINDS for verb in verbs_of(kind.name)]
+    words += [[verb] for verb in [*verbs_of(None), *TOOLS]]
+    for line in words:
+        code, out, err = weft(" ".join([*line, "--help"]))
+        assert (code, err) == (0, ""), line
+        assert out.startswith(f"Usage: weft {' '.join(line)} "), line
+
+
+def test_no_command_has_a_word_for_two_things_and_each_can_be_explained() -> None:
+    for kind in [*KINDS, None]:
+        for verb, entry in verbs_of(kind.name if kind else None).items():
+            command = load(verb, entry, kind)
+            names = [name for one in command.params for name in [*one.opts, *one.secondary_opts]]
+            assert sorted({*names}) == sorted(names), f"{kind.name if kind else 'weft'} {verb}"
+            takes = {"--explain", "--debug", "--project"} <= {*names}
+            assert takes or isinstance(command, click.Group), f"{kind.name if kind else 'weft'} {verb}"
+
+
+def test_every_own_verb_of_a_kind_has_a_command() -> None:
+    for kind in KINDS:
+        for verb in kind.verbs:
+            assert verb.name in verbs_of(kind.name), f"{kind.name} {verb.name}"
+            assert isinstance(load(verb.name, verbs_of(kind.name)[verb.name], kind), click.Command)
+
+
+def test_kinds_that_weft_makes_itself_can_only_be_looked_at() -> None:
+    assert not {"create", "edit", "delete", "label"} & set(verbs_of("allocation"))
+    assert {"list", "get", "describe", "wait"} <= set(verbs_of("allocation"))
+
+
+@pytest.mark.parametrize("kind", ["recommendation", "report"])
+def test_a_question_is_made_and_read_and_never_changed(kind: str) -> None:
+    assert {"create", "get", "delete"} <= set(verbs_of(kind))
+    assert not {"set", "edit", "label"} & set(verbs_of(kind))
+
+
+def test_no_word_means_two_things() -> None:
+    nouns = {word for kind in KINDS for word in (kind.name, kind.plural, *kind.aliases)}
+    assert not nouns & {*VERBS, *TOOLS, *verbs_of(None)}
+
+
+@pytest.mark.parametrize(
+    ("line", "says", "suggests"),
+    [
+        ("vmm list", "no such command: vmm", "weft vm"),
+        ("vm lst", "no such command: lst", "weft vm list"),
+        ("vm create x --image tny --memroy 1G", "no such option: --memroy", "did you mean --memory?"),
+        ("get vmm", "no such kind: 'vmm'", "did you mean vm?"),
+        ("create vmm x", "no such command: vmm", "weft create vm"),
+        ("schema vm.spec.cpuu", "is not a field", "did you mean vm.spec.cpu?"),
+        ("vm list -o jsn", "'jsn' is not one of", "weft vm list --help"),
+        ("vm wait web --timeout soon", "'soon' is not a duration", "30s"),
+        ("vm create web", "spec.image is missing", "give --image"),
+        ("vm create web --image tiny --memory -5G", "spec.memory: -5G is negative", "512M"),
+        ("vm create web --image tiny --memory=5X", "not a unit of size", "512M"),
+        ("vm create web --image tiny --cpu nan", "not a number of cores", "0.5"),
+        ("vm create web --image tiny --publish 99999:80", "spec.publish[0]: port 99999", "HOST:GUEST"),
+        ("vm create Web_1 --image tiny", "name 'Web_1' is not a valid name", "a-z"),
+        ("vm create a b --image tiny", "more than one name given", "--help"),
+        ("network create blue --cidr 10.0.0.1/24", "spec.cidr", "10.20.0.0/24"),
+        ("volume create data", "spec.size is missing", "give --size"),
+        ("image add x ssh://host/x", "no scheme weft can fetch", "file:///"),
+        ("vm delete web", "--yes", ""),
+        ("vm exec web", "the command is missing", "weft vm exec web -- CMD"),
+        ("apply", "no file given", "weft apply FILE, or - for standard input"),
+        ("vm get web -l a=b", "not both", ""),
+        ("vm stop network/blue", "network/blue is not a VM", ""),
+        ("top gpu", "'gpu' has no usage figures", "weft top nodes|vms|containers|migrations"),
+        ("logs web --since soon", "'--since': 'soon' is not a duration", "weft logs --help"),
+        ("vm migrate web --live --cold", "give either --live or --cold, not both", ""),
+        ("vm migrate web --cold --live --dry-run", "give either --live or --cold, not both", ""),
+        ("volume create --config none.yaml x", "none.yaml: no such file", ""),
+    ],
+)
+def test_a_command_that_cannot_be_understood_says_why_and_what_instead(
+    weft: Said, line: str, says: str, suggests: str
+) -> None:
+    code, out, err = weft(line)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert says in err
+    assert suggests in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("line", "says", "suggests"),
+    [
+        ("get pods", "no such kind: 'pods'", "did you mean containers?"),
+        ("get deployments", "no such kind: 'deployments'", "did you mean containers?"),
+        ("get all", "no such kind: 'all'", "did you mean weft ps?"),
+        ("pods list", "no such command: pods", "did you mean weft container?"),
+        ("container run", "no such command: run", "did you mean weft container create NAME IMAGE -- COMMAND?"),
+        ("vm run web tiny", "no such command: run", "did you mean weft vm create NAME --image IMAGE?"),
+        ("function run f", "no such command: run", "did you mean weft function invoke NAME?"),
+        ("vm shell web", "no such command: shell", "did you mean weft vm exec -t NAME -- sh?"),
+        ("shell web", "no such command: shell", "did you mean weft exec -t NAME -- sh?"),
+        ("launch tiny web", "no such command: launch", "did you mean weft vm create NAME --image IMAGE?"),
+        ("docker ps -a", "no such command: docker", "weft takes the verb itself: weft ps"),
+        ("podman run --rm busybox", "no such command: podman", "weft takes the verb itself: weft run"),
+        ("kubectl get pods", "no such command: kubectl", "weft takes the verb itself: weft get containers"),
+        ("kubectl describe pod web", "no such command: kubectl", "itself: weft describe container NAME"),
+        ("kubectl get all", "no such command: kubectl", "weft takes the verb itself: weft ps"),
+        ("kubectl frobnicate", "no such command: kubectl", "weft takes the verb itself, like weft ps   weft --help"),
+        ("incus launch images:debian/12", "no such command: incus", "itself: weft vm create NAME --image IMAGE"),
+        ("virsh list", "no such command: virsh", "weft takes the verb itself: weft vm list"),
+        ("virsh dominfo web", "no such command: virsh", "weft takes the verb itself: weft vm describe NAME"),
+        ("qm start 101", "no such command: qm", "weft takes the verb itself: weft vm start"),
+        ("nomad job status", "no such command: nomad", "weft takes the verb itself: weft job list"),
+        ("nomad status", "no such command: nomad", "weft takes the verb itself: weft ps"),
+        ("docker", "no such command: docker", "weft takes the verb itself, like weft ps   weft --help"),
+        ("vm docker", "no such command: docker", "weft vm --help"),
+        ("vm reboo web", "no such command: reboo", "did you mean weft vm restart?"),
+        (
+            "run busybox sh -c date",
+            "no such option: -c",
+            "put a command that has options of its own after --   weft run --help",
+        ),
+        ("vm create web --image tiny -v a:/b", "no such option: -v", "weft vm create --help"),
+        ("container create web busybox -e A=1", "no such option: -e", "did you mean --env?"),
+        ("container create web busybox -v a:/b", "no such option: -v", "did you mean --mount?"),
+        ("container create web busybox -p 80:80", "-p means --project", "to publish a port: --publish 80:80"),
+        ("vm migrate web --target n1", "no such option: --target", "did you mean --to?"),
+        ("vm migrate web n1", "give one workload: they are migrated one at a time", "--to n1"),
+        ("vm set web memory=96M", "'memory=96M' is not a name", "write --memory 96M"),
+        ("vm set web memory 96M", "give one object", "write --memory 96M"),
+        ("vm create web tiny", "more than one name given: web tiny", "write --image tiny"),
+        ("network create blue 10.0.0.0/24", "more than one name given", "write --cidr 10.0.0.0/24"),
+        ("run busybox echo hi", "'echo': a command comes after --", "weft run busybox -- echo hi"),
+        (
+            "run web reg.io/busybox:1 echo hi",
+            "'echo': a command comes after --",
+            "weft run web reg.io/busybox:1 -- echo hi",
+        ),
+        ("run busybox /bin/echo hi", "'/bin/echo': a command comes", "weft run busybox -- /bin/echo hi"),
+        ("-p shop run busybox --cpu 2 echo hi", "'echo': a command", "weft -p shop run busybox --cpu 2 -- echo hi"),
+        (
+            "run --env echo=1 -l a=b reg.io/a:1 echo $HOME",
+            "'echo'",
+            "weft run reg.io/a:1 --env echo=1 -l a=b -- echo '$HOME'",
+        ),
+        ("job run busybox a b -- c", "'a': a command comes after --", "weft job run busybox -- a b c"),
+        ("run --name web busybox echo", "'echo': a command comes", "weft run busybox --name web -- echo"),
+        ("run --dry-run=client busybox a b", "'a': a command comes", "weft run busybox --dry-run=client -- a b"),
+        ("run web --image busybox echo", "'echo': a command comes after --", "weft run web --image busybox -- echo"),
+        ("run --image busybox echo hi", "'echo': a command comes after --", "weft run --image busybox -- echo hi"),
+        ("container create web busybox echo", "'echo': a command", "weft container create web busybox -- echo"),
+        ("create container web --image a echo", "'echo'", "weft create container web --image a -- echo"),
+        ("run -- echo hi", "the image is missing: give IMAGE", ""),
+        ("vm create web --image tiny -- echo", "a VM has no command; leave out -- and what follows", ""),
+        ('function invoke f {"n":1}', "give one function", """--data '{"n":1}'"""),
+    ],
+)
+def test_what_hands_remember_of_other_tools_is_understood_or_told_right(
+    weft: Said, line: str, says: str, suggests: str
+) -> None:
+    code, out, err = weft(line)
+    assert (code, out) == (2, "")
+    assert says in err
+    assert suggests in err
+
+
+def test_every_command_that_is_suggested_is_one() -> None:
+    root = make_root()
+    top = click.Context(root, info_name="weft")
+    for word, line in synonyms.COMMANDS.items():
+        assert word not in root.entries() and word not in synonyms.SYNONYMS, word
+        first, *rest = line.split()
+        command = root.get_command(top, first)
+        assert command is not None, line
+        if isinstance(command, click.Group):
+            assert command.get_command(click.Context(command, parent=top, info_name=first), rest[0]) is not None, line
+    for line in filter(None, synonyms.OTHERWISE.values()):
+        assert root.get_command(top, line.split()[0]) is not None, line
+    for program, kind in synonyms.PROGRAMS.items():
+        assert root.get_command(top, program) is None, f"{program} is a word of weft's own"
+        assert kind is None or kind in BY_NAME
+    for (noun, word), line in synonyms.AFTER.items():
+        assert word not in verbs_of(noun) and line.split()[0] in verbs_of(noun), (noun, word)
+    for word, kind in synonyms.NOUNS.items():
+        assert kind in BY_NAME
+        assert root.get_command(top, word) is None, f"{word} is a word of weft's own"
+
+
+def test_synonyms_are_no_words_of_their_own_and_lead_to_real_verbs() -> None:
+    own = {*verbs_of(None), *TOOLS, *(verb for kind in KINDS for verb in verbs_of(kind.name))}
+    assert not own & set(synonyms.SYNONYMS)
+    assert set(synonyms.SYNONYMS.values()) <= own
+
+
+@pytest.mark.parametrize(
+    ("line", "same"),
+    [
+        ("vm ls", "vm list"),
+        ("rm vm/web", "delete vm/web"),
+        ("vm info", "vm describe"),
+        ("vm move web --to", "vm migrate web --to"),
+    ],
+)
+def test_a_synonym_is_its_verb(weft: Said, line: str, same: str) -> None:
+    assert weft(line) == weft(same)
+
+
+def test_without_a_context_the_next_command_is_named(weft: Said) -> None:
+    code, out, err = weft("vm list")
+    assert (code, out) == (4, "")
+    assert "make up" in err
+
+
+def test_errors_are_objects_where_a_program_reads(weft: Said) -> None:
+    for line in ("vm list -o json", "vm list --output=json", "vm list --memroy -o json", "-o json vm frob"):
+        code, _, err = weft(line)
+        told = json.loads(err)
+        assert {"code", "message", "details", "hint", "retryable", "request_id"} <= set(told), line
+        assert code in (2, 4)
+
+
+def test_a_server_that_is_not_there_is_said_so(weft: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEFT_SERVER", "https://127.0.0.1:1")
+    code, _, err = weft("vm list")
+    assert code == 1
+    assert "no weft server answers at https://127.0.0.1:1" in err
+    assert "make up" in err
+    assert weft("doctor")[0] == 1
+
+
+def test_exit_codes_are_listed(weft: Said) -> None:
+    code, out, _ = weft("help exit-codes")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["0", "1", "2", "3", "4", "5", "6", "7", "8", "130"]
+
+
+def test_several_exit_codes_become_one() -> None:
+    assert join_codes([0, 0]) == 0
+    assert join_codes([0, 6]) == 6
+    assert join_codes([3, 6]) == 8
+    assert partial_code([0, 3]) == 8
+    assert partial_code([3, 3]) == 3
+
+
+def test_help_of_a_command_is_found_by_its_words(weft: Said) -> None:
+    assert weft("help vm create")[1] == weft("vm create --help")[1]
+    assert weft("help")[1] == weft("--help")[1] == weft("")[1]
+    assert "weft simulate placement --help" in weft("help simulate placement")[2]
+
+
+def test_completion_offers_nouns_verbs_and_options() -> None:
+    env = {"_WEFT_COMPLETE": "bash_complete", "PATH": "/nowhere"}
+
+    def offer(words: str, number: int) -> set[str]:
+        argv = [sys.executable, "-c", "from weft.launch.entry import main; main()"]
+        done = subprocess.run(
+            argv, env={**env, "COMP_WORDS": words, "COMP_CWORD": str(number)}, capture_output=True, text=True
+        )
+        return {line.partition(",")[2] for line in done.stdout.splitlines()}
+
+    assert {"vm", "network", "apply", "get"} <= offer("weft ", 1)
+    assert offer("weft vm st", 2) == {"start", "stop"}
+    assert "--memory" in offer("weft vm create --m", 3)
+    assert offer("weft simulate ", 2) == {"placement"} and offer("weft polic", 1) == {"policykit"}
+    assert offer("weft vm create x --strategy best-fit,co", 5) == {"best-fit,cost"}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_gets_its_script(weft: Said, shell: str) -> None:
+    code, out, _ = weft(f"completion {shell}")
+    assert code == 0
+    assert "_WEFT_COMPLETE" in out
+
+
+def test_completion_is_installed_where_each_shell_looks_for_it(
+    weft: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SHELL", "/bin/bash")
+    code, out, err = weft("completion install")
+    place = tmp_path / ".local" / "share" / "bash-completion" / "completions" / "weft"
+    assert (code, out) == (0, f"completion  {place}\n") and "next shell" in err
+    assert place.read_text().strip() == weft("completion bash")[1].strip()
+    assert weft("completion install fish")[0] == 0
+    assert "_WEFT_COMPLETE" in (tmp_path / ".config" / "fish" / "completions" / "weft.fish").read_text()
+    (tmp_path / ".zshrc").write_text("alias l=ls\n")
+    for _ in range(2):
+        assert weft("completion install zsh")[0] == 0
+    assert (tmp_path / ".zshrc").read_text() == 'alias l=ls\neval "$(weft completion zsh)"\n'
+    monkeypatch.setenv("SHELL", "/bin/tcsh")
+    assert weft("completion install")[0] == 2
+
+
+def test_help_loads_nothing_heavy() -> None:
+    program = (
+        "import sys; from weft.cli.app import run; run(['--help'], None)\n"
+        "heavy = 'asyncio rich yaml uvicorn starlette numpy cryptography http.client ssl subprocess'.split()\n"
+        "print([name for name in heavy if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"
+
+
+def test_a_list_loads_nothing_heavy() -> None:
+    program = (
+        "import sys; from weft.cli.app import run; from weft.contracts.clock import SystemClock\n"
+        "run(['vm', 'list'], SystemClock)\n"
+        "heavy = 'rich yaml uvicorn starlette numpy cryptography'.split()\n"
+        "assert not [name for name in heavy if name in sys.modules], sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+
+
+# Modules that are loaded, the interpreter's own and click's among them: they are what a start takes, and a count is the same
+# on every machine. Whoever adds one to every command's start is to mean it.
+@pytest.mark.parametrize(("line", "most"), [("--help", 243), ("help vm create", 345), ("vm list", 290)])
+def test_a_command_starts_with_few_modules(line: str, most: int, tmp_path: Path) -> None:
+    program = (
+        "import sys; from weft.cli.app import run; from weft.contracts.clock import SystemClock\n"
+        f"run({line.split()!r}, SystemClock)\n"
+        "print(len(sys.modules), file=sys.stderr)"
+    )
+    env = {"WEFT_SERVER": "https://127.0.0.1:1", "HOME": str(tmp_path), "PATH": "/nowhere"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env, check=True)
+    assert int(done.stderr.splitlines()[-1]) <= most
+
+
+def test_the_root_has_every_word_once() -> None:
+    words = make_root().list_commands(click.Context(make_root()))
+    assert len(words) == len(set(words))
+
+
+def test_the_reference_pages_are_what_the_commands_say() -> None:
+    pages = Path(__file__).resolve().parents[4] / "docs" / "reference"
+    assert (pages / "cli.md").read_text() == write_cli_page(), "python -m weft.cli.reference cli >docs/reference/cli.md"
+    assert (pages / "exit-codes.md").read_text() == write_exit_codes_page()
+
+
+def test_a_full_disk_behind_standard_output_is_told_as_what_it_is() -> None:
+    code = "import sys; from weft.launch.entry import main; main()"
+    with open("/dev/full", "w") as full:
+        said = subprocess.run(
+            [sys.executable, "-c", code, "schema", "vm"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert said.returncode == 1
+    assert "No space left on device" in said.stderr and "defect" not in said.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_without_standard_streams_a_command_does_what_it_does(closed: str, tmp_path: Path) -> None:
+    """As a daemon may start it: what it prints goes nowhere, and no file that it opens is taken for its output."""
+    add = f"context add lab {tmp_path}/lab.json"
+    (tmp_path / "lab.json").write_text('{"server": "https://lab"}')
+    weft_ = f"{sys.executable} -c 'import sys; from weft.launch.entry import main; main()'"
+    env = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(f"{weft_} {add} {closed}", shell=True, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    kept = json.loads((tmp_path / ".config" / "weft" / "contexts" / "lab.json").read_text())
+    assert kept == {"server": "https://lab"}, "it is whole"
+
+
+def test_programs_that_a_command_without_standard_streams_starts_have_some_that_lead_nowhere(tmp_path: Path) -> None:
+    """Else the first file that such a program opens is what it reads as its input, or prints into."""
+    look = "for n in 0 1 2; do [ /proc/$$/fd/$n -ef /dev/null ] && echo $n >&9; done"
+    program = (
+        "import subprocess; from weft.launch.entry import _replace_closed_streams; _replace_closed_streams(); "
+        f"subprocess.run(['sh', '-c', '{look}'], pass_fds=[9])"
+    )
+    seen = tmp_path / "seen"
+    subprocess.run(["sh", "-c", f'exec "$@" 9>{seen} <&- >&- 2>&-', "sh", sys.executable, "-c", program], check=True)
+    assert seen.read_text().split() == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("said", "paints"), [("", True), ("NO_COLOR=1", False), ("--no-color", False), ("TERM=dumb", False)]
+)
+def test_colours_are_for_terminals_that_want_them_and_a_line_is_as_long_as_columns_says(
+    said: str, paints: bool, tmp_path: Path
+) -> None:
+    settings = dict([said.split("=")] if "=" in said else [])
+    env = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "TERM": "xterm", "COLUMNS": "61", **settings}
+    master, slave = pty.openpty()
+    weft_ = [sys.executable, "-c", "from weft.launch.entry import main; main()", "schema", "vm"]
+    with (
+        open(master, "rb", buffering=0) as terminal,
+        subprocess.Popen(
+            [*weft_, *([said] if said.startswith("-") else [])], stdin=slave, stdout=slave, stderr=slave, env=env
+        ) as process,
+    ):
+        os.close(slave)
+        shown = b""
+        with contextlib.suppress(OSError):  # what a terminal says when its last program is gone
+            while piece := terminal.read(65536):
+                shown += piece
+    text = shown.decode()
+    assert process.returncode == 0 and "spec.memory" in text
+    assert ("\x1b" in text) == paints, said
+    assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in text.splitlines()) <= 61
+
+
+@pytest.mark.parametrize(
+    ("line", "image", "name"),
+    [
+        ("run busybox --dry-run=client -o json -- echo hi", "busybox", "busybox-...."),
+        ("run r.example.org/tools/box:1 --dry-run=client -o json", "r.example.org/tools/box:1", "box-...."),
+        ("run once busybox --dry-run=client -o json", "busybox", "once"),
+        ("run once --image busybox --dry-run=client -o json", "busybox", "once"),
+        ("run busybox --name once --dry-run=client -o json", "busybox", "once"),
+    ],
+)
+def test_what_is_run_needs_no_name_but_its_image(weft: Said, line: str, image: str, name: str) -> None:
+    code, out, err = weft(line)
+    assert code == 0, err
+    made = json.loads(out)
+    assert (made["spec"]["task"]["image"], bool(re.fullmatch(name, made["name"]))) == (image, True)

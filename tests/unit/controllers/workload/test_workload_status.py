@@ -1,0 +1,204 @@
+"""A VM's status is a function of its wish and its facts, and walks only the lifecycle's ways."""
+
+from __future__ import annotations
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.long import examples
+from tests.scenario.controllers_lab import step
+
+from weft.controllers.workload.status import Place, Wished, fold_current, fold_ready, fold_status
+from weft.kinds.allocation import AllocatedImage, AllocationReport, AllocationSpec, Resources
+from weft.kinds.parts.workload import WorkloadStatus
+from weft.kinds.vm import VmSpec
+from weft.objects.envelope import Condition
+from weft.objects.identity import Ref
+from weft.objects.lifecycle import ALLOWED, Phase, may_move
+
+IMAGE = AllocatedImage(name="tiny", uid="i", sha256="0" * 64, size=1, url="/")
+STATES = ["pending", "preparing", "starting", "running", "stopping", "suspended", "stopped", "failed", "released"]
+
+
+def wish(**fields: object) -> VmSpec:
+    return VmSpec(image="tiny", **fields)  # type: ignore[arg-type]
+
+
+def wished(spec: VmSpec | None = None, *, deleting: bool = False, placed: Condition | None = None) -> Wished:
+    return Wished(spec or wish(), 3, deleting, placed, None)
+
+
+def place(state: str = "running", *, node: str | None = "Ready", incarnation: int = 1, **report: object) -> Place:
+    spec = AllocationSpec(
+        node="n1",
+        node_uid="n",
+        workload=Ref("vm", "web", "v", "default"),
+        workload_generation=1,
+        incarnation=incarnation,
+        resources=Resources(),
+        image=IMAGE,
+    )
+    return Place(spec, AllocationReport(incarnation=incarnation, state=state, **report), node)  # type: ignore[arg-type]
+
+
+def fold(want: Wished, *places: Place, former: WorkloadStatus | None = None) -> WorkloadStatus:
+    return fold_status(want, places, {"default": "10.0.0.2"}, former or WorkloadStatus())
+
+
+@settings(max_examples=examples(300), deadline=None)
+@given(
+    st.builds(
+        wish,
+        run=st.sampled_from(["run", "stop", "suspend"]),
+        hold=st.booleans(),
+        restart_generation=st.integers(0, 2),
+        on_node_loss=st.sampled_from(["wait", "restart"]),
+    ),
+    st.booleans(),
+    st.lists(
+        st.tuples(st.sampled_from(STATES), st.sampled_from(["Ready", "NotReady", "Joining", None]), st.integers(1, 9))
+    ),
+    st.sampled_from(list(Phase)),
+)
+def test_any_facts_give_a_status_and_folding_it_again_changes_nothing(
+    spec: VmSpec, deleting: bool, facts: list[tuple[str, str | None, int]], phase: Phase
+) -> None:
+    places = [place(state, node=node, incarnation=n, ready=state == "running") for state, node, n in facts]
+    want = wished(spec, deleting=deleting)
+    status = fold(want, *places, former=WorkloadStatus(phase=phase, incarnation=4))
+    again = fold(want, *places, former=status)
+    assert fold(want, *places, former=again) == again
+    assert status.phase in set(Phase) and status.observed_generation == 3
+    assert status.incarnation == max([4, *(n for _, _, n in facts)])
+    assert (status.node is None) == (not places)
+    newest = max(places, key=lambda p: p.spec.incarnation, default=None)
+    lost = newest is not None and newest.node_phase not in ("Ready", "Joining")
+    if deleting:
+        assert status.phase in ("Shutdown", "Epilog")
+    else:
+        assert (status.phase == "Unknown") == lost
+        assert status.phase != "Shutdown"
+    if status.phase == "Running":
+        assert newest is not None and newest.report.state in ("running", "stopping")
+    runs = status.phase == "Running" and status.ready is not False
+    assert fold_ready(status, 3, 1.0).status == ("Unknown" if status.phase == "Unknown" else str(runs))
+
+
+moves = st.lists(
+    st.one_of(
+        st.just(("node works",)),
+        st.just(("node works",)),
+        st.tuples(st.just("verb"), st.sampled_from(["start", "stop", "restart", "suspend", "resume"])),
+        st.just(("guest ends",)),
+        st.just(("node is lost",)),
+        st.just(("delete",)),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=examples(300), deadline=None)
+@given(moves)
+def test_a_life_that_is_watched_closely_takes_only_legal_ways(history: list[tuple[str, ...]]) -> None:
+    want, here = wished(wish()), place("pending")
+    status = fold(want, here)
+    for move in history:
+        spec, report = want.spec, here.report
+        match move:
+            case ("node works",):
+                here = Place(here.spec, step(here.spec, report, want.deleting), "Ready")
+            case ("verb", verb) if Phase(status.phase) in ALLOWED[verb] and not want.deleting:
+                fields: dict[str, object] = {"stop": {"run": "stop"}, "suspend": {"run": "suspend"}}.get(
+                    verb, {"run": "run"}
+                )
+                if verb == "restart" or (verb == "start" and status.phase in ("Stopped", "Failed")):
+                    fields["restart_generation"] = spec.restart_generation + 1
+                want = wished(msgspec.structs.replace(spec, **fields))
+                new = msgspec.structs.replace(
+                    here.spec, desired=want.spec.run, restart_generation=want.spec.restart_generation
+                )
+                here = Place(new, report, here.node_phase)
+            case ("guest ends",) if report.state == "running" and here.node_phase == "Ready":
+                ended = msgspec.structs.replace(report, state="stopped", reason="guestPoweredOff")
+                here = Place(here.spec, ended, "Ready")
+            case ("node is lost",):
+                here = Place(here.spec, report, "NotReady")
+            case ("delete",):
+                want = wished(want.spec, deleting=True)
+        new_status = fold(want, here, former=status)
+        assert may_move(Phase(status.phase), Phase(new_status.phase)), f"{status.phase} → {new_status.phase} by {move}"
+        status = new_status
+
+
+def test_a_vm_without_a_place_says_why() -> None:
+    refused = Condition("Placed", "False", "insufficientResources", "needs 900 GiB memory, largest free is 22 GiB (n1)")
+    status = fold(wished(placed=refused))
+    assert (status.phase, status.reason, status.message) == ("Pending", "insufficientResources", refused.message)
+    assert fold(wished(wish(hold=True), placed=refused)).phase == "Hold"
+
+
+def test_running_means_that_the_guest_answered_or_cannot() -> None:
+    assert fold(wished(), place("starting", ready=False)).phase == "Boot"
+    answered, mute = fold(wished(), place("running", ready=True)), fold(wished(), place("running", ready=None))
+    assert (answered.phase, answered.ready, mute.phase, mute.ready) == ("Running", True, "Running", None)
+    assert fold_ready(answered, 1, 0.0).reason == "Answers" and fold_ready(mute, 1, 0.0).reason == "Runs"
+
+
+def test_what_is_being_done_stands_in_the_reason_until_it_is_done() -> None:
+    running = WorkloadStatus(phase="Running")
+    assert fold(wished(wish(run="stop")), place("running"), former=running).reason == "stopping"
+    assert fold(wished(wish(run="stop")), place("stopping"), former=running).phase == "Running"
+    stopped = fold(wished(wish(run="stop")), place("stopped"), former=running)
+    assert (stopped.phase, stopped.reason) == ("Stopped", "")
+    assert fold(wished(wish(restart_generation=1)), place("running")).reason == "restarting"
+    assert fold(wished(wish(run="suspend")), place("running")).reason == "suspending"
+
+
+def test_a_failure_is_told_in_the_nodes_words() -> None:
+    status = fold(wished(), place("failed", reason="noSpace", message="node n1 has 3 MiB left"))
+    assert (status.phase, status.reason, status.message) == ("Failed", "noSpace", "node n1 has 3 MiB left")
+
+
+def test_what_has_run_its_only_time_is_not_unknown_when_its_node_is_lost() -> None:
+    ended = place("failed", node="NotReady", ended=True, reason="nodeRestarted", message="it was cut short")
+    status = fold(wished(), ended)
+    assert (status.phase, status.reason, status.ended) == ("Failed", "nodeRestarted", True)
+
+
+def test_a_lost_node_makes_unknown_and_says_that_weft_waits() -> None:
+    status = fold(wished(), place("running", node="NotReady", ready=True))
+    assert (status.phase, status.reason, status.ready) == ("Unknown", "nodeLost", None)
+    gone = fold(wished(wish(on_node_loss="restart")), place("running", node=None))
+    assert "has left the fabric" in gone.message and "weft waits" in gone.message
+
+
+def test_of_two_places_the_newer_one_counts() -> None:
+    status = fold(wished(), place("stopped", incarnation=1), place("running", incarnation=2))
+    assert (status.phase, status.incarnation) == ("Running", 2)
+
+
+ROOM = {"cpu": 4, "memory": 2**40}
+
+
+def current(
+    want: VmSpec, *, placed: str = "Placed", said: int = 3, generation: int = 0, **report: object
+) -> tuple[str, str]:
+    has = place(**report)  # type: ignore[arg-type]
+    has = msgspec.structs.replace(has, generation=generation)
+    told = fold_current(wished(want, placed=Condition("Placed", "True", placed, "why", 0.0, said)), [has], 1.0)
+    assert told is not None
+    return told.status, told.reason
+
+
+def test_a_vm_says_whether_it_has_what_it_asks_for_and_what_keeps_it_from_that() -> None:
+    same = wish(cpu=0.0, memory=0, networks=[])
+    more = wish(cpu=2.0, memory=0, networks=[])
+    other = wish(cpu=0.0, memory=0, networks=[], machine="microvm")
+    assert current(same, room=ROOM) == ("True", "Current")
+    assert current(more, room=ROOM) == ("False", "Changing")
+    assert current(more, room=ROOM, placed="insufficientResources") == ("False", "insufficientResources")
+    assert current(more, room=ROOM, placed="insufficientResources", said=2) == ("False", "Changing")  # of an older wish
+    assert current(same, room=ROOM, generation=2, has=Resources(), fitted=1) == ("False", "Changing")
+    assert current(same, room=ROOM, generation=2, has=Resources(), reason="guestHolds") == ("False", "guestHolds")
+    assert current(other, room=ROOM) == ("False", "RestartNeeded")
+    assert current(other, room=None) == ("True", "Current")  # it comes with the start
