@@ -1,4 +1,4 @@
-"""docs/status.md says of each point of the command line which test keeps it: that test is there."""
+"""Tests that the docs name exist: of each point of the command line in docs/status.md, and every file that any page names."""
 
 from __future__ import annotations
 
@@ -24,3 +24,11 @@ def test_each_point_of_the_command_line_names_a_test_that_exists() -> None:
             nodes = ast.walk(ast.parse((ROOT / file).read_text()))
             functions = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
             assert name in functions and name.startswith("test_"), f"point {number}: {file} has no {name}"
+
+
+def test_every_file_of_tests_that_a_page_names_exists() -> None:
+    pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    named = {(page.name, path) for page in pages for path in re.findall(r"tests/[\w/]+\.py", page.read_text())}
+    assert len(named) > 100
+    gone = sorted(f"{page}: {path}" for page, path in named if not (ROOT / path).is_file())
+    assert not gone
