@@ -28,7 +28,7 @@ from weft.drivers.runtime.oci.driver import OciDriver
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.rootfs import writable_layer
 from weft.kinds.allocation import AllocatedHealthCheck
-from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound, Unavailable
+from weft.objects.errors import DriverFailed, InvalidInput, NotFound, Unavailable
 
 pytest.register_assert_rewrite("tests.conformance.container_contract")
 
@@ -47,76 +47,6 @@ def lab(request: pytest.FixtureRequest) -> Iterator[ContainerLab]:
 async def driver(lab: ContainerLab) -> AsyncIterator[OciDriver]:
     async for driver in bear(lab):
         yield driver
-
-
-async def test_it_runs_says_what_it_prints_and_how_it_ended(lab: ContainerLab, driver: OciDriver) -> None:
-    plan = lab.script("talks", "echo one; echo two >&2; cat /etc/issue; hostname; exit 3", hostname="box")
-    await driver.start(plan)
-    facts = await ended(driver, plan)
-    assert (facts.state, facts.reason, facts.exit_code) == ("failed", "exited", 3)
-    lines = [line async for line in driver.read_log(plan.id)]
-    assert {(line.channel, line.data) for line in lines} == {
-        *(("stdout", b"one\n"), ("stderr", b"two\n"), ("stdout", b"upper\n"), ("stdout", b"box\n")),
-    }
-    assert [line.data async for line in driver.read_log(plan.id, tail=1)] == [lines[-1].data]
-
-
-async def test_what_it_wrote_is_there_when_it_is_started_again_and_gone_when_removed(
-    lab: ContainerLab, driver: OciDriver
-) -> None:
-    plan = lab.script("writes", "cat /kept 2>/dev/null; echo seen > /kept; rm -f /etc/issue")
-    for expected in ("", "seen\n"):
-        await driver.start(plan)
-        facts = await ended(driver, plan)
-        assert (facts.state, facts.reason, facts.exit_code) == ("stopped", "completed", 0)
-        assert (await printed(driver, plan)) == expected
-    assert not Path(lab.layers[1], "kept").exists() and Path(lab.layers[1], "etc/issue").exists()
-    await driver.remove(plan.id)
-    await driver.start(plan)
-    await ended(driver, plan)
-    assert await printed(driver, plan) == ""
-
-
-async def test_it_is_asked_to_end_and_forced_when_it_doesnt(lab: ContainerLab, driver: OciDriver) -> None:
-    polite = lab.script("polite", "trap 'echo bye; exit 7' QUIT; echo up; while :; do sleep 0.05; done")
-    process = msgspec.structs.replace(polite.process, stop_signal="SIGQUIT")
-    polite = msgspec.structs.replace(polite, process=process)
-    deaf = lab.script("deaf", "trap '' TERM; echo up; while :; do sleep 1; done")
-    for plan in (polite, deaf):
-        await driver.start(plan)
-        await says(driver, plan, "up")
-    await driver.stop(polite.id, grace_seconds=WAIT_SECONDS)
-    facts = await driver.inspect(polite.id)
-    assert (facts.state, facts.reason, facts.exit_code) == ("stopped", "stopRequested", 7)
-    await driver.stop(deaf.id, grace_seconds=0.1)
-    facts = await driver.inspect(deaf.id)
-    assert (facts.state, facts.reason, facts.exit_code) == ("stopped", "stopRequested", 137)
-    await driver.stop(deaf.id, grace_seconds=0)  # again is fine
-
-
-async def test_a_stop_that_is_given_up_leaves_it_running(lab: ContainerLab, driver: OciDriver) -> None:
-    plan = lab.script("unmoved", "trap '' TERM; echo up; while :; do sleep 1; done")
-    started = await driver.start(plan)
-    await says(driver, plan, "up")
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(driver.stop(plan.id, grace_seconds=WAIT_SECONDS), 0.3)
-    assert (await asyncio.wait_for(driver.start(plan), WAIT_SECONDS)).pid == started.pid
-    lab.kill(started)
-    assert (await ended(driver, plan)).reason == "killed"
-
-
-async def test_one_that_somebody_kills_is_told_so(lab: ContainerLab, driver: OciDriver) -> None:
-    plan = lab.plan("victim")
-    lab.kill(await driver.start(plan))
-    facts = await ended(driver, plan)
-    assert (facts.state, facts.reason, facts.exit_code) == ("failed", "killed", 137)
-
-
-async def test_one_that_wants_more_memory_than_it_has_is_told_so(lab: ContainerLab, driver: OciDriver) -> None:
-    plan = lab.plan("hungry", "dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1", memory_bytes=32 * MIB)
-    await driver.start(plan)
-    facts = await ended(driver, plan)
-    assert (facts.state, facts.reason, facts.exit_code) == ("failed", "outOfMemory", 137)
 
 
 async def test_a_fork_bomb_stays_in_its_limit_and_dies_with_its_container(lab: ContainerLab, driver: OciDriver) -> None:
@@ -230,31 +160,6 @@ async def test_a_check_that_takes_too_long_is_killed_with_all_its_deafness(
 
 
 # Who started it, and what holds it, may be killed at any moment.
-
-
-async def test_a_driver_made_anew_finds_it_running_and_hears_its_end(lab: ContainerLab, driver: OciDriver) -> None:
-    plan = lab.script("stays", "echo one; while [ ! -e /go ]; do sleep 0.05; done; echo two; exit 5")
-    before = await driver.start(plan)
-    await driver.close()
-    lab.drivers.clear()
-    second = lab.driver()
-    [facts] = await second.recover()
-    assert (facts.state, facts.pid, facts.uid) == ("running", before.pid, plan.uid)
-    assert (await second.start(plan)).pid == before.pid
-    assert (await output_of(second, plan, "touch", "/go"))[1] == 0
-    assert (await ended(second, plan)).exit_code == 5
-    assert await printed(second, plan) == "one\ntwo\n"
-
-
-async def test_one_that_ended_while_nobody_looked_is_told_as_it_ended(lab: ContainerLab, driver: OciDriver) -> None:
-    plan = lab.script("away", "sleep 0.5; exit 6")
-    await driver.start(plan)
-    await driver.close()
-    lab.drivers.clear()
-    await until_true(lambda: count_members(lab, plan) == 0)
-    second = lab.driver()
-    [facts] = await second.recover()
-    assert (facts.state, facts.reason, facts.exit_code) == ("failed", "exited", 6)
 
 
 async def test_one_whose_shim_is_killed_runs_on_and_its_end_is_noticed(lab: ContainerLab, driver: OciDriver) -> None:
@@ -475,15 +380,6 @@ async def test_a_command_that_cant_be_begun_is_a_run_that_has_ended(lab: Contain
     again = lab.script("mended", "true")
     await driver.start(again)
     assert (await ended(driver, again)).exit_code == 0
-
-
-async def test_a_container_that_runs_isnt_removed(lab: ContainerLab, driver: OciDriver) -> None:
-    plan = lab.plan("kept")
-    await driver.start(plan)
-    with pytest.raises(IllegalTransition):
-        await driver.remove(plan.id)
-    with pytest.raises(DriverFailed):
-        await driver.start(msgspec.structs.replace(plan, uid="another"))
 
 
 async def test_an_image_of_the_nodes_store_runs(lab: ContainerLab, driver: OciDriver, tmp_path: Path) -> None:

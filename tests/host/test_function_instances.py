@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from function_lab import DRIVERS, MIB, FunctionLab, open_lab
+from function_lab import MIB, FunctionLab, open_lab
 from tests.long import mark_long
 
 from weft.agent.function.pool import FreeCapacity
@@ -157,17 +157,6 @@ async def test_an_answer_outlives_the_connection_and_nothing_runs_twice(lab: Fun
     lab.functions.take(Invoke(id, recipe.digest, b"null", 5.0))  # a gateway that isn't sure asks again
     assert (await lab.answer(id)).payload == b"2"
     assert (await lab.invoke(recipe)).payload == b"3"
-
-
-async def test_what_a_killed_agent_left_is_ended_by_the_next(lab: FunctionLab) -> None:
-    recipe = lab.recipe({"app.py": "import time\ndef handler(event, context):\n    time.sleep(60)\n"}, timeout=60.0)
-    await lab.prepare(recipe)
-    lab.ask(recipe)
-    await asyncio.sleep(0.3)
-    another = DRIVERS[lab.isolation][0](lab.host)
-    assert await another.recover() == 1
-    assert lab.groups() == set()
-    await another.close()
 
 
 async def test_closing_while_instances_come_up_leaves_nothing(lab: FunctionLab) -> None:
