@@ -36,7 +36,7 @@ class DoorsLab:
         self._stack = AsyncExitStack()
 
     async def open(self) -> None:
-        doors = serve_function_doors([f"127.0.0.1:{self.port}"], self.folder, self.lab.functions, self.lab.clock)
+        doors = serve_function_doors([f"127.0.0.1:{self.port}"], self.folder, self.lab.parts, self.lab.clock)
         server = await self._stack.enter_async_context(doors)
         self.server = server
         self.port = server.ports[0]

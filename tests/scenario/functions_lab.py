@@ -27,6 +27,7 @@ from weft.kinds.function_version import FunctionVersionSpec
 from weft.kinds.image import ImageStatus
 from weft.kinds.node import NodeReport
 from weft.kinds.parts.function_code import check_code
+from weft.launch.gateway.functions import GatewayFunctions
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope, merge_part
 from weft.objects.identity import SERVER_NAME, new_uid, object_key
 from weft.protocol.frames import FrameType, encode_frame, encode_hello, receive_frame
@@ -199,19 +200,24 @@ class FunctionsLab:
         self.their_clock: Clock = self.clock
         self.store = MemoryStore(self.clock)
         self.agents: dict[str, PretendAgent] = {}
-        self.functions: FunctionService
+        self.parts: GatewayFunctions
         self._running: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
-        """The gateway's functions, in a gateway that listens."""
+        """The gateway's functions, in a gateway of their own that listens."""
         clock = self.their_clock
         cache = Cache(self.store, make_view(*placing.KINDS, "token", indexes=(TOKENS_BY_KEY,)), clock)
         places = FunctionPlacing(cache.view)
         cache.subscribe(places.notice, placing.KINDS)
-        self.functions = FunctionService(self.store, cache, places, clock, ticket_key=KEY, folder=self.folder / "gw")
+        service = FunctionService(self.store, cache, places, clock, ticket_key=KEY, folder=self.folder / "gw")
+        self.parts = GatewayFunctions(service, self.folder / "gateway", self.clock)
+        await self.gateway_lab.restart(self.parts.streams)
         gateway = self.gateway_lab.gateway
-        gateway.functions = self.functions
         self._running = asyncio.ensure_future(self.functions.run(gateway.dial, lambda uid: uid in gateway.nodes))
+
+    @property
+    def functions(self) -> FunctionService:
+        return self.parts.service
 
     async def end(self) -> None:
         if self._running is not None:
@@ -221,7 +227,6 @@ class FunctionsLab:
     async def restart(self) -> None:
         """As by kill -9 of the gateway, and its keeper."""
         await self.end()
-        await self.gateway_lab.restart()
         await self.begin()
 
     async def agent(self, name: str, *, cpu: float = 8, memory: int = 16 * GIB, **labels: str) -> PretendAgent:

@@ -18,6 +18,7 @@ import msgspec
 import pytest
 from tests.scenario.function_api_lab import DoorsLab, doors_lab
 
+from weft.gateway.function.definition.catalogue import Function
 from weft.gateway.function.invocation.call import Call, Outcome
 from weft.gateway.function_events import delivery
 from weft.gateway.function_events import file as event_file
@@ -98,7 +99,7 @@ class Nodes:
         self.says: Any = lambda call: Outcome(id=call.id, payload=b"1")
         self.running = self.most = 0
 
-    async def invoke(self, call: Call) -> Outcome:
+    async def invoke(self, call: Call, function: Function | None = None) -> Outcome:
         self.calls.append(call)
         self.running += 1
         self.most = max(self.most, self.running)
@@ -501,7 +502,7 @@ async def test_a_damaged_file_of_events_keeps_the_doors_shut_until_it_is_moved_a
     path.write_bytes(b"no database" * 1000)
     place = f"127.0.0.1:{doors.port}"
     keeping = asyncio.ensure_future(
-        function_api.keep_function_doors([place], doors.folder, doors.lab.functions, doors.lab.clock)
+        function_api.keep_function_doors([place], doors.folder, doors.lab.parts, doors.lab.clock)
     )
     try:
         await doors.lab.until(lambda: "functions can't be served over HTTP" in caplog.text)

@@ -56,14 +56,14 @@ CheckNode = Callable[[str, Peer], Awaitable[object]]
 T = TypeVar("T")
 
 
-class Serves(Protocol):
-    """What the gateway itself answers for, beside streams of guests: functions."""
+class Functions(Protocol):
+    """Serves the streams of functions, which end at the gateway itself."""
 
-    def come(self, node_uid: str) -> None:
-        """The agent of a node that serves functions is connected."""
+    def on_agent(self, node_uid: str) -> None:
+        """The agent of a node that runs functions has connected."""
 
     def serves(self, claims: dict[str, Any]) -> bool:
-        """Whether a ticket's stream is its to serve."""
+        """Whether the stream of a ticket with these claims is a function's."""
 
     async def serve(self, client: Connection, claims: dict[str, Any]) -> Carried: ...
 
@@ -88,11 +88,13 @@ class Gateway:
         find_place: FindPlace | None = None,
         origins: Origins | None = None,
         check_node: CheckNode | None = None,
+        functions: Functions | None = None,
     ) -> None:
         self._tls, self._ticket_key, self._clock = tls, ticket_key, clock
         self._origins = origins or Origins()
         self._check_node = check_node or _believe
         self._find_place = find_place or _find_nothing
+        self._functions = functions
         self._agents: dict[str, Connection] = {}
         self._of_nodes: dict[str, set[Connection]] = {}  # theirs and their streams', by node uid
         self._pending: dict[str, _Pending] = {}
@@ -100,7 +102,6 @@ class Gateway:
         self._used: dict[bytes, float] = {}  # digests of tickets' claims, and when these expire
         self._tasks: set[asyncio.Task[Any]] = set()
         self._servers: list[asyncio.Server] = []
-        self.functions: Serves | None = None
 
     @property
     def ports(self) -> list[int]:
@@ -210,8 +211,8 @@ class Gateway:
         if before is not None:
             before.writer.close()
         log.info("node %s is connected from %s", uid, connection.address)
-        if connection.serves_functions and self.functions is not None:
-            self.functions.come(uid)
+        if connection.serves_functions and self._functions is not None:
+            self._functions.on_agent(uid)
         pinging = asyncio.ensure_future(self._ping(connection))
         try:
             while await self._within(connection.receive(), SILENCE_SECONDS) is not None:
@@ -266,11 +267,11 @@ class Gateway:
 
     async def _serve_here(self, client: Connection, claims: Claims, whole: dict[str, Any]) -> None:
         """A stream that is the gateway's own to answer. Raises InvalidInput."""
-        if self.functions is None or not self.functions.serves(whole):
+        if self._functions is None or not self._functions.serves(whole):
             raise InvalidInput(f"this gateway doesn't serve {claims.verb[:40]!r}", reason="notServed")
         began, carried = self._clock.elapsed(), Carried(result="failed")
         try:
-            carried = await self.functions.serve(client, whole)
+            carried = await self._functions.serve(client, whole)
         finally:
             audit.info(
                 "stream subject=%s from=%s verb=%s result=%s seconds=%.3f in=%d out=%d",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -40,7 +40,6 @@ from weft.gateway.function.invocation.tracker import (
     SendAck,
     SendInvoke,
 )
-from weft.gateway.function.record.metrics import There, find_instances
 from weft.objects.errors import InUse, Unavailable, WeftError
 from weft.protocol.invocations import (
     MAX_PAYLOAD_BYTES,
@@ -64,7 +63,7 @@ MOST_HELD_BYTES = 512 * 1024 * 1024  # of payloads, a quarter of them of one pro
 
 
 class InvocationObserver(Protocol):
-    """Who hears of what becomes of invocations."""
+    """Follows what becomes of invocations."""
 
     def arrived(self, function: Function, version: Version) -> None: ...
     def throttled(self, function: Function) -> None: ...
@@ -72,6 +71,14 @@ class InvocationObserver(Protocol):
     def ended(self, function: Function, outcome: Outcome, digest: str, seconds: float) -> None: ...
     def lost(self, function: Function, digest: str) -> None: ...
     def printed(self, node: str, printed: Printed) -> None: ...
+    def disconnected(self, node: str) -> None: ...
+
+
+class AgentObserver(Protocol):
+    """Follows the agents: what they report of preparations, and that their connection is lost."""
+
+    def on_prepared(self, node: str, message: Prepared | Refused) -> None: ...
+    def on_disconnect(self, node: str) -> None: ...
 
 
 class _Caller(msgspec.Struct, frozen=True):
@@ -83,58 +90,57 @@ class _Caller(msgspec.Struct, frozen=True):
 
 
 class Dispatcher:
-    """``hear`` gets what agents say of preparations, ``left`` that one has gone; ``is_read`` tells whether the catalogue is
-    there."""
+    """``is_synced`` tells whether the catalogue is complete."""
 
-    def __init__(self, catalogue: Catalogue, agents: Agents, witness: InvocationObserver, clock: Clock) -> None:
-        self._catalogue, self._agents, self._witness, self._clock = catalogue, agents, witness, clock
-        self.hear: Callable[[str, Prepared | Refused], None] = lambda node, message: None
-        self.left: Callable[[str], None] = lambda node: None
-        self.is_read: Callable[[], bool] = lambda: True
-        self._desk = InvocationTracker(agents.fleet, catalogue.function_of)
-        self.bygone = LateResults(clock, agents.fleet, self._desk.is_stray, agents.name_of)
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        agents: Agents,
+        tracker: InvocationTracker,
+        late: LateResults,
+        observer: InvocationObserver,
+        agent_observers: Sequence[AgentObserver],
+        is_synced: Callable[[], bool],
+        clock: Clock,
+    ) -> None:
+        self._catalogue, self._agents, self._tracker, self._late = catalogue, agents, tracker, late
+        self._observer, self._agent_observers = observer, agent_observers
+        self._is_synced, self._clock = is_synced, clock
         self._waiting: dict[str, _Caller] = {}
         self._held = Shares(MOST_HELD_BYTES, MOST_HELD_BYTES // 4)  # bytes of payloads under way, by project
         self._read_at: float | None = None
         self._written: dict[str, int] = {}  # the last number of what was printed, by node
         self._begun = False
 
-    async def invoke(self, call: Call) -> Outcome:
+    async def invoke(self, call: Call, function: Function | None = None) -> Outcome:
         """See ``Dispatches``."""
         if not self._begun:
             await self._begin()
-        function = self._catalogue.find(call.project, call.name)
+            function = None  # it may have changed meanwhile
+        if function is None:
+            function = self._catalogue.find(call.project, call.name)
         version = self._catalogue.resolve(function, call.qualifier)
         if call.again:
-            known = await self.bygone.recall(function.what, version.recipe.version, call.id)
+            known = await self._late.recall(function.what, version.recipe.version, call.id)
             if known is not None:
                 return known
         self._admit(function, call)
-        self._witness.arrived(function, version)
+        self._observer.arrived(function, version)
         ranked = self._agents.find_ranked(version, call.node)
         if not ranked.places:
-            self._witness.refused(function, ranked.ranking.reason, version.recipe.digest)
+            self._observer.refused(function, ranked.ranking.reason, version.recipe.digest)
             raise unplaceable_error(function.what, ranked.ranking)
         began = self._clock.elapsed()
         flight = _make_flight(version, call, ranked.places, began)
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting[call.id] = _Caller(function, began, future)
         self._held.take(call.project, len(call.payload))
-        self._perform(self._desk.begin(flight))
+        self._perform(self._tracker.begin(flight))
         return await future  # cancelled, it goes on all the same, and counts
 
     def running(self, function_uid: str) -> int:
         """How many invocations of it are under way, or may be."""
-        return self._desk.running(function_uid)
-
-    def find_instances(self, function_uid: str) -> list[There]:
-        """Where it has instances, or would have one soon."""
-
-        def is_its(digest: str) -> bool:
-            known = self._catalogue.function_of(digest)
-            return known is not None and known[0] == function_uid
-
-        return find_instances(self._agents.fleet, is_its, self._agents.name_of)
+        return self._tracker.running(function_uid)
 
     async def watch(self) -> None:
         """Look for what is overdue, for ever."""
@@ -143,14 +149,14 @@ class Dispatcher:
             self._has_read()
             for node, channel in self._agents.channels.items():
                 self._agents.fleet.nodes[node].congested = channel.is_congested
-            self._perform(self._desk.expire(self._clock.elapsed()))
+            self._perform(self._tracker.expire(self._clock.elapsed()))
 
     async def serve(self, channel: Channel) -> None:
         """Carry messages of one agent's connection until it is lost; first the functions are read that its invocations are of."""
         while not self._has_read():
             await self._clock.sleep(LOOK_SECONDS / 5)
         node, channels = channel.node, self._agents.channels
-        self._desk.connect(node)
+        self._tracker.connect(node)
         channels[node] = channel
         try:
             while (message := await channel.receive()) is not None:
@@ -160,8 +166,10 @@ class Dispatcher:
         finally:
             if channels.get(node) is channel:
                 self._agents.leave(node)
-                self._desk.disconnect(node, self._clock.elapsed())
-                self.left(node)
+                self._tracker.disconnect(node, self._clock.elapsed())
+                self._observer.disconnected(node)
+                for observer in self._agent_observers:
+                    observer.on_disconnect(node)
             channel.close()
 
     async def know(self) -> None:
@@ -183,13 +191,13 @@ class Dispatcher:
         while not self._begun:
             listened = self._clock.elapsed() - (self._read_at or 0.0)
             knows = any(serving.open for serving in nodes.values()) or listened >= BEGIN_SECONDS
-            self._begun = listened >= ALL_SECONDS or (knows and not self.bygone.find_missing())
+            self._begun = listened >= ALL_SECONDS or (knows and not self._late.find_missing())
             if not self._begun:
                 await self._clock.sleep(LOOK_SECONDS / 5)
 
     def _has_read(self) -> bool:
         """Whether the functions are there; since when they are is noted, as nodes are listened to from then on."""
-        if self._read_at is None and self.is_read():
+        if self._read_at is None and self._is_synced():
             self._read_at = self._clock.elapsed()
         return self._read_at is not None
 
@@ -197,14 +205,14 @@ class Dispatcher:
         """Raises TooLarge, Throttled, InUse."""
         if len(call.payload) > MAX_PAYLOAD_BYTES:
             raise too_large_error(function.what, len(call.payload), MAX_PAYLOAD_BYTES)
-        running = self._desk.running(function.uid)
+        running = self._tracker.running(function.uid)
         if running >= function.spec.max_concurrent:
-            self._witness.throttled(function)
+            self._observer.throttled(function)
             raise busy_error(function.what, running, function.spec.max_concurrent)
         if not self._held.has_room(call.project, len(call.payload)):
-            self._witness.throttled(function)
+            self._observer.throttled(function)
             raise full_error()
-        if call.id in self._desk:
+        if call.id in self._tracker:
             raise InUse(f"an invocation with the id {call.id[:80]} is under way", hint="use another id")
 
     def _hear(self, channel: Channel, message: FromAgent) -> None:
@@ -218,17 +226,21 @@ class Dispatcher:
                 self._write_down(node, message)
                 channel.report_written(message.serial)
             case Prepared():
-                self.hear(node, message)
+                self._on_prepared(node, message)
             case _:
-                if isinstance(message, Refused) and message.id not in self._desk:
-                    self.hear(node, message)
-                self._perform(self._desk.hear(node, message, self._clock.elapsed()))
+                if isinstance(message, Refused) and message.id not in self._tracker:
+                    self._on_prepared(node, message)
+                self._perform(self._tracker.hear(node, message, self._clock.elapsed()))
+
+    def _on_prepared(self, node: str, message: Prepared | Refused) -> None:
+        for observer in self._agent_observers:
+            observer.on_prepared(node, message)
 
     def _write_down(self, node: str, printed: Printed) -> None:
         """Unless it is told again, and only the word that it was written down was lost with a connection."""
         if not printed.age or printed.serial > self._written.get(node, 0):
             self._written[node] = printed.serial
-            self._witness.printed(node, printed)
+            self._observer.printed(node, printed)
 
     def _perform(self, instructions: list[Instruction]) -> None:
         queue = list(instructions)
@@ -237,7 +249,7 @@ class Dispatcher:
                 case SendInvoke(node=node, flight=flight):
                     if not self._agents.send(node, flight.recipe.digest, flight.invoke):
                         refused = Refused(flight.id, "closing", "the connection to the node was just lost")
-                        queue += self._desk.hear(node, refused, self._clock.elapsed())
+                        queue += self._tracker.hear(node, refused, self._clock.elapsed())
                     elif flight.cold:
                         self._agents.use(node)
                 case SendAck(node=node, id=id, bytes=weight):
@@ -245,7 +257,7 @@ class Dispatcher:
                     if channel is not None:
                         channel.send_later(Acknowledge(id), weight)
                 case LateResult(node=node, answer=answer):
-                    self.bygone.keep(node, answer)
+                    self._late.keep(node, answer)
                 case _:
                     self._end(instruction)
 
@@ -263,19 +275,19 @@ class Dispatcher:
             caller.future.set_exception(result)
 
     def _conclude(self, function: Function, ended: Done | NoNode | Lost, seconds: float) -> Outcome | WeftError:
-        """What its caller is told, and its witness."""
+        """What its caller and the observer get."""
         flight, name_of = ended.flight, self._agents.name_of
         match ended:
             case Done(answer=answer):
                 outcome = make_outcome(answer, flight.recipe.version, name_of(flight.node))
-                self._witness.ended(function, outcome, flight.recipe.digest, seconds)
+                self._observer.ended(function, outcome, flight.recipe.digest, seconds)
                 return outcome
             case NoNode():
                 problem = no_node_error(function.what, flight, self._agents.fleet, name_of)
-                self._witness.refused(function, problem.token, flight.recipe.digest)
+                self._observer.refused(function, problem.token, flight.recipe.digest)
                 return problem
             case Lost(why=why):
-                self._witness.lost(function, flight.recipe.digest)
+                self._observer.lost(function, flight.recipe.digest)
                 return lost_error(function.what, flight.id, f"lost on {name_of(flight.node)}: {why}")
 
 

@@ -27,7 +27,7 @@ class Links:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._channels: dict[str, Channel] = {}
 
-    def come(self, node: str) -> None:
+    def on_agent(self, node: str) -> None:
         """An agent is connected, perhaps again: what was open to it before may be dead, so it is asked for anew."""
         if (before := self._channels.get(node)) is not None:
             before.close()

@@ -51,7 +51,7 @@ class _Preparation:
 
 
 class Readiness:
-    """``run`` it; ``notice`` hears of the view's changes, ``hear`` and ``leave`` of what agents say and that they are gone."""
+    """``run`` it; ``notice`` gets the view's changes, ``on_prepared`` and ``on_disconnect`` what agents report."""
 
     def __init__(self, catalogue: Catalogue, cache: Cache, store: Store, agents: Agents, clock: Clock) -> None:
         self._catalogue, self._cache, self._store = catalogue, cache, store
@@ -75,12 +75,12 @@ class Readiness:
                     if change.new.envelope.name in (base_of(spec), held_name(spec.image)):
                         self._offer(item.key)
 
-    def hear(self, node: str, message: Prepared | Refused) -> None:
+    def on_prepared(self, node: str, message: Prepared | Refused) -> None:
         preparation = self._preparations.get(message.id)
         if preparation is not None and preparation.node == node:
             preparation.news.put_nowait(message)
 
-    def leave(self, node: str) -> None:
+    def on_disconnect(self, node: str) -> None:
         for preparation in self._preparations.values():
             if preparation.node == node:
                 preparation.news.put_nowait(None)

@@ -1,5 +1,5 @@
-"""All of the gateway's part in functions, put together: follows the store, keeps channels, dispatches, prepares, and answers
-tickets' streams. ``catalogue``, ``agents`` and ``dispatcher`` are for other doors."""
+"""The gateway's part in functions, put together: follows the store, keeps channels to agents, dispatches and prepares. The HTTP API
+and the streams of tickets stand on ``catalogue``, ``dispatcher`` and ``record``."""
 
 from __future__ import annotations
 
@@ -18,23 +18,22 @@ from weft.gateway.function.definition.catalogue import Catalogue
 from weft.gateway.function.dispatcher import Dispatcher
 from weft.gateway.function.instance import snapshots
 from weft.gateway.function.instance.agents import Agents
-from weft.gateway.function.instance.keep_alive import LOOK_SECONDS
+from weft.gateway.function.instance.keep_alive import LOOK_SECONDS, KeepAliveController
 from weft.gateway.function.instance.snapshots import SnapshotSpreader
+from weft.gateway.function.invocation.late_results import LateResults
+from weft.gateway.function.invocation.tracker import InvocationTracker
 from weft.gateway.function.links import Dial, Links
 from weft.gateway.function.readiness import Readiness
 from weft.gateway.function.record.counts_file import CountsFile
 from weft.gateway.function.record.output_log import PrintedLog
 from weft.gateway.function.record.recorder import InvocationRecorder
-from weft.gateway.function.streams import FunctionStreams
-from weft.gateway.stream.connection import Connection
-from weft.gateway.stream.splice import Carried
 from weft.informer.cache import Cache
 from weft.informer.view import Changed, Index, Item, View
 from weft.kinds.function import FunctionSpec, FunctionStatus, keep_alive_of, ready_of
 from weft.kinds.function_version import FunctionVersionStatus
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.objects.errors import NotFound, Unavailable
-from weft.protocol.invocations import Drop, Prepared, Refused
+from weft.protocol.invocations import Drop
 
 log = logging.getLogger("weft.gateway.functions")
 SWEEP_SECONDS = 10.0
@@ -57,21 +56,26 @@ class FunctionService:
     ) -> None:
         self.cache, self._clock = cache, clock
         self._names: dict[str, str] = {}  # of nodes, by uid
-        self.catalogue = Catalogue(cache.view)
+        catalogue = self.catalogue = Catalogue(cache.view)
         self.printed = PrintedLog(folder / "logs")
         self.counts = CountsFile(folder / "counts")
-        self.record = InvocationRecorder(self.printed, self.counts, clock)
-        self.agents = Agents(self.catalogue, placing, clock, ticket_key, self._name_of)
-        self.dispatcher = Dispatcher(self.catalogue, self.agents, self.record, clock)
-        self.readiness = Readiness(self.catalogue, cache, store, self.agents, clock)
-        self.spreading = SnapshotSpreader(self.catalogue, self.agents, clock)
-        self.streams = FunctionStreams(self.dispatcher, self.record, self.printed, clock)
-        self.record.running, self.record.function_of = self.dispatcher.running, self.catalogue.function_of
-        self.record.find_instances = self.dispatcher.find_instances
-        self.dispatcher.hear, self.dispatcher.left = self._hear, self._leave
-        self.dispatcher.is_read = lambda: bool(cache.epoch)
-        self.dispatcher.bygone.find_expected = self._find_serving
-        self.agents.keep_of = self.record.keeping.keep_of
+        self._keep_alive = KeepAliveController(clock)
+        agents = self.agents = Agents(catalogue, placing, clock, ticket_key, self._name_of, self._keep_alive.keep_of)
+        tracker = InvocationTracker(agents.fleet, catalogue.function_of)
+        late = LateResults(clock, agents.fleet, tracker.is_stray, self._name_of, self._find_serving)
+        self.record = InvocationRecorder(catalogue, agents, tracker, self._keep_alive, self.printed, self.counts, clock)
+        self.readiness = Readiness(catalogue, cache, store, agents, clock)
+        self._spreading = SnapshotSpreader(catalogue, agents, clock)
+        self.dispatcher = Dispatcher(
+            catalogue,
+            agents,
+            tracker,
+            late,
+            self.record,
+            (self.readiness, self._spreading),
+            lambda: bool(cache.epoch),
+            clock,
+        )
         self._links: Links | None = None
         self._unused: dict[str, int] = {}  # digests that nothing names, and for how many sweeps
 
@@ -93,15 +97,10 @@ class FunctionService:
             self.printed.close()
             self.counts.write(self.counts.take())
 
-    def come(self, node_uid: str) -> None:
+    def on_agent(self, node_uid: str) -> None:
+        """The agent of a node that runs functions has connected."""
         if self._links is not None:
-            self._links.come(node_uid)
-
-    def serves(self, claims: dict[str, Any]) -> bool:
-        return self.streams.serves(claims)
-
-    async def serve(self, client: Connection, claims: dict[str, Any]) -> Carried:
-        return await self.streams.serve(client, claims)
+            self._links.on_agent(node_uid)
 
     def _notice(self, changes: Sequence[Changed]) -> None:
         for change in changes:
@@ -120,15 +119,6 @@ class FunctionService:
             elif change.kind in ("function", "functionversion") and change.new is None:
                 self._let_go(change.item)
 
-    def _hear(self, node: str, message: Prepared | Refused) -> None:
-        self.readiness.hear(node, message)
-        self.spreading.hear(node, message)
-
-    def _leave(self, node: str) -> None:
-        self.readiness.leave(node)
-        self.spreading.leave(node)
-        self.record.keeping.leave(node)
-
     def _expect(self, item: Item) -> None:
         """What says itself how its instances are kept needn't be invoked first."""
         spec = item.spec(FunctionSpec)
@@ -136,7 +126,7 @@ class FunctionService:
             return
         try:
             function = self.catalogue.find(item.envelope.project or "", item.envelope.name)
-            self.record.keeping.expect(self.catalogue.resolve(function, LATEST).recipe, spec)
+            self._keep_alive.expect(self.catalogue.resolve(function, LATEST).recipe, spec)
         except (NotFound, Unavailable):
             pass  # not ready yet
 
@@ -158,12 +148,12 @@ class FunctionService:
     async def _keep(self) -> None:
         while True:
             await self._clock.sleep(LOOK_SECONDS)
-            self.record.keeping.look(self.agents)
+            self._keep_alive.look(self.agents)
 
     async def _spread(self) -> None:
         while True:
             await self._clock.sleep(snapshots.LOOK_SECONDS)
-            self.spreading.look(self.record.keeping.find_demands())
+            self._spreading.look(self._keep_alive.find_demands())
 
     async def _write_counts(self) -> None:
         while True:
@@ -203,7 +193,7 @@ class FunctionService:
             channel.told.pop(digest, None)
             channel.send(Drop(digest))
         self.agents.forget(digest)
-        self.record.keeping.forget([digest])
+        self._keep_alive.forget([digest])
 
 
 def make_view(*kinds: str, indexes: Sequence[Index] = (), later: Sequence[str] = ()) -> View:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import uuid
-from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.gateway.function.invocation.call import Call, Dispatches, Outcome
-from weft.gateway.function.record.output_log import PrintedLog
-from weft.gateway.function.record.recorder import InvocationRecorder
+from weft.gateway.function.invocation.call import AcceptsEvents, Call, Outcome
+from weft.gateway.function.service import FunctionService
 from weft.gateway.stream.connection import Connection
 from weft.gateway.stream.splice import Carried
 from weft.kinds.parts.function_verbs import FunctionLogsInput, InvokeInput
@@ -35,11 +33,14 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class FunctionStreams:
-    """``accept`` takes an invocation in that is to be run later; None where nothing does."""
+    """Of ``service``; ``events`` takes asynchronous invocations."""
 
-    def __init__(self, dispatcher: Dispatches, record: InvocationRecorder, log: PrintedLog, clock: Clock) -> None:
-        self._dispatcher, self._record, self._log, self._clock = dispatcher, record, log, clock
-        self.accept: Callable[[Call], Awaitable[None]] | None = None
+    def __init__(self, service: FunctionService, events: AcceptsEvents, clock: Clock) -> None:
+        self._service, self._events, self._clock = service, events, clock
+        self._dispatcher, self._record, self._log = service.dispatcher, service.record, service.printed
+
+    def on_agent(self, node_uid: str) -> None:
+        self._service.on_agent(node_uid)
 
     def serves(self, claims: dict[str, Any]) -> bool:
         workload = claims.get("workload")
@@ -73,9 +74,7 @@ class FunctionStreams:
             client_context=asked.client_context,
         )
         if asked.later:
-            if self.accept is None:
-                raise InvalidInput("this gateway takes no asynchronous invocations", reason="notServed")
-            await self.accept(call)
+            await self._events.accept(call)
             await client.send(encode_json(FrameType.EXIT, {"code": 0, "requestId": call.id}))
             return
         outcome = await self._dispatcher.invoke(call)

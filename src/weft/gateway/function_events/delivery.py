@@ -133,6 +133,7 @@ class Deliveries:
                     log.warning("%d dead letters were older than 14 days and are gone", dropped)
         finally:
             tasks = [lane.task for lane in self._lanes.values() if lane.task is not None]
+            self._lanes.clear()  # it may run again, and finds in the queue what they left
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

@@ -49,36 +49,43 @@ CREATE TABLE IF NOT EXISTS fired (
 
 
 class EventFile:
-    """``path`` is made if it isn't there."""
+    """``path`` is made if it isn't there. It may be opened again after it was closed, or couldn't be opened."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._work: queue.SimpleQueue[tuple[Work, asyncio.Future[Any]] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._run, name="weft-events", daemon=True)
-        self._opened: asyncio.Future[None] = self._loop.create_future()
+        self._thread: threading.Thread | None = None
 
     async def open(self) -> None:
-        self._thread.start()
-        await self._opened
+        """Raises Unavailable for a file that can't be read."""
+        opened: asyncio.Future[None] = self._loop.create_future()
+        thread = threading.Thread(target=self._run, args=(opened,), name="weft-events", daemon=True)
+        thread.start()
+        await opened
+        self._thread = thread
 
     async def close(self) -> None:
-        self._work.put(None)
-        await asyncio.to_thread(self._thread.join)
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._work.put(None)
+            await asyncio.to_thread(thread.join)
 
     async def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """What ``work`` gives, once what it did is on the disk. Raises Unavailable if the disk can't take it."""
+        if self._thread is None:
+            raise _trouble("the file is not open")
         future: asyncio.Future[T] = self._loop.create_future()
         self._work.put((work, future))
         return await asyncio.shield(future)
 
-    def _run(self) -> None:
+    def _run(self, opened: asyncio.Future[None]) -> None:
         try:
             db = open_file(self._path)
         except sqlite3.Error as problem:
-            self._tell([(self._opened, None, _trouble(problem))])
+            self._tell([(opened, None, _trouble(problem))])
             return
-        self._tell([(self._opened, None, None)])
+        self._tell([(opened, None, None)])
         try:
             while (first := self._work.get()) is not None:
                 batch = [first]
@@ -142,7 +149,7 @@ def _own(result: Any) -> Any:
     return None if isinstance(result, sqlite3.Cursor) else result
 
 
-def _trouble(problem: sqlite3.Error) -> Unavailable:
+def _trouble(problem: sqlite3.Error | str) -> Unavailable:
     return Unavailable(
         f"events can't be stored just now: {problem}",
         hint="check whether the server's disk is full, or gateway/events.db in its state folder damaged",

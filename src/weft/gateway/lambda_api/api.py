@@ -8,21 +8,19 @@ import base64
 import re
 import uuid
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
 
+from weft.gateway.function.definition.catalogue import Catalogue, Function
 from weft.gateway.function.definition.names import Named, read_name
-from weft.gateway.function.invocation.call import Call, Dispatches
+from weft.gateway.function.invocation.call import AcceptsEvents, Call, Dispatches
 from weft.gateway.lambda_api.answers import JSON, answer_json
 from weft.gateway.lambda_api.authenticate import Caller
 from weft.gateway.lambda_api.describe import describe_aliases, describe_function, describe_version
-from weft.gateway.lambda_api.functions import FunctionIndex
 from weft.gateway.lambda_api.http import Request
 from weft.gateway.lambda_api.idempotency import IdempotencyCache
-from weft.informer.view import Item
-from weft.kinds.function import FunctionSpec
 from weft.objects.errors import InvalidInput
 from weft.serving.answer import Answer
 
@@ -36,16 +34,11 @@ _FIRST = re.compile(r"attempt=1(?:;|$)")
 _JSON = msgspec.json.Decoder(msgspec.Raw)
 
 
-class Later(Protocol):
-    """Whoever keeps events until they were run."""
-
-    async def accept(self, call: Call) -> None:
-        """Durable when this returns. Raises TooLarge, Throttled, Unavailable."""
-
-
 class LambdaApi:
-    def __init__(self, known: FunctionIndex, dispatcher: Dispatches, later: Later, once: IdempotencyCache) -> None:
-        self._known, self._dispatcher, self._later, self._once = known, dispatcher, later, once
+    def __init__(
+        self, catalogue: Catalogue, dispatcher: Dispatches, events: AcceptsEvents, once: IdempotencyCache
+    ) -> None:
+        self._catalogue, self._dispatcher, self._events, self._once = catalogue, dispatcher, events, once
 
     async def answer(self, request: Request, caller: Caller, request_id: str) -> Answer:
         """Raises WeftError."""
@@ -61,12 +54,16 @@ class LambdaApi:
             caller.require(project, "invoke functions", invokes=True)
             return await self._invoke(request, caller, project, named, request_id)
         caller.require(project, "look at functions")
-        item = self._known.find(project, named.name)
+        function = self._catalogue.find(project, named.name)
+        item = function.item
         tails: dict[str, Callable[[], dict[str, Any]]] = {
-            "": lambda: self._describe_whole(item, named.qualifier),
-            "configuration": lambda: self._describe(item, named.qualifier),
+            "": lambda: self._describe_whole(function, named.qualifier),
+            "configuration": lambda: self._describe(function, named.qualifier),
             "versions": lambda: {
-                "Versions": [describe_function(item), *(describe_version(v) for v in self._known.versions(item))]
+                "Versions": [
+                    describe_function(item),
+                    *(describe_version(v) for v in self._catalogue.versions(function)),
+                ]
             },
             "aliases": lambda: {"Aliases": describe_aliases(item)},
         }
@@ -77,7 +74,7 @@ class LambdaApi:
         return answer_json(tell(), request_id)
 
     async def _invoke(self, request: Request, caller: Caller, project: str, named: Named, request_id: str) -> Answer:
-        item = self._known.find(project, named.name)
+        function = self._catalogue.find(project, named.name)
         attempted = request.header("amz-sdk-invocation-id")[:MOST_ATTEMPTED]
         if attempted:  # the same for each attempt, and whichever gateway it comes to
             request_id = str(uuid.uuid5(_SPACE, "\n".join((caller.id, attempted, request.path, named.qualifier))))
@@ -85,8 +82,10 @@ class LambdaApi:
         kind = request.header("x-amz-invocation-type") or "RequestResponse"
         key = (caller.id, attempted, request.path)
         if kind == "RequestResponse":
-            return await (self._once.run(key, lambda: self._run(call)) if attempted else self._run(call))
-        self._known.check_qualifier(item, named.qualifier)
+            return await (
+                self._once.run(key, lambda: self._run(call, function)) if attempted else self._run(call, function)
+            )
+        self._catalogue.published(function, named.qualifier)
         if kind == "DryRun":
             return Answer(204, b"", (("x-amzn-requestid", request_id),))
         if kind != "Event":
@@ -98,11 +97,11 @@ class LambdaApi:
         return await (self._once.run(key, lambda: self._accept(call)) if attempted else self._accept(call))
 
     async def _accept(self, call: Call) -> Answer:
-        await self._later.accept(call)
+        await self._events.accept(call)
         return Answer(202, b"", (("x-amzn-requestid", call.id),))
 
-    async def _run(self, call: Call) -> Answer:
-        outcome = await self._dispatcher.invoke(call)
+    async def _run(self, call: Call, function: Function) -> Answer:
+        outcome = await self._dispatcher.invoke(call, function)
         headers = [JSON, ("x-amzn-requestid", outcome.id), ("x-amz-executed-version", outcome.version)]
         if outcome.error:
             headers.append(("x-amz-function-error", outcome.error))
@@ -110,17 +109,17 @@ class LambdaApi:
             headers.append(("x-amz-log-result", base64.b64encode(outcome.tail[-4096:]).decode()))
         return Answer(200, outcome.payload, tuple(headers))
 
-    def _describe(self, item: Item, qualifier: str) -> dict[str, Any]:
-        version = self._known.check_qualifier(item, qualifier)
-        return describe_function(item, qualifier) if version is None else describe_version(version)
+    def _describe(self, function: Function, qualifier: str) -> dict[str, Any]:
+        version = self._catalogue.published(function, qualifier)
+        return describe_function(function.item, qualifier) if version is None else describe_version(version)
 
-    def _describe_whole(self, item: Item, qualifier: str) -> dict[str, Any]:
-        spec, envelope = item.spec(FunctionSpec), item.envelope
+    def _describe_whole(self, function: Function, qualifier: str) -> dict[str, Any]:
+        spec = function.spec
         code = {"RepositoryType": "ECR", "ImageUri": spec.image} if spec.image else {"RepositoryType": "weft"}
         return {
-            "Configuration": self._describe(item, qualifier),
+            "Configuration": self._describe(function, qualifier),
             "Code": code,
-            "Tags": dict(envelope.labels),
+            "Tags": dict(function.item.envelope.labels),
             "Concurrency": {"ReservedConcurrentExecutions": spec.max_concurrent},
         }
 
@@ -130,7 +129,7 @@ class LambdaApi:
         limit = query.get("MaxItems", str(MOST_LISTED))
         if not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:9]) <= 10_000):
             raise InvalidInput(f"MaxItems: {limit[:40]!r} is not a number from 1 to 10000", field="MaxItems")
-        items = [i for i in self._known.listed(project) if i.envelope.name > query.get("Marker", "")]
+        items = [i for i in self._catalogue.functions(project) if i.envelope.name > query.get("Marker", "")]
         page = items[: min(int(limit), MOST_LISTED)]
         told: dict[str, Any] = {"Functions": [describe_function(item) for item in page]}
         if len(items) > len(page):

@@ -8,6 +8,7 @@ import re
 import msgspec
 
 from weft.contracts.clock import Clock
+from weft.gateway.function.definition.catalogue import Catalogue
 from weft.gateway.function.definition.names import read_name
 from weft.gateway.function.invocation.call import Call, Dispatches
 from weft.gateway.lambda_api import function_url
@@ -15,9 +16,7 @@ from weft.gateway.lambda_api.answers import JSON, answer_error, answer_json, typ
 from weft.gateway.lambda_api.api import PREFIX, LambdaApi
 from weft.gateway.lambda_api.authenticate import Callers
 from weft.gateway.lambda_api.dead_letters import DEAD_LETTERS, DeadLetterApi
-from weft.gateway.lambda_api.functions import FunctionIndex
 from weft.gateway.lambda_api.http import Request
-from weft.kinds.function import FunctionSpec
 from weft.objects.errors import NotAuthenticated, NotFound, WeftError
 from weft.objects.identity import new_uid
 from weft.serving.answer import Answer
@@ -34,13 +33,13 @@ class FunctionRouter:
     def __init__(
         self,
         callers: Callers,
-        known: FunctionIndex,
+        catalogue: Catalogue,
         dispatcher: Dispatches,
         api: LambdaApi,
         dead_letters: DeadLetterApi,
         clock: Clock,
     ) -> None:
-        self._callers, self._known, self._dispatcher, self._api = callers, known, dispatcher, api
+        self._callers, self._catalogue, self._dispatcher, self._api = callers, catalogue, dispatcher, api
         self._dead_letters, self._clock = dead_letters, clock
 
     async def answer(self, request: Request) -> Answer:
@@ -76,7 +75,8 @@ class FunctionRouter:
             named = read_name(segment)
             if named.project:
                 raise NotFound("no such address")
-            spec = self._known.find(project, named.name).spec(FunctionSpec)
+            function = self._catalogue.find(project, named.name)
+            spec = function.spec
             if spec.http == "none":
                 raise NotFound("no such address")
         except WeftError:  # whoever asks may be anybody: what there is, is not told
@@ -98,7 +98,7 @@ class FunctionRouter:
         )
         call = Call(id=request_id, project=project, name=named.name, qualifier=named.qualifier, payload=event)
         try:
-            return function_url.read_answer(await self._dispatcher.invoke(call))
+            return function_url.read_answer(await self._dispatcher.invoke(call, function))
         except function_url.BadAnswer as problem:
             log.info("function/%s of %s, %s: %s", named.name, project, request_id, problem)
             return _say(502, "Internal Server Error", request_id)

@@ -10,21 +10,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from weft.contracts.clock import Clock
-from weft.gateway.function.service import FunctionService
-from weft.gateway.function_events.dead_letters import DeadLetters
-from weft.gateway.function_events.delivery import Deliveries
-from weft.gateway.function_events.file import EventFile
-from weft.gateway.function_events.queue import EventQueue
 from weft.gateway.function_events.schedule_state import ScheduleState
 from weft.gateway.function_events.schedules import Schedules
 from weft.gateway.lambda_api.answers import FAILED, refuse
 from weft.gateway.lambda_api.api import LambdaApi
 from weft.gateway.lambda_api.authenticate import Callers
 from weft.gateway.lambda_api.dead_letters import DeadLetterApi
-from weft.gateway.lambda_api.functions import FunctionIndex
 from weft.gateway.lambda_api.http import make_app
 from weft.gateway.lambda_api.idempotency import IdempotencyCache
 from weft.gateway.lambda_api.router import MOST_BODY_BYTES, FunctionRouter
+from weft.launch.gateway.functions import GatewayFunctions
 from weft.launch.process.address import split_address
 from weft.launch.process.certificate import keep_certificate
 from weft.objects.errors import WeftError
@@ -45,25 +40,24 @@ log = logging.getLogger("weft.gateway")
 
 @asynccontextmanager
 async def serve_function_doors(
-    places: Sequence[str], state: Path, functions: FunctionService, clock: Clock
+    places: Sequence[str], state: Path, functions: GatewayFunctions, clock: Clock
 ) -> AsyncIterator[HttpServer]:
     """Listen at ``places`` (ADDRESS:PORT), and run the events that wait, for the server whose state folder is ``state``. Raises
     Unavailable if they can't be kept."""
-    view, dispatcher = functions.cache.view, functions.dispatcher
+    service, deliveries = functions.service, functions.deliveries
+    view, dispatcher = service.cache.view, service.dispatcher
     seal_key, chain, key = read_seal_key(state), state / "server.crt", state / "server.key"
     tls = make_server_tls(chain, key)  # callers are asked for no certificate
-    file = EventFile(state / "gateway" / "events.db")
-    await file.open()
-    deliveries = Deliveries(EventQueue(file), DeadLetters(file), view, dispatcher, clock)
-    schedules = Schedules(ScheduleState(file), view, lambda: bool(functions.cache.epoch), deliveries.stir, clock)
-    unsubscribe = functions.cache.subscribe(lambda changes: schedules.changed(), ("function",))
-    functions.streams.accept = deliveries.accept
-    known = FunctionIndex(view)
+    await functions.events.open()
+    schedules = Schedules(
+        ScheduleState(functions.events), view, lambda: bool(service.cache.epoch), deliveries.stir, clock
+    )
+    unsubscribe = service.cache.subscribe(lambda changes: schedules.changed(), ("function",))
     doors = FunctionRouter(
         Callers(view, seal_key, clock),
-        known,
+        service.catalogue,
         dispatcher,
-        LambdaApi(known, dispatcher, deliveries, IdempotencyCache(clock)),
+        LambdaApi(service.catalogue, dispatcher, deliveries, IdempotencyCache(clock)),
         DeadLetterApi(deliveries),
         clock,
     )
@@ -86,14 +80,13 @@ async def serve_function_doors(
     finally:
         await server.close()
         unsubscribe()
-        functions.streams.accept = None
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await file.close()
+        await functions.events.close()
 
 
-async def keep_function_doors(places: Sequence[str], state: Path, functions: FunctionService, clock: Clock) -> None:
+async def keep_function_doors(places: Sequence[str], state: Path, functions: GatewayFunctions, clock: Clock) -> None:
     """Serve them for ever. What keeps them shut (a damaged file, a port that is taken) is told and tried again, and costs the
     gateway's streams nothing."""
     while True:

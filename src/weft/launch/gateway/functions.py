@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING
 from weft.contracts.clock import Clock
 from weft.contracts.function_placement import KINDS, PlacementQuery, Ranking
 from weft.gateway.function.service import FunctionService, make_view
+from weft.gateway.function.streams import FunctionStreams
+from weft.gateway.function_events.dead_letters import DeadLetters
+from weft.gateway.function_events.delivery import Deliveries
+from weft.gateway.function_events.file import EventFile
+from weft.gateway.function_events.queue import EventQueue
 from weft.gateway.lambda_api.authenticate import TOKENS_BY_KEY
 from weft.informer.cache import Cache, whole
 from weft.informer.view import Changed, View
@@ -68,9 +73,24 @@ class PlacesOnceWanted:
         return self._places
 
 
-def make_functions(state: Path, store: RemoteStore, clock: Clock, ticket_key: bytes) -> FunctionService:
-    """For the server whose state folder is ``state``; run it beside the gateway."""
+class GatewayFunctions:
+    """``service`` with the queue of events and the streams on it. The HTTP API opens the file of events in ``folder``."""
+
+    def __init__(self, service: FunctionService, folder: Path, clock: Clock) -> None:
+        self.service = service
+        self.events = EventFile(folder / "events.db")
+        self.deliveries = Deliveries(
+            EventQueue(self.events), DeadLetters(self.events), service.cache.view, service.dispatcher, clock
+        )
+        self.streams = FunctionStreams(service, self.deliveries, clock)
+
+
+def make_functions(state: Path, store: RemoteStore, clock: Clock, ticket_key: bytes) -> GatewayFunctions:
+    """For the server whose state folder is ``state``; run the service beside the gateway."""
     cache = Cache(store, make_view("token", indexes=(TOKENS_BY_KEY,), later=KINDS), clock)
     places = PlacesOnceWanted(cache.view)
     cache.subscribe(places.notice, (*KINDS, "function"))
-    return FunctionService(store, cache, places, clock, ticket_key=ticket_key, folder=state / "gateway")
+    folder = state / "gateway"
+    return GatewayFunctions(
+        FunctionService(store, cache, places, clock, ticket_key=ticket_key, folder=folder), folder, clock
+    )

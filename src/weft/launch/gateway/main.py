@@ -93,9 +93,9 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
     ticket_key = read_ticket_key(state / "ticket.key")
     store = RemoteStore(state / "store.sock", clock)
     enrolments = Enrolments(store, clock, lambda uid: gateway.look_again(uid))
-    gateway = Gateway(tls, ticket_key, clock, places.find, _make_origins(options), enrolments.check)
-    functions = gateway.functions = make_functions(state, store, clock, ticket_key)
-    serving = asyncio.ensure_future(functions.run(gateway.dial, lambda uid: uid in gateway.nodes))
+    functions = make_functions(state, store, clock, ticket_key)
+    gateway = Gateway(tls, ticket_key, clock, places.find, _make_origins(options), enrolments.check, functions.streams)
+    serving = asyncio.ensure_future(functions.service.run(gateway.dial, lambda uid: uid in gateway.nodes))
     doors = asyncio.ensure_future(keep_function_doors(options.functions or (), state, functions, clock))
     for place in options.gateway:
         await gateway.listen(*split_address(place))

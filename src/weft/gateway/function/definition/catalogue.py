@@ -19,7 +19,6 @@ from weft.kinds.function_version import FunctionVersionSpec, FunctionVersionStat
 from weft.kinds.image import OCI_FORMAT, ImageStatus
 from weft.kinds.network import NetworkStatus
 from weft.kinds.parts.function_code import BASES_PROJECT, FunctionCode, base_of, code_of
-from weft.objects.envelope import Envelope
 from weft.objects.errors import NotFound, Unavailable
 from weft.objects.identity import object_key
 from weft.objects.image.reference import held_name
@@ -159,11 +158,36 @@ class Catalogue:
         except (NotFound, Unavailable):
             return None
 
-    def listed(self, project: str | None = None) -> list[Envelope]:
-        """All functions, or those of one project, by name."""
-        items = self._view.of_kind("function").values()
-        found = [item.envelope for item in items if project in (None, item.envelope.project) and not item.deleting]
-        return sorted(found, key=lambda envelope: (envelope.project or "", envelope.name))
+    def functions(self, project: str) -> list[Item]:
+        """A project's functions, by name."""
+        found = [i for i in self._view.of_kind("function").values() if i.envelope.project == project and not i.deleting]
+        return sorted(found, key=lambda item: item.envelope.name)
+
+    def versions(self, function: Function) -> list[Item]:
+        """The published versions, oldest first."""
+        found = [
+            v
+            for v in self._view.of_kind("functionversion").values()
+            if v.envelope.owner is not None and v.envelope.owner.uid == function.uid and not v.deleting
+        ]
+        return sorted(found, key=lambda v: (len(v.envelope.name), v.envelope.name))
+
+    def published(self, function: Function, qualifier: str) -> Item | None:
+        """The FunctionVersion of a number; None for an alias or the newest. Raises NotFound."""
+        if not qualifier:
+            return None
+        if qualifier.isdecimal():
+            version = self._find_version(function, qualifier)
+            if version is not None:
+                return version
+        elif qualifier in function.spec.aliases:
+            return None
+        raise NotFound(f"{function.what} has no version or alias {qualifier[:80]!r}", reason="functionNotFound")
+
+    def _find_version(self, function: Function, number: str) -> Item | None:
+        envelope = function.item.envelope
+        item = self._view.get(object_key("functionversion", envelope.project, version_name(envelope.name, number)))
+        return None if item is None or item.deleting else item
 
     def _name_version(self, function: Function, qualifier: str) -> str:
         if qualifier in ("", LATEST) or qualifier.isdecimal():
@@ -191,11 +215,8 @@ class Catalogue:
                     retry_after_seconds=1.0,
                 )
         else:
-            project = function.item.envelope.project
-            item = self._view.get(
-                object_key("functionversion", project, version_name(function.item.envelope.name, name))
-            )
-            if item is None or item.deleting:
+            item = self._find_version(function, name)
+            if item is None:
                 raise NotFound(f"{function.what} has no version {name[:20]}", reason="functionNotFound")
             code = code_of(item.spec(FunctionVersionSpec))
         needed = self._find_needed(function, code)

@@ -42,12 +42,12 @@ class Agents:
         clock: Clock,
         ticket_key: bytes,
         name_of: Callable[[str], str],
+        keep_of: Callable[[str], Keep | None],
     ) -> None:
         self._catalogue, self._placing, self._clock = catalogue, placing, clock
-        self._ticket_key, self.name_of = ticket_key, name_of
+        self._ticket_key, self.name_of, self._keep_of = ticket_key, name_of, keep_of
         self.fleet = Fleet()
         self.channels: dict[str, Channel] = {}
-        self.keep_of: Callable[[str], Keep | None] = lambda digest: None
         self._ranked: dict[tuple[str, str], Ranked] = {}  # by digest and caller
 
     # --- whom to ask ---------------------------------------------------------------------------------------------------
@@ -109,7 +109,7 @@ class Agents:
             is_new = digest not in channel.told
             channel.told[digest] = now
             channel.send(Define(with_tickets(recipe, self._ticket_key, node, self._clock.now())))
-            keep = self.keep_of(digest) if is_new else None
+            keep = self._keep_of(digest) if is_new else None
             if keep is not None:
                 channel.send(keep)
         channel.send(message)

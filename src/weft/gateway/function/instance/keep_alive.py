@@ -71,8 +71,8 @@ class KeepAliveController:
         kept = self._kept.setdefault(recipe.digest, _Kept(recipe, self._make(), spec))
         kept.definition = spec
 
-    def leave(self, node: str) -> None:
-        """That node is gone, and what it was told."""
+    def disconnect(self, node: str) -> None:
+        """That node has lost what was sent to it."""
         for kept in self._kept.values():
             if kept.told_node == node:
                 kept.told = None

@@ -38,7 +38,7 @@ class _Asked(msgspec.Struct, frozen=True):
 
 
 class SnapshotSpreader:
-    """``look`` at what is in demand; ``hear`` and ``leave`` of what agents say and that they are gone."""
+    """``look`` at what is in demand; ``on_prepared`` and ``on_disconnect`` follow the agents."""
 
     def __init__(self, catalogue: Catalogue, agents: Agents, clock: Clock) -> None:
         self._catalogue, self._agents, self._clock = catalogue, agents, clock
@@ -55,7 +55,7 @@ class SnapshotSpreader:
             if digest not in at_work and self._spread(demand, now):
                 at_work.add(digest)
 
-    def hear(self, node: str, message: Prepared | Refused) -> None:
+    def on_prepared(self, node: str, message: Prepared | Refused) -> None:
         for (digest, asked_node), asked in self._asked.items():
             if asked_node != node or asked.id != message.id or (isinstance(message, Prepared) and not message.done):
                 continue
@@ -65,7 +65,7 @@ class SnapshotSpreader:
                 log.info("%s ahead of demand: %s", digest[:12], failed)
             return
 
-    def leave(self, node: str) -> None:
+    def on_disconnect(self, node: str) -> None:
         self._asked = {key: asked for key, asked in self._asked.items() if key[1] != node}
 
     def _spread(self, demand: Demand, now: float) -> bool:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import msgspec
 
+from weft.gateway.function.definition.catalogue import Function
 from weft.protocol.invocations import Answer
 
 
@@ -42,7 +43,16 @@ class Dispatches(Protocol):
     async def know(self) -> None:
         """Wait a moment for what a gateway that has just begun has yet to read. Raises Unavailable."""
 
-    async def invoke(self, call: Call) -> Outcome:
-        """Run it at most once. Raises, by stable reason: NotFound (``functionNotFound``); Unavailable, not begun:
+    async def invoke(self, call: Call, function: Function | None = None) -> Outcome:
+        """Run it at most once; ``function`` is the one that it names, if that was found already.
+
+        Raises, by stable reason: NotFound (``functionNotFound``); Unavailable, not begun:
         ``tooManyRequests`` (max_concurrent is reached), ``insufficientResources`` or ``noAvailableAgents`` (no node has
         room), ``functionNotReady``; Unavailable ``invocationLost``: it may have run, and is not run again."""
+
+
+class AcceptsEvents(Protocol):
+    """The queue of events, as those see it who take asynchronous invocations."""
+
+    async def accept(self, call: Call) -> None:
+        """Keep it until it was run; durable when this returns. Raises TooLarge, Throttled, Unavailable."""

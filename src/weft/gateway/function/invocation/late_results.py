@@ -26,9 +26,16 @@ class LateResults:
     """``find_expected`` gives the nodes (uids) that serve functions, as far as is known; ``is_stray`` whether an invocation may
     run on a node without anybody waiting for it."""
 
-    def __init__(self, clock: Clock, fleet: Fleet, is_stray: Callable[[str], bool], name_of: NameOf) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        fleet: Fleet,
+        is_stray: Callable[[str], bool],
+        name_of: NameOf,
+        find_expected: Callable[[], set[str]],
+    ) -> None:
         self._clock, self._fleet, self._is_stray, self._name_of = clock, fleet, is_stray, name_of
-        self.find_expected: Callable[[], set[str]] = set
+        self._find_expected = find_expected
         self._gathered_by = clock.elapsed() + GATHER_SECONDS
         self._kept: OrderedDict[str, tuple[float, str, Answer]] = OrderedDict()
         self._bytes = 0
@@ -66,7 +73,7 @@ class LateResults:
 
     def find_missing(self) -> set[str]:
         """The nodes that haven't said yet what they have under way."""
-        return {uid for uid in self.find_expected() if (there := self._fleet.nodes.get(uid)) is None or not there.open}
+        return {uid for uid in self._find_expected() if (there := self._fleet.nodes.get(uid)) is None or not there.open}
 
     def _take(self, id: str) -> tuple[str, Answer] | None:
         """The node and its answer, which is let go of."""

@@ -84,7 +84,7 @@ class Told(msgspec.Struct, frozen=True):
     latency: Percentiles
     init: Percentiles
     most_memory: int
-    instances: list[There] = []
+    instances: list[There]
 
 
 class Counts(msgspec.Struct):
@@ -129,7 +129,7 @@ def _more(counts: dict[str, int], what: str) -> None:
     counts[what] = counts.get(what, 0) + 1
 
 
-def tell(counts: Counts, function: str, project: str, concurrent: int) -> Told:
+def tell(counts: Counts, function: str, project: str, concurrent: int, instances: list[There]) -> Told:
     return Told(
         function=function,
         project=project,
@@ -146,6 +146,7 @@ def tell(counts: Counts, function: str, project: str, concurrent: int) -> Told:
         latency=_describe(counts.latency),
         init=_describe(counts.init),
         most_memory=counts.most_memory,
+        instances=instances,
     )
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-
-import msgspec
 
 from weft.contracts.clock import Clock
-from weft.gateway.function.definition.catalogue import Function, Version
+from weft.gateway.function.definition.catalogue import Catalogue, Function, Version
+from weft.gateway.function.instance.agents import Agents
 from weft.gateway.function.instance.keep_alive import KeepAliveController
 from weft.gateway.function.invocation.call import Outcome
+from weft.gateway.function.invocation.tracker import InvocationTracker
 from weft.gateway.function.record.counts_file import CountsFile
-from weft.gateway.function.record.metrics import Counts, There, Told, tell
+from weft.gateway.function.record.metrics import Counts, Told, find_instances, tell
 from weft.gateway.function.record.output_log import PrintedLog
 from weft.protocol.invocations import Printed
 
@@ -20,38 +19,44 @@ log = logging.getLogger("weft.gateway.functions")
 
 
 class InvocationRecorder:
-    """The dispatcher's witness. ``function_of`` gives the function (uid) of a recipe by digest."""
+    """The dispatcher's observer."""
 
-    def __init__(self, printed: PrintedLog, kept: CountsFile, clock: Clock) -> None:
-        self._printed, self._kept, self._clock = printed, kept, clock
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        agents: Agents,
+        tracker: InvocationTracker,
+        keep_alive: KeepAliveController,
+        printed: PrintedLog,
+        kept: CountsFile,
+        clock: Clock,
+    ) -> None:
+        self._catalogue, self._agents, self._running = catalogue, agents, tracker.running
+        self._keep_alive, self._printed, self._kept, self._clock = keep_alive, printed, kept, clock
         self._counts: dict[str, Counts] = {}  # by uid
-        self.keeping = KeepAliveController(clock)
         self._troubled = ""
-        self.running: Callable[[str], int] = lambda function: 0
-        self.find_instances: Callable[[str], list[There]] = lambda function: []
-        self.function_of: Callable[[str], tuple[str, float] | None] = lambda digest: None
 
     def arrived(self, function: Function, version: Version) -> None:
-        self._of(function.uid).arrive(self.running(function.uid) + 1)
-        self.keeping.begin(version.recipe, function.spec)
+        self._of(function.uid).arrive(self._running(function.uid) + 1)
+        self._keep_alive.begin(version.recipe, function.spec)
 
     def throttled(self, function: Function) -> None:
         self._of(function.uid).throttles += 1
 
     def refused(self, function: Function, reason: str, digest: str) -> None:
         self._of(function.uid).refuse(reason)
-        self.keeping.end(digest, cold=False)
+        self._keep_alive.end(digest, cold=False)
 
     def ended(self, function: Function, outcome: Outcome, digest: str, seconds: float) -> None:
         self._of(function.uid).end(outcome, seconds)
-        self.keeping.end(digest, cold=outcome.start != "warm")
+        self._keep_alive.end(digest, cold=outcome.start != "warm")
 
     def lost(self, function: Function, digest: str) -> None:
         self._of(function.uid).lost += 1
-        self.keeping.end(digest, cold=False)
+        self._keep_alive.end(digest, cold=False)
 
     def printed(self, node: str, printed: Printed) -> None:
-        found = self.function_of(printed.digest)
+        found = self._catalogue.function_of(printed.digest)
         if found is None:
             return
         try:
@@ -63,9 +68,16 @@ class InvocationRecorder:
                 self._troubled = str(problem)
                 log.error("the output of functions can't be stored: %s", problem)
 
+    def disconnected(self, node: str) -> None:
+        self._keep_alive.disconnect(node)
+
     def tell(self, uid: str, project: str, name: str) -> Told:
-        told = tell(self._find(uid), name, project, self.running(uid))
-        return msgspec.structs.replace(told, instances=self.find_instances(uid))
+        def is_its(digest: str) -> bool:
+            known = self._catalogue.function_of(digest)
+            return known is not None and known[0] == uid
+
+        instances = find_instances(self._agents.fleet, is_its, self._agents.name_of)
+        return tell(self._find(uid), name, project, self._running(uid), instances)
 
     def forget(self, uid: str) -> None:
         self._counts.pop(uid, None)
