@@ -21,7 +21,7 @@ from benchmarks.measurement import Figure, Measurement, spread
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.container import ContainerPlan, ContainerProcess
 from weft.contracts.driver.host import Capacity, Host
-from weft.drivers.cgroup.container import Groups
+from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.runtime.oci.driver import OciDriver
 from weft.drivers.runtime.oci.mount_namespace import run_in_mount_namespace
 from weft.drivers.runtime.oci.paths import ContainerPaths
@@ -149,7 +149,7 @@ async def compare(name: str, folder: Path, containerd: str = "") -> list[Figure]
         capacity=Capacity(cpu=2, memory_bytes=4 << 30, disk_bytes=1 << 30),
     )  # fmt: skip
     driver = OciDriver(host, runtime=name, containerd=containerd)
-    groups = Groups(host.cgroup)
+    groups = ControlGroups(host.cgroup)
     found = await probe_oci(folder / "run" / "containers", groups, SystemClock(), name)
     if found.runtime is None or found.facts is None:
         raise SystemExit("; ".join(found.probe.problems))

@@ -23,7 +23,7 @@ from containerd_lab import Containerd, ContainerdLab
 from kata_lab import RUNC, KataLab
 
 from weft.contracts.driver.container import ContainerMount
-from weft.drivers.cgroup.container import Groups
+from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.runtime.oci import process_holder
 from weft.drivers.runtime.oci.kata.driver import KataDriver
 from weft.drivers.runtime.oci.kata.translate import name_class
@@ -97,7 +97,7 @@ async def test_it_runs_ends_and_is_counted_without_a_look_at_processes_or_contro
         raise AssertionError("it looked")
 
     for name in ("stats", "out_of_memory_kills"):
-        monkeypatch.setattr(Groups, name, look)
+        monkeypatch.setattr(ControlGroups, name, look)
     for name in ("is_alive", "inspect_process", "wait_for_end"):
         monkeypatch.setattr(process_holder, name, look)
     facts = await ready(driver, plan)

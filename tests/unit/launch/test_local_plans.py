@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from weft.launch.local.cgroups import read_trees
 from weft.launch.local.processes import Process, is_weft
 from weft.launch.local.topology import Taken, plan_topology
 from weft.launch.local.underlay import plan_bridge, plan_firewall, plan_node_side, plan_wire
@@ -50,16 +49,3 @@ def test_a_persons_own_commands_on_the_state_folder_are_not_wefts() -> None:
 def test_another_clones_daemons_are_not_this_ones() -> None:
     for other in ("/clone/.weft2", "/clone/.weft-old/x", "/other/clone/.weft", "/clone"):
         assert not is_weft(process("weft", "server", "--state", other), [STATE]), other
-
-
-def test_cgroup_trees_of_both_versions_are_read() -> None:
-    mounts = (
-        "cgroup /sys/fs/cgroup/cpu cgroup rw,relatime,cpu,cpuacct 0 0\n"
-        "cgroup /sys/fs/cgroup/devices cgroup rw,devices 0 0\n"
-        "cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n"
-        "tmpfs /run tmpfs rw 0 0\n"
-    )
-    assert [(tree.path, tree.unified, tree.controllers) for tree in read_trees(mounts)] == [
-        ("/sys/fs/cgroup/cpu", False, ("cpu",)),
-        ("/sys/fs/cgroup/unified", True, ()),
-    ]

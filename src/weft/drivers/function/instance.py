@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from weft.contracts.clock import Clock
 from weft.contracts.driver.function import Ended
-from weft.drivers.cgroup.instance import InstanceGroups
+from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.namespace_thread import run_in_own_thread
 
 ROUND_SECONDS, PATIENT_ROUNDS = 0.2, 25
@@ -28,7 +28,7 @@ class Started:
         process: subprocess.Popen[bytes],
         runtime_api: socket.socket,
         output: int,
-        groups: InstanceGroups,
+        groups: ControlGroups,
         clock: Clock,
         let_go: Callable[[], None] = lambda: None,
     ) -> None:

@@ -11,20 +11,24 @@ from pathlib import Path
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.driver.function import Recipe, Roots
 from weft.contracts.driver.host import Host
-from weft.drivers.cgroup.instance import InstanceGroups, InstanceLimits
+from weft.drivers.cgroup.groups import FREEZER, ControlGroups
+from weft.drivers.cgroup.limits import Limits, limit_instance
+from weft.drivers.cgroup.trees import CONTROLLERS
 from weft.drivers.function.instance import Launched, Started, bring_up
 from weft.drivers.function.mounts import MOST_LAYERS
 from weft.objects.errors import DriverFailed, WeftError
 
+FOLDER = "functions"  # below the node's run folder, and below its control group
+
 
 class OwnProcesses(ABC):
-    """Most of an InstanceDriver. ``name`` begins the names of its groups; ``nested`` as InstanceGroups has it."""
+    """Most of an InstanceDriver. ``name`` begins the names of its groups; ``nested`` as ControlGroups has it."""
 
     def __init__(self, host: Host, clock: Clock | None, name: str, *, nested: bool = False) -> None:
         self._clock = clock or SystemClock()
         self._name = name
-        self._place = Path(host.run_dir) / "functions"
-        self._groups = InstanceGroups(host.cgroup, nested=nested)
+        self._place = Path(host.run_dir) / FOLDER
+        self._groups = ControlGroups(f"{host.cgroup}/{FOLDER}", controllers=(*CONTROLLERS, FREEZER), nested=nested)
         self._problem: str | None = None
         self._probing = asyncio.Lock()
 
@@ -40,7 +44,7 @@ class OwnProcesses(ABC):
         return self._problem
 
     async def recover(self) -> int:
-        left = [name for name in self._groups.names() if name.startswith(self._name)]
+        left = self._groups.names(self._name)
         for name in left:
             await self._groups.clear(name, self._clock)
         return len(left)
@@ -57,7 +61,7 @@ class OwnProcesses(ABC):
         their own."""
         self._place.mkdir(parents=True, exist_ok=True)
         self._place.chmod(0o711)
-        return await asyncio.to_thread(self._groups.problem)
+        return await asyncio.to_thread(self._groups.check, limit_instance(1.0, 64 << 20, 16)) or ""
 
     async def _refuse(self, recipe: Recipe, roots: Roots) -> None:
         """Raises DriverFailed for what can't be started here."""
@@ -84,6 +88,6 @@ class OwnProcesses(ABC):
             ) from error
 
 
-def limit(recipe: Recipe) -> InstanceLimits:
+def limit(recipe: Recipe) -> Limits:
     """Pure."""
-    return InstanceLimits(recipe.cpu, recipe.memory, recipe.pids)
+    return limit_instance(recipe.cpu, recipe.memory, recipe.pids)

@@ -37,7 +37,8 @@ from weft.client.tls import make_tls
 from weft.client.version_skew import describe_skew
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.driver.host import Host
-from weft.drivers.cgroup.guest import Cgroups, plan_agent_memory
+from weft.drivers.cgroup.groups import ControlGroups
+from weft.drivers.cgroup.limits import plan_agent_memory
 from weft.launch.agent.drivers import FUNCTIONS, load_class, load_drivers
 from weft.launch.agent.options import parse_agent, parse_join
 from weft.objects.errors import InUse, InvalidInput, WeftError
@@ -99,7 +100,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     clock = SystemClock()
     host = make_host(options, state, enrolment)
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if problem := Cgroups(host.cgroup).enclose_agent(plan_agent_memory(total)):
+    if problem := ControlGroups(host.cgroup).enclose_agent(plan_agent_memory(total)):
         log.warning("this agent has no memory limit of its own: %s", problem)
     context = make_context(state, enrolment)
     if options.server:

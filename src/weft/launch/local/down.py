@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from weft.contracts.clock import Clock
+from weft.drivers.linux.mounts import read_mounts
 from weft.launch.local import cgroups, underlay
 from weft.launch.local.choice import find_topology
 from weft.launch.local.commands import run
@@ -144,12 +145,12 @@ async def _remove_state(state: Path) -> str:
 
 def find_mounts(*folders: str) -> list[str]:
     """Mount points at or below ``folders`` in this mount namespace, deepest first."""
-    points = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        point = line.split()[4].encode().decode("unicode_escape")
-        if any(point == folder or point.startswith(f"{folder}/") for folder in folders):
-            points.append(point)
-    return points[::-1]
+    points = [mount.point for mount in read_mounts()]
+    return [
+        point
+        for point in reversed(points)
+        if any(point == folder or point.startswith(f"{folder}/") for folder in folders)
+    ]
 
 
 def _remove_links(topology: Topology) -> None:

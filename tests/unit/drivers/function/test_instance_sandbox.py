@@ -6,12 +6,10 @@ import errno
 import struct
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from weft.contracts.driver.function import HANDLER, Ended, Recipe, Roots, compose_command, compose_env
-from weft.drivers.cgroup.instance import InstanceLimits, find_folders, find_trees, plan_limits
 from weft.drivers.function.instance import read_exit
 from weft.drivers.function.process.sandbox import FIRST_USER, USERS, Sandbox, choose_user, plan_entry, plan_sandbox
 from weft.drivers.function.scratch import bound_scratch
@@ -23,12 +21,6 @@ RECIPE = Recipe(
     digest="d", function="u", project="p", name="thumb", handler="app.handler", memory=256 * MIB, scratch=512 * MIB,
     env={"KEY": "secret", "_HANDLER": "other", "PATH": "/mine"},
 )  # fmt: skip
-V1 = """30 23 0:26 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct
-31 23 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
-32 23 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
-33 23 0:29 / /sys/fs/cgroup/freezer rw - cgroup cgroup rw,freezer
-34 23 0:30 / / rw - ext4 /dev/vda rw"""
-V2 = "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate"
 
 
 def test_the_environment_is_lambdas_over_the_functions_own_over_the_images() -> None:
@@ -48,18 +40,6 @@ def test_no_secret_stands_on_a_command_line() -> None:
 
 def test_scratch_leaves_half_of_the_memory() -> None:
     assert bound_scratch(RECIPE) == 128 * MIB
-
-
-def test_groups_are_found_and_limits_written_for_both_versions() -> None:
-    version, folders = find_folders(V1)
-    assert version == 1 and folders == {name: Path("/sys/fs/cgroup", name) for name in ("cpu", "memory", "freezer")}
-    assert find_folders(V2) == (2, {"": Path("/sys/fs/cgroup")})
-    assert find_trees(V1)[-2:] == [Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup/freezer")]
-    limits = InstanceLimits(0.5, 64 * MIB, 32)
-    assert ("cpu.cfs_quota_us", "50000", True) in plan_limits(1, limits) and ("pids.max", "32", True) in plan_limits(
-        1, limits
-    )
-    assert plan_limits(2, limits)[:2] == [("cpu.max", "50000 100000", True), ("memory.max", str(64 * MIB), True)]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.contracts.driver.function import EgressEndpoint, Isolation, Recipe, Roots, compose_command, compose_env
 from weft.contracts.driver.host import Host
-from weft.drivers.cgroup.instance import InstanceLimits
+from weft.drivers.cgroup.limits import Limits, limit_instance
 from weft.drivers.function.egress import name_files
 from weft.drivers.function.instance import Launched, Started
 from weft.drivers.function.instances import OwnProcesses, limit
@@ -80,14 +80,14 @@ class ProcessInstances(OwnProcesses):
         name: str,
         id: str,
         what: str,
-        limits: InstanceLimits,
+        limits: Limits,
         scratch: int,
         roots: Roots,
         command: list[str],
         env: dict[str, str],
     ) -> Started:
         assert self._filter is not None
-        groups = self._groups.create(name, limits)
+        groups = [str(path) for path in self._groups.create(name, limits)]
         launch = Launch(
             groups=groups,
             user=choose_user(name),
@@ -125,7 +125,7 @@ class ProcessInstances(OwnProcesses):
         name = f"{NAME}probe-{os.getpid()}"
         roots = Roots(root=["/"], workdir="/")
         started = await self._start(
-            name, "probe", "a trial", InstanceLimits(1.0, 128 << 20, 32), 1 << 20, roots, ["/bin/true"], {}
+            name, "probe", "a trial", limit_instance(1.0, 128 << 20, 32), 1 << 20, roots, ["/bin/true"], {}
         )
         try:
             async with asyncio.timeout(TRIAL_SECONDS):

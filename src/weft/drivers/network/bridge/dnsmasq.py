@@ -15,7 +15,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from weft.contracts.driver.network import Port, Segment
-from weft.drivers.cgroup.guest import Cgroups
+from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.network.bridge.kernel import NAMESPACES, run, write_file
 from weft.drivers.network.bridge.names import INSIDE
 from weft.objects.errors import DriverFailed
@@ -146,7 +146,7 @@ async def ensure_server(
     namespace: str,
     resolver: str | None,
     tell: bool,
-    cgroups: Cgroups,
+    cgroups: ControlGroups,
 ) -> str:
     """Make the server run with these files; returns what had to be done: "" (nothing), "told" or "started".
 
@@ -205,7 +205,7 @@ def inspect_server(files: Files, command: list[str], namespace: str) -> tuple[in
     return process, held == command and router.exists() and place == router.stat().st_ino
 
 
-async def start_server(command: list[str], files: Files, namespace: str, cgroups: Cgroups) -> None:
+async def start_server(command: list[str], files: Files, namespace: str, cgroups: ControlGroups) -> None:
     """Start the server in the router's namespace, out of the agent's control group; returns when it listens."""
     for pid in _servers_in(namespace):  # one whose pid file was lost holds the ports
         with contextlib.suppress(ProcessLookupError):  # it has ended since, as its children for TCP do

@@ -20,7 +20,7 @@ import msgspec
 
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import Filter, Forward, Held, NetworkProbe, NetworkState, Port, Segment
-from weft.drivers.cgroup.guest import Cgroups
+from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.network.bridge import kernel, migration, netlink, plan
 from weft.drivers.network.bridge.conntrack import BridgeFlows
 from weft.drivers.network.bridge.dial import dial_inside
@@ -51,7 +51,7 @@ class BridgeNetwork:
         self._host = host
         self._names = Names(host.link_prefix)
         self._folder = Path(host.run_dir) / "network"
-        self._cgroups = Cgroups(host.cgroup)
+        self._cgroups = ControlGroups(host.cgroup)
         self._changing = asyncio.Lock()
         self._applied: dict[str, Segment] = {}
         self._switched: set[str] = set()  # segments with a port that was switched since they were applied

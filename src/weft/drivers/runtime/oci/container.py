@@ -15,7 +15,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.driver.container import BEGUN_AFRESH, NEVER_BEGAN, describe_never_began
 from weft.contracts.driver.host import Capacity
 from weft.contracts.driver.runtime import GuestFacts, GuestShape
-from weft.drivers.cgroup.container import Groups
+from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.processes import host_boot_id
 from weft.drivers.runtime.oci.checkpoint.criu import settle_resuming, wait_for_saver
 from weft.drivers.runtime.oci.holder import CanCheckpoint, Holder
@@ -34,7 +34,7 @@ class Container:
         record: ContainerRecord,
         runtime: Runtime,
         holder: Holder[Container],
-        groups: Groups,
+        groups: ControlGroups,
         capacity: Capacity,
         clock: Clock,
         notify: Callable[[], None],

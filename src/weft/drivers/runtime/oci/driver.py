@@ -18,8 +18,7 @@ from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.driver.container import BEGUN_AFRESH, ContainerPlan, LogLine
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.runtime import ExecRequest, ExecSession, GuestFacts, GuestStats, RuntimeProbe, SessionMark
-from weft.drivers.cgroup.cgroupfs import REMOVAL_PAUSE_SECONDS, REMOVAL_TRIES
-from weft.drivers.cgroup.container import SHIMS, Groups
+from weft.drivers.cgroup.groups import REMOVAL_PAUSE_SECONDS, REMOVAL_TRIES, SHIMS, ControlGroups
 from weft.drivers.linux.processes import host_boot_id
 from weft.drivers.runtime.oci.checkpoint.criu import begin_resuming, drop_saved, is_saved, settle_resuming
 from weft.drivers.runtime.oci.checkpoint.migration import Carrying
@@ -61,7 +60,7 @@ class OciDriver:
         self._clock = clock or SystemClock()
         self._run = Path(host.run_dir) / "containers"
         self._state = Path(host.state_dir) / "containers"
-        self._groups = Groups(host.cgroup)
+        self._groups = ControlGroups(host.cgroup)
         self._known: dict[str, Container] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._finding = asyncio.Lock()

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import IO
 
 import msgspec
 
+from weft.drivers.linux.mounts import Mount, read_mounts
 from weft.drivers.linux.namespace_thread import leave_mounts, run_in_own_thread
 from weft.objects.errors import DriverFailed
 
@@ -24,18 +24,17 @@ class Said(msgspec.Struct, frozen=True):
     err: str
 
 
-def find_hidden(mountinfo: str) -> list[str]:
+def find_hidden(mounts: Iterable[Mount]) -> list[str]:
     """Pure. Mount points of version 2 beside version 1: crun before 1.9 refuses to run where it sees both. One that stands there
     twice is covered: its /sys has another over it."""
     kinds: dict[str, list[str]] = {"cgroup": [], "cgroup2": []}
-    for line in mountinfo.splitlines():
-        left, _, right = line.partition(" - ")
-        kinds.setdefault(right.split()[0], []).append(left.split()[4])
+    for mount in mounts:
+        kinds.setdefault(mount.kind, []).append(mount.point)
     return list(dict.fromkeys(kinds["cgroup2"])) if kinds["cgroup"] else []
 
 
 def read_hidden() -> list[str]:
-    return find_hidden(Path("/proc/self/mountinfo").read_text())
+    return find_hidden(read_mounts())
 
 
 async def run_in_mount_namespace(

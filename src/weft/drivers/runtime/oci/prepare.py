@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from weft.drivers.cgroup.container import Groups
+from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.processes import ProcessId
 from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.record import ContainerRecord
@@ -22,7 +22,7 @@ from weft.objects.errors import DriverFailed, InvalidInput, WeftError
 ENDED_ALREADY = ProcessId(0, 0)  # no process
 
 
-def write_config(container: Container, facts: Facts, groups: Groups, mapping: int | None) -> None:
+def write_config(container: Container, facts: Facts, groups: ControlGroups, mapping: int | None) -> None:
     """Its folders, and in them all that its runtime reads. Raises InvalidInput for devices that aren't."""
     config = prepare_config(container, facts, groups, mapping)
     descriptor = os.open(
@@ -32,7 +32,7 @@ def write_config(container: Container, facts: Facts, groups: Groups, mapping: in
         file.write(msgspec.json.encode(config))
 
 
-def prepare_config(container: Container, facts: Facts, groups: Groups, mapping: int | None) -> dict[str, Any]:
+def prepare_config(container: Container, facts: Facts, groups: ControlGroups, mapping: int | None) -> dict[str, Any]:
     """Its folders, and the OCI configuration over them, good as long as ``mapping``, the namespace of its users, is open."""
     record, paths, plan = container.record, container.paths, container.record.plan
     write_files(container)

@@ -22,7 +22,7 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.contracts.driver.container import ContainerPlan, ContainerProcess
 from weft.contracts.driver.runtime import RuntimeProbe
-from weft.drivers.cgroup.container import Groups
+from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.namespace_thread import leave_mounts, run_in_own_thread
 from weft.drivers.linux.processes import host_boot_id
 from weft.drivers.linux.seccomp import read_profile
@@ -63,7 +63,7 @@ class Found(msgspec.Struct, frozen=True):
 
 
 async def probe_oci(
-    run_dir: Path, groups: Groups, clock: Clock, wanted: str | None, *, by_conmon: bool = True
+    run_dir: Path, groups: ControlGroups, clock: Clock, wanted: str | None, *, by_conmon: bool = True
 ) -> Found:
     """What to tell the scheduler, and what containers are started with; None where none can be. ``by_conmon``: that is to hold
     them."""
@@ -133,7 +133,7 @@ def make_trial(name: str, folder: Path, machine: str, *, user_namespace: bool = 
 
 
 async def _try_all(
-    programs: list[str], run_dir: Path, groups: Groups, facts: Facts, hidden: list[str], clock: Clock
+    programs: list[str], run_dir: Path, groups: ControlGroups, facts: Facts, hidden: list[str], clock: Clock
 ) -> Found:
     problems: list[str] = []
     for program in programs:
@@ -155,7 +155,7 @@ async def _try_all(
     return report_unusable(problems)
 
 
-async def _try(runtime: Runtime, run_dir: Path, groups: Groups, facts: Facts, clock: Clock) -> str | None:
+async def _try(runtime: Runtime, run_dir: Path, groups: ControlGroups, facts: Facts, clock: Clock) -> str | None:
     """Run one with ``runtime``; what went wrong, or None."""
     name = f"{PROBE}{os.getpid()}"
     paths = ContainerPaths(run=run_dir / name, state=run_dir / name / "state")
@@ -198,7 +198,7 @@ def _run(runtime: Runtime, plan: ContainerPlan, paths: ContainerPaths, first_use
     return None if said.returncode == EXIT_CODE else read_error(said.stderr.decode(errors="replace"))
 
 
-def look_around(groups: Groups) -> Facts:
+def look_around(groups: ControlGroups) -> Facts:
     """What containers are started with on this node. Raises DriverFailed."""
     return Facts(
         machine=platform.machine(),
@@ -210,7 +210,7 @@ def look_around(groups: Groups) -> Facts:
     )
 
 
-def look_around_for_machines(groups: Groups) -> Facts:
+def look_around_for_machines(groups: ControlGroups) -> Facts:
     """As for containers on the node's own kernel; their users, and how their memory is limited, are the machine's. Raises
     DriverFailed."""
     return msgspec.structs.replace(look_around(groups), users=(0, 0), swap_limits=False)

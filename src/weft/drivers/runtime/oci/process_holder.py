@@ -9,7 +9,7 @@ import os
 import signal
 
 from weft.contracts.driver.runtime import GuestStats
-from weft.drivers.cgroup.container import Groups
+from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.processes import inspect_process, is_alive, wait_for_end
 from weft.drivers.runtime.oci.container import Container
 
@@ -17,7 +17,7 @@ from weft.drivers.runtime.oci.container import Container
 class NodeProcess:
     """The part of a Holder that has to do with a container's first process."""
 
-    def __init__(self, groups: Groups) -> None:
+    def __init__(self, groups: ControlGroups) -> None:
         self._groups = groups
 
     def runs(self, container: Container) -> bool:

@@ -24,7 +24,8 @@ from weft.contracts.driver.runtime import (
     RuntimeProbe,
     SessionMark,
 )
-from weft.drivers.cgroup.guest import Cgroups, Limits
+from weft.drivers.cgroup.groups import ControlGroups
+from weft.drivers.cgroup.limits import limit_guest
 from weft.drivers.linux.log_files import keep_end
 from weft.drivers.linux.processes import cpu_seconds, host_boot_id, resident_bytes
 from weft.drivers.runtime.qemu.console.log import shorten
@@ -64,7 +65,7 @@ class QemuDriver:
         self._run_dir = Path(host.run_dir)
         self._sysfs = Path(host.sysfs)
         self._capacity = host.capacity
-        self._cgroups = Cgroups(host.cgroup)
+        self._cgroups = ControlGroups(host.cgroup)
         self._news = asyncio.Event()
         self._guests = Guests(host, self._cgroups, self._clock, self._notify)
         self.moves = QemuMigrations(self._guests, self._cgroups, self._clock, self._working)
@@ -81,9 +82,13 @@ class QemuDriver:
             if self._probe is None:
                 probe, self._facts = await self._find_out()
                 self._probe = msgspec.structs.replace(probe, kept=find_kept(self._sysfs))
-                self._cgroups.check()
-        if self._cgroups.problem and self._cgroups.problem not in self._probe.problems:
-            self._probe.problems.append(self._cgroups.problem)
+                self._cgroups.check(limit_guest(1.0, 1 << 30))
+        problem = self._cgroups.problem
+        if (
+            problem is not None
+            and (unlimited := f"{problem}: guests run without these limits") not in self._probe.problems
+        ):
+            self._probe.problems.append(unlimited)
         return self._probe
 
     async def _find_out(self) -> tuple[RuntimeProbe, Facts | None]:
@@ -213,11 +218,11 @@ class QemuDriver:
 
     async def _adjust(self, guest: Guest, frame: Frame, plan: GuestPlan, facts: Facts) -> None:
         """Limits give way before the guest gets more, and follow when it has less."""
-        before, after = choose_limits(guest.record.plan, facts), choose_limits(plan, facts)
-        most = Limits(max(before.cpu, after.cpu), max(before.memory_bytes, after.memory_bytes))
-        self._cgroups.change(plan.id, most)
+        before = guest.record.plan
+        cpu, memory = max(before.cpu, plan.cpu), max(before.memory_bytes, plan.memory_bytes)
+        self._cgroups.change(plan.id, choose_limits(msgspec.structs.replace(plan, cpu=cpu, memory_bytes=memory), facts))
         await adjust_machine(guest.monitor(), frame, plan, self._clock)
-        self._cgroups.change(plan.id, after)
+        self._cgroups.change(plan.id, choose_limits(plan, facts))
 
     async def exec(self, guest_id: str, request: ExecRequest, mark: SessionMark | None = None) -> ExecSession:
         return await (await self._guests.get(guest_id)).agents.exec(request, mark)

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from weft.contracts.clock import Clock
 from weft.contracts.driver.migration import MigrationEvent
 from weft.contracts.driver.runtime import GuestFacts, GuestState, ProcessFacts
-from weft.drivers.cgroup.guest import Cgroups
+from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.processes import ProcessId, host_boot_id, is_alive, kill_process, wait_for_end
 from weft.drivers.runtime.qemu.guest_agent.connections import GuestAgents
 from weft.drivers.runtime.qemu.guest_agent.unread_output import Unread
@@ -60,7 +60,7 @@ class Guest:
         self,
         paths: GuestPaths,
         record: GuestRecord,
-        cgroups: Cgroups,
+        cgroups: ControlGroups,
         clock: Clock,
         notify: Callable[[], None],
         unread: Unread | None = None,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Host
-from weft.drivers.cgroup.guest import Cgroups
+from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guest_agent.unread_output import Unread
 from weft.drivers.runtime.qemu.migration.commands import settle_move
@@ -27,7 +27,7 @@ from weft.objects.errors import NotFound
 class Guests:
     """What the driver and the moves of its guests share."""
 
-    def __init__(self, host: Host, cgroups: Cgroups, clock: Clock, notify: Callable[[], None]) -> None:
+    def __init__(self, host: Host, cgroups: ControlGroups, clock: Clock, notify: Callable[[], None]) -> None:
         self._run_dir = Path(host.run_dir)
         self._folder = Path(host.state_dir) / "guests"
         self._cgroups, self._clock, self.notify = cgroups, clock, notify

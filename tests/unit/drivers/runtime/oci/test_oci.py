@@ -15,7 +15,7 @@ from weft.contracts.clock import SystemClock
 from weft.contracts.driver.container import ContainerMount, ContainerPlan, ContainerProcess, LogLine, User
 from weft.contracts.driver.host import Capacity, Host
 from weft.contracts.driver.runtime import ExecRequest
-from weft.drivers.cgroup.container import count_io, find_trees
+from weft.drivers.linux.mounts import parse_mounts
 from weft.drivers.linux.processes import ProcessId
 from weft.drivers.linux.seccomp import Profile, Rule, translate_seccomp
 from weft.drivers.runtime.oci.conmon import logs
@@ -293,15 +293,13 @@ def test_too_few_users_are_none_and_a_full_node_says_so() -> None:
 def test_the_second_version_is_hidden_only_beside_the_first() -> None:
     one = "30 25 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
     two = "31 25 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
-    assert find_hidden(one + two) == ["/sys/fs/cgroup/unified"]
-    assert find_hidden(one + two + two) == ["/sys/fs/cgroup/unified"]  # seen where a node has a /sys of its own
-    assert find_hidden(two) == [] and find_hidden(one) == []
-    assert {tree.version for tree in find_trees(one + two)} == {1, 2}
 
+    def find(mountinfo: str) -> list[str]:
+        return find_hidden(parse_mounts(mountinfo))
 
-def test_bytes_of_disks_add_up_in_both_versions() -> None:
-    assert count_io("8:0 rbytes=10 wbytes=20 rios=1\n8:16 rbytes=1 wbytes=2\n", 2) == (11, 22)
-    assert count_io("8:0 Read 10\n8:0 Write 20\n8:0 Total 30\nTotal 30\n", 1) == (10, 20)
+    assert find(one + two) == ["/sys/fs/cgroup/unified"]
+    assert find(one + two + two) == ["/sys/fs/cgroup/unified"]  # seen where a node has a /sys of its own
+    assert find(two) == [] and find(one) == []
 
 
 def test_the_runtimes_error_is_its_last_word() -> None:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from weft.contracts.clock import SystemClock
-from weft.drivers.cgroup.guest import Cgroups
+from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.runtime.qemu.function import snapshots as module
 from weft.drivers.runtime.qemu.function.fingerprint import identify_node
 from weft.drivers.runtime.qemu.function.record import Template
@@ -24,7 +24,7 @@ FACTS = Facts(sys.executable, "tcg", (10, 0, 2), 2_600_000, (70_000, 30_000))
 class Kept:
     def __init__(self, folder: Path, facts: Facts = FACTS) -> None:
         self.told: list[list[str]] = []
-        self.templates = SnapshotStore(folder, facts, Cgroups("nowhere"), SystemClock(), "fn-", self._hear)
+        self.templates = SnapshotStore(folder, facts, ControlGroups("nowhere"), SystemClock(), "fn-", self._hear)
 
     def _hear(self) -> None:
         self.told.append(sorted(self.templates.there))

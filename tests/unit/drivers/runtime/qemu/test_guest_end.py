@@ -9,7 +9,7 @@ import pytest
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.runtime import BootDisk, GuestPlan, ProcessFacts
-from weft.drivers.cgroup.guest import Cgroups
+from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.processes import inspect_process
 from weft.drivers.runtime.qemu import guest as module
 from weft.drivers.runtime.qemu.guest import Guest
@@ -48,7 +48,7 @@ async def test_an_end_that_is_still_written_down_is_overtaken_by_nobody(
 
     monkeypatch.setattr(module, "write_record", write_slowly)
     record = GuestRecord(PLAN, "tcg", "boot", 1.0, process=inspect_process(process.pid))
-    guest = Guest(paths, record, Cgroups("weft-test-end"), SystemClock(), lambda: None)
+    guest = Guest(paths, record, ControlGroups("weft-test-end"), SystemClock(), lambda: None)
     try:
         await guest.watch()
         process.kill()
@@ -81,6 +81,6 @@ def test_a_machine_that_is_off_since_its_process_ended_has_that_one_s_exit_code(
 ) -> None:
     record = GuestRecord(PLAN, "tcg", "boot", 1.0, told=told, end=GuestEnd("stopped", reason))
     paths = GuestPaths(run=tmp_path / "run", state=tmp_path / "state")
-    facts = Guest(paths, record, Cgroups("weft-test-end"), SystemClock(), lambda: None).facts()
+    facts = Guest(paths, record, ControlGroups("weft-test-end"), SystemClock(), lambda: None).facts()
     assert (facts.exit_code, facts.process) == (code, None)
     assert (facts.message == "its process ended with exit code 3") is (code == 3)

@@ -26,7 +26,7 @@ from weft.contracts.driver.runtime import (
     ProcessFacts,
     SessionMark,
 )
-from weft.drivers.cgroup.guest import Cgroups
+from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.runtime.qemu import guest as guests
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guest_agent import connections
@@ -345,7 +345,7 @@ async def test_what_a_guest_says_of_its_process_a_million_times_is_written_down_
     monkeypatch.setattr(guests, "write_record", count)
     paths = GuestPaths(run=tmp_path / "run", state=tmp_path / "state")
     guest = Guest(
-        paths, GuestRecord(PLAN, "tcg", "b", 1.0), Cgroups("weft-test"), SystemClock(), lambda: news.append(1)
+        paths, GuestRecord(PLAN, "tcg", "b", 1.0), ControlGroups("weft-test"), SystemClock(), lambda: news.append(1)
     )
     for ends in range(100_000):
         guest._take_process(ProcessFacts(False, ends, 1))

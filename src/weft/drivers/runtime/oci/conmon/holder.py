@@ -10,7 +10,7 @@ from typing import Any
 
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import ExecRequest, ExecSession
-from weft.drivers.cgroup.container import Groups
+from weft.drivers.cgroup.groups import ControlGroups, make_shims
 from weft.drivers.linux.namespace_thread import leave_mounts, run_in_own_thread
 from weft.drivers.linux.processes import is_alive, kill_process, wait_for_end
 from weft.drivers.runtime.oci.checkpoint.criu import (
@@ -49,7 +49,7 @@ RUNTIME_STARTED = ("running", "paused")
 class Conmon(NodeProcess):
     """A Holder that Saves."""
 
-    def __init__(self, runtime: Runtime, groups: Groups, clock: Clock) -> None:
+    def __init__(self, runtime: Runtime, groups: ControlGroups, clock: Clock) -> None:
         super().__init__(groups)
         self._runtime, self._clock = runtime, clock
 
@@ -61,7 +61,7 @@ class Conmon(NodeProcess):
 
     async def _run(self, container: Container, facts: Facts, recorded: Awaitable[None], *, resumes: bool) -> None:
         record, paths = container.record, container.paths
-        shims = self._groups.make_shims()
+        shims = [str(path) for path in make_shims(self._groups)]
         async with make_ready(container, self._runtime.name) as mapping:
             write_config(container, facts, self._groups, mapping)
             await ensure_disk(record.plan, paths)

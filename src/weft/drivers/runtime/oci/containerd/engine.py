@@ -8,7 +8,7 @@ import contextlib
 from pathlib import Path
 
 from weft.contracts.clock import Clock
-from weft.drivers.cgroup.container import Groups
+from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.runtime.oci.containerd.client import Client
 from weft.drivers.runtime.oci.containerd.holder import Containerd
 from weft.drivers.runtime.oci.containerd.probe import find_version, probe_containerd
@@ -20,7 +20,7 @@ from weft.objects.errors import WeftError
 
 
 class Engine:
-    def __init__(self, address: str, groups: Groups, clock: Clock, node_uid: str) -> None:
+    def __init__(self, address: str, groups: ControlGroups, clock: Clock, node_uid: str) -> None:
         self._client = Client(address)
         self._groups, self._clock, self._node_uid = groups, clock, node_uid
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 
 from weft.contracts.clock import Clock
-from weft.drivers.cgroup.container import SHIMS, Groups
+from weft.drivers.cgroup.groups import SHIMS, ControlGroups, make_shims
 from weft.drivers.linux.processes import ProcessId, inspect_process, is_alive, read_parent
 from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.containerd.client import Client
@@ -31,7 +31,7 @@ CLASS = "io.containerd.runc.v2"
 class Containerd(NodeProcess, Tasks):
     """A Holder."""
 
-    def __init__(self, client: Client, runtime: Runtime, groups: Groups, clock: Clock, node_uid: str) -> None:
+    def __init__(self, client: Client, runtime: Runtime, groups: ControlGroups, clock: Clock, node_uid: str) -> None:
         NodeProcess.__init__(self, groups)
         Tasks.__init__(self, client, clock, node_uid)
         self._runtime = runtime
@@ -39,7 +39,7 @@ class Containerd(NodeProcess, Tasks):
     async def launch(self, container: Container, facts: Facts, recorded: Awaitable[None]) -> None:
         record, paths, plan = container.record, container.paths, container.record.plan
         options = messages["RuncOptions"](binary_name=str(_entrance(container)))
-        if self._groups.make_shims():
+        if make_shims(self._groups):
             options.shim_cgroup = f"/{self._groups.path(SHIMS)}"
         told = messages["Any"](type_url=RUNC_OPTIONS, value=options.SerializeToString())
         async with make_ready(container, "containerd") as mapping:

@@ -15,7 +15,7 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Capacity
-from weft.drivers.cgroup.container import Groups
+from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.processes import host_boot_id
 from weft.drivers.runtime.oci.checkpoint.probe import CAPABILITY
 from weft.drivers.runtime.oci.container import Container
@@ -35,7 +35,7 @@ VERSION_SECONDS = 5.0
 
 
 async def probe_containerd(
-    run_dir: Path, groups: Groups, clock: Clock, client: Client, node_uid: str, wanted: str | None
+    run_dir: Path, groups: ControlGroups, clock: Clock, client: Client, node_uid: str, wanted: str | None
 ) -> Found:
     """What to tell the scheduler, and what containers are started with; None where none can be."""
     try:
@@ -85,7 +85,7 @@ async def try_one(
     runtime: Runtime,
     facts: Facts,
     run_dir: Path,
-    groups: Groups,
+    groups: ControlGroups,
     clock: Clock,
 ) -> str | None:
     """Have it run one, whose name begins with ``prefix``; what went wrong, or None."""

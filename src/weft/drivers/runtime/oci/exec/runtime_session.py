@@ -20,7 +20,7 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import ExecRequest
-from weft.drivers.cgroup.container import Groups
+from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.processes import inspect_process, wait_for_end
 from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.exec.channel import Channel
@@ -38,7 +38,7 @@ class OciSession(ChannelSession):
         self,
         process: subprocess.Popen[bytes],
         marks: Path,
-        groups: Groups,
+        groups: ControlGroups,
         clock: Clock,
         container_id: str,
         stdin: Channel,
@@ -107,7 +107,7 @@ _hanging_up: set[asyncio.Task[None]] = set()
 
 
 async def start_exec(
-    container: Container, facts: Facts, groups: Groups, clock: Clock, request: ExecRequest
+    container: Container, facts: Facts, groups: ControlGroups, clock: Clock, request: ExecRequest
 ) -> OciSession:
     """Raises InvalidInput, DriverFailed."""
     plan, runtime = container.record.plan, container.runtime
@@ -135,7 +135,7 @@ async def start_exec(
 
 
 async def _start_terminal(
-    container: Container, groups: Groups, clock: Clock, words: list[str], marks: Path
+    container: Container, groups: ControlGroups, clock: Clock, words: list[str], marks: Path
 ) -> OciSession:
     """The runtime carries bytes between the container's terminal and this one. It could hand over the other end of the
     container's instead, but runc then doesn't wait for the command."""

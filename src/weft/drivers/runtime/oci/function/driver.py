@@ -19,7 +19,7 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.contracts.driver.function import EgressEndpoint, Isolation, Recipe, Roots, compose_command, compose_env
 from weft.contracts.driver.host import Host
-from weft.drivers.cgroup.container import Groups
+from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.function.egress import name_files
 from weft.drivers.function.instance import Launched, Started
 from weft.drivers.function.instances import OwnProcesses, limit
@@ -86,7 +86,7 @@ class ContainerInstances(OwnProcesses):
                 workdir=roots.workdir,
                 user=roots.user if recipe.image else MANAGED_USER,
                 first_user=first_user,
-                cgroup=f"{self._groups.path}/{name}/in",
+                cgroup=f"{self._groups.path(name)}/in",
                 seccomp=self._seccomp,
             )
             launch = Launch(
@@ -116,7 +116,7 @@ class ContainerInstances(OwnProcesses):
 
     async def _look(self) -> str:
         containers = Path(self._host.run_dir) / "containers"
-        found = await probe_oci(containers, Groups(self._host.cgroup), self._clock, self._wanted)
+        found = await probe_oci(containers, ControlGroups(self._host.cgroup), self._clock, self._wanted)
         if found.runtime is None or found.facts is None:
             return "; ".join(found.probe.problems) or "no container runtime works on this node"
         if not found.facts.users[1]:

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from weft.contracts.clock import Clock
-from weft.drivers.cgroup.container import Groups
+from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.runtime.oci.containerd.engine import Engine as PlainEngine
 from weft.drivers.runtime.oci.containerd.oom_events import Shortages
 from weft.drivers.runtime.oci.containerd.tasks import BookHolder
@@ -26,7 +26,7 @@ AGAIN_SECONDS = 600.0
 
 
 class Engine(PlainEngine):
-    def __init__(self, address: str, groups: Groups, clock: Clock, node_uid: str) -> None:
+    def __init__(self, address: str, groups: ControlGroups, clock: Clock, node_uid: str) -> None:
         super().__init__(address, groups, clock, node_uid)
         self._shortages = Shortages(self._client, clock)
         self._failed: tuple[tuple[str, int, int], Found, float] | None = None

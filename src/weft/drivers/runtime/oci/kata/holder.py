@@ -13,7 +13,7 @@ from collections.abc import Awaitable
 
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import GuestStats
-from weft.drivers.cgroup.container import Groups
+from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.processes import ProcessId
 from weft.drivers.runtime.oci.conmon.shim import read_exit_code, write_exit_code
 from weft.drivers.runtime.oci.container import Container
@@ -40,7 +40,13 @@ class Kata(Tasks):
     label = "weft/node-of-machine"
 
     def __init__(
-        self, client: Client, runtime_class: str, shortages: Shortages, groups: Groups, clock: Clock, node_uid: str
+        self,
+        client: Client,
+        runtime_class: str,
+        shortages: Shortages,
+        groups: ControlGroups,
+        clock: Clock,
+        node_uid: str,
     ) -> None:
         super().__init__(client, clock, node_uid)
         self._class, self._shortages, self._groups = runtime_class, shortages, groups

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import RuntimeProbe
-from weft.drivers.cgroup.container import Groups
+from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.runtime.oci.containerd.client import Client
 from weft.drivers.runtime.oci.containerd.oom_events import Shortages
 from weft.drivers.runtime.oci.containerd.probe import find_neighbour, try_one
@@ -29,7 +29,13 @@ INSTALL_HINT = "install Kata Containers, or leave out --isolated-runtime: weft h
 
 
 async def probe_kata(
-    run_dir: Path, groups: Groups, clock: Clock, client: Client, shortages: Shortages, node_uid: str, runtime_class: str
+    run_dir: Path,
+    groups: ControlGroups,
+    clock: Clock,
+    client: Client,
+    shortages: Shortages,
+    node_uid: str,
+    runtime_class: str,
 ) -> Found:
     """What to tell the scheduler, and what containers are started with; None where none can be."""
     shim = name_shim(runtime_class)

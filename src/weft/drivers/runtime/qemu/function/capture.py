@@ -12,7 +12,7 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.contracts.driver.function import EgressEndpoint, Recipe
-from weft.drivers.cgroup.guest import Cgroups
+from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.runtime.qemu.devices.ids import fdset
 from weft.drivers.runtime.qemu.function.machine import Qemu, choose_limits, entitle, spawn_qemu
 from weft.drivers.runtime.qemu.function.messages import ENDED, INIT_ERROR, READY, WOKEN, decode_end, encode_short
@@ -55,7 +55,7 @@ async def capture_machine(
     template: Template,
     disks: list[Path],
     facts: Facts,
-    cgroups: Cgroups,
+    cgroups: ControlGroups,
     clock: Clock,
     prefix: str,
     recipe: Recipe,
@@ -92,7 +92,7 @@ async def capture_machine(
 
 
 def _start(
-    work: Path, template: Template, disks: list[Path], facts: Facts, cgroups: Cgroups, net: PrivateNet, name: str
+    work: Path, template: Template, disks: list[Path], facts: Facts, cgroups: ControlGroups, net: PrivateNet, name: str
 ) -> Qemu:
     opened = []
 

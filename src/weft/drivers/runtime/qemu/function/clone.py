@@ -15,7 +15,7 @@ from typing import Literal
 
 from weft.contracts.clock import Clock
 from weft.contracts.driver.function import Ended
-from weft.drivers.cgroup.guest import Cgroups
+from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.runtime.qemu.function.machine import Qemu
 from weft.drivers.runtime.qemu.function.messages import (
     ASKS,
@@ -52,7 +52,7 @@ class Clone:
     it."""
 
     def __init__(
-        self, id: str, net: PrivateNet, qemu: Qemu, cgroups: Cgroups, clock: Clock, gone: Callable[[Clone], None]
+        self, id: str, net: PrivateNet, qemu: Qemu, cgroups: ControlGroups, clock: Clock, gone: Callable[[Clone], None]
     ) -> None:
         self.id = id
         self.started: Literal["pool", "clone", "cold"] = "clone"

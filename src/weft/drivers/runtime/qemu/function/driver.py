@@ -16,7 +16,7 @@ from typing import Literal
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.driver.function import EgressEndpoint, Isolation, Ready, Recipe, Roots
 from weft.contracts.driver.host import Host
-from weft.drivers.cgroup.guest import Cgroups
+from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.runtime.qemu.devices.ids import fdset
 from weft.drivers.runtime.qemu.function.clone import Clone
 from weft.drivers.runtime.qemu.function.machine import Qemu, choose_limits, end_leftovers, entitle, spawn_qemu
@@ -46,7 +46,7 @@ class SnapshotInstances:
         self._clock = clock or SystemClock()
         self._run_dir = Path(host.run_dir)
         self._folder = Path(host.state_dir) / "functions"
-        self._cgroups = Cgroups(host.cgroup)
+        self._cgroups = ControlGroups(host.cgroup)
         self._prefix = f"fn{short_id(host.node_uid)}-"
         self._most_ready = max(1, min(MOST_READY, int(host.capacity.memory_bytes * READY_SHARE) // READY_BYTES))
         self._bound = self._most_ready  # how many there is room for just now

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from weft.contracts.clock import Clock
-from weft.drivers.cgroup.guest import Cgroups, Limits
+from weft.drivers.cgroup.groups import ControlGroups
+from weft.drivers.cgroup.limits import Limits, limit_guest
 from weft.drivers.linux.processes import inspect_process, kill_process, wait_for_end
 from weft.drivers.linux.syscalls import small_pages
 from weft.drivers.runtime.qemu.function.translate import Machine
@@ -98,7 +99,7 @@ class Qemu:
         if not self.ended.is_set():
             self._process.kill()
 
-    async def end(self, cgroups: Cgroups, clock: Clock) -> None:
+    async def end(self, cgroups: ControlGroups, clock: Clock) -> None:
         """Neither process nor group is left. May be repeated."""
         self.kill()
         await self.ended.wait()
@@ -129,14 +130,14 @@ class Qemu:
 def spawn_qemu(
     name: str,
     facts: Facts,
-    cgroups: Cgroups,
+    cgroups: ControlGroups,
     limits: Limits,
     translate: Callable[[int], list[str]],
     descriptors: list[int],
 ) -> Qemu:
     """Start it as a user of its own, in a group of its own. ``translate`` gets the monitor's descriptor. Raises DriverFailed."""
     user = choose_user(name, facts.users)
-    procs = cgroups.create(name, limits)
+    procs = cgroups.create_if_possible(name, limits)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     said = os.memfd_create("weft-qemu", os.MFD_CLOEXEC)
     try:
@@ -178,10 +179,10 @@ def choose_limits(machine: Machine, cpu: float) -> Limits:
     memory = (
         machine.memory + MEMORY_HEADROOM_BYTES + ((TRANSLATION_CACHE_MIB << 20) if machine.accelerator == "tcg" else 0)
     )
-    return Limits(max(cpu, 0.1) * CPU_HEADROOM, memory)
+    return limit_guest(max(cpu, 0.1) * CPU_HEADROOM, memory)
 
 
-async def end_leftovers(prefix: str, cgroups: Cgroups, clock: Clock) -> int:
+async def end_leftovers(prefix: str, cgroups: ControlGroups, clock: Clock) -> int:
     """End every QEMU whose name begins with ``prefix``: another process of ours left it; how many there were."""
     found = await asyncio.to_thread(_find_named, prefix)
     for process in found.values():

@@ -20,7 +20,7 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.contracts.driver.function import Recipe, Roots
 from weft.contracts.durable_file import sync_folder, write_durably
-from weft.drivers.cgroup.guest import Cgroups
+from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.runtime.qemu.function.capture import capture_machine
 from weft.drivers.runtime.qemu.function.checksums import Checks, inspect_file
 from weft.drivers.runtime.qemu.function.config import choose_memory, compose_config, pack_config
@@ -41,7 +41,7 @@ class SnapshotStore:
     """Those of this node; ``there`` are their recipes' digests, and ``changed`` is called when those are others."""
 
     def __init__(
-        self, folder: Path, facts: Facts, cgroups: Cgroups, clock: Clock, prefix: str, changed: Callable[[], None]
+        self, folder: Path, facts: Facts, cgroups: ControlGroups, clock: Clock, prefix: str, changed: Callable[[], None]
     ) -> None:
         self._folder = folder / "templates"
         self._facts = facts

@@ -22,7 +22,7 @@ from weft.contracts.driver.migration import (
     MigrationSockets,
 )
 from weft.contracts.driver.runtime import GuestFacts, GuestPlan
-from weft.drivers.cgroup.guest import Cgroups
+from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.processes import host_boot_id
 from weft.drivers.runtime.qemu.devices.hotplug import inspect_frame, plug_cpus
 from weft.drivers.runtime.qemu.guest import Guest
@@ -60,7 +60,9 @@ from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, U
 class QemuMigrations:
     """See contracts.migration."""
 
-    def __init__(self, guests: Guests, cgroups: Cgroups, clock: Clock, working: Callable[[], Awaitable[Facts]]) -> None:
+    def __init__(
+        self, guests: Guests, cgroups: ControlGroups, clock: Clock, working: Callable[[], Awaitable[Facts]]
+    ) -> None:
         self._guests, self._cgroups, self._clock, self._working = guests, cgroups, clock, working
 
     async def describe(self, guest_id: str) -> MigratingGuest:

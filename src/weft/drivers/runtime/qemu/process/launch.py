@@ -16,7 +16,8 @@ from pathlib import Path
 from weft.contracts.clock import Clock
 from weft.contracts.driver.migration import MigrationSettings
 from weft.contracts.driver.runtime import BootDisk, GuestPlan
-from weft.drivers.cgroup.guest import Cgroups, Limits
+from weft.drivers.cgroup.groups import ControlGroups
+from weft.drivers.cgroup.limits import Limits, limit_guest
 from weft.drivers.linux.processes import kill_process, wait_for_end
 from weft.drivers.runtime.qemu.devices.inherited_fds import open_handed, plan_handed
 from weft.drivers.runtime.qemu.guest import Guest
@@ -36,7 +37,7 @@ CPU_HEADROOM = 1.1  # QEMU's own threads (disk, network, monitor) run besides th
 MEMORY_HEADROOM_BYTES = 192 << 20  # QEMU itself, and room for page cache
 
 
-async def launch_guest(guest: Guest, facts: Facts, cgroups: Cgroups, *, incoming: bool = False) -> None:
+async def launch_guest(guest: Guest, facts: Facts, cgroups: ControlGroups, *, incoming: bool = False) -> None:
     """Run its QEMU and take hold of it. Raises DriverFailed with QEMU's words, InvalidInput, or Unavailable; what it has
     made by then stays, for ``undo_launch``."""
     paths, plan = guest.paths, guest.record.plan
@@ -46,7 +47,7 @@ async def launch_guest(guest: Guest, facts: Facts, cgroups: Cgroups, *, incoming
     if isinstance(plan.boot, BootDisk) and plan.boot.firmware == "uefi" and not paths.uefi_vars.exists():
         assert facts.uefi_vars is not None
         shutil.copy(facts.uefi_vars, paths.uefi_vars)
-    groups = [str(path) for path in cgroups.create(plan.id, choose_limits(plan, facts))]
+    groups = [str(path) for path in cgroups.create_if_possible(plan.id, choose_limits(plan, facts))]
     frame = guest.record.frame
     assert frame is not None
     locked = choose_locked_bytes(plan, frame.memory_bytes + frame.pluggable_bytes)
@@ -92,14 +93,14 @@ def choose_limits(plan: GuestPlan, facts: Facts, move: MigrationSettings | None 
         memory += move.cache_bytes
     if facts.accelerator == "tcg":
         memory += TRANSLATION_CACHE_MIB << 20
-    return Limits(plan.cpu * CPU_HEADROOM, memory)
+    return limit_guest(plan.cpu * CPU_HEADROOM, memory)
 
 
 def launch_failed(plan: GuestPlan, what: str) -> DriverFailed:
     return DriverFailed(f"vm/{plan.name}: QEMU {what}", details={"step": "launch"})
 
 
-async def undo_launch(guest: Guest, cgroups: Cgroups, clock: Clock) -> None:
+async def undo_launch(guest: Guest, cgroups: ControlGroups, clock: Clock) -> None:
     """No process, run folder or control group is left of this start."""
     plan, paths = guest.record.plan, guest.paths
     await guest.close()
