@@ -19,8 +19,8 @@ from weft.contracts.clock import SystemClock
 from weft.contracts.journal import Event
 from weft.contracts.store import MAX_WRITES, Put
 from weft.informer.cache import Cache, whole
-from weft.informer.indexes import make_view
 from weft.informer.leader_lease import LeaderLease
+from weft.informer.view import make_view
 from weft.kinds.allocation import AllocatedImage, AllocationReport, AllocationSpec, Resources, allocation_name
 from weft.launch.entry import SELDOM
 from weft.objects.envelope import Envelope, encode_envelope

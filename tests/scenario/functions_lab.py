@@ -20,13 +20,13 @@ from weft.contracts.driver.function import Recipe
 from weft.contracts.store import AtRevision, Delete, Put
 from weft.gateway.function.invocation.call import Call
 from weft.gateway.function.service import FunctionService, make_view
-from weft.gateway.lambda_api.authenticate import TOKENS_BY_KEY
 from weft.informer.cache import Cache
 from weft.kinds.function import FunctionSpec, FunctionStatus, check_function
 from weft.kinds.function_version import FunctionVersionSpec
 from weft.kinds.image import ImageStatus
 from weft.kinds.node import NodeReport
 from weft.kinds.parts.function_code import check_code
+from weft.kinds.token import TOKENS_BY_KEY
 from weft.launch.gateway.functions import GatewayFunctions
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope, merge_part
 from weft.objects.identity import SERVER_NAME, new_uid, object_key

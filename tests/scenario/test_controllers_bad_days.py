@@ -12,8 +12,8 @@ from tests.scenario.controllers_lab import GIB, Journal, Lab, VirtualClock
 from weft.contracts.store import Delete, Put
 from weft.informer.cache import Cache
 from weft.informer.commit import Commit
-from weft.informer.indexes import make_view
 from weft.informer.leader_lease import LeaderLease, LeadershipLost
+from weft.informer.view import make_view
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.node import NodeReport
 from weft.objects.envelope import Envelope, decode_part, encode_envelope

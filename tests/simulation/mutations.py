@@ -25,9 +25,8 @@ from weft.drivers.linux import processes
 from weft.drivers.runtime.fake.migration import FakeMigrations
 from weft.informer.cache import Cache
 from weft.informer.commit import delete
-from weft.informer.indexes import NODES_BY_UID
 from weft.kinds.allocation import AllocationSpec
-from weft.kinds.node import NodeStatus
+from weft.kinds.node import NODES_BY_UID, NodeStatus
 from weft.objects.errors import WeftError
 from weft.scheduler import intake
 from weft.scheduler.intake import Intake

@@ -12,20 +12,14 @@ from collections.abc import Iterable, Sequence
 from weft.contracts.store import Absent, Precondition
 from weft.controllers.loop import Plan, has_changed
 from weft.informer.commit import Commit, delete, edit, put, unchanged
-from weft.informer.indexes import (
-    CONVERSIONS_BY_WORKLOAD,
-    ENDPOINTS_BY_WORKLOAD,
-    MIGRATIONS_BY_WORKLOAD,
-    PUBLISHED_PORTS_BY_WORKLOAD,
-    VERSIONS_BY_FUNCTION,
-    key_of_moving,
-    keys_of_converted,
-)
 from weft.informer.view import Changed, Item, View
-from weft.kinds.conversion import ConversionStatus
+from weft.kinds.conversion import CONVERSIONS_BY_WORKLOAD, ConversionStatus, workload_keys
 from weft.kinds.conversion import is_under_way as is_converting
-from weft.kinds.migration import ENDED, KEPT_OF_ONE, MigrationStatus
+from weft.kinds.endpoint import ENDPOINTS_BY_WORKLOAD
+from weft.kinds.function_version import VERSIONS_BY_FUNCTION
+from weft.kinds.migration import ENDED, KEPT_OF_ONE, MIGRATIONS_BY_WORKLOAD, MigrationStatus, workload_key
 from weft.kinds.migration import KEPT_SECONDS as KEPT_PAST_SECONDS
+from weft.kinds.published_port import PUBLISHED_PORTS_BY_WORKLOAD
 from weft.kinds.recommendation import KEPT_SECONDS
 from weft.kinds.registry import WORKLOADS, is_workload
 from weft.objects.identity import object_key
@@ -91,8 +85,8 @@ def plan_past(view: View, item: Item, now: float) -> list[Commit]:
 
 def _of_the_same(view: View, item: Item) -> Sequence[Item]:
     if item.envelope.kind == "conversion":
-        return view.find(CONVERSIONS_BY_WORKLOAD, keys_of_converted(item)[0])
-    return view.find(MIGRATIONS_BY_WORKLOAD, key_of_moving(item))
+        return view.find(CONVERSIONS_BY_WORKLOAD, workload_keys(item)[0])
+    return view.find(MIGRATIONS_BY_WORKLOAD, workload_key(item))
 
 
 def _has_ended(item: Item) -> bool:

@@ -6,11 +6,13 @@ nobody changes an Item or its envelope once it is in here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 import msgspec
 
+from weft.kinds.record import Index, WordsOf
+from weft.kinds.registry import BY_NAME, KINDS
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 
 T = TypeVar("T")
@@ -77,15 +79,6 @@ class Item:
         return self._report
 
 
-class Index(msgspec.Struct, frozen=True):
-    """A way to find objects of ``kinds``: ``words_of`` gives the words an item is found under, which follow from its uid,
-    key, spec and report."""
-
-    name: str
-    kinds: tuple[str, ...]
-    words_of: Callable[[Item], Iterable[str]]
-
-
 class Changed(msgspec.Struct, frozen=True):
     """One object's change: ``old`` None means it is new, ``new`` None that it is gone."""
 
@@ -116,12 +109,11 @@ class View:
         taken, waiting = dict.fromkeys(kinds), dict.fromkeys(later)
         self._by_kind: dict[str, dict[str, Item]] = {kind: {} for kind in (*taken, *waiting)}
         self._waiting, self._once = waiting.keys() - taken.keys(), once
-        self._indexes: dict[str, list[tuple[Index, dict[str, dict[str, Item]]]]] = {kind: [] for kind in self._by_kind}
-        self._found: dict[str, dict[str, dict[str, Item]]] = {}
-        for index in indexes:
-            found = self._found[index.name] = {}
-            for kind in index.kinds:
-                self._indexes[kind].append((index, found))
+        self._found: dict[Index, dict[str, dict[str, Item]]] = {index: {} for index in indexes}
+        self._indexes: dict[str, list[tuple[WordsOf, dict[str, dict[str, Item]]]]] = {
+            kind: [(words_of, found) for index, found in self._found.items() if (words_of := _words_of(kind, index))]
+            for kind in self._by_kind
+        }
 
     def get(self, key: str) -> Item | None:
         return self._items.get(key)
@@ -132,13 +124,13 @@ class View:
 
     def find(self, index: Index, word: str) -> list[Item]:
         """The objects that ``index`` files under ``word``, in key order."""
-        bucket = self._found[index.name].get(word)
+        bucket = self._found[index].get(word)
         if not bucket:
             return []
         return [bucket[key] for key in sorted(bucket)] if len(bucket) > 1 else list(bucket.values())
 
     def count(self, index: Index, word: str) -> int:
-        return len(self._found[index.name].get(word, ()))
+        return len(self._found[index].get(word, ()))
 
     def keys(self) -> Iterable[str]:
         return self._items.keys()
@@ -170,7 +162,7 @@ class View:
         if old is not None:
             item.inherit(old)
         if item.words is None:  # may raise: before anything changes
-            item.words = tuple([tuple(dict.fromkeys(index.words_of(item))) for index, _ in indexes])
+            item.words = tuple([tuple(dict.fromkeys(words_of(item))) for words_of, _ in indexes])
         self._items[key] = item
         self._by_kind[kind][key] = item
         before = old.words if old is not None else None
@@ -199,6 +191,16 @@ class View:
             for word in words:
                 _drop(found, word, key)
         return Changed(key, old, None)
+
+
+def make_view() -> View:
+    """An empty view of every kind, with every index."""
+    return View(BY_NAME, dict.fromkeys(index for kind in KINDS for index in kind.indexes))
+
+
+def _words_of(kind: str, index: Index) -> WordsOf | None:
+    known = BY_NAME.get(kind)
+    return known.indexes.get(index) if known is not None else None
 
 
 def _kind_at(key: str) -> str:

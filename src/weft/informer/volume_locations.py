@@ -6,9 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from weft.informer.indexes import NODES_BY_UID, NODES_BY_VOLUME
 from weft.informer.view import Item, View
-from weft.kinds.node import NodeReport, NodeStatus
+from weft.kinds.node import NODES_BY_UID, NODES_BY_VOLUME, NodeReport, NodeStatus
 from weft.kinds.parts.orphan import read_copies
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from weft.informer.view import Item, View
-from weft.kinds.parts.workload import WorkloadSpec
+from weft.kinds.allocation import RESERVATIONS_BY_MIGRATION
+from weft.kinds.parts.workload import WorkloadSpec, name_gang
 from weft.kinds.record import Workload
 from weft.kinds.registry import BY_NAME, WORKLOADS
 
@@ -26,6 +27,16 @@ def list_workloads(view: View) -> Iterator[Item]:
     """All of every kind."""
     for kind in WORKLOADS:
         yield from view.of_kind(kind).values()
+
+
+def gang_of(workload: Item) -> str:
+    """``default/web``; "" if it is in no gang."""
+    return name_gang(workload.envelope.project, spec_of(workload))
+
+
+def find_reservation(view: View, migration: Item) -> Item | None:
+    """The capacity that is reserved for a Migration until it begins."""
+    return next(iter(view.find(RESERVATIONS_BY_MIGRATION, migration.uid)), None)
 
 
 def name_of(item: Item) -> str:

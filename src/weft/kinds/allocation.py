@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, text
-from weft.kinds.record import Column, Kind
+from weft.kinds.record import Column, Index, Kind, Stored
 from weft.objects.identity import Ref
 
 Desired = Literal["run", "stop", "suspend"]
@@ -125,27 +125,26 @@ class AllocatedContainer(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class PastMigration(msgspec.Struct, kw_only=True, frozen=True):
-    """How a move that has ended was foreseen, before any correction, and what came true as a multiple of that; of the pause, as
-    so many seconds more, or fewer (``pause_seconds`` 0: nobody saw it). ``weight``: how much it says of the one that is to come."""
+    """How far a migration that has ended came from its forecast, before any correction of that."""
 
     mode: str
-    duration_seconds: float
-    duration_ratio: float
-    pause_seconds: float = 0.0
-    pause_more_seconds: float = 0.0
-    bytes_ratio: float
-    weight: float = 1.0
+    duration_seconds: float  # as it was
+    duration_ratio: float  # as it was, as a multiple of the forecast
+    pause_seconds: float = 0.0  # as it was; 0: nobody saw it
+    pause_more_seconds: float = 0.0  # longer than forecast
+    bytes_ratio: float  # as they were, as a multiple of the forecast
+    weight: float = 1.0  # how much it counts for the next one
 
 
 class MigrationLesson(msgspec.Struct, kw_only=True, frozen=True):
-    """What moves before have taught: what the path carries (0: nothing is known), and how they went, the newest first."""
+    """What earlier migrations have taught: what the path carries (0: nothing is known), and how they went, the newest first."""
 
     path_bytes_per_second: int = 0
     past: tuple[PastMigration, ...] = ()
 
 
 class AllocatedMigration(msgspec.Struct, kw_only=True, frozen=True):
-    """The move that this allocation is a side of, as its role says. ``key`` is the Migration's uid; ``peer_uid`` is the other
+    """The migration that this allocation is an end of, as its role says. ``key`` is the Migration's uid; ``peer_uid`` is the other
     node's, so the name that its certificate must bear; ``address`` (source) is the target's door, once it waits there;
     ``never_ran`` and ``taken_over`` (source): the target's word is here that the guest never ran there, or that it does.
     ``shared`` are the disks (ROOT, or volumes' uids) that lie where both nodes see them: they stay where they are. ``image`` is
@@ -172,6 +171,11 @@ class AllocatedMigration(msgspec.Struct, kw_only=True, frozen=True):
     saves: Literal["", "may", "must"] = ""
 
 
+def read_migration(key: str) -> str:
+    """The uid of the Migration that a key of a try is of."""
+    return key.partition(".")[0]
+
+
 def limits_of(move: AllocatedMigration) -> tuple[int, int, int]:
     """All that keeps it slow, in bytes a second; 0 doesn't."""
     return move.bytes_per_second, move.node_bytes_per_second, move.peer_bytes_per_second
@@ -193,7 +197,7 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     allocations, with commas, to be gone first; ``held_by`` a gate that must be open; ``memberships`` are the affinity groups it
     counts in; ``extras`` what it takes of resources that its node declares. ``pool`` is where its root disk lies, and
     ``pool_id`` which storage that is: if the node's pool is another one by now, its disks are elsewhere. ``back_from`` are the
-    keys of its last moves whose targets surely never ran it. ``desired_count`` is how often ``desired`` has changed: what a
+    keys of its last migrations whose targets surely never ran it. ``desired_count`` is how often ``desired`` has changed: what a
     node said of an earlier value says nothing of this one, though both may read the same."""
 
     node: str
@@ -401,6 +405,36 @@ def _workload(obj: Any) -> str:
     return f"{ref['kind']}/{ref['name']}"
 
 
+ALLOCATIONS_BY_WORKLOAD = Index("allocations by workload")  # without reservations
+RESERVATIONS_BY_MIGRATION = Index("reservations by migration")
+ALLOCATIONS_BY_NODE = Index("allocations by node")
+ALLOCATIONS_BY_VOLUME = Index("allocations by volume")
+ALLOCATIONS_BY_WAITED = Index("allocations by those that they wait for")
+PREEMPTIBLE = Index("preemptible allocations by node")
+PREEMPTIBLE_ANYWHERE = "*"
+
+
+def is_reservation(allocation: Stored) -> bool:
+    """Whether it only reserves capacity, for a Migration that is planned."""
+    return allocation.spec(AllocationSpec).role == "reserved"
+
+
+def _reserved_for(allocation: Stored) -> tuple[str, ...]:
+    """The uid of the Migration that a reservation is for."""
+    migration = allocation.spec(AllocationSpec).move
+    return (read_migration(migration.key),) if migration is not None and is_reservation(allocation) else ()
+
+
+def _preemptible(allocation: Stored) -> tuple[str, ...]:
+    spec = allocation.spec(AllocationSpec)
+    return (spec.node_uid, PREEMPTIBLE_ANYWHERE) if spec.preemptible else ()
+
+
+def _waited_for(allocation: Stored) -> list[str]:
+    names = allocation.spec(AllocationSpec).waits_for
+    return names.split(",") if names else []
+
+
 ALLOCATION = Kind(
     name="allocation",
     plural="allocations",
@@ -413,6 +447,14 @@ ALLOCATION = Kind(
     report=AllocationReport,
     reported_by_node=True,
     finalizers=("node",),
+    indexes={
+        ALLOCATIONS_BY_WORKLOAD: lambda item: () if is_reservation(item) else (item.spec(AllocationSpec).workload.uid,),
+        RESERVATIONS_BY_MIGRATION: _reserved_for,
+        ALLOCATIONS_BY_NODE: lambda item: (item.spec(AllocationSpec).node_uid,),
+        ALLOCATIONS_BY_VOLUME: lambda item: [volume.uid for volume in item.spec(AllocationSpec).volumes],
+        PREEMPTIBLE: _preemptible,
+        ALLOCATIONS_BY_WAITED: _waited_for,
+    },
     columns=(
         NAME,
         Column("WORKLOAD", _workload),

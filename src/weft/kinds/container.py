@@ -29,12 +29,13 @@ from weft.kinds.parts.workload import (
     born,
     check_workload,
     claim_places,
+    index_workload,
     refuse_twice,
     set_fields,
     workload_columns,
     workload_references,
 )
-from weft.kinds.record import Ask, Column, Kind, Object, Reference, Verb, Workload
+from weft.kinds.record import Ask, Column, Index, Kind, Object, Reference, Verb, Workload, uid_of_owner
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name
 from weft.objects.image.reference import held_name, parse_reference
@@ -326,6 +327,8 @@ WORKLOAD = Workload(
     gives_way=lambda spec: bool(spec.preemptible),
 )
 
+CONTAINERS_BY_JOB = Index("containers by job")
+
 CONTAINER = Kind(
     name="container",
     plural="containers",
@@ -334,6 +337,7 @@ CONTAINER = Kind(
     spec=ContainerSpec,
     status=WorkloadStatus,
     workload=WORKLOAD,
+    indexes=index_workload(ContainerSpec, WORKLOAD) | {CONTAINERS_BY_JOB: uid_of_owner},
     ready_phase=str(Phase.RUNNING),
     commands=("cp",),
     verbs=VERBS,

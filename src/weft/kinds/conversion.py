@@ -12,8 +12,9 @@ import msgspec
 from weft.kinds.fields.cells import AGE, NAME, dig, text
 from weft.kinds.parts.convert_verb import DEFAULT_TIMEOUT_SECONDS, KINDS, To
 from weft.kinds.parts.spec_conversion import refuse_untranslatable
-from weft.kinds.record import Column, Kind, Object, Reference, Verb
+from weft.kinds.record import Column, Index, Kind, Object, Reference, Stored, Verb
 from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.objects.identity import object_key
 from weft.objects.schema import field
 
 # Pending: nobody has looked at it; Preparing: image and new object are made; Stopping: the old one; HandingOver: what it had is the
@@ -164,6 +165,16 @@ def _agree(_: ConversionSpec, named: Mapping[str, Any]) -> None:
         refuse_untranslatable(spec)
 
 
+CONVERSIONS_BY_WORKLOAD = Index("conversions by either workload")
+
+
+def workload_keys(conversion: Stored) -> tuple[str, str]:
+    """The keys of the workload that a Conversion converts, and of the new one."""
+    spec, project = conversion.spec(ConversionSpec), conversion.envelope.project
+    old, new = read_old(spec), read_new(spec)
+    return object_key(old[0], project, old[1]), object_key(new[0], project, new[1])
+
+
 CONVERSION = Kind(
     name="conversion",
     plural="conversions",
@@ -183,6 +194,7 @@ CONVERSION = Kind(
         Verb("confirm", "Accept the new workload; the old one is deleted", change=_confirm),
         Verb("undo", "Give everything back to the old workload and start it again", change=_undo),
     ),
+    indexes={CONVERSIONS_BY_WORKLOAD: workload_keys},
     columns=(
         NAME,
         Column("CONVERSION", _way),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, text
-from weft.kinds.record import Column, Kind
+from weft.kinds.record import Column, Index, Kind
 from weft.objects.identity import Ref
 
 
@@ -33,6 +33,9 @@ def endpoint_name(network_uid: str, address: str) -> str:
     return f"{network_uid}.{address}"
 
 
+ENDPOINTS_BY_WORKLOAD = Index("endpoints by workload")
+ENDPOINTS_BY_NETWORK = Index("endpoints by network")
+
 ENDPOINT = Kind(
     name="endpoint",
     plural="endpoints",
@@ -43,6 +46,10 @@ ENDPOINT = Kind(
     spec=EndpointSpec,
     status=EndpointStatus,
     status_writer="addresses",
+    indexes={
+        ENDPOINTS_BY_WORKLOAD: lambda item: (item.spec(EndpointSpec).workload.uid,),
+        ENDPOINTS_BY_NETWORK: lambda item: (item.spec(EndpointSpec).network_uid,),
+    },
     columns=(
         NAME,
         Column("WORKLOAD", text("spec.workload.name")),

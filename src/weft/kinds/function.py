@@ -9,7 +9,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, size, text
-from weft.kinds.parts.function_code import FunctionCode, check_code, code_of, code_references
+from weft.kinds.parts.function_code import (
+    FUNCTIONS_BY_NETWORK,
+    FunctionCode,
+    check_code,
+    code_of,
+    code_references,
+    networks_of_item,
+)
 from weft.kinds.parts.function_verbs import FunctionLogsInput, InvokeInput, MetricsInput, PublishInput
 from weft.kinds.parts.placement_spec import placement_references
 from weft.kinds.record import Column, Kind, Object, Reference, Verb
@@ -268,6 +275,7 @@ FUNCTION = Kind(
         Verb("logs", "What the function printed", input=FunctionLogsInput, stream=True),
         Verb("metrics", "How often, how long and how well the function ran", input=MetricsInput, stream=True),
     ),
+    indexes={FUNCTIONS_BY_NETWORK: networks_of_item},
     columns=(
         NAME,
         Column("PHASE", text("status.phase", "Pending"), keep=True),

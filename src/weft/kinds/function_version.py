@@ -8,8 +8,14 @@ from typing import Annotated, Literal
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, size, text
-from weft.kinds.parts.function_code import FunctionCode, check_code, code_references
-from weft.kinds.record import Column, Kind
+from weft.kinds.parts.function_code import (
+    FUNCTIONS_BY_NETWORK,
+    FunctionCode,
+    check_code,
+    code_references,
+    networks_of_item,
+)
+from weft.kinds.record import Column, Index, Kind, uid_of_owner
 from weft.objects.schema import field
 
 
@@ -29,6 +35,8 @@ class FunctionVersionStatus(msgspec.Struct, kw_only=True):
     nodes: list[str] = []
 
 
+VERSIONS_BY_FUNCTION = Index("function versions by function")
+
 FUNCTION_VERSION = Kind(
     name="functionversion",
     plural="functionversions",
@@ -42,6 +50,7 @@ FUNCTION_VERSION = Kind(
     check=check_code,
     uploads=lambda spec: [spec.code] if spec.code else [],
     references=code_references(),
+    indexes={VERSIONS_BY_FUNCTION: uid_of_owner, FUNCTIONS_BY_NETWORK: networks_of_item},
     columns=(
         NAME,
         Column("FUNCTION", text("spec.function")),

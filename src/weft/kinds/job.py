@@ -13,7 +13,7 @@ import msgspec
 from weft.kinds.container import CONTAINER, ContainerSpec, check_container
 from weft.kinds.fields.cells import AGE, NAME, dig, text
 from weft.kinds.fields.gang import MOST as MOST_IN_GANG
-from weft.kinds.record import Column, Kind, Object, Reference, Verb
+from weft.kinds.record import Column, Index, Kind, Object, Reference, Stored, Verb, keys_of, uid_of_owner
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import MAX_NAME, check_name
 from weft.objects.index_ranges import format_indexes, parse_indexes
@@ -283,6 +283,14 @@ def _names(one: Reference, spec: JobSpec) -> Sequence[str]:
     return one.names(spec.task)
 
 
+JOBS_BY_SCHEDULE = Index("runs by the job with the schedule")
+JOBS_BY_AFTER = Index("jobs by those that they follow")
+
+
+def _jobs_before(item: Stored) -> list[str]:
+    return keys_of("job", item, (read_dependency(one).name for one in item.spec(JobSpec).after))
+
+
 JOB = Kind(
     name="job",
     plural="jobs",
@@ -306,6 +314,7 @@ JOB = Kind(
         Verb("hold", "Start no new tasks; running ones go on", change=_set("hold", ENDED, hold=True)),
         Verb("release", "Let a held job go on", change=_set("release", ENDED, hold=False)),
     ),
+    indexes={JOBS_BY_SCHEDULE: uid_of_owner, JOBS_BY_AFTER: _jobs_before},
     columns=(
         NAME,
         Column("PHASE", text("status.phase", "Pending"), keep=True),

@@ -1,4 +1,4 @@
-"""Migration: a workload's move to another node. People make one (``weft vm migrate``); the scheduler gives it a target, the
+"""Migration: a workload changes its node. People make one (``weft vm migrate``); the scheduler gives it a target, the
 migrations controller leads it on, and its status tells how it goes and how it went."""
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from weft.kinds.allocation import PlannedMigration
+from weft.kinds.allocation import PlannedMigration, read_migration
 from weft.kinds.fields.cells import AGE, NAME, dig, text
 from weft.kinds.parts.convert_verb import refuse_converting
-from weft.kinds.record import Column, Kind, Object, Reference, Verb
+from weft.kinds.record import Column, Index, Kind, Object, Reference, Stored, Verb, uid_of
 from weft.objects.errors import IllegalTransition, InvalidInput
-from weft.objects.identity import MAX_NAME
+from weft.objects.identity import MAX_NAME, object_key
 from weft.objects.lifecycle import Phase
 from weft.objects.schema import field
 
@@ -28,7 +28,7 @@ KEPT_SECONDS = 7 * 86400.0  # an ended one, as what may be learned from
 KEPT_OF_ONE = 20  # ended ones of one workload
 DEFAULT_TIMEOUT_SECONDS = 600.0
 MOST_TRIES = 3
-# The kinds that have the verb migrate, and how each can move, first as it does unless something else is said.
+# The kinds that have the verb migrate, and how each can migrate, by default as the first.
 Mode = Literal["live", "cold", "storage", "best"]
 MOVABLE: dict[str, tuple[Mode, ...]] = {"vm": ("live", "cold", "storage"), "container": ("best", "live", "cold")}
 MOVED_ON = "movedOn"  # of one that an older store takes for under way: the guest came, and went on, since then
@@ -110,7 +110,7 @@ class MigrationError(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class MigrationForecast(msgspec.Struct, kw_only=True, frozen=True):
-    """What a move is expected to take before anything of it was measured, from what moves before it took; None where nothing is
+    """What a migration is expected to take before anything of it was measured, from what earlier ones took; None where nothing is
     known. ``mode`` is how it went the last time; ``basis`` says in words what all this stands on."""
 
     mode: str = ""
@@ -168,22 +168,17 @@ def move_key(uid: str, tries: int) -> str:
     return uid if tries <= 1 else f"{uid}.{tries}"
 
 
-def read_migration(key: str) -> str:
-    """The uid of the Migration that a key of a try is of."""
-    return key.partition(".")[0]
-
-
 def is_key_of(key: str, uid: str) -> bool:
     return read_migration(key) == uid
 
 
 def is_under_way(spec: MigrationSpec, status: MigrationStatus) -> bool:
-    """Whether it has begun and not ended; one that is only planned keeps no other from moving the VM."""
+    """Whether it has begun and not ended; one that is only planned keeps no other from migrating the workload."""
     return status.phase not in ENDED and (status.started_at is not None or spec.not_before is None)
 
 
 def read_workload(spec: MigrationSpec) -> tuple[str, str]:
-    """Kind and name of the workload that moves."""
+    """Kind and name of the workload that migrates."""
     kind, _, name = spec.workload.partition("/")
     return kind, name
 
@@ -261,7 +256,7 @@ class MigrateContainerInput(MigrationInput, kw_only=True):
 
 def make_migration(obj: Object, given: MigrateInput | MigrateContainerInput, mark: str) -> dict[str, Any]:
     """The manifest of the Migration that ``migrate`` of a workload makes; ``mark`` tells its name from others'. Raises
-    IllegalTransition for one that can't move now, or as it is not at all, or moves already."""
+    IllegalTransition for one that can't migrate now or at all, or that migrates already."""
     name, phase = obj["name"], dig(obj, "status.phase", "Pending")
     what, under_way = f"{obj['kind']}/{name}", dig(obj, "status.migration", "")
     if under_way:
@@ -361,6 +356,16 @@ def _workloads(kind: str, spec: MigrationSpec) -> Sequence[str]:
     return [name] if of_kind == kind else []
 
 
+MIGRATIONS_BY_UID = Index("migrations by uid")
+MIGRATIONS_BY_WORKLOAD = Index("migrations by workload")
+
+
+def workload_key(migration: Stored) -> str:
+    """The key of the workload that a Migration migrates."""
+    kind, name = read_workload(migration.spec(MigrationSpec))
+    return object_key(kind, migration.envelope.project, name)
+
+
 MIGRATION = Kind(
     name="migration",
     plural="migrations",
@@ -378,6 +383,7 @@ MIGRATION = Kind(
         Reference("node", "spec.to", lambda s: [s.to] if s.to else [], blocks=False),
     ),
     verbs=(Verb("cancel", "Abort the migration; the workload stays where it is", change=_cancel),),
+    indexes={MIGRATIONS_BY_UID: uid_of, MIGRATIONS_BY_WORKLOAD: lambda item: (workload_key(item),)},
     columns=(
         NAME,
         Column("WORKLOAD", text("spec.workload")),

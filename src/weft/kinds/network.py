@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, text
-from weft.kinds.record import Column, Kind
+from weft.kinds.record import Column, Index, Kind, uid_of
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import field, words
 
@@ -93,6 +93,8 @@ def gateway_of(cidr: str) -> str:
     return str(read_cidr(cidr).network_address + 1)
 
 
+NETWORKS_BY_UID = Index("networks by uid")
+
 NETWORK = Kind(
     name="network",
     plural="networks",
@@ -104,6 +106,7 @@ NETWORK = Kind(
     check=check_network,
     check_new=check_new_network,
     status_writer="networks",
+    indexes={NETWORKS_BY_UID: uid_of},
     columns=(
         NAME,
         Column("CIDR", text("spec.cidr"), keep=True),

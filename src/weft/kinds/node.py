@@ -11,7 +11,7 @@ import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, joined, text
 from weft.kinds.fields.taint import check_taints
-from weft.kinds.record import Column, Kind, Object, Verb
+from weft.kinds.record import Column, Index, Kind, Object, Stored, Verb, uid_of
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_bytes, format_cpu
@@ -317,6 +317,15 @@ def _used(part: str, show: Callable[[float], str]) -> Callable[[Object], str]:
     return cell
 
 
+NODES_BY_UID = Index("nodes by uid")
+NODES_BY_ORPHAN = Index("nodes by the workload of an orphan")
+NODES_BY_VOLUME = Index("nodes by volume")
+
+
+def _orphans(item: Stored) -> list[str]:
+    return [orphan.key for text_ in item.report(NodeReport).orphans if (orphan := read_orphan(text_)) is not None]
+
+
 NODE = Kind(
     name="node",
     plural="nodes",
@@ -346,6 +355,11 @@ NODE = Kind(
         Verb("drain", "Move away all that is on it, and place nothing new", input=DrainInput, change=_drain),
         Verb("maintenance", "Say that it is being worked on, or no more", input=MaintenanceInput, change=_maintain),
     ),
+    indexes={
+        NODES_BY_UID: uid_of,
+        NODES_BY_ORPHAN: _orphans,
+        NODES_BY_VOLUME: lambda item: item.report(NodeReport).volumes,
+    },
     columns=(
         NAME,
         Column("STATUS", _status, keep=True),

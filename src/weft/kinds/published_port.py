@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, text
-from weft.kinds.record import Column, Kind
+from weft.kinds.record import Column, Index, Kind
 from weft.objects.identity import Ref
 
 
@@ -27,6 +27,8 @@ class PublishedPortStatus(msgspec.Struct, kw_only=True):
     address: str | None = None
 
 
+PUBLISHED_PORTS_BY_WORKLOAD = Index("published ports by workload")
+
 PUBLISHED_PORT = Kind(
     name="publishedport",
     plural="publishedports",
@@ -38,6 +40,7 @@ PUBLISHED_PORT = Kind(
     spec=PublishedPortSpec,
     status=PublishedPortStatus,
     status_writer="addresses",
+    indexes={PUBLISHED_PORTS_BY_WORKLOAD: lambda item: (item.spec(PublishedPortSpec).workload.uid,)},
     columns=(
         NAME,
         Column("WORKLOAD", text("spec.workload.name")),

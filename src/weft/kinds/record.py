@@ -3,15 +3,62 @@ reference page derive from it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
 from weft.objects.envelope import Condition, Envelope
-from weft.objects.identity import MAX_NAME, Ref
+from weft.objects.identity import MAX_NAME, Ref, object_key
 
 Object = Mapping[str, Any]  # a whole object as plain JSON data: kind, name, …, spec, status, report
+T = TypeVar("T")
+
+
+class Stored(Protocol):
+    """An object as it is stored: its envelope, and its parts as structs, decoded when they are first read."""
+
+    @property
+    def envelope(self) -> Envelope: ...
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def uid(self) -> str: ...
+
+    def spec(self, type_: type[T], /) -> T: ...
+
+    def status(self, type_: type[T], /) -> T: ...
+
+    def report(self, type_: type[T], /) -> T: ...
+
+
+class Index(msgspec.Struct, frozen=True, eq=False):
+    """A way to find objects by a word, in every informer. Users hold the object itself, so a misspelt index is an import error.
+    Each kind that is found by it declares in ``Kind.indexes`` the words of an object, which follow from its uid, key, spec and
+    report."""
+
+    name: str  # for people who debug
+
+
+WordsOf = Callable[[Stored], Iterable[str]]
+
+
+def uid_of(item: Stored) -> tuple[str, ...]:
+    """The words of an index by uid."""
+    return (item.uid,)
+
+
+def uid_of_owner(item: Stored) -> tuple[str, ...]:
+    """The words of an index by owner."""
+    owner = item.envelope.owner
+    return (owner.uid,) if owner is not None else ()
+
+
+def keys_of(kind: str, item: Stored, names: Iterable[str]) -> list[str]:
+    """The keys of the objects of ``kind`` that ``item`` refers to by name."""
+    return [object_key(kind, item.envelope.project, name) for name in names]
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -147,6 +194,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     upgrades: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = ()  # whole object of schema n → n+1
     aliases: tuple[str, ...] = ()
     columns: tuple[Column, ...] = ()
+    indexes: Mapping[Index, WordsOf] = {}
     verbs: tuple[Verb, ...] = ()
     commands: tuple[str, ...] = ()  # of ``weft``, for its objects, beside ``verbs`` and what every kind has
     references: tuple[Reference, ...] = ()

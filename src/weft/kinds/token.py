@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, text
-from weft.kinds.record import Column, Kind
+from weft.kinds.record import Column, Index, Kind
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import field
 
@@ -51,6 +51,8 @@ def check_token(spec: TokenSpec) -> None:
         )
 
 
+TOKENS_BY_KEY = Index("tokens by access key")
+
 TOKEN = Kind(
     name="token",
     plural="tokens",
@@ -62,6 +64,7 @@ TOKEN = Kind(
     status_writer="api",
     server_fields=("sha256", "key_id"),
     check=check_token,
+    indexes={TOKENS_BY_KEY: lambda item: (key_id,) if (key_id := item.spec(TokenSpec).key_id) else ()},
     columns=(
         NAME,
         Column("USE", text("spec.use")),

@@ -9,7 +9,7 @@ import msgspec
 
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import AGE, NAME, dig, size, text
-from weft.kinds.record import Column, Kind
+from weft.kinds.record import Column, Index, Kind, Stored, uid_of
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import Ref
 from weft.objects.quantity import format_bytes
@@ -59,6 +59,15 @@ def pool_of(spec: VolumeSpec, status: VolumeStatus) -> str:
     return status.pool or spec.pool
 
 
+VOLUMES_BY_UID = Index("volumes by uid")
+VOLUMES_BY_HOME = Index("volumes by home")
+
+
+def _home(item: Stored) -> tuple[str, ...]:
+    home = item.status(VolumeStatus).node_uid
+    return (home,) if home else ()
+
+
 VOLUME = Kind(
     name="volume",
     plural="volumes",
@@ -71,6 +80,7 @@ VOLUME = Kind(
     check_change=check_growth,
     status_writer="volumes",
     finalizers=("volume",),
+    indexes={VOLUMES_BY_UID: uid_of, VOLUMES_BY_HOME: _home},
     columns=(
         NAME,
         Column("PHASE", text("status.phase", "Available"), keep=True),

@@ -11,25 +11,23 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from weft.contracts.wakeup import Wake
-from weft.informer.indexes import (
-    ALLOCATIONS_BY_WORKLOAD,
-    PREEMPTIBLE,
+from weft.informer.leader_lease import LeaderLease
+from weft.informer.silent_nodes import find_silent, may_be_silent
+from weft.informer.view import Changed, Item, View
+from weft.informer.workloads import gang_of, list_workloads, record_of, spec_of
+from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, PREEMPTIBLE, AllocationReport, AllocationSpec
+from weft.kinds.image import ImageStatus
+from weft.kinds.node import NodeReport, NodeStatus, read_orphan
+from weft.kinds.parts.in_place_update import find_fit
+from weft.kinds.parts.workload import (
     WORKLOADS_BY_CONSTRAINT,
     WORKLOADS_BY_GANG,
     WORKLOADS_BY_IMAGE,
     WORKLOADS_BY_UID,
     WORKLOADS_BY_VOLUME,
-    name_gang,
+    WorkloadSpec,
+    WorkloadStatus,
 )
-from weft.informer.leader_lease import LeaderLease
-from weft.informer.silent_nodes import find_silent, may_be_silent
-from weft.informer.view import Changed, Item, View
-from weft.informer.workloads import list_workloads, record_of, spec_of
-from weft.kinds.allocation import AllocationReport, AllocationSpec
-from weft.kinds.image import ImageStatus
-from weft.kinds.node import NodeReport, NodeStatus, read_orphan
-from weft.kinds.parts.in_place_update import find_fit
-from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus
 from weft.kinds.registry import WORKLOADS, is_workload
 from weft.objects.identity import object_key
 from weft.scheduler.allocation.bind import has_moved_from
@@ -125,7 +123,7 @@ class Intake:
     def _offer_gang(self, workload: Item) -> None:
         """Whom it was to be placed with, or waits until they are, may have something new to hear."""
         if spec_of(workload).gang is not None:
-            self._offer_all(self._view.find(WORKLOADS_BY_GANG, name_gang(workload)))
+            self._offer_all(self._view.find(WORKLOADS_BY_GANG, gang_of(workload)))
 
     def _notice_allocation(self, change: Changed) -> None:
         self.count(change.key, change.new)

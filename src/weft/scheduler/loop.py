@@ -17,12 +17,12 @@ from weft.contracts.policy import Request
 from weft.contracts.store import MAX_WRITES
 from weft.informer.cache import whole
 from weft.informer.commit import Commit
-from weft.informer.indexes import ALLOCATIONS_BY_WORKLOAD, NODES_BY_UID, name_gang
 from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Item, View
-from weft.informer.workloads import name_of, spec_of
-from weft.kinds.allocation import AllocationSpec, allocation_name
+from weft.informer.workloads import gang_of, name_of, spec_of
+from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec, allocation_name
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY, read_strategy
+from weft.kinds.node import NODES_BY_UID
 from weft.kinds.registry import find_kind
 from weft.objects.identity import new_uid, object_key
 from weft.scheduler.allocation.bind import (
@@ -240,7 +240,7 @@ class Scheduler:
             return [self._plan_waiting(workload, found, now)]
         if len(found) == 1:
             return [self._decide(found[0], now)]
-        name = name_gang(workload)
+        name = gang_of(workload)
         if name in self._mustered:
             return []
         self._mustered.add(name)

@@ -6,8 +6,7 @@ import msgspec
 
 from weft.contracts.store import Delete
 from weft.controllers.garbage_collector import Garbage
-from weft.informer.indexes import make_view
-from weft.informer.view import View
+from weft.informer.view import View, make_view
 from weft.kinds.function import FunctionSpec
 from weft.kinds.function_version import FunctionVersionSpec
 from weft.objects.envelope import Envelope, encode_envelope

@@ -13,9 +13,9 @@ from weft.contracts.store import Absent, Batch, Delete, Page, Put
 from weft.informer import cache
 from weft.informer.cache import Cache
 from weft.informer.commit import Commit
-from weft.informer.indexes import WORKLOADS_BY_IMAGE, make_view
 from weft.informer.leader_lease import LeaderLease, LeadershipLost
-from weft.informer.view import Changed, Item, View
+from weft.informer.view import Changed, Item, View, make_view
+from weft.kinds.parts.workload import WORKLOADS_BY_IMAGE
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, decode_envelope, encode_envelope
 from weft.objects.errors import StoreUnavailable

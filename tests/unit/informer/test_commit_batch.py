@@ -10,8 +10,8 @@ from weft.contracts.store import MAX_WRITES, Absent, AtRevision, Precondition, P
 from weft.informer.cache import Cache
 from weft.informer.commit import Commit
 from weft.informer.commit_batch import batch_commits
-from weft.informer.indexes import make_view
 from weft.informer.leader_lease import LeaderLease
+from weft.informer.view import make_view
 from weft.store.memory import MemoryStore
 
 

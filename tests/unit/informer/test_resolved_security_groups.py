@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.informer.indexes import make_view
 from weft.informer.security_groups import read_groups
-from weft.informer.view import Item, View
+from weft.informer.view import Item, View, make_view
 from weft.kinds.allocation import AllocatedRule
 from weft.kinds.securitygroup import SecurityGroupSpec
 from weft.kinds.vm import VmSpec

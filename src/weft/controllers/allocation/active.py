@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from weft.informer.indexes import ALLOCATIONS_BY_WORKLOAD
 from weft.informer.view import Item, View
-from weft.kinds.allocation import AllocationSpec
+from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec
 
 
 def active_allocation(view: View, workload_uid: str) -> Item | None:

@@ -19,23 +19,15 @@ from weft.controllers.conversion.facts import Answer, Facts, KnownImage, Outcome
 from weft.controllers.conversion.plan import plan_conversion
 from weft.controllers.loop import Plan, has_changed
 from weft.informer.commit import Commit, delete, edit, put, unchanged
-from weft.informer.indexes import (
-    ALLOCATIONS_BY_WORKLOAD,
-    CONVERSIONS_BY_WORKLOAD,
-    ENDPOINTS_BY_WORKLOAD,
-    PUBLISHED_PORTS_BY_WORKLOAD,
-    WORKLOADS_BY_UID,
-    keys_of_converted,
-)
 from weft.informer.view import Changed, Item, View
 from weft.informer.workloads import name_of, spec_of
-from weft.kinds.allocation import AllocationReport, AllocationSpec, is_at_rest
+from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec, is_at_rest
 from weft.kinds.container import ContainerSpec
-from weft.kinds.conversion import ConversionSpec, ConversionStatus, is_under_way
-from weft.kinds.endpoint import EndpointSpec, EndpointStatus
+from weft.kinds.conversion import CONVERSIONS_BY_WORKLOAD, ConversionSpec, ConversionStatus, is_under_way, workload_keys
+from weft.kinds.endpoint import ENDPOINTS_BY_WORKLOAD, EndpointSpec, EndpointStatus
 from weft.kinds.image import IMAGE, ImageSpec, ImageStatus
-from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus, born, claim_places
-from weft.kinds.published_port import PublishedPortSpec, PublishedPortStatus
+from weft.kinds.parts.workload import WORKLOADS_BY_UID, WorkloadSpec, WorkloadStatus, born, claim_places
+from weft.kinds.published_port import PUBLISHED_PORTS_BY_WORKLOAD, PublishedPortSpec, PublishedPortStatus
 from weft.kinds.recommendation import RECOMMENDATION, RecommendationSpec, RecommendationStatus
 from weft.kinds.record import Claim
 from weft.kinds.registry import BY_NAME, WORKLOADS, is_workload
@@ -96,7 +88,7 @@ def read_facts(view: View, item: Item, now: float) -> Facts:
         ),
         answer=_read_answer(view, item),
         old_uid=old.uid if old is not None else "",
-        taken=new is None and view.get(keys_of_converted(item)[1]) is not None,
+        taken=new is None and view.get(workload_keys(item)[1]) is not None,
         rival=_find_rival(view, item),
         deleting=item.deleting,
         mark=short_id(item.uid)[:5],
@@ -108,7 +100,7 @@ def read_facts(view: View, item: Item, now: float) -> Facts:
 def find_sides(view: View, item: Item) -> tuple[Item | None, Item | None]:
     """The old and the new workload: those very ones that it began with, and made."""
     status = item.status(ConversionStatus)
-    old, new = (view.get(key) for key in keys_of_converted(item))
+    old, new = (view.get(key) for key in workload_keys(item))
     if old is not None and status.old_uid not in ("", old.uid):
         old = None
     if new is not None and new.uid != status.new_uid:
@@ -180,7 +172,7 @@ def make_workload(item: Item, old: Item, spec: WorkloadSpec, uid: str, now: floa
     kind = BY_NAME[item.spec(ConversionSpec).to]
     return Envelope(
         kind=kind.name,
-        name=keys_of_converted(item)[1].rpartition("/")[2],
+        name=workload_keys(item)[1].rpartition("/")[2],
         uid=uid,
         project=item.envelope.project,
         labels=dict(old.envelope.labels),
@@ -373,7 +365,7 @@ def _conversions(view: View, key: str) -> list[str]:
 
 def _others(view: View, item: Item) -> list[str]:
     """Those of either workload that haven't ended."""
-    keys = {key for side in keys_of_converted(item) for key in _conversions(view, side)}
+    keys = {key for side in workload_keys(item) for key in _conversions(view, side)}
     return sorted(keys - {item.key})
 
 

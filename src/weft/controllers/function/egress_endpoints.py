@@ -10,11 +10,11 @@ from collections.abc import Iterable
 
 from weft.controllers.loop import has_changed
 from weft.informer.commit import Commit, delete, edit, put, unchanged
-from weft.informer.indexes import ENDPOINTS_BY_NETWORK, ENDPOINTS_BY_WORKLOAD, FUNCTIONS_BY_NETWORK, NETWORKS_BY_UID
 from weft.informer.view import Changed, Item, View
-from weft.kinds.endpoint import EndpointSpec, EndpointStatus
+from weft.kinds.endpoint import ENDPOINTS_BY_NETWORK, ENDPOINTS_BY_WORKLOAD, EndpointSpec, EndpointStatus
+from weft.kinds.network import NETWORKS_BY_UID
 from weft.kinds.node import NodeReport
-from weft.kinds.parts.function_code import FunctionCode
+from weft.kinds.parts.function_code import FUNCTIONS_BY_NETWORK, FunctionCode
 from weft.objects.envelope import merge_part
 from weft.objects.identity import object_key
 

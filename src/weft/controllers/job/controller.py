@@ -17,10 +17,19 @@ from weft.controllers.job.plan import Attempt, Facts, Outcome, TaskFacts, TaskLe
 from weft.controllers.job.schedule import Run, plan_runs
 from weft.controllers.loop import Plan, has_changed
 from weft.informer.commit import Commit, delete, edit, put, unchanged
-from weft.informer.indexes import CONTAINERS_BY_JOB, JOBS_BY_AFTER, JOBS_BY_SCHEDULE
 from weft.informer.view import Changed, Item, View
-from weft.kinds.container import CONTAINER, ContainerSpec
-from weft.kinds.job import ENDED, JOB, JobSpec, JobStatus, read_dependency, read_task_name, task_name
+from weft.kinds.container import CONTAINER, CONTAINERS_BY_JOB, ContainerSpec
+from weft.kinds.job import (
+    ENDED,
+    JOB,
+    JOBS_BY_AFTER,
+    JOBS_BY_SCHEDULE,
+    JobSpec,
+    JobStatus,
+    read_dependency,
+    read_task_name,
+    task_name,
+)
 from weft.kinds.parts.workload import WorkloadStatus, born
 from weft.objects.envelope import Envelope, merge_part
 from weft.objects.identity import new_uid, object_key, short_id

@@ -18,29 +18,28 @@ from weft.controllers.migration.facts import Facts, MigrationEndpoint, Outcome
 from weft.controllers.migration.plan import plan_move
 from weft.controllers.migration.schedule import find_planned, forecast_migration, judge_window, read_appointment
 from weft.informer.commit import Commit, delete, edit, put, unchanged
-from weft.informer.indexes import (
+from weft.informer.view import Changed, Item, View
+from weft.informer.workloads import find_reservation, spec_of
+from weft.kinds.allocation import (
     ALLOCATIONS_BY_NODE,
     ALLOCATIONS_BY_WORKLOAD,
-    MIGRATIONS_BY_UID,
-    MIGRATIONS_BY_WORKLOAD,
-    NODES_BY_UID,
-    find_room,
-    key_of_moving,
+    AllocationReport,
+    AllocationSpec,
+    read_migration,
 )
-from weft.informer.view import Changed, Item, View
-from weft.informer.workloads import spec_of
-from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.migration import (
     ENDED,
+    MIGRATIONS_BY_UID,
+    MIGRATIONS_BY_WORKLOAD,
     MigrationActual,
     MigrationSpec,
     MigrationStatus,
     is_under_way,
     move_key,
-    read_migration,
     read_workload,
+    workload_key,
 )
-from weft.kinds.node import NodeSpec, NodeStatus
+from weft.kinds.node import NODES_BY_UID, NodeSpec, NodeStatus
 from weft.kinds.registry import WORKLOADS, is_workload
 from weft.objects.envelope import Envelope, merge_part
 from weft.objects.identity import object_key
@@ -94,7 +93,7 @@ class Migrations:
                     if outcome.look_after is not None:
                         plan.later[key] = outcome.look_after
                     continue
-                room, outcome = find_room(view, item), plan_move(facts)
+                room, outcome = find_reservation(view, item), plan_move(facts)
                 if outcome.status.phase == "Planned":
                     outcome.status.window = judge_window(view, item, outcome.status)
                     outcome.status.forecast = forecast_migration(view, item, outcome.status)
@@ -108,7 +107,7 @@ class Migrations:
 def read_facts(view: View, item: Item, now: float) -> tuple[Facts, Item | None, Item | None]:
     """What is known of a Migration, and the allocations that are its sides."""
     spec, status = item.spec(MigrationSpec), item.status(MigrationStatus)
-    workload = view.get(key_of_moving(item))
+    workload = view.get(workload_key(item))
     key = move_key(item.uid, status.tries)
     sides: dict[str, Item] = {}
     place = None
@@ -130,7 +129,7 @@ def read_facts(view: View, item: Item, now: float) -> tuple[Facts, Item | None, 
             rival=_find_rival(view, item),
             source=_read_side(view, source),
             target=_read_side(view, target),
-            room=_read_side(view, find_room(view, item)),
+            room=_read_side(view, find_reservation(view, item)),
             now=now,
         ),
         source,
@@ -271,7 +270,7 @@ def _others(view: View, item: Item) -> list[str]:
     """Those of the same VM that haven't ended."""
     return [
         other.key
-        for other in view.find(MIGRATIONS_BY_WORKLOAD, key_of_moving(item))
+        for other in view.find(MIGRATIONS_BY_WORKLOAD, workload_key(item))
         if other.uid != item.uid and other.status(MigrationStatus).phase not in ENDED
     ]
 

@@ -15,11 +15,10 @@ from weft.controllers.migration.abort import find_end
 from weft.controllers.migration.facts import Facts, Outcome
 from weft.controllers.migration.plan import begin_move
 from weft.controllers.migration.progress import end_move, measure, record_progress, time_left
-from weft.informer.indexes import NODES_BY_UID, key_of_moving
 from weft.informer.view import Item, View
 from weft.kinds.allocation import ROOT, AllocatedDiskRelocation, AllocationReport, AllocationSpec, list_disks
-from weft.kinds.migration import MigrationSpec, MigrationStatus
-from weft.kinds.node import NodeReport, pool_id
+from weft.kinds.migration import MigrationSpec, MigrationStatus, workload_key
+from weft.kinds.node import NODES_BY_UID, NodeReport, pool_id
 
 LOOK_SECONDS = 1.0
 
@@ -27,7 +26,7 @@ LOOK_SECONDS = 1.0
 def plan_storage(view: View, item: Item, facts: Facts) -> tuple[Item | None, Outcome]:
     """The VM's place, and what to write now: ``source`` is the place's spec."""
     spec, status, now = facts.spec, item.status(MigrationStatus), facts.now
-    workload = view.get(key_of_moving(item))
+    workload = view.get(workload_key(item))
     place = active_allocation(view, workload.uid) if workload is not None else None
     order = place.spec(AllocationSpec).storage if place is not None else None
     if place is not None and order is not None and order.key == item.uid:

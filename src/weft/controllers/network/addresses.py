@@ -20,25 +20,16 @@ from weft.controllers.allocation.active import active_allocation
 from weft.controllers.function.egress_endpoints import plan_egress_endpoint, route_egress_endpoints
 from weft.controllers.loop import Plan, has_changed
 from weft.informer.commit import Commit, delete, edit, put, unchanged
-from weft.informer.indexes import (
-    ALLOCATIONS_BY_NODE,
-    ENDPOINTS_BY_WORKLOAD,
-    NODES_BY_UID,
-    PUBLISHED_PORTS_BY_WORKLOAD,
-    WORKLOADS_BY_NETWORK,
-    WORKLOADS_BY_UID,
-    choose_endpoint,
-)
 from weft.informer.view import Changed, Item, View
 from weft.informer.workloads import spec_of
-from weft.kinds.allocation import AllocatedNic, AllocationSpec
-from weft.kinds.endpoint import EndpointSpec, EndpointStatus, endpoint_name
+from weft.kinds.allocation import ALLOCATIONS_BY_NODE, AllocatedNic, AllocationSpec
+from weft.kinds.endpoint import ENDPOINTS_BY_WORKLOAD, EndpointSpec, EndpointStatus, endpoint_name
 from weft.kinds.network import NetworkSpec, NetworkStatus, read_cidr
-from weft.kinds.node import NodeReport
-from weft.kinds.parts.nic import Nic, mac_of, read_nic
+from weft.kinds.node import NODES_BY_UID, NodeReport
+from weft.kinds.parts.nic import Nic, choose_endpoint, mac_of, read_nic
 from weft.kinds.parts.orphan import read_copies
-from weft.kinds.parts.workload import WITHOUT_NETWORKS
-from weft.kinds.published_port import PublishedPortSpec, PublishedPortStatus
+from weft.kinds.parts.workload import WITHOUT_NETWORKS, WORKLOADS_BY_NETWORK, WORKLOADS_BY_UID
+from weft.kinds.published_port import PUBLISHED_PORTS_BY_WORKLOAD, PublishedPortSpec, PublishedPortStatus
 from weft.kinds.registry import WORKLOADS, is_workload
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.identity import new_uid, object_key

@@ -12,10 +12,9 @@ import msgspec
 
 from weft.controllers.loop import Plan, has_changed
 from weft.informer.commit import Commit, edit, put, unchanged
-from weft.informer.indexes import ENDPOINTS_BY_NETWORK, NETWORKS_BY_UID
 from weft.informer.view import Changed, Item, View
-from weft.kinds.endpoint import EndpointSpec
-from weft.kinds.network import NetworkSpec, NetworkStatus, gateway_of, read_cidr
+from weft.kinds.endpoint import ENDPOINTS_BY_NETWORK, EndpointSpec
+from weft.kinds.network import NETWORKS_BY_UID, NetworkSpec, NetworkStatus, gateway_of, read_cidr
 from weft.objects.envelope import merge_part
 
 FIRST_VNI, LAST_VNI = 4096, 2**24 - 1

@@ -13,11 +13,11 @@ import msgspec
 from weft.contracts.journal import Event
 from weft.controllers.loop import Plan, has_changed
 from weft.informer.commit import Commit, edit, put, unchanged
-from weft.informer.indexes import ALLOCATIONS_BY_WORKLOAD, WORKLOADS_BY_GROUP, WORKLOADS_BY_UID
 from weft.informer.security_groups import read_groups
 from weft.informer.view import Changed, Item, View
 from weft.informer.workloads import spec_of
-from weft.kinds.allocation import AllocationSpec
+from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec
+from weft.kinds.parts.workload import WORKLOADS_BY_GROUP, WORKLOADS_BY_UID
 from weft.kinds.registry import WORKLOADS, is_workload
 from weft.kinds.securitygroup import SecurityGroupSpec, SecurityGroupStatus
 from weft.objects.envelope import merge_part

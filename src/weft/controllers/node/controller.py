@@ -18,10 +18,16 @@ from weft.contracts.store import Store
 from weft.controllers.loop import Plan
 from weft.controllers.node.cpu_baseline import Cpus
 from weft.informer.commit import Commit, edit, put, unchanged
-from weft.informer.indexes import ALLOCATIONS_BY_NODE, NODES_BY_UID, is_room
 from weft.informer.view import Changed, Item, View
-from weft.kinds.allocation import AllocationReport, AllocationSpec, account, has_ended_for_good
-from weft.kinds.node import NodeReport, NodeSpec, NodeStatus
+from weft.kinds.allocation import (
+    ALLOCATIONS_BY_NODE,
+    AllocationReport,
+    AllocationSpec,
+    account,
+    has_ended_for_good,
+    is_reservation,
+)
+from weft.kinds.node import NODES_BY_UID, NodeReport, NodeSpec, NodeStatus
 from weft.objects.envelope import Condition, merge_part, set_condition
 from weft.objects.errors import StoreUnavailable
 from weft.objects.quantity import format_bytes, format_cpu
@@ -185,5 +191,5 @@ def sum_allocations(view: View, node_uid: str) -> NodeStatus:
         allocated_cpu=round(sum(r.cpu for r in resources), 3),
         allocated_memory=sum(r.memory for r in resources),
         allocated_disk=sum(r.disk for r in resources),
-        allocations=sum(not is_room(item) for _, _, item in found),
+        allocations=sum(not is_reservation(item) for _, _, item in found),
     )

@@ -19,11 +19,16 @@ from weft.contracts.store import Absent
 from weft.controllers.loop import Plan, has_changed
 from weft.controllers.node.drain_plan import Evictee, Way, Window, choose_next, describe_drain, find_end
 from weft.informer.commit import Commit, edit, put, unchanged
-from weft.informer.indexes import ALLOCATIONS_BY_NODE, MIGRATIONS_BY_WORKLOAD, NODES_BY_UID, is_room
 from weft.informer.view import Changed, Item, View
-from weft.kinds.allocation import AllocationReport, AllocationSpec, has_nothing_to_move
-from weft.kinds.migration import ENDED, MIGRATION, MOVABLE, MigrationSpec, MigrationStatus
-from weft.kinds.node import NodeSpec, NodeStatus
+from weft.kinds.allocation import (
+    ALLOCATIONS_BY_NODE,
+    AllocationReport,
+    AllocationSpec,
+    has_nothing_to_move,
+    is_reservation,
+)
+from weft.kinds.migration import ENDED, MIGRATION, MIGRATIONS_BY_WORKLOAD, MOVABLE, MigrationSpec, MigrationStatus
+from weft.kinds.node import NODES_BY_UID, NodeSpec, NodeStatus
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.registry import WORKLOADS, is_workload
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
@@ -102,7 +107,7 @@ def find_evictees(view: View, node: Item, begun_at: float, now: float) -> list[E
     """Whoever has a place on the node, also those that are just coming, or going for good."""
     leavers = []
     for allocation in view.find(ALLOCATIONS_BY_NODE, node.uid):
-        if is_room(allocation):
+        if is_reservation(allocation):
             continue  # it is let go by itself
         spec = allocation.spec(AllocationSpec)
         if has_nothing_to_move(spec, allocation.report(AllocationReport)):

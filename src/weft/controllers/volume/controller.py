@@ -13,18 +13,11 @@ import msgspec
 from weft.contracts.journal import Event
 from weft.controllers.loop import Plan, has_changed
 from weft.informer.commit import Commit, delete, edit, put, unchanged
-from weft.informer.indexes import (
-    ALLOCATIONS_BY_VOLUME,
-    NODES_BY_UID,
-    NODES_BY_VOLUME,
-    VOLUMES_BY_HOME,
-    VOLUMES_BY_UID,
-)
 from weft.informer.view import Changed, Item, View
 from weft.informer.volume_locations import find_copies, find_data, find_strays
-from weft.kinds.allocation import LOCAL, AllocationReport, AllocationSpec, has_ended_for_good
-from weft.kinds.node import NodeReport, NodeStatus
-from weft.kinds.volume import VolumeSpec, VolumeStatus, pool_of
+from weft.kinds.allocation import ALLOCATIONS_BY_VOLUME, LOCAL, AllocationReport, AllocationSpec, has_ended_for_good
+from weft.kinds.node import NODES_BY_UID, NODES_BY_VOLUME, NodeReport, NodeStatus
+from weft.kinds.volume import VOLUMES_BY_HOME, VOLUMES_BY_UID, VolumeSpec, VolumeStatus, pool_of
 from weft.objects.envelope import merge_part
 
 FINALIZER = "volume"

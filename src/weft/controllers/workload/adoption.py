@@ -13,14 +13,13 @@ from weft.contracts.journal import Event
 from weft.contracts.store import Absent, Precondition, Write
 from weft.controllers.network.addresses import make_endpoint
 from weft.informer.commit import Commit, delete, edit, put, unchanged
-from weft.informer.indexes import ENDPOINTS_BY_WORKLOAD, MIGRATIONS_BY_UID, NODES_BY_ORPHAN
 from weft.informer.view import Item, View
 from weft.informer.workloads import name_of, record_of, spec_of
 from weft.kinds.allocation import AllocationReport, AllocationSpec, allocation_name, come_back, set_desired
-from weft.kinds.endpoint import EndpointSpec, EndpointStatus, endpoint_name
+from weft.kinds.endpoint import ENDPOINTS_BY_WORKLOAD, EndpointSpec, EndpointStatus, endpoint_name
 from weft.kinds.image import ImageStatus
-from weft.kinds.migration import MOVED_ON, MigrationStatus
-from weft.kinds.node import NodeReport, read_orphan
+from weft.kinds.migration import MIGRATIONS_BY_UID, MOVED_ON, MigrationStatus
+from weft.kinds.node import NODES_BY_ORPHAN, NodeReport, read_orphan
 from weft.kinds.parts.nic import are_plugged
 from weft.kinds.parts.orphan import OrphanCopy, read_copies
 from weft.kinds.parts.workload import WorkloadStatus

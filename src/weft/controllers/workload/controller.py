@@ -28,36 +28,28 @@ from weft.controllers.workload.status import (
     fold_status,
 )
 from weft.informer.commit import Commit, delete, edit, put, unchanged
-from weft.informer.indexes import (
+from weft.informer.view import Changed, Item, View
+from weft.informer.workloads import record_of, spec_of
+from weft.kinds.allocation import (
     ALLOCATIONS_BY_NODE,
     ALLOCATIONS_BY_WAITED,
     ALLOCATIONS_BY_WORKLOAD,
-    CONVERSIONS_BY_WORKLOAD,
-    ENDPOINTS_BY_WORKLOAD,
-    MIGRATIONS_BY_WORKLOAD,
-    NODES_BY_ORPHAN,
-    NODES_BY_UID,
-    PUBLISHED_PORTS_BY_WORKLOAD,
-    VOLUMES_BY_UID,
-    WORKLOADS_BY_UID,
-    WORKLOADS_BY_VOLUME,
-    key_of_moving,
-    keys_of_converted,
+    AllocationReport,
+    AllocationSpec,
+    is_at_rest,
+    set_desired,
 )
-from weft.informer.view import Changed, Item, View
-from weft.informer.workloads import record_of, spec_of
-from weft.kinds.allocation import AllocationReport, AllocationSpec, is_at_rest, set_desired
-from weft.kinds.conversion import ConversionStatus
+from weft.kinds.conversion import CONVERSIONS_BY_WORKLOAD, ConversionStatus, workload_keys
 from weft.kinds.conversion import is_under_way as is_converting
-from weft.kinds.endpoint import EndpointSpec
-from weft.kinds.migration import MigrationSpec, MigrationStatus, is_under_way
-from weft.kinds.node import NodeReport, NodeStatus, read_orphan
+from weft.kinds.endpoint import ENDPOINTS_BY_WORKLOAD, EndpointSpec
+from weft.kinds.migration import MIGRATIONS_BY_WORKLOAD, MigrationSpec, MigrationStatus, is_under_way, workload_key
+from weft.kinds.node import NODES_BY_ORPHAN, NODES_BY_UID, NodeReport, NodeStatus, read_orphan
 from weft.kinds.parts.in_place_update import find_fit, wants_fresh_start
 from weft.kinds.parts.nic import networks_of
-from weft.kinds.parts.workload import WorkloadStatus
-from weft.kinds.published_port import PublishedPortSpec
+from weft.kinds.parts.workload import WORKLOADS_BY_UID, WORKLOADS_BY_VOLUME, WorkloadStatus
+from weft.kinds.published_port import PUBLISHED_PORTS_BY_WORKLOAD, PublishedPortSpec
 from weft.kinds.registry import WORKLOADS, is_workload
-from weft.kinds.volume import VolumeSpec
+from weft.kinds.volume import VOLUMES_BY_UID, VolumeSpec
 from weft.objects.envelope import Envelope, merge_part, set_condition
 from weft.objects.identity import object_key
 from weft.objects.lifecycle import Phase
@@ -95,10 +87,10 @@ class Workloads:
                 if has_changed(
                     change, lambda item: is_under_way(item.spec(MigrationSpec), item.status(MigrationStatus))
                 ):
-                    return (key_of_moving(change.item),)
+                    return (workload_key(change.item),)
             case "conversion":
                 if has_changed(change, _sides_of):
-                    return keys_of_converted(change.item)
+                    return workload_keys(change.item)
             case "node":
                 return _touched(view, change)
             case kind if is_workload(kind):

@@ -28,10 +28,11 @@ from weft.gateway.function.record.counts_file import CountsFile
 from weft.gateway.function.record.output_log import PrintedLog
 from weft.gateway.function.record.recorder import InvocationRecorder
 from weft.informer.cache import Cache
-from weft.informer.view import Changed, Index, Item, View
+from weft.informer.view import Changed, Item, View
 from weft.kinds.function import FunctionSpec, FunctionStatus, keep_alive_of, ready_of
 from weft.kinds.function_version import FunctionVersionStatus
 from weft.kinds.node import NodeReport, NodeStatus
+from weft.kinds.record import Index
 from weft.objects.errors import NotFound, Unavailable
 from weft.protocol.invocations import Drop
 

@@ -10,8 +10,8 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.contracts.driver.function import REGION
 from weft.gateway.lambda_api.http import Request
-from weft.informer.view import Index, Item, View
-from weft.kinds.token import TokenSpec
+from weft.informer.view import Item, View
+from weft.kinds.token import TOKENS_BY_KEY, TokenSpec
 from weft.objects.errors import Forbidden, NotAuthenticated
 from weft.objects.identity import object_key
 from weft.trust.access_keys import derive_secret
@@ -19,9 +19,6 @@ from weft.trust.sigv4 import check_scope, is_signed, read_authorization, verify
 from weft.trust.tokens import parse_token, verify_secret
 
 SERVICE = "lambda"
-TOKENS_BY_KEY = Index(
-    "tokens by access key", ("token",), lambda item: [k] if (k := item.spec(TokenSpec).key_id) else []
-)
 
 
 class Caller(msgspec.Struct, frozen=True):

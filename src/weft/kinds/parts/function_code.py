@@ -16,7 +16,7 @@ from weft.kinds.fields.taint import check_taints
 from weft.kinds.parts.placement_spec import DataHints, Preferred, Required, Strategy, Tolerated
 from weft.kinds.parts.run_spec import MIB
 from weft.kinds.parts.workload import MOST_CORES, MOST_MEMORY_BYTES
-from weft.kinds.record import Reference
+from weft.kinds.record import Index, Reference, Stored, keys_of
 from weft.objects.code_limits import MOST_BYTES
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name
@@ -30,6 +30,7 @@ RUNTIMES = {
 BASES = {"python3.11": "python3-11", "provided": "python3-11"}  # the image of each managed runtime
 KERNEL = "python3-11"
 BASES_PROJECT = "default"  # where such an image is looked for if a function's own project has none
+FUNCTIONS_BY_NETWORK = Index("functions and their versions by network")
 Isolation = Literal["process", "container", "vm"]
 DEFAULT_RUNTIME = "python3.11"
 CODE_FOLDER = "code"  # within the folder of the server's blobs
@@ -192,6 +193,11 @@ def _check_sizes(spec: FunctionCode) -> None:
 def networks_of_code(spec: FunctionCode) -> list[str]:
     """The networks that its instances reach."""
     return [spec.network] if spec.network else []
+
+
+def networks_of_item(item: Stored) -> list[str]:
+    """The keys of the networks that a function, or a version, reaches."""
+    return keys_of("network", item, networks_of_code(item.spec(FunctionCode)))
 
 
 def code_of(spec: FunctionCode) -> FunctionCode:

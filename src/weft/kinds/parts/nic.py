@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
 from weft.kinds.allocation import AllocatedNic
 from weft.kinds.endpoint import EndpointSpec, endpoint_name
 from weft.kinds.network import NetworkSpec, NetworkStatus, gateway_of, read_cidr
-from weft.kinds.record import Claim, ClaimWithin
+from weft.kinds.record import Claim, ClaimWithin, Stored
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name
+
+S = TypeVar("S", bound=Stored)
 
 
 class Nic(msgspec.Struct, frozen=True):
@@ -52,6 +54,13 @@ def are_plugged(nics: Sequence[Any], written: Sequence[str]) -> bool:
         has.network == wants.network and wants.address in (None, has.address)
         for has, wants in zip(nics, wanted, strict=True)
     )
+
+
+def choose_endpoint(endpoints: Iterable[S], network_uid: str, nic: Nic) -> S | None:
+    """The endpoint of a workload's NIC: with the address that it asks for, else the lowest."""
+    found = [item for item in endpoints if item.spec(EndpointSpec).network_uid == network_uid]
+    fitting = [item for item in found if nic.address in (None, item.spec(EndpointSpec).address)]
+    return min(fitting, key=lambda item: item.key, default=None)
 
 
 def claim_address(envelope: Envelope, index: int, written: str) -> ClaimWithin | None:

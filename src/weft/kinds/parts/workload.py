@@ -4,18 +4,33 @@ kind says of itself, so that they need not know which kinds there are."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
 
+from weft.kinds.constraint import names_preferred, names_required
 from weft.kinds.fields.cells import AGE, NAME, cores, dig, joined, size, text
+from weft.kinds.fields.gang import read_gang
 from weft.kinds.parts.convert_verb import refuse_handed_over
 from weft.kinds.parts.nic import claim_address, networks_of, read_nic
 from weft.kinds.parts.placement_spec import PlacementSpec, check_placement, placement_references
 from weft.kinds.parts.run_spec import MIB
 from weft.kinds.published_port import PublishedPortSpec
-from weft.kinds.record import Claim, ClaimWithin, Column, Object, Reference, Verb
+from weft.kinds.record import (
+    Claim,
+    ClaimWithin,
+    Column,
+    Index,
+    Object,
+    Reference,
+    Stored,
+    Verb,
+    WordsOf,
+    Workload,
+    keys_of,
+    uid_of,
+)
 from weft.objects.envelope import Condition, Envelope
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.lifecycle import Phase, check_verb
@@ -28,6 +43,14 @@ _PUBLISH = re.compile(r"(\d{1,5}):(\d{1,5})(?:/(tcp|udp))?")
 WITHOUT_NETWORKS = Condition("Addressed", "True", "Addressed", "no networks")  # whoever has none waits for no address
 CONDITIONS = {"Placed": "scheduler", "Addressed": "addresses", "Ready": "workload", "Current": "workload"}
 KEPT = ("run", "hold", "restart_generation")
+
+WORKLOADS_BY_UID = Index("workloads by uid")
+WORKLOADS_BY_IMAGE = Index("workloads by image")
+WORKLOADS_BY_VOLUME = Index("workloads by volume")
+WORKLOADS_BY_NETWORK = Index("workloads by network")
+WORKLOADS_BY_GROUP = Index("workloads by security group")
+WORKLOADS_BY_CONSTRAINT = Index("workloads by constraint")
+WORKLOADS_BY_GANG = Index("workloads by gang")
 
 
 class WorkloadSpec(PlacementSpec, msgspec.Struct, kw_only=True):
@@ -243,3 +266,36 @@ def workload_columns(image: Column) -> tuple[Column, ...]:
         Column("RESTARTS", text("status.restarts", "0"), align="right", wide=True),
         Column("NOTE", note, flexible=True),
     )
+
+
+def name_gang(project: str | None, spec: WorkloadSpec) -> str:
+    """``default/web``, of a workload that has one."""
+    return f"{project}/{read_gang(spec.gang)[0]}" if spec.gang is not None else ""
+
+
+def index_workload(type_: type[WorkloadSpec], workload: Workload) -> dict[Index, WordsOf]:
+    """The indexes of a kind of workload with specs of ``type_``."""
+
+    def words_of_gang(item: Stored) -> Iterable[str]:
+        gang = name_gang(item.envelope.project, item.spec(type_))
+        return (gang,) if gang else ()
+
+    def by(kind: str, names_of: Any) -> WordsOf:
+        return lambda item: keys_of(kind, item, names_of(item.spec(type_)))
+
+    return {
+        WORKLOADS_BY_UID: uid_of,
+        WORKLOADS_BY_IMAGE: by("image", lambda spec: workload.ask(spec).images),
+        WORKLOADS_BY_VOLUME: by("volume", workload.volumes),
+        WORKLOADS_BY_NETWORK: by("network", lambda spec: networks_of(spec.networks)),
+        WORKLOADS_BY_GROUP: by("securitygroup", lambda spec: spec.security_groups),
+        WORKLOADS_BY_CONSTRAINT: by("constraint", _names_of_constraints),
+        WORKLOADS_BY_GANG: words_of_gang,
+    }
+
+
+def _names_of_constraints(spec: WorkloadSpec) -> list[str]:
+    try:
+        return [*names_required(spec.constraint), *names_preferred(spec.prefer)]
+    except InvalidInput:
+        return []  # words of a later weft; the scheduler reports them

@@ -15,9 +15,9 @@ from weft.gateway.function_events.dead_letters import DeadLetters
 from weft.gateway.function_events.delivery import Deliveries
 from weft.gateway.function_events.file import EventFile
 from weft.gateway.function_events.queue import EventQueue
-from weft.gateway.lambda_api.authenticate import TOKENS_BY_KEY
 from weft.informer.cache import Cache, whole
 from weft.informer.view import Changed, View
+from weft.kinds.token import TOKENS_BY_KEY
 from weft.store.remote import RemoteStore
 
 if TYPE_CHECKING:

@@ -31,8 +31,8 @@ from weft.controllers.loop import run_controller
 from weft.controllers.registry import CONTROLLERS
 from weft.controllers.workload.controller import set_placed_status
 from weft.informer.cache import Cache
-from weft.informer.indexes import make_view
 from weft.informer.leader_lease import LeaderLease, LeadershipLost
+from weft.informer.view import make_view
 from weft.kinds.parts.function_code import CODE_FOLDER
 from weft.launch.image.oci_bundle import plan_bundles
 from weft.launch.store.engine import DECIDERS

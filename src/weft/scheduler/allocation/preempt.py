@@ -11,9 +11,15 @@ import msgspec
 from weft.contracts.journal import Event
 from weft.contracts.policy import Request
 from weft.informer.commit import Commit, edit, put, unchanged
-from weft.informer.indexes import PREEMPTIBLE, PREEMPTIBLE_ANYWHERE, WORKLOADS_BY_UID
 from weft.informer.view import Item, View
-from weft.kinds.allocation import AllocationReport, AllocationSpec, has_ended_for_good
+from weft.kinds.allocation import (
+    PREEMPTIBLE,
+    PREEMPTIBLE_ANYWHERE,
+    AllocationReport,
+    AllocationSpec,
+    has_ended_for_good,
+)
+from weft.kinds.parts.workload import WORKLOADS_BY_UID
 from weft.objects.envelope import merge_part
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.table.facts import amounts_of

@@ -12,7 +12,6 @@ import msgspec
 from weft.contracts.journal import Event
 from weft.contracts.policy import RESOURCES
 from weft.informer.commit import Commit, edit, put, unchanged
-from weft.informer.indexes import NODES_BY_UID
 from weft.informer.view import Item, View
 from weft.informer.workloads import record_of, spec_of
 from weft.kinds.allocation import (
@@ -26,7 +25,7 @@ from weft.kinds.allocation import (
     account,
     set_desired,
 )
-from weft.kinds.node import NodeReport
+from weft.kinds.node import NODES_BY_UID, NodeReport
 from weft.kinds.parts.in_place_update import find_fit, wants_fresh_start
 from weft.kinds.volume import VolumeSpec
 from weft.objects.envelope import Condition, merge_part, set_condition

@@ -6,10 +6,11 @@ first are placed together, and each of the others by itself after them.
 
 from __future__ import annotations
 
-from weft.informer.indexes import ALLOCATIONS_BY_WORKLOAD, WORKLOADS_BY_GANG, name_gang
 from weft.informer.view import Item, View
-from weft.informer.workloads import name_of, spec_of
+from weft.informer.workloads import gang_of, name_of, spec_of
+from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD
 from weft.kinds.fields.gang import read_gang
+from weft.kinds.parts.workload import WORKLOADS_BY_GANG
 from weft.scheduler.workload.request import Candidate, Waiting, read_candidate, wants_place
 
 INCOMPLETE = "gangIncomplete"
@@ -18,7 +19,7 @@ INCOMPLETE = "gangIncomplete"
 def assemble_gang(view: View, workload: Item, default_strategy: str, silent: list[str]) -> list[Candidate] | Waiting:
     """Those that are to be placed together with ``workload``, itself among them; or what it waits for."""
     name = read_gang(spec_of(workload).gang or "")[0]
-    there = [item for item in view.find(WORKLOADS_BY_GANG, name_gang(workload)) if not item.deleting]
+    there = [item for item in view.find(WORKLOADS_BY_GANG, gang_of(workload)) if not item.deleting]
     there.sort(key=lambda item: (item.envelope.created_at, item.envelope.name))
     count = max(read_gang(spec_of(item).gang or "")[1] for item in there)
     placed = sum(1 for item in there if view.count(ALLOCATIONS_BY_WORKLOAD, item.uid))

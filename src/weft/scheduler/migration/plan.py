@@ -15,24 +15,20 @@ import msgspec
 from weft.contracts.journal import Event
 from weft.contracts.store import Absent, Precondition, Write
 from weft.informer.commit import Commit, delete, edit, put, unchanged
-from weft.informer.indexes import (
-    MIGRATIONS_BY_UID,
-    NODES_BY_UID,
-    find_room,
-    is_room,
-    key_of_moving,
-)
 from weft.informer.view import Changed, Item, View
+from weft.informer.workloads import find_reservation
 from weft.kinds.allocation import (
     AllocatedMigration,
     AllocationReport,
     AllocationSpec,
     account,
     allocation_name,
+    is_reservation,
     list_disks,
+    read_migration,
 )
-from weft.kinds.migration import MigrationSpec, MigrationStatus, move_key, read_migration, stands_still
-from weft.kinds.node import NodeReport, pool_id
+from weft.kinds.migration import MIGRATIONS_BY_UID, MigrationSpec, MigrationStatus, move_key, stands_still, workload_key
+from weft.kinds.node import NODES_BY_UID, NodeReport, pool_id
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.identity import new_uid
 from weft.scheduler.allocation.bind import SOURCE, Timing, choose_cpu, put_decision, read_gpus
@@ -66,7 +62,7 @@ class MigrationQueue:
         """Of a Migration, or of room that is held for one."""
         if change.kind == "migration":
             self._note(change.key, _find_want(view, change.new) if change.new is not None else None)
-        elif any(is_room(item) for item in (change.old, change.new) if item is not None):
+        elif any(is_reservation(item) for item in (change.old, change.new) if item is not None):
             move = change.item.spec(AllocationSpec).move
             for item in view.find(MIGRATIONS_BY_UID, read_migration(move.key)) if move is not None else ():
                 self._note(item.key, _find_want(view, item))
@@ -107,7 +103,7 @@ def plan_target(
     mover = _read(view, item, strategy, silent, later=False)
     if not isinstance(mover, MigrationCandidate):
         return _plan_waiting(item, mover, now), []
-    room = find_room(view, item)
+    room = find_reservation(view, item)
     held = [room] if room is not None else []
     found = _decide_again(engine, mover, room) if room is not None else None
     candidate, row, explanation = found or decide(engine, mover, held, item.status(MigrationStatus).avoid)
@@ -202,7 +198,7 @@ def _read(
 ) -> MigrationCandidate | Waiting | None:
     """None: there is nothing to move, and its controller ends it."""
     spec = item.spec(MigrationSpec)
-    workload = view.get(key_of_moving(item))
+    workload = view.get(workload_key(item))
     if workload is None or workload.deleting:
         return None
     return read_migration_candidate(view, workload, spec, strategy, silent, later=later)
@@ -301,7 +297,7 @@ def _find_want(view: View, item: Item) -> Want | None:
         return "target"
     spec = item.spec(MigrationSpec)
     planned = item.status(MigrationStatus).phase == "Planned" and not item.deleting and not spec.cancel
-    return "room" if planned and spec.mode != "storage" and find_room(view, item) is None else None
+    return "room" if planned and spec.mode != "storage" and find_reservation(view, item) is None else None
 
 
 def _wants_target(item: Item) -> bool:

@@ -8,12 +8,19 @@ from collections.abc import Sequence
 import msgspec
 
 from weft.contracts.policy import Request
-from weft.informer.indexes import ALLOCATIONS_BY_WORKLOAD, NODES_BY_UID
 from weft.informer.view import Item, View
 from weft.informer.workloads import name_of, spec_of
-from weft.kinds.allocation import LOCAL, ROOT, AllocationReport, AllocationSpec, account, list_disks
+from weft.kinds.allocation import (
+    ALLOCATIONS_BY_WORKLOAD,
+    LOCAL,
+    ROOT,
+    AllocationReport,
+    AllocationSpec,
+    account,
+    list_disks,
+)
 from weft.kinds.migration import MOVABLE, MigrationSpec, stands_still
-from weft.kinds.node import NodeReport
+from weft.kinds.node import NODES_BY_UID, NodeReport
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.scheduler.constraint.filters import HasPools
 from weft.scheduler.constraint.relax import relax

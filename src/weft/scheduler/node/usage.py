@@ -10,9 +10,9 @@ import math
 
 from weft.contracts.clock import Clock
 from weft.contracts.store import Store
-from weft.informer.indexes import ALLOCATIONS_BY_NODE, NODES_BY_UID
 from weft.informer.view import View
-from weft.kinds.allocation import AllocationSpec
+from weft.kinds.allocation import ALLOCATIONS_BY_NODE, AllocationSpec
+from weft.kinds.node import NODES_BY_UID
 from weft.kinds.placement_policy import PlacementPolicySpec
 from weft.objects.errors import StoreUnavailable
 from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS, Digest, add_up, read_digest

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import msgspec
 
 from weft.informer.commit import Commit, edit, put, unchanged
-from weft.informer.indexes import ALLOCATIONS_BY_WORKLOAD, NODES_BY_UID, WORKLOADS_BY_GANG, name_gang
 from weft.informer.view import Item, View
-from weft.informer.workloads import spec_of
-from weft.kinds.allocation import AllocationSpec
+from weft.informer.workloads import gang_of, spec_of
+from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec
 from weft.kinds.decision import Verdict
 from weft.kinds.fields.gang import read_gang
 from weft.kinds.migration import MigrationSpec
+from weft.kinds.node import NODES_BY_UID
+from weft.kinds.parts.workload import WORKLOADS_BY_GANG
 from weft.kinds.recommendation import GangPlace, MigrationQuery, RecommendationSpec, RecommendationStatus
 from weft.kinds.record import Kind
 from weft.kinds.registry import find_kind
@@ -149,7 +150,7 @@ def _find_company(view: View, workload: Item, strategy: str, snapshot: Snapshot)
     spec = spec_of(workload)
     if spec.gang is None:
         return []
-    others = [item for item in view.find(WORKLOADS_BY_GANG, name_gang(workload)) if item.uid != workload.uid]
+    others = [item for item in view.find(WORKLOADS_BY_GANG, gang_of(workload)) if item.uid != workload.uid]
     others = sorted((o for o in others if not o.deleting), key=lambda o: (o.envelope.created_at, o.envelope.name))
     count = max(read_gang(spec_of(item).gang or "")[1] for item in (workload, *others))
     placed = sum(1 for item in others if view.count(ALLOCATIONS_BY_WORKLOAD, item.uid))

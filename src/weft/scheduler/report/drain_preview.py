@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 from msgspec.structs import replace
 
-from weft.informer.indexes import ALLOCATIONS_BY_NODE, NODES_BY_UID
 from weft.informer.view import Item, View
-from weft.kinds.allocation import AllocationReport, AllocationSpec, has_nothing_to_move
+from weft.kinds.allocation import ALLOCATIONS_BY_NODE, AllocationReport, AllocationSpec, has_nothing_to_move
 from weft.kinds.migration import MOVABLE, MigrationSpec, stands_still
+from weft.kinds.node import NODES_BY_UID
 from weft.kinds.report import Leaving, ReportStatus
 from weft.objects.identity import object_key
 from weft.scheduler.engine.cycle import Engine

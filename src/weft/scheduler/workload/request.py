@@ -5,21 +5,13 @@ from __future__ import annotations
 import msgspec
 
 from weft.contracts.policy import Datum, GpuAsk, Request, SoftTerm
-from weft.informer.indexes import (
-    ALLOCATIONS_BY_VOLUME,
-    ALLOCATIONS_BY_WORKLOAD,
-    ENDPOINTS_BY_WORKLOAD,
-    NODES_BY_ORPHAN,
-    NODES_BY_VOLUME,
-    WORKLOADS_BY_VOLUME,
-    choose_endpoint,
-    name_gang,
-)
 from weft.informer.security_groups import read_groups
 from weft.informer.view import Item, View
 from weft.informer.volume_locations import find_data, find_strays
-from weft.informer.workloads import name_of, record_of, spec_of
+from weft.informer.workloads import gang_of, name_of, record_of, spec_of
 from weft.kinds.allocation import (
+    ALLOCATIONS_BY_VOLUME,
+    ALLOCATIONS_BY_WORKLOAD,
     LOCAL,
     AllocatedGroup,
     AllocatedImage,
@@ -30,14 +22,14 @@ from weft.kinds.allocation import (
     Resources,
     has_ended_for_good,
 )
-from weft.kinds.endpoint import EndpointSpec
+from weft.kinds.endpoint import ENDPOINTS_BY_WORKLOAD, EndpointSpec
 from weft.kinds.image import OCI_FORMAT, ImageStatus
 from weft.kinds.network import NetworkSpec, NetworkStatus
-from weft.kinds.node import NodeReport, Orphan, pool_id, read_orphan
-from weft.kinds.parts.nic import make_nic, read_nic
+from weft.kinds.node import NODES_BY_ORPHAN, NODES_BY_VOLUME, NodeReport, Orphan, pool_id, read_orphan
+from weft.kinds.parts.nic import choose_endpoint, make_nic, read_nic
 from weft.kinds.parts.orphan import find_given_up
 from weft.kinds.parts.placement_spec import REFUSALS, PlacementSpec
-from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus
+from weft.kinds.parts.workload import WORKLOADS_BY_VOLUME, WorkloadSpec, WorkloadStatus
 from weft.kinds.volume import VolumeSpec, VolumeStatus, pool_of
 from weft.objects.errors import WeftError
 from weft.objects.identity import object_key
@@ -174,7 +166,7 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
             strategy=chosen.strategy,
             mode=spec.type,
             basis=chosen.basis,
-            gang=name_gang(workload),
+            gang=gang_of(workload),
             pools=tuple(sorted(pools - {LOCAL})),
             node=spec.node,
             home=next(iter(homes), None),

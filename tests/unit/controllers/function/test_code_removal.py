@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from weft.controllers.function.code import find_named, remove_unnamed
-from weft.informer.indexes import make_view
+from weft.informer.view import make_view
 from weft.kinds.function import FunctionSpec, FunctionStatus
 from weft.kinds.function_version import FunctionVersionSpec
 from weft.kinds.parts.function_code import FunctionCode

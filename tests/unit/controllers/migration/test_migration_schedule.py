@@ -5,8 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from weft.controllers.migration.controller import Migrations
-from weft.informer.indexes import make_view
-from weft.informer.view import Changed, View
+from weft.informer.view import Changed, View, make_view
 from weft.kinds.migration import MigrationSpec, MigrationStatus
 from weft.objects.envelope import Envelope, encode_envelope
 

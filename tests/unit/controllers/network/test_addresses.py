@@ -13,8 +13,7 @@ from tests.long import examples
 from weft.controllers.network.addresses import AddressPool, choose_mac
 from weft.controllers.network.controller import FIRST_VNI, LAST_VNI, choose_vni, plan_status
 from weft.controllers.workload.controller import read_addresses
-from weft.informer.indexes import make_view
-from weft.informer.view import Item
+from weft.informer.view import Item, make_view
 from weft.kinds.allocation import AllocatedImage, AllocatedNic, AllocationSpec, Resources
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.network import NetworkSpec

@@ -7,8 +7,7 @@ import pytest
 
 from weft.contracts.store import Delete, Put, Write
 from weft.controllers.network.addresses import Addresses
-from weft.informer.indexes import make_view
-from weft.informer.view import View
+from weft.informer.view import View, make_view
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
 from weft.kinds.function import FunctionSpec
 from weft.kinds.function_version import FunctionVersionSpec

@@ -10,8 +10,7 @@ import pytest
 from weft.contracts.store import Put
 from weft.controllers.volume.controller import Volumes, is_astray, plan_volume
 from weft.informer.commit import Commit
-from weft.informer.indexes import make_view
-from weft.informer.view import Item, View
+from weft.informer.view import Item, View, make_view
 from weft.kinds.allocation import AllocatedImage, AllocatedVolume, AllocationSpec, Resources
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.parts.orphan import OrphanCopy

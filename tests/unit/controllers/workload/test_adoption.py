@@ -6,8 +6,7 @@ import msgspec
 import pytest
 
 from weft.controllers.workload.adoption import has_guest, plan_adoption
-from weft.informer.indexes import make_view
-from weft.informer.view import Item, View
+from weft.informer.view import Item, View, make_view
 from weft.kinds.allocation import AllocatedImage, AllocatedMigration, AllocationSpec, Resources
 from weft.kinds.migration import MOVED_ON, MigrationSpec, MigrationStatus
 from weft.kinds.node import NodeReport

@@ -7,8 +7,7 @@ import pytest
 
 from weft.contracts.store import Delete, Write
 from weft.controllers.workload.controller import LISTEN_EVERY_SECONDS, Workloads
-from weft.informer.indexes import make_view
-from weft.informer.view import View
+from weft.informer.view import View, make_view
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, encode_envelope
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from weft.contracts.store import Put
-from weft.informer.indexes import make_view
-from weft.informer.view import Item
+from weft.informer.view import Item, make_view
 from weft.kinds.allocation import AllocatedImage, AllocationReport, AllocationSpec, Resources, account
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, decode_envelope, decode_part

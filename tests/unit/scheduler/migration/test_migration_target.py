@@ -5,8 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from weft.informer.indexes import make_view
-from weft.informer.view import Item
+from weft.informer.view import Item, make_view
 from weft.kinds.allocation import AllocatedImage, AllocationSpec, Resources
 from weft.kinds.migration import MigrationSpec
 from weft.kinds.vm import VmSpec
