@@ -49,7 +49,7 @@ MOST_SECONDS, MOST_SECONDS_PER_FAULT = (
     3600.0,
     20.0,
 )  # of the fabric's time, for a whole run: several times what one takes
-_writer: contextvars.ContextVar[str] = contextvars.ContextVar("writer", default="doors")
+_writer: contextvars.ContextVar[str] = contextvars.ContextVar("writer", default="API server")
 
 
 def sign(name: str) -> None:
@@ -152,8 +152,8 @@ class Fabric:
     def start_doors(self) -> None:
         if self.doorway.up:
             return
-        part = Part(self.loop, "doors")
-        store = Socket(self.ledger, self.fate, self.doorway, local=True, writer=lambda: "doors")
+        part = Part(self.loop, "API server")
+        store = Socket(self.ledger, self.fate, self.doorway, local=True, writer=lambda: "API server")
         settings = Settings(self.folder / "images", b"k" * 32, ("127.0.0.1:9",), "weft")
         doors = part.context.run(
             lambda: ApiContext(store, Journal(), self.clock, None, settings)  # type: ignore[arg-type]
@@ -280,10 +280,10 @@ class Fabric:
         draw = self.fate.draw
         node = draw.choice(self.nodes)
         pause = draw.random() * draw.choice((0.2, 2.0, 5.0))
-        if name == "doors killed" and self.doorway.up:
+        if name == "API server killed" and self.doorway.up:
             self.kill_doors()
             self._later(pause, self.start_doors)
-        elif name == "deciders killed" and self.deciders is not None and self.deciders.alive:
+        elif name == "controllers killed" and self.deciders is not None and self.deciders.alive:
             self.kill_deciders()
             self._later(pause, self.start_deciders)
         elif name == "agent killed" and node.up:

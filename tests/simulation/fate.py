@@ -22,8 +22,8 @@ CHANCES = {
 }
 # What befalls the fabric as a whole, and how often compared to the others.
 MISFORTUNES = {
-    "doors killed": 3,
-    "deciders killed": 4,
+    "API server killed": 3,
+    "controllers killed": 4,
     "agent killed": 8,
     "node cut off": 4,
     "node loses power": 2,

@@ -287,7 +287,7 @@ class _SteppedWriter(Writer):
         if self._trimming:  # as its thread does: only if something is left to trim
             self._trim_while_idle()
 
-    def _tell(self, outcomes: Any, published: Any) -> None:
+    def _report(self, outcomes: Any, published: Any) -> None:
         writers: dict[int, str] = {}
         for outcome in outcomes:
             signer = self._signers.pop(outcome.request.future, None)
@@ -296,7 +296,7 @@ class _SteppedWriter(Writer):
         with contextlib.suppress(Violation):
             for revision, changes in published:
                 self._ledger.notes.see(writers[revision], changes)
-        super()._tell(outcomes, published)
+        super()._report(outcomes, published)
 
 
 class _SteppedReaders(Readers):

@@ -15,10 +15,10 @@ MAKERS = {
     "allocation": {"scheduler", "workload"},
     "endpoint": {"addresses", "workload", "conversions"},
     "decision": {"scheduler"},
-    "container": {"doors", "jobs", "conversions"},
-    "vm": {"doors", "conversions"},
-    "publishedport": {"doors", "conversions"},
-    "recommendation": {"doors", "conversions"},
+    "container": {"API server", "jobs", "conversions"},
+    "vm": {"API server", "conversions"},
+    "publishedport": {"API server", "conversions"},
+    "recommendation": {"API server", "conversions"},
 }
 REMOVERS = {
     "allocation": {"workload"},
@@ -27,8 +27,8 @@ REMOVERS = {
     "migration": {"migrations", "garbage"},
     "conversion": {"conversions"},
     "recommendation": {"conversions", "garbage"},
-    "functionversion": {"doors", "garbage"},
-    "publishedport": {"doors", "workload", "garbage"},
+    "functionversion": {"API server", "garbage"},
+    "publishedport": {"API server", "workload", "garbage"},
     "vm": {"workload"},
     "container": {"workload"},
     "job": {"jobs"},
@@ -37,22 +37,22 @@ SPEC_WRITERS = {
     "allocation": {"workload", "scheduler", "migrations"},
     "decision": {"scheduler", "migrations"},
     "endpoint": {"addresses"},
-    "container": {"doors", "jobs", "conversions"},
-    "vm": {"doors", "conversions"},
-    "publishedport": {"doors", "conversions"},
+    "container": {"API server", "jobs", "conversions"},
+    "vm": {"API server", "conversions"},
+    "publishedport": {"API server", "conversions"},
 }
 STATUS_WRITERS = {
     "endpoint": {"addresses"},
     "publishedport": {"addresses", "conversions"},
     "recommendation": {"scheduler"},
-    "token": {"doors"},
+    "token": {"API server"},
 }
 MARKERS = {
-    "container": {"doors", "jobs", "conversions"},
-    "vm": {"doors", "conversions"},
-    "conversion": {"doors", "garbage"},
+    "container": {"API server", "jobs", "conversions"},
+    "vm": {"API server", "conversions"},
+    "conversion": {"API server", "garbage"},
     "allocation": {"workload", "migrations"},
-    "migration": {"doors", "garbage"},
+    "migration": {"API server", "garbage"},
 }
 
 
@@ -74,11 +74,11 @@ def find_wrong_writers(writer: str, was: Envelope | None, now: Envelope | None, 
     assert envelope is not None
     kind, what = envelope.kind, f"{envelope.kind} {envelope.name}"
     if was is None or (now is not None and now.uid != was.uid):
-        yield from _may(writer, MAKERS.get(kind, {"doors"}), f"{what} was made")
+        yield from _may(writer, MAKERS.get(kind, {"API server"}), f"{what} was made")
         return
     if now is None:
-        default = {"doors", "workload", "volumes", "networks", "images"}
-        removers = REMOVERS.get(kind, default) | ({"doors"} if giving_up and kind == "allocation" else set())
+        default = {"API server", "workload", "volumes", "networks", "images"}
+        removers = REMOVERS.get(kind, default) | ({"API server"} if giving_up and kind == "allocation" else set())
         yield from _may(writer, removers, f"{what} was removed")
         return
     found = find_kind(kind)
@@ -91,10 +91,10 @@ def find_wrong_writers(writer: str, was: Envelope | None, now: Envelope | None, 
         was = replace(was, status=now.status, conditions=[*_without(was, *told), *_only(now, *told)])
     status_writers = STATUS_WRITERS.get(kind, {found.status_writer})
     changed = {
-        "spec": (was.spec != now.spec or was.generation != now.generation, SPEC_WRITERS.get(kind, {"doors"})),
-        "report": (was.report != now.report, {"doors"}),
+        "spec": (was.spec != now.spec or was.generation != now.generation, SPEC_WRITERS.get(kind, {"API server"})),
+        "report": (was.report != now.report, {"API server"}),
         "status": (was.status != now.status, status_writers),
-        "deletion mark": (was.deleting_since != now.deleting_since, MARKERS.get(kind, {"doors"})),
+        "deletion mark": (was.deleting_since != now.deleting_since, MARKERS.get(kind, {"API server"})),
     }
     for part, (is_changed, writers) in changed.items():
         if is_changed:

@@ -71,7 +71,7 @@ def run(argv: Sequence[str], make_clock: Callable[[], Clock]) -> int:
         return complain(add_what_is_there(session, problem), _find_output(session), session.color, session.debug)
     except (BrokenPipeError, grammar.ReaderGone):
         _drop_output()
-        return SIGPIPE if session.unfinished else OK  # who has read enough got all that was asked for
+        return SIGPIPE if session.unfinished else OK  # the reader has read enough
     except OSError as problem:  # a full disk behind standard output, a folder that can't be read
         _show_trace(session)
         words = f"{problem.filename or 'input or output'}: {problem.strerror or problem}"
@@ -119,6 +119,6 @@ def _find_output(session: Session) -> str:
 
 
 def _drop_output() -> None:
-    """Whoever read standard output is gone: let the interpreter's last flush go nowhere."""
+    """Standard output's reader is gone: the interpreter's last flush goes to /dev/null."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())

@@ -68,10 +68,10 @@ class Session:
         self.no_color = bool(environ.get("NO_COLOR"))
         self.timeout_seconds: float | None = None
         self.detach = False
-        self._told_of_skew = False
+        self._skew_reported = False
         self.explain = False
         self.recorder: Recorder | None = None
-        self.unfinished = False  # what was asked for is still being waited for
+        self.unfinished = False  # the command still waits for its result
 
     @functools.cached_property
     def clock(self) -> Clock:
@@ -91,7 +91,7 @@ class Session:
         if self.recorder is not None:
             client.http.on_request = self.recorder.note
         elif self.debug:
-            client.http.on_request, client.http.on_answer = self._tell_request, self._tell_answer
+            client.http.on_request, client.http.on_answer = self._log_request, self._log_answer
         return client
 
     def would(self, step: str) -> None:
@@ -107,12 +107,12 @@ class Session:
             return False
         return not self.client.http.closed.wait(seconds)
 
-    def _tell_request(self, request: Request) -> None:
+    def _log_request(self, request: Request) -> None:
         hide = importlib.import_module("weft.cli.output.redaction")
         body = f"  {hide.hide_in_body(request.body)}" if request.body else ""
         self.say(f"> {request.method} {hide.hide_in_text(request.path)}{body}")
 
-    def _tell_answer(self, request: Request, status: int, headers: Mapping[str, str], seconds: float) -> None:
+    def _log_answer(self, request: Request, status: int, headers: Mapping[str, str], seconds: float) -> None:
         path = importlib.import_module("weft.cli.output.redaction").hide_in_text(request.path.partition("?")[0])
         self.say(
             f"< {status} {request.method} {path}  {seconds * 1000:.0f} ms  request {headers.get('x-request-id', 'unknown')}"
@@ -121,8 +121,8 @@ class Session:
     def _warn_of_skew(self, server: str) -> None:
         """Once in a run, if the server is of another release."""
         told = importlib.import_module("weft.client.version_skew").describe_skew(server)
-        if told and not self._told_of_skew:
-            self._told_of_skew = True
+        if told and not self._skew_reported:
+            self._skew_reported = True
             self.say(f"warning: {told}")
 
     @property

@@ -25,7 +25,7 @@ Objects = list[Object]
 
 
 class Client:
-    """A door to one fabric.
+    """One fabric's API.
 
     >>> client = Client()                                        # the context as the weft command finds it
     >>> client.create({"kind": "vm", "name": "web", "spec": {"image": "tiny"}})

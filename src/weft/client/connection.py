@@ -74,7 +74,7 @@ class Connection(http.client.HTTPConnection):
         except BROKEN as problem:
             raise make_lost(problem) from problem
 
-    def hear(self) -> http.client.HTTPResponse:
+    def receive(self) -> http.client.HTTPResponse:
         """Read the head of the answer to what was asked. Raises Lost."""
         try:
             return self.getresponse()

@@ -1,4 +1,4 @@
-"""The gateway's doors of functions, for weft's own clients: where they are, and the dead letters."""
+"""The gateway's function API, for weft's own clients: its address, and the dead letters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 def find_endpoint(client: Client) -> Endpoint:
-    """Where functions are invoked, as seen from here. Raises NotFound if the server has no such doors."""
+    """Where functions are invoked, as seen from here. Raises NotFound if the server has no function API."""
     answer = client.http.request("GET", "/v1/gateway")
     raise_problem(answer)
     told = answer.json()
@@ -47,29 +47,29 @@ def keep_ca(ca: str, environ: Mapping[str, str]) -> Path:
 def list_dead_letters(client: Client, function: str) -> list[dict[str, Any]]:
     """All of a function's, newest first."""
     found: list[dict[str, Any]] = []
-    with_doors = _dial(client)
+    http = _dial(client)
     try:
         while True:
             after = f"?after={quote(found[-1]['id'])}" if found else ""
-            answer = with_doors.request("GET", _path(client, function) + after)
+            answer = http.request("GET", _path(client, function) + after)
             raise_problem(answer)
             page = answer.json()["items"]
             found += page
             if not page:
                 return found
     finally:
-        with_doors.close()
+        http.close()
 
 
 def act_on_dead_letters(client: Client, function: str, verb: str) -> int:
     """``redrive`` or ``purge`` all of a function's; how many."""
-    doors = _dial(client)
+    http = _dial(client)
     try:
-        answer = doors.request("POST", f"{_path(client, function)}:{verb}", b"")
+        answer = http.request("POST", f"{_path(client, function)}:{verb}", b"")
         raise_problem(answer)
         return int(answer.json()["count"])
     finally:
-        doors.close()
+        http.close()
 
 
 def _dial(client: Client) -> Http:

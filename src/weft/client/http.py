@@ -172,7 +172,7 @@ class Http:
     def _send(self, connection: Connection, request: Request) -> http.client.HTTPResponse:
         try:
             connection.ask(request)
-            return connection.hear()
+            return connection.receive()
         except BaseException:
             connection.hang_up()
             raise
@@ -198,7 +198,7 @@ class Http:
     def _receive(self, connection: Connection) -> Answer:
         """The whole answer to what was asked; the connection is kept for the next one."""
         try:
-            response = connection.hear()
+            response = connection.receive()
             try:
                 answer = Answer(response.status, read_headers(response), response.read())
             except BROKEN as problem:

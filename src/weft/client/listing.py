@@ -1,6 +1,6 @@
 """A list of one instant, page by page; objects stay as they came until someone looks into them.
 
-While one page is read, the server makes the next: whoever has a reader for pages gets that done in the meantime."""
+While one page is read, the server makes the next, so a reader of pages works in the meantime."""
 
 from __future__ import annotations
 

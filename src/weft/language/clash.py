@@ -32,7 +32,7 @@ class Part(msgspec.Struct, frozen=True):
     negated: bool
     text: str
     at: int
-    source: str  # the Constraint object's name; empty: the wish itself
+    source: str  # the Constraint object's name; empty: the workload's own
 
 
 class _Bounds(msgspec.Struct, frozen=True):
@@ -73,7 +73,7 @@ def refuse_clash(sources: Sequence[tuple[str, Parsed]], field: str) -> None:
     mine = second if not second.source or first.source else first  # the place pointed at is in what is being written
     text = next(parsed.text for name, parsed in sources if name == mine.source)
     raise InvalidInput(
-        f"{field}: no node can meet both {_tell(first)} and {_tell(second)}",
+        f"{field}: no node can meet both {_render_part(first)} and {_render_part(second)}",
         reason="contradiction",
         field=field,
         hint="join them with OR, or leave one out",
@@ -81,7 +81,7 @@ def refuse_clash(sources: Sequence[tuple[str, Parsed]], field: str) -> None:
     )
 
 
-def _tell(part: Part) -> str:
+def _render_part(part: Part) -> str:
     where = f"character {part.at + 1}" + (f" of constraint {part.source}" if part.source else "")
     shown = part.text if len(part.text) <= _SHOWN else part.text[:_SHOWN] + "…"
     return f"{'NOT ' * part.negated}{shown} ({where})"

@@ -1,1 +1,1 @@
-"""Entry points: the only room that knows concrete classes and wires processes together."""
+"""Entry points: the only package that knows concrete classes and wires processes together."""

@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _replace_closed_streams() -> None:
-    """Whoever starts this without standard streams wants none: what is printed goes nowhere, and no file or connection that is
+    """Started without standard streams, a process has none: what is printed goes nowhere, and no file or connection that is
     opened gets their numbers."""
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:

@@ -1,1 +1,1 @@
-"""The alphabet every room speaks: identity, envelope, condition, quantity, error, lifecycle. Pure; imports nothing of weft."""
+"""The alphabet all packages share: identity, envelope, condition, quantity, error, lifecycle. Pure; imports nothing of weft."""

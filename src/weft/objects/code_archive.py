@@ -1,7 +1,7 @@
 """A function's code as a zip: what it may hold, and how a folder becomes one, the same bytes each time. Pure but for reading.
 
 It comes from strangers and is unpacked on nodes: only files, folders and links that stay inside, under plain relative names, as
-many and as large as its directory says. Whoever unpacks it counts again.
+many and as large as its directory says. Unpacking counts again.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Condition(msgspec.Struct, frozen=True):
-    """One statement about an object, written by one controller. ``since`` (unix seconds) moves only with ``status``."""
+    """One statement about an object, written by one controller. ``since`` (unix seconds) changes only with ``status``."""
 
     type: str
     status: Literal["True", "False", "Unknown"]

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 
 
 class WeftError(Exception):
-    """What went wrong: ``message`` names object and fact, ``hint`` the next move, ``reason`` is stable."""
+    """What went wrong: ``message`` names object and fact, ``hint`` what to do next, ``reason`` is stable."""
 
     reason: ClassVar[str] = "internalError"
 

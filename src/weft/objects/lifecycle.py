@@ -59,7 +59,7 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     _P.UNKNOWN: frozenset(_P) - {_P.PENDING, _P.HOLD},
 }
 
-# The phases in which each wish of a person makes sense.
+# The phases in which each verb makes sense.
 ALLOWED: dict[str, frozenset[Phase]] = {
     "hold": frozenset({_P.PENDING}),
     "release": frozenset({_P.HOLD}),
@@ -72,7 +72,7 @@ ALLOWED: dict[str, frozenset[Phase]] = {
     "console": frozenset({_P.RUNNING, _P.BOOT, _P.MIGRATE, _P.UNKNOWN}),
 }
 
-# The phases in which it is so already, or on its way: asking again is fine, and changes nothing.
+# The phases in which the verb is done already, or on its way: repeating it changes nothing.
 SO_ALREADY: dict[str, frozenset[Phase]] = {
     "hold": frozenset({_P.HOLD}),
     "release": frozenset({_P.PENDING}),
@@ -83,7 +83,7 @@ SO_ALREADY: dict[str, frozenset[Phase]] = {
 }
 
 
-def may_move(old: Phase, new: Phase) -> bool:
+def may_change(old: Phase, new: Phase) -> bool:
     return old == new or new in TRANSITIONS[old]
 
 

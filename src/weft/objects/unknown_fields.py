@@ -1,4 +1,4 @@
-"""Fields that a newer weft wrote and this one doesn't know: carried along, at any depth, by whoever writes the others. Pure."""
+"""Fields that a newer weft wrote and this one doesn't know: carried along, at any depth, by the writer of the others. Pure."""
 
 from __future__ import annotations
 

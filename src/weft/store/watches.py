@@ -67,7 +67,7 @@ class Watches:
                 self._leave(watcher)
 
     def forget(self, compacted: int) -> None:
-        """History up to revision ``compacted`` is gone for whoever comes now."""
+        """History up to revision ``compacted`` is gone for new watchers."""
         self._recent.forget(compacted)
 
     async def follow(self, prefix: str, cursor: str) -> AsyncGenerator[Batch, None]:
@@ -198,7 +198,7 @@ class _Watcher:
         self._ready = asyncio.Event()
 
     def offer(self, batch: Batch, size: int) -> bool:
-        """False when there was no room: the queue is given up and the reader must go back to the log."""
+        """False when the queue was full: it is given up and the reader must go back to the log."""
         if self._queue and (len(self._queue) >= self._max_batches or self._bytes + size > self._max_bytes):
             # Nothing under the prefix lies between what was delivered and the first batch that waits here.
             self.resume_at = self._queue[0][0].revision - 1

@@ -1,7 +1,7 @@
 """The journal in a SQLite file: what happened, for people. Several processes may have it open at once.
 
 Appending never waits: a thread writes what has gathered, in one transaction. The same event of the same object within
-ten minutes only counts, of what has gathered before any of it is written; it then gets a new id, so whoever reads on from an
+ten minutes only counts, of what has gathered before any of it is written; it then gets a new id, so a reader that goes on from an
 id sees it again. Old events are forgotten. The last moments before a kill may be lost: the journal tells, it decides nothing.
 A damaged file is put aside.
 """

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from weft.objects.errors import IllegalTransition
-from weft.objects.lifecycle import ALLOWED, SO_ALREADY, TRANSITIONS, Phase, check_verb, legal_verbs, may_move
+from weft.objects.lifecycle import ALLOWED, SO_ALREADY, TRANSITIONS, Phase, check_verb, legal_verbs, may_change
 
 
 def test_the_table_knows_every_phase() -> None:
@@ -25,14 +25,14 @@ def test_the_table_knows_every_phase() -> None:
 )
 def test_the_lifecycle_of_the_specification_is_legal(path: str) -> None:
     phases = [Phase(word) for word in path.split()]
-    assert all(may_move(a, b) for a, b in itertools.pairwise(phases))
+    assert all(may_change(a, b) for a, b in itertools.pairwise(phases))
 
 
 @pytest.mark.parametrize(
     ("old", "new"), [("Done", "Running"), ("Pending", "Running"), ("Hold", "Running"), ("Epilog", "Running")]
 )
 def test_shortcuts_are_illegal(old: str, new: str) -> None:
-    assert not may_move(Phase(old), Phase(new))
+    assert not may_change(Phase(old), Phase(new))
 
 
 def test_done_is_the_end() -> None:

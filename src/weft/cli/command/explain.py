@@ -67,13 +67,13 @@ def explain_run(session: Session, context: click.Context, run: Callable[[], int 
             pass  # that far and no further
         except Exception as problem:  # told below, after what led to it
             failure = problem
-    _tell(session, context, recorder)
+    _print_calls(session, context, recorder)
     if failure is not None:
         raise failure
     return 0
 
 
-def _tell(session: Session, context: click.Context, recorder: Calls) -> None:
+def _print_calls(session: Session, context: click.Context, recorder: Calls) -> None:
     arguments = _list_arguments(session, context)
     settings = {name: one._asdict() for name, one in find_settings(session).items()}
     if session.is_document:

@@ -88,13 +88,13 @@ def add_what_is_there(session: Session, problem: WeftError) -> WeftError:
             if meant := _suggest(name, known):
                 problem.hint = f"did you mean {kind.name}/{meant}?   {problem.hint or ''}".rstrip()
         if "most" in problem.details:
-            _say_sizes(session, problem)
+            _add_node_sizes(session, problem)
     except WeftError:
         return problem
     return problem
 
 
-def _say_sizes(session: Session, problem: WeftError) -> None:
+def _add_node_sizes(session: Session, problem: WeftError) -> None:
     resource = (problem.field or "").rpartition(".")[2]
     if resource not in ("cpu", "memory"):
         return

@@ -1,5 +1,5 @@
-"""How objects are named on the command line: NAME after a noun, KIND NAME… or KIND/NAME without one; where no kind is given,
-whoever can look is asked which object is called so. Pure but for that."""
+"""How objects are named on the command line: NAME after a noun, KIND NAME… or KIND/NAME without one; without a kind
+``find`` looks for the object of that name. Pure but for that."""
 
 from __future__ import annotations
 

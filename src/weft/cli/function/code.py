@@ -59,7 +59,7 @@ def pack(given: str, beside: Path | None = None) -> Packed:
 
 
 def bring(session: Session, packed: Packed) -> None:
-    """Have the server keep it, and say so."""
+    """Upload it unless the server has it, and report that."""
     began = session.clock.elapsed()
     there = has_code(session.client, packed.sha256)
     if not there:
@@ -99,6 +99,6 @@ def _spec_of_function(document: Document) -> dict[str, Any] | None:
         if not isinstance(kind, str) or find_kind(kind).uploads is None:
             return None
     except WeftError:
-        return None  # said by whoever reads the manifest
+        return None  # reading the manifest reports it
     spec = whole.get("spec")
     return spec if isinstance(spec, dict) else None

@@ -34,7 +34,7 @@ def make_more_flags(kind: Kind) -> list[click.Parameter]:
 
 
 def read_more_flags(kind: Kind, given: Mapping[str, Any], spec: dict[str, Any], beside: Any = None) -> Packed | None:
-    """Put them into ``spec``; the code that is to be brought to the server. ``beside``: the folder of the file that the spec is
+    """Put them into ``spec``; the code to upload. ``beside``: the folder of the file that the spec is
     from. Raises InvalidInput."""
     if kind.name != "function":
         return None

@@ -1,4 +1,4 @@
-"""A job as it is described: what was asked for that isn't so anyway, and what there is to tell. Pure."""
+"""What ``weft describe`` shows of a job: the spec's fields that differ from their defaults, and its status. Pure."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ PROGRESS_COLUMNS = (
 
 
 def describe_progress(migration: Object) -> dict[str, Any]:
-    """How far a move is, for programs: ``share`` is from 0 to 1, None while nothing was copied."""
+    """How far a migration is, for programs: ``share`` is from 0 to 1, None while nothing was copied."""
     progress = dig(migration, "status.progress")
     told = {
         "name": migration["name"],
@@ -81,8 +81,8 @@ def format_pause(milliseconds: float) -> str:
 
 
 def describe_forecast(forecast: Object) -> str:
-    """``about 4.0 s, downtime about 21 ms, 214 MiB on the wire (confidence 0.67, from 2 moves of it between n1 and n2)``; or that
-    nothing is known, and why."""
+    """``about 4.0 s, downtime about 21 ms, 214 MiB on the wire (confidence 0.67, from 2 migrations of it between n1 and n2)``;
+    or that nothing is known, and why."""
     parts = []
     if forecast.get("duration_seconds") is not None:
         parts.append(f"about {forecast['duration_seconds']:.1f} s")
@@ -97,7 +97,7 @@ def describe_forecast(forecast: Object) -> str:
     return f"{way}{', '.join(parts)} ({sure}{forecast['basis']})"
 
 
-def describe_move(migration: Object, paint: Paint) -> str:
+def describe_migration(migration: Object, paint: Paint) -> str:
     """Sections of what is known so far; empty while nothing is."""
     sections = {"when": _list_window(migration), "plan": _list_plan(migration), "progress": _list_progress(migration)}
     parts = []

@@ -19,7 +19,7 @@ _ACROSS = WIDTH - _LEFT - _RIGHT
 _TICKS = 4
 
 
-def draw_move(migration: Object) -> str:
+def draw_migration(migration: Object) -> str:
     """The picture; empty where fewer than two samples were taken."""
     samples: Sequence[Mapping[str, Any]] = dig(migration, "status.samples", [])
     if len(samples) < 2:

@@ -72,7 +72,7 @@ def describe_end(obj: Object) -> str:
     return f"{text}; {describe_way(obj)}"
 
 
-class Moving(Progress):
+class MigrationProgress(Progress):
     """Shows a Migration: its plan once, then on a terminal a bar, off it a line now and then."""
 
     _last = ""

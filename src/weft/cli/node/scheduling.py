@@ -1,5 +1,5 @@
-"""What placement sees of a node, for a person: how much of it is given away, its devices, who may come, how far it is from
-others. Pure."""
+"""What placement sees of a node, for a person: how much of it is allocated, its devices, what keeps workloads off, how
+far it is from other nodes. Pure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def describe_scheduling(
         *_describe_use(node, used),
         *_describe_declared(node, allocations),
         *_describe_gpus(node, allocations),
-        *_describe_doors(node),
+        *_describe_refusals(node),
         *_describe_distances(node, names),
     ]
 
@@ -76,7 +76,7 @@ def _describe_gpus(node: Object, allocations: Sequence[Object]) -> Iterator[tupl
         yield f"gpu {index}", f"{gpu['model']}{memory}, {state}  {gpu.get('address', '')}".rstrip()
 
 
-def _describe_doors(node: Object) -> Iterator[tuple[str, str]]:
+def _describe_refusals(node: Object) -> Iterator[tuple[str, str]]:
     """What keeps workloads off."""
     for taint in dig(node, "spec.taints", []):
         yield "taint", f"{taint}: only with --tolerate {taint.partition('=')[0]}"

@@ -29,7 +29,7 @@ VM_COLUMNS = (
 
 
 def join_nodes(nodes: Sequence[Object], used: Sequence[Object], sort: str) -> list[dict[str, Any]]:
-    """Of each node what there is, what is given away, and what is used; ``used`` None where it isn't known."""
+    """Of each node its capacity, what is allocated, and its usage; ``used`` is None where it isn't known."""
     known = {each["node"]: each for each in used}
     rows = []
     for node in nodes:

@@ -1,4 +1,4 @@
-"""Signs for terminals that know only ASCII: each gets one that looks like it, and takes as much room. Pure."""
+"""Signs for terminals that know only ASCII: each is replaced by one that looks alike, of the same width. Pure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ALIKE = str.maketrans(
 
 
 def show_plainly(stream: TextIO) -> None:
-    """Have ``stream`` write what it can't encode as the sign that is most like it, and as ``?`` where none is."""
+    """Have ``stream`` write what it can't encode as the sign most like it, or as ``?``."""
     codecs.register_error(NAME, _replace)
     stream.reconfigure(errors=NAME)  # type: ignore[attr-defined]  # streams of other kinds are not given here
 

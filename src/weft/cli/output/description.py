@@ -1,4 +1,4 @@
-"""One object in full for a person: what it is, how it stands, what was wished, what was said of it. Pure."""
+"""One object in full for a person: name, status, report, spec, conditions. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from weft.objects.schema import describe_fields
 
 Object = Mapping[str, Any]
 _SIZES = ("size", "memory", "disk", "virtual_size", "total", "free")
-_PRIVATE = ("user_data",)  # may hold passwords: whoever wants it asks for the object itself
+_PRIVATE = ("user_data",)  # may hold passwords: -o json shows it
 _MOMENTS = ("not_before", "not_after", "last_run", "next_run")
 _TIMES = ("at", "since", "started_at", "used_at", "expires_at", "ended_at", "handed_over_at")
 

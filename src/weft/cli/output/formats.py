@@ -1,4 +1,4 @@
-"""Objects on standard output in the form that was asked for: rows, names, whole documents or parts of them."""
+"""Objects on standard output in the chosen form: rows, names, whole documents or parts of them."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _BEFORE_ITEMS, _AFTER_ITEMS = b'{\n  "items": [\n', b"\n  ]\n}"
 
 
 def print_list(session: Session, items: Sequence[Object], kinds: Sequence[Kind], named: bool = False) -> None:
-    """``items``, of ``kinds``, as a list: also one is ``{"items": […]}`` as data. Rows of several kinds, or if they are to be
-    ``named``, say of which kind each is."""
+    """``items``, of ``kinds``, as a list: also one is ``{"items": […]}`` as data. Rows of several kinds, or
+    with ``named``, name each object's kind."""
     if session.is_document:
         print_data(session, {"items": list(items)})
     elif session.output == "name":

@@ -1,4 +1,4 @@
-"""Rows in the form that was asked for: as a table, as CSV, as Markdown; only some columns, in some order. Pure."""
+"""Rows in the chosen form: as a table, as CSV, as Markdown; only some columns, in some order. Pure."""
 
 from __future__ import annotations
 

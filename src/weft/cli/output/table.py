@@ -18,7 +18,7 @@ _LEAST = 12  # columns of text that a cut cell keeps
 
 class Column(msgspec.Struct, frozen=True):
     """A column's title and manners; a ``flexible`` one may be cut, and is left out when it is empty. Those to ``keep`` are the
-    last to go where there is no room."""
+    last to be left out of a narrow table."""
 
     title: str
     right: bool = False
@@ -33,7 +33,7 @@ def draw_table(
     paint: Paint | None = None,
     header: bool = True,
 ) -> str:
-    """The table as text, with titles unless there is to be no ``header``. ``width`` None: nothing is cut."""
+    """The table as text; without ``header`` no titles. ``width`` None: nothing is cut."""
     paint = paint or Paint(False)
     table = [(column, [clean(row[i]) for row in rows]) for i, column in enumerate(columns)]
     table = [(column, cells) for column, cells in table if not column.flexible or any(cells)]
@@ -41,8 +41,8 @@ def draw_table(
     if width is not None:
         shown = _fit_columns([column for column, _ in table], widths, width)
         table, widths = [table[i] for i in shown], list(shown.values())
-    head = [_fit([column.title], column, room, Paint(False)) for (column, _), room in zip(table, widths, strict=True)]
-    body = [_fit(cells, column, room, paint) for (column, cells), room in zip(table, widths, strict=True)]
+    head = [_fit([column.title], column, size, Paint(False)) for (column, _), size in zip(table, widths, strict=True)]
+    body = [_fit(cells, column, size, paint) for (column, cells), size in zip(table, widths, strict=True)]
     return "\n".join([*(paint.color(line, "bold") for line in _lines(head) if header), *_lines(body)])
 
 
@@ -53,15 +53,15 @@ def _fit_columns(columns: Sequence[Column], widths: Sequence[int], width: int) -
     leaving = sorted(shown[1:], key=lambda i: (columns[i].keep, columns[i].flexible, -i))
     while _sum(least, shown) > width and leaving:
         shown.remove(leaving.pop(0))
-    room = {i: least[i] for i in shown}
+    fitted = {i: least[i] for i in shown}
     spare = width - _sum(least, shown)
     for i in shown:
-        more = max(0, min(spare, widths[i] - room[i]))
-        room[i] += more
+        more = max(0, min(spare, widths[i] - fitted[i]))
+        fitted[i] += more
         spare -= more
     if spare < 0:
-        room[shown[0]] = max(1, room[shown[0]] + spare)
-    return room
+        fitted[shown[0]] = max(1, fitted[shown[0]] + spare)
+    return fitted
 
 
 def _sum(widths: Sequence[int], shown: Sequence[int]) -> int:

@@ -26,7 +26,7 @@ def render_recommendation(answered: Object, what: str, width: int | None, paint:
     status = answered["status"]
     verdicts = status.get("verdicts") or []
     scores = {v["node"]: v["score"] for v in verdicts if v.get("score") is not None}
-    lines = [_move_sentence(status, what) if dig(answered, "spec.move") else _sentence(status, scores, what)]
+    lines = [_migration_sentence(status, what) if dig(answered, "spec.move") else _sentence(status, scores, what)]
     if status.get("message"):
         lines.append(status["message"])
     lines += [f"note: {note}" for note in status.get("notes") or ()]
@@ -37,7 +37,7 @@ def render_recommendation(answered: Object, what: str, width: int | None, paint:
     return "\n".join(lines)
 
 
-def _move_sentence(status: Object, what: str) -> str:
+def _migration_sentence(status: Object, what: str) -> str:
     current, best = status["current"], status.get("best")
     if not best:
         return f"{what} can't leave {current} now: {status.get('reason') or 'refused'}"
@@ -91,7 +91,7 @@ def render_capacity(report: Object, width: int | None, paint: Paint) -> str:
             f"{100 * use['allocated'] / use['capacity']:.1f} %" if use["capacity"] else "–",
             f"{_amount(use, 'largest_free')} on {use['largest_free_node']}" if use["largest_free_node"] else "–",
             _amount(use, "stranded"),
-            _tell_used(use),
+            _render_used(use),
         ]
         for use in status["resources"]
     ]
@@ -115,7 +115,7 @@ def render_capacity(report: Object, width: int | None, paint: Paint) -> str:
         lines.append(f"usage is measured on {status.get('measured', 0)} of the {status['usable']} nodes")
     if status["node_count"] > len(nodes):
         lines.append(f"showing the fullest and the emptiest of {status['node_count']} nodes")
-    lines += _tell_waiting(status["waiting"])
+    lines += _render_waiting(status["waiting"])
     quantiles = ", ".join(f"{name} {value:g} ms" for name, value in status["decision_ms"].items())
     policies = ", ".join(f"{count} by {name}" for name, count in status["policies"].items())
     lines += [
@@ -126,7 +126,7 @@ def render_capacity(report: Object, width: int | None, paint: Paint) -> str:
     return "\n".join(lines)
 
 
-def _tell_waiting(waiting: Sequence[Object]) -> list[str]:
+def _render_waiting(waiting: Sequence[Object]) -> list[str]:
     lines = []
     for one in waiting:
         more = one["count"] - len(one["first"])
@@ -135,7 +135,7 @@ def _tell_waiting(waiting: Sequence[Object]) -> list[str]:
     return ["", *lines] if lines else []
 
 
-def _tell_used(use: Object) -> str:
+def _render_used(use: Object) -> str:
     if not use.get("there"):
         return "–"
     used = f"{use['used']:.2f}" if use["resource"] == "cpu" else _amount(use, "used")

@@ -1,4 +1,4 @@
-"""A decision of the scheduler in words: the line while placing, why it stands there, why nowhere. Pure."""
+"""A scheduling decision in words: the line while placing, why this node, why no node. Pure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def describe_choice(decision: Object | None, node: str) -> str:
 
 
 def read_notes(decision: Object | None) -> list[str]:
-    """What of the wish should be looked at, and what of it was given up."""
+    """Parts of the spec that deserve attention, and preferences that were dropped."""
     return list(dig(decision or {}, "spec.notes", None) or [])
 
 

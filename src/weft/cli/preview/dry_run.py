@@ -1,5 +1,4 @@
-"""What ``--dry-run`` of something new says beside that it would be made: whether and where it would be placed, by the scheduler's
-own answer. Nothing of it stays."""
+"""What ``--dry-run`` of something new adds: whether and where the scheduler would place it. Nothing is stored."""
 
 from __future__ import annotations
 
@@ -77,7 +76,7 @@ def describe_refusal(told: Foreseen, what: str) -> str:
     )
 
 
-def rehearse(session: Session, target: Target, made: Object, done: str) -> int:
+def show_dry_run(session: Session, target: Target, made: Object, done: str) -> int:
     """Print what would be ``done``, with ``made`` as the server would have made it; 6 where no node would take it now."""
     told = foresee(session, target, made)
     print_one(session, made, f"{target.what}  would be {done}{told.words}")

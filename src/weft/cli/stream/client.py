@@ -1,6 +1,6 @@
 """A byte stream through the gateway: frames over TLS on one side, standard input, output and error on the other.
 
-One loop moves both ways, so that a slow reader holds up a fast writer on either side; no byte is held back.
+One loop carries bytes both ways, so a slow reader holds up a fast writer on either side; no byte is held back.
 """
 
 from __future__ import annotations
@@ -150,14 +150,14 @@ def dial(context: Context, ticket: dict[str, Any]) -> ssl.SSLSocket:
 
 @contextmanager
 def send_resizes(stream: Stream) -> Iterator[None]:
-    """Tell the other side the terminal's size, now and whenever it changes."""
+    """Send the other side the terminal's size, now and at each change."""
 
-    def tell(*_: object) -> None:
+    def send_size(*_: object) -> None:
         rows, columns = find_size()
         stream.send(encode_json(FrameType.RESIZE, {"rows": rows, "columns": columns}))
 
-    before: Callable[[int, Any], Any] | int | None = signal.signal(signal.SIGWINCH, tell)
-    tell()
+    before: Callable[[int, Any], Any] | int | None = signal.signal(signal.SIGWINCH, send_size)
+    send_size()
     try:
         yield
     finally:

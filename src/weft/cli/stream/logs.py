@@ -108,7 +108,7 @@ class Lines:
 
     def take(self, descriptor: int, data: bytes) -> None:
         *lines, self._rest[descriptor] = (self._rest[descriptor] + data).split(b"\n")
-        if len(self._rest[descriptor]) > _LONGEST_LINE:  # whoever prints no end of a line is heard all the same
+        if len(self._rest[descriptor]) > _LONGEST_LINE:  # a line that never ends is shown in pieces
             lines.append(self._rest[descriptor])
             self._rest[descriptor] = b""
         self._put(descriptor, lines)
@@ -122,7 +122,7 @@ class Lines:
         with self._lock:
             for line in lines:
                 text = (self._prefix + line).decode("utf-8", "replace").rstrip("\r")
-                out.write((clean(text) if is_terminal(out) else text) + "\n")  # one guest must not move another's lines
+                out.write((clean(text) if is_terminal(out) else text) + "\n")  # guests must not move the cursor
             sys.stdout.flush()
 
 

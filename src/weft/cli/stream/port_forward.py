@@ -52,7 +52,7 @@ def _serve(session: Session, connection: socket.socket, target: Target, verb: st
         try:
             carry(session, target, verb, given, connection.fileno(), connection.fileno())
         except BrokenPipeError:
-            return  # whoever connected has gone
+            return  # the local client has gone
         except (WeftError, OSError) as problem:
             session.say(f"{target.what}: {problem.message if isinstance(problem, WeftError) else problem}")
         finally:

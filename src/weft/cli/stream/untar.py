@@ -1,7 +1,7 @@
 """Makes files of a tar that a guest sends, as its bytes come: names, contents, rights to read, write and execute, times.
 
-The guest is a stranger, and whoever copies may be root. Owners are not taken over, nor are setuid, setgid and sticky bits; devices
-and pipes are left out. No name leads out of the folder, and no link is followed, also none that was there before.
+The guest is not trusted, and the copying user may be root. Owners, setuid, setgid and sticky bits are dropped; devices and
+pipes are left out. No name leads out of the folder, and no link is followed, also none that was there before.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def _run(
     for manifest, result in zip(manifests, results, strict=True):
         obj, verb = result["object"], _VERBS[result["action"]]
         target = Target(manifest.kind, obj["name"])
-        told = f"{'would be ' * (dry_run is not None and verb != 'unchanged')}{_tell(result)}"
+        told = f"{'would be ' * (dry_run is not None and verb != 'unchanged')}{_describe_result(result)}"
         told += foreseen.get(target.what, Foreseen()).words
         done.append(Done(target, obj, verb, told))
         wait = None if dry_run or verb == "unchanged" else plan_wait(obj, target, verb)
@@ -203,7 +203,7 @@ def send(
         raise locate_refusal(refusal, manifests) from None
 
 
-def _tell(result: dict[str, Any]) -> str:
+def _describe_result(result: dict[str, Any]) -> str:
     changes = result.get("changes") or []
     if result["action"] != "updated" or not changes:
         return str(result["action"])
@@ -220,7 +220,7 @@ def describe_change(change: dict[str, Any], kind: Kind) -> str:
 
 
 def show_change(change: dict[str, Any], kind: Kind) -> tuple[str, str]:
-    """What a field of ``kind`` was, and what it is to be, as people write it."""
+    """A field's old and new value, as people write them."""
     type_ = next((doc.type for doc in describe_fields(kind.spec) if doc.path == change["path"]), "")
     return show_value(change.get("old"), type_), show_value(change.get("new"), type_)
 

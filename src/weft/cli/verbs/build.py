@@ -1,6 +1,6 @@
 """`weft image build debian-12`: build one of weft's own images on this machine and have the server fetch it.
 
-The building runs as a process of its own (`python -m weft.images`); what it says on the way is shown with its seconds.
+The building runs as a process of its own (`python -m weft.images`); its steps are shown with their durations.
 """
 
 from __future__ import annotations
@@ -84,18 +84,18 @@ def _build(session: Session, recipe: str, cache: Path, fresh: bool) -> Path:
             said.append(line)
             if line.startswith("error: ") or said[0].startswith("error: "):
                 continue
-            _tell(session, step, began)
+            _report_step(session, step, began)
             step, began = line, session.clock.elapsed()
         path = process.stdout.read().strip()
     if process.returncode:
         words = [line.removeprefix("error: ") for line in said]
         at = next((i for i, line in enumerate(said) if line.startswith("error: ")), max(0, len(said) - 1))
         raise DriverFailed(*words[at : at + 1], hint=words[at + 1] if at + 1 < len(words) else None)
-    _tell(session, step, began)
+    _report_step(session, step, began)
     return Path(path)
 
 
-def _tell(session: Session, step: str, began: float) -> None:
+def _report_step(session: Session, step: str, began: float) -> None:
     if step:
         session.say(f"✓ {step:<60} {session.clock.elapsed() - began:5.1f} s")
 

@@ -1,5 +1,5 @@
-"""`weft convert container/web --to vm`: go on as another kind, on the same image, and show how that gets on. Ctrl-C ends the
-watching only."""
+"""`weft convert container/web --to vm`: convert a workload to another kind, on the same image, and show the progress. Ctrl-C
+ends the watching only."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
     manifest = make_conversion(old, asked, "dry")  # what the server would refuse is refused here, too
     translated = _translate(session, old, asked)
     if dry:
-        return _rehearse(session, old, manifest, translated)
+        return _preview(session, old, manifest, translated)
     for word in (*translated.left_out, _BEHIND[target.kind.name]):
         if not session.is_data:  # a program finds it in the status
             session.say(f"left out  {word}")
@@ -120,8 +120,8 @@ def _translate(session: Session, old: Mapping[str, Any], asked: ConvertInput) ->
     return to_container(workload_spec, source.name if source.place == "held" else pinned, memory=asked.memory)
 
 
-def _rehearse(session: Session, old: Mapping[str, Any], manifest: Mapping[str, Any], translated: Translated) -> int:
-    """What the new one would be; nothing is written."""
+def _preview(session: Session, old: Mapping[str, Any], manifest: Mapping[str, Any], translated: Translated) -> int:
+    """The new workload's spec; nothing is stored."""
     kind, name = read_new(msgspec.convert(manifest["spec"], ConversionSpec))
     try:
         session.client.get(kind, name)

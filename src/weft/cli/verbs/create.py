@@ -20,7 +20,7 @@ from weft.cli.function.flags import make_more_flags, read_more_flags
 from weft.cli.manifest.check import Manifest, check_spec, locate
 from weft.cli.manifest.config import read_config
 from weft.cli.manifest.document import Document, split_path
-from weft.cli.preview.dry_run import rehearse
+from weft.cli.preview.dry_run import show_dry_run
 from weft.cli.runtime_image import provide_bases
 from weft.cli.session import Session
 from weft.cli.verbs.add import add_file
@@ -84,7 +84,7 @@ def _run(session: Session, kind: Kind, words: tuple[str, ...], dry_run: str | No
     if "/" in (given.get("spec__iso") or "") and not dry_run:
         given["spec__iso"] = add_file(session, given["spec__iso"])
     words = read_words(session, kind, words, given)
-    manifest, code = read_wish(session, kind, words, given)
+    manifest, code = read_spec(session, kind, words, given)
     target = Target(kind, manifest["name"])
     if dry_run == "client":
         print_one(session, manifest, f"{target.what}  would be created; no server was contacted")
@@ -95,12 +95,12 @@ def _run(session: Session, kind: Kind, words: tuple[str, ...], dry_run: str | No
         provide_bases(session, [manifest["spec"]])
     made = session.client.create(manifest, dry_run=bool(dry_run))
     if dry_run:
-        return rehearse(session, target, made, "created")
+        return show_dry_run(session, target, made, "created")
     wait = plan_wait(made, target, "create")
     return finish(session, [Done(target, made, "create")], [wait] if wait else [])
 
 
-def read_wish(
+def read_spec(
     session: Session, kind: Kind, words: tuple[str, ...], given: dict[str, Any], *, make_up: bool = False
 ) -> tuple[dict[str, Any], Packed | None]:
     """The manifest that flags and ``--config`` make together, and a function's code; flags win. ``make_up``: one without a name
@@ -162,7 +162,7 @@ def read_words(
 
 def _count_own(session: Session, words: tuple[str, ...], image: str | None) -> int:
     """How many of the words are those of a command that needs no name, [NAME] IMAGE, or [NAME] before --image. The others are
-    what is to be run in it."""
+    the command to run."""
     if image:
         typed = options.read_typed()
         return int(typed.index(words[0]) < next(at for at, arg in enumerate(typed) if arg.startswith("--image")))

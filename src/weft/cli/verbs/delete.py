@@ -62,7 +62,7 @@ def _run(
         return 0
     if force:
         for target in targets:
-            _tell_lost(session, target)
+            _warn_of_loss(session, target)
     if not yes and not _ask(session, targets, uids):
         session.say("nothing was deleted")
         return ERROR
@@ -119,8 +119,8 @@ def _find_targets(
     return targets
 
 
-def _tell_lost(session: Session, target: Target) -> None:
-    """Say what goes when this node is given up."""
+def _warn_of_loss(session: Session, target: Target) -> None:
+    """List what is lost when this node is given up."""
     node = session.client.get(target.kind.name, target.name)
     places = [item["spec"] for item in session.client.list("allocation", query={"node": node["uid"]}).items]
     volumes = session.client.list("volume", all_projects=True, fields=f"status.node={target.name}").items

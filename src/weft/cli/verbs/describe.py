@@ -15,9 +15,9 @@ from weft.cli.command.grammar import PLACED, Entry
 from weft.cli.command.lookup import look_up
 from weft.cli.command.target import Target
 from weft.cli.job.description import leave_out_defaults
-from weft.cli.migration.description import SHOWN as TOLD_OF_MOVES
-from weft.cli.migration.description import describe_move
-from weft.cli.migration.plot import draw_move
+from weft.cli.migration.description import SHOWN as SHOWN_OF_MIGRATION
+from weft.cli.migration.description import describe_migration
+from weft.cli.migration.plot import draw_migration
 from weft.cli.node.scheduling import SHOWN, describe_scheduling
 from weft.cli.node.usage import RESOURCES, describe_instances, describe_used
 from weft.cli.output.description import describe_object, name_images
@@ -62,13 +62,13 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], plot: str 
         width = find_width(sys.stdout)
         is_node = target.kind.name == "node"
         is_migration = target.kind.name == "migration"
-        kept = _leave_out_shown(session, obj) if is_node else _leave_out_move(obj) if is_migration else obj
+        kept = _leave_out_shown(session, obj) if is_node else _leave_out_progress(obj) if is_migration else obj
         if target.kind.name == "job":
             kept = leave_out_defaults(obj)
         print(describe_object(kept, target.kind, lambda since: age_of(session, since), width, session.paint))
         if is_node:
             print(f"\n{_describe_place(session, obj)}")
-        elif is_migration and (told := describe_move(obj, session.paint)):
+        elif is_migration and (told := describe_migration(obj, session.paint)):
             print(f"\n{told}")
         elif target.kind.workload is not None and (used := _describe_use(session, obj)):
             print(f"\n{used}")
@@ -78,7 +78,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], plot: str 
 
 
 def _leave_out_shown(session: Session, node: dict[str, Any]) -> dict[str, Any]:
-    """Of a node: its report without what is told as scheduling, and with images by their names."""
+    """Of a node: its report without what the section scheduling shows, and with images by their names."""
     report = {key: value for key, value in (node.get("report") or {}).items() if key not in SHOWN}
     if report.get("images"):
         report["images"] = name_images(report["images"], session.client.list("image", all_projects=True).items)
@@ -86,7 +86,7 @@ def _leave_out_shown(session: Session, node: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plot(session: Session, migration: dict[str, Any], target: Target, path: Path) -> None:
-    drawn = draw_move(migration)
+    drawn = draw_migration(migration)
     if not drawn:
         raise NotFound(
             f"{target.what} is too short to draw: it was measured less than twice",
@@ -99,9 +99,9 @@ def _plot(session: Session, migration: dict[str, Any], target: Target, path: Pat
         raise InvalidInput(f"--plot: {path} can't be written: {problem.strerror}", field="--plot") from problem
 
 
-def _leave_out_move(migration: dict[str, Any]) -> dict[str, Any]:
-    """Of a migration: its status without what is told as its way."""
-    status = {key: value for key, value in (migration.get("status") or {}).items() if key not in TOLD_OF_MOVES}
+def _leave_out_progress(migration: dict[str, Any]) -> dict[str, Any]:
+    """Of a migration: its status without what ``describe_migration`` shows."""
+    status = {key: value for key, value in (migration.get("status") or {}).items() if key not in SHOWN_OF_MIGRATION}
     return {**migration, "status": status}
 
 

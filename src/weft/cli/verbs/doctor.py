@@ -138,7 +138,7 @@ def _check_volumes(session: Session, has: dict[str, list[str]]) -> Iterator[Find
     try:
         volumes = session.client.list("volume").items
     except WeftError:
-        return  # whoever may see nodes need not see what is in this project
+        return  # the user may list nodes, but not this project's objects
     yield from (finding for volume in volumes if (finding := judge_volume(volume, has)) is not None)
 
 
@@ -157,7 +157,7 @@ def judge_volume(volume: dict[str, Any], has: dict[str, list[str]]) -> Finding |
         )
     else:
         fact = f"its data is on {dig(volume, 'status.node')}; {names} has an unexplained copy"
-        remedy = "the copy is kept but not used; workloads with the volume can't move there. Deleting the volume removes both"
+        remedy = "the copy is kept but not used; workloads with the volume can't migrate there. Deleting the volume removes both"
     return Finding(f"volume {volume['name']}", "note", fact, remedy)
 
 

@@ -1,5 +1,5 @@
-"""`weft node drain n1 --reason "new fans"`: move away all that is on a node, and show how far it is; Ctrl-C ends the watching
-only. ``--dry-run`` says of each workload where it would go, or why it can't leave."""
+"""`weft node drain n1 --reason "new fans"`: migrate everything away from a node, and show the progress; Ctrl-C ends the
+watching only. ``--dry-run`` says of each workload where it would go, or why it can't leave."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _run(
     if lasts == 0:
         raise click.UsageError("--for 0 leaves no time to migrate; leave out --for to take as long as needed")
     if dry_run:
-        return _rehearse(session, target)
+        return _preview(session, target)
     body: dict[str, Any] = {"reason": reason}
     begin = session.clock.now() + (begins or 0.0)
     body |= {"not_before": begin} if begins else {}
@@ -89,12 +89,12 @@ def _run(
 
 
 def _drained(obj: Any) -> dict[str, Any] | None:
-    """What the node says of its drain."""
+    """The node's condition Drained."""
     return next((one for one in (obj or {}).get("conditions", []) if one["type"] == "Drained"), None)
 
 
 def _find_error(result: Result) -> WeftError | None:
-    """Who is left when the time is up, and why."""
+    """A timeout's error names what is left on the node, and why."""
     error, told = result.error, _drained(result.obj)
     if not isinstance(error, TimedOut) or told is None:
         return error
@@ -107,7 +107,7 @@ def _is_drained(obj: Any, generation: int) -> bool:
 
 
 class Draining(Progress):
-    """Shows what a node says of its drain: on a terminal in one line, off it a line for each news."""
+    """Shows a drain's progress: on a terminal in one line, off it a line for each change."""
 
     def show(self, target: Target, obj: Any, over: bool = False) -> None:
         told = None if over else _drained(obj)
@@ -118,8 +118,8 @@ class Draining(Progress):
             self.draw(target, line, told["message"])
 
 
-def _rehearse(session: Session, target: Target) -> int:
-    """Where all that is on the node would go, each beside those before it; nothing is written that stays."""
+def _preview(session: Session, target: Target) -> int:
+    """Where each workload on the node would go, given those before it; nothing is stored."""
     session.client.get("node", target.name)
     answered = ask(session, "report", {"subject": "drain", "node": target.name})
     if dig(answered, "status.phase") == "Failed":

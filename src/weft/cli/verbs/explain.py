@@ -21,7 +21,7 @@ from weft.cli.placement.answer import explain_node
 from weft.cli.placement.decision import explain_absence, explain_decision
 from weft.cli.placement.question import ask
 from weft.cli.session import Session
-from weft.cli.verbs.recommend import tell
+from weft.cli.verbs.recommend import answer_question
 from weft.cli.wait.finish import find_decision
 from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
@@ -53,11 +53,11 @@ def _run(
     if what_if:
         asked_for = ", ".join(what_if)
         spec = read_assignments(target.kind, what_if)
-        return tell(session, {"workload": target.what, "changes": spec}, f"{target.what} with {asked_for}")
+        return answer_question(session, {"workload": target.what, "changes": spec}, f"{target.what} with {asked_for}")
     decision = find_decision(session, target)
     if why_not is not None:
         session.client.get("node", why_not)
-        if target.kind.workload is not None and (decision is None or not _tells_of(decision, why_not)):
+        if target.kind.workload is not None and (decision is None or not _has_verdict(decision, why_not)):
             return _explain_now(session, target, why_not)
     if decision is None:
         undecided = f"{target.what} is {dig(obj, 'status.phase', 'Pending')}: no placement decided yet{_why(obj)}"
@@ -67,16 +67,16 @@ def _run(
     elif session.is_data:
         print_object(session, decision)
     elif why_not is not None:
-        print(explain_absence(decision, target.what, why_not, _tell_when(decision)))
+        print(explain_absence(decision, target.what, why_not, _render_time(decision)))
         if target.kind.workload is not None:
             _add_present(session, target, why_not)
     else:
-        when = _tell_when(decision)
+        when = _render_time(decision)
         print(explain_decision(decision, target.what, when, find_width(sys.stdout), session.paint))
     return OK
 
 
-def _tell_when(decision: Mapping[str, Any]) -> str:
+def _render_time(decision: Mapping[str, Any]) -> str:
     return time.strftime("%H:%M:%S", time.localtime(decision["spec"]["at"]))
 
 
@@ -91,7 +91,7 @@ def _add_present(session: Session, target: Target, node: str) -> None:
         print(explain_node(answered, target.what, node))
 
 
-def _tells_of(decision: Mapping[str, Any], node: str) -> bool:
+def _has_verdict(decision: Mapping[str, Any], node: str) -> bool:
     return any(verdict["node"] == node for verdict in decision["spec"].get("verdicts") or ())
 
 

@@ -58,9 +58,9 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], data: str 
     }
     answer, said = exchange(session, "function", target.name, "invoke", asked, payload)
     if given["tail_logs"]:
-        _tell_tail(base64.b64decode(said.get("tail") or ""))
+        _print_tail(base64.b64decode(said.get("tail") or ""))
     if said.get("code"):
-        _tell_error(target.what, answer, said)
+        _print_error(target.what, answer, said)
         return ERROR
     if given["later"]:
         print(said.get("requestId", ""))
@@ -105,13 +105,13 @@ def read_data(given: str | None) -> bytes:
     return data
 
 
-def _tell_tail(tail: bytes) -> None:
+def _print_tail(tail: bytes) -> None:
     """Runtimes end lines that belong together with a carriage return."""
     for line in tail.decode(errors="replace").replace("\r", "\n").splitlines():
         print(clean(line), file=sys.stderr, flush=True)
 
 
-def _tell_error(what: str, answer: bytes, said: dict[str, Any]) -> None:
+def _print_error(what: str, answer: bytes, said: dict[str, Any]) -> None:
     """The function's own error: its type, what it says, and where in its code."""
     try:
         document = json.loads(answer)

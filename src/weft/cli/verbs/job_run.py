@@ -17,10 +17,10 @@ from weft.cli.command.lookup import is_image
 from weft.cli.command.target import Target
 from weft.cli.job.attach import TaskOutput, has_one_task
 from weft.cli.output.local_time import render_time
-from weft.cli.preview.dry_run import rehearse
+from weft.cli.preview.dry_run import show_dry_run
 from weft.cli.session import Session
 from weft.cli.stream.logs import show_last_lines
-from weft.cli.verbs.create import read_wish, read_words
+from weft.cli.verbs.create import read_spec, read_words
 from weft.cli.wait.follow import print_one
 from weft.cli.wait.goal import plan_goal
 from weft.cli.wait.operation import name_operation
@@ -62,7 +62,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], dry_run: str | None, **given: Any) -> int:
     job = BY_NAME["job"]
-    manifest, _ = read_wish(session, job, read_words(session, job, words, given, make_up=True), given, make_up=True)
+    manifest, _ = read_spec(session, job, read_words(session, job, words, given, make_up=True), given, make_up=True)
     target = Target(job, manifest["name"])
     if dry_run == "client":
         print_one(session, manifest, f"{target.what}  would be created; no server was contacted")
@@ -73,7 +73,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], dry_run: s
         _suggest_command(session, words, missing)
         raise
     if dry_run:
-        return rehearse(session, target, made, "run")
+        return show_dry_run(session, target, made, "run")
     if dig(made, "spec.schedule"):
         return _await_schedule(session, target, made)
     if session.detach:

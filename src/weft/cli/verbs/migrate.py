@@ -1,4 +1,4 @@
-"""`weft vm migrate web --to n2`: move a workload to another node, and show how it gets there. Ctrl-C ends the watching only."""
+"""`weft vm migrate web --to n2`: migrate a workload to another node, and show the progress. Ctrl-C ends the watching only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from weft.cli.command.grammar import Entry, able
 from weft.cli.command.lookup import find_one
 from weft.cli.command.target import Target
 from weft.cli.migration.description import describe_forecast
-from weft.cli.migration.progress import Moving, describe_end
+from weft.cli.migration.progress import MigrationProgress, describe_end
 from weft.cli.output.formats import print_object
 from weft.cli.output.local_time import read_moment, render_time
 from weft.cli.output.terminal import find_width
@@ -36,7 +36,7 @@ from weft.objects.errors import DriverFailed, IllegalTransition, Unplaceable, We
 from weft.objects.lifecycle import Phase
 from weft.objects.quantity import format_bytes
 
-CLEARING_SECONDS = 60.0  # beside the move itself: until the source is clear, or all is as it was
+CLEARING_SECONDS = 60.0  # beside the migration itself: until the source is removed, or the migration is undone
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -85,10 +85,10 @@ def _of_machines() -> list[click.Parameter]:
         click.Option(
             ["--storage"],
             is_flag=True,
-            help="Move a disk to another pool of the same node; a running VM keeps running.",
+            help="Relocate a disk to another pool of the same node; a running VM keeps running.",
         ),
         click.Option(["--pool"], metavar="POOL", help="With --storage: the target pool."),
-        click.Option(["--volume"], metavar="VOLUME", help="With --storage: move this volume, not the root disk."),
+        click.Option(["--volume"], metavar="VOLUME", help="With --storage: relocate this volume, not the root disk."),
         click.Option(["--pause"], type=options.Duration(), help="The longest downtime to aim at. [300ms]"),
     ]
 
@@ -113,9 +113,9 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
     elif given["pool"] or given["volume"]:
         raise click.UsageError("--pool and --volume need --storage: give it too")
     if given["dry_run"] and given["storage"]:
-        return _rehearse_storage(session, target, given)
+        return _preview_relocation(session, target, given)
     if given["dry_run"]:
-        return _rehearse(session, target, given)
+        return _preview(session, target, given)
     timeout: float = given["timeout"] if given["timeout"] is not None else DEFAULT_TIMEOUT_SECONDS
     body: dict[str, Any] = {"mode": given["mode"], "timeout_seconds": timeout}
     named = {"to": given["to"], "pool": given["pool"], "volume": given["volume"]}
@@ -142,7 +142,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
 
 
 def _rests(session: Session, target: Target) -> bool:
-    """Whether it has ended, so that it doesn't start where it comes to."""
+    """Whether it is stopped, so that it doesn't start on the target."""
     return bool(dig(session.client.get(target.kind.name, target.name), "status.phase") == Phase.STOPPED)
 
 
@@ -156,7 +156,7 @@ def _check_storage(given: dict[str, Any]) -> None:
     if not given["pool"]:
         raise click.UsageError("--storage needs a target pool: --pool NAME (weft get nodes -o wide shows them)")
     if given["to"] is not None:
-        raise click.UsageError("--storage moves a disk within its node: leave out --to")
+        raise click.UsageError("--storage relocates a disk within its node: leave out --to")
     if given["mode"] == "cold":
         raise click.UsageError("give either --storage or --cold, not both")
     given["mode"] = "storage"
@@ -176,7 +176,9 @@ def _watch(session: Session, vm: Target, migration: dict[str, Any], rests: bool)
     goal = Goal(lambda obj: dig(obj or {}, "status.phase") in ENDED, "over", ends_failed=False, ends_refused=False)
     parting = f"the migration goes on; watch: weft wait {target.what}   undo: weft migration cancel {target.name}"
     wait = Wait(target, goal, migration["uid"], migration.get("project"))
-    result = follow_to_end(session, wait, Moving, parting, lambda end: end.error or _find_error(vm, target, end))
+    result = follow_to_end(
+        session, wait, MigrationProgress, parting, lambda end: end.error or _find_error(vm, target, end)
+    )
     if isinstance(result, int):
         return result
     assert result.obj is not None
@@ -187,7 +189,7 @@ def _watch(session: Session, vm: Target, migration: dict[str, Any], rests: bool)
 
 
 def _await_start(session: Session, vm: Target, migration: Mapping[str, Any]) -> int:
-    """What was shut down for it boots where it is now, if it is to run at all."""
+    """Wait until a guest that was shut down for the migration runs on the target, if its spec says run."""
     before = session.client.get(vm.kind.name, vm.name)
     if dig(before, "spec.run") != "run":
         print_one(session, migration, f"migrated  {describe_end(migration)}")
@@ -218,12 +220,12 @@ def _find_error(vm: Target, target: Target, result: Result) -> WeftError | None:
     return DriverFailed(f"{vm.what} was not migrated: {message}", reason=reason or None, hint=hint)
 
 
-def _rehearse(session: Session, target: Target, given: dict[str, Any]) -> int:
-    """Where it would go, and why; nothing is written that stays."""
+def _preview(session: Session, target: Target, given: dict[str, Any]) -> int:
+    """The target node, and why; nothing is stored."""
     session.client.get(target.kind.name, target.name)
-    move = {"to": given["to"], "mode": given["mode"]}
-    move |= {"bytes_per_second": given["bandwidth"]} if given["bandwidth"] is not None else {}
-    answered = ask(session, "recommendation", {"workload": target.what, "move": move})
+    asked = {"to": given["to"], "mode": given["mode"]}
+    asked |= {"bytes_per_second": given["bandwidth"]} if given["bandwidth"] is not None else {}
+    answered = ask(session, "recommendation", {"workload": target.what, "move": asked})
     status = answered["status"]
     if session.is_data:
         print_object(session, answered)
@@ -236,13 +238,13 @@ def _rehearse(session: Session, target: Target, given: dict[str, Any]) -> int:
     return OK if status.get("best") else UNPLACEABLE
 
 
-def _rehearse_storage(session: Session, target: Target, given: dict[str, Any]) -> int:
-    """Which disk would go where, and whether that can be."""
+def _preview_relocation(session: Session, target: Target, given: dict[str, Any]) -> int:
+    """Which disk would be relocated where, and whether it can be."""
     vm = session.client.get(target.kind.name, target.name)
     owner = session.client.get("volume", given["volume"]) if given["volume"] else vm
     node, now = dig(vm, "status.node"), (dig(owner, "status.pool") or dig(owner, "spec.pool", LOCAL))
     if node is None:
-        raise IllegalTransition(f"{target.what} is on no node yet, so it has no disk to move")
+        raise IllegalTransition(f"{target.what} is on no node yet, so it has no disk to relocate")
     pools = {pool["name"]: pool for pool in dig(session.client.get("node", node), "report.pools") or []}
     there, what = pools.get(given["pool"]), f"volume {given['volume']}" if given["volume"] else "root disk"
     if there is None or not there["id"]:
@@ -256,6 +258,6 @@ def _rehearse_storage(session: Session, target: Target, given: dict[str, Any]) -
     if session.is_data:
         print_object(session, {**answer, "free_bytes": there["free"]})
     else:
-        room = f"{format_bytes(there['free'])} of {format_bytes(there['total'])} free"
-        print(f"{target.what}  {what}: pool {now} → {given['pool']} on {node}, {room}")
+        free = f"{format_bytes(there['free'])} of {format_bytes(there['total'])} free"
+        print(f"{target.what}  {what}: pool {now} → {given['pool']} on {node}, {free}")
     return OK

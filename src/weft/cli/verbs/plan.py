@@ -59,7 +59,7 @@ def _run(
         print_data(session, {"id": id_, "items": [{**describe_step(step), **_place(step, foreseen)} for step in steps]})
         return 0
     for step, manifest in zip(steps, [*manifests, *([None] * len(pruned))], strict=True):
-        print("\n".join(_tell(step, manifest, foreseen.get(step.target.what, Foreseen()))))
+        print("\n".join(_render_step(step, manifest, foreseen.get(step.target.what, Foreseen()))))
     how = " ".join(
         ["weft apply", *(f"-f {file}" for file in files), *(["--prune", f"-l {','.join(labels)}"] if prune else [])]
     )
@@ -80,7 +80,7 @@ def _place(step: Step, foreseen: Mapping[str, Foreseen]) -> dict[str, Any]:
     }
 
 
-def _tell(step: Step, manifest: Manifest | None, foreseen: Foreseen) -> list[str]:
+def _render_step(step: Step, manifest: Manifest | None, foreseen: Foreseen) -> list[str]:
     what = step.target.what
     if step.action == "create":
         why = describe_refusal(foreseen, what)

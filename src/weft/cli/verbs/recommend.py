@@ -39,17 +39,17 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
     if not words:
         if not spec:
             raise click.UsageError("give a name, or fields of a possible workload: --image tiny --cpu 4")
-        return tell(
+        return answer_question(
             session,
             {"changes": spec, **({"kind": kind.name} if kind else {})},
             f"such a {kind.title if kind else 'workload'}",
         )
     target = look_up_one(session, kind, words, PLACED, "give one workload")
     session.client.get(target.kind.name, target.name)
-    return tell(session, {"workload": target.what, "changes": spec}, target.what)
+    return answer_question(session, {"workload": target.what, "changes": spec}, target.what)
 
 
-def tell(session: Session, question: dict[str, Any], what: str) -> int:
+def answer_question(session: Session, question: dict[str, Any], what: str) -> int:
     """Ask, and print the answer about ``what``; the exit code says whether a node fits."""
     answered = ask(session, "recommendation", question)
     status = answered["status"]

@@ -1,4 +1,4 @@
-"""`weft top nodes`, `weft top vms`, `weft node top`: what they really use, beside what they may; most first."""
+"""`weft top nodes`, `weft top vms`, `weft node top`: measured usage beside what was requested; most first."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _show(session: Session, kind: Kind, sort: str, labels: tuple[str, ...], fiel
         kind.name, all_projects=session.all_projects, labels=",".join(labels), fields=",".join(fields)
     ).items
     if kind.name == "migration":
-        _show_moves(session, items)
+        _show_migrations(session, items)
         return
     items = choose_shown(kind, items, selected=bool(labels or fields))
     used = fetch_usage(session.client.http, guests=kind.workload is not None)
@@ -121,8 +121,8 @@ def _show(session: Session, kind: Kind, sort: str, labels: tuple[str, ...], fiel
         print_rows(session, columns, draw(rows))
 
 
-def _show_moves(session: Session, items: Sequence[dict[str, Any]]) -> None:
-    """The moves that are under way, and how far each is."""
+def _show_migrations(session: Session, items: Sequence[dict[str, Any]]) -> None:
+    """The migrations in progress, and how far each is."""
     going = [item for item in items if dig(item, "status.phase", "Pending") not in ENDED]
     if session.is_document:
         print_data(session, {"items": [describe_progress(item) for item in going]})

@@ -24,7 +24,7 @@ DRIVERS: dict[Isolation, str] = {
 
 
 def make_functions(host: Host, server: Server, images: OciStore | None, agent: Agent, clock: Clock) -> Functions:
-    """Wired to the agent: allocations have the first claim on the node's room, and node reports say what runs here."""
+    """Wired to the agent: allocations have the first claim on the node's capacity, and reports list what runs here."""
     drivers: dict[Isolation, InstanceDriver] = {
         isolation: _load(place)(host, clock) for isolation, place in DRIVERS.items()
     }

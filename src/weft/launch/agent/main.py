@@ -107,7 +107,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
         context.server = options.server
     runtimes, network, volumes, pools, images = load_drivers(options, host, clock)
     client = Client(context)
-    client.http.on_version = _tell_version
+    client.http.on_version = _check_version
     server = RemoteServer(client)
     agent = Agent(
         host,
@@ -155,7 +155,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
             await images.close()
 
 
-def _tell_version(server: str) -> None:
+def _check_version(server: str) -> None:
     """For the log: the server is there, or was exchanged for another."""
     log.info("the server is weft %s", server)
     if told := describe_skew(server):

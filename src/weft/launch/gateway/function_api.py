@@ -1,4 +1,4 @@
-"""The gateway's doors for those who invoke functions, and the events that wait, on a server."""
+"""The gateway's HTTP API of functions, and the queue of asynchronous invocations, on a server."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ log = logging.getLogger("weft.gateway")
 
 
 @asynccontextmanager
-async def serve_function_doors(
+async def serve_function_api(
     places: Sequence[str], state: Path, functions: GatewayFunctions, clock: Clock
 ) -> AsyncIterator[HttpServer]:
     """Listen at ``places`` (ADDRESS:PORT), and run the events that wait, for the server whose state folder is ``state``. Raises
@@ -53,7 +53,7 @@ async def serve_function_doors(
         ScheduleState(functions.events), view, lambda: bool(service.cache.epoch), deliveries.stir, clock
     )
     unsubscribe = service.cache.subscribe(lambda changes: schedules.changed(), ("function",))
-    doors = FunctionRouter(
+    router = FunctionRouter(
         Callers(view, seal_key, clock),
         service.catalogue,
         dispatcher,
@@ -62,7 +62,7 @@ async def serve_function_doors(
         clock,
     )
     sockets: list[socket.socket] = []
-    app = make_app(doors.answer, FAILED)
+    app = make_app(router.answer, FAILED)
     server = HttpServer(app, sockets, tls, clock, BOUNDS, refuse, dated=False)
     tasks = [
         asyncio.ensure_future(keep_certificate(tls, chain, key, clock)),
@@ -70,7 +70,7 @@ async def serve_function_doors(
         asyncio.ensure_future(schedules.run()),
     ]
     for task in tasks:
-        task.add_done_callback(_tell)
+        task.add_done_callback(_report_end)
     try:
         for place in places:
             sockets.append(listen(*split_address(place)))  # noqa: PERF401 (those before one that fails are closed)
@@ -86,18 +86,18 @@ async def serve_function_doors(
         await functions.events.close()
 
 
-async def keep_function_doors(places: Sequence[str], state: Path, functions: GatewayFunctions, clock: Clock) -> None:
+async def keep_function_api(places: Sequence[str], state: Path, functions: GatewayFunctions, clock: Clock) -> None:
     """Serve them for ever. What keeps them shut (a damaged file, a port that is taken) is told and tried again, and costs the
     gateway's streams nothing."""
     while True:
         try:
-            async with serve_function_doors(places, state, functions, clock):
+            async with serve_function_api(places, state, functions, clock):
                 await asyncio.Event().wait()
         except (WeftError, OSError) as problem:
             log.error("functions can't be served over HTTP: %s", problem)
         await clock.sleep(AGAIN_SECONDS)
 
 
-def _tell(task: asyncio.Task[None]) -> None:
+def _report_end(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception() is not None:
         log.error("events are no longer run", exc_info=task.exception())

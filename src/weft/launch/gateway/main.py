@@ -24,7 +24,7 @@ from weft.gateway.published_port.watch import PublishedPortWatch
 from weft.gateway.stream.origins import Origins
 from weft.gateway.stream.workload_location import WorkloadLocator
 from weft.informer.enrolments import Enrolments
-from weft.launch.gateway.function_api import keep_function_doors
+from weft.launch.gateway.function_api import keep_function_api
 from weft.launch.gateway.functions import make_functions
 from weft.launch.process.address import split_address, take_origin, url_at
 from weft.launch.process.certificate import keep_certificate
@@ -96,7 +96,7 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
     functions = make_functions(state, store, clock, ticket_key)
     gateway = Gateway(tls, ticket_key, clock, places.find, _make_origins(options), enrolments.check, functions.streams)
     serving = asyncio.ensure_future(functions.service.run(gateway.dial, lambda uid: uid in gateway.nodes))
-    doors = asyncio.ensure_future(keep_function_doors(options.functions or (), state, functions, clock))
+    function_api = asyncio.ensure_future(keep_function_api(options.functions or (), state, functions, clock))
     for place in options.gateway:
         await gateway.listen(*split_address(place))
         log.info("listening on %s", place)
@@ -115,8 +115,8 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
         if publishing is not None:
             publishing.cancel()
             await asyncio.gather(publishing, return_exceptions=True)
-        doors.cancel()
-        await asyncio.gather(doors, return_exceptions=True)
+        function_api.cancel()
+        await asyncio.gather(function_api, return_exceptions=True)
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
         await gateway.close()

@@ -172,7 +172,7 @@ async def make_bundle(
         reference = url.removeprefix(OCI)
         own = reference.startswith("oci-archive:")  # one that the server itself keeps
         image = await images.pull(reference, digest, credentials=known, progress=on_progress, own_file=own)
-        _check_room(target, image)
+        _check_free_space(target, image)
         with tempfile.TemporaryDirectory(prefix=".making-", dir=work) as name:
             await _pack(Path(name), images.root(image), image, microvm_dir, target)
         await images.forget([image.digest])
@@ -230,7 +230,7 @@ def _check(microvm_dir: Path) -> None:
         )
 
 
-def _check_room(target: Path, image: OciImage) -> None:
+def _check_free_space(target: Path, image: OciImage) -> None:
     facts = os.statvfs(target.parent)
     if facts.f_bavail * facts.f_frsize < 3 * image.size_bytes + (1 << 30):
         raise DriverFailed(
@@ -252,12 +252,12 @@ def main(argv: Sequence[str]) -> int:
     for left in folder.glob(".making-*"):
         shutil.rmtree(left, ignore_errors=True)
 
-    def tell(count: int) -> None:
+    def report(count: int) -> None:
         print(count, flush=True)
 
     try:
         places = allowed.split()
-        asyncio.run(make_bundle(folder, Path(microvm_dir), url, digest, Path(target), plain, places, tell, puller))
+        asyncio.run(make_bundle(folder, Path(microvm_dir), url, digest, Path(target), plain, places, report, puller))
     except WeftError as problem:
         print(msgspec.json.encode(Said(problem.token, problem.message, problem.hint)).decode(), flush=True)
         return 1

@@ -19,7 +19,7 @@ FILE = "cluster.json"
 def find_topology(clone: str) -> Topology | None:
     """The topology of the cluster this clone has or had: kept, or recognised by its folder in /run; None without one.
 
-    Raises InUse when the kept one was made for another folder (a copied or moved clone).
+    Raises InUse when the kept one was made for another folder (a clone that was copied or renamed).
     """
     kept = _find_kept(clone)
     if kept is None:

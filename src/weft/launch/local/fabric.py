@@ -113,10 +113,10 @@ def prepare_containerd(topology: Topology, node: Node) -> tuple[str, ...]:
     socket, kept = containerd_socket(topology, node), Path(topology.node_state_dir(node)) / "containerd"
     kept.mkdir(mode=0o700, exist_ok=True)
     told = {"root": str(kept / "root"), "state": str(socket.parent)}
-    doors = {"grpc": str(socket), "ttrpc": str(socket.with_name("t"))}
+    sockets = {"grpc": str(socket), "ttrpc": str(socket.with_name("t"))}
     lines = ["version = 2", *(f'{name} = "{path}"' for name, path in told.items())]
     lines += ['disabled_plugins = ["io.containerd.grpc.v1.cri"]']
-    lines += [f'[{name}]\naddress = "{path}"' for name, path in doors.items()]
+    lines += [f'[{name}]\naddress = "{path}"' for name, path in sockets.items()]
     config = kept / "config.toml"
     config.write_text("\n".join(lines) + "\n")
     return (program, "--config", str(config))
@@ -272,7 +272,7 @@ async def _ask(topology: Topology, question: Callable[[Client], Any]) -> Any:
     return await asyncio.to_thread(ask)
 
 
-async def _until(clock: Clock, wish: str, topology: Topology, question: Callable[[Client], Any]) -> Any:
+async def _until(clock: Clock, goal: str, topology: Topology, question: Callable[[Client], Any]) -> Any:
     """Ask until the answer is something; raises TimedOut with the last trouble, DriverFailed at once."""
     deadline = clock.elapsed() + READY_SECONDS
     trouble = ""
@@ -286,7 +286,7 @@ async def _until(clock: Clock, wish: str, topology: Topology, question: Callable
             trouble = error.message
         if clock.elapsed() > deadline:
             raise TimedOut(
-                f"waited {READY_SECONDS:g} s until {wish}. {trouble}".rstrip(),
+                f"waited {READY_SECONDS:g} s until {goal}. {trouble}".rstrip(),
                 hint="see .weft/log/; make down, then make up, starts afresh",
             )
         await clock.sleep(POLL_SECONDS)

@@ -1,6 +1,6 @@
 """Shows steps as they go: one line each, a mark, the name, what came of it, the seconds. Writes to a stream.
 
-On a terminal the running step moves and is replaced by its result; elsewhere there are only finished rows.
+On a terminal the running step is animated and replaced by its result; elsewhere there are only finished rows.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ class Progress:
     async def show(self, name: str, work: Awaitable[str]) -> None:
         """Await ``work`` and show its result, a short sentence; whatever it raises passes through."""
         began = self._clock.elapsed()
-        moving = asyncio.ensure_future(self._move(name, began)) if self._stream.isatty() else None
+        drawing = asyncio.ensure_future(self._animate(name, began)) if self._stream.isatty() else None
         try:
             detail = await work
         except BaseException:
-            await self._finish(moving, f"✗ {name}\n")
+            await self._finish(drawing, f"✗ {name}\n")
             raise
-        await self._finish(moving, f"✓ {name:<11} {detail:<84} {self._clock.elapsed() - began:4.1f} s\n")
+        await self._finish(drawing, f"✓ {name:<11} {detail:<84} {self._clock.elapsed() - began:4.1f} s\n")
 
-    async def _move(self, name: str, began: float) -> None:
+    async def _animate(self, name: str, began: float) -> None:
         for count in range(1 << 30):
             seconds = self._clock.elapsed() - began
             self._write(f"{CLEAR}{FRAMES[count % len(FRAMES)]} {name:<11} {seconds:4.1f} s")
             await self._clock.sleep(0.1)
 
-    async def _finish(self, moving: asyncio.Future[None] | None, row: str) -> None:
-        if moving is not None:
-            moving.cancel()
+    async def _finish(self, drawing: asyncio.Future[None] | None, row: str) -> None:
+        if drawing is not None:
+            drawing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await moving
+                await drawing
             row = CLEAR + row
         self._write(row)
 

@@ -15,7 +15,7 @@ SPARE_BYTES = 1 << 20
 def bound_free_memory(*, reads_tls: bool = False) -> None:
     """Let the C library keep little that is free. By itself it makes an arena for each thread, up to eight a core, and takes
     large pieces from them too once one was given back; what is free between two pieces of an arena stays resident. A
-    move is carried by up to a dozen threads with large buffers: after 60 moves of one small guest there and back its two
+    migration is carried by up to a dozen threads with large buffers: after 60 migrations of one small guest there and back its two
     agents kept 97 and 94 MiB, 80 of them in 15 arenas, and with this 38 and 37. To be called before there are threads;
     without glibc nothing happens.
 

@@ -56,16 +56,16 @@ class Supervisor:
 
 
 @asynccontextmanager
-async def supervising(keepers: Sequence[Supervisor]) -> AsyncIterator[None]:
+async def supervising(supervisors: Sequence[Supervisor]) -> AsyncIterator[None]:
     """Keep them all; at the end the last one ends first."""
-    tasks = [asyncio.create_task(keeper.keep()) for keeper in keepers]
+    tasks = [asyncio.create_task(supervisor.keep()) for supervisor in supervisors]
     try:
         yield
     finally:
         for task in tasks:
             task.cancel()
-        for keeper in reversed(keepers):
-            await keeper.end()
+        for supervisor in reversed(supervisors):
+            await supervisor.end()
 
 
 def _die_with_parent() -> None:

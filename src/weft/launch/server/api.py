@@ -42,7 +42,7 @@ def run_api(options: argparse.Namespace) -> int:
     logs = gather_logs()
     raise_descriptor_limit()
     try:
-        uvloop.run(serve_doors(options, SystemClock(), logs))
+        uvloop.run(serve_api(options, SystemClock(), logs))
     except WeftError as error:
         print(f"weft server: {error.message}" + (f"\n{error.hint}" if error.hint else ""), file=sys.stderr, flush=True)
         return 1
@@ -51,7 +51,7 @@ def run_api(options: argparse.Namespace) -> int:
     return 0
 
 
-async def serve_doors(options: argparse.Namespace, clock: Clock, logs: GatheringHandler) -> None:
+async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHandler) -> None:
     """Serve in the running loop, until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -80,14 +80,14 @@ async def serve_doors(options: argparse.Namespace, clock: Clock, logs: Gathering
         functions=tuple(options.functions or ()),
         listen=tuple(options.listen),
     )
-    doors = ApiContext(store, journal, clock, authority, settings)
-    server = make_api_server(build_app(doors, logs.say), sockets, tls, clock)
+    context = ApiContext(store, journal, clock, authority, settings)
+    server = make_api_server(build_app(context, logs.say), sockets, tls, clock)
     try:
         url = url_at(*sockets[0].getsockname()[:2])
         await upgrade_objects(store)
-        await bootstrap(doors, options.context or state / "context.json", url, state / "gateway.token")
+        await bootstrap(context, options.context or state / "context.json", url, state / "gateway.token")
         await store_server.start()
-        doors.start()
+        context.start()
         server.start()
         renewing = asyncio.create_task(keep_certificate(tls, chain, key, clock, lambda: authority.renew_server(names)))
         flushing = asyncio.create_task(logs.keep_flushing(clock))
@@ -95,7 +95,7 @@ async def serve_doors(options: argparse.Namespace, clock: Clock, logs: Gathering
         renewing.cancel()
         flushing.cancel()
     finally:
-        await doors.stop()
+        await context.stop()
         await server.close()
         await store_server.close()
         await asyncio.to_thread(journal.close)

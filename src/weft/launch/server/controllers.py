@@ -35,7 +35,7 @@ from weft.informer.leader_lease import LeaderLease, LeadershipLost
 from weft.informer.view import make_view
 from weft.kinds.parts.function_code import CODE_FOLDER
 from weft.launch.image.oci_bundle import plan_bundles
-from weft.launch.store.engine import DECIDERS
+from weft.launch.store.engine import LEADER_LEASE
 from weft.objects.errors import Unavailable, WeftError
 from weft.scheduler.loop import Scheduler, default_strategy
 from weft.store.remote import RemoteStore
@@ -72,7 +72,7 @@ async def decide(
 ) -> None:
     """Run scheduler and controllers for ever, one term of office after the other. ``holder`` must be this one's alone."""
     cache = Cache(store, make_view(), clock)
-    term = LeaderLease(store, cache, journal, clock, DECIDERS, holder)
+    term = LeaderLease(store, cache, journal, clock, LEADER_LEASE, holder)
     async with asyncio.TaskGroup() as group:
         group.create_task(cache.run())
         try:
@@ -103,7 +103,7 @@ async def _serve(term: LeaderLease, make_images: Callable[[], Images], code: Pat
         group.create_task(Code(code, term).run())
 
 
-async def serve_deciders(options: Options, stop: asyncio.Event) -> None:
+async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
     """Decide for the server whose state folder is ``options.state`` until ``stop`` is set. Raises Unavailable when
     another process does."""
     clock = SystemClock()
@@ -149,7 +149,7 @@ def run_controllers(options: Options) -> int:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await serve_deciders(options, stop)
+        await serve_controllers(options, stop)
 
     status = 0
     try:

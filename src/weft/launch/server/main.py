@@ -121,8 +121,8 @@ async def run_supervisor(options: argparse.Namespace, argv: Sequence[str], clock
     """Keep the processes until SIGTERM or SIGINT; the controllers end first, then the gateway and the API server, and
     last an etcd of our own. Raises Unavailable when that isn't on this machine."""
     program = str(Path(sys.argv[0]).resolve())
-    keepers = [Supervisor("etcd", plan_etcd(options.state), clock)] if options.store == ETCD else []
-    keepers += [
+    supervisors = [Supervisor("etcd", plan_etcd(options.state), clock)] if options.store == ETCD else []
+    supervisors += [
         Supervisor(name, [sys.executable, program, "server", name, *argv], clock)
         for name in ("api", "gateway", "controllers")
     ]
@@ -130,7 +130,7 @@ async def run_supervisor(options: argparse.Namespace, argv: Sequence[str], clock
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
-    async with supervising(keepers):
+    async with supervising(supervisors):
         await asked.wait()
 
 

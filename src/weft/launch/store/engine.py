@@ -23,7 +23,7 @@ from weft.objects.errors import InUse, InvalidInput, Unavailable
 
 SQLITE, ETCD = "sqlite", "etcd"
 FILE = "store.db"
-DECIDERS = "controllers"  # the name of their leader lease, on whatever store
+LEADER_LEASE = "controllers"  # the name of their leader lease, on whatever store
 _MEMORY = "store.url"
 _ETCD, _ETCD_TLS = "etcd://", "etcds://"
 
@@ -74,7 +74,7 @@ async def refill_store(
         return
     store: Any = make_store(url, state, clock)
     async with running(url, state, clock):
-        await store.refill(entries, rival=DECIDERS)
+        await store.refill(entries, rival=LEADER_LEASE)
 
 
 @asynccontextmanager
@@ -96,7 +96,7 @@ def check_store(state: Path, url: str) -> None:
     if (state / _MEMORY).exists() and known != url and {known, url} & {SQLITE, ETCD}:
         raise InUse(
             f"the server in {state} keeps its objects in {known}",
-            hint=f"to move them: weft server backup FILE, weft server restore FILE --store {url}",
+            hint=f"to take the objects along: weft server backup FILE, weft server restore FILE --store {url}",
         )
 
 

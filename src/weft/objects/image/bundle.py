@@ -63,7 +63,7 @@ def is_bundle(beginning: bytes) -> bool:
 
 
 def begins_bundle(beginning: bytes) -> bool:
-    """Whether a tar that begins so is to be a bundle: another may hold a container image."""
+    """Whether a tar that begins so must be a bundle: another may hold a container image."""
     return beginning[:100].rstrip(b"\0") == MANIFEST_NAME.encode()
 
 

@@ -87,7 +87,7 @@ class Commits:
             await self._clock.sleep(_AGAIN_SECONDS)
 
     async def _find_written(self, writes: Sequence[Write], known: int) -> int | None:
-        """The revision of what was refused for want of room and written all the same: etcd does so with the write that it finds to
+        """The revision of what was refused for lack of space and written all the same: etcd does so with the write that it finds to
         pass its quota only when it applies it. None if nothing was written since ``known``. Raises StoreUnavailable where that
         can't be told any more."""
         found = None

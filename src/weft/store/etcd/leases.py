@@ -1,6 +1,6 @@
 """Leases as keys of etcd: the fence is the revision at which the key was made, so it grows with every new grant.
 
-A renewal writes the key again; a take-over deletes it and makes it anew. How long a lease lives is measured by whoever
+A renewal writes the key again; a take-over deletes it and makes it anew. How long a lease lives is measured by the process that
 looks: from the moment a holder asked, or another saw the key change. So no two machines' clocks are compared, and a
 holder thinks its lease lapsed no later than anybody else does.
 """
@@ -65,7 +65,7 @@ class EtcdLeases:
                 continue
             elif seen.holder == holder:
                 condition = is_same(key, seen.fence)
-            elif await self._look(name) == seen:
+            elif await self._inspect(name) == seen:
                 return None
             else:
                 continue
@@ -79,7 +79,7 @@ class EtcdLeases:
             return Lease(name, holder, fence, ttl_seconds, digest)
 
     async def release(self, name: str, holder: str) -> None:
-        while (seen := await self._look(name)) is not None and seen.holder == holder:
+        while (seen := await self._inspect(name)) is not None and seen.holder == holder:
             await self._end(name, seen)
 
     async def live(self, prefix: str, *, digests: bool = False) -> list[Lease]:
@@ -105,10 +105,10 @@ class EtcdLeases:
         """Whether the lease is live with this fence, as far as this clock can tell; etcd has the last word on the fence."""
         seen = self._seen.get(name)
         if seen is None or seen.fence != fence or seen.lapses_at <= self._clock.elapsed():
-            seen = await self._look(name)
+            seen = await self._inspect(name)
         return seen is not None and seen.fence == fence and seen.lapses_at > self._clock.elapsed()
 
-    async def _look(self, name: str) -> _Seen | None:
+    async def _inspect(self, name: str) -> _Seen | None:
         found = await self._connection.range(key=self.place(name))
         return self._note(name, found.kvs[0] if found.kvs else None)
 

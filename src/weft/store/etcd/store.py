@@ -80,7 +80,7 @@ class EtcdStore:
         self._position = 0  # the revision up to which everything is known
         self._published = 0  # the newest one at which an entry changed
         self._compacted = 0
-        self._moved = asyncio.Condition()
+        self._published_more = asyncio.Condition()
 
     async def open(self) -> None:
         """Connect, and begin a history if there is none. Raises StoreUnavailable when no endpoint answers in time."""
@@ -271,13 +271,13 @@ class EtcdStore:
 
     async def _publish(self, revision: int, changes: builtins.list[Change]) -> None:
         self._live().publish(revision, changes)
-        async with self._moved:
+        async with self._published_more:
             self._published = revision
-            self._moved.notify_all()
+            self._published_more.notify_all()
 
     async def _catch_up(self) -> None:
-        async with self._moved:
-            await self._moved.wait_for(lambda: self._published >= self._commits.newest_write)
+        async with self._published_more:
+            await self._published_more.wait_for(lambda: self._published >= self._commits.newest_write)
 
     async def _forget(self, revision: int) -> None:
         if revision > self._born:

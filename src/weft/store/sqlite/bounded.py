@@ -10,7 +10,7 @@ _ENTRY_BYTES = 300  # beside key and value: the objects that hold them
 
 
 class Bounded(Generic[T]):
-    """Of all that is ``put``, about ``max_bytes``. ``dropped`` is how many there was no more room for."""
+    """Of all that is ``put``, about ``max_bytes``. ``dropped`` counts those that didn't fit."""
 
     def __init__(self, max_bytes: int) -> None:
         self.dropped = 0

@@ -161,7 +161,7 @@ def as_store_error(problem: Exception, path: Path) -> WeftError:
         return problem
     code = getattr(problem, "sqlite_errorcode", None)
     primary = code & 0xFF if isinstance(code, int) else None
-    if primary == sqlite3.SQLITE_FULL or (primary == sqlite3.SQLITE_IOERR and not _has_room(path)):
+    if primary == sqlite3.SQLITE_FULL or (primary == sqlite3.SQLITE_IOERR and not _has_space(path)):
         return StoreFull(f"store {path} is full: nothing was written", hint="free disk space")
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StoreUnavailable(f"store {path} is damaged or not a store: {problem}", hint="restore a backup")
@@ -172,7 +172,7 @@ def as_store_error(problem: Exception, path: Path) -> WeftError:
     return StoreUnavailable(f"store {path} failed: {type(problem).__name__}: {problem}")
 
 
-def _has_room(path: Path) -> bool:
+def _has_space(path: Path) -> bool:
     try:
         facts = os.statvfs(path.parent)
     except OSError:

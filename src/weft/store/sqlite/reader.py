@@ -63,7 +63,7 @@ class Readers:
 
 
 def read_entry(connection: sqlite3.Connection, key: str) -> tuple[Entry | None, int]:
-    """The entry of ``key``, and the revision of the store at which it is so."""
+    """The entry of ``key``, and the store's revision then."""
     # One statement sees one instant. Around several, each gives the interpreter up and waits for it.
     revision, value, position = connection.execute(
         "SELECT state.revision, version.value, version.position FROM state LEFT JOIN latest ON latest.key = ?"

@@ -173,16 +173,16 @@ class Writer:
             for request in group:
                 self._perform_alone(request)
             return
-        self._tell(*done)
+        self._report(*done)
 
     def _perform_alone(self, request: Request) -> None:
         try:
             done = self._commit_group([request], trim=False)
         except Exception as problem:  # the caller must hear of it, whatever it is, and the writer must go on
             self._roll_back()
-            self._tell([Outcome(request, None, as_store_error(problem, self._path))], [])
+            self._report([Outcome(request, None, as_store_error(problem, self._path))], [])
             return
-        self._tell(*done)
+        self._report(*done)
 
     def _commit_group(self, group: Sequence[Request], *, trim: bool) -> tuple[list[Outcome], list[Published]]:
         """One transaction; whatever is raised, nothing of it was committed."""
@@ -224,11 +224,11 @@ class Writer:
         try:
             done = self._commit_group((), trim=True)
         except Exception:
-            # No room, or locked: history just stays longer. The next commit meets the same trouble and reports it.
+            # Disk full, or locked: history just stays longer. The next commit meets the same trouble and reports it.
             self._roll_back()
             self._trimming = False
             return
-        self._tell(*done)
+        self._report(*done)
 
     def _roll_back(self) -> None:
         self._known.clear()  # whatever went wrong, the file is asked anew
@@ -236,7 +236,7 @@ class Writer:
             with suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
 
-    def _tell(self, outcomes: Sequence[Outcome], published: Sequence[Published]) -> None:
+    def _report(self, outcomes: Sequence[Outcome], published: Sequence[Published]) -> None:
         self._lock.write_mark(self._state)
         with suppress(RuntimeError):  # the loop was closed: nobody is left to be told
             self._loop.call_soon_threadsafe(self._deliver, outcomes, published, self._state.compacted)

@@ -10,7 +10,7 @@ from weft.cli.manifest.check import check_spec, read_manifests
 from weft.cli.manifest.config import read_config
 from weft.cli.manifest.files import read_documents
 from weft.cli.session import Session
-from weft.cli.verbs.create import make_command, read_wish
+from weft.cli.verbs.create import make_command, read_spec
 from weft.contracts.clock import SystemClock
 from weft.kinds.registry import BY_NAME
 
@@ -61,7 +61,7 @@ def test_the_functions_of_the_examples_can_be_made_as_their_files_say(name: str)
     assert f"--config {name}.nix {' '.join(words)}" in head
     command = make_command("create", kind)
     with command.make_context("create", ["x", "--config", str(file), *words]) as context:
-        manifest, code = read_wish(Session(SystemClock), kind, ("x",), dict(context.params))
+        manifest, code = read_spec(Session(SystemClock), kind, ("x",), dict(context.params))
     assert code is not None and check_spec(kind, manifest["spec"]) == []
     module, _, handler = manifest["spec"]["handler"].rpartition(".")
     source = (EXAMPLES / "functions" / name / f"{module}.py").read_text()

@@ -10,8 +10,8 @@ import pytest
 
 from weft.cli.command.explain import Calls
 from weft.cli.command.target import Target
-from weft.cli.migration.description import describe_move
-from weft.cli.migration.plot import draw_move
+from weft.cli.migration.description import describe_migration
+from weft.cli.migration.plot import draw_migration
 from weft.cli.migration.progress import describe_end
 from weft.cli.output.description import describe_object
 from weft.cli.output.local_time import read_moment, render_time
@@ -43,7 +43,7 @@ ERROR = {"duration": 50.0, "pause": 25.0, "bytes": 50.0}
 
 
 def test_what_was_foreseen_stands_beside_what_came_true_with_units_and_how_far_off_it_was() -> None:
-    told = describe_move({"status": {"plan": PLAN, "actual": ACTUAL, "error": ERROR}}, Paint(False)).splitlines()
+    told = describe_migration({"status": {"plan": PLAN, "actual": ACTUAL, "error": ERROR}}, Paint(False)).splitlines()
     rows = [" ".join(line.split()) for line in told]
     assert "the guest writes 5 MiB/s" in rows and "corrected by past migrations duration ×1.5" in rows
     assert "streams 1, 4 KiB at a time" in rows and not any("path" in row for row in rows), "nothing is known of it"
@@ -55,9 +55,9 @@ def test_what_was_foreseen_stands_beside_what_came_true_with_units_and_how_far_o
 
 def test_one_that_goes_on_says_how_far_it_is_and_no_downtime_before_it_is_known() -> None:
     progress = {"sent_bytes": 1 << 20, "remaining_bytes": 127 << 20, "total_bytes": 128 << 20}
-    told = describe_move({"status": {"progress": progress}}, Paint(False))
+    told = describe_migration({"status": {"progress": progress}}, Paint(False))
     assert "127 MiB of 128 MiB" in told and "PLANNED" not in told
-    assert describe_move({"status": {"phase": "Pending"}}, Paint(False)) == ""
+    assert describe_migration({"status": {"phase": "Pending"}}, Paint(False)) == ""
     assert "downtime" not in describe_end({"status": {"actual": {"duration_seconds": 1.0, "pause_ms": 0}}})
 
 
@@ -71,13 +71,13 @@ def test_limits_and_moments_of_a_migration_are_told_in_words() -> None:
 
 
 def test_its_way_is_drawn_from_its_samples_and_one_that_was_too_short_is_not() -> None:
-    picture = ElementTree.fromstring(draw_move(DRAWN))
+    picture = ElementTree.fromstring(draw_migration(DRAWN))
     lines = [line.attrib["points"].split() for line in picture.iter("{http://www.w3.org/2000/svg}polyline")]
     assert [len(points) for points in lines] == [8] * 4
     rates = {point.partition(",")[2] for point in lines[0]}
     assert len(rates) == 1, "each second carried as much"
     assert any("downtime 40 ms" in (text.text or "") for text in picture.iter("{http://www.w3.org/2000/svg}text"))
-    assert draw_move({"status": {"samples": SAMPLES[:1]}}) == ""
+    assert draw_migration({"status": {"samples": SAMPLES[:1]}}) == ""
 
 
 def test_a_picture_that_is_only_explained_is_not_written(tmp_path: Path) -> None:

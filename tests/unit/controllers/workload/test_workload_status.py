@@ -14,7 +14,7 @@ from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Condition
 from weft.objects.identity import Ref
-from weft.objects.lifecycle import ALLOWED, Phase, may_move
+from weft.objects.lifecycle import ALLOWED, Phase, may_change
 
 IMAGE = AllocatedImage(name="tiny", uid="i", sha256="0" * 64, size=1, url="/")
 STATES = ["pending", "preparing", "starting", "running", "stopping", "suspended", "stopped", "failed", "released"]
@@ -126,7 +126,9 @@ def test_a_life_that_is_watched_closely_takes_only_legal_ways(history: list[tupl
             case ("delete",):
                 want = wished(want.spec, deleting=True)
         new_status = fold(want, here, former=status)
-        assert may_move(Phase(status.phase), Phase(new_status.phase)), f"{status.phase} → {new_status.phase} by {move}"
+        assert may_change(Phase(status.phase), Phase(new_status.phase)), (
+            f"{status.phase} → {new_status.phase} by {move}"
+        )
         status = new_status
 
 
