@@ -13,13 +13,14 @@ from urllib.parse import unquote
 import weft
 from weft.api.auth.authenticate import authenticate
 from weft.api.context import ApiContext
-from weft.api.request.call import Actor, Call
+from weft.api.request.call import Call
 from weft.api.request.problem import problem_answer, status_of
 from weft.api.routes import route
 from weft.contracts.store import PreconditionFailed
 from weft.objects.errors import InvalidInput, Unavailable, WeftError
 from weft.serving.answer import Answer, Answers
 from weft.serving.request import Request
+from weft.trust.credentials import Actor
 
 VERSION = ("weft-version", weft.__version__)  # clients of another release say so to their people
 MOST_BUSY = 512  # requests in hand; streams don't count

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from weft.api.request.call import Actor
 from weft.api.state.address_ranges import AddressRanges
 from weft.api.state.latency_peers import LatencyPeers
 from weft.api.state.published_ports import NodePorts
@@ -29,6 +28,7 @@ from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import Ref, kind_prefix
 from weft.telemetry.journal import SqliteJournal
 from weft.trust.ca import Authority
+from weft.trust.credentials import Actor
 
 SOURCE = "api"
 

@@ -11,10 +11,10 @@ from typing import TypeVar
 from weft.api.admission.admit import Draft
 from weft.api.admission.view import View
 from weft.api.context import ApiContext
-from weft.api.request.call import Actor
 from weft.contracts.store import Absent, PreconditionFailed, Present
 from weft.objects.envelope import Envelope, decode_envelope
 from weft.objects.errors import InvalidInput, Unavailable
+from weft.trust.credentials import Actor
 
 T = TypeVar("T")
 TRIES = 24

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 import msgspec
 
 from weft.api.context import ApiContext
-from weft.api.request.call import Actor
 from weft.kinds.allocation import AllocationSpec, list_digests
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.record import Kind
 from weft.objects.envelope import decode_envelope, decode_part
 from weft.objects.errors import Forbidden
 from weft.objects.identity import object_key
+from weft.trust.credentials import Actor
 from weft.trust.enrolment import Enrolment, enrolment_key
 
 
@@ -44,8 +44,7 @@ def require_person(actor: Actor, what: str) -> None:
 def require_admin(actor: Actor, what: str) -> None:
     """Raise Forbidden unless an admin asks."""
     require_person(actor, what)
-    if not actor.is_admin:
-        raise Forbidden(f"{actor.name} may only read: it can't {what}", hint="use an admin's token")
+    actor.require_admin(what)
 
 
 def authorise_write(actor: Actor, kind: Kind, what: str) -> None:

@@ -9,8 +9,8 @@ import msgspec
 
 from weft.api.admission.commit import retry
 from weft.api.context import ApiContext
-from weft.api.request.call import Actor
 from weft.contracts.store import AtRevision, Put
+from weft.trust.credentials import Actor
 from weft.trust.enrolment import Enrolment, Standing, adopt, enrolment_key, judge, read_enrolment, refuse_replaced
 from weft.trust.peer import Peer
 

@@ -16,7 +16,7 @@ from weft.api.auth.authorise import given_up_key
 from weft.api.context import ApiContext
 from weft.api.node.join import make_node, require_own
 from weft.api.node.orphans import find_superseded
-from weft.api.request.call import Actor, Call, json_answer
+from weft.api.request.call import Call, json_answer
 from weft.contracts.journal import Event
 from weft.contracts.store import (
     MAX_DIGEST_BYTES,
@@ -37,6 +37,7 @@ from weft.objects.identity import object_key
 from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS, Digest, write_digest
 from weft.protocol.report import NodeEvent, ReportAnswer, ReportFields
 from weft.serving.answer import Answer
+from weft.trust.credentials import Actor
 from weft.trust.enrolment import Enrolment, adopt, enrolment_key, read_enrolment
 
 _ONE_BY_ONE = 4  # up to so many allocations are read singly, more by one list

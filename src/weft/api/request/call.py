@@ -16,6 +16,7 @@ from weft.objects.errors import Forbidden, InvalidInput, TimedOut, TooLarge, Unk
 from weft.objects.schema import suggest
 from weft.serving.answer import Answer
 from weft.serving.request import BodyLost, Request
+from weft.trust.credentials import Actor
 from weft.trust.peer import Peer
 
 MAX_BODY_BYTES = 4_000_000
@@ -26,18 +27,6 @@ _PROCESS = secrets.token_hex(4)  # request ids of one process begin alike and ar
 _numbers = itertools.count(1)
 JSON = (("content-type", "application/json"),)
 _encoder = msgspec.json.Encoder()
-
-
-class Actor(msgspec.Struct, frozen=True):
-    """Who asks: a person (or program) with a token, a node with its certificate, or a machine that wants to join.
-
-    ``name`` is for the journal; ``id`` the token's or the node's uid; ``peer`` the node's certificate."""
-
-    kind: str  # person, node, joiner
-    name: str
-    id: str
-    is_admin: bool = False
-    peer: Peer | None = None
 
 
 class Call:

@@ -17,12 +17,12 @@ from weft.gateway.function.definition.catalogue import Catalogue, Function
 from weft.gateway.function.definition.names import Named, read_name
 from weft.gateway.function.invocation.call import AcceptsEvents, Call, Dispatches
 from weft.gateway.lambda_api.answers import JSON, answer_json
-from weft.gateway.lambda_api.authenticate import Caller
 from weft.gateway.lambda_api.describe import describe_aliases, describe_function, describe_version
 from weft.gateway.lambda_api.http import Request
 from weft.gateway.lambda_api.idempotency import IdempotencyCache
 from weft.objects.errors import InvalidInput
 from weft.serving.answer import Answer
+from weft.trust.credentials import Actor
 
 PREFIX = "/2015-03-31/functions"
 DEFAULT_PROJECT = "default"
@@ -40,7 +40,7 @@ class LambdaApi:
     ) -> None:
         self._catalogue, self._dispatcher, self._events, self._once = catalogue, dispatcher, events, once
 
-    async def answer(self, request: Request, caller: Caller, request_id: str) -> Answer:
+    async def answer(self, request: Request, caller: Actor, request_id: str) -> Answer:
         """Raises WeftError."""
         segments = request.path[len(PREFIX) :].strip("/").split("/")
         query = dict(parse_qsl(request.query, keep_blank_values=True)) if request.query else {}
@@ -51,9 +51,9 @@ class LambdaApi:
         project = named.project or caller.project or DEFAULT_PROJECT
         if segments[1:] == ["invocations"]:
             _require(request, "POST")
-            caller.require(project, "invoke functions", invokes=True)
+            caller.require_invoker(project, "invoke functions")
             return await self._invoke(request, caller, project, named, request_id)
-        caller.require(project, "look at functions")
+        caller.require_project(project, "look at functions")
         function = self._catalogue.find(project, named.name)
         item = function.item
         tails: dict[str, Callable[[], dict[str, Any]]] = {
@@ -73,7 +73,7 @@ class LambdaApi:
         _require(request, "GET")
         return answer_json(tell(), request_id)
 
-    async def _invoke(self, request: Request, caller: Caller, project: str, named: Named, request_id: str) -> Answer:
+    async def _invoke(self, request: Request, caller: Actor, project: str, named: Named, request_id: str) -> Answer:
         function = self._catalogue.find(project, named.name)
         attempted = request.header("amz-sdk-invocation-id")[:MOST_ATTEMPTED]
         if attempted:  # the same for each attempt, and whichever gateway it comes to
@@ -123,9 +123,9 @@ class LambdaApi:
             "Concurrency": {"ReservedConcurrentExecutions": spec.max_concurrent},
         }
 
-    def _list(self, caller: Caller, query: dict[str, str]) -> dict[str, Any]:
+    def _list(self, caller: Actor, query: dict[str, str]) -> dict[str, Any]:
         project = caller.project or DEFAULT_PROJECT
-        caller.require(project, "list functions")
+        caller.require_project(project, "list functions")
         limit = query.get("MaxItems", str(MOST_LISTED))
         if not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:9]) <= 10_000):
             raise InvalidInput(f"MaxItems: {limit[:40]!r} is not a number from 1 to 10000", field="MaxItems")

@@ -9,10 +9,10 @@ from urllib.parse import parse_qsl
 
 from weft.gateway.function_events.queue import Event
 from weft.gateway.lambda_api.answers import answer_json
-from weft.gateway.lambda_api.authenticate import Caller
 from weft.gateway.lambda_api.http import Request
 from weft.objects.errors import InvalidInput
 from weft.serving.answer import Answer
+from weft.trust.credentials import Actor
 
 DEAD_LETTERS = re.compile(
     r"/v1/projects/(?P<project>[a-z0-9-]{1,63})/functions/(?P<name>[a-z0-9-]{1,63})/dead-letters(?::(?P<verb>redrive|purge))?"
@@ -34,18 +34,20 @@ class DeadLetterApi:
     def __init__(self, keeper: Keeps) -> None:
         self._keeper = keeper
 
-    async def answer(self, request: Request, caller: Caller, request_id: str, found: re.Match[str]) -> Answer:
+    async def answer(self, request: Request, caller: Actor, request_id: str, found: re.Match[str]) -> Answer:
         """Raises WeftError. They outlive their function, so that one isn't looked for."""
         project, name, verb = found["project"], found["name"], found["verb"]
         method = "GET" if verb is None else "POST"
         if request.method != method:
             raise InvalidInput(f"{request.method} is not allowed at this path", reason="methodNotAllowed", hint=method)
         if verb is None:
-            caller.require(project, "see dead letters")
+            caller.require_project(project, "see dead letters")
             after = dict(parse_qsl(request.query)).get("after", "")
             events = await self._keeper.dead(project, name, MOST_LISTED, after)
             return answer_json({"items": [_tell(event) for event in events]}, request_id)
-        caller.require_admin(project, f"{verb} dead letters")
+        what = f"{verb} dead letters"
+        caller.require_project(project, what)
+        caller.require_admin(what)
         act = self._keeper.redrive if verb == "redrive" else self._keeper.purge
         return answer_json({"count": await act(project, name)}, request_id)
 

@@ -14,7 +14,7 @@ from weft.gateway.function.invocation.call import Call, Dispatches
 from weft.gateway.lambda_api import function_url
 from weft.gateway.lambda_api.answers import JSON, answer_error, answer_json, type_of
 from weft.gateway.lambda_api.api import PREFIX, LambdaApi
-from weft.gateway.lambda_api.authenticate import Callers
+from weft.gateway.lambda_api.authenticate import Authenticator
 from weft.gateway.lambda_api.dead_letters import DEAD_LETTERS, DeadLetterApi
 from weft.gateway.lambda_api.http import Request
 from weft.objects.errors import NotAuthenticated, NotFound, WeftError
@@ -32,14 +32,14 @@ class FunctionRouter:
 
     def __init__(
         self,
-        callers: Callers,
+        authenticator: Authenticator,
         catalogue: Catalogue,
         dispatcher: Dispatches,
         api: LambdaApi,
         dead_letters: DeadLetterApi,
         clock: Clock,
     ) -> None:
-        self._callers, self._catalogue, self._dispatcher, self._api = callers, catalogue, dispatcher, api
+        self._authenticator, self._catalogue, self._dispatcher, self._api = authenticator, catalogue, dispatcher, api
         self._dead_letters, self._clock = dead_letters, clock
 
     async def answer(self, request: Request) -> Answer:
@@ -49,7 +49,7 @@ class FunctionRouter:
             await self._dispatcher.know()  # else a key that is right would be unknown
             if path.startswith(function_url.PREFIX):
                 return await self._trigger(request, request_id)
-            caller = self._callers.identify(request)
+            caller = self._authenticator.identify(request)
             if path.startswith(PREFIX) and path[len(PREFIX) : len(PREFIX) + 1] in ("", "/"):
                 return await self._api.answer(request, caller, request_id)
             if (found := DEAD_LETTERS.fullmatch(path)) is not None:
@@ -83,7 +83,7 @@ class FunctionRouter:
             return _say(404, "Not Found", request_id)
         if spec.http == "token":
             try:
-                self._callers.identify(request).require(project, "invoke functions", invokes=True)
+                self._authenticator.identify(request).require_invoker(project, "invoke functions")
             except WeftError as problem:
                 audit.info("refused from=%s path=%s reason=%s", request.address, request.path[:200], problem.token)
                 return _say(403, "Forbidden", request_id)

@@ -14,7 +14,7 @@ from weft.gateway.function_events.schedule_state import ScheduleState
 from weft.gateway.function_events.schedules import Schedules
 from weft.gateway.lambda_api.answers import FAILED, refuse
 from weft.gateway.lambda_api.api import LambdaApi
-from weft.gateway.lambda_api.authenticate import Callers
+from weft.gateway.lambda_api.authenticate import Authenticator
 from weft.gateway.lambda_api.dead_letters import DeadLetterApi
 from weft.gateway.lambda_api.http import make_app
 from weft.gateway.lambda_api.idempotency import IdempotencyCache
@@ -54,7 +54,7 @@ async def serve_function_api(
     )
     unsubscribe = service.cache.subscribe(lambda changes: schedules.changed(), ("function",))
     router = FunctionRouter(
-        Callers(view, seal_key, clock),
+        Authenticator(view, seal_key, clock),
         service.catalogue,
         dispatcher,
         LambdaApi(service.catalogue, dispatcher, deliveries, IdempotencyCache(clock)),

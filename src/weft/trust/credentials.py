@@ -1,0 +1,153 @@
+"""Credentials become an actor: a bearer token, an access key's signature, or a node's certificate. The API and the callers of
+functions share these rules and sentences; each finds the token's object in its own copy of the store. Pure.
+
+What is refused here says no more than a stranger may know."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from weft.contracts.driver.function import REGION
+from weft.kinds.token import TokenSpec
+from weft.objects.errors import Forbidden, NotAuthenticated
+from weft.objects.identity import NODE_PREFIX
+from weft.trust.access_keys import derive_secret
+from weft.trust.peer import Peer
+from weft.trust.sigv4 import check_scope, read_authorization, verify
+from weft.trust.tokens import Token, parse_token, verify_secret
+
+SERVICE = "lambda"  # that signatures are for
+
+
+class Actor(msgspec.Struct, frozen=True):
+    """A person (or program) with a token, a node with its certificate, or a machine that joins."""
+
+    kind: Literal["person", "node", "joiner"]
+    name: str  # for people and the journal
+    id: str  # the token's name, or the node's uid
+    role: str = ""  # of a person: admin, viewer, invoker
+    project: str | None = None  # the only one whose functions it may invoke
+    peer: Peer | None = None  # the node's certificate
+
+    @property
+    def is_admin(self) -> bool:
+        return self.role == "admin"
+
+    def require_admin(self, what: str) -> None:
+        """Raise Forbidden unless it is an admin."""
+        if not self.is_admin:
+            raise Forbidden(f"{self.name} has role {self.role}: it can't {what}", hint="use an admin's token")
+
+    def require_project(self, project: str, what: str) -> None:
+        """Raise Forbidden if its token is for the functions of another project."""
+        if self.project not in (None, project):
+            raise Forbidden(f"{self.name} is limited to project {self.project}: it can't {what} in {project[:80]}")
+
+    def require_invoker(self, project: str, what: str) -> None:
+        """Raise Forbidden unless it may invoke functions of ``project``."""
+        self.require_project(project, what)
+        if self.role == "viewer":
+            raise Forbidden(f"{self.name} may only read: it can't {what}", hint="weft token create NAME --access-key")
+
+
+class SignedRequest(msgspec.Struct, frozen=True):
+    """The parts of a request that a signature is over, as they came."""
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, Sequence[str]]  # by name in lower case
+    body: bytes
+
+
+def missing_credentials(hint: str) -> NotAuthenticated:
+    return NotAuthenticated("the request has no credentials", hint=hint)
+
+
+def invalid_token() -> NotAuthenticated:
+    return NotAuthenticated(
+        "the token is not valid",
+        hint="a token looks like weft_ID_SECRET; if it was deleted: weft token create makes another, make up renews a local one",
+    )
+
+
+def read_bearer(authorization: str) -> Token:
+    """The token in an Authorization header. Raises NotAuthenticated."""
+    scheme, _, text = authorization.partition(" ")
+    token = parse_token(text.strip()) if scheme.lower() == "bearer" else None
+    if token is None:
+        raise invalid_token()
+    return token
+
+
+def check_bearer(token: Token, spec: TokenSpec, now: float) -> Actor:
+    """The owner of a token whose object is stored with ``spec``. ``now``: unix seconds. Raises NotAuthenticated."""
+    if not verify_secret(token.secret, spec.sha256) or spec.use == "access-key":
+        raise invalid_token()
+    return _make_actor(token.id, spec, now)
+
+
+def check_signature(
+    authorization: str,
+    request: SignedRequest,
+    find: Callable[[str], tuple[str, TokenSpec] | None],
+    seal_key: bytes,
+    now: float,
+) -> Actor:
+    """The owner of the access key that signed ``request``. ``find`` gives the name and spec of the one token with a key's id.
+    Raises NotAuthenticated."""
+    signed = read_authorization(authorization)
+    dates = request.headers.get("x-amz-date")
+    check_scope(signed, REGION, SERVICE, dates[0] if dates else "", now)
+    found = find(signed.key_id)
+    if found is None:
+        raise NotAuthenticated(
+            "the access key is not valid: no key has that id",
+            reason="unknownAccessKey",
+            hint="weft token list shows the access keys",
+        )
+    name, spec = found
+    verify(
+        signed,
+        derive_secret(seal_key, spec.key_id),
+        method=request.method,
+        path=request.path,
+        query=request.query,
+        headers=request.headers,
+        body_sha256=hashlib.sha256(request.body).hexdigest(),
+    )
+    return _make_actor(name, spec, now)
+
+
+def check_certificate(peer: Peer, uid: str, now: float) -> Actor:
+    """The node of a certificate that TLS has verified; ``enrolment.py`` knows whether a newer one has replaced it.
+
+    Raises NotAuthenticated (``certificateExpired``)."""
+    if not peer.begins <= now < peer.ends:
+        begin, end, here = (
+            datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%d %H:%M")
+            for at in (peer.begins, peer.ends, now)
+        )
+        raise NotAuthenticated(
+            f"the node's certificate is valid from {begin} to {end} UTC, but the server's clock says {here}",
+            reason="certificateExpired",
+            hint="if that clock is right: weft token create --join --node NAME, and join again with the same --state",
+        )
+    return Actor("node", f"{NODE_PREFIX}{uid}", uid, peer=peer)
+
+
+def has_expired(spec: TokenSpec, now: float) -> bool:
+    return spec.expires_at is not None and spec.expires_at <= now
+
+
+def _make_actor(name: str, spec: TokenSpec, now: float) -> Actor:
+    if has_expired(spec, now):
+        raise NotAuthenticated(f"token {name} has expired", hint="weft token create makes another")
+    if spec.use == "join":
+        return Actor("joiner", f"token {name}", name)
+    return Actor("person", spec.subject or name, name, spec.role, spec.project)

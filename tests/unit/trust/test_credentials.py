@@ -1,0 +1,89 @@
+"""Credentials become an actor, or are refused with no more than a stranger may know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from weft.kinds.token import TokenSpec
+from weft.objects.errors import Forbidden, NotAuthenticated
+from weft.trust.credentials import Actor, SignedRequest, check_bearer, check_certificate, check_signature, read_bearer
+from weft.trust.peer import Peer
+from weft.trust.tokens import hash_secret
+
+NOW = 1_700_000_000.0
+SECRET = "ab" * 32
+TEXT, SHA256 = f"weft_eve_{SECRET}", hash_secret(SECRET)
+
+
+def spec(**more: Any) -> TokenSpec:
+    return TokenSpec(**{"use": "access", "sha256": SHA256, **more})
+
+
+@pytest.mark.parametrize("text", ["", "Bearer", f"Basic {TEXT}", "Bearer weft_x", f"Bearer {TEXT}0", TEXT])
+def test_what_is_no_bearer_token_is_refused(text: str) -> None:
+    with pytest.raises(NotAuthenticated, match="the token is not valid"):
+        read_bearer(text)
+
+
+def test_a_token_is_its_owner_with_its_role_and_project() -> None:
+    token = read_bearer(f"bearer {TEXT}")
+    assert check_bearer(token, spec(subject="ann", role="admin"), NOW) == Actor("person", "ann", "eve", "admin")
+    actor = check_bearer(token, spec(role="invoker", project="lab"), NOW)
+    assert (actor.name, actor.project, actor.is_admin) == ("eve", "lab", False)
+    joiner = check_bearer(token, spec(use="join", role="admin"), NOW)
+    assert joiner.kind == "joiner" and not joiner.is_admin
+
+
+@pytest.mark.parametrize("other", [spec(sha256=""), spec(sha256="0" * 64), spec(use="access-key")])
+def test_a_wrong_secret_is_refused(other: TokenSpec) -> None:
+    with pytest.raises(NotAuthenticated, match="the token is not valid"):
+        check_bearer(read_bearer(f"Bearer {TEXT}"), other, NOW)
+
+
+def test_a_token_is_worth_nothing_from_the_moment_it_expires() -> None:
+    token = read_bearer(f"Bearer {TEXT}")
+    assert check_bearer(token, spec(expires_at=NOW + 1), NOW)
+    with pytest.raises(NotAuthenticated, match="token eve has expired"):
+        check_bearer(token, spec(expires_at=NOW), NOW)
+
+
+def test_an_unknown_access_key_is_refused_before_anything_is_verified() -> None:
+    day = "20231114"
+    scope = f"Credential=WEFTX/{day}/weft/lambda/aws4_request"
+    text = f"AWS4-HMAC-SHA256 {scope}, SignedHeaders=host;x-amz-date, Signature={'0' * 64}"
+    request = SignedRequest("POST", "/", "", {"host": ["h"], "x-amz-date": [f"{day}T221320Z"]}, b"")
+    with pytest.raises(NotAuthenticated) as refused:
+        check_signature(text, request, lambda key_id: None, b"k" * 32, NOW)
+    assert refused.value.token == "unknownAccessKey"
+    with pytest.raises(NotAuthenticated) as refused:
+        check_signature(text, request, lambda key_id: ("ci", spec(key_id=key_id)), b"k" * 32, NOW)
+    assert refused.value.token == "invalidSignature"
+
+
+def test_a_certificate_counts_from_its_begin_until_its_end() -> None:
+    peer = Peer("n1", NOW, NOW + 10, "k")
+    assert check_certificate(peer, "n1", NOW) == Actor("node", "node:n1", "n1", peer=peer)
+    for at in (NOW - 1, NOW + 10):
+        with pytest.raises(NotAuthenticated) as refused:
+            check_certificate(peer, "n1", at)
+        assert refused.value.token == "certificateExpired"
+
+
+def test_what_an_actor_may_do_follows_from_its_role_and_project() -> None:
+    admin, viewer = Actor("person", "ann", "a", "admin"), Actor("person", "vic", "v", "viewer")
+    invoker = Actor("person", "ci", "c", "invoker", "lab")
+    admin.require_admin("x")
+    admin.require_invoker("any", "x")
+    invoker.require_invoker("lab", "x")
+    viewer.require_project("any", "x")
+    for refused in (
+        lambda: viewer.require_admin("x"),
+        lambda: invoker.require_admin("x"),
+        lambda: viewer.require_invoker("any", "x"),
+        lambda: invoker.require_invoker("other", "x"),
+        lambda: invoker.require_project("other", "x"),
+    ):
+        with pytest.raises(Forbidden):
+            refused()
