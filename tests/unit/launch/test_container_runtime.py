@@ -6,15 +6,17 @@ import argparse
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.container import ContainerPlan, ContainerProcess
 from weft.contracts.driver.host import Capacity, Host
-from weft.drivers.runtime.oci.kata.driver import find_left
+from weft.contracts.driver.runtime import RuntimeDriver
+from weft.drivers.runtime.oci.kata.driver import KataDriver
 from weft.drivers.runtime.oci.paths import ContainerPaths
-from weft.drivers.runtime.oci.record import ContainerRecord, write_record
+from weft.drivers.runtime.oci.record import ContainerEnd, ContainerRecord, write_record
 from weft.drivers.runtime.qemu.driver import QemuDriver
 from weft.launch.agent.drivers import load_isolated
 from weft.launch.agent.options import read_container_runtime, read_isolated_runtime
@@ -45,27 +47,30 @@ def test_what_shares_the_node_s_kernel_is_no_runtime_of_machines(text: str) -> N
         read_isolated_runtime(text)
 
 
-def test_what_another_runtime_left_is_cared_for_by_it(tmp_path: Path) -> None:
+async def test_what_another_runtime_left_is_cared_for_by_it(tmp_path: Path) -> None:
     places = {"state_dir": str(tmp_path / "state"), "run_dir": str(tmp_path / "run")}
     capacity = Capacity(cpu=1, memory_bytes=1 << 30, disk_bytes=1 << 30)
     host = Host(
         "n1", "u", **places, link_prefix="w", underlay_address="::1", underlay_link="lo", cgroup="w", capacity=capacity
     )
 
-    def load(text: str) -> tuple[str, str]:
+    def load(text: str) -> tuple[RuntimeDriver[Any], RuntimeDriver[Any]]:
         told = argparse.Namespace(isolated_runtime=text, microvm_dir=tmp_path)
-        offered, before = load_isolated(told, host, SystemClock(), QemuDriver(host), "/held")
-        return offered.name, before.name if before is not None else ""
+        return load_isolated(told, host, SystemClock(), QemuDriver(host), "/held")
 
-    assert (load("microvm"), load("kata-clh=/s")) == (("microvm", ""), ("kata", ""))
-    (tmp_path / "state/microvm/containers/c1").mkdir(parents=True)
-    assert load("kata") == ("kata", "microvm")
+    assert [driver.name for driver in load("kata-clh=/s")] == ["kata", "microvm"]
     plan = ContainerPlan("c2", "u2", "web", 1, ["/l"], ContainerProcess(["serve"]), 1.0, 1 << 20)
     state = tmp_path / "state/kata/containers/c2"
-    record = ContainerRecord(plan, "io.containerd.kata-clh.v2", "boot", 1.0, held_by="/before")
+    record = ContainerRecord(
+        plan, "io.containerd.kata-clh.v2", "boot", 1.0, held_by="/before", end=ContainerEnd("stopped", "x")
+    )
     write_record(ContainerPaths(run=state, state=state), record)
-    assert load("microvm") == ("microvm", "kata")
-    assert find_left(host) == ("/before", "io.containerd.kata-clh.v2")
+    offered, other = load("microvm")
+    assert (offered.name, other.name) == ("microvm", "kata") and isinstance(other, KataDriver)
+    assert (other._containerd, other._wanted) == ("/before", "io.containerd.kata-clh.v2")
+    assert [facts.state for facts in await other.recover()] == ["stopped"] and await offered.recover() == []
+    assert (await load("kata-clh=/s")[1].inspect("c2")).state == "absent"
+    await other.close()
 
 
 @pytest.fixture

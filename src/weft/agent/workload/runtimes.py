@@ -31,13 +31,13 @@ def name_runtime(wanted: LocalAllocation) -> str:
 
 
 class Runtimes:
-    """``drivers`` by kind, or KIND/ISOLATION; one that runs several of them stands there for each. ``earlier`` are those that this
-    node was told before, by the same words: each goes on with what it holds, and nothing new is begun by it."""
+    """``drivers`` by kind, or KIND/ISOLATION; one that runs several of them stands there for each. ``others``, by the same words,
+    begin nothing new: each goes on with what it finds that it holds."""
 
-    def __init__(self, drivers: Mapping[str, Driver], earlier: Mapping[str, Driver] | None = None) -> None:
-        self._by_kind, self._earlier = dict(drivers), dict(earlier or {})
+    def __init__(self, drivers: Mapping[str, Driver], others: Mapping[str, Driver] | None = None) -> None:
+        self._by_kind, self._others = dict(drivers), dict(others or {})
         self._offered = list(dict.fromkeys(self._by_kind.values()))
-        self._drivers = list(dict.fromkeys((*self._offered, *self._earlier.values())))
+        self._drivers = list(dict.fromkeys((*self._offered, *self._others.values())))
         # What a driver can do never changes, and asking it by its protocol is slow: each guest is asked for every few seconds.
         self._measuring: dict[Driver, HasStats] = {
             driver: driver for driver in self._drivers if isinstance(driver, HasStats)
@@ -58,8 +58,8 @@ class Runtimes:
     def find(self, wanted: LocalAllocation) -> Driver | None:
         """The one that runs ``wanted``, if this node has it."""
         name = name_runtime(wanted)
-        earlier = self._earlier.get(name)
-        return earlier if earlier and self._found.get(wanted.id) is earlier else self._by_kind.get(name)
+        found = self._found.get(wanted.id)
+        return found if found is not None and found is self._others.get(name) else self._by_kind.get(name)
 
     def can_adjust(self, wanted: LocalAllocation) -> bool:
         """Whether what runs it changes it while it runs."""
@@ -96,7 +96,7 @@ class Runtimes:
     def kind_of(self, guest_id: str) -> str:
         """Of a guest that was found at the start."""
         driver = self._found.get(guest_id)
-        drivers = (*self._by_kind.items(), *self._earlier.items())
+        drivers = (*self._by_kind.items(), *self._others.items())
         word = next((word for word, other in drivers if other is driver), "vm")
         return word.partition("/")[0]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from weft.agent.workload.runtimes import Runtimes
@@ -25,7 +24,6 @@ CONTAINERS = "weft.drivers.runtime.oci.driver:OciDriver"
 CONTAINERD = "/run/containerd/containerd.sock"
 MICROVM = "weft.drivers.runtime.qemu.microvm.driver:MicrovmDriver"
 KATA = "weft.drivers.runtime.oci.kata.driver:KataDriver"
-KATA_LEFT = "weft.drivers.runtime.oci.kata.driver:find_left"
 KATA_CLASS = "weft.drivers.runtime.oci.kata.translate:name_class"
 FUNCTIONS = "weft.launch.agent.functions:make_functions"
 CONTAINER_IMAGES = "weft.drivers.image.oci.store:OciImages"
@@ -52,7 +50,7 @@ class Drivers(NamedTuple):
 def load_drivers(options: argparse.Namespace, host: Host, clock: Clock) -> Drivers:
     """Raises InvalidInput for a pool that is none."""
     drivers = {"vm": _load(RUNTIMES[options.runtime], host, clock)}
-    earlier: dict[str, Any] = {}
+    others: dict[str, Any] = {}
     images = None
     wanted = options.container_runtime or ("auto" if options.runtime == "qemu" else "none")
     if wanted != "none":
@@ -61,12 +59,11 @@ def load_drivers(options: argparse.Namespace, host: Host, clock: Clock) -> Drive
         named = runtime if runtime in ("crun", "runc") else None
         drivers["container"] = load_class(CONTAINERS)(host, clock, named, containerd)
         if options.runtime == "qemu":
-            offered, before = load_isolated(options, host, clock, drivers["vm"], containerd)
-            drivers["container/vm"] = offered
-            earlier = {"container/vm": before} if before is not None else {}
+            isolated = load_isolated(options, host, clock, drivers["vm"], containerd)
+            drivers["container/vm"], others["container/vm"] = isolated
         images = _load_images(host, clock, options.plain_registry)
     return Drivers(
-        Runtimes(drivers, earlier),
+        Runtimes(drivers, others),
         _load(NETWORKS[options.network], host, clock),
         _load(VOLUMES[options.volume], host, clock),
         {name: _load(VOLUMES["directory"], host, clock, name, path) for name, path in read_pools(options.pool)},
@@ -76,17 +73,14 @@ def load_drivers(options: argparse.Namespace, host: Host, clock: Clock) -> Drive
 
 def load_isolated(
     options: argparse.Namespace, host: Host, clock: Clock, machines: Any, containerd: str
-) -> tuple[Any, Any | None]:
-    """The driver of containers in machines of their own, and that of what this node was told before, if it left some."""
+) -> tuple[Any, Any]:
+    """The driver of containers in machines of their own, and the other one, for what this node began before it was told this."""
     word, _, address = options.isolated_runtime.partition("=")
-    microvm_dir = options.microvm_dir.absolute()
+    microvm = load_class(MICROVM)(host, options.microvm_dir.absolute(), clock, machines)
     if word == "microvm":
-        left = load_class(KATA_LEFT)(host) if Path(host.state_dir, "kata").exists() else None
-        microvm = load_class(MICROVM)(host, microvm_dir, clock, machines)
-        return microvm, load_class(KATA)(host, clock, *left) if left is not None else None
+        return microvm, load_class(KATA)(host, clock)
     kata = load_class(KATA)(host, clock, address or containerd or CONTAINERD, load_class(KATA_CLASS)(word))
-    has_left = any(Path(host.state_dir, "microvm", "containers").glob("*"))
-    return kata, load_class(MICROVM)(host, microvm_dir, clock, machines) if has_left else None
+    return kata, microvm
 
 
 def read_pools(told: Sequence[str]) -> list[tuple[str, str]]:

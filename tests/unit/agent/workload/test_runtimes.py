@@ -27,23 +27,23 @@ class Taking(Driver):
     takes_namespace: Literal[True] = True
 
 
-def make(offered: Any, earlier: Any) -> Runtimes:
+def make(offered: Any, other: Any) -> Runtimes:
     plain = Driver("oci")
-    return Runtimes({"vm": Driver("qemu"), "container": plain, "container/vm": offered}, {"container/vm": earlier})
+    return Runtimes({"vm": Driver("qemu"), "container": plain, "container/vm": offered}, {"container/vm": other})
 
 
 @pytest.mark.parametrize("swapped", [False, True])
 async def test_what_an_earlier_runtime_holds_stays_with_it_and_new_ones_go_to_the_other(swapped: bool) -> None:
     isolated = wanted(isolation="vm")
     kinds = (Taking, Driver) if swapped else (Driver, Taking)
-    offered, earlier = kinds[0]("new"), kinds[1]("old", isolated.id)
-    runtimes = make(offered, earlier)
+    offered, other = kinds[0]("new"), kinds[1]("old", isolated.id)
+    runtimes = make(offered, other)
     assert runtimes.find(isolated) is offered  # nobody was found yet
     assert [facts.id for facts in await runtimes.recover()] == [isolated.id]
-    assert runtimes.find(isolated) is earlier and runtimes.of(isolated) is earlier
+    assert runtimes.find(isolated) is other and runtimes.of(isolated) is other
     assert runtimes.kind_of(isolated.id) == "container"
     assert [probe.driver for probe in await runtimes.probe()] == ["qemu", "oci", "new"]  # no more is offered by it
-    assert runtimes.in_namespace(isolated) is isinstance(earlier, Taking)
+    assert runtimes.in_namespace(isolated) is isinstance(other, Taking)
     fresh = make(offered, Driver("old"))
     await fresh.recover()
     assert fresh.find(isolated) is offered

@@ -127,7 +127,8 @@ class OciDriver:
         found += await self._recover_strays({container.record.plan.id for container in found})
         known = {container.record.plan.id for container in found}
         await asyncio.to_thread(self._drop_remains, set(ids) - known, known)
-        self._tend()
+        if found:
+            self._tend()
         return [container.facts() for container in found]
 
     async def _recover_strays(self, known: set[str]) -> list[Container]:

@@ -27,16 +27,20 @@ DRIVER = "kata"
 
 
 class KataDriver(OciDriver):
-    """A RuntimeDriver[ContainerPlan] with all that one of containers has. ``containerd``: the address of one that is to hold what
-    is started from now on, by its runtime ``runtime_class``."""
+    """A RuntimeDriver[ContainerPlan] with all that one of containers has. ``containerd``: the address of the one that holds what
+    starts from now on, by its runtime ``runtime_class``; "" is the one that holds what there is."""
 
     engine = "weft.drivers.runtime.oci.kata.engine"
     takes_namespace: Literal[True] = True
 
-    def __init__(self, host: Host, clock: Clock | None, containerd: str, runtime_class: str) -> None:
+    def __init__(self, host: Host, clock: Clock | None, containerd: str = "", runtime_class: str = "") -> None:
         own = msgspec.structs.replace(
             host, state_dir=str(Path(host.state_dir) / DRIVER), run_dir=str(Path(host.run_dir) / DRIVER)
         )
+        folders = sorted(Path(own.state_dir, "containers").glob("*")) if not containerd else []
+        for folder in folders:
+            if (record := read_record(ContainerPaths(run=folder, state=folder))) is not None:
+                containerd, runtime_class = record.held_by, record.runtime
         super().__init__(own, clock, runtime_class, containerd)
         self.name = DRIVER
 
@@ -52,15 +56,6 @@ class KataDriver(OciDriver):
 
     async def runtime_of(self, name: str) -> Runtime:
         return Runtime(name, self._run / "runtime")
-
-
-def find_left(host: Host) -> tuple[str, str] | None:
-    """The containerd's address and the runtime's class of a container that is there, running or not; None: there is none."""
-    for folder in sorted((Path(host.state_dir) / DRIVER / "containers").glob("*")):
-        record = read_record(ContainerPaths(run=folder, state=folder))
-        if record is not None:
-            return record.held_by, record.runtime
-    return None
 
 
 def _without_users(plan: ContainerPlan) -> ContainerPlan:
