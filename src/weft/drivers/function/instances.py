@@ -1,24 +1,52 @@
-"""What drivers have in common whose instances are this node's own processes, each in a control group: one folder, one probe,
-and an end for whatever a killed agent left behind."""
+"""Instances that are this node's own processes, each in a control group: how one starts, and an end for what a killed agent left
+behind. A driver adds the walls."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 from weft.contracts.clock import Clock, SystemClock
-from weft.contracts.driver.function import Recipe, Roots
+from weft.contracts.driver.container import ContainerPlan, User
+from weft.contracts.driver.function import EgressEndpoint, Recipe, Roots
 from weft.contracts.driver.host import Host
 from weft.drivers.cgroup.groups import FREEZER, ControlGroups
-from weft.drivers.cgroup.limits import Limits, limit_instance
+from weft.drivers.cgroup.limits import limit_instance
 from weft.drivers.cgroup.trees import CONTROLLERS
+from weft.drivers.function.egress import name_files
 from weft.drivers.function.instance import Launched, Started, bring_up
-from weft.drivers.function.mounts import MOST_LAYERS
+from weft.drivers.function.mounts import MOST_LAYERS, mount_parts
+from weft.drivers.function.network import enter_network
+from weft.drivers.function.plan import plan_instance
+from weft.drivers.linux.namespace_thread import leave_mounts
 from weft.objects.errors import DriverFailed, WeftError
 
 FOLDER = "functions"  # below the node's run folder, and below its control group
+
+
+class Entry(NamedTuple):
+    """How a program is started that goes behind the walls: ``descriptors`` are open in it, and closed here after that."""
+
+    words: list[str]
+    descriptors: list[int]
+    path: str  # its own PATH: programs inside can read its environment, and there is nothing else in it
+
+
+class Walls(Protocol):
+    """What one instance is behind."""
+
+    hidden: list[str]  # mounts that the program which builds them must not see
+    mapping: int | None  # a descriptor of the user namespace by which its layers' owners are seen as its users
+
+    def enter(self, place: Path, plan: ContainerPlan) -> Entry:
+        """In the thread that has mounted its root in ``place``. Raises OSError."""
+
+    def let_go(self) -> None:
+        """Nothing of the instance is left. May be repeated."""
 
 
 class OwnProcesses(ABC):
@@ -36,7 +64,7 @@ class OwnProcesses(ABC):
         async with self._probing:
             if self._problem is None:
                 try:
-                    self._problem = await self._look()
+                    self._problem = await self._probe()
                 except WeftError as error:
                     self._problem = error.message
                 except OSError as error:
@@ -49,12 +77,65 @@ class OwnProcesses(ABC):
             await self._groups.clear(name, self._clock)
         return len(left)
 
+    async def start(self, id: str, recipe: Recipe, roots: Roots) -> Started:
+        """See contracts.function. Raises DriverFailed."""
+        if problem := await self.probe():
+            raise DriverFailed(problem, reason="notServed", details={"step": "start"})
+        if len(roots.root) > MOST_LAYERS:
+            raise DriverFailed(
+                f"{recipe.what}: its image has more layers than the {MOST_LAYERS} that fit", details={"step": "start"}
+            )
+        plan = plan_instance(id, recipe, roots, self._choose_user(recipe, roots))
+        return await self._start(plan, recipe.what, roots.egress_endpoint, has_image=bool(recipe.image))
+
     async def forget(self, digest: str) -> None:  # noqa: B027, a driver with nothing to forget is whole
         """Instances share nothing that could go."""
 
+    async def close(self) -> None:  # noqa: B027, likewise
+        """Its instances are ended by the one that started them."""
+
+    async def _start(
+        self, plan: ContainerPlan, what: str, endpoint: EgressEndpoint | None = None, *, has_image: bool = False
+    ) -> Started:
+        name, walls = f"{self._name}{plan.id}", None
+
+        def let_go() -> None:
+            if walls is not None:
+                walls.let_go()
+
+        async def clear() -> None:
+            await self._groups.clear(name, self._clock)
+            let_go()
+
+        try:
+            groups = self._groups.create(name, limit_instance(plan.cpu, plan.memory_bytes, plan.pids))
+            walls = built = await self._build(name, groups, has_image=has_image)
+        except BaseException:
+            await asyncio.shield(clear())
+            raise
+        try:
+            return await bring_up(
+                lambda: launch(self._place, plan, built, endpoint),
+                lambda made: Started(plan.id, name, *made, self._groups, self._clock, let_go),
+                clear,
+            )
+        except OSError as error:
+            raise DriverFailed(
+                f"{what}: its sandbox can't be started: {error.filename or ''} {error.strerror or error}",
+                details={"step": "start"},
+            ) from error
+
     @abstractmethod
-    async def _look(self) -> str:
+    async def _probe(self) -> str:
         """Why this node can't, for people; "" if it can. Raises WeftError, OSError."""
+
+    @abstractmethod
+    async def _build(self, name: str, groups: list[Path], *, has_image: bool) -> Walls:
+        """Those of one instance, whose control group is ``name``, entered by the files ``groups``. Raises DriverFailed."""
+
+    @abstractmethod
+    def _choose_user(self, recipe: Recipe, roots: Roots) -> User:
+        """Who it is inside."""
 
     async def _open_place(self) -> str:
         """Make the folder that instances' users pass through; why there can't be instances in it, in control groups of
@@ -63,31 +144,33 @@ class OwnProcesses(ABC):
         self._place.chmod(0o711)
         return await asyncio.to_thread(self._groups.check, limit_instance(1.0, 64 << 20, 16)) or ""
 
-    async def _refuse(self, recipe: Recipe, roots: Roots) -> None:
-        """Raises DriverFailed for what can't be started here."""
-        if problem := await self.probe():
-            raise DriverFailed(problem, reason="notServed", details={"step": "start"})
-        if len(roots.root) > MOST_LAYERS:
-            raise DriverFailed(
-                f"{recipe.what}: its image has more layers than the {MOST_LAYERS} that fit", details={"step": "start"}
-            )
 
-    async def _bring_up(
-        self,
-        what: str,
-        launch: Callable[[], Launched],
-        make: Callable[[Launched], Started],
-        clear: Callable[[], Awaitable[object]],
-    ) -> Started:
-        """As ``bring_up``. Raises DriverFailed that names ``what``."""
-        try:
-            return await bring_up(launch, make, clear)
-        except OSError as error:
-            raise DriverFailed(
-                f"{what}: {error.filename or ''} {error.strerror or error}", details={"step": "start"}
-            ) from error
-
-
-def limit(recipe: Recipe) -> Limits:
-    """Pure."""
-    return limit_instance(recipe.cpu, recipe.memory, recipe.pids)
+def launch(place: Path, plan: ContainerPlan, walls: Walls, endpoint: EgressEndpoint | None) -> Launched:
+    """In a thread of its own. Raises OSError."""
+    leave_mounts(walls.hidden)
+    plan = mount_parts(place, plan, walls.mapping, name_files(endpoint))
+    listening = enter_network(endpoint)
+    output, theirs = os.pipe2(os.O_CLOEXEC)
+    opened = [theirs]
+    try:
+        entry = walls.enter(place, plan)
+        opened += entry.descriptors
+        process = subprocess.Popen(
+            entry.words,
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=theirs,
+            pass_fds=entry.descriptors,
+            env={"PATH": entry.path},
+            cwd="/",
+            start_new_session=True,
+        )
+    except BaseException:
+        os.close(output)
+        listening.close()
+        raise
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    os.set_blocking(output, False)
+    return process, listening, output

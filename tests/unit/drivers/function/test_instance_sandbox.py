@@ -6,21 +6,28 @@ import errno
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
+import msgspec
 import pytest
 
+from weft.contracts.driver.container import User
 from weft.contracts.driver.function import HANDLER, Ended, Recipe, Roots, compose_command, compose_env
 from weft.drivers.function.instance import read_exit
-from weft.drivers.function.process.sandbox import FIRST_USER, USERS, Sandbox, choose_user, plan_entry, plan_sandbox
-from weft.drivers.function.scratch import bound_scratch
+from weft.drivers.function.plan import bound_scratch, plan_instance
+from weft.drivers.function.process.sandbox import FIRST_USER, USERS, choose_user, plan_entry, plan_sandbox
+from weft.drivers.linux.seccomp import Profile
 from weft.drivers.linux.seccomp_bpf import compile_filter, tighten
-from weft.drivers.runtime.oci.function.config import Inside, translate_instance
+from weft.drivers.runtime.oci.paths import ContainerPaths
+from weft.drivers.runtime.oci.translate import INSTANCE, Facts, Users, translate_container
 
 MIB = 1 << 20
 RECIPE = Recipe(
     digest="d", function="u", project="p", name="thumb", handler="app.handler", memory=256 * MIB, scratch=512 * MIB,
     env={"KEY": "secret", "_HANDLER": "other", "PATH": "/mine"},
 )  # fmt: skip
+FACTS = Facts("x86_64", Profile("SCMP_ACT_ERRNO", [], []), swap_limits=True, open_files=20_000, cgroup_version=1)
+PLAN = plan_instance("id", RECIPE, Roots(root=["/l"], code="/c", command=["run"]), User(1000, 1000))
 
 
 def test_the_environment_is_lambdas_over_the_functions_own_over_the_images() -> None:
@@ -31,8 +38,9 @@ def test_the_environment_is_lambdas_over_the_functions_own_over_the_images() -> 
 
 
 def test_no_secret_stands_on_a_command_line() -> None:
-    sandbox = Sandbox("/r", "/c", "/var/task", "id", 1 << 20, {"KEY": "secret"})
-    assert "secret" in plan_sandbox(sandbox, 7)
+    words = plan_sandbox(PLAN, "/r", 7)
+    assert "secret" in words and words[words.index("--size", words.index("--remount-ro")) + 1] == str(128 * MIB)
+    assert words[words.index("/c") - 1] == "--ro-bind" and words[words.index("/c") + 1] == "/var/task"
     entry = plan_entry(["/g/cgroup.procs"], choose_user("p-1"), 9, ["python"])
     assert "secret" not in " ".join(entry) and entry[-3:] == ["9", "--", "python"] and "bwrap" in entry
     assert FIRST_USER <= choose_user("p-1") < FIRST_USER + USERS and choose_user("p-1") != choose_user("p-2")
@@ -58,8 +66,11 @@ def test_how_it_ended(code: int, out_of_memory: bool, ended: Ended) -> None:
 
 
 def test_a_container_has_no_rights_no_network_of_its_own_and_nothing_to_write() -> None:
-    inside = Inside("/r", "/c", "id", 1 << 20, ["run"], {"A": "b"}, "/var/task", (1000, 1000), 70_000, "g/c-1/in", {})
-    config = translate_instance(inside)
+    paths, traits = (
+        ContainerPaths(run=Path("/r"), state=Path("/s")),
+        msgspec.structs.replace(INSTANCE, seccomp={"a": "b"}),
+    )
+    config = translate_container(PLAN, paths, FACTS, cgroup="g/c-1/in", users=Users(70_000), devices=[], traits=traits)
     process, linux = config["process"], config["linux"]
     assert (
         set(map(tuple, process["capabilities"].values())) == {()}
@@ -69,6 +80,10 @@ def test_a_container_has_no_rights_no_network_of_its_own_and_nothing_to_write() 
     assert {one["type"] for one in linux["namespaces"]} == {"pid", "ipc", "uts", "mount", "cgroup", "user"}
     writable = {one["destination"] for one in config["mounts"] if "ro" not in one["options"]}
     assert writable == {"/proc", "/dev", "/dev/pts", "/dev/shm", "/tmp"}
+    assert {one["destination"] for one in config["mounts"]} - writable == {"/var/task"}
+    limits = {one["type"]: (one["soft"], one["hard"]) for one in process["rlimits"]}
+    assert limits == {"RLIMIT_NOFILE": (1024, 1024), "RLIMIT_CORE": (0, 0)} and process["oomScoreAdj"] == 1000
+    assert linux["resources"] == {"devices": [{"allow": False, "access": "rwm"}]} and linux["seccomp"] == {"a": "b"}
 
 
 def test_the_filter_leaves_four_families_of_sockets() -> None:

@@ -11,25 +11,18 @@ import contextlib
 import os
 import platform
 import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
 from weft.contracts.clock import Clock
-from weft.contracts.driver.function import EgressEndpoint, Isolation, Recipe, Roots, compose_command, compose_env
+from weft.contracts.driver.container import ContainerPlan, ContainerProcess, User
+from weft.contracts.driver.function import Isolation, Recipe, Roots
 from weft.contracts.driver.host import Host
-from weft.drivers.cgroup.limits import Limits, limit_instance
-from weft.drivers.function.egress import name_files
-from weft.drivers.function.instance import Launched, Started
-from weft.drivers.function.instances import OwnProcesses, limit
-from weft.drivers.function.mounts import mount_parts
-from weft.drivers.function.network import enter_network
+from weft.drivers.function.instances import Entry, OwnProcesses, Walls
+from weft.drivers.function.mounts import ROOT
+from weft.drivers.function.plan import plan_scratch
 from weft.drivers.function.process import sandbox
-from weft.drivers.function.process.sandbox import Sandbox, choose_user, plan_entry, plan_sandbox
-from weft.drivers.function.scratch import bound_scratch
-from weft.drivers.linux.namespace_thread import leave_mounts
+from weft.drivers.function.process.sandbox import INSIDE_USER, choose_user, plan_entry, plan_sandbox
 from weft.drivers.linux.seccomp import read_profile, translate_seccomp
 from weft.drivers.linux.seccomp_bpf import compile_filter, tighten
 
@@ -37,21 +30,24 @@ TRIAL_SECONDS = 20.0
 NAME = "p-"  # how its groups' names begin
 
 
-class Launch(msgspec.Struct, frozen=True):
-    """All that the starting thread needs."""
+class ProcessWalls:
+    """bubblewrap's."""
 
-    groups: list[str]
-    user: int
-    place: Path
-    layers: list[str]
-    code: str
-    workdir: str
-    hostname: str
-    scratch: int
-    command: list[str]
-    env: dict[str, str]
-    filter: bytes
-    egress_endpoint: EgressEndpoint | None
+    mapping: int | None = None
+
+    def __init__(self, name: str, groups: Sequence[Path], filter: bytes) -> None:
+        self.hidden: list[str] = []
+        self._user, self._groups, self._filter = choose_user(name), [str(group) for group in groups], filter
+
+    def enter(self, place: Path, plan: ContainerPlan) -> Entry:
+        descriptors = [_write_memory("filter", self._filter)]
+        words = plan_sandbox(plan, str(place / ROOT), descriptors[0])
+        descriptors.append(_write_memory("words", b"".join(os.fsencode(word) + b"\0" for word in words)))
+        entry = plan_entry(self._groups, self._user, descriptors[1], plan.process.argv)
+        return Entry(entry, descriptors, sandbox.PATH)
+
+    def let_go(self) -> None:
+        """Its user is its own by its name."""
 
 
 class ProcessInstances(OwnProcesses):
@@ -61,55 +57,15 @@ class ProcessInstances(OwnProcesses):
 
     def __init__(self, host: Host, clock: Clock | None = None) -> None:
         super().__init__(host, clock, NAME)
-        self._filter: bytes | None = None
+        self._filter = b""
 
-    async def start(self, id: str, recipe: Recipe, roots: Roots) -> Started:
-        """See contracts.function. Raises DriverFailed."""
-        await self._refuse(recipe, roots)
-        command = compose_command(recipe, roots)
-        limits, scratch = limit(recipe), bound_scratch(recipe)
-        return await self._start(
-            f"{NAME}{id}", id, recipe.what, limits, scratch, roots, command, compose_env(recipe, roots)
-        )
+    async def _build(self, name: str, groups: list[Path], *, has_image: bool) -> Walls:
+        return ProcessWalls(name, groups, self._filter)
 
-    async def close(self) -> None:
-        """Its instances are ended by whoever started them."""
+    def _choose_user(self, recipe: Recipe, roots: Roots) -> User:
+        return User(INSIDE_USER, INSIDE_USER)
 
-    async def _start(
-        self,
-        name: str,
-        id: str,
-        what: str,
-        limits: Limits,
-        scratch: int,
-        roots: Roots,
-        command: list[str],
-        env: dict[str, str],
-    ) -> Started:
-        assert self._filter is not None
-        groups = [str(path) for path in self._groups.create(name, limits)]
-        launch = Launch(
-            groups=groups,
-            user=choose_user(name),
-            place=self._place,
-            layers=list(roots.root),
-            code=roots.code,
-            workdir=roots.workdir,
-            hostname=id,
-            scratch=scratch,
-            command=command,
-            env=env,
-            filter=self._filter,
-            egress_endpoint=roots.egress_endpoint,
-        )
-        return await self._bring_up(
-            f"{what}: its sandbox can't be started",
-            lambda: launch_sandbox(launch),
-            lambda made: Started(id, name, *made, self._groups, self._clock),
-            lambda: self._groups.clear(name, self._clock),
-        )
-
-    async def _look(self) -> str:
+    async def _probe(self) -> str:
         if shutil.which(sandbox.PROGRAM) is None:
             return f"{sandbox.PROGRAM} is not installed: {sandbox.INSTALL_HINT}"
         problem = await self._open_place()
@@ -122,18 +78,18 @@ class ProcessInstances(OwnProcesses):
 
     async def _try(self) -> str:
         """Run a program of the node's own in a sandbox; what went wrong, or nothing."""
-        name = f"{NAME}probe-{os.getpid()}"
-        roots = Roots(root=["/"], workdir="/")
-        started = await self._start(
-            name, "probe", "a trial", limit_instance(1.0, 128 << 20, 32), 1 << 20, roots, ["/bin/true"], {}
-        )
+        plan = ContainerPlan(
+            id=f"probe-{os.getpid()}", uid="", name="probe", incarnation=0, layers=["/"], cpu=1.0, memory_bytes=128 << 20,
+            process=ContainerProcess(["/bin/true"]), pids=32, mounts=[plan_scratch(0)], hostname="probe",
+        )  # fmt: skip
+        started = await self._start(plan, "a trial")
         try:
             async with asyncio.timeout(TRIAL_SECONDS):
                 ended = await started.wait()
             if ended.code == 0:
                 return ""
-            said = await asyncio.to_thread(_read_all, started.output)
-            return f"sandboxes don't work on this node: {said or ended}"
+            printed = await asyncio.to_thread(_read_all, started.output)
+            return f"sandboxes don't work on this node: {printed or ended}"
         except TimeoutError:
             return f"a sandbox didn't end within {TRIAL_SECONDS:.0f} s"
         finally:
@@ -153,47 +109,12 @@ def find_closed(folder: Path) -> Path | None:
     return None
 
 
-def launch_sandbox(launch: Launch) -> Launched:
-    """In a thread of its own. Raises OSError."""
-    leave_mounts(())
-    parts = mount_parts(launch.place, launch.layers, launch.code, files=name_files(launch.egress_endpoint))
-    listening = enter_network(launch.egress_endpoint)
-    output, theirs = os.pipe2(os.O_CLOEXEC)
-    handed = [theirs]
-    try:
-        handed.append(_hand_over("filter", launch.filter))
-        inside = Sandbox(parts.root, parts.code, launch.workdir, launch.hostname, launch.scratch, launch.env)
-        handed.append(_hand_over("words", _pack(plan_sandbox(inside, handed[1]))))
-        process = subprocess.Popen(
-            plan_entry(launch.groups, launch.user, handed[2], launch.command),
-            stdin=subprocess.DEVNULL,
-            stdout=theirs,
-            stderr=theirs,
-            pass_fds=handed[1:],
-            env={"PATH": sandbox.PATH},  # what runs inside can read it
-            cwd="/",
-            start_new_session=True,
-        )
-    except BaseException:
-        os.close(output)
-        listening.close()
-        raise
-    finally:
-        for descriptor in handed:
-            os.close(descriptor)
-    os.set_blocking(output, False)
-    return process, listening, output
-
-
-def _hand_over(name: str, content: bytes) -> int:
+def _write_memory(name: str, content: bytes) -> int:
+    """A descriptor of a file that lies nowhere."""
     descriptor = os.memfd_create(name)
     os.write(descriptor, content)
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
-
-
-def _pack(words: Sequence[str]) -> bytes:
-    return b"".join(os.fsencode(word) + b"\0" for word in words)
 
 
 def _read_all(descriptor: int) -> str:

@@ -7,9 +7,9 @@ bubblewrap through a descriptor and never onto a command line.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import msgspec
+from weft.contracts.driver.container import ContainerPlan
 
 PROGRAM = "bwrap"
 INSTALL_HINT = "apt-get install bubblewrap"
@@ -27,17 +27,6 @@ _ENTER = (
 _DROP = ["--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"]
 
 
-class Sandbox(msgspec.Struct, frozen=True):
-    """``root``, ``code`` and ``workdir``: where they are mounted, outside and inside; ``scratch`` bytes of /tmp."""
-
-    root: str
-    code: str
-    workdir: str
-    hostname: str
-    scratch: int
-    env: Mapping[str, str]
-
-
 def choose_user(instance_id: str) -> int:
     """The node's user that this instance is: the same number each time, and nobody else's but by a chance of one in 134 million."""
     return FIRST_USER + int.from_bytes(hashlib.sha256(instance_id.encode()).digest()[:8], "big") % USERS
@@ -51,17 +40,21 @@ def plan_entry(groups: Sequence[str], user: int, args_descriptor: int, command: 
     return [*words, *drop, "--", PROGRAM, "--args", str(args_descriptor), "--", *command]
 
 
-def plan_sandbox(sandbox: Sandbox, filter_descriptor: int) -> list[str]:
-    """bubblewrap's own words but for the command, in the order in which it acts."""
+def plan_sandbox(plan: ContainerPlan, root: str, filter_descriptor: int) -> list[str]:
+    """bubblewrap's own words but for the command, in the order in which it acts. ``root``: where its root is mounted outside."""
+    user = plan.process.user
     words = ["--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
-    words += ["--uid", str(INSIDE_USER), "--gid", str(INSIDE_USER), "--hostname", sandbox.hostname]
-    words += ["--ro-bind", sandbox.root, "/", "--proc", "/proc", "--dev", "/dev"]
+    words += ["--uid", str(user.uid), "--gid", str(user.gid), "--hostname", plan.hostname]
+    words += ["--ro-bind", root, "/", "--proc", "/proc", "--dev", "/dev"]
     words += ["--perms", "1777", "--size", str(SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm"]
     words += ["--remount-ro", "/dev"]
-    words += ["--perms", "1777", "--size", str(max(1 << 20, sandbox.scratch)), "--tmpfs", "/tmp"]
-    if sandbox.code:
-        words += ["--ro-bind", sandbox.code, "/var/task"]
-    words += ["--chdir", sandbox.workdir, "--clearenv", "--new-session", "--cap-drop", "ALL"]
-    for name, value in sandbox.env.items():
+    for mount in plan.mounts:
+        if mount.source:
+            words += ["--ro-bind", mount.source, mount.target]
+        else:
+            words += ["--perms", "1777", "--size", str(mount.size_bytes), "--tmpfs", mount.target]
+    words += ["--chdir", plan.process.cwd, "--clearenv", "--new-session", "--cap-drop", "ALL"]
+    for word in plan.process.env:
+        name, _, value = word.partition("=")
         words += ["--setenv", name, value]
     return [*words, "--seccomp", str(filter_descriptor)]

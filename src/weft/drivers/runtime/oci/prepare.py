@@ -12,6 +12,7 @@ import msgspec
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.processes import ProcessId
 from weft.drivers.runtime.oci.container import Container
+from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.record import ContainerRecord
 from weft.drivers.runtime.oci.rootfs.overlay import make_folders
 from weft.drivers.runtime.oci.rootfs.writable_layer import has_disk
@@ -22,18 +23,15 @@ from weft.objects.errors import DriverFailed, InvalidInput, WeftError
 ENDED_ALREADY = ProcessId(0, 0)  # no process
 
 
-def write_config(container: Container, facts: Facts, groups: ControlGroups, mapping: int | None) -> None:
-    """Its folders, and in them all that its runtime reads. Raises InvalidInput for devices that aren't."""
-    config = prepare_config(container, facts, groups, mapping)
-    descriptor = os.open(
-        container.paths.config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600
-    )  # its environment may be secret
-    with os.fdopen(descriptor, "wb") as file:
+def write_config(paths: ContainerPaths, config: dict[str, Any]) -> None:
+    """For the runtime alone: the environment in it may be secret."""
+    with os.fdopen(os.open(paths.config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(msgspec.json.encode(config))
 
 
 def prepare_config(container: Container, facts: Facts, groups: ControlGroups, mapping: int | None) -> dict[str, Any]:
-    """Its folders, and the OCI configuration over them, good as long as ``mapping``, the namespace of its users, is open."""
+    """Its folders, and the OCI configuration over them, good as long as ``mapping``, the namespace of its users, is open. Raises
+    InvalidInput for devices that aren't."""
     record, paths, plan = container.record, container.paths, container.record.plan
     write_files(container)
     return translate_container(

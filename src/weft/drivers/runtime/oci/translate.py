@@ -22,8 +22,7 @@ from weft.objects.errors import InvalidInput
 
 PERIOD_MICROSECONDS = 100_000
 MOST_PROCESSES = 4096
-OPEN_FILES = 1024
-SHARED_MEMORY_BYTES = 64 << 20
+OPEN_FILES, MOST_OPEN_FILES = 1024, 1 << 20
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HOSTS, HOSTNAME, RESOLV_CONF = "hosts", "hostname", "resolv.conf"
 
@@ -33,6 +32,8 @@ MASKED_PATHS = [
     *("/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/proc/interrupts", "/proc/kallsyms"),
     *("/sys/firmware", "/sys/devices/virtual/powercap", "/sys/kernel/debug", "/sys/kernel/security", "/sys/module"),
 ]
+TIGHT = ["nosuid", "noexec", "nodev"]
+NO_DEVICES: list[dict[str, Any]] = [{"allow": False, "access": "rwm"}]
 READ_ONLY_PATHS = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
 
 
@@ -46,6 +47,38 @@ class Facts(msgspec.Struct, frozen=True):
     open_files: int
     cgroup_version: int
     users: tuple[int, int] = (0, 0)
+
+
+class Traits(msgspec.Struct, frozen=True):
+    """Where containers and functions' instances differ: in what a stranger's code is let have, and by who holds and limits it. The
+    defaults are a container's."""
+
+    most_open_files: int = MOST_OPEN_FILES
+    dumps_core: bool = True
+    oom_score: int = 0  # 1000: the first to go when the node lacks memory
+    shared_memory_bytes: int = 64 << 20
+    device_bytes: int = 64 << 20  # of /dev
+    whole_system: bool = (
+        True  # /sys, /run, its control group, message queues, and files with its name and its name servers
+    )
+    own_network: bool = True  # False: that of the thread which starts the runtime
+    own_limits: bool = True  # False: a control group around the one that is named has them
+    mounts_volumes: bool = True  # False: they lie where the plan says
+    seccomp: dict[str, Any] | None = None  # made ready; None: by the node's profile and the plan's capabilities
+
+
+CONTAINER = Traits()
+INSTANCE = Traits(
+    most_open_files=OPEN_FILES,
+    dumps_core=False,
+    oom_score=1000,
+    shared_memory_bytes=32 << 20,
+    device_bytes=64 << 10,
+    whole_system=False,
+    own_network=False,
+    own_limits=False,
+    mounts_volumes=False,
+)
 
 
 class Users(msgspec.Struct, frozen=True):
@@ -70,15 +103,16 @@ def translate_container(
     cgroup: str,
     users: Users | None,
     devices: list[Device],
+    traits: Traits = CONTAINER,
 ) -> dict[str, Any]:
     """``cgroup``: its path below each controller's mount. ``users`` None: the node's own."""
     linux: dict[str, Any] = {
-        "namespaces": _namespaces(plan, users),
+        "namespaces": _namespaces(plan, users, traits),
         "cgroupsPath": f"/{cgroup.strip('/')}",
-        "resources": translate_resources(plan, facts, devices),
+        "resources": translate_resources(plan, facts, devices) if traits.own_limits else {"devices": NO_DEVICES},
         "maskedPaths": MASKED_PATHS,
         "readonlyPaths": READ_ONLY_PATHS,
-        "seccomp": translate_seccomp(facts.profile, facts.machine, plan.capabilities),
+        "seccomp": traits.seccomp or translate_seccomp(facts.profile, facts.machine, plan.capabilities),
         "devices": [_device_node(device) for device in devices],
         "rootfsPropagation": "private",
     }
@@ -87,19 +121,23 @@ def translate_container(
         linux["uidMappings"] = linux["gidMappings"] = mapping
     return {
         "ociVersion": "1.0.2",
-        "process": translate_process(plan, facts, terminal=plan.terminal),
+        "process": translate_process(plan, facts, terminal=plan.terminal, traits=traits),
         "root": {"path": str(paths.root), "readonly": plan.read_only_root},
         "hostname": plan.hostname or plan.name,
-        "mounts": _mounts(plan, paths, shifted=users is not None),
+        "mounts": _mounts(plan, paths, traits, shifted=users is not None and traits.mounts_volumes),
         "linux": linux,
     }
 
 
-def translate_process(plan: ContainerPlan, facts: Facts, *, terminal: bool = False) -> dict[str, Any]:
+def translate_process(
+    plan: ContainerPlan, facts: Facts, *, terminal: bool = False, traits: Traits = CONTAINER
+) -> dict[str, Any]:
     process = plan.process
     caps = plan.capabilities
     held = caps if process.user.uid == 0 else []  # as the kernel has it for a program of another user than root
-    limit = min(facts.open_files, 1 << 20)
+    limit = min(facts.open_files, traits.most_open_files)
+    limits = [{"type": "RLIMIT_NOFILE", "soft": min(OPEN_FILES, limit), "hard": limit}]
+    limits += [] if traits.dumps_core else [{"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]
     return {
         "terminal": terminal,
         "user": {"uid": process.user.uid, "gid": process.user.gid, "additionalGids": process.user.groups},
@@ -113,8 +151,9 @@ def translate_process(plan: ContainerPlan, facts: Facts, *, terminal: bool = Fal
             "inheritable": [],
             "ambient": [],
         },
-        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": min(OPEN_FILES, limit), "hard": limit}],
+        "rlimits": limits,
         "noNewPrivileges": True,
+        **({"oomScoreAdj": traits.oom_score} if traits.oom_score else {}),
     }
 
 
@@ -151,7 +190,7 @@ def translate_resources(plan: ContainerPlan, facts: Facts, devices: list[Device]
     memory: dict[str, Any] = {"limit": plan.memory_bytes}
     if facts.swap_limits:
         memory["swap"] = plan.memory_bytes  # memory and swap together: none
-    rules: list[dict[str, Any]] = [{"allow": False, "access": "rwm"}]
+    rules = list(NO_DEVICES)
     rules.extend(
         {"allow": True, "type": device.kind, "major": device.major, "minor": device.minor, "access": "rw"}
         for device in devices
@@ -209,40 +248,25 @@ def needs_sysfs(plan: ContainerPlan, first_user: int | None) -> bool:
     return bool(plan.netns) and first_user is not None
 
 
-def _namespaces(plan: ContainerPlan, users: Users | None) -> list[dict[str, str]]:
+def _namespaces(plan: ContainerPlan, users: Users | None, traits: Traits) -> list[dict[str, str]]:
     found: list[dict[str, str]] = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "cgroup")]
-    found.append({"type": "network", "path": plan.netns} if plan.netns else {"type": "network"})
+    if traits.own_network:
+        found.append({"type": "network", "path": plan.netns} if plan.netns else {"type": "network"})
     if users is not None:
         found.append({"type": "user", "path": users.namespace} if users.namespace else {"type": "user"})
     return found
 
 
-def _mounts(plan: ContainerPlan, paths: ContainerPaths, *, shifted: bool) -> list[dict[str, Any]]:
-    tight = ["nosuid", "noexec", "nodev"]
-    sys: dict[str, Any] = _mount("/sys", "sysfs", "sysfs", [*tight, "ro"])
-    if shifted and plan.netns:
-        sys = _mount("/sys", "bind", str(sysfs_source(paths)), ["bind", *tight, "ro"])
+def _mounts(plan: ContainerPlan, paths: ContainerPaths, traits: Traits, *, shifted: bool) -> list[dict[str, Any]]:
+    pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
     found = [
-        _mount("/proc", "proc", "proc", tight),
-        _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        _mount(
-            "/dev/pts", "devpts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
-        ),
-        _mount("/dev/shm", "tmpfs", "shm", [*tight, "mode=1777", f"size={SHARED_MEMORY_BYTES}"]),
-        _mount("/dev/mqueue", "mqueue", "mqueue", tight),
-        sys,
-        _mount("/sys/fs/cgroup", "cgroup", "cgroup", [*tight, "relatime", "ro"]),
+        _mount("/proc", "proc", "proc", TIGHT),
+        _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", f"size={traits.device_bytes}"]),
+        _mount("/dev/pts", "devpts", "devpts", pts),
+        _mount("/dev/shm", "tmpfs", "shm", [*TIGHT, "mode=1777", f"size={traits.shared_memory_bytes}"]),
     ]
-    targets = {mount.target.rstrip("/") for mount in plan.mounts}
-    if plan.read_only_root:
-        for target, mode in (("/tmp", "1777"), ("/run", "755")):
-            if target not in targets:
-                found.append(_mount(target, "tmpfs", "tmpfs", ["nosuid", "nodev", f"mode={mode}", "size=65536k"]))
-    found += [
-        _mount(f"/etc/{name}", "bind", str(paths.files / name), ["bind", *tight, "ro"])
-        for name in (HOSTS, HOSTNAME, RESOLV_CONF)
-        if f"/etc/{name}" not in targets
-    ]
+    if traits.whole_system:
+        found += _system_mounts(plan, paths, shifted=shifted)
     for number, mount in enumerate(plan.mounts):
         access = "ro" if mount.read_only else "rw"
         if not mount.source:
@@ -252,6 +276,27 @@ def _mounts(plan: ContainerPlan, paths: ContainerPaths, *, shifted: bool) -> lis
             source = volume_source(paths, number, mount, shifted=shifted)
             found.append(_mount(mount.target, "bind", source, ["bind", "private", "nosuid", "nodev", access]))
     return found
+
+
+def _system_mounts(plan: ContainerPlan, paths: ContainerPaths, *, shifted: bool) -> list[dict[str, Any]]:
+    sys: dict[str, Any] = _mount("/sys", "sysfs", "sysfs", [*TIGHT, "ro"])
+    if shifted and plan.netns:
+        sys = _mount("/sys", "bind", str(sysfs_source(paths)), ["bind", *TIGHT, "ro"])
+    found = [
+        _mount("/dev/mqueue", "mqueue", "mqueue", TIGHT),
+        sys,
+        _mount("/sys/fs/cgroup", "cgroup", "cgroup", [*TIGHT, "relatime", "ro"]),
+    ]
+    targets = {mount.target.rstrip("/") for mount in plan.mounts}
+    if plan.read_only_root:
+        for target, mode in (("/tmp", "1777"), ("/run", "755")):
+            if target not in targets:
+                found.append(_mount(target, "tmpfs", "tmpfs", ["nosuid", "nodev", f"mode={mode}", "size=65536k"]))
+    return found + [
+        _mount(f"/etc/{name}", "bind", str(paths.files / name), ["bind", *TIGHT, "ro"])
+        for name in (HOSTS, HOSTNAME, RESOLV_CONF)
+        if f"/etc/{name}" not in targets
+    ]
 
 
 def _mount(target: str, kind: str, source: str, options: list[str]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from weft.drivers.runtime.oci.conmon.shim import (
 )
 from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.exec.runtime_session import start_exec
-from weft.drivers.runtime.oci.prepare import ENDED_ALREADY, failed, make_ready, write_config
+from weft.drivers.runtime.oci.prepare import ENDED_ALREADY, failed, make_ready, prepare_config, write_config
 from weft.drivers.runtime.oci.process_holder import NodeProcess
 from weft.drivers.runtime.oci.rootfs.overlay import Root, mount_root
 from weft.drivers.runtime.oci.rootfs.writable_layer import ensure_disk
@@ -63,7 +63,7 @@ class Conmon(NodeProcess):
         record, paths = container.record, container.paths
         shims = [str(path) for path in make_shims(self._groups)]
         async with make_ready(container, self._runtime.name) as mapping:
-            write_config(container, facts, self._groups, mapping)
+            write_config(paths, prepare_config(container, facts, self._groups, mapping))
             await ensure_disk(record.plan, paths)
             await recorded
             root = Root(record.plan, paths, record.first_user, mapping)
