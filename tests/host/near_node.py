@@ -18,16 +18,21 @@ PACE = 0.1
 async def main(uid: str, address: str) -> None:
     loop = asyncio.get_running_loop()
 
-    def tell() -> None:
-        print(msgspec.json.encode(node.nearness).decode(), flush=True)
+    news = asyncio.Event()
+    node = Proximity(uid, address, 8445, SystemClock(), news, pace=PACE)
 
-    node = Proximity(uid, address, 8445, SystemClock(), tell, pace=PACE)
+    async def show() -> None:
+        while await news.wait():
+            news.clear()
+            print(msgspec.json.encode(node.nearness).decode(), flush=True)
+
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    keeping = asyncio.create_task(node.keep())
+    keeping = [asyncio.create_task(node.keep()), asyncio.create_task(show())]
     while line := await reader.readline():
         node.put_peers(msgspec.json.decode(line, type=Peers))
-    keeping.cancel()
+    for task in keeping:
+        task.cancel()
 
 
 if __name__ == "__main__":

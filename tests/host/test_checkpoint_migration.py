@@ -21,14 +21,17 @@ from weft.agent.migration.credentials import Credentials
 from weft.agent.migration.relay import Limit
 from weft.agent.migration.role import MigrationContext, NodeContext
 from weft.agent.migration.transport import TlsTransport
-from weft.agent.state.allocation import LocalAllocation, MigrationState
+from weft.agent.state.allocation import Checkpoint, MigrationState
+from weft.agent.state.allocation_state import AllocationState
+from weft.agent.state.checkpoint import CheckpointStore
+from weft.agent.workload.kind import Prepared
 from weft.agent.workload.runtimes import Runtimes
-from weft.agent.workload.vm import Prepared
 from weft.contracts.clock import SystemClock
 from weft.drivers.runtime.oci.driver import OciDriver
 from weft.drivers.runtime.oci.record import ContainerEnd, ContainerRecord, read_record, write_record
 from weft.drivers.runtime.oci.rootfs.overlay import make_folders
 from weft.kinds.allocation import AllocatedContainer, AllocatedMigration, AllocationSpec, Resources
+from weft.objects.envelope import Envelope
 from weft.objects.identity import Ref, short_id
 from weft.trust.ca import Authority, read_csr
 
@@ -94,7 +97,7 @@ async def test_it_comes_whole_and_is_the_other_nodes_to_go_on_with(
     credentials = make_credentials(tmp_path, "node-1", "node-2")
     move = AllocatedMigration(key="m", mode="cold", peer="n", peer_uid="", peer_allocation="", saves="must")
 
-    def brief(side: int, driver: OciDriver, move: AllocatedMigration) -> MigrationContext:
+    def context_of(side: int, driver: OciDriver, move: AllocatedMigration) -> MigrationContext:
         spec = AllocationSpec(
             node=f"n{side + 1}",
             node_uid=f"node-{side + 1}",
@@ -107,18 +110,20 @@ async def test_it_comes_whole_and_is_the_other_nodes_to_go_on_with(
         )
         wire, limit = TlsTransport(credentials[side], CLOCK), Limit(0, CLOCK)
         runtimes = Runtimes({"container": driver})
-        ground = NodeContext(labs[side].host, runtimes, None, None, wire, limit, CLOCK)  # type: ignore[arg-type]  # not asked
-        part = MigrationState("m", "target" if side else "source", "", cold=True)
+        context = NodeContext(labs[side].host, runtimes, None, None, wire, limit, CLOCK)  # type: ignore[arg-type]  # not asked
+        migration = MigrationState("m", "target" if side else "source", "", cold=True)
 
-        wanted = LocalAllocation(f"n{side + 1}.a", uids[side], spec)
-        return MigrationContext(
-            wanted, part, ground, lambda part: asyncio.ensure_future(asyncio.sleep(0)), lambda: None
+        allocation = Envelope(
+            kind="allocation", name=f"n{side + 1}.a", uid=uids[side], spec=msgspec.Raw(msgspec.json.encode(spec))
         )
+        store = CheckpointStore(str(tmp_path / f"n{side + 1}"))
+        state = AllocationState(allocation, Checkpoint(migration=migration), store)
+        return MigrationContext(state, state.local, migration, context)
 
-    target = ColdTarget(brief(1, there, msgspec.structs.replace(move, peer_uid="node-1")), Prepared())
+    target = ColdTarget(context_of(1, there, msgspec.structs.replace(move, peer_uid="node-1")), Prepared())
     await target.open()
     told = msgspec.structs.replace(move, peer_uid="node-2", address=target.report.address)
-    source = ColdSource(brief(0, here, told))
+    source = ColdSource(context_of(0, here, told))
     source.start()
     try:
         async with asyncio.timeout(60):

@@ -150,7 +150,7 @@ async def test_an_agent_that_dies_on_the_way_goes_on_and_one_that_dies_after_the
     guest.begin(ROOT, "san", bytes_per_second=2 * MIB)
     await guest.until("moving")
     await guest.node.kill()
-    await guest.node.start("volume.relocation:DiskRelocator._clear:before")
+    await guest.node.start("migration.disk_relocation:DiskRelocator._clear:before")
     await guest.node.await_death()
     await guest.node.start()
     await guest.until("takenOver")
@@ -216,7 +216,7 @@ async def test_a_machine_that_dies_on_the_way_starts_again_on_the_disk_that_it_h
 async def test_agent_and_machine_that_die_after_the_switch_leave_the_new_disk(guest: Guest) -> None:
     whole = await guest.run("sh", "-c", READ)
     await guest.node.kill()
-    await guest.node.start("volume.relocation:DiskRelocator._clear:before")
+    await guest.node.start("migration.disk_relocation:DiskRelocator._clear:before")
     pool = guest.other_pool()
     guest.begin(ROOT, pool)
     await guest.node.await_death()

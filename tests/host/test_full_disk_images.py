@@ -11,6 +11,7 @@ import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, BinaryIO, cast
 
 import msgspec
@@ -19,6 +20,7 @@ from tests.unit.controllers.image.hostile_site import hostile_site
 
 from weft.agent.image.cache import ImageCache
 from weft.agent.server.client import Server
+from weft.agent.state.table import AllocationTable
 from weft.contracts.driver.container import ContainerPlan, ContainerProcess
 from weft.controllers.image.file import fetch
 from weft.drivers.runtime.oci.paths import ContainerPaths
@@ -114,7 +116,7 @@ def test_an_image_that_does_not_fit_on_a_node_leaves_it_as_it_was(
     monkeypatch.setattr("weft.agent.image.cache.SPARE_BYTES", 0)
     content = bundle(size)
     image = AllocatedImage(name="large", uid="u", sha256=hashlib.sha256(content).hexdigest(), size=0, url="")
-    cache = ImageCache(str(small), cast(Server, cast(Any, Blobs(content))), set)
+    cache = ImageCache(str(small), cast(Server, cast(Any, Blobs(content))), AllocationTable())
     before = used(small)
     try:
         assert "large" in no_space(lambda: asyncio.run(cache.ensure(image, lambda _: None)))
@@ -128,8 +130,9 @@ def test_images_that_nothing_uses_make_room_the_longest_unused_first(
 ) -> None:
     monkeypatch.setattr("weft.agent.image.cache.SPARE_BYTES", 0)
     used_here: set[str] = set()
+    table = cast(AllocationTable, SimpleNamespace(images=lambda: used_here))
     blobs = Blobs(b"")
-    cache = ImageCache(str(small), cast(Server, cast(Any, blobs)), lambda: used_here)
+    cache = ImageCache(str(small), cast(Server, cast(Any, blobs)), table)
 
     def ensure(name: str, size: int) -> str:
         blobs.content = bundle(size) + name.encode()

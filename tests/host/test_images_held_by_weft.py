@@ -16,7 +16,9 @@ from weft.agent.image.cache import ImageCache
 from weft.agent.image.oci import ContainerImages
 from weft.agent.server.client import Server
 from weft.agent.state.allocation import LocalAllocation
+from weft.agent.state.table import AllocationTable
 from weft.contracts.clock import SystemClock
+from weft.contracts.driver.runtime import GuestFacts
 from weft.images.busybox.build import pack_image
 from weft.kinds.allocation import AllocatedContainer, AllocatedImage, AllocationSpec, Resources
 from weft.objects.errors import NotAuthenticated, WeftError
@@ -43,8 +45,10 @@ class HeldNode:
     def __init__(self, folder: Path, archive: bytes) -> None:
         self.folder, self.archive = folder, archive
         self.server, self.store = Blobs(archive), node(folder)
-        cache = ImageCache(str(folder), cast(Server, cast(Any, self.server)), set)
-        self.images = ContainerImages(self.store, cache, lambda: None, SystemClock())
+        table = AllocationTable()
+        table.found["g"] = GuestFacts("g", "g", "g", 1, "running")  # which may need any image
+        cache = ImageCache(str(folder), cast(Server, cast(Any, self.server)), table)
+        self.images = ContainerImages(self.store, cache, table, SystemClock())
 
     def wanted(self, uid: str, digest: str = "") -> LocalAllocation:
         with open(self.folder / "x.tar", "wb+") as file:

@@ -21,8 +21,8 @@ from weft.agent.allocation import plan
 from weft.agent.node import capabilities
 from weft.agent.server.reporter import Reporter
 from weft.agent.server.watch import Put
-from weft.agent.state.allocation import AllocationState, PlanInput
-from weft.agent.state.checkpoint import Checkpoint, CheckpointStore
+from weft.agent.state.allocation import Checkpoint
+from weft.agent.state.checkpoint import CheckpointStore
 from weft.contracts.driver.network import Allowed, Endpoint
 from weft.contracts.driver.runtime import BootKernel, GuestFacts, RuntimeProbe
 from weft.drivers.runtime.fake.driver import FakeDriver
@@ -97,10 +97,10 @@ async def test_a_guest_at_rest_is_looked_at_and_nothing_is_planned_until_somethi
         looks += 1
         return await inspect(self, guest_id)
 
-    def count_plan(known: PlanInput, guest: GuestFacts, now: float) -> plan.Plan:
+    def count_plan(facts: plan.PlanInput) -> plan.Plan:
         nonlocal plans
         plans += 1
-        return plan_allocation(known, guest, now)
+        return plan_allocation(facts)
 
     monkeypatch.setattr(FakeDriver, "inspect", count_look)
     monkeypatch.setattr(plan, "plan_allocation", count_plan)
@@ -111,7 +111,7 @@ async def test_a_guest_at_rest_is_looked_at_and_nothing_is_planned_until_somethi
         planned = plans
         for _ in range(3):
             before = looks
-            agent.allocations.look()
+            agent.allocations.wake()
             await lab.until(lambda before=before: looks > before, "looked at")  # type: ignore[misc]
         assert plans == planned
         lab.runtime.kill(short_id(web.uid))
@@ -139,7 +139,7 @@ async def test_room_that_is_held_for_later_is_nothing_to_a_node(lab: Lab) -> Non
     async with lab.agent() as agent:
         lab.server.put(room, web)
         await lab.until_state(web, "running")
-        assert agent.allocations.find(room.name) is None and lab.guest(room) is None
+        assert agent.table.find(room.name) is None and lab.guest(room) is None
         assert lab.copies() == [f"{short_id(web.uid)}.json"]
         lab.server.delete(room)
         await lab.settle()
@@ -487,24 +487,24 @@ async def test_a_report_that_comes_back_to_its_node_is_no_news_there(lab: Lab) -
     async with lab.agent() as agent:
         lab.server.put(web)
         report = await lab.until_state(web, "running")
-        worker = next(iter(agent.allocations.workers))
-        before = worker.wanted
+        (state,) = agent.table
+        before = state.local
         echo = msgspec.structs.replace(web, report=msgspec.Raw(msgspec.json.encode(report)))
         assert agent.allocations.put(Put(echo)) is False
-        assert worker.wanted.report == report and worker.wanted.spec is before.spec
+        assert state.local.report == report and state.local.spec is before.spec
         assert (
             agent.allocations.put(Put(change(echo, restart_generation=1))) is True
-            and worker.wanted.spec.restart_generation == 1
+            and state.local.spec.restart_generation == 1
         )
 
 
 async def test_a_guest_s_way_up_is_written_down_three_times(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[AllocationState] = []
+    kept: list[Checkpoint] = []
     save = CheckpointStore.save
 
-    def save_and_count(self: CheckpointStore, id: str, copy: Checkpoint) -> None:
-        kept.append(copy.memory)
-        save(self, id, copy)
+    def save_and_count(self: CheckpointStore, id: str, allocation: Envelope, checkpoint: Checkpoint) -> None:
+        kept.append(checkpoint)
+        save(self, id, allocation, checkpoint)
 
     monkeypatch.setattr(CheckpointStore, "save", save_and_count)
     web = make_allocation()
@@ -512,4 +512,8 @@ async def test_a_guest_s_way_up_is_written_down_three_times(lab: Lab, monkeypatc
         lab.server.put(web)
         await lab.until_state(web, "running")
         await lab.until(lambda: bool(kept) and kept[-1].answered, "its answer is written down")
-        assert [(memory.made, memory.run) for memory in kept] == [(True, "new"), (True, "starting"), (True, "up")]
+        assert [(checkpoint.made, checkpoint.run) for checkpoint in kept] == [
+            (True, "new"),
+            (True, "starting"),
+            (True, "up"),
+        ]

@@ -23,8 +23,8 @@ from tests.scenario.agent_lab import (
 
 from weft.agent.allocation import supervisor
 from weft.agent.network import executor
-from weft.agent.state.allocation import AllocationState, MigrationState
-from weft.agent.state.checkpoint import Checkpoint, CheckpointStore
+from weft.agent.state.allocation import Checkpoint, MigrationState
+from weft.agent.state.checkpoint import CheckpointStore
 from weft.kinds.allocation import AllocatedMigration
 from weft.objects.envelope import Envelope
 from weft.objects.errors import Forbidden, NotAuthenticated, NotFound, WeftError
@@ -203,11 +203,11 @@ async def test_what_no_list_holds_any_more_while_a_step_is_written_down_is_told_
     web, save = make_allocation(), CheckpointStore.save
     at_it, go_on = threading.Event(), threading.Event()
 
-    def save_slowly(copies: CheckpointStore, name: str, copy: Checkpoint) -> None:
-        if copy.memory.run == "starting" and not at_it.is_set():
+    def save_slowly(copies: CheckpointStore, name: str, allocation: Envelope, checkpoint: Checkpoint) -> None:
+        if checkpoint.run == "starting" and not at_it.is_set():
             at_it.set()
             assert go_on.wait(20)
-        save(copies, name, copy)
+        save(copies, name, allocation, checkpoint)
 
     monkeypatch.setattr(CheckpointStore, "save", save_slowly)
     async with lab.agent() as agent:
@@ -250,7 +250,7 @@ async def test_what_was_told_as_an_orphan_is_one_for_an_agent_that_starts_withou
     def look(node: str, body: ReportBody) -> ReportAnswer:
         if body.node is not None and body.node.orphans:
             kept.append(
-                {copy.allocation.uid: copy.memory.orphan for copy in CheckpointStore(lab.host.state_dir).load()}
+                {saved.uid: checkpoint.orphan for saved, checkpoint in CheckpointStore(lab.host.state_dir).load()}
             )
         return report(node, body)
 
@@ -419,7 +419,7 @@ async def test_after_any_bad_days_there_is_one_guest_one_disk_one_port(lab: Lab,
 async def test_a_guest_that_came_and_was_deleted_here_has_moved_on_for_an_older_store(lab: Lab) -> None:
     """Its source must not hear that it never ran here: it would begin it anew, with empty disks."""
     here, copies = make_allocation(nics=[]), CheckpointStore(lab.host.state_dir)
-    copies.save(short_id(here.uid), Checkpoint(here, AllocationState(run="up", made=True, took="m")))
+    copies.save(short_id(here.uid), here, Checkpoint(run="up", made=True, arrived_by="m"))
     async with lab.agent():
         lab.server.put(here)
         await lab.until_state(here, "running")

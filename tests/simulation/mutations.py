@@ -113,7 +113,7 @@ def take_what_is_not_listed_for_deleted() -> Any:
     """An agent ends what the server's list doesn't hold: after a restore that is somebody's guest."""
 
     def miss(self: Allocations, worker: Any) -> None:
-        worker.update(msgspec.structs.replace(worker.notes.envelope, deleting_since=1.0))
+        worker.update(msgspec.structs.replace(worker.state.envelope, deleting_since=1.0))
 
     return mock.patch.object(Allocations, "_miss", miss)
 
@@ -155,7 +155,7 @@ def run_on_until_the_target_answers() -> Any:
     real = Source._hand_over
 
     async def hand_over(self: Source, began: float) -> None:
-        await self._moves.cancel(self._wanted.id, self.part.key, never_ran=True)
+        await self._moves.cancel(self._local.id, self.migration.key, never_ran=True)
         await real(self, began)
 
     return mock.patch.object(Source, "_hand_over", hand_over)
@@ -164,8 +164,8 @@ def run_on_until_the_target_answers() -> Any:
 def leave_the_data_behind() -> Any:
     """What was copied to the target stays at the source as well."""
 
-    async def remove_volumes(*given: Any) -> str:
-        return ""
+    async def remove_volumes(*given: Any) -> None:
+        return None
 
     return mock.patch.dict(allocation_executor._STEPS, {Step.REMOVE_VOLUMES: remove_volumes})
 
@@ -174,7 +174,7 @@ def believe_an_older_store() -> Any:
     """A place that the store knows as a VM's own has its guest, also when its node has sent it away since."""
     patches = contextlib.ExitStack()
     for module in (plan, migration_executor):
-        patches.enter_context(mock.patch.object(module, "is_back", lambda spec, part: True))
+        patches.enter_context(mock.patch.object(module, "is_back", lambda spec, migration: True))
     return patches
 
 

@@ -12,15 +12,18 @@ from weft.agent.network.executor import NetworkExecutor
 from weft.agent.network.plan import read_endpoint, read_forward
 from weft.agent.server.client import Server
 from weft.agent.server.watch import Feed, Listed, Put, Told
+from weft.agent.state.table import AllocationTable
 
 HEAR_SECONDS = 5.0
 
 
 class ServerWatches:
-    """One feed for each thing that is followed, until ``end``; ``on_network`` hears of each whole list of a network's addresses."""
+    """One feed for each thing that is followed, until ``end``. ``listed`` are the server's whole lists of networks' addresses, for
+    the node's own endpoints."""
 
-    def __init__(self, server: Server, network: NetworkExecutor, on_network: Callable[[str, Set[str]], None]) -> None:
-        self._server, self._network, self._on_network = server, network, on_network
+    def __init__(self, server: Server, network: NetworkExecutor, table: AllocationTable) -> None:
+        self._server, self._network, self._table = server, network, table
+        self.listed: asyncio.Queue[tuple[str, Set[str]]] = asyncio.Queue()
         self._feeds: dict[str, Feed] = {}
         self._networks: dict[str, asyncio.Event] = {}  # by uid: set once the server's list of its endpoints was heard
 
@@ -36,8 +39,9 @@ class ServerWatches:
     def follow_published_ports(self) -> None:
         self.follow("published ports", "publishedport", {}, self._on_published_port)
 
-    def follow_networks(self, needed: set[str]) -> None:
-        """One feed of endpoints for each of these networks, and for no others."""
+    def follow_networks(self) -> None:
+        """One feed of endpoints for each network that is needed here, and for no others."""
+        needed = self._table.networks() | self._network.handover.networks
         for uid in sorted(self._networks.keys() - needed):
             self._feeds.pop(uid).end()
             del self._networks[uid]
@@ -68,7 +72,7 @@ class ServerWatches:
             self._network.fade_neighbours(network_uid, {_address_of(name) for name in told.names})
             if network_uid in self._networks:
                 self._networks[network_uid].set()
-            self._on_network(network_uid, {_address_of(name) for name in told.names})
+            self.listed.put_nowait((network_uid, {_address_of(name) for name in told.names}))
         elif isinstance(told, Put):
             address = _address_of(told.envelope.name)
             self._network.put_neighbour(network_uid, address, read_endpoint(told.envelope))

@@ -15,11 +15,13 @@ from weft.agent.allocation.orphans import MOST_ORPHAN_BYTES, copy_orphans
 from weft.agent.image.cache import CachedImage
 from weft.agent.network.plan import fold_segments, keep_forwards, ports_of, read_endpoint, read_forward
 from weft.agent.node.facts import inspect_capacity
-from weft.agent.state.allocation import AllocationState, LocalAllocation, port_id, read_allocation
-from weft.agent.state.checkpoint import Checkpoint, CheckpointStore, Surroundings
+from weft.agent.state.allocation import Checkpoint, LocalAllocation, port_id, read_allocation
+from weft.agent.state.allocation_state import AllocationState
+from weft.agent.state.checkpoint import CheckpointStore, Surroundings
+from weft.agent.workload.kind import Prepared
 from weft.agent.workload.seed import build_tar
 from weft.agent.workload.shape import name_serial
-from weft.agent.workload.vm import Prepared, plan_guest
+from weft.agent.workload.vm import plan_guest
 from weft.contracts.driver.network import Endpoint, Forward
 from weft.contracts.driver.runtime import BootDisk, BootKernel
 from weft.contracts.driver.volume import VolumeFacts
@@ -125,12 +127,12 @@ def test_a_seed_holds_user_data_and_the_name_and_is_whole_blocks() -> None:
 
 def test_copies_outlive_and_a_broken_one_harms_no_other(tmp_path: Path) -> None:
     copies = CheckpointStore(str(tmp_path))
-    copy = Checkpoint(make_allocation(), AllocationState(run="up", restart_generation=3, made=True))
-    copies.save("abc", copy)
+    allocation, checkpoint = make_allocation(), Checkpoint(run="up", restart_generation=3, made=True)
+    copies.save("abc", allocation, checkpoint)
     (tmp_path / "allocations" / "broken.json").write_bytes(b"{")
-    (found,) = CheckpointStore(str(tmp_path)).load()
-    assert (found.memory, found.allocation.name) == (copy.memory, copy.allocation.name)
-    assert bytes(found.allocation.spec) == bytes(copy.allocation.spec)
+    ((envelope, found),) = CheckpointStore(str(tmp_path)).load()
+    assert (found, envelope.name) == (checkpoint, allocation.name)
+    assert bytes(envelope.spec) == bytes(allocation.spec)
     copies.remove("abc")
     copies.remove("abc")
     assert copies.load() == []
@@ -144,11 +146,12 @@ def test_surroundings_outlive_and_are_empty_at_first(tmp_path: Path) -> None:
     assert CheckpointStore(str(tmp_path)).load_surroundings() == known
 
 
-def test_orphans_are_told_whole_unless_that_is_too_much() -> None:
-    small = [wanted("a", user_data="x")]
-    assert json.loads(copy_orphans([(one, "here", "", True) for one in small])[0])["spec"]["user_data"] == "x"
-    large = [wanted(f"w{n}", user_data="x" * 60_000) for n in range(4)]
-    told = copy_orphans([(one, "here", "", True) for one in large])
+def test_orphans_are_told_whole_unless_that_is_too_much(tmp_path: Path) -> None:
+    store = CheckpointStore(str(tmp_path))
+    small = [AllocationState(make_allocation("a", user_data="x"), Checkpoint(), store)]
+    assert json.loads(copy_orphans(small)[0])["spec"]["user_data"] == "x"
+    large = [AllocationState(make_allocation(f"w{n}", user_data="x" * 60_000), Checkpoint(), store) for n in range(4)]
+    told = copy_orphans(large)
     assert len(told) == 4 and sum(map(len, told)) < MOST_ORPHAN_BYTES
     assert msgspec.json.decode(told[0])["uid"] == "alloc-w0"
 

@@ -1,8 +1,7 @@
-"""Decides what to do for one allocation: its wish, what was done and what is true now in, an ordered list of steps out.
-Pure: reads and writes nothing, knows no driver. Woken by the worker whenever one of the three may have changed.
+"""Decides what to do for one allocation: all that is known of it in, an ordered list of steps out. Pure: knows no driver.
 
-A guest is ended only because its allocation was read with wish stop or suspend, with a deletion, with a higher start
-counter, or because a higher incarnation of its workload was placed here. That an allocation is no longer listed is no
+A guest is ended only because its allocation was read with ``desired`` stop or suspend, with a deletion, with a higher restart
+generation, or because a higher incarnation of its workload was placed here. That an allocation is no longer listed is no
 reason: then nothing is begun and nothing is ended.
 """
 
@@ -12,9 +11,9 @@ from enum import StrEnum
 
 import msgspec
 
-from weft.agent.state.allocation import AllocationState, MigrationState, PlanInput, Run, StepFailure
+from weft.agent.state.allocation import Checkpoint, Health, LocalAllocation, MigrationState, Run, StepFailure
 from weft.agent.state.departure import is_back
-from weft.agent.workload.shape import is_shaped
+from weft.agent.workload.kinds import kind_of
 from weft.contracts.driver.container import COMPLETED, NEVER_BEGAN
 from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import AllocatedMigration, AllocationPhase
@@ -47,8 +46,8 @@ class Step(StrEnum):
     REMOVE = "remove"  # the runtime forgets the guest, its saved memory too
     UNPLUG = "unplug"  # taps, and segments nobody here uses any more
     REMOVE_DISKS = "remove-disks"  # root disk and seed; volumes stay
-    ROOM = "room"  # for the volumes of a guest that comes: none of their data may be here
-    OPEN = "open"  # the door for a guest that comes
+    CHECK_VOLUMES = "check-volumes"  # of a guest that comes: none of their data may be here
+    OPEN = "open"  # the listener for a guest that comes
     SEND = "send"  # the guest to the node that waits for it
     GIVE_UP = "give-up"  # a guest that was to come
     LEAVE = "leave"  # a guest that has gone
@@ -63,187 +62,208 @@ BRING_UP = (Step.IMAGE, Step.DISK, Step.VOLUMES, Step.SEED, Step.NETWORK, Step.S
 ADJUST = (*BRING_UP[:-1], Step.ADJUST)
 RECEIVE = (*BRING_UP[:-1], Step.OPEN)
 TAKE_AWAY = (Step.REMOVE, Step.UNPLUG, Step.REMOVE_DISKS, Step.FORGET)
-_OF_MACHINES = (Step.DISK, Step.SEED, Step.REMOVE_DISKS)  # disks that a container has none of
+_ROOT_DISK = (Step.DISK, Step.SEED, Step.REMOVE_DISKS)
+
+
+class PlanInput(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a decision about one allocation, and the report of it, depend on: read at one moment."""
+
+    local: LocalAllocation
+    checkpoint: Checkpoint = Checkpoint()
+    guest: GuestFacts
+    health: Health = Health()
+    now: float = 0.0  # elapsed seconds
+    failure: StepFailure | None = None  # of the last step
+    superseded: bool = False  # a higher incarnation of the workload is placed here, or was placed elsewhere
+    stale_volumes: bool = False  # the data of all its volumes is another node's by now
+    blocked: str = ""  # what must be down before it may start
+    unconfirmed: bool = False  # it comes from a checkpoint, and the server hasn't confirmed it yet
+    can_suspend: bool = True
+    can_adjust: bool = True
+    restart_at: float = 0.0  # when a guest that ended by itself starts again (elapsed seconds)
+    migrating: bool = False  # this process leads the migration of its spec
+    relocating: bool = False  # one of its disks is on its way to another pool
+    unwell: str = ""  # why its own health check ends it
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What to do now, what to report meanwhile, and when to look again even if nothing happens (elapsed seconds)."""
+    """What to do now, and what to report meanwhile."""
 
     steps: tuple[Step, ...]
     state: AllocationPhase
     reason: str = ""
     message: str = ""
-    look_at: float | None = None
+    look_at: float | None = None  # when to look again, even if nothing happens (elapsed seconds)
 
 
 def is_alive(guest: GuestFacts) -> bool:
     return guest.state in _ALIVE
 
 
-def observe(memory: AllocationState, guest: GuestFacts, *, once: bool = False) -> AllocationState:
-    """``memory`` with what ``guest`` shows: a begun run that is there, one that has ended by itself, a first answer. What runs
+def observe(checkpoint: Checkpoint, guest: GuestFacts, *, once: bool = False) -> Checkpoint:
+    """``checkpoint`` with what ``guest`` shows: a begun run that is there, one that has ended by itself, a first answer. What runs
     ``once`` may have ended before anybody could write down that it had begun: then that was its run."""
-    if memory.part is not None and memory.part.side == "target" and not memory.part.taken:
-        return memory  # it hasn't begun to run here
+    if checkpoint.migration is not None and checkpoint.migration.role == "target" and not checkpoint.migration.taken:
+        return checkpoint  # it hasn't begun to run here
     if is_alive(guest):
-        run: Run = "up" if memory.run in ("new", "starting", "ended") else memory.run
-        answered = memory.answered or guest.ready is True or guest.boot_id is not None
-        return msgspec.structs.replace(memory, run=run, ended="", answered=answered, made=True)
+        run: Run = "up" if checkpoint.run in ("new", "starting", "ended") else checkpoint.run
+        answered = checkpoint.answered or guest.ready is True or guest.boot_id is not None
+        return msgspec.structs.replace(checkpoint, run=run, ended="", answered=answered, made=True)
     if guest.state == "suspended":
-        return msgspec.structs.replace(memory, run="up", ended="", made=True)
-    ran = once and memory.run == "starting" and guest.state in ("stopped", "failed") and guest.reason != NEVER_RAN
-    if memory.run == "up" or ran:
+        return msgspec.structs.replace(checkpoint, run="up", ended="", made=True)
+    ran = once and checkpoint.run == "starting" and guest.state in ("stopped", "failed") and guest.reason != NEVER_RAN
+    if checkpoint.run == "up" or ran:
         reason = guest.reason or ("lost" if guest.state == "absent" else "ended")
-        return msgspec.structs.replace(memory, run="ended", ended=reason)
-    return memory
+        return msgspec.structs.replace(checkpoint, run="ended", ended=reason)
+    return checkpoint
 
 
-def plan_allocation(known: PlanInput, guest: GuestFacts, now: float) -> Plan:
-    """The steps that bring ``known.wanted`` towards its wish from where ``guest`` is at ``now`` (elapsed seconds)."""
-    plan = _plan(known, guest, now)
-    if known.wanted.spec.container is not None:
-        without = (*_OF_MACHINES, *(() if known.wanted.spec.volumes else (Step.VOLUMES,)))
+def plan_allocation(facts: PlanInput) -> Plan:
+    """The steps that bring the guest towards what its spec desires."""
+    plan = _plan(facts)
+    if not kind_of(facts.local.spec).has_root_disk:
+        without = (*_ROOT_DISK, *(() if facts.local.spec.volumes else (Step.VOLUMES,)))
         plan = msgspec.structs.replace(plan, steps=tuple(step for step in plan.steps if step not in without))
-    trouble = known.trouble
-    if trouble is None or not plan.steps:
+    failure = facts.failure
+    if failure is None or not plan.steps or (failure.retry_at is not None and facts.now >= failure.retry_at):
         return plan
-    if trouble.retry_at is not None and now >= trouble.retry_at:
-        return plan
-    state = _state(known, guest) if is_alive(guest) else "failed"
-    return Plan((), state, trouble.reason, trouble.message, trouble.retry_at)
+    state = _state(facts) if is_alive(facts.guest) else "failed"
+    return Plan((), state, failure.reason, failure.message, failure.retry_at)
 
 
-def _plan(known: PlanInput, guest: GuestFacts, now: float) -> Plan:
-    spec = known.wanted.spec
+def _plan(facts: PlanInput) -> Plan:
+    spec, guest = facts.local.spec, facts.guest
     stop = (Step.STOP,) if is_alive(guest) else ()
-    tidy = (Step.TIDY,) if known.memory.leftover else ()
-    if known.wanted.deleting:
-        return _plan_deletion(known, stop, tidy)
-    if known.memory.orphan:
-        return _plan_orphan(known, guest, stop, tidy)
-    if known.superseded:
+    tidy = (Step.TIDY,) if facts.checkpoint.leftover else ()
+    if facts.local.deleting:
+        return _plan_deletion(facts, stop, tidy)
+    if facts.checkpoint.orphan:
+        return _plan_orphan(facts, stop, tidy)
+    if facts.superseded:
         steps = (Step.STOP, Step.UNPLUG) if is_alive(guest) else ()
         return Plan(steps, "stopped", "superseded", "a later incarnation of it is placed on this node")
     if spec.role == "source":
-        return _plan_source(known, guest)
+        return _plan_source(facts)
     if spec.role == "target":
-        return _plan_target(known, guest)
+        return _plan_target(facts)
     if spec.role != "active":
-        return Plan((), _state(known, guest))
-    if known.memory.part is not None:  # before anything else may be done with it
-        return _plan_after_move(known, guest, known.memory.part)
-    if (relocation := _plan_relocation(known, guest)) is not None:
+        return Plan((), _state(facts))
+    if facts.checkpoint.migration is not None:  # before anything else may be done with it
+        return _plan_after_move(facts, facts.checkpoint.migration)
+    if (relocation := _plan_relocation(facts)) is not None:
         return relocation
     if spec.desired == "stop":
         return _plan_stop(guest, tidy)
     if spec.desired == "suspend":
-        return _plan_suspend(known, guest)
-    return _plan_run(known, guest, now)
+        return _plan_suspend(facts)
+    return _plan_run(facts)
 
 
-def _plan_deletion(known: PlanInput, stop: tuple[Step, ...], tidy: tuple[Step, ...]) -> Plan:
-    """A guest that is on its way is let go of first, as its side has to; data that the other node has goes with it."""
-    part, made = known.memory.part, known.memory.made
-    waits = part is None and made and known.wanted.spec.role == "target"
-    if waits or (part is not None and part.side == "target" and not (part.taken or part.over)):
+def _plan_deletion(facts: PlanInput, stop: tuple[Step, ...], tidy: tuple[Step, ...]) -> Plan:
+    """A migrating guest is released first, as its role demands; data that the other node has goes with it."""
+    migration, made = facts.checkpoint.migration, facts.checkpoint.made
+    waits = migration is None and made and facts.local.spec.role == "target"
+    if waits or (migration is not None and migration.role == "target" and not (migration.taken or migration.over)):
         return Plan((Step.GIVE_UP,), "stopping")
-    if part is not None and part.side == "source" and not part.over:
+    if migration is not None and migration.role == "source" and not migration.over:
         return Plan((Step.LEAVE,), "stopping")
-    elsewhere = part is not None and part.over and part.taken == (part.side == "source")
+    elsewhere = migration is not None and migration.over and migration.taken == (migration.role == "source")
     volumes = (Step.REMOVE_VOLUMES,) if elsewhere and made else ()
     return Plan((*stop, *tidy, *TAKE_AWAY[:-1], *volumes, Step.FORGET), "stopping")
 
 
-def _plan_relocation(known: PlanInput, guest: GuestFacts) -> Plan | None:
-    """A disk that moves to another pool is seen to before its guest is started, since only then is it known which file it is."""
-    order, store, state = known.wanted.spec.storage, known.memory.store, _state(known, guest)
-    if not known.storing:
+def _plan_relocation(facts: PlanInput) -> Plan | None:
+    """A relocation is settled before the guest starts: only then is it known which file the disk is."""
+    order, relocation, state = facts.local.spec.storage, facts.checkpoint.relocation, _state(facts)
+    if not facts.relocating:
         if order is None:
-            begun = store is not None and store.state in ("copying", "there")
+            begun = relocation is not None and relocation.state in ("copying", "there")
         else:
-            begun = store is None or store.key != order.key or store.state in ("copying", "there")
-        return Plan((Step.IMAGE, Step.RELOCATE), state) if begun and known.memory.made else None
-    return None if is_alive(guest) else Plan((), state, "storage", "its disk is being relocated to another pool")
+            begun = relocation is None or relocation.key != order.key or relocation.state in ("copying", "there")
+        return Plan((Step.IMAGE, Step.RELOCATE), state) if begun and facts.checkpoint.made else None
+    return None if is_alive(facts.guest) else Plan((), state, "storage", "its disk is being relocated to another pool")
 
 
-def _plan_orphan(known: PlanInput, guest: GuestFacts, stop: tuple[Step, ...], tidy: tuple[Step, ...]) -> Plan:
+def _plan_orphan(facts: PlanInput, stop: tuple[Step, ...], tidy: tuple[Step, ...]) -> Plan:
     """Nothing is ended but on evidence. A side of a move breaks it off as far as that is its own to do: then it is certain here
     where the guest is, or that only the other side can know."""
-    part, state = known.memory.part, _state(known, guest)
-    breaking = _break_off(known)
-    if not known.superseded:
+    migration, state = facts.checkpoint.migration, _state(facts)
+    breaking = _break_off(facts)
+    if not facts.superseded:
         return Plan(breaking, state)
     why = "a later incarnation of it is placed elsewhere, or it was deleted"
-    if part is not None and part.side == "source" and not part.over:
+    if migration is not None and migration.role == "source" and not migration.over:
         return Plan((Step.LEAVE,), "stopping", "superseded", why)
     if breaking:
         return Plan(breaking, "stopping", "superseded", why)
-    volumes = (Step.REMOVE_VOLUMES,) if known.stale_volumes else ()
+    volumes = (Step.REMOVE_VOLUMES,) if facts.stale_volumes else ()
     return Plan((*stop, *tidy, *TAKE_AWAY[:-1], *volumes, Step.FORGET), "stopping", "superseded", why)
 
 
-def _break_off(known: PlanInput) -> tuple[Step, ...]:
-    part = known.memory.part
-    if part is None:
-        return (Step.GIVE_UP,) if known.wanted.spec.role == "target" else ()
-    if part.taken or part.over:
+def _break_off(facts: PlanInput) -> tuple[Step, ...]:
+    migration = facts.checkpoint.migration
+    if migration is None:
+        return (Step.GIVE_UP,) if facts.local.spec.role == "target" else ()
+    if migration.taken or migration.over:
         return ()
-    return (Step.CANCEL,) if part.side == "source" else (Step.GIVE_UP,)
+    return (Step.CANCEL,) if migration.role == "source" else (Step.GIVE_UP,)
 
 
-def _plan_after_move(known: PlanInput, guest: GuestFacts, part: MigrationState) -> Plan:
-    """One that is its workload's own place, and has a part in a move still. A guest that the target took over isn't here any
-    more, whatever an older store says."""
-    if part.side == "target":
-        return Plan((Step.SETTLE,), _state(known, guest))
-    if (part.taken or part.over) and not is_back(known.wanted.spec, part):
-        return _plan_moved(part)
-    return Plan((Step.CANCEL,), _state(known, guest))
+def _plan_after_move(facts: PlanInput, migration: MigrationState) -> Plan:
+    """It is its workload's own place, and this node hasn't finished its migration. A guest that the target took over isn't here
+    any more, whatever an older store says."""
+    if migration.role == "target":
+        return Plan((Step.SETTLE,), _state(facts))
+    if (migration.taken or migration.over) and not is_back(facts.local.spec, migration):
+        return _plan_moved(migration)
+    return Plan((Step.CANCEL,), _state(facts))
 
 
-def _plan_moved(part: MigrationState) -> Plan:
-    return Plan((), "stopped", "moved", f"it was taken over by node {part.node or 'that it migrated to'}")
+def _plan_moved(migration: MigrationState) -> Plan:
+    return Plan((), "stopped", "moved", f"it was taken over by node {migration.node or 'that it migrated to'}")
 
 
-def _plan_source(known: PlanInput, guest: GuestFacts) -> Plan:
+def _plan_source(facts: PlanInput) -> Plan:
     """A guest that goes: sent once the other node waits for it; nothing of it is started here meanwhile."""
-    move, part, state = known.wanted.spec.move, known.memory.part, _state(known, guest)
+    move, migration, state = facts.local.spec.move, facts.checkpoint.migration, _state(facts)
     if move is None:
         return Plan((), state)
-    if part is not None and part.over and part.taken and not is_back(known.wanted.spec, part):
-        return _plan_moved(part)
-    if part is not None and (move.never_ran or (part.key, part.peer) != (move.key, move.peer_allocation)):
-        return Plan(() if part.over else (Step.CANCEL,), state)
-    if part is not None and part.over:
-        return _plan_moved(part)
-    if known.moving or not move.address or move.never_ran or (part is None and known.unheard):
+    if migration is not None and migration.over and migration.taken and not is_back(facts.local.spec, migration):
+        return _plan_moved(migration)
+    if migration is not None and (
+        move.never_ran or (migration.key, migration.peer) != (move.key, move.peer_allocation)
+    ):
+        return Plan(() if migration.over else (Step.CANCEL,), state)
+    if migration is not None and migration.over:
+        return _plan_moved(migration)
+    if facts.migrating or not move.address or move.never_ran or (migration is None and facts.unconfirmed):
         return Plan((), state)
-    stop = (_end_for(move, known.trouble),) if move.mode == "cold" and is_alive(guest) else ()
+    stop = (_end_for(move, facts.failure),) if move.mode == "cold" and is_alive(facts.guest) else ()
     return Plan((*stop, Step.SEND), state)
 
 
-def _end_for(move: AllocatedMigration, trouble: StepFailure | None) -> Step:
+def _end_for(move: AllocatedMigration, failure: StepFailure | None) -> Step:
     """How a guest that runs ends here to go elsewhere."""
-    tried = trouble is not None and trouble.reason == NOT_SAVED
+    tried = failure is not None and failure.reason == NOT_SAVED
     return Step.SAVE if move.saves and not (tried and move.saves == "may") else Step.STOP
 
 
-def _plan_target(known: PlanInput, guest: GuestFacts) -> Plan:
-    """A guest that comes: all that it needs is made, and a door opened. It is never started here, only taken over."""
-    spec, part = known.wanted.spec, known.memory.part
-    if part is not None and part.side == "source":
-        return _plan_moved(part)  # it came, and has gone on since
-    if part is not None and part.taken and part.over:
+def _plan_target(facts: PlanInput) -> Plan:
+    """A guest that comes: all that it needs is made, and a listener opened. It is never started here, only taken over."""
+    spec, migration = facts.local.spec, facts.checkpoint.migration
+    if migration is not None and migration.role == "source":
+        return _plan_moved(migration)  # it came, and has gone on since
+    if migration is not None and migration.taken and migration.over:
         return Plan((), "stopped", "moved", "it arrived on this node and was removed since")
-    if part is not None and part.over:
+    if migration is not None and migration.over:
         return Plan((), "stopped", "givenUp", "it stays on the source node")
-    if part is not None and part.taken:
-        return Plan((), _state(known, guest))
+    if migration is not None and migration.taken:
+        return Plan((), _state(facts))
     if spec.desired != "run":
         return Plan((Step.GIVE_UP,), "stopping")
-    if known.moving or spec.move is None or (part is None and known.unheard):
+    if facts.migrating or spec.move is None or (migration is None and facts.unconfirmed):
         return Plan((), "preparing")
-    return Plan(RECEIVE if known.memory.made else (Step.ROOM, *RECEIVE), "preparing")
+    return Plan(RECEIVE if facts.checkpoint.made else (Step.CHECK_VOLUMES, *RECEIVE), "preparing")
 
 
 def _plan_stop(guest: GuestFacts, tidy: tuple[Step, ...]) -> Plan:
@@ -254,79 +274,85 @@ def _plan_stop(guest: GuestFacts, tidy: tuple[Step, ...]) -> Plan:
     return Plan(tidy, "stopped")  # another may have the address by now
 
 
-def _plan_suspend(known: PlanInput, guest: GuestFacts) -> Plan:
-    if guest.state == "suspended":
+def _plan_suspend(facts: PlanInput) -> Plan:
+    if facts.guest.state == "suspended":
         return Plan((), "suspended")
-    if not is_alive(guest):
+    if not is_alive(facts.guest):
         return Plan((), "stopped")
-    if not known.can_suspend:
-        return Plan((), _state(known, guest), "unsupported", "this node's runtime can't suspend workloads")
-    return Plan((Step.SUSPEND,), _state(known, guest))
+    if not facts.can_suspend:
+        return Plan((), _state(facts), "unsupported", "this node's runtime can't suspend workloads")
+    return Plan((Step.SUSPEND,), _state(facts))
 
 
-def _plan_run(known: PlanInput, guest: GuestFacts, now: float) -> Plan:
-    spec, memory = known.wanted.spec, known.memory
-    fresh = spec.restart_generation > memory.restart_generation and memory.run != "new"
+def _plan_run(facts: PlanInput) -> Plan:
+    spec, checkpoint, guest = facts.local.spec, facts.checkpoint, facts.guest
+    fresh = spec.restart_generation > checkpoint.restart_generation and checkpoint.run != "new"
     if is_alive(guest):
         if fresh:
             return Plan((Step.STOP, *BRING_UP), "stopping")
-        return _plan_alive(known, guest)
-    if known.unheard:
+        return _plan_alive(facts)
+    if facts.unconfirmed:
         return Plan((), "pending", "waiting", "waits for the server to confirm that it still runs on this node")
-    if known.blocked:
-        return Plan((), "pending", "blocked", known.blocked)
+    if facts.blocked:
+        return Plan((), "pending", "blocked", facts.blocked)
     if spec.held_by is not None:
         return Plan((), "pending", "held", f"waits for gate {spec.held_by}")
     if spec.waits_for is not None:
         return Plan((), "pending", "waiting", "waits for the workloads that it preempted to end")
     if guest.state == "suspended" and fresh:
         return Plan((Step.REMOVE, *BRING_UP), "preparing")
-    if memory.run == "ended" and not fresh:
-        return _plan_ended(known, guest, now)
+    if checkpoint.run == "ended" and not fresh:
+        return _plan_ended(facts)
     return Plan(BRING_UP, "preparing")
 
 
-def _plan_alive(known: PlanInput, guest: GuestFacts) -> Plan:
+def _plan_alive(facts: PlanInput) -> Plan:
+    guest, spec = facts.guest, facts.local.spec
     if guest.state == "paused":
         return Plan((), "running", "paused", guest.message or "the machine is paused")
-    if known.can_adjust and guest.shape is not None and not is_shaped(known.wanted.spec, guest.shape):
-        return Plan(ADJUST, _state(known, guest), "changing", "the running workload is being changed to match its spec")
-    if known.unwell:
-        return Plan((Step.END,), "stopping", UNHEALTHY, known.unwell)
-    if known.memory.leftover:
-        return Plan((Step.TIDY,), _state(known, guest))
-    return Plan((), _state(known, guest))
+    if facts.can_adjust and guest.shape is not None and not kind_of(spec).is_shaped(spec, guest.shape):
+        return Plan(ADJUST, _state(facts), "changing", "the running workload is being changed to match its spec")
+    if facts.unwell:
+        return Plan((Step.END,), "stopping", UNHEALTHY, facts.unwell)
+    if facts.checkpoint.leftover:
+        return Plan((Step.TIDY,), _state(facts))
+    return Plan((), _state(facts))
 
 
-def _plan_ended(known: PlanInput, guest: GuestFacts, now: float) -> Plan:
+def _plan_ended(facts: PlanInput) -> Plan:
     """A guest that ended by itself: rests, has failed, or starts again when its pause is over."""
-    memory, policy = known.memory, known.wanted.spec.restart
-    if memory.ended in GOOD_ENDS and policy != "always":
-        return Plan((), "stopped", memory.ended, GOOD_ENDS[memory.ended])
-    why = f"{memory.ended}: {guest.message}" if guest.message and guest.reason == memory.ended else memory.ended
-    if known.wanted.spec.once:
-        return Plan((), "failed", memory.ended, guest.message or memory.why or "it ended")
-    if memory.ended in NEVER_BEGAN and policy != "always":
-        return Plan((), "failed", memory.ended, guest.message or "its command can't be started")
+    checkpoint, policy, guest = facts.checkpoint, facts.local.spec.restart, facts.guest
+    if checkpoint.ended in GOOD_ENDS and policy != "always":
+        return Plan((), "stopped", checkpoint.ended, GOOD_ENDS[checkpoint.ended])
+    why = (
+        f"{checkpoint.ended}: {guest.message}"
+        if guest.message and guest.reason == checkpoint.ended
+        else checkpoint.ended
+    )
+    if facts.local.spec.once:
+        return Plan((), "failed", checkpoint.ended, guest.message or checkpoint.why or "it ended")
+    if checkpoint.ended in NEVER_BEGAN and policy != "always":
+        return Plan((), "failed", checkpoint.ended, guest.message or "its command can't be started")
     if policy == "never":
-        return Plan((), "failed", memory.ended, f"it ended ({why}); its restart policy is never")
-    if now >= known.restart_at:
+        return Plan((), "failed", checkpoint.ended, f"it ended ({why}); its restart policy is never")
+    if facts.now >= facts.restart_at:
         return Plan(BRING_UP, "starting")
-    message = f"it ended ({why}) and is restarting, restart {memory.restarts + 1}"
-    return Plan((), "starting", "restarting", message, known.restart_at)
+    message = f"it ended ({why}) and is restarting, restart {checkpoint.restarts + 1}"
+    return Plan((), "starting", "restarting", message, facts.restart_at)
 
 
-def _state(known: PlanInput, guest: GuestFacts) -> AllocationPhase:
+def _state(facts: PlanInput) -> AllocationPhase:
     """What to call it when there is nothing to do."""
+    guest = facts.guest
     if guest.state == "suspended":
         return "suspended"
     if guest.state == "starting":
         return "starting"
     if is_alive(guest):
-        return "starting" if guest.ready is False and not known.memory.answered else "running"
-    if known.memory.run == "ended":
-        return "stopped" if known.memory.ended in GOOD_ENDS else "failed"
-    return "pending" if known.memory.run == "new" else "stopped"
+        return "starting" if guest.ready is False and not facts.checkpoint.answered else "running"
+    if facts.checkpoint.run == "ended":
+        return "stopped" if facts.checkpoint.ended in GOOD_ENDS else "failed"
+    return "pending" if facts.checkpoint.run == "new" else "stopped"
 
 
 def pause_after(tries: int) -> float:

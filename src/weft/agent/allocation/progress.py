@@ -48,7 +48,7 @@ class StartProgress:
             self._began[name] = self._clock.elapsed()
             self._stages[name] = allocation.Step(name=name, state="doing")
 
-    def tell(self, step: Step, detail: str) -> None:
+    def show(self, step: Step, detail: str) -> None:
         name = _STAGE_OF.get(step)
         if name is not None and name in self._stages and not self.quiet:
             self._stages[name] = msgspec.structs.replace(self._stages[name], detail=detail)

@@ -1,15 +1,14 @@
-"""What an agent reports of one allocation, from its plan, its guest's facts and what it remembers, or of a failed step. Pure."""
+"""What an agent reports of one allocation, from all that is known of it and its plan; and of a failed step. Pure."""
 
 from __future__ import annotations
 
 import errno
 
-from weft.agent.allocation.plan import BRING_UP, Plan, Step, is_alive, pause_after
-from weft.agent.state.allocation import AllocationState, LocalAllocation, StepFailure
-from weft.agent.workload import shape
-from weft.agent.workload.health import Health
-from weft.contracts.driver.runtime import GuestFacts, ProcessFacts
-from weft.kinds.allocation import AllocationPhase, AllocationReport, MigrationReport
+from weft.agent.allocation.plan import BRING_UP, Plan, PlanInput, Step, is_alive, pause_after
+from weft.agent.state.allocation import Health, StepFailure
+from weft.agent.workload.kinds import kind_of
+from weft.contracts.driver.runtime import ProcessFacts
+from weft.kinds.allocation import AllocationPhase, AllocationReport, MigrationReport, Resources
 from weft.kinds.allocation import Step as ReportedStep
 from weft.objects.errors import Forbidden, InvalidInput, WeftError
 
@@ -22,7 +21,7 @@ def state_of(plan: Plan, current: Step | None) -> AllocationPhase:
 
 
 def failure_of(problem: Exception, before: StepFailure | None, now: float) -> StepFailure:
-    """A step failed, ``now`` (elapsed seconds): it is tried again after a pause, unless only another wish can mend it."""
+    """A step failed, ``now`` (elapsed seconds): it is tried again after a pause, unless only another spec can mend it."""
     tries = (before.tries if before is not None else 0) + 1
     heals = not isinstance(problem, (InvalidInput, Forbidden))
     full = isinstance(problem, OSError) and problem.errno == errno.ENOSPC
@@ -32,60 +31,58 @@ def failure_of(problem: Exception, before: StepFailure | None, now: float) -> St
 
 
 def make_report(
-    wanted: LocalAllocation,
-    memory: AllocationState,
+    facts: PlanInput,
     plan: Plan,
     state: AllocationPhase,
-    guest: GuestFacts | None,
     steps: list[ReportedStep],
-    move: MigrationReport | None,
-    health: Health,
+    migration: MigrationReport | None,
 ) -> AllocationReport:
-    """``guest`` None: there is none to tell of."""
-    alive = guest if guest is not None and is_alive(guest) else None
+    """``state`` is what to call it now, ``steps`` how its start goes."""
+    checkpoint, spec, guest = facts.checkpoint, facts.local.spec, facts.guest
+    alive = guest if is_alive(guest) else None
     process = alive.process if alive is not None else None
-    health = health_of(process) if process is not None and not health.state else health
-    kept = guest if guest is not None and (alive is not None or guest.state == "suspended") else None
+    health = health_of(process) if process is not None and not facts.health.state else facts.health
+    kept = guest if alive is not None or guest.state == "suspended" else None
+    shape, kind = alive.shape if alive is not None else None, kind_of(spec)
+    limits = kind.find_resize_limits(shape) if shape is not None else {}
+    ended = has_ended(facts, plan)
     return AllocationReport(
-        incarnation=wanted.spec.incarnation,
+        incarnation=spec.incarnation,
         state=state,
-        desired_count=wanted.spec.desired_count,
-        restart_generation=memory.restart_generation,
+        desired_count=spec.desired_count,
+        restart_generation=checkpoint.restart_generation,
         ready=alive.ready if alive is not None else None,
         boot_id=kept.boot_id if kept is not None else None,
         accelerator=kept.accelerator if kept is not None else None,
         started_at=kept.started_at if kept is not None else None,
-        restarts=memory.restarts + (process.ends if process is not None else 0),
-        has=shape.resources_of(alive, wanted.spec) if alive is not None else None,
-        room=shape.find_resize_limits(alive, wanted.spec) if alive is not None else None,
-        fitted=_fitted(wanted, alive) if alive is not None else 0,
-        image=memory.image,
+        restarts=checkpoint.restarts + (process.ends if process is not None else 0),
+        has=Resources(cpu=shape.cpu, memory=shape.memory_bytes, disk=spec.resources.disk)
+        if shape is not None
+        else None,
+        room=limits if alive is not None else None,
+        fitted=facts.local.generation if alive is not None and (shape is None or kind.is_shaped(spec, shape)) else 0,
+        image=checkpoint.image,
         reason=plan.reason,
         message=plan.message,
         health=health.state if alive is not None else "",
         health_message=health.message if alive is not None else "",
         steps=steps,
-        move=move,
-        ended=(ended := has_ended(wanted, memory, plan, guest)),
-        exit_code=guest.exit_code if ended and guest is not None else None,
+        move=migration,
+        ended=ended,
+        exit_code=guest.exit_code if ended else None,
     )
 
 
 def health_of(process: ProcessFacts) -> Health:
-    """A machine is as well as the process that it is there for; one that ended for good takes the machine with it."""
+    """A machine is as well as the process that it exists for; one that ended for good takes the machine with it."""
     if process.runs:
         return Health("healthy")
     return Health("unhealthy", process.ends, f"its process ended with exit code {process.code} and is restarting")
 
 
-def has_ended(wanted: LocalAllocation, memory: AllocationState, plan: Plan, guest: GuestFacts | None) -> bool:
-    """Whether what ran here has ended, by itself or as it was wished, and nothing is about to start it; or is wished not to run,
-    and never did."""
+def has_ended(facts: PlanInput, plan: Plan) -> bool:
+    """Whether what ran here has ended, by itself or because its spec said so, and nothing is about to start it; or its spec says
+    stop, and it never ran."""
     rests = plan.state in ("stopped", "failed") and not plan.steps and plan.look_at is None
-    over = memory.run in ("ended", "down") or wanted.spec.desired == "stop"
-    return rests and over and (guest is None or not is_alive(guest))
-
-
-def _fitted(wanted: LocalAllocation, guest: GuestFacts) -> int:
-    fits = guest.shape is None or shape.is_shaped(wanted.spec, guest.shape)
-    return wanted.generation if fits else 0
+    over = facts.checkpoint.run in ("ended", "down") or facts.local.spec.desired == "stop"
+    return rests and over and not is_alive(facts.guest)

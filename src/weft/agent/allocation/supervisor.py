@@ -1,253 +1,219 @@
-"""The allocations of this node, a worker each: taken up from the durable copies, then as the server lists and deletes them.
+"""The allocations of this node, a worker each: taken up from the checkpoints, then as the server lists and deletes them.
 
 What no list of the server's holds is kept as an orphan until it is listed again, or superseded: placed elsewhere meanwhile, by the
-server's word. Woken by the agent's feed of allocations.
+server's word. Woken by the agent's watch of allocations.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine
-from typing import Any
+from collections.abc import Iterable
 
+from weft.agent.allocation.executor import StepExecutor
 from weft.agent.allocation.fencing import relate
-from weft.agent.allocation.orphans import FoundGuests
-from weft.agent.allocation.worker import OnEvent, Worker
+from weft.agent.allocation.orphans import recover_guests, review_unexplained
+from weft.agent.allocation.worker import Worker
 from weft.agent.server.reporter import HEARTBEAT_SECONDS, Reporter
 from weft.agent.server.watch import Deleted, Put, Told
-from weft.agent.state.allocation import AllocationState, DiskRelocation, LocalAllocation, MigrationState
-from weft.agent.state.checkpoint import Checkpoint, CheckpointFailed, CheckpointStore
-from weft.agent.state.departure import recall_bygone
+from weft.agent.state.allocation import Checkpoint
+from weft.agent.state.allocation_state import AllocationState
+from weft.agent.state.checkpoint import CheckpointFailed, CheckpointStore
+from weft.agent.state.departure import recall_departed
+from weft.agent.state.table import AllocationTable
+from weft.agent.tasks import Tasks
 from weft.contracts.clock import Clock
-from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import short_id
 
-LISTEN_SECONDS = 8.0  # for the server's list, before guests that don't run are started from memory
+LISTEN_SECONDS = 8.0  # for the server's list, before guests that don't run are started from their checkpoints
 
 log = logging.getLogger("weft.agent")
 
 
 class Allocations:
-    """``make_worker`` makes the one that cares for a copy; ``spawn`` begins work beside all else; ``on_related`` hears when they
-    may stand differently to each other, or take another room than before."""
+    """Keeps ``table``, and a worker for each of its allocations among ``tasks``."""
 
     def __init__(
         self,
-        copies: CheckpointStore,
-        found: FoundGuests,
+        table: AllocationTable,
+        store: CheckpointStore,
+        executor: StepExecutor,
         reporter: Reporter,
         clock: Clock,
-        make_worker: Callable[[Checkpoint], Worker],
-        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
-        on_event: OnEvent,
-        on_related: Callable[[], None],
+        tasks: Tasks,
     ) -> None:
-        self._copies, self._found, self._reporter, self._clock = copies, found, reporter, clock
-        self._make_worker, self._spawn, self._on_event, self._on_related = make_worker, spawn, on_event, on_related
-        self._workers: dict[str, Worker] = {}  # by allocation uid
+        self._table, self._store, self._executor = table, store, executor
+        self._reporter, self._clock, self._tasks = reporter, clock, tasks
+        self._workers: dict[str, Worker] = {}  # by allocation uid, as the table's states
         self._care: dict[str, asyncio.Task[None]] = {}
-        self._superseded: set[str] = set()  # those with a later incarnation elsewhere, by the server's word
-        self._deleted: set[str] = set()  # those the server has no more, whose release is under way here
         self.epoch = ""  # the server's history that the last list was of
 
-    async def take_up(self) -> None:
-        """Know again what an agent before knew."""
-        self.epoch = await asyncio.to_thread(self._copies.load_epoch)
-        await asyncio.to_thread(self._copies.drop_departures)
-        for copy in await asyncio.to_thread(self._copies.load):
-            self._add(copy).unheard = True
+    async def take_up(self) -> int:
+        """Know again what an agent before knew, and find the guests that are here; how many run."""
+        self.epoch = await asyncio.to_thread(self._store.load_epoch)
+        await asyncio.to_thread(self._store.drop_departures)
+        for envelope, checkpoint in await asyncio.to_thread(self._store.load):
+            self._add(envelope, checkpoint).state.unconfirmed = True
+        return await recover_guests(self._table, self._executor.runtimes)
 
     def begin(self) -> None:
-        """Begin to care for what was taken up; the guests that were here are found by now."""
+        """Begin to care for what was taken up."""
         self.relate()
-        for worker in self.workers:
-            self._care[worker.wanted.uid] = self._spawn(worker.care())
+        for uid, worker in self._workers.items():
+            self._care[uid] = self._tasks.spawn(worker.care())
 
     async def listen(self) -> None:
         """A guest that ended while no agent was here is started again on the server's word; without a server, alone. One
         that answers will send its list too, however long that takes."""
         waits_until = self._clock.elapsed() + LISTEN_SECONDS
-        while any(worker.unheard for worker in self.workers):
+        while any(state.unconfirmed for state in self._table):
             answers_until = self._reporter.answered_at + HEARTBEAT_SECONDS + LISTEN_SECONDS
             left = max(waits_until, answers_until) - self._clock.elapsed()
             if left <= 0:
-                self._hear()
+                self._confirm()
             else:
                 await self._clock.sleep(left)
 
     def put(self, told: Told) -> bool:
-        """What the server says of them: whether anything else is to be here now."""
+        """What the server says of them: whether anything else belongs here now."""
         if isinstance(told, Put):
             if not self._put(told.envelope):
                 return False
         elif isinstance(told, Deleted):
             self._lose(told.last)
         else:
-            for worker in [w for w in self.workers if w.wanted.name not in told.names]:
-                self._miss(worker)
+            for state in [state for state in self._table if state.local.name not in told.names]:
+                self._miss(self._workers[state.local.uid])
             if told.epoch != self.epoch:
                 self.epoch = told.epoch
-                self._spawn(self._keep_epoch(told.epoch))
-            self._hear()
+                self._tasks.spawn(self._keep_epoch(told.epoch))
+            self._confirm()
             self._reporter.repeat()
         self.relate()
         return True
 
-    def supersede(self, uids: set[str], stale_volumes: set[str]) -> None:
+    def supersede(self, uids: Iterable[str], stale_volumes: Iterable[str]) -> None:
         """A later incarnation was placed elsewhere, or they were deleted: these are ended, and their root disks removed."""
-        uids = uids - self._superseded
-        for worker in self.workers:
-            if worker.wanted.uid in uids and worker.memory.orphan:
-                self._superseded.add(worker.wanted.uid)
-                worker.note_stale(stale_volumes)
-                self._deleted.add(worker.wanted.uid)
-                self._on_event(
-                    worker.wanted,
-                    "Warning",
-                    "Superseded",
-                    "removed from this node: it was placed elsewhere or deleted in the meantime",
-                )
-        if uids:
+        found = [state for state in self._table.orphans() if state.local.uid in {*uids} and not state.replaced]
+        for state in found:
+            state.note_replaced(stale_volumes)
+            self._reporter.put_event(
+                state.local.spec.workload,
+                "Warning",
+                "Superseded",
+                "removed from this node: it was placed elsewhere or deleted in the meantime",
+            )
+        if found:
             self.relate()
 
     def relate(self) -> None:
         """See which incarnations of one workload meet on this node, and let go of what is released and deleted."""
-        for worker in list(self.workers):
-            if worker.released and worker.wanted.uid in self._deleted:
+        for worker in list(self._workers.values()):
+            if worker.state.released and worker.state.deleted:
                 self._drop(worker)
-        relate(self.workers, self._superseded)
-        self._on_related()
-        if any(worker.memory.orphan for worker in self.workers):
+        relate(self._table)
+        if self._table.functions is not None:
+            self._table.functions.on_capacity()
+        if self._table.orphans():
             self._reporter.wake()  # where their guests are may be known by now
 
-    def look(self, uid: str | None = None) -> None:
-        """Something about the guest of this one, or of any, may have changed."""
-        for worker in self.workers:
-            if uid in (None, worker.wanted.uid):
-                worker.look()
-
-    async def keep_orphans(self) -> None:
-        """Remember durably which are orphans, before the server is told: an agent that starts again without a server would
-        start their guests."""
-        tried: set[Worker] = set()
-        while found := [worker for worker in self.workers if worker.memory.orphan and worker not in tried]:
-            tried.update(found)
-            for worker in found:
-                try:
-                    await worker.notes.save()
-                except CheckpointFailed as problem:
-                    log.warning("%s: %s", worker.wanted.what, problem.message)  # a full disk keeps no node silent
-
-    async def keep_part(self, uid: str, part: MigrationState) -> None:
-        """See ``Notes.keep_part``."""
-        await self._workers[uid].notes.keep_part(part)
-        self.look(uid)
-
-    async def keep_store(self, uid: str, store: DiskRelocation) -> None:
-        """See ``Notes.keep_store``."""
-        await self._workers[uid].notes.keep_store(store)
-        self.look(uid)
-
-    def find(self, allocation: str) -> LocalAllocation | None:
-        """The one of that name or uid if this node has it."""
-        for worker in self.workers:
-            if allocation in (worker.wanted.name, worker.wanted.uid):
-                return worker.wanted
-        return None
-
-    @property
-    def workers(self) -> Collection[Worker]:
-        return self._workers.values()
-
-    def guests(self) -> list[tuple[LocalAllocation, GuestFacts | None]]:
-        """With their guests' facts by the last look."""
-        return [(worker.wanted, worker.life.guest) for worker in self.workers]
-
-    def unexplained(self) -> list[GuestFacts]:
-        """The guests that were here at the start and are none of theirs."""
-        return self._found.unexplained(self._ids())
+    def wake(self) -> None:
+        """Something about any guest may have changed."""
+        for state in self._table:
+            state.wake()
 
     async def review_unexplained(self) -> None:
-        """See whether one of those has gone."""
-        if await self._found.review(self._ids()):
+        """See whether a guest without an allocation has gone."""
+        if await review_unexplained(self._table, self._executor.runtimes):
             self._reporter.wake()
 
-    def _ids(self) -> set[str]:
-        return {worker.wanted.id for worker in self.workers}
+    async def save_orphans(self) -> None:
+        """Save which are orphans, before the server learns of it: an agent that starts again without a server would start their
+        guests."""
+        tried: set[AllocationState] = set()
+        while found := [state for state in self._table.orphans() if state not in tried]:
+            tried.update(found)
+            for state in found:
+                try:
+                    await state.save()
+                except CheckpointFailed as problem:
+                    log.warning("%s: %s", state.local.what, problem.message)  # a full disk keeps no node silent
 
-    def _hear(self) -> None:
-        for worker in self.workers:
-            worker.hear()
+    def _confirm(self) -> None:
+        for state in self._table:
+            state.confirm()
 
     async def _keep_epoch(self, epoch: str) -> None:
-        """Remember durably that this history was heard, once all that it made orphans is remembered as such: an agent
-        that starts again says so to the server, which places nothing until it has."""
+        """Save that this history was read, once all that it made orphans is saved as such: an agent that starts again reports it
+        to the server, which places nothing until it has."""
         try:
-            for worker in [*self.workers]:
-                await worker.notes.save()
+            for state in self._table:
+                await state.save()
             if epoch == self.epoch:
-                await asyncio.to_thread(self._copies.save_epoch, epoch)
+                await asyncio.to_thread(self._store.save_epoch, epoch)
         except CheckpointFailed as problem:
-            log.warning("%s", problem.message)  # it is heard of anew after a start
+            log.warning("%s", problem.message)  # it is read anew after a start
 
-    def _add(self, copy: Checkpoint) -> Worker:
-        worker = self._workers[copy.allocation.uid] = self._make_worker(copy)
+    def _add(self, envelope: Envelope, checkpoint: Checkpoint) -> Worker:
+        state = self._table.states[envelope.uid] = AllocationState(envelope, checkpoint, self._store)
+        worker = self._workers[envelope.uid] = Worker(state, self._executor, self._clock, self._reporter, self)
         return worker
 
     def _put(self, envelope: Envelope) -> bool:
         worker = self._workers.get(envelope.uid)
-        is_read = worker is not None and worker.notes.has_read(envelope)
+        is_read = worker is not None and worker.state.has_read(envelope)
         if not is_read and decode_part(envelope.spec, AllocationSpec).role == "reserved":
-            return False  # nothing is to be here yet: it only takes room in the server's books
-        was_gone = envelope.uid in self._superseded or envelope.uid in self._deleted
-        self._superseded.discard(envelope.uid)
-        self._deleted.discard(envelope.uid)  # it has it again, and waits for the word that it is released
-        if worker is not None and not (worker.released and envelope.deleting_since is None):
+            return False  # nothing belongs here yet: it only reserves capacity in the server's books
+        if worker is not None and not (worker.state.released and envelope.deleting_since is None):
+            state = worker.state
+            was_gone = state.replaced or state.deleted
+            state.replaced = state.deleted = False  # the server has it again, and waits for its release
             is_news = worker.update(envelope)
-            self._reporter.compare(envelope.name, worker.wanted.report)
+            self._reporter.compare(envelope.name, state.local.report)
             return is_news or was_gone
         if worker is not None:
-            self._drop(worker)  # released here, but a restored server wishes it again
+            self._drop(worker)  # released here, but a restored server has it again
         report = decode_part(envelope.report, AllocationReport)
-        memory = AllocationState(restart_generation=report.restart_generation, restarts=report.restarts)
-        memory = recall_bygone(memory, self._copies.load_departure(short_id(envelope.uid)))
-        self._care[envelope.uid] = self._spawn(self._add(Checkpoint(envelope, memory)).care())
+        checkpoint = Checkpoint(restart_generation=report.restart_generation, restarts=report.restarts)
+        checkpoint = recall_departed(checkpoint, self._store.load_departure(short_id(envelope.uid)))
+        self._care[envelope.uid] = self._tasks.spawn(self._add(envelope, checkpoint).care())
         return True
 
     def _lose(self, last: Envelope) -> None:
-        """The server deleted it: that is a wish only if it was being deleted."""
+        """The server deleted it: that ends its guest only if it was being deleted."""
         worker = self._workers.get(last.uid)
         if worker is None:
             return
-        if worker.released:
+        if worker.state.released:
             self._drop(worker)
         elif last.deleting_since is not None:
-            self._deleted.add(last.uid)
+            worker.state.deleted = True
             worker.update(last)
         else:
             self._miss(worker)
 
     def _miss(self, worker: Worker) -> None:
-        """It is in no list: that is no wish. What was made stays; a deletion under way goes on."""
-        if worker.released or (not worker.memory.made and worker.wanted.id not in self._found):
+        """It is in no list: that ends nothing. What was made stays; a deletion under way goes on."""
+        state = worker.state
+        if state.released or (not state.checkpoint.made and state.local.id not in self._table.found):
             self._drop(worker)
-        elif not worker.wanted.deleting and not worker.memory.orphan:
-            worker.orphan()
-            self._on_event(
-                worker.wanted, "Warning", "Orphaned", f"the server no longer knows {worker.wanted.what}; it is kept"
-            )
+        elif not state.local.deleting and not state.checkpoint.orphan:
+            state.mark_orphan()
+            message = f"the server no longer knows {state.local.what}; it is kept"
+            self._reporter.put_event(state.local.spec.workload, "Warning", "Orphaned", message)
 
     def _drop(self, worker: Worker) -> None:
-        self._workers.pop(worker.wanted.uid, None)
-        if worker.released:
-            self._found.forget(worker.wanted.id)
-        self._deleted.discard(worker.wanted.uid)
-        self._reporter.drop(worker.wanted.name)
-        task = self._care.pop(worker.wanted.uid, None)
+        state = worker.state
+        uid = state.local.uid
+        self._workers.pop(uid, None)
+        self._table.states.pop(uid, None)
+        if state.released:
+            self._table.found.pop(state.local.id, None)  # else it would count as a guest that nothing explains
+        self._reporter.drop(state.local.name)
+        task = self._care.pop(uid, None)
         if task is not None:
             task.cancel()
-        if not worker.memory.made:
-            self._copies.remove(worker.wanted.id)  # of a deletion that was begun again after its end
+        if not state.checkpoint.made:
+            self._store.remove(state.local.id)  # of a deletion that was begun again after its end

@@ -1,39 +1,36 @@
-"""Cares for one allocation: looks, decides with ``plan``, performs, tells; a task each, so none waits for another.
+"""Cares for one allocation: inspects its guest, decides with ``plan``, performs, reports; a task each, so none waits for another.
 
-Reads the allocation as the feed brings it and the guest's facts; writes its durable copy before acting. Woken by a
-changed allocation, by the runtime, and when a pause is over.
+Saves the checkpoint before acting. Woken by a changed allocation, by the runtime, and when a pause is over.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from typing import Protocol
 
 from msgspec.structs import replace
 
 from weft.agent.allocation import plan as plans
-from weft.agent.allocation.executor import StepExecutor
+from weft.agent.allocation.executor import StepExecutor, Work
 from weft.agent.allocation.lifecycle import Lifecycle
-from weft.agent.allocation.plan import BRING_UP, Plan, Step
+from weft.agent.allocation.plan import BRING_UP, Plan, PlanInput, Step
 from weft.agent.allocation.progress import StartProgress
 from weft.agent.allocation.report import failure_of, make_report, state_of
-from weft.agent.allocation.state import AllocationRecord
 from weft.agent.allocation.transitions import (
     after_pull,
     after_refusal,
     after_step,
     before_step,
-    choose_part,
+    choose_migration,
     find_digest,
-    merge_heard,
+    merge_changes,
     starts_again,
 )
-from weft.agent.state.allocation import AllocationState, DiskRelocation, LocalAllocation, PlanInput, StepFailure
-from weft.agent.state.checkpoint import Checkpoint, CheckpointStore
-from weft.agent.volume.relocation import begin_store
-from weft.agent.workload.health import Health
-from weft.agent.workload.vm import Prepared
+from weft.agent.migration.disk_relocation import begin_relocation
+from weft.agent.server.reporter import Reporter
+from weft.agent.state.allocation import DiskRelocation, StepFailure
+from weft.agent.state.allocation_state import AllocationState
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import GuestFacts
 from weft.contracts.wakeup import wait_for_event
@@ -43,210 +40,163 @@ from weft.objects.errors import WeftError
 from weft.protocol.report import EventType
 
 log = logging.getLogger("weft.agent")
-LOOK_SECONDS = 10.0  # even if nobody says that anything changed
+LOOK_SECONDS = 10.0  # even if nothing reports a change
 
-OnReport = Callable[[str, AllocationReport], None]
-OnEvent = Callable[[LocalAllocation, EventType, str, str], None]  # whose, type, reason, message
+
+class Relations(Protocol):
+    """All the allocations of a node."""
+
+    def relate(self) -> None:
+        """One of them came up, ended or was released: others may stand differently to it."""
 
 
 class Worker:
-    """One allocation's care. ``on_report`` hears every change of what is to be reported, ``on_alive`` when the guest
-    comes to life or ends."""
+    """One allocation's care."""
 
     def __init__(
-        self,
-        copy: Checkpoint,
-        performer: StepExecutor,
-        copies: CheckpointStore,
-        clock: Clock,
-        on_report: OnReport,
-        on_event: OnEvent,
-        on_alive: Callable[[], None],
+        self, state: AllocationState, executor: StepExecutor, clock: Clock, reporter: Reporter, relations: Relations
     ) -> None:
-        self.notes = AllocationRecord(copy, copies)
-        self._unplugged = False
-        self._performer, self._clock = performer, clock
-        self._on_report, self._on_event, self._on_alive = on_report, on_event, on_alive
-        self._superseded, self._blocked, self._stale_volumes = False, "", False
-        self.unheard = False
-        self._trouble: StepFailure | None = None
-        self._stages = StartProgress(clock, self.wanted.report.steps)
-        self._woken, self._changed = asyncio.Event(), asyncio.Event()
-        self.life = Lifecycle(self.notes, performer.runtimes, clock, self._tell, on_alive, self._woken.set)
-        # What was seen when nothing was to be done, and no time would change that: the same again needs no plan and no report.
-        self._settled: tuple[PlanInput, GuestFacts, Health] | None = None
+        self.state = state
+        self._executor, self._clock, self._reporter, self._relations = executor, clock, reporter, relations
+        self._progress = StartProgress(clock, state.local.report.steps)
+        self._lifecycle = Lifecycle(state, executor.runtimes, clock, reporter)
+        # What was read when nothing was due, and no time would change that: the same again needs no plan and no report.
+        self._settled: PlanInput | None = None
         self._shown = AllocationReport()
         self._network: asyncio.Task[str] | None = None  # under way beside the disks
 
-    @property
-    def wanted(self) -> LocalAllocation:
-        return self.notes.wanted
-
-    @property
-    def memory(self) -> AllocationState:
-        return self.notes.memory
-
-    @property
-    def released(self) -> bool:
-        """Whether all of it has gone from this node."""
-        return self.notes.released
-
-    @property
-    def is_hosted(self) -> bool:
-        """Whether its networks are needed on this node."""
-        return self.memory.made and not self._unplugged
-
-    @property
-    def known(self) -> PlanInput:
-        return PlanInput(
-            wanted=self.wanted,
-            memory=self.memory,
-            trouble=self._trouble,
-            superseded=self._superseded,
-            stale_volumes=self._stale_volumes,
-            blocked=self._blocked,
-            unheard=self.unheard,
-            can_suspend=self._performer.runtimes.can_suspend(self.wanted),
-            can_adjust=self._performer.runtimes.can_adjust(self.wanted),
-            restart_at=self.life.restart_at,
-            moving=self._performer.movers.is_leading(self.wanted, self.memory.part),
-            storing=self._performer.movers.is_storing(self.wanted.uid),
-            unwell=self.life.unwell,
-        )
-
     def update(self, envelope: Envelope) -> bool:
         """The server listed the allocation, or changed it: whether there may be something else to do now."""
-        is_news = self.notes.update(envelope)
-        self._performer.movers.put(self.wanted)
-        self._stages.adopt(self.wanted.report.steps)
+        is_news = self.state.update(envelope)
+        self._executor.migrations.put(self.state.local)
+        self._progress.adopt(self.state.local.report.steps)
         if is_news:
-            self._begin_anew()
+            self.state.replan()
         return is_news
 
-    def orphan(self) -> None:
-        """The server's list doesn't hold the allocation: keep what there is, begin and end nothing."""
-        if not self.memory.orphan:
-            self.notes.memory = replace(self.memory, orphan=True)
-            self._begin_anew()
-
-    def hear(self) -> None:
-        """The server has spoken, or was waited for long enough."""
-        if self.unheard:
-            self.unheard = False
-            self._woken.set()
-
-    def note_stale(self, volumes: set[str]) -> None:
-        """The data of these volumes is another node's by now: if it has no other ones, they go with it."""
-        mine = {volume.uid for volume in self.wanted.spec.volumes}
-        self._stale_volumes = bool(mine) and mine <= volumes
-
-    def relate(self, *, superseded: bool, blocked: str) -> None:
-        """Tell how it stands to the others on this node: to other incarnations, and to who writes to its volumes."""
-        if (superseded, blocked) != (self._superseded, self._blocked):
-            self._superseded, self._blocked = superseded, blocked
-            self._begin_anew()
-
-    def look(self) -> None:
-        """Something about the guest may have changed."""
-        self._woken.set()
+    def _read(self, guest: GuestFacts) -> PlanInput:
+        """All that is known now."""
+        state, runtimes, migrations = self.state, self._executor.runtimes, self._executor.migrations
+        return PlanInput(
+            local=state.local,
+            checkpoint=state.checkpoint,
+            guest=guest,
+            health=state.health,
+            now=self._clock.elapsed(),
+            failure=state.failure,
+            superseded=state.superseded,
+            stale_volumes=state.stale_volumes,
+            blocked=state.blocked,
+            unconfirmed=state.unconfirmed,
+            can_suspend=runtimes.can_suspend(state.local),
+            can_adjust=runtimes.can_adjust(state.local),
+            restart_at=state.restart_at,
+            migrating=migrations.is_leading(state.local, state.checkpoint.migration),
+            relocating=migrations.is_relocating(state.local.uid),
+            unwell=state.unwell,
+        )
 
     async def care(self) -> None:
-        """Do what is to be done, until everything of the allocation is gone from the node."""
+        """Do what is due, until everything of the allocation is gone from the node."""
         try:
             await self._care()
         finally:
-            self.life.rest()
+            self._lifecycle.close()
 
     async def _care(self) -> None:
-        while not self.released:
-            self._woken.clear()
-            self._changed.clear()
+        state = self.state
+        while not state.released:
+            state.woken.clear()
+            state.changed.clear()
             try:
                 look_at = await self._turn()
             except Exception as problem:  # a defect in one step must not leave the guest without care
-                log.exception("%s", self.wanted.what)
+                log.exception("%s", state.local.what)
                 look_at = self._fail(problem).retry_at
-            if not self.released:
+            if not state.released:
                 pause = LOOK_SECONDS if look_at is None else min(LOOK_SECONDS, look_at - self._clock.elapsed())
-                await wait_for_event(self._clock, self._woken, pause)
+                await wait_for_event(self._clock, state.woken, pause)
 
     async def _turn(self) -> float | None:
         """Look once and act once; when to look again at the latest (elapsed seconds)."""
-        guest = await self.life.look()
-        known = self.known
-        seen = (known, guest, self.life.health)
-        if seen == self._settled:
-            self._on_report(self.wanted.name, self._shown)
-            await self.notes.note(self.memory)  # it may not have been kept the last time
+        if await self._lifecycle.inspect():
+            self._relations.relate()
+        state = self.state
+        assert state.guest is not None
+        facts = self._read(state.guest)
+        if self._settled is not None and facts == replace(self._settled, now=facts.now):
+            self._reporter.put(state.local.name, self._shown)
+            await state.note(state.checkpoint)  # it may not have been saved the last time
             return None
         self._settled = None
-        plan = plans.plan_allocation(known, guest, self._clock.elapsed())
-        self._stages.rest()
+        plan = plans.plan_allocation(facts)
+        self._progress.rest()
         if not plan.steps:
-            self._show(plan, guest)
-            if plan.look_at is None and not known.moving and not known.storing:  # those tell how far they are
-                self._settled = seen
-            await self.notes.note(self.memory)
+            self._show(plan)
+            if plan.look_at is None and not facts.migrating and not facts.relocating:  # those report how far they are
+                self._settled = facts
+            await state.note(state.checkpoint)
             return plan.look_at
-        await self._carry_out(plan, guest)
+        await self._carry_out(plan, state.guest)
         return self._clock.elapsed()
 
-    def _tell(self, type_: EventType, reason: str, message: str) -> None:
-        self._on_event(self.wanted, type_, reason, message)
-
     async def _carry_out(self, plan: Plan, guest: GuestFacts) -> None:
-        alive = plans.is_alive(guest)
-        prepared = Prepared(
-            leftover=self.memory.leftover,
-            part=choose_part(self.memory, self.wanted.spec),
-            store=self._plan_store(plan),
-            digest=find_digest(self.memory, self.wanted.spec, runs=alive),
-            adjusting=Step.ADJUST in plan.steps,
+        alive, adjusting = plans.is_alive(guest), Step.ADJUST in plan.steps
+        state = self.state
+        work = Work(
+            state=state,
+            local=state.local,
+            leftover=state.checkpoint.leftover,
+            migration=choose_migration(state.checkpoint, state.local.spec),
+            relocation=self._choose_relocation(plan),
+            digest=find_digest(state.checkpoint, state.local.spec, runs=alive),
+            adjusting=adjusting,
+            attached=list(guest.shape.disks) if alive and adjusting and guest.shape is not None else [],
         )
-        if alive and guest.shape is not None and prepared.adjusting:
-            prepared.attached = list(guest.shape.disks)
-        self._stages.quiet = Step.ADJUST in plan.steps
+        self._progress.quiet = adjusting
         try:
-            await self._take_steps(plan, prepared)
+            await self._take_steps(plan, work)
             if self._network is not None:  # cheaper to let it end than to do it again
                 await asyncio.gather(self._network, return_exceptions=True)
         finally:
             self._end_network()
 
-    async def _take_steps(self, plan: Plan, prepared: Prepared) -> None:
+    async def _take_steps(self, plan: Plan, work: Work) -> None:
+        state = self.state
         for step in plan.steps:
-            if self._changed.is_set():
+            if state.changed.is_set():
                 return
-            self._stages.begin(step)
+            self._progress.begin(step)
+            work.local = state.local
             try:
                 if step is Step.RELOCATE:
-                    self.notes.memory = replace(self.memory, store=prepared.store)
-                    await self.notes.save()
+                    state.checkpoint = replace(state.checkpoint, relocation=work.relocation)
+                    await state.save()
                 await self._before(step)
                 if step is Step.DISK and Step.NETWORK in plan.steps:
-                    await self._begin_network(prepared)
-                self._show(plan, None)
-                detail = await self._perform(step, prepared, plan)
+                    await self._begin_network(work)
+                self._show(plan)
+                detail = await self._perform(step, work, plan)
             except (WeftError, OSError) as problem:
-                self._stages.fail(step)
-                self.notes.memory = after_refusal(step, self.memory, self.wanted.spec, self._fail(problem))
-                await self.notes.note(self.memory)
+                self._progress.fail(step)
+                state.checkpoint = after_refusal(step, state.checkpoint, state.local.spec, self._fail(problem))
+                await state.note(state.checkpoint)
                 return
             if detail is None:
                 return
-            self._after(step, detail, prepared)
-            self._stages.end(step, detail)  # shown with what comes next: a step, or the look that follows the last one
-        self._trouble = None
-        if plan.steps[-1] is not Step.START:  # how that went the look finds out, and writes down
-            await self.notes.note(self.memory)
+            self._after(step, detail, work)
+            self._progress.end(
+                step, detail
+            )  # shown with what comes next: a step, or the look that follows the last one
+        state.failure = None
+        if plan.steps[-1] is not Step.START:  # how that went the next look finds out, and saves
+            await state.note(state.checkpoint)
 
-    async def _begin_network(self, prepared: Prepared) -> None:
+    async def _begin_network(self, work: Work) -> None:
         """Let the network be made while the disks are: neither needs the other, and both wait for programs."""
-        self._stages.begin(Step.NETWORK)
+        self._progress.begin(Step.NETWORK)
         await self._before(Step.NETWORK)
-        self._network = asyncio.ensure_future(
-            self._performer.perform(Step.NETWORK, self.wanted, prepared, lambda detail: None)
-        )
+        self._network = asyncio.ensure_future(self._executor.perform(Step.NETWORK, work, lambda detail: None))
 
     def _end_network(self) -> None:
         """Give up on a network that is still being made when the worker ends; its next one makes it again."""
@@ -255,99 +205,98 @@ class Worker:
             network.add_done_callback(lambda done: done.cancelled() or done.exception())
             network.cancel()
 
-    async def _perform(self, step: Step, prepared: Prepared, plan: Plan) -> str | None:
-        """The step's word on itself; None when it was given up because the wish has changed."""
+    async def _perform(self, step: Step, work: Work, plan: Plan) -> str | None:
+        """What people should read of the step; None when it was given up because the spec has changed."""
 
-        def tell(detail: str) -> None:
-            self._stages.tell(step, detail)
-            self._show(plan, None)
+        def show(detail: str) -> None:
+            self._progress.show(step, detail)
+            self._show(plan)
 
         if step is Step.NETWORK and self._network is not None:
             return await self._network
-        performing = self._performer.perform(step, self.wanted, prepared, tell)
+        performing = self._executor.perform(step, work, show)
         if step is not Step.IMAGE:
             return await performing
-        work, changed = asyncio.ensure_future(performing), None
+        fetching, changed = asyncio.ensure_future(performing), None
         try:
             await self._clock.sleep(0.0)  # what is here already is found at once
-            if not work.done():
-                changed = asyncio.ensure_future(self._changed.wait())  # a fetch may take minutes: don't sit it out
-                await asyncio.wait((work, changed), return_when=asyncio.FIRST_COMPLETED)
-            return work.result() if work.done() else None
+            if not fetching.done():
+                changed = asyncio.ensure_future(self.state.changed.wait())  # a fetch may take minutes: don't sit it out
+                await asyncio.wait((fetching, changed), return_when=asyncio.FIRST_COMPLETED)
+            return fetching.result() if fetching.done() else None
         finally:
             if changed is not None:
                 changed.cancel()
-            if not work.done():
-                work.cancel()
-                await asyncio.gather(work, return_exceptions=True)
+            if not fetching.done():
+                fetching.cancel()
+                await asyncio.gather(fetching, return_exceptions=True)
 
     async def _before(self, step: Step) -> None:
-        """Remember durably what is about to be done. Raises NotKept for what must be known after a power cut; taking away
-        needs no room."""
-        before, spec = self.memory, self.wanted.spec
+        """Save what is about to be done. Raises CheckpointFailed for what must be known after a power cut; taking away needs no
+        space."""
+        state = self.state
+        before, spec = state.checkpoint, state.local.spec
         again = step is Step.START and starts_again(before, spec)
-        resumes = self.life.guest is not None and self.life.guest.state == "suspended"
-        begun = before_step(step, before, spec, choose_part(before, spec), resumes=resumes)
+        resumes = state.guest is not None and state.guest.state == "suspended"
+        begun = before_step(step, before, spec, choose_migration(before, spec), resumes=resumes)
         if step in (Step.NETWORK, Step.UNPLUG):
-            self._unplugged = step is Step.UNPLUG
+            state.unplugged = step is Step.UNPLUG
         elif step is Step.FORGET:
-            await self.notes.note_departure()
-        write = self.notes.save if step in (*BRING_UP, Step.OPEN, Step.SEND) else self.notes.note
+            await state.note_departure()
+        write = state.save if step in (*BRING_UP, Step.OPEN, Step.SEND) else state.note
         await write(begun)
-        self.notes.memory = merge_heard(before, begun, self.memory)
+        state.checkpoint = merge_changes(before, begun, state.checkpoint)
         if again:
-            self._tell("Normal", "GuestRestarted", f"restart {begun.restarts}")
+            self._put_event("Normal", "GuestRestarted", f"restart {begun.restarts}")
 
-    def _plan_store(self, plan: Plan) -> DiskRelocation | None:
-        """What there is to remember of the move of a disk, or would be if it began."""
-        store, order = self.memory.store, self.wanted.spec.storage
-        if Step.RELOCATE not in plan.steps or order is None or (store is not None and store.key == order.key):
-            return store
-        return begin_store(self.wanted, order)
+    def _choose_relocation(self, plan: Plan) -> DiskRelocation | None:
+        """The relocation that is under way, or would be if it began."""
+        relocation, order = self.state.checkpoint.relocation, self.state.local.spec.storage
+        if Step.RELOCATE not in plan.steps or order is None or (relocation is not None and relocation.key == order.key):
+            return relocation
+        return begin_relocation(self.state.local, order)
 
-    def _after(self, step: Step, detail: str, prepared: Prepared) -> None:
-        spec = self.wanted.spec
-        self.notes.memory = after_pull(self.memory, spec, prepared)
+    def _after(self, step: Step, detail: str, work: Work) -> None:
+        state, spec = self.state, self.state.local.spec
+        state.checkpoint = after_pull(state.checkpoint, spec, work)
         taken_over = spec.move is not None and spec.move.taken_over
-        part = choose_part(self.memory, spec)
-        self.notes.memory = after_step(step, self.memory, detail, part, taken_over=taken_over)
+        migration = choose_migration(state.checkpoint, spec)
+        state.checkpoint = after_step(step, state.checkpoint, detail, migration, taken_over=taken_over)
         if step is Step.START:
-            self.life.begin()
+            state.up_since = self._clock.elapsed()
             if detail:
-                self._tell("Warning", "BegunAfresh", f"it couldn't resume from its saved state: {detail}")
-        elif step is Step.CANCEL or (step in (Step.GIVE_UP, Step.LEAVE) and part is not None):
-            self._tell_standing()
+                self._put_event("Warning", "BegunAfresh", f"it couldn't resume from its saved state: {detail}")
+        elif step is Step.CANCEL or (step in (Step.GIVE_UP, Step.LEAVE) and migration is not None):
+            if state.checkpoint.orphan:
+                self._relations.relate()
         elif step is Step.FORGET:
-            self.notes.release()
-            self.life.alive = False
-            self._on_report(self.wanted.name, self._report(Plan((), "released"), None))
-            self._on_alive()
-
-    def _tell_standing(self) -> None:
-        if self.memory.orphan:
-            self._on_alive()
+            state.release()
+            self._reporter.put(state.local.name, self._report(Plan((), "released"), is_gone=True))
+            self._relations.relate()
 
     def _fail(self, problem: Exception) -> StepFailure:
-        trouble = failure_of(problem, self._trouble, self._clock.elapsed())
-        if self._trouble is None or (self._trouble.reason, self._trouble.message) != (trouble.reason, trouble.message):
-            self._tell("Warning", trouble.reason, trouble.message)
-        self._trouble = trouble
-        return trouble
+        before = self.state.failure
+        failure = failure_of(problem, before, self._clock.elapsed())
+        if before is None or (before.reason, before.message) != (failure.reason, failure.message):
+            self._put_event("Warning", failure.reason, failure.message)
+        self.state.failure = failure
+        return failure
 
-    def _begin_anew(self) -> None:
-        self._trouble = None
-        self._changed.set()
-        self._woken.set()
+    def _put_event(self, type_: EventType, reason: str, message: str) -> None:
+        self._reporter.put_event(self.state.local.spec.workload, type_, reason, message)
 
-    def _show(self, plan: Plan, guest: GuestFacts | None) -> None:
-        if not self.released and self.life.guest is not None:
-            self._shown = self._report(plan, guest or self.life.guest)
-            self._on_report(self.wanted.name, self._shown)
+    def _show(self, plan: Plan) -> None:
+        if not self.state.released:
+            self._shown = self._report(plan)
+            self._reporter.put(self.state.local.name, self._shown)
 
-    def _report(self, plan: Plan, guest: GuestFacts | None) -> AllocationReport:
-        state = state_of(plan, self._stages.current)
-        if state == "running":
-            self._stages.arrive()
-        movers, memory = self._performer.movers, self.memory
-        move = movers.report(self.wanted, memory.part) or movers.report_storage(self.wanted, memory.store)
-        return make_report(self.wanted, memory, plan, state, guest, self._stages.list(), move, self.life.health)
+    def _report(self, plan: Plan, *, is_gone: bool = False) -> AllocationReport:
+        phase = state_of(plan, self._progress.current)
+        if phase == "running":
+            self._progress.arrive()
+        state, migrations = self.state, self._executor.migrations
+        guest = state.guest
+        assert guest is not None  # nothing is shown before the first look
+        facts = self._read(replace(guest, state="absent", exit_code=None) if is_gone else guest)
+        report = migrations.report(state.local, state.checkpoint)
+        return make_report(facts, plan, phase, self._progress.list(), report)

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Set
+from collections.abc import Callable, Set
 
 import msgspec
 
 from weft.agent.network.executor import NetworkExecutor
+from weft.agent.server.client import Server
+from weft.agent.server.reporter import Reporter
 from weft.agent.state.allocation import LocalAllocation
+from weft.agent.state.table import AllocationTable
+from weft.agent.watches import ServerWatches
 from weft.contracts.driver.function import EgressEndpoint
 from weft.contracts.driver.host import Host
 from weft.kinds.allocation import AllocatedNic, AllocationSpec, Resources
@@ -27,29 +31,31 @@ class Held(msgspec.Struct, frozen=True):
     """A network of ``project`` that this node stands in; ``egress_endpoint`` is None until it is plugged."""
 
     project: str
-    wanted: LocalAllocation
+    local: LocalAllocation
     egress_endpoint: EgressEndpoint | None = None
 
 
 class EgressEndpoints:
-    """``ask`` gives the node's NIC in a network of a project (by uid) and blocks; ``on_change`` is told when the node comes into a
-    network or leaves one; ``hear`` waits until all is known that the server says of a network."""
+    """The node's endpoints are put into ``table``, ``reporter`` is woken when the node comes into a network or leaves one."""
 
     def __init__(
         self,
         host: Host,
+        server: Server,
         network: NetworkExecutor,
-        ask: Callable[[str, str], AllocatedNic],
-        on_change: Callable[[], None],
-        hear: Callable[[str], Awaitable[None]],
+        watches: ServerWatches,
+        table: AllocationTable,
+        reporter: Reporter,
     ) -> None:
-        self._host, self._network, self._ask, self._on_change, self._hear = host, network, ask, on_change, hear
+        self._host, self._server, self._network = host, server, network
+        self._watches, self._table, self._reporter = watches, table, reporter
         self._held: dict[str, Held] = {}  # by network uid
         self._locks: dict[str, asyncio.Lock] = {}
 
-    def hosted(self) -> list[LocalAllocation]:
-        """As the network's keeper takes them: each like a guest with one NIC."""
-        return [held.wanted for held in self._held.values()]
+    async def keep(self) -> None:
+        """Follow the server's lists for ever."""
+        while True:
+            await self.confirm(*await self._watches.listed.get())
 
     def networks(self) -> list[str]:
         """Uids, for the node's report."""
@@ -62,32 +68,32 @@ class EgressEndpoints:
         async with self._locks.setdefault(network_uid, asyncio.Lock()):
             if (held := self._held.get(network_uid)) is not None and held.egress_endpoint is not None:
                 return held.egress_endpoint
-            nic = await asyncio.to_thread(self._ask, project, network_uid)
-            wanted = make_wanted(self._host, nic)
-            self._held[network_uid] = Held(project, wanted)
-            self._on_change()
+            nic = await self._ask(project, network_uid)
+            local = make_local(self._host, nic)
+            self._held[network_uid], self._table.egress[network_uid] = Held(project, local), local
+            self._change()
             try:
-                await self._hear(network_uid)  # or the first who asks would find nobody there
-                (namespace,) = await self._network.plug(wanted)
+                await self._watches.hear_network(network_uid)  # else the first instance would find no neighbours there
+                (namespace,) = await self._network.plug(local)
             except BaseException:
                 await asyncio.shield(self._leave(network_uid))
                 raise
             egress_endpoint = EgressEndpoint(namespace, nic.gateway, nic.domain, nic.mtu)
-            self._held[network_uid] = Held(project, wanted, egress_endpoint)
+            self._held[network_uid] = Held(project, local, egress_endpoint)
             return egress_endpoint
 
     async def confirm(self, network_uid: str, listed: Set[str]) -> None:
         """The server's list of a network's addresses: where it doesn't hold this node's, the server was restored, and is asked
         anew. If another has that address by now, this node leaves the network, and comes back with another when it needs to."""
         held = self._held.get(network_uid)
-        if held is None or held.egress_endpoint is None or held.wanted.spec.nics[0].address in listed:
+        if held is None or held.egress_endpoint is None or held.local.spec.nics[0].address in listed:
             return
         async with self._locks.setdefault(network_uid, asyncio.Lock()):
             if self._held.get(network_uid) is not held:
                 return
             try:
-                now = await asyncio.to_thread(self._ask, held.project, network_uid)
-                if now.address != held.wanted.spec.nics[0].address:
+                now = await self._ask(held.project, network_uid)
+                if now.address != held.local.spec.nics[0].address:
                     log.warning(
                         "network %s: this node's egress endpoint lost its address to another endpoint", now.network
                     )
@@ -108,11 +114,19 @@ class EgressEndpoints:
 
     async def _leave(self, uid: str) -> None:
         held = self._held.pop(uid)
-        await self._network.unplug(held.wanted)
-        self._on_change()
+        self._table.egress.pop(uid, None)
+        await self._network.unplug(held.local)
+        self._change()
+
+    def _change(self) -> None:
+        self._watches.follow_networks()
+        self._reporter.wake()
+
+    async def _ask(self, project: str, network_uid: str) -> AllocatedNic:
+        return await asyncio.to_thread(self._server.ask_egress_endpoint, self._host.node, project, network_uid)
 
 
-def make_wanted(host: Host, nic: AllocatedNic) -> LocalAllocation:
+def make_local(host: Host, nic: AllocatedNic) -> LocalAllocation:
     """Pure. A node's own NIC as if it were a guest's, which is all that networks know."""
     spec = AllocationSpec(
         node=host.node,

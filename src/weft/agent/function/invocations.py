@@ -88,7 +88,7 @@ class Functions:
         memory = sum(one.need.memory for one in pool.members.values()) + sum(copies.memory for copies in paused)
         return InstancesCounted(busy, idle, ready + sum(copies.count for copies in paused), memory)
 
-    def on_room(self) -> None:
+    def on_capacity(self) -> None:
         """Allocations may take more room now, or less."""
         self.instances.shrink(self._measure())
 

@@ -1,7 +1,7 @@
 """The node's image cache: each image once, by digest, checked, unpacked, whole or not there at all.
 
 Reads the server's blobs; writes ``<state>/images/<sha256>/``: the image's manifest and its files. Several guests that
-need the same image wait for one fetch. Images stay until another needs their room and no disk here stands on them.
+need the same image wait for one fetch. Images stay until another needs their space and no disk here is based on them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import BinaryIO, Literal
 import msgspec
 
 from weft.agent.server.client import Server
+from weft.agent.state.table import AllocationTable
 from weft.contracts.durable_file import sync_folder, write_durably
 from weft.kinds.allocation import AllocatedImage
 from weft.objects.errors import DriverFailed
@@ -73,12 +74,12 @@ class _Held:
 
 
 class ImageCache:
-    """The images in one agent's state folder. ``find_used`` gives the digests of those that may not go."""
+    """The images in one agent's state folder. What ``table`` uses is kept."""
 
-    def __init__(self, state_dir: str, server: Server, find_used: Callable[[], Collection[str]]) -> None:
+    def __init__(self, state_dir: str, server: Server, table: AllocationTable) -> None:
         self._folder = Path(state_dir) / "images"
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._server, self._find_used = server, find_used
+        self._server, self._table = server, table
         self._fetching: dict[str, asyncio.Task[CachedImage]] = {}
         self._followers: dict[str, list[Progress]] = {}
         self._archives: dict[str, _Held] = {}  # by digest: of container images, while they are unpacked
@@ -104,7 +105,7 @@ class ImageCache:
 
     async def ensure(self, image: AllocatedImage, on_progress: Progress) -> CachedImage:
         """The image, fetched if it isn't here. Raises DriverFailed (``noSpace``, ``sha256Mismatch``, ``notAnImage``),
-        NotFound, Unavailable. Whoever waits may be cancelled; the fetch goes on for the others."""
+        NotFound, Unavailable. One that waits may be cancelled; the fetch goes on for the others."""
         found = self.find(image.sha256)
         if found is not None:
             return found
@@ -134,7 +135,7 @@ class ImageCache:
         try:
             async with lock.fetching:
                 if not path.exists():
-                    await self._make_room(image)
+                    await self._evict(image)
                     loop = asyncio.get_running_loop()
 
                     def tell(length: int) -> None:
@@ -155,16 +156,19 @@ class ImageCache:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _make_room(self, image: AllocatedImage) -> None:
-        """Let go of images that nothing here uses, the longest unused first, until there is room for this one."""
+    async def _evict(self, image: AllocatedImage) -> None:
+        """Remove images that nothing here uses, the longest unused first, until this one fits."""
         for folder in sorted(map(self._folder.joinpath, self.list()), key=lambda path: path.stat().st_mtime):
-            if self._lacks_room(image) and folder.name not in {*self._find_used(), *self._fetching, image.sha256}:
+            used = self._table.images()
+            if used is None:
+                return
+            if self._lacks_space(image) and folder.name not in {*used, *self._fetching, image.sha256}:
                 log.info("image %s is evicted: image %s needs the space", folder.name[:12], image.name)
                 gone = folder.rename(folder.with_name(f".gone-{folder.name}"))
                 await asyncio.to_thread(shutil.rmtree, gone, ignore_errors=True)
 
     async def _fetch(self, image: AllocatedImage) -> CachedImage:
-        await self._make_room(image)
+        await self._evict(image)
         loop = asyncio.get_running_loop()
 
         def tell(length: int) -> None:
@@ -180,7 +184,7 @@ class ImageCache:
         self._fetching.pop(sha256, None)
         self._followers.pop(sha256, None)
         if not task.cancelled():
-            task.exception()  # whoever waited was told; nobody may have
+            task.exception()  # those who waited have it; there may be none
 
     def _fetch_now(self, image: AllocatedImage, on_progress: Progress) -> CachedImage:
         self._check_space(image)
@@ -218,7 +222,7 @@ class ImageCache:
         finally:
             work.unlink(missing_ok=True)
 
-    def _lacks_room(self, image: AllocatedImage) -> str:
+    def _lacks_space(self, image: AllocatedImage) -> str:
         """What it needs and what there is, if that isn't enough."""
         facts = os.statvfs(self._folder)
         free = facts.f_bavail * facts.f_frsize
@@ -228,7 +232,7 @@ class ImageCache:
         return f"needs {format_bytes(needed)} while it is fetched; {self._folder} has {format_bytes(free)} free"
 
     def _check_space(self, image: AllocatedImage) -> None:
-        if lack := self._lacks_room(image):
+        if lack := self._lacks_space(image):
             raise DriverFailed(
                 f"image {image.name} {lack}",
                 reason="noSpace",

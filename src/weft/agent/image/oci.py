@@ -15,6 +15,7 @@ import msgspec
 
 from weft.agent.image.cache import ImageCache
 from weft.agent.state.allocation import LocalAllocation
+from weft.agent.state.table import AllocationTable
 from weft.contracts.clock import Clock
 from weft.contracts.driver.container import User
 from weft.contracts.driver.image import OciConfig, OciImage, OciStore, RegistryCredentials
@@ -40,46 +41,45 @@ def name_user(container: AllocatedContainer, config: OciConfig) -> str:
 
 
 class ContainerImages:
-    """``store`` None: this node keeps none. ``archives`` are the server's, ``find_used`` gives the digests of those that containers
-    here have; None: that can't be told, so nothing may go."""
+    """``store`` None: this node keeps none. ``archives`` are the server's; what ``table`` uses is kept."""
 
     def __init__(
         self,
         store: OciStore | None,
         archives: ImageCache,
-        find_used: Callable[[], set[str] | None],
+        table: AllocationTable,
         clock: Clock,
     ) -> None:
-        self._store, self._archives, self._find_used, self._clock = store, archives, find_used, clock
+        self._store, self._archives, self._table, self._clock = store, archives, table, clock
         self._fresh: dict[str, str] = {}  # by allocation: what it was given, whether or not it is remembered yet
         self._forgetting: asyncio.Task[None] | None = None
 
     async def ensure(
         self,
-        wanted: LocalAllocation,
+        local: LocalAllocation,
         digest: str,
-        tell: Callable[[str], None],
+        show: Callable[[str], None],
         credentials: RegistryCredentials | None = None,
     ) -> tuple[PulledImage, str]:
-        """The image of ``wanted``, that with ``digest`` if it has had one before, and a word on how it came here. Raises
+        """The image of ``local``, that with ``digest`` if it has had one before, and a word on how it came here. Raises
         WeftError, as OciStore.pull does."""
-        container = wanted.spec.container
+        container = local.spec.container
         if container is None:
-            raise InvalidInput(f"{wanted.what} is not a container")
+            raise InvalidInput(f"{local.what} is not a container")
         if self._store is None:
-            raise InvalidInput(f"{wanted.what}: this node can't store container images", reason="notServed")
+            raise InvalidInput(f"{local.what}: this node can't store container images", reason="notServed")
         began, seen = self._clock.elapsed(), [0]
 
         def on_progress(here: int, total: int) -> None:
             seen[0] = max(here, total)
-            tell(f"{format_bytes(here)} of {format_bytes(total)}" if total else format_bytes(here))
+            show(f"{format_bytes(here)} of {format_bytes(total)}" if total else format_bytes(here))
 
         try:
-            if wanted.spec.image is not None:
-                image = await take_in(self._store, self._archives, wanted.spec.image, on_progress)
+            if local.spec.image is not None:
+                image = await take_in(self._store, self._archives, local.spec.image, on_progress)
             else:
                 image = await self._store.pull(container.image, digest, credentials=credentials, progress=on_progress)
-            self._fresh[wanted.uid] = image.digest
+            self._fresh[local.uid] = image.digest
         except NotAuthenticated as problem:
             secret = container.registry_secret
             problem.message += f"; check secret {secret}" if secret else "; set registry_secret"
@@ -105,7 +105,7 @@ class ContainerImages:
             self._forgetting = asyncio.ensure_future(self._forget_unused())
 
     async def _forget_unused(self) -> None:
-        used = self._find_used()
+        used = self._table.container_images()
         if used is None or self._store is None:
             return
         try:

@@ -15,7 +15,8 @@ from weft.agent.migration.target import Waiter
 from weft.agent.migration.transport import Connection
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.workload.console_log import read_console, take_printed
-from weft.agent.workload.vm import Prepared
+from weft.agent.workload.kind import Prepared
+from weft.agent.workload.kinds import kind_of
 from weft.contracts.driver.runtime import CanCarry, RuntimeDriver
 from weft.contracts.driver.volume import CanReceive, VolumeFacts
 from weft.kinds.allocation import ROOT, PlannedMigration
@@ -28,13 +29,13 @@ SAVED = "saved"  # what goes over like a disk: all of a container that was saved
 _SPARE_BYTES = 64 << 20  # of a disk's file, beside what the guest has on it
 
 
-def list_disks(wanted: LocalAllocation) -> list[str]:
-    """The disks that go over, by the ids of both nodes: the root disk as ROOT, volumes by uid. A container's root is its image's,
-    which each node has from the registry."""
-    move = wanted.spec.move
+def list_disks(local: LocalAllocation) -> list[str]:
+    """The disks that migrate, by the ids of both nodes: the root disk as ROOT, volumes by uid. A root that is its image's each node
+    has from the registry."""
+    move = local.spec.move
     shared = move.shared if move is not None else ()
-    roots = (ROOT,) if wanted.spec.container is None else ()
-    return [disk for disk in (*roots, *(volume.uid for volume in wanted.spec.volumes)) if disk not in shared]
+    roots = (ROOT,) if kind_of(local.spec).has_root_disk else ()
+    return [disk for disk in (*roots, *(volume.uid for volume in local.spec.volumes)) if disk not in shared]
 
 
 async def find_saved(runtime: RuntimeDriver[Any], guest_id: str) -> CanCarry | None:
@@ -44,50 +45,50 @@ async def find_saved(runtime: RuntimeDriver[Any], guest_id: str) -> CanCarry | N
 
 
 class ColdTarget(Waiter):
-    def __init__(self, brief: MigrationContext, prepared: Prepared) -> None:
-        super().__init__(brief)
+    def __init__(self, context: MigrationContext, prepared: Prepared) -> None:
+        super().__init__(context)
         self._prepared = prepared
         self._come: set[str] = set()
         self._door.receive = self
 
     async def _recall(self) -> None:
-        if self.part.taken:
-            self._tell(phase="takenOver")
+        if self.migration.taken:
+            self._report(phase="takenOver")
 
     async def _respond(self, ask: MigrationRequest) -> MigrationAnswer:
-        if ask.do == "takeOver" and not self.part.taken:
-            missing = set(list_disks(self._wanted)) - self._come
+        if ask.do == "takeOver" and not self.migration.taken:
+            missing = set(list_disks(self._local)) - self._come
             if missing:
                 raise IllegalTransition(f"disks have not arrived: {', '.join(sorted(missing))}")
-            take_printed(self._runtime, self._wanted.id, ask.printed)
+            take_printed(self._runtime, self._local.id, ask.printed)
             try:
                 await self._keep(taken=True)
             except WeftError:
                 self._keep(taken=False)
                 raise
             spent = ask.elapsed_ms
-            self._tell(phase="takenOver", sent_bytes=ask.sent_bytes, elapsed_ms=spent)
+            self._report(phase="takenOver", sent_bytes=ask.sent_bytes, elapsed_ms=spent)
         return MigrationAnswer(message=self.report.phase)
 
     async def begin(self, disk: str) -> tuple[Path, int]:
         """Where the file of a disk that comes is written, and how large it can be. Raises InvalidInput."""
-        wanted, root = self._wanted, self._prepared.root
-        if disk == SAVED and isinstance(self._runtime, CanCarry) and not self.part.taken:
-            most = 2 * wanted.spec.resources.memory + wanted.spec.resources.disk + _SPARE_BYTES
-            return Path(await self._runtime.carrying.expect(wanted.id)), most
-        if disk not in list_disks(wanted) or self.part.taken:
-            raise InvalidInput(f"{wanted.what}: disk {disk} is not part of this migration")
-        sizes = {volume.uid: volume.size for volume in wanted.spec.volumes}
-        sizes[ROOT] = max(wanted.spec.resources.disk, root.size_bytes if root is not None else 0)
+        local, root = self._local, self._prepared.root
+        if disk == SAVED and isinstance(self._runtime, CanCarry) and not self.migration.taken:
+            most = 2 * local.spec.resources.memory + local.spec.resources.disk + _SPARE_BYTES
+            return Path(await self._runtime.carrying.expect(local.id)), most
+        if disk not in list_disks(local) or self.migration.taken:
+            raise InvalidInput(f"{local.what}: disk {disk} is not part of this migration")
+        sizes = {volume.uid: volume.size for volume in local.spec.volumes}
+        sizes[ROOT] = max(local.spec.resources.disk, root.size_bytes if root is not None else 0)
         volumes = await self._find_volumes(disk)
         return Path(volumes.begin(self._id_of(disk))), 2 * sizes[disk] + _SPARE_BYTES
 
     async def complete(self, disk: str, form: str) -> None:
         """All of it is there. Raises InvalidInput, DriverFailed."""
-        if self.part.taken:
-            raise InvalidInput(f"{self._wanted.what}: its disk {disk} has already arrived")
+        if self.migration.taken:
+            raise InvalidInput(f"{self._local.what}: its disk {disk} has already arrived")
         if disk == SAVED and isinstance(self._runtime, CanCarry):
-            await self._runtime.carrying.unpack(self._wanted.id, self._wanted.uid, self._wanted.spec.incarnation)
+            await self._runtime.carrying.unpack(self._local.id, self._local.uid, self._local.spec.incarnation)
             return
         image = self._prepared.image if disk == ROOT else None
         volumes = await self._find_volumes(disk)
@@ -99,7 +100,7 @@ class ColdTarget(Waiter):
         self._come.add(disk)
 
     async def _find_volumes(self, disk: str) -> CanReceive:
-        volumes = await self._ground.pools.of(self._wanted.spec, disk)
+        volumes = await self._node.pools.of(self._local.spec, disk)
         if not isinstance(volumes, CanReceive):
             raise InvalidInput(
                 f"volume driver {volumes.name} of this node can't receive disks from another node", reason="unsupported"
@@ -107,13 +108,13 @@ class ColdTarget(Waiter):
         return volumes
 
     def _id_of(self, disk: str) -> str:
-        return self._wanted.id if disk == ROOT else disk
+        return self._local.id if disk == ROOT else disk
 
 
 class ColdSource(Role):
-    def __init__(self, brief: MigrationContext) -> None:
-        super().__init__(brief)
-        self._limits = [self._ground.limit, Limit(self._move.bytes_per_second, self._ground.clock)]
+    def __init__(self, context: MigrationContext) -> None:
+        super().__init__(context)
+        self._limits = [self._node.limit, Limit(self._move.bytes_per_second, self._node.clock)]
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -126,51 +127,51 @@ class ColdSource(Role):
 
     async def _run(self) -> None:
         """Nothing can go wrong that matters who runs: the guest starts here again only when the target has given up."""
-        move, ground = self._move, self._ground
-        line = ground.wire.make_line(self.part.key, move.address, move.peer_uid, self._limits)
+        move, node = self._move, self._node
+        line = node.wire.make_line(self.migration.key, move.address, move.peer_uid, self._limits)
         showing = asyncio.ensure_future(self._show(line))
         try:
             await self._send(line)
         except (WeftError, OSError) as problem:
             reason = problem.token if isinstance(problem, WeftError) else "driverFailed"
-            self._tell(phase="failed", reason=reason, message=str(problem))
+            self._report(phase="failed", reason=reason, message=str(problem))
         finally:
             showing.cancel()
             line.close()
 
     async def _send(self, line: Connection) -> None:
-        began = self._ground.clock.elapsed()
+        began = self._node.clock.elapsed()
         if (await line.ask(MigrationRequest("look"))).message != "takenOver":
-            found = {disk: await self._find(disk) for disk in list_disks(self._wanted)}
+            found = {disk: await self._find(disk) for disk in list_disks(self._local)}
             files = {disk: (Path(facts.path), facts.format) for disk, facts in found.items()}
-            if (carrier := await find_saved(self._runtime, self._wanted.id)) is not None:
-                files[SAVED] = (Path(await carrier.carrying.pack(self._wanted.id)), "raw")
-                self._tell(
+            if (carrier := await find_saved(self._runtime, self._local.id)) is not None:
+                files[SAVED] = (Path(await carrier.carrying.pack(self._local.id)), "raw")
+                self._report(
                     plan=PlannedMigration(
                         mode="saved", reason="it is stopped, and resumes on the target from its saved state"
                     )
                 )
             total = sum([await asyncio.to_thread(count_data, path) for path, _ in files.values()])
-            self._tell(phase="moving", total_bytes=total, remaining_bytes=total)
+            self._report(phase="moving", total_bytes=total, remaining_bytes=total)
             for disk, (path, form) in files.items():
                 await line.carry_file(disk, path, form)
-            spent = round((self._ground.clock.elapsed() - began) * 1000)
-            printed = read_console(self._runtime, self._wanted.id)
+            spent = round((self._node.clock.elapsed() - began) * 1000)
+            printed = read_console(self._runtime, self._local.id)
             ask = MigrationRequest("takeOver", sent_bytes=line.meter.sent, elapsed_ms=spent, printed=printed)
             await line.order(ask)
         self._keep(taken=True)
-        spent = round((self._ground.clock.elapsed() - began) * 1000)
+        spent = round((self._node.clock.elapsed() - began) * 1000)
         sent = line.meter.sent
-        self._tell(phase="handedOver", sent_bytes=sent, remaining_bytes=0, elapsed_ms=spent)
+        self._report(phase="handedOver", sent_bytes=sent, remaining_bytes=0, elapsed_ms=spent)
 
     async def _find(self, disk: str) -> VolumeFacts:
-        facts = await self._ground.pools.inspect(self._wanted.spec, self._wanted.id if disk == ROOT else disk, disk)
+        facts = await self._node.pools.inspect(self._local.spec, self._local.id if disk == ROOT else disk, disk)
         if facts is None:
-            raise DriverFailed(f"{self._wanted.what}: its disk {disk} is not on this node", details={"step": "disk"})
+            raise DriverFailed(f"{self._local.what}: its disk {disk} is not on this node", details={"step": "disk"})
         return facts
 
     async def _show(self, line: Connection) -> None:
-        clock, began, before = self._ground.clock, self._ground.clock.elapsed(), 0
+        clock, began, before = self._node.clock, self._node.clock.elapsed(), 0
         while True:
             await clock.sleep(LOOK_SECONDS)
             sent = line.meter.sent
@@ -178,4 +179,4 @@ class ColdSource(Role):
             rate, before = int((sent - before) / LOOK_SECONDS), sent
             elapsed = round((clock.elapsed() - began) * 1000)
             if self.report.phase == "moving":
-                self._tell(sent_bytes=sent, remaining_bytes=left, bytes_per_second=rate, elapsed_ms=elapsed)
+                self._report(sent_bytes=sent, remaining_bytes=left, bytes_per_second=rate, elapsed_ms=elapsed)

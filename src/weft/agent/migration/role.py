@@ -1,8 +1,9 @@
-"""What both sides of a move have in common: what they act through, what they report, and what must not be forgotten."""
+"""What the source and the target of a migration have in common: what they act through, what they report, what they save."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import logging
 
 import msgspec
 
@@ -10,60 +11,69 @@ from weft.agent.migration.relay import Limit
 from weft.agent.migration.transport import Transport
 from weft.agent.network.executor import NetworkExecutor
 from weft.agent.state.allocation import LocalAllocation, MigrationState
+from weft.agent.state.allocation_state import AllocationState
 from weft.agent.volume.pools import Pools
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Host
 from weft.kinds.allocation import AllocatedMigration, MigrationReport
 
+log = logging.getLogger("weft.agent")
+
 
 class NodeContext(msgspec.Struct, frozen=True):
-    """The node that a side stands on; ``limit`` is for what all moves from it and to it carry together."""
+    """What of its node a role acts through."""
 
     host: Host
     runtimes: Runtimes
     network: NetworkExecutor
     pools: Pools
     wire: Transport
-    limit: Limit
+    limit: Limit  # for all migrations from this node and to it together
     clock: Clock
 
 
 class MigrationContext(msgspec.Struct, frozen=True):
-    """What a side begins with: whose move, and what is remembered of it. ``on_part`` keeps what must not be forgotten, done
-    when awaited; ``on_news`` hears that there is something new to report."""
+    """What a role begins with."""
 
-    wanted: LocalAllocation
-    part: MigrationState
-    ground: NodeContext
-    on_part: Callable[[MigrationState], Awaitable[None]]
-    on_news: Callable[[], None]
+    state: AllocationState  # where its progress is saved, and which it wakes when there is news to report
+    local: LocalAllocation
+    migration: MigrationState
+    node: NodeContext
 
 
 class Role:
-    """One side of a move."""
+    """This node's end of a migration."""
 
-    def __init__(self, brief: MigrationContext) -> None:
-        assert brief.wanted.spec.move is not None
-        self.part = brief.part
-        self.report = MigrationReport(key=brief.part.key, phase="preparing")
-        self._wanted, self._move, self._ground = brief.wanted, brief.wanted.spec.move, brief.ground
-        self._runtime = brief.ground.runtimes.of(brief.wanted)
-        self._on_part, self._on_news = brief.on_part, brief.on_news
+    def __init__(self, context: MigrationContext) -> None:
+        assert context.local.spec.move is not None
+        self.migration = context.migration
+        self.report = MigrationReport(key=context.migration.key, phase="preparing")
+        self._state, self._local, self._node = context.state, context.local, context.node
+        self._move = context.local.spec.move
+        self._runtime = context.node.runtimes.of(context.local)
 
     def put(self, move: AllocatedMigration) -> None:
-        """The server has said more of the move."""
+        """The server has changed the migration's spec."""
         self._move = move
 
     async def close(self) -> None:
         """Lead it no more; what is under way is cut off."""
 
-    def _keep(self, **fields: object) -> Awaitable[None]:
-        self.part = msgspec.structs.replace(self.part, **fields)
-        return self._on_part(self.part)
+    def _keep(self, **fields: object) -> asyncio.Future[None]:
+        """Save it; done when awaited."""
+        self.migration = msgspec.structs.replace(self.migration, **fields)
+        saving = asyncio.ensure_future(self._state.keep_migration(self.migration))
+        saving.add_done_callback(_log_failure)
+        return saving
 
-    def _tell(self, **fields: object) -> None:
+    def _report(self, **fields: object) -> None:
         report = msgspec.structs.replace(self.report, **fields)
         if report != self.report:
             self.report = report
-            self._on_news()
+            self._state.wake()
+
+
+def _log_failure(saving: asyncio.Future[None]) -> None:
+    if not saving.cancelled() and (problem := saving.exception()) is not None:
+        log.warning("%s", problem)

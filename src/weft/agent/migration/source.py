@@ -36,10 +36,10 @@ UNKNOWN_PATH = 125_000_000.0  # bytes per second, until something is known of it
 class Source(Role):
     """Of a guest that runs meanwhile."""
 
-    def __init__(self, brief: MigrationContext, moves: MigrationDriver) -> None:
-        super().__init__(brief)
-        self._moves, self._network, self._clock = moves, self._ground.network, self._ground.clock
-        self._limits = [self._ground.limit, Limit(self._move.bytes_per_second, self._clock)]
+    def __init__(self, context: MigrationContext, moves: MigrationDriver) -> None:
+        super().__init__(context)
+        self._moves, self._network, self._clock = moves, self._node.network, self._node.clock
+        self._limits = [self._node.limit, Limit(self._move.bytes_per_second, self._clock)]
         self._line: Connection | None = None
         self._plan: MigrationPlan | None = None
         self._remaining: list[int] = []
@@ -87,13 +87,13 @@ class Source(Role):
             self._close_line()
             reason = problem.token if isinstance(problem, WeftError) else "driverFailed"
             message = problem.message if isinstance(problem, WeftError) else str(problem)
-            self._tell(phase="failed", reason=reason, message=message)
+            self._report(phase="failed", reason=reason, message=message)
         return True
 
     async def _break_off(self) -> bool:
         """The guest goes on here, or has ended here: False if it was handed over meanwhile."""
         try:
-            await self._moves.cancel(self._wanted.id, self.part.key)
+            await self._moves.cancel(self._local.id, self.migration.key)
         except (IllegalTransition, NotFound):
             facts = await self._look()
             return facts is None or facts.phase != "handedOver"
@@ -103,14 +103,14 @@ class Source(Role):
 
     async def _begin(self) -> None:
         """Have the target expect the guest, and send it."""
-        guest_id, key = self._wanted.id, self.part.key
+        guest_id, key = self._local.id, self.migration.key
         guest = await self._moves.describe(guest_id)
         self._slow_path = await find_slow_path(self._connect().ask, self._clock)
         path = self._find_path()
         limit = min(filter(None, limits_of(self._move)), default=0)
         leeway = Leeway(path, self._move.pause_ms / 1000, copied_disks=self._list_copied(), limit=limit)
         load = await self._moves.sample(guest_id)
-        await self._network.prepare_move(self._wanted, self._target_address)
+        await self._network.prepare_move(self._local, self._target_address)
         for modes in (leeway.modes, ("stop-and-copy",)):
             plan = self._plan = choose_mode(load, msgspec.structs.replace(leeway, modes=modes))
             planned = correct_plan(plan.planned, self._lesson)
@@ -121,14 +121,14 @@ class Source(Role):
                 "path_bytes_per_second": int(path),
                 "limit_bytes_per_second": limit,
             }
-            self._tell(plan=msgspec.structs.replace(planned, **made_from))
-            self._flows = await self._network.handover.list_flows(self._wanted)
+            self._report(plan=msgspec.structs.replace(planned, **made_from))
+            self._flows = await self._network.handover.list_flows(self._local)
             printed = read_console(self._runtime, guest_id)
             await self._order(MigrationRequest("expect", guest, settings, self._flows, printed=printed))
             if printed is not None:
                 self._printed = printed.start + len(printed.data)
             line = self._connect()
-            folder = Path(self._ground.host.run_dir)
+            folder = Path(self._node.host.run_dir)
             channels: dict[Channel, Path] = {"memory": folder / f"{guest_id}.memory"}
             if settings.copied_disks:
                 channels["disks"] = folder / f"{guest_id}.disks"
@@ -142,7 +142,7 @@ class Source(Role):
                 self._close_line()
             else:
                 break
-        self._tell(phase="moving")
+        self._report(phase="moving")
 
     async def _follow(self) -> None:
         """Until the guest runs at the target by its word, or the move has failed."""
@@ -153,7 +153,7 @@ class Source(Role):
                 why = facts.message if facts is not None and facts.message else "the machine stopped migrating"
                 reason = facts.reason or None if facts is not None else None
                 raise DriverFailed(f"migrating to {self._move.peer}: {why}", reason=reason, details={"step": "move"})
-            self._tell(**self._figures(facts, began))
+            self._report(**self._figures(facts, began))
             if facts.phase == "handedOver":
                 await self._hand_over(began)
                 return
@@ -163,7 +163,7 @@ class Source(Role):
 
     async def _hand_over(self, began: float) -> None:
         """It never will run here again: say so until the target has taken it over. This lies within the guest's pause."""
-        while not self.part.taken:
+        while not self.migration.taken:
             try:
                 told = self.report
                 ask = MigrationRequest(
@@ -171,19 +171,19 @@ class Source(Role):
                     sent_bytes=told.sent_bytes,
                     passes=told.passes,
                     elapsed_ms=told.elapsed_ms,
-                    printed=read_console(self._runtime, self._wanted.id, after=self._printed),
+                    printed=read_console(self._runtime, self._local.id, after=self._printed),
                 )
                 await self._order(ask)
             except WeftError as problem:
-                self._tell(phase="handedOver", reason=problem.token, message=problem.message)
+                self._report(phase="handedOver", reason=problem.token, message=problem.message)
                 await wait_for_event(self._clock, self._news, AGAIN_SECONDS)
                 self._news.clear()
                 continue
             now = self._clock.elapsed()
             self._keep(taken=True)
             elapsed = round((now - began) * 1000)
-            self._tell(phase="handedOver", reason="", message="", elapsed_ms=elapsed)
-            self._tell(pause_ms=await self._find_pause(now))
+            self._report(phase="handedOver", reason="", message="", elapsed_ms=elapsed)
+            self._report(pause_ms=await self._find_pause(now))
 
     async def _find_pause(self, taken_at: float) -> int:
         """Milliseconds from standing still to ``taken_at``. That the guest stopped may be heard of only after it was handed
@@ -206,21 +206,21 @@ class Source(Role):
         rate = facts.bytes_per_second or self._find_path()
         leeway = Leeway(rate / USABLE_SHARE, self._move.pause_ms / 1000)
         change = reconsider(self._plan.settings.mode, self._remaining, leeway, slowdown=self._slowdown)
-        guest_id, key = self._wanted.id, self.part.key
+        guest_id, key = self._local.id, self.migration.key
         if change.action == "slow down":
             self._slowdown = change.slowdown
             await self._moves.adjust(guest_id, key, slowdown=change.slowdown)
         elif change.action == "finish standing still":
             await self._moves.adjust(guest_id, key, pause_ms=round(change.pause_seconds * 1500) + 100)
         elif change.action == "call off":
-            raise DriverFailed(f"{self._wanted.what}: {change.reason}", details={"step": "move"})
+            raise DriverFailed(f"{self._local.what}: {change.reason}", details={"step": "move"})
         if change.action != "go on":
-            self._tell(reason=change.action, message=change.reason)
+            self._report(reason=change.action, message=change.reason)
 
     async def _tell_flows(self) -> None:
         """Connections that were opened meanwhile are let pass at the target too. The guest may stand still by now: nothing waits
         for it."""
-        flows = await self._network.handover.list_flows(self._wanted)
+        flows = await self._network.handover.list_flows(self._local)
         if flows != self._flows:
             self._flows = flows
             await self._order(MigrationRequest("flows", flows=flows))
@@ -229,7 +229,7 @@ class Source(Role):
         """What the runtime says; None: it knows of no such move."""
         while True:
             try:
-                facts = await self._moves.progress(self._wanted.id, self.part.key)
+                facts = await self._moves.progress(self._local.id, self.migration.key)
                 return facts if facts.role == "source" else None  # it has come here by that very move
             except (IllegalTransition, NotFound):
                 return None
@@ -239,7 +239,7 @@ class Source(Role):
     async def _watch(self) -> None:
         """What the guest does, as soon as it does it: while it stands still, what is for it goes to the target."""
         with contextlib.suppress(WeftError):
-            async for event in self._moves.events(self._wanted.id):
+            async for event in self._moves.events(self._local.id):
                 if event.name == "stopped":
                     self._stopped_at = event.at
                     self._switch("stopped")
@@ -255,11 +255,11 @@ class Source(Role):
         self._beside(self._order(MigrationRequest(what)))
         try:
             if what == "stopped":
-                self._network.handover.switch_away(self._wanted, self._target_address)
+                self._network.handover.switch_away(self._local, self._target_address)
             else:
-                self._network.handover.undo_switch(self._wanted)
+                self._network.handover.undo_switch(self._local)
         except WeftError as problem:
-            log.warning("%s: its network: %s", self._wanted.what, problem.message)
+            log.warning("%s: its network: %s", self._local.what, problem.message)
 
     def _beside(self, telling: Coroutine[Any, Any, None]) -> None:
         """Tell the target, and go on meanwhile."""
@@ -270,14 +270,14 @@ class Source(Role):
     def _told(self, telling: asyncio.Task[None]) -> None:
         self._telling.discard(telling)
         if not telling.cancelled() and (problem := telling.exception()) is not None:
-            log.warning("%s: its network at the target: %s", self._wanted.what, problem)
+            log.warning("%s: its network at the target: %s", self._local.what, problem)
 
     # Its line.
 
     def _connect(self) -> Connection:
         if self._line is None:
             move = self._move
-            self._line = self._ground.wire.make_line(self.part.key, move.address, move.peer_uid, self._limits)
+            self._line = self._node.wire.make_line(self.migration.key, move.address, move.peer_uid, self._limits)
         return self._line
 
     def _close_line(self) -> None:
@@ -310,7 +310,7 @@ class Source(Role):
     def _list_copied(self) -> tuple[str, ...]:
         """Serials of the disks that the other node doesn't see."""
         shared = self._move.shared
-        own = [name_serial(volume.name) for volume in self._wanted.spec.volumes if volume.uid not in shared]
+        own = [name_serial(volume.name) for volume in self._local.spec.volumes if volume.uid not in shared]
         return (*(() if ROOT in shared else (ROOT_SERIAL,)), *own)
 
     def _figures(self, facts: MigrationFacts, began: float) -> dict[str, object]:

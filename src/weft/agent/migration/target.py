@@ -17,16 +17,16 @@ from weft.protocol.migration import Channel, MigrationAnswer, MigrationRequest
 class Waiter(Role, ABC):
     """A side with a door."""
 
-    def __init__(self, brief: MigrationContext) -> None:
-        super().__init__(brief)
-        ground = self._ground
-        self._door = ground.wire.make_door(self.part.key, self._move.peer_uid, self._respond, [ground.limit])
+    def __init__(self, context: MigrationContext) -> None:
+        super().__init__(context)
+        node = self._node
+        self._door = node.wire.make_door(self.migration.key, self._move.peer_uid, self._respond, [node.limit])
 
     async def open(self) -> None:
         """Wait for the source. Raises DriverFailed, InvalidInput."""
-        place = self._door.open(self._ground.host.underlay_address, self.part.port)
+        place = self._door.open(self._node.host.underlay_address, self.migration.port)
         self._keep(port=self._door.port)
-        self._tell(phase="waiting", address=place)
+        self._report(phase="waiting", address=place)
         await self._recall()
 
     async def close(self) -> None:
@@ -43,65 +43,65 @@ class Waiter(Role, ABC):
 class Target(Waiter):
     """Of a guest that runs meanwhile; ``plan`` is its machine here."""
 
-    def __init__(self, brief: MigrationContext, plan: GuestPlan, moves: MigrationDriver) -> None:
-        super().__init__(brief)
+    def __init__(self, context: MigrationContext, plan: GuestPlan, moves: MigrationDriver) -> None:
+        super().__init__(context)
         self._plan, self._moves = plan, moves
         self._expected: MigrationSettings | None = None
         self._stopped_at: float | None = None  # when the source said so
 
     async def _recall(self) -> None:
         try:
-            facts = await self._moves.progress(self._plan.id, self.part.key)
+            facts = await self._moves.progress(self._plan.id, self.migration.key)
         except (IllegalTransition, NotFound):
             return  # nothing has come yet
         except Unavailable as problem:
-            self._tell(phase="failed", reason=problem.token, message=problem.message)
+            self._report(phase="failed", reason=problem.token, message=problem.message)
             return
         if facts.phase == "takenOver":
             self._take()
         elif facts.phase == "failed":
-            self._tell(phase="failed", reason="driverFailed", message=facts.message or "the machine has ended")
+            self._report(phase="failed", reason="driverFailed", message=facts.message or "the machine has ended")
 
     async def _respond(self, ask: MigrationRequest) -> MigrationAnswer:
         if ask.do == "expect":
             await self._expect(ask)
         elif ask.do == "stopped":
-            self._stopped_at = self._ground.clock.elapsed()
-            self._ground.network.handover.switch_here(self._wanted)
+            self._stopped_at = self._node.clock.elapsed()
+            self._node.network.handover.switch_here(self._local)
         elif ask.do == "resumed":
-            self._ground.network.handover.undo_switch(self._wanted)
+            self._node.network.handover.undo_switch(self._local)
         elif ask.do == "takeOver":
             await self._take_over(ask)
         if ask.flows:
-            await self._ground.network.handover.seed_flows(self._wanted, ask.flows)
+            await self._node.network.handover.seed_flows(self._local, ask.flows)
         return MigrationAnswer(message=self.report.phase)
 
     async def _expect(self, ask: MigrationRequest) -> None:
         if ask.guest is None or ask.settings is None:
             raise InvalidInput("guest and settings are missing")
         if self._expected not in (None, ask.settings):
-            await self._moves.give_up(self._plan.id, self.part.key)  # that machine waits for another way of moving
-        sockets = await self._moves.expect(self._plan, ask.guest, self.part.key, ask.settings)
+            await self._moves.give_up(self._plan.id, self.migration.key)  # that machine waits for another way of moving
+        sockets = await self._moves.expect(self._plan, ask.guest, self.migration.key, ask.settings)
         self._expected = ask.settings
         take_printed(self._runtime, self._plan.id, ask.printed)
         channels: dict[Channel, str] = {"memory": sockets.memory, "disks": sockets.disks}
         self._door.lead(channels)
-        self._tell(phase="waiting", reason="", message="")
+        self._report(phase="waiting", reason="", message="")
 
     async def _take_over(self, ask: MigrationRequest) -> None:
-        asked_at = self._ground.clock.elapsed()
-        if not self.part.taken:
+        asked_at = self._node.clock.elapsed()
+        if not self.migration.taken:
             take_printed(self._runtime, self._plan.id, ask.printed)
         try:
-            await self._moves.take_over(self._plan.id, self.part.key)
+            await self._moves.take_over(self._plan.id, self.migration.key)
         except WeftError as problem:
-            self._tell(phase="failed", reason=problem.token, message=problem.message)
+            self._report(phase="failed", reason=problem.token, message=problem.message)
             raise
-        now = self._ground.clock.elapsed()
+        now = self._node.clock.elapsed()
         pause = round((now - self._stopped_at) * 1000) if self._stopped_at is not None else 0
         elapsed = ask.elapsed_ms + round((now - asked_at) * 1000) if ask.elapsed_ms else 0
         self._take(pause_ms=pause, elapsed_ms=elapsed, sent_bytes=ask.sent_bytes, passes=ask.passes)
 
     def _take(self, **figures: int) -> None:
         self._keep(taken=True)  # the runtime has written it down already
-        self._tell(phase="takenOver", reason="", message="", **figures)
+        self._report(phase="takenOver", reason="", message="", **figures)

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from weft.agent.network.handover import NetworkHandover
-from weft.agent.network.plan import fold_filters, fold_held, fold_segments, keep_forwards, ports_of, shares_kernel
-from weft.agent.server.reporter import Question
+from weft.agent.network.plan import fold_filters, fold_held, fold_segments, keep_forwards, ports_of
+from weft.agent.server.reporter import Question, Reporter
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.state.checkpoint import CheckpointFailed, CheckpointStore, Surroundings
+from weft.agent.state.table import AllocationTable
+from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import Endpoint, Filter, Forward, NetworkDriver, Segment
 from weft.contracts.wakeup import wait_for_event
 from weft.kinds.allocation import AllocatedNic
 from weft.objects.errors import WeftError
-from weft.objects.identity import short_id
+from weft.objects.identity import Ref, short_id
 from weft.protocol.heartbeat import HeldPorts
 
 log = logging.getLogger("weft.agent")
@@ -39,26 +41,23 @@ class Idle(msgspec.Struct, frozen=True):
 
 
 class NetworkExecutor:
-    """Brings the driver to what ``hosted`` allocations need; ``orphans`` are those of them that no list explains."""
+    """Brings the driver to what the allocations of ``table`` need."""
 
     def __init__(
         self,
         driver: NetworkDriver,
         host: Host,
-        copies: CheckpointStore,
+        store: CheckpointStore,
         clock: Clock,
-        hosted: Callable[[], list[LocalAllocation]],
-        orphans: Callable[[], list[LocalAllocation]],
-        on_healed: Callable[[list[str]], None],
-        in_namespace: Callable[[LocalAllocation], bool] = shares_kernel,
-        on_held: Callable[[], None] = lambda: None,
+        table: AllocationTable,
+        runtimes: Runtimes,
+        reporter: Reporter,
     ) -> None:
-        self._driver, self._host, self._copies, self._clock = driver, host, copies, clock
-        self._hosted, self._orphans, self._on_healed, self._in_namespace = hosted, orphans, on_healed, in_namespace
-        self._on_held = on_held
+        self._driver, self._host, self._store, self._clock = driver, host, store, clock
+        self._table, self._runtimes, self._reporter = table, runtimes, reporter
         self._changing = asyncio.Lock()
         self._woken = asyncio.Event()
-        known = copies.load_surroundings()
+        known = store.load_surroundings()
         self._neighbours = {uid: {e.address: e for e in found} for uid, found in known.endpoints.items()}
         self._forwards: dict[tuple[int, str], Forward] = {(f.port, f.protocol): f for f in known.forwards}
         self._faded_neighbours: dict[str, dict[str, Endpoint]] = {}
@@ -128,34 +127,34 @@ class NetworkExecutor:
         """What this room wants to hear of the server."""
         return Question(self._ranges_version, sorted(idle.uid for idle in (self._idle or {}).values() if idle.uid))
 
-    async def plug(self, wanted: LocalAllocation) -> list[str]:
+    async def plug(self, local: LocalAllocation) -> list[str]:
         """Make the allocation's segments and ports; the interface names in the order of its NICs. Raises WeftError."""
         async with self._changing:
-            here = [*self._hosted(), wanted]
+            here = [*self._table.hosted(), local]
             await self._refuse(here)
             segments = self._fold(here)
             try:
                 await self._filter(here, segments)  # before there is a tap to filter
             except WeftError as problem:
-                if wanted.spec.groups:
+                if local.spec.groups:
                     raise
                 log.warning("network: %s", problem)  # another guest's trouble
-            for uid in dict.fromkeys(nic.network_uid for nic in wanted.spec.nics):
+            for uid in dict.fromkeys(nic.network_uid for nic in local.spec.nics):
                 await self._ensure(uid, segments[uid])
-            ports = ports_of(wanted, in_namespace=self._in_namespace(wanted))
+            ports = ports_of(local, in_namespace=self._runtimes.in_namespace(local))
             return [await self._driver.plug(port) for port in ports]
 
-    async def unplug(self, wanted: LocalAllocation, leftover: list[AllocatedNic] | None = None) -> None:
+    async def unplug(self, local: LocalAllocation, leftover: list[AllocatedNic] | None = None) -> None:
         """Take the allocation's ports away, or only those it has left over; segments that nobody here needs any more go
         later. Raises WeftError."""
-        nics = wanted.spec.nics if leftover is None else leftover
+        nics = local.spec.nics if leftover is None else leftover
         async with self._changing:
-            for port in ports_of(wanted, nics):
+            for port in ports_of(local, nics):
                 await self._driver.unplug(port.id)
-            others = [other for other in self._hosted() if other.uid != wanted.uid]
+            others = [other for other in self._table.hosted() if other.uid != local.uid]
             needed = {nic.network_uid for other in others for nic in other.spec.nics} | self.handover.networks
             if leftover is not None:
-                needed |= {nic.network_uid for nic in wanted.spec.nics}
+                needed |= {nic.network_uid for nic in local.spec.nics}
             idle = await self._find_idle()
             for uid in sorted({nic.network_uid for nic in nics} - needed):
                 idle[short_id(uid)] = Idle(uid, self._clock.elapsed() + IDLE_SECONDS)
@@ -167,12 +166,12 @@ class NetworkExecutor:
             for port in (await self._driver.state()).shared:
                 await self._driver.unplug(port)
 
-    async def prepare_move(self, wanted: LocalAllocation, peer_address: str = "") -> list[str]:
+    async def prepare_move(self, local: LocalAllocation, peer_address: str = "") -> list[str]:
         """Either side of a move, before the guest's memory goes over. Target: its ports are plugged and filtered, the
         interface names come back, and what is for it still goes to the source at ``peer_address``. Source: the node is
         made ready for ``handover.switch_away``. May be repeated. Raises WeftError."""
-        if self.handover.expect(wanted, peer_address) == "in":
-            return await self.plug(wanted)
+        if self.handover.expect(local, peer_address) == "in":
+            return await self.plug(local)
         await self.refresh()
         return []
 
@@ -205,8 +204,8 @@ class NetworkExecutor:
         ) as problem:  # an agent that starts without a server will know less; what is known holds now
             log.warning("network: %s", problem.message)
         async with self._changing:
-            here = self._hosted()
-            for uid in {nic.network_uid for wanted in here for nic in wanted.spec.nics} | self.handover.networks:
+            here = self._table.hosted()
+            for uid in {nic.network_uid for local in here for nic in local.spec.nics} | self.handover.networks:
                 (await self._find_idle()).pop(short_id(uid), None)
             await self._remove_idle()
             try:
@@ -227,6 +226,9 @@ class NetworkExecutor:
         if problems:
             raise problems[0]
 
+    def _orphans(self) -> list[LocalAllocation]:
+        return [state.local for state in self._table.orphans()]
+
     def _turn(self) -> None:
         """A guest has been switched: what was applied may be so no more."""
         self._applied.clear()
@@ -234,11 +236,11 @@ class NetworkExecutor:
 
     async def _end_hops(self) -> None:
         """Let go of networks that guests left, once nothing of theirs leads through this node."""
-        here, before = self._hosted(), self.handover.hops
-        gone = await self.handover.end({nic.uid: wanted.spec.role for wanted in here for nic in wanted.spec.nics})
+        here, before = self._table.hosted(), self.handover.hops
+        gone = await self.handover.end({nic.uid: local.spec.role for local in here for nic in local.spec.nics})
         if self.handover.hops != before:
             self.wake()
-        needed = {nic.network_uid for wanted in here for nic in wanted.spec.nics}
+        needed = {nic.network_uid for local in here for nic in local.spec.nics}
         idle = await self._find_idle()
         for uid in sorted(gone - needed):
             idle[short_id(uid)] = Idle(uid, self._clock.elapsed() + IDLE_SECONDS)
@@ -246,7 +248,7 @@ class NetworkExecutor:
     async def _find_idle(self) -> dict[str, Idle]:
         """The idle segments; at first, those that were left here by an agent before."""
         if self._idle is None:
-            needed = {short_id(nic.network_uid) for wanted in self._hosted() for nic in wanted.spec.nics}
+            needed = {short_id(nic.network_uid) for local in self._table.hosted() for nic in local.spec.nics}
             needed |= {short_id(uid) for uid in self.handover.networks}
             left = set((await self._driver.state()).segments) - needed
             self._idle = {id: Idle("", self._clock.elapsed() + IDLE_SECONDS) for id in left}
@@ -272,7 +274,7 @@ class NetworkExecutor:
 
     async def _refuse(self, here: Iterable[LocalAllocation]) -> None:
         """Close the way out to the fabric's networks and nodes, while there is anyone to take it."""
-        own = {nic.cidr for wanted in here for nic in wanted.spec.nics}
+        own = {nic.cidr for local in here for nic in local.spec.nics}
         if not own and self._idle:
             return  # nobody leaves now; the next guest need not wait for it
         refused = (sorted({*self._ranges, *own}), self._node_ranges) if own else ([], [])
@@ -289,8 +291,9 @@ class NetworkExecutor:
     async def _heal(self) -> None:
         async with self._changing:
             mended = await self._driver.heal()
-        if mended:
-            self._on_healed(mended)
+        for phrase in mended:
+            node = Ref("node", self._host.node, self._host.node_uid)
+            self._reporter.put_event(node, "Warning", "NetworkHealed", phrase)
 
     async def _look_who_listens(self) -> None:
         listening = frozenset((held.protocol, held.port) for held in await self._driver.find_held())
@@ -298,7 +301,7 @@ class NetworkExecutor:
         before, self.held = self.held, fold_held(listening, self._listening, published | self._published)
         self._listening, self._published = listening, published
         if self.held != before:
-            self._on_held()
+            self._reporter.wake()
 
     async def _ensure(self, uid: str, segment: Segment) -> None:
         (await self._find_idle()).pop(segment.id, None)
@@ -316,7 +319,7 @@ class NetworkExecutor:
         return fold_segments(here, neighbours, self._host.underlay_address, self.handover.hops)
 
     async def _save(self) -> None:
-        needed = {nic.network_uid for wanted in self._hosted() for nic in wanted.spec.nics} | self.handover.networks
+        needed = {nic.network_uid for local in self._table.hosted() for nic in local.spec.nics} | self.handover.networks
         now = Surroundings(
             endpoints={
                 uid: [found[a] for a in sorted(found)] for uid, found in self._neighbours.items() if uid in needed
@@ -328,5 +331,5 @@ class NetworkExecutor:
             hops=self.handover.hops,
         )
         if now != self._saved:
-            await asyncio.to_thread(self._copies.save_surroundings, now)
+            await asyncio.to_thread(self._store.save_surroundings, now)
             self._saved = now

@@ -46,10 +46,10 @@ class NetworkHandover:
         """Networks of such guests: followed for as long as connections of theirs lead through here."""
         return {hop.nic.network_uid for hop in self.hops}
 
-    def expect(self, wanted: LocalAllocation, peer_address: str = "") -> Way:
+    def expect(self, local: LocalAllocation, peer_address: str = "") -> Way:
         """The allocation is a side of a move, the other one at ``peer_address``; which side."""
-        way: Way = "in" if wanted.spec.role == "target" else "out"
-        for nic in wanted.spec.nics:
+        way: Way = "in" if local.spec.role == "target" else "out"
+        for nic in local.spec.nics:
             known, newest = self._find(nic), self._find_newest(nic)
             peer = peer_address or (known.node_address if way == "in" and known is not None else "")
             if newest is not None and newest.way == way and peer in ("", self._own, newest.peer):
@@ -58,44 +58,44 @@ class NetworkHandover:
                 self._put(Hop(way, nic, peer))
         return way
 
-    def switch_away(self, wanted: LocalAllocation, to_address: str) -> None:
+    def switch_away(self, local: LocalAllocation, to_address: str) -> None:
         """Source, the moment its machine stands still: what is for the guest goes to the node at ``to_address``. At once,
         without waiting. Raises DriverFailed."""
-        self._switch(wanted, "out", to_address, to_address)
+        self._switch(local, "out", to_address, to_address)
 
-    def switch_here(self, wanted: LocalAllocation) -> None:
+    def switch_here(self, local: LocalAllocation) -> None:
         """Target, the same moment: what is for the guest comes to its ports. At once. Raises DriverFailed."""
-        self._switch(wanted, "in", "", self._own)
+        self._switch(local, "in", "", self._own)
 
-    def undo_switch(self, wanted: LocalAllocation) -> None:
+    def undo_switch(self, local: LocalAllocation) -> None:
         """Either side: the guest goes on at the source. At once; nothing switched is fine. Raises DriverFailed."""
-        way: Way = "in" if wanted.spec.role == "target" else "out"
+        way: Way = "in" if local.spec.role == "target" else "out"
         back = []
-        for port, nic in zip(ports_of(wanted), wanted.spec.nics, strict=True):
+        for port, nic in zip(ports_of(local), local.spec.nics, strict=True):
             hop = self._find_newest(nic)
             if hop is not None and hop.way == way and hop.switched:
                 self._put(msgspec.structs.replace(hop, switched=False))
                 back.append((port, hop.peer if way == "in" else self._own))
         self._direct(back)
 
-    async def list_flows(self, wanted: LocalAllocation) -> list[list[str]]:
+    async def list_flows(self, local: LocalAllocation) -> list[list[str]]:
         """Source: what its filters follow of each NIC's connections, for ``seed_flows``. Raises WeftError."""
         if not isinstance(self._driver, CanHandOver):
             return []
-        return [await self._driver.flows.list(port) for port in ports_of(wanted)]
+        return [await self._driver.flows.list(port) for port in ports_of(local)]
 
-    async def seed_flows(self, wanted: LocalAllocation, flows: list[list[str]]) -> None:
+    async def seed_flows(self, local: LocalAllocation, flows: list[list[str]]) -> None:
         """Target, before the guest runs here: let its open connections pass. Raises WeftError."""
         if isinstance(self._driver, CanHandOver):
-            for port, lines in zip(ports_of(wanted), flows, strict=False):
+            for port, lines in zip(ports_of(local), flows, strict=False):
                 await self._driver.flows.seed(port, lines)
 
-    def _switch(self, wanted: LocalAllocation, way: Way, peer: str, to: str) -> None:
-        for nic in wanted.spec.nics:
+    def _switch(self, local: LocalAllocation, way: Way, peer: str, to: str) -> None:
+        for nic in local.spec.nics:
             newest = self._find_newest(nic)
             hop = newest if newest is not None and newest.way == way else Hop(way, nic)
             self._put(msgspec.structs.replace(hop, switched=True, peer=peer or hop.peer))
-        self._direct([(port, to) for port in ports_of(wanted)])
+        self._direct([(port, to) for port in ports_of(local)])
 
     def _direct(self, ports: list[tuple[Port, str]]) -> None:
         """Have what is for these ports go to these nodes. Raises the first problem, after trying all."""

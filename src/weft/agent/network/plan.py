@@ -31,12 +31,12 @@ def fold_segments(
     in several networks asks its first one's name server: that one knows the others' names too, as NAME.NETWORK."""
     nics: dict[str, AllocatedNic] = {}
     own: dict[str, dict[str, Endpoint]] = {}
-    for wanted in here:
-        for nic in wanted.spec.nics:
+    for local in here:
+        for nic in local.spec.nics:
             nics.setdefault(nic.network_uid, nic)
-            if wanted.spec.role == "active" or (wanted.spec.role == "source" and not _find(neighbours, nic)):
-                groups = tuple(sorted(group.uid for group in wanted.spec.groups))
-                name = name_inside(wanted.spec.workload)
+            if local.spec.role == "active" or (local.spec.role == "source" and not _find(neighbours, nic)):
+                groups = tuple(sorted(group.uid for group in local.spec.groups))
+                name = name_inside(local.spec.workload)
                 endpoint = Endpoint(nic.mac, nic.address, name, own_address, groups, nic.uid)
                 own.setdefault(nic.network_uid, {})[nic.address] = endpoint
     moved: dict[str, list[Moved]] = {}
@@ -55,9 +55,9 @@ def fold_segments(
             own.setdefault(nic.network_uid, {})[nic.address] = there
     endpoints = {uid: _join(neighbours.get(uid, ()), own.get(uid, {})) for uid in nics}
     aliases: dict[str, set[Alias]] = {}
-    for wanted in here:
-        main = wanted.spec.nics[:1]
-        for nic in wanted.spec.nics[1:]:
+    for local in here:
+        main = local.spec.nics[:1]
+        for nic in local.spec.nics[1:]:
             named = {Alias(f"{e.name}.{nic.network}", e.address) for e in endpoints[nic.network_uid] if e.name}
             aliases.setdefault(main[0].network_uid, set()).update(named)
     return {
@@ -94,22 +94,22 @@ def _join(told: Iterable[Endpoint], own: dict[str, Endpoint]) -> list[Endpoint]:
 
 
 def ports_of(
-    wanted: LocalAllocation, nics: Sequence[AllocatedNic] | None = None, *, in_namespace: bool | None = None
+    local: LocalAllocation, nics: Sequence[AllocatedNic] | None = None, *, in_namespace: bool | None = None
 ) -> list[Port]:
     """The allocation's NICs (or ``nics`` that it had) as ports on this node, in the order the guest sees them. ``in_namespace``:
     whether they lie in one of the node's; None: if it runs on the node's own kernel."""
-    inside = shares_kernel(wanted) if in_namespace is None else in_namespace
+    inside = local.shares_kernel if in_namespace is None else in_namespace
     return [
         Port(
-            id=port_id(wanted.uid, nic.uid),
+            id=port_id(local.uid, nic.uid),
             segment_id=short_id(nic.network_uid),
             mac=nic.mac,
             address=nic.address,
-            hostname=wanted.spec.workload.name,
+            hostname=local.spec.workload.name,
             main=index == 0,
-            inside=_place_inside(wanted, index, inside),
+            inside=_place_inside(local, index, inside),
         )
-        for index, nic in enumerate(wanted.spec.nics if nics is None else nics)
+        for index, nic in enumerate(local.spec.nics if nics is None else nics)
     ]
 
 
@@ -118,27 +118,21 @@ def name_inside(workload: Ref) -> str:
     return "" if workload.kind == "node" else workload.name
 
 
-def _place_inside(wanted: LocalAllocation, index: int, in_namespace: bool) -> Inside | None:
-    if wanted.spec.workload.kind == "node":
-        return Inside(wanted.id, shared=True)
-    return Inside(wanted.id, f"eth{index}", own_users=shares_kernel(wanted)) if in_namespace else None
-
-
-def shares_kernel(wanted: LocalAllocation) -> bool:
-    """Whether it runs on the node's own kernel."""
-    container = wanted.spec.container
-    return container is not None and container.isolation == "container"
+def _place_inside(local: LocalAllocation, index: int, in_namespace: bool) -> Inside | None:
+    if local.spec.workload.kind == "node":
+        return Inside(local.id, shared=True)
+    return Inside(local.id, f"eth{index}", own_users=local.shares_kernel) if in_namespace else None
 
 
 def fold_filters(here: Iterable[LocalAllocation], segments: Mapping[str, Segment]) -> list[Filter]:
     """The filters of those NICs whose workload carries security groups: all groups' rules together. A rule about a
     group's members is about their addresses in the NIC's own network."""
     filters = {}
-    for wanted in here:
-        groups = wanted.spec.groups
-        for nic in wanted.spec.nics if groups else ():
+    for local in here:
+        groups = local.spec.groups
+        for nic in local.spec.nics if groups else ():
             segment = segments[nic.network_uid]
-            port = port_id(wanted.uid, nic.uid)
+            port = port_id(local.uid, nic.uid)
             filters[port] = Filter(
                 port_id=port,
                 segment_id=segment.id,

@@ -1,13 +1,10 @@
-"""What this node can do: its machine and hardware, found out once; its network's and runtimes' drivers, asked again and again.
-
-Asks the drivers; whoever tells of it is woken when it has changed.
-"""
+"""What this node can do: its machine and hardware, found out once; its network's and runtimes' drivers, asked again and again."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from weft.agent.node import facts
 from weft.agent.node.hardware import Hardware, inspect_hardware
@@ -22,7 +19,12 @@ PROBE_SECONDS = 15.0
 
 
 class Capabilities:
-    def __init__(self, host: Host, runtimes: Runtimes, network: NetworkDriver, clock: Clock) -> None:
+    """``news`` is set when they have changed."""
+
+    def __init__(
+        self, host: Host, runtimes: Runtimes, network: NetworkDriver, clock: Clock, news: asyncio.Event
+    ) -> None:
+        self._news = news
         self._host, self._drivers, self._network_driver, self._clock = host, runtimes, network, clock
         self.machine = facts.inspect_machine()
         self.hardware = Hardware()
@@ -35,14 +37,14 @@ class Capabilities:
         self.hardware = await asyncio.to_thread(inspect_hardware, self._host)
         _warn([*_problems(self.runtimes), *self.network.problems])
 
-    async def keep(self, on_change: Callable[[], None]) -> None:
+    async def keep(self) -> None:
         """Until cancelled: what a driver stands on may be ended, exchanged and started again."""
         while True:
             await self._clock.sleep(PROBE_SECONDS)
             before, self.runtimes = self.runtimes, await self._drivers.probe()
             _warn(sorted({*_problems(self.runtimes)} - {*_problems(before)}))
             if before != self.runtimes:
-                on_change()
+                self._news.set()
 
 
 def _problems(probes: Iterable[RuntimeProbe]) -> list[str]:

@@ -11,7 +11,7 @@ import logging
 import math
 import secrets
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -55,12 +55,12 @@ class Nearness(msgspec.Struct, frozen=True):
 
 
 class Proximity(asyncio.DatagramProtocol):
-    """Of node ``uid`` at ``address``. ``on_change`` is called when there is something new to tell."""
+    """Of node ``uid`` at ``address``. ``news`` is set when there is something new to report."""
 
     def __init__(
-        self, uid: str, address: str, port: int, clock: Clock, on_change: Callable[[], None], *, pace: float = 1.0
+        self, uid: str, address: str, port: int, clock: Clock, news: asyncio.Event, *, pace: float = 1.0
     ) -> None:
-        self._uid, self._address, self._port, self._clock, self._on_change = uid, address, port, clock, on_change
+        self._uid, self._address, self._port, self._clock, self._news = uid, address, port, clock, news
         self._pace, self._patience_seconds = pace, _PATIENCE_SECONDS * max(pace, 0.1)
         self.nearness = Nearness()
         self._told = Peers()
@@ -158,7 +158,7 @@ class Proximity(asyncio.DatagramProtocol):
     def _tell(self, nearness: Nearness) -> None:
         if nearness != self.nearness:
             self.nearness = nearness
-            self._on_change()
+            self._news.set()
 
     def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
         asker = read_asker(data)

@@ -6,16 +6,18 @@ report. Wakes the reporter when that has moved so far that placement should know
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
 
 from weft.agent.state.allocation import LocalAllocation
+from weft.agent.state.table import AllocationTable
 from weft.agent.volume.pools import Pools
+from weft.agent.workload.kinds import kind_of
 from weft.agent.workload.runtimes import Driver, Runtimes
 from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Host
@@ -32,8 +34,6 @@ BOOT_SECONDS = 60.0  # a guest that hasn't answered by then isn't waited for
 DISK_SECONDS = 30.0
 STALE_SECONDS = 20.0
 MOVED_SHARE = 0.1  # of the node's cores
-
-Found = tuple[LocalAllocation, GuestFacts | None]
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -60,8 +60,8 @@ def fold_reading(former: Reading | None, cpu_seconds: float, at: float) -> Readi
 
 
 class Meter:
-    """``find_guests`` gives the allocations of this node and what is known of their guests, ``find_strangers`` guests without
-    one; ``wake`` is called when ``digest`` is worth telling at once."""
+    """Of the guests of ``table``, and of those that no allocation explains. ``news`` is set when ``digest`` is worth reporting at
+    once."""
 
     def __init__(
         self,
@@ -69,12 +69,10 @@ class Meter:
         runtimes: Runtimes,
         pools: Pools,
         clock: Clock,
-        find_guests: Callable[[], Iterable[Found]],
-        find_strangers: Callable[[], Iterable[GuestFacts]],
-        wake: Callable[[], None],
+        table: AllocationTable,
+        news: asyncio.Event,
     ) -> None:
-        self._runtimes, self._pools, self._clock = runtimes, pools, clock
-        self._find_guests, self._find_strangers, self._wake = find_guests, find_strangers, wake
+        self._runtimes, self._pools, self._clock, self._table, self._news = runtimes, pools, clock, table, news
         self._images = Path(host.state_dir) / "images"
         self._moved = MOVED_SHARE * 1000.0 * host.capacity.cpu
         self._readings: dict[str, Reading] = {}  # by guest id
@@ -96,7 +94,7 @@ class Meter:
             except Exception:  # nothing is told then, and guests go on being cared for
                 log.exception("what guests use can't be measured")
             if _differs(self._told, self._digest, self._moved):
-                self._wake()
+                self._news.set()
             await self._clock.sleep(SAMPLE_SECONDS)
 
     def digest(self) -> Digest | None:
@@ -107,22 +105,22 @@ class Meter:
         return self._digest
 
     async def _sample(self) -> None:
-        guests, seen = list(self._find_guests()), set()
-        await self._measure_disks([wanted for wanted, _ in guests])
+        guests, seen = [(state.local, state.guest) for state in self._table], set()
+        await self._measure_disks([local for local, _ in guests])
         uses: dict[str, Use] = {}
-        for wanted, facts in guests:
-            seen.add(wanted.id)
-            use = await self._measure(self._runtimes.find(wanted), wanted.id, facts, self._disks.get(wanted.id, 0))
-            if wanted.spec.role != "active":  # how much it will use can't be known yet, or isn't its node's for long
+        for local, facts in guests:
+            seen.add(local.id)
+            use = await self._measure(self._runtimes.find(local), local.id, facts, self._disks.get(local.id, 0))
+            if local.spec.role != "active":  # how much it will use can't be known yet, or isn't its node's for long
                 use = msgspec.structs.replace(use, settled=False)
-            elif facts is not None and facts.state in ("stopped", "suspended") and wanted.spec.desired != "run":
+            elif facts is not None and facts.state in ("stopped", "suspended") and local.spec.desired != "run":
                 use = msgspec.structs.replace(use, settled=True)
-            uid = wanted.spec.workload.uid
+            uid = local.spec.workload.uid
             uses[uid] = add_up((uses[uid], use)) if uid in uses else use
         others = [Use(disk=self._disks.get("", 0))]
-        for stranger in self._find_strangers():
+        for stranger in self._table.unexplained():
             seen.add(stranger.id)
-            others.append(await self._measure(self._runtimes.who_found(stranger.id), stranger.id, stranger, 0))
+            others.append(await self._measure(self._runtimes.find_finder(stranger.id), stranger.id, stranger, 0))
         for id in self._readings.keys() - seen:
             del self._readings[id]
         for id in self._alive_since.keys() - seen:
@@ -164,12 +162,12 @@ class Meter:
             self._disks_at = now
             self._unmade.clear()
             self._disks = {"": _blocks_below(self._images)}
-        for wanted in all_:
-            if wanted.spec.container is None and (wanted.id not in self._disks or wanted.id in self._unmade):
-                ids = {ROOT: wanted.id} | {volume.uid: volume.uid for volume in wanted.spec.volumes}
-                sizes = [await self._find_size(wanted.spec, disk, id_) for disk, id_ in ids.items()]
-                self._disks[wanted.id] = sum(size or 0 for size in sizes)
-                (self._unmade.add if None in sizes else self._unmade.discard)(wanted.id)
+        for local in all_:
+            if kind_of(local.spec).has_root_disk and (local.id not in self._disks or local.id in self._unmade):
+                ids = {ROOT: local.id} | {volume.uid: volume.uid for volume in local.spec.volumes}
+                sizes = [await self._find_size(local.spec, disk, id_) for disk, id_ in ids.items()]
+                self._disks[local.id] = sum(size or 0 for size in sizes)
+                (self._unmade.add if None in sizes else self._unmade.discard)(local.id)
 
     async def _find_size(self, spec: AllocationSpec, disk: str, volume: str) -> int | None:
         """What a volume's files take up; None for one that isn't there, or can't be read."""

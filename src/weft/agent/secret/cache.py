@@ -7,8 +7,8 @@ as this agent has heard it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
+from weft.agent.server.client import Server
 from weft.agent.state.allocation import LocalAllocation
 from weft.contracts.driver.image import RegistryCredentials
 from weft.kinds.allocation import list_secrets
@@ -25,27 +25,25 @@ class Opened:
 
 
 class Secrets:
-    """``read`` asks the server for what an allocation names; blocking."""
-
-    def __init__(self, read: Callable[[str], OpenedSecrets]) -> None:
-        self._read = read
+    def __init__(self, server: Server, node: str) -> None:
+        self._server, self._node = server, node
         self._last: dict[str, OpenedSecrets] = {}
 
-    async def open(self, wanted: LocalAllocation) -> Opened:
+    async def open(self, local: LocalAllocation) -> Opened:
         """Raises NotFound (``secretNotFound``), Unavailable, InvalidInput for one that opens another registry than its
         image's."""
-        container = wanted.spec.container
-        if container is None or not list_secrets(wanted.spec):
+        container = local.spec.container
+        if container is None or not list_secrets(local.spec):
             return Opened({}, None)
         try:
-            told = self._last[wanted.uid] = await asyncio.to_thread(self._read, wanted.name)
+            told = self._last[local.uid] = await asyncio.to_thread(self._server.read_secrets, self._node, local.name)
         except Unavailable:
-            if wanted.uid not in self._last:
+            if local.uid not in self._last:
                 raise
-            told = self._last[wanted.uid]
+            told = self._last[local.uid]
         places = {name: place.partition("/") for name, place in container.env_secrets.items()}
         env = {name: told.secrets[secret][key] for name, (secret, _, key) in places.items()}
-        return Opened(env, choose_credentials(wanted.what, container.image, container.registry_secret, told))
+        return Opened(env, choose_credentials(local.what, container.image, container.registry_secret, told))
 
     def drop(self, uid: str) -> None:
         """Nothing of this allocation is here any more."""

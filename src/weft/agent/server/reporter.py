@@ -1,5 +1,5 @@
-"""Tells the server what has changed here: one batch per tick, the first change at once, then at most 5 a second; and a
-sign of life when it was silent for long. Keeps what wasn't acknowledged. Woken by whoever has something to tell.
+"""Reports to the server what has changed here: one batch per tick, the first change at once, then at most 5 a second; and a
+heartbeat when it was silent for long. Keeps what wasn't acknowledged.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 import msgspec
 
@@ -19,9 +19,9 @@ from weft.contracts.wakeup import wait_for_event
 from weft.kinds.allocation import AllocationReport
 from weft.kinds.node import NodeReport
 from weft.objects.errors import WeftError
-from weft.objects.identity import new_uid
+from weft.objects.identity import Ref, new_uid
 from weft.protocol.heartbeat import Digest
-from weft.protocol.report import NodeEvent, ReportAnswer, ReportBody
+from weft.protocol.report import EventType, NodeEvent, ReportAnswer, ReportBody
 
 log = logging.getLogger("weft.agent")
 TICK_SECONDS = 0.2
@@ -33,7 +33,7 @@ MOST_ALLOCATIONS = 500  # in one batch: far below what the server takes
 
 
 class Question(msgspec.Struct, frozen=True):
-    """What every batch asks, and says, besides: see ``ReportBody``."""
+    """What every batch asks and reports besides: see ``ReportBody``."""
 
     ranges_version: str = ""
     idle_networks: list[str] = []
@@ -42,26 +42,29 @@ class Question(msgspec.Struct, frozen=True):
     heard: str = ""
 
 
-class Reporter:
-    """What is to be told. ``prepare`` writes down what must not be forgotten once it was told; ``make_node_report`` gives the
-    node's own facts as they are now, ``ask`` what to ask with them; ``longest_silence_seconds`` how soon to ask again;
-    ``on_answer`` hears each answer."""
+class ReportSource(Protocol):
+    """The node that is reported."""
 
-    def __init__(
-        self,
-        node: str,
-        server: Server,
-        clock: Clock,
-        prepare: Callable[[], Awaitable[None]],
-        make_node_report: Callable[[], NodeReport],
-        longest_silence_seconds: Callable[[], float],
-        ask: Callable[[], Question],
-        on_answer: Callable[[ReportAnswer], None],
-    ) -> None:
-        self._node, self._server, self._clock = node, server, clock
-        self._prepare, self._make_node_report, self._ask = prepare, make_node_report, ask
-        self._on_answer = on_answer
-        self._longest_silence_seconds = longest_silence_seconds
+    async def save_before_report(self) -> None:
+        """Save what must not be forgotten once the server has read of it."""
+
+    def make_node_report(self) -> NodeReport:
+        """The node's own facts as they are now."""
+
+    def make_question(self) -> Question: ...
+
+    @property
+    def longest_silence_seconds(self) -> float:
+        """How soon to ask the server again."""
+
+    def take_answer(self, answer: ReportAnswer) -> None: ...
+
+
+class Reporter:
+    """What is yet to be reported of node ``node``. ``news`` is set by all that has some."""
+
+    def __init__(self, node: str, server: Server, clock: Clock, news: asyncio.Event) -> None:
+        self._node, self._server, self._clock, self._woken = node, server, clock, news
         self._current: dict[str, AllocationReport] = {}
         self._unsaid: set[str] = set()
         self._events: deque[NodeEvent] = deque(maxlen=MOST_EVENTS)
@@ -69,7 +72,6 @@ class Reporter:
         self._said: NodeReport | None = None
         self._life, self._number = new_uid(), 0  # of this agent, and of the facts that it has told
         self.answered_at = -math.inf  # clock's elapsed seconds
-        self._woken = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "weft-report")
         self._troubled = ""
 
@@ -91,8 +93,11 @@ class Reporter:
         self._current.pop(name, None)
         self._unsaid.discard(name)
 
-    def put_event(self, event: NodeEvent) -> None:
-        self._events.append(event)
+    def put_event(self, object: Ref, type_: EventType, reason: str, message: str) -> None:
+        """Something happened to ``object``: for the log and the journal."""
+        level = logging.WARNING if type_ == "Warning" else logging.INFO
+        log.log(level, "%s/%s/%s: %s: %s", object.kind, object.project or "-", object.name, reason, message)
+        self._events.append(NodeEvent(type_, reason, message, object))
         self._woken.set()
 
     def put_removed_volume(self, uid: str) -> None:
@@ -104,19 +109,19 @@ class Reporter:
         self._woken.set()
 
     def repeat(self) -> None:
-        """The server may have forgotten: tell it all again."""
+        """The server may have forgotten: report it all again."""
         self._unsaid = set(self._current)
         self._said = None
         self._woken.set()
 
-    async def tell(self) -> None:
+    async def run(self, source: ReportSource) -> None:
         """Report for ever."""
         pause = FIRST_PAUSE_SECONDS
         while True:
-            await wait_for_event(self._clock, self._woken, self._longest_silence_seconds())
+            await wait_for_event(self._clock, self._woken, source.longest_silence_seconds)
             self._woken.clear()
-            await self._prepare()
-            body = self._make_body()
+            await source.save_before_report()
+            body = self._make_body(source)
             try:
                 answer = await asyncio.get_running_loop().run_in_executor(
                     self._thread, self._server.report, self._node, body
@@ -133,12 +138,13 @@ class Reporter:
                 log.info("report: the server answers again")
             self._troubled, pause, self.answered_at = "", FIRST_PAUSE_SECONDS, self._clock.elapsed()
             self._acknowledge(body, answer)
+            source.take_answer(answer)
             await self._clock.sleep(TICK_SECONDS)
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _make_body(self) -> ReportBody:
+    def _make_body(self, source: ReportSource) -> ReportBody:
         names = sorted(self._unsaid)[:MOST_ALLOCATIONS]
         events, removed = list(self._events), list(self._removed_volumes)
         self._unsaid.difference_update(names)
@@ -146,7 +152,7 @@ class Reporter:
         self._removed_volumes.clear()
         if self._unsaid:
             self._woken.set()
-        node, question = self._make_node_report(), self._ask()
+        node, question = source.make_node_report(), source.make_question()
         self._number += node != self._said
         return ReportBody(
             node=node if node != self._said else None,
@@ -162,7 +168,7 @@ class Reporter:
         )
 
     def _keep(self, body: ReportBody) -> None:
-        """``body`` didn't arrive: say it again, unless there is something newer to say."""
+        """``body`` didn't arrive: report it again, unless there is newer news."""
         self._unsaid.update(name for name in body.allocations if name in self._current)
         self._events.extendleft(reversed(body.events[: MOST_EVENTS - len(self._events)]))
         self._removed_volumes[:0] = body.removed_volumes
@@ -176,4 +182,3 @@ class Reporter:
             self._woken.set()
         for name, why in answer.refused.items():
             log.warning("report on allocation %s refused: %s", name, why)
-        self._on_answer(answer)

@@ -2,7 +2,7 @@
 
 Written and synced before anything is done about them, so that an agent that starts without a server keeps its guests.
 Reads and writes ``<state>/allocations/<short id>.json``, ``<state>/network.json`` and ``<state>/history``: the server's
-history that the last list of allocations was of; ``<state>/departures/<short id>.json``: guests that other nodes took over,
+history that the last list of allocations was of; ``<state>/departures/<short id>.json``: guests that other nodes arrived_by over,
 and those that came by a move and were taken away here.
 """
 
@@ -15,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.agent.state.allocation import AllocationState, MigrationState
+from weft.agent.state.allocation import Checkpoint, MigrationState
 from weft.contracts.driver.network import Endpoint, Forward
 from weft.contracts.durable_file import sync_folder, write_durably
 from weft.kinds.allocation import AllocatedNic
@@ -24,25 +24,18 @@ from weft.objects.errors import DriverFailed
 
 
 class CheckpointFailed(DriverFailed):
-    """A durable copy can't be written; the one before it stands."""
+    """A file can't be written; the one before it stands."""
 
 
 log = logging.getLogger("weft.agent")
 MOST_DEPARTURES = 10_000
 
 
-class Checkpoint(msgspec.Struct, frozen=True):
-    """An allocation as it was read last, and what this node did about it."""
-
-    allocation: Envelope
-    memory: AllocationState
-
-
 class _Kept(msgspec.Struct):
-    """A copy as it lies in its file: the allocation may be one that a newer weft wrote."""
+    """A checkpoint as it lies in its file: the allocation may be one that a newer weft wrote."""
 
     allocation: msgspec.Raw
-    memory: AllocationState
+    checkpoint: Checkpoint
 
 
 class Hop(msgspec.Struct, frozen=True):
@@ -68,7 +61,7 @@ class Surroundings(msgspec.Struct, frozen=True):
 
 
 class CheckpointStore:
-    """The copies in one agent's state folder."""
+    """The files in one agent's state folder."""
 
     def __init__(self, state_dir: str) -> None:
         self._folder = Path(state_dir) / "allocations"
@@ -77,33 +70,31 @@ class CheckpointStore:
         self._departures = Path(state_dir) / "departures"
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def save(self, id: str, copy: Checkpoint) -> None:
-        """Keep ``copy`` durably: once this returns a power cut can't lose it. Raises CheckpointFailed (``noSpace``)."""
-        _write(
-            self._folder / f"{id}.json",
-            msgspec.json.encode(_Kept(msgspec.Raw(encode_envelope(copy.allocation)), copy.memory)),
-        )
+    def save(self, id: str, allocation: Envelope, checkpoint: Checkpoint) -> None:
+        """Keep both durably: once this returns a power cut can't lose them. Raises CheckpointFailed (``noSpace``)."""
+        kept = _Kept(msgspec.Raw(encode_envelope(allocation)), checkpoint)
+        _write(self._folder / f"{id}.json", msgspec.json.encode(kept))
 
     def remove(self, id: str) -> None:
         """Absent is fine."""
         (self._folder / f"{id}.json").unlink(missing_ok=True)
         sync_folder(self._folder)
 
-    def load(self) -> list[Checkpoint]:
-        """All copies; one that can't be read is left where it is, told in the log, and its guest kept as an orphan."""
-        copies = []
+    def load(self) -> list[tuple[Envelope, Checkpoint]]:
+        """All that were saved; one that can't be read is left where it is, and its guest kept as an orphan."""
+        found = []
         for path in sorted(self._folder.glob("*.json")):
             try:
                 kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
-                copies.append(Checkpoint(decode_envelope(kept.allocation), kept.memory))
+                found.append((decode_envelope(kept.allocation), kept.checkpoint))
             except (OSError, msgspec.MsgspecError) as problem:
                 log.error("%s can't be read, its guest is left alone: %s", path, problem)
-        return copies
+        return found
 
-    def save_departure(self, id: str, part: MigrationState) -> None:
+    def save_departure(self, id: str, migration: MigrationState) -> None:
         """Keep durably that the guest of this allocation was taken over, elsewhere or here. Raises CheckpointFailed."""
         self._departures.mkdir(mode=0o700, exist_ok=True)
-        _write(self._departures / f"{id}.json", msgspec.json.encode(part))
+        _write(self._departures / f"{id}.json", msgspec.json.encode(migration))
 
     def load_departure(self, id: str) -> MigrationState | None:
         """What was kept of it; None if its guest neither was sent away nor came by a move."""

@@ -1,40 +1,61 @@
-"""What a node keeps of an allocation when all else of it is forgotten, and makes of it when an older store lists it again. Pure."""
+"""Where an allocation's guest is; what a node keeps of one that has left it, and concludes when an older store lists it again.
+Pure."""
 
 from __future__ import annotations
 
 import msgspec
 
-from weft.agent.state.allocation import AllocationState, MigrationState
+from weft.agent.state.allocation import Checkpoint, MigrationState
 from weft.kinds.allocation import AllocationSpec
+from weft.kinds.parts.orphan import GuestLocation
 
 
-def find_bygone(memory: AllocationState) -> MigrationState | None:
-    """What has gone from here for good, or came here by a move; None of anything else: that may begin anew."""
-    part = memory.part
-    if part is None:
-        return MigrationState(memory.took, "target", "", taken=True) if memory.took else None
-    return part if part.taken and (part.side == "target" or part.over) else None
+def find_departed(checkpoint: Checkpoint) -> MigrationState | None:
+    """The migration by which it left for good, or came here; None of anything else: that may begin anew."""
+    migration = checkpoint.migration
+    if migration is None:
+        return MigrationState(checkpoint.arrived_by, "target", "", taken=True) if checkpoint.arrived_by else None
+    return migration if migration.taken and (migration.role == "target" or migration.over) else None
 
 
-def recall_bygone(memory: AllocationState, bygone: MigrationState | None) -> AllocationState:
-    """The ``memory`` that an allocation begins with of which this was kept."""
-    if bygone is None or bygone.side == "source":
-        return msgspec.structs.replace(memory, part=bygone)
-    return msgspec.structs.replace(memory, took=bygone.key)
+def recall_departed(checkpoint: Checkpoint, departed: MigrationState | None) -> Checkpoint:
+    """The ``checkpoint`` that an allocation begins with whose departure was kept."""
+    if departed is None or departed.role == "source":
+        return msgspec.structs.replace(checkpoint, migration=departed)
+    return msgspec.structs.replace(checkpoint, arrived_by=departed.key)
 
 
-def recall_part(memory: AllocationState, spec: AllocationSpec) -> MigrationState | None:
-    """What this node had in a move that has ended, if ``spec``, of an older store, says that it is under way. Over is what came
-    by it if nothing of that is here any more."""
-    move, took = spec.move, memory.took
-    if move is None or spec.role != "target" or move.key != took:
+def recall_migration(checkpoint: Checkpoint, spec: AllocationSpec) -> MigrationState | None:
+    """A migration that has ended, if ``spec``, of an older store, has it under way. It is over if nothing of what came by it is
+    here any more."""
+    move, arrived_by = spec.move, checkpoint.arrived_by
+    if move is None or spec.role != "target" or move.key != arrived_by:
         return None
-    cold, over = move.mode == "cold", not memory.made
-    return MigrationState(took, "target", move.peer_allocation, taken=True, over=over, node=move.peer, cold=cold)
+    cold, over = move.mode == "cold", not checkpoint.made
+    return MigrationState(arrived_by, "target", move.peer_allocation, taken=True, over=over, node=move.peer, cold=cold)
 
 
-def is_back(spec: AllocationSpec, part: MigrationState) -> bool:
-    """Whether the word is here that the target never ran what this node has sent away."""
-    if part.key in spec.back_from or not part.node:  # none of an agent that wrote no name down knew of such words
+def is_back(spec: AllocationSpec, migration: MigrationState) -> bool:
+    """Whether the server has confirmed that the target never ran what this node has sent away."""
+    if (
+        migration.key in spec.back_from or not migration.node
+    ):  # an agent that kept no names knew nothing of such confirmations
         return True
-    return spec.move is not None and spec.move.key == part.key and spec.move.never_ran
+    return spec.move is not None and spec.move.key == migration.key and spec.move.never_ran
+
+
+def locate_guest(checkpoint: Checkpoint, spec: AllocationSpec) -> GuestLocation:
+    """Where its guest is, for all that this node knows."""
+    migration = checkpoint.migration
+    if migration is None:
+        return "open" if spec.role == "target" else "here"
+    if migration.role == "target" and migration.taken:
+        return "left" if migration.over else "here"
+    if migration.role == "target":
+        return "abandoned" if migration.over else "open"
+    return "left" if migration.taken else "open"
+
+
+def last_migration(checkpoint: Checkpoint) -> str:
+    """The key of the last migration that this node remembers of it."""
+    return checkpoint.migration.key if checkpoint.migration is not None else checkpoint.arrived_by

@@ -29,19 +29,19 @@ class Consoles:
         self._held: dict[str, str] = {}
 
     @contextmanager
-    def hold(self, wanted: LocalAllocation, subject: str) -> Iterator[None]:
+    def hold(self, local: LocalAllocation, subject: str) -> Iterator[None]:
         """Be the one at the guest's console; raises InUse naming who is."""
-        holder = self._held.get(wanted.id)
+        holder = self._held.get(local.id)
         if holder is not None:
             raise InUse(
-                f"the console of {wanted.what} is in use by {holder or 'someone else'}",
+                f"the console of {local.what} is in use by {holder or 'someone else'}",
                 hint="weft vm logs -f shows what it prints meanwhile",
             )
-        self._held[wanted.id] = subject
+        self._held[local.id] = subject
         try:
             yield
         finally:
-            del self._held[wanted.id]
+            del self._held[local.id]
 
 
 async def serve_console(

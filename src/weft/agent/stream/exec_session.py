@@ -54,10 +54,10 @@ async def serve_kept(stream: Stream, session: ResumableExec, clock: Clock) -> No
         await session.let_go()  # changes nothing where one of them was said already
 
 
-def place_of_target(wanted: LocalAllocation, facts: GuestFacts) -> dict[str, str] | None:
+def place_of_target(local: LocalAllocation, facts: GuestFacts) -> dict[str, str] | None:
     """Where a guest goes, or went, that doesn't run here, as the gateway calls it; None if it isn't known to have."""
-    move = wanted.spec.move
-    if wanted.spec.role != "source" or move is None or facts.state == "running":
+    move = local.spec.move
+    if local.spec.role != "source" or move is None or facts.state == "running":
         return None
     uid = move.peer_allocation.rpartition(".")[2]
     return {

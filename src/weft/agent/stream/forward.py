@@ -26,15 +26,15 @@ CHUNK_BYTES = 65536
 
 
 async def serve_port(
-    stream: Stream, network: NetworkDriver, wanted: LocalAllocation, given: ForwardInput, clock: Clock
+    stream: Stream, network: NetworkDriver, local: LocalAllocation, given: ForwardInput, clock: Clock
 ) -> None:
     """Carry bytes to and from ``given.port`` of the guest; a port nobody listens on yet is tried for ``given.patience``
     seconds. Raises Unavailable."""
-    if not wanted.spec.nics:
-        raise Unavailable(f"{wanted.what} has no network, so none of its ports can be reached", reason="noNetwork")
+    if not local.spec.nics:
+        raise Unavailable(f"{local.what} has no network, so none of its ports can be reached", reason="noNetwork")
     if not isinstance(network, CanDial):
         raise Unavailable(f"network driver {network.name} can't reach the ports of workloads", reason="unsupported")
-    nic = wanted.spec.nics[0]
+    nic = local.spec.nics[0]
     deadline = clock.elapsed() + given.patience
     while True:
         try:
@@ -43,7 +43,7 @@ async def serve_port(
         except OSError as problem:
             if clock.elapsed() >= deadline:
                 raise Unavailable(
-                    f"{wanted.what}: nothing answers at {nic.address}:{given.port}: {problem.strerror or problem}",
+                    f"{local.what}: nothing answers at {nic.address}:{given.port}: {problem.strerror or problem}",
                     reason="portUnreachable",
                     hint="check that it runs and listens on that port: weft vm logs shows how far it has come",
                 ) from problem
@@ -52,17 +52,17 @@ async def serve_port(
     await stream.send(encode_exit(0))
 
 
-async def serve_screen(stream: Stream, runtime: Driver, wanted: LocalAllocation, where: GuestLocator) -> None:
+async def serve_screen(stream: Stream, runtime: Driver, local: LocalAllocation, where: GuestLocator) -> None:
     """Carry RFB (VNC) to and from the guest's screen. Raises Unavailable for a guest without one, and (``guestMoved``) when
     it has moved: RFB begins with a greeting, so a viewer has to come anew."""
     if not isinstance(runtime, HasScreen):
         raise Unavailable(f"runtime {runtime.name} has no screens", reason="unsupported")
-    path = await runtime.screen_socket(wanted.id)
+    path = await runtime.screen_socket(local.id)
     try:
         reader, writer = await asyncio.open_unix_connection(path)
     except OSError as problem:
         raise Unavailable(
-            f"{wanted.what}: its screen can't be reached: {problem.strerror}", hint="check that it runs"
+            f"{local.what}: its screen can't be reached: {problem.strerror}", hint="check that it runs"
         ) from None
     with contextlib.suppress(ConnectionResetError):
         await _carry(stream, reader, writer)

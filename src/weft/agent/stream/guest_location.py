@@ -29,12 +29,12 @@ class GuestLocator:
 
     def __init__(
         self,
-        wanted: LocalAllocation,
+        local: LocalAllocation,
         runtimes: Runtimes,
         find_guest: Callable[[str], LocalAllocation | None],
         clock: Clock,
     ) -> None:
-        self._last, self._runtimes, self._find_guest, self._clock = wanted, runtimes, find_guest, clock
+        self._last, self._runtimes, self._find_guest, self._clock = local, runtimes, find_guest, clock
 
     async def look(self) -> Departed | None:
         """Whether it has gone for good; a guest that stands still, or whose disks are on their way, hasn't."""

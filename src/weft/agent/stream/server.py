@@ -24,6 +24,7 @@ from weft.agent.stream.invocations import serve_invocations
 from weft.agent.stream.logs import follow_lines, follow_log
 from weft.agent.stream.wait import run_until_first_ends, within
 from weft.agent.workload.console_log import PrintedLog
+from weft.agent.workload.kinds import kind_of
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import Clock
 from weft.contracts.driver.container import HasLog
@@ -108,8 +109,8 @@ class Streams:
         if claims.verb == VERB and claims.node_uid == self._node_uid and self._functions is not None:
             await serve_invocations(stream, self._functions)
             return
-        wanted = self._find_guest(claims.allocation)
-        if claims.node_uid != self._node_uid or wanted is None or wanted.id != claims.guest_id:
+        local = self._find_guest(claims.allocation)
+        if claims.node_uid != self._node_uid or local is None or local.id != claims.guest_id:
             raise NotFound("that workload is no longer on this node", hint="try again: it may have migrated")
         verbs: dict[str, Callable[[Stream, Claims, LocalAllocation], Awaitable[None]]] = {
             "exec": self._exec,
@@ -121,17 +122,17 @@ class Streams:
         verb = verbs.get(claims.verb)
         if verb is None:
             raise InvalidInput(f"this node has no verb {claims.verb[:40]!r}")
-        await verb(stream, claims, wanted)
+        await verb(stream, claims, local)
 
-    async def _exec(self, stream: Stream, claims: Claims, wanted: LocalAllocation) -> None:
+    async def _exec(self, stream: Stream, claims: Claims, local: LocalAllocation) -> None:
         given = _read_input(claims, ExecInput)
         if not given.argv:
             raise InvalidInput("exec needs a command", field="argv", hint="weft vm exec NAME -- COMMAND …")
         request = ExecRequest(given.argv, given.env, given.cwd, given.tty)
         try:
-            session = await self._open(wanted, request, claims.session)
+            session = await self._open(local, request, claims.session)
             if isinstance(session, KeptSession) and session.standing.run:
-                await self._keep(stream, cast(ResumableExec, session), wanted)
+                await self._keep(stream, cast(ResumableExec, session), local)
                 return
         except _Elsewhere as elsewhere:
             await stream.send(encode_json(FrameType.DETACHED, elsewhere.place))
@@ -144,86 +145,86 @@ class Streams:
         finally:
             await session.close()
 
-    async def _keep(self, stream: Stream, session: ResumableExec, wanted: LocalAllocation) -> None:
+    async def _keep(self, stream: Stream, session: ResumableExec, local: LocalAllocation) -> None:
         try:
             await serve_kept(stream, session, self._clock)
         except Unavailable as problem:
             if problem.token != DETACHED:
                 raise
-            facts, current = await self._runtimes.inspect(wanted), self._find_guest(wanted.uid)
-            place = place_of_target(current or wanted, facts)
+            facts, current = await self._runtimes.inspect(local), self._find_guest(local.uid)
+            place = place_of_target(current or local, facts)
             if place is None and (current is None or current.deleting or facts.state not in _ALIVE):
                 raise Unavailable(
                     "the command was cut off: its guest or its agent ended", reason="guestEnded"
                 ) from None
             raise _Elsewhere(place) from None
 
-    async def _open(self, wanted: LocalAllocation, request: ExecRequest, mark: SessionMark | None) -> ExecSession:
+    async def _open(self, local: LocalAllocation, request: ExecRequest, mark: SessionMark | None) -> ExecSession:
         """Start the command, or go on with it, waiting for the guest's agent: less for one that may be elsewhere. Raises
         Unavailable after that, _Elsewhere."""
-        runtime = self._runtimes.of(wanted)
+        runtime = self._runtimes.of(local)
         if not isinstance(runtime, CanExec):
             raise Unavailable(f"runtime {runtime.name} can't run commands in its workloads", reason="unsupported")
         resumes = mark is not None and bool(mark.run)
         patience = RESUME_SECONDS if resumes else READY_SECONDS
         deadline = self._clock.elapsed() + patience
         while True:
-            facts = await self._runtimes.inspect(wanted)
-            current = self._find_guest(wanted.uid)
+            facts = await self._runtimes.inspect(local)
+            current = self._find_guest(local.uid)
             if mark is not None and current is not None and (place := place_of_target(current, facts)) is not None:
                 raise _Elsewhere(place)
             if current is None or current.deleting or (current.spec.desired != "run" and facts.state != "running"):
-                raise IllegalTransition(f"{wanted.what} is not running", hint="start it first")
+                raise IllegalTransition(f"{local.what} is not running", hint="start it first")
             if resumes and facts.state not in _ALIVE and current.spec.role == "active":
                 raise Unavailable("the command was cut off: its guest has ended", reason="guestEnded")
-            if facts.state == "running" and facts.ready is None and wanted.spec.container is None:
+            if facts.state == "running" and facts.ready is None and kind_of(local.spec).needs_guest_agent:
                 raise Unavailable(
-                    f"{wanted.what}: no agent in it has answered, so no command can be run in it",
+                    f"{local.what}: no agent in it has answered, so no command can be run in it",
                     reason="noGuestAgent",
                     hint="install qemu-guest-agent in it, or use weft vm console",
                 )
             if facts.state == "running" and facts.ready is not False:
                 try:
-                    return await runtime.exec(wanted.id, request, mark)
+                    return await runtime.exec(local.id, request, mark)
                 except Unavailable as problem:
                     if problem.token == SESSION_LOST:
                         raise
-                    log.debug("exec in %s: %s", wanted.what, problem.message)
+                    log.debug("exec in %s: %s", local.what, problem.message)
             if self._clock.elapsed() >= deadline:
                 raise Unavailable(
-                    f"{wanted.what}: its agent did not answer within {patience:g} s",
+                    f"{local.what}: its agent did not answer within {patience:g} s",
                     reason="guestNotReady",
                     hint="weft vm logs shows how far it has come",
                 )
             await self._clock.sleep(AGAIN_SECONDS)
 
-    async def _console(self, stream: Stream, claims: Claims, wanted: LocalAllocation) -> None:
-        runtime = self._with_console(wanted)
-        with self._consoles.hold(wanted, claims.subject):
-            log, where = PrintedLog(runtime, wanted.id), self._watch(wanted)
-            await serve_console(stream, runtime.console_socket(wanted.id), log, claims.printed, where, wanted.what)
+    async def _console(self, stream: Stream, claims: Claims, local: LocalAllocation) -> None:
+        runtime = self._with_console(local)
+        with self._consoles.hold(local, claims.subject):
+            log, where = PrintedLog(runtime, local.id), self._watch(local)
+            await serve_console(stream, runtime.console_socket(local.id), log, claims.printed, where, local.what)
 
-    async def _logs(self, stream: Stream, claims: Claims, wanted: LocalAllocation) -> None:
-        of_container = self._runtimes.of(wanted)
+    async def _logs(self, stream: Stream, claims: Claims, local: LocalAllocation) -> None:
+        of_container = self._runtimes.of(local)
         if isinstance(of_container, HasLog):
             given = _read_input(claims, LogsInput)
-            await follow_lines(stream, of_container, wanted.id, given, self._watch(wanted), self._clock)
+            await follow_lines(stream, of_container, local.id, given, self._watch(local), self._clock)
             return
-        runtime = self._with_console(wanted)
-        log, where = PrintedLog(runtime, wanted.id), self._watch(wanted)
+        runtime = self._with_console(local)
+        log, where = PrintedLog(runtime, local.id), self._watch(local)
         await follow_log(stream, log, _read_input(claims, LogsInput), claims.printed, where, self._clock)
 
-    async def _forward(self, stream: Stream, claims: Claims, wanted: LocalAllocation) -> None:
-        await serve_port(stream, self._network, wanted, _read_input(claims, ForwardInput), self._clock)
+    async def _forward(self, stream: Stream, claims: Claims, local: LocalAllocation) -> None:
+        await serve_port(stream, self._network, local, _read_input(claims, ForwardInput), self._clock)
 
-    async def _screen(self, stream: Stream, claims: Claims, wanted: LocalAllocation) -> None:
-        await serve_screen(stream, self._runtimes.of(wanted), wanted, self._watch(wanted))
+    async def _screen(self, stream: Stream, claims: Claims, local: LocalAllocation) -> None:
+        await serve_screen(stream, self._runtimes.of(local), local, self._watch(local))
 
-    def _watch(self, wanted: LocalAllocation) -> GuestLocator:
-        return GuestLocator(wanted, self._runtimes, self._find_guest, self._clock)
+    def _watch(self, local: LocalAllocation) -> GuestLocator:
+        return GuestLocator(local, self._runtimes, self._find_guest, self._clock)
 
-    def _with_console(self, wanted: LocalAllocation) -> HasConsole:
-        runtime = self._runtimes.of(wanted)
+    def _with_console(self, local: LocalAllocation) -> HasConsole:
+        runtime = self._runtimes.of(local)
         if not isinstance(runtime, HasConsole):
             raise Unavailable(f"runtime {runtime.name} has no consoles", reason="unsupported")
         return runtime

@@ -1,16 +1,14 @@
-"""The volumes whose data is on this node: which those are, and that they go for good when the server says so.
-
-Reads and changes the storage pools. Called by the performer and by what the server answers.
-"""
+"""The volumes whose data is on this node, and their removal when the server asks for it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 from weft.agent.server.reporter import Reporter
+from weft.agent.state.table import AllocationTable
+from weft.agent.tasks import Tasks
 from weft.agent.volume.pools import LOOK_SECONDS, Pools
 from weft.contracts.clock import Clock
 from weft.contracts.driver.volume import HasPool
@@ -21,25 +19,15 @@ log = logging.getLogger("weft.agent")
 
 
 class Volumes:
-    """``attached`` gives those that allocations have here; ``spawn`` begins work beside all else."""
-
-    def __init__(
-        self,
-        pools: Pools,
-        reporter: Reporter,
-        clock: Clock,
-        attached: Callable[[], set[str]],
-        spawn: Callable[[Coroutine[Any, Any, None]], object],
-    ) -> None:
-        self._pools, self._reporter, self._clock = pools, reporter, clock
-        self._attached, self._spawn = attached, spawn
+    def __init__(self, pools: Pools, table: AllocationTable, reporter: Reporter, clock: Clock, tasks: Tasks) -> None:
+        self._pools, self._table, self._reporter, self._clock, self._tasks = pools, table, reporter, clock, tasks
         self._removing: set[str] = set()
         self.uids: set[str] = set()
 
     @property
     def unattached(self) -> set[str]:
         """Those that the server might want removed."""
-        return self.uids - self._attached()
+        return self.uids - self._table.volumes()
 
     async def find(self) -> None:
         """Learn which are here; root disks have short ids, volumes uids."""
@@ -54,7 +42,7 @@ class Volumes:
         isn't asked for, since its disk may be in the making."""
         while True:
             await self._clock.sleep(LOOK_SECONDS)
-            if gone := await self._pools.find_gone(self.unattached) - self._attached():
+            if gone := await self._pools.find_gone(self.unattached) - self._table.volumes():
                 self.uids -= gone
                 self._reporter.wake()
 
@@ -69,9 +57,9 @@ class Volumes:
     def let_go(self, uids: Iterable[str]) -> None:
         """The server wants these removed: begin with those that no allocation has."""
         for uid in uids:
-            if uid not in self._attached() and uid not in self._removing:
+            if uid not in self._table.volumes() and uid not in self._removing:
                 self._removing.add(uid)
-                self._spawn(self._let_go(uid))
+                self._tasks.spawn(self._let_go(uid))
 
     async def _let_go(self, uid: str) -> None:
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 
 from weft.contracts.clock import Clock
 from weft.contracts.driver.volume import HasPool, VolumeDriver, VolumeFacts
@@ -24,13 +24,13 @@ log = logging.getLogger("weft.agent")
 
 
 class Pools:
-    """``local`` is the one that every node has. ``on_news`` hears that there is something new to tell."""
+    """``local`` is the one that every node has. ``news`` is set when there is something new to report."""
 
     def __init__(
-        self, local: VolumeDriver, others: Mapping[str, VolumeDriver], clock: Clock, on_news: Callable[[], None]
+        self, local: VolumeDriver, others: Mapping[str, VolumeDriver], clock: Clock, news: asyncio.Event
     ) -> None:
         self._drivers = {LOCAL: local, **others}
-        self._clock, self._on_news = clock, on_news
+        self._clock, self._news = clock, news
         self.facts: list[NodePool] = []
 
     def drivers(self) -> list[VolumeDriver]:
@@ -65,19 +65,18 @@ class Pools:
         """What is known of a disk: root disks bear another id than ROOT. Raises WeftError."""
         return await (await self.of(spec, disk)).inspect(id_)
 
-    async def refuse_elsewhere(self, spec: AllocationSpec, id_: str, disk: str, what: str) -> None:
+    async def refuse_elsewhere(
+        self, spec: AllocationSpec, id_: str, disk: str, what: str, *, migrate: str = "migrate it"
+    ) -> None:
         """Raise DriverFailed (``otherPool``) for a disk that would be made anew though another pool of this node has it: a server
-        restored from before it was moved there doesn't know."""
+        restored from before it was relocated doesn't know. ``migrate`` is for the hint: how its workload can follow."""
         other = await self.find_elsewhere(spec, id_, disk)
         if other:
             pool = list_disks(spec)[disk][0]
-            move = f"with --storage --pool {other}: the data stays in place, and the server learns where it is"
             raise DriverFailed(
                 f"{what} is in storage pool {other} of this node, but the server has it in {pool}",
                 reason="otherPool",
-                hint=f"migrate it {move}"
-                if spec.container is None
-                else f"give it to a VM on this node, and migrate it {move}",
+                hint=f"{migrate} with --storage --pool {other}: the data stays in place, and the server learns where it is",
                 details={"step": "disk"},
             )
 
@@ -114,7 +113,7 @@ class Pools:
         facts = [await self._describe(name, driver) for name, driver in self._drivers.items()]
         if facts != self.facts:
             self.facts = facts
-            self._on_news()
+            self._news.set()
 
     async def find_gone(self, ids: Collection[str]) -> set[str]:
         """Those of ``ids`` whose disks are in none of the pools; none while a pool can't be used."""

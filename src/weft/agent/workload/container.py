@@ -1,4 +1,4 @@
-"""Translates a container's allocation, and what was prepared for it, into the plan that a runtime starts. Pure.
+"""Containers on a node: their images and volumes; and the plan of a container, which is pure.
 
 What the spec says wins over the image: a command replaces the image's entrypoint and drops its arguments, arguments replace the
 image's, variables are added to the image's or replace them.
@@ -9,48 +9,103 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_network
 
-import msgspec
-
-from weft.agent.image.oci import PulledImage
 from weft.agent.state.allocation import LocalAllocation
+from weft.agent.workload.kind import NodeParts, Prepared, Show
+from weft.agent.workload.shape import has_resources
 from weft.contracts.driver.container import ContainerMount, ContainerNic, ContainerPlan, ContainerProcess, User
 from weft.contracts.driver.image import OciConfig
-from weft.kinds.allocation import AllocatedContainer, AllocationSpec
+from weft.contracts.driver.runtime import GuestShape
+from weft.contracts.driver.volume import HasFiles
+from weft.kinds.allocation import AllocatedContainer, AllocatedHealthCheck, AllocationSpec
 from weft.kinds.fields.mount import read_mount
 from weft.kinds.parts.capabilities import list_capabilities
-from weft.objects.errors import InvalidInput
+from weft.objects.errors import DriverFailed, InvalidInput, WeftError
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_STOP_SIGNAL = "SIGTERM"
 
 
-class Ready(msgspec.Struct, frozen=True):
-    """What has been made for it: its image; its ``links``, in the order of its NICs: the namespace that they lie in (for each the
-    same), or, if not ``in_namespace``, those of a machine of its own; ``disks`` are its volumes' files, each with a file system on
-    it, by name; ``env`` what secrets hold of its variables."""
+class Container:
+    """See WorkloadKind."""
 
-    image: PulledImage
-    links: Sequence[str] = ()
-    disks: Mapping[str, str] = {}
-    env: Mapping[str, str] = {}
-    in_namespace: bool = True
+    has_root_disk = False
+    needs_guest_agent = False
+
+    async def fetch_image(self, node: NodeParts, local: LocalAllocation, prepared: Prepared, show: Show) -> str:
+        opened = await node.secrets.open(local)
+        prepared.env = opened.env
+        prepared.pulled, said = await node.container_images.ensure(local, prepared.digest, show, opened.credentials)
+        return said
+
+    async def prepare_volumes(self, node: NodeParts, local: LocalAllocation, prepared: Prepared) -> None:
+        """With a file system on each, which of a new one belongs to the container's user. A container that runs has them, and one
+        that comes here brings them."""
+        prepared.volumes = []
+        user = prepared.pulled.user if prepared.pulled is not None else User()
+        for volume in local.spec.volumes if local.spec.role != "target" else ():
+            disks = await node.pools.of(local.spec, volume.uid)
+            if not isinstance(disks, HasFiles):
+                raise InvalidInput(
+                    f"{local.what}: volume driver {disks.name} of this node can't mount volumes in containers",
+                    reason="notServed",
+                    field="spec.mounts",
+                )
+            facts = await disks.inspect(volume.uid) if prepared.adjusting else None
+            if facts is None:
+                async with node.heavy:
+                    whose = f"{local.what}: its volume {volume.name}"
+                    await node.pools.refuse_elsewhere(
+                        local.spec,
+                        volume.uid,
+                        volume.uid,
+                        whose,
+                        migrate="give it to a VM on this node, and migrate it",
+                    )
+                    owner = (user.uid, user.gid)
+                    try:
+                        facts = await disks.ensure_files(volume.uid, size_bytes=volume.size, owner=owner)
+                    except WeftError as problem:
+                        problem.message = problem.message.replace(volume.uid, volume.name)
+                        raise
+            node.volumes.uids.add(volume.uid)
+            prepared.volumes.append(facts)
+
+    def build_seed(self, local: LocalAllocation, prepared: Prepared) -> None:
+        return None
+
+    def plan_guest(self, local: LocalAllocation, prepared: Prepared) -> ContainerPlan:
+        return plan_container(local, prepared)
+
+    def is_shaped(self, spec: AllocationSpec, shape: GuestShape) -> bool:
+        """Of a container only its share of the node changes while it runs."""
+        return has_resources(spec, shape)
+
+    def find_resize_limits(self, shape: GuestShape) -> dict[str, int]:
+        return {"cpu": int(shape.most_cpu), "memory": shape.most_memory_bytes}
+
+    def find_health_check(self, spec: AllocationSpec) -> AllocatedHealthCheck | None:
+        return spec.container.health_check if spec.container is not None else None
 
 
-def plan_container(wanted: LocalAllocation, ready: Ready) -> ContainerPlan:
-    """The container of ``wanted``. Raises InvalidInput for one with nothing to run, or with a volume that isn't there."""
-    spec, container = wanted.spec, wanted.spec.container
+def plan_container(local: LocalAllocation, prepared: Prepared) -> ContainerPlan:
+    """The container of ``local``. Raises InvalidInput for one with nothing to run, or with a volume that isn't there, DriverFailed
+    while its image isn't."""
+    spec, container = local.spec, local.spec.container
     if container is None:
-        raise InvalidInput(f"{wanted.what} is not a container")
-    main, image = spec.nics[0] if spec.nics else None, ready.image
+        raise InvalidInput(f"{local.what} is not a container")
+    if prepared.pulled is None:
+        raise DriverFailed(f"{local.what}: its image is not on this node", details={"step": "image"})
+    main, image = spec.nics[0] if spec.nics else None, prepared.pulled
+    disks = {volume.name: facts.path for volume, facts in zip(spec.volumes, prepared.volumes, strict=True)}
     return ContainerPlan(
-        id=wanted.id,
-        uid=wanted.uid,
+        id=local.id,
+        uid=local.uid,
         name=spec.workload.name,
         incarnation=spec.incarnation,
         layers=list(image.layers),
         process=ContainerProcess(
-            argv=_choose_argv(wanted, container, image.config),
-            env=_merge_env(image.config.env, {**container.env, **ready.env}, image.user),
+            argv=_choose_argv(local, container, image.config),
+            env=_merge_env(image.config.env, {**container.env, **prepared.env}, image.user),
             cwd=image.config.workdir or "/",
             user=image.user,
             stop_signal=image.config.stop_signal or DEFAULT_STOP_SIGNAL,
@@ -58,9 +113,9 @@ def plan_container(wanted: LocalAllocation, ready: Ready) -> ContainerPlan:
         cpu=spec.resources.cpu,
         memory_bytes=spec.resources.memory,
         pids=container.pids,
-        mounts=_plan_mounts(wanted, container, ready.disks),
-        netns=next(iter(ready.links), "") if ready.in_namespace else "",
-        nics=[] if ready.in_namespace else _plan_nics(spec, ready.links),
+        mounts=_plan_mounts(local, container, disks),
+        netns=next(iter(prepared.links), "") if prepared.in_namespace else "",
+        nics=[] if prepared.in_namespace else _plan_nics(spec, prepared.links),
         hostname=spec.workload.name,
         name_servers=[main.gateway] if main is not None else [],
         search=[main.domain] if main is not None and main.domain else [],
@@ -78,14 +133,14 @@ def _plan_nics(spec: AllocationSpec, links: Sequence[str]) -> list[ContainerNic]
     ]
 
 
-def _choose_argv(wanted: LocalAllocation, container: AllocatedContainer, config: OciConfig) -> list[str]:
+def _choose_argv(local: LocalAllocation, container: AllocatedContainer, config: OciConfig) -> list[str]:
     if container.command:
         argv = [*container.command, *container.args]
     else:
         argv = [*config.entrypoint, *(container.args or config.cmd)]
     if not argv or not argv[0]:
         raise InvalidInput(
-            f"{wanted.what}: image {container.image} names no command to run",
+            f"{local.what}: image {container.image} names no command to run",
             reason="nothingToRun",
             field="spec.command",
             hint="set spec.command",
@@ -100,11 +155,11 @@ def _merge_env(of_image: Sequence[str], of_spec: Mapping[str, str], user: User) 
 
 
 def _plan_mounts(
-    wanted: LocalAllocation, container: AllocatedContainer, disks: Mapping[str, str]
+    local: LocalAllocation, container: AllocatedContainer, disks: Mapping[str, str]
 ) -> list[ContainerMount]:
     mounts = []
     for mount in map(read_mount, container.mounts):
         if mount.volume not in disks:
-            raise InvalidInput(f"{wanted.what}: volume {mount.volume} isn't ready on this node", field="spec.mounts")
+            raise InvalidInput(f"{local.what}: volume {mount.volume} isn't ready on this node", field="spec.mounts")
         mounts.append(ContainerMount(disks[mount.volume], mount.path, mount.read_only, file_system="ext4"))
     return sorted(mounts, key=lambda mount: mount.target)  # one that lies within another comes after it

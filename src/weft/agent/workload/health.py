@@ -1,5 +1,5 @@
-"""Whether a container is well, by its own check: a command that is run in it again and again. What follows from one answer is
-decided by ``judge`` (pure); ``HealthWatch`` runs the checks of one container while it runs, and tells of changes alone.
+"""Whether a container is well, by its own check: a command that runs in it again and again. ``judge`` (pure) decides what follows
+from one answer; ``HealthWatch`` runs the checks of one container while it runs.
 """
 
 from __future__ import annotations
@@ -7,30 +7,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
+from weft.agent.server.reporter import Reporter
+from weft.agent.state.allocation import Health
+from weft.agent.state.allocation_state import AllocationState
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import CanExec, CanKill, ExecRequest, ExecSession
 from weft.kinds.allocation import AllocatedHealthCheck
 from weft.objects.errors import Unavailable, WeftError
+from weft.protocol.report import EventType
 
 FIRST_SECONDS = 1.0  # after a start, and from one to the next in its start period: a short check is worth no wait
 MOST_WORDS = 300
 _KILL_SECONDS = 5.0
 
 log = logging.getLogger("weft.agent")
-State = Literal["", "starting", "healthy", "unhealthy"]
-
-
-class Health(msgspec.Struct, frozen=True):
-    """``failures`` in a row; ``message`` of the last one. "" is of what has no check, or doesn't run."""
-
-    state: State = ""
-    failures: int = 0
-    message: str = ""
 
 
 class CheckResult(msgspec.Struct, frozen=True):
@@ -59,54 +53,58 @@ def pause_after(check: AllocatedHealthCheck, health: Health, age_seconds: float)
 
 
 class Executes(Protocol):
-    """Who can run a command in a guest: a runtime."""
+    """A runtime that runs commands in guests."""
 
     async def exec(self, guest_id: str, request: ExecRequest) -> ExecSession: ...
 
 
 class HealthWatch:
-    """The checks of one container. ``health`` is what is to be told of it, which changes with its state alone; ``on_change`` hears
-    of that."""
+    """The checks of the container of ``state``, where its health is put. Its message changes with its state alone, so that a
+    report doesn't change with each check."""
 
-    def __init__(self, clock: Clock, on_change: Callable[[], None]) -> None:
-        self._clock, self._on_change = clock, on_change
+    def __init__(self, state: AllocationState, clock: Clock, reporter: Reporter) -> None:
+        self._state, self._clock, self._reporter = state, clock, reporter
         self._run: tuple[object, ...] | None = None
         self._task: asyncio.Task[None] | None = None
-        self.health = Health()
 
-    def follow(
-        self, guest_id: str, run: object, check: AllocatedHealthCheck, runtime: Any, age_seconds: float, told: Health
+    def start(
+        self, run: object, check: AllocatedHealthCheck, runtime: Any, age_seconds: float, reported: Health
     ) -> None:
-        """It runs. ``run`` tells one run from another; ``told``: what was last said of this one, by an agent before."""
+        """It runs. ``run`` tells one run from another; ``reported``: the health of this one by an agent before."""
         if self._run == (run, check):
             return
-        self.rest()
+        self.stop()
         self._run = (run, check)
         if not isinstance(runtime, CanExec):
-            self.health = Health("starting", 0, "this node's runtime can't run commands in it")
+            self._state.health = Health("starting", 0, "this node's runtime can't run commands in it")
             return
-        self.health = told if told.state else Health("starting")
-        self._task = asyncio.ensure_future(self._keep(guest_id, check, runtime, age_seconds))
+        self._state.health = reported if reported.state else Health("starting")
+        self._task = asyncio.ensure_future(self._keep(self._state.local.id, check, runtime, age_seconds))
 
-    def rest(self) -> None:
+    def stop(self) -> None:
         """It doesn't run."""
         if self._task is not None:
             self._task.cancel()
-        self._run, self._task, self.health = None, None, Health()
+        self._run, self._task, self._state.health = None, None, Health()
 
     async def _keep(self, guest_id: str, check: AllocatedHealthCheck, runtime: Executes, age: float) -> None:
         began = self._clock.elapsed() - age
         await self._clock.sleep(min(check.interval, FIRST_SECONDS))
-        health = self.health
+        health = self._state.health
         while True:
             found = await self._ask(guest_id, check, runtime)
             age = self._clock.elapsed() - began
             if found is not None:
                 health = judge(check, health, found, age)
-                if health.state != self.health.state:
-                    self.health = health
-                    self._on_change()
+                if health.state != self._state.health.state:
+                    self._note(health)
             await self._clock.sleep(pause_after(check, health, age))
+
+    def _note(self, health: Health) -> None:
+        self._state.health = health
+        type_: EventType = "Warning" if health.state == "unhealthy" else "Normal"
+        self._reporter.put_event(self._state.local.spec.workload, type_, health.state.capitalize(), health.message)
+        self._state.wake()
 
     async def _ask(self, guest_id: str, check: AllocatedHealthCheck, runtime: Executes) -> CheckResult | None:
         """None: it can't be asked, since it doesn't run."""

@@ -7,7 +7,6 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from weft.agent.network.plan import shares_kernel
 from weft.agent.state.allocation import LocalAllocation
 from weft.contracts.driver.runtime import (
     CanAdjust,
@@ -24,9 +23,9 @@ from weft.objects.errors import InvalidInput
 Driver = RuntimeDriver[Any]
 
 
-def name_runtime(wanted: LocalAllocation) -> str:
-    """What ``wanted`` is to be run by: its kind, or KIND/ISOLATION."""
-    container, kind = wanted.spec.container, wanted.spec.workload.kind
+def name_runtime(local: LocalAllocation) -> str:
+    """What ``local`` is to be run by: its kind, or KIND/ISOLATION."""
+    container, kind = local.spec.container, local.spec.workload.kind
     return kind if container is None or container.isolation == "container" else f"{kind}/{container.isolation}"
 
 
@@ -55,41 +54,41 @@ class Runtimes:
     def all(self) -> list[Driver]:
         return list(self._drivers)
 
-    def find(self, wanted: LocalAllocation) -> Driver | None:
-        """The one that runs ``wanted``, if this node has it."""
-        name = name_runtime(wanted)
-        found = self._found.get(wanted.id)
+    def find(self, local: LocalAllocation) -> Driver | None:
+        """The one that runs ``local``, if this node has it."""
+        name = name_runtime(local)
+        found = self._found.get(local.id)
         return found if found is not None and found is self._others.get(name) else self._by_kind.get(name)
 
-    def can_adjust(self, wanted: LocalAllocation) -> bool:
+    def can_adjust(self, local: LocalAllocation) -> bool:
         """Whether what runs it changes it while it runs."""
-        return self.find(wanted) in self._adjusting
+        return self.find(local) in self._adjusting
 
-    def can_suspend(self, wanted: LocalAllocation) -> bool:
+    def can_suspend(self, local: LocalAllocation) -> bool:
         """Whether what runs it can save it as it runs."""
-        return self.find(wanted) in self._suspending
+        return self.find(local) in self._suspending
 
     def meter_of(self, driver: Driver | None) -> HasStats | None:
         """The same driver, if it tells what its guests use."""
         return None if driver is None else self._measuring.get(driver)
 
-    def in_namespace(self, wanted: LocalAllocation) -> bool:
+    def in_namespace(self, local: LocalAllocation) -> bool:
         """Whether its NICs lie in a namespace of the node's; else they are a machine's taps."""
-        return shares_kernel(wanted) or isinstance(self.find(wanted), TakesNamespace)
+        return local.shares_kernel or isinstance(self.find(local), TakesNamespace)
 
-    def of(self, wanted: LocalAllocation) -> Driver:
+    def of(self, local: LocalAllocation) -> Driver:
         """Raises InvalidInput (``unsupported``) where no driver here runs such a thing."""
-        driver = self.find(wanted)
+        driver = self.find(local)
         if driver is None:
-            kind, _, isolation = name_runtime(wanted).partition("/")
+            kind, _, isolation = name_runtime(local).partition("/")
             raise InvalidInput(
-                f"{wanted.what}: this node can't run {kind}s{' in microVMs' if isolation else ''}",
+                f"{local.what}: this node can't run {kind}s{' in microVMs' if isolation else ''}",
                 reason="unsupported",
                 hint="weft node describe NODE shows what it runs",
             )
         return driver
 
-    def who_found(self, guest_id: str) -> Driver | None:
+    def find_finder(self, guest_id: str) -> Driver | None:
         """The one that found this guest at the start."""
         return self._found.get(guest_id)
 
@@ -100,12 +99,12 @@ class Runtimes:
         word = next((word for word, other in drivers if other is driver), "vm")
         return word.partition("/")[0]
 
-    async def inspect(self, wanted: LocalAllocation) -> GuestFacts:
+    async def inspect(self, local: LocalAllocation) -> GuestFacts:
         """Facts now; of what no driver here runs, that it is absent."""
-        driver, spec = self.find(wanted), wanted.spec
+        driver, spec = self.find(local), local.spec
         if driver is None:
-            return GuestFacts(wanted.id, wanted.uid, spec.workload.name, spec.incarnation, "absent")
-        return await driver.inspect(wanted.id)
+            return GuestFacts(local.id, local.uid, spec.workload.name, spec.incarnation, "absent")
+        return await driver.inspect(local.id)
 
     async def recover(self) -> list[GuestFacts]:
         """Find every guest again, whichever driver's it is; see RuntimeDriver."""

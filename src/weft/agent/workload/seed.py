@@ -22,13 +22,13 @@ _SECTOR = 2048
 _ROOT_AT = 20  # sector of the root folder; before it: 16 unused, two descriptors, two path tables
 
 
-def build_tar(wanted: LocalAllocation, *, machine: bool = False) -> bytes:
+def build_tar(local: LocalAllocation, *, machine: bool = False) -> bytes:
     """A tar with ``./user-data`` and ``./meta-data``, and ``./machine`` if that is asked for."""
-    ref = wanted.spec.workload
+    ref = local.spec.workload
     meta = f"instance-id: {ref.uid}\nlocal-hostname: {ref.name}\n"
-    files = {"./user-data": wanted.spec.user_data, "./meta-data": meta}
+    files = {"./user-data": local.spec.user_data, "./meta-data": meta}
     if machine:
-        files["./machine"] = render_machine(wanted)
+        files["./machine"] = render_machine(local)
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name, text in files.items():
@@ -39,9 +39,9 @@ def build_tar(wanted: LocalAllocation, *, machine: bool = False) -> bytes:
     return out.getvalue()
 
 
-def render_machine(wanted: LocalAllocation) -> str:
+def render_machine(local: LocalAllocation) -> str:
     """Lines as ``images/microvm/vm.c`` reads them: its name, its NICs (the first one is its way out) and its volumes' disks."""
-    spec, lines = wanted.spec, [f"hostname {wanted.spec.workload.name}"]
+    spec, lines = local.spec, [f"hostname {local.spec.workload.name}"]
     for index, nic in enumerate(spec.nics):
         prefix, gateway = ip_network(nic.cidr).prefixlen, "-" if index else nic.gateway
         lines.append(f"nic {nic.mac} {nic.address} {prefix} {gateway} {nic.mtu}")
@@ -51,10 +51,10 @@ def render_machine(wanted: LocalAllocation) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def build_nocloud(wanted: LocalAllocation) -> bytes:
+def build_nocloud(local: LocalAllocation) -> bytes:
     """What cloud-init reads: instance and name, users and keys, the network (DHCP on every NIC), and the user's own data,
     which is stronger than ours."""
-    spec = wanted.spec
+    spec = local.spec
     meta: dict[str, Any] = {"instance-id": spec.workload.uid, "local-hostname": spec.workload.name}
     ours: dict[str, Any] = {"disable_root": False}
     if spec.ssh_keys:

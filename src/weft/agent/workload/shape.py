@@ -1,11 +1,11 @@
-"""Whether a running guest is what its allocation asks for, told by its devices' names. Pure."""
+"""The names of a guest's devices, and by them whether a running guest is what its spec asks for. Pure."""
 
 from __future__ import annotations
 
 import hashlib
 
-from weft.contracts.driver.runtime import GuestFacts, GuestShape
-from weft.kinds.allocation import AllocationSpec, Resources
+from weft.contracts.driver.runtime import GuestShape
+from weft.kinds.allocation import AllocationSpec
 
 MAX_SERIAL = 20
 MOST_DISK_BYTES = 2**50
@@ -22,36 +22,17 @@ def name_serial(volume: str) -> str:
     return f"{volume[: MAX_SERIAL - _DIGEST - 1]}-{digest}"
 
 
-def is_shaped(spec: AllocationSpec, shape: GuestShape) -> bool:
-    """Whether a machine of this shape has all that is asked for, and nothing else. Of a container only its share of the node
-    changes while it runs."""
-    if spec.container is not None:
-        return (shape.cpu, shape.memory_bytes) == (spec.resources.cpu, spec.resources.memory)
+def has_resources(spec: AllocationSpec, shape: GuestShape) -> bool:
+    """Whether a guest of this shape has the CPU and memory of the spec."""
+    return (shape.cpu, shape.memory_bytes) == (spec.resources.cpu, spec.resources.memory)
+
+
+def has_devices(spec: AllocationSpec, shape: GuestShape) -> bool:
+    """Whether it has the disks and NICs of the spec, and no others."""
     wanted = {name_serial(volume.name): volume.size for volume in spec.volumes} | {ROOT_SERIAL: spec.resources.disk}
     has = {serial: size for serial, size in shape.disks.items() if serial not in (SEED_SERIAL, ISO_SERIAL)}
     return (
-        (shape.cpu, shape.memory_bytes) == (spec.resources.cpu, spec.resources.memory)
-        and has.keys() == wanted.keys()
+        has.keys() == wanted.keys()
         and all(has[serial] >= size for serial, size in wanted.items())
         and sorted(shape.nics) == sorted(nic.mac for nic in spec.nics)
     )
-
-
-def resources_of(guest: GuestFacts, spec: AllocationSpec) -> Resources | None:
-    """What the guest's machine takes of its node now; None if that can't be told."""
-    shape = guest.shape
-    if shape is None:
-        return None
-    return Resources(cpu=shape.cpu, memory=shape.memory_bytes, disk=spec.resources.disk)
-
-
-def find_resize_limits(guest: GuestFacts, spec: AllocationSpec) -> dict[str, int]:
-    """What the guest can come to while it runs, by field of its kind's spec."""
-    shape = guest.shape
-    if shape is None:
-        return {}
-    room = {"cpu": int(shape.most_cpu), "memory": shape.most_memory_bytes}
-    if spec.container is not None:
-        return room
-    room["disk"] = MOST_DISK_BYTES
-    return room | ({"volumes": shape.free_slots, "networks": shape.free_slots} if shape.has_slots else {})

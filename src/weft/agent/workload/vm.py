@@ -1,56 +1,111 @@
-"""Translates an allocation and what was prepared for it into the plan a runtime starts. Pure."""
+"""VMs on a node: their images, volumes and seeds; and the plan of a machine, which is pure."""
 
 from __future__ import annotations
 
 import math
 from typing import Literal
 
-import msgspec
-
 from weft.agent.image.cache import CachedImage
-from weft.agent.image.oci import PulledImage
-from weft.agent.state.allocation import DiskRelocation, LocalAllocation, MigrationState
-from weft.agent.workload.shape import ISO_SERIAL, ROOT_SERIAL, SEED_SERIAL, name_serial
-from weft.contracts.driver.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
-from weft.contracts.driver.volume import VolumeFacts
-from weft.kinds.allocation import AllocatedNic
-from weft.objects.errors import InvalidInput
+from weft.agent.state.allocation import LocalAllocation
+from weft.agent.workload.kind import NodeParts, Prepared, Show, shared_with_source
+from weft.agent.workload.seed import build_nocloud, build_tar
+from weft.agent.workload.shape import (
+    ISO_SERIAL,
+    MOST_DISK_BYTES,
+    ROOT_SERIAL,
+    SEED_SERIAL,
+    has_devices,
+    has_resources,
+    name_serial,
+)
+from weft.contracts.driver.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan, GuestShape
+from weft.kinds.allocation import AllocatedImage, AllocationSpec
+from weft.objects.errors import DriverFailed, InvalidInput
 from weft.objects.quantity import format_bytes
 
 
-class Prepared(msgspec.Struct):
-    """What the steps before the start have made; the interface names are in the order of the NICs."""
+class Vm:
+    """See WorkloadKind."""
 
-    image: CachedImage | None = None
-    digest: str = ""  # of a container's image, once it has had one
-    pulled: PulledImage | None = None
-    env: dict[str, str] = {}  # of a container's variables, those that secrets hold
-    root: VolumeFacts | None = None
-    volumes: list[VolumeFacts] = []
-    adjusting: bool = False  # what runs has its volumes
-    links: list[str] = []
-    seed: str | None = None
-    iso: CachedImage | None = None
-    leftover: list[AllocatedNic] = []
-    attached: list[str] = []  # serials of the disks that the running guest has open
-    part: MigrationState | None = None
-    store: DiskRelocation | None = None
+    has_root_disk = True
+    needs_guest_agent = True
+
+    async def fetch_image(self, node: NodeParts, local: LocalAllocation, prepared: Prepared, show: Show) -> str:
+        image = local.spec.image
+        if image is None:
+            raise DriverFailed(f"{local.what} has no image", details={"step": "image"})
+        prepared.image, said = await _fetch(node, image, show)
+        if local.spec.iso is not None:
+            prepared.iso, said_of_iso = await _fetch(node, local.spec.iso, show)
+            said = f"{said}, iso {said_of_iso}"
+        return said
+
+    async def prepare_volumes(self, node: NodeParts, local: LocalAllocation, prepared: Prepared) -> None:
+        prepared.volumes = []
+        for volume in local.spec.volumes:
+            disks, shared = await node.pools.of(local.spec, volume.uid), volume.uid in shared_with_source(local)
+            async with node.heavy:
+                whose = f"{local.what}: its volume {volume.name}"
+                await node.pools.refuse_elsewhere(local.spec, volume.uid, volume.uid, whose)
+                facts = await (
+                    disks.inspect(volume.uid) if shared else disks.ensure(volume.uid, size_bytes=volume.size)
+                )
+                if facts is None:
+                    raise DriverFailed(
+                        f"{local.what}: volume {volume.name} isn't in this node's storage pool {volume.pool}",
+                        details={"step": "disk"},
+                    )
+                is_open = shared or name_serial(volume.name) in prepared.attached
+                if facts.size_bytes < volume.size and not is_open:
+                    facts = await disks.grow(volume.uid, volume.size)
+            node.volumes.uids.add(volume.uid)
+            prepared.volumes.append(facts)
+
+    def build_seed(self, local: LocalAllocation, prepared: Prepared) -> tuple[str, bytes] | None:
+        form = choose_seed(local, prepared)
+        if form is None:
+            return None
+        return form, build_nocloud(local) if form == "nocloud" else build_tar(local, machine=form == "machine")
+
+    def plan_guest(self, local: LocalAllocation, prepared: Prepared) -> GuestPlan:
+        return plan_guest(local, prepared)
+
+    def is_shaped(self, spec: AllocationSpec, shape: GuestShape) -> bool:
+        return has_resources(spec, shape) and has_devices(spec, shape)
+
+    def find_resize_limits(self, shape: GuestShape) -> dict[str, int]:
+        slots = {"volumes": shape.free_slots, "networks": shape.free_slots} if shape.has_slots else {}
+        return {"cpu": int(shape.most_cpu), "memory": shape.most_memory_bytes, "disk": MOST_DISK_BYTES, **slots}
+
+    def find_health_check(self, spec: AllocationSpec) -> None:
+        return None
 
 
-def plan_guest(wanted: LocalAllocation, prepared: Prepared) -> GuestPlan:
-    """The guest of ``wanted``. Raises InvalidInput when the image asks for more memory than the guest has."""
-    spec, image, root = wanted.spec, prepared.image, prepared.root
+async def _fetch(node: NodeParts, image: AllocatedImage, show: Show) -> tuple[CachedImage, str]:
+    """The image in this node's cache, and how it came there."""
+    found = node.images.find(image.sha256)
+    if found is not None:
+        return found, "cached"
+    total = format_bytes(image.size)
+    began = node.clock.elapsed()
+    fetched = await node.images.ensure(image, lambda length: show(f"{format_bytes(length)} of {total}"))
+    return fetched, f"{total} in {node.clock.elapsed() - began:.1f} s"
+
+
+def plan_guest(local: LocalAllocation, prepared: Prepared) -> GuestPlan:
+    """The guest of ``local``. Raises InvalidInput when the image asks for more memory than the guest has."""
+    spec, image, root = local.spec, prepared.image, prepared.root
     if image is None or root is None or spec.image is None:
-        raise InvalidInput(f"{wanted.what} has no disk to boot from")
+        raise InvalidInput(f"{local.what} has no disk to boot from")
     if spec.resources.memory < image.manifest.min_memory_bytes:
         raise InvalidInput(
-            f"{wanted.what} has {format_bytes(spec.resources.memory)} of memory; image {spec.image.name} needs "
+            f"{local.what} has {format_bytes(spec.resources.memory)} of memory; image {spec.image.name} needs "
             f"{format_bytes(image.manifest.min_memory_bytes)}",
             reason="tooLittleMemory",
             field="spec.memory",
             hint="stop it and give it more memory",
         )
-    boot = _choose_boot(wanted, image, prepared.seed)
+    boot = _choose_boot(local, image, prepared.seed)
     disks = [
         GuestDisk(
             root.path,
@@ -69,8 +124,8 @@ def plan_guest(wanted: LocalAllocation, prepared: Prepared) -> GuestPlan:
     if prepared.iso is not None:
         disks.append(GuestDisk(prepared.iso.disk, "raw", ISO_SERIAL, read_only=True, cdrom=True))
     return GuestPlan(
-        id=wanted.id,
-        uid=wanted.uid,
+        id=local.id,
+        uid=local.uid,
         name=spec.workload.name,
         incarnation=spec.incarnation,
         machine=spec.machine,
@@ -90,9 +145,9 @@ def plan_guest(wanted: LocalAllocation, prepared: Prepared) -> GuestPlan:
     )
 
 
-def _choose_boot(wanted: LocalAllocation, image: CachedImage, seed: str | None) -> BootKernel | BootDisk:
+def _choose_boot(local: LocalAllocation, image: CachedImage, seed: str | None) -> BootKernel | BootDisk:
     """What the guest boots: the image's own kernel, unless firmware is asked for or is all there is."""
-    firmware, kernel, manifest = wanted.spec.firmware, image.kernel, image.manifest
+    firmware, kernel, manifest = local.spec.firmware, image.kernel, image.manifest
     if kernel is not None and firmware == "auto":
         unseeded = manifest.seed == "nocloud" and seed is None  # spares the guest the search for what isn't there
         return BootKernel(
@@ -100,23 +155,23 @@ def _choose_boot(wanted: LocalAllocation, image: CachedImage, seed: str | None) 
         )
     if kernel is not None and manifest.seed != "nocloud":
         raise InvalidInput(
-            f"{wanted.what}: {_name_image(wanted)} has no boot loader for {firmware}",
+            f"{local.what}: {_name_image(local)} has no boot loader for {firmware}",
             field="spec.firmware",
             hint="set spec.firmware to auto",
         )
     return BootDisk("uefi" if firmware == "uefi" else "bios")
 
 
-def choose_seed(wanted: LocalAllocation, prepared: Prepared) -> Literal["tar", "nocloud", "machine"] | None:
+def choose_seed(local: LocalAllocation, prepared: Prepared) -> Literal["tar", "nocloud", "machine"] | None:
     """Which seed disk the guest gets, if any. Raises InvalidInput for users or keys that its image can't make."""
-    spec, image = wanted.spec, prepared.image
+    spec, image = local.spec, prepared.image
     given = bool(spec.user_data or spec.ssh_keys or spec.users)
     if image is not None and image.manifest.seed == "nocloud":
         direct = image.kernel is not None and spec.firmware == "auto"  # then the kernel's command line tells the name
         return None if direct and not given else "nocloud"
     if spec.ssh_keys or spec.users:
         raise InvalidInput(
-            f"{wanted.what}: {_name_image(wanted)} has no cloud-init to set up users and keys",
+            f"{local.what}: {_name_image(local)} has no cloud-init to set up users and keys",
             reason="noCloudInit",
             field="spec.ssh_keys" if spec.ssh_keys else "spec.users",
             hint="use an image that has it, such as debian-12 (weft image build debian-12)",
@@ -126,5 +181,5 @@ def choose_seed(wanted: LocalAllocation, prepared: Prepared) -> Literal["tar", "
     return "tar" if given else None
 
 
-def _name_image(wanted: LocalAllocation) -> str:
-    return f"image {wanted.spec.image.name}" if wanted.spec.image is not None else "its image"
+def _name_image(local: LocalAllocation) -> str:
+    return f"image {local.spec.image.name}" if local.spec.image is not None else "its image"

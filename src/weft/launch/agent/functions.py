@@ -6,7 +6,6 @@ import importlib
 from typing import Any
 
 from weft.agent.agent import Agent
-from weft.agent.allocation.resource_use import count_room
 from weft.agent.function.artifacts import Artifacts
 from weft.agent.function.invocations import Functions
 from weft.agent.function.pool import FreeCapacity, measure_room
@@ -30,7 +29,7 @@ def make_functions(host: Host, server: Server, images: OciStore | None, agent: A
     }
 
     def measure() -> FreeCapacity:
-        cpu, memory = count_room(agent.allocations.workers)
+        cpu, memory = agent.table.count_requested()
         return measure_room(host.capacity.cpu, host.capacity.memory_bytes, cpu, memory)
 
     parts = Artifacts(

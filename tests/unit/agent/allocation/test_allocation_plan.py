@@ -10,12 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.long import examples
 
-from weft.agent.allocation.plan import BRING_UP, TAKE_AWAY, Plan, Step, observe, pause_after, plan_allocation
-from weft.agent.state.allocation import AllocationState, LocalAllocation, PlanInput, StepFailure
+from weft.agent.allocation.plan import (
+    BRING_UP,
+    TAKE_AWAY,
+    Plan,
+    PlanInput,
+    Step,
+    observe,
+    pause_after,
+    plan_allocation,
+)
+from weft.agent.state.allocation import Checkpoint, LocalAllocation, StepFailure
 from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import AllocatedContainer, AllocatedImage, AllocationSpec, Resources
 from weft.objects.identity import Ref
 
+WEB = Ref("container", "web", "c-1", "default")
 ALIVE = ("running", "starting", "paused")
 
 
@@ -32,11 +42,15 @@ def make_spec(**fields: Any) -> AllocationSpec:
     return AllocationSpec(**{**values, **fields})
 
 
+def plan_for(facts: PlanInput, guest: GuestFacts, now: float) -> Plan:
+    return plan_allocation(msgspec.structs.replace(facts, guest=guest, now=now))
+
+
 def known(
-    memory: AllocationState | None = None, *, deleting: bool = False, trouble: StepFailure | None = None, **fields: Any
+    checkpoint: Checkpoint | None = None, *, deleting: bool = False, failure: StepFailure | None = None, **fields: Any
 ) -> PlanInput:
-    wanted = LocalAllocation("node-1.a", "a", make_spec(**fields), deleting)
-    return PlanInput(wanted=wanted, memory=memory or AllocationState(), trouble=trouble)
+    local = LocalAllocation("node-1.a", "a", make_spec(**fields), deleting)
+    return PlanInput(local=local, checkpoint=checkpoint or Checkpoint(), guest=ABSENT, failure=failure)
 
 
 def guest(state: str, **fields: Any) -> GuestFacts:
@@ -44,71 +58,69 @@ def guest(state: str, **fields: Any) -> GuestFacts:
 
 
 ABSENT = guest("absent")
-UP = AllocationState(run="up", made=True)
+UP = Checkpoint(run="up", made=True)
 
 
 def test_a_new_allocation_is_brought_up_in_order() -> None:
-    assert plan_allocation(known(), ABSENT, 0).steps == BRING_UP
+    assert plan_for(known(), ABSENT, 0).steps == BRING_UP
 
 
 def test_a_running_guest_that_is_wished_so_is_left_alone() -> None:
-    plan = plan_allocation(known(UP), guest("running", ready=True), 0)
+    plan = plan_for(known(UP), guest("running", ready=True), 0)
     assert plan == Plan((), "running")
 
 
 def test_a_guest_whose_agent_never_answered_is_starting_and_one_that_did_is_running() -> None:
     silent = guest("running", ready=False)
-    assert plan_allocation(known(UP), silent, 0).state == "starting"
+    assert plan_for(known(UP), silent, 0).state == "starting"
     answered = msgspec.structs.replace(UP, answered=True)
-    assert plan_allocation(known(answered), silent, 0).state == "running"
-    assert plan_allocation(known(UP), guest("running", ready=None), 0).state == "running"
+    assert plan_for(known(answered), silent, 0).state == "running"
+    assert plan_for(known(UP), guest("running", ready=None), 0).state == "running"
 
 
 def test_wish_stop_stops_and_keeps_the_disks() -> None:
-    assert plan_allocation(known(UP, desired="stop"), guest("running"), 0).steps == (Step.STOP,)
-    assert plan_allocation(known(AllocationState(run="down"), desired="stop"), guest("stopped"), 0) == Plan(
-        (), "stopped"
-    )
+    assert plan_for(known(UP, desired="stop"), guest("running"), 0).steps == (Step.STOP,)
+    assert plan_for(known(Checkpoint(run="down"), desired="stop"), guest("stopped"), 0) == Plan((), "stopped")
 
 
 def test_a_guest_stopped_by_wish_starts_again_when_wished_whatever_its_restart_policy() -> None:
     stopped = guest("stopped", reason="guestPoweredOff")
-    plan = plan_allocation(known(AllocationState(run="down", made=True), restart="never"), stopped, 0)
+    plan = plan_for(known(Checkpoint(run="down", made=True), restart="never"), stopped, 0)
     assert plan.steps == BRING_UP
 
 
 def test_a_higher_start_counter_stops_the_guest_and_starts_it_afresh() -> None:
-    plan = plan_allocation(known(UP, restart_generation=1), guest("running"), 0)
+    plan = plan_for(known(UP, restart_generation=1), guest("running"), 0)
     assert plan.steps == (Step.STOP, *BRING_UP)
-    down = AllocationState(run="down", restart_generation=0, made=True)
-    assert plan_allocation(known(down, restart_generation=1), guest("stopped"), 0).steps == BRING_UP
+    down = Checkpoint(run="down", restart_generation=0, made=True)
+    assert plan_for(known(down, restart_generation=1), guest("stopped"), 0).steps == BRING_UP
 
 
 def test_a_suspended_guest_resumes_or_boots_afresh_as_the_counter_says() -> None:
-    assert plan_allocation(known(UP), guest("suspended"), 0).steps == BRING_UP
-    assert plan_allocation(known(UP, restart_generation=1), guest("suspended"), 0).steps == (Step.REMOVE, *BRING_UP)
-    assert plan_allocation(known(UP, desired="stop"), guest("suspended"), 0).steps == (Step.REMOVE,)
-    assert plan_allocation(known(UP, desired="suspend"), guest("suspended"), 0) == Plan((), "suspended")
+    assert plan_for(known(UP), guest("suspended"), 0).steps == BRING_UP
+    assert plan_for(known(UP, restart_generation=1), guest("suspended"), 0).steps == (Step.REMOVE, *BRING_UP)
+    assert plan_for(known(UP, desired="stop"), guest("suspended"), 0).steps == (Step.REMOVE,)
+    assert plan_for(known(UP, desired="suspend"), guest("suspended"), 0) == Plan((), "suspended")
 
 
 def test_suspending_is_not_tried_where_the_runtime_cant() -> None:
     unable = msgspec.structs.replace(known(UP, desired="suspend"), can_suspend=False)
-    plan = plan_allocation(unable, guest("running"), 0)
+    plan = plan_for(unable, guest("running"), 0)
     assert (plan.steps, plan.state, plan.reason) == ((), "running", "unsupported")
 
 
 def test_deleting_takes_everything_away_and_forgets_last() -> None:
-    plan = plan_allocation(known(UP, deleting=True), guest("running"), 0)
+    plan = plan_for(known(UP, deleting=True), guest("running"), 0)
     assert plan.steps == (Step.STOP, *TAKE_AWAY)
     assert plan.steps[-1] is Step.FORGET
-    assert plan_allocation(known(deleting=True), ABSENT, 0).steps == TAKE_AWAY
+    assert plan_for(known(deleting=True), ABSENT, 0).steps == TAKE_AWAY
 
 
 @pytest.mark.parametrize("wish", ["run", "stop", "suspend"])
 @pytest.mark.parametrize("state", ["absent", "running", "paused", "suspended", "stopped", "failed"])
 def test_an_orphan_is_neither_begun_nor_ended(wish: str, state: str) -> None:
-    orphan = AllocationState(run="up", made=True, orphan=True)
-    assert plan_allocation(known(orphan, desired=wish, restart_generation=7), guest(state), 0).steps == ()
+    orphan = Checkpoint(run="up", made=True, orphan=True)
+    assert plan_for(known(orphan, desired=wish, restart_generation=7), guest(state), 0).steps == ()
 
 
 @pytest.mark.parametrize(
@@ -125,7 +137,7 @@ def test_an_orphan_is_neither_begun_nor_ended(wish: str, state: str) -> None:
 def test_a_guest_that_ended_by_itself_starts_again_as_its_policy_says(policy: str, reason: str, starts: bool) -> None:
     ended = observe(UP, guest("stopped", reason=reason))
     assert (ended.run, ended.ended) == ("ended", reason)
-    plan = plan_allocation(known(ended, restart=policy), guest("stopped", reason=reason), 0)
+    plan = plan_for(known(ended, restart=policy), guest("stopped", reason=reason), 0)
     assert bool(plan.steps) is starts
     if not starts:
         assert plan.state == ("stopped" if reason == "guestPoweredOff" else "failed")
@@ -133,80 +145,77 @@ def test_a_guest_that_ended_by_itself_starts_again_as_its_policy_says(policy: st
 
 def test_a_restart_waits_for_its_pause() -> None:
     ended = msgspec.structs.replace(known(observe(UP, guest("failed", reason="killed"))), restart_at=10.0)
-    waiting = plan_allocation(ended, guest("failed"), 9.0)
+    waiting = plan_for(ended, guest("failed"), 9.0)
     assert (waiting.steps, waiting.reason, waiting.look_at) == ((), "restarting", 10.0)
-    assert plan_allocation(ended, guest("failed"), 10.0).steps == BRING_UP
+    assert plan_for(ended, guest("failed"), 10.0).steps == BRING_UP
 
 
 def test_a_rested_guest_starts_when_a_fresh_boot_is_asked_for() -> None:
     rested = observe(UP, guest("stopped", reason="guestPoweredOff"))
-    assert plan_allocation(known(rested, restart_generation=1), guest("stopped"), 0).steps == BRING_UP
+    assert plan_for(known(rested, restart_generation=1), guest("stopped"), 0).steps == BRING_UP
 
 
 def test_a_guest_found_running_after_a_cut_start_counts_as_started() -> None:
-    begun = AllocationState(run="starting", restart_generation=3, made=True)
+    begun = Checkpoint(run="starting", restart_generation=3, made=True)
     found = observe(begun, guest("running"))
     assert found.run == "up"
-    assert plan_allocation(known(found, restart_generation=3), guest("running"), 0).steps == ()
-    assert (
-        plan_allocation(known(begun, restart_generation=3), guest("stopped", reason="guestPoweredOff"), 0).steps
-        == BRING_UP
-    )
+    assert plan_for(known(found, restart_generation=3), guest("running"), 0).steps == ()
+    assert plan_for(known(begun, restart_generation=3), guest("stopped", reason="guestPoweredOff"), 0).steps == BRING_UP
 
 
 def test_trouble_waits_its_turn_and_is_told() -> None:
-    trouble = StepFailure("noSpace", "the disk is full", 1, 5.0)
-    waiting = plan_allocation(known(trouble=trouble), ABSENT, 4.0)
+    failure = StepFailure("noSpace", "the disk is full", 1, 5.0)
+    waiting = plan_for(known(failure=failure), ABSENT, 4.0)
     assert (waiting.steps, waiting.state, waiting.reason, waiting.look_at) == ((), "failed", "noSpace", 5.0)
-    assert plan_allocation(known(trouble=trouble), ABSENT, 5.0).steps == BRING_UP
+    assert plan_for(known(failure=failure), ABSENT, 5.0).steps == BRING_UP
     for_good = StepFailure("invalidInput", "no", 1, None)
-    assert plan_allocation(known(trouble=for_good), ABSENT, 1e9).steps == ()
+    assert plan_for(known(failure=for_good), ABSENT, 1e9).steps == ()
 
 
 def test_trouble_with_a_running_guest_does_not_call_it_failed() -> None:
-    trouble = StepFailure("driverFailed", "can't suspend just now", 1, 5.0)
-    plan = plan_allocation(known(UP, trouble=trouble, desired="suspend"), guest("running", ready=True), 0)
+    failure = StepFailure("driverFailed", "can't suspend just now", 1, 5.0)
+    plan = plan_for(known(UP, failure=failure, desired="suspend"), guest("running", ready=True), 0)
     assert (plan.state, plan.reason) == ("running", "driverFailed")
 
 
 def test_an_orphan_is_ended_when_a_later_incarnation_of_it_is_known_elsewhere() -> None:
-    orphan = msgspec.structs.replace(known(AllocationState(run="up", made=True, orphan=True)), superseded=True)
-    assert plan_allocation(orphan, guest("running"), 0).steps == (Step.STOP, *TAKE_AWAY)
-    assert plan_allocation(orphan, guest("absent"), 0).steps == TAKE_AWAY
+    orphan = msgspec.structs.replace(known(Checkpoint(run="up", made=True, orphan=True)), superseded=True)
+    assert plan_for(orphan, guest("running"), 0).steps == (Step.STOP, *TAKE_AWAY)
+    assert plan_for(orphan, guest("absent"), 0).steps == TAKE_AWAY
 
 
 def test_a_superseded_guest_is_stopped_and_its_successor_waits_for_that() -> None:
     old = msgspec.structs.replace(known(UP), superseded=True)
-    assert plan_allocation(old, guest("running"), 0).steps == (Step.STOP, Step.UNPLUG)
-    assert plan_allocation(old, guest("stopped"), 0).steps == ()
+    assert plan_for(old, guest("running"), 0).steps == (Step.STOP, Step.UNPLUG)
+    assert plan_for(old, guest("stopped"), 0).steps == ()
     new = msgspec.structs.replace(known(incarnation=2), blocked="an earlier incarnation of it still runs")
-    assert (plan_allocation(new, ABSENT, 0).steps, plan_allocation(new, ABSENT, 0).state) == ((), "pending")
+    assert (plan_for(new, ABSENT, 0).steps, plan_for(new, ABSENT, 0).state) == ((), "pending")
 
 
 @pytest.mark.parametrize("fields", [{"held_by": "gate"}, {"waits_for": "other"}, {"role": "reserved"}])
 def test_what_must_wait_is_not_begun(fields: dict[str, Any]) -> None:
-    plan = plan_allocation(known(**fields), ABSENT, 0)
+    plan = plan_for(known(**fields), ABSENT, 0)
     assert (plan.steps, plan.state) == ((), "pending")
 
 
 def test_a_container_has_no_disks_to_make_or_take_away() -> None:
     container = AllocatedContainer(image="registry.example.org/web:1")
     up = (Step.IMAGE, Step.NETWORK, Step.START)
-    assert plan_allocation(known(container=container), ABSENT, 0).steps == up
-    assert plan_allocation(known(UP, container=container, restart_generation=1), guest("running"), 0).steps == (
+    assert plan_for(known(workload=WEB, container=container), ABSENT, 0).steps == up
+    assert plan_for(known(UP, workload=WEB, container=container, restart_generation=1), guest("running"), 0).steps == (
         Step.STOP,
         *up,
     )
-    gone = plan_allocation(known(UP, container=container, deleting=True), guest("running"), 0)
+    gone = plan_for(known(UP, workload=WEB, container=container, deleting=True), guest("running"), 0)
     assert gone.steps == (Step.STOP, Step.REMOVE, Step.UNPLUG, Step.FORGET)
 
 
 def test_one_that_has_done_what_it_ran_for_rests_and_the_word_on_how_it_ended_is_passed_on() -> None:
     done = guest("stopped", reason="completed", exit_code=0)
-    plan = plan_allocation(known(observe(UP, done)), done, 0)
+    plan = plan_for(known(observe(UP, done)), done, 0)
     assert (plan.steps, plan.state, plan.reason) == ((), "stopped", "completed")
     failed = guest("failed", reason="exited", message="exit code 3", exit_code=3)
-    plan = plan_allocation(known(observe(UP, failed), restart="never"), failed, 0)
+    plan = plan_for(known(observe(UP, failed), restart="never"), failed, 0)
     assert (plan.state, plan.reason) == ("failed", "exited")
     assert "exited: exit code 3" in plan.message
 
@@ -225,7 +234,7 @@ class World:
         self.spec = make_spec()
         self.deleting = False
         self.listed = True
-        self.memory = AllocationState()
+        self.checkpoint = Checkpoint()
         self.copy = False
         self.guest = "absent"
         self.reason = ""
@@ -236,16 +245,16 @@ class World:
         self.without_evidence: list[Step] = []
 
     def known(self) -> PlanInput:
-        wanted = LocalAllocation("node-1.a", "a", self.spec, self.deleting)
-        return PlanInput(wanted=wanted, memory=self.memory, restart_at=self.now - 1)
+        local = LocalAllocation("node-1.a", "a", self.spec, self.deleting)
+        return PlanInput(local=local, guest=ABSENT, checkpoint=self.checkpoint, restart_at=self.now - 1)
 
     def facts(self) -> GuestFacts:
         return guest(self.guest, reason=self.reason or None, ready=True if self.guest == "running" else None)
 
     def turn(self, cut_after: int | None = None) -> bool:
         """One look and its steps, cut off after ``cut_after`` of them; whether there was anything to do."""
-        self.memory = observe(self.memory, self.facts())
-        plan = plan_allocation(self.known(), self.facts(), self.now)
+        self.checkpoint = observe(self.checkpoint, self.facts())
+        plan = plan_for(self.known(), self.facts(), self.now)
         if self.released:
             return False
         for number, step in enumerate(plan.steps):
@@ -257,14 +266,14 @@ class World:
     def perform(self, step: Step) -> None:
         replace = msgspec.structs.replace
         if step in BRING_UP:
-            self.memory = replace(self.memory, made=True)
+            self.checkpoint = replace(self.checkpoint, made=True)
             self.copy = True
         wished = self.deleting or (
             self.listed
             and (
                 step in BRING_UP
                 or self.spec.desired != "run"
-                or self.spec.restart_generation > self.memory.restart_generation
+                or self.spec.restart_generation > self.checkpoint.restart_generation
             )
         )
         if not wished:
@@ -275,22 +284,22 @@ class World:
             self.port = True
         elif step is Step.START:
             assert self.disk and self.port
-            self.memory = replace(
-                self.memory,
+            self.checkpoint = replace(
+                self.checkpoint,
                 run="starting",
-                restart_generation=max(self.spec.restart_generation, self.memory.restart_generation),
+                restart_generation=max(self.spec.restart_generation, self.checkpoint.restart_generation),
                 ended="",
             )
             self.guest, self.reason = "running", ""
-            self.memory = replace(self.memory, run="up")
+            self.checkpoint = replace(self.checkpoint, run="up")
         elif step is Step.STOP:
-            self.memory = replace(self.memory, run="down", ended="")
+            self.checkpoint = replace(self.checkpoint, run="down", ended="")
             self.guest, self.reason = "stopped", "guestPoweredOff"
         elif step is Step.SUSPEND:
             self.guest = "suspended"
         elif step is Step.REMOVE:
             assert self.guest not in ALIVE, "a guest that runs was removed"
-            self.memory = replace(self.memory, run="down", ended="")
+            self.checkpoint = replace(self.checkpoint, run="down", ended="")
             self.guest = "absent"
         elif step is Step.UNPLUG:
             self.port = False
@@ -324,10 +333,10 @@ def happen(world: World, event: str, value: Any) -> None:
         world.deleting = True
     elif event == "vanish":
         world.listed = world.deleting
-        world.memory = replace(world.memory, orphan=not world.deleting)
+        world.checkpoint = replace(world.checkpoint, orphan=not world.deleting)
     elif event == "return":
         world.listed = True
-        world.memory = replace(world.memory, orphan=False)
+        world.checkpoint = replace(world.checkpoint, orphan=False)
     elif event == "guest" and world.guest in ALIVE:
         world.guest, world.reason = "stopped", value
 
@@ -356,11 +365,11 @@ def test_whatever_happens_it_converges_and_ends_nothing_without_evidence(
     elif world.spec.desired == "suspend":
         assert world.guest in ("absent", "stopped", "suspended")
     else:
-        rests = world.memory.run == "ended" and (
-            policy == "never" or (policy == "on-failure" and world.memory.ended == "guestPoweredOff")
+        rests = world.checkpoint.run == "ended" and (
+            policy == "never" or (policy == "on-failure" and world.checkpoint.ended == "guestPoweredOff")
         )
         assert (world.guest == "running") is not rests
-        assert world.memory.restart_generation == world.spec.restart_generation or rests
+        assert world.checkpoint.restart_generation == world.spec.restart_generation or rests
 
 
 @pytest.mark.parametrize(("policy", "rests"), [("never", True), ("on-failure", True), ("always", False)])
@@ -368,9 +377,9 @@ def test_a_command_that_cant_be_begun_is_not_tried_again_unless_asked_for_always
     why = "'nosuch' is not in the container's PATH"
     failed = guest("failed", reason="commandNotFound", message=why, exit_code=127)
     memory = observe(UP, failed)
-    plan = plan_allocation(known(memory, restart=policy), failed, 0)
+    plan = plan_for(known(memory, restart=policy), failed, 0)
     if rests:
         assert plan == Plan((), "failed", "commandNotFound", why)
     else:
         assert plan.steps == BRING_UP
-    assert plan_allocation(known(memory, restart=policy, restart_generation=1), failed, 0).steps == BRING_UP
+    assert plan_for(known(memory, restart=policy, restart_generation=1), failed, 0).steps == BRING_UP

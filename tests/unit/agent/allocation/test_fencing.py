@@ -8,12 +8,12 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from weft.agent.allocation.fencing import relate
-from weft.agent.allocation.worker import Worker
+from weft.agent.state.allocation_state import AllocationState
 
 
 @dataclass
 class Place:
-    """As much of a worker as is looked at: an allocation, whether it runs, and what it is told."""
+    """As much of a state as is looked at: an allocation, whether it runs, and what it is told."""
 
     incarnation: int
     orphan: bool = False
@@ -21,6 +21,7 @@ class Place:
     volumes: tuple[str, ...] = ()
     workload: str = "web"
     released: bool = False
+    replaced: bool = False
     told: tuple[bool, str] = (False, "")
     uid: str = field(init=False)
 
@@ -28,26 +29,25 @@ class Place:
         self.uid = f"{self.workload}.{self.incarnation}{'-orphan' if self.orphan else ''}"
 
     @property
-    def wanted(self) -> Any:
+    def local(self) -> Any:
         volumes = [SimpleNamespace(uid=uid, name=uid) for uid in self.volumes]
         owner = SimpleNamespace(uid=self.workload)
         spec = SimpleNamespace(role="active", workload=owner, volumes=volumes, incarnation=self.incarnation)
         return SimpleNamespace(uid=self.uid, spec=spec, what=self.workload)
 
     @property
-    def memory(self) -> Any:
+    def checkpoint(self) -> Any:
         return SimpleNamespace(orphan=self.orphan)
-
-    @property
-    def life(self) -> Any:
-        return SimpleNamespace(alive=self.alive)
 
     def relate(self, *, superseded: bool, blocked: str) -> None:
         self.told = (superseded, blocked)
 
 
 def tell(places: Iterable[Place], superseded: set[str] | None = None) -> None:
-    relate(cast("list[Worker]", list(places)), superseded or set())
+    places = list(places)
+    for place in places:
+        place.replaced = place.uid in (superseded or set())
+    relate(cast("list[AllocationState]", places))
 
 
 def test_a_later_incarnation_that_the_server_lists_supersedes() -> None:

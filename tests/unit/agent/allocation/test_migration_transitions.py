@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.agent.allocation.plan import RECEIVE, TAKE_AWAY, Step, observe, plan_allocation
+from weft.agent.allocation.plan import RECEIVE, TAKE_AWAY, Plan, PlanInput, Step, observe, plan_allocation
 from weft.agent.allocation.transitions import before_step
-from weft.agent.state.allocation import AllocationState, LocalAllocation, MigrationState, PlanInput, StepFailure
+from weft.agent.state.allocation import Checkpoint, LocalAllocation, MigrationState, StepFailure
 from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import AllocatedImage, AllocatedMigration, AllocationSpec, Resources
 from weft.objects.identity import Ref
@@ -22,12 +22,16 @@ SOURCE, TARGET = MigrationState("m", "source", "b"), MigrationState("m", "target
 WITH_VOLUMES = (*TAKE_AWAY[:-1], Step.REMOVE_VOLUMES, Step.FORGET)
 
 
-def change(part: MigrationState, **fields: Any) -> MigrationState:
-    return msgspec.structs.replace(part, **fields)
+def change(migration: MigrationState, **fields: Any) -> MigrationState:
+    return msgspec.structs.replace(migration, **fields)
 
 
-def known(part: MigrationState | None, *, deleting: bool = False, made: bool = True, **fields: Any) -> PlanInput:
-    moving, unheard = fields.pop("moving", False), fields.pop("unheard", False)
+def plan_for(facts: PlanInput, guest: GuestFacts, now: float) -> Plan:
+    return plan_allocation(msgspec.structs.replace(facts, guest=guest, now=now))
+
+
+def known(migration: MigrationState | None, *, deleting: bool = False, made: bool = True, **fields: Any) -> PlanInput:
+    migrating, unconfirmed = fields.pop("migrating", False), fields.pop("unconfirmed", False)
     spec = AllocationSpec(
         node="n1",
         node_uid="node-1",
@@ -38,50 +42,53 @@ def known(part: MigrationState | None, *, deleting: bool = False, made: bool = T
         image=AllocatedImage(name="tiny", uid="i", sha256="0" * 64, size=1, url="file:///tiny"),
         **fields,
     )
-    memory = AllocationState(run="up", made=made, part=part)
     return PlanInput(
-        wanted=LocalAllocation("node-1.a", "a", spec, deleting), memory=memory, moving=moving, unheard=unheard
+        local=LocalAllocation("node-1.a", "a", spec, deleting),
+        checkpoint=Checkpoint(run="up", made=made, migration=migration),
+        guest=GuestFacts("id", "a", "web", 1, "absent"),
+        migrating=migrating,
+        unconfirmed=unconfirmed,
     )
 
 
 def steps(known: PlanInput, state: str = "running") -> tuple[Step, ...]:
-    return plan_allocation(known, GuestFacts("id", "a", "web", 1, state), 0).steps  # type: ignore[arg-type]
+    return plan_for(known, GuestFacts("id", "a", "web", 1, state), 0).steps  # type: ignore[arg-type]
 
 
 def test_a_target_makes_all_ready_but_the_start_and_opens_its_door() -> None:
     coming = known(None, made=False, role="target", move=MOVE)
-    assert steps(coming, "absent") == (Step.ROOM, *RECEIVE)
+    assert steps(coming, "absent") == (Step.CHECK_VOLUMES, *RECEIVE)
     assert steps(known(TARGET, role="target", move=MOVE), "absent") == RECEIVE, "an agent made anew opens it again"
-    assert steps(known(TARGET, role="target", move=MOVE, moving=True), "starting") == ()
-    assert steps(known(None, made=False, role="target", move=MOVE, unheard=True), "absent") == ()
+    assert steps(known(TARGET, role="target", move=MOVE, migrating=True), "starting") == ()
+    assert steps(known(None, made=False, role="target", move=MOVE, unconfirmed=True), "absent") == ()
 
 
 def test_a_source_sends_once_it_knows_where_to_and_goes_on_after_a_crash() -> None:
     assert steps(known(None, role="source", move=MOVE)) == ()
     assert steps(known(None, role="source", move=TOLD)) == (Step.SEND,)
-    assert steps(known(SOURCE, role="source", move=TOLD, moving=True)) == ()
-    assert steps(known(SOURCE, role="source", move=TOLD, unheard=True)) == (Step.SEND,)
-    assert steps(known(None, role="source", move=TOLD, unheard=True)) == ()
+    assert steps(known(SOURCE, role="source", move=TOLD, migrating=True)) == ()
+    assert steps(known(SOURCE, role="source", move=TOLD, unconfirmed=True)) == (Step.SEND,)
+    assert steps(known(None, role="source", move=TOLD, unconfirmed=True)) == ()
 
 
 @pytest.mark.parametrize("state", ["absent", "stopped", "failed", "paused", "running"])
 @pytest.mark.parametrize("role", ["source", "target"])
 @pytest.mark.parametrize("restart_generation", [0, 3])
 def test_neither_side_ever_starts_a_guest(state: str, role: str, restart_generation: int) -> None:
-    for part in (None, SOURCE if role == "source" else TARGET):
-        for fields in ({}, {"desired": "stop"}, {"deleting": True}, {"moving": True}):
-            side = known(part, role=role, move=TOLD, restart_generation=restart_generation, **fields)  # type: ignore[arg-type]
+    for migration in (None, SOURCE if role == "source" else TARGET):
+        for fields in ({}, {"desired": "stop"}, {"deleting": True}, {"migrating": True}):
+            side = known(migration, role=role, move=TOLD, restart_generation=restart_generation, **fields)  # type: ignore[arg-type]
             assert Step.START not in steps(side, state)
 
 
 def test_a_target_that_is_to_stop_gives_up_and_is_taken_away_with_its_half_made_volumes() -> None:
-    assert steps(known(TARGET, role="target", move=MOVE, desired="stop", moving=True), "starting") == (Step.GIVE_UP,)
+    assert steps(known(TARGET, role="target", move=MOVE, desired="stop", migrating=True), "starting") == (Step.GIVE_UP,)
     assert steps(known(None, made=False, role="target", move=MOVE, desired="stop"), "absent") == (Step.GIVE_UP,)
     given_up = change(TARGET, over=True)
     assert steps(known(given_up, role="target", move=MOVE, desired="stop"), "absent") == ()
     assert steps(known(given_up, role="target", move=MOVE, deleting=True), "absent") == WITH_VOLUMES
-    for part in (None, TARGET):
-        assert steps(known(part, role="target", move=MOVE, deleting=True), "starting") == (Step.GIVE_UP,)
+    for migration in (None, TARGET):
+        assert steps(known(migration, role="target", move=MOVE, deleting=True), "starting") == (Step.GIVE_UP,)
 
 
 def test_data_that_was_here_before_a_target_came_is_left_alone() -> None:
@@ -114,10 +121,10 @@ def test_a_source_whose_move_is_no_more_takes_its_guest_back_before_all_else() -
 
 
 def test_a_guest_that_has_not_begun_to_run_here_cannot_have_ended_here() -> None:
-    memory = AllocationState(made=True, part=TARGET)
+    checkpoint = Checkpoint(made=True, migration=TARGET)
     for state in ("starting", "absent", "failed"):
-        memory = observe(memory, GuestFacts("id", "a", "web", 1, state))  # type: ignore[arg-type]
-    assert memory.run == "new"
+        checkpoint = observe(checkpoint, GuestFacts("id", "a", "web", 1, state))  # type: ignore[arg-type]
+    assert checkpoint.run == "new"
 
 
 @given(
@@ -130,12 +137,12 @@ def test_a_guest_that_has_not_begun_to_run_here_cannot_have_ended_here() -> None
 def test_data_of_volumes_is_removed_only_where_the_other_node_has_it(
     taken: bool, over: bool, deleting: bool, role: str, state: str
 ) -> None:
-    for part in (None, change(SOURCE, taken=taken, over=over), change(TARGET, taken=taken, over=over)):
+    for migration in (None, change(SOURCE, taken=taken, over=over), change(TARGET, taken=taken, over=over)):
         move = TOLD if role != "active" else None
-        planned = steps(known(part, role=role, move=move, deleting=deleting), state)
+        planned = steps(known(migration, role=role, move=move, deleting=deleting), state)
         if Step.REMOVE_VOLUMES in planned:
-            assert deleting and part is not None and over
-            assert taken if part.side == "source" else not taken
+            assert deleting and migration is not None and over
+            assert taken if migration.role == "source" else not taken
 
 
 SENT = change(SOURCE, node="n2")
@@ -143,18 +150,18 @@ GONE = change(SENT, taken=True, over=True)
 
 
 def orphan(
-    part: MigrationState | None, state: str = "running", *, superseded: bool = False, **fields: Any
+    migration: MigrationState | None, state: str = "running", *, superseded: bool = False, **fields: Any
 ) -> tuple[Step, ...]:
     stale = fields.pop("stale_volumes", False)
-    it = known(part, **fields)
-    memory = msgspec.structs.replace(it.memory, orphan=True)
-    it = msgspec.structs.replace(it, memory=memory, superseded=superseded, stale_volumes=stale)
+    it = known(migration, **fields)
+    checkpoint = msgspec.structs.replace(it.checkpoint, orphan=True)
+    it = msgspec.structs.replace(it, checkpoint=checkpoint, superseded=superseded, stale_volumes=stale)
     return steps(it, state)
 
 
 def test_a_guest_that_was_taken_over_elsewhere_is_not_begun_here_for_an_older_stores_sake() -> None:
     for state in ("absent", "stopped", "paused"):
-        plan = plan_allocation(known(GONE, made=False), GuestFacts("id", "a", "web", 1, state), 0)  # type: ignore[arg-type]
+        plan = plan_for(known(GONE, made=False), GuestFacts("id", "a", "web", 1, state), 0)  # type: ignore[arg-type]
         assert (plan.steps, plan.state, plan.reason) == ((), "stopped", "moved")
     assert steps(known(GONE, back_from=["m"]), "absent") == (Step.CANCEL,), "but on the word that it never ran there"
     assert steps(known(GONE, back_from=["another"]), "absent") == ()
@@ -173,16 +180,14 @@ def test_a_side_that_the_server_does_not_know_breaks_its_move_off_as_far_as_that
 def test_a_side_that_does_not_count_any_more_lets_go_first_and_keeps_data_that_no_other_node_has() -> None:
     assert orphan(SENT, "paused", superseded=True) == (Step.LEAVE,)
     assert orphan(TARGET, "starting", superseded=True) == (Step.GIVE_UP,)
-    for part in (GONE, change(TARGET, over=True)):
-        assert orphan(part, "absent", superseded=True) == TAKE_AWAY
-        assert orphan(part, "absent", superseded=True, stale_volumes=True) == WITH_VOLUMES
+    for migration in (GONE, change(TARGET, over=True)):
+        assert orphan(migration, "absent", superseded=True) == TAKE_AWAY
+        assert orphan(migration, "absent", superseded=True, stale_volumes=True) == WITH_VOLUMES
 
 
 def test_what_came_by_a_move_and_was_taken_away_since_neither_waits_nor_says_that_it_never_ran() -> None:
     gone = change(TARGET, taken=True, over=True)
-    plan = plan_allocation(
-        known(gone, made=False, role="target", move=MOVE), GuestFacts("id", "a", "web", 1, "absent"), 0
-    )
+    plan = plan_for(known(gone, made=False, role="target", move=MOVE), GuestFacts("id", "a", "web", 1, "absent"), 0)
     assert (plan.steps, plan.state, plan.reason) == ((), "stopped", "moved")
     assert steps(known(gone, made=False, role="target", move=MOVE, desired="stop"), "absent") == ()
     assert steps(known(gone, made=False, deleting=True, role="target", move=MOVE), "absent") == TAKE_AWAY
@@ -192,11 +197,11 @@ def test_what_has_ended_by_itself_before_its_move_rests_where_it_comes_to() -> N
     coming = msgspec.structs.replace(MOVE, mode="cold", rests="guestPoweredOff")
     here = known(None, made=False, role="target", move=coming)
     for move, begun in ((coming, False), (msgspec.structs.replace(coming, rests=""), True)):
-        memory = before_step(
-            Step.OPEN, AllocationState(), msgspec.structs.replace(here.wanted.spec, move=move), TARGET, resumes=False
+        checkpoint = before_step(
+            Step.OPEN, Checkpoint(), msgspec.structs.replace(here.local.spec, move=move), TARGET, resumes=False
         )
-        settled = msgspec.structs.replace(memory, part=None, took="m")
-        now = msgspec.structs.replace(known(None, role="active"), memory=settled)
+        settled = msgspec.structs.replace(checkpoint, migration=None, arrived_by="m")
+        now = msgspec.structs.replace(known(None, role="active"), checkpoint=settled)
         assert bool(steps(now, "absent")) == begun
 
 
@@ -207,11 +212,11 @@ def test_what_goes_on_elsewhere_is_saved_in_place_of_a_stop_and_stopped_only_if_
         assert steps(known(None, role="source", move=move), "suspended") == (Step.SEND,)
     assert steps(known(None, role="source", move=msgspec.structs.replace(TOLD, mode="cold"))) == (Step.STOP, Step.SEND)
     refused = StepFailure("notSaved", "criu: it holds a device", 1, 0.0)
-    assert steps(msgspec.structs.replace(known(None, role="source", move=may), trouble=refused)) == (
+    assert steps(msgspec.structs.replace(known(None, role="source", move=may), failure=refused)) == (
         Step.STOP,
         Step.SEND,
     )
-    assert steps(msgspec.structs.replace(known(None, role="source", move=must), trouble=refused)) == (
+    assert steps(msgspec.structs.replace(known(None, role="source", move=must), failure=refused)) == (
         Step.SAVE,
         Step.SEND,
     )
@@ -221,5 +226,5 @@ def test_what_goes_on_elsewhere_is_saved_in_place_of_a_stop_and_stopped_only_if_
 
 
 def test_one_that_is_saved_for_its_move_has_not_ended() -> None:
-    memory = observe(AllocationState(run="up", made=True), GuestFacts("id", "a", "web", 1, "suspended"))
-    assert (memory.run, memory.ended) == ("up", "")
+    checkpoint = observe(Checkpoint(run="up", made=True), GuestFacts("id", "a", "web", 1, "suspended"))
+    assert (checkpoint.run, checkpoint.ended) == ("up", "")

@@ -16,6 +16,7 @@ import pytest
 from weft.agent.function import artifacts as module
 from weft.agent.function.artifacts import Artifacts
 from weft.agent.image.cache import ImageCache
+from weft.agent.state.table import AllocationTable
 from weft.contracts.driver.container import User
 from weft.contracts.driver.function import Blob, Recipe
 from weft.contracts.driver.image import OciConfig, OciImage, RegistryCredentials
@@ -172,7 +173,7 @@ class Unpacking(Store):
 
 async def test_an_image_that_the_fabric_holds_comes_from_the_server_once_by_its_ticket(tmp_path: Path) -> None:
     store, server = Unpacking(), Server()
-    archives = ImageCache(str(tmp_path), server, set)  # type: ignore[arg-type]
+    archives = ImageCache(str(tmp_path), server, AllocationTable())  # type: ignore[arg-type]
     parts = Artifacts(str(tmp_path), "n1", server, store, set, archives=archives)  # type: ignore[arg-type]
     archive = server.add(b"an archive")
     held = recipe(server, b"", runtime="", image=f"own@{DIGEST}", code=None, archive=archive)

@@ -10,6 +10,7 @@ import pytest
 from weft.agent.function.egress_endpoints import EgressEndpoints
 from weft.agent.network.plan import ports_of
 from weft.agent.state.allocation import LocalAllocation
+from weft.agent.state.table import AllocationTable
 from weft.contracts.driver.host import Capacity, Host
 from weft.kinds.allocation import AllocatedNic
 from weft.objects.errors import Unavailable
@@ -34,17 +35,21 @@ class Room:
         self.gives, self.asked, self.changes = "10.20.0.254", 0, 0
         self.plugged: list[str] = []
         self.fails = False
-        self.egress_endpoints = EgressEndpoints(HOST, self, self.ask, self.change, self.hear)  # type: ignore[arg-type]
+        self.table = AllocationTable()
+        self.egress_endpoints = EgressEndpoints(HOST, self, self, self, self.table, self)  # type: ignore[arg-type]
 
-    def ask(self, project: str, network_uid: str) -> AllocatedNic:
-        assert (project, network_uid) == ("p", "blue")
+    def ask_egress_endpoint(self, node: str, project: str, network_uid: str) -> AllocatedNic:
+        assert (node, project, network_uid) == ("n1", "p", "blue")
         self.asked += 1
         return make_nic(self.gives)
 
-    def change(self) -> None:
+    def follow_networks(self) -> None:
+        assert self.table.networks() == set(self.egress_endpoints.networks())
+
+    def wake(self) -> None:
         self.changes += 1
 
-    async def hear(self, network_uid: str) -> None:
+    async def hear_network(self, network_uid: str) -> None:
         assert self.egress_endpoints.networks() == ["blue"]  # it is followed by now
 
     async def plug(self, wanted: LocalAllocation) -> list[str]:
@@ -75,7 +80,7 @@ async def test_one_that_cannot_be_plugged_leaves_nothing_and_is_tried_again() ->
     room.fails = True
     with pytest.raises(Unavailable):
         await room.egress_endpoints.ensure("p", "blue")
-    assert room.egress_endpoints.networks() == [] and room.egress_endpoints.hosted() == []
+    assert room.egress_endpoints.networks() == [] and room.table.hosted() == []
     room.fails = False
     await room.egress_endpoints.ensure("p", "blue")
     assert room.plugged == ["10.20.0.254"]

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
 
 from weft.agent.network.executor import NetworkExecutor
+from weft.agent.server.reporter import Reporter
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.state.checkpoint import CheckpointStore
+from weft.agent.state.table import AllocationTable
+from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.host import Capacity, Host
 from weft.contracts.driver.network import Endpoint
 from weft.drivers.network.fake.driver import FakeNetwork, FakeWire
+from weft.drivers.runtime.fake.driver import FakeDriver
 from weft.kinds.allocation import AllocatedImage, AllocatedNic, AllocationSpec, Resources
 from weft.objects.identity import Ref, short_id
 
@@ -37,7 +43,7 @@ class Side:
     """One node's keeper of networks, over a wire that outlives it."""
 
     def __init__(self, folder: Path, address: str = OWN) -> None:
-        self.folder, self.address, self.wire, self.here = folder, address, FakeWire(), list[LocalAllocation]()
+        self.folder, self.address, self.wire, self.table = folder, address, FakeWire(), AllocationTable()
         self.begin()
 
     def begin(self) -> None:
@@ -56,9 +62,10 @@ class Side:
         )
         clock = SystemClock()
         driver = FakeNetwork(host, clock, self.wire)
-        self.keeper = NetworkExecutor(
-            driver, host, CheckpointStore(str(self.folder)), clock, lambda: self.here, list, lambda mended: None
-        )
+        reporter = Reporter("n1", cast(Any, None), clock, asyncio.Event())
+        runtimes = Runtimes({"vm": FakeDriver(host, clock)})
+        store = CheckpointStore(str(self.folder))
+        self.keeper = NetworkExecutor(driver, host, store, clock, self.table, runtimes, reporter)
 
     def hear(self, address: str) -> None:
         """The server's word on where the guest is."""
@@ -84,6 +91,14 @@ class Side:
         wanted = LocalAllocation("n1.a", "allocation", spec)
         self.here = [wanted]
         return wanted
+
+    @property
+    def here(self) -> list[LocalAllocation]:
+        return self.table.hosted()
+
+    @here.setter
+    def here(self, hosted: list[LocalAllocation]) -> None:
+        self.table.egress = {local.uid: local for local in hosted}  # which are hosted without more ado
 
 
 @pytest.fixture

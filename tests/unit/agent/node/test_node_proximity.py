@@ -71,7 +71,7 @@ class Lab:
 
     def __init__(self, *uids: str) -> None:
         self.changed = asyncio.Event()
-        self.nodes = {uid: Proximity(uid, HERE, 0, SystemClock(), self.changed.set, pace=0.005) for uid in uids}
+        self.nodes = {uid: Proximity(uid, HERE, 0, SystemClock(), self.changed, pace=0.005) for uid in uids}
         self.tasks = [asyncio.create_task(node.keep()) for node in self.nodes.values()]
 
     async def until(self, so: Callable[[], bool]) -> None:

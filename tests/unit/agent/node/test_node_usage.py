@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,7 +21,10 @@ from weft.agent.node.usage import (
     Reading,
     fold_reading,
 )
-from weft.agent.state.allocation import LocalAllocation, read_allocation
+from weft.agent.state.allocation import Checkpoint
+from weft.agent.state.allocation_state import AllocationState
+from weft.agent.state.checkpoint import CheckpointStore
+from weft.agent.state.table import AllocationTable
 from weft.agent.volume.pools import Pools
 from weft.agent.workload.runtimes import Driver, Runtimes
 from weft.contracts.driver.host import Capacity, Host
@@ -112,7 +116,7 @@ class HandClock:
 class Foundling(Runtimes):
     """Whose one driver has found every stranger."""
 
-    def who_found(self, guest_id: str) -> Driver | None:
+    def find_finder(self, guest_id: str) -> Driver | None:
         return self.machines
 
 
@@ -121,30 +125,32 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.clock, self.runtime = HandClock(), Runtime()
-        self.guests: list[tuple[LocalAllocation, GuestFacts | None]] = []
-        self.strangers: list[GuestFacts] = []
-        self.woken = 0
+        self.table, self.news = AllocationTable(), asyncio.Event()
+        self.store = CheckpointStore(str(folder))
         host = Host("n1", "u1", str(folder), str(folder), "wf", "", "", "", Capacity(8.0, 2**34, 2**40))
         self.volumes = FakeVolumes(host, self.clock)
         self.meter = Meter(
             host,
             Foundling({"vm": self.runtime}),  # type: ignore[dict-item]  # that has no more than the meter needs
-            Pools(self.volumes, {}, self.clock, lambda: None),
+            Pools(self.volumes, {}, self.clock, asyncio.Event()),
             self.clock,
-            lambda: self.guests,
-            lambda: self.strangers,
-            self._wake,
+            self.table,
+            self.news,
         )
 
-    def _wake(self) -> None:
-        self.woken += 1
+    def is_woken(self) -> bool:
+        """Since the last time."""
+        woken = self.news.is_set()
+        self.news.clear()
+        return woken
 
     def add(self, name: str, *, ready: bool | None = True, **spec: Any) -> str:
         """A guest that runs; the uid of its workload."""
-        wanted = read_allocation(make_allocation(name, **spec))
-        self.guests.append((wanted, make_facts(wanted.id, "running", ready)))
-        self.runtime.cpu[wanted.id] = 0.0
-        return wanted.spec.workload.uid
+        allocation = make_allocation(name, **spec)
+        state = self.table.states[allocation.uid] = AllocationState(allocation, Checkpoint(), self.store)
+        state.guest = make_facts(state.local.id, "running", ready)
+        self.runtime.cpu[state.local.id] = 0.0
+        return state.local.spec.workload.uid
 
     async def pass_by(self, seconds: float, cores: float = 0.0) -> None:
         """Let every guest use so many cores for so long, then sample."""
@@ -190,9 +196,9 @@ async def test_what_booting_takes_does_not_count(bench: Bench) -> None:
 
 async def test_only_an_active_place_is_gone_by_and_a_stopped_guest_uses_nothing(bench: Bench) -> None:
     target, stopped = bench.add("moving", role="target"), bench.add("stopped", desired="stop")
-    wanted, _ = bench.guests[1]
-    bench.guests[1] = (wanted, make_facts(wanted.id, "stopped"))
-    del bench.runtime.cpu[wanted.id]
+    _, state = bench.table
+    state.guest = make_facts(state.local.id, "stopped")
+    del bench.runtime.cpu[state.local.id]
     await bench.pass_by(0)
     await bench.pass_by(30, cores=1.0)
     assert not bench.told().guests[target].settled
@@ -200,7 +206,7 @@ async def test_only_an_active_place_is_gone_by_and_a_stopped_guest_uses_nothing(
 
 
 async def test_a_guest_that_nothing_explains_counts_with_the_rest(bench: Bench) -> None:
-    bench.strangers.append(make_facts("stranger", "running"))
+    bench.table.found["stranger"] = make_facts("stranger", "running")
     bench.runtime.cpu["stranger"] = 0.0
     await bench.pass_by(0)
     await bench.pass_by(10, cores=2.0)
@@ -211,14 +217,14 @@ async def test_what_matters_to_placement_is_told_at_once_and_little_things_are_n
     bench.add("web")
     await bench.pass_by(0)
     bench.told()
-    assert bench.woken == 0
+    assert not bench.is_woken()
     await bench.pass_by(SETTLED_SECONDS)
-    assert bench.woken == 1  # it can be gone by from now on
+    assert bench.is_woken()  # it can be gone by from now on
     bench.told()
     await bench.pass_by(3, cores=0.5)
-    assert bench.woken == 1
+    assert not bench.is_woken()
     await bench.pass_by(30, cores=2.0)  # more than a tenth of eight cores
-    assert bench.woken == 2
+    assert bench.is_woken()
 
 
 async def test_what_can_not_be_measured_ends_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +257,8 @@ async def test_a_disk_that_takes_up_nothing_is_looked_at_once_in_a_while_and_one
     bench: Bench,
 ) -> None:
     bench.add("web")
-    wanted, _ = bench.guests[0]
+    (state,) = bench.table
+    wanted = state.local
     await bench.pass_by(0)
     await bench.pass_by(5)
     assert bench.volumes.calls == [("inspect", wanted.id)] * 2  # there is none yet

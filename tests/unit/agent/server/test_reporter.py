@@ -16,7 +16,7 @@ from weft.kinds.allocation import AllocationReport
 from weft.kinds.node import NodeReport
 from weft.objects.errors import Unavailable
 from weft.objects.identity import Ref
-from weft.protocol.report import NodeEvent, ReportAnswer, ReportBody
+from weft.protocol.report import ReportAnswer, ReportBody
 
 HEARTBEAT_SECONDS = 8.0
 
@@ -92,24 +92,30 @@ class Bench:
             "n1",
             server,
             self.clock,
-            self._write_down,
-            lambda: self.node,
-            lambda: HEARTBEAT_SECONDS,
-            Question,
-            self._hear,
+            asyncio.Event(),
         )
         self.clock.thread = self.reporter._thread
 
-    async def _write_down(self) -> None: ...
+    async def save_before_report(self) -> None: ...
 
-    def _hear(self, answer: ReportAnswer) -> None:
+    def make_node_report(self) -> NodeReport:
+        return self.node
+
+    def make_question(self) -> Question:
+        return Question()
+
+    @property
+    def longest_silence_seconds(self) -> float:
+        return HEARTBEAT_SECONDS
+
+    def take_answer(self, answer: ReportAnswer) -> None:
         self.removals += answer.remove_volumes
 
 
 @asynccontextmanager
 async def running() -> AsyncIterator[Bench]:
     bench = Bench()
-    task = asyncio.ensure_future(bench.reporter.tell())
+    task = asyncio.ensure_future(bench.reporter.run(bench))
     try:
         yield bench
     finally:
@@ -118,8 +124,7 @@ async def running() -> AsyncIterator[Bench]:
         bench.reporter.close()
 
 
-def event(reason: str) -> NodeEvent:
-    return NodeEvent("Normal", reason, "", Ref("vm", "web", "u", "default"))
+WEB = Ref("vm", "web", "u", "default")
 
 
 @pytest.fixture
@@ -165,11 +170,11 @@ async def test_nothing_is_lost_while_no_server_answers(bench: Bench) -> None:
     bench.server.down = True
     bench.reporter.put("a", AllocationReport(state="starting"))
     for reason in ("One", "Two"):
-        bench.reporter.put_event(event(reason))
+        bench.reporter.put_event(WEB, "Normal", reason, "")
     bench.reporter.put_removed_volume("v1")
     await bench.clock.pass_by(30)
     bench.reporter.put("a", AllocationReport(state="running"))
-    bench.reporter.put_event(event("Three"))
+    bench.reporter.put_event(WEB, "Normal", "Three", "")
     bench.server.down = False
     await bench.clock.pass_by(10)
     assert bench.server.states() == ["running"]

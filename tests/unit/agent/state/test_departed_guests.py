@@ -10,9 +10,9 @@ import pytest
 from tests.scenario.agent_lab import make_allocation
 
 from weft.agent.state import checkpoint
-from weft.agent.state.allocation import AllocationState, MigrationState, read_allocation
+from weft.agent.state.allocation import Checkpoint, MigrationState, read_allocation
 from weft.agent.state.checkpoint import CheckpointStore
-from weft.agent.state.departure import find_bygone, recall_bygone, recall_part
+from weft.agent.state.departure import find_departed, recall_departed, recall_migration
 from weft.kinds.allocation import AllocatedMigration, AllocationSpec
 
 MOVE = AllocatedMigration(key="m", peer="n2", peer_uid="node-2", peer_allocation="b")
@@ -25,25 +25,25 @@ def spec(**fields: Any) -> AllocationSpec:
 
 
 @pytest.mark.parametrize(
-    ("memory", "kept"),
+    ("settled", "kept"),
     [
-        (AllocationState(), None),
-        (AllocationState(part=LEFT), LEFT),
-        (AllocationState(part=LEFT, took="before"), LEFT),
-        (AllocationState(part=MigrationState("m", "source", "b", taken=True)), None),  # its node hasn't left it yet
-        (AllocationState(part=MigrationState("m", "source", "b", over=True)), None),  # it was never taken over
-        (AllocationState(part=MigrationState("m", "target", "b", over=True)), None),  # it was given up
+        (Checkpoint(), None),
+        (Checkpoint(migration=LEFT), LEFT),
+        (Checkpoint(migration=LEFT, arrived_by="before"), LEFT),
+        (Checkpoint(migration=MigrationState("m", "source", "b", taken=True)), None),  # its node hasn't left it yet
+        (Checkpoint(migration=MigrationState("m", "source", "b", over=True)), None),  # it was never taken over
+        (Checkpoint(migration=MigrationState("m", "target", "b", over=True)), None),  # it was given up
         (
-            AllocationState(part=MigrationState("m", "target", "b", taken=True)),
+            Checkpoint(migration=MigrationState("m", "target", "b", taken=True)),
             MigrationState("m", "target", "b", taken=True),
         ),
-        (AllocationState(took="m"), CAME),
+        (Checkpoint(arrived_by="m"), CAME),
     ],
 )
 def test_only_what_a_move_has_settled_is_remembered(
-    memory: AllocationState, kept: MigrationState | None, tmp_path: Path
+    settled: Checkpoint, kept: MigrationState | None, tmp_path: Path
 ) -> None:
-    assert find_bygone(memory) == kept
+    assert find_departed(settled) == kept
     if kept is not None:
         copies = CheckpointStore(str(tmp_path))
         copies.save_departure("abc", kept)
@@ -62,11 +62,11 @@ def test_of_guests_that_left_the_newest_are_remembered(tmp_path: Path, monkeypat
 
 def test_what_came_and_was_taken_away_is_no_place_that_never_ran() -> None:
     """Else its source, of an older store too, would believe that and begin the guest anew with empty disks."""
-    memory = recall_bygone(AllocationState(), CAME)
-    assert recall_part(memory, spec(role="target", move=MOVE)) == MigrationState(
+    recalled = recall_departed(Checkpoint(), CAME)
+    assert recall_migration(recalled, spec(role="target", move=MOVE)) == MigrationState(
         "m", "target", "b", taken=True, over=True, node="n2"
     )
-    assert recall_part(AllocationState(made=True, took="m"), spec(role="target", move=MOVE)) == MigrationState(
+    assert recall_migration(Checkpoint(made=True, arrived_by="m"), spec(role="target", move=MOVE)) == MigrationState(
         "m", "target", "b", taken=True, node="n2"
     ), "while it is here, it is what the target has"
     for other in (
@@ -74,11 +74,9 @@ def test_what_came_and_was_taken_away_is_no_place_that_never_ran() -> None:
         spec(role="source", move=MOVE),
         spec(role="target", move=AllocatedMigration(key="m.2", peer="n2", peer_uid="node-2", peer_allocation="b")),
     ):
-        assert recall_part(memory, other) is None, "it is nobody's side of that move"
+        assert recall_migration(recalled, other) is None, "it is nobody's side of that move"
 
 
 def test_what_has_left_is_away_still() -> None:
-    assert recall_bygone(AllocationState(restart_generation=3), LEFT) == AllocationState(
-        restart_generation=3, part=LEFT
-    )
-    assert recall_bygone(AllocationState(restart_generation=3), None) == AllocationState(restart_generation=3)
+    assert recall_departed(Checkpoint(restart_generation=3), LEFT) == Checkpoint(restart_generation=3, migration=LEFT)
+    assert recall_departed(Checkpoint(restart_generation=3), None) == Checkpoint(restart_generation=3)

@@ -11,14 +11,16 @@ import pytest
 from weft.agent.image.oci import PulledImage, name_user
 from weft.agent.network.plan import ports_of
 from weft.agent.state.allocation import LocalAllocation
-from weft.agent.workload.container import DEFAULT_PATH, Ready, plan_container
+from weft.agent.workload.container import DEFAULT_PATH, plan_container
+from weft.agent.workload.kind import Prepared
+from weft.agent.workload.kinds import kind_of
 from weft.agent.workload.runtimes import Runtimes
-from weft.agent.workload.shape import find_resize_limits, is_shaped
 from weft.contracts.driver.container import ContainerMount, ContainerNic, User
 from weft.contracts.driver.image import OciConfig
 from weft.contracts.driver.network import Inside
-from weft.contracts.driver.runtime import GuestFacts, GuestShape
-from weft.kinds.allocation import AllocatedContainer, AllocatedNic, AllocationSpec, Resources
+from weft.contracts.driver.runtime import GuestShape
+from weft.contracts.driver.volume import VolumeFacts
+from weft.kinds.allocation import AllocatedContainer, AllocatedNic, AllocatedVolume, AllocationSpec, Resources
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import Ref
 
@@ -33,7 +35,12 @@ NIC = AllocatedNic(
 )  # fmt: skip
 
 
-def wanted(nics: tuple[AllocatedNic, ...] = (NIC,), kind: str = "container", **container: Any) -> LocalAllocation:
+def wanted(
+    nics: tuple[AllocatedNic, ...] = (NIC,),
+    kind: str = "container",
+    volumes: tuple[str, ...] = ("data",),
+    **container: Any,
+) -> LocalAllocation:
     spec = AllocationSpec(
         node="n1",
         node_uid="u1",
@@ -42,14 +49,16 @@ def wanted(nics: tuple[AllocatedNic, ...] = (NIC,), kind: str = "container", **c
         incarnation=2,
         resources=Resources(cpu=0.5, memory=64 * 2**20),
         nics=list(nics),
+        volumes=[AllocatedVolume(name=name, uid=name, size=1) for name in volumes],
         container=AllocatedContainer(image="localhost/web", **container),
     )
     return LocalAllocation("u1.a1", "0123456789abcdef", spec)
 
 
-def ready(config: OciConfig = CONFIG, **changes: Any) -> Ready:
+def ready(config: OciConfig = CONFIG, volumes: tuple[str, ...] = ("data",), **changes: Any) -> Prepared:
     image = PulledImage("sha256:1", ["/l/2", "/l/1"], config, WWW)
-    return msgspec.structs.replace(Ready(image, ["/run/netns/x"], {"data": "/v/data"}), **changes)
+    disks = [VolumeFacts(name, f"/v/{name}", "raw", 1, 1) for name in volumes]
+    return Prepared(**{"pulled": image, "links": ["/run/netns/x"], "volumes": disks, **changes})
 
 
 def test_an_image_s_own_word_is_what_runs() -> None:
@@ -94,7 +103,7 @@ def test_who_it_runs_as_is_the_spec_s_word_else_the_image_s() -> None:
 
 def test_volumes_are_mounted_from_the_outside_in() -> None:
     mounts = plan_container(
-        wanted(mounts=["data:/srv/data:ro", "all:/srv"]), ready(disks={"data": "/v/data", "all": "/v/all"})
+        wanted(mounts=["data:/srv/data:ro", "all:/srv"], volumes=("data", "all")), ready(volumes=("data", "all"))
     ).mounts
     assert mounts == [
         ContainerMount("/v/all", "/srv", file_system="ext4"),
@@ -144,11 +153,11 @@ def test_in_a_machine_of_its_own_its_nics_are_the_machine_s_and_the_first_is_its
 def test_only_its_share_of_the_node_says_whether_it_is_as_asked_for() -> None:
     spec = wanted().spec
     shape = GuestShape(0.5, 64 * 2**20, {}, [], 8, 2**32)
-    assert is_shaped(spec, shape)
-    assert not is_shaped(spec, msgspec.structs.replace(shape, cpu=1.0))
-    assert not is_shaped(spec, msgspec.structs.replace(shape, memory_bytes=2**20))
-    facts = GuestFacts("i", "u", "web", 1, "running", shape=shape)
-    assert find_resize_limits(facts, spec) == {"cpu": 8, "memory": 2**32}
+    kind = kind_of(spec)
+    assert kind.is_shaped(spec, shape)
+    assert not kind.is_shaped(spec, msgspec.structs.replace(shape, cpu=1.0))
+    assert not kind.is_shaped(spec, msgspec.structs.replace(shape, memory_bytes=2**20))
+    assert kind.find_resize_limits(shape) == {"cpu": 8, "memory": 2**32}
 
 
 async def test_a_node_without_a_driver_for_a_kind_says_so_and_knows_that_nothing_of_it_runs() -> None:

@@ -8,9 +8,10 @@ import msgspec
 import pytest
 from tests.unit.agent.test_agent_parts import wanted
 
-from weft.agent.allocation.plan import ADJUST, Step, plan_allocation
-from weft.agent.state.allocation import AllocationState, PlanInput
-from weft.agent.workload.shape import is_shaped, name_serial
+from weft.agent.allocation.plan import ADJUST, PlanInput, Step, plan_allocation
+from weft.agent.state.allocation import Checkpoint
+from weft.agent.workload.kinds import kind_of
+from weft.agent.workload.shape import name_serial
 from weft.contracts.driver.runtime import GuestFacts, GuestShape
 from weft.kinds.allocation import AllocatedVolume, AllocationSpec
 
@@ -24,6 +25,10 @@ SHAPE = GuestShape(
     most_memory_bytes=2**32,
 )
 VOLUME = AllocatedVolume(name="data", uid="d", size=100)
+
+
+def is_shaped(spec: AllocationSpec, shape: GuestShape) -> bool:
+    return kind_of(spec).is_shaped(spec, shape)
 
 
 def asked(**changes: Any) -> AllocationSpec:
@@ -60,31 +65,32 @@ def test_a_long_name_keeps_its_serial_whatever_others_come_and_go() -> None:
     assert all(len(name_serial(name)) <= 20 for name in names)
 
 
-def plan(spec: AllocationSpec, memory: AllocationState, *, can_adjust: bool = True) -> tuple[tuple[Step, ...], str]:
-    known = PlanInput(wanted=msgspec.structs.replace(wanted(), spec=spec), memory=memory, can_adjust=can_adjust)
+def plan(spec: AllocationSpec, checkpoint: Checkpoint, *, can_adjust: bool = True) -> tuple[tuple[Step, ...], str]:
     guest = GuestFacts("g", "u", "web", 1, "running", ready=True, shape=SHAPE)
-    told = plan_allocation(known, guest, 0.0)
-    return told.steps, told.state
+    local = msgspec.structs.replace(wanted(), spec=spec)
+    planned = plan_allocation(PlanInput(local=local, checkpoint=checkpoint, guest=guest, can_adjust=can_adjust))
+    return planned.steps, planned.state
 
 
 def test_a_running_guest_that_does_not_fit_is_brought_to_it_without_being_stopped() -> None:
-    memory = AllocationState(run="up", answered=True, made=True)
-    assert plan(asked(volumes=[VOLUME]), memory) == (ADJUST, "running")
-    assert plan(asked(volumes=[VOLUME]), memory, can_adjust=False) == ((), "running")
-    assert plan(SPEC, memory) == ((), "running")
+    checkpoint = Checkpoint(run="up", answered=True, made=True)
+    assert plan(asked(volumes=[VOLUME]), checkpoint) == (ADJUST, "running")
+    assert plan(asked(volumes=[VOLUME]), checkpoint, can_adjust=False) == ((), "running")
+    assert plan(SPEC, checkpoint) == ((), "running")
 
 
 def test_ports_of_nics_it_gave_up_go_after_them() -> None:
-    memory = AllocationState(run="up", answered=True, made=True, leftover=SPEC.nics)
-    assert plan(asked(nics=[]), memory)[0] == ADJUST
-    assert plan(SPEC, memory)[0] == (Step.TIDY,)
+    checkpoint = Checkpoint(run="up", answered=True, made=True, leftover=SPEC.nics)
+    assert plan(asked(nics=[]), checkpoint)[0] == ADJUST
+    assert plan(SPEC, checkpoint)[0] == (Step.TIDY,)
 
 
 def test_ports_of_nics_that_a_stopped_guest_gave_up_go_at_once() -> None:
     """Another may have the address by now, on this node too."""
     known = PlanInput(
-        wanted=msgspec.structs.replace(wanted(), spec=asked(nics=[], desired="stop")),
-        memory=AllocationState(run="up", made=True, leftover=SPEC.nics),
+        local=msgspec.structs.replace(wanted(), spec=asked(nics=[], desired="stop")),
+        guest=GuestFacts("g", "u", "web", 1, "stopped"),
+        checkpoint=Checkpoint(run="up", made=True, leftover=SPEC.nics),
     )
-    told = plan_allocation(known, GuestFacts("g", "u", "web", 1, "stopped"), 0.0)
+    told = plan_allocation(known)
     assert (told.steps, told.state) == ((Step.TIDY,), "stopped")

@@ -51,7 +51,7 @@ async def test_what_another_node_has_taken_away_is_gone_and_what_is_not_mounted_
     place = tmp_path / "pool"
     here, there = (make_driver(tmp_path, name, place) for name in ("n1", "n2"))
     local = make_driver(tmp_path, "n3", tmp_path / "local")
-    pools = Pools(local, {"shared": here}, SystemClock(), lambda: None)
+    pools = Pools(local, {"shared": here}, SystemClock(), asyncio.Event())
     for driver, id_ in ((there, "a-volume-shared"), (there, "a-volume-taken"), (local, "a-volume-local")):
         await driver.ensure(id_, size_bytes=MIB)
     ids = {"a-volume-shared", "a-volume-taken", "a-volume-local"}
@@ -72,7 +72,7 @@ async def test_a_pool_whose_mount_is_missing_gets_no_new_id_and_no_disks(tmp_pat
     place.mkdir()
     with pytest.raises(DriverFailed, match="is not the same storage as before"):
         driver.pool()
-    pools = Pools(driver, {"shared": driver}, SystemClock(), lambda: None)
+    pools = Pools(driver, {"shared": driver}, SystemClock(), asyncio.Event())
     await pools.look()
     assert [pool.id for pool in pools.facts] == ["", ""] and "mount" in pools.facts[1].problem + "isn't mounted"
     with pytest.raises(DriverFailed):
@@ -85,7 +85,7 @@ async def test_a_pool_whose_mount_is_missing_gets_no_new_id_and_no_disks(tmp_pat
 
 async def test_a_pool_that_is_other_storage_than_was_said_is_refused(tmp_path: Path) -> None:
     driver = make_driver(tmp_path, "n1", tmp_path / "pool")
-    pools = Pools(driver, {"fast": driver}, SystemClock(), lambda: None)
+    pools = Pools(driver, {"fast": driver}, SystemClock(), asyncio.Event())
     assert await pools.find("fast", driver.pool().id) is driver
     with pytest.raises(DriverFailed, match="but the disk is on storage") as caught:
         await pools.find("fast", "another-id")

@@ -1,7 +1,7 @@
-"""Moves one disk of an allocation to another pool of its node: mirrored while the guest runs, copied while it doesn't.
+"""Relocates one disk of an allocation to another pool of its node: mirrored while the guest runs, copied while it doesn't.
 
-What has come of it is kept before it is told: from ``there`` on the new pool's file is the disk, and the old one goes. Asks
-the runtime what is true when it begins, so that whoever is made anew goes on.
+Its state is saved before it is reported: from ``there`` on the new pool's file is the disk, and the old one is removed. Asks
+the runtime how far it is when it begins, so that the next agent goes on.
 """
 
 from __future__ import annotations
@@ -9,18 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
 
+from weft.agent.migration.role import NodeContext
 from weft.agent.state.allocation import DiskRelocation, LocalAllocation
-from weft.agent.volume.pools import Pools
+from weft.agent.state.allocation_state import AllocationState
+from weft.agent.workload.kind import Prepared
 from weft.agent.workload.shape import ROOT_SERIAL, name_serial
-from weft.agent.workload.vm import Prepared
-from weft.contracts.clock import Clock
 from weft.contracts.driver.disk_relocation import CanRelocate, Relocations
-from weft.contracts.driver.runtime import GuestDisk, GuestPlan, RuntimeDriver
+from weft.contracts.driver.runtime import GuestDisk
 from weft.contracts.driver.volume import CanReceive, VolumeDriver, VolumeFacts
 from weft.kinds.allocation import ROOT, AllocatedDiskRelocation, MigrationReport, PlannedMigration, list_disks
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unavailable, WeftError
@@ -28,33 +27,28 @@ from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, U
 LOOK_SECONDS = 0.2
 _ALIVE = ("starting", "running", "paused")
 
-OnStore = Callable[[DiskRelocation], Awaitable[None]]
-
 
 class GivenUp(Exception):
-    """It is wished no more; its text says why."""
+    """The spec asks for it no more; its text says why."""
 
 
 class DiskRelocator:
-    """One move. ``on_store`` keeps what must not be forgotten, done when awaited."""
+    """One relocation. Its progress is saved in ``state``."""
 
     def __init__(
         self,
-        wanted: LocalAllocation,
-        store: DiskRelocation,
+        state: AllocationState,
+        local: LocalAllocation,
+        relocation: DiskRelocation,
         prepared: Prepared,
-        runtime: RuntimeDriver[GuestPlan],
-        pools: Pools,
-        clock: Clock,
-        on_store: OnStore,
-        on_news: Callable[[], None],
+        node: NodeContext,
     ) -> None:
-        self.store = store
-        self.report = MigrationReport(key=store.key, phase="preparing")
-        self._wanted, self._prepared, self._runtime, self._pools = wanted, prepared, runtime, pools
-        self._clock, self._on_store, self._on_news = clock, on_store, on_news
-        self._order = wanted.spec.storage
-        self._started_at = clock.elapsed()
+        self.relocation = relocation
+        self.report = MigrationReport(key=relocation.key, phase="preparing")
+        self._state, self._local, self._prepared = state, local, prepared
+        self._runtime, self._pools, self._clock = node.runtimes.of(local), node.pools, node.clock
+        self._order = local.spec.storage
+        self._started_at = self._clock.elapsed()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -64,8 +58,8 @@ class DiskRelocator:
     def under_way(self) -> bool:
         return self._task is not None and not self._task.done()
 
-    def put(self, wanted: LocalAllocation) -> None:
-        self._wanted, self._order = wanted, wanted.spec.storage
+    def put(self, local: LocalAllocation) -> None:
+        self._local, self._order = local, local.spec.storage
 
     async def close(self) -> None:
         if self._task is not None:
@@ -75,7 +69,7 @@ class DiskRelocator:
     async def _run(self) -> None:
         while True:
             try:
-                if self.store.state != "there":
+                if self.relocation.state != "there":
                     await self._move()
                 await self._clear()
             except Unavailable:  # its driver is about to find it again
@@ -96,12 +90,12 @@ class DiskRelocator:
     async def _move(self) -> None:
         phase = "none"
         if isinstance(self._runtime, CanRelocate):
-            phase = (await self._runtime.relocations.progress(self._wanted.id, self.store.key)).phase
-        self._check_wished()
+            phase = (await self._runtime.relocations.progress(self._local.id, self.relocation.key)).phase
+        self._check_spec()
         if self._is_one_place() or (phase == "none" and await self._has_gone()):
             await self._keep(state="there")
             return
-        guest = await self._runtime.inspect(self._wanted.id)
+        guest = await self._runtime.inspect(self._local.id)
         if phase == "none" and guest.state not in _ALIVE:
             await self._copy()
             return
@@ -114,7 +108,7 @@ class DiskRelocator:
         """An empty disk in the new pool, and what is on the old one begins to go there. Raises WeftError."""
         here, there = await self._here(), await self._there()
         facts = await self._facts(here)
-        image = self._prepared.image if self.store.disk == ROOT else None
+        image = self._prepared.image if self.relocation.disk == ROOT else None
         await there.remove(self._id)
         if image is None:
             fresh = await there.ensure(self._id, size_bytes=facts.size_bytes)
@@ -128,35 +122,35 @@ class DiskRelocator:
         plan = PlannedMigration(
             mode="mirror", reason="the guest is running: it writes to both disks until the copy is complete"
         )
-        self._tell(phase="moving", total_bytes=facts.used_bytes, remaining_bytes=facts.used_bytes, plan=plan)
+        self._report(phase="moving", total_bytes=facts.used_bytes, remaining_bytes=facts.used_bytes, plan=plan)
         limit = order.bytes_per_second if order is not None else 0
-        await relocations.begin(self._wanted.id, self.store.key, disk, limit)
+        await relocations.begin(self._local.id, self.relocation.key, disk, limit)
 
     async def _follow(self, relocations: Relocations) -> None:
         """Until the guest writes to the new one. Raises GivenUp, DriverFailed."""
         while True:
-            facts = await relocations.progress(self._wanted.id, self.store.key)
+            facts = await relocations.progress(self._local.id, self.relocation.key)
             if facts.phase == "there":
                 break
             if facts.phase in ("failed", "none"):
                 raise DriverFailed(
-                    f"{self._wanted.what}: its disk was not relocated: {facts.message or 'the copy has ended'}",
+                    f"{self._local.what}: its disk was not relocated: {facts.message or 'the copy has ended'}",
                     details={"step": "copy"},
                 )
             if facts.phase == "copying":
-                self._check_wished()
+                self._check_spec()
                 left, sent = max(0, facts.total_bytes - facts.done_bytes), facts.done_bytes
-                self._tell(phase="moving", sent_bytes=sent, total_bytes=facts.total_bytes, remaining_bytes=left)
+                self._report(phase="moving", sent_bytes=sent, total_bytes=facts.total_bytes, remaining_bytes=left)
                 await self._clock.sleep(LOOK_SECONDS)
                 continue
             if facts.phase == "ready":
-                self._check_wished()
-                self._tell(phase="switching", sent_bytes=facts.done_bytes, remaining_bytes=0)
+                self._check_spec()
+                self._report(phase="switching", sent_bytes=facts.done_bytes, remaining_bytes=0)
             before = self._clock.elapsed()
-            await relocations.pivot(self._wanted.id, self.store.key)
-            self._tell(pause_ms=max(1, round((self._clock.elapsed() - before) * 1000)))
+            await relocations.pivot(self._local.id, self.relocation.key)
+            self._report(pause_ms=max(1, round((self._clock.elapsed() - before) * 1000)))
         await self._keep(state="there")
-        await relocations.forget(self._wanted.id, self.store.key)
+        await relocations.forget(self._local.id, self.relocation.key)
 
     async def _copy(self) -> None:
         """The guest doesn't run: the file goes over as it is, without its holes. Raises WeftError, OSError, GivenUp."""
@@ -169,11 +163,11 @@ class DiskRelocator:
             raise InvalidInput(f"volume driver {there.name} of this node can't receive a copy", reason="unsupported")
         work = Path(there.begin(self._id))
         plan = PlannedMigration(mode="copy", reason="the guest is not running")
-        self._tell(phase="moving", total_bytes=facts.used_bytes, remaining_bytes=facts.used_bytes, plan=plan)
+        self._report(phase="moving", total_bytes=facts.used_bytes, remaining_bytes=facts.used_bytes, plan=plan)
         free = shutil.disk_usage(work.parent.parent).free
         if facts.used_bytes > free:
             raise DriverFailed(
-                f"{self._wanted.what}: No space left in storage pool {self.store.pool}", details={"step": "copy"}
+                f"{self._local.what}: No space left in storage pool {self.relocation.pool}", details={"step": "copy"}
             )
         work.parent.mkdir(mode=0o700, exist_ok=True)
         copying = await asyncio.create_subprocess_exec(
@@ -181,22 +175,22 @@ class DiskRelocator:
         )
         try:
             while copying.returncode is None:
-                self._check_wished(stopped=True)
+                self._check_spec(stopped=True)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_SECONDS):
                         await copying.wait()
                 done = await asyncio.to_thread(_measure, work)
-                self._tell(sent_bytes=done, remaining_bytes=max(0, facts.used_bytes - done))
+                self._report(sent_bytes=done, remaining_bytes=max(0, facts.used_bytes - done))
             if copying.returncode:
                 said = (await copying.stderr.read()).decode(errors="replace").strip() if copying.stderr else ""
-                raise DriverFailed(f"{self._wanted.what}: its disk can't be copied: {said}", details={"step": "copy"})
+                raise DriverFailed(f"{self._local.what}: its disk can't be copied: {said}", details={"step": "copy"})
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 copying.kill()
             await copying.wait()
             await asyncio.to_thread(work.unlink, missing_ok=True)
             raise
-        image = self._prepared.image if self.store.disk == ROOT else None
+        image = self._prepared.image if self.relocation.disk == ROOT else None
         if image is None:
             await there.complete(self._id, form=facts.format)
         else:
@@ -209,21 +203,21 @@ class DiskRelocator:
             await (await self._here()).remove(self._id)
         await self._keep(state="clear")
         elapsed = round((self._clock.elapsed() - self._started_at) * 1000)
-        self._tell(phase="takenOver", reason="", message="", remaining_bytes=0, elapsed_ms=elapsed)
+        self._report(phase="takenOver", reason="", message="", remaining_bytes=0, elapsed_ms=elapsed)
 
     async def _undo(self, phase: str, reason: str, message: str) -> None:
         """The disk stays where it is, and nothing of it is in the new pool."""
-        if self.store.state in ("there", "clear"):  # only the old file's removal has failed: it is tried again
-            self._tell(reason=reason, message=message)
+        if self.relocation.state in ("there", "clear"):  # only the old file's removal has failed: it is tried again
+            self._report(reason=reason, message=message)
             await self._clock.sleep(LOOK_SECONDS * 5)
             return
         try:
             if isinstance(self._runtime, CanRelocate):
-                await self._runtime.relocations.cancel(self._wanted.id, self.store.key)
-        except IllegalTransition:  # it is there: who looks anew finds that
+                await self._runtime.relocations.cancel(self._local.id, self.relocation.key)
+        except IllegalTransition:  # it is there: the next look finds that
             return
         except WeftError as problem:
-            self._tell(reason=problem.token, message=problem.message)
+            self._report(reason=problem.token, message=problem.message)
             return
         with contextlib.suppress(WeftError, OSError):
             await self._facts(await self._here())  # else what is in the new pool may be all there is
@@ -233,18 +227,18 @@ class DiskRelocator:
             if isinstance(there, CanReceive):
                 await asyncio.to_thread(Path(there.begin(self._id)).unlink, missing_ok=True)
         await self._keep(state="over", reason=reason, message=message)
-        self._tell(phase=phase, reason=reason, message=message)
+        self._report(phase=phase, reason=reason, message=message)
 
-    def _check_wished(self, *, stopped: bool = False) -> None:
-        if self._order is None or self._order.key != self.store.key or self._order.cancel:
+    def _check_spec(self, *, stopped: bool = False) -> None:
+        if self._order is None or self._order.key != self.relocation.key or self._order.cancel:
             raise GivenUp("cancelled on request")
-        if stopped and self._wanted.spec.desired == "run":
-            raise GivenUp("the VM is starting")
+        if stopped and self._local.spec.desired == "run":
+            raise GivenUp("the workload is starting")
 
     def _relocations(self) -> Relocations:
         if not isinstance(self._runtime, CanRelocate):
             raise InvalidInput(
-                f"{self._wanted.what}: runtime {self._runtime.name} can't relocate the disks of a running VM",
+                f"{self._local.what}: runtime {self._runtime.name} can't relocate the disks of a running VM",
                 reason="unsupported",
                 hint="stop it first",
             )
@@ -252,19 +246,19 @@ class DiskRelocator:
 
     @property
     def _id(self) -> str:
-        return self._wanted.id if self.store.disk == ROOT else self.store.disk
+        return self._local.id if self.relocation.disk == ROOT else self.relocation.disk
 
     @property
     def _serial(self) -> str:
-        named = {volume.uid: name_serial(volume.name) for volume in self._wanted.spec.volumes}
-        return ROOT_SERIAL if self.store.disk == ROOT else named[self.store.disk]
+        named = {volume.uid: name_serial(volume.name) for volume in self._local.spec.volumes}
+        return ROOT_SERIAL if self.relocation.disk == ROOT else named[self.relocation.disk]
 
     def _places(self) -> tuple[tuple[str, str], tuple[str, str]]:
         """Pool and storage of the old file, and of the new one."""
-        return (self.store.old_pool, self.store.old_pool_id), (self.store.pool, self.store.pool_id)
+        return (self.relocation.old_pool, self.relocation.old_pool_id), (self.relocation.pool, self.relocation.pool_id)
 
     def _is_one_place(self) -> bool:
-        """Whether it is to go where it lies, as a server that was restored may wish that remembers less than its node."""
+        """Whether it lies where it is sent, as by a restored server that knows less than its node."""
         (pool, storage), (new_pool, new_storage) = self._places()
         return pool == new_pool or (storage == new_storage != "")
 
@@ -275,47 +269,47 @@ class DiskRelocator:
         return await self._pools.find(*self._places()[1])
 
     async def _has_gone(self) -> bool:
-        """The disk is in the new pool already: it was moved there in a history that a restored server doesn't know, or the copy
-        was kept and not remembered."""
+        """Whether the disk is in the new pool already: in a history that a restored server doesn't know, or its copy was completed
+        and that wasn't saved."""
         here, there = await self._here(), await self._there()
         return await here.inspect(self._id) is None and await there.inspect(self._id) is not None
 
     async def _facts(self, here: VolumeDriver) -> VolumeFacts:
         facts = await here.inspect(self._id)
         if facts is None:
-            raise DriverFailed(f"{self._wanted.what}: its disk is not on this node", details={"step": "disk"})
+            raise DriverFailed(f"{self._local.what}: its disk is not on this node", details={"step": "disk"})
         return facts
 
     async def _keep(self, **fields: object) -> None:
-        self.store = msgspec.structs.replace(self.store, **fields)
-        await self._on_store(self.store)
+        self.relocation = msgspec.structs.replace(self.relocation, **fields)
+        await self._state.keep_relocation(self.relocation)
 
-    def _tell(self, **fields: object) -> None:
+    def _report(self, **fields: object) -> None:
         report = msgspec.structs.replace(self.report, **fields)
         elapsed = round((self._clock.elapsed() - self._started_at) * 1000)
         self.report = msgspec.structs.replace(report, elapsed_ms=elapsed)
-        self._on_news()
+        self._state.wake()
 
 
-def begin_store(wanted: LocalAllocation, order: AllocatedDiskRelocation) -> DiskRelocation:
-    """What there is to remember of a move that begins."""
-    pool, storage = list_disks(wanted.spec).get(order.disk, ("", ""))
+def begin_relocation(local: LocalAllocation, order: AllocatedDiskRelocation) -> DiskRelocation:
+    """The relocation that ``order`` begins."""
+    pool, storage = list_disks(local.spec).get(order.disk, ("", ""))
     return DiskRelocation(order.key, order.disk, order.pool, order.pool_id, old_pool=pool, old_pool_id=storage)
 
 
-def report_relocation(wanted: LocalAllocation, store: DiskRelocation | None) -> MigrationReport | None:
-    """What is known of the move that is wished, when nobody leads it."""
-    order = wanted.spec.storage
+def report_relocation(local: LocalAllocation, relocation: DiskRelocation | None) -> MigrationReport | None:
+    """What is known of the relocation in the spec, when no process leads it."""
+    order = local.spec.storage
     if order is None:
         return None
-    if store is None or store.key != order.key:
+    if relocation is None or relocation.key != order.key:
         return MigrationReport(key=order.key, phase="preparing")
-    if store.state == "clear":
+    if relocation.state == "clear":
         return MigrationReport(key=order.key, phase="takenOver")
-    if store.state == "over":
-        given_up = store.reason == "cancelled"
+    if relocation.state == "over":
+        given_up = relocation.reason == "cancelled"
         phase = "abandoned" if given_up else "failed"
-        return MigrationReport(key=order.key, phase=phase, reason=store.reason, message=store.message)  # type: ignore[arg-type]
+        return MigrationReport(key=order.key, phase=phase, reason=relocation.reason, message=relocation.message)  # type: ignore[arg-type]
     return MigrationReport(key=order.key, phase="preparing")
 
 

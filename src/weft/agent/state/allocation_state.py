@@ -1,0 +1,196 @@
+"""What the agent remembers of one allocation: what the server sent last, what this node did about it, what its guest does.
+
+``checkpoint`` is the durable part. It is written, with what the server sent, before a step acts and after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+
+from weft.agent.state.allocation import (
+    Checkpoint,
+    DiskRelocation,
+    Health,
+    LocalAllocation,
+    MigrationState,
+    Run,
+    StepFailure,
+    place_disks,
+    read_allocation,
+)
+from weft.agent.state.checkpoint import CheckpointFailed, CheckpointStore
+from weft.agent.state.departure import find_departed, recall_migration
+from weft.contracts.driver.runtime import GuestFacts
+from weft.kinds.allocation import AllocatedNic, AllocationSpec, list_disks
+from weft.objects.envelope import Envelope
+
+log = logging.getLogger("weft.agent")
+
+
+class AllocationState:
+    """Of one allocation; ``store`` keeps its checkpoint."""
+
+    def __init__(self, envelope: Envelope, checkpoint: Checkpoint, store: CheckpointStore) -> None:
+        self.envelope = envelope
+        local = read_allocation(envelope)
+        self._spec = local.spec  # as the server sent it, wherever its disks are by now
+        self.local = place_disks(local, checkpoint.relocation)
+        if checkpoint.migration is None:
+            checkpoint = replace(checkpoint, migration=recall_migration(checkpoint, local.spec))
+        self.checkpoint = checkpoint
+        self._store, self._saving = store, asyncio.Lock()
+        self._saved: tuple[object, ...] | None = None
+        self.released = False  # all of it has gone from the node: nothing is written any more
+        # What the server said of it besides.
+        self.unconfirmed = False  # it comes from a checkpoint, and the server hasn't confirmed it yet
+        self.deleted = False  # the server has it no more, and its release is under way here
+        self.replaced = False  # a later incarnation was placed elsewhere
+        self.stale_volumes = False  # the data of all its volumes is another node's by now
+        # How it stands to the others on this node.
+        self.superseded = False  # a later incarnation is placed here, or elsewhere
+        self.blocked = ""  # what must be down before it may start
+        # Its guest.
+        self.guest: GuestFacts | None = None  # by the last look
+        self.alive = checkpoint.run in ("up", "starting")
+        self.up_since: float | None = None  # elapsed seconds
+        self.ended_in_a_row = 0  # ends that nobody asked for
+        self.restart_at = 0.0  # elapsed seconds
+        self.health = Health()
+        # Its steps.
+        self.failure: StepFailure | None = None  # of the last one
+        self.unplugged = False  # its ports were removed
+        self.woken = asyncio.Event()  # something may be different: look at it
+        self.changed = asyncio.Event()  # and drop the steps that were planned
+
+    @property
+    def unwell(self) -> str:
+        """Why its own health check ends it; empty if it doesn't."""
+        container = self.local.spec.container
+        check = container.health_check if container is not None else None
+        ends = check is not None and check.on_unhealthy == "restart" and self.health.state == "unhealthy"
+        return self.health.message if ends else ""
+
+    def wake(self) -> None:
+        """Something about the guest may have changed."""
+        self.woken.set()
+
+    def replan(self) -> None:
+        """What is known of it has changed: steps under way are no longer due, and a failed one may be tried at once."""
+        self.failure = None
+        self.changed.set()
+        self.woken.set()
+
+    def update(self, envelope: Envelope) -> bool:
+        """The server listed the allocation, or changed it: whether there may be something else to do now."""
+        sent = read_allocation(envelope, self._spec if self.has_read(envelope) else None)
+        local, old = self._place(sent), self.local
+        before = (old.spec, old.deleting, self.checkpoint.orphan)
+        self.envelope, self.local, self._spec = envelope, local, sent.spec
+        leftover = find_leftover(self.checkpoint.leftover, old.spec, local.spec)
+        migration = self.checkpoint.migration or recall_migration(self.checkpoint, local.spec)
+        self.checkpoint = replace(self.checkpoint, orphan=False, leftover=leftover, migration=migration)
+        return before != (local.spec, local.deleting, False)
+
+    def has_read(self, envelope: Envelope) -> bool:
+        """Whether the spec in it is the one that was read last: most of what a node hears is what it has reported itself."""
+        return self.envelope.spec == envelope.spec
+
+    def mark_orphan(self) -> None:
+        """The server's list doesn't hold the allocation: keep what there is, begin and end nothing."""
+        self.checkpoint = replace(self.checkpoint, orphan=True)
+        self.replan()
+
+    def confirm(self) -> None:
+        """The server has spoken, or was waited for long enough."""
+        if self.unconfirmed:
+            self.unconfirmed = False
+            self.wake()
+
+    def note_replaced(self, stale_volumes: Iterable[str]) -> None:
+        """It was placed elsewhere, or deleted. ``stale_volumes``: their data is another node's by now; if it has no other volumes,
+        they are removed with it."""
+        mine = {volume.uid for volume in self.local.spec.volumes}
+        self.replaced = self.deleted = True
+        self.stale_volumes = bool(mine) and mine <= set(stale_volumes)
+
+    def relate(self, *, superseded: bool, blocked: str) -> None:
+        """How it stands to the others on this node: to other incarnations, and to those that write to its volumes."""
+        if (superseded, blocked) != (self.superseded, self.blocked):
+            self.superseded, self.blocked = superseded, blocked
+            self.replan()
+
+    # --- its durable part --------------------------------------------------------------------------------------------
+
+    async def keep_relocation(self, relocation: DiskRelocation) -> None:
+        """How far the relocation of a disk is. Raises CheckpointFailed."""
+        self.checkpoint = replace(self.checkpoint, relocation=relocation)
+        await self.save()
+        self.local = place_disks(self.local, relocation)
+        self.wake()
+
+    async def keep_migration(self, migration: MigrationState) -> None:
+        """What this node did in the allocation's migration. Raises CheckpointFailed."""
+        move = self.local.spec.move
+        runs = migration.taken and migration.role == "target" and move is not None and move.mode == "live"
+        run: Run = "up" if runs else self.checkpoint.run
+        self.checkpoint = replace(self.checkpoint, migration=migration, run=run)
+        await self.save()
+        self.wake()
+
+    async def save(self, checkpoint: Checkpoint | None = None) -> None:
+        """Write ``checkpoint``, or what that is once nobody else writes. Raises CheckpointFailed."""
+        if not self._saving.locked() and self._to_save(checkpoint or self.checkpoint) == self._saved:
+            return
+        async with self._saving:
+            checkpoint = checkpoint or self.checkpoint
+            if self.released:
+                return
+            state = self._to_save(checkpoint)
+            if state != self._saved and (checkpoint.made or checkpoint.run != "new"):
+                await asyncio.to_thread(self._store.save, self.local.id, self.envelope, checkpoint)
+                self._saved = state
+
+    async def note(self, checkpoint: Checkpoint) -> None:
+        """Save what the next look would find out anyway, or will save then."""
+        try:
+            await self.save(checkpoint)
+        except CheckpointFailed as problem:
+            log.warning("%s: %s", self.local.what, problem.message)
+
+    async def note_departure(self) -> None:
+        """A guest that has left for good, or came by a migration, is remembered when all else is forgotten: an older store may
+        list it again."""
+        migration = find_departed(self.checkpoint)
+        if migration is None:
+            return
+        try:
+            await asyncio.to_thread(self._store.save_departure, self.local.id, migration)
+        except CheckpointFailed as problem:
+            log.warning("%s: %s", self.local.what, problem.message)
+
+    def release(self) -> None:
+        """All of it has gone from the node; so does the checkpoint."""
+        self._store.remove(self.local.id)
+        self.released, self.alive = True, False
+
+    def _to_save(self, checkpoint: Checkpoint) -> tuple[object, ...]:
+        return self.local.spec, self.local.deleting, checkpoint
+
+    def _place(self, local: LocalAllocation) -> LocalAllocation:
+        """With its disks where they are. What the server knows of by now needn't be remembered."""
+        relocation = self.checkpoint.relocation
+        if relocation is not None and local.spec.storage is None and relocation.state in ("clear", "over"):
+            sent = list_disks(local.spec).get(relocation.disk, ("", ""))
+            if relocation.state == "over" or sent == (relocation.pool, relocation.pool_id):
+                self.checkpoint = replace(self.checkpoint, relocation=None)
+        return place_disks(local, self.checkpoint.relocation)
+
+
+def find_leftover(left: Iterable[AllocatedNic], old: AllocationSpec, new: AllocationSpec) -> list[AllocatedNic]:
+    """NICs that the spec had once, and has no more."""
+    kept = {nic.uid for nic in new.nics}
+    return list({nic.uid: nic for nic in [*left, *old.nics] if nic.uid not in kept}.values())

@@ -1,0 +1,84 @@
+"""The allocations of this node, and what each part of the agent needs to know of them all: networks, volumes, images, capacity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from weft.agent.state.allocation import LocalAllocation
+from weft.agent.state.allocation_state import AllocationState
+from weft.contracts.driver.runtime import GuestFacts
+from weft.protocol.heartbeat import Instances
+
+
+class FunctionHost(Protocol):
+    """The instances of functions on this node. Allocations have the first claim on its capacity."""
+
+    def used_images(self) -> set[str]:
+        """Digests of the container images that they need."""
+
+    def report(self) -> dict[str, str]:
+        """For the node's report: by isolation "yes", or why none can run here."""
+
+    def count(self) -> Instances:
+        """For the heartbeat."""
+
+    def on_capacity(self) -> None:
+        """Allocations may take more capacity now, or less."""
+
+
+class AllocationTable:
+    """By allocation uid. ``found`` are the guests that were here at the start, by their ids; ``egress`` the node's own endpoints,
+    which networks treat like guests', by network uid; ``functions`` those that run here, if any can."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, AllocationState] = {}
+        self.found: dict[str, GuestFacts] = {}
+        self.egress: dict[str, LocalAllocation] = {}
+        self.functions: FunctionHost | None = None
+
+    def __iter__(self) -> Iterator[AllocationState]:
+        return iter(list(self.states.values()))
+
+    def find(self, allocation: str) -> LocalAllocation | None:
+        """The one of that name or uid if this node has it."""
+        return next((state.local for state in self if allocation in (state.local.name, state.local.uid)), None)
+
+    def orphans(self) -> list[AllocationState]:
+        """Those that the server doesn't know."""
+        return [state for state in self if state.checkpoint.orphan]
+
+    def unexplained(self) -> list[GuestFacts]:
+        """The guests that were here at the start and belong to no allocation."""
+        ids = {state.local.id for state in self}
+        return [guest for id, guest in self.found.items() if id not in ids]
+
+    def hosted(self) -> list[LocalAllocation]:
+        """Those whose networks are needed on this node, and the node itself where functions reach a network."""
+        return [s.local for s in self if s.checkpoint.made and not s.unplugged] + list(self.egress.values())
+
+    def networks(self) -> set[str]:
+        """The uids of the networks that anything here is in, or will be."""
+        return {nic.network_uid for state in self for nic in state.local.spec.nics} | self.egress.keys()
+
+    def volumes(self) -> set[str]:
+        """The uids of the volumes that allocations have here."""
+        return {volume.uid for state in self if state.checkpoint.made for volume in state.local.spec.volumes}
+
+    def images(self) -> set[str] | None:
+        """The hashes of the images that disks here are based on, or soon will be. None: a guest that no allocation explains may
+        need any."""
+        specs = [state.local.spec for state in self]
+        used = {image.sha256 for spec in specs for image in (spec.image, spec.iso) if image is not None}
+        return None if self.unexplained() else used
+
+    def container_images(self) -> set[str] | None:
+        """The digests of the images of containers here, and of functions; None as for ``images``."""
+        used = self.functions.used_images() if self.functions is not None else set()
+        used |= {state.checkpoint.image for state in self}
+        return None if self.unexplained() else used - {""}
+
+    def count_requested(self) -> tuple[float, int]:
+        """CPU in cores and bytes of memory that allocations reserve, whether or not their guests run now."""
+        resources = [state.local.spec.resources for state in self if not state.released]
+        return sum(one.cpu for one in resources), sum(one.memory for one in resources)
