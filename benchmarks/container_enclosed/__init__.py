@@ -23,11 +23,11 @@ from weft.contracts.driver.container import ContainerPlan, ContainerProcess
 from weft.contracts.driver.host import Capacity, Host
 from weft.drivers.runtime.oci.driver import OciDriver
 from weft.drivers.runtime.qemu.devices.inherited_fds import open_handed, plan_handed
+from weft.drivers.runtime.qemu.image_disk import ImageDisks, ensure_overlay
 from weft.drivers.runtime.qemu.machine_shape import plan_frame
 from weft.drivers.runtime.qemu.microvm.driver import MicrovmDriver
 from weft.drivers.runtime.qemu.microvm.exchange_disk import RUNNING, make_exchange_disk, read_head, write_config
 from weft.drivers.runtime.qemu.microvm.record import MicrovmPaths
-from weft.drivers.runtime.qemu.microvm.root_disks import Roots, ensure_written, root_size
 from weft.drivers.runtime.qemu.microvm.translate import describe_run, plan_machine
 from weft.drivers.runtime.qemu.probe import probe_qemu
 from weft.drivers.runtime.qemu.translate import Facts, GuestPaths, translate_guest
@@ -63,11 +63,11 @@ async def run_by_hand(host: Host, facts: Facts, microvm_dir: Path, base: str, pl
     folder = Path(host.state_dir, "hand")
     folder.mkdir(parents=True)
     paths, own = MicrovmPaths(folder), GuestPaths(run=folder, state=folder)
-    await ensure_written(paths.root, base)
+    await ensure_overlay(paths.root, base)
     make_exchange_disk(paths.exchange_disk)
     write_config(paths.exchange_disk, describe_run(plan, _RUN))
     kernel, initrd = str(microvm_dir / "kernel"), str(microvm_dir / "initrd")
-    machine = plan_machine(plan, paths, base, root_size(base), kernel, initrd, host.capacity)
+    machine = plan_machine(plan, paths, base, os.stat(base).st_size, kernel, initrd, host.capacity)
     frame = plan_frame(machine, host.capacity.cpu, host.capacity.memory_bytes)
     with open_handed(plan_handed(machine, own)) as handed:
         words = translate_guest(machine, frame, own, facts, handed)
@@ -112,7 +112,7 @@ async def compare(folder: Path) -> list[Figure]:
     if facts is None or not (await microvm.probe()).usable or not (await shared.probe()).usable:
         raise SystemExit("needs QEMU and crun")
     began = time.monotonic()
-    base = await Roots(folder / "roots").ensure([str(layer)])
+    base = await ImageDisks(folder / "roots").ensure_root([str(layer)])
     made = time.monotonic() - began
     by_hand, wholes, starts, besides = [], [], [], []
     for run in range(RUNS + 1):

@@ -23,6 +23,7 @@ from function_lab import FunctionLab
 from weft.agent.function.pool import FreeCapacity
 from weft.contracts.driver.function import Recipe, Roots
 from weft.drivers.runtime.qemu.function import clone
+from weft.drivers.runtime.qemu.function.disks import CODE
 from weft.drivers.runtime.qemu.function.driver import SnapshotInstances
 from weft.objects.errors import DriverFailed
 from weft.protocol.invocations import Count, Keep, Refused
@@ -320,7 +321,7 @@ async def test_a_disk_that_was_made_again_is_not_put_under_an_older_template(lab
         out.seek(1024 + 0x68)  # the file system's own id
         out.write(os.urandom(16))
     assert await templates.find(recipe, roots) is None
-    await templates.disks.ensure(code.stem, [roots.code], root=False)
+    await templates.disks.ensure(code.stem, [roots.code], CODE)
     assert await templates.find(recipe, roots) is None
     answer = await lab.answer(lab.ask(recipe, seconds=20.0), PATIENCE)
     assert (answer.error, answer.start) == ("", "cold"), answer

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from weft.contracts.driver.disk_lock import hold_disk
+from weft.drivers.linux.programs import run_on_disk
 from weft.objects.errors import DriverFailed, InvalidInput
 
 FILE_SYSTEM = "ext4"
@@ -23,6 +24,7 @@ _MAGIC_AT, _MAGIC = 1080, b"\x53\xef"  # source: the ext4 superblock, s_magic
 _SUPERBLOCK_AT, _SUPERBLOCK_BYTES = 1024, 1024
 _BLOCKS_AT, _BLOCK_SIZE_AT, _FEATURES_AT, _BLOCKS_HIGH_AT, _64BIT = 4, 24, 96, 336, 0x80  # s_blocks_count_lo, …
 _MENDED = 2  # e2fsck: 1 errors were mended, 2 so too
+_DAMAGED = "the data on the disk is damaged; repair it in a VM, or restore it"
 _HINT = "in a VM, give the whole disk an ext4 file system (mkfs.ext4 /dev/vdb), or make another volume"
 
 
@@ -85,7 +87,7 @@ async def make_files(path: Path, size_bytes: int, owner: tuple[int, int], *optio
     with path.open("wb") as file:
         file.truncate(size_bytes)
     extended = f"root_owner={owner[0]}:{owner[1]},lazy_itable_init=1,lazy_journal_init=1,nodiscard"
-    await _run("mkfs.ext4", "-q", "-F", "-m", "0", *options, "-E", extended, str(path))
+    await _run(["mkfs.ext4", "-q", "-F", "-m", "0", *options, "-E", extended, str(path)])
 
 
 async def check_files(path: Path, size_bytes: int, what: str) -> None:
@@ -93,9 +95,9 @@ async def check_files(path: Path, size_bytes: int, what: str) -> None:
     mended, or that somebody uses."""
     with _hold(path, what):
         grows = await asyncio.to_thread(_lengthen, path, size_bytes)
-        await _run("e2fsck", "-p", *(["-f"] if grows else []), str(path), most=_MENDED)
+        await _run(["e2fsck", "-p", *(["-f"] if grows else []), str(path)], highest=_MENDED, hint=_DAMAGED)
         if grows:
-            await _run("resize2fs", str(path))
+            await _run(["resize2fs", str(path)])
 
 
 def _lengthen(path: Path, size_bytes: int) -> bool:
@@ -116,28 +118,5 @@ def _hold(path: Path, what: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-async def _run(*words: str, most: int = 0) -> None:
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *words, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-        )
-    except FileNotFoundError as problem:
-        raise DriverFailed(f"{words[0]} is not installed", hint="apt-get install e2fsprogs") from problem
-    try:
-        async with asyncio.timeout(CHECK_SECONDS):
-            said, _ = await process.communicate()
-    except BaseException as problem:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-        if isinstance(problem, TimeoutError):
-            raise DriverFailed(f"{words[0]} did not end within {CHECK_SECONDS:g} s") from problem
-        raise
-    if not 0 <= (process.returncode or 0) <= most:
-        text = " ".join(said.decode(errors="replace").split())[-400:]
-        raise DriverFailed(
-            f"{words[0]} failed: {text or f'exit code {process.returncode}'}",
-            reason="noSpace" if "No space left" in text else None,
-            hint="the data on the disk is damaged; repair it in a VM, or restore it" if words[0] == "e2fsck" else None,
-            details={"step": "disk"},
-        )
+async def _run(argv: list[str], *, highest: int = 0, hint: str | None = None) -> None:
+    await run_on_disk(argv, "e2fsprogs", seconds=CHECK_SECONDS, highest=highest, hint=hint)

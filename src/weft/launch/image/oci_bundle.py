@@ -33,7 +33,8 @@ from weft.contracts.driver.host import Capacity, Host
 from weft.contracts.driver.image import OciConfig, OciImage, RegistryCredentials
 from weft.drivers.image.oci.fetch.registry import RegistrySettings
 from weft.drivers.image.oci.store import OciImages
-from weft.drivers.runtime.qemu.microvm.root_disks import NEEDED, Roots, run
+from weft.drivers.linux.programs import run_on_disk
+from weft.drivers.runtime.qemu.image_disk import MAKING_SECONDS, PACKAGES, ImageDisks
 from weft.drivers.runtime.qemu.microvm.translate import read_signal
 from weft.images.microvm.build import pack_image
 from weft.images.parts import write_bundle
@@ -181,9 +182,10 @@ async def make_bundle(
 
 
 async def _pack(folder: Path, layers: Sequence[str], image: OciImage, microvm_dir: Path, target: Path) -> None:
-    raw = Path(await Roots(folder / "root").ensure(layers))
+    raw = Path(await ImageDisks(folder / "root").ensure_root(layers))
     disk, initrd, bundle = folder / DISK, folder / INITRD, folder / "bundle"
-    await run("qemu-img", "convert", "-q", "-f", "raw", "-O", "qcow2", str(raw), str(disk))
+    convert = ["qemu-img", "convert", "-q", "-f", "raw", "-O", "qcow2", str(raw), str(disk)]
+    await run_on_disk(convert, "qemu-utils", seconds=MAKING_SECONDS)
     await asyncio.to_thread(raw.unlink)
     initrd.write_bytes((microvm_dir / "initrd-vm").read_bytes() + pack_image(describe_image(image.config)))
     manifest = BundleManifest(
@@ -211,7 +213,7 @@ def describe_image(config: OciConfig) -> list[tuple[str, str]]:
 
 
 def _check(microvm_dir: Path) -> None:
-    missing = sorted({package for tool, package in NEEDED.items() if shutil.which(tool) is None})
+    missing = sorted({package for tool, package in PACKAGES.items() if shutil.which(tool) is None})
     if missing:
         raise DriverFailed(
             "the server lacks programs to convert container images to disks",

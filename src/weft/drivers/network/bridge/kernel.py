@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from weft.drivers.linux.programs import run_program
 from weft.objects.errors import DriverFailed
 
 LOOSE = "net/netfilter/nf_conntrack_tcp_loose"
@@ -113,29 +114,9 @@ async def run(step: str, argv: Sequence[str], stdin: str = "") -> str:
 
 async def attempt(step: str, argv: Sequence[str], stdin: str = "") -> tuple[int, str, str]:
     """Run a program whose failure is an answer: exit status, output, error output."""
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-        )
-    except FileNotFoundError:
-        raise DriverFailed(
-            f"network: {argv[0]} isn't installed",
-            hint="apt-get install iproute2 nftables dnsmasq-base conntrack util-linux",
-            details={"step": step},
-        ) from None
-    try:
-        async with asyncio.timeout(LONGEST_RUN_SECONDS):
-            out, problem = await process.communicate(stdin.encode())
-    except (TimeoutError, asyncio.CancelledError) as why:
-        process.kill()
-        await process.wait()
-        if isinstance(why, TimeoutError):
-            raise DriverFailed(
-                f"network: {step} didn't end within {LONGEST_RUN_SECONDS:.0f} s", details={"step": step}
-            ) from None
-        raise
-    assert process.returncode is not None
-    return process.returncode, out.decode(errors="replace"), problem.decode(errors="replace")
+    packages = "iproute2 nftables dnsmasq-base conntrack util-linux"
+    done = await run_program(argv, f"network: {step}", packages, seconds=LONGEST_RUN_SECONDS, stdin=stdin)
+    return done.code, done.output, done.errors
 
 
 async def inspect_node() -> tuple[dict[str, Link], list[FdbEntry]]:

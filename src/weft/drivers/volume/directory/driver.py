@@ -20,6 +20,7 @@ from weft.contracts.driver.host import Host
 from weft.contracts.driver.volume import PoolFacts, VolumeFacts
 from weft.contracts.durable_file import keep_file, name_file, sync_folder, write_durably
 from weft.drivers.linux.ext4 import check_files, has_files, is_blank, make_files, refuse_others
+from weft.drivers.linux.programs import run_on_disk
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound
 from weft.objects.identity import short_id
 from weft.objects.image.qcow2 import HEADER_BYTES, read_qcow2_header
@@ -115,7 +116,7 @@ class DirectoryVolumes:
             if not raw and (header is None or header.has_external_data or header.has_backing != (base is not None)):
                 raise InvalidInput(f"volume {volume_id}: the received data is not its disk")
             if base is not None:  # -u: only the name in the header changes, which was the other node's
-                await self._run("rebase", "-q", "-u", "-f", "qcow2", "-F", base_format, "-b", base, str(work))
+                await _run_qemu_img("rebase", "-q", "-u", "-f", "qcow2", "-F", base_format, "-b", base, str(work))
             await asyncio.to_thread(keep_file, work, self._raw(volume_id) if raw else self._path(volume_id))
             await asyncio.to_thread((self._path(volume_id) if raw else self._raw(volume_id)).unlink, missing_ok=True)
         except OSError as problem:
@@ -169,7 +170,7 @@ class DirectoryVolumes:
     async def _convert(self, volume_id: str, work: Path) -> None:
         self._check_own(volume_id)
         image = {"driver": "qcow2", "backing": None, "file": {"driver": "file", "filename": str(self._path(volume_id))}}
-        await self._run("convert", "-q", "-O", "raw", f"json:{json.dumps(image)}", str(work), seconds=COPY_SECONDS)
+        await _run_qemu_img("convert", "-q", "-O", "raw", f"json:{json.dumps(image)}", str(work), seconds=COPY_SECONDS)
 
     async def inspect(self, volume_id: str) -> VolumeFacts | None:
         return self._inspect(volume_id)
@@ -190,7 +191,7 @@ class DirectoryVolumes:
             self._check_own(volume_id)
             # What its header says of its base was true on the node that made it.
             image = {"driver": "qcow2", "backing": None, "file": {"driver": "file", "filename": facts.path}}
-            await self._run("resize", "-q", f"json:{json.dumps(image)}", str(_round_up(size_bytes)))
+            await _run_qemu_img("resize", "-q", f"json:{json.dumps(image)}", str(_round_up(size_bytes)))
         return self._inspect(volume_id) or facts
 
     async def remove(self, volume_id: str) -> None:
@@ -225,7 +226,7 @@ class DirectoryVolumes:
         await asyncio.to_thread(work.unlink, missing_ok=True)
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            await self._run("create", "-q", "-f", "qcow2", *options, str(work), str(_round_up(size)))
+            await _run_qemu_img("create", "-q", "-f", "qcow2", *options, str(work), str(_round_up(size)))
             await asyncio.to_thread(name_file, work, path)
         except OSError as problem:
             raise _failed(volume_id, problem) from problem
@@ -275,35 +276,9 @@ class DirectoryVolumes:
         path = self._path(volume_id)
         return path.with_name(f"{self._work_prefix}{path.name}")
 
-    async def _run(self, *words: str, seconds: float = TIMEOUT_SECONDS) -> None:
-        """Run qemu-img; raises DriverFailed with its own words."""
-        try:
-            process = await asyncio.create_subprocess_exec(
-                "qemu-img",
-                *words,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-            )
-        except FileNotFoundError as problem:
-            raise DriverFailed("qemu-img is not installed", hint="apt-get install qemu-utils") from problem
-        try:
-            async with asyncio.timeout(seconds):
-                _, said = await process.communicate()
-        except BaseException as problem:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-            if isinstance(problem, TimeoutError):
-                raise DriverFailed(f"qemu-img {words[0]} did not end within {seconds:g} s") from problem
-            raise
-        if process.returncode != 0:
-            text = said.decode(errors="replace").strip().removeprefix("qemu-img: ")
-            raise DriverFailed(
-                f"qemu-img {words[0]} failed: {text}",
-                reason="noSpace" if "No space left" in text else None,
-                details={"step": "disk"},
-            )
+
+async def _run_qemu_img(*words: str, seconds: float = TIMEOUT_SECONDS) -> None:
+    await run_on_disk(["qemu-img", *words], "qemu-utils", seconds=seconds)
 
 
 def _make_id(place: Path, path: Path, mark: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 from weft.contracts.driver.container import ContainerMount, ContainerNic, ContainerPlan, ContainerProcess, LogLine, User
 from weft.contracts.driver.host import Capacity
 from weft.contracts.driver.runtime import BootKernel, ExecRequest, GuestFacts, GuestState
+from weft.drivers.runtime.qemu.image_disk import name_root
 from weft.drivers.runtime.qemu.microvm import exchange_disk
 from weft.drivers.runtime.qemu.microvm.exchange_disk import (
     Head,
@@ -22,7 +23,6 @@ from weft.drivers.runtime.qemu.microvm.exchange_disk import (
     write_config,
 )
 from weft.drivers.runtime.qemu.microvm.record import MicrovmPaths, MicrovmRecord, tell
-from weft.drivers.runtime.qemu.microvm.root_disks import name_layers
 from weft.drivers.runtime.qemu.microvm.translate import (
     check_plan,
     describe_run,
@@ -144,8 +144,8 @@ def test_rights_are_the_kernels_bits() -> None:
 
 
 def test_equal_layers_are_one_image_whichever_container_has_them() -> None:
-    assert name_layers(["/a", "/b"]) == name_layers(["/a", "/b"])
-    assert len({name_layers(layers) for layers in (["/a", "/b"], ["/b", "/a"], ["/a"], ["/a\0/b"[:2]])}) == 3
+    assert name_root(["/a", "/b"]) == name_root(["/a", "/b"])
+    assert len({name_root(layers) for layers in (["/a", "/b"], ["/b", "/a"], ["/a"], ["/a\0/b"[:2]])}) == 3
 
 
 # What is read back was written by the machine.

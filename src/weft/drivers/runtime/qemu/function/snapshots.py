@@ -24,7 +24,7 @@ from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.runtime.qemu.function.capture import capture_machine
 from weft.drivers.runtime.qemu.function.checksums import Checks, inspect_file
 from weft.drivers.runtime.qemu.function.config import choose_memory, compose_config, pack_config
-from weft.drivers.runtime.qemu.function.disks import Disks
+from weft.drivers.runtime.qemu.function.disks import CODE, ROOT, CheckedDisks
 from weft.drivers.runtime.qemu.function.fingerprint import find_boot, identify, identify_node
 from weft.drivers.runtime.qemu.function.record import Template
 from weft.drivers.runtime.qemu.function.translate import plan_machine
@@ -51,7 +51,7 @@ class SnapshotStore:
         self._changed = changed
         self.there: set[str] = set()
         self._checks = Checks()
-        self.disks = Disks(folder / "disks", self._checks)
+        self.disks = CheckedDisks(folder / "disks", self._checks)
         self._locks: dict[str, asyncio.Lock] = {}
         self._capturing = asyncio.Semaphore(MOST_AT_ONCE)
 
@@ -129,9 +129,9 @@ class SnapshotStore:
     async def _make(self, recipe: Recipe, roots: Roots) -> Template:
         kernel, initrd = find_boot(recipe, roots)
         key = await asyncio.to_thread(identify, recipe, roots, self._facts)
-        disks = [await self.disks.ensure(_root_key(recipe, roots), roots.root, root=True)]
+        disks = [await self.disks.ensure(_root_key(recipe, roots), roots.root, ROOT)]
         if roots.code:
-            disks.append(await self.disks.ensure(_code_key(recipe), [roots.code], root=False))
+            disks.append(await self.disks.ensure(_code_key(recipe), [roots.code], CODE))
         machine = plan_machine(self._facts, choose_memory(recipe), recipe.cpu, len(disks))
         contents = [self._checks.digest(disk) for disk in disks]
         node, stems = identify_node(self._facts), [disk.stem for disk in disks]
@@ -181,7 +181,7 @@ class SnapshotStore:
         for note in self._folder.glob("[!.]*/template.json"):
             with contextlib.suppress(OSError, msgspec.MsgspecError):
                 used.update(msgspec.json.decode(note.read_bytes(), type=Template).disks)
-        await self.disks.keep_only(used)
+        await asyncio.to_thread(self.disks.forget, used)
 
     @contextlib.contextmanager
     def open(self, template: Template) -> Iterator[tuple[dict[str, int], list[int]]]:

@@ -28,6 +28,7 @@ from weft.contracts.driver.runtime import (
     SessionMark,
 )
 from weft.drivers.runtime.qemu.driver import QemuDriver
+from weft.drivers.runtime.qemu.image_disk import PACKAGES, ImageDisks, ensure_overlay
 from weft.drivers.runtime.qemu.microvm.exchange_disk import make_exchange_disk, read_head, read_lines, write_config
 from weft.drivers.runtime.qemu.microvm.record import (
     MicrovmPaths,
@@ -36,7 +37,6 @@ from weft.drivers.runtime.qemu.microvm.record import (
     tell,
     write_record,
 )
-from weft.drivers.runtime.qemu.microvm.root_disks import NEEDED, Roots, ensure_written, root_size
 from weft.drivers.runtime.qemu.microvm.session import KillableSession
 from weft.drivers.runtime.qemu.microvm.translate import (
     KILL,
@@ -51,6 +51,7 @@ from weft.objects.errors import DriverFailed, IllegalTransition, NotFound, Unava
 DRIVER = "microvm"
 KERNEL, INITRD = "kernel", "initrd"
 ENDING_SECONDS = 0.02
+MOST_UNUSED_BYTES = 4 << 30  # disks of images that nothing here has, until the oldest go
 _ALIVE = ("starting", "running", "paused")
 
 
@@ -69,7 +70,7 @@ class MicrovmDriver:
         own = msgspec.structs.replace(host, state_dir=str(self._state), run_dir=str(Path(host.run_dir) / DRIVER))
         Path(own.run_dir).mkdir(mode=0o755, parents=True, exist_ok=True)
         self._machines = QemuDriver(own, self._clock, alike=machines)
-        self._roots = Roots(self._state / "images")
+        self._disks = ImageDisks(self._state / "images")
         self._known: dict[str, MicrovmRecord] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._ending: set[str] = set()
@@ -90,7 +91,7 @@ class MicrovmDriver:
         )
 
     def _find_problems(self) -> list[str]:
-        missing = sorted({package for tool, package in NEEDED.items() if shutil.which(tool) is None})
+        missing = sorted({package for tool, package in PACKAGES.items() if shutil.which(tool) is None})
         if missing:
             return [f"programs are missing: apt-get install {' '.join(missing)}"]
         if not all((self._microvm_dir / name).is_file() for name in (KERNEL, INITRD)):
@@ -124,11 +125,11 @@ class MicrovmDriver:
     async def _begin(self, plan: ContainerPlan, before: MicrovmRecord | None) -> GuestFacts:
         paths = self._paths(plan.id)
         try:
-            base = before.base if before is not None else await self._roots.ensure(plan.layers, plan.disk_bytes)
+            base = before.base if before is not None else await self._disks.ensure_root(plan.layers, plan.disk_bytes)
             record = MicrovmRecord(plan, secrets.token_hex(15), base)
             records = describe_run(plan, record.run)
             paths.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-            await ensure_written(paths.root, base)
+            await ensure_overlay(paths.root, base)
             make_exchange_disk(paths.exchange_disk)
             await asyncio.to_thread(write_config, paths.exchange_disk, records)
             await asyncio.to_thread(write_record, paths, record)
@@ -162,7 +163,7 @@ class MicrovmDriver:
         return tell(record, guest, None if guest.state in _ALIVE else read_head(self._paths(guest_id).exchange_disk))
 
     async def recover(self) -> list[GuestFacts]:
-        await asyncio.to_thread(self._roots.sweep)
+        await asyncio.to_thread(self._disks.sweep)
         await self._machines.recover()
         found = []
         for folder in self._state.glob("containers/*"):
@@ -187,8 +188,8 @@ class MicrovmDriver:
         self._known.pop(guest_id, None)
         await asyncio.to_thread(shutil.rmtree, paths.state, True)
         folders = (self._state / "containers").glob("*")
-        used = [record.base for folder in folders if (record := self._find(folder.name)) is not None]
-        await asyncio.to_thread(self._roots.forget, used)
+        used = [Path(record.base).stem for folder in folders if (record := self._find(folder.name)) is not None]
+        await asyncio.to_thread(self._disks.forget, used, MOST_UNUSED_BYTES)
 
     async def changed(self) -> None:
         await self._machines.changed()
@@ -231,7 +232,7 @@ class MicrovmDriver:
 
     def _machine(self, record: MicrovmRecord) -> GuestPlan:
         kernel, initrd = (str(self._microvm_dir / name) for name in (KERNEL, INITRD))
-        paths, size = self._paths(record.plan.id), root_size(record.base)
+        paths, size = self._paths(record.plan.id), Path(record.base).stat().st_size
         return plan_machine(record.plan, paths, record.base, size, kernel, initrd, self._capacity)
 
     def _find(self, guest_id: str) -> MicrovmRecord | None:

@@ -1,0 +1,59 @@
+"""One program, run to its end: within a time, and ended where nobody waits for it any more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+
+from weft.objects.errors import DriverFailed
+
+
+class Finished(msgspec.Struct, frozen=True):
+    code: int
+    output: str
+    errors: str
+
+
+async def run_program(argv: Sequence[str], what: str, packages: str, *, seconds: float, stdin: str = "") -> Finished:
+    """``what`` names the work, ``packages`` are Debian's that have the program. Raises DriverFailed where it isn't installed, or
+    took too long."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+    except FileNotFoundError as problem:
+        raise DriverFailed(
+            f"{what}: {argv[0]} is not installed", hint=f"apt-get install {packages}", details={"step": what}
+        ) from problem
+    try:
+        async with asyncio.timeout(seconds):
+            output, errors = await process.communicate(stdin.encode())
+    except BaseException as problem:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        if isinstance(problem, TimeoutError):
+            raise DriverFailed(f"{what} did not end within {seconds:g} s", details={"step": what}) from problem
+        raise
+    assert process.returncode is not None
+    return Finished(process.returncode, output.decode(errors="replace"), errors.decode(errors="replace"))
+
+
+async def run_on_disk(
+    argv: Sequence[str], packages: str, *, seconds: float, highest: int = 0, hint: str | None = None
+) -> None:
+    """As ``run_program``, for a program that makes or changes a disk. Raises DriverFailed with its own words for an exit code
+    above ``highest``; its reason is noSpace where there was none left."""
+    what = argv[0] if argv[1].startswith(("-", "/")) else f"{argv[0]} {argv[1]}"
+    done = await run_program(argv, what, packages, seconds=seconds)
+    if 0 <= done.code <= highest:
+        return
+    said = " ".join(f"{done.errors} {done.output}".removeprefix(f"{argv[0]}: ").split())[-400:]
+    raise DriverFailed(
+        f"{what} failed: {said or f'exit code {done.code}'}",
+        reason="noSpace" if "No space left" in said else None,
+        hint=hint,
+        details={"step": "disk"},
+    )
