@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -89,17 +90,23 @@ def _stat_fields(pid: int) -> list[str] | None:
         return None
 
 
+def list_arguments() -> Iterator[tuple[int, list[str]]]:
+    """Each process's number and command line, the youngest numbers first, by a search of all."""
+    for pid in sorted((int(name) for name in os.listdir("/proc") if name.isdigit()), reverse=True):
+        if words := read_arguments(pid):
+            yield pid, words
+
+
 def find_by_argument(word: str) -> list[ProcessId]:
-    """Processes with this word on their command line, by a search of all."""
-    pids = (int(name) for name in os.listdir("/proc") if name.isdigit())
-    found = (inspect_process(pid) for pid in pids if word in read_arguments(pid))
+    """Processes with this word on their command line."""
+    found = (inspect_process(pid) for pid, words in list_arguments() if word in words)
     return [process for process in found if process is not None]
 
 
 def read_arguments(pid: int) -> list[str]:
-    """Its command line; empty of one that has gone."""
+    """Its command line; empty of one that has gone, and of the kernel's own."""
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        words = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return []
-    return [os.fsdecode(word) for word in words]
+    return [os.fsdecode(word) for word in words.removesuffix(b"\0").split(b"\0")] if words else []

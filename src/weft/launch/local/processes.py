@@ -12,9 +12,11 @@ import signal
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from itertools import pairwise
-from pathlib import Path
 
 import msgspec
+
+from weft.drivers.linux.processes import inspect_process as inspect_id
+from weft.drivers.linux.processes import read_arguments
 
 WEFT_ROLES = ("server", "agent", "init", "gateway", "guard")
 ENGINES = ("qemu-", "dnsmasq", "etcd")
@@ -34,16 +36,8 @@ class Process(msgspec.Struct, frozen=True):
 
 def inspect_process(pid: int) -> Process | None:
     """The process with this number, or None when there is none or only its zombie."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        argv = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    fields = stat.rpartition(")")[2].split()
-    if fields[0] in "ZX":
-        return None
-    words = tuple(os.fsdecode(word) for word in argv.split(b"\0")[:-1])
-    return Process(pid, int(fields[19]), words)
+    found = inspect_id(pid)
+    return Process(pid, found.start_ticks, tuple(read_arguments(pid))) if found is not None else None
 
 
 def inspect_processes() -> list[Process]:

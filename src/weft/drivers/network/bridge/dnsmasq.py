@@ -16,6 +16,7 @@ from pathlib import Path
 
 from weft.contracts.driver.network import Port, Segment
 from weft.drivers.cgroup.groups import ControlGroups
+from weft.drivers.linux.processes import list_arguments
 from weft.drivers.network.bridge.kernel import NAMESPACES, run, write_file
 from weft.drivers.network.bridge.names import INSIDE
 from weft.objects.errors import DriverFailed
@@ -278,12 +279,8 @@ def _is_ending(pid: int) -> bool:
 def _servers_in(namespace: str) -> list[int]:
     router = (NAMESPACES / namespace).stat().st_ino
     found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            if (entry / "ns/net").stat().st_ino == router and (entry / "cmdline").read_bytes().startswith(b"dnsmasq\0"):
-                found.append(int(entry.name))
-        except OSError:
-            continue
+    for pid, words in list_arguments():
+        with contextlib.suppress(OSError):
+            if words[0] == "dnsmasq" and Path(f"/proc/{pid}/ns/net").stat().st_ino == router:
+                found.append(pid)
     return found

@@ -19,7 +19,7 @@ from typing import Any
 from weft.contracts.clock import Clock
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.cgroup.limits import Limits, limit_guest
-from weft.drivers.linux.processes import inspect_process, kill_process, wait_for_end
+from weft.drivers.linux.processes import ProcessId, inspect_process, kill_process, list_arguments, wait_for_end
 from weft.drivers.linux.syscalls import small_pages
 from weft.drivers.runtime.qemu.function.translate import Machine
 from weft.drivers.runtime.qemu.process.confinement import OPEN_FILES, choose_user, plan_confined
@@ -195,17 +195,11 @@ async def end_leftovers(prefix: str, cgroups: ControlGroups, clock: Clock) -> in
     return len(found)
 
 
-def _find_named(prefix: str) -> dict[str, Any]:
+def _find_named(prefix: str) -> dict[str, ProcessId]:
     """The processes whose ``-name`` begins so, by it."""
-    found: dict[str, Any] = {}
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):
-            words = folder.joinpath("cmdline").read_bytes().split(b"\0")
-            at = words.index(b"-name") + 1 if b"-name" in words else 0
-            name = words[at].decode(errors="replace").split(" ")[0] if 0 < at < len(words) else ""
-            process = inspect_process(int(folder.name))
-            if name.startswith(prefix) and process is not None:
-                found[name] = process
+    found = {}
+    for pid, words in list_arguments():
+        name = words[words.index("-name") + 1].split(" ")[0] if "-name" in words[:-1] else ""
+        if name.startswith(prefix) and (process := inspect_process(pid)) is not None:
+            found[name] = process
     return found

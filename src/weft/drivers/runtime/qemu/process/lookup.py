@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from weft.drivers.linux.processes import ProcessId, inspect_process
+from weft.drivers.linux.processes import ProcessId, inspect_process, list_arguments, read_arguments
 
 
 def find_guest_process(pid_file: Path, uuid: str = "") -> ProcessId | None:
@@ -14,21 +13,13 @@ def find_guest_process(pid_file: Path, uuid: str = "") -> ProcessId | None:
         pid = int(pid_file.read_text())
     except (OSError, ValueError):
         return None
-    return inspect_process(pid) if _runs_guest(pid, pid_file, uuid) else None
+    return inspect_process(pid) if _runs_guest(read_arguments(pid), pid_file, uuid) else None
 
 
 def search_guest_process(pid_file: Path, uuid: str = "") -> ProcessId | None:
     """Any process on its way to become that QEMU, by a search of all: it may not have written its pidfile yet."""
-    found = (int(name) for name in os.listdir("/proc") if name.isdigit())
-    for pid in sorted(found, reverse=True):
-        if _runs_guest(pid, pid_file, uuid):
-            return inspect_process(pid)
-    return None
+    return next((inspect_process(pid) for pid, words in list_arguments() if _runs_guest(words, pid_file, uuid)), None)
 
 
-def _runs_guest(pid: int, pid_file: Path, uuid: str) -> bool:
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    return {os.fsencode(pid_file), *([uuid.encode()] if uuid else [])} <= set(words)
+def _runs_guest(words: list[str], pid_file: Path, uuid: str) -> bool:
+    return {str(pid_file), *([uuid] if uuid else [])} <= set(words)
