@@ -31,6 +31,7 @@ WRITERS = {
     "controllers/volume": "volumes",
     "controllers/workload": "workload",
     "gateway": "gateway",
+    "informer/addresses": "addresses",
     "scheduler": "scheduler",
     "scheduler/constraint": "standing",
     "scheduler/recommendation": "recommend",
@@ -60,7 +61,7 @@ def find_writes(part: str) -> Iterator[str]:
 
 def find_conditions() -> Iterator[tuple[str, str]]:
     """(controller, type) of every condition that is made."""
-    for path in files_of("controllers", "scheduler", "api"):
+    for path in files_of("controllers", "scheduler", "api", "informer"):
         for node in nodes_of(path, ast.Call):
             if isinstance(node.func, ast.Name) and node.func.id == "Condition":
                 assert isinstance(node.args[0], ast.Constant), f"{path.name}: a condition's type is written out"

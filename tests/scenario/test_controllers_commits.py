@@ -86,20 +86,25 @@ RELIES_ON = {
     "controllers/workload/controller.py plan_removal 2": "workload at | publishedport",
     "controllers/workload/controller.py plan_removal 3": "workload at and goes | decision, endpoint, publishedport",
     "controllers/workload/controller.py plan_workload": "workload at, allocation at, allocation at and goes",
+    "scheduler/allocation/bind.py plan_addresses": "workload at, endpoint absent, network present",
     "scheduler/allocation/bind.py plan_adopted": "workload at",
-    "scheduler/allocation/bind.py plan_placement": "workload at, node at, volume at, allocation absent | decision",
+    "scheduler/allocation/bind.py plan_placement": (
+        "workload at, node at, volume at, allocation absent, endpoint absent, network present | decision"
+    ),
     "scheduler/allocation/bind.py plan_refusal": "workload at | decision",
     "scheduler/allocation/bind.py plan_regrouped": "workload at, allocation at",
     "scheduler/allocation/bind.py plan_waiting": "workload at",
     "scheduler/own_policies/status.py _plan_one": "placementpolicy at",
-    "scheduler/gang/commit.py join": "workload at, node at, allocation absent | decision",
+    "scheduler/gang/commit.py join": "workload at, node at, allocation absent, endpoint absent, network present | decision",
     "scheduler/migration/plan.py _plan_condition": "migration at",
     "scheduler/migration/plan.py _plan_refusal": "migration at | decision",
     "scheduler/migration/plan.py plan_room": "migration at, workload at, node at, allocation absent, allocation at | decision",
     "scheduler/migration/plan.py plan_target": (
         "migration at, workload at, node at, volume at, allocation absent, allocation at, allocation at and goes | decision"
     ),
-    "scheduler/allocation/preempt.py join_victims": "workload at, node at, allocation absent, allocation at | decision",
+    "scheduler/allocation/preempt.py join_victims": (
+        "workload at, node at, allocation absent, allocation at, endpoint absent, network present | decision"
+    ),
     "scheduler/recommendation/plan.py plan_recommendation": "recommendation at",
     "scheduler/allocation/resize.py plan_resize": "workload at, allocation at, volume at",
     "scheduler/report/plan.py plan_report": "report at",
@@ -206,6 +211,30 @@ async def a_guest_went_on_by_a_move_that_the_store_has_lost(tmp_path: Path) -> N
         await lab.until(goes)
 
 
+async def a_guest_is_found_after_its_vm_got_another_address(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        (endpoint,) = await lab.every("endpoint")
+        spec = decode_part(endpoint.spec, EndpointSpec)
+        await lab.kill_deciders()
+        await test_controllers_bad_days.forget(lab, ["allocation", "decision", "endpoint"])
+        other = msgspec.structs.replace(spec, address="10.0.0.9", mac="52:54:00:00:00:09")
+        raw = msgspec.Raw(msgspec.json.encode(other))
+        new = Envelope(
+            kind="endpoint", name=f"{spec.network_uid}.10.0.0.9", uid=new_uid(), owner=endpoint.owner, spec=raw
+        )
+        await lab.store.commit([Put(new.key, encode_envelope(new))])
+        await test_controllers_bad_days.report_orphans(lab, "n1")
+        lab.start_deciders()
+
+        async def has_its_own() -> bool:
+            return [one.address for one in await lab.endpoints()] == [spec.address]
+
+        await lab.until(has_its_own)
+
+
 async def a_policy_of_ones_own_can_not_be_had(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         lab.has_threads = True
@@ -259,6 +288,8 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     egress_endpoints_come_and_go,
     others_let_go_of_what_is_deleted_later,
     a_guest_went_on_by_a_move_that_the_store_has_lost,
+    a_guest_is_found_after_its_vm_got_another_address,
+    test_gangs.test_the_addresses_of_a_large_gang_come_before_its_places,
     a_policy_of_ones_own_can_not_be_had,
     nodes_are_counted_for_a_constraint,
 )

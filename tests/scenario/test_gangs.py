@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tests.scenario.controllers_lab import GIB, Lab
+from tests.scenario.controllers_lab import GIB, MIB, Lab
 
 from weft.kinds.decision import DecisionSpec
 from weft.objects.envelope import decode_part
@@ -192,3 +192,51 @@ async def test_a_gang_for_which_there_was_no_time_to_search_is_searched_for_late
         for name in "abcdef":
             await lab.until_phase(name, "Running")
         assert lab.clock.elapsed() >= 1010
+
+
+async def test_a_gang_gets_all_of_its_addresses_or_none(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.put("network", "small", {"cidr": "10.9.0.0/29"})
+        await lab.put_vm("first", networks=["small"])
+        await lab.until_phase("first", "Running")
+        for name in "abcde":
+            await lab.put_vm(name, gang="web:5", networks=["small"], cpu=0.5)
+        for name in "abcde":
+            await lab.until_refused(name, "networkFull")
+            addressed = (await lab.vm(name)).condition("Addressed")
+            assert addressed is not None and "10.9.0.0/29" in addressed.message
+        assert len(await lab.endpoints()) == 1 and set(await nodes_of(lab)) == {"first"}
+        await lab.put_vm("alone", networks=["small"])  # what a gang can't use is for others
+        await lab.until_phase("alone", "Running")
+        for name in ("first", "alone"):
+            await lab.delete(f"/vm/default/{name}")
+        for name in "abcde":
+            await lab.until_phase(name, "Running")
+        assert sorted(one.address for one in await lab.endpoints()) == [f"10.9.0.{n}" for n in range(2, 7)]
+
+
+async def test_a_gang_without_a_place_has_no_addresses(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1", cpu=1.0)
+        for name in ("a", "b"):
+            await lab.put_vm(name, gang="web:2", cpu=1.0)
+        for name in ("a", "b"):
+            await lab.until_refused(name, "insufficientResources")
+        assert await lab.endpoints() == []
+        await lab.put_vm("other", cpu=1.0)
+        await lab.until_phase("other", "Running")
+        assert (await lab.status("other")).address == "10.0.0.2"  # the gang's tries have left nothing behind
+
+
+async def test_the_addresses_of_a_large_gang_come_before_its_places(tmp_path: Path) -> None:
+    """All that it needs is more than one commit holds."""
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        names = [f"m{number}" for number in range(32)]
+        for name in names:
+            await lab.put_vm(name, gang="web:32", cpu=0.1, memory=MIB)
+        for name in names:
+            await lab.until_phase(name, "Running")
+        assert len({spec.address for spec in await lab.endpoints()}) == 32
+        assert len({one.revision for one in await lab.every("decision")}) == 1, "it was placed one by one"

@@ -15,8 +15,9 @@ from weft.informer.cache import Cache
 from weft.informer.view import Item
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.decision import DecisionSpec
+from weft.kinds.endpoint import EndpointStatus
 from weft.kinds.node import NodeSpec
-from weft.kinds.parts.workload import WITHOUT_NETWORKS, WorkloadStatus
+from weft.kinds.parts.workload import WorkloadStatus
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, merge_part
 from weft.scheduler.loop import BATCH
 
@@ -27,11 +28,6 @@ def cordon(flag: bool) -> object:
         envelope.generation += 1
 
     return change
-
-
-def addressed(envelope: Envelope) -> None:
-    """As the doors make a VM without networks."""
-    envelope.conditions = [replace(WITHOUT_NETWORKS, generation=1)]
 
 
 async def decision_of(lab: Lab, name: str) -> DecisionSpec:
@@ -251,8 +247,6 @@ async def test_what_a_batch_under_way_has_given_away_the_next_one_does_not_give_
         for number in range(BATCH):
             await lab.put_vm(f"m{number}", networks=[], cpu=0.01, memory=MIB)
         await lab.put_vm("z", volumes=["data"], networks=[], memory=MIB)
-        for vm in await lab.every("vm"):
-            await lab.change(vm.key, addressed)
         lab.start_deciders()
         await lab.pass_time(12)
         placed = {allocation.workload.name for allocation in await lab.allocations()}
@@ -260,13 +254,14 @@ async def test_what_a_batch_under_way_has_given_away_the_next_one_does_not_give_
         await lab.until_refused("z", "volumeInUse")
 
 
-async def test_the_commit_that_gives_a_place_says_all_that_follows_from_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("networks", [[], ["default"]], ids=["no network", "a network"])
+async def test_the_commit_that_gives_a_place_says_all_that_follows_from_it(tmp_path: Path, networks: list[str]) -> None:
     async with Lab(tmp_path) as lab:
         node = await lab.add_node("n1")
         node.slow = True
         await lab.pass_time(1)
         cursor = (await lab.store.list("/vm/", limit=1)).cursor
-        await lab.put_vm("web", networks=[])
+        await lab.put_vm("web", networks=networks)
         await lab.pass_time(3)
         written = []
         async with aclosing(lab.store.watch("/vm/default/web", cursor)) as batches:
@@ -280,6 +275,13 @@ async def test_the_commit_that_gives_a_place_says_all_that_follows_from_it(tmp_p
         status, ready = decode_part(written[-1].status, WorkloadStatus), written[-1].condition("Ready")
         assert (status.phase, status.node, status.incarnation) == ("Prolog", "n1", 1)
         assert status.observed_generation == 1 and ready is not None and ready.reason == "Prolog"
+        endpoints = await lab.every("endpoint")
+        assert len(endpoints) == len(networks)
+        for endpoint in endpoints:
+            assert endpoint.revision == allocation.revision, "its address came before its place, or was changed after"
+            assert (status.address, decode_part(endpoint.status, EndpointStatus).node) == ("10.0.0.2", "n1")
+        addressed = written[-1].condition("Addressed")
+        assert addressed is not None and addressed.message == ("default 10.0.0.2" if networks else "no networks")
         assert lab.journal.reasons("web").count("Prolog") == 1
 
 
@@ -299,7 +301,7 @@ async def test_what_a_placement_has_written_is_known_as_it_stands_in_the_store(
         await lab.add_node("n1")
         await lab.put_vm("web")
         await lab.until_phase("web", "Running")
-    assert {item.envelope.kind for item in taken} == {"allocation", "decision", "vm"}
+    assert {item.envelope.kind for item in taken} == {"allocation", "decision", "endpoint", "vm"}
     for item in taken:
         if item.envelope.kind == "allocation":
             assert item.spec(AllocationSpec) == decode_part(item.envelope.spec, AllocationSpec)

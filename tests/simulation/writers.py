@@ -13,7 +13,7 @@ from weft.objects.envelope import Condition, Envelope, decode_part
 # Who may make, and who may remove, objects of a kind; who may write their spec. ``doors`` writes for people and nodes.
 MAKERS = {
     "allocation": {"scheduler", "workload"},
-    "endpoint": {"addresses", "workload", "conversions"},
+    "endpoint": {"addresses", "scheduler", "workload", "conversions"},
     "decision": {"scheduler"},
     "container": {"API server", "jobs", "conversions"},
     "vm": {"API server", "conversions"},
@@ -89,6 +89,9 @@ def find_wrong_writers(writer: str, was: Envelope | None, now: Envelope | None, 
             yield f"{what} got a place and is told to be {status.phase}"
         told = ("Ready", "Current")
         was = replace(was, status=now.status, conditions=[*_without(was, *told), *_only(now, *told)])
+    if kind in ("vm", "container") and writer == "scheduler":
+        # Addresses come with the place; that one lacks is said with the wait for it (decision 0135).
+        was = replace(was, conditions=[*_without(was, "Addressed"), *_only(now, "Addressed")])
     status_writers = STATUS_WRITERS.get(kind, {found.status_writer})
     changed = {
         "spec": (was.spec != now.spec or was.generation != now.generation, SPEC_WRITERS.get(kind, {"API server"})),

@@ -13,6 +13,9 @@ from collections.abc import Iterable, Sequence
 from weft.informer.commit import Commit
 from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Item
+from weft.kinds.allocation import AllocatedVolume
+from weft.kinds.endpoint import EndpointSpec
+from weft.scheduler.table.snapshot import Snapshot
 
 MOST = 4
 _TURNS = 3  # of the loop, until what is given to a term has left
@@ -20,13 +23,23 @@ _TURNS = 3  # of the loop, until what is given to a term has left
 
 class Batch:
     """Decisions on the VMs with these ``keys``. ``assumed`` are keys of allocations that they make, ``resized`` of those
-    that they change, and ``attached`` has, by uid of the volume, which VM got it."""
+    that they change, ``reserved`` are addresses of endpoints that they make, and ``attached`` has, by uid of the volume,
+    which workload got it."""
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
         self.keys = frozenset(keys)
         self.assumed: list[str] = []
         self.resized: list[str] = []
+        self.reserved: list[EndpointSpec] = []
         self.attached: dict[str, Item] = {}
+
+    def take_back(self, snapshot: Snapshot, first: int, volumes: Iterable[AllocatedVolume]) -> None:
+        """Undo the placements from the ``first`` on, which have these ``volumes``; addresses stay reserved."""
+        for key in self.assumed[first:]:
+            snapshot.drop_allocation(key)
+        del self.assumed[first:]
+        for volume in volumes:
+            self.attached.pop(volume.uid, None)
 
 
 class CommittedBatch:

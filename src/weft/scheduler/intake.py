@@ -11,18 +11,21 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from weft.contracts.wakeup import Wake
+from weft.informer.addresses import AddressBook
 from weft.informer.leader_lease import LeaderLease
 from weft.informer.silent_nodes import find_silent, may_be_silent
 from weft.informer.view import Changed, Item, View
 from weft.informer.workloads import gang_of, list_workloads, record_of, spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, PREEMPTIBLE, AllocationReport, AllocationSpec
 from weft.kinds.image import ImageStatus
+from weft.kinds.network import NetworkStatus
 from weft.kinds.node import NodeReport, NodeStatus, read_orphan
 from weft.kinds.parts.in_place_update import find_fit
 from weft.kinds.parts.workload import (
     WORKLOADS_BY_CONSTRAINT,
     WORKLOADS_BY_GANG,
     WORKLOADS_BY_IMAGE,
+    WORKLOADS_BY_NETWORK,
     WORKLOADS_BY_UID,
     WORKLOADS_BY_VOLUME,
     WorkloadSpec,
@@ -45,8 +48,10 @@ from weft.scheduler.workload.request import is_looked_at, read_memberships, want
 
 REFRESH_EVERY_SECONDS = 5.0
 LISTEN_EVERY_SECONDS = 1.0  # whether nodes that are silent after a restore are waited for no more
-KINDS = ("node", "allocation", *WORKLOADS, "placementpolicy", "migration", *QUESTIONS)  # that a newcomer must have seen
-HEARD = (*KINDS, "image", "constraint", "project", "volume")
+RETRY_ADDRESSES_EVERY_SECONDS = 5.0
+# That a newcomer must have seen.
+KINDS = ("node", "allocation", "endpoint", *WORKLOADS, "placementpolicy", "migration", *QUESTIONS)
+HEARD = (*KINDS, "image", "network", "constraint", "project", "volume")
 
 
 class Intake:
@@ -60,6 +65,8 @@ class Intake:
         self.silent: list[str] = []  # nodes that haven't said, after a restore, what runs there
         self.cramped: set[str] = set()  # keys of VMs that wait for room to grow where they run
         self.unruled: set[str] = set()  # keys of VMs that wait for a placement policy
+        self.addresses = AddressBook()
+        self.unaddressed: set[str] = set()  # keys of workloads that wait for an address
         self._term = term
         self._view: View = term.cache.view
         self._engine = engine
@@ -70,6 +77,8 @@ class Intake:
         self._counts_due = True  # of nodes that meet each Constraint
         self._nodes_moved = False  # since verdicts were last refreshed
         self._refresh_at = 0.0
+        self._addresses_freed = False  # since those that wait for one were offered
+        self._retry_addresses_at = 0.0
 
     def notice(self, changes: Sequence[Changed]) -> None:
         """Bring the snapshot up to date, and queue the VMs that these changes may let be placed."""
@@ -79,11 +88,18 @@ class Intake:
                     self._notice_allocation(change)
                 case "node":
                     self._notice_node(change)
+                case "endpoint":
+                    self.addresses.notice_endpoint(change)
+                    if change.new is None:
+                        self._free_addresses()
+                case "network":
+                    if _has_changed(change, lambda item: (item.uid, item.status(NetworkStatus).vni)):
+                        self._offer_all(self._view.find(WORKLOADS_BY_NETWORK, change.key))
                 case "image":
-                    if _moved(change, lambda item: item.status(ImageStatus).phase):
+                    if _has_changed(change, lambda item: item.status(ImageStatus).phase):
                         self._offer_all(self._view.find(WORKLOADS_BY_IMAGE, change.key))
                 case "constraint":
-                    if _moved(change, lambda item: (item.uid, item.envelope.generation, item.deleting)):
+                    if _has_changed(change, lambda item: (item.uid, item.envelope.generation, item.deleting)):
                         self._offer_all(self._view.find(WORKLOADS_BY_CONSTRAINT, change.key))
                         self._counts_due = True
                         self.wake.ring()
@@ -106,15 +122,20 @@ class Intake:
         self._offer_all(due.values())
         self.wake_classes()
 
+    def _free_addresses(self) -> None:
+        if self.unaddressed:
+            self._addresses_freed = True
+            self.wake.ring()
+
     def _notice_workload(self, change: Changed) -> None:
         workload = change.new
         if workload is None or workload.deleting:
             self.queue.forget(change.key)
             self._offer_gang(change.item)
-        elif _moved(change, _wish_of):
+        elif _has_changed(change, _wish_of):
             self._due[workload.key] = workload
             self._offer_gang(workload)
-        if change.old is not None and _moved(change, lambda item: item.status(WorkloadStatus).conversion):
+        if change.old is not None and _has_changed(change, lambda item: item.status(WorkloadStatus).conversion):
             record = record_of(change.old)
             for name in record.volumes(spec_of(change.old)):
                 volume = object_key("volume", change.old.envelope.project, name)
@@ -128,7 +149,7 @@ class Intake:
     def _notice_allocation(self, change: Changed) -> None:
         self.count(change.key, change.new)
         self.moves.notice(self._view, change)
-        if _moved(change, _stand_of):
+        if _has_changed(change, _stand_of):
             for workload in self._view.find(WORKLOADS_BY_UID, change.item.spec(AllocationSpec).workload.uid):
                 self._due[workload.key] = workload
                 self._offer_gang(workload)
@@ -152,6 +173,14 @@ class Intake:
         how many seconds to call again, None if there is no need."""
         self._hear()
         patience = LISTEN_EVERY_SECONDS if self.silent else None
+        if self._addresses_freed:
+            wait = self._retry_addresses_at - self._term.clock.elapsed()
+            if wait <= 0:
+                self._addresses_freed = False
+                self._retry_addresses_at = self._term.clock.elapsed() + RETRY_ADDRESSES_EVERY_SECONDS
+                self.unaddressed = self.offer_keys(self.unaddressed)
+            else:
+                patience = wait if patience is None else min(patience, wait)
         if not self._nodes_moved:
             return patience
         wait = self._refresh_at - self._term.clock.elapsed()
@@ -189,9 +218,9 @@ class Intake:
             self._suspects[change.key] = change.new
         else:
             self._suspects.pop(change.key, None)
-        if not _moved(change, _stand_of_node):
+        if not _has_changed(change, _stand_of_node):
             return self._hear()
-        if _moved(change, read_node):
+        if _has_changed(change, read_node):
             self._nodes_moved = True
             self.wake.ring()
         if change.new is None:
@@ -200,9 +229,11 @@ class Intake:
             if change.old is not None and change.old.uid != change.new.uid:
                 self._snapshot.drop_node(change.old.uid)
             self._snapshot.put_node(read_node(change.new))
-        if _moved(change, lambda item: (item.uid, item.report(NodeReport).orphan_allocations)):
+        if _has_changed(change, lambda item: (item.uid, item.report(NodeReport).orphan_allocations)):
             count_orphans(self._snapshot, self._view, change)
-        if _moved(change, lambda item: item.report(NodeReport).orphans):
+            self.addresses.notice_node(change)
+            self._free_addresses()
+        if _has_changed(change, lambda item: item.report(NodeReport).orphans):
             for item in (change.old, change.new):
                 for text in item.report(NodeReport).orphans if item is not None else ():
                     orphan = read_orphan(text)
@@ -254,7 +285,7 @@ class Intake:
             self.wake.ring()
 
 
-def _moved(change: Changed, read: Callable[[Item], object]) -> bool:
+def _has_changed(change: Changed, read: Callable[[Item], object]) -> bool:
     """Whether what ``read`` gives is new."""
     return change.old is None or change.new is None or read(change.old) != read(change.new)
 

@@ -1,13 +1,12 @@
-"""Places VMs: takes those that want a place, decides in batches, and commits what it decided.
+"""Places workloads: takes those that want a place, decides in batches, and commits what it decided.
 
-Reads VMs, nodes, allocations, images, volumes, networks, endpoints; writes allocations, decisions, and the condition
-Placed. Woken by its intake, which hears of any change that could let a VM be placed; it sleeps otherwise. It keeps nothing
-but what it can read again: a new Scheduler over the same cache goes on where another was killed.
+Reads workloads, nodes, allocations, images, volumes, networks, endpoints; writes allocations, endpoints, decisions, and the
+conditions Placed and Addressed. Woken by its intake, which sees every change that could let a workload be placed; else it sleeps.
+It keeps nothing but what it can read again: a new Scheduler over the same cache goes on where another was killed.
 """
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 
@@ -21,7 +20,7 @@ from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Item, View
 from weft.informer.workloads import gang_of, name_of, spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec, allocation_name
-from weft.kinds.fields.strategy import DEFAULT_STRATEGY, read_strategy
+from weft.kinds.fields.strategy import DEFAULT_STRATEGY
 from weft.kinds.node import NODES_BY_UID
 from weft.kinds.registry import find_kind
 from weft.objects.identity import new_uid, object_key
@@ -29,6 +28,7 @@ from weft.scheduler.allocation.bind import (
     Tell,
     Timing,
     no_status_update,
+    plan_addresses,
     plan_adopted,
     plan_placement,
     plan_refusal,
@@ -55,7 +55,14 @@ from weft.scheduler.own_policies.status import plan_policy_status
 from weft.scheduler.policies import Policies
 from weft.scheduler.table.facts import name_workload
 from weft.scheduler.table.snapshot import Snapshot, asks_of, without
-from weft.scheduler.workload.request import Candidate, Waiting, read_candidate, read_memberships, wants_place
+from weft.scheduler.workload.request import (
+    Candidate,
+    Waiting,
+    read_candidate,
+    read_memberships,
+    reserve_addresses,
+    wants_place,
+)
 
 BATCH = 3 * (MAX_WRITES // 3)  # a placement has three writes
 LOOK_AT_WORKERS_EVERY_SECONDS = 0.05  # whether own policies that are started are ready
@@ -63,11 +70,6 @@ TELL_AGAIN_SECONDS = 0.1
 RETOLD = 20  # of a class whose verdict is worded anew; the others keep the words they have
 _SHORTEST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 5.0
-
-
-def default_strategy() -> str:
-    """The cluster's strategy: SCHEDULING_STRATEGY, else least_loaded. Raises InvalidInput."""
-    return read_strategy(os.environ.get("SCHEDULING_STRATEGY") or DEFAULT_STRATEGY, "SCHEDULING_STRATEGY")
 
 
 class Scheduler:
@@ -201,6 +203,7 @@ class Scheduler:
                 self.snapshot.drop_allocation(key)
         for key in batch.resized:
             self.intake.count(key, self._view.get(key))
+        self.intake.addresses.give_back(self._view, batch.reserved)
 
     def plan(self, keys: Sequence[str]) -> list[Commit]:
         """Decide on these VMs, one after the other, each seeing what those before it were given."""
@@ -224,25 +227,24 @@ class Scheduler:
         if not wants_place(self._view, workload):
             return self._plan_placed(workload, now)
         candidate = read_candidate(self._view, workload, self._strategy, self.intake.silent)
-        if isinstance(candidate, Candidate):
-            candidate = self._find_obstacle(candidate) or candidate
-        if isinstance(candidate, Waiting):
-            return self._plan_waiting(workload, candidate, now)
-        return self._decide(candidate, now)
+        found = candidate if isinstance(candidate, Waiting) else self._make_ready([candidate])
+        if isinstance(found, Waiting):
+            return self._plan_waiting(workload, found, now)
+        return self._decide(found[0], now)
 
     def _plan_gang(self, workload: Item) -> list[Commit | None]:
         """Decide on all that are to be placed together with ``workload``: their places are one commit."""
         now = self._term.clock.now()
         found = assemble_gang(self._view, workload, self._strategy, self.intake.silent)
+        name = gang_of(workload)
         if isinstance(found, list):
-            found = next((taken for each in found if (taken := self._find_obstacle(each)) is not None), found)
+            if len(found) > 1 and name in self._mustered:
+                return []
+            found = self._make_ready(found)
         if isinstance(found, Waiting):
             return [self._plan_waiting(workload, found, now)]
         if len(found) == 1:
             return [self._decide(found[0], now)]
-        name = gang_of(workload)
-        if name in self._mustered:
-            return []
         self._mustered.add(name)
         candidates = [self._relax(candidate) for candidate in found]
         members = [Member(c.request, c.workload.uid, name_workload(c.workload.envelope.ref)) for c in candidates]
@@ -263,13 +265,16 @@ class Scheduler:
         excess = find_excess(commit)
         if not excess:
             return [commit]
-        for key in self._batch.assumed[first:]:
-            self.snapshot.drop_allocation(key)
-        del self._batch.assumed[first:]
-        for volume in (volume for candidate in candidates for volume in candidate.volumes):
-            self._batch.attached.pop(volume.uid, None)
+        self._batch.take_back(self.snapshot, first, [volume for each in candidates for volume in each.volumes])
+        if any(each.reserved for each in candidates):  # their addresses first, and then all the places together
+            return [plan_addresses(each, now) for each in candidates if each.reserved]
         large = Waiting("gangTooLarge", f"the gang's placements don't fit into one commit: {excess}")
         return [plan_waiting(candidate.workload, large, now) for candidate in candidates]
+
+    def _make_ready(self, candidates: list[Candidate]) -> list[Candidate] | Waiting:
+        """These with an address reserved for each of their NICs, or what one of them must wait for."""
+        obstacle = next((found for each in candidates if (found := self._find_obstacle(each)) is not None), None)
+        return obstacle or reserve_addresses(self.intake.addresses, self._view, candidates)
 
     def _find_obstacle(self, candidate: Candidate) -> Waiting | None:
         """What it must wait for: what another of the batch in hand got, or a worker of its policy."""
@@ -286,6 +291,8 @@ class Scheduler:
             self.intake.unruled.add(workload.key)
         if waiting.reason == "policyStarting":
             self._starting.add(workload.key)
+        if waiting.address is not None and waiting.address.lasts:
+            self.intake.unaddressed.add(workload.key)
         return plan_waiting(workload, waiting, now)
 
     def _plan_placed(self, workload: Item, now: float) -> Commit | None:
@@ -348,6 +355,7 @@ class Scheduler:
             load = msgspec.structs.replace(load, workload=name_workload(workload.envelope.ref))
         self.snapshot.put_allocation(allocation, node.uid, request.amounts, load)
         self._batch.assumed.append(allocation)
+        self._batch.reserved += candidate.reserved
         self._batch.attached.update((volume.uid, workload) for volume in candidate.volumes)
         self._engine.last = node.envelope.name
         what = f"{find_kind(workload.envelope.kind).title} '{workload.envelope.name}'"
@@ -359,6 +367,7 @@ class Scheduler:
 
     def _refuse(self, candidate: Candidate, explanation: Explanation, timing: Timing) -> Commit | None:
         workload = candidate.workload
+        self.intake.addresses.give_back(self._view, candidate.reserved)
         if candidate.request.mode == "long-lived":
             self.intake.queue.refuse(workload.key, candidate.request, explanation)
         placed = workload.envelope.condition("Placed")

@@ -1,97 +1,45 @@
-"""Gives each VM an address and a MAC in each of its networks, and says where its NICs and published ports are plugged in.
+"""Says where the NICs and published ports of workloads are plugged in, and gives an address to each NIC that the scheduler doesn't.
 
-Reads VMs, networks, endpoints, published ports, allocations, nodes, functions; writes endpoints, publishedport.status and the VM's
-condition Addressed. Woken by VMs, by networks that become ready, by allocations that come or go, by nodes that move. It keeps
-the endpoints that nodes have for the sake of functions, too (``egress_endpoints``).
-An address is an endpoint's key, so the store itself refuses to give one twice.
+The scheduler gives a workload its first addresses together with its place. What has a place and joins another network gets its
+address here, and so does what people hold or have stopped; addresses that nothing names any more are released. It keeps the
+endpoints that nodes have for functions, too (``egress_endpoints``).
+Reads workloads, networks, endpoints, published ports, allocations, nodes, functions; writes endpoints, publishedport.status and the
+condition Addressed. Woken by workloads, networks that become ready, allocations that come or go, nodes that change addresses.
 """
 
 from __future__ import annotations
 
-import hashlib
-import ipaddress
-from collections.abc import Iterable, Sequence, Set
-
-import msgspec
+from collections.abc import Iterable, Sequence
 
 from weft.contracts.journal import Event
 from weft.contracts.store import Absent, Precondition, Present, Write
 from weft.controllers.allocation.active import active_allocation
 from weft.controllers.function.egress_endpoints import plan_egress_endpoint, route_egress_endpoints
 from weft.controllers.loop import Plan, has_changed
+from weft.informer.addresses import (
+    AddressBook,
+    AddressProblem,
+    WorkloadNic,
+    awaits_place,
+    make_addressed,
+    make_endpoint,
+    read_nics,
+)
 from weft.informer.commit import Commit, delete, edit, put, unchanged
 from weft.informer.view import Changed, Item, View
 from weft.informer.workloads import spec_of
-from weft.kinds.allocation import ALLOCATIONS_BY_NODE, AllocatedNic, AllocationSpec
-from weft.kinds.endpoint import ENDPOINTS_BY_WORKLOAD, EndpointSpec, EndpointStatus, endpoint_name
-from weft.kinds.network import NetworkSpec, NetworkStatus, read_cidr
+from weft.kinds.allocation import ALLOCATIONS_BY_NODE, AllocationSpec
+from weft.kinds.endpoint import ENDPOINTS_BY_WORKLOAD, EndpointSpec, EndpointStatus
+from weft.kinds.network import NetworkStatus
 from weft.kinds.node import NODES_BY_UID, NodeReport
-from weft.kinds.parts.nic import Nic, choose_endpoint, mac_of, read_nic
-from weft.kinds.parts.orphan import read_copies
-from weft.kinds.parts.workload import WITHOUT_NETWORKS, WORKLOADS_BY_NETWORK, WORKLOADS_BY_UID
+from weft.kinds.parts.workload import WORKLOADS_BY_NETWORK, WORKLOADS_BY_UID
 from weft.kinds.published_port import PUBLISHED_PORTS_BY_WORKLOAD, PublishedPortSpec, PublishedPortStatus
 from weft.kinds.registry import WORKLOADS, is_workload
-from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
-from weft.objects.identity import new_uid, object_key
+from weft.objects.envelope import merge_part, set_condition
+from weft.objects.identity import object_key
 
 SOURCE = "addresses"
 LACKING_SECONDS = 5.0
-
-
-class AddressPool:
-    """What is taken in one network: ``floor`` and all below it, and what was promised to the batch in hand."""
-
-    __slots__ = ("addresses", "floor", "macs", "promised", "promised_macs")
-
-    def __init__(self) -> None:
-        self.addresses: set[int] = set()
-        self.macs: set[str] = set()
-        self.floor = 0
-        self.promised = 0
-        self.promised_macs: set[str] = set()
-
-    def add(self, spec: EndpointSpec) -> None:
-        self.addresses.add(int(ipaddress.IPv4Address(spec.address)))
-        self.macs.add(spec.mac)
-
-    def drop(self, spec: EndpointSpec) -> None:
-        address = int(ipaddress.IPv4Address(spec.address))
-        self.addresses.discard(address)
-        self.macs.discard(spec.mac)
-        self.floor = min(self.floor, address - 1)
-
-    def promise(self, network: Item, own_macs: set[str], held: Set[int]) -> tuple[str, str] | None:
-        """The lowest free address that isn't ``held``, and a MAC for it; None if the network is full. The first address
-        is the gateway's, the last for broadcasts."""
-        cidr = read_cidr(network.spec(NetworkSpec).cidr)
-        self.floor = max(self.floor, int(cidr.network_address) + 1)
-        while self.floor + 1 in self.addresses:
-            self.floor += 1
-        number = max(self.floor, self.promised) + 1
-        while number in self.addresses or number in held:
-            number += 1
-        if number >= int(cidr.broadcast_address):
-            return None
-        address = str(ipaddress.IPv4Address(number))
-        mac = choose_mac(network.uid, address, (self.macs, self.promised_macs, own_macs))
-        self.promised = number
-        self.promised_macs.add(mac)
-        return address, mac
-
-    def forget_promises(self) -> None:
-        self.promised = 0
-        self.promised_macs.clear()
-
-
-def choose_mac(network_uid: str, address: str, taken: Sequence[set[str]]) -> str:
-    """A MAC of QEMU's range that follows from network and address and is in none of ``taken``."""
-    attempt = 0
-    while True:
-        digest = hashlib.sha256(f"{network_uid}/{address}/{attempt}".encode()).digest()
-        mac = "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
-        if not any(mac in macs for macs in taken):
-            return mac
-        attempt += 1
 
 
 class Addresses:
@@ -99,8 +47,8 @@ class Addresses:
     kinds = (*WORKLOADS, "network", "endpoint", "publishedport", "allocation", "node", "function", "functionversion")
 
     def __init__(self) -> None:
-        self._books: dict[str, AddressPool] = {}
-        self._orphans: dict[str, list[AllocatedNic]] = {}  # by node: NICs of guests that no endpoint explains
+        self._book = AddressBook()
+        self._reserved: list[EndpointSpec] = []  # by the plan before
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         return [*self._route_workloads(view, change), *route_egress_endpoints(view, change)]
@@ -108,7 +56,7 @@ class Addresses:
     def _route_workloads(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
             case "endpoint":
-                self._note(change)
+                self._book.notice_endpoint(change)
                 return _workloads(view, change.item.spec(EndpointSpec).workload.uid)
             case "publishedport":
                 return _workloads(view, change.item.spec(PublishedPortSpec).workload.uid)
@@ -120,7 +68,7 @@ class Addresses:
                     return [item.key for item in view.find(WORKLOADS_BY_NETWORK, change.key)]
             case "node":
                 if has_changed(change, lambda item: (item.uid, item.report(NodeReport).orphan_allocations)):
-                    self._note_orphans(change)
+                    self._book.notice_node(change)
                 if has_changed(change, lambda item: (item.uid, item.report(NodeReport).address)):
                     allocations = view.find(ALLOCATIONS_BY_NODE, change.item.uid)
                     return [key for a in allocations for key in _workloads(view, a.spec(AllocationSpec).workload.uid)]
@@ -130,8 +78,8 @@ class Addresses:
         return ()
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
-        for book in self._books.values():
-            book.forget_promises()
+        self._book.give_back(view, self._reserved)
+        self._reserved.clear()
         plan = Plan()
         for key in keys:
             workload = view.get(key)
@@ -145,33 +93,8 @@ class Addresses:
                     plan.later[key] = LACKING_SECONDS
         return plan
 
-    def _note(self, change: Changed) -> None:
-        if not has_changed(change, lambda item: item.spec(EndpointSpec)):
-            return
-        for item, add in ((change.old, False), (change.new, True)):
-            if item is None:
-                continue
-            spec = item.spec(EndpointSpec)
-            book = self._books.setdefault(spec.network_uid, AddressPool())
-            if add:
-                book.add(spec)
-            else:
-                book.drop(spec)
-
-    def _note_orphans(self, change: Changed) -> None:
-        """Guests that a restored store forgot: they run on, and use their addresses."""
-        self._orphans.pop(change.key, None)
-        copies = read_copies(change.new.report(NodeReport)) if change.new is not None else []
-        if nics := [nic for copy in copies for nic in copy.spec.nics]:
-            self._orphans[change.key] = nics
-
-    def _find_held(self, network_uid: str) -> Set[int]:
-        """Addresses in a network that nobody new may have."""
-        nics = (nic for nics in self._orphans.values() for nic in nics if nic.network_uid == network_uid)
-        return {int(ipaddress.IPv4Address(nic.address)) for nic in nics}
-
     def _plan_workload(self, view: View, workload: Item, now: float) -> tuple[Commit | None, bool]:
-        """What is to be written for a VM, and whether it waits for an address that is taken."""
+        """What is to be written for a workload, and whether it waits for an address that is taken."""
         writes: list[Write] = []
         preconditions: list[Precondition] = []
         spec = spec_of(workload)
@@ -180,29 +103,19 @@ class Addresses:
             return None, False
         allocation = active_allocation(view, workload.uid)
         place = _read_place(view, workload, allocation)
-        addresses: list[str] = []
-        problem: tuple[str, str] | None = None
-        wanted: set[str] = set()
-        own_macs = {item.spec(EndpointSpec).mac for item in endpoints}
-        for index, nic in enumerate(map(read_nic, spec.networks)):
-            name = nic.network
-            network = view.get(object_key("network", workload.envelope.project, name))
-            if network is None or not network.status(NetworkStatus).vni:
-                said = f'network "{name}" does not exist' if network is None else f"network {name} is being created"
-                problem = problem or ("networkNotReady", said)
-                continue
-            endpoint = choose_endpoint(endpoints, network.uid, nic)
-            if endpoint is not None:
-                wanted.add(endpoint.uid)
-                addresses.append(f"{name} {endpoint.spec(EndpointSpec).address}")
-                continue
-            made = self._make_endpoint(view, workload, network, nic, index, own_macs, place, now)
-            if not isinstance(made, Envelope):
-                problem = problem or made
-                continue
-            writes.append(put(made))
-            preconditions += [unchanged(workload), Absent(made.key), Present(network.key)]
-            addresses.append(f"{name} {made.name.partition('.')[2]}")
+        found, problem = read_nics(view, workload)
+        with_address = [nic for nic in found if nic.endpoint is not None]
+        by_scheduler = awaits_place(view, workload) and len(with_address) < len(spec.networks)
+        nics = with_address
+        if not by_scheduler:
+            nics, lack = self._reserve(view, workload, found, {item.spec(EndpointSpec).mac for item in endpoints})
+            problem = problem or lack
+        for nic in nics:
+            if nic.reserved is not None:
+                made = make_endpoint(workload, nic.reserved, place, now)
+                writes.append(put(made.envelope))
+                preconditions += [unchanged(workload), Absent(made.key), Present(nic.network.key)]
+        wanted = {nic.endpoint.uid for nic in nics if nic.endpoint is not None}
         in_use = {nic.uid for nic in allocation.spec(AllocationSpec).nics} if allocation is not None else set()
         for endpoint in endpoints:
             if endpoint.uid not in wanted and endpoint.uid not in in_use and problem is None:
@@ -220,64 +133,31 @@ class Addresses:
                 writes.append(_write_status(published_port, leads))
                 preconditions.append(unchanged(published_port))
         events: list[Event] = []
-        lacks = problem is not None and problem[0] != "networkNotReady"
+        lacks = problem is not None and problem.lasts
         envelope = edit(workload)
-        if set_condition(envelope, _addressed(workload, addresses, problem, now)):
+        if not by_scheduler and set_condition(envelope, make_addressed(workload, nics, problem, now)):
             writes.append(put(envelope))
             preconditions.append(unchanged(workload))
             if problem is not None and lacks:
-                events.append(Event("Warning", problem[0], problem[1], workload.envelope.ref, SOURCE))
+                events.append(Event("Warning", problem.reason, problem.message, workload.envelope.ref, SOURCE))
         if not writes:
             return None, lacks
         return Commit(workload.key, writes, list(dict.fromkeys(preconditions)), events), lacks
 
-    def _make_endpoint(
-        self,
-        view: View,
-        workload: Item,
-        network: Item,
-        nic: Nic,
-        index: int,
-        own_macs: set[str],
-        place: EndpointStatus,
-        now: float,
-    ) -> Envelope | tuple[str, str]:
-        """A NIC's endpoint, or why there can't be one."""
-        name = network.envelope.name
-        if nic.address is not None:  # admission made it; a restored store may have lost it
-            if view.get(object_key("endpoint", None, endpoint_name(network.uid, nic.address))) is not None:
-                return "addressInUse", f"address {nic.address} in network {name} is already in use"
-            address, mac = nic.address, mac_of(nic.address)
-        else:
-            promise = self._books.setdefault(network.uid, AddressPool()).promise(
-                network, own_macs, self._find_held(network.uid)
-            )
-            if promise is None:
-                return "networkFull", f"network {name} ({network.spec(NetworkSpec).cidr}) has no free address"
-            address, mac = promise
-        own_macs.add(mac)
-        spec = EndpointSpec(
-            workload=workload.envelope.ref,
-            network=name,
-            network_uid=network.uid,
-            index=index,
-            mac=mac,
-            address=address,
-        )
-        return make_endpoint(workload, new_uid(), spec, place, now)
-
-
-def make_endpoint(workload: Item, uid: str, spec: EndpointSpec, status: EndpointStatus, now: float) -> Envelope:
-    """A VM's endpoint as a whole object."""
-    return Envelope(
-        kind="endpoint",
-        name=endpoint_name(spec.network_uid, spec.address),
-        uid=uid,
-        owner=workload.envelope.ref,
-        created_at=now,
-        spec=msgspec.Raw(msgspec.json.encode(spec)),
-        status=msgspec.Raw(msgspec.json.encode(status)),
-    )
+    def _reserve(
+        self, view: View, workload: Item, found: Sequence[WorkloadNic], own_macs: set[str]
+    ) -> tuple[list[WorkloadNic], AddressProblem | None]:
+        """Those that have an address, or get one now, and why the first of the others can't."""
+        nics, problem = [], None
+        for nic in found:
+            got = nic if nic.endpoint is not None else self._book.reserve(view, workload, nic, own_macs)
+            if isinstance(got, AddressProblem):
+                problem = problem or got
+                continue
+            nics.append(got)
+            if got.reserved is not None:
+                self._reserved.append(got.reserved)
+        return nics, problem
 
 
 def _leads_to(allocation: Item) -> object:
@@ -320,12 +200,3 @@ def _write_status(item: Item, status: EndpointStatus | PublishedPortStatus) -> W
 def _says_no_networks(workload: Item) -> bool:
     said = workload.envelope.condition("Addressed")
     return said is not None and said.status == "True" and said.generation == workload.envelope.generation
-
-
-def _addressed(workload: Item, addresses: list[str], problem: tuple[str, str] | None, now: float) -> Condition:
-    generation = workload.envelope.generation
-    if problem is not None:
-        return Condition("Addressed", "False", problem[0], problem[1], now, generation)
-    if not addresses:
-        return msgspec.structs.replace(WITHOUT_NETWORKS, since=now, generation=generation)
-    return Condition("Addressed", "True", "Addressed", ", ".join(addresses), now, generation)

@@ -11,7 +11,7 @@ import msgspec
 
 from weft.contracts.journal import Event
 from weft.contracts.store import Absent, Precondition, Write
-from weft.controllers.network.addresses import make_endpoint
+from weft.informer.addresses import make_endpoint
 from weft.informer.commit import Commit, delete, edit, put, unchanged
 from weft.informer.view import Item, View
 from weft.informer.workloads import name_of, record_of, spec_of
@@ -68,7 +68,7 @@ def plan_adoption(view: View, workload: Item, silent: bool, now: float) -> Commi
                 mac=nic.mac,
                 address=nic.address,
             )
-            writes.append(put(make_endpoint(workload, nic.uid, spec, place, now)))
+            writes.append(put(make_endpoint(workload, spec, place, now, uid=nic.uid).envelope))
             preconditions.append(Absent(key) if endpoint is None else unchanged(endpoint))
     for endpoint in view.find(ENDPOINTS_BY_WORKLOAD, workload.uid):
         if endpoint.key not in used:

@@ -315,13 +315,15 @@ def _find_migration(view: View, workload: Item) -> str:
 
 
 def read_addresses(view: View, workload: Item, allocation: Item | None) -> dict[str, str]:
-    """Network → address, in the order of the NICs; one that a guest has comes before one that it is to have."""
+    """Network → address, in the order of the NICs; one that a guest has comes before one that it is to have. Those of a new place
+    are in its allocation before their endpoints are in the view."""
     wanted = networks_of(spec_of(workload).networks)
-    in_use = {nic.uid for nic in allocation.spec(AllocationSpec).nics} if allocation is not None else set()
-    found = [(item.uid in in_use, item.spec(EndpointSpec)) for item in view.find(ENDPOINTS_BY_WORKLOAD, workload.uid)]
+    nics = allocation.spec(AllocationSpec).nics if allocation is not None else []
+    used = {nic.network: nic.address for nic in nics}
+    specs = [item.spec(EndpointSpec) for item in view.find(ENDPOINTS_BY_WORKLOAD, workload.uid)]
+    found = {**{spec.network: spec.address for spec in specs}, **used}
     place = {name: index for index, name in enumerate(wanted)}
-    found.sort(key=lambda pair: (place.get(pair[1].network, len(place)), pair[0]))
-    return {spec.network: spec.address for _, spec in found}
+    return {name: found[name] for name in sorted(found, key=lambda name: place.get(name, len(place)))}
 
 
 def _read_place(view: View, item: Item) -> Place:

@@ -37,7 +37,8 @@ from weft.kinds.parts.function_code import CODE_FOLDER
 from weft.launch.image.oci_bundle import plan_bundles
 from weft.launch.store.engine import LEADER_LEASE
 from weft.objects.errors import Unavailable, WeftError
-from weft.scheduler.loop import Scheduler, default_strategy
+from weft.scheduler.loop import Scheduler
+from weft.scheduler.workload.strategy import default_strategy
 from weft.store.remote import RemoteStore
 from weft.telemetry.journal import SqliteJournal
 from weft.trust.seal import read_seal_key, unseal

@@ -1,7 +1,8 @@
-"""What a decision writes: the allocation, the Decision that explains it, and the VM's condition, in one commit. Pure.
+"""What a decision writes: the allocation, the addresses that the workload lacked, the Decision that explains it, and the
+workload's conditions, in one commit. Pure.
 
-A placement stands only if VM, node and volumes are what the decision saw: a node that was cordoned, lost or shrunk in the
-meantime fails the commit, and the VM is decided anew.
+A placement stands only if workload, node and volumes are what the decision saw, and nobody else has one of its addresses: a node
+that was cordoned, lost or shrunk in the meantime fails the commit, and the workload is decided anew.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from typing import Literal
 import msgspec
 
 from weft.contracts.journal import Event
-from weft.contracts.store import Absent, AtRevision, Put
+from weft.contracts.store import Absent, AtRevision, Present, Put
+from weft.informer.addresses import make_addressed, make_endpoint
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.view import Item, View
 from weft.informer.workloads import record_of, spec_of
-from weft.kinds.allocation import AllocatedGpu, AllocationReport, AllocationSpec, allocation_name
+from weft.kinds.allocation import AllocatedGpu, AllocatedNic, AllocationReport, AllocationSpec, allocation_name
 from weft.kinds.decision import DecisionSpec
+from weft.kinds.endpoint import EndpointStatus
 from weft.kinds.node import NodeReport, NodeStatus, pool_id
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.identity import new_uid, object_key
@@ -59,12 +62,23 @@ def plan_placement(
 ) -> Commit:
     """Give ``candidate`` a place on ``node``: an allocation with this ``uid`` that takes ``load``."""
     workload = candidate.workload
-    allocation = _make_allocation(candidate, node, uid, load, timing.at)
+    at = EndpointStatus(
+        node=node.envelope.name,
+        node_address=node.report(NodeReport).address or None,
+        groups=sorted(group.uid for group in candidate.groups),
+    )
+    reserved = [(nic, make_endpoint(workload, nic.reserved, at, timing.at)) for nic in candidate.nics if nic.reserved]
+    endpoints = {nic.index: endpoint for nic, endpoint in reserved}
+    nics = [nic.allocate(endpoints.get(nic.index)) for nic in candidate.nics]
+    allocation = _make_allocation(candidate, node, uid, load, nics, timing.at)
     placed = Condition("Placed", "True", "Placed", f"on {node.envelope.name}", timing.at, workload.envelope.generation)
     envelope = edit(workload)
     set_condition(envelope, placed)
+    if reserved:
+        set_condition(envelope, make_addressed(workload, candidate.nics, None, timing.at))
     told = tell(view, workload, envelope, allocation, timing.at)
-    made = [allocation, Item(make_decision(view, workload, candidate, explanation, timing)), Item(envelope)]
+    decision = Item(make_decision(view, workload, candidate, explanation, timing))
+    made = [allocation, *endpoints.values(), decision, Item(envelope)]
     return Commit(
         key=workload.key,
         writes=[put(item.envelope) for item in made],
@@ -72,6 +86,8 @@ def plan_placement(
             unchanged(workload),
             unchanged(node),
             Absent(allocation.key),
+            *(Absent(endpoint.key) for endpoint in endpoints.values()),
+            *dict.fromkeys(Present(nic.network.key) for nic, _ in reserved),
             *(AtRevision(item.key, item.envelope.revision) for item in candidate.volume_items),
         ],
         events=[_event(workload, "Normal", "Placed", log_line), *_notes(candidate, explanation), *told],
@@ -85,7 +101,7 @@ def plan_refusal(view: View, candidate: Candidate, explanation: Explanation, tim
     refused = Condition(
         "Placed", "False", explanation.error, explanation.message, timing.at, workload.envelope.generation
     )
-    writes = [put_decision(view, workload, candidate, explanation, timing), _put_condition(workload, refused)]
+    writes = [put_decision(view, workload, candidate, explanation, timing), _put_waiting(workload, refused)]
     return Commit(
         key=workload.key,
         writes=[write for write in writes if write is not None],
@@ -95,13 +111,32 @@ def plan_refusal(view: View, candidate: Candidate, explanation: Explanation, tim
 
 
 def plan_waiting(workload: Item, waiting: Waiting, now: float) -> Commit | None:
-    """Say what a VM waits for before nodes are looked at; None if that is said already."""
+    """Say what a workload waits for before nodes are looked at; None if that is said already."""
     condition = Condition("Placed", "False", waiting.reason, waiting.message, now, workload.envelope.generation)
-    write = _put_condition(workload, condition)
+    addressed = make_addressed(workload, (), waiting.address, now) if waiting.address is not None else None
+    write = _put_waiting(workload, condition, addressed)
     if write is None:
         return None
+    type_: Literal["Normal", "Warning"] = "Warning" if waiting.address and waiting.address.lasts else "Normal"
+    event = _event(workload, type_, waiting.reason, waiting.message)
+    return Commit(workload.key, [write], [unchanged(workload)], [event])
+
+
+def plan_addresses(candidate: Candidate, now: float) -> Commit:
+    """Give it the addresses that it lacks before it has a place: where all of a gang is too much for one commit."""
+    workload = candidate.workload
+    envelope = edit(workload)
+    set_condition(envelope, make_addressed(workload, candidate.nics, None, now))
+    made = [*(make_endpoint(workload, spec, EndpointStatus(), now) for spec in candidate.reserved), Item(envelope)]
     return Commit(
-        workload.key, [write], [unchanged(workload)], [_event(workload, "Normal", waiting.reason, waiting.message)]
+        key=workload.key,
+        writes=[put(item.envelope) for item in made],
+        preconditions=[
+            unchanged(workload),
+            *(Absent(item.key) for item in made[:-1]),
+            *(Present(nic.network.key) for nic in candidate.nics),
+        ],
+        made=made,
     )
 
 
@@ -136,7 +171,9 @@ def plan_regrouped(workload: Item, allocation: Item, memberships: list[str]) -> 
     return Commit(workload.key, [put(place)], [unchanged(workload), unchanged(allocation)])
 
 
-def _make_allocation(candidate: Candidate, node: Item, uid: str, load: Load, now: float) -> Item:
+def _make_allocation(
+    candidate: Candidate, node: Item, uid: str, load: Load, nics: list[AllocatedNic], now: float
+) -> Item:
     workload = candidate.workload
     workload_spec, record = spec_of(workload), record_of(workload)
     ask = record.ask(workload_spec)
@@ -152,7 +189,7 @@ def _make_allocation(candidate: Candidate, node: Item, uid: str, load: Load, now
         cpu_model=choose_cpu(node, ask.cpu_model),
         image=candidate.image,
         volumes=locate_volumes(candidate.volumes, node.report(NodeReport)),
-        nics=candidate.nics,
+        nics=nics,
         groups=candidate.groups,
         iso=candidate.iso,
         restart=workload_spec.restart,
@@ -236,6 +273,18 @@ def make_decision(view: View, about: Item, candidate: Candidate, explanation: Ex
 def _put_condition(workload: Item, condition: Condition) -> Put | None:
     envelope = edit(workload)
     return put(envelope) if set_condition(envelope, condition) else None
+
+
+def _put_waiting(workload: Item, placed: Condition, addressed: Condition | None = None) -> Put | None:
+    """Say why it has no place; that it lacked an address is said no longer than it does."""
+    envelope = edit(workload)
+    changed = set_condition(envelope, placed)
+    if addressed is not None:
+        changed = set_condition(envelope, addressed) or changed
+    elif any(each.type == "Addressed" and each.status == "False" for each in envelope.conditions):
+        envelope.conditions = [each for each in envelope.conditions if each.type != "Addressed"]
+        changed = True
+    return put(envelope) if changed else None
 
 
 def _notes(candidate: Candidate, explanation: Explanation) -> list[Event]:

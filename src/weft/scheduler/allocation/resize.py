@@ -35,11 +35,11 @@ from weft.scheduler.table.facts import amounts_of, load_of, name_pool
 from weft.scheduler.table.snapshot import Amounts, Snapshot
 from weft.scheduler.workload.request import (
     Waiting,
+    allocate_nics,
     find_homes,
     find_pool,
     locate_volume,
     read_image,
-    read_nics,
     read_volumes,
 )
 
@@ -136,7 +136,7 @@ def _read_parts(view: View, snapshot: Snapshot, workload: Item, allocation: Item
         ]
         parts = msgspec.structs.replace(parts, volumes=found, volume_items=volumes)
     if "networks" in fields:
-        nics = read_nics(view, workload, workload_spec.networks)
+        nics = allocate_nics(view, workload)
         if isinstance(nics, Waiting):
             return nics
         parts = msgspec.structs.replace(parts, nics=nics)

@@ -29,7 +29,7 @@ from weft.scheduler.engine.explain import Explanation, explain
 from weft.scheduler.migration.checkpointing import NOT_SAVED, RUNTIME, Saves, choose_checkpointing, find_bar, find_lack
 from weft.scheduler.table.facts import amounts_of, name_pool
 from weft.scheduler.table.snapshot import without
-from weft.scheduler.workload.request import Candidate, Waiting, read_candidate
+from weft.scheduler.workload.request import Candidate, Waiting, allocate_nics, read_candidate
 
 
 class MigrationCandidate(msgspec.Struct, frozen=True):
@@ -84,6 +84,8 @@ def read_migration_candidate(
     candidate = read_candidate(view, workload, strategy, silent)
     if isinstance(candidate, Waiting):
         return candidate
+    if isinstance(lacks := allocate_nics(view, workload), Waiting):
+        return lacks
     asked = candidate.request
     request: Request = msgspec.structs.replace(
         asked,

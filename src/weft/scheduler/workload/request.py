@@ -5,13 +5,13 @@ from __future__ import annotations
 import msgspec
 
 from weft.contracts.policy import Datum, GpuAsk, Request, SoftTerm
+from weft.informer.addresses import AddressBook, AddressProblem, WorkloadNic, awaits_place, read_nics
 from weft.informer.security_groups import read_groups
 from weft.informer.view import Item, View
 from weft.informer.volume_locations import find_data, find_strays
 from weft.informer.workloads import gang_of, name_of, record_of, spec_of
 from weft.kinds.allocation import (
     ALLOCATIONS_BY_VOLUME,
-    ALLOCATIONS_BY_WORKLOAD,
     LOCAL,
     AllocatedGroup,
     AllocatedImage,
@@ -22,11 +22,10 @@ from weft.kinds.allocation import (
     Resources,
     has_ended_for_good,
 )
-from weft.kinds.endpoint import ENDPOINTS_BY_WORKLOAD, EndpointSpec
+from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.image import OCI_FORMAT, ImageStatus
-from weft.kinds.network import NetworkSpec, NetworkStatus
 from weft.kinds.node import NODES_BY_ORPHAN, NODES_BY_VOLUME, NodeReport, Orphan, pool_id, read_orphan
-from weft.kinds.parts.nic import choose_endpoint, make_nic, read_nic
+from weft.kinds.parts.nic import read_nic
 from weft.kinds.parts.orphan import find_given_up
 from weft.kinds.parts.placement_spec import REFUSALS, PlacementSpec
 from weft.kinds.parts.workload import WORKLOADS_BY_VOLUME, WorkloadSpec, WorkloadStatus
@@ -57,32 +56,35 @@ class Candidate(msgspec.Struct, frozen=True):
     iso: AllocatedImage | None
     volumes: list[AllocatedVolume]
     volume_items: list[Item]
-    nics: list[AllocatedNic]
+    nics: list[WorkloadNic]  # those without an endpoint get one with the place, see ``reserve_addresses``
     groups: list[AllocatedGroup]
     given_up: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()  # own policies that gave no answer, and why
 
+    @property
+    def reserved(self) -> list[EndpointSpec]:
+        """The addresses that were reserved for it, and become endpoints with its place."""
+        return [nic.reserved for nic in self.nics if nic.reserved is not None]
+
 
 class Waiting(msgspec.Struct, frozen=True):
-    """A VM that wants a place but can't be given one, whatever nodes there are: why, as token and sentence."""
+    """A workload that wants a place but can't be given one, whatever nodes there are: why, as token and sentence."""
 
     reason: str
     message: str
+    address: AddressProblem | None = None  # it lacks one: the condition Addressed says so, too
+
+
+def lack_address(problem: AddressProblem) -> Waiting:
+    return Waiting(problem.reason, problem.message, problem)
 
 
 def wants_place(view: View, workload: Item) -> bool:
-    """Whether a VM has no place, is allowed one, and has its addresses."""
-    spec = spec_of(workload)
-    addressed = workload.envelope.condition("Addressed")
+    """Whether a workload has no place, and is allowed one."""
     return (
-        not workload.deleting
-        and spec.run == "run"
-        and not spec.hold
-        and addressed is not None
-        and addressed.status == "True"
-        and not view.count(ALLOCATIONS_BY_WORKLOAD, workload.uid)
+        awaits_place(view, workload)
         and not is_refused_for_good(workload)
-        and not (record_of(workload).runs_once(spec) and workload.status(WorkloadStatus).ended)
+        and not (record_of(workload).runs_once(spec_of(workload)) and workload.status(WorkloadStatus).ended)
         and (is_looked_at(workload) or not view.count(NODES_BY_ORPHAN, workload.key))
     )
 
@@ -140,9 +142,9 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
     volumes = read_volumes(view, workload, record.volumes(spec))
     if isinstance(volumes, Waiting):
         return volumes
-    nics = read_nics(view, workload, spec.networks)
-    if isinstance(nics, Waiting):
-        return nics
+    nics, lack = read_nics(view, workload)
+    if lack is not None:
+        return lack_address(lack)
     groups = read_groups(view, workload)
     if isinstance(groups, str):
         return Waiting("groupNotReady", f'security group "{groups}" does not exist')
@@ -334,16 +336,30 @@ def find_homes(view: View, volume: Item) -> set[str]:
     return {node.uid for node in find_data(view, volume.uid)}
 
 
-def read_nics(view: View, workload: Item, networks: list[str]) -> list[AllocatedNic] | Waiting:
-    """The NICs of a VM, in the order of its networks, if it has an address in each."""
-    endpoints = view.find(ENDPOINTS_BY_WORKLOAD, workload.uid)
-    nics = []
-    for wanted in map(read_nic, networks):
-        name = wanted.network
-        network = view.get(object_key("network", workload.envelope.project, name))
-        endpoint = choose_endpoint(endpoints, network.uid, wanted) if network is not None else None
-        if network is None or endpoint is None:
-            return Waiting("addressPending", f"no address in network {name} yet")
-        spec, status, at = network.spec(NetworkSpec), network.status(NetworkStatus), endpoint.spec(EndpointSpec)
-        nics.append(make_nic(endpoint.envelope, at, network.envelope, spec, status))
-    return nics
+def allocate_nics(view: View, workload: Item) -> list[AllocatedNic] | Waiting:
+    """The NICs of a workload, in the order of its networks, if it has an address in each."""
+    nics, _ = read_nics(view, workload)
+    there = {nic.index: nic.allocate() for nic in nics if nic.endpoint is not None}
+    for index, written in enumerate(spec_of(workload).networks):
+        if index not in there:
+            return Waiting("addressPending", f"no address in network {read_nic(written).network} yet")
+    return list(there.values())
+
+
+def reserve_addresses(book: AddressBook, view: View, candidates: list[Candidate]) -> list[Candidate] | Waiting:
+    """These with an address for each NIC, reserved in ``book``; or why one of them can't have its own, and nothing reserved."""
+    ready: list[Candidate] = []
+    for candidate in candidates:
+        if all(nic.endpoint is not None for nic in candidate.nics):
+            ready.append(candidate)
+            continue
+        macs = {nic.endpoint.spec(EndpointSpec).mac for nic in candidate.nics if nic.endpoint is not None}
+        nics: list[WorkloadNic] = []
+        ready.append(msgspec.structs.replace(candidate, nics=nics))
+        for nic in candidate.nics:
+            got = nic if nic.endpoint is not None else book.reserve(view, candidate.workload, nic, macs)
+            if isinstance(got, AddressProblem):
+                book.give_back(view, [spec for each in ready for spec in each.reserved])
+                return lack_address(got)
+            nics.append(got)
+    return ready

@@ -7,6 +7,8 @@ doesn't name itself is for long-lived ones only.
 
 from __future__ import annotations
 
+import os
+
 import msgspec
 
 from weft.contracts.policy import Basis
@@ -59,3 +61,8 @@ def _open(view: View, named: str, workload_spec: PlacementSpec) -> Chosen:
     spec = item.spec(PlacementPolicySpec)
     text = spec.serverless if workload_spec.type == "serverless" else spec.strategy
     return Chosen(read_strategy(text or DEFAULT_STRATEGY), named, spec.basis)
+
+
+def default_strategy() -> str:
+    """The cluster's strategy: SCHEDULING_STRATEGY, else least_loaded. Raises InvalidInput."""
+    return read_strategy(os.environ.get("SCHEDULING_STRATEGY") or DEFAULT_STRATEGY, "SCHEDULING_STRATEGY")

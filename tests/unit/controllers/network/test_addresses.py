@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.long import examples
 
-from weft.controllers.network.addresses import AddressPool, choose_mac
 from weft.controllers.network.controller import FIRST_VNI, LAST_VNI, choose_vni, plan_status
 from weft.controllers.workload.controller import read_addresses
+from weft.informer.addresses import AddressBook, AddressProblem, WorkloadNic, choose_mac
 from weft.informer.view import Item, make_view
 from weft.kinds.allocation import AllocatedImage, AllocatedNic, AllocationSpec, Resources
-from weft.kinds.endpoint import EndpointSpec
+from weft.kinds.endpoint import EndpointSpec, endpoint_name
 from weft.kinds.network import NetworkSpec
+from weft.kinds.parts.nic import Nic
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope
 from weft.objects.identity import Ref
@@ -33,35 +34,56 @@ def endpoint(address: str, mac: str) -> EndpointSpec:
     )
 
 
+def make_endpoint_item(spec: EndpointSpec) -> Item:
+    return Item(_envelope("endpoint", endpoint_name(spec.network_uid, spec.address), f"e-{spec.address}", spec))
+
+
 @settings(max_examples=examples(150), deadline=None)
-@given(st.lists(st.one_of(st.just("take"), st.just("next batch"), st.integers(0, 20)), max_size=60))
+@given(st.lists(st.one_of(st.sampled_from(["reserve", "land", "fail"]), st.integers(0, 20)), max_size=60))
 def test_the_lowest_free_address_is_given_and_none_twice(history: list[str | int]) -> None:
-    book, blue = AddressPool(), network("10.9.0.0/28")
+    view, book, blue = make_view(), AddressBook(), network("10.9.0.0/28")
+    vm = Item(_envelope("vm", "web", "v", VmSpec(image="tiny", networks=["blue"])))
     held: dict[str, EndpointSpec] = {}
-    promised: dict[str, EndpointSpec] = {}
+    reserved: dict[str, EndpointSpec] = {}
     usable = [str(a) for a in list(ipaddress.ip_network("10.9.0.0/28").hosts())[1:]]
     for action in history:
-        if action == "take":
-            got = book.promise(blue, set(), set())
-            free = [a for a in usable if a not in held and a not in promised]
-            if got is None:
-                # What was given back since the batch began is promised only by the next one.
-                assert not [a for a in free if not promised or usable.index(a) > max(map(usable.index, promised))]
+        if action == "reserve":
+            got = book.reserve(view, vm, WorkloadNic(0, Nic("blue"), blue, None), set())
+            free = [a for a in usable if a not in held and a not in reserved]
+            if isinstance(got, AddressProblem):
+                assert not free and (got.reason, got.lasts) == ("networkFull", True)
                 continue
-            assert got[0] in free
-            assert promised or got[0] == free[0]
-            promised[got[0]] = endpoint(*got)
-        elif action == "next batch":
-            for address, spec in promised.items():
-                book.add(spec)
-                held[address] = spec
-            promised.clear()
-            book.forget_promises()
+            assert got.reserved is not None and got.reserved.address == free[0]
+            reserved[free[0]] = got.reserved
+        elif action in ("land", "fail"):
+            if action == "land":
+                for spec in reserved.values():
+                    item = make_endpoint_item(spec)
+                    book.notice_endpoint(view.put_item(item.key, item))
+                held |= reserved
+            book.give_back(view, reserved.values())
+            reserved.clear()
         elif held:
             address = sorted(held)[int(action) % len(held)]
-            book.drop(held.pop(address))
-    everything = [*held.values(), *promised.values()]
+            change = view.drop(make_endpoint_item(held.pop(address)).key)
+            assert change is not None
+            book.notice_endpoint(change)
+    everything = [*held.values(), *reserved.values()]
     assert len({spec.mac for spec in everything}) == len(everything)
+
+
+def test_a_chosen_address_is_given_to_one_only() -> None:
+    view, book, blue = make_view(), AddressBook(), network("10.9.0.0/28")
+    vm = Item(_envelope("vm", "web", "v", VmSpec(image="tiny", networks=["blue:10.9.0.2"])))
+    chosen = WorkloadNic(0, Nic("blue", "10.9.0.2"), blue, None)
+    first = book.reserve(view, vm, chosen, set())
+    assert isinstance(first, WorkloadNic) and first.reserved is not None
+    again = book.reserve(view, vm, chosen, set())
+    assert isinstance(again, AddressProblem) and again.reason == "addressInUse"
+    other = book.reserve(view, vm, WorkloadNic(1, Nic("blue"), blue, None), set())
+    assert isinstance(other, WorkloadNic) and other.reserved is not None and other.reserved.address == "10.9.0.3"
+    book.give_back(view, [first.reserved])
+    assert isinstance(book.reserve(view, vm, chosen, set()), WorkloadNic)
 
 
 def test_macs_are_unicast_local_and_never_the_same_twice() -> None:
