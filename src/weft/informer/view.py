@@ -31,8 +31,9 @@ class Item:
         self._report = report
         self.words: tuple[tuple[str, ...], ...] | None = None  # that it is filed under, by index
 
-    def inherit(self, old: Item) -> None:
-        """Take over from its former self what was decoded of the parts that are still the same."""
+    def inherit(self, old: Item, *, by_status: bool = False) -> None:
+        """Take over from its former self what was decoded of the parts that are still the same, and its words if these are:
+        with ``by_status``, the status too."""
         mine, its = self.envelope, old.envelope
         if mine.uid != its.uid:
             return
@@ -41,10 +42,11 @@ class Item:
             self._spec = old._spec
         if same_report:
             self._report = old._report
-        if same_spec and same_report:
-            self.words = old.words
-        if _is_same(mine.status, its.status):
+        same_status = _is_same(mine.status, its.status)
+        if same_status:
             self._status = old._status
+        if same_spec and same_report and (same_status or not by_status):
+            self.words = old.words
 
     def forget(self) -> None:
         """Let go of what was decoded, a few times as large as what it was decoded from: for whoever won't ask soon again."""
@@ -114,6 +116,10 @@ class View:
             kind: [(words_of, found) for index, found in self._found.items() if (words_of := _words_of(kind, index))]
             for kind in self._by_kind
         }
+        # The kinds that are filed by their status too.
+        self._by_status = {
+            kind for kind in self._by_kind for index in self._found if index.reads_status and _words_of(kind, index)
+        }
 
     def get(self, key: str) -> Item | None:
         return self._items.get(key)
@@ -160,7 +166,7 @@ class View:
         old = self._items.get(key)
         indexes = self._indexes[kind]
         if old is not None:
-            item.inherit(old)
+            item.inherit(old, by_status=kind in self._by_status)
         if item.words is None:  # may raise: before anything changes
             item.words = tuple([tuple(dict.fromkeys(words_of(item))) for words_of, _ in indexes])
         self._items[key] = item

@@ -36,10 +36,11 @@ class Stored(Protocol):
 
 class Index(msgspec.Struct, frozen=True, eq=False):
     """A way to find objects by a word, in every informer. Users hold the object itself, so a misspelt index is an import error.
-    Each kind that is found by it declares in ``Kind.indexes`` the words of an object, which follow from its uid, key, spec and
-    report."""
+    Each kind that is found by it declares in ``Kind.indexes`` the words of an object, which follow from its uid, key, owner,
+    spec and report."""
 
     name: str  # for people who debug
+    reads_status: bool = False  # the words follow from the status too
 
 
 WordsOf = Callable[[Stored], Iterable[str]]

@@ -60,7 +60,7 @@ def pool_of(spec: VolumeSpec, status: VolumeStatus) -> str:
 
 
 VOLUMES_BY_UID = Index("volumes by uid")
-VOLUMES_BY_HOME = Index("volumes by home")
+VOLUMES_BY_HOME = Index("volumes by home", reads_status=True)
 
 
 def _home(item: Stored) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from weft.informer.leader_lease import LeaderLease, LeadershipLost
 from weft.informer.view import Changed, Item, View, make_view
 from weft.kinds.parts.workload import WORKLOADS_BY_IMAGE
 from weft.kinds.vm import VmSpec
+from weft.kinds.volume import VOLUMES_BY_HOME
 from weft.objects.envelope import Envelope, decode_envelope, encode_envelope
 from weft.objects.errors import StoreUnavailable
 from weft.store.memory import MemoryStore
@@ -267,3 +268,14 @@ async def test_a_list_of_many_pages_holds_what_the_last_of_them_calls_for(monkey
     await watcher.rest()
     assert watcher.told == [["+a0", "+a1", "+a2", "+a3", "+a4", "+f1", "+v1"]]
     watcher.task.cancel()
+
+
+def test_a_volume_is_found_by_the_home_that_its_status_comes_to_name() -> None:
+    view = make_view()
+    volume = Envelope(kind="volume", name="data", uid="v1", project="default")
+    view.put(volume.key, encode_envelope(volume), 1)
+    for revision, home in ((2, "n1"), (3, "n2")):
+        volume.status = msgspec.Raw(msgspec.json.encode({"node_uid": home}))
+        view.put(volume.key, encode_envelope(volume), revision)
+        assert [item.uid for item in view.find(VOLUMES_BY_HOME, home)] == ["v1"]
+    assert not view.find(VOLUMES_BY_HOME, "n1")
