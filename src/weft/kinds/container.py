@@ -15,7 +15,8 @@ from weft.kinds.fields.mount import read_mount
 from weft.kinds.migration import MigrateContainerInput, make_migration
 from weft.kinds.parts.capabilities import MORE_CAPABILITIES, read_capabilities
 from weft.kinds.parts.convert_verb import CONVERT, guard_converting
-from weft.kinds.parts.run_spec import MIB
+from weft.kinds.parts.goal import WORKLOAD_GOALS, find_workload_failure
+from weft.kinds.parts.placement_spec import MIB
 from weft.kinds.parts.stream_verbs import ExecInput, ForwardInput, LogsInput
 from weft.kinds.parts.workload import (
     CONDITIONS,
@@ -39,7 +40,6 @@ from weft.kinds.record import Ask, Column, Index, Kind, Object, Reference, Verb,
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name
 from weft.objects.image.reference import held_name, parse_reference
-from weft.objects.lifecycle import Phase
 from weft.objects.quantity import format_bytes
 from weft.objects.schema import field
 
@@ -338,7 +338,9 @@ CONTAINER = Kind(
     status=WorkloadStatus,
     workload=WORKLOAD,
     indexes=index_workload(ContainerSpec, WORKLOAD) | {CONTAINERS_BY_JOB: uid_of_owner},
-    ready_phase=str(Phase.RUNNING),
+    goals=WORKLOAD_GOALS,
+    shows_output=True,
+    find_failure=find_workload_failure,
     commands=("cp",),
     verbs=VERBS,
     check=check_container,

@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from weft.kinds.fields.cells import AGE, NAME, dig, text
+from weft.kinds.fields.cells import AGE, NAME, dig, note, text
 from weft.kinds.parts.convert_verb import DEFAULT_TIMEOUT_SECONDS, KINDS, To
+from weft.kinds.parts.goal import find_ended, reaches
 from weft.kinds.parts.spec_conversion import refuse_untranslatable
-from weft.kinds.record import Column, Index, Kind, Object, Reference, Stored, Verb
+from weft.kinds.record import Column, Index, Kind, Object, Operation, Reference, Stored, Verb
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import object_key
 from weft.objects.schema import field
@@ -150,11 +151,6 @@ def _pause(obj: Object) -> str:
     return f"{running - stopped:.1f} s" if stopped and running else "–"
 
 
-def _note(obj: Object) -> str:
-    reason, message = dig(obj, "status.reason", ""), dig(obj, "status.message", "")
-    return f"{reason}: {message}" if reason and message else reason or message
-
-
 def _workloads(kind: str, spec: ConversionSpec) -> Sequence[str]:
     of_kind, name = read_old(spec)
     return [name] if of_kind == kind else []
@@ -186,6 +182,13 @@ CONVERSION = Kind(
     check=check_conversion,
     server_fields=("confirm", "undo"),
     finalizers=("conversion",),
+    goals={
+        "create": reaches("AwaitingConfirmation", "Confirmed", ends_refused=False),
+        "confirm": reaches("Confirmed", ends_refused=False),
+        "undo": reaches("Undone", ends_refused=False),
+    },
+    find_failure=find_ended(ENDED),
+    operation=Operation(act="convert", cancel="undo", ended=ENDED),
     references=tuple(
         Reference(kind, "spec.workload", partial(_workloads, kind), blocks=False, agree=_agree, agrees_once=True)
         for kind in KINDS
@@ -201,6 +204,6 @@ CONVERSION = Kind(
         Column("PHASE", text("status.phase", "Pending"), keep=True),
         Column("PAUSE", _pause, align="right"),
         AGE,
-        Column("NOTE", _note, flexible=True),
+        Column("NOTE", note, flexible=True),
     ),
 )

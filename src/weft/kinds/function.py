@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from weft.kinds.fields.cells import AGE, NAME, dig, size, text
+from weft.kinds.fields.cells import AGE, NAME, dig, note, size, text
 from weft.kinds.parts.function_code import (
     FUNCTIONS_BY_NETWORK,
     FunctionCode,
@@ -17,10 +17,10 @@ from weft.kinds.parts.function_code import (
     code_references,
     networks_of_item,
 )
-from weft.kinds.parts.function_verbs import FunctionLogsInput, InvokeInput, MetricsInput, PublishInput
+from weft.kinds.parts.goal import STUCK, UNPLACEABLE, is_settled, read_phase
 from weft.kinds.parts.placement_spec import placement_references
-from weft.kinds.record import Column, Kind, Object, Reference, Verb
-from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.kinds.record import Column, Goal, Kind, Object, Reference, Verb
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unplaceable, WeftError
 from weft.objects.identity import MAX_NAME, check_name
 from weft.objects.image.reference import held_name
 from weft.objects.quantity import parse_duration
@@ -95,6 +95,34 @@ class FunctionStatus(msgspec.Struct, kw_only=True):
     version: int = 0
     nodes: list[str] = []
     observed_generation: int = 0
+
+
+class PublishInput(msgspec.Struct):
+    description: Annotated[str, field("What is new in the version", max_length=200)] = ""
+
+
+class InvokeInput(msgspec.Struct):
+    """What it is called with comes over the stream. ``qualifier``: a version or an alias, "" for the newest; ``client_context`` is
+    handed to the code as it is; ``tail`` asks for the end of what it printed; ``timeout``: the caller's own patience in
+    seconds, 0 for the function's. ``later``: it is only taken in, and run when there is room."""
+
+    qualifier: str = ""
+    client_context: str = ""
+    tail: bool = False
+    timeout: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0.0
+    later: bool = False
+
+
+class FunctionLogsInput(msgspec.Struct):
+    """``tail`` last lines first (-1: all), of what was printed in the last ``since`` seconds (0: ever); then on if ``follow``."""
+
+    follow: bool = False
+    tail: int = -1
+    since: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+
+class MetricsInput(msgspec.Struct):
+    pass
 
 
 def check_function(spec: FunctionSpec) -> None:
@@ -237,9 +265,27 @@ def _versions_named(spec: FunctionSpec) -> list[str]:
     return sorted({number for target in spec.aliases.values() if isinstance(target, dict) for number in target})
 
 
-def _note(obj: Object) -> str:
-    reason, message = dig(obj, "status.reason", ""), dig(obj, "status.message", "")
-    return f"{reason}: {message}" if reason and message else reason or message
+def _serves(obj: Object | None) -> bool:
+    """Whether its last change is ready: until then a function serves what it was before, and says why."""
+    return read_phase(obj) == "Ready" and is_settled(obj) and not dig(obj or {}, "status.reason")
+
+
+_SERVES = Goal(_serves, "Ready")
+
+
+def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
+    reason, message, phase = dig(obj, "status.reason", ""), dig(obj, "status.message", ""), read_phase(obj)
+    if not reason or not goal.ends_failed:
+        return None
+    if reason in STUCK or (phase == "Pending" and reason in UNPLACEABLE):
+        why = "can't be prepared yet" if reason in STUCK else "fits on no node"
+        hint = f"It is prepared when that is resolved.  weft wait {what} | weft delete {what}"
+        return Unplaceable(f"{what} {why}: {message or reason}", reason=reason, hint=hint)
+    if phase not in ("Failed", "Ready") or not is_settled(obj):
+        return None
+    why = "\n".join([note(obj), *map(str, dig(obj, "status.trace", []))])
+    failed = "still serves its previous code" if phase == "Ready" else "failed"
+    return DriverFailed(f"{what} {failed}: {why}", reason=reason, hint=f"weft describe {what}")
 
 
 FUNCTION = Kind(
@@ -251,7 +297,9 @@ FUNCTION = Kind(
     spec=FunctionSpec,
     status=FunctionStatus,
     status_writer="gateway",
-    ready_phase="Ready",
+    goals={"create": _SERVES, "pull": _SERVES},
+    find_failure=_find_failure,
+    progress=text("status.message", ""),
     server_fields=("published", "pulls"),
     check=check_function,
     longest_name=LONGEST_NAME,
@@ -286,6 +334,6 @@ FUNCTION = Kind(
         AGE,
         Column("HTTP", text("spec.http"), wide=True),
         Column("CODE", lambda obj: str(dig(obj, "spec.code", ""))[:12] or "–", wide=True),
-        Column("NOTE", _note, flexible=True),
+        Column("NOTE", note, flexible=True),
     ),
 )

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, size, text
-from weft.kinds.record import Column, Kind, Reference
+from weft.kinds.parts.goal import reaches
+from weft.kinds.record import Column, Kind, Operation, Reference
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name
 from weft.objects.image.reference import ImageReference, read_source
@@ -132,7 +133,8 @@ IMAGE = Kind(
     summary="A base disk that VMs are cloned from, or a container image",
     spec=ImageSpec,
     status=ImageStatus,
-    ready_phase="Available",
+    goals={"create": reaches("Available")},
+    operation=Operation(act="fetch"),
     check=check_image,
     status_writer="images",
     references=(

@@ -11,10 +11,23 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weft.kinds.container import CONTAINER, ContainerSpec, check_container
-from weft.kinds.fields.cells import AGE, NAME, dig, text
+from weft.kinds.fields.cells import AGE, NAME, dig, note, text
 from weft.kinds.fields.gang import MOST as MOST_IN_GANG
-from weft.kinds.record import Column, Index, Kind, Object, Reference, Stored, Verb, keys_of, uid_of_owner
-from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.kinds.parts.goal import reaches, read_phase
+from weft.kinds.record import (
+    Column,
+    Goal,
+    Index,
+    Kind,
+    Object,
+    Operation,
+    Reference,
+    Stored,
+    Verb,
+    keys_of,
+    uid_of_owner,
+)
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
 from weft.objects.identity import MAX_NAME, check_name
 from weft.objects.index_ranges import format_indexes, parse_indexes
 from weft.objects.schedule import check_schedule
@@ -257,9 +270,24 @@ def first_exit_code(obj: Object) -> int:
     return found or 1
 
 
-def _note(obj: Object) -> str:
-    reason, message = dig(obj, "status.reason", ""), dig(obj, "status.message", "")
-    return f"{reason}: {message}" if reason and message else reason or message
+_SUCCEEDS = reaches("Succeeded", "Scheduled", ends_refused=False)
+
+
+def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
+    """What an ended job came to, unless a retry of its failed tasks was requested."""
+    phase = read_phase(obj)
+    if not goal.ends_failed or phase not in ENDED or dig(obj, "spec.rounds", 0) > dig(obj, "status.round", 0):
+        return None
+    failed, total = dig(obj, "status.failed", 0), dig(obj, "status.tasks", 0)
+    message = dig(obj, "status.message", "")
+    count = f", {failed} of {total} tasks failed" if failed else ""
+    first = str(dig(obj, "status.failed_indexes", "")).partition(",")[0].partition("-")[0]
+    logs = f"weft job logs {obj['name']} --task {first}   " if first else ""
+    return DriverFailed(
+        f"{what} is {phase}{count}" + (f": {message}" if message else ""),
+        reason=dig(obj, "status.reason", "") or None,
+        hint=f"{logs}weft job retry {obj['name']}",
+    )
 
 
 def _tasks(obj: Object) -> str:
@@ -303,6 +331,15 @@ JOB = Kind(
     check_change=check_job_change,
     server_fields=("hold", "cancel", "rounds"),
     finalizers=("job",),
+    goals={
+        "run": _SUCCEEDS,
+        "wait": _SUCCEEDS,
+        "cancel": Goal(
+            lambda obj: read_phase(obj) in ENDED, "over", ends_failed=False, ends_refused=False, asked="phase=Cancelled"
+        ),
+    },
+    find_failure=_find_failure,
+    operation=Operation(act="run", cancel="cancel", ended=(*ENDED, "Scheduled"), started="status.started_at"),
     commands=("run",),
     references=(
         *(_of_task(one) for one in CONTAINER.references),
@@ -326,6 +363,6 @@ JOB = Kind(
         Column("SCHEDULE", text("spec.schedule")),
         Column("IMAGE", text("spec.task.image"), flexible=True),
         AGE,
-        Column("NOTE", _note, flexible=True),
+        Column("NOTE", note, flexible=True),
     ),
 )

@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weft.kinds.allocation import PlannedMigration, read_migration
-from weft.kinds.fields.cells import AGE, NAME, dig, text
+from weft.kinds.fields.cells import AGE, NAME, dig, note, text
 from weft.kinds.parts.convert_verb import refuse_converting
-from weft.kinds.record import Column, Index, Kind, Object, Reference, Stored, Verb, uid_of
+from weft.kinds.parts.goal import find_ended, reaches
+from weft.kinds.record import Column, Index, Kind, Object, Operation, Reference, Stored, Verb, uid_of
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import MAX_NAME, object_key
 from weft.objects.lifecycle import Phase
@@ -344,11 +345,10 @@ def describe_window(window: Mapping[str, Any]) -> str:
 
 
 def _note(obj: Object) -> str:
-    reason, message = dig(obj, "status.reason", ""), dig(obj, "status.message", "")
     window = dig(obj, "status.window")
     if window and dig(obj, "status.phase") == "Planned":
-        return f"{describe_window(window)}: {message}"
-    return f"{reason}: {message}" if reason and message else reason or message
+        return f"{describe_window(window)}: {dig(obj, 'status.message', '')}"
+    return note(obj)
 
 
 def _workloads(kind: str, spec: MigrationSpec) -> Sequence[str]:
@@ -378,6 +378,14 @@ MIGRATION = Kind(
     check=check_migration,
     server_fields=("cancel",),
     finalizers=("migration",),
+    goals={
+        "create": reaches("Succeeded", ends_refused=False),
+        "cancel": reaches("Cancelled", ends_refused=False),
+    },
+    find_failure=find_ended(ENDED),
+    operation=Operation(
+        act="migrate", cancel="cancel", ended=ENDED, subject="spec.workload", started="status.started_at"
+    ),
     references=(
         *(Reference(kind, "spec.workload", partial(_workloads, kind), blocks=False) for kind in MOVABLE),
         Reference("node", "spec.to", lambda s: [s.to] if s.to else [], blocks=False),

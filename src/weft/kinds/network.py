@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, text
+from weft.kinds.parts.goal import reaches
 from weft.kinds.record import Column, Index, Kind, uid_of
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import field, words
@@ -102,7 +103,7 @@ NETWORK = Kind(
     summary="A tenant network",
     spec=NetworkSpec,
     status=NetworkStatus,
-    ready_phase="Ready",
+    goals={"create": reaches("Ready")},
     check=check_network,
     check_new=check_new_network,
     status_writer="networks",

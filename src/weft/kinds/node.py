@@ -11,7 +11,8 @@ import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, joined, text
 from weft.kinds.fields.taint import check_taints
-from weft.kinds.record import Column, Index, Kind, Object, Stored, Verb, uid_of
+from weft.kinds.parts.goal import find_condition
+from weft.kinds.record import Column, Goal, Index, Kind, Object, Operation, Stored, Verb, uid_of
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_bytes, format_cpu
@@ -262,8 +263,7 @@ def _status(obj: Object) -> str:
     if phase == "Ready" and dig(obj, "spec.maintenance"):
         return "Maintenance"
     if phase == "Ready" and dig(obj, "spec.drain"):
-        drained = any(one["type"] == "Drained" and one["status"] == "True" for one in obj.get("conditions", []))
-        return "Drained" if drained else "Draining"
+        return "Drained" if _is_drained(obj) else "Draining"
     return "Cordoned" if phase == "Ready" and dig(obj, "spec.cordoned") else phase
 
 
@@ -326,6 +326,11 @@ def _orphans(item: Stored) -> list[str]:
     return [orphan.key for text_ in item.report(NodeReport).orphans if (orphan := read_orphan(text_)) is not None]
 
 
+def _is_drained(obj: Object | None) -> bool:
+    drained = find_condition(obj, "Drained")
+    return not dig(obj or {}, "spec.drain") or (drained is not None and drained["status"] == "True")
+
+
 NODE = Kind(
     name="node",
     plural="nodes",
@@ -355,6 +360,8 @@ NODE = Kind(
         Verb("drain", "Move away all that is on it, and place nothing new", input=DrainInput, change=_drain),
         Verb("maintenance", "Say that it is being worked on, or no more", input=MaintenanceInput, change=_maintain),
     ),
+    goals={"drain": Goal(_is_drained, "drained", ends_failed=False, ends_refused=False, asked="condition=Drained")},
+    operation=Operation(act="drain", cancel="uncordon", while_="spec.drain", condition="Drained"),
     indexes={
         NODES_BY_UID: uid_of,
         NODES_BY_ORPHAN: _orphans,

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import msgspec
 
 from weft.objects.envelope import Condition, Envelope
+from weft.objects.errors import WeftError
 from weft.objects.identity import MAX_NAME, Ref, object_key
 
 Object = Mapping[str, Any]  # a whole object as plain JSON data: kind, name, …, spec, status, report
@@ -60,6 +61,32 @@ def uid_of_owner(item: Stored) -> tuple[str, ...]:
 def keys_of(kind: str, item: Stored, names: Iterable[str]) -> list[str]:
     """The keys of the objects of ``kind`` that ``item`` refers to by name."""
     return [object_key(kind, item.envelope.project, name) for name in names]
+
+
+class Goal(msgspec.Struct, frozen=True):
+    """What a verb leads to, and what ends the waiting for it."""
+
+    reached: Callable[[Object | None], bool]  # of each state of the object; None: it is gone
+    words: str  # for people
+    ends_failed: bool = True  # by a failure
+    ends_refused: bool = True  # if no node fits
+    ends_alone: bool = True  # if other members of its gang are missing
+    wants_gone: bool = False
+    asked: str = ""  # as ``weft wait --for`` takes it; "": what ``weft wait`` waits for by itself
+    changes: Callable[[Object], Any] | None = None  # what must differ from what it was before
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """What goes on with an object of the kind for longer than a request, in ``weft operation``. A kind without one has what
+    ``create`` and changes wait for."""
+
+    act: str  # what is done, as a verb: migrate
+    cancel: str = ""  # the verb of the object that ends it early; "": deleting the object does
+    ended: tuple[str, ...] = ()  # phases in which it is over, reached or not
+    subject: str = ""  # the field that names what it is done to; "": the object
+    started: str = ""  # the field with its start, in seconds since 1970; "": the object's creation
+    while_: str = ""  # the field that is true while there is one; "": always
+    condition: str = ""  # the condition that tells how it goes, and since when
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -218,7 +245,15 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     reported_by_node: bool = False  # its ``report`` is a node's
     ephemeral: bool = False  # a question with an answer: created, read and deleted, never changed
     workload: Workload | None = None  # set: it is placed and run
-    ready_phase: str = ""  # what a new one comes to, which ``create`` waits for
+    # What a verb leads to, which commands wait for. ``create`` stands for ``update`` too, and ``wait`` is what ``weft wait``
+    # waits for by itself, where that isn't the same.
+    goals: Mapping[str, Goal] = {}
+    find_failure: Callable[[Object, str, Goal], WeftError | None] | None = None  # None: its phase is Failed
+    operation: Operation | None = None
+    progress: Callable[[Object], str] | None = (
+        None  # what is said of one beside its phase; None: its reason and message
+    )
+    shows_output: bool = False  # of one that failed people see what it printed last
     uploads: Callable[[Any], Sequence[str]] | None = None  # digests of what must have been uploaded for a spec
     removable: bool = False  # people may delete it, though only weft writes it
     longest_name: int = MAX_NAME

@@ -13,7 +13,8 @@ from weft.kinds.fields.cells import text
 from weft.kinds.image import ImageStatus
 from weft.kinds.migration import MigrateInput, make_migration
 from weft.kinds.parts.convert_verb import CONVERT, guard_converting, refuse_handed_over
-from weft.kinds.parts.run_spec import MIB, Name
+from weft.kinds.parts.goal import WORKLOAD_GOALS, find_workload_failure
+from weft.kinds.parts.placement_spec import MIB, Name
 from weft.kinds.parts.stream_verbs import ConsoleInput, ExecInput, ForwardInput, LogsInput, ScreenInput
 from weft.kinds.parts.workload import (
     CONDITIONS,
@@ -37,7 +38,7 @@ from weft.kinds.parts.workload import (
 )
 from weft.kinds.record import Ask, Column, Kind, Object, Reference, Verb, Workload
 from weft.objects.errors import IllegalTransition, InvalidInput
-from weft.objects.lifecycle import Phase, check_verb
+from weft.objects.lifecycle import check_verb
 from weft.objects.quantity import format_bytes
 from weft.objects.schema import field
 
@@ -267,7 +268,8 @@ VM = Kind(
     status=WorkloadStatus,
     workload=WORKLOAD,
     indexes=index_workload(VmSpec, WORKLOAD),
-    ready_phase=str(Phase.RUNNING),
+    goals=WORKLOAD_GOALS,
+    find_failure=find_workload_failure,
     commands=("ssh", "cp", "attach", "detach"),
     verbs=VERBS,
     check=check_vm,

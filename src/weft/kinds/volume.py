@@ -9,6 +9,7 @@ import msgspec
 
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import AGE, NAME, dig, size, text
+from weft.kinds.parts.goal import reaches
 from weft.kinds.record import Column, Index, Kind, Stored, uid_of
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import Ref
@@ -75,7 +76,7 @@ VOLUME = Kind(
     summary="A disk that outlives VMs",
     spec=VolumeSpec,
     status=VolumeStatus,
-    ready_phase="Available",
+    goals={"create": reaches("Available", "Attached")},
     check=check_volume,
     check_change=check_growth,
     status_writer="volumes",

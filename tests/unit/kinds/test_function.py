@@ -10,13 +10,13 @@ import pytest
 from weft.kinds.function import (
     FUNCTION,
     FunctionSpec,
+    PublishInput,
     check_function,
     keep_alive_of,
     ready_of,
     weights_of,
 )
 from weft.kinds.function_version import FUNCTION_VERSION
-from weft.kinds.parts.function_verbs import PublishInput
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.schema import read_strict
 

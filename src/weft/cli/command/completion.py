@@ -79,9 +79,8 @@ def complete_operation(context: click.Context, param: click.Parameter, incomplet
     module = importlib.import_module("weft.cli.wait.operation")
     found: list[Any] = []
     for name in module.kinds_with_operations():
-        going = [obj for obj in _list(context, name) if name != "node" or obj["spec"].get("drain")]
-        found += [module.read_operation(obj) for obj in going]
-    return [CompletionItem(one.id) for one in found if one.state == "running" and one.id.startswith(incomplete)]
+        found += module.list_running(name, _list(context, name))
+    return [CompletionItem(one.id) for one in found if one.id.startswith(incomplete)]
 
 
 def _list(context: click.Context, kind: str) -> list[dict[str, Any]]:

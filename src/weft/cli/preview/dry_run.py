@@ -13,8 +13,8 @@ from weft.cli.placement.answer import render_recommendation
 from weft.cli.placement.question import ask
 from weft.cli.session import Session
 from weft.cli.wait.follow import print_one
-from weft.cli.wait.goal import is_stuck
 from weft.kinds.fields.cells import dig
+from weft.kinds.parts.goal import is_stuck
 from weft.kinds.registry import is_workload
 from weft.objects.errors import WeftError
 

@@ -18,7 +18,6 @@ from weft.cli.conversion.progress import Converting, describe_end, describe_next
 from weft.cli.output.formats import print_object
 from weft.cli.session import Session
 from weft.cli.wait.follow import follow_to_end, print_one
-from weft.cli.wait.goal import Goal
 from weft.cli.wait.operation import name_operation
 from weft.cli.wait.watch import Result, Wait
 from weft.kinds.container import ContainerSpec
@@ -27,7 +26,7 @@ from weft.kinds.fields.cells import dig
 from weft.kinds.image import OCI, read_oci
 from weft.kinds.parts.convert_verb import DEFAULT_TIMEOUT_SECONDS, KINDS, ConvertInput, make_conversion
 from weft.kinds.parts.spec_conversion import Translated, to_container, to_vm
-from weft.kinds.record import Kind
+from weft.kinds.record import Goal, Kind
 from weft.kinds.registry import BY_NAME
 from weft.kinds.vm import VmSpec
 from weft.objects.errors import AlreadyExists, DriverFailed, IllegalTransition, NotFound, Unplaceable, WeftError

@@ -19,12 +19,11 @@ from weft.cli.output.terminal import find_width
 from weft.cli.placement.question import ask
 from weft.cli.session import Session
 from weft.cli.wait.follow import follow_to_end, print_one
-from weft.cli.wait.goal import Goal
 from weft.cli.wait.operation import name_operation
 from weft.cli.wait.progress import Progress
 from weft.cli.wait.watch import Result, Wait
 from weft.kinds.fields.cells import dig
-from weft.kinds.record import Kind
+from weft.kinds.record import Goal, Kind
 from weft.objects.errors import TimedOut, WeftError
 from weft.objects.quantity import format_bytes
 

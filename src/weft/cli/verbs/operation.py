@@ -19,11 +19,11 @@ from weft.cli.output.terminal import CLEAR, is_terminal
 from weft.cli.session import Session
 from weft.cli.wait.finish import Done, finish
 from weft.cli.wait.operation import (
-    CANCELS,
     Operation,
+    find_cancel,
     find_goal,
-    is_carried,
     kinds_with_operations,
+    list_running,
     name_operation,
     read_id,
     read_operation,
@@ -75,14 +75,11 @@ def _run(session: Session, kind: Kind | None, act: str, ids: tuple[str, ...], ev
 
 
 def _list(session: Session, every: bool) -> list[Operation]:
-    found = [
-        read_operation(obj)
+    return [
+        one
         for name in kinds_with_operations()
-        for obj in session.client.list(name, all_projects=session.all_projects).items
-        if not is_carried(obj) and (name != "node" or obj["spec"].get("drain"))
+        for one in list_running(name, session.client.list(name, all_projects=session.all_projects).items, ended=every)
     ]
-    ended = ("migrate", "convert", "run") if every else ()
-    return [one for one in found if one.state == "running" or one.act in ended]
 
 
 def _print(session: Session, found: Sequence[Operation]) -> None:
@@ -139,14 +136,14 @@ def _get(session: Session, id_: str) -> dict[str, Any] | None:
 
 def _show(session: Session, ids: tuple[str, ...]) -> None:
     found = [(id_, _get(session, id_)) for id_ in ids]
-    shown = [read_operation(obj) for _, obj in found if obj is not None]
+    shown = [(read_operation(obj), find_cancel(obj)) for _, obj in found if obj is not None]
     for id_, obj in found:
         if obj is None:
             session.say(f"{id_}  its object is gone")
     if session.is_data:
-        _print(session, shown)
+        _print(session, [one for one, _ in shown])
         return
-    for one in shown:
+    for one, cancel in shown:
         lines = {
             "id": one.id,
             "act": one.act,
@@ -156,7 +153,7 @@ def _show(session: Session, ids: tuple[str, ...]) -> None:
             "since": f"{age_of(session, one.since)} ago" if one.since else "",
             "note": one.message,
             "attach": f"weft operation attach {one.id}" if one.state == "running" else "",
-            "cancel": f"weft operation cancel {one.id}" if one.state == "running" and _can_cancel(one) else "",
+            "cancel": f"weft operation cancel {one.id}" if one.state == "running" and cancel else "",
         }
         print("\n".join(f"{word:<8} {text}" for word, text in lines.items() if text))
 
@@ -176,10 +173,6 @@ def _attach(session: Session, ids: tuple[str, ...]) -> int:
     return finish(session, done, waits) if waits else 0
 
 
-def _can_cancel(one: Operation) -> bool:
-    return one.act in CANCELS or one.act in ("create", "fetch")
-
-
 def _cancel(session: Session, ids: tuple[str, ...], yes: bool) -> int:
     for id_ in ids:
         obj = _get(session, id_)
@@ -189,10 +182,11 @@ def _cancel(session: Session, ids: tuple[str, ...], yes: bool) -> int:
         kind, name = BY_NAME[obj["kind"]], obj["name"]
         if one.state != "running":
             raise IllegalTransition(f"{one.id} is {one.state}: nothing to cancel")
-        if one.act in CANCELS:
-            session.client.verb(kind.name, name, CANCELS[one.act], {}, project=obj.get("project"))
+        cancel = find_cancel(obj)
+        if cancel not in (None, "delete"):
+            session.client.verb(kind.name, name, cancel, {}, project=obj.get("project"))
             print(f"{one.id}  cancelled", flush=True)
-        elif not _can_cancel(one):
+        elif cancel is None:
             hint = f"weft set {kind.name}/{name} changes the object back" if one.act == "change" else None
             raise IllegalTransition(
                 f"{one.id}: a {'deletion' if one.act == 'delete' else one.act} can't be cancelled", hint=hint

@@ -12,9 +12,9 @@ from weft.cli.command.lookup import find_targets
 from weft.cli.command.target import Target
 from weft.cli.session import Session
 from weft.cli.wait.finish import Done, finish
-from weft.cli.wait.goal import Goal, plan_goal, read_goal
+from weft.cli.wait.goal import plan_goal, read_goal
 from weft.cli.wait.watch import Wait
-from weft.kinds.record import Kind
+from weft.kinds.record import Goal, Kind
 from weft.objects.errors import NotFound
 
 
@@ -54,7 +54,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], goals: tup
 
 def _plan_default(target: Target) -> list[Goal]:
     """Until it is as create would leave it; a VM that no node takes is waited for."""
-    goal = plan_goal(target.kind.name, "run" if target.kind.name == "job" else "create")
+    goal = plan_goal(target.kind.name, "wait")
     if goal is None:
         raise click.UsageError(f"give what to wait for: weft wait {target.what} --for=FIELD=VALUE")
     return [msgspec.structs.replace(goal, ends_refused=False)]

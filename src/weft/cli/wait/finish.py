@@ -15,15 +15,16 @@ from weft.cli.command.target import Target
 from weft.cli.output.formats import print_list, print_object
 from weft.cli.placement.decision import explain_refusal
 from weft.cli.session import Session
-from weft.cli.wait.goal import UNPLACEABLE, Goal, plan_goal
+from weft.cli.wait.goal import plan_goal
 from weft.cli.wait.operation import name_operation
 from weft.cli.wait.progress import Progress
 from weft.cli.wait.watch import Result, Wait, describe_wait, follow
 from weft.kinds.fields.cells import dig
+from weft.kinds.parts.goal import UNPLACEABLE
+from weft.kinds.record import Goal, Object
 from weft.kinds.registry import BY_NAME, is_workload
 from weft.objects.errors import NotFound, Unplaceable, WeftError
 
-Object = Mapping[str, Any]
 _MOST_NAMED = 10
 _UNDOES = {
     "create": "delete",
@@ -97,7 +98,7 @@ def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait]) -> int
 def _tell(session: Session, result: Result, verb: str) -> int:
     target = result.wait.target
     if result.error is not None:
-        if target.kind.name == "container" and result.obj is not None and session.output != "json":
+        if target.kind.shows_output and result.obj is not None and session.output != "json":
             if dig(result.obj, "status.phase") == "Failed":
                 printed = importlib.import_module("weft.cli.stream.logs")  # with all that streams need: for this alone
                 printed.show_last_lines(session, target)

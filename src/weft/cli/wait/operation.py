@@ -8,35 +8,41 @@ which of its changes.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import msgspec
 
 from weft.cli.command.target import Target
-from weft.cli.wait.goal import Goal, find_failure, plan_goal
-from weft.kinds.conversion import ENDED as ENDS_OF_CONVERSIONS
-from weft.kinds.fields.cells import dig
-from weft.kinds.job import ENDED as ENDS_OF_JOBS
-from weft.kinds.migration import ENDED as ENDS_OF_MIGRATIONS
-from weft.kinds.registry import KINDS, find_kind
+from weft.cli.wait.goal import find_failure, plan_goal
+from weft.kinds.fields.cells import dig, note
+from weft.kinds.parts.goal import GONE, find_condition, read_phase
+from weft.kinds.record import Goal, Object
+from weft.kinds.record import Operation as Declared
+from weft.kinds.registry import BY_NAME, KINDS, find_kind
 from weft.objects.errors import InvalidInput
 
-Object = Mapping[str, Any]
 _ID = re.compile(r"([^/@]+)/([^/@]+)(?:@(\d+))?")
-_ENDS: dict[str, tuple[str, ...]] = {
-    "migration": tuple(ENDS_OF_MIGRATIONS),
-    "conversion": tuple(ENDS_OF_CONVERSIONS),
-    "job": (*ENDS_OF_JOBS, "Scheduled"),
-}
-_ACTS = {"migration": "migrate", "conversion": "convert", "job": "run", "image": "fetch"}
-# What ends an operation before its time: the verb of its own object that does it.
-CANCELS = {"migrate": "cancel", "convert": "undo", "run": "cancel", "drain": "uncordon"}
 
 
 def kinds_with_operations() -> list[str]:
     """The kinds of objects that can take a while to become as they were asked for."""
-    return [kind.name for kind in KINDS if kind.name == "node" or plan_goal(kind.name, "create") is not None]
+    return [kind.name for kind in KINDS if kind.operation is not None or plan_goal(kind.name, "wait") is not None]
+
+
+def list_running(kind: str, objects: Iterable[Object], *, ended: bool = False) -> list[Operation]:
+    """What goes on with objects of a kind; ``ended``: and what is over, of kinds whose objects are operations."""
+    declared = BY_NAME[kind].operation
+    keeps = ended and declared is not None and bool(declared.ended)
+    found = [read_operation(obj) for obj in objects if not is_carried(obj) and _is_under_way(declared, obj)]
+    return [one for one in found if one.state == "running" or keeps]
+
+
+def find_cancel(obj: Object) -> str | None:
+    """The verb that ends the operation on ``obj``: one of its own, or ``delete`` for its creation; None if nothing does."""
+    declared, act = BY_NAME[obj["kind"]].operation, find_act(obj)
+    if declared is not None and act == declared.act:
+        return declared.cancel or "delete"
+    return "delete" if act == "create" else None
 
 
 def is_carried(obj: Object) -> bool:
@@ -77,77 +83,70 @@ def read_id(text: str) -> tuple[Target, int | None]:
 def read_operation(obj: Object) -> Operation:
     """The newest operation on ``obj``, whether it goes on or not."""
     what = f"{obj['kind']}/{obj['name']}"
-    act, goal = find_act(obj), find_goal(obj)
-    failed = find_failure(obj, what, goal) if not obj.get("deleting_since") else None
-    reached = goal.reached(obj)
-    over = dig(obj, "status.phase", "") in _ENDS.get(obj["kind"], ()) and act != "delete"
-    state = (
-        "done"
-        if reached
-        else "failed"
-        if over or (failed is not None and goal.ends_failed and act != "drain")
-        else "running"
-    )
+    declared, act, goal, phase = BY_NAME[obj["kind"]].operation, find_act(obj), find_goal(obj), read_phase(obj)
+    failed = find_failure(obj, what, goal) if act != "delete" else None
+    over = declared is not None and phase in declared.ended and act != "delete"
+    state = "running"
+    if goal.reached(obj):
+        state = "done"
+    elif over or (failed is not None and goal.ends_failed):
+        state = "failed"
     return Operation(
         id=name_operation(obj),
         act=act,
-        object=str(dig(obj, "spec.workload", what)) if obj["kind"] == "migration" else what,
+        object=str(dig(obj, declared.subject, what)) if declared is not None and declared.subject else what,
         project=obj.get("project") or "",
         state=state,
-        phase=_phase(obj),
+        phase="Deleting" if act == "delete" else phase or "Pending",
         since=float(_find_since(obj, act)),
         message=_find_message(obj, failed.message if failed is not None and state == "failed" else ""),
     )
 
 
 def find_act(obj: Object) -> str:
+    declared = BY_NAME[obj["kind"]].operation
     if obj.get("deleting_since"):
         return "delete"
-    if obj["kind"] == "node":
-        return "drain" if dig(obj, "spec.drain") else "change"
-    return _ACTS.get(obj["kind"]) or ("create" if obj.get("generation", 1) == 1 else "change")
+    if declared is not None and _is_under_way(declared, obj):
+        return declared.act
+    return "create" if obj.get("generation", 1) == 1 else "change"
 
 
 def find_goal(obj: Object) -> Goal:
     """When the operation on ``obj`` is done."""
     if obj.get("deleting_since"):
-        return Goal(lambda now: now is None, "gone", wants_gone=True)
-    if obj["kind"] == "node" and dig(obj, "spec.drain"):
-        return Goal(_is_drained, "drained", ends_failed=False, ends_refused=False)
-    goal = plan_goal(obj["kind"], "run" if obj["kind"] == "job" else "create")
+        return GONE
+    goal = plan_goal(obj["kind"], find_act(obj)) or plan_goal(obj["kind"], "wait")
     if goal is None:
         return Goal(lambda now: now is not None, "there")
     return msgspec.structs.replace(goal, ends_refused=False)
 
 
-def _is_drained(obj: Object | None) -> bool:
-    told = next((one for one in (obj or {}).get("conditions") or () if one["type"] == "Drained"), None)
-    return not dig(obj or {}, "spec.drain") or (told is not None and told["status"] == "True")
-
-
-def _phase(obj: Object) -> str:
-    return "Deleting" if obj.get("deleting_since") else str(dig(obj, "status.phase", "Pending"))
+def _is_under_way(declared: Declared | None, obj: Object) -> bool:
+    return declared is None or not declared.while_ or bool(dig(obj, declared.while_))
 
 
 def _find_since(obj: Object, act: str) -> float:
+    declared = BY_NAME[obj["kind"]].operation
     if act == "delete":
         return float(obj["deleting_since"])
-    if act == "drain":
-        told = next((one for one in obj.get("conditions") or () if one["type"] == "Drained"), None)
-        return float(told["since"]) if told else 0.0
-    first = act in ("create", "migrate", "convert", "run", "fetch")
-    return float(dig(obj, "status.started_at", 0.0) if act in ("migrate", "run") else 0.0) or (
-        float(obj.get("created_at", 0.0)) if first else 0.0
-    )
+    if declared is not None and act == declared.act:
+        if declared.condition:
+            condition = find_condition(obj, declared.condition)
+            return float(condition["since"]) if condition is not None else 0.0
+        started = float(dig(obj, declared.started, 0.0)) if declared.started else 0.0
+        return started or float(obj.get("created_at", 0.0))
+    return float(obj.get("created_at", 0.0)) if act == "create" else 0.0
 
 
 def _find_message(obj: Object, failure: str) -> str:
-    told = next((one for one in obj.get("conditions") or () if one["type"] == "Drained"), None)
-    if obj["kind"] == "node":
-        return str(told["message"]) if told else ""
-    reason, message = dig(obj, "status.reason", ""), dig(obj, "status.message", "")
-    said = f"{reason}: {message}" if reason and message else str(reason or message)
-    waiting = [
-        c for c in obj.get("conditions") or () if c["status"] == "False" and (c.get("message") or c.get("reason"))
-    ]
-    return said or failure or next((str(c.get("message") or c["reason"]) for c in waiting), "")
+    declared = BY_NAME[obj["kind"]].operation
+    if declared is not None and declared.condition:
+        condition = find_condition(obj, declared.condition)
+        return str(condition["message"]) if condition is not None else ""
+    waiting = (
+        str(one.get("message") or one.get("reason") or "")
+        for one in obj.get("conditions") or ()
+        if one["status"] == "False"
+    )
+    return note(obj) or failure or next(filter(None, waiting), "")

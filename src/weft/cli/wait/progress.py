@@ -11,8 +11,9 @@ from weft.cli.command.target import Target
 from weft.cli.output.terminal import Paint, clean, find_width, is_terminal, plan_paint
 from weft.cli.placement.decision import describe_choice, read_notes
 from weft.kinds.fields.cells import dig
+from weft.kinds.record import Object
+from weft.kinds.registry import BY_NAME
 
-Object = Mapping[str, Any]
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _COUNTED = re.compile(r": [\d.]+ \w+ of ([\d.]+ \w+)$")  # off a terminal only what it is all in all
 _TURNS = "\0"  # where the wheel is drawn
@@ -195,9 +196,10 @@ def describe_standing(obj: Object) -> tuple[str, str]:
         return phase, ""  # that is of what was asked for before
     if reason in _DOING:
         return reason, message
-    if obj["kind"] == "function" or not reason or reason in message:
-        return phase, message
-    return phase, f"{reason}: {message}" if message else ""
+    progress = BY_NAME[obj["kind"]].progress
+    if progress is not None:
+        return phase, clean(progress(obj))
+    return phase, f"{reason}: {message}" if message and reason not in message else message
 
 
 def _step(step: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from weft.gateway.function.invocation.call import AcceptsEvents, Call, Outcome
 from weft.gateway.function.service import FunctionService
 from weft.gateway.stream.connection import Connection
 from weft.gateway.stream.splice import Carried
-from weft.kinds.parts.function_verbs import FunctionLogsInput, InvokeInput
+from weft.kinds.function import FunctionLogsInput, InvokeInput
 from weft.objects.errors import InvalidInput, NotFound, TooLarge, WeftError
 from weft.protocol.frames import FrameType, encode_data, encode_error, encode_exit, encode_json
 from weft.protocol.invocations import MAX_PAYLOAD_BYTES

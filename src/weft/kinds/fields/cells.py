@@ -49,6 +49,12 @@ def joined(path: str, missing: str = "–") -> Callable[[Object], str]:
     return lambda obj: ", ".join(str(x) for x in dig(obj, path, [])) or missing
 
 
+def note(obj: Object) -> str:
+    """What its status says beside the phase."""
+    reason, message = str(dig(obj, "status.reason", "")), str(dig(obj, "status.message", ""))
+    return f"{reason}: {message}" if reason and message else reason or message
+
+
 NAME = Column("NAME", text("name"))
 # The age is drawn by whoever has a clock: a column with this title gets created_at as unix seconds.
 AGE = Column("AGE", lambda obj: str(dig(obj, "created_at", 0.0)))

@@ -13,8 +13,7 @@ from weft.kinds.fields.affinity import check_affinity
 from weft.kinds.fields.environment import check_env
 from weft.kinds.fields.strategy import read_strategy
 from weft.kinds.fields.taint import check_taints
-from weft.kinds.parts.placement_spec import DataHints, Preferred, Required, Strategy, Tolerated
-from weft.kinds.parts.run_spec import MIB
+from weft.kinds.parts.placement_spec import MIB, DataHints, Preferred, Required, Strategy, Tolerated
 from weft.kinds.parts.workload import MOST_CORES, MOST_MEMORY_BYTES
 from weft.kinds.record import Index, Reference, Stored, keys_of
 from weft.objects.code_limits import MOST_BYTES
@@ -206,7 +205,7 @@ def code_of(spec: FunctionCode) -> FunctionCode:
 
 
 def name_base(runtime: str, image: str, isolation: str) -> str:
-    """The name of the Image that a runtime is, or for an OCI image in a machine, whose kernel it gets; "" if none is needed."""
+    """The name of the Image that a runtime is, or for an OCI image in a machine, whose kernel it gets; "" if it needs none."""
     if image:
         return KERNEL if isolation == "vm" else ""
     return BASES.get(runtime, runtime)

@@ -19,11 +19,13 @@ from weft.kinds.fields.affinity import check_affinity
 from weft.kinds.fields.gang import read_gang
 from weft.kinds.fields.strategy import policies_named, read_strategy
 from weft.kinds.fields.taint import check_taints
-from weft.kinds.parts.run_spec import RunSpec
 from weft.kinds.record import Reference
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import field
 
+MIB = 1024 * 1024
+
+Name = Annotated[str, field("", name=True)]
 Amount = Annotated[int, field("", quantity="amount")]
 Share = Annotated[float, field("", quantity="ratio")]
 REFUSALS = ("insufficientResources", "noAvailableAgents")  # no node takes it: for a serverless workload that is the end
@@ -45,6 +47,39 @@ Tolerated = Annotated[list[str], field("Taints to tolerate: NAME, or NAME=VALUE 
 DataHints = Annotated[
     list[str], field("Data that the workload reads, as nodes declare it: ceph-pool:raw-data, or volume:NAME")
 ]
+
+
+class RunSpec(msgspec.Struct, kw_only=True):
+    """How much a workload gets, how it is reached, and when it runs."""
+
+    cpu: Annotated[float, field("Cores; a fraction is a limit", change="plug", quantity="cpu")] = 1.0
+    memory: Annotated[int, field("Memory", change="plug", quantity="bytes")] = 256 * MIB
+    networks: Annotated[
+        list[str], field("Networks to join, one NIC each: NAME, or NAME:ADDRESS for that address", change="plug")
+    ] = msgspec.field(default_factory=lambda: ["default"])
+    security_groups: Annotated[
+        list[Name], field("Security groups; without any, everyone in the same networks may connect", change="live")
+    ] = []
+    publish: Annotated[list[str], field("Ports to publish: HOST:GUEST or HOST:GUEST/udp", change="live")] = []
+    force_publish: Annotated[
+        bool,
+        field(
+            "Publish even ports that are reserved or held by a program of a node, which keeps them there", change="live"
+        ),
+    ] = False
+    restart: Annotated[
+        Literal["always", "on-failure", "never"],
+        field("When to start again after the workload has ended by itself", change="live"),
+    ] = "on-failure"
+    on_node_loss: Annotated[Literal["wait", "restart"], field("What to do when the node is lost", change="live")] = (
+        "wait"
+    )
+    grace: Annotated[float, field("Time that the workload has to shut down", change="live", quantity="duration")] = 20.0
+    run: Annotated[
+        Literal["run", "stop", "suspend"], field("Desired state; the verbs start, stop and suspend set it")
+    ] = "run"
+    hold: Annotated[bool, field("Do not place yet; the verbs hold and release set it")] = False
+    restart_generation: Annotated[int, field("Counter: the workload is started afresh when it grows", ge=0)] = 0
 
 
 class PlacementSpec(RunSpec, msgspec.Struct, kw_only=True):

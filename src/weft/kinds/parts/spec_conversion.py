@@ -12,7 +12,7 @@ import msgspec
 
 from weft.kinds.container import ContainerSpec, check_container
 from weft.kinds.fields.mount import read_mount
-from weft.kinds.parts.run_spec import MIB
+from weft.kinds.parts.placement_spec import MIB
 from weft.kinds.parts.user_data import MOST_CHARACTERS, Process, read_process, write_process
 from weft.kinds.parts.workload import WorkloadSpec
 from weft.kinds.vm import VmSpec, check_vm
@@ -139,7 +139,7 @@ def to_container(spec: VmSpec, image: str, *, memory: int = 0, registry_secret: 
 
 
 def _shared(spec: WorkloadSpec) -> dict[str, Any]:
-    """What both kinds have, but for what its run is to be."""
+    """What both kinds have, except whether it runs."""
     return {name: getattr(spec, name) for name in _SHARED}
 
 

@@ -10,12 +10,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weft.kinds.constraint import names_preferred, names_required
-from weft.kinds.fields.cells import AGE, NAME, cores, dig, joined, size, text
+from weft.kinds.fields.cells import AGE, NAME, cores, dig, joined, note, size, text
 from weft.kinds.fields.gang import read_gang
 from weft.kinds.parts.convert_verb import refuse_handed_over
 from weft.kinds.parts.nic import claim_address, networks_of, read_nic
-from weft.kinds.parts.placement_spec import PlacementSpec, check_placement, placement_references
-from weft.kinds.parts.run_spec import MIB
+from weft.kinds.parts.placement_spec import MIB, PlacementSpec, check_placement, placement_references
 from weft.kinds.published_port import PublishedPortSpec
 from weft.kinds.record import (
     Claim,
@@ -241,12 +240,6 @@ START = Verb("start", "Start it (after stop, suspend or failure)", change=_start
 RESTART = Verb("restart", "Shut down and boot afresh", change=_restart)
 HOLD = Verb("hold", "Don't place it yet", change=set_fields("hold", hold=True))
 RELEASE = Verb("release", "Let a held workload be placed", change=set_fields("release", hold=False))
-
-
-def note(obj: Object) -> str:
-    """The last cell of a workload's row."""
-    reason, message = dig(obj, "status.reason", ""), dig(obj, "status.message", "")
-    return f"{reason}: {message}" if reason and message else reason or message
 
 
 def workload_columns(image: Column) -> tuple[Column, ...]:

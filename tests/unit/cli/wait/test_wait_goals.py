@@ -12,6 +12,7 @@ from weft.cli.command.exit_codes import UNPLACEABLE, exit_code
 from weft.cli.command.target import Target, read_targets
 from weft.cli.wait.finish import describe_parting
 from weft.cli.wait.goal import find_failure, plan_goal, read_goal
+from weft.cli.wait.operation import find_cancel, kinds_with_operations, list_running
 from weft.cli.wait.watch import Wait, describe_wait
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import InvalidInput, NotFound, Unplaceable
@@ -256,3 +257,25 @@ def test_what_has_no_way_back_is_not_told_as_if_it_had() -> None:
     assert goal is not None
     wait = Wait(Target(BY_NAME["vm"], "web"), goal)
     assert describe_parting([wait], {"vm/web": "restart"}) == f"the work goes on; watch: {describe_wait(wait)}"
+
+
+def job(phase: str) -> dict[str, Any]:
+    return {"kind": "job", "name": phase.lower(), "spec": {}, "status": {"phase": phase, "started_at": 7.0}}
+
+
+def test_a_job_that_runs_is_an_operation_and_one_that_has_ended_only_on_request() -> None:
+    jobs = [job("Running"), job("Failed"), job("Scheduled")]
+    assert "job" in kinds_with_operations()
+    assert [(one.act, one.object, one.state, one.since) for one in list_running("job", jobs)] == [
+        ("run", "job/running", "running", 7.0)
+    ]
+    assert [one.state for one in list_running("job", jobs, ended=True)] == ["running", "failed", "done"]
+    assert find_cancel(jobs[0]) == "cancel"
+
+
+def test_a_drain_is_a_nodes_operation_until_its_condition_says_that_it_is_over() -> None:
+    told = {"type": "Drained", "status": "False", "message": "2 workloads left", "since": 5.0}
+    node = {"kind": "node", "name": "n1", "spec": {"drain": True}, "status": {"phase": "Ready"}, "conditions": [told]}
+    (drain,) = list_running("node", [node, {**node, "spec": {"drain": False}}])
+    assert (drain.act, drain.since, drain.message, find_cancel(node)) == ("drain", 5.0, "2 workloads left", "uncordon")
+    assert not list_running("node", [{**node, "conditions": [{**told, "status": "True"}]}])

@@ -1,0 +1,174 @@
+"""When an object is what people asked for, and why it won't become that: what commands wait for. Pure.
+
+A kind declares its goals, by verb, and its failures; here is what several kinds share, and what workloads do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from weft.kinds.fields.cells import dig
+from weft.kinds.record import Goal, Object
+from weft.objects.errors import DriverFailed, Unplaceable, WeftError
+
+UNPLACEABLE = ("noAvailableAgents", "insufficientResources", "agentServiceUnavailable")
+COMPLETED = "completed"  # the first process of a container has ended with exit code 0
+POWERED_OFF = "guestPoweredOff"  # a machine has ended by itself, and rests unless it always starts again
+# Reasons that don't depend on which nodes there are.
+STUCK = (
+    "volumeInUse",
+    "volumesApart",
+    "imageFailed",
+    "wrongImage",
+    "orphanRunning",
+    "policyNotFound",
+    "constraintNotReady",
+    "gangTooLarge",
+)
+_ALONE = "gangIncomplete"  # the other members may be among those that are waited for
+_HELD = ("guestHolds", "restartNeeded", "driverFailed", "noSpace")  # a running guest can't be changed for now
+_REFUSED = ("tooLittleMemory", "invalidInput", "unsupported", "notServed")  # nor by this spec
+
+
+GONE = Goal(lambda obj: obj is None, "gone", wants_gone=True, asked="delete")
+
+
+def reaches(*phases: str, **more: Any) -> Goal:
+    """One of these phases, named by the first."""
+    return Goal(lambda obj: read_phase(obj) in phases, phases[0], **more)
+
+
+def read_phase(obj: Object | None) -> str:
+    return str(dig(obj, "status.phase", "")) if obj is not None else ""
+
+
+def is_settled(obj: Object | None) -> bool:
+    """Whether its status is of its present spec."""
+    return obj is not None and dig(obj, "status.observed_generation", 0) >= obj.get("generation", 0)
+
+
+def is_stuck(reason: str) -> bool:
+    """Whether a workload that isn't placed for this reason isn't waited for."""
+    return reason in (*UNPLACEABLE, *STUCK, _ALONE)
+
+
+def find_condition(obj: Object | None, type_: str) -> Object | None:
+    return next((one for one in (obj or {}).get("conditions") or () if one["type"] == type_), None)
+
+
+def find_failed(obj: Object, what: str, goal: Goal) -> WeftError | None:
+    """The failure of an object whose phase is Failed."""
+    is_current = "observed_generation" not in (obj.get("status") or {}) or is_settled(obj)
+    if not goal.ends_failed or read_phase(obj) != "Failed" or not is_current:
+        return None
+    reason, message = dig(obj, "status.reason", ""), dig(obj, "status.message", "")
+    why = f"{reason}: {message}" if reason and message else reason or message or "no reason given"
+    return DriverFailed(f"{what} failed: {why}", reason=reason or None, hint=f"weft describe {what}")
+
+
+def find_ended(phases: tuple[str, ...]) -> Callable[[Object, str, Goal], WeftError | None]:
+    """The failure of an object that ends in one of ``phases``, whichever of them was waited for."""
+
+    def find(obj: Object, what: str, goal: Goal) -> WeftError | None:
+        failed = find_failed(obj, what, goal)
+        if failed is not None or read_phase(obj) not in phases:
+            return failed
+        why = f"{read_phase(obj)}: {dig(obj, 'status.message', '')}".rstrip(": ")
+        return DriverFailed(f"{what} has ended: {why}", hint=f"weft describe {what}")
+
+    return find
+
+
+def _is_as_specified(obj: Object | None) -> bool:
+    """A spec may ask for a workload that is stopped, suspended or held; and one that runs to an end may have come to it."""
+    if obj is None:
+        return False
+    phase = read_phase(obj)
+    if dig(obj, "spec.hold"):
+        return phase == "Hold" or (phase == "Running" and is_settled(obj))
+    wanted = {"stop": "Stopped", "suspend": "Suspended"}.get(dig(obj, "spec.run"))
+    if wanted is None and phase == "Stopped" and dig(obj, "status.reason") == COMPLETED:
+        return is_settled(obj)
+    return is_settled(obj) and phase == (wanted or "Running") and _is_current(obj)
+
+
+def _is_current(obj: Object) -> bool:
+    """Whether a running workload has what its spec asks for, except what waits for a restart."""
+    current = find_condition(obj, "Current")
+    return current is None or current["status"] == "True" or current.get("reason") == "RestartNeeded"
+
+
+def _settles(phase: str, **more: Any) -> Goal:
+    return Goal(lambda obj: is_settled(obj) and read_phase(obj) == phase, phase, **more)
+
+
+def _boot(obj: Object) -> tuple[Any, ...]:
+    return tuple(dig(obj, f"status.{part}") for part in ("boot_id", "started_at", "restarts"))
+
+
+WORKLOAD_GOALS = {
+    "create": Goal(_is_as_specified, "Running"),
+    "start": _settles("Running"),
+    "restart": _settles("Running", changes=_boot),
+    "resume": _settles("Running"),
+    "release": _settles("Running"),
+    "stop": _settles("Stopped"),
+    "suspend": _settles("Suspended"),
+    "hold": reaches("Hold", ends_refused=False),
+}
+
+
+def find_workload_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
+    """Why a workload won't get there by itself: it failed, or no node fits."""
+    serverless = dig(obj, "spec.type") == "serverless"
+    failed = find_failed(obj, what, goal)
+    if failed is not None:
+        return _no_node(what, failed.token, serverless) if serverless and failed.token in UNPLACEABLE else failed
+    rests = read_phase(obj) == "Stopped" and dig(obj, "status.reason") == POWERED_OFF
+    if goal.ends_failed and rests and dig(obj, "spec.run") == "run" and is_settled(obj):
+        hint = f"weft logs {what} shows why; weft start {what}"
+        return DriverFailed(f"{what} shut itself down", reason=POWERED_OFF, hint=hint)
+    if not goal.ends_refused:
+        return None
+    return _find_unchanged(obj, what) or _find_unplaced(obj, what, goal, serverless)
+
+
+def _find_unchanged(obj: Object, what: str) -> WeftError | None:
+    current = find_condition(obj, "Current")
+    if current is None or not is_settled(obj) or current["status"] != "False":
+        return None
+    reason, message = current.get("reason", ""), f"{what} is not changed for now: {current.get('message', '')}"
+    if reason in (*UNPLACEABLE, *STUCK):
+        hint = f"The change is made when that is resolved.  weft describe {what}"
+        return Unplaceable(message, reason=reason, hint=hint)
+    if reason in _HELD:
+        return DriverFailed(message, reason=reason, hint=f"The change is tried again.  weft describe {what}")
+    if reason in _REFUSED:
+        return DriverFailed(message, reason=reason, hint=f"Change the spec.  weft describe {what}")
+    return None
+
+
+def _find_unplaced(obj: Object, what: str, goal: Goal, serverless: bool) -> WeftError | None:
+    placed = find_condition(obj, "Placed")
+    if (
+        placed is None
+        or placed["status"] != "False"
+        or placed.get("generation", 0) not in (0, obj.get("generation", 0))
+    ):
+        return None
+    reason = placed.get("reason", "")
+    if reason in UNPLACEABLE:
+        return _no_node(what, reason, serverless)
+    if reason in STUCK or (reason == _ALONE and goal.ends_alone):
+        return Unplaceable(
+            f"{what} can't be placed yet: {reason}: {placed.get('message', '')}",
+            reason=reason,
+            hint=f"It stays Pending and starts when that is resolved.  weft wait {what} | weft delete {what}",
+        )
+    return None
+
+
+def _no_node(what: str, reason: str, serverless: bool) -> Unplaceable:
+    hint = f"A serverless workload is not queued.  weft start {what} | weft explain {what} | weft delete {what}"
+    return Unplaceable(f"{what} fits on no node: {reason}", reason=reason, hint=hint if serverless else None)
