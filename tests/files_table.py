@@ -33,7 +33,7 @@ def read_rows() -> list[Grows]:
                 rows.append(Grows(to_pattern(file.strip("`")), before.most_bytes, shown.strip("`")))
                 continue
             most = parse_bytes(f"{size[1]}{size[2]}", "bound") if size else None
-            assert most or bound.startswith("the disk's room"), f"{file}: {bound} begins with no size"
+            assert most or bound.startswith("the disk's capacity"), f"{file}: {bound} begins with no size"
             rows.append(Grows(to_pattern(file.strip("`")), most, shown.strip("`")))
     return rows
 
