@@ -11,7 +11,7 @@ import msgspec
 from tests.scenario.functions_lab import MIB, FunctionsLab, functions_lab
 from tests.scenario.gateway_lab import KEY, Client
 
-from weft.cli.verbs.metrics import describe_metrics
+from weft.cli.verbs.function import describe_metrics
 from weft.gateway.function.record.output_log import stamp
 from weft.objects.envelope import Envelope
 from weft.protocol.frames import Frame, FrameType

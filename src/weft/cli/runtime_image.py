@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from weft.cli.command.exit_codes import OK
 from weft.cli.session import Session
-from weft.cli.verbs.build import build_and_add
+from weft.cli.verbs.image import build_and_add
 from weft.kinds.image import OWN
 from weft.kinds.parts.function_code import BASES_PROJECT, DEFAULT_RUNTIME, name_base
 from weft.objects.errors import DriverFailed, NotFound, Unavailable

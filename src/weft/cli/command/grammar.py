@@ -33,7 +33,7 @@ def able(verb: str) -> tuple[str, ...]:
 
 
 class Entry(NamedTuple):
-    """A verb: its file in ``weft.cli.verbs``, what it does, the kinds it is for (none: all of them)."""
+    """A verb: its file in ``weft.cli.verbs``, or ``file.verb`` where several share one; what it does; its kinds (none: all)."""
 
     module: str
     summary: str
@@ -42,69 +42,70 @@ class Entry(NamedTuple):
 
 # Verbs on objects: after a noun, and on their own with KIND/NAME.
 VERBS: dict[str, Entry] = {
-    "list": Entry("list", "List objects"),
+    "list": Entry("list.list", "List objects"),
     "get": Entry("get", "Show objects, or list them"),
     "describe": Entry("describe", "Show an object in full, with its latest events"),
     "create": Entry("create", "Create an object", MAKEABLE),
-    "set": Entry("set", "Change fields; shows what each change takes", CHANGEABLE),
-    "update": Entry("set", "Change the code or fields of a function", ("function",)),
+    "set": Entry("set.set", "Change fields; shows what each change takes", CHANGEABLE),
+    "update": Entry("set.set", "Change the code or fields of a function", ("function",)),
     "edit": Entry("edit", "Change an object in $EDITOR", CHANGEABLE),
-    "label": Entry("label", "Set or remove labels", CHANGEABLE),
+    "label": Entry("set.label", "Set or remove labels", CHANGEABLE),
     "delete": Entry("delete", "Delete objects", (*PEOPLE, *(kind.name for kind in KINDS if kind.removable))),
     "wait": Entry("wait", "Wait until an object reaches a state"),
     "events": Entry("events", "Show events"),
     "schema": Entry("schema", "List the fields of a kind"),
-    "ssh": Entry("ssh", "Log into a VM by SSH", able("ssh")),
+    "ssh": Entry("stream.ssh", "Log into a VM by SSH", able("ssh")),
     "cp": Entry("cp", "Copy files to or from a guest", able("cp")),
-    "explain": Entry("explain", "Explain why a workload was placed, or why it wasn't", (*PLACED, "migration")),
-    "recommend": Entry("recommend", "Show where a workload would be placed now, or with other fields", PLACED),
-    "capacity": Entry("capacity", "Show how full the nodes are, what waits, and why", ("report",)),
+    "explain": Entry("explain.explain", "Explain why a workload was placed, or why it wasn't", (*PLACED, "migration")),
+    "recommend": Entry("explain.recommend", "Show where a workload would be placed now, or with other fields", PLACED),
+    "capacity": Entry("explain.capacity", "Show how full the nodes are, what waits, and why", ("report",)),
     "top": Entry("top", "Show what nodes and workloads use", ("node", *PLACED)),
-    "add": Entry("add", "Fetch an image and check it", ("image",)),
-    "build": Entry("build", "Build one of weft's own images and add it", ("image",)),
-    "dead-letters": Entry("dead_letters", "List asynchronous invocations that failed for good", ("function",)),
-    "alias": Entry("alias", "Name versions of a function", ("function",)),
-    "resize": Entry("resize", "Make a volume larger", ("volume",)),
-    "attach": Entry("attach", "Attach a volume to a VM", ("volume",)),
+    "add": Entry("image.add", "Fetch an image and check it", ("image",)),
+    "build": Entry("image.build", "Build one of weft's own images and add it", ("image",)),
+    "dead-letters": Entry("function.dead_letters", "List asynchronous invocations that failed for good", ("function",)),
+    "alias": Entry("function.alias", "Name versions of a function", ("function",)),
+    "resize": Entry("volume.resize", "Make a volume larger", ("volume",)),
+    "attach": Entry("volume.attach", "Attach a volume to a VM", ("volume",)),
     "run": Entry("job_run", "Run a job, wait for it, and exit as it did", ("job",)),
-    "logs": Entry("logs", "Show what a job's tasks printed", ("job",)),
-    "detach": Entry("attach", "Detach a volume from a VM", ("volume",)),
+    "logs": Entry("logs.logs", "Show what a job's tasks printed", ("job",)),
+    "detach": Entry("volume.attach", "Detach a volume from a VM", ("volume",)),
 }
 # A kind's own verbs that need more than a request: streams.
 STREAMS = {
-    "exec": "exec",
+    "exec": "stream.exec",
     "invoke": "invoke",
-    "console": "console",
-    "forward": "forward",
-    "logs": "logs",
-    "metrics": "metrics",
-    "screen": "screen",
+    "console": "stream.console",
+    "forward": "stream.forward",
+    "logs": "logs.logs",
+    "metrics": "function.metrics",
+    "screen": "stream.screen",
 }
 # Verbs that are so only after their noun: alone, the word is another kind's name.
 AFTER = {
     "function": {
-        "endpoint": Entry("function_endpoint", "Show where functions are invoked, also for AWS SDKs", ("function",))
+        "endpoint": Entry("function.endpoint", "Show where functions are invoked, also for AWS SDKs", ("function",))
     }
 }
 # Verbs that one kind does in a way of its own.
 SPECIAL = {
     ("create", "token"): "token",
-    ("maintenance", "node"): "maintenance",
-    ("drain", "node"): "drain",
-    ("logs", "job"): "job_logs",
+    ("maintenance", "node"): "node.maintenance",
+    ("drain", "node"): "node.drain",
+    ("logs", "job"): "logs.job_logs",
     ("create", "secret"): "secret",
+    ("publish", "function"): "function.publish",
     ("set", "secret"): "secret",
 }
 # Commands about no object in particular.
 TOOLS: dict[str, Entry] = {
     "apply": Entry("apply", "Create or change objects to match files"),
-    "plan": Entry("plan", "Show what apply would do, under an id to apply"),
-    "diff": Entry("diff", "Show what apply would change"),
+    "plan": Entry("plan.plan", "Show what apply would do, under an id to apply"),
+    "diff": Entry("plan.diff", "Show what apply would change"),
     "api": Entry("api", "Send one request to the server's API"),
-    "ps": Entry("ps", "List VMs, containers and jobs"),
+    "ps": Entry("list.ps", "List VMs, containers and jobs"),
     "operation": Entry("operation", "Operations in progress: list, show, attach, cancel, watch"),
-    "context": Entry("context", "Choose the server to use, and as whom"),
-    "config": Entry("config", "Show the settings in force, and where each comes from"),
+    "context": Entry("context.context", "Choose the server to use, and as whom"),
+    "config": Entry("context.config", "Show the settings in force, and where each comes from"),
     "doctor": Entry("doctor", "Check this machine and the server"),
     "support": Entry("support", "support bundle: pack one archive for fault finding"),
     "completion": Entry("completion", "Set up completion for bash, zsh or fish"),
@@ -145,7 +146,7 @@ def verbs_of(noun: str | None) -> dict[str, Entry]:
             elif verb.stream and verb.name in STREAMS:
                 verbs[verb.name] = Entry(STREAMS[verb.name], verb.summary, (name,))
             elif verb.make is not None:
-                verbs[verb.name] = Entry(verb.name, verb.summary, (name,))
+                verbs[verb.name] = Entry(SPECIAL.get((verb.name, name), verb.name), verb.summary, (name,))
             elif verb.change is not None:
                 verbs[verb.name] = Entry(SPECIAL.get((verb.name, name), "act"), verb.summary, (name,))
     return verbs
@@ -158,8 +159,9 @@ def load(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 @functools.cache
 def _load(verb: str, entry: Entry, kind: str) -> click.Command:
-    module = importlib.import_module(f"weft.cli.verbs.{SPECIAL.get((verb, kind), entry.module)}")
-    command: click.Command = module.command(verb, entry, BY_NAME.get(kind))
+    file, _, name = SPECIAL.get((verb, kind), entry.module).partition(".")
+    make = getattr(importlib.import_module(f"weft.cli.verbs.{file}"), f"{name}_command" if name else "command")
+    command: click.Command = make(verb, entry, BY_NAME.get(kind))
     return command
 
 

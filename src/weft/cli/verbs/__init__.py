@@ -1,2 +1,2 @@
-"""A short file for each verb. ``command(verb, entry, kind)`` makes its command: after the noun ``kind``, or, when that
+"""The verbs, by subject. ``command(verb, entry, kind)``, or ``VERB_command``, makes one: after the noun ``kind``, or when that
 is None, on its own."""

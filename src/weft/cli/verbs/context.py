@@ -1,4 +1,4 @@
-"""`weft context list|show`, `weft context prod`, `weft context add prod FILE`: which server is asked, and as whom."""
+"""Which server is asked, and which settings are in force."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import msgspec
 from weft.cli.command import options
 from weft.cli.command.completion import Completer, complete_context
 from weft.cli.command.grammar import Entry
+from weft.cli.command.settings import find_settings
 from weft.cli.output.formats import print_data, print_rows
 from weft.cli.output.table import Column
 from weft.cli.session import Session
@@ -43,7 +44,8 @@ _COLUMNS = (
 )
 
 
-def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+def context_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    """`weft context list|show`, `weft context prod`, `weft context add prod FILE`: which server is asked, and as whom."""
     params = [
         click.Argument(
             ["act"],
@@ -59,13 +61,13 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     return options.build(
         verb,
         "Show the context in use; list contexts; use (NAME alone does too), add or remove one.",
-        _run,
+        _context,
         kind,
         params,
     )
 
 
-def _run(session: Session, kind: Kind | None, act: str, name: str | None, file: str | None) -> None:
+def _context(session: Session, kind: Kind | None, act: str, name: str | None, file: str | None) -> None:
     if act not in _ACTS and name is None:
         act, name = "use", act
     if act not in _ACTS:
@@ -165,3 +167,35 @@ _PARTS = ("name", "server", "project", "file")
 
 def _describe(name: str, context: Context, place: str, in_use: bool) -> dict[str, object]:
     return {"name": name, "server": context.server, "project": context.project, "file": place, "in_use": in_use}
+
+
+def config_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    """`weft config view --show-origin`: which settings are in force, and who said each of them."""
+    params = [
+        click.Argument(["act"], type=click.Choice(["view"]), default="view", metavar="[view]"),
+        click.Option(
+            ["--show-origin", "origins"],
+            is_flag=True,
+            help="Show which flag, variable or file each setting comes from.",
+        ),
+        *options.table(),
+        options.output(),
+    ]
+    return options.build(
+        verb,
+        "Show the settings in force: flags override variables, those the project's file, that the user's.",
+        _config,
+        kind,
+        params,
+    )
+
+
+def _config(session: Session, kind: Kind | None, act: str, origins: bool) -> None:
+    found = find_settings(session)
+    if session.is_document:
+        told = {name: one._asdict() if origins else one.value for name, one in found.items()}
+        print_data(session, told)
+        return
+    columns = [Column("SETTING"), Column("VALUE"), *([Column("ORIGIN", flexible=True)] if origins else [])]
+    rows = [[name, one.value or "–", *([one.origin] if origins else [])] for name, one in found.items()]
+    print_rows(session, columns, rows)

@@ -23,7 +23,7 @@ from weft.cli.manifest.document import Document, split_path
 from weft.cli.preview.dry_run import show_dry_run
 from weft.cli.runtime_image import provide_bases
 from weft.cli.session import Session
-from weft.cli.verbs.add import add_file
+from weft.cli.verbs.image import add_file
 from weft.cli.wait.finish import Done, finish, plan_wait
 from weft.cli.wait.follow import print_one
 from weft.kinds.record import Kind

@@ -1,4 +1,4 @@
-"""`weft explain vm web`: why it was placed where it is, or why nowhere: the scheduler's own decision, read back."""
+"""Questions about placement: why there, where now, how full."""
 
 from __future__ import annotations
 
@@ -10,25 +10,67 @@ from typing import Any
 import click
 
 from weft.cli.command import options
-from weft.cli.command.exit_codes import OK
-from weft.cli.command.flags import read_assignments
+from weft.cli.command.exit_codes import OK, UNPLACEABLE
+from weft.cli.command.flags import make_flags, read_assignments, read_flags
 from weft.cli.command.grammar import PLACED, Entry
 from weft.cli.command.lookup import look_up_one
 from weft.cli.command.target import Target
 from weft.cli.output.formats import print_object
 from weft.cli.output.terminal import find_width
-from weft.cli.placement.answer import explain_node
+from weft.cli.placement.answer import explain_node, render_capacity, render_recommendation
 from weft.cli.placement.decision import explain_absence, explain_decision
 from weft.cli.placement.question import ask
 from weft.cli.session import Session
-from weft.cli.verbs.recommend import answer_question
 from weft.cli.wait.finish import find_decision
 from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
 from weft.objects.errors import NotFound, WeftError
 
 
-def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+def recommend_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    """`weft recommend vm/web`, `weft vm recommend --image tiny --cpu 4`: where the scheduler would put it now, as it is or as it
+    might be, and the least that would have to be otherwise where it fits on no node. Nothing is placed."""
+    fields = make_flags(kind) if kind else []
+    params = [
+        options.targets(kind, many=False, able=entry.kinds, required=kind is None),
+        *fields,
+        options.timeout(),
+        options.output(),
+    ]
+    summary = "Show where a workload would be placed now; with fields, where it would be placed with these."
+    return options.build(verb, summary, _recommend, kind, params)
+
+
+def _recommend(session: Session, kind: Kind | None, words: tuple[str, ...], **given: Any) -> int:
+    spec = read_flags(kind, given, {}) if kind else {}
+    if not words:
+        if not spec:
+            raise click.UsageError("give a name, or fields of a possible workload: --image tiny --cpu 4")
+        return answer_question(
+            session,
+            {"changes": spec, **({"kind": kind.name} if kind else {})},
+            f"such a {kind.title if kind else 'workload'}",
+        )
+    target = look_up_one(session, kind, words, PLACED, "give one workload")
+    session.client.get(target.kind.name, target.name)
+    return answer_question(session, {"workload": target.what, "changes": spec}, target.what)
+
+
+def answer_question(session: Session, question: dict[str, Any], what: str) -> int:
+    """Ask, and print the answer about ``what``; the exit code says whether a node fits."""
+    answered = ask(session, "recommendation", question)
+    status = answered["status"]
+    if session.is_data:
+        print_object(session, answered)
+    elif status["phase"] == "Failed":
+        raise WeftError(f"{what} can't be placed as it is: {status['message']}", reason=status["reason"])
+    else:
+        print(render_recommendation(answered, what, find_width(sys.stdout), session.paint))
+    return OK if status.get("best") else UNPLACEABLE
+
+
+def explain_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    """`weft explain vm web`: why it was placed where it is, or why nowhere: the scheduler's own decision, read back."""
     params = [
         options.targets(kind, many=False, able=entry.kinds),
         click.Option(["--why-not"], metavar="NODE", help="Explain only why the workload isn't on this node."),
@@ -40,10 +82,10 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         ),
         options.output(),
     ]
-    return options.build(verb, "Explain why a workload was placed, or why it wasn't.", _run, kind, params)
+    return options.build(verb, "Explain why a workload was placed, or why it wasn't.", _explain, kind, params)
 
 
-def _run(
+def _explain(
     session: Session, kind: Kind | None, words: tuple[str, ...], why_not: str | None, what_if: tuple[str, ...]
 ) -> int:
     target = look_up_one(session, kind, words, (*PLACED, "migration"), "give one object")
@@ -115,3 +157,17 @@ def _why(obj: dict[str, object]) -> str:
         else []
     )
     return f" ({'; '.join(dict.fromkeys(said))})" if said else ""
+
+
+def capacity_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    """`weft capacity`: how full the fabric is and where, what waits and why, how long deciding takes."""
+    summary = "Show how full the nodes are, what waits and why, and how placement decides."
+    return options.build(verb, summary, _capacity, kind, [options.timeout(), options.output()])
+
+
+def _capacity(session: Session, kind: Kind | None) -> None:
+    answered = ask(session, "report", {"subject": "capacity"})
+    if session.is_data:
+        print_object(session, answered)
+    else:
+        print(render_capacity(answered, find_width(sys.stdout), session.paint))

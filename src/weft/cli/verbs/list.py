@@ -1,4 +1,4 @@
-"""`weft vm list`, `weft list vm`: the objects of one kind, once or (`-w`) as they change."""
+"""Lists: the objects of one kind, or all that runs, once or (`-w`) as they change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 
 from weft.cli.command import options
 from weft.cli.command.completion import complete_kind
-from weft.cli.command.grammar import Entry
+from weft.cli.command.grammar import PLACED, Entry
 from weft.cli.command.target import find_noun
 from weft.cli.output.formats import (
     MANIFEST,
@@ -32,14 +32,18 @@ from weft.cli.session import Session
 from weft.client.listing import read_objects
 from weft.client.usage import fetch_usage
 from weft.client.watch import WatchEvent
+from weft.kinds.fields.cells import dig
+from weft.kinds.job import ENDED
 from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME
 from weft.objects.errors import WeftError
 
 Object = dict[str, Any]
 _LOOK_SECONDS = 0.2
 
 
-def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+def list_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    """`weft vm list`, `weft list vm`: the objects of one kind, once or (`-w`) as they change."""
     params: list[click.Parameter] = [
         *options.selectors(kind),
         options.all_projects(),
@@ -49,10 +53,10 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     ]
     if kind is None:
         params.insert(0, click.Argument(["word"], metavar="KIND", shell_complete=complete_kind))
-    return options.build(verb, f"List {kind.plural if kind else 'objects'}.", _run, kind, params)
+    return options.build(verb, f"List {kind.plural if kind else 'objects'}.", _list, kind, params)
 
 
-def _run(
+def _list(
     session: Session,
     kind: Kind | None,
     labels: tuple[str, ...],
@@ -190,3 +194,43 @@ def _print_row(session: Session, kinds: Sequence[Kind], item: Object) -> None:
     items = with_use(session, kind, [item])
     columns, rows = make_rows(session, name_kinds(items) if len(kinds) > 1 else items, kind)
     print(draw_rows(session.form.without_header(), columns, rows, find_width(sys.stdout), session.paint))
+
+
+KINDS = (*PLACED, "job")
+
+
+def ps_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    """`weft ps`: all that runs, of every kind that can."""
+    params = [
+        *options.selectors(),
+        options.all_projects(),
+        *options.listing(),
+        *options.table(),
+        options.output(MANIFEST),
+    ]
+    return options.build(verb, "List VMs, containers and jobs.", _ps, kind, params)
+
+
+def _ps(
+    session: Session, kind: Kind | None, labels: tuple[str, ...], fields: tuple[str, ...], every: bool, watch: bool
+) -> None:
+    selected = read_selection(session, labels, fields)
+    shows_all = bool(every or labels or fields)
+    if watch:
+        watch_kinds(session, [BY_NAME[name] for name in KINDS], selected, lambda item: shows_all or _goes_on(item))
+        return
+    items = [item for name in KINDS for item in session.client.list(name, **selected).items]
+    shown = [item for item in items if shows_all or _goes_on(item)]
+    if shown or session.is_data:
+        print_list(
+            session, shown, [BY_NAME[name] for name in dict.fromkeys(item["kind"] for item in shown)], named=True
+        )
+    else:
+        session.say("nothing runs" + ("" if session.all_projects else f" in project {session.client.project}"))
+    say_left_out(session, len(items) - len(shown))
+
+
+def _goes_on(item: dict[str, Any]) -> bool:
+    """Whether there is still something to come of it. A list of jobs tells of those that have ended; this is of what runs."""
+    ended = item["kind"] == "job" and dig(item, "status.phase") in ENDED
+    return not ended and bool(leave_out(BY_NAME[item["kind"]], [item]))

@@ -1,23 +1,139 @@
-"""`weft vm logs web -f --tail 20`, `weft logs vm/a container/b -f`, `weft vm logs -l app=shop -f`: what guests printed."""
+"""What guests and jobs printed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import click
 
 from weft.cli.command import options
 from weft.cli.command.grammar import PLACED, Entry, able
-from weft.cli.command.lookup import look_up
+from weft.cli.command.lookup import find_one, look_up
 from weft.cli.command.target import Target
+from weft.cli.job.logs import follow_tasks, read_tries
 from weft.cli.session import Session
 from weft.cli.stream.logs import ask_log, show_log, show_logs
-from weft.cli.verbs.job_logs import list_newest, show_job_logs
+from weft.kinds.fields.cells import dig
+from weft.kinds.job import task_name
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
+from weft.objects.errors import NotFound
+from weft.objects.index_ranges import read_indexes
+
+Object = Mapping[str, Any]
 
 
-def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+def job_logs_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    """`weft job logs thumbs --task 3 -f`: what a job's tasks printed, as long as their containers are kept."""
+    params = [
+        options.targets(kind, many=False, able=("job",)),
+        click.Option(["-t", "--task"], type=click.IntRange(min=0), metavar="INDEX", help="Show only this task's log."),
+        click.Option(
+            ["--try", "attempt"],
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Show this try's log, not the last one's.",
+        ),
+        click.Option(["-f", "--follow"], is_flag=True, help="Keep showing new output, also of tasks that begin later."),
+        click.Option(
+            ["-n", "--tail"],
+            type=click.IntRange(min=-1),
+            default=-1,
+            metavar="N",
+            help="Show only the last N lines of each.",
+        ),
+        click.Option(
+            ["--prefix/--no-prefix"], default=None, help="With -f: begin each line with the task. [if several]"
+        ),
+        click.Option(["--since"], type=options.Duration(), default=None, help="Show lines newer than this, like 5m."),
+    ]
+    return options.build(verb, "Show the logs of a job's tasks.", _job_logs, kind, params)
+
+
+def _job_logs(
+    session: Session,
+    kind: Kind | None,
+    words: tuple[str, ...],
+    task: int | None,
+    attempt: int | None,
+    follow: bool,
+    tail: int,
+    prefix: bool | None,
+    since: float | None,
+) -> int:
+    target = find_one(session, kind, words, ("job",), "give one job")
+    return show_job_logs(session, target, ask_log(follow, tail, since), task, attempt, prefix)
+
+
+def show_job_logs(
+    session: Session,
+    target: Target,
+    asked: dict[str, Any],
+    task: int | None = None,
+    attempt: int | None = None,
+    prefix: bool | None = None,
+) -> int:
+    """What its tasks printed: of one ``task`` as it was, of several with whose it is; ``asked`` as the verb takes it."""
+    job = session.client.get("job", target.name)
+    _refuse_schedule(job)
+    tries = read_tries(job)
+    if task is None and len(read_indexes(dig(job, "spec.array", "0"))) == 1:
+        task = read_indexes(dig(job, "spec.array", "0"))[0]
+    if task is not None:
+        if task not in tries:
+            raise NotFound(f"job/{job['name']} has not started task {task}", hint=f"weft job describe {job['name']}")
+        return _show(session, job, task, attempt or tries[task], asked)
+    if attempt is not None:
+        raise click.UsageError("a try needs its task: --task INDEX")
+    if asked["follow"]:
+        return follow_tasks(session, job, asked, prefix is not False)
+    return _show_all(session, job, tries, asked)
+
+
+def list_newest(job: Object) -> list[Target]:
+    """The containers of the newest try of each task that was begun. Raises UsageError for a job that only has runs."""
+    _refuse_schedule(job)
+    tries = read_tries(job)
+    return [Target(BY_NAME["container"], task_name(job["name"], task, tries[task])) for task in sorted(tries)]
+
+
+def _refuse_schedule(job: Object) -> None:
+    if dig(job, "spec.schedule"):
+        raise click.UsageError(
+            f"{job['name']} runs on a schedule; each run is a job: weft job list -l job={job['name']}"
+        )
+
+
+def _show(session: Session, job: Object, task: int, attempt: int, asked: dict[str, Any]) -> int:
+    try:
+        return show_log(session, Target(BY_NAME["container"], task_name(job["name"], task, attempt)), asked)
+    except NotFound:
+        kept = dig(job, "spec.keep_tasks", 0)
+        raise NotFound(
+            f"job/{job['name']}: the logs of task {task}, try {attempt}, are no longer kept",
+            hint=f"the newest {kept} ended tasks keep their logs (keep_tasks)",
+        ) from None
+
+
+def _show_all(session: Session, job: Object, tries: Mapping[int, int], asked: dict[str, Any]) -> int:
+    gone = 0
+    for task in sorted(tries):
+        name = task_name(job["name"], task, tries[task])
+        try:
+            session.client.get("container", name)
+        except NotFound:
+            gone += 1
+            continue
+        session.say(f"==> {name} <==")
+        show_log(session, Target(BY_NAME["container"], name), asked)
+    if gone:
+        session.say(f"{gone} of {len(tries)} tasks' logs are no longer kept (keep_tasks)")
+    return 0
+
+
+def logs_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    """`weft vm logs web -f --tail 20`, `weft logs vm/a container/b -f`, `weft vm logs -l app=shop -f`: what guests printed."""
     params = [
         options.targets(kind, required=False, able=entry.kinds),
         click.Option(["-f", "--follow"], is_flag=True, help="Keep showing new output, also after a lost connection."),
@@ -33,10 +149,10 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         *options.selectors(kind),
     ]
     told = "invocations printed" if kind is not None and kind.name == "function" else "guests printed"
-    return options.build(verb, f"Show what {told}.", _run, kind, params)
+    return options.build(verb, f"Show what {told}.", _logs, kind, params)
 
 
-def _run(
+def _logs(
     session: Session,
     kind: Kind | None,
     words: tuple[str, ...],

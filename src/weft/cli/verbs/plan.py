@@ -1,4 +1,4 @@
-"""`weft plan -f FILE`: what apply would do, in plain words, and an id that `apply --plan ID` carries out, that or nothing."""
+"""What apply would do: as a plan under an id, or as a difference."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from weft.cli.command import options
+from weft.cli.command.errors import complain
+from weft.cli.command.exit_codes import ERROR, OK, USAGE
 from weft.cli.command.grammar import Entry
 from weft.cli.manifest.check import Manifest
 from weft.cli.output.formats import print_data
@@ -18,6 +20,7 @@ from weft.cli.session import Session
 from weft.cli.verbs.apply import (
     COSTS,
     SAID_BY_OTHERS,
+    describe_change,
     files,
     find_new,
     prunes,
@@ -28,16 +31,18 @@ from weft.cli.verbs.apply import (
     show_value,
 )
 from weft.kinds.record import Kind
+from weft.objects.errors import WeftError
 
 _MOST_FIELDS = 6  # of a new object that are named
 
 
-def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+def plan_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    """`weft plan -f FILE`: what apply would do, in plain words, and an id that `apply --plan ID` carries out, that or nothing."""
     params = [*files(), *prunes(), options.output()]
-    return options.build(verb, "Show what apply would do, under an id for weft apply --plan.", _run, kind, params)
+    return options.build(verb, "Show what apply would do, under an id for weft apply --plan.", _plan, kind, params)
 
 
-def _run(
+def _plan(
     session: Session,
     kind: Kind | None,
     paths: tuple[str, ...],
@@ -111,3 +116,37 @@ def _count(steps: Sequence[Step]) -> str:
     words = {"create": "to create", "update": "to change", "delete": "to delete", "keep": "as they are"}
     counts = {action: sum(step.action == action for step in steps) for action in words}
     return ", ".join(f"{count} {words[action]}" for action, count in counts.items() if count)
+
+
+DIFFERS = 1
+
+
+def diff_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    """`weft diff -f FILE`: what apply would change. Exit 0: nothing; 1: something; more: it can't be told."""
+    return options.build(
+        verb, "Show what apply would change; exit 1 if anything would.", _diff, kind, [*files(), options.output()]
+    )
+
+
+def _diff(session: Session, kind: Kind | None, paths: tuple[str, ...], files: tuple[str, ...]) -> int:
+    try:
+        manifests = read_all(session, (*files, *paths))
+        results = send(session, manifests, dry_run=True)
+    except WeftError as problem:
+        code = complain(problem, session.output, session.color, session.debug)
+        return USAGE if code == ERROR else code  # 1 already means: it differs
+    differing = [(m, r) for m, r in zip(manifests, results, strict=True) if r["action"] != "unchanged"]
+    if session.is_document:
+        print_data(
+            session,
+            {"items": [{"action": r["action"], "changes": r.get("changes", []), **_ref(m.data)} for m, r in differing]},
+        )
+    for manifest, result in differing if not session.is_document else ():
+        print(manifest.what if session.output == "name" else f"{manifest.what}  would be {result['action']}")
+        for change in result.get("changes") or () if session.output != "name" and result["action"] == "updated" else ():
+            print(f"  {describe_change(change, manifest.kind)}")
+    return DIFFERS if differing else OK
+
+
+def _ref(data: dict[str, Any]) -> dict[str, Any]:
+    return {key: data[key] for key in ("kind", "name", "project") if key in data}

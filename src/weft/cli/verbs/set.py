@@ -1,5 +1,4 @@
-"""`weft vm set web --cpu 2`: change fields of one object. What each change takes is said before it is made; what needs a
-restart waits for one, unless --restart (or a person who is asked) has it now."""
+"""Changes of one object's fields or labels."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ import click
 from weft.cli.command import options
 from weft.cli.command.flags import flag_fields, flag_name, make_flags, read_flags
 from weft.cli.command.grammar import Entry
-from weft.cli.command.lookup import find_one
+from weft.cli.command.lookup import find_one, find_targets
 from weft.cli.command.target import Target
 from weft.cli.function.code import bring
 from weft.cli.function.flags import make_more_flags, read_more_flags
@@ -33,7 +32,9 @@ _COST = {
 }
 
 
-def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+def set_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    """`weft vm set web --cpu 2`: change fields of one object. What each change takes is said before it is made; what needs a
+    restart waits for one, unless --restart (or a person who is asked) has it now."""
     if kind is None:
         return options.build(verb, "Change fields of an object.", _point, kind, [options.targets(kind)])
     fields = [*make_more_flags(kind), *make_flags(kind)]
@@ -41,7 +42,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         if kind.verb("restart") and len(flag.opts) > 1:
             flag.opts = [name for name in flag.opts if name != "--restart"]  # here that is the act
     params: list[click.Parameter] = [options.targets(kind, many=False), *fields, *change_options(kind, fields)]
-    return options.build(verb, f"Change fields of a {kind.title}; other fields keep their values.", _run, kind, params)
+    return options.build(verb, f"Change fields of a {kind.title}; other fields keep their values.", _set, kind, params)
 
 
 def change_options(kind: Kind, flags: Sequence[click.Parameter] = ()) -> list[click.Parameter]:
@@ -59,7 +60,7 @@ def _point(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
     raise click.UsageError("the kind is missing: weft vm set NAME --FIELD VALUE")
 
 
-def _run(session: Session, kind: Kind, words: tuple[str, ...], **given: Any) -> int:
+def _set(session: Session, kind: Kind, words: tuple[str, ...], **given: Any) -> int:
     named = len(words) > 2 and words[1].replace("_", "-") in [flag_name(doc) for doc in flag_fields(kind)]
     hint = f"write --{words[1].replace('_', '-')} {words[2]}" if named else ""
     target = find_one(session, kind, words, (), "give one object", hint)
@@ -116,3 +117,24 @@ def _ask(session: Session, target: Target) -> bool:
         f"{target.what}  the change waits for: weft {target.kind.name} restart {target.name} (--restart does it now)"
     )
     return False
+
+
+def label_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    """`weft label vm web tier=db old-`: set labels, or remove them with a minus behind the key."""
+    name = "NAME..." if kind else "KIND/NAME..."
+    words = click.Argument(["words"], nargs=-1, metavar=f"{name} KEY=VALUE|KEY-...")
+    params = [words, *options.waits(), options.output()]
+    return options.build(verb, "Set labels (KEY=VALUE) or remove them (KEY-).", _label, kind, params)
+
+
+def _label(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
+    changes = {w.partition("=")[0]: w.partition("=")[2] for w in words if "=" in w}
+    removals = {w[:-1]: None for w in words if "=" not in w and w.endswith("-")}
+    targets = find_targets(session, kind, [w for w in words if "=" not in w and not w.endswith("-")])
+    if not changes and not removals:
+        raise click.UsageError("no label given: write KEY=VALUE, or KEY- to remove one")
+    done = []
+    for target in targets:
+        obj = session.client.patch(target.kind.name, target.name, {"labels": {**changes, **removals}})
+        done.append(Done(target, obj, "label", "labelled"))
+    return finish(session, done, [])

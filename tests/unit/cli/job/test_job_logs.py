@@ -8,7 +8,7 @@ import click
 import pytest
 
 from weft.cli.job.logs import Joining
-from weft.cli.verbs.job_logs import list_newest
+from weft.cli.verbs.logs import list_newest
 from weft.kinds.job import task_name
 
 

@@ -1,5 +1,4 @@
-"""`weft node drain n1 --reason "new fans"`: migrate everything away from a node, and show the progress; Ctrl-C ends the
-watching only. ``--dry-run`` says of each workload where it would go, or why it can't leave."""
+"""Verbs of nodes under maintenance: drain, maintenance."""
 
 from __future__ import annotations
 
@@ -7,30 +6,37 @@ import sys
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from weft.cli.command import options
+from weft.cli.command.completion import complete_target
 from weft.cli.command.exit_codes import OK, UNPLACEABLE
 from weft.cli.command.grammar import Entry
-from weft.cli.command.lookup import find_one
+from weft.cli.command.lookup import find_one, find_targets
 from weft.cli.command.target import Target
 from weft.cli.output.formats import print_object
 from weft.cli.output.table import Column, draw_table
 from weft.cli.output.terminal import find_width
 from weft.cli.placement.question import ask
 from weft.cli.session import Session
+from weft.cli.wait.batch import each, finish_each
+from weft.cli.wait.finish import Done
 from weft.cli.wait.follow import follow_to_end, print_one
 from weft.cli.wait.operation import name_operation
 from weft.cli.wait.progress import Progress
 from weft.cli.wait.watch import Result, Wait
 from weft.kinds.fields.cells import dig
 from weft.kinds.record import Goal, Kind
+from weft.kinds.registry import BY_NAME
 from weft.objects.errors import TimedOut, WeftError
 from weft.objects.quantity import format_bytes
 
 DEFAULT_TIMEOUT_SECONDS = 3600.0
 
 
-def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+def drain_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    """`weft node drain n1 --reason "new fans"`: migrate everything away from a node, and show the progress; Ctrl-C ends the
+    watching only. ``--dry-run`` says of each workload where it would go, or why it can't leave."""
     params = [
         options.targets(kind, many=False, able=("node",)),
         click.Option(["--reason"], metavar="TEXT", default="", help="Why the node is drained, for people."),
@@ -44,10 +50,10 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         *options.waits(),
         options.output(),
     ]
-    return options.build(verb, f"{entry.summary}.", _run, kind, params)
+    return options.build(verb, f"{entry.summary}.", _drain, kind, params)
 
 
-def _run(
+def _drain(
     session: Session,
     kind: Kind | None,
     words: tuple[str, ...],
@@ -146,3 +152,32 @@ def _draw(one: dict[str, Any]) -> list[str]:
     if not one.get("to"):
         note = f"{one.get('reason')}: {one.get('message')}"
     return [one["workload"], one["project"], format_bytes(one.get("memory", 0)), one.get("to") or "–", note]
+
+
+def _complete(context: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of nodes; after one of them, on and off too."""
+    nodes = complete_target(BY_NAME["node"])(context, param, incomplete)
+    states = ("on", "off") if context.params.get("words") else ()
+    return [*nodes, *(CompletionItem(state) for state in states if state.startswith(incomplete))]
+
+
+def maintenance_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    """`weft node maintenance n1 on --reason "new fans"`: say that a node is being worked on, or no more."""
+    words = click.Argument(["words"], nargs=-1, metavar="NODE... on|off", shell_complete=_complete)
+    reason = click.Option(["--reason"], metavar="TEXT", default="", help="What is being done to the node.")
+
+    def run(session: Session, kind: Kind | None, words: tuple[str, ...], reason: str) -> int:
+        *names, state = words or ("",)
+        if state not in ("on", "off") or not names:
+            raise click.UsageError('give nodes, and on or off: weft node maintenance n1 on --reason "new fans"')
+        done: list[Done] = []
+
+        def act(target: Target) -> None:
+            body = {"on": state == "on", "reason": reason}
+            obj = session.client.verb(target.kind.name, target.name, verb, body)
+            done.append(Done(target, obj, verb, f"maintenance {state}"))
+
+        codes = each(session, find_targets(session, kind, names, entry.kinds), act)
+        return finish_each(session, codes, done, [])
+
+    return options.build(verb, f"{entry.summary}.", run, kind, [words, reason, *options.waits(), options.output()])

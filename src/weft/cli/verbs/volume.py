@@ -1,4 +1,4 @@
-"""`weft volume attach data web`: add a volume to a VM's spec. A running guest gets it at once, if its machine can take it."""
+"""Verbs of volumes: attach, detach, resize."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from weft.cli.command import options
 from weft.cli.command.grammar import Entry
 from weft.cli.command.target import Target
 from weft.cli.session import Session
+from weft.cli.verbs.set import change, change_options
 from weft.cli.wait.finish import Done, finish, plan_wait
 from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
@@ -19,7 +20,8 @@ from weft.objects.errors import InUse, NotFound, StaleRevision
 _TRIES = 5
 
 
-def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+def attach_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    """`weft volume attach data web`: add a volume to a VM's spec. A running guest gets it at once, if its machine can take it."""
     words = click.Argument(["words"], nargs=-1, metavar="VOLUME VM")
     sides = ("Attach", "to") if verb == "attach" else ("Detach", "from")
 
@@ -29,14 +31,14 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             del given[0]
         if len(given) != 2:
             raise click.UsageError(f"give a volume and a VM: weft volume {verb} data web")
-        return change(session, verb, given[0].removeprefix("volume/"), given[1].removeprefix("vm/"))
+        return _attach(session, verb, given[0].removeprefix("volume/"), given[1].removeprefix("vm/"))
 
     return options.build(
         verb, f"{sides[0]} a volume {sides[1]} a VM.", run, kind, [words, *options.waits(), options.output()]
     )
 
 
-def change(session: Session, verb: str, volume: str, vm: str) -> int:
+def _attach(session: Session, verb: str, volume: str, vm: str) -> int:
     """Add or remove ``volume``, over other people's changes of the same VM."""
     session.client.get("volume", volume)
     for attempt in range(_TRIES):
@@ -63,3 +65,18 @@ def change(session: Session, verb: str, volume: str, vm: str) -> int:
 def _is_live(obj: dict[str, Any], verb: str) -> bool:
     room = dig(obj, "status.room.volumes")
     return room is not None and (verb == "detach" or room > 0)
+
+
+def resize_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    """`weft volume resize data 2G`: make a volume larger, also while a VM uses it."""
+    volume = BY_NAME["volume"]
+    words = click.Argument(["words"], nargs=-1, metavar="VOLUME SIZE")
+
+    def run(session: Session, kind: Kind | None, words: tuple[str, ...], dry_run: bool) -> int:
+        given = [word for word in words if word not in ("volume", "volumes")]
+        if len(given) != 2:
+            raise click.UsageError("give a volume and its new size: weft volume resize data 2G")
+        target = Target(volume, given[0].removeprefix("volume/"))
+        return change(session, target, {"spec__size": given[1]}, dry_run=dry_run, restart=False)
+
+    return options.build(verb, "Make a volume larger.", run, kind, [words, *change_options(volume)])
