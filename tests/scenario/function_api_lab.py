@@ -17,7 +17,7 @@ from tests.scenario.functions_lab import FunctionsLab, functions_lab
 
 from weft.contracts.store import Delete
 from weft.kinds.token import TokenSpec
-from weft.launch.gateway.function_api import serve_function_doors
+from weft.launch.gateway.function_api import serve_function_api
 from weft.objects.envelope import Envelope, merge_part
 from weft.objects.identity import new_uid, object_key
 from weft.trust.access_keys import derive_secret, make_key_id
@@ -36,7 +36,7 @@ class DoorsLab:
         self._stack = AsyncExitStack()
 
     async def open(self) -> None:
-        doors = serve_function_doors([f"127.0.0.1:{self.port}"], self.folder, self.lab.parts, self.lab.clock)
+        doors = serve_function_api([f"127.0.0.1:{self.port}"], self.folder, self.lab.parts, self.lab.clock)
         server = await self._stack.enter_async_context(doors)
         self.server = server
         self.port = server.ports[0]

@@ -502,7 +502,7 @@ async def test_a_damaged_file_of_events_keeps_the_doors_shut_until_it_is_moved_a
     path.write_bytes(b"no database" * 1000)
     place = f"127.0.0.1:{doors.port}"
     keeping = asyncio.ensure_future(
-        function_api.keep_function_doors([place], doors.folder, doors.lab.parts, doors.lab.clock)
+        function_api.keep_function_api([place], doors.folder, doors.lab.parts, doors.lab.clock)
     )
     try:
         await doors.lab.until(lambda: "functions can't be served over HTTP" in caplog.text)
