@@ -43,7 +43,7 @@ from weft.protocol.invocations import (
     Prepared,
     Printed,
     Refused,
-    move,
+    apply_change,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -224,7 +224,7 @@ class FunctionLab:
             if isinstance(one, InstanceState):
                 standing = one
             elif isinstance(one, InstanceStateChange):
-                standing = move(standing, one)
+                standing = apply_change(standing, one)
         return standing
 
     def idle(self, recipe: Recipe) -> int:

@@ -299,29 +299,24 @@ class FunctionsLab:
         return decode_part(decode_envelope(entry.value).status, FunctionStatus)
 
     async def until_phase(self, name: str, phase: str) -> FunctionStatus:
-        for _ in range(6000):
-            status = await self.status(name)
-            if status.phase == phase:
-                return status
-            await asyncio.sleep(0.01)
-        raise AssertionError(f"{name} is {await self.status(name)}, not {phase}")
+        return await self._until_status(name, lambda status: status.phase == phase)
 
     async def until_moved(self, name: str, before: FunctionStatus) -> FunctionStatus:
         """Something else serves than ``before``."""
-        for _ in range(6000):
-            status = await self.status(name)
-            if status.digest != before.digest:
-                return status
-            await asyncio.sleep(0.01)
-        raise AssertionError(f"{name} is still {status}")
+        return await self._until_status(name, lambda status: status.digest != before.digest)
 
     async def until_reason(self, name: str, reason: str) -> FunctionStatus:
+        return await self._until_status(name, lambda status: status.reason == reason)
+
+    async def _until_status(self, name: str, holds: Callable[[FunctionStatus], bool]) -> FunctionStatus:
+        """A status that ``holds``, once the gateway has read it too."""
+        key = object_key("function", "default", name)
         for _ in range(6000):
-            status = await self.status(name)
-            if status.reason == reason:
+            status, known = await self.status(name), self.functions.cache.view.get(key)
+            if holds(status) and known is not None and known.status(FunctionStatus) == status:
                 return status
             await asyncio.sleep(0.01)
-        raise AssertionError(f"{name} is {await self.status(name)}, not {reason}")
+        raise AssertionError(f"{name} is still {await self.status(name)}")
 
     async def until(self, holds: Callable[[], bool]) -> None:
         for _ in range(6000):

@@ -204,7 +204,7 @@ async def test_one_project_holds_no_more_than_its_part_of_what_is_under_way(door
     await doors.lab.until(lambda: bool(doors.lab.agents["n1"].invoked))
     reader, writer = await upload(doors, "127.0.0.1", 600_000, 600_000)
     assert (await asyncio.wait_for(reader.readline(), 60)).startswith(b"HTTP/1.1 429")
-    assert held.has_room("other", 900_000)
+    assert held.has_capacity("other", 900_000)
     for _, one in [waiting, (reader, writer)]:
         one.transport.abort()
 

@@ -160,7 +160,9 @@ async def test_a_warm_instance_comes_first_and_a_refusal_leads_on(tmp_path: Path
         assert refused.value.token == "insufficientResources"
         for name in ("n1", "n2", "n3"):
             assert f"{name}: needs 256.0 MiB" in refused.value.message
-        counts = lab.functions.record.tell(lab.functions.catalogue.find("default", "hello").uid, "default", "hello")
+        counts = lab.functions.record.read_metrics(
+            lab.functions.catalogue.find("default", "hello").uid, "default", "hello"
+        )
         assert counts.refused == {"insufficientResources": 1} and counts.invocations == 5
 
 
@@ -594,12 +596,12 @@ async def test_what_is_counted_goes_on_over_restarts_of_the_gateway(
         for _ in range(3):
             await lab.invoke("hello")
         await lab.until(lambda: (tmp_path / "gw" / "counts" / function.uid).exists())
-        before = lab.functions.record.tell(function.uid, "default", "hello")
+        before = lab.functions.record.read_metrics(function.uid, "default", "hello")
         await lab.restart()
         await agent.stop()
         await agent.start()
         await lab.until(lambda: lab.serves(agent))
         await lab.invoke("hello")
-        told = lab.functions.record.tell(function.uid, "default", "hello")
+        told = lab.functions.record.read_metrics(function.uid, "default", "hello")
         assert (before.invocations, told.invocations, told.since) == (3, 4, before.since)
         assert told.starts == {"warm": 4} and told.latency.most >= before.latency.most

@@ -140,7 +140,7 @@ async def test_a_console_goes_on_at_the_next_node_and_says_so(tmp_path: Path, cl
         await client.send(FrameType.DATA_IN, b"ann\n")
         assert await until(client, b"ann\n") == b"ann\n"
         await here.give_to(there, clear)
-        assert await until(client, b"n2]\r\n", FrameType.STDERR) == b"\r\n[web has moved to node n2]\r\n"
+        assert await until(client, b"n2]\r\n", FrameType.STDERR) == b"\r\n[web has migrated to node n2]\r\n"
         there.say(b"$ ")
         await client.send(FrameType.DATA_IN, b"ls\n")
         assert (await until(client, b"ls\n")).endswith(b"$ ls\n")

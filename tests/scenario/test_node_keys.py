@@ -195,7 +195,7 @@ class Doors:
     def __init__(self, folder: Path) -> None:
         self.lab = GatewayLab(folder)
         self.store = MemoryStore(SystemClock())
-        self.enrolments = Enrolments(self.store, self.lab.clock, lambda uid: self.lab.gateway.look_again(uid))
+        self.enrolments = Enrolments(self.store, self.lab.clock, lambda uid: self.lab.gateway.check_again(uid))
         self.lab.gateway = Gateway(make_server_tls(folder), b"k" * 32, self.lab.clock, check_node=self.enrolments.check)
 
     def certify(self, key: Path) -> tuple[Context, str]:

@@ -1,6 +1,6 @@
 """The gateway: agents keep a connection to it, clients come with a ticket, each stream gets a connection of its own.
 
-Reads tickets (signed by the doors) and node certificates; stores nothing, knows no objects. Streams don't survive its
+Reads tickets (signed by the API server) and node certificates; stores nothing, knows no objects. Streams don't survive its
 end; guests don't notice it. Woken by connections.
 """
 
@@ -76,9 +76,11 @@ class _Pending(msgspec.Struct):
 
 
 class Gateway:
-    """One gateway; ``ticket_key`` is the key the doors sign with. ``find_place`` asks the server where the workload of a ticket's
-    claims is; ``origins`` are those of pages that may open web sockets. ``check_node`` raises for a node's certificate that is
-    worth nothing; whoever knows of a change calls ``look_again``."""
+    """One gateway.
+
+    ``ticket_key`` is the key that the API server signs with. ``find_place`` asks the server where the workload of a ticket's
+    claims is. ``origins`` are those of pages that may open web sockets. ``check_node`` raises for a node's certificate that no
+    longer counts; call ``check_again`` when that may have changed."""
 
     def __init__(
         self,
@@ -168,14 +170,14 @@ class Gateway:
         else:
             raise InvalidInput(f"no such role: {str(role)[:40]!r}", field="role")
 
-    def look_again(self, node_uid: str) -> None:
+    def check_again(self, node_uid: str) -> None:
         """Which certificate of that node counts may have changed: hang up on who has shown another."""
         if self._of_nodes.get(node_uid):
-            task = asyncio.ensure_future(self._look_again(node_uid))
+            task = asyncio.ensure_future(self._check_again(node_uid))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _look_again(self, node_uid: str) -> None:
+    async def _check_again(self, node_uid: str) -> None:
         for connection in list(self._of_nodes.get(node_uid, ())):
             try:
                 if connection.peer is not None:

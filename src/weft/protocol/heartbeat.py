@@ -47,7 +47,7 @@ class HeldPorts(msgspec.Struct, frozen=True, array_like=True):
 
 class Digest(msgspec.Struct, frozen=True, omit_defaults=True):
     """``guests`` of this node's allocations, by workload; ``other`` is what else weft keeps there: cached images, guests that
-    nothing explains. ``instances`` of functions are in neither. Not ``measured``: what is used there can't be told."""
+    nothing explains. ``instances`` of functions are in neither. Not ``measured``: the usage there is unknown."""
 
     guests: dict[str, Use] = {}
     other: Use = Use()

@@ -144,10 +144,10 @@ class Count(msgspec.Struct, frozen=True, array_like=True):
     ready: int = 0
 
 
-class InstanceState(msgspec.Struct, frozen=True, tag="standing"):
-    """From the agent, once on each connection: its instances by recipe, and what opportunistic room is left. ``isolations`` are
+class InstanceState(msgspec.Struct, frozen=True, tag="state"):
+    """From the agent, once on each connection: its instances by recipe, and what capacity is left for more. ``isolations`` are
     those that it runs, with why not for the others; ``recipes`` those that it has prepared; ``ready_memory`` bytes that paused
-    copies take, which go when an invocation needs the room. ``InstanceStateChange`` follows it."""
+    copies take, which go when an invocation needs the capacity. ``InstanceStateChange`` follows it."""
 
     counts: dict[str, Count] = {}
     free_cpu: float = 0.0
@@ -157,7 +157,7 @@ class InstanceState(msgspec.Struct, frozen=True, tag="standing"):
     ready_memory: int = 0
 
 
-class InstanceStateChange(msgspec.Struct, frozen=True, tag="moved", omit_defaults=True):
+class InstanceStateChange(msgspec.Struct, frozen=True, tag="change", omit_defaults=True):
     """From the agent, whenever its standing changes (at most every 50 ms): what is another than it told before on this
     connection. A count of nothing: no instance is left. ``recipes`` are new, ``dropped`` are gone; the figures are told always."""
 
@@ -171,7 +171,7 @@ class InstanceStateChange(msgspec.Struct, frozen=True, tag="moved", omit_default
 
 
 def diff_state(before: InstanceState, now: InstanceState) -> InstanceStateChange:
-    """What to tell whoever knows ``before``."""
+    """What changed since ``before``."""
     counts = {digest: count for digest, count in now.counts.items() if before.counts.get(digest) != count}
     counts |= {digest: Count() for digest in before.counts.keys() - now.counts.keys()}
     isolations = {name: why for name, why in now.isolations.items() if before.isolations.get(name) != why}
@@ -183,17 +183,17 @@ def diff_state(before: InstanceState, now: InstanceState) -> InstanceStateChange
     return InstanceStateChange(now.free_cpu, now.free_memory, now.ready_memory, counts, isolations, recipes, dropped)
 
 
-def move(before: InstanceState, moved: InstanceStateChange) -> InstanceState:
-    """The standing after it; what of ``before`` didn't change is shared with it."""
+def apply_change(before: InstanceState, change: InstanceStateChange) -> InstanceState:
+    """The state after it; it shares with ``before`` what didn't change."""
     counts, recipes = before.counts, before.recipes
-    if moved.counts:
-        counts = counts | moved.counts
-        for digest in [digest for digest, count in moved.counts.items() if count == Count()]:
+    if change.counts:
+        counts = counts | change.counts
+        for digest in [digest for digest, count in change.counts.items() if count == Count()]:
             del counts[digest]
-    if moved.recipes or moved.dropped:
-        recipes = sorted({*recipes, *moved.recipes} - {*moved.dropped})
-    isolations = before.isolations | moved.isolations if moved.isolations else before.isolations
-    return InstanceState(counts, moved.free_cpu, moved.free_memory, isolations, recipes, moved.ready_memory)
+    if change.recipes or change.dropped:
+        recipes = sorted({*recipes, *change.recipes} - {*change.dropped})
+    isolations = before.isolations | change.isolations if change.isolations else before.isolations
+    return InstanceState(counts, change.free_cpu, change.free_memory, isolations, recipes, change.ready_memory)
 
 
 class Underway(msgspec.Struct, frozen=True, tag="underway"):

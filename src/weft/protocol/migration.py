@@ -1,4 +1,4 @@
-"""What two agents say to each other about a move: who a connection is for, what the source asks, what the target answers.
+"""What two agents send each other about a migration: what a connection is for, what the source asks, what the target answers.
 
 Each message is a length (u32, big endian) and as much JSON. The source asks, the target answers once to each.
 """
@@ -24,7 +24,7 @@ Channel = Literal["control", "memory", "disks"]
 
 
 class Hello(msgspec.Struct, frozen=True):
-    """The first message of every connection: whose move it is for, and which of its channels; ``disk``: it brings the file of
+    """The first message of every connection: which migration it is for, and which of its channels; ``disk``: it brings the file of
     that one, in the format ``form``, and is answered when it is there; ``ahead``: the machine that it is for sends nothing yet,
     and perhaps never will."""
 

@@ -1,7 +1,7 @@
 """TLS connections as a reader and a writer that may be closed at any moment, and still be read to their end.
 
 Of asyncio a TLS connection that has gone is closed by name only: closing it then makes it forget what its reader and writer
-stand on, and each of them fails with AttributeError at its next word. So whoever opens or takes connections does it here.
+stand on, and each of them fails with AttributeError at its next word. So connections are opened and accepted here.
 """
 
 from __future__ import annotations

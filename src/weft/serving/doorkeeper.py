@@ -1,6 +1,6 @@
 """Lets connections in, as many as the process can bear, and turns the others away before they cost anything.
 
-Woken by connections. Whoever says nothing costs a descriptor and no more, and gives way to who comes later; a handshake
+Woken by connections. A silent client costs a descriptor and no more, and gives way to later ones; a handshake
 has its time, and there are so many at once: strangers who only hold connections open keep nobody out for long, and take
 nothing from those who are in.
 """
@@ -65,7 +65,7 @@ class Doorkeeper:
             self._tasks.append(asyncio.create_task(self._accept(sock)))
 
     def close(self) -> None:
-        """Accept nothing more, and drop whoever isn't in yet."""
+        """Accept nothing more, and drop connections whose handshake isn't done."""
         for task in (*self._tasks, *self._entering):
             task.cancel()
         for sock in self._sockets:
@@ -101,7 +101,7 @@ class Doorkeeper:
         if self._tls is None:
             await let_in(lambda: protocol, connection)
             return
-        await _hear(connection)
+        await _wait_for_bytes(connection)
         task = asyncio.current_task()
         if task is not None:
             self._silent.pop(task, None)
@@ -109,7 +109,7 @@ class Doorkeeper:
             await let_in(lambda: protocol, connection, ssl=self._tls, ssl_shutdown_timeout=GOODBYE_SECONDS)
 
     def _drop_silent(self) -> bool:
-        """Make room; False if nobody is there who says nothing."""
+        """Close the connection that has been silent longest; False if there is none."""
         for oldest in self._silent:
             del self._silent[oldest]
             oldest.cancel()
@@ -137,13 +137,13 @@ class Doorkeeper:
             )
 
 
-async def _hear(connection: socket.socket) -> None:
+async def _wait_for_bytes(connection: socket.socket) -> None:
     """Until there is something to read. Raises TimeoutError."""
     loop = asyncio.get_running_loop()
-    heard = asyncio.Event()
-    loop.add_reader(connection, heard.set)
+    arrived = asyncio.Event()
+    loop.add_reader(connection, arrived.set)
     try:
         async with asyncio.timeout(SILENCE_SECONDS):
-            await heard.wait()
+            await arrived.wait()
     finally:
         loop.remove_reader(connection)

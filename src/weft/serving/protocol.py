@@ -1,5 +1,5 @@
 """One connection: HTTP/1.1 over httptools' parser. Decides when one that idles, whose request doesn't get on, or whose answer
-isn't taken, is ended, and what is too long, too large or too much. Woken by what comes, and by the server, to ``look``.
+isn't taken, is ended, and what is too long, too large or too much. Woken by what comes, and by the server, to ``check_time``.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Server(Protocol):
     date: str
     now: float
 
-    def make_room(self, newcomer: HttpProtocol) -> HttpProtocol:
-        """Who gives way, where bodies are more than all may have."""
+    def choose_to_refuse(self, newcomer: HttpProtocol) -> HttpProtocol:
+        """The connection to refuse when bodies take more than all may have."""
 
 
 class HttpProtocol(asyncio.Protocol):
@@ -68,8 +68,8 @@ class HttpProtocol(asyncio.Protocol):
         self._is_last = False  # after the requests at hand no other is answered
         self._quiet = 0  # bytes since the parser last had something whole: a head, a piece of a body
         self._unwanted = 0  # bytes of what nobody reads
-        self._room: asyncio.Future[None] | None = None  # done once what is buffered has been taken
-        self._moved = 0.0  # when it got on last
+        self._drained: asyncio.Future[None] | None = None  # done once what is buffered has been taken
+        self._progress_at = 0.0  # of the last progress
 
     @property
     def coming(self) -> int:
@@ -128,12 +128,12 @@ class HttpProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._get_on()
-        self._room = self._loop.create_future()
+        self._drained = self._loop.create_future()
 
     def resume_writing(self) -> None:
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
-        self._room = None
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        self._drained = None
         self._get_on()
 
     # What the parser says
@@ -195,7 +195,7 @@ class HttpProtocol(asyncio.Protocol):
         if server.bodies.is_too_much(self.who):
             self._stop(503, "too much from this client's address is under way just now")
         if server.bodies.is_full:
-            loser = server.make_room(self)
+            loser = server.choose_to_refuse(self)
             loser.refuse(503, "too much is under way just now")
             if loser is self:
                 raise ValueError("refused")
@@ -244,13 +244,13 @@ class HttpProtocol(asyncio.Protocol):
         else:
             self._hang_up()
 
-    def look(self) -> None:
+    def check_time(self) -> None:
         """End it, if it hasn't got on for as long as it may take over what it is at."""
-        idle = self._server.now - self._moved
-        if self._room is not None:
+        idle = self._server.now - self._progress_at
+        if self._drained is not None:
             is_over = idle > READER_SECONDS
         elif self._is_answering() or (self._in_body and not self._is_reading):
-            self._moved, is_over = self._server.now, False  # it waits for us
+            self._progress_at, is_over = self._server.now, False  # it waits for us
         elif self._refused or (self._in_body and self._newest is not None and self._newest.answered):
             is_over = idle > LINGER_SECONDS
         elif self._in_body:
@@ -306,7 +306,7 @@ class HttpProtocol(asyncio.Protocol):
         if answer.pieces is None:
             if request.dropped or self._transport.is_closing():
                 return
-            if len(body) <= PIECE_BYTES and self._room is None:
+            if len(body) <= PIECE_BYTES and self._drained is None:
                 self._transport.write(head + body)
             else:
                 await self._write(head + body)
@@ -325,8 +325,8 @@ class HttpProtocol(asyncio.Protocol):
 
     async def _write(self, data: bytes) -> None:
         for start in range(0, len(data), PIECE_BYTES):
-            if self._room is not None:
-                await self._room
+            if self._drained is not None:
+                await self._drained
             self._transport.write(data[start : start + PIECE_BYTES])
 
     def _end(self, request: Request) -> None:
@@ -395,8 +395,8 @@ class HttpProtocol(asyncio.Protocol):
             request.held = 0
 
     def _get_on(self) -> None:
-        if self._room is None:  # a reader's time goes on until he reads
-            self._moved = self._server.now
+        if self._drained is None:  # a reader's time goes on until he reads
+            self._progress_at = self._server.now
 
 
 def _split(url: bytes) -> tuple[str, str]:

@@ -65,7 +65,7 @@ class Request:
         self.wake()
 
     def drop(self) -> None:
-        """Let go of what came; whoever reads is told so."""
+        """Let go of what came; reading it then raises BodyLost."""
         self.dropped = True
         self._pieces.clear()
         self.wake()

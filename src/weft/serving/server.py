@@ -44,10 +44,10 @@ class HttpServer:
         self.connections: set[HttpProtocol] = set()
         self.leaving: set[asyncio.Task[None]] = set()  # at work for connections that are gone
         self.date = ""  # a header's whole line
-        self.now = clock.elapsed()  # as of the last look: near enough for whoever waits
+        self.now = clock.elapsed()  # as of the last check: near enough for limits
         self._clock, self._dated = clock, dated
         self._doorkeeper = Doorkeeper(sockets, tls, lambda who: HttpProtocol(self, who), self.callers, clock)
-        self._looking: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
 
     @property
     def ports(self) -> list[int]:
@@ -61,11 +61,11 @@ class HttpServer:
     def start(self) -> None:
         """Begin to accept; call on the loop."""
         self._doorkeeper.start()
-        self._looking = asyncio.create_task(self._look())
+        self._checking = asyncio.create_task(self._check_connections())
 
     async def close(self) -> None:
-        """Take nothing new, let what is under way end (3 s at most), hang up. Whoever idles is let go at once, and nobody's
-        TLS goodbye is waited for."""
+        """Take nothing new, let what is under way end (3 s at most), hang up. Idle connections are closed at once, without
+        waiting for their TLS goodbyes."""
         self._doorkeeper.close()
         for connection in list(self.connections):
             connection.finish()
@@ -80,22 +80,22 @@ class HttpServer:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._looking is not None:
-            self._looking.cancel()
+        if self._checking is not None:
+            self._checking.cancel()
 
-    def make_room(self, newcomer: HttpProtocol) -> HttpProtocol:
-        """Who gives way, where bodies are more than all may have: one that is still coming, of whoever has most."""
+    def choose_to_refuse(self, newcomer: HttpProtocol) -> HttpProtocol:
+        """The connection to refuse when bodies take more than all may have: one that is still coming, of the address with most."""
         coming = [found for found in self.connections if found.coming]
         return max(coming, key=lambda found: (self.bodies.held[found.who], found is newcomer), default=newcomer)
 
-    async def _look(self) -> None:
+    async def _check_connections(self) -> None:
         """End connections that are over their time, and tell the date: one timer for all."""
         while True:
             if self._dated:
                 self.date = f"date: {formatdate(self._clock.now(), usegmt=True)}\r\n"
             self.now = self._clock.elapsed()
             for connection in list(self.connections):
-                connection.look()
+                connection.check_time()
             await self._clock.sleep(LOOK_SECONDS)
 
 
@@ -118,8 +118,8 @@ def listen(address: str, port: int) -> socket.socket:
 
 
 def make_server_tls(chain: Path, key: Path, ca: Path | None = None) -> ssl.SSLContext:
-    """TLS with our certificate. With ``ca`` a client may show one of that CA's, and no other; whether it has ended is for
-    whoever asks for it to see, who can say so: a refused handshake is a connection that breaks off."""
+    """TLS with our certificate. With ``ca`` a client may show one of that CA's, and no other. An expired one passes: the
+    application refuses it with words, where a refused handshake is only a connection that breaks off."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.minimum_version = ssl.TLSVersion.TLSv1_2
     tls.load_cert_chain(chain, key)

@@ -40,7 +40,7 @@ class Shares:
         else:
             del self.held[who]
 
-    def has_room(self, who: str, count: int) -> bool:
+    def has_capacity(self, who: str, count: int) -> bool:
         """Whether he may have so much more."""
         return self.total + count <= self.whole and self.held[who] + count <= self.part
 

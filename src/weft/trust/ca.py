@@ -158,7 +158,7 @@ class Authority:
 
 
 def read_csr(pem: str) -> x509.CertificateSigningRequest:
-    """The signing request, checked: whoever made it has its key, and the key is fit. Raises InvalidInput."""
+    """The signing request, checked: its maker has its key, and the key is fit. Raises InvalidInput."""
     hint = "weft agent join makes a valid one"
     if len(pem) > _MAX_CSR_BYTES:
         raise InvalidInput("csr is too long", field="csr", hint=hint)

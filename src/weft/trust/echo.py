@@ -1,7 +1,7 @@
 """What nodes ask each other to learn how far apart they are: a probe and its echo, each sealed with a key of the two.
 
 A node's key follows from the server's secret; the key of two nodes from the key of the one that is asked and the uid of
-the one that asks. So a node can answer whoever the server sent without knowing any of them, and knows nobody else's key.
+the one that asks. So a node can answer all whom the server sent, without knowing any of them, and knows nobody else's key.
 An echo is never larger than its probe, and nobody without a key gets one. Standard library only.
 """
 

@@ -1,4 +1,4 @@
-"""Tickets: what lets one client open one stream through the gateway, signed by the doors and read by the gateway.
+"""Tickets: what lets one client open one stream through the gateway, signed by the API server and read by the gateway.
 
 ``base64url(JSON claims).base64url(HMAC-SHA-256)`` with the key in ``<state>/ticket.key``. Standard library only.
 """

@@ -9,7 +9,7 @@ import pytest
 
 from weft.gateway.function.invocation.call import Outcome
 from weft.gateway.function.record.counts_file import CountsFile
-from weft.gateway.function.record.metrics import Counts, Durations, tell
+from weft.gateway.function.record.metrics import Counts, Durations, make_metrics
 from weft.gateway.function.record.output_log import FILE_BYTES, PrintedLog, stamp
 
 
@@ -32,7 +32,7 @@ def test_what_is_told_of_a_function() -> None:
     counts.end(Outcome(id="2", payload=b"", error="Unhandled", error_type="Function.TimedOut"), 3.0)
     counts.refuse("insufficientResources")
     counts.throttles = counts.lost = 1
-    told = tell(counts, "hello", "default", 2, [])
+    told = make_metrics(counts, "hello", "default", 2, [])
     assert (told.invocations, told.concurrent, told.most_concurrent) == (4, 2, 4)
     assert told.errors == {"Function.TimedOut": 1} and told.starts == {"cold": 1, "warm": 1}
     assert told.init.p50 == pytest.approx(50, rel=0.05) and told.latency.most == 3000.0 and told.most_memory == 9
@@ -56,7 +56,11 @@ def test_what_was_counted_is_there_after_a_restart_and_goes_with_its_function(
     assert kept.take() == {}
     again = CountsFile(tmp_path / "counts")
     found = again.read("uid")
-    assert found == counts and found is not None and tell(found, "a", "p", 0, []) == tell(counts, "a", "p", 0, [])
+    assert (
+        found == counts
+        and found is not None
+        and make_metrics(found, "a", "p", 0, []) == make_metrics(counts, "a", "p", 0, [])
+    )
     assert again.read("other") is None
     (tmp_path / "counts" / "uid").write_bytes(b"nonsense")
     assert again.read("uid") is None and "uid are lost" in caplog.text

@@ -20,11 +20,11 @@ from weft.protocol.invocations import (
     InstanceState,
     InstanceStateChange,
     Invoke,
+    apply_change,
     decode_from_agent,
     decode_to_agent,
     diff_state,
     encode,
-    move,
     receive,
 )
 
@@ -90,7 +90,7 @@ def test_who_hears_each_change_knows_what_is(standings: list[InstanceState]) -> 
     for before, now in itertools.pairwise(standings):
         said = decode_from_agent(encode(diff_state(before, now))[LENGTH.size :])
         assert isinstance(said, InstanceStateChange)
-        known = move(known, said)
+        known = apply_change(known, said)
         assert known == now
 
 

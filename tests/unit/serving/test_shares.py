@@ -10,7 +10,7 @@ from weft.serving.shares import Shares, who_is
 def test_what_one_has_is_counted_and_forgotten_with_the_last_of_it() -> None:
     shares = Shares(100, 40)
     shares.take("a", 40)
-    assert shares.has_room("b", 40) and not shares.has_room("a", 1) and not shares.is_too_much("a")
+    assert shares.has_capacity("b", 40) and not shares.has_capacity("a", 1) and not shares.is_too_much("a")
     shares.take("a", 1)
     shares.take("b", 60)
     assert shares.is_too_much("a") and shares.is_full

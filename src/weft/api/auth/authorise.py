@@ -21,7 +21,7 @@ from weft.trust.enrolment import Enrolment, enrolment_key
 
 
 class GivenUp(msgspec.Struct):
-    """What the doors remember of a node that people gave up: uids of the allocations that went with it. A workload that
+    """What the API server remembers of a node that people gave up: uids of the allocations that went with it. A workload that
     isn't there any more was deleted after that, so its guest may end when the node is back. Gone once the node, heard
     again, has nothing left that nobody explains."""
 

@@ -37,7 +37,7 @@ async def egress(context: ApiContext, call: Call, name: str) -> Answer:
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise InvalidInput("give project, and the network's uid as network") from None
     network = await _find_network(context, asked)
-    await _require_wish(context, network)
+    await _require_function(context, network)
     endpoint = await retry(context, lambda: _ensure(context, Ref("node", name, call.actor.id), network))
     return json_answer(msgspec.to_builtins(_make_nic(endpoint, network)))
 
@@ -51,7 +51,7 @@ async def _find_network(context: ApiContext, asked: EgressEndpointInput) -> Enve
     raise NotFound(f"project {asked.project[:80]} has no network {asked.network[:80]}")
 
 
-async def _require_wish(context: ApiContext, network: Envelope) -> None:
+async def _require_function(context: ApiContext, network: Envelope) -> None:
     """A node comes into a network because of a function only if one names it."""
     for kind in ("function", "functionversion"):
         for found in await _list(context, kind, network.project, ""):

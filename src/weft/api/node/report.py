@@ -43,7 +43,7 @@ from weft.trust.enrolment import Enrolment, adopt, enrolment_key, read_enrolment
 _ONE_BY_ONE = 4  # up to so many allocations are read singly, more by one list
 _CHUNK = 90
 _MOST_EVENTS = 200
-_NO_KEY = "/-/"  # nothing is kept under it: whoever asks wants to know the newest revision
+_NO_KEY = "/-/"  # nothing is kept under it: a list of it gives the newest revision
 _NOTHING = msgspec.Raw(b"null")
 
 
@@ -111,7 +111,7 @@ async def _read_node(context: ApiContext, name: str, uid: str) -> Envelope | Non
     return node
 
 
-async def _take_back(context: ApiContext, actor: Actor, name: str, heard: str | None) -> Envelope:
+async def _take_back(context: ApiContext, actor: Actor, name: str, followed: str | None) -> Envelope:
     """The Node object of a certificate that the store doesn't know: the store is older than it, or was emptied, or the node was
     given up. What runs there comes back with it. Raises Unavailable while its agent may still take places for its own that
     went with it: what it says would hide their guests, and others would be started in their stead."""
@@ -131,7 +131,7 @@ async def _take_back(context: ApiContext, actor: Actor, name: str, heard: str | 
             raise Forbidden(f"node {name} was removed from the fabric")
         given_up = await context.store.get(given_up_key(uid))
         if given_up is not None:
-            await _check_heard(context, name, heard, given_up.revision)
+            await _check_followed(context, name, followed, given_up.revision)
             preconditions.append(AtRevision(given_up.key, given_up.revision))
         node = make_node(context, name, uid)
         writes.append(Put(node.key, encode_envelope(node)))
@@ -147,10 +147,10 @@ async def _take_back(context: ApiContext, actor: Actor, name: str, heard: str | 
     return node
 
 
-async def _check_heard(context: ApiContext, name: str, heard: str | None, revision: int) -> None:
-    """Raise Unavailable unless an agent that has followed its allocations up to ``heard`` knows what was done to them at
+async def _check_followed(context: ApiContext, name: str, followed: str | None, revision: int) -> None:
+    """Raise Unavailable unless an agent that has followed its allocations up to ``followed`` knows what was done to them at
     ``revision``; one that doesn't say counts as if it knew."""
-    if heard is None or await _has_heard(context, heard, revision):
+    if followed is None or await _has_followed(context, followed, revision):
         return
     raise Unavailable(
         f"node {name} was given up, and doesn't know yet which of its allocations were given up with it",
@@ -159,16 +159,16 @@ async def _check_heard(context: ApiContext, name: str, heard: str | None, revisi
     )
 
 
-async def _has_heard(context: ApiContext, heard: str, revision: int) -> bool:
-    """Whether who followed its allocations up to the cursor ``heard`` has seen what was done at ``revision``."""
+async def _has_followed(context: ApiContext, followed: str, revision: int) -> bool:
+    """Whether an agent that followed its allocations up to the cursor ``followed`` has seen what was done at ``revision``."""
     now = (await context.store.list(_NO_KEY, limit=1)).cursor
-    return epoch_of(heard) == epoch_of(now) and revision_of(heard) >= revision
+    return epoch_of(followed) == epoch_of(now) and revision_of(followed) >= revision
 
 
-async def _forget_places(context: ApiContext, uid: str, heard: str | None) -> list[Write]:
+async def _forget_places(context: ApiContext, uid: str, followed: str | None) -> list[Write]:
     """What takes away the memory of places that went when a node was given up, once it has nothing left of them."""
     given_up = await context.store.get(given_up_key(uid))
-    if given_up is None or not heard or not await _has_heard(context, heard, given_up.revision):
+    if given_up is None or not followed or not await _has_followed(context, followed, given_up.revision):
         return []
     return [Delete(given_up.key)]
 
@@ -208,11 +208,11 @@ async def _write_allocations(context: ApiContext, uid: str, given: ReportInput, 
 
 async def _leave_out_former(context: ApiContext, given: ReportInput, answer: ReportAnswer) -> dict[str, msgspec.Raw]:
     """What is said of allocations, less those that were released by the word of a history from before a restore: in this one
-    they may be wished again, and begun again as soon as the agent hears so. It says once more then how they are."""
+    they may be desired again, and begun again as soon as the agent hears so. It says once more then how they are."""
     released = [
         name for name, part in given.allocations.items() if decode_part(part, AllocationReport).state == "released"
     ]
-    if not released or given.heard is None or (given.heard and await _has_heard(context, given.heard, 0)):
+    if not released or given.heard is None or (given.heard and await _has_followed(context, given.heard, 0)):
         return given.allocations
     answer.refused.update(dict.fromkeys(released, "notHeard"))
     return {name: part for name, part in given.allocations.items() if name not in answer.refused}

@@ -48,19 +48,21 @@ class UsageAnswer(msgspec.Struct):
 
 async def usage(context: ApiContext, call: Call) -> Answer:
     """``GET /v1/usage``; with ``guests=1`` each guest's too."""
-    require_person(call.actor, "see what is used")
+    require_person(call.actor, "see usage")
     query = call.query("guests")
     with_guests = read_flag(query, "guests")
     items = []
     for lease in await context.store.leases(LEASE_PREFIX, digests=True):
         digest = read_digest(lease.digest)
         if digest is not None and digest.measured:
-            guests = {uid: _tell(use) for uid, use in digest.guests.items()} if with_guests else {}
+            guests = {uid: _make_usage(use) for uid, use in digest.guests.items()} if with_guests else {}
             age = round(max(0.0, LEASE_SECONDS - lease.remaining_seconds), 1)
             there = InstancesUsage(**msgspec.structs.asdict(digest.instances))
-            items.append(NodeUsage(lease.name.removeprefix(LEASE_PREFIX), age, _tell(total(digest)), guests, there))
+            items.append(
+                NodeUsage(lease.name.removeprefix(LEASE_PREFIX), age, _make_usage(total(digest)), guests, there)
+            )
     return json_answer(UsageAnswer(items))
 
 
-def _tell(use: Use) -> Usage:
+def _make_usage(use: Use) -> Usage:
     return Usage(use.cpu / 1000, use.memory, use.disk, use.settled)

@@ -51,7 +51,7 @@ from weft.protocol.invocations import (
     Prepared,
     Printed,
     Refused,
-    move,
+    apply_change,
 )
 from weft.serving.shares import Shares
 
@@ -131,11 +131,11 @@ class Dispatcher:
             self._observer.refused(function, ranked.ranking.reason, version.recipe.digest)
             raise unplaceable_error(function.what, ranked.ranking)
         began = self._clock.elapsed()
-        flight = _make_flight(version, call, ranked.places, began)
+        pending = _make_pending(version, call, ranked.places, began)
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting[call.id] = _Caller(function, began, future)
         self._held.take(call.project, len(call.payload))
-        self._perform(self._tracker.begin(flight))
+        self._perform(self._tracker.begin(pending))
         return await future  # cancelled, it goes on all the same, and counts
 
     def running(self, function_uid: str) -> int:
@@ -160,7 +160,7 @@ class Dispatcher:
         channels[node] = channel
         try:
             while (message := await channel.receive()) is not None:
-                self._hear(channel, message)
+                self._receive(channel, message)
         except WeftError as problem:
             log.warning("node %s: %s", self._agents.name_of(node), problem.message)
         finally:
@@ -209,19 +209,19 @@ class Dispatcher:
         if running >= function.spec.max_concurrent:
             self._observer.throttled(function)
             raise busy_error(function.what, running, function.spec.max_concurrent)
-        if not self._held.has_room(call.project, len(call.payload)):
+        if not self._held.has_capacity(call.project, len(call.payload)):
             self._observer.throttled(function)
             raise full_error()
         if call.id in self._tracker:
             raise InUse(f"an invocation with the id {call.id[:80]} is under way", hint="use another id")
 
-    def _hear(self, channel: Channel, message: FromAgent) -> None:
+    def _receive(self, channel: Channel, message: FromAgent) -> None:
         node = channel.node
         match message:
             case InstanceState():
                 self._agents.stand(node, message)
             case InstanceStateChange():
-                self._agents.stand(node, move(self._agents.fleet.nodes[node].standing, message))
+                self._agents.stand(node, apply_change(self._agents.fleet.nodes[node].standing, message))
             case Printed():
                 self._write_down(node, message)
                 channel.report_written(message.serial)
@@ -230,7 +230,7 @@ class Dispatcher:
             case _:
                 if isinstance(message, Refused) and message.id not in self._tracker:
                     self._on_prepared(node, message)
-                self._perform(self._tracker.hear(node, message, self._clock.elapsed()))
+                self._perform(self._tracker.receive(node, message, self._clock.elapsed()))
 
     def _on_prepared(self, node: str, message: Prepared | Refused) -> None:
         for observer in self._agent_observers:
@@ -246,11 +246,11 @@ class Dispatcher:
         queue = list(instructions)
         for instruction in queue:
             match instruction:
-                case SendInvoke(node=node, flight=flight):
-                    if not self._agents.send(node, flight.recipe.digest, flight.invoke):
-                        refused = Refused(flight.id, "closing", "the connection to the node was just lost")
-                        queue += self._tracker.hear(node, refused, self._clock.elapsed())
-                    elif flight.cold:
+                case SendInvoke(node=node, pending=pending):
+                    if not self._agents.send(node, pending.recipe.digest, pending.invoke):
+                        refused = Refused(pending.id, "closing", "the connection to the node was just lost")
+                        queue += self._tracker.receive(node, refused, self._clock.elapsed())
+                    elif pending.cold:
                         self._agents.use(node)
                 case SendAck(node=node, id=id, bytes=weight):
                     channel = self._agents.channels.get(node)
@@ -262,10 +262,10 @@ class Dispatcher:
                     self._end(instruction)
 
     def _end(self, ended: Done | NoNode | Lost) -> None:
-        caller = self._waiting.pop(ended.flight.id, None)
+        caller = self._waiting.pop(ended.pending.id, None)
         if caller is None:
             return
-        self._held.give_back(ended.flight.recipe.project, len(ended.flight.invoke.payload))
+        self._held.give_back(ended.pending.recipe.project, len(ended.pending.invoke.payload))
         result = self._conclude(caller.function, ended, self._clock.elapsed() - caller.began)
         if caller.future.done():
             return
@@ -276,22 +276,22 @@ class Dispatcher:
 
     def _conclude(self, function: Function, ended: Done | NoNode | Lost, seconds: float) -> Outcome | WeftError:
         """What its caller and the observer get."""
-        flight, name_of = ended.flight, self._agents.name_of
+        pending, name_of = ended.pending, self._agents.name_of
         match ended:
             case Done(answer=answer):
-                outcome = make_outcome(answer, flight.recipe.version, name_of(flight.node))
-                self._observer.ended(function, outcome, flight.recipe.digest, seconds)
+                outcome = make_outcome(answer, pending.recipe.version, name_of(pending.node))
+                self._observer.ended(function, outcome, pending.recipe.digest, seconds)
                 return outcome
             case NoNode():
-                problem = no_node_error(function.what, flight, self._agents.fleet, name_of)
-                self._observer.refused(function, problem.token, flight.recipe.digest)
+                problem = no_node_error(function.what, pending, self._agents.fleet, name_of)
+                self._observer.refused(function, problem.token, pending.recipe.digest)
                 return problem
             case Lost(why=why):
-                self._observer.lost(function, flight.recipe.digest)
-                return lost_error(function.what, flight.id, f"lost on {name_of(flight.node)}: {why}")
+                self._observer.lost(function, pending.recipe.digest)
+                return lost_error(function.what, pending.id, f"lost on {name_of(pending.node)}: {why}")
 
 
-def _make_flight(version: Version, call: Call, places: Mapping[str, int], now: float) -> PendingInvocation:
+def _make_pending(version: Version, call: Call, places: Mapping[str, int], now: float) -> PendingInvocation:
     recipe = version.recipe
     seconds = recipe.timeout if call.seconds is None else min(recipe.timeout, call.seconds)
     qualified = f":{call.qualifier}" if call.qualifier else ""

@@ -67,9 +67,9 @@ class Readiness:
     def notice(self, changes: Sequence[Changed]) -> None:
         for change in changes:
             if change.kind in ("function", "functionversion"):
-                if _moved(change, lambda item: (item.uid, item.envelope.generation, item.deleting)):
+                if _has_changed(change, lambda item: (item.uid, item.envelope.generation, item.deleting)):
                     self._offer(change.key)
-            elif change.kind == "image" and change.new is not None and _moved(change, _content):
+            elif change.kind == "image" and change.new is not None and _has_changed(change, _content):
                 for item in self._cache.view.of_kind("function").values():
                     spec = item.spec(FunctionSpec)
                     if change.new.envelope.name in (base_of(spec), held_name(spec.image)):
@@ -153,7 +153,7 @@ class Readiness:
         """Whether there is nothing more to do until something changes. Raises PreconditionFailed, StoreUnavailable."""
         function = self._catalogue.find(item.envelope.project or "", item.envelope.name)
         old, generation, spec = function.status, item.envelope.generation, function.spec
-        version = self._catalogue.wished(function)
+        version = self._catalogue.specified(function)
         if isinstance(version, Missing):
             await self._write(item, old, _wait(old, version.reason, version.message))
             return True
@@ -171,7 +171,7 @@ class Readiness:
             await self._write(item, old, ready)
             return True
         if old.phase in ("Failed", "Ready") and old.reason and old.observed_generation == generation:
-            return True  # it was tried, and this very wish can't be had
+            return True  # it was tried, and this very spec can't be had
         async with self._at_once:
             return await self._prepare(item, function, version)
 
@@ -184,8 +184,8 @@ class Readiness:
             return False
         fleet, name_of = self._agents.fleet, self._agents.name_of
         told: list[str] = []
-        wished = version.recipe.digest
-        self.preparing.add(wished)
+        digest = version.recipe.digest
+        self.preparing.add(digest)
         try:
             for node in ranking.nodes:
                 serving = fleet.nodes.get(node)
@@ -197,7 +197,7 @@ class Readiness:
                     self.preparing.add(version.recipe.digest)
                     outcome = await self._try(item, node, version)
                 if key_changed(self._cache.view.get(item.key), generation):
-                    return True  # there is a newer wish
+                    return True  # there is a newer spec
                 if isinstance(outcome, Prepared) and not outcome.error_type:
                     latest = self._cache.view.get(item.key)
                     assert latest is not None
@@ -219,9 +219,9 @@ class Readiness:
                     assert latest is not None
                     await self._write(latest, latest.status(FunctionStatus), _fail(old, outcome, generation))
                     return True
-                told.append(f"{name_of(node)}: {_tell(outcome)}")
+                told.append(f"{name_of(node)}: {_describe_outcome(outcome)}")
         finally:
-            self.preparing -= {wished, version.recipe.digest}
+            self.preparing -= {digest, version.recipe.digest}
         names = {node: name_of(node) for node in ranking.nodes}
         message = "; ".join(told[:5]) or fleet.why_not(version.recipe, names, ranking.nodes)
         latest = self._cache.view.get(item.key)
@@ -303,7 +303,7 @@ class Readiness:
 
 
 def key_changed(item: Item | None, generation: int) -> bool:
-    """Whether the wish is another than that of ``generation``, or gone."""
+    """Whether the spec is another than that of ``generation``, or gone."""
     return item is None or item.deleting or item.envelope.generation != generation
 
 
@@ -312,7 +312,7 @@ def _is_of_code(error_type: str) -> bool:
     return "." in error_type and error_type not in NODES_FAULTS
 
 
-def _moved(change: Changed, read: Callable[[Item], object]) -> bool:
+def _has_changed(change: Changed, read: Callable[[Item], object]) -> bool:
     """Whether what ``read`` gives is new."""
     return change.old is None or change.new is None or read(change.old) != read(change.new)
 
@@ -358,7 +358,7 @@ def read_failure(message: str) -> list[str]:
     ]
 
 
-def _tell(outcome: Outcome) -> str:
+def _describe_outcome(outcome: Outcome) -> str:
     match outcome:
         case None:
             return "the connection to the node was lost"

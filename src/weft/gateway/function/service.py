@@ -42,8 +42,8 @@ WRITE_SECONDS = 5.0
 
 
 class FunctionService:
-    """``cache`` follows ``store`` in a view of the kinds of ``catalogue.KINDS`` and nodes; ``placing`` decides where, and is fed
-    by whoever made it. ``folder`` is the gateway's own in the server's state folder."""
+    """``cache`` follows ``store`` in a view of the kinds of ``catalogue.KINDS`` and nodes; ``placing`` decides where, and follows
+    the store by itself. ``folder`` is the gateway's own in the server's state folder."""
 
     def __init__(
         self,
@@ -149,12 +149,12 @@ class FunctionService:
     async def _keep(self) -> None:
         while True:
             await self._clock.sleep(LOOK_SECONDS)
-            self._keep_alive.look(self.agents)
+            self._keep_alive.update(self.agents)
 
     async def _spread(self) -> None:
         while True:
             await self._clock.sleep(snapshots.LOOK_SECONDS)
-            self._spreading.look(self._keep_alive.find_demands())
+            self._spreading.spread(self._keep_alive.find_demands())
 
     async def _write_counts(self) -> None:
         while True:

@@ -115,7 +115,7 @@ class FunctionStreams:
             leaving.cancel()
 
     async def _metrics(self, client: Connection, target: Target, given: Any, carried: Carried) -> None:
-        told = self._record.tell(target.uid, target.project, target.name)
+        told = self._record.read_metrics(target.uid, target.project, target.name)
         await _send(client, msgspec.json.encode(told), carried)
         await client.send(encode_exit(0))
 

@@ -1,7 +1,7 @@
 """Runs events that wait, function by function, so that one whose events pile up keeps no other's waiting.
 
 An event leaves the queue when it ran well, or failed for good; killed at any moment, this begins again with what the queue holds,
-so each is run at least once. When a function can take no more (throttled, no room, not ready) its lane pauses and
+so each is run at least once. When a function can take no more (throttled, no capacity, not ready) its lane pauses and
 narrows; its events stay as they are, and that costs none of their retries.
 """
 
@@ -77,7 +77,7 @@ class Deliveries:
         self._queue, self._letters, self._view, self._dispatcher = queue, letters, view, dispatcher
         self._clock, self._draw = clock, draw
         self._lanes: dict[Key, _Lane] = {}
-        self._room = asyncio.Semaphore(MOST_UNDER_WAY)
+        self._free_slots = asyncio.Semaphore(MOST_UNDER_WAY)
 
     async def accept(self, call: Call) -> None:
         """Keep it until it was run; durable when this returns. Raises TooLarge, Throttled, Unavailable."""
@@ -163,7 +163,7 @@ class Deliveries:
         """Run a function's events until none waits."""
         try:
             while True:
-                wait = await self._look(project, name, lane)
+                wait = await self._begin_due(project, name, lane)
                 if wait is None:
                     del self._lanes[project, name]
                     return
@@ -173,8 +173,8 @@ class Deliveries:
                 task.cancel()
             await asyncio.gather(*lane.under_way.values(), return_exceptions=True)
 
-    async def _look(self, project: str, name: str, lane: _Lane) -> float | None:
-        """Begin what is due and there is room for; how long to wait then at most, None if nothing is left."""
+    async def _begin_due(self, project: str, name: str, lane: _Lane) -> float | None:
+        """Begin what is due, as far as slots are free; how long to wait then at most, None if nothing is left."""
         now = self._clock.now()
         if now < lane.paused_until:
             return lane.paused_until - now
@@ -203,7 +203,7 @@ class Deliveries:
                 told = (event.error_type, event.error) if event.error_type else lane.reason
                 verdict: Verdict = DeadLetter(event.tries, *told, "EventAgeExceeded")
             else:
-                async with self._room:
+                async with self._free_slots:
                     result = await self._invoke(event)
                 verdict = judge(event, result, terms, self._clock.now(), self._draw)
             self._pace(lane, verdict, most)

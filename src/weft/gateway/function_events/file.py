@@ -83,9 +83,9 @@ class EventFile:
         try:
             db = open_file(self._path)
         except sqlite3.Error as problem:
-            self._tell([(opened, None, _trouble(problem))])
+            self._settle([(opened, None, _trouble(problem))])
             return
-        self._tell([(opened, None, None)])
+        self._settle([(opened, None, None)])
         try:
             while (first := self._work.get()) is not None:
                 batch = [first]
@@ -95,13 +95,13 @@ class EventFile:
                         ended = True
                         break
                     batch.append(more)
-                self._tell(_commit(db, batch))
+                self._settle(_commit(db, batch))
                 if ended:
                     return
         finally:
             db.close()
 
-    def _tell(self, results: list[tuple[asyncio.Future[Any], Any, Exception | None]]) -> None:
+    def _settle(self, results: list[tuple[asyncio.Future[Any], Any, Exception | None]]) -> None:
         def settle() -> None:
             for future, result, problem in results:
                 if future.done():

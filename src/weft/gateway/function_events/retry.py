@@ -43,7 +43,7 @@ class Retry(msgspec.Struct, frozen=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """It failed for good; ``condition`` as in the record for whoever gets it."""
+    """It failed for good; ``condition`` as in the record that its receiver gets."""
 
     tries: int
     error_type: str

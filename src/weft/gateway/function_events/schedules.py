@@ -73,13 +73,13 @@ class Schedules:
             try:
                 if known is None:
                     known = self._last = await self._fired.known()
-                wait = await self._look() if self._is_synced() else 0.5
+                wait = await self._fire_due() if self._is_synced() else 0.5
             except Unavailable as problem:
                 log.warning("schedules: %s", problem.message)
                 wait = 5.0
             await self._alarm.wait(wait)
 
-    async def _look(self) -> float:
+    async def _fire_due(self) -> float:
         """Fire what is due; how long until something is next."""
         now = self._clock.now()
         if self._stale:

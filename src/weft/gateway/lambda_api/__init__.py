@@ -1,1 +1,1 @@
-"""The HTTP doors of functions: the Lambda API for AWS's SDKs, and the address that each function may have."""
+"""The HTTP API of functions: the Lambda API for AWS's SDKs, and the address that each function may have."""

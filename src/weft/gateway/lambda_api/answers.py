@@ -72,10 +72,10 @@ def answer_json(document: object, request_id: str, status: int = 200) -> Answer:
 
 def refuse(status: int, message: str) -> Answer | None:
     """What the HTTP server itself turns away. A body that stops coming gets no answer: then SDKs try again."""
-    return None if status == 408 else _tell(status, message)
+    return None if status == 408 else _make_answer(status, message)
 
 
-def _tell(status: int, message: str) -> Answer:
+def _make_answer(status: int, message: str) -> Answer:
     type_ = {413: "RequestTooLargeException", 500: "ServiceException", 503: "ServiceUnavailableException"}
     body = {"Type": "User" if status < 500 else "Service", "Message": message}
     return Answer(
@@ -83,4 +83,4 @@ def _tell(status: int, message: str) -> Answer:
     )
 
 
-FAILED = _tell(500, "internal error")
+FAILED = _make_answer(500, "internal error")

@@ -20,8 +20,8 @@ DEAD_LETTERS = re.compile(
 MOST_LISTED = 100
 
 
-class Keeps(Protocol):
-    """Whoever keeps dead letters."""
+class DeadLetterStore(Protocol):
+    """The part of the deliveries that is needed here."""
 
     async def dead(self, project: str, name: str, most: int, after: str = "") -> list[Event]: ...
 
@@ -31,8 +31,8 @@ class Keeps(Protocol):
 
 
 class DeadLetterApi:
-    def __init__(self, keeper: Keeps) -> None:
-        self._keeper = keeper
+    def __init__(self, letters: DeadLetterStore) -> None:
+        self._letters = letters
 
     async def answer(self, request: Request, caller: Actor, request_id: str, found: re.Match[str]) -> Answer:
         """Raises WeftError. They outlive their function, so that one isn't looked for."""
@@ -43,17 +43,17 @@ class DeadLetterApi:
         if verb is None:
             caller.require_project(project, "see dead letters")
             after = dict(parse_qsl(request.query)).get("after", "")
-            events = await self._keeper.dead(project, name, MOST_LISTED, after)
-            return answer_json({"items": [_tell(event) for event in events]}, request_id)
+            events = await self._letters.dead(project, name, MOST_LISTED, after)
+            return answer_json({"items": [_describe(event) for event in events]}, request_id)
         what = f"{verb} dead letters"
         caller.require_project(project, what)
         caller.require_admin(what)
-        act = self._keeper.redrive if verb == "redrive" else self._keeper.purge
+        act = self._letters.redrive if verb == "redrive" else self._letters.purge
         return answer_json({"count": await act(project, name)}, request_id)
 
 
-def _tell(event: Event) -> dict[str, Any]:
-    told: dict[str, Any] = {
+def _describe(event: Event) -> dict[str, Any]:
+    shown: dict[str, Any] = {
         "id": event.id,
         "qualifier": event.qualifier,
         "origin": event.origin,
@@ -64,7 +64,7 @@ def _tell(event: Event) -> dict[str, Any]:
         "error": event.error,
     }
     try:
-        told["payload"] = event.payload.decode()
+        shown["payload"] = event.payload.decode()
     except UnicodeDecodeError:
-        told["payload_base64"] = base64.b64encode(event.payload).decode()
-    return told
+        shown["payload_base64"] = base64.b64encode(event.payload).decode()
+    return shown

@@ -20,7 +20,7 @@ _STATES = {"Ready": "Active", "Failed": "Failed"}
 
 
 def describe_function(item: Item, qualifier: str = "") -> dict[str, Any]:
-    """Of the newest wish."""
+    """Of the newest spec."""
     envelope, spec, status = item.envelope, item.spec(FunctionSpec), item.status(FunctionStatus)
     told = _describe(item, spec, envelope.name, LATEST, qualifier, spec.description)
     state = _STATES.get(status.phase, "Pending")

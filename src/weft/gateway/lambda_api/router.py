@@ -1,4 +1,4 @@
-"""Which door a request is for, and what it costs to get in: Lambda's API, a function's own address, and what is kept of events."""
+"""Routes a request, once its caller is authenticated: Lambda's API, a function's own address, and what is kept of events."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ class FunctionRouter:
             spec = function.spec
             if spec.http == "none":
                 raise NotFound("no such address")
-        except WeftError:  # whoever asks may be anybody: what there is, is not told
-            return _say(404, "Not Found", request_id)
+        except WeftError:  # the caller may be anybody: which functions exist is not shown
+            return _answer_word(404, "Not Found", request_id)
         if spec.http == "token":
             try:
                 self._authenticator.identify(request).require_invoker(project, "invoke functions")
             except WeftError as problem:
                 audit.info("refused from=%s path=%s reason=%s", request.address, request.path[:200], problem.token)
-                return _say(403, "Forbidden", request_id)
+                return _answer_word(403, "Forbidden", request_id)
         event = function_url.make_event(
             request,
             project=project,
@@ -101,13 +101,13 @@ class FunctionRouter:
             return function_url.read_answer(await self._dispatcher.invoke(call, function))
         except function_url.BadAnswer as problem:
             log.info("function/%s of %s, %s: %s", named.name, project, request_id, problem)
-            return _say(502, "Internal Server Error", request_id)
+            return _answer_word(502, "Internal Server Error", request_id)
         except WeftError as problem:
             status = type_of(problem)[0]
             log.info("function/%s of %s, %s: %s", named.name, project, request_id, problem.message)
             words = {404: "Not Found", 413: "Request Entity Too Large", 429: "Too Many Requests"}
-            return _say(status, words.get(status, "Service Unavailable"), request_id)
+            return _answer_word(status, words.get(status, "Service Unavailable"), request_id)
 
 
-def _say(status: int, word: str, request_id: str) -> Answer:
+def _answer_word(status: int, word: str, request_id: str) -> Answer:
     return Answer(status, msgspec.json.encode({"Message": word}), (JSON, ("x-amzn-requestid", request_id)))

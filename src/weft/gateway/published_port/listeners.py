@@ -33,7 +33,7 @@ class Target(msgspec.Struct, frozen=True):
     protocol: Literal["tcp", "udp"] = "tcp"
 
 
-Door = tuple[Literal["tcp", "udp"], int]  # what is listened on: one number may be published for both
+Key = tuple[Literal["tcp", "udp"], int]  # of a listener: one number may be published for both
 
 
 def read_target(envelope: Envelope) -> Target | None:
@@ -48,8 +48,8 @@ class PortListeners:
     def __init__(self, address: str, clock: Clock) -> None:
         self._address, self._clock = address, clock
         self._targets: dict[str, Target] = {}
-        self._servers: dict[Door, asyncio.Server | asyncio.DatagramTransport] = {}
-        self._troubled: set[Door] = set()
+        self._servers: dict[Key, asyncio.Server | asyncio.DatagramTransport] = {}
+        self._troubled: set[Key] = set()
         self._woken = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -72,7 +72,7 @@ class PortListeners:
         self._woken.set()
 
     async def keep(self) -> None:
-        """Listen where it's wished, for ever; closes all listeners when cancelled."""
+        """Listen where ports are published, for ever; closes all listeners when cancelled."""
         try:
             while True:
                 self._woken.clear()
@@ -89,25 +89,25 @@ class PortListeners:
                 task.cancel()
 
     async def _follow(self) -> None:
-        wanted: set[Door] = {(target.protocol, target.port) for target in self._targets.values()}
-        for door in self._servers.keys() - wanted:
-            self._servers.pop(door).close()
-            log.info("port %d/%s is no longer published", door[1], door[0])
-        for door in sorted(wanted - self._servers.keys()):
+        wanted: set[Key] = {(target.protocol, target.port) for target in self._targets.values()}
+        for key in self._servers.keys() - wanted:
+            self._servers.pop(key).close()
+            log.info("port %d/%s is no longer published", key[1], key[0])
+        for key in sorted(wanted - self._servers.keys()):
             try:
-                self._servers[door] = await self._listen(door)
+                self._servers[key] = await self._listen(key)
             except OSError as problem:
-                if door not in self._troubled:
-                    self._troubled.add(door)
-                    protocol, port = door
+                if key not in self._troubled:
+                    self._troubled.add(key)
+                    protocol, port = key
                     log.warning(
                         "port %d/%s can't be published on %s: %s", port, protocol, self._address, problem.strerror
                     )
             else:
-                self._troubled.discard(door)
+                self._troubled.discard(key)
 
-    async def _listen(self, door: Door) -> asyncio.Server | asyncio.DatagramTransport:
-        protocol, port = door
+    async def _listen(self, key: Key) -> asyncio.Server | asyncio.DatagramTransport:
+        protocol, port = key
         if protocol == "tcp":
             return await asyncio.start_server(partial(self._accept, port), self._address, port)
         transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
@@ -116,8 +116,8 @@ class PortListeners:
         )
         return transport
 
-    def _find(self, door: Door) -> Target | None:
-        return next((target for target in self._targets.values() if (target.protocol, target.port) == door), None)
+    def _find(self, key: Key) -> Target | None:
+        return next((target for target in self._targets.values() if (target.protocol, target.port) == key), None)
 
     def _find_datagram_target(self, port: int) -> tuple[str, int] | None:
         target = self._find(("udp", port))

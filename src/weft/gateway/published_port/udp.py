@@ -26,7 +26,7 @@ class DatagramRelay(asyncio.DatagramProtocol):
     def __init__(self, find_target: Callable[[], Address | None], clock: Clock) -> None:
         self._find_target, self._clock = find_target, clock
         self._transport: asyncio.DatagramTransport | None = None
-        self._clients: dict[Address, _FarSide] = {}
+        self._clients: dict[Address, _NodeSocket] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def connection_made(self, transport: Any) -> None:
@@ -48,7 +48,7 @@ class DatagramRelay(asyncio.DatagramProtocol):
         if far is None:
             if target is None or len(self._tasks) >= MAX_CLIENTS:
                 return
-            far = self._clients[client] = _FarSide(target, self._clock, self._answer(client))
+            far = self._clients[client] = _NodeSocket(target, self._clock, self._answer(client))
             task = asyncio.ensure_future(self._keep(client, far))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -61,7 +61,7 @@ class DatagramRelay(asyncio.DatagramProtocol):
 
         return answer
 
-    async def _keep(self, client: Address, far: _FarSide) -> None:
+    async def _keep(self, client: Address, far: _NodeSocket) -> None:
         """Connect the far side and let go of it once it is idle."""
         try:
             await asyncio.get_running_loop().create_datagram_endpoint(lambda: far, remote_addr=far.target)
@@ -78,8 +78,8 @@ class DatagramRelay(asyncio.DatagramProtocol):
                 del self._clients[client]
 
 
-class _FarSide(asyncio.DatagramProtocol):
-    """One client's way to the node: what comes before it is connected waits, as far as there is room."""
+class _NodeSocket(asyncio.DatagramProtocol):
+    """One client's way to the node: what comes before it is connected waits, up to a bound."""
 
     _MOST_WAITING = 64
 

@@ -44,7 +44,7 @@ class ExecStream:
         self._ledger = ExecReplay(secrets.token_hex(16))
         self._pursuit = Reconnector(claims, lambda: {"session": self._ledger.mark}, open_stream, find_place, clock)
         self._carried = Carried()
-        self._news, self._room = asyncio.Event(), asyncio.Event()
+        self._news, self._acknowledged = asyncio.Event(), asyncio.Event()
         self._begun = asyncio.Event()  # the agent has said where the guest stands
         self._hung_up = asyncio.ensure_future(self._listen())
 
@@ -69,14 +69,14 @@ class ExecStream:
         return self._carried
 
     async def _listen(self) -> None:
-        """Take what the client sends, as far as there is room, until it has gone. Raises InvalidInput."""
+        """Take what the client sends, as far as the ledger holds it, until it has gone. Raises InvalidInput."""
         while (frame := await self._client.receive()) is not None:
             self._ledger.put(frame)
             self._carried.bytes_in += len(frame.payload)
             self._news.set()
-            while not self._ledger.has_room:
-                self._room.clear()
-                await self._room.wait()
+            while not self._ledger.has_capacity:
+                self._acknowledged.clear()
+                await self._acknowledged.wait()
 
     async def _serve(self, stream: Connection) -> Detached | None:
         """Carry until the session's end, None, or until the connection to its node is lost. Raises InvalidInput."""
@@ -116,12 +116,12 @@ class ExecStream:
             while frames := self._ledger.take_unsent():
                 for frame in frames:
                     if not await stream.send(frame):
-                        return  # whoever receives hears of it
-                self._room.set()
+                        return  # the receiving task reports it
+                self._acknowledged.set()
 
     def _begin(self, frame: Frame) -> None:
         self._ledger.resume(_read_standing(frame))
-        self._room.set()
+        self._acknowledged.set()
         self._begun.set()
 
     async def _receive(self, stream: Connection) -> Detached | None:
@@ -130,7 +130,7 @@ class ExecStream:
                 self._begin(frame)
             elif frame.type == FrameType.ACK:
                 self._ledger.take(int(frame.json().get("stdin", 0)))
-                self._room.set()
+                self._acknowledged.set()
                 self._news.set()
             elif frame.type == FrameType.DETACHED:
                 return Detached(read_place(frame), told=True)

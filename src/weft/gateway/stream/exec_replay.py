@@ -1,7 +1,7 @@
 """What has passed of one exec session, and what must be sent again if its connection to the guest's node is lost. Pure.
 
 Bytes are counted from the session's beginning. Of the output the gateway has what it has handed to the client; of the
-input it holds what the command hasn't taken yet, since a guest that moves may not have got it.
+input it holds what the command hasn't taken yet, since a guest that migrates may not have got it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ExecReplay:
         return bool(self._run)
 
     @property
-    def has_room(self) -> bool:
+    def has_capacity(self) -> bool:
         """Whether more input may be taken from the client."""
         return len(self._held) < HELD_BYTES
 

@@ -1,7 +1,7 @@
 """What a guest prints, and its console, for one client: carried from the node where the guest is, and from the next one when it
-has moved. Bytes are counted, so that none is lost or comes twice.
+has migrated. Bytes are counted, so that none is lost or comes twice.
 
-Woken by frames. What is typed goes to the node that the guest is at; what is on its way there when it moves is lost, as on any
+Woken by frames. What is typed goes to the node that the guest is at; what is on its way there when it migrates is lost, as on any
 serial line.
 """
 
@@ -57,7 +57,7 @@ class OutputStream:
                     listening.result()
                     break  # the client has gone
                 before, (stream, place) = place, taking_up.result()
-                await self._say(before, place)
+                await self._send_notice(before, place)
         except WeftError as problem:
             self._carried.result = problem.token
             await self._client.send(encode_error(problem))
@@ -120,12 +120,14 @@ class OutputStream:
             )
         return _Left()
 
-    async def _say(self, before: WorkloadLocation, place: WorkloadLocation) -> None:
-        """Whoever sits at a console is told why it stood still."""
+    async def _send_notice(self, before: WorkloadLocation, place: WorkloadLocation) -> None:
+        """People at a console get the reason why it stood still."""
         if self._claims.get("verb") != "console":
             return
         name = (self._claims.get("workload") or {}).get("name") or "the workload"
-        where = f"{name} has moved to node {place.node or place.node_uid}" if before.node_uid != place.node_uid else ""
+        where = (
+            f"{name} has migrated to node {place.node or place.node_uid}" if before.node_uid != place.node_uid else ""
+        )
         told = f"\r\n[{where or f'the connection to {name} was lost, and is back'}]\r\n"
         await self._client.send(encode_frame(FrameType.STDERR, told.encode()))
         log.info("%s of %s goes on at node %s", self._claims.get("verb"), name, place.node_uid)

@@ -1,6 +1,6 @@
 """Finds a guest again whose stream was lost: asks node after node for it, as the agent says that had it, or the server.
 
-Woken by whoever carries the stream. Decides only whom to ask next, and when to give up.
+Woken by the stream's carrier. Decides only whom to ask next, and when to give up.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
     places = WorkloadLocator(partial(_connect, options))
     ticket_key = read_ticket_key(state / "ticket.key")
     store = RemoteStore(state / "store.sock", clock)
-    enrolments = Enrolments(store, clock, lambda uid: gateway.look_again(uid))
+    enrolments = Enrolments(store, clock, lambda uid: gateway.check_again(uid))
     functions = make_functions(state, store, clock, ticket_key)
     gateway = Gateway(tls, ticket_key, clock, places.find, _make_origins(options), enrolments.check, functions.streams)
     serving = asyncio.ensure_future(functions.service.run(gateway.dial, lambda uid: uid in gateway.nodes))

@@ -78,7 +78,7 @@ class Catalogue:
         self._view = view
         self._draw = draw
         self._known: dict[tuple[str, str], Function] = {}  # by project and name, those that were asked for
-        self._needs = 0  # moves when an image or a network does
+        self._needs = 0  # grows when an image or a network changes
         self._versions: dict[str, Version] = {}  # by digest, those whose recipes were made
         self._owners: dict[str, tuple[str, float]] = {}  # by digest, what function_of gives
 
@@ -135,7 +135,7 @@ class Catalogue:
         """The uid of the function that a recipe is of, and how long its invocations may take, even of one that wasn't made yet."""
         return self._owners.get(digest)
 
-    def wished(self, function: Function) -> Version | Missing:
+    def specified(self, function: Function) -> Version | Missing:
         """What the spec says now, whether it is ready or not; or why there is no recipe of it yet."""
         code = code_of(function.spec)
         needed = self._find_needed(function, code)
@@ -241,7 +241,7 @@ class Catalogue:
         )
         self._owners[recipe.digest] = (function.uid, code.timeout)
         version = self._versions.get(recipe.digest)
-        if version is None or version.code != code:  # its place may be wished for otherwise
+        if version is None or version.code != code:  # its placement may be specified otherwise
             version = self._versions[recipe.digest] = Version(code, recipe)
         return version
 

@@ -76,10 +76,10 @@ class Agents:
     def stand(self, node: str, standing: InstanceState) -> None:
         """A node told how it stands; what placement goes by follows."""
         before = self.fleet.nodes[node].standing.recipes
-        moved = self.fleet.stand(node, standing)
+        changed = self.fleet.stand(node, standing)
         if before != standing.recipes:
             self._placing.hold(node, data_at(standing.recipes, self._catalogue.recipe))
-        if moved:
+        if changed:
             self.use(node)
 
     def use(self, node: str) -> None:

@@ -48,10 +48,10 @@ class Channel:
         self._afterwards.append(encode(message))
         self._afterwards_bytes += weight
         if self._later is None:
-            self._later = asyncio.get_running_loop().call_later(LATER_SECONDS, self._say_later)
+            self._later = asyncio.get_running_loop().call_later(LATER_SECONDS, self._send_afterwards)
         elif self._afterwards_bytes > LATER_BYTES:
             self._later.cancel()
-            self._say_later()
+            self._send_afterwards()
 
     async def receive(self) -> FromAgent | None:
         """The next message; None at the connection's end. Raises InvalidInput for what is none."""
@@ -64,7 +64,7 @@ class Channel:
                 handle.cancel()
         self._connection.writer.close()
 
-    def _say_later(self) -> None:
+    def _send_afterwards(self) -> None:
         self._later = None
         afterwards, self._afterwards, self._afterwards_bytes = self._afterwards, [], 0
         self._connection.writer.write(b"".join(afterwards))

@@ -33,7 +33,7 @@ class Serving:
         count = self.standing.counts.get(digest)
         return 0 if count is None else count.ready
 
-    def room(self, recipe: Recipe) -> int:
+    def capacity(self, recipe: Recipe) -> int:
         """How many more instances of it there could be at work, as far as one can tell."""
         by_memory = self.standing.free_memory // max(1, recipe.memory)
         return max(0, min(by_memory, int(self.standing.free_cpu / max(recipe.cpu, 0.001) + 1e-9)))
@@ -77,8 +77,8 @@ class Fleet:
 
     def choose(self, recipe: Recipe, ranking: Mapping[str, int], asked: Collection[str]) -> str | None:
         """The node to ask next: the best with an idle instance, or else with one that is ready ahead of demand, or else the
-        best that runs such instances, of those that seem to have room if there are any. What has a machine of its own goes to
-        one that has prepared it, if there is any with room: no score is worth the seconds of a boot. ``ranking`` are places by
+        best that runs such instances, of those that seem to have capacity if there are any. What has a machine of its own goes to
+        one that has prepared it, if there is any with capacity: no score is worth the seconds of a boot. ``ranking`` are places by
         uid, in their order."""
         digest = recipe.digest
         warm = ready = None
@@ -106,21 +106,21 @@ class Fleet:
                 roomy = roomy or node
         return roomy or cramped
 
-    def count_room(self, recipe: Recipe) -> int:
-        """For how many more instances of it there is room where it is prepared."""
+    def count_capacity(self, recipe: Recipe) -> int:
+        """How many more instances of it the nodes that have prepared it can take."""
         return sum(
-            serving.room(recipe)
+            serving.capacity(recipe)
             for node, serving in self.nodes.items()
             if self._is_open(node) and recipe.digest in serving.prepared
         )
 
     def choose_unprepared(self, recipe: Recipe, ranking: Sequence[str], but: Collection[str]) -> str | None:
-        """The best node that has room for it, and hasn't prepared it yet."""
+        """The best node that has capacity for it, and hasn't prepared it yet."""
         for node in ranking:
             if node in but or not self._is_open(node):
                 continue
             serving = self.nodes[node]
-            if recipe.digest not in serving.prepared and serving.runs(recipe.isolation) and serving.room(recipe):
+            if recipe.digest not in serving.prepared and serving.runs(recipe.isolation) and serving.capacity(recipe):
                 return node
         return None
 

@@ -21,7 +21,7 @@ REFILL_SECONDS = 5.0  # how long it takes to have ready again what was taken
 MOST_READY = 8  # that are learnt, of one function
 READY_HALF_LIFE_SECONDS = 600.0
 DEMAND_SECONDS = 60.0  # for so long after its last end something counts as being invoked
-LEAST_MORE = 2  # instances that there should be room for where what is being invoked is prepared
+LEAST_MORE = 2  # instances that should fit where what is being invoked is prepared
 LEAST_CHANGE = 0.2  # of the seconds; less isn't worth a message
 
 
@@ -92,14 +92,14 @@ class KeepAliveController:
             kept.wanted = max(kept.wanted, float(kept.burst))
 
     def keep_of(self, digest: str) -> Keep | None:
-        """What to tell a node that hears of the recipe for the first time: none ready, that is for the look that follows."""
+        """What to tell a node that hears of the recipe for the first time: none ready, that is for the update that follows."""
         kept = self._kept.get(digest)
         if kept is not None and kept.told is not None:
             return msgspec.structs.replace(kept.told, ready=0)
         seconds = None if kept is None else keep_alive_of(kept.definition)
         return Keep(digest, Choice().idle_seconds if seconds is None else seconds)
 
-    def look(self, talks: Talks) -> None:
+    def update(self, talks: Talks) -> None:
         """Tell agents what is another by now."""
         now = self._clock.elapsed()
         share = 0.5 ** ((now - self._looked_at) / READY_HALF_LIFE_SECONDS)

@@ -77,7 +77,7 @@ class Learnt:
         self._age(now)
         if sum(self._counts) < LEAST_GAPS:
             return Choice()
-        needed, seen = self._look(now)
+        needed, seen = self._count_needed(now)
         best = Choice(0.0)
         most = whole = start = 0.0
         left = 1.0  # the share of idle times that come this far
@@ -95,7 +95,7 @@ class Learnt:
                 whole, start = 0.0, EDGES[number + 1]
         return best
 
-    def _look(self, now: float) -> tuple[list[float], list[float]]:
+    def _count_needed(self, now: float) -> tuple[list[float], list[float]]:
         """By how long an instance has been idle: how often one was needed then, and for how many seconds one was seen so."""
         # One gap of which nothing is known but that it is in EDGES, each order of magnitude as likely.
         needed, seen = list(_PRIOR_NEEDED), list(_PRIOR_SEEN)

@@ -1,7 +1,7 @@
 """Has the next best node make a function's template before the nodes that have one are full, so that no caller waits for a boot.
 
 Only for functions that run in machines of their own, which take seconds to come up the first time, and only while they are
-invoked. A template takes room on a disk, no memory. Woken by the clock, and by what agents say of what they were asked for.
+invoked. A template takes disk, no memory. Woken by the clock, and by what agents say of what they were asked for.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PAUSE_SECONDS = 60.0  # before a node that couldn't is asked again
 
 
 class Demand(msgspec.Struct, frozen=True):
-    """A recipe that is being invoked, and for how many more instances of it there should be room where it is prepared."""
+    """A recipe that is being invoked, and how many more instances of it should fit where it is prepared."""
 
     recipe: Recipe
     more: int
@@ -38,13 +38,13 @@ class _Asked(msgspec.Struct, frozen=True):
 
 
 class SnapshotSpreader:
-    """``look`` at what is in demand; ``on_prepared`` and ``on_disconnect`` follow the agents."""
+    """``spread`` what is in demand; ``on_prepared`` and ``on_disconnect`` follow the agents."""
 
     def __init__(self, catalogue: Catalogue, agents: Agents, clock: Clock) -> None:
         self._catalogue, self._agents, self._clock = catalogue, agents, clock
         self._asked: dict[tuple[str, str], _Asked] = {}  # by digest and node
 
-    def look(self, demands: Iterable[Demand]) -> None:
+    def spread(self, demands: Iterable[Demand]) -> None:
         now = self._clock.elapsed()
         self._asked = {key: asked for key, asked in self._asked.items() if asked.until > now}
         at_work = {digest for (digest, _), asked in self._asked.items() if asked.id}
@@ -52,7 +52,7 @@ class SnapshotSpreader:
             if len(at_work) >= MOST_AT_ONCE:
                 return
             digest = demand.recipe.digest
-            if digest not in at_work and self._spread(demand, now):
+            if digest not in at_work and self._spread_one(demand, now):
                 at_work.add(digest)
 
     def on_prepared(self, node: str, message: Prepared | Refused) -> None:
@@ -68,10 +68,10 @@ class SnapshotSpreader:
     def on_disconnect(self, node: str) -> None:
         self._asked = {key: asked for key, asked in self._asked.items() if key[1] != node}
 
-    def _spread(self, demand: Demand, now: float) -> bool:
+    def _spread_one(self, demand: Demand, now: float) -> bool:
         recipe, fleet = demand.recipe, self._agents.fleet
         version = self._catalogue.version_of(recipe.digest)
-        if version is None or fleet.count_room(recipe) >= demand.more:
+        if version is None or fleet.count_capacity(recipe) >= demand.more:
             return False
         resting = {node for digest, node in self._asked if digest == recipe.digest}
         node = fleet.choose_unprepared(recipe, self._agents.rank(version).nodes, resting)

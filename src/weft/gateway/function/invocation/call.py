@@ -1,4 +1,4 @@
-"""One invocation as the gateway's doors and its dispatcher see it: what is asked, what came of it. Pure."""
+"""One invocation as its callers and the dispatcher see it: the call and its outcome. Pure."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from weft.protocol.invocations import Answer
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """Run ``name`` of ``project`` once. ``qualifier`` is a version's number or an alias; empty or $LATEST: the newest wish.
+    """Run ``name`` of ``project`` once. ``qualifier`` is a version's number or an alias; empty or $LATEST: the newest spec.
 
-    ``id`` is the request id, a UUID that whoever asks draws. ``seconds`` is how long its caller waits at most (None: as long as
+    ``id`` is the request id, a UUID that the caller draws. ``seconds`` is how long its caller waits at most (None: as long as
     the function may take). ``node`` is where the caller is, if that is known. ``tail`` asks for the end of
     what it prints, ``client_context`` is handed to the code as it is (base64, as it came). ``again``: it may have been begun under
     this id before, perhaps through a gateway that is no more; then it isn't begun anew, and what that comes to is its outcome."""
@@ -38,7 +38,7 @@ class Outcome(Answer, frozen=True, kw_only=True):
 
 
 class Dispatches(Protocol):
-    """The dispatcher, as doors see it."""
+    """The dispatcher, as its callers see it."""
 
     async def know(self) -> None:
         """Wait a moment for what a gateway that has just begun has yet to read. Raises Unavailable."""
@@ -48,7 +48,7 @@ class Dispatches(Protocol):
 
         Raises, by stable reason: NotFound (``functionNotFound``); Unavailable, not begun:
         ``tooManyRequests`` (max_concurrent is reached), ``insufficientResources`` or ``noAvailableAgents`` (no node has
-        room), ``functionNotReady``; Unavailable ``invocationLost``: it may have run, and is not run again."""
+        capacity), ``functionNotReady``; Unavailable ``invocationLost``: it may have run, and is not run again."""
 
 
 class AcceptsEvents(Protocol):

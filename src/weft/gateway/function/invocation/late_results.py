@@ -1,7 +1,7 @@
 """What became of invocations that nobody waits for any more: begun by a gateway before this one, or taken for lost.
 
-Their answers are kept for a while, bounded, for whoever asks again by the same id; who asks waits until the nodes have said what
-they have under way.
+Their answers are kept for a while, bounded, for a caller that asks again by the same id, who waits until the nodes have
+reported what they have under way.
 """
 
 from __future__ import annotations

@@ -21,22 +21,23 @@ def make_outcome(answer: Answer, version: str, node: str) -> Outcome:
     return Outcome(**msgspec.structs.asdict(answer), version=version, node=node)
 
 
-def no_node_error(what: str, flight: PendingInvocation, fleet: Fleet, name_of: NameOf) -> Unplaceable:
+def no_node_error(what: str, pending: PendingInvocation, fleet: Fleet, name_of: NameOf) -> Unplaceable:
     """No node took it: what each said, and which comes nearest."""
-    names = {node: name_of(node) for node in flight.ranking}
-    if not flight.refusals:
+    names = {node: name_of(node) for node in pending.ranking}
+    if not pending.refusals:
         return unplaceable_error(
-            what, Ranking(reason="noAvailableAgents", message=fleet.why_not(flight.recipe, names, list(flight.ranking)))
+            what,
+            Ranking(reason="noAvailableAgents", message=fleet.why_not(pending.recipe, names, list(pending.ranking))),
         )
-    told = [f"{names[node]}: {refused.message or refused.reason}" for node, refused in flight.refusals.items()]
-    lacking = any(refused.reason == "insufficientResources" for refused in flight.refusals.values())
+    told = [f"{names[node]}: {refused.message or refused.reason}" for node, refused in pending.refusals.items()]
+    lacking = any(refused.reason == "insufficientResources" for refused in pending.refusals.values())
     more = f"; and {len(told) - MAX_REASONS} more" if len(told) > MAX_REASONS else ""
     return unplaceable_error(
         what,
         Ranking(
             reason="insufficientResources" if lacking else "noAvailableAgents",
             message="; ".join(told[:MAX_REASONS]) + more,
-            nearest=_find_nearest(flight, fleet, name_of),
+            nearest=_find_nearest(pending, fleet, name_of),
         ),
     )
 
@@ -80,12 +81,12 @@ def too_large_error(what: str, length: int, most: int) -> TooLarge:
     )
 
 
-def _find_nearest(flight: PendingInvocation, fleet: Fleet, name_of: NameOf) -> str:
-    """Of the nodes that were asked, the one with most room."""
-    there = [(fleet.nodes[node].standing.free_memory, node) for node in flight.refusals if node in fleet.nodes]
+def _find_nearest(pending: PendingInvocation, fleet: Fleet, name_of: NameOf) -> str:
+    """Of the nodes that were asked, the one with most free memory."""
+    there = [(fleet.nodes[node].standing.free_memory, node) for node in pending.refusals if node in fleet.nodes]
     if not there:
         return ""
     memory, node = max(there)
-    if memory >= flight.recipe.memory or memory <= 0:
+    if memory >= pending.recipe.memory or memory <= 0:
         return ""
     return f"{name_of(node)}, if you ask for at most --memory {memory // 2**20}M"

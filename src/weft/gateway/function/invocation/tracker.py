@@ -54,7 +54,7 @@ class SendInvoke(msgspec.Struct, frozen=True):
     """Tell ``node`` to run it."""
 
     node: str
-    flight: PendingInvocation
+    pending: PendingInvocation
 
 
 class SendAck(msgspec.Struct, frozen=True):
@@ -66,7 +66,7 @@ class SendAck(msgspec.Struct, frozen=True):
 
 
 class Done(msgspec.Struct, frozen=True):
-    flight: PendingInvocation
+    pending: PendingInvocation
     answer: Answer
 
 
@@ -80,13 +80,13 @@ class LateResult(msgspec.Struct, frozen=True):
 class NoNode(msgspec.Struct, frozen=True):
     """No node took it; each that was asked said why."""
 
-    flight: PendingInvocation
+    pending: PendingInvocation
 
 
 class Lost(msgspec.Struct, frozen=True):
     """It may have run; ``why`` for people."""
 
-    flight: PendingInvocation
+    pending: PendingInvocation
     why: str
 
 
@@ -108,15 +108,15 @@ class InvocationTracker:
     def __init__(self, fleet: Fleet, function_of: Callable[[str], tuple[str, float] | None]) -> None:
         self._fleet = fleet
         self._function_of = function_of
-        self._flights: dict[str, PendingInvocation] = {}
+        self._pending: dict[str, PendingInvocation] = {}
         self._strays: dict[str, _Stray] = {}
         self._running: Counter[str] = Counter()  # by function
 
     def __len__(self) -> int:
-        return len(self._flights)
+        return len(self._pending)
 
     def __contains__(self, id: str) -> bool:
-        return id in self._flights
+        return id in self._pending
 
     def running(self, function: str) -> int:
         """How many invocations of a function (uid) are under way, or may be."""
@@ -126,10 +126,10 @@ class InvocationTracker:
         """Whether it may run on a node without anybody waiting for it."""
         return id in self._strays
 
-    def begin(self, flight: PendingInvocation) -> list[Instruction]:
-        self._flights[flight.id] = flight
-        self._running[flight.recipe.function] += 1
-        return [self._ask(flight)]
+    def begin(self, pending: PendingInvocation) -> list[Instruction]:
+        self._pending[pending.id] = pending
+        self._running[pending.recipe.function] += 1
+        return [self._ask(pending)]
 
     def connect(self, node: str) -> None:
         """A connection to ``node`` is there; it is asked for nothing before it has said what is under way there."""
@@ -137,12 +137,12 @@ class InvocationTracker:
 
     def disconnect(self, node: str, now: float) -> None:
         self._fleet.go(node)
-        for flight in self._flights.values():
-            if flight.node == node and not flight.adrift_until:
-                flight.adrift_until = now + ADRIFT_SECONDS
+        for pending in self._pending.values():
+            if pending.node == node and not pending.adrift_until:
+                pending.adrift_until = now + ADRIFT_SECONDS
 
-    def hear(self, node: str, message: FromAgent, now: float) -> list[Instruction]:
-        """What to do about a message of ``node``; ``Prepared`` and ``Printed`` are not the desk's."""
+    def receive(self, node: str, message: FromAgent, now: float) -> list[Instruction]:
+        """What to do about a message of ``node``; ``Prepared`` and ``Printed`` need nothing here."""
         match message:
             case Answer():
                 return self._answered(node, message)
@@ -159,45 +159,45 @@ class InvocationTracker:
             if stray.until <= now:
                 self._drop_stray(id)
         found: list[Instruction] = []
-        for flight in list(self._flights.values()):
-            if flight.until <= now:
-                found.append(self._lose(flight, "the node didn't answer in time"))
-            elif flight.adrift_until and flight.adrift_until <= now:
-                found.append(self._lose(flight, "the connection to the node was lost"))
+        for pending in list(self._pending.values()):
+            if pending.until <= now:
+                found.append(self._lose(pending, "the node didn't answer in time"))
+            elif pending.adrift_until and pending.adrift_until <= now:
+                found.append(self._lose(pending, "the connection to the node was lost"))
         return found
 
-    def _ask(self, flight: PendingInvocation) -> Instruction:
+    def _ask(self, pending: PendingInvocation) -> Instruction:
         node = None
-        if len(flight.refusals) < MOST_ASKED:
-            node = self._fleet.choose(flight.recipe, flight.ranking, flight.refusals)
+        if len(pending.refusals) < MOST_ASKED:
+            node = self._fleet.choose(pending.recipe, pending.ranking, pending.refusals)
         if node is None:
-            self._end(flight)
-            return NoNode(flight)
+            self._end(pending)
+            return NoNode(pending)
         serving = self._fleet.nodes[node]
-        flight.node, flight.cold = node, serving.idle(flight.recipe.digest) <= 0
-        if not flight.fetches and flight.cold and flight.recipe.digest not in serving.prepared:
-            flight.fetches = True
-            flight.until += FETCH_SECONDS
-        serving.asked[flight.recipe.digest] += 1
-        return SendInvoke(node, flight)
+        pending.node, pending.cold = node, serving.idle(pending.recipe.digest) <= 0
+        if not pending.fetches and pending.cold and pending.recipe.digest not in serving.prepared:
+            pending.fetches = True
+            pending.until += FETCH_SECONDS
+        serving.asked[pending.recipe.digest] += 1
+        return SendInvoke(node, pending)
 
     def _answered(self, node: str, answer: Answer) -> list[Instruction]:
         heard = SendAck(node, answer.id, len(answer.payload))
-        flight = self._flights.get(answer.id)
-        if flight is None or flight.node != node:
+        pending = self._pending.get(answer.id)
+        if pending is None or pending.node != node:
             self._drop_stray(answer.id)
             return [LateResult(node, answer), heard]
-        self._end(flight)
-        return [Done(flight, answer), heard]
+        self._end(pending)
+        return [Done(pending, answer), heard]
 
     def _refused(self, node: str, refused: Refused) -> list[Instruction]:
-        flight = self._flights.get(refused.id)
-        if flight is None or flight.node != node:
+        pending = self._pending.get(refused.id)
+        if pending is None or pending.node != node:
             self._drop_stray(refused.id)
             return []
-        self._release(flight)
-        flight.refusals[node] = refused
-        return [self._ask(flight)]
+        self._release(pending)
+        pending.refusals[node] = refused
+        return [self._ask(pending)]
 
     def _reconcile(self, node: str, underway: Underway, now: float) -> list[Instruction]:
         serving = self._fleet.nodes.get(node)
@@ -209,41 +209,41 @@ class InvocationTracker:
             if stray.node == node and id not in there:
                 self._drop_stray(id)
         found: list[Instruction] = []
-        for flight in list(self._flights.values()):
-            if flight.node != node:
+        for pending in list(self._pending.values()):
+            if pending.node != node:
                 continue
-            if flight.id in there:
-                flight.adrift_until = 0.0
-                serving.asked[flight.recipe.digest] += 1
+            if pending.id in there:
+                pending.adrift_until = 0.0
+                serving.asked[pending.recipe.digest] += 1
             else:
-                found.append(self._lose(flight, "the node no longer knows this invocation", may_run=False))
+                found.append(self._lose(pending, "the node no longer knows this invocation", may_run=False))
         digests = dict(zip(underway.ids, underway.digests, strict=False))
-        for id in there - self._flights.keys() - self._strays.keys():
+        for id in there - self._pending.keys() - self._strays.keys():
             known = self._function_of(digests.get(id, ""))
             if known is not None:
                 self._put_stray(id, _Stray(node, known[0], now + known[1] + GRACE_SECONDS))
         return found
 
-    def _lose(self, flight: PendingInvocation, why: str, *, may_run: bool = True) -> Instruction:
-        self._end(flight)
+    def _lose(self, pending: PendingInvocation, why: str, *, may_run: bool = True) -> Instruction:
+        self._end(pending)
         if may_run:
-            self._put_stray(flight.id, _Stray(flight.node, flight.recipe.function, flight.until))
-        return Lost(flight, why)
+            self._put_stray(pending.id, _Stray(pending.node, pending.recipe.function, pending.until))
+        return Lost(pending, why)
 
-    def _end(self, flight: PendingInvocation) -> None:
-        del self._flights[flight.id]
-        self._release(flight)
-        self._less(flight.recipe.function)
+    def _end(self, pending: PendingInvocation) -> None:
+        del self._pending[pending.id]
+        self._release(pending)
+        self._less(pending.recipe.function)
 
-    def _release(self, flight: PendingInvocation) -> None:
+    def _release(self, pending: PendingInvocation) -> None:
         """It counts no more as asked of its node."""
-        serving = self._fleet.nodes.get(flight.node)
-        if serving is not None and not flight.adrift_until:
-            left = serving.asked[flight.recipe.digest] - 1
+        serving = self._fleet.nodes.get(pending.node)
+        if serving is not None and not pending.adrift_until:
+            left = serving.asked[pending.recipe.digest] - 1
             if left > 0:
-                serving.asked[flight.recipe.digest] = left
+                serving.asked[pending.recipe.digest] = left
             else:
-                del serving.asked[flight.recipe.digest]
+                del serving.asked[pending.recipe.digest]
 
     def _put_stray(self, id: str, stray: _Stray) -> None:
         self._strays[id] = stray

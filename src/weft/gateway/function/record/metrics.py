@@ -54,7 +54,7 @@ class Percentiles(msgspec.Struct, frozen=True):
     most: float = 0.0
 
 
-class There(msgspec.Struct, frozen=True):
+class NodeInstances(msgspec.Struct, frozen=True):
     """A function's instances on one node as that told last: at work, idle, ready ahead of demand; ``prepared``: a new one begins
     from what is there."""
 
@@ -65,7 +65,7 @@ class There(msgspec.Struct, frozen=True):
     prepared: bool = False
 
 
-class Told(msgspec.Struct, frozen=True):
+class FunctionMetrics(msgspec.Struct, frozen=True):
     """Of one function since ``since`` (unix seconds). ``duration`` is of the code itself, ``latency`` with placing, starting and
     the way there and back. ``errors`` by type; ``refused`` by reason; ``starts`` by how the instance came to be."""
 
@@ -84,7 +84,7 @@ class Told(msgspec.Struct, frozen=True):
     latency: Percentiles
     init: Percentiles
     most_memory: int
-    instances: list[There]
+    instances: list[NodeInstances]
 
 
 class Counts(msgspec.Struct):
@@ -129,8 +129,10 @@ def _more(counts: dict[str, int], what: str) -> None:
     counts[what] = counts.get(what, 0) + 1
 
 
-def tell(counts: Counts, function: str, project: str, concurrent: int, instances: list[There]) -> Told:
-    return Told(
+def make_metrics(
+    counts: Counts, function: str, project: str, concurrent: int, instances: list[NodeInstances]
+) -> FunctionMetrics:
+    return FunctionMetrics(
         function=function,
         project=project,
         since=counts.since,
@@ -150,7 +152,7 @@ def tell(counts: Counts, function: str, project: str, concurrent: int, instances
     )
 
 
-def find_instances(fleet: Fleet, is_its: Callable[[str], bool], name_of: Callable[[str], str]) -> list[There]:
+def find_instances(fleet: Fleet, is_its: Callable[[str], bool], name_of: Callable[[str], str]) -> list[NodeInstances]:
     """By node; ``is_its`` says whether a recipe, by digest, is the function's. Nodes that have nothing of it are left out."""
     found = []
     for node, serving in fleet.nodes.items():
@@ -158,7 +160,7 @@ def find_instances(fleet: Fleet, is_its: Callable[[str], bool], name_of: Callabl
         prepared = any(map(is_its, serving.standing.recipes))
         if counts or prepared:
             busy, idle, ready = (sum(getattr(count, part) for count in counts) for part in ("busy", "idle", "ready"))
-            found.append(There(name_of(node), busy, idle, ready, prepared))
+            found.append(NodeInstances(name_of(node), busy, idle, ready, prepared))
     return sorted(found, key=lambda there: there.node)
 
 

@@ -11,7 +11,7 @@ from weft.gateway.function.instance.keep_alive import KeepAliveController
 from weft.gateway.function.invocation.call import Outcome
 from weft.gateway.function.invocation.tracker import InvocationTracker
 from weft.gateway.function.record.counts_file import CountsFile
-from weft.gateway.function.record.metrics import Counts, Told, find_instances, tell
+from weft.gateway.function.record.metrics import Counts, FunctionMetrics, find_instances, make_metrics
 from weft.gateway.function.record.output_log import PrintedLog
 from weft.protocol.invocations import Printed
 
@@ -71,13 +71,13 @@ class InvocationRecorder:
     def disconnected(self, node: str) -> None:
         self._keep_alive.disconnect(node)
 
-    def tell(self, uid: str, project: str, name: str) -> Told:
+    def read_metrics(self, uid: str, project: str, name: str) -> FunctionMetrics:
         def is_its(digest: str) -> bool:
             known = self._catalogue.function_of(digest)
             return known is not None and known[0] == uid
 
         instances = find_instances(self._agents.fleet, is_its, self._agents.name_of)
-        return tell(self._find(uid), name, project, self._running(uid), instances)
+        return make_metrics(self._find(uid), name, project, self._running(uid), instances)
 
     def forget(self, uid: str) -> None:
         self._counts.pop(uid, None)

@@ -101,7 +101,7 @@ class Client:
 
     async def _feed(self, session: GuestSession) -> None:
         while True:
-            while self.stdin and self.ledger.has_room:
+            while self.stdin and self.ledger.has_capacity:
                 self.ledger.put(
                     FrameDecoder().feed(b"\1" + (n := min(len(self.stdin), 5000)).to_bytes(4, "big") + self.stdin[:n])[
                         0
