@@ -326,7 +326,7 @@ def _path_parameter(name: str) -> dict[str, Any]:
 
 
 def _force(kind: Kind) -> list[dict[str, Any]]:
-    return [_query("force")] if kind.name == "node" else []
+    return [_query("force")] if kind.runs_workloads else []
 
 
 def _query(name: str) -> dict[str, Any]:

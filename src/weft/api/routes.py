@@ -51,7 +51,7 @@ def _find(method: str, path: str) -> tuple[Callable[..., Awaitable[Answer]], tup
     if len(rest) == 4 and rest[0] == "projects" and rest[2] == "code":
         return _choose(method, {"GET": upload.code, "PUT": upload.code}), (rest[1], rest[3])
     target = read_target(rest)
-    if target.kind.name == "node" and target.verb in BY_NODES:
+    if target.kind.runs_workloads and target.verb in BY_NODES:
         return _choose(method, {"POST": BY_NODES[target.verb]}), (target.require_name(),)
     return _choose(method, _methods(target)), (target,)
 

@@ -13,30 +13,30 @@ from weft.contracts.store import Absent, Precondition
 from weft.controllers.loop import Plan, has_changed
 from weft.informer.commit import Commit, delete, edit, put, unchanged
 from weft.informer.view import Changed, Item, View
-from weft.kinds.conversion import CONVERSIONS_BY_WORKLOAD, ConversionStatus, workload_keys
-from weft.kinds.conversion import is_under_way as is_converting
 from weft.kinds.endpoint import ENDPOINTS_BY_WORKLOAD
 from weft.kinds.function_version import VERSIONS_BY_FUNCTION
-from weft.kinds.migration import ENDED, KEPT_OF_ONE, MIGRATIONS_BY_WORKLOAD, MigrationStatus, workload_key
+from weft.kinds.migration import KEPT_OF_ONE
 from weft.kinds.migration import KEPT_SECONDS as KEPT_PAST_SECONDS
 from weft.kinds.published_port import PUBLISHED_PORTS_BY_WORKLOAD
 from weft.kinds.recommendation import KEPT_SECONDS
-from weft.kinds.registry import WORKLOADS, is_workload
+from weft.kinds.record import History
+from weft.kinds.registry import KINDS, WORKLOADS, is_workload
 from weft.objects.identity import object_key
 
-OWNED = ("endpoint", "publishedport", "decision", "functionversion")
+OWNED = tuple(kind.name for kind in KINDS if kind.goes_with_owner)
 OWNERS = (*WORKLOADS, "function")
-PASSING = ("recommendation", "report")
-ENDING = ("migration", "conversion")  # kept for a while after its end
+PASSING = tuple(kind.name for kind in KINDS if kind.ephemeral)
+HISTORY = {kind.name: kind.history for kind in KINDS if kind.history is not None}  # kept for a while after its end
 
 
 class Garbage:
     name = "garbage"
-    kinds = (*OWNERS, *OWNED, *PASSING, *ENDING)
+    kinds = (*OWNERS, *OWNED, *PASSING, *HISTORY)
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
-        if change.kind in ENDING:
-            return (change.key,) if change.new is not None and _has_ended(change.new) else ()
+        history = HISTORY.get(change.kind)
+        if history is not None:
+            return (change.key,) if change.new is not None and history.has_ended(change.new) else ()
         if not has_changed(change, lambda item: item.uid):
             return ()
         if change.kind not in OWNERS:
@@ -55,9 +55,10 @@ class Garbage:
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         plan = Plan()
         for item in [item for key in keys if (item := view.get(key)) is not None]:
-            if item.envelope.kind in ENDING:
-                plan.later |= {item.key: left} if (left := _time_left(item, now)) > 0 else {}
-                plan.commits += plan_past(view, item, now)
+            history = HISTORY.get(item.envelope.kind)
+            if history is not None:
+                plan.later |= {item.key: left} if (left := _time_left(history, item, now)) > 0 else {}
+                plan.commits += plan_past(view, history, item, now)
             elif item.envelope.kind not in PASSING:
                 commit = plan_item(view, item)
                 plan.commits += [commit] if commit is not None else []
@@ -68,13 +69,13 @@ class Garbage:
         return plan
 
 
-def plan_past(view: View, item: Item, now: float) -> list[Commit]:
-    """Have Migrations, or Conversions, deleted that ended long ago, or before many others of the same workload."""
-    if not _has_ended(item):
+def plan_past(view: View, history: History, item: Item, now: float) -> list[Commit]:
+    """Have objects deleted that ended long ago, or before many others of the same workload."""
+    if not history.has_ended(item):
         return []
-    past = [other for other in _of_the_same(view, item) if _has_ended(other)]
-    past.sort(key=lambda other: (-(_ended_at(other) or 0.0), other.key))
-    old = [*past[KEPT_OF_ONE:], *(one for one in past[:KEPT_OF_ONE] if _time_left(one, now) <= 0)]
+    past = [other for other in view.find(history.index, history.word(item)) if history.has_ended(other)]
+    past.sort(key=lambda other: (-(history.ended_at(other) or 0.0), other.key))
+    old = [*past[KEPT_OF_ONE:], *(one for one in past[:KEPT_OF_ONE] if _time_left(history, one, now) <= 0)]
     commits = []
     for one in (one for one in old if not one.deleting):
         envelope = edit(one)
@@ -83,26 +84,8 @@ def plan_past(view: View, item: Item, now: float) -> list[Commit]:
     return commits
 
 
-def _of_the_same(view: View, item: Item) -> Sequence[Item]:
-    if item.envelope.kind == "conversion":
-        return view.find(CONVERSIONS_BY_WORKLOAD, workload_keys(item)[0])
-    return view.find(MIGRATIONS_BY_WORKLOAD, workload_key(item))
-
-
-def _has_ended(item: Item) -> bool:
-    if item.envelope.kind == "conversion":
-        return not is_converting(item.status(ConversionStatus))
-    return item.status(MigrationStatus).phase in ENDED
-
-
-def _ended_at(item: Item) -> float | None:
-    if item.envelope.kind == "conversion":
-        return item.status(ConversionStatus).ended_at
-    return item.status(MigrationStatus).ended_at
-
-
-def _time_left(item: Item, now: float) -> float:
-    return (_ended_at(item) or now) + KEPT_PAST_SECONDS - now
+def _time_left(history: History, item: Item, now: float) -> float:
+    return (history.ended_at(item) or now) + KEPT_PAST_SECONDS - now
 
 
 def plan_item(view: View, item: Item) -> Commit | None:

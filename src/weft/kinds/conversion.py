@@ -13,7 +13,7 @@ from weft.kinds.fields.cells import AGE, NAME, dig, note, text
 from weft.kinds.parts.convert_verb import DEFAULT_TIMEOUT_SECONDS, KINDS, To
 from weft.kinds.parts.goal import find_ended, reaches
 from weft.kinds.parts.spec_conversion import refuse_untranslatable
-from weft.kinds.record import Column, Index, Kind, Object, Operation, Reference, Stored, Verb
+from weft.kinds.record import Column, History, Index, Kind, Object, Operation, Reference, Stored, Verb
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import object_key
 from weft.objects.schema import field
@@ -188,6 +188,12 @@ CONVERSION = Kind(
         "undo": reaches("Undone", ends_refused=False),
     },
     find_failure=find_ended(ENDED),
+    history=History(
+        index=CONVERSIONS_BY_WORKLOAD,
+        word=lambda item: workload_keys(item)[0],
+        has_ended=lambda item: not is_under_way(item.status(ConversionStatus)),
+        ended_at=lambda item: item.status(ConversionStatus).ended_at,
+    ),
     operation=Operation(act="convert", cancel="undo", ended=ENDED),
     references=tuple(
         Reference(kind, "spec.workload", partial(_workloads, kind), blocks=False, agree=_agree, agrees_once=True)

@@ -74,6 +74,7 @@ DECISION = Kind(
     title="decision",
     summary="Why a workload is where it is",
     writer="fabric",
+    goes_with_owner=True,
     spec=DecisionSpec,
     status=DecisionStatus,
     columns=(

@@ -28,6 +28,11 @@ class EndpointStatus(msgspec.Struct, kw_only=True):
     groups: list[str] = []
 
 
+def is_egress(spec: EndpointSpec) -> bool:
+    """Whether it is a node's own, by which functions on the node reach the network."""
+    return spec.workload.kind == "node"
+
+
 def endpoint_name(network_uid: str, address: str) -> str:
     """Network first, so that a node can watch one network's endpoints by prefix."""
     return f"{network_uid}.{address}"
@@ -43,6 +48,7 @@ ENDPOINT = Kind(
     summary="A workload's NIC in a network",
     scope="fabric",
     writer="fabric",
+    goes_with_owner=True,
     spec=EndpointSpec,
     status=EndpointStatus,
     status_writer="addresses",

@@ -46,6 +46,7 @@ FUNCTION_VERSION = Kind(
     status=FunctionVersionStatus,
     status_writer="gateway",
     writer="fabric",
+    goes_with_owner=True,
     removable=True,
     check=check_code,
     uploads=lambda spec: [spec.code] if spec.code else [],

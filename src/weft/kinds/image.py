@@ -136,6 +136,7 @@ IMAGE = Kind(
     goals={"create": reaches("Available")},
     operation=Operation(act="fetch"),
     check=check_image,
+    find_hint=lambda name: f"weft image build {name}" if name in OWN else None,
     status_writer="images",
     references=(
         Reference("secret", "spec.registry_secret", lambda s: [s.registry_secret] if s.registry_secret else []),

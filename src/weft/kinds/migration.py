@@ -14,7 +14,7 @@ from weft.kinds.allocation import PlannedMigration, read_migration
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
 from weft.kinds.parts.convert_verb import refuse_converting
 from weft.kinds.parts.goal import find_ended, reaches
-from weft.kinds.record import Column, Index, Kind, Object, Operation, Reference, Stored, Verb, uid_of
+from weft.kinds.record import Column, History, Index, Kind, Object, Operation, Reference, Stored, Verb, uid_of
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import MAX_NAME, object_key
 from weft.objects.lifecycle import Phase
@@ -383,6 +383,12 @@ MIGRATION = Kind(
         "cancel": reaches("Cancelled", ends_refused=False),
     },
     find_failure=find_ended(ENDED),
+    history=History(
+        index=MIGRATIONS_BY_WORKLOAD,
+        word=workload_key,
+        has_ended=lambda item: item.status(MigrationStatus).phase in ENDED,
+        ended_at=lambda item: item.status(MigrationStatus).ended_at,
+    ),
     operation=Operation(
         act="migrate", cancel="cancel", ended=ENDED, subject="spec.workload", started="status.started_at"
     ),

@@ -337,6 +337,7 @@ NODE = Kind(
     title="node",
     summary="A machine that runs workloads",
     scope="fabric",
+    runs_workloads=True,
     spec=NodeSpec,
     status=NodeStatus,
     report=NodeReport,

@@ -35,6 +35,7 @@ PROJECT = Kind(
     title="project",
     summary="A namespace for objects",
     scope="fabric",
+    holds_objects=True,
     spec=ProjectSpec,
     check=check_project,
     references=(

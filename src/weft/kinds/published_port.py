@@ -37,6 +37,7 @@ PUBLISHED_PORT = Kind(
     aliases=("port", "ports"),
     scope="fabric",
     writer="fabric",
+    goes_with_owner=True,
     spec=PublishedPortSpec,
     status=PublishedPortStatus,
     status_writer="addresses",

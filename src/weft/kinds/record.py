@@ -89,6 +89,15 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     condition: str = ""  # the condition that tells how it goes, and since when
 
 
+class History(msgspec.Struct, frozen=True, kw_only=True):
+    """How objects that have ended are kept: for a while, and only so many of one workload."""
+
+    index: Index  # finds those of one workload
+    word: Callable[[Stored], str]  # by this
+    has_ended: Callable[[Stored], bool]
+    ended_at: Callable[[Stored], float | None]  # seconds since 1970; None while it goes on
+
+
 class Column(msgspec.Struct, frozen=True):
     """A table column: ``value`` makes the cell's text from a whole object; ``wide`` only with -o wide."""
 
@@ -243,6 +252,11 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     # Conditions that hold from the start, whatever else there is, so that no controller has to find them out.
     initial_conditions: Callable[[Any], list[Condition]] | None = None
     reported_by_node: bool = False  # its ``report`` is a node's
+    history: History | None = None
+    goes_with_owner: bool = False  # it is removed when its owner is gone
+    holds_objects: bool = False  # others lie in it, and keep it from being deleted
+    runs_workloads: bool = False  # it has a certificate, its allocations keep it, and a lost one is deleted by force
+    find_hint: Callable[[str], str | None] = lambda _: None  # of a name that no object has: what would make it
     ephemeral: bool = False  # a question with an answer: created, read and deleted, never changed
     workload: Workload | None = None  # set: it is placed and run
     # What a verb leads to, which commands wait for. ``create`` stands for ``update`` too, and ``wait`` is what ``weft wait``

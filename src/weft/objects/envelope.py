@@ -56,6 +56,11 @@ class Envelope(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     def ref(self) -> Ref:
         return Ref(kind=self.kind, name=self.name, uid=self.uid, project=self.project)
 
+    def owner_key(self, kind: str) -> str | None:
+        """The key of its owner, if that is of ``kind``."""
+        owner = self.owner
+        return object_key(kind, owner.project, owner.name) if owner is not None and owner.kind == kind else None
+
     def condition(self, type_: str) -> Condition | None:
         for condition in self.conditions:
             if condition.type == type_:

@@ -13,7 +13,6 @@ from typing import Any
 from weft.api.admission.view import View
 from weft.contracts.store import AtRevision, Entry, Precondition, Store
 from weft.kinds.allocation import AllocationSpec
-from weft.kinds.image import OWN
 from weft.kinds.record import Kind, Reference
 from weft.kinds.registry import BY_NAME, KINDS
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
@@ -111,9 +110,9 @@ def _scope(target: Kind, envelope: Envelope) -> str | None:
 
 async def find_users(store: Store, kind: Kind, envelope: Envelope) -> list[str]:
     """Who keeps ``envelope`` from being deleted: ``vm/web`` and the like, a few of them."""
-    if kind.name == "project":
+    if kind.holds_objects:
         return await _find_content(store, envelope.name)
-    if kind.name == "node":
+    if kind.runs_workloads:
         return await _find_allocations(store, envelope.uid)
     users: list[str] = []
     for other in KINDS:
@@ -125,8 +124,10 @@ async def find_users(store: Store, kind: Kind, envelope: Envelope) -> list[str]:
 
 def is_referred_to(kind: Kind) -> bool:
     """Whether anything could keep an object of ``kind`` from being deleted."""
-    return kind.name in ("project", "node") or any(
-        reference.blocks and reference.kind == kind.name for other in KINDS for reference in other.references
+    return (
+        kind.holds_objects
+        or kind.runs_workloads
+        or any(reference.blocks and reference.kind == kind.name for other in KINDS for reference in other.references)
     )
 
 
@@ -150,10 +151,7 @@ async def _plan_one(
         meant = suggest(name, await _names(view.store, kind, scope))
         where = f" in project {scope}" if scope else ""
         hint = f"did you mean {meant}?" if meant else f"weft {kind.name} list"
-        if kind.name == "image" and name in OWN:
-            hint = f"weft image build {name}"
-        elif else_:
-            hint = f"{hint}; {else_.format(name)}"
+        hint = kind.find_hint(name) or (f"{hint}; {else_.format(name)}" if else_ else hint)
         raise NotFound(f'{kind.title} "{name}" not found{where}', field=field, hint=hint)
     if found.deleting_since is not None:
         raise NotFound(f'{kind.title} "{name}" is being deleted', field=field, hint=f"weft {kind.name} list")
@@ -173,8 +171,8 @@ async def _refuse_held(view: View, kind: Kind, by: Envelope, name: str, referenc
     current = await view.get(BY_NAME[holder.kind], holder.project, holder.name)
     if current is not None and current.uid == holder.uid and current.deleting_since is None:
         what = f"{holder.kind}/{holder.name}"
-        machine = holder.kind == "vm"
-        let_go = f"weft {kind.name} detach {name} {holder.name}" if machine else f"weft edit {what}"
+        detaches = "detach" in BY_NAME[holder.kind].commands
+        let_go = f"weft {kind.name} detach {name} {holder.name}" if detaches else f"weft edit {what}"
         raise InUse(
             f'{kind.title} "{name}" is attached to {what}',
             field=reference.field,

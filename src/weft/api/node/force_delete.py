@@ -15,7 +15,7 @@ from weft.api.context import ApiContext
 from weft.api.request.call import Call
 from weft.contracts.store import Absent, AtRevision, Delete, Precondition, Put, Write
 from weft.kinds.allocation import AllocationSpec
-from weft.kinds.node import NODE, NodeStatus
+from weft.kinds.node import NodeStatus
 from weft.kinds.record import Kind
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import IllegalTransition, InvalidInput
@@ -27,7 +27,7 @@ _MOST_PLACES = 4000  # remembered of a node; guests of more than that are kept a
 
 async def give_up(context: ApiContext, call: Call, kind: Kind, envelope: Envelope) -> Envelope:
     """Delete a silent node with all places on it; what it was. Raises IllegalTransition while it is Ready."""
-    if kind.name != NODE.name:
+    if not kind.runs_workloads:
         raise InvalidInput(f"force is only for a lost node; delete the {kind.title} without it", field="force")
     if decode_part(envelope.status, NodeStatus).phase == "Ready":
         raise IllegalTransition(

@@ -236,10 +236,10 @@ def _in_order(parts: Sequence[_Part]) -> list[_Part]:
 def _rank_kinds() -> dict[str, int]:
     """Kinds that are referred to get a lower rank than those that refer to them; projects the lowest: all others lie in
     them, and what they refer to is awaited."""
-    ranks = {kind.name: 0 if kind.name == "project" else 1 for kind in KINDS}
+    ranks = {kind.name: 0 if kind.holds_objects else 1 for kind in KINDS}
     for _ in KINDS:
         for kind in KINDS:
-            for reference in kind.references if kind.name != "project" else ():
+            for reference in () if kind.holds_objects else kind.references:
                 ranks[kind.name] = max(ranks[kind.name], ranks[reference.kind] + 1)
     return ranks
 

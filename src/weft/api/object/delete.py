@@ -122,9 +122,9 @@ async def _finish(context: ApiContext, target: Target, last: Envelope, key: str 
     writes: list[Write] = [Delete(envelope.key)]
     writes += claims.plan_release(kind, envelope, decode_part(envelope.spec, kind.spec))
     removed = msgspec.json.encode(Enrolment(name=envelope.name, removed_at=context.clock.now()))
-    if kind.name == "node":
+    if kind.runs_workloads:
         writes.append(Put(enrolment_key(envelope.uid), removed))
     revision = await context.store.commit(writes, [AtRevision(envelope.key, envelope.revision)], idempotency_key=key)
-    if kind.name == "node":
+    if kind.runs_workloads:
         context.enrolments.note(envelope.uid, removed, revision)
     return envelope

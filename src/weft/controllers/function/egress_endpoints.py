@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from weft.controllers.loop import has_changed
 from weft.informer.commit import Commit, delete, edit, put, unchanged
 from weft.informer.view import Changed, Item, View
-from weft.kinds.endpoint import ENDPOINTS_BY_NETWORK, ENDPOINTS_BY_WORKLOAD, EndpointSpec, EndpointStatus
+from weft.kinds.endpoint import ENDPOINTS_BY_NETWORK, ENDPOINTS_BY_WORKLOAD, EndpointSpec, EndpointStatus, is_egress
 from weft.kinds.network import NETWORKS_BY_UID
 from weft.kinds.node import NodeReport
 from weft.kinds.parts.function_code import FUNCTIONS_BY_NETWORK, FunctionCode
@@ -61,7 +61,7 @@ def plan_egress_endpoint(view: View, endpoint: Item) -> list[Commit]:
 
 
 def is_egress_endpoint(endpoint: Item) -> bool:
-    return endpoint.spec(EndpointSpec).workload.kind == "node"
+    return is_egress(endpoint.spec(EndpointSpec))
 
 
 def _standing_in(view: View, network: Item) -> list[str]:

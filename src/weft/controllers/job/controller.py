@@ -53,19 +53,16 @@ class Jobs:
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         if change.kind == "container":
-            owner = change.item.envelope.owner
-            if owner is None or owner.kind != "job" or not has_changed(change, _stand_of):
-                return ()
-            return (object_key("job", owner.project, owner.name),)
+            job = change.item.envelope.owner_key("job")
+            return (job,) if job is not None and has_changed(change, _stand_of) else ()
         keys = [change.key]
         if change.new is None:
             self._books.pop(change.key, None)
             self._written.pop(change.key, None)
         if has_changed(change, lambda item: (item.uid, item.status(JobStatus).phase)):
             keys += [item.key for item in view.find(JOBS_BY_AFTER, change.key)]
-            owner = change.item.envelope.owner
-            if owner is not None and owner.kind == "job":
-                keys.append(object_key("job", owner.project, owner.name))
+            if (schedule := change.item.envelope.owner_key("job")) is not None:
+                keys.append(schedule)
         return keys
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
