@@ -43,7 +43,7 @@ def main() -> None:
         _flush()
         os._exit(code)  # nothing is left to be done: taking the interpreter apart would keep a person waiting
     if argv[0] in STAY:
-        importlib.import_module("weft.launch.process.memory").bound_free_memory(reads_tls=argv[0] in ANSWER)
+        importlib.import_module("weft.launch.process.limits").bound_free_memory(reads_tls=argv[0] in ANSWER)
     if argv[0] in HOLD_MUCH:
         gc.set_threshold(*SELDOM)
     module, before = PROCESSES[argv[0]]

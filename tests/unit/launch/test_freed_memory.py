@@ -11,7 +11,7 @@ import pytest
 PROGRAM = """
 import sys, threading
 if sys.argv[1] == "bounded":
-    from weft.launch.process.memory import bound_free_memory
+    from weft.launch.process.limits import bound_free_memory
     bound_free_memory()
 
 stays = []
@@ -57,7 +57,7 @@ def test_large_buffers_of_many_threads_are_given_back_to_the_system() -> None:
 READS = """
 import os, resource, sys
 if sys.argv[1] == "reads":
-    from weft.launch.process.memory import bound_free_memory
+    from weft.launch.process.limits import bound_free_memory
     bound_free_memory(reads_tls=True)
 there, here = os.pipe()
 

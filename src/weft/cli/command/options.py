@@ -231,6 +231,17 @@ def waits(flags: Sequence[click.Parameter] = ()) -> list[click.Parameter]:
     ]
 
 
+def making(*, named: bool = True) -> list[click.Parameter]:
+    """For commands that make an object: ``config``, ``labels`` and, unless the name is an argument alone, ``named``."""
+    form = "A file with the object or its spec, in YAML, JSON, TOML or nix."
+    name = click.Option(["--name", "named"], metavar="NAME", hidden=True, help="The name, if not given as an argument.")
+    return [
+        *([name] if named else []),
+        click.Option(["-f", "--config"], metavar="FILE", help=form),
+        click.Option(["-l", "--label", "labels"], multiple=True, metavar="KEY=VALUE", help="A label; may be repeated."),
+    ]
+
+
 def dry_runs() -> list[click.Parameter]:
     """``dry_run``: None, ``server`` for --dry-run, ``client`` for --dry-run=client."""
     help_ = "Check at the server and show the result, but store nothing; =client contacts no server."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from weft.cli.output.table import Column, draw_table
+from weft.cli.output.table import draw_table, make_columns
 from weft.cli.output.terminal import Paint, clean
 from weft.kinds.fields.cells import dig
 from weft.kinds.migration import describe_window
@@ -22,24 +22,10 @@ SHOWN = (
     "actual",
     "error",
 )  # of the status, told here
-_COLUMNS = (Column(""), Column("PLANNED", right=True), Column("ACTUAL", right=True), Column("OFF BY", right=True))
+_COLUMNS = make_columns("", "PLANNED>", "ACTUAL>", "OFF BY>")
 
 
-PROGRESS_COLUMNS = (
-    *(
-        Column("NAME"),
-        Column("WORKLOAD", keep=True),
-        Column("NODES"),
-        Column("PHASE"),
-        Column("DONE", right=True, keep=True),
-    ),
-    *(
-        Column("SPEED", right=True),
-        Column("WRITES", right=True),
-        Column("LEFT", right=True),
-        Column("NOTE", flexible=True),
-    ),
-)
+PROGRESS_COLUMNS = make_columns("NAME", "WORKLOAD!", "NODES", "PHASE", "DONE>!", "SPEED>", "WRITES>", "LEFT>", "NOTE~")
 
 
 def describe_progress(migration: Object) -> dict[str, Any]:

@@ -5,27 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from weft.cli.output.table import Column
+from weft.cli.output.table import make_columns
 from weft.kinds.fields.cells import dig
 from weft.objects.quantity import format_bytes, format_cpu
 
 Object = Mapping[str, Any]
 SORTS = ("cpu", "memory", "disk", "name")
 RESOURCES = ("cpu", "memory", "disk")
-NODE_COLUMNS = (
-    *(Column("NAME"), Column("CPU", right=True), Column("CPU %", right=True), Column("MEMORY", right=True)),
-    *(Column("MEMORY %", right=True), Column("DISK", right=True), Column("DISK %", right=True)),
-    *(Column("ALLOCATED", right=True), Column("NOTE", flexible=True)),
-)
-VM_COLUMNS = (
-    *(Column("NAME"), Column("NODE"), Column("CPU", right=True), Column("OF", right=True)),
-    *(
-        Column("MEMORY", right=True),
-        Column("OF", right=True),
-        Column("DISK", right=True),
-        Column("NOTE", flexible=True),
-    ),
-)
+NODE_COLUMNS = make_columns("NAME", "CPU>", "CPU %>", "MEMORY>", "MEMORY %>", "DISK>", "DISK %>", "ALLOCATED>", "NOTE~")
+VM_COLUMNS = make_columns("NAME", "NODE", "CPU>", "OF>", "MEMORY>", "OF>", "DISK>", "NOTE~")
 
 
 def join_nodes(nodes: Sequence[Object], used: Sequence[Object], sort: str) -> list[dict[str, Any]]:

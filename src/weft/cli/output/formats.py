@@ -133,7 +133,7 @@ def _take_parts(session: Session, document: bytes) -> bytes:
 
 def _print_document(session: Session, document: bytes) -> None:
     if session.jq is not None:
-        for line in importlib.import_module("weft.cli.output.jq").run_jq(session.jq, document):
+        for line in importlib.import_module("weft.cli.output.select").run_jq(session.jq, document):
             print(line)
         return
     value = msgspec.json.decode(document)
@@ -152,9 +152,12 @@ def _write_yaml(value: Any) -> str:
     return text
 
 
+def list_names(items: Sequence[Object]) -> list[str]:
+    return [f"{item['kind']}/{item['name']}" for item in items]
+
+
 def print_names(items: Sequence[Object]) -> None:
-    for item in items:
-        print(f"{item['kind']}/{item['name']}")
+    print("".join(f"{name}\n" for name in list_names(items)), end="")
 
 
 def print_rows(session: Session, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
@@ -167,6 +170,25 @@ def print_rows(session: Session, columns: Sequence[Column], rows: Sequence[Seque
     places = sheet.choose(sheet.split_words(session.columns), titles, "-c") or list(range(len(titles)))
     shown = [msgspec.structs.replace(columns[i], flexible=False) if session.columns else columns[i] for i in places]
     _print_rows(session, shown, [[row[i] for i in places] for row in rows])
+
+
+def print_items(
+    session: Session,
+    items: Sequence[Any],
+    names: Sequence[str],
+    table: tuple[Sequence[Column], Sequence[Sequence[str]]],
+    empty: str,
+) -> None:
+    """What is no object, as a list in the chosen form. ``table``: its columns and rows. ``empty`` is for people where there is
+    nothing."""
+    if session.is_document:
+        print_data(session, {"items": items})
+    elif session.output == "name":
+        print("".join(f"{name}\n" for name in names), end="")
+    elif not items and not session.is_data:
+        session.say(empty)
+    else:
+        print_rows(session, *table)
 
 
 def print_table(session: Session, items: Sequence[Object], kind: Kind) -> None:

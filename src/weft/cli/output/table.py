@@ -26,6 +26,11 @@ class Column(msgspec.Struct, frozen=True):
     keep: bool = False
 
 
+def make_columns(*titles: str) -> tuple[Column, ...]:
+    """Columns by their titles. A sign behind a title: ``>`` right-aligned, ``~`` flexible, ``!`` to keep."""
+    return tuple(Column(title.rstrip(">~!"), *(sign in title for sign in ">~!")) for title in titles)
+
+
 def draw_table(
     columns: Sequence[Column],
     rows: Sequence[Sequence[str]],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from weft.cli.output.table import Column, draw_table
+from weft.cli.output.table import Column, draw_table, make_columns
 from weft.cli.output.terminal import Paint
 from weft.cli.placement.decision import describe_shortfalls, describe_weights, draw_verdicts
 from weft.kinds.fields.cells import dig
@@ -99,7 +99,7 @@ def render_capacity(report: Object, width: int | None, paint: Paint) -> str:
     lines.append(draw_table([Column(title, right=title != "RESOURCE") for title in titles], totals, width, paint))
     nodes = status["nodes"]
     resources = list(nodes[0]["shares"]) if nodes else []
-    columns = [Column("NODE"), Column("WORKLOADS", right=True)]
+    columns = [*make_columns("NODE", "WORKLOADS>")]
     columns += [Column(name.upper(), right=True) for name in resources]
     columns += [Column(f"{name.upper()} USED", right=True) for name in resources] + [Column("NOTE", flexible=True)]
     rows = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from weft.cli.output.table import Column, draw_table
+from weft.cli.output.table import Column, draw_table, make_columns
 from weft.cli.output.terminal import Paint
 from weft.kinds.fields.cells import dig
 from weft.objects.errors import Unplaceable
@@ -110,7 +110,7 @@ def draw_verdicts(
     """What became of every node, as a table, and how many more were refused than it tells."""
     ranked = sorted(verdicts, key=_rank)
     terms = list(dict.fromkeys(term["name"] for verdict in ranked for term in verdict.get("terms") or ()))
-    columns = [Column("NODE"), Column("VERDICT"), Column("SCORE", right=True)]
+    columns = [*make_columns("NODE", "VERDICT", "SCORE>")]
     columns += [Column(_heading(name)) for name in terms]
     columns.append(Column("WHY", flexible=True))
     fitting = [v for v in ranked if v["outcome"] == "fits"]

@@ -15,7 +15,7 @@ from weft.cli.output.terminal import is_terminal
 from weft.cli.session import Session
 from weft.client.answer import raise_problem
 from weft.kinds.record import Kind
-from weft.objects.errors import InvalidInput
+from weft.objects.errors import InvalidInput, TooLarge
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
@@ -34,7 +34,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], data: str | None) -> None:
     method, path = _read_words(words)
     path = path if path.startswith("/") else f"/v1/{path}"
-    body = _read_body(data)
+    body = None if data is None else read_data(data)
     http = session.client.http
     if method == "GET" and any(word in path for word in ("watch=1", "follow=1")):
         with http.stream(method, path) as stream:
@@ -64,22 +64,22 @@ def _read_words(words: tuple[str, ...]) -> tuple[str, str]:
     return method.upper(), path
 
 
-def _read_body(data: str | None) -> bytes | None:
-    if data is None:
-        return None
+def read_data(given: str, most: int = -1) -> bytes:
+    """What ``--data`` names: JSON, @FILE, or - for standard input. Raises InvalidInput for what is no JSON, TooLarge above ``most``
+    bytes."""
     try:
-        raw = (
-            sys.stdin.buffer.read()
-            if data == "-"
-            else Path(data[1:]).read_bytes()
-            if data.startswith("@")
-            else data.encode()
-        )
-    except OSError as problem:
-        raise InvalidInput(f"--data {data}: {(problem.strerror or '').lower()}", field="data") from None
+        if given == "-":
+            data = sys.stdin.buffer.read(most + 1 if most >= 0 else -1)
+        else:
+            data = Path(given[1:]).read_bytes() if given.startswith("@") else given.encode()
+    except (OSError, UnicodeEncodeError) as problem:
+        said = problem.strerror if isinstance(problem, OSError) and problem.strerror else "not text in UTF-8"
+        raise InvalidInput(f"--data {given}: {said.lower()}", field="data", hint="give JSON, @FILE or -") from None
+    if 0 <= most < len(data):
+        raise TooLarge(f"--data: {len(data)} bytes is too large", field="data", hint=f"at most {most >> 20} MiB")
     try:
-        json.loads(raw)
+        json.loads(data)
     except (ValueError, RecursionError) as problem:
-        said = "nested too deeply" if isinstance(problem, RecursionError) else problem
-        raise InvalidInput(f"--data is not JSON: {said}", field="data") from None
-    return raw
+        said = "nested too deeply" if isinstance(problem, RecursionError) else str(problem)
+        raise InvalidInput(f"--data is not JSON: {said}", field="data", hint="like --data '{\"n\": 1}'") from None
+    return data

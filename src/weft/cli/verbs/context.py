@@ -11,8 +11,8 @@ from weft.cli.command import options
 from weft.cli.command.completion import Completer, complete_context
 from weft.cli.command.grammar import Entry
 from weft.cli.command.settings import find_settings
-from weft.cli.output.formats import print_data, print_rows
-from weft.cli.output.table import Column
+from weft.cli.output.formats import print_data, print_items, print_rows
+from weft.cli.output.table import Column, make_columns
 from weft.cli.session import Session
 from weft.client.context import (
     CONFIG,
@@ -35,13 +35,7 @@ from weft.objects.errors import InvalidInput, NotFound, WeftError
 from weft.objects.identity import check_name
 
 _ACTS = ("show", "list", "use", "add", "remove")
-_COLUMNS = (
-    Column("IN USE"),
-    Column("NAME"),
-    Column("SERVER", keep=True),
-    Column("PROJECT"),
-    Column("FILE", flexible=True),
-)
+_COLUMNS = make_columns("IN USE", "NAME", "SERVER!", "PROJECT", "FILE~")
 
 
 def context_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -151,15 +145,9 @@ def _list(session: Session) -> None:
         rows.append(_describe(name, read_context(path), str(path), used is not None and used.place == str(path)))
     if used is not None and used.place not in map(str, known.values()):
         rows.insert(0, _describe("", used.context, used.place, True))
-    if session.is_document:
-        print_data(session, {"items": rows})
-    elif session.output == "name":
-        print("\n".join(str(row["name"]) for row in rows if row["name"]))
-    elif not rows:
-        session.say("no contexts: weft context add NAME FILE")
-    else:
-        cells = [["*" if row["in_use"] else "", *(str(row[part] or "–") for part in _PARTS)] for row in rows]
-        print_rows(session, _COLUMNS, cells)
+    names = [str(row["name"]) for row in rows if row["name"]]
+    cells = [["*" if row["in_use"] else "", *(str(row[part] or "–") for part in _PARTS)] for row in rows]
+    print_items(session, rows, names, (_COLUMNS, cells), "no contexts: weft context add NAME FILE")
 
 
 _PARTS = ("name", "server", "project", "file")

@@ -24,7 +24,7 @@ from weft.cli.preview.dry_run import show_dry_run
 from weft.cli.runtime_image import provide_bases
 from weft.cli.session import Session
 from weft.cli.verbs.image import add_file
-from weft.cli.wait.finish import Done, finish, plan_wait
+from weft.cli.wait.finish import finish_one
 from weft.cli.wait.follow import print_one
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, find_kind
@@ -46,12 +46,8 @@ def make_command(verb: str, kind: Kind) -> click.Command:
     flags = [*make_more_flags(kind), *make_flags(kind)]
     params: list[click.Parameter] = [
         click.Argument(["words"], nargs=-1, metavar="NAME [IMAGE] [-- COMMAND...]" if kind.name in RUNS else "NAME"),
-        click.Option(["--name", "named"], metavar="NAME", hidden=True, help="The name, if not given as an argument."),
         *flags,
-        click.Option(
-            ["-f", "--config"], metavar="FILE", help="A file with the object or its spec, in YAML, JSON, TOML or nix."
-        ),
-        click.Option(["-l", "--label", "labels"], multiple=True, metavar="KEY=VALUE", help="A label; may be repeated."),
+        *options.making(),
         *options.dry_runs(),
         *options.waits(flags),
         options.output(),
@@ -96,8 +92,7 @@ def _run(session: Session, kind: Kind, words: tuple[str, ...], dry_run: str | No
     made = session.client.create(manifest, dry_run=bool(dry_run))
     if dry_run:
         return show_dry_run(session, target, made, "created")
-    wait = plan_wait(made, target, "create")
-    return finish(session, [Done(target, made, "create")], [wait] if wait else [])
+    return finish_one(session, target, made, "create")
 
 
 def read_spec(

@@ -14,18 +14,12 @@ from weft.cli.command.grammar import Entry
 from weft.cli.command.lookup import find_targets, look_up
 from weft.cli.command.target import Target
 from weft.cli.output.formats import age_of, print_data, print_line, print_rows
-from weft.cli.output.table import Column, draw_table
+from weft.cli.output.table import draw_table, make_columns
 from weft.cli.output.terminal import clean
 from weft.cli.session import Session
 from weft.kinds.record import Kind
 
-COLUMNS = (
-    Column("AGE"),
-    Column("TYPE"),
-    Column("REASON"),
-    Column("OBJECT", keep=True),
-    Column("MESSAGE", flexible=True, keep=True),
-)
+COLUMNS = make_columns("AGE", "TYPE", "REASON", "OBJECT!", "MESSAGE~!")
 Record = dict[str, Any]
 
 

@@ -11,8 +11,8 @@ import click
 from weft.cli.command import options
 from weft.cli.command.grammar import Entry
 from weft.cli.command.lookup import find_one, find_targets
-from weft.cli.output.formats import age_of, print_data, print_names, print_object, print_rows
-from weft.cli.output.table import Column, draw_table
+from weft.cli.output.formats import age_of, print_data, print_items, print_names, print_object
+from weft.cli.output.table import Column, draw_table, make_columns
 from weft.cli.session import Session
 from weft.cli.stream.request import exchange
 from weft.client.function_endpoint import act_on_dead_letters, find_endpoint, keep_ca, list_dead_letters
@@ -83,15 +83,11 @@ def _describe(weights: dict[str, float]) -> str:
 
 def _show(session: Session, function: dict[str, Any]) -> int:
     aliases: dict[str, dict[str, float]] = function["spec"]["aliases"]
-    if session.output == "name":
-        print("\n".join(f"{function['name']}:{alias}" for alias in sorted(aliases)))
-    elif session.is_document:
-        print_data(session, {"items": [{"alias": alias, "versions": aliases[alias]} for alias in sorted(aliases)]})
-    elif not aliases:
-        session.say(f"function/{function['name']} has no aliases")
-    else:
-        rows = [[alias, _describe(aliases[alias])] for alias in sorted(aliases)]
-        print_rows(session, (Column("ALIAS"), Column("STANDS FOR", flexible=True)), rows)
+    items = [{"alias": alias, "versions": aliases[alias]} for alias in sorted(aliases)]
+    names = [f"{function['name']}:{alias}" for alias in sorted(aliases)]
+    rows = [[alias, _describe(aliases[alias])] for alias in sorted(aliases)]
+    columns = make_columns("ALIAS", "STANDS FOR~")
+    print_items(session, items, names, (columns, rows), f"function/{function['name']} has no aliases")
     return 0
 
 
@@ -143,32 +139,15 @@ def _dead_letters(session: Session, kind: Kind | None, words: tuple[str, ...], r
             print(f"{target.what}  {count} " + ("run again" if redrive else "purged"))
         return 0
     letters = list_dead_letters(session.client, target.name)
-    if session.is_document:
-        print_data(session, {"items": letters})
-    elif session.output == "name":
-        print("\n".join(letter["id"] for letter in letters))
-    elif not letters:
-        session.say(f"{target.what} has no dead letters")
-    else:
-        columns = (
-            Column("ID"),
-            Column("AGE", right=True),
-            Column("TRIES", right=True),
-            Column("ERROR"),
-            Column("EVENT"),
-        )
-        rows = [
-            [
-                letter["id"],
-                age_of(session, letter["dead_at"]),
-                str(letter["tries"]),
-                _cut(f"{letter['error_type']}: {letter['error']}"),
-                _cut(letter.get("payload", "(binary)")),
-            ]
-            for letter in letters
-        ]
-        print_rows(session, columns, rows)
+    names = [letter["id"] for letter in letters]
+    rows = [[one["id"], age_of(session, one["dead_at"]), str(one["tries"]), *_describe_event(one)] for one in letters]
+    columns = make_columns("ID", "AGE>", "TRIES>", "ERROR", "EVENT")
+    print_items(session, letters, names, (columns, rows), f"{target.what} has no dead letters")
     return 0
+
+
+def _describe_event(letter: dict[str, Any]) -> tuple[str, str]:
+    return _cut(f"{letter['error_type']}: {letter['error']}"), _cut(letter.get("payload", "(binary)"))
 
 
 def _cut(text: str) -> str:

@@ -17,7 +17,7 @@ from weft.cli.command.grammar import Entry
 from weft.cli.command.target import Target
 from weft.cli.manifest.check import check_spec
 from weft.cli.session import Session
-from weft.cli.wait.finish import Done, finish, plan_wait
+from weft.cli.wait.finish import Done, finish, finish_one
 from weft.client.context import FOLDER
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
@@ -62,8 +62,7 @@ def _add(session: Session, kind: Kind | None, words: tuple[str, ...], sha256: st
     for problem in check_spec(target.kind, spec):
         raise problem
     made = session.client.create({"kind": "image", "name": target.name, "spec": spec})
-    wait = plan_wait(made, target, "create")
-    code = finish(session, [Done(target, made, "create")], [wait] if wait else [])
+    code = finish_one(session, target, made, "create")
     if code not in (OK, TIMED_OUT, INTERRUPTED):
         try:
             session.client.delete("image", target.name)
@@ -88,8 +87,7 @@ def add_file(session: Session, path: str) -> str:
         known = session.client.get("image", name)
     except NotFound:
         made = session.client.create({"kind": "image", "name": name, "spec": {"url": url}})
-        wait = plan_wait(made, target, "create")
-        code = finish(session, [Done(target, made, "create")], [wait] if wait else [])
+        code = finish_one(session, target, made, "create")
         if code != OK:
             raise DriverFailed(
                 f"{target.what} could not be fetched from {path}", hint=f"weft describe {target.what}"
@@ -154,8 +152,7 @@ def build_and_add(
             )
         return finish(session, [Done(target, known, "unchanged")], [])
     made = client.create({"kind": "image", "name": target.name, "project": project, "spec": {"url": url}})
-    wait = plan_wait(made, target, "create")
-    return finish(session, [Done(target, made, "create")], [wait] if wait else [])
+    return finish_one(session, target, made, "create")
 
 
 def _build(session: Session, recipe: str, cache: Path, fresh: bool) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
@@ -17,8 +16,8 @@ from weft.cli.command.lookup import find_one
 from weft.cli.output.terminal import clean
 from weft.cli.session import Session
 from weft.cli.stream.request import exchange
+from weft.cli.verbs.api import read_data
 from weft.kinds.record import Kind
-from weft.objects.errors import InvalidInput, TooLarge
 from weft.protocol.invocations import MAX_PAYLOAD_BYTES as MOST_DATA_BYTES
 
 _SHOWN_LINES = 20
@@ -48,7 +47,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], data: str 
     plain, qualifier = _split_qualifier(words, given["version"], given["alias"])
     hint = f"to give the event: --data '{words[-1]}'" if words else ""
     target = find_one(session, kind, plain, ("function",), "give one function", hint)
-    payload = read_data(data)
+    payload = read_event(data)
     asked = {
         "qualifier": qualifier,
         "client_context": given["client_context"],
@@ -82,27 +81,9 @@ def _split_qualifier(words: tuple[str, ...], version: str | None, alias: str | N
     return [*before, name], given[0] if given else ""
 
 
-def read_data(given: str | None) -> bytes:
-    """The payload that ``--data`` names: JSON, or @FILE, or - for standard input. Raises InvalidInput for what is no JSON."""
-    try:
-        if given is None:
-            return b"{}"
-        if given == "-":
-            data = sys.stdin.buffer.read(MOST_DATA_BYTES + 1)
-        elif given.startswith("@"):
-            data = Path(given[1:]).read_bytes()
-        else:
-            data = given.encode()
-    except (OSError, UnicodeEncodeError) as problem:
-        said = problem.strerror if isinstance(problem, OSError) and problem.strerror else "not text in UTF-8"
-        raise InvalidInput(f"--data {given}: {said}", field="data", hint="give JSON, @FILE or -") from None
-    if len(data) > MOST_DATA_BYTES:
-        raise TooLarge(f"--data: {len(data)} bytes is too large", field="data", hint="at most 6 MiB")
-    try:
-        json.loads(data)
-    except (ValueError, RecursionError) as problem:
-        raise InvalidInput(f"--data is not JSON: {problem}", field="data", hint="like --data '{\"n\": 1}'") from None
-    return data
+def read_event(given: str | None) -> bytes:
+    """The payload that ``--data`` names, ``{}`` without it. Raises as ``read_data``."""
+    return b"{}" if given is None else read_data(given, MOST_DATA_BYTES)
 
 
 def _print_tail(tail: bytes) -> None:

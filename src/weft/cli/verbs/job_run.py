@@ -42,12 +42,8 @@ Object = Mapping[str, Any]
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params: list[click.Parameter] = [
         click.Argument(["words"], nargs=-1, metavar="[[NAME] IMAGE] [-- COMMAND...]"),
-        click.Option(["--name", "named"], metavar="NAME", hidden=True, help="The name, if not given as an argument."),
         *make_flags(BY_NAME["job"]),
-        click.Option(
-            ["-f", "--config"], metavar="FILE", help="A file with the object or its spec, in YAML, JSON, TOML or nix."
-        ),
-        click.Option(["-l", "--label", "labels"], multiple=True, metavar="KEY=VALUE", help="A label; may be repeated."),
+        *options.making(),
         *options.dry_runs(),
         click.Option(["--wait"], is_flag=True, expose_value=False, help="Wait until the job has ended (default)."),
         options.detach(),

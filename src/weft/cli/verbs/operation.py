@@ -13,8 +13,8 @@ import msgspec
 from weft.cli.command import options
 from weft.cli.command.completion import complete_operation
 from weft.cli.command.grammar import Entry
-from weft.cli.output.formats import age_of, print_data, print_line, print_rows
-from weft.cli.output.table import Column
+from weft.cli.output.formats import age_of, print_items, print_line
+from weft.cli.output.table import make_columns
 from weft.cli.output.terminal import CLEAR, is_terminal
 from weft.cli.session import Session
 from weft.cli.wait.finish import Done, finish
@@ -35,10 +35,7 @@ from weft.objects.errors import IllegalTransition, NotFound
 
 WATCH_SECONDS = 2.0
 _ACTS = ("list", "show", "attach", "cancel", "watch")
-_COLUMNS = (
-    *(Column("ID", keep=True), Column("ACT"), Column("STATE"), Column("PHASE", keep=True), Column("AGE", right=True)),
-    *(Column("OBJECT"), Column("NOTE", flexible=True)),
-)
+_COLUMNS = make_columns("ID!", "ACT", "STATE", "PHASE!", "AGE>", "OBJECT", "NOTE~")
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -83,14 +80,8 @@ def _list(session: Session, every: bool) -> list[Operation]:
 
 
 def _print(session: Session, found: Sequence[Operation]) -> None:
-    if session.is_document:
-        print_data(session, {"items": [msgspec.to_builtins(one) for one in found]})
-    elif session.output == "name":
-        print("".join(f"{one.id}\n" for one in found), end="")
-    elif not found and not session.is_data:
-        session.say("no operations in progress")
-    else:
-        print_rows(session, _COLUMNS, [_row(session, one) for one in found])
+    items, rows = [msgspec.to_builtins(one) for one in found], [_row(session, one) for one in found]
+    print_items(session, items, [one.id for one in found], (_COLUMNS, rows), "no operations in progress")
 
 
 def _row(session: Session, one: Operation) -> list[str]:

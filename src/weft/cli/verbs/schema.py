@@ -11,15 +11,15 @@ from weft.cli.command import options
 from weft.cli.command.completion import complete_kind
 from weft.cli.command.grammar import Entry
 from weft.cli.command.target import find_noun
-from weft.cli.output.formats import print_data, print_rows
-from weft.cli.output.table import Column
+from weft.cli.output.formats import print_items
+from weft.cli.output.table import make_columns
 from weft.cli.session import Session
 from weft.kinds.record import Kind
 from weft.objects.errors import NotFound
 from weft.objects.quantity import format_bytes
 from weft.objects.schema import FieldDoc, describe_fields, suggest
 
-_COLUMNS = (Column("FIELD"), Column("TYPE"), Column("DEFAULT"), Column("CHANGE"), Column("FOR", flexible=True))
+_COLUMNS = make_columns("FIELD", "TYPE", "DEFAULT", "CHANGE", "FOR~")
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -39,13 +39,9 @@ def _run(session: Session, kind: Kind | None, word: str | None) -> None:
     elif path.partition(".")[0] in (kind.name, kind.plural):
         path = path.partition(".")[2]
     docs = select_fields(kind, path)
-    if session.is_document:
-        print_data(session, {"items": [msgspec.to_builtins(doc) for doc in docs]})
-    elif session.output == "name":
-        print("\n".join(f"{kind.name}.{doc.path}" for doc in docs))
-    else:
-        rows = [[doc.path, doc.type, _default(doc), doc.change, doc.description] for doc in docs]
-        print_rows(session, _COLUMNS, rows)
+    items, names = [msgspec.to_builtins(doc) for doc in docs], [f"{kind.name}.{doc.path}" for doc in docs]
+    rows = [[doc.path, doc.type, _default(doc), doc.change, doc.description] for doc in docs]
+    print_items(session, items, names, (_COLUMNS, rows), f"a {kind.title}'s spec has no fields")
 
 
 def select_fields(kind: Kind, path: str) -> list[FieldDoc]:

@@ -13,10 +13,10 @@ from weft.cli.command import options
 from weft.cli.command.flags import read_pairs
 from weft.cli.command.grammar import Entry
 from weft.cli.command.lookup import find_one
-from weft.cli.command.target import Target, one_target, read_targets
+from weft.cli.command.target import one_target, read_targets
 from weft.cli.manifest.config import read_config
 from weft.cli.session import Session
-from weft.cli.wait.finish import Done, finish, plan_wait
+from weft.cli.wait.finish import Done, finish, finish_one
 from weft.kinds.record import Kind
 from weft.kinds.secret import MOST_BYTES, PASSWORD, TOKEN, USERNAME
 from weft.objects.errors import InvalidInput
@@ -47,22 +47,11 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             metavar="KEY=VALUE",
             help="Set a key to this value; other users of this machine may see it.",
         ),
-        *_more(verb),
+        *(options.making(named=False) if verb == "create" else []),
         *options.waits(),
         options.output(),
     ]
     return options.build(verb, words, _create if verb == "create" else _set, kind, params)
-
-
-def _more(verb: str) -> list[click.Parameter]:
-    if verb == "set":
-        return []
-    return [
-        click.Option(
-            ["-f", "--config"], metavar="FILE", help="A file with the object or its spec, in YAML, JSON, TOML or nix."
-        ),
-        click.Option(["-l", "--label", "labels"], multiple=True, metavar="KEY=VALUE", help="A label; may be repeated."),
-    ]
 
 
 def _create(
@@ -83,8 +72,7 @@ def _create(
     if session.project or written.get("project"):
         manifest["project"] = session.project or written["project"]
     made = session.client.create(manifest)
-    wait = plan_wait(made, target, "create")
-    return finish(session, [Done(Target(kind, made["name"]), made, "create")], [wait] if wait else [])
+    return finish_one(session, target, made, "create")
 
 
 def _set(session: Session, kind: Kind, words: tuple[str, ...], **given: Any) -> int:

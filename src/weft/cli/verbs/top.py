@@ -14,7 +14,7 @@ from weft.cli.command.grammar import Entry
 from weft.cli.command.target import find_noun, usage
 from weft.cli.migration.description import PROGRESS_COLUMNS, describe_progress, draw_progress
 from weft.cli.node.usage import NODE_COLUMNS, SORTS, VM_COLUMNS, draw_nodes, draw_vms, join_nodes, join_vms
-from weft.cli.output.formats import print_data, print_names, print_rows
+from weft.cli.output.formats import list_names, print_items
 from weft.cli.output.terminal import CLEAR, is_terminal
 from weft.cli.session import Session
 from weft.cli.verbs.list import leave_out
@@ -110,25 +110,13 @@ def _show(session: Session, kind: Kind, sort: str, labels: tuple[str, ...], fiel
     items = choose_shown(kind, items, selected=bool(labels or fields))
     used = fetch_usage(session.client.http, guests=kind.workload is not None)
     rows = (join_nodes if kind.name == "node" else join_vms)(items, used, sort)
-    if session.is_document:
-        print_data(session, {"items": rows})
-    elif session.output == "name":
-        print_names(rows)
-    elif not rows:
-        session.say(f"no {kind.plural}")
-    else:
-        columns, draw = (NODE_COLUMNS, draw_nodes) if kind.name == "node" else (VM_COLUMNS, draw_vms)
-        print_rows(session, columns, draw(rows))
+    columns, draw = (NODE_COLUMNS, draw_nodes) if kind.name == "node" else (VM_COLUMNS, draw_vms)
+    print_items(session, rows, list_names(rows), (columns, draw(rows)), f"no {kind.plural}")
 
 
 def _show_migrations(session: Session, items: Sequence[dict[str, Any]]) -> None:
     """The migrations in progress, and how far each is."""
     going = [item for item in items if dig(item, "status.phase", "Pending") not in ENDED]
-    if session.is_document:
-        print_data(session, {"items": [describe_progress(item) for item in going]})
-    elif session.output == "name":
-        print_names(going)
-    elif not going and not session.is_data:
-        session.say("no migrations in progress")
-    else:
-        print_rows(session, PROGRESS_COLUMNS, [draw_progress(item) for item in going])
+    table = (PROGRESS_COLUMNS, [draw_progress(item) for item in going])
+    items = [describe_progress(item) for item in going]
+    print_items(session, items, list_names(going), table, "no migrations in progress")

@@ -28,7 +28,7 @@ from weft.launch.gateway.function_api import keep_function_api
 from weft.launch.gateway.functions import make_functions
 from weft.launch.process.address import split_address, take_origin, url_at
 from weft.launch.process.certificate import keep_certificate
-from weft.launch.process.descriptor_limit import raise_descriptor_limit
+from weft.launch.process.limits import raise_descriptor_limit
 from weft.objects.errors import Unavailable
 from weft.objects.identity import SERVER_NAME
 from weft.store.remote import RemoteStore

@@ -23,7 +23,7 @@ from weft.api.upgrade import upgrade_objects
 from weft.contracts.clock import Clock, SystemClock
 from weft.launch.process.address import ANY, url_at
 from weft.launch.process.certificate import keep_certificate
-from weft.launch.process.descriptor_limit import raise_descriptor_limit
+from weft.launch.process.limits import raise_descriptor_limit
 from weft.launch.process.log import GatheringHandler, gather_logs
 from weft.launch.store.engine import make_store
 from weft.objects.errors import WeftError

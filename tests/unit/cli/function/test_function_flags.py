@@ -15,7 +15,7 @@ from weft.cli.manifest.document import Document
 from weft.cli.output.description import describe_object
 from weft.cli.output.terminal import Paint
 from weft.cli.runtime_image import is_here
-from weft.cli.verbs.invoke import _split_qualifier, read_data
+from weft.cli.verbs.invoke import _split_qualifier, read_event
 from weft.cli.wait.goal import find_failure, plan_goal
 from weft.kinds.registry import BY_NAME
 from weft.objects.code_archive import read_members
@@ -111,14 +111,14 @@ def test_two_ways_to_say_which_are_one_too_many() -> None:
 def test_data_is_json_from_where_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "in.json").write_text('{"n": 2}')
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"[3]")))
-    assert (read_data(None), read_data('{"n":1}'), read_data("-")) == (b"{}", b'{"n":1}', b"[3]")
-    assert read_data(f"@{tmp_path}/in.json") == b'{"n": 2}'
+    assert (read_event(None), read_event('{"n":1}'), read_event("-")) == (b"{}", b'{"n":1}', b"[3]")
+    assert read_event(f"@{tmp_path}/in.json") == b'{"n": 2}'
     for bad in ("{n:1}", "", "@/nowhere", "[" * 100_000):
         with pytest.raises(InvalidInput):
-            read_data(bad)
+            read_event(bad)
     (tmp_path / "large.json").write_text('"' + "x" * (6 * 2**20) + '"')
     with pytest.raises(TooLarge):
-        read_data(f"@{tmp_path}/large.json")
+        read_event(f"@{tmp_path}/large.json")
 
 
 def obj(phase: str, generation: int = 1, seen: int = 1, **status: Any) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""How much of what a process has given back it may keep from the system."""
+"""A process's limits: how much free memory it may keep, how many descriptors it may have."""
 
 from __future__ import annotations
 
 import ctypes
+import resource
 
 # Numbers of <malloc.h>.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
@@ -28,3 +29,9 @@ def bound_free_memory(*, reads_tls: bool = False) -> None:
         set_option(_MMAP_THRESHOLD, LARGE_READ_BYTES if reads_tls else LARGE_BYTES)
         if reads_tls:
             set_option(_TRIM_THRESHOLD, SPARE_BYTES)
+
+
+def raise_descriptor_limit() -> None:
+    """As far as the machine lets this process: each connection is a descriptor."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
