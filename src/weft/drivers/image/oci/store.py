@@ -180,7 +180,7 @@ class OciImages:
                 self._remember(known, resolved.indexes, mark)
             return self._use(known, reference, resolved.indexes[0] if resolved.indexes else "")
         except WeftError as problem:
-            raise _of_image(problem, reference) from problem
+            raise name_image(problem, reference) from problem
         finally:
             await source.close()
 
@@ -289,10 +289,11 @@ class OciImages:
         return sorted((record.image for record in known if record is not None), key=lambda image: image.digest)
 
 
-def _of_image(problem: WeftError, reference: ImageReference) -> WeftError:
-    """A new one, as several may have been told the same of a layer that they share."""
+def name_image(problem: WeftError, reference: ImageReference) -> WeftError:
+    """``problem`` with its image. A new error, since several callers may get the one of a layer that they share."""
+    message = problem.message.removeprefix(reference.path or "\0").lstrip(": ")  # the reference has the path already
     return type(problem)(
-        f"image {reference}: {problem.message}",
+        f"image {reference}: {message}",
         reason=problem.token,
         field=problem.field,
         hint=problem.hint,
