@@ -66,11 +66,11 @@ def foresee_each(session: Session, new: Sequence[tuple[Target, Object]]) -> dict
     return found
 
 
-def describe_refusal(told: Foreseen, what: str) -> str:
+def describe_refusal(foreseen: Foreseen, what: str) -> str:
     """In one line, why no node would take it; empty if one would."""
-    if not told.refused or told.answer is None:
+    if not foreseen.refused or foreseen.answer is None:
         return ""
-    status = told.answer["status"]
+    status = foreseen.answer["status"]
     return f"{what} fits on no node now: {status.get('reason') or 'refused'}: {status.get('message') or ''}".rstrip(
         ": "
     )

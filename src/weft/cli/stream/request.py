@@ -29,9 +29,7 @@ def exchange(
             except OSError as problem:
                 raise Unavailable(f"the connection was lost: {problem.strerror or problem}") from None
             if not data:
-                raise Unavailable(
-                    "the connection was lost before the end", hint="the invocation may have run all the same"
-                )
+                raise Unavailable("the connection was lost before the end", hint="the invocation may have run")
             for frame in decoder.feed(data):
                 if frame.type == FrameType.DATA_OUT:
                     answer += frame.payload

@@ -80,7 +80,7 @@ def _check_machine() -> Iterator[Finding]:
         remedy = f"make install, or apt-get install {' '.join(missing.values())}"
         yield Finding("programs", "note", f"missing: {', '.join(missing)} (needed where guests run)", remedy)
     else:
-        yield Finding("programs", "ok", f"{_qemu_version()} and what else guests need")
+        yield Finding("programs", "ok", f"{_qemu_version()} and the other programs that guests need")
     yield _check_kvm()
 
 

@@ -127,7 +127,7 @@ def _add_present(session: Session, target: Target, node: str) -> None:
     try:
         answered = ask(session, "recommendation", {"workload": target.what, "nodes": [node]})
     except WeftError as problem:
-        session.say(f"the state now is unknown: {problem.message}")
+        session.say(f"the scheduler can't be asked now: {problem.message}")
         return
     if answered["status"]["phase"] != "Failed":
         print(explain_node(answered, target.what, node))

@@ -194,9 +194,9 @@ def _endpoint(session: Session, kind: Kind | None, words: tuple[str, ...]) -> in
     return _print(session, {"url": endpoint.url, "region": endpoint.region, "variables": variables}, endpoint.url)
 
 
-def _print(session: Session, told: dict[str, object], line: object) -> int:
+def _print(session: Session, shown: dict[str, object], line: object) -> int:
     if session.is_document:
-        print_data(session, told)
+        print_data(session, shown)
     else:
         print(line)
     return 0
@@ -222,26 +222,26 @@ def _metrics(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int
     return 0
 
 
-def describe_metrics(told: dict[str, Any], now: float) -> list[str]:
+def describe_metrics(figures: dict[str, Any], now: float) -> list[str]:
     """The lines for people."""
-    invocations, errors = told["invocations"], sum(told["errors"].values())
+    invocations, errors = figures["invocations"], sum(figures["errors"].values())
     lines = [
-        f"{told['function']}  in the last {format_age(now - told['since'])}",
-        f"  invocations  {invocations}, {told['concurrent']} running now, {told['most_concurrent']} at most",
-        f"  errors       {errors}{_kinds(told['errors'])}",
-        f"  throttled    {told['throttles']}",
-        f"  refused      {sum(told['refused'].values())}{_kinds(told['refused'])}",
-        f"  lost         {told['lost']}",
-        f"  starts       {_list(told['starts']) or 'none'}{_share_cold(told['starts'])}",
-        f"  most memory  {format_bytes(told['most_memory'])}",
+        f"{figures['function']}  in the last {format_age(now - figures['since'])}",
+        f"  invocations  {invocations}, {figures['concurrent']} running now, {figures['most_concurrent']} at most",
+        f"  errors       {errors}{_kinds(figures['errors'])}",
+        f"  throttled    {figures['throttles']}",
+        f"  refused      {sum(figures['refused'].values())}{_kinds(figures['refused'])}",
+        f"  lost         {figures['lost']}",
+        f"  starts       {_list(figures['starts']) or 'none'}{_share_cold(figures['starts'])}",
+        f"  most memory  {format_bytes(figures['most_memory'])}",
     ]
     columns = (Column("MILLISECONDS"), *(Column(title, right=True) for title in ("MEAN", "P50", "P90", "P99", "MOST")))
     rows = [
-        [words, *(f"{told[name][part]:.1f}" for part in ("mean", "p50", "p90", "p99", "most"))]
+        [words, *(f"{figures[name][part]:.1f}" for part in ("mean", "p50", "p90", "p99", "most"))]
         for name, words in _TIMES
     ]
     lines += ["", draw_table(columns, rows)]
-    if told["instances"]:
+    if figures["instances"]:
         columns = (
             Column("NODE"),
             *(Column(title, right=True) for title in ("RUNNING", "IDLE", "READY")),
@@ -253,7 +253,7 @@ def describe_metrics(told: dict[str, Any], now: float) -> list[str]:
                 *(str(there[part]) for part in ("busy", "idle", "ready")),
                 "yes" if there["prepared"] else "no",
             ]
-            for there in told["instances"]
+            for there in figures["instances"]
         ]
         lines += ["", draw_table(columns, rows)]
     return lines

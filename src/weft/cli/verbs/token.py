@@ -76,7 +76,7 @@ def _run(session: Session, kind: Kind, words: tuple[str, ...], join: bool, serve
     if access_key:
         print(f"AWS_ACCESS_KEY_ID={made['spec']['key_id']}\nAWS_SECRET_ACCESS_KEY={made['secret']}")
         session.say(f"the secret is shown only once; it signs calls in project {made['spec']['project']}")
-        session.say("weft function endpoint -o env prints the endpoint, as variables")
+        session.say("weft function endpoint -o env prints the endpoint as variables")
         return
     if not join:
         print(made["secret"])

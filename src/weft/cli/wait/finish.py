@@ -62,10 +62,10 @@ def plan_wait(obj: Object, target: Target, verb: str, before: Object | None = No
     return Wait(target, goal, obj.get("uid", ""), obj.get("project")) if goal else None
 
 
-def finish_one(session: Session, target: Target, obj: Object, verb: str, told: str = "") -> int:
+def finish_one(session: Session, target: Target, obj: Object, verb: str, line: str = "") -> int:
     """``finish`` for one object, with the wait that ``verb`` has."""
     wait = plan_wait(obj, target, verb)
-    return finish(session, [Done(target, obj, verb, told)], [wait] if wait else [])
+    return finish(session, [Done(target, obj, verb, line)], [wait] if wait else [])
 
 
 def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait]) -> int:

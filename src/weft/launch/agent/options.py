@@ -97,7 +97,7 @@ def parse_agent(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--functions",
         choices=("auto", "none"),
-        help="run functions in all ways that work here (auto), or none (default: auto)",
+        help="isolations of functions to offer: all that work here (auto), or none (default: auto)",
     )
     parser.add_argument("--network", choices=sorted(NETWORKS), default="bridge")
     parser.add_argument("--volume", choices=sorted(VOLUMES), default="directory")

@@ -100,4 +100,4 @@ async def keep_function_api(places: Sequence[str], state: Path, functions: Gatew
 
 def _report_end(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception() is not None:
-        log.error("events are no longer run", exc_info=task.exception())
+        log.error("asynchronous invocations are not delivered any more", exc_info=task.exception())

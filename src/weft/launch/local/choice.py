@@ -75,7 +75,8 @@ def choose_topology(
     elif kata is not None and set(kata) != set(topology.kata):
         have = " ".join(topology.kata) or "no node"
         raise InUse(
-            f"this cluster leaves machines to Kata on {have}", hint=f"make down, then make up KATA={' '.join(kata)}"
+            f"this cluster runs isolated containers with Kata on {have}",
+            hint=f"make down, then make up KATA={' '.join(kata)}",
         )
     elif conflicts := find_conflicts(topology, inspect_taken()):
         raise InUse("; ".join(conflicts), hint="make down, then make up, which chooses another")

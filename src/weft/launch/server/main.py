@@ -42,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--store",
         metavar="URL",
         help="where objects are kept: sqlite or etcd (in the state folder), or etcd://HOST:PORT[,HOST:PORT…]"
-        " (default: as last time, at first sqlite)",
+        " (default: as before; sqlite for a new server)",
     )
     parser.add_argument(
         "--listen",

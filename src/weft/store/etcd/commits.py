@@ -97,7 +97,7 @@ class Commits:
                 if not found.kvs or found.kvs[0].mod_revision <= known:
                     return None
                 if found.kvs[0].value != write.value:
-                    raise StoreUnavailable(f"etcd is full, and whether {write.key} was written can't be told")
+                    raise StoreUnavailable(f"etcd is full; it is unknown whether {write.key} was written")
                 return int(found.kvs[0].mod_revision)
             if found.kvs:
                 return None

@@ -239,14 +239,14 @@ class EtcdStore:
                     await self._begin()
                 await self._follow()
             except Compacted as problem:
-                _log.warning("what watchers wait for is forgotten, they begin again: %s", problem.message)
+                _log.warning("the watch's position is gone; watchers restart: %s", problem.message)
                 self._lost = True
             except StoreUnavailable as problem:
                 _log.warning("watching again: %s", problem.message)
                 await self._clock.sleep(_RESUME_SECONDS)
             except Exception:
                 # Silence would look like quiet to every watcher.
-                _log.exception("the watch of etcd failed in a way nobody foresaw; watchers begin again")
+                _log.exception("the etcd watch failed unexpectedly; watchers restart")
                 self._lost = True
                 await self._clock.sleep(_RESUME_SECONDS)
 

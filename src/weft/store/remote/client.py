@@ -148,7 +148,7 @@ class RemoteStore:
             link = await self._connected()
         answer = await link.ask(make_call(link.make_id()))
         if not isinstance(answer, expected):
-            raise StoreUnavailable(f"the store at {self._path} gave an answer that does not fit the call")
+            raise StoreUnavailable(f"the store at {self._path} sent an answer of the wrong type")
         return answer
 
     async def _connected(self) -> _Link:

@@ -227,7 +227,7 @@ class _Window:
 
 
 def _unforeseen(problem: Exception) -> WeftError:
-    _log.error("a call of the store failed in a way nobody foresaw", exc_info=problem)
+    _log.error("a store call failed unexpectedly", exc_info=problem)
     return WeftError(f"the store's server failed: {type(problem).__name__}: {problem}")
 
 
