@@ -15,12 +15,14 @@ from typing import Any
 from container_lab import ContainerLab
 from container_labs import open_lab as open_container_lab
 from function_lab import DRIVERS, FunctionLab
+from kata_lab import KataLab
 from tests.conformance.container_contract import output_of, printed, ready, until
 from tests.conformance.sandbox_contract import DISK_BYTES, MIB, PROCESSES, End
 
 from weft.contracts.driver.container import ContainerPlan, HasLog
 from weft.contracts.driver.function import Instance, Recipe, Roots
 from weft.contracts.driver.runtime import GuestFacts
+from weft.contracts.driver.sandbox import CanFreeze
 from weft.drivers.runtime.qemu.function.clone import Clone
 
 MEMORY_BYTES = 96 * MIB
@@ -71,10 +73,10 @@ class RunningContainer:
         return End(None, code - 128, facts.reason == "outOfMemory") if code > 128 else End(code)
 
     async def freeze(self) -> None:
-        raise NotImplementedError
+        await self._lab.driver.freeze(self.plan.id)
 
     async def resume(self) -> None:
-        raise NotImplementedError
+        await self._lab.driver.resume(self.plan.id)
 
     async def stop(self, grace_seconds: float = 0.0) -> None:
         await self._lab.driver.stop(self.plan.id, grace_seconds=grace_seconds)
@@ -96,8 +98,9 @@ class RunningContainer:
 class ContainerSandboxes:
     def __init__(self, lab: ContainerLab) -> None:
         self.lab = lab
-        self.freezes = False
         self.driver: Any = lab.driver()
+        self.freezes = isinstance(self.driver, CanFreeze)
+        self.bounds_files = not isinstance(lab, KataLab)  # its machine writes into a folder of the node
 
     async def start(self, name: str, text: str) -> RunningContainer:
         more = {"memory_bytes": MEMORY_BYTES} if self.lab.runtime != "microvm" else {}
@@ -164,7 +167,7 @@ class RunningInstance:
         return self._end
 
     async def freeze(self) -> None:
-        await self._instance.pause()
+        await self._instance.freeze()
 
     async def resume(self) -> None:
         await self._instance.resume()
@@ -202,7 +205,7 @@ class RunningInstance:
 
 
 class InstanceSandboxes:
-    freezes = True
+    freezes = bounds_files = True
 
     def __init__(self, lab: FunctionLab, recipe: Recipe, roots: Roots) -> None:
         self.lab, self._recipe, self._roots = lab, recipe, roots

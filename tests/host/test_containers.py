@@ -327,18 +327,6 @@ async def test_what_it_prints_while_no_agent_runs_is_bounded_by_who_holds_it(
     assert log.stat().st_size <= 1 << 20
 
 
-async def test_one_that_began_without_a_bound_keeps_what_it_wrote(lab: ContainerLab, driver: OciDriver) -> None:
-    plan = lab.plan("older")
-    await driver.start(plan)
-    await output_of(driver, plan, "sh", "-c", "echo kept > /kept")
-    await driver.stop(plan.id, grace_seconds=0)
-    plan = msgspec.structs.replace(plan, disk_bytes=32 << 20)
-    await driver.start(plan)
-    assert (await output_of(driver, plan, "cat", "/kept"))[0] == "kept\n"
-    await driver.stop(plan.id, grace_seconds=0)
-    await driver.remove(plan.id)
-
-
 async def test_a_plan_that_cant_be_started_leaves_nothing(lab: ContainerLab, driver: OciDriver) -> None:
     for number, broken in enumerate(
         (

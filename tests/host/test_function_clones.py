@@ -147,7 +147,7 @@ def bad_recipe(lab: FunctionLab) -> Recipe:
 
 async def prepare(lab: FunctionLab, recipe: Recipe) -> None:
     async with asyncio.timeout(PATIENCE):
-        await driver_of(lab).capture(recipe, await lab.parts.ensure(recipe, lambda word: None))
+        await driver_of(lab).prepare(recipe, await lab.parts.ensure(recipe, lambda word: None))
 
 
 async def say(lab: FunctionLab, recipe: Recipe, event: Any = None) -> Any:

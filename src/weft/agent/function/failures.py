@@ -6,7 +6,8 @@ import signal
 
 import msgspec
 
-from weft.contracts.driver.function import Ended, Recipe
+from weft.contracts.driver.function import Recipe
+from weft.contracts.driver.sandbox import Ended
 from weft.objects.errors import WeftError
 
 TIMED_OUT, OUT_OF_MEMORY, EXITED = "Function.TimedOut", "Function.OutOfMemory", "Runtime.ExitError"

@@ -124,7 +124,7 @@ class Instances:
         if recipe.is_open:
             self._spawn(self.ahead.look_up(request, recipe))
         elif isinstance(driver, HasTemplates):
-            self._spawn(self.ahead.capture(driver, request, recipe))
+            self._spawn(self.ahead.prepare(driver, request, recipe))
         elif (lack := self._begin(recipe, None, request)) is not None:
             self._tell(Refused(request, "insufficientResources", lack.message))
 
@@ -345,7 +345,7 @@ class Instances:
         await running.measure()
         member = self.pool.members.get(running.id)
         if member is not None and member.paused:
-            await running.instance.pause()
+            await running.instance.freeze()
             if not member.paused:  # it was local meanwhile
                 await running.instance.resume()
 

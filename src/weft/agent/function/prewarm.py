@@ -59,13 +59,13 @@ class Prewarmer:
             return
         self._tell(Prepared(request, True, seconds=self._clock.elapsed() - began, image=image))
 
-    async def capture(self, driver: HasTemplates, request: str, recipe: Recipe) -> None:
+    async def prepare(self, driver: HasTemplates, request: str, recipe: Recipe) -> None:
         """Make the template; how that went is told as ``Prepared``."""
         began = self._clock.elapsed()
         try:
             roots = await self._parts.ensure(recipe, lambda word: self.record_progress(request, word))
             self._tell(Prepared(request, False, message="template"))
-            await driver.capture(recipe, roots)
+            await driver.prepare(recipe, roots)
         except WeftError as problem:
             told = fail_with(problem).message if is_own_fault(problem) else problem.message
             self._tell(Prepared(request, True, problem.token, told, self._clock.elapsed() - began))

@@ -84,8 +84,8 @@ class ContainerPlan(msgspec.Struct, frozen=True):
     its own has ``nics`` instead. ``name_servers`` and ``search`` become its resolv.conf. ``capabilities`` are all that it has
     (CAP_…), bounding and effective; none is none. ``user_namespace``: its ids are a range of the node's that no other container
     has, chosen by the driver. ``devices`` are device nodes of this host that it may use. ``terminal``: its stdio is a terminal,
-    which ``HasConsole`` serves. ``disk_bytes`` is how much it may write into its root; 0 of one from before there was a bound, on
-    the node's kernel: all that its node has.
+    which ``HasConsole`` serves. ``disk_bytes`` is how much it may write into its root; 0: all that its
+    node has.
     """
 
     id: str

@@ -14,6 +14,8 @@ from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
+from weft.contracts.driver.sandbox import Sandbox
+
 Isolation = Literal["process", "container", "vm"]
 LATEST = "$LATEST"
 REGION = "weft"  # of ARNs, of what AWS's SDKs sign, and what functions are told of where they run
@@ -77,14 +79,6 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.image) and "@" not in self.image
 
 
-class Ended(msgspec.Struct, frozen=True):
-    """How an instance ended by itself; ``code`` or ``signal``, ``out_of_memory`` if the kernel ended it for that."""
-
-    code: int | None = None
-    signal: int | None = None
-    out_of_memory: bool = False
-
-
 class EgressEndpoint(msgspec.Struct, frozen=True):
     """Where instances reach a network: a network namespace of the node's that has one address in it, at the path ``namespace``.
     What they send leaves with that address, and nothing is opened to them. ``name_server`` answers for the network's names, which
@@ -119,31 +113,14 @@ class Ready(msgspec.Struct, frozen=True):
     memory: int
 
 
-class Instance(Protocol):
-    """One running instance. ``runtime_api`` is a listening stream socket, non-blocking, on which it, and nothing else, calls
-    the Runtime
-    API; whoever started it serves that. ``output`` is a pipe with all that it prints."""
+class Instance(Sandbox, Protocol):
+    """One running instance, which ends at once when it is stopped: nothing in it is asked."""
 
-    id: str
-    runtime_api: socket.socket
-    output: int
-
-    async def wait(self) -> Ended: ...
-
-    async def pause(self) -> None:
-        """It gets no more CPU, and keeps its memory."""
-
-    async def resume(self) -> None:
-        """Undo ``pause``; for a clone this comes with a fresh clock and randomness, before any of its code runs."""
-
-    async def stop(self) -> None:
-        """End it now, with all that it started; nothing of it is left. May be repeated."""
+    runtime_api: socket.socket  # listens, non-blocking: on it this instance, and nothing else, calls the Runtime API
+    output: int  # a pipe with all that it prints
 
     async def flush(self) -> None:
         """All that it has printed by now is in ``output``, unless that takes longer than anybody should wait."""
-
-    async def most_memory(self) -> int:
-        """The most bytes that it ever had; 0 where that can't be told."""
 
 
 class InstanceDriver(Protocol):
@@ -173,7 +150,7 @@ class HasTemplates(Protocol):
     """A driver whose instances are copies of one that has come up. With it ``start`` is quick, and nothing of the function
     runs twice."""
 
-    async def capture(self, recipe: Recipe, roots: Roots) -> None:
+    async def prepare(self, recipe: Recipe, roots: Roots) -> None:
         """Make the template unless it is there: booted, runtime loaded, code imported, the first request held. Raises
         DriverFailed with
         what the runtime said if the code can't be loaded."""

@@ -10,12 +10,11 @@ import subprocess
 from collections.abc import Awaitable, Callable
 
 from weft.contracts.clock import Clock
-from weft.contracts.driver.function import Ended
+from weft.contracts.driver.sandbox import Ended, read_exit
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.namespace_thread import run_in_own_thread
 
 ROUND_SECONDS, PATIENT_ROUNDS = 0.2, 25
-SIGNAL_OFFSET = 128  # how a sandbox tells that a signal ended what ran in it
 
 
 class Started:
@@ -36,7 +35,6 @@ class Started:
         self._group, self._process, self._groups, self._clock = group, process, groups, clock
         self._ended = asyncio.get_running_loop().create_future()
         self._let_go = let_go
-        self._paused = False
         self._stopped = False
         self._most_memory = 0
         self._descriptor: int | None = os.pidfd_open(process.pid)
@@ -45,16 +43,14 @@ class Started:
     async def wait(self) -> Ended:
         return await asyncio.shield(self._ended)
 
-    async def pause(self) -> None:
+    async def freeze(self) -> None:
         self._groups.freeze(self._group, True)
-        self._paused = True
 
     async def resume(self) -> None:
         self._groups.freeze(self._group, False)
-        self._paused = False
 
-    async def stop(self) -> None:
-        """See contracts.function."""
+    async def stop(self, grace_seconds: float = 0.0) -> None:
+        """See contracts.sandbox; nothing in it is asked."""
         if self._stopped:
             return
         self._note()
@@ -124,12 +120,3 @@ async def bring_up(
 
 async def _wait(clear: Callable[[], Awaitable[object]]) -> None:
     await clear()
-
-
-def read_exit(code: int, *, out_of_memory: bool) -> Ended:
-    """Pure. ``code`` as Popen has it: negative for a signal of its own."""
-    if code < 0:
-        return Ended(signal=-code, out_of_memory=out_of_memory)
-    if code > SIGNAL_OFFSET:
-        return Ended(signal=code - SIGNAL_OFFSET, out_of_memory=out_of_memory and code - SIGNAL_OFFSET == 9)
-    return Ended(code=code, out_of_memory=False)

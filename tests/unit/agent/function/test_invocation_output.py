@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 from weft.agent.function.failures import MOST_TYPE, Failure, describe_failure, fail
 from weft.agent.function.instance import RunningInstance
 from weft.contracts.clock import SystemClock
-from weft.contracts.driver.function import Ended, Recipe
+from weft.contracts.driver.function import Recipe
+from weft.contracts.driver.sandbox import Ended
 from weft.protocol.invocations import Answer, Invoke
 
 RECIPE = Recipe(digest="d", function="uid", project="p", name="hello")
@@ -31,7 +32,7 @@ class LateInstance:
         await asyncio.sleep(600)
         return Ended()
 
-    async def pause(self) -> None: ...
+    async def freeze(self) -> None: ...
 
     async def resume(self) -> None: ...
 

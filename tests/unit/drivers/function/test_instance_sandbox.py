@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from weft.contracts.driver.container import User
-from weft.contracts.driver.function import HANDLER, Ended, Recipe, Roots, compose_command, compose_env
-from weft.drivers.function.instance import read_exit
+from weft.contracts.driver.function import HANDLER, Recipe, Roots, compose_command, compose_env
+from weft.contracts.driver.sandbox import Ended, read_exit
 from weft.drivers.function.plan import bound_scratch, plan_instance
 from weft.drivers.function.process.sandbox import FIRST_USER, USERS, choose_user, plan_entry, plan_sandbox
 from weft.drivers.linux.seccomp import Profile

@@ -12,9 +12,10 @@ import signal
 from collections.abc import Callable
 
 from weft.contracts.clock import Clock
-from weft.contracts.driver.container import BEGUN_AFRESH, NEVER_BEGAN, describe_never_began
+from weft.contracts.driver.container import BEGUN_AFRESH, NEVER_BEGAN, OUT_OF_MEMORY, describe_never_began
 from weft.contracts.driver.host import Capacity
 from weft.contracts.driver.runtime import GuestFacts, GuestShape
+from weft.contracts.driver.sandbox import Ended, read_exit
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.processes import host_boot_id
 from weft.drivers.runtime.oci.checkpoint.criu import settle_resuming, wait_for_saver
@@ -26,7 +27,7 @@ from weft.objects.errors import DriverFailed, WeftError
 
 
 class Container:
-    """A container that the driver knows, running or not. Its record has no end as long as that isn't settled."""
+    """A Sandbox that lasts, running or not. Its record has no end as long as that isn't settled."""
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class Container:
         clock: Clock,
         notify: Callable[[], None],
     ) -> None:
+        self.id = record.plan.id
         self.paths, self.record, self.runtime, self.holder = paths, record, runtime, holder
         self._groups, self._capacity, self._clock, self._notify = groups, capacity, clock, notify
         self.ended = asyncio.Event()
@@ -106,8 +108,28 @@ class Container:
         self._watching = asyncio.create_task(self._settle_end())
         await (self.ended.wait() if record.started else self._watching)
 
-    async def stop(self, grace_seconds: float) -> None:
+    async def wait(self) -> Ended:
+        await self.ended.wait()
+        end = self.record.end
+        if end is None or end.exit_code is None:
+            return Ended()
+        return read_exit(end.exit_code, out_of_memory=end.reason == OUT_OF_MEMORY)
+
+    async def freeze(self) -> None:
+        """Raises DriverFailed, Unavailable."""
+        await self.holder.freeze(self, True)
+
+    async def resume(self) -> None:
+        """Raises DriverFailed, Unavailable."""
+        await self.holder.freeze(self, False)
+
+    async def most_memory(self) -> int:
+        return self._groups.most_memory(self.id)
+
+    async def stop(self, grace_seconds: float = 0.0) -> None:
         """Ask it to end, force it after the grace, and return when it has."""
+        if not self.ended.is_set():
+            await self.resume()  # what is frozen hears nothing, and doesn't even die
         if grace_seconds > 0:
             await self.holder.signal(self, read_signal(self.record.plan.process.stop_signal))
             with contextlib.suppress(TimeoutError):

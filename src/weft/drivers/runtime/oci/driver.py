@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import shutil
 from collections.abc import AsyncGenerator, Awaitable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.driver.container import BEGUN_AFRESH, ContainerPlan, LogLine
@@ -22,22 +20,19 @@ from weft.drivers.cgroup.groups import REMOVAL_PAUSE_SECONDS, REMOVAL_TRIES, SHI
 from weft.drivers.linux.processes import host_boot_id
 from weft.drivers.runtime.oci.checkpoint.criu import begin_resuming, drop_saved, is_saved, settle_resuming
 from weft.drivers.runtime.oci.checkpoint.migration import Carrying
-from weft.drivers.runtime.oci.conmon.holder import Conmon
 from weft.drivers.runtime.oci.conmon.logs import read_lines
 from weft.drivers.runtime.oci.container import Container
-from weft.drivers.runtime.oci.holder import CanCheckpoint, Holder
+from weft.drivers.runtime.oci.holder import CanCheckpoint
+from weft.drivers.runtime.oci.holders import Holders
 from weft.drivers.runtime.oci.paths import ContainerPaths
-from weft.drivers.runtime.oci.probe import DRIVER, PROBE, Found, probe_oci
+from weft.drivers.runtime.oci.prepare import check_plan, drop_remains
+from weft.drivers.runtime.oci.probe import DRIVER, Found, probe_oci
 from weft.drivers.runtime.oci.record import ContainerEnd, ContainerRecord, note_begun, read_record, write_record
 from weft.drivers.runtime.oci.resize import adjust_container
-from weft.drivers.runtime.oci.rootfs.overlay import MOST_LAYERS
 from weft.drivers.runtime.oci.runtime import Runtime, read_never_began
 from weft.drivers.runtime.oci.translate import Facts
 from weft.drivers.runtime.oci.user_namespace import choose_first_user
-from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
-
-if TYPE_CHECKING:
-    from weft.drivers.runtime.oci.containerd.engine import Engine
+from weft.objects.errors import DriverFailed, IllegalTransition, NotFound, Unavailable, WeftError
 
 LOG_CHECK_SECONDS = 5.0
 
@@ -56,11 +51,11 @@ class OciDriver:
         self._host, self._wanted, self._containerd = host, runtime, containerd
         if containerd:
             self.name = "containerd"
-        self._engines: dict[str, Engine] = {}
         self._clock = clock or SystemClock()
         self._run = Path(host.run_dir) / "containers"
         self._state = Path(host.state_dir) / "containers"
         self._groups = ControlGroups(host.cgroup)
+        self._holders = Holders(self.engine, self._groups, self._clock, host.node_uid)
         self._known: dict[str, Container] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._finding = asyncio.Lock()
@@ -73,7 +68,7 @@ class OciDriver:
     async def probe(self) -> RuntimeProbe:
         async with self._probing:
             if self._containerd:
-                self._found = await self._engine(self._containerd).probe(self._run, self._wanted, self._found)
+                self._found = await self._holders.engine(self._containerd).probe(self._run, self._wanted, self._found)
             elif self._found is None:
                 self._found = await probe_oci(self._run, self._groups, self._clock, self._wanted)
         return self._found.probe
@@ -122,11 +117,12 @@ class OciDriver:
         return container.facts() if container else GuestFacts(guest_id, "", "", 0, "absent")
 
     async def recover(self) -> list[GuestFacts]:
-        ids = [path.name for path in self._state.glob("*") if path.is_dir()]
-        found = [container for container in await asyncio.gather(*map(self._find, ids)) if container is not None]
+        states = [path for path in self._state.glob("*") if path.is_dir()]
+        finding = asyncio.gather(*(self._find(path.name) for path in states))
+        found = [container for container in await finding if container is not None]
         found += await self._recover_strays({container.record.plan.id for container in found})
         known = {container.record.plan.id for container in found}
-        await asyncio.to_thread(self._drop_remains, set(ids) - known, known)
+        await asyncio.to_thread(drop_remains, states, self._run, self._groups, known)
         if found:
             self._tend()
         return [container.facts() for container in found]
@@ -135,8 +131,8 @@ class OciDriver:
         """What a containerd runs of this node's though its record here is lost."""
         strays = []
         if self._containerd:
-            runtime = await self.runtime_of(self._wanted or "crun")
-            strays = await self._engine(self._containerd).find_strays(runtime, known)
+            runtime = await self._runtime_of(self._wanted or "crun")
+            strays = await self._holders.engine(self._containerd).find_strays(runtime, known)
         for record in strays:
             await asyncio.to_thread(write_record, self._paths(record.plan.id), record)
         return [container for record in strays if (container := await self._find(record.plan.id)) is not None]
@@ -166,14 +162,13 @@ class OciDriver:
             self._tending.cancel()
         await asyncio.gather(*(container.close() for container in self._known.values()))
         self._known.clear()
-        await asyncio.gather(*(engine.close() for engine in self._engines.values()))
-        self._engines.clear()
+        await self._holders.close()
 
     # The optional protocols.
 
     async def adjust(self, plan: ContainerPlan) -> GuestFacts:
         """See contracts.runtime. Raises IllegalTransition for one that doesn't run, InvalidInput, DriverFailed."""
-        facts = await self.facts()
+        facts = await self._read_facts()
         async with self._lock(plan.id):
             container = await self._get(plan.id)
             await container.cleared()
@@ -200,19 +195,20 @@ class OciDriver:
             await container.suspend()
             await container.cleared()
 
+    async def freeze(self, guest_id: str) -> None:
+        await (await self._get_running(guest_id)).freeze()
+
+    async def resume(self, guest_id: str) -> None:
+        await (await self._get_running(guest_id)).resume()
+
     async def exec(self, guest_id: str, request: ExecRequest, mark: SessionMark | None = None) -> ExecSession:
         """``mark`` is of no use here: a command ends with the agent."""
-        facts = await self.facts()
-        container = await self._get(guest_id)
-        if not container.running:
-            name = container.record.plan.name
-            raise Unavailable(f"container/{name} is not running", hint=f"weft container start {name}")
+        facts = await self._read_facts()
+        container = await self._get_running(guest_id)
         return await container.holder.exec(container, facts, request)
 
     async def stats(self, guest_id: str, *, disks: bool = True) -> GuestStats:
-        container = await self._get(guest_id)
-        if not container.running:
-            raise Unavailable(f"container/{container.record.plan.name} is not running")
+        container = await self._get_running(guest_id)
         return await container.holder.stats(container, disks=disks)
 
     async def read_log(self, guest_id: str, *, tail: int = -1, follow: bool = False) -> AsyncGenerator[LogLine, None]:
@@ -238,7 +234,7 @@ class OciDriver:
             )
         return self._found.runtime, self._found.facts
 
-    async def facts(self) -> Facts:
+    async def _read_facts(self) -> Facts:
         """What a container here is started and changed with. Raises DriverFailed."""
         return (await self._working())[1]
 
@@ -341,29 +337,10 @@ class OciDriver:
 
     def _add(self, record: ContainerRecord, runtime: Runtime) -> Container:
         paths = self._paths(record.plan.id)
-        container = Container(
-            paths, record, runtime, self._hold(record, runtime), self._groups, self._host.capacity, self._clock, self._notify
-        )  # fmt: skip
+        holder, capacity = self._holders.find(record, runtime), self._host.capacity
+        container = Container(paths, record, runtime, holder, self._groups, capacity, self._clock, self._notify)
         self._known[record.plan.id] = container
         return container
-
-    def _hold(self, record: ContainerRecord, runtime: Runtime) -> Holder[Container]:
-        if not record.held_by:
-            return Conmon(runtime, self._groups, self._clock)
-        return self._engine(record.held_by).hold(runtime)
-
-    def _engine(self, address: str) -> Engine:
-        """Raises DriverFailed where what it takes isn't installed."""
-        if address not in self._engines:
-            try:
-                made = importlib.import_module(self.engine).Engine
-            except ImportError as missing:
-                raise DriverFailed(
-                    f"containerd needs the Python package {missing.name}: pip install 'weft[containerd]'",
-                    details={"step": "probe"},
-                ) from missing
-            self._engines[address] = made(address, self._groups, self._clock, self._host.node_uid)
-        return self._engines[address]
 
     async def _find(self, guest_id: str) -> Container | None:
         """The container, from memory or from what is written down of it (then it is adopted)."""
@@ -373,12 +350,12 @@ class OciDriver:
             record = read_record(self._paths(guest_id))
             if record is None:
                 return None
-            runtime = await self.runtime_of(record.runtime)
+            runtime = await self._runtime_of(record.runtime)
             container = self._add(record, runtime)
             await container.adopt()
             return container
 
-    async def runtime_of(self, name: str) -> Runtime:
+    async def _runtime_of(self, name: str) -> Runtime:
         """The one that made it, whichever is the node's today."""
         await self.probe()
         found = self._found.runtime if self._found else None
@@ -393,17 +370,12 @@ class OciDriver:
             raise NotFound(f"this node has no container {guest_id}")
         return container
 
-    def _drop_remains(self, states: set[str], known: set[str]) -> None:
-        """Of removals that were cut off: state folders without a record, run folders without one that nothing is in."""
-        for name in states:
-            shutil.rmtree(self._state / name, ignore_errors=True)
-        for folder in self._run.glob("*/rootfs"):
-            name = folder.parent.name
-            if name.startswith(PROBE):
-                self._groups.kill(name)
-            if name not in known and not self._groups.processes(name):
-                shutil.rmtree(folder.parent, ignore_errors=True)
-                self._groups.remove(name)
+    async def _get_running(self, guest_id: str) -> Container:
+        container = await self._get(guest_id)
+        if not container.running:
+            name = container.record.plan.name
+            raise Unavailable(f"container/{name} is not running", hint=f"weft container start {name}")
+        return container
 
     def _paths(self, guest_id: str) -> ContainerPaths:
         return ContainerPaths(run=self._run / guest_id, state=self._state / guest_id)
@@ -425,23 +397,3 @@ class OciDriver:
                 if container.running:
                     with contextlib.suppress(OSError):
                         container.holder.turn_log(container)
-
-
-def check_plan(plan: ContainerPlan, facts: Facts) -> None:
-    """Raises InvalidInput for what can't be had on this node."""
-    if not plan.layers or len(plan.layers) > MOST_LAYERS:
-        raise InvalidInput(
-            f"container/{plan.name}: its image has {len(plan.layers)} layers, which is too many", field="image"
-        )
-    if not plan.process.argv:
-        raise InvalidInput(
-            f"container/{plan.name}: its image names no command to run", field="command",
-            hint="set spec.command",
-        )  # fmt: skip
-    if plan.terminal:
-        raise InvalidInput(f"container/{plan.name}: this runtime gives containers no terminal", field="terminal")
-    if plan.user_namespace and not facts.users[1]:
-        raise InvalidInput(
-            f"container/{plan.name}: this node can't give it a user namespace of its own", field="user_namespace",
-            hint="place it on a node that has the capability user-namespace",
-        )  # fmt: skip

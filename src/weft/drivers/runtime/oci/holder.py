@@ -32,6 +32,9 @@ class Holder(Protocol[C]):
     async def signal(self, container: C, number: int) -> None:
         """To its first process; one that has ended is fine. Raises DriverFailed, Unavailable."""
 
+    async def freeze(self, container: C, frozen: bool) -> None:
+        """It gets no more CPU, or again; one that has ended is fine. Raises DriverFailed, Unavailable."""
+
     async def ran_out_of_memory(self, container: C, exit_code: int | None) -> bool:
         """Whether the kernel has killed a process of it, which has ended with that, for want of memory."""
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+import shutil
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from weft.contracts.driver.container import ContainerPlan
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.processes import ProcessId
 from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.paths import ContainerPaths
+from weft.drivers.runtime.oci.probe import PROBE
 from weft.drivers.runtime.oci.record import ContainerRecord
-from weft.drivers.runtime.oci.rootfs.overlay import make_folders
-from weft.drivers.runtime.oci.rootfs.writable_layer import has_disk
+from weft.drivers.runtime.oci.rootfs.overlay import MOST_LAYERS, make_folders
 from weft.drivers.runtime.oci.translate import Facts, Users, inspect_devices, plan_files, translate_container
 from weft.drivers.runtime.oci.user_namespace import belongs_to, open_mapping_aside
 from weft.objects.errors import DriverFailed, InvalidInput, WeftError
@@ -56,7 +59,7 @@ def _find_users(record: ContainerRecord, mapping: int | None) -> Users | None:
 def write_files(container: Container) -> None:
     """Its folders, and what stands in its /etc by name."""
     paths = container.paths
-    make_folders(paths, disk=has_disk(container.record.plan, paths))
+    make_folders(paths, disk=bool(container.record.plan.disk_bytes))
     for name, text in plan_files(container.record.plan).items():
         (paths.files / name).write_text(text)
         (paths.files / name).chmod(0o644)
@@ -84,3 +87,37 @@ async def make_ready(container: Container, who: str) -> AsyncIterator[int | None
 
 def failed(container: Container, what: str) -> DriverFailed:
     return DriverFailed(f"container/{container.record.plan.name}: {what}", details={"step": "launch"})
+
+
+def check_plan(plan: ContainerPlan, facts: Facts) -> None:
+    """Raises InvalidInput for what can't be had on this node."""
+    if not plan.layers or len(plan.layers) > MOST_LAYERS:
+        raise InvalidInput(
+            f"container/{plan.name}: its image has {len(plan.layers)} layers, which is too many", field="image"
+        )
+    if not plan.process.argv:
+        raise InvalidInput(
+            f"container/{plan.name}: its image names no command to run", field="command",
+            hint="set spec.command",
+        )  # fmt: skip
+    if plan.terminal:
+        raise InvalidInput(f"container/{plan.name}: this runtime gives containers no terminal", field="terminal")
+    if plan.user_namespace and not facts.users[1]:
+        raise InvalidInput(
+            f"container/{plan.name}: this node can't give it a user namespace of its own", field="user_namespace",
+            hint="place it on a node that has the capability user-namespace",
+        )  # fmt: skip
+
+
+def drop_remains(states: Collection[Path], run: Path, groups: ControlGroups, known: Collection[str]) -> None:
+    """Of removals that were cut off: state folders and run folders of no known container that nothing is in."""
+    for folder in states:
+        if folder.name not in known:
+            shutil.rmtree(folder, ignore_errors=True)
+    for folder in run.glob("*/rootfs"):
+        name = folder.parent.name
+        if name.startswith(PROBE):
+            groups.kill(name)
+        if name not in known and not groups.processes(name):
+            shutil.rmtree(folder.parent, ignore_errors=True)
+            groups.remove(name)

@@ -48,6 +48,9 @@ class NodeProcess:
         finally:
             os.close(descriptor)
 
+    async def freeze(self, container: Container, frozen: bool) -> None:
+        self._groups.freeze(container.id, frozen)
+
     async def ran_out_of_memory(self, container: Container, exit_code: int | None) -> bool:
         return self._groups.out_of_memory_kills(container.record.plan.id) > 0
 

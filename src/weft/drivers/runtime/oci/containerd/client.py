@@ -40,6 +40,8 @@ _CALLS = {  # path → what is said, what is answered
     "tasks.v1.Tasks/Delete": ("ProcessName", "Empty"),
     "tasks.v1.Tasks/DeleteProcess": ("ProcessName", "Empty"),
     "tasks.v1.Tasks/Wait": ("ProcessName", "WaitResponse"),
+    "tasks.v1.Tasks/Pause": ("ProcessName", "Empty"),
+    "tasks.v1.Tasks/Resume": ("ProcessName", "Empty"),
     "tasks.v1.Tasks/Kill": ("KillRequest", "Empty"),
     "tasks.v1.Tasks/Exec": ("ExecProcessRequest", "Empty"),
     "tasks.v1.Tasks/ResizePty": ("ResizePtyRequest", "Empty"),

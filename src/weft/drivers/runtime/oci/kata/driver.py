@@ -51,10 +51,10 @@ class KataDriver(OciDriver):
     async def adjust(self, plan: ContainerPlan) -> GuestFacts:
         return await super().adjust(_without_users(plan))
 
-    async def facts(self) -> Facts:
+    async def _read_facts(self) -> Facts:
         return look_around_for_machines(self._groups)
 
-    async def runtime_of(self, name: str) -> Runtime:
+    async def _runtime_of(self, name: str) -> Runtime:
         return Runtime(name, self._run / "runtime")
 
 

@@ -117,6 +117,11 @@ class Kata(Tasks):
         except NotFound:
             return
 
+    async def freeze(self, container: Container, frozen: bool) -> None:
+        with contextlib.suppress(NotFound):
+            if ((await self.inspect(container.id)).status in (PAUSED, PAUSING)) is not frozen:
+                await self._client.call(f"tasks.v1.Tasks/{'Pause' if frozen else 'Resume'}", container_id=container.id)
+
     async def exit_code(self, container: Container) -> int | None:
         """What it had of the node is given back before its end is told, or its next run would find its volumes in use; what that
         needs of containerd is written down first."""

@@ -1,5 +1,5 @@
-"""What a container writes into its root: a raw file with a file system of its own, as large as its plan says. One from before there
-was a size has a folder of its node's instead.
+"""What a container writes into its root: a raw file with a file system of its own, as large as its plan says. One whose
+plan names no size has a folder of its node's instead.
 
 Two file systems of one size differ in nothing but their ids, which nobody asks for: the first is made by mkfs.ext4, and what that
 wrote into the file is remembered, as a few KB, for those that follow.
@@ -28,14 +28,9 @@ _known: dict[
 ] = {}  # by size: what isn't zero in an empty file system, compressed, and where
 
 
-def has_disk(plan: ContainerPlan, paths: ContainerPaths) -> bool:
-    """Whether what it writes is bounded: one that began without stays so, or what it has written would be gone."""
-    return paths.disk.exists() or bool(plan.disk_bytes and not paths.upper.exists())
-
-
 async def ensure_disk(plan: ContainerPlan, paths: ContainerPaths) -> None:
     """What it writes has its file system, if it is to have one: whole and on disk, or not there. Raises DriverFailed, OSError."""
-    if paths.disk.exists() or not has_disk(plan, paths):
+    if paths.disk.exists() or not plan.disk_bytes:
         return
     pending = paths.disk.with_suffix(".new")
     try:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from weft.contracts.clock import Clock
-from weft.contracts.driver.function import Ended
+from weft.contracts.driver.sandbox import Ended
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.runtime.qemu.function.machine import Qemu
 from weft.drivers.runtime.qemu.function.messages import (
@@ -125,7 +125,7 @@ class Clone:
         await self._ended.wait()
         return self._end or Ended()
 
-    async def pause(self) -> None:
+    async def freeze(self) -> None:
         async with self._turn:
             if self._paused or not self.alive:
                 return
@@ -151,7 +151,7 @@ class Clone:
             self._paused = False
             self._waking = asyncio.create_task(self._insist())
 
-    async def stop(self) -> None:
+    async def stop(self, grace_seconds: float = 0.0) -> None:
         if self._stopping is None:
             self._stopping = asyncio.create_task(self._stop())
         await asyncio.shield(self._stopping)

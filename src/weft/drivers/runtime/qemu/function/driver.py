@@ -78,7 +78,7 @@ class SnapshotInstances:
             await (await self._working()).take_over()
         return ended
 
-    async def capture(self, recipe: Recipe, roots: Roots) -> None:
+    async def prepare(self, recipe: Recipe, roots: Roots) -> None:
         await (await self._working()).ensure(recipe, roots)
 
     async def start(self, id: str, recipe: Recipe, roots: Roots) -> Clone:
