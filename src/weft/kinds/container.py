@@ -309,6 +309,11 @@ def _refit(place: AllocationSpec, spec: ContainerSpec, fields: set[str]) -> None
         place.container = _make(spec)
 
 
+def _bar_checkpoint(place: AllocationSpec) -> str:
+    own_machine = place.container is not None and place.container.isolation == "vm"
+    return "it runs in a machine of its own (isolation vm)" if own_machine else ""
+
+
 WORKLOAD = Workload(
     ask=_ask,
     volumes=_volumes,
@@ -325,6 +330,8 @@ WORKLOAD = Workload(
     refit=_refit,
     runs_once=lambda spec: bool(spec.once),
     gives_way=lambda spec: bool(spec.preemptible),
+    checks_health=lambda spec: spec.health_check is not None,
+    checkpoint_bar=_bar_checkpoint,
 )
 
 CONTAINERS_BY_JOB = Index("containers by job")

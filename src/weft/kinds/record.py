@@ -213,6 +213,9 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     refit: Callable[[Any, Any, set[str]], None]
     runs_once: Callable[[Any], bool] = lambda _: False
     gives_way: Callable[[Any], bool] = lambda _: False
+    checks_health: Callable[[Any], bool] = lambda _: False  # of its spec: the node reports whether it is healthy
+    # Of its allocation: why no node can save it as it runs, for another to continue it; "" if one may. None: this kind isn't saved.
+    checkpoint_bar: Callable[[Any], str] | None = None
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):

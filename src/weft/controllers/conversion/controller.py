@@ -20,9 +20,8 @@ from weft.controllers.conversion.plan import plan_conversion
 from weft.controllers.loop import Plan, has_changed
 from weft.informer.commit import Commit, delete, edit, put, unchanged
 from weft.informer.view import Changed, Item, View
-from weft.informer.workloads import name_of, spec_of
+from weft.informer.workloads import name_of, record_of, spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec, is_at_rest
-from weft.kinds.container import ContainerSpec
 from weft.kinds.conversion import CONVERSIONS_BY_WORKLOAD, ConversionSpec, ConversionStatus, is_under_way, workload_keys
 from weft.kinds.endpoint import ENDPOINTS_BY_WORKLOAD, EndpointSpec, EndpointStatus
 from weft.kinds.image import IMAGE, ImageSpec, ImageStatus
@@ -308,7 +307,7 @@ def _read_side(view: View, item: Item | None) -> WorkloadFacts | None:
         return None
     spec, said = spec_of(item), item.envelope.condition("Healthy")
     healthy = {"True": True, "False": False}.get(said.status) if said is not None else None
-    if isinstance(spec, ContainerSpec) and spec.health_check is not None:
+    if record_of(item).checks_health(spec):
         healthy = healthy is True  # until it is known to be
     allocations = view.find(ALLOCATIONS_BY_WORKLOAD, item.uid)
     place = find_active(allocations)

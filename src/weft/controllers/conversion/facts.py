@@ -8,14 +8,15 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
-from weft.kinds.container import ContainerSpec
 from weft.kinds.conversion import ConversionSpec, ConversionStatus
 from weft.kinds.image import ImageSpec
 from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus
+from weft.kinds.registry import BY_NAME, WORKLOADS
 from weft.objects.lifecycle import Phase
 
 # What only one of two workloads can have at a time, and lies in the way of the other: NICs, ports, volumes, places in groups.
 _SHARED = ("networks", "publish", "affinity_groups", "anti_affinity_groups", "spread")
+_VOLUMES_FIELDS = {BY_NAME[kind].spec: record.volumes_field for kind, record in WORKLOADS.items()}
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -119,7 +120,7 @@ def keep(spec: WorkloadSpec) -> dict[str, Any]:
 
 
 def _given(spec: WorkloadSpec) -> tuple[str, ...]:
-    return (*_SHARED, "mounts" if isinstance(spec, ContainerSpec) else "volumes")
+    return (*_SHARED, _VOLUMES_FIELDS[type(spec)])
 
 
 def end(

@@ -78,7 +78,7 @@ def _stop(facts: Facts) -> Outcome:
             message += f": {old.status.message}"
         return Outcome(status=replace(status, message=message))
     image = next((one for one in facts.images if one.name == status.image), KnownImage(status.image, "", "Failed"))
-    translated = translate(facts, status, old.spec, image)
+    translated = translate(facts, status, old, image)
     if isinstance(translated, str):
         facts = replace(facts, status=replace(status, **why("Failed", "untranslatable", translated)))
         return clear(facts)

@@ -3,9 +3,13 @@ for it. Then the new one is made and the old one stopped. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
 from msgspec.structs import replace
 
-from weft.controllers.conversion.facts import Facts, KnownImage, Outcome, end, strip
+from weft.controllers.conversion.facts import Facts, KnownImage, Outcome, WorkloadFacts, end, strip
 from weft.kinds.container import ContainerSpec
 from weft.kinds.conversion import ConversionStatus
 from weft.kinds.image import OCI, ImageSpec, read_oci
@@ -30,11 +34,11 @@ def prepare(facts: Facts) -> Outcome:
         return end(status, "Failed", "nameTaken", message, now)
     if old.spec.run == "suspend":
         return end(status, "Failed", "suspended", f"{old.what} is suspended; resume or stop it first", now)
-    image = _find_image(facts)
+    image = _way_of(old).find_image(facts, old, old.spec)
     if isinstance(image, Outcome):
         return image
     status = replace(status, image=image.name, digest=image.digest or status.digest)
-    translated = translate(facts, status, old.spec, image)
+    translated = translate(facts, status, old, image)
     if isinstance(translated, str):
         return end(status, "Failed", "untranslatable", translated, now)
     runs = old.spec.run == "run" and not old.spec.hold
@@ -45,7 +49,7 @@ def prepare(facts: Facts) -> Outcome:
         phase="Stopping",
         new_uid=facts.uid,
         was="run" if runs else "stop",
-        left_out=[*translated.left_out, _left_behind(old.spec)],
+        left_out=[*translated.left_out, _way_of(old).left_behind],
         reason="",
         message="",
     )
@@ -68,12 +72,6 @@ def _find_room(facts: Facts, status: ConversionStatus, spec: WorkloadSpec) -> Ou
     return None
 
 
-def _left_behind(spec: WorkloadSpec) -> str:
-    if isinstance(spec, ContainerSpec):
-        return "data outside its volumes is not taken along: the new VM starts from the image"
-    return "the root disk is not taken along: the new container starts from the image"
-
-
 def choose_image(images: tuple[KnownImage, ...], reference: str, digest: str) -> KnownImage | None:
     """An Image of that very container image: of its digest, or where nobody knows that of its name."""
     wanted = read_source(reference)
@@ -88,35 +86,35 @@ def choose_image(images: tuple[KnownImage, ...], reference: str, digest: str) ->
     return None
 
 
-def _find_image(facts: Facts) -> KnownImage | Outcome:
-    """The Image that both stand on, or what is to be done or said as long as there is none."""
-    status, old, now = facts.status, facts.old, facts.now
-    assert old is not None
-    if isinstance(old.spec, VmSpec):
-        name = old.spec.image
-        image = next((one for one in facts.images if one.name == name), None)
-        if image is None or not image.url.startswith(OCI) or not (image.digest or read_oci(image.url).digest):
-            message = f"{old.what} stands on image {name}, which is not made from a container image; only oci:// images can be both"
-            return end(status, "Failed", "notOci", message, now)
-        return image if image.digest else replace(image, digest=read_oci(image.url).digest)
-    assert isinstance(old.spec, ContainerSpec)
-    reference = read_source(old.spec.image)
+def _find_image_of_vm(facts: Facts, old: WorkloadFacts, spec: VmSpec) -> KnownImage | Outcome:
+    """The Image that a VM stands on, if a container can."""
+    name = spec.image
+    image = next((one for one in facts.images if one.name == name), None)
+    if image is None or not image.url.startswith(OCI) or not (image.digest or read_oci(image.url).digest):
+        message = f"{old.what} stands on image {name}, which is not made from a container image; only oci:// images can be both"
+        return end(facts.status, "Failed", "notOci", message, facts.now)
+    return image if image.digest else replace(image, digest=read_oci(image.url).digest)
+
+
+def _find_image_of_container(facts: Facts, old: WorkloadFacts, spec: ContainerSpec) -> KnownImage | Outcome:
+    """The Image of a container's own image, or what to do or to say as long as there isn't one."""
+    status = facts.status
+    reference = read_source(spec.image)
     digest = old.image or reference.digest
     if status.image:
         image = next((one for one in facts.images if one.name == status.image), None)
     else:
-        image = choose_image(facts.images, old.spec.image, digest)
+        image = choose_image(facts.images, spec.image, digest)
     if image is None:
         pinned = reference.place == "registry" and digest
         source = f"{reference.registry}/{reference.name}@{digest}" if pinned else str(reference)
         name = f"{old.what.partition('/')[2][: MAX_NAME - 1 - len(facts.mark)]}-{facts.mark}"
         status = replace(status, image=name, made_image=True, digest=digest, message=f"image {name} is being created")
         return Outcome(
-            status=status, image=(name, ImageSpec(url=f"{OCI}{source}", registry_secret=old.spec.registry_secret))
+            status=status, image=(name, ImageSpec(url=f"{OCI}{source}", registry_secret=spec.registry_secret))
         )
     if image.phase == "Failed":
-        message = f"image {image.name}: {image.message}"
-        outcome = end(status, "Failed", "imageFailed", message, now)
+        outcome = end(status, "Failed", "imageFailed", f"image {image.name}: {image.message}", facts.now)
         outcome.image_goes = status.made_image
         return outcome
     if image.phase != "Available":
@@ -124,22 +122,50 @@ def _find_image(facts: Facts) -> KnownImage | Outcome:
     return image
 
 
-def translate(
-    facts: Facts, status: ConversionStatus, workload_spec: WorkloadSpec, image: KnownImage
-) -> Translated | str:
+def _make_vm(facts: Facts, status: ConversionStatus, old: ContainerSpec, image: KnownImage) -> Translated | str:
+    return to_vm(old, status.image, memory=facts.spec.memory, disk=facts.spec.disk)
+
+
+def _make_container(facts: Facts, status: ConversionStatus, old: VmSpec, image: KnownImage) -> Translated | str:
+    source = read_oci(image.url)
+    named = f"{source.registry}/{source.name}@{status.digest}"
+    if source.place == "held":
+        named = source.name
+        held = next((one for one in facts.images if one.name == named), None)
+        if held is None or held.digest != status.digest:
+            return f"image {named}, which {image.name} was made from, has changed or was deleted; add it again"
+    return to_container(old, named, memory=facts.spec.memory, registry_secret=image.registry_secret)
+
+
+class _Way(msgspec.Struct, frozen=True):
+    """What one kind of workload is converted by."""
+
+    find_image: Callable[[Facts, WorkloadFacts, Any], KnownImage | Outcome]  # given the old one's spec
+    make: Callable[[Facts, ConversionStatus, Any, KnownImage], Translated | str]  # as well
+    left_behind: str  # what people read of it
+
+
+_WAYS = {  # by the old one's kind
+    "vm": _Way(
+        _find_image_of_vm,
+        _make_container,
+        "the root disk is not taken along: the new container starts from the image",
+    ),
+    "container": _Way(
+        _find_image_of_container,
+        _make_vm,
+        "data outside its volumes is not taken along: the new VM starts from the image",
+    ),
+}
+
+
+def _way_of(old: WorkloadFacts) -> _Way:
+    return _WAYS[old.what.partition("/")[0]]
+
+
+def translate(facts: Facts, status: ConversionStatus, old: WorkloadFacts, image: KnownImage) -> Translated | str:
     """What the old one is as the other kind, or why it can't be."""
-    spec = facts.spec
     try:
-        if isinstance(workload_spec, ContainerSpec):
-            return to_vm(workload_spec, status.image, memory=spec.memory, disk=spec.disk)
-        assert isinstance(workload_spec, VmSpec)
-        source = read_oci(image.url)
-        named = f"{source.registry}/{source.name}@{status.digest}"
-        if source.place == "held":
-            named = source.name
-            held = next((one for one in facts.images if one.name == named), None)
-            if held is None or held.digest != status.digest:
-                return f"image {named}, which {image.name} was made from, has changed or was deleted; add it again"
-        return to_container(workload_spec, named, memory=spec.memory, registry_secret=image.registry_secret)
+        return _way_of(old).make(facts, status, old.spec, image)
     except InvalidInput as problem:
         return f"{problem.message}; {problem.hint}" if problem.hint else problem.message

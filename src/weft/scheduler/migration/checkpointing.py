@@ -7,6 +7,7 @@ from typing import Literal
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.migration import MigrationSpec
 from weft.kinds.node import NodeReport
+from weft.kinds.registry import WORKLOADS
 from weft.scheduler.node.facts import CAN, SAVED
 
 NOT_SAVED = "notSaved"
@@ -22,13 +23,16 @@ def find_lack(report: NodeReport) -> str:
     return told[0] if told else "the node has no runtime that can save containers"
 
 
+def has_choice(spec: AllocationSpec) -> bool:
+    """Whether there are two ways for workloads of its kind: VMs are never saved for it."""
+    return WORKLOADS[spec.workload.kind].checkpoint_bar is not None
+
+
 def find_bar(spec: AllocationSpec, report: AllocationReport) -> str:
-    """Why that container could be saved on no node; empty: it could."""
-    if spec.container is None:
-        return "it is not a container"
-    if spec.container.isolation == "vm":
-        return "it runs in a machine of its own (isolation vm)"
-    return "" if report.state == "running" else "it is not running"
+    """Why no node could save that workload; empty: one could."""
+    bar = WORKLOADS[spec.workload.kind].checkpoint_bar
+    why = bar(spec) if bar is not None else f"a {spec.workload.kind} can't be saved"
+    return why or ("" if report.state == "running" else "it is not running")
 
 
 def choose_checkpointing(

@@ -34,6 +34,7 @@ from weft.objects.identity import new_uid
 from weft.scheduler.allocation.bind import SOURCE, Timing, choose_cpu, put_decision, read_gpus
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.explain import Explanation
+from weft.scheduler.migration.checkpointing import has_choice
 from weft.scheduler.migration.history import read_lesson
 from weft.scheduler.migration.target import (
     MigrationCandidate,
@@ -189,8 +190,8 @@ def plan_room(
 
 
 def _tell_saving(view: View, mover: MigrationCandidate, item: Item, node: Item) -> str:
-    is_container = mover.source.spec(AllocationSpec).container is not None
-    return f": {describe_way(view, mover, item.spec(MigrationSpec), node)[1]}" if is_container else ""
+    choice = has_choice(mover.source.spec(AllocationSpec))
+    return f": {describe_way(view, mover, item.spec(MigrationSpec), node)[1]}" if choice else ""
 
 
 def _read(

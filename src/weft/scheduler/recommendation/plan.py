@@ -29,6 +29,7 @@ from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.explain import explain
 from weft.scheduler.gang.explain import explain_places, explain_refusal
 from weft.scheduler.gang.placement import Member, find_places
+from weft.scheduler.migration.checkpointing import has_choice
 from weft.scheduler.migration.target import (
     MigrationCandidate,
     decide,
@@ -135,7 +136,7 @@ def _answer_move(
         verdicts=_told(explanation.verdicts),
         refused_by=explanation.refused_by,
         forecast=told if best else None,
-        notes=_tell_way(view, mover, spec, row, engine) if at.container is not None else [],
+        notes=_tell_way(view, mover, spec, row, engine) if has_choice(at) else [],
     )
 
 

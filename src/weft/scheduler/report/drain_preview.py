@@ -15,6 +15,7 @@ from weft.kinds.node import NODES_BY_UID
 from weft.kinds.report import Leaving, ReportStatus
 from weft.objects.identity import object_key
 from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.migration.checkpointing import has_choice
 from weft.scheduler.migration.target import decide, describe_refusal, describe_way, read_migration_candidate
 from weft.scheduler.table.snapshot import Snapshot
 from weft.scheduler.workload.request import Waiting
@@ -60,7 +61,7 @@ def _find_target(view: View, engine: Engine, place: Item, strategy: str, beside:
     snapshot.put_allocation(key, snapshot.uids[row], candidate.request.amounts, engine.load(candidate.request, row))
     beside.append(key)
     (node,) = view.find(NODES_BY_UID, snapshot.uids[row])
-    saved = spec.container is not None and describe_way(view, mover, workload_spec, node)[0]
+    saved = has_choice(spec) and describe_way(view, mover, workload_spec, node)[0]
     return replace(told, to=snapshot.names[row], mode="saved" if saved else told.mode)
 
 
