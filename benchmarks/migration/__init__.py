@@ -215,7 +215,7 @@ async def foresee(rig: Rig, kept: Kept) -> list[Figure]:
     raw = judge([msgspec.structs.replace(move, plan=_uncorrected(move.plan)) for move in judged])
     return [
         Figure(
-            f"{errors.moves} moves of {kept.guests} different guests: median error of the time foreseen",
+            f"{errors.migrations} migrations of {kept.guests} different guests: median error of the time foreseen",
             f"{errors.duration:.0%}",
             f"{raw.duration:.0%} without learning",
             goal="≤ 15 %",

@@ -56,7 +56,7 @@ RELIES_ON = {
         "publishedport at, recommendation absent | recommendation"
     ),
     "controllers/node/drain_controller.py plan_condition": "node at",
-    "controllers/node/drain_controller.py plan_move": "migration absent",
+    "controllers/node/drain_controller.py plan_migration": "migration absent",
     "controllers/node/drain_controller.py plan_return 1": "migration at",
     "controllers/node/drain_controller.py plan_return 2": "node at",
     "controllers/function/egress_endpoints.py plan_egress_endpoint 1": "endpoint at and goes",
@@ -98,7 +98,9 @@ RELIES_ON = {
     "scheduler/gang/commit.py join": "workload at, node at, allocation absent, endpoint absent, network present | decision",
     "scheduler/migration/plan.py _plan_condition": "migration at",
     "scheduler/migration/plan.py _plan_refusal": "migration at | decision",
-    "scheduler/migration/plan.py plan_room": "migration at, workload at, node at, allocation absent, allocation at | decision",
+    "scheduler/migration/plan.py plan_reservation": (
+        "migration at, workload at, node at, allocation absent, allocation at | decision"
+    ),
     "scheduler/migration/plan.py plan_target": (
         "migration at, workload at, node at, volume at, allocation absent, allocation at, allocation at and goes | decision"
     ),

@@ -2,7 +2,7 @@
 what told of a moment that is past: recommendations and reports, and, later, Migrations and Conversions that have ended.
 
 Deletion takes the former away with their owner, in one commit; this is for what was left over all the same. Never
-allocations: those stand for guests, and only a node's word removes one. Woken by owned objects and by VMs that go.
+allocations: those stand for guests, and only a node's word removes one. Woken by owned objects and by workloads that go.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Runs a controller: collects the objects it should look at, lets it plan, performs the plan.
 
-A controller is one wish of the fabric: ``route`` says which of its objects a change concerns, ``plan`` turns the view into
+A controller pursues one goal of the fabric: ``route`` says which of its objects a change concerns, ``plan`` turns the view into
 commits. The loop plans a batch from one revision, commits all of it at once, waits until the view shows it, and takes the
 next; so a plan never acts on a state it has itself made old. What fails is planned again from what is true then.
 """

@@ -22,7 +22,7 @@ _TURNS = 3  # of the loop, until what is given to a term has left
 
 
 class Batch:
-    """Decisions on the VMs with these ``keys``. ``assumed`` are keys of allocations that they make, ``resized`` of those
+    """Decisions on the workloads with these ``keys``. ``assumed`` are keys of allocations that they make, ``resized`` of those
     that they change, ``reserved`` are addresses of endpoints that they make, and ``attached`` has, by uid of the volume,
     which workload got it."""
 
@@ -62,11 +62,11 @@ class PendingBatches:
         return len(self._sent)
 
     def holds(self, keys: Iterable[str]) -> bool:
-        """Whether one of these VMs is decided on in a batch that is under way."""
+        """Whether one of these workloads is decided on in a batch that is under way."""
         return any(key in batch.keys for batch, _, _ in self._sent for key in keys)
 
     def attached(self, volume_uid: str) -> Item | None:
-        """The VM that got this volume in a batch that is under way."""
+        """The workload that got this volume in a batch that is under way."""
         return next(
             (workload for batch, _, _ in self._sent if (workload := batch.attached.get(volume_uid)) is not None), None
         )

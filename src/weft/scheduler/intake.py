@@ -1,6 +1,6 @@
-"""What comes in: every change, counted in the snapshot, and the VMs it may let be placed put into the queue.
+"""What comes in: every change, counted in the snapshot, and the workloads it may let be placed put into the queue.
 
-Reads the changes of VMs, nodes, allocations, images, volumes, constraints, policies and questions; writes nothing but
+Reads the changes of workloads, nodes, allocations, images, volumes, constraints, policies and questions; writes nothing but
 these notes. The loop takes from the queue, and decides.
 """
 
@@ -33,7 +33,7 @@ from weft.kinds.parts.workload import (
 )
 from weft.kinds.registry import WORKLOADS, is_workload
 from weft.objects.identity import object_key
-from weft.scheduler.allocation.bind import has_moved_from
+from weft.scheduler.allocation.bind import has_migrated_from
 from weft.scheduler.allocation.count import count_allocation, count_orphans
 from weft.scheduler.allocation.preempt import may_preempt
 from weft.scheduler.constraint.affinity import depends_on
@@ -55,16 +55,16 @@ HEARD = (*KINDS, "image", "network", "constraint", "project", "volume")
 
 
 class Intake:
-    """``wake`` rings whenever there is something to do: VMs in ``queue``, open ``questions``, or counts that are due."""
+    """``wake`` rings whenever there is something to do: workloads in ``queue``, open ``questions``, or counts that are due."""
 
     def __init__(self, term: LeaderLease, engine: Engine, own: OwnPolicies) -> None:
         self.queue = Queue()
         self.questions = Questions()
-        self.moves = MigrationQueue()
+        self.migrations = MigrationQueue()
         self.wake = Wake(term.clock)
         self.silent: list[str] = []  # nodes that haven't said, after a restore, what runs there
-        self.cramped: set[str] = set()  # keys of VMs that wait for room to grow where they run
-        self.unruled: set[str] = set()  # keys of VMs that wait for a placement policy
+        self.cramped: set[str] = set()  # keys of workloads that wait for capacity to grow where they run
+        self.unruled: set[str] = set()  # keys of workloads that wait for a placement policy
         self.addresses = AddressBook()
         self.unaddressed: set[str] = set()  # keys of workloads that wait for an address
         self._term = term
@@ -73,15 +73,15 @@ class Intake:
         self._snapshot = engine.snapshot
         self._own = own
         self._suspects: dict[str, Item] = {}  # nodes that may be silent
-        self._due: dict[str, Item] = {}  # VMs that the changes in hand concern
+        self._due: dict[str, Item] = {}  # workloads that the changes in hand concern
         self._counts_due = True  # of nodes that meet each Constraint
-        self._nodes_moved = False  # since verdicts were last refreshed
+        self._nodes_changed = False  # since verdicts were last refreshed
         self._refresh_at = 0.0
         self._addresses_freed = False  # since those that wait for one were offered
         self._retry_addresses_at = 0.0
 
     def notice(self, changes: Sequence[Changed]) -> None:
-        """Bring the snapshot up to date, and queue the VMs that these changes may let be placed."""
+        """Bring the snapshot up to date, and queue the workloads that these changes may let be placed."""
         for change in changes:
             match change.kind:
                 case "allocation":
@@ -111,7 +111,7 @@ class Intake:
                 case "volume":
                     self._offer_all(self._view.find(WORKLOADS_BY_VOLUME, change.key))
                 case "migration":
-                    self.moves.notice(self._view, change)
+                    self.migrations.notice(self._view, change)
                     self.wake.ring()
                 case "recommendation" | "report":
                     self.questions.notice(change)
@@ -132,7 +132,7 @@ class Intake:
         if workload is None or workload.deleting:
             self.queue.forget(change.key)
             self._offer_gang(change.item)
-        elif _has_changed(change, _wish_of):
+        elif _has_changed(change, _spec_state):
             self._due[workload.key] = workload
             self._offer_gang(workload)
         if change.old is not None and _has_changed(change, lambda item: item.status(WorkloadStatus).conversion):
@@ -148,7 +148,7 @@ class Intake:
 
     def _notice_allocation(self, change: Changed) -> None:
         self.count(change.key, change.new)
-        self.moves.notice(self._view, change)
+        self.migrations.notice(self._view, change)
         if _has_changed(change, _stand_of):
             for workload in self._view.find(WORKLOADS_BY_UID, change.item.spec(AllocationSpec).workload.uid):
                 self._due[workload.key] = workload
@@ -181,12 +181,12 @@ class Intake:
                 self.unaddressed = self.offer_keys(self.unaddressed)
             else:
                 patience = wait if patience is None else min(patience, wait)
-        if not self._nodes_moved:
+        if not self._nodes_changed:
             return patience
         wait = self._refresh_at - self._term.clock.elapsed()
         if wait > 0:
             return wait if patience is None else min(wait, patience)
-        self._nodes_moved = False
+        self._nodes_changed = False
         self._counts_due = True
         self._refresh_at = self._term.clock.elapsed() + REFRESH_EVERY_SECONDS
         for request in self.queue.asleep():
@@ -196,14 +196,14 @@ class Intake:
         return patience
 
     def offer_keys(self, keys: set[str]) -> set[str]:
-        """Queue the VMs of ``keys``; returns those left: none."""
+        """Queue the workloads of ``keys``; returns those left: none."""
         if keys:
             self._offer_all(workload for key in sorted(keys) if (workload := self._view.get(key)) is not None)
             self.wake.ring()
         return set()
 
     def _hear(self) -> None:
-        """Offer all VMs again once no node is waited for any more."""
+        """Offer all workloads again once no node is waited for any more."""
         if self.silent and not self._find_silent():
             self.silent = []
             self._offer_all(list_workloads(self._view))
@@ -221,7 +221,7 @@ class Intake:
         if not _has_changed(change, _stand_of_node):
             return self._hear()
         if _has_changed(change, read_node):
-            self._nodes_moved = True
+            self._nodes_changed = True
             self.wake.ring()
         if change.new is None:
             self._snapshot.drop_node(change.item.uid)
@@ -243,12 +243,12 @@ class Intake:
         self._hear()
 
     def _offer(self, workload: Item) -> None:
-        """Queue a VM if there is something to decide or to say about it."""
+        """Queue a workload if there is something to decide or to say about it."""
         placed, spec = workload.envelope.condition("Placed"), spec_of(workload)
         said = placed is not None and placed.status == "True"
         allocations = self._view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid)
         to_do = any(not said or needs_resize(item, spec) or is_regrouped(item, workload) for item in allocations)
-        if to_do or has_moved_from(workload, allocations) or wants_place(self._view, workload):
+        if to_do or has_migrated_from(workload, allocations) or wants_place(self._view, workload):
             self.queue.offer(workload.key)
         else:
             self.queue.forget(workload.key)
@@ -276,7 +276,7 @@ class Intake:
                             self.queue.wake(request)
                     if may_preempt(request) and any(self._view.count(PREEMPTIBLE, uid) for uid in uids):
                         self.queue.wake(request)
-        groups = snapshot.groups.take_moved()
+        groups = snapshot.groups.take_changed()
         if groups:
             for request in self.queue.asleep():
                 if depends_on(request, groups):
@@ -291,7 +291,7 @@ def _has_changed(change: Changed, read: Callable[[Item], object]) -> bool:
 
 
 def needs_resize(allocation: Item, workload_spec: WorkloadSpec) -> bool:
-    """Whether the place gives its VM other amounts than it asks for by now."""
+    """Whether the place gives its workload other amounts than it asks for by now."""
     spec = allocation.spec(AllocationSpec)
     return spec.move is None and bool(find_fit(spec, workload_spec, allocation.report(AllocationReport)))
 
@@ -302,7 +302,7 @@ def _stand_of(allocation: Item) -> object:
 
 
 def is_regrouped(allocation: Item, workload: Item) -> bool:
-    """Whether its VM is of other groups by now."""
+    """Whether its workload is of other groups by now."""
     spec = allocation.spec(AllocationSpec)
     return spec.move is None and spec.memberships != read_memberships(workload)
 
@@ -313,8 +313,8 @@ def _stand_of_node(node: Item) -> object:
     return (node.uid, bytes(of.spec), bytes(of.report), of.labels, node.status(NodeStatus).phase, node.deleting)
 
 
-def _wish_of(workload: Item) -> object:
-    """What of a VM bears on its placement."""
+def _spec_state(workload: Item) -> object:
+    """What of a workload bears on its placement."""
     addressed = workload.envelope.condition("Addressed")
     return (
         workload.uid,

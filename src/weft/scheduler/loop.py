@@ -73,7 +73,7 @@ _LONGEST_PAUSE_SECONDS = 5.0
 
 
 class Scheduler:
-    """``run`` decides for as long as ``term`` lasts; ``tell`` completes what is written of a VM that gets a place."""
+    """``run`` decides for as long as ``term`` lasts; ``tell`` completes what is written of a workload that gets a place."""
 
     def __init__(
         self, term: LeaderLease, strategy: str = DEFAULT_STRATEGY, *, seed: int = 0, tell: Tell = no_status_update
@@ -91,12 +91,12 @@ class Scheduler:
             demand=Demand(lambda: asks_of(self.snapshot), learns=True),
         )
         self.intake = Intake(term, self._engine, self._own)
-        self._gauge = NodeUsage(term.store, term.clock)
+        self._usage = NodeUsage(term.store, term.clock)
         self._batch = Batch()  # in hand
-        self._flight = PendingBatches(term)
-        self._starting: set[str] = set()  # keys of VMs that wait for a worker of an own policy
+        self._pending = PendingBatches(term)
+        self._starting: set[str] = set()  # keys of workloads that wait for a worker of an own policy
         self._retold: Counter[Request] = Counter()  # in the batch in hand
-        self._mustered: set[str] = set()  # gangs that were decided on in the batch in hand
+        self._assembled: set[str] = set()  # gangs that were decided on in the batch in hand
         self._budget = Budget()  # of time for gangs
         self._pause_seconds = 0.0
         self._tell_again_at = float("inf")
@@ -110,14 +110,14 @@ class Scheduler:
             while True:
                 if self.intake.questions:
                     await self._answer()
-                if self.intake.moves.wait(self._term.clock.elapsed()) == 0.0:
-                    await self._place_moves()
-                await self._tell_what_stands()
+                if self.intake.migrations.wait(self._term.clock.elapsed()) == 0.0:
+                    await self._place_migrations()
+                await self._write_status()
                 if self._starting and not self._own.starting():
                     self._starting = self.intake.offer_keys(self._starting)
                 if self._budget.wait(self._term.clock.elapsed()) == 0.0:
                     self._budget.owed = self.intake.offer_keys(self._budget.owed)
-                if not self.intake.queue.ready and self._flight:
+                if not self.intake.queue.ready and self._pending:
                     await self._land(0)
                 elif not self.intake.queue.ready:
                     await self.intake.wake.wait(self._patience())
@@ -127,9 +127,9 @@ class Scheduler:
         finally:
             unsubscribe()
             self._own.close()
-            await self._flight.close()
+            await self._pending.close()
 
-    async def _tell_what_stands(self) -> None:
+    async def _write_status(self) -> None:
         """Count nodes anew for Constraints, and say how own policies do, where that is due. What was refused is said again a
         little later: who wrote in between may have changed nothing that makes it due."""
         elapsed, now = self._term.clock.elapsed(), self._term.clock.now()
@@ -145,25 +145,25 @@ class Scheduler:
 
     async def _answer(self) -> None:
         """Answer what is asked. An answer that can't be written had its question taken away, or changed: that is noticed."""
-        await self._gauge.look(self._view, self.snapshot)
+        await self._usage.look(self._view, self.snapshot)
         now = self._term.clock.now()
         await self._term.perform(self.intake.questions.plan(self._view, self._engine, self._strategy, now))
 
     async def _hear_use(self) -> None:
         """Know what nodes use, if anybody's place depends on it."""
         if goes_by_use(self._view):
-            await self._gauge.look(self._view, self.snapshot)
+            await self._usage.look(self._view, self.snapshot)
 
-    async def _place_moves(self) -> None:
-        """Give those that are to move their targets."""
+    async def _place_migrations(self) -> None:
+        """Give those that are to migrate their targets."""
         await self._hear_use()
-        moves, clock = self.intake.moves, self._term.clock
+        migrations, clock = self.intake.migrations, self._term.clock
         silent = self.intake.listen()
-        commits = moves.plan(self._view, self._engine, self._strategy, silent, clock.now(), clock.elapsed())
+        commits = migrations.plan(self._view, self._engine, self._strategy, silent, clock.now(), clock.elapsed())
         await self._term.perform(commits)
-        for key in moves.assumed:
+        for key in migrations.assumed:
             self.intake.count(key, self._view.get(key))
-        moves.assumed.clear()
+        migrations.assumed.clear()
         self.intake.wake_classes()
 
     async def _decide_batch(self) -> None:
@@ -172,20 +172,20 @@ class Scheduler:
         has_gang = any(
             (workload := self._view.get(key)) is not None and spec_of(workload).gang is not None for key in keys
         )
-        if has_gang or self._flight.holds(keys):  # what they are together with isn't in the view yet
+        if has_gang or self._pending.holds(keys):  # what they are together with isn't in the view yet
             await self._land(0)
         self._batch = Batch(keys)
         commits = self.plan(keys)
         if commits:
-            await self._flight.send(self._batch, commits)
+            await self._pending.send(self._batch, commits)
         else:
             self._forget(self._batch)
         await self._land(0 if has_gang else MOST - 1)
 
     async def _land(self, most: int) -> None:
         """Wait until at most so many batches are under way."""
-        while len(self._flight) > most:
-            landed = await self._flight.land()
+        while len(self._pending) > most:
+            landed = await self._pending.land()
             self._forget(landed.batch)
             for commit in landed.failed:
                 self.intake.queue.offer(commit.key)
@@ -197,7 +197,7 @@ class Scheduler:
             )
 
     def _forget(self, batch: Batch) -> None:
-        """Count what is in the view: what went through is there by now, what did not gives its room back."""
+        """Count what is in the view: what went through is there by now, what did not gives its capacity back."""
         for key in batch.assumed:
             if self._view.get(key) is None:
                 self.snapshot.drop_allocation(key)
@@ -206,10 +206,10 @@ class Scheduler:
         self.intake.addresses.give_back(self._view, batch.reserved)
 
     def plan(self, keys: Sequence[str]) -> list[Commit]:
-        """Decide on these VMs, one after the other, each seeing what those before it were given."""
+        """Decide on these workloads, one after the other, each seeing what those before it were given."""
         self.intake.listen()
         self._retold.clear()
-        self._mustered.clear()
+        self._assembled.clear()
         commits: list[Commit | None] = []
         for key in keys:
             workload = self._view.get(key)
@@ -238,14 +238,14 @@ class Scheduler:
         found = assemble_gang(self._view, workload, self._strategy, self.intake.silent)
         name = gang_of(workload)
         if isinstance(found, list):
-            if len(found) > 1 and name in self._mustered:
+            if len(found) > 1 and name in self._assembled:
                 return []
             found = self._make_ready(found)
         if isinstance(found, Waiting):
             return [self._plan_waiting(workload, found, now)]
         if len(found) == 1:
             return [self._decide(found[0], now)]
-        self._mustered.add(name)
+        self._assembled.add(name)
         candidates = [self._relax(candidate) for candidate in found]
         members = [Member(c.request, c.workload.uid, name_workload(c.workload.envelope.ref)) for c in candidates]
         began = self._term.clock.elapsed()
@@ -279,7 +279,7 @@ class Scheduler:
     def _find_obstacle(self, candidate: Candidate) -> Waiting | None:
         """What it must wait for: what another of the batch in hand got, or a worker of its policy."""
         for volume in candidate.volumes:
-            other = self._batch.attached.get(volume.uid) or self._flight.attached(volume.uid)
+            other = self._batch.attached.get(volume.uid) or self._pending.attached(volume.uid)
             if other is not None:
                 return Waiting("volumeInUse", f"volume {volume.name} is attached to {name_of(other)}")
         if not self._own.prepare(candidate.request.strategy):
@@ -376,7 +376,7 @@ class Scheduler:
             and placed.reason == explanation.error
             and placed.generation == workload.envelope.generation
         ):
-            # Said already. With thousands that wait, figures that moved are not worth thousands of writes.
+            # Said already. With thousands that wait, figures that changed are not worth thousands of writes.
             if placed.message == explanation.message or self._retold[candidate.request] >= RETOLD:
                 return None
             self._retold[candidate.request] += 1
@@ -385,7 +385,7 @@ class Scheduler:
     def _patience(self) -> float | None:
         """In how many seconds to look again even if nothing changes; None: never."""
         elapsed = self._term.clock.elapsed()
-        waits = [self.intake.refresh(), self._budget.wait(elapsed), self.intake.moves.wait(elapsed)]
+        waits = [self.intake.refresh(), self._budget.wait(elapsed), self.intake.migrations.wait(elapsed)]
         if self._tell_again_at < float("inf"):
             waits.append(max(0.0, self._tell_again_at - elapsed))
         if self._own.starting() or self._starting:

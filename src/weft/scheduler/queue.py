@@ -1,6 +1,6 @@
 """Who waits for a place: new ones in the order they came, refused ones in classes of equal requests.
 
-A class shares one verdict. It sleeps until a node appears or gains room that it would fit, so ten thousand VMs that fit
+A class shares one verdict. It sleeps until a node appears or gains capacity that it would fit, so ten thousand workloads that fit
 nowhere cost one look at the nodes that changed. Pure; the loop says what happened.
 """
 
@@ -63,7 +63,7 @@ class Queue:
             rest = len(refused.keys) > len(keys)
             for key in keys:
                 del refused.keys[key], self._class_of[key]
-            # With its verdict gone the class is decided anew; who of it isn't taken now follows if there is room left.
+            # With its verdict gone the class is decided anew; who of it isn't taken now follows if there is capacity left.
             self._refused.pop(request, None)
             if rest:
                 self._awake[request] = refused
@@ -91,11 +91,11 @@ class Queue:
         self._class_of[key] = refused
 
     def asleep(self) -> Iterable[Request]:
-        """The classes that wait for room."""
+        """The classes that wait for capacity."""
         return list(self._refused)
 
     def wake(self, request: Request) -> None:
-        """There may be room for this class."""
+        """There may be capacity for this class."""
         refused = self._refused.pop(request, None)
         if refused is not None:
             self._awake[request] = refused

@@ -1,9 +1,8 @@
-"""What past moves say of the next one: what the path between two nodes carries, and how far off plans like this one were.
+"""What past migrations say of the next one: what the path between two nodes carries, and how far off plans like this one were.
 
-Pure: moves that succeeded in, a lesson out. A plan is corrected by the plans that were most like it: of the same mode, about as
-long, of the same nodes or the same guest, rather lately. How far those were off among themselves is how far the
-corrected one is to be believed.
-"""
+Pure: migrations that succeeded in, a lesson out. A plan is corrected by the plans that were most like it: of the same mode,
+about as long, of the same nodes or the same guest, rather lately. How far those were off among themselves is how far the
+corrected one is to be believed."""
 
 from __future__ import annotations
 
@@ -17,20 +16,20 @@ import msgspec
 from weft.kinds.allocation import MigrationLesson, PastMigration, PlannedMigration
 from weft.transfer.plan import USABLE_SHARE
 
-MOST_PAST = 32  # moves that a lesson is made of
-PATH_MOVES = 3  # the newest ones, whose best says what the path carries,
+MOST_PAST = 32  # migrations that a lesson is made of
+PATH_MIGRATIONS = 3  # the newest ones, whose best says what the path carries,
 BARE_MOVES = 1  # beside the newest that sent memory as it is: compressing may be slower than the path
-LEAST_PATH_BYTES = 8 << 20  # a shorter move says little of its path
-SAME_NODES, SAME_GUEST = 3.0, 3.0  # how much more such a move counts
-OTHER_MODE = 0.3  # how much a move in another mode says of a pause
+LEAST_PATH_BYTES = 8 << 20  # a shorter migration says little of its path
+SAME_NODES, SAME_GUEST = 3.0, 3.0  # how much more such a migration counts
+OTHER_MODE = 0.3  # how much a migration in another mode says of a pause
 LEAST_PAUSE_SHARE = 0.3  # of what is reckoned remains, whatever was shorter before
-DOUBT = 1.0  # as much as one move like it that was foreseen exactly
+DOUBT = 1.0  # as much as one migration like it that was foreseen exactly
 _LEAST_SECONDS = 1e-3
 _BARE = ("plain", "auto-converge", "stop-and-copy")
 
 
 class EndedMigration(msgspec.Struct, kw_only=True, frozen=True):
-    """A move that has succeeded: what was foreseen, as it was told then, and what came true. One that people kept ``limited``
+    """A migration that has succeeded: what was foreseen, as it was told then, and what came true. One that people kept ``limited``
     says nothing of what its path carries."""
 
     workload: str
@@ -45,27 +44,28 @@ class EndedMigration(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Errors(NamedTuple):
-    """Medians over ``moves`` ended ones, as shares of what came true; 0 where there is none."""
+    """Medians over ``migrations`` ended ones, as shares of what came true; 0 where there is none."""
 
-    moves: int
+    migrations: int
     duration: float
     pause: float
     bytes: float
 
 
 def learn(ended: Iterable[EndedMigration], workload: str, source: str, target: str) -> MigrationLesson:
-    """What these say of a move of ``workload`` from ``source`` to ``target``."""
+    """What these say of a migration of ``workload`` from ``source`` to ``target``."""
     nodes, past = {source, target}, list[PastMigration]()
     own, others = _Rates(), _Rates()
-    for move in sorted(ended, key=lambda move: move.ended_at, reverse=True):
-        same_nodes = {move.source, move.target} == nodes
-        tells = not move.limited and move.bytes >= LEAST_PATH_BYTES and move.duration_seconds > 0
-        if tells and nodes & {move.source, move.target}:
-            (own if same_nodes else others).add(move)
-        if len(past) < MOST_PAST and move.plan.duration_seconds > 0:
+    for migration in sorted(ended, key=lambda migration: migration.ended_at, reverse=True):
+        same_nodes = {migration.source, migration.target} == nodes
+        tells = not migration.limited and migration.bytes >= LEAST_PATH_BYTES and migration.duration_seconds > 0
+        if tells and nodes & {migration.source, migration.target}:
+            (own if same_nodes else others).add(migration)
+        if len(past) < MOST_PAST and migration.plan.duration_seconds > 0:
             past.append(
                 _remember(
-                    move, (SAME_NODES if same_nodes else 1.0) * (SAME_GUEST if move.workload == workload else 1.0)
+                    migration,
+                    (SAME_NODES if same_nodes else 1.0) * (SAME_GUEST if migration.workload == workload else 1.0),
                 )
             )
     best = own.best() or others.best()
@@ -73,32 +73,32 @@ def learn(ended: Iterable[EndedMigration], workload: str, source: str, target: s
 
 
 class _Rates:
-    """Bytes a second that moves over one path have reached, the newest first."""
+    """Bytes a second that migrates over one path have reached, the newest first."""
 
     def __init__(self) -> None:
         self._all, self._bare = list[float](), list[float]()
 
-    def add(self, move: EndedMigration) -> None:
-        rate = move.bytes / move.duration_seconds
+    def add(self, migration: EndedMigration) -> None:
+        rate = migration.bytes / migration.duration_seconds
         self._all.append(rate)
-        if move.plan.mode in _BARE:
+        if migration.plan.mode in _BARE:
             self._bare.append(rate)
 
     def best(self) -> float:
-        return max(self._all[:PATH_MOVES] + self._bare[:BARE_MOVES], default=0.0)
+        return max(self._all[:PATH_MIGRATIONS] + self._bare[:BARE_MOVES], default=0.0)
 
 
-def _remember(move: EndedMigration, weight: float) -> PastMigration:
-    plan = move.plan
+def _remember(migration: EndedMigration, weight: float) -> PastMigration:
+    plan = migration.plan
     return PastMigration(
         mode=plan.mode,
         duration_seconds=round(plan.duration_seconds / plan.duration_factor, 4),
-        duration_ratio=round(_ratio(move.duration_seconds, plan.duration_seconds) * plan.duration_factor, 4),
-        pause_seconds=round(plan.pause_seconds / plan.pause_factor, 4) if move.pause_seconds > 0 else 0.0,
-        pause_more_seconds=round(move.pause_seconds - plan.pause_seconds / plan.pause_factor, 4)
-        if move.pause_seconds > 0
+        duration_ratio=round(_ratio(migration.duration_seconds, plan.duration_seconds) * plan.duration_factor, 4),
+        pause_seconds=round(plan.pause_seconds / plan.pause_factor, 4) if migration.pause_seconds > 0 else 0.0,
+        pause_more_seconds=round(migration.pause_seconds - plan.pause_seconds / plan.pause_factor, 4)
+        if migration.pause_seconds > 0
         else 0.0,  # nobody saw how long it was
-        bytes_ratio=round(_ratio(move.bytes, plan.bytes) * plan.bytes_factor, 4),
+        bytes_ratio=round(_ratio(migration.bytes, plan.bytes) * plan.bytes_factor, 4),
         weight=weight,
     )
 
@@ -155,11 +155,11 @@ def _known(weights: Sequence[float]) -> float:
 
 def judge(ended: Iterable[EndedMigration]) -> Errors:
     """How far the plans of these were off."""
-    told = [move for move in ended if move.plan.duration_seconds > 0]
+    told = [migration for migration in ended if migration.plan.duration_seconds > 0]
     pairs: list[list[tuple[float, float]]] = [
-        [(move.plan.duration_seconds, move.duration_seconds) for move in told],
-        [(move.plan.pause_seconds, move.pause_seconds) for move in told],
-        [(move.plan.bytes, move.bytes) for move in told],
+        [(migration.plan.duration_seconds, migration.duration_seconds) for migration in told],
+        [(migration.plan.pause_seconds, migration.pause_seconds) for migration in told],
+        [(migration.plan.bytes, migration.bytes) for migration in told],
     ]
     duration, pause, volume = (
         statistics.median([_error(foreseen, actual) for foreseen, actual in these]) if these else 0.0 for these in pairs
@@ -176,12 +176,13 @@ def _bytes_ratio(past: PastMigration) -> float:
 
 
 def _likeness(one: float, other: float) -> float:
-    """1 for moves that take as long, less the more they differ: what is the same in all moves weighs more in short ones."""
+    """1 for migrations that take as long, less the more they differ: what is the same in all migrations weighs more in short
+    ones."""
     return math.exp(-abs(math.log(max(_LEAST_SECONDS, one) / max(_LEAST_SECONDS, other))))
 
 
 def _middle(pairs: Sequence[tuple[float, float]]) -> float:
-    """The weighted median: one move that went quite otherwise doesn't shift it."""
+    """The weighted median: one migration that went quite otherwise doesn't shift it."""
     ordered, half = sorted(pairs), sum(weight for _, weight in pairs) / 2
     for value, weight in ordered:
         half -= weight

@@ -1,8 +1,8 @@
-"""What a move is expected to take before its guest was looked at: what moves before it took, of the same guest and over the
+"""What a migration is expected to take before its guest was looked at: what migrates before it took, of the same guest and over the
 same path. Pure.
 
 Where nothing is known nothing is said: what a guest writes, and what is on its disks, only its node can tell, and only when
-it begins to move.
+it begins to migrate.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from weft.objects.quantity import format_bytes
 from weft.transfer.calibration import LEAST_PATH_BYTES
 
 MOST_PAST = 8  # the newest of the same guest
-PATH_MOVES = 3  # the newest ones, whose best says what the path carries
-OTHER_PATH = 0.5  # how much less a guest's moves between other nodes say
+PATH_MIGRATIONS = 3  # the newest ones, whose best says what the path carries
+OTHER_PATH = 0.5  # how much less a guest's migrations between other nodes say
 ONLY_MEMORY = 0.2  # how far its memory and its path alone are to be believed
 
 
 class PastMigration(msgspec.Struct, frozen=True, kw_only=True):
-    """A move that has succeeded; ``way`` is how its memory went (plain, …), ``limited`` whether people kept it slow."""
+    """A migration that has succeeded; ``way`` is how its memory went (plain, …), ``limited`` whether people kept it slow."""
 
     workload: str
     source: str
@@ -47,13 +47,13 @@ def forecast(
     memory: int,
     bytes_per_second: int = 0,
 ) -> MigrationForecast:
-    """What a move of ``workload`` between two nodes is expected to take; ``past`` has the newest first, ``memory`` is the
+    """What a migration of ``workload`` between two nodes is expected to take; ``past`` has the newest first, ``memory`` is the
     guest's in bytes, ``bytes_per_second`` what it is kept below (0: nothing)."""
     nodes = {source, target}
-    mine = [move for move in past if move.workload == workload and move.mode == mode]
-    free = [move for move in mine if not move.limited]
+    mine = [migration for migration in past if migration.workload == workload and migration.mode == mode]
+    free = [migration for migration in mine if not migration.limited]
     known = (free or mine if bytes_per_second else free)[:MOST_PAST]
-    here = [move for move in known if {move.source, move.target} == nodes]
+    here = [migration for migration in known if {migration.source, migration.target} == nodes]
     rate, path = _find_rate(past, nodes), f"{source} and {target}"
     if here:
         told = _from_own(here)
@@ -71,7 +71,11 @@ def forecast(
             basis=f"{_count(mine)}, {but}; {carried}",
         )
     elif mode == "live" and rate:
-        pauses = [move.pause_ms for move in past if {move.source, move.target} == nodes and move.mode == mode]
+        pauses = [
+            migration.pause_ms
+            for migration in past
+            if {migration.source, migration.target} == nodes and migration.mode == mode
+        ]
         told = MigrationForecast(
             duration_seconds=memory / rate,
             pause_ms=round(statistics.median(pauses)) if pauses else None,
@@ -90,16 +94,16 @@ def forecast(
     return told
 
 
-def _from_own(moves: Sequence[PastMigration]) -> MigrationForecast:
+def _from_own(migrations: Sequence[PastMigration]) -> MigrationForecast:
     """The middle of how the same guest's went; the less they differ, and the more there are, the more it is believed."""
-    seconds = statistics.median(move.duration_seconds for move in moves)
-    off = statistics.median(abs(move.duration_seconds / seconds - 1) for move in moves)
-    known = len(moves) / (len(moves) + 1)
+    seconds = statistics.median(migration.duration_seconds for migration in migrations)
+    off = statistics.median(abs(migration.duration_seconds / seconds - 1) for migration in migrations)
+    known = len(migrations) / (len(migrations) + 1)
     return MigrationForecast(
-        mode=moves[0].way,
+        mode=migrations[0].way,
         duration_seconds=seconds,
-        pause_ms=round(statistics.median(move.pause_ms for move in moves)),
-        bytes=round(statistics.median(move.bytes for move in moves)),
+        pause_ms=round(statistics.median(migration.pause_ms for migration in migrations)),
+        bytes=round(statistics.median(migration.bytes for migration in migrations)),
         confidence=round(known * max(0.1, 1 - off), 2),
     )
 
@@ -107,11 +111,13 @@ def _from_own(moves: Sequence[PastMigration]) -> MigrationForecast:
 def _find_rate(past: Sequence[PastMigration], nodes: set[str]) -> float:
     """What the path between these nodes carried at best lately, in bytes a second; 0: nothing is known."""
     rates = [
-        move.bytes / move.duration_seconds
-        for move in past
-        if {move.source, move.target} == nodes and not move.limited and move.bytes >= LEAST_PATH_BYTES
+        migration.bytes / migration.duration_seconds
+        for migration in past
+        if {migration.source, migration.target} == nodes
+        and not migration.limited
+        and migration.bytes >= LEAST_PATH_BYTES
     ]
-    return max(rates[:PATH_MOVES], default=0.0)
+    return max(rates[:PATH_MIGRATIONS], default=0.0)
 
 
 def _keep_to(told: MigrationForecast, bytes_per_second: int, volume: int) -> MigrationForecast:
@@ -122,5 +128,5 @@ def _keep_to(told: MigrationForecast, bytes_per_second: int, volume: int) -> Mig
     return msgspec.structs.replace(told, duration_seconds=least, basis=f"{told.basis}; {slow}")
 
 
-def _count(moves: Sequence[PastMigration]) -> str:
-    return "one earlier migration" if len(moves) == 1 else f"{len(moves)} earlier migrations"
+def _count(migrations: Sequence[PastMigration]) -> str:
+    return "one earlier migration" if len(migrations) == 1 else f"{len(migrations)} earlier migrations"

@@ -1,4 +1,4 @@
-"""The moves that have succeeded, as Migrations tell of them, and what they say of the next one. Pure."""
+"""The migrations that have succeeded, as Migrations tell of them, and what they say of the next one. Pure."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from weft.kinds.node import NodeSpec
 from weft.objects.identity import object_key
 from weft.transfer.forecast import PastMigration, forecast
 
-NEAR_LIMIT = 0.5  # of a limit: a move is slower in its beginning and its end
+NEAR_LIMIT = 0.5  # of a limit: a migration is slower in its beginning and its end
 
 
 def foresee(
     view: View, workload: str, nodes: tuple[str, str], *, mode: str, memory: int, bytes_per_second: int
 ) -> MigrationForecast:
-    """What a move of the workload with that key between these nodes is expected to take, kept to what both may carry."""
+    """What a migration of the workload with that key between these nodes is expected to take, kept to what both may carry."""
     found = (view.get(object_key("node", None, name)) for name in nodes)
     limits = [bytes_per_second, *(node.spec(NodeSpec).migration_bandwidth for node in found if node is not None)]
     least = min(filter(None, limits), default=0)
@@ -23,8 +23,8 @@ def foresee(
 
 def read_history(view: View) -> list[PastMigration]:
     """The newest first."""
-    past = [move for item in view.of_kind("migration").values() if (move := read_past(item)) is not None]
-    return sorted(past, key=lambda move: move.ended_at, reverse=True)
+    past = [migration for item in view.of_kind("migration").values() if (migration := read_past(item)) is not None]
+    return sorted(past, key=lambda migration: migration.ended_at, reverse=True)
 
 
 def read_past(item: Item) -> PastMigration | None:

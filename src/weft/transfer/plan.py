@@ -1,8 +1,8 @@
 """Which way a running guest's memory goes to another node, and what that will cost. Pure: measured facts in, a plan out.
 
-The rule and its thresholds were found by measuring 40 moves of one guest over links of 20 and 100 Mbit/s and an
+The rule and its thresholds were found by measuring 40 migrations of one guest over links of 20 and 100 Mbit/s and an
 unlimited one, with six loads (QEMU 10.0, emulated, 256 MiB): the study of migration modes, section 3.3. The
-thresholds were fitted on those moves, so ``reconsider`` looks again when the move itself tells more.
+thresholds were fitted on those migrations, so ``reconsider`` looks again when the migration itself tells more.
 
 In formulas: M memory that is not zero, d bytes written anew per second, W the memory that is written to, w the share of
 words that change in a page that does, z how well it compresses, b what the path carries, P the longest pause allowed.
@@ -30,7 +30,7 @@ FEW_WORDS = 0.05  # w up to which sending differences pays
 COMPRESSED_CONVERGES = 0.9  # d/(z b) up to which compressed passes shrink
 SLOWED = 0.4  # d/b of a guest that is slowed down: well within what converges, for its rate is only sampled
 MOST_SLOWED = 0.95  # more than that is standing still
-AIMED_SECONDS = 0.02  # a longer pause, though allowed, ends a move hardly sooner (measured: twice the pause)
+AIMED_SECONDS = 0.02  # a longer pause, though allowed, ends a migration hardly sooner (measured: twice the pause)
 STALLS = 0.8  # what is left at the third look, to what was left at the second: none converged from 0.85 on
 LONG_SECONDS = 1.0  # from here on compressing may be worth its CPU also where plain would do,
 SOONER = 0.8  # if it takes no longer than this share of the time
@@ -76,7 +76,7 @@ class MigrationPlan(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What to do with a move under way; ``pause_seconds`` is what finishing it now would cost, ``slowdown`` the share of its
+    """What to do with a migration under way; ``pause_seconds`` is what finishing it now would cost, ``slowdown`` the share of its
     CPUs that the guest is to be kept from."""
 
     action: Action
@@ -95,7 +95,7 @@ class Forecast(msgspec.Struct, frozen=True):
 
 
 def choose_mode(load: Load, leeway: Leeway) -> MigrationPlan:
-    """How this guest is best moved over this path."""
+    """How this guest is best migrated over this path."""
     mode, reason = _choose(load, leeway)
     foreseen = forecast(mode, load, leeway)
     settings = MigrationSettings(
@@ -169,7 +169,7 @@ def find_slowdown(dirty_bytes_per_second: float, leeway: Leeway) -> float:
 
 
 def forecast(mode: MoveMode, load: Load, leeway: Leeway) -> Forecast:
-    """Duration, pause, bytes and passes of a move in ``mode``."""
+    """Duration, pause, bytes and passes of a migration in ``mode``."""
     memory = _forecast_memory(mode, load, leeway)
     disks = sum(load.disk_bytes.get(serial, 0) for serial in leeway.copied_disks)
     seconds = disks / (leeway.bytes_per_second * USABLE_SHARE)
@@ -271,5 +271,5 @@ def _find_last(leeway: Leeway) -> float:
 
 
 def _find_cache(load: Load) -> int:
-    """Room for all that the guest writes to: differences to what isn't there any more can't be sent."""
+    """Capacity for all that the guest writes to: differences to what isn't there any more can't be sent."""
     return 1 << (max(_LEAST_CACHE, load.written_bytes) - 1).bit_length()

@@ -121,7 +121,7 @@ def test_noise_leaves_what_is_foreseen_within_its_own_width() -> None:
             ended(number, plan=plan, seconds=14.0 * draw.uniform(0.85, 1.15), pause=0.3 * draw.uniform(0.8, 1.2))
         )
     errors = judge(past[10:])
-    assert errors.moves == 50
+    assert errors.migrations == 50
     assert errors.duration < 0.12
     assert errors.pause < 0.18
-    assert judge([]).moves == 0
+    assert judge([]).migrations == 0

@@ -1,4 +1,4 @@
-"""Leads each Conversion on, from its wish to its end.
+"""Leads each Conversion on, from its spec to its end.
 
 Reads Conversions, both workloads, their allocations and claims, Images, what the scheduler answers; writes Conversion.status, the
 specs of both workloads, whose their endpoints and published ports are, the new workload, an Image where there is none, and a

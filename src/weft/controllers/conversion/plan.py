@@ -1,11 +1,10 @@
-"""What a Conversion needs next: its wish, its status and what is known of both workloads in; their new specs and the status that
+"""What a Conversion needs next: its spec, its status and what is known of both workloads in; their new specs and the status that
 follows out. Pure, and remembers nothing: whoever is asked after a crash answers as the one before would have.
 
-The order: the image is there, a node has room, the new one is made and the old one stopped, in one commit · the old one rests: all
-that it had is the new one's, in one commit · its place has let go: the new one starts · it is well, and stays so: people look at
-it, and confirm or undo. Until then whatever fails goes back the same way: the new one is stopped, and gives all back in one commit;
-it is over when the old one runs again.
-"""
+The order: the image is there, a node has capacity, the new one is made and the old one stopped, in one commit · the old one
+rests: all that it had is the new one's, in one commit · its place has let go: the new one starts · it is well, and stays so:
+people look at it, and confirm or undo. Until then whatever fails goes back the same way: the new one is stopped, and gives all
+back in one commit; it is over when the old one runs again."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What must be so before anything of a Conversion is touched: the image is there, the new one can be written, and a node has room
-for it. Then the new one is made and the old one stopped. Pure."""
+"""What must be so before anything of a Conversion is touched: the image is there, the new one can be written, and a node has
+capacity for it. Then the new one is made and the old one stopped. Pure."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def prepare(facts: Facts) -> Outcome:
     if isinstance(translated, str):
         return end(status, "Failed", "untranslatable", translated, now)
     runs = old.spec.run == "run" and not old.spec.hold
-    if runs and (waiting := _find_room(facts, status, translated.spec)) is not None:
+    if runs and (waiting := _find_capacity(facts, status, translated.spec)) is not None:
         return waiting
     status = replace(
         status,
@@ -56,8 +56,8 @@ def prepare(facts: Facts) -> Outcome:
     return Outcome(status=status, make=strip(translated.spec), old=replace(old.spec, run="stop"))
 
 
-def _find_room(facts: Facts, status: ConversionStatus, spec: WorkloadSpec) -> Outcome | None:
-    """What is to be done before it is known that a node has room for the new one beside the old one; None: it has. What doesn't
+def _find_capacity(facts: Facts, status: ConversionStatus, spec: WorkloadSpec) -> Outcome | None:
+    """What is to be done before it is known that a node has capacity for the new one beside the old one; None: it has. What doesn't
     run loses nothing by waiting."""
     answer = facts.answer
     if answer is None:

@@ -53,7 +53,7 @@ def time_left(facts: Facts) -> float:
 
 
 def finds_no_place(facts: Facts, new: WorkloadFacts) -> bool:
-    """Nothing runs meanwhile: room that may come some day isn't waited for."""
+    """Nothing runs meanwhile: capacity that may come some day isn't waited for."""
     return facts.status.phase == "Starting" and new.status.phase == Phase.PENDING and new.status.reason in REFUSALS
 
 

@@ -1,4 +1,4 @@
-"""Removes functions' code that nothing names: not a function's wish, not what it still serves, no version.
+"""Removes functions' code that nothing names: not a function's spec, not what it still serves, no version.
 
 Reads functions, their versions and the folder; removes files. What was uploaded or named within the last hour stays: whoever
 uploads names it after that. Woken by the clock. What is half uploaded goes too, once it is as old.

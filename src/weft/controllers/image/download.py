@@ -3,7 +3,7 @@
 
 Whatever a server sends, only this process can be hurt: it has no rights, no files and little memory, and the kernel ends
 it (SIGALRM) when less than ``PIECE_BYTES`` came in that many seconds, be it a head that never ends, a redirect, a
-trickle or silence. What went wrong is one line on stderr and exit status 1, or 2 if there is no room.
+trickle or silence. What went wrong is one line on stderr and exit status 1, or 2 if there is no space.
 
 A connection that is cut is taken up where it was, some times, as long as the server still has the same content; one
 that can't begin in the middle sends the beginning once more, which is dropped.
@@ -80,13 +80,13 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def main(url: str, most: int, room: int, patience: float, allowed: Sequence[str]) -> int:
+def main(url: str, most: int, space: int, patience: float, allowed: Sequence[str]) -> int:
     """Write what ``url`` gives to stdout; the exit status."""
     _renounce()
     signal.setitimer(signal.ITIMER_REAL, patience)
     guard_connections(allowed)
     try:
-        return _fetch(url, most, room, patience)
+        return _fetch(url, most, space, patience)
     except BrokenPipeError:
         return 1  # nobody wants it any more
     except urllib.error.HTTPError as problem:
@@ -98,7 +98,7 @@ def main(url: str, most: int, room: int, patience: float, allowed: Sequence[str]
         return _say(str(said) or type(problem).__name__)
 
 
-def _fetch(url: str, most: int, room: int, patience: float) -> int:
+def _fetch(url: str, most: int, space: int, patience: float) -> int:
     transfer = _Transfer()
     while True:
         before = transfer.fetched
@@ -106,7 +106,7 @@ def _fetch(url: str, most: int, room: int, patience: float) -> int:
             with _open(url, transfer) as (source, skipped):
                 if transfer.total is not None and transfer.total > most:
                     raise Refused(f"the file is larger than {most} bytes")
-                if transfer.total is not None and transfer.total > room:
+                if transfer.total is not None and transfer.total > space:
                     return FULL
                 _copy(source, skipped, transfer, most, patience)
             return 0

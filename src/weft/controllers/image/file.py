@@ -75,7 +75,7 @@ def fetch(url: str, target: Path, on_progress: Progress, stop: threading.Event, 
                 chunks = _read_file(url, [place for place in allowed if place.startswith("/")])
             else:
                 places = [place for place in allowed if not place.startswith("/")]
-                chunks = _download(url, _room(target, url), stop, places)
+                chunks = _download(url, _find_space(target, url), stop, places)
             digest = _copy(url, chunks, out, on_progress, stop)
             out.flush()
             os.fsync(out.fileno())
@@ -174,9 +174,9 @@ def _require(url: str, walked: int, bit: int, letter: str) -> None:
         )
 
 
-def _download(url: str, room: int, stop: threading.Event, allowed: Sequence[str]) -> Iterator[bytes]:
+def _download(url: str, space: int, stop: threading.Event, allowed: Sequence[str]) -> Iterator[bytes]:
     """The pieces as they come from the server; the process that gets them ends with the iterator."""
-    bounds = [str(MAX_BYTES), str(room), str(PATIENCE_SECONDS)]
+    bounds = [str(MAX_BYTES), str(space), str(PATIENCE_SECONDS)]
     argv = [sys.executable, "-I", "-m", "weft.controllers.image.download", url, *bounds, *allowed]
     pipe = subprocess.PIPE
     known = {name: value for name, value in os.environ.items() if _FOR_DOWNLOADS.fullmatch(name)}
@@ -195,7 +195,7 @@ def _download(url: str, room: int, stop: threading.Event, allowed: Sequence[str]
             if process.wait() == -signal.SIGALRM:
                 said = f"the server sent less than {format_bytes(PIECE_BYTES)} in {PATIENCE_SECONDS:g} s"
             if process.returncode == FULL:
-                raise _no_room(url)
+                raise _no_space(url)
             if process.returncode != 0:
                 raise _failed(f"{shown(url)} can't be fetched: {said.splitlines()[-1] if said else 'no reason given'}")
         finally:
@@ -211,19 +211,19 @@ def _copy(url: str, chunks: Iterator[bytes], out: BinaryIO, on_progress: Progres
         if fetched > MAX_BYTES:
             raise _failed(f"{shown(url)} is larger than {format_bytes(MAX_BYTES)}")
         if _free(out.fileno()) < len(chunk):
-            raise _no_room(url)
+            raise _no_space(url)
         digest.update(chunk)
         out.write(chunk)
         on_progress(fetched)
     return digest.hexdigest()
 
 
-def _room(target: Path, url: str) -> int:
+def _find_space(target: Path, url: str) -> int:
     """Bytes that an image may have. Raises DriverFailed (``noSpace``) if none."""
-    room = _free(target)
-    if room <= 0:
-        raise _no_room(url)
-    return room
+    space = _free(target)
+    if space <= 0:
+        raise _no_space(url)
+    return space
 
 
 def _free(place: int | Path) -> int:
@@ -303,7 +303,7 @@ def _given_up() -> DriverFailed:
     return _failed("aborted: the image was deleted, or the server is stopping")
 
 
-def _no_room(url: str) -> DriverFailed:
+def _no_space(url: str) -> DriverFailed:
     return DriverFailed(
         f"{shown(url)} doesn't fit on the server's disk",
         reason="noSpace",

@@ -1,7 +1,7 @@
 """Runs jobs: makes their tasks' containers, writes down how they ended, tries again, ends what is over; makes the runs of
 those with a schedule.
 
-Reads jobs and the containers that are theirs; writes job.status, makes containers and jobs, wishes a task stopped, and marks
+Reads jobs and the containers that are theirs; writes job.status, makes containers and jobs, asks a task to stop, and marks
 for deletion what isn't kept. Woken by either, and by time. What to do with tasks is ``plan.py``'s, of a schedule ``schedule.py``'s.
 """
 

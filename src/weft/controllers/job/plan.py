@@ -24,7 +24,7 @@ _PASSING = ("starting", "stopping", "restarting", "preempted")  # reasons that a
 
 class TaskFacts(msgspec.Struct, frozen=True):
     """One try's container. ``placed``: it has a place, so its node must end it; ``since``: when it began to run, or ended (unix
-    seconds, by the server's clock); ``stopping``: it is wished stopped already."""
+    seconds, by the server's clock); ``stopping``: it is asked to stop already."""
 
     index: int
     attempt: int
@@ -263,15 +263,15 @@ def _begin(out: Outcome, book: TaskLedger, facts: Facts, live: Sequence[TaskFact
         if spec.deadline is not None:
             _look(out, spec.deadline)
     status.phase = "Running"
-    room = min(spec.parallelism - len(live), most)
+    free = min(spec.parallelism - len(live), most)
     if spec.gang and live:
-        room = 0
+        free = 0
     for index in [index for index, at in book.retry_at.items() if at > now + LONGEST_PAUSE_SECONDS + 1]:
         book.retry_at[index] = _pause(spec, now, book.tries.get(index, 1))  # the clock was set back
     due = sorted((at, index) for index, at in book.retry_at.items() if at <= now)
-    chosen = [index for _, index in due[: max(0, room)]]
+    chosen = [index for _, index in due[: max(0, free)]]
     waiting = len(book.retry_at) - len(chosen)
-    while len(chosen) < room and book.begun < len(book.order) and waiting < MOST_AT_ONCE:
+    while len(chosen) < free and book.begun < len(book.order) and waiting < MOST_AT_ONCE:
         chosen.append(book.order[book.begun])
         book.begun += 1
     if len(due) == len([i for i in chosen if i in book.retry_at]) and book.retry_at:

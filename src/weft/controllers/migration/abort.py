@@ -1,4 +1,4 @@
-"""Why a move can't go on, if it can't: what people want by now, what either side or its node says, and for how long. Pure."""
+"""Why a migration can't go on, if it can't: what people want by now, what either side or its node says, and for how long. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.controllers.migration.facts import READY, Facts, MigrationEndpoint, has_moved_on
+from weft.controllers.migration.facts import READY, Facts, MigrationEndpoint, has_migrated_on
 from weft.controllers.migration.progress import time_left
 from weft.kinds.migration import MOST_TRIES, MOVED_ON, MigrationStatus
 
@@ -21,7 +21,7 @@ Ending = Literal["Failed", "Cancelled", "Retry"]
 
 
 class AbortReason(msgspec.Struct, frozen=True):
-    """Why a move is to be broken off, and what it comes to then."""
+    """Why a migration is to be broken off, and what it comes to then."""
 
     ending: Ending
     reason: str
@@ -29,7 +29,7 @@ class AbortReason(msgspec.Struct, frozen=True):
 
 
 def find_word(facts: Facts) -> AbortReason | None:
-    """That people want it no more, or have its VM deleted."""
+    """That people want it no more, or have its workload deleted."""
     if facts.deleting or facts.spec.cancel:
         return AbortReason("Cancelled", "cancelled", "cancelled on request")
     if facts.workload is None:
@@ -38,7 +38,7 @@ def find_word(facts: Facts) -> AbortReason | None:
 
 
 def find_end(facts: Facts, status: MigrationStatus) -> AbortReason | None:
-    """Why the move of a disk is to be broken off: but for people, only its node knows of any trouble, and says so."""
+    """Why the migration of a disk is to be broken off: but for people, only its node knows of any trouble, and says so."""
     if (word := find_word(facts)) is not None:
         return word
     if time_left(facts.spec, status, facts.now) <= 0:
@@ -54,7 +54,7 @@ def find_abort_reason(facts: Facts) -> AbortReason | None:
         return word
     if source is None:
         return AbortReason("Failed", "sourceLost", "the allocation at the source is gone")
-    if has_moved_on(source):
+    if has_migrated_on(source):
         return AbortReason("Failed", MOVED_ON, f"source {source.spec.node}: {source.report.message}")
     if facts.workload.run != source.spec.desired:
         return AbortReason(

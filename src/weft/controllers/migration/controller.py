@@ -1,8 +1,8 @@
-"""Leads each Migration on, from its wish to its end.
+"""Leads each Migration on, from its spec to its end.
 
-Reads Migrations, VMs, allocations, nodes; writes Migration.status and, of a VM that moves, both allocations: their roles,
-wishes and moves. Woken by any of those. What to write is ``plan_move``'s; the scheduler makes the target.
-"""
+Reads Migrations, workloads, allocations, nodes; writes Migration.status and, of a workload that migrates, both allocations:
+their roles, what they desire and how they migrate. Woken by any of those. What to write is ``plan_migration``'s; the scheduler
+makes the target."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from weft.controllers.allocation.active import active_allocation
 from weft.controllers.loop import Plan, has_changed
 from weft.controllers.migration.disk_relocation import plan_storage
 from weft.controllers.migration.facts import Facts, MigrationEndpoint, Outcome
-from weft.controllers.migration.plan import plan_move
+from weft.controllers.migration.plan import plan_migration
 from weft.controllers.migration.schedule import find_planned, forecast_migration, judge_window, read_appointment
 from weft.informer.commit import Commit, delete, edit, put, unchanged
 from weft.informer.view import Changed, Item, View
@@ -60,7 +60,7 @@ class Migrations:
                 return (*keys, *find_planned(view)) if was != now else keys
             case "allocation":
                 items = (item for item in (change.old, change.new) if item is not None)
-                keys = tuple(_moved_by(view, items))
+                keys = tuple(_migrations_of(view, items))
                 if has_changed(change, lambda item: (item.spec(AllocationSpec), item.report(AllocationReport).has)):
                     ref = change.item.spec(AllocationSpec).workload
                     of_vm = view.find(MIGRATIONS_BY_WORKLOAD, object_key(ref.kind, ref.project, ref.name))
@@ -71,7 +71,7 @@ class Migrations:
                     return [item.key for item in view.find(MIGRATIONS_BY_WORKLOAD, change.key)]
             case "node":
                 if has_changed(change, _stand_of):
-                    return _moved_by(view, view.find(ALLOCATIONS_BY_NODE, change.item.uid))
+                    return _migrations_of(view, view.find(ALLOCATIONS_BY_NODE, change.item.uid))
         return ()
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
@@ -93,11 +93,11 @@ class Migrations:
                     if outcome.look_after is not None:
                         plan.later[key] = outcome.look_after
                     continue
-                room, outcome = find_reservation(view, item), plan_move(facts)
+                reservation, outcome = find_reservation(view, item), plan_migration(facts)
                 if outcome.status.phase == "Planned":
                     outcome.status.window = judge_window(view, item, outcome.status)
                     outcome.status.forecast = forecast_migration(view, item, outcome.status)
-                commit = plan_writes(item, source, target, room, outcome, now, find_reason(view, item))
+                commit = plan_writes(item, source, target, reservation, outcome, now, find_reason(view, item))
                 if outcome.look_after is not None:
                     plan.later[key] = outcome.look_after
             plan.commits += [commit] if commit is not None else []
@@ -129,7 +129,7 @@ def read_facts(view: View, item: Item, now: float) -> tuple[Facts, Item | None, 
             rival=_find_rival(view, item),
             source=_read_side(view, source),
             target=_read_side(view, target),
-            room=_read_side(view, find_reservation(view, item)),
+            reservation=_read_side(view, find_reservation(view, item)),
             now=now,
         ),
         source,
@@ -141,13 +141,13 @@ def plan_writes(
     item: Item,
     source: Item | None,
     target: Item | None,
-    room: Item | None,
+    reservation: Item | None,
     outcome: Outcome,
     now: float,
     why: Envelope | None = None,
 ) -> Commit | None:
-    """One commit for all that ``outcome`` says; None if all of it is so. ``why`` is the Decision that will tell why the VM is
-    where it is once it has moved."""
+    """One commit for all that ``outcome`` says; None if all of it is so. ``why`` is the Decision that will tell why the workload is
+    where it is once it has migrated."""
     former, status = item.status(MigrationStatus), outcome.status
     writes: list[Write] = []
     preconditions: list[Precondition] = [unchanged(item)]
@@ -165,9 +165,9 @@ def plan_writes(
             envelope.deleting_since = now
         writes.append(put(envelope))
         preconditions.append(unchanged(side))
-    if room is not None and outcome.room_goes:  # no node has begun anything for it
-        writes.append(delete(room))
-        preconditions.append(unchanged(room))
+    if reservation is not None and outcome.reservation_goes:  # no node has begun anything for it
+        writes.append(delete(reservation))
+        preconditions.append(unchanged(reservation))
     if status.phase == "Finishing" and former.phase != "Finishing" and why is not None:
         writes.append(put(why))
     if status != former:
@@ -252,22 +252,22 @@ def _read_side(view: View, item: Item | None) -> MigrationEndpoint | None:
 
 
 def _stand_of(node: Item) -> object:
-    """What of a node bears on moves from it and to it."""
+    """What of a node bears on migrations from it and to it."""
     spec = node.spec(NodeSpec)
     workload_spec = (spec.migration_bandwidth, spec.cordoned, spec.drain, spec.maintenance)
     return node.uid, node.status(NodeStatus).phase, workload_spec
 
 
-def _moved_by(view: View, allocations: Iterable[Item]) -> list[str]:
+def _migrations_of(view: View, allocations: Iterable[Item]) -> list[str]:
     """The Migrations that these are there for."""
     specs = [item.spec(AllocationSpec) for item in allocations]
-    moves = [told for spec in specs for told in (spec.move, spec.storage) if told is not None]
-    uids = sorted({read_migration(move.key) for move in moves})
+    migrations = [told for spec in specs for told in (spec.move, spec.storage) if told is not None]
+    uids = sorted({read_migration(move.key) for move in migrations})
     return [item.key for uid in uids for item in view.find(MIGRATIONS_BY_UID, uid)]
 
 
 def _others(view: View, item: Item) -> list[str]:
-    """Those of the same VM that haven't ended."""
+    """Those of the same workload that haven't ended."""
     return [
         other.key
         for other in view.find(MIGRATIONS_BY_WORKLOAD, workload_key(item))
@@ -276,7 +276,7 @@ def _others(view: View, item: Item) -> list[str]:
 
 
 def _find_rival(view: View, item: Item) -> str:
-    """The Migration of the same VM that goes first: one that has begun, of several new ones the oldest."""
+    """The Migration of the same workload that goes first: one that has begun, of several new ones the oldest."""
 
     def order(one: Item) -> tuple[bool, float, str]:
         return (one.status(MigrationStatus).started_at is None, one.envelope.created_at, one.key)

@@ -1,4 +1,4 @@
-"""What a Migration of mode storage needs next: one disk of a VM goes to another pool of the node where it is. Pure.
+"""What a Migration of mode storage needs next: one disk of a workload goes to another pool of the node where it is. Pure.
 
 The order: the allocation is told which disk is to go where · its node does it, and says so · the allocation says the new pool,
 in one commit with the end. Until the node's word nothing is known, so it is waited for.
@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from weft.controllers.allocation.active import active_allocation
 from weft.controllers.migration.abort import find_end
 from weft.controllers.migration.facts import Facts, Outcome
-from weft.controllers.migration.plan import begin_move
-from weft.controllers.migration.progress import end_move, measure, record_progress, time_left
+from weft.controllers.migration.plan import begin_migration
+from weft.controllers.migration.progress import end_migration, measure, record_progress, time_left
 from weft.informer.view import Item, View
 from weft.kinds.allocation import ROOT, AllocatedDiskRelocation, AllocationReport, AllocationSpec, list_disks
 from weft.kinds.migration import MigrationSpec, MigrationStatus, workload_key
@@ -24,7 +24,7 @@ LOOK_SECONDS = 1.0
 
 
 def plan_storage(view: View, item: Item, facts: Facts) -> tuple[Item | None, Outcome]:
-    """The VM's place, and what to write now: ``source`` is the place's spec."""
+    """The workload's place, and what to write now: ``source`` is the place's spec."""
     spec, status, now = facts.spec, item.status(MigrationStatus), facts.now
     workload = view.get(workload_key(item))
     place = active_allocation(view, workload.uid) if workload is not None else None
@@ -33,9 +33,11 @@ def plan_storage(view: View, item: Item, facts: Facts) -> tuple[Item | None, Out
         return place, _lead(item, facts, place, order)
     if status.phase not in ("Pending", "Planned"):
         return place, Outcome(
-            status=end_move(status, "Failed", "workloadDeleted", f"{spec.workload} has no allocation any more", now)
+            status=end_migration(
+                status, "Failed", "workloadDeleted", f"{spec.workload} has no allocation any more", now
+            )
         )
-    begun = begin_move(facts)
+    begun = begin_migration(facts)
     status = begun.status
     if status.phase not in ("Pending", "Planned") or place is None or workload is None:
         return place, begun
@@ -43,7 +45,7 @@ def plan_storage(view: View, item: Item, facts: Facts) -> tuple[Item | None, Out
     if status.phase == "Planned":
         return place, replace(begun, status=_tell_planned(spec, status, told))
     if isinstance(told, tuple):
-        return place, Outcome(status=end_move(status, "Failed", *told, now))
+        return place, Outcome(status=end_migration(status, "Failed", *told, now))
     if order is not None:  # another's is about to end
         return place, Outcome(status=status, look_after=LOOK_SECONDS)
     at = place.spec(AllocationSpec)
@@ -91,11 +93,11 @@ def _lead(item: Item, facts: Facts, place: Item, order: AllocatedDiskRelocation)
         status = record_progress(status, heard)
         status.actual = measure(status, heard)
     if heard is not None and heard.phase == "takenOver":
-        return Outcome(status=end_move(status, "Succeeded", "", "", now), source=_relocate(at, order))
+        return Outcome(status=end_migration(status, "Succeeded", "", "", now), source=_relocate(at, order))
     if heard is not None and heard.phase in ("abandoned", "failed"):
         phase: Literal["Cancelled", "Failed"] = "Cancelled" if status.ending == "Cancelled" else "Failed"
         reason, message = (status.reason, status.message) if status.ending else (heard.reason, heard.message)
-        ended = end_move(status, phase, reason or "failed", message, now)
+        ended = end_migration(status, phase, reason or "failed", message, now)
         return Outcome(status=ended, source=replace(at, storage=None))
     if not status.ending and (end := find_end(facts, status)) is not None:
         status = replace(status, ending=end.ending, reason=end.reason, message=end.message)
@@ -105,11 +107,11 @@ def _lead(item: Item, facts: Facts, place: Item, order: AllocatedDiskRelocation)
 
 
 def _relocate(at: AllocationSpec, order: AllocatedDiskRelocation) -> AllocationSpec:
-    """The place says what is so; what VM and volume say of their pools follows from it."""
+    """The place says what is so; what workload and volume say of their pools follows from it."""
     if order.disk == ROOT:
         return replace(at, storage=None, pool=order.pool, pool_id=order.pool_id)
-    moved = [
+    relocated = [
         replace(volume, pool=order.pool, pool_id=order.pool_id) if volume.uid == order.disk else volume
         for volume in at.volumes
     ]
-    return replace(at, storage=None, volumes=moved)
+    return replace(at, storage=None, volumes=relocated)

@@ -1,5 +1,5 @@
-"""What is known of a Migration when it is asked what it needs next: its wish and status, its VM, both of its sides, the room held
-for it; and what is to be written then. Values only."""
+"""What is known of a Migration when it is asked what it needs next: its spec and status, its workload, both of its sides, the
+capacity held for it; and what is to be written then. Values only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ READY = ("Ready", "Joining")  # phases of a node that is heard of
 
 class MigrationEndpoint(msgspec.Struct, frozen=True):
     """One of the two places; ``node_phase`` None: its node isn't in the fabric any more; ``node_limit``: how many bytes a
-    second all moves from and to it may carry, 0 is as many as they can."""
+    second all migrations from and to it may carry, 0 is as many as they can."""
 
     spec: AllocationSpec
     report: AllocationReport
@@ -26,7 +26,7 @@ class MigrationEndpoint(msgspec.Struct, frozen=True):
 
     @property
     def heard(self) -> MigrationReport | None:
-        """What its node says of this very move."""
+        """What its node says of this very migration."""
         move, told = self.spec.move, self.report.move
         return told if move is not None and told is not None and told.key == move.key else None
 
@@ -35,8 +35,8 @@ class MigrationEndpoint(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """``vm`` None: there is no such VM, or it goes; ``place`` is where it stands while it isn't a side yet; ``rival`` an
-    older Migration of it that is under way; ``room`` what is held for it at its target until it begins."""
+    """``vm`` None: there is no such workload, or it goes; ``place`` is where it stands while it isn't a side yet; ``rival`` an
+    older Migration of it that is under way; ``reservation`` what is held for it at its target until it begins."""
 
     spec: MigrationSpec
     status: MigrationStatus
@@ -47,7 +47,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     rival: str = ""
     source: MigrationEndpoint | None = None
     target: MigrationEndpoint | None = None
-    room: MigrationEndpoint | None = None
+    reservation: MigrationEndpoint | None = None
     now: float = 0.0
 
 
@@ -60,10 +60,10 @@ class Outcome(msgspec.Struct, kw_only=True):
     target: AllocationSpec | None = None
     source_goes: bool = False
     target_goes: bool = False
-    room_goes: bool = False
+    reservation_goes: bool = False
     look_after: float | None = None
 
 
-def has_moved_on(side: MigrationEndpoint | None) -> bool:
+def has_migrated_on(side: MigrationEndpoint | None) -> bool:
     """Whether its node says, for good, that another one took its guest over: of one that an older store knows as a side still."""
     return side is not None and side.report.reason == "moved" and side.report.state == "stopped"

@@ -1,9 +1,9 @@
-"""What a Migration needs next: its wish, its status and what both sides report in; edits of the two places and the status
+"""What a Migration needs next: its spec, its status and what both sides report in; edits of the two places and the status
 that follows out. Pure, and remembers nothing: whoever is asked after a crash answers as the one before would have.
 
 The order: the target waits, so the source is told where · the source sends · the target has taken over, so the places swap
-their roles, in one commit · the source's place is gone. Until the target's word that it has taken over a move can be broken
-off: the target is wished to stop, and only its word that the guest never ran there lets the source go on for good.
+their roles, in one commit · the source's place is gone. Until the target's word that it has taken over a migration can be broken
+off: the target is asked to stop, and only its word that the guest never ran there lets the source go on for good.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from weft.controllers.migration.abort import (
     find_abort_reason,
     is_stuck,
 )
-from weft.controllers.migration.facts import READY, Facts, MigrationEndpoint, Outcome, has_moved_on
-from weft.controllers.migration.progress import compare, end_move, measure, record_progress, time_left
+from weft.controllers.migration.facts import READY, Facts, MigrationEndpoint, Outcome, has_migrated_on
+from weft.controllers.migration.progress import compare, end_migration, measure, record_progress, time_left
 from weft.kinds.allocation import AllocatedMigration, AllocationSpec, MigrationReport, account, come_back, set_desired
 from weft.kinds.migration import ENDED, MOVED_ON, MigrationStatus
 
 
-def plan_move(facts: Facts) -> Outcome:
-    """What to write now; the status alone where there is nothing else. Room is held while it is planned, and until the
+def plan_migration(facts: Facts) -> Outcome:
+    """What to write now; the status alone where there is nothing else. Capacity is reserved while it is planned, and until the
     scheduler has made its target of it."""
     outcome = _plan(facts)
     waits = facts.source is None and facts.target is None and outcome.status.phase in ("Planned", "Pending")
-    outcome.room_goes = facts.room is not None and (outcome.room_goes or not waits)
+    outcome.reservation_goes = facts.reservation is not None and (outcome.reservation_goes or not waits)
     return outcome
 
 
@@ -42,10 +42,10 @@ def _plan(facts: Facts) -> Outcome:
     if status.phase == "Finishing":
         return _finish(facts)
     if source is None and target is None:
-        return begin_move(facts)
+        return begin_migration(facts)
     if target is not None and target.says("takenOver"):
         return _swap(facts, target)
-    if target is not None and has_moved_on(target):
+    if target is not None and has_migrated_on(target):
         return _leave_both(facts, target)
     if status.ending:
         return _break_off(facts)
@@ -62,27 +62,29 @@ def _mend_times(status: MigrationStatus, now: float) -> MigrationStatus:
     return replace(status, **{name: min(at, now) for name, at in begun.items() if at is not None})
 
 
-def begin_move(facts: Facts) -> Outcome:
+def begin_migration(facts: Facts) -> Outcome:
     """Nothing of it is anywhere yet: it waits for its time and for a target."""
     spec, status, now = facts.spec, facts.status, facts.now
     if facts.place is not None:
         status = replace(status, source=facts.place.spec.node)
     if facts.deleting or spec.cancel:
-        return Outcome(status=end_move(status, "Cancelled", "cancelled", "cancelled before it began", now))
+        return Outcome(status=end_migration(status, "Cancelled", "cancelled", "cancelled before it began", now))
     if facts.workload is None:
-        return Outcome(status=end_move(status, "Cancelled", "workloadDeleted", f"{spec.workload} was deleted", now))
+        return Outcome(
+            status=end_migration(status, "Cancelled", "workloadDeleted", f"{spec.workload} was deleted", now)
+        )
     if facts.rival and status.started_at is None and (spec.not_before is None or spec.not_before <= now):
         message = f"migration/{facts.rival} already moves {spec.workload}; wait for it to end, or cancel it"
-        return Outcome(status=end_move(status, "Failed", "alreadyMoving", message, now))
+        return Outcome(status=end_migration(status, "Failed", "alreadyMoving", message, now))
     if status.started_at is None and spec.not_before is not None and spec.not_before > now:
         return _hold(facts, replace(status, phase="Planned"))
     if status.tries <= 1 and spec.not_after is not None and spec.not_after <= now:
         why = facts.placed.message if facts.placed is not None and facts.placed.status == "False" else ""
         message = "the migration could not start within its window" + (f": {why}" if why else "")
-        return Outcome(status=end_move(status, "Failed", "tooLate", message, now))
+        return Outcome(status=end_migration(status, "Failed", "tooLate", message, now))
     if spec.mode == "live" and facts.workload.run != "run":
         message = f"{spec.workload} is not running (run: {facts.workload.run}); start it, or migrate it with --cold"
-        return Outcome(status=end_move(status, "Failed", "notRunning", message, now))
+        return Outcome(status=end_migration(status, "Failed", "notRunning", message, now))
     if status.started_at is None:
         status = replace(status, phase="Pending", started_at=now, tries=1, reason="", message="")
     placed = facts.placed if facts.placed is not None and facts.placed.status == "False" else None
@@ -90,9 +92,9 @@ def begin_move(facts: Facts) -> Outcome:
     if left <= 0:
         reason = placed.reason if placed else "timedOut"
         message = f"no target found within {spec.timeout_seconds:g} s" + (f": {placed.message}" if placed else "")
-        return Outcome(status=end_move(status, "Failed", reason, message, now))
+        return Outcome(status=end_migration(status, "Failed", reason, message, now))
     if placed is not None and placed.reason == "notSaved":  # so it will be for as long as anybody would wait
-        return Outcome(status=end_move(status, "Failed", placed.reason, placed.message, now))
+        return Outcome(status=end_migration(status, "Failed", placed.reason, placed.message, now))
     if placed is not None:
         status = replace(status, reason=placed.reason, message=placed.message)
     if status.tries == 1 and spec.not_after is not None:
@@ -101,44 +103,44 @@ def begin_move(facts: Facts) -> Outcome:
 
 
 def _hold(facts: Facts, status: MigrationStatus) -> Outcome:
-    """It waits for its time: at its target room is held, as long as that can take it."""
+    """It waits for its time: at its target capacity is reserved, as long as that can take it."""
     assert facts.spec.not_before is not None
-    room, placed = facts.room, facts.placed
+    reservation, placed = facts.reservation, facts.placed
     outcome = Outcome(status=status, look_after=facts.spec.not_before - facts.now)
-    fault = _find_fault(room, facts.place) if room is not None else ""
-    if room is not None and not fault:
+    fault = _find_fault(reservation, facts.place) if reservation is not None else ""
+    if reservation is not None and not fault:
         lost = f" ({status.room_lost})" if status.room_lost else ""
-        status.target, status.reason = room.spec.node, "roomHeld"
-        status.message = f"capacity is reserved on {room.spec.node}{lost}"
+        status.target, status.reason = reservation.spec.node, "roomHeld"
+        status.message = f"capacity is reserved on {reservation.spec.node}{lost}"
         return outcome
-    outcome.room_goes = room is not None
+    outcome.reservation_goes = reservation is not None
     status.target = ""
-    if room is not None:
-        status.room_lost = f"the reservation on {room.spec.node} was lost: {fault}"
+    if reservation is not None:
+        status.room_lost = f"the reservation on {reservation.spec.node} was lost: {fault}"
         status.reason, status.message = "roomLost", f"{status.room_lost}; looking for another one"
     elif placed is not None and placed.status == "False":
         status.reason, status.message = placed.reason, f"no capacity is reserved yet: {placed.message}"
     return outcome
 
 
-def _find_fault(room: MigrationEndpoint, place: MigrationEndpoint | None) -> str:
-    """Why room that is held is of no use any more, if so."""
-    if room.node_phase is None:
+def _find_fault(reservation: MigrationEndpoint, place: MigrationEndpoint | None) -> str:
+    """Why capacity that is held is of no use any more, if so."""
+    if reservation.node_phase is None:
         return "the node has left the fabric"
-    if room.node_phase not in READY:
+    if reservation.node_phase not in READY:
         return "the node sends no heartbeat"
-    if room.node_closed:
-        return room.node_closed
+    if reservation.node_closed:
+        return reservation.node_closed
     if place is None:
-        return ""  # that may be for a moment; without its VM it ends
-    if place.spec.node_uid == room.spec.node_uid:
+        return ""  # that may be for a moment; without its workload it ends
+    if place.spec.node_uid == reservation.spec.node_uid:
         return "the workload is on that node by now"
-    if _room_for(place) != _room_for(room):
+    if _capacity_for(place) != _capacity_for(reservation):
         return "the workload requests other resources now"
     return ""
 
 
-def _room_for(side: MigrationEndpoint) -> object:
+def _capacity_for(side: MigrationEndpoint) -> object:
     spec = side.spec
     return account(spec, side.report), spec.memberships, spec.extras, [gpu.share for gpu in spec.gpus]
 
@@ -166,7 +168,7 @@ def _lead(facts: Facts) -> Outcome:
 
 
 def _keep_to_limits(side: MigrationEndpoint, peer: MigrationEndpoint) -> AllocatedMigration:
-    """The side's move with what both nodes may carry by now."""
+    """The side's migration with what both nodes may carry by now."""
     assert side.spec.move is not None
     return replace(side.spec.move, node_bytes_per_second=side.node_limit, peer_bytes_per_second=peer.node_limit)
 
@@ -201,7 +203,7 @@ def _return(facts: Facts, outcome: Outcome) -> Outcome:
     source, status, now = facts.source, outcome.status, facts.now
     if source is not None and source.spec.role == "source":
         move = source.spec.move
-        goes_on = source.says("handedOver") and not has_moved_on(source)
+        goes_on = source.says("handedOver") and not has_migrated_on(source)
         if goes_on and source.node_phase in READY and move is not None and move.never_ran:
             return outcome  # it goes on there first
         outcome.source = _make_active(source)
@@ -219,7 +221,7 @@ def _return(facts: Facts, outcome: Outcome) -> Outcome:
         )
     else:
         phase: Literal["Failed", "Cancelled"] = "Cancelled" if status.ending == "Cancelled" else "Failed"
-        outcome.status = end_move(status, phase, status.reason, status.message, now)
+        outcome.status = end_migration(status, phase, status.reason, status.message, now)
     return outcome
 
 
@@ -250,7 +252,7 @@ def _swap(facts: Facts, target: MigrationEndpoint) -> Outcome:
 def _leave_both(facts: Facts, target: MigrationEndpoint) -> Outcome:
     """The guest came to the target and has gone on since: neither side has it."""
     message = f"target {target.spec.node}: {target.report.message}"
-    outcome = Outcome(status=end_move(facts.status, "Failed", MOVED_ON, message, facts.now), target_goes=True)
+    outcome = Outcome(status=end_migration(facts.status, "Failed", MOVED_ON, message, facts.now), target_goes=True)
     if facts.source is not None:
         move = facts.source.spec.move
         move = replace(move, taken_over=True) if move is not None else None
@@ -265,7 +267,7 @@ def _finish(facts: Facts) -> Outcome:
         status.actual = measure(status, *_hear(facts))
         return Outcome(status=status)
     status.error = compare(status)
-    return Outcome(status=end_move(status, "Succeeded", "", "", facts.now))
+    return Outcome(status=end_migration(status, "Succeeded", "", "", facts.now))
 
 
 def _hear(facts: Facts) -> list[MigrationReport | None]:

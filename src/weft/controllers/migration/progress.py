@@ -1,4 +1,4 @@
-"""What a Migration's status tells of its course, whether a guest moves or a disk: how far it is, what it came to, how far the
+"""What a Migration's status tells of its course, of a guest or a disk: how far it is, what it came to, how far the
 plan was off, how long it may take still. Pure."""
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def time_left(spec: MigrationSpec, status: MigrationStatus, now: float) -> float
     return spec.timeout_seconds - (now - (status.started_at if status.started_at is not None else now))
 
 
-def end_move(
+def end_migration(
     status: MigrationStatus, phase: Literal["Succeeded", "Failed", "Cancelled"], reason: str, message: str, now: float
 ) -> MigrationStatus:
     return replace(status, phase=phase, ending="", reason=reason, message=message, ended_at=now)

@@ -12,7 +12,7 @@ from weft.kinds.migration import MigrationForecast, MigrationSpec, MigrationStat
 from weft.objects.identity import object_key
 from weft.transfer.history import foresee
 
-_TOLD = 3  # other moves that are told by name
+_TOLD = 3  # other migrations that are told by name
 
 
 class Appointment(msgspec.Struct, frozen=True):
@@ -70,7 +70,7 @@ def judge_window(view: View, item: Item, status: MigrationStatus) -> MigrationWi
 
 
 def forecast_migration(view: View, item: Item, status: MigrationStatus) -> MigrationForecast | None:
-    """What ``item`` is expected to take; None while it has no place to move from, or none to move to."""
+    """What ``item`` is expected to take; None while it has no place to migrate from, or none to migrate to."""
     spec = item.spec(MigrationSpec)
     kind, name = read_workload(spec)
     key = object_key(kind, item.envelope.project, name)

@@ -73,7 +73,7 @@ class Addresses:
                     allocations = view.find(ALLOCATIONS_BY_NODE, change.item.uid)
                     return [key for a in allocations for key in _workloads(view, a.spec(AllocationSpec).workload.uid)]
             case kind if is_workload(kind):
-                if has_changed(change, _wish_of):
+                if has_changed(change, _spec_state):
                     return (change.key,)
         return ()
 
@@ -89,7 +89,7 @@ class Addresses:
                 commit, lacks = self._plan_workload(view, workload, now)
                 if commit is not None:
                     plan.commits.append(commit)
-                if lacks:  # what is taken may be free again, and nothing would wake the VM
+                if lacks:  # what is taken may be free again, and nothing would wake the workload
                     plan.later[key] = LACKING_SECONDS
         return plan
 
@@ -161,12 +161,12 @@ class Addresses:
 
 
 def _leads_to(allocation: Item) -> object:
-    """What of an allocation bears on where a NIC is: the role too, so that a swap of the sides of a move is seen."""
+    """What of an allocation bears on where a NIC is: the role too, so that a swap of the roles in a migration is seen."""
     spec = allocation.spec(AllocationSpec)
     return allocation.uid, spec.role, spec.nics
 
 
-def _wish_of(workload: Item) -> object:
+def _spec_state(workload: Item) -> object:
     return (workload.uid, workload.envelope.generation, workload.deleting, workload.envelope.condition("Addressed"))
 
 

@@ -50,7 +50,7 @@ class Networks:
             if new == status:
                 continue
             if msgspec.structs.replace(new, used=status.used) == status:
-                # Only the count moved: with many workloads coming it would move all the time.
+                # Only the count changed: with many workloads coming it would change all the time.
                 wait = self._counted_at.get(key, 0.0) + COUNT_EVERY_SECONDS - now
                 if wait > 0:
                     plan.later[key] = min(wait, COUNT_EVERY_SECONDS)

@@ -1,6 +1,6 @@
-"""Keeps the rules in each allocation those of its VM's security groups, and counts who carries a group.
+"""Keeps the rules in each allocation those of its workload's security groups, and counts who carries a group.
 
-Reads VMs, security groups, allocations; writes ``groups`` in allocations and securitygroup.status. Woken by VMs whose
+Reads workloads, security groups, allocations; writes ``groups`` in allocations and securitygroup.status. Woken by workloads whose
 groups change, by groups, and by new allocations (the scheduler gives them the rules of that moment).
 """
 
@@ -67,7 +67,7 @@ def plan_count(view: View, group: Item) -> Commit | None:
 
 
 def plan_rules(view: View, workload: Item) -> list[Commit]:
-    """Give each of a VM's allocations the rules of the groups that it carries now."""
+    """Give each of a workload's allocations the rules of the groups that it carries now."""
     groups = read_groups(view, workload)
     if isinstance(groups, str):
         return []  # the doors refuse that; until it is there, what holds goes on to hold

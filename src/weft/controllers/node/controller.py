@@ -80,7 +80,7 @@ class Nodes:
         nodes = {key: node for key in keys if (node := view.get(key)) is not None}
         if TICK in keys:
             plan.later[TICK] = LOOK_EVERY_SECONDS
-            for node in self._find_moved(view):
+            for node in self._find_changed(view):
                 nodes[node.key] = node
             for uid in self._take_unsummed():
                 nodes.update((node.key, node) for node in view.find(NODES_BY_UID, uid))
@@ -102,7 +102,7 @@ class Nodes:
             del self._unsummed[uid]
         return uids
 
-    def _find_moved(self, view: View) -> list[Item]:
+    def _find_changed(self, view: View) -> list[Item]:
         """The nodes whose lease came or went since the last look; all of them when the time of grace ends."""
         uids = sorted(self._live ^ self._told_live)
         self._told_live = self._live

@@ -1,6 +1,6 @@
 """The CPU that a node gives to guests which may go anywhere: the best that all nodes of its kind have. Pure.
 
-Nodes are of a kind if guests can move between them at all: same architecture, same accelerator. Where all are alike it is
+Nodes are of a kind if guests can migrate between them at all: same architecture, same accelerator. Where all are alike it is
 all there is; else the named model that comes earliest in their lists, by the node that ranks it worst.
 """
 

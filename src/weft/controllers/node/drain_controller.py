@@ -1,8 +1,8 @@
-"""Empties nodes that are being drained: moves what is on them away, a few at a time.
+"""Empties nodes that are being drained: migrates what is on them away, a few at a time.
 
 Reads nodes, allocations, workloads, Migrations; makes Migrations (labelled with the node's name), and writes the node's condition
-Drained: what is left, what moves, and what can't leave, by name and with its verdict. VMs move while they run; containers are
-stopped here and start there; what runs once ends here. What can't move stays and is tried again. Woken by any of those. All that
+Drained: what is left, what migrates, and what can't leave, by name and with its verdict. VMs migrate while they run; containers are
+stopped here and start there; what runs once ends here. What can't migrate stays and is tried again. Woken by any of those. All that
 a drain is stands in these objects, so the next one goes on where this one died.
 """
 
@@ -37,7 +37,7 @@ from weft.objects.lifecycle import Phase
 
 SOURCE = "drain"
 LABEL = "drain"  # of the Migrations that a drain has made: the node's name
-TO_EACH = 2  # moves that a node can take at once, as an average over all
+TO_EACH = 2  # migrations that a node can take at once, as an average over all
 RETRY_SECONDS = 20.0
 _LIVE = (Phase.RUNNING, Phase.BOOT, Phase.PROLOG, Phase.UNKNOWN)
 _SETTLING = (Phase.MIGRATE, Phase.SHUTDOWN, Phase.EPILOG, Phase.PENDING)
@@ -86,8 +86,8 @@ class Drain:
             begun_at = read_beginning(node, now)
             leavers = find_evictees(view, node, begun_at, now)
             window = Window.of(node.spec(NodeSpec), now)
-            begun = choose_next(leavers, _count_room(view, node)) if window.open else []
-            plan.commits += [plan_move(node, leaver, now) for leaver in begun]
+            begun = choose_next(leavers, _count_free(view, node)) if window.open else []
+            plan.commits += [plan_migration(node, leaver, now) for leaver in begun]
             told = plan_condition(node, leavers, begun, window, now)
             plan.commits += [told] if told is not None else []
             waits = [leaver.retry_seconds for leaver in leavers if leaver.retry_seconds > 0]
@@ -174,7 +174,7 @@ def _read_migrations(view: View, node: Item, leaver: Evictee, begun_at: float, n
     return msgspec.structs.replace(leaver, last=last.uid, verdict=verdict, retry_seconds=left)
 
 
-def plan_move(node: Item, leaver: Evictee, now: float) -> Commit:
+def plan_migration(node: Item, leaver: Evictee, now: float) -> Commit:
     """Make the Migration. Its name follows from the one before it, so it is made once."""
     mark = hashlib.sha256(f"{node.uid}/{leaver.uid}/{leaver.last}".encode()).hexdigest()[:6]
     name = leaver.name.partition("/")[2]
@@ -237,8 +237,8 @@ def plan_return(view: View, node: Item) -> list[Commit]:
     return commits
 
 
-def _count_room(view: View, node: Item) -> int:
-    """How many more moves all the other nodes can take together."""
+def _count_free(view: View, node: Item) -> int:
+    """How many more migrations all the other nodes can take together."""
     others = [
         other
         for other in view.of_kind("node").values()

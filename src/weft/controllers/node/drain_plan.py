@@ -1,4 +1,4 @@
-"""Whose move away from a node begins next, and what is told of it: who is to leave in, choices and words out. Pure."""
+"""Whose migration away from a node begins next, and what is told of it: who is to leave in, choices and words out. Pure."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import msgspec
 from weft.kinds.migration import MigrationStatus
 from weft.kinds.node import NodeSpec
 
-AT_ONCE = 2  # moves from one node: more than one, so that one that prepares doesn't leave the link idle
-AHEAD_SECONDS = 3.0  # before a move leaves the link the next one begins: about as long as it takes to get ready
+AT_ONCE = 2  # migrations from one node: more than one, so that one that prepares doesn't leave the link idle
+AHEAD_SECONDS = 3.0  # before a migration leaves the link the next one begins: about as long as it takes to get ready
 _NAMED = 5  # workloads that are told by name
 
 Way = Literal["live", "cold", "runsOut", "notYet", "never"]  # runsOut: it is waited for
@@ -40,7 +40,7 @@ class Evictee(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def stuck(self) -> bool:
-        """Nothing of it moves, and not for want of its turn."""
+        """Nothing of it migrates, and not for want of its turn."""
         return bool(self.verdict) or self.way == "never"
 
 
@@ -62,9 +62,9 @@ class Window(msgspec.Struct, frozen=True):
         return cls(changes_after=end - now if end is not None else 0.0)
 
 
-def choose_next(leavers: Sequence[Evictee], room: int) -> list[Evictee]:
-    """Whose move begins now: as many as may use the link, beside those that need it for no longer than others take to get
-    ready, else it would lie idle between two moves. Those that share a network go one after the other, so that they are
+def choose_next(leavers: Sequence[Evictee], free: int) -> list[Evictee]:
+    """Whose migration begins now: as many as may use the link, beside those that need it for no longer than others take to get
+    ready, else it would lie idle between two migrations. Those that share a network go one after the other, so that they are
     apart for a short time; the cheapest such group first, and in it the cheapest. What finds no target holds up nobody."""
     groups = _find_groups(leavers)
     waiting = [
@@ -74,13 +74,13 @@ def choose_next(leavers: Sequence[Evictee], room: int) -> list[Evictee]:
     ]
     weight = {leaver.key: (groups[leaver.key], leaver.cost, leaver.key) for leaver in leavers}
     waiting.sort(key=lambda leaver: weight[leaver.key])
-    moving = [leaver for leaver in leavers if leaver.migration and not leaver.stuck]
-    busy = sum(leaver.leaves_link is None or leaver.leaves_link > AHEAD_SECONDS for leaver in moving)
-    return waiting[: max(0, min(AT_ONCE - busy, 2 * AT_ONCE - len(moving), room - busy))]
+    migrating = [leaver for leaver in leavers if leaver.migration and not leaver.stuck]
+    busy = sum(leaver.leaves_link is None or leaver.leaves_link > AHEAD_SECONDS for leaver in migrating)
+    return waiting[: max(0, min(AT_ONCE - busy, 2 * AT_ONCE - len(migrating), free - busy))]
 
 
 def find_end(status: MigrationStatus) -> float | None:
-    """In about how many seconds a move needs the link no more; None: that can't be told."""
+    """In about how many seconds a migration needs the link no more; None: that can't be told."""
     if status.phase in ("Switching", "Finishing"):
         return 0.0
     progress = status.progress
@@ -111,13 +111,14 @@ def describe_drain(leavers: Sequence[Evictee], begun: set[str]) -> tuple[str, st
     if not leavers:
         return "Drained", "nothing is left on the node"
     stuck = [leaver for leaver in leavers if leaver.stuck]
-    moving = [leaver for leaver in leavers if not leaver.stuck and (leaver.migration or leaver.key in begun)]
+    migrating = [leaver for leaver in leavers if not leaver.stuck and (leaver.migration or leaver.key in begun)]
     ending = sum(leaver.way == "runsOut" for leaver in leavers)
-    waiting = len(leavers) - len(stuck) - len(moving) - ending
+    waiting = len(leavers) - len(stuck) - len(migrating) - ending
     parts = [f"{len(leavers)} left"]
-    if moving:
+    if migrating:
         parts.append(
-            "moving: " + ", ".join(f"{one.name} → {one.target}" if one.target else one.name for one in moving[:_NAMED])
+            "migrating: "
+            + ", ".join(f"{one.name} → {one.target}" if one.target else one.name for one in migrating[:_NAMED])
         )
     if waiting:
         parts.append(f"{waiting} wait{'s' if waiting == 1 else ''} for {'its' if waiting == 1 else 'their'} turn")

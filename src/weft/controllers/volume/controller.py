@@ -143,8 +143,8 @@ def fold_volume(
     uid: str = "",
     ended: Collection[str] = (),
 ) -> VolumeStatus:
-    """A volume's status: where it was first used its data stays, until it moves with its VM. The workloads of these uids have
-    ``ended`` for good: they hold it no more."""
+    """A volume's status: where it was first used its data stays, until it migrates with its workload. The workloads of these
+    uids have ``ended`` for good: they hold it no more."""
     holders = [spec for spec in allocations if spec.role in ("active", "source")]
     holder = max(holders, key=lambda spec: (spec.workload.uid not in ended, spec.incarnation), default=None)
     held = holder is not None and holder.workload.uid not in ended

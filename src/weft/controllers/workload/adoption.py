@@ -1,7 +1,7 @@
 """Puts the allocation of a guest back that runs without one: after an older store was restored under a running fabric.
 
 Reads what nodes report of such guests and their own copies of the allocations; writes the allocation again, with the
-endpoints it uses. Pure. It adopts only what it can be sure of, or what is to go with its VM; anything else stays where it is,
+endpoints it uses. Pure. It adopts only what it can be sure of, or what is to go with its workload; anything else stays where it is,
 listed as an orphan, and the scheduler starts no second one.
 """
 
@@ -28,9 +28,9 @@ from weft.objects.identity import object_key
 
 
 def plan_adoption(view: View, workload: Item, silent: bool, now: float) -> Commit | None:
-    """Take the guest that runs under this VM's name as the VM's own; None if there is none that surely is. One that doesn't run
-    would be begun: that waits until no node is ``silent``, which may have another one that does. What a deleted VM's
-    own node can't be sure of goes with it too, once no node is silent that might be: whichever side has the guest."""
+    """Take the guest that runs under this workload's name as the workload's own; None if there is none that surely is. One that
+    doesn't run would be begun: that waits until no node is ``silent``, which may have another one that does. What a deleted
+    workload's own node can't be sure of goes with it too, once no node is silent that might be: whichever side has the guest."""
     found = [
         (node, copy) for node in view.find(NODES_BY_ORPHAN, workload.key) for copy in find_copies(node, workload.key)
     ]
@@ -59,7 +59,7 @@ def plan_adoption(view: View, workload: Item, silent: bool, now: float) -> Commi
                 return None  # its address belongs to somebody else by now
             continue  # it is taken up to be ended, and needs none for that
         if endpoint is None or known is None or known.mac != nic.mac:
-            # Absent, or given to this VM anew before the guest was found, with another MAC: the guest's counts.
+            # Absent, or given to this workload anew before the guest was found, with another MAC: the guest's counts.
             spec = EndpointSpec(
                 workload=workload.envelope.ref,
                 network=nic.network,
@@ -74,7 +74,7 @@ def plan_adoption(view: View, workload: Item, silent: bool, now: float) -> Commi
         if endpoint.key not in used:
             writes.append(delete(endpoint))
             preconditions.append(unchanged(endpoint))
-    # The VM is written too, so that whoever planned with it as it was plans anew.
+    # The workload is written too, so that another plan made with its old revision fails.
     envelope = edit(workload)
     status = msgspec.structs.replace(
         workload.status(WorkloadStatus),
@@ -97,7 +97,7 @@ def has_guest(view: View, copy: OrphanCopy, others: list[OrphanCopy]) -> bool:
 
 
 def _never_ran(view: View, key: str, others: list[OrphanCopy]) -> bool:
-    """Whether the target of the move ``key`` surely never ran: by its node's word, or by that of the Migration's end."""
+    """Whether the target of the migration ``key`` surely never ran: by its node's word, or by that of the Migration's end."""
     if any((other.standing, other.move) == ("abandoned", key) for other in others):
         return True
     ended = [item.status(MigrationStatus) for item in view.find(MIGRATIONS_BY_UID, key.partition(".")[0])]
@@ -112,7 +112,7 @@ def find_copies(node: Item, key: str) -> list[OrphanCopy]:
 
 
 def _is_of(view: View, workload: Item, spec: AllocationSpec) -> bool:
-    """Whether a guest is this VM's: made for it, or for one that was wished for in the same way."""
+    """Whether a guest is this workload's: made for it, or for one that was specified in the same way."""
     if spec.workload.uid == workload.uid:
         return True
     if workload.deleting:
@@ -134,7 +134,7 @@ def _is_of(view: View, workload: Item, spec: AllocationSpec) -> bool:
 
 def _make_allocation(workload: Item, node: Item, copy: OrphanCopy, now: float, *, sure: bool) -> Envelope:
     workload_spec = spec_of(workload)
-    # Of one that stands "here" the move is the one that it came by, if any: there the target did run it.
+    # Of one that stands "here" the migration is the one that it came by, if any: there the target did run it.
     own = come_back(copy.spec, copy.move) if sure and copy.standing == "open" else copy.spec
     spec = msgspec.structs.replace(
         set_desired(own, workload_spec.run),

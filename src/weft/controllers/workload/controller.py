@@ -1,9 +1,8 @@
-"""Carries a VM's wishes to its place and its place's facts back; takes a deleted VM apart; adopts what still runs.
+"""Carries a workload's spec to its place and its place's facts back; takes a deleted workload apart; adopts what still runs.
 
-Reads VMs, allocations, nodes, endpoints, published ports, decisions; writes VM.status and Ready, the wish in allocations, and
-removes a deleted VM with all that belongs to it. Woken by any of those. It ends nothing by itself: it passes on what people
-asked for, and only takes an allocation away after its node has said that everything of it is gone.
-"""
+Reads workloads, allocations, nodes, endpoints, published ports, decisions; writes workload.status and Ready, the spec in
+allocations, and removes a deleted workload with all that belongs to it. Woken by any of those. It ends nothing by itself: it
+passes on what people asked for, and only takes an allocation away after its node has said that everything of it is gone."""
 
 from __future__ import annotations
 
@@ -19,8 +18,8 @@ from weft.controllers.loop import Plan, has_changed
 from weft.controllers.workload.adoption import plan_adoption
 from weft.controllers.workload.stale_allocation import is_astray, plan_astray
 from weft.controllers.workload.status import (
+    DesiredWorkload,
     Place,
-    Wished,
     active_place,
     fold_current,
     fold_healthy,
@@ -116,8 +115,8 @@ class Workloads:
 
 
 def plan_workload(view: View, workload: Item, silent: bool, now: float) -> Commit | None:
-    """What one VM needs now, in one commit. ``silent``: after a restore there are nodes that haven't said yet what runs
-    there; it may be this VM's guest."""
+    """What one workload needs now, in one commit. ``silent``: after a restore there are nodes that haven't said yet what runs
+    there; it may be this workload's guest."""
     allocations = view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid)
     if not allocations and view.count(NODES_BY_ORPHAN, workload.key):
         adoption = plan_adoption(view, workload, silent, now)
@@ -152,22 +151,22 @@ def _has_astray(view: View, workload: Item) -> bool:
 
 
 def plan_allocation(view: View, workload: Item, item: Item, now: float) -> Write | None:
-    """Pass the VM's wish on to one of its places, or take the place away once its node has let it go."""
+    """Pass the workload's spec on to one of its places, or take the place away once its node has let it go."""
     spec = item.spec(AllocationSpec)
     if item.deleting:
         report = item.report(AllocationReport)
         released = report.state == "released" and report.incarnation >= spec.incarnation
         return delete(item) if released or not view.find(NODES_BY_UID, spec.node_uid) else None
     if spec.move is not None:
-        return None  # what moves is the migrations controller's: it breaks that off for a wish that can't wait
+        return None  # what migrates is the migrations controller's: it breaks that off for a spec that can't wait
     envelope = edit(item)
     if workload.deleting:
         envelope.deleting_since = now
     else:
         workload_spec, report = spec_of(workload), item.report(AllocationReport)
         if wants_fresh_start(spec, workload_spec) and find_fit(spec, workload_spec, report):
-            return None  # the scheduler passes the wish on, with the new size
-        new = wish_for(view, workload, spec, rests=is_at_rest(spec, report))
+            return None  # the scheduler passes the spec on, with the new size
+        new = follow_spec(view, workload, spec, rests=is_at_rest(spec, report))
         if new == spec:
             return None
         envelope.spec = merge_part(envelope.spec, new)
@@ -175,9 +174,9 @@ def plan_allocation(view: View, workload: Item, item: Item, now: float) -> Write
     return put(envelope)
 
 
-def wish_for(view: View, workload: Item, spec: AllocationSpec, *, rests: bool) -> AllocationSpec:
+def follow_spec(view: View, workload: Item, spec: AllocationSpec, *, rests: bool) -> AllocationSpec:
     """An allocation's spec with what people may change while it lives; one that ``rests``, stopped as it was asked to,
-    lets go of the volumes and networks that its VM doesn't name any more."""
+    lets go of the volumes and networks that its workload doesn't name any more."""
     workload_spec = spec_of(workload)
     named, joined = record_of(workload).volumes(workload_spec), networks_of(workload_spec.networks)
     kept = [volume for volume in spec.volumes if not rests or volume.name in named]
@@ -205,7 +204,7 @@ def find_waited(view: View, spec: AllocationSpec) -> str | None:
 def plan_status(
     view: View, workload: Item, allocations: Sequence[Item], now: float
 ) -> tuple[Write | None, list[Event]]:
-    """The VM with the status and the condition Ready that it should have, None if it has them."""
+    """The workload with the status and the condition Ready that it should have, None if it has them."""
     if not allocations and not workload.deleting and _is_on_its_way(view, workload, workload.status(WorkloadStatus)):
         return None, []
     envelope = edit(workload)
@@ -214,20 +213,20 @@ def plan_status(
 
 
 def set_placed_status(view: View, workload: Item, envelope: Envelope, allocation: Item, now: float) -> list[Event]:
-    """Have ``envelope``, a VM that is about to be written together with its place, say at once what follows from that."""
+    """Have ``envelope``, a workload that is about to be written together with its place, say at once what follows from that."""
     return render_status(view, workload, envelope, [allocation], now) or []
 
 
 def render_status(
     view: View, workload: Item, envelope: Envelope, allocations: Sequence[Item], now: float
 ) -> list[Event] | None:
-    """Give ``envelope``, a copy of a VM's that is to be written, the status and conditions that follow from its conditions
+    """Give ``envelope``, a copy of a workload's that is to be written, the status and conditions that follow from its conditions
     and ``allocations``. Returns what the journal is to hear of it; None if it says all that already."""
     former = workload.status(WorkloadStatus)
-    wished, places = read_wished(view, workload, envelope), [_read_place(view, a) for a in allocations]
-    status = fold_status(wished, places, read_addresses(view, workload, find_active(allocations)), former)
+    desired, places = read_desired(view, workload, envelope), [_read_place(view, a) for a in allocations]
+    status = fold_status(desired, places, read_addresses(view, workload, find_active(allocations)), former)
     told = set_condition(envelope, fold_ready(status, envelope.generation, now))
-    current = fold_current(wished, places, now)
+    current = fold_current(desired, places, now)
     if current is not None and (current.status == "False" or envelope.condition("Current") is not None):
         told = set_condition(envelope, current) or told
     report = place.report if (place := active_place(places)) is not None else AllocationReport()
@@ -245,7 +244,7 @@ def render_status(
 
 
 def _is_on_its_way(view: View, workload: Item, former: WorkloadStatus) -> bool:
-    """Whether a new VM is being given addresses and a place just now: to say so would only get in their way."""
+    """Whether a new workload is being given addresses and a place just now: to say so would only get in their way."""
     spec, addressed = spec_of(workload), workload.envelope.condition("Addressed")
     return (
         former.observed_generation == 0
@@ -253,12 +252,14 @@ def _is_on_its_way(view: View, workload: Item, former: WorkloadStatus) -> bool:
         and not spec.hold
         and workload.envelope.condition("Placed") is None
         and (addressed is None or addressed.status == "True")
-        and not view.count(NODES_BY_ORPHAN, workload.key)  # the scheduler waits for the word that no orphan is this VM
+        and not view.count(
+            NODES_BY_ORPHAN, workload.key
+        )  # the scheduler waits for the word that no orphan is this workload
     )
 
 
 def plan_removal(view: View, workload: Item) -> Commit:
-    """Remove a VM that has no place any more, with all that is its own; in several commits if it is very much."""
+    """Remove a workload that has no place any more, with all that is its own; in several commits if it is very much."""
     belongings = [
         *view.find(ENDPOINTS_BY_WORKLOAD, workload.uid),
         *view.find(PUBLISHED_PORTS_BY_WORKLOAD, workload.uid),
@@ -281,8 +282,8 @@ def plan_removal(view: View, workload: Item) -> Commit:
     return Commit(workload.key, [*writes, delete(workload)], preconditions, [event])
 
 
-def read_wished(view: View, workload: Item, envelope: Envelope) -> Wished:
-    return Wished(
+def read_desired(view: View, workload: Item, envelope: Envelope) -> DesiredWorkload:
+    return DesiredWorkload(
         spec_of(workload),
         envelope.generation,
         workload.deleting,
@@ -304,7 +305,7 @@ def _find_conversion(view: View, workload: Item) -> tuple[str, str]:
 
 
 def _find_migration(view: View, workload: Item) -> str:
-    """The name of the Migration that moves it, empty if none does."""
+    """The name of its Migration that is under way, empty if there is none."""
     under_way = [
         item
         for item in view.find(MIGRATIONS_BY_WORKLOAD, workload.key)

@@ -1,4 +1,5 @@
-"""A VM's place whose node says that its guest has moved on, or that it can't know: of a store older than the move. Pure.
+"""A workload's place whose node says that its guest has migrated further, or that it can't know: of a store older than the
+migration. Pure.
 
 Reads the place's report and what nodes say of guests they have without an allocation; writes the place: the word that the
 target never ran, or, once it is certain that the guest isn't there any more, a deletion.

@@ -1,4 +1,4 @@
-"""A VM's status, folded from its wish and from what its nodes report. Pure: facts in, status out, nothing remembered.
+"""A workload's status, folded from its spec and from what its nodes report. Pure: facts in, status out, nothing remembered.
 
 Facts win over the lifecycle's order: reports may skip phases nobody saw. What is asked for but not yet done doesn't change
 the phase; it stands in ``reason`` (stopping, suspending, restarting, starting), and ends with it.
@@ -18,7 +18,7 @@ from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus
 from weft.objects.envelope import Condition
 from weft.objects.lifecycle import Phase
 
-# Words of ``status.reason`` while a wish is being carried out.
+# Words of ``status.reason`` while a spec is being carried out.
 STARTING, STOPPING, SUSPENDING, RESTARTING = "starting", "stopping", "suspending", "restarting"
 PREEMPTED = "preempted"  # it gives its place to another, and waits for a new one
 
@@ -33,22 +33,22 @@ class Place(msgspec.Struct, frozen=True):
     leaves: bool = False  # it gives way: its node is to let it go
 
 
-class Wished(msgspec.Struct, frozen=True):
-    """The VM as people want it."""
+class DesiredWorkload(msgspec.Struct, frozen=True):
+    """The workload as people want it."""
 
     spec: WorkloadSpec
     generation: int
     deleting: bool
     placed: Condition | None
     addressed: Condition | None
-    migration: str = ""  # the one that moves it
+    migration: str = ""  # the one that migrates it
     once: bool = False  # it never runs twice
     conversion: str = ""  # the one under way that it is either side of
     converts_to: str = ""  # what it becomes by that, if it is the old one
 
 
 def fold_status(
-    wished: Wished, places: Sequence[Place], addresses: Mapping[str, str], former: WorkloadStatus
+    desired: DesiredWorkload, places: Sequence[Place], addresses: Mapping[str, str], former: WorkloadStatus
 ) -> WorkloadStatus:
     """The status that follows. ``addresses``: network → address, first NIC first; ``former`` is the status until now."""
     place = active_place(places)
@@ -60,12 +60,12 @@ def fold_status(
         active_incarnation=max(
             [_former_active(former), *(p.spec.incarnation for p in places if p.spec.role == "active")]
         ),
-        observed_generation=wished.generation,
-        migration=wished.migration,
-        conversion=wished.conversion,
-        converts_to=wished.converts_to,
+        observed_generation=desired.generation,
+        migration=desired.migration,
+        conversion=desired.conversion,
+        converts_to=desired.converts_to,
     )
-    if wished.once and former.ended and not wished.deleting and (place is None or not place.report.ended):
+    if desired.once and former.ended and not desired.deleting and (place is None or not place.report.ended):
         kept = (
             "phase",
             "ended",
@@ -75,10 +75,10 @@ def fold_status(
             "restarts",
         )  # of a place that has gone, or was let go
         return replace(status, **{name: getattr(former, name) for name in kept})
-    if place is None or (place.leaves and place.report.state == "released" and not wished.deleting):
-        _fold_placeless(status, wished, former)
+    if place is None or (place.leaves and place.report.state == "released" and not desired.deleting):
+        _fold_placeless(status, desired, former)
     else:
-        _fold_place(status, wished, place, former)
+        _fold_place(status, desired, place, former)
         silent = _find_silent_target(place, places)
         if silent is not None:
             status.phase, status.reason = Phase.UNKNOWN, "nodeLost"
@@ -91,25 +91,25 @@ def _former_active(former: WorkloadStatus) -> int:
     return former.active_incarnation or former.incarnation
 
 
-def _fold_placeless(status: WorkloadStatus, wished: Wished, former: WorkloadStatus) -> None:
-    if wished.deleting:
+def _fold_placeless(status: WorkloadStatus, desired: DesiredWorkload, former: WorkloadStatus) -> None:
+    if desired.deleting:
         status.phase = Phase.EPILOG
         return
-    if wished.spec.hold:
+    if desired.spec.hold:
         status.phase = Phase.HOLD
         return
     status.phase = Phase.PENDING
-    waiting = next((c for c in (wished.addressed, wished.placed) if c is not None and c.status == "False"), None)
-    if wished.spec.run != "run":
+    waiting = next((c for c in (desired.addressed, desired.placed) if c is not None and c.status == "False"), None)
+    if desired.spec.run != "run":
         status.reason, status.message = "stopped", "the workload gets a node when it is started"
     elif waiting is not None:
         status.reason, status.message = waiting.reason, waiting.message
-        final = waiting.reason in REFUSALS and waiting.generation == wished.generation
-        if wished.spec.type == "serverless" and final:
+        final = waiting.reason in REFUSALS and waiting.generation == desired.generation
+        if desired.spec.type == "serverless" and final:
             status.phase = Phase.FAILED
 
 
-def _fold_place(status: WorkloadStatus, wished: Wished, place: Place, former: WorkloadStatus) -> None:
+def _fold_place(status: WorkloadStatus, desired: DesiredWorkload, place: Place, former: WorkloadStatus) -> None:
     spec, report = place.spec, place.report
     status.node, status.pool = spec.node, spec.pool
     status.boot_id = report.boot_id
@@ -121,7 +121,7 @@ def _fold_place(status: WorkloadStatus, wished: Wished, place: Place, former: Wo
     status.reason, status.message = report.reason, report.message
     status.steps = [msgspec.to_builtins(step) for step in report.steps]
     lost = place.node_phase not in ("Ready", "Joining")
-    if wished.deleting:
+    if desired.deleting:
         status.phase = _leaving(report, former)
         if lost:
             status.reason, status.message = (
@@ -133,13 +133,13 @@ def _fold_place(status: WorkloadStatus, wished: Wished, place: Place, former: Wo
         status.phase = Phase.UNKNOWN
         status.reason = "nodeLost"
         status.message = _lost(place, "the workload may still run there; waiting for the node")
-        if wished.spec.on_node_loss == "restart":
+        if desired.spec.on_node_loss == "restart":
             status.message += " (on_node_loss: restart is not carried out; weft waits)"
         return
-    status.phase, doing = _living(wished.spec, spec, report, former)
+    status.phase, doing = _living(desired.spec, spec, report, former)
     if place.leaves:
         doing = PREEMPTED
-    if spec.role == "source" and _is_moving(wished.spec, status.phase, spec):
+    if spec.role == "source" and _is_migrating(desired.spec, status.phase, spec):
         status.phase = Phase.MIGRATE
     status.ready = report.ready if status.phase in (Phase.BOOT, Phase.RUNNING) else None
     if doing and not report.reason:
@@ -158,7 +158,7 @@ def _leaving(report: AllocationReport, former: WorkloadStatus) -> Phase:
 def _living(
     workload_spec: WorkloadSpec, spec: AllocationSpec, report: AllocationReport, former: WorkloadStatus
 ) -> tuple[Phase, str]:
-    """The phase of a VM whose node is there, and what is being done about its wish, if anything."""
+    """The phase of a workload whose node is there, and what is being done about its spec, if anything."""
     doing = {"stop": STOPPING, "suspend": SUSPENDING}.get(workload_spec.run, "")
     match report.state:
         case "pending" | "preparing":
@@ -209,8 +209,8 @@ def _find_silent_target(source: Place, places: Sequence[Place]) -> Place | None:
     return next((p for p in targets if p.node_phase not in ("Ready", "Joining")), None)
 
 
-def _is_moving(workload_spec: WorkloadSpec, phase: Phase | str, spec: AllocationSpec) -> bool:
-    """Whether what its place says of the guest is a part of its move: one that moves cold is shut down for it."""
+def _is_migrating(workload_spec: WorkloadSpec, phase: Phase | str, spec: AllocationSpec) -> bool:
+    """Whether what its place says of the guest is a part of its migration: one that migrates cold is shut down for it."""
     cold = spec.move is not None and spec.move.mode == "cold" and workload_spec.run == "run"
     return phase == Phase.RUNNING or (cold and phase in (Phase.STOPPED, Phase.BOOT, Phase.SUSPENDED))
 
@@ -221,23 +221,23 @@ def _lost(place: Place, then: str) -> str:
     return f"node {place.spec.node} sends no heartbeat; {then}"
 
 
-def fold_current(wished: Wished, places: Sequence[Place], now: float) -> Condition | None:
-    """The condition Current: whether a VM with a place has what its spec asks for, and if not, why and what helps; None
+def fold_current(desired: DesiredWorkload, places: Sequence[Place], now: float) -> Condition | None:
+    """The condition Current: whether a workload with a place has what its spec asks for, and if not, why and what helps; None
     without a place."""
     place = active_place(places)
-    if place is None or wished.deleting:
+    if place is None or desired.deleting:
         return None
-    changes = plan_fit(place.spec, wished.spec, place.report)
+    changes = plan_fit(place.spec, desired.spec, place.report)
     behind = [change for change in changes if change.mode != "live"]
     if changes and place.spec.role == "source":
         what = ", ".join(describe_change(change) for change in changes)
         return Condition(
-            "Current", "False", "Moving", f"{what}: waits for the migration to end", now, wished.generation
+            "Current", "False", "Moving", f"{what}: waits for the migration to end", now, desired.generation
         )
     trouble = place.report.state == "running" and place.report.reason
-    condition = Condition("Current", "True", "Current", "", now, wished.generation)
-    said = wished.placed  # by the scheduler; what it said of an older wish is no answer to this one
-    if len(behind) < len(changes) and said and said.reason != "Placed" and said.generation >= wished.generation:
+    condition = Condition("Current", "True", "Current", "", now, desired.generation)
+    said = desired.placed  # by the scheduler; what it said of an older spec is no answer to this one
+    if len(behind) < len(changes) and said and said.reason != "Placed" and said.generation >= desired.generation:
         return replace(condition, status="False", reason=said.reason, message=said.message)
     if trouble and place.report.reason not in ("changing", "paused"):
         return replace(condition, status="False", reason=place.report.reason, message=place.report.message)

@@ -32,13 +32,13 @@ from weft.scheduler.workload.request import Candidate, Waiting, locate_volumes
 SOURCE = "scheduler"
 
 
-# What else is to be said of a VM, in the copy of its envelope that is written, as soon as it has that allocation; and to
+# What else is to be said of a workload, in the copy of its envelope that is written, as soon as it has that allocation; and to
 # the journal.
 Tell = Callable[[View, Item, Envelope, Item, float], list[Event]]
 
 
 def no_status_update(view: View, workload: Item, envelope: Envelope, allocation: Item, now: float) -> list[Event]:
-    """Whoever writes the VM's status does so a moment later."""
+    """The controller of workloads writes the status a moment later."""
     return []
 
 
@@ -141,19 +141,20 @@ def plan_addresses(candidate: Candidate, now: float) -> Commit:
 
 
 def plan_adopted(workload: Item, allocations: Sequence[Item], now: float) -> Commit | None:
-    """Say that a VM has a place that no decision of ours gave it, or one that it moved to; None if that is said already."""
+    """Say that a workload has a place that no decision of ours gave it, or one that it migrated to; None if that is said
+    already."""
     placed = workload.envelope.condition("Placed")
-    has_moved = has_moved_from(workload, allocations)
-    if placed is not None and placed.status == "True" and not has_moved:
+    elsewhere = has_migrated_from(workload, allocations)
+    if placed is not None and placed.status == "True" and not elsewhere:
         return None
     node = allocations[0].spec(AllocationSpec).node
-    reason, message = ("Placed", f"on {node}") if has_moved else ("Adopted", f"found on {node}")
+    reason, message = ("Placed", f"on {node}") if elsewhere else ("Adopted", f"found on {node}")
     condition = Condition("Placed", "True", reason, message, now, workload.envelope.generation)
     write = _put_condition(workload, condition)
     return None if write is None else Commit(workload.key, [write], [unchanged(workload)])
 
 
-def has_moved_from(workload: Item, allocations: Sequence[Item]) -> bool:
+def has_migrated_from(workload: Item, allocations: Sequence[Item]) -> bool:
     """Whether its only place is another than the one that is told of."""
     placed = workload.envelope.condition("Placed")
     if len(allocations) != 1 or placed is None or (placed.status, placed.reason) != ("True", "Placed"):
@@ -163,7 +164,7 @@ def has_moved_from(workload: Item, allocations: Sequence[Item]) -> bool:
 
 
 def plan_regrouped(workload: Item, allocation: Item, memberships: list[str]) -> Commit:
-    """Count a VM in other groups, where it is: a change of these moves nothing."""
+    """Count a workload in other groups, where it is: a change of these migrates nothing."""
     place = edit(allocation)
     place.spec = merge_part(
         place.spec, msgspec.structs.replace(allocation.spec(AllocationSpec), memberships=memberships)
@@ -238,7 +239,7 @@ def put_decision(view: View, about: Item, candidate: Candidate, explanation: Exp
 
 
 def make_decision(view: View, about: Item, candidate: Candidate, explanation: Explanation, timing: Timing) -> Envelope:
-    """The Decision ``about`` a VM, or a Migration of it."""
+    """The Decision ``about`` a workload, or a Migration of it."""
     of = about.envelope
     spec = DecisionSpec(
         workload=candidate.workload.envelope.ref,
@@ -288,7 +289,7 @@ def _put_waiting(workload: Item, placed: Condition, addressed: Condition | None 
 
 
 def _notes(candidate: Candidate, explanation: Explanation) -> list[Event]:
-    """What was given up of its wishes, and what of them looks wrong."""
+    """What was given up of its preferences, and what looks wrong in its spec."""
     given_up = [_event(candidate.workload, "Normal", "PreferenceGivenUp", told) for told in candidate.given_up]
     given_up += [_event(candidate.workload, "Warning", "PolicySkipped", told) for told in candidate.skipped]
     return given_up + [

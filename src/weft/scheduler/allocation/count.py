@@ -1,4 +1,4 @@
-"""How the snapshot comes to hold what takes room on nodes: allocations, and guests that a node has without one."""
+"""How the snapshot comes to hold what takes capacity on nodes: allocations, and guests that a node has without one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def count_allocation(snapshot: Snapshot, key: str, allocation: Item | None) -> N
 
 
 def count_orphans(snapshot: Snapshot, view: View, change: Changed) -> None:
-    """Guests that a node has without an allocation take room there like any other."""
+    """Guests that a node has without an allocation take capacity there like any other."""
     for copy in _read_guests(change.old):
         snapshot.drop_allocation(_name_orphan(copy.uid))
     for copy in _read_guests(change.new):

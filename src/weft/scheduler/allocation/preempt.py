@@ -61,7 +61,7 @@ def find_way(view: View, engine: Engine, request: Request) -> Way | None:
 
 
 def _choose_nodes(engine: Engine, request: Request, by_node: dict[str, list[Item]]) -> list[str]:
-    """Those where the sums would do, with the most room first."""
+    """Those where the sums would do, with the most capacity first."""
     snapshot, found = engine.snapshot, []
     for uid, items in by_node.items():
         row = snapshot.index_of(uid)

@@ -1,7 +1,7 @@
-"""Gives a placed VM its new size, NICs and volumes where it is: what its machine can take at once, the rest with the fresh
+"""Gives a placed workload its new size, NICs and volumes where it is: what its machine can take at once, the rest with the fresh
 start that it needs for that.
 
-If its node has no room for it, or a volume can't be had, it keeps what it has, and the VM's condition Placed says why.
+If its node has no capacity for it, or a volume can't be had, it keeps what it has, and the workload's condition Placed says why.
 Pure but for the snapshot, in which a larger size is counted at once.
 """
 
@@ -45,7 +45,7 @@ from weft.scheduler.workload.request import (
 
 
 def plan_resize(view: View, snapshot: Snapshot, workload: Item, allocation: Item, now: float) -> Commit | None:
-    """Bring the place to what is asked for, as far as it can be had: with the wish for a fresh start, if that is asked
+    """Bring the place to what is asked for, as far as it can be had: with a fresh start, if that is asked
     for; else only what the running machine can take. None if there is nothing to write."""
     spec, workload_spec = allocation.spec(AllocationSpec), spec_of(workload)
     new = msgspec.structs.replace(

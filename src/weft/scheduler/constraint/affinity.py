@@ -1,4 +1,4 @@
-"""With whom, apart from whom and near what a request may lie: what a wish comes to, and the filters that hold to it. Pure.
+"""With whom, apart from whom and near what a request may lie: what a spec comes to, and the filters that hold to it. Pure.
 
 A group's members are the workloads of a project that name the group, as one to be with or one to be apart from. Who must be
 apart shares a node with no member, whoever came first; who must be with them goes where a member is that may be joined,
@@ -19,7 +19,7 @@ _JOINED, _ALONE = ":joined", ":alone"
 
 
 class Affinity(msgspec.Struct, frozen=True):
-    """The fields of a Request that follow from a wish alone: see there."""
+    """The fields of a Request that follow from a spec alone: see there."""
 
     groups: tuple[str, ...] = ()
     near: tuple[str, ...] = ()
@@ -132,7 +132,7 @@ class Apart:
 class Spreading:
     """Where one more member leaves the values of a label no further from each other than may be.
 
-    Values count that some node has where the request may go but for its room: neither a zone that is cordoned or
+    Values count that some node has where the request may go but for its capacity: neither a zone that is cordoned or
     offline as a whole nor one that a constraint rules out holds up the others. Members count wherever they lie."""
 
     name = "spread"
@@ -174,7 +174,7 @@ class Spreading:
         return "", []
 
     def _find_open(self, table: Table, request: Request) -> Flags:
-        """Where it may go but for its room."""
+        """Where it may go but for its capacity."""
         fits = np.ones(len(table.names), dtype=np.bool_)
         for filter_ in self._facts:
             if filter_.asks(request) is not None:

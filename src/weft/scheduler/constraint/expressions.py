@@ -1,6 +1,6 @@
 """What a workload asks of its node by expressions, the Constraint objects it names looked up; and what is to be said of it.
 
-Reads the wish and Constraints from a view; pure."""
+Reads the spec and Constraints from a view; pure."""
 
 from __future__ import annotations
 

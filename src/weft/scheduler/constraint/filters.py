@@ -198,7 +198,7 @@ class CpuModel:
 
 
 class GivenGpus:
-    """GPUs that guests can get, and get as they are asked for; of a node without any, Room tells."""
+    """GPUs that guests can get, and get as they are asked for; of a node without any, FreeCapacity tells."""
 
     name = "gpu"
     reads: Reads = "facts"
@@ -249,7 +249,7 @@ class Taints:
         return f"tainted {', '.join(taints)}", []
 
 
-class Room:
+class FreeCapacity:
     """Enough of everything that is counted: RESOURCES, declared ones, GPUs."""
 
     name = "resources"
@@ -295,7 +295,7 @@ def _is_text(table: Table, attribute: str, word: str | None) -> Flags:
     return texts.equal(word)
 
 
-ROOM: Filter = Room()
+FREE_CAPACITY: Filter = FreeCapacity()
 FACTS: tuple[Filter, ...] = (
     Online(),
     Cordon(),
@@ -312,4 +312,4 @@ FACTS: tuple[Filter, ...] = (
     Meets(),
     AtHand(),
 )
-FILTERS: tuple[Filter, ...] = (*FACTS, MeetsNow(), Near(), Apart(), Spreading(FACTS), ROOM)
+FILTERS: tuple[Filter, ...] = (*FACTS, MeetsNow(), Near(), Apart(), Spreading(FACTS), FREE_CAPACITY)

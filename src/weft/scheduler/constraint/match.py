@@ -1,6 +1,6 @@
 """Constraints over nodes: a tree as one mask over all of them, and why one of them doesn't meet it. Pure.
 
-What a constraint says of a node's facts and what it says of the room that is left (``.free``, ``available``) are two filters,
+What a constraint says of a node's facts and what it says of free capacity (``.free``, ``available``) are two filters,
 because the one is kept until a fact changes and the other only until something is placed.
 """
 
@@ -107,7 +107,7 @@ class Meets:
 
 
 class MeetsNow:
-    """What is asked of the room that a node has left."""
+    """What is asked of free capacity."""
 
     name = "available"
     reads: Reads = "row"
@@ -125,8 +125,8 @@ class MeetsNow:
 
 @functools.lru_cache(maxsize=4096)
 def split(tree: Expression) -> tuple[Expression | None, Expression | None]:
-    """What of ``tree`` follows from facts, and what from the room that is left; both must hold."""
-    now = [part for part in conjuncts(tree) if reads_room(part)]
+    """What of ``tree`` follows from facts, and what from free capacity; both must hold."""
+    now = [part for part in conjuncts(tree) if reads_capacity(part)]
     facts = [part for part in conjuncts(tree) if part not in now]
     return (every(facts) if facts else None), (every(now) if now else None)
 
@@ -144,12 +144,12 @@ def _explain(tree: Expression | None, table: Table, index: int) -> tuple[str, li
 
 
 @functools.lru_cache(maxsize=4096)
-def reads_room(tree: Expression) -> bool:
-    """Whether it asks for the room that is left."""
-    return any(map(_is_of_room, leaves(tree)))
+def reads_capacity(tree: Expression) -> bool:
+    """Whether it asks for free capacity."""
+    return any(map(_is_of_capacity, leaves(tree)))
 
 
-def _is_of_room(leaf: Leaf) -> bool:
+def _is_of_capacity(leaf: Leaf) -> bool:
     if isinstance(leaf, (Compare, Within, Exists)) and leaf.attribute.endswith(".free"):
         return True
     return (isinstance(leaf, Compare) and leaf.value == AVAILABLE) or (

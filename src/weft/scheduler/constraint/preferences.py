@@ -1,6 +1,6 @@
 """What a request would rather have, as terms of its score: preferences, members near or apart, spread, data at hand. Pure.
 
-A preference has its own weight; each of the others weighs as much as the whole strategy: what is wished for by name is worth a
+A preference has its own weight; each of the others weighs as much as the whole strategy: what somebody names is worth a
 node that is fuller by all there is.
 """
 

@@ -2,7 +2,7 @@
 
 Whatever the strategy, its score counts 1 and each preference its weight: the sum, divided by all the weights, stays within
 0–100. A preference is given up while the fabric's scarcest resource is taken to more than its priority bears: the lowest
-priority first, so that the strategy alone decides where room is scarce.
+priority first, so that the strategy alone decides where capacity is scarce.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from weft.contracts.policy import RESOURCES, Column, Reads, Request, Table
 from weft.language.tree import Preference, show_short
-from weft.scheduler.constraint.match import find_meeting, reads_room
+from weft.scheduler.constraint.match import find_meeting, reads_capacity
 
 BEARS = (0.80, 0.90, 0.95)  # by priority 0, 1, 2; a higher one is never given up
 
@@ -27,7 +27,7 @@ class Pressure(msgspec.Struct, frozen=True):
 
 
 def measure_pressure(table: Table) -> Pressure:
-    """How scarce room is."""
+    """How scarce capacity is."""
     open_ = table.online & ~table.cordoned
     found = Pressure("cpu", 0.0)
     for row, resource in enumerate(RESOURCES):
@@ -68,7 +68,7 @@ def describe_given_up(preference: Preference, pressure: Pressure) -> str:
 
 
 class Preferred:
-    """100 where a preference is met: those that ask for facts, or (``now``) those that ask for the room that is left."""
+    """100 where a preference is met: those that ask for facts, or (``now``) those that ask for free capacity."""
 
     def __init__(self, *, now: bool) -> None:
         self.name = "preferred room" if now else "preference"
@@ -91,7 +91,7 @@ class Preferred:
     def _mine(self, request: Request) -> tuple[Preference, ...]:
         if not request.preferences:
             return ()
-        return tuple([p for p in request.preferences if reads_room(p.expression) == self._now])
+        return tuple([p for p in request.preferences if reads_capacity(p.expression) == self._now])
 
 
 def _share(pressure: Pressure) -> float:

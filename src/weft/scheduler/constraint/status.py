@@ -1,6 +1,6 @@
 """How many nodes meet each Constraint now, in its status: who writes one sees at once what it lets in.
 
-Of the ready nodes, by what it asks of facts; what it asks of the room that is left is another with every placement."""
+Of the ready nodes, by what it asks of facts; what it asks of free capacity is another with every placement."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from weft.contracts.policy import (
     Request,
     Values,
 )
-from weft.scheduler.constraint.filters import FILTERS, ROOM
+from weft.scheduler.constraint.filters import FILTERS, FREE_CAPACITY
 from weft.scheduler.constraint.preferences import PREFERENCES
 from weft.scheduler.engine.demand import Demand
 from weft.scheduler.policies import POLICIES
@@ -55,13 +55,13 @@ class Engine:
         *,
         seed: int = 0,
         filters: Sequence[Filter] = FILTERS,
-        leanings: Sequence[PreferenceTerm] = PREFERENCES,
+        preferences: Sequence[PreferenceTerm] = PREFERENCES,
         policies: Mapping[str, Policy] = POLICIES,
         demand: Demand | None = None,
     ) -> None:
         self.snapshot = snapshot
         self.filters = filters
-        self._leanings = leanings
+        self._preferences = preferences
         self.last: str | None = None
         self.outlook = Outlook()
         self._demand = demand
@@ -155,7 +155,7 @@ class Engine:
             self.snapshot,
             request,
             self._policies[request.strategy],
-            [leaning for leaning in self._leanings if leaning.asks(request) is not None],
+            [preference for preference in self._preferences if preference.asks(request) is not None],
             None if weights is None else self._find_slopes(weights),
             self._bonuses,
         )
@@ -172,7 +172,7 @@ class Engine:
         return (
             reads == "fabric"
             or (reads == "outlook" and not self.outlook.lasts(request))
-            or any(leaning.reads == "fabric" for leaning in score.moving)
+            or any(preference.reads == "fabric" for preference in score.dynamic)
         )
 
     def _class(self, request: Request) -> Class:
@@ -186,10 +186,10 @@ class Engine:
         return found
 
     def _begin(self, request: Request) -> Class:
-        moving, score = self._masks.moving(request), self._score(request)
-        if self._is_wide(request, score) or any(filter_.reads == "fabric" for filter_ in moving):
+        dynamic, score = self._masks.dynamic(request), self._score(request)
+        if self._is_wide(request, score) or any(filter_.reads == "fabric" for filter_ in dynamic):
             return Anew(self._masks, score, request, self._occasion)
-        if score.slopes is None or score.moving or moving != [ROOM] or request.extras:
+        if score.slopes is None or score.dynamic or dynamic != [FREE_CAPACITY] or request.extras:
             return ByRow(self.snapshot, self._masks, score, request, self._occasion)
         most = max(_LEAST_RANKED, _ENTRIES_KEPT // max(64, len(self._classes)))
         return ByLoad(self.snapshot, self._masks, score, score.slopes, request, most, self._least)

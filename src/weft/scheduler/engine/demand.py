@@ -1,4 +1,4 @@
-"""What is likely to be asked for next, and how much of it there would still be room for: what policies that look ahead
+"""What is likely to be asked for next, and how much of it there would still be capacity for: what policies that look ahead
 go by. Known from a list of what will come, or learnt from what runs already."""
 
 from __future__ import annotations

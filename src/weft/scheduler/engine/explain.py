@@ -11,7 +11,7 @@ from weft.contracts.policy import RESOURCES, Column, Filter, Flags, GpuAsk, Lack
 from weft.kinds.decision import Shortfall, Term, Verdict
 from weft.objects.quantity import format_amount, format_bytes, format_cpu
 from weft.scheduler.constraint.expressions import find_warnings
-from weft.scheduler.constraint.filters import ROOM, describe_runtime
+from weft.scheduler.constraint.filters import FREE_CAPACITY, describe_runtime
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.table.devices import WHOLE, find_fitting
 from weft.scheduler.table.facts import name_runtime
@@ -62,7 +62,9 @@ def explain(engine: Engine, request: Request, uid: str, chosen: int | None, *, a
     verdicts = _describe_fits(engine, request, uid, best, chosen, scores[best].tolist())
     if chosen is not None and not refusing:
         return Explanation(len(snapshot), verdicts, refused_by, warnings=_warn(request, snapshot))
-    wanting = next((flags for filter_, flags in refusers if filter_ is ROOM), np.zeros(len(snapshot), dtype=np.bool_))
+    wanting = next(
+        (flags for filter_, flags in refusers if filter_ is FREE_CAPACITY), np.zeros(len(snapshot), dtype=np.bool_)
+    )
     nearest = _find_nearest(engine, request, wanting) if chosen is None else None
     refused = _sample(scores < 0.0, everything, chosen is None, nearest)
     refused += [row for row in also if scores[row] < 0.0 and row not in refused]
@@ -94,7 +96,7 @@ def explain(engine: Engine, request: Request, uid: str, chosen: int | None, *, a
 
 
 def _warn(request: Request, snapshot: Snapshot) -> list[str]:
-    """What a person should know of the wish, and where what is used had to be taken to be what is allocated."""
+    """What a person should know of the spec, and where what is used had to be taken to be what is allocated."""
     warnings = find_warnings(request, snapshot)
     if request.basis == "allocation":
         return warnings
@@ -189,7 +191,7 @@ def _counted(snapshot: Snapshot, request: Request) -> tuple[Values, Values]:
 
 
 def _find_nearest(engine: Engine, request: Request, wanting: Flags) -> int | None:
-    """The node that could take the largest share of what is asked for, of those that lack nothing but room."""
+    """The node that could take the largest share of what is asked for, of those that lack nothing but capacity."""
     snapshot = engine.snapshot
     wanted, free = _counted(snapshot, request)
     useful = wanting & (free[0] >= LEAST_CPU) & (free[1] >= LEAST_MEMORY) & (free[2] >= request.least_disk)
@@ -240,7 +242,9 @@ def _describe_shortage(engine: Engine, request: Request, wanting: Flags, refused
     if request.runtime and not snapshot.machine(name_runtime(request.runtime)).any():
         return f"no node runs {describe_runtime(request.runtime)}"
     others = [
-        f"{count} {_PHRASES.get(name, name)}" for name, count in refused_by.items() if name != ROOM.name and count
+        f"{count} {_PHRASES.get(name, name)}"
+        for name, count in refused_by.items()
+        if name != FREE_CAPACITY.name and count
     ]
     rows = np.flatnonzero(wanting)
     if not rows.size and not others:

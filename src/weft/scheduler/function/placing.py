@@ -60,7 +60,7 @@ class FunctionPlacing:
             else:
                 self.epoch += 1
         self._engine.snapshot.improved.clear()
-        self._engine.snapshot.groups.take_moved()
+        self._engine.snapshot.groups.take_changed()
 
     def rank(self, wanted: PlacementQuery) -> Ranking:
         request = self._read(wanted)
@@ -109,7 +109,8 @@ class FunctionPlacing:
         self._count_used(facts.uid)
 
     def _count_used(self, node: str) -> None:
-        """What instances take counts as far as there is room for it: it leaves the room that was there for invocations as it is."""
+        """What instances take counts as far as there is capacity for it: it leaves the capacity that was there for invocations
+        as it is."""
         snapshot, name = self._engine.snapshot, _name_used(node)
         snapshot.drop_allocation(name)
         row = snapshot.index_of(node)

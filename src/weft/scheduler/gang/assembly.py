@@ -1,4 +1,4 @@
-"""Who of a gang is there and can be placed: read from the VMs that name it. Pure.
+"""Who of a gang is there and can be placed: read from the workloads that name it. Pure.
 
 A gang is placed when as many as it counts are there; who has a place already counts. With more than that, those that came
 first are placed together, and each of the others by itself after them.

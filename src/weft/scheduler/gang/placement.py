@@ -16,7 +16,7 @@ import numpy as np
 
 from weft.contracts.policy import RESOURCES, Flags, Request, Whole
 from weft.scheduler.constraint.affinity import Apart
-from weft.scheduler.constraint.filters import ROOM
+from weft.scheduler.constraint.filters import FREE_CAPACITY
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.packing import solver
 from weft.scheduler.packing.local_search import Problem, find_solution
@@ -62,7 +62,7 @@ class Trial:
 
     def __exit__(self, *_: object) -> None:
         self.clear()
-        improved = self._engine.snapshot.improved  # what was tried and taken back has given nobody room
+        improved = self._engine.snapshot.improved  # what was tried and taken back has given nobody capacity
         improved.clear()
         improved.update(self._improved)
 
@@ -147,9 +147,9 @@ def _looks_around(engine: Engine, request: Request) -> bool:
 
 
 def _is_plain(engine: Engine, request: Request) -> bool:
-    """Whether it is the same in which order they are counted: more of them only take room, and no device is chosen."""
-    moving = (f for f in engine.filters if f.reads != "facts" and f.asks(request) is not None)
-    return request.gpus is None and all(f is ROOM or isinstance(f, Apart) for f in moving)
+    """Whether it is the same in which order they are counted: more of them only take capacity, and no device is chosen."""
+    dynamic = (f for f in engine.filters if f.reads != "facts" and f.asks(request) is not None)
+    return request.gpus is None and all(f is FREE_CAPACITY or isinstance(f, Apart) for f in dynamic)
 
 
 def _orders(engine: Engine, members: Sequence[Member], fits: Sequence[Flags]) -> Iterator[list[int]]:
@@ -173,7 +173,7 @@ def _try_order(engine: Engine, members: Sequence[Member], trial: Trial, order: S
 
 
 def _turn_back(engine: Engine, members: Sequence[Member], trial: Trial, order: Sequence[int], turns: list[int]) -> bool:
-    """Depth first, nodes with least room first, so that large holes stay; ``turns`` says how many places may be tried."""
+    """Depth first, nodes with least capacity first, so that large holes stay; ``turns`` says how many places may be tried."""
     if not order:
         return True
     member, snapshot = order[0], engine.snapshot
@@ -216,7 +216,7 @@ def _relax(engine: Engine, members: Sequence[Member]) -> tuple[Problem, Whole]:
         if request.gpus is not None:
             wanted[item, -1] = request.gpus.count * request.gpus.share
         for filter_ in engine.filters:
-            if (filter_ is ROOM or filter_.reads == "facts") and filter_.asks(request) is not None:
+            if (filter_ is FREE_CAPACITY or filter_.reads == "facts") and filter_.asks(request) is not None:
                 allowed[item] &= filter_.fits(snapshot, request)
     free = [*snapshot.free, *(np.subtract(*snapshot.extra(name)) for name in extras)]
     free.append(np.maximum(snapshot.gpu_free, 0).sum(axis=1))

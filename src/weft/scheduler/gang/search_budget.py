@@ -6,7 +6,7 @@ _SHARE = 0.1
 
 
 class Budget:
-    """``owed``: keys of VMs whose gang was refused without a search, and is to be searched when there is time for it."""
+    """``owed``: keys of workloads whose gang was refused without a search, and is to be searched when there is time for it."""
 
     def __init__(self) -> None:
         self.owed: set[str] = set()

@@ -1,4 +1,4 @@
-"""Which way a container moves: saved as it runs, to go on at its target, or stopped, to start there. Pure."""
+"""Which way a container migrates: saved as it runs, to go on at its target, or stopped, to start there. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def find_lack(report: NodeReport) -> str:
 
 
 def has_choice(spec: AllocationSpec) -> bool:
-    """Whether there are two ways for workloads of its kind: VMs are never saved for it."""
+    """Whether there are two ways for workloads of its kind: VMs are never saved."""
     return WORKLOADS[spec.workload.kind].checkpoint_bar is not None
 
 

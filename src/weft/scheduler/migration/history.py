@@ -1,4 +1,4 @@
-"""What ended Migrations teach of the next one; its source is told with its move. Pure."""
+"""What ended Migrations teach of the next one; its source is told with its migration. Pure."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ MOST = 100  # the newest ones
 
 
 def read_lesson(view: View, workload: str, source: str, target: str) -> MigrationLesson:
-    """Of a move of the workload with the key ``workload`` between these nodes."""
-    ended = [move for item in view.of_kind("migration").values() if (move := read_ended(item)) is not None]
-    return learn(heapq.nlargest(MOST, ended, key=lambda move: move.ended_at), workload, source, target)
+    """Of a migration of the workload with the key ``workload`` between these nodes."""
+    ended = [past for item in view.of_kind("migration").values() if (past := read_ended(item)) is not None]
+    return learn(heapq.nlargest(MOST, ended, key=lambda past: past.ended_at), workload, source, target)
 
 
 def read_ended(item: Item) -> EndedMigration | None:

@@ -1,5 +1,5 @@
-"""Gives a Migration its target: decides on the VM as if it had no place, on all nodes but its own, and makes both sides of
-the move in one commit. For one that is planned for later it makes an allocation that only holds room there; when its time
+"""Gives a Migration its target: decides on the workload as if it had no place, on all nodes but its own, and makes both sides of
+the migration in one commit. For one that is planned for later it makes an allocation that only holds capacity there; when its time
 comes the target takes its place, in one commit, if it still can. Pure but for the snapshot, in which either is counted at once.
 
 What doesn't fit now is asked again later, as long as its Migration waits.
@@ -52,7 +52,7 @@ Want = Literal["target", "room"]
 
 
 class MigrationQueue:
-    """The Migrations that want a target, or room at one. ``assumed`` are the keys of the allocations in commits whose outcome
+    """The Migrations that want a target, or capacity at one. ``assumed`` are the keys of the allocations in commits whose outcome
     isn't known."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class MigrationQueue:
         self.assumed: list[str] = []
 
     def notice(self, view: View, change: Changed) -> None:
-        """Of a Migration, or of room that is held for one."""
+        """Of a Migration, or of capacity that is held for one."""
         if change.kind == "migration":
             self._note(change.key, _find_want(view, change.new) if change.new is not None else None)
         elif any(is_reservation(item) for item in (change.old, change.new) if item is not None):
@@ -81,14 +81,14 @@ class MigrationQueue:
     def plan(
         self, view: View, engine: Engine, strategy: str, silent: list[str], now: float, elapsed: float
     ) -> list[Commit]:
-        """A target, or room, for each whose turn it is, or why there is none."""
+        """A target, or capacity, for each whose turn it is, or why there is none."""
         commits = []
         for key, (want, at) in list(self._open.items()):
             item = view.get(key)
             if item is None or at > elapsed:
                 continue
             self._open[key] = (want, elapsed + AGAIN_SECONDS[want])
-            plan = plan_target if want == "target" else plan_room
+            plan = plan_target if want == "target" else plan_reservation
             commit, assumed = plan(view, engine, item, strategy, silent, now)
             commits += [commit] if commit is not None else []
             self.assumed += assumed
@@ -98,30 +98,30 @@ class MigrationQueue:
 def plan_target(
     view: View, engine: Engine, item: Item, strategy: str, silent: list[str], now: float
 ) -> tuple[Commit | None, list[str]]:
-    """Both sides of a move, or the refusal; and the keys of the allocations that it makes or takes away. Where room is held
-    the target is made in its stead, if the VM fits there still: another allocation, so that one that a node knows was never
-    anything else, whatever store is restored."""
-    mover = _read(view, item, strategy, silent, later=False)
-    if not isinstance(mover, MigrationCandidate):
-        return _plan_waiting(item, mover, now), []
-    room = find_reservation(view, item)
-    held = [room] if room is not None else []
-    found = _decide_again(engine, mover, room) if room is not None else None
-    candidate, row, explanation = found or decide(engine, mover, held, item.status(MigrationStatus).avoid)
+    """Both sides of a migration, or the refusal; and the keys of the allocations that it makes or takes away. Where capacity is
+    reserved the target is made in its stead, if the workload fits there still: another allocation, so that one that a node knows
+    was never anything else, whatever store is restored."""
+    migrating = _read(view, item, strategy, silent, later=False)
+    if not isinstance(migrating, MigrationCandidate):
+        return _plan_waiting(item, migrating, now), []
+    reservation = find_reservation(view, item)
+    held = [reservation] if reservation is not None else []
+    found = _decide_again(engine, migrating, reservation) if reservation is not None else None
+    candidate, row, explanation = found or decide(engine, migrating, held, item.status(MigrationStatus).avoid)
     timing = Timing(now, 0.0)
     if row is None:
         return _plan_refusal(
-            view, engine, item, msgspec.structs.replace(mover, candidate=candidate), explanation, timing
+            view, engine, item, msgspec.structs.replace(migrating, candidate=candidate), explanation, timing
         ), []
     node = view.find(NODES_BY_UID, engine.snapshot.uids[row])[0]
-    load = _load(engine, mover, candidate, row, held)
+    load = _load(engine, migrating, candidate, row, held)
     uid = new_uid()
-    source, target = _make_sides(view, item, mover, node, uid, load)
-    there = _make_allocation(mover, node, uid, target, now)
+    source, target = _make_sides(view, item, migrating, node, uid, load)
+    there = _make_allocation(migrating, node, uid, target, now)
     for one in held:
         engine.snapshot.drop_allocation(one.key)
     engine.snapshot.put_allocation(there.key, node.uid, candidate.request.amounts, load)
-    here = edit(mover.source)
+    here = edit(migrating.source)
     here.spec = merge_part(here.spec, source)
     here.generation += 1
     placed = _put_condition(item, Condition("Placed", "True", "Placed", f"on {node.envelope.name}", now))
@@ -132,12 +132,12 @@ def plan_target(
     commit = Commit(
         item.key,
         writes,
-        [*_unchanged(item, mover, node), Absent(there.key), *(unchanged(one) for one in held)],
+        [*_unchanged(item, migrating, node), Absent(there.key), *(unchanged(one) for one in held)],
         [
             Event(
                 "Normal",
                 "Placed",
-                f"{source.node} → {node.envelope.name}{_tell_saving(view, mover, item, node)}",
+                f"{source.node} → {node.envelope.name}{_describe_saving(view, migrating, item, node)}",
                 item.envelope.ref,
                 SOURCE,
             )
@@ -146,25 +146,25 @@ def plan_target(
     return commit, [there.key, *(one.key for one in held)]
 
 
-def plan_room(
+def plan_reservation(
     view: View, engine: Engine, item: Item, strategy: str, silent: list[str], now: float
 ) -> tuple[Commit | None, list[str]]:
-    """Room for a move that is planned for later, or the refusal; and the key of the allocation that holds it. No node does
+    """Capacity for a migration that is planned for later, or the refusal; and the key of the allocation that holds it. No node does
     anything for it, so it has nothing but what it takes."""
-    mover = _read(view, item, strategy, silent, later=True)
-    if not isinstance(mover, MigrationCandidate):
-        return _plan_waiting(item, mover, now), []
-    candidate, row, explanation = decide(engine, mover)
+    migrating = _read(view, item, strategy, silent, later=True)
+    if not isinstance(migrating, MigrationCandidate):
+        return _plan_waiting(item, migrating, now), []
+    candidate, row, explanation = decide(engine, migrating)
     timing = Timing(now, 0.0)
     if row is None:
         return _plan_refusal(
-            view, engine, item, msgspec.structs.replace(mover, candidate=candidate), explanation, timing
+            view, engine, item, msgspec.structs.replace(migrating, candidate=candidate), explanation, timing
         ), []
     node, uid = view.find(NODES_BY_UID, engine.snapshot.uids[row])[0], new_uid()
-    load = _load(engine, mover, candidate, row, [])
-    place = mover.source
+    load = _load(engine, migrating, candidate, row, [])
+    place = migrating.source
     held = msgspec.structs.replace(
-        _make_sides(view, item, mover, node, uid, load)[1],
+        _make_sides(view, item, migrating, node, uid, load)[1],
         role="reserved",
         incarnation=0,
         resources=account(place.spec(AllocationSpec), place.report(AllocationReport)),
@@ -175,7 +175,7 @@ def plan_room(
         ssh_keys=[],
         users=[],
     )
-    there = _make_allocation(mover, node, uid, held, now)
+    there = _make_allocation(migrating, node, uid, held, now)
     there.owner, there.finalizers = item.envelope.ref, []
     engine.snapshot.put_allocation(there.key, node.uid, candidate.request.amounts, load)
     message = f"capacity is reserved on {node.envelope.name}"
@@ -184,20 +184,20 @@ def plan_room(
     commit = Commit(
         item.key,
         [*writes, *([placed] if placed is not None else [])],
-        [*_unchanged(item, mover, node), Absent(there.key)],
+        [*_unchanged(item, migrating, node), Absent(there.key)],
     )
     return commit, [there.key]
 
 
-def _tell_saving(view: View, mover: MigrationCandidate, item: Item, node: Item) -> str:
-    choice = has_choice(mover.source.spec(AllocationSpec))
-    return f": {describe_way(view, mover, item.spec(MigrationSpec), node)[1]}" if choice else ""
+def _describe_saving(view: View, migrating: MigrationCandidate, item: Item, node: Item) -> str:
+    choice = has_choice(migrating.source.spec(AllocationSpec))
+    return f": {describe_way(view, migrating, item.spec(MigrationSpec), node)[1]}" if choice else ""
 
 
 def _read(
     view: View, item: Item, strategy: str, silent: list[str], *, later: bool
 ) -> MigrationCandidate | Waiting | None:
-    """None: there is nothing to move, and its controller ends it."""
+    """None: there is nothing to migrate, and its controller ends it."""
     spec = item.spec(MigrationSpec)
     workload = view.get(workload_key(item))
     if workload is None or workload.deleting:
@@ -209,15 +209,15 @@ def _plan_waiting(item: Item, why: Waiting | None, now: float) -> Commit | None:
     return _plan_condition(item, Condition("Placed", "False", why.reason, why.message, now)) if why else None
 
 
-def _load(engine: Engine, mover: MigrationCandidate, candidate: Candidate, row: int, held: Sequence[Item]) -> Load:
+def _load(engine: Engine, migrating: MigrationCandidate, candidate: Candidate, row: int, held: Sequence[Item]) -> Load:
     with without(engine.snapshot, [item.key for item in held]):
         load = engine.load(candidate.request, row)
-    ref = mover.candidate.workload.envelope.ref
+    ref = migrating.candidate.workload.envelope.ref
     return msgspec.structs.replace(load, workload=name_workload(ref)) if candidate.request.groups else load
 
 
-def _make_allocation(mover: MigrationCandidate, node: Item, uid: str, spec: AllocationSpec, now: float) -> Envelope:
-    workload = mover.candidate.workload
+def _make_allocation(migrating: MigrationCandidate, node: Item, uid: str, spec: AllocationSpec, now: float) -> Envelope:
+    workload = migrating.candidate.workload
     return Envelope(
         kind="allocation",
         name=allocation_name(node.uid, uid),
@@ -231,37 +231,39 @@ def _make_allocation(mover: MigrationCandidate, node: Item, uid: str, spec: Allo
     )
 
 
-def _unchanged(item: Item, mover: MigrationCandidate, node: Item) -> list[Precondition]:
+def _unchanged(item: Item, migrating: MigrationCandidate, node: Item) -> list[Precondition]:
     """What was decided stands on these."""
-    candidate = mover.candidate
-    return [unchanged(one) for one in (item, candidate.workload, mover.source, node, *candidate.volume_items)]
+    candidate = migrating.candidate
+    return [unchanged(one) for one in (item, candidate.workload, migrating.source, node, *candidate.volume_items)]
 
 
-def _decide_again(engine: Engine, mover: MigrationCandidate, room: Item) -> tuple[Candidate, int, Explanation] | None:
-    """The node where room is held, if it takes the VM still."""
-    request = msgspec.structs.replace(mover.candidate.request, node=room.spec(AllocationSpec).node)
-    there = msgspec.structs.replace(mover, candidate=msgspec.structs.replace(mover.candidate, request=request))
-    if mover.candidate.request.node not in (None, request.node):
+def _decide_again(
+    engine: Engine, migrating: MigrationCandidate, reservation: Item
+) -> tuple[Candidate, int, Explanation] | None:
+    """The node where capacity is reserved, if it takes the workload still."""
+    request = msgspec.structs.replace(migrating.candidate.request, node=reservation.spec(AllocationSpec).node)
+    there = msgspec.structs.replace(migrating, candidate=msgspec.structs.replace(migrating.candidate, request=request))
+    if migrating.candidate.request.node not in (None, request.node):
         return None
-    candidate, row, explanation = decide(engine, there, [room])
+    candidate, row, explanation = decide(engine, there, [reservation])
     return (candidate, row, explanation) if row is not None else None
 
 
 def _make_sides(
-    view: View, item: Item, mover: MigrationCandidate, node: Item, uid: str, load: Load
+    view: View, item: Item, migrating: MigrationCandidate, node: Item, uid: str, load: Load
 ) -> tuple[AllocationSpec, AllocationSpec]:
-    """The specs of both places as the sides of the move: the target is what the source is, one incarnation later."""
-    spec, now = item.spec(MigrationSpec), mover.source.spec(AllocationSpec)
-    said = mover.source.report(AllocationReport)
+    """The specs of both places as the sides of the migration: the target is what the source is, one incarnation later."""
+    spec, now = item.spec(MigrationSpec), migrating.source.spec(AllocationSpec)
+    said = migrating.source.report(AllocationReport)
     rests = now.desired == "run" and said.state == "stopped" and said.ended
     there = node.report(NodeReport)
     to_source = AllocatedMigration(
         key=move_key(item.uid, item.status(MigrationStatus).tries),
         mode="cold" if stands_still(spec) else "live",
-        saves=describe_way(view, mover, spec, node)[0],
+        saves=describe_way(view, migrating, spec, node)[0],
         peer=now.node,
         peer_uid=now.node_uid,
-        peer_allocation=mover.source.uid,
+        peer_allocation=migrating.source.uid,
         bytes_per_second=spec.bytes_per_second,
         pause_ms=spec.pause_ms,
         image=said.image,
@@ -273,13 +275,13 @@ def _make_sides(
         peer=node.envelope.name,
         peer_uid=node.uid,
         peer_allocation=uid,
-        lesson=read_lesson(view, mover.candidate.workload.key, now.node, node.envelope.name),
+        lesson=read_lesson(view, migrating.candidate.workload.key, now.node, node.envelope.name),
     )
     target = msgspec.structs.replace(
         now,
         node=node.envelope.name,
         node_uid=node.uid,
-        incarnation=max(mover.candidate.incarnation, now.incarnation + 1),
+        incarnation=max(migrating.candidate.incarnation, now.incarnation + 1),
         role="target",
         desired="run",
         gpus=read_gpus(node, load),
@@ -314,15 +316,18 @@ def _is_placed(placed: Condition | None, status: MigrationStatus) -> bool:
 
 
 def _plan_refusal(
-    view: View, engine: Engine, item: Item, mover: MigrationCandidate, explanation: Explanation, timing: Timing
+    view: View, engine: Engine, item: Item, migrating: MigrationCandidate, explanation: Explanation, timing: Timing
 ) -> Commit | None:
-    message = describe_refusal(engine, mover, explanation, item.spec(MigrationSpec).to)
+    message = describe_refusal(engine, migrating, explanation, item.spec(MigrationSpec).to)
     refused = _put_condition(item, Condition("Placed", "False", explanation.error, message, timing.at))
     if refused is None:
         return None
     event = Event("Warning", explanation.error, message, item.envelope.ref, SOURCE)
     return Commit(
-        item.key, [put_decision(view, item, mover.candidate, explanation, timing), refused], [unchanged(item)], [event]
+        item.key,
+        [put_decision(view, item, migrating.candidate, explanation, timing), refused],
+        [unchanged(item)],
+        [event],
     )
 
 

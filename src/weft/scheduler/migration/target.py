@@ -1,5 +1,5 @@
-"""A workload that is to move, as the engine sees it: what it asks of its target, where it would go, or why it can't. Pure but for
-the snapshot, in which its own place counts as free meanwhile."""
+"""A workload that is to migrate, as the engine sees it: what it asks of its target, where it would go, or why it can't. Pure but
+for the snapshot, in which its own place counts as free meanwhile."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from weft.scheduler.workload.request import Candidate, Waiting, allocate_nics, r
 
 
 class MigrationCandidate(msgspec.Struct, frozen=True):
-    """A VM that is to move from ``source``: ``candidate`` is it as the engine sees it."""
+    """A workload that is to migrate from ``source``: ``candidate`` is it as the engine sees it."""
 
     source: Item
     candidate: Candidate
@@ -42,7 +42,8 @@ class MigrationCandidate(msgspec.Struct, frozen=True):
 def read_migration_candidate(
     view: View, workload: Item, workload_spec: MigrationSpec, strategy: str, silent: list[str], *, later: bool = False
 ) -> MigrationCandidate | Waiting:
-    """What a VM that moves asks of its target, or why it can't move now; ``later``: how its guest is now doesn't matter."""
+    """What a workload that migrates asks of its target, or why it can't migrate now; ``later``: how its guest is now doesn't
+    matter."""
     places = [
         item
         for item in view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid)
@@ -103,9 +104,11 @@ def read_migration_candidate(
     return MigrationCandidate(source, msgspec.structs.replace(candidate, request=request))
 
 
-def describe_way(view: View, mover: MigrationCandidate, workload_spec: MigrationSpec, node: Item) -> tuple[Saves, str]:
-    """Whether a container is saved for its move to ``node``, and that in words."""
-    spec, report = mover.source.spec(AllocationSpec), mover.source.report(AllocationReport)
+def describe_way(
+    view: View, migrating: MigrationCandidate, workload_spec: MigrationSpec, node: Item
+) -> tuple[Saves, str]:
+    """Whether a container is saved for its migration to ``node``, and that in words."""
+    spec, report = migrating.source.spec(AllocationSpec), migrating.source.report(AllocationReport)
     here, there = (spec.node, _read_report(view, spec.node_uid)), (node.envelope.name, node.report(NodeReport))
     return choose_checkpointing(workload_spec, find_bar(spec, report), here, there)
 
@@ -127,36 +130,38 @@ def _read_cpu(view: View, spec: AllocationSpec) -> str | None:
 
 
 def decide(
-    engine: Engine, mover: MigrationCandidate, held: Sequence[Item] = (), avoid: tuple[str, ...] = ()
+    engine: Engine, migrating: MigrationCandidate, held: Sequence[Item] = (), avoid: tuple[str, ...] = ()
 ) -> tuple[Candidate, int | None, Explanation]:
-    """The node that a VM would move to, None if it can go nowhere, and why; one that is to be avoided only if there is no
+    """The node that a workload would migrate to, None if it can go nowhere, and why; one that is to be avoided only if there is no
     other. What is ``held`` for it counts as free."""
     if avoid:
-        request = msgspec.structs.replace(mover.candidate.request, avoids=avoid)
-        other = msgspec.structs.replace(mover, candidate=msgspec.structs.replace(mover.candidate, request=request))
+        request = msgspec.structs.replace(migrating.candidate.request, avoids=avoid)
+        other = msgspec.structs.replace(
+            migrating, candidate=msgspec.structs.replace(migrating.candidate, request=request)
+        )
         elsewhere = decide(engine, other, held)
         if elsewhere[1] is not None:
             return elsewhere
-    with without(engine.snapshot, [mover.source.key, *(item.key for item in held)]):
-        request, given_up = relax(mover.candidate.request, engine.snapshot)
-        candidate = msgspec.structs.replace(mover.candidate, request=request, given_up=given_up)
+    with without(engine.snapshot, [migrating.source.key, *(item.key for item in held)]):
+        request, given_up = relax(migrating.candidate.request, engine.snapshot)
+        candidate = msgspec.structs.replace(migrating.candidate, request=request, given_up=given_up)
         row = engine.choose(request, candidate.workload.uid)
         return candidate, row, explain(engine, request, candidate.workload.uid, row)
 
 
-def describe_refusal(engine: Engine, mover: MigrationCandidate, explanation: Explanation, to: str | None) -> str:
+def describe_refusal(engine: Engine, migrating: MigrationCandidate, explanation: Explanation, to: str | None) -> str:
     """Why it can't go, in one sentence: of the node that was asked for, if one was. Where a node hasn't the pools of its disks,
     with what brings these into the one that every node has."""
     verdict = next((verdict for verdict in explanation.verdicts if verdict.node == to), None)
     why = f"{to}: {verdict.reason}" if verdict is not None and verdict.reason else explanation.message
     lacking = [one.node for one in explanation.verdicts if one.filter == HasPools.name and to in (None, one.node)]
-    first = _list_relocations(engine, mover, lacking)
+    first = _list_relocations(engine, migrating, lacking)
     return f"{why}; first {', '.join(first)}" if first else why
 
 
-def _list_relocations(engine: Engine, mover: MigrationCandidate, nodes: Sequence[str]) -> list[str]:
+def _list_relocations(engine: Engine, migrating: MigrationCandidate, nodes: Sequence[str]) -> list[str]:
     """The commands for the disks in pools that one of ``nodes`` hasn't; none for what can't be relocated."""
-    spec, snapshot = mover.source.spec(AllocationSpec), engine.snapshot
+    spec, snapshot = migrating.source.spec(AllocationSpec), engine.snapshot
     if "storage" not in MOVABLE[spec.workload.kind]:
         return []
     rows, names = [snapshot.names.index(node) for node in nodes], {one.uid: one.name for one in spec.volumes}

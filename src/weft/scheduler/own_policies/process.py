@@ -33,7 +33,7 @@ _ENVIRONMENT = {
     **{f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "OMP", "MKL")},
 }
 
-_clock = SystemClock()  # a worker is a process of this world: also in a test that moves time by hand
+_clock = SystemClock()  # a worker is a process of this world: also in a test that sets the time by hand
 
 
 class PolicyFailed(Exception):

@@ -56,12 +56,12 @@ def find_solution(problem: Problem, start: Whole, steps: int, seed: int = 0) -> 
             loads = _sum(wanted, bins, len(free))
             continue
         source = int(full[draw.integers(full.size)])
-        move = _find_exchange(problem, wanted, free, loads, cost, bins, source, tabu > step, draw)
-        if move is None:
+        exchange = _find_exchange(problem, wanted, free, loads, cost, bins, source, tabu > step, draw)
+        if exchange is None:
             _throw(problem, bins, draw)
             loads = _sum(wanted, bins, len(free))
             continue
-        item, target, other = move
+        item, target, other = exchange
         loads[source] -= wanted[item]
         loads[target] += wanted[item]
         bins[item] = target
@@ -98,7 +98,7 @@ def _find_exchange(
     gains[:, source] = np.inf
     place = int(gains.argmin())
     best = float(gains.flat[place])
-    move: tuple[int, int, int | None] = (int(mine[place // len(free)]), place % len(free), None)
+    exchange: tuple[int, int, int | None] = (int(mine[place // len(free)]), place % len(free), None)
     if theirs.size:
         where = bins[theirs]
         more = wanted[theirs][None, :, :] - wanted[mine][:, None, :]
@@ -110,8 +110,8 @@ def _find_exchange(
         if float(gains.flat[place]) < best:
             other = int(theirs[place % len(theirs)])
             best = float(gains.flat[place])
-            move = (int(mine[place // len(theirs)]), int(bins[other]), other)
-    return move if np.isfinite(best) else None
+            exchange = (int(mine[place // len(theirs)]), int(bins[other]), other)
+    return exchange if np.isfinite(best) else None
 
 
 def _throw(problem: Problem, bins: Whole, draw: np.random.Generator) -> None:

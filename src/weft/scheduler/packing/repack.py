@@ -1,6 +1,6 @@
 """Everything placed, on fewer nodes: where each workload would lie if all could be moved. Pure.
 
-What has GPUs, or wishes that look at other workloads, stays where it is, and its node counts as used. The rest is packed
+What has GPUs, or preferences that look at other workloads, stays where it is, and its node counts as used. The rest is packed
 anew by several orders, and then nodes are emptied one after the other: their workloads are spread over the others and
 exchanged until none has too much (``local_search``). The sum of what is wanted says how few nodes there can be; where that isn't
 reached, and the solver is installed, it goes on from there.
@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from weft.contracts.policy import RESOURCES, Flags, Request, Whole
-from weft.scheduler.constraint.filters import ROOM
+from weft.scheduler.constraint.filters import FREE_CAPACITY
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.packing import solver
 from weft.scheduler.packing.local_search import Problem, find_solution, is_solution
@@ -76,10 +76,10 @@ def repack(engine: Engine, placed: Sequence[Placed], *, solver_seconds: float = 
 
 
 def _is_movable(engine: Engine, request: Request) -> bool:
-    """Whether where it may lie follows from facts of nodes, and room of sums."""
+    """Whether where it may lie follows from facts of nodes, and capacity of sums."""
     if request.gpus is not None or request.groups:
         return False
-    return all(f is ROOM or f.reads == "facts" or f.asks(request) is None for f in engine.filters)
+    return all(f is FREE_CAPACITY or f.reads == "facts" or f.asks(request) is None for f in engine.filters)
 
 
 def _describe(engine: Engine, placed: Sequence[Placed], rows: Whole) -> tuple[Problem, Flags]:
@@ -99,11 +99,11 @@ def _describe(engine: Engine, placed: Sequence[Placed], rows: Whole) -> tuple[Pr
     allowed = np.empty((len(placed), len(snapshot)), dtype=np.bool_)
     kept: dict[object, Flags] = {}
     for item, each in enumerate(placed):
-        asked = tuple(filter_.asks(each.request) for filter_ in engine.filters if filter_ is not ROOM)
+        asked = tuple(filter_.asks(each.request) for filter_ in engine.filters if filter_ is not FREE_CAPACITY)
         if asked not in kept:
             fits = np.ones(len(snapshot), dtype=np.bool_)
             for filter_ in engine.filters:
-                if filter_ is not ROOM and filter_.asks(each.request) is not None:
+                if filter_ is not FREE_CAPACITY and filter_.asks(each.request) is not None:
                     fits = fits & filter_.fits(snapshot, each.request)
             kept[asked] = fits
         allowed[item] = kept[asked]
@@ -141,7 +141,7 @@ def _empty_nodes(problem: Problem, used: Flags, bins: Whole, least: int) -> Whol
     going = True
     while going and steps > 0 and _count(bins, used) > least:
         going = False
-        for number, (closed, opened) in enumerate(_list_moves(problem, used, bins)):
+        for number, (closed, opened) in enumerate(_list_exchanges(problem, used, bins)):
             found = _empty(problem, used, bins, closed, opened, seed=number)
             steps -= _steps(len(bins)) if found is None else 100
             if found is not None:
@@ -151,7 +151,7 @@ def _empty_nodes(problem: Problem, used: Flags, bins: Whole, least: int) -> Whol
     return bins
 
 
-def _list_moves(problem: Problem, used: Flags, bins: Whole) -> Iterator[tuple[list[int], list[int]]]:
+def _list_exchanges(problem: Problem, used: Flags, bins: Whole) -> Iterator[tuple[list[int], list[int]]]:
     """Which nodes to empty, those with least first, and which to begin for them."""
     size = (problem.free / np.maximum(problem.free.max(axis=0), 1)).sum(axis=1)
     taken = np.bincount(bins, minlength=len(used)) > 0

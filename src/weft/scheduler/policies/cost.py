@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from weft.contracts.policy import Column, Occasion, Reads, Request, Table
-from weft.scheduler.policies.shares import with_room
+from weft.scheduler.policies.shares import with_free
 
 
 class Cost:
@@ -25,4 +25,4 @@ class Cost:
             lowest = float(positive.min()) if positive.size else 1.0
             free = lowest if (prices == 0.0).any() else 0.0
             values[known] = 100.0 * lowest / np.maximum(prices[known] + free, lowest)
-        return with_room("price", values, table, request)
+        return with_free("price", values, table, request)

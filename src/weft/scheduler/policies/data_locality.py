@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from weft.contracts.policy import Column, Occasion, Reads, Request, Table, Values
-from weft.scheduler.policies.shares import with_room
+from weft.scheduler.policies.shares import with_free
 
 LEAST_BYTES = 1024**2  # what a datum of unknown size counts for
 
@@ -18,7 +18,7 @@ class DataLocality:
     reads: Reads = "row"
 
     def terms(self, table: Table, request: Request, occasion: Occasion) -> list[Column]:
-        return with_room("data", held_share(table, request), table, request)
+        return with_free("data", held_share(table, request), table, request)
 
 
 def held_share(table: Table, request: Request) -> Values:

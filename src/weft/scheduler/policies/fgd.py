@@ -3,7 +3,7 @@
 Fragmentation gradient descent by Weng et al., "Beware of Fragmentation: Scheduling GPU-Sharing Workloads with Fragmentation
 Gradient Descent", USENIX ATC 2023: for comparison. Its typical workloads are the most frequent of the outlook that make up
 95 % of it; their memory doesn't count. Scores are whole numbers, as published: what differs by less is equal. Of several
-devices on a node a share goes to the fullest that has room for it.
+devices on a node a share goes to the fullest that has capacity for it.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import numpy as np
 
 from weft.contracts.policy import Column, Occasion, Reads, Request, Table, Values
 from weft.scheduler.constraint.affinity import own_groups
-from weft.scheduler.policies.shares import with_room
+from weft.scheduler.policies.shares import with_free
 
 HALF_MS = 5.0
 FAR = 25.0
@@ -24,7 +24,7 @@ class NetworkProximity:
     def terms(self, table: Table, request: Request, occasion: Occasion) -> list[Column]:
         near = [_near(table, uids, weights) for uids, weights in _find_places(table, request)]
         values = np.mean(near, axis=0) if near else np.zeros(len(table.names))
-        return with_room("near", values, table, request)
+        return with_free("near", values, table, request)
 
 
 def _find_places(table: Table, request: Request) -> list[tuple[list[str], list[float]]]:

@@ -1,9 +1,9 @@
 """Where a request packs best: on nodes in use whose free resources have the request's shape, so that none is left over.
 
-What strands room is a node that runs out of one resource with much of another still free. So the node is taken whose
+What strands capacity is a node that runs out of one resource with much of another still free. So the node is taken whose
 free resources point the way the request does (vector packing by alignment: Panigrahy et al., "Heuristics for vector bin
 packing", 2011; Grandl et al., "Multi-resource packing for cluster schedulers", SIGCOMM 2014), and which then has equal
-shares left. Unused nodes come after all others, with one exception: where no used one matches, and there is little room
+shares left. Unused nodes come after all others, with one exception: where no used one matches, and there is little capacity
 in them all together, another is begun, for it will be needed soon. That alone is worth half a percent of the nodes.
 Nodes with GPUs to give are kept for those that want them, and nodes of a kind that others' constraints ask for, for these. Pure.
 """
@@ -28,13 +28,13 @@ ANGLE, TURN, BALANCE, FILL, USED = (
 BEGIN = 90.0  # what "used" gives an unused node that may be begun
 KEPT = 0.51  # before all else
 LEVELS = 4  # of how much a kind of node is asked for; what differs by less is equal
-LITTLE = 0.5  # nodes' worth of room in all used ones
+LITTLE = 0.5  # nodes' worth of capacity in all used ones
 _EDGE = 0.02  # of a node: what is smaller has no shape
 
 
 def packing_terms(table: Table, request: Request, bound: Sequence[tuple[Expression, float]] = ()) -> list[Column]:
     """The terms of every node, weights summing up to 1. They look at all nodes together: sizes are measured by the mean
-    one, and what room is left counts. ``bound`` as of an Outlook."""
+    one, and what capacity is left counts. ``bound`` as of an Outlook."""
     columns = _packed(table, request)
     if request.gpus is None and (table.gpu_free > 0).any():
         columns = _first("gpus kept", np.where((table.gpu_free > 0).any(axis=1), 0.0, 100.0), columns)

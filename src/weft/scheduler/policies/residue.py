@@ -39,7 +39,7 @@ class Residue(msgspec.Struct, frozen=True, eq=False):
 class Sorts(msgspec.Struct, frozen=True, eq=False):
     """Sorts of workloads as columns; those that differ in nothing but the models they may have share one. ``per_cpu`` and
     ``per_memory``: 1 over what each asks for, NaN where it asks for none; ``size``: thousandths of GPUs. ``shape`` is which of
-    the different wishes for devices each has: ``counts`` how many, ``times`` how many shares a device gives by what is
+    the different requests for devices each has: ``counts`` how many, ``times`` how many shares a device gives by what is
     free of it (0–1000 thousandths), ``idle`` what is free if it gives any. ``column`` is that of each sort; ``models`` what
     it may have."""
 
@@ -125,13 +125,13 @@ def find_usable(residue: Residue, sorts: Sorts) -> Values:
     """Nodes × columns: thousandths of GPUs that each could use there, were its models there (of one without GPUs: how many
     would fit)."""
     slots, one = _find_slots(residue.gpus, sorts)
-    room = residue.cpu[:, None] * sorts.per_cpu
+    by_cpu = residue.cpu[:, None] * sorts.per_cpu
     memory = residue.memory[:, None] * sorts.per_memory
-    np.fmin(room, memory, out=room)
-    np.fmin(room, _MOST, out=room)
-    room *= room >= 1.0 - _HAIR
+    np.fmin(by_cpu, memory, out=by_cpu)
+    np.fmin(by_cpu, _MOST, out=by_cpu)
+    by_cpu *= by_cpu >= 1.0 - _HAIR
     several = slots.take(sorts.shape, axis=1, out=memory)
-    np.minimum(several, room, out=several)
+    np.minimum(several, by_cpu, out=several)
     usable: Values = one.take(sorts.shape, axis=1)
     usable *= several > 0.0
     several *= sorts.size * (_SEVERAL / _ONE)
@@ -139,7 +139,7 @@ def find_usable(residue: Residue, sorts: Sorts) -> Values:
     usable *= _ONE
     bare = sorts.size == 0.0
     if bare.any():
-        usable[:, bare] = room[:, bare]
+        usable[:, bare] = by_cpu[:, bare]
     return usable
 
 

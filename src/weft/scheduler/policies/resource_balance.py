@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from weft.contracts.policy import Column, Occasion, Reads, Request, Table
-from weft.scheduler.policies.shares import gpu_share, left_parts, with_room
+from weft.scheduler.policies.shares import gpu_share, left_parts, with_free
 
 
 class ResourceBalance:
@@ -25,4 +25,4 @@ class ResourceBalance:
             left = 1.0 - gpu / 100.0
             most = np.where(has, np.maximum(most, left), most)
             least = np.where(has, np.minimum(least, left), least)
-        return with_room("balance", 100.0 - 100.0 * (most - least), table, request, parts)
+        return with_free("balance", 100.0 - 100.0 * (most - least), table, request, parts)

@@ -11,7 +11,7 @@ from weft.scheduler.table.devices import count_free
 
 WEIGHTS = {"cpu": 0.4, "memory": 0.4, "disk": 0.2}
 GPU_WEIGHT = 0.5  # of what asks for one; the others share the rest
-ROOM_WEIGHT = 0.001
+FREE_WEIGHT = 0.001
 
 
 def find_load(table: Table, request: Request) -> Whole:
@@ -50,17 +50,17 @@ def left_parts(table: Table, request: Request) -> list[Values]:
     return parts
 
 
-def room_after(table: Table, request: Request) -> Values:
+def free_after(table: Table, request: Request) -> Values:
     """What would be left of every node, 0–100: the resources by their weights."""
     return _weigh(left_parts(table, request))
 
 
-def with_room(
+def with_free(
     name: str, values: Values, table: Table, request: Request, parts: Sequence[Values] | None = None
 ) -> list[Column]:
     """``values`` as the one thing that counts; among equals the node with most left (``parts``: see ``left_parts``)."""
-    room = _weigh(left_parts(table, request) if parts is None else parts)
-    return [Column(name, 1.0 - ROOM_WEIGHT, values), Column("room", ROOM_WEIGHT, room)]
+    free = _weigh(left_parts(table, request) if parts is None else parts)
+    return [Column(name, 1.0 - FREE_WEIGHT, values), Column("room", FREE_WEIGHT, free)]
 
 
 def _weigh(parts: Sequence[Values]) -> Values:

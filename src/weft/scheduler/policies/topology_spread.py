@@ -13,7 +13,7 @@ import numpy as np
 from weft.contracts.policy import Column, Occasion, Reads, Request, Table, Texts, Values
 from weft.kinds.fields.strategy import read_spread_argument
 from weft.scheduler.constraint.affinity import own_groups
-from weft.scheduler.policies.shares import room_after, with_room
+from weft.scheduler.policies.shares import free_after, with_free
 
 HOST = ("host", "node", "hostname")
 
@@ -31,7 +31,7 @@ class TopologySpread:
             groups = own_groups(request) or ("",)
             spreads = [(self.key or _widest(table), self.skew, group) for group in groups]
         values = np.mean([_spread(table, request, *spread) for spread in spreads], axis=0)
-        return with_room("spread", values, table, request)
+        return with_free("spread", values, table, request)
 
 
 def _widest(table: Table) -> str:
@@ -45,7 +45,7 @@ def _spread(table: Table, request: Request, key: str, skew: int, group: str) -> 
     codes = domains.codes
     there = codes >= 0
     if not group:
-        return np.where(there, _mean_by_domain(domains, room_after(table, request)), 0.0)
+        return np.where(there, _mean_by_domain(domains, free_after(table, request)), 0.0)
     counts = np.bincount(codes[there], weights=table.members(group)[there], minlength=len(domains.words))
     taking = codes[there & table.online & ~table.cordoned]
     least = counts[taking].min() if taking.size else 0.0

@@ -1,6 +1,6 @@
 """The nodes that fit one class of requests, best first, without looking at all of them for each decision.
 
-A sorted run of what was found when all were looked at, and a heap of those whose score has moved since. An entry is one
+A sorted run of what was found when all were looked at, and a heap of those whose score has changed since. An entry is one
 whole number, score and row in one, so that the smallest is the best, and of equals the first row. Whether the best entry
 still is true is checked when it comes up; what may have become better than its entry is put in beforehand.
 """

@@ -3,7 +3,7 @@ so their order is the same for every request, and the best node of a fabric of f
 at all of them.
 
 An entry is one whole number, base score and row in one: the largest is the best, and of equals the first row. The best
-stand last. A shelf is cut into blocks, so that putting an entry in moves no more than one block of them, however many
+stand last. A shelf is cut into blocks, so that putting an entry in changes no more than one block of them, however many
 nodes there are.
 """
 
@@ -42,7 +42,7 @@ class CapacityGroup:
         for block in reversed(self._blocks):
             yield from reversed(block)
 
-    def move(self, former: int, entry: int) -> None:
+    def shift(self, former: int, entry: int) -> None:
         """``entry`` in place of the entry ``former``, which is there."""
         blocks, starts = self._blocks, self._starts
         block = blocks[-1]
@@ -65,7 +65,7 @@ class CapacityGroup:
 
 
 class NodesByCapacity:
-    """The rows of ``mask``; kept true by ``move``. ``base`` scores are whole, ``shapes`` (``count`` of them) stay as they are."""
+    """The rows of ``mask``; kept true by ``shift``. ``base`` scores are whole, ``shapes`` (``count`` of them) stay as they are."""
 
     def __init__(self, base: Values, shapes: Whole, count: int, mask: Flags) -> None:
         entries: Whole = (base.astype(np.int64) << BITS) + (ROW - np.arange(base.size))
@@ -73,16 +73,16 @@ class NodesByCapacity:
         self._heads = [shelf.head for shelf in self._shelves]
         self._mask = mask.data
 
-    def move(self, row: int, shape: int, former: int, base: int) -> None:
+    def shift(self, row: int, shape: int, former: int, base: int) -> None:
         """Row ``row``, of this shape, has this base score now."""
         if self._mask[row]:
             low = ROW - row
             shelf = self._shelves[shape]
-            shelf.move((former << BITS) + low, (base << BITS) + low)
+            shelf.shift((former << BITS) + low, (base << BITS) + low)
             self._heads[shape] = shelf.head
 
     def find(self, shifts: Sequence[int], amounts: Amounts, free: Sequence[memoryview]) -> int:
-        """The entry of the best node that has room, with what the request adds by shape, shifted by BITS; NONE if there is
+        """The entry of the best node that has capacity, with what the request adds by shape, shifted by BITS; NONE if there is
         none, NOT_FOUND if it is not among the first."""
         cpu, memory, disk = amounts
         free_cpu, free_memory, free_disk = free
@@ -107,7 +107,7 @@ class NodesByCapacity:
         return best
 
     def leaders(self, shifts: Sequence[int], most: int) -> list[int]:
-        """The entries of the best nodes, room or not, with what the request adds; at most so many, the best first."""
+        """The entries of the best nodes, capacity or not, with what the request adds; at most so many, the best first."""
         best: list[int] = []
         for head, shift, shelf in sorted(
             zip(map(add, self._heads, shifts), shifts, self._shelves, strict=False), key=_head, reverse=True

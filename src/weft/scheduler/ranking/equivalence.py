@@ -84,7 +84,7 @@ class ByRow:
 
 
 class ByLoad:
-    """The score is linear in the node's load but for a bonus that stays, and nothing but room changes: looked at as a whole,
+    """The score is linear in the node's load but for a bonus that stays, and nothing but capacity changes: looked at as a whole,
     or in order once it comes up so often that little changes in between."""
 
     __slots__ = (

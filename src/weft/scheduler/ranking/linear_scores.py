@@ -62,7 +62,7 @@ class LinearScores:
                 if base != former:
                     cells[row] = base
                     for _, shelves in kept:
-                        shelves.move(row, shape, former, base)
+                        shelves.shift(row, shape, former, base)
 
     def deltas(self, amounts: Amounts) -> Values:
         """What a request for ``amounts`` adds, by shape."""

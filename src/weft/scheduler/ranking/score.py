@@ -1,7 +1,7 @@
-"""What a request's strategy and its leanings make of each node.
+"""What a request's strategy and its preferences make of each node.
 
 Scores are whole multiples of 1/SCALE before they are brought to 0–100, so that how floats were added decides nothing.
-Leanings that read facts alone are a fixed bonus by node, kept for all requests that lean the same way.
+Preferences that read facts alone are a fixed bonus by node, kept for all requests that prefer the same.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MOST_PARTS = 8  # of more, looking at each would take longer than at all nodes
 
 
 class Bonus:
-    """What the fixed leanings of a request add, by row."""
+    """What the fixed preferences of a request add, by row."""
 
     def __init__(self, values: Values) -> None:
         self.values = values
@@ -53,27 +53,27 @@ class Bonuses:
         self._epoch = -1
         self._found: dict[Hashable, Bonus] = {}
 
-    def find(self, request: Request, leanings: Sequence[PreferenceTerm]) -> Bonus:
-        asked = tuple([(leaning.name, leaning.asks(request)) for leaning in leanings])
+    def find(self, request: Request, preferences: Sequence[PreferenceTerm]) -> Bonus:
+        asked = tuple([(preference.name, preference.asks(request)) for preference in preferences])
         if self._epoch != self._snapshot.facts_epoch or len(self._found) >= _KEPT:
             self._epoch = self._snapshot.facts_epoch
             self._found.clear()
         found = self._found.get(asked)
         if found is None:
-            columns = [column for leaning in leanings for column in leaning.terms(self._snapshot, request)]
+            columns = [column for preference in preferences for column in preference.terms(self._snapshot, request)]
             found = self._found[asked] = Bonus(_add(columns))
         return found
 
 
 class Score:
-    """Of ``request``, by ``policy`` and ``leanings``; of the first by ``slopes`` where it is linear in how full a node is."""
+    """Of ``request``, by ``policy`` and ``preferences``; of the first by ``slopes`` where it is linear in how full a node is."""
 
     def __init__(
         self,
         snapshot: Snapshot,
         request: Request,
         policy: Policy,
-        leanings: Sequence[PreferenceTerm],
+        preferences: Sequence[PreferenceTerm],
         slopes: LinearScores | None,
         bonuses: Bonuses,
     ) -> None:
@@ -82,9 +82,9 @@ class Score:
         self._request = request
         self._policy = policy
         self._bonuses = bonuses
-        self._fixed = [leaning for leaning in leanings if leaning.reads == "facts"]
-        self.moving = [leaning for leaning in leanings if leaning.reads != "facts"]
-        self.total = 1.0 + sum([leaning.weight(request) for leaning in leanings])  # the strategy counts 1
+        self._fixed = [preference for preference in preferences if preference.reads == "facts"]
+        self.dynamic = [preference for preference in preferences if preference.reads != "facts"]
+        self.total = 1.0 + sum([preference.weight(request) for preference in preferences])  # the strategy counts 1
 
     def bonus(self) -> Bonus | None:
         """What is fixed of it; None where nothing is."""
@@ -93,7 +93,7 @@ class Score:
     def columns(self, table: Table, occasion: Occasion) -> list[Column]:
         """Its terms, weights summing up to what those of the policy do."""
         columns = self._policy.terms(table, self._request, occasion)
-        leant = [column for one in (*self._fixed, *self.moving) for column in one.terms(table, self._request)]
+        leant = [column for one in (*self._fixed, *self.dynamic) for column in one.terms(table, self._request)]
         if not leant:
             return columns
         return [Column(column.name, column.weight / self.total, column.values) for column in (*columns, *leant)]
@@ -109,8 +109,8 @@ class Score:
         bonus = self.bonus()
         if bonus is not None:
             scores += bonus.values if rows is None else bonus.values[rows]
-        if self.moving:
-            scores += _add([column for leaning in self.moving for column in leaning.terms(table, self._request)])
+        if self.dynamic:
+            scores += _add([column for preference in self.dynamic for column in preference.terms(table, self._request)])
         if self.total != 1.0:
             scores /= self.total
         return scores

@@ -9,7 +9,7 @@ import numpy as np
 from weft.contracts.policy import RESOURCES, Request
 from weft.kinds.recommendation import Advice
 from weft.objects.quantity import format_bytes, format_cpu
-from weft.scheduler.constraint.filters import ROOM
+from weft.scheduler.constraint.filters import FREE_CAPACITY
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.explain import LEAST_CPU, LEAST_MEMORY
 
@@ -18,7 +18,7 @@ MIB = 1024**2
 
 
 def advise(engine: Engine, request: Request) -> list[Advice]:
-    """Up to MOST changes, each enough by itself: smaller wishes first, the one that gives up least at their head; then what
+    """Up to MOST changes, each enough by itself: smaller requests first, the one that gives up least at their head; then what
     could be done to nodes."""
     table = engine.snapshot
     refused = [(filter_, ~filter_.fits(table, request)) for filter_ in engine.filters]
@@ -27,7 +27,7 @@ def advise(engine: Engine, request: Request) -> list[Advice]:
     others: list[Advice] = []
     for filter_, flags in refused:
         rows = [int(row) for row in np.flatnonzero(flags & (reasons == 1))]
-        if filter_ is ROOM:
+        if filter_ is FREE_CAPACITY:
             smaller = _advise_smaller(engine, request, rows)
             continue
         for row in sorted(rows, key=lambda row: int(table.rank[row]))[:MOST]:
@@ -39,7 +39,7 @@ def advise(engine: Engine, request: Request) -> list[Advice]:
 
 
 def _advise_smaller(engine: Engine, request: Request, rows: Sequence[int]) -> list[Advice]:
-    """The largest part of the wish that each node could give, the best first; of nodes that would give the same, one."""
+    """The largest part of the request that each node could give, the best first; of nodes that would give the same, one."""
     table = engine.snapshot
     found: dict[tuple[int, ...], Advice] = {}
     for row in rows:

@@ -58,18 +58,18 @@ def plan_recommendation(view: View, engine: Engine, question: Item, strategy: st
 
 
 def answer(view: View, engine: Engine, question: Item, strategy: str) -> RecommendationStatus:
-    """Raises NotFound for what isn't there, InvalidInput for a wish that is none."""
+    """Raises NotFound for what isn't there, InvalidInput for a spec that is none."""
     spec = question.spec(RecommendationSpec)
     workload, places = _read_workload(view, question, spec)
     kept = bool(spec.instead_of)
     if spec.move is not None:
-        return _answer_move(view, engine, workload, spec.workload, spec.move, strategy)
+        return _answer_migration(view, engine, workload, spec.workload, spec.move, strategy)
     candidate = read_candidate(view, workload, strategy, [])
     if isinstance(candidate, Waiting):
         return RecommendationStatus(phase="Failed", reason=candidate.reason, message=candidate.message)
     snapshot = engine.snapshot
     rows = _read_nodes(engine, spec.nodes)
-    with without(snapshot, [place.key for place in places], but_room=kept):
+    with without(snapshot, [place.key for place in places], keeps_capacity=kept):
         request, given_up = relax(candidate.request, snapshot)
         members = [Member(request, workload.uid, spec.workload or "member 1")]
         members += _find_company(view, workload, strategy, snapshot)
@@ -104,31 +104,31 @@ def answer(view: View, engine: Engine, question: Item, strategy: str) -> Recomme
         )
 
 
-def _answer_move(
-    view: View, engine: Engine, workload: Item, what: str, move: MigrationQuery, strategy: str
+def _answer_migration(
+    view: View, engine: Engine, workload: Item, what: str, query: MigrationQuery, strategy: str
 ) -> RecommendationStatus:
-    """Where it would move to. Raises NotFound for a node that isn't there."""
-    if move.to is not None and view.get(object_key("node", None, move.to)) is None:
-        raise NotFound(f'node "{move.to}" not found', field="spec.move.to", hint="weft node list")
+    """Where it would migrate to. Raises NotFound for a node that isn't there."""
+    if query.to is not None and view.get(object_key("node", None, query.to)) is None:
+        raise NotFound(f'node "{query.to}" not found', field="spec.move.to", hint="weft node list")
     found = view.get(workload.key)
-    spec = MigrationSpec(workload=what, to=move.to, mode=move.mode)
-    mover = read_migration_candidate(view, found or workload, spec, strategy, [])
-    if isinstance(mover, Waiting):
-        return RecommendationStatus(phase="Failed", reason=mover.reason, message=mover.message)
-    candidate, row, explanation = decide(engine, mover)
-    at, best = mover.source.spec(AllocationSpec), "" if row is None else engine.snapshot.names[row]
+    spec = MigrationSpec(workload=what, to=query.to, mode=query.mode)
+    migrating = read_migration_candidate(view, found or workload, spec, strategy, [])
+    if isinstance(migrating, Waiting):
+        return RecommendationStatus(phase="Failed", reason=migrating.reason, message=migrating.message)
+    candidate, row, explanation = decide(engine, migrating)
+    at, best = migrating.source.spec(AllocationSpec), "" if row is None else engine.snapshot.names[row]
     told = foresee(
         view,
         workload.key,
         (at.node, best),
-        mode=move.mode,
+        mode=query.mode,
         memory=at.resources.memory,
-        bytes_per_second=move.bytes_per_second,
+        bytes_per_second=query.bytes_per_second,
     )
     return RecommendationStatus(
         phase="Done",
         reason=explanation.error,
-        message=describe_refusal(engine, mover, explanation, move.to) if row is None else "",
+        message=describe_refusal(engine, migrating, explanation, query.to) if row is None else "",
         policy=candidate.request.strategy,
         nodes=explanation.nodes,
         current=at.node,
@@ -136,13 +136,15 @@ def _answer_move(
         verdicts=_told(explanation.verdicts),
         refused_by=explanation.refused_by,
         forecast=told if best else None,
-        notes=_tell_way(view, mover, spec, row, engine) if has_choice(at) else [],
+        notes=_describe_way(view, migrating, spec, row, engine) if has_choice(at) else [],
     )
 
 
-def _tell_way(view: View, mover: MigrationCandidate, spec: MigrationSpec, row: int | None, engine: Engine) -> list[str]:
+def _describe_way(
+    view: View, migrating: MigrationCandidate, spec: MigrationSpec, row: int | None, engine: Engine
+) -> list[str]:
     nodes = view.find(NODES_BY_UID, engine.snapshot.uids[row]) if row is not None else ()
-    return [describe_way(view, mover, spec, node)[1] for node in nodes]
+    return [describe_way(view, migrating, spec, node)[1] for node in nodes]
 
 
 def _find_company(view: View, workload: Item, strategy: str, snapshot: Snapshot) -> list[Member]:
@@ -184,7 +186,7 @@ def _told(verdicts: Sequence[Verdict]) -> list[Verdict]:
 
 
 def _read_workload(view: View, question: Item, spec: RecommendationSpec) -> tuple[Item, list[Item]]:
-    """The workload that is asked about, its wish as it would be, and the places that it has, or is given its volumes by."""
+    """The workload that is asked about, its spec as it would be, and the places that it has, or is given its volumes by."""
     word, _, name = spec.workload.partition("/")
     kind = find_kind(word or spec.kind)
     project = question.envelope.project
@@ -196,9 +198,9 @@ def _read_workload(view: View, question: Item, spec: RecommendationSpec) -> tupl
         giver = _find(view, project, *spec.instead_of.split("/")) if spec.instead_of else None
         uid = giver.uid if giver is not None else new_uid()  # what is that one's is its own
         envelope = Envelope(kind=kind.name, name=question.envelope.name, uid=uid, project=project)
-        return _with_wish(Item(envelope), kind, spec), view.find(ALLOCATIONS_BY_WORKLOAD, uid)
+        return _with_spec(Item(envelope), kind, spec), view.find(ALLOCATIONS_BY_WORKLOAD, uid)
     found = _find(view, project, kind.name, name)
-    return _with_wish(found, kind, spec), view.find(ALLOCATIONS_BY_WORKLOAD, found.uid)
+    return _with_spec(found, kind, spec), view.find(ALLOCATIONS_BY_WORKLOAD, found.uid)
 
 
 def _find(view: View, project: str | None, kind: str, name: str) -> Item:
@@ -208,7 +210,7 @@ def _find(view: View, project: str | None, kind: str, name: str) -> Item:
     return found
 
 
-def _with_wish(item: Item, kind: Kind, spec: RecommendationSpec) -> Item:
+def _with_spec(item: Item, kind: Kind, spec: RecommendationSpec) -> Item:
     """Addresses and security groups are left out: where it goes doesn't depend on them."""
     old = msgspec.json.decode(item.envelope.spec)
     workload_spec = read_strict({**(old if isinstance(old, dict) else {}), **spec.changes}, kind.spec)

@@ -1,4 +1,4 @@
-"""Answers a Report on a drain: where all that is on a node would move to, one after the other, each beside those before it. Pure
+"""Answers a Report on a drain: where all that is on a node would migrate to, one after the other, each beside those before it. Pure
 but for the snapshot, which is afterwards what it was before."""
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ def _find_target(view: View, engine: Engine, place: Item, strategy: str, beside:
     workload = view.get(object_key(spec.workload.kind, spec.workload.project, spec.workload.name))
     if workload is None or workload.uid != spec.workload.uid or workload.deleting:
         return replace(told, reason="deleting", message="the workload is being deleted")
-    mover = read_migration_candidate(view, workload, workload_spec, strategy, [])
-    if isinstance(mover, Waiting):
-        return replace(told, reason=mover.reason, message=mover.message)
-    candidate, row, explanation = decide(engine, mover)
+    migrating = read_migration_candidate(view, workload, workload_spec, strategy, [])
+    if isinstance(migrating, Waiting):
+        return replace(told, reason=migrating.reason, message=migrating.message)
+    candidate, row, explanation = decide(engine, migrating)
     if row is None:
-        return replace(told, reason=explanation.error, message=describe_refusal(engine, mover, explanation, None))
+        return replace(told, reason=explanation.error, message=describe_refusal(engine, migrating, explanation, None))
     snapshot, key = engine.snapshot, f"rehearsed/{place.key}"
     snapshot.put_allocation(key, snapshot.uids[row], candidate.request.amounts, engine.load(candidate.request, row))
     beside.append(key)
     (node,) = view.find(NODES_BY_UID, snapshot.uids[row])
-    saved = has_choice(spec) and describe_way(view, mover, workload_spec, node)[0]
+    saved = has_choice(spec) and describe_way(view, migrating, workload_spec, node)[0]
     return replace(told, to=snapshot.names[row], mode="saved" if saved else told.mode)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from weft.contracts.clock import Clock
 from weft.contracts.policy import Policy, Request
 from weft.objects.errors import InvalidInput
-from weft.scheduler.constraint.filters import ROOM
+from weft.scheduler.constraint.filters import FREE_CAPACITY
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.demand import Demand, look_ahead
 from weft.scheduler.packing.repack import Placed, Repacking, repack
@@ -147,7 +147,7 @@ class Simulation:
         )
 
     def repack(self) -> Repacking:
-        """On how few nodes all that is placed could lie, if it could be moved."""
+        """On how few nodes all that is placed could lie, if it could be migrated."""
         rows = [(request, self.snapshot.index_of(uid)) for request, uid in self._placed]
         return repack(self._engine, [Placed(request, row) for request, row in rows if row is not None])
 
@@ -187,6 +187,8 @@ class Simulation:
         """Why no node takes it: the word that a refusal on a cluster has."""
         reason = self._reasons.get(request)
         if reason is None:
-            wanting = next((flags for filter_, flags in self._engine.refusers(request) if filter_ is ROOM), None)
+            wanting = next(
+                (flags for filter_, flags in self._engine.refusers(request) if filter_ is FREE_CAPACITY), None
+            )
             reason = self._reasons[request] = "insufficientResources" if wanting is not None else "noAvailableAgents"
         return reason

@@ -65,7 +65,7 @@ class Columns:
         """The column over ``nodes``, one a row; None if no node has it."""
         column = self._numbers.get(attribute)
         if column is None or column.size < len(nodes):
-            column = self._numbers[attribute] = np.full(_room(len(nodes)), np.nan)
+            column = self._numbers[attribute] = np.full(_length_for(len(nodes)), np.nan)
             column[: len(nodes)] = [_or_nan(read_number(facts, attribute)) for facts in nodes]
         values: Values = column[: len(nodes)]
         return None if np.isnan(values).all() else values
@@ -83,7 +83,7 @@ class Columns:
 def _fill_texts(attribute: str, nodes: Sequence[NodeFacts]) -> Texts:
     texts = [read_text(facts, attribute) for facts in nodes]
     places = {text: code for code, text in enumerate(dict.fromkeys(text for text in texts if text is not None))}
-    codes = np.full(_room(len(nodes)), -1, dtype=np.int32)
+    codes = np.full(_length_for(len(nodes)), -1, dtype=np.int32)
     if places:
         codes[: len(nodes)] = [-1 if text is None else places[text] for text in texts]
     return Texts(codes, list(places), places)
@@ -103,5 +103,5 @@ def _or_nan(value: float | None) -> float:
     return np.nan if value is None else value
 
 
-def _room(count: int) -> int:
+def _length_for(count: int) -> int:
     return max(16, count + count // 4)

@@ -27,7 +27,7 @@ class Devices:
 
     def put(self, row: int, gpus: Sequence[Gpu]) -> None:
         """Row ``row`` has these devices, all of them free."""
-        self._make_room(row + 1, len(gpus))
+        self._grow(row + 1, len(gpus))
         self.free[row], self.memory[row], self._codes[row] = -1, 0, -1
         for device, gpu in enumerate(gpus):
             code = self._places.setdefault(gpu.model, len(self._words))
@@ -44,7 +44,7 @@ class Devices:
         if device < self.free.shape[1] and self._codes[row, device] >= 0:
             self.free[row, device] -= share
 
-    def move(self, source: int, target: int) -> None:
+    def relocate(self, source: int, target: int) -> None:
         for columns in (self.free, self.memory, self._codes):
             columns[target] = columns[source]
 
@@ -53,7 +53,7 @@ class Devices:
         for columns in (self.free, self.memory, self._codes):
             columns[: len(order)] = columns[order]
 
-    def _make_room(self, rows: int, devices: int) -> None:
+    def _grow(self, rows: int, devices: int) -> None:
         have = self.free.shape
         if rows <= have[0] and devices <= have[1]:
             return

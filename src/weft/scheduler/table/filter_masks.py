@@ -15,12 +15,12 @@ _KEPT = 1024
 
 
 class Masks:
-    """``steady`` filters read facts alone, ``moving`` ones more."""
+    """``steady`` filters read facts alone, ``dynamic`` ones more."""
 
     def __init__(self, snapshot: Snapshot, filters: Sequence[Filter]) -> None:
         self._snapshot = snapshot
         self._steady = [filter_ for filter_ in filters if filter_.reads == "facts"]
-        self._moving = [filter_ for filter_ in filters if filter_.reads != "facts"]
+        self._dynamic = [filter_ for filter_ in filters if filter_.reads != "facts"]
         self._filters = filters
         self._epoch = -1
         self._all: Flags = np.ones(0, dtype=np.bool_)
@@ -28,9 +28,9 @@ class Masks:
         self._joint: dict[tuple[Hashable, ...], Flags] = {}
         self._same: dict[bytes, Flags] = {}  # so that what is the same is one array
 
-    def moving(self, request: Request) -> list[Filter]:
+    def dynamic(self, request: Request) -> list[Filter]:
         """The filters that have something to say to the request and read more than facts."""
-        return [filter_ for filter_ in self._moving if filter_.asks(request) is not None]
+        return [filter_ for filter_ in self._dynamic if filter_.asks(request) is not None]
 
     def steady(self, request: Request) -> Flags:
         """Where the filters that read facts alone let it go. Not to be changed."""
@@ -51,12 +51,12 @@ class Masks:
     def fits(self, request: Request, rows: Sequence[int] | None = None) -> Flags:
         """Where all filters let it go now: of every node, or of these."""
         fits = self.steady(request).copy() if rows is None else self.steady(request)[rows]
-        moving = self.moving(request)
-        if rows is None or any(filter_.reads == "fabric" for filter_ in moving):
+        dynamic = self.dynamic(request)
+        if rows is None or any(filter_.reads == "fabric" for filter_ in dynamic):
             table: Table = self._snapshot
         else:
             table = Rows(self._snapshot, rows)
-        for filter_ in moving:
+        for filter_ in dynamic:
             found = filter_.fits(table, request)
             fits &= found if rows is None or table is not self._snapshot else found[rows]
         return fits

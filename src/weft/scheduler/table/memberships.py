@@ -10,12 +10,12 @@ from weft.scheduler.table.facts import Load
 class Memberships:
     def __init__(self) -> None:
         self._names: dict[str, dict[str, list[str]]] = {}  # group → node uid → workloads
-        self._moved: dict[tuple[str, str], int] = {}  # group, node uid → members more than when it was last asked
+        self._changed: dict[tuple[str, str], int] = {}  # group, node uid → members more than when it was last asked
 
     def add(self, node_uid: str, load: Load) -> None:
         for group in load.groups:
             self._names.setdefault(group, {}).setdefault(node_uid, []).append(load.workload)
-            self._move(group, node_uid, 1)
+            self._count(group, node_uid, 1)
 
     def remove(self, node_uid: str, load: Load) -> None:
         for group in load.groups:
@@ -25,7 +25,7 @@ class Memberships:
                 del where[node_uid]
             if not where:
                 del self._names[group]
-            self._move(group, node_uid, -1)
+            self._count(group, node_uid, -1)
 
     def find(self, group: str) -> Mapping[str, Sequence[str]]:
         """Node uid → the workloads of this group there."""
@@ -35,16 +35,16 @@ class Memberships:
         """Group → how many of it lie on this node."""
         return {group: len(where[node_uid]) for group, where in self._names.items() if node_uid in where}
 
-    def take_moved(self) -> set[str]:
+    def take_changed(self) -> set[str]:
         """The groups whose members lie otherwise than when this was last asked. Who was put somewhere and taken away
-        again, as a try, has moved nothing."""
-        moved = {group for group, _ in self._moved}
-        self._moved.clear()
-        return moved
+        again, as a try, has changed nothing."""
+        changed = {group for group, _ in self._changed}
+        self._changed.clear()
+        return changed
 
-    def _move(self, group: str, node_uid: str, by: int) -> None:
-        moved = self._moved.get((group, node_uid), 0) + by
-        if moved:
-            self._moved[group, node_uid] = moved
+    def _count(self, group: str, node_uid: str, by: int) -> None:
+        changed = self._changed.get((group, node_uid), 0) + by
+        if changed:
+            self._changed[group, node_uid] = changed
         else:
-            self._moved.pop((group, node_uid), None)
+            self._changed.pop((group, node_uid), None)

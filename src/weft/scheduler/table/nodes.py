@@ -27,7 +27,7 @@ class NodeTable:
         self.uids: list[str] = []
         self.notes: list[str] = []
         self.facts: list[NodeFacts] = []
-        self.facts_epoch = 0  # moves when any fact of any node has changed
+        self.facts_epoch = 0  # changes when any fact of any node has changed
         self.groups = Memberships()
         self._index: dict[str, int] = {}
         self._capacity = np.zeros((len(RESOURCES), 16), dtype=np.int64)

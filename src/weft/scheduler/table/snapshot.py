@@ -2,7 +2,7 @@
 
 Fed with nodes and allocations, in any order and as often as one likes; equal to one built anew from the same objects. All
 amounts are whole numbers (thousandths of a core or a GPU, bytes), so sums never drift. ``log`` names every row that
-changed, in order, so that whoever keeps something by row knows what to look at again; ``risen`` those that gained room.
+changed, in order, so that whoever keeps something by row knows what to look at again; ``risen`` those that gained capacity.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ class Snapshot(UsageTable):
         super().__init__()
         self.log: list[int] = []
         self.risen: list[int] = []
-        self.epoch = 0  # moves when rows have moved or have another shape: what was kept by row is worth nothing then
+        self.epoch = (
+            0  # changes when rows have changed or have another shape: what was kept by row is worth nothing then
+        )
         self.improved: set[str] = set()
         self._shape_of: dict[Amounts, int] = {}
         self._ordered = True
@@ -92,7 +94,7 @@ class Snapshot(UsageTable):
             self._index[self.uids[index]] = index
             for columns in self._all_columns():
                 columns[..., index] = columns[..., last]
-            self._devices.move(last, index)
+            self._devices.relocate(last, index)
             self._columns.put(index, self.facts[index])
             self._ordered = False
         self._slice()
@@ -259,13 +261,13 @@ def _sum(amounts: Iterable[Amounts]) -> Amounts:
 
 
 @contextmanager
-def without(snapshot: Snapshot, names: Iterable[str], *, but_room: bool = False) -> Iterator[None]:
-    """For as long as this lasts these allocations count as gone; ``but_room``: they take theirs, and are in no group."""
+def without(snapshot: Snapshot, names: Iterable[str], *, keeps_capacity: bool = False) -> Iterator[None]:
+    """For as long as this lasts these allocations count as gone; ``keeps_capacity``: they take theirs, and are in no group."""
     improved = set(snapshot.improved)
     gone = {name: found for name in names if (found := snapshot._allocations.get(name)) is not None}
     for name, (node_uid, amounts, load) in gone.items():
         snapshot.drop_allocation(name)
-        if but_room:
+        if keeps_capacity:
             snapshot.put_allocation(name, node_uid, amounts, msgspec.structs.replace(load, groups=(), workload=""))
     try:
         yield

@@ -1,4 +1,4 @@
-"""Whether a VM wants a place now, and what it asks for: read from it and from what it names. Pure."""
+"""Whether a workload wants a place now, and what it asks for: read from it and from what it names. Pure."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _WRONG = {
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A VM that can be placed as soon as a node fits; ``volume_items`` must not change until then. ``given_up`` says which
+    """A workload that can be placed as soon as a node fits; ``volume_items`` must not change until then. ``given_up`` says which
     preferences its request leaves out, and why."""
 
     workload: Item
@@ -90,7 +90,7 @@ def wants_place(view: View, workload: Item) -> bool:
 
 
 def is_refused_for_good(workload: Item) -> bool:
-    """Whether a serverless VM found no place: it doesn't wait for one."""
+    """Whether a serverless workload found no place: it doesn't wait for one."""
     placed = workload.envelope.condition("Placed")
     return (
         placed is not None
@@ -102,12 +102,13 @@ def is_refused_for_good(workload: Item) -> bool:
 
 
 def is_looked_at(workload: Item) -> bool:
-    """Whether the controller of VMs knows of the wish: before, it may still find that a guest that runs is this VM's."""
+    """Whether the controller of workloads knows of the spec: before, it may still find that a guest that runs is this
+    workload's."""
     return workload.status(WorkloadStatus).observed_generation >= workload.envelope.generation
 
 
 def read_candidate(view: View, workload: Item, default_strategy: str, silent: list[str]) -> Candidate | Waiting:
-    """What a VM that wants a place asks for, or why it must wait."""
+    """What a workload that wants a place asks for, or why it must wait."""
     spec = spec_of(workload)
     project = workload.envelope.project
     known = [
@@ -205,7 +206,7 @@ def list_orphans(node: Item, key: str) -> list[Orphan]:
 
 
 def read_memberships(workload: Item) -> list[str]:
-    """The groups that a VM counts in."""
+    """The groups that a workload counts in."""
     try:
         spec = spec_of(workload)
         return list(
@@ -218,7 +219,7 @@ def read_memberships(workload: Item) -> list[str]:
 def read_data(
     view: View, project: str | None, spec: WorkloadSpec, image: AllocatedImage | None, volumes: list[Item]
 ) -> tuple[tuple[Datum, ...], tuple[SoftTerm, ...]]:
-    """What a VM reads, and towards which of it it leans whatever its strategy.
+    """What a workload reads, and towards which of it it leans whatever its strategy.
 
     Volumes' data must be at hand anyway (see Request.home). What it hints at must be if its storage locality says so;
     a hint may name a volume or an image, others stand for themselves."""
@@ -273,7 +274,7 @@ def read_image(view: View, project: str | None, name: str, *, machine: bool) -> 
 
 
 def read_volumes(view: View, placed_workload: Item, names: list[str]) -> list[Item] | Waiting:
-    """The volumes that a VM names, if it can have them."""
+    """The volumes that a workload names, if it can have them."""
     found = []
     for name in names:
         item = view.get(object_key("volume", placed_workload.envelope.project, name))

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from weft.controllers.migration.abort import HAND_OVER_PATIENCE_SECONDS, READY_PATIENCE_SECONDS
 from weft.controllers.migration.facts import Facts, MigrationEndpoint, Outcome
-from weft.controllers.migration.plan import plan_move
+from weft.controllers.migration.plan import plan_migration
 from weft.kinds.allocation import (
     AllocatedImage,
     AllocatedMigration,
@@ -59,7 +59,7 @@ def plan(
 ) -> Outcome:
     wish = MigrationSpec(workload="vm/web", **more.pop("wish", {}))
     facts = {"workload": VmSpec(image="i"), "now": NOW, **more}
-    return plan_move(Facts(spec=wish, status=status, source=source, target=target, **facts))
+    return plan_migration(Facts(spec=wish, status=status, source=source, target=target, **facts))
 
 
 def writes(outcome: Outcome) -> dict[str, Any]:

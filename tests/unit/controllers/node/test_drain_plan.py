@@ -117,7 +117,7 @@ def test_how_far_it_is_names_what_moves_and_what_cant() -> None:
     )
     assert reason == "Draining"
     assert message == (
-        "4 left; moving: vm/a → n2, vm/b; 1 waits for its turn; vm/big can't leave: insufficientResources: needs 64 GiB"
+        "4 left; migrating: vm/a → n2, vm/b; 1 waits for its turn; vm/big can't leave: insufficientResources: needs 64 GiB"
     )
     reason, message = describe_drain([leaver("s", way="never", phase="Suspended")], set())
     assert reason == "Blocked"

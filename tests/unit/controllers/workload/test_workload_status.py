@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.long import examples
 from tests.scenario.controllers_lab import step
 
-from weft.controllers.workload.status import Place, Wished, fold_current, fold_ready, fold_status
+from weft.controllers.workload.status import DesiredWorkload, Place, fold_current, fold_ready, fold_status
 from weft.kinds.allocation import AllocatedImage, AllocationReport, AllocationSpec, Resources
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.vm import VmSpec
@@ -24,8 +24,8 @@ def wish(**fields: object) -> VmSpec:
     return VmSpec(image="tiny", **fields)  # type: ignore[arg-type]
 
 
-def wished(spec: VmSpec | None = None, *, deleting: bool = False, placed: Condition | None = None) -> Wished:
-    return Wished(spec or wish(), 3, deleting, placed, None)
+def wished(spec: VmSpec | None = None, *, deleting: bool = False, placed: Condition | None = None) -> DesiredWorkload:
+    return DesiredWorkload(spec or wish(), 3, deleting, placed, None)
 
 
 def place(state: str = "running", *, node: str | None = "Ready", incarnation: int = 1, **report: object) -> Place:
@@ -41,7 +41,7 @@ def place(state: str = "running", *, node: str | None = "Ready", incarnation: in
     return Place(spec, AllocationReport(incarnation=incarnation, state=state, **report), node)  # type: ignore[arg-type]
 
 
-def fold(want: Wished, *places: Place, former: WorkloadStatus | None = None) -> WorkloadStatus:
+def fold(want: DesiredWorkload, *places: Place, former: WorkloadStatus | None = None) -> WorkloadStatus:
     return fold_status(want, places, {"default": "10.0.0.2"}, former or WorkloadStatus())
 
 
@@ -199,8 +199,14 @@ def test_a_vm_says_whether_it_has_what_it_asks_for_and_what_keeps_it_from_that()
     assert current(same, room=ROOM) == ("True", "Current")
     assert current(more, room=ROOM) == ("False", "Changing")
     assert current(more, room=ROOM, placed="insufficientResources") == ("False", "insufficientResources")
-    assert current(more, room=ROOM, placed="insufficientResources", said=2) == ("False", "Changing")  # of an older wish
+    assert current(more, room=ROOM, placed="insufficientResources", said=2) == (
+        "False",
+        "Changing",
+    )  # of an older wish
     assert current(same, room=ROOM, generation=2, has=Resources(), fitted=1) == ("False", "Changing")
-    assert current(same, room=ROOM, generation=2, has=Resources(), reason="guestHolds") == ("False", "guestHolds")
+    assert current(same, room=ROOM, generation=2, has=Resources(), reason="guestHolds") == (
+        "False",
+        "guestHolds",
+    )
     assert current(other, room=ROOM) == ("False", "RestartNeeded")
     assert current(other, room=None) == ("True", "Current")  # it comes with the start

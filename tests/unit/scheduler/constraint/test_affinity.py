@@ -228,7 +228,7 @@ def test_every_part_of_a_score_is_told_once_and_they_come_to_the_score() -> None
 def test_a_change_in_a_group_wakes_who_asks_for_it_and_nobody_else() -> None:
     fabric = Fabric(*zones("a", "b"))
     fabric.place("web-0", vm(near=["web"]))
-    groups = fabric.snapshot.groups.take_moved()
+    groups = fabric.snapshot.groups.take_changed()
     assert depends_on(fabric.ask(vm(near=["web"])), groups)
     assert depends_on(fabric.ask(vm(apart=["web:preferred"], spread=["zone"])), groups)
     assert not depends_on(fabric.ask(vm(near=["db"])), groups)
@@ -238,10 +238,10 @@ def test_a_change_in_a_group_wakes_who_asks_for_it_and_nobody_else() -> None:
 def test_who_is_only_tried_somewhere_wakes_nobody() -> None:
     fabric = Fabric({})
     fabric.place("web-0", vm(near=["web"]))
-    fabric.snapshot.groups.take_moved()
+    fabric.snapshot.groups.take_changed()
     fabric.place("web-1", vm(near=["web"]))
     fabric.snapshot.drop_allocation("web-1")
-    assert fabric.snapshot.groups.take_moved() == set()
+    assert fabric.snapshot.groups.take_changed() == set()
 
 
 wishes = st.builds(

@@ -135,6 +135,6 @@ def test_a_shelf_stays_in_order_whatever_moves_on_it(monkeypatch: pytest.MonkeyP
         if entry not in there:
             there.remove(former)
             insort(there, entry)
-            shelf.move(former, entry)
+            shelf.shift(former, entry)
         assert list(reversed(shelf)) == there[::-1]
         assert shelf.head == there[-1]
