@@ -1,8 +1,8 @@
-"""What a commit may hold. The limits are the contract's and the same on every engine. Pure."""
+"""What a commit may hold, and whether it may go through: the contract's rules, the same on every engine. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from weft.contracts.store import (
     MAX_COMMIT_BYTES,
@@ -10,13 +10,19 @@ from weft.contracts.store import (
     MAX_PRECONDITIONS,
     MAX_VALUE_BYTES,
     MAX_WRITES,
+    Absent,
+    AtRevision,
     LeaseHeld,
     LimitExceeded,
     Precondition,
+    PreconditionFailed,
+    Present,
     Put,
     Write,
 )
 from weft.objects.errors import InvalidInput
+
+KEEP_SECONDS = 3_600.0  # how long a repeated idempotency key is recognised
 
 
 def check_key(key: str) -> int:
@@ -91,4 +97,28 @@ def end_of_prefix(prefix: str) -> str | None:
             # U+D800–U+DFFF are not characters: nothing can be stored between U+D7FF and U+E000
             following = 0xE000 if point == 0xD7FF else point + 1
             return prefix[:last] + chr(following)
+    return None
+
+
+def find_failed(
+    preconditions: Sequence[Precondition],
+    revision_of: Callable[[str], int | None],
+    holds: Callable[[str, int], bool],
+) -> PreconditionFailed | None:
+    """The first precondition that does not hold, or None. ``revision_of`` gives None for a key that is absent."""
+    for precondition in preconditions:
+        if isinstance(precondition, LeaseHeld):
+            if not holds(precondition.name, precondition.fence):
+                return PreconditionFailed(precondition)
+            continue
+        revision = revision_of(precondition.key)
+        match precondition:
+            case AtRevision():
+                held = revision == precondition.revision
+            case Absent():
+                held = revision is None
+            case Present():
+                held = revision is not None
+        if not held:
+            return PreconditionFailed(precondition, revision)
     return None

@@ -15,10 +15,16 @@ from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.store import Batch, Change, Delete, Entry, Lease, Page, Precondition, Write
 from weft.objects.errors import StoreUnavailable
 from weft.store.cursors import check_reach, format_continuation, format_cursor, make_epoch, parse_continuation
-from weft.store.idempotency import KEEP_SECONDS
 from weft.store.leases import LeaseTable
-from weft.store.limits import check_commit, check_key, check_limit, check_prefix, end_of_prefix
-from weft.store.preconditions import find_failed
+from weft.store.limits import (
+    KEEP_SECONDS,
+    check_commit,
+    check_key,
+    check_limit,
+    check_prefix,
+    end_of_prefix,
+    find_failed,
+)
 from weft.store.watches import Watches
 
 _REPLAY_REVISIONS = 2_000

@@ -5,6 +5,7 @@ One loop carries bytes both ways, so a slow reader holds up a fast writer on eit
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -16,10 +17,19 @@ from contextlib import contextmanager
 from typing import Any
 
 from weft.cli.output.terminal import find_size
+from weft.cli.session import Session
 from weft.client.context import Context
 from weft.client.tls import make_tls
 from weft.objects.errors import Unavailable
-from weft.protocol.frames import MAX_PAYLOAD_BYTES, FrameDecoder, FrameType, encode_frame, encode_hello, encode_json
+from weft.protocol.frames import (
+    MAX_PAYLOAD_BYTES,
+    FrameDecoder,
+    FrameType,
+    encode_data,
+    encode_frame,
+    encode_hello,
+    encode_json,
+)
 
 DIAL_SECONDS = 10.0
 _FULL_BYTES = 1024 * 1024  # so much waits to be sent: stop reading what is typed
@@ -171,3 +181,32 @@ def write_bytes(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def exchange(
+    session: Session, kind: str, name: str, verb: str, asked: dict[str, Any], payload: bytes = b""
+) -> tuple[bytes, dict[str, Any]]:
+    """A question over a stream, of which nothing is shown: what came back, and what the EXIT said. Raises the error that the other
+    side sent, Unavailable for a stream that was cut."""
+    ticket = session.client.verb(kind, name, verb, asked)
+    with dial(session.client.context, ticket) as sock:
+        with contextlib.suppress(OSError):  # who refuses it early has said why
+            for piece in encode_data(FrameType.DATA_IN, payload):
+                sock.sendall(piece)
+            sock.sendall(encode_frame(FrameType.END_IN))
+        sock.settimeout(None)
+        answer, decoder = bytearray(), FrameDecoder()
+        while True:
+            try:
+                data = sock.recv(MAX_PAYLOAD_BYTES)
+            except OSError as problem:
+                raise Unavailable(f"the connection was lost: {problem.strerror or problem}") from None
+            if not data:
+                raise Unavailable("the connection was lost before the end", hint="the invocation may have run")
+            for frame in decoder.feed(data):
+                if frame.type == FrameType.DATA_OUT:
+                    answer += frame.payload
+                elif frame.type == FrameType.ERROR:
+                    raise frame.error()
+                elif frame.type == FrameType.EXIT:
+                    return bytes(answer), frame.json()

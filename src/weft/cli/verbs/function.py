@@ -14,7 +14,7 @@ from weft.cli.command.lookup import find_one, find_targets
 from weft.cli.output.formats import age_of, print_data, print_items, print_names, print_object
 from weft.cli.output.table import Column, draw_table, make_columns
 from weft.cli.session import Session
-from weft.cli.stream.request import exchange
+from weft.cli.stream.client import exchange
 from weft.client.function_endpoint import act_on_dead_letters, find_endpoint, keep_ca, list_dead_letters
 from weft.kinds.record import Kind
 from weft.kinds.registry import find_kind

@@ -15,7 +15,7 @@ from weft.cli.command.grammar import Entry
 from weft.cli.command.lookup import find_one
 from weft.cli.output.terminal import clean
 from weft.cli.session import Session
-from weft.cli.stream.request import exchange
+from weft.cli.stream.client import exchange
 from weft.cli.verbs.api import read_data
 from weft.kinds.record import Kind
 from weft.protocol.invocations import MAX_PAYLOAD_BYTES as MOST_DATA_BYTES

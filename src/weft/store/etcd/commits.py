@@ -15,8 +15,7 @@ from weft.objects.errors import StoreUnavailable
 from weft.store.etcd.connection import Connection
 from weft.store.etcd.leases import EtcdLeases
 from weft.store.etcd.transaction import NEVER, find_value, is_absent, plan_compare, plan_writes, put, read
-from weft.store.idempotency import KEEP_SECONDS
-from weft.store.preconditions import find_failed
+from weft.store.limits import KEEP_SECONDS, find_failed
 
 _AGAIN_SECONDS = 0.1
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from weft.contracts.store import Change, Precondition, Put, Write
-from weft.store.preconditions import find_failed
+from weft.store.limits import find_failed
 from weft.store.sqlite.bounded import Bounded
 from weft.store.sqlite.schema import State, end_of, position_of, revision_at
 

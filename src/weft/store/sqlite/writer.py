@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from weft.contracts.clock import Clock
 from weft.contracts.store import Change
 from weft.objects.errors import WeftError
-from weft.store.idempotency import KEEP_SECONDS
+from weft.store.limits import KEEP_SECONDS
 from weft.store.sqlite.bounded import Bounded
 from weft.store.sqlite.file import LockFile, as_store_error
 from weft.store.sqlite.schema import State, save_state
