@@ -81,7 +81,7 @@ def follow_forever(
         try:
             if cursor is None:
                 listing = fetch_list(http, path, query)
-                yield from _told(known, listing)
+                yield from _list_events(known, listing)
                 cursor = listing.cursor
             with _open(http, path, cursor, query) as stream:
                 for line in _lines(stream, remaining_seconds):
@@ -143,7 +143,7 @@ def _read(line: bytes) -> WatchEvent:
     return event
 
 
-def _told(known: dict[tuple[str | None, str], Object], listing: Listing) -> Iterator[WatchEvent]:
+def _list_events(known: dict[tuple[str | None, str], Object], listing: Listing) -> Iterator[WatchEvent]:
     gone = dict(known)
     known.clear()
     for raw in listing.raws:

@@ -2,12 +2,12 @@
 
 What a field declares, and what it comes to:
   live     at once
-  plug     at once if the running machine has room for it (``room``: field → the most it can come to, or for a list, how
-           many more it can take), else with a restart
+  plug     at once within the running machine's ``limits`` (field → the most it can come to, or for a list, how many
+           more it can take), else with a restart
   restart  with a restart
   replace  never while it lives
   never    never
-Where nothing runs, what needs a restart or room comes with the next ``start``.
+Where nothing runs, what needs a restart, or is limited, comes with the next ``start``.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import msgspec
 from weft.objects.schema import ChangeMode, change_modes
 
 Cost = Literal["live", "restart", "start", "replace", "never"]
-Room = Mapping[str, int]
-NO_ROOM: Room = {}
+Limits = Mapping[str, int]
+NO_LIMITS: Limits = {}
 
 
 class FieldChange(msgspec.Struct, frozen=True):
@@ -34,21 +34,21 @@ class FieldChange(msgspec.Struct, frozen=True):
 
 
 def plan_change(
-    old: Mapping[str, Any], new: Mapping[str, Any], type_: Any, room: Room | None = NO_ROOM
+    old: Mapping[str, Any], new: Mapping[str, Any], type_: Any, limits: Limits | None = NO_LIMITS
 ) -> list[FieldChange]:
-    """The fields that differ between two specs, each with what carrying it out takes, in field order. ``room`` is the
+    """The fields that differ between two specs, each with what carrying it out takes, in field order. ``limits`` are the
     running machine's, None if none runs."""
     modes = change_modes(type_)
     changes: list[FieldChange] = []
-    _compare(old, new, "spec", modes, lambda: room, changes)
+    _compare(old, new, "spec", modes, lambda: limits, changes)
     return changes
 
 
 def plan_spec_change(
-    old: msgspec.Struct, new: msgspec.Struct, find_room: Callable[[], Room | None] = lambda: NO_ROOM
+    old: msgspec.Struct, new: msgspec.Struct, find_limits: Callable[[], Limits | None] = lambda: NO_LIMITS
 ) -> list[FieldChange]:
     """``plan_change`` of two whole specs of one kind: only the fields in which they differ are looked at more closely, and the
-    room is asked for only where it matters."""
+    limits are read only where they matter."""
     was, now = msgspec.structs.astuple(old), msgspec.structs.astuple(new)
     changes: list[FieldChange] = []
     if was == now:
@@ -56,7 +56,7 @@ def plan_spec_change(
     differing = itertools.compress(zip(new.__struct_encode_fields__, was, now, strict=True), map(operator.ne, was, now))
     modes, plain = change_modes(type(new)), msgspec.to_builtins
     for name, before, after in differing:
-        _compare(plain(before), plain(after), f"spec.{name}", modes, find_room, changes)
+        _compare(plain(before), plain(after), f"spec.{name}", modes, find_limits, changes)
     return changes
 
 
@@ -65,36 +65,36 @@ def _compare(
     new: Any,
     path: str,
     modes: Mapping[str, ChangeMode],
-    find_room: Callable[[], Room | None],
+    find_limits: Callable[[], Limits | None],
     out: list[FieldChange],
 ) -> None:
     if old == new:
         return
     if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*old, *new]):
-            _compare(old.get(key), new.get(key), f"{path}.{key}", modes, find_room, out)
+            _compare(old.get(key), new.get(key), f"{path}.{key}", modes, find_limits, out)
         return
-    out.append(FieldChange(path, old, new, _cost(_mode(path, modes), path, old, new, find_room)))
+    out.append(FieldChange(path, old, new, _cost(_mode(path, modes), path, old, new, find_limits)))
 
 
-def _cost(mode: ChangeMode, path: str, old: Any, new: Any, find_room: Callable[[], Room | None]) -> Cost:
+def _cost(mode: ChangeMode, path: str, old: Any, new: Any, find_limits: Callable[[], Limits | None]) -> Cost:
     if mode in ("plug", "restart"):
-        room = find_room()
-        if room is None:
+        limits = find_limits()
+        if limits is None:
             return "start"
-        return "live" if mode == "plug" and _has_room(path.partition(".")[2], old, new, room) else "restart"
+        return "live" if mode == "plug" and _fits(path.partition(".")[2], old, new, limits) else "restart"
     return mode  # type: ignore[return-value]  # what is left is the same word in both
 
 
-def _has_room(field: str, old: Any, new: Any, room: Room) -> bool:
-    if field not in room:
+def _fits(field: str, old: Any, new: Any, limits: Limits) -> bool:
+    if field not in limits:
         return False
     if isinstance(new, list):
         added = [str(item) for item in new if item not in old]
         known = {str(item).partition(":")[0] for item in old}
-        # One that is there already, and is to be so in another way, can't be twice for a while.
-        return len(added) <= room[field] and not any(item.partition(":")[0] in known for item in added)
-    return bool(new <= room[field])
+        # An item that is there already, and changes, can't be there twice meanwhile.
+        return len(added) <= limits[field] and not any(item.partition(":")[0] in known for item in added)
+    return bool(new <= limits[field])
 
 
 def _mode(path: str, modes: Mapping[str, ChangeMode]) -> ChangeMode:

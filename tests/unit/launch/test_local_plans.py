@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from weft.launch.local.processes import Process, is_weft
 from weft.launch.local.topology import Taken, plan_topology
-from weft.launch.local.underlay import plan_bridge, plan_firewall, plan_node_side, plan_wire
+from weft.launch.local.underlay import plan_bridge, plan_firewall, plan_node_links, plan_wire
 
 TOPOLOGY = plan_topology("/clone", Taken())
 STATE = "/clone/.weft"
@@ -20,7 +20,7 @@ def test_a_bridge_that_is_there_is_not_made_again() -> None:
 
 
 def test_the_default_route_is_the_last_thing_a_node_gets() -> None:
-    assert plan_node_side(TOPOLOGY, TOPOLOGY.nodes[0])[-1] == f"route replace default via {TOPOLOGY.gateway_address}"
+    assert plan_node_links(TOPOLOGY, TOPOLOGY.nodes[0])[-1] == f"route replace default via {TOPOLOGY.gateway_address}"
 
 
 def test_a_wire_ends_in_the_namespace_of_the_nodes_init() -> None:

@@ -32,7 +32,7 @@ from weft.objects.errors import (
 from weft.objects.identity import new_uid, new_uids
 from weft.objects.quantity import format_age
 from weft.objects.schema import read_strict
-from weft.objects.spec_change import NO_ROOM, FieldChange, Room, plan_spec_change
+from weft.objects.spec_change import NO_LIMITS, FieldChange, Limits, plan_spec_change
 
 _encoder = msgspec.json.Encoder()
 _NOT_YET_PLACED = ("Pending", "Hold")
@@ -171,7 +171,7 @@ async def plan_update(context: ApiContext, view: View, manifest: Manifest, curre
         )
     old = decode_part(current.spec, kind.spec)
     spec = read_spec(kind, sealing.take_in(context, manifest, current), old)
-    changes = plan_spec_change(old, spec, functools.partial(read_room, kind, current))
+    changes = plan_spec_change(old, spec, functools.partial(read_limits, kind, current))
     _refuse_impossible(kind, current, changes)
     if kind.check_change is not None:
         kind.check_change(old, spec)
@@ -243,9 +243,9 @@ def read_spec(kind: Kind, raw: dict[str, Any], old: Any = None) -> Any:
     return spec
 
 
-def read_room(kind: Kind, current: Envelope) -> Room | None:
+def read_limits(kind: Kind, current: Envelope) -> Limits | None:
     """What a running one can come to without a restart; None if none runs."""
-    return kind.resize_limits(decode_part(current.status, kind.status)) if kind.resize_limits is not None else NO_ROOM
+    return kind.resize_limits(decode_part(current.status, kind.status)) if kind.resize_limits is not None else NO_LIMITS
 
 
 def refuse_deleting(kind: Kind, current: Envelope) -> None:

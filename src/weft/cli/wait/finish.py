@@ -1,4 +1,4 @@
-"""The end of every command that changes something: wait until it is so, show how it gets on, say how it ended.
+"""The end of every command that changes something: wait for completion, show the progress, report the end.
 
 The exit code: 0 reached, 6 no node fits, 7 time is up, 1 it failed, 130 interrupted; the work goes on in all of them.
 """
@@ -57,7 +57,7 @@ class Done(NamedTuple):
 
 
 def plan_wait(obj: Object, target: Target, verb: str, before: Object | None = None) -> Wait | None:
-    """What to wait for after ``verb`` was accepted with ``obj`` as the answer; None: it is so already."""
+    """What to wait for after ``verb`` was accepted with ``obj`` as the answer; None: nothing."""
     goal = plan_goal(target.kind.name, verb, before)
     return Wait(target, goal, obj.get("uid", ""), obj.get("project")) if goal else None
 
@@ -98,10 +98,10 @@ def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait]) -> int
         return INTERRUPTED
     session.unfinished = False
     _print_all(session, [one.obj for one in at_once] + [r.obj for r in results if r.obj is not None])
-    return join_codes(_tell(session, result, verbs.get(result.wait.target.what, "")) for result in results)
+    return join_codes(_report(session, result, verbs.get(result.wait.target.what, "")) for result in results)
 
 
-def _tell(session: Session, result: Result, verb: str) -> int:
+def _report(session: Session, result: Result, verb: str) -> int:
     target = result.wait.target
     if result.error is not None:
         if target.kind.shows_output and result.obj is not None and session.output != "json":
@@ -163,7 +163,7 @@ def _print_all(session: Session, objects: Sequence[Object]) -> None:
 
 
 def describe_parting(waits: Sequence[Wait], verbs: Mapping[str, str]) -> str:
-    """What to tell whoever stops watching: how to go on with that, and how to undo what was asked for."""
+    """For a person who stops watching: how to go on with that, and how to undo the command."""
     verb, asked = verbs.get(waits[0].target.what, ""), waits[0].goal.asked
     alike = [one for one in waits if (verbs.get(one.target.what, ""), one.goal.asked) == (verb, asked)][:_MOST_NAMED]
     more = f", and {len(waits) - len(alike)} more" if len(waits) > len(alike) else ""

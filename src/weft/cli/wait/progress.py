@@ -23,7 +23,7 @@ _DOING = (
     "stopping",
     "suspending",
     "restarting",
-)  # what a workload's reason says while a wish is carried out
+)  # a workload's reasons while a change is carried out
 _ENDS = ("stopping", "restarting", "Shutdown")
 _ENDING = "ending"
 _UNSAID = ("Pending", *_UNDER_WAY, "Running", "Stopped")  # off a terminal: what is done there is said step by step
@@ -124,7 +124,7 @@ class Progress:
             self._print(live)
 
     def say(self, line: str) -> None:
-        """A line that stays, above what moves."""
+        """A line that stays, above the live one."""
         self._print(line)
 
     def tick(self) -> None:
@@ -186,14 +186,14 @@ def _fit(text: str, end: str, width: int) -> str:
 
 
 def describe_standing(obj: Object) -> tuple[str, str]:
-    """Its phase, or what is being done about a wish, and what its status has to say of that. Pure."""
+    """Its phase, or the change in progress, and its status's message. Pure."""
     status = obj.get("status") or {}
     reason, message = str(status.get("reason") or ""), clean(str(status.get("message") or ""))
     if obj.get("deleting_since"):
         return "Deleting", ""
     phase = str(status.get("phase") or "Pending")
     if status.get("observed_generation", obj.get("generation", 0)) < obj.get("generation", 0):
-        return phase, ""  # that is of what was asked for before
+        return phase, ""  # that is of the generation before
     if reason in _DOING:
         return reason, message
     progress = BY_NAME[obj["kind"]].progress

@@ -83,10 +83,10 @@ def load_isolated(
     return kata, microvm
 
 
-def read_pools(told: Sequence[str]) -> list[tuple[str, str]]:
+def read_pools(given: Sequence[str]) -> list[tuple[str, str]]:
     """``NAME=PATH`` of each --pool. Raises InvalidInput."""
     pools: list[tuple[str, str]] = []
-    for text in told:
+    for text in given:
         name, _, path = text.partition("=")
         check_name(name, "--pool")
         if not path.startswith("/") or name in (LOCAL, *dict(pools)):

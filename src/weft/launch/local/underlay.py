@@ -37,7 +37,7 @@ def plan_wire(topology: Topology, node: Node, init_pid: int) -> list[str]:
     ]
 
 
-def plan_node_side(topology: Topology, node: Node) -> list[str]:
+def plan_node_links(topology: Topology, node: Node) -> list[str]:
     """The node's own addresses; the default route comes last because init waits for it."""
     return [
         "link set lo up",
@@ -90,7 +90,7 @@ def inspect_owners() -> list[tuple[str, str]]:
     return [(file.parent.name.removeprefix("weft-"), file.read_text()) for file in files]
 
 
-def perform_host_side(topology: Topology) -> None:
+def perform_host_links(topology: Topology) -> None:
     """Bridge, firewall, forwarding."""
     _run_batch(plan_bridge(topology, inspect_links()))
     run(["nft", "-f", "-"], stdin=plan_firewall(topology))
@@ -108,7 +108,7 @@ def perform_wire(topology: Topology, node: Node, init_pid: int) -> None:
         _run_batch(plan_wire(topology, node, init_pid))
     # The veth may have outlived its bridge, and an interrupted command its addresses: both are cheap to say again.
     _run_batch([f"link set {veth} master {topology.bridge} up"])
-    _run_batch(plan_node_side(topology, node), netns_pid=init_pid)
+    _run_batch(plan_node_links(topology, node), netns_pid=init_pid)
 
 
 def perform_remove_link(link: str) -> None:

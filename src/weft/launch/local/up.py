@@ -57,7 +57,7 @@ async def up(
 ) -> Topology:
     """Bring up the cluster of the clone at absolute path ``clone``, showing each step on ``stream``.
 
-    ``store`` is where a new cluster keeps its objects (`sqlite` or `etcd`); None is SQLite, or what it has;
+    ``store`` is where a new cluster keeps its objects (`sqlite` or `etcd`); without one SQLite, or its present one;
     ``containerd`` the nodes of a new one that have a containerd hold their containers, ``kata`` those that leave machines to Kata.
 
     Raises InUse when another up or down of this clone is under way, and the failing step's WeftError; what stands by
@@ -84,7 +84,7 @@ async def boot_nodes(topology: Topology) -> str:
     write_whole(run_dir / underlay.OWNER, topology.clone.encode())
     write_whole(run_dir / underlay.STATE, topology.state.encode())
     limits = await asyncio.to_thread(cgroups.perform_make, topology)
-    await asyncio.to_thread(underlay.perform_host_side, topology)
+    await asyncio.to_thread(underlay.perform_host_links, topology)
     booted = [place.name for place in topology.nodes if await asyncio.to_thread(node.perform_boot, topology, place)]
     names = " ".join(place.name for place in topology.nodes)
     started = f", started {' '.join(booted)}" if booted and len(booted) < len(topology.nodes) else ""

@@ -95,7 +95,7 @@ def _run(options: argparse.Namespace) -> None:
         SystemClock(),
         Policies(own and own.find),
     )
-    outcome = simulation.run(_make_teller(), curve=options.plot is not None)
+    outcome = simulation.run(_make_reporter(), curve=options.plot is not None)
     if own is not None:
         _end_own(own)
     if options.plot is not None:
@@ -226,12 +226,12 @@ def _read_seed(text: str) -> int:
     return int(text)
 
 
-def _make_teller() -> Any:
+def _make_reporter() -> Any:
     """Tells on standard error how far it is: in place on a terminal, else a line now and then."""
     terminal = sys.stderr.isatty()
     told = 0
 
-    def tell(decisions: int, arrived: float) -> None:
+    def report(decisions: int, arrived: float) -> None:
         nonlocal told
         words = f"{decisions} decisions" + (f", {arrived:.0f} % arrived" if arrived else "")
         if terminal:
@@ -240,4 +240,4 @@ def _make_teller() -> Any:
             told = decisions
             print(words, file=sys.stderr, flush=True)
 
-    return tell
+    return report

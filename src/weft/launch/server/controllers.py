@@ -71,18 +71,18 @@ async def decide(
     unseal: Unseal | None = None,
     allow_fetch: Sequence[str] = (),
 ) -> None:
-    """Run scheduler and controllers for ever, one term of office after the other. ``holder`` must be this one's alone."""
+    """Run scheduler and controllers for ever, one leadership after the other. ``holder`` must be this one's alone."""
     cache = Cache(store, make_view(), clock)
-    term = LeaderLease(store, cache, journal, clock, LEADER_LEASE, holder)
+    lease = LeaderLease(store, cache, journal, clock, LEADER_LEASE, holder)
     async with asyncio.TaskGroup() as group:
         group.create_task(cache.run())
         try:
             while True:
-                await term.begin()
+                await lease.begin()
                 try:
                     await _serve(
-                        term,
-                        partial(Images, images, term, make_bundle, unseal, allow_fetch),
+                        lease,
+                        partial(Images, images, lease, make_bundle, unseal, allow_fetch),
                         images / CODE_FOLDER,
                         strategy,
                         seed,
@@ -90,18 +90,18 @@ async def decide(
                 except* LeadershipLost as lost:
                     _log.warning("leader lease lost: %s", _first(lost))
         finally:
-            await term.end()
+            await lease.end()
 
 
-async def _serve(term: LeaderLease, make_images: Callable[[], Images], code: Path, strategy: str, seed: int) -> None:
-    """One term: ends with LeadershipLost (in an ExceptionGroup)."""
+async def _serve(lease: LeaderLease, make_images: Callable[[], Images], code: Path, strategy: str, seed: int) -> None:
+    """While the lease is held: ends with LeadershipLost (in an ExceptionGroup)."""
     async with asyncio.TaskGroup() as group:
-        group.create_task(term.keep())
-        group.create_task(Scheduler(term, strategy, seed=seed, tell=set_placed_status).run())
+        group.create_task(lease.keep())
+        group.create_task(Scheduler(lease, strategy, seed=seed, tell=set_placed_status).run())
         for make in CONTROLLERS:
-            group.create_task(run_controller(make(term), term))
+            group.create_task(run_controller(make(lease), lease))
         group.create_task(make_images().run())
-        group.create_task(Code(code, term).run())
+        group.create_task(Code(code, lease).run())
 
 
 async def serve_controllers(options: Options, stop: asyncio.Event) -> None:

@@ -104,7 +104,7 @@ class FrameProtocol(asyncio.Protocol):
         self._outgoing.append(frame)
 
     def flush(self) -> None:
-        """Hand over what is to be sent."""
+        """Hand the waiting frames to the transport."""
         if self._outgoing and not self.transport.is_closing():
             self.transport.write(b"".join(self._outgoing))
         self._outgoing.clear()

@@ -1,7 +1,7 @@
 """A store on a unix socket: other processes of this machine and user use it through ``RemoteStore``.
 
 Each call becomes a call of the store, with its answer sent when it comes; so commits of many callers meet in the
-store's queue and share an fsync. Whoever can open the socket may do everything: its mode is 0600.
+store's queue and share an fsync. A process that can open the socket may do everything: its mode is 0600.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _log = logging.getLogger(__name__)
 
 
 class StoreServer:
-    """Serves ``store`` at ``socket_path``. The store is opened and closed by whoever owns it."""
+    """Serves ``store`` at ``socket_path``. The store is opened and closed by its owner."""
 
     def __init__(self, store: Store, socket_path: str | Path) -> None:
         self._store = store
@@ -81,7 +81,7 @@ class StoreServer:
 
 
 class _Connection(FrameProtocol):
-    """One caller: its calls in hand, its watches, and what is to be sent to it."""
+    """One caller: its calls in hand, its watches, and the answers for it."""
 
     def __init__(self, store: Store, connections: set[_Connection]) -> None:
         super().__init__(MAX_CALL_BYTES, self._take_call)
@@ -206,20 +206,20 @@ class _Window:
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
         self._bytes = 0
-        self._room = asyncio.Event()
-        self._room.set()
+        self._open = asyncio.Event()
+        self._open.set()
 
     async def take(self, count: int) -> None:
-        """Count ``count`` bytes as sent, and wait until there is room for more."""
+        """Count ``count`` bytes as sent, and wait until the window is open again."""
         self._bytes += count
         if self._bytes >= WINDOW_BYTES:
-            self._room.clear()
-            await self._room.wait()
+            self._open.clear()
+            await self._open.wait()
 
     def give_back(self, count: int) -> None:
         self._bytes -= count
         if self._bytes < WINDOW_BYTES:
-            self._room.set()
+            self._open.set()
 
     def end(self) -> None:
         if self.task is not None:
