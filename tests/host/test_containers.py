@@ -27,7 +27,7 @@ from weft.drivers.runtime.oci.conmon.shim import find_shim
 from weft.drivers.runtime.oci.driver import OciDriver
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.rootfs import writable_layer
-from weft.kinds.allocation import AllocatedHealthCheck
+from weft.kinds.allocation import HealthCheck
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound, Unavailable
 
 pytest.register_assert_rewrite("tests.conformance.container_contract")
@@ -150,13 +150,13 @@ async def test_a_check_that_takes_too_long_is_killed_with_all_its_deafness(
 ) -> None:
     plan = lab.plan("checked")
     await driver.start(plan)
-    check = AllocatedHealthCheck(command=["sh", "-c", "trap '' HUP TERM; echo waits; sleep 977; true"], timeout=1.0)
+    check = HealthCheck(command=["sh", "-c", "trap '' HUP TERM; echo waits; sleep 977; true"], timeout=1.0)
     assert await run_check(plan.id, check, driver) == CheckResult(False, "the check took longer than 1 s")
-    told = await run_check(plan.id, AllocatedHealthCheck(command=["sh", "-c", "echo no >&2; exit 4"]), driver)
+    told = await run_check(plan.id, HealthCheck(command=["sh", "-c", "echo no >&2; exit 4"]), driver)
     assert told == CheckResult(False, "exit code 4: no")
-    assert not (await run_check(plan.id, AllocatedHealthCheck(command=["/no/such"]), driver)).well
+    assert not (await run_check(plan.id, HealthCheck(command=["/no/such"]), driver)).well
     assert (await output_of(driver, plan, "sh", "-c", "ps | grep -c '[w]aits'"))[0] == "0\n"
-    assert await run_check(plan.id, AllocatedHealthCheck(command=["true"]), driver) == CheckResult(True)
+    assert await run_check(plan.id, HealthCheck(command=["true"]), driver) == CheckResult(True)
 
 
 # Who started it, and what holds it, may be killed at any moment.

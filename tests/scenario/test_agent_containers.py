@@ -20,7 +20,7 @@ from weft.contracts.clock import SystemClock
 from weft.contracts.driver.container import ContainerPlan
 from weft.contracts.driver.network import Inside
 from weft.contracts.driver.runtime import GuestFacts
-from weft.kinds.allocation import AllocatedContainer, AllocatedHealthCheck, AllocatedVolume, AllocationReport, Resources
+from weft.kinds.allocation import AllocatedContainer, AllocatedVolume, AllocationReport, HealthCheck, Resources
 from weft.objects.envelope import Envelope
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound, Unavailable
 from weft.objects.identity import Ref, short_id
@@ -266,7 +266,7 @@ async def test_a_volume_that_another_pool_has_is_not_made_anew(lab: ContainerLab
 
 
 def _check(**fields: Any) -> dict[str, Any]:
-    return {"health_check": AllocatedHealthCheck(command=["ask"], interval=0.2, retries=2, **fields)}
+    return {"health_check": HealthCheck(command=["ask"], interval=0.2, retries=2, **fields)}
 
 
 async def test_only_changes_of_its_health_are_told(lab: ContainerLab) -> None:

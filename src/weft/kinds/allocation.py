@@ -3,14 +3,16 @@ workload's status is folded from these. The node acts on nothing but its own all
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, text
 from weft.kinds.record import Column, Index, Kind, Stored
 from weft.objects.identity import Ref
+from weft.objects.schema import field
 
+Word = Annotated[str, field("", max_length=4096, shown="word")]
 Desired = Literal["run", "stop", "suspend"]
 LOCAL = "local"  # the pool that every node has
 ROOT = "root"  # a root disk, where disks are named; volumes are by their uid
@@ -93,15 +95,20 @@ class AllocatedGpu(msgspec.Struct, kw_only=True, frozen=True):
     address: str = ""
 
 
-class AllocatedHealthCheck(msgspec.Struct, kw_only=True, frozen=True):
-    """As in a container's spec; times in seconds."""
-
-    command: list[str]
-    interval: float = 30.0
-    timeout: float = 5.0
-    retries: int = 3
-    start_period: float = 0.0
-    on_unhealthy: Literal["nothing", "restart"] = "nothing"
+class HealthCheck(msgspec.Struct, kw_only=True, frozen=True):
+    command: Annotated[list[Word], field("Command to run in the container; exit code 0 is healthy", change="restart")]
+    interval: Annotated[float, field("Time between checks", change="restart", quantity="duration")] = 30.0
+    timeout: Annotated[float, field("Timeout of one check", change="restart", quantity="duration")] = 5.0
+    retries: Annotated[
+        int, field("Failures in a row that make the container unhealthy", change="restart", ge=1, le=100)
+    ] = 3
+    start_period: Annotated[
+        float, field("Time after a start in which failures don't count", change="restart", quantity="duration")
+    ] = 0.0
+    on_unhealthy: Annotated[
+        Literal["nothing", "restart"],
+        field("restart: end the container; its restart policy decides what follows", change="restart"),
+    ] = "nothing"
 
 
 class AllocatedContainer(msgspec.Struct, kw_only=True, frozen=True):
@@ -118,7 +125,7 @@ class AllocatedContainer(msgspec.Struct, kw_only=True, frozen=True):
     drop_capabilities: list[str] = []
     pids: int = 1024
     isolation: Literal["container", "vm"] = "container"
-    health_check: AllocatedHealthCheck | None = None
+    health_check: HealthCheck | None = None
     registry_secret: str = ""
     pulls: int = 0
     env_secrets: dict[str, str] = {}

@@ -4,11 +4,12 @@ VM's is. It is placed on nodes that say that they run containers, and waits for 
 from __future__ import annotations
 
 import re
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from weft.kinds.allocation import AllocatedContainer, AllocatedHealthCheck, AllocationSpec
+from weft.kinds.allocation import AllocatedContainer, AllocationSpec, HealthCheck, Word
 from weft.kinds.fields.cells import dig, text
 from weft.kinds.fields.environment import check_env, check_env_secrets
 from weft.kinds.fields.mount import read_mount
@@ -49,24 +50,6 @@ DEFAULT_DISK_BYTES = 1 << 30
 LEAST_DISK_BYTES, MOST_DISK_BYTES = 16 * MIB, 1 << 43
 MOST_MOUNTS = 16
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?")
-
-Word = Annotated[str, field("", max_length=4096, shown="word")]
-
-
-class HealthCheck(msgspec.Struct, kw_only=True):
-    command: Annotated[list[Word], field("Command to run in the container; exit code 0 is healthy", change="restart")]
-    interval: Annotated[float, field("Time between checks", change="restart", quantity="duration")] = 30.0
-    timeout: Annotated[float, field("Timeout of one check", change="restart", quantity="duration")] = 5.0
-    retries: Annotated[
-        int, field("Failures in a row that make the container unhealthy", change="restart", ge=1, le=100)
-    ] = 3
-    start_period: Annotated[
-        float, field("Time after a start in which failures don't count", change="restart", quantity="duration")
-    ] = 0.0
-    on_unhealthy: Annotated[
-        Literal["nothing", "restart"],
-        field("restart: end the container; its restart policy decides what follows", change="restart"),
-    ] = "nothing"
 
 
 class ContainerSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
@@ -263,27 +246,12 @@ def _ask(spec: ContainerSpec) -> Ask:
     )
 
 
+_FIELDS = AllocatedContainer.__struct_fields__
+_read = attrgetter(*_FIELDS)  # of a spec, or of an allocation's part
+
+
 def _make(spec: ContainerSpec) -> AllocatedContainer:
-    check = spec.health_check
-    return AllocatedContainer(
-        image=spec.image,
-        command=spec.command,
-        args=spec.args,
-        env=spec.env,
-        env_secrets=spec.env_secrets,
-        registry_secret=spec.registry_secret,
-        pulls=spec.pulls,
-        mounts=spec.mounts,
-        user=spec.user,
-        read_only=spec.read_only,
-        add_capabilities=spec.add_capabilities,
-        drop_capabilities=spec.drop_capabilities,
-        pids=spec.pids,
-        isolation=spec.isolation,
-        health_check=msgspec.convert(msgspec.structs.asdict(check), AllocatedHealthCheck)
-        if check is not None
-        else None,
-    )
+    return AllocatedContainer(**dict(zip(_FIELDS, _read(spec), strict=True)))
 
 
 def _compare(place: AllocationSpec, spec: ContainerSpec) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -296,7 +264,9 @@ def _compare(place: AllocationSpec, spec: ContainerSpec) -> tuple[dict[str, Any]
 
 
 def _is_same(place: AllocationSpec, spec: ContainerSpec) -> bool:
-    return place.container == _make(spec) and [volume.name for volume in place.volumes] == _volumes(spec)
+    has = place.container
+    same = has is not None and _read(has) == _read(spec)
+    return same and [volume.name for volume in place.volumes] == _volumes(spec)
 
 
 def _is_alike(place: AllocationSpec, spec: ContainerSpec) -> bool:
@@ -305,7 +275,7 @@ def _is_alike(place: AllocationSpec, spec: ContainerSpec) -> bool:
 
 
 def _refit(place: AllocationSpec, spec: ContainerSpec, fields: set[str]) -> None:
-    if {name.partition(".")[0] for name in fields} & set(AllocatedContainer.__struct_fields__):
+    if {name.partition(".")[0] for name in fields} & set(_FIELDS):
         place.container = _make(spec)
 
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.long import examples
 
-from weft.kinds.container import ContainerSpec, HealthCheck, check_container
+from weft.kinds.allocation import HealthCheck
+from weft.kinds.container import ContainerSpec, check_container
 from weft.kinds.parts.placement_spec import MIB
 from weft.kinds.parts.spec_conversion import to_container, to_vm
 from weft.kinds.parts.user_data import Process, read_process, write_process

@@ -16,7 +16,7 @@ from weft.contracts.driver.container import ContainerMount, ContainerNic, Contai
 from weft.contracts.driver.image import OciConfig
 from weft.contracts.driver.runtime import GuestShape
 from weft.contracts.driver.volume import HasFiles
-from weft.kinds.allocation import AllocatedContainer, AllocatedHealthCheck, AllocationSpec
+from weft.kinds.allocation import AllocatedContainer, AllocationSpec, HealthCheck
 from weft.kinds.fields.mount import read_mount
 from weft.kinds.parts.capabilities import list_capabilities
 from weft.objects.errors import DriverFailed, InvalidInput, WeftError
@@ -83,7 +83,7 @@ class Container:
     def find_resize_limits(self, shape: GuestShape) -> dict[str, int]:
         return {"cpu": int(shape.most_cpu), "memory": shape.most_memory_bytes}
 
-    def find_health_check(self, spec: AllocationSpec) -> AllocatedHealthCheck | None:
+    def find_health_check(self, spec: AllocationSpec) -> HealthCheck | None:
         return spec.container.health_check if spec.container is not None else None
 
 

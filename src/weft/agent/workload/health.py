@@ -16,7 +16,7 @@ from weft.agent.state.allocation import Health
 from weft.agent.state.allocation_state import AllocationState
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import CanExec, CanKill, ExecRequest, ExecSession
-from weft.kinds.allocation import AllocatedHealthCheck
+from weft.kinds.allocation import HealthCheck
 from weft.objects.errors import Unavailable, WeftError
 from weft.protocol.report import EventType
 
@@ -34,7 +34,7 @@ class CheckResult(msgspec.Struct, frozen=True):
     message: str = ""
 
 
-def judge(check: AllocatedHealthCheck, before: Health, found: CheckResult, age_seconds: float) -> Health:
+def judge(check: HealthCheck, before: Health, found: CheckResult, age_seconds: float) -> Health:
     """``age_seconds``: since its start. A failure in the start period counts for nothing, as long as it was never well."""
     if found.well:
         return Health("healthy")
@@ -45,7 +45,7 @@ def judge(check: AllocatedHealthCheck, before: Health, found: CheckResult, age_s
     return Health("unhealthy" if bad else before.state, failures, found.message)
 
 
-def pause_after(check: AllocatedHealthCheck, health: Health, age_seconds: float) -> float:
+def pause_after(check: HealthCheck, health: Health, age_seconds: float) -> float:
     """Seconds until the next check."""
     if health.state == "starting" and age_seconds < max(check.start_period, FIRST_SECONDS):
         return min(check.interval, FIRST_SECONDS)
@@ -67,9 +67,7 @@ class HealthWatch:
         self._run: tuple[object, ...] | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def start(
-        self, run: object, check: AllocatedHealthCheck, runtime: Any, age_seconds: float, reported: Health
-    ) -> None:
+    def start(self, run: object, check: HealthCheck, runtime: Any, age_seconds: float, reported: Health) -> None:
         """It runs. ``run`` tells one run from another; ``reported``: the health of this one by an agent before."""
         if self._run == (run, check):
             return
@@ -87,7 +85,7 @@ class HealthWatch:
             self._task.cancel()
         self._run, self._task, self._state.health = None, None, Health()
 
-    async def _keep(self, guest_id: str, check: AllocatedHealthCheck, runtime: Executes, age: float) -> None:
+    async def _keep(self, guest_id: str, check: HealthCheck, runtime: Executes, age: float) -> None:
         began = self._clock.elapsed() - age
         await self._clock.sleep(min(check.interval, FIRST_SECONDS))
         health = self._state.health
@@ -106,7 +104,7 @@ class HealthWatch:
         self._reporter.put_event(self._state.local.spec.workload, type_, health.state.capitalize(), health.message)
         self._state.wake()
 
-    async def _ask(self, guest_id: str, check: AllocatedHealthCheck, runtime: Executes) -> CheckResult | None:
+    async def _ask(self, guest_id: str, check: HealthCheck, runtime: Executes) -> CheckResult | None:
         """None: it can't be asked, since it doesn't run."""
         try:
             return await run_check(guest_id, check, runtime)
@@ -119,7 +117,7 @@ class HealthWatch:
             return CheckResult(False, type(problem).__name__)
 
 
-async def run_check(guest_id: str, check: AllocatedHealthCheck, runtime: Executes) -> CheckResult:
+async def run_check(guest_id: str, check: HealthCheck, runtime: Executes) -> CheckResult:
     """Raises WeftError, OSError for one that can't be begun."""
     session: ExecSession | None = None
     said = bytearray()

@@ -19,7 +19,7 @@ from weft.agent.volume.pools import Pools
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import GuestShape
 from weft.contracts.driver.volume import VolumeFacts
-from weft.kinds.allocation import AllocatedHealthCheck, AllocationSpec
+from weft.kinds.allocation import AllocationSpec, HealthCheck
 
 Show = Callable[[str], None]  # how far a step is, for people who watch
 
@@ -82,7 +82,7 @@ class WorkloadKind(Protocol):
     def find_resize_limits(self, shape: GuestShape) -> dict[str, int]:
         """What the guest can be resized to while it runs, by field of its spec."""
 
-    def find_health_check(self, spec: AllocationSpec) -> AllocatedHealthCheck | None:
+    def find_health_check(self, spec: AllocationSpec) -> HealthCheck | None:
         """Its own health check, if it has one."""
 
 

@@ -19,7 +19,7 @@ from msgspec import inspect as mi
 
 from weft.cli.command.completion import complete_name, complete_strategy
 from weft.cli.command.synonyms import FIELDS
-from weft.kinds.container import HealthCheck
+from weft.kinds.allocation import HealthCheck
 from weft.kinds.job import FIXED
 from weft.kinds.record import Kind
 from weft.kinds.registry import WORKLOADS

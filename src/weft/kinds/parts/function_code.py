@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from weft.kinds.allocation import Word
 from weft.kinds.constraint import Form, check_expressions
-from weft.kinds.container import Word, check_image_reference, refuse_secret
+from weft.kinds.container import check_image_reference, refuse_secret
 from weft.kinds.fields.affinity import check_affinity
 from weft.kinds.fields.environment import check_env
 from weft.kinds.fields.strategy import read_strategy

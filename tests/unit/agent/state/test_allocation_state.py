@@ -12,7 +12,7 @@ from tests.scenario.agent_lab import change, make_allocation, make_nic
 from weft.agent.state.allocation import Checkpoint, Health
 from weft.agent.state.allocation_state import AllocationState
 from weft.agent.state.checkpoint import CheckpointStore
-from weft.kinds.allocation import AllocatedContainer, AllocatedHealthCheck
+from weft.kinds.allocation import AllocatedContainer, HealthCheck
 
 BAD = Health("unhealthy", 3, "exit code 1")
 
@@ -25,7 +25,7 @@ def make_state(folder: Path, checkpoint: Checkpoint | None = None, **fields: obj
 def test_health_ends_a_container_only_if_its_check_says_so(
     tmp_path: Path, on_unhealthy: Literal["nothing", "restart"], unwell: str
 ) -> None:
-    check = AllocatedHealthCheck(command=["ask"], on_unhealthy=on_unhealthy)
+    check = HealthCheck(command=["ask"], on_unhealthy=on_unhealthy)
     state = make_state(tmp_path, container=AllocatedContainer(image="web", health_check=check))
     assert state.unwell == ""
     state.health = BAD  # also by the report of an agent that was here before

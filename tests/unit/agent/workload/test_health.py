@@ -9,9 +9,9 @@ import pytest
 
 from weft.agent.workload.health import MOST_WORDS, CheckResult, Health, judge, pause_after, run_check
 from weft.contracts.driver.runtime import ExecChunk, ExecRequest
-from weft.kinds.allocation import AllocatedHealthCheck
+from weft.kinds.allocation import HealthCheck
 
-CHECK = AllocatedHealthCheck(command=["true"], interval=30, timeout=0.2, retries=3, start_period=60)
+CHECK = HealthCheck(command=["true"], interval=30, timeout=0.2, retries=3, start_period=60)
 WELL, BAD = CheckResult(True), CheckResult(False, "exit code 1")
 STARTING, HEALTHY = Health("starting"), Health("healthy")
 
