@@ -25,38 +25,38 @@ AllocationPhase = Literal[
 
 
 class Resources(msgspec.Struct, kw_only=True, frozen=True):
-    """``cpu`` in cores, the rest in bytes."""
+    """What an allocation takes of a node."""
 
-    cpu: float = 0.0
-    memory: int = 0
-    disk: int = 0
+    cpu: float = 0.0  # cores
+    memory: int = 0  # bytes
+    disk: int = 0  # bytes
 
 
 class AllocatedImage(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """``digest`` (sha256:…) is that of the container image that the file holds, if it does."""
+    """An image on a server, by digest."""
 
     name: str
     uid: str
     sha256: str
-    size: int
-    url: str
-    digest: str = ""
+    size: int  # bytes
+    url: str  # where the node gets it
+    digest: str = ""  # of the container image that the file holds, sha256:…; "": it holds none
 
 
 class AllocatedVolume(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """``pool`` and ``pool_id`` as of the root disk: see AllocationSpec."""
+    """A volume that is attached."""
 
     name: str
     uid: str
-    size: int
-    pool: str = LOCAL
-    pool_id: str = ""
+    size: int  # bytes
+    pool: str = LOCAL  # where it lies
+    pool_id: str = ""  # which storage that pool is
 
 
 class AllocatedNic(msgspec.Struct, kw_only=True, frozen=True):
-    """One NIC with all its network's facts that never change. ``uid`` is its endpoint's."""
+    """One NIC, with all its network's facts that never change."""
 
-    uid: str
+    uid: str  # its endpoint's
     network: str
     network_uid: str
     vni: int
@@ -70,13 +70,13 @@ class AllocatedNic(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class AllocatedRule(msgspec.Struct, kw_only=True, frozen=True):
-    """One thing that a security group allows: to or from ``cidr``, or the members of a group; everybody if neither."""
+    """One thing that a security group allows."""
 
     protocol: Literal["tcp", "udp", "icmp", "any"]
     first_port: int = 0
     last_port: int = 65535
-    cidr: str | None = None
-    group_uid: str | None = None
+    cidr: str | None = None  # to or from these addresses
+    group_uid: str | None = None  # to or from members of this group; without either, to or from everybody
 
 
 class AllocatedGroup(msgspec.Struct, kw_only=True, frozen=True):
@@ -87,12 +87,9 @@ class AllocatedGroup(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class AllocatedGpu(msgspec.Struct, kw_only=True, frozen=True):
-    """Thousandths (``share``) of the GPU with this ``index`` in its node's report. ``address`` is its place on the PCI bus
-    where all of it is the workload's, and its node said so."""
-
-    index: int
-    share: int
-    address: str = ""
+    index: int  # in its node's report
+    share: int  # thousandths of the GPU
+    address: str = ""  # on the PCI bus, where the workload has all of it, and its node reported it
 
 
 class HealthCheck(msgspec.Struct, kw_only=True, frozen=True):
@@ -144,38 +141,34 @@ class PastMigration(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class MigrationLesson(msgspec.Struct, kw_only=True, frozen=True):
-    """What earlier migrations have taught: what the path carries (0: nothing is known), and how they went, the newest first."""
+    """What earlier migrations have taught."""
 
-    path_bytes_per_second: int = 0
-    past: tuple[PastMigration, ...] = ()
+    path_bytes_per_second: int = 0  # what the path carries; 0: unknown
+    past: tuple[PastMigration, ...] = ()  # the newest first
 
 
 class AllocatedMigration(msgspec.Struct, kw_only=True, frozen=True):
-    """The migration that this allocation is an end of, as its role says. ``key`` is the Migration's uid; ``peer_uid`` is the other
-    node's, so the name that its certificate must bear; ``address`` (source) is the target's door, once it waits there;
-    ``never_ran`` and ``taken_over`` (source): the target's word is here that the guest never ran there, or that it does.
-    ``shared`` are the disks (ROOT, or volumes' uids) that lie where both nodes see them: they stay where they are. ``image`` is
-    the digest of a container's image: it runs the same at the target, whatever its tag has come to mean. ``rests``: as what the
-    guest has ended by itself, so that it isn't begun again there. ``saves``: in place of being stopped its processes are saved,
-    and go on at the target; if it ``may``, one that can't be is stopped."""
+    """The migration that this allocation is an end of, as its role says."""
 
-    key: str
+    key: str  # the Migration's uid, and the number of the try
     mode: Literal["live", "cold"] = "live"
-    peer: str
-    peer_uid: str
-    peer_allocation: str
-    address: str = ""
-    bytes_per_second: int = 0  # at most; 0 is as fast as it goes
-    node_bytes_per_second: int = 0  # at most, for all moves from and to this side's node together; 0 likewise
-    peer_bytes_per_second: int = 0  # as much of the other node's
-    pause_ms: int = 300  # the longest pause aimed at
-    never_ran: bool = False
-    taken_over: bool = False
+    peer: str  # the other end's node
+    peer_uid: str  # which its certificate names
+    peer_allocation: str  # the other end
+    address: str = ""  # of the target's listener, once it waits there (source only)
+    bytes_per_second: int = 0  # limit of this migration; 0: none
+    node_bytes_per_second: int = 0  # limit of all migrations from and to this end's node together; 0: none
+    peer_bytes_per_second: int = 0  # the same of the other node
+    pause_ms: int = 300  # longest pause to aim for
+    never_ran: bool = False  # the target has reported that the guest never ran there (source only)
+    taken_over: bool = False  # the target has reported that it runs the guest (source only)
     lesson: MigrationLesson | None = None  # source only
-    shared: tuple[str, ...] = ()
-    image: str = ""
-    rests: str = ""
-    saves: Literal["", "may", "must"] = ""
+    shared: tuple[str, ...] = ()  # disks (ROOT, or uids of volumes) that both nodes see: they stay where they are
+    image: str = ""  # digest of a container's image: the target runs the same, whatever the tag means by now
+    rests: str = ""  # what the guest has ended as by itself: the target does not start it again
+    saves: Literal["", "may", "must"] = (
+        ""  # a container is saved and restored, not stopped and started; may: unless it can't be saved
+    )
 
 
 def read_migration(key: str) -> str:
@@ -189,10 +182,10 @@ def limits_of(move: AllocatedMigration) -> tuple[int, int, int]:
 
 
 class AllocatedDiskRelocation(msgspec.Struct, kw_only=True, frozen=True):
-    """One disk (ROOT, or a volume's uid) that is to move to another pool of the node. ``key`` is the Migration's uid."""
+    """One disk that changes to another pool of the node."""
 
-    key: str
-    disk: str
+    key: str  # the Migration's uid
+    disk: str  # ROOT, or a volume's uid
     pool: str
     pool_id: str
     bytes_per_second: int = 0
@@ -200,13 +193,6 @@ class AllocatedDiskRelocation(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class AllocationSpec(msgspec.Struct, kw_only=True):
-    """``restart_generation`` is the workload's start counter: a report with a lower one asks for a fresh boot. ``waits_for`` names
-    allocations, with commas, to be gone first; ``held_by`` a gate that must be open; ``memberships`` are the affinity groups it
-    counts in; ``extras`` what it takes of resources that its node declares. ``pool`` is where its root disk lies, and
-    ``pool_id`` which storage that is: if the node's pool is another one by now, its disks are elsewhere. ``back_from`` are the
-    keys of its last migrations whose targets surely never ran it. ``desired_count`` is how often ``desired`` has changed: what a
-    node said of an earlier value says nothing of this one, though both may read the same."""
-
     node: str
     node_uid: str
     workload: Ref
@@ -214,17 +200,17 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     incarnation: int
     role: Literal["active", "source", "target", "reserved"] = "active"
     desired: Desired = "run"
-    desired_count: int = 0
-    restart_generation: int = 0
+    desired_count: int = 0  # how often ``desired`` has changed: a report with another count is of an earlier value
+    restart_generation: int = 0  # the workload's counter of starts: a report with a lower one calls for a fresh boot
     resources: Resources
     runtime: str = "qemu"
     machine: Literal["q35", "microvm"] = "q35"
-    requested_cpu_model: str = "common"  # what of the VM's spec ``cpu_model``, the one it gets, was chosen for
+    requested_cpu_model: str = "common"  # of the VM's spec, by which ``cpu_model`` was chosen
     cpu_model: str = ""  # "" is all that its node has
     image: AllocatedImage | None = None  # of a machine's root disk; or a container's, that the fabric holds
     volumes: list[AllocatedVolume] = []
     nics: list[AllocatedNic] = []
-    groups: list[AllocatedGroup] = []  # kept current while it runs; of other VMs' membership the endpoints tell
+    groups: list[AllocatedGroup] = []  # current while it runs; endpoints have the members of others
     user_data: str = ""
     ssh_keys: list[str] = []
     users: list[str] = []
@@ -233,16 +219,16 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     screen: Literal["auto", "yes", "no"] = "auto"
     restart: Literal["always", "on-failure", "never"] = "on-failure"
     grace_seconds: float = 20.0
-    waits_for: str | None = None
-    held_by: str | None = None
-    memberships: list[str] = []
-    extras: dict[str, int] = {}
+    waits_for: str | None = None  # names of allocations, with commas, that must be gone first
+    held_by: str | None = None  # a gate that must be open
+    memberships: list[str] = []  # affinity groups that it counts in
+    extras: dict[str, int] = {}  # what it takes of resources that its node declares
     gpus: list[AllocatedGpu] = []
     move: AllocatedMigration | None = None
-    pool: str = LOCAL
-    pool_id: str = ""
+    pool: str = LOCAL  # where its root disk lies
+    pool_id: str = ""  # which storage that is: if the node's pool is another one by now, its disks are elsewhere
     storage: AllocatedDiskRelocation | None = None
-    back_from: list[str] = []
+    back_from: list[str] = []  # keys of its last migrations whose targets never ran it
     container: AllocatedContainer | None = None  # of a container; what is a machine's own in here says nothing then
     once: bool = False
     preemptible: bool = False
@@ -257,9 +243,7 @@ class Step(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class PlannedMigration(msgspec.Struct, kw_only=True, frozen=True):
-    """How a move is to go, and why: what the source makes of its guest's load and of the path. The factors are what past
-    moves have corrected it by: the figures are already multiplied. ``limit_bytes_per_second``: what people, of this move or of
-    either node, kept it to; 0: nothing."""
+    """How the source means to migrate, from its guest's load and the path. The figures are already multiplied by the factors."""
 
     mode: str = ""
     reason: str = ""
@@ -273,8 +257,8 @@ class PlannedMigration(msgspec.Struct, kw_only=True, frozen=True):
     confidence: float = 0.0
     dirty_bytes_per_second: int = 0
     path_bytes_per_second: int = 0
-    limit_bytes_per_second: int = 0
-    duration_factor: float = 1.0
+    limit_bytes_per_second: int = 0  # what people, of this migration or of either node, kept it to; 0: nothing
+    duration_factor: float = 1.0  # corrections by what past migrations took
     pause_factor: float = 1.0
     bytes_factor: float = 1.0
 
@@ -285,36 +269,35 @@ MigrationReportPhase = Literal[
 
 
 class MigrationReport(msgspec.Struct, kw_only=True, frozen=True):
-    """What one side says of the move ``key``. ``address`` (target, from waiting on): host:port of its door for this move;
-    ``sent_bytes`` are those on the wire, ``pause_ms`` the actual one, from standing still to running again."""
+    """What one end reports of a migration."""
 
     key: str
     phase: MigrationReportPhase
-    address: str = ""
+    address: str = ""  # of the target's listener for this migration, as host:port, from waiting on
     reason: str = ""
     message: str = ""
     plan: PlannedMigration | None = None
-    sent_bytes: int = 0
+    sent_bytes: int = 0  # on the wire
     total_bytes: int = 0
     remaining_bytes: int = 0
     passes: int = 0
     bytes_per_second: int = 0
     dirty_bytes_per_second: int = 0
-    pause_ms: int = 0
+    pause_ms: int = 0  # as measured, from the stop of the source to the start of the target
     elapsed_ms: int = 0
 
 
 class AllocationReport(msgspec.Struct, kw_only=True):
     incarnation: int = 0
     state: AllocationPhase = "pending"
-    desired_count: int | None = None  # of the wish that this is said of; None by an agent that doesn't count
-    restart_generation: int = 0  # the start counter that the present run satisfies
+    desired_count: int | None = None  # of the spec that this reports on; None by an agent that does not count
+    restart_generation: int = 0  # of the present run
     ready: bool | None = None
     boot_id: str | None = None
     accelerator: str | None = None
     started_at: float | None = None
-    restarts: int = 0  # also of a VM's process, by the VM itself since its boot
-    has: Resources | None = None  # what the running machine has now; None: nothing runs, or it can't be told
+    restarts: int = 0  # also of a VM's process, counted by the VM since its boot
+    has: Resources | None = None  # what the running machine has; None: nothing runs, or it is unknown
     room: dict[str, int] | None = None  # see WorkloadStatus
     image: str = ""  # the digest of a container's image, once it has had one
     fitted: int = 0  # the allocation's generation that the machine was brought to last

@@ -37,7 +37,7 @@ from weft.kinds.parts.workload import (
     workload_columns,
     workload_references,
 )
-from weft.kinds.record import Ask, Column, Index, Kind, Object, Reference, Verb, Workload, uid_of_owner
+from weft.kinds.record import Column, Index, Kind, Needs, Object, Reference, Verb, Workload, uid_of_owner
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name
 from weft.objects.image.reference import held_name, parse_reference
@@ -237,9 +237,9 @@ def _images(spec: ContainerSpec) -> list[str]:
     return [name] if (name := held_name(spec.image)) else []
 
 
-def _ask(spec: ContainerSpec) -> Ask:
+def _needs(spec: ContainerSpec) -> Needs:
     name = held_name(spec.image)
-    return Ask(
+    return Needs(
         images=(name,) if name else (),
         disk=spec.disk,
         runtime="container" if spec.isolation == "container" else f"container/{spec.isolation}",
@@ -274,7 +274,7 @@ def _is_alike(place: AllocationSpec, spec: ContainerSpec) -> bool:
     return has is not None and (has.image, has.isolation, has.mounts) == (spec.image, spec.isolation, spec.mounts)
 
 
-def _refit(place: AllocationSpec, spec: ContainerSpec, fields: set[str]) -> None:
+def _resize(place: AllocationSpec, spec: ContainerSpec, fields: set[str]) -> None:
     if {name.partition(".")[0] for name in fields} & set(_FIELDS):
         place.container = _make(spec)
 
@@ -285,7 +285,7 @@ def _bar_checkpoint(place: AllocationSpec) -> str:
 
 
 WORKLOAD = Workload(
-    ask=_ask,
+    needs=_needs,
     volumes=_volumes,
     volumes_field="mounts",
     allocate=lambda spec: {
@@ -297,7 +297,7 @@ WORKLOAD = Workload(
     compare=_compare,
     is_same=_is_same,
     is_alike=_is_alike,
-    refit=_refit,
+    resize=_resize,
     runs_once=lambda spec: bool(spec.once),
     gives_way=lambda spec: bool(spec.preemptible),
     checks_health=lambda spec: spec.health_check is not None,

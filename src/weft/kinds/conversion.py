@@ -57,29 +57,26 @@ class ConversionSpec(msgspec.Struct, kw_only=True):
 
 
 class ConversionStatus(msgspec.Struct, kw_only=True):
-    """``new`` is ``vm/web``, ``new_uid`` that very one once it is made; ``image`` the Image that a VM stands on, ``made_image``
-    that it was made for this; ``digest`` (sha256:…) the container image's, on both sides. ``was``: what the old one's ``run``
-    was. ``kept`` are the fields that the old one's spec had before it handed over, None before and once it has them again.
-    ``left_out`` says what the new one hasn't. ``ending`` says what it will have come to when all has gone back. Times in
-    seconds since 1970: between ``stopped_at`` and ``running_at`` nothing ran; by then the new one had had ``restarts``. At
-    ``returned_at`` all was the old one's again."""
+    """Times are seconds since 1970."""
 
     phase: ConversionPhase = "Pending"
-    new: str = ""
-    new_uid: str = ""
+    new: str = ""  # ``vm/web``
+    new_uid: str = ""  # once it exists
     old_uid: str = ""
-    image: str = ""
-    made_image: bool = False
-    digest: str = ""
-    was: Literal["", "run", "stop"] = ""
-    kept: dict[str, Any] | None = None
-    left_out: list[str] = []
-    ending: Literal["", "Undone", "Failed"] = ""
+    image: str = ""  # the Image that a VM stands on
+    made_image: bool = False  # made for this conversion
+    digest: str = ""  # of the container image, sha256:…
+    was: Literal["", "run", "stop"] = ""  # ``run`` of the old workload's spec
+    kept: dict[str, Any] | None = (
+        None  # fields of the old workload's spec from before the hand-over; None before, and once it has them again
+    )
+    left_out: list[str] = []  # what the new workload doesn't have
+    ending: Literal["", "Undone", "Failed"] = ""  # the phase once all has gone back
     reason: str = ""
     message: str = ""
     began_at: float | None = None
-    stopped_at: float | None = None
-    running_at: float | None = None
+    stopped_at: float | None = None  # since then nothing ran
+    running_at: float | None = None  # until then
     restarts: int = 0
     returned_at: float | None = None
     ended_at: float | None = None

@@ -10,22 +10,18 @@ from weft.objects.identity import Ref
 
 
 class EndpointSpec(msgspec.Struct, kw_only=True):
-    """``network_uid`` and ``address`` make the name; ``index`` is the NIC's place in the workload."""
-
     workload: Ref
     network: str
-    network_uid: str
-    index: int
+    network_uid: str  # with the address: the name
+    index: int  # of the NIC in the workload
     mac: str
     address: str
 
 
 class EndpointStatus(msgspec.Struct, kw_only=True):
-    """Where it is plugged in, None before and after; and the uids of the security groups its workload carries."""
-
-    node: str | None = None
+    node: str | None = None  # where it is plugged in; None before and after
     node_address: str | None = None
-    groups: list[str] = []
+    groups: list[str] = []  # uids of the workload's security groups
 
 
 def is_egress(spec: EndpointSpec) -> bool:

@@ -80,20 +80,17 @@ class FunctionSpec(FunctionCode, msgspec.Struct, kw_only=True):
 
 
 class FunctionStatus(msgspec.Struct, kw_only=True):
-    """``digest`` is of the recipe that is ready, ``serving`` what it was made of, and ``image`` the image that this names, with the
-    digest that its tag meant then: all that serves until what the spec says now is ready too, and goes on if that never is;
-    ``reason`` and ``message`` then say why. ``nodes`` have it prepared; ``version`` is the last one that was published; ``trace``
-    are the first lines of what its code said when it didn't come up."""
+    """What is ready serves until the present spec is ready too, and goes on if that never is."""
 
     phase: Literal["Pending", "Preparing", "Ready", "Failed"] = "Pending"
-    reason: str = ""
+    reason: str = ""  # why the present spec is not ready
     message: str = ""
-    trace: list[str] = []
-    digest: str = ""
-    serving: FunctionCode | None = None
-    image: str = ""
-    version: int = 0
-    nodes: list[str] = []
+    trace: list[str] = []  # first lines of what its code printed when it failed to start
+    digest: str = ""  # of the recipe that is ready
+    serving: FunctionCode | None = None  # what that recipe was made of
+    image: str = ""  # that it names, with the digest of its tag then
+    version: int = 0  # last one that was published
+    nodes: list[str] = []  # that have it prepared
     observed_generation: int = 0
 
 

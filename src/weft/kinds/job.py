@@ -105,26 +105,23 @@ class JobSpec(msgspec.Struct, kw_only=True):
 
 
 class JobStatus(msgspec.Struct, kw_only=True):
-    """Counts are of tasks; ``pending`` are those that neither run nor have ended, ``retried`` counts tries again after failures,
-    ``lost`` those after what wasn't the task's fault. Indexes stand as in ``array``: ``exit_codes`` by the code of the last try
-    (of failed tasks; "none" if nobody saw it), ``tries`` by how many there were, ``excused`` by how many of these don't count as
-    failures. ``retry_at``: index → unix seconds. ``ending`` is the phase it will have come to once no task is left."""
+    """Counts are of tasks; indexes stand as in ``array``."""
 
     phase: JobPhase = "Pending"
     tasks: int = 0
-    pending: int = 0
+    pending: int = 0  # neither running nor ended
     running: int = 0
     succeeded: int = 0
     failed: int = 0
-    retried: int = 0
-    lost: int = 0
+    retried: int = 0  # tries after failures
+    lost: int = 0  # tries after what wasn't the task's fault
     succeeded_indexes: str = ""
     failed_indexes: str = ""
-    exit_codes: dict[str, str] = {}
-    tries: dict[str, str] = {}
-    excused: dict[str, str] = {}
-    retry_at: dict[str, int] = {}
-    ending: Literal["", "Failed", "DeadlineExceeded", "Cancelled"] = ""
+    exit_codes: dict[str, str] = {}  # indexes of failed tasks by exit code of the last try; none: nobody saw it
+    tries: dict[str, str] = {}  # indexes by number of tries
+    excused: dict[str, str] = {}  # indexes by number of tries that don't count as failures
+    retry_at: dict[str, int] = {}  # by index: seconds since 1970
+    ending: Literal["", "Failed", "DeadlineExceeded", "Cancelled"] = ""  # the phase once no task is left
     round: int = 0
     wave: int = 0
     reason: str = ""

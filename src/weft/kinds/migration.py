@@ -71,11 +71,11 @@ class MigrationSpec(msgspec.Struct, kw_only=True):
 
 
 class MigrationProgress(msgspec.Struct, kw_only=True, frozen=True):
-    """How far it is; bytes as they are on the wire but for ``total`` and ``remaining``, which are the machine's."""
+    """How far it is."""
 
-    sent_bytes: int = 0
-    total_bytes: int = 0
-    remaining_bytes: int = 0
+    sent_bytes: int = 0  # on the wire
+    total_bytes: int = 0  # of the machine's memory
+    remaining_bytes: int = 0  # of the machine's memory
     passes: int = 0
     bytes_per_second: int = 0
     dirty_bytes_per_second: int = 0
@@ -111,38 +111,29 @@ class MigrationError(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class MigrationForecast(msgspec.Struct, kw_only=True, frozen=True):
-    """What a migration is expected to take before anything of it was measured, from what earlier ones took; None where nothing is
-    known. ``mode`` is how it went the last time; ``basis`` says in words what all this stands on."""
+    """What a migration is expected to take before anything of it was measured, from what earlier ones took; None: unknown."""
 
-    mode: str = ""
+    mode: str = ""  # as the last time
     duration_seconds: float | None = None
     pause_ms: int | None = None
     bytes: int | None = None
     confidence: float = 0.0
-    basis: str = ""
+    basis: str = ""  # what the forecast rests on, in words
 
 
 class MigrationWindow(msgspec.Struct, kw_only=True, frozen=True):
-    """When a planned one may begin, in seconds since 1970 (``end`` None: for as long as it may take). ``quality`` is 0 while no
-    room is held, 1 if nothing else is planned to use the same nodes then, a half with one other move, and so on; ``reason``
-    says why."""
+    """When a planned migration may begin, in seconds since 1970."""
 
     start: float
-    end: float | None = None
-    quality: float = 0.0
-    reason: str = ""
+    end: float | None = None  # None: as late as it takes
+    quality: float = 0.0  # 1/n if n migrations are planned for the same nodes then; 0 without a reservation
+    reason: str = ""  # of the quality
 
 
 class MigrationStatus(msgspec.Struct, kw_only=True):
-    """``source`` and ``target`` are nodes. While it is planned, room is held at ``target`` (storage: it is the node itself, and
-    nothing is held); ``room_lost`` says why it was held
-    elsewhere before. ``ending`` says what it will have come to once both sides are clear again: empty
-    while it goes on, ``Retry`` for another try; ``reason`` and ``message`` say why. ``avoid``: nodes that a try to come to has
-    failed with; the next one goes to another if it can."""
-
     phase: MigrationPhase = "Pending"
-    source: str = ""
-    target: str = ""
+    source: str = ""  # its node
+    target: str = ""  # a node; of a planned one, with a reservation for it
     plan: PlannedMigration | None = None
     progress: MigrationProgress | None = None
     samples: tuple[
@@ -152,14 +143,16 @@ class MigrationStatus(msgspec.Struct, kw_only=True):
     error: MigrationError | None = None
     reason: str = ""
     message: str = ""
-    ending: Literal["", "Failed", "Cancelled", "Retry"] = ""
+    ending: Literal["", "Failed", "Cancelled", "Retry"] = (
+        ""  # the phase once both ends are clear again; "": it goes on; Retry: it is tried again
+    )
     window: MigrationWindow | None = None  # of a planned one
     forecast: MigrationForecast | None = None  # likewise, until ``plan`` is measured
-    room_lost: str = ""
+    room_lost: str = ""  # why the reservation was elsewhere before
     tries: int = 0
-    avoid: tuple[str, ...] = ()
+    avoid: tuple[str, ...] = ()  # nodes that a try has failed with: the next try takes another if it can
     troubled_at: float | None = None  # since when the target can't get ready
-    handed_over_at: float | None = None  # when it was first heard that the source stands still for good
+    handed_over_at: float | None = None  # when the source was first reported to have stopped for good
     started_at: float | None = None
     ended_at: float | None = None
 

@@ -67,65 +67,49 @@ class NodeSpec(msgspec.Struct, kw_only=True):
 
 
 class NodeStatus(msgspec.Struct, kw_only=True):
-    """``phase`` is Joining, Ready, NotReady or Cordoned-free: cordoning is spec's and shown beside it. ``cpu_model`` is the best
-    that all nodes have which it can exchange guests with."""
-
-    phase: Annotated[str, words("Joining", "Ready", "NotReady")] = "Joining"
+    phase: Annotated[str, words("Joining", "Ready", "NotReady")] = "Joining"  # without cordons, which are in the spec
     message: str = ""
     allocated_cpu: float = 0.0
     allocated_memory: int = 0
     allocated_disk: int = 0
     allocations: int = 0
     since: float = 0.0
-    cpu_model: str = ""
+    cpu_model: str = ""  # best one of all nodes that it can exchange guests with
 
 
 class Gpu(msgspec.Struct, frozen=True):
-    """A GPU of the node: its PCI ``address``, and ``memory`` in bytes (0: its driver doesn't say). ``kept`` says why no guest
-    can get it, and what to do about it; empty if one can."""
+    """A GPU of the node."""
 
     model: str = ""
-    memory: int = 0
-    address: str = ""
-    kept: str = ""
+    memory: int = 0  # bytes; 0: its driver doesn't report it
+    address: str = ""  # on the PCI bus
+    kept: str = ""  # why no guest can get it, and what to do about it
 
 
 class NodePool(msgspec.Struct, frozen=True):
-    """A place for disks that the node offers. Nodes that show the same ``id`` share that storage; empty: it can't be used
-    now, for which ``problem`` is the reason. ``free`` is rounded, so that it isn't told anew with every write."""
+    """A place for disks that the node offers."""
 
     name: str
-    id: str = ""
+    id: str = ""  # of the storage, the same on all nodes that share it; "": it can't be used now
     total: int = 0
-    free: int = 0
-    problem: str = ""
+    free: int = 0  # rounded, so that it is rarely written
+    problem: str = ""  # why it can't be used
 
 
 class NodeRuntime(msgspec.Struct, kw_only=True, frozen=True):
-    """One of a node's runtime drivers: the ``kinds`` of workload that it runs, and in which ways it can keep them apart
-    (``isolations``). One that isn't ``usable`` runs nothing; why stands in the report's ``problems``. ``checkpoint``: ``yes`` if
-    it could save containers as they run, else why not."""
+    """One of a node's runtime drivers."""
 
     name: str
     version: str = ""
-    usable: bool = True
-    kinds: list[str] = []
-    isolations: list[str] = []
-    checkpoint: str = ""
+    usable: bool = True  # if not, ``problems`` of the report has the reason
+    kinds: list[str] = []  # of workloads that it runs
+    isolations: list[str] = []  # that it supports
+    checkpoint: str = ""  # yes, or why it cannot save running containers
 
 
 class NodeReport(msgspec.Struct, kw_only=True):
-    """What the node says of itself. ``address`` is its underlay address; ``orphans`` what runs there unexplained, each
-    ``<allocation uid> <kind>/<project>/<name> <incarnation>``; ``orphan_allocations`` the node's own copies of their
-    allocations, each JSON ``{"uid", "spec"}``; ``volumes`` uids of the volumes whose data lies there; ``epoch`` the
-    history (a cursor's part before the colon) of the allocation list that the orphans were found from. ``storage`` is
-    what its disks lie on (nvme, ssd, hdd), ``tpm`` the version of its TPM, ``sriov`` how many virtual functions its
-    network cards can have, ``numa`` how many NUMA nodes it has; each empty or 0 where there is none. ``echo_port`` is the
-    UDP port that answers other nodes' probes; ``coordinate`` the node's place in a space where distances are round trips
-    (a position and, last, a height), ``round_trips`` those to its peers by uid; in ms, none until they are known."""
-
     version: str = ""
-    address: str = ""
+    address: str = ""  # on the underlay
     cpu: float = 0.0
     memory: int = 0
     disk: int = 0
@@ -135,22 +119,22 @@ class NodeReport(msgspec.Struct, kw_only=True):
     machines: list[str] = []
     capabilities: list[str] = []
     problems: list[str] = []
-    orphans: list[str] = []
-    orphan_allocations: list[str] = []
-    volumes: list[str] = []
-    epoch: str = ""
+    orphans: list[str] = []  # what runs there unexplained: ``<allocation uid> <kind>/<project>/<name> <incarnation>``
+    orphan_allocations: list[str] = []  # the node's own copies of their allocations: JSON ``{"uid", "spec"}``
+    volumes: list[str] = []  # uids of those whose data is there
+    epoch: str = ""  # of the allocation list that the orphans were found from: the part of a cursor before the colon
     images: list[str] = []  # sha256 of the images cached there
     boot_id: str = ""
     arch: str = ""
     cpu_models: list[str] = []  # what CPUs its guests can have, best first; two of one name are the same CPU
     gpus: list[Gpu] = []  # in the order of their index
-    storage: str = ""
-    tpm: str = ""
-    sriov: int = 0
-    numa: int = 0
-    echo_port: int = 0
-    coordinate: list[float] = []
-    round_trips: dict[str, float] = {}
+    storage: str = ""  # of its disks: nvme, ssd, hdd; "": unknown
+    tpm: str = ""  # version
+    sriov: int = 0  # virtual functions that its network cards can have
+    numa: int = 0  # number of NUMA nodes
+    echo_port: int = 0  # UDP port that answers other nodes' probes
+    coordinate: list[float] = []  # where distances are round trips in ms: a position and, last, a height
+    round_trips: dict[str, float] = {}  # ms, by uid of its peers
     pools: list[NodePool] = []
     runtimes: list[NodeRuntime] = []
     functions: dict[str, str] = {}  # by isolation of functions' instances: yes, or why it can't run them so
@@ -158,10 +142,10 @@ class NodeReport(msgspec.Struct, kw_only=True):
 
 
 class Orphan(msgspec.Struct, frozen=True):
-    """A guest that no allocation explains; ``uid`` is its allocation's, ``key`` its workload's store key."""
+    """A guest that no allocation explains."""
 
-    uid: str
-    key: str
+    uid: str  # its allocation's
+    key: str  # of its workload
     incarnation: int
 
 

@@ -19,7 +19,7 @@ class PublishedPortSpec(msgspec.Struct, kw_only=True):
 
 
 class PublishedPortStatus(msgspec.Struct, kw_only=True):
-    """Where the port leads now; None while the workload has no place."""
+    """Where the port leads now; None while the workload has no allocation."""
 
     node: str | None = None
     node_address: str | None = None

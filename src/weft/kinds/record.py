@@ -99,57 +99,54 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Column(msgspec.Struct, frozen=True):
-    """A table column: ``value`` makes the cell's text from a whole object; ``wide`` only with -o wide."""
+    """A table column."""
 
     title: str
-    value: Callable[[Object], str]
+    value: Callable[[Object], str]  # the cell's text
     align: Literal["left", "right"] = "left"
-    wide: bool = False
+    wide: bool = False  # only with -o wide
     flexible: bool = False  # may be cut when the terminal is narrow
-    keep: bool = False  # where there is no room, others are left out before it
+    keep: bool = False  # in a narrow terminal others are left out before it
 
 
 class Verb(msgspec.Struct, frozen=True):
-    """A verb beyond CRUD: ``POST …/{name}:{verb}``.
-
-    Either ``change`` (object, input) → new spec, pure, committed in one write; or ``make`` (object, input, mark) → the
-    manifest of another object, which is made and is the answer: ``mark`` makes its name its own; or ``stream``: the answer
-    is a ticket for the gateway. Both raise IllegalTransition when the verb makes no sense now; ``change`` returns the same
-    spec when nothing needs to change. With ``make`` and ``change`` both happen in one commit, and what is made belongs to the
-    object.
-    """
+    """A verb beyond CRUD: ``POST …/{name}:{verb}``. With both ``change`` and ``make`` both happen in one commit, and what is made
+    belongs to the object."""
 
     name: str
     summary: str
     input: type[msgspec.Struct] | None = None
+    # Pure: the new spec, or the same if nothing needs to change. Raises IllegalTransition where the verb makes no sense now.
     change: Callable[[Object, Any], dict[str, Any]] | None = None
+    # Pure: the manifest of another object, which the server creates and answers with; the mark makes its name unique. Raises as
+    # ``change`` does.
     make: Callable[[Object, Any, str], dict[str, Any]] | None = None
-    stream: bool = False
+    stream: bool = False  # the answer is a ticket for the gateway
 
 
 class Reference(msgspec.Struct, frozen=True):
-    """A spec names objects of another kind: ``names`` lists them. ``blocks`` means: that object can't be deleted while referred
-    to. ``field`` is the path for error messages. ``holder`` reads from the other's status who has it to himself: then nobody
-    else may refer to it anew. One that is ``awaited`` need not exist yet. ``agree`` (spec, name → the spec of each that exists)
-    raises InvalidInput where both can't be true; ``agrees_once``: only the one who makes it is asked, since what it names
-    changes by it. ``suffices`` (spec, name → the status of each that exists) raises InvalidInput for what is asked of these,
-    and they can't give; a spec that asks as the one until now did, by ``asks``, is not looked at again. Both are asked where
-    any is named. ``below`` (own name, name → name) says what those are called that belong to the object itself. What isn't in
-    its own project may be in the project ``shared``; ``else_`` is what may have been meant where there is none of that name."""
+    """A spec names objects of another kind."""
 
     kind: str
-    field: str
-    names: Callable[[Any], Sequence[str]]
-    blocks: bool = True
+    field: str  # its path, for errors
+    names: Callable[[Any], Sequence[str]]  # of a spec
+    blocks: bool = True  # the other can't be deleted while it is referred to
+    # Of the other's status, the object that has it exclusively: nobody else may refer to it anew.
     holder: Callable[[Any], Ref | None] | None = None
-    awaited: bool = False
+    awaited: bool = False  # it need not exist yet
+    # Of a spec and the specs of those that exist, by name. Raises InvalidInput where they contradict each other.
     agree: Callable[[Any, Mapping[str, Any]], None] | None = None
-    agrees_once: bool = False
+    agrees_once: bool = False  # ``agree`` is checked at creation only, since the object changes what it names
+    # Of a spec and the status of those that exist, by name. Raises InvalidInput where they can't give what the spec requests.
     suffices: Callable[[Any, Mapping[str, Any]], None] | None = None
-    asks: Callable[[Any], Any] | None = None
-    below: Callable[[str, str], str] | None = None
-    shared: str | None = None
-    else_: str = ""
+    asks: Callable[[Any], Any] | None = (
+        None  # what of a spec ``suffices`` depends on: while that is the same, it isn't checked
+    )
+    below: Callable[[str, str], str] | None = (
+        None  # of own name and name: the full name of an object that belongs to this one
+    )
+    shared: str | None = None  # the project of those that aren't in its own
+    else_: str = ""  # what people may have meant where no object has that name
 
     def list_names(self, own: str, spec: Any) -> list[str]:
         """The names that the spec of the object ``own`` refers to."""
@@ -158,61 +155,53 @@ class Reference(msgspec.Struct, frozen=True):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """An object that must exist alone in the fabric for its owner to be admitted (a published port): made, changed and
-    deleted in the owner's own commit. ``taken`` is the error if another owner holds it. One that ``keeps`` is only
-    made so: its controller ends it. ``forced``: whatever outside weft holds it."""
+    """An object that must be its owner's alone (a published port), or the owner isn't admitted. The owner's commit makes, changes
+    and deletes it."""
 
     kind: str
     name: str
     spec: msgspec.Struct
     field: str
     reason: str
-    taken: str
+    taken: str  # the error if another owner has it
     hint: str
-    keeps: bool = False
-    forced: bool = False
+    keeps: bool = False  # only made in the owner's commit: its controller deletes it
+    forced: bool = False  # whatever outside weft has it
 
 
 class ClaimWithin(msgspec.Struct, frozen=True):
-    """A claim that depends on another object, named by kind and name, that its owner refers to (an address in a
-    network). ``make`` raises InvalidInput."""
+    """A claim that depends on another object that its owner refers to: an address in a network."""
 
-    kind: str
+    kind: str  # of that object
     name: str
-    make: Callable[[Envelope], Claim]
+    make: Callable[[Envelope], Claim]  # raises InvalidInput
 
 
-class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """What a workload asks of its node beside what stands in every WorkloadSpec. ``images`` are the Images that its root disk, and
-    a CD, are made of; ``disk`` is how large the root disk is to be at least (0: as its image), in ``pool``; ``machine`` the type
-    of machine it is, "" if it is none; ``cpu_model`` as of a VM's spec; ``runtime``: what a node's runtimes must be able to run,
-    "" where the machine says it."""
+class Needs(msgspec.Struct, frozen=True, kw_only=True):
+    """What a workload requests of its node beside what is in every WorkloadSpec."""
 
-    images: tuple[str, ...] = ()
-    disk: int = 0
-    pool: str = "local"
-    machine: str = ""
-    cpu_model: str = ""
-    runtime: str = ""
+    images: tuple[str, ...] = ()  # Images of its root disk, and of a CD
+    disk: int = 0  # least size of the root disk; 0: the image's
+    pool: str = "local"  # of the root disk
+    machine: str = ""  # its type; "": it is no machine
+    cpu_model: str = ""  # as in a VM's spec
+    runtime: str = ""  # what a runtime of the node must be able to run; "": ``machine`` implies it
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
-    """What a kind of workload says of itself, all pure. ``volumes`` names those that it attaches, in order, and
-    ``volumes_field`` is where; ``allocate`` gives the fields of its allocation that are its kind's own. ``compare`` gives, by field
-    of its spec, what a place has and what is asked for, of what is its kind's own; ``is_same`` is the quick look at that; ``refit``
-    writes such fields into a place's new spec. ``is_alike``: whether a place, but for size, NICs and images, is as asked for. What
-    ``runs_once`` is never begun again when it has ended; what ``gives_way`` leaves its place to others that find none."""
+    """How a kind of workload is placed and run. All functions are pure; those of two take an allocation's spec and a workload's."""
 
-    ask: Callable[[Any], Ask]
-    volumes: Callable[[Any], list[str]]
-    volumes_field: str
-    allocate: Callable[[Any], dict[str, Any]]
+    needs: Callable[[Any], Needs]
+    volumes: Callable[[Any], list[str]]  # names of those that it attaches, in order
+    volumes_field: str  # where the spec has them
+    allocate: Callable[[Any], dict[str, Any]]  # the fields of an allocation that only this kind has
+    # Of these fields, by field of the workload's spec: what the allocation has, and what the workload requests.
     compare: Callable[[Any, Any], tuple[dict[str, Any], dict[str, Any]]]
-    is_same: Callable[[Any, Any], bool]
-    is_alike: Callable[[Any, Any], bool]
-    refit: Callable[[Any, Any, set[str]], None]
-    runs_once: Callable[[Any], bool] = lambda _: False
-    gives_way: Callable[[Any], bool] = lambda _: False
+    is_same: Callable[[Any, Any], bool]  # whether ``compare`` would find no difference; quick
+    is_alike: Callable[[Any, Any], bool]  # whether both are the same but for size, NICs and images
+    resize: Callable[[Any, Any, set[str]], None]  # write these fields into an allocation's new spec
+    runs_once: Callable[[Any], bool] = lambda _: False  # it never starts again after its end
+    gives_way: Callable[[Any], bool] = lambda _: False  # it leaves its capacity to workloads that find none
     checks_health: Callable[[Any], bool] = lambda _: False  # of its spec: the node reports whether it is healthy
     # Of its allocation: why no node can save it as it runs, for another to continue it; "" if one may. None: this kind isn't saved.
     checkpoint_bar: Callable[[Any], str] | None = None

@@ -36,7 +36,7 @@ from weft.kinds.parts.workload import (
     workload_columns,
     workload_references,
 )
-from weft.kinds.record import Ask, Column, Kind, Object, Reference, Verb, Workload
+from weft.kinds.record import Column, Kind, Needs, Object, Reference, Verb, Workload
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.lifecycle import check_verb
 from weft.objects.quantity import format_bytes
@@ -188,8 +188,8 @@ VERBS = (
 )
 
 
-def _ask(spec: VmSpec) -> Ask:
-    return Ask(
+def _needs(spec: VmSpec) -> Needs:
+    return Needs(
         images=(spec.image, *([spec.iso] if spec.iso else [])),
         disk=spec.disk,
         pool=spec.pool,
@@ -240,7 +240,7 @@ def _compare(place: AllocationSpec, spec: VmSpec) -> tuple[dict[str, Any], dict[
     return has, asked | {"disk": max(spec.disk, place.resources.disk)}
 
 
-def _refit(place: AllocationSpec, spec: VmSpec, fields: set[str]) -> None:
+def _resize(place: AllocationSpec, spec: VmSpec, fields: set[str]) -> None:
     for name in fields & {"machine", "firmware", "screen"}:
         setattr(place, name, getattr(spec, name))
     if "cpu_model" in fields:
@@ -248,14 +248,14 @@ def _refit(place: AllocationSpec, spec: VmSpec, fields: set[str]) -> None:
 
 
 WORKLOAD = Workload(
-    ask=_ask,
+    needs=_needs,
     volumes=lambda spec: spec.volumes,
     volumes_field="volumes",
     allocate=_allocate,
     compare=_compare,
     is_same=_is_same,
     is_alike=_is_alike,
-    refit=_refit,
+    resize=_resize,
 )
 
 VM = Kind(

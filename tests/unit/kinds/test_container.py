@@ -79,8 +79,8 @@ def test_what_names_no_image_in_a_registry_is_refused_with_the_remedy(image: str
 def test_a_name_without_a_registry_is_an_image_that_weft_holds() -> None:
     named = wish(image="web")
     assert [name for one in CONTAINER.references if one.kind == "image" for name in one.names(named)] == ["web"]
-    assert CONTAINER.workload is not None and CONTAINER.workload.ask(named).images == ("web",)
-    assert not CONTAINER.workload.ask(wish()).images
+    assert CONTAINER.workload is not None and CONTAINER.workload.needs(named).images == ("web",)
+    assert not CONTAINER.workload.needs(wish()).images
     with pytest.raises(InvalidInput) as caught:
         wish(image="web", registry_secret="regcred")
     assert caught.value.field == "spec.registry_secret"
@@ -161,7 +161,7 @@ def test_a_place_has_all_of_the_wish_and_says_what_has_changed_since() -> None:
     assert not WORKLOAD.is_same(place, new)
     has, asked = WORKLOAD.compare(place, new)
     assert {name for name in has if has[name] != asked[name]} == {"args"}
-    WORKLOAD.refit(place, new, {"args"})
+    WORKLOAD.resize(place, new, {"args"})
     assert WORKLOAD.is_same(place, new)
     assert WORKLOAD.is_alike(place, old)
     assert not WORKLOAD.is_alike(place, wish(image="localhost/other"))
@@ -191,9 +191,9 @@ def test_a_place_takes_what_changed_within_a_field(field: str) -> None:
         node="n", node_uid="u", workload=Ref("container", "web", "w", "default"), workload_generation=1, incarnation=1,
         resources=Resources(), container=AllocatedContainer(image="r.example.org/web:1", env={"A": "1"}),
     )  # fmt: skip
-    WORKLOAD.refit(place, spec, {"cpu"})
+    WORKLOAD.resize(place, spec, {"cpu"})
     assert place.container is not None and place.container.env == {"A": "1"}
-    WORKLOAD.refit(place, spec, {field})
+    WORKLOAD.resize(place, spec, {field})
     assert (place.container.env, place.container.pulls) == ({"A": "2"}, 3)
 
 

@@ -120,7 +120,8 @@ def _is_of(view: View, workload: Item, spec: AllocationSpec) -> bool:
     workload_spec = spec_of(workload)
     record = record_of(workload)
     images = [
-        view.get(object_key("image", workload.envelope.project, name)) for name in record.ask(workload_spec).images[:1]
+        view.get(object_key("image", workload.envelope.project, name))
+        for name in record.needs(workload_spec).images[:1]
     ]
     wanted = [image.status(ImageStatus).sha256 if image is not None else "" for image in images]
     return (

@@ -57,34 +57,30 @@ class WorkloadSpec(PlacementSpec, msgspec.Struct, kw_only=True):
 
 
 class WorkloadStatus(msgspec.Struct, kw_only=True):
-    """``address`` is the first NIC's; ``ready`` None means the image has no agent that could tell. ``room`` is what the running
-    machine can come to, by field of the spec (see ``objects/spec_change.py``); None: none runs. ``migration`` is the name of the
-    one that moves it, from when it is asked for to its end; ``pool`` is where its root disk lies. ``incarnation`` is the highest
-    that any place of it has had, ``active_incarnation`` the highest of those that were its own: a lower one never runs again.
-    ``conversion`` is the name of the one under way that it is either side of; of the old side ``converts_to`` is the new one."""
-
     phase: Annotated[str, words(*Phase)] = "Pending"
     node: str | None = None
-    address: str | None = None
+    address: str | None = None  # of the first NIC
     addresses: dict[str, str] = {}
-    ready: bool | None = None
+    ready: bool | None = None  # None: the image has no agent that could report it
     boot_id: str | None = None
-    incarnation: int = 0
-    active_incarnation: int = 0
+    incarnation: int = 0  # highest of its allocations
+    active_incarnation: int = 0  # highest of its active allocations: a lower one never runs again
     restarts: int = 0
     observed_generation: int = 0
     reason: str = ""
     message: str = ""
     steps: list[dict[str, Any]] = []
     accelerator: str | None = None
-    room: dict[str, int] | None = None
+    room: dict[str, int] | None = (
+        None  # limits of the running machine, by field of the spec (``objects/spec_change.py``); None: none runs
+    )
     started_at: float | None = None
-    migration: str = ""
-    pool: str = ""
-    ended: bool = False  # as in its place's report
+    migration: str = ""  # name of the Migration under way
+    pool: str = ""  # of its root disk
+    ended: bool = False  # as in its allocation's report
     exit_code: int | None = None
-    conversion: str = ""
-    converts_to: str = ""
+    conversion: str = ""  # name of the Conversion under way that it is either end of
+    converts_to: str = ""  # of the old workload of a Conversion: the new one
 
 
 def parse_publish(text_: str, field_: str = "spec.publish") -> tuple[int, int, Literal["tcp", "udp"]]:
@@ -278,7 +274,7 @@ def index_workload(type_: type[WorkloadSpec], workload: Workload) -> dict[Index,
 
     return {
         WORKLOADS_BY_UID: uid_of,
-        WORKLOADS_BY_IMAGE: by("image", lambda spec: workload.ask(spec).images),
+        WORKLOADS_BY_IMAGE: by("image", lambda spec: workload.needs(spec).images),
         WORKLOADS_BY_VOLUME: by("volume", workload.volumes),
         WORKLOADS_BY_NETWORK: by("network", lambda spec: networks_of(spec.networks)),
         WORKLOADS_BY_GROUP: by("securitygroup", lambda spec: spec.security_groups),

@@ -177,7 +177,7 @@ def _make_allocation(
 ) -> Item:
     workload = candidate.workload
     workload_spec, record = spec_of(workload), record_of(workload)
-    ask = record.ask(workload_spec)
+    ask = record.needs(workload_spec)
     spec = AllocationSpec(
         node=node.envelope.name,
         node_uid=node.uid,

@@ -62,9 +62,9 @@ def plan_resize(view: View, snapshot: Snapshot, workload: Item, allocation: Item
     if isinstance(parts, Waiting):
         placed = Condition("Placed", "True", parts.reason, f"{where}, unchanged: {parts.message}", now)
     else:
-        record_of(workload).refit(new, workload_spec, fields)
+        record_of(workload).resize(new, workload_spec, fields)
         if "cpu_model" in fields:
-            asked = record_of(workload).ask(workload_spec).cpu_model
+            asked = record_of(workload).needs(workload_spec).cpu_model
             new.cpu_model = next((choose_cpu(n, asked) for n in view.find(NODES_BY_UID, spec.node_uid)), "")
         new.resources, new.nics, new.iso, new.volumes = parts.resources, parts.nics, parts.iso, parts.volumes
         preconditions += [unchanged(volume) for volume in parts.volume_items]
@@ -102,7 +102,7 @@ def _read_parts(view: View, snapshot: Snapshot, workload: Item, allocation: Item
     """What the place would get, ``fields`` of it as asked for; or why it can't have it."""
     spec, workload_spec = allocation.spec(AllocationSpec), spec_of(workload)
     record = record_of(workload)
-    ask, row = record.ask(workload_spec), snapshot.index_of(spec.node_uid)
+    ask, row = record.needs(workload_spec), snapshot.index_of(spec.node_uid)
     if row is None:
         return Waiting("nodeLost", f"node {spec.node} is not in the fabric")
     if "machine" in fields and not snapshot.machine(ask.machine)[row]:

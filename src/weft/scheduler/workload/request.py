@@ -132,7 +132,7 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
     except WeftError as problem:
         return Waiting(problem.token, problem.message)
     record = record_of(workload)
-    ask = record.ask(spec)
+    ask = record.needs(spec)
     images = []
     for name in ask.images:
         found = read_image(view, project, name, machine=bool(ask.machine))
