@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from weft.contracts.store import Absent, Precondition
-from weft.controllers.loop import Plan, has_changed
+from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, delete, edit, put, unchanged
-from weft.informer.view import Changed, Item, View
+from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.endpoint import ENDPOINTS_BY_WORKLOAD
 from weft.kinds.function_version import VERSIONS_BY_FUNCTION
 from weft.kinds.migration import KEPT_OF_ONE

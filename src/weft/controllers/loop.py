@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 import msgspec
@@ -19,7 +19,7 @@ from weft.contracts.wakeup import Wake
 from weft.informer.cache import whole
 from weft.informer.commit import Commit
 from weft.informer.leader_lease import LeaderLease
-from weft.informer.view import Changed, Item, View
+from weft.informer.view import Changed, View
 
 BATCH = 200
 _SHORTEST_PAUSE_SECONDS = 0.05
@@ -158,8 +158,3 @@ def _plan(controller: Controller, view: View, keys: Sequence[str], now: float, q
         plan.commits.extend(one.commits)
         failed |= broken
     return plan, failed
-
-
-def has_changed(change: Changed, read: Callable[[Item], object]) -> bool:
-    """Whether an object came, went, or what ``read`` gives of it is new."""
-    return change.old is None or change.new is None or read(change.old) != read(change.new)

@@ -40,3 +40,10 @@ def unchanged(item: Item) -> AtRevision:
 
 def delete(item: Item) -> Delete:
     return Delete(item.key)
+
+
+def let_go(item: Item, finalizer: str) -> Write:
+    """Take this finalizer off; with its last one the object goes."""
+    envelope = edit(item)
+    envelope.finalizers = [name for name in envelope.finalizers if name != finalizer]
+    return put(envelope) if envelope.finalizers else delete(item)

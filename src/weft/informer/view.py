@@ -6,7 +6,7 @@ nobody changes an Item or its envelope once it is in here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -98,6 +98,11 @@ class Changed(msgspec.Struct, frozen=True):
     @property
     def kind(self) -> str:
         return self.item.envelope.kind
+
+
+def has_changed(change: Changed, read: Callable[[Item], object]) -> bool:
+    """Whether an object came, went, or what ``read`` gives of it is new."""
+    return change.old is None or change.new is None or read(change.old) != read(change.new)
 
 
 class View:

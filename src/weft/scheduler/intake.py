@@ -6,7 +6,7 @@ these notes. The loop takes from the queue, and decides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from weft.contracts.wakeup import Wake
 from weft.informer.addresses import AddressBook
 from weft.informer.leader_lease import LeaderLease
 from weft.informer.silent_nodes import find_silent, may_be_silent
-from weft.informer.view import Changed, Item, View
+from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.workloads import gang_of, list_workloads, record_of, spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, PREEMPTIBLE, AllocationReport, AllocationSpec
 from weft.kinds.image import ImageStatus
@@ -93,13 +93,13 @@ class Intake:
                     if change.new is None:
                         self._free_addresses()
                 case "network":
-                    if _has_changed(change, lambda item: (item.uid, item.status(NetworkStatus).vni)):
+                    if has_changed(change, lambda item: (item.uid, item.status(NetworkStatus).vni)):
                         self._offer_all(self._view.find(WORKLOADS_BY_NETWORK, change.key))
                 case "image":
-                    if _has_changed(change, lambda item: item.status(ImageStatus).phase):
+                    if has_changed(change, lambda item: item.status(ImageStatus).phase):
                         self._offer_all(self._view.find(WORKLOADS_BY_IMAGE, change.key))
                 case "constraint":
-                    if _has_changed(change, lambda item: (item.uid, item.envelope.generation, item.deleting)):
+                    if has_changed(change, lambda item: (item.uid, item.envelope.generation, item.deleting)):
                         self._offer_all(self._view.find(WORKLOADS_BY_CONSTRAINT, change.key))
                         self._counts_due = True
                         self.wake.ring()
@@ -132,10 +132,10 @@ class Intake:
         if workload is None or workload.deleting:
             self.queue.forget(change.key)
             self._offer_gang(change.item)
-        elif _has_changed(change, _spec_state):
+        elif has_changed(change, _spec_state):
             self._due[workload.key] = workload
             self._offer_gang(workload)
-        if change.old is not None and _has_changed(change, lambda item: item.status(WorkloadStatus).conversion):
+        if change.old is not None and has_changed(change, lambda item: item.status(WorkloadStatus).conversion):
             record = record_of(change.old)
             for name in record.volumes(spec_of(change.old)):
                 volume = object_key("volume", change.old.envelope.project, name)
@@ -149,7 +149,7 @@ class Intake:
     def _notice_allocation(self, change: Changed) -> None:
         self.count(change.key, change.new)
         self.migrations.notice(self._view, change)
-        if _has_changed(change, _stand_of):
+        if has_changed(change, _stand_of):
             for workload in self._view.find(WORKLOADS_BY_UID, change.item.spec(AllocationSpec).workload.uid):
                 self._due[workload.key] = workload
                 self._offer_gang(workload)
@@ -218,9 +218,9 @@ class Intake:
             self._suspects[change.key] = change.new
         else:
             self._suspects.pop(change.key, None)
-        if not _has_changed(change, _stand_of_node):
+        if not has_changed(change, _stand_of_node):
             return self._hear()
-        if _has_changed(change, read_node):
+        if has_changed(change, read_node):
             self._nodes_changed = True
             self.wake.ring()
         if change.new is None:
@@ -229,11 +229,11 @@ class Intake:
             if change.old is not None and change.old.uid != change.new.uid:
                 self._snapshot.drop_node(change.old.uid)
             self._snapshot.put_node(read_node(change.new))
-        if _has_changed(change, lambda item: (item.uid, item.report(NodeReport).orphan_allocations)):
+        if has_changed(change, lambda item: (item.uid, item.report(NodeReport).orphan_allocations)):
             count_orphans(self._snapshot, self._view, change)
             self.addresses.notice_node(change)
             self._free_addresses()
-        if _has_changed(change, lambda item: item.report(NodeReport).orphans):
+        if has_changed(change, lambda item: item.report(NodeReport).orphans):
             for item in (change.old, change.new):
                 for text in item.report(NodeReport).orphans if item is not None else ():
                     orphan = read_orphan(text)
@@ -283,11 +283,6 @@ class Intake:
                     self.queue.wake(request)
         if self.queue.ready:
             self.wake.ring()
-
-
-def _has_changed(change: Changed, read: Callable[[Item], object]) -> bool:
-    """Whether what ``read`` gives is new."""
-    return change.old is None or change.new is None or read(change.old) != read(change.new)
 
 
 def needs_resize(allocation: Item, workload_spec: WorkloadSpec) -> bool:

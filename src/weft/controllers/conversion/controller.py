@@ -17,9 +17,9 @@ from weft.contracts.store import Absent, Precondition, Write
 from weft.controllers.allocation.active import find_active
 from weft.controllers.conversion.facts import Answer, Facts, KnownImage, Outcome, Place, WorkloadFacts
 from weft.controllers.conversion.plan import plan_conversion
-from weft.controllers.loop import Plan, has_changed
-from weft.informer.commit import Commit, delete, edit, put, unchanged
-from weft.informer.view import Changed, Item, View
+from weft.controllers.loop import Plan
+from weft.informer.commit import Commit, delete, edit, let_go, put, unchanged
+from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.workloads import name_of, record_of, spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec, is_at_rest
 from weft.kinds.conversion import CONVERSIONS_BY_WORKLOAD, ConversionSpec, ConversionStatus, is_under_way, workload_keys
@@ -159,11 +159,7 @@ def plan_writes(view: View, item: Item, outcome: Outcome, now: float) -> Commit 
 
 def plan_release(item: Item) -> Commit | None:
     """Let an ended one that was deleted go."""
-    if not item.deleting:
-        return None
-    envelope = edit(item)
-    envelope.finalizers = [name for name in envelope.finalizers if name != FINALIZER]
-    return Commit(item.key, [put(envelope) if envelope.finalizers else delete(item)], [unchanged(item)])
+    return Commit(item.key, [let_go(item, FINALIZER)], [unchanged(item)]) if item.deleting else None
 
 
 def make_workload(item: Item, old: Item, spec: WorkloadSpec, uid: str, now: float) -> Envelope:

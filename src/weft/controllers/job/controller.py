@@ -15,9 +15,9 @@ from weft.contracts.journal import Event
 from weft.contracts.store import Absent, Precondition, Write
 from weft.controllers.job.plan import Attempt, Facts, Outcome, TaskFacts, TaskLedger, plan_tasks
 from weft.controllers.job.schedule import Run, plan_runs
-from weft.controllers.loop import Plan, has_changed
-from weft.informer.commit import Commit, delete, edit, put, unchanged
-from weft.informer.view import Changed, Item, View
+from weft.controllers.loop import Plan
+from weft.informer.commit import Commit, edit, let_go, put, unchanged
+from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.container import CONTAINER, CONTAINERS_BY_JOB, ContainerSpec
 from weft.kinds.job import (
     ENDED,
@@ -233,10 +233,8 @@ def plan_removal(view: View, job: Item, now: float) -> Commit | None:
     """Take away what is a deleted job's, then let it go."""
     own = [*view.find(CONTAINERS_BY_JOB, job.uid), *view.find(JOBS_BY_SCHEDULE, job.uid)]
     if not own:
-        envelope = edit(job)
-        envelope.finalizers = [name for name in envelope.finalizers if name != FINALIZER]
         event = Event("Normal", "Deleted", f"{job.envelope.name} was deleted", job.envelope.ref, SOURCE)
-        return Commit(job.key, [put(envelope) if envelope.finalizers else delete(job)], [unchanged(job)], [event])
+        return Commit(job.key, [let_go(job, FINALIZER)], [unchanged(job)], [event])
     return _mark(job, [item for item in own if not item.deleting], now)
 
 

@@ -12,13 +12,13 @@ from typing import Literal
 from weft.contracts.journal import Event
 from weft.contracts.store import Precondition, Write
 from weft.controllers.allocation.active import active_allocation
-from weft.controllers.loop import Plan, has_changed
+from weft.controllers.loop import Plan
 from weft.controllers.migration.disk_relocation import plan_storage
 from weft.controllers.migration.facts import Facts, MigrationEndpoint, Outcome
 from weft.controllers.migration.plan import plan_migration
 from weft.controllers.migration.schedule import find_planned, forecast_migration, judge_window, read_appointment
-from weft.informer.commit import Commit, delete, edit, put, unchanged
-from weft.informer.view import Changed, Item, View
+from weft.informer.commit import Commit, delete, edit, let_go, put, unchanged
+from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.workloads import find_reservation, spec_of
 from weft.kinds.allocation import (
     ALLOCATIONS_BY_NODE,
@@ -185,9 +185,7 @@ def plan_release(view: View, item: Item) -> Commit | None:
     """Let an ended one that was deleted go, and its Decision with it."""
     if not item.deleting:
         return None
-    envelope = edit(item)
-    envelope.finalizers = [name for name in envelope.finalizers if name != FINALIZER]
-    writes: list[Write] = [put(envelope) if envelope.finalizers else delete(item)]
+    writes = [let_go(item, FINALIZER)]
     decision = view.get(object_key("decision", item.envelope.project, f"migration.{item.envelope.name}"))
     if decision is not None and decision.envelope.owner == item.envelope.ref:
         writes.append(delete(decision))

@@ -15,7 +15,7 @@ from weft.contracts.journal import Event
 from weft.contracts.store import Absent, Precondition, Present, Write
 from weft.controllers.allocation.active import active_allocation
 from weft.controllers.function.egress_endpoints import plan_egress_endpoint, route_egress_endpoints
-from weft.controllers.loop import Plan, has_changed
+from weft.controllers.loop import Plan
 from weft.informer.addresses import (
     AddressBook,
     AddressProblem,
@@ -26,7 +26,7 @@ from weft.informer.addresses import (
     read_nics,
 )
 from weft.informer.commit import Commit, delete, edit, put, unchanged
-from weft.informer.view import Changed, Item, View
+from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.workloads import spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_NODE, AllocationSpec
 from weft.kinds.endpoint import ENDPOINTS_BY_WORKLOAD, EndpointSpec, EndpointStatus

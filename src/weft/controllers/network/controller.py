@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from weft.controllers.loop import Plan, has_changed
+from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, edit, put, unchanged
-from weft.informer.view import Changed, Item, View
+from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.endpoint import ENDPOINTS_BY_NETWORK, EndpointSpec
 from weft.kinds.network import NETWORKS_BY_UID, NetworkSpec, NetworkStatus, gateway_of, read_cidr
 from weft.objects.envelope import merge_part

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from weft.contracts.journal import Event
-from weft.controllers.loop import Plan, has_changed
+from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.security_groups import read_groups
-from weft.informer.view import Changed, Item, View
+from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.workloads import spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec
 from weft.kinds.parts.workload import WORKLOADS_BY_GROUP, WORKLOADS_BY_UID

@@ -16,10 +16,10 @@ import msgspec
 
 from weft.contracts.journal import Event
 from weft.contracts.store import Absent
-from weft.controllers.loop import Plan, has_changed
+from weft.controllers.loop import Plan
 from weft.controllers.node.drain_plan import Evictee, Way, Window, choose_next, describe_drain, find_end
 from weft.informer.commit import Commit, edit, put, unchanged
-from weft.informer.view import Changed, Item, View
+from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import (
     ALLOCATIONS_BY_NODE,
     AllocationReport,

@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 import msgspec
 
 from weft.contracts.journal import Event
-from weft.controllers.loop import Plan, has_changed
+from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, delete, edit, put, unchanged
-from weft.informer.view import Changed, Item, View
+from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.volume_locations import find_copies, find_data, find_strays
 from weft.kinds.allocation import ALLOCATIONS_BY_VOLUME, LOCAL, AllocationReport, AllocationSpec, has_ended_for_good
 from weft.kinds.node import NODES_BY_UID, NODES_BY_VOLUME, NodeReport, NodeStatus

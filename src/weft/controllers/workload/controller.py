@@ -14,7 +14,7 @@ import msgspec
 from weft.contracts.journal import Event
 from weft.contracts.store import MAX_WRITES, Precondition, Write
 from weft.controllers.allocation.active import find_active
-from weft.controllers.loop import Plan, has_changed
+from weft.controllers.loop import Plan
 from weft.controllers.workload.adoption import plan_adoption
 from weft.controllers.workload.stale_allocation import is_astray, plan_astray
 from weft.controllers.workload.status import (
@@ -27,7 +27,7 @@ from weft.controllers.workload.status import (
     fold_status,
 )
 from weft.informer.commit import Commit, delete, edit, put, unchanged
-from weft.informer.view import Changed, Item, View
+from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.workloads import record_of, spec_of
 from weft.kinds.allocation import (
     ALLOCATIONS_BY_NODE,

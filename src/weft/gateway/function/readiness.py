@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from weft.gateway.function.definition.catalogue import Catalogue, Function, Miss
 from weft.gateway.function.instance.agents import Agents
 from weft.informer.cache import Cache
 from weft.informer.commit import edit, put, unchanged
-from weft.informer.view import Changed, Item
+from weft.informer.view import Changed, Item, has_changed
 from weft.kinds.function import FunctionSpec, FunctionStatus
 from weft.kinds.function_version import FunctionVersionStatus
 from weft.kinds.image import ImageStatus
@@ -67,9 +67,9 @@ class Readiness:
     def notice(self, changes: Sequence[Changed]) -> None:
         for change in changes:
             if change.kind in ("function", "functionversion"):
-                if _has_changed(change, lambda item: (item.uid, item.envelope.generation, item.deleting)):
+                if has_changed(change, lambda item: (item.uid, item.envelope.generation, item.deleting)):
                     self._offer(change.key)
-            elif change.kind == "image" and change.new is not None and _has_changed(change, _content):
+            elif change.kind == "image" and change.new is not None and has_changed(change, _content):
                 for item in self._cache.view.of_kind("function").values():
                     spec = item.spec(FunctionSpec)
                     if change.new.envelope.name in (base_of(spec), held_name(spec.image)):
@@ -310,11 +310,6 @@ def key_changed(item: Item | None, generation: int) -> bool:
 def _is_of_code(error_type: str) -> bool:
     """Whether any node would say the same: what goes wrong with the code itself has a dot in its name, as Lambda has it."""
     return "." in error_type and error_type not in NODES_FAULTS
-
-
-def _has_changed(change: Changed, read: Callable[[Item], object]) -> bool:
-    """Whether what ``read`` gives is new."""
-    return change.old is None or change.new is None or read(change.old) != read(change.new)
 
 
 def _content(image: Item) -> object:

@@ -6,7 +6,7 @@ the workload if it had more.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 import numpy as np
 
@@ -64,18 +64,23 @@ class Maintenance:
         return f"in maintenance ({reason})" if reason not in ("", "on") else "in maintenance", []
 
 
-class NamedNode:
-    name = "node"
+class Pinned:
+    """The one node whose ``attribute`` is the ``word`` of the request, if that has one; ``why`` is said of the others."""
+
     reads: Reads = "facts"
 
+    def __init__(self, name: str, attribute: str, word: Callable[[Request], str | None], why: str) -> None:
+        self.name = name
+        self._attribute, self._word, self._why = attribute, word, why
+
     def asks(self, request: Request) -> Hashable:
-        return request.node
+        return self._word(request)
 
     def fits(self, table: Table, request: Request) -> Flags:
-        return _is_text(table, "name", request.node)
+        return _is_text(table, self._attribute, self._word(request))
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
-        return f"node {request.node} was requested", []
+        return self._why.format(self._word(request)), []
 
 
 class Leaving:
@@ -94,20 +99,6 @@ class Leaving:
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
         left = table.names[index] == request.leaves
         return "the workload is moving away from here" if left else "an attempt to migrate here has failed", []
-
-
-class VolumeHome:
-    name = "volume"
-    reads: Reads = "facts"
-
-    def asks(self, request: Request) -> Hashable:
-        return request.home
-
-    def fits(self, table: Table, request: Request) -> Flags:
-        return _is_text(table, "uid", request.home)
-
-    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
-        return "the volume's data is on another node", []
 
 
 class HasPools:
@@ -301,8 +292,8 @@ FACTS: tuple[Filter, ...] = (
     Cordon(),
     Maintenance(),
     Leaving(),
-    NamedNode(),
-    VolumeHome(),
+    Pinned("node", "name", lambda request: request.node, "node {} was requested"),
+    Pinned("volume", "uid", lambda request: request.home, "the volume's data is on another node"),
     HasPools(),
     Runtime(),
     Machine(),

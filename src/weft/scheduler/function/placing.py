@@ -6,14 +6,14 @@ Which nodes have an instance already, the gateway knows; it asks for the order o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from weft.contracts.function_placement import KINDS as KINDS
 from weft.contracts.function_placement import PlacementQuery, Ranking
 from weft.contracts.policy import Datum, Request
-from weft.informer.view import Changed, Item, View
+from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import AllocationReport
 from weft.kinds.fields.strategy import SERVERLESS_STRATEGY, parse_strategy
 from weft.kinds.node import NodeReport, NodeStatus
@@ -49,7 +49,7 @@ class FunctionPlacing:
         """Bring the order up to date with these changes of KINDS."""
         for change in changes:
             if change.kind == "allocation":
-                if not _is_same_place(change) and _moved(change, _stand_of_allocation):
+                if not _is_same_place(change) and has_changed(change, _stand_of_allocation):
                     count_allocation(self._engine.snapshot, change.key, change.new)
                     self.epoch += 1
                 for item in (change.old, change.new):
@@ -84,7 +84,7 @@ class FunctionPlacing:
             self._put(self._facts[node])
 
     def _notice_node(self, change: Changed) -> None:
-        if not _moved(change, _stand_of_node):
+        if not has_changed(change, _stand_of_node):
             return
         snapshot = self._engine.snapshot
         if change.old is not None and (change.new is None or change.new.uid != change.old.uid):
@@ -99,7 +99,7 @@ class FunctionPlacing:
             if self._facts.get(facts.uid) != facts:
                 self._facts[facts.uid] = facts
                 self._put(facts)
-        if _moved(change, lambda item: (item.uid, item.report(NodeReport).orphan_allocations)):
+        if has_changed(change, lambda item: (item.uid, item.report(NodeReport).orphan_allocations)):
             count_orphans(snapshot, self._view, change)
             self.epoch += 1
 
@@ -156,11 +156,6 @@ class FunctionPlacing:
             caller=wanted.caller or None,
         )
         return relax(request, self._engine.snapshot)[0]
-
-
-def _moved(change: Changed, read: Callable[[Item], object]) -> bool:
-    """Whether what ``read`` gives is new."""
-    return change.old is None or change.new is None or read(change.old) != read(change.new)
 
 
 def _is_same_place(change: Changed) -> bool:
