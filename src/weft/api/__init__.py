@@ -1,1 +1,1 @@
-"""The doors: every request goes authenticate → authorise → admit → commit → stream. Routes derive from the kinds."""
+"""The API server: every request goes authenticate → authorise → admit → commit → stream. Routes derive from the kinds."""

@@ -1,4 +1,4 @@
-"""The doors: authenticate, route, answer; every error becomes a problem document.
+"""The API server: authenticate, route, answer; every error becomes a problem document.
 
 Nothing that comes in may make it fail: what is wrong with a request is the request's problem, and told so.
 """
@@ -30,7 +30,7 @@ Say = Callable[[str, float, str], None]  # who says it, when (unix seconds), and
 
 
 def build_app(context: ApiContext, say: Say | None = None) -> Answers:
-    """What answers requests over ``context``; whoever serves it calls ``doors.start`` before and ``doors.stop`` after. ``say``
+    """What answers requests over ``context``; its server calls ``context.start`` before and ``context.stop`` after. ``say``
     takes the line that tells of a request; without it ``logging`` does."""
     tell = say or _say
 

@@ -1,4 +1,4 @@
-"""What the doors' handlers share: store, journal, CA, and the few things kept in memory. Holds no decisions."""
+"""What the API server's handlers share: store, journal, CA, and the few things kept in memory. Holds no decisions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SOURCE = "api"
 
 @dataclass(frozen=True)
 class TokenFacts:
-    """A stored token as the doors check it; ``key`` is the store's."""
+    """A stored token as the API server checks it; ``key`` is the store's."""
 
     envelope: Envelope
     spec: TokenSpec
@@ -66,7 +66,7 @@ class Settings:
     listen: tuple[str, ...] = ()
 
     def gateway_for(self, host: str) -> str:
-        """The gateway's address for someone who reached the doors at ``host``: the same one, where it listens there."""
+        """The gateway's address for someone who reached the API server at ``host``: the same one, where it listens there."""
         return _seen_from(host, self.gateways)
 
     def functions_for(self, host: str) -> str:

@@ -39,7 +39,7 @@ def route(context: ApiContext, call: Call) -> Awaitable[Answer]:
 
 @functools.lru_cache(MOST_KEPT)
 def _find(method: str, path: str) -> tuple[Callable[..., Awaitable[Answer]], tuple[Any, ...]]:
-    """Who answers, and what it is given beside doors and call. Pure: the same path leads to the same place again and again."""
+    """Who answers, and what it is given beside context and call. Pure: the same path leads to the same place again and again."""
     segments = read_segments(path)
     if segments[0] != "v1" or len(segments) < 2:
         raise no_such_path()

@@ -1,4 +1,4 @@
-"""The doors' HTTP server: what they bear, and how it words what it turns away."""
+"""The API server's HTTP server: what they bear, and how it words what it turns away."""
 
 from __future__ import annotations
 

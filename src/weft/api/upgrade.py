@@ -1,4 +1,4 @@
-"""At the doors' start, before anyone is let in: objects of an older schema are written in this weft's.
+"""At the API server's start, before anyone is let in: objects of an older schema are written in this weft's.
 
 Reads all objects of kinds that have had another schema; writes those that are older. Killed half-way, the next start goes
 on. Objects of a newer schema stay as they are.

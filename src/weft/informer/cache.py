@@ -1,7 +1,7 @@
 """Keeps a View equal to the store: one list, then one watch of everything, so the view always is one revision, whole.
 
 Reads the store, writes nothing. It tells its listeners which objects changed, in order, after the view has changed;
-they only take notes, and whoever plans reads the view. A lost connection costs time; a history that is gone (compacted,
+they only take notes, and plans read the view. A lost connection costs time; a history that is gone (compacted,
 or a restored store) costs a new list, and the difference goes to the listeners like any other change.
 """
 

@@ -1,4 +1,4 @@
-"""One change of the fabric as a value: what the deciders' plans are made of. Pure."""
+"""One change of the fabric as a value: what the plans of controllers and scheduler are made of. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from weft.objects.envelope import Envelope, encode_envelope
 class Commit(msgspec.Struct, frozen=True):
     """Writes that stand or fall together. ``key`` is the object they are for: when they fail it is planned again.
     ``events`` go to the journal once the writes are durable. ``made`` are objects that the writes put, as items: when they
-    come back by the watch nobody decodes what was just encoded. Whoever gives one away here never changes it again."""
+    come back by the watch nobody decodes what was just encoded. They never change after that."""
 
     key: str
     writes: Sequence[Write]

@@ -1,6 +1,6 @@
-"""All objects of some kinds at one revision of the store, with indexes: what the deciders read when they plan.
+"""All objects of some kinds at one revision of the store, with indexes: what controllers and scheduler read when they plan.
 
-Holds values and decides nothing. Whoever has the changes feeds it (``informer/cache.py`` from a watch, tests by hand);
+Holds values and decides nothing. It is fed with changes (by ``informer/cache.py`` from a watch, by tests);
 nobody changes an Item or its envelope once it is in here.
 """
 
@@ -49,7 +49,7 @@ class Item:
             self.words = old.words
 
     def forget(self) -> None:
-        """Let go of what was decoded, a few times as large as what it was decoded from: for whoever won't ask soon again."""
+        """Let go of what was decoded, a few times as large as what it was decoded from: where it won't be needed soon."""
         self._spec = self._status = self._report = None
 
     @property
@@ -152,7 +152,7 @@ class View:
         return kind in self._by_kind and kind not in self._waiting
 
     def widens(self, key: str) -> bool:
-        """Whether an object at ``key`` is the first that calls for more kinds. They are in here from now on: whoever feeds this
+        """Whether an object at ``key`` is the first that calls for more kinds. They are in here from now on: what feeds this
         view reads everything again before it puts that object in, so that nobody sees the one without the others."""
         if not self._waiting or _kind_at(key) != self._once:
             return False

@@ -1,4 +1,4 @@
-"""Workloads as deciders read them, whatever kind they are of. Pure."""
+"""Workloads as controllers and scheduler read them, of any kind. Pure."""
 
 from __future__ import annotations
 

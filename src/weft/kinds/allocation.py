@@ -318,12 +318,12 @@ class AllocationStatus(msgspec.Struct, kw_only=True):
 
 
 def has_heard(spec: AllocationSpec, report: AllocationReport) -> bool:
-    """Whether ``report`` is said of the wish in ``spec``: not of one before, since when its guest may have been started."""
+    """Whether ``report`` is of ``desired`` in ``spec``, not of an earlier value: its guest may have been started since."""
     return report.desired_count in (None, spec.desired_count)
 
 
 def is_at_rest(spec: AllocationSpec, report: AllocationReport) -> bool:
-    """Whether nothing of it runs on its node, as is wished, and nothing will: the node has said so of this very wish."""
+    """Whether nothing of it runs on its node, as desired, and nothing will: the node has reported on this very spec."""
     told = report.state == "stopped" and report.incarnation >= spec.incarnation and has_heard(spec, report)
     return told and spec.desired == "stop"
 

@@ -1,4 +1,4 @@
-"""Constraint: an expression about nodes with a name, so that many workloads can share it; and how workloads wish by
+"""Constraint: an expression about nodes with a name, so that many workloads can share it; and how workloads refer by
 expressions: ``constraint`` (hard) and ``prefer`` (soft).
 
 A workload may name one (``@fast-disk``) before it is made, and waits for it. A change counts for placements from then on;

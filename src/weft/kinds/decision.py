@@ -43,8 +43,8 @@ class Verdict(msgspec.Struct, frozen=True):
 class DecisionSpec(msgspec.Struct, kw_only=True):
     """``verdicts``: the chosen, the runners-up and a sample of the refused (all of them up to 64 nodes);
     ``refused_by`` counts every refusal by filter. ``error`` is the reason (insufficientResources …) when nothing fits.
-    ``nearest`` says in words which smaller wish would fit best and ``nearest_node`` where; ``notes`` which preferences were
-    given up, and what of the wish should be looked at. ``policy`` is the strategy, ``named`` the @NAME of the placement policy
+    ``nearest`` says in words which smaller spec would fit best and ``nearest_node`` where; ``notes`` which preferences were
+    dropped, and what of the spec needs attention. ``policy`` is the strategy, ``named`` the @NAME of the placement policy
     that says so, if one does; ``basis`` what it took for a node's load."""
 
     workload: Ref

@@ -92,7 +92,7 @@ class NodePool(msgspec.Struct, frozen=True):
     name: str
     id: str = ""  # of the storage, the same on all nodes that share it; "": it can't be used now
     total: int = 0
-    free: int = 0  # rounded, so that it is rarely written
+    free: int = 0  # rounded: it is rarely written
     problem: str = ""  # why it can't be used
 
 
@@ -292,7 +292,7 @@ def _bytes(part: str) -> Any:
 
 
 def _used(part: str, show: Callable[[float], str]) -> Callable[[Object], str]:
-    """What its guests really use, where whoever shows it has asked: it stands in no object."""
+    """What its guests really use, where the command has asked for it: no object has it."""
 
     def cell(obj: Object) -> str:
         use = dig(obj, f"use.{part}")

@@ -1,4 +1,4 @@
-"""The Kind record: all the doors need to know of a kind. Routes, watch, client, CLI verbs, OpenAPI, columns and the
+"""The Kind record: all that the API server needs to know of a kind. Routes, watch, client, CLI verbs, OpenAPI, columns and the
 reference page derive from it."""
 
 from __future__ import annotations

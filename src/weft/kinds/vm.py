@@ -1,4 +1,4 @@
-"""VM: a virtual machine, as people wish for it. Its status is folded from its allocations by the workload controller."""
+"""VM: a virtual machine, as people specify it. Its status is folded from its allocations by the workload controller."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Admission: turns a wish into the writes that carry it out, or says what is wrong with it. Nothing is stored here.
+"""Admission: turns a manifest into writes, or refuses it with a reason. Nothing is stored here.
 
-Reads the objects the wish refers to; every one of them stands in the preconditions, so that what was true here is still
+Reads the objects that the manifest refers to; every one of them stands in the preconditions, so that what was true here is still
 true when the writes are committed.
 """
 
@@ -40,7 +40,7 @@ _NOT_YET_PLACED = ("Pending", "Hold")
 
 @dataclass
 class Draft:
-    """What one wish comes to. ``action`` is created, updated or unchanged; unchanged has no writes."""
+    """What one manifest comes to. ``action`` is created, updated or unchanged; unchanged has no writes."""
 
     kind: Kind
     envelope: Envelope
@@ -85,7 +85,7 @@ class Fleet:
 
 
 async def plan_put(context: ApiContext, view: View, manifest: Manifest) -> Draft:
-    """Make the object, or bring the one there is to what is wished."""
+    """Make the object, or bring the one there is to the manifest."""
     current = await view.get(manifest.kind, manifest.project, manifest.name)
     if current is None:
         return await plan_create(context, view, manifest, known_absent=True)

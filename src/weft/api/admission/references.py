@@ -1,7 +1,7 @@
 """Objects that name other objects: what is named must exist, and can't be deleted while it is.
 
-The race between "refer to it" and "delete it" is closed by the store: whoever refers stands on the revision in which he
-saw the other not being deleted; whoever deletes marks first, and looks for those who refer after that.
+The race between "refer to it" and "delete it" is closed by the store: a commit that refers has as its precondition the revision
+in which it saw the other not being deleted; a deletion marks first, and looks for references after that.
 """
 
 from __future__ import annotations

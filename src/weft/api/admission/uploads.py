@@ -22,7 +22,7 @@ def code_path(blobs: Path, sha256: str) -> Path:
 
 
 async def require_uploads(context: ApiContext, kind: Kind, old: Any, new: Any) -> None:
-    """Raises NotFound if ``new`` names what was never uploaded. What is there stays for a while yet, whoever commits."""
+    """Raises NotFound if ``new`` names what was never uploaded. What is there stays for a while yet."""
     if kind.uploads is None:
         return
     before = set() if old is None else set(kind.uploads(old))

@@ -111,7 +111,7 @@ async def _finish(context: ApiContext, target: Target, last: Envelope, key: str 
     kind = target.kind
     envelope = await read_again(context, target.key)
     if envelope is None or envelope.uid != last.uid:
-        return last  # whoever held it has let it go meanwhile
+        return last  # its controllers have let it go meanwhile
     expected.check(kind, envelope.name, envelope)
     if envelope.finalizers:
         if envelope.deleting_since is None:

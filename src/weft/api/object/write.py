@@ -1,4 +1,4 @@
-"""Create, put, patch: the doors' writes of one object."""
+"""Create, put, patch: the API server's writes of one object."""
 
 from __future__ import annotations
 

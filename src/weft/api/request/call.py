@@ -57,7 +57,7 @@ class Call:
 
     @property
     def wants_watch(self) -> bool:
-        """Whether a collection is to be watched, not listed."""
+        """Whether the request watches a collection."""
         return any(part in ("watch=1", "watch=true") for part in self.request.query.split("&"))
 
     @property

@@ -54,7 +54,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 def read_manifest(
     raw: Any, *, kind: Kind | None = None, project: str | None = None, name: str | None = None
 ) -> Manifest:
-    """The wish in ``raw``. What the URL says already (``kind``, ``project``, ``name``) may be left out and must not be
+    """The manifest in ``raw``. What the URL says already (``kind``, ``project``, ``name``) may be left out and must not be
     contradicted. Raises UnknownField, InvalidInput, NotFound for an unknown kind."""
     if not isinstance(raw, dict):
         raise InvalidInput("a manifest must be a set of fields", hint="like kind: vm, name: web, spec: …")

@@ -54,7 +54,7 @@ class AddressRanges:
         await asyncio.gather(self._networks.run(), self._nodes.run())
 
     def newer_than(self, version: str) -> Told | None:
-        """What is to be told, if it isn't that of ``version``; None too while nothing is known."""
+        """What to answer, if it isn't that of ``version``; None too while nothing is known."""
         if not (self._networks.live and self._nodes.live):
             return None
         now, at = self._clock.elapsed(), (self._networks.changes, self._nodes.changes)

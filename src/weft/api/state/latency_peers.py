@@ -74,7 +74,7 @@ class LatencyPeers:
                 self._versions.clear()
 
     def _choose(self, uid: str) -> list[tuple[str, Answering]]:
-        """All others if they are few; else whoever comes next on the ring after each of some points that are the node's
+        """All others if they are few; else the next one on the ring after each of some points that are the node's
         own."""
         if len(self._ring) <= MOST_PEERS + 1:
             return [(other, at) for _, other, at in self._ring if other != uid]

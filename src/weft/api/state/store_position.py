@@ -1,6 +1,6 @@
 """The store's position, asked for once for all watchers: what a bookmark on a quiet watch may promise.
 
-A position is given out only once it is so old that every change before it has long reached the watchers' queues.
+A position is given out only after every change before it has long reached the watchers' queues.
 """
 
 from __future__ import annotations

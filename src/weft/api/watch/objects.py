@@ -1,6 +1,6 @@
 """Watches as NDJSON: each change encoded once for all who watch without a selector, a bookmark when it is quiet.
 
-Woken by the store. A watch ends when the doors stop, when its token is worth nothing any more, and in any case after
+Woken by the store. A watch ends when the server stops, when its token is worth nothing any more, and in any case after
 ten minutes: who goes on is asked again who he is.
 """
 

@@ -83,7 +83,7 @@ class Feed:
 
 
 class Watching:
-    """The lines that ``feed`` brings until its end, the doors' end, or ten minutes; closed when their reader has left."""
+    """The lines that ``feed`` brings until its end, the server's end, or ten minutes; closed when their reader has left."""
 
     def __init__(self, context: ApiContext, call: Call, feed: Feed) -> None:
         self._doors, self._call, self._feed = context, call, feed

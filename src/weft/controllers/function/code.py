@@ -1,7 +1,7 @@
 """Removes functions' code that nothing names: not a function's spec, not what it still serves, no version.
 
-Reads functions, their versions and the folder; removes files. What was uploaded or named within the last hour stays: whoever
-uploads names it after that. Woken by the clock. What is half uploaded goes too, once it is as old.
+Reads functions, their versions and the folder; removes files. What was uploaded or named within the last hour stays: the commit
+that uploads names it after that. Woken by the clock. What is half uploaded goes too, once it is as old.
 """
 
 from __future__ import annotations

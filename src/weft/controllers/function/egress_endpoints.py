@@ -40,7 +40,7 @@ def route_egress_endpoints(view: View, change: Changed) -> Iterable[str]:
 
 
 def plan_egress_endpoint(view: View, endpoint: Item) -> list[Commit]:
-    """What is to be written for one; nothing for a guest's endpoint."""
+    """The writes for one; none for a guest's endpoint."""
     if not is_egress_endpoint(endpoint):
         return []
     spec = endpoint.spec(EndpointSpec)

@@ -154,7 +154,7 @@ def read_dependencies(view: View, job: Item) -> tuple[str, str]:
 
 
 def plan_writes(view: View, job: Item, outcome: Outcome, now: float) -> tuple[Commit | None, bytes]:
-    """One commit for all that ``outcome`` says, None if all of it is so; and the status as it will be stored."""
+    """One commit for all that ``outcome`` says, None if nothing changes; and the status as it will be stored."""
     writes: list[Write] = []
     preconditions: list[Precondition] = [unchanged(job)]
     raw = job.envelope.status
@@ -185,7 +185,7 @@ def plan_writes(view: View, job: Item, outcome: Outcome, now: float) -> tuple[Co
 
 
 def make_task(job: Item, one: Attempt, now: float) -> Envelope:
-    """The container that is one try of a task, as the doors would make it."""
+    """The container that is one try of a task, as the API server would make it."""
     of, workload_spec = job.envelope, job.spec(JobSpec)
     env = {
         **workload_spec.task.env,

@@ -1,8 +1,8 @@
 """What a job does next with its tasks. Pure: what is known of them in, what to make, end and write down out.
 
 A task's tries are counted in the job's status in the same commit that makes the try's container under a name that follows from
-the count: so no try is begun twice, and none is forgotten, whoever dies when. How a try ended is written down before the next one
-begins, and before its container goes.
+the count: so no try is begun twice, and none is forgotten, whichever process dies when. How a try ended is written down before
+the next one begins, and before its container goes.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class TaskLedger:
 
 
 class Outcome(msgspec.Struct):
-    """``stop`` and ``delete`` are what is to be done with containers, by index and try; ``look_after`` in how many seconds to look
+    """``stop`` and ``delete`` name containers, by index and try; ``look_after`` in how many seconds to look
     again though nothing happens; ``told``: for the journal, reason and sentence."""
 
     status: JobStatus
@@ -104,7 +104,7 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 def plan_tasks(facts: Facts, book: TaskLedger, most: int) -> Outcome:
-    """What is to be done now, ``most`` things at once. ``book`` is kept up to what the outcome's status says."""
+    """What to do now, ``most`` things at once. ``book`` is kept up to what the outcome's status says."""
     spec, now = facts.spec, facts.now
     status = replace(facts.status, observed_generation=facts.generation)
     out = Outcome(status)

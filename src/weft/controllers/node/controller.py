@@ -91,7 +91,7 @@ class Nodes:
         return plan
 
     def _take_unsummed(self) -> list[str]:
-        """The nodes whose sums are to be written now: none while they would be others again at once."""
+        """The nodes whose sums to write now; nothing while they would be others again at once."""
         elapsed, changes = self._clock.elapsed(), self._changes
         self._changes = 0
         if changes > SUMS_AT_ONCE and elapsed - self._summed_at < LATEST_SECONDS:

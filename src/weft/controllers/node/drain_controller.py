@@ -104,7 +104,7 @@ def read_beginning(node: Item, now: float) -> float:
 
 
 def find_evictees(view: View, node: Item, begun_at: float, now: float) -> list[Evictee]:
-    """Whoever has a place on the node, also those that are just coming, or going for good."""
+    """Workloads with a place on the node, also those that are just coming, or going for good."""
     leavers = []
     for allocation in view.find(ALLOCATIONS_BY_NODE, node.uid):
         if is_reservation(allocation):

@@ -91,7 +91,7 @@ def find_end(status: MigrationStatus) -> float | None:
 
 
 def _find_groups(leavers: Sequence[Evictee]) -> dict[str, tuple[int, str]]:
-    """By workload: what its group costs, and the group's mark. A group is whoever reaches each other over shared networks."""
+    """By workload: what its group costs, and the group's mark. A group is what reaches each other over shared networks."""
     mark = {leaver.key: leaver.key for leaver in leavers}
     by_network: dict[str, str] = {}
     for leaver in leavers:

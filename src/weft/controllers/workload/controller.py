@@ -220,7 +220,7 @@ def set_placed_status(view: View, workload: Item, envelope: Envelope, allocation
 def render_status(
     view: View, workload: Item, envelope: Envelope, allocations: Sequence[Item], now: float
 ) -> list[Event] | None:
-    """Give ``envelope``, a copy of a workload's that is to be written, the status and conditions that follow from its conditions
+    """Give ``envelope``, a copy of a workload's to write, the status and conditions that follow from its conditions
     and ``allocations``. Returns what the journal is to hear of it; None if it says all that already."""
     former = workload.status(WorkloadStatus)
     desired, places = read_desired(view, workload, envelope), [_read_place(view, a) for a in allocations]

@@ -1,6 +1,6 @@
 """A workload's status, folded from its spec and from what its nodes report. Pure: facts in, status out, nothing remembered.
 
-Facts win over the lifecycle's order: reports may skip phases nobody saw. What is asked for but not yet done doesn't change
+Facts win over the lifecycle's order: reports may skip phases nobody saw. What the spec requests and isn't done yet doesn't change
 the phase; it stands in ``reason`` (stopping, suspending, restarting, starting), and ends with it.
 """
 

@@ -1,6 +1,6 @@
 """How people say with whom, apart from whom and near what a workload is to lie: groups, spreads, data. Pure.
 
-``webapp`` is a must, ``webapp:preferred`` a wish. The scheduler reads these texts once more; nobody else does."""
+``webapp`` is a must, ``webapp:preferred`` a preference. The scheduler reads these texts once more; nobody else does."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def read_datum(text: str, field: str) -> str:
 
 
 def check_affinity(near: list[str], apart: list[str], spread: list[str], data: list[str]) -> None:
-    """What is asked for makes sense as a whole; texts get their one spelling. Raises InvalidInput."""
+    """The fields make sense together; texts get their one spelling. Raises InvalidInput."""
     if not (near or apart or spread or data):
         return
     for field, texts, most in (

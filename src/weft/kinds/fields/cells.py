@@ -56,5 +56,5 @@ def note(obj: Object) -> str:
 
 
 NAME = Column("NAME", text("name"))
-# The age is drawn by whoever has a clock: a column with this title gets created_at as unix seconds.
+# What has a clock draws the age: a column with this title gets created_at as unix seconds.
 AGE = Column("AGE", lambda obj: str(dig(obj, "created_at", 0.0)))

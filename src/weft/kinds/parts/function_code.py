@@ -102,8 +102,8 @@ def check_code(spec: FunctionCode) -> None:
             field="spec.command",
             hint="give a program",
         )
-    spec.constraint, wished = check_expressions(spec.constraint, spec.prefer)
-    spec.prefer = list[Form](wished)
+    spec.constraint, preferred = check_expressions(spec.constraint, spec.prefer)
+    spec.prefer = list[Form](preferred)
     if spec.strategy is not None:
         spec.strategy = read_strategy(spec.strategy)
     check_taints(spec.tolerate, "spec.tolerate")

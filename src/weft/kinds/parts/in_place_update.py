@@ -1,7 +1,7 @@
 """Whether a workload's place still is what it asks for, and when it may be changed to be. Pure.
 
 The scheduler writes such changes, as it alone knows whether there is room: those that a running machine can take at once,
-the others together with the wish for a fresh start.
+the others together with the order for a fresh start.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def plan_fit(place: AllocationSpec, spec: WorkloadSpec, report: AllocationReport
 
 
 def is_as_asked(place: AllocationSpec, spec: WorkloadSpec) -> bool:
-    """Whether the place is just what is asked for: the quick look at what mostly is so."""
+    """Whether the allocation is what the spec requests: quick, since it mostly is."""
     has = place.resources
     return (
         has.cpu == spec.cpu
@@ -39,7 +39,7 @@ def is_as_asked(place: AllocationSpec, spec: WorkloadSpec) -> bool:
 
 
 def find_fit(place: AllocationSpec, spec: WorkloadSpec, report: AllocationReport) -> set[str]:
-    """The fields in which the place is to become what is asked for now: all, with a fresh start; while its machine runs
+    """The fields of the allocation that follow the spec now: all, with a fresh start; while its machine runs
     those that it can take."""
     if spec.run != "run":
         return set()
@@ -71,7 +71,7 @@ def _show(change: FieldChange, value: Any) -> str:
 
 
 def _compare(place: AllocationSpec, spec: WorkloadSpec) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a place has and what is asked for, as the kind's spec says it; in the same words where it has it already."""
+    """What an allocation has and what the spec requests, in the fields of the spec; the same text where both agree."""
     has, asked = WORKLOADS[place.workload.kind].compare(place, spec)
     nics = [f"{nic.network}:{nic.address}" for nic in place.nics]
     plugged = dict(zip((nic.network for nic in place.nics), nics, strict=True))

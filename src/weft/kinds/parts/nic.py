@@ -48,7 +48,7 @@ def networks_of(written: Sequence[str]) -> list[str]:
 
 
 def are_plugged(nics: Sequence[Any], written: Sequence[str]) -> bool:
-    """Whether a place's ``nics`` (each with network and address) are what is asked for."""
+    """Whether a place's ``nics`` (each with network and address) are what the spec requests."""
     wanted = [read_nic(text) for text in written]
     return len(nics) == len(wanted) and all(
         has.network == wants.network and wants.address in (None, has.address)
@@ -113,7 +113,7 @@ def check_address(address: str, network: Envelope, field: str) -> None:
 
 
 def mac_of(address: str) -> str:
-    """The MAC that goes with a chosen address: every address has its own, and none is of the range that is given with
+    """The MAC that goes with a chosen address: every address has its own, outside the range that is given with
     addresses nobody chose."""
     return "52:57:" + ":".join(f"{byte:02x}" for byte in ipaddress.IPv4Address(address).packed)
 

@@ -1,4 +1,4 @@
-"""What every workload may wish of its place, whatever it is: the placement fields that all workload kinds share.
+"""What every workload may request of its place: the placement fields that all workload kinds share.
 
 A workload's spec inherits it, and its kind's check calls ``check_placement``."""
 
@@ -31,7 +31,7 @@ Share = Annotated[float, field("", quantity="ratio")]
 REFUSALS = ("insufficientResources", "noAvailableAgents")  # no node takes it: for a serverless workload that is the end
 
 
-# What functions, which are placed by invocation, wish of their place as well.
+# What functions, which are placed by invocation, request of their place too.
 Required = Annotated[
     Form | None,
     field("Condition on the node, like storage=nvme,memory>=32GB; @NAME names a constraint", shown="expression"),

@@ -91,7 +91,7 @@ def refuse_untranslatable(spec: WorkloadSpec) -> None:
 
 
 def to_vm(spec: ContainerSpec, image: str, *, memory: int = 0, disk: int = 0) -> Translated:
-    """The VM on ``image``, an Image of the same digest, that does what the container does; bytes, 0 where they are to be chosen.
+    """The VM on ``image``, an Image of the same digest, that does what the container does; bytes, 0 where weft chooses.
     Raises InvalidInput."""
     refuse_untranslatable(spec)
     own_kernel = 0 if spec.isolation == "vm" else KERNEL_BYTES

@@ -1,4 +1,4 @@
-"""What is asked for with the verbs that answer with a stream, whatever workload it is of."""
+"""Inputs of the verbs that answer with a stream, of any workload."""
 
 from __future__ import annotations
 

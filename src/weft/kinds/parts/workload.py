@@ -1,5 +1,5 @@
-"""What every kind of workload has: the part of its spec that deciders read, its status, its checks, claims and verbs; and what a
-kind says of itself, so that they need not know which kinds there are."""
+"""What every kind of workload has: the part of its spec that controllers and scheduler read, its status, its checks, claims and
+verbs; and what a kind says of itself, so that they need not know which kinds there are."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ MOST_MEMORY_BYTES = 64 * 2**40
 MOST_CORES = 255
 _PUBLISH = re.compile(r"(\d{1,5}):(\d{1,5})(?:/(tcp|udp))?")
 
-WITHOUT_NETWORKS = Condition("Addressed", "True", "Addressed", "no networks")  # whoever has none waits for no address
+WITHOUT_NETWORKS = Condition(
+    "Addressed", "True", "Addressed", "no networks"
+)  # a workload without any waits for no address
 CONDITIONS = {"Placed": "scheduler", "Addressed": "addresses", "Ready": "workload", "Current": "workload"}
 KEPT = ("run", "hold", "restart_generation")
 
@@ -53,7 +55,7 @@ WORKLOADS_BY_GANG = Index("workloads by gang")
 
 
 class WorkloadSpec(PlacementSpec, msgspec.Struct, kw_only=True):
-    """What deciders read of every workload's spec; a kind's own adds to it."""
+    """What controllers and scheduler read of every workload's spec; a kind's own adds to it."""
 
 
 class WorkloadStatus(msgspec.Struct, kw_only=True):
@@ -205,7 +207,7 @@ def set_fields(verb: str, **fields: Any) -> Callable[[Object, Any], dict[str, An
 
 
 def _start(obj: Object, _: Any) -> dict[str, Any]:
-    """Wish it running; a guest that ended by itself, or failed, gets a fresh boot."""
+    """Set it to run; a guest that ended by itself, or failed, gets a fresh boot."""
     phase = phase_of(obj)
     check_verb("start", phase, what_is(obj))
     refuse_handed_over(obj)
