@@ -21,7 +21,6 @@ from weft.agent.migration.credentials import Credentials
 from weft.agent.migration.executor import MigrationExecutor
 from weft.agent.migration.transport import TlsTransport, Transport
 from weft.agent.network.executor import NetworkExecutor
-from weft.agent.node import facts
 from weft.agent.node.capabilities import Capabilities
 from weft.agent.node.proximity import Proximity
 from weft.agent.node.usage import Meter
@@ -140,21 +139,16 @@ class Agent:
     def make_node_report(self) -> NodeReport:
         orphans, functions = self.table.orphans(), self.table.functions
         unexplained = [(guest, self.runtimes.kind_of(guest.id)) for guest in self.table.unexplained()]
-        return facts.make_report(
-            self.host,
-            self._capabilities.machine,
-            self._capabilities.hardware,
-            self._proximity.nearness,
-            self._capabilities.runtimes,
-            self._capabilities.network,
-            self.images.list(),
-            sorted(self._volumes.uids),
-            name_orphans(orphans, unexplained),
-            copy_orphans(orphans),
-            self.allocations.epoch,
-            self._pools.facts,
-            functions.report() if functions is not None else {},
-            self.egress_endpoints.networks(),
+        return msgspec.structs.replace(
+            self._capabilities.report(self._proximity.nearness),
+            images=self.images.list(),
+            volumes=sorted(self._volumes.uids),
+            orphans=name_orphans(orphans, unexplained),
+            orphan_allocations=copy_orphans(orphans),
+            epoch=self.allocations.epoch,
+            pools=self._pools.facts,
+            functions=functions.report() if functions is not None else {},
+            egress_endpoints=self.egress_endpoints.networks(),
         )
 
     @property

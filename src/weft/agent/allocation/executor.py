@@ -79,9 +79,6 @@ class StepExecutor:
                 work.root = await disks.grow(local.id, size)
         return ""
 
-    async def _volumes(self, work: Work) -> None:
-        await kind_of(work.local.spec).prepare_volumes(self._node, work.local, work)
-
     async def _network_step(self, work: Work) -> str:
         local = work.local
         plug = self._network.prepare_move if local.spec.role == "target" else self._network.plug
@@ -113,11 +110,8 @@ class StepExecutor:
             )
         await runtime.adjust(self._plan_guest(work))
 
-    async def _tidy(self, work: Work) -> None:
-        await self._network.unplug(work.local, work.leftover)
-
-    async def _stop(self, work: Work) -> None:
-        await self.runtimes.of(work.local).stop(work.local.id, grace_seconds=work.local.spec.grace_seconds)
+    async def _stop(self, local: LocalAllocation) -> None:
+        await self.runtimes.of(local).stop(local.id, grace_seconds=local.spec.grace_seconds)
 
     async def _suspend(self, work: Work) -> None:
         runtime = self.runtimes.of(work.local)
@@ -130,9 +124,6 @@ class StepExecutor:
     async def _remove(self, work: Work) -> None:
         if (runtime := self.runtimes.find(work.local)) is not None:  # else it never was here
             await runtime.remove(work.local.id)
-
-    async def _unplug(self, work: Work) -> None:
-        await self._network.unplug(work.local)
 
     async def _remove_disks(self, work: Work) -> None:
         local, pools = work.local, self._node.pools
@@ -161,27 +152,12 @@ class StepExecutor:
                     details={"step": "disk"},
                 )
 
-    async def _open(self, work: Work) -> None:
-        await self.migrations.open(work.state, work.local, work.begun_migration, work)
-
-    async def _send(self, work: Work) -> None:
-        await self.migrations.send(work.state, work.local, work.begun_migration)
-
     async def _relocate(self, work: Work) -> None:
         assert work.relocation is not None
         await self.migrations.relocate(work.state, work.local, work.relocation, work)
 
     async def _give_up(self, work: Work) -> str:
         return "" if work.migration is None or await self.migrations.give_up(work.local, work.migration) else RUNS
-
-    async def _leave(self, work: Work) -> None:
-        await self.migrations.leave(work.local, work.begun_migration)
-
-    async def _cancel(self, work: Work) -> None:
-        await self.migrations.cancel(work.local, work.begun_migration)
-
-    async def _settle(self, work: Work) -> None:
-        await self.migrations.settle(work.local, work.begun_migration)
 
     async def _remove_volumes(self, work: Work) -> None:
         move, local = work.local.spec.move, work.local
@@ -212,27 +188,27 @@ async def _share_root(local: LocalAllocation, disks: VolumeDriver) -> VolumeFact
 
 _STEPS: dict[Step, Callable[[StepExecutor, Work], Awaitable[str | None]]] = {
     Step.DISK: StepExecutor._disk,
-    Step.VOLUMES: StepExecutor._volumes,
+    Step.VOLUMES: lambda self, work: kind_of(work.local.spec).prepare_volumes(self._node, work.local, work),
     Step.NETWORK: StepExecutor._network_step,
     Step.SEED: StepExecutor._seed,
     Step.START: StepExecutor._start,
     Step.ADJUST: StepExecutor._adjust,
-    Step.TIDY: StepExecutor._tidy,
-    Step.STOP: StepExecutor._stop,
-    Step.END: StepExecutor._stop,
+    Step.TIDY: lambda self, work: self._network.unplug(work.local, work.leftover),
+    Step.STOP: lambda self, work: self._stop(work.local),
+    Step.END: lambda self, work: self._stop(work.local),
     Step.SUSPEND: StepExecutor._suspend,
     Step.SAVE: StepExecutor._suspend,
     Step.REMOVE: StepExecutor._remove,
-    Step.UNPLUG: StepExecutor._unplug,
+    Step.UNPLUG: lambda self, work: self._network.unplug(work.local),
     Step.REMOVE_DISKS: StepExecutor._remove_disks,
     Step.FORGET: StepExecutor._forget,
     Step.CHECK_VOLUMES: StepExecutor._check_volumes,
-    Step.OPEN: StepExecutor._open,
-    Step.SEND: StepExecutor._send,
+    Step.OPEN: lambda self, work: self.migrations.open(work.state, work.local, work.begun_migration, work),
+    Step.SEND: lambda self, work: self.migrations.send(work.state, work.local, work.begun_migration),
     Step.GIVE_UP: StepExecutor._give_up,
-    Step.LEAVE: StepExecutor._leave,
-    Step.CANCEL: StepExecutor._cancel,
-    Step.SETTLE: StepExecutor._settle,
+    Step.LEAVE: lambda self, work: self.migrations.leave(work.local, work.begun_migration),
+    Step.CANCEL: lambda self, work: self.migrations.cancel(work.local, work.begun_migration),
+    Step.SETTLE: lambda self, work: self.migrations.settle(work.local, work.begun_migration),
     Step.RELOCATE: StepExecutor._relocate,
     Step.REMOVE_VOLUMES: StepExecutor._remove_volumes,
 }

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import errno
-
 from weft.agent.allocation.plan import BRING_UP, Plan, PlanInput, Step, is_alive, pause_after
+from weft.agent.problem import describe_problem
 from weft.agent.state.allocation import Health, StepFailure
 from weft.agent.workload.kinds import kind_of
 from weft.contracts.driver.runtime import ProcessFacts
 from weft.kinds.allocation import AllocationPhase, AllocationReport, MigrationReport, Resources
 from weft.kinds.allocation import Step as ReportedStep
-from weft.objects.errors import Forbidden, InvalidInput, WeftError
+from weft.objects.errors import Forbidden, InvalidInput
 
 
 def state_of(plan: Plan, current: Step | None) -> AllocationPhase:
@@ -24,10 +23,7 @@ def failure_of(problem: Exception, before: StepFailure | None, now: float) -> St
     """A step failed, ``now`` (elapsed seconds): it is tried again after a pause, unless only another spec can mend it."""
     tries = (before.tries if before is not None else 0) + 1
     heals = not isinstance(problem, (InvalidInput, Forbidden))
-    full = isinstance(problem, OSError) and problem.errno == errno.ENOSPC
-    reason = problem.token if isinstance(problem, WeftError) else "noSpace" if full else "driverFailed"
-    message = problem.message if isinstance(problem, WeftError) else str(problem) or type(problem).__name__
-    return StepFailure(reason, message, tries, now + pause_after(tries) if heals else None)
+    return StepFailure(*describe_problem(problem), tries, now + pause_after(tries) if heals else None)
 
 
 def make_report(

@@ -8,7 +8,6 @@ first.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import shutil
@@ -21,8 +20,9 @@ import msgspec
 
 from weft.agent.function.egress_endpoints import EgressEndpoints
 from weft.agent.function.unpack import lay_out_code, lay_out_root
-from weft.agent.image.cache import ImageCache
+from weft.agent.image.cache import ImageCache, copy_member
 from weft.agent.image.oci import take_in
+from weft.agent.problem import refuse_file
 from weft.agent.secret.cache import choose_credentials
 from weft.agent.server.client import Server
 from weft.contracts.driver.function import HANDLER, Blob, Recipe, Roots
@@ -236,13 +236,7 @@ class Artifacts:
             (work / BOOT).write_text(self._boot_id)
             work.rename(place)
         except OSError as problem:
-            full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
-            raise DriverFailed(
-                f"the {what} can't be stored on this node: {problem.strerror or problem}",
-                reason="noSpace" if full else None,
-                hint="free some space on the node's disk" if full else None,
-                details={"step": kind},
-            ) from problem
+            raise refuse_file(f"the {what}", problem, kind) from problem
         finally:
             shutil.rmtree(work, ignore_errors=True)
         return place
@@ -288,15 +282,9 @@ def _unpack_base(archive: Path, folder: Path) -> None:
                 "the runtime's image has no root file system", reason="notAnImage", details={"step": "base"}
             )
         for role, name in (("root.tar", manifest.disk), ("kernel", manifest.kernel), ("initrd", manifest.initrd)):
-            if name is None:
-                continue
-            member = bundle.members[name]
-            file.seek(member.offset)
-            with (folder / role).open("xb") as out:
-                left = member.size
-                while left and (piece := file.read(min(left, 1 << 20))):
-                    out.write(piece)
-                    left -= len(piece)
+            if name is not None:
+                with (folder / role).open("xb") as out:
+                    copy_member(file, bundle.members[name], out)
     (folder / "root").mkdir(mode=0o755)
     with (folder / "root.tar").open("rb") as packed:
         lay_out_root(packed, folder / "root")

@@ -93,7 +93,7 @@ class Instances:
         """Digests of the recipes that a new instance begins from without waiting: one has come up here, or there is a template."""
         return self._came_up | self.ahead.templates()
 
-    # --- what is local ----------------------------------------------------------------------------------------------
+    # --- what is needed ----------------------------------------------------------------------------------------------
 
     def learn(self, recipe: Recipe) -> None:
         self.recipes[recipe.digest] = recipe
@@ -346,7 +346,7 @@ class Instances:
         member = self.pool.members.get(running.id)
         if member is not None and member.paused:
             await running.instance.freeze()
-            if not member.paused:  # it was local meanwhile
+            if not member.paused:  # it was needed meanwhile
                 await running.instance.resume()
 
     def _tell_step(self, id: str, word: str) -> None:

@@ -7,7 +7,6 @@ need the same image wait for one fetch. Images stay until another needs their sp
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import shutil
@@ -19,6 +18,7 @@ from typing import BinaryIO, Literal
 
 import msgspec
 
+from weft.agent.problem import refuse_file
 from weft.agent.server.client import Server
 from weft.agent.state.table import AllocationTable
 from weft.contracts.durable_file import sync_folder, write_durably
@@ -27,6 +27,7 @@ from weft.objects.errors import DriverFailed
 from weft.objects.image.bundle import (
     MANIFEST_NAME,
     BundleManifest,
+    Member,
     decode_manifest,
     is_bundle,
     not_an_image,
@@ -202,7 +203,7 @@ class ImageCache:
             work.rename(self._folder / image.sha256)
             sync_folder(self._folder)
         except OSError as problem:
-            raise _not_kept(image, problem) from problem
+            raise refuse_file(f"image {image.name}", problem, "image") from problem
         finally:
             shutil.rmtree(work, ignore_errors=True)
         found = self.find(image.sha256)
@@ -218,7 +219,7 @@ class ImageCache:
                 self._server.fetch_blob(image.sha256, out, on_progress, ticket)
             work.rename(path)
         except OSError as problem:
-            raise _not_kept(image, problem) from problem
+            raise refuse_file(f"image {image.name}", problem, "image") from problem
         finally:
             work.unlink(missing_ok=True)
 
@@ -239,16 +240,6 @@ class ImageCache:
                 hint="free some space on the node's disk; the agent tries again",
                 details={"step": "image"},
             )
-
-
-def _not_kept(image: AllocatedImage, problem: OSError) -> DriverFailed:
-    full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
-    return DriverFailed(
-        f"image {image.name} can't be stored on this node: {problem.strerror or problem}",
-        reason="noSpace" if full else None,
-        hint="free some space on the node's disk; the agent tries again" if full else None,
-        details={"step": "image"},
-    )
 
 
 def unpack(blob: Path, folder: Path, name: str) -> BundleManifest:
@@ -280,15 +271,19 @@ def unpack(blob: Path, folder: Path, name: str) -> BundleManifest:
 def _unpack_bundle(file: BinaryIO, folder: Path) -> BundleManifest:
     bundle = read_bundle(file, os.fstat(file.fileno()).st_size)
     for name, member in bundle.members.items():
-        file.seek(member.offset)
-        left = member.size
         with (folder / name).open("xb") as out:
-            while left and (piece := file.read(min(left, 1 << 20))):
-                out.write(piece)
-                left -= len(piece)
+            copy_member(file, member, out)
             out.flush()
             os.fsync(out.fileno())
     return bundle.manifest
+
+
+def copy_member(bundle: BinaryIO, member: Member, out: BinaryIO) -> None:
+    bundle.seek(member.offset)
+    left = member.size
+    while left and (piece := bundle.read(min(left, 1 << 20))):
+        out.write(piece)
+        left -= len(piece)
 
 
 def _check_disk(path: Path, manifest: BundleManifest) -> None:

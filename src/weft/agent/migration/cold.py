@@ -13,6 +13,7 @@ from weft.agent.migration.relay import Limit
 from weft.agent.migration.role import MigrationContext, Role
 from weft.agent.migration.target import Waiter
 from weft.agent.migration.transport import Connection
+from weft.agent.problem import describe_problem
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.workload.console_log import read_console, take_printed
 from weft.agent.workload.kind import Prepared
@@ -42,6 +43,14 @@ async def find_saved(runtime: RuntimeDriver[Any], guest_id: str) -> CanCarry | N
     """Whoever has the guest saved as it ran, if it is."""
     saved = isinstance(runtime, CanCarry) and (await runtime.inspect(guest_id)).state == "suspended"
     return runtime if saved and isinstance(runtime, CanCarry) else None
+
+
+async def complete_disk(volumes: CanReceive, local: LocalAllocation, disk: str, prepared: Prepared, form: str) -> None:
+    """All of the disk is there: a root disk on its image, as each node has it. Raises DriverFailed."""
+    if disk == ROOT and (image := prepared.image) is not None:
+        await volumes.complete(local.id, base=image.disk, base_format=image.disk_format)
+    else:
+        await volumes.complete(local.id if disk == ROOT else disk, form=form)
 
 
 class ColdTarget(Waiter):
@@ -90,13 +99,7 @@ class ColdTarget(Waiter):
         if disk == SAVED and isinstance(self._runtime, CanCarry):
             await self._runtime.carrying.unpack(self._local.id, self._local.uid, self._local.spec.incarnation)
             return
-        image = self._prepared.image if disk == ROOT else None
-        volumes = await self._find_volumes(disk)
-        if image is None:
-            await volumes.complete(self._id_of(disk), form=form)
-        else:
-            base, form = image.disk, image.disk_format
-            await volumes.complete(self._id_of(disk), base=base, base_format=form)
+        await complete_disk(await self._find_volumes(disk), self._local, disk, self._prepared, form)
         self._come.add(disk)
 
     async def _find_volumes(self, disk: str) -> CanReceive:
@@ -133,8 +136,8 @@ class ColdSource(Role):
         try:
             await self._send(line)
         except (WeftError, OSError) as problem:
-            reason = problem.token if isinstance(problem, WeftError) else "driverFailed"
-            self._report(phase="failed", reason=reason, message=str(problem))
+            reason, message = describe_problem(problem)
+            self._report(phase="failed", reason=reason, message=message)
         finally:
             showing.cancel()
             line.close()

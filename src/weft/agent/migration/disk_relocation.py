@@ -10,10 +10,13 @@ import asyncio
 import contextlib
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
+from weft.agent.migration.cold import complete_disk
 from weft.agent.migration.role import NodeContext
+from weft.agent.problem import describe_problem
 from weft.agent.state.allocation import DiskRelocation, LocalAllocation
 from weft.agent.state.allocation_state import AllocationState
 from weft.agent.workload.kind import Prepared
@@ -83,8 +86,7 @@ class DiskRelocator:
         if isinstance(problem, GivenUp):
             await self._undo("abandoned", "cancelled", str(problem))
             return
-        reason = problem.token if isinstance(problem, WeftError) else "driverFailed"
-        message = problem.message if isinstance(problem, WeftError) else str(problem)
+        reason, message = describe_problem(problem)
         await self._undo("failed", "noSpace" if "No space left" in message else reason, message)
 
     async def _move(self) -> None:
@@ -109,15 +111,13 @@ class DiskRelocator:
         here, there = await self._here(), await self._there()
         facts = await self._facts(here)
         image = self._prepared.image if self.relocation.disk == ROOT else None
+        base = image.disk if image is not None else None
+        form: Literal["qcow2", "raw"] = image.disk_format if image is not None else "qcow2"
         await there.remove(self._id)
-        if image is None:
-            fresh = await there.ensure(self._id, size_bytes=facts.size_bytes)
-        else:
-            form = image.disk_format
-            fresh = await there.ensure(self._id, size_bytes=facts.size_bytes, base=image.disk, base_format=form)
-        disk = GuestDisk(fresh.path, fresh.format, self._serial, size_bytes=facts.size_bytes)
-        if image is not None:
-            disk = msgspec.structs.replace(disk, base=image.disk, base_format=image.disk_format)
+        fresh = await there.ensure(self._id, size_bytes=facts.size_bytes, base=base, base_format=form)
+        disk = GuestDisk(
+            fresh.path, fresh.format, self._serial, size_bytes=facts.size_bytes, base=base, base_format=form
+        )
         order = self._order
         plan = PlannedMigration(
             mode="mirror", reason="the guest is running: it writes to both disks until the copy is complete"
@@ -190,11 +190,7 @@ class DiskRelocator:
             await copying.wait()
             await asyncio.to_thread(work.unlink, missing_ok=True)
             raise
-        image = self._prepared.image if self.relocation.disk == ROOT else None
-        if image is None:
-            await there.complete(self._id, form=facts.format)
-        else:
-            await there.complete(self._id, base=image.disk, base_format=image.disk_format)
+        await complete_disk(there, self._local, self.relocation.disk, self._prepared, facts.format)
         await self._keep(state="there")
 
     async def _clear(self) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import socket
 import ssl
@@ -19,6 +18,7 @@ from typing import TypeVar
 from weft.agent.migration.credentials import Credentials, check_peer
 from weft.agent.migration.disk_transfer import PIECE_BYTES, receive_file
 from weft.agent.migration.relay import BUFFER_BYTES, Limit, Meter, Relay
+from weft.agent.problem import describe_problem
 from weft.contracts.clock import Clock
 from weft.objects.errors import DriverFailed, WeftError
 from weft.protocol.migration import (
@@ -201,7 +201,7 @@ class TlsListener:
             receive_file(secure, path, most_bytes, self.meter, self._limits)
             self._in_loop(self.receive.complete(disk, form))
         except (WeftError, OSError) as problem:
-            _refuse_rest(secure, _tell(problem))
+            _refuse_rest(secure, MigrationAnswer(False, *describe_problem(problem)))
             raise
         send_message(secure, MigrationAnswer())
 
@@ -236,14 +236,7 @@ async def _answer(respond: Respond, ask: MigrationRequest) -> MigrationAnswer:
     try:
         return await respond(ask)
     except (WeftError, OSError) as problem:
-        return _tell(problem)
-
-
-def _tell(problem: WeftError | OSError) -> MigrationAnswer:
-    if isinstance(problem, WeftError):
-        return MigrationAnswer(False, problem.token, problem.message)
-    full = problem.errno == errno.ENOSPC
-    return MigrationAnswer(False, "noSpace" if full else "driverFailed", str(problem))
+        return MigrationAnswer(False, *describe_problem(problem))
 
 
 def _let_hear(sock: ssl.SSLSocket) -> None:

@@ -17,6 +17,7 @@ from weft.agent.migration.bandwidth import find_slow_path
 from weft.agent.migration.relay import Limit
 from weft.agent.migration.role import MigrationContext, Role
 from weft.agent.migration.transport import Connection
+from weft.agent.problem import describe_problem
 from weft.agent.workload.console_log import read_console
 from weft.agent.workload.shape import ROOT_SERIAL, name_serial
 from weft.contracts.driver.migration import MigrationDriver, MigrationFacts, MigrationSettings, MigrationSockets
@@ -85,8 +86,7 @@ class Source(Role):
             if not await self._break_off():
                 return False
             self._close_line()
-            reason = problem.token if isinstance(problem, WeftError) else "driverFailed"
-            message = problem.message if isinstance(problem, WeftError) else str(problem)
+            reason, message = describe_problem(problem)
             self._report(phase="failed", reason=reason, message=message)
         return True
 

@@ -6,13 +6,18 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
-from weft.agent.node import facts
+import msgspec
+
+from weft import __version__
+from weft.agent.node.facts import inspect_machine
 from weft.agent.node.hardware import Hardware, inspect_hardware
+from weft.agent.node.proximity import Nearness
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import NetworkDriver, NetworkProbe
 from weft.contracts.driver.runtime import RuntimeProbe
+from weft.kinds.node import NodeReport, NodeRuntime
 
 log = logging.getLogger("weft.agent")
 PROBE_SECONDS = 15.0
@@ -26,7 +31,7 @@ class Capabilities:
     ) -> None:
         self._news = news
         self._host, self._drivers, self._network_driver, self._clock = host, runtimes, network, clock
-        self.machine = facts.inspect_machine()
+        self.machine = inspect_machine()
         self.hardware = Hardware()
         self.runtimes: list[RuntimeProbe] = []
         self.network = NetworkProbe(network.name, False, [], [])
@@ -45,6 +50,47 @@ class Capabilities:
             _warn(sorted({*_problems(self.runtimes)} - {*_problems(before)}))
             if before != self.runtimes:
                 self._news.set()
+
+    def report(self, nearness: Nearness) -> NodeReport:
+        """The machine's part of the node's report; of machines it has what the driver that runs VMs can do."""
+        nothing = RuntimeProbe("", False, "", "", [], [], [])
+        runtime = next((probe for probe in self.runtimes if "vm" in probe.kinds), nothing)
+        return NodeReport(
+            version=__version__,
+            address=self._host.underlay_address,
+            cpu=self._host.capacity.cpu,
+            memory=self._host.capacity.memory_bytes,
+            disk=self._host.capacity.disk_bytes,
+            accelerator=runtime.accelerator,
+            hypervisor=f"{runtime.driver} {runtime.version}".strip(),
+            kernel=self.machine.kernel,
+            machines=runtime.machines,
+            capabilities=sorted({*self.network.capabilities}.union(*(probe.capabilities for probe in self.runtimes))),
+            problems=[*(problem for probe in self.runtimes for problem in probe.problems), *self.network.problems],
+            boot_id=self.machine.boot_id,
+            arch=self.hardware.arch,
+            cpu_models=runtime.cpu_models,
+            gpus=[msgspec.structs.replace(gpu, kept=runtime.kept.get(gpu.address, "")) for gpu in self.hardware.gpus],
+            storage=self.hardware.storage,
+            tpm=self.hardware.tpm,
+            sriov=self.hardware.sriov,
+            numa=self.hardware.numa,
+            echo_port=nearness.port,
+            coordinate=nearness.coordinate,
+            round_trips=nearness.round_trips,
+            runtimes=[_describe(probe) for probe in self.runtimes],
+        )
+
+
+def _describe(probe: RuntimeProbe) -> NodeRuntime:
+    return NodeRuntime(
+        name=probe.driver,
+        version=probe.version,
+        usable=probe.usable,
+        kinds=list(probe.kinds),
+        isolations=list(probe.isolations),
+        checkpoint=probe.checkpoint,
+    )
 
 
 def _problems(probes: Iterable[RuntimeProbe]) -> list[str]:

@@ -1,5 +1,4 @@
-"""What this machine is: its capacity, kernel and address, read once from /proc and the like; and the node's report made
-of that, the drivers' probes and what runs here."""
+"""What this machine is: its capacity, kernel and address, read once from /proc and the like."""
 
 from __future__ import annotations
 
@@ -8,18 +7,11 @@ import platform
 import shutil
 import socket
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
-from weft import __version__
-from weft.agent.node.hardware import Hardware
-from weft.agent.node.proximity import Nearness
-from weft.contracts.driver.host import Capacity, Host
-from weft.contracts.driver.network import NetworkProbe
-from weft.contracts.driver.runtime import RuntimeProbe
-from weft.kinds.node import NodePool, NodeReport, NodeRuntime
+from weft.contracts.driver.host import Capacity
 
 MIB = 1024 * 1024
 RESERVE_MEMORY_BYTES = 512 * MIB
@@ -66,68 +58,3 @@ def find_link(address: str) -> str:
         if any(info.get("local") == address for info in link.get("addr_info", ())):
             return str(link["ifname"])
     return ""
-
-
-def describe_runtime(probe: RuntimeProbe) -> NodeRuntime:
-    """A runtime driver as the node's report has it."""
-    return NodeRuntime(
-        name=probe.driver,
-        version=probe.version,
-        usable=probe.usable,
-        kinds=list(probe.kinds),
-        isolations=list(probe.isolations),
-        checkpoint=probe.checkpoint,
-    )
-
-
-def make_report(
-    host: Host,
-    machine: Machine,
-    hardware: Hardware,
-    nearness: Nearness,
-    runtimes: list[RuntimeProbe],
-    network: NetworkProbe,
-    images: list[str],
-    volumes: list[str],
-    orphans: list[str],
-    orphan_copies: list[str],
-    epoch: str,
-    pools: list[NodePool],
-    functions: Mapping[str, str],
-    egress_endpoints: list[str],
-) -> NodeReport:
-    """The node's report as of now; what it says of machines is by the driver that runs VMs."""
-    runtime = next((probe for probe in runtimes if "vm" in probe.kinds), RuntimeProbe("", False, "", "", [], [], []))
-    return NodeReport(
-        version=__version__,
-        address=host.underlay_address,
-        cpu=host.capacity.cpu,
-        memory=host.capacity.memory_bytes,
-        disk=host.capacity.disk_bytes,
-        accelerator=runtime.accelerator,
-        hypervisor=f"{runtime.driver} {runtime.version}".strip(),
-        kernel=machine.kernel,
-        machines=runtime.machines,
-        capabilities=sorted({*network.capabilities}.union(*(probe.capabilities for probe in runtimes))),
-        problems=[*(problem for probe in runtimes for problem in probe.problems), *network.problems],
-        orphans=orphans,
-        orphan_allocations=orphan_copies,
-        volumes=volumes,
-        epoch=epoch,
-        images=images,
-        boot_id=machine.boot_id,
-        arch=hardware.arch,
-        cpu_models=runtime.cpu_models,
-        gpus=[msgspec.structs.replace(gpu, kept=runtime.kept.get(gpu.address, "")) for gpu in hardware.gpus],
-        storage=hardware.storage,
-        tpm=hardware.tpm,
-        sriov=hardware.sriov,
-        numa=hardware.numa,
-        echo_port=nearness.port,
-        coordinate=nearness.coordinate,
-        round_trips=nearness.round_trips,
-        pools=pools,
-        runtimes=[describe_runtime(probe) for probe in runtimes],
-        functions=dict(functions),
-        egress_endpoints=egress_endpoints,
-    )

@@ -8,13 +8,13 @@ and those that came by a move and were taken away here.
 
 from __future__ import annotations
 
-import errno
 import logging
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from weft.agent.problem import is_full
 from weft.agent.state.allocation import Checkpoint, MigrationState
 from weft.contracts.driver.network import Endpoint, Forward
 from weft.contracts.durable_file import sync_folder, write_durably
@@ -146,7 +146,7 @@ def _write(path: Path, data: bytes) -> None:
     try:
         write_durably(path, data)
     except OSError as problem:
-        full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = is_full(problem)
         raise CheckpointFailed(
             f"{path} can't be written: {problem.strerror}",
             reason="noSpace" if full else None,

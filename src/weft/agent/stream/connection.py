@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+from weft.agent.stream.wait import run_until_first_ends
 from weft.objects.errors import Unavailable
 from weft.protocol.frames import Frame, FrameType, drop_rest, encode_data, receive_frame
 
+CHUNK_BYTES = 65536
+
 
 class Stream:
-    """One client, as the agent sees it through the gateway. ``close`` ends it for both sides."""
+    """``close`` ends it for both sides."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -42,6 +45,29 @@ class Stream:
     async def send_data(self, type_: int, data: bytes) -> None:
         for frame in encode_data(type_, data):
             await self.send(frame)
+
+    async def send_output(self, channel: str, data: bytes) -> None:
+        await self.send_data(FrameType.DATA_OUT if channel == "stdout" else FrameType.STDERR, data)
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Bytes both ways, until one end has gone; the client may end its input before."""
+        try:
+            await run_until_first_ends(self._carry_out(reader), self._carry_in(writer))
+        finally:
+            writer.close()
+
+    async def _carry_out(self, reader: asyncio.StreamReader) -> None:
+        while data := await reader.read(CHUNK_BYTES):
+            await self.send_data(FrameType.DATA_OUT, data)
+
+    async def _carry_in(self, writer: asyncio.StreamWriter) -> None:
+        while (frame := await self.receive()) is not None:
+            if frame.type == FrameType.DATA_IN:
+                writer.write(frame.payload)
+                await writer.drain()
+            elif frame.type == FrameType.END_IN and writer.can_write_eof():
+                writer.write_eof()
+        raise EOFError("the client has gone")
 
     async def drain(self) -> None:
         """Take and drop what still comes until the client has closed."""

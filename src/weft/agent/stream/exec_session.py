@@ -79,7 +79,7 @@ async def _tell(stream: Stream, session: ResumableExec) -> None:
         elif chunk.channel == "exit":
             await stream.send(encode_exit(chunk.code, chunk.signal))
         else:
-            await stream.send_data(FrameType.DATA_OUT if chunk.channel == "stdout" else FrameType.STDERR, chunk.data)
+            await stream.send_output(chunk.channel, chunk.data)
 
 
 async def _listen(stream: Stream, session: ResumableExec) -> None:

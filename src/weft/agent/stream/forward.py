@@ -11,7 +11,6 @@ import contextlib
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.stream.connection import Stream
 from weft.agent.stream.guest_location import GuestLocator
-from weft.agent.stream.wait import run_until_first_ends
 from weft.agent.workload.runtimes import Driver
 from weft.contracts.clock import Clock
 from weft.contracts.driver.network import CanDial, NetworkDriver
@@ -19,10 +18,9 @@ from weft.contracts.driver.runtime import HasScreen
 from weft.kinds.parts.stream_verbs import ForwardInput
 from weft.objects.errors import Unavailable
 from weft.objects.identity import short_id
-from weft.protocol.frames import FrameType, encode_exit
+from weft.protocol.frames import encode_exit
 
 AGAIN_SECONDS = 0.5
-CHUNK_BYTES = 65536
 
 
 async def serve_port(
@@ -48,7 +46,7 @@ async def serve_port(
                     hint="check that it runs and listens on that port: weft vm logs shows how far it has come",
                 ) from problem
         await clock.sleep(AGAIN_SECONDS)
-    await _carry(stream, *await asyncio.open_connection(sock=connection))
+    await stream.carry(*await asyncio.open_connection(sock=connection))
     await stream.send(encode_exit(0))
 
 
@@ -65,7 +63,7 @@ async def serve_screen(stream: Stream, runtime: Driver, local: LocalAllocation, 
             f"{local.what}: its screen can't be reached: {problem.strerror}", hint="check that it runs"
         ) from None
     with contextlib.suppress(ConnectionResetError):
-        await _carry(stream, reader, writer)
+        await stream.carry(reader, writer)
     if reader.at_eof() or reader.exception() is not None:  # it may hang up with something unread
         gone = await where.settle()
         if gone is not None and gone.place is not None:
@@ -74,25 +72,3 @@ async def serve_screen(stream: Stream, runtime: Driver, local: LocalAllocation, 
                 reason="guestMoved",
             )
         await stream.send(encode_exit(0))
-
-
-async def _carry(stream: Stream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        await run_until_first_ends(_out(stream, reader), _in(stream, writer))
-    finally:
-        writer.close()
-
-
-async def _out(stream: Stream, reader: asyncio.StreamReader) -> None:
-    while data := await reader.read(CHUNK_BYTES):
-        await stream.send_data(FrameType.DATA_OUT, data)
-
-
-async def _in(stream: Stream, writer: asyncio.StreamWriter) -> None:
-    while (frame := await stream.receive()) is not None:
-        if frame.type == FrameType.DATA_IN:
-            writer.write(frame.payload)
-            await writer.drain()
-        elif frame.type == FrameType.END_IN and writer.can_write_eof():
-            writer.write_eof()
-    raise EOFError("the client has gone")

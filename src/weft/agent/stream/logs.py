@@ -90,10 +90,8 @@ async def _send_lines(
         try:
             async with aclosing(runtime.read_log(guest_id, tail=given.tail, follow=given.follow)) as lines:
                 async for line in lines:
-                    if line.at < oldest:
-                        continue
-                    type_ = FrameType.DATA_OUT if line.channel == "stdout" else FrameType.STDERR
-                    await stream.send_data(type_, line.data)
+                    if line.at >= oldest:
+                        await stream.send_output(line.channel, line.data)
             break
         except NotFound:  # it hasn't begun, or, if it had ended before that was looked for, never has
             if not given.follow or had_ended or await where.look() is not None:

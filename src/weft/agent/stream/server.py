@@ -239,8 +239,7 @@ async def _pump_out(stream: Stream, session: ExecSession) -> None:
         if chunk.channel == "exit":
             await stream.send(encode_exit(chunk.code, chunk.signal))
             return
-        type_ = FrameType.DATA_OUT if chunk.channel == "stdout" else FrameType.STDERR
-        await stream.send_data(type_, chunk.data)
+        await stream.send_output(chunk.channel, chunk.data)
     raise Unavailable("the command was cut off: its guest or its agent ended", reason="guestEnded")
 
 
