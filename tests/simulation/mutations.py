@@ -155,7 +155,7 @@ def run_on_until_the_target_answers() -> Any:
     real = Source._hand_over
 
     async def hand_over(self: Source, began: float) -> None:
-        await self._moves.cancel(self._local.id, self.migration.key, never_ran=True)
+        await self._driver.cancel(self._local.id, self.migration.key, never_ran=True)
         await real(self, began)
 
     return mock.patch.object(Source, "_hand_over", hand_over)

@@ -47,7 +47,7 @@ class MemoryWire:
     def __init__(self, underlay: Underlay, node: str, uid: str) -> None:
         self.underlay, self.node, self.uid = underlay, node, uid
 
-    def make_door(
+    def make_listener(
         self,
         key: str,
         peer_uid: str,
@@ -56,7 +56,7 @@ class MemoryWire:
     ) -> MemoryDoor:
         return MemoryDoor(self, key, peer_uid, respond)
 
-    def make_line(self, key: str, address: str, peer_uid: str, limits: Sequence[Limit]) -> MemoryLine:
+    def make_connection(self, key: str, address: str, peer_uid: str, limits: Sequence[Limit]) -> MemoryLine:
         return MemoryLine(self, key, address, peer_uid)
 
 

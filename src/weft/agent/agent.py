@@ -27,7 +27,7 @@ from weft.agent.node.usage import Meter
 from weft.agent.secret.cache import Secrets
 from weft.agent.server.client import Server
 from weft.agent.server.reporter import HEARTBEAT_SECONDS, Question, Reporter
-from weft.agent.server.watch import Told
+from weft.agent.server.watch import Change
 from weft.agent.state.checkpoint import CheckpointStore
 from weft.agent.state.table import AllocationTable, FunctionHost
 from weft.agent.tasks import Tasks
@@ -183,15 +183,15 @@ class Agent:
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _on_allocation(self, told: Told) -> None:
-        if self.allocations.put(told):
+    def _on_allocation(self, change: Change) -> None:
+        if self.allocations.put(change):
             self._watches.follow_networks()
             self._network.wake()
 
     async def _introduce(self) -> None:
         """Find out what this node can do, then report for ever; its guests don't wait for that."""
         await self._volumes.find()
-        await self._pools.look()
+        await self._pools.refresh()
         await self._capabilities.find_out()
         self._tasks.spawn(self._capabilities.keep())
         self._reporter.wake()

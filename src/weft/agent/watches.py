@@ -11,10 +11,10 @@ from functools import partial
 from weft.agent.network.executor import NetworkExecutor
 from weft.agent.network.plan import read_endpoint, read_forward
 from weft.agent.server.client import Server
-from weft.agent.server.watch import Feed, Listed, Put, Told
+from weft.agent.server.watch import Change, Feed, Listed, Put
 from weft.agent.state.table import AllocationTable
 
-HEAR_SECONDS = 5.0
+LIST_SECONDS = 5.0
 
 
 class ServerWatches:
@@ -27,7 +27,7 @@ class ServerWatches:
         self._feeds: dict[str, Feed] = {}
         self._networks: dict[str, asyncio.Event] = {}  # by uid: set once the server's list of its endpoints was heard
 
-    def follow(self, key: str, kind: str, query: dict[str, str], deliver: Callable[[Told], None]) -> None:
+    def follow(self, key: str, kind: str, query: dict[str, str], deliver: Callable[[Change], None]) -> None:
         feed = Feed(self._server, kind, query, deliver, asyncio.get_running_loop())
         self._feeds[key] = feed
         feed.start()
@@ -49,35 +49,35 @@ class ServerWatches:
             self._networks[uid] = asyncio.Event()
             self.follow(uid, "endpoint", {"network": uid}, partial(self._on_endpoint, uid))
 
-    async def hear_network(self, uid: str) -> None:
+    async def wait_for_network(self, uid: str) -> None:
         """Until all that the server says of a followed network's endpoints is known; a while at most."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(HEAR_SECONDS):
+            async with asyncio.timeout(LIST_SECONDS):
                 await self._networks[uid].wait()
 
     def end(self) -> None:
         for feed in self._feeds.values():
             feed.end()
 
-    def _on_published_port(self, told: Told) -> None:
-        if isinstance(told, Listed):
-            self._network.fade_forwards({_port_of(name) for name in told.names})
-        elif isinstance(told, Put):
-            self._network.put_forward(*_port_of(told.envelope.name), read_forward(told.envelope))
+    def _on_published_port(self, change: Change) -> None:
+        if isinstance(change, Listed):
+            self._network.fade_forwards({_port_of(name) for name in change.names})
+        elif isinstance(change, Put):
+            self._network.put_forward(*_port_of(change.envelope.name), read_forward(change.envelope))
         else:
-            self._network.put_forward(*_port_of(told.last.name), None)
+            self._network.put_forward(*_port_of(change.last.name), None)
 
-    def _on_endpoint(self, network_uid: str, told: Told) -> None:
-        if isinstance(told, Listed):
-            self._network.fade_neighbours(network_uid, {_address_of(name) for name in told.names})
+    def _on_endpoint(self, network_uid: str, change: Change) -> None:
+        if isinstance(change, Listed):
+            self._network.fade_neighbours(network_uid, {_address_of(name) for name in change.names})
             if network_uid in self._networks:
                 self._networks[network_uid].set()
-            self.listed.put_nowait((network_uid, {_address_of(name) for name in told.names}))
-        elif isinstance(told, Put):
-            address = _address_of(told.envelope.name)
-            self._network.put_neighbour(network_uid, address, read_endpoint(told.envelope))
+            self.listed.put_nowait((network_uid, {_address_of(name) for name in change.names}))
+        elif isinstance(change, Put):
+            address = _address_of(change.envelope.name)
+            self._network.put_neighbour(network_uid, address, read_endpoint(change.envelope))
         else:
-            self._network.put_neighbour(network_uid, _address_of(told.last.name), None)
+            self._network.put_neighbour(network_uid, _address_of(change.last.name), None)
 
 
 def _port_of(published_port: str) -> tuple[int, str]:

@@ -81,7 +81,7 @@ class StepExecutor:
 
     async def _network_step(self, work: Work) -> str:
         local = work.local
-        plug = self._network.prepare_move if local.spec.role == "target" else self._network.plug
+        plug = self._network.prepare_migration if local.spec.role == "target" else self._network.plug
         work.links = await plug(local) if local.spec.nics else []
         return "" if local.spec.nics else "no network"
 

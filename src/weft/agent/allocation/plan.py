@@ -54,7 +54,7 @@ class Step(StrEnum):
     CANCEL = "cancel"  # its going: it stays
     SETTLE = "settle"  # its coming: it is here
     RELOCATE = "relocate"  # a disk to another pool
-    REMOVE_VOLUMES = "remove-volumes"  # data that is on the other node of a move
+    REMOVE_VOLUMES = "remove-volumes"  # data that is on the other node of a migration
     FORGET = "forget"  # the durable copy
 
 
@@ -149,7 +149,7 @@ def _plan(facts: PlanInput) -> Plan:
     if spec.role != "active":
         return Plan((), _state(facts))
     if facts.checkpoint.migration is not None:  # before anything else may be done with it
-        return _plan_after_move(facts, facts.checkpoint.migration)
+        return _plan_after_migration(facts, facts.checkpoint.migration)
     if (relocation := _plan_relocation(facts)) is not None:
         return relocation
     if spec.desired == "stop":
@@ -185,8 +185,8 @@ def _plan_relocation(facts: PlanInput) -> Plan | None:
 
 
 def _plan_orphan(facts: PlanInput, stop: tuple[Step, ...], tidy: tuple[Step, ...]) -> Plan:
-    """Nothing is ended but on evidence. A side of a move breaks it off as far as that is its own to do: then it is certain here
-    where the guest is, or that only the other side can know."""
+    """Nothing is ended but on evidence. A migration is broken off as far as this end of it may: then it is certain here where the
+    guest is, or that only the other end can know."""
     migration, state = facts.checkpoint.migration, _state(facts)
     breaking = _break_off(facts)
     if not facts.superseded:
@@ -209,17 +209,17 @@ def _break_off(facts: PlanInput) -> tuple[Step, ...]:
     return (Step.CANCEL,) if migration.role == "source" else (Step.GIVE_UP,)
 
 
-def _plan_after_move(facts: PlanInput, migration: MigrationState) -> Plan:
+def _plan_after_migration(facts: PlanInput, migration: MigrationState) -> Plan:
     """It is its workload's own place, and this node hasn't finished its migration. A guest that the target took over isn't here
     any more, whatever an older store says."""
     if migration.role == "target":
         return Plan((Step.SETTLE,), _state(facts))
     if (migration.taken or migration.over) and not is_back(facts.local.spec, migration):
-        return _plan_moved(migration)
+        return _plan_departed(migration)
     return Plan((Step.CANCEL,), _state(facts))
 
 
-def _plan_moved(migration: MigrationState) -> Plan:
+def _plan_departed(migration: MigrationState) -> Plan:
     return Plan((), "stopped", "moved", f"it was taken over by node {migration.node or 'that it migrated to'}")
 
 
@@ -229,13 +229,13 @@ def _plan_source(facts: PlanInput) -> Plan:
     if move is None:
         return Plan((), state)
     if migration is not None and migration.over and migration.taken and not is_back(facts.local.spec, migration):
-        return _plan_moved(migration)
+        return _plan_departed(migration)
     if migration is not None and (
         move.never_ran or (migration.key, migration.peer) != (move.key, move.peer_allocation)
     ):
         return Plan(() if migration.over else (Step.CANCEL,), state)
     if migration is not None and migration.over:
-        return _plan_moved(migration)
+        return _plan_departed(migration)
     if facts.migrating or not move.address or move.never_ran or (migration is None and facts.unconfirmed):
         return Plan((), state)
     stop = (_end_for(move, facts.failure),) if move.mode == "cold" and is_alive(facts.guest) else ()
@@ -252,7 +252,7 @@ def _plan_target(facts: PlanInput) -> Plan:
     """A guest that comes: all that it needs is made, and a listener opened. It is never started here, only taken over."""
     spec, migration = facts.local.spec, facts.checkpoint.migration
     if migration is not None and migration.role == "source":
-        return _plan_moved(migration)  # it came, and has gone on since
+        return _plan_departed(migration)  # it came, and has gone on since
     if migration is not None and migration.taken and migration.over:
         return Plan((), "stopped", "moved", "it arrived on this node and was removed since")
     if migration is not None and migration.over:

@@ -15,7 +15,7 @@ from weft.agent.allocation.fencing import relate
 from weft.agent.allocation.orphans import recover_guests, review_unexplained
 from weft.agent.allocation.worker import Worker
 from weft.agent.server.reporter import HEARTBEAT_SECONDS, Reporter
-from weft.agent.server.watch import Deleted, Put, Told
+from weft.agent.server.watch import Change, Deleted, Put
 from weft.agent.state.allocation import Checkpoint
 from weft.agent.state.allocation_state import AllocationState
 from weft.agent.state.checkpoint import CheckpointFailed, CheckpointStore
@@ -76,19 +76,19 @@ class Allocations:
             else:
                 await self._clock.sleep(left)
 
-    def put(self, told: Told) -> bool:
+    def put(self, change: Change) -> bool:
         """What the server says of them: whether anything else belongs here now."""
-        if isinstance(told, Put):
-            if not self._put(told.envelope):
+        if isinstance(change, Put):
+            if not self._put(change.envelope):
                 return False
-        elif isinstance(told, Deleted):
-            self._lose(told.last)
+        elif isinstance(change, Deleted):
+            self._lose(change.last)
         else:
-            for state in [state for state in self._table if state.local.name not in told.names]:
+            for state in [state for state in self._table if state.local.name not in change.names]:
                 self._miss(self._workers[state.local.uid])
-            if told.epoch != self.epoch:
-                self.epoch = told.epoch
-                self._tasks.spawn(self._keep_epoch(told.epoch))
+            if change.epoch != self.epoch:
+                self.epoch = change.epoch
+                self._tasks.spawn(self._keep_epoch(change.epoch))
             self._confirm()
             self._reporter.repeat()
         self.relate()

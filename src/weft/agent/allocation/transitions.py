@@ -72,8 +72,8 @@ def starts_again(checkpoint: Checkpoint, spec: AllocationSpec) -> bool:
 def after_step(
     step: Step, checkpoint: Checkpoint, detail: str, migration: MigrationState | None, *, taken_over: bool
 ) -> Checkpoint:
-    """What is so once ``step`` is done; ``detail`` is its word on itself. ``taken_over``: the word is here that the target of the
-    allocation's move runs its guest."""
+    """What holds once ``step`` is done and has returned ``detail``. ``taken_over``: the server has confirmed that the migration's
+    target runs the guest."""
     if step is Step.START:
         return replace(checkpoint, run="up")
     if step is Step.TIDY:
@@ -92,7 +92,7 @@ def after_step(
 
 
 def choose_migration(checkpoint: Checkpoint, spec: AllocationSpec) -> MigrationState | None:
-    """What this node has in the allocation's move, or would have if it began."""
+    """The migration of its spec, as this node has it or would have it if it began."""
     move, migration, role = spec.move, checkpoint.migration, spec.role
     if migration is not None or move is None or role not in ("source", "target"):
         return migration
@@ -102,7 +102,7 @@ def choose_migration(checkpoint: Checkpoint, spec: AllocationSpec) -> MigrationS
 
 
 def find_digest(checkpoint: Checkpoint, spec: AllocationSpec, *, runs: bool) -> str:
-    """Of its container's image, unless that is to be looked up again; what ``runs`` has the one it has."""
+    """Of its container's image, unless the spec asks for a new lookup; what ``runs`` keeps the one it has."""
     container = spec.container
     if spec.role == "target":
         return checkpoint.image or (spec.move.image if spec.move is not None else "")
@@ -111,10 +111,10 @@ def find_digest(checkpoint: Checkpoint, spec: AllocationSpec, *, runs: bool) -> 
 
 
 def after_pull(checkpoint: Checkpoint, spec: AllocationSpec, prepared: Prepared) -> Checkpoint:
-    """What is so once its image is here, as the steps find it ``prepared``."""
+    """What holds once its image is here, as ``prepared`` has it."""
     container = spec.container
     if prepared.pulled is None or container is None:
         return checkpoint
-    looked_up = spec.role == "target" or not prepared.digest  # one that comes has what it had where it was
+    looked_up = spec.role == "target" or not prepared.digest  # one that migrates here keeps what it had
     pulls = container.pulls if looked_up else checkpoint.pulls
     return replace(checkpoint, image=prepared.pulled.digest, pulls=pulls)

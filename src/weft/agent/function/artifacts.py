@@ -49,7 +49,7 @@ RUNTIMES: dict[str, tuple[list[str], dict[str, str]]] = {
     "provided": (["/var/task/bootstrap"], {"AWS_EXECUTION_ENV": "AWS_Lambda_provided"}),
 }
 
-Tell = Callable[[str], None]  # a word on how far it is
+Show = Callable[[str], None]  # a word on how far it is
 T = TypeVar("T")
 
 
@@ -81,14 +81,14 @@ class Artifacts:
                 if folder.name.startswith(".") or not self._is_whole(folder):
                     shutil.rmtree(folder, ignore_errors=True)
 
-    async def ensure(self, recipe: Recipe, tell: Tell) -> Roots:
+    async def ensure(self, recipe: Recipe, show: Show) -> Roots:
         """All that the recipe needs, fetched as far as it isn't here. Raises DriverFailed, NotFound, Unavailable, InvalidInput."""
-        roots = await self._ensure_roots(recipe, tell)
+        roots = await self._ensure_roots(recipe, show)
         if not recipe.network:
             return roots
         if self._egress_endpoints is None:
             raise DriverFailed(f"{recipe.what}: this node can't connect functions to networks", reason="notServed")
-        tell("network")
+        show("network")
         return msgspec.structs.replace(
             roots, egress_endpoint=await self._egress_endpoints.ensure(recipe.project, recipe.network)
         )
@@ -98,17 +98,17 @@ class Artifacts:
         if self._egress_endpoints is not None:
             await self._egress_endpoints.keep_only(networks)
 
-    async def _ensure_roots(self, recipe: Recipe, tell: Tell) -> Roots:
+    async def _ensure_roots(self, recipe: Recipe, show: Show) -> Roots:
         if recipe.image:
-            return await self._ensure_image(recipe, tell)
+            return await self._ensure_image(recipe, show)
         if recipe.runtime not in RUNTIMES or recipe.base is None:
             known = ", ".join(RUNTIMES)
             raise InvalidInput(f"{recipe.what}: this node has no runtime {recipe.runtime!r}", hint=f"there are {known}")
         command, env = RUNTIMES[recipe.runtime]
-        base = await self._ensure_blob("bases", recipe.base, _unpack_base, tell, f"runtime {recipe.runtime}")
+        base = await self._ensure_blob("bases", recipe.base, _unpack_base, show, f"runtime {recipe.runtime}")
         code = ""
         if recipe.code is not None:
-            code = str(await self._ensure_blob("code", recipe.code, _unpack_code, tell, "code") / "task")
+            code = str(await self._ensure_blob("code", recipe.code, _unpack_code, show, "code") / "task")
         return Roots(
             root=[str(base / "root")], code=code, command=command, env=env, workdir="/var/task", user=(1000, 1000), bundle=str(base)
         )  # fmt: skip
@@ -117,9 +117,9 @@ class Artifacts:
         """Digests of the container images that these recipes (digests) were given."""
         return {self._given[digest] for digest in recipes if digest in self._given}
 
-    async def look_up(self, recipe: Recipe, tell: Tell) -> str:
+    async def look_up(self, recipe: Recipe, show: Show) -> str:
         """The digest that its image's tag means now, of the index if there is one; the image is here then. Raises as ``ensure``."""
-        image = await self._pull(recipe, "", tell)
+        image = await self._pull(recipe, "", show)
         return image.index_digest or image.digest
 
     def drop(self, recipe: str) -> None:
@@ -132,18 +132,18 @@ class Artifacts:
             task.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _ensure_image(self, recipe: Recipe, tell: Tell) -> Roots:
+    async def _ensure_image(self, recipe: Recipe, show: Show) -> Roots:
         bundle = ""
         if recipe.base is not None:  # an image that runs in a machine of its own: for the kernel
-            bundle = str(await self._ensure_blob("bases", recipe.base, _unpack_base, tell, "kernel"))
+            bundle = str(await self._ensure_blob("bases", recipe.base, _unpack_base, show, "kernel"))
         digest = recipe.image.partition("@")[2]  # of an older fabric's version it may be a tag: the same one each time
-        image = await self._pull(recipe, digest or self._given.get(recipe.digest, ""), tell)
+        image = await self._pull(recipe, digest or self._given.get(recipe.digest, ""), show)
         self._given[recipe.digest] = image.digest
         assert self._images is not None
         user = await self._images.find_user(image, image.config.user)
         code = ""
         if recipe.code is not None:
-            code = str(await self._ensure_blob("code", recipe.code, _unpack_code, tell, "code") / "task")
+            code = str(await self._ensure_blob("code", recipe.code, _unpack_code, show, "code") / "task")
         return Roots(
             root=self._images.root(image),
             code=code,
@@ -154,12 +154,12 @@ class Artifacts:
             bundle=bundle,
         )
 
-    async def _pull(self, recipe: Recipe, digest: str, tell: Tell) -> OciImage:
+    async def _pull(self, recipe: Recipe, digest: str, show: Show) -> OciImage:
         if self._images is None:
             raise InvalidInput(f"{recipe.what}: this node can't store container images", reason="notServed")
 
         def on_progress(here: int, total: int) -> None:
-            tell(f"image: {format_bytes(here)}" + (f" of {format_bytes(total)}" if total else ""))
+            show(f"image: {format_bytes(here)}" + (f" of {format_bytes(total)}" if total else ""))
 
         reference = recipe.image.partition("@")[0]
         if recipe.archive is not None and self._archives is not None:
@@ -183,17 +183,17 @@ class Artifacts:
             return None
         if digest and recipe.digest in self._opened and self._images and await self._images.find(digest) is not None:
             return self._opened[recipe.digest]
-        told = await asyncio.to_thread(self._server.read_registry_secret, self._node, recipe.registry_ticket)
-        return choose_credentials(recipe.what, recipe.image, recipe.registry_secret, told)
+        opened = await asyncio.to_thread(self._server.read_registry_secret, self._node, recipe.registry_ticket)
+        return choose_credentials(recipe.what, recipe.image, recipe.registry_secret, opened)
 
     async def _ensure_blob(
-        self, kind: str, blob: Blob, unpack: Callable[[Path, Path], None], tell: Tell, what: str
+        self, kind: str, blob: Blob, unpack: Callable[[Path, Path], None], show: Show, what: str
     ) -> Path:
         place = self._folder / kind / blob.sha256
         if place.is_dir():
             os.utime(place)
             return place
-        return await self._once(blob.sha256, lambda: self._fetch(kind, blob, unpack, tell, what))
+        return await self._once(blob.sha256, lambda: self._fetch(kind, blob, unpack, show, what))
 
     async def _once(self, key: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         task = self._fetching.get(key)
@@ -206,13 +206,13 @@ class Artifacts:
     def _done(self, key: str, task: asyncio.Task[Any]) -> None:
         self._fetching.pop(key, None)
         if not task.cancelled():
-            task.exception()  # whoever waited was told; nobody may have
+            task.exception()  # those who waited have it; there may be none
 
-    async def _fetch(self, kind: str, blob: Blob, unpack: Callable[[Path, Path], None], tell: Tell, what: str) -> Path:
+    async def _fetch(self, kind: str, blob: Blob, unpack: Callable[[Path, Path], None], show: Show, what: str) -> Path:
         loop = asyncio.get_running_loop()
 
         def on_progress(length: int) -> None:
-            loop.call_soon_threadsafe(tell, f"{what}: {format_bytes(length)} of {format_bytes(blob.size)}")
+            loop.call_soon_threadsafe(show, f"{what}: {format_bytes(length)} of {format_bytes(blob.size)}")
 
         place = await loop.run_in_executor(self._threads, self._fetch_now, kind, blob, unpack, on_progress, what)
         await loop.run_in_executor(

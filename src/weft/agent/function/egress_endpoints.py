@@ -73,7 +73,9 @@ class EgressEndpoints:
             self._held[network_uid], self._table.egress[network_uid] = Held(project, local), local
             self._change()
             try:
-                await self._watches.hear_network(network_uid)  # else the first instance would find no neighbours there
+                await self._watches.wait_for_network(
+                    network_uid
+                )  # else the first instance would find no neighbours there
                 (namespace,) = await self._network.plug(local)
             except BaseException:
                 await asyncio.shield(self._leave(network_uid))

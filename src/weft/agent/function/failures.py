@@ -1,4 +1,4 @@
-"""How an invocation's or an instance's bad end is told to whoever waits for it. Pure."""
+"""How the failure of an invocation or an instance is reported to its caller. Pure."""
 
 from __future__ import annotations
 

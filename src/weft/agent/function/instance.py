@@ -1,6 +1,6 @@
-"""One instance at work: its Runtime API, its output, its clock, and how whatever ends it is told to who waits.
+"""One instance at work: its Runtime API, its output, its clock, and its end.
 
-Woken by the instance's calls, its end, and time. Tells its keeper; decides nothing about other instances.
+Woken by the instance's calls, its end, and time. Reports to its listener; decides nothing about other instances.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ StartKind = Literal["warm", "pool", "clone", "cold"]
 
 
 class InstanceListener(Protocol):
-    """Told by each instance."""
+    """What each instance reports to."""
 
     def on_up(self, running: RunningInstance) -> None:
         """It asks for its first invocation."""
@@ -46,7 +46,7 @@ class InstanceListener(Protocol):
         """It can serve another."""
 
     def on_over(self, running: RunningInstance, why: Failure) -> None:
-        """It is of no use any more: end it. Told once."""
+        """It is of no use any more: end it. Called once."""
 
     def on_printed(self, running: RunningInstance, text: bytes, invocation: str) -> None: ...
 
@@ -55,7 +55,7 @@ class RunningInstance:
     """``api`` is open from ``begin`` on; ``call`` is what it serves, or will serve as soon as it asks."""
 
     def __init__(
-        self, id: str, recipe: Recipe, instance: Instance, keeper: InstanceListener, clock: Clock, began: float
+        self, id: str, recipe: Recipe, instance: Instance, listener: InstanceListener, clock: Clock, began: float
     ) -> None:
         self.id, self.recipe, self.instance = id, recipe, instance
         self.up = self.over = self.ended = False
@@ -63,7 +63,7 @@ class RunningInstance:
         self.started: StartKind = getattr(instance, "started", "cold")
         self.init_seconds = 0.0
         self.most_memory = 0
-        self._keeper, self._clock, self._began = keeper, clock, began
+        self._listener, self._clock, self._began = listener, clock, began
         self._loop = asyncio.get_running_loop()
         self._api = RuntimeApi(instance.runtime_api, self)
         self._printing = OutputReader(instance.output, self._on_printed)
@@ -71,7 +71,7 @@ class RunningInstance:
         self._fresh = True  # the next answer tells how it started
         self._alarm: asyncio.TimerHandle | None = None
         self._held: Answer | None = None  # waits for what was printed before it
-        self._telling: asyncio.Task[None] | None = None
+        self._sending: asyncio.Task[None] | None = None
         self._asked = False  # for another one meanwhile
         self._waiting: asyncio.Task[None] | None = None
         self._init_failure: Failure | None = None
@@ -96,16 +96,16 @@ class RunningInstance:
         return self.call is not None and self._api.begun
 
     def end_call(self, failure: Failure) -> None:
-        """The invocation ends so, unless its answer is here already; whoever calls ends the instance."""
+        """The invocation ends so, unless its answer is here already; the caller ends the instance."""
         self._answer(failure.payload, failure.error_type)
 
     async def stop(self) -> None:
         """End it, with all that belongs to it."""
         self.over = True
         self._clear_alarm()
-        if self._telling is not None:
-            self._telling.cancel()
-            self._tell_held()
+        if self._sending is not None:
+            self._sending.cancel()
+            self._send_held()
         self._printing.close()
         self._api.close()
         if self._waiting is not None:
@@ -125,13 +125,13 @@ class RunningInstance:
         if not self.up:
             self.up, self.init_seconds = True, self._clock.elapsed() - self._began
             self._clear_alarm()
-            self._keeper.on_up(self)
+            self._listener.on_up(self)
         elif self._held is not None:
             self._asked = True
         elif self.call is not None:
             self._end(fail(NO_ANSWER, "the runtime asked for another invocation without answering this one"))
         else:
-            self._keeper.on_free(self)
+            self._listener.on_free(self)
 
     def on_answer(self, id: str, body: bytes, error_type: str | None) -> None:
         if self.over:
@@ -163,7 +163,7 @@ class RunningInstance:
         self._end(fail(INIT_TIMED_OUT, f"the runtime was not ready within {seconds:g} seconds"))
 
     def _on_printed(self, text: bytes) -> None:
-        self._keeper.on_printed(self, text, self.call.id if self.call is not None else "")
+        self._listener.on_printed(self, text, self.call.id if self.call is not None else "")
 
     async def _wait(self) -> None:
         ended = await self.instance.wait()
@@ -177,7 +177,7 @@ class RunningInstance:
             return
         self.over = True
         self._clear_alarm()
-        self._keeper.on_over(self, why)
+        self._listener.on_over(self, why)
 
     def _answer(self, payload: bytes, error_type: str) -> None:
         call = self.call
@@ -197,21 +197,21 @@ class RunningInstance:
         self._fresh = False
         self._held = answer
         if call.tail and not self.over:
-            self._telling = asyncio.ensure_future(self._tell_flushed())
+            self._sending = asyncio.ensure_future(self._send_flushed())
         else:
-            self._tell_held()
+            self._send_held()
 
-    async def _tell_flushed(self) -> None:
+    async def _send_flushed(self) -> None:
         await self.instance.flush()
-        self._tell_held()
+        self._send_held()
 
-    def _tell_held(self) -> None:
+    def _send_held(self) -> None:
         call, answer = self.call, self._held
         if call is None or answer is None:
             return
         tail = self._printing.tail()
         self.call = self._held = None
-        self._keeper.on_answer(self, msgspec.structs.replace(answer, tail=tail) if call.tail else answer)
+        self._listener.on_answer(self, msgspec.structs.replace(answer, tail=tail) if call.tail else answer)
         if self._asked:
             self._asked = False
             self.on_next()

@@ -1,6 +1,6 @@
 """A node's instances of functions: begun, given invocations, laid to sleep, ended.
 
-Woken by invocations, instances, and time. Every decision over instances is the pool's; what becomes of each invocation is told
+Woken by invocations, instances, and time. Every decision over instances is the pool's; what becomes of each invocation is sent
 once, as a message to the gateway.
 """
 
@@ -30,23 +30,23 @@ MOST_READY = 16
 
 
 class Instances:
-    """``tell`` takes what is for the gateway; ``changed`` is called when counts, room or what is prepared have changed."""
+    """``send`` takes what is for the gateway; ``changed`` is called when counts, capacity or what is prepared have changed."""
 
     def __init__(
         self,
         drivers: Mapping[Isolation, InstanceDriver],
         parts: Artifacts,
-        room: FreeCapacity,
+        capacity: FreeCapacity,
         clock: Clock,
-        tell: Send,
+        send: Send,
         changed: Callable[[], None],
     ) -> None:
         self._drivers, self._parts, self._clock = dict(drivers), parts, clock
-        self._tell, self._on_changed = tell, changed
+        self._send, self._on_changed = send, changed
         self.isolations: dict[str, str] = {}  # why instances can't run here; "" if they can
-        self.pool = Pool(room)
+        self.pool = Pool(capacity)
         self.recipes: dict[str, Recipe] = {}
-        self.ahead = Prewarmer(self._drivers.values(), parts, clock, tell, changed)
+        self.ahead = Prewarmer(self._drivers.values(), parts, clock, send, changed)
         self._came_up: set[str] = set()  # recipes of which an instance did
         self.running: dict[str, RunningInstance] = {}
         self.closing = False
@@ -54,7 +54,7 @@ class Instances:
         self._waiting: dict[str, Invoke] = {}  # by instance: for whom it is coming up
         self._preparing: dict[str, list[str]] = {}  # by instance: the requests that wait for it
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._looking: asyncio.TimerHandle | None = None
+        self._reviewing: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         for isolation, driver in self._drivers.items():
@@ -75,8 +75,8 @@ class Instances:
 
     async def close(self) -> None:
         self.closing = True
-        if self._looking is not None:
-            self._looking.cancel()
+        if self._reviewing is not None:
+            self._reviewing.cancel()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -100,12 +100,12 @@ class Instances:
         self._dropped.discard(recipe.digest)
 
     def serve(self, call: Invoke, recipe: Recipe) -> None:
-        """Have it served by an instance that is idle or coming up, else by a new one; told as refused if there is no room."""
+        """Have it served by an instance that is idle or coming up, else by a new one; refused if there is no capacity."""
         member = self.pool.take(recipe.digest, self._clock.elapsed())
         if member is None:
             lack = self._begin(recipe, call)
             if lack is not None:
-                self._tell(Refused(call.id, "insufficientResources", lack.message))
+                self._send(Refused(call.id, "insufficientResources", lack.message))
                 return
         elif member.id in self.running and self.running[member.id].up:
             running = self.running[member.id]
@@ -126,7 +126,7 @@ class Instances:
         elif isinstance(driver, HasTemplates):
             self._spawn(self.ahead.prepare(driver, request, recipe))
         elif (lack := self._begin(recipe, None, request)) is not None:
-            self._tell(Refused(request, "insufficientResources", lack.message))
+            self._send(Refused(request, "insufficientResources", lack.message))
 
     def keep(self, digest: str, idle_seconds: float, ready: int) -> None:
         """How long idle ones stay, and how many stand ready."""
@@ -142,7 +142,7 @@ class Instances:
             for _ in range(self.pool.lacking_ready(digest)):
                 if self._begin(recipe, None) is not None:
                     break
-        self._look()
+        self._review()
 
     def drop(self, digest: str) -> None:
         """No more of that recipe: those that serve nobody end now, the others after their call."""
@@ -153,16 +153,16 @@ class Instances:
         self._forget_dropped(digest)
         self._changed()
 
-    def shrink(self, room: FreeCapacity) -> None:
-        """There is so much room now; instances that have none any more are ended."""
-        for id in self.pool.shrink(room):
+    def shrink(self, capacity: FreeCapacity) -> None:
+        """There is so much capacity now; instances that exceed it are ended."""
+        for id in self.pool.shrink(capacity):
             self._end(id, fail(RECLAIMED, "the node needed the capacity for a reserved workload"))
         self._changed()
 
     # --- coming up ---------------------------------------------------------------------------------------------------
 
     def _begin(self, recipe: Recipe, call: Invoke | None, prepares: str = "") -> Lack | None:
-        """Start an instance, for ``call`` if there is one; why not, if there is no room."""
+        """Start an instance, for ``call`` if there is one; why not, if there is no capacity."""
         id, now = secrets.token_hex(5), self._clock.elapsed()
         gone = self.pool.begin(id, recipe.digest, Need(recipe.cpu, recipe.memory), now, spoken_for=call is not None)
         if isinstance(gone, Lack):
@@ -179,21 +179,21 @@ class Instances:
     async def _bring_up(self, id: str, recipe: Recipe) -> None:
         began = self._clock.elapsed()
         try:
-            roots = await self._parts.ensure(recipe, lambda word: self._tell_step(id, word))
-            self._tell_step(id, "starting")
+            roots = await self._parts.ensure(recipe, lambda word: self._report_step(id, word))
+            self._report_step(id, "starting")
             instance = await self._drivers[recipe.isolation].start(id, recipe, roots)
         except WeftError as problem:
             self.pool.forget(id)
             self._fail_start(id, problem)
             return
-        except Exception as problem:  # a defect is told to whoever waits, and no other instance notices
+        except Exception as problem:  # a defect is reported to those who wait, and no other instance notices
             log.exception("an instance of %s", recipe.what)
             self.pool.forget(id)
             self._fail_start(id, WeftError(f"the node failed: {problem}"))
             return
         running = RunningInstance(id, recipe, instance, self, self._clock, began)
         self.running[id] = running
-        if id not in self.pool.members:  # its room was taken meanwhile
+        if id not in self.pool.members:  # its capacity was taken meanwhile
             self._end(id, fail(RECLAIMED, "the node needed the capacity for a reserved workload"))
             return
         try:
@@ -211,14 +211,14 @@ class Instances:
         if self._waiting.pop(running.id, None) is not None and not running.over:
             running.give(call)
 
-    # --- what instances tell -----------------------------------------------------------------------------------------
+    # --- what instances report -----------------------------------------------------------------------------------------
 
     def on_up(self, running: RunningInstance) -> None:
         now, id = self._clock.elapsed(), running.id
         if not isinstance(self._drivers[running.recipe.isolation], HasTemplates):
             self._came_up.add(running.recipe.digest)
         for request in self._preparing.pop(id, ()):
-            self._tell(Prepared(request, True, seconds=running.init_seconds))
+            self._send(Prepared(request, True, seconds=running.init_seconds))
         call = self._waiting.pop(id, None)
         if call is not None:
             self.pool.serve(id, now)
@@ -226,26 +226,26 @@ class Instances:
         else:
             running.set_used()
             self.pool.free(id, now)
-            self._look()
+            self._review()
         self._changed()
 
     def on_answer(self, running: RunningInstance, answer: Answer) -> None:
         if not running.over:  # it asks for the next in a moment, and may be given it before
             self.pool.free(running.id, self._clock.elapsed())
         if answer.start == "warm" or running.over:
-            self._tell(answer)
+            self._send(answer)
         else:
-            self._spawn(self._tell_measured(running, answer))
+            self._spawn(self._send_measured(running, answer))
 
-    async def _tell_measured(self, running: RunningInstance, answer: Answer) -> None:
+    async def _send_measured(self, running: RunningInstance, answer: Answer) -> None:
         await running.measure()
-        self._tell(msgspec.structs.replace(answer, most_memory=running.most_memory))
+        self._send(msgspec.structs.replace(answer, most_memory=running.most_memory))
 
     def on_free(self, running: RunningInstance) -> None:
         if self.closing or running.id in self._waiting:
             return
         self.pool.free(running.id, self._clock.elapsed())
-        self._look()
+        self._review()
         self._changed()
 
     def on_over(self, running: RunningInstance, why: Failure) -> None:
@@ -259,12 +259,12 @@ class Instances:
         self._changed()
 
     def on_printed(self, running: RunningInstance, text: bytes, invocation: str) -> None:
-        self._tell(Printed(running.recipe.digest, running.id, text, invocation))
+        self._send(Printed(running.recipe.digest, running.id, text, invocation))
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def _end(self, id: str, why: Failure | None) -> None:
-        """Take one that the pool counts no more out of service; ``why`` is told to whoever waits for it."""
+        """Take one that the pool counts no more out of service; ``why`` is reported to those who wait for it."""
         running = self.running.get(id)
         failure = why or fail(RECLAIMED, "its instance was stopped")
         self._fail_waiting(id, failure)
@@ -309,26 +309,26 @@ class Instances:
             return
         call = self._waiting.pop(id, None)
         if call is not None:
-            self._tell(Refused(call.id, problem.token, problem.message))
+            self._send(Refused(call.id, problem.token, problem.message))
         for request in self._preparing.pop(id, ()):
-            self._tell(Prepared(request, True, problem.token, problem.message))
+            self._send(Prepared(request, True, problem.token, problem.message))
         self._changed()
 
     def _fail_waiting(self, id: str, failure: Failure) -> None:
         call = self._waiting.pop(id, None)
         if call is not None:
-            self._tell(Answer(call.id, failure.payload, error="Unhandled", error_type=failure.error_type, start="cold"))
+            self._send(Answer(call.id, failure.payload, error="Unhandled", error_type=failure.error_type, start="cold"))
         for request in self._preparing.pop(id, ()):
-            self._tell(Prepared(request, True, failure.error_type, failure.message))
+            self._send(Prepared(request, True, failure.error_type, failure.message))
         self._changed()
 
     # --- time --------------------------------------------------------------------------------------------------------
 
-    def _look(self) -> None:
+    def _review(self) -> None:
         """Let go of what has been idle for too long, let the rest sleep, and look again when that may change."""
-        if self._looking is not None:
-            self._looking.cancel()
-            self._looking = None
+        if self._reviewing is not None:
+            self._reviewing.cancel()
+            self._reviewing = None
         if self.closing:
             return
         now = self._clock.elapsed()
@@ -338,8 +338,8 @@ class Instances:
         for id in self.pool.pause(now):
             if (running := self.running.get(id)) is not None:
                 self._spawn(self._sleep(running))
-        if (seconds := self.pool.next_look(now)) is not None:
-            self._looking = asyncio.get_running_loop().call_later(seconds + 0.001, self._look)
+        if (seconds := self.pool.next_review(now)) is not None:
+            self._reviewing = asyncio.get_running_loop().call_later(seconds + 0.001, self._review)
 
     async def _sleep(self, running: RunningInstance) -> None:
         await running.measure()
@@ -349,7 +349,7 @@ class Instances:
             if not member.paused:  # it was needed meanwhile
                 await running.instance.resume()
 
-    def _tell_step(self, id: str, word: str) -> None:
+    def _report_step(self, id: str, word: str) -> None:
         for request in self._preparing.get(id, ()):
             self.ahead.record_progress(request, word)
 

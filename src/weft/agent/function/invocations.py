@@ -1,7 +1,7 @@
-"""The gateway's side of functions on one node: takes what it asks, keeps each answer until it was heard, and what was printed until
-it was written down, tells how things stand.
+"""The gateway's side of functions on one node: takes its requests, keeps each answer until it is acknowledged, and what was printed
+until it was written down, and reports the state of its instances.
 
-Woken by messages, by what instances tell, and by allocations that need room. Every invocation is begun at most once.
+Woken by messages, by instances, and by allocations that need capacity. Every invocation is begun at most once.
 """
 
 from __future__ import annotations
@@ -42,30 +42,30 @@ Measure = Callable[[], FreeCapacity]
 
 
 class Functions:
-    """``measure`` tells what room there is now. One gateway at a time is listened to: the one that was connected last."""
+    """``measure`` returns the free capacity now. Of several gateways the one that connected last is served."""
 
     def __init__(
         self, drivers: Mapping[Isolation, InstanceDriver], parts: Artifacts, measure: Measure, clock: Clock
     ) -> None:
         self._parts, self._measure = parts, measure
-        self.instances = Instances(drivers, parts, measure(), clock, self._on_told, self._tell_standing)
+        self.instances = Instances(drivers, parts, measure(), clock, self._on_message, self._schedule_state)
         self.isolations = self.instances.isolations
         self._digest_of: dict[str, str] = {}  # by invocation under way
         self._answers: dict[str, Answer] = {}
         self._unwritten = PendingOutput(clock)
         self._send: Send | None = None
-        self._told: InstanceState | None = None  # on this connection
-        self._standing: asyncio.TimerHandle | None = None
+        self._sent: InstanceState | None = None  # on this connection
+        self._state_due: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Find out what this node can do, and end what an agent before this one left behind."""
         await self.instances.start()
-        self._tell_standing()
+        self._schedule_state()
 
     async def close(self) -> None:
         """No invocation is taken any more; those under way are ended, and so is every instance."""
-        if self._standing is not None:
-            self._standing.cancel()
+        if self._state_due is not None:
+            self._state_due.cancel()
         await self.instances.close()
 
     def used(self) -> set[str]:
@@ -89,19 +89,19 @@ class Functions:
         return InstancesCounted(busy, idle, ready + sum(copies.count for copies in paused), memory)
 
     def on_capacity(self) -> None:
-        """Allocations may take more room now, or less."""
+        """Allocations may take more capacity now, or less."""
         self.instances.shrink(self._measure())
 
     def connect(self, send: Send) -> None:
         """From here on it is told; first what is still here of what was begun before, and what was printed before how it ended."""
-        self._send, self._told = send, None
+        self._send, self._sent = send, None
         underway = {**self._digest_of, **{id: "" for id in self._answers if id not in self._digest_of}}
         send(Underway(list(underway), list(underway.values())))
         for printed in self._unwritten.tell():
             send(printed)
         for answer in self._answers.values():
             send(answer)
-        self._send_standing()
+        self._send_state()
 
     def disconnect(self, send: Send) -> None:
         if self._send is send:
@@ -120,7 +120,7 @@ class Functions:
             self.instances.learn(message.recipe)
         elif isinstance(message, Prepare):
             if (problem := self._refuse(message)) is not None:
-                self._tell(problem)
+                self._send_message(problem)
             else:
                 self.instances.prepare(message.id, self.instances.recipes[message.digest])
         elif isinstance(message, Keep):
@@ -130,11 +130,11 @@ class Functions:
 
     def _invoke(self, call: Invoke) -> None:
         if call.id in self._answers:
-            self._tell(self._answers[call.id])
+            self._send_message(self._answers[call.id])
         elif call.id in self._digest_of:
             return  # it is under way
         elif (problem := self._refuse(call)) is not None:
-            self._tell(problem)
+            self._send_message(problem)
         else:
             self._digest_of[call.id] = call.digest
             self.instances.serve(call, self.instances.recipes[call.digest])
@@ -150,7 +150,7 @@ class Functions:
             return Refused(message.id, "notServed", why)
         return None
 
-    def _on_told(self, message: FromAgent) -> None:
+    def _on_message(self, message: FromAgent) -> None:
         """What instances tell goes on; an answer and what was printed are kept, and what was refused after all is not under way."""
         if isinstance(message, Answer):
             self._answers[message.id] = message
@@ -158,24 +158,24 @@ class Functions:
             self._digest_of.pop(message.id, None)
         elif isinstance(message, Printed):
             message = self._unwritten.add(message)
-        self._tell(message)
+        self._send_message(message)
 
-    def _tell(self, message: FromAgent) -> None:
+    def _send_message(self, message: FromAgent) -> None:
         if self._send is not None:
             self._send(message)
 
-    def _tell_standing(self) -> None:
-        if self._standing is None and self._send is not None and not self.instances.closing:
-            self._standing = asyncio.get_running_loop().call_later(STANDING_SECONDS, self._send_standing)
+    def _schedule_state(self) -> None:
+        if self._state_due is None and self._send is not None and not self.instances.closing:
+            self._state_due = asyncio.get_running_loop().call_later(STANDING_SECONDS, self._send_state)
 
-    def _send_standing(self) -> None:
-        if self._standing is not None:
-            self._standing.cancel()
-            self._standing = None
-        before, self._told = self._told, self._read_standing()
-        self._tell(self._told if before is None else diff_state(before, self._told))
+    def _send_state(self) -> None:
+        if self._state_due is not None:
+            self._state_due.cancel()
+            self._state_due = None
+        before, self._sent = self._sent, self._read_state()
+        self._send_message(self._sent if before is None else diff_state(before, self._sent))
 
-    def _read_standing(self) -> InstanceState:
+    def _read_state(self) -> InstanceState:
         pool, ready = self.instances.pool, self.instances.ahead.count_ready()
         counts = {digest: Count(*numbers) for digest, numbers in pool.counts().items()}
         for digest, paused in ready.items():

@@ -1,4 +1,4 @@
-"""What an instance prints: read from its pipe at a bounded rate, told in whole lines, its end kept for whoever asks.
+"""What an instance prints: read from its pipe at a bounded rate, passed on in whole lines, its end kept for the answer.
 
 One that prints without end fills the pipe and waits: it slows itself, and nobody else.
 """

@@ -27,7 +27,7 @@ class PendingOutput:
         self._serial = int(clock.now() * 1e6)  # higher than any of an agent before this one
 
     def add(self, printed: Printed) -> Printed:
-        """The same with its number; kept if there is room."""
+        """The same with its number; kept if it fits."""
         self._serial += 1
         numbered = msgspec.structs.replace(printed, serial=self._serial)
         weight = _weigh(numbered)

@@ -1,7 +1,7 @@
 """Which instance serves an invocation, which is started, which must go: decided over all recipes of a node at once. Pure.
 
 Instances are opportunistic: they live in what allocations leave. Memory is hard: nothing is begun without it, idle instances go
-for it, the longest unused first, and when an allocation needs the room those at work go too, the youngest first. CPU is given
+for it, the longest unused first, and when an allocation needs the capacity those at work go too, the youngest first. CPU is given
 away several times over, and only to instances at work.
 """
 
@@ -48,7 +48,7 @@ class Member(msgspec.Struct):
     paused: bool = False
 
 
-class _Wish(msgspec.Struct):
+class _Retention(msgspec.Struct):
     idle_seconds: float = IDLE_SECONDS
     ready: int = 0
 
@@ -56,10 +56,10 @@ class _Wish(msgspec.Struct):
 class Pool:
     """Times are those of one clock that never jumps; every method that gives ids leaves acting on them to its caller."""
 
-    def __init__(self, room: FreeCapacity) -> None:
-        self.room = room
+    def __init__(self, capacity: FreeCapacity) -> None:
+        self.capacity = capacity
         self.members: dict[str, Member] = {}
-        self._wishes: dict[str, _Wish] = {}
+        self._retention: dict[str, _Retention] = {}
 
     # --- what is asked ---------------------------------------------------------------------------------------------
 
@@ -77,22 +77,22 @@ class Pool:
         return None
 
     def begin(self, id: str, digest: str, need: Need, now: float, *, spoken_for: bool) -> list[str] | Lack:
-        """Make room for a new instance and count it; the ids of idle ones that must go for it, or why there is none."""
+        """Count a new instance; the ids of idle ones that must go for it, or why none can begin."""
         lacking = self._lacking(need)
         if lacking.message:
             return lacking
         gone: list[str] = []
-        while self._memory_used() + need.memory > self.room.memory:
+        while self._memory_used() + need.memory > self.capacity.memory:
             gone.append(self._drop_idle())
         self.members[id] = Member(id, digest, need, spoken_for=spoken_for, since=now)
         return gone
 
     def keep(self, digest: str, idle_seconds: float, ready: int) -> None:
-        self._wishes[digest] = _Wish(max(0.0, idle_seconds), max(0, ready))
+        self._retention[digest] = _Retention(max(0.0, idle_seconds), max(0, ready))
 
     def drop(self, digest: str) -> list[str]:
         """No more of this recipe: those that serve nobody, to be ended."""
-        self._wishes[digest] = _Wish(0.0, 0)
+        self._retention[digest] = _Retention(0.0, 0)
         return self._remove([one.id for one in self.members.values() if one.digest == digest and not one.spoken_for])
 
     # --- what happens ----------------------------------------------------------------------------------------------
@@ -112,10 +112,10 @@ class Pool:
     def forget(self, id: str) -> None:
         self.members.pop(id, None)
 
-    def shrink(self, room: FreeCapacity) -> list[str]:
+    def shrink(self, capacity: FreeCapacity) -> list[str]:
         """Allocations take that much now: the ids of those that must go."""
-        self.room, gone = room, []
-        while self._memory_used() > room.memory and self.members:
+        self.capacity, gone = capacity, []
+        while self._memory_used() > capacity.memory and self.members:
             if any(not one.spoken_for for one in self.members.values()):
                 gone.append(self._drop_idle())
             else:
@@ -126,16 +126,16 @@ class Pool:
     # --- what time brings ------------------------------------------------------------------------------------------
 
     def expire(self, now: float) -> list[str]:
-        """Idle ones whose time is over, but for those that should stand ready; they are to be ended."""
+        """Idle ones whose time is over, but for those that should stand ready; the caller ends them."""
         gone: list[str] = []
         for digest in {one.digest for one in self.members.values()}:
-            wish = self._wishes.get(digest, _Wish())
+            retention = self._retention.get(digest, _Retention())
             idle = sorted(
                 (one for one in self.members.values() if one.digest == digest and one.state == "idle"),
                 key=lambda one: one.since,
             )
-            spare = len(idle) - wish.ready
-            gone += [one.id for one in idle[: max(0, spare)] if now - one.since >= wish.idle_seconds]
+            spare = len(idle) - retention.ready
+            gone += [one.id for one in idle[: max(0, spare)] if now - one.since >= retention.idle_seconds]
         return self._remove(gone)
 
     def pause(self, now: float) -> list[str]:
@@ -152,9 +152,9 @@ class Pool:
     def lacking_ready(self, digest: str) -> int:
         """How many instances should be started so that as many stand ready as was asked for."""
         spare = sum(one.digest == digest and not one.spoken_for for one in self.members.values())
-        return max(0, self._wishes.get(digest, _Wish()).ready - spare)
+        return max(0, self._retention.get(digest, _Retention()).ready - spare)
 
-    def next_look(self, now: float) -> float | None:
+    def next_review(self, now: float) -> float | None:
         """Seconds until ``expire`` or ``pause``, asked just now, may have something more to say; None: not before something
         happens."""
         moments = []
@@ -162,7 +162,7 @@ class Pool:
             if one.state == "idle":
                 if not one.paused:
                     moments.append(one.since + PAUSE_SECONDS)
-                moments.append(one.since + self._wishes.get(one.digest, _Wish()).idle_seconds)
+                moments.append(one.since + self._retention.get(one.digest, _Retention()).idle_seconds)
         later = [moment - now for moment in moments if moment > now]  # what is past was kept on purpose
         return min(later) if later else None
 
@@ -170,10 +170,10 @@ class Pool:
 
     def free_memory(self) -> int:
         """What new instances could have if all that serve nobody went."""
-        return max(0, self.room.memory - sum(one.need.memory for one in self.members.values() if one.spoken_for))
+        return max(0, self.capacity.memory - sum(one.need.memory for one in self.members.values() if one.spoken_for))
 
     def free_cpu(self) -> float:
-        return max(0.0, self.room.cpu - self._cpu_used())
+        return max(0.0, self.capacity.cpu - self._cpu_used())
 
     def counts(self) -> dict[str, tuple[int, int, int]]:
         """By recipe: at work or coming up for someone, idle, coming up for nobody."""
@@ -191,13 +191,13 @@ class Pool:
 
     def _lacking(self, need: Need) -> Lack:
         if need.memory > self.free_memory():
-            free, total = self.free_memory() >> 20, self.room.memory >> 20
+            free, total = self.free_memory() >> 20, self.capacity.memory >> 20
             return Lack(
                 f"{need.memory >> 20} MiB of memory are needed, {free} of {max(0, total)} for functions are free"
             )
         if need.cpu > self.free_cpu() + 1e-9:
             return Lack(
-                f"{need.cpu:g} CPUs are needed, {self.free_cpu():g} of {self.room.cpu:g} for functions are free"
+                f"{need.cpu:g} CPUs are needed, {self.free_cpu():g} of {self.capacity.cpu:g} for functions are free"
             )
         return Lack("")
 
@@ -219,11 +219,13 @@ class Pool:
         return ids
 
 
-def measure_room(cpu: float, memory: int, taken_cpu: float, taken_memory: int) -> FreeCapacity:
+def measure_capacity(cpu: float, memory: int, taken_cpu: float, taken_memory: int) -> FreeCapacity:
     """What a node of that capacity leaves to instances, beside allocations that take so much."""
     return FreeCapacity(max(0.0, cpu * CPU_OVERCOMMIT - taken_cpu), max(0, memory - taken_memory))
 
 
 def measure_left(pool: Pool) -> int:
     """Bytes that instances which have come up leave: copies that stand still may have them until others need them."""
-    return max(0, pool.room.memory - sum(one.need.memory for one in pool.members.values() if one.state != "starting"))
+    return max(
+        0, pool.capacity.memory - sum(one.need.memory for one in pool.members.values() if one.state != "starting")
+    )

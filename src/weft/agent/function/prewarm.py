@@ -27,10 +27,10 @@ class Prewarmer:
         drivers: Iterable[InstanceDriver],
         parts: Artifacts,
         clock: Clock,
-        tell: Send,
+        send: Send,
         changed: Callable[[], None],
     ) -> None:
-        self._parts, self._clock, self._tell = parts, clock, tell
+        self._parts, self._clock, self._send = parts, clock, send
         self._drivers = [driver for driver in drivers if isinstance(driver, HasTemplates)]
         for driver in self._drivers:
             driver.follow(changed)
@@ -55,22 +55,22 @@ class Prewarmer:
         try:
             image = await self._parts.look_up(recipe, lambda word: self.record_progress(request, word))
         except WeftError as problem:
-            self._tell(Prepared(request, True, problem.token, problem.message))
+            self._send(Prepared(request, True, problem.token, problem.message))
             return
-        self._tell(Prepared(request, True, seconds=self._clock.elapsed() - began, image=image))
+        self._send(Prepared(request, True, seconds=self._clock.elapsed() - began, image=image))
 
     async def prepare(self, driver: HasTemplates, request: str, recipe: Recipe) -> None:
         """Make the template; how that went is told as ``Prepared``."""
         began = self._clock.elapsed()
         try:
             roots = await self._parts.ensure(recipe, lambda word: self.record_progress(request, word))
-            self._tell(Prepared(request, False, message="template"))
+            self._send(Prepared(request, False, message="template"))
             await driver.prepare(recipe, roots)
         except WeftError as problem:
             told = fail_with(problem).message if is_own_fault(problem) else problem.message
-            self._tell(Prepared(request, True, problem.token, told, self._clock.elapsed() - began))
+            self._send(Prepared(request, True, problem.token, told, self._clock.elapsed() - began))
             return
-        self._tell(Prepared(request, True, seconds=self._clock.elapsed() - began))
+        self._send(Prepared(request, True, seconds=self._clock.elapsed() - began))
 
     async def keep_ready(self, driver: HasTemplates, recipe: Recipe, count: int) -> None:
         """Have so many copies stand still."""
@@ -85,4 +85,4 @@ class Prewarmer:
         now = self._clock.elapsed()
         if now - self._progress_at >= PROGRESS_SECONDS:
             self._progress_at = now
-            self._tell(Prepared(request, False, message=word))
+            self._send(Prepared(request, False, message=word))

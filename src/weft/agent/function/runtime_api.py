@@ -63,7 +63,7 @@ class RuntimeApi:
         self._server = await loop.create_server(lambda: _Connection(self), sock=self._listening)
 
     def give(self, given: Given) -> None:
-        """The next one, to whoever asks for it; the one before must have been answered."""
+        """The next one, for the next request; the one before must have been answered."""
         self._given, self._sent = given, False
         self._hand_out()
 

@@ -24,7 +24,7 @@ MOST_LINK_BYTES = 4096
 
 
 def lay_out_code(archive: Path, folder: Path) -> None:
-    """The zip's files in ``folder``, which is empty; readable for everybody, whoever packed them. Raises DriverFailed
+    """The zip's files in ``folder``, which is empty; readable for all users, however they were packed. Raises DriverFailed
     (``Function.BadCode``)."""
     links: list[tuple[Path, str]] = []
     left = MOST_CODE_BYTES
@@ -58,7 +58,7 @@ def lay_out_code(archive: Path, folder: Path) -> None:
 
 
 def lay_out_root(archive: BinaryIO, folder: Path) -> None:
-    """The tar's files in ``folder``, which is empty: modes kept but for setuid and setgid, owned by whoever calls. Raises
+    """The tar's files in ``folder``, which is empty: modes kept but for setuid and setgid, owned by the caller. Raises
     DriverFailed (``notAnImage``)."""
     left, count = MOST_ROOT_BYTES, 0
     folders = {folder}

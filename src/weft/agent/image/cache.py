@@ -139,10 +139,10 @@ class ImageCache:
                     await self._evict(image)
                     loop = asyncio.get_running_loop()
 
-                    def tell(length: int) -> None:
+                    def show(length: int) -> None:
                         loop.call_soon_threadsafe(on_progress, length)
 
-                    fetch = loop.run_in_executor(self._threads, self._fetch_archive, image, path, tell, ticket)
+                    fetch = loop.run_in_executor(self._threads, self._fetch_archive, image, path, show, ticket)
                     await asyncio.shield(fetch)
             yield
         finally:
@@ -172,12 +172,12 @@ class ImageCache:
         await self._evict(image)
         loop = asyncio.get_running_loop()
 
-        def tell(length: int) -> None:
+        def show(length: int) -> None:
             for follower in self._followers.get(image.sha256, ()):
                 follower(length)
 
         def on_progress(length: int) -> None:
-            loop.call_soon_threadsafe(tell, length)
+            loop.call_soon_threadsafe(show, length)
 
         return await loop.run_in_executor(self._threads, self._fetch_now, image, on_progress)
 

@@ -1,5 +1,5 @@
-"""Is the way to the target a slow one? Asked before a guest's move, of the connection that its questions go over anyway: what
-moves carried before may be none, or of a better day, and a way of moving that was chosen for a fast path can't be left for another.
+"""Whether the path to the target is slow. Measured before a guest migrates, on its control connection: what migrations carried
+before may be nothing, or of a better day, and a mode that was chosen for a fast path can't be left for another.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The two sides of a move of a guest that doesn't run: its disks go over as they are, and it may start at the target once
-that one has remembered that they are all there. Until then they are the source's.
+"""Both ends of the migration of a guest that doesn't run: its disks are sent as they are, and it may start at the target once that
+one has saved that they are all there. Until then they are the source's.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def list_disks(local: LocalAllocation) -> list[str]:
 
 
 async def find_saved(runtime: RuntimeDriver[Any], guest_id: str) -> CanCarry | None:
-    """Whoever has the guest saved as it ran, if it is."""
+    """The runtime, if it has the guest saved as it ran."""
     saved = isinstance(runtime, CanCarry) and (await runtime.inspect(guest_id)).state == "suspended"
     return runtime if saved and isinstance(runtime, CanCarry) else None
 
@@ -58,7 +58,7 @@ class ColdTarget(Waiter):
         super().__init__(context)
         self._prepared = prepared
         self._come: set[str] = set()
-        self._door.receive = self
+        self._listener.receive = self
 
     async def _recall(self) -> None:
         if self.migration.taken:
@@ -131,20 +131,20 @@ class ColdSource(Role):
     async def _run(self) -> None:
         """Nothing can go wrong that matters who runs: the guest starts here again only when the target has given up."""
         move, node = self._move, self._node
-        line = node.wire.make_line(self.migration.key, move.address, move.peer_uid, self._limits)
-        showing = asyncio.ensure_future(self._show(line))
+        connection = node.wire.make_connection(self.migration.key, move.address, move.peer_uid, self._limits)
+        showing = asyncio.ensure_future(self._show(connection))
         try:
-            await self._send(line)
+            await self._send(connection)
         except (WeftError, OSError) as problem:
             reason, message = describe_problem(problem)
             self._report(phase="failed", reason=reason, message=message)
         finally:
             showing.cancel()
-            line.close()
+            connection.close()
 
-    async def _send(self, line: Connection) -> None:
+    async def _send(self, connection: Connection) -> None:
         began = self._node.clock.elapsed()
-        if (await line.ask(MigrationRequest("look"))).message != "takenOver":
+        if (await connection.ask(MigrationRequest("look"))).message != "takenOver":
             found = {disk: await self._find(disk) for disk in list_disks(self._local)}
             files = {disk: (Path(facts.path), facts.format) for disk, facts in found.items()}
             if (carrier := await find_saved(self._runtime, self._local.id)) is not None:
@@ -157,14 +157,14 @@ class ColdSource(Role):
             total = sum([await asyncio.to_thread(count_data, path) for path, _ in files.values()])
             self._report(phase="moving", total_bytes=total, remaining_bytes=total)
             for disk, (path, form) in files.items():
-                await line.carry_file(disk, path, form)
+                await connection.carry_file(disk, path, form)
             spent = round((self._node.clock.elapsed() - began) * 1000)
             printed = read_console(self._runtime, self._local.id)
-            ask = MigrationRequest("takeOver", sent_bytes=line.meter.sent, elapsed_ms=spent, printed=printed)
-            await line.order(ask)
+            ask = MigrationRequest("takeOver", sent_bytes=connection.meter.sent, elapsed_ms=spent, printed=printed)
+            await connection.order(ask)
         self._keep(taken=True)
         spent = round((self._node.clock.elapsed() - began) * 1000)
-        sent = line.meter.sent
+        sent = connection.meter.sent
         self._report(phase="handedOver", sent_bytes=sent, remaining_bytes=0, elapsed_ms=spent)
 
     async def _find(self, disk: str) -> VolumeFacts:
@@ -173,11 +173,11 @@ class ColdSource(Role):
             raise DriverFailed(f"{self._local.what}: its disk {disk} is not on this node", details={"step": "disk"})
         return facts
 
-    async def _show(self, line: Connection) -> None:
+    async def _show(self, connection: Connection) -> None:
         clock, began, before = self._node.clock, self._node.clock.elapsed(), 0
         while True:
             await clock.sleep(LOOK_SECONDS)
-            sent = line.meter.sent
+            sent = connection.meter.sent
             left = max(0, self.report.total_bytes - sent)
             rate, before = int((sent - before) / LOOK_SECONDS), sent
             elapsed = round((clock.elapsed() - began) * 1000)

@@ -1,4 +1,4 @@
-"""A source's connections to the door of its move: questions over one, memory and disks over as many as the machine opens.
+"""A source's connections to the listener of its migration: requests over one, memory and disks over as many as the machine opens.
 
 The machine sends to unix sockets made here; each connection to one is carried to the other node by one of its own.
 """
@@ -40,7 +40,7 @@ WATCH_SECONDS = 1.0
 
 
 class TlsConnection:
-    """To the door at ``address`` (host:port) of the move ``key``, behind which is node ``peer_uid``."""
+    """To the listener of migration ``key`` at ``address`` (host:port), which is node ``peer_uid``'s."""
 
     def __init__(
         self,
@@ -65,11 +65,9 @@ class TlsConnection:
         self._closed = False
 
     async def ask(self, ask: MigrationRequest) -> MigrationAnswer:
-        """The target's answer. Raises Unavailable if there is none; then the question may have been heard."""
         return await asyncio.get_running_loop().run_in_executor(self._asking, self._ask, ask)
 
     async def order(self, ask: MigrationRequest) -> None:
-        """Like ``ask``; raises DriverFailed if the target answers that it can't."""
         answer = await self.ask(ask)
         if not answer.done:
             raise DriverFailed(f"the target: {answer.message}", reason=answer.reason, details={"step": ask.do})
@@ -95,7 +93,6 @@ class TlsConnection:
             threading.Thread(target=self._accept, args=(listener, channel), name="weft-offer", daemon=True).start()
 
     async def carry_file(self, disk: str, path: Path, form: str = "qcow2") -> None:
-        """The file of ``disk``; returns once the target has it. Raises OSError, WeftError."""
         await asyncio.to_thread(self._carry_file, disk, path, form)
 
     def _carry_file(self, disk: str, path: Path, form: str) -> None:
@@ -115,7 +112,6 @@ class TlsConnection:
             raise DriverFailed(f"the target: {answer.message}", reason=answer.reason, details={"step": "disk"})
 
     def close(self) -> None:
-        """Cut all there is."""
         with self._lock:
             self._closed = True
             control, unused, self._ahead = self._control, self._ahead, []
@@ -140,7 +136,7 @@ class TlsConnection:
                 socket.socket.shutdown(secure, socket.SHUT_RDWR)
 
     def _watch(self, control: ssl.SSLSocket) -> None:
-        """What is carried ends with the line for questions: the kernel asks there whether the other node can be reached."""
+        """All connections end with the control connection: the kernel probes on it whether the other node can be reached."""
         poll = select.poll()
         poll.register(control.fileno(), 0)  # its errors, and its end
         while self._control is control and not self._closed:

@@ -10,17 +10,17 @@ from weft.objects.identity import read_node_uid
 
 
 class Credentials:
-    """The node's key and certificate and the fabric's CA, in its state folder; read for each move anew."""
+    """The node's key and certificate and the fabric's CA, in its state folder; read anew for each migration."""
 
     def __init__(self, state_dir: str) -> None:
         self._folder = Path(state_dir)
 
     def accept(self) -> ssl.SSLContext:
-        """For who opens a door. Raises InvalidInput for files that can't be used."""
+        """For a listener. Raises InvalidInput for files that can't be used."""
         return self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
 
     def dial(self) -> ssl.SSLContext:
-        """For who dials one; it is known by its node's uid, not by a host's name."""
+        """For a connection; the listener is known by its node's uid, not by a host's name."""
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         tls.check_hostname = False
         return self._load(tls)

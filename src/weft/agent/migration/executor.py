@@ -70,7 +70,7 @@ class MigrationExecutor:
             return None
         if migration is None or migration.key != move.key:
             return None if local.deleting else MigrationReport(key=move.key, phase="preparing")
-        if migration.over and migration.role == "target":  # what came, and is gone since, reports that it has moved on
+        if migration.over and migration.role == "target":  # what arrived and has left since reports nothing more
             return None if migration.taken else MigrationReport(key=move.key, phase="abandoned")
         if led is None:
             phase = "takenOver" if migration.role == "target" else "handedOver"
@@ -93,7 +93,7 @@ class MigrationExecutor:
         if _is_cold(local):
             waiter = ColdTarget(context, prepared)
         else:
-            waiter = Target(context, plan_guest(local, prepared), self._moves(local))
+            waiter = Target(context, plan_guest(local, prepared), self._driver_of(local))
         self._led[local.uid] = waiter
         try:
             await waiter.open()
@@ -105,7 +105,7 @@ class MigrationExecutor:
         """Begin to send the guest, or its disks, or go on with it."""
         await self.drop(local.uid)
         context = self._begin(state, local, migration)
-        source = ColdSource(context) if _is_cold(local) else Source(context, self._moves(local))
+        source = ColdSource(context) if _is_cold(local) else Source(context, self._driver_of(local))
         self._led[local.uid] = source
         source.start()
 
@@ -153,7 +153,7 @@ class MigrationExecutor:
         if not migration.taken and migration.cold:
             raise IllegalTransition(f"{local.what} has not arrived: some of its disks are missing")
         if not migration.taken:
-            facts = await self._moves(local).progress(local.id, migration.key)
+            facts = await self._driver_of(local).progress(local.id, migration.key)
             if facts.phase != "takenOver":
                 raise IllegalTransition(f"{local.what} has not arrived: its migration is {facts.phase}")
         await self.drop(local.uid)
@@ -186,7 +186,7 @@ class MigrationExecutor:
         for uid in list(self._relocating):
             await self.drop_relocation(uid)
 
-    def _moves(self, local: LocalAllocation) -> MigrationDriver:
+    def _driver_of(self, local: LocalAllocation) -> MigrationDriver:
         runtime = self._runtimes.of(local)
         if not isinstance(runtime, CanMigrate):
             raise InvalidInput(

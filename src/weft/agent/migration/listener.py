@@ -1,7 +1,7 @@
-"""Where a target lets its move in: one TLS listener on the node's underlay address, for one named peer and one key.
+"""The target's end of a migration: one TLS listener on the node's underlay address, for one named peer and one key.
 
-Every connection says first which channel of the move it is: the source's questions are answered, memory and disks are
-carried to the waiting machine. Whoever else comes, or says nothing, is let go again and disturbs nobody.
+Every connection names its channel first: requests of the source are answered, memory and disks are carried to the waiting machine.
+Any other connection, and a silent one, is closed and disturbs none.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from weft.protocol.migration import (
 )
 
 log = logging.getLogger("weft.agent")
-HELLO_SECONDS = 10.0  # for who is let in to say what it is
-REFUSED_SECONDS = 1.0  # for who is refused to hear it
+HELLO_SECONDS = 10.0  # until a connection must have named its channel
+REFUSED_SECONDS = 1.0  # for a refused peer to read why
 SILENCE_SECONDS = 60.0  # within a file, before it is given up
-MOST_STRANGERS = 32  # connections at once that haven't said yet what they are
+MOST_STRANGERS = 32  # connections at once that haven't named their channel yet
 
 Respond = Callable[[MigrationRequest], Awaitable[MigrationAnswer]]
 T = TypeVar("T")
 
 
 class TlsListener:
-    """The door of the move ``key`` for node ``peer_uid``; ``respond`` is asked in the loop that opens it; what comes in keeps
-    to ``limits``."""
+    """Of migration ``key`` for node ``peer_uid``; ``respond`` is called in the loop that opens it; what comes in keeps to
+    ``limits``."""
 
     def __init__(
         self, key: str, peer_uid: str, credentials: Credentials, respond: Respond, limits: Iterable[Limit], clock: Clock
@@ -81,7 +81,7 @@ class TlsListener:
                 details={"step": "move"},
             )
         self._listener.settimeout(None)
-        threading.Thread(target=self._accept, args=(self._listener, tls), name="weft-door", daemon=True).start()
+        threading.Thread(target=self._accept, args=(self._listener, tls), name="weft-listen", daemon=True).start()
         return f"[{address}]:{self.port}" if ":" in address else f"{address}:{self.port}"
 
     @property
@@ -89,11 +89,9 @@ class TlsListener:
         return int(self._listener.getsockname()[1]) if self._listener is not None else 0
 
     def lead(self, sockets: dict[Channel, str]) -> None:
-        """From now on these channels end at these unix sockets."""
         self._sockets = sockets
 
     def close(self) -> None:
-        """Nobody comes in any more, and who is in is cut off."""
         listener, self._listener = self._listener, None
         if listener is None:
             return
@@ -128,7 +126,7 @@ class TlsListener:
                 try:
                     secure.do_handshake()
                 except ssl.SSLError:
-                    _let_hear(secure)
+                    _flush_alert(secure)
                     raise
                 check_peer(secure, self._peer_uid)
                 hello = receive_message(secure, Hello)
@@ -159,7 +157,7 @@ class TlsListener:
                 self._inside.pop(me, None)
 
     def _note_stranger(self, thread: threading.Thread, sock: ssl.SSLSocket) -> None:
-        """Who hasn't said yet what it is; of too many the oldest is let go, so that they keep nobody out."""
+        """One that hasn't named its channel yet; of too many the oldest is closed, so that they keep no other out."""
         with self._lock:
             self._strangers[thread] = sock
             oldest = next(iter(self._strangers.values()))
@@ -239,8 +237,8 @@ async def _answer(respond: Respond, ask: MigrationRequest) -> MigrationAnswer:
         return MigrationAnswer(False, *describe_problem(problem))
 
 
-def _let_hear(sock: ssl.SSLSocket) -> None:
-    """TLS has said why it is refused; closed at once, with bytes unread, that would be thrown away. Raises OSError."""
+def _flush_alert(sock: ssl.SSLSocket) -> None:
+    """Let the peer read TLS's alert: closed at once, with bytes unread, it would be thrown away. Raises OSError."""
     sock.settimeout(REFUSED_SECONDS)
     socket.socket.shutdown(sock, socket.SHUT_WR)
     while socket.socket.recv(sock, PIECE_BYTES):
@@ -248,7 +246,7 @@ def _let_hear(sock: ssl.SSLSocket) -> None:
 
 
 def _refuse_rest(secure: ssl.SSLSocket, answer: MigrationAnswer) -> None:
-    """Say so, and wait until it was heard: to close with bytes unread would throw the answer away. Raises OSError."""
+    """Send it, and wait until it was read: closing with bytes unread would throw the answer away. Raises OSError."""
     send_message(secure, answer)
     while secure.recv(PIECE_BYTES):
         pass

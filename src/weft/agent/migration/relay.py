@@ -24,7 +24,7 @@ _LEAST_BURST = 64 << 10
 
 
 class Limit:
-    """So many bytes a second, shared by whoever takes from it; 0: as many as one likes. Safe between threads."""
+    """So many bytes a second, shared by all that take from it; 0: no limit. Safe between threads."""
 
     def __init__(self, bytes_per_second: int, clock: Clock) -> None:
         self._rate, self._clock = bytes_per_second, clock
@@ -70,7 +70,7 @@ def wait_for_all(limits: Sequence[Limit], most: int) -> int:
 
 
 class Meter:
-    """Bytes of one move that went over, as plain text and without what TLS adds. Safe between threads."""
+    """Bytes of one migration that were carried, as plain text and without what TLS adds. Safe between threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -124,32 +124,32 @@ class Relay:
 
     def _carry(self) -> None:
         into, outof = bytearray(BUFFER_BYTES), bytearray(BUFFER_BYTES)
-        out, back = memoryview(b""), memoryview(self._first)  # what is to be sent still
+        out, back = memoryview(b""), memoryview(self._first)  # what is still unsent
         self._meter.add(0, len(back))
         while not self._cut.is_set():
             waits: set[str] = set()  # plain-in, plain-out, secure-in, secure-out, limit
-            moved = False
+            active = False
             self._window.look()
             if not out:
                 out, ended = self._read_plain(into, waits)
-                moved |= bool(out)
+                active |= bool(out)
                 if ended:  # what came for the machine meanwhile is of no use to anybody
                     self._end_secure(outof)
                     return
             if out:
                 sent = self._write_secure(out, waits)
                 out = out[sent:]
-                moved |= sent > 0
+                active |= sent > 0
             if not back:
                 back, ended = self._read_secure(outof, waits)
-                moved |= bool(back)
+                active |= bool(back)
                 if ended:
                     return
             if back:
                 written = self._write_plain(back, waits)
                 back = back[written:]
-                moved |= written > 0
-            if not moved:
+                active |= written > 0
+            if not active:
                 self._wait(waits)
 
     def _read_plain(self, buffer: bytearray, waits: set[str]) -> tuple[memoryview, bool]:

@@ -1,5 +1,5 @@
-"""The side of a move that sends: describes the guest to the node that waits for it, has it sent, tells of its way, and says
-when it never will run here again. Asks its runtime what is true each time, so that whoever is made anew goes on.
+"""The source of a live migration: describes the guest to the node that waits for it, has it sent, reports its progress, and
+confirms when it never will run here again. Asks its runtime what is true each time, so that the next agent goes on.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ UNKNOWN_PATH = 125_000_000.0  # bytes per second, until something is known of it
 class Source(Role):
     """Of a guest that runs meanwhile."""
 
-    def __init__(self, context: MigrationContext, moves: MigrationDriver) -> None:
+    def __init__(self, context: MigrationContext, driver: MigrationDriver) -> None:
         super().__init__(context)
-        self._moves, self._network, self._clock = moves, self._node.network, self._node.clock
+        self._driver, self._network, self._clock = driver, self._node.network, self._node.clock
         self._limits = [self._node.limit, Limit(self._move.bytes_per_second, self._clock)]
-        self._line: Connection | None = None
+        self._connection: Connection | None = None
         self._plan: MigrationPlan | None = None
         self._remaining: list[int] = []
         self._slowdown = 0.0
         self._slow_path: float | None = None
         self._stopped_at: float | None = None
         self._flows: list[list[str]] = []
-        self._printed = 0  # so much of it the target has heard
-        self._telling: set[asyncio.Task[None]] = set()
+        self._printed = 0  # so much of it the target has
+        self._sending: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -58,14 +58,14 @@ class Source(Role):
 
     def put(self, move: AllocatedMigration) -> None:
         if move.address != self._move.address:
-            self._close_line()
+            self._disconnect()
         self._move = move
 
     async def close(self) -> None:
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._close_line()
+        self._disconnect()
 
     async def _run(self) -> None:
         watching = asyncio.ensure_future(self._watch())
@@ -78,14 +78,14 @@ class Source(Role):
     async def _lead(self) -> bool:
         """False if it isn't through, and hasn't failed."""
         try:
-            facts = await self._look()
+            facts = await self._inspect()
             if facts is None or facts.phase == "waiting":
                 await self._begin()
             await self._follow()
         except (WeftError, OSError) as problem:
             if not await self._break_off():
                 return False
-            self._close_line()
+            self._disconnect()
             reason, message = describe_problem(problem)
             self._report(phase="failed", reason=reason, message=message)
         return True
@@ -93,9 +93,9 @@ class Source(Role):
     async def _break_off(self) -> bool:
         """The guest goes on here, or has ended here: False if it was handed over meanwhile."""
         try:
-            await self._moves.cancel(self._local.id, self.migration.key)
+            await self._driver.cancel(self._local.id, self.migration.key)
         except (IllegalTransition, NotFound):
-            facts = await self._look()
+            facts = await self._inspect()
             return facts is None or facts.phase != "handedOver"
         return True
 
@@ -104,13 +104,13 @@ class Source(Role):
     async def _begin(self) -> None:
         """Have the target expect the guest, and send it."""
         guest_id, key = self._local.id, self.migration.key
-        guest = await self._moves.describe(guest_id)
+        guest = await self._driver.describe(guest_id)
         self._slow_path = await find_slow_path(self._connect().ask, self._clock)
         path = self._find_path()
         limit = min(filter(None, limits_of(self._move)), default=0)
         leeway = Leeway(path, self._move.pause_ms / 1000, copied_disks=self._list_copied(), limit=limit)
-        load = await self._moves.sample(guest_id)
-        await self._network.prepare_move(self._local, self._target_address)
+        load = await self._driver.sample(guest_id)
+        await self._network.prepare_migration(self._local, self._target_address)
         for modes in (leeway.modes, ("stop-and-copy",)):
             plan = self._plan = choose_mode(load, msgspec.structs.replace(leeway, modes=modes))
             planned = correct_plan(plan.planned, self._lesson)
@@ -127,28 +127,30 @@ class Source(Role):
             await self._order(MigrationRequest("expect", guest, settings, self._flows, printed=printed))
             if printed is not None:
                 self._printed = printed.start + len(printed.data)
-            line = self._connect()
+            connection = self._connect()
             folder = Path(self._node.host.run_dir)
             channels: dict[Channel, Path] = {"memory": folder / f"{guest_id}.memory"}
             if settings.copied_disks:
                 channels["disks"] = folder / f"{guest_id}.disks"
-            line.offer(channels, ahead=0 if settings.copied_disks else settings.connections)  # those take their time
+            connection.offer(
+                channels, ahead=0 if settings.copied_disks else settings.connections
+            )  # those take their time
             to = MigrationSockets(str(channels["memory"]), str(channels.get("disks", "")))
             try:
-                await self._moves.send(guest_id, key, to, settings)
+                await self._driver.send(guest_id, key, to, settings)
             except InvalidInput as problem:
                 if problem.field != "mode" or modes == ("stop-and-copy",):
                     raise
-                self._close_line()
+                self._disconnect()
             else:
                 break
         self._report(phase="moving")
 
     async def _follow(self) -> None:
-        """Until the guest runs at the target by its word, or the move has failed."""
+        """Until the target confirms that the guest runs there, or the migration has failed."""
         began = self._clock.elapsed()
         while True:
-            facts = await self._look()
+            facts = await self._inspect()
             if facts is None or facts.phase == "failed":
                 why = facts.message if facts is not None and facts.message else "the machine stopped migrating"
                 reason = facts.reason or None if facts is not None else None
@@ -162,15 +164,15 @@ class Source(Role):
             self._news.clear()
 
     async def _hand_over(self, began: float) -> None:
-        """It never will run here again: say so until the target has taken it over. This lies within the guest's pause."""
+        """It never will run here again: confirm that until the target has taken it over. This lies within the guest's pause."""
         while not self.migration.taken:
             try:
-                told = self.report
+                reported = self.report
                 ask = MigrationRequest(
                     "takeOver",
-                    sent_bytes=told.sent_bytes,
-                    passes=told.passes,
-                    elapsed_ms=told.elapsed_ms,
+                    sent_bytes=reported.sent_bytes,
+                    passes=reported.passes,
+                    elapsed_ms=reported.elapsed_ms,
                     printed=read_console(self._runtime, self._local.id, after=self._printed),
                 )
                 await self._order(ask)
@@ -186,7 +188,7 @@ class Source(Role):
             self._report(pause_ms=await self._find_pause(now))
 
     async def _find_pause(self, taken_at: float) -> int:
-        """Milliseconds from standing still to ``taken_at``. That the guest stopped may be heard of only after it was handed
+        """Milliseconds from standing still to ``taken_at``. That the guest stopped may be known only after it was handed
         over, and it runs elsewhere by now: there is time to wait for it."""
         until = taken_at + AGAIN_SECONDS
         while self._stopped_at is None and (left := until - self._clock.elapsed()) > 0:
@@ -200,7 +202,7 @@ class Source(Role):
             return
         if facts.passes <= len(self._remaining):
             return
-        self._beside(self._tell_flows())
+        self._beside(self._send_flows())
         left = facts.remaining_bytes if self._remaining else facts.total_bytes
         self._remaining.append(left)
         rate = facts.bytes_per_second or self._find_path()
@@ -209,15 +211,15 @@ class Source(Role):
         guest_id, key = self._local.id, self.migration.key
         if change.action == "slow down":
             self._slowdown = change.slowdown
-            await self._moves.adjust(guest_id, key, slowdown=change.slowdown)
+            await self._driver.adjust(guest_id, key, slowdown=change.slowdown)
         elif change.action == "finish standing still":
-            await self._moves.adjust(guest_id, key, pause_ms=round(change.pause_seconds * 1500) + 100)
+            await self._driver.adjust(guest_id, key, pause_ms=round(change.pause_seconds * 1500) + 100)
         elif change.action == "call off":
             raise DriverFailed(f"{self._local.what}: {change.reason}", details={"step": "move"})
         if change.action != "go on":
             self._report(reason=change.action, message=change.reason)
 
-    async def _tell_flows(self) -> None:
+    async def _send_flows(self) -> None:
         """Connections that were opened meanwhile are let pass at the target too. The guest may stand still by now: nothing waits
         for it."""
         flows = await self._network.handover.list_flows(self._local)
@@ -225,12 +227,12 @@ class Source(Role):
             self._flows = flows
             await self._order(MigrationRequest("flows", flows=flows))
 
-    async def _look(self) -> MigrationFacts | None:
-        """What the runtime says; None: it knows of no such move."""
+    async def _inspect(self) -> MigrationFacts | None:
+        """What the runtime knows of the migration; None: nothing."""
         while True:
             try:
-                facts = await self._moves.progress(self._local.id, self.migration.key)
-                return facts if facts.role == "source" else None  # it has come here by that very move
+                facts = await self._driver.progress(self._local.id, self.migration.key)
+                return facts if facts.role == "source" else None  # it has come here by that very migration
             except (IllegalTransition, NotFound):
                 return None
             except Unavailable:  # its driver is about to find it again
@@ -239,7 +241,7 @@ class Source(Role):
     async def _watch(self) -> None:
         """What the guest does, as soon as it does it: while it stands still, what is for it goes to the target."""
         with contextlib.suppress(WeftError):
-            async for event in self._moves.events(self._local.id):
+            async for event in self._driver.events(self._local.id):
                 if event.name == "stopped":
                     self._stopped_at = event.at
                     self._switch("stopped")
@@ -251,7 +253,7 @@ class Source(Role):
         self._news.set()
 
     def _switch(self, what: Literal["stopped", "resumed"]) -> None:
-        """Both nodes' networks follow; a frame that is lost by their failing is no reason to call a move off."""
+        """Both nodes' networks follow; a frame that is lost by their failing is no reason to abort a migration."""
         self._beside(self._order(MigrationRequest(what)))
         try:
             if what == "stopped":
@@ -261,29 +263,31 @@ class Source(Role):
         except WeftError as problem:
             log.warning("%s: its network: %s", self._local.what, problem.message)
 
-    def _beside(self, telling: Coroutine[Any, Any, None]) -> None:
-        """Tell the target, and go on meanwhile."""
-        task = asyncio.ensure_future(telling)
-        self._telling.add(task)
-        task.add_done_callback(self._told)
+    def _beside(self, sending: Coroutine[Any, Any, None]) -> None:
+        """Send it to the target, and go on meanwhile."""
+        task = asyncio.ensure_future(sending)
+        self._sending.add(task)
+        task.add_done_callback(self._log_failure)
 
-    def _told(self, telling: asyncio.Task[None]) -> None:
-        self._telling.discard(telling)
-        if not telling.cancelled() and (problem := telling.exception()) is not None:
+    def _log_failure(self, sending: asyncio.Task[None]) -> None:
+        self._sending.discard(sending)
+        if not sending.cancelled() and (problem := sending.exception()) is not None:
             log.warning("%s: its network at the target: %s", self._local.what, problem)
 
-    # Its line.
+    # Its connection.
 
     def _connect(self) -> Connection:
-        if self._line is None:
+        if self._connection is None:
             move = self._move
-            self._line = self._node.wire.make_line(self.migration.key, move.address, move.peer_uid, self._limits)
-        return self._line
+            self._connection = self._node.wire.make_connection(
+                self.migration.key, move.address, move.peer_uid, self._limits
+            )
+        return self._connection
 
-    def _close_line(self) -> None:
-        line, self._line = self._line, None
-        if line is not None:
-            line.close()
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     async def _order(self, ask: MigrationRequest) -> None:
         await self._connect().order(ask)
@@ -301,7 +305,7 @@ class Source(Role):
         known = (*limits_of(self._move), self._lesson.path_bytes_per_second, self._slow_path)
         return min(filter(None, known), default=UNKNOWN_PATH)
 
-    # Its words.
+    # What it sends.
 
     def _choose(self, settings: MigrationSettings) -> MigrationSettings:
         """``settings`` for the disks that go along."""
@@ -314,7 +318,7 @@ class Source(Role):
         return (*(() if ROOT in shared else (ROOT_SERIAL,)), *own)
 
     def _figures(self, facts: MigrationFacts, began: float) -> dict[str, object]:
-        sent = self._line.meter.sent if self._line is not None else facts.sent_bytes
+        sent = self._connection.meter.sent if self._connection is not None else facts.sent_bytes
         return {
             "phase": "handedOver" if facts.phase == "handedOver" else
             "switching" if facts.phase == "switching" else "moving",

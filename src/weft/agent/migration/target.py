@@ -1,5 +1,5 @@
-"""The side of a move that waits: a door, behind it a machine that stands still until the source says that it never will
-run there again. Woken by the source's questions; decides nothing by itself, and starts nothing.
+"""The target of a migration: a listener, and a machine that stands still until the source confirms that it never will run there
+again. Woken by the source's requests; decides nothing by itself, and starts nothing.
 """
 
 from __future__ import annotations
@@ -15,43 +15,43 @@ from weft.protocol.migration import Channel, MigrationAnswer, MigrationRequest
 
 
 class Waiter(Role, ABC):
-    """A side with a door."""
+    """A role with a listener."""
 
     def __init__(self, context: MigrationContext) -> None:
         super().__init__(context)
         node = self._node
-        self._door = node.wire.make_door(self.migration.key, self._move.peer_uid, self._respond, [node.limit])
+        self._listener = node.wire.make_listener(self.migration.key, self._move.peer_uid, self._respond, [node.limit])
 
     async def open(self) -> None:
         """Wait for the source. Raises DriverFailed, InvalidInput."""
-        place = self._door.open(self._node.host.underlay_address, self.migration.port)
-        self._keep(port=self._door.port)
+        place = self._listener.open(self._node.host.underlay_address, self.migration.port)
+        self._keep(port=self._listener.port)
         self._report(phase="waiting", address=place)
         await self._recall()
 
     async def close(self) -> None:
-        self._door.close()
+        self._listener.close()
 
     async def _recall(self) -> None:
         """What came of it before, if another agent was here."""
 
     @abstractmethod
     async def _respond(self, ask: MigrationRequest) -> MigrationAnswer:
-        """What the source is answered. Raises WeftError, OSError."""
+        """The answer to a request of the source. Raises WeftError, OSError."""
 
 
 class Target(Waiter):
     """Of a guest that runs meanwhile; ``plan`` is its machine here."""
 
-    def __init__(self, context: MigrationContext, plan: GuestPlan, moves: MigrationDriver) -> None:
+    def __init__(self, context: MigrationContext, plan: GuestPlan, driver: MigrationDriver) -> None:
         super().__init__(context)
-        self._plan, self._moves = plan, moves
+        self._plan, self._driver = plan, driver
         self._expected: MigrationSettings | None = None
-        self._stopped_at: float | None = None  # when the source said so
+        self._stopped_at: float | None = None  # by the source's request
 
     async def _recall(self) -> None:
         try:
-            facts = await self._moves.progress(self._plan.id, self.migration.key)
+            facts = await self._driver.progress(self._plan.id, self.migration.key)
         except (IllegalTransition, NotFound):
             return  # nothing has come yet
         except Unavailable as problem:
@@ -80,12 +80,12 @@ class Target(Waiter):
         if ask.guest is None or ask.settings is None:
             raise InvalidInput("guest and settings are missing")
         if self._expected not in (None, ask.settings):
-            await self._moves.give_up(self._plan.id, self.migration.key)  # that machine waits for another way of moving
-        sockets = await self._moves.expect(self._plan, ask.guest, self.migration.key, ask.settings)
+            await self._driver.give_up(self._plan.id, self.migration.key)  # that machine waits for another mode
+        sockets = await self._driver.expect(self._plan, ask.guest, self.migration.key, ask.settings)
         self._expected = ask.settings
         take_printed(self._runtime, self._plan.id, ask.printed)
         channels: dict[Channel, str] = {"memory": sockets.memory, "disks": sockets.disks}
-        self._door.lead(channels)
+        self._listener.lead(channels)
         self._report(phase="waiting", reason="", message="")
 
     async def _take_over(self, ask: MigrationRequest) -> None:
@@ -93,7 +93,7 @@ class Target(Waiter):
         if not self.migration.taken:
             take_printed(self._runtime, self._plan.id, ask.printed)
         try:
-            await self._moves.take_over(self._plan.id, self.migration.key)
+            await self._driver.take_over(self._plan.id, self.migration.key)
         except WeftError as problem:
             self._report(phase="failed", reason=problem.token, message=problem.message)
             raise

@@ -1,5 +1,5 @@
-"""How the two sides of a move reach each other: the target opens a door, the source has a line to it. What goes over is
-questions with their answers, files of disks, and whatever machines send to each other.
+"""How the two ends of a migration reach each other: the target listens, the source connects. They exchange requests with their
+answers, files of disks, and what the machines send to each other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from weft.protocol.migration import Channel, MigrationAnswer, MigrationRequest, 
 
 
 class Listener(Protocol):
-    """Where a target lets its move in. ``receive`` takes the files of disks; without it there are none to come."""
+    """The target's. ``receive`` takes the files of disks; without it there are none to come."""
 
     meter: Meter
     receive: Receive | None
@@ -33,11 +33,11 @@ class Listener(Protocol):
         """From now on these channels end at these sockets."""
 
     def close(self) -> None:
-        """Nobody comes in any more, and who is in is cut off."""
+        """Accept no more connections, and cut those that there are."""
 
 
 class Connection(Protocol):
-    """A source's way to the door of its move."""
+    """The source's."""
 
     meter: Meter
 
@@ -59,18 +59,18 @@ class Connection(Protocol):
 
 
 class Transport(Protocol):
-    def make_door(
+    def make_listener(
         self,
         key: str,
         peer_uid: str,
         respond: Callable[[MigrationRequest], Awaitable[MigrationAnswer]],
         limits: Sequence[Limit],
     ) -> Listener:
-        """For the move ``key``, for node ``peer_uid`` and no other; ``respond`` answers what it asks; what comes keeps to
+        """For migration ``key``, for node ``peer_uid`` and no other; ``respond`` answers its requests; what comes keeps to
         ``limits``."""
 
-    def make_line(self, key: str, address: str, peer_uid: str, limits: Sequence[Limit]) -> Connection:
-        """To the door of the move ``key`` at ``address``, behind which is node ``peer_uid``; what goes keeps to ``limits``."""
+    def make_connection(self, key: str, address: str, peer_uid: str, limits: Sequence[Limit]) -> Connection:
+        """To the listener of migration ``key`` at ``address``, which is node ``peer_uid``'s; what goes keeps to ``limits``."""
 
 
 class TlsTransport:
@@ -79,7 +79,7 @@ class TlsTransport:
     def __init__(self, credentials: Credentials, clock: Clock) -> None:
         self._credentials, self._clock = credentials, clock
 
-    def make_door(
+    def make_listener(
         self,
         key: str,
         peer_uid: str,
@@ -88,5 +88,5 @@ class TlsTransport:
     ) -> TlsListener:
         return TlsListener(key, peer_uid, self._credentials, respond, limits, self._clock)
 
-    def make_line(self, key: str, address: str, peer_uid: str, limits: Sequence[Limit]) -> TlsConnection:
+    def make_connection(self, key: str, address: str, peer_uid: str, limits: Sequence[Limit]) -> TlsConnection:
         return TlsConnection(key, address, peer_uid, self._credentials, limits, self._clock)

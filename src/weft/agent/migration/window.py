@@ -1,4 +1,4 @@
-"""How much of a move may be on its way at once: what keeps its path busy, and no more.
+"""How much of a migration may be on its way at once: what keeps its path busy, and no more.
 
 A guest that stands still waits for all that was sent before it stood still. Left alone, the kernel lets megabytes queue up at
 either end of a slow path: 3 MB at 100 Mbit/s, a quarter of a second of the guest's pause.
@@ -16,7 +16,7 @@ from weft.contracts.clock import Clock
 
 QUEUE_SECONDS = 0.015  # of what the path carries may wait in buffers, so that no hiccup of either end leaves it idle
 LEAST_BYTES = 32 << 10
-LEAST_SEGMENTS = 4  # with room for fewer, either end waits for the other's timers
+LEAST_SEGMENTS = 4  # with fewer on the way, either end waits for the other's timers
 FIRST_BYTES, FASTEST = (
     1024 << 10,
     2_500_000_000,
@@ -74,8 +74,8 @@ class Window:
             return
         self.note()
         try:
-            told = self._secure.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
-            segment, round_trip, acknowledged, received, shortest = _INFO.unpack(told)
+            info = self._secure.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
+            segment, round_trip, acknowledged, received, shortest = _INFO.unpack(info)
         except (OSError, struct.error):
             return  # it has ended
         carried = max(acknowledged, received)
@@ -98,9 +98,9 @@ class Window:
 
 
 class ReceiveBuffer:
-    """What the kernel keeps of what came until it is read. Bytes that it has let the other end send and has no room for when
-    they come are thrown away, and sent again after a fifth of a second: so first fewer are let come, and the room
-    gets smaller only when all that was let come before has come."""
+    """What the kernel keeps of what came until it is read. Bytes that it has let the other end send and can't keep when they come
+    are dropped, and sent again after a fifth of a second: so first fewer are admitted, and the buffer shrinks only when
+    all that was admitted before has come."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock, self._window = sock, 0
@@ -125,7 +125,7 @@ class ReceiveBuffer:
 
 
 def _set_buffer(sock: socket.socket, forced: int, plainly: int, size: int) -> None:
-    """The kernel takes twice of what it is told, for its own overhead."""
+    """The kernel doubles the size, for its own overhead."""
     for option in (forced, plainly):  # without the right to the first, up to the system's limit
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, option, size // 2)

@@ -1,6 +1,6 @@
 """This node's share of the tenant networks: keeps segments, ports and published ports as its allocations need them.
 
-Reads endpoints, published ports and address ranges as the server tells them; acts through the network driver, one change
+Reads endpoints, published ports and address ranges as the server sends them; acts through the network driver, one change
 at a time. Woken when one changes, when an allocation comes or goes, and every HEAL_SECONDS to mend what died.
 """
 
@@ -71,7 +71,7 @@ class NetworkExecutor:
         self.held = HeldPorts()  # by programs of this node
         self._applied_refused: tuple[list[str], list[str]] | None = None
         self._applied_filters: list[Filter] | None = None
-        self.handover = NetworkHandover(driver, host.underlay_address, known.hops, self._neighbours, self._turn)
+        self.handover = NetworkHandover(driver, host.underlay_address, known.hops, self._neighbours, self._on_switched)
         self._saved = known
 
     def wake(self) -> None:
@@ -124,7 +124,7 @@ class NetworkExecutor:
             self.wake()
 
     def ask(self) -> Question:
-        """What this room wants to hear of the server."""
+        """What the node's networks need to learn from the server."""
         return Question(self._ranges_version, sorted(idle.uid for idle in (self._idle or {}).values() if idle.uid))
 
     async def plug(self, local: LocalAllocation) -> list[str]:
@@ -166,8 +166,8 @@ class NetworkExecutor:
             for port in (await self._driver.state()).shared:
                 await self._driver.unplug(port)
 
-    async def prepare_move(self, local: LocalAllocation, peer_address: str = "") -> list[str]:
-        """Either side of a move, before the guest's memory goes over. Target: its ports are plugged and filtered, the
+    async def prepare_migration(self, local: LocalAllocation, peer_address: str = "") -> list[str]:
+        """Either end of a migration, before the guest's memory is sent. Target: its ports are plugged and filtered, the
         interface names come back, and what is for it still goes to the source at ``peer_address``. Source: the node is
         made ready for ``handover.switch_away``. May be repeated. Raises WeftError."""
         if self.handover.expect(local, peer_address) == "in":
@@ -176,15 +176,15 @@ class NetworkExecutor:
         return []
 
     async def keep(self) -> None:
-        """Follow changes and mend for ever; what fails is told in the log and tried again."""
+        """Follow changes and mend for ever; what fails is logged and tried again."""
         heal_at = self._clock.elapsed()
         while True:
             self._woken.clear()
             healing = self._clock.elapsed() >= heal_at
             steps = [self.refresh]
-            if healing:  # after what is wished by now, or a change of the wish would pass for damage
+            if healing:  # after what is needed by now, or a change of that would pass for damage
                 heal_at = self._clock.elapsed() + HEAL_SECONDS
-                steps += [self._heal, self._end_hops, self._look_who_listens]
+                steps += [self._heal, self._end_hops, self._find_held]
             for step in steps:
                 try:
                     await step()
@@ -229,7 +229,7 @@ class NetworkExecutor:
     def _orphans(self) -> list[LocalAllocation]:
         return [state.local for state in self._table.orphans()]
 
-    def _turn(self) -> None:
+    def _on_switched(self) -> None:
         """A guest has been switched: what was applied may be so no more."""
         self._applied.clear()
         self.wake()
@@ -295,7 +295,7 @@ class NetworkExecutor:
             node = Ref("node", self._host.node, self._host.node_uid)
             self._reporter.put_event(node, "Warning", "NetworkHealed", phrase)
 
-    async def _look_who_listens(self) -> None:
+    async def _find_held(self) -> None:
         listening = frozenset((held.protocol, held.port) for held in await self._driver.find_held())
         published = frozenset((forward.protocol, forward.port) for forward in self._applied_forwards or ())
         before, self.held = self.held, fold_held(listening, self._listening, published | self._published)

@@ -1,6 +1,6 @@
 """Guests that leave this node, or come to it, while they run: where what is for them goes, before the server says so.
 
-Reads what the network keeper knows of endpoints; switches ports through the network driver, at once, the moment the
+Reads what the network executor knows of endpoints; switches ports through the network driver, at once, the moment the
 source's machine stands still. Kept in the node's durable copy with the rest of its surroundings.
 """
 
@@ -47,7 +47,7 @@ class NetworkHandover:
         return {hop.nic.network_uid for hop in self.hops}
 
     def expect(self, local: LocalAllocation, peer_address: str = "") -> Way:
-        """The allocation is a side of a move, the other one at ``peer_address``; which side."""
+        """The allocation migrates, its other end is at ``peer_address``; which way."""
         way: Way = "in" if local.spec.role == "target" else "out"
         for nic in local.spec.nics:
             known, newest = self._find(nic), self._find_newest(nic)
@@ -128,7 +128,7 @@ class NetworkHandover:
         return hop.way == "in" and gone and known is not None and known.node_address == hop.peer
 
     async def end(self, here: Mapping[str, str]) -> set[str]:
-        """Forget those who came and are here no more, whose move ended before it was switched, whose address is another's
+        """Forget those who came and are here no more, whose migration ended before it was switched, whose address is another's
         by now, and those who left once nothing of theirs leads through this node; ``here`` are the roles of allocations
         by NIC. The networks that nothing more is remembered of."""
         over = [hop for hop in self.hops if not await self._stays(hop, here.get(hop.nic.uid))]

@@ -27,7 +27,7 @@ def fold_segments(
     """The segments that the allocations ``here`` need, and those that left, by network uid.
 
     A NIC of theirs is at ``own_address`` whatever the server's list says yet; the others are as ``neighbours`` has
-    them (by network uid). A moving guest's is where it was switched to; else where the server's list has it. A guest
+    them (by network uid). A migrating guest's is where it was switched to; else where the server's list has it. A guest
     in several networks asks its first one's name server: that one knows the others' names too, as NAME.NETWORK."""
     nics: dict[str, AllocatedNic] = {}
     own: dict[str, dict[str, Endpoint]] = {}
@@ -49,8 +49,8 @@ def fold_segments(
         nics.setdefault(nic.network_uid, nic)
         moved.setdefault(nic.network_uid, []).append(Moved(hop.way, nic.mac, nic.address, hop.peer))
         before, after = (own_address, hop.peer) if hop.way == "out" else (hop.peer, own_address)
-        told_late = known is not None and known.node_address in (before, own_address)
-        if hop is newest[nic.uid] and hop.switched and known is not None and told_late:
+        listed_late = known is not None and known.node_address in (before, own_address)
+        if hop is newest[nic.uid] and hop.switched and known is not None and listed_late:
             there = msgspec.structs.replace(known, node_address=after)
             own.setdefault(nic.network_uid, {})[nic.address] = there
     endpoints = {uid: _join(neighbours.get(uid, ()), own.get(uid, {})) for uid in nics}
@@ -88,8 +88,8 @@ def is_anothers(known: Endpoint | None, nic: AllocatedNic) -> bool:
     return known is not None and known.uid not in ("", nic.uid)
 
 
-def _join(told: Iterable[Endpoint], own: dict[str, Endpoint]) -> list[Endpoint]:
-    by_address = {endpoint.address: endpoint for endpoint in told} | own
+def _join(listed: Iterable[Endpoint], own: dict[str, Endpoint]) -> list[Endpoint]:
+    by_address = {endpoint.address: endpoint for endpoint in listed} | own
     return [by_address[address] for address in sorted(by_address)]
 
 
@@ -179,10 +179,10 @@ def read_forward(envelope: Envelope) -> Forward | None:
 
 
 def keep_forwards(
-    told: Iterable[Forward], before: Iterable[Forward], orphans: Iterable[LocalAllocation]
+    listed: Iterable[Forward], before: Iterable[Forward], orphans: Iterable[LocalAllocation]
 ) -> list[Forward]:
     """``told``, and of ``before`` what leads to an orphan here: nobody has said that it isn't published any more."""
-    by_port = {(forward.port, forward.protocol): forward for forward in told}
+    by_port = {(forward.port, forward.protocol): forward for forward in listed}
     nics = {(short_id(nic.network_uid), nic.address) for orphan in orphans for nic in orphan.spec.nics}
     for forward in before:
         if (forward.segment_id, forward.target_address) in nics:

@@ -88,7 +88,7 @@ def join(state_dir: Path, server: str, token: str, ca_sha256: str, node: str, ad
     ca = fetch_ca(server, ca_sha256)
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _hold(state_dir):
-        # A join before this one may have outlived whoever started it, and have ended only now.
+        # A join before this one may have outlived its caller, and have ended only now.
         present = _find_enrolment(state_dir)
         if present is not None and _counts(state_dir, present):
             return present
@@ -140,8 +140,8 @@ def _hold(state_dir: Path) -> Iterator[None]:
 
 
 def needs_renewal(state_dir: Path) -> bool:
-    """Whether the node's certificate ends within RENEW_DAYS, or is one of an older weft's, which no other node accepts at a
-    door for moving guests."""
+    """Whether the node's certificate ends within RENEW_DAYS, or is one of an older weft's, which no other node accepts for
+    migrations."""
     return has_ended(state_dir, RENEW_DAYS * 86400) or not _is_server(state_dir)
 
 

@@ -31,7 +31,7 @@ def inspect_machine() -> Machine:
 
 
 def inspect_capacity(state_dir: str, cpu: float | None, memory: int | None, disk: int | None) -> Capacity:
-    """What is offered to guests: as told, else all cores, memory but for a reserve, most of the free disk."""
+    """What is offered to guests: as configured, else all cores, memory but for a reserve, most of the free disk."""
     if memory is None:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         memory = max(64 * MIB, int(total - max(RESERVE_MEMORY_BYTES, total * RESERVE_MEMORY_SHARE)))

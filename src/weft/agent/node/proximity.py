@@ -1,6 +1,6 @@
 """How far this node is from others: asks a few of them, as the server names them, and keeps what it found.
 
-Woken by the clock. What it has to tell moves only when it has changed enough to matter, so that a network that stands still
+Woken by the clock. What it reports changes only when it has changed enough to matter, so that a network that stands still
 writes nothing. Small UDP packets, sealed (``trust/echo.py``); who has no key gets no answer.
 """
 
@@ -38,15 +38,15 @@ _PROBES = 3  # of each peer in a round; the fastest counts, for a busy machine o
 _GAP_SECONDS = 0.02
 _PATIENCE_SECONDS = 2.0
 _KEPT = 4  # rounds; the second fastest of them counts
-_SETTLED = 3  # rounds before something is told
+_SETTLED = 3  # rounds before anything is reported
 _MATTERS_MS = 1.0
 _MATTERS_SHARE = 0.3
 _FARTHEST_MS = 60_000.0  # no node is farther; a peer that says so is wrong, or lies
-_SURE = 0.6  # a coordinate is told once its error is below
+_SURE = 0.6  # a coordinate is reported once its error is below
 
 
 class Nearness(msgspec.Struct, frozen=True):
-    """What is told: the UDP port that answers; the coordinate (a position and, last, a height), none until it is known;
+    """What is reported: the UDP port that answers; the coordinate (a position and, last, a height), none until it is known;
     and the round trips to the peers by uid. In ms."""
 
     port: int = 0
@@ -63,34 +63,34 @@ class Proximity(asyncio.DatagramProtocol):
         self._uid, self._address, self._port, self._clock, self._news = uid, address, port, clock, news
         self._pace, self._patience_seconds = pace, _PATIENCE_SECONDS * max(pace, 0.1)
         self.nearness = Nearness()
-        self._told = Peers()
+        self._peers = Peers()
         self._key = b""
         self._keys: dict[str, bytes] = {}
         self._position = Position(uid)
         self._places: dict[str, Place] = {}
         self._samples: dict[str, deque[float]] = {}
         self._asked: dict[bytes, tuple[Peer, float]] = {}  # by nonce: whom, when
-        self._heard: dict[str, float] = {}  # in the round in hand
+        self._answered: dict[str, float] = {}  # in the round in hand
         self._transport: asyncio.DatagramTransport | None = None
         self._awaited = asyncio.Event()
 
     @property
     def version(self) -> str:
         """Of the peers that are known here."""
-        return self._told.version
+        return self._peers.version
 
-    def put_peers(self, told: Peers) -> None:
-        """Ask these from now on."""
-        self._told = told
-        self._key = bytes.fromhex(told.key)
-        self._keys = {peer.uid: bytes.fromhex(peer.key) for peer in told.peers}
+    def put_peers(self, peers: Peers) -> None:
+        """Probe these from now on."""
+        self._peers = peers
+        self._key = bytes.fromhex(peers.key)
+        self._keys = {peer.uid: bytes.fromhex(peer.key) for peer in peers.peers}
         for uid in self._samples.keys() - self._keys.keys():
             del self._samples[uid]
             self._places.pop(uid, None)
         self._awaited.set()
 
     async def keep(self) -> None:
-        """Answer and ask for ever. Where the port can't be had another one is told; where none can, nothing is."""
+        """Answer and ask for ever. Where the port is taken another one is reported; where none is free, nothing is."""
         loop = asyncio.get_running_loop()
         for port in (self._port, 0):
             try:
@@ -101,7 +101,7 @@ class Proximity(asyncio.DatagramProtocol):
         if self._transport is None:
             return
         try:
-            self._tell(msgspec.structs.replace(self.nearness, port=self._transport.get_extra_info("sockname")[1]))
+            self._publish(msgspec.structs.replace(self.nearness, port=self._transport.get_extra_info("sockname")[1]))
             await self._ask_on()
         finally:
             self._transport.close()
@@ -110,7 +110,7 @@ class Proximity(asyncio.DatagramProtocol):
         rounds = 0
         while True:
             await self._awaited.wait()
-            if not self._told.peers:
+            if not self._peers.peers:
                 self._awaited.clear()
                 continue
             await self._ask_round()
@@ -118,20 +118,20 @@ class Proximity(asyncio.DatagramProtocol):
             await self._clock.sleep(self._pace * (FIRST_PROBE_SECONDS if rounds < FIRST_ROUNDS else PROBE_SECONDS))
 
     async def _ask_round(self) -> None:
-        self._heard.clear()
+        self._answered.clear()
         self._asked.clear()
         for _ in range(_PROBES):
-            for peer in self._told.peers:
+            for peer in self._peers.peers:
                 self._ask(peer)
             await self._clock.sleep(_GAP_SECONDS)
         began = self._clock.elapsed()
         while self._asked and self._clock.elapsed() - began < self._patience_seconds:
             await self._clock.sleep(5 * _GAP_SECONDS)
-        for uid, round_trip in self._heard.items():
+        for uid, round_trip in self._answered.items():
             self._samples.setdefault(uid, deque(maxlen=_KEPT)).append(round_trip)
         trips = {uid: sorted(kept)[min(1, len(kept) - 1)] for uid, kept in self._samples.items()}
-        self._position.learn([(self._places[uid][:3], self._places[uid][3], trips[uid]) for uid in self._heard])
-        self._tell(self._weigh(trips))
+        self._position.learn([(self._places[uid][:3], self._places[uid][3], trips[uid]) for uid in self._answered])
+        self._publish(self._weigh(trips))
 
     def _ask(self, peer: Peer) -> None:
         nonce = secrets.token_bytes(NONCE_BYTES)
@@ -140,7 +140,7 @@ class Proximity(asyncio.DatagramProtocol):
         self._transport.sendto(seal_probe(self._keys[peer.uid], self._uid, nonce), (peer.address, peer.port))
 
     def _weigh(self, trips: Mapping[str, float]) -> Nearness:
-        """What to tell now: what was told, but for what has moved enough."""
+        """What to report now: what was reported, but for what has changed enough."""
         said = self.nearness
         settled = {uid: trip for uid, trip in trips.items() if len(self._samples[uid]) >= _SETTLED}
         round_trips = {}
@@ -155,7 +155,7 @@ class Proximity(asyncio.DatagramProtocol):
                 coordinate = [round(part, 3) for part in self._position.at]
         return Nearness(said.port, coordinate, round_trips)
 
-    def _tell(self, nearness: Nearness) -> None:
+    def _publish(self, nearness: Nearness) -> None:
         if nearness != self.nearness:
             self.nearness = nearness
             self._news.set()
@@ -176,7 +176,7 @@ class Proximity(asyncio.DatagramProtocol):
         del self._asked[nonce]
         self._places[peer.uid] = place
         took = max((self._clock.elapsed() - sent) * 1000.0, 0.001)
-        self._heard[peer.uid] = min(took, self._heard.get(peer.uid, took))
+        self._answered[peer.uid] = min(took, self._answered.get(peer.uid, took))
 
     def _answer(self, asker: str, data: bytes, addr: tuple[str | Any, int]) -> None:
         if self._key and self._transport is not None:

@@ -1,7 +1,7 @@
 """Measures what the guests of this node really use: CPU as a smoothed average, memory and disk as they are.
 
 Asks the runtime for each guest's counters every few seconds; samples stay here, and what they come to goes with each
-report. Wakes the reporter when that has moved so far that placement should know.
+report. Wakes the reporter when that has changed so far that placement should know.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ class Meter:
     ) -> None:
         self._runtimes, self._pools, self._clock, self._table, self._news = runtimes, pools, clock, table, news
         self._images = Path(host.state_dir) / "images"
-        self._moved = MOVED_SHARE * 1000.0 * host.capacity.cpu
+        self._matters = MOVED_SHARE * 1000.0 * host.capacity.cpu
         self._readings: dict[str, Reading] = {}  # by guest id
         self._alive_since: dict[str, float] = {}
         self._disks: dict[str, int] = {}
         self._unmade: set[str] = set()  # guests' ids of which a disk wasn't there yet: looked at with each sample
         self._disks_at = -math.inf
         self._digest = Digest()
-        self._told = Digest()
+        self._reported = Digest()
         self._sampled_at = -math.inf
 
     async def keep(self) -> None:
@@ -91,9 +91,9 @@ class Meter:
         while True:
             try:
                 await self._sample()
-            except Exception:  # nothing is told then, and guests go on being cared for
+            except Exception:  # nothing is reported then, and guests go on being cared for
                 log.exception("what guests use can't be measured")
-            if _differs(self._told, self._digest, self._moved):
+            if _differs(self._reported, self._digest, self._matters):
                 self._news.set()
             await self._clock.sleep(SAMPLE_SECONDS)
 
@@ -101,7 +101,7 @@ class Meter:
         """What was measured last; None if that can't be gone by any more."""
         if self._clock.elapsed() - self._sampled_at > STALE_SECONDS:
             return None
-        self._told = self._digest
+        self._reported = self._digest
         return self._digest
 
     async def _sample(self) -> None:
@@ -191,8 +191,8 @@ def _blocks(path: str) -> int:
         return 0
 
 
-def _differs(told: Digest, now: Digest, moved: float) -> bool:
+def _differs(reported: Digest, now: Digest, matters: float) -> bool:
     """Whether a decision could be another one: by a guest that is settled now, or clearly more or less of CPU."""
     settled = {uid for uid, use in now.guests.items() if use.settled}
-    before = {uid for uid, use in told.guests.items() if use.settled}
-    return settled != before or abs(total(told).cpu - total(now).cpu) > moved
+    before = {uid for uid, use in reported.guests.items() if use.settled}
+    return settled != before or abs(total(reported).cpu - total(now).cpu) > matters

@@ -36,25 +36,25 @@ class Secrets:
         if container is None or not list_secrets(local.spec):
             return Opened({}, None)
         try:
-            told = self._last[local.uid] = await asyncio.to_thread(self._server.read_secrets, self._node, local.name)
+            opened = self._last[local.uid] = await asyncio.to_thread(self._server.read_secrets, self._node, local.name)
         except Unavailable:
             if local.uid not in self._last:
                 raise
-            told = self._last[local.uid]
+            opened = self._last[local.uid]
         places = {name: place.partition("/") for name, place in container.env_secrets.items()}
-        env = {name: told.secrets[secret][key] for name, (secret, _, key) in places.items()}
-        return Opened(env, choose_credentials(local.what, container.image, container.registry_secret, told))
+        env = {name: opened.secrets[secret][key] for name, (secret, _, key) in places.items()}
+        return Opened(env, choose_credentials(local.what, container.image, container.registry_secret, opened))
 
     def drop(self, uid: str) -> None:
         """Nothing of this allocation is here any more."""
         self._last.pop(uid, None)
 
 
-def choose_credentials(what: str, image: str, name: str, told: OpenedSecrets) -> RegistryCredentials | None:
+def choose_credentials(what: str, image: str, name: str, opened: OpenedSecrets) -> RegistryCredentials | None:
     """Pure. Who pulls ``image`` of ``what``, by the secret ``name``; None if it has none. Raises InvalidInput (``wrongSecret``)."""
     if not name:
         return None
-    opens, asked = told.registries.get(name, ""), parse_reference(image).registry
+    opens, asked = opened.registries.get(name, ""), parse_reference(image).registry
     if opens != asked:  # it isn't shown to others
         raise InvalidInput(
             f"{what}: secret {name} is for {opens or 'no registry'}, but its image is in {asked}",
@@ -62,5 +62,5 @@ def choose_credentials(what: str, image: str, name: str, told: OpenedSecrets) ->
             field="spec.registry_secret",
             hint="name a secret of that registry",
         )
-    values = told.secrets[name]
+    values = opened.secrets[name]
     return RegistryCredentials(values.get("username", ""), values.get("password", ""), values.get("token", ""))

@@ -1,6 +1,6 @@
 """The agent's only way to the server: watch, report, fetch an image. Blocking, meant for threads; all over the client.
 
-Whatever the server answers, nothing here ends a guest: errors are told, and tried again later.
+Whatever the server answers, nothing here ends a guest: errors are raised, and tried again later.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the server tells this node: its allocations, its networks' endpoints, the published ports. Level-triggered.
+"""What the server sends this node: its allocations, its networks' endpoints, the published ports. Level-triggered.
 
 One thread per watch follows the server over lost connections, restarts and forgotten history, and hands each change to
 the event loop. Whatever the server answers, a feed only waits and asks again.
@@ -41,7 +41,7 @@ class Listed(msgspec.Struct, frozen=True):
     epoch: str
 
 
-Told = Put | Deleted | Listed
+Change = Put | Deleted | Listed
 
 
 class Feed:
@@ -53,13 +53,13 @@ class Feed:
         server: Server,
         kind: str,
         query: dict[str, str],
-        deliver: Callable[[Told], None],
+        deliver: Callable[[Change], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._server, self._kind, self._query, self._deliver, self._loop = server, kind, query, deliver, loop
         self.heard = ""
         self._ended = threading.Event()
-        self._troubled = ""
+        self._last_problem = ""
         self._present: set[str] = set()
         self._thread = threading.Thread(target=self._follow, name=f"weft-feed-{kind}", daemon=True)
 
@@ -74,41 +74,41 @@ class Feed:
         while not self._ended.is_set() and not self._server.closed.is_set():
             try:
                 self._present.clear()
-                for event in self._server.watch(self._kind, self._query, self._trouble):
+                for event in self._server.watch(self._kind, self._query, self._log_problem):
                     if self._ended.is_set():
                         return
                     self._read(event)
             except WeftError as problem:
-                self._trouble(problem)
+                self._log_problem(problem)
             except Exception:  # a defect here must not leave the node deaf
                 log.exception("watch of %s", self._kind)
             self._server.closed.wait(RETRY_SECONDS)
 
     def _read(self, event: WatchEvent) -> None:
-        if self._troubled:
-            self._troubled = ""
+        if self._last_problem:
+            self._last_problem = ""
             log.info("watch of %s: the server answers again", self._kind)
         if event.type == "synced":
-            self._tell(Listed(frozenset(self._present), event.cursor.partition(":")[0]), event.cursor)
+            self._deliver_soon(Listed(frozenset(self._present), event.cursor.partition(":")[0]), event.cursor)
         elif event.type == "put":
             envelope = event.envelope
             self._present.add(envelope.name)
-            self._tell(Put(envelope), event.cursor)
+            self._deliver_soon(Put(envelope), event.cursor)
         elif event.type == "delete":
             self._present.discard(event.object["name"])
             if "spec" in event.object:  # without one it merely was in no later list
-                self._tell(Deleted(event.envelope), event.cursor)
+                self._deliver_soon(Deleted(event.envelope), event.cursor)
 
-    def _tell(self, told: Told, cursor: str) -> None:
+    def _deliver_soon(self, change: Change, cursor: str) -> None:
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._hand_over, told, cursor)
+            self._loop.call_soon_threadsafe(self._hand_over, change, cursor)
 
-    def _hand_over(self, told: Told, cursor: str) -> None:
+    def _hand_over(self, change: Change, cursor: str) -> None:
         if not self._ended.is_set():
-            self._deliver(told)
+            self._deliver(change)
             self.heard = cursor or self.heard
 
-    def _trouble(self, problem: WeftError) -> None:
-        if self._troubled != problem.message:
-            self._troubled = problem.message
+    def _log_problem(self, problem: WeftError) -> None:
+        if self._last_problem != problem.message:
+            self._last_problem = problem.message
             log.warning("watch of %s: %s (%s)", self._kind, problem.message, problem.hint or "tried again")

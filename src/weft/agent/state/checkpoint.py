@@ -1,9 +1,9 @@
-"""Durable copies of what the server said: this node's allocations; its networks' neighbours, published ports, ranges.
+"""The files that keep what the server sent: this node's allocations; its networks' neighbours, published ports, ranges.
 
 Written and synced before anything is done about them, so that an agent that starts without a server keeps its guests.
 Reads and writes ``<state>/allocations/<short id>.json``, ``<state>/network.json`` and ``<state>/history``: the server's
-history that the last list of allocations was of; ``<state>/departures/<short id>.json``: guests that other nodes arrived_by over,
-and those that came by a move and were taken away here.
+history that the last list of allocations was of; ``<state>/departures/<short id>.json``: guests that other nodes took over,
+and those that came by a migration and were removed here.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Hop(msgspec.Struct, frozen=True):
 
 class Surroundings(msgspec.Struct, frozen=True):
     """Who else is in each network (by its uid), which ports are published, which address ranges the fabric's networks
-    and its nodes have: as told last; and whose guests came or left while they ran."""
+    and its nodes have: as sent last; and whose guests came or left while they ran."""
 
     endpoints: dict[str, list[Endpoint]] = {}
     forwards: list[Forward] = []

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.stream.connection import Stream
 from weft.agent.stream.guest_location import GuestLocator
-from weft.agent.stream.logs import say_gone
+from weft.agent.stream.logs import send_gone
 from weft.agent.stream.wait import run_until_first_ends
 from weft.agent.workload.console_log import PrintedLog
 from weft.objects.errors import InUse, Unavailable
@@ -66,7 +66,7 @@ async def serve_console(
             if gone is None:
                 await stream.send(encode_exit(0))
             else:
-                await say_gone(stream, gone, log.end, came_to)
+                await send_gone(stream, gone, log.end, came_to)
     finally:
         writer.close()
 

@@ -1,6 +1,6 @@
 """Serves an exec session that its guest keeps: between the guest and the gateway, which counts what has arrived.
 
-Whoever loses the other lets go of the session, so that it can be taken up again: the gateway says when it is over.
+The end that loses the other lets go of the session, so that it can be resumed: the gateway decides when it is over.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ async def serve_kept(stream: Stream, session: ResumableExec, clock: Clock) -> No
     await stream.send(encode_json(FrameType.SESSION, msgspec.to_builtins(session.standing)))
     listening = asyncio.ensure_future(_listen(stream, session))
     try:
-        await run_until_first_ends(_tell(stream, session), _wait(listening))
+        await run_until_first_ends(_send_output(stream, session), _wait(listening))
         await within(clock, _wait(listening), GOODBYE_SECONDS, "the gateway's goodbye")
     except _Over:
         await session.close()
@@ -51,7 +51,7 @@ async def serve_kept(stream: Stream, session: ResumableExec, clock: Clock) -> No
     finally:
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
-        await session.let_go()  # changes nothing where one of them was said already
+        await session.let_go()  # changes nothing after either of these
 
 
 def place_of_target(local: LocalAllocation, facts: GuestFacts) -> dict[str, str] | None:
@@ -72,7 +72,7 @@ async def _wait(listening: asyncio.Future[None]) -> None:
     await asyncio.shield(listening)
 
 
-async def _tell(stream: Stream, session: ResumableExec) -> None:
+async def _send_output(stream: Stream, session: ResumableExec) -> None:
     async for chunk in session.output():
         if chunk.channel == "taken":
             await stream.send(encode_json(FrameType.ACK, {"stdin": chunk.taken}))
@@ -89,8 +89,8 @@ async def _listen(stream: Stream, session: ResumableExec) -> None:
         elif frame.type == FrameType.END_IN:
             await session.close_stdin()
         elif frame.type == FrameType.ACK:
-            told = frame.json()
-            session.acknowledge(int(told.get("stdout", 0)), int(told.get("stderr", 0)))
+            acknowledged = frame.json()
+            session.acknowledge(int(acknowledged.get("stdout", 0)), int(acknowledged.get("stderr", 0)))
         elif frame.type == FrameType.RESIZE and isinstance(session, CanResize):
             size = frame.json()
             await session.resize(int(size.get("rows", 24)), int(size.get("columns", 80)))

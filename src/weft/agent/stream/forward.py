@@ -52,7 +52,7 @@ async def serve_port(
 
 async def serve_screen(stream: Stream, runtime: Driver, local: LocalAllocation, where: GuestLocator) -> None:
     """Carry RFB (VNC) to and from the guest's screen. Raises Unavailable for a guest without one, and (``guestMoved``) when
-    it has moved: RFB begins with a greeting, so a viewer has to come anew."""
+    it has migrated: RFB begins with a greeting, so a viewer has to reconnect."""
     if not isinstance(runtime, HasScreen):
         raise Unavailable(f"runtime {runtime.name} has no screens", reason="unsupported")
     path = await runtime.screen_socket(local.id)

@@ -1,5 +1,5 @@
-"""Where a guest of this node is by now, for whoever has its console, its screen or what it prints open. Asks the runtime and
-the agent's allocations; decides nothing."""
+"""Where a guest of this node is by now, for open consoles, screens and logs. Asks the runtime and the agent's allocations; decides
+nothing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class GuestLocator:
     ) -> None:
         self._last, self._runtimes, self._find_guest, self._clock = local, runtimes, find_guest, clock
 
-    async def look(self) -> Departed | None:
+    async def inspect(self) -> Departed | None:
         """Whether it has gone for good; a guest that stands still, or whose disks are on their way, hasn't."""
         current = self._find_guest(self._last.uid)
         self._last = current or self._last

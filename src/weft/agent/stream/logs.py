@@ -1,4 +1,4 @@
-"""Sends what a guest printed, and goes on with it until the guest has gone: then it says where to; of a container, until it has
+"""Sends what a guest printed, and goes on with it until the guest has gone: then it sends where to; of a container, until it has
 ended. Called by the streams."""
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ async def follow_log(
     position = (
         came_to if resumes and came_to is not None else await asyncio.to_thread(_find_begin, log, given.tail, oldest)
     )
-    told, gone, beyond = came_to is None, None, 0
+    announced, gone, beyond = came_to is None, None, 0
     try:
         while True:
             printed = await asyncio.to_thread(log.read, position)
-            if not told:
+            if not announced:
                 await stream.send(encode_json(FrameType.SESSION, {"printed": printed.start}))
-                told = True
+                announced = True
             position = printed.start + len(printed.data)
             end = log.end
             beyond = 0 if printed.data or end is None or position <= end else beyond + 1
@@ -49,11 +49,11 @@ async def follow_log(
                 await stream.send(encode_exit(0))
                 return
             elif gone is not None:
-                await say_gone(stream, gone, position, came_to)
+                await send_gone(stream, gone, position, came_to)
                 return
             elif watching.done():
                 return
-            elif (gone := await where.look()) is None:
+            elif (gone := await where.inspect()) is None:
                 await clock.sleep(LOOK_SECONDS)
     finally:
         watching.cancel()
@@ -64,9 +64,9 @@ def _find_begin(log: PrintedLog, tail: int, oldest: float | None) -> int:
     return position if oldest is None else max(position, log.find_since(oldest))
 
 
-async def say_gone(stream: Stream, gone: Departed, position: int | None, came_to: int | None) -> None:
-    """The guest is elsewhere, or no more: whoever can go on is told where, and from what position (None: as far
-    as it has come)."""
+async def send_gone(stream: Stream, gone: Departed, position: int | None, came_to: int | None) -> None:
+    """The guest is elsewhere, or no more: a client that can go on learns where, and from what position (None: as far as it has
+    come)."""
     if gone.place is None or came_to is None:
         await stream.send(encode_exit(0))
     else:
@@ -94,7 +94,7 @@ async def _send_lines(
                         await stream.send_output(line.channel, line.data)
             break
         except NotFound:  # it hasn't begun, or, if it had ended before that was looked for, never has
-            if not given.follow or had_ended or await where.look() is not None:
+            if not given.follow or had_ended or await where.inspect() is not None:
                 break
             await clock.sleep(LOOK_SECONDS)
     await stream.send(encode_exit(0))

@@ -58,7 +58,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class _Elsewhere(Exception):
-    """The guest of a session is to be asked for at another place, or here once more."""
+    """The guest of a session is at another place, or must be asked for here once more."""
 
     def __init__(self, place: dict[str, str] | None) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Streams:
         self._consoles = Consoles()
 
     async def serve(self, stream: Stream, claims: Claims) -> None:
-        """Serve one stream to its end; what goes wrong is told to the client as an error frame."""
+        """Serve one stream to its end; what goes wrong is sent to the client as an error frame."""
         try:
             try:
                 await self._serve(stream, claims)
@@ -91,7 +91,7 @@ class Streams:
                 await self._send_quietly(stream, encode_error(problem))
             except (OSError, EOFError) as problem:
                 log.debug("stream for %s: %s", claims.subject, problem)
-            except Exception as problem:  # a defect is told to whoever waits, and doesn't touch other streams
+            except Exception as problem:  # a defect is reported to the client, and doesn't touch other streams
                 log.exception("stream %s of %s", claims.verb, claims.guest_id)
                 await self._send_quietly(stream, encode_error(WeftError(f"the node failed: {problem}")))
             await self._part(stream)
@@ -246,7 +246,7 @@ async def _pump_out(stream: Stream, session: ExecSession) -> None:
 async def _pump_in(stream: Stream, session: ExecSession) -> None:
     while (frame := await stream.receive()) is not None:
         if frame.type == FrameType.HANG_UP:
-            await stream.close()  # the gateway waits for that: nothing more is to be heard
+            await stream.close()  # the gateway waits for that: nothing more will come
             break
         if frame.type == FrameType.DATA_IN:
             await session.write(frame.payload)

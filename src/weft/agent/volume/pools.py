@@ -105,10 +105,10 @@ class Pools:
     async def keep(self) -> None:
         """Look at the pools again and again."""
         while True:
-            await self.look()
+            await self.refresh()
             await self._clock.sleep(LOOK_SECONDS)
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """What there is to tell of each, now."""
         facts = [await self._describe(name, driver) for name, driver in self._drivers.items()]
         if facts != self.facts:

@@ -1,5 +1,5 @@
 """What a guest has printed on its console, counted from its first boot on whichever node: read from the runtime's log, and
-handed from node to node when the guest moves.
+handed from node to node when the guest migrates.
 
 The log keeps an end of it: what came before is lost. Reads files, writes through the runtime.
 """
@@ -97,7 +97,7 @@ class PrintedLog:
 
 
 def read_console(runtime: RuntimeDriver[GuestPlan], guest_id: str, after: int | None = None) -> Printed | None:
-    """What another node is to know of it before the guest comes, or (``after``) has to know since then; None: nothing."""
+    """What another node needs of it before the guest comes, or (``after``) needs since then; None: nothing."""
     if not isinstance(runtime, CountsPrinted):
         return None
     printed = PrintedLog(runtime, guest_id)

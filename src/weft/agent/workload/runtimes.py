@@ -1,5 +1,4 @@
-"""The node's runtime drivers, each by the kind of workload that it runs: an allocation's kind says which of them is asked, and how
-it is to be isolated, where that isn't as its kind is by itself."""
+"""The node's runtime drivers, each by the kind of workload that it runs, and by the isolation where that isn't the kind's own."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ Driver = RuntimeDriver[Any]
 
 
 def name_runtime(local: LocalAllocation) -> str:
-    """What ``local`` is to be run by: its kind, or KIND/ISOLATION."""
+    """What runs ``local``: its kind, or KIND/ISOLATION."""
     container, kind = local.spec.container, local.spec.workload.kind
     return kind if container is None or container.isolation == "container" else f"{kind}/{container.isolation}"
 
@@ -129,7 +128,7 @@ class Runtimes:
         try:
             done, _ = await asyncio.wait(self._waiting.values(), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            self._end_waiting()  # else they would take what is told to whoever comes next
+            self._end_waiting()  # else they would take the news of the next caller
             raise
         self._waiting = {driver: task for driver, task in self._waiting.items() if task not in done}
         for task in done:

@@ -8,7 +8,7 @@ from typing import Any
 from weft.agent.agent import Agent
 from weft.agent.function.artifacts import Artifacts
 from weft.agent.function.invocations import Functions
-from weft.agent.function.pool import FreeCapacity, measure_room
+from weft.agent.function.pool import FreeCapacity, measure_capacity
 from weft.agent.server.client import Server
 from weft.contracts.clock import Clock
 from weft.contracts.driver.function import InstanceDriver, Isolation
@@ -30,7 +30,7 @@ def make_functions(host: Host, server: Server, images: OciStore | None, agent: A
 
     def measure() -> FreeCapacity:
         cpu, memory = agent.table.count_requested()
-        return measure_room(host.capacity.cpu, host.capacity.memory_bytes, cpu, memory)
+        return measure_capacity(host.capacity.cpu, host.capacity.memory_bytes, cpu, memory)
 
     parts = Artifacts(
         host.state_dir, host.node, server, images, lambda: functions.used(), agent.egress_endpoints, agent.images

@@ -49,7 +49,7 @@ class Room:
     def wake(self) -> None:
         self.changes += 1
 
-    async def hear_network(self, network_uid: str) -> None:
+    async def wait_for_network(self, network_uid: str) -> None:
         assert self.egress_endpoints.networks() == ["blue"]  # it is followed by now
 
     async def plug(self, wanted: LocalAllocation) -> list[str]:

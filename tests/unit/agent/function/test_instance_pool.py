@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from weft.agent.function.pool import FreeCapacity, Lack, Need, Pool, measure_room
+from weft.agent.function.pool import FreeCapacity, Lack, Need, Pool, measure_capacity
 
 MIB = 1 << 20
 NEED = Need(1.0, 100 * MIB)
@@ -87,17 +87,17 @@ def test_idle_time_and_those_that_stand_ready() -> None:
 
 def test_when_to_look_again() -> None:
     pool = Pool(FreeCapacity(8.0, 1000 * MIB))
-    assert pool.next_look(0.0) is None
+    assert pool.next_review(0.0) is None
     pool.keep("f", 10.0, 0)
     idle(pool, "a", now=1.0)
-    assert abs((pool.next_look(1.0) or 0) - 0.1) < 1e-9
+    assert abs((pool.next_review(1.0) or 0) - 0.1) < 1e-9
     pool.pause(1.2)
-    assert abs((pool.next_look(1.2) or 0) - 9.8) < 1e-9
+    assert abs((pool.next_review(1.2) or 0) - 9.8) < 1e-9
 
 
 def test_room_is_what_allocations_leave() -> None:
-    assert measure_room(2.0, 1000, 1.0, 300) == FreeCapacity(7.0, 700)
-    assert measure_room(2.0, 1000, 20.0, 1300) == FreeCapacity(0.0, 0)
+    assert measure_capacity(2.0, 1000, 1.0, 300) == FreeCapacity(7.0, 700)
+    assert measure_capacity(2.0, 1000, 20.0, 1300) == FreeCapacity(0.0, 0)
 
 
 def test_whatever_happens_no_more_memory_is_given_than_there_is() -> None:
@@ -134,5 +134,5 @@ def test_whatever_happens_no_more_memory_is_given_than_there_is() -> None:
                 pool.keep(digest, chance.random() * 5, chance.randrange(3))
                 assert not busy & set(pool.expire(now)), seed
                 pool.pause(now)
-            assert sum(one.need.memory for one in pool.members.values()) <= pool.room.memory, seed
+            assert sum(one.need.memory for one in pool.members.values()) <= pool.capacity.memory, seed
             assert busy <= set(pool.members) and {m.id for m in pool.members.values() if m.spoken_for} == busy, seed

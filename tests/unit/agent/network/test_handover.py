@@ -109,7 +109,7 @@ def side(tmp_path: Path) -> Side:
 async def test_a_target_takes_what_is_for_the_guest_when_it_is_switched_and_keeps_it(side: Side) -> None:
     wanted = side.has("target")
     side.hear(PEER)
-    assert await side.keeper.prepare_move(wanted) == [f"w1t{port}" for port in side.wire.ports]
+    assert await side.keeper.prepare_migration(wanted) == [f"w1t{port}" for port in side.wire.ports]
     assert await side.leads_to() == PEER
     side.keeper.handover.switch_here(wanted)
     assert await side.leads_to() == OWN, "though the server still says the source"
@@ -123,7 +123,7 @@ async def test_a_target_takes_what_is_for_the_guest_when_it_is_switched_and_keep
 async def test_a_source_sends_what_is_for_the_guest_on_until_the_server_says_where_it_is(side: Side) -> None:
     wanted = side.has("source")
     side.hear(OWN)
-    await side.keeper.prepare_move(wanted, PEER)
+    await side.keeper.prepare_migration(wanted, PEER)
     assert await side.leads_to() == OWN
     side.keeper.handover.switch_away(wanted, PEER)
     assert await side.leads_to() == PEER
@@ -138,7 +138,7 @@ async def test_a_guest_that_goes_on_at_the_source_is_there_again_on_both_sides(t
         side = Side(tmp_path / str(number))
         wanted = side.has(role)
         side.hear(OWN if role == "source" else PEER)
-        await side.keeper.prepare_move(wanted, PEER)
+        await side.keeper.prepare_migration(wanted, PEER)
         if role == "source":
             side.keeper.handover.switch_away(wanted, PEER)
         else:
@@ -151,7 +151,7 @@ async def test_a_guest_that_goes_on_at_the_source_is_there_again_on_both_sides(t
 async def test_a_network_that_a_guest_left_is_kept_while_its_connections_lead_through_here(side: Side) -> None:
     wanted = side.has("source")
     side.hear(OWN)
-    await side.keeper.prepare_move(wanted, PEER)
+    await side.keeper.prepare_migration(wanted, PEER)
     await side.keeper.plug(wanted)
     side.keeper.handover.switch_away(wanted, PEER)
     side.here = []
@@ -168,11 +168,11 @@ async def test_a_network_that_a_guest_left_is_kept_while_its_connections_lead_th
 async def test_a_guest_that_comes_back_leaves_nothing_behind_of_its_way_out(side: Side) -> None:
     wanted = side.has("source")
     side.hear(OWN)
-    await side.keeper.prepare_move(wanted, PEER)
+    await side.keeper.prepare_migration(wanted, PEER)
     side.keeper.handover.switch_away(wanted, PEER)
     side.hear(PEER)
     wanted = side.has("target")
-    await side.keeper.prepare_move(wanted)
+    await side.keeper.prepare_migration(wanted)
     assert await side.leads_to() == PEER
     side.keeper.handover.switch_here(wanted)
     assert await side.leads_to() == OWN
@@ -187,7 +187,7 @@ async def test_who_comes_while_others_are_looked_through_is_not_forgotten(
 ) -> None:
     wanted, handover = side.has("source"), side.keeper.handover
     side.hear(OWN)
-    await side.keeper.prepare_move(wanted, PEER)
+    await side.keeper.prepare_migration(wanted, PEER)
     handover.switch_away(wanted, PEER)
     side.here = []
     side.hear(PEER)
@@ -206,11 +206,11 @@ async def test_who_comes_while_others_are_looked_through_is_not_forgotten(
 async def test_who_has_the_address_of_a_guest_that_moved_and_is_gone_inherits_nothing_of_its_way(side: Side) -> None:
     wanted = side.has("target")
     side.hear(PEER)
-    await side.keeper.prepare_move(wanted)
+    await side.keeper.prepare_migration(wanted)
     side.keeper.handover.switch_here(wanted)
     wanted = side.has("source")
     side.hear(OWN)
-    await side.keeper.prepare_move(wanted, OTHER)
+    await side.keeper.prepare_migration(wanted, OTHER)
     side.keeper.handover.switch_away(wanted, OTHER)
     next_one = side.has("active")
     next_one.spec.nics = [msgspec.structs.replace(NIC, uid="another")]

@@ -32,8 +32,8 @@ class Walk:
         """To ``target``, or there and back within the moment in which the guest stands still."""
         leaving, coming = self.sides[self.at], self.sides[target]
         wanted, expected = leaving.has("source"), coming.has("target")
-        await leaving.keeper.prepare_move(wanted, target)
-        await coming.keeper.prepare_move(expected)
+        await leaving.keeper.prepare_migration(wanted, target)
+        await coming.keeper.prepare_migration(expected)
         leaving.keeper.handover.switch_away(wanted, target)
         coming.keeper.handover.switch_here(expected)
         if called_off:

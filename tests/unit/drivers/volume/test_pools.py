@@ -33,11 +33,11 @@ def test_nodes_that_find_a_pool_without_an_id_at_the_same_moment_agree_on_one(tm
     ids: list[str] = []
     gate = threading.Barrier(len(drivers))
 
-    def look(driver: DirectoryVolumes) -> None:
+    def refresh(driver: DirectoryVolumes) -> None:
         gate.wait()
         ids.append(driver.pool().id)
 
-    threads = [threading.Thread(target=look, args=(driver,)) for driver in drivers]
+    threads = [threading.Thread(target=refresh, args=(driver,)) for driver in drivers]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -73,7 +73,7 @@ async def test_a_pool_whose_mount_is_missing_gets_no_new_id_and_no_disks(tmp_pat
     with pytest.raises(DriverFailed, match="is not the same storage as before"):
         driver.pool()
     pools = Pools(driver, {"shared": driver}, SystemClock(), asyncio.Event())
-    await pools.look()
+    await pools.refresh()
     assert [pool.id for pool in pools.facts] == ["", ""] and "mount" in pools.facts[1].problem + "isn't mounted"
     with pytest.raises(DriverFailed):
         await pools.find("shared", id_)
