@@ -75,40 +75,29 @@ class ContainerNic(msgspec.Struct, frozen=True):
 
 
 class ContainerPlan(msgspec.Struct, frozen=True):
-    """Everything a runtime needs to start one container; ``id`` is the allocation's 10-character short id.
+    """Everything a runtime needs to start one container, or a function's instance."""
 
-    ``layers`` are directories of this node, the uppermost first (as overlayfs has it), shared with other containers and never
-    written: what the container writes is the driver's to keep until ``remove``, so it is there after a stop and a start.
-    ``cpu`` is cores (a fraction is a limit), 0 none; ``pids`` 0 is the driver's own limit. ``netns`` is the path of a network
-    namespace made and filled by the network driver; "" one of its own with nothing but a loopback. A container in a machine of
-    its own has ``nics`` instead. ``name_servers`` and ``search`` become its resolv.conf. ``capabilities`` are all that it has
-    (CAP_…), bounding and effective; none is none. ``user_namespace``: its ids are a range of the node's that no other container
-    has, chosen by the driver. ``devices`` are device nodes of this host that it may use. ``terminal``: its stdio is a terminal,
-    which ``HasConsole`` serves. ``disk_bytes`` is how much it may write into its root; 0: all that its
-    node has.
-    """
-
-    id: str
+    id: str  # the allocation's 10-character short id
     uid: str
     name: str
     incarnation: int
-    layers: list[str]
+    layers: list[str]  # directories of this node, the uppermost first; shared, and never written
     process: ContainerProcess
-    cpu: float
+    cpu: float  # cores (a fraction is a limit); 0 is no limit
     memory_bytes: int
-    pids: int = 0
+    pids: int = 0  # 0 is the driver's own limit
     mounts: list[ContainerMount] = []
-    netns: str = ""
-    nics: list[ContainerNic] = []
+    netns: str = ""  # path of a network namespace that the network driver made; "" is one with nothing but a loopback
+    nics: list[ContainerNic] = []  # of a container in a machine of its own, which has no netns
     hostname: str = ""
-    name_servers: list[str] = []
+    name_servers: list[str] = []  # these and ``search`` become its resolv.conf
     search: list[str] = []
     read_only_root: bool = False
-    capabilities: list[str] = []
-    user_namespace: bool = True
-    devices: list[str] = []
-    terminal: bool = False
-    disk_bytes: int = 0
+    capabilities: list[str] = []  # all that it has (CAP_…), bounding and effective
+    user_namespace: bool = True  # its ids are a range of the node's that no other has, chosen by the driver
+    devices: list[str] = []  # device nodes of this host that it may use
+    terminal: bool = False  # its stdio is a terminal, which ``HasConsole`` serves
+    disk_bytes: int = 0  # that it may write into its root, kept until ``remove``; 0 is all that the node has
 
 
 class LogLine(msgspec.Struct, frozen=True):

@@ -91,19 +91,16 @@ class EgressEndpoint(msgspec.Struct, frozen=True):
 
 
 class Roots(msgspec.Struct, frozen=True):
-    """Where a recipe's parts lie on this node, unpacked and whole, uppermost first; nobody may write in them. ``env`` is what
-    the image or base sets, ``command`` what it runs, ``workdir`` and ``user`` (uid, gid) likewise; ``bundle`` is the folder of a
-    managed runtime's files (its kernel and initrd too, if it has them). ``egress_endpoint`` is set if the recipe names
-    a network."""
+    """Where a recipe's parts lie on this node, unpacked and whole; nobody may write in them."""
 
-    root: list[str]
+    root: list[str]  # directories, the uppermost first
     code: str = ""
-    command: list[str] = []
-    env: Mapping[str, str] = {}
+    command: list[str] = []  # that the image or base runs
+    env: Mapping[str, str] = {}  # that it sets
     workdir: str = "/var/task"
-    user: tuple[int, int] = (0, 0)
-    bundle: str = ""
-    egress_endpoint: EgressEndpoint | None = None
+    user: tuple[int, int] = (0, 0)  # uid, gid
+    bundle: str = ""  # the folder of a managed runtime's files; its kernel and initrd too, if it has them
+    egress_endpoint: EgressEndpoint | None = None  # of a recipe that names a network
 
 
 class Ready(msgspec.Struct, frozen=True):

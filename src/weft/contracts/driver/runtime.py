@@ -303,7 +303,7 @@ class KeptSession(Protocol):
         """So many bytes have arrived since its beginning where they are wanted: the guest need not keep them."""
 
     async def let_go(self) -> None:
-        """Leave it to whoever comes for it; the guest ends it if nobody does."""
+        """Leave it to the next caller; the guest ends it if none comes."""
 
 
 @runtime_checkable

@@ -1,6 +1,6 @@
 """One container: its record, and what waits for its end.
 
-Woken by whoever holds it; tells the driver through ``notify``. Verbs that change it are the driver's, one at a time.
+Woken by its holder; the driver learns of it through ``notify``. Verbs that change it are the driver's, one at a time.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ class OciDriver:
             await container.stop(grace_seconds)
         finally:
             if not container.ended.is_set():
-                container.record.stopping = False  # whoever waited for it gave up
+                container.record.stopping = False  # its caller gave up
 
     async def inspect(self, guest_id: str) -> GuestFacts:
         container = await self._find(guest_id)
@@ -299,8 +299,8 @@ class OciDriver:
         """Why it can't be saved, nor go on from where it was; empty: it can."""
         if not isinstance(container.holder, CanCheckpoint):
             return f"{self.name} runs it"
-        told = self._found.probe.checkpoint if self._found is not None else ""
-        return "" if told == "yes" else told
+        lack = self._found.probe.checkpoint if self._found is not None else ""
+        return "" if lack == "yes" else lack
 
     async def _resume_one(self, container: Container, facts: Facts, recorded: Awaitable[None]) -> None:
         """Raises WeftError."""

@@ -42,7 +42,7 @@ class Holder(Protocol[C]):
         """Of one that runs; see HasStats. Raises DriverFailed, Unavailable."""
 
     async def exit_code(self, container: C) -> int | None:
-        """Of a container whose process has ended; None if nobody knows. Waits for whoever writes it down."""
+        """Of a container whose process has ended; None if nobody knows. Waits until it is written down."""
 
     async def release(self, container: C) -> None:
         """Nothing starts it any more, and holder and runtime have forgotten it, however far it came. Raises WeftError."""

@@ -6,9 +6,8 @@ program in between, nothing of it is ever seen in the node's own namespace, and 
 
 from __future__ import annotations
 
-import os
 import subprocess
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import IO
 
 import msgspec
@@ -18,7 +17,7 @@ from weft.drivers.linux.namespace_thread import leave_mounts, run_in_own_thread
 from weft.objects.errors import DriverFailed
 
 
-class Said(msgspec.Struct, frozen=True):
+class Finished(msgspec.Struct, frozen=True):
     status: int
     out: bytes
     err: str
@@ -39,10 +38,10 @@ def read_hidden() -> list[str]:
 
 async def run_in_mount_namespace(
     words: Sequence[str], hidden: Collection[str], *, timeout_seconds: float, given: bytes = b""
-) -> Said:
+) -> Finished:
     """Run a program that ends soon. Raises DriverFailed for one that doesn't, or isn't there."""
 
-    def work() -> Said:
+    def work() -> Finished:
         leave_mounts(hidden)
         with subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/"
@@ -52,7 +51,7 @@ async def run_in_mount_namespace(
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise
-        return Said(process.returncode, out, err.decode(errors="replace").strip())
+        return Finished(process.returncode, out, err.decode(errors="replace").strip())
 
     try:
         return await run_in_own_thread(work)
@@ -65,22 +64,15 @@ async def run_in_mount_namespace(
 async def spawn_in_mount_namespace(
     words: Sequence[str],
     hidden: Collection[str],
-    prepare: Callable[[], None],
     *,
     stdin: int | IO[bytes] = subprocess.DEVNULL,
     stdout: int | IO[bytes] = subprocess.DEVNULL,
     stderr: int | IO[bytes] = subprocess.DEVNULL,
-    handed: Collection[int] = (),
-    environment: dict[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a program in mounts that ``prepare`` has made ready, with the descriptors ``handed`` open. Raises OSError."""
+    """Start a program that runs on. Raises OSError."""
 
     def work() -> subprocess.Popen[bytes]:
         leave_mounts(hidden)
-        prepare()
-        env = {**os.environ, **(environment or {})}
-        return subprocess.Popen(
-            words, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=tuple(handed), env=env, cwd="/", start_new_session=True
-        )  # fmt: skip
+        return subprocess.Popen(words, stdin=stdin, stdout=stdout, stderr=stderr, cwd="/", start_new_session=True)
 
     return await run_in_own_thread(work)

@@ -1,4 +1,4 @@
-"""What is made ready for a container before whoever holds it starts it. Undone by ``Container.sweep``."""
+"""What is made ready for a container before its holder starts it. Undone by ``Container.sweep``."""
 
 from __future__ import annotations
 

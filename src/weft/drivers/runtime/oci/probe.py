@@ -79,7 +79,7 @@ async def probe_oci(
             [f"users of containers can't enter {closed}: set --run-dir of the agent to a folder outside it"]
         )
     try:
-        facts = look_around(groups)
+        facts = read_node_facts(groups)
     except DriverFailed as problem:
         return report_unusable([problem.message])
     hidden = read_hidden()
@@ -198,7 +198,7 @@ def _run(runtime: Runtime, plan: ContainerPlan, paths: ContainerPaths, first_use
     return None if said.returncode == EXIT_CODE else read_error(said.stderr.decode(errors="replace"))
 
 
-def look_around(groups: ControlGroups) -> Facts:
+def read_node_facts(groups: ControlGroups) -> Facts:
     """What containers are started with on this node. Raises DriverFailed."""
     return Facts(
         machine=platform.machine(),
@@ -210,10 +210,10 @@ def look_around(groups: ControlGroups) -> Facts:
     )
 
 
-def look_around_for_machines(groups: ControlGroups) -> Facts:
+def read_machine_facts(groups: ControlGroups) -> Facts:
     """As for containers on the node's own kernel; their users, and how their memory is limited, are the machine's. Raises
     DriverFailed."""
-    return msgspec.structs.replace(look_around(groups), users=(0, 0), swap_limits=False)
+    return msgspec.structs.replace(read_node_facts(groups), users=(0, 0), swap_limits=False)
 
 
 def _usable(name: str, version: str, problems: list[str], lack: str, *, shifted: bool) -> RuntimeProbe:

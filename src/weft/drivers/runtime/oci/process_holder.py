@@ -1,5 +1,5 @@
 """What is the same for all who hold containers that are processes of this node: they are watched and told by the kernel, and their
-control groups are read, whoever else is away.
+control groups are read.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def read_record(paths: ContainerPaths) -> ContainerRecord | None:
 
 
 def note_begun(paths: ContainerPaths, record: ContainerRecord) -> None:
-    """Its process runs: known to whoever comes after this one is killed."""
+    """Its process runs: known to the next agent when this one is killed."""
     work = paths.begun.with_suffix(".new")
     work.write_bytes(msgspec.json.encode(Begun(record.started_at, record.process, record.shim)))
     work.rename(paths.begun)
@@ -118,7 +118,7 @@ def name_signal(exit_code: int) -> str | None:
 
 
 def read_signal(name: str) -> int:
-    """SIGTERM, TERM, 15, SIGRTMIN+3. What is none is SIGTERM: an image's word isn't worth a container that can't be stopped."""
+    """SIGTERM, TERM, 15, SIGRTMIN+3. Any other word is SIGTERM: an image's word isn't worth a container that can't be stopped."""
     word = name.strip().upper()
     if word.isdigit():
         return int(word) if 0 < int(word) <= signal.SIGRTMAX else signal.SIGTERM

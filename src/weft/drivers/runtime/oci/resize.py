@@ -1,4 +1,4 @@
-"""Another share of the node for a container that runs: CPU, memory and processes, through whoever holds it."""
+"""Another share of the node for a container that runs: CPU, memory and processes, through its holder."""
 
 from __future__ import annotations
 

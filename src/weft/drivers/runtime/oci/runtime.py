@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from weft.contracts.driver.container import NOT_EXECUTABLE, NOT_FOUND
-from weft.drivers.runtime.oci.mount_namespace import Said, run_in_mount_namespace
+from weft.drivers.runtime.oci.mount_namespace import Finished, run_in_mount_namespace
 from weft.objects.errors import DriverFailed
 
 PROGRAMS = ("crun", "runc")
@@ -53,14 +53,14 @@ class Runtime(msgspec.Struct, frozen=True):
     def words(self, *words: str) -> list[str]:
         return [self.program, *self.options, *words]
 
-    async def say(self, *words: str, given: bytes = b"") -> Said:
+    async def run(self, *words: str, given: bytes = b"") -> Finished:
         return await run_in_mount_namespace(
             self.words(*words), self.hidden, timeout_seconds=ANSWER_SECONDS, given=given
         )
 
     async def status(self, container_id: str) -> str:
         """created, running, stopped, …; empty for one that it doesn't know."""
-        said = await self.say("state", container_id)
+        said = await self.run("state", container_id)
         try:
             return str(msgspec.json.decode(said.out)["status"]) if said.status == 0 else ""
         except (msgspec.DecodeError, KeyError, TypeError):
@@ -69,12 +69,12 @@ class Runtime(msgspec.Struct, frozen=True):
     async def delete(self, container_id: str) -> None:
         """Kills what is left of it, and forgets it; one that isn't known is fine."""
         if (self.root / container_id).exists():
-            await self.say("delete", "--force", container_id)
+            await self.run("delete", "--force", container_id)
         shutil.rmtree(self.root / container_id, ignore_errors=True)  # of one that it was killed over
 
     async def update(self, container_id: str, resources: dict[str, Any]) -> None:
         """Raises DriverFailed with its words."""
-        said = await self.say("update", "--resources=-", container_id, given=msgspec.json.encode(resources))
+        said = await self.run("update", "--resources=-", container_id, given=msgspec.json.encode(resources))
         if said.status != 0:
             raise DriverFailed(f"{self.name}: {read_error(said.err)}", details={"step": "update"})
 

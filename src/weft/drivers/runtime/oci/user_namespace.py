@@ -101,13 +101,13 @@ def _join_mapping(netns: str, first_user: int) -> int | None:
         os.close(owner)
 
 
-def _map_users(way: list[str], first_user: int, *handed: int) -> int | None:
+def _map_users(way: list[str], first_user: int, *descriptors: int) -> int | None:
     """Of the user namespace that the words ``way`` lead a program into, when these are its users; None: it is this node's own, or
     has others."""
     ours, wanted = os.readlink("/proc/self/ns/user"), ["0", str(first_user), str(USERS_EACH)]
     words = [*way, "sh", "-c", "echo; exec cat"]
     with subprocess.Popen(
-        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=handed
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=descriptors
     ) as holder:
         try:
             assert holder.stdout is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from weft.drivers.runtime.oci.checkpoint.probe import describe_check, find_lack
-from weft.drivers.runtime.oci.mount_namespace import Said
+from weft.drivers.runtime.oci.mount_namespace import Finished
 from weft.drivers.runtime.oci.runtime import Runtime
 
 # criu 3.17.1 of Debian 12 on Linux 6.18
@@ -31,11 +31,12 @@ def runc(folder: Path) -> Runtime:
 
 
 def test_the_first_error_that_is_a_reason_is_told() -> None:
-    said = describe_check("Version: 3.17.1", Said(1, b"", OF_DEBIAN))
+    said = describe_check("Version: 3.17.1", Finished(1, b"", OF_DEBIAN))
     assert said == "criu 3.17.1 doesn't work with this kernel (vdso: Unexpected rt vDSO area bounds): a newer one may"
-    assert "exit code 3" in describe_check("", Said(3, b"", ""))
+    assert "exit code 3" in describe_check("", Finished(3, b"", ""))
     assert (
-        describe_check("Version: 4.0", Said(0, b"Looks good.", "Warn (criu/cr-check.c): Dirty tracking is OFF")) == ""
+        describe_check("Version: 4.0", Finished(0, b"Looks good.", "Warn (criu/cr-check.c): Dirty tracking is OFF"))
+        == ""
     )
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import shutil
 
-from weft.drivers.runtime.oci.mount_namespace import Said, run_in_mount_namespace
+from weft.drivers.runtime.oci.mount_namespace import Finished, run_in_mount_namespace
 from weft.drivers.runtime.oci.runtime import Runtime
 from weft.objects.errors import DriverFailed
 
@@ -32,7 +32,7 @@ async def find_lack(runtime: Runtime) -> str:
     return describe_check(version.out.decode(errors="replace"), checked)
 
 
-def describe_check(version: str, said: Said) -> str:
+def describe_check(version: str, said: Finished) -> str:
     """Pure. What ``criu check`` has against this kernel; empty: nothing."""
     if said.status == 0:
         return ""

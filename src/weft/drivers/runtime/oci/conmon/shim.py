@@ -29,7 +29,7 @@ DEFAULT_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _ENTER = 'for group in $1; do echo 0 >"$group"; done; shift; exec "$@"'
 
 
-class _Told(msgspec.Struct):
+class _Created(msgspec.Struct):
     data: int
     message: str = ""
 
@@ -69,7 +69,7 @@ def run_shim(words: list[str], said: Path, clock: Clock, environment: Mapping[st
     finally:
         os.close(ours)
     try:
-        told = msgspec.json.decode(line, type=_Told)
+        told = msgspec.json.decode(line, type=_Created)
     except msgspec.DecodeError:
         words_left = said.read_text(errors="replace").strip()
         raise _failed(

@@ -80,6 +80,6 @@ def _entrance(container: Container) -> Path:
 
 
 def _find_shim(record: ContainerRecord) -> ProcessId | None:
-    """Whoever holds a container's first process is its parent."""
+    """A container's first process is a child of its shim."""
     parent = read_parent(record.process.pid) if record.process is not None and is_alive(record.process) else None
     return inspect_process(parent) if parent is not None and is_shim(parent, record.plan.id) else None

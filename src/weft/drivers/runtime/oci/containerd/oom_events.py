@@ -27,7 +27,7 @@ class Shortages:
         if self._listening is None or self._listening.done():
             self._listening = asyncio.create_task(self._follow())
 
-    async def hears(self, container_id: str, within_seconds: float) -> bool:
+    async def is_reported(self, container_id: str, within_seconds: float) -> bool:
         """Whether one was told of it, or is within that time."""
         event = self._told.setdefault(container_id, asyncio.Event())
         try:

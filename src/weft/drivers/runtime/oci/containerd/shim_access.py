@@ -24,7 +24,7 @@ async def stand_in_mounts(hidden: Collection[str], prepare: Callable[[], None]) 
     ready: asyncio.Future[str] = loop.create_future()
     over = threading.Event()
 
-    def tell(place: str) -> None:
+    def set_ready(place: str) -> None:
         if not ready.done():
             ready.set_result(place)
 
@@ -32,7 +32,7 @@ async def stand_in_mounts(hidden: Collection[str], prepare: Callable[[], None]) 
         leave_mounts(hidden)
         prepare()
         place = f"/proc/{os.getpid()}/task/{threading.get_native_id()}/ns/mnt"
-        loop.call_soon_threadsafe(tell, place)
+        loop.call_soon_threadsafe(set_ready, place)
         over.wait()
 
     standing = asyncio.ensure_future(run_in_own_thread(stand))

@@ -18,7 +18,7 @@ _END_OF_INPUT = b"\x04"  # as a person at a terminal says it
 
 
 class ChannelSession(ABC):
-    """The part of an ExecSession that is the same whoever runs the command; ``wait`` says when it has ended. A terminal's output
+    """The part of an ExecSession that is the same for all that run one; ``wait`` says when it has ended. A terminal's output
     comes by its ``stdout``."""
 
     linger_seconds = LINGER_SECONDS
@@ -31,13 +31,13 @@ class ChannelSession(ABC):
 
     @abstractmethod
     async def wait(self) -> int:
-        """The exit code of whoever runs it, once that has ended."""
+        """The exit code of the program that runs it, once that has ended."""
 
     def read_exit(self, code: int) -> int:
         """The command's own, by that; all that was printed has been heard."""
         return code
 
-    def hear(self, data: bytes) -> bytes:
+    def on_output(self, data: bytes) -> bytes:
         """It, or who was to start it, printed that; what of it is told."""
         return data
 
@@ -82,7 +82,7 @@ class ChannelSession(ABC):
             self._reading.discard(name)
             if not data:
                 return
-            await self._chunks.put(ExecChunk("stderr" if name == "stderr" else "stdout", self.hear(data)))
+            await self._chunks.put(ExecChunk("stderr" if name == "stderr" else "stdout", self.on_output(data)))
 
     async def _settle(self, pumps: list[asyncio.Task[None]]) -> None:
         """All that the command printed is told, however slowly it is read; what it left running may print on, but nobody

@@ -76,7 +76,7 @@ class OciSession(ChannelSession):
     def read_exit(self, code: int) -> int:
         return code if self._marks.with_suffix(".pid").exists() else self._unbegun
 
-    def hear(self, data: bytes) -> bytes:
+    def on_output(self, data: bytes) -> bytes:
         if b"not found" in data or b"No such file" in data:
             self._unbegun = NOT_FOUND  # counts only if the runtime said so, before anything began
         return data
@@ -121,7 +121,6 @@ async def start_exec(
     process = await spawn_in_mount_namespace(
         [*words, plan.id],
         runtime.hidden,
-        lambda: None,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -144,7 +143,7 @@ async def _start_terminal(
     try:
         tty.setraw(theirs)
         process = await spawn_in_mount_namespace(
-            [*words, plan.id], runtime.hidden, lambda: None, stdin=theirs, stdout=theirs, stderr=theirs
+            [*words, plan.id], runtime.hidden, stdin=theirs, stdout=theirs, stderr=theirs
         )
     except BaseException:
         os.close(ours)

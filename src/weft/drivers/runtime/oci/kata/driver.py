@@ -18,7 +18,7 @@ from weft.contracts.driver.runtime import GuestFacts
 from weft.drivers.runtime.oci.driver import OciDriver
 from weft.drivers.runtime.oci.kata.translate import check_plan
 from weft.drivers.runtime.oci.paths import ContainerPaths
-from weft.drivers.runtime.oci.probe import look_around_for_machines
+from weft.drivers.runtime.oci.probe import read_machine_facts
 from weft.drivers.runtime.oci.record import read_record
 from weft.drivers.runtime.oci.runtime import Runtime
 from weft.drivers.runtime.oci.translate import Facts
@@ -52,7 +52,7 @@ class KataDriver(OciDriver):
         return await super().adjust(_without_users(plan))
 
     async def _read_facts(self) -> Facts:
-        return look_around_for_machines(self._groups)
+        return read_machine_facts(self._groups)
 
     async def _runtime_of(self, name: str) -> Runtime:
         return Runtime(name, self._run / "runtime")

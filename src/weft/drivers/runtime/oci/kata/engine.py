@@ -34,7 +34,7 @@ class Engine(PlainEngine):
     async def find_out(self, run_dir: Path, wanted: str | None) -> Found:
         """A try that fails may have booted a machine: none follows soon, unless shim or containerd is another by then."""
         assert wanted is not None
-        now = await asyncio.to_thread(self._look, wanted)
+        now = await asyncio.to_thread(self._read_versions, wanted)
         if self._failed is not None:
             before, failed, until = self._failed
             if before == now and self._clock.elapsed() < until:
@@ -45,7 +45,7 @@ class Engine(PlainEngine):
         self._failed = (now, found, self._clock.elapsed() + AGAIN_SECONDS) if found.runtime is None else None
         return found
 
-    def _look(self, runtime_class: str) -> tuple[str, int, int]:
+    def _read_versions(self, runtime_class: str) -> tuple[str, int, int]:
         shim, made, peer = shutil.which(name_shim(runtime_class)) or "", 0, 0
         with contextlib.suppress(OSError):
             made = os.stat(shim).st_mtime_ns

@@ -87,7 +87,7 @@ class Kata(Tasks):
         except NotFound:
             return False
         except WeftError:
-            return record.started  # nobody can be asked now; whoever waits for its end will hear
+            return record.started  # nobody can be asked now; the end is waited for
         if task.status in (RUNNING, PAUSED, PAUSING):
             record.process, record.started = record.process or ProcessId(task.pid, 0), True
             await self.end_commands(container)
@@ -130,7 +130,7 @@ class Kata(Tasks):
         code = await super().exit_code(container)
         if code is not None:
             waits = code > SIGNALLED and not container.record.stopping
-            hears = await self._shortages.hears(container.record.plan.id, SHORTAGE_SECONDS if waits else 0.0)
+            hears = await self._shortages.is_reported(container.record.plan.id, SHORTAGE_SECONDS if waits else 0.0)
             self._short_of_memory = hears
             write_exit_code(container.paths, container.record.plan.id, code)
             with contextlib.suppress(WeftError):

@@ -18,7 +18,7 @@ from weft.drivers.runtime.oci.containerd.oom_events import Shortages
 from weft.drivers.runtime.oci.containerd.probe import find_neighbour, try_one
 from weft.drivers.runtime.oci.kata.holder import Kata
 from weft.drivers.runtime.oci.kata.translate import name_shim
-from weft.drivers.runtime.oci.probe import Found, look_around_for_machines
+from weft.drivers.runtime.oci.probe import Found, read_machine_facts
 from weft.drivers.runtime.oci.runtime import Runtime
 from weft.objects.errors import WeftError
 
@@ -43,7 +43,7 @@ async def probe_kata(
         return _report_unusable(f"{shim} isn't in the PATH of this node: {INSTALL_HINT}")
     try:
         version = await find_neighbour(client, {"pid": "processes", "mnt": "mounts"})
-        facts = look_around_for_machines(groups)
+        facts = read_machine_facts(groups)
     except WeftError as problem:
         return _report_unusable(f"{problem.message}: {problem.hint}" if problem.hint else problem.message)
     run_dir.mkdir(parents=True, exist_ok=True)
