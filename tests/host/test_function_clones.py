@@ -213,11 +213,11 @@ async def test_the_pool_gives_copies_that_are_as_fresh(lab: FunctionLab) -> None
         lab.room,
         FreeCapacity(16.0, 32 << 20),
     )  # allocations take the rest: nothing of it is left to copies that wait
-    lab.functions.on_room()
+    lab.functions.on_capacity()
     await lab.until(lambda: recipe.digest not in lab.standing().counts, PATIENCE)
     assert lab.standing().ready_memory == 0
     lab.room = whole
-    lab.functions.on_room()
+    lab.functions.on_capacity()
     await lab.until(lambda: lab.standing().counts.get(recipe.digest, Count()).ready == 2, PATIENCE)
     lab.functions.take(Keep(recipe.digest, 60.0, 0))
     await lab.until(lambda: ready.get(recipe.digest) == [], PATIENCE)
