@@ -46,9 +46,6 @@ BRANCHES = {
 # Who asks whether an allocation is a container's, and how often.
 CONTAINERS = {
     "agent/workload/container": 1,
-    "api/node/secrets": 1,
-    "scheduler/migration/checkpointing": 1,
-    "scheduler/report/drain_preview": 1,
 }
 
 

@@ -350,6 +350,11 @@ def list_digests(spec: AllocationSpec) -> list[str]:
     return [image.sha256 for image in (spec.image, spec.iso) if image is not None]
 
 
+def registry_secret_of(spec: AllocationSpec) -> str:
+    """The secret with the credentials for its image's registry; "" if it has none."""
+    return spec.container.registry_secret if spec.container is not None else ""
+
+
 def list_secrets(spec: AllocationSpec) -> dict[str, frozenset[str]]:
     """The secrets of its project that an allocation names, and of each the keys that its variables need; one that opens its
     registry needs none for that."""

@@ -7,7 +7,7 @@ import msgspec
 from weft.api.context import ApiContext
 from weft.api.node.join import require_own
 from weft.api.request.call import Call, json_answer
-from weft.kinds.allocation import AllocationSpec, list_secrets
+from weft.kinds.allocation import AllocationSpec, list_secrets, registry_secret_of
 from weft.kinds.secret import PASSWORD, SECRET, TOKEN, USERNAME, SecretSpec, place_of
 from weft.objects.envelope import decode_envelope, decode_part
 from weft.objects.errors import InvalidInput, NotFound
@@ -38,7 +38,7 @@ async def secrets(context: ApiContext, call: Call, name: str) -> Answer:
     answer = OpenedSecrets()
     for secret, keys in list_secrets(spec).items():
         kept = await _read(context, spec.workload.project, secret)
-        if spec.container is not None and secret == spec.container.registry_secret:
+        if secret == registry_secret_of(spec):
             answer.registries[secret] = kept.registry
             keys |= _OF_REGISTRIES & kept.sealed.keys()
         answer.secrets[secret] = _pick(context, spec.workload.project, secret, kept, keys)
