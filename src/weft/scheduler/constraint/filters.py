@@ -13,7 +13,7 @@ import numpy as np
 from weft.contracts.policy import RESOURCES, Filter, Flags, Lack, Reads, Request, Table
 from weft.kinds.fields.taint import is_tolerated
 from weft.scheduler.constraint.affinity import Apart, AtHand, Near, Spreading
-from weft.scheduler.constraint.match import Meets, MeetsNow
+from weft.scheduler.constraint.match import Meets
 from weft.scheduler.table.devices import WHOLE, count_fitting, find_fitting
 from weft.scheduler.table.facts import GPUS_KEPT, GPUS_WHOLE, name_cpu, name_pool, name_runtime
 
@@ -300,7 +300,7 @@ FACTS: tuple[Filter, ...] = (
     CpuModel(),
     GivenGpus(),
     Taints(),
-    Meets(),
+    Meets(now=False),
     AtHand(),
 )
-FILTERS: tuple[Filter, ...] = (*FACTS, MeetsNow(), Near(), Apart(), Spreading(FACTS), FREE_CAPACITY)
+FILTERS: tuple[Filter, ...] = (*FACTS, Meets(now=True), Near(), Apart(), Spreading(FACTS), FREE_CAPACITY)

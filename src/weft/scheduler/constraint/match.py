@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -90,37 +90,21 @@ def describe_failure(tree: Expression, table: Table, index: int) -> tuple[str, l
 
 
 class Meets:
-    """What is asked of a node's facts."""
+    """What a constraint says of a node's facts, or (``now``) of its free capacity."""
 
-    name = "constraint"
-    reads: Reads = "facts"
+    def __init__(self, *, now: bool) -> None:
+        self.name = "available" if now else "constraint"
+        self.reads: Reads = "row" if now else "facts"
+        self._part = 1 if now else 0
 
-    def asks(self, request: Request) -> Hashable:
-        return None if request.constraint is None else split(request.constraint)[0]
-
-    def fits(self, table: Table, request: Request) -> Flags:
-        return _fits(None if request.constraint is None else split(request.constraint)[0], table)
-
-    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
-        asked = None if request.constraint is None else split(request.constraint)[0]
-        return _explain(asked, table, index)
-
-
-class MeetsNow:
-    """What is asked of free capacity."""
-
-    name = "available"
-    reads: Reads = "row"
-
-    def asks(self, request: Request) -> Hashable:
-        return None if request.constraint is None else split(request.constraint)[1]
+    def asks(self, request: Request) -> Expression | None:
+        return None if request.constraint is None else split(request.constraint)[self._part]
 
     def fits(self, table: Table, request: Request) -> Flags:
-        return _fits(None if request.constraint is None else split(request.constraint)[1], table)
+        return _fits(self.asks(request), table)
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
-        asked = None if request.constraint is None else split(request.constraint)[1]
-        return _explain(asked, table, index)
+        return _explain(self.asks(request), table, index)
 
 
 @functools.lru_cache(maxsize=4096)

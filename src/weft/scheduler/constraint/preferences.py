@@ -6,7 +6,7 @@ node that is fuller by all there is.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -18,96 +18,75 @@ from weft.scheduler.constraint.relax import Preferred
 WEIGHT = 1.0
 
 
-def _leans(request: Request, what: Literal["near", "apart", "spread", "data"]) -> tuple[SoftTerm, ...]:
-    return tuple([lean for lean in request.leans if lean.what == what]) if request.leans else ()
+class SoftTerms:
+    """The terms of one sort that a request has, each as a column; together they weigh as much as they are, or ``once``."""
+
+    def __init__(
+        self,
+        name: str,
+        what: Literal["near", "apart", "spread", "data"],
+        reads: Reads,
+        columns: Callable[[Table, Sequence[SoftTerm]], list[Column]],
+        *,
+        once: bool = False,
+    ) -> None:
+        self.name, self.reads = name, reads
+        self._what, self._columns, self._once = what, columns, once
+
+    def asks(self, request: Request) -> Hashable:
+        return self._find(request) or None
+
+    def weight(self, request: Request) -> float:
+        return WEIGHT if self._once else WEIGHT * len(self._find(request))
+
+    def terms(self, table: Table, request: Request) -> list[Column]:
+        return self._columns(table, self._find(request))
+
+    def _find(self, request: Request) -> tuple[SoftTerm, ...]:
+        return tuple([term for term in request.leans if term.what == self._what]) if request.leans else ()
 
 
-class ToMembers:
+def _score_affinity(table: Table, terms: Sequence[SoftTerm]) -> list[Column]:
     """100 where a member is."""
-
-    name = "affinity"
-    reads: Reads = "row"
-
-    def asks(self, request: Request) -> Hashable:
-        return _leans(request, "near") or None
-
-    def weight(self, request: Request) -> float:
-        return WEIGHT * len(_leans(request, "near"))
-
-    def terms(self, table: Table, request: Request) -> list[Column]:
-        return [
-            Column(f"affinity {group_word(lean.name)}", WEIGHT, np.where(table.members(lean.name) > 0, 100.0, 0.0))
-            for lean in _leans(request, "near")
-        ]
+    return [
+        Column(f"affinity {group_word(term.name)}", WEIGHT, np.where(table.members(term.name) > 0, 100.0, 0.0))
+        for term in terms
+    ]
 
 
-class FromMembers:
+def _score_anti_affinity(table: Table, terms: Sequence[SoftTerm]) -> list[Column]:
     """100 where no member is, half of it where one is, and so on."""
-
-    name = "anti-affinity"
-    reads: Reads = "row"
-
-    def asks(self, request: Request) -> Hashable:
-        return _leans(request, "apart") or None
-
-    def weight(self, request: Request) -> float:
-        return WEIGHT * len(_leans(request, "apart"))
-
-    def terms(self, table: Table, request: Request) -> list[Column]:
-        return [
-            Column(f"anti-affinity {group_word(lean.name)}", WEIGHT, 100.0 / (1 + table.members(lean.name)))
-            for lean in _leans(request, "apart")
-        ]
+    return [
+        Column(f"anti-affinity {group_word(term.name)}", WEIGHT, 100.0 / (1 + table.members(term.name)))
+        for term in terms
+    ]
 
 
-class Evenly:
+def _score_spread(table: Table, terms: Sequence[SoftTerm]) -> list[Column]:
     """100 where the fewest members are, 0 where the most are and where the label is missing."""
-
-    name = "spread"
-    reads: Reads = "fabric"
-
-    def asks(self, request: Request) -> Hashable:
-        return _leans(request, "spread") or None
-
-    def weight(self, request: Request) -> float:
-        return WEIGHT * len(_leans(request, "spread"))
-
-    def terms(self, table: Table, request: Request) -> list[Column]:
-        columns = []
-        for lean in _leans(request, "spread"):
-            values = np.zeros(len(table.names))
-            texts = find_texts(table, lean.key)
-            if texts is not None:
-                has = texts.codes >= 0
-                here = count_members(table, lean.name, texts)[texts.codes[has]]
-                values[has] = 100.0 * (here.max() - here) / max(1, here.max() - here.min()) if here.any() else 100.0
-            columns.append(Column(f"spread {lean.key}", WEIGHT, values))
-        return columns
+    columns = []
+    for term in terms:
+        values = np.zeros(len(table.names))
+        texts = find_texts(table, term.key)
+        if texts is not None:
+            has = texts.codes >= 0
+            here = count_members(table, term.name, texts)[texts.codes[has]]
+            values[has] = 100.0 * (here.max() - here) / max(1, here.max() - here.min()) if here.any() else 100.0
+        columns.append(Column(f"spread {term.key}", WEIGHT, values))
+    return columns
 
 
-class ToData:
+def _score_data(table: Table, terms: Sequence[SoftTerm]) -> list[Column]:
     """100 where all of the data is, less for each that isn't."""
-
-    name = "data"
-    reads: Reads = "facts"
-
-    def asks(self, request: Request) -> Hashable:
-        return _leans(request, "data") or None
-
-    def weight(self, request: Request) -> float:
-        return WEIGHT
-
-    def terms(self, table: Table, request: Request) -> list[Column]:
-        leans = _leans(request, "data")
-        held = np.sum([table.holds(lean.name) for lean in leans], axis=0)
-        return [Column("data at hand", WEIGHT, 100.0 * held / len(leans))]
+    held = np.sum([table.holds(term.name) for term in terms], axis=0)
+    return [Column("data at hand", WEIGHT, 100.0 * held / len(terms))]
 
 
 PREFERENCES: tuple[PreferenceTerm, ...] = (
     Preferred(now=False),
     Preferred(now=True),
-    ToMembers(),
-    FromMembers(),
-    Evenly(),
-    ToData(),
+    SoftTerms("affinity", "near", "row", _score_affinity),
+    SoftTerms("anti-affinity", "apart", "row", _score_anti_affinity),
+    SoftTerms("spread", "spread", "fabric", _score_spread),
+    SoftTerms("data", "data", "facts", _score_data, once=True),
 )
