@@ -34,7 +34,7 @@ async def serve(state: Path) -> None:
     doors.start()
     server.start()
     url = f"http://127.0.0.1:{socket.getsockname()[1]}"
-    await bootstrap(doors, state / "context.json", url, state / "gateway.token")
+    await bootstrap(doors, state / "context.json", url)
     await stop.wait()
     await doors.stop()
     await server.close()

@@ -73,7 +73,7 @@ class DoorsLab:
         tls = make_server_tls(chain, key, self.authority.ca_path)
         self.server = make_api_server(build_app(self.doors), [sock], tls, self.clock)
         server = f"https://127.0.0.1:{self.port}"
-        await bootstrap(self.doors, self.context_path, server, self.folder / "gateway.token")
+        await bootstrap(self.doors, self.context_path, server)
         self.doors.start()
         self.server.start()
 

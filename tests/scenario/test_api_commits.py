@@ -32,7 +32,9 @@ from weft.client.answer import raise_problem
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Delete, Put
 from weft.kinds.function import FunctionSpec
+from weft.objects.envelope import decode_envelope, encode_envelope
 from weft.objects.errors import Unavailable
+from weft.objects.identity import object_key
 from weft.store.memory import MemoryStore
 from weft.trust.enrolment import enrolment_key
 
@@ -283,9 +285,19 @@ def stand_in_a_network(lab: DoorsLab, number: int) -> None:
 
 def begin_anew_with_an_empty_store(lab: DoorsLab, number: int) -> None:
     lab.run(lab.store.commit([Delete("/project/-/default"), Delete("/network/default/default")]))
-    server = lab.context.server
-    lab.run(bootstrap(lab.doors, lab.context_path, server, lab.folder / f"gateway.token{number}"))
+    _keep_token(lab)
+    lab.run(bootstrap(lab.doors, lab.folder / f"context{number}.json", lab.context.server))
     assert lab.stored("/network/default/default") is not None
+
+
+def _keep_token(lab: DoorsLab) -> None:
+    """Have the lab's own token outlive another administrator's."""
+    key = object_key("token", None, lab.context.token.split("_")[1])
+    entry = lab.run(lab.store.get(key))
+    assert entry is not None
+    envelope = decode_envelope(entry.value)
+    envelope.labels = {}
+    lab.run(lab.store.commit([Put(key, encode_envelope(envelope))]))
 
 
 def find_objects_of_an_older_weft(lab: DoorsLab, number: int) -> None:

@@ -112,7 +112,6 @@ def known_secrets(fabric: Fabric, more: list[str]) -> dict[str, str]:
     """Name and text of all secrets that stand in the fabric's files, and ``more``."""
     found = {f"given {i}": text for i, text in enumerate(more)}
     found["admin's token"] = find_context(str(fabric.context)).token
-    found["gateway's token"] = (fabric.folder / "server" / "gateway.token").read_text().strip()
     key = (fabric.folder / "server" / "ticket.key").read_bytes()
     found["ticket key"] = key.decode().strip() if key.isascii() else key.hex()
     found["ticket key in base64"] = base64.b64encode(key).decode()

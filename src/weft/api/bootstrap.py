@@ -14,7 +14,6 @@ from weft.api.admission.view import View
 from weft.api.context import ApiContext
 from weft.api.request.manifest import Manifest
 from weft.client.context import Context, read_context, write_context
-from weft.contracts.durable_file import write_durably
 from weft.contracts.store import Delete
 from weft.kinds.network import NETWORK
 from weft.kinds.project import PROJECT
@@ -28,12 +27,10 @@ DEFAULT_CIDR = "10.214.0.0/20"
 _LABEL = "weft/bootstrap"
 
 
-async def bootstrap(context: ApiContext, context_path: Path, server: str, gateway_token: Path) -> None:
-    """See that there is something to work in, and an admin who can: ``context_path`` gets the way to ``server``.
-    ``gateway_token`` gets the token with which the gateway reads what is published."""
+async def bootstrap(context: ApiContext, context_path: Path, server: str) -> None:
+    """See that there is something to work in, and an admin who can: ``context_path`` gets the way to ``server``."""
     await retry(context, lambda: _make_default(context))
     await _write_admin_context(context, context_path, server)
-    await _write_gateway_token(context, gateway_token)
 
 
 async def _make_default(context: ApiContext) -> None:
@@ -65,13 +62,6 @@ async def _write_admin_context(context: ApiContext, path: Path, server: str) -> 
     text = await _make_token(context, "admin", "admin")
     project = old.project if old is not None else "default"
     await asyncio.to_thread(write_context, path, Context(server=server, ca=ca, token=text, project=project))
-
-
-async def _write_gateway_token(context: ApiContext, path: Path) -> None:
-    old = await asyncio.to_thread(lambda: path.read_text() if path.exists() else "")
-    if not await _is_good(context, old, "viewer"):
-        text = await _make_token(context, "gateway", "viewer")
-        await asyncio.to_thread(write_durably, path, text.encode())
 
 
 async def _make_token(context: ApiContext, subject: str, role: str) -> str:

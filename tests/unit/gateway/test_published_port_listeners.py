@@ -10,10 +10,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from weft.contracts.clock import SystemClock
+from weft.contracts.store import Delete, Put
 from weft.gateway.published_port.listeners import PortListeners, Target, read_target
 from weft.kinds.published_port import PublishedPortSpec, PublishedPortStatus
-from weft.objects.envelope import Envelope, merge_part
+from weft.objects.envelope import Envelope, encode_envelope, merge_part
 from weft.objects.identity import Ref
+from weft.store.memory import MemoryStore
 
 HERE = "127.0.0.1"
 
@@ -27,15 +29,42 @@ def find_port() -> int:
                 return port
 
 
+def make_port(name: str, target: Target) -> Envelope:
+    spec = PublishedPortSpec(port=target.port, protocol=target.protocol, target_port=8, workload=Ref("vm", "a", "u"))
+    envelope = Envelope(kind="publishedport", name=name, uid=name)
+    envelope.spec = merge_part(envelope.spec, spec)
+    envelope.status = merge_part(envelope.status, PublishedPortStatus(node_address=target.address or None))
+    return envelope
+
+
+class Published(PortListeners):
+    """The listeners, and the store that they follow."""
+
+    def __init__(self, store: MemoryStore, clock: SystemClock) -> None:
+        super().__init__(HERE, store, clock)
+        self.store = store
+
+    async def put(self, name: str, target: Target) -> None:
+        envelope = make_port(name, target)
+        await self.store.commit([Put(envelope.key, encode_envelope(envelope))])
+
+    async def drop(self, name: str) -> None:
+        await self.store.commit([Delete(make_port(name, Target("", 1)).key)])
+
+
 @asynccontextmanager
-async def publishing() -> AsyncIterator[PortListeners]:
-    published_ports = PortListeners(HERE, SystemClock())
+async def publishing() -> AsyncIterator[Published]:
+    clock = SystemClock()
+    store = MemoryStore(clock)
+    await store.open()
+    published_ports = Published(store, clock)
     keeping = asyncio.ensure_future(published_ports.keep())
     try:
         yield published_ports
     finally:
         keeping.cancel()
         await asyncio.gather(keeping, return_exceptions=True)
+        await store.close()
 
 
 @asynccontextmanager
@@ -73,7 +102,7 @@ async def until(holds: Callable[[], bool]) -> None:
 async def test_a_published_port_leads_to_its_node_and_back_whatever_the_size() -> None:
     port = find_port()
     async with publishing() as published_ports, guest(port):
-        published_ports.put(f"tcp-{port}", Target("127.0.0.2", port))
+        await published_ports.put(f"tcp-{port}", Target("127.0.0.2", port))
         await until(lambda: published_ports.ports == [port])
         data = bytes(range(256)) * 8000
         assert await ask(port, data) == data[::-1]
@@ -82,12 +111,12 @@ async def test_a_published_port_leads_to_its_node_and_back_whatever_the_size() -
 async def test_a_listener_closes_when_its_published_port_goes() -> None:
     one, two = find_port(), find_port()
     async with publishing() as published_ports:
-        published_ports.put("tcp-1", Target("127.0.0.2", one))
-        published_ports.put("tcp-2", Target("127.0.0.2", two))
+        await published_ports.put("tcp-1", Target("127.0.0.2", one))
+        await published_ports.put("tcp-2", Target("127.0.0.2", two))
         await until(lambda: published_ports.ports == sorted([one, two]))
-        published_ports.put("tcp-1", None)
+        await published_ports.drop("tcp-1")
         await until(lambda: published_ports.ports == [two])
-        published_ports.keep_only(frozenset())
+        await published_ports.drop("tcp-2")
         await until(lambda: published_ports.ports == [])
         with socket.create_server((HERE, one)), socket.create_server((HERE, two)):
             pass
@@ -97,30 +126,23 @@ async def test_a_port_that_something_else_holds_keeps_no_other_from_being_publis
     taken, free = find_port(), find_port()
     with socket.create_server((HERE, taken)):
         async with publishing() as published_ports:
-            published_ports.put("tcp-1", Target("127.0.0.2", taken))
-            published_ports.put("tcp-2", Target("127.0.0.2", free))
+            await published_ports.put("tcp-1", Target("127.0.0.2", taken))
+            await published_ports.put("tcp-2", Target("127.0.0.2", free))
             await until(lambda: published_ports.ports == [free])
 
 
 async def test_a_node_that_doesnt_answer_closes_the_connection() -> None:
     port = find_port()
     async with publishing() as published_ports:
-        published_ports.put("tcp-1", Target("127.0.0.2", port))
+        await published_ports.put("tcp-1", Target("127.0.0.2", port))
         await until(lambda: published_ports.ports == [port])
         assert await ask(port, b"hello") == b""
 
 
 def test_only_what_leads_somewhere_is_offered() -> None:
-    def published_port(protocol: str, node_address: str | None) -> Envelope:
-        spec = PublishedPortSpec(port=80, protocol=protocol, target_port=8, workload=Ref("vm", "a", "u"))  # type: ignore[arg-type]
-        envelope = Envelope(kind="publishedport", name="x", uid="u")
-        envelope.spec = merge_part(envelope.spec, spec)
-        envelope.status = merge_part(envelope.status, PublishedPortStatus(node_address=node_address))
-        return envelope
-
-    assert read_target(published_port("tcp", "10.0.0.1")) == Target("10.0.0.1", 80)
-    assert read_target(published_port("tcp", None)) is None
-    assert read_target(published_port("udp", "10.0.0.1")) == Target("10.0.0.1", 80, "udp")
+    for target in (Target("10.0.0.1", 80), Target("10.0.0.1", 80, "udp")):
+        assert read_target(make_port("x", target)) == target
+    assert read_target(make_port("x", Target("", 80))) is None
 
 
 class Resolver(asyncio.DatagramProtocol):
@@ -153,14 +175,15 @@ async def test_a_published_udp_port_keeps_its_clients_apart_and_follows_the_gues
         for client in clients:
             client.setblocking(False)
         async with publishing() as published_ports:
-            published_ports.put("udp-1", Target("127.0.0.2", port, "udp"))
+            await published_ports.put("udp-1", Target("127.0.0.2", port, "udp"))
             await until(lambda: published_ports.ports == [port])
             assert await ask_each(0, 1, 2, 0) == [b"0 si ohw", b"1 si ohw", b"2 si ohw", b"0 si ohw"]
             assert (len(first.clients), len(second.clients)) == (3, 0)
-            published_ports.put("udp-1", Target("127.0.0.3", port, "udp"))
+            await published_ports.put("udp-1", Target("127.0.0.3", port, "udp"))
+            await until(lambda: next(iter(published_ports._published.found.values())).address == "127.0.0.3")
             assert await ask_each(1) == [b"1 si ohw"]
             assert len(second.clients) == 1
-            published_ports.put("udp-1", None)
+            await published_ports.drop("udp-1")
             await until(lambda: published_ports.ports == [])
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
                 other.bind((HERE, port))  # the port is free again

@@ -1,7 +1,7 @@
 """Published ports on the machine the gateway runs on: each is a listener here that leads to its node.
 
-Reads published ports as the watch tells them; a port that is taken here is told in the log and tried again. Woken by the
-watch and by connections and datagrams.
+Follows published ports in the store; a port that is taken here is logged and tried again. Woken by the store, connections and
+datagrams.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ from typing import Literal
 import msgspec
 
 from weft.contracts.clock import Clock
+from weft.contracts.store import Store
 from weft.gateway.published_port.udp import DatagramRelay
+from weft.informer.prefix_cache import PrefixCache, of_envelope
 from weft.kinds.published_port import PublishedPortSpec, PublishedPortStatus
 from weft.objects.envelope import Envelope, decode_part
+from weft.objects.identity import kind_prefix
 
 log = logging.getLogger("weft.gateway")
 CHUNK_BYTES = 64 * 1024
@@ -43,11 +46,13 @@ def read_target(envelope: Envelope) -> Target | None:
 
 
 class PortListeners:
-    """The listeners on ``address``, one per published port that leads somewhere."""
+    """The listeners on ``address``, one per published port in ``store`` that leads somewhere."""
 
-    def __init__(self, address: str, clock: Clock) -> None:
+    def __init__(self, address: str, store: Store, clock: Clock) -> None:
         self._address, self._clock = address, clock
-        self._targets: dict[str, Target] = {}
+        self._published = PrefixCache(
+            store, kind_prefix("publishedport"), of_envelope(read_target), clock, lambda key: self._woken.set()
+        )
         self._servers: dict[Key, asyncio.Server | asyncio.DatagramTransport] = {}
         self._troubled: set[Key] = set()
         self._woken = asyncio.Event()
@@ -58,38 +63,27 @@ class PortListeners:
         """The ports that are listened on now."""
         return sorted({port for _, port in self._servers})
 
-    def put(self, name: str, target: Target | None) -> None:
-        """Published port ``name`` leads there; None: nowhere."""
-        if target is None:
-            self._targets.pop(name, None)
-        else:
-            self._targets[name] = target
-        self._woken.set()
-
-    def keep_only(self, names: frozenset[str]) -> None:
-        """There are no others."""
-        self._targets = {name: target for name, target in self._targets.items() if name in names}
-        self._woken.set()
-
     async def keep(self) -> None:
         """Listen where ports are published, for ever; closes all listeners when cancelled."""
+        following = asyncio.ensure_future(self._published.run())
         try:
             while True:
                 self._woken.clear()
-                await self._follow()
+                await self._listen_at_all()
                 retry = asyncio.ensure_future(self._clock.sleep(RETRY_SECONDS))
                 woken = asyncio.ensure_future(self._woken.wait())
                 await asyncio.wait((woken, retry), return_when=asyncio.FIRST_COMPLETED)
                 woken.cancel()
                 retry.cancel()
         finally:
+            following.cancel()
             for server in self._servers.values():
                 server.close()
             for task in self._tasks:
                 task.cancel()
 
-    async def _follow(self) -> None:
-        wanted: set[Key] = {(target.protocol, target.port) for target in self._targets.values()}
+    async def _listen_at_all(self) -> None:
+        wanted: set[Key] = {(target.protocol, target.port) for target in self._published.found.values()}
         for key in self._servers.keys() - wanted:
             self._servers.pop(key).close()
             log.info("port %d/%s is no longer published", key[1], key[0])
@@ -117,7 +111,9 @@ class PortListeners:
         return transport
 
     def _find(self, key: Key) -> Target | None:
-        return next((target for target in self._targets.values() if (target.protocol, target.port) == key), None)
+        return next(
+            (target for target in self._published.found.values() if (target.protocol, target.port) == key), None
+        )
 
     def _find_datagram_target(self, port: int) -> tuple[str, int] | None:
         target = self._find(("udp", port))

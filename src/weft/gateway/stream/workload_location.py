@@ -1,59 +1,58 @@
-"""Asks the server where a workload is now: for streams whose node is lost, and doesn't say itself where its guest went."""
+"""Finds where a workload is now, for streams whose node is lost and didn't report where its guest went."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from weft.client.api import Client
+from weft.contracts.store import Store
 from weft.gateway.stream.reconnect import WorkloadLocation
+from weft.objects.envelope import decode_envelope, decode_part
 from weft.objects.errors import WeftError
-from weft.objects.identity import short_id
+from weft.objects.identity import Ref, object_key, short_id
 
 log = logging.getLogger("weft.gateway")
 
 
-class _Workload(msgspec.Struct, frozen=True):
-    """What a ticket says of whose stream it opens."""
+class _Placed(msgspec.Struct, frozen=True):
+    """The part of a workload's status that names its node."""
 
-    kind: str
-    name: str
-    uid: str
-    project: str | None = None
+    node: str | None = None
+
+
+class _Allocated(msgspec.Struct, frozen=True):
+    """The part of an allocation's spec that names its workload."""
+
+    workload: Ref
+    role: str = ""
 
 
 class WorkloadLocator:
-    """``connect`` gives a client (anew after a refusal: its token may have changed)."""
+    """Reads ``store``."""
 
-    def __init__(self, connect: Callable[[], Client]) -> None:
-        self._connect = connect
+    def __init__(self, store: Store) -> None:
+        self._store = store
 
     async def find(self, claims: dict[str, Any]) -> WorkloadLocation | None:
-        """Where the workload of ``claims`` is; None when it is nowhere, or nobody can tell now."""
+        """Where the workload of a ticket's ``claims`` is; None when it is on no node, or the store doesn't answer."""
         try:
-            workload = msgspec.convert(claims.get("workload"), _Workload)
-            return await asyncio.to_thread(self._ask, workload)
-        except (WeftError, OSError, msgspec.ValidationError) as problem:
+            return await self._find(msgspec.convert(claims.get("workload"), Ref))
+        except (WeftError, msgspec.ValidationError) as problem:
             log.debug("where a guest is: %s", problem)
             return None
 
-    def _ask(self, workload: _Workload) -> WorkloadLocation | None:
-        client = self._connect()
-        try:
-            status = client.get(workload.kind, workload.name, project=workload.project).get("status") or {}
-            if not status.get("node"):
-                return None
-            node_uid = str(client.get("node", str(status["node"]))["uid"])
-            for found in client.list("allocation", query={"node": node_uid}).items:
-                spec = found["spec"]
-                if spec["workload"].get("uid") == workload.uid and spec["role"] in ("active", "source"):
-                    return WorkloadLocation(
-                        node_uid, str(found["name"]), short_id(str(found["uid"])), str(status["node"])
-                    )
+    async def _find(self, workload: Ref) -> WorkloadLocation | None:
+        entry = await self._store.get(object_key(workload.kind, workload.project, workload.name))
+        name = None if entry is None else decode_part(decode_envelope(entry.value).status, _Placed).node
+        node = None if not name else await self._store.get(object_key("node", None, name))
+        if node is None or not name:
             return None
-        finally:
-            client.close()
+        node_uid = decode_envelope(node.value).uid
+        for found in (await self._store.list(object_key("allocation", None, f"{node_uid}."))).entries:
+            envelope = decode_envelope(found.value)
+            spec = decode_part(envelope.spec, _Allocated)
+            if spec.workload.uid == workload.uid and spec.role in ("active", "source"):
+                return WorkloadLocation(node_uid, envelope.name, short_id(envelope.uid), name)
+        return None

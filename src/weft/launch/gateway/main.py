@@ -9,18 +9,14 @@ import logging
 import signal
 import ssl
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import uvloop
 
-from weft.client.api import Client
-from weft.client.context import Context
 from weft.contracts.clock import Clock, SystemClock
 from weft.gateway.gateway import Gateway
 from weft.gateway.published_port.listeners import PortListeners
-from weft.gateway.published_port.watch import PublishedPortWatch
 from weft.gateway.stream.origins import Origins
 from weft.gateway.stream.workload_location import WorkloadLocator
 from weft.informer.enrolments import Enrolments
@@ -30,7 +26,6 @@ from weft.launch.process.address import split_address, take_origin, url_at
 from weft.launch.process.certificate import keep_certificate
 from weft.launch.process.limits import raise_descriptor_limit
 from weft.objects.errors import Unavailable
-from weft.objects.identity import SERVER_NAME
 from weft.store.remote import RemoteStore
 from weft.trust.tickets import read_ticket_key
 
@@ -62,9 +57,6 @@ def main(argv: Sequence[str]) -> int:
         help="origin whose pages may open web sockets",
     )
     parser.add_argument("--server", metavar="URL", help="the API server's address (default https://127.0.0.1:8443)")
-    parser.add_argument(
-        "--token-file", type=Path, help="file with the gateway's access token (default STATE/gateway.token)"
-    )
     options = parser.parse_args(argv)
     options.gateway = options.gateway or ["127.0.0.1:8444"]
     options.functions = options.functions or ["127.0.0.1:8445"]
@@ -89,12 +81,13 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
     state: Path = options.state
     await wait_for_files([state / "server.crt", state / "server.key", state / "ca.crt"], clock)
     tls = make_tls(state)
-    places = WorkloadLocator(partial(_connect, options))
     ticket_key = read_ticket_key(state / "ticket.key")
     store = RemoteStore(state / "store.sock", clock)
     enrolments = Enrolments(store, clock, lambda uid: gateway.check_again(uid))
     functions = make_functions(state, store, clock, ticket_key)
-    gateway = Gateway(tls, ticket_key, clock, places.find, _make_origins(options), enrolments.check, functions.streams)
+    gateway = Gateway(
+        tls, ticket_key, clock, WorkloadLocator(store).find, _make_origins(options), enrolments.check, functions.streams
+    )
     serving = asyncio.ensure_future(functions.service.run(gateway.dial, lambda uid: uid in gateway.nodes))
     function_api = asyncio.ensure_future(keep_function_api(options.functions or (), state, functions, clock))
     for place in options.gateway:
@@ -102,7 +95,9 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
         log.info("listening on %s", place)
     renewing = asyncio.ensure_future(keep_certificate(tls, state / "server.crt", state / "server.key", clock))
     following = asyncio.ensure_future(enrolments.run())
-    publishing = asyncio.ensure_future(_publish(options, clock)) if options.publish_on else None
+    publishing = None
+    if options.publish_on:
+        publishing = asyncio.ensure_future(PortListeners(options.publish_on, store, clock).keep())
     try:
         stopping = asyncio.ensure_future(asked.wait())
         await asyncio.wait((stopping, serving), return_when=asyncio.FIRST_COMPLETED)
@@ -121,26 +116,6 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
         await asyncio.gather(serving, return_exceptions=True)
         await gateway.close()
         await store.close()
-
-
-async def _publish(options: argparse.Namespace, clock: Clock) -> None:
-    """Offer published ports on this machine, as the API tells them to the token in the token file."""
-    published_ports = PortListeners(options.publish_on, clock)
-    watch = PublishedPortWatch(partial(_connect, options), published_ports)
-    watch.start()
-    try:
-        await published_ports.keep()
-    finally:
-        watch.close()
-
-
-def _connect(options: argparse.Namespace) -> Client:
-    """A client with the token in the token file."""
-    state: Path = options.state
-    token_file: Path = getattr(options, "token_file", None) or state / "gateway.token"
-    server = _find_servers(options)[0]
-    ca, token = (state / "ca.crt").read_text(), token_file.read_text().strip()
-    return Client(Context(server=server, ca=ca, token=token, server_name=SERVER_NAME))
 
 
 def _make_origins(options: argparse.Namespace) -> Origins:

@@ -85,7 +85,7 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
     try:
         url = url_at(*sockets[0].getsockname()[:2])
         await upgrade_objects(store)
-        await bootstrap(context, options.context or state / "context.json", url, state / "gateway.token")
+        await bootstrap(context, options.context or state / "context.json", url)
         await store_server.start()
         context.start()
         server.start()
