@@ -141,7 +141,7 @@ async def test_driver_and_guest_killed_in_a_resumption_never_bring_old_memory_to
 
     real = saved_memory.forget_memory
     monkeypatch.setattr(saved_memory, "forget_memory", crash_here)
-    monkeypatch.setattr("weft.drivers.runtime.qemu.driver.undo_launch", crash_undo)
+    monkeypatch.setattr("weft.drivers.runtime.qemu.start.undo_launch", crash_undo)
     with pytest.raises(asyncio.CancelledError):
         await driver.start(plan)
     await driver.close()

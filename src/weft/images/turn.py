@@ -1,4 +1,4 @@
-"""One build of a thing at a time: whoever comes while another builds it waits, and finds it built. Where one works, and who clears
+"""One build of a thing at a time: who comes while another builds it waits, and finds it built. Where one works, and who clears
 up after one that was killed."""
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def take_turn(target: Path, say: Callable[[str], None]) -> Iterator[None]:
             fcntl.flock(held, fcntl.LOCK_EX)
         yield
     finally:
-        sign.unlink(missing_ok=True)  # whoever waits on it looks first whether the target is there
+        sign.unlink(missing_ok=True)  # a process that waits on it looks first whether the target is there
         os.close(held)
 
 

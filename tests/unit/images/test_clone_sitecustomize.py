@@ -16,7 +16,7 @@ import sitecustomize
 def draw():
     random.seed(1); numpy.random.seed(1); next(tempfile._get_candidate_names())
     tempfile._name_sequence.rng.seed(1)
-    if len(sys.argv) > 1: sitecustomize.renew_randomness()
+    if len(sys.argv) > 1: sitecustomize.reseed()
     return random.random(), float(numpy.random.random()), next(tempfile._get_candidate_names())
 print(sitecustomize.__file__, *map(lambda pair: pair[0] != pair[1], zip(draw(), draw())))
 """
@@ -52,4 +52,4 @@ def test_one_that_fails_does_not_take_the_hold_away(tmp_path: Path) -> None:
         text=True,
     )
     assert said.stdout == "went on\n", said.stderr
-    assert "random numbers of copies aren't renewed" in said.stderr
+    assert "random numbers of clones aren't seeded anew" in said.stderr

@@ -30,7 +30,7 @@ async def run_in_own_thread(work: Callable[[], T]) -> T:
         result, error = None, None
         try:
             result = work()
-        except BaseException as raised:  # whoever waits for the thread gets it
+        except BaseException as raised:  # the caller gets it
             error = raised
         with contextlib.suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(settle, result, error)

@@ -1,8 +1,10 @@
-"""What a Python function does in a copy of the machine that it was loaded in: its randomness begins anew, the hooks that it
-registered with ``snapshot_restore_py`` run, and what the runtime does for each call is practised without its handler.
+"""Runs in a function's Python, in every clone of the machine in which that Python was loaded.
 
-Found by Python itself, first on PYTHONPATH, before anything of the function. Waits for ``awslambdaric`` to be imported and
-takes hold of two of its functions; without it does nothing.
+- After a restore it seeds random numbers anew and runs the hooks registered with ``snapshot_restore_py``.
+- Before the snapshot it runs a few practice calls through the runtime, with a handler of its own: then the code of a call is warm.
+
+Python imports a module of this name by itself, and this one is first on PYTHONPATH. It wraps two functions of ``awslambdaric`` when
+the function imports that, and does nothing for a function that doesn't.
 """
 
 from __future__ import annotations
@@ -15,16 +17,17 @@ import os
 import sys
 from typing import Any  # the runtime's client imports it as well
 
+# The machine's init writes the note RESUMED at each restore and resume, and reads PRACTISES before it sends a practice call.
 NOTES = os.path.dirname(os.path.abspath(__file__))
 RESUMED, PRACTISES = os.path.join(NOTES, "resumed"), os.path.join(NOTES, "practises")
 PRACTICE, LAST_PRACTICE = "weft-practice", "weft-practice-last"
 
 
-class Restored:
-    """Sees by the note's time whether this is another copy, or another waking, than at the call before."""
+class RestoreWatch:
+    """Whether the machine was restored or resumed since the call before, by the time of the note RESUMED."""
 
     def __init__(self) -> None:
-        self.stamp = self.read()
+        self.changed_at = self.read()
         self.hooks_due = False
 
     @staticmethod
@@ -34,15 +37,15 @@ class Restored:
         except OSError:
             return 0
 
-    def look(self) -> None:
-        stamp = self.read()
-        if stamp != self.stamp:
-            self.hooks_due = self.hooks_due or self.stamp == 0  # once in a copy's life, not at each waking
-            self.stamp = stamp
-            renew_randomness()
+    def refresh(self) -> None:
+        changed_at = self.read()
+        if changed_at != self.changed_at:
+            self.hooks_due = self.hooks_due or self.changed_at == 0  # once for each clone, not at each resume
+            self.changed_at = changed_at
+            reseed()
 
 
-def renew_randomness() -> None:
+def reseed() -> None:
     modules: dict[str, Any] = dict(sys.modules)
     if "random" in modules:
         modules["random"].seed()
@@ -55,8 +58,8 @@ def renew_randomness() -> None:
         numpy.seed(int.from_bytes(os.urandom(4), "little"))
 
 
-def practise_handler(event: Any, context: Any) -> Any:
-    """Whatever nearly every handler does, with the modules that the function has imported."""
+def practice_handler(event: Any, context: Any) -> Any:
+    """Does what nearly every handler does, with the modules that the function has imported."""
     modules: dict[str, Any] = dict(sys.modules)
     for name, attribute in (("random", "random"), ("uuid", "uuid4"), ("time", "time"), ("socket", "gethostname")):
         if name in modules:
@@ -72,21 +75,21 @@ def practise_handler(event: Any, context: Any) -> Any:
     return {"ok": True, "found": found, "text": "-".join(part.upper() for part in ("a", "b")), "size": sum(range(100))}
 
 
-def take_hold(bootstrap: Any, client: Any, hooks: Any) -> None:
-    restored = Restored()
+def wrap_runtime(bootstrap: Any, client: Any, hooks: Any) -> None:
+    watch = RestoreWatch()
     wait, handle = client.LambdaRuntimeClient.wait_next_invocation, bootstrap.handle_event_request
 
     def wait_next_invocation(self: Any) -> Any:
         request = wait(self)
-        restored.look()
-        if restored.hooks_due and not request.invoke_id.startswith(PRACTICE):
-            restored.hooks_due = False
+        watch.refresh()
+        if watch.hooks_due and not request.invoke_id.startswith(PRACTICE):
+            watch.hooks_due = False
             hooks.run_after_restore()
         return request
 
     def handle_event_request(runtime_client: Any, request_handler: Any, invoke_id: str, *rest: Any, **more: Any) -> Any:
         if invoke_id in (PRACTICE, LAST_PRACTICE):
-            request_handler = practise_handler
+            request_handler = practice_handler
             if invoke_id == LAST_PRACTICE:
                 hooks.run_before_snapshot()
         return handle(runtime_client, request_handler, invoke_id, *rest, **more)
@@ -98,7 +101,7 @@ def take_hold(bootstrap: Any, client: Any, hooks: Any) -> None:
 
 
 class Finder(importlib.abc.MetaPathFinder):
-    """Lets ``awslambdaric.bootstrap`` be imported as ever, and takes hold of it then."""
+    """Has ``awslambdaric.bootstrap`` imported as usual, then wraps it."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name != "awslambdaric.bootstrap":
@@ -113,16 +116,16 @@ class Finder(importlib.abc.MetaPathFinder):
             execute(module)
             try:
                 parts = ("lambda_runtime_client", "lambda_runtime_hooks_runner")
-                take_hold(module, *(importlib.import_module(f"awslambdaric.{part}") for part in parts))
+                wrap_runtime(module, *(importlib.import_module(f"awslambdaric.{part}") for part in parts))
             except Exception as problem:  # a runtime that is built otherwise still runs
-                print(f"weft: random numbers of copies aren't renewed: {problem}", file=sys.stderr)
+                print(f"weft: random numbers of clones aren't seeded anew: {problem}", file=sys.stderr)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
-def go_on() -> None:
-    """To the sitecustomize that would have been found without this one."""
+def import_shadowed() -> None:
+    """Import the sitecustomize that this one hides, if there is one."""
     before = list(sys.path)
     sys.path[:] = [folder for folder in before if os.path.abspath(folder) != NOTES]
     own = sys.modules.pop("sitecustomize", None)
@@ -132,8 +135,8 @@ def go_on() -> None:
     finally:
         sys.path[:] = before
         if own is not None:
-            sys.modules["sitecustomize"] = own  # or whoever imports it finds nothing
+            sys.modules["sitecustomize"] = own  # or its importers find nothing
 
 
 sys.meta_path.insert(0, Finder())
-go_on()
+import_shadowed()

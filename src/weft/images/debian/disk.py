@@ -32,7 +32,7 @@ _MODULES = (
     "all_video",
 )
 _FIND_ROOT = f"search --label {ROOT_LABEL} --set root\nconfigfile ($root)/boot/grub/grub.cfg\n"
-# Whoever boots by firmware sees the kernel on the screen and on the serial line.
+# A machine that boots by firmware shows the kernel on the screen and on the serial line.
 GRUB_CONFIG = """\
 serial --unit=0
 terminal_output console serial

@@ -14,6 +14,7 @@ from weft.drivers.network.bridge.dnsmasq import render_hosts, render_names, rend
 from weft.drivers.network.bridge.kernel import FdbEntry, Link, LinkAddress
 from weft.drivers.network.bridge.names import GATEWAY_MAC, Names, port_alias, port_from_alias
 from weft.drivers.network.bridge.nftables import rules
+from weft.drivers.network.bridge.nftables.published_ports import render_forwards
 from weft.drivers.network.bridge.probe import find_dropping_chains, find_small_mtu
 from weft.drivers.network.bridge.validation import check_forwards, check_port, check_segment
 from weft.objects.errors import InUse, InvalidInput, Unavailable
@@ -168,9 +169,9 @@ def test_a_table_changes_its_digest_with_its_content_only() -> None:
 
 def test_a_forward_waits_for_its_segment() -> None:
     forward = Forward(8080, "tcp", SEGMENT.id, A.address, 80, HOST.underlay_address)
-    assert rules.render_forwards(NAMES, HOST, [forward], {}, {}).empty
+    assert render_forwards(NAMES, HOST, [forward], {}, {}).empty
     uplink = plan.Uplink("169.254.64.0", "169.254.64.1")
-    body = rules.render_forwards(NAMES, HOST, [forward], {SEGMENT.id: uplink}, {SEGMENT.id: SEGMENT.cidr}).body
+    body = render_forwards(NAMES, HOST, [forward], {SEGMENT.id: uplink}, {SEGMENT.id: SEGMENT.cidr}).body
     assert "tcp . 8080 : 169.254.64.1" in body
 
 

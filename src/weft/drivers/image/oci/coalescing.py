@@ -1,4 +1,4 @@
-"""Work that several want at once and that is done once: it ends when it is done, or when the last who wanted it has gone."""
+"""Work that several callers want at once and that is done once. It is cancelled when the last caller has gone."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ _T = TypeVar("_T")
 _H = TypeVar("_H")
 
 
-class Flight(Generic[_T, _H]):
-    """``listeners`` are told of its progress."""
+class SharedTask(Generic[_T, _H]):
+    """``listeners`` get its progress."""
 
     def __init__(self) -> None:
         self.task: asyncio.Task[_T]
@@ -19,7 +19,7 @@ class Flight(Generic[_T, _H]):
         self.listeners: list[Callable[[_H], None]] = []
         self.newest: _H | None = None
 
-    def tell(self, news: _H) -> None:
+    def report(self, news: _H) -> None:
         self.newest = news
         for listener in self.listeners:
             listener(news)
@@ -27,7 +27,7 @@ class Flight(Generic[_T, _H]):
 
 class SharedWork(Generic[_T, _H]):
     def __init__(self) -> None:
-        self._flights: dict[Any, Flight[_T, _H]] = {}
+        self._tasks: dict[Any, SharedTask[_T, _H]] = {}
 
     async def join(
         self,
@@ -36,40 +36,40 @@ class SharedWork(Generic[_T, _H]):
         listener: Callable[[_H], None] | None = None,
     ) -> _T:
         """The result of the work called ``key``, begun unless it is under way; or its error."""
-        flight = self._flights.get(key)
-        if flight is None:
-            flight = self._flights[key] = Flight()
-            flight.task = asyncio.create_task(begin(flight.tell))
-            flight.task.add_done_callback(lambda task: self._landed(key, task))
+        shared = self._tasks.get(key)
+        if shared is None:
+            shared = self._tasks[key] = SharedTask()
+            shared.task = asyncio.create_task(begin(shared.report))
+            shared.task.add_done_callback(lambda task: self._on_done(key, task))
         if listener is not None:
-            flight.listeners.append(listener)
-            if flight.newest is not None:
-                listener(flight.newest)
-        flight.waiting += 1
+            shared.listeners.append(listener)
+            if shared.newest is not None:
+                listener(shared.newest)
+        shared.waiting += 1
         try:
-            return await asyncio.shield(flight.task)
+            return await asyncio.shield(shared.task)
         finally:
-            flight.waiting -= 1
+            shared.waiting -= 1
             if listener is not None:
-                flight.listeners.remove(listener)
-            if not flight.waiting and not flight.task.done():
-                self._drop(key, flight.task)
-                flight.task.cancel()
-                await asyncio.wait([flight.task])
+                shared.listeners.remove(listener)
+            if not shared.waiting and not shared.task.done():
+                self._drop(key, shared.task)
+                shared.task.cancel()
+                await asyncio.wait([shared.task])
 
     async def close(self) -> None:
         """End all."""
-        tasks = [flight.task for flight in self._flights.values()]
+        tasks = [shared.task for shared in self._tasks.values()]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
 
-    def _landed(self, key: Any, task: asyncio.Task[_T]) -> None:
+    def _on_done(self, key: Any, task: asyncio.Task[_T]) -> None:
         self._drop(key, task)
         if not task.cancelled():
-            task.exception()  # whoever wants to know has it from the task
+            task.exception()  # those who want it have it from the task
 
     def _drop(self, key: Any, task: asyncio.Task[_T]) -> None:
-        if (flight := self._flights.get(key)) is not None and flight.task is task:
-            del self._flights[key]
+        if (shared := self._tasks.get(key)) is not None and shared.task is task:
+            del self._tasks[key]

@@ -187,7 +187,7 @@ class OciImages:
     async def _fetch(
         self, source: Source, parts: list[tuple[Descriptor, str]], tell: Callable[[tuple[int, int]], None]
     ) -> list[Layer]:
-        """All layers, several at once. Whoever else wants one of them waits for the same."""
+        """All layers, several at once. Others who want one of them wait for the same."""
         total, here = sum(part.size for part, _ in parts), [0] * len(parts)
         missing = sum({diff_id: part.size for part, diff_id in parts if self._layers.find(diff_id) is None}.values())
         if missing > self._layers.room():

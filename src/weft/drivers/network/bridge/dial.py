@@ -23,7 +23,7 @@ async def dial_inside(namespace: str, address: str, port: int) -> socket.socket:
     loop = asyncio.get_running_loop()
     made: asyncio.Future[socket.socket] = loop.create_future()
 
-    def tell(connection: socket.socket | None, problem: OSError | None) -> None:
+    def settle(connection: socket.socket | None, problem: OSError | None) -> None:
         if made.done():  # nobody waits any more
             if connection is not None:
                 connection.close()
@@ -38,7 +38,7 @@ async def dial_inside(namespace: str, address: str, port: int) -> socket.socket:
             connection = _dial(namespace, address, port)
         except OSError as error:
             problem = error
-        loop.call_soon_threadsafe(tell, connection, problem)
+        loop.call_soon_threadsafe(settle, connection, problem)
 
     threading.Thread(target=work, name="weft-dial", daemon=True).start()
     return await made

@@ -1,4 +1,4 @@
-"""A segment's DHCP and DNS server: its command and files (pure), and the process (found, started, told, stopped).
+"""A segment's DHCP and DNS server: its command and files (pure), and the process (found, started, reloaded, stopped).
 
 The process outlives the agent. It is known by its pid file, its whole command line and the namespace it lives in.
 """
@@ -146,13 +146,13 @@ async def ensure_server(
     files: Files,
     namespace: str,
     resolver: str | None,
-    tell: bool,
+    resend: bool,
     cgroups: ControlGroups,
 ) -> str:
-    """Make the server run with these files; returns what had to be done: "" (nothing), "told" or "started".
+    """Make the server run with these files; returns what had to be done: "" (nothing), "reloaded" or "started".
 
     A lease that changes hands needs a fresh start: the server remembers leases and would refuse the address to its
-    new owner. What is only new needs but a signal, given with ``tell`` even if the files are as they were (they may
+    new owner. What is only new needs but a signal, given with ``resend`` even if the files are as they were (they may
     have been written just before a crash).
     """
     command = plan_command(segment, files, resolver)
@@ -173,11 +173,11 @@ async def ensure_server(
         await start_server(command, files, namespace, cgroups)
         return "started"
     try:
-        if any(changed) or tell:
+        if any(changed) or resend:
             signal.pidfd_send_signal(process, signal.SIGHUP)
     finally:
         os.close(process)
-    return "told" if any(changed) else ""
+    return "reloaded" if any(changed) else ""
 
 
 def inspect_server(files: Files, command: list[str], namespace: str) -> tuple[int | None, bool]:

@@ -26,12 +26,12 @@ from weft.drivers.network.bridge.conntrack import BridgeFlows
 from weft.drivers.network.bridge.dial import dial_inside
 from weft.drivers.network.bridge.dnsmasq import Files, choose_resolver, ensure_server, stop_server
 from weft.drivers.network.bridge.kernel import FdbEntry, Link
-from weft.drivers.network.bridge.listening_ports import read_held
 from weft.drivers.network.bridge.names import Names, port_from_alias
 from weft.drivers.network.bridge.nftables import rules
 from weft.drivers.network.bridge.nftables.firewall import Firewall
 from weft.drivers.network.bridge.nftables.tables import Tables
 from weft.drivers.network.bridge.probe import probe_kernel
+from weft.drivers.network.bridge.published_ports import PublishedPorts
 from weft.drivers.network.bridge.validation import (
     check_filters,
     check_forwards,
@@ -58,8 +58,7 @@ class BridgeNetwork:
         self._tables = Tables()
         self._guards = Firewall(host, self._names, self._tables)
         self.flows = BridgeFlows(self._names, self._guards.zone_of)
-        self._forwards: list[Forward] | None = None
-        self._held: frozenset[Held] = frozenset()
+        self._published = PublishedPorts(host, self._names, self._tables, self._segment)
 
     async def probe(self) -> NetworkProbe:
         """What works here; every problem names its remedy."""
@@ -99,7 +98,7 @@ class BridgeNetwork:
                 await self._drop_moved(segment)
             shutil.rmtree(files.folder, ignore_errors=True)
             left = await kernel.inspect_links()
-            await self._apply_forwards(left)
+            await self._published.apply(left)
             if not self._segment_ids(left):
                 await self._tables.drop(("ip", self._names.node_table), ("bridge", self._names.bridge_table))
 
@@ -134,7 +133,7 @@ class BridgeNetwork:
                 await kernel.perform_router(self._names.guest(port.inside.guest), lines, shared, table)
             others = [p for p in self._ports(links) if p.id != port.id]
             await self._tables.ensure("", rules.render_taps(self._names, [*others, port]))
-            await self._ensure_server(segment, ports, tell=segment.id not in self._applied)
+            await self._ensure_server(segment, ports, resend=segment.id not in self._applied)
         return tap if port.inside is None else str(kernel.NAMESPACES / self._names.guest(port.inside.guest))
 
     async def unplug(self, port_id: str) -> None:
@@ -155,43 +154,27 @@ class BridgeNetwork:
             segment = self._segment(gone.segment_id)
             if segment is not None and self._names.bridge(segment.id) in links:
                 rest = [p for p in left if p.segment_id == segment.id]
-                await self._ensure_server(segment, rest, tell=segment.id not in self._applied)
+                await self._ensure_server(segment, rest, resend=segment.id not in self._applied)
 
     async def ensure_forwards(self, forwards: list[Forward]) -> None:
         """Publish exactly these; one whose segment isn't here yet joins when the segment is made."""
         check_forwards(forwards, self._host.link_prefix)
         async with self._changing:
-            if self._forwards == forwards:
-                return
-            before, self._forwards = self._forwards, forwards
-            self._held = await asyncio.to_thread(read_held)
-            try:
-                await self._apply_forwards(await kernel.inspect_links())
-            except BaseException:
-                self._forwards = before
-                raise
-            await self._guards.publish(self._published())
-            await self._cut_flows(before or [], forwards)
+            before = await self._published.publish(forwards)
+            if before is not None:
+                await self._guards.publish(self._published.ports)
+                await self._published.cut_flows(before)
 
     async def find_held(self) -> list[Held]:
         """See contracts.network. Raises DriverFailed."""
         async with self._changing:
-            before, self._held = self._held, await asyncio.to_thread(read_held)
-            published = self._published()
-            new = {(held.protocol, held.port) for held in self._held - before} & published
-            if new or published & {(held.protocol, held.port) for held in before - self._held}:
-                await self._apply_forwards(await kernel.inspect_links())
-            for protocol, port in sorted(new):
-                log.warning("port %d/%s is published, but a program that listens on it keeps it", port, protocol)
-                if protocol == "udp":  # a flow that goes on for ever would go on to the guest
-                    await kernel.attempt("cut flows", _cut("udp", port))
-            return sorted(self._held)
+            return await self._published.find_held()
 
     async def ensure_refused(self, cidrs: list[str], nodes: list[str]) -> None:
         """Refuse exactly these ranges to guests on their way out; raises InvalidInput, DriverFailed."""
         check_ranges([*cidrs, *nodes])
         async with self._changing:
-            await self._guards.refuse(rules.Refused(tuple(cidrs), tuple(nodes), self._published()))
+            await self._guards.refuse(rules.Refused(tuple(cidrs), tuple(nodes), self._published.ports))
 
     async def ensure_filters(self, filters: list[Filter]) -> None:
         """Filter exactly these ports, like that; raises InvalidInput, DriverFailed (without br_netfilter)."""
@@ -228,23 +211,22 @@ class BridgeNetwork:
         """Look at everything of ours anew and mend it, what an earlier process made included. What fails is told in the log,
         and keeps nothing else from being mended."""
         async with self._changing:
-            self._tables.look_anew()
+            self._tables.forget_all()
             mended: list[str] = []
             found = await kernel.inspect_node()
             for segment_id in sorted({*self._segment_ids(found[0]), *self._applied}):
                 if (segment := self._segment(segment_id)) is None:
                     continue
                 done = None
-                with _telling(f"network {segment.name}"):
+                with _logging_failures(f"network {segment.name}"):
                     done = await self._apply_segment(segment, *found)
                     mended += [f"{what} of network {segment.name}" for what in done]
                 if done != []:
                     found = await kernel.inspect_node()
-            if self._forwards is not None:
-                with _telling("published ports"):
-                    if await self._apply_forwards(await kernel.inspect_links()):
-                        mended.append("published ports")
-            with _telling("refused destinations and security groups"):
+            with _logging_failures("published ports"):
+                if await self._published.apply(await kernel.inspect_links()):
+                    mended.append("published ports")
+            with _logging_failures("refused destinations and security groups"):
                 mended += await self._guards.heal()
             return mended
 
@@ -311,11 +293,11 @@ class BridgeNetwork:
         # Lets a process of the node reach published ports at 127.0.0.1; only once the tables guard the loopback.
         kernel.write_sysctl(f"net/ipv4/conf/{names.uplink(segment.id)}/route_localnet", "1")
         if steps.links or steps.router:
-            await self._apply_forwards(await kernel.inspect_links())
-        if await self._ensure_server(segment, ports, tell=not told) == "started":
+            await self._published.apply(await kernel.inspect_links())
+        if await self._ensure_server(segment, ports, resend=not told) == "started":
             mended.append("DHCP and DNS")
 
-    async def _ensure_server(self, segment: Segment, ports: list[Port], *, tell: bool) -> str:
+    async def _ensure_server(self, segment: Segment, ports: list[Port], *, resend: bool) -> str:
         resolver = choose_resolver() if self._host.dns_upstream and segment.nat else None
         return await ensure_server(
             segment,
@@ -323,46 +305,9 @@ class BridgeNetwork:
             self._files(segment.id),
             self._names.router(segment.id),
             resolver,
-            tell=tell,
+            resend=resend,
             cgroups=self._cgroups,
         )
-
-    async def _apply_forwards(self, links: Mapping[str, Link]) -> bool:
-        """Bring the tables of published ports to the wish; says whether one changed. Without a wish yet, nothing."""
-        if self._forwards is None:
-            return False
-        here = self._segment_ids(links)
-        uplinks = {s: found for s in here if (found := plan.held_uplink(self._names, s, links))}
-        cidrs = {s: known.cidr for s in here if (known := self._segment(s))}
-        changed = False
-        for segment_id in sorted(uplinks):
-            namespace = self._names.router(segment_id)
-            table = rules.render_router_forwards(self._host, segment_id, self._forwards)
-            if table.empty and await kernel.inspect_table(table.family, table.name, namespace) is None:
-                continue
-            changed |= await self._tables.ensure(namespace, table)
-        table = rules.render_forwards(self._names, self._host, self._forwards, uplinks, cidrs, self._held)
-        localnet = f"net/ipv4/conf/{self._host.underlay_link}/route_localnet"
-        if not self._forwards:
-            kernel.write_sysctl(localnet, "0")  # before its guard goes with the table
-            return await self._tables.drop((table.family, table.name)) or changed
-        kernel.write_sysctl("net/ipv4/ip_forward", "1")
-        changed |= await self._tables.ensure("", table)
-        kernel.write_sysctl(localnet, "1")
-        return changed
-
-    def _published(self) -> frozenset[tuple[str, int]]:
-        return frozenset((forward.protocol, forward.port) for forward in self._forwards or ())
-
-    async def _cut_flows(self, before: list[Forward], after: list[Forward]) -> None:
-        """End the flows of ports that are published no more or elsewhere: they'd go on to the old place. Those of TCP to a
-        guest that has only changed its node are let be once they are open: if it moved while it runs they do reach it by
-        way of the old node, and if not, that node answers for it, or the kernel gives them up within minutes."""
-        kept, led = set(after), {_leads_to(forward) for forward in after}
-        for forward in before:
-            if forward not in kept:
-                begun = ["--state", "SYN_SENT"] if _leads_to(forward) in led else []
-                await kernel.attempt("cut flows", [*_cut(forward.protocol, forward.port), *begun])
 
     def _pass_on(self, segment: Segment) -> None:
         """Bring the set of those who are passed on to the wish, whatever a switch made of it."""
@@ -406,18 +351,8 @@ class BridgeNetwork:
 
 
 @contextmanager
-def _telling(what: str) -> Iterator[None]:
+def _logging_failures(what: str) -> Iterator[None]:
     try:
         yield
     except WeftError as problem:
         log.warning("%s can't be repaired now: %s", what, problem)
-
-
-def _cut(protocol: str, port: int) -> list[str]:
-    """The words that end the flows which a published port has led to guests."""
-    return ["conntrack", "-D", "-p", protocol, "--orig-port-dst", str(port), "--dst-nat"]
-
-
-def _leads_to(forward: Forward) -> Forward:
-    """What makes an open flow through a published port one and the same."""
-    return msgspec.structs.replace(forward, node_address="") if forward.protocol == "tcp" else forward

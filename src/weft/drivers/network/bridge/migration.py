@@ -49,7 +49,7 @@ def older_routers(host: Host, segment: Segment) -> dict[str, str]:
 
 def older_hops(host: Host, segment: Segment) -> dict[str, str]:
     """Under which address a router here knows each of those: their nodes' addresses to addresses of this link alone. A
-    node keeps its own whoever joins or goes, or what is under way to it would go to another for a moment."""
+    node keeps its own when others join or go, or what is under way to it would go to another for a moment."""
     hops: dict[str, str] = {}
     for node in find_older(host, segment):
         at = int(IPv4Address(node)) % (OLDER.num_addresses - 2)

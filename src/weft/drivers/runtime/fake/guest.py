@@ -13,7 +13,7 @@ MOST_CPU, MOST_MEMORY_BYTES, FREE_SLOTS = 16, 1 << 36, 4  # of a guest while it 
 
 
 class FakeMigration(msgspec.Struct):
-    """A move that this side has part in, or had. ``to``: the target's file; what was sent is told by the clock."""
+    """A migration that this side has part in, or had. ``to``: the target's file; what was sent is told by the clock."""
 
     key: str
     role: Literal["source", "target"]
@@ -34,7 +34,7 @@ class FakeGuest(msgspec.Struct):
     pid: int
     ready: bool = False
     reason: str | None = None
-    move: FakeMigration | None = None
+    migration: FakeMigration | None = None
 
 
 def describe_guest(guest: FakeGuest) -> GuestFacts:

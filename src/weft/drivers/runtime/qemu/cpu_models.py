@@ -16,7 +16,7 @@ import msgspec
 
 from weft.objects.errors import DriverFailed
 
-OLDEST = (9, 0, 0)  # before it, the memory of moving guests could be corrupted
+OLDEST = (9, 0, 0)  # before it, the memory of migrating guests could be corrupted
 _PATIENCE_SECONDS = 30.0
 _VERSIONED = re.compile(r".*-v\d+")
 _MACHINE = re.compile(r"pc-q35-(\d+)\.(\d+)")

@@ -1,7 +1,7 @@
 """A running guest's disk on its way to another file of its node: mirrored, written to both, then switched.
 
 Speaks to one guest's monitor; hands QEMU the new file open. The guest stands still from before QEMU is told to switch until
-the record says that it has, so whoever comes after a crash knows by the record alone which file is whole.
+the record says that it has, so the driver after a crash knows by the record alone which file is whole.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class QemuRelocations:
             record, name = guest.record, guest.record.plan.name
             if not guest.running or record.stopping:
                 raise IllegalTransition(f"vm/{name} is not running, so its disk can't be relocated live")
-            if guest.in_move:
+            if guest.migrating:
                 raise IllegalTransition(f"vm/{name} is migrating", hint="wait for the migration to end, or cancel it")
             former = record.relocation
             qmp = guest.monitor()

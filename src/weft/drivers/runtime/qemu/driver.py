@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 from pathlib import Path
 
 import msgspec
@@ -27,23 +26,21 @@ from weft.contracts.driver.runtime import (
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.cgroup.limits import limit_guest
 from weft.drivers.linux.log_files import keep_end
-from weft.drivers.linux.processes import cpu_seconds, host_boot_id, resident_bytes
+from weft.drivers.linux.processes import cpu_seconds, resident_bytes
 from weft.drivers.runtime.qemu.console.log import shorten
 from weft.drivers.runtime.qemu.console.output import PrintedHere
 from weft.drivers.runtime.qemu.devices.hotplug import adjust_machine, check_adjustment
-from weft.drivers.runtime.qemu.devices.vfio import find_kept, give_devices, take_back_devices
+from weft.drivers.runtime.qemu.devices.vfio import find_kept, take_back_devices
 from weft.drivers.runtime.qemu.disk_relocation import QemuRelocations
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guests import Guests
-from weft.drivers.runtime.qemu.machine_shape import Frame, plan_frame
-from weft.drivers.runtime.qemu.migration.commands import check_movable, check_start, check_stays
+from weft.drivers.runtime.qemu.machine_shape import Frame
+from weft.drivers.runtime.qemu.migration.commands import check_movable, check_stays
 from weft.drivers.runtime.qemu.migration.steps import QemuMigrations
-from weft.drivers.runtime.qemu.probe import probe_qemu
-from weft.drivers.runtime.qemu.process.confinement import choose_user
-from weft.drivers.runtime.qemu.process.launch import choose_limits, launch_failed, launch_guest, undo_launch
-from weft.drivers.runtime.qemu.process.lookup import search_guest_process
-from weft.drivers.runtime.qemu.record import GuestRecord, disk_times
-from weft.drivers.runtime.qemu.saved_memory import discard_memory, load_memory, save_memory
+from weft.drivers.runtime.qemu.probe import QemuFinding
+from weft.drivers.runtime.qemu.process.launch import choose_limits
+from weft.drivers.runtime.qemu.saved_memory import discard_memory, save_memory
+from weft.drivers.runtime.qemu.start import GuestStarter
 from weft.drivers.runtime.qemu.translate import Facts
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unavailable
 
@@ -61,13 +58,14 @@ class QemuDriver:
     name = "qemu"
 
     def __init__(self, host: Host, clock: Clock | None = None, alike: QemuDriver | None = None) -> None:
-        self._clock, self._alike = clock or SystemClock(), alike
-        self._run_dir = Path(host.run_dir)
+        self._clock = clock or SystemClock()
+        self.finding: QemuFinding = alike.finding if alike is not None else QemuFinding(Path(host.run_dir), self._clock)
         self._sysfs = Path(host.sysfs)
         self._capacity = host.capacity
         self._cgroups = ControlGroups(host.cgroup)
         self._news = asyncio.Event()
         self._guests = Guests(host, self._cgroups, self._clock, self._notify)
+        self._starter = GuestStarter(self._guests, self._cgroups, self._clock, host)
         self.moves = QemuMigrations(self._guests, self._cgroups, self._clock, self._working)
         self.printed = PrintedHere(self._guests.paths)
         self.relocations = QemuRelocations(self._guests, self._clock, self._working)
@@ -80,22 +78,14 @@ class QemuDriver:
     async def probe(self) -> RuntimeProbe:
         async with self._probing:
             if self._probe is None:
-                probe, self._facts = await self._find_out()
-                self._probe = msgspec.structs.replace(probe, kept=find_kept(self._sysfs))
+                probe, self._facts = await self.finding.find()
+                self._probe = msgspec.structs.replace(probe, problems=list(probe.problems), kept=find_kept(self._sysfs))
                 self._cgroups.check(limit_guest(1.0, 1 << 30))
-        problem = self._cgroups.problem
-        if (
-            problem is not None
-            and (unlimited := f"{problem}: guests run without these limits") not in self._probe.problems
-        ):
-            self._probe.problems.append(unlimited)
+        if self._cgroups.problem is not None:
+            unlimited = f"{self._cgroups.problem}: guests run without these limits"
+            if unlimited not in self._probe.problems:
+                self._probe.problems.append(unlimited)
         return self._probe
-
-    async def _find_out(self) -> tuple[RuntimeProbe, Facts | None]:
-        if self._alike is None:
-            return await probe_qemu(self._run_dir, self._clock)
-        probe = await self._alike.probe()
-        return msgspec.structs.replace(probe, problems=list(probe.problems)), self._alike._facts
 
     # The verbs of RuntimeDriver.
 
@@ -103,20 +93,7 @@ class QemuDriver:
         """Start or resume; see contracts.runtime. Raises DriverFailed, InvalidInput."""
         facts = await self._working()
         async with self._guests.lock(plan.id):
-            guest = await self._guests.settled(plan.id)
-            if guest is not None and guest.record.plan.uid != plan.uid:
-                raise DriverFailed(f"vm/{plan.name}: id {plan.id} belongs to {guest.record.plan.name} on this node")
-            if guest is not None:
-                check_start(guest, plan)
-            if guest is not None and guest.running:
-                if not guest.record.stopping:
-                    return guest.facts()
-                await guest.ended.wait()
-            if guest is not None and guest.record.memory != "none" and self._fits_memory(guest, plan):
-                await self._resume(guest, plan, facts)
-            else:
-                guest = await self._adopt_unknown(plan) or await self._boot(plan, facts)
-        self._notify()
+            guest = await self._starter.start(plan, facts)
         return guest.facts()
 
     async def stop(self, guest_id: str, *, grace_seconds: float) -> None:
@@ -135,7 +112,7 @@ class QemuDriver:
                 await guest.power_off(grace_seconds)
             await guest.quit()
         finally:
-            guest.record.stopping = False  # also when whoever waits for it gives up
+            guest.record.stopping = False  # also when its caller gives up waiting
 
     async def inspect(self, guest_id: str) -> GuestFacts:
         guest = await self._guests.find(guest_id)
@@ -203,7 +180,7 @@ class QemuDriver:
             frame, record = guest.record.frame, guest.record
             if frame is None:
                 raise InvalidInput(
-                    f"vm/{plan.name}: it was started by an older weft, so it can't grow while it runs",
+                    f"vm/{plan.name}: this node has lost its record, so it can't grow while it runs",
                     reason="restartNeeded",
                     hint=f"weft vm restart {plan.name}",
                 )
@@ -256,79 +233,12 @@ class QemuDriver:
             written_bytes=sum(stats["wr_bytes"] for stats in counted),
         )
 
-    # How guests come to run.
-
     async def _working(self) -> Facts:
         """What was found here. Raises DriverFailed where no guest can be started."""
         probe = await self.probe()
         if self._facts is None:
             raise DriverFailed("this node can't start guests: " + "; ".join(probe.problems), details={"step": "probe"})
         return self._facts
-
-    async def _adopt_unknown(self, plan: GuestPlan) -> Guest | None:
-        """A QEMU that runs this very guest though nothing is written down of it: never start a second one."""
-        if search_guest_process(self._guests.paths(plan.id).pid) is None:
-            return None
-        facts = self._facts
-        record = GuestRecord(plan, facts.accelerator if facts else "", host_boot_id(), self._clock.now())
-        guest = self._guests.add(record)
-        await self._guests.adopt(guest)
-        return guest if guest.running else None
-
-    async def _boot(self, plan: GuestPlan, facts: Facts) -> Guest:
-        paths = self._guests.paths(plan.id)
-        fresh = not paths.record.exists()
-        version = ".".join(map(str, facts.version[:2]))
-        frame = plan_frame(plan, self._capacity.cpu, self._capacity.memory_bytes, version)
-        record = GuestRecord(plan, facts.accelerator, host_boot_id(), self._clock.now(), frame)
-        guest = self._guests.add(record)
-        try:
-            await guest.save_record()
-            give_devices(plan.name, plan.devices, self._sysfs, choose_user(plan.id, facts.users))
-            await launch_guest(guest, facts, self._cgroups)
-        except BaseException as error:
-            await undo_launch(guest, self._cgroups, self._clock)
-            take_back_devices(plan.devices, self._sysfs)
-            if fresh:
-                shutil.rmtree(paths.state, ignore_errors=True)
-            self._guests.drop(plan.id)
-            if isinstance(error, Unavailable):
-                raise launch_failed(plan, "started, but doesn't answer") from error
-            raise
-        return guest
-
-    async def _resume(self, guest: Guest, plan: GuestPlan, facts: Facts) -> None:
-        """As the machine that it was; what ``plan`` wants otherwise is for ``adjust``."""
-        record = guest.record
-        before = (record.plan, record.started_at, record.host_boot_id)
-        record.plan = msgspec.structs.replace(record.plan, incarnation=plan.incarnation)
-        record.started_at, record.host_boot_id = self._clock.now(), host_boot_id()
-        try:
-            await launch_guest(guest, facts, self._cgroups, incoming=True)
-            await load_memory(guest)
-        except BaseException as error:
-            if record.memory != "none":  # as far as anyone knows it has not run: it is as suspended as before
-                await undo_launch(guest, self._cgroups, self._clock)
-                record.plan, record.started_at, record.host_boot_id = before
-                record.process = None
-                await guest.save_record(durable=False)
-            if isinstance(error, Unavailable):
-                raise launch_failed(plan, "ended while it loaded its saved memory") from error
-            raise
-
-    def _fits_memory(self, guest: Guest, plan: GuestPlan) -> bool:
-        """Whether the saved memory may be used. Raises DriverFailed if the machine in the plan is another one."""
-        record = guest.record
-        if not guest.paths.memory.exists():
-            return False
-        if record.memory == "loaded" and disk_times(record.plan) != record.disk_times:
-            return False
-        if record.frame is None or (record.plan.machine, record.plan.boot) != (plan.machine, plan.boot):
-            raise DriverFailed(
-                f"vm/{plan.name}: its saved memory belongs to a machine of another shape",
-                hint="undo the change to resume it, or stop it to discard the saved memory",
-            )
-        return True
 
     def _notify(self) -> None:
         self._news.set()

@@ -11,15 +11,16 @@ import contextlib
 import shutil
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from weft.contracts.clock import Clock
 from weft.contracts.driver.migration import MigrationEvent
-from weft.contracts.driver.runtime import GuestFacts, GuestState, ProcessFacts
+from weft.contracts.driver.runtime import GuestFacts, GuestState
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.processes import ProcessId, host_boot_id, is_alive, kill_process, wait_for_end
 from weft.drivers.runtime.qemu.guest_agent.connections import GuestAgents
 from weft.drivers.runtime.qemu.guest_agent.unread_output import Unread
+from weft.drivers.runtime.qemu.guest_reports import GuestReports
 from weft.drivers.runtime.qemu.machine_shape import describe_shape
 from weft.drivers.runtime.qemu.process.lookup import find_guest_process, search_guest_process
 from weft.drivers.runtime.qemu.qmp import ANSWER_SECONDS, Qmp, QmpEvent, connect_qmp
@@ -36,21 +37,9 @@ from weft.objects.errors import DriverFailed, Unavailable
 RETRY_SECONDS = 0.2
 ADOPT_SECONDS = 5.0
 QUIT_SECONDS = 10.0
-HEARD_SECONDS = (
-    1.0,
-    30.0,
-)  # between two things that a guest says of itself: at first, and while it goes on saying others
 MOST_EVENTS = 1000  # of its machine that somebody has yet to look at
 HANDED_OVER = "postmigrate"  # QEMU's word for a machine that another one goes on for
 STANDS_STILL = ("io-error", "internal-error", "guest-panicked", HANDED_OVER)
-
-
-class Heard(NamedTuple):
-    """What a guest has said of itself: its boot, and how its process is."""
-
-    ready: bool
-    boot_id: str | None
-    told: ProcessFacts | None
 
 
 class Guest:
@@ -73,6 +62,7 @@ class Guest:
         self.said_hello = asyncio.Event()
         self._unread = unread or Unread()
         self.clock = clock
+        self._reports = GuestReports(record, clock, notify, lambda: self.save_record(durable=False), self._is_over)
         self.agents = self._make_agents()
         self._cgroups = cgroups
         self._notify = notify
@@ -80,11 +70,8 @@ class Guest:
         self.status = ""  # as QEMU calls it
         self._shutdown: str | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._heard: Heard | None = None  # and not yet passed on
-        self._passing_on: asyncio.Task[None] | None = None
-        self._write: asyncio.Future[None] | None = None
         self._writing = threading.Lock()
-        self.beside: asyncio.Task[None] | None = None  # what leads a move's copies
+        self.beside: asyncio.Task[None] | None = None  # what leads a migration's copies
         self.copy_errors: list[str] = []  # why they failed
         self._watchers: set[asyncio.Queue[MigrationEvent | None]] = set()
 
@@ -101,9 +88,9 @@ class Guest:
             await self.ended.wait()
 
     @property
-    def in_move(self) -> bool:
-        """Whether where this guest runs is for a move to say: it is being sent, has been, or has not yet arrived."""
-        return self.record.move is not None and not self.record.move.taken
+    def migrating(self) -> bool:
+        """Whether where this guest runs is for a migration to say: it is being sent, has been, or has not yet arrived."""
+        return self.record.migration is not None and not self.record.migration.taken
 
     def facts(self) -> GuestFacts:
         record, plan = self.record, self.record.plan
@@ -111,14 +98,14 @@ class Guest:
         state: GuestState
         if self.running:
             state = "paused" if self.status in STANDS_STILL else "running"
-            if self.in_move and not self._sends():
+            if self.migrating and not self._sends():
                 state = "starting"
         elif record.memory != "none":
             state = "suspended"
         else:
             state = end.state if end else "starting"
         alive = state in ("running", "paused")
-        over = record.told if end is not None and end.reason == POWERED_OFF and not alive else None
+        over = record.process_report if end is not None and end.reason == POWERED_OFF and not alive else None
         code = over.code if over is not None and not over.runs else None
         message = end.message if end is not None and not alive else ""
         return GuestFacts(
@@ -136,7 +123,7 @@ class Guest:
             accelerator=record.accelerator,
             shape=describe_shape(plan, record.frame) if alive and record.frame else None,
             exit_code=code,
-            process=record.told if alive else None,
+            process=record.process_report if alive else None,
         )
 
     async def save_record(self, *, durable: bool = True) -> None:
@@ -181,7 +168,7 @@ class Guest:
         await self.watch(patience_seconds=ADOPT_SECONDS)
 
     async def _await_start(self) -> ProcessId | None:
-        """Whoever began to start this guest is gone, but its QEMU may be on its way still. Wait until it is there."""
+        """The driver that began to start this guest is gone, but its QEMU may be on its way still. Wait until it is there."""
         deadline = self.clock.elapsed() + ADOPT_SECONDS
         while (found := search_guest_process(self.paths.pid, self.record.uuid)) is not None:
             if process := find_guest_process(self.paths.pid, self.record.uuid):
@@ -197,8 +184,10 @@ class Guest:
         self.ended.clear()
         self.agents.close()
         self.agents = self._make_agents()
-        move = self.record.move if self.in_move else None
-        stood_still = move is not None and move.role == "target" and move.settings.mode == "stop-and-copy"
+        migration = self.record.migration if self.migrating else None
+        stood_still = (
+            migration is not None and migration.role == "target" and migration.settings.mode == "stop-and-copy"
+        )
         self.agents.clock_stood_still = self.record.memory != "none" or stood_still
         self.said_hello.clear()
         self._shutdown = None
@@ -241,45 +230,16 @@ class Guest:
         return ready if ready or plan.has_agent or plan.qemu_agent else None
 
     def _make_agents(self) -> GuestAgents:
-        return GuestAgents(self.record.plan, self.paths, self.clock, self._take_hello, self._take_process, self._unread)
+        return GuestAgents(
+            self.record.plan, self.paths, self.clock, self._take_hello, self._reports.take_process, self._unread
+        )
 
-    def _take_hello(self, said: str) -> None:
-        heard = self._hears()
-        self._hear(Heard(True, said or heard.boot_id, heard.told))  # not every agent may tell its boot
+    def _take_hello(self, boot_id: str) -> None:
+        self._reports.take_hello(boot_id)
         self.said_hello.set()
 
-    def _take_process(self, told: ProcessFacts) -> None:
-        self._hear(self._hears()._replace(told=told))
-
-    def _hears(self) -> Heard:
-        return self._heard or Heard(self.record.ready, self.record.boot_id, self.record.told)
-
-    def _hear(self, heard: Heard) -> None:
-        """Pass it on: at once, unless something was just now. A guest may say another thing a million times a second."""
-        if heard == self._hears() or self._settling or self.ended.is_set():
-            return
-        self._heard = heard
-        if self._passing_on is None or self._passing_on.done():
-            self._take_heard()
-            self._passing_on = asyncio.create_task(self._pass_on())
-
-    def _take_heard(self) -> bool:
-        """Whether there was anything."""
-        if self._heard is None:
-            return False
-        self.record.ready, self.record.boot_id, self.record.told = self._heard
-        self._heard = None
-        self._notify()
-        return True
-
-    async def _pass_on(self) -> None:
-        pause, longest = HEARD_SECONDS
-        more = True
-        while more:
-            self._write = asyncio.ensure_future(self.save_record(durable=False))
-            await asyncio.shield(self._write)
-            await self.clock.sleep(pause)
-            pause, more = min(longest, pause * 2), self._take_heard()
+    def _is_over(self) -> bool:
+        return self._settling or self.ended.is_set()
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[asyncio.Queue[MigrationEvent | None]]:
@@ -291,7 +251,7 @@ class Guest:
         finally:
             self._watchers.discard(events)
 
-    def _tell(self, name: Literal["stopped", "resumed", "moved", "copied"]) -> None:
+    def _report_event(self, name: Literal["stopped", "resumed", "moved", "copied"]) -> None:
         for watcher in self._watchers:
             if watcher.qsize() < MOST_EVENTS:
                 watcher.put_nowait(MigrationEvent(name, self.clock.elapsed()))
@@ -302,18 +262,18 @@ class Guest:
                 self._shutdown = str(event.data.get("reason", ""))
             case "STOP":
                 self.status = "paused"
-                self._tell("stopped")
+                self._report_event("stopped")
             case "RESUME":
                 self.status = "running"
-                self._tell("resumed")
+                self._report_event("resumed")
             case "JOB_STATUS_CHANGE":
-                self._tell("copied")
+                self._report_event("copied")
             case "MIGRATION":
                 if event.data.get("status") == "completed" and self.status == "paused":
                     self.status = HANDED_OVER if self._sends() else self.status
                     if self._sends():
                         self.agents.let_go()
-                self._tell("moved")
+                self._report_event("moved")
             case "BLOCK_IO_ERROR" if event.data.get("action") == "stop":
                 self.status = "io-error"
                 self._notify()
@@ -323,7 +283,7 @@ class Guest:
                 self.agents.take_port_change(str(event.data.get("id", "")), bool(event.data.get("open")))
 
     def _sends(self) -> bool:
-        return self.record.move is not None and self.record.move.role == "source"
+        return self.record.migration is not None and self.record.migration.role == "source"
 
     async def _await_end(self) -> None:
         assert self.record.process is not None
@@ -334,7 +294,7 @@ class Guest:
                     await self._qmp.closed.wait()
         try:
             await self._settle_end()
-        finally:  # also when the disk is too full to write it down: whoever waits for the end has waited enough
+        finally:  # also when the disk is too full to write it down: callers who wait for the end have waited enough
             self.ended.set()
             for task in self._tasks[1:]:
                 task.cancel()
@@ -351,13 +311,12 @@ class Guest:
 
     async def close(self) -> None:
         """Stop watching; the guest goes on."""
-        tasks = [*self._tasks, *([self._passing_on] if self._passing_on is not None else [])]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, *([self._write] if self._write is not None else []), return_exceptions=True)
+        await asyncio.gather(*self._tasks, self._reports.stop(), return_exceptions=True)
         self._tasks = []
         self._let_go()
-        if self._take_heard():
+        if self._reports.take_pending():
             await self.save_record(durable=False)
 
     # How it ended.
@@ -373,7 +332,7 @@ class Guest:
 
     async def _write_end(self) -> None:
         record, name = self.record, self.record.plan.id
-        self._take_heard()  # its last words may be how its process ended
+        self._reports.take_pending()  # the last one may be how its process ended
         if record.memory == "loaded":  # a resume was cut off: has the guest run and written, or not?
             record.memory = "saved" if disk_times(record.plan) == record.disk_times else "none"
         if record.memory == "none":
@@ -386,10 +345,7 @@ class Guest:
             )
             await asyncio.to_thread(self.paths.memory.unlink, missing_ok=True)
         record.process, record.ready, record.stopping = None, False, False
-        if self._passing_on is not None:
-            self._passing_on.cancel()
-        if self._write is not None:  # it mustn't come after the next run's
-            await asyncio.gather(self._write, return_exceptions=True)
+        await self._reports.stop()  # no write of theirs may come after the next run's
         await self.save_record()
         await asyncio.to_thread(self.paths.memory_pending.unlink, missing_ok=True)
         shutil.rmtree(self.paths.run, ignore_errors=True)

@@ -1,6 +1,6 @@
 """The guests of one node as the driver knows them: found again from what is written down of each, and forgotten.
 
-Reads and removes ``Host.state_dir/guests/ID`` and ``Host.run_dir/ID``. Whoever is about to change a guest holds its lock.
+Reads and removes ``Host.state_dir/guests/ID`` and ``Host.run_dir/ID``. A caller that is about to change a guest holds its lock.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from weft.contracts.driver.host import Host
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guest_agent.unread_output import Unread
-from weft.drivers.runtime.qemu.migration.commands import settle_move
+from weft.drivers.runtime.qemu.migration.commands import settle_migration
 from weft.drivers.runtime.qemu.migration.disk_copies import keep_synced, lead_copies
 from weft.drivers.runtime.qemu.record import GuestRecord, read_record
 from weft.drivers.runtime.qemu.saved_memory import settle_memory
@@ -25,7 +25,7 @@ from weft.objects.errors import NotFound
 
 
 class Guests:
-    """What the driver and the moves of its guests share."""
+    """What the driver and the migrations of its guests share."""
 
     def __init__(self, host: Host, cgroups: ControlGroups, clock: Clock, notify: Callable[[], None]) -> None:
         self._run_dir = Path(host.run_dir)
@@ -85,10 +85,10 @@ class Guests:
         async with guest.lock:
             await guest.adopt()
             if guest.running:
-                await (settle_move(guest) if guest.in_move else settle_memory(guest))
-            move = guest.record.move
-            if guest.running and move is not None and move.role == "source":
-                guest.beside = guest.keep(lead_copies(guest, move.settings))
+                await (settle_migration(guest) if guest.migrating else settle_memory(guest))
+            migration = guest.record.migration
+            if guest.running and migration is not None and migration.role == "source":
+                guest.beside = guest.keep(lead_copies(guest, migration.settings))
                 guest.keep(keep_synced(guest))
 
     async def forget(self, guest_id: str) -> None:

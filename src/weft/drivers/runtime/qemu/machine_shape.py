@@ -18,18 +18,14 @@ _LEAST_FOR_MORE = 512 << 20
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """``memory_bytes`` and ``vcpus`` at boot, besides ``plugged_bytes`` and ``plugged_vcpus`` that came later; ``ports``:
-    which root port each device sits in, of ``port_count``."""
-
-    memory_bytes: int
-    vcpus: int
+    memory_bytes: int  # at boot
+    vcpus: int  # at boot
     most_vcpus: int
     most_memory_bytes: int
-    plugged_bytes: int = 0
+    plugged_bytes: int = 0  # that came later
     plugged_vcpus: int = 0
-    port_count: int = 0
-    ports: dict[str, int] = {}
-    memory_first: bool = False  # the memory at boot is QEMU's first block: see translate
+    port_count: int = 0  # root ports
+    ports: dict[str, int] = {}  # device → its root port
     cpu_model: str = ""  # as QEMU's words name it; "" is all there is
     version: str = ""  # of QEMU, whose q35 it is; "" is that of whichever QEMU builds it
     uuid: str = ""  # the machine's own, which it takes along: QEMU compares it over several streams; "" is the plan's
@@ -54,7 +50,6 @@ def plan_frame(plan: GuestPlan, most_cpu: float, most_memory_bytes: int, version
         most_memory_bytes=plan.memory_bytes if fixed else max(plan.memory_bytes, most_memory_bytes),
         port_count=len(devices) + SPARE_PORTS,
         ports={device: port for port, device in enumerate(devices)},
-        memory_first=True,
         cpu_model=cpu_model,
         version=version,
         uuid=plan.uid,

@@ -51,6 +51,22 @@ class Findings(msgspec.Struct, frozen=True):
     facts: Facts | None
 
 
+class QemuFinding:
+    """What this machine's QEMU can do: found out once, for all drivers that share this."""
+
+    def __init__(self, run_dir: Path, clock: Clock) -> None:
+        self._run_dir, self._clock = run_dir, clock
+        self._found: tuple[RuntimeProbe, Facts | None] | None = None
+        self._finding = asyncio.Lock()
+
+    async def find(self) -> tuple[RuntimeProbe, Facts | None]:
+        """The facts are None where no guest can be started; the probe says why."""
+        async with self._finding:
+            if self._found is None:
+                self._found = await probe_qemu(self._run_dir, self._clock)
+            return self._found
+
+
 async def probe_qemu(run_dir: Path, clock: Clock) -> tuple[RuntimeProbe, Facts | None]:
     """What to tell the scheduler, and what ``translate`` needs; None where no guest can be started. Takes a second the
     first time, then it is read from the run folder until QEMU, the kernel's boot or /dev/kvm is another."""
@@ -63,14 +79,14 @@ async def probe_qemu(run_dir: Path, clock: Clock) -> tuple[RuntimeProbe, Facts |
         findings = msgspec.json.decode(kept.read_bytes(), type=Findings)
         if (findings.circumstances, findings.words) == (now, WORDS):
             return findings.probe, findings.facts
-    probe, facts = await _look(program, run_dir, clock)
+    probe, facts = await _inspect(program, run_dir, clock)
     pending = kept.with_suffix(f".{os.getpid()}")
     pending.write_bytes(msgspec.json.encode(Findings(now, WORDS, probe, facts)))
     os.replace(pending, kept)
     return probe, facts
 
 
-async def _look(program: str, run_dir: Path, clock: Clock) -> tuple[RuntimeProbe, Facts | None]:
+async def _inspect(program: str, run_dir: Path, clock: Clock) -> tuple[RuntimeProbe, Facts | None]:
     run_dir.mkdir(parents=True, exist_ok=True)
     version = await _version(program)
     text = ".".join(map(str, version))
@@ -204,7 +220,7 @@ class _TscMeter:
         return round((ticks - self._began[1]) / (seconds - self._began[0]) / 1000)
 
     def _sample(self) -> tuple[float, int]:
-        """The tightest of a few: whoever is interrupted between the two clocks measures the interruption."""
+        """The tightest of a few: an interruption between the two clocks is measured too."""
         samples = []
         for _ in range(20):
             before = self._clock.elapsed()

@@ -152,7 +152,7 @@ class Qmp:
         for *_, happened in self._expected:
             if not happened.done():
                 happened.set_exception(Unavailable("QEMU has ended"))
-                happened.exception()  # whoever waits is told; nobody may
+                happened.exception()  # a caller who waits gets it; there may be none
         for answer in self._waiting.values():
             if not answer.done():
                 answer.set_exception(Unavailable("QEMU has ended"))

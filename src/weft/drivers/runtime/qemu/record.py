@@ -20,7 +20,7 @@ from weft.drivers.runtime.qemu.machine_shape import Frame
 from weft.drivers.runtime.qemu.translate import GuestPaths
 
 POWERED_OFF = "guestPoweredOff"
-MARK_BYTES = 512  # a sector, written whole or not at all: longer than any move's key
+MARK_BYTES = 512  # a sector, written whole or not at all: longer than any migration's key
 
 
 class GuestEnd(msgspec.Struct, frozen=True):
@@ -30,7 +30,7 @@ class GuestEnd(msgspec.Struct, frozen=True):
 
 
 class MigrationRecord(msgspec.Struct, frozen=True):
-    """A move that this side has part in, or had. Each mark is on disk before the step that makes it true: ``sending``: the
+    """A migration that this side has part in, or had. Each mark is on disk before the step that makes it true: ``sending``: the
     source's memory may be on its way; ``taken``: the target may have run, which a file beside says first; ``left``: the
     source was told to go."""
 
@@ -57,28 +57,23 @@ class RelocationRecord(msgspec.Struct, frozen=True):
 
 
 class GuestRecord(msgspec.Struct):
-    """``plan`` is what the machine was brought to last, ``frame`` how it was built (None: by a weft that kept none),
-    ``next`` what it is being brought to.
-
-    ``memory``: ``saved``: the file is whole and the guest has not run since; ``loaded``: a machine holds it and may
-    have run, which ``disk_times`` (mtime in ns of each writable disk when it was saved) can tell. ``told``: what the machine said
-    last of the process that it is there for."""
-
-    plan: GuestPlan
+    plan: GuestPlan  # what the machine was brought to last
     accelerator: str
     host_boot_id: str
     started_at: float
-    frame: Frame | None = None
-    next: GuestPlan | None = None
+    frame: Frame | None = None  # how the machine was built; None: the record that had it was lost
+    next: GuestPlan | None = None  # what the machine is being brought to
     process: ProcessId | None = None
     ready: bool = False
     boot_id: str | None = None
-    told: ProcessFacts | None = None
+    process_report: ProcessFacts | None = None  # the newest report of the process that the machine is there for
     stopping: bool = False
-    memory: Literal["none", "saved", "loaded"] = "none"
-    disk_times: dict[str, int] = {}
+    memory: Literal["none", "saved", "loaded"] = (
+        "none"  # saved: whole, not run since; loaded: in a machine, which may have run
+    )
+    disk_times: dict[str, int] = {}  # mtime in ns of each writable disk when memory was saved: whether it has run since
     end: GuestEnd | None = None
-    move: MigrationRecord | None = None
+    migration: MigrationRecord | None = None
     relocation: RelocationRecord | None = None
 
     @property
@@ -93,8 +88,8 @@ def read_record(paths: GuestPaths) -> GuestRecord | None:
         record = msgspec.json.decode(paths.record.read_bytes(), type=GuestRecord)
     except (OSError, msgspec.DecodeError):
         return None
-    if record.move is not None and record.move.role == "target" and _read_mark(paths) == record.move.key:
-        record.move = msgspec.structs.replace(record.move, taken=True)
+    if record.migration is not None and record.migration.role == "target" and _read_mark(paths) == record.migration.key:
+        record.migration = msgspec.structs.replace(record.migration, taken=True)
     return record
 
 
@@ -104,7 +99,7 @@ def prepare_mark(paths: GuestPaths) -> None:
 
 
 def mark_taken(paths: GuestPaths, key: str) -> None:
-    """Of the guest that has come by the move ``key``: it may have run here, on disk when this returns. A record that is
+    """Of the guest that has come by the migration ``key``: it may have run here, on disk when this returns. A record that is
     replaced waits for the disk three times and for whatever else the file system has to write; this waits once, for one
     sector, within the guest's pause. Raises OSError where there is no room prepared."""
     descriptor = os.open(paths.taken, os.O_WRONLY | os.O_CLOEXEC)
@@ -150,7 +145,7 @@ def decide_end(
 ) -> GuestEnd:
     """Pure. Why a machine has ended. ``shutdown`` is QEMU's own word, if anyone heard it; else the pidfile tells: QEMU
     removes it when it ends in order, and can't when it is killed."""
-    if record.move is not None and record.move.left:
+    if record.migration is not None and record.migration.left:
         return GuestEnd("stopped", "moved")
     if record.stopping:
         return GuestEnd("stopped", "stopRequested")

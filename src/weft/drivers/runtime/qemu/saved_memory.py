@@ -1,6 +1,6 @@
 """A guest's memory on disk: saved while it stands still, loaded into a machine built for it, or given up.
 
-Reads and writes the guest's memory file and record, and speaks to its monitor. Whoever is killed at any line leaves a guest
+Reads and writes the guest's memory file and record, and speaks to its monitor. A driver killed at any line leaves a guest
 that runs or one that is suspended; ``settle_memory`` of the next one tells which, and finishes it.
 """
 

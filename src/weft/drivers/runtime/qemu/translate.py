@@ -1,7 +1,7 @@
 """From a guest's plan to QEMU's command line. Pure: the same plan on the same machine gives the same words.
 
-Every device has a fixed id and a fixed place on its bus, because a saved or moving guest must find each device where it
-was, and a device plugged in later must not move its neighbours.
+Every device has a fixed id and a fixed place on its bus, because a saved or migrating guest must find each device where it
+was, and a device plugged in later must not shift its neighbours.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ class GuestPaths(msgspec.Struct, frozen=True):
     def screen(self) -> Path:
         return self.run / "vnc"
 
-    def move_socket(self, name: Literal["incoming", "incoming-disks", "outgoing", "outgoing-disks"]) -> Path:
-        """Where QEMU itself waits for a guest that moves here, or for its disks; and, under a name that the source's QEMU
+    def migration_socket(self, name: Literal["incoming", "incoming-disks", "outgoing", "outgoing-disks"]) -> Path:
+        """Where QEMU itself waits for a guest that migrates here, or for its disks; and, under a name that the source's QEMU
         may reach, what it sends to."""
         return self.run / name
 
@@ -119,7 +119,7 @@ class GuestPaths(msgspec.Struct, frozen=True):
 
     @property
     def taken(self) -> Path:
-        """Says of which move's guest it may have run here: before the record does."""
+        """Says of which migration's guest it may have run here: before the record does."""
         return self.state / "taken"
 
     @property
@@ -283,13 +283,12 @@ def _size(frame: Frame) -> list[str]:
     if not frame.pluggable_bytes:
         return ["-smp", cpus, "-m", memory]
     more = frame.pluggable_bytes
-    # An emulated machine forgets what was written while it moves in any block of memory but the first (QEMU 10.0: its
+    # An emulated machine forgets what was written while it migrates in any block of memory but the first (QEMU 10.0: its
     # physical_memory_sync_dirty_bitmap resets the CPUs' caches for the block at address 0), and objects come first.
-    first = ["-object", f"memory-backend-ram,id={BOOT_MEMORY_ID},size={memory}"] if frame.memory_first else []
-    first += ["-machine", f"memory-backend={BOOT_MEMORY_ID}"] if frame.memory_first else []
     device = f"virtio-mem-pci,id={MEMORY_ID},memdev={MEMORY_ID}0,requested-size={frame.plugged_bytes},"
     return [
-        *first,
+        *("-object", f"memory-backend-ram,id={BOOT_MEMORY_ID},size={memory}"),
+        *("-machine", f"memory-backend={BOOT_MEMORY_ID}"),
         *("-smp", cpus, "-m", f"size={memory},maxmem={(frame.memory_bytes + more) >> 10}k"),
         *("-object", f"memory-backend-ram,id={MEMORY_ID}0,size={more},reserve=off"),
         *("-device", f"{device}block-size={BLOCK_BYTES},bus=pcie.0,addr={_MEMORY:#x}"),
@@ -300,7 +299,7 @@ def _disk(plan: GuestPlan, frame: Frame, index: int, disk: GuestDisk, handed: Ma
     own, base = handed[disk_name(disk)], handed.get(base_name(disk))
     words = [*_add(own), *(_add(base) if base is not None else [])]
     node = describe_disk(disk, fdset(own), fdset(base) if base is not None else None)
-    # Whoever puts something into the drive wants to boot it.
+    # A disk put into the drive is there to be booted.
     turn = 0 if disk.cdrom else plan.disks.index(disk) + 1
     more = {"bootindex": str(turn)} if isinstance(plan.boot, BootDisk) else {}
     if disk.cdrom:

@@ -45,7 +45,7 @@ class DirectoryVolumes:
         self._known_id = Path(host.state_dir) / "pools" / pool_name
         self._known_id.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._making: dict[str, asyncio.Lock] = {}
-        self._looking = threading.Lock()  # several threads ask at once, and the first makes what names the pool
+        self._inspect_pooling = threading.Lock()  # several threads ask at once, and the first makes what names the pool
         self._work_prefix = f".making-{short_id(host.node_uid)}-"  # others may be at work in the same folder
         if place is None:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -56,10 +56,10 @@ class DirectoryVolumes:
     def pool(self) -> PoolFacts:
         """The id is made by the first node that finds none, but by no node that has seen one there: what it finds empty is a
         mount point without its mount."""
-        with self._looking:
-            return self._look()
+        with self._inspect_pooling:
+            return self._inspect_pool()
 
-    def _look(self) -> PoolFacts:
+    def _inspect_pool(self) -> PoolFacts:
         known = self._known_id.read_text() if self._known_id.exists() else ""
         path = self._place / _ID_FILE
         if not path.exists():

@@ -72,9 +72,9 @@ class Moving:
         self.machine, self.ended = machine, asyncio.Event()
         self.copy_errors: list[str] = []
         self.record = SimpleNamespace(
-            move=MigrationRecord("key", "source", SETTINGS, sending=False), plan=SimpleNamespace(name="web")
+            migration=MigrationRecord("key", "source", SETTINGS, sending=False), plan=SimpleNamespace(name="web")
         )
-        self.paths = SimpleNamespace(move_socket=lambda name: f"/run/{name}")
+        self.paths = SimpleNamespace(migration_socket=lambda name: f"/run/{name}")
         self.clock = SimpleNamespace(sleep=lambda seconds: asyncio.sleep(0))
 
     def monitor(self) -> Machine:

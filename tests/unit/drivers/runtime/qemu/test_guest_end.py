@@ -79,7 +79,7 @@ async def test_an_end_that_is_still_written_down_is_overtaken_by_nobody(
 def test_a_machine_that_is_off_since_its_process_ended_has_that_one_s_exit_code(
     tmp_path: Path, told: ProcessFacts | None, reason: str, code: int | None
 ) -> None:
-    record = GuestRecord(PLAN, "tcg", "boot", 1.0, told=told, end=GuestEnd("stopped", reason))
+    record = GuestRecord(PLAN, "tcg", "boot", 1.0, process_report=told, end=GuestEnd("stopped", reason))
     paths = GuestPaths(run=tmp_path / "run", state=tmp_path / "state")
     facts = Guest(paths, record, ControlGroups("weft-test-end"), SystemClock(), lambda: None).facts()
     assert (facts.exit_code, facts.process) == (code, None)

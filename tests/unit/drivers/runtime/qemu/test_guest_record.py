@@ -35,14 +35,14 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_mark_says_before_the_record_does_that_the_guest_may_have_run_here(tmp_path: Path) -> None:
     paths = GuestPaths(tmp_path / "run", tmp_path / "state")
-    coming = msgspec.structs.replace(RECORD, move=MigrationRecord("move-1.2", "target", MigrationSettings()))
+    coming = msgspec.structs.replace(RECORD, migration=MigrationRecord("move-1.2", "target", MigrationSettings()))
 
     def taken(record: GuestRecord = coming) -> bool:
         write_record(paths, record, durable=True)
         found = read_record(paths)
         assert found is not None
-        assert found.move is not None
-        return found.move.taken
+        assert found.migration is not None
+        return found.migration.taken
 
     assert not taken()
     with pytest.raises(FileNotFoundError):
@@ -54,7 +54,7 @@ def test_a_mark_says_before_the_record_does_that_the_guest_may_have_run_here(tmp
     mark_taken(paths, "move-1.2")
     assert taken()
     assert paths.taken.stat().st_size == 512
-    going = msgspec.structs.replace(RECORD, move=MigrationRecord("move-1.2", "source", MigrationSettings()))
+    going = msgspec.structs.replace(RECORD, migration=MigrationRecord("move-1.2", "source", MigrationSettings()))
     assert not taken(going)
     prepare_mark(paths)  # it comes once more
     assert not taken()

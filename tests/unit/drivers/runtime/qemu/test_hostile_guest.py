@@ -28,6 +28,7 @@ from weft.contracts.driver.runtime import (
 )
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.runtime.qemu import guest as guests
+from weft.drivers.runtime.qemu import guest_reports
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guest_agent import connections
 from weft.drivers.runtime.qemu.guest_agent.channel import UNTAKEN_BYTES, GuestChannel
@@ -335,11 +336,11 @@ async def test_a_guest_that_never_introduces_itself_is_connected_to_anew(
 async def test_what_a_guest_says_of_its_process_a_million_times_is_written_down_a_few_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guests, "HEARD_SECONDS", (0.2, 0.4))
+    monkeypatch.setattr(guest_reports, "REPORT_SECONDS", (0.2, 0.4))
     writes, news = [], []
 
     def count(paths: GuestPaths, record: GuestRecord, *, durable: bool) -> None:
-        writes.append(record.told)
+        writes.append(record.process_report)
         write_record(paths, record, durable=durable)
 
     monkeypatch.setattr(guests, "write_record", count)
@@ -348,17 +349,17 @@ async def test_what_a_guest_says_of_its_process_a_million_times_is_written_down_
         paths, GuestRecord(PLAN, "tcg", "b", 1.0), ControlGroups("weft-test"), SystemClock(), lambda: news.append(1)
     )
     for ends in range(100_000):
-        guest._take_process(ProcessFacts(False, ends, 1))
+        guest._reports.take_process(ProcessFacts(False, ends, 1))
         guest._take_hello(f"boot-{ends}")
-    assert guest.record.told == ProcessFacts(False, 0, 1)  # the first at once
+    assert guest.record.process_report == ProcessFacts(False, 0, 1)  # the first at once
     tasks = len(asyncio.all_tasks())
     async with asyncio.timeout(60):
-        while guest.record.told != ProcessFacts(False, 99_999, 1):
+        while guest.record.process_report != ProcessFacts(False, 99_999, 1):
             await asyncio.sleep(0.01)
     await guest.close()
     assert len(writes) <= 3 and len(news) <= 3 and tasks <= 4
     kept = read_record(paths)
-    assert kept is not None and (kept.told, kept.boot_id) == (ProcessFacts(False, 99_999, 1), "boot-99999")
+    assert kept is not None and (kept.process_report, kept.boot_id) == (ProcessFacts(False, 99_999, 1), "boot-99999")
 
 
 # What hypothesis draws: frames of all kinds, of sessions that are and aren't, well formed or not, and plain noise.

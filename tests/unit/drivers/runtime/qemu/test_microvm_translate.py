@@ -22,7 +22,7 @@ from weft.drivers.runtime.qemu.microvm.exchange_disk import (
     read_head,
     write_config,
 )
-from weft.drivers.runtime.qemu.microvm.record import MicrovmPaths, MicrovmRecord, tell
+from weft.drivers.runtime.qemu.microvm.record import MicrovmPaths, MicrovmRecord, describe_container
 from weft.drivers.runtime.qemu.microvm.translate import (
     check_plan,
     describe_run,
@@ -266,7 +266,7 @@ def end_of(
     state: GuestState, reason: str | None, head: Head | None, message: str | None = None
 ) -> tuple[str, str | None, int | None]:
     guest = GuestFacts(PLAN.id, PLAN.uid, PLAN.name, 2, state, reason=reason, message=message)
-    facts = tell(MicrovmRecord(PLAN, "run1", "/base"), guest, head)
+    facts = describe_container(MicrovmRecord(PLAN, "run1", "/base"), guest, head)
     return facts.state, facts.reason, facts.exit_code
 
 
@@ -276,7 +276,7 @@ def head(how: int = 0, code: int = 0, *, run: str = "run1", state: int = exchang
 
 def test_one_that_runs_has_what_it_was_given_and_cant_grow() -> None:
     guest = GuestFacts(PLAN.id, PLAN.uid, PLAN.name, 2, "running", ready=True, boot_id="b", pid=7)
-    facts = tell(MicrovmRecord(PLAN, "run1", "/base"), guest, None)
+    facts = describe_container(MicrovmRecord(PLAN, "run1", "/base"), guest, None)
     assert (facts.state, facts.ready, facts.boot_id, facts.pid) == ("running", True, "b", 7)
     assert facts.shape is not None
     assert (facts.shape.memory_bytes, facts.shape.most_memory_bytes) == (PLAN.memory_bytes, PLAN.memory_bytes)

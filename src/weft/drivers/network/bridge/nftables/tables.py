@@ -48,6 +48,6 @@ class Tables:
         for key in [k for k in self._digests if k[0] == namespace]:
             del self._digests[key]
 
-    def look_anew(self) -> None:
+    def forget_all(self) -> None:
         """Whatever was seen last may be so no more."""
         self._digests.clear()

@@ -1,4 +1,4 @@
-"""Which of QEMU's block nodes a disk is now: the one it was started with, or the one it was moved to since."""
+"""Which of QEMU's block nodes a disk is now: the one it was started with, or the one it was relocated to since."""
 
 from __future__ import annotations
 

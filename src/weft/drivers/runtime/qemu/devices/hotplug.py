@@ -1,5 +1,5 @@
 """Gives a running guest other CPUs, memory, disks and NICs than it has. Every step looks first at what the machine has by
-then, told by the devices' ids, so that whoever was killed half-way is simply followed by the next.
+then, told by the devices' ids, so that a driver killed half-way is simply followed by the next.
 
 Speaks to the guest's monitor and hands it files and taps; nothing is written down here.
 """

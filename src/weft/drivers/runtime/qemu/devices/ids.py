@@ -1,6 +1,6 @@
 """Disks and NICs as QEMU knows them: their ids, and how each is described, at a start or while the guest runs. Pure.
 
-A device's id says what it is (the disk's serial, the NIC's MAC), so that whoever finds a machine knows what it has.
+A device's id says what it is (the disk's serial, the NIC's MAC), so that a driver that finds a machine knows what it has.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def disk_node(serial: str) -> str:
 
 
 def node_names(serial: str) -> tuple[str, str]:
-    """The names that a disk's block node may have: a node can't be named anew, so what a disk is moved to takes the other."""
+    """The names that a disk's block node may have: a node can't be named anew, so what a disk is relocated to takes the other."""
     return disk_node(serial), f"alt-{serial}"
 
 

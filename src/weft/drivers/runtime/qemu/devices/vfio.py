@@ -1,7 +1,7 @@
 """The host's PCI devices that guests get: whether one can be handed over, and the one file that lets a guest's QEMU have it.
 
 A device can be had through VFIO where the machine's IOMMU parts it from all others, and it waits at the driver vfio-pci;
-binding it there is the administrator's to do, since it takes it from whoever uses it. Reads sysfs; gives and takes back
+binding it there is the administrator's to do, since it takes it from its user. Reads sysfs; gives and takes back
 the files of IOMMU groups in /dev/vfio.
 """
 

@@ -39,7 +39,7 @@ class _Progress:
         self.init_error: dict[str, Any] | None = None
         self.end: bytes | None = None
 
-    def hear(self, kind: bytes, content: bytes) -> None:
+    def take_report(self, kind: bytes, content: bytes) -> None:
         if kind == READY:
             self.ready = True
         elif kind == INIT_ERROR:
@@ -65,7 +65,7 @@ async def capture_machine(
     net = await make_net(egress_endpoint)
     qemu: Qemu | None = None
     progress = _Progress()
-    reports = Reports(net.reports, progress.hear)
+    reports = Reports(net.reports, progress.take_report)
     try:
         qemu = _start(work, template, disks, facts, cgroups, net, f"{prefix}t{template.recipe[-20:]}")
         await qemu.connect()
@@ -96,18 +96,18 @@ def _start(
 ) -> Qemu:
     opened = []
 
-    def look(path: Path | str, flags: int = os.O_RDONLY) -> int:
+    def open_file(path: Path | str, flags: int = os.O_RDONLY) -> int:
         opened.append(os.open(path, flags | os.O_CLOEXEC, 0o600))
         return opened[-1]
 
     machine = template.machine
     try:
-        memory = look(work / "RAM", os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        memory = open_file(work / "RAM", os.O_RDWR | os.O_CREAT | os.O_EXCL)
         os.ftruncate(memory, machine.memory)
         os.fchmod(memory, 0o666)  # QEMU opens it once more, as whom it is; the folder keeps everyone else out
-        nothing, console = look(os.devnull), look(work / "console", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        kernel, initrd = look(template.kernel), look(work / "initrd")
-        drives = [look(disk) for disk in disks]
+        nothing, console = open_file(os.devnull), open_file(work / "console", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        kernel, initrd = open_file(template.kernel), open_file(work / "initrd")
+        drives = [open_file(disk) for disk in disks]
 
         def translate(qmp: int) -> list[str]:
             return translate_template(

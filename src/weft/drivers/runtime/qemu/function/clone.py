@@ -59,10 +59,10 @@ class Clone:
         self.runtime_api = net.runtime_api
         self.output, self._printing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._net, self._qemu, self._cgroups, self._clock, self._gone = net, qemu, cgroups, clock, gone
-        self._reports = Reports(net.reports, self._hear_report, self._printing)
+        self._reports = Reports(net.reports, self._take_report, self._printing)
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(net.wake.fileno(), self._hear)
-        self._number = self._heard = 0
+        self._loop.add_reader(net.wake.fileno(), self._receive)
+        self._number = self._received = 0
         self._park = False
         self._settled: asyncio.Future[bytes] | None = None
         self._waking: asyncio.Task[None] | None = None
@@ -171,7 +171,7 @@ class Clone:
             self._flush += 1
             self._flushed.clear()
             self._send(encode_short(TELL_PRINTED, self._flush))
-            with contextlib.suppress(TimeoutError):  # one from before this was known doesn't say
+            with contextlib.suppress(TimeoutError):  # it may hang
                 async with asyncio.timeout(FLUSH_SECONDS):
                     await self._flushed.wait()
 
@@ -180,7 +180,7 @@ class Clone:
     def _begin(self, *, park: bool = False, fresh: bool = False) -> None:
         """``fresh``: it runs at once, so it is told the time without being asked first."""
         self._number += 1
-        self._heard = 0
+        self._received = 0
         self._park = park
         self._settled = self._loop.create_future()
         self._send(self._fresh() if fresh else encode_short(WOKEN, self._number))
@@ -207,13 +207,13 @@ class Clone:
         with contextlib.suppress(OSError):  # it is sent again
             self._net.wake.send(datagram)
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         try:
             said = decode_said(self._net.wake.recv(256))
         except OSError:
             return
-        self._heard += 1
-        if self._heard > MOST_DATAGRAMS:  # its own program says a few at each turn
+        self._received += 1
+        if self._received > MOST_DATAGRAMS:  # its own program says a few at each turn
             self._loop.remove_reader(self._net.wake.fileno())
             self._qemu.kill()
         elif said is not None:
@@ -231,7 +231,7 @@ class Clone:
         elif said.kind in (DONE, STANDS_STILL):
             self._settled.set_result(said.kind)
 
-    def _hear_report(self, kind: bytes, content: bytes) -> None:
+    def _take_report(self, kind: bytes, content: bytes) -> None:
         if kind == TOLD_PRINTED and decode_number(content) == self._flush:
             self._flushed.set()
         elif kind == ENDED and (end := decode_end(content)) is not None:

@@ -168,7 +168,7 @@ class SnapshotInstances:
         self._filling.pop(digest, None)
 
     async def close(self) -> None:
-        """All of its instances end: they are of no use without whoever serves them."""
+        """All of its instances end: they are of no use without the agent that serves them."""
         tasks = [*self._refilling.values(), *([self._shrinking] if self._shrinking is not None else [])]
         for task in tasks:
             task.cancel()

@@ -70,7 +70,7 @@ class Qemu:
             raise DriverFailed(
                 f"QEMU doesn't start: {self.last_words() or problem}", details={"step": "launch"}
             ) from None
-        self.qmp.listen(self._hear)
+        self.qmp.listen(self._take_event)
         capabilities = [{"capability": name, "state": True} for name in ("x-ignore-shared", "events")]
         await self.qmp.execute("migrate-set-capabilities", capabilities=capabilities)
         return self.qmp
@@ -90,7 +90,7 @@ class Qemu:
         if status != "completed":
             raise DriverFailed(f"QEMU: {command} {status}: {self.last_words()}", details={"step": command})
 
-    def _hear(self, event: QmpEvent) -> None:
+    def _take_event(self, event: QmpEvent) -> None:
         status = event.data.get("status") if event.name == "MIGRATION" else None
         if status in ("completed", "failed") and self._moved is not None and not self._moved.done():
             self._moved.set_result(str(status))

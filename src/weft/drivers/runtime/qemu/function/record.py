@@ -8,15 +8,15 @@ from weft.drivers.runtime.qemu.function.translate import Machine
 
 
 class Template(msgspec.Struct, frozen=True):
-    """As template.json has it. ``key`` is of all that it depends on; ``disks`` their keys, in order, ``contents`` what they
-    held then: a disk that was made again has the same files elsewhere, and the machine remembers where they were. ``node`` is
-    of what the node itself has part in, which can be compared before the recipe is known."""
+    """As template.json has it."""
 
-    key: str
-    recipe: str
+    key: str  # digest of all that it depends on
+    recipe: str  # the recipe's digest
     machine: Machine
     kernel: str
-    disks: list[str]
-    contents: list[str]
+    disks: list[str]  # their keys, in order
+    contents: list[
+        str
+    ]  # digests of the disks: one that was made again has the same files elsewhere, where the machine won't look
     cpu: float
-    node: str = ""
+    node: str = ""  # digest of the node's part in ``key``, which can be compared before the recipe is known

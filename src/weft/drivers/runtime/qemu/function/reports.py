@@ -1,7 +1,7 @@
 """Hears the one connection over which a machine says what its function prints, and how it ended.
 
 Reads from the listening socket ``reports`` of the machine's network; writes what was printed into a pipe, and reads no more
-while nobody empties that: the function then waits in its print. Whoever is in the machine may be its function's code as well as
+while nobody empties that: the function then waits in its print. The sender may be its function's code as well as
 its own program, so what comes in many small frames is read no faster than that costs little.
 """
 
@@ -66,7 +66,7 @@ class Reports:
             self._accepted += 1
             if self._accepted > MOST_CONNECTIONS:
                 self._loop.remove_reader(self._listener.fileno())
-            if self._connection is not None:  # it has one already: whoever that is, it's not the machine's own program
+            if self._connection is not None:  # it has one already: this is not the machine's own program
                 connection.close()
                 return
             connection.setblocking(False)
@@ -90,7 +90,7 @@ class Reports:
             elif kind != PRINTED:
                 self._hear(kind, content)
         if self._output < 0:
-            del self._pending[:-_PIECE]  # kept for whoever asks what was printed while it came up
+            del self._pending[:-_PIECE]  # kept for those who ask what was printed while it came up
         if not data or self._frames.broken:
             self.hang_up()
         self._taken += len(frames)
@@ -103,7 +103,7 @@ class Reports:
         self._listen()
 
     def _listen(self) -> None:
-        """To whoever is connected, unless there is too much to pass on, or it said too much at once."""
+        """To the reader that is connected, unless there is too much to pass on, or it said too much at once."""
         if self._connection is None:
             return
         if self._resting is not None or (self._output >= 0 and len(self._pending) > _MOST_PENDING):

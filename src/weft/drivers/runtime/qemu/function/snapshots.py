@@ -189,14 +189,14 @@ class SnapshotStore:
         folder = self.folder(template.recipe)
         opened: list[int] = []
 
-        def look(path: Path | str) -> int:
+        def open_file(path: Path | str) -> int:
             opened.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
             return opened[-1]
 
         try:
-            named = {name.lower(): look(folder / name) for name in FILES}
-            named["kernel"] = look(template.kernel)
-            yield named, [look(self.disks.path(key)) for key in template.disks]
+            named = {name.lower(): open_file(folder / name) for name in FILES}
+            named["kernel"] = open_file(template.kernel)
+            yield named, [open_file(self.disks.path(key)) for key in template.disks]
         finally:
             for descriptor in opened:
                 os.close(descriptor)

@@ -1,6 +1,6 @@
 """The agents inside one guest: weft's own (streams, terminals), qemu-guest-agent (what any distribution ships), or both.
 
-Keeps a connection to each while the guest runs; tells when one introduces itself. Whoever wants a command run gets it
+Keeps a connection to each while the guest runs; tells when one introduces itself. A caller who wants a command run gets it
 from weft's own where that answers, else from the other.
 
 One that doesn't introduce itself is connected to anew: QEMU passes on nothing any more, in either direction and for good, where a

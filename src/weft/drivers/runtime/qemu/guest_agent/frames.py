@@ -3,7 +3,7 @@
 Pure: bytes in, frames out. Before the guest has answered our HELLO everything is noise (the rest of what it told a
 predecessor that was killed in the middle of a frame), and the random nonce is what ends the noise.
 
-Whoever is root in the guest writes these bytes: nothing is kept of them but what a frame of ours may hold, and no word of
+Root in the guest writes these bytes: nothing is kept of them but what a frame of ours may hold, and no word of
 theirs is longer than WORD_LETTERS.
 """
 

@@ -155,7 +155,7 @@ class GuestSession:
                 self._arrived[channel] = arrived
 
     async def let_go(self) -> None:
-        """Leave it to whoever comes for it."""
+        """Leave it to the next that comes for it."""
         self._part(_LET_GO)
 
     async def close(self) -> None:
@@ -251,7 +251,7 @@ class GuestSession:
         self._channel.forget(self._number)
 
     def _break(self, why: str) -> None:
-        """The guest is told to end it, and whoever reads it why it has ended."""
+        """The guest is told to end it, and its reader why it has ended."""
         self._lost, self._detached, self._exit = why, False, None
         self._part(_HANG_UP)
         if not self._answer.done():

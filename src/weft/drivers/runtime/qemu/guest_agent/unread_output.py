@@ -1,7 +1,7 @@
 """What commands in guests have printed and nobody has read yet: how much of it there is, of all guests of a node together.
 
 Each command holds a window of it, however many there are; together they hold no more than ``most`` bytes, and where that is
-reached, whoever holds most of it loses a command.
+reached, the guest that holds most of it loses a command.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LONG_ANSWERS = 2
 
 class Unread:
     """Counts bytes by guest and by command, which is known by its ``end``: that is called when there is no room for all, its guest
-    holds most, and it holds most of that. It is to let go of what it holds. Whoever takes something long in one piece needs one of
+    holds most, and it holds most of that. It is to let go of what it holds. One that takes something long in one piece needs one of
     the few ``turns``."""
 
     def __init__(self, most: int = UNREAD_BYTES) -> None:

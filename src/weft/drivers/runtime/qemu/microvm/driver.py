@@ -33,8 +33,8 @@ from weft.drivers.runtime.qemu.microvm.exchange_disk import make_exchange_disk, 
 from weft.drivers.runtime.qemu.microvm.record import (
     MicrovmPaths,
     MicrovmRecord,
+    describe_container,
     read_record,
-    tell,
     write_record,
 )
 from weft.drivers.runtime.qemu.microvm.session import KillableSession
@@ -118,9 +118,9 @@ class MicrovmDriver:
                 await self._clock.sleep(ENDING_SECONDS)
                 guest = await self._machines.inspect(plan.id)
             if before is not None and guest.state in _ALIVE:
-                return tell(before, guest, None)
+                return describe_container(before, guest, None)
             guest = await self._begin(plan, before)
-            return tell(self._known[plan.id], guest, None)
+            return describe_container(self._known[plan.id], guest, None)
 
     async def _begin(self, plan: ContainerPlan, before: MicrovmRecord | None) -> GuestFacts:
         paths = self._paths(plan.id)
@@ -153,14 +153,16 @@ class MicrovmDriver:
         try:
             await self._machines.stop(guest_id, grace_seconds=grace_seconds)
         finally:
-            self._ending.discard(guest_id)  # also when whoever waited for it gave up
+            self._ending.discard(guest_id)  # also when its caller gave up waiting
 
     async def inspect(self, guest_id: str) -> GuestFacts:
         record = self._find(guest_id)
         if record is None:
             return GuestFacts(guest_id, "", "", 0, "absent")
         guest = await self._machines.inspect(guest_id)
-        return tell(record, guest, None if guest.state in _ALIVE else read_head(self._paths(guest_id).exchange_disk))
+        return describe_container(
+            record, guest, None if guest.state in _ALIVE else read_head(self._paths(guest_id).exchange_disk)
+        )
 
     async def recover(self) -> list[GuestFacts]:
         await asyncio.to_thread(self._disks.sweep)

@@ -30,14 +30,12 @@ _MAGIC = b"weftbox1"
 
 
 class Head(msgspec.Struct, frozen=True):
-    """``run`` names the run that it speaks of; of all that was printed, bytes ``first`` to ``end`` are there."""
-
-    run: str
-    state: int
-    how: int
-    code: int
-    first: int
-    end: int
+    run: str  # the run that this is of
+    state: int  # BOOTING, RUNNING or ENDED
+    how: int  # it ended: SIGNALLED and the others, as bits
+    code: int  # its exit code, or the signal's number
+    first: int  # of all that was printed, the first byte that is there
+    end: int  # and the one after the last
 
 
 def make_exchange_disk(path: Path) -> None:

@@ -45,11 +45,9 @@ class MicrovmPaths(msgspec.Struct, frozen=True):
 
 
 class MicrovmRecord(msgspec.Struct, frozen=True):
-    """``run`` tells this run from those before; ``base`` is the file with its image."""
-
     plan: ContainerPlan
-    run: str
-    base: str
+    run: str  # a name that no run before had
+    base: str  # the file with its image
 
 
 class End(msgspec.Struct, frozen=True):
@@ -72,7 +70,7 @@ def write_record(paths: MicrovmPaths, record: MicrovmRecord) -> None:
     write_durably(paths.record, msgspec.json.encode(record))
 
 
-def tell(record: MicrovmRecord, guest: GuestFacts, head: Head | None) -> GuestFacts:
+def describe_container(record: MicrovmRecord, guest: GuestFacts, head: Head | None) -> GuestFacts:
     """Pure. The container's facts from its machine's, and from what that wrote to the exchange disk."""
     plan = record.plan
     alive = guest.state in ("starting", "running", "paused")

@@ -1,4 +1,4 @@
-"""A command in a container's machine that whoever started it can end, whatever it hears."""
+"""A command in a container's machine that its caller can end, whatever signals it ignores."""
 
 from __future__ import annotations
 

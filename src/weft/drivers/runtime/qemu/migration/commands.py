@@ -1,7 +1,7 @@
 """A machine's memory on its way to another machine: what QEMU is told at either end, and what its words mean.
 
-Speaks to the monitor of one guest; what a move has come to is read from QEMU each time, nothing of it is kept here.
-QEMU resumes a source whose move fails by itself, and calls a move ``completed`` only when it never will again. So a
+Speaks to the monitor of one guest; what a migration has come to is read from QEMU each time, nothing of it is kept here.
+QEMU resumes a source whose migration fails by itself, and calls a migration ``completed`` only when it never will again. So a
 target that stands still until its source has said ``completed`` is never the second one that runs.
 """
 
@@ -44,12 +44,12 @@ _TARGET: dict[str, MigrationStage] = {
 
 
 async def choose_capabilities(qmp: Qmp, wanted: set[str]) -> None:
-    """Exactly these of what weft uses, whatever a move before has left."""
+    """Exactly these of what weft uses, whatever a migration before has left."""
     states = [{"capability": name, "state": name in wanted} for name in _CAPABILITIES]
     await qmp.execute("migrate-set-capabilities", capabilities=states)
 
 
-async def arm_move(qmp: Qmp, settings: MigrationSettings) -> None:
+async def arm_migration(qmp: Qmp, settings: MigrationSettings) -> None:
     """Both ends alike, before the first byte."""
     held = {"pause-before-switchover"} if settings.copied_disks else set()
     await choose_capabilities(qmp, _ALWAYS | held | _OF_MODE.get(settings.mode, set()))
@@ -65,9 +65,11 @@ async def arm_move(qmp: Qmp, settings: MigrationSettings) -> None:
 async def begin_waiting(guest: Guest, settings: MigrationSettings) -> None:
     """The target listens; QEMU makes the socket in the guest's run folder, the one place where it may."""
     qmp = guest.monitor()
-    guest.paths.move_socket("incoming").unlink(missing_ok=True)
-    await arm_move(qmp, settings)
-    await qmp.execute("migrate-incoming", uri=f"unix:{guest.paths.move_socket('incoming')}", **{"exit-on-error": False})
+    guest.paths.migration_socket("incoming").unlink(missing_ok=True)
+    await arm_migration(qmp, settings)
+    await qmp.execute(
+        "migrate-incoming", uri=f"unix:{guest.paths.migration_socket('incoming')}", **{"exit-on-error": False}
+    )
 
 
 def link_socket(guest: Guest, to: str, link: Path, user: int) -> None:
@@ -89,10 +91,10 @@ def link_socket(guest: Guest, to: str, link: Path, user: int) -> None:
 async def begin_sending(guest: Guest, settings: MigrationSettings) -> None:
     """The source sends its memory."""
     qmp = guest.monitor()
-    await arm_move(qmp, settings)
+    await arm_migration(qmp, settings)
     if settings.mode == "stop-and-copy":
         await qmp.execute("stop")
-    await qmp.execute("migrate", uri=f"unix:{guest.paths.move_socket('outgoing')}")
+    await qmp.execute("migrate", uri=f"unix:{guest.paths.migration_socket('outgoing')}")
 
 
 def plan_limits(*, bytes_per_second: int | None, pause_ms: int | None, slowdown: float | None) -> dict[str, Any]:
@@ -110,26 +112,26 @@ def plan_limits(*, bytes_per_second: int | None, pause_ms: int | None, slowdown:
     return parameters
 
 
-async def inspect_move(guest: Guest) -> MigrationFacts:
-    """What QEMU says of the guest's move; of one that has ended, that it failed. Raises Unavailable."""
-    move = guest.record.move
-    assert move is not None
+async def inspect_migration(guest: Guest) -> MigrationFacts:
+    """What QEMU says of the guest's migration; of one that has ended, that it failed. Raises Unavailable."""
+    migration = guest.record.migration
+    assert migration is not None
     if not guest.running:
         end = guest.record.end
         return MigrationFacts(
-            move.key,
-            move.role,
-            "handedOver" if move.left else "failed",
+            migration.key,
+            migration.role,
+            "handedOver" if migration.left else "failed",
             f"QEMU has ended: {end.reason if end else '?'}",
         )
-    if move.taken:
-        return MigrationFacts(move.key, move.role, "takenOver")
+    if migration.taken:
+        return MigrationFacts(migration.key, migration.role, "takenOver")
     try:
         qmp = guest.monitor()
-        if move.role == "source" and not move.sending:
-            return describe_copies(move, await inspect_copies(qmp))
+        if migration.role == "source" and not migration.sending:
+            return describe_copies(migration, await inspect_copies(qmp))
         told, state = await asyncio.gather(qmp.execute("query-migrate"), qmp.execute("query-status"))
-        facts = describe_move(move, told, state["status"], _find_absent(guest))
+        facts = describe_migration(migration, told, state["status"], _find_absent(guest))
         message, reason = _explain_copies(guest.copy_errors)
         if facts.phase == "failed" and message is not None and (reason or facts.message is None):
             return msgspec.structs.replace(facts, message=message, reason=reason)
@@ -138,27 +140,29 @@ async def inspect_move(guest: Guest) -> MigrationFacts:
         await guest.settle()
         if guest.running:
             raise
-        return await inspect_move(guest)
+        return await inspect_migration(guest)
 
 
 def _find_absent(guest: Guest) -> int:
-    """Memory that could be plugged in and isn't: QEMU counts it, and nothing of it moves."""
+    """Memory that could be plugged in and isn't: QEMU counts it, and nothing of it is sent."""
     frame, plan = guest.record.frame, guest.record.plan
     return max(0, frame.memory_bytes + frame.pluggable_bytes - plan.memory_bytes) if frame is not None else 0
 
 
-def describe_move(move: MigrationRecord, told: dict[str, Any], run_state: str, absent_bytes: int = 0) -> MigrationFacts:
+def describe_migration(
+    migration: MigrationRecord, told: dict[str, Any], run_state: str, absent_bytes: int = 0
+) -> MigrationFacts:
     """Pure. QEMU's answer to query-migrate in our words, without ``absent_bytes`` that only it takes for memory. It may speak of
-    a move before: a machine that was moved here is ``completed`` too, but only one that another goes on for is in the
+    a migration before: a machine that migrated here is ``completed`` too, but only one that another goes on for is in the
     state after it."""
     status, memory = str(told.get("status", "none")), told.get("ram", {})
-    if move.role == "source" and status == "completed" and run_state != HANDED_OVER:
+    if migration.role == "source" and status == "completed" and run_state != HANDED_OVER:
         status = "none"
     page = int(memory.get("page-size", 4096))
     return MigrationFacts(
-        key=move.key,
-        role=move.role,
-        phase=(_SOURCE if move.role == "source" else _TARGET).get(status, "failed"),
+        key=migration.key,
+        role=migration.role,
+        phase=(_SOURCE if migration.role == "source" else _TARGET).get(status, "failed"),
         message=told.get("error-desc"),
         sent_bytes=int(memory.get("transferred", 0)),
         remaining_bytes=int(memory.get("remaining", 0)),
@@ -176,13 +180,13 @@ async def inspect_copies(qmp: Qmp) -> dict[str, dict[str, Any]]:
     return {job["id"]: job for job in await qmp.execute("query-jobs") if job["id"].startswith(COPY)}
 
 
-def describe_copies(move: MigrationRecord, jobs: dict[str, dict[str, Any]]) -> MigrationFacts:
-    """Pure. A move whose memory waits for its disks. Fewer jobs than disks: whoever began them didn't come to the end."""
+def describe_copies(migration: MigrationRecord, jobs: dict[str, dict[str, Any]]) -> MigrationFacts:
+    """Pure. A migration whose memory waits for its disks. Fewer jobs than disks: their driver didn't come to the end."""
     errors = [str(job["error"]) for job in jobs.values() if "error" in job]
-    whole = len(jobs) == len(move.settings.copied_disks)
+    whole = len(jobs) == len(migration.settings.copied_disks)
     done, total = (sum(int(job[f"{part}-progress"]) for job in jobs.values()) for part in ("current", "total"))
     phase: MigrationStage = "failed" if errors else "moving" if whole else "waiting"
-    facts = MigrationFacts(move.key, move.role, phase, *_explain_copies(errors))
+    facts = MigrationFacts(migration.key, migration.role, phase, *_explain_copies(errors))
     return msgspec.structs.replace(facts, sent_bytes=done, remaining_bytes=max(0, total - done), total_bytes=total)
 
 
@@ -196,7 +200,7 @@ def _explain_copies(errors: list[str]) -> tuple[str | None, str]:
 
 
 async def end_sending(guest: Guest) -> MigrationStage:
-    """Break the source's move off, unless it is through: ``failed``, ``waiting`` or ``handedOver``. Raises DriverFailed."""
+    """Break the source's migration off, unless it is through: ``failed``, ``waiting`` or ``handedOver``. Raises DriverFailed."""
     qmp, deadline = guest.monitor(), guest.clock.elapsed() + CANCEL_SECONDS
     while (status := (await qmp.execute("query-migrate")).get("status", "none")) in _UNDER_WAY:
         if guest.clock.elapsed() > deadline:
@@ -206,7 +210,7 @@ async def end_sending(guest: Guest) -> MigrationStage:
         if status != "cancelling":
             await qmp.execute("migrate_cancel")
         await guest.clock.sleep(0.01)
-    return (await inspect_move(guest)).phase
+    return (await inspect_migration(guest)).phase
 
 
 async def run_on(guest: Guest) -> None:
@@ -237,22 +241,22 @@ async def _continue(qmp: Qmp) -> None:
     await qmp.execute("cont")
 
 
-async def settle_move(guest: Guest) -> None:
+async def settle_migration(guest: Guest) -> None:
     """After a driver that died: what is under way goes on, and a guest that was stopped to be sent and never was runs on.
-    All else waits for who leads the move."""
-    move = guest.record.move
-    if move is None or move.role != "source" or not guest.has_monitor():
+    All else waits for who leads the migration."""
+    migration = guest.record.migration
+    if migration is None or migration.role != "source" or not guest.has_monitor():
         return
-    if (await inspect_move(guest)).phase in ("waiting", "failed"):
+    if (await inspect_migration(guest)).phase in ("waiting", "failed"):
         await run_on(guest)
 
 
 def check_start(guest: Guest, plan: GuestPlan) -> None:
     """Raises IllegalTransition for a guest that may run elsewhere. A later incarnation was decided on since."""
-    name, move = guest.record.plan.name, guest.record.move
-    if not guest.in_move or move is None or plan.incarnation > guest.record.plan.incarnation:
+    name, migration = guest.record.plan.name, guest.record.migration
+    if not guest.migrating or migration is None or plan.incarnation > guest.record.plan.incarnation:
         return
-    if move.role == "target":
+    if migration.role == "target":
         raise IllegalTransition(f"vm/{name} is expected here, but still runs on its source node")
     if not guest.running:
         raise IllegalTransition(
@@ -263,7 +267,7 @@ def check_start(guest: Guest, plan: GuestPlan) -> None:
 
 def check_stays(guest: Guest) -> None:
     """Raises IllegalTransition for a guest whose machine must stay as it is, because it is moving."""
-    if guest.in_move:
+    if guest.migrating:
         raise IllegalTransition(
             f"vm/{guest.record.plan.name} is migrating", hint="wait for the migration to end, or cancel it"
         )
@@ -288,10 +292,9 @@ def check_mode(plan: GuestPlan, frame: Frame, accelerator: str, settings: Migrat
             field="mode",
             hint="choose another mode: stop-and-copy always completes",
         )
-    tracked = accelerator != "tcg" or not frame.pluggable_bytes or (frame.memory_first and not frame.plugged_bytes)
-    if not tracked and settings.mode != "stop-and-copy":
+    if accelerator == "tcg" and frame.plugged_bytes and settings.mode != "stop-and-copy":
         raise InvalidInput(
-            f"vm/{plan.name}: an emulated guest with hotplugged memory, or started by an older weft, can't migrate live",
+            f"vm/{plan.name}: an emulated guest with hotplugged memory can't migrate live",
             field="mode",
             hint="use stop-and-copy; after a restart the guest can migrate live",
         )

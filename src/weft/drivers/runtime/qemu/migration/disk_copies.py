@@ -1,7 +1,7 @@
 """Disks on their way with a guest whose nodes share none: written to both sides from when the copies are whole until the
 guest stands still, so that the target's are the source's at the moment of the switch.
 
-Speaks to the monitors of both ends: the target exports its empty disks, the source mirrors to them and holds the move at
+Speaks to the monitors of both ends: the target exports its empty disks, the source mirrors to them and holds the migration at
 its switchover until every copy is closed. What has come to pass is read from QEMU's jobs, so any driver can go on.
 """
 
@@ -48,9 +48,9 @@ async def offer_disks(guest: Guest, settings: MigrationSettings) -> None:
     if not settings.copied_disks:
         return
     qmp = guest.monitor()
-    guest.paths.move_socket("incoming-disks").unlink(missing_ok=True)
+    guest.paths.migration_socket("incoming-disks").unlink(missing_ok=True)
     await qmp.execute(
-        "nbd-server-start", addr={"type": "unix", "data": {"path": str(guest.paths.move_socket("incoming-disks"))}}
+        "nbd-server-start", addr={"type": "unix", "data": {"path": str(guest.paths.migration_socket("incoming-disks"))}}
     )
     for serial in settings.copied_disks:
         node: dict[str, Any] = {"id": f"{COPY}{serial}", "node-name": disk_node(serial)}
@@ -71,7 +71,7 @@ async def begin_copies(guest: Guest, settings: MigrationSettings) -> None:
     guest.copy_errors.clear()
     for serial in settings.copied_disks:
         name = COPY + serial
-        server = {"type": "unix", "path": str(guest.paths.move_socket("outgoing-disks"))}
+        server = {"type": "unix", "path": str(guest.paths.migration_socket("outgoing-disks"))}
         node: dict[str, Any] = {"node-name": name, "driver": "nbd", "server": server, "export": serial}
         await qmp.execute("blockdev-add", discard="unmap", **node)
         how: dict[str, Any] = {"job-id": name, "copy-mode": "write-blocking", "auto-dismiss": False}
@@ -80,7 +80,7 @@ async def begin_copies(guest: Guest, settings: MigrationSettings) -> None:
 
 
 async def lead_copies(guest: Guest, settings: MigrationSettings) -> None:
-    """Memory follows once all copies are whole, and the switch once they are closed. Returns when the move is through or
+    """Memory follows once all copies are whole, and the switch once they are closed. Returns when the migration is through or
     broken; a guest that stood still for it then runs on. A QEMU that doesn't answer for a while is asked again: until then
     the guest may be standing still."""
     if not settings.copied_disks:
@@ -107,8 +107,8 @@ async def _lead(
         while not events.empty():
             events.get_nowait()
         jobs = {} if closed else await inspect_copies(qmp)
-        status, move = "none", guest.record.move
-        if move is not None and move.sending:  # before, its answer is of an earlier move
+        status, migration = "none", guest.record.migration
+        if migration is not None and migration.sending:  # before, its answer is of an earlier migration
             status = await _inspect_sending(qmp)
         broken = [str(job["error"]) for job in jobs.values() if "error" in job]
         guest.copy_errors = broken or guest.copy_errors
@@ -122,8 +122,8 @@ async def _lead(
                 await qmp.execute("migrate_cancel")
         elif status == "none" and broken:
             return True
-        elif status == "none" and move is not None and _are_whole(jobs, settings):
-            guest.record.move = msgspec.structs.replace(move, sending=True)
+        elif status == "none" and migration is not None and _are_whole(jobs, settings):
+            guest.record.migration = msgspec.structs.replace(migration, sending=True)
             await guest.save_record()
             try:
                 await begin_sending(guest, settings)
@@ -145,7 +145,7 @@ async def _lead(
 
 
 async def _inspect_sending(qmp: Qmp) -> str:
-    """What QEMU calls the state of what it sends. A machine that came here by a move is ``completed`` by that one."""
+    """What QEMU calls the state of what it sends. A machine that came here by a migration is ``completed`` by that one."""
     status = str((await qmp.execute("query-migrate")).get("status", "none"))
     if status == "completed" and (await qmp.execute("query-status"))["status"] != HANDED_OVER:
         return "none"
@@ -181,7 +181,7 @@ def _are_over(jobs: dict[str, dict[str, Any]]) -> bool:
 async def keep_synced(guest: Guest) -> None:
     """What is written to a moving guest's disks goes to the host's at once, at both ends: QEMU waits for all of it while the
     guest stands still."""
-    while guest.in_move and not guest.ended.is_set():
+    while guest.migrating and not guest.ended.is_set():
         for disk in guest.record.plan.disks:
             if not disk.read_only:
                 with contextlib.suppress(OSError):  # of no harm: QEMU does it again, and says so

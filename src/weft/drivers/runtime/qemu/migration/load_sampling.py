@@ -62,11 +62,11 @@ class Changed(msgspec.Struct, frozen=True):
     still_compression: float
 
 
-def find_blocks(told: str) -> list[Block]:
+def find_blocks(text: str) -> list[Block]:
     """Pure. From QEMU's ``info ramblock``: name, page size, offset, used, total, host address, access. A name with a slash is a
     device's: reading the registers of a real one may do something."""
     blocks = []
-    for line in told.splitlines():
+    for line in text.splitlines():
         words = line.split()
         if len(words) >= 8 and words[-1] == "rw" and words[-2].startswith("0x") and "/" not in words[0]:
             used = int(words[-4], 16)

@@ -1,4 +1,4 @@
-"""The moves of a node's guests: each step as its contract has it, with the guest's record saying which part it has.
+"""The migrations of a node's guests: each step as its contract has it, with the guest's record saying which part it has.
 
 Reads and writes the guests' records, starts and ends QEMU, and tells it through ``migration``. What a step makes true
 stands in the record before it is done, so the next driver knows what may have happened, and asks QEMU what has.
@@ -35,7 +35,7 @@ from weft.drivers.runtime.qemu.migration.commands import (
     check_movable,
     check_same,
     end_sending,
-    inspect_move,
+    inspect_migration,
     link_socket,
     plan_limits,
     run_on,
@@ -105,7 +105,7 @@ class QemuMigrations:
                 started_at=self._clock.now(),
                 frame=frame,
                 boot_id=guest.boot_id,
-                move=MigrationRecord(key, "target", settings),
+                migration=MigrationRecord(key, "target", settings),
             )
             waiting = self._guests.add(record)
             try:
@@ -129,16 +129,20 @@ class QemuMigrations:
     async def _waits(self, guest: Guest, key: str) -> bool:
         """Whether this key's target is there. One that failed or was cut off is cleared away. Raises IllegalTransition
         where another guest, or this one by another way, is in its place."""
-        name, move = guest.record.plan.name, guest.record.move
-        if move is not None and move.role == "target" and move.key == key and not move.taken:
+        name, migration = guest.record.plan.name, guest.record.migration
+        if migration is not None and migration.role == "target" and migration.key == key and not migration.taken:
             with contextlib.suppress(Unavailable):
                 if (
                     guest.running
-                    and (await inspect_move(guest)).phase != "failed"
-                    and guest.paths.move_socket("incoming").exists()
+                    and (await inspect_migration(guest)).phase != "failed"
+                    and guest.paths.migration_socket("incoming").exists()
                 ):
                     return True
-        elif guest.running or guest.record.memory != "none" or (guest.in_move and move and move.role == "target"):
+        elif (
+            guest.running
+            or guest.record.memory != "none"
+            or (guest.migrating and migration and migration.role == "target")
+        ):
             raise IllegalTransition(
                 f"vm/{name} is on this node already", hint="abandon it, or stop and remove it first"
             )
@@ -151,22 +155,22 @@ class QemuMigrations:
         async with self._guests.lock(guest_id):
             guest = await self._running(guest_id)
             record = guest.record
-            if guest.in_move:
-                self._move(guest, key, "source")
-                if (await inspect_move(guest)).phase not in ("waiting", "failed"):
+            if guest.migrating:
+                self._migration(guest, key, "source")
+                if (await inspect_migration(guest)).phase not in ("waiting", "failed"):
                     if settings.copied_disks and (guest.beside is None or guest.beside.done()):
                         guest.beside = guest.keep(lead_copies(guest, settings))
                     return
             assert record.frame is not None
             check_mode(record.plan, await inspect_frame(guest.monitor(), record.frame), facts.accelerator, settings)
-            record.move = MigrationRecord(key, "source", settings, sending=not settings.copied_disks)
+            record.migration = MigrationRecord(key, "source", settings, sending=not settings.copied_disks)
             await guest.save_record()
             self._cgroups.change(guest_id, choose_limits(record.plan, facts, settings))
             try:
                 user = choose_user(guest_id, facts.users)
-                link_socket(guest, to.memory, guest.paths.move_socket("outgoing"), user)
+                link_socket(guest, to.memory, guest.paths.migration_socket("outgoing"), user)
                 if settings.copied_disks:
-                    link_socket(guest, to.disks, guest.paths.move_socket("outgoing-disks"), user)
+                    link_socket(guest, to.disks, guest.paths.migration_socket("outgoing-disks"), user)
                     await begin_copies(guest, settings)
                     guest.beside = guest.keep(lead_copies(guest, settings))
                 else:
@@ -176,15 +180,15 @@ class QemuMigrations:
                 with contextlib.suppress(Unavailable):
                     await drop_copies(guest)
                     await run_on(guest)
-                record.move = None
+                record.migration = None
                 await guest.save_record()
                 raise
         self._guests.notify()
 
     async def progress(self, guest_id: str, key: str) -> MigrationFacts:
         guest = await self._guests.get(guest_id)
-        self._move(guest, key)
-        return await inspect_move(guest)
+        self._migration(guest, key)
+        return await inspect_migration(guest)
 
     async def adjust(
         self,
@@ -196,7 +200,7 @@ class QemuMigrations:
         slowdown: float | None = None,
     ) -> None:
         guest = await self._guests.get(guest_id)
-        self._move(guest, key, "source")
+        self._migration(guest, key, "source")
         limits = plan_limits(bytes_per_second=bytes_per_second, pause_ms=pause_ms, slowdown=slowdown)
         await guest.monitor().execute("migrate-set-parameters", **limits)
 
@@ -211,13 +215,13 @@ class QemuMigrations:
             guest = await self._guests.get(guest_id)
             await guest.settle()
             record = guest.record
-            if record.move is None or record.move.key != key:
+            if record.migration is None or record.migration.key != key:
                 return guest.facts()  # nothing of it has begun, whichever way the guest came here before
-            move = self._move(guest, key, "source")
+            migration = self._migration(guest, key, "source")
             if guest.beside is not None:
                 guest.beside.cancel()
                 await asyncio.wait([guest.beside])
-            away = move.left or not guest.running or await end_sending(guest) == "handedOver"
+            away = migration.left or not guest.running or await end_sending(guest) == "handedOver"
             if away and not never_ran:
                 raise IllegalTransition(
                     f"vm/{record.plan.name} was handed over, or ended on its way",
@@ -226,7 +230,7 @@ class QemuMigrations:
             if guest.running:
                 await drop_copies(guest)
                 await run_on(guest)
-            record.move = None
+            record.migration = None
             await guest.save_record()
         self._guests.notify()
         return guest.facts()
@@ -235,12 +239,14 @@ class QemuMigrations:
         async with self._guests.lock(guest_id):
             guest = await self._guests.get(guest_id)
             await guest.settle()
-            record, move = guest.record, self._move(guest, key, "target")
-            if not move.taken:
-                if (phase := (await inspect_move(guest)).phase) != "arrived":
+            record, migration = guest.record, self._migration(guest, key, "target")
+            if not migration.taken:
+                if (phase := (await inspect_migration(guest)).phase) != "arrived":
                     raise IllegalTransition(f"vm/{record.plan.name} has not arrived here: its migration is {phase}")
-                record.move = msgspec.structs.replace(move, taken=True)
-                await asyncio.gather(_mark_taken(guest, key), withdraw_disks(guest, move.settings))
+                record.migration = msgspec.structs.replace(migration, taken=True)
+                await asyncio.gather(
+                    asyncio.to_thread(mark_taken, guest.paths, key), withdraw_disks(guest, migration.settings)
+                )
             if guest.running:
                 await run_on(guest)
             guest.keep(guest.save_record(durable=False))
@@ -252,7 +258,7 @@ class QemuMigrations:
             guest = await self._guests.settled(guest_id)
             if guest is None:
                 return
-            if self._move(guest, key, "target").taken:
+            if self._migration(guest, key, "target").taken:
                 raise IllegalTransition(f"vm/{guest.record.plan.name} may have run here, so it can't be abandoned")
             await guest.quit()
             await self._guests.forget(guest_id)
@@ -262,10 +268,10 @@ class QemuMigrations:
         async with self._guests.lock(guest_id):
             guest = await self._guests.get(guest_id)
             await guest.settle()
-            record, move = guest.record, self._move(guest, key, "source")
-            if guest.running and (phase := (await inspect_move(guest)).phase) != "handedOver":
+            record, migration = guest.record, self._migration(guest, key, "source")
+            if guest.running and (phase := (await inspect_migration(guest)).phase) != "handedOver":
                 raise IllegalTransition(f"vm/{record.plan.name} still runs here: its migration is {phase}")
-            record.move = msgspec.structs.replace(move, left=True)
+            record.migration = msgspec.structs.replace(migration, left=True)
             if not guest.running:
                 record.end = GuestEnd("stopped", "moved")
             await guest.save_record()
@@ -282,32 +288,24 @@ class QemuMigrations:
             )
         if guest.record.frame is None:
             raise InvalidInput(
-                f"vm/{name}: it was started by an older weft, so it can't migrate live before a restart",
+                f"vm/{name}: this node has lost its record, so it can't migrate live before a restart",
                 reason="restartNeeded",
                 hint=f"weft vm restart {name}",
             )
         return guest
 
-    def _move(self, guest: Guest, key: str, role: str | None = None) -> MigrationRecord:
-        """This key's move. Raises IllegalTransition if the guest has no part, or another one, in it."""
-        name, move = guest.record.plan.name, guest.record.move
-        if move is None or move.key != key or (role is not None and move.role != role):
-            raise IllegalTransition(f"vm/{name} is not in that migration on this node", details={"move": key})
-        return move
-
-
-async def _mark_taken(guest: Guest, key: str) -> None:
-    """That it may have run here is on disk when this returns."""
-    try:
-        await asyncio.to_thread(mark_taken, guest.paths, key)
-    except OSError:  # it was expected by an older weft
-        await guest.save_record()
+    def _migration(self, guest: Guest, key: str, role: str | None = None) -> MigrationRecord:
+        """This key's migration. Raises IllegalTransition if the guest has no part, or another one, in it."""
+        name, migration = guest.record.plan.name, guest.record.migration
+        if migration is None or migration.key != key or (role is not None and migration.role != role):
+            raise IllegalTransition(f"vm/{name} is not in that migration on this node", details={"migration": key})
+        return migration
 
 
 def _sockets(guest: Guest, settings: MigrationSettings) -> MigrationSockets:
     return MigrationSockets(
-        str(guest.paths.move_socket("incoming")),
-        str(guest.paths.move_socket("incoming-disks")) if settings.copied_disks else "",
+        str(guest.paths.migration_socket("incoming")),
+        str(guest.paths.migration_socket("incoming-disks")) if settings.copied_disks else "",
     )
 
 

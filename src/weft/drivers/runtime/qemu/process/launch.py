@@ -85,12 +85,12 @@ def _make_run_folder(run: Path, user: int) -> None:
     run.chmod(0o1730)
 
 
-def choose_limits(plan: GuestPlan, facts: Facts, move: MigrationSettings | None = None) -> Limits:
-    """Pure. What the guest was promised, and room for the process around it; while it moves by differences, for the pages too
-    that they are to."""
+def choose_limits(plan: GuestPlan, facts: Facts, migration: MigrationSettings | None = None) -> Limits:
+    """Pure. What the guest was promised, and room for the process around it; while it migrates by differences, for the pages
+    too that they are to."""
     memory = plan.memory_bytes + MEMORY_HEADROOM_BYTES
-    if move is not None and move.mode == "xbzrle":
-        memory += move.cache_bytes
+    if migration is not None and migration.mode == "xbzrle":
+        memory += migration.cache_bytes
     if facts.accelerator == "tcg":
         memory += TRANSLATION_CACHE_MIB << 20
     return limit_guest(plan.cpu * CPU_HEADROOM, memory)
