@@ -89,8 +89,8 @@ class WatchedDriver(FakeDriver):
             self._found.begin(_process_of(guest))
         elif guest.reason == "moved":
             self._found.end(_process_of(guest))
-        if guest.state == "paused" and guest.move is not None:
-            _copy_disks(guest, guest.move.to)
+        if guest.state == "paused" and guest.migration is not None:
+            _copy_disks(guest, guest.migration.to)
         self._witness.see_guest(self._node, guest)
         super()._write(guest)
 

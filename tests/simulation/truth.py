@@ -239,14 +239,14 @@ class Witness:
         marks = {disk.serial: read_mark(disk.path) for disk in guest.plan.disks if not disk.read_only}
         root = marks[ROOT_SERIAL]
         source, came = self.came_from.get(uid), uid not in self.roots
-        move = guest.move
+        migration = guest.migration
         place = self.allocations.get(uid)
         # An older store may list it again as a guest that is there, when its disk went with it: that begins anew (0044).
         anew = uid in self.deleted and place is not None and decode_part(place.spec, AllocationSpec).role == "active"
         if came and not anew and source in self.roots:
             if self.roots[source] != root:
                 self.fail(f"guest {guest.plan.name} moved without its root disk")
-            if move is not None and self.boot_ids[source] != guest.boot_id:
+            if migration is not None and self.boot_ids[source] != guest.boot_id:
                 self.fail(f"guest {guest.plan.name} moved without its memory")
         self.roots[uid], self.boot_ids[uid] = root, guest.boot_id
         for disk in guest.plan.disks:
