@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.placement.world import FACTS, GIB, NOW, World
 from weft.contracts.policy import Amounts, Datum, GpuAsk, Request, SoftTerm, Spread
 from weft.kinds.fields.strategy import STRATEGIES, read_strategy
-from weft.scheduler.constraint.filters import Room
+from weft.scheduler.constraint.filters import FreeCapacity
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.demand import look_ahead
 from weft.scheduler.engine.explain import Explanation, explain
@@ -370,27 +370,27 @@ def forget_that_the_measured_was_asked_for_too() -> AbstractContextManager[Any]:
 
 def let_the_used_decide_what_fits() -> AbstractContextManager[Any]:
     """A node whose guests idle is given away beyond its ratio."""
-    real = Room.fits
+    real = FreeCapacity.fits
 
-    def fits(self: Room, table: Any, request: Request) -> Any:
+    def fits(self: FreeCapacity, table: Any, request: Request) -> Any:
         enough = real(self, table, request)
         if request.basis == "allocation" or request.gpus is not None or request.extras:
             return enough
         wanted = [[amount] for amount in request.amounts]
         return enough | (table.capacity - table.used >= wanted).all(axis=0)
 
-    return mock.patch.object(Room, "fits", fits)
+    return mock.patch.object(FreeCapacity, "fits", fits)
 
 
 def tell_less_than_was_asked() -> AbstractContextManager[Any]:
     """An explanation names the first lack only."""
-    real = Room.explain
+    real = FreeCapacity.explain
 
-    def explain(self: Room, table: Any, request: Request, index: int) -> Any:
+    def explain(self: FreeCapacity, table: Any, request: Request, index: int) -> Any:
         reason, lacks = real(self, table, request, index)
         return reason, lacks[:1]
 
-    return mock.patch.object(Room, "explain", explain)
+    return mock.patch.object(FreeCapacity, "explain", explain)
 
 
 Mutation = Callable[[], AbstractContextManager[Any]]
