@@ -27,7 +27,7 @@ from benchmarks.migration.clients import ask
 from benchmarks.migration.kept import Kept, read_kept
 from benchmarks.migration.rig import MIB, Moved, Rig
 from weft.contracts.driver.migration import MigrationSettings, MoveMode
-from weft.kinds.allocation import PlannedMigration
+from weft.kinds.fields.allocated_migration import PlannedMigration
 from weft.transfer.calibration import EndedMigration, judge, learn
 
 FORESEEN = int(os.environ.get("MOVES", "66"))

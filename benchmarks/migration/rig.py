@@ -18,7 +18,7 @@ from benchmarks.measurement import ROOT
 from benchmarks.migration.path import Link
 from weft.contracts.driver.migration import Load, MigrationSettings, MoveMode
 from weft.contracts.driver.runtime import GuestPlan
-from weft.kinds.allocation import MigrationLesson
+from weft.kinds.fields.allocated_migration import MigrationLesson
 from weft.transfer.calibration import correct_plan
 from weft.transfer.plan import USABLE_SHARE, Leeway, MigrationPlan, choose_mode, reconsider
 

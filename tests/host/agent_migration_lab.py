@@ -24,15 +24,14 @@ from weft.contracts.driver.host import Host
 from weft.images.tiny.recipe import digest_recipe
 from weft.kinds.allocation import (
     AllocatedImage,
-    AllocatedMigration,
     AllocatedVolume,
     AllocationReport,
     AllocationSpec,
-    MigrationReport,
     Resources,
     allocation_name,
     come_back,
 )
+from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import Ref, short_id
 from weft.trust.ca import Authority, read_csr

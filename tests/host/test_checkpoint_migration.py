@@ -30,7 +30,8 @@ from weft.contracts.clock import SystemClock
 from weft.drivers.runtime.oci.driver import OciDriver
 from weft.drivers.runtime.oci.record import ContainerEnd, ContainerRecord, read_record, write_record
 from weft.drivers.runtime.oci.rootfs.overlay import make_folders
-from weft.kinds.allocation import AllocatedContainer, AllocatedMigration, AllocationSpec, Resources
+from weft.kinds.allocation import AllocatedContainer, AllocationSpec, Resources
+from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.objects.envelope import Envelope
 from weft.objects.identity import Ref, short_id
 from weft.trust.ca import Authority, read_csr

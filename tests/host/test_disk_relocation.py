@@ -12,7 +12,8 @@ import pytest_asyncio
 from agent_migration_lab import Pair, Verifying, change
 from guest_lab import GuestLab
 
-from weft.kinds.allocation import LOCAL, ROOT, AllocatedDiskRelocation, AllocatedVolume
+from weft.kinds.allocation import LOCAL, ROOT, AllocatedVolume
+from weft.kinds.fields.allocated_migration import AllocatedDiskRelocation
 from weft.objects.envelope import Envelope
 from weft.objects.identity import short_id
 

@@ -8,13 +8,8 @@ from typing import Any
 import msgspec
 from tests.scenario.controllers_lab import Lab, PretendNode
 
-from weft.kinds.allocation import (
-    AllocatedMigration,
-    AllocationReport,
-    AllocationSpec,
-    MigrationReport,
-    PlannedMigration,
-)
+from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport, PlannedMigration
 from weft.kinds.migration import MigrationStatus
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, merge_part
 from weft.objects.identity import object_key

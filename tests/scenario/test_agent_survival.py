@@ -25,7 +25,7 @@ from weft.agent.allocation import supervisor
 from weft.agent.network import executor
 from weft.agent.state.allocation import Checkpoint, MigrationState
 from weft.agent.state.checkpoint import CheckpointStore
-from weft.kinds.allocation import AllocatedMigration
+from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.objects.envelope import Envelope
 from weft.objects.errors import Forbidden, NotAuthenticated, NotFound, WeftError
 from weft.objects.identity import Ref, short_id

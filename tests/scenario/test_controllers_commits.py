@@ -32,9 +32,10 @@ from tests.scenario.test_placement_policies import put_policy
 
 from weft.contracts.store import Precondition, Put, Write
 from weft.informer.leader_lease import LeaderLease
-from weft.kinds.allocation import AllocatedMigration, AllocationReport, AllocationSpec
+from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.constraint import ConstraintStatus
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
+from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.kinds.parts.orphan import OrphanCopy
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
 from weft.objects.identity import Ref, new_uid

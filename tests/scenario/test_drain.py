@@ -11,7 +11,8 @@ import msgspec
 from tests.scenario.migration_lab import MIB, MovingLab, MovingNode, World
 
 from weft.controllers.node.drain_plan import AT_ONCE
-from weft.kinds.allocation import AllocatedMigration, AllocationReport, AllocationSpec
+from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.kinds.migration import ENDED, MigrationSpec, MigrationStatus
 from weft.kinds.node import Gpu, NodeRuntime
 from weft.kinds.report import Leaving, ReportStatus

@@ -20,7 +20,8 @@ from weft.drivers.runtime.qemu.console.log import shorten
 from weft.drivers.runtime.qemu.console.output import PrintedHere
 from weft.drivers.runtime.qemu.console.timestamps import MOST_TIMES
 from weft.gateway.stream import reconnect
-from weft.kinds.allocation import AllocatedMigration, allocation_name
+from weft.kinds.allocation import allocation_name
+from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.objects.identity import short_id
 from weft.protocol.frames import FrameType
 

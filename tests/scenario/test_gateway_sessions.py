@@ -19,7 +19,8 @@ from weft.contracts.driver.runtime import ExecRequest, ExecSession, GuestFacts, 
 from weft.drivers.runtime.qemu.guest_agent.channel import GuestChannel
 from weft.gateway.stream import reconnect
 from weft.gateway.stream.reconnect import WorkloadLocation
-from weft.kinds.allocation import AllocatedMigration, allocation_name
+from weft.kinds.allocation import allocation_name
+from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.objects.errors import Unavailable
 from weft.objects.identity import short_id
 from weft.protocol.frames import FrameType

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 from tests.scenario.migration_lab import MovingLab
 
-from weft.kinds.allocation import ROOT, AllocationSpec, MigrationReport
+from weft.kinds.allocation import ROOT, AllocationSpec
 from weft.kinds.decision import DecisionSpec
+from weft.kinds.fields.allocated_migration import MigrationReport
 from weft.kinds.node import NodePool
 from weft.kinds.vm import VmSpec
 from weft.kinds.volume import VolumeSpec, VolumeStatus

@@ -7,6 +7,12 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from weft.kinds.fields.allocated_migration import (
+    AllocatedDiskRelocation,
+    AllocatedMigration,
+    MigrationReport,
+    read_migration,
+)
 from weft.kinds.fields.cells import AGE, NAME, text
 from weft.kinds.record import Column, Index, Kind, Stored
 from weft.objects.identity import Ref
@@ -128,70 +134,6 @@ class AllocatedContainer(msgspec.Struct, kw_only=True, frozen=True):
     env_secrets: dict[str, str] = {}
 
 
-class PastMigration(msgspec.Struct, kw_only=True, frozen=True):
-    """How far a migration that has ended came from its forecast, before any correction of that."""
-
-    mode: str
-    duration_seconds: float  # as it was
-    duration_ratio: float  # as it was, as a multiple of the forecast
-    pause_seconds: float = 0.0  # as it was; 0: nobody saw it
-    pause_more_seconds: float = 0.0  # longer than forecast
-    bytes_ratio: float  # as they were, as a multiple of the forecast
-    weight: float = 1.0  # how much it counts for the next one
-
-
-class MigrationLesson(msgspec.Struct, kw_only=True, frozen=True):
-    """What earlier migrations have taught."""
-
-    path_bytes_per_second: int = 0  # what the path carries; 0: unknown
-    past: tuple[PastMigration, ...] = ()  # the newest first
-
-
-class AllocatedMigration(msgspec.Struct, kw_only=True, frozen=True):
-    """The migration that this allocation is an end of, as its role says."""
-
-    key: str  # the Migration's uid, and the number of the try
-    mode: Literal["live", "cold"] = "live"
-    peer: str  # the other end's node
-    peer_uid: str  # which its certificate names
-    peer_allocation: str  # the other end
-    address: str = ""  # of the target's listener, once it waits there (source only)
-    bytes_per_second: int = 0  # limit of this migration; 0: none
-    node_bytes_per_second: int = 0  # limit of all migrations from and to this end's node together; 0: none
-    peer_bytes_per_second: int = 0  # the same of the other node
-    pause_ms: int = 300  # longest pause to aim for
-    never_ran: bool = False  # the target has reported that the guest never ran there (source only)
-    taken_over: bool = False  # the target has reported that it runs the guest (source only)
-    lesson: MigrationLesson | None = None  # source only
-    shared: tuple[str, ...] = ()  # disks (ROOT, or uids of volumes) that both nodes see: they stay where they are
-    image: str = ""  # digest of a container's image: the target runs the same, whatever the tag means by now
-    rests: str = ""  # what the guest has ended as by itself: the target does not start it again
-    saves: Literal["", "may", "must"] = (
-        ""  # a container is saved and restored, not stopped and started; may: unless it can't be saved
-    )
-
-
-def read_migration(key: str) -> str:
-    """The uid of the Migration that a key of a try is of."""
-    return key.partition(".")[0]
-
-
-def limits_of(move: AllocatedMigration) -> tuple[int, int, int]:
-    """All that keeps it slow, in bytes a second; 0 doesn't."""
-    return move.bytes_per_second, move.node_bytes_per_second, move.peer_bytes_per_second
-
-
-class AllocatedDiskRelocation(msgspec.Struct, kw_only=True, frozen=True):
-    """One disk that changes to another pool of the node."""
-
-    key: str  # the Migration's uid
-    disk: str  # ROOT, or a volume's uid
-    pool: str
-    pool_id: str
-    bytes_per_second: int = 0
-    cancel: bool = False
-
-
 class AllocationSpec(msgspec.Struct, kw_only=True):
     node: str
     node_uid: str
@@ -240,51 +182,6 @@ class Step(msgspec.Struct, kw_only=True, frozen=True):
     name: str
     state: Literal["doing", "done", "failed"]
     detail: str = ""
-
-
-class PlannedMigration(msgspec.Struct, kw_only=True, frozen=True):
-    """How the source means to migrate, from its guest's load and the path. The figures are already multiplied by the factors."""
-
-    mode: str = ""
-    reason: str = ""
-    duration_seconds: float = 0.0
-    pause_seconds: float = 0.0
-    bytes: int = 0
-    passes: int = 0
-    streams: int = 0
-    chunk_bytes: int = 0
-    ratio: float = 0.0
-    confidence: float = 0.0
-    dirty_bytes_per_second: int = 0
-    path_bytes_per_second: int = 0
-    limit_bytes_per_second: int = 0  # what people, of this migration or of either node, kept it to; 0: nothing
-    duration_factor: float = 1.0  # corrections by what past migrations took
-    pause_factor: float = 1.0
-    bytes_factor: float = 1.0
-
-
-MigrationReportPhase = Literal[
-    "preparing", "waiting", "moving", "switching", "handedOver", "takenOver", "abandoned", "failed"
-]
-
-
-class MigrationReport(msgspec.Struct, kw_only=True, frozen=True):
-    """What one end reports of a migration."""
-
-    key: str
-    phase: MigrationReportPhase
-    address: str = ""  # of the target's listener for this migration, as host:port, from waiting on
-    reason: str = ""
-    message: str = ""
-    plan: PlannedMigration | None = None
-    sent_bytes: int = 0  # on the wire
-    total_bytes: int = 0
-    remaining_bytes: int = 0
-    passes: int = 0
-    bytes_per_second: int = 0
-    dirty_bytes_per_second: int = 0
-    pause_ms: int = 0  # as measured, from the stop of the source to the start of the target
-    elapsed_ms: int = 0
 
 
 class AllocationReport(msgspec.Struct, kw_only=True):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from weft.kinds.allocation import PlannedMigration, read_migration
+from weft.kinds.fields.allocated_migration import PlannedMigration, read_migration
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
 from weft.kinds.parts.convert_verb import refuse_converting
 from weft.kinds.parts.goal import find_ended, reaches

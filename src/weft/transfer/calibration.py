@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from weft.kinds.allocation import MigrationLesson, PastMigration, PlannedMigration
+from weft.kinds.fields.allocated_migration import MigrationLesson, PastMigration, PlannedMigration
 from weft.transfer.plan import USABLE_SHARE
 
 MOST_PAST = 32  # migrations that a lesson is made of

@@ -19,7 +19,7 @@ from typing import Literal
 import msgspec
 
 from weft.contracts.driver.migration import Load, MigrationSettings, MoveMode
-from weft.kinds.allocation import PlannedMigration
+from weft.kinds.fields.allocated_migration import PlannedMigration
 from weft.objects.quantity import format_bytes
 
 USABLE_SHARE = 0.92  # of a link; the rest is headers and whoever else is on it

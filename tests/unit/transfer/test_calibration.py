@@ -7,7 +7,7 @@ import random
 import msgspec
 import pytest
 
-from weft.kinds.allocation import PlannedMigration
+from weft.kinds.fields.allocated_migration import PlannedMigration
 from weft.transfer.calibration import EndedMigration, correct_plan, judge, learn
 from weft.transfer.plan import USABLE_SHARE
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.kinds.allocation import PlannedMigration
+from weft.kinds.fields.allocated_migration import PlannedMigration
 from weft.kinds.migration import MigrationActual, MigrationForecast, MigrationSpec, MigrationStatus
 from weft.transfer.forecast import ONLY_MEMORY, PastMigration, forecast
 from weft.transfer.history import was_kept_slow

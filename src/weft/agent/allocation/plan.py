@@ -16,7 +16,8 @@ from weft.agent.state.departure import is_back
 from weft.agent.workload.kinds import kind_of
 from weft.contracts.driver.container import COMPLETED, NEVER_BEGAN
 from weft.contracts.driver.runtime import GuestFacts
-from weft.kinds.allocation import AllocatedMigration, AllocationPhase
+from weft.kinds.allocation import AllocationPhase
+from weft.kinds.fields.allocated_migration import AllocatedMigration
 
 POWERED_OFF, UNHEALTHY = "guestPoweredOff", "unhealthy"
 GOOD_ENDS = {POWERED_OFF: "the guest shut itself down", COMPLETED: "the command completed with exit code 0"}

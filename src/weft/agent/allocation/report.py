@@ -7,8 +7,9 @@ from weft.agent.problem import describe_problem
 from weft.agent.state.allocation import Health, StepFailure
 from weft.agent.workload.kinds import kind_of
 from weft.contracts.driver.runtime import ProcessFacts
-from weft.kinds.allocation import AllocationPhase, AllocationReport, MigrationReport, Resources
+from weft.kinds.allocation import AllocationPhase, AllocationReport, Resources
 from weft.kinds.allocation import Step as ReportedStep
+from weft.kinds.fields.allocated_migration import MigrationReport
 from weft.objects.errors import Forbidden, InvalidInput
 
 

@@ -20,7 +20,8 @@ from weft.agent.workload.kind import Prepared
 from weft.agent.workload.kinds import kind_of
 from weft.contracts.driver.runtime import CanCarry, RuntimeDriver
 from weft.contracts.driver.volume import CanReceive, VolumeFacts
-from weft.kinds.allocation import ROOT, PlannedMigration
+from weft.kinds.allocation import ROOT
+from weft.kinds.fields.allocated_migration import PlannedMigration
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
 from weft.protocol.migration import MigrationAnswer, MigrationRequest
 

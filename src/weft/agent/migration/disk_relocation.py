@@ -24,7 +24,8 @@ from weft.agent.workload.shape import ROOT_SERIAL, name_serial
 from weft.contracts.driver.disk_relocation import CanRelocate, Relocations
 from weft.contracts.driver.runtime import GuestDisk
 from weft.contracts.driver.volume import CanReceive, VolumeDriver, VolumeFacts
-from weft.kinds.allocation import ROOT, AllocatedDiskRelocation, MigrationReport, PlannedMigration, list_disks
+from weft.kinds.allocation import ROOT, list_disks
+from weft.kinds.fields.allocated_migration import AllocatedDiskRelocation, MigrationReport, PlannedMigration
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unavailable, WeftError
 
 LOOK_SECONDS = 0.2

@@ -26,7 +26,7 @@ from weft.agent.workload.vm import plan_guest
 from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.migration import CanMigrate, MigrationDriver
-from weft.kinds.allocation import AllocatedMigration, MigrationReport
+from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
 
 

@@ -16,7 +16,7 @@ from weft.agent.volume.pools import Pools
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Host
-from weft.kinds.allocation import AllocatedMigration, MigrationReport
+from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
 
 log = logging.getLogger("weft.agent")
 

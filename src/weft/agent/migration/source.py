@@ -22,7 +22,8 @@ from weft.agent.workload.console_log import read_console
 from weft.agent.workload.shape import ROOT_SERIAL, name_serial
 from weft.contracts.driver.migration import MigrationDriver, MigrationFacts, MigrationSettings, MigrationSockets
 from weft.contracts.wakeup import wait_for_event
-from weft.kinds.allocation import ROOT, AllocatedMigration, MigrationLesson, limits_of
+from weft.kinds.allocation import ROOT
+from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationLesson, limits_of
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
 from weft.protocol.migration import Channel, MigrationRequest
 from weft.transfer.calibration import correct_plan

@@ -20,13 +20,8 @@ from weft.controllers.migration.schedule import find_planned, forecast_migration
 from weft.informer.commit import Commit, delete, edit, let_go, put, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.workloads import find_reservation, spec_of
-from weft.kinds.allocation import (
-    ALLOCATIONS_BY_NODE,
-    ALLOCATIONS_BY_WORKLOAD,
-    AllocationReport,
-    AllocationSpec,
-    read_migration,
-)
+from weft.kinds.allocation import ALLOCATIONS_BY_NODE, ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec
+from weft.kinds.fields.allocated_migration import read_migration
 from weft.kinds.migration import (
     ENDED,
     MIGRATIONS_BY_UID,

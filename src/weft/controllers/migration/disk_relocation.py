@@ -16,7 +16,8 @@ from weft.controllers.migration.facts import Facts, Outcome
 from weft.controllers.migration.plan import begin_migration
 from weft.controllers.migration.progress import end_migration, measure, record_progress, time_left
 from weft.informer.view import Item, View
-from weft.kinds.allocation import ROOT, AllocatedDiskRelocation, AllocationReport, AllocationSpec, list_disks
+from weft.kinds.allocation import ROOT, AllocationReport, AllocationSpec, list_disks
+from weft.kinds.fields.allocated_migration import AllocatedDiskRelocation
 from weft.kinds.migration import MigrationSpec, MigrationStatus, workload_key
 from weft.kinds.node import NODES_BY_UID, NodeReport, pool_id
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.kinds.allocation import AllocationReport, AllocationSpec, MigrationReport
+from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.fields.allocated_migration import MigrationReport
 from weft.kinds.migration import MigrationSpec, MigrationStatus
 from weft.kinds.parts.workload import WorkloadSpec
 from weft.objects.envelope import Condition

@@ -21,7 +21,8 @@ from weft.controllers.migration.abort import (
 )
 from weft.controllers.migration.facts import READY, Facts, MigrationEndpoint, Outcome, has_migrated_on
 from weft.controllers.migration.progress import compare, end_migration, measure, record_progress, time_left
-from weft.kinds.allocation import AllocatedMigration, AllocationSpec, MigrationReport, account, come_back, set_desired
+from weft.kinds.allocation import AllocationSpec, account, come_back, set_desired
+from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
 from weft.kinds.migration import ENDED, MOVED_ON, MigrationStatus
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from weft.kinds.allocation import MigrationReport
+from weft.kinds.fields.allocated_migration import MigrationReport
 from weft.kinds.migration import (
     MOST_SAMPLES,
     MigrationActual,

@@ -15,7 +15,8 @@ from weft.contracts.journal import Event
 from weft.controllers.workload.adoption import find_copies, has_guest
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.view import Item, View
-from weft.kinds.allocation import AllocatedMigration, AllocationReport, AllocationSpec, come_back, set_desired
+from weft.kinds.allocation import AllocationReport, AllocationSpec, come_back, set_desired
+from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.kinds.node import NODES_BY_ORPHAN
 from weft.kinds.parts.orphan import OrphanCopy
 from weft.objects.envelope import merge_part

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 
 from weft.informer.view import Item, View
-from weft.kinds.allocation import MigrationLesson
+from weft.kinds.fields.allocated_migration import MigrationLesson
 from weft.kinds.migration import MigrationSpec, MigrationStatus, read_workload
 from weft.objects.identity import object_key
 from weft.transfer.calibration import EndedMigration, learn

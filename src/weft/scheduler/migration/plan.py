@@ -17,16 +17,8 @@ from weft.contracts.store import Absent, Precondition, Write
 from weft.informer.commit import Commit, delete, edit, put, unchanged
 from weft.informer.view import Changed, Item, View
 from weft.informer.workloads import find_reservation
-from weft.kinds.allocation import (
-    AllocatedMigration,
-    AllocationReport,
-    AllocationSpec,
-    account,
-    allocation_name,
-    is_reservation,
-    list_disks,
-    read_migration,
-)
+from weft.kinds.allocation import AllocationReport, AllocationSpec, account, allocation_name, is_reservation, list_disks
+from weft.kinds.fields.allocated_migration import AllocatedMigration, read_migration
 from weft.kinds.migration import MIGRATIONS_BY_UID, MigrationSpec, MigrationStatus, move_key, stands_still, workload_key
 from weft.kinds.node import NODES_BY_UID, NodeReport, pool_id
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition

@@ -13,7 +13,8 @@ from weft.agent.allocation.plan import RECEIVE, TAKE_AWAY, Plan, PlanInput, Step
 from weft.agent.allocation.transitions import before_step
 from weft.agent.state.allocation import Checkpoint, LocalAllocation, MigrationState, StepFailure
 from weft.contracts.driver.runtime import GuestFacts
-from weft.kinds.allocation import AllocatedImage, AllocatedMigration, AllocationSpec, Resources
+from weft.kinds.allocation import AllocatedImage, AllocationSpec, Resources
+from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.objects.identity import Ref
 
 MOVE = AllocatedMigration(key="m", peer="n2", peer_uid="node-2", peer_allocation="b")

@@ -13,7 +13,8 @@ from weft.agent.state import checkpoint
 from weft.agent.state.allocation import Checkpoint, MigrationState, read_allocation
 from weft.agent.state.checkpoint import CheckpointStore
 from weft.agent.state.departure import find_departed, recall_departed, recall_migration
-from weft.kinds.allocation import AllocatedMigration, AllocationSpec
+from weft.kinds.allocation import AllocationSpec
+from weft.kinds.fields.allocated_migration import AllocatedMigration
 
 MOVE = AllocatedMigration(key="m", peer="n2", peer_uid="node-2", peer_allocation="b")
 LEFT = MigrationState("m", "source", "b", taken=True, over=True)

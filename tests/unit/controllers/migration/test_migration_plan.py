@@ -12,14 +12,8 @@ from msgspec.structs import replace
 from weft.controllers.migration.abort import HAND_OVER_PATIENCE_SECONDS, READY_PATIENCE_SECONDS
 from weft.controllers.migration.facts import Facts, MigrationEndpoint, Outcome
 from weft.controllers.migration.plan import plan_migration
-from weft.kinds.allocation import (
-    AllocatedImage,
-    AllocatedMigration,
-    AllocationReport,
-    AllocationSpec,
-    MigrationReport,
-    Resources,
-)
+from weft.kinds.allocation import AllocatedImage, AllocationReport, AllocationSpec, Resources
+from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
 from weft.kinds.migration import MOST_SAMPLES, MigrationSpec, MigrationStatus, move_key
 from weft.kinds.vm import VmSpec
 from weft.objects.identity import Ref

@@ -7,7 +7,8 @@ import pytest
 
 from weft.controllers.workload.adoption import has_guest, plan_adoption
 from weft.informer.view import Item, View, make_view
-from weft.kinds.allocation import AllocatedImage, AllocatedMigration, AllocationSpec, Resources
+from weft.kinds.allocation import AllocatedImage, AllocationSpec, Resources
+from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.kinds.migration import MOVED_ON, MigrationSpec, MigrationStatus
 from weft.kinds.node import NodeReport
 from weft.kinds.parts.orphan import GuestLocation, OrphanCopy, read_copies
