@@ -29,6 +29,7 @@ from weft.drivers.runtime.oci.mount_namespace import spawn_in_mount_namespace
 from weft.drivers.runtime.oci.translate import Facts, translate_exec
 
 HANG_UPS, HANG_UP_SECONDS = 3, 0.1
+BEGIN_SECONDS, BEGIN_PAUSE_SECONDS = 5.0, 0.005
 
 
 class OciSession(ChannelSession):
@@ -111,6 +112,8 @@ async def start_exec(
 ) -> OciSession:
     """Raises InvalidInput, DriverFailed."""
     plan, runtime = container.record.plan, container.runtime
+    if container.record.process is not None:
+        await wait_for_program(container.record.process.pid, runtime.program, clock)
     marks = container.paths.run / f"exec-{secrets.token_hex(4)}"
     spec = marks.with_suffix(".json")
     with os.fdopen(os.open(spec, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -131,6 +134,23 @@ async def start_exec(
         pipe.close()
     outputs = {"stdout": stdout, "stderr": stderr}
     return OciSession(process, marks, groups, clock, plan.id, stdin, outputs, terminal=False)
+
+
+async def wait_for_program(pid: int, runtime: str, clock: Clock) -> None:
+    """Return when ``pid``, a container's first process, is no longer the runtime on its way to the container's program, or after
+    BEGIN_SECONDS. Until then crun 1.8 can't join its namespaces: setns fails with EPERM (crun's issue 1264)."""
+    deadline = clock.elapsed() + BEGIN_SECONDS
+    while _is_runtime(pid, runtime) and clock.elapsed() < deadline:
+        await clock.sleep(BEGIN_PAUSE_SECONDS)
+
+
+def _is_runtime(pid: int, runtime: str) -> bool:
+    try:
+        if os.readlink(f"/proc/{pid}/exe").startswith(f"/memfd:{Path(runtime).name}_cloned:"):
+            return True  # it runs from a copy of itself, which the container can't write to
+        return os.path.samestat(os.stat(f"/proc/{pid}/exe"), os.stat(runtime))
+    except OSError:
+        return False
 
 
 async def _start_terminal(
