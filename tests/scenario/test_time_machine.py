@@ -24,7 +24,7 @@ NEXT = (
     ),
     (
         "kinds/allocation.py",
-        "    uid: str\n    network: str\n",
+        "    uid: str  # its endpoint's\n    network: str\n",
         '    uid: str\n    hue: str = "red"\n    network: str\n',
     ),
     (
