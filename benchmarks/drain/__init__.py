@@ -132,9 +132,9 @@ def measure() -> Measurement:
                 raise SystemExit("a guest was started again")
             for name in before:
                 weft("vm", "exec", name, "--", "true")
-            came = [move["status"]["actual"] for move in moves if move["status"]["phase"] == "Succeeded"]
-            pauses = sorted(move["pause_ms"] for move in came)
-            own = sum(move["duration_seconds"] for move in came)
+            came = [migration["status"]["actual"] for migration in moves if migration["status"]["phase"] == "Succeeded"]
+            pauses = sorted(migration["pause_ms"] for migration in came)
+            own = sum(migration["duration_seconds"] for migration in came)
             allowed = sent * 8 / (megabits * 1e6) if megabits else own
             link = f"{megabits} Mbit/s" if megabits else "unlimited"
             figures += [

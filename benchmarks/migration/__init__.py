@@ -25,8 +25,8 @@ import msgspec
 from benchmarks.measurement import Figure, Measurement
 from benchmarks.migration.clients import ask
 from benchmarks.migration.kept import Kept, read_kept
-from benchmarks.migration.rig import MIB, Moved, Rig
-from weft.contracts.driver.migration import MigrationSettings, MoveMode
+from benchmarks.migration.rig import MIB, Migrated, Rig
+from weft.contracts.driver.migration import MigrationMode, MigrationSettings
 from weft.kinds.fields.allocated_migration import PlannedMigration
 from weft.transfer.calibration import EndedMigration, judge, learn
 
@@ -39,7 +39,7 @@ NATIVE_PATIENCE_SECONDS = float(os.environ.get("PATIENCE", "30"))
 NATIVE_PAUSE_MS = 100
 LINKS: dict[str, int | None] = {"100 Mbit/s": 100, "unlimited": None}
 PREDICTED_LINKS: dict[str, int | None] = {"100 Mbit/s": 100, "400 Mbit/s": 400, "unlimited": None}
-NATIVE: tuple[MoveMode, ...] = ("plain", "xbzrle", "multifd-zstd", "auto-converge")
+NATIVE: tuple[MigrationMode, ...] = ("plain", "xbzrle", "multifd-zstd", "auto-converge")
 
 
 class Loaded(NamedTuple):
@@ -68,15 +68,15 @@ class History:
     """What has been moved so far, as ended Migrations would tell it: ``moves`` grows."""
 
     def __init__(self, moves: list[EndedMigration]) -> None:
-        self.moves = moves
+        self.migrations = moves
 
-    async def move(self, rig: Rig, guest: str, link: str) -> Moved:
-        lesson = learn(self.moves, guest, link, f"{link}, other end")
+    async def migrate(self, rig: Rig, guest: str, link: str) -> Migrated:
+        lesson = learn(self.migrations, guest, link, f"{link}, other end")
         moved = await rig.move_as_planned(lesson)
         await rig.check()
         plan = moved.plan
         if moved.converged and plan is not None:
-            self.moves.append(
+            self.migrations.append(
                 EndedMigration(
                     workload=guest,
                     source=link,
@@ -85,7 +85,7 @@ class History:
                     duration_seconds=moved.duration_seconds,
                     pause_seconds=moved.pause_seconds,
                     bytes=moved.bytes,
-                    ended_at=float(len(self.moves)),
+                    ended_at=float(len(self.migrations)),
                 )
             )
         return moved
@@ -100,7 +100,7 @@ async def compare(rig: Rig, kept: Kept) -> list[Figure]:
         for link, megabits in left.items():
             rig.link.shape(megabits)
             limit = int(megabits * 125_000 * 0.92) if megabits else 0
-            native: dict[str, Moved] = {}
+            native: dict[str, Migrated] = {}
             for mode in NATIVE:
                 slowdown = 0.2 if mode == "auto-converge" else 0.0
                 settings = MigrationSettings(
@@ -110,11 +110,11 @@ async def compare(rig: Rig, kept: Kept) -> list[Figure]:
                     slowdown=slowdown,
                     cache_bytes=max(64, load.memory_mib) * MIB,
                 )
-                native[mode] = await rig.move(settings, patience=NATIVE_PATIENCE_SECONDS)
+                native[mode] = await rig.migrate(settings, patience=NATIVE_PATIENCE_SECONDS)
                 await rig.check()
                 say_native(f"{load.name}, {link}", native[mode])
-            await history.move(rig, load.name, link)  # the first one doesn't know the path yet
-            ours = [await history.move(rig, load.name, link) for _ in range(REPEATS)]
+            await history.migrate(rig, load.name, link)  # the first one doesn't know the path yet
+            ours = [await history.migrate(rig, load.name, link) for _ in range(REPEATS)]
             row = kept.rows[f"{load.name}, {link}"] = describe_pair(f"{load.name}, {link}", native, ours)
             kept.save()
             for told in row:
@@ -122,7 +122,7 @@ async def compare(rig: Rig, kept: Kept) -> list[Figure]:
     return [figure for row in kept.rows.values() for figure in row]
 
 
-def say_native(what: str, moved: Moved) -> None:
+def say_native(what: str, moved: Migrated) -> None:
     told = (
         f"{moved.duration_seconds:.2f} s, pause {moved.pause_seconds * 1000:.0f} ms, {moved.bytes / 1e6:.0f} MB"
         if moved.converged
@@ -131,7 +131,7 @@ def say_native(what: str, moved: Moved) -> None:
     print(f"  {what}: QEMU alone, {moved.mode}: {told}", flush=True)
 
 
-def describe_pair(what: str, native: dict[str, Moved], ours: list[Moved]) -> list[Figure]:
+def describe_pair(what: str, native: dict[str, Migrated], ours: list[Migrated]) -> list[Figure]:
     ended = {mode: moved for mode, moved in native.items() if moved.converged}
     modes = "/".join(sorted({moved.mode for moved in ours}))
     pause = max(moved.pause_seconds for moved in ours)
@@ -173,15 +173,15 @@ def describe_pair(what: str, native: dict[str, Moved], ours: list[Moved]) -> lis
     ]
 
 
-def _pause(moved: Moved) -> float:
+def _pause(moved: Migrated) -> float:
     return moved.pause_seconds
 
 
-def _seconds(moved: Moved) -> float:
+def _seconds(moved: Migrated) -> float:
     return moved.duration_seconds
 
 
-def _bytes(moved: Moved) -> float:
+def _bytes(moved: Migrated) -> float:
     return float(moved.bytes)
 
 
@@ -197,9 +197,9 @@ async def foresee(rig: Rig, kept: Kept) -> list[Figure]:
         await boot(rig, load)
         for link in draw.sample(sorted(PREDICTED_LINKS), len(PREDICTED_LINKS)):
             rig.link.shape(PREDICTED_LINKS[link])
-            moved = await history.move(rig, load.name, link)
+            moved = await history.migrate(rig, load.name, link)
             kept.converged += moved.converged
-            kept.moves += 1
+            kept.migrations += 1
             assert moved.plan is not None
             print(
                 f"{load.name} {kind or 'idle'} {memory} MiB {load.rate:.0f} MB/s, {link}, {moved.mode}: "
@@ -210,9 +210,9 @@ async def foresee(rig: Rig, kept: Kept) -> list[Figure]:
             )
         kept.guests = number + 1
         kept.save()
-    judged = history.moves[LEARNT_FROM:]
+    judged = history.migrations[LEARNT_FROM:]
     errors = judge(judged)
-    raw = judge([msgspec.structs.replace(move, plan=_uncorrected(move.plan)) for move in judged])
+    raw = judge([msgspec.structs.replace(migration, plan=_uncorrected(migration.plan)) for migration in judged])
     return [
         Figure(
             f"{errors.migrations} migrations of {kept.guests} different guests: median error of the time foreseen",
@@ -225,7 +225,12 @@ async def foresee(rig: Rig, kept: Kept) -> list[Figure]:
             "… of the pause", f"{errors.pause:.0%}", f"{raw.pause:.0%} without", goal="≤ 30 %", kept=errors.pause <= 0.3
         ),
         Figure("… of the bytes", f"{errors.bytes:.0%}", f"{raw.bytes:.0%} without"),
-        Figure("moves that ended", f"{kept.converged} of {kept.moves}", goal="all", kept=kept.converged == kept.moves),
+        Figure(
+            "moves that ended",
+            f"{kept.converged} of {kept.migrations}",
+            goal="all",
+            kept=kept.converged == kept.migrations,
+        ),
     ]
 
 
@@ -248,7 +253,9 @@ async def _measure(kept: Kept) -> list[Figure]:
 
 def measure() -> Measurement:
     kept, began = read_kept(f"{ONLY} {REPEATS} {FORESEEN} {NATIVE_PATIENCE_SECONDS}"), time.monotonic()
-    before = f", after {len(kept.rows)} rows and {kept.moves} foreseen moves of a run before it" if kept.rows else ""
+    before = (
+        f", after {len(kept.rows)} rows and {kept.migrations} foreseen moves of a run before it" if kept.rows else ""
+    )
     figures = asyncio.run(_measure(kept))
     if CLIENT_MOVES:
         figures += ask(CLIENT_MOVES)

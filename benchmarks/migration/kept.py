@@ -24,7 +24,7 @@ class Kept(msgspec.Struct):
     compared: list[EndedMigration] = []
     foreseen: list[EndedMigration] = []
     guests: int = 0
-    moves: int = 0
+    migrations: int = 0
     converged: int = 0
 
     def save(self) -> None:

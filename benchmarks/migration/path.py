@@ -72,8 +72,8 @@ class Link:
         self.drop(side)
         other, number = ("b", 2) if side == "a" else ("a", 1)
         if not alone:
-            address = self._tell(other, "door", "move", side, f"10.99.7.{number}", there)
-            assert self._tell(side, "line", "move", other, address, here, str(connections)) == "ready"
+            address = self._tell(other, "door", "migration", side, f"10.99.7.{number}", there)
+            assert self._tell(side, "line", "migration", other, address, here, str(connections)) == "ready"
             return
         address = f"tcp:10.99.7.{number}:{PORT}"
         self._relays[side] = []

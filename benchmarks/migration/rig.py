@@ -16,7 +16,7 @@ from tests.conformance.runtime_contract import ready, run
 
 from benchmarks.measurement import ROOT
 from benchmarks.migration.path import Link
-from weft.contracts.driver.migration import Load, MigrationSettings, MoveMode
+from weft.contracts.driver.migration import Load, MigrationMode, MigrationSettings
 from weft.contracts.driver.runtime import GuestPlan
 from weft.kinds.fields.allocated_migration import MigrationLesson
 from weft.transfer.calibration import correct_plan
@@ -28,11 +28,11 @@ from guest_lab import GuestLab, unpack_tiny
 
 PATIENCE_SECONDS = 120.0
 UNKNOWN_PATH = 1_000_000_000  # bytes per second: as of the first move between two nodes
-DRIVEN: tuple[MoveMode, ...] = ("plain", "xbzrle", "multifd-zstd", "auto-converge", "stop-and-copy")
+DRIVEN: tuple[MigrationMode, ...] = ("plain", "xbzrle", "multifd-zstd", "auto-converge", "stop-and-copy")
 MIB = 1 << 20
 
 
-class Moved(msgspec.Struct):
+class Migrated(msgspec.Struct):
     """One move: what was foreseen, if anything was, and what it was."""
 
     mode: str
@@ -98,14 +98,14 @@ class Rig:
         if (found := re.match(r"rounds=\d+ bad=(\d+)", said)) and found[1] != "0":
             raise SystemExit(f"a guest has lost what it wrote: {said}")
 
-    async def move(
+    async def migrate(
         self, settings: MigrationSettings, *, leeway: Leeway | None = None, patience: float = PATIENCE_SECONDS
-    ) -> Moved:
+    ) -> Migrated:
         """Once, to the other side. ``leeway``: watched and led on as weft does; without, as QEMU does it alone. One that doesn't
         converge within ``patience`` is called off, and the guest stays."""
         source, target = self.drivers[self.here], self.drivers["b" if self.here == "a" else "a"]
         plan, key = self.guest, f"move-{time.monotonic_ns()}"
-        sockets = await target.moves.expect(plan, await source.moves.describe(plan.id), key, settings)
+        sockets = await target.migrations.expect(plan, await source.migrations.describe(plan.id), key, settings)
         relay = str(Path(self.folder.name, f"{self.here}.sock"))
         self.link.carry(self.here, relay, sockets.memory, alone=leeway is None, connections=settings.connections)
         stops: list[float] = []
@@ -117,11 +117,11 @@ class Rig:
         await asyncio.sleep(0)
         before, begun = self.link.sent_bytes(self.here), time.monotonic()
         try:
-            await source.moves.send(plan.id, key, msgspec.structs.replace(sockets, memory=relay), settings)
+            await source.migrations.send(plan.id, key, msgspec.structs.replace(sockets, memory=relay), settings)
             left: list[int] = []
             slowdown = settings.slowdown
             while True:
-                facts = await source.moves.progress(plan.id, key)
+                facts = await source.migrations.progress(plan.id, key)
                 if facts.phase in ("handedOver", "failed"):
                     break
                 if time.monotonic() - begun > patience:
@@ -133,45 +133,45 @@ class Rig:
                     change = reconsider(settings.mode, left, known, slowdown=slowdown)
                     if change.action == "slow down":
                         slowdown = change.slowdown
-                        await source.moves.adjust(plan.id, key, slowdown=slowdown)
+                        await source.migrations.adjust(plan.id, key, slowdown=slowdown)
                     elif change.action == "finish standing still":
-                        await source.moves.adjust(plan.id, key, pause_ms=max(1, int(change.pause_seconds * 3000)))
+                        await source.migrations.adjust(plan.id, key, pause_ms=max(1, int(change.pause_seconds * 3000)))
                 await asyncio.sleep(0.002)
             if facts.phase != "handedOver":
-                await source.moves.cancel(plan.id, key)
-                await target.moves.give_up(plan.id, key)
-                return Moved(
+                await source.migrations.cancel(plan.id, key)
+                await target.migrations.give_up(plan.id, key)
+                return Migrated(
                     settings.mode, False, time.monotonic() - begun, 0.0, self.link.sent_bytes(self.here) - before
                 )
-            while (await target.moves.progress(plan.id, key)).phase != "arrived":
+            while (await target.migrations.progress(plan.id, key)).phase != "arrived":
                 await asyncio.sleep(0.001)
-            await target.moves.take_over(plan.id, key)
+            await target.migrations.take_over(plan.id, key)
             ended = time.monotonic()
             sent = self.link.sent_bytes(self.here) - before
-            await source.moves.leave(plan.id, key)
+            await source.migrations.leave(plan.id, key)
             await source.remove(plan.id)
             await asyncio.wait_for(watchers[1], 5.0)
             self.here = "b" if self.here == "a" else "a"
-            return Moved(settings.mode, True, ended - begun, runs[0] - stops[0], sent)
+            return Migrated(settings.mode, True, ended - begun, runs[0] - stops[0], sent)
         finally:
             for watcher in watchers:
                 watcher.cancel()
             await asyncio.gather(*watchers, return_exceptions=True)
 
-    async def move_as_planned(self, lesson: MigrationLesson, *, modes: tuple[MoveMode, ...] = DRIVEN) -> Moved:
+    async def move_as_planned(self, lesson: MigrationLesson, *, modes: tuple[MigrationMode, ...] = DRIVEN) -> Migrated:
         """As weft does: sample, choose, correct by what was learnt, lead."""
-        load = await self.drivers[self.here].moves.sample(self.guest.id)
+        load = await self.drivers[self.here].migrations.sample(self.guest.id)
         leeway = Leeway(lesson.path_bytes_per_second or UNKNOWN_PATH, pause_seconds=0.3, modes=modes)
         chosen = choose_mode(load, leeway)
         plan = msgspec.structs.replace(chosen, planned=correct_plan(chosen.planned, lesson))
-        moved = await self.move(plan.settings, leeway=leeway)
+        moved = await self.migrate(plan.settings, leeway=leeway)
         moved.plan, moved.load = plan, load
         return moved
 
 
 async def _watch(driver: object, plan: GuestPlan, name: str, seen: list[float]) -> None:
     with contextlib.suppress(Exception):
-        async for event in driver.moves.events(plan.id):  # type: ignore[attr-defined]
+        async for event in driver.migrations.events(plan.id):  # type: ignore[attr-defined]
             if event.name == name:
                 seen.append(event.at)
                 return

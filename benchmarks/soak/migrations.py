@@ -73,10 +73,10 @@ class Journeys:
         landscape = {node: list_things(self.cluster, node) for node in NODES}
         before = weigh(self.cluster)
         self.arrive()
-        while self.progress.moves < MOVES:
-            self.move(draw(self.progress.seed, self.progress.moves, len(self.guests)))
+        while self.progress.migrations < MOVES:
+            self.migrate(draw(self.progress.seed, self.progress.migrations, len(self.guests)))
             self.census.look(self.cluster)
-            self.progress.moves += 1
+            self.progress.migrations += 1
             PROGRESS.write_bytes(msgspec.json.encode(self.progress))
         for guest in self.guests:
             guest.settle()
@@ -107,7 +107,7 @@ class Journeys:
         told = f"  guests {', '.join(guest.name for guest in self.guests)}"
         print(told + (f"; without {'; '.join(self.absent)}" if self.absent else ""), flush=True)
 
-    def move(self, drawn: Drawn) -> None:
+    def migrate(self, drawn: Drawn) -> None:
         guest = self.guests[drawn.guest]
         guest.settle()
         self._count(guest, "meanwhile")
@@ -242,16 +242,16 @@ class Journeys:
             self.progress.failed.append(f"{guest.name}: {ended['reason']}: {ended['message']}"[:200])
         plan = ended.get("plan") or {}
         print(
-            f"  {self.progress.moves + 1}/{MOVES} {guest.name} {drawn.how}: {phase} {ended['source']} → {ended['target']} "
+            f"  {self.progress.migrations + 1}/{MOVES} {guest.name} {drawn.how}: {phase} {ended['source']} → {ended['target']} "
             f"{plan.get('mode', '')} in {took:.1f} s, pause {actual.get('pause_ms', 0)} ms {guest.caller.problems[-1:]}",
             flush=True,
         )
 
 
 def measure() -> Measurement:
-    begun = read_progress(PROGRESS, Progress, lambda kept: kept.moves < MOVES and not kept.broken)
-    print(f"migrations: seed {begun.seed}, from move {begun.moves} of {MOVES}", flush=True)
-    folder, since = Path(tempfile.mkdtemp(prefix="weft-soak-")), begun.moves
+    begun = read_progress(PROGRESS, Progress, lambda kept: kept.migrations < MOVES and not kept.broken)
+    print(f"migrations: seed {begun.seed}, from move {begun.migrations} of {MOVES}", flush=True)
+    folder, since = Path(tempfile.mkdtemp(prefix="weft-soak-")), begun.migrations
     cluster = lay_out(folder)
     started = time.monotonic()
     journeys = Journeys(cluster, begun)
@@ -259,7 +259,7 @@ def measure() -> Measurement:
         cluster.up()
         journeys.run()
     except (Broken, AssertionError, subprocess.TimeoutExpired) as problem:
-        begun.broken = f"move {begun.moves + 1}: {problem}"
+        begun.broken = f"move {begun.migrations + 1}: {problem}"
         keep_broken(PROGRESS, begun, begun.broken, cluster.state / "log")
     finally:
         cluster.down()

@@ -22,7 +22,7 @@ class Progress(msgspec.Struct):
     requests while they went on; ``broken`` is the first promise that didn't hold."""
 
     seed: int
-    moves: int = 0
+    migrations: int = 0
     kinds: dict[str, int] = {}
     tallies: dict[str, Tally] = {}
     pauses_ms: list[int] = []
@@ -43,11 +43,11 @@ class Progress(msgspec.Struct):
 def describe(
     progress: Progress, goal: int, growth: list[Growth], at_rest: tuple[dict[str, Holding], dict[str, Holding]]
 ) -> list[Figure]:
-    whole = progress.moves >= goal and not progress.broken
+    whole = progress.migrations >= goal and not progress.broken
     figures = [
         Figure(
             "moves after which the guest ran once, where it should, whole, and nothing of it elsewhere",
-            str(progress.moves),
+            str(progress.migrations),
             goal=f"{goal}",
             kept=whole,
         ),

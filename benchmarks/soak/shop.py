@@ -84,13 +84,13 @@ class Shop:
         if ware.wish == "absent":
             return self._create(ware)
         if ware.wish == "stop":
-            acts = ["start", "start", "delete", *([] if ware.pinned else ["move"])]
+            acts = ["start", "start", "delete", *([] if ware.pinned else ["migration"])]
         else:
             acts = ["stop", "restart", "delete", *(["write"] * 3 if ware.volume else [])]
             acts += ["crash"] if ware.kind == "container" else []
-            acts += [] if ware.pinned else ["move", "convert"]
+            acts += [] if ware.pinned else ["migration", "convert"]
         act = draw.choice(acts)
-        if act in ("move", "convert") and self._is_under_way(ware):
+        if act in ("migration", "convert") and self._is_under_way(ware):
             act = "write" if ware.volume and ware.wish == "run" else "start"
         return self._do(ware, act, draw)
 
@@ -154,7 +154,7 @@ class Shop:
                     ware.sure.append(ware.asked)
         elif act == "crash":
             self._exec(ware, "touch /die")
-        elif act == "move":
+        elif act == "migration":
             node = self._object(ware.kind, ware.name)["status"]["node"]
             target = draw.choice([other for other in NODES if other != node])
             words = ("--cold",) if ware.kind == "vm" else ()
@@ -165,7 +165,7 @@ class Shop:
             errand.follows = self._begin("conversion", "convert", f"{ware.kind}/{ware.name}", "--to", other)
         elif self._ask(ware.kind, act, ware.name, *(["--yes"] if act == "delete" else []), "--detach"):
             ware.wish = {"start": "run", "restart": "run", "stop": "stop", "delete": "absent"}[act]
-        if act in ("move", "convert") and errand.follows is None:
+        if act in ("migration", "convert") and errand.follows is None:
             errand.end = "not just now"
         return errand
 

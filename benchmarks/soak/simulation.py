@@ -35,7 +35,7 @@ def measure() -> Measurement:
             trace = run_history(seed)
             faults.update(trace.faults)
             wishes.update(trace.wishes)
-            moves.update(trace.moves)
+            moves.update(trace.migrations)
             seconds, commits = seconds + trace.seconds, commits + trace.commits
             if trace.violations:
                 broken.append(f"seed {seed}: {trace.violations[0]}")

@@ -56,11 +56,11 @@ def test_a_path_that_is_gone_is_found() -> None:
 
 
 def test_a_folder_of_compiled_files_alone_is_not_there(tmp_path: Path) -> None:
-    (tmp_path / "moved" / "__pycache__").mkdir(parents=True)
-    (tmp_path / "moved" / "__pycache__" / "old.cpython-311.pyc").touch()
-    assert not is_there(tmp_path / "moved")
-    (tmp_path / "moved" / "new.py").touch()
-    assert is_there(tmp_path / "moved")
+    (tmp_path / "migrated" / "__pycache__").mkdir(parents=True)
+    (tmp_path / "migrated" / "__pycache__" / "old.cpython-311.pyc").touch()
+    assert not is_there(tmp_path / "migrated")
+    (tmp_path / "migrated" / "new.py").touch()
+    assert is_there(tmp_path / "migrated")
 
 
 def test_a_file_named_without_its_folder_lies_beside_the_one_before_it() -> None:

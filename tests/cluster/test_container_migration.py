@@ -111,7 +111,7 @@ def test_whoever_is_killed_meanwhile_it_runs_once_with_all_its_data(
     whole = cluster.ok("container", "exec", "web", "--", "sh", "-c", fill)
     words = ["container", "migrate", "web", "--to", other, "--bandwidth", "8M", "--detach", "-o", "json"]
     name = json.loads(cluster.ok(*words))["name"]
-    until(lambda: cluster.json("get", f"migration/{name}")["status"]["phase"] == "Moving", 60)
+    until(lambda: cluster.json("get", f"migration/{name}")["status"]["phase"] == "Migrating", 60)
     (agent,) = cluster.pids(f"weft agent {node if victim == 'source' else other} ")
     os.kill(agent, signal.SIGKILL)
     until(lambda: cluster.json("get", f"migration/{name}")["status"]["phase"] in ("Succeeded", "Failed"), 120)
@@ -131,7 +131,7 @@ def test_one_that_is_called_off_or_can_go_nowhere_runs_on_where_it_was(
     cluster.ok("container", "exec", "web", "--", "sh", "-c", "dd if=/dev/urandom of=/srv/more bs=1M count=24; sync")
     words = ["container", "migrate", "web", "--to", other, "--bandwidth", "2M", "--detach", "-o", "json"]
     name = json.loads(cluster.ok(*words))["name"]
-    until(lambda: cluster.json("get", f"migration/{name}")["status"]["phase"] == "Moving", 60)
+    until(lambda: cluster.json("get", f"migration/{name}")["status"]["phase"] == "Migrating", 60)
     cluster.ok("migration", "cancel", name, "--timeout", "60s")
     until(lambda: status(cluster, "web")["phase"] == "Running", 60)
     assert (status(cluster, "web")["node"], read(cluster), fetch(port)) == (node, "mine\n", "from a container\n")

@@ -78,7 +78,7 @@ def test_what_needs_a_restart_waits_for_it_and_what_has_no_room_says_so_by_name(
 
     cluster.run("vm", "create", gone("other"), "--image", "tiny", "--memory", "128M", "--node", "n3", "--detach")
     cluster.ok("wait", "vm/other", "--for", "condition=Placed")
-    room = cluster.vm("waiter")["status"]["room"]
+    room = cluster.vm("waiter")["status"]["resize_limits"]
     said = cluster.fails(6, "vm", "set", "waiter", "--memory", str(room["memory"]), "--cpu", str(room["cpu"]))
     assert "insufficientResources" in said or "more memory wanted" in said
     until_current(cluster, "waiter", "False", "insufficientResources")

@@ -13,7 +13,7 @@ from typing import Protocol
 import pytest
 from tests.conformance.runtime_contract import Driver, RuntimeLab, ready
 
-from weft.contracts.driver.migration import CanMigrate, MigrationFacts, MigrationSettings, MoveMode
+from weft.contracts.driver.migration import CanMigrate, MigrationFacts, MigrationMode, MigrationSettings
 from weft.contracts.driver.runtime import CanAdjust, GuestPlan
 from weft.objects.errors import IllegalTransition, NotFound
 
@@ -26,20 +26,20 @@ class Mover(Driver, CanMigrate, CanAdjust[GuestPlan], Protocol):
 
 async def come_to(driver: Mover, plan: GuestPlan, key: str, *phases: str) -> MigrationFacts:
     async with asyncio.timeout(60):
-        while (facts := await driver.moves.progress(plan.id, key)).phase not in phases:
+        while (facts := await driver.migrations.progress(plan.id, key)).phase not in phases:
             await asyncio.sleep(0.005)
     return facts
 
 
-async def move(source: Mover, target: Mover, plan: GuestPlan, key: str, mode: MoveMode = "plain") -> None:
+async def migrate(source: Mover, target: Mover, plan: GuestPlan, key: str, mode: MigrationMode = "plain") -> None:
     settings = MigrationSettings(mode=mode)
-    socket = await target.moves.expect(plan, await source.moves.describe(plan.id), key, settings)
-    await source.moves.send(plan.id, key, socket, settings)
+    socket = await target.migrations.expect(plan, await source.migrations.describe(plan.id), key, settings)
+    await source.migrations.send(plan.id, key, socket, settings)
     facts = await come_to(source, plan, key, "handedOver", "failed")
     assert facts.phase == "handedOver", facts
     await come_to(target, plan, key, "arrived", "failed")
-    await target.moves.take_over(plan.id, key)
-    await source.moves.leave(plan.id, key)
+    await target.migrations.take_over(plan.id, key)
+    await source.migrations.leave(plan.id, key)
 
 
 class MovePromises:
@@ -86,16 +86,16 @@ class MovePromises:
         self, here: Mover, there: Mover, lab: RuntimeLab, other_lab: RuntimeLab, plan: GuestPlan
     ) -> None:
         before, seen = await ready(here, plan), await self.look(here, plan)
-        ways: list[tuple[Mover, Mover, RuntimeLab, MoveMode]] = [
+        ways: list[tuple[Mover, Mover, RuntimeLab, MigrationMode]] = [
             (here, there, lab, "plain"),
             (there, here, other_lab, "stop-and-copy"),
             (here, there, lab, "xbzrle"),
             (there, here, other_lab, "multifd-zstd"),
         ]
         for number, (source, target, left, mode) in enumerate(ways):
-            await move(source, target, plan, f"move-{number}", mode)
+            await migrate(source, target, plan, f"move-{number}", mode)
             gone = await source.inspect(plan.id)
-            assert (gone.state, gone.reason) == ("stopped", "moved")
+            assert (gone.state, gone.reason) == ("stopped", "migrated")
             with pytest.raises(IllegalTransition):
                 await source.start(plan)
             await source.remove(plan.id)
@@ -106,22 +106,27 @@ class MovePromises:
     async def test_what_a_guest_does_to_its_memory_is_seen_while_it_runs(
         self, here: Mover, lab: RuntimeLab, plan: GuestPlan
     ) -> None:
-        load = await here.moves.sample(plan.id, seconds=0.2)
+        load = await here.migrations.sample(plan.id, seconds=0.2)
         assert 0 < load.memory_bytes <= 2 * plan.memory_bytes
         assert 0 <= load.written_bytes <= load.memory_bytes and load.dirty_bytes_per_second >= 0
         assert 0 <= load.changed_share <= 1 <= load.samples
         with pytest.raises((IllegalTransition, NotFound)):
-            await here.moves.sample(lab.plan("nobody").id)
+            await here.migrations.sample(lab.plan("nobody").id)
 
     async def test_called_off_it_stays_where_it_was(
         self, here: Mover, there: Mover, other_lab: RuntimeLab, plan: GuestPlan
     ) -> None:
         before, seen = await ready(here, plan), await self.look(here, plan)
-        socket = await there.moves.expect(plan, await here.moves.describe(plan.id), "off", SLOW)
-        await here.moves.send(plan.id, "off", socket, SLOW)
-        await here.moves.send(plan.id, "off", socket, SLOW)  # a step may be repeated
-        await come_to(here, plan, "off", "moving")
-        for stolen in (there.moves.take_over, there.moves.leave, here.moves.leave, here.moves.give_up):
+        socket = await there.migrations.expect(plan, await here.migrations.describe(plan.id), "off", SLOW)
+        await here.migrations.send(plan.id, "off", socket, SLOW)
+        await here.migrations.send(plan.id, "off", socket, SLOW)  # a step may be repeated
+        await come_to(here, plan, "off", "migrating")
+        for stolen in (
+            there.migrations.take_over,
+            there.migrations.leave,
+            here.migrations.leave,
+            here.migrations.give_up,
+        ):
             with pytest.raises(IllegalTransition):
                 await stolen(plan.id, "off")
         with pytest.raises(IllegalTransition):
@@ -132,8 +137,8 @@ class MovePromises:
             await here.adjust(plan)
         assert (await there.inspect(plan.id)).state == "starting"
         for _ in range(2):
-            await here.moves.cancel(plan.id, "off")
-            await there.moves.give_up(plan.id, "off")
+            await here.migrations.cancel(plan.id, "off")
+            await there.migrations.give_up(plan.id, "off")
         assert other_lab.leftovers(plan.id) == []
         assert (await ready(here, plan)).pid == before.pid
         await self.look(here, plan, after=seen + 1)
@@ -142,39 +147,39 @@ class MovePromises:
         self, here: Mover, there: Mover, other_lab: RuntimeLab, plan: GuestPlan
     ) -> None:
         before, seen = await ready(here, plan), await self.look(here, plan)
-        socket = await there.moves.expect(plan, await here.moves.describe(plan.id), "again", SLOW)
-        await here.moves.send(plan.id, "again", socket, SLOW)
-        await come_to(here, plan, "again", "moving")
-        await come_to(there, plan, "again", "moving")
+        socket = await there.migrations.expect(plan, await here.migrations.describe(plan.id), "again", SLOW)
+        await here.migrations.send(plan.id, "again", socket, SLOW)
+        await come_to(here, plan, "again", "migrating")
+        await come_to(there, plan, "again", "migrating")
         other_lab.kill(there, await there.inspect(plan.id))
         assert (await come_to(here, plan, "again", "failed", "handedOver")).phase == "failed"
         seen = await self.look(here, plan, after=seen + 1)
         assert (await come_to(there, plan, "again", "failed", "arrived")).phase == "failed"
         with pytest.raises(IllegalTransition):
             await there.start(plan)  # it runs elsewhere
-        await move(here, there, plan, "again")
+        await migrate(here, there, plan, "again")
         assert (await ready(there, plan)).boot_id == before.boot_id
         await self.look(there, plan, after=seen + 1)
         await here.remove(plan.id)
-        await move(there, here, plan, "home")
+        await migrate(there, here, plan, "home")
         await there.remove(plan.id)
-        await here.moves.cancel(plan.id, "never begun")  # however it came here
+        await here.migrations.cancel(plan.id, "never begun")  # however it came here
         await ready(here, plan)
 
     async def test_when_the_source_dies_on_the_way_it_starts_again_only_with_the_targets_word(
         self, here: Mover, there: Mover, lab: RuntimeLab, plan: GuestPlan
     ) -> None:
-        socket = await there.moves.expect(plan, await here.moves.describe(plan.id), "torn", SLOW)
-        await here.moves.send(plan.id, "torn", socket, SLOW)
-        await come_to(here, plan, "torn", "moving")
+        socket = await there.migrations.expect(plan, await here.migrations.describe(plan.id), "torn", SLOW)
+        await here.migrations.send(plan.id, "torn", socket, SLOW)
+        await come_to(here, plan, "torn", "migrating")
         lab.kill(here, await here.inspect(plan.id))
         assert (await come_to(here, plan, "torn", "failed")).phase == "failed"
         with pytest.raises(IllegalTransition):
             await here.start(plan)
         with pytest.raises(IllegalTransition):
-            await here.moves.cancel(plan.id, "torn")
-        await there.moves.give_up(plan.id, "torn")
-        await here.moves.cancel(plan.id, "torn", never_ran=True)
+            await here.migrations.cancel(plan.id, "torn")
+        await there.migrations.give_up(plan.id, "torn")
+        await here.migrations.cancel(plan.id, "torn", never_ran=True)
         assert (await here.inspect(plan.id)).state == "failed"
         await ready(here, plan)
         await self.prepare(here, plan)
@@ -183,16 +188,16 @@ class MovePromises:
         self, here: Mover, there: Mover, lab: RuntimeLab, other_lab: RuntimeLab, plan: GuestPlan
     ) -> None:
         before, seen = await ready(here, plan), await self.look(here, plan)
-        socket = await there.moves.expect(plan, await here.moves.describe(plan.id), "heirs", SLOW)
+        socket = await there.migrations.expect(plan, await here.migrations.describe(plan.id), "heirs", SLOW)
         here, there = await self.heir(lab, here), await self.heir(other_lab, there)
-        assert await there.moves.expect(plan, await here.moves.describe(plan.id), "heirs", SLOW) == socket
-        await here.moves.send(plan.id, "heirs", socket, SLOW)
-        await come_to(here, plan, "heirs", "moving")
+        assert await there.migrations.expect(plan, await here.migrations.describe(plan.id), "heirs", SLOW) == socket
+        await here.migrations.send(plan.id, "heirs", socket, SLOW)
+        await come_to(here, plan, "heirs", "migrating")
         here, there = await self.heir(lab, here), await self.heir(other_lab, there)
-        assert (await come_to(here, plan, "heirs", "moving", "failed")).phase == "moving"
+        assert (await come_to(here, plan, "heirs", "migrating", "failed")).phase == "migrating"
         happened = asyncio.create_task(self.names(here, plan))
         await asyncio.sleep(0.05)
-        await here.moves.adjust(plan.id, "heirs", bytes_per_second=0, pause_ms=300)
+        await here.migrations.adjust(plan.id, "heirs", bytes_per_second=0, pause_ms=300)
         assert (await come_to(here, plan, "heirs", "handedOver", "failed")).phase == "handedOver"
         assert "stopped" in await happened
         here, there = await self.heir(lab, here), await self.heir(other_lab, there)
@@ -200,19 +205,19 @@ class MovePromises:
         assert (await there.inspect(plan.id)).state == "starting"
         assert (await come_to(here, plan, "heirs", "handedOver", "failed")).phase == "handedOver"
         with pytest.raises(IllegalTransition):
-            await here.moves.cancel(plan.id, "heirs")
+            await here.migrations.cancel(plan.id, "heirs")
         await come_to(there, plan, "heirs", "arrived")
-        await there.moves.take_over(plan.id, "heirs")
+        await there.migrations.take_over(plan.id, "heirs")
         with pytest.raises(IllegalTransition):
-            await there.moves.give_up(plan.id, "heirs")
+            await there.migrations.give_up(plan.id, "heirs")
         here, there = await self.heir(lab, here), await self.heir(other_lab, there)
-        await there.moves.take_over(plan.id, "heirs")
+        await there.migrations.take_over(plan.id, "heirs")
         for _ in range(2):
-            await here.moves.leave(plan.id, "heirs")
+            await here.migrations.leave(plan.id, "heirs")
         assert (await ready(there, plan)).boot_id == before.boot_id
         await self.look(there, plan, after=seen)
         await here.remove(plan.id)
-        await move(there, here, plan, "home-again")
+        await migrate(there, here, plan, "home-again")
         await there.remove(plan.id)
         await here.close()
         await there.close()
@@ -221,7 +226,7 @@ class MovePromises:
         """What happens to the guest until it stands still."""
         seen: list[str] = []
         async with asyncio.timeout(30):
-            async for event in driver.moves.events(plan.id):
+            async for event in driver.migrations.events(plan.id):
                 seen.append(event.name)
                 if event.name == "stopped":
                     break
@@ -232,14 +237,14 @@ class MovePromises:
     ) -> None:
         before, seen = await ready(here, plan), await self.look(here, plan)
         settings = MigrationSettings()
-        socket = await there.moves.expect(plan, await here.moves.describe(plan.id), "word", settings)
-        await here.moves.send(plan.id, "word", socket, settings)
+        socket = await there.migrations.expect(plan, await here.migrations.describe(plan.id), "word", settings)
+        await here.migrations.send(plan.id, "word", socket, settings)
         await come_to(here, plan, "word", "handedOver")
         with pytest.raises(IllegalTransition):
-            await here.moves.cancel(plan.id, "word")
-        await there.moves.give_up(plan.id, "word")
+            await here.migrations.cancel(plan.id, "word")
+        await there.migrations.give_up(plan.id, "word")
         with pytest.raises((IllegalTransition, NotFound)):
-            await there.moves.take_over(plan.id, "word")
-        await here.moves.cancel(plan.id, "word", never_ran=True)
+            await there.migrations.take_over(plan.id, "word")
+        await here.migrations.cancel(plan.id, "word", never_ran=True)
         assert (await ready(here, plan)).pid == before.pid
         await self.look(here, plan, after=seen + 1)

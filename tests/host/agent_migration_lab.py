@@ -120,7 +120,7 @@ class Node:
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 while not holds(report := self.report(allocation)):
-                    failed = report.move is not None and report.move.phase == "failed"
+                    failed = report.migration is not None and report.migration.phase == "failed"
                     assert failing or not failed, report
                     await asyncio.sleep(0.02)
         except TimeoutError:
@@ -129,10 +129,10 @@ class Node:
 
     async def until_phase(self, allocation: Envelope, *phases: str) -> MigrationReport:
         report = await self.until(
-            allocation, lambda r: r.move is not None and r.move.phase in phases, failing="failed" in phases
+            allocation, lambda r: r.migration is not None and r.migration.phase in phases, failing="failed" in phases
         )
-        assert report.move is not None
-        return report.move
+        assert report.migration is not None
+        return report.migration
 
     def guests(self) -> list[int]:
         """The QEMU processes that run here."""
@@ -196,10 +196,12 @@ class Pair:
         spec = decode_part(allocation.spec, AllocationSpec)
         same = {"restart_generation": spec.restart_generation, "volumes": spec.volumes, "pool": spec.pool}
         target = self.allocate(there, spec.workload.name, role="target", **same)
-        move = AllocatedMigration(key=KEY, peer=here.name, peer_uid=here.uid, peer_allocation=allocation.uid, **fields)
-        target = change(target, move=move)
+        migration = AllocatedMigration(
+            key=KEY, peer=here.name, peer_uid=here.uid, peer_allocation=allocation.uid, **fields
+        )
+        target = change(target, migration=migration)
         back = AllocatedMigration(key=KEY, peer=there.name, peer_uid=there.uid, peer_allocation=target.uid, **fields)
-        return change(allocation, role="source", move=back), target
+        return change(allocation, role="source", migration=back), target
 
     async def begin(self, allocation: Envelope, here: Node, there: Node, **fields: Any) -> tuple[Envelope, Envelope]:
         """A move that is under way: source and target, with the door's address told."""
@@ -211,33 +213,33 @@ class Pair:
     async def introduce(self, source: Envelope, target: Envelope, here: Node, there: Node) -> Envelope:
         """The source, told where the target waits."""
         waiting = await there.until_phase(target, "waiting", "takenOver")
-        move = decode_part(source.spec, AllocationSpec).move
-        assert move is not None
-        source = change(source, move=msgspec.structs.replace(move, address=waiting.address))
+        migration = decode_part(source.spec, AllocationSpec).migration
+        assert migration is not None
+        source = change(source, migration=msgspec.structs.replace(migration, address=waiting.address))
         here.put(source)
         return source
 
     async def finish(self, source: Envelope, target: Envelope, here: Node, there: Node) -> Envelope:
         """What the controller does once the target has taken over; the target's allocation, active."""
         await there.until_phase(target, "takenOver")
-        target = change(target, role="active", move=None)
+        target = change(target, role="active", migration=None)
         there.put(target)
-        move = decode_part(source.spec, AllocationSpec).move
-        assert move is not None
-        await self.remove(change(source, move=msgspec.structs.replace(move, taken_over=True)), here)
-        await there.until(target, lambda r: r.state == "running" and r.move is None)
+        migration = decode_part(source.spec, AllocationSpec).migration
+        assert migration is not None
+        await self.remove(change(source, migration=msgspec.structs.replace(migration, taken_over=True)), here)
+        await there.until(target, lambda r: r.state == "running" and r.migration is None)
         return target
 
     async def break_off(self, source: Envelope, target: Envelope, here: Node, there: Node) -> Envelope:
         """What it does with a move that has failed; the source's allocation, active."""
         there.put(change(target, desired="stop"))
-        await there.until(target, lambda r: r.move is not None and r.move.phase == "abandoned", failing=True)
+        await there.until(target, lambda r: r.migration is not None and r.migration.phase == "abandoned", failing=True)
         await self.remove(target, there)
         spec = decode_part(source.spec, AllocationSpec)
-        assert spec.move is not None
-        source = change(source, role="active", move=None, back_from=come_back(spec, spec.move.key).back_from)
+        assert spec.migration is not None
+        source = change(source, role="active", migration=None, back_from=come_back(spec, spec.migration.key).back_from)
         here.put(source)
-        await here.until(source, lambda r: r.state == "running" and r.move is None, failing=True)
+        await here.until(source, lambda r: r.state == "running" and r.migration is None, failing=True)
         return source
 
     async def remove(self, allocation: Envelope, node: Node) -> None:
@@ -347,7 +349,7 @@ class Moving(Verifying):
         """Begin to move it, kill one of VICTIMS on the way: it goes on where it was."""
         here, there, seen = self.here, self.there, await self.look()
         source, target = await self.begin(bytes_per_second=4 << 20)
-        await here.until(source, lambda r: r.move is not None and r.move.sent_bytes > 1 << 20)
+        await here.until(source, lambda r: r.migration is not None and r.migration.sent_bytes > 1 << 20)
         if victim.endswith("agent"):
             node = here if victim == "source agent" else there
             await node.kill()

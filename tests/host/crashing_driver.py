@@ -79,9 +79,9 @@ async def main() -> None:
         case "suspend":
             await driver.suspend(plan.id)
         case "take-over":
-            await driver.moves.take_over(plan.id, "crash")
+            await driver.migrations.take_over(plan.id, "crash")
         case "send":
-            await driver.moves.send(plan.id, "crash", MigrationSockets(socket), MigrationSettings())
+            await driver.migrations.send(plan.id, "crash", MigrationSockets(socket), MigrationSettings())
         case _:
             await driver.start(plan)
     armed = False

@@ -47,9 +47,11 @@ async def test_a_guest_moves_there_and_back_with_its_disks_and_goes_on_writing(g
     whole, seen = await guest.run("sh", "-c", f"{fill}; {read}"), await guest.look()
     for _ in ("there", "back"):
         source, target = await guest.begin()
-        told = (await guest.here.until(source, lambda r: r.move is not None and r.move.pause_ms)).move
+        told = (await guest.here.until(source, lambda r: r.migration is not None and r.migration.pause_ms)).migration
         assert told is not None and told.plan is not None and told.sent_bytes > 10_000_000, told
-        taken = (await guest.there.until(target, lambda r: r.move is not None and r.move.phase == "takenOver")).move
+        taken = (
+            await guest.there.until(target, lambda r: r.migration is not None and r.migration.phase == "takenOver")
+        ).migration
         assert taken is not None and 0 < taken.pause_ms <= told.pause_ms, (taken, told)
         assert taken.sent_bytes > 10_000_000 and 0 < taken.elapsed_ms <= told.elapsed_ms + 5, (
             "a source may be gone by then"
@@ -105,9 +107,9 @@ async def test_what_was_handed_over_and_never_taken_goes_on_at_the_source_by_the
     await guest.there.start()
     await guest.there.until_phase(target, "abandoned")
     await guest.here.until_phase(source, "handedOver")
-    move = decode_part(source.spec, AllocationSpec).move
-    assert move is not None
-    source = change(source, move=msgspec.structs.replace(move, never_ran=True))
+    migration = decode_part(source.spec, AllocationSpec).migration
+    assert migration is not None
+    source = change(source, migration=msgspec.structs.replace(migration, never_ran=True))
     guest.here.put(source)
     await guest.break_off(source, target)
     await guest.look(after=seen + 1)
@@ -119,7 +121,7 @@ async def test_a_link_cut_on_the_way_leaves_it_where_it_is_and_one_cut_at_the_ha
 ) -> None:
     seen = await guest.look()
     source, target = await guest.begin(bytes_per_second=4 << 20)
-    await guest.here.until(source, lambda r: r.move is not None and r.move.sent_bytes > 1 << 20)
+    await guest.here.until(source, lambda r: r.migration is not None and r.migration.sent_bytes > 1 << 20)
     guest.pair.link("down")
     await guest.here.until_phase(source, "failed")
     seen = await guest.look(after=seen + 1)
@@ -197,7 +199,7 @@ async def test_a_guest_that_moves_cold_is_shut_down_and_starts_there_with_all_th
     read = "cat /root/data /dev/vdb | head -c 12000000 | sha256sum"
     whole = await guest.run("sh", "-c", f"{write}; {read}")
     source, target = await guest.begin(mode="cold", bytes_per_second=2 << 20)
-    await here.until_phase(source, "moving")
+    await here.until_phase(source, "migrating")
     await there.kill()
     await there.start()
     await here.until_phase(source, "failed")
@@ -205,10 +207,10 @@ async def test_a_guest_that_moves_cold_is_shut_down_and_starts_there_with_all_th
     there.put(change(target, desired="stop"))
     await there.until_phase(target, "abandoned", "failed")
     await guest.pair.remove(target, there)
-    move = decode_part(source.spec, AllocationSpec).move
-    assert move is not None
-    here.put(change(source, move=msgspec.structs.replace(move, never_ran=True)))
-    await here.until(source, lambda r: r.move is not None and r.move.phase == "preparing", failing=True)
+    migration = decode_part(source.spec, AllocationSpec).migration
+    assert migration is not None
+    here.put(change(source, migration=msgspec.structs.replace(migration, never_ran=True)))
+    await here.until(source, lambda r: r.migration is not None and r.migration.phase == "preparing", failing=True)
     source, target = await guest.begin(mode="cold")  # without a start between
     await guest.finish(source, target)
     assert await guest.run("sh", "-c", read) == whole

@@ -96,9 +96,9 @@ async def test_it_comes_whole_and_is_the_other_nodes_to_go_on_with(
     uids = str(uuid.uuid4()), str(uuid.uuid4())
     put_saved(labs[0], here, uids[0], disk=disk)
     credentials = make_credentials(tmp_path, "node-1", "node-2")
-    move = AllocatedMigration(key="m", mode="cold", peer="n", peer_uid="", peer_allocation="", saves="must")
+    allocated = AllocatedMigration(key="m", mode="cold", peer="n", peer_uid="", peer_allocation="", saves="must")
 
-    def context_of(side: int, driver: OciDriver, move: AllocatedMigration) -> MigrationContext:
+    def context_of(side: int, driver: OciDriver, allocated: AllocatedMigration) -> MigrationContext:
         spec = AllocationSpec(
             node=f"n{side + 1}",
             node_uid=f"node-{side + 1}",
@@ -107,7 +107,7 @@ async def test_it_comes_whole_and_is_the_other_nodes_to_go_on_with(
             incarnation=side + 1,
             resources=Resources(cpu=1, memory=1 << 26, disk=DISK_BYTES if disk else 0),
             container=AllocatedContainer(image="web"),
-            move=move,
+            migration=allocated,
         )
         wire, limit = TlsTransport(credentials[side], CLOCK), Limit(0, CLOCK)
         runtimes = Runtimes({"container": driver})
@@ -121,9 +121,9 @@ async def test_it_comes_whole_and_is_the_other_nodes_to_go_on_with(
         state = AllocationState(allocation, Checkpoint(migration=migration), store)
         return MigrationContext(state, state.local, migration, context)
 
-    target = ColdTarget(context_of(1, there, msgspec.structs.replace(move, peer_uid="node-1")), Prepared())
+    target = ColdTarget(context_of(1, there, msgspec.structs.replace(allocated, peer_uid="node-1")), Prepared())
     await target.open()
-    told = msgspec.structs.replace(move, peer_uid="node-2", address=target.report.address)
+    told = msgspec.structs.replace(allocated, peer_uid="node-2", address=target.report.address)
     source = ColdSource(context_of(0, here, told))
     source.start()
     try:

@@ -41,7 +41,7 @@ class Guest(Verifying):
     """One that stays on its node; ``pools`` says where its disks are by the server's word."""
 
     def __init__(self, pair: Pair, web: Envelope) -> None:
-        self.node, self.web, self.moves = pair.here, web, 0
+        self.node, self.web, self.migrations = pair.here, web, 0
         assert pair.here.pool is not None
         self.folders = {LOCAL: Path(pair.here.host.state_dir) / "volumes", "san": pair.here.pool / "volumes"}
         self.pools = {ROOT: LOCAL, VOLUME: LOCAL}
@@ -54,28 +54,28 @@ class Guest(Verifying):
         return "san" if self.pools[ROOT] == LOCAL else LOCAL
 
     def begin(self, disk: str, pool: str, **fields: Any) -> None:
-        self.moves += 1
+        self.migrations += 1
         order = AllocatedDiskRelocation(
-            key=f"s{self.moves}", disk=disk, pool=pool, pool_id=self.storage(pool), **fields
+            key=f"s{self.migrations}", disk=disk, pool=pool, pool_id=self.storage(pool), **fields
         )
         self.web = change(self.web, storage=order)
         self.node.put(self.web)
 
     def cancel(self, disk: str, pool: str) -> None:
         order = AllocatedDiskRelocation(
-            key=f"s{self.moves}", disk=disk, pool=pool, pool_id=self.storage(pool), cancel=True
+            key=f"s{self.migrations}", disk=disk, pool=pool, pool_id=self.storage(pool), cancel=True
         )
         self.web = change(self.web, storage=order)
         self.node.put(self.web)
 
     async def until(self, *phases: str) -> Any:
-        key = f"s{self.moves}"
+        key = f"s{self.migrations}"
         report = await self.node.until(
             self.web,
-            lambda r: r.move is not None and r.move.key == key and r.move.phase in phases,
+            lambda r: r.migration is not None and r.migration.key == key and r.migration.phase in phases,
             failing="failed" in phases,
         )
-        return report.move
+        return report.migration
 
     def finish(self, disk: str, pool: str) -> None:
         """The server has heard of it."""
@@ -135,10 +135,10 @@ async def test_each_disk_goes_and_comes_back_while_the_guest_runs_on(guest: Gues
 async def test_it_is_broken_off_as_asked_and_the_agent_may_die_meanwhile(guest: Guest) -> None:
     seen = await guest.look()
     guest.begin(ROOT, "san", bytes_per_second=MIB // 2)
-    await guest.until("moving")
+    await guest.until("migrating")
     await guest.node.kill()
     await guest.node.start()
-    await guest.until("moving", "preparing")
+    await guest.until("migrating", "preparing")
     guest.cancel(ROOT, "san")
     assert (await guest.until("abandoned")).reason == "cancelled"
     guest.settle()
@@ -149,7 +149,7 @@ async def test_it_is_broken_off_as_asked_and_the_agent_may_die_meanwhile(guest: 
 async def test_an_agent_that_dies_on_the_way_goes_on_and_one_that_dies_after_the_switch_says_so(guest: Guest) -> None:
     seen = await guest.look()
     guest.begin(ROOT, "san", bytes_per_second=2 * MIB)
-    await guest.until("moving")
+    await guest.until("migrating")
     await guest.node.kill()
     await guest.node.start("migration.disk_relocation:DiskRelocator._clear:before")
     await guest.node.await_death()
@@ -166,7 +166,7 @@ async def test_a_disk_is_not_lost_by_the_word_of_a_server_that_was_restored_from
         guest.begin(ROOT, "san")
         await guest.until("takenOver")
         guest.finish(ROOT, "san")
-    await guest.node.until(guest.web, lambda r: r.move is None)
+    await guest.node.until(guest.web, lambda r: r.migration is None)
     guest.pools[ROOT] = LOCAL  # by that server's word
     guest.settle()
     guest.begin(ROOT, "san")
@@ -186,7 +186,7 @@ async def test_a_disk_that_another_pool_has_is_not_made_anew(guest: Guest) -> No
     guest.begin(VOLUME, "san")
     await guest.until("takenOver")
     guest.finish(VOLUME, "san")
-    await guest.node.until(guest.web, lambda r: r.move is None)
+    await guest.node.until(guest.web, lambda r: r.migration is None)
     guest.pools[VOLUME] = LOCAL  # by the word of a server that was restored from before
     guest.node.kill_guest(guest.web)
     guest.settle()
@@ -204,7 +204,7 @@ async def test_a_disk_that_another_pool_has_is_not_made_anew(guest: Guest) -> No
 async def test_a_machine_that_dies_on_the_way_starts_again_on_the_disk_that_it_had(guest: Guest) -> None:
     whole = await guest.run("sh", "-c", READ)
     guest.begin(ROOT, guest.other_pool(), bytes_per_second=MIB // 2)
-    await guest.until("moving")
+    await guest.until("migrating")
     guest.node.kill_guest(guest.web)
     assert "ended" in (await guest.until("failed")).message
     guest.settle()
@@ -249,7 +249,7 @@ async def test_a_stopped_guests_disk_is_copied_and_a_deleted_one_leaves_only_its
     await guest.node.until(guest.web, lambda r: r.state == "running" and r.ready)
     assert await guest.run("sh", "-c", READ) == whole
     guest.begin(ROOT, LOCAL, bytes_per_second=MIB // 2)
-    await guest.until("moving")
+    await guest.until("migrating")
     guest.node.put(msgspec.structs.replace(change(guest.web, desired="stop"), deleting_since=1.0))
     await guest.node.until(guest.web, lambda r: r.state == "released", failing=True)
     assert not list(guest.folders[LOCAL].iterdir())

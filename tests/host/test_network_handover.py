@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from network_lab import OUTSIDE, Lab, Node, make_port, make_segment
 
-from weft.contracts.driver.network import Allowed, Filter, Forward, Moved, Port, Segment
+from weft.contracts.driver.network import Allowed, Filter, Forward, Migrated, Port, Segment
 
 pytestmark = [
     pytest.mark.host,
@@ -43,7 +43,7 @@ class Street:
         self.n1, self.n2, self.n3 = lab.nodes
         self.segment = make_segment(1, "blue", {"a": self.n1, "b": self.n2, "c": self.n3})
         self.port = make_port(self.segment, "a")
-        self.moved: dict[str, list[Moved]] = {node.address: [] for node in lab.nodes}
+        self.migrated: dict[str, list[Migrated]] = {node.address: [] for node in lab.nodes}
 
     async def build(self) -> None:
         for node in self.lab.nodes:
@@ -80,13 +80,13 @@ class Street:
             msgspec.structs.replace(e, node_address=at.address) if e.mac == self.port.mac else e
             for e in self.segment.endpoints
         ]
-        return msgspec.structs.replace(self.segment, endpoints=endpoints, moved=self.moved[node.address])
+        return msgspec.structs.replace(self.segment, endpoints=endpoints, migrated=self.migrated[node.address])
 
-    async def move(self, source: Node, target: Node) -> Port:
+    async def migrate(self, source: Node, target: Node) -> Port:
         """Guest a's hand-over, as two agents do it; the third node hears of it later."""
         third = next(node for node in self.lab.nodes if node not in (source, target))
-        self.note(target, Moved("in", self.port.mac, self.port.address, source.address))
-        self.note(source, Moved("out", self.port.mac, self.port.address, target.address))
+        self.note(target, Migrated("in", self.port.mac, self.port.address, source.address))
+        self.note(source, Migrated("out", self.port.mac, self.port.address, target.address))
         port = msgspec.structs.replace(self.port, id=f"p{target.number}moved000")
         for node in (source, target):
             await node.ensure_segment(self.see(node, source))
@@ -104,10 +104,10 @@ class Street:
         target.switch(port, target.address)
         time.sleep(PAUSE_SECONDS)
         self.a.tell_nic("go")
-        self.moved[target.address] = [m for m in self.moved[target.address] if m.way == "in"]
+        self.migrated[target.address] = [m for m in self.migrated[target.address] if m.way == "in"]
         for node in (source, third):
-            self.moved[node.address] = [
-                m for m in self.moved[node.address] if (m.way, m.node_address) != ("in", target.address)
+            self.migrated[node.address] = [
+                m for m in self.migrated[node.address] if (m.way, m.node_address) != ("in", target.address)
             ]
         await target.ensure_segment(self.see(target, target))
         await target.ensure_forwards(self.forwards(target))
@@ -120,11 +120,11 @@ class Street:
         self.port = port
         return port
 
-    def note(self, node: Node, newest: Moved) -> None:
+    def note(self, node: Node, newest: Migrated) -> None:
         """One way out at most, and one way in from each node."""
-        before = self.moved[node.address]
+        before = self.migrated[node.address]
         key = (newest.way, newest.way == "out" or newest.node_address)
-        self.moved[node.address] = [
+        self.migrated[node.address] = [
             *[m for m in before if (m.way, m.way == "out" or m.node_address) != key],
             newest,
         ]
@@ -183,9 +183,9 @@ async def test_no_client_of_a_guest_that_moves_there_and_back_loses_anything(str
         street.watch(street.b.namespace, f"udp:{address}:7", f"count:{address}:9"),
         street.watch(street.a.namespace, f"count:{OUTSIDE}:9", f"count:{c_address}:9"),
     ]
-    await street.move(street.n1, street.n2)
+    await street.migrate(street.n1, street.n2)
     time.sleep(1)
-    await street.move(street.n2, street.n1)
+    await street.migrate(street.n2, street.n1)
     time.sleep(1)
     seen = [end(watch) for watch in watches]
     for tallies in seen:
@@ -199,10 +199,10 @@ async def test_no_client_of_a_guest_that_moves_there_and_back_loses_anything(str
         assert time.monotonic() < deadline, "what was opened through the second node has ended"
         time.sleep(0.2)
     for node in street.lab.nodes:
-        street.moved[node.address].clear()
+        street.migrated[node.address].clear()
         await node.ensure_segment(street.see(node, street.n1))
         assert await node.heal() == []
-        assert "moved" not in node.shell("nft list tables")
+        assert "migrated" not in node.shell("nft list tables")
 
 
 async def test_connections_opened_on_each_node_outlive_a_guests_ways_over_all_of_them(street: Street) -> None:
@@ -211,7 +211,7 @@ async def test_connections_opened_on_each_node_outlive_a_guests_ways_over_all_of
     ways = [(n1, n2), (n2, n3), (n3, n2), (n2, n1), (n1, n3), (n3, n2), (n2, n1), (n1, n2)]
     watches = [street.watch(street.lab.outside, f"count:{n1.address}:9090")]
     for source, target in ways:
-        await street.move(source, target)
+        await street.migrate(source, target)
         watches.append(street.watch(street.lab.outside, f"count:{target.address}:9090"))
         watches.append(street.watch(street.a.namespace, f"count:{OUTSIDE}:9"))
     time.sleep(1)
@@ -225,9 +225,9 @@ async def test_a_node_that_a_guest_left_takes_up_nothing_that_another_one_began(
     """It is asked for a connection that it doesn't know: to send it out under a name of its own would have it reset."""
     n1, n2, n3 = street.lab.nodes
     watch = street.watch(street.lab.outside, f"count:{n1.address}:9090")
-    await street.move(n1, n2)
-    street.note(n3, Moved("out", street.port.mac, street.port.address, n2.address))
-    street.moved[n2.address].insert(0, Moved("in", street.port.mac, street.port.address, n3.address))
+    await street.migrate(n1, n2)
+    street.note(n3, Migrated("out", street.port.mac, street.port.address, n2.address))
+    street.migrated[n2.address].insert(0, Migrated("in", street.port.mac, street.port.address, n3.address))
     for node in (n3, n2):
         await node.ensure_segment(street.see(node, n2))
     time.sleep(2)
@@ -254,11 +254,11 @@ async def test_what_no_router_knows_is_not_carried_on_for_ever(street: Street) -
     """Even by nodes that ask each other in a ring, as they may for a moment, while one of them has old news."""
     n1, n2, n3 = street.lab.nodes
     watches = [street.watch(street.lab.outside, f"count:{n1.address}:9090")]
-    await street.move(n1, n2)
+    await street.migrate(n1, n2)
     for node, asked in ((n1, n3), (n2, n1), (n3, n2)):
-        ring = Moved("in", street.port.mac, street.port.address, asked.address)
-        street.moved[node.address] = [Moved("out", ring.mac, ring.address, n2.address), ring]
-        await node.ensure_segment(msgspec.structs.replace(street.see(node, n2), moved=street.moved[node.address]))
+        ring = Migrated("in", street.port.mac, street.port.address, asked.address)
+        street.migrated[node.address] = [Migrated("out", ring.mac, ring.address, n2.address), ring]
+        await node.ensure_segment(msgspec.structs.replace(street.see(node, n2), migrated=street.migrated[node.address]))
     street.forget_flows()
     time.sleep(1)
     before = street.count_carried()

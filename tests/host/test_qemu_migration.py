@@ -24,7 +24,7 @@ from weft.transfer.plan import Leeway, reconsider
 pytest.register_assert_rewrite("tests.conformance.runtime_contract", "tests.conformance.runtime_migration")
 
 from tests.conformance.runtime_contract import ready, run
-from tests.conformance.runtime_migration import MovePromises, Mover, come_to, move
+from tests.conformance.runtime_migration import MovePromises, Mover, come_to, migrate
 
 pytestmark = pytest.mark.host
 MIB = 1 << 20
@@ -70,13 +70,15 @@ class TestQemuMoves(MovePromises):
         seen = await self.look(here, plan)
         settings = MigrationSettings("multifd-zstd", streams=2, copied_disks=("root",), bytes_per_second=64 << 20)
         source, target, there_plan = here, there, on_own_disk(other_lab, plan)
-        sockets = await target.moves.expect(there_plan, await source.moves.describe(plan.id), "disks-0", settings)
-        await source.moves.send(plan.id, "disks-0", sockets, settings)
+        sockets = await target.migrations.expect(
+            there_plan, await source.migrations.describe(plan.id), "disks-0", settings
+        )
+        await source.migrations.send(plan.id, "disks-0", sockets, settings)
         here = source = await self.heir(lab, here)
         await come_to(source, plan, "disks-0", "handedOver")
         await come_to(target, plan, "disks-0", "arrived")
-        await target.moves.take_over(plan.id, "disks-0")
-        await source.moves.leave(plan.id, "disks-0")
+        await target.migrations.take_over(plan.id, "disks-0")
+        await source.migrations.leave(plan.id, "disks-0")
         seen = await self.look(target, plan, after=seen + 1)
         Path(plan.disks[0].path).unlink()  # nothing of it is needed there any more
         read = "echo 3 > /proc/sys/vm/drop_caches; sha256sum /root/data"
@@ -95,21 +97,21 @@ class TestQemuMoves(MovePromises):
     ) -> None:
         seen, there_plan = await self.look(here, plan), on_own_disk(other_lab, plan)
         settings = MigrationSettings("multifd-zstd", streams=2, copied_disks=("root",), bytes_per_second=64 << 20)
-        sockets = await there.moves.expect(there_plan, await here.moves.describe(plan.id), "deaf", settings)
-        await here.moves.send(plan.id, "deaf", sockets, settings)
+        sockets = await there.migrations.expect(there_plan, await here.migrations.describe(plan.id), "deaf", settings)
+        await here.migrations.send(plan.id, "deaf", sockets, settings)
         assert isinstance(here, QemuDriver)
-        guest, phase, lost = await here.moves._guests.get(plan.id), "moving", 0
+        guest, phase, lost = await here.migrations._guests.get(plan.id), "migrating", 0
         while phase not in ("handedOver", "failed"):
             with contextlib.suppress(Unavailable):
-                phase = (await here.moves.progress(plan.id, "deaf")).phase
+                phase = (await here.migrations.progress(plan.id, "deaf")).phase
                 if lost < 8 and phase not in ("handedOver", "failed"):
                     guest.monitor().close()
                     lost += 1
             await asyncio.sleep(0.1)
         assert phase == "handedOver" and lost > 0, "a quick machine is through after two or three"
         await come_to(there, plan, "deaf", "arrived")
-        await there.moves.take_over(plan.id, "deaf")
-        await here.moves.leave(plan.id, "deaf")
+        await there.migrations.take_over(plan.id, "deaf")
+        await here.migrations.leave(plan.id, "deaf")
         await here.remove(plan.id)
         await self.look(there, plan, after=seen + 1)
         await there.stop(plan.id, grace_seconds=0)
@@ -128,15 +130,15 @@ class TestQemuMoves(MovePromises):
         for verb in ("send", "take-over"):
             for step in range(1, MOST_STEPS, stride):
                 source, target = await self.heir(source_lab), await self.heir(target_lab)
-                machine = await source.moves.describe(plan.id)
-                sockets = await target.moves.expect(plan, machine, "crash", settings)
+                machine = await source.migrations.describe(plan.id)
+                sockets = await target.migrations.expect(plan, machine, "crash", settings)
                 crashed = False
                 if verb == "send":
                     await source.close()
                     crashed = await crash(source_lab, plan, f"send:{sockets.memory}", step)
                     source = await self.heir(source_lab)
                     assert (await source.inspect(plan.id)).state in ("running", "paused"), step
-                await source.moves.send(plan.id, "crash", sockets, settings)
+                await source.migrations.send(plan.id, "crash", sockets, settings)
                 assert (await come_to(source, plan, "crash", "handedOver", "failed")).phase == "handedOver", step
                 await come_to(target, plan, "crash", "arrived")
                 if verb == "take-over":
@@ -144,8 +146,8 @@ class TestQemuMoves(MovePromises):
                     crashed = await crash(target_lab, plan, verb, step)
                     target = await self.heir(target_lab)
                     assert (await target.inspect(plan.id)).state in ("starting", "running"), step
-                await target.moves.take_over(plan.id, "crash")
-                await source.moves.leave(plan.id, "crash")
+                await target.migrations.take_over(plan.id, "crash")
+                await source.migrations.leave(plan.id, "crash")
                 await source.remove(plan.id)
                 assert source_lab.leftovers(plan.id) == []
                 assert (await ready(target, plan)).boot_id == boot_id, (verb, step)
@@ -167,31 +169,31 @@ class TestQemuMoves(MovePromises):
         self, here: Mover, there: Mover, plan: GuestPlan
     ) -> None:
         seen, leeway = await self.look(here, plan), Leeway(24 * MIB, pause_seconds=0.1)
-        load = await here.moves.sample(plan.id)
+        load = await here.migrations.sample(plan.id)
         assert load.dirty_bytes_per_second > leeway.bytes_per_second
         settings = MigrationSettings(bytes_per_second=24 * MIB, pause_ms=100)
-        sockets = await there.moves.expect(plan, await here.moves.describe(plan.id), "slow", settings)
-        await here.moves.send(plan.id, "slow", sockets, settings)
+        sockets = await there.migrations.expect(plan, await here.migrations.describe(plan.id), "slow", settings)
+        await here.migrations.send(plan.id, "slow", sockets, settings)
         left: list[int] = []
         slowdown = 0.0
         async with asyncio.timeout(60):
-            while (facts := await here.moves.progress(plan.id, "slow")).phase == "moving":
+            while (facts := await here.migrations.progress(plan.id, "slow")).phase == "migrating":
                 if facts.passes > len(left):
                     left.append(facts.remaining_bytes)
                     change = reconsider("plain", left, leeway, slowdown=slowdown)
                     if change.action != "go on":
                         assert change.action == "slow down", (change, left)
                         slowdown = change.slowdown
-                        await here.moves.adjust(plan.id, "slow", slowdown=slowdown)
+                        await here.migrations.adjust(plan.id, "slow", slowdown=slowdown)
                 await asyncio.sleep(0.005)
         assert (await come_to(here, plan, "slow", "handedOver", "failed")).phase == "handedOver"
         assert slowdown > 0, left
         await come_to(there, plan, "slow", "arrived")
-        await there.moves.take_over(plan.id, "slow")
-        await here.moves.leave(plan.id, "slow")
+        await there.migrations.take_over(plan.id, "slow")
+        await here.migrations.leave(plan.id, "slow")
         await here.remove(plan.id)
         await self.look(there, plan, after=seen + 1)
-        await move(there, here, plan, "slow-home")
+        await migrate(there, here, plan, "slow-home")
         await there.remove(plan.id)
 
     async def test_called_off_or_cut_off_while_its_disk_is_copied_it_stays(
@@ -203,17 +205,17 @@ class TestQemuMoves(MovePromises):
         )
         for end in ("cancel", "kill"):
             there_plan = on_own_disk(other_lab, plan)
-            sockets = await there.moves.expect(there_plan, await here.moves.describe(plan.id), end, settings)
-            await here.moves.send(plan.id, end, sockets, settings)
-            await come_to(there, plan, end, "moving")
+            sockets = await there.migrations.expect(there_plan, await here.migrations.describe(plan.id), end, settings)
+            await here.migrations.send(plan.id, end, sockets, settings)
+            await come_to(there, plan, end, "migrating")
             if end == "kill":
                 other_lab.kill(there, await there.inspect(plan.id))
                 await come_to(here, plan, end, "failed")
-            await here.moves.cancel(plan.id, end)
-            await there.moves.give_up(plan.id, end)
+            await here.migrations.cancel(plan.id, end)
+            await there.migrations.give_up(plan.id, end)
             assert other_lab.leftovers(plan.id) == []
             seen = await self.look(here, plan, after=seen + 1)
-        await move(here, there, plan, "after-all")
+        await migrate(here, there, plan, "after-all")
         await self.look(there, plan, after=seen + 1)
         await there.stop(plan.id, grace_seconds=0)
         await there.remove(plan.id)

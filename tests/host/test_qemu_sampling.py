@@ -23,14 +23,14 @@ async def test_each_kind_of_load_is_told_from_the_others_without_stopping_the_gu
     driver, plan = lab.driver(), lab.plan("sampled")
     await ready(driver, plan)
     await run(driver, plan.id, "sh", "-c", "cat > /root/verifier; chmod +x /root/verifier", stdin=verifier)
-    idle = await driver.moves.sample(plan.id)
+    idle = await driver.migrations.sample(plan.id)
     loads: dict[str, Load] = {}
     for kind in "crt":
         start = f"/root/verifier 24 {PAGES_PER_SECOND} /root/counter /dev/shm/verdict {kind} >/dev/null 2>&1 & echo $!"
         pid = (await run(driver, plan.id, "sh", "-c", start))[0].decode().strip()
         rounds = "until grep -qs 'rounds=[1-9]' /dev/shm/verdict; do sleep 0.1; done; rm /dev/shm/verdict"
         await run(driver, plan.id, "sh", "-c", rounds)
-        loads[kind] = await driver.moves.sample(plan.id)
+        loads[kind] = await driver.migrations.sample(plan.id)
         await run(driver, plan.id, "kill", pid)
     facts = await driver.inspect(plan.id)
     assert (facts.state, facts.reason) == ("running", None)

@@ -109,9 +109,9 @@ async def test_what_was_handed_over_and_never_taken_goes_on_at_the_source_with_i
     await guest.there.start()
     await guest.there.until_phase(target, "abandoned")
     await guest.here.until_phase(source, "handedOver")
-    move = decode_part(source.spec, AllocationSpec).move
-    assert move is not None
-    source = change(source, move=msgspec.structs.replace(move, never_ran=True))
+    migration = decode_part(source.spec, AllocationSpec).migration
+    assert migration is not None
+    source = change(source, migration=msgspec.structs.replace(migration, never_ran=True))
     guest.here.put(source)
     await guest.break_off(source, target)
     await guest.look(after=seen + 1)
@@ -127,7 +127,7 @@ async def test_machines_killed_after_the_hand_over_leave_the_disks_to_the_target
     guest.here.kill_guest(source)
     await guest.here.start()
     await guest.here.until(
-        source, lambda r: r.move is not None and r.move.phase in ("failed", "handedOver"), failing=True
+        source, lambda r: r.migration is not None and r.migration.phase in ("failed", "handedOver"), failing=True
     )
     there = guest.there
     there.put(change(target, desired="stop"))

@@ -30,7 +30,7 @@ class World(msgspec.Struct):
     stuck: str = ""  # why the target can't get ready
 
 
-class MovingNode(PretendNode):
+class MigratingNode(PretendNode):
     """An agent without a machine whose guests can move."""
 
     lab: MovingLab
@@ -42,11 +42,11 @@ class MovingNode(PretendNode):
         envelope = decode_envelope(entry.value, entry.revision)
         spec = decode_part(envelope.spec, AllocationSpec)
         deleting = envelope.deleting_since is not None
-        if spec.move is None or spec.role in ("active", "reserved"):
+        if spec.migration is None or spec.role in ("active", "reserved"):
             await super().act(key)
             return
         old = self.running.get(envelope.uid, AllocationReport())
-        new = self.lab.step_move(spec, spec.move, old, deleting)
+        new = self.lab.step_move(spec, spec.migration, old, deleting)
         self.running[envelope.uid], self.specs[envelope.uid] = new, spec
         if new != decode_part(envelope.report, AllocationReport):
 
@@ -54,10 +54,14 @@ class MovingNode(PretendNode):
                 target.report = merge_part(target.report, new)
 
             await self.lab.change(key, change)
-        if new.move is not None and new.move.phase == "handedOver" and not self.lab.world(spec.move.key).deaf:
-            peer = self.lab.nodes[spec.move.peer]
+        if (
+            new.migration is not None
+            and new.migration.phase == "handedOver"
+            and not self.lab.world(spec.migration.key).deaf
+        ):
+            peer = self.lab.nodes[spec.migration.peer]
             for uid, there in list(peer.specs.items()):
-                if there.move is not None and there.move.key == spec.move.key and peer.alive:
+                if there.migration is not None and there.migration.key == spec.migration.key and peer.alive:
                     await peer.act(object_key("allocation", None, f"{peer.uid}.{uid}"))
 
 
@@ -70,7 +74,7 @@ class MovingLab(Lab):
         self.begin: list[World] = []
 
     async def add_node(self, name: str, **report: Any) -> PretendNode:
-        node = self.nodes[name] = MovingNode(self, name, **{"epoch": await self.epoch(), **report})
+        node = self.nodes[name] = MigratingNode(self, name, **{"epoch": await self.epoch(), **report})
         await node.join()
         return node
 
@@ -80,74 +84,76 @@ class MovingLab(Lab):
         return self.worlds[key]
 
     def step_move(
-        self, spec: AllocationSpec, move: AllocatedMigration, old: AllocationReport, deleting: bool
+        self, spec: AllocationSpec, migration: AllocatedMigration, old: AllocationReport, deleting: bool
     ) -> AllocationReport:
         """The next thing that a side of a move reports."""
-        world = self.world(move.key)
+        world = self.world(migration.key)
         if spec.role == "source":
-            return self._step_source(spec, move, world, old, deleting)
-        return self._step_target(spec, move, world, old, deleting)
+            return self._step_source(spec, migration, world, old, deleting)
+        return self._step_target(spec, migration, world, old, deleting)
 
     def _step_source(
-        self, spec: AllocationSpec, move: AllocatedMigration, world: World, old: AllocationReport, deleting: bool
+        self, spec: AllocationSpec, migration: AllocatedMigration, world: World, old: AllocationReport, deleting: bool
     ) -> AllocationReport:
         if deleting:
             assert world.taken_over, "a source is taken away though the guest doesn't run at the target"
             return msgspec.structs.replace(old, state="released")
-        said = old.move.phase if old.move is not None and old.move.key == move.key else ""
-        if move.never_ran:
+        said = old.migration.phase if old.migration is not None and old.migration.key == migration.key else ""
+        if migration.never_ran:
             assert world.given_up and not world.taken_over
-            return self._say(old, move, "failed", "it goes on here")
-        if not move.address or said in ("failed", "handedOver") or said == world.stops_at != "":
+            return self._say(old, migration, "failed", "it goes on here")
+        if not migration.address or said in ("failed", "handedOver") or said == world.stops_at != "":
             return old
-        following = {"": "moving", "moving": "switching", "switching": "handedOver"}[said]
+        following = {"": "migrating", "migrating": "switching", "switching": "handedOver"}[said]
         if following == world.fails_at:
-            return self._say(old, move, "failed", "the connection was cut")
+            return self._say(old, migration, "failed", "the connection was cut")
         if following == "handedOver":
             world.handed_over = True
-        return self._say(old, move, following)
+        return self._say(old, migration, following)
 
     def _step_target(
-        self, spec: AllocationSpec, move: AllocatedMigration, world: World, old: AllocationReport, deleting: bool
+        self, spec: AllocationSpec, migration: AllocatedMigration, world: World, old: AllocationReport, deleting: bool
     ) -> AllocationReport:
         new = msgspec.structs.replace(old, incarnation=spec.incarnation, restart_generation=spec.restart_generation)
         if deleting:
             assert not world.taken_over, "a target is taken away though the guest runs there"
             return msgspec.structs.replace(new, state="released")
-        said = old.move.phase if old.move is not None else ""
+        said = old.migration.phase if old.migration is not None else ""
         if said in ("takenOver", "abandoned"):
             return new
         if spec.desired == "stop" and not world.taken_over:
             world.given_up = True
-            return self._say(msgspec.structs.replace(new, state="stopped"), move, "abandoned")
+            return self._say(msgspec.structs.replace(new, state="stopped"), migration, "abandoned")
         if world.taken_over or (world.handed_over and not world.deaf):
             world.taken_over = True
-            return self._say(msgspec.structs.replace(new, state="running", ready=True), move, "takenOver", pause_ms=21)
+            return self._say(
+                msgspec.structs.replace(new, state="running", ready=True), migration, "takenOver", pause_ms=21
+            )
         if world.stuck:
             troubled = msgspec.structs.replace(
                 new, state="failed", reason=world.stuck, message="it can't be made ready"
             )
-            return self._say(troubled, move, "preparing")
+            return self._say(troubled, migration, "preparing")
         if said == "":
-            return self._say(msgspec.structs.replace(new, state="preparing"), move, "preparing")
-        return self._say(new, move, "waiting", address="10.0.0.9:7000")
+            return self._say(msgspec.structs.replace(new, state="preparing"), migration, "preparing")
+        return self._say(new, migration, "waiting", address="10.0.0.9:7000")
 
     def _say(
-        self, report: AllocationReport, move: AllocatedMigration, phase: str, message: str = "", **more: Any
+        self, report: AllocationReport, migration: AllocatedMigration, phase: str, message: str = "", **more: Any
     ) -> AllocationReport:
         plan = PlannedMigration(
             mode="plain", reason="each pass leaves less", duration_seconds=4.0, pause_seconds=0.02, bytes=MIB
         )
         told = MigrationReport(
-            key=move.key,
+            key=migration.key,
             phase=phase,  # type: ignore[arg-type]
             message=message,
-            plan=plan if phase == "moving" else report.move.plan if report.move is not None else None,
+            plan=plan if phase == "migrating" else report.migration.plan if report.migration is not None else None,
             sent_bytes=MIB if phase in ("handedOver", "switching") else 0,
             elapsed_ms=4000 if phase == "handedOver" else 0,
             **more,
         )
-        return msgspec.structs.replace(report, move=told)
+        return msgspec.structs.replace(report, migration=told)
 
     async def migrate(self, vm: str, name: str = "m", **spec: Any) -> Envelope:
         return await self.put("migration", name, {"workload": f"vm/{vm}", **spec}, finalizers=("migration",))

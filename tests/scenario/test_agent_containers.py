@@ -213,7 +213,7 @@ async def test_its_share_of_the_node_changes_while_it_runs(lab: ContainerLab) ->
     lab.server.put(web)
     async with lab.agent():
         report = await lab.until_state(web, "running")
-        assert report.room == {"cpu": 4, "memory": 1 << 32}
+        assert report.resize_limits == {"cpu": 4, "memory": 1 << 32}
         lab.server.put(change(web, resources=Resources(cpu=2, memory=1 << 27)))
         wanted = Resources(cpu=2, memory=1 << 27)
         await lab.until(lambda: lab.report(web).has == wanted)

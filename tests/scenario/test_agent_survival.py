@@ -429,14 +429,14 @@ async def test_a_guest_that_came_and_was_deleted_here_has_moved_on_for_an_older_
         "m", "target", "", taken=True
     )
     lab.server.reports.clear()
-    move = AllocatedMigration(key="m", peer="n2", peer_uid="node-2", peer_allocation="b")
+    migration = AllocatedMigration(key="m", peer="n2", peer_uid="node-2", peer_allocation="b")
     for wish in ("run", "stop"):
-        coming = change(here, role="target", move=move, desired=wish)
+        coming = change(here, role="target", migration=migration, desired=wish)
         async with lab.agent():
             lab.server.put(coming)
             report = await lab.until_state(coming, "stopped")
             await lab.settle()
-            assert (report.reason, report.move) == ("moved", None)
+            assert (report.reason, report.migration) == ("migrated", None)
             assert lab.guest(here) is None and not lab.shelf.volumes
 
 

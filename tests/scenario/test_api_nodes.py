@@ -514,9 +514,9 @@ def test_a_target_that_never_ran_goes_once_nobody_waits_for_its_word(lab: DoorsL
     vm, _ = start_vm(lab, node)
     coming = make_allocation(node, vm)
     epoch = epoch_of(lab.client.list("node").cursor)
-    move = {"key": "m", "peer": "n2", "peer_uid": other.uid, "peer_allocation": "the source"}
-    spec = {**msgspec.json.decode(coming.spec), "role": "target", "move": move}
-    given_up = {"uid": coming.uid, "spec": spec, "standing": "abandoned", "move": "m"}
+    migration = {"key": "m", "peer": "n2", "peer_uid": other.uid, "peer_allocation": "the source"}
+    spec = {**msgspec.json.decode(coming.spec), "role": "target", "migration": migration}
+    given_up = {"uid": coming.uid, "spec": spec, "standing": "abandoned", "migration": "m"}
 
     def ask(standing: str = "abandoned") -> Any:
         copy = msgspec.json.encode({**given_up, "standing": standing}).decode()
@@ -537,9 +537,9 @@ def test_what_it_made_of_a_volume_goes_with_it_once_the_node_where_its_guest_sta
     vm = lab.client.create(make_vm("web"))
     coming = make_allocation(node, vm, volume_uid=volume["uid"])
     epoch = epoch_of(lab.client.list("node").cursor)
-    move = {"key": "m", "peer": "n2", "peer_uid": source.uid, "peer_allocation": "the source"}
-    spec = {**msgspec.json.decode(coming.spec), "role": "target", "move": move}
-    copy = msgspec.json.encode({"uid": coming.uid, "spec": spec, "standing": "abandoned", "move": "m"}).decode()
+    migration = {"key": "m", "peer": "n2", "peer_uid": source.uid, "peer_allocation": "the source"}
+    spec = {**msgspec.json.decode(coming.spec), "role": "target", "migration": migration}
+    copy = msgspec.json.encode({"uid": coming.uid, "spec": spec, "standing": "abandoned", "migration": "m"}).decode()
 
     def ask(home: JoinedNode | None, *, there: bool) -> Any:
         envelope = lab.stored("/volume/default/data")

@@ -285,7 +285,9 @@ async def test_a_stopped_vm_whose_node_was_given_up_gets_a_place_when_it_is_star
         await lab.pass_time(5)
         if remains:
             spec = msgspec.structs.replace(decode_part(place.spec, AllocationSpec), node_uid=other.uid, role="target")
-            copy = msgspec.json.encode({"uid": "came", "spec": spec, "standing": "abandoned", "move": "m"}).decode()
+            copy = msgspec.json.encode(
+                {"uid": "came", "spec": spec, "standing": "abandoned", "migration": "m"}
+            ).decode()
             await other.write_report(orphans=["came vm/default/web 1"], orphan_allocations=[copy])
             await lab.pass_time(5)
         assert await lab.allocations() == []

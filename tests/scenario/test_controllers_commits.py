@@ -181,8 +181,10 @@ async def a_guest_went_on_by_a_move_that_the_store_has_lost(tmp_path: Path) -> N
         await lab.until_phase("web", "Running")
         (place,) = await lab.every("allocation")
         spec = decode_part(place.spec, AllocationSpec)
-        move = AllocatedMigration(key="m.1", peer="n1", peer_uid=spec.node_uid, peer_allocation=place.uid)
-        came = msgspec.structs.replace(spec, node="n2", node_uid=other.uid, role="target", move=move, incarnation=2)
+        migration = AllocatedMigration(key="m.1", peer="n1", peer_uid=spec.node_uid, peer_allocation=place.uid)
+        came = msgspec.structs.replace(
+            spec, node="n2", node_uid=other.uid, role="target", migration=migration, incarnation=2
+        )
 
         async def tell(copy: OrphanCopy) -> None:
             orphans, texts = [f"came {spec.workload.kind}/default/web 2"], [msgspec.json.encode(copy).decode()]
@@ -195,14 +197,14 @@ async def a_guest_went_on_by_a_move_that_the_store_has_lost(tmp_path: Path) -> N
             return one.back_from == ["m.1"]
 
         await lab.until(back)
-        later = msgspec.structs.replace(came, role="active", move=None, incarnation=3)
+        later = msgspec.structs.replace(came, role="active", migration=None, incarnation=3)
         await tell(OrphanCopy("came", later, "here", "m.2"))
         lab.nodes["n1"].slow = True
 
         def leave(envelope: Envelope) -> None:
             report = decode_part(envelope.report, AllocationReport)
             envelope.report = merge_part(
-                envelope.report, msgspec.structs.replace(report, state="stopped", reason="moved")
+                envelope.report, msgspec.structs.replace(report, state="stopped", reason="migrated")
             )
 
         await lab.change(place.key, leave)

@@ -101,7 +101,7 @@ async def test_deciders_killed_while_they_hold_room_for_a_planned_move_hold_it_o
                     await asyncio.wait([trap.outcome])
                     trap.outcome = None
                 rooms = [one for one in await lab.allocations() if one.role == "reserved"]
-                assert [(room.node, room.move and room.move.key) for room in rooms] == [("n2", planned.uid)]
+                assert [(room.node, room.migration and room.migration.key) for room in rooms] == [("n2", planned.uid)]
                 await lab.delete(planned.key)
                 await lab.until_gone(planned.key)
                 assert [one.role for one in await lab.allocations()] == ["active"]

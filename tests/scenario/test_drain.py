@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from tests.scenario.migration_lab import MIB, MovingLab, MovingNode, World
+from tests.scenario.migration_lab import MIB, MigratingNode, MovingLab, World
 
 from weft.controllers.node.drain_plan import AT_ONCE
 from weft.kinds.allocation import AllocationReport, AllocationSpec
@@ -123,7 +123,7 @@ async def test_a_move_that_fails_is_told_and_tried_again(tmp_path: Path) -> None
     async with MovingLab(tmp_path) as lab:
         await fill(lab, 1)
         await lab.add_node("n2")
-        lab.begin = [World(fails_at="moving")] * 3
+        lab.begin = [World(fails_at="migrating")] * 3
         await drain(lab, "n1")
         assert "vm/vm-0 can't leave: " in await until_told(lab, "n1", "Blocked")
         await until_told(lab, "n1", "Drained")
@@ -271,22 +271,22 @@ class TimedLab(MovingLab):
         return self.clock.elapsed() - self.since.setdefault(what, self.clock.elapsed()) >= seconds
 
     def _step_source(
-        self, spec: AllocationSpec, move: AllocatedMigration, world: World, old: AllocationReport, deleting: bool
+        self, spec: AllocationSpec, migration: AllocatedMigration, world: World, old: AllocationReport, deleting: bool
     ) -> AllocationReport:
         if deleting:
-            over = self._is_over(f"clear {move.key}", self.CLEAR_SECONDS)
-            return super()._step_source(spec, move, world, old, deleting) if over else old
-        if move.address and not self._is_over(f"ready {move.key}", self.READY_SECONDS):
+            over = self._is_over(f"clear {migration.key}", self.CLEAR_SECONDS)
+            return super()._step_source(spec, migration, world, old, deleting) if over else old
+        if migration.address and not self._is_over(f"ready {migration.key}", self.READY_SECONDS):
             return old
-        left = self.left.setdefault(move.key, self.GUEST_SECONDS) if move.address else 0.0
-        if left <= 0 or old.move is None or old.move.phase != "moving":
-            return super()._step_source(spec, move, world, old, deleting)
+        left = self.left.setdefault(migration.key, self.GUEST_SECONDS) if migration.address else 0.0
+        if left <= 0 or old.migration is None or old.migration.phase != "migrating":
+            return super()._step_source(spec, migration, world, old, deleting)
         share = MIB // sum(one > 0 for one in self.left.values())
         gone = int((self.GUEST_SECONDS - left) * MIB)
         progress = {"sent_bytes": gone, "remaining_bytes": int(left * MIB), "bytes_per_second": share}
-        return msgspec.structs.replace(old, move=msgspec.structs.replace(old.move, **progress))
+        return msgspec.structs.replace(old, migration=msgspec.structs.replace(old.migration, **progress))
 
-    async def tick(self, node: MovingNode) -> None:
+    async def tick(self, node: MigratingNode) -> None:
         while True:
             await self.clock.sleep(self.TICK)
             going = [key for key, left in self.left.items() if left > 0]
@@ -304,7 +304,7 @@ async def test_twenty_guests_leave_about_as_fast_as_the_link_allows(tmp_path: Pa
             await lab.add_node(name)
         await lab.pass_time(3)
         node = lab.nodes["n1"]
-        assert isinstance(node, MovingNode)
+        assert isinstance(node, MigratingNode)
         ticking = asyncio.ensure_future(lab.tick(node))
         began = lab.clock.elapsed()
         await drain(lab, "n1")

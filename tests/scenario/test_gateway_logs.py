@@ -31,7 +31,7 @@ THERE = msgspec.structs.replace(
     change(WEB, node_uid=OTHER_UID), uid="alloc-there", name=allocation_name(OTHER_UID, "alloc-there")
 )
 MOVE = AllocatedMigration(key="k", peer="n2", peer_uid=OTHER_UID, peer_allocation=THERE.name)
-GOING = change(WEB, role="source", move=MOVE)
+GOING = change(WEB, role="source", migration=MOVE)
 
 
 class Node(ConsoleRuntime):
@@ -64,7 +64,7 @@ class Node(ConsoleRuntime):
         writer.close()
 
     def end(self) -> None:
-        self.state, self.reason = "stopped", "moved"
+        self.state, self.reason = "stopped", "migrated"
         self._server.close()
         for line in self._lines:
             line.close()

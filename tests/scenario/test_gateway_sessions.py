@@ -35,7 +35,7 @@ THERE = msgspec.structs.replace(
     change(WEB, node_uid=OTHER_UID), uid=THERE_UID, name=allocation_name(OTHER_UID, THERE_UID)
 )
 MOVE = AllocatedMigration(key="k", peer="n2", peer_uid=OTHER_UID, peer_allocation=THERE.name)
-GOING = change(WEB, role="source", move=MOVE)
+GOING = change(WEB, role="source", migration=MOVE)
 
 
 class Program:

@@ -93,7 +93,7 @@ class OneVm(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.gone and TRANSITIONS[self.phase])
     @rule(data=st.data())
-    def move(self, data: Any) -> None:
+    def migrate(self, data: Any) -> None:
         """What the deciders tell of the guest."""
         self.phase = data.draw(st.sampled_from(sorted(TRANSITIONS[self.phase])))
         stored = self.lab.stored(f"/vm/default/{self.name}")

@@ -29,7 +29,7 @@ async def settle(lab: MovingLab, node: str, incarnation: int) -> None:
 
     await lab.until(alone)
     [place] = await lab.allocations()
-    assert (place.node, place.role, place.move, place.desired, place.incarnation) == (
+    assert (place.node, place.role, place.migration, place.desired, place.incarnation) == (
         node,
         "active",
         None,
@@ -93,9 +93,9 @@ async def test_a_volume_goes_along_and_is_at_home_where_its_vm_went(tmp_path: Pa
 async def test_both_places_count_while_it_moves(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         await start(lab)
-        lab.begin = [World(stops_at="moving")]
+        lab.begin = [World(stops_at="migrating")]
         await lab.migrate("web")
-        await lab.until_migration("Moving")
+        await lab.until_migration("Migrating")
         status = await lab.status("web")
         assert (status.phase, status.node, status.migration) == ("Migrate", "n1", "m")
 
@@ -130,7 +130,7 @@ async def test_one_that_never_fits_fails_in_its_time_with_the_verdict(tmp_path: 
         await settle(lab, "n1", 1)
 
 
-@pytest.mark.parametrize("moment", ["moving", "switching", "handedOver"])
+@pytest.mark.parametrize("moment", ["migrating", "switching", "handedOver"])
 async def test_a_cut_connection_costs_a_try_and_the_next_one_succeeds(tmp_path: Path, moment: str) -> None:
     async with MovingLab(tmp_path) as lab:
         await start(lab)
@@ -175,7 +175,7 @@ async def test_where_the_disk_is_full_it_isnt_tried_a_second_time(tmp_path: Path
 async def test_after_three_tries_it_has_failed_and_the_guest_runs_where_it_was(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         await start(lab)
-        lab.begin = [World(fails_at="moving"), World(fails_at="moving"), World(fails_at="switching")]
+        lab.begin = [World(fails_at="migrating"), World(fails_at="migrating"), World(fails_at="switching")]
         await lab.migrate("web")
         status = await lab.until_migration("Failed")
         assert (status.tries, status.message) == (3, "source n1: the connection was cut")
@@ -192,15 +192,15 @@ async def test_what_was_handed_over_and_never_taken_goes_on_at_the_source_on_the
         await settle(lab, "n1", 1)
 
 
-@pytest.mark.parametrize("moment", ["", "moving", "switching"])
+@pytest.mark.parametrize("moment", ["", "migrating", "switching"])
 async def test_a_cancelled_one_leaves_the_guest_where_it_was(tmp_path: Path, moment: str) -> None:
     async with MovingLab(tmp_path) as lab:
         await start(lab)
-        lab.begin = [World(stops_at=moment or "moving")]
+        lab.begin = [World(stops_at=moment or "migrating")]
         if not moment:
             lab.nodes["n2"].slow = True
         await lab.migrate("web")
-        await lab.until_migration({"": "Preparing", "moving": "Moving", "switching": "Switching"}[moment])
+        await lab.until_migration({"": "Preparing", "migrating": "Migrating", "switching": "Switching"}[moment])
         lab.nodes["n2"].slow = False
         await lab.cancel("m")
         for node in lab.nodes.values():
@@ -214,9 +214,9 @@ async def test_a_cancelled_one_leaves_the_guest_where_it_was(tmp_path: Path, mom
 async def test_a_stop_meanwhile_breaks_it_off_and_is_then_carried_out(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         await start(lab)
-        lab.begin = [World(stops_at="moving")]
+        lab.begin = [World(stops_at="migrating")]
         await lab.migrate("web")
-        await lab.until_migration("Moving")
+        await lab.until_migration("Migrating")
         await lab.wish("web", run="stop")
         status = await lab.until_migration("Cancelled")
         assert status.reason == "workloadChanged"
@@ -228,9 +228,9 @@ async def test_a_stop_meanwhile_breaks_it_off_and_is_then_carried_out(tmp_path: 
 async def test_a_deleted_vm_leaves_nothing_at_either_side(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         await start(lab)
-        lab.begin = [World(stops_at="moving")]
+        lab.begin = [World(stops_at="migrating")]
         await lab.migrate("web")
-        await lab.until_migration("Moving")
+        await lab.until_migration("Migrating")
         await lab.delete("/vm/default/web")
         await lab.until_gone("/vm/default/web")
         assert await lab.allocations() == []
@@ -240,9 +240,9 @@ async def test_a_deleted_vm_leaves_nothing_at_either_side(tmp_path: Path) -> Non
 async def test_a_restart_with_more_memory_meanwhile_breaks_it_off_and_comes_where_it_was(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         await start(lab)
-        lab.begin = [World(stops_at="moving")]
+        lab.begin = [World(stops_at="migrating")]
         await lab.migrate("web")
-        await lab.until_migration("Moving")
+        await lab.until_migration("Migrating")
         await lab.wish("web", memory=2 * GIB, restart_generation=2)
         status = await lab.until_migration("Cancelled")  # a restart can't wait
         assert status.message == "vm/web was asked to restart meanwhile"
@@ -257,13 +257,13 @@ async def test_a_restart_with_more_memory_meanwhile_breaks_it_off_and_comes_wher
 async def test_a_target_lost_before_the_hand_over_costs_nothing_but_the_try(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         await start(lab, "n1", "n2", "n3")
-        lab.begin = [World(stops_at="moving")]
+        lab.begin = [World(stops_at="migrating")]
         await lab.migrate("web")
-        target = (await lab.until_migration("Moving")).target
+        target = (await lab.until_migration("Migrating")).target
         await lab.nodes[target].die()
         [source] = [a for a in await lab.allocations() if a.role == "source"]
-        assert source.move is not None
-        lab.worlds[source.move.key].stops_at, lab.worlds[source.move.key].fails_at = "", "switching"
+        assert source.migration is not None
+        lab.worlds[source.migration.key].stops_at, lab.worlds[source.migration.key].fails_at = "", "switching"
         n1 = lab.nodes["n1"]
         for uid in list(n1.specs):
             await n1.act(f"/allocation/-/{n1.uid}.{uid}")
@@ -298,12 +298,12 @@ async def test_a_target_lost_after_the_hand_over_is_waited_for(tmp_path: Path) -
 async def test_two_of_one_vm_are_not_carried_out_together(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         await start(lab)
-        lab.begin = [World(stops_at="moving")]
+        lab.begin = [World(stops_at="migrating")]
         await lab.migrate("web", "first")
         await lab.migrate("web", "second")
         status = await lab.until_migration("Failed", "second")
         assert (status.reason, status.message) == (
-            "alreadyMoving",
+            "alreadyMigrating",
             "migration/first already moves vm/web; wait for it to end, or cancel it",
         )
 

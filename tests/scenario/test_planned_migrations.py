@@ -35,7 +35,9 @@ async def rooms(lab: MovingLab) -> list[AllocationSpec]:
 async def until_room(lab: MovingLab, node: str, name: str = "m") -> MigrationStatus:
     async def held() -> bool:
         status = await lab.migration(name)
-        return (status.target, status.reason) == (node, "roomHeld") and node in {r.node for r in await rooms(lab)}
+        return (status.target, status.reason) == (node, "reservationHeld") and node in {
+            r.node for r in await rooms(lab)
+        }
 
     await lab.until(held)
     return await lab.migration(name)
@@ -82,8 +84,8 @@ async def test_room_is_held_from_when_it_is_planned_and_gives_way_to_the_target(
             return (told.allocated_memory, told.allocations) == (place.resources.memory, 0)
 
         await lab.until(counted)
-        lab.begin = [World(stops_at="moving")]
-        await lab.until_migration("Moving", seconds=600)
+        lab.begin = [World(stops_at="migrating")]
+        await lab.until_migration("Migrating", seconds=600)
         [target] = [e for e in await lab.every("allocation") if decode_part(e.spec, AllocationSpec).role == "target"]
         assert (target.finalizers, target.owner) == (["node"], (await lab.vm("web")).ref)
         assert await rooms(lab) == [] and target.uid != held.uid
@@ -152,11 +154,11 @@ async def test_room_on_a_node_that_can_take_nothing_is_chosen_again_and_why_is_t
             "lost": "the node sends no heartbeat",
             "gone": "the node has left the fabric",
         }[what]
-        assert status.room_lost in (
+        assert status.reservation_lost in (
             f"the reservation on n2 was lost: {why}",
             "the reservation on n2 was lost: the node sends no heartbeat",
         )
-        assert status.message == f"capacity is reserved on n3 ({status.room_lost})"
+        assert status.message == f"capacity is reserved on n3 ({status.reservation_lost})"
         assert [room.node for room in await rooms(lab)] == ["n3"]
         await lab.until_migration("Succeeded", seconds=600)
         await settle(lab, "n3", 2)

@@ -89,7 +89,7 @@ async def test_a_move_to_a_node_that_is_not_there_is_answered_so(tmp_path: Path)
         await lab.add_node("n1")
         await lab.put_vm("web", node=None)
         await lab.until_phase("web", "Running")
-        said = await ask(lab, "away", workload="vm/web", move={"to": "n9"})
+        said = await ask(lab, "away", workload="vm/web", migration={"to": "n9"})
         assert (said.phase, said.reason) == ("Failed", "notFound") and 'node "n9" not found' in said.message
 
 

@@ -61,10 +61,12 @@ async def test_what_both_nodes_see_is_shared_by_a_move_and_what_bears_the_same_n
         await lab.migrate("web", "m", to=there)
         await lab.until_migration("Succeeded", "m")
         [place] = await lab.allocations()
-        sides = [spec.move for node in lab.nodes.values() for spec in node.specs.values() if spec.move is not None]
+        sides = [
+            spec.migration for node in lab.nodes.values() for spec in node.specs.values() if spec.migration is not None
+        ]
         data, own = (volume.uid for volume in place.volumes)
-        assert {move.shared for move in sides if move.peer in (here, there)} >= {(ROOT, data)}
-        assert not any(own in move.shared for move in sides)
+        assert {migration.shared for migration in sides if migration.peer in (here, there)} >= {(ROOT, data)}
+        assert not any(own in migration.shared for migration in sides)
         assert [volume.pool_id for volume in place.volumes] == [SAN.id, ""]
         volume = await lab.get("/volume/default/data")
         assert volume is not None and decode_part(volume.status, VolumeStatus).pool_id == SAN.id
@@ -72,8 +74,10 @@ async def test_what_both_nodes_see_is_shared_by_a_move_and_what_bears_the_same_n
         await lab.until_migration("Succeeded", "elsewhere")
         [place] = await lab.allocations()
         assert (place.node, place.pool_id, place.volumes[0].pool_id) == ("n3", OTHER.id, OTHER.id)
-        moves = [spec.move for node in lab.nodes.values() for spec in node.specs.values() if spec.move is not None]
-        assert any(move.peer == "n3" and move.shared == () for move in moves), "the disks went over"
+        moves = [
+            spec.migration for node in lab.nodes.values() for spec in node.specs.values() if spec.migration is not None
+        ]
+        assert any(migration.peer == "n3" and migration.shared == () for migration in moves), "the disks went over"
 
 
 async def test_where_a_node_lacks_the_pools_of_a_vm_it_is_said_how_its_disks_get_out_of_them(tmp_path: Path) -> None:
@@ -137,7 +141,7 @@ async def say(lab: MovingLab, phase: str, **more: Any) -> AllocationSpec:
     ((uid, spec),) = [(uid, spec) for uid, spec in node.specs.items() if spec.storage is not None]
     assert spec.storage is not None
     told = MigrationReport(key=spec.storage.key, phase=phase, **more)  # type: ignore[arg-type]
-    node.running[uid] = msgspec.structs.replace(node.running[uid], move=told)
+    node.running[uid] = msgspec.structs.replace(node.running[uid], migration=told)
     await node.act(object_key("allocation", None, f"{node.uid}.{uid}"))
     await lab.pass_time(2)
     return spec
@@ -156,10 +160,10 @@ async def begin(lab: MovingLab, **wish: Any) -> None:
 async def test_a_disk_that_moves_to_another_pool_is_said_to_lie_there_once_its_node_says_so(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         await begin(lab, pool="fast")
-        spec = await say(lab, "moving", sent_bytes=10, total_bytes=40, remaining_bytes=30)
+        spec = await say(lab, "migrating", sent_bytes=10, total_bytes=40, remaining_bytes=30)
         assert spec.storage is not None
         assert (spec.storage.disk, spec.storage.pool, spec.storage.pool_id) == (ROOT, "fast", FAST.id)
-        status = await lab.until_migration("Moving")
+        status = await lab.until_migration("Migrating")
         assert (status.source, status.target) == ("n1", "n1")
         [place] = await lab.allocations()
         assert place.pool == "local", "nothing is said before it is so"
@@ -182,10 +186,10 @@ async def test_a_disk_that_moves_to_another_pool_is_said_to_lie_there_once_its_n
 async def test_a_volume_moves_alone_and_what_is_cancelled_or_fails_stays(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         await begin(lab, pool="fast", volume="data")
-        await say(lab, "moving")
+        await say(lab, "migrating")
         await lab.cancel("m")
         await lab.pass_time(2)
-        spec = await say(lab, "moving")
+        spec = await say(lab, "migrating")
         assert spec.storage is not None and spec.storage.cancel
         await say(lab, "abandoned", reason="cancelled")
         await lab.until_migration("Cancelled")

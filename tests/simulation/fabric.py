@@ -78,7 +78,7 @@ class Fabric:
         self.broke: asyncio.Future[None] = loop.create_future()
         self.witness = Witness(self._note_break)
         self.processes = processes
-        self.moves = moves  # whether people move their VMs
+        self.migrations = moves  # whether people move their VMs
         self.jobs = jobs  # whether people run jobs
         self.converts = converts  # whether people convert containers, and have nothing else
         self.book, self.sides = TaskBook(self), Sides(self)

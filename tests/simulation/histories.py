@@ -14,10 +14,10 @@ def run_history(seed: int, faults: int = FAULTS) -> Trace:
     """The run that this seed draws: its store, its weather, and what people do in it."""
     draw = random.Random(f"history {seed}")
     store: Store = draw.choice(("memory", "sqlite"))
-    match draw.choice(("stay", "stay", "move", "move", "move", "run jobs", "convert")):
+    match draw.choice(("stay", "stay", "migration", "migration", "migration", "run jobs", "convert")):
         case "stay":
             return run_simulation(seed, faults, store)
-        case "move":
+        case "migration":
             weather = draw.choice((MISFORTUNES, MISFORTUNES, BEHIND, GIVEN_UP))
             return run_simulation(seed, faults, store, weather, moves=True)
         case "run jobs":

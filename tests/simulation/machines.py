@@ -87,7 +87,7 @@ class WatchedDriver(FakeDriver):
     def _write(self, guest: FakeGuest) -> None:
         if guest.state in HERE:
             self._found.begin(_process_of(guest))
-        elif guest.reason == "moved":
+        elif guest.reason == "migrated":
             self._found.end(_process_of(guest))
         if guest.state == "paused" and guest.migration is not None:
             _copy_disks(guest, guest.migration.to)

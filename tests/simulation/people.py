@@ -41,12 +41,12 @@ class Person:
         fabric, draw = self._fabric, self._draw
         while not fabric.fate.spent:
             await asyncio.sleep(draw.random() * 8.0)
-            if fabric.moves and self.wanted is not None and draw.random() < 0.4:
-                await self._move()
+            if fabric.migrations and self.wanted is not None and draw.random() < 0.4:
+                await self._migration()
             elif self.wanted is None:
                 await self._change_volume()
                 await self._create()
-            elif draw.random() < (0.06 if fabric.moves else 0.15):
+            elif draw.random() < (0.06 if fabric.migrations else 0.15):
                 await self._delete()
             elif draw.random() < 0.15:
                 await self._resize()
@@ -75,7 +75,7 @@ class Person:
             "hold": draw.random() < 0.2, "grace": 1.0, "restart": "always", "networks": draw.choice(NETWORKS),
             "volumes": [self.volume] if self.has_volume else [], **draw.choice(({}, {"gpu_share": 0.5})),
         }  # fmt: skip
-        if self._fabric.moves and draw.random() < 0.7:
+        if self._fabric.migrations and draw.random() < 0.7:
             spec.pop("gpu_share", None)  # it would keep the VM from moving live
         answer = await self._insist("POST", VMS, {"kind": "vm", "name": self.name, "spec": spec})
         if answer.status < 300:

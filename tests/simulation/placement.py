@@ -14,7 +14,7 @@ def is_one_place(places: list[Envelope]) -> bool:
     specs = {place.uid: decode_part(place.spec, AllocationSpec) for place in places}
     left = {p.uid for p in places if p.deleting_since is None or specs[p.uid].role == "active"}
     targets = [uid for uid in left if specs[uid].role == "target"]
-    moves = [specs[uid].move for uid in targets]
+    moves = [specs[uid].migration for uid in targets]
     others = left.difference(targets)
     return len(left) <= 1 or (len(moves) == 1 and moves[0] is not None and others == {moves[0].peer_allocation})
 

@@ -83,7 +83,7 @@ def _check_moves(fabric: Fabric) -> list[str]:
         at = decode_part(place.spec, AllocationSpec)
         if at.node_uid not in nodes:
             found.append(f"the place of {at.workload.name} is on node {at.node}, which isn't there")
-        if at.role != "active" or at.move is not None:
+        if at.role != "active" or at.migration is not None:
             found.append(f"the place of {at.workload.name} on {at.node} is a {at.role} still")
     return found
 
@@ -102,7 +102,7 @@ def _check_shape(vm: Envelope, place: Envelope, spec: VmSpec, report: Allocation
 def _check_placeless(fabric: Fabric, person: Person, vm: Envelope, spec: VmSpec, status: WorkloadStatus) -> list[str]:
     if (spec.hold or spec.run != "run") and status.phase in ("Hold", "Pending"):
         return []
-    crowded = fabric.moves or fabric.jobs or fabric.restores or fabric.removals
+    crowded = fabric.migrations or fabric.jobs or fabric.restores or fabric.removals
     if crowded and status.reason == "insufficientResources" and not _has_room(fabric, spec, person):
         return []  # others came to where its volume is, or guests without a place are there
     if status.reason == "orphanRunning" and any(vm.key in _orphans(fabric, n).values() for n in fabric.nodes):

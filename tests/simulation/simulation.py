@@ -39,7 +39,7 @@ class Trace(msgspec.Struct):
     digest: str
     faults: dict[str, int]
     wishes: dict[str, int]
-    moves: dict[str, int]  # phases that Migrations came to, and why
+    migrations: dict[str, int]  # phases that Migrations came to, and why
     commits: int
     seconds: float  # of the fabric's time
     violations: list[str]

@@ -272,7 +272,7 @@ def test_a_guest_whose_move_the_source_broke_off_is_its_vm_s_again_though_the_ta
     async def run(fabric: Fabric) -> None:
         before = await place_after_the_backup(fabric, HERE, node=HERE)
         await ask(fabric, "POST", f"{VMS}/books:migrate", {"to": "n1", "bytes_per_second": MIB})
-        await until(lambda: fabric.witness.came_to["Moving"], "it is on its way")
+        await until(lambda: fabric.witness.came_to["Migrating"], "it is on its way")
         fabric._cut_off("n1")
         await go_back(fabric)
         fabric.fate.cut_off.discard(HERE)
@@ -291,9 +291,9 @@ def test_a_guest_that_came_by_a_move_and_is_its_vm_s_again_is_so_after_the_next_
         await place_after_the_backup(fabric, "n3", node="n3")
         await ask(fabric, "POST", f"{VMS}/books:migrate", {"to": HERE})
         await until(lambda: fabric.witness.came_to["Succeeded"], "it has come")
-        before, moved = boot_ids(fabric), fabric.witness.came_to["Moving"]
+        before, moved = boot_ids(fabric), fabric.witness.came_to["Migrating"]
         await ask(fabric, "POST", f"{VMS}/books:migrate", {"to": "n1", "bytes_per_second": MIB})
-        await until(lambda: fabric.witness.came_to["Moving"] > moved, "it is to go on")
+        await until(lambda: fabric.witness.came_to["Migrating"] > moved, "it is to go on")
         for _ in range(2):
             await go_back(fabric)
             fabric.fate.cut_off.discard(HERE)
@@ -308,7 +308,9 @@ def test_a_deleted_vm_takes_along_what_its_source_sent_away_though_the_target_is
     async def run(fabric: Fabric) -> None:
         await place_after_the_backup(fabric, HERE, node=HERE)
         await ask(fabric, "POST", f"{VMS}/books:migrate", {"to": "n1", "mode": "cold"})
-        await until(lambda: any(p.move and p.move.address for p in places(fabric, "books")), "the target waits for it")
+        await until(
+            lambda: any(p.migration and p.migration.address for p in places(fabric, "books")), "the target waits for it"
+        )
         fabric._cut_off("n1")
         await go_back(fabric)
         await asyncio.sleep(1.0)

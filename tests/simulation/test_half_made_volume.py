@@ -15,7 +15,7 @@ from weft.objects.envelope import decode_part
 
 def is_on_its_way(fabric: Fabric) -> bool:
     found = [decode_part(place.report, AllocationReport) for place in fabric.ledger.notes.objects("allocation")]
-    return any(report.move is not None and report.move.phase == "moving" for report in found)
+    return any(report.migration is not None and report.migration.phase == "migrating" for report in found)
 
 
 def test_it_goes_though_an_older_store_looks_for_the_data_where_it_was_before() -> None:

@@ -65,7 +65,7 @@ def test_whatever_happens_while_guests_move_each_runs_once_with_all_it_had_and_n
     traces = [run_simulation(seed, FAULTS, store, weather, moves=True) for seed in seeds]
     for trace in traces:
         assert not trace.violations, f'run_simulation({trace.seed}, ..., "{store}", ..., moves=True): {trace}'
-    assert sum(trace.moves.get("Succeeded", 0) for trace in traces) > 0, traces
+    assert sum(trace.migrations.get("Succeeded", 0) for trace in traces) > 0, traces
 
 
 def test_a_history_that_broke_a_promise_once_keeps_them_all() -> None:
@@ -89,7 +89,7 @@ def test_whatever_happens_a_conversion_leaves_one_of_both_which_has_all_and_neve
 ) -> None:
     trace = run_simulation(seed, 60, store, MOVING, converts=True)
     assert not trace.violations, f'run_simulation({seed}, 60, "{store}", MOVING, converts=True): {trace}'
-    assert trace.moves.get("HandingOver", 0) > 0, trace
+    assert trace.migrations.get("HandingOver", 0) > 0, trace
 
 
 @pytest.mark.parametrize("store", mark_long(("memory", "sqlite"), "sqlite"))

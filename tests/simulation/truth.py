@@ -158,10 +158,10 @@ class Witness:
             self.deleted.add(now.uid)
         if spec.desired != "run":
             reasons.add(spec.desired)
-        if spec.role == "source" and spec.move is not None and spec.move.mode == "cold":
+        if spec.role == "source" and spec.migration is not None and spec.migration.mode == "cold":
             reasons.add("moves cold")
-        if spec.role == "target" and spec.move is not None:
-            self.came_from[now.uid] = spec.move.peer_allocation
+        if spec.role == "target" and spec.migration is not None:
+            self.came_from[now.uid] = spec.migration.peer_allocation
         known = now.uid in self.workload_of
         self.workload_of[now.uid] = spec.workload.uid
         if was is None and known:

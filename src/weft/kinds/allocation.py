@@ -166,7 +166,7 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     memberships: list[str] = []  # affinity groups that it counts in
     extras: dict[str, int] = {}  # what it takes of resources that its node declares
     gpus: list[AllocatedGpu] = []
-    move: AllocatedMigration | None = None
+    migration: AllocatedMigration | None = None
     pool: str = LOCAL  # where its root disk lies
     pool_id: str = ""  # which storage that is: if the node's pool is another one by now, its disks are elsewhere
     storage: AllocatedDiskRelocation | None = None
@@ -195,7 +195,7 @@ class AllocationReport(msgspec.Struct, kw_only=True):
     started_at: float | None = None
     restarts: int = 0  # also of a VM's process, counted by the VM since its boot
     has: Resources | None = None  # what the running machine has; None: nothing runs, or it is unknown
-    room: dict[str, int] | None = None  # see WorkloadStatus
+    resize_limits: dict[str, int] | None = None  # see WorkloadStatus
     image: str = ""  # the digest of a container's image, once it has had one
     fitted: int = 0  # the allocation's generation that the machine was brought to last
     health: Literal["", "starting", "healthy", "unhealthy"] = (
@@ -205,7 +205,7 @@ class AllocationReport(msgspec.Struct, kw_only=True):
     reason: str = ""
     message: str = ""
     steps: list[Step] = []
-    move: MigrationReport | None = None
+    migration: MigrationReport | None = None
     ended: bool = False  # what ran has ended, and isn't started again by itself
     exit_code: int | None = None  # then; None: nobody saw it
 
@@ -234,7 +234,7 @@ def set_desired(spec: AllocationSpec, desired: Desired) -> AllocationSpec:
 def come_back(spec: AllocationSpec, key: str) -> AllocationSpec:
     """``spec`` as the workload's own place, with the word that the target of the move ``key`` never ran it."""
     known = [*(former for former in spec.back_from if former != key), key][-MOST_BACK_FROM:]
-    return msgspec.structs.replace(spec, role="active", move=None, back_from=known)
+    return msgspec.structs.replace(spec, role="active", migration=None, back_from=known)
 
 
 def allocation_name(node_uid: str, uid: str) -> str:
@@ -271,7 +271,7 @@ def list_disks(spec: AllocationSpec) -> dict[str, tuple[str, str]]:
 
 def account(spec: AllocationSpec, report: AllocationReport) -> Resources:
     """What an allocation takes from its node: all of it for as long as it exists, stopped or not, so that a start can't
-    fail for want of room; and what its machine was to give up, until it has. What runs once takes nothing when it has ended."""
+    fail for lack of capacity; and what its machine was to give up, until it has. What runs once takes nothing when it has ended."""
     asked, has = spec.resources, report.has
     if has_ended_for_good(spec, report):
         return Resources()
@@ -285,7 +285,7 @@ def has_ended_for_good(spec: AllocationSpec, report: AllocationReport) -> bool:
     return spec.once and report.ended and report.incarnation >= spec.incarnation
 
 
-def has_nothing_to_move(spec: AllocationSpec, report: AllocationReport) -> bool:
+def has_nothing_to_migrate(spec: AllocationSpec, report: AllocationReport) -> bool:
     """Whether nothing of it runs on its node, nor would elsewhere, unless somebody starts it: it has ended for good, or is a
     container that failed and isn't tried again. A VM that failed has a disk."""
     failed = report.ended and report.state == "failed" and report.incarnation >= spec.incarnation
@@ -313,7 +313,7 @@ def is_reservation(allocation: Stored) -> bool:
 
 def _reserved_for(allocation: Stored) -> tuple[str, ...]:
     """The uid of the Migration that a reservation is for."""
-    migration = allocation.spec(AllocationSpec).move
+    migration = allocation.spec(AllocationSpec).migration
     return (read_migration(migration.key),) if migration is not None and is_reservation(allocation) else ()
 
 

@@ -32,7 +32,7 @@ MOST_ALIASES = 32
 MOST_SCHEDULES = 16
 MOST_READY = 1000
 MOST_INPUT_BYTES = 32 * 1024
-LONGEST_NAME = MAX_NAME - 7  # room for -123456 behind it, the name of a version
+LONGEST_NAME = MAX_NAME - 7  # leaves seven characters for -123456, the name of a version
 _NUMBER = re.compile(r"[1-9]\d{0,5}")
 
 Weights = dict[str, float]  # by version number, as text
@@ -101,7 +101,7 @@ class PublishInput(msgspec.Struct):
 class InvokeInput(msgspec.Struct):
     """What it is called with comes over the stream. ``qualifier``: a version or an alias, "" for the newest; ``client_context`` is
     handed to the code as it is; ``tail`` asks for the end of what it printed; ``timeout``: the caller's own patience in
-    seconds, 0 for the function's. ``later``: it is only taken in, and run when there is room."""
+    seconds, 0 for the function's. ``later``: it is only queued, and run when there is capacity."""
 
     qualifier: str = ""
     client_context: str = ""

@@ -61,7 +61,7 @@ Condition = Literal["succeeded", "ended"]
 
 
 class TaskSpec(ContainerSpec, msgspec.Struct, kw_only=True):
-    """A container's, but that many of them find room on few nodes: they ask for less disk unless they say how much."""
+    """A container's, but that many of them fit few nodes: they ask for less disk unless they say how much."""
 
     disk: Annotated[
         int,

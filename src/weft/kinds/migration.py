@@ -22,7 +22,7 @@ from weft.objects.schema import field
 
 # Planned: its time hasn't come; Pending: it has no target yet; Finishing: it runs at the target, the source is cleared.
 MigrationPhase = Literal[
-    "Planned", "Pending", "Preparing", "Moving", "Switching", "Finishing", "Succeeded", "Failed", "Cancelled"
+    "Planned", "Pending", "Preparing", "Migrating", "Switching", "Finishing", "Succeeded", "Failed", "Cancelled"
 ]
 ENDED = ("Succeeded", "Failed", "Cancelled")
 KEPT_SECONDS = 7 * 86400.0  # an ended one, as what may be learned from
@@ -31,8 +31,11 @@ DEFAULT_TIMEOUT_SECONDS = 600.0
 MOST_TRIES = 3
 # The kinds that have the verb migrate, and how each can migrate, by default as the first.
 Mode = Literal["live", "cold", "storage", "best"]
-MOVABLE: dict[str, tuple[Mode, ...]] = {"vm": ("live", "cold", "storage"), "container": ("best", "live", "cold")}
-MOVED_ON = "movedOn"  # of one that an older store takes for under way: the guest came, and went on, since then
+MIGRATION_MODES: dict[str, tuple[Mode, ...]] = {
+    "vm": ("live", "cold", "storage"),
+    "container": ("best", "live", "cold"),
+}
+MIGRATED_ON = "migratedOn"  # of one that an older store takes for under way: the guest came, and went on, since then
 
 
 class MigrationSpec(msgspec.Struct, kw_only=True):
@@ -148,7 +151,7 @@ class MigrationStatus(msgspec.Struct, kw_only=True):
     )
     window: MigrationWindow | None = None  # of a planned one
     forecast: MigrationForecast | None = None  # likewise, until ``plan`` is measured
-    room_lost: str = ""  # why the reservation was elsewhere before
+    reservation_lost: str = ""  # why the reservation was elsewhere before
     tries: int = 0
     avoid: tuple[str, ...] = ()  # nodes that a try has failed with: the next try takes another if it can
     troubled_at: float | None = None  # since when the target can't get ready
@@ -157,7 +160,7 @@ class MigrationStatus(msgspec.Struct, kw_only=True):
     ended_at: float | None = None
 
 
-def move_key(uid: str, tries: int) -> str:
+def migration_key(uid: str, tries: int) -> str:
     """The key of a Migration's so-many-th try: what was left of an earlier one is not taken for it."""
     return uid if tries <= 1 else f"{uid}.{tries}"
 
@@ -184,17 +187,17 @@ def stands_still(spec: MigrationSpec) -> bool:
 
 def check_migration(spec: MigrationSpec) -> None:
     kind, name = read_workload(spec)
-    if kind not in MOVABLE or not name or "/" in name:
+    if kind not in MIGRATION_MODES or not name or "/" in name:
         raise InvalidInput(
             f"spec.workload: {spec.workload[:60]!r} is not a workload that can migrate",
             field="spec.workload",
             hint="write vm/web or container/web",
         )
-    if spec.mode not in MOVABLE[kind]:
+    if spec.mode not in MIGRATION_MODES[kind]:
         raise InvalidInput(
             f"spec.mode: a {kind} doesn't support mode {spec.mode}",
             field="spec.mode",
-            hint=f"one of {', '.join(MOVABLE[kind])}",
+            hint=f"one of {', '.join(MIGRATION_MODES[kind])}",
         )
     if (spec.mode == "storage") != (spec.pool is not None) or (spec.volume is not None and spec.mode != "storage"):
         raise InvalidInput(
@@ -256,7 +259,7 @@ def make_migration(obj: Object, given: MigrateInput | MigrateContainerInput, mar
     if under_way:
         raise IllegalTransition(
             f"{what} is migrating already: migration/{under_way}",
-            reason="alreadyMoving",
+            reason="alreadyMigrating",
             hint=f"weft wait migration/{under_way}, or: weft migration cancel {under_way}",
             details={"migration": under_way},
         )
@@ -386,7 +389,7 @@ MIGRATION = Kind(
         act="migrate", cancel="cancel", ended=ENDED, subject="spec.workload", started="status.started_at"
     ),
     references=(
-        *(Reference(kind, "spec.workload", partial(_workloads, kind), blocks=False) for kind in MOVABLE),
+        *(Reference(kind, "spec.workload", partial(_workloads, kind), blocks=False) for kind in MIGRATION_MODES),
         Reference("node", "spec.to", lambda s: [s.to] if s.to else [], blocks=False),
     ),
     verbs=(Verb("cancel", "Abort the migration; the workload stays where it is", change=_cancel),),

@@ -1,4 +1,4 @@
-"""Project: a room for people's objects; names are unique inside one."""
+"""Project: a namespace for people's objects; names are unique inside one."""
 
 from __future__ import annotations
 

@@ -41,9 +41,9 @@ class RecommendationSpec(msgspec.Struct, kw_only=True):
             change="never",
         ),
     ] = ""
-    move: Annotated[MigrationQuery | None, field("Ask where the running workload would migrate to", change="never")] = (
-        None
-    )
+    migration: Annotated[
+        MigrationQuery | None, field("Ask where the running workload would migrate to", change="never")
+    ] = None
     nodes: Annotated[list[Name], field("Nodes whose verdicts to show in any case", change="never")] = []
 
 
@@ -93,10 +93,10 @@ def check_recommendation(spec: RecommendationSpec) -> None:
         raise InvalidInput(
             f"spec.workload: {spec.workload[:60]!r} is not a workload", field="spec.workload", hint="write vm/web"
         )
-    if spec.move is not None and (not spec.workload or spec.changes):
+    if spec.migration is not None and (not spec.workload or spec.changes):
         raise InvalidInput(
-            "spec.move: a migration is of an existing workload without changes",
-            field="spec.move",
+            "spec.migration: a migration is of an existing workload without changes",
+            field="spec.migration",
             hint="set spec.workload, and leave spec.changes out",
         )
     if spec.instead_of and (spec.workload or spec.instead_of.count("/") != 1 or not all(spec.instead_of.split("/"))):

@@ -288,18 +288,18 @@ class Intake:
 def needs_resize(allocation: Item, workload_spec: WorkloadSpec) -> bool:
     """Whether the place gives its workload other amounts than it asks for by now."""
     spec = allocation.spec(AllocationSpec)
-    return spec.move is None and bool(find_fit(spec, workload_spec, allocation.report(AllocationReport)))
+    return spec.migration is None and bool(find_fit(spec, workload_spec, allocation.report(AllocationReport)))
 
 
 def _stand_of(allocation: Item) -> object:
     """What of an allocation bears on what may be changed of it."""
-    return allocation.report(AllocationReport).room, allocation.spec(AllocationSpec).move
+    return allocation.report(AllocationReport).resize_limits, allocation.spec(AllocationSpec).migration
 
 
 def is_regrouped(allocation: Item, workload: Item) -> bool:
     """Whether its workload is of other groups by now."""
     spec = allocation.spec(AllocationSpec)
-    return spec.move is None and spec.memberships != read_memberships(workload)
+    return spec.migration is None and spec.memberships != read_memberships(workload)
 
 
 def _stand_of_node(node: Item) -> object:

@@ -18,7 +18,7 @@ from weft.transfer.plan import USABLE_SHARE
 
 MOST_PAST = 32  # migrations that a lesson is made of
 PATH_MIGRATIONS = 3  # the newest ones, whose best says what the path carries,
-BARE_MOVES = 1  # beside the newest that sent memory as it is: compressing may be slower than the path
+UNCOMPRESSED_MIGRATIONS = 1  # beside the newest that sent memory as it is: compressing may be slower than the path
 LEAST_PATH_BYTES = 8 << 20  # a shorter migration says little of its path
 SAME_NODES, SAME_GUEST = 3.0, 3.0  # how much more such a migration counts
 OTHER_MODE = 0.3  # how much a migration in another mode says of a pause
@@ -85,7 +85,7 @@ class _Rates:
             self._bare.append(rate)
 
     def best(self) -> float:
-        return max(self._all[:PATH_MIGRATIONS] + self._bare[:BARE_MOVES], default=0.0)
+        return max(self._all[:PATH_MIGRATIONS] + self._bare[:UNCOMPRESSED_MIGRATIONS], default=0.0)
 
 
 def _remember(migration: EndedMigration, weight: float) -> PastMigration:

@@ -18,7 +18,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.contracts.driver.migration import Load, MigrationSettings, MoveMode
+from weft.contracts.driver.migration import Load, MigrationMode, MigrationSettings
 from weft.kinds.fields.allocated_migration import PlannedMigration
 from weft.objects.quantity import format_bytes
 
@@ -61,7 +61,7 @@ class Leeway(msgspec.Struct, frozen=True):
 
     bytes_per_second: float
     pause_seconds: float = 0.3
-    modes: tuple[MoveMode, ...] = ("plain", "xbzrle", "multifd-zstd", "auto-converge", "stop-and-copy")
+    modes: tuple[MigrationMode, ...] = ("plain", "xbzrle", "multifd-zstd", "auto-converge", "stop-and-copy")
     spare_cores: bool = True
     copied_disks: tuple[str, ...] = ()
     limit: int = 0
@@ -126,7 +126,7 @@ def choose_mode(load: Load, leeway: Leeway) -> MigrationPlan:
     return MigrationPlan(settings, keeps, planned)
 
 
-def _choose(load: Load, leeway: Leeway) -> tuple[MoveMode, str]:
+def _choose(load: Load, leeway: Leeway) -> tuple[MigrationMode, str]:
     usable = leeway.bytes_per_second * USABLE_SHARE
     once = load.memory_bytes / usable
     rate = f"the guest writes {format_bytes(int(load.dirty_bytes_per_second))}/s and the path carries {format_bytes(int(usable))}/s"
@@ -168,7 +168,7 @@ def find_slowdown(dirty_bytes_per_second: float, leeway: Leeway) -> float:
     return round(max(0.0, 1 - SLOWED * usable / max(1.0, dirty_bytes_per_second)), 2)
 
 
-def forecast(mode: MoveMode, load: Load, leeway: Leeway) -> Forecast:
+def forecast(mode: MigrationMode, load: Load, leeway: Leeway) -> Forecast:
     """Duration, pause, bytes and passes of a migration in ``mode``."""
     memory = _forecast_memory(mode, load, leeway)
     disks = sum(load.disk_bytes.get(serial, 0) for serial in leeway.copied_disks)
@@ -178,7 +178,7 @@ def forecast(mode: MoveMode, load: Load, leeway: Leeway) -> Forecast:
     )
 
 
-def _forecast_memory(mode: MoveMode, load: Load, leeway: Leeway) -> Forecast:
+def _forecast_memory(mode: MigrationMode, load: Load, leeway: Leeway) -> Forecast:
     """Passes over what was written in the one before, until what is left goes over in the pause allowed."""
     usable = leeway.bytes_per_second * USABLE_SHARE
     last = _find_last(leeway)
@@ -225,7 +225,7 @@ def find_likely_set(load: Load) -> float:
     return math.sqrt(seen * load.memory_bytes) if unknown else float(load.written_bytes)
 
 
-def reconsider(mode: MoveMode, remaining_bytes: list[int], leeway: Leeway, *, slowdown: float = 0.0) -> Change:
+def reconsider(mode: MigrationMode, remaining_bytes: list[int], leeway: Leeway, *, slowdown: float = 0.0) -> Change:
     """What to do at a look of the source at what was written meanwhile; ``remaining_bytes``: what was left at each look, the
     first one (all the memory) included. Before the third look nothing can be told. ``slowdown``: what an earlier answer
     has led to."""
@@ -252,7 +252,7 @@ def reconsider(mode: MoveMode, remaining_bytes: list[int], leeway: Leeway, *, sl
     return Change("call off", f"{stalled}, and the guest may not be paused", pause)
 
 
-def _believe(mode: MoveMode, load: Load, leeway: Leeway) -> float:
+def _believe(mode: MigrationMode, load: Load, leeway: Leeway) -> float:
     """Nothing measured is believed wholly; less where there are few samples, where they differ, and, if the guest runs
     meanwhile, the nearer what it writes is to what the path carries."""
     few = load.samples / (load.samples + 1)

@@ -17,7 +17,7 @@ from weft.kinds.container import (
     check_container,
 )
 from weft.kinds.fields.mount import read_mount
-from weft.kinds.migration import MOVABLE
+from weft.kinds.migration import MIGRATION_MODES
 from weft.kinds.parts.capabilities import DEFAULT_CAPABILITIES, list_capabilities
 from weft.kinds.registry import KINDS, WORKLOADS, is_workload
 from weft.objects.errors import InvalidInput, WeftError
@@ -176,7 +176,7 @@ def test_a_place_from_before_there_were_containers_is_a_machine_s() -> None:
 
 def test_each_kind_of_workload_says_what_it_can_do_and_migrations_know_which_can_move() -> None:
     able = {kind.name for kind in KINDS if kind.verb("migrate") is not None}
-    assert able == set(MOVABLE)
+    assert able == set(MIGRATION_MODES)
     assert {kind.name for kind in KINDS if is_workload(kind.name)} == set(WORKLOADS) == {"vm", "container"}
     verbs = {verb.name for verb in CONTAINER.verbs}
     assert not verbs & {"suspend", "resume", "screen", "console"}

@@ -76,7 +76,7 @@ def test_it_moves_neither_to_where_it_is_nor_twice_at_once() -> None:
     vm = {"kind": "vm", "name": "web", "spec": {}, "status": {"phase": "Migrate", "node": "n1", "migration": "web-1"}}
     with pytest.raises(IllegalTransition, match="migration/web-1") as refused:
         make_migration(vm, MigrateInput(), "abc")
-    assert refused.value.token == "alreadyMoving"
+    assert refused.value.token == "alreadyMigrating"
 
 
 def make_of_container(spec: dict[str, Any], status: dict[str, Any] | None = None, **given: Any) -> dict[str, Any]:

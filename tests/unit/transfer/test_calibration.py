@@ -19,7 +19,7 @@ RAW = PlannedMigration(
 def ended(
     number: int = 0, *, plan: PlannedMigration = RAW, seconds: float = 12.0, pause: float = 0.2, **changes: object
 ) -> EndedMigration:
-    move = EndedMigration(
+    migration = EndedMigration(
         workload="default/vm/a",
         source="n1",
         target="n2",
@@ -29,7 +29,7 @@ def ended(
         bytes=120_000_000,
         ended_at=float(number),
     )
-    return msgspec.structs.replace(move, **changes)
+    return msgspec.structs.replace(migration, **changes)
 
 
 def test_without_a_past_nothing_is_corrected_and_no_path_is_known() -> None:

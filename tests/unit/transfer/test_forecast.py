@@ -17,7 +17,7 @@ MIB = 1 << 20
 NODES = ("n1", "n2", "n3")
 
 
-def move(workload: str = "web", source: str = "n1", target: str = "n2", **more: Any) -> PastMigration:
+def migration(workload: str = "web", source: str = "n1", target: str = "n2", **more: Any) -> PastMigration:
     figures = {
         "mode": "live",
         "way": "plain",
@@ -37,46 +37,46 @@ def test_where_nothing_is_known_nothing_is_said_but_that() -> None:
     told = foresee()
     assert (told.duration_seconds, told.pause_ms, told.bytes, told.confidence) == (None, None, None, 0.0)
     assert told.basis == "no live migration yet, nor any other between n1 and n2; the guest has 512 MiB of memory"
-    assert foresee(move("db", "n1", "n3")).duration_seconds is None
+    assert foresee(migration("db", "n1", "n3")).duration_seconds is None
 
 
 def test_its_own_moves_over_the_same_path_are_what_counts() -> None:
-    past = [move(duration_seconds=seconds, source="n2", target="n1") for seconds in (4.0, 5.0, 30.0)]
-    told = foresee(*past, move("db", duration_seconds=100.0), move(source="n3", duration_seconds=50.0))
+    past = [migration(duration_seconds=seconds, source="n2", target="n1") for seconds in (4.0, 5.0, 30.0)]
+    told = foresee(*past, migration("db", duration_seconds=100.0), migration(source="n3", duration_seconds=50.0))
     assert (told.duration_seconds, told.pause_ms, told.bytes, told.mode) == (5.0, 20, 200 * MIB, "plain")
     assert told.basis == "3 earlier migrations between n1 and n2"
     assert 0.5 < told.confidence < 0.75
 
 
 def test_a_guest_that_moved_elsewhere_takes_its_bytes_along_at_this_paths_rate() -> None:
-    told = foresee(move(target="n3"), move("db", bytes=100 * MIB, duration_seconds=2.0))
+    told = foresee(migration(target="n3"), migration("db", bytes=100 * MIB, duration_seconds=2.0))
     assert told.duration_seconds == 4.0 and told.bytes == 200 * MIB
     assert told.basis == "one earlier migration, none between n1 and n2; that path carried 50 MiB/s"
-    unknown = foresee(move(target="n3"))
+    unknown = foresee(migration(target="n3"))
     assert (unknown.duration_seconds, unknown.bytes, unknown.confidence) == (None, 200 * MIB, 0.0)
     assert "how fast that path is isn't known" in unknown.basis
 
 
 def test_a_guest_that_never_moved_is_told_by_its_memory_and_hardly_believed() -> None:
-    told = foresee(move("db", bytes=100 * MIB, duration_seconds=2.0, pause_ms=31))
+    told = foresee(migration("db", bytes=100 * MIB, duration_seconds=2.0, pause_ms=31))
     assert (told.bytes, told.pause_ms, told.confidence) == (512 * MIB, 31, ONLY_MEMORY)
     assert told.duration_seconds == 512 / 50
-    cold = foresee(move("db"), mode="cold")
+    cold = foresee(migration("db"), mode="cold")
     assert (cold.duration_seconds, cold.basis) == (None, "no cold migration yet; its disks are copied as they are")
 
 
 def test_moves_of_the_other_kind_and_those_kept_slow_say_nothing() -> None:
-    assert foresee(move(mode="cold")).basis.endswith("; no live migration yet")
-    assert foresee(move(duration_seconds=60.0, limited=True), move()).duration_seconds == 4.0
-    assert foresee(move("db", limited=True)).duration_seconds is None
+    assert foresee(migration(mode="cold")).basis.endswith("; no live migration yet")
+    assert foresee(migration(duration_seconds=60.0, limited=True), migration()).duration_seconds == 4.0
+    assert foresee(migration("db", limited=True)).duration_seconds is None
 
 
 def test_a_limit_that_is_lifted_slows_no_forecast_and_one_that_stands_is_told_by_those_under_it() -> None:
-    slow = move(duration_seconds=60.0, limited=True)
+    slow = migration(duration_seconds=60.0, limited=True)
     told = foresee(slow)
     assert (told.duration_seconds, told.bytes) == (None, 200 * MIB)
     assert told.basis == "one earlier migration, kept slow; how fast that path is isn't known"
-    assert foresee(slow, move("db", bytes=100 * MIB, duration_seconds=2.0)).duration_seconds == 4.0
+    assert foresee(slow, migration("db", bytes=100 * MIB, duration_seconds=2.0)).duration_seconds == 4.0
     assert foresee(slow, rate=10 * MIB).duration_seconds == 60.0
 
 
@@ -92,9 +92,9 @@ def test_a_node_kept_a_move_slow_that_came_near_to_its_limit(own: int, limit: in
 
 
 def test_it_takes_no_less_than_what_it_is_kept_to() -> None:
-    told = foresee(move(), rate=10 * MIB)
+    told = foresee(migration(), rate=10 * MIB)
     assert told.duration_seconds == 20.0 and told.basis.endswith("kept below 10 MiB/s")
-    assert foresee(move(), rate=100 * MIB).duration_seconds == 4.0
+    assert foresee(migration(), rate=100 * MIB).duration_seconds == 4.0
 
 
 moves = st.builds(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from weft.contracts.driver.migration import Load, MoveMode
+from weft.contracts.driver.migration import Load, MigrationMode
 from weft.transfer.plan import Action, Leeway, choose_mode, find_slowdown, forecast, reconsider
 
 MB = 1_000_000
@@ -17,8 +17,8 @@ TEXT = Load(135 * MB, 18.2 * MB, SET, 0.99, 1.9, samples=3, spread=0.1)
 RANDOM = Load(135 * MB, 21 * MB, SET, 0.99, 1.0, samples=3, spread=0.1)
 RANDOM_SLOW = msgspec.structs.replace(RANDOM, dirty_bytes_per_second=3.2 * MB)
 COUNTERS_SLOW = Load(105 * MB, 3.2 * MB, 16 * MB, 0.005, 1.1)
-ALL: tuple[MoveMode, ...] = ("plain", "xbzrle", "multifd-zstd", "post-copy", "stop-and-copy")
-DRIVEN: tuple[MoveMode, ...] = ("plain", "xbzrle", "multifd-zstd", "auto-converge", "stop-and-copy")
+ALL: tuple[MigrationMode, ...] = ("plain", "xbzrle", "multifd-zstd", "post-copy", "stop-and-copy")
+DRIVEN: tuple[MigrationMode, ...] = ("plain", "xbzrle", "multifd-zstd", "auto-converge", "stop-and-copy")
 FAST, HUNDRED, TWENTY = (Leeway(rate * MB, 0.1, ALL) for rate in (1250, 12.5, 2.5))
 NO_POST_COPY = msgspec.structs.replace(HUNDRED, modes=DRIVEN)
 STILL = msgspec.structs.replace(HUNDRED, modes=("plain", "stop-and-copy"))
@@ -67,7 +67,7 @@ def test_each_load_gets_the_mode_that_was_best_for_it(load: Load, leeway: Leeway
     ],
 )
 def test_what_is_foreseen_is_within_a_fifth_of_what_was_measured(
-    mode: MoveMode, load: Load, leeway: Leeway, seconds: float, megabytes: float
+    mode: MigrationMode, load: Load, leeway: Leeway, seconds: float, megabytes: float
 ) -> None:
     foreseen = forecast(mode, load, leeway)
     assert foreseen.converges
@@ -127,7 +127,7 @@ MIB = 1 << 20
     ],
 )
 def test_the_third_look_tells_whether_a_move_will_end(
-    mode: MoveMode, left: list[int], leeway: Leeway, action: Action
+    mode: MigrationMode, left: list[int], leeway: Leeway, action: Action
 ) -> None:
     assert reconsider(mode, [size * MIB for size in left], leeway).action == action
 
@@ -198,7 +198,7 @@ def test_only_people_keep_a_move_slow() -> None:
     ],
 )
 def test_a_set_whose_end_wasnt_seen_is_foreseen_in_between(
-    mode: MoveMode, memory: int, written: int, dirty: float, compression: float, seconds: float, megabytes: float
+    mode: MigrationMode, memory: int, written: int, dirty: float, compression: float, seconds: float, megabytes: float
 ) -> None:
     """Measured over 100 Mbit/s (12.7 MB/s by what moves before had reached), on a busy machine."""
     share = 0.005 if mode == "xbzrle" else 0.95

@@ -160,8 +160,11 @@ class StepExecutor:
         return "" if work.migration is None or await self.migrations.give_up(work.local, work.migration) else RUNS
 
     async def _remove_volumes(self, work: Work) -> None:
-        move, local = work.local.spec.move, work.local
-        shared = {*(work.migration.shared if work.migration is not None else ()), *(move.shared if move else ())}
+        migration, local = work.local.spec.migration, work.local
+        shared = {
+            *(work.migration.shared if work.migration is not None else ()),
+            *(migration.shared if migration else ()),
+        }
         for volume in local.spec.volumes:
             if volume.uid not in shared:  # there both nodes have one and the same
                 await (await self._node.pools.of(local.spec, volume.uid)).remove(volume.uid)
@@ -180,10 +183,10 @@ class StepExecutor:
 
 
 async def _share_root(local: LocalAllocation, disks: VolumeDriver) -> VolumeFacts:
-    move = local.spec.move
-    if move is None or not isinstance(disks, HasPool):
+    migration = local.spec.migration
+    if migration is None or not isinstance(disks, HasPool):
         raise DriverFailed(f"{local.what}: its root disk can't be shared on this node", details={"step": "disk"})
-    return await disks.share(short_id(move.peer_allocation), local.id)
+    return await disks.share(short_id(migration.peer_allocation), local.id)
 
 
 _STEPS: dict[Step, Callable[[StepExecutor, Work], Awaitable[str | None]]] = {

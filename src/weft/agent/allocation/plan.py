@@ -221,32 +221,32 @@ def _plan_after_migration(facts: PlanInput, migration: MigrationState) -> Plan:
 
 
 def _plan_departed(migration: MigrationState) -> Plan:
-    return Plan((), "stopped", "moved", f"it was taken over by node {migration.node or 'that it migrated to'}")
+    return Plan((), "stopped", "migrated", f"it was taken over by node {migration.node or 'that it migrated to'}")
 
 
 def _plan_source(facts: PlanInput) -> Plan:
     """A guest that goes: sent once the other node waits for it; nothing of it is started here meanwhile."""
-    move, migration, state = facts.local.spec.move, facts.checkpoint.migration, _state(facts)
-    if move is None:
+    allocated, migration, state = facts.local.spec.migration, facts.checkpoint.migration, _state(facts)
+    if allocated is None:
         return Plan((), state)
     if migration is not None and migration.over and migration.taken and not is_back(facts.local.spec, migration):
         return _plan_departed(migration)
     if migration is not None and (
-        move.never_ran or (migration.key, migration.peer) != (move.key, move.peer_allocation)
+        allocated.never_ran or (migration.key, migration.peer) != (allocated.key, allocated.peer_allocation)
     ):
         return Plan(() if migration.over else (Step.CANCEL,), state)
     if migration is not None and migration.over:
         return _plan_departed(migration)
-    if facts.migrating or not move.address or move.never_ran or (migration is None and facts.unconfirmed):
+    if facts.migrating or not allocated.address or allocated.never_ran or (migration is None and facts.unconfirmed):
         return Plan((), state)
-    stop = (_end_for(move, facts.failure),) if move.mode == "cold" and is_alive(facts.guest) else ()
+    stop = (_end_for(allocated, facts.failure),) if allocated.mode == "cold" and is_alive(facts.guest) else ()
     return Plan((*stop, Step.SEND), state)
 
 
-def _end_for(move: AllocatedMigration, failure: StepFailure | None) -> Step:
+def _end_for(migration: AllocatedMigration, failure: StepFailure | None) -> Step:
     """How a guest that runs ends here to go elsewhere."""
     tried = failure is not None and failure.reason == NOT_SAVED
-    return Step.SAVE if move.saves and not (tried and move.saves == "may") else Step.STOP
+    return Step.SAVE if migration.saves and not (tried and migration.saves == "may") else Step.STOP
 
 
 def _plan_target(facts: PlanInput) -> Plan:
@@ -255,14 +255,14 @@ def _plan_target(facts: PlanInput) -> Plan:
     if migration is not None and migration.role == "source":
         return _plan_departed(migration)  # it came, and has gone on since
     if migration is not None and migration.taken and migration.over:
-        return Plan((), "stopped", "moved", "it arrived on this node and was removed since")
+        return Plan((), "stopped", "migrated", "it arrived on this node and was removed since")
     if migration is not None and migration.over:
         return Plan((), "stopped", "givenUp", "it stays on the source node")
     if migration is not None and migration.taken:
         return Plan((), _state(facts))
     if spec.desired != "run":
         return Plan((Step.GIVE_UP,), "stopping")
-    if facts.migrating or spec.move is None or (migration is None and facts.unconfirmed):
+    if facts.migrating or spec.migration is None or (migration is None and facts.unconfirmed):
         return Plan((), "preparing")
     return Plan(RECEIVE if facts.checkpoint.made else (Step.CHECK_VOLUMES, *RECEIVE), "preparing")
 

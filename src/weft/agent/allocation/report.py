@@ -56,7 +56,7 @@ def make_report(
         has=Resources(cpu=shape.cpu, memory=shape.memory_bytes, disk=spec.resources.disk)
         if shape is not None
         else None,
-        room=limits if alive is not None else None,
+        resize_limits=limits if alive is not None else None,
         fitted=facts.local.generation if alive is not None and (shape is None or kind.is_shaped(spec, shape)) else 0,
         image=checkpoint.image,
         reason=plan.reason,
@@ -64,7 +64,7 @@ def make_report(
         health=health.state if alive is not None else "",
         health_message=health.message if alive is not None else "",
         steps=steps,
-        move=migration,
+        migration=migration,
         ended=ended,
         exit_code=guest.exit_code if ended else None,
     )

@@ -35,8 +35,8 @@ def before_step(
         checkpoint = replace(checkpoint, migration=migration)
     if step is Step.OPEN:
         checkpoint = replace(checkpoint, restart_generation=max(spec.restart_generation, checkpoint.restart_generation))
-        if spec.move is not None and spec.move.rests:
-            checkpoint = replace(checkpoint, run="ended", ended=spec.move.rests)
+        if spec.migration is not None and spec.migration.rests:
+            checkpoint = replace(checkpoint, run="ended", ended=spec.migration.rests)
     return checkpoint
 
 
@@ -93,19 +93,21 @@ def after_step(
 
 def choose_migration(checkpoint: Checkpoint, spec: AllocationSpec) -> MigrationState | None:
     """The migration of its spec, as this node has it or would have it if it began."""
-    move, migration, role = spec.move, checkpoint.migration, spec.role
-    if migration is not None or move is None or role not in ("source", "target"):
+    allocated, migration, role = spec.migration, checkpoint.migration, spec.role
+    if migration is not None or allocated is None or role not in ("source", "target"):
         return migration
     side: Literal["source", "target"] = "source" if role == "source" else "target"
-    cold = move.mode == "cold"
-    return MigrationState(move.key, side, move.peer_allocation, shared=move.shared, node=move.peer, cold=cold)
+    cold = allocated.mode == "cold"
+    return MigrationState(
+        allocated.key, side, allocated.peer_allocation, shared=allocated.shared, node=allocated.peer, cold=cold
+    )
 
 
 def find_digest(checkpoint: Checkpoint, spec: AllocationSpec, *, runs: bool) -> str:
     """Of its container's image, unless the spec asks for a new lookup; what ``runs`` keeps the one it has."""
     container = spec.container
     if spec.role == "target":
-        return checkpoint.image or (spec.move.image if spec.move is not None else "")
+        return checkpoint.image or (spec.migration.image if spec.migration is not None else "")
     fresh = container is not None and container.pulls > checkpoint.pulls
     return "" if fresh and not (runs and spec.restart_generation <= checkpoint.restart_generation) else checkpoint.image
 

@@ -259,7 +259,7 @@ class Worker:
     def _after(self, step: Step, detail: str, work: Work) -> None:
         state, spec = self.state, self.state.local.spec
         state.checkpoint = after_pull(state.checkpoint, spec, work)
-        taken_over = spec.move is not None and spec.move.taken_over
+        taken_over = spec.migration is not None and spec.migration.taken_over
         migration = choose_migration(state.checkpoint, spec)
         state.checkpoint = after_step(step, state.checkpoint, detail, migration, taken_over=taken_over)
         if step is Step.START:

@@ -34,8 +34,8 @@ _SPARE_BYTES = 64 << 20  # of a disk's file, beside what the guest has on it
 def list_disks(local: LocalAllocation) -> list[str]:
     """The disks that migrate, by the ids of both nodes: the root disk as ROOT, volumes by uid. A root that is its image's each node
     has from the registry."""
-    move = local.spec.move
-    shared = move.shared if move is not None else ()
+    migration = local.spec.migration
+    shared = migration.shared if migration is not None else ()
     roots = (ROOT,) if kind_of(local.spec).has_root_disk else ()
     return [disk for disk in (*roots, *(volume.uid for volume in local.spec.volumes)) if disk not in shared]
 
@@ -118,7 +118,7 @@ class ColdTarget(Waiter):
 class ColdSource(Role):
     def __init__(self, context: MigrationContext) -> None:
         super().__init__(context)
-        self._limits = [self._node.limit, Limit(self._move.bytes_per_second, self._node.clock)]
+        self._limits = [self._node.limit, Limit(self._migration.bytes_per_second, self._node.clock)]
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -131,8 +131,8 @@ class ColdSource(Role):
 
     async def _run(self) -> None:
         """Nothing can go wrong that matters who runs: the guest starts here again only when the target has given up."""
-        move, node = self._move, self._node
-        connection = node.wire.make_connection(self.migration.key, move.address, move.peer_uid, self._limits)
+        migration, node = self._migration, self._node
+        connection = node.wire.make_connection(self.migration.key, migration.address, migration.peer_uid, self._limits)
         showing = asyncio.ensure_future(self._show(connection))
         try:
             await self._send(connection)
@@ -156,7 +156,7 @@ class ColdSource(Role):
                     )
                 )
             total = sum([await asyncio.to_thread(count_data, path) for path, _ in files.values()])
-            self._report(phase="moving", total_bytes=total, remaining_bytes=total)
+            self._report(phase="migrating", total_bytes=total, remaining_bytes=total)
             for disk, (path, form) in files.items():
                 await connection.carry_file(disk, path, form)
             spent = round((self._node.clock.elapsed() - began) * 1000)
@@ -182,5 +182,5 @@ class ColdSource(Role):
             left = max(0, self.report.total_bytes - sent)
             rate, before = int((sent - before) / LOOK_SECONDS), sent
             elapsed = round((clock.elapsed() - began) * 1000)
-            if self.report.phase == "moving":
+            if self.report.phase == "migrating":
                 self._report(sent_bytes=sent, remaining_bytes=left, bytes_per_second=rate, elapsed_ms=elapsed)

@@ -55,7 +55,7 @@ class TlsConnection:
         self._key, self._address, self._peer_uid = key, address, peer_uid
         self._tls = credentials.dial()
         self._limits, self._clock = list(limits), clock
-        self._asking = ThreadPoolExecutor(1, "weft-move")  # its own: an answer lies within the guest's pause
+        self._asking = ThreadPoolExecutor(1, "weft-migration")  # its own: an answer lies within the guest's pause
         self._control: ssl.SSLSocket | None = None
         self._lock = threading.Lock()
         self._relays: set[Relay] = set()
@@ -88,7 +88,7 @@ class TlsConnection:
                 listener.listen(16)
             except OSError as problem:
                 listener.close()
-                raise DriverFailed(f"{path}: {problem.strerror or problem}", details={"step": "move"}) from problem
+                raise DriverFailed(f"{path}: {problem.strerror or problem}", details={"step": "migration"}) from problem
             self._offered[path] = listener
             threading.Thread(target=self._accept, args=(listener, channel), name="weft-offer", daemon=True).start()
 
@@ -193,7 +193,7 @@ class TlsConnection:
                 plain, _ = listener.accept()
             except OSError:
                 return  # it was closed
-            threading.Thread(target=self._carry, args=(plain, channel), name="weft-move", daemon=True).start()
+            threading.Thread(target=self._carry, args=(plain, channel), name="weft-migration", daemon=True).start()
 
     def _carry(self, plain: socket.socket, channel: Channel) -> None:
         try:

@@ -74,7 +74,7 @@ class DiskRelocator:
         while True:
             try:
                 if self.relocation.state != "there":
-                    await self._move()
+                    await self._relocate()
                 await self._clear()
             except Unavailable:  # its driver is about to find it again
                 await self._clock.sleep(LOOK_SECONDS)
@@ -90,7 +90,7 @@ class DiskRelocator:
         reason, message = describe_problem(problem)
         await self._undo("failed", "noSpace" if "No space left" in message else reason, message)
 
-    async def _move(self) -> None:
+    async def _relocate(self) -> None:
         phase = "none"
         if isinstance(self._runtime, CanRelocate):
             phase = (await self._runtime.relocations.progress(self._local.id, self.relocation.key)).phase
@@ -123,7 +123,7 @@ class DiskRelocator:
         plan = PlannedMigration(
             mode="mirror", reason="the guest is running: it writes to both disks until the copy is complete"
         )
-        self._report(phase="moving", total_bytes=facts.used_bytes, remaining_bytes=facts.used_bytes, plan=plan)
+        self._report(phase="migrating", total_bytes=facts.used_bytes, remaining_bytes=facts.used_bytes, plan=plan)
         limit = order.bytes_per_second if order is not None else 0
         await relocations.begin(self._local.id, self.relocation.key, disk, limit)
 
@@ -141,7 +141,7 @@ class DiskRelocator:
             if facts.phase == "copying":
                 self._check_spec()
                 left, sent = max(0, facts.total_bytes - facts.done_bytes), facts.done_bytes
-                self._report(phase="moving", sent_bytes=sent, total_bytes=facts.total_bytes, remaining_bytes=left)
+                self._report(phase="migrating", sent_bytes=sent, total_bytes=facts.total_bytes, remaining_bytes=left)
                 await self._clock.sleep(LOOK_SECONDS)
                 continue
             if facts.phase == "ready":
@@ -164,7 +164,7 @@ class DiskRelocator:
             raise InvalidInput(f"volume driver {there.name} of this node can't receive a copy", reason="unsupported")
         work = Path(there.begin(self._id))
         plan = PlannedMigration(mode="copy", reason="the guest is not running")
-        self._report(phase="moving", total_bytes=facts.used_bytes, remaining_bytes=facts.used_bytes, plan=plan)
+        self._report(phase="migrating", total_bytes=facts.used_bytes, remaining_bytes=facts.used_bytes, plan=plan)
         free = shutil.disk_usage(work.parent.parent).free
         if facts.used_bytes > free:
             raise DriverFailed(

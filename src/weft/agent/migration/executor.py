@@ -53,28 +53,28 @@ class MigrationExecutor:
         if (relocator := self._relocating.get(local.uid)) is not None:
             relocator.put(local)
         led = self._led.get(local.uid)
-        if led is not None and local.spec.move is not None:
-            self._set_limit(local.spec.move)
-            led.put(local.spec.move)
+        if led is not None and local.spec.migration is not None:
+            self._set_limit(local.spec.migration)
+            led.put(local.spec.migration)
 
     def report(self, local: LocalAllocation, checkpoint: Checkpoint) -> MigrationReport | None:
         """What this node reports of the allocation's migration, or of its disk's relocation."""
         return self._report(local, checkpoint.migration) or self._report_relocation(local, checkpoint.relocation)
 
     def _report(self, local: LocalAllocation, migration: MigrationState | None) -> MigrationReport | None:
-        move, led = local.spec.move, self._led.get(local.uid)
-        astray = migration is not None and (move is None or migration.key != move.key) and not local.deleting
+        allocated, led = local.spec.migration, self._led.get(local.uid)
+        astray = migration is not None and (allocated is None or migration.key != allocated.key) and not local.deleting
         if migration is not None and astray and migration.role == "source":  # an older store doesn't know of it
             return MigrationReport(key=migration.key, phase="handedOver", message=f"to node {migration.node}")
-        if move is None:
+        if allocated is None:
             return None
-        if migration is None or migration.key != move.key:
-            return None if local.deleting else MigrationReport(key=move.key, phase="preparing")
+        if migration is None or migration.key != allocated.key:
+            return None if local.deleting else MigrationReport(key=allocated.key, phase="preparing")
         if migration.over and migration.role == "target":  # what arrived and has left since reports nothing more
-            return None if migration.taken else MigrationReport(key=move.key, phase="abandoned")
+            return None if migration.taken else MigrationReport(key=allocated.key, phase="abandoned")
         if led is None:
             phase = "takenOver" if migration.role == "target" else "handedOver"
-            return MigrationReport(key=move.key, phase=phase if migration.taken else "preparing")  # type: ignore[arg-type]
+            return MigrationReport(key=allocated.key, phase=phase if migration.taken else "preparing")  # type: ignore[arg-type]
         return led.report
 
     def _report_relocation(self, local: LocalAllocation, relocation: DiskRelocation | None) -> MigrationReport | None:
@@ -119,7 +119,7 @@ class MigrationExecutor:
         runtime = self._runtimes.of(local)
         try:
             if not migration.cold and isinstance(runtime, CanMigrate):
-                await runtime.moves.give_up(local.id, migration.key)
+                await runtime.migrations.give_up(local.id, migration.key)
         except IllegalTransition:
             return False
         return True
@@ -130,7 +130,7 @@ class MigrationExecutor:
         runtime = self._runtimes.of(local)
         if isinstance(runtime, CanMigrate):
             with contextlib.suppress(IllegalTransition, NotFound):
-                await runtime.moves.leave(local.id, migration.key)
+                await runtime.migrations.leave(local.id, migration.key)
                 return
         await runtime.stop(local.id, grace_seconds=local.spec.grace_seconds)
 
@@ -145,7 +145,7 @@ class MigrationExecutor:
         runtime = self._runtimes.of(local)
         if isinstance(runtime, CanMigrate):  # else it knows of no migrations
             with contextlib.suppress(NotFound):
-                await runtime.moves.cancel(local.id, migration.key, never_ran=never_ran)
+                await runtime.migrations.cancel(local.id, migration.key, never_ran=never_ran)
         self._network.handover.undo_switch(local)
 
     async def settle(self, local: LocalAllocation, migration: MigrationState) -> None:
@@ -194,17 +194,17 @@ class MigrationExecutor:
                 reason="unsupported",
                 hint="migrate it with --cold",
             )
-        return runtime.moves
+        return runtime.migrations
 
-    def _set_limit(self, move: AllocatedMigration) -> None:
+    def _set_limit(self, migration: AllocatedMigration) -> None:
         """What its node may carry for all migrations: of several specs the newest counts."""
-        self._node.limit.set(move.node_bytes_per_second)
+        self._node.limit.set(migration.node_bytes_per_second)
 
     def _begin(self, state: AllocationState, local: LocalAllocation, migration: MigrationState) -> MigrationContext:
-        if local.spec.move is not None:
-            self._set_limit(local.spec.move)
+        if local.spec.migration is not None:
+            self._set_limit(local.spec.migration)
         return MigrationContext(state, local, migration, self._node)
 
 
 def _is_cold(local: LocalAllocation) -> bool:
-    return local.spec.move is not None and local.spec.move.mode == "cold"
+    return local.spec.migration is not None and local.spec.migration.mode == "cold"

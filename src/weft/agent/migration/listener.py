@@ -78,7 +78,7 @@ class TlsListener:
             raise DriverFailed(
                 f"the agent can't listen at {address}: {failed.strerror}",
                 hint="weft agent --underlay-address must be an address of this machine",
-                details={"step": "move"},
+                details={"step": "migration"},
             )
         self._listener.settimeout(None)
         threading.Thread(target=self._accept, args=(self._listener, tls), name="weft-listen", daemon=True).start()
@@ -113,7 +113,9 @@ class TlsListener:
                 sock, place = listener.accept()
             except OSError:
                 return  # it was closed
-            thread = threading.Thread(target=self._let_in, args=(sock, tls, place[0]), name="weft-move", daemon=True)
+            thread = threading.Thread(
+                target=self._let_in, args=(sock, tls, place[0]), name="weft-migration", daemon=True
+            )
             thread.start()
 
     def _let_in(self, sock: socket.socket, tls: ssl.SSLContext, place: str) -> None:

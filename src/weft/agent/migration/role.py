@@ -46,16 +46,16 @@ class Role:
     """This node's end of a migration."""
 
     def __init__(self, context: MigrationContext) -> None:
-        assert context.local.spec.move is not None
+        assert context.local.spec.migration is not None
         self.migration = context.migration
         self.report = MigrationReport(key=context.migration.key, phase="preparing")
         self._state, self._local, self._node = context.state, context.local, context.node
-        self._move = context.local.spec.move
+        self._migration = context.local.spec.migration
         self._runtime = context.node.runtimes.of(context.local)
 
-    def put(self, move: AllocatedMigration) -> None:
+    def put(self, migration: AllocatedMigration) -> None:
         """The server has changed the migration's spec."""
-        self._move = move
+        self._migration = migration
 
     async def close(self) -> None:
         """Lead it no more; what is under way is cut off."""

@@ -41,7 +41,7 @@ class Source(Role):
     def __init__(self, context: MigrationContext, driver: MigrationDriver) -> None:
         super().__init__(context)
         self._driver, self._network, self._clock = driver, self._node.network, self._node.clock
-        self._limits = [self._node.limit, Limit(self._move.bytes_per_second, self._clock)]
+        self._limits = [self._node.limit, Limit(self._migration.bytes_per_second, self._clock)]
         self._connection: Connection | None = None
         self._plan: MigrationPlan | None = None
         self._remaining: list[int] = []
@@ -57,10 +57,10 @@ class Source(Role):
     def start(self) -> None:
         self._task = asyncio.ensure_future(self._run())
 
-    def put(self, move: AllocatedMigration) -> None:
-        if move.address != self._move.address:
+    def put(self, migration: AllocatedMigration) -> None:
+        if migration.address != self._migration.address:
             self._disconnect()
-        self._move = move
+        self._migration = migration
 
     async def close(self) -> None:
         if self._task is not None and self._task is not asyncio.current_task():
@@ -108,8 +108,8 @@ class Source(Role):
         guest = await self._driver.describe(guest_id)
         self._slow_path = await find_slow_path(self._connect().ask, self._clock)
         path = self._find_path()
-        limit = min(filter(None, limits_of(self._move)), default=0)
-        leeway = Leeway(path, self._move.pause_ms / 1000, copied_disks=self._list_copied(), limit=limit)
+        limit = min(filter(None, limits_of(self._migration)), default=0)
+        leeway = Leeway(path, self._migration.pause_ms / 1000, copied_disks=self._list_copied(), limit=limit)
         load = await self._driver.sample(guest_id)
         await self._network.prepare_migration(self._local, self._target_address)
         for modes in (leeway.modes, ("stop-and-copy",)):
@@ -145,7 +145,7 @@ class Source(Role):
                 self._disconnect()
             else:
                 break
-        self._report(phase="moving")
+        self._report(phase="migrating")
 
     async def _follow(self) -> None:
         """Until the target confirms that the guest runs there, or the migration has failed."""
@@ -155,7 +155,9 @@ class Source(Role):
             if facts is None or facts.phase == "failed":
                 why = facts.message if facts is not None and facts.message else "the machine stopped migrating"
                 reason = facts.reason or None if facts is not None else None
-                raise DriverFailed(f"migrating to {self._move.peer}: {why}", reason=reason, details={"step": "move"})
+                raise DriverFailed(
+                    f"migrating to {self._migration.peer}: {why}", reason=reason, details={"step": "migration"}
+                )
             self._report(**self._figures(facts, began))
             if facts.phase == "handedOver":
                 await self._hand_over(began)
@@ -199,7 +201,7 @@ class Source(Role):
 
     async def _reconsider(self, facts: MigrationFacts) -> None:
         """At each look of the machine at what was written meanwhile: does it get less?"""
-        if self._plan is None or facts.phase != "moving" or facts.passes < 1:
+        if self._plan is None or facts.phase != "migrating" or facts.passes < 1:
             return
         if facts.passes <= len(self._remaining):
             return
@@ -207,7 +209,7 @@ class Source(Role):
         left = facts.remaining_bytes if self._remaining else facts.total_bytes
         self._remaining.append(left)
         rate = facts.bytes_per_second or self._find_path()
-        leeway = Leeway(rate / USABLE_SHARE, self._move.pause_ms / 1000)
+        leeway = Leeway(rate / USABLE_SHARE, self._migration.pause_ms / 1000)
         change = reconsider(self._plan.settings.mode, self._remaining, leeway, slowdown=self._slowdown)
         guest_id, key = self._local.id, self.migration.key
         if change.action == "slow down":
@@ -216,7 +218,7 @@ class Source(Role):
         elif change.action == "finish standing still":
             await self._driver.adjust(guest_id, key, pause_ms=round(change.pause_seconds * 1500) + 100)
         elif change.action == "call off":
-            raise DriverFailed(f"{self._local.what}: {change.reason}", details={"step": "move"})
+            raise DriverFailed(f"{self._local.what}: {change.reason}", details={"step": "migration"})
         if change.action != "go on":
             self._report(reason=change.action, message=change.reason)
 
@@ -279,9 +281,9 @@ class Source(Role):
 
     def _connect(self) -> Connection:
         if self._connection is None:
-            move = self._move
+            migration = self._migration
             self._connection = self._node.wire.make_connection(
-                self.migration.key, move.address, move.peer_uid, self._limits
+                self.migration.key, migration.address, migration.peer_uid, self._limits
             )
         return self._connection
 
@@ -295,15 +297,15 @@ class Source(Role):
 
     @property
     def _lesson(self) -> MigrationLesson:
-        return self._move.lesson or MigrationLesson()
+        return self._migration.lesson or MigrationLesson()
 
     @property
     def _target_address(self) -> str:
-        return self._move.address.rpartition(":")[0].strip("[]")
+        return self._migration.address.rpartition(":")[0].strip("[]")
 
     def _find_path(self) -> float:
         """What it is taken to carry, in bytes a second."""
-        known = (*limits_of(self._move), self._lesson.path_bytes_per_second, self._slow_path)
+        known = (*limits_of(self._migration), self._lesson.path_bytes_per_second, self._slow_path)
         return min(filter(None, known), default=UNKNOWN_PATH)
 
     # What it sends.
@@ -314,7 +316,7 @@ class Source(Role):
 
     def _list_copied(self) -> tuple[str, ...]:
         """Serials of the disks that the other node doesn't see."""
-        shared = self._move.shared
+        shared = self._migration.shared
         own = [name_serial(volume.name) for volume in self._local.spec.volumes if volume.uid not in shared]
         return (*(() if ROOT in shared else (ROOT_SERIAL,)), *own)
 
@@ -322,7 +324,7 @@ class Source(Role):
         sent = self._connection.meter.sent if self._connection is not None else facts.sent_bytes
         return {
             "phase": "handedOver" if facts.phase == "handedOver" else
-            "switching" if facts.phase == "switching" else "moving",
+            "switching" if facts.phase == "switching" else "migrating",
             "sent_bytes": sent,
             "total_bytes": facts.total_bytes,
             "remaining_bytes": facts.remaining_bytes,

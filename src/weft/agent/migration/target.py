@@ -20,7 +20,9 @@ class Waiter(Role, ABC):
     def __init__(self, context: MigrationContext) -> None:
         super().__init__(context)
         node = self._node
-        self._listener = node.wire.make_listener(self.migration.key, self._move.peer_uid, self._respond, [node.limit])
+        self._listener = node.wire.make_listener(
+            self.migration.key, self._migration.peer_uid, self._respond, [node.limit]
+        )
 
     async def open(self) -> None:
         """Wait for the source. Raises DriverFailed, InvalidInput."""

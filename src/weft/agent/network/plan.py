@@ -9,7 +9,7 @@ import msgspec
 
 from weft.agent.state.allocation import LocalAllocation, port_id
 from weft.agent.state.checkpoint import Hop
-from weft.contracts.driver.network import Alias, Allowed, Endpoint, Filter, Forward, Inside, Moved, Port, Segment
+from weft.contracts.driver.network import Alias, Allowed, Endpoint, Filter, Forward, Inside, Migrated, Port, Segment
 from weft.kinds.allocation import AllocatedNic, AllocatedRule
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
 from weft.kinds.published_port import PublishedPortSpec, PublishedPortStatus
@@ -39,7 +39,7 @@ def fold_segments(
                 name = name_inside(local.spec.workload)
                 endpoint = Endpoint(nic.mac, nic.address, name, own_address, groups, nic.uid)
                 own.setdefault(nic.network_uid, {})[nic.address] = endpoint
-    moved: dict[str, list[Moved]] = {}
+    moved: dict[str, list[Migrated]] = {}
     newest = {hop.nic.uid: hop for hop in hops}
     for hop in hops:
         nic = hop.nic
@@ -47,7 +47,7 @@ def fold_segments(
         if is_anothers(known, nic):
             continue
         nics.setdefault(nic.network_uid, nic)
-        moved.setdefault(nic.network_uid, []).append(Moved(hop.way, nic.mac, nic.address, hop.peer))
+        moved.setdefault(nic.network_uid, []).append(Migrated(hop.way, nic.mac, nic.address, hop.peer))
         before, after = (own_address, hop.peer) if hop.way == "out" else (hop.peer, own_address)
         listed_late = known is not None and known.node_address in (before, own_address)
         if hop is newest[nic.uid] and hop.switched and known is not None and listed_late:
@@ -72,7 +72,7 @@ def fold_segments(
             nat=nic.nat,
             endpoints=endpoints[uid],
             aliases=sorted(aliases.get(uid, ()), key=lambda alias: (alias.name, alias.address)),
-            moved=sorted(moved.get(uid, ()), key=lambda moved: moved.address),
+            migrated=sorted(moved.get(uid, ()), key=lambda moved: moved.address),
         )
         for uid, nic in nics.items()
     }

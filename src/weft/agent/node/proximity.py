@@ -151,7 +151,7 @@ class Proximity(asyncio.DatagramProtocol):
         coordinate = said.coordinate
         if settled and self._position.error < _SURE:
             matters = max(_MATTERS_MS, _MATTERS_SHARE * min(settled.values()))
-            if not coordinate or _move_of(coordinate, self._position.at) > matters:
+            if not coordinate or _distance(coordinate, self._position.at) > matters:
                 coordinate = [round(part, 3) for part in self._position.at]
         return Nearness(said.port, coordinate, round_trips)
 
@@ -188,5 +188,5 @@ class Proximity(asyncio.DatagramProtocol):
         """A peer that isn't there: it isn't heard of, that is all."""
 
 
-def _move_of(one: Sequence[float], other: Sequence[float]) -> float:
+def _distance(one: Sequence[float], other: Sequence[float]) -> float:
     return math.dist(one[:-1], other[:-1]) + abs(one[-1] - other[-1])

@@ -33,7 +33,7 @@ SETTLED_SECONDS = 5.0  # measured for less, a guest may be anything yet
 BOOT_SECONDS = 60.0  # a guest that hasn't answered by then isn't waited for
 DISK_SECONDS = 30.0
 STALE_SECONDS = 20.0
-MOVED_SHARE = 0.1  # of the node's cores
+CHANGED_SHARE = 0.1  # of the node's cores
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -74,7 +74,7 @@ class Meter:
     ) -> None:
         self._runtimes, self._pools, self._clock, self._table, self._news = runtimes, pools, clock, table, news
         self._images = Path(host.state_dir) / "images"
-        self._matters = MOVED_SHARE * 1000.0 * host.capacity.cpu
+        self._matters = CHANGED_SHARE * 1000.0 * host.capacity.cpu
         self._readings: dict[str, Reading] = {}  # by guest id
         self._alive_since: dict[str, float] = {}
         self._disks: dict[str, int] = {}

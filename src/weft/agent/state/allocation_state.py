@@ -134,8 +134,8 @@ class AllocationState:
 
     async def keep_migration(self, migration: MigrationState) -> None:
         """What this node did in the allocation's migration. Raises CheckpointFailed."""
-        move = self.local.spec.move
-        runs = migration.taken and migration.role == "target" and move is not None and move.mode == "live"
+        allocated = self.local.spec.migration
+        runs = migration.taken and migration.role == "target" and allocated is not None and allocated.mode == "live"
         run: Run = "up" if runs else self.checkpoint.run
         self.checkpoint = replace(self.checkpoint, migration=migration, run=run)
         await self.save()

@@ -28,11 +28,13 @@ def recall_departed(checkpoint: Checkpoint, departed: MigrationState | None) -> 
 def recall_migration(checkpoint: Checkpoint, spec: AllocationSpec) -> MigrationState | None:
     """A migration that has ended, if ``spec``, of an older store, has it under way. It is over if nothing of what came by it is
     here any more."""
-    move, arrived_by = spec.move, checkpoint.arrived_by
-    if move is None or spec.role != "target" or move.key != arrived_by:
+    migration, arrived_by = spec.migration, checkpoint.arrived_by
+    if migration is None or spec.role != "target" or migration.key != arrived_by:
         return None
-    cold, over = move.mode == "cold", not checkpoint.made
-    return MigrationState(arrived_by, "target", move.peer_allocation, taken=True, over=over, node=move.peer, cold=cold)
+    cold, over = migration.mode == "cold", not checkpoint.made
+    return MigrationState(
+        arrived_by, "target", migration.peer_allocation, taken=True, over=over, node=migration.peer, cold=cold
+    )
 
 
 def is_back(spec: AllocationSpec, migration: MigrationState) -> bool:
@@ -41,7 +43,7 @@ def is_back(spec: AllocationSpec, migration: MigrationState) -> bool:
         migration.key in spec.back_from or not migration.node
     ):  # an agent that kept no names knew nothing of such confirmations
         return True
-    return spec.move is not None and spec.move.key == migration.key and spec.move.never_ran
+    return spec.migration is not None and spec.migration.key == migration.key and spec.migration.never_ran
 
 
 def locate_guest(checkpoint: Checkpoint, spec: AllocationSpec) -> GuestLocation:

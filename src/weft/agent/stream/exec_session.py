@@ -56,15 +56,15 @@ async def serve_kept(stream: Stream, session: ResumableExec, clock: Clock) -> No
 
 def place_of_target(local: LocalAllocation, facts: GuestFacts) -> dict[str, str] | None:
     """Where a guest goes, or went, that doesn't run here, as the gateway calls it; None if it isn't known to have."""
-    move = local.spec.move
-    if local.spec.role != "source" or move is None or facts.state == "running":
+    migration = local.spec.migration
+    if local.spec.role != "source" or migration is None or facts.state == "running":
         return None
-    uid = move.peer_allocation.rpartition(".")[2]
+    uid = migration.peer_allocation.rpartition(".")[2]
     return {
-        "node_uid": move.peer_uid,
-        "allocation": move.peer_allocation,
+        "node_uid": migration.peer_uid,
+        "allocation": migration.peer_allocation,
         "guest_id": short_id(uid),
-        "node": move.peer,
+        "node": migration.peer,
     }
 
 

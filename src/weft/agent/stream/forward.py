@@ -51,7 +51,7 @@ async def serve_port(
 
 
 async def serve_screen(stream: Stream, runtime: Driver, local: LocalAllocation, where: GuestLocator) -> None:
-    """Carry RFB (VNC) to and from the guest's screen. Raises Unavailable for a guest without one, and (``guestMoved``) when
+    """Carry RFB (VNC) to and from the guest's screen. Raises Unavailable for a guest without one, and (``guestMigrated``) when
     it has migrated: RFB begins with a greeting, so a viewer has to reconnect."""
     if not isinstance(runtime, HasScreen):
         raise Unavailable(f"runtime {runtime.name} has no screens", reason="unsupported")
@@ -69,6 +69,6 @@ async def serve_screen(stream: Stream, runtime: Driver, local: LocalAllocation, 
         if gone is not None and gone.place is not None:
             raise Unavailable(
                 f"it migrated to node {gone.place['node']}: reconnect the viewer",
-                reason="guestMoved",
+                reason="guestMigrated",
             )
         await stream.send(encode_exit(0))

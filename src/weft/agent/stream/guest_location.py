@@ -45,7 +45,7 @@ class GuestLocator:
             return None
         facts = await self._runtimes.inspect(self._last)
         if current is not None and not current.deleting:
-            return Departed(place_of_target(current, facts)) if facts.reason == "moved" else None
+            return Departed(place_of_target(current, facts)) if facts.reason == "migrated" else None
         if role == "source":
             return Departed(place_of_target(self._last, facts))
         return None if current is not None and is_alive(facts) else Departed()

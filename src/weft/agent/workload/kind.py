@@ -88,5 +88,5 @@ class WorkloadKind(Protocol):
 
 def shared_with_source(local: LocalAllocation) -> tuple[str, ...]:
     """The disks of a guest that comes which are here already, and in use where it comes from."""
-    move = local.spec.move
-    return move.shared if move is not None and local.spec.role == "target" else ()
+    migration = local.spec.migration
+    return migration.shared if migration is not None and local.spec.role == "target" else ()

@@ -39,7 +39,7 @@ async def find_superseded(context: ApiContext, node: Envelope) -> tuple[list[str
 
 
 async def _is_superseded(context: ApiContext, orphan: OrphanCopy, *, given_up: bool) -> bool:
-    workload, move = orphan.spec.workload, orphan.spec.move
+    workload, migration = orphan.spec.workload, orphan.spec.migration
     vm = await _read(context, object_key(workload.kind, workload.project, workload.name))
     if vm is not None and vm.uid == workload.uid:
         # By itself a later number ends no guest: in a lost history the same numbers were given to other places.
@@ -48,16 +48,18 @@ async def _is_superseded(context: ApiContext, orphan: OrphanCopy, *, given_up: b
             return True
     elif given_up:
         return True  # a store that knows that its place went has known its VM: people deleted that
-    if move is None:
+    if migration is None:
         return False
-    peer = await _read(context, object_key("allocation", None, allocation_name(move.peer_uid, move.peer_allocation)))
+    peer = await _read(
+        context, object_key("allocation", None, allocation_name(migration.peer_uid, migration.peer_allocation))
+    )
     if peer is None:
         return orphan.standing == "abandoned" and await _is_gone(
-            context, move.peer, move.peer_uid, move.peer_allocation
+            context, migration.peer, migration.peer_uid, migration.peer_allocation
         )
     spec = decode_part(peer.spec, AllocationSpec)
     if orphan.spec.role == "target":
-        return move.key in spec.back_from
+        return migration.key in spec.back_from
     return spec.role == "active" and spec.incarnation > orphan.spec.incarnation
 
 
@@ -78,15 +80,15 @@ async def _find_stale(context: ApiContext, node: Envelope, orphan: OrphanCopy) -
         found = await _read(context, object_key("volume", orphan.spec.workload.project, volume.name))
         if found is None or found.uid != volume.uid:
             continue
-        status, move = decode_part(found.status, VolumeStatus), orphan.spec.move
+        status, migration = decode_part(found.status, VolumeStatus), orphan.spec.migration
         shared = volume.pool != LOCAL or (volume.pool_id and volume.pool_id == status.pool_id)
         if shared or status.node_uid == node.uid:
             continue
         if await _has_data(context, status.node, status.node_uid, volume.uid):
             stale.add(volume.uid)
-        elif orphan.standing == "abandoned" and move is not None:
+        elif orphan.standing == "abandoned" and migration is not None:
             # Made for a guest that never came; an older store may look for the data elsewhere than where that was.
-            if await _has_data(context, move.peer, move.peer_uid, volume.uid):
+            if await _has_data(context, migration.peer, migration.peer_uid, volume.uid):
                 stale.add(volume.uid)
     return stale
 

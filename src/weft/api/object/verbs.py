@@ -108,7 +108,7 @@ async def _make(
             raise not_found(kind, target.require_name(), target.project)
         refuse_deleting(kind, current)
         whole = msgspec.json.decode(msgspec.json.encode(current))
-        await _leave_out_a_move_that_ended(view, target, whole["status"], mark)
+        await _leave_out_an_ended_migration(view, target, whole["status"], mark)
         manifest = read_manifest(make(whole, given, mark), project=target.project)
         if verb.change is not None:
             return await _make_with_change(context, view, target, verb, given, manifest, expected)
@@ -130,7 +130,7 @@ async def _make(
     return object_answer(draft.envelope, 200 if dry_run else 201)
 
 
-async def _leave_out_a_move_that_ended(view: View, target: Target, status: dict[str, Any], mark: str) -> None:
+async def _leave_out_an_ended_migration(view: View, target: Target, status: dict[str, Any], mark: str) -> None:
     """A workload's status names what moves it until a moment after that has ended; and the one that this very request has made,
     if it is a repeated one, keeps it from nothing."""
     if name := status.get(MIGRATION.name):

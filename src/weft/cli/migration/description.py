@@ -15,7 +15,7 @@ Object = Mapping[str, Any]
 SHOWN = (
     "window",
     "forecast",
-    "room_lost",
+    "reservation_lost",
     "plan",
     "progress",
     "samples",
@@ -110,7 +110,7 @@ def _list_window(migration: Object) -> dict[str, str]:
         else f"reserved on {target}"
         if target
         else f"none: {dig(migration, 'status.message', '')}",
-        "chosen again": dig(migration, "status.room_lost", ""),
+        "chosen again": dig(migration, "status.reservation_lost", ""),
         "quality": f"{window.get('quality', 0.0):g}: {window.get('reason', '')}",
         "expected": describe_forecast(forecast) if forecast else "",
     }

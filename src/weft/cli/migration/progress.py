@@ -86,14 +86,14 @@ class MigrationProgress(Progress):
             self._last = plan
             self.say(f"plan      {plan}")
         phase, note = dig(obj, "status.phase", "Pending"), dig(obj, "status.message", "")
-        if phase == "Moving" and dig(obj, "status.progress.total_bytes"):
+        if phase == "Migrating" and dig(obj, "status.progress.total_bytes"):
             share = find_share(obj)
             filled = int(share * _BAR)
-            bar = f"{'█' * filled}{'░' * (_BAR - filled)}  " if self.moves else ""
+            bar = f"{'█' * filled}{'░' * (_BAR - filled)}  " if self.animated else ""
             what = "memory" if dig(obj, "status.progress.passes", 0) else "disks"  # these go over first
             text = f"{what:<9} {bar}{describe_progress(obj)}"
             self.draw(target, text, f"{what} {int(share * 100) // _TOLD_EVERY}")
         else:
             text = f"{phase.lower():<9} {describe_way(obj)}" + (f"   {note}" if note else "")
-            if phase not in ("Pending", "Moving") or note:  # what is said anyway a moment later
+            if phase not in ("Pending", "Migrating") or note:  # what is said anyway a moment later
                 self.draw(target, text, text)

@@ -26,7 +26,7 @@ _SAID: dict[tuple[str, float], str] = {
     ("spec.gpu_memory", 0): "",
     ("spec.memory", 0): "chosen by weft",  # of a conversion
     ("spec.migration_bandwidth", 0): "no limit",
-    ("status.room.disk", MOST_DISK_BYTES): "the whole pool",
+    ("status.resize_limits.disk", MOST_DISK_BYTES): "the whole pool",
 }
 
 

@@ -26,7 +26,7 @@ def render_recommendation(answered: Object, what: str, width: int | None, paint:
     status = answered["status"]
     verdicts = status.get("verdicts") or []
     scores = {v["node"]: v["score"] for v in verdicts if v.get("score") is not None}
-    lines = [_migration_sentence(status, what) if dig(answered, "spec.move") else _sentence(status, scores, what)]
+    lines = [_migration_sentence(status, what) if dig(answered, "spec.migration") else _sentence(status, scores, what)]
     if status.get("message"):
         lines.append(status["message"])
     lines += [f"note: {note}" for note in status.get("notes") or ()]

@@ -193,8 +193,8 @@ class Attached(Counting):
         self._output, self._gives_way = output, False
 
     @property
-    def moves(self) -> bool:
-        return super().moves and not self._gives_way
+    def animated(self) -> bool:
+        return super().animated and not self._gives_way
 
     @property
     def due_seconds(self) -> float | None:

@@ -29,7 +29,7 @@ from weft.cli.wait.progress import Progress
 from weft.cli.wait.watch import Result, Wait
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import dig
-from weft.kinds.migration import DEFAULT_TIMEOUT_SECONDS, ENDED, MOVABLE
+from weft.kinds.migration import DEFAULT_TIMEOUT_SECONDS, ENDED, MIGRATION_MODES
 from weft.kinds.record import Goal, Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import DriverFailed, IllegalTransition, Unplaceable, WeftError
@@ -104,7 +104,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
     )
     given = {"live": False, "cold": False, "storage": False, "pool": None, "volume": None, "pause": None, **given}
     given["mode"] = _read_mode(target.kind.name, live=given.pop("live"), cold=given.pop("cold"))
-    if given["storage"] and "storage" not in MOVABLE[target.kind.name]:
+    if given["storage"] and "storage" not in MIGRATION_MODES[target.kind.name]:
         raise click.UsageError(
             f"--storage: a {target.kind.name}'s volumes can't change pools; leave out --storage to migrate to another node"
         )
@@ -149,7 +149,7 @@ def _rests(session: Session, target: Target) -> bool:
 def _read_mode(kind: str, *, live: bool, cold: bool) -> str:
     if live and cold:
         raise click.UsageError("give either --live or --cold, not both")
-    return "cold" if cold else "live" if live else MOVABLE[kind][0]
+    return "cold" if cold else "live" if live else MIGRATION_MODES[kind][0]
 
 
 def _check_storage(given: dict[str, Any]) -> None:
@@ -225,7 +225,7 @@ def _preview(session: Session, target: Target, given: dict[str, Any]) -> int:
     session.client.get(target.kind.name, target.name)
     asked = {"to": given["to"], "mode": given["mode"]}
     asked |= {"bytes_per_second": given["bandwidth"]} if given["bandwidth"] is not None else {}
-    answered = ask(session, "recommendation", {"workload": target.what, "move": asked})
+    answered = ask(session, "recommendation", {"workload": target.what, "migration": asked})
     status = answered["status"]
     if session.is_data:
         print_object(session, answered)

@@ -59,7 +59,7 @@ class Progress:
         self._frame = 0
 
     @property
-    def moves(self) -> bool:
+    def animated(self) -> bool:
         """Something on the screen turns, so ``tick`` should be called ten times a second."""
         return self._live
 

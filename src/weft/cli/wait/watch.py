@@ -116,7 +116,7 @@ def _next(session: Session, news: queue.Queue[_News], deadline: float, progress:
         if left <= 0:
             return None
         try:
-            due = FRAME_SECONDS if progress.moves else progress.due_seconds
+            due = FRAME_SECONDS if progress.animated else progress.due_seconds
             return news.get(timeout=left if due is None else min(left, due))
         except queue.Empty:
             progress.tick()

@@ -18,8 +18,8 @@ import msgspec
 
 from weft.contracts.driver.runtime import GuestFacts, GuestPlan
 
-MoveMode = Literal["plain", "xbzrle", "multifd-zstd", "auto-converge", "post-copy", "stop-and-copy"]
-MigrationStage = Literal["waiting", "moving", "switching", "handedOver", "arrived", "takenOver", "failed"]
+MigrationMode = Literal["plain", "xbzrle", "multifd-zstd", "auto-converge", "post-copy", "stop-and-copy"]
+MigrationStage = Literal["waiting", "migrating", "switching", "handedOver", "arrived", "takenOver", "failed"]
 
 
 class MigrationSettings(msgspec.Struct, frozen=True):
@@ -27,7 +27,7 @@ class MigrationSettings(msgspec.Struct, frozen=True):
     as far as QEMU can tell beforehand. ``bytes_per_second`` 0: as fast as it goes. ``slowdown``: the share of its CPUs that
     the guest is kept from, once passes don't shrink; 0: it isn't, until ``adjust`` says so."""
 
-    mode: MoveMode = "plain"
+    mode: MigrationMode = "plain"
     bytes_per_second: int = 0
     pause_ms: int = 300
     streams: int = 4  # of multifd
@@ -101,7 +101,7 @@ class MigrationEvent(msgspec.Struct, frozen=True):
     """``stopped``, ``resumed``: the guest stands still here, or runs; ``moved``: the phase may have changed; ``copied``: the copy
     of a disk has come further."""
 
-    name: Literal["stopped", "resumed", "moved", "copied"]
+    name: Literal["stopped", "resumed", "migrated", "copied"]
     at: float  # seconds of this node's elapsed clock
 
 
@@ -162,4 +162,4 @@ class MigrationDriver(Protocol):
 
 @runtime_checkable
 class CanMigrate(Protocol):
-    moves: MigrationDriver
+    migrations: MigrationDriver

@@ -34,7 +34,7 @@ class Alias(msgspec.Struct, frozen=True):
     address: str
 
 
-class Moved(msgspec.Struct, frozen=True):
+class Migrated(msgspec.Struct, frozen=True):
     """A NIC whose guest leaves this node (``out``) or comes to it (``in``) while it runs. Connections that were opened by
     way of the router of the node that it left go on through that one: ``node_address`` is where such a guest came
     from. Where it is now is told by its endpoint alone."""
@@ -61,7 +61,7 @@ class Segment(msgspec.Struct, frozen=True):
     nat: bool
     endpoints: list[Endpoint]
     aliases: list[Alias] = []
-    moved: list[Moved] = []
+    migrated: list[Migrated] = []
 
 
 BEHIND = "in"  # how links in a shared namespace begin that lead to what stands behind it

@@ -338,7 +338,7 @@ def _read_answer(view: View, item: Item) -> Answer | None:
 
 def _read_place(allocation: Item) -> Place:
     spec, report = allocation.spec(AllocationSpec), allocation.report(AllocationReport)
-    rests = is_at_rest(spec, report) and spec.role == "active" and spec.move is None and not allocation.deleting
+    rests = is_at_rest(spec, report) and spec.role == "active" and spec.migration is None and not allocation.deleting
     return Place(rests, bool(spec.volumes or spec.nics))
 
 

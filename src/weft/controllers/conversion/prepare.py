@@ -27,7 +27,11 @@ def prepare(facts: Facts) -> Outcome:
     assert old is not None
     if old.status.migration:
         return end(
-            status, "Failed", "isMoving", f"migration/{old.status.migration} moves {old.what}; wait for it to end", now
+            status,
+            "Failed",
+            "isMigrating",
+            f"migration/{old.status.migration} moves {old.what}; wait for it to end",
+            now,
         )
     if facts.taken:
         message = f"{status.new} exists already; give the new workload another name (spec.new_name)"

@@ -8,7 +8,7 @@ import msgspec
 
 from weft.controllers.migration.facts import READY, Facts, MigrationEndpoint, has_migrated_on
 from weft.controllers.migration.progress import time_left
-from weft.kinds.migration import MOST_TRIES, MOVED_ON, MigrationStatus
+from weft.kinds.migration import MIGRATED_ON, MOST_TRIES, MigrationStatus
 
 HAND_OVER_PATIENCE_SECONDS = 15.0  # for the target's word, once the source stands still for good
 READY_PATIENCE_SECONDS = 10.0  # for a target that can't get ready: its node tries on meanwhile
@@ -55,14 +55,18 @@ def find_abort_reason(facts: Facts) -> AbortReason | None:
     if source is None:
         return AbortReason("Failed", "sourceLost", "the allocation at the source is gone")
     if has_migrated_on(source):
-        return AbortReason("Failed", MOVED_ON, f"source {source.spec.node}: {source.report.message}")
+        return AbortReason("Failed", MIGRATED_ON, f"source {source.spec.node}: {source.report.message}")
     if facts.workload.run != source.spec.desired:
         return AbortReason(
             "Cancelled", "workloadChanged", f"{spec.workload} was asked to {facts.workload.run} meanwhile"
         )
     if facts.workload.restart_generation > source.spec.restart_generation:
         return AbortReason("Cancelled", "workloadChanged", f"{spec.workload} was asked to restart meanwhile")
-    if source.report.reason == "notSaved" and source.spec.move is not None and source.spec.move.saves == "must":
+    if (
+        source.report.reason == "notSaved"
+        and source.spec.migration is not None
+        and source.spec.migration.saves == "must"
+    ):
         return AbortReason("Failed", source.report.reason, f"source {source.spec.node}: {source.report.message}")
     for side, name in ((source, "source"), (target, "target")):
         if side is not None and side.says("failed", "abandoned"):

@@ -30,7 +30,7 @@ from weft.kinds.migration import (
     MigrationSpec,
     MigrationStatus,
     is_under_way,
-    move_key,
+    migration_key,
     read_workload,
     workload_key,
 )
@@ -103,13 +103,13 @@ def read_facts(view: View, item: Item, now: float) -> tuple[Facts, Item | None, 
     """What is known of a Migration, and the allocations that are its sides."""
     spec, status = item.spec(MigrationSpec), item.status(MigrationStatus)
     workload = view.get(workload_key(item))
-    key = move_key(item.uid, status.tries)
+    key = migration_key(item.uid, status.tries)
     sides: dict[str, Item] = {}
     place = None
     if workload is not None:
         for allocation in view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid):
             at = allocation.spec(AllocationSpec)
-            if at.move is not None and at.move.key == key:
+            if at.migration is not None and at.migration.key == key:
                 sides[at.role] = allocation
         place = active_allocation(view, workload.uid)
     source, target = sides.get("source"), sides.get("target")
@@ -208,8 +208,12 @@ def _events(item: Item, former: MigrationStatus, status: MigrationStatus) -> lis
         )
     if status.ending and status.ending != former.ending:
         events.append(Event("Warning", status.reason, status.message, item.envelope.ref, SOURCE))
-    if status.phase == "Planned" and status.reason in ("roomHeld", "roomLost") and status.message != former.message:
-        lost: Literal["Warning", "Normal"] = "Warning" if status.reason == "roomLost" else "Normal"
+    if (
+        status.phase == "Planned"
+        and status.reason in ("reservationHeld", "reservationLost")
+        and status.message != former.message
+    ):
+        lost: Literal["Warning", "Normal"] = "Warning" if status.reason == "reservationLost" else "Normal"
         events.append(Event(lost, status.reason, status.message, item.envelope.ref, SOURCE))
     if status.phase != former.phase:
         bad: Literal["Warning", "Normal"] = "Warning" if status.phase == "Failed" else "Normal"
@@ -254,8 +258,8 @@ def _stand_of(node: Item) -> object:
 def _migrations_of(view: View, allocations: Iterable[Item]) -> list[str]:
     """The Migrations that these are there for."""
     specs = [item.spec(AllocationSpec) for item in allocations]
-    migrations = [told for spec in specs for told in (spec.move, spec.storage) if told is not None]
-    uids = sorted({read_migration(move.key) for move in migrations})
+    migrations = [told for spec in specs for told in (spec.migration, spec.storage) if told is not None]
+    uids = sorted({read_migration(migration.key) for migration in migrations})
     return [item.key for uid in uids for item in view.find(MIGRATIONS_BY_UID, uid)]
 
 

@@ -88,7 +88,7 @@ def _make_order(view: View, item: Item, spec: MigrationSpec, place: Item) -> All
 
 def _lead(item: Item, facts: Facts, place: Item, order: AllocatedDiskRelocation) -> Outcome:
     spec, status, now = facts.spec, item.status(MigrationStatus), facts.now
-    at, said = place.spec(AllocationSpec), place.report(AllocationReport).move
+    at, said = place.spec(AllocationSpec), place.report(AllocationReport).migration
     heard = said if said is not None and said.key == order.key else None
     if heard is not None:
         status = record_progress(status, heard)

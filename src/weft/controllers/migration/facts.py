@@ -28,8 +28,8 @@ class MigrationEndpoint(msgspec.Struct, frozen=True):
     @property
     def heard(self) -> MigrationReport | None:
         """What its node says of this very migration."""
-        move, told = self.spec.move, self.report.move
-        return told if move is not None and told is not None and told.key == move.key else None
+        migration, told = self.spec.migration, self.report.migration
+        return told if migration is not None and told is not None and told.key == migration.key else None
 
     def says(self, *phases: str) -> bool:
         return self.heard is not None and self.heard.phase in phases
@@ -67,4 +67,4 @@ class Outcome(msgspec.Struct, kw_only=True):
 
 def has_migrated_on(side: MigrationEndpoint | None) -> bool:
     """Whether its node says, for good, that another one took its guest over: of one that an older store knows as a side still."""
-    return side is not None and side.report.reason == "moved" and side.report.state == "stopped"
+    return side is not None and side.report.reason == "migrated" and side.report.state == "stopped"

@@ -23,7 +23,7 @@ from weft.controllers.migration.facts import READY, Facts, MigrationEndpoint, Ou
 from weft.controllers.migration.progress import compare, end_migration, measure, record_progress, time_left
 from weft.kinds.allocation import AllocationSpec, account, come_back, set_desired
 from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
-from weft.kinds.migration import ENDED, MOVED_ON, MigrationStatus
+from weft.kinds.migration import ENDED, MIGRATED_ON, MigrationStatus
 
 
 def plan_migration(facts: Facts) -> Outcome:
@@ -76,7 +76,7 @@ def begin_migration(facts: Facts) -> Outcome:
         )
     if facts.rival and status.started_at is None and (spec.not_before is None or spec.not_before <= now):
         message = f"migration/{facts.rival} already moves {spec.workload}; wait for it to end, or cancel it"
-        return Outcome(status=end_migration(status, "Failed", "alreadyMoving", message, now))
+        return Outcome(status=end_migration(status, "Failed", "alreadyMigrating", message, now))
     if status.started_at is None and spec.not_before is not None and spec.not_before > now:
         return _hold(facts, replace(status, phase="Planned"))
     if status.tries <= 1 and spec.not_after is not None and spec.not_after <= now:
@@ -110,15 +110,15 @@ def _hold(facts: Facts, status: MigrationStatus) -> Outcome:
     outcome = Outcome(status=status, look_after=facts.spec.not_before - facts.now)
     fault = _find_fault(reservation, facts.place) if reservation is not None else ""
     if reservation is not None and not fault:
-        lost = f" ({status.room_lost})" if status.room_lost else ""
-        status.target, status.reason = reservation.spec.node, "roomHeld"
+        lost = f" ({status.reservation_lost})" if status.reservation_lost else ""
+        status.target, status.reason = reservation.spec.node, "reservationHeld"
         status.message = f"capacity is reserved on {reservation.spec.node}{lost}"
         return outcome
     outcome.reservation_goes = reservation is not None
     status.target = ""
     if reservation is not None:
-        status.room_lost = f"the reservation on {reservation.spec.node} was lost: {fault}"
-        status.reason, status.message = "roomLost", f"{status.room_lost}; looking for another one"
+        status.reservation_lost = f"the reservation on {reservation.spec.node} was lost: {fault}"
+        status.reason, status.message = "reservationLost", f"{status.reservation_lost}; looking for another one"
     elif placed is not None and placed.status == "False":
         status.reason, status.message = placed.reason, f"no capacity is reserved yet: {placed.message}"
     return outcome
@@ -157,8 +157,8 @@ def _lead(facts: Facts) -> Outcome:
     to_source, to_target = _keep_to_limits(source, target), _keep_to_limits(target, source)
     if address and address != to_source.address and not source.says("handedOver"):
         to_source = replace(to_source, address=address)
-    outcome.source = replace(source.spec, move=to_source) if to_source != source.spec.move else None
-    outcome.target = replace(target.spec, move=to_target) if to_target != target.spec.move else None
+    outcome.source = replace(source.spec, migration=to_source) if to_source != source.spec.migration else None
+    outcome.target = replace(target.spec, migration=to_target) if to_target != target.spec.migration else None
     for since, patience in (
         (status.handed_over_at, HAND_OVER_PATIENCE_SECONDS),
         (status.troubled_at, READY_PATIENCE_SECONDS),
@@ -170,8 +170,8 @@ def _lead(facts: Facts) -> Outcome:
 
 def _keep_to_limits(side: MigrationEndpoint, peer: MigrationEndpoint) -> AllocatedMigration:
     """The side's migration with what both nodes may carry by now."""
-    assert side.spec.move is not None
-    return replace(side.spec.move, node_bytes_per_second=side.node_limit, peer_bytes_per_second=peer.node_limit)
+    assert side.spec.migration is not None
+    return replace(side.spec.migration, node_bytes_per_second=side.node_limit, peer_bytes_per_second=peer.node_limit)
 
 
 def _break_off(facts: Facts) -> Outcome:
@@ -182,8 +182,8 @@ def _break_off(facts: Facts) -> Outcome:
         return _return(facts, outcome)
     if target.says("abandoned"):
         outcome.target_goes = not target.deleting
-        if source is not None and source.spec.move is not None and not source.spec.move.never_ran:
-            outcome.source = replace(source.spec, move=replace(source.spec.move, never_ran=True))
+        if source is not None and source.spec.migration is not None and not source.spec.migration.never_ran:
+            outcome.source = replace(source.spec, migration=replace(source.spec.migration, never_ran=True))
     elif target.spec.desired != "stop":
         outcome.target = set_desired(target.spec, "stop")
     elif target.node_phase not in READY:
@@ -203,9 +203,9 @@ def _return(facts: Facts, outcome: Outcome) -> Outcome:
     """Nothing is at the target any more: the source is the guest's place again, and this try has come to its end."""
     source, status, now = facts.source, outcome.status, facts.now
     if source is not None and source.spec.role == "source":
-        move = source.spec.move
+        migration = source.spec.migration
         goes_on = source.says("handedOver") and not has_migrated_on(source)
-        if goes_on and source.node_phase in READY and move is not None and move.never_ran:
+        if goes_on and source.node_phase in READY and migration is not None and migration.never_ran:
             return outcome  # it goes on there first
         outcome.source = _make_active(source)
     if status.ending == "Retry":
@@ -227,7 +227,7 @@ def _return(facts: Facts, outcome: Outcome) -> Outcome:
 
 
 def _make_active(source: MigrationEndpoint) -> AllocationSpec:
-    return come_back(source.spec, source.spec.move.key) if source.spec.move is not None else source.spec
+    return come_back(source.spec, source.spec.migration.key) if source.spec.migration is not None else source.spec
 
 
 def _has_it(source: MigrationEndpoint) -> bool:
@@ -241,11 +241,11 @@ def _swap(facts: Facts, target: MigrationEndpoint) -> Outcome:
     status.phase, status.ending, status.reason, status.message = "Finishing", "", "", ""
     status.actual = measure(status, *_hear(facts))
     run = facts.workload.run if facts.workload is not None else target.spec.desired
-    outcome = Outcome(status=status, target=replace(set_desired(target.spec, run), role="active", move=None))
+    outcome = Outcome(status=status, target=replace(set_desired(target.spec, run), role="active", migration=None))
     if facts.source is not None:
-        move = facts.source.spec.move
-        move = replace(move, taken_over=True) if move is not None else None
-        outcome.source = replace(set_desired(facts.source.spec, "stop"), move=move)
+        migration = facts.source.spec.migration
+        migration = replace(migration, taken_over=True) if migration is not None else None
+        outcome.source = replace(set_desired(facts.source.spec, "stop"), migration=migration)
         outcome.source_goes = True
     return outcome
 
@@ -253,11 +253,11 @@ def _swap(facts: Facts, target: MigrationEndpoint) -> Outcome:
 def _leave_both(facts: Facts, target: MigrationEndpoint) -> Outcome:
     """The guest came to the target and has gone on since: neither side has it."""
     message = f"target {target.spec.node}: {target.report.message}"
-    outcome = Outcome(status=end_migration(facts.status, "Failed", MOVED_ON, message, facts.now), target_goes=True)
+    outcome = Outcome(status=end_migration(facts.status, "Failed", MIGRATED_ON, message, facts.now), target_goes=True)
     if facts.source is not None:
-        move = facts.source.spec.move
-        move = replace(move, taken_over=True) if move is not None else None
-        outcome.source, outcome.source_goes = replace(set_desired(facts.source.spec, "stop"), move=move), True
+        migration = facts.source.spec.migration
+        migration = replace(migration, taken_over=True) if migration is not None else None
+        outcome.source, outcome.source_goes = replace(set_desired(facts.source.spec, "stop"), migration=migration), True
     return outcome
 
 

@@ -35,8 +35,8 @@ def record_progress(status: MigrationStatus, said: MigrationReport, now: float =
             dirty_bytes_per_second=said.dirty_bytes_per_second,
         )
         status.samples = _add_sample(status.samples, said)
-    if said.phase == "moving":
-        status.phase = "Moving"
+    if said.phase == "migrating":
+        status.phase = "Migrating"
     elif said.phase in ("switching", "handedOver", "takenOver"):
         status.phase = "Switching"
     elif not status.ending:

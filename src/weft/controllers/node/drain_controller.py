@@ -24,10 +24,17 @@ from weft.kinds.allocation import (
     ALLOCATIONS_BY_NODE,
     AllocationReport,
     AllocationSpec,
-    has_nothing_to_move,
+    has_nothing_to_migrate,
     is_reservation,
 )
-from weft.kinds.migration import ENDED, MIGRATION, MIGRATIONS_BY_WORKLOAD, MOVABLE, MigrationSpec, MigrationStatus
+from weft.kinds.migration import (
+    ENDED,
+    MIGRATION,
+    MIGRATION_MODES,
+    MIGRATIONS_BY_WORKLOAD,
+    MigrationSpec,
+    MigrationStatus,
+)
 from weft.kinds.node import NODES_BY_UID, NodeSpec, NodeStatus
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.registry import WORKLOADS, is_workload
@@ -110,7 +117,7 @@ def find_evictees(view: View, node: Item, begun_at: float, now: float) -> list[E
         if is_reservation(allocation):
             continue  # it is let go by itself
         spec = allocation.spec(AllocationSpec)
-        if has_nothing_to_move(spec, allocation.report(AllocationReport)):
+        if has_nothing_to_migrate(spec, allocation.report(AllocationReport)):
             continue
         leaver = Evictee(
             key=object_key(spec.workload.kind, spec.workload.project, spec.workload.name),
@@ -126,7 +133,7 @@ def find_evictees(view: View, node: Item, begun_at: float, now: float) -> list[E
         stays = workload is not None and workload.uid == spec.workload.uid and not workload.deleting
         if workload is not None and stays and spec.role in ("active", "source"):
             phase = workload.status(WorkloadStatus).phase
-            way = "runsOut" if spec.once else _find_way(phase, MOVABLE[spec.workload.kind][0])
+            way = "runsOut" if spec.once else _find_way(phase, MIGRATION_MODES[spec.workload.kind][0])
             leaver = msgspec.structs.replace(leaver, way=way, phase=phase)
             if conversion := workload.status(WorkloadStatus).conversion:
                 why = f"conversion/{conversion} is under way; confirm it, or undo it"
@@ -180,7 +187,7 @@ def plan_migration(node: Item, leaver: Evictee, now: float) -> Commit:
     name = leaver.name.partition("/")[2]
     reason = node.spec(NodeSpec).drain_reason
     why = f"drain of {node.envelope.name}" + (f": {reason}" if reason else "")
-    best = MOVABLE[leaver.name.partition("/")[0]][0]
+    best = MIGRATION_MODES[leaver.name.partition("/")[0]][0]
     spec = MigrationSpec(
         workload=leaver.name, mode="cold" if leaver.way == "cold" and best == "live" else best, reason=why[:200]
     )

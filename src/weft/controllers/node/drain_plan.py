@@ -84,7 +84,7 @@ def find_end(status: MigrationStatus) -> float | None:
     if status.phase in ("Switching", "Finishing"):
         return 0.0
     progress = status.progress
-    if status.phase != "Moving" or progress is None or not progress.bytes_per_second or not progress.sent_bytes:
+    if status.phase != "Migrating" or progress is None or not progress.bytes_per_second or not progress.sent_bytes:
         return None
     net = progress.bytes_per_second - progress.dirty_bytes_per_second
     return progress.remaining_bytes / net if net > 0 else None

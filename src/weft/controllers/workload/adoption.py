@@ -18,7 +18,7 @@ from weft.informer.workloads import name_of, record_of, spec_of
 from weft.kinds.allocation import AllocationReport, AllocationSpec, allocation_name, come_back, set_desired
 from weft.kinds.endpoint import ENDPOINTS_BY_WORKLOAD, EndpointSpec, EndpointStatus, endpoint_name
 from weft.kinds.image import ImageStatus
-from weft.kinds.migration import MIGRATIONS_BY_UID, MOVED_ON, MigrationStatus
+from weft.kinds.migration import MIGRATED_ON, MIGRATIONS_BY_UID, MigrationStatus
 from weft.kinds.node import NODES_BY_ORPHAN, NodeReport, read_orphan
 from weft.kinds.parts.nic import are_plugged
 from weft.kinds.parts.orphan import OrphanCopy, read_copies
@@ -92,16 +92,16 @@ def plan_adoption(view: View, workload: Item, silent: bool, now: float) -> Commi
 def has_guest(view: View, copy: OrphanCopy, others: list[OrphanCopy]) -> bool:
     """Whether the guest surely is where this copy is from (decision 0041)."""
     if copy.standing == "here":
-        return not any(copy.move in other.spec.back_from for other in others)
-    return copy.standing == "open" and copy.spec.role != "target" and _never_ran(view, copy.move, others)
+        return not any(copy.migration in other.spec.back_from for other in others)
+    return copy.standing == "open" and copy.spec.role != "target" and _never_ran(view, copy.migration, others)
 
 
 def _never_ran(view: View, key: str, others: list[OrphanCopy]) -> bool:
     """Whether the target of the migration ``key`` surely never ran: by its node's word, or by that of the Migration's end."""
-    if any((other.standing, other.move) == ("abandoned", key) for other in others):
+    if any((other.standing, other.migration) == ("abandoned", key) for other in others):
         return True
     ended = [item.status(MigrationStatus) for item in view.find(MIGRATIONS_BY_UID, key.partition(".")[0])]
-    return any(status.phase in ("Failed", "Cancelled") and status.reason != MOVED_ON for status in ended)
+    return any(status.phase in ("Failed", "Cancelled") and status.reason != MIGRATED_ON for status in ended)
 
 
 def find_copies(node: Item, key: str) -> list[OrphanCopy]:
@@ -136,11 +136,11 @@ def _is_of(view: View, workload: Item, spec: AllocationSpec) -> bool:
 def _make_allocation(workload: Item, node: Item, copy: OrphanCopy, now: float, *, sure: bool) -> Envelope:
     workload_spec = spec_of(workload)
     # Of one that stands "here" the migration is the one that it came by, if any: there the target did run it.
-    own = come_back(copy.spec, copy.move) if sure and copy.standing == "open" else copy.spec
+    own = come_back(copy.spec, copy.migration) if sure and copy.standing == "open" else copy.spec
     spec = msgspec.structs.replace(
         set_desired(own, workload_spec.run),
         role="active",
-        move=None,
+        migration=None,
         node=node.envelope.name,
         workload=workload.envelope.ref,
         workload_generation=workload.envelope.generation,

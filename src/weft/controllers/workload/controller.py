@@ -157,7 +157,7 @@ def plan_allocation(view: View, workload: Item, item: Item, now: float) -> Write
         report = item.report(AllocationReport)
         released = report.state == "released" and report.incarnation >= spec.incarnation
         return delete(item) if released or not view.find(NODES_BY_UID, spec.node_uid) else None
-    if spec.move is not None:
+    if spec.migration is not None:
         return None  # what migrates is the migrations controller's: it breaks that off for a spec that can't wait
     envelope = edit(item)
     if workload.deleting:

@@ -27,7 +27,7 @@ Found = list[tuple[Item, OrphanCopy]]
 def is_astray(place: Item) -> bool:
     """Whether its node says, for good, that another one took its guest over."""
     report = place.report(AllocationReport)
-    return place.spec(AllocationSpec).move is None and (report.reason, report.state) == ("moved", "stopped")
+    return place.spec(AllocationSpec).migration is None and (report.reason, report.state) == ("migrated", "stopped")
 
 
 def plan_astray(view: View, workload: Item, allocations: Sequence[Item], silent: bool, now: float) -> Commit | None:
@@ -37,7 +37,7 @@ def plan_astray(view: View, workload: Item, allocations: Sequence[Item], silent:
         (node, copy) for node in view.find(NODES_BY_ORPHAN, workload.key) for copy in find_copies(node, workload.key)
     ]
     for place in allocations:
-        if place.deleting or place.spec(AllocationSpec).move is not None:
+        if place.deleting or place.spec(AllocationSpec).migration is not None:
             continue
         commit = _plan_word(workload, place, found) or _plan_leaving(view, workload, place, found, silent, now)
         if commit is not None:
@@ -49,9 +49,9 @@ def _plan_word(workload: Item, place: Item, found: Found) -> Commit | None:
     """Keep the word of targets that never ran with the place that may need it."""
     spec = new = place.spec(AllocationSpec)
     for _, copy in found:
-        move = copy.spec.move
-        if copy.standing == "abandoned" and move is not None and move.peer_allocation == place.uid:
-            new = come_back(new, copy.move) if copy.move not in new.back_from else new
+        migration = copy.spec.migration
+        if copy.standing == "abandoned" and migration is not None and migration.peer_allocation == place.uid:
+            new = come_back(new, copy.migration) if copy.migration not in new.back_from else new
     if new == spec:
         return None
     envelope = edit(place)
@@ -66,15 +66,15 @@ def _plan_leaving(view: View, workload: Item, place: Item, found: Found, silent:
     copies = [copy for _, copy in mine]
     later = [pair for pair in mine if pair[1].spec.incarnation > spec.incarnation and has_guest(view, pair[1], copies)]
     unsure = [copy for copy in copies if copy.standing in ("here", "open")]
-    sent_away = report.move is not None and any(copy.move == report.move.key for _, copy in later)
+    sent_away = report.migration is not None and any(copy.migration == report.migration.key for _, copy in later)
     if not (sent_away or (is_astray(place) and (later or not (silent or unsure)))):
         return None
     envelope = edit(place)
     envelope.deleting_since = now
-    if sent_away and report.move is not None:
-        node, copy = next((node, copy) for node, copy in later if copy.move == report.move.key)
+    if sent_away and report.migration is not None:
+        node, copy = next((node, copy) for node, copy in later if copy.migration == report.migration.key)
         left = AllocatedMigration(
-            key=copy.move, peer=node.envelope.name, peer_uid=node.uid, peer_allocation=copy.uid, taken_over=True
+            key=copy.migration, peer=node.envelope.name, peer_uid=node.uid, peer_allocation=copy.uid, taken_over=True
         )
         envelope.spec = merge_part(envelope.spec, _leave(spec, left))
         envelope.generation += 1
@@ -83,5 +83,5 @@ def _plan_leaving(view: View, workload: Item, place: Item, found: Found, silent:
     return Commit(workload.key, [put(envelope)], [unchanged(workload), unchanged(place)], [event])
 
 
-def _leave(spec: AllocationSpec, move: AllocatedMigration) -> AllocationSpec:
-    return msgspec.structs.replace(set_desired(spec, "stop"), role="source", move=move)
+def _leave(spec: AllocationSpec, migration: AllocatedMigration) -> AllocationSpec:
+    return msgspec.structs.replace(set_desired(spec, "stop"), role="source", migration=migration)

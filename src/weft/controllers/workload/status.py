@@ -114,7 +114,7 @@ def _fold_place(status: WorkloadStatus, desired: DesiredWorkload, place: Place, 
     status.node, status.pool = spec.node, spec.pool
     status.boot_id = report.boot_id
     status.accelerator = report.accelerator
-    status.room = report.room
+    status.resize_limits = report.resize_limits
     status.started_at = report.started_at
     status.restarts = report.restarts
     status.ended, status.exit_code = report.ended, report.exit_code
@@ -202,16 +202,18 @@ def _living(
 
 def _find_silent_target(source: Place, places: Sequence[Place]) -> Place | None:
     """The lost place that the guest was handed over to, if it was: it runs there, or nowhere."""
-    move = source.report.move
-    if source.spec.role != "source" or move is None or move.phase != "handedOver":
+    migration = source.report.migration
+    if source.spec.role != "source" or migration is None or migration.phase != "handedOver":
         return None
-    targets = (p for p in places if p.spec.role == "target" and p.spec.move and p.spec.move.key == move.key)
+    targets = (
+        p for p in places if p.spec.role == "target" and p.spec.migration and p.spec.migration.key == migration.key
+    )
     return next((p for p in targets if p.node_phase not in ("Ready", "Joining")), None)
 
 
 def _is_migrating(workload_spec: WorkloadSpec, phase: Phase | str, spec: AllocationSpec) -> bool:
     """Whether what its place says of the guest is a part of its migration: one that migrates cold is shut down for it."""
-    cold = spec.move is not None and spec.move.mode == "cold" and workload_spec.run == "run"
+    cold = spec.migration is not None and spec.migration.mode == "cold" and workload_spec.run == "run"
     return phase == Phase.RUNNING or (cold and phase in (Phase.STOPPED, Phase.BOOT, Phase.SUSPENDED))
 
 
@@ -232,7 +234,7 @@ def fold_current(desired: DesiredWorkload, places: Sequence[Place], now: float) 
     if changes and place.spec.role == "source":
         what = ", ".join(describe_change(change) for change in changes)
         return Condition(
-            "Current", "False", "Moving", f"{what}: waits for the migration to end", now, desired.generation
+            "Current", "False", "Migrating", f"{what}: waits for the migration to end", now, desired.generation
         )
     trouble = place.report.state == "running" and place.report.reason
     condition = Condition("Current", "True", "Current", "", now, desired.generation)
@@ -243,7 +245,7 @@ def fold_current(desired: DesiredWorkload, places: Sequence[Place], now: float) 
         return replace(condition, status="False", reason=place.report.reason, message=place.report.message)
     if len(behind) < len(changes) or (place.report.has is not None and place.report.fitted < place.generation):
         return replace(condition, status="False", reason="Changing", message="the running guest is being updated")
-    if behind and place.report.room is not None:
+    if behind and place.report.resize_limits is not None:
         what = ", ".join(describe_change(change) for change in behind)
         return replace(condition, status="False", reason="RestartNeeded", message=f"{what}: takes effect at a restart")
     return condition

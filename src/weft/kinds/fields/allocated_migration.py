@@ -55,9 +55,9 @@ def read_migration(key: str) -> str:
     return key.partition(".")[0]
 
 
-def limits_of(move: AllocatedMigration) -> tuple[int, int, int]:
+def limits_of(migration: AllocatedMigration) -> tuple[int, int, int]:
     """All that keeps it slow, in bytes a second; 0 doesn't."""
-    return move.bytes_per_second, move.node_bytes_per_second, move.peer_bytes_per_second
+    return migration.bytes_per_second, migration.node_bytes_per_second, migration.peer_bytes_per_second
 
 
 class AllocatedDiskRelocation(msgspec.Struct, kw_only=True, frozen=True):
@@ -93,7 +93,7 @@ class PlannedMigration(msgspec.Struct, kw_only=True, frozen=True):
 
 
 MigrationReportPhase = Literal[
-    "preparing", "waiting", "moving", "switching", "handedOver", "takenOver", "abandoned", "failed"
+    "preparing", "waiting", "migrating", "switching", "handedOver", "takenOver", "abandoned", "failed"
 ]
 
 

@@ -39,14 +39,14 @@ def make_conversion(obj: Object, given: ConvertInput, mark: str) -> dict[str, An
     """The manifest of the Conversion that the verb makes; ``mark`` tells its name from others'. Raises IllegalTransition for a
     workload that can't be converted now."""
     name, phase = obj["name"], dig(obj, "status.phase", "Pending")
-    what, moved_by = f"{obj['kind']}/{name}", dig(obj, "status.migration", "")
+    what, migration = f"{obj['kind']}/{name}", dig(obj, "status.migration", "")
     refuse_converting(obj)
-    if moved_by:
+    if migration:
         raise IllegalTransition(
-            f"{what} is migrating: migration/{moved_by}",
-            reason="isMoving",
-            hint=f"weft wait migration/{moved_by}, or: weft migration cancel {moved_by}",
-            details={"migration": moved_by},
+            f"{what} is migrating: migration/{migration}",
+            reason="isMigrating",
+            hint=f"weft wait migration/{migration}, or: weft migration cancel {migration}",
+            details={"migration": migration},
         )
     if phase not in _CAN:
         raise IllegalTransition(

@@ -1,6 +1,6 @@
 """Whether a workload's place still is what it asks for, and when it may be changed to be. Pure.
 
-The scheduler writes such changes, as it alone knows whether there is room: those that a running machine can take at once,
+The scheduler writes such changes, as it alone knows the free capacity: those that a running machine can take at once,
 the others together with the order for a fresh start.
 """
 
@@ -20,7 +20,7 @@ def plan_fit(place: AllocationSpec, spec: WorkloadSpec, report: AllocationReport
     if is_as_asked(place, spec):
         return []
     has, asked = _compare(place, spec)
-    return plan_change(has, asked, BY_NAME[place.workload.kind].spec, report.room)
+    return plan_change(has, asked, BY_NAME[place.workload.kind].spec, report.resize_limits)
 
 
 def is_as_asked(place: AllocationSpec, spec: WorkloadSpec) -> bool:

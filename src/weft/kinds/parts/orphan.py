@@ -22,7 +22,7 @@ class OrphanCopy(msgspec.Struct):
     uid: str
     spec: AllocationSpec
     standing: GuestLocation | Literal[""] = ""
-    move: str = ""
+    migration: str = ""
     runs: bool = True
 
 
@@ -36,8 +36,8 @@ def read_copies(report: NodeReport) -> list[OrphanCopy]:
         except msgspec.MsgspecError:
             continue
         if not copy.standing:
-            move = copy.spec.move
-            copy.standing, copy.move = ("here", "") if move is None else ("open", move.key)
+            migration = copy.spec.migration
+            copy.standing, copy.migration = ("here", "") if migration is None else ("open", migration.key)
         copies.append(copy)
     return copies
 

@@ -73,7 +73,7 @@ class WorkloadStatus(msgspec.Struct, kw_only=True):
     message: str = ""
     steps: list[dict[str, Any]] = []
     accelerator: str | None = None
-    room: dict[str, int] | None = (
+    resize_limits: dict[str, int] | None = (
         None  # limits of the running machine, by field of the spec (``objects/spec_change.py``); None: none runs
     )
     started_at: float | None = None

@@ -71,7 +71,7 @@ class Preferred:
     """100 where a preference is met: those that ask for facts, or (``now``) those that ask for free capacity."""
 
     def __init__(self, *, now: bool) -> None:
-        self.name = "preferred room" if now else "preference"
+        self.name = "free preference" if now else "preference"
         self.reads: Reads = "row" if now else "facts"
         self._now = now
 

@@ -167,7 +167,7 @@ def _is_same_place(change: Changed) -> bool:
 
 
 def _stand_of_allocation(item: Item) -> object:
-    return item.uid, bytes(item.envelope.spec), item.report(AllocationReport).room
+    return item.uid, bytes(item.envelope.spec), item.report(AllocationReport).resize_limits
 
 
 def _stand_of_node(item: Item) -> object:

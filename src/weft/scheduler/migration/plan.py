@@ -19,7 +19,14 @@ from weft.informer.view import Changed, Item, View
 from weft.informer.workloads import find_reservation
 from weft.kinds.allocation import AllocationReport, AllocationSpec, account, allocation_name, is_reservation, list_disks
 from weft.kinds.fields.allocated_migration import AllocatedMigration, read_migration
-from weft.kinds.migration import MIGRATIONS_BY_UID, MigrationSpec, MigrationStatus, move_key, stands_still, workload_key
+from weft.kinds.migration import (
+    MIGRATIONS_BY_UID,
+    MigrationSpec,
+    MigrationStatus,
+    migration_key,
+    stands_still,
+    workload_key,
+)
 from weft.kinds.node import NODES_BY_UID, NodeReport, pool_id
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.identity import new_uid
@@ -39,8 +46,8 @@ from weft.scheduler.table.facts import Load, name_workload
 from weft.scheduler.table.snapshot import without
 from weft.scheduler.workload.request import Candidate, Waiting, locate_volumes
 
-AGAIN_SECONDS = {"target": 1.0, "room": 10.0}
-Want = Literal["target", "room"]
+AGAIN_SECONDS = {"target": 1.0, "reservation": 10.0}
+Want = Literal["target", "reservation"]
 
 
 class MigrationQueue:
@@ -56,8 +63,8 @@ class MigrationQueue:
         if change.kind == "migration":
             self._note(change.key, _find_want(view, change.new) if change.new is not None else None)
         elif any(is_reservation(item) for item in (change.old, change.new) if item is not None):
-            move = change.item.spec(AllocationSpec).move
-            for item in view.find(MIGRATIONS_BY_UID, read_migration(move.key)) if move is not None else ():
+            migration = change.item.spec(AllocationSpec).migration
+            for item in view.find(MIGRATIONS_BY_UID, read_migration(migration.key)) if migration is not None else ():
                 self._note(item.key, _find_want(view, item))
 
     def _note(self, key: str, want: Want | None) -> None:
@@ -171,7 +178,7 @@ def plan_reservation(
     there.owner, there.finalizers = item.envelope.ref, []
     engine.snapshot.put_allocation(there.key, node.uid, candidate.request.amounts, load)
     message = f"capacity is reserved on {node.envelope.name}"
-    placed = _put_condition(item, Condition("Placed", "True", "RoomHeld", message, now))
+    placed = _put_condition(item, Condition("Placed", "True", "ReservationHeld", message, now))
     writes = [put(there), put_decision(view, item, candidate, explanation, timing)]
     commit = Commit(
         item.key,
@@ -250,7 +257,7 @@ def _make_sides(
     rests = now.desired == "run" and said.state == "stopped" and said.ended
     there = node.report(NodeReport)
     to_source = AllocatedMigration(
-        key=move_key(item.uid, item.status(MigrationStatus).tries),
+        key=migration_key(item.uid, item.status(MigrationStatus).tries),
         mode="cold" if stands_still(spec) else "live",
         saves=describe_way(view, migrating, spec, node)[0],
         peer=now.node,
@@ -280,11 +287,11 @@ def _make_sides(
         cpu_model=choose_cpu(node, now.requested_cpu_model) if stands_still(spec) else now.cpu_model,
         waits_for=None,
         held_by=None,
-        move=to_source,
+        migration=to_source,
         volumes=locate_volumes(now.volumes, there),
         pool_id=pool_id(there, now.pool),
     )
-    return msgspec.structs.replace(now, role="source", move=to_target), target
+    return msgspec.structs.replace(now, role="source", migration=to_target), target
 
 
 def _find_want(view: View, item: Item) -> Want | None:
@@ -292,7 +299,7 @@ def _find_want(view: View, item: Item) -> Want | None:
         return "target"
     spec = item.spec(MigrationSpec)
     planned = item.status(MigrationStatus).phase == "Planned" and not item.deleting and not spec.cancel
-    return "room" if planned and spec.mode != "storage" and find_reservation(view, item) is None else None
+    return "reservation" if planned and spec.mode != "storage" and find_reservation(view, item) is None else None
 
 
 def _wants_target(item: Item) -> bool:

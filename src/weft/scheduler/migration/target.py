@@ -19,7 +19,7 @@ from weft.kinds.allocation import (
     account,
     list_disks,
 )
-from weft.kinds.migration import MOVABLE, MigrationSpec, stands_still
+from weft.kinds.migration import MIGRATION_MODES, MigrationSpec, stands_still
 from weft.kinds.node import NODES_BY_UID, NodeReport
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.scheduler.constraint.filters import HasPools
@@ -162,7 +162,7 @@ def describe_refusal(engine: Engine, migrating: MigrationCandidate, explanation:
 def _list_relocations(engine: Engine, migrating: MigrationCandidate, nodes: Sequence[str]) -> list[str]:
     """The commands for the disks in pools that one of ``nodes`` hasn't; none for what can't be relocated."""
     spec, snapshot = migrating.source.spec(AllocationSpec), engine.snapshot
-    if "storage" not in MOVABLE[spec.workload.kind]:
+    if "storage" not in MIGRATION_MODES[spec.workload.kind]:
         return []
     rows, names = [snapshot.names.index(node) for node in nodes], {one.uid: one.name for one in spec.volumes}
     return [

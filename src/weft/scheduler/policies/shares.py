@@ -60,7 +60,7 @@ def with_free(
 ) -> list[Column]:
     """``values`` as the one thing that counts; among equals the node with most left (``parts``: see ``left_parts``)."""
     free = _weigh(left_parts(table, request) if parts is None else parts)
-    return [Column(name, 1.0 - FREE_WEIGHT, values), Column("room", FREE_WEIGHT, free)]
+    return [Column(name, 1.0 - FREE_WEIGHT, values), Column("free", FREE_WEIGHT, free)]
 
 
 def _weigh(parts: Sequence[Values]) -> Values:

@@ -62,8 +62,8 @@ def answer(view: View, engine: Engine, question: Item, strategy: str) -> Recomme
     spec = question.spec(RecommendationSpec)
     workload, places = _read_workload(view, question, spec)
     kept = bool(spec.instead_of)
-    if spec.move is not None:
-        return _answer_migration(view, engine, workload, spec.workload, spec.move, strategy)
+    if spec.migration is not None:
+        return _answer_migration(view, engine, workload, spec.workload, spec.migration, strategy)
     candidate = read_candidate(view, workload, strategy, [])
     if isinstance(candidate, Waiting):
         return RecommendationStatus(phase="Failed", reason=candidate.reason, message=candidate.message)
@@ -109,7 +109,7 @@ def _answer_migration(
 ) -> RecommendationStatus:
     """Where it would migrate to. Raises NotFound for a node that isn't there."""
     if query.to is not None and view.get(object_key("node", None, query.to)) is None:
-        raise NotFound(f'node "{query.to}" not found', field="spec.move.to", hint="weft node list")
+        raise NotFound(f'node "{query.to}" not found', field="spec.migration.to", hint="weft node list")
     found = view.get(workload.key)
     spec = MigrationSpec(workload=what, to=query.to, mode=query.mode)
     migrating = read_migration_candidate(view, found or workload, spec, strategy, [])

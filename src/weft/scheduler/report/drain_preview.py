@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from msgspec.structs import replace
 
 from weft.informer.view import Item, View
-from weft.kinds.allocation import ALLOCATIONS_BY_NODE, AllocationReport, AllocationSpec, has_nothing_to_move
-from weft.kinds.migration import MOVABLE, MigrationSpec, stands_still
+from weft.kinds.allocation import ALLOCATIONS_BY_NODE, AllocationReport, AllocationSpec, has_nothing_to_migrate
+from weft.kinds.migration import MIGRATION_MODES, MigrationSpec, stands_still
 from weft.kinds.node import NODES_BY_UID
 from weft.kinds.report import Leaving, ReportStatus
 from weft.objects.identity import object_key
@@ -27,20 +27,22 @@ def preview_drain(view: View, engine: Engine, name: str, strategy: str) -> Repor
     if node is None:
         return ReportStatus(phase="Failed", message=f"node {name} not found")
     places = [item for item in view.find(ALLOCATIONS_BY_NODE, node.uid) if not item.deleting]
-    places = [item for item in places if item.spec(AllocationSpec).role == "active" and not _has_nothing_to_move(item)]
+    places = [
+        item for item in places if item.spec(AllocationSpec).role == "active" and not _has_nothing_to_migrate(item)
+    ]
     places.sort(key=lambda item: (item.spec(AllocationSpec).resources.memory, item.key))
     with _restored(engine.snapshot) as beside:
         leaving = [_find_target(view, engine, place, strategy, beside) for place in places]
     return ReportStatus(phase="Done", strategy=strategy, leaving=leaving)
 
 
-def _has_nothing_to_move(place: Item) -> bool:
-    return has_nothing_to_move(place.spec(AllocationSpec), place.report(AllocationReport))
+def _has_nothing_to_migrate(place: Item) -> bool:
+    return has_nothing_to_migrate(place.spec(AllocationSpec), place.report(AllocationReport))
 
 
 def _find_target(view: View, engine: Engine, place: Item, strategy: str, beside: list[str]) -> Leaving:
     spec = place.spec(AllocationSpec)
-    rests, best = place.report(AllocationReport).state == "stopped", MOVABLE[spec.workload.kind][0]
+    rests, best = place.report(AllocationReport).state == "stopped", MIGRATION_MODES[spec.workload.kind][0]
     workload_spec = MigrationSpec(workload=f"{spec.workload.kind}/{spec.workload.name}", mode="cold" if rests else best)
     told = Leaving(
         workload=f"{spec.workload.kind}/{spec.workload.name}",

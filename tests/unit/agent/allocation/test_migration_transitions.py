@@ -31,7 +31,7 @@ def plan_for(facts: PlanInput, guest: GuestFacts, now: float) -> Plan:
     return plan_allocation(msgspec.structs.replace(facts, guest=guest, now=now))
 
 
-def known(migration: MigrationState | None, *, deleting: bool = False, made: bool = True, **fields: Any) -> PlanInput:
+def known(part: MigrationState | None, *, deleting: bool = False, made: bool = True, **fields: Any) -> PlanInput:
     migrating, unconfirmed = fields.pop("migrating", False), fields.pop("unconfirmed", False)
     spec = AllocationSpec(
         node="n1",
@@ -45,7 +45,7 @@ def known(migration: MigrationState | None, *, deleting: bool = False, made: boo
     )
     return PlanInput(
         local=LocalAllocation("node-1.a", "a", spec, deleting),
-        checkpoint=Checkpoint(run="up", made=made, migration=migration),
+        checkpoint=Checkpoint(run="up", made=made, migration=part),
         guest=GuestFacts("id", "a", "web", 1, "absent"),
         migrating=migrating,
         unconfirmed=unconfirmed,
@@ -57,19 +57,19 @@ def steps(known: PlanInput, state: str = "running") -> tuple[Step, ...]:
 
 
 def test_a_target_makes_all_ready_but_the_start_and_opens_its_door() -> None:
-    coming = known(None, made=False, role="target", move=MOVE)
+    coming = known(None, made=False, role="target", migration=MOVE)
     assert steps(coming, "absent") == (Step.CHECK_VOLUMES, *RECEIVE)
-    assert steps(known(TARGET, role="target", move=MOVE), "absent") == RECEIVE, "an agent made anew opens it again"
-    assert steps(known(TARGET, role="target", move=MOVE, migrating=True), "starting") == ()
-    assert steps(known(None, made=False, role="target", move=MOVE, unconfirmed=True), "absent") == ()
+    assert steps(known(TARGET, role="target", migration=MOVE), "absent") == RECEIVE, "an agent made anew opens it again"
+    assert steps(known(TARGET, role="target", migration=MOVE, migrating=True), "starting") == ()
+    assert steps(known(None, made=False, role="target", migration=MOVE, unconfirmed=True), "absent") == ()
 
 
 def test_a_source_sends_once_it_knows_where_to_and_goes_on_after_a_crash() -> None:
-    assert steps(known(None, role="source", move=MOVE)) == ()
-    assert steps(known(None, role="source", move=TOLD)) == (Step.SEND,)
-    assert steps(known(SOURCE, role="source", move=TOLD, migrating=True)) == ()
-    assert steps(known(SOURCE, role="source", move=TOLD, unconfirmed=True)) == (Step.SEND,)
-    assert steps(known(None, role="source", move=TOLD, unconfirmed=True)) == ()
+    assert steps(known(None, role="source", migration=MOVE)) == ()
+    assert steps(known(None, role="source", migration=TOLD)) == (Step.SEND,)
+    assert steps(known(SOURCE, role="source", migration=TOLD, migrating=True)) == ()
+    assert steps(known(SOURCE, role="source", migration=TOLD, unconfirmed=True)) == (Step.SEND,)
+    assert steps(known(None, role="source", migration=TOLD, unconfirmed=True)) == ()
 
 
 @pytest.mark.parametrize("state", ["absent", "stopped", "failed", "paused", "running"])
@@ -78,47 +78,49 @@ def test_a_source_sends_once_it_knows_where_to_and_goes_on_after_a_crash() -> No
 def test_neither_side_ever_starts_a_guest(state: str, role: str, restart_generation: int) -> None:
     for migration in (None, SOURCE if role == "source" else TARGET):
         for fields in ({}, {"desired": "stop"}, {"deleting": True}, {"migrating": True}):
-            side = known(migration, role=role, move=TOLD, restart_generation=restart_generation, **fields)  # type: ignore[arg-type]
+            side = known(migration, role=role, migration=TOLD, restart_generation=restart_generation, **fields)  # type: ignore[arg-type]
             assert Step.START not in steps(side, state)
 
 
 def test_a_target_that_is_to_stop_gives_up_and_is_taken_away_with_its_half_made_volumes() -> None:
-    assert steps(known(TARGET, role="target", move=MOVE, desired="stop", migrating=True), "starting") == (Step.GIVE_UP,)
-    assert steps(known(None, made=False, role="target", move=MOVE, desired="stop"), "absent") == (Step.GIVE_UP,)
+    assert steps(known(TARGET, role="target", migration=MOVE, desired="stop", migrating=True), "starting") == (
+        Step.GIVE_UP,
+    )
+    assert steps(known(None, made=False, role="target", migration=MOVE, desired="stop"), "absent") == (Step.GIVE_UP,)
     given_up = change(TARGET, over=True)
-    assert steps(known(given_up, role="target", move=MOVE, desired="stop"), "absent") == ()
-    assert steps(known(given_up, role="target", move=MOVE, deleting=True), "absent") == WITH_VOLUMES
+    assert steps(known(given_up, role="target", migration=MOVE, desired="stop"), "absent") == ()
+    assert steps(known(given_up, role="target", migration=MOVE, deleting=True), "absent") == WITH_VOLUMES
     for migration in (None, TARGET):
-        assert steps(known(migration, role="target", move=MOVE, deleting=True), "starting") == (Step.GIVE_UP,)
+        assert steps(known(migration, role="target", migration=MOVE, deleting=True), "starting") == (Step.GIVE_UP,)
 
 
 def test_data_that_was_here_before_a_target_came_is_left_alone() -> None:
-    given_up = known(change(TARGET, over=True), made=False, role="target", move=MOVE, deleting=True)
+    given_up = known(change(TARGET, over=True), made=False, role="target", migration=MOVE, deleting=True)
     assert steps(given_up, "absent") == TAKE_AWAY
 
 
 def test_a_target_that_has_taken_over_is_not_given_up_any_more() -> None:
     taken = change(TARGET, taken=True)
-    assert steps(known(taken, role="target", move=MOVE, desired="stop")) == ()
+    assert steps(known(taken, role="target", migration=MOVE, desired="stop")) == ()
     assert steps(known(taken)) == (Step.SETTLE,)
     assert steps(known(taken, deleting=True)) == (Step.STOP, *TAKE_AWAY), "then its volumes are nobody else's"
 
 
 def test_a_source_that_was_left_goes_with_its_volumes_only_by_the_targets_word() -> None:
-    assert steps(known(SOURCE, role="source", move=TOLD, desired="stop", deleting=True), "paused") == (Step.LEAVE,)
+    assert steps(known(SOURCE, role="source", migration=TOLD, desired="stop", deleting=True), "paused") == (Step.LEAVE,)
     left = change(SOURCE, over=True)
-    assert steps(known(left, role="source", move=TOLD, deleting=True), "stopped") == TAKE_AWAY
+    assert steps(known(left, role="source", migration=TOLD, deleting=True), "stopped") == TAKE_AWAY
     heard = change(left, taken=True)
-    assert steps(known(heard, role="source", move=TOLD, deleting=True), "stopped") == WITH_VOLUMES
+    assert steps(known(heard, role="source", migration=TOLD, deleting=True), "stopped") == WITH_VOLUMES
 
 
 def test_a_source_whose_move_is_no_more_takes_its_guest_back_before_all_else() -> None:
     for state in ("running", "paused", "stopped"):
         assert steps(known(SOURCE), state) == (Step.CANCEL,)
     never_ran = msgspec.structs.replace(TOLD, never_ran=True)
-    assert steps(known(SOURCE, role="source", move=never_ran), "paused") == (Step.CANCEL,)
-    assert steps(known(None, role="source", move=never_ran)) == (), "and doesn't send it anew"
-    assert steps(known(SOURCE, role="source", move=msgspec.structs.replace(TOLD, key="later"))) == (Step.CANCEL,)
+    assert steps(known(SOURCE, role="source", migration=never_ran), "paused") == (Step.CANCEL,)
+    assert steps(known(None, role="source", migration=never_ran)) == (), "and doesn't send it anew"
+    assert steps(known(SOURCE, role="source", migration=msgspec.structs.replace(TOLD, key="later"))) == (Step.CANCEL,)
 
 
 def test_a_guest_that_has_not_begun_to_run_here_cannot_have_ended_here() -> None:
@@ -139,8 +141,8 @@ def test_data_of_volumes_is_removed_only_where_the_other_node_has_it(
     taken: bool, over: bool, deleting: bool, role: str, state: str
 ) -> None:
     for migration in (None, change(SOURCE, taken=taken, over=over), change(TARGET, taken=taken, over=over)):
-        move = TOLD if role != "active" else None
-        planned = steps(known(migration, role=role, move=move, deleting=deleting), state)
+        allocated = TOLD if role != "active" else None
+        planned = steps(known(migration, role=role, migration=allocated, deleting=deleting), state)
         if Step.REMOVE_VOLUMES in planned:
             assert deleting and migration is not None and over
             assert taken if migration.role == "source" else not taken
@@ -151,10 +153,10 @@ GONE = change(SENT, taken=True, over=True)
 
 
 def orphan(
-    migration: MigrationState | None, state: str = "running", *, superseded: bool = False, **fields: Any
+    part: MigrationState | None, state: str = "running", *, superseded: bool = False, **fields: Any
 ) -> tuple[Step, ...]:
     stale = fields.pop("stale_volumes", False)
-    it = known(migration, **fields)
+    it = known(part, **fields)
     checkpoint = msgspec.structs.replace(it.checkpoint, orphan=True)
     it = msgspec.structs.replace(it, checkpoint=checkpoint, superseded=superseded, stale_volumes=stale)
     return steps(it, state)
@@ -163,17 +165,19 @@ def orphan(
 def test_a_guest_that_was_taken_over_elsewhere_is_not_begun_here_for_an_older_stores_sake() -> None:
     for state in ("absent", "stopped", "paused"):
         plan = plan_for(known(GONE, made=False), GuestFacts("id", "a", "web", 1, state), 0)  # type: ignore[arg-type]
-        assert (plan.steps, plan.state, plan.reason) == ((), "stopped", "moved")
+        assert (plan.steps, plan.state, plan.reason) == ((), "stopped", "migrated")
     assert steps(known(GONE, back_from=["m"]), "absent") == (Step.CANCEL,), "but on the word that it never ran there"
     assert steps(known(GONE, back_from=["another"]), "absent") == ()
-    assert steps(known(GONE, role="source", move=TOLD), "absent") == ()
-    assert steps(known(GONE, role="target", move=MOVE), "absent") == (), "one that came and went on waits for nobody"
+    assert steps(known(GONE, role="source", migration=TOLD), "absent") == ()
+    assert steps(known(GONE, role="target", migration=MOVE), "absent") == (), (
+        "one that came and went on waits for nobody"
+    )
 
 
 def test_a_side_that_the_server_does_not_know_breaks_its_move_off_as_far_as_that_is_its_own_to_do() -> None:
-    assert orphan(SENT, role="source", move=TOLD) == (Step.CANCEL,)
-    assert orphan(TARGET, "starting", role="target", move=MOVE) == (Step.GIVE_UP,)
-    assert orphan(None, "absent", role="target", move=MOVE) == (Step.GIVE_UP,)
+    assert orphan(SENT, role="source", migration=TOLD) == (Step.CANCEL,)
+    assert orphan(TARGET, "starting", role="target", migration=MOVE) == (Step.GIVE_UP,)
+    assert orphan(None, "absent", role="target", migration=MOVE) == (Step.GIVE_UP,)
     for settled in (change(SENT, taken=True), GONE, change(TARGET, taken=True), change(TARGET, over=True), None):
         assert orphan(settled) == ()
 
@@ -188,18 +192,24 @@ def test_a_side_that_does_not_count_any_more_lets_go_first_and_keeps_data_that_n
 
 def test_what_came_by_a_move_and_was_taken_away_since_neither_waits_nor_says_that_it_never_ran() -> None:
     gone = change(TARGET, taken=True, over=True)
-    plan = plan_for(known(gone, made=False, role="target", move=MOVE), GuestFacts("id", "a", "web", 1, "absent"), 0)
-    assert (plan.steps, plan.state, plan.reason) == ((), "stopped", "moved")
-    assert steps(known(gone, made=False, role="target", move=MOVE, desired="stop"), "absent") == ()
-    assert steps(known(gone, made=False, deleting=True, role="target", move=MOVE), "absent") == TAKE_AWAY
+    plan = plan_for(
+        known(gone, made=False, role="target", migration=MOVE), GuestFacts("id", "a", "web", 1, "absent"), 0
+    )
+    assert (plan.steps, plan.state, plan.reason) == ((), "stopped", "migrated")
+    assert steps(known(gone, made=False, role="target", migration=MOVE, desired="stop"), "absent") == ()
+    assert steps(known(gone, made=False, deleting=True, role="target", migration=MOVE), "absent") == TAKE_AWAY
 
 
 def test_what_has_ended_by_itself_before_its_move_rests_where_it_comes_to() -> None:
     coming = msgspec.structs.replace(MOVE, mode="cold", rests="guestPoweredOff")
-    here = known(None, made=False, role="target", move=coming)
-    for move, begun in ((coming, False), (msgspec.structs.replace(coming, rests=""), True)):
+    here = known(None, made=False, role="target", migration=coming)
+    for migration, begun in ((coming, False), (msgspec.structs.replace(coming, rests=""), True)):
         checkpoint = before_step(
-            Step.OPEN, Checkpoint(), msgspec.structs.replace(here.local.spec, move=move), TARGET, resumes=False
+            Step.OPEN,
+            Checkpoint(),
+            msgspec.structs.replace(here.local.spec, migration=migration),
+            TARGET,
+            resumes=False,
         )
         settled = msgspec.structs.replace(checkpoint, migration=None, arrived_by="m")
         now = msgspec.structs.replace(known(None, role="active"), checkpoint=settled)
@@ -208,16 +218,19 @@ def test_what_has_ended_by_itself_before_its_move_rests_where_it_comes_to() -> N
 
 def test_what_goes_on_elsewhere_is_saved_in_place_of_a_stop_and_stopped_only_if_it_may_be() -> None:
     may, must = (msgspec.structs.replace(TOLD, mode="cold", saves=saves) for saves in ("may", "must"))
-    for move in (may, must):
-        assert steps(known(None, role="source", move=move)) == (Step.SAVE, Step.SEND)
-        assert steps(known(None, role="source", move=move), "suspended") == (Step.SEND,)
-    assert steps(known(None, role="source", move=msgspec.structs.replace(TOLD, mode="cold"))) == (Step.STOP, Step.SEND)
-    refused = StepFailure("notSaved", "criu: it holds a device", 1, 0.0)
-    assert steps(msgspec.structs.replace(known(None, role="source", move=may), failure=refused)) == (
+    for migration in (may, must):
+        assert steps(known(None, role="source", migration=migration)) == (Step.SAVE, Step.SEND)
+        assert steps(known(None, role="source", migration=migration), "suspended") == (Step.SEND,)
+    assert steps(known(None, role="source", migration=msgspec.structs.replace(TOLD, mode="cold"))) == (
         Step.STOP,
         Step.SEND,
     )
-    assert steps(msgspec.structs.replace(known(None, role="source", move=must), failure=refused)) == (
+    refused = StepFailure("notSaved", "criu: it holds a device", 1, 0.0)
+    assert steps(msgspec.structs.replace(known(None, role="source", migration=may), failure=refused)) == (
+        Step.STOP,
+        Step.SEND,
+    )
+    assert steps(msgspec.structs.replace(known(None, role="source", migration=must), failure=refused)) == (
         Step.SAVE,
         Step.SEND,
     )

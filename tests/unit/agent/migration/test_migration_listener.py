@@ -121,7 +121,7 @@ async def test_what_was_dialled_before_it_is_needed_reaches_the_machine_only_wit
     with pytest.raises(TimeoutError):  # a machine takes the end of a connection for the end of its move
         await asyncio.to_thread(ends.machine.accept)
     async with asyncio.timeout(20):
-        while [thread for thread in threading.enumerate() if thread.name == "weft-move"]:
+        while [thread for thread in threading.enumerate() if thread.name == "weft-migration"]:
             await asyncio.sleep(0.02)
 
 
@@ -265,7 +265,9 @@ async def test_when_the_door_closes_both_machines_notice_and_nothing_of_it_is_le
         await line.ask(MigrationRequest("stopped"))
     line.close()
     async with asyncio.timeout(20):
-        while [thread for thread in threading.enumerate() if thread.name in ("weft-move", "weft-door", "weft-offer")]:
+        while [
+            thread for thread in threading.enumerate() if thread.name in ("weft-migration", "weft-door", "weft-offer")
+        ]:
             await asyncio.sleep(0.02)
 
 

@@ -216,6 +216,6 @@ async def test_who_has_the_address_of_a_guest_that_moved_and_is_gone_inherits_no
     next_one.spec.nics = [msgspec.structs.replace(NIC, uid="another")]
     side.keeper.put_neighbour("net", NIC.address, Endpoint(NIC.mac, NIC.address, "next", OWN, uid="another"))
     assert await side.leads_to() == OWN
-    assert side.wire.segments[short_id("net")].moved == [], "at once"
+    assert side.wire.segments[short_id("net")].migrated == [], "at once"
     assert await side.keeper.handover.end({"another": "active"}) == {"net"}, "and for good"
     assert side.keeper.handover.hops == []

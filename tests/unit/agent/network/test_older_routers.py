@@ -95,9 +95,9 @@ async def test_routers_that_ask_keep_their_addresses_whoever_joins(tmp_path: Pat
     [segment] = fold_segments(side.here, {"net": known}, side.address, side.keeper.handover.hops).values()
     one = older_hops(side.host, segment)
     more = [
-        msgspec.structs.replace(segment.moved[0], node_address=f"10.0.0.{number}", mac=f"m{number}")
+        msgspec.structs.replace(segment.migrated[0], node_address=f"10.0.0.{number}", mac=f"m{number}")
         for number in range(1, 200)
     ]
-    both = older_hops(side.host, msgspec.structs.replace(segment, moved=more))
+    both = older_hops(side.host, msgspec.structs.replace(segment, migrated=more))
     assert both[NODES[0]] == one[NODES[0]]
     assert len(set(both.values())) == len(both) == 198

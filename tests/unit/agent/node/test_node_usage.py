@@ -195,7 +195,7 @@ async def test_what_booting_takes_does_not_count(bench: Bench) -> None:
 
 
 async def test_only_an_active_place_is_gone_by_and_a_stopped_guest_uses_nothing(bench: Bench) -> None:
-    target, stopped = bench.add("moving", role="target"), bench.add("stopped", desired="stop")
+    target, stopped = bench.add("migrating", role="target"), bench.add("stopped", desired="stop")
     _, state = bench.table
     state.guest = make_facts(state.local.id, "stopped")
     del bench.runtime.cpu[state.local.id]

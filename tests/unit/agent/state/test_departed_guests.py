@@ -64,16 +64,16 @@ def test_of_guests_that_left_the_newest_are_remembered(tmp_path: Path, monkeypat
 def test_what_came_and_was_taken_away_is_no_place_that_never_ran() -> None:
     """Else its source, of an older store too, would believe that and begin the guest anew with empty disks."""
     recalled = recall_departed(Checkpoint(), CAME)
-    assert recall_migration(recalled, spec(role="target", move=MOVE)) == MigrationState(
+    assert recall_migration(recalled, spec(role="target", migration=MOVE)) == MigrationState(
         "m", "target", "b", taken=True, over=True, node="n2"
     )
-    assert recall_migration(Checkpoint(made=True, arrived_by="m"), spec(role="target", move=MOVE)) == MigrationState(
-        "m", "target", "b", taken=True, node="n2"
-    ), "while it is here, it is what the target has"
+    assert recall_migration(
+        Checkpoint(made=True, arrived_by="m"), spec(role="target", migration=MOVE)
+    ) == MigrationState("m", "target", "b", taken=True, node="n2"), "while it is here, it is what the target has"
     for other in (
         spec(),
-        spec(role="source", move=MOVE),
-        spec(role="target", move=AllocatedMigration(key="m.2", peer="n2", peer_uid="node-2", peer_allocation="b")),
+        spec(role="source", migration=MOVE),
+        spec(role="target", migration=AllocatedMigration(key="m.2", peer="n2", peer_uid="node-2", peer_allocation="b")),
     ):
         assert recall_migration(recalled, other) is None, "it is nobody's side of that move"
 

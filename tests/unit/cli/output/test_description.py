@@ -22,8 +22,8 @@ def test_a_ratio_is_no_size_and_a_declared_size_is_one() -> None:
 def test_what_has_no_size_of_its_own_is_told_by_where_it_gets_one() -> None:
     spec = {"cpu": 1.0, "disk": 0, "gpus": 0, "gpu_memory": 0}
     room = {"cpu": 8, "memory": 2**30, "disk": MOST_DISK_BYTES, "volumes": 4}
-    lines = _describe("vm", spec, {"room": room})
-    assert "  room  cpu 8, memory 1.0 GiB, disk the whole pool, volumes 4" in lines
+    lines = _describe("vm", spec, {"resize_limits": room})
+    assert "  resize limits  cpu 8, memory 1.0 GiB, disk the whole pool, volumes 4" in lines
     assert lines[-3:] == ["spec", "  cpu   1", "  disk  the image's size"]
     assert "  disk        2.0 GiB" in _describe("vm", {"disk": 2**31, "gpu_memory": 2**30})
     assert "  migration bandwidth  no limit" in _describe("node", {"migration_bandwidth": 0})

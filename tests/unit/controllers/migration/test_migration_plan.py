@@ -14,17 +14,17 @@ from weft.controllers.migration.facts import Facts, MigrationEndpoint, Outcome
 from weft.controllers.migration.plan import plan_migration
 from weft.kinds.allocation import AllocatedImage, AllocationReport, AllocationSpec, Resources
 from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
-from weft.kinds.migration import MOST_SAMPLES, MigrationSpec, MigrationStatus, move_key
+from weft.kinds.migration import MOST_SAMPLES, MigrationSpec, MigrationStatus, migration_key
 from weft.kinds.vm import VmSpec
 from weft.objects.identity import Ref
 
 NOW = 1000.0
-UNDER_WAY = MigrationStatus(phase="Moving", source="n1", target="n2", tries=1, started_at=NOW - 5)
+UNDER_WAY = MigrationStatus(phase="Migrating", source="n1", target="n2", tries=1, started_at=NOW - 5)
 BREAKING = replace(UNDER_WAY, ending="Failed", reason="r", message="m")
 
 
 def side(role: str, says: str = "", *, node: str | None = "Ready", **more: Any) -> MigrationEndpoint:
-    move = AllocatedMigration(
+    migration = AllocatedMigration(
         key="u",
         peer="n2",
         peer_uid="p",
@@ -41,10 +41,10 @@ def side(role: str, says: str = "", *, node: str | None = "Ready", **more: Any) 
         desired=more.get("desired", "run"),
         resources=Resources(),
         image=AllocatedImage(name="i", uid="i", sha256="s", size=1, url="u"),
-        move=move,
+        migration=migration,
     )
     told = MigrationReport(key=more.get("key", "u"), phase=says, address=more.get("door", "")) if says else None  # type: ignore[arg-type]
-    report = AllocationReport(incarnation=spec.incarnation, state=more.get("state", "running"), move=told)
+    report = AllocationReport(incarnation=spec.incarnation, state=more.get("state", "running"), migration=told)
     return MigrationEndpoint(spec, report, node, more.get("deleting", False))
 
 
@@ -61,7 +61,7 @@ def writes(outcome: Outcome) -> dict[str, Any]:
     told: dict[str, Any] = {}
     for name, spec in (("source", outcome.source), ("target", outcome.target)):
         if spec is not None:
-            told[name] = (spec.role, spec.desired, spec.move is not None)
+            told[name] = (spec.role, spec.desired, spec.migration is not None)
     told |= {"source goes": True} if outcome.source_goes else {}
     told |= {"target goes": True} if outcome.target_goes else {}
     return told
@@ -69,30 +69,38 @@ def writes(outcome: Outcome) -> dict[str, Any]:
 
 def test_the_source_is_told_where_the_target_waits_and_only_once() -> None:
     outcome = plan(side("source"), side("target", "waiting", door="h:1"))
-    assert outcome.source is not None and outcome.source.move is not None and outcome.source.move.address == "h:1"
+    assert (
+        outcome.source is not None
+        and outcome.source.migration is not None
+        and outcome.source.migration.address == "h:1"
+    )
     assert writes(plan(side("source", address="h:1"), side("target", "waiting", door="h:1"))) == {}
 
 
 def test_both_sides_are_told_what_both_nodes_may_carry_and_hear_when_that_changes() -> None:
     source, target = (
-        replace(side("source", "moving", address="h:1"), node_limit=5),
+        replace(side("source", "migrating", address="h:1"), node_limit=5),
         side("target", "waiting", door="h:1"),
     )
     outcome = plan(source, replace(target, node_limit=7))
-    moves = [spec.move for spec in (outcome.source, outcome.target) if spec is not None]
-    told = [(move.node_bytes_per_second, move.peer_bytes_per_second) for move in moves if move is not None]
+    moves = [spec.migration for spec in (outcome.source, outcome.target) if spec is not None]
+    told = [
+        (migration.node_bytes_per_second, migration.peer_bytes_per_second)
+        for migration in moves
+        if migration is not None
+    ]
     assert told == [(5, 7), (7, 5)]
     assert outcome.source is not None and outcome.target is not None
     again = plan(replace(source, spec=outcome.source), replace(target, spec=outcome.target, node_limit=7))
     assert writes(again) == {}
 
 
-@pytest.mark.parametrize("said", ["", "moving", "switching", "handedOver", "failed"])
+@pytest.mark.parametrize("said", ["", "migrating", "switching", "handedOver", "failed"])
 def test_the_targets_word_that_it_took_over_swaps_the_places_whatever_else_is_so(said: str) -> None:
     for status in (UNDER_WAY, BREAKING):
         outcome = plan(side("source", said), side("target", "takenOver", desired="stop"), status, workload=None)
         assert writes(outcome)["source"] == ("source", "stop", True) and outcome.source_goes
-        assert outcome.target is not None and (outcome.target.role, outcome.target.move) == ("active", None)
+        assert outcome.target is not None and (outcome.target.role, outcome.target.migration) == ("active", None)
         assert (outcome.status.phase, outcome.status.ending) == ("Finishing", "")
 
 
@@ -114,11 +122,11 @@ def test_it_has_succeeded_when_nothing_is_left_at_the_source() -> None:
         ("the source failed", {"source": side("source", "failed")}, "Retry"),
         ("the target failed", {"target": side("target", "failed")}, "Retry"),
         ("the target is lost", {"target": side("target", "waiting", node="NotReady")}, "Retry"),
-        ("the source is lost", {"source": side("source", "moving", node="NotReady")}, "Retry"),
+        ("the source is lost", {"source": side("source", "migrating", node="NotReady")}, "Retry"),
     ],
 )
 def test_what_breaks_it_off_wishes_the_target_to_stop_first(what: str, facts: dict[str, Any], ending: str) -> None:
-    outcome = plan(**{"source": side("source", "moving"), "target": side("target", "waiting"), **facts})
+    outcome = plan(**{"source": side("source", "migrating"), "target": side("target", "waiting"), **facts})
     assert outcome.status.ending == ending, what
     assert writes(outcome) == {"target": ("target", "stop", True)}, what
 
@@ -131,8 +139,8 @@ def test_a_third_try_that_fails_is_the_last() -> None:
 @pytest.mark.parametrize(("reason", "ending"), [("illegalTransition", "Retry"), ("unsupported", "Failed")])
 def test_a_guest_that_restarts_just_then_is_tried_again_and_what_never_can_is_not(reason: str, ending: str) -> None:
     source = side("source", "failed")
-    assert source.report.move is not None
-    told = replace(source, report=replace(source.report, move=replace(source.report.move, reason=reason)))
+    assert source.report.migration is not None
+    told = replace(source, report=replace(source.report, migration=replace(source.report.migration, reason=reason)))
     assert plan(told, side("target", "waiting")).status.ending == ending
 
 
@@ -175,8 +183,8 @@ def test_what_was_handed_over_and_not_taken_in_time_is_broken_off() -> None:
 
 def test_the_targets_word_that_it_gave_up_reaches_the_source_before_its_place_is_gone() -> None:
     outcome = plan(side("source", "handedOver"), side("target", "abandoned", desired="stop"), BREAKING)
-    assert outcome.target_goes and outcome.source is not None and outcome.source.move is not None
-    assert (outcome.source.role, outcome.source.move.never_ran) == ("source", True)
+    assert outcome.target_goes and outcome.source is not None and outcome.source.migration is not None
+    assert (outcome.source.role, outcome.source.migration.never_ran) == ("source", True)
 
 
 def test_the_source_is_the_place_again_once_it_goes_on_and_the_target_is_gone() -> None:
@@ -189,11 +197,11 @@ def test_the_source_is_the_place_again_once_it_goes_on_and_the_target_is_gone() 
 def test_another_try_has_another_key_so_what_the_first_one_said_is_not_heard() -> None:
     again = plan(side("source", "failed"), None, replace(BREAKING, ending="Retry")).status
     assert (again.phase, again.tries, again.ending) == ("Pending", 2, "")
-    assert move_key("u", 1) == "u" and move_key("u", 2) != "u"
+    assert migration_key("u", 1) == "u" and migration_key("u", 2) != "u"
     assert not side("source", "failed", key="another").says("failed")
 
 
-@pytest.mark.parametrize("said", ["", "moving", "switching", "handedOver"])
+@pytest.mark.parametrize("said", ["", "migrating", "switching", "handedOver"])
 def test_of_a_lost_target_nothing_is_concluded_unless_the_guest_runs_at_the_source_for_good(said: str) -> None:
     lost = side("target", "waiting", node="NotReady", desired="stop")
     outcome = plan(side("source", said), lost, BREAKING)
@@ -207,16 +215,16 @@ def test_of_a_lost_target_nothing_is_concluded_unless_the_guest_runs_at_the_sour
 
 def test_what_has_ended_is_left_alone() -> None:
     for phase in ("Succeeded", "Failed", "Cancelled"):
-        outcome = plan(side("source", "moving"), side("target", "waiting"), replace(UNDER_WAY, phase=phase))
+        outcome = plan(side("source", "migrating"), side("target", "waiting"), replace(UNDER_WAY, phase=phase))
         assert writes(outcome) == {} and outcome.status.phase == phase
 
 
 def test_samples_of_a_move_stay_few_and_evenly_spread_however_long_it_takes() -> None:
     status = UNDER_WAY
     for at in range(200, 600_000, 200):
-        source = side("source", "moving")
-        told = MigrationReport(key="u", phase="moving", elapsed_ms=at, sent_bytes=at * 10)
-        source = replace(source, report=replace(source.report, move=told))
+        source = side("source", "migrating")
+        told = MigrationReport(key="u", phase="migrating", elapsed_ms=at, sent_bytes=at * 10)
+        source = replace(source, report=replace(source.report, migration=told))
         status = plan(source, side("target", "waiting"), status).status
         assert len(status.samples) <= MOST_SAMPLES
     times = [sample.elapsed_ms for sample in status.samples]
@@ -237,18 +245,18 @@ def test_a_clock_that_is_set_back_makes_no_move_wait_for_ever() -> None:
 def test_a_side_that_says_for_good_that_its_guest_has_moved_on_ends_what_only_an_older_store_takes_for_a_move() -> None:
     def moved(role: str) -> MigrationEndpoint:
         here = side(role)
-        return msgspec.structs.replace(here, report=replace(here.report, state="stopped", reason="moved"))
+        return msgspec.structs.replace(here, report=replace(here.report, state="stopped", reason="migrated"))
 
     outcome = plan(moved("source"), side("target", "waiting"))
-    assert (outcome.status.ending, outcome.status.reason) == ("Failed", "movedOn")
+    assert (outcome.status.ending, outcome.status.reason) == ("Failed", "migratedOn")
     assert writes(plan(moved("source"), side("target", "takenOver"))) != {}, "but the target's word comes first"
     outcome = plan(side("source", "handedOver"), moved("target"))
-    assert (outcome.status.phase, outcome.status.reason) == ("Failed", "movedOn")
+    assert (outcome.status.phase, outcome.status.reason) == ("Failed", "migratedOn")
     assert writes(outcome) == {"source": ("source", "stop", True), "source goes": True, "target goes": True}
 
 
 def test_a_place_that_is_the_guests_again_carries_the_word_that_the_target_never_ran() -> None:
-    outcome = plan(side("source", "moving", never_ran=True), None, BREAKING)
+    outcome = plan(side("source", "migrating", never_ran=True), None, BREAKING)
     assert outcome.source is not None and (outcome.source.role, outcome.source.back_from) == ("active", ["u"])
 
 

@@ -40,7 +40,7 @@ def test_one_that_is_not_planned_concerns_itself_only() -> None:
 
 def test_one_that_is_planned_no_more_or_from_now_on_concerns_all_that_are() -> None:
     view = view_with_a_planned_one()
-    for phase in ("Planned", "Moving", "Planned"):
+    for phase in ("Planned", "Migrating", "Planned"):
         assert woken(view, put(view, "soon", "vm/web", MigrationStatus(phase=phase))) == {SOON, LATER}
     gone = view.drop(SOON)
     assert gone is not None and woken(view, gone) == {SOON, LATER}

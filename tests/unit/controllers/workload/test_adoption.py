@@ -9,7 +9,7 @@ from weft.controllers.workload.adoption import has_guest, plan_adoption
 from weft.informer.view import Item, View, make_view
 from weft.kinds.allocation import AllocatedImage, AllocationSpec, Resources
 from weft.kinds.fields.allocated_migration import AllocatedMigration
-from weft.kinds.migration import MOVED_ON, MigrationSpec, MigrationStatus
+from weft.kinds.migration import MIGRATED_ON, MigrationSpec, MigrationStatus
 from weft.kinds.node import NodeReport
 from weft.kinds.parts.orphan import GuestLocation, OrphanCopy, read_copies
 from weft.kinds.vm import VmSpec
@@ -20,7 +20,7 @@ KEY = "m"
 
 
 def copy(
-    standing: GuestLocation, role: str = "source", *, move: str = KEY, back_from: tuple[str, ...] = ()
+    standing: GuestLocation, role: str = "source", *, migration: str = KEY, back_from: tuple[str, ...] = ()
 ) -> OrphanCopy:
     spec = AllocationSpec(
         node="n1",
@@ -32,11 +32,11 @@ def copy(
         image=AllocatedImage(name="tiny", uid="i", sha256="0" * 64, size=1, url="file:///tiny"),
         role=role,  # type: ignore[arg-type]
         back_from=list(back_from),  # type: ignore[arg-type]
-        move=AllocatedMigration(key=move, peer="n2", peer_uid="node-2", peer_allocation="b")
+        migration=AllocatedMigration(key=migration, peer="n2", peer_uid="node-2", peer_allocation="b")
         if role != "active"
         else None,
     )
-    return OrphanCopy("a", spec, standing, move)
+    return OrphanCopy("a", spec, standing, migration)
 
 
 def migration(phase: str, reason: str = "") -> Item:
@@ -46,13 +46,13 @@ def migration(phase: str, reason: str = "") -> Item:
 
 
 GIVEN_UP = copy("abandoned", "target")
-BACK = copy("here", "active", move="", back_from=(KEY,))
+BACK = copy("here", "active", migration="", back_from=(KEY,))
 
 
 @pytest.mark.parametrize(
     ("found", "others", "ended", "has"),
     [
-        (copy("here", "active", move=""), [], None, True),
+        (copy("here", "active", migration=""), [], None, True),
         (copy("here", "target"), [], None, True),
         (copy("here", "target"), [BACK], None, False),  # the word went to the source that this one never ran
         (copy("left"), [], None, False),
@@ -60,13 +60,13 @@ BACK = copy("here", "active", move="", back_from=(KEY,))
         (GIVEN_UP, [], None, False),
         (copy("open"), [], None, False),
         (copy("open"), [GIVEN_UP], None, True),
-        (copy("open", move="m.2"), [GIVEN_UP], None, False),  # that was another try
+        (copy("open", migration="m.2"), [GIVEN_UP], None, False),  # that was another try
         (copy("open", "target"), [GIVEN_UP], None, False),
         (copy("open"), [], ("Failed", "timedOut"), True),
         (copy("open"), [], ("Cancelled", "cancelled"), True),
-        (copy("open"), [], ("Failed", MOVED_ON), False),
+        (copy("open"), [], ("Failed", MIGRATED_ON), False),
         (copy("open"), [], ("Succeeded", ""), False),
-        (copy("open"), [], ("Moving", ""), False),
+        (copy("open"), [], ("Migrating", ""), False),
     ],
 )
 def test_a_guest_is_taken_up_only_where_it_surely_is(
@@ -100,7 +100,7 @@ def taken_up(view: View, vm: Item, *, silent: bool) -> str | None:
 
 
 def test_of_two_guests_of_a_vm_the_one_is_taken_up_that_runs_else_the_later() -> None:
-    runs, ended = copy("here", "active", move=""), copy("here", "active", move="")
+    runs, ended = copy("here", "active", migration=""), copy("here", "active", migration="")
     ended.spec.incarnation, ended.runs = 2, False
     assert taken_up(*view_of((runs, "a"), (ended, "b")), silent=False) == "a"
     ended.runs = True
@@ -108,7 +108,7 @@ def test_of_two_guests_of_a_vm_the_one_is_taken_up_that_runs_else_the_later() ->
 
 
 def test_a_guest_that_would_have_to_be_begun_is_taken_up_once_no_node_is_silent_that_may_have_one_that_runs() -> None:
-    guest = copy("here", "active", move="")
+    guest = copy("here", "active", migration="")
     assert taken_up(*view_of((guest, "a")), silent=True) == "a"
     guest.runs = False
     assert taken_up(*view_of((guest, "a")), silent=True) is None
@@ -117,7 +117,7 @@ def test_a_guest_that_would_have_to_be_begun_is_taken_up_once_no_node_is_silent_
 
 def test_a_source_that_has_broken_its_move_off_is_believed_and_one_of_an_agent_that_says_nothing_is_not() -> None:
     said = copy("here")
-    said.move = ""  # it has no part in it any more
+    said.migration = ""  # it has no part in it any more
     silent = msgspec.json.encode({"uid": said.uid, "spec": said.spec}).decode()
     report = NodeReport(orphan_allocations=[msgspec.json.encode(said).decode(), silent])
-    assert [(found.standing, found.move) for found in read_copies(report)] == [("here", ""), ("open", KEY)]
+    assert [(found.standing, found.migration) for found in read_copies(report)] == [("here", ""), ("open", KEY)]

@@ -18,7 +18,7 @@ VM = Item(Envelope(kind="vm", name="web", uid="vm-1", project="default"))
 OTHER = Item(Envelope(kind="node", name="n2", uid="node-2"))
 
 
-def spec(incarnation: int = 2, move: AllocatedMigration | None = None) -> AllocationSpec:
+def spec(incarnation: int = 2, migration: AllocatedMigration | None = None) -> AllocationSpec:
     return AllocationSpec(
         node="n1",
         node_uid="node-1",
@@ -27,21 +27,21 @@ def spec(incarnation: int = 2, move: AllocatedMigration | None = None) -> Alloca
         incarnation=incarnation,
         resources=Resources(cpu=1, memory=1 << 28),
         image=AllocatedImage(name="tiny", uid="i", sha256="0" * 64, size=1, url="file:///tiny"),
-        move=move,
+        migration=migration,
     )
 
 
 def place() -> Item:
     """Its node says that another one took its guest over."""
-    report = AllocationReport(incarnation=2, state="stopped", reason="moved")
+    report = AllocationReport(incarnation=2, state="stopped", reason="migrated")
     parts = [msgspec.Raw(msgspec.json.encode(part)) for part in (spec(), report)]
     return Item(Envelope(kind="allocation", name="node-1.a", uid="a", spec=parts[0], report=parts[1]))
 
 
 def found(standing: GuestLocation, *, incarnation: int = 3, of: str = "a") -> Found:
     """What another node says of it."""
-    move = AllocatedMigration(key="m", peer="n1", peer_uid="node-1", peer_allocation=of)
-    return [(OTHER, OrphanCopy("b", spec(incarnation, move), standing, "m"))]
+    migration = AllocatedMigration(key="m", peer="n1", peer_uid="node-1", peer_allocation=of)
+    return [(OTHER, OrphanCopy("b", spec(incarnation, migration), standing, "m"))]
 
 
 def test_the_word_of_a_target_that_never_ran_is_kept_with_the_place_that_it_was_to_come_from() -> None:

@@ -102,9 +102,9 @@ moves = st.lists(
 def test_a_life_that_is_watched_closely_takes_only_legal_ways(history: list[tuple[str, ...]]) -> None:
     want, here = wished(wish()), place("pending")
     status = fold(want, here)
-    for move in history:
+    for migration in history:
         spec, report = want.spec, here.report
-        match move:
+        match migration:
             case ("node works",):
                 here = Place(here.spec, step(here.spec, report, want.deleting), "Ready")
             case ("verb", verb) if Phase(status.phase) in ALLOWED[verb] and not want.deleting:
@@ -127,7 +127,7 @@ def test_a_life_that_is_watched_closely_takes_only_legal_ways(history: list[tupl
                 want = wished(want.spec, deleting=True)
         new_status = fold(want, here, former=status)
         assert may_change(Phase(status.phase), Phase(new_status.phase)), (
-            f"{status.phase} → {new_status.phase} by {move}"
+            f"{status.phase} → {new_status.phase} by {migration}"
         )
         status = new_status
 
@@ -196,17 +196,17 @@ def test_a_vm_says_whether_it_has_what_it_asks_for_and_what_keeps_it_from_that()
     same = wish(cpu=0.0, memory=0, networks=[])
     more = wish(cpu=2.0, memory=0, networks=[])
     other = wish(cpu=0.0, memory=0, networks=[], machine="microvm")
-    assert current(same, room=ROOM) == ("True", "Current")
-    assert current(more, room=ROOM) == ("False", "Changing")
-    assert current(more, room=ROOM, placed="insufficientResources") == ("False", "insufficientResources")
-    assert current(more, room=ROOM, placed="insufficientResources", said=2) == (
+    assert current(same, resize_limits=ROOM) == ("True", "Current")
+    assert current(more, resize_limits=ROOM) == ("False", "Changing")
+    assert current(more, resize_limits=ROOM, placed="insufficientResources") == ("False", "insufficientResources")
+    assert current(more, resize_limits=ROOM, placed="insufficientResources", said=2) == (
         "False",
         "Changing",
     )  # of an older wish
-    assert current(same, room=ROOM, generation=2, has=Resources(), fitted=1) == ("False", "Changing")
-    assert current(same, room=ROOM, generation=2, has=Resources(), reason="guestHolds") == (
+    assert current(same, resize_limits=ROOM, generation=2, has=Resources(), fitted=1) == ("False", "Changing")
+    assert current(same, resize_limits=ROOM, generation=2, has=Resources(), reason="guestHolds") == (
         "False",
         "guestHolds",
     )
-    assert current(other, room=ROOM) == ("False", "RestartNeeded")
-    assert current(other, room=None) == ("True", "Current")  # it comes with the start
+    assert current(other, resize_limits=ROOM) == ("False", "RestartNeeded")
+    assert current(other, resize_limits=None) == ("True", "Current")  # it comes with the start

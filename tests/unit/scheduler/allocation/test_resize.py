@@ -31,7 +31,7 @@ def make(cpu: float, *, restart_generation: int = 1, has: float | None = None) -
     )
     place = Envelope(kind="allocation", name="n.a", uid="a", spec=msgspec.Raw(msgspec.json.encode(spec)))
     running = Resources(cpu=has, memory=100) if has is not None else None
-    report = AllocationReport(incarnation=1, state="running", room={"cpu": 8, "memory": 2**40}, has=running)
+    report = AllocationReport(incarnation=1, state="running", resize_limits={"cpu": 8, "memory": 2**40}, has=running)
     place.report = msgspec.Raw(msgspec.json.encode(report))
     snapshot = Snapshot()
     snapshot.put_node(NodeFacts("n", "n1", (8000, 1000, 0), True, False, frozenset({"q35"})))

@@ -94,8 +94,8 @@ class BridgeNetwork:
             has_router = (kernel.NAMESPACES / namespace).exists()
             await kernel.perform_links(plan.plan_removal(self._names, segment_id, links, has_router))
             self._tables.forget(namespace)
-            if segment is not None and segment.moved:
-                await self._drop_moved(segment)
+            if segment is not None and segment.migrated:
+                await self._drop_migrated(segment)
             shutil.rmtree(files.folder, ignore_errors=True)
             left = await kernel.inspect_links()
             await self._published.apply(left)
@@ -185,7 +185,7 @@ class BridgeNetwork:
     def switch(self, port: Port, node_address: str) -> None:
         """Send what is for the port's NIC to that node at once. Raises DriverFailed."""
         names, here = self._names, node_address == self._host.underlay_address
-        overlay, moved = names.overlay(port.segment_id), names.moved_table(port.segment_id)
+        overlay, moved = names.overlay(port.segment_id), names.migrated_table(port.segment_id)
         segment = self._segment(port.segment_id)
         if here:
             netlink.place_mac(names.tap(port.id), port.mac)
@@ -282,13 +282,13 @@ class BridgeNetwork:
         if await self._tables.ensure(namespace, rules.render_router(segment, rules.render_older(host, segment))):
             mended.append("NAT")
         tables = [rules.render_node(names, host), rules.render_taps(names, self._ports(links))]
-        if segment.moved:
-            tables += rules.render_moved(names, host, segment)
-        elif before is not None and before.moved:
-            await self._drop_moved(segment)
+        if segment.migrated:
+            tables += rules.render_migrated(names, host, segment)
+        elif before is not None and before.migrated:
+            await self._drop_migrated(segment)
         if await self._tables.ensure("", *tables):
             mended.append("filters")
-        if segment.moved:
+        if segment.migrated:
             await asyncio.to_thread(self._pass_on, segment)
         # Lets a process of the node reach published ports at 127.0.0.1; only once the tables guard the loopback.
         kernel.write_sysctl(f"net/ipv4/conf/{names.uplink(segment.id)}/route_localnet", "1")
@@ -311,13 +311,13 @@ class BridgeNetwork:
 
     def _pass_on(self, segment: Segment) -> None:
         """Bring the set of those who are passed on to the wish, whatever a switch made of it."""
-        table, wanted = self._names.moved_table(segment.id), migration.find_passed_on(self._host, segment)
-        for mac in sorted({found.mac for found in segment.moved}):
+        table, wanted = self._names.migrated_table(segment.id), migration.find_passed_on(self._host, segment)
+        for mac in sorted({found.mac for found in segment.migrated}):
             change = netlink.put_element if mac in wanted else netlink.drop_element
             change(table, rules.PASSED_ON, mac)
 
-    async def _drop_moved(self, segment: Segment) -> None:
-        name = self._names.moved_table(segment.id)
+    async def _drop_migrated(self, segment: Segment) -> None:
+        name = self._names.migrated_table(segment.id)
         await self._tables.drop(("netdev", name), ("bridge", name))
 
     def _keep(self, segment: Segment) -> None:

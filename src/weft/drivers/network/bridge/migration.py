@@ -25,17 +25,17 @@ def find_passed_on(host: Host, segment: Segment) -> list[str]:
     """The MACs of guests that have left, are known to be elsewhere, and are not on their way back: two nodes that pass on
     to each other, or to nowhere known, would never end."""
     there = {e.mac for e in segment.endpoints if e.node_address != host.underlay_address}
-    newest = {moved.mac: moved.way for moved in segment.moved}
+    newest = {moved.mac: moved.way for moved in segment.migrated}
     return sorted(mac for mac, way in newest.items() if way == "out" and mac in there)
 
 
 def find_older(host: Host, segment: Segment) -> dict[str, list[str]]:
     """The nodes through whose routers guests' connections may lead, and the addresses of those guests: where each came
     from, but for the one that it has gone back to."""
-    newest = {moved.mac: moved.way for moved in segment.moved}
+    newest = {moved.mac: moved.way for moved in segment.migrated}
     now = {e.mac: e.node_address for e in segment.endpoints}
     found: dict[str, set[str]] = {}
-    for moved in segment.moved:
+    for moved in segment.migrated:
         back_there = newest[moved.mac] == "out" and now.get(moved.mac) == moved.node_address
         if moved.way == "in" and moved.node_address not in ("", host.underlay_address) and not back_there:
             found.setdefault(moved.node_address, set()).add(moved.address)
@@ -62,7 +62,7 @@ def older_hops(host: Host, segment: Segment) -> dict[str, str]:
 def find_neighbours(host: Host, segment: Segment) -> dict[str, str]:
     """Whom a segment's router must know without asking, address to MAC: it can't ask through the overlay."""
     routers = {hop: router_mac(node) for node, hop in older_hops(host, segment).items()}
-    return {m.address: m.mac for m in segment.moved} | routers
+    return {m.address: m.mac for m in segment.migrated} | routers
 
 
 def readdress(segment: Segment, mac: str, node_address: str) -> Segment:

@@ -61,7 +61,7 @@ class Names:
         start = self.prefix + letter
         return link[len(start) :] if link.startswith(start) and len(link) > len(start) else None
 
-    def moved_table(self, segment_id: str) -> str:
+    def migrated_table(self, segment_id: str) -> str:
         return f"weft_{self.prefix}_moved_{segment_id}"
 
     @property

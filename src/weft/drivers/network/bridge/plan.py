@@ -161,7 +161,7 @@ def plan_fdb(names: Names, host: Host, segment: Segment, ports: list[Port], know
     places = dict.fromkeys((*remote, *routers), overlay)
     places |= {p.mac: names.tap(p.id) for p in ports if p.mac not in remote}
     places[GATEWAY_MAC] = names.gateway(segment.id)
-    if any(moved.way == "out" for moved in segment.moved):
+    if any(moved.way == "out" for moved in segment.migrated):
         places[router_mac(host.underlay_address)] = names.gateway(segment.id)
 
     had_tunnels = {(e.mac, e.dst) for e in known if e.ifname == overlay and e.dst}
@@ -302,7 +302,7 @@ def _plan_older(steps: Steps, host: Host, segment: Segment, router: Router | Non
         for address, mac in sorted(wanted.items())
         if held.get(address) != mac
     ]
-    strict = bool(segment.moved)
+    strict = bool(segment.migrated)
     if older_routers(host, segment) and not (
         router and any(route.dst == str(OLDER) and route.dev == INSIDE for route in router.routes)
     ):

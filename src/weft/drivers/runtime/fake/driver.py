@@ -57,7 +57,7 @@ class FakeDriver:
         self._boots: dict[str, asyncio.Task[None]] = {}
         self._sessions: list[tuple[str, FakeSession]] = []
         self._news = asyncio.Event()
-        self.moves = FakeMigrations(self._read, self._write, self._path, self._lock, self._clock, self._news.set)
+        self.migrations = FakeMigrations(self._read, self._write, self._path, self._lock, self._clock, self._news.set)
 
     async def probe(self) -> RuntimeProbe:
         capabilities = ["suspend", "exec", "stats", "gpu-shares"]
@@ -68,7 +68,7 @@ class FakeDriver:
             guest = self._read(plan.id)
             if guest is not None and guest.plan.uid != plan.uid:
                 raise DriverFailed(f"guest {plan.name}: id {plan.id} belongs to {guest.plan.name} on this node")
-            self.moves.check_start(guest, plan)
+            self.migrations.check_start(guest, plan)
             if guest is not None and guest.state == "running":
                 return describe_guest(guest)
             self._starting[plan.id] = plan
@@ -101,7 +101,7 @@ class FakeDriver:
             guest = self._read(plan.id)
             if guest is None or guest.state != "running":
                 raise IllegalTransition(f"guest {plan.name} doesn't run, so there is nothing to change")
-            self.moves.check_stays(guest)
+            self.migrations.check_stays(guest)
             guest.plan = plan
             self._write(guest)
         self._news.set()
@@ -153,7 +153,7 @@ class FakeDriver:
                 return
             if guest.state != "running":
                 raise IllegalTransition(f"guest {guest.plan.name} doesn't run, so it can't be suspended")
-            self.moves.check_stays(guest)
+            self.migrations.check_stays(guest)
             self._end(guest_id, "suspended", None)
 
     async def exec(self, guest_id: str, request: ExecRequest, mark: SessionMark | None = None) -> FakeSession:

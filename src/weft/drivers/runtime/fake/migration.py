@@ -103,7 +103,7 @@ class FakeMigrations:
                 raise DriverFailed(f"guest {guest.plan.name}: nobody waits at {to.memory}", details={"step": "send"})
             rate = settings.bytes_per_second
             guest.migration = FakeMigration(
-                key, "source", "moving", to.memory, self._clock.elapsed(), bytes_per_second=rate
+                key, "source", "migrating", to.memory, self._clock.elapsed(), bytes_per_second=rate
             )
             self._write(guest)
         self._notify()
@@ -111,7 +111,7 @@ class FakeMigrations:
     async def progress(self, guest_id: str, key: str) -> MigrationFacts:
         guest = self._inspect(guest_id)
         migration = self._migration(guest, key)
-        if guest.state not in _HERE and not (migration.role == "source" and guest.reason == "moved"):
+        if guest.state not in _HERE and not (migration.role == "source" and guest.reason == "migrated"):
             return MigrationFacts(key, migration.role, "failed", f"its machine has ended: {guest.reason}")
         total, sent = guest.plan.memory_bytes, self._sent(guest, migration)
         return MigrationFacts(
@@ -143,7 +143,7 @@ class FakeMigrations:
             if guest.state != before.state:
                 yield MigrationEvent("resumed" if guest.state == "running" else "stopped", self._clock.elapsed())
             if (guest.migration and guest.migration.phase) != (before.migration and before.migration.phase):
-                yield MigrationEvent("moved", self._clock.elapsed())
+                yield MigrationEvent("migrated", self._clock.elapsed())
             before = guest
             await self._clock.sleep(POLL_SECONDS)
 
@@ -194,7 +194,7 @@ class FakeMigrations:
             migration = self._migration(guest, key, "source")
             if guest.state in _HERE and migration.phase != "handedOver":
                 raise IllegalTransition(f"guest {guest.plan.name} still runs here: its migration is {migration.phase}")
-            guest.state, guest.reason, guest.ready, migration.phase = "stopped", "moved", False, "handedOver"
+            guest.state, guest.reason, guest.ready, migration.phase = "stopped", "migrated", False, "handedOver"
             self._write(guest)
         self._notify()
 
@@ -209,7 +209,7 @@ class FakeMigrations:
     def _bring_up_to_date(self, guest: FakeGuest) -> None:
         """Write down what has come to pass by now."""
         migration = guest.migration
-        if migration is None or (migration.role, migration.phase, guest.state) != ("source", "moving", "running"):
+        if migration is None or (migration.role, migration.phase, guest.state) != ("source", "migrating", "running"):
             return
         target = _read_target(migration.to)
         if (
@@ -225,7 +225,7 @@ class FakeMigrations:
             migration.phase, guest.state, guest.reason = "handedOver", "paused", "handedOver"
         else:
             if target.migration.phase == "waiting":
-                target.migration.phase = "moving"
+                target.migration.phase = "migrating"
                 _write_target(migration.to, target)
             return  # nothing is new here
         self._write(guest)

@@ -66,7 +66,7 @@ class QemuDriver:
         self._news = asyncio.Event()
         self._guests = Guests(host, self._cgroups, self._clock, self._notify)
         self._starter = GuestStarter(self._guests, self._cgroups, self._clock, host)
-        self.moves = QemuMigrations(self._guests, self._cgroups, self._clock, self._working)
+        self.migrations = QemuMigrations(self._guests, self._cgroups, self._clock, self._working)
         self.printed = PrintedHere(self._guests.paths)
         self.relocations = QemuRelocations(self._guests, self._clock, self._working)
         self._probe: RuntimeProbe | None = None

@@ -251,7 +251,7 @@ class Guest:
         finally:
             self._watchers.discard(events)
 
-    def _report_event(self, name: Literal["stopped", "resumed", "moved", "copied"]) -> None:
+    def _report_event(self, name: Literal["stopped", "resumed", "migrated", "copied"]) -> None:
         for watcher in self._watchers:
             if watcher.qsize() < MOST_EVENTS:
                 watcher.put_nowait(MigrationEvent(name, self.clock.elapsed()))
@@ -273,7 +273,7 @@ class Guest:
                     self.status = HANDED_OVER if self._sends() else self.status
                     if self._sends():
                         self.agents.let_go()
-                self._report_event("moved")
+                self._report_event("migrated")
             case "BLOCK_IO_ERROR" if event.data.get("action") == "stop":
                 self.status = "io-error"
                 self._notify()

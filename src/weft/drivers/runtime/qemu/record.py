@@ -146,7 +146,7 @@ def decide_end(
     """Pure. Why a machine has ended. ``shutdown`` is QEMU's own word, if anyone heard it; else the pidfile tells: QEMU
     removes it when it ends in order, and can't when it is killed."""
     if record.migration is not None and record.migration.left:
-        return GuestEnd("stopped", "moved")
+        return GuestEnd("stopped", "migrated")
     if record.stopping:
         return GuestEnd("stopped", "stopRequested")
     match shutdown:

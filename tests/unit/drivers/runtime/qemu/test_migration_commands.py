@@ -41,8 +41,8 @@ def test_another_machine_than_the_one_that_comes_is_refused_by_its_field() -> No
     ("status", "source", "target"),
     [
         ("none", "waiting", "waiting"),
-        ("setup", "moving", "waiting"),
-        ("active", "moving", "moving"),
+        ("setup", "migrating", "waiting"),
+        ("active", "migrating", "migrating"),
         ("device", "switching", "failed"),
         ("completed", "handedOver", "arrived"),
         ("postcopy-active", "failed", "failed"),

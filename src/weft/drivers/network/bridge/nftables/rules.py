@@ -261,11 +261,11 @@ def render_older(host: Host, segment: Segment) -> str:
 """
 
 
-def render_moved(names: Names, host: Host, segment: Segment) -> list[Table]:
+def render_migrated(names: Names, host: Host, segment: Segment) -> list[Table]:
     """The two tables of a segment with moved guests. Who is passed on changes by the element, not here; the limit is far
     above what comes in the moment before other nodes know, and keeps a mistake of theirs from becoming a storm."""
     overlay, gateway = names.overlay(segment.id), names.gateway(segment.id)
-    away = sorted({m.mac for m in segment.moved if m.way == "out"} | set(older_routers(host, segment)))
+    away = sorted({m.mac for m in segment.migrated if m.way == "out"} | set(older_routers(host, segment)))
     own = router_mac(host.underlay_address)
     passed = f"""\
 set {PASSED_ON} {{
@@ -289,7 +289,7 @@ chain arrived {{
   oifname "{gateway}" ether daddr {own} ether daddr set {GATEWAY_MAC}
 }}
 """
-    name = names.moved_table(segment.id)
+    name = names.migrated_table(segment.id)
     return [Table("netdev", name, passed), Table("bridge", name, routed)]
 
 

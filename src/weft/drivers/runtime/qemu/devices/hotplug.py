@@ -65,8 +65,8 @@ async def adjust_machine(qmp: Qmp, frame: Frame, plan: GuestPlan, clock: Clock) 
     give), Unavailable."""
     check_adjustment(frame, plan)
     await plug_cpus(qmp, plan.vcpus)
-    await _move_disks(qmp, frame, plan)
-    await _move_nics(qmp, frame, plan)
+    await _change_disks(qmp, frame, plan)
+    await _change_nics(qmp, frame, plan)
     await _size_memory(qmp, frame, plan, clock)
 
 
@@ -100,7 +100,7 @@ async def plug_cpus(qmp: Qmp, wanted: int) -> None:
         await qmp.execute("device_add", driver=slot["type"], id=name, **slot["props"])
 
 
-async def _move_disks(qmp: Qmp, frame: Frame, plan: GuestPlan) -> None:
+async def _change_disks(qmp: Qmp, frame: Frame, plan: GuestPlan) -> None:
     wanted = {disk_id(disk): disk for disk in plan.disks}
     there = await _devices(qmp, (DISK_ID,))
     for device in [device for device in there if device not in wanted]:
@@ -147,7 +147,7 @@ async def _resize(qmp: Qmp, disk: GuestDisk) -> None:
     await _execute(qmp, "block_resize", {"node-name": await find_node(qmp, disk.serial), "size": size})
 
 
-async def _move_nics(qmp: Qmp, frame: Frame, plan: GuestPlan) -> None:
+async def _change_nics(qmp: Qmp, frame: Frame, plan: GuestPlan) -> None:
     wanted = {nic_id(nic): nic for nic in plan.nics}
     there = await _devices(qmp, (NIC_ID,))
     for device in [device for device in there if device not in wanted]:

@@ -35,11 +35,11 @@ _NO_LIMIT = 1 << 40  # bytes per second; without a word QEMU takes 128 MiB/s
 _UNDER_WAY = ("setup", "active", "device", "pre-switchover", "wait-unplug", "cancelling")
 
 _SOURCE: dict[str, MigrationStage] = {
-    "none": "waiting", "setup": "moving", "active": "moving", "wait-unplug": "moving", "device": "switching",
+    "none": "waiting", "setup": "migrating", "active": "migrating", "wait-unplug": "migrating", "device": "switching",
     "pre-switchover": "switching", "completed": "handedOver",
 }  # fmt: skip
 _TARGET: dict[str, MigrationStage] = {
-    "none": "waiting", "setup": "waiting", "active": "moving", "completed": "arrived",
+    "none": "waiting", "setup": "waiting", "active": "migrating", "completed": "arrived",
 }  # fmt: skip
 
 
@@ -185,7 +185,7 @@ def describe_copies(migration: MigrationRecord, jobs: dict[str, dict[str, Any]])
     errors = [str(job["error"]) for job in jobs.values() if "error" in job]
     whole = len(jobs) == len(migration.settings.copied_disks)
     done, total = (sum(int(job[f"{part}-progress"]) for job in jobs.values()) for part in ("current", "total"))
-    phase: MigrationStage = "failed" if errors else "moving" if whole else "waiting"
+    phase: MigrationStage = "failed" if errors else "migrating" if whole else "waiting"
     facts = MigrationFacts(migration.key, migration.role, phase, *_explain_copies(errors))
     return msgspec.structs.replace(facts, sent_bytes=done, remaining_bytes=max(0, total - done), total_bytes=total)
 

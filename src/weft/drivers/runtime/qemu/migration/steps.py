@@ -273,7 +273,7 @@ class QemuMigrations:
                 raise IllegalTransition(f"vm/{record.plan.name} still runs here: its migration is {phase}")
             record.migration = msgspec.structs.replace(migration, left=True)
             if not guest.running:
-                record.end = GuestEnd("stopped", "moved")
+                record.end = GuestEnd("stopped", "migrated")
             await guest.save_record()
             await guest.quit()
         self._guests.notify()
