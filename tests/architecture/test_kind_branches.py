@@ -16,21 +16,6 @@ ROOMS = ("kinds", "drivers")  # that may know kinds, and what runs them, by name
 OTHERS = ("change.kind", "actor.kind")
 # How many such branches a file still has. The counts only fall.
 BRANCHES = {
-    # A node has endpoints of its own, for functions; they have no workload.
-    "agent/network/plan": 2,
-    # What a node may read is by kind: a table of rights.
-    "api/auth/authorise": 7,
-    # Commands that print more for one kind: a graph, a node's load, a function's metrics.
-    "cli/function/flags": 2,
-    "cli/preview/dry_run": 3,
-    "cli/stream/logs": 1,
-    "cli/verbs/apply": 1,
-    "cli/verbs/create": 2,
-    "cli/verbs/describe": 5,
-    "cli/verbs/list": 1,
-    "cli/verbs/logs": 3,
-    "cli/verbs/migrate": 3,
-    "cli/verbs/top": 5,
     # One queue for objects of two kinds, each with a plan of its own.
     "controllers/conversion/controller": 2,
     "controllers/network/addresses": 1,

@@ -202,6 +202,7 @@ def test_a_tokens_secret_is_told_once_and_only_its_hash_kept(lab: DoorsLab) -> N
         ("GET", "/v1/vms?limit=-1", 400, "invalidInput"),
         ("GET", "/v1/vms?limit=1e9", 400, "invalidInput"),
         ("GET", "/v1/vms?lables=a", 400, "unknownField"),
+        ("GET", "/v1/vms?network=web", 400, "unknownField"),  # names of endpoints begin with a network
         ("GET", "/v1/vms?labels=a&labels=b", 400, "invalidInput"),
         ("GET", "/v1/vms?continue=x", 410, "cursorGone"),
         ("GET", "/v1/vms?labels=%ff%00", 200, ""),

@@ -220,7 +220,7 @@ def _verb_operation(kind: Kind, verb: Verb, named: list[dict[str, Any]]) -> dict
 
 
 def _list_operation(kind: Kind, where: list[dict[str, Any]], which: str = "") -> dict[str, Any]:
-    words = ("labels", "fields", "limit", "continue", "watch", "cursor")
+    words = (*kind.selectors, "limit", "continue", "watch", "cursor")
     page = {
         "type": "object",
         "required": ["items", "cursor"],

@@ -338,6 +338,8 @@ ALLOCATION = Kind(
     status=AllocationStatus,
     report=AllocationReport,
     reported_by_node=True,
+    name_begins="node",
+    node_reads="placed",
     finalizers=("node",),
     indexes={
         ALLOCATIONS_BY_WORKLOAD: lambda item: () if is_reservation(item) else (item.spec(AllocationSpec).workload.uid,),

@@ -48,6 +48,8 @@ ENDPOINT = Kind(
     spec=EndpointSpec,
     status=EndpointStatus,
     status_writer="addresses",
+    name_begins="network",
+    node_reads="connected",
     indexes={
         ENDPOINTS_BY_WORKLOAD: lambda item: (item.spec(EndpointSpec).workload.uid,),
         ENDPOINTS_BY_NETWORK: lambda item: (item.spec(EndpointSpec).network_uid,),

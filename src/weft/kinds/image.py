@@ -138,6 +138,7 @@ IMAGE = Kind(
     check=check_image,
     find_hint=lambda name: f"weft image build {name}" if name in OWN else None,
     status_writer="images",
+    node_reads="named",
     references=(
         Reference("secret", "spec.registry_secret", lambda s: [s.registry_secret] if s.registry_secret else []),
     ),

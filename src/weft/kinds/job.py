@@ -338,6 +338,7 @@ JOB = Kind(
     find_failure=_find_failure,
     operation=Operation(act="run", cancel="cancel", ended=(*ENDED, "Scheduled"), started="status.started_at"),
     commands=("run",),
+    template=("container", "spec.task"),
     references=(
         *(_of_task(one) for one in CONTAINER.references),
         Reference("job", "spec.after", lambda s: [read_dependency(one).name for one in s.after], blocks=False),

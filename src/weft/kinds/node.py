@@ -326,6 +326,7 @@ NODE = Kind(
     status=NodeStatus,
     report=NodeReport,
     reported_by_node=True,
+    node_reads="itself",
     status_writer="nodes",
     check=check_node,
     server_fields=(

@@ -41,6 +41,7 @@ PUBLISHED_PORT = Kind(
     spec=PublishedPortSpec,
     status=PublishedPortStatus,
     status_writer="addresses",
+    node_reads="all",
     indexes={PUBLISHED_PORTS_BY_WORKLOAD: lambda item: (item.spec(PublishedPortSpec).workload.uid,)},
     columns=(
         NAME,

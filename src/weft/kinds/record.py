@@ -240,6 +240,12 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     resize_limits: Callable[[Any], Mapping[str, int] | None] | None = None
     finalizers: tuple[str, ...] = ()  # hold a new object until their controllers let go
     status_writer: str = ""  # the controller that writes its status
+    name_begins: Literal["", "node", "network"] = (
+        ""  # what it is named after, which lists may be narrowed by: its uid and a dot
+    )
+    # Which of them a node may read: all, one by name, itself, those of the node or of a network that it is in; "": none.
+    node_reads: Literal["", "all", "named", "itself", "placed", "connected"] = ""
+    admins_read: bool = False  # and nobody else
     conditions: Mapping[str, str] = {}  # condition type → the one controller that writes it
     # Conditions that hold from the start, whatever else there is, so that no controller has to find them out.
     initial_conditions: Callable[[Any], list[Condition]] | None = None
@@ -251,6 +257,10 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     find_hint: Callable[[str], str | None] = lambda _: None  # of a name that no object has: what would make it
     ephemeral: bool = False  # a question with an answer: created, read and deleted, never changed
     workload: Workload | None = None  # set: it is placed and run
+    template: tuple[str, str] = (
+        "",
+        "spec",
+    )  # the kind of workload that it makes, "" itself, and the field with its spec
     # What a verb leads to, which commands wait for. ``create`` stands for ``update`` too, and ``wait`` is what ``weft wait``
     # waits for by itself, where that isn't the same.
     goals: Mapping[str, Goal] = {}
@@ -264,6 +274,11 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     removable: bool = False  # people may delete it, though only weft writes it
     longest_name: int = MAX_NAME
     over: Callable[[Object], bool] | None = None  # whether it has done what it was made for: lists leave it out
+
+    @property
+    def selectors(self) -> tuple[str, ...]:
+        """The query parameters that narrow a list or watch of its objects."""
+        return ("labels", "fields", *filter(None, [self.name_begins]))
 
     def verb(self, name: str) -> Verb | None:
         return next((v for v in self.verbs if v.name == name), None)

@@ -62,6 +62,7 @@ TOKEN = Kind(
     spec=TokenSpec,
     status=TokenStatus,
     status_writer="api",
+    admins_read=True,
     server_fields=("sha256", "key_id"),
     check=check_token,
     indexes={TOKENS_BY_KEY: lambda item: (key_id,) if (key_id := item.spec(TokenSpec).key_id) else ()},

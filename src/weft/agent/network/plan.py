@@ -13,6 +13,7 @@ from weft.contracts.driver.network import Alias, Allowed, Endpoint, Filter, Forw
 from weft.kinds.allocation import AllocatedNic, AllocatedRule
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
 from weft.kinds.published_port import PublishedPortSpec, PublishedPortStatus
+from weft.kinds.registry import is_workload
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import Ref, short_id
 from weft.protocol.heartbeat import HeldPorts, make_held
@@ -115,11 +116,11 @@ def ports_of(
 
 def name_inside(workload: Ref) -> str:
     """What a workload is called in its networks; "" for a node, which stands in one for the sake of functions."""
-    return "" if workload.kind == "node" else workload.name
+    return workload.name if is_workload(workload.kind) else ""
 
 
 def _place_inside(local: LocalAllocation, index: int, in_namespace: bool) -> Inside | None:
-    if local.spec.workload.kind == "node":
+    if not is_workload(local.spec.workload.kind):
         return Inside(local.id, shared=True)
     return Inside(local.id, f"eth{index}", own_users=local.shares_kernel) if in_namespace else None
 

@@ -60,25 +60,28 @@ async def authorise_read(
     context: ApiContext, actor: Actor, kind: Kind, name: str | None, query: Mapping[str, str]
 ) -> str | None:
     """Raise Forbidden unless ``actor`` may read; the one prefix of names it may list, None if all."""
+    asked = query.get(kind.name_begins)
     if actor.kind == "person":
-        if kind.name == "token" and not actor.is_admin:
-            raise Forbidden(f"{actor.name} may not see tokens", hint="use an admin's token")
-        return _asked_prefix(kind, query)
+        if kind.admins_read and not actor.is_admin:
+            raise Forbidden(f"{actor.name} may not see {kind.plural}", hint="use an admin's token")
+        return f"{asked}." if asked else None
     if actor.kind != "node":
         raise Forbidden("a join token can only be used to join", hint="weft agent join")
     await require_enrolled(context, actor)
-    if kind.name == "allocation" and (query.get("node") == actor.id or _is_own(name, actor)):
-        return f"{actor.id}."
-    if kind.name == "endpoint" and name is None and query.get("network"):
-        asked = query["network"]
-        if asked in await _own_networks(context, actor.id) or await _stands_in(context, actor.id, asked):
-            return f"{query['network']}."
-    elif kind.name == "publishedport" or (kind.name == "image" and name is not None):
-        return None
-    elif kind.name == "node" and name is not None:
-        entry = await context.store.get(object_key("node", None, name))
-        if entry is not None and decode_envelope(entry.value).uid == actor.id:
+    match kind.node_reads:
+        case "all":
             return None
+        case "named" if name is not None:
+            return None
+        case "itself" if name is not None:
+            entry = await context.store.get(object_key(kind.name, None, name))
+            if entry is not None and decode_envelope(entry.value).uid == actor.id:
+                return None
+        case "placed" if asked == actor.id or (name or "").startswith(f"{actor.id}."):
+            return f"{actor.id}."
+        case "connected" if asked and name is None:
+            if asked in await _own_networks(context, actor.id) or await _stands_in(context, actor.id, asked):
+                return f"{asked}."
     raise Forbidden(f"a node may only read its own objects, not this {kind.title}")
 
 
@@ -94,15 +97,6 @@ async def require_enrolled(context: ApiContext, actor: Actor) -> Enrolment | Non
 async def owns_image(context: ApiContext, node_uid: str, sha256: str) -> bool:
     """Whether one of the node's allocations has the image with this digest."""
     return any(sha256 in list_digests(spec) for spec in await _own_allocations(context, node_uid))
-
-
-def _asked_prefix(kind: Kind, query: Mapping[str, str]) -> str | None:
-    asked = query.get("node" if kind.name == "allocation" else "network")
-    return f"{asked}." if asked else None
-
-
-def _is_own(name: str | None, actor: Actor) -> bool:
-    return name is not None and name.startswith(f"{actor.id}.")
 
 
 async def _own_networks(context: ApiContext, node_uid: str) -> set[str]:

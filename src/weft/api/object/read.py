@@ -28,7 +28,6 @@ Match = Callable[[bytes], bool]
 _ON_THE_LOOP = 200  # more objects than this are encoded in a thread
 _MOST = 10_000
 _ONE_NAME = re.compile(r"name==?([a-z0-9]([-a-z0-9]*[a-z0-9])?)")
-SELECTORS = ("labels", "fields")
 _encoder = msgspec.json.Encoder()
 
 
@@ -49,7 +48,7 @@ async def get(context: ApiContext, call: Call, target: Target) -> Answer:
 async def list_(context: ApiContext, call: Call, target: Target) -> Answer:
     """``GET`` on a collection: one page of one instant."""
     names = await authorise_read(context, call.actor, target.kind, None, call.loose_query)
-    query = call.query(*SELECTORS, *known_prefix(target), "limit", "continue")
+    query = call.query(*target.kind.selectors, "limit", "continue")
     prefix, match = read_selection(target, names, query)
     limit = read_count(query, "limit", 0, _MOST)
     page = await context.store.list(prefix, limit=limit, after=query.get("continue") or None)
@@ -69,11 +68,6 @@ def read_selection(target: Target, names: str | None, query: dict[str, str]) -> 
     one = _ONE_NAME.fullmatch(query.get("fields", ""))
     narrowed = names or (one[1] if one and (target.kind.scope == "fabric" or target.project) else "")
     return target.prefix + narrowed, match
-
-
-def known_prefix(target: Target) -> tuple[str, ...]:
-    """The query parameter that narrows this kind by the first part of its names."""
-    return {"allocation": ("node",), "endpoint": ("network",)}.get(target.kind.name, ())
 
 
 async def refuse_unknown_project(context: ApiContext, target: Target) -> None:

@@ -11,7 +11,7 @@ import contextlib
 
 from weft.api.auth.authorise import authorise_read
 from weft.api.context import ApiContext
-from weft.api.object.read import SELECTORS, Match, known_prefix, read_selection, refuse_unknown_project
+from weft.api.object.read import Match, read_selection, refuse_unknown_project
 from weft.api.request.call import Call
 from weft.api.request.target import Target
 from weft.api.state.watch_lines import encode_change
@@ -26,7 +26,7 @@ _FIRST_SECONDS = 0.25  # how long a cursor gets to prove gone before the answer 
 async def watch(context: ApiContext, call: Call, target: Target) -> Answer:
     """``GET …?watch=1&cursor=C`` on a collection."""
     names = await authorise_read(context, call.actor, target.kind, None, call.loose_query)
-    query = call.query(*SELECTORS, *known_prefix(target), "watch", "cursor", "limit")
+    query = call.query(*target.kind.selectors, "watch", "cursor", "limit")
     cursor = query.get("cursor", "")
     if not cursor:
         raise InvalidInput("a watch needs a cursor", field="cursor", hint="list first: the answer has one")

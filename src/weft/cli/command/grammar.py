@@ -89,6 +89,7 @@ AFTER = {
 # Verbs that one kind does in a way of its own.
 SPECIAL = {
     ("create", "token"): "token",
+    ("describe", "migration"): "describe.migration",
     ("maintenance", "node"): "node.maintenance",
     ("drain", "node"): "node.drain",
     ("logs", "job"): "logs.job_logs",

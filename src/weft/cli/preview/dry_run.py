@@ -55,7 +55,7 @@ def foresee_each(session: Session, new: Sequence[tuple[Target, Object]]) -> dict
     """What becomes of those of ``new`` that are placed, each as if it came alone, by what it is called. One that waits for another
     of them is left out, and so are those after the first many."""
     found: dict[str, Foreseen] = {}
-    placed = [(target, made) for target, made in new if is_workload(target.kind.name) or target.kind.name == "job"]
+    placed = [(target, made) for target, made in new if is_workload(target.kind.template[0] or target.kind.name)]
     for target, made in placed[:MOST_ASKED]:
         told = foresee(session, target, made)
         waits = told.answer is not None and told.answer["status"].get("phase") == "Failed"
@@ -92,14 +92,14 @@ def show_dry_run(session: Session, target: Target, made: Object, done: str) -> i
 
 def _ask_where(session: Session, target: Target, made: Object) -> Object | None:
     """The scheduler's answer; None where there is nothing to place now, or nobody to tell."""
-    spec = dig(made, "spec.task") if target.kind.name == "job" else made["spec"]
-    kind = "container" if target.kind.name == "job" else target.kind.name
+    kind, field = target.kind.template
+    kind = kind or target.kind.name
     waits = dig(made, "spec.hold") or dig(made, "spec.run", "run") != "run" or dig(made, "spec.schedule")
     elsewhere = made.get("project") not in (None, session.client.project)
     if not is_workload(kind) or waits or elsewhere:
         return None
     try:
-        return ask(session, "recommendation", {"kind": kind, "changes": spec})
+        return ask(session, "recommendation", {"kind": kind, "changes": dig(made, field)})
     except WeftError as problem:
         session.say(f"placement can't be checked now: {problem.message}")
         return None

@@ -162,7 +162,7 @@ def _carry(session: Session, target: Target, asked: dict[str, Any], write: Write
                 session, target, {"follow": True, "tail": -1}, _skip(_measure(session, target, seen), note)
             )
         except Unavailable as problem:
-            if not asked["follow"] or not seen or target.kind.name == "function":
+            if not asked["follow"] or not seen or target.kind.workload is None:
                 raise
             lost = problem
             session.client.http.closed.wait(_PAUSE_SECONDS)

@@ -26,6 +26,7 @@ from weft.cli.session import Session
 from weft.cli.verbs.image import add_file
 from weft.cli.wait.finish import finish_one
 from weft.cli.wait.follow import print_one
+from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, find_kind
 from weft.objects.errors import NotFound
@@ -87,7 +88,7 @@ def _run(session: Session, kind: Kind, words: tuple[str, ...], dry_run: str | No
         return 0
     if code is not None:
         bring(session, code)
-    if kind.name == "function" and not dry_run:
+    if kind.uploads is not None and not dry_run:
         provide_bases(session, [manifest["spec"]])
     made = session.client.create(manifest, dry_run=bool(dry_run))
     if dry_run:
@@ -202,8 +203,7 @@ def _is_set(doc: FieldDoc, spec: dict[str, Any]) -> bool:
 
 def _image_of(kind: Kind, spec: dict[str, Any]) -> str:
     """The image that what is made runs; empty while there is none."""
-    of = spec.get("task") or {} if kind.name == "job" else spec
-    return str(of.get("image") or "") if isinstance(of, dict) else ""
+    return str(dig({"spec": spec}, f"{kind.template[1]}.image", ""))
 
 
 def _make_up_name(kind: Kind, spec: dict[str, Any]) -> str | None:

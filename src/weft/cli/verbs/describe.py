@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,20 @@ from weft.kinds.registry import BY_NAME
 from weft.objects.errors import InvalidInput, NotFound, WeftError
 
 _EVENTS = 10
+_Shown = tuple[Callable[[Session, dict[str, Any]], dict[str, Any]], Sequence[Callable[[Session, dict[str, Any]], str]]]
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [options.targets(kind), options.output()]
-    if kind is not None and kind.name == "migration":
-        params.insert(
-            1, click.Option(["--plot"], metavar="FILE", help="Also draw the migration's progress, as an SVG file.")
-        )
     return options.build(verb, "Show an object in full, with its latest events.", _run, kind, params)
+
+
+def migration_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    made = command(verb, entry, kind)
+    made.params.insert(
+        1, click.Option(["--plot"], metavar="FILE", help="Also draw the migration's progress, as an SVG file.")
+    )
+    return made
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], plot: str | None = None) -> int:
@@ -60,19 +66,13 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], plot: str 
         if target != targets[0]:
             print()
         width = find_width(sys.stdout)
-        is_node = target.kind.name == "node"
-        is_migration = target.kind.name == "migration"
-        kept = _leave_out_shown(session, obj) if is_node else _leave_out_progress(obj) if is_migration else obj
-        if target.kind.name == "job":
-            kept = leave_out_defaults(obj)
+        fields, sections = _SHOWN.get(target.kind.name, _PLAIN if target.kind.workload is None else _PLACED)
+        kept = fields(session, obj)
         print(describe_object(kept, target.kind, lambda since: age_of(session, since), width, session.paint))
-        if is_node:
-            print(f"\n{_describe_place(session, obj)}")
-        elif is_migration and (told := describe_migration(obj, session.paint)):
-            print(f"\n{told}")
-        elif target.kind.workload is not None and (used := _describe_use(session, obj)):
-            print(f"\n{used}")
-        print(_describe_guests(session, target) + _describe_events(session, target, width), end="")
+        for section in sections:
+            if told := section(session, obj):
+                print(f"\n{told}")
+        print(_describe_events(session, target, width), end="")
 
     return partial_code(each(session, targets, describe))
 
@@ -99,7 +99,7 @@ def _plot(session: Session, migration: dict[str, Any], target: Target, path: Pat
         raise InvalidInput(f"--plot: {path} can't be written: {problem.strerror}", field="--plot") from problem
 
 
-def _leave_out_progress(migration: dict[str, Any]) -> dict[str, Any]:
+def _leave_out_progress(_: Session, migration: dict[str, Any]) -> dict[str, Any]:
     """Of a migration: its status without what ``describe_migration`` shows."""
     status = {key: value for key, value in (migration.get("status") or {}).items() if key not in SHOWN_OF_MIGRATION}
     return {**migration, "status": status}
@@ -133,16 +133,14 @@ def _describe_use(session: Session, vm: dict[str, Any]) -> str:
     return f"used  {describe_used(guests[0][vm['uid']], asked)}" if guests else ""
 
 
-def _describe_guests(session: Session, target: Target) -> str:
-    """On a node: which VMs are there."""
-    if target.kind.name != "node":
-        return ""
-    told = ""
+def _describe_guests(session: Session, node: dict[str, Any]) -> str:
+    """Of a node: which VMs are there."""
+    told = []
     for kind in map(BY_NAME.__getitem__, PLACED):
-        listing = session.client.list(kind.name, all_projects=True, fields=f"status.node={target.name}")
+        listing = session.client.list(kind.name, all_projects=True, fields=f"status.node={node['name']}")
         names = [item["name"] for item in listing.items if not (dig(item, "spec.once") and dig(item, "status.ended"))]
-        told += f"\n{kind.plural}  {', '.join(names)}" if names else ""
-    return f"{told}\n" if told else ""
+        told += [f"{kind.plural}  {', '.join(names)}"] if names else []
+    return "\n".join(told)
 
 
 def _describe_events(session: Session, target: Target, width: int | None) -> str:
@@ -151,3 +149,13 @@ def _describe_events(session: Session, target: Target, width: int | None) -> str
     except WeftError as problem:
         return f"\nevents can't be read: {problem.message}\n"
     return f"\n{draw_events(session, records, width)}\n" if records else ""
+
+
+# What is shown of an object: its fields, less those that a section tells, and these sections.
+_PLAIN: _Shown = (lambda _, obj: obj, ())
+_PLACED: _Shown = (lambda _, obj: obj, (_describe_use,))
+_SHOWN: dict[str, _Shown] = {
+    "node": (_leave_out_shown, (_describe_place, _describe_guests)),
+    "migration": (_leave_out_progress, (lambda session, obj: describe_migration(obj, session.paint),)),
+    "job": (lambda _, obj: leave_out_defaults(obj), ()),
+}

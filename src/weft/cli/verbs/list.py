@@ -108,7 +108,7 @@ def say_left_out(session: Session, count: int) -> None:
 
 def with_use(session: Session, kind: Kind, items: Sequence[Object]) -> list[Object]:
     """Nodes that are shown in all columns with what they use now: it stands in no object."""
-    if kind.name != "node" or not (session.output == "wide" or "used" in " ".join(session.columns).lower()):
+    if not kind.runs_workloads or not (session.output == "wide" or "used" in " ".join(session.columns).lower()):
         return list(items)
     used = {each["node"]: each["use"] for each in fetch_usage(session.client.http)}
     return [{**item, "use": used.get(item["uid"])} for item in items]

@@ -148,7 +148,7 @@ def logs_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         click.Option(["--since"], type=options.Duration(), default=None, help="Show lines newer than this, like 5m."),
         *options.selectors(kind),
     ]
-    told = "invocations printed" if kind is not None and kind.name == "function" else "guests printed"
+    told = "invocations printed" if kind is not None and kind.workload is None else "guests printed"
     return options.build(verb, f"Show what {told}.", _logs, kind, params)
 
 
@@ -164,7 +164,7 @@ def _logs(
     since: float | None = None,
 ) -> int:
     targets = _find(session, kind, words, ",".join(labels), ",".join(fields))
-    if len(targets) == 1 and targets[0].kind.name == "job":
+    if len(targets) == 1 and targets[0].kind.verb("logs") is None:
         return show_job_logs(session, targets[0], ask_log(follow, tail, since), prefix=prefix)
     targets = [one for target in targets for one in _open_job(session, target, follow)]
     if len(targets) == 1 and not prefix and not follow:
@@ -175,7 +175,7 @@ def _logs(
 
 def _open_job(session: Session, target: Target, follow: bool) -> list[Target]:
     """What a job is beside others: its tasks."""
-    if target.kind.name != "job":
+    if target.kind.verb("logs") is not None:
         return [target]
     if follow:
         session.say(f"{target.what}: tasks that begin later are not shown; weft job logs {target.name} -f shows them")

@@ -50,7 +50,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         ),
     ]
     params += _ways(kind)
-    params += _of_machines() if kind is None or kind.name == "vm" else []
+    params += _of_machines() if kind is None or "storage" in MIGRATION_MODES[kind.name] else []
     params += [
         click.Option(["--bandwidth"], metavar="SIZE", help="Most bytes a second to send, like 50M."),
         click.Option(
@@ -70,7 +70,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 def _ways(kind: Kind | None) -> list[click.Parameter]:
     live = "Keep the guest running meanwhile (default)."
-    if kind is not None and kind.name == "container":
+    if kind is not None and _is_saved(kind):
         live = "Save the running container and continue it on the target; default if both nodes can."
     return [
         click.Option(["--live"], is_flag=True, help=live),
@@ -78,6 +78,11 @@ def _ways(kind: Kind | None) -> list[click.Parameter]:
             ["--cold"], is_flag=True, help="Shut the guest down for the migration; also migrates a stopped one."
         ),
     ]
+
+
+def _is_saved(kind: Kind) -> bool:
+    """Whether a running one is saved, and begins on the target."""
+    return kind.workload is not None and kind.workload.checkpoint_bar is not None
 
 
 def _of_machines() -> list[click.Parameter]:
@@ -182,7 +187,7 @@ def _watch(session: Session, vm: Target, migration: dict[str, Any], rests: bool)
     if isinstance(result, int):
         return result
     assert result.obj is not None
-    if (dig(result.obj, "spec.mode") == "cold" or vm.kind.name == "container") and not rests:
+    if (dig(result.obj, "spec.mode") == "cold" or _is_saved(vm.kind)) and not rests:
         return _await_start(session, vm, result.obj)
     print_one(session, result.obj, f"migrated  {describe_end(result.obj)}")
     return OK

@@ -69,9 +69,9 @@ def _run(
     word: str = "nodes",
 ) -> None:
     kind = kind or _find(word)
-    if kind.name not in ("node", "migration") and kind.workload is None:
+    if kind.name not in _SHOWN and kind.workload is None:
         instead = (
-            "weft function metrics NAME" if kind.name == "function" else "weft top nodes|vms|containers|migrations"
+            f"weft {kind.name} metrics NAME" if kind.verb("metrics") else "weft top nodes|vms|containers|migrations"
         )
         raise click.UsageError(f"{kind.plural} have no usage of their own: {instead}")
     goes_on = watch or (is_terminal(sys.stdout) and not session.is_data)
@@ -104,19 +104,25 @@ def _show(session: Session, kind: Kind, sort: str, labels: tuple[str, ...], fiel
     items = session.client.list(
         kind.name, all_projects=session.all_projects, labels=",".join(labels), fields=",".join(fields)
     ).items
-    if kind.name == "migration":
-        _show_migrations(session, items)
-        return
-    items = choose_shown(kind, items, selected=bool(labels or fields))
-    used = fetch_usage(session.client.http, guests=kind.workload is not None)
-    rows = (join_nodes if kind.name == "node" else join_vms)(items, used, sort)
-    columns, draw = (NODE_COLUMNS, draw_nodes) if kind.name == "node" else (VM_COLUMNS, draw_vms)
-    print_items(session, rows, list_names(rows), (columns, draw(rows)), f"no {kind.plural}")
+    _SHOWN.get(kind.name, _show_guests)(session, kind, choose_shown(kind, items, selected=bool(labels or fields)), sort)
 
 
-def _show_migrations(session: Session, items: Sequence[dict[str, Any]]) -> None:
+def _show_guests(session: Session, kind: Kind, items: Sequence[dict[str, Any]], sort: str) -> None:
+    rows = join_vms(items, fetch_usage(session.client.http, guests=True), sort)
+    print_items(session, rows, list_names(rows), (VM_COLUMNS, draw_vms(rows)), f"no {kind.plural}")
+
+
+def _show_nodes(session: Session, _: Kind, items: Sequence[dict[str, Any]], sort: str) -> None:
+    rows = join_nodes(items, fetch_usage(session.client.http), sort)
+    print_items(session, rows, list_names(rows), (NODE_COLUMNS, draw_nodes(rows)), "no nodes")
+
+
+def _show_migrations(session: Session, _: Kind, items: Sequence[dict[str, Any]], __: str) -> None:
     """The migrations in progress, and how far each is."""
     going = [item for item in items if dig(item, "status.phase", "Pending") not in ENDED]
     table = (PROGRESS_COLUMNS, [draw_progress(item) for item in going])
     items = [describe_progress(item) for item in going]
     print_items(session, items, list_names(going), table, "no migrations in progress")
+
+
+_SHOWN = {"node": _show_nodes, "migration": _show_migrations}  # a workload is shown as a guest
