@@ -18,10 +18,12 @@ from microvm_lab import MicrovmLab
 
 from weft.contracts.driver.container import ContainerMount, User
 from weft.contracts.driver.runtime import CanKill, ExecRequest, KeptSession, SessionMark
+from weft.drivers.runtime.qemu import guest
 from weft.drivers.runtime.qemu.image_disk import WRITTEN_BYTES, ImageDisks
 from weft.drivers.runtime.qemu.microvm import translate
 from weft.drivers.runtime.qemu.microvm.driver import MicrovmDriver
-from weft.drivers.runtime.qemu.microvm.exchange_disk import RING_AT, RING_BYTES
+from weft.drivers.runtime.qemu.microvm.exchange_disk import RING_AT, RING_BYTES, RUNNING, read_head
+from weft.drivers.runtime.qemu.qmp import Qmp, connect_qmp
 from weft.drivers.volume.directory.driver import DirectoryVolumes
 from weft.objects.errors import DriverFailed, InvalidInput, TooLarge, Unavailable
 
@@ -134,6 +136,45 @@ async def test_one_that_still_boots_is_asked_as_soon_as_it_can_hear(lab: Microvm
     facts = await driver.inspect(plan.id)
     assert (facts.state, facts.reason) == ("stopped", "stopRequested")
     assert facts.exit_code == 5
+
+
+async def test_one_that_is_over_before_its_monitor_is_reached_has_ended_and_isnt_begun_again(
+    lab: MicrovmLab, driver: MicrovmDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def connect_late(place: str, *, timeout_seconds: float) -> Qmp:
+        async with asyncio.timeout(WAIT_SECONDS):
+            while lab.processes():
+                await asyncio.sleep(0.02)
+        return await connect_qmp(place, timeout_seconds=timeout_seconds)
+
+    plan = lab.script("quick", "echo ran; exit 3")
+    with monkeypatch.context() as patched:
+        patched.setattr(guest, "connect_qmp", connect_late)
+        facts = await driver.start(plan)
+    assert (facts.state, facts.reason, facts.exit_code) == ("failed", "exited", 3)
+    assert await printed(driver, plan) == "ran\n" and lab.processes() == []
+    [facts] = await lab.driver().recover()
+    assert (facts.reason, facts.exit_code) == ("exited", 3)
+
+
+async def test_a_start_that_is_given_up_once_its_machine_has_begun_ends_nothing(
+    lab: MicrovmLab, driver: MicrovmDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = lab.script("given-up", "echo ran; exec sleep 1000")
+    disk = Path(lab.host.state_dir, "microvm", "containers", plan.id, "exchange-disk")
+    with monkeypatch.context() as patched:
+        patched.setattr(guest, "connect_qmp", lambda *_, **more: asyncio.sleep(WAIT_SECONDS))
+        starting = asyncio.create_task(driver.start(plan))
+        async with asyncio.timeout(WAIT_SECONDS):
+            while (told := read_head(disk)) is None or told.state != RUNNING:
+                await asyncio.sleep(0.02)
+        patched.undo()
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+    assert (await driver.inspect(plan.id)).state == "running"
+    assert (await driver.start(plan)).state == "running"
+    await says(driver, plan, "ran")
+    assert await printed(driver, plan) == "ran\n"
 
 
 async def test_a_fork_bomb_stays_in_its_limit(lab: MicrovmLab, driver: MicrovmDriver) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -89,11 +90,12 @@ class QemuDriver:
 
     # The verbs of RuntimeDriver.
 
-    async def start(self, plan: GuestPlan) -> GuestFacts:
-        """Start or resume; see contracts.runtime. Raises DriverFailed, InvalidInput."""
+    async def start(self, plan: GuestPlan, has_begun: Callable[[], bool] = lambda: False) -> GuestFacts:
+        """Start or resume; see contracts.runtime. ``has_begun``: whether the machine itself says that it ran, whose end may come
+        before anybody has reached its monitor. Raises DriverFailed, InvalidInput."""
         facts = await self._working()
         async with self._guests.lock(plan.id):
-            guest = await self._starter.start(plan, facts)
+            guest = await self._starter.start(plan, facts, has_begun)
         return guest.facts()
 
     async def stop(self, guest_id: str, *, grace_seconds: float) -> None:

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -42,7 +43,7 @@ class GuestStarter:
         self._guests, self._cgroups, self._clock = guests, cgroups, clock
         self._sysfs, self._capacity = Path(host.sysfs), host.capacity
 
-    async def start(self, plan: GuestPlan, facts: Facts) -> Guest:
+    async def start(self, plan: GuestPlan, facts: Facts, has_begun: Callable[[], bool]) -> Guest:
         """Raises DriverFailed, InvalidInput."""
         guest = await self._guests.settled(plan.id)
         if guest is not None:
@@ -57,7 +58,7 @@ class GuestStarter:
                 await self._resume(guest, plan, facts)
                 self._guests.notify()
                 return guest
-        guest = await self._adopt_unknown(plan, facts) or await self._boot(plan, facts)
+        guest = await self._adopt_unknown(plan, facts) or await self._boot(plan, facts, has_begun)
         self._guests.notify()
         return guest
 
@@ -70,7 +71,7 @@ class GuestStarter:
         await self._guests.adopt(guest)
         return guest if guest.running else None
 
-    async def _boot(self, plan: GuestPlan, facts: Facts) -> Guest:
+    async def _boot(self, plan: GuestPlan, facts: Facts, has_begun: Callable[[], bool]) -> Guest:
         paths = self._guests.paths(plan.id)
         fresh = not paths.record.exists()
         version = ".".join(map(str, facts.version[:2]))
@@ -82,7 +83,14 @@ class GuestStarter:
             give_devices(plan.name, plan.devices, self._sysfs, choose_user(plan.id, facts.users))
             await launch_guest(guest, facts, self._cgroups)
         except BaseException as error:
-            await undo_launch(guest, self._cgroups, self._clock)
+            if not has_begun():
+                await undo_launch(guest, self._cgroups, self._clock)
+            if has_begun():  # also while that was undone: it runs, or has ended, and is not begun again
+                await guest.settle()
+                await self._guests.adopt(guest)
+                if isinstance(error, (DriverFailed, Unavailable)):
+                    return guest
+                raise
             take_back_devices(plan.devices, self._sysfs)
             if fresh:
                 shutil.rmtree(paths.state, ignore_errors=True)

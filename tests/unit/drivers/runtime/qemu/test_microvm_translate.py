@@ -306,6 +306,10 @@ def test_one_that_runs_has_what_it_was_given_and_cant_grow() -> None:
         ("failed", "nodeRestarted", head(state=exchange_disk.RUNNING), ("failed", "nodeRestarted", None)),
         ("failed", "nodeRestarted", head(code=0), ("stopped", "completed", 0)),  # it had ended before
         ("absent", None, head(), ("failed", "startInterrupted", None)),
+        # Nobody had found its process yet:
+        ("failed", "startInterrupted", head(code=3), ("failed", "exited", 3)),
+        ("failed", "startInterrupted", head(state=exchange_disk.RUNNING), ("failed", "lost", None)),
+        ("failed", "startInterrupted", head(run="before"), ("failed", "startInterrupted", None)),
     ],
 )
 def test_its_end_is_what_its_machine_said_last_else_the_machines_own(

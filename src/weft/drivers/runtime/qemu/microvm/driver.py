@@ -119,24 +119,30 @@ class MicrovmDriver:
                 guest = await self._machines.inspect(plan.id)
             if before is not None and guest.state in _ALIVE:
                 return describe_container(before, guest, None)
-            guest = await self._begin(plan, before)
-            return describe_container(self._known[plan.id], guest, None)
+            await self._begin(plan, before)
+            return await self.inspect(plan.id)
 
-    async def _begin(self, plan: ContainerPlan, before: MicrovmRecord | None) -> GuestFacts:
-        paths = self._paths(plan.id)
+    async def _begin(self, plan: ContainerPlan, before: MicrovmRecord | None) -> None:
+        paths, run = self._paths(plan.id), secrets.token_hex(15)
+
+        def has_begun() -> bool:
+            head = read_head(paths.exchange_disk)
+            return head is not None and head.run == run
+
         try:
             base = before.base if before is not None else await self._disks.ensure_root(plan.layers, plan.disk_bytes)
-            record = MicrovmRecord(plan, secrets.token_hex(15), base)
-            records = describe_run(plan, record.run)
+            record = MicrovmRecord(plan, run, base)
+            records = describe_run(plan, run)
             paths.state.mkdir(mode=0o700, parents=True, exist_ok=True)
             await ensure_overlay(paths.root, base)
             make_exchange_disk(paths.exchange_disk)
             await asyncio.to_thread(write_config, paths.exchange_disk, records)
             await asyncio.to_thread(write_record, paths, record)
             self._known[plan.id] = record
-            return await self._machines.start(self._machine(record))
+            await self._machines.start(self._machine(record), has_begun)
         except BaseException:
-            await asyncio.shield(self._undo(plan.id, before))
+            if not has_begun():
+                await asyncio.shield(self._undo(plan.id, before))
             raise
 
     async def _undo(self, guest_id: str, before: MicrovmRecord | None) -> None:

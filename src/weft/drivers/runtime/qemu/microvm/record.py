@@ -24,7 +24,7 @@ from weft.drivers.runtime.qemu.microvm import exchange_disk
 from weft.drivers.runtime.qemu.microvm.exchange_disk import Head
 
 _SIGNALLED = 128
-_STOPPED = "stopRequested"
+_STOPPED, _NEVER_RAN = "stopRequested", "startInterrupted"
 
 
 class MicrovmPaths(msgspec.Struct, frozen=True):
@@ -98,18 +98,16 @@ def describe_container(record: MicrovmRecord, guest: GuestFacts, head: Head | No
 def decide_end(record: MicrovmRecord, guest: GuestFacts, head: Head | None) -> End:
     """Pure. Why the container has ended whose machine has."""
     if guest.state == "absent":
-        return End("failed", "startInterrupted", "the start was interrupted before its microVM ran")
-    told = head if head is not None and head.run == record.run and head.state == exchange_disk.ENDED else None
+        return End("failed", _NEVER_RAN, "the start was interrupted before its microVM ran")
+    begun = head if head is not None and head.run == record.run else None
+    told = begun if begun is not None and begun.state == exchange_disk.ENDED else None
     code = None if told is None or told.how & (exchange_disk.UNSTARTED | exchange_disk.AGAIN) else read_code(told)
     if guest.reason == _STOPPED:
         return End("stopped", _STOPPED, "", _SIGNALLED + signal.SIGKILL if code is None else code)
+    if told is None and (guest.reason == "guestPoweredOff" or (guest.reason == _NEVER_RAN and begun is not None)):
+        return End("failed", "lost", "its microVM ended without reporting an exit code")
     if told is None:
-        message = (
-            "its microVM ended without reporting an exit code"
-            if guest.reason == "guestPoweredOff"
-            else guest.message or ""
-        )
-        return End("failed", "lost" if guest.reason == "guestPoweredOff" else guest.reason or "lost", message)
+        return End("failed", guest.reason or "lost", guest.message or "")
     if code is None:
         what = "booted a second time" if told.how & exchange_disk.AGAIN else "could not start it"
         return End("failed", "guestPanicked", f"its microVM {what}; the console log on its node says why")
