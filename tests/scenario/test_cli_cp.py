@@ -47,7 +47,7 @@ class Here:
         self.context, ticket = self._open.enter_context(far_end(self._folder / f"far-{self._number}", argv))
         return ticket
 
-    def say(self, line: str) -> None:
+    def notify(self, line: str) -> None:
         self.said.append(line)
 
     def get(self, path: str | Path, goal: str | Path) -> int:

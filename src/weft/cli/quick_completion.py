@@ -43,9 +43,9 @@ def find_grammar(environ: Mapping[str, str]) -> str:
 
 def find_names(environ: Mapping[str, str], context: str, project: str, kind: str) -> str:
     """The file of names of ``kind``: one for all that says which server is asked, and for what."""
-    said = [environ.get(name, "") for name in _DECIDING] + [os.getcwd(), context, project]
+    parts = [environ.get(name, "") for name in _DECIDING] + [os.getcwd(), context, project]
     return os.path.join(
-        find_folder(environ), hashlib.sha256("\0".join(said).encode("utf-8", "surrogateescape")).hexdigest()[:16], kind
+        find_folder(environ), hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16], kind
     )
 
 
@@ -124,7 +124,7 @@ def complete(grammar: Grammar, words: list[str], incomplete: str, names: Ask) ->
             raise NotQuick
         return _list_options(node, used, incomplete)
     if wanted is None and "words" in node:
-        return [("plain", word, told) for word, told in node["words"].items() if word.startswith(incomplete)]
+        return [("plain", word, help_) for word, help_ in node["words"].items() if word.startswith(incomplete)]
     if used & _ELSEWHERE:
         names = _know_nothing
     return list_values(
@@ -171,7 +171,7 @@ def list_values(kinds: dict[str, str], wanted: Any, values: list[str], incomplet
         start = start.replace("_", "-") if "at" in wanted else start
     else:
         raise NotQuick
-    return [("plain", before + sign + value, told) for value, told in found if value.startswith(start)]
+    return [("plain", before + sign + value, help_) for value, help_ in found if value.startswith(start)]
 
 
 def _list_targets(kinds: dict[str, str], wanted: Any, values: list[str], incomplete: str, names: Ask) -> list[Item]:

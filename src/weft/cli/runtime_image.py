@@ -36,7 +36,7 @@ def _provide(session: Session, name: str) -> None:
             reason="baseNotReady",
             hint=f"run there, once: weft image build {name} --project {BASES_PROJECT}",
         )
-    session.say(f"image/{name}  is being built, once for all functions of this runtime")
+    session.notify(f"image/{name}  is being built, once for all functions of this runtime")
     if build_and_add(session, name, BASES_PROJECT) != OK:
         raise DriverFailed(
             f"image/{name} could not be built", hint=f"weft image build {name} --project {BASES_PROJECT}"

@@ -110,20 +110,20 @@ class Session:
     def _log_request(self, request: Request) -> None:
         hide = importlib.import_module("weft.cli.output.redaction")
         body = f"  {hide.hide_in_body(request.body)}" if request.body else ""
-        self.say(f"> {request.method} {hide.hide_in_text(request.path)}{body}")
+        self.notify(f"> {request.method} {hide.hide_in_text(request.path)}{body}")
 
     def _log_answer(self, request: Request, status: int, headers: Mapping[str, str], seconds: float) -> None:
         path = importlib.import_module("weft.cli.output.redaction").hide_in_text(request.path.partition("?")[0])
-        self.say(
+        self.notify(
             f"< {status} {request.method} {path}  {seconds * 1000:.0f} ms  request {headers.get('x-request-id', 'unknown')}"
         )
 
     def _warn_of_skew(self, server: str) -> None:
         """Once in a run, if the server is of another release."""
-        told = importlib.import_module("weft.client.version_skew").describe_skew(server)
-        if told and not self._skew_reported:
+        warning = importlib.import_module("weft.client.version_skew").describe_skew(server)
+        if warning and not self._skew_reported:
             self._skew_reported = True
-            self.say(f"warning: {told}")
+            self.notify(f"warning: {warning}")
 
     @property
     def wait_seconds(self) -> float:
@@ -143,8 +143,8 @@ class Session:
     @functools.cached_property
     def _usual_form(self) -> Form:
         """How things are printed unless a command's line says it. Raises InvalidInput."""
-        said = importlib.import_module("weft.client.context").find_setting("output", self.environ)
-        return read_form(said.value or "table", field=said.origin or "-o")
+        setting = importlib.import_module("weft.client.context").find_setting("output", self.environ)
+        return read_form(setting.value or "table", field=setting.origin or "-o")
 
     @functools.cached_property
     def _usual_project(self) -> str | None:
@@ -177,6 +177,6 @@ class Session:
         """Whole objects are wanted, not rows or names of them."""
         return self.output in DOCUMENTS
 
-    def say(self, line: str) -> None:
+    def notify(self, line: str) -> None:
         """One line for the person, beside the data."""
         print(line, file=sys.stderr, flush=True)

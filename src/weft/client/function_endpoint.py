@@ -28,10 +28,10 @@ def find_endpoint(client: Client) -> Endpoint:
     """Where functions are invoked, as seen from here. Raises NotFound if the server has no function API."""
     answer = client.http.request("GET", "/v1/gateway")
     raise_problem(answer)
-    told = answer.json()
-    if not told.get("functions"):
+    report = answer.json()
+    if not report.get("functions"):
         raise NotFound("this server serves no functions", hint="weft server --functions ADDRESS:PORT")
-    return Endpoint(told["functions"], told["region"])
+    return Endpoint(report["functions"], report["region"])
 
 
 def keep_ca(ca: str, environ: Mapping[str, str]) -> Path:

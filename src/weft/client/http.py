@@ -127,9 +127,9 @@ class Http:
         try:
             connection, response = self._begin(sent)
             try:
-                told = read_headers(response)
-                self._note_version(told)
-                self.on_answer(sent, response.status, told, self._clock.elapsed() - began)
+                received = read_headers(response)
+                self._note_version(received)
+                self.on_answer(sent, response.status, received, self._clock.elapsed() - began)
                 if response.status >= 400:
                     raise_problem(Answer(response.status, read_headers(response), response.read()))
             except BaseException:

@@ -214,15 +214,15 @@ class AllocationStatus(msgspec.Struct, kw_only=True):
     pass
 
 
-def has_heard(spec: AllocationSpec, report: AllocationReport) -> bool:
+def is_current(spec: AllocationSpec, report: AllocationReport) -> bool:
     """Whether ``report`` is of ``desired`` in ``spec``, not of an earlier value: its guest may have been started since."""
     return report.desired_count in (None, spec.desired_count)
 
 
 def is_at_rest(spec: AllocationSpec, report: AllocationReport) -> bool:
     """Whether nothing of it runs on its node, as desired, and nothing will: the node has reported on this very spec."""
-    told = report.state == "stopped" and report.incarnation >= spec.incarnation and has_heard(spec, report)
-    return told and spec.desired == "stop"
+    stopped = report.state == "stopped" and report.incarnation >= spec.incarnation and is_current(spec, report)
+    return stopped and spec.desired == "stop"
 
 
 def set_desired(spec: AllocationSpec, desired: Desired) -> AllocationSpec:

@@ -75,9 +75,9 @@ def _unpack(raw: Form, where: str) -> Form:
     try:
         return msgspec.json.decode(raw, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeError, RecursionError) as problem:
-        said = "nested too deeply" if isinstance(problem, RecursionError) else problem
+        why = "nested too deeply" if isinstance(problem, RecursionError) else problem
         raise InvalidInput(
-            f"{where}: invalid JSON: {said}",
+            f"{where}: invalid JSON: {why}",
             field=where,
             hint='write like {"attribute": "storage", "op": "eq", "value": "nvme"}, or storage=nvme',
         ) from None

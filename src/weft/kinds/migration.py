@@ -274,8 +274,8 @@ def make_migration(obj: Object, given: MigrateInput | MigrateContainerInput, mar
         raise IllegalTransition(
             f"{what} is on {given.to} already", field="to", hint="name another node, or none; weft node list shows them"
         )
-    can_move = (Phase.RUNNING, Phase.BOOT, Phase.PROLOG, Phase.UNKNOWN)
-    if given.not_before is None and phase not in (*can_move, *((Phase.STOPPED,) if given.mode != "live" else ())):
+    migratable = (Phase.RUNNING, Phase.BOOT, Phase.PROLOG, Phase.UNKNOWN)
+    if given.not_before is None and phase not in (*migratable, *((Phase.STOPPED,) if given.mode != "live" else ())):
         raise IllegalTransition(
             f"{what} is {phase}: it can't migrate",
             hint="start it, or migrate it with --cold" if phase == Phase.STOPPED else "migrate it while it runs",

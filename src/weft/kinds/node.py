@@ -261,9 +261,9 @@ def _pools(obj: Object) -> str:
     return ",".join(f"{pool['name']}({pool['id'][:4] or '!'})" for pool in pools) or "–"
 
 
-def read_type(told: NodeType | None, has_gpus: bool) -> NodeType:
+def read_type(given: NodeType | None, has_gpus: bool) -> NodeType:
     """A node's type: as people told, else by what it has."""
-    return told or ("gpu" if has_gpus else "cloud")
+    return given or ("gpu" if has_gpus else "cloud")
 
 
 def _ratio(obj: Object, resource: str) -> float:

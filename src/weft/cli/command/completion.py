@@ -26,13 +26,15 @@ KIND_WORDS = {word: kind.name for kind in KINDS for word in (kind.name, kind.plu
 class Completer:
     """Completes what ``told`` describes, as ``quick_completion`` has it."""
 
-    def __init__(self, told: dict[str, Any]) -> None:
-        self.told = told
+    def __init__(self, description: dict[str, Any]) -> None:
+        self.description = description
 
     def __call__(self, context: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         before = [str(word) for word in context.params.get("words") or ()]
         try:
-            found = list_values(KIND_WORDS, self.told, before, incomplete, lambda kind: _names(context, BY_NAME[kind]))
+            found = list_values(
+                KIND_WORDS, self.description, before, incomplete, lambda kind: _names(context, BY_NAME[kind])
+            )
         except NotQuick:
             return []
         return [CompletionItem(value, type=type_, help=help_ or None) for type_, value, help_ in found]
@@ -59,7 +61,7 @@ complete_kind = Completer({"words": [[name, kind.summary] for name, kind in BY_N
 # The last of several strategies, as people spell them; after @ the placement policies.
 complete_strategy = Completer(
     {
-        "words": [[name.replace("_", "-"), told] for name, told in STRATEGIES.items()],
+        "words": [[name.replace("_", "-"), description] for name, description in STRATEGIES.items()],
         "several": True,
         "at": "placementpolicy",
     }

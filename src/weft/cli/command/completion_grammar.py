@@ -35,9 +35,12 @@ def write_grammar(root: click.Command, environ: Mapping[str, str]) -> None:
     """Raises OSError."""
     stamp = stamp_source(_PACKAGE)  # before it is read: what changes meanwhile makes it stale
     path = Path(find_grammar(environ))
-    told = describe(root)
-    nodes = told.pop("nodes")
-    lines = [json.dumps({"stamp": stamp, **told}), *(f"{words}\t{json.dumps(node)}" for words, node in nodes.items())]
+    described = describe(root)
+    nodes = described.pop("nodes")
+    lines = [
+        json.dumps({"stamp": stamp, **described}),
+        *(f"{words}\t{json.dumps(node)}" for words, node in nodes.items()),
+    ]
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     fresh.write_text("\n".join(lines))
@@ -73,14 +76,14 @@ def _add(nodes: dict[str, Any], command: click.Command, path: str, parent: click
     for param in params:
         if isinstance(param, click.Option):
             names = [*param.opts, *param.secondary_opts]
-            told = {
+            described = {
                 "all": _list_alike(params, param),
                 "many": param.multiple,
                 "help": param.help or "",
                 "hidden": param.hidden,
             }
             value = None if param.is_flag or param.count else _describe_value(param)
-            options |= {name: {**told, "value": value} for name in names}
+            options |= {name: {**described, "value": value} for name in names}
     arguments = [
         {"many": param.nargs == -1, "value": _describe_value(param)}
         for param in params
@@ -107,7 +110,7 @@ def _list_alike(params: Sequence[click.Parameter], param: click.Option) -> list[
 def _describe_value(param: click.Parameter) -> dict[str, Any]:
     custom = getattr(param, "_custom_shell_complete", None)
     if isinstance(custom, Completer):
-        return custom.told
+        return custom.description
     if custom is not None or param.nargs not in (1, -1):
         return _ASK
     if isinstance(param.type, Output):

@@ -66,8 +66,8 @@ def complain_of_usage(error: click.ClickException, output: str, color: bool) -> 
             hints.append(rule)
         hints.append(f"{context.command_path} --help")
     hint = getattr(error, "hint", None) or "   ".join(hints)
-    told = WeftError(message, reason="usage", hint=hint or None)
-    complain(told, output, color)
+    complaint = WeftError(message, reason="usage", hint=hint or None)
+    complain(complaint, output, color)
     return USAGE
 
 

@@ -77,8 +77,13 @@ def _print_calls(session: Session, context: click.Context, recorder: Calls) -> N
     arguments = _list_arguments(session, context)
     settings = {name: one._asdict() for name, one in find_settings(session).items()}
     if session.is_document:
-        told = {"command": context.command_path, "arguments": arguments, "settings": settings, "calls": recorder.calls}
-        print_data(session, told)
+        shown_arguments = {
+            "command": context.command_path,
+            "arguments": arguments,
+            "settings": settings,
+            "calls": recorder.calls,
+        }
+        print_data(session, shown_arguments)
         return
     out = io.StringIO()
     print(context.command_path, file=out)
@@ -95,12 +100,12 @@ def _print_calls(session: Session, context: click.Context, recorder: Calls) -> N
     if not recorder.calls:
         print("  none", file=out)
     print(out.getvalue(), end="")
-    session.say("nothing was changed" + ("; the next requests depend on the answer" if recorder.cut else ""))
+    session.notify("nothing was changed" + ("; the next requests depend on the answer" if recorder.cut else ""))
 
 
 def _list_arguments(session: Session, context: click.Context) -> dict[str, str]:
     """What the words of the command line stand for, by parameter; those with their usual value are left out."""
-    told = {}
+    shown_arguments = {}
     for param in context.command.params:
         source = context.get_parameter_source(param.name or "")
         value = context.params.get(param.name or "", getattr(session, param.name or "", None))
@@ -110,8 +115,8 @@ def _list_arguments(session: Session, context: click.Context) -> dict[str, str]:
         value = value.name if isinstance(value, Form) else value
         shown = " ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
         shown = "(hidden)" if is_secret((param.name or "").rpartition("__")[2]) else hide_in_text(shown)
-        told[name] = f"{shown} {_SOURCES[source]}".strip()
-    return told
+        shown_arguments[name] = f"{shown} {_SOURCES[source]}".strip()
+    return shown_arguments
 
 
 def _name_argument(param: click.Parameter) -> str:

@@ -308,9 +308,9 @@ def _read_text(value: str, flag: str) -> str:
     try:
         return Path(value).read_text()
     except (OSError, UnicodeDecodeError) as problem:
-        said = problem.strerror.lower() if isinstance(problem, OSError) and problem.strerror else "not text in UTF-8"
+        why = problem.strerror.lower() if isinstance(problem, OSError) and problem.strerror else "not text in UTF-8"
         raise InvalidInput(
-            f"--{flag} {value}: {said}", field=flag, hint="give a readable file, or the text itself"
+            f"--{flag} {value}: {why}", field=flag, hint="give a readable file, or the text itself"
         ) from None
 
 

@@ -279,8 +279,8 @@ def unknown_word(ctx: click.Context, word: str, known: Iterable[str], noun: str 
 def _refuse_tool(ctx: click.Context, tool: str, line: Sequence[str]) -> click.UsageError:
     """The error for another tool's name, with weft's command for what comes after it."""
     command = _translate(tool, [word for word in line if not word.startswith("-")])
-    told = f": {command}" if command else f", like {ctx.command_path} ps   {ctx.command_path} --help"
-    return usage(f"{ctx.command_path}: no such command: {tool}", f"{ctx.command_path} takes the verb itself{told}")
+    example = f": {command}" if command else f", like {ctx.command_path} ps   {ctx.command_path} --help"
+    return usage(f"{ctx.command_path}: no such command: {tool}", f"{ctx.command_path} takes the verb itself{example}")
 
 
 def _translate(tool: str, words: Sequence[str]) -> str | None:

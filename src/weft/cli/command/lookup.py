@@ -21,7 +21,7 @@ _RUNNING = (*WORKLOADS, "function", "job")  # a bare name is one of these before
 _REST = tuple(
     kind.name for kind in KINDS if kind.writer == "people" and not kind.ephemeral and kind.name not in _RUNNING
 )
-_MOST_TOLD = 4
+_MOST_SHOWN = 4
 COURTESY_SECONDS = 2.0  # for what is only said beside an error
 
 
@@ -101,9 +101,9 @@ def _add_node_sizes(session: Session, problem: WeftError) -> None:
     nodes = session.make_client(timeout_seconds=COURTESY_SECONDS).list("node").items
     sizes = sorted(((dig(node, f"report.{resource}", 0), node["name"]) for node in nodes), reverse=True)
     show = format_bytes if resource == "memory" else format_cpu
-    had = ", ".join(f"{name} {show(size)}" for size, name in sizes[:_MOST_TOLD])
+    had = ", ".join(f"{name} {show(size)}" for size, name in sizes[:_MOST_SHOWN])
     if had:
-        more = f" and {len(sizes) - _MOST_TOLD} more" if len(sizes) > _MOST_TOLD else ""
+        more = f" and {len(sizes) - _MOST_SHOWN} more" if len(sizes) > _MOST_SHOWN else ""
         problem.hint = f"{problem.hint or ''}; the nodes have {had}{more}".lstrip("; ")
 
 
@@ -165,10 +165,10 @@ def _complete(session: Session, target: Target) -> Target:
 
 def _choose(session: Session, start: str, found: Sequence[Target]) -> Target | None:
     if len(found) > 1:
-        told = ", ".join(target.what for target in found[:_MOST_TOLD]) + (", …" if len(found) > _MOST_TOLD else "")
-        raise NotFound(f"several objects begin with {start!r}: {told}", hint="write more of the name")
+        names = ", ".join(target.what for target in found[:_MOST_SHOWN]) + (", …" if len(found) > _MOST_SHOWN else "")
+        raise NotFound(f"several objects begin with {start!r}: {names}", hint="write more of the name")
     if found:
-        session.say(f"{start!r} means {found[0].what}")
+        session.notify(f"{start!r} means {found[0].what}")
     return found[0] if found else None
 
 

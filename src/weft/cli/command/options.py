@@ -177,8 +177,8 @@ def common() -> list[click.Parameter]:
 
 def output(*more: str) -> click.Option:
     own = f", {' or '.join(more)}" if more else ""
-    told = f"Output format: table, wide, json, yaml, csv, name{own} … (see weft help output)."
-    return _setting(["-o", "--output"], "given_form", told, type=Output(more), metavar="FORM", is_eager=True)
+    help_ = f"Output format: table, wide, json, yaml, csv, name{own} … (see weft help output)."
+    return _setting(["-o", "--output"], "given_form", help_, type=Output(more), metavar="FORM", is_eager=True)
 
 
 def parts() -> list[click.Parameter]:

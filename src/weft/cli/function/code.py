@@ -50,11 +50,11 @@ def pack(given: str, beside: Path | None = None) -> Packed:
         else:
             raise InvalidInput(f"{given} is neither a folder nor a zip file", field="spec.code")
     except OSError as problem:
-        said = (problem.strerror or str(problem)).lower()
+        why = (problem.strerror or str(problem)).lower()
         hint = "give a folder, or a zip file of one"
         if given.startswith("/nix/store/"):
             hint = 'in nix, a path without quotes names a copy in the store, which doesn\'t exist here: write code = "./folder"'
-        raise InvalidInput(f"code {given}: {said}", field="spec.code", hint=hint) from None
+        raise InvalidInput(f"code {given}: {why}", field="spec.code", hint=hint) from None
     return Packed(hashlib.sha256(data).hexdigest(), data, given, files)
 
 
@@ -67,7 +67,7 @@ def bring(session: Session, packed: Packed) -> None:
     if session.output != "json":
         what = f"{packed.source}: {packed.files} file{'s' * (packed.files != 1)}, {format_bytes(len(packed.data))}"
         did = "is already uploaded" if there else f"uploaded in {session.clock.elapsed() - began:.1f} s"
-        session.say(f"code  {what}, {did}")
+        session.notify(f"code  {what}, {did}")
 
 
 def pack_documents(documents: Iterable[Document]) -> list[Packed]:

@@ -19,7 +19,7 @@ from weft.kinds.registry import BY_NAME
 from weft.objects.errors import WeftError
 from weft.objects.index_ranges import read_indexes
 
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 PATIENCE_SECONDS = 10.0  # with a node that neither goes on with an ended task's log nor ends it
 Object = Mapping[str, Any]
 
@@ -67,11 +67,11 @@ class TaskOutput:
         quiet = 0.0
         while self._thread.is_alive() and quiet < PATIENCE_SECONDS:
             before = self._pieces
-            self._thread.join(_LOOK_SECONDS)  # a wait without end would not hear Ctrl-C
-            quiet = quiet + _LOOK_SECONDS if before == self._pieces and not self._writes else 0.0
+            self._thread.join(_POLL_SECONDS)  # a wait without end would not hear Ctrl-C
+            quiet = quiet + _POLL_SECONDS if before == self._pieces and not self._writes else 0.0
         if self._thread.is_alive() and self.lost is None:
             self.is_missing = True
-            self._session.say("the node doesn't say whether the output is complete")
+            self._session.notify("the node doesn't say whether the output is complete")
         self.check()
         if self._last not in (b"", b"\n") and is_terminal(sys.stdout):
             print(flush=True)  # what is said next begins a line of its own
@@ -88,7 +88,7 @@ class TaskOutput:
                 carry_from_start(self._session, target, ask_log(True, -1, None), self._write)
             except WeftError as problem:
                 self.is_missing = True
-                self._session.say(f"{target.what}: its output can't be shown: {problem.message}")
+                self._session.notify(f"{target.what}: its output can't be shown: {problem.message}")
             except OSError as problem:
                 self.lost = problem
                 return

@@ -19,7 +19,7 @@ from weft.objects.errors import WeftError
 from weft.objects.index_ranges import read_indexes
 
 MOST_AT_ONCE = 32
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 Object = Mapping[str, Any]
 
 
@@ -108,7 +108,7 @@ def follow_tasks(session: Session, job: Object, asked: dict[str, Any], prefix: b
             try:
                 carry_from_start(session, Target(BY_NAME["container"], one.container), asked, lines.take)
             except WeftError as problem:
-                session.say(f"{one.container}: {problem.message}")
+                session.notify(f"{one.container}: {problem.message}")
             finally:
                 lines.end()
         except OSError as problem:  # nobody reads on, or a full disk: no line of any task can be put there
@@ -117,14 +117,14 @@ def follow_tasks(session: Session, job: Object, asked: dict[str, Any], prefix: b
             news.put(_News(ended=one))
 
     threading.Thread(target=listen, daemon=True).start()
-    joining, over, told = Joining(), False, False
+    joining, over, warned = Joining(), False, False
     try:
         while not (over and joining.is_idle):
             for one in joining.take():
                 threading.Thread(target=show, args=(one,), daemon=True).start()
-            if joining.waiting and not told:
-                told = True
-                session.say(f"{MOST_AT_ONCE} tasks are followed at a time; the others are followed as these end")
+            if joining.waiting and not warned:
+                warned = True
+                session.notify(f"{MOST_AT_ONCE} tasks are followed at a time; the others are followed as these end")
             item = _next(news)
             if item.error is not None:
                 raise item.error
@@ -144,6 +144,6 @@ def follow_tasks(session: Session, job: Object, asked: dict[str, Any], prefix: b
 def _next(news: queue.Queue[_News]) -> _News:
     while True:
         try:
-            return news.get(timeout=_LOOK_SECONDS)  # a wait without end would not hear Ctrl-C
+            return news.get(timeout=_POLL_SECONDS)  # a wait without end would not hear Ctrl-C
         except queue.Empty:
             continue

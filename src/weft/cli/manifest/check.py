@@ -122,10 +122,10 @@ def locate(manifest: Manifest, problem: WeftError) -> WeftError:
         listed = f"weft schema {manifest.kind.name}.spec lists them"
         hint = f"{hint}   {listed}" if (hint or "").startswith("did you mean") else listed
     path = split_path(problem.field or "")
-    return place(manifest.document, path, retell(problem, f"{manifest.title}: {problem.message}", hint))
+    return place(manifest.document, path, reword(problem, f"{manifest.title}: {problem.message}", hint))
 
 
-def retell(problem: WeftError, message: str, hint: str | None, **details: Any) -> WeftError:
+def reword(problem: WeftError, message: str, hint: str | None, **details: Any) -> WeftError:
     """The same problem in other words."""
     return type(problem)(
         message, reason=problem.token, field=problem.field, hint=hint, details={**problem.details, **details}
@@ -207,4 +207,4 @@ def place(document: Document, path: Path, problem: WeftError) -> WeftError:
     details: dict[str, Any] = {"file": file}
     if len(at) == 2:
         details |= {"line": int(at[0]), "column": int(at[1])}
-    return retell(problem, f"{where}: {problem.message}", problem.hint, **details)
+    return reword(problem, f"{where}: {problem.message}", problem.hint, **details)

@@ -23,8 +23,8 @@ def read_json(text: str, file: str) -> list[Document]:
             file, (problem.lineno, problem.colno), f"JSON: {problem.msg[:1].lower()}{problem.msg[1:]}"
         ) from None
     except (ValueError, RecursionError) as problem:
-        said = "nested too deeply" if isinstance(problem, RecursionError) else str(problem)
-        raise unreadable(file, place_of(text, _find_odd_value(text)), f"JSON: {said}") from None
+        why = "nested too deeply" if isinstance(problem, RecursionError) else str(problem)
+        raise unreadable(file, place_of(text, _find_odd_value(text)), f"JSON: {why}") from None
     scan = _Scan(text, file)
     scan.read(0, ())
     return [Document(value, file, scan.places)]

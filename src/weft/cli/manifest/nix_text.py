@@ -105,12 +105,12 @@ def _quote(text: str) -> str:
     return f'"{escaped}"'
 
 
-def _translate(said: str, path: FilePath, file: str) -> Exception:
+def _translate(report: str, path: FilePath, file: str) -> Exception:
     """What nix complained about, at the last place in this very file that it mentions."""
-    first = re.search(r"^(?:error: )(.*)$", said, re.MULTILINE)
-    what = first[1] if first else (said.strip().splitlines() or ["ended without a message"])[-1]
+    first = re.search(r"^(?:error: )(.*)$", report, re.MULTILINE)
+    what = first[1] if first else (report.strip().splitlines() or ["ended without a message"])[-1]
     place: Place = (1, 1)
-    for match in _AT.finditer(said):
+    for match in _AT.finditer(report):
         if match["file"].split()[-1] == str(path) or match["file"] == str(path):
             place = int(match["line"]), int(match["column"])
     what = re.sub(rf"\s*at {re.escape(str(path))}:\d+:\d+", "", what)

@@ -18,15 +18,15 @@ def read_toml(text: str, file: str) -> list[Document]:
     try:
         value = tomllib.loads(text)
     except tomllib.TOMLDecodeError as problem:
-        said = str(problem)
-        match = _PLACE.search(said)
+        why = str(problem)
+        match = _PLACE.search(why)
         line = int(match[1]) if match and match[1] else len(text.splitlines()) or 1
         column = int(match[2]) if match and match[2] else 1
-        said = _PLACE.sub("", said)
-        raise unreadable(file, (line, column), f"TOML: {said[:1].lower()}{said[1:]}") from None
+        why = _PLACE.sub("", why)
+        raise unreadable(file, (line, column), f"TOML: {why[:1].lower()}{why[1:]}") from None
     except (ValueError, RecursionError) as problem:
-        said = "nested too deeply" if isinstance(problem, RecursionError) else str(problem)
-        raise unreadable(file, (1, 1), f"TOML: {said}") from None
+        why = "nested too deeply" if isinstance(problem, RecursionError) else str(problem)
+        raise unreadable(file, (1, 1), f"TOML: {why}") from None
     return [Document(value, file, _find_places(text))]
 
 

@@ -51,8 +51,8 @@ def read_yaml(text: str, file: str) -> list[Document]:
         raise unreadable(file, place_of(text, problem.position), f"YAML: {problem.reason}") from None
     except yaml.MarkedYAMLError as problem:
         mark = problem.problem_mark or problem.context_mark
-        said = problem.problem or problem.context or "can't be read"
-        raise unreadable(file, _place(mark) if mark else None, f"YAML: {said}", _hint(said)) from None
+        why = problem.problem or problem.context or "can't be read"
+        raise unreadable(file, _place(mark) if mark else None, f"YAML: {why}", _hint(why)) from None
     except RecursionError:
         raise unreadable(file, begin, "YAML: nested too deeply") from None
     except (ValueError, TypeError, AttributeError, LookupError) as problem:  # what its constructors make of odd scalars
@@ -66,10 +66,10 @@ def _place(mark: Any) -> Place:
     return mark.line + 1, mark.column + 1
 
 
-def _hint(said: str) -> str | None:
-    if "\\t" in said:
+def _hint(why: str) -> str | None:
+    if "\\t" in why:
         return "indent with spaces, not with tabs"
-    if "mapping values are not allowed" in said:
+    if "mapping values are not allowed" in why:
         return "check the indentation, or put the text in quotes"
     return None
 

@@ -31,13 +31,18 @@ PROGRESS_COLUMNS = make_columns("NAME", "WORKLOAD!", "NODES", "PHASE", "DONE>!",
 def describe_progress(migration: Object) -> dict[str, Any]:
     """How far a migration is, for programs: ``share`` is from 0 to 1, None while nothing was copied."""
     progress = dig(migration, "status.progress")
-    told = {
+    description = {
         "name": migration["name"],
         "project": migration.get("project"),
         "workload": dig(migration, "spec.workload", ""),
     }
-    told |= {part: dig(migration, f"status.{part}", "") for part in ("phase", "source", "target")}
-    return {**told, "share": _share(progress), "progress": progress, "started_at": dig(migration, "status.started_at")}
+    description |= {part: dig(migration, f"status.{part}", "") for part in ("phase", "source", "target")}
+    return {
+        **description,
+        "share": _share(progress),
+        "progress": progress,
+        "started_at": dig(migration, "status.started_at"),
+    }
 
 
 def _share(progress: Object | None) -> float | None:
@@ -47,13 +52,13 @@ def _share(progress: Object | None) -> float | None:
 
 def draw_progress(migration: Object) -> list[str]:
     """A row of PROGRESS_COLUMNS."""
-    told = describe_progress(migration)
-    progress, share = told["progress"] or {}, told["share"]
+    description = describe_progress(migration)
+    progress, share = description["progress"] or {}, description["share"]
     return [
-        told["name"],
-        str(told["workload"]),
-        f"{told['source'] or '–'} → {told['target'] or '?'}",
-        str(told["phase"] or "Pending"),
+        description["name"],
+        str(description["workload"]),
+        f"{description['source'] or '–'} → {description['target'] or '?'}",
+        str(description["phase"] or "Pending"),
         f"{share:.0%}" if share is not None else "–",
         _rate(progress["bytes_per_second"]) if progress else "–",
         _rate(progress["dirty_bytes_per_second"]) if progress else "–",

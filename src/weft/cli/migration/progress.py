@@ -14,7 +14,7 @@ from weft.objects.quantity import format_bytes
 
 Object = Mapping[str, Any]
 _BAR = 24
-_TOLD_EVERY = 25  # percent, off a terminal
+_REPORT_SECONDS = 25  # percent, off a terminal
 
 
 def describe_way(obj: Object) -> str:
@@ -84,7 +84,7 @@ class MigrationProgress(Progress):
         plan = describe_plan(obj)
         if plan and plan != self._last:
             self._last = plan
-            self.say(f"plan      {plan}")
+            self.notify(f"plan      {plan}")
         phase, note = dig(obj, "status.phase", "Pending"), dig(obj, "status.message", "")
         if phase == "Migrating" and dig(obj, "status.progress.total_bytes"):
             share = find_share(obj)
@@ -92,7 +92,7 @@ class MigrationProgress(Progress):
             bar = f"{'█' * filled}{'░' * (_BAR - filled)}  " if self.animated else ""
             what = "memory" if dig(obj, "status.progress.passes", 0) else "disks"  # these go over first
             text = f"{what:<9} {bar}{describe_progress(obj)}"
-            self.draw(target, text, f"{what} {int(share * 100) // _TOLD_EVERY}")
+            self.draw(target, text, f"{what} {int(share * 100) // _REPORT_SECONDS}")
         else:
             text = f"{phase.lower():<9} {describe_way(obj)}" + (f"   {note}" if note else "")
             if phase not in ("Pending", "Migrating") or note:  # what is said anyway a moment later

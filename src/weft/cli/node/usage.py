@@ -21,16 +21,16 @@ def join_nodes(nodes: Sequence[Object], used: Sequence[Object], sort: str) -> li
     known = {each["node"]: each for each in used}
     rows = []
     for node in nodes:
-        told = known.get(node["uid"])
+        usage = known.get(node["uid"])
         rows.append(
             {
                 "kind": "node",
                 "name": node["name"],
                 "capacity": {name: dig(node, f"report.{name}", 0) for name in RESOURCES},
                 "allocated": {name: dig(node, f"status.allocated_{name}", 0) for name in RESOURCES},
-                "used": {name: told["use"][name] for name in RESOURCES} if told else None,
-                "age_seconds": told["age_seconds"] if told else None,
-                "instances": told.get("instances") if told else None,
+                "used": {name: usage["use"][name] for name in RESOURCES} if usage else None,
+                "age_seconds": usage["age_seconds"] if usage else None,
+                "instances": usage.get("instances") if usage else None,
             }
         )
     return _sorted(rows, sort)
@@ -41,7 +41,7 @@ def join_vms(vms: Sequence[Object], used: Sequence[Object], sort: str) -> list[d
     known = {uid: use for each in used for uid, use in each["guests"].items()}
     rows = []
     for vm in vms:
-        told = known.get(vm["uid"])
+        usage = known.get(vm["uid"])
         rows.append(
             {
                 "kind": vm["kind"],
@@ -50,8 +50,8 @@ def join_vms(vms: Sequence[Object], used: Sequence[Object], sort: str) -> list[d
                 "phase": dig(vm, "status.phase", "Pending"),
                 "node": dig(vm, "status.node"),
                 "allocated": {name: dig(vm, f"spec.{name}", 0) for name in RESOURCES},
-                "used": {name: told[name] for name in RESOURCES} if told else None,
-                "settled": bool(told and told["settled"]),
+                "used": {name: usage[name] for name in RESOURCES} if usage else None,
+                "settled": bool(usage and usage["settled"]),
             }
         )
     return _sorted(rows, sort)
@@ -105,8 +105,8 @@ def describe_used(used: Object, capacity: Object) -> str:
 def describe_instances(instances: Object | None) -> str:
     """``functions: 1 running, 2 ready, 336 MiB``; "" if there are none."""
     counts = ((instances or {}).get(part, 0) for part in ("busy", "idle", "ready"))
-    told = [f"{count} {word}" for count, word in zip(counts, ("running", "idle", "ready"), strict=True) if count]
-    return f"functions: {', '.join(told)}, {format_bytes((instances or {})['memory'])}" if told else ""
+    usage = [f"{count} {word}" for count, word in zip(counts, ("running", "idle", "ready"), strict=True) if count]
+    return f"functions: {', '.join(usage)}, {format_bytes((instances or {})['memory'])}" if usage else ""
 
 
 def _cores(cores: float) -> str:

@@ -20,7 +20,7 @@ _MOMENTS = ("not_before", "not_after", "last_run", "next_run")
 _TIMES = ("at", "since", "started_at", "used_at", "expires_at", "ended_at", "handed_over_at")
 
 # Values that say another thing than how much. Nothing is said where there is none.
-_SAID: dict[tuple[str, float], str] = {
+_WORDS: dict[tuple[str, float], str] = {
     ("spec.disk", 0): "the image's size",
     ("spec.gpus", 0): "",
     ("spec.gpu_memory", 0): "",
@@ -95,8 +95,8 @@ def _show(path: str, value: Any, types: Mapping[str, str], age_of: Callable[[flo
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (int, float)):
-        if (path, value) in _SAID:
-            return _SAID[path, value]
+        if (path, value) in _WORDS:
+            return _WORDS[path, value]
         if name in _MOMENTS:
             return render_time(float(value))
         if name in _TIMES:

@@ -69,5 +69,7 @@ def read_form(text: str, more: Sequence[str] = (), field: str = "-o") -> Form:
 def describe_forms() -> str:
     """What people can ask for, as ``weft help output`` tells it."""
     width = max(map(len, (*_MEANINGS, *_BESIDE))) + 2
-    forms = [f"  {word:<{width}}{told}" for word, told in _MEANINGS.items()]
-    return "\n".join(["-o FORM:", *forms, "", "With it:", *(f"  {w:<{width}}{told}" for w, told in _BESIDE.items())])
+    forms = [f"  {word:<{width}}{meaning}" for word, meaning in _MEANINGS.items()]
+    return "\n".join(
+        ["-o FORM:", *forms, "", "With it:", *(f"  {w:<{width}}{meaning}" for w, meaning in _BESIDE.items())]
+    )

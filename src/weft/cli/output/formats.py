@@ -186,7 +186,7 @@ def print_items(
     elif session.output == "name":
         print("".join(f"{name}\n" for name in names), end="")
     elif not items and not session.is_data:
-        session.say(empty)
+        session.notify(empty)
     else:
         print_rows(session, *table)
 
@@ -195,7 +195,7 @@ def print_table(session: Session, items: Sequence[Object], kind: Kind) -> None:
     """``items`` of one kind in its own columns; with objects of all projects, each one's project in front."""
     if not items:
         where = "" if session.all_projects or kind.scope == "fabric" else f" in project {session.client.project}"
-        session.say(f"no {kind.plural}{where}")
+        session.notify(f"no {kind.plural}{where}")
         if not session.is_data:
             return
     columns, rows = make_rows(session, items, kind)

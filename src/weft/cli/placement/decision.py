@@ -63,15 +63,15 @@ def explain_refusal(error: Unplaceable, decision: Object | None, what: str) -> U
         error.hint
         or f"It stays Pending and starts when capacity appears.  weft wait {what} | weft explain {what} | weft delete {what}"
     )
-    told = Unplaceable("\n".join([first, *lines]), reason=error.token)
-    told.hint = "\n".join(hints)
-    told.details = {
+    refusal = Unplaceable("\n".join([first, *lines]), reason=error.token)
+    refusal.hint = "\n".join(hints)
+    refusal.details = {
         "nodes": dig(decision, "spec.nodes", 0),
         "verdicts": verdicts,
         "nearest": nearest,
         "nearest_node": nearest_node,
     }
-    return told
+    return refusal
 
 
 def explain_decision(decision: Object, what: str, when: str, width: int | None, paint: Paint) -> str:
@@ -116,8 +116,8 @@ def draw_verdicts(
     fitting = [v for v in ranked if v["outcome"] == "fits"]
     second = fitting[0] if fitting and len(ranked) > len(fitting) and ranked[0]["outcome"] == "chosen" else None
     lines = [draw_table(columns, [_row(verdict, terms, second) for verdict in ranked], width, paint)] if ranked else []
-    told = sum(verdict["outcome"] == "refused" for verdict in ranked)
-    if sum(refused_by.values()) > told:
+    refusal = sum(verdict["outcome"] == "refused" for verdict in ranked)
+    if sum(refused_by.values()) > refusal:
         lines.append("refused in all: " + ", ".join(f"{count} by {name}" for name, count in refused_by.items()))
     return lines
 

@@ -57,11 +57,11 @@ def make_steps(
 
 def name_plan(manifests: Sequence[Manifest], steps: Sequence[Step]) -> str:
     """The plan's id: the same as long as files and objects are the same."""
-    told = [
+    described = [
         [manifest.data for manifest in manifests],
         [[step.target.what, step.project, step.action, step.changes, step.standing] for step in steps],
     ]
-    return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()[:12]
+    return hashlib.sha256(msgspec.json.encode(described, order="deterministic")).hexdigest()[:12]
 
 
 def bind(manifests: Sequence[Manifest], steps: Sequence[Step]) -> list[Object]:
@@ -100,5 +100,10 @@ def _project_of(session: Session, manifest: Manifest) -> str | None:
 
 def describe_step(step: Step) -> Object:
     """The step for programs."""
-    told = {"action": step.action, "kind": step.target.kind.name, "name": step.target.name, "project": step.project}
-    return {**told, "changes": step.changes}
+    described = {
+        "action": step.action,
+        "kind": step.target.kind.name,
+        "name": step.target.name,
+        "project": step.project,
+    }
+    return {**described, "changes": step.changes}

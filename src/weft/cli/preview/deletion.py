@@ -27,12 +27,12 @@ def ask_to_delete(session: Session, found: Sequence[dict[str, Any]]) -> bool:
     if session.recorder is not None:
         return True  # what would go out is told instead, and nothing goes
     for obj in found:
-        session.say(f"  {obj['kind']}/{obj['name']}  {describe_loss(obj)}")
+        session.notify(f"  {obj['kind']}/{obj['name']}  {describe_loss(obj)}")
     question = "Delete this for good?" if len(found) == 1 else f"Delete these {len(found)} for good?"
     try:
         return click.confirm(question, err=True)
     except click.Abort:
-        session.say("")  # the cursor stands behind the question
+        session.notify("")  # the cursor stands behind the question
         raise
 
 

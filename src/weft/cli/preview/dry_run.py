@@ -57,12 +57,12 @@ def foresee_each(session: Session, new: Sequence[tuple[Target, Object]]) -> dict
     found: dict[str, Foreseen] = {}
     placed = [(target, made) for target, made in new if is_workload(target.kind.template[0] or target.kind.name)]
     for target, made in placed[:MOST_ASKED]:
-        told = foresee(session, target, made)
-        waits = told.answer is not None and told.answer["status"].get("phase") == "Failed"
+        forecast = foresee(session, target, made)
+        waits = forecast.answer is not None and forecast.answer["status"].get("phase") == "Failed"
         if not waits or len(new) == 1:
-            found[target.what] = told
+            found[target.what] = forecast
     if len(placed) > MOST_ASKED:
-        session.say(f"placement was checked for the first {MOST_ASKED} of {len(placed)}")
+        session.notify(f"placement was checked for the first {MOST_ASKED} of {len(placed)}")
     return found
 
 
@@ -78,16 +78,16 @@ def describe_refusal(foreseen: Foreseen, what: str) -> str:
 
 def show_dry_run(session: Session, target: Target, made: Object, done: str) -> int:
     """Print what would be ``done``, with ``made`` as the server would have made it; 6 where no node would take it now."""
-    told = foresee(session, target, made)
-    print_one(session, made, f"{target.what}  would be {done}{told.words}")
+    forecast = foresee(session, target, made)
+    print_one(session, made, f"{target.what}  would be {done}{forecast.words}")
     if (
-        told.answer is not None
-        and told.refused
-        and told.answer["status"].get("phase") != "Failed"
+        forecast.answer is not None
+        and forecast.refused
+        and forecast.answer["status"].get("phase") != "Failed"
         and not session.is_data
     ):
-        print(render_recommendation(told.answer, target.what, find_width(sys.stdout), session.paint))
-    return UNPLACEABLE if told.refused else OK
+        print(render_recommendation(forecast.answer, target.what, find_width(sys.stdout), session.paint))
+    return UNPLACEABLE if forecast.refused else OK
 
 
 def _ask_where(session: Session, target: Target, made: Object) -> Object | None:
@@ -101,5 +101,5 @@ def _ask_where(session: Session, target: Target, made: Object) -> Object | None:
     try:
         return ask(session, "recommendation", {"kind": kind, "changes": dig(made, field)})
     except WeftError as problem:
-        session.say(f"placement can't be checked now: {problem.message}")
+        session.notify(f"placement can't be checked now: {problem.message}")
         return None

@@ -135,8 +135,8 @@ class Stream:
         elif type_ == FrameType.STDERR:
             self._write(2, payload)
         elif type_ == FrameType.EXIT:
-            said = frame.json()
-            self._code = 128 + int(said["signal"]) if said.get("signal") else int(said.get("code") or 0)
+            report = frame.json()
+            self._code = 128 + int(report["signal"]) if report.get("signal") else int(report.get("code") or 0)
             self._ended = True
         elif type_ == FrameType.ERROR:
             raise frame.error()

@@ -52,9 +52,9 @@ def show_last_lines(session: Session, target: Target) -> None:
         return
     lines = kept.decode(errors="replace").splitlines()[-_LAST_LINES:]
     if any(lines):
-        session.say(f"{target.what}  last output:")
+        session.notify(f"{target.what}  last output:")
     for line in lines if any(lines) else ():
-        session.say(f"  {clean(line)[:_WIDEST]}")
+        session.notify(f"  {clean(line)[:_WIDEST]}")
 
 
 def show_logs(
@@ -75,7 +75,7 @@ def show_logs(
                 pass  # it is told with the rest that would be done
             except WeftError as problem:
                 codes.append(exit_code(problem))
-                session.say(f"{target.what}: {problem.message}")
+                session.notify(f"{target.what}: {problem.message}")
             finally:
                 lines.end()
         except OSError as problem:  # nobody reads on, or a full disk: no line of any guest can be put there
@@ -182,7 +182,7 @@ def _measure(session: Session, target: Target, seen: bytes | bytearray) -> int:
     _run_stream(session, target, {"follow": False, "tail": -1}, lambda _, data: whole.extend(data))
     at = whole.rfind(seen)
     if at < 0:
-        session.say(f"{target.what}: its log was restarted or truncated: showing it from the start")
+        session.notify(f"{target.what}: its log was restarted or truncated: showing it from the start")
         return 0
     return at + len(seen)
 

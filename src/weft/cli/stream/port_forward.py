@@ -54,7 +54,7 @@ def _serve(session: Session, connection: socket.socket, target: Target, verb: st
         except BrokenPipeError:
             return  # the local client has gone
         except (WeftError, OSError) as problem:
-            session.say(f"{target.what}: {problem.message if isinstance(problem, WeftError) else problem}")
+            session.notify(f"{target.what}: {problem.message if isinstance(problem, WeftError) else problem}")
         finally:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)

@@ -143,9 +143,9 @@ class Unpacker:
             return
         content, self._kept = bytes(self._kept), None
         if self._kind == WORDS:
-            told = decode_words(content)
+            header = decode_words(content)
             known = {b"path": "name", b"linkpath": "link", b"size": "size"}
-            self._before |= {known[word]: value for word, value in told.items() if word in known}
+            self._before |= {known[word]: value for word, value in header.items() if word in known}
         elif self._kind != WORDS_OF_ALL:
             self._before["name" if self._kind == LONG_NAME else "link"] = content.partition(b"\0")[0]
 
@@ -180,9 +180,9 @@ class Unpacker:
         """Raises DriverFailed for a name that leads out."""
         words = tuple(word for word in name.split(b"/") if word not in (b"", b"."))
         if b".." in words:
-            told = name[:80].decode(errors="replace")
+            header = name[:80].decode(errors="replace")
             raise DriverFailed(
-                f"{self._folder}: the guest's archive has {told!r}, which leads out of the folder: copying stopped"
+                f"{self._folder}: the guest's archive has {header!r}, which leads out of the folder: copying stopped"
             )
         return words
 

@@ -73,13 +73,13 @@ def read_data(given: str, most: int = -1) -> bytes:
         else:
             data = Path(given[1:]).read_bytes() if given.startswith("@") else given.encode()
     except (OSError, UnicodeEncodeError) as problem:
-        said = problem.strerror if isinstance(problem, OSError) and problem.strerror else "not text in UTF-8"
-        raise InvalidInput(f"--data {given}: {said.lower()}", field="data", hint="give JSON, @FILE or -") from None
+        why = problem.strerror if isinstance(problem, OSError) and problem.strerror else "not text in UTF-8"
+        raise InvalidInput(f"--data {given}: {why.lower()}", field="data", hint="give JSON, @FILE or -") from None
     if 0 <= most < len(data):
         raise TooLarge(f"--data: {len(data)} bytes is too large", field="data", hint=f"at most {most >> 20} MiB")
     try:
         json.loads(data)
     except (ValueError, RecursionError) as problem:
-        said = "nested too deeply" if isinstance(problem, RecursionError) else str(problem)
-        raise InvalidInput(f"--data is not JSON: {said}", field="data", hint="like --data '{\"n\": 1}'") from None
+        why = "nested too deeply" if isinstance(problem, RecursionError) else str(problem)
+        raise InvalidInput(f"--data is not JSON: {why}", field="data", hint="like --data '{\"n\": 1}'") from None
     return data

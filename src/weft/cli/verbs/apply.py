@@ -34,7 +34,7 @@ COSTS = {
     "replace": "by a new one",
     "never": "never",
 }
-SAID_BY_OTHERS = ("spec.code_size",)  # it goes with the code
+SHOWN_WITH_OTHERS = ("spec.code_size",)  # it goes with the code
 _VERBS = {"created": "create", "updated": "update", "unchanged": "unchanged"}
 
 
@@ -115,7 +115,7 @@ def _run(
             )
         bound = bind(manifests, steps)
     if pruned and not dry_run and plan is None and not yes and not ask_to_delete(session, pruned):
-        session.say("nothing was applied or deleted")
+        session.notify("nothing was applied or deleted")
         return ERROR
     if not dry_run:
         provide_bases(session, [one.data["spec"] for one in manifests if one.kind.uploads is not None])
@@ -126,9 +126,9 @@ def _run(
     for manifest, result in zip(manifests, results, strict=True):
         obj, verb = result["object"], _VERBS[result["action"]]
         target = Target(manifest.kind, obj["name"])
-        told = f"{'would be ' * (dry_run is not None and verb != 'unchanged')}{_describe_result(result)}"
-        told += foreseen.get(target.what, Foreseen()).words
-        done.append(Done(target, obj, verb, told))
+        outcome = f"{'would be ' * (dry_run is not None and verb != 'unchanged')}{_describe_result(result)}"
+        outcome += foreseen.get(target.what, Foreseen()).words
+        done.append(Done(target, obj, verb, outcome))
         wait = None if dry_run or verb == "unchanged" else plan_wait(obj, target, verb)
         waits += [wait] if wait else []
     if dry_run:
@@ -136,7 +136,7 @@ def _run(
     code = finish(session, done, waits)
     refused = [line for what, one in foreseen.items() if (line := describe_refusal(one, what))]
     for line in refused:
-        session.say(line)
+        session.notify(line)
     if refused:
         return UNPLACEABLE
     return code if dry_run or not pruned or code != OK else _delete(session, pruned)
@@ -209,7 +209,7 @@ def _describe_result(result: dict[str, Any]) -> str:
         return str(result["action"])
     kind = BY_NAME[result["object"]["kind"]]
     return "updated: " + ", ".join(
-        describe_change(change, kind) for change in changes if change["path"] not in SAID_BY_OTHERS
+        describe_change(change, kind) for change in changes if change["path"] not in SHOWN_WITH_OTHERS
     )
 
 

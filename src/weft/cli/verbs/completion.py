@@ -50,7 +50,7 @@ def _run(session: Session, kind: Kind | None, act: str, shell: str | None) -> No
         raise InvalidInput("HOME is not set, so there is nowhere to install it", hint=_USE[shell])
     print(f"completion  {_install(session, shell)}")
     write_grammar(click.get_current_context().find_root().command, session.environ)
-    session.say("completion works in the next shell that you open")
+    session.notify("completion works in the next shell that you open")
 
 
 def _install(session: Session, shell: str) -> Path:

@@ -89,7 +89,7 @@ def _remove(session: Session, name: str) -> None:
     settings = read_settings(config)
     if settings.context == name:  # before it goes, or every command would ask for one that is gone
         write_settings(config, msgspec.structs.replace(settings, context=""))
-        session.say("it was in use: weft context NAME uses another one")
+        session.notify("it was in use: weft context NAME uses another one")
     path.unlink()
     print(f"context/{name}  removed")
 
@@ -112,7 +112,7 @@ def _use(session: Session, name: str) -> None:
     except WeftError:
         return
     if found.place != str(path if named else folder / FILE):
-        session.say(
+        session.notify(
             f"{found.origin} overrides this context here: commands go to {found.context.server}, project {found.context.project}"
         )
 
@@ -181,8 +181,8 @@ def config_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 def _config(session: Session, kind: Kind | None, act: str, origins: bool) -> None:
     found = find_settings(session)
     if session.is_document:
-        told = {name: one._asdict() if origins else one.value for name, one in found.items()}
-        print_data(session, told)
+        settings = {name: one._asdict() if origins else one.value for name, one in found.items()}
+        print_data(session, settings)
         return
     columns = [Column("SETTING"), Column("VALUE"), *([Column("ORIGIN", flexible=True)] if origins else [])]
     rows = [[name, one.value or "–", *([one.origin] if origins else [])] for name, one in found.items()]

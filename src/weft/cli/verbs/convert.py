@@ -76,7 +76,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
         return _preview(session, old, manifest, translated)
     for word in (*translated.left_out, _BEHIND[target.kind.name]):
         if not session.is_data:  # a program finds it in the status
-            session.say(f"left out  {word}")
+            session.notify(f"left out  {word}")
     made = session.client.verb(target.kind.name, target.name, "convert", body)
     if detach:
         print_one(
@@ -177,8 +177,8 @@ def _find_error(target: Target, result: Result) -> WeftError | None:
     stays = (
         f"{old} has its volumes and addresses again, and runs if it ran before." if began else f"{old} is unchanged."
     )
-    told = f"{old} was not converted: {message or reason}"
+    text = f"{old} was not converted: {message or reason}"
     hint = f"{stays}  weft describe {target.what}"
     if exit_code(WeftError("", reason=reason)) == UNPLACEABLE:
-        return Unplaceable(told, reason=reason, hint=hint)
-    return DriverFailed(told, reason=reason if phase == "Failed" and reason else None, hint=hint)
+        return Unplaceable(text, reason=reason, hint=hint)
+    return DriverFailed(text, reason=reason if phase == "Failed" and reason else None, hint=hint)

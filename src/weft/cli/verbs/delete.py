@@ -58,13 +58,13 @@ def _run(
     else:
         targets = _find_targets(session, kind, words, ",".join(labels), ",".join(fields), uids)
     if not targets:
-        session.say("no object matches")
+        session.notify("no object matches")
         return 0
     if force:
         for target in targets:
             _warn_of_loss(session, target)
     if not yes and not _ask(session, targets, uids):
-        session.say("nothing was deleted")
+        session.notify("nothing was deleted")
         return ERROR
     users = [target for target in targets if target.kind.name in _USERS] if files else []
     rest = [target for target in targets if target not in users]
@@ -101,7 +101,7 @@ def _read_targets(session: Session, files: tuple[str, ...]) -> list[Target]:
         except NotFound as missing:
             if missing.details.get("kind") == "project":
                 raise
-            session.say(f"{target.what} is not there")
+            session.notify(f"{target.what} is not there")
     return targets
 
 
@@ -135,7 +135,7 @@ def _warn_of_loss(session: Session, target: Target) -> None:
         ),
         ("volumes unavailable until the node is back", [volume["name"] for volume in volumes]),
     ):
-        session.say(f"{title}: {', '.join(sorted(names)) or 'none'}")
+        session.notify(f"{title}: {', '.join(sorted(names)) or 'none'}")
 
 
 def _name(place: dict[str, Any]) -> str:

@@ -70,8 +70,8 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], plot: str 
         kept = fields(session, obj)
         print(describe_object(kept, target.kind, lambda since: age_of(session, since), width, session.paint))
         for section in sections:
-            if told := section(session, obj):
-                print(f"\n{told}")
+            if report := section(session, obj):
+                print(f"\n{report}")
         print(_describe_events(session, target, width), end="")
 
     return partial_code(each(session, targets, describe))
@@ -111,10 +111,10 @@ def _describe_place(session: Session, node: dict[str, Any]) -> str:
         one for one in session.client.list("allocation", query={"node": node["uid"]}).items if not _has_ended(one)
     ]
     names = {other["uid"]: other["name"] for other in session.client.list("node").items}
-    told = next((each for each in fetch_usage(session.client.http) if each["node"] == node["uid"]), None)
-    used = told["use"] if told else None
+    report = next((each for each in fetch_usage(session.client.http) if each["node"] == node["uid"]), None)
+    used = report["use"] if report else None
     lines = describe_scheduling(node, allocations, names, used)
-    if instances := describe_instances(told.get("instances") if told else None):
+    if instances := describe_instances(report.get("instances") if report else None):
         lines.append(("instances", f"of {instances}"))
     width = max(len(word) for word, _ in lines) + 2
     shown = [f"  {word:<{width}}{text.rstrip()}" for word, text in lines]
@@ -135,12 +135,12 @@ def _describe_use(session: Session, vm: dict[str, Any]) -> str:
 
 def _describe_guests(session: Session, node: dict[str, Any]) -> str:
     """Of a node: which VMs are there."""
-    told = []
+    report = []
     for kind in map(BY_NAME.__getitem__, PLACED):
         listing = session.client.list(kind.name, all_projects=True, fields=f"status.node={node['name']}")
         names = [item["name"] for item in listing.items if not (dig(item, "spec.once") and dig(item, "status.ended"))]
-        told += [f"{kind.plural}  {', '.join(names)}"] if names else []
-    return "\n".join(told)
+        report += [f"{kind.plural}  {', '.join(names)}"] if names else []
+    return "\n".join(report)
 
 
 def _describe_events(session: Session, target: Target, width: int | None) -> str:

@@ -86,12 +86,12 @@ def _check_machine() -> Iterator[Finding]:
 
 def _qemu_version() -> str:
     try:
-        said = subprocess.run(
+        answer = subprocess.run(
             ["qemu-system-x86_64", "--version"], capture_output=True, text=True, timeout=10, check=False
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return "QEMU"
-    words = said.split()
+    words = answer.split()
     return f"QEMU {words[3]}" if len(words) > 3 else "QEMU"
 
 
@@ -111,12 +111,12 @@ def _check_server(session: Session) -> Iterator[Finding]:
         yield Finding("context", "broken", problem.message, problem.hint or "")
         return
     yield _check_privacy(session) or Finding("context", "ok", f"{context.server}, project {session.client.project}")
-    told, trouble = ask_health(session)
+    health, trouble = ask_health(session)
     if trouble:
         yield Finding("server", "broken", trouble, "make up starts a local cluster, and restarts what has died")
         return
-    yield Finding("server", "ok", f"answers, version {told.get('version', '')}")
-    if isinstance(took := told.get("store_ms"), (int, float)):  # an older server doesn't say
+    yield Finding("server", "ok", f"answers, version {health.get('version', '')}")
+    if isinstance(took := health.get("store_ms"), (int, float)):  # an older server doesn't say
         yield Finding("store", "ok" if took < _SLOW_STORE_MS else "note", f"answers the server in {took:g} ms")
     yield _check_clock(session)
     try:

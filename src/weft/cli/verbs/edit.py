@@ -47,7 +47,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
     while True:
         edited = open_editor(session, target, text, complaint)
         if not _strip(edited) or _strip(edited) == _strip(before):
-            session.say(f"{target.what}  not changed")
+            session.notify(f"{target.what}  not changed")
             return OK
         try:
             changed = _save(session, target, edited, obj)

@@ -50,7 +50,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], follow: bo
         elif past:
             print_rows(session, COLUMNS, _make_rows(session, past))
         else:
-            session.say("no events")
+            session.notify("no events")
         return None
     newest = past[-1]["id"] if past else 0
     for record in past:

@@ -127,7 +127,7 @@ def _add_present(session: Session, target: Target, node: str) -> None:
     try:
         answered = ask(session, "recommendation", {"workload": target.what, "nodes": [node]})
     except WeftError as problem:
-        session.say(f"the scheduler can't be asked now: {problem.message}")
+        session.notify(f"the scheduler can't be asked now: {problem.message}")
         return
     if answered["status"]["phase"] != "Failed":
         print(explain_node(answered, target.what, node))
@@ -151,12 +151,12 @@ def _explain_now(session: Session, target: Target, node: str) -> int:
 
 def _why(obj: dict[str, object]) -> str:
     conditions = obj.get("conditions") or []
-    said = (
+    parts = (
         [c["message"] or c["reason"] for c in conditions if c["status"] != "True"]
         if isinstance(conditions, list)
         else []
     )
-    return f" ({'; '.join(dict.fromkeys(said))})" if said else ""
+    return f" ({'; '.join(dict.fromkeys(parts))})" if parts else ""
 
 
 def capacity_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:

@@ -180,8 +180,8 @@ def _endpoint(session: Session, kind: Kind | None, words: tuple[str, ...]) -> in
                 field="spec.http",
                 hint=f"weft function update {name} --http token, or --http open",
             )
-        told = {"url": f"{endpoint.url}/url/{client.project}/{name}/", "http": http}
-        return _print(session, told, told["url"])
+        reply = {"url": f"{endpoint.url}/url/{client.project}/{name}/", "http": http}
+        return _print(session, reply, reply["url"])
     variables = {
         "AWS_ENDPOINT_URL_LAMBDA": endpoint.url,
         "AWS_DEFAULT_REGION": endpoint.region,
@@ -214,11 +214,11 @@ def metrics_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command
 def _metrics(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
     target = find_one(session, kind, words, ("function",), "give one function")
     answer, _ = exchange(session, "function", target.name, "metrics", {})
-    told: dict[str, Any] = json.loads(answer)
+    reply: dict[str, Any] = json.loads(answer)
     if session.is_data:
-        print_data(session, told)
+        print_data(session, reply)
         return 0
-    print("\n".join(describe_metrics(told, session.clock.now())))
+    print("\n".join(describe_metrics(reply, session.clock.now())))
     return 0
 
 

@@ -68,7 +68,9 @@ def _add(session: Session, kind: Kind | None, words: tuple[str, ...], sha256: st
             session.client.delete("image", target.name)
         except NotFound:
             return code
-        session.say(f"{target.what} was not kept; correct the URL, the digest or the secret, and add the image again")
+        session.notify(
+            f"{target.what} was not kept; correct the URL, the digest or the secret, and add the image again"
+        )
     return code
 
 
@@ -161,18 +163,18 @@ def _build(session: Session, recipe: str, cache: Path, fresh: bool) -> Path:
     session.would(f"run {' '.join(argv)}")
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
-        step, began, said = "", session.clock.elapsed(), []
+        step, began, lines = "", session.clock.elapsed(), []
         for line in process.stderr:
             line = line.rstrip()
-            said.append(line)
-            if line.startswith("error: ") or said[0].startswith("error: "):
+            lines.append(line)
+            if line.startswith("error: ") or lines[0].startswith("error: "):
                 continue
             _report_step(session, step, began)
             step, began = line, session.clock.elapsed()
         path = process.stdout.read().strip()
     if process.returncode:
-        words = [line.removeprefix("error: ") for line in said]
-        at = next((i for i, line in enumerate(said) if line.startswith("error: ")), max(0, len(said) - 1))
+        words = [line.removeprefix("error: ") for line in lines]
+        at = next((i for i, line in enumerate(lines) if line.startswith("error: ")), max(0, len(lines) - 1))
         raise DriverFailed(*words[at : at + 1], hint=words[at + 1] if at + 1 < len(words) else None)
     _report_step(session, step, began)
     return Path(path)
@@ -180,7 +182,7 @@ def _build(session: Session, recipe: str, cache: Path, fresh: bool) -> Path:
 
 def _report_step(session: Session, step: str, began: float) -> None:
     if step:
-        session.say(f"✓ {step:<60} {session.clock.elapsed() - began:5.1f} s")
+        session.notify(f"✓ {step:<60} {session.clock.elapsed() - began:5.1f} s")
 
 
 def _find_cache() -> Path:

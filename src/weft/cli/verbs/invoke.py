@@ -55,14 +55,14 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], data: str 
         "timeout": given["patience"],
         "later": given["later"],
     }
-    answer, said = exchange(session, "function", target.name, "invoke", asked, payload)
+    answer, report = exchange(session, "function", target.name, "invoke", asked, payload)
     if given["tail_logs"]:
-        _print_tail(base64.b64decode(said.get("tail") or ""))
-    if said.get("code"):
-        _print_error(target.what, answer, said)
+        _print_tail(base64.b64decode(report.get("tail") or ""))
+    if report.get("code"):
+        _print_error(target.what, answer, report)
         return ERROR
     if given["later"]:
-        print(said.get("requestId", ""))
+        print(report.get("requestId", ""))
         return OK
     sys.stdout.buffer.write(answer if answer.endswith(b"\n") else answer + b"\n")
     sys.stdout.flush()
@@ -92,14 +92,14 @@ def _print_tail(tail: bytes) -> None:
         print(clean(line), file=sys.stderr, flush=True)
 
 
-def _print_error(what: str, answer: bytes, said: dict[str, Any]) -> None:
+def _print_error(what: str, answer: bytes, report: dict[str, Any]) -> None:
     """The function's own error: its type, what it says, and where in its code."""
     try:
         document = json.loads(answer)
     except (ValueError, RecursionError):
         document = None
     found = document if isinstance(document, dict) else {}
-    type_ = str(found.get("errorType") or said.get("errorType") or "Unhandled")
+    type_ = str(found.get("errorType") or report.get("errorType") or "Unhandled")
     message = str(found.get("errorMessage") or (answer.decode(errors="replace") if document is None else ""))
     print(f"error: {what}: {clean(type_)}" + (f": {_tidy(message)}" if message else ""), file=sys.stderr)
     trace = found.get("stackTrace")

@@ -34,8 +34,8 @@ from weft.objects.errors import NotFound
 from weft.objects.index_ranges import read_indexes
 
 WAIT_SECONDS = 10 * 365 * 86400.0
-_TOLD_EVERY = 10  # percent, off a terminal
-_LOOK_SECONDS = 0.1
+_REPORT_SECONDS = 10  # percent, off a terminal
+_POLL_SECONDS = 0.1
 Object = Mapping[str, Any]
 
 
@@ -114,11 +114,11 @@ def watch_job(session: Session, target: Target, job: Object) -> int:
             output.release()
             output.end()
     except KeyboardInterrupt:
-        session.say(f"the job goes on; watch: weft wait {target.what}   undo: weft job cancel {target.name}")
+        session.notify(f"the job goes on; watch: weft wait {target.what}   undo: weft job cancel {target.name}")
         return INTERRUPTED
     except BrokenPipeError:
         if not ended:  # where nobody reads this either, it raises the same
-            session.say(
+            session.notify(
                 f"output closed; {target.what} goes on; see: weft logs {target.what}   end: weft delete {target.what}"
             )
         raise
@@ -126,11 +126,11 @@ def watch_job(session: Session, target: Target, job: Object) -> int:
         assert result.obj is not None
         total = dig(result.obj, "status.tasks", 0)
         tasks = f"{total} task{'s' if total != 1 else ''}"
-        told = f"{target.what}  Succeeded: {tasks} in {result.seconds:.1f} s"
+        line = f"{target.what}  Succeeded: {tasks} in {result.seconds:.1f} s"
         if output is not None:
-            session.say(told)  # standard output is the task's
+            session.notify(line)  # standard output is the task's
         else:
-            print_one(session, result.obj, told)
+            print_one(session, result.obj, line)
         return OK
     was_seen = output is not None and ended and not output.is_missing
     if not was_seen and session.output != "json" and (task := find_failed_task(result.obj or {})) is not None:
@@ -174,7 +174,7 @@ class Counting(Progress):
             failure = dig(obj, "status.message", "")
             if failure != self._failure:
                 self._failure = failure
-                self.say(failure)
+                self.notify(failure)
         if obj is None or over or not dig(obj, "status.tasks"):
             super().show(target, None, over)
             return
@@ -182,7 +182,7 @@ class Counting(Progress):
         done = 100 * status.get("succeeded", 0) // max(1, status.get("tasks", 0))
         note = status.get("message") if status.get("reason") in ("tasksWait", "waiting", "nameTaken") else ""
         phase = dig(obj, "status.phase", "Pending")
-        self.draw(target, f"{target.what}  {phase}   {counts}", f"{phase} {done // _TOLD_EVERY} {note}")
+        self.draw(target, f"{target.what}  {phase}   {counts}", f"{phase} {done // _REPORT_SECONDS} {note}")
 
 
 class Attached(Counting):
@@ -198,16 +198,16 @@ class Attached(Counting):
 
     @property
     def due_seconds(self) -> float | None:
-        return _LOOK_SECONDS
+        return _POLL_SECONDS
 
     def show(self, target: Target, obj: Object | None, over: bool = False) -> None:
         if obj is not None:
             self._output.see(obj)
         super().show(target, obj, over)
 
-    def draw(self, target: Target, live: str, told: str) -> None:
+    def draw(self, target: Target, live: str, line: str) -> None:
         if not self._gives_way:
-            super().draw(target, live, told)
+            super().draw(target, live, line)
 
     def tick(self) -> None:
         """Raises OSError where what it prints can't be put out."""

@@ -39,7 +39,7 @@ from weft.kinds.registry import BY_NAME
 from weft.objects.errors import WeftError
 
 Object = dict[str, Any]
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 
 
 def list_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -88,7 +88,7 @@ def list_kind(
     items = [item for page in pages for item in page]
     shown = leave_out(kind, items) if hides else items
     print_list(session, with_use(session, kind, shown), [kind])
-    say_left_out(session, len(items) - len(shown))
+    report_left_out(session, len(items) - len(shown))
 
 
 def read_selection(session: Session, labels: tuple[str, ...], fields: tuple[str, ...]) -> dict[str, Any]:
@@ -101,9 +101,9 @@ def leave_out(kind: Kind, items: Sequence[Object]) -> list[Object]:
     return [item for item in items if kind.over is None or not kind.over(item)]
 
 
-def say_left_out(session: Session, count: int) -> None:
+def report_left_out(session: Session, count: int) -> None:
     if count:
-        session.say(f"not shown: {count} finished (--all)")
+        session.notify(f"not shown: {count} finished (--all)")
 
 
 def with_use(session: Session, kind: Kind, items: Sequence[Object]) -> list[Object]:
@@ -120,7 +120,7 @@ def watch_kinds(
     """What of ``kinds`` is shown, then what changes, until Ctrl-C: on a terminal the list anew, off it a line for each change."""
     redraws = is_terminal(sys.stdout) and not session.is_data
     known: dict[str, Object] = {}
-    synced = told = False
+    synced = reported = False
     for type_, item in _follow(session, kinds, selected):
         if type_ == "synced":
             synced = True
@@ -135,13 +135,13 @@ def watch_kinds(
         elif synced and redraws:
             print(CLEAR, end="")
             _print_known(session, kinds, known)
-        elif synced and not session.is_data | told:
+        elif synced and not session.is_data | reported:
             _print_known(session, kinds, known)
-            told = True
+            reported = True
         elif synced and type_ == "put":
             _print_row(session, kinds, item)
         elif synced and type_ == "delete":
-            session.say(f"{item['kind']}/{item['name']} was deleted")
+            session.notify(f"{item['kind']}/{item['name']} was deleted")
         sys.stdout.flush()
 
 
@@ -177,7 +177,7 @@ def _follow(session: Session, kinds: Sequence[Kind], selected: dict[str, Any]) -
 def _next(news: queue.Queue[tuple[str, WatchEvent | WeftError]]) -> tuple[str, WatchEvent | WeftError]:
     while True:
         try:
-            return news.get(timeout=_LOOK_SECONDS)  # a wait without end would not hear Ctrl-C
+            return news.get(timeout=_POLL_SECONDS)  # a wait without end would not hear Ctrl-C
         except queue.Empty:
             continue
 
@@ -226,8 +226,8 @@ def _ps(
             session, shown, [BY_NAME[name] for name in dict.fromkeys(item["kind"] for item in shown)], named=True
         )
     else:
-        session.say("nothing runs" + ("" if session.all_projects else f" in project {session.client.project}"))
-    say_left_out(session, len(items) - len(shown))
+        session.notify("nothing runs" + ("" if session.all_projects else f" in project {session.client.project}"))
+    report_left_out(session, len(items) - len(shown))
 
 
 def _goes_on(item: dict[str, Any]) -> bool:

@@ -125,10 +125,10 @@ def _show_all(session: Session, job: Object, tries: Mapping[int, int], asked: di
         except NotFound:
             gone += 1
             continue
-        session.say(f"==> {name} <==")
+        session.notify(f"==> {name} <==")
         show_log(session, Target(BY_NAME["container"], name), asked)
     if gone:
-        session.say(f"{gone} of {len(tries)} tasks' logs are no longer kept (keep_tasks)")
+        session.notify(f"{gone} of {len(tries)} tasks' logs are no longer kept (keep_tasks)")
     return 0
 
 
@@ -148,8 +148,8 @@ def logs_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         click.Option(["--since"], type=options.Duration(), default=None, help="Show lines newer than this, like 5m."),
         *options.selectors(kind),
     ]
-    told = "invocations printed" if kind is not None and kind.workload is None else "guests printed"
-    return options.build(verb, f"Show what {told}.", _logs, kind, params)
+    what = "invocations printed" if kind is not None and kind.workload is None else "guests printed"
+    return options.build(verb, f"Show what {what}.", _logs, kind, params)
 
 
 def _logs(
@@ -178,7 +178,9 @@ def _open_job(session: Session, target: Target, follow: bool) -> list[Target]:
     if target.kind.verb("logs") is not None:
         return [target]
     if follow:
-        session.say(f"{target.what}: tasks that begin later are not shown; weft job logs {target.name} -f shows them")
+        session.notify(
+            f"{target.what}: tasks that begin later are not shown; weft job logs {target.name} -f shows them"
+        )
     return list_newest(session.client.get("job", target.name))
 
 
@@ -194,5 +196,5 @@ def _find(session: Session, kind: Kind | None, words: tuple[str, ...], labels: s
         for item in session.client.list(name, labels=labels, fields=fields).items
     ]
     if not found:
-        session.say("no object matches")
+        session.notify("no object matches")
     return found

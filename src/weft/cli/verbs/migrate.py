@@ -200,7 +200,7 @@ def _await_start(session: Session, vm: Target, migration: Mapping[str, Any]) -> 
         print_one(session, migration, f"migrated  {describe_end(migration)}")
         return OK
     if not session.is_data:
-        session.say(f"migrated  {describe_end(migration)}")
+        session.notify(f"migrated  {describe_end(migration)}")
     goal = plan_goal(vm.kind.name, "start")
     assert goal is not None
     wait = Wait(vm, goal, before["uid"], before.get("project"))

@@ -100,27 +100,27 @@ def _drained(obj: Any) -> dict[str, Any] | None:
 
 def _find_error(result: Result) -> WeftError | None:
     """A timeout's error names what is left on the node, and why."""
-    error, told = result.error, _drained(result.obj)
-    if not isinstance(error, TimedOut) or told is None:
+    error, drained = result.error, _drained(result.obj)
+    if not isinstance(error, TimedOut) or drained is None:
         return error
-    return TimedOut(f"{error.message}: {told['message']}", hint=error.hint)
+    return TimedOut(f"{error.message}: {drained['message']}", hint=error.hint)
 
 
 def _is_drained(obj: Any, generation: int) -> bool:
-    told = _drained(obj)
-    return told is not None and told["status"] == "True" and told.get("generation", 0) >= generation
+    drained = _drained(obj)
+    return drained is not None and drained["status"] == "True" and drained.get("generation", 0) >= generation
 
 
 class Draining(Progress):
     """Shows a drain's progress: on a terminal in one line, off it a line for each change."""
 
     def show(self, target: Target, obj: Any, over: bool = False) -> None:
-        told = None if over else _drained(obj)
-        if told is None or told["status"] == "True":
+        drained = None if over else _drained(obj)
+        if drained is None or drained["status"] == "True":
             super().show(target, None, over)
         else:
-            line = f"{target.what}  {told['reason'].lower()}: {told['message']}"
-            self.draw(target, line, told["message"])
+            line = f"{target.what}  {drained['reason'].lower()}: {drained['message']}"
+            self.draw(target, line, drained["message"])
 
 
 def _preview(session: Session, target: Target) -> int:
@@ -134,7 +134,7 @@ def _preview(session: Session, target: Target) -> int:
     if session.is_data:
         print_object(session, answered)
     elif not leaving:
-        session.say(f"{target.what} is empty")
+        session.notify(f"{target.what} is empty")
     else:
         columns = [Column(title) for title in ("WORKLOAD", "PROJECT", "MEMORY", "TO")] + [Column("NOTE", flexible=True)]
         print(draw_table(columns, [_draw(one) for one in leaving], find_width(sys.stdout), session.paint))

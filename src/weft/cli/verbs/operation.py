@@ -90,7 +90,7 @@ def _row(session: Session, one: Operation) -> list[str]:
 
 def _watch(session: Session, every: bool) -> None:
     """The list again and again, for as long as ``--timeout`` says: on a terminal in place, off it what is new in it."""
-    told: set[tuple[str, str, str]] = set()
+    shown: set[tuple[str, str, str]] = set()
     end = math.inf if session.timeout_seconds is None else session.clock.elapsed() + session.timeout_seconds
     while True:
         found = _list(session, every)
@@ -98,8 +98,8 @@ def _watch(session: Session, every: bool) -> None:
             print(CLEAR, end="")
             _print(session, found)
         else:
-            fresh = [one for one in found if (one.id, one.phase, one.message) not in told]
-            told |= {(one.id, one.phase, one.message) for one in fresh}
+            fresh = [one for one in found if (one.id, one.phase, one.message) not in shown]
+            shown |= {(one.id, one.phase, one.message) for one in fresh}
             for one in fresh:
                 if session.is_document:
                     print_line(session, msgspec.to_builtins(one))
@@ -121,7 +121,7 @@ def _get(session: Session, id_: str) -> dict[str, Any] | None:
             raise
         return None
     if generation is not None and generation != obj.get("generation", 1):
-        session.say(f"{id_} was superseded by {name_operation(obj)}")
+        session.notify(f"{id_} was superseded by {name_operation(obj)}")
     return obj
 
 
@@ -130,7 +130,7 @@ def _show(session: Session, ids: tuple[str, ...]) -> None:
     shown = [(read_operation(obj), find_cancel(obj)) for _, obj in found if obj is not None]
     for id_, obj in found:
         if obj is None:
-            session.say(f"{id_}  its object is gone")
+            session.notify(f"{id_}  its object is gone")
     if session.is_data:
         _print(session, [one for one, _ in shown])
         return
@@ -155,7 +155,7 @@ def _attach(session: Session, ids: tuple[str, ...]) -> int:
     for id_ in ids:
         obj = _get(session, id_)
         if obj is None:
-            session.say(f"{id_}  its object is gone")
+            session.notify(f"{id_}  its object is gone")
             continue
         target, _ = read_id(id_)
         verb = "delete" if obj.get("deleting_since") else "wait"

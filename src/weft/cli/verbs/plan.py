@@ -19,7 +19,7 @@ from weft.cli.preview.dry_run import Foreseen, describe_refusal, foresee_each
 from weft.cli.session import Session
 from weft.cli.verbs.apply import (
     COSTS,
-    SAID_BY_OTHERS,
+    SHOWN_WITH_OTHERS,
     describe_change,
     files,
     find_new,
@@ -70,16 +70,16 @@ def _plan(
     )
     print(f"\nplan {id_}: {_count(steps)}")
     if any(step.action != "keep" for step in steps):
-        session.say(f"{how} --plan {id_}   does exactly this, or nothing if something has changed by then")
+        session.notify(f"{how} --plan {id_}   does exactly this, or nothing if something has changed by then")
     return 0
 
 
 def _place(step: Step, foreseen: Mapping[str, Foreseen]) -> dict[str, Any]:
     """Where it would be placed, for programs: the node and the policy, or why on none."""
-    told = foreseen.get(step.target.what)
-    if told is None or told.answer is None:
+    forecast = foreseen.get(step.target.what)
+    if forecast is None or forecast.answer is None:
         return {}
-    status = told.answer["status"]
+    status = forecast.answer["status"]
     return {
         "placement": {"node": status.get("best") or None, **{k: status.get(k) for k in ("policy", "reason", "message")}}
     }
@@ -97,7 +97,7 @@ def _render_step(step: Step, manifest: Manifest | None, foreseen: Foreseen) -> l
     lines = [f"~ {what}  will be changed"]
     for change in step.changes:
         path = str(change["path"])
-        if path not in SAID_BY_OTHERS:
+        if path not in SHOWN_WITH_OTHERS:
             old, new = show_change(change, step.target.kind)
             lines.append(
                 f"    {path.removeprefix('spec.')} {old} → {new}, {COSTS.get(str(change.get('mode')), 'at once')}"

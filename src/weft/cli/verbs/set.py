@@ -18,7 +18,7 @@ from weft.cli.function.flags import make_more_flags, read_more_flags
 from weft.cli.output.formats import print_data
 from weft.cli.output.terminal import is_terminal
 from weft.cli.session import Session
-from weft.cli.verbs.apply import SAID_BY_OTHERS, show_value
+from weft.cli.verbs.apply import SHOWN_WITH_OTHERS, show_value
 from weft.cli.wait.finish import Done, finish, plan_wait
 from weft.kinds.record import Kind
 from weft.objects.schema import describe_fields
@@ -82,14 +82,14 @@ def change(session: Session, target: Target, given: dict[str, Any], *, dry_run: 
     (plan,) = session.client.apply([spec], dry_run=True)
     changes = plan.get("changes") or []
     types = {doc.path: doc.type for doc in describe_fields(kind.spec)}
-    for one in [one for one in changes if one["path"] not in SAID_BY_OTHERS]:
-        session.say(f"{target.what}  {_describe(one, types)}")
+    for one in [one for one in changes if one["path"] not in SHOWN_WITH_OTHERS]:
+        session.notify(f"{target.what}  {_describe(one, types)}")
     needs = [one for one in changes if one["mode"] == "restart"]
     if dry_run:
         if session.is_data:
             print_data(session, {"changes": changes})
         elif not changes:
-            session.say(f"{target.what}  nothing would change")
+            session.notify(f"{target.what}  nothing would change")
         return 0
     if needs and not restart and session.recorder is None:
         restart = _ask(session, target)
@@ -113,7 +113,7 @@ def _ask(session: Session, target: Target) -> bool:
     """Whether to restart now; where nobody can be asked, what to do later."""
     if is_terminal(sys.stdin) and is_terminal(sys.stderr):
         return click.confirm(f"Restart {target.what} now? Otherwise the change waits for the next restart.", err=True)
-    session.say(
+    session.notify(
         f"{target.what}  the change waits for: weft {target.kind.name} restart {target.name} (--restart does it now)"
     )
     return False

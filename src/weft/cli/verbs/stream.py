@@ -143,7 +143,7 @@ def ssh_settings(session: Session, name: str, uid: str, identity: str) -> list[s
     way = [str(program), "vm", "forward", name, "22", "--patience", PATIENCE]
     for flag, value in (("--context", session.context_file), ("--project", session.project)):
         way += [flag, value] if value else []
-    told = {
+    settings = {
         "ProxyCommand": shlex.join(way),
         "HostKeyAlias": f"weft-{uid}",
         "UserKnownHostsFile": str(known_hosts),
@@ -151,7 +151,7 @@ def ssh_settings(session: Session, name: str, uid: str, identity: str) -> list[s
         "LogLevel": "ERROR",
     }
     return [
-        *(word for key, value in told.items() for word in ("-o", f"{key}={value}")),
+        *(word for key, value in settings.items() for word in ("-o", f"{key}={value}")),
         *(["-i", identity] if identity else []),
     ]
 
@@ -178,11 +178,11 @@ def _console(session: Session, kind: Kind | None, words: tuple[str, ...], vnc: b
     with dial(session.client.context, ticket) as sock:
         if not is_terminal(sys.stdin):
             return Stream(sock).run(sys.stdin.fileno()) or 0
-        session.say(f"console of {target.what}; Ctrl-] leaves it")
+        session.notify(f"console of {target.what}; Ctrl-] leaves it")
         stream = Stream(sock, escape=ESCAPE, forward_end=False)
         with raw_mode(sys.stdin.fileno()), send_resizes(stream):
             code = stream.run(sys.stdin.fileno())
-        session.say("")
+        session.notify("")
         return code or 0
 
 
@@ -211,7 +211,7 @@ def show_screen(session: Session, target: Target, url: bool, port: int) -> int:
     with listen_here(port) as listener:
         here = listener.getsockname()[1]
         print(f"vnc://127.0.0.1:{here}", flush=True)
-        session.say(f"the screen of {target.what} is at 127.0.0.1:{here} for VNC viewers; Ctrl-C ends it")
+        session.notify(f"the screen of {target.what} is at 127.0.0.1:{here} for VNC viewers; Ctrl-C ends it")
         relay(session, listener, target, "screen", {})
     return 0
 
@@ -243,6 +243,8 @@ def _forward(session: Session, kind: Kind | None, words: tuple[str, ...], patien
         return carry(session, target, "forward", given, sys.stdin.fileno(), 1)
     session.client.verb(target.kind.name, target.name, "forward", given)  # what can't be is said at once
     with listen_here(int(match[1])) as listener:
-        session.say(f"127.0.0.1:{listener.getsockname()[1]} leads to port {match[2]} of {target.what}; Ctrl-C ends it")
+        session.notify(
+            f"127.0.0.1:{listener.getsockname()[1]} leads to port {match[2]} of {target.what}; Ctrl-C ends it"
+        )
         relay(session, listener, target, "forward", given)
     return 0

@@ -70,7 +70,7 @@ def _run(session: Session, kind: Kind | None, act: str, file: str | None, folder
             _put(archive, f"weft-support/{name}", text.encode("utf-8", "replace"))
             count += 1
     print(path)
-    session.say(
+    session.notify(
         f"{count} files, {format_bytes(path.stat().st_size)}; secrets are removed: check the archive before you send it"
     )
     return 0
@@ -151,8 +151,8 @@ def _list_known(session: Session, state: Path | None) -> list[str]:
 def _words(text: str) -> Iterator[str]:
     """The secrets in what was read: a context's token, or the lines themselves; of a token also its secret part."""
     try:
-        told = json.loads(text)
-        lines = [str(told["token"])] if isinstance(told, dict) and told.get("token") else []
+        content = json.loads(text)
+        lines = [str(content["token"])] if isinstance(content, dict) and content.get("token") else []
     except ValueError:
         lines = [line.strip() for line in text.splitlines() if "-----" not in line]
     for line in lines:

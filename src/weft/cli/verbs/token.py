@@ -75,17 +75,17 @@ def _run(session: Session, kind: Kind, words: tuple[str, ...], join: bool, serve
         return
     if access_key:
         print(f"AWS_ACCESS_KEY_ID={made['spec']['key_id']}\nAWS_SECRET_ACCESS_KEY={made['secret']}")
-        session.say(f"the secret is shown only once; it signs calls in project {made['spec']['project']}")
-        session.say("weft function endpoint -o env prints the endpoint as variables")
+        session.notify(f"the secret is shown only once; it signs calls in project {made['spec']['project']}")
+        session.notify("weft function endpoint -o env prints the endpoint as variables")
         return
     if not join:
         print(made["secret"])
-        session.say("the token is shown only once")
+        session.notify("the token is shown only once")
         return
     context = session.client.context
     address = server or context.server
     node = f" --node {given['node']}" if given["node"] else ""
     print(f"weft agent join {address} --token {made['secret']} --ca-sha256 {hash_ca(context.ca)}{node}")
-    session.say(f"valid once, for {life}; run it on the new node")
+    session.notify(f"valid once, for {life}; run it on the new node")
     if server is None and address.startswith(_LOOPBACK):
-        session.say("that address is this machine's own; for another machine give --server https://ADDRESS:PORT")
+        session.notify("that address is this machine's own; for another machine give --server https://ADDRESS:PORT")

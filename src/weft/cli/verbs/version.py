@@ -24,8 +24,8 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None) -> None:
-    told, trouble = ask_health(session)
-    server, able = told.get("version"), told.get("capabilities") or []
+    health, trouble = ask_health(session)
+    server, able = health.get("version"), health.get("capabilities") or []
     if session.is_document:
         print_data(session, {"client": weft.__version__, "server": server, "capabilities": able})
         return
@@ -35,8 +35,8 @@ def _run(session: Session, kind: Kind | None) -> None:
 
 def ask_server(session: Session) -> tuple[str | None, str]:
     """The server's version, or None and why it isn't known."""
-    told, trouble = ask_health(session)
-    return (None, trouble) if trouble else (str(told.get("version", "")), "")
+    health, trouble = ask_health(session)
+    return (None, trouble) if trouble else (str(health.get("version", "")), "")
 
 
 def ask_health(session: Session) -> tuple[dict[str, Any], str]:
@@ -51,8 +51,8 @@ def ask_health(session: Session) -> tuple[dict[str, Any], str]:
 
 def ask_time(session: Session) -> float:
     """Unix seconds by the server's clock, to the second: this machine's may be wrong."""
-    told = session.client.http.request("GET", "/v1/healthz").headers.get("date", "")
+    health = session.client.http.request("GET", "/v1/healthz").headers.get("date", "")
     try:
-        return parsedate_to_datetime(told).timestamp()
+        return parsedate_to_datetime(health).timestamp()
     except ValueError:
         return session.clock.now()

@@ -55,13 +55,13 @@ def _attach(session: Session, verb: str, volume: str, vm: str) -> int:
         except StaleRevision:
             if attempt == _TRIES - 1:
                 raise
-    told = f"{'attached to' if verb == 'attach' else 'detached from'} vm/{vm}"
+    line = f"{'attached to' if verb == 'attach' else 'detached from'} vm/{vm}"
     if dig(obj, "status.phase") == "Suspended" or (
         dig(obj, "status.resize_limits") is not None and not _is_live(obj, verb)
     ):
-        told += f" at its next start: weft vm restart {vm}"
+        line += f" at its next start: weft vm restart {vm}"
     wait = plan_wait(obj, Target(BY_NAME["vm"], vm), "update") if dig(obj, "status.phase") == "Running" else None
-    return finish(session, [Done(Target(BY_NAME["volume"], volume), obj, "set", told)], [wait] if wait else [])
+    return finish(session, [Done(Target(BY_NAME["volume"], volume), obj, "set", line)], [wait] if wait else [])
 
 
 def _is_live(obj: dict[str, Any], verb: str) -> bool:

@@ -53,7 +53,7 @@ class Done(NamedTuple):
     target: Target
     obj: Object
     verb: str
-    told: str = ""
+    line: str = ""
 
 
 def plan_wait(obj: Object, target: Target, verb: str, before: Object | None = None) -> Wait | None:
@@ -77,9 +77,9 @@ def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait]) -> int
     at_once = [one for one in done if one.target.what not in waited]
     if not session.is_data:
         for one in done:
-            if one.target.what not in waited or one.told:
+            if one.target.what not in waited or one.line:
                 goes_on = f"; operation {name_operation(one.obj)}" if one.target.what in going_on else ""
-                print(f"{one.target.what}  {one.told or _word(session, one.verb)}{goes_on}", flush=True)
+                print(f"{one.target.what}  {one.line or _word(session, one.verb)}{goes_on}", flush=True)
     if not waits:
         _print_all(session, [one.obj for one in at_once])
         return OK
@@ -94,7 +94,7 @@ def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait]) -> int
     try:
         results = follow(session, waits, progress)
     except KeyboardInterrupt:
-        session.say(describe_parting(waits, verbs))
+        session.notify(describe_parting(waits, verbs))
         return INTERRUPTED
     session.unfinished = False
     _print_all(session, [one.obj for one in at_once] + [r.obj for r in results if r.obj is not None])

@@ -29,7 +29,7 @@ def follow_to_end(
     try:
         (result,) = follow(session, [wait], progress)
     except KeyboardInterrupt:
-        session.say(parting)
+        session.notify(parting)
         return INTERRUPTED
     error = judge(result)
     return result if error is None else complain(error, session.output, session.color, session.debug)

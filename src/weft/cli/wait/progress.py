@@ -26,7 +26,7 @@ _DOING = (
 )  # a workload's reasons while a change is carried out
 _ENDS = ("stopping", "restarting", "Shutdown")
 _ENDING = "ending"
-_UNSAID = ("Pending", *_UNDER_WAY, "Running", "Stopped")  # off a terminal: what is done there is said step by step
+_STEPWISE = ("Pending", *_UNDER_WAY, "Running", "Stopped")  # off a terminal: what is done there is said step by step
 _PATIENT_SECONDS = 1.0  # an end that is over sooner isn't worth a word
 _SIGNS = {"done": "✓", "failed": "✗"}
 
@@ -51,7 +51,7 @@ class Progress:
         self._began = elapsed()
         self._lines: dict[str, str] = {}  # what each object's live line says
         self._placed: dict[str, str] = {}  # the node each object was last said to be on
-        self._told: set[tuple[str, str]] = set()
+        self._printed: set[tuple[str, str]] = set()
         self._ending: dict[
             str, tuple[float, float]
         ] = {}  # since when, and how long, something is given to end by itself
@@ -83,14 +83,14 @@ class Progress:
             self._lines[target.what] = "   ".join([f"{target.what}  {word}", *steps, *([note] if note else [])])
             self._draw()
             return
-        said = _COUNTED.sub(r": \1", f"{word}: {note}" if note else "" if word in _UNSAID else word)
-        for line in ([said] if said else []) + [step for step in steps if not step.endswith(_TURNS)]:
+        standing = _COUNTED.sub(r": \1", f"{word}: {note}" if note else "" if word in _STEPWISE else word)
+        for line in ([standing] if standing else []) + [step for step in steps if not step.endswith(_TURNS)]:
             self._print_once(target, line)
 
     @property
     def due_seconds(self) -> float | None:
         """In how many seconds there is something to say although nothing happens; None: never."""
-        unsaid = [began for what, (began, _) in self._ending.items() if (what, _ENDING) not in self._told]
+        unsaid = [began for what, (began, _) in self._ending.items() if (what, _ENDING) not in self._printed]
         return max(0.0, min(unsaid) + _PATIENT_SECONDS - self._elapsed()) if unsaid and not self._live else None
 
     def _note_ending(self, target: Target, obj: Object, word: str) -> None:
@@ -110,20 +110,20 @@ class Progress:
         )
 
     def _print_once(self, target: Target, line: str) -> None:
-        if (target.what, line) not in self._told:
-            self._told.add((target.what, line))
+        if (target.what, line) not in self._printed:
+            self._printed.add((target.what, line))
             self._print(f"{target.what}  {line}")
 
-    def draw(self, target: Target, live: str, told: str) -> None:
+    def draw(self, target: Target, live: str, key: str) -> None:
         """How ``target`` stands in a line of its own: on a terminal ``live``, off it the same once for each ``told``."""
         if self._live:
             self._lines[target.what] = live
             self._draw()
-        elif (target.what, told) not in self._told:
-            self._told.add((target.what, told))
+        elif (target.what, key) not in self._printed:
+            self._printed.add((target.what, key))
             self._print(live)
 
-    def say(self, line: str) -> None:
+    def notify(self, line: str) -> None:
         """A line that stays, above the live one."""
         self._print(line)
 
@@ -131,8 +131,8 @@ class Progress:
         """Turn the wheel, and say what takes its time."""
         self._frame += 1
         for what in self._ending if not self._live else ():
-            if (what, _ENDING) not in self._told and (line := self._describe_ending(what)):
-                self._told.add((what, _ENDING))
+            if (what, _ENDING) not in self._printed and (line := self._describe_ending(what)):
+                self._printed.add((what, _ENDING))
                 self._print(f"{what}  {line}")
         self._draw()
 

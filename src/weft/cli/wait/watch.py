@@ -68,7 +68,7 @@ def follow(session: Session, waits: Sequence[Wait], progress: Progress) -> list[
     open_: dict[int, Wait] = dict(enumerate(waits))
     last: dict[int, Object | None] = {}
     results: dict[int, Result] = {}
-    told = ""
+    printed = ""
     deadline = session.clock.elapsed() + session.wait_seconds
     try:
         while open_:
@@ -79,9 +79,9 @@ def follow(session: Session, waits: Sequence[Wait], progress: Progress) -> list[
                 break
             if item.error is not None:
                 raise item.error
-            if item.trouble is not None and item.trouble.message != told:
-                told = item.trouble.message
-                progress.say(f"{told}; trying again")
+            if item.trouble is not None and item.trouble.message != printed:
+                printed = item.trouble.message
+                progress.notify(f"{printed}; trying again")
             for index, wait in list(open_.items()):
                 if wait is item.wait:
                     last[index] = item.obj

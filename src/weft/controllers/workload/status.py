@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from weft.kinds.allocation import AllocationReport, AllocationSpec, has_heard
+from weft.kinds.allocation import AllocationReport, AllocationSpec, is_current
 from weft.kinds.parts.in_place_update import describe_change, plan_fit
 from weft.kinds.parts.placement_spec import REFUSALS
 from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus
@@ -180,7 +180,7 @@ def _living(
                 Phase.SUSPENDED,
                 STARTING if workload_spec.run == "run" else STOPPING if workload_spec.run == "stop" else "",
             )
-        case "stopped" if spec.desired == "stop" and not has_heard(spec, report):
+        case "stopped" if spec.desired == "stop" and not is_current(spec, report):
             return Phase.PROLOG, doing  # it has been told to run meanwhile, and may have begun
         case "stopped":
             wanted = workload_spec.run == "run" and (

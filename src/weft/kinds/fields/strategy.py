@@ -121,14 +121,14 @@ def _read_term(part: str, field: str) -> Term:
         return Term(name, weight)
     if name != "topology_spread":
         raise _refuse(f"{field}: {name} takes no argument: {part[:60]!r}", field, f"write {name.replace('_', '-')}")
-    told = _ARGUMENT.fullmatch(argument)
-    if told is None or not 1 <= int(told[2] or 1) <= _MOST_SKEW:
+    parsed = _ARGUMENT.fullmatch(argument)
+    if parsed is None or not 1 <= int(parsed[2] or 1) <= _MOST_SKEW:
         raise _refuse(
             f"{field}: {argument[:60]!r} is not a topology to spread over",
             field,
             "write topology-spread=KEY or topology-spread=KEY/SKEW, like topology-spread=rack/2",
         )
-    return Term(name, weight, told[1] if int(told[2] or 1) == 1 else f"{told[1]}/{int(told[2])}")
+    return Term(name, weight, parsed[1] if int(parsed[2] or 1) == 1 else f"{parsed[1]}/{int(parsed[2])}")
 
 
 def _read_name(text: str, field: str) -> str:

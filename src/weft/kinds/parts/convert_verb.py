@@ -67,7 +67,7 @@ def refuse_converting(obj: Object) -> None:
     under_way = dig(obj, "status.conversion", "")
     if under_way:
         raise IllegalTransition(
-            f"{obj['kind']}/{obj['name']} {describe_side(obj)} conversion/{under_way}",
+            f"{obj['kind']}/{obj['name']} {describe_role(obj)} conversion/{under_way}",
             reason="isConverting",
             hint=f"weft conversion confirm {under_way}, or: weft conversion undo {under_way}",
             details={"conversion": under_way},
@@ -94,7 +94,7 @@ def refuse_handed_over(obj: Object) -> None:
         refuse_converting(obj)
 
 
-def describe_side(obj: Object) -> str:
+def describe_role(obj: Object) -> str:
     new = dig(obj, "status.converts_to", "")
     return f"is handed over to {new} by" if new else "is being made by"
 

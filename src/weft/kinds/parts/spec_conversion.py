@@ -107,7 +107,7 @@ def to_vm(spec: ContainerSpec, image: str, *, memory: int = 0, disk: int = 0) ->
     )
     check_vm(vm)
     default = ContainerSpec(image=spec.image)
-    gone = (said for name, said in _KEPT.items() if said and getattr(spec, name) != getattr(default, name))
+    gone = (text for name, text in _KEPT.items() if text and getattr(spec, name) != getattr(default, name))
     return Translated(vm, tuple(gone))
 
 
@@ -131,7 +131,7 @@ def to_container(spec: VmSpec, image: str, *, memory: int = 0, registry_secret: 
     )
     check_container(container)
     default = VmSpec(image=spec.image)
-    gone = [said for name, said in _LOST.items() if said and getattr(spec, name) != getattr(default, name)]
+    gone = [text for name, text in _LOST.items() if text and getattr(spec, name) != getattr(default, name)]
     return Translated(
         container,
         (*gone, *([f"cwd {process.cwd}: the container starts in its image's directory"] if process.cwd else [])),

@@ -158,8 +158,8 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
 def _check_version(server: str) -> None:
     """For the log: the server is there, or was exchanged for another."""
     log.info("the server is weft %s", server)
-    if told := describe_skew(server):
-        log.warning(told)
+    if warning := describe_skew(server):
+        log.warning(warning)
 
 
 async def _renew(state: Path, node: str, context: Context, clock: Clock) -> None:

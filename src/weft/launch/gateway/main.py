@@ -32,7 +32,7 @@ from weft.trust.tickets import read_ticket_key
 log = logging.getLogger("weft.gateway")
 DEFAULT_LISTEN = "127.0.0.1:8443"
 WAIT_SECONDS = 60.0
-LOOK_SECONDS = 0.1
+POLL_SECONDS = 0.1
 
 
 def main(argv: Sequence[str]) -> int:
@@ -146,4 +146,4 @@ async def wait_for_files(paths: list[Path], clock: Clock) -> None:
     while missing := [path for path in paths if not path.exists()]:
         if clock.elapsed() > deadline:
             raise Unavailable(f"{missing[0]} does not exist", hint="weft server creates it: is the server running?")
-        await clock.sleep(LOOK_SECONDS)
+        await clock.sleep(POLL_SECONDS)

@@ -60,7 +60,7 @@ class Puller(msgspec.Struct, omit_defaults=True):
     token: str = ""
 
 
-class Said(msgspec.Struct, omit_defaults=True):
+class FetchError(msgspec.Struct, omit_defaults=True):
     """What went wrong."""
 
     reason: str
@@ -136,10 +136,10 @@ def _watch(argv: Sequence[str], puller: bytes, on_progress: Callable[[int], None
         raise DriverFailed("aborted: the image was deleted, or the server is stopping", reason="fetchFailed")
     if code != 0:
         try:
-            said = msgspec.json.decode(last, type=Said)
+            error = msgspec.json.decode(last, type=FetchError)
         except msgspec.DecodeError:
-            said = Said("fetchFailed", f"the program that converts it to a disk exited with {code}")
-        raise DriverFailed(said.message, reason=said.reason, hint=said.hint, details={"step": "image"})
+            error = FetchError("fetchFailed", f"the program that converts it to a disk exited with {code}")
+        raise DriverFailed(error.message, reason=error.reason, hint=error.hint, details={"step": "image"})
 
 
 async def make_bundle(
@@ -261,7 +261,7 @@ def main(argv: Sequence[str]) -> int:
         places = allowed.split()
         asyncio.run(make_bundle(folder, Path(microvm_dir), url, digest, Path(target), plain, places, report, puller))
     except WeftError as problem:
-        print(msgspec.json.encode(Said(problem.token, problem.message, problem.hint)).decode(), flush=True)
+        print(msgspec.json.encode(FetchError(problem.token, problem.message, problem.hint)).decode(), flush=True)
         return 1
     return 0
 

@@ -20,7 +20,7 @@ def run(argv: list[str], stdin: str = "", env: dict[str, str] | None = None, tim
     except subprocess.TimeoutExpired as error:
         raise DriverFailed(f"{words} did not end within {timeout_seconds:g} s") from error
     if done.returncode != 0:
-        said = done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}"
+        output = done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}"
         fed = f"; its input: {stdin.strip()}" if stdin else ""
-        raise DriverFailed(f"{words} failed: {said}{fed}")
+        raise DriverFailed(f"{words} failed: {output}{fed}")
     return done.stdout

@@ -112,9 +112,9 @@ def prepare_containerd(topology: Topology, node: Node) -> tuple[str, ...]:
         raise DriverFailed(f"node {node.name} needs containerd: apt-get install containerd")
     socket, kept = containerd_socket(topology, node), Path(topology.node_state_dir(node)) / "containerd"
     kept.mkdir(mode=0o700, exist_ok=True)
-    told = {"root": str(kept / "root"), "state": str(socket.parent)}
+    folders = {"root": str(kept / "root"), "state": str(socket.parent)}
     sockets = {"grpc": str(socket), "ttrpc": str(socket.with_name("t"))}
-    lines = ["version = 2", *(f'{name} = "{path}"' for name, path in told.items())]
+    lines = ["version = 2", *(f'{name} = "{path}"' for name, path in folders.items())]
     lines += ['disabled_plugins = ["io.containerd.grpc.v1.cri"]']
     lines += [f'[{name}]\naddress = "{path}"' for name, path in sockets.items()]
     config = kept / "config.toml"
@@ -143,9 +143,9 @@ async def _join(topology: Topology, node: Node, state: Path) -> None:
         *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     # By stdin: a command line is everybody's to read.
-    _, said = await process.communicate(str(token["secret"]).encode())
+    _, output = await process.communicate(str(token["secret"]).encode())
     if process.returncode:
-        raise DriverFailed(f"node {node.name} could not join: {said.decode(errors='replace').strip()}")
+        raise DriverFailed(f"node {node.name} could not join: {output.decode(errors='replace').strip()}")
 
 
 async def wait_server(topology: Topology, clock: Clock) -> str:

@@ -22,7 +22,7 @@ MS_BIND, MS_MOVE, MS_REC, MS_SLAVE = 4096, 8192, 16384, 1 << 19
 MNT_DETACH = 2
 BACKOFF_SECONDS, BACKOFF_LIMIT_SECONDS, SETTLED_SECONDS = 0.5, 5.0, 20.0
 POLL_SECONDS, STOP_SECONDS = 0.1, 10.0
-LOOK_SECONDS = 30.0  # at the logs
+LOGS_SECONDS = 30.0  # at the logs
 LOG_LIMIT_BYTES, LOG_KEPT_BYTES = 16 << 20, 1 << 20
 NEVER = float("inf")
 SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
@@ -41,9 +41,9 @@ def launch(node: str, state: str) -> int:
         become_first_process(node, state, its_trouble)
         return serve(node, state)
     os.close(its_trouble)
-    said = os.read(trouble, 4096).decode()
-    print(said or pid, file=sys.stderr if said else sys.stdout)
-    return 1 if said else 0
+    failure = os.read(trouble, 4096).decode()
+    print(failure or pid, file=sys.stderr if failure else sys.stdout)
+    return 1 if failure else 0
 
 
 def become_first_process(node: str, state: str, trouble: int) -> None:
@@ -65,7 +65,7 @@ def become_first_process(node: str, state: str, trouble: int) -> None:
 
 def serve(node: str, state: str) -> int:
     """Be process 1 until told to stop."""
-    say(f"node {node} is up")
+    report(f"node {node} is up")
     agent, delay, start_at, started_at = 0, 0.0, 0.0, 0.0
     beside, beside_at = 0, NEVER
     while True:
@@ -76,18 +76,18 @@ def serve(node: str, state: str) -> int:
             beside, beside_at = start_beside(node, state), NEVER
         bound_logs(f"{state}/log")
         # With an agent there is nothing else to do until a child ends; without one, look whether it can be started.
-        wait_seconds = min(LOOK_SECONDS, max(POLL_SECONDS, (beside_at if agent else start_at) - elapsed()))
+        wait_seconds = min(LOGS_SECONDS, max(POLL_SECONDS, (beside_at if agent else start_at) - elapsed()))
         woken_by = signal.sigtimedwait(SIGNALS, wait_seconds)
         if woken_by and woken_by.si_signo != signal.SIGCHLD:
             return stop_agent(agent)
         ended = reap()
         if beside in ended:
-            say(f"a process beside the agent exited with {ended[beside]}; restarting in {BACKOFF_SECONDS:g} s")
+            report(f"a process beside the agent exited with {ended[beside]}; restarting in {BACKOFF_SECONDS:g} s")
             beside, beside_at = 0, elapsed() + BACKOFF_SECONDS
         if agent in ended:
             if elapsed() - started_at > SETTLED_SECONDS:
                 delay = 0.0
-            say(f"agent {agent} exited with {ended[agent]}; restarting in {delay:g} s")
+            report(f"agent {agent} exited with {ended[agent]}; restarting in {delay:g} s")
             agent, start_at = 0, elapsed() + delay
             delay = min(max(delay * 2, BACKOFF_SECONDS), BACKOFF_LIMIT_SECONDS)
 
@@ -121,7 +121,7 @@ def start_agent(node: str, state: str) -> int:
     """The new agent's number, or 0 while there is no command for it yet."""
     agent = start_command("argv", node, state, f"{state}/log/agent-{node}.log")
     if agent:
-        say(f"agent started as {agent}")
+        report(f"agent started as {agent}")
     return agent
 
 
@@ -159,7 +159,7 @@ def bound_logs(folder: str) -> None:
             if name.endswith(".log") and os.stat(f"{folder}/{name}").st_size > LOG_LIMIT_BYTES:
                 keep_end(f"{folder}/{name}")
     except OSError as error:  # the folder is being removed, or the disk full: no reason to end a node
-        say(f"logs: {error}")
+        report(f"logs: {error}")
 
 
 def keep_end(path: str) -> None:
@@ -181,7 +181,7 @@ def stop_agent(agent: int) -> int:
         os.kill(agent, signal.SIGTERM)
     while agent and elapsed() < until and agent not in reap():
         signal.sigtimedwait([signal.SIGCHLD], until - elapsed())
-    say("stopped")
+    report("stopped")
     return 0
 
 
@@ -210,7 +210,7 @@ def elapsed() -> float:
     return os.times().elapsed
 
 
-def say(sentence: str) -> None:
+def report(sentence: str) -> None:
     print(sentence, flush=True)
 
 

@@ -229,15 +229,15 @@ def _read_seed(text: str) -> int:
 def _make_reporter() -> Any:
     """Tells on standard error how far it is: in place on a terminal, else a line now and then."""
     terminal = sys.stderr.isatty()
-    told = 0
+    reported = 0
 
     def report(decisions: int, arrived: float) -> None:
-        nonlocal told
+        nonlocal reported
         words = f"{decisions} decisions" + (f", {arrived:.0f} % arrived" if arrived else "")
         if terminal:
             print(f"\r{words}", end="", file=sys.stderr, flush=True)
-        elif decisions >= 2 * told:
-            told = decisions
+        elif decisions >= 2 * reported:
+            reported = decisions
             print(words, file=sys.stderr, flush=True)
 
     return report

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from weft.contracts.clock import Clock
 
-LOOK_SECONDS = 6 * 3600.0
+POLL_SECONDS = 6 * 3600.0
 _log = logging.getLogger(__name__)
 
 
@@ -23,7 +23,7 @@ async def keep_certificate(
     """For ever: have ``renew``, if given, see to the files, and load into ``tls`` what stands in them when it changed."""
     shown = chain.read_bytes()
     while True:
-        await clock.sleep(LOOK_SECONDS)
+        await clock.sleep(POLL_SECONDS)
         try:
             if renew is not None:
                 await asyncio.to_thread(renew)

@@ -21,7 +21,7 @@ class GatheringHandler(logging.Handler):
         self.setFormatter(self._times)
         self._lines: list[str] = []
 
-    def say(self, source: str, at: float, line: str) -> None:
+    def write_line(self, source: str, at: float, line: str) -> None:
         """A line of level INFO, made at ``at`` (unix seconds), without the record that ``logging`` would make of it: each request
         has one, and the record takes longer than the line."""
         self._lines.append(f"{self._times.show(at)} {source} INFO {line}")

@@ -81,7 +81,7 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         listen=tuple(options.listen),
     )
     context = ApiContext(store, journal, clock, authority, settings)
-    server = make_api_server(build_app(context, logs.say), sockets, tls, clock)
+    server = make_api_server(build_app(context, logs.write_line), sockets, tls, clock)
     try:
         url = url_at(*sockets[0].getsockname()[:2])
         await upgrade_objects(store)
