@@ -19,10 +19,9 @@ import msgspec
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.migration import MigrationSettings, MigrationSockets
 from weft.contracts.driver.runtime import GuestPlan
-from weft.drivers.runtime.qemu import guest, qmp, saved_memory
+from weft.drivers.runtime.qemu import guest, qmp, saved_memory, start
 from weft.drivers.runtime.qemu.driver import QemuDriver
 from weft.drivers.runtime.qemu.migration import steps
-from weft.drivers.runtime.qemu.process import launch
 
 HOST, PLAN, VERB, STEP = sys.argv[1:5]
 TRACE = sys.argv[5] if len(sys.argv) > 5 else os.devnull
@@ -67,8 +66,8 @@ async def main() -> None:
     guest.write_record = counted(guest.write_record, lambda *_: "record")
     steps.mark_taken = counted(steps.mark_taken, lambda *_: "mark")
     saved_memory.keep_file = counted(saved_memory.keep_file, lambda *_: "keep memory")
-    launch._spawn = counted(launch._spawn, lambda *_: "spawn")
-    launch.find_guest_process = counted(launch.find_guest_process, lambda *_: "look for it")
+    start._spawn = counted(start._spawn, lambda *_: "spawn")
+    start.find_guest_process = counted(start.find_guest_process, lambda *_: "look for it")
     Path.unlink = counted(Path.unlink, lambda path: f"remove {path.name}")  # type: ignore[method-assign]
     driver = QemuDriver(msgspec.json.decode(HOST, type=Host))
     await driver.probe()

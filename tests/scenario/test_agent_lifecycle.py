@@ -20,9 +20,9 @@ from tests.scenario.agent_lab import (
 from weft.agent.allocation import plan
 from weft.agent.node import capabilities
 from weft.agent.server.reporter import Reporter
-from weft.agent.server.watch import Put
 from weft.agent.state.allocation import Checkpoint
 from weft.agent.state.checkpoint import CheckpointStore
+from weft.agent.watches import Put
 from weft.contracts.driver.network import Allowed, Endpoint
 from weft.contracts.driver.runtime import BootKernel, GuestFacts, RuntimeProbe
 from weft.drivers.runtime.fake.driver import FakeDriver

@@ -27,13 +27,12 @@ from weft.agent.node.usage import Meter
 from weft.agent.secret.cache import Secrets
 from weft.agent.server.client import Server
 from weft.agent.server.reporter import HEARTBEAT_SECONDS, Question, Reporter
-from weft.agent.server.watch import Change
 from weft.agent.state.checkpoint import CheckpointStore
 from weft.agent.state.table import AllocationTable, FunctionHost
 from weft.agent.tasks import Tasks
 from weft.agent.volume.inventory import Volumes
 from weft.agent.volume.pools import Pools
-from weft.agent.watches import ServerWatches
+from weft.agent.watches import Change, ServerWatches
 from weft.agent.workload.kind import NodeParts
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import Clock

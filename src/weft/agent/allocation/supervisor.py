@@ -15,13 +15,13 @@ from weft.agent.allocation.fencing import relate
 from weft.agent.allocation.orphans import recover_guests, review_unexplained
 from weft.agent.allocation.worker import Worker
 from weft.agent.server.reporter import HEARTBEAT_SECONDS, Reporter
-from weft.agent.server.watch import Change, Deleted, Put
 from weft.agent.state.allocation import Checkpoint
 from weft.agent.state.allocation_state import AllocationState
 from weft.agent.state.checkpoint import CheckpointFailed, CheckpointStore
 from weft.agent.state.departure import recall_departed
 from weft.agent.state.table import AllocationTable
 from weft.agent.tasks import Tasks
+from weft.agent.watches import Change, Deleted, Put
 from weft.contracts.clock import Clock
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.objects.envelope import Envelope, decode_part

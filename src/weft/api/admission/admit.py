@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from weft.api.admission import claims, references, sealing, uploads
+from weft.api.admission import references, sealing, uploads
 from weft.api.admission.view import View
 from weft.api.context import ApiContext
 from weft.api.request.manifest import Manifest
@@ -334,15 +334,17 @@ async def _plan_named(view: View, kind: Kind, envelope: Envelope, spec: Any) -> 
 
 
 async def _claim(context: ApiContext, view: View, draft: Draft, old: Any, new: Any) -> None:
-    writes, preconditions = await claims.plan_claims(context, view, draft.kind, draft.envelope, old, new)
+    writes, preconditions = await references.plan_claims(context, view, draft.kind, draft.envelope, old, new)
     draft.writes += writes
     draft.preconditions += preconditions
 
 
 def _check_size(draft: Draft) -> None:
     claimed = len(draft.writes) - 1
-    if claimed > claims.MOST:
-        raise InvalidInput(f"spec: {claimed} claims are too many", field="spec", hint=f"at most {claims.MOST}")
+    if claimed > references.MOST_CLAIMS:
+        raise InvalidInput(
+            f"spec: {claimed} claims are too many", field="spec", hint=f"at most {references.MOST_CLAIMS}"
+        )
 
 
 def _read_new(kind: Kind, given: dict[str, Any]) -> tuple[Any, msgspec.Raw]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.api.admission import claims, references
+from weft.api.admission import references
 from weft.api.admission.admit import guard, not_found, refuse_another
 from weft.api.admission.commit import read_again, retry, was_done
 from weft.api.context import ApiContext
@@ -120,7 +120,7 @@ async def _finish(context: ApiContext, target: Target, last: Envelope, key: str 
             await context.store.commit([], idempotency_key=key)
         return envelope
     writes: list[Write] = [Delete(envelope.key)]
-    writes += claims.plan_release(kind, envelope, decode_part(envelope.spec, kind.spec))
+    writes += references.plan_release(kind, envelope, decode_part(envelope.spec, kind.spec))
     removed = msgspec.json.encode(Enrolment(name=envelope.name, removed_at=context.clock.now()))
     if kind.runs_workloads:
         writes.append(Put(enrolment_key(envelope.uid), removed))

@@ -39,9 +39,8 @@ from weft.drivers.runtime.qemu.machine_shape import Frame
 from weft.drivers.runtime.qemu.migration.commands import check_movable, check_stays
 from weft.drivers.runtime.qemu.migration.steps import QemuMigrations
 from weft.drivers.runtime.qemu.probe import QemuFinding
-from weft.drivers.runtime.qemu.process.launch import choose_limits
 from weft.drivers.runtime.qemu.saved_memory import discard_memory, save_memory
-from weft.drivers.runtime.qemu.start import GuestStarter
+from weft.drivers.runtime.qemu.start import GuestStarter, choose_limits
 from weft.drivers.runtime.qemu.translate import Facts
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unavailable
 

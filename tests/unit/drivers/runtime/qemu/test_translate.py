@@ -12,7 +12,7 @@ from weft.contracts.driver.migration import MigrationSettings
 from weft.contracts.driver.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
 from weft.drivers.runtime.qemu.devices.inherited_fds import plan_handed
 from weft.drivers.runtime.qemu.machine_shape import plan_frame
-from weft.drivers.runtime.qemu.process.launch import choose_limits
+from weft.drivers.runtime.qemu.start import choose_limits
 from weft.drivers.runtime.qemu.translate import Facts, GuestPaths, check_plan, translate_guest
 from weft.objects.errors import InvalidInput
 

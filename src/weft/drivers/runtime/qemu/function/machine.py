@@ -23,8 +23,8 @@ from weft.drivers.linux.processes import ProcessId, inspect_process, kill_proces
 from weft.drivers.linux.syscalls import small_pages
 from weft.drivers.runtime.qemu.function.translate import Machine
 from weft.drivers.runtime.qemu.process.confinement import OPEN_FILES, choose_user, plan_confined
-from weft.drivers.runtime.qemu.process.launch import CPU_HEADROOM, MEMORY_HEADROOM_BYTES
 from weft.drivers.runtime.qemu.qmp import Qmp, QmpEvent, connect_qmp
+from weft.drivers.runtime.qemu.start import CPU_HEADROOM, MEMORY_HEADROOM_BYTES
 from weft.drivers.runtime.qemu.translate import TRANSLATION_CACHE_MIB, Facts
 from weft.objects.errors import DriverFailed, Unavailable
 

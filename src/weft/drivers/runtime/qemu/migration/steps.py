@@ -51,8 +51,8 @@ from weft.drivers.runtime.qemu.migration.disk_copies import (
 )
 from weft.drivers.runtime.qemu.migration.load_sampling import sample_load
 from weft.drivers.runtime.qemu.process.confinement import choose_user
-from weft.drivers.runtime.qemu.process.launch import choose_limits, launch_failed, launch_guest, undo_launch
 from weft.drivers.runtime.qemu.record import GuestEnd, GuestRecord, MigrationRecord, mark_taken, prepare_mark
+from weft.drivers.runtime.qemu.start import choose_limits, launch_failed, launch_guest, undo_launch
 from weft.drivers.runtime.qemu.translate import Facts
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unavailable
 
