@@ -132,7 +132,7 @@ def test_root_takes_over_neither_setuid_bits_nor_owners_nor_devices(here: Here, 
     assert [path.name for path in (tmp_path / "back").iterdir()] == ["suid"]
     found = (tmp_path / "back/suid").stat()
     assert (found.st_uid, found.st_gid, found.st_mode & 0o7000) == (0, 0, 0)
-    assert here.said == ["left out: 2 devices and pipes: weft copies none from a guest"]
+    assert here.said == ["left out 2 devices and pipes, which weft never copies from a guest"]
 
 
 @pytest.mark.parametrize("where", ["echo folder", "tar -c"])

@@ -132,7 +132,7 @@ def _manifest_schema(kind: Kind) -> dict[str, Any]:
     project = {"project": {"type": "string"}} if kind.scope == "project" else {}
     return {
         "type": "object",
-        "description": f"The spec of a {kind.title}",
+        "description": f"The spec of {kind.a_title}",
         "required": ["name", "spec"],
         "properties": {
             "kind": {"const": kind.name},
@@ -185,14 +185,14 @@ def _paths_of(kind: Kind) -> dict[str, Any]:
         paths[f"/v1/{kind.plural}"] = {"get": _list_operation(kind, [], " of all projects")}
     if kind.writer == "people":
         dry, key, match = _query("dry_run"), _header("Idempotency-Key"), _header("If-Match")
-        collection["post"] = _operation(f"Create a {kind.title}", [*where, dry, key], whole, manifest, "201")
-        one["put"] = _operation(f"Create or change a {kind.title}", [*named, dry, key, match, none], whole, manifest)
+        collection["post"] = _operation(f"Create {kind.a_title}", [*where, dry, key], whole, manifest, "201")
+        one["put"] = _operation(f"Create or change {kind.a_title}", [*named, dry, key, match, none], whole, manifest)
         patch = _operation(
-            f"Change a {kind.title} (JSON merge patch)", [*named, dry, key, match], whole, {"type": "object"}
+            f"Change {kind.a_title} (JSON merge patch)", [*named, dry, key, match], whole, {"type": "object"}
         )
         one["patch"] = patch
         one["delete"] = _operation(
-            f"Delete a {kind.title}", [*named, _query("uid"), *_force(kind), key, match], _gone(title)
+            f"Delete {kind.a_title}", [*named, _query("uid"), *_force(kind), key, match], _gone(title)
         )
         one["delete"]["responses"]["202"] = {
             **_answered(whole),

@@ -46,7 +46,7 @@ class Stream:
             *lines, rest = (rest + piece).split(b"\n")
             yield from lines
         if rest:
-            raise Unavailable("the server's answer broke off")
+            raise Unavailable("the server's answer was cut short")
 
     def read(self, size: int) -> bytes:
         """At most ``size`` bytes; empty at the end. Raises Unavailable when the connection is lost before."""

@@ -39,7 +39,11 @@ class ConstraintSpec(msgspec.Struct, kw_only=True):
     weight: Annotated[float, field("Weight of a soft constraint, 0-1; the strategy weighs 1", ge=0, le=1)] = WEIGHT
     priority: Annotated[
         int,
-        field("Soft constraints of higher priority are given up later as capacity gets scarce", ge=0, le=MOST_PRIORITY),
+        field(
+            "Priority of a soft constraint: if capacity is scarce, those of low priority are ignored first",
+            ge=0,
+            le=MOST_PRIORITY,
+        ),
     ] = PRIORITY
     description: Annotated[str, field("Description, for people", max_length=200)] = ""
 

@@ -155,7 +155,7 @@ def check_container(spec: ContainerSpec) -> None:
     refuse_twice(mounts=[mount.volume for mount in mounts])
     refuse_twice(mounts=[mount.path for mount in mounts])
     if len(mounts) > MOST_MOUNTS:
-        raise InvalidInput(f"spec.mounts: at most {MOST_MOUNTS}", field="spec.mounts")
+        raise InvalidInput(f"spec.mounts: a container can have at most {MOST_MOUNTS} mounts", field="spec.mounts")
     check_env(spec.env)
     check_env_secrets(spec.env_secrets, spec.env)
     if spec.user and not _USER.fullmatch(spec.user):

@@ -224,7 +224,7 @@ def _count_version(obj: Object, _: Any) -> dict[str, Any]:
         )
     if dig(obj, "status.reason", ""):
         raise IllegalTransition(
-            f"function/{name} still serves what it was before its last change, which isn't ready ({dig(obj, 'status.reason')})",
+            f"function/{name} still serves its previous code, because its last change isn't ready ({dig(obj, 'status.reason')})",
             hint=f"weft describe function/{name}",
         )
     return {**obj["spec"], "published": obj["spec"]["published"] + 1}
@@ -310,7 +310,7 @@ FUNCTION = Kind(
     verbs=(
         Verb(
             "publish",
-            "Publish the function as it is now as a version",
+            "Publish the function's present code and settings as a version",
             input=PublishInput,
             change=_count_version,
             make=_make_version,
@@ -318,7 +318,7 @@ FUNCTION = Kind(
         Verb("pull", "Use the image that the tag refers to now", change=_pull),
         Verb("invoke", "Invoke the function once", input=InvokeInput, stream=True),
         Verb("logs", "What the function printed", input=FunctionLogsInput, stream=True),
-        Verb("metrics", "How often, how long and how well the function ran", input=MetricsInput, stream=True),
+        Verb("metrics", "The function's invocations, errors and durations", input=MetricsInput, stream=True),
     ),
     indexes={FUNCTIONS_BY_NETWORK: networks_of_item},
     columns=(

@@ -54,16 +54,14 @@ class NodeSpec(msgspec.Struct, kw_only=True):
             ge=0,
         ),
     ] = 0
-    cordoned: Annotated[bool, field("Place nothing new here; what runs stays")] = False
-    cordon_reason: Annotated[str, field("Why the node is cordoned", max_length=200)] = ""
-    drain: Annotated[bool, field("Migrate away what is on the node")] = False
-    drain_reason: Annotated[str, field("Why the node is drained", max_length=200)] = ""
+    cordoned: Annotated[bool, field("Place no new workloads here; running ones stay")] = False
+    cordon_reason: Annotated[str, field("Reason for the cordon", max_length=200)] = ""
+    drain: Annotated[bool, field("Migrate the node's workloads away")] = False
+    drain_reason: Annotated[str, field("Reason for the drain", max_length=200)] = ""
     drain_not_before: Annotated[float | None, field("Earliest start of the drain", quantity="moment")] = None
-    drain_not_after: Annotated[
-        float | None, field("Time after which no further workload starts to leave", quantity="moment")
-    ] = None
-    maintenance: Annotated[bool, field("Under maintenance: place nothing new here")] = False
-    maintenance_reason: Annotated[str, field("What the maintenance is about", max_length=200)] = ""
+    drain_not_after: Annotated[float | None, field("Latest start of a workload's migration", quantity="moment")] = None
+    maintenance: Annotated[bool, field("Under maintenance: place no new workloads here")] = False
+    maintenance_reason: Annotated[str, field("Reason for the maintenance", max_length=200)] = ""
 
 
 class NodeStatus(msgspec.Struct, kw_only=True):
@@ -176,9 +174,7 @@ class DrainInput(msgspec.Struct):
 
     reason: Reason = ""
     not_before: Annotated[float | None, field("Earliest start", quantity="moment")] = None
-    not_after: Annotated[
-        float | None, field("Time after which no further workload starts to leave", quantity="moment")
-    ] = None
+    not_after: Annotated[float | None, field("Latest start of a workload's migration", quantity="moment")] = None
 
 
 def _drain(obj: Object, given: DrainInput) -> dict[str, Any]:
@@ -341,10 +337,15 @@ NODE = Kind(
     ),
     conditions={"Ready": "nodes", "Fits": "nodes", "Drained": "drain"},
     verbs=(
-        Verb("cordon", "Place nothing new on it", input=CordonInput, change=_cordon),
+        Verb("cordon", "Place no new workloads on the node", input=CordonInput, change=_cordon),
         Verb("uncordon", "Let a cordoned or drained node take workloads again", change=_uncordon),
-        Verb("drain", "Move away all that is on it, and place nothing new", input=DrainInput, change=_drain),
-        Verb("maintenance", "Say that it is being worked on, or no more", input=MaintenanceInput, change=_maintain),
+        Verb("drain", "Migrate all workloads away, and place no new ones", input=DrainInput, change=_drain),
+        Verb(
+            "maintenance",
+            "Begin or end maintenance of the node; meanwhile no new workloads are placed there",
+            input=MaintenanceInput,
+            change=_maintain,
+        ),
     ),
     goals={"drain": Goal(_is_drained, "drained", ends_failed=False, ends_refused=False, asked="condition=Drained")},
     operation=Operation(act="drain", cancel="uncordon", while_="spec.drain", condition="Drained"),

@@ -24,7 +24,7 @@ class PlacementPolicySpec(msgspec.Struct, kw_only=True):
     )
     basis: Annotated[
         Literal["allocation", "used"],
-        field("How a node's fullness is counted: by what is requested, or by what is really used"),
+        field("What counts as used: what workloads request (allocation), or what they really use (used)"),
     ] = "allocation"
     serverless: Annotated[str, field("Strategies for serverless workloads, likewise")] = SERVERLESS_STRATEGY
 

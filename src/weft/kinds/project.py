@@ -14,9 +14,7 @@ from weft.objects.schema import field
 
 class ProjectSpec(msgspec.Struct, kw_only=True):
     description: Annotated[str, field("Description, for people", max_length=200)] = ""
-    strategy: Annotated[str | None, field("Placement of workloads that name no strategy: strategies, or @POLICY")] = (
-        None
-    )
+    strategy: Annotated[str | None, field("Default strategies of workloads, or @POLICY")] = None
 
 
 def check_project(spec: ProjectSpec) -> None:

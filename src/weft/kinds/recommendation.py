@@ -31,9 +31,7 @@ class RecommendationSpec(msgspec.Struct, kw_only=True):
         str, field("Workload to place, KIND/NAME, in this project; if unset, changes is a whole spec", change="never")
     ] = ""
     kind: Annotated[str, field("Kind of the workload, if changes is a whole spec", change="never", name=True)] = "vm"
-    changes: Annotated[
-        dict[str, Any], field("Fields of the workload's spec as they would be changed: what if", change="never")
-    ] = {}
+    changes: Annotated[dict[str, Any], field("Changes to the workload's spec to assume", change="never")] = {}
     instead_of: Annotated[
         str,
         field(
@@ -42,9 +40,9 @@ class RecommendationSpec(msgspec.Struct, kw_only=True):
         ),
     ] = ""
     migration: Annotated[
-        MigrationQuery | None, field("Ask where the running workload would migrate to", change="never")
+        MigrationQuery | None, field("Ask where the running workload would migrate", change="never")
     ] = None
-    nodes: Annotated[list[Name], field("Nodes whose verdicts to show in any case", change="never")] = []
+    nodes: Annotated[list[Name], field("Nodes to show verdicts for in any case", change="never")] = []
 
 
 class Advice(msgspec.Struct, frozen=True, kw_only=True):

@@ -276,6 +276,10 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     over: Callable[[Object], bool] | None = None  # whether it has done what it was made for: lists leave it out
 
     @property
+    def a_title(self) -> str:
+        return f"{'an' if self.title[0] in 'aeiou' else 'a'} {self.title}"
+
+    @property
     def selectors(self) -> tuple[str, ...]:
         """The query parameters that narrow a list or watch of its objects."""
         return ("labels", "fields", *filter(None, [self.name_begins]))

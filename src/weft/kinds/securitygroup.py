@@ -37,9 +37,11 @@ class Rule(msgspec.Struct, frozen=True):
 class SecurityGroupSpec(msgspec.Struct, kw_only=True):
     ingress: Annotated[
         list[str],
-        field("What may come in: PROTOCOL[:PORT[-PORT]] [from CIDR or group:NAME], like tcp:80 or icmp from group:web"),
+        field(
+            "Incoming connections to allow: PROTOCOL[:PORT[-PORT]] [from CIDR or group:NAME], like tcp:80 or icmp from group:web"
+        ),
     ] = []
-    egress: Annotated[list[str], field("What may go out, written like ingress but with to instead of from")] = (
+    egress: Annotated[list[str], field("Outgoing connections to allow, like ingress but with to instead of from")] = (
         msgspec.field(default_factory=lambda: ["any"])
     )
 

@@ -20,11 +20,9 @@ class TokenSpec(msgspec.Struct, kw_only=True):
     subject: Annotated[str, field("Person or program that the token belongs to", change="never", max_length=63)] = ""
     role: Annotated[Literal["admin", "viewer", "invoker"], field("What the bearer may do", change="never")] = "viewer"
     project: Annotated[
-        str | None, field("Project whose functions the token may invoke, and no other", change="never", name=True)
+        str | None, field("The only project whose functions the token may invoke", change="never", name=True)
     ] = None
-    node: Annotated[
-        str | None, field("Node name that the token may enrol, and no other", change="never", name=True)
-    ] = None
+    node: Annotated[str | None, field("The only node name that the token may enrol", change="never", name=True)] = None
     expires_at: Annotated[float | None, field("Time when the token expires", change="never", quantity="moment")] = None
     sha256: Annotated[str, field("Hash of the secret; set by the server", change="never", max_length=64)] = ""
     key_id: Annotated[str, field("The access key's id; set by the server", change="never", max_length=64)] = ""

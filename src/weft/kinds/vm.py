@@ -65,8 +65,8 @@ class VmSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
     cpu_model: Annotated[
         str,
         field(
-            "CPU model: common is the best that all nodes like its own have, so that the VM can migrate to each; host is "
-            "all of its node's; or a model by QEMU's name for it",
+            "CPU model: common (what all nodes with the same accelerator have, so that the VM can migrate to each), host (all "
+            "that its node has), or the name of a model in QEMU",
             change="restart",
             max_length=64,
         ),
@@ -81,14 +81,14 @@ class VmSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
     users: Annotated[list[UserName], field("Users to create, with sudo; needs cloud-init", change="replace")] = []
     firmware: Annotated[
         Literal["auto", "bios", "uefi"],
-        field("Firmware: auto boots the image's own kernel, where it has one, else bios", change="restart"),
+        field("Firmware: auto boots the image's kernel if it has one, otherwise bios", change="restart"),
     ] = "auto"
     iso: Annotated[
         str | None, field("Image to put into a CD drive, which firmware boots first", change="restart", name=True)
     ] = None
     screen: Annotated[
         Literal["auto", "yes", "no"],
-        field("Screen, shown over VNC: auto is yes where firmware boots", change="restart"),
+        field("Screen, shown over VNC; auto: yes if the VM boots with firmware", change="restart"),
     ] = "auto"
 
 
@@ -122,9 +122,9 @@ def check_vm(spec: VmSpec) -> None:
     if spec.machine == "microvm":
         _check_microvm(spec)
     if spec.gpus > MOST_GPUS:
-        raise InvalidInput(f"spec.gpus: a VM gets {MOST_GPUS} at most", field="spec.gpus")
+        raise InvalidInput(f"spec.gpus: a VM can have at most {MOST_GPUS} GPUs", field="spec.gpus")
     if len(spec.volumes) > 16:
-        raise InvalidInput("spec.volumes: at most 16", field="spec.volumes")
+        raise InvalidInput("spec.volumes: a VM can have at most 16 volumes", field="spec.volumes")
 
 
 def _check_microvm(spec: VmSpec) -> None:
@@ -172,9 +172,9 @@ def _refuse_little_memory(new: VmSpec, images: Mapping[str, ImageStatus]) -> Non
 
 VERBS = (
     START,
-    Verb("stop", "Shut the workload down; its disks and its node are kept", change=set_fields("stop", run="stop")),
+    Verb("stop", "Shut the workload down; it keeps its disks and its node", change=set_fields("stop", run="stop")),
     RESTART,
-    Verb("suspend", "Save memory to disk and end the machine", change=_suspend),
+    Verb("suspend", "Save the VM's memory to disk and stop the VM", change=_suspend),
     Verb("resume", "Continue from where the VM was suspended", change=set_fields("resume", run="run")),
     Verb("migrate", "Migrate to another node", input=MigrateInput, make=make_migration),
     CONVERT,

@@ -110,13 +110,13 @@ async def plan_create(
         )
     if kind.reported_by_node:
         raise InvalidInput(
-            f"a {kind.title} is created by joining, not through the API",
+            f"{kind.a_title} is created by joining, not through the API",
             field="kind",
             hint="weft token create --join prints the command",
         )
     if len(manifest.name) > kind.longest_name:
         raise InvalidInput(
-            f"name: the name of a {kind.title} has at most {kind.longest_name} characters",
+            f"name: the name of {kind.a_title} has at most {kind.longest_name} characters",
             field="name",
             hint="choose a shorter one",
         )

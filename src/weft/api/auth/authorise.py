@@ -49,10 +49,10 @@ def require_admin(actor: Actor, what: str) -> None:
 
 def authorise_write(actor: Actor, kind: Kind, what: str) -> None:
     """Raise Forbidden unless ``actor`` may create, change or delete objects of ``kind``."""
-    require_admin(actor, f"{what} a {kind.title}")
+    require_admin(actor, f"{what} {kind.a_title}")
     if kind.writer != "people" and not (kind.removable and what == "delete"):
         raise Forbidden(
-            f"a {kind.title} is managed by weft itself: nobody can {what} it", hint=f"weft get {kind.plural} shows them"
+            f"{kind.a_title} is managed by weft itself: nobody can {what} it", hint=f"weft get {kind.plural} shows them"
         )
 
 

@@ -45,7 +45,7 @@ async def act(context: ApiContext, call: Call, target: Target) -> Answer:
     """``POST …/{name}:{verb}``."""
     kind, verb = target.kind, _find_verb(target)
     if verb.stream:
-        require_admin(call.actor, f"{verb.name} a {kind.title}")
+        require_admin(call.actor, f"{verb.name} {kind.a_title}")
     else:
         authorise_write(call.actor, kind, verb.name)
     dry_run = read_flag(call.query("dry_run"), "dry_run")
@@ -243,7 +243,7 @@ def _find_verb(target: Target) -> Verb:
         known = [v.name for v in kind.verbs]
         meant = suggest(name, known)
         raise NotFound(
-            f"a {kind.title} has no verb {name[:40]!r}",
+            f"{kind.a_title} has no verb {name[:40]!r}",
             field="verb",
             hint=f"did you mean {meant}?" if meant else "verbs: " + (", ".join(known) or "none"),
         )

@@ -106,7 +106,7 @@ def _read_name(raw: Mapping[str, Any], kind: Kind, expected: str | None) -> str:
     name = check_name(raw.get("name", expected))
     if expected is not None and name != expected:
         raise InvalidInput(
-            f"name is {name}, but the URL says {expected}", field="name", hint=f"a {kind.title}'s name never changes"
+            f"name is {name}, but the URL says {expected}", field="name", hint=f"{kind.a_title}'s name never changes"
         )
     return name
 
@@ -116,7 +116,7 @@ def _read_project(raw: Mapping[str, Any], kind: Kind, expected: str | None) -> s
     if kind.scope == "fabric":
         if project is not None:
             raise InvalidInput(
-                f"a {kind.title} belongs to no project", field="project", hint="leave the field project out"
+                f"{kind.a_title} belongs to no project", field="project", hint="leave the field project out"
             )
         return None
     if project is None:

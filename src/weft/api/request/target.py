@@ -67,12 +67,12 @@ def _read(last: str, rest: Sequence[str], project: str | None, *, in_project: bo
             hint=f"did you mean {meant}?" if meant else "kinds: " + ", ".join(BY_PLURAL),
         )
     if in_project and kind.scope == "fabric":
-        raise NotFound(f"a {kind.title} belongs to no project", hint=f"its path is /v1/{kind.plural}")
+        raise NotFound(f"{kind.a_title} belongs to no project", hint=f"its path is /v1/{kind.plural}")
     if not rest:
         return Target(kind, project, None, verb if colon else None)
     name, colon, verb = rest[0].partition(":")
     if kind.scope == "project" and not in_project:
-        raise NotFound(f"a {kind.title} belongs to a project", hint=f"its path is /v1/projects/default/{kind.plural}")
+        raise NotFound(f"{kind.a_title} belongs to a project", hint=f"its path is /v1/projects/default/{kind.plural}")
     if not _NAME.fullmatch(name):
         raise NotFound(f'{kind.title} "{name[:80]}" not found', hint=f"weft {kind.name} list")
     return Target(kind, project, name, verb if colon else None)

@@ -132,7 +132,7 @@ def _read_target(kind: Kind | None, word: str) -> Target:
     if named is None:
         raise usage(f"{word!r}: give KIND/NAME, like vm/{word}")
     if kind is not None and named.name != kind.name:
-        raise usage(f"{word} is not a {kind.title}")
+        raise usage(f"{word} is not {kind.a_title}")
     if not name or "/" in name:
         raise usage(f"{word!r} is not an object's name: give KIND/NAME")
     return Target(named, name)

@@ -54,7 +54,7 @@ def context_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command
     ]
     return options.build(
         verb,
-        "Show the context in use; list contexts; use (NAME alone does too), add or remove one.",
+        "Show, list, use, add or remove contexts. NAME alone uses that context.",
         _context,
         kind,
         params,
@@ -171,7 +171,7 @@ def config_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     ]
     return options.build(
         verb,
-        "Show the settings in force: flags override variables, those the project's file, that the user's.",
+        "Show the settings in force. Flags override variables, variables the project's file, and that file the user's.",
         _config,
         kind,
         params,

@@ -124,7 +124,7 @@ def _get_folder(session: Session, target: Target, path: str, into: Path) -> int:
         if code == 0:
             unpacker.finish()
     if unpacker.left_out:
-        session.notify(f"left out: {unpacker.left_out} devices and pipes: weft copies none from a guest")
+        session.notify(f"left out {unpacker.left_out} devices and pipes, which weft never copies from a guest")
     return code
 
 

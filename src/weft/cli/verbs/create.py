@@ -55,12 +55,17 @@ def make_command(verb: str, kind: Kind) -> click.Command:
     ]
     return options.build(
         verb,
-        f"Create a {kind.title}: {kind.summary[:1].lower()}{kind.summary[1:]}.",
+        f"Create {_describe(kind)}.",
         _run,
         kind,
         params,
         command_class=options.WithCommand,
     )
+
+
+def _describe(kind: Kind) -> str:
+    summary = kind.summary[:1].lower() + kind.summary[1:]
+    return summary if summary.startswith(kind.a_title) else f"{kind.a_title}: {summary}"
 
 
 class _Kinds(Words):
@@ -138,7 +143,7 @@ def read_words(
     argv, place = options.read_argv(), RUNS.get(kind.name)
     if place is None:
         if argv:
-            raise usage(f"a {kind.title} has no command; leave out -- and what follows")
+            raise usage(f"{kind.a_title} has no command; leave out -- and what follows")
         return words
     alone = make_up and len(words) == 1 and not given[f"{place}__image"] and not given["config"]
     own = 0 if given["named"] or alone else 1

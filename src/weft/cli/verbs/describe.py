@@ -89,7 +89,7 @@ def _plot(session: Session, migration: dict[str, Any], target: Target, path: Pat
     drawn = draw_migration(migration)
     if not drawn:
         raise NotFound(
-            f"{target.what} is too short to draw: it was measured less than twice",
+            f"{target.what} can't be drawn: it was measured fewer than two times",
             hint="migrations that take a few seconds can be drawn",
         )
     session.would(f"write {path}")

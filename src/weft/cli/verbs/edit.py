@@ -30,7 +30,7 @@ from weft.objects.errors import InvalidInput, StaleRevision, WeftError
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [options.targets(kind, many=False, able=entry.kinds), *options.waits(), options.output()]
-    return options.build(verb, "Change an object in $EDITOR.", _run, kind, params)
+    return options.build(verb, "Edit an object in $EDITOR.", _run, kind, params)
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:

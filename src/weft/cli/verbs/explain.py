@@ -37,7 +37,7 @@ def recommend_command(verb: str, entry: Entry, kind: Kind | None) -> click.Comma
         options.timeout(),
         options.output(),
     ]
-    summary = "Show where a workload would be placed now; with fields, where it would be placed with these."
+    summary = "Show where a workload would be placed now, or with other values of its fields."
     return options.build(verb, summary, _recommend, kind, params)
 
 

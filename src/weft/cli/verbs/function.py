@@ -120,7 +120,7 @@ def dead_letters_command(verb: str, entry: Entry, kind: Kind | None) -> click.Co
     """`weft function dead-letters thumb`: events that failed for good; `--redrive` runs them again, `--purge` deletes them."""
     params: list[click.Parameter] = [
         options.targets(kind, many=False, able=entry.kinds),
-        click.Option(["--redrive"], is_flag=True, help="Run all of them again, as new invocations."),
+        click.Option(["--redrive"], is_flag=True, help="Retry all of them, as new invocations."),
         click.Option(["--purge"], is_flag=True, help="Delete all of them."),
         options.output(),
     ]
@@ -208,7 +208,7 @@ _TIMES = (("duration", "its code"), ("latency", "round trip"), ("init", "startin
 def metrics_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     """`weft function metrics thumb`: how often, how long and how well it ran."""
     params: list[click.Parameter] = [options.targets(kind, many=False, able=entry.kinds), options.output()]
-    return options.build(verb, "Show how often, how long and how well a function ran.", _metrics, kind, params)
+    return options.build(verb, "Show a function's invocations, errors, durations and starts.", _metrics, kind, params)
 
 
 def _metrics(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:

@@ -148,8 +148,8 @@ def logs_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         click.Option(["--since"], type=options.Duration(), default=None, help="Show lines newer than this, like 5m."),
         *options.selectors(kind),
     ]
-    what = "invocations printed" if kind is not None and kind.workload is None else "guests printed"
-    return options.build(verb, f"Show what {what}.", _logs, kind, params)
+    whose = "a function's invocations" if kind is not None and kind.workload is None else "guests"
+    return options.build(verb, f"Show the logs of {whose}.", _logs, kind, params)
 
 
 def _logs(

@@ -52,10 +52,10 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params += _ways(kind)
     params += _of_machines() if kind is None or "storage" in MIGRATION_MODES[kind.name] else []
     params += [
-        click.Option(["--bandwidth"], metavar="SIZE", help="Most bytes a second to send, like 50M."),
         click.Option(
-            ["--at"], metavar="TIME", help="When the migration may begin: 22:00, 2026-12-24T22:00, or 2h from now."
+            ["--bandwidth"], metavar="SIZE", help="Limit on the transfer rate, in bytes per second, like 50M."
         ),
+        click.Option(["--at"], metavar="TIME", help="Earliest start: 22:00, 2026-12-24T22:00, or 2h from now."),
         click.Option(["--within"], type=options.Duration(), help="With --at: begin within this time, or not at all."),
         click.Option(["--reason"], metavar="TEXT", help="Why the workload is migrated, for people."),
         click.Option(["--dry-run"], is_flag=True, help="Only show the target, and why the scheduler chooses it."),
@@ -94,7 +94,7 @@ def _of_machines() -> list[click.Parameter]:
         ),
         click.Option(["--pool"], metavar="POOL", help="With --storage: the target pool."),
         click.Option(["--volume"], metavar="VOLUME", help="With --storage: relocate this volume, not the root disk."),
-        click.Option(["--pause"], type=options.Duration(), help="The longest downtime to aim at. [300ms]"),
+        click.Option(["--pause"], type=options.Duration(), help="Longest downtime to aim for. [300ms]"),
     ]
 
 

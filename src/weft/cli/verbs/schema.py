@@ -27,7 +27,11 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         ["word"], metavar="[FIELD]" if kind else "KIND[.FIELD]", required=kind is None, shell_complete=complete_kind
     )
     return options.build(
-        verb, "List the fields of a kind. CHANGE shows what a change takes.", _run, kind, [argument, options.output()]
+        verb,
+        "List the fields of a kind; column CHANGE shows what a change of the field requires.",
+        _run,
+        kind,
+        [argument, options.output()],
     )
 
 
@@ -41,7 +45,7 @@ def _run(session: Session, kind: Kind | None, word: str | None) -> None:
     docs = select_fields(kind, path)
     items, names = [msgspec.to_builtins(doc) for doc in docs], [f"{kind.name}.{doc.path}" for doc in docs]
     rows = [[doc.path, doc.type, _default(doc), doc.change, doc.description] for doc in docs]
-    print_items(session, items, names, (_COLUMNS, rows), f"a {kind.title}'s spec has no fields")
+    print_items(session, items, names, (_COLUMNS, rows), f"{kind.a_title}'s spec has no fields")
 
 
 def select_fields(kind: Kind, path: str) -> list[FieldDoc]:

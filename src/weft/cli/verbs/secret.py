@@ -25,7 +25,7 @@ from weft.objects.identity import check_labels
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     words = (
-        "Create a secret: values that containers get and nobody can read back."
+        "Create a secret: values for containers that nobody can read back."
         if verb == "create"
         else "Change values of a secret; other keys keep theirs."
     )

@@ -42,7 +42,7 @@ def set_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         if kind.verb("restart") and len(flag.opts) > 1:
             flag.opts = [name for name in flag.opts if name != "--restart"]  # here that is the act
     params: list[click.Parameter] = [options.targets(kind, many=False), *fields, *change_options(kind, fields)]
-    return options.build(verb, f"Change fields of a {kind.title}; other fields keep their values.", _set, kind, params)
+    return options.build(verb, f"Change fields of {kind.a_title}; other fields keep their values.", _set, kind, params)
 
 
 def change_options(kind: Kind, flags: Sequence[click.Parameter] = ()) -> list[click.Parameter]:
@@ -50,7 +50,7 @@ def change_options(kind: Kind, flags: Sequence[click.Parameter] = ()) -> list[cl
     restart = click.Option(["--restart"], is_flag=True, help="Restart the workload now, if a change needs it.")
     return [
         *([restart] if kind.verb("restart") else []),
-        click.Option(["--dry-run"], is_flag=True, help="Show what each change would take, and change nothing."),
+        click.Option(["--dry-run"], is_flag=True, help="Show what each change would require; change nothing."),
         *options.waits(flags),
         options.output(),
     ]

@@ -33,9 +33,10 @@ class GuestCommand(options.WithCommand):
 
 def exec_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     """`weft vm exec web -- CMD ARG…`: run a command in the guest. Its output, errors and exit code are this one's."""
-    name = "NAME" if kind else "KIND/NAME"
+    words = options.targets(kind, many=False, able=entry.kinds)
+    words.metavar = f"{words.metavar} -- CMD..."
     params = [
-        options.targets(kind, able=entry.kinds),
+        words,
         click.Option(["-t", "--tty"], is_flag=True, help="Give the command a terminal."),
         click.Option(["-i", "--stdin", "ignored"], is_flag=True, expose_value=False, hidden=True),
         click.Option(
@@ -43,16 +44,8 @@ def exec_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         ),
         click.Option(["-w", "--cwd"], default="", metavar="DIR", help="Run the command in this folder."),
     ]
-    made = options.build(
-        verb,
-        "Run a command in the guest, with its streams and exit code here.",
-        _exec,
-        kind,
-        params,
-        command_class=GuestCommand,
-    )
-    made.options_metavar = f"[OPTIONS] {name} -- CMD"
-    return made
+    summary = "Run a command in the guest, with its streams and exit code here."
+    return options.build(verb, summary, _exec, kind, params, command_class=GuestCommand)
 
 
 def _exec(
@@ -96,14 +89,11 @@ def ssh_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     The connection goes through the gateway to port 22 of the guest (`weft vm forward` as ssh's ProxyCommand). Host keys are
     kept by the VM's uid, so a new VM of an old name is no intruder."""
     params = [
-        click.Argument(["words"], nargs=-1, metavar="[USER@]NAME -- CMD"),
+        click.Argument(["words"], nargs=-1, metavar="[USER@]NAME [-- CMD...]"),
         click.Option(["-i", "--identity"], default="", metavar="FILE", help="The private key to log in with."),
     ]
-    made = options.build(
-        verb, "Log into a VM by SSH, through the gateway.", _ssh, kind, params, command_class=GuestCommand
-    )
-    made.options_metavar = "[OPTIONS]"
-    return made
+    summary = "Log into a VM by SSH, through the gateway."
+    return options.build(verb, summary, _ssh, kind, params, command_class=GuestCommand)
 
 
 def _ssh(session: Session, kind: Kind | None, words: tuple[str, ...], identity: str) -> int:
@@ -165,7 +155,9 @@ def console_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command
         options.targets(kind, many=False, able=entry.kinds),
         click.Option(["--vnc"], is_flag=True, help="Open the screen instead, at a local port for a VNC viewer."),
         click.Option(["--url"], is_flag=True, help="With --vnc: print a web socket's URL instead, valid once."),
-        click.Option(["--port"], type=int, default=0, help="With --vnc: the local port. [any free one]"),
+        click.Option(
+            ["--port"], type=int, default=0, metavar="PORT", help="With --vnc: the local port. [any free one]"
+        ),
     ]
     return options.build(verb, "Show the guest's serial console and type on it; Ctrl-] leaves.", _console, kind, params)
 
@@ -192,7 +184,7 @@ def screen_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         options.targets(kind, many=False, able=entry.kinds),
         click.Option(["--url"], is_flag=True, help="Print a web socket's URL instead, valid once."),
-        click.Option(["--port"], type=int, default=0, help="The local port. [any free one]"),
+        click.Option(["--port"], type=int, default=0, metavar="PORT", help="The local port. [any free one]"),
     ]
     return options.build(verb, "Show the guest's screen to a VNC viewer, or to a browser.", _screen, kind, params)
 

@@ -39,7 +39,7 @@ _SECRET_FILES = (FILE, "*.token", "*.key", "seal*", "ticket*")  # what stands in
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         click.Argument(["act"], type=click.Choice(["bundle"]), default="bundle", metavar="bundle"),
-        click.Option(["--file"], metavar="FILE", help="The archive to write. [weft-support-VERSION.tar.gz]"),
+        click.Option(["--file"], metavar="FILE", help="Archive to write. [weft-support-VERSION.tar.gz]"),
         click.Option(
             ["--state", "folder"], metavar="DIR", help="The state folder whose logs to pack. [the .weft of this clone]"
         ),

@@ -54,7 +54,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             ),
         )
     return options.build(
-        verb, "Show what nodes or workloads use, most first, or how far migrations are.", _run, kind, params
+        verb, "Show the usage of nodes or workloads, largest first, or the progress of migrations.", _run, kind, params
     )
 
 

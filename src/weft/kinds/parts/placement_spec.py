@@ -69,7 +69,7 @@ class RunSpec(msgspec.Struct, kw_only=True):
     ] = False
     restart: Annotated[
         Literal["always", "on-failure", "never"],
-        field("When to start again after the workload has ended by itself", change="live"),
+        field("When to restart a workload that has ended by itself", change="live"),
     ] = "on-failure"
     on_node_loss: Annotated[Literal["wait", "restart"], field("What to do when the node is lost", change="live")] = (
         "wait"
@@ -78,7 +78,7 @@ class RunSpec(msgspec.Struct, kw_only=True):
     run: Annotated[
         Literal["run", "stop", "suspend"], field("Desired state; the verbs start, stop and suspend set it")
     ] = "run"
-    hold: Annotated[bool, field("Do not place yet; the verbs hold and release set it")] = False
+    hold: Annotated[bool, field("Do not place the workload yet; the verbs hold and release set it")] = False
     restart_generation: Annotated[int, field("Counter: the workload is started afresh when it grows", ge=0)] = 0
 
 

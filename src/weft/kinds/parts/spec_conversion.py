@@ -25,7 +25,7 @@ _SHARED = tuple(
 )
 # Of a container's own, what a VM has no word for; and what people who read "left out" are told of it.
 _KEPT = {
-    "read_only": "read_only: its root can be written",
+    "read_only": "read_only: the VM's root is writable",
     "add_capabilities": "add_capabilities: its process may do what its user may in a machine of its own",
     "drop_capabilities": "drop_capabilities: its process may do what its user may in a machine of its own",
     "pids": "pids: the number of its processes isn't limited",
@@ -45,7 +45,7 @@ _LOST = {
     "firmware": "",
     "screen": "screen: a container has none",
     "iso": "iso: a container has no drives",
-    "ssh_keys": "ssh_keys: nothing in a container takes logins",
+    "ssh_keys": "ssh_keys: a container has no SSH server",
     "users": "users: a container has those of its image",
 }
 
@@ -174,7 +174,7 @@ def _read_kept(keep: dict[str, Any]) -> tuple[dict[str, Any], _Sizes]:
     try:
         spec, sizes = msgspec.convert({"image": "", **kept}, ContainerSpec), msgspec.convert(keep, _Sizes)
     except msgspec.ValidationError as problem:  # anybody may have written that line
-        raise _refused("user_data", f"its line keep: {problem}", "mend that line, or remove it") from None
+        raise _refused("user_data", f"its line keep: {problem}", "correct that line, or remove it") from None
     return {name: getattr(spec, name) for name in kept}, sizes
 
 

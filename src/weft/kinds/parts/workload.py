@@ -133,9 +133,9 @@ def _check_connections(spec: WorkloadSpec) -> None:
     if spec.publish and not spec.networks:
         raise InvalidInput("spec.publish needs a network", field="spec.publish", hint="add networks: [default]")
     if len(spec.networks) > 8:
-        raise InvalidInput("spec.networks: at most 8", field="spec.networks")
+        raise InvalidInput("spec.networks: a workload can join at most 8 networks", field="spec.networks")
     if len(spec.security_groups) > 16:
-        raise InvalidInput("spec.security_groups: at most 16", field="spec.security_groups")
+        raise InvalidInput("spec.security_groups: a workload can have at most 16", field="spec.security_groups")
 
 
 def refuse_twice(**lists: Sequence[Any]) -> None:
@@ -234,9 +234,9 @@ def _restart(obj: Object, _: Any) -> dict[str, Any]:
     return {**obj["spec"], "run": "run", "restart_generation": obj["spec"]["restart_generation"] + 1}
 
 
-START = Verb("start", "Start it (after stop, suspend or failure)", change=_start)
-RESTART = Verb("restart", "Shut down and boot afresh", change=_restart)
-HOLD = Verb("hold", "Don't place it yet", change=set_fields("hold", hold=True))
+START = Verb("start", "Start the workload (after stop, suspend or failure)", change=_start)
+RESTART = Verb("restart", "Shut the workload down and start it afresh", change=_restart)
+HOLD = Verb("hold", "Do not place the workload yet", change=set_fields("hold", hold=True))
 RELEASE = Verb("release", "Let a held workload be placed", change=set_fields("release", hold=False))
 
 

@@ -55,10 +55,10 @@ def main(verb: str, argv: Sequence[str]) -> int:
 
 def _parse(verb: str, argv: Sequence[str]) -> argparse.Namespace:
     summary = {
-        "backup": "Write everything a server must keep to FILE, while it works: all objects at one revision, and the "
-        "keys of its authority. Who has FILE can act as this server: keep it safe.",
-        "restore": "Replace the data of a stopped server by what FILE holds. No guest is touched: weft doctor shows one that "
-        "was made after the backup as an orphan.",
+        "backup": "Back up a running server to FILE: all objects at one revision, and the keys of its authority. "
+        "Anyone who has FILE can act as this server: keep it safe.",
+        "restore": "Replace the data of a stopped server with the backup in FILE. Guests keep running: weft doctor lists those "
+        "created after the backup as orphans.",
     }
     parser = argparse.ArgumentParser(prog=f"weft server {verb}", description=summary[verb])
     parser.add_argument("file", metavar="FILE", type=Path)
@@ -95,7 +95,7 @@ async def _backup(options: argparse.Namespace, clock: Clock) -> int:
             rows=lambda: read_rows(options.state / EVENTS),
         )
     print(f"{_describe(backup)} → {options.file} ({format_bytes(options.file.stat().st_size)})")
-    print("The file holds the authority's key: who reads it can act as this server.", file=sys.stderr)
+    print("The file holds the authority's key: anyone who reads it can act as this server.", file=sys.stderr)
     return 0
 
 

@@ -192,7 +192,7 @@ def _read_workload(view: View, question: Item, spec: RecommendationSpec) -> tupl
     project = question.envelope.project
     if kind.workload is None:
         raise InvalidInput(
-            f"a {kind.title} is not a workload", field="spec.workload", hint="name a workload, like vm/NAME"
+            f"{kind.a_title} is not a workload", field="spec.workload", hint="name a workload, like vm/NAME"
         )
     if not name:
         giver = _find(view, project, *spec.instead_of.split("/")) if spec.instead_of else None
