@@ -160,8 +160,8 @@ async def test_driver_and_guest_killed_in_a_resumption_never_bring_old_memory_to
     with monkeypatch.context() as meanwhile:
         meanwhile.setattr(Guest, "connect", end_first)
         driver, found = await recovered(lab, plan)
-    keepers = [task for task in asyncio.all_tasks() if "GuestAgents" in repr(task)]
-    assert not keepers, "they would take the only connection that the next machine accepts"
+    loops = [task for task in asyncio.all_tasks() if "GuestAgents" in repr(task)]
+    assert not loops, "they would take the only connection that the next machine accepts"
     found = await until(driver, plan.id, lambda facts: facts.state != "running")
     assert (found.state, found.reason) == ("failed", "killed")
     assert (await ready(driver, plan)).boot_id != boot_id

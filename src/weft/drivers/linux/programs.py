@@ -50,10 +50,10 @@ async def run_on_disk(
     done = await run_program(argv, what, packages, seconds=seconds)
     if 0 <= done.code <= highest:
         return
-    said = " ".join(f"{done.errors} {done.output}".removeprefix(f"{argv[0]}: ").split())[-400:]
+    output = " ".join(f"{done.errors} {done.output}".removeprefix(f"{argv[0]}: ").split())[-400:]
     raise DriverFailed(
-        f"{what} failed: {said or f'exit code {done.code}'}",
-        reason="noSpace" if "No space left" in said else None,
+        f"{what} failed: {output or f'exit code {done.code}'}",
+        reason="noSpace" if "No space left" in output else None,
         hint=hint,
         details={"step": "disk"},
     )

@@ -98,8 +98,8 @@ class _ConfigDocument(msgspec.Struct, frozen=True):
     config: _Run | None = None
 
 
-def read_document(data: bytes, said: str = "") -> Index | Manifest:
-    """An index or manifest; ``said`` is the type that the registry gave it. Raises InvalidInput."""
+def read_document(data: bytes, media_type: str = "") -> Index | Manifest:
+    """An index or manifest; ``media_type`` is the type that the registry gave it. Raises InvalidInput."""
     shape = _decode(data, dict[str, Any], "manifest")
     if shape.get("schemaVersion") == 1 or "fsLayers" in shape:
         raise _malformed(
@@ -108,7 +108,7 @@ def read_document(data: bytes, said: str = "") -> Index | Manifest:
         )
     if "manifests" in shape and ("layers" in shape or "config" in shape):
         raise _malformed("its manifest is both an index and an image", "don't use the image; check where it comes from")
-    kind = str(shape.get("mediaType") or "") or said.partition(";")[0].strip()
+    kind = str(shape.get("mediaType") or "") or media_type.partition(";")[0].strip()
     if "manifests" in shape and kind not in MANIFEST_TYPES:
         index = _decode(data, Index, "index")
         for entry in index.manifests:

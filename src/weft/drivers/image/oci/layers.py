@@ -75,7 +75,7 @@ class Layers:
         """A fresh name for a blob on its way."""
         return self._folder / f"{_WORK}{uuid.uuid4().hex}"
 
-    def room(self) -> int:
+    def free_bytes(self) -> int:
         """Bytes that layers may still take; some of the disk is for others."""
         facts = os.statvfs(self._folder)
         return facts.f_bavail * facts.f_frsize - min(_RESERVE_BYTES, facts.f_blocks * facts.f_frsize // 20)
@@ -88,7 +88,7 @@ class Layers:
             work.mkdir(mode=0o700)
             root.mkdir(mode=0o755)
             async with self._places:
-                unpacked = await unpack(blob, descriptor.packing, root, self._limits, max(0, self.room()))
+                unpacked = await unpack(blob, descriptor.packing, root, self._limits, max(0, self.free_bytes()))
             if unpacked.diff_id != diff_id:
                 raise DriverFailed(
                     f"a layer unpacks to {unpacked.diff_id}, but its image says {diff_id}",

@@ -45,11 +45,11 @@ class Pull:
         """The manifest for this node of the tag or digest ``name``. Raises NotFound, InvalidInput, DriverFailed (wrongDigest)."""
         indexes: list[str] = []
         while True:
-            data, said = await self._insist(partial(self._source.document, name))
+            data, media_type = await self._insist(partial(self._source.document, name))
             digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
             if ":" in name and digest != name:
                 raise _wrong(self._source.where, name, digest)
-            document = read_document(data, said)
+            document = read_document(data, media_type)
             if isinstance(document, Manifest):
                 return Resolved(digest, document, indexes)
             if len(indexes) == _DEPTH:

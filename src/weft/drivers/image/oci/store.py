@@ -94,7 +94,7 @@ class OciImages:
         await self._sweep()
         return await self._pulls.join(
             (str(parsed), wanted, mark),
-            lambda tell: self._pull(parsed, wanted, credentials, mark, tell, own_file),
+            lambda on_progress: self._pull(parsed, wanted, credentials, mark, on_progress, own_file),
             (lambda news: progress(*news)) if progress is not None else None,
         )
 
@@ -150,7 +150,7 @@ class OciImages:
         wanted: str,
         credentials: RegistryCredentials | None,
         mark: str,
-        tell: Callable[[tuple[int, int]], None],
+        on_progress: Callable[[tuple[int, int]], None],
         own_file: bool,
     ) -> OciImage:
         source = self._source(reference, credentials, own_file)
@@ -166,7 +166,7 @@ class OciImages:
                 configuration = await pull.configuration(resolved.manifest)
                 parts = list(zip(resolved.manifest.layers, configuration.diff_ids, strict=True))
                 with self._needing(configuration.diff_ids):
-                    layers = await self._fetch(source, parts, tell)
+                    layers = await self._fetch(source, parts, on_progress)
                     image = OciImage(
                         str(reference),
                         resolved.digest,
@@ -185,12 +185,12 @@ class OciImages:
             await source.close()
 
     async def _fetch(
-        self, source: Source, parts: list[tuple[Descriptor, str]], tell: Callable[[tuple[int, int]], None]
+        self, source: Source, parts: list[tuple[Descriptor, str]], on_progress: Callable[[tuple[int, int]], None]
     ) -> list[Layer]:
         """All layers, several at once. Others who want one of them wait for the same."""
         total, here = sum(part.size for part, _ in parts), [0] * len(parts)
         missing = sum({diff_id: part.size for part, diff_id in parts if self._layers.find(diff_id) is None}.values())
-        if missing > self._layers.room():
+        if missing > self._layers.free_bytes():
             raise DriverFailed(
                 f"the node has no space for the image's {missing} bytes",
                 reason="noSpace",
@@ -201,7 +201,7 @@ class OciImages:
         async def fetch(position: int, part: Descriptor, diff_id: str) -> Layer:
             def arrived(count: int) -> None:
                 here[position] = count
-                tell((sum(here), total))
+                on_progress((sum(here), total))
 
             layer = self._layers.find(diff_id) or await self._share(source, part, diff_id, arrived)
             arrived(part.size)
@@ -220,10 +220,10 @@ class OciImages:
         """What others fetch just now from the same registry is waited for; if they fail, it may be theirs alone that is bad."""
         ours = False
 
-        def begin(say: Callable[[int], None]) -> Coroutine[Any, Any, Layer]:
+        def begin(on_progress: Callable[[int], None]) -> Coroutine[Any, Any, Layer]:
             nonlocal ours
             ours = True
-            return self._make(source, part, diff_id, say)
+            return self._make(source, part, diff_id, on_progress)
 
         try:
             return await self._making.join((source.where, part.digest, diff_id), begin, arrived)
@@ -232,11 +232,11 @@ class OciImages:
                 raise
         return await self._making.join((id(source), diff_id), begin, arrived)
 
-    async def _make(self, source: Source, part: Descriptor, diff_id: str, say: Callable[[int], None]) -> Layer:
+    async def _make(self, source: Source, part: Descriptor, diff_id: str, on_progress: Callable[[int], None]) -> Layer:
         _ = part.packing  # refused before it is fetched
         blob = self._layers.work()
         try:
-            await download(source, part, blob, self._patience, self._clock, say)
+            await download(source, part, blob, self._patience, self._clock, on_progress)
             return await self._layers.make(blob, part, diff_id)
         finally:
             await asyncio.to_thread(blob.unlink, missing_ok=True)

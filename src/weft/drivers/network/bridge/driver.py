@@ -263,7 +263,7 @@ class BridgeNetwork:
         names, host = self._names, self._host
         namespace = names.router(segment.id)
         before = self._segment(segment.id)
-        told = self._applied.pop(segment.id, None) is not None
+        was_applied = self._applied.pop(segment.id, None) is not None
         kernel.clear_namespace_file(namespace)
         router = await kernel.inspect_router(namespace)
         uplink = plan.plan_uplink(names, segment.id, links)
@@ -294,7 +294,7 @@ class BridgeNetwork:
         kernel.write_sysctl(f"net/ipv4/conf/{names.uplink(segment.id)}/route_localnet", "1")
         if steps.links or steps.router:
             await self._published.apply(await kernel.inspect_links())
-        if await self._ensure_server(segment, ports, resend=not told) == "started":
+        if await self._ensure_server(segment, ports, resend=not was_applied) == "started":
             mended.append("DHCP and DNS")
 
     async def _ensure_server(self, segment: Segment, ports: list[Port], *, resend: bool) -> str:

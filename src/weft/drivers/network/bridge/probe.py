@@ -71,7 +71,7 @@ TRIALS = [
     ),
 ]
 _VXLAN_BYTES, _LEAST_MTU = 50, 1500
-_TRY = 'try() { if said=$(eval "$2" 2>&1); then echo "$1 yes"; else echo "$1 no $said" | head -n 1; fi; }\n'
+_TRY = 'try() { if message=$(eval "$2" 2>&1); then echo "$1 yes"; else echo "$1 no $message" | head -n 1; fi; }\n'
 
 
 @dataclass
@@ -95,10 +95,10 @@ async def probe_kernel(host: Host, names: Names) -> Findings:
         found.problems.append(f"{', '.join(sorted(missing))} not installed: apt-get install {packages}")
         return found
     script = _TRY + "".join(f"try {t.capability} {_quote(t.command)}\n" for t in TRIALS)
-    code, out, said = await attempt("probe the kernel", ["unshare", "--net", "sh"], script)
+    code, out, errors = await attempt("probe the kernel", ["unshare", "--net", "sh"], script)
     if code != 0:
         found.problems.append(
-            f"no network namespaces ({said.strip()}): the kernel needs NET_NS, the agent CAP_SYS_ADMIN"
+            f"no network namespaces ({errors.strip()}): the kernel needs NET_NS, the agent CAP_SYS_ADMIN"
         )
         return found
     answers = {line.split(" ")[0]: line.split(" ", 2)[1:] for line in out.splitlines()}
@@ -107,8 +107,8 @@ async def probe_kernel(host: Host, names: Names) -> Findings:
         if answer[0] == "yes":
             found.capabilities.append(trial.capability)
         else:
-            said = f"no {trial.capability} ({' '.join(answer[1:])}): {trial.remedy}"
-            (found.problems if trial.needed else found.warnings).append(said)
+            problem = f"no {trial.capability} ({' '.join(answer[1:])}): {trial.remedy}"
+            (found.problems if trial.needed else found.warnings).append(problem)
     await _probe_node(found, host, names)
     return found
 
@@ -116,12 +116,12 @@ async def probe_kernel(host: Host, names: Names) -> Findings:
 def find_small_mtu(shown: str, link: str) -> list[str]:
     """What is wrong with the MTU of ``link``, as `ip -o link` shows it: networks have 1450 unless they say otherwise, and VXLAN
     takes 50 more. Pure."""
-    told = re.search(r"\bmtu (\d+)", shown)
-    if told is None or int(told[1]) >= _LEAST_MTU:
+    mtu = re.search(r"\bmtu (\d+)", shown)
+    if mtu is None or int(mtu[1]) >= _LEAST_MTU:
         return []
-    most = int(told[1]) - _VXLAN_BYTES
+    most = int(mtu[1]) - _VXLAN_BYTES
     return [
-        f"link {link} has MTU {told[1]}: networks with an --mtu above {most} lose packets between nodes; lower theirs,"
+        f"link {link} has MTU {mtu[1]}: networks with an --mtu above {most} lose packets between nodes; lower theirs,"
         f" or raise the link's: ip link set {link} mtu {_LEAST_MTU}"
     ]
 

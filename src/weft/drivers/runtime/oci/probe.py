@@ -187,7 +187,7 @@ def _run(runtime: Runtime, plan: ContainerPlan, paths: ContainerPaths, first_use
         mount_root(Root(plan, paths, first_user, mapping))
         words = runtime.words("run", "--bundle", str(paths.run), plan.id)
         try:
-            said = subprocess.run(
+            done = subprocess.run(
                 words, stdin=subprocess.DEVNULL, capture_output=True, timeout=TRIAL_SECONDS, check=False
             )  # fmt: skip
         except subprocess.TimeoutExpired:
@@ -195,7 +195,7 @@ def _run(runtime: Runtime, plan: ContainerPlan, paths: ContainerPaths, first_use
     finally:
         if mapping is not None:
             os.close(mapping)
-    return None if said.returncode == EXIT_CODE else read_error(said.stderr.decode(errors="replace"))
+    return None if done.returncode == EXIT_CODE else read_error(done.stderr.decode(errors="replace"))
 
 
 def read_node_facts(groups: ControlGroups) -> Facts:

@@ -60,9 +60,9 @@ class Runtime(msgspec.Struct, frozen=True):
 
     async def status(self, container_id: str) -> str:
         """created, running, stopped, …; empty for one that it doesn't know."""
-        said = await self.run("state", container_id)
+        done = await self.run("state", container_id)
         try:
-            return str(msgspec.json.decode(said.out)["status"]) if said.status == 0 else ""
+            return str(msgspec.json.decode(done.out)["status"]) if done.status == 0 else ""
         except (msgspec.DecodeError, KeyError, TypeError):
             return ""
 
@@ -74,9 +74,9 @@ class Runtime(msgspec.Struct, frozen=True):
 
     async def update(self, container_id: str, resources: dict[str, Any]) -> None:
         """Raises DriverFailed with its words."""
-        said = await self.run("update", "--resources=-", container_id, given=msgspec.json.encode(resources))
-        if said.status != 0:
-            raise DriverFailed(f"{self.name}: {read_error(said.err)}", details={"step": "update"})
+        done = await self.run("update", "--resources=-", container_id, given=msgspec.json.encode(resources))
+        if done.status != 0:
+            raise DriverFailed(f"{self.name}: {read_error(done.err)}", details={"step": "update"})
 
 
 def read_error(text: str) -> str:
@@ -85,7 +85,7 @@ def read_error(text: str) -> str:
     if found:
         return str(found[-1]).replace('\\"', '"').replace("\\\\", "\\")
     lines = [line for line in text.splitlines() if line.strip()]
-    return re.sub(r"^\S+Z: ", "", lines[-1]).strip() if lines else "it said nothing"
+    return re.sub(r"^\S+Z: ", "", lines[-1]).strip() if lines else "it printed no error"
 
 
 def read_never_began(words: str) -> str | None:

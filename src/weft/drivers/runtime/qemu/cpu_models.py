@@ -80,9 +80,11 @@ async def _ask(process: asyncio.subprocess.Process, command: str, **arguments: A
     process.stdin.write(msgspec.json.encode({"execute": command, "arguments": arguments}) + b"\n")
     await process.stdin.drain()
     while line := await process.stdout.readline():
-        said = msgspec.json.decode(line)
-        if "return" in said:
-            return said["return"]
-        if "error" in said:
-            raise DriverFailed(f"QEMU doesn't answer {command}: {said['error'].get('desc')}", details={"step": "probe"})
+        answer = msgspec.json.decode(line)
+        if "return" in answer:
+            return answer["return"]
+        if "error" in answer:
+            raise DriverFailed(
+                f"QEMU doesn't answer {command}: {answer['error'].get('desc')}", details={"step": "probe"}
+            )
     raise DriverFailed(f"QEMU ended before it answered {command}", details={"step": "probe"})

@@ -18,7 +18,7 @@ from weft.contracts.driver.disk_relocation import RelocationFacts
 from weft.contracts.driver.runtime import GuestDisk
 from weft.drivers.runtime.qemu.devices.block_nodes import find_node
 from weft.drivers.runtime.qemu.devices.ids import base_name, describe_disk, disk_name, node_names
-from weft.drivers.runtime.qemu.devices.inherited_fds import open_handed, plan_disk
+from weft.drivers.runtime.qemu.devices.inherited_fds import open_inherited_fds, plan_disk
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guests import Guests
 from weft.drivers.runtime.qemu.migration.commands import run_on
@@ -165,9 +165,9 @@ class QemuRelocations:
 
 async def _begin_copy(qmp: Qmp, there: str, wanted: RelocationRecord, bytes_per_second: int) -> None:
     disk = wanted.disk
-    with open_handed(plan_disk(disk)) as handed:
+    with open_inherited_fds(plan_disk(disk)) as fds:
         sets = {}
-        for what, descriptor in handed.items():
+        for what, descriptor in fds.items():
             sets[what] = (await qmp.execute("add-fd", descriptor=descriptor))["fdset-id"]
     try:
         files = {what: f"/dev/fdset/{number}" for what, number in sets.items()}

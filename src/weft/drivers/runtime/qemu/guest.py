@@ -207,7 +207,7 @@ class Guest:
             self._let_go()
             return
         self._tasks.append(asyncio.create_task(self._keep_monitor()))
-        self._tasks += [asyncio.create_task(keeper) for keeper in self.agents.keepers()]
+        self._tasks += [asyncio.create_task(loop) for loop in self.agents.connect_loops()]
 
     async def connect(self, *, timeout_seconds: float = ANSWER_SECONDS) -> None:
         """Open the monitor; a QEMU that is just starting answers once its machine is there. Raises Unavailable."""

@@ -108,10 +108,10 @@ class ImageDisks:
                     "making a disk of an image", " ".join(PACKAGES.values()), seconds=MAKING_SECONDS,
                 )  # fmt: skip
                 if done.code != 0:
-                    said = (done.errors.strip().splitlines() or [f"exit code {done.code}"])[-1][:300]
-                    full = done.code == _NO_SPACE or "No space left" in said
+                    problem = (done.errors.strip().splitlines() or [f"exit code {done.code}"])[-1][:300]
+                    full = done.code == _NO_SPACE or "No space left" in problem
                     raise DriverFailed(
-                        f"its image can't be converted to a disk: {said}",
+                        f"its image can't be converted to a disk: {problem}",
                         reason="noSpace" if full else None,
                         details={"step": "disk"},
                     )

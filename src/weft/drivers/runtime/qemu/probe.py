@@ -131,7 +131,7 @@ async def _inspect(program: str, run_dir: Path, clock: Clock) -> tuple[RuntimePr
         problems.append(
             f"{problem.message}: guests get all features of this CPU, and migrate live only to identical nodes"
         )
-    told = RuntimeProbe(
+    found = RuntimeProbe(
         driver="qemu",
         usable=True,
         version=text,
@@ -141,7 +141,7 @@ async def _inspect(program: str, run_dir: Path, clock: Clock) -> tuple[RuntimePr
         capabilities=["suspend", "exec", "console", "stats", *(["uefi"] if facts.uefi_code else [])],
         problems=problems,
     )
-    return told, facts
+    return found, facts
 
 
 def _unusable(version: str, problem: str) -> RuntimeProbe:

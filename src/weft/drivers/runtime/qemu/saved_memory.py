@@ -98,12 +98,12 @@ async def settle_memory(guest: Guest) -> None:
 async def finish_migration(guest: Guest, qmp: Qmp, step: str) -> None:
     name, deadline = guest.record.plan.name, guest.clock.elapsed() + SAVE_SECONDS
     while True:
-        told = await qmp.execute("query-migrate")
-        match told.get("status"):
+        answer = await qmp.execute("query-migrate")
+        match answer.get("status"):
             case "completed":
                 return
             case "failed" | "cancelled":
-                why = told.get("error-desc", "QEMU gave no reason")
+                why = answer.get("error-desc", "QEMU gave no reason")
                 raise DriverFailed(f"vm/{name}: can't {step} its memory: {why}", details={"step": step})
         if guest.clock.elapsed() > deadline:
             raise DriverFailed(f"vm/{name}: can't {step} its memory within {SAVE_SECONDS:g} s")

@@ -30,7 +30,7 @@ from weft.contracts.driver.runtime import BootDisk, GuestPlan
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.cgroup.limits import Limits, limit_guest
 from weft.drivers.linux.processes import host_boot_id, kill_process, wait_for_end
-from weft.drivers.runtime.qemu.devices.inherited_fds import open_handed, plan_handed
+from weft.drivers.runtime.qemu.devices.inherited_fds import open_inherited_fds, plan_inherited_fds
 from weft.drivers.runtime.qemu.devices.vfio import give_devices, take_back_devices
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guests import Guests
@@ -166,8 +166,8 @@ async def launch_guest(guest: Guest, facts: Facts, cgroups: ControlGroups, *, in
     frame = guest.record.frame
     assert frame is not None
     locked = choose_locked_bytes(plan, frame.memory_bytes + frame.pluggable_bytes)
-    with open_handed(plan_handed(plan, paths)) as handed:
-        words = translate_guest(plan, frame, paths, facts, handed, incoming=incoming)
+    with open_inherited_fds(plan_inherited_fds(plan, paths)) as fds:
+        words = translate_guest(plan, frame, paths, facts, fds, incoming=incoming)
         words = plan_confined(
             words,
             user,
@@ -176,14 +176,12 @@ async def launch_guest(guest: Guest, facts: Facts, cgroups: ControlGroups, *, in
             open_files=choose_open_files(plan),
             locked_bytes=locked,
         )
-        said_before = paths.qemu_log.stat().st_size if paths.qemu_log.exists() else 0
-        await _spawn(words, handed.values(), paths.qemu_log)
+        log_bytes = paths.qemu_log.stat().st_size if paths.qemu_log.exists() else 0
+        await _spawn(words, fds.values(), paths.qemu_log)
     try:
         await guest.connect(timeout_seconds=LAUNCH_SECONDS)
     except Unavailable as error:
-        raise launch_failed(
-            plan, f"didn't start: {_last_words(paths.qemu_log, said_before) or error.message}"
-        ) from None
+        raise launch_failed(plan, f"didn't start: {_last_words(paths.qemu_log, log_bytes) or error.message}") from None
     guest.record.process = find_guest_process(paths.pid, guest.record.uuid)
     if guest.record.process is None:
         raise launch_failed(plan, "started and ended at once")
@@ -232,18 +230,18 @@ async def undo_launch(guest: Guest, cgroups: ControlGroups, clock: Clock) -> Non
 async def _spawn(words: list[str], descriptors: Collection[int], log: Path) -> None:
     """Start a process of its own, nobody's child, with these descriptors open; what it says goes to ``log``."""
     nowhere = asyncio.subprocess.DEVNULL
-    with open(log, "ab") as said:  # noqa: ASYNC230 (nothing is read or written here)
+    with open(log, "ab") as output:  # noqa: ASYNC230 (nothing is read or written here)
         process = await asyncio.create_subprocess_exec(
-            "setsid", "--fork", *words, stdin=nowhere, stdout=said, stderr=said, pass_fds=tuple(descriptors)
+            "setsid", "--fork", *words, stdin=nowhere, stdout=output, stderr=output, pass_fds=tuple(descriptors)
         )  # fmt: skip
         await process.wait()
 
 
 def _last_words(log: Path, start: int) -> str:
-    """What QEMU said from byte ``start`` on, but for warnings and time stamps."""
+    """What QEMU output from byte ``start`` on, but for warnings and time stamps."""
     try:
         lines = log.read_bytes()[start:].decode(errors="replace").splitlines()
     except OSError:
         return ""
-    said = [re.sub(r"^\S+T\S+Z ", "", line) for line in lines if "warning:" not in line]
-    return " ".join(said)[-500:]
+    output = [re.sub(r"^\S+T\S+Z ", "", line) for line in lines if "warning:" not in line]
+    return " ".join(output)[-500:]

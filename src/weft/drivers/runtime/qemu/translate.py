@@ -136,9 +136,9 @@ class GuestPaths(msgspec.Struct, frozen=True):
 
 
 def translate_guest(
-    plan: GuestPlan, frame: Frame, paths: GuestPaths, facts: Facts, handed: Mapping[str, int], *, incoming: bool = False
+    plan: GuestPlan, frame: Frame, paths: GuestPaths, facts: Facts, fds: Mapping[str, int], *, incoming: bool = False
 ) -> list[str]:
-    """The command that runs this guest inside ``frame``. ``handed``: the descriptors it is given, by name. Raises
+    """The command that runs this guest inside ``frame``. ``fds``: the descriptors that QEMU inherits, by name. Raises
     InvalidInput for a plan QEMU could not run."""
     check_plan(plan, paths)
     words = [facts.program, "-name", f"guest={plan.name}", "-uuid", frame.uuid or plan.uid]
@@ -146,19 +146,19 @@ def translate_guest(
     words += ["-sandbox", SANDBOX]
     words += ["-machine", _machine(plan, frame), *_accelerator(frame, facts)]
     words += _size(frame)
-    words += _boot(plan, frame, facts, handed)
-    words += _socket("qmp", handed, "-mon", "chardev=qmp,mode=control")
-    words += _socket("qmp2", handed, "-mon", "chardev=qmp2,mode=control")
-    words += _socket("console", handed, "-serial", "chardev:console", log="console-log")
+    words += _boot(plan, frame, facts, fds)
+    words += _socket("qmp", fds, "-mon", "chardev=qmp,mode=control")
+    words += _socket("qmp2", fds, "-mon", "chardev=qmp2,mode=control")
+    words += _socket("console", fds, "-serial", "chardev:console", log="console-log")
     words += _ports(frame)
-    words += _devices(plan, handed)
+    words += _devices(plan, fds)
     if plan.screen:
         words += ["-vnc", f"unix:{paths.screen}", "-device", f"VGA,bus=pcie.0,addr={_SCREEN:#x},id=screen"]
     fixed = [disk for disk in plan.disks if disk_id(disk) not in frame.ports]
     for disk in plan.disks:
-        words += _disk(plan, frame, fixed.index(disk) if disk in fixed else 0, disk, handed)
+        words += _disk(plan, frame, fixed.index(disk) if disk in fixed else 0, disk, fds)
     for index, nic in enumerate(plan.nics):
-        words += _nic(plan, frame, index, nic, handed)
+        words += _nic(plan, frame, index, nic, fds)
     words += _host_devices(plan.devices)
     words += ["-pidfile", str(paths.pid), "-msg", "timestamp=on"]
     words += [] if plan.reboots else ["-no-reboot"]
@@ -210,7 +210,7 @@ def _accelerator(frame: Frame, facts: Facts) -> list[str]:
     return ["-accel", f"tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}", "-cpu", cpu]
 
 
-def _boot(plan: GuestPlan, frame: Frame, facts: Facts, handed: Mapping[str, int]) -> list[str]:
+def _boot(plan: GuestPlan, frame: Frame, facts: Facts, fds: Mapping[str, int]) -> list[str]:
     boot = plan.boot
     if isinstance(boot, BootKernel):
         words = ["console=ttyS0", boot.cmdline, *(["pci=off"] if plan.machine == "microvm" else [])]
@@ -222,22 +222,22 @@ def _boot(plan: GuestPlan, frame: Frame, facts: Facts, handed: Mapping[str, int]
         words.append(f"weft.hostname={plan.hostname or plan.name}")
         # qboot does only what a kernel needs; SeaBIOS takes longer, and on microvm it lays its ACPI tables under the
         # end of the initial RAM disk.
-        kernel, initrd = (f"/proc/self/fd/{handed[name]}" for name in ("kernel", "initrd"))
+        kernel, initrd = (f"/proc/self/fd/{fds[name]}" for name in ("kernel", "initrd"))
         firmware = [] if plan.devices else ["-bios", "qboot.rom"]  # qboot gives devices behind ports no addresses
         return [*firmware, "-kernel", kernel, "-initrd", initrd, "-append", " ".join(words)]
     if boot.firmware == "uefi":
-        return _uefi(plan, facts, handed)
+        return _uefi(plan, facts, fds)
     return []
 
 
-def _uefi(plan: GuestPlan, facts: Facts, handed: Mapping[str, int]) -> list[str]:
+def _uefi(plan: GuestPlan, facts: Facts, fds: Mapping[str, int]) -> list[str]:
     if facts.uefi_code is None:
         raise InvalidInput(
             f"vm/{plan.name}: this node has no UEFI firmware", field="firmware", hint="apt-get install ovmf"
         )
     code = {"driver": "file", "filename": facts.uefi_code, "node-name": "uefi-code", "read-only": True}
-    own = {"driver": "file", "filename": fdset(handed["uefi-vars"]), "node-name": "uefi-vars"}
-    words = [*_add(handed["uefi-vars"]), "-blockdev", _json(code), "-blockdev", _json(own)]
+    own = {"driver": "file", "filename": fdset(fds["uefi-vars"]), "node-name": "uefi-vars"}
+    words = [*_add(fds["uefi-vars"]), "-blockdev", _json(code), "-blockdev", _json(own)]
     return [*words, "-machine", "pflash0=uefi-code,pflash1=uefi-vars"]
 
 
@@ -245,24 +245,24 @@ def _add(descriptor: int) -> list[str]:
     return ["-add-fd", f"fd={descriptor},set={descriptor}"]
 
 
-def _socket(name: str, handed: Mapping[str, int], option: str, value: str, *, log: str | None = None) -> list[str]:
-    words, chardev = [], f"socket,id={name},fd={handed[name]},server=on,wait=off"
+def _socket(name: str, fds: Mapping[str, int], option: str, value: str, *, log: str | None = None) -> list[str]:
+    words, chardev = [], f"socket,id={name},fd={fds[name]},server=on,wait=off"
     if log is not None:
-        words += _add(handed[log])
-        chardev += f",logfile={fdset(handed[log])},logappend=on"
+        words += _add(fds[log])
+        chardev += f",logfile={fdset(fds[log])},logappend=on"
     return [*words, "-chardev", chardev, option, value]
 
 
-def _devices(plan: GuestPlan, handed: Mapping[str, int]) -> list[str]:
+def _devices(plan: GuestPlan, fds: Mapping[str, int]) -> list[str]:
     words = ["-object", "rng-random,id=rng0,filename=/dev/urandom"]
     words += ["-device", _device(plan, "virtio-rng", 1, None, {"rng": "rng0", "id": "rng"})]
     balloon = {"id": "balloon", "deflate-on-oom": "on", "free-page-reporting": "on"}
     words += ["-device", _device(plan, "virtio-balloon", 2, None, balloon)]
     words += ["-device", _device(plan, "virtio-serial", 3, None, {"id": "serial"})]
     if plan.has_agent:
-        words += _agent_port("agent", handed, AGENT_PORT, WEFT_AGENT_ID)
+        words += _agent_port("agent", fds, AGENT_PORT, WEFT_AGENT_ID)
     if has_qemu_port(plan):
-        words += _agent_port("qga", handed, QEMU_AGENT_PORT, QEMU_AGENT_ID)
+        words += _agent_port("qga", fds, QEMU_AGENT_PORT, QEMU_AGENT_ID)
     if any(disk.cdrom for disk in plan.disks):
         words += ["-device", _device(plan, "virtio-scsi", _SCSI, None, {"id": "scsi"})]
     return words
@@ -273,8 +273,8 @@ def has_qemu_port(plan: GuestPlan) -> bool:
     return plan.qemu_agent or not plan.has_agent
 
 
-def _agent_port(name: str, handed: Mapping[str, int], port: str, id_: str) -> list[str]:
-    return _socket(name, handed, "-device", f"virtserialport,bus=serial.0,chardev={name},name={port},id={id_}")
+def _agent_port(name: str, fds: Mapping[str, int], port: str, id_: str) -> list[str]:
+    return _socket(name, fds, "-device", f"virtserialport,bus=serial.0,chardev={name},name={port},id={id_}")
 
 
 def _size(frame: Frame) -> list[str]:
@@ -295,8 +295,8 @@ def _size(frame: Frame) -> list[str]:
     ]
 
 
-def _disk(plan: GuestPlan, frame: Frame, index: int, disk: GuestDisk, handed: Mapping[str, int]) -> list[str]:
-    own, base = handed[disk_name(disk)], handed.get(base_name(disk))
+def _disk(plan: GuestPlan, frame: Frame, index: int, disk: GuestDisk, fds: Mapping[str, int]) -> list[str]:
+    own, base = fds[disk_name(disk)], fds.get(base_name(disk))
     words = [*_add(own), *(_add(base) if base is not None else [])]
     node = describe_disk(disk, fdset(own), fdset(base) if base is not None else None)
     # A disk put into the drive is there to be booted.
@@ -311,11 +311,11 @@ def _disk(plan: GuestPlan, frame: Frame, index: int, disk: GuestDisk, handed: Ma
     return [*words, "-blockdev", _json(node), "-device", device]
 
 
-def _nic(plan: GuestPlan, frame: Frame, index: int, nic: GuestNic, handed: Mapping[str, int]) -> list[str]:
+def _nic(plan: GuestPlan, frame: Frame, index: int, nic: GuestNic, fds: Mapping[str, int]) -> list[str]:
     more = {"romfile": ""} if plan.machine == "q35" else {}
     place, properties = frame.ports.get(nic_id(nic)), nic_properties(nic)
     device = _device(plan, "virtio-net", _FIRST_NIC + index, place, {**properties, **more})
-    return ["-netdev", f"tap,id={properties['netdev']},fd={handed[nic_name(nic)]}", "-device", device]
+    return ["-netdev", f"tap,id={properties['netdev']},fd={fds[nic_name(nic)]}", "-device", device]
 
 
 def _device(plan: GuestPlan, name: str, place: int, port: int | None, properties: Mapping[str, str | int]) -> str:

@@ -17,7 +17,7 @@ from weft.drivers.runtime.qemu.function.messages import (
     End,
     Frames,
     decode_end,
-    decode_said,
+    decode_message,
     encode_fresh,
 )
 from weft.drivers.runtime.qemu.function.translate import SnapshotFds, plan_machine, translate_clone, translate_template
@@ -54,8 +54,8 @@ def test_nonsense_breaks_the_line_instead_of_filling_memory(nonsense: bytes) -> 
 
 
 def test_datagrams_of_another_size_say_nothing() -> None:
-    assert decode_said(b"D") is None
-    assert decode_said(struct.pack("<c7xQQ", b"P", 3, 4096)) == (b"P", 3, 4096)
+    assert decode_message(b"D") is None
+    assert decode_message(struct.pack("<c7xQQ", b"P", 3, 4096)) == (b"P", 3, 4096)
     assert decode_end(b"") is None
     assert decode_end(struct.pack("<iiIIQ", 0, 9, 1, 0, 77)) == End(0, 9, True, 77)
 

@@ -17,9 +17,9 @@ from weft.drivers.runtime.qemu.function.messages import (
     ENDED,
     INIT_ERROR,
     MOST_FRAME_BYTES,
+    OUTPUT_READ,
     PRINTED,
     READY,
-    TOLD_PRINTED,
     TROUBLE,
 )
 from weft.drivers.runtime.qemu.function.reports import MOST_CONNECTIONS, Reports
@@ -69,7 +69,7 @@ FRAMES = st.one_of(
     st.binary(max_size=300),
     st.builds(
         frame,
-        st.sampled_from([PRINTED, INIT_ERROR, ENDED, READY, TROUBLE, TOLD_PRINTED, b"?"]),
+        st.sampled_from([PRINTED, INIT_ERROR, ENDED, READY, TROUBLE, OUTPUT_READ, b"?"]),
         st.binary(max_size=200),
     ),
     st.builds(
@@ -108,7 +108,7 @@ def test_whatever_is_said_is_borne_and_the_next_who_speaks_well_is_heard(said: l
     asyncio.run(talk())
 
 
-@pytest.mark.parametrize("kind", [PRINTED, READY, TOLD_PRINTED])
+@pytest.mark.parametrize("kind", [PRINTED, READY, OUTPUT_READ])
 async def test_a_flood_of_small_frames_is_read_slowly_and_the_end_of_it_is_heard(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, kind: bytes
 ) -> None:
@@ -133,7 +133,7 @@ async def test_what_is_printed_comes_whole_however_small_its_pieces_and_waits_fo
     guest, loop = await machine.connect(), asyncio.get_running_loop()
     text = b"".join(b"%d\n" % number for number in range(100_000))
     pieces = [frame(PRINTED, text[at : at + 97]) for at in range(0, len(text), 97)]
-    sending = asyncio.ensure_future(loop.sock_sendall(guest, b"".join(pieces) + frame(TOLD_PRINTED, b"12345678")))
+    sending = asyncio.ensure_future(loop.sock_sendall(guest, b"".join(pieces) + frame(OUTPUT_READ, b"12345678")))
     await asyncio.sleep(0.3)
     assert len(machine.reports.printed()) <= module._MOST_PENDING + 3 * module._PIECE and not machine.heard
     got = bytearray()
@@ -144,7 +144,7 @@ async def test_what_is_printed_comes_whole_however_small_its_pieces_and_waits_fo
             except BlockingIOError:
                 await asyncio.sleep(0.005)
     assert got == text
-    await machine.hears((TOLD_PRINTED, b"12345678"))
+    await machine.hears((OUTPUT_READ, b"12345678"))
     await sending
     guest.close()
 

@@ -290,7 +290,7 @@ def test_only_a_machine_that_is_there_for_a_process_is_listened_to_about_one(tmp
 
         server = await asyncio.start_unix_server(serve, str(paths.agent))
         both = GuestAgents(plan, paths, SystemClock(), lambda said: None, heard.append, Unread())
-        keeping = [asyncio.ensure_future(keeper) for keeper in both.keepers()]
+        keeping = [asyncio.ensure_future(loop) for loop in both.connect_loops()]
         await asyncio.wait_for(ready.wait(), 60)
         await asyncio.sleep(0.05)
         for keeper in keeping:
@@ -321,7 +321,7 @@ async def test_a_guest_that_never_introduces_itself_is_connected_to_anew(
 
     servers = [await asyncio.start_unix_server(be_silent, str(path)) for path in (paths.agent, paths.qemu_agent)]
     both = GuestAgents(plan, paths, SystemClock(), lambda said: None, lambda told: None, Unread())
-    keeping = [asyncio.ensure_future(keeper) for keeper in both.keepers()]
+    keeping = [asyncio.ensure_future(loop) for loop in both.connect_loops()]
     async with asyncio.timeout(20):
         seen: list[bool] = []
         while min(seen.count(True), seen.count(False)) < 3:

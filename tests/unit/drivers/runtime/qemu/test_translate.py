@@ -10,7 +10,7 @@ import pytest
 
 from weft.contracts.driver.migration import MigrationSettings
 from weft.contracts.driver.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
-from weft.drivers.runtime.qemu.devices.inherited_fds import plan_handed
+from weft.drivers.runtime.qemu.devices.inherited_fds import plan_inherited_fds
 from weft.drivers.runtime.qemu.machine_shape import plan_frame
 from weft.drivers.runtime.qemu.start import choose_limits
 from weft.drivers.runtime.qemu.translate import Facts, GuestPaths, check_plan, translate_guest
@@ -45,7 +45,7 @@ def translate(plan: GuestPlan, facts: Facts = FACTS, *, incoming: bool = False) 
 
 def number(plan: GuestPlan) -> dict[str, int]:
     """Descriptors from 10 on."""
-    return {thing.name: 10 + index for index, thing in enumerate(plan_handed(plan, PATHS))}
+    return {thing.name: 10 + index for index, thing in enumerate(plan_inherited_fds(plan, PATHS))}
 
 
 def changed(**changes: object) -> GuestPlan:

@@ -70,8 +70,11 @@ class Exchange:
         whole = False
         try:
             assert process.stdin is not None
-            told = {"connect_seconds": self._patience.connect_seconds, "idle_seconds": self._patience.idle_seconds + 5}
-            data = json.dumps(told | request).encode()
+            patience = {
+                "connect_seconds": self._patience.connect_seconds,
+                "idle_seconds": self._patience.idle_seconds + 5,
+            }
+            data = json.dumps(patience | request).encode()
             process.stdin.write(struct.pack("!I", len(data)) + data)
             until = _clock.elapsed() + self._patience.connect_seconds + self._patience.idle_seconds
             kind, head = await self._frame(process, until)
@@ -162,8 +165,8 @@ class Exchange:
         except (asyncio.IncompleteReadError, ConnectionError):
             raise Broken("ended", "the fetch process ended") from None
         if kind == b"X":
-            said = json.loads(data)
-            raise Broken(said["kind"], said["message"])
+            error = json.loads(data)
+            raise Broken(error["kind"], error["message"])
         return kind, data
 
 

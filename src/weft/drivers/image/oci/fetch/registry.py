@@ -58,8 +58,8 @@ class Registry:
 
     async def look_up(self, tag: str) -> str:
         async with self._ask("HEAD", f"{self._root}/manifests/{tag}", tag) as answer:
-            said = str(answer.head.get("docker-content-digest", ""))
-        return said if DIGEST.fullmatch(said) else ""
+            digest = str(answer.head.get("docker-content-digest", ""))
+        return digest if DIGEST.fullmatch(digest) else ""
 
     async def document(self, name: str) -> tuple[bytes, str]:
         async with self._ask("GET", f"{self._root}/manifests/{name}", name) as answer:
@@ -131,19 +131,19 @@ class Registry:
                 raise self._refused(status if status != 404 else 401, "token", answer.head)
             data = await answer.read(_MOST_TOKEN_BYTES)
         try:
-            said = msgspec.json.decode(data, type=_Token)
+            issued = msgspec.json.decode(data, type=_Token)
         except (msgspec.DecodeError, UnicodeError):
             raise Broken("badAnswer", "its token is malformed") from None
-        token = said.token or said.access_token
+        token = issued.token or issued.access_token
         if not token or not token.isascii() or not token.isprintable():
             raise Broken("badAnswer", "it returns no token")
         return f"Bearer {token}"
 
     def _refused(self, status: int, what: str, head: dict[str, Any]) -> Exception:
         if status == 404:
-            told = f"{self._image}@{what}" if ":" in what else f"{self._image}:{what}"
+            reference = f"{self._image}@{what}" if ":" in what else f"{self._image}:{what}"
             return NotFound(
-                f"{told} doesn't exist (any more)", reason="imageGone", hint="check which tags the registry has"
+                f"{reference} doesn't exist (any more)", reason="imageGone", hint="check which tags the registry has"
             )
         if status == 401:
             return self._denied()

@@ -35,7 +35,7 @@ MEMORY_BYTES = 1 << 30
 NOBODY = 65534
 _PARENT_DIES = 1
 MOST_MEMBERS = 20_000
-_TOLD = ("content-type", "docker-content-digest", "content-range", "content-length", "location", "retry-after")
+_HEADERS = ("content-type", "docker-content-digest", "content-range", "content-length", "location", "retry-after")
 
 
 _GUARDS = [word.removeprefix(GUARDED) for word in sys.argv[1:] if word.startswith(GUARDED)]
@@ -72,9 +72,9 @@ class Wire:
     def _http(self, request: dict[str, Any]) -> None:
         try:
             response = self._begin(request)
-            told: dict[str, Any] = {name: response.headers[name] for name in _TOLD if name in response.headers}
-            told["challenges"] = response.headers.get_all("WWW-Authenticate") or []
-            self._send(b"H", json.dumps({"status": response.status, **told}).encode())
+            head: dict[str, Any] = {name: response.headers[name] for name in _HEADERS if name in response.headers}
+            head["challenges"] = response.headers.get_all("WWW-Authenticate") or []
+            self._send(b"H", json.dumps({"status": response.status, **head}).encode())
             while chunk := response.read1(PIECE_BYTES):
                 self._send(b"B", chunk)
             if response.length:  # read1 says nothing of an end before its time
@@ -122,10 +122,10 @@ class Wire:
         proxy = None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(scheme)
         over = urlsplit(proxy if proxy and "://" in proxy else f"http://{proxy}") if proxy else None
         at = (over.hostname or "", over.port or 80) if over else (host, port)
-        said = {}
+        proxy_headers = {}
         if over and over.username:
             named = f"{unquote(over.username)}:{unquote(over.password or '')}".encode()
-            said["Proxy-Authorization"] = f"Basic {base64.b64encode(named).decode()}"
+            proxy_headers["Proxy-Authorization"] = f"Basic {base64.b64encode(named).decode()}"
         seconds = float(request["connect_seconds"])
         connection: http.client.HTTPConnection
         if scheme == "https":
@@ -134,11 +134,11 @@ class Wire:
                 context.load_verify_locations(cadata=request["ca"])
             connection = http.client.HTTPSConnection(*at, timeout=seconds, context=context)
             if over:
-                connection.set_tunnel(host, port, said)
+                connection.set_tunnel(host, port, proxy_headers)
         else:
             connection = http.client.HTTPConnection(*at, timeout=seconds)
             connection.whole_urls = over is not None  # type: ignore[attr-defined]
-            request["headers"].update(said)
+            request["headers"].update(proxy_headers)
         try:
             connection.connect()
         except ssl.SSLError as problem:

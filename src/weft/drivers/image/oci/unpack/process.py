@@ -15,7 +15,7 @@ import msgspec
 from weft.drivers.image.oci.documents import Packing
 from weft.objects.errors import DriverFailed, InvalidInput, TooLarge, WeftError
 
-_MOST_SAID_BYTES = 64 << 20
+_MOST_OUTPUT_BYTES = 64 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _TRICKS = (  # what names and links in a layer can bring about
     errno.ENAMETOOLONG,
@@ -49,10 +49,10 @@ class Unpacked(msgspec.Struct, frozen=True):
     opaque: list[str]
 
 
-async def unpack(blob: Path, packing: Packing, folder: Path, limits: Limits, room: int) -> Unpacked:
-    """Unpack ``blob`` into the empty ``folder``, at most ``room`` bytes of it. Raises InvalidInput, TooLarge, DriverFailed; what is
+async def unpack(blob: Path, packing: Packing, folder: Path, limits: Limits, free_bytes: int) -> Unpacked:
+    """Unpack ``blob`` into the empty ``folder``, at most ``free_bytes`` of it. Raises InvalidInput, TooLarge, DriverFailed; what is
     in the folder then is the caller's to remove."""
-    bounds = {"entries": limits.entries, "bytes": min(limits.bytes, room), "ratio": limits.ratio}
+    bounds = {"entries": limits.entries, "bytes": min(limits.bytes, free_bytes), "ratio": limits.ratio}
     with blob.open("rb") as source:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -69,7 +69,7 @@ async def unpack(blob: Path, packing: Packing, folder: Path, limits: Limits, roo
             cwd="/",
         )
     try:
-        said = await _listen(process, limits.idle_seconds)
+        output = await _read_output(process, limits.idle_seconds)
     except BaseException:
         if process.returncode is None:
             process.kill()
@@ -77,19 +77,19 @@ async def unpack(blob: Path, packing: Packing, folder: Path, limits: Limits, roo
     finally:
         await process.wait()
     try:
-        result: dict[str, Any] = json.loads(said)
+        result: dict[str, Any] = json.loads(output)
     except ValueError:
-        raise _failed(f"unpacking ended with status {process.returncode}, and said nothing") from None
+        raise _failed(f"unpacking ended with status {process.returncode} without a result") from None
     if "diff_id" in result:
         unpacked = msgspec.convert(result, Unpacked)
         await asyncio.to_thread(_mark_opaque, folder, unpacked.opaque)
         return unpacked
-    raise _explain(result, full=room < limits.bytes)
+    raise _explain(result, full=free_bytes < limits.bytes)
 
 
-async def _listen(process: asyncio.subprocess.Process, idle_seconds: float) -> bytes:
+async def _read_output(process: asyncio.subprocess.Process, idle_seconds: float) -> bytes:
     assert process.stdout is not None
-    said = bytearray()
+    output = bytearray()
     while True:
         try:
             async with asyncio.timeout(idle_seconds):
@@ -101,9 +101,9 @@ async def _listen(process: asyncio.subprocess.Process, idle_seconds: float) -> b
                 hint="check where the image comes from",
             ) from None
         if not chunk:
-            return bytes(said)
-        said += chunk.lstrip(b".") if not said else chunk
-        if len(said) > _MOST_SAID_BYTES:
+            return bytes(output)
+        output += chunk.lstrip(b".") if not output else chunk
+        if len(output) > _MOST_OUTPUT_BYTES:
             raise _failed("unpacking printed more than it may")
 
 

@@ -184,6 +184,6 @@ def main(folder: str, packing: str, limits: dict[str, int]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    said = main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))
-    sys.stdout.write(f"\n{json.dumps(said)}\n")
+    result = main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))
+    sys.stdout.write(f"\n{json.dumps(result)}\n")
     sys.stdout.flush()

@@ -73,15 +73,15 @@ def save_in_mounts(plan: ContainerPlan, paths: ContainerPaths, runtime: Runtime,
     words, log = plan_save(plan.id, paths, runtime), paths.run / DUMP_LOG
     log.unlink(missing_ok=True)
     try:
-        said = subprocess.run(
+        done = subprocess.run(
             words, stdin=subprocess.DEVNULL, capture_output=True, timeout=SAVE_SECONDS, cwd="/", check=False,
             env={**os.environ, **configure_criu(paths)},
         )  # fmt: skip
     except subprocess.TimeoutExpired:  # it may be done yet: then it is found saved
         raise DriverFailed(f"it was not saved within {SAVE_SECONDS:.0f} s", reason="notSaved") from None
-    if said.returncode != 0:
+    if done.returncode != 0:
         shutil.rmtree(paths.saved.begun, ignore_errors=True)
-        why = read_log(log) or read_error(said.stderr.decode(errors="replace"))
+        why = read_log(log) or read_error(done.stderr.decode(errors="replace"))
         raise DriverFailed(
             f"it can't be checkpointed while it runs: {why}", reason="notSaved", details={"step": "save"}
         )
@@ -160,11 +160,11 @@ def unpack(paths: ContainerPaths) -> ContainerRecord:
 def _run_tar(words: list[str], what: str) -> None:
     """Overlayfs keeps what was deleted as devices, and more in attributes that are the node's root's alone."""
     also = ["--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls"]
-    said = subprocess.run(["tar", *also, *words], stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    if said.returncode != 0:
-        why = said.stderr.decode(errors="replace").strip().splitlines()
+    done = subprocess.run(["tar", *also, *words], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if done.returncode != 0:
+        why = done.stderr.decode(errors="replace").strip().splitlines()
         raise DriverFailed(
-            f"a saved container can't be {what}: {why[-1] if why else said.returncode}", details={"step": "carry"}
+            f"a saved container can't be {what}: {why[-1] if why else done.returncode}", details={"step": "carry"}
         )
 
 

@@ -32,13 +32,13 @@ async def find_lack(runtime: Runtime) -> str:
     return describe_check(version.out.decode(errors="replace"), checked)
 
 
-def describe_check(version: str, said: Finished) -> str:
+def describe_check(version: str, done: Finished) -> str:
     """Pure. What ``criu check`` has against this kernel; empty: nothing."""
-    if said.status == 0:
+    if done.status == 0:
         return ""
     number = next((word for word in version.split() if word[:1].isdigit()), "")
-    text = f"{said.out.decode(errors='replace')}\n{said.err}"
-    why = find_error(text) or f"exit code {said.status}"
+    text = f"{done.out.decode(errors='replace')}\n{done.err}"
+    why = find_error(text) or f"exit code {done.status}"
     return f"criu {number} doesn't work with this kernel ({why}): a newer one may".replace("criu  ", "criu ")
 
 

@@ -99,11 +99,11 @@ class Conmon(NodeProcess):
             raise
         if resumes:
             return  # it runs
-        said = subprocess.run(
+        done = subprocess.run(
             runtime.words("start", plan.id), stdin=subprocess.DEVNULL, capture_output=True, timeout=ANSWER_SECONDS, check=False
         )  # fmt: skip
-        if said.returncode != 0:
-            raise DriverFailed(read_error(said.stderr.decode(errors="replace")), details={"step": "start"})
+        if done.returncode != 0:
+            raise DriverFailed(read_error(done.stderr.decode(errors="replace")), details={"step": "start"})
 
     async def adopt(self, container: Container) -> bool:
         record, paths = container.record, container.paths

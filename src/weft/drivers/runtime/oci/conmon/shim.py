@@ -48,13 +48,13 @@ def plan_shim(
     return ["/bin/sh", "-c", _ENTER, "sh", " ".join(groups), *shim]
 
 
-def run_shim(words: list[str], said: Path, clock: Clock, environment: Mapping[str, str] | None = None) -> None:
+def run_shim(words: list[str], complaints: Path, clock: Clock, environment: Mapping[str, str] | None = None) -> None:
     """Start it in this thread's mounts, ``environment`` beside its own; returns when the container has been created. Raises
     DriverFailed with the runtime's words."""
     ours, theirs = os.pipe()
     try:
-        said.unlink(missing_ok=True)
-        with open(said, "ab") as log, open(theirs, "wb"):  # appended to: it may be shortened meanwhile
+        complaints.unlink(missing_ok=True)
+        with open(complaints, "ab") as log, open(theirs, "wb"):  # appended to: it may be shortened meanwhile
             subprocess.run(
                 words,
                 stdin=subprocess.DEVNULL,
@@ -69,20 +69,20 @@ def run_shim(words: list[str], said: Path, clock: Clock, environment: Mapping[st
     finally:
         os.close(ours)
     try:
-        told = msgspec.json.decode(line, type=_Created)
+        created = msgspec.json.decode(line, type=_Created)
     except msgspec.DecodeError:
-        words_left = said.read_text(errors="replace").strip()
+        words_left = complaints.read_text(errors="replace").strip()
         raise _failed(
             words_left.splitlines()[-1] if words_left else "conmon ended before it created the container"
         ) from None
-    if told.data < 0:
-        raise _failed(read_error(told.message))
+    if created.data < 0:
+        raise _failed(read_error(created.message))
 
 
-def shorten_complaints(said: Path) -> None:
+def shorten_complaints(complaints: Path) -> None:
     """What a shim complains of while its container runs doesn't fill the node's disk. Raises OSError."""
-    if said.stat().st_size > COMPLAINTS_BYTES:
-        keep_end(said, COMPLAINTS_KEPT_BYTES)
+    if complaints.stat().st_size > COMPLAINTS_BYTES:
+        keep_end(complaints, COMPLAINTS_KEPT_BYTES)
 
 
 def find_shim(paths: ContainerPaths) -> ProcessId | None:

@@ -64,23 +64,23 @@ class Client:
         """``path`` like tasks.v1.Tasks/Get; ``within`` so many seconds. Raises NotFound, DriverFailed, Unavailable
         (``containerdGone``)."""
         channel = await self._connect()
-        said, answered = (messages[name] for name in _CALLS[path])
+        request, response = (messages[name] for name in _CALLS[path])
         call = self._calls.get(path)
         if call is None:
-            call = channel.unary_unary(f"{_SERVICES}.{path}", said.SerializeToString, answered.FromString)
+            call = channel.unary_unary(f"{_SERVICES}.{path}", request.SerializeToString, response.FromString)
             self._calls[path] = call
         try:
-            return await call(said(**fields), timeout=within, metadata=_METADATA)
+            return await call(request(**fields), timeout=within, metadata=_METADATA)
         except grpc.aio.AioRpcError as problem:
             raise self._translate(problem) from None
 
     async def listen(self, path: str, **fields: Any) -> AsyncGenerator[Any, None]:
         """What is answered to one call, for as long as containerd has something to say. Raises as ``call`` does."""
         channel = await self._connect()
-        said, answered = (messages[name] for name in _CALLS[path])
-        call = channel.unary_stream(f"{_SERVICES}.{path}", said.SerializeToString, answered.FromString)
+        request, response = (messages[name] for name in _CALLS[path])
+        call = channel.unary_stream(f"{_SERVICES}.{path}", request.SerializeToString, response.FromString)
         try:
-            async for message in call(said(**fields), metadata=_METADATA):
+            async for message in call(request(**fields), metadata=_METADATA):
                 yield message
         except grpc.aio.AioRpcError as problem:
             raise self._translate(problem) from None
@@ -108,10 +108,10 @@ class Client:
             line.settimeout(CALL_SECONDS)
             try:
                 line.connect(self.address)
-                told = line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
+                credentials = line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
             except OSError as problem:
                 raise self._gone(problem.strerror or str(problem)) from None
-        return int(struct.unpack("iII", told)[0])
+        return int(struct.unpack("iII", credentials)[0])
 
     def _translate(self, problem: grpc.aio.AioRpcError) -> WeftError:
         code, words = problem.code(), (problem.details() or "").removesuffix(": unknown")

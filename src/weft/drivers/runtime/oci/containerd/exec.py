@@ -82,8 +82,8 @@ class ContainerdSession(ChannelSession):
         """A containerd that was killed meanwhile is waited for, since its shim has the exit code still."""
         while True:
             try:
-                told = await self._client.call("tasks.v1.Tasks/Wait", within=A_LONG_TIME_SECONDS, **self._name)
-                code = int(told.exit_status)
+                answer = await self._client.call("tasks.v1.Tasks/Wait", within=A_LONG_TIME_SECONDS, **self._name)
+                code = int(answer.exit_status)
             except Unavailable:
                 await self._clock.sleep(0.1)
                 continue

@@ -41,13 +41,13 @@ class Containerd(NodeProcess, Tasks):
         options = messages["RuncOptions"](binary_name=str(_entrance(container)))
         if make_shims(self._groups):
             options.shim_cgroup = f"/{self._groups.path(SHIMS)}"
-        told = messages["Any"](type_url=RUNC_OPTIONS, value=options.SerializeToString())
+        packed_options = messages["Any"](type_url=RUNC_OPTIONS, value=options.SerializeToString())
         async with make_ready(container, "containerd") as mapping:
             config = prepare_config(container, facts, self._groups, mapping)
             output = write_keeper(container)
             await ensure_disk(plan, paths)
             await recorded
-            await self.book(container, config, messages["RuntimeChoice"](name=CLASS, options=told))
+            await self.book(container, config, messages["RuntimeChoice"](name=CLASS, options=packed_options))
             root = Root(plan, paths, record.first_user, mapping)
             async with stand_in_mounts(self._runtime.hidden, lambda: mount_root(root)) as place:
                 runtime = [self._runtime.program, *self._runtime.own_options]

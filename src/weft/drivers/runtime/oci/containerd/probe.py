@@ -49,11 +49,11 @@ async def probe_containerd(
     failed = await try_one(PROBE, holder, client.address, found.runtime, found.facts, run_dir, groups, clock)
     if failed is not None:
         return report_unusable([f"containerd {version} can't run a container on this node: {failed}"], DRIVER)
-    told = f"{version} ({found.probe.version})"
+    description = f"{version} ({found.probe.version})"
     probe = msgspec.structs.replace(
         found.probe,
         driver=DRIVER,
-        version=told,
+        version=description,
         capabilities=[name for name in found.probe.capabilities if name != CAPABILITY],
         checkpoint="containerd holds containers on this node: use weft agent --container-runtime runc",
     )

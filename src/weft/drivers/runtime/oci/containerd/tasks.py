@@ -122,10 +122,10 @@ class Tasks:
         deadline = self._clock.elapsed() + EXIT_SECONDS
         while (left := deadline - self._clock.elapsed()) > 0:
             try:
-                told = await self._client.call(
+                answer = await self._client.call(
                     "tasks.v1.Tasks/Wait", within=left, container_id=container.record.plan.id
                 )
-                return int(told.exit_status)
+                return int(answer.exit_status)
             except Unavailable:
                 await self._clock.sleep(0.1)
             except WeftError:
@@ -175,11 +175,11 @@ class Tasks:
 
     async def find_strays(self, known: set[str]) -> list[ContainerRecord]:
         """What runs here of this node's and isn't ``known``, by its second record; what doesn't run is taken from the books."""
-        told = await self._client.call(
+        answer = await self._client.call(
             "containers.v1.Containers/List", filters=[f'labels."{self.label}"=={self._node_uid}']
         )
         found = []
-        for booked in told.containers:
+        for booked in answer.containers:
             if booked.id in known:
                 continue
             try:

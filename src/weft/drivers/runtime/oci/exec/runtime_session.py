@@ -85,10 +85,10 @@ class OciSession(ChannelSession):
     async def _hang_up(self) -> None:
         """SIGHUP for a command that runs, also for one that is only about to; more than one, because what is becoming it may
         not have heard the first."""
-        told = 0
-        while self._process.poll() is None and told < HANG_UPS:
+        signals_sent = 0
+        while self._process.poll() is None and signals_sent < HANG_UPS:
             if (pid := self._find_command()) is not None:
-                told += 1
+                signals_sent += 1
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGHUP)
             await self._clock.sleep(HANG_UP_SECONDS)

@@ -141,8 +141,8 @@ class Kata(Tasks):
         return self._short_of_memory
 
     async def stats(self, container: Container, *, disks: bool) -> GuestStats:
-        told = await self._client.call("tasks.v1.Tasks/Metrics", filters=[f"id=={container.record.plan.id}"])
-        return read_metrics(told.metrics[0].data, disks=disks) if told.metrics else NOTHING
+        answer = await self._client.call("tasks.v1.Tasks/Metrics", filters=[f"id=={container.record.plan.id}"])
+        return read_metrics(answer.metrics[0].data, disks=disks) if answer.metrics else NOTHING
 
     async def release(self, container: Container) -> None:
         await super().release(container)

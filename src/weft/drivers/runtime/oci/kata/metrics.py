@@ -13,17 +13,17 @@ NOTHING = GuestStats(0.0, 0, 0, 0)
 def read_metrics(data: Any, *, disks: bool) -> GuestStats:
     """Of an Any; zeros for what isn't told."""
     if data.type_url.endswith(METRICS_V1):
-        told = messages["MetricsV1"].FromString(data.value)
+        metrics = messages["MetricsV1"].FromString(data.value)
         counts = {"read": 0, "write": 0}
-        for entry in told.blkio.io_service_bytes_recursive:
+        for entry in metrics.blkio.io_service_bytes_recursive:
             if entry.op.lower() in counts:
                 counts[entry.op.lower()] += entry.value
-        seconds, memory = told.cpu.usage.total / 1e9, told.memory.usage.usage
+        seconds, memory = metrics.cpu.usage.total / 1e9, metrics.memory.usage.usage
         read, written = counts["read"], counts["write"]
     elif data.type_url.endswith(METRICS_V2):
-        told = messages["MetricsV2"].FromString(data.value)
-        seconds, memory = told.cpu.usage_usec / 1e6, told.memory.usage
-        read, written = sum(entry.rbytes for entry in told.io.usage), sum(entry.wbytes for entry in told.io.usage)
+        metrics = messages["MetricsV2"].FromString(data.value)
+        seconds, memory = metrics.cpu.usage_usec / 1e6, metrics.memory.usage
+        read, written = sum(entry.rbytes for entry in metrics.io.usage), sum(entry.wbytes for entry in metrics.io.usage)
     else:
         return NOTHING
     return GuestStats(seconds, memory, *((read, written) if disks else (0, 0)))

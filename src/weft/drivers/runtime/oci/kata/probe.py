@@ -74,6 +74,6 @@ def describe_failure(runtime_class: str, version: str, failed: str, *, kvm: bool
 
 
 def _report_unusable(problem: str) -> Found:
-    told = f"containers can't run in microVMs: {problem}"
-    probe = RuntimeProbe(DRIVER, False, "", "", [], [], [told], kinds=("container",), isolations=("vm",))
+    warning = f"containers can't run in microVMs: {problem}"
+    probe = RuntimeProbe(DRIVER, False, "", "", [], [], [warning], kinds=("container",), isolations=("vm",))
     return Found(probe, None, None)

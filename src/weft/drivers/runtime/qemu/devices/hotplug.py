@@ -30,7 +30,7 @@ from weft.drivers.runtime.qemu.devices.ids import (
     nic_properties,
     node_names,
 )
-from weft.drivers.runtime.qemu.devices.inherited_fds import open_handed, plan_disk, plan_nic
+from weft.drivers.runtime.qemu.devices.inherited_fds import open_inherited_fds, plan_disk, plan_nic
 from weft.drivers.runtime.qemu.machine_shape import BLOCK_BYTES, Frame
 from weft.drivers.runtime.qemu.qmp import Qmp, QmpError
 from weft.drivers.runtime.qemu.translate import MEMORY_ID, PORT_ID
@@ -51,9 +51,9 @@ def check_adjustment(frame: Frame, plan: GuestPlan) -> None:
         ("memory", plan.memory_bytes, frame.memory_bytes + frame.pluggable_bytes),
     ):
         if wanted > most:
-            said = format_bytes(most) if field == "memory" else str(most)
+            limit = format_bytes(most) if field == "memory" else str(most)
             raise InvalidInput(
-                f"vm/{plan.name}: {field} can grow to {said} while it runs",
+                f"vm/{plan.name}: {field} can grow to {limit} while it runs",
                 reason="restartNeeded",
                 field=f"spec.{field}",
                 hint=f"weft vm restart {plan.name}",
@@ -120,9 +120,9 @@ async def _change_disks(qmp: Qmp, frame: Frame, plan: GuestPlan) -> None:
 
 
 async def _open_disk(qmp: Qmp, disk: GuestDisk) -> None:
-    with open_handed(plan_disk(disk)) as handed:
+    with open_inherited_fds(plan_disk(disk)) as fds:
         sets = {}
-        for name, descriptor in handed.items():
+        for name, descriptor in fds.items():
             sets[name] = (await qmp.execute("add-fd", descriptor=descriptor))["fdset-id"]
     names = {name: f"/dev/fdset/{number}" for name, number in sets.items()}
     try:
@@ -162,8 +162,8 @@ async def _change_nics(qmp: Qmp, frame: Frame, plan: GuestPlan) -> None:
 
 async def _open_nic(qmp: Qmp, nic: GuestNic) -> None:
     backend = nic_backend(nic_id(nic))
-    with open_handed([plan_nic(nic)]) as handed:
-        await qmp.execute("getfd", descriptor=handed[nic_name(nic)], fdname=backend)
+    with open_inherited_fds([plan_nic(nic)]) as fds:
+        await qmp.execute("getfd", descriptor=fds[nic_name(nic)], fdname=backend)
     await qmp.execute("netdev_add", type="tap", id=backend, fd=backend)
 
 

@@ -1,6 +1,6 @@
 """What a guest's QEMU is given open, since its own user may open none of it by name: disks, boot files, logs, sockets, taps.
 
-``plan_handed`` is pure; ``open_handed`` opens files, binds sockets in the guest's run folder, and attaches to taps.
+``plan_inherited_fds`` is pure; ``open_inherited_fds`` opens files, binds sockets in the guest's run folder, and attaches to taps.
 """
 
 from __future__ import annotations
@@ -37,27 +37,30 @@ class InheritedFd(msgspec.Struct, frozen=True):
     where: str  # path, or the tap's link
 
 
-def plan_handed(plan: GuestPlan, paths: GuestPaths) -> list[InheritedFd]:
+def plan_inherited_fds(plan: GuestPlan, paths: GuestPaths) -> list[InheritedFd]:
     """All that ``translate_guest`` will ask for by name."""
     sockets = {"qmp": paths.qmp, "qmp2": paths.rescue_qmp, "console": paths.console}
     if plan.has_agent:
         sockets["agent"] = paths.agent
     if has_qemu_port(plan):
         sockets["qga"] = paths.qemu_agent
-    handed = [InheritedFd(name, "socket", str(path)) for name, path in sockets.items()]
-    handed.append(InheritedFd("console-log", "append", str(paths.console_log)))
+    planned = [InheritedFd(name, "socket", str(path)) for name, path in sockets.items()]
+    planned.append(InheritedFd("console-log", "append", str(paths.console_log)))
     if isinstance(plan.boot, BootKernel):
-        handed += [InheritedFd("kernel", "public", plan.boot.kernel), InheritedFd("initrd", "public", plan.boot.initrd)]
+        planned += [
+            InheritedFd("kernel", "public", plan.boot.kernel),
+            InheritedFd("initrd", "public", plan.boot.initrd),
+        ]
     elif isinstance(plan.boot, BootDisk) and plan.boot.firmware == "uefi":
-        handed.append(InheritedFd("uefi-vars", "write", str(paths.uefi_vars)))
+        planned.append(InheritedFd("uefi-vars", "write", str(paths.uefi_vars)))
     for disk in plan.disks:
-        handed += plan_disk(disk)
-    return handed + [plan_nic(nic) for nic in plan.nics]
+        planned += plan_disk(disk)
+    return planned + [plan_nic(nic) for nic in plan.nics]
 
 
 def plan_disk(disk: GuestDisk) -> list[InheritedFd]:
-    handed = [InheritedFd(disk_name(disk), "read" if disk.read_only else "write", disk.path)]
-    return handed if disk.base is None else [*handed, InheritedFd(base_name(disk), "read", disk.base)]
+    planned = [InheritedFd(disk_name(disk), "read" if disk.read_only else "write", disk.path)]
+    return planned if disk.base is None else [*planned, InheritedFd(base_name(disk), "read", disk.base)]
 
 
 def plan_nic(nic: GuestNic) -> InheritedFd:
@@ -65,11 +68,11 @@ def plan_nic(nic: GuestNic) -> InheritedFd:
 
 
 @contextlib.contextmanager
-def open_handed(handed: list[InheritedFd]) -> Iterator[Mapping[str, int]]:
+def open_inherited_fds(planned: list[InheritedFd]) -> Iterator[Mapping[str, int]]:
     """Descriptors by name, for as long as it takes to hand them over. Raises DriverFailed naming what can't be had."""
     opened: dict[str, int] = {}
     try:
-        for thing in handed:
+        for thing in planned:
             try:
                 opened[thing.name] = _open(thing)
             except OSError as problem:

@@ -34,7 +34,7 @@ class _Progress:
     """What the machine says while it comes up."""
 
     def __init__(self) -> None:
-        self.told = asyncio.Event()
+        self.settled = asyncio.Event()
         self.ready = False
         self.init_error: dict[str, Any] | None = None
         self.end: bytes | None = None
@@ -47,7 +47,7 @@ class _Progress:
         elif kind == ENDED:
             self.end = content
         if self.ready or self.end is not None:
-            self.told.set()
+            self.settled.set()
 
 
 async def capture_machine(
@@ -125,11 +125,11 @@ def _start(
 
 
 async def _come_up(qemu: Qemu, progress: _Progress, reports: Reports, work: Path, recipe: Recipe) -> None:
-    told, gone = asyncio.create_task(progress.told.wait()), asyncio.create_task(qemu.ended.wait())
+    answer, gone = asyncio.create_task(progress.settled.wait()), asyncio.create_task(qemu.ended.wait())
     try:
-        await asyncio.wait((told, gone), timeout=INIT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((answer, gone), timeout=INIT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        told.cancel()
+        answer.cancel()
         gone.cancel()
     if progress.ready:
         return
@@ -160,10 +160,10 @@ async def _come_up(qemu: Qemu, progress: _Progress, reports: Reports, work: Path
         with contextlib.suppress(OSError):
             console = (work / "console").read_text(errors="replace").strip().splitlines()[-3:]
             details["console"] = " / ".join(console)
-        said = qemu.last_words() or details.get("console") or "it said nothing"
+        last_words = qemu.last_words() or details.get("console") or "it printed no error"
         full = os.statvfs(work).f_bavail == 0
         raise DriverFailed(
-            f"{recipe.what}: the microVM ended while it started: {said}",
+            f"{recipe.what}: the microVM ended while it started: {last_words}",
             reason="noSpace" if full else None,
             details=details,
         )

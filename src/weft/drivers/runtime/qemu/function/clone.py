@@ -22,15 +22,15 @@ from weft.drivers.runtime.qemu.function.messages import (
     DONE,
     ENDED,
     MEMORY,
+    OUTPUT_READ,
     STAND_STILL,
     STANDS_STILL,
     TELL_PRINTED,
-    TOLD_PRINTED,
     WOKEN,
-    Said,
+    GuestMessage,
     decode_end,
+    decode_message,
     decode_number,
-    decode_said,
     encode_fresh,
     encode_short,
 )
@@ -69,7 +69,7 @@ class Clone:
         self._paused = False
         self._turn = asyncio.Lock()
         self._most_memory = 0
-        self._memory_told = asyncio.Event()
+        self._memory_reported = asyncio.Event()
         self._flush, self._flushed = 0, asyncio.Event()
         self._end: Ended | None = None
         self._ended = asyncio.Event()
@@ -158,11 +158,11 @@ class Clone:
 
     async def most_memory(self) -> int:
         if self.alive and not self._paused:
-            self._memory_told.clear()
+            self._memory_reported.clear()
             self._send(encode_short(MEMORY, 0))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(MEMORY_SECONDS):
-                    await self._memory_told.wait()
+                    await self._memory_reported.wait()
         return self._most_memory
 
     async def flush(self) -> None:
@@ -209,30 +209,30 @@ class Clone:
 
     def _receive(self) -> None:
         try:
-            said = decode_said(self._net.wake.recv(256))
+            message = decode_message(self._net.wake.recv(256))
         except OSError:
             return
         self._received += 1
         if self._received > MOST_DATAGRAMS:  # its own program says a few at each turn
             self._loop.remove_reader(self._net.wake.fileno())
             self._qemu.kill()
-        elif said is not None:
-            self._take(said)
+        elif message is not None:
+            self._take(message)
 
-    def _take(self, said: Said) -> None:
-        if said.kind in (STANDS_STILL, MEMORY):
-            self._most_memory = max(self._most_memory, said.most_memory)
-        if said.kind == MEMORY:
-            self._memory_told.set()
-        elif said.number != self._number or self._settled is None or self._settled.done():
+    def _take(self, message: GuestMessage) -> None:
+        if message.kind in (STANDS_STILL, MEMORY):
+            self._most_memory = max(self._most_memory, message.most_memory)
+        if message.kind == MEMORY:
+            self._memory_reported.set()
+        elif message.number != self._number or self._settled is None or self._settled.done():
             return
-        elif said.kind == ASKS:
+        elif message.kind == ASKS:
             self._send(self._fresh())
-        elif said.kind in (DONE, STANDS_STILL):
-            self._settled.set_result(said.kind)
+        elif message.kind in (DONE, STANDS_STILL):
+            self._settled.set_result(message.kind)
 
     def _take_report(self, kind: bytes, content: bytes) -> None:
-        if kind == TOLD_PRINTED and decode_number(content) == self._flush:
+        if kind == OUTPUT_READ and decode_number(content) == self._flush:
             self._flushed.set()
         elif kind == ENDED and (end := decode_end(content)) is not None:
             self._most_memory = max(self._most_memory, end.most_memory)

@@ -252,10 +252,8 @@ class SnapshotInstances:
         with self._templates.open(template) as (named, disks):
 
             def translate(qmp: int) -> list[str]:
-                handed = SnapshotFds(
-                    qmp, net.tap, named["ram"], named["state"], named["kernel"], named["initrd"], disks
-                )
-                return translate_clone(template.machine, handed, entitle(name, self._folder))
+                fds = SnapshotFds(qmp, net.tap, named["ram"], named["state"], named["kernel"], named["initrd"], disks)
+                return translate_clone(template.machine, fds, entitle(name, self._folder))
 
             limits = choose_limits(template.machine, template.cpu)
             qemu = spawn_qemu(name, self._facts, self._cgroups, limits, translate, [net.tap, *named.values(), *disks])

@@ -36,12 +36,12 @@ class Qemu:
     """One of them. ``ended`` is set when the process is gone."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], group: str, procs: list[Path], monitor: socket.socket, said: int
+        self, process: subprocess.Popen[bytes], group: str, procs: list[Path], monitor: socket.socket, output: int
     ) -> None:
         self._process = process
         self._group = group
         self._monitor = monitor
-        self._said = said
+        self._output = output
         self.qmp: Qmp | None = None
         self.ended = asyncio.Event()
         self._entering = asyncio.create_task(asyncio.to_thread(_enter, process.pid, procs))
@@ -108,23 +108,23 @@ class Qemu:
         if self.qmp is not None:
             self.qmp.close()
         self._monitor.close()
-        if self._said >= 0:
-            os.close(self._said)
-            self._said = -1
+        if self._output >= 0:
+            os.close(self._output)
+            self._output = -1
         await cgroups.remove_when_empty(self._group, clock)
 
     def last_words(self) -> str:
         """What QEMU said on its standard error, but for warnings."""
-        if self._said < 0:
+        if self._output < 0:
             return ""
-        size = os.fstat(self._said).st_size
-        lines = os.pread(self._said, 4096, max(0, size - 4096)).decode(errors="replace").splitlines()
-        said = [
+        size = os.fstat(self._output).st_size
+        lines = os.pread(self._output, 4096, max(0, size - 4096)).decode(errors="replace").splitlines()
+        output = [
             line
             for line in lines
             if "warning:" not in line and not re.search(r"^No config space|read current time", line)
         ]
-        return " ".join(said)[-500:]
+        return " ".join(output)[-500:]
 
 
 def spawn_qemu(
@@ -139,7 +139,7 @@ def spawn_qemu(
     user = choose_user(name, facts.users)
     procs = cgroups.create_if_possible(name, limits)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    said = os.memfd_create("weft-qemu", os.MFD_CLOEXEC)
+    output = os.memfd_create("weft-qemu", os.MFD_CLOEXEC)
     try:
         ours.setblocking(False)
         words = plan_confined(
@@ -147,17 +147,17 @@ def spawn_qemu(
         )
         with small_pages():  # translated code takes 3 MB less of each copy, and no more time
             process = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=said, stderr=said, pass_fds=(theirs.fileno(), *descriptors),
+                words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=(theirs.fileno(), *descriptors),
                 start_new_session=True,
             )  # fmt: skip
     except OSError as problem:
         ours.close()
-        os.close(said)
+        os.close(output)
         cgroups.remove(name)
         raise DriverFailed(f"QEMU can't be started: {problem}", details={"step": "launch"}) from problem
     finally:
         theirs.close()
-    return Qemu(process, name, procs, ours, said)
+    return Qemu(process, name, procs, ours, output)
 
 
 def entitle(name: str, folder: Path) -> str:

@@ -13,18 +13,18 @@ MOST_FRAME_BYTES = 1 << 17
 
 WOKEN, FRESH, STAND_STILL, MEMORY, TELL_PRINTED = b"W", b"F", b"S", b"M", b"T"
 ASKS, DONE, STANDS_STILL = b"Q", b"D", b"P"
-PRINTED, INIT_ERROR, ENDED, READY, TROUBLE, TOLD_PRINTED = b"o", b"i", b"x", b"r", b"e", b"t"
-_KINDS = (PRINTED, INIT_ERROR, ENDED, READY, TROUBLE, TOLD_PRINTED)
+PRINTED, INIT_ERROR, ENDED, READY, TROUBLE, OUTPUT_READ = b"o", b"i", b"x", b"r", b"e", b"t"
+_KINDS = (PRINTED, INIT_ERROR, ENDED, READY, TROUBLE, OUTPUT_READ)
 
 _SHORT = struct.Struct("<c7xQ")
 _FRESH = struct.Struct("<c7xQQ32sII64s")
-_SAID = struct.Struct("<c7xQQ")
+_GUEST_MESSAGE = struct.Struct("<c7xQQ")
 _FRAME = struct.Struct("<cI")
 _END = struct.Struct("<iiIIQ")
 _NUMBER = struct.Struct("<Q")
 
 
-class Said(NamedTuple):
+class GuestMessage(NamedTuple):
     """A datagram from the guest; ``most_memory`` in bytes where it tells that."""
 
     kind: bytes
@@ -50,11 +50,11 @@ def encode_fresh(number: int, now_ns: int, seed: bytes, name: str, *, practice: 
     return _FRESH.pack(FRESH, number, now_ns, seed, practice, park, name.encode()[:63])
 
 
-def decode_said(datagram: bytes) -> Said | None:
+def decode_message(datagram: bytes) -> GuestMessage | None:
     """None for what no guest of ours says."""
-    if len(datagram) != _SAID.size:
+    if len(datagram) != _GUEST_MESSAGE.size:
         return None
-    return Said(*_SAID.unpack(datagram))
+    return GuestMessage(*_GUEST_MESSAGE.unpack(datagram))
 
 
 def decode_end(content: bytes) -> End | None:

@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import Callable
 
-from weft.drivers.runtime.qemu.function.messages import PRINTED, TOLD_PRINTED, TROUBLE, Frames
+from weft.drivers.runtime.qemu.function.messages import OUTPUT_READ, PRINTED, TROUBLE, Frames
 
 MOST_CONNECTIONS = 100  # in a machine's life: its own program needs one
 _PIECE = 65536
@@ -23,13 +23,13 @@ _FRAME_SECONDS = 100e-6  # of that moment, for each: some twenty times what it c
 
 
 class Reports:
-    """``hear(kind, content)`` is called with every frame but what was printed, which goes to ``output`` if that is open: of
-    TOLD_PRINTED once all that came before it is in there."""
+    """``on_report(kind, content)`` is called with every frame but what was printed, which goes to ``output`` if that is open: of
+    OUTPUT_READ once all that came before it is in there."""
 
-    def __init__(self, listener: socket.socket, hear: Callable[[bytes, bytes], None], output: int = -1) -> None:
+    def __init__(self, listener: socket.socket, on_report: Callable[[bytes, bytes], None], output: int = -1) -> None:
         self._loop = asyncio.get_running_loop()
         self._listener = listener
-        self._hear = hear
+        self._on_report = on_report
         self._output = output
         self._connection: socket.socket | None = None
         self._frames = Frames()
@@ -85,10 +85,10 @@ class Reports:
         for kind, content in frames:
             if kind in (PRINTED, TROUBLE):
                 self._pending += content if kind == PRINTED else b"weft: " + content + b"\n"
-            if kind == TOLD_PRINTED and self._pending:
+            if kind == OUTPUT_READ and self._pending:
                 self._mark = content
             elif kind != PRINTED:
-                self._hear(kind, content)
+                self._on_report(kind, content)
         if self._output < 0:
             del self._pending[:-_PIECE]  # kept for those who ask what was printed while it came up
         if not data or self._frames.broken:
@@ -129,4 +129,4 @@ class Reports:
         self._listen()
         if (mark := self._mark) is not None and not self._pending:
             self._mark = None
-            self._hear(TOLD_PRINTED, mark)
+            self._on_report(OUTPUT_READ, mark)

@@ -53,18 +53,18 @@ def plan_machine(facts: Facts, memory: int, cpu: float, disks: int) -> Machine:
     return Machine(facts.program, facts.accelerator, machine, memory, vcpus, disks, " ".join(words))
 
 
-def translate_template(machine: Machine, handed: SnapshotFds, name: str) -> list[str]:
-    return _translate(machine, handed, name, share=True)
+def translate_template(machine: Machine, fds: SnapshotFds, name: str) -> list[str]:
+    return _translate(machine, fds, name, share=True)
 
 
-def translate_clone(machine: Machine, handed: SnapshotFds, name: str) -> list[str]:
+def translate_clone(machine: Machine, fds: SnapshotFds, name: str) -> list[str]:
     """It waits to be told what to load, and runs then."""
-    return [*_translate(machine, handed, name, share=False), "-incoming", "defer"]
+    return [*_translate(machine, fds, name, share=False), "-incoming", "defer"]
 
 
-def _translate(machine: Machine, handed: SnapshotFds, name: str, *, share: bool) -> list[str]:
+def _translate(machine: Machine, fds: SnapshotFds, name: str, *, share: bool) -> list[str]:
     size = f"{machine.memory >> 10}k"
-    memory = f"memory-backend-file,id=m,size={machine.memory},mem-path=/proc/self/fd/{handed.memory}"
+    memory = f"memory-backend-file,id=m,size={machine.memory},mem-path=/proc/self/fd/{fds.memory}"
     memory += ",share=on" if share else ",share=off,readonly=on,rom=off"
     words = [
         machine.program,
@@ -90,25 +90,25 @@ def _translate(machine: Machine, handed: SnapshotFds, name: str, *, share: bool)
         "-bios",
         "qboot.rom",
         "-kernel",
-        f"/proc/self/fd/{handed.kernel}",
+        f"/proc/self/fd/{fds.kernel}",
         "-initrd",
-        f"/proc/self/fd/{handed.initrd}",
+        f"/proc/self/fd/{fds.initrd}",
     ]
     words += ["-append", machine.cmdline]
-    for place, descriptor in enumerate(handed.disks):
+    for place, descriptor in enumerate(fds.disks):
         file = {"driver": "file", "filename": fdset(descriptor), "locking": "off", "read-only": True}
         node = {"driver": "raw", "node-name": f"d{place}", "read-only": True, "file": file}
         words += ["-add-fd", f"fd={descriptor},set={descriptor}", "-blockdev", json.dumps(node, separators=(",", ":"))]
         words += ["-device", _device(machine, "virtio-blk", place, f"drive=d{place},id=disk{place}")]
-    words += ["-netdev", f"tap,id=n0,fd={handed.tap}"]
+    words += ["-netdev", f"tap,id=n0,fd={fds.tap}"]
     nic = f"netdev=n0,id=nic0,mac={GUEST_MAC}" + (",romfile=" if machine.machine == "q35" else "")
     words += ["-device", _device(machine, "virtio-net", 2, nic)]
-    words += ["-chardev", f"socket,id=q,fd={handed.qmp}", "-mon", "chardev=q,mode=control"]
-    words += ["-add-fd", f"fd={handed.state},set={handed.state}"]
-    if handed.console < 0:
+    words += ["-chardev", f"socket,id=q,fd={fds.qmp}", "-mon", "chardev=q,mode=control"]
+    words += ["-add-fd", f"fd={fds.state},set={fds.state}"]
+    if fds.console < 0:
         return [*words, "-serial", "null"]
-    words += ["-add-fd", f"fd={handed.console},set={handed.console}"]
-    return [*words, "-chardev", f"file,id=console,path={fdset(handed.console)},append=on", "-serial", "chardev:console"]
+    words += ["-add-fd", f"fd={fds.console},set={fds.console}"]
+    return [*words, "-chardev", f"file,id=console,path={fdset(fds.console)},append=on", "-serial", "chardev:console"]
 
 
 def _accelerator(machine: Machine) -> list[str]:

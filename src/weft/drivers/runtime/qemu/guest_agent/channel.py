@@ -187,8 +187,8 @@ class GuestChannel(asyncio.Protocol):
         session = self._sessions.get(frame.session)
         if session is not None:
             session.take(frame)
-        elif frame.kind == "P" and self._on_process is not None and (told := decode_process(frame)) is not None:
-            self._on_process(told)
+        elif frame.kind == "P" and self._on_process is not None and (process := decode_process(frame)) is not None:
+            self._on_process(process)
         return session is not None
 
     def _rest(self, points: int) -> None:

@@ -55,7 +55,7 @@ class GuestAgents:
         """Whether one of them is there now."""
         return (self._weft is not None and self._weft.ready) or self._qemu_answers
 
-    def keepers(self) -> list[Coroutine[Any, Any, None]]:
+    def connect_loops(self) -> list[Coroutine[Any, Any, None]]:
         """What keeps the connections, to be run for as long as the guest runs."""
         weft = [self._keep_weft()] if self._plan.has_agent else []
         return [*weft, self._keep_qemu()] if has_qemu_port(self._plan) else weft
@@ -110,13 +110,13 @@ class GuestAgents:
         loop = asyncio.get_running_loop()
         patience, longest = SILENT_SECONDS
         while True:
-            heard, lost = asyncio.Event(), asyncio.Event()
-            make_channel = functools.partial(self._make_channel, heard, lost)
+            answered, lost = asyncio.Event(), asyncio.Event()
+            make_channel = functools.partial(self._make_channel, answered, lost)
             with contextlib.suppress(OSError):
                 _, self._weft = await loop.create_unix_connection(make_channel, str(self._paths.agent))
                 try:
                     async with asyncio.timeout(patience):
-                        await heard.wait()
+                        await answered.wait()
                     patience = SILENT_SECONDS[0]
                 except TimeoutError:
                     self._weft.close()
@@ -124,15 +124,15 @@ class GuestAgents:
                 await lost.wait()
             await self._clock.sleep(RETRY_SECONDS)
 
-    def _make_channel(self, heard: asyncio.Event, lost: asyncio.Event) -> GuestChannel:
-        """``heard`` is set once something has come of it: a word, or its end."""
+    def _make_channel(self, answered: asyncio.Event, lost: asyncio.Event) -> GuestChannel:
+        """``answered`` is set once something has come of it: a word, or its end."""
 
         def take_hello(hello: Hello) -> None:
-            heard.set()
+            answered.set()
             self._take_hello(hello)
 
         def note_lost() -> None:
-            heard.set()
+            answered.set()
             lost.set()
 
         return GuestChannel(take_hello, note_lost, self._on_process, self._unread, self._plan.id)

@@ -222,12 +222,12 @@ class QemuAgentSession:
         }
         started = await self._agent.execute("guest-exec", _Started, **arguments)
         pause, longest = POLL_SECONDS
-        while not (told := await self._ask(started.pid)).exited:
+        while not (status := await self._ask(started.pid)).exited:
             await self._clock.sleep(pause)
             pause = min(longest, pause * 1.5)
-        code, signal, truncated = told.exitcode, told.signal, told.out_truncated or told.err_truncated
-        self._keep({"stdout": _decode(told.out_data), "stderr": _decode(told.err_data)})
-        del told
+        code, signal, truncated = status.exitcode, status.signal, status.out_truncated or status.err_truncated
+        self._keep({"stdout": _decode(status.out_data), "stderr": _decode(status.err_data)})
+        del status
         for channel in ("stdout", "stderr"):
             at = 0
             while piece := self._waiting.get(channel, b"")[at : at + PIECE_BYTES]:
@@ -243,14 +243,14 @@ class QemuAgentSession:
     async def _ask(self, pid: int) -> _Status:
         return await self._agent.execute("guest-exec-status", _Status, long=True, pid=pid)
 
-    def _keep(self, said: dict[str, bytes]) -> None:
-        self._waiting = said
-        self._agent.unread.take(self._agent.guest, self._cut_off, sum(map(len, said.values())))
+    def _keep(self, output: dict[str, bytes]) -> None:
+        self._waiting = output
+        self._agent.unread.take(self._agent.guest, self._cut_off, sum(map(len, output.values())))
 
     def _drop(self) -> None:
-        said, self._waiting = self._waiting, {}
-        if said:
-            self._agent.unread.take(self._agent.guest, self._cut_off, -sum(map(len, said.values())))
+        output, self._waiting = self._waiting, {}
+        if output:
+            self._agent.unread.take(self._agent.guest, self._cut_off, -sum(map(len, output.values())))
 
     def _cut_off(self) -> None:
         self._cut = True

@@ -100,18 +100,18 @@ def decide_end(record: MicrovmRecord, guest: GuestFacts, head: Head | None) -> E
     if guest.state == "absent":
         return End("failed", _NEVER_RAN, "the start was interrupted before its microVM ran")
     begun = head if head is not None and head.run == record.run else None
-    told = begun if begun is not None and begun.state == exchange_disk.ENDED else None
-    code = None if told is None or told.how & (exchange_disk.UNSTARTED | exchange_disk.AGAIN) else read_code(told)
+    last = begun if begun is not None and begun.state == exchange_disk.ENDED else None
+    code = None if last is None or last.how & (exchange_disk.UNSTARTED | exchange_disk.AGAIN) else read_code(last)
     if guest.reason == _STOPPED:
         return End("stopped", _STOPPED, "", _SIGNALLED + signal.SIGKILL if code is None else code)
-    if told is None and (guest.reason == "guestPoweredOff" or (guest.reason == _NEVER_RAN and begun is not None)):
+    if last is None and (guest.reason == "guestPoweredOff" or (guest.reason == _NEVER_RAN and begun is not None)):
         return End("failed", "lost", "its microVM ended without reporting an exit code")
-    if told is None:
+    if last is None:
         return End("failed", guest.reason or "lost", guest.message or "")
     if code is None:
-        what = "booted a second time" if told.how & exchange_disk.AGAIN else "could not start it"
+        what = "booted a second time" if last.how & exchange_disk.AGAIN else "could not start it"
         return End("failed", "guestPanicked", f"its microVM {what}; the console log on its node says why")
-    return _of_process(record.plan, told, code)
+    return _of_process(record.plan, last, code)
 
 
 def read_code(head: Head) -> int:

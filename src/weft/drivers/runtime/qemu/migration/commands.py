@@ -130,8 +130,8 @@ async def inspect_migration(guest: Guest) -> MigrationFacts:
         qmp = guest.monitor()
         if migration.role == "source" and not migration.sending:
             return describe_copies(migration, await inspect_copies(qmp))
-        told, state = await asyncio.gather(qmp.execute("query-migrate"), qmp.execute("query-status"))
-        facts = describe_migration(migration, told, state["status"], _find_absent(guest))
+        answer, state = await asyncio.gather(qmp.execute("query-migrate"), qmp.execute("query-status"))
+        facts = describe_migration(migration, answer, state["status"], _find_absent(guest))
         message, reason = _explain_copies(guest.copy_errors)
         if facts.phase == "failed" and message is not None and (reason or facts.message is None):
             return msgspec.structs.replace(facts, message=message, reason=reason)
@@ -150,12 +150,12 @@ def _find_absent(guest: Guest) -> int:
 
 
 def describe_migration(
-    migration: MigrationRecord, told: dict[str, Any], run_state: str, absent_bytes: int = 0
+    migration: MigrationRecord, answer: dict[str, Any], run_state: str, absent_bytes: int = 0
 ) -> MigrationFacts:
     """Pure. QEMU's answer to query-migrate in our words, without ``absent_bytes`` that only it takes for memory. It may speak of
     a migration before: a machine that migrated here is ``completed`` too, but only one that another goes on for is in the
     state after it."""
-    status, memory = str(told.get("status", "none")), told.get("ram", {})
+    status, memory = str(answer.get("status", "none")), answer.get("ram", {})
     if migration.role == "source" and status == "completed" and run_state != HANDED_OVER:
         status = "none"
     page = int(memory.get("page-size", 4096))
@@ -163,15 +163,15 @@ def describe_migration(
         key=migration.key,
         role=migration.role,
         phase=(_SOURCE if migration.role == "source" else _TARGET).get(status, "failed"),
-        message=told.get("error-desc"),
+        message=answer.get("error-desc"),
         sent_bytes=int(memory.get("transferred", 0)),
         remaining_bytes=int(memory.get("remaining", 0)),
         total_bytes=max(0, int(memory.get("total", 0)) - absent_bytes),
         passes=int(memory.get("dirty-sync-count", 0)),
         dirty_bytes_per_second=int(memory.get("dirty-pages-rate", 0)) * page,
         bytes_per_second=int(memory.get("mbps", 0) * 125_000),
-        expected_pause_ms=int(told.get("expected-downtime", 0)),
-        elapsed_ms=int(told.get("total-time", 0)),
+        expected_pause_ms=int(answer.get("expected-downtime", 0)),
+        elapsed_ms=int(answer.get("total-time", 0)),
     )
 
 

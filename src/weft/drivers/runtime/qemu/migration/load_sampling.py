@@ -79,7 +79,7 @@ async def sample_load(guest: Guest, seconds: float, clock: Clock) -> Load:
     """What the guest does to its memory within ``seconds``. Raises Unavailable if its machine ends meanwhile."""
     process = guest.record.process
     arguments: dict[str, Any] = {"command-line": "info ramblock"}
-    told = await guest.monitor().execute("human-monitor-command", **arguments)
+    answer = await guest.monitor().execute("human-monitor-command", **arguments)
     assert process is not None
     try:
         memory = os.open(f"/proc/{process.pid}/mem", os.O_RDONLY)
@@ -88,7 +88,7 @@ async def sample_load(guest: Guest, seconds: float, clock: Clock) -> Load:
             try:
                 if not is_alive(process):
                     raise ProcessLookupError(0, "its machine has ended")
-                load = await _sample(_Pages(memory, page_map, find_blocks(str(told))), seconds, clock)
+                load = await _sample(_Pages(memory, page_map, find_blocks(str(answer))), seconds, clock)
             finally:
                 os.close(page_map)
         finally:
