@@ -1,1 +1,1 @@
-"""What two processes say to each other: each message, frame and stream once."""
+"""The messages, frames and streams between two processes, each defined once."""

@@ -1,5 +1,5 @@
-"""What a ticket allows: one verb for one client, on one guest or on the gateway itself. The API server signs it, the gateway checks
-and forwards it, the agent acts on it."""
+"""What a ticket allows: one verb for one client, on one guest or on the gateway itself. The API server signs the
+claims, the gateway checks and forwards them, the agent acts on them."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""The frames that travel through the gateway: a small header, a payload. Clients, gateway and agents speak them. Pure
-but for the few functions that read one frame from a stream.
+"""The frames between clients, gateway and agents. Pure, except for the functions that read from a stream.
 
-A frame is type u8, length u32 (big endian), payload of at most 64 KiB. Bytes of any kind fit in; JSON frames hold one
-JSON document. A stream ends with EXIT or ERROR; one that closes without either was cut. Who receives EXIT or ERROR
-closes the connection; who sent it waits for that, because closing first may throw away what is still under way.
+A frame is type u8, length u32 (big endian), payload of at most 64 KiB. A payload is raw bytes or one JSON document.
+A stream ends with EXIT or ERROR; one that closes without either was cut. The receiver of EXIT or ERROR closes the
+connection and the sender waits for that: closing first may discard bytes that are still on their way.
 """
 
 from __future__ import annotations
@@ -23,18 +22,16 @@ HEADER = struct.Struct(">BI")
 
 
 class FrameType(IntEnum):
-    """``DATA_IN`` is stdin or raw bytes to the guest, ``DATA_OUT`` stdout or raw bytes from it. From ``SESSION`` on they are
-    between gateway and agent: of an exec session that outlives its connection."""
-
     HELLO = 0
-    DATA_IN = 1
-    DATA_OUT = 2
+    DATA_IN = 1  # stdin, or raw bytes to the guest
+    DATA_OUT = 2  # stdout, or raw bytes from the guest
     STDERR = 3
     END_IN = 4
     EXIT = 5
     ERROR = 6
     RESIZE = 7
     PING = 8
+    # Between gateway and agent, for an exec session that outlives its connection:
     SESSION = 9
     ACK = 10
     DETACHED = 11
@@ -46,14 +43,14 @@ class Frame(msgspec.Struct, frozen=True):
     payload: bytes = b""
 
     def json(self) -> dict[str, Any]:
-        """The payload as a JSON object; raises InvalidInput if it is none."""
+        """The payload as a JSON object. Raises InvalidInput."""
         try:
             return msgspec.json.decode(self.payload, type=dict[str, Any])
         except msgspec.DecodeError as error:
             raise InvalidInput(f"a frame of type {self.type} holds no JSON object: {error}") from None
 
     def error(self) -> WeftError:
-        """What an ERROR frame says, as the error it stands for."""
+        """The error that an ERROR frame carries."""
         return error_from_dict(self.json())
 
 
@@ -77,7 +74,7 @@ def encode_json(type_: int, document: Any) -> bytes:
 
 
 def encode_hello(**fields: Any) -> bytes:
-    """The first frame of a connection: who speaks and what it wants."""
+    """The first frame of a connection: its ticket or claims."""
     return encode_json(FrameType.HELLO, fields)
 
 
@@ -87,7 +84,7 @@ def encode_exit(code: int | None = None, signal: int | None = None) -> bytes:
 
 
 def encode_error(error: WeftError) -> bytes:
-    """``error`` for the other side; a message too long for a frame is cut."""
+    """``error`` as a frame; a message too long for a frame is cut."""
     document = error.to_dict()
     payload = msgspec.json.encode(document)
     if len(payload) > MAX_PAYLOAD_BYTES:
@@ -96,7 +93,7 @@ def encode_error(error: WeftError) -> bytes:
 
 
 class FrameDecoder:
-    """Puts a byte stream together into frames: feed it what arrives."""
+    """Splits a byte stream into frames."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -135,9 +132,9 @@ async def receive_frame(reader: asyncio.StreamReader) -> Frame | None:
 
 
 async def drop_rest(reader: asyncio.StreamReader) -> None:
-    """Take and drop what still comes, whole frames or not, until the other side has closed or is lost.
+    """Read and discard until the peer has closed or is lost.
 
-    A socket closed with something unread resets the connection, and what was said last would be lost on its way."""
+    Closing a socket with unread bytes resets the connection, and the frames sent last would be lost on their way."""
     try:
         while await reader.read(MAX_PAYLOAD_BYTES):
             pass
@@ -146,7 +143,7 @@ async def drop_rest(reader: asyncio.StreamReader) -> None:
 
 
 def _too_large(length: int) -> WeftError:
-    return InvalidInput(f"a frame of {length} bytes: at most {MAX_PAYLOAD_BYTES}", reason="tooLarge")
+    return InvalidInput(f"the frame has {length} bytes; at most {MAX_PAYLOAD_BYTES} are allowed", reason="tooLarge")
 
 
 def _cut() -> WeftError:

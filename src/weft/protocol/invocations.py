@@ -1,14 +1,12 @@
-"""What gateway and agents say to each other of invocations: many at a time over one connection. Pure but for ``receive``.
+"""The messages between gateway and agents about invocations: many at a time over one connection. Pure except for ``receive``.
 
-The agent dials it as any stream (see ``frames.py``), for claims with the verb ``invocations``; after its HELLO both sides send
-messages: u32 length (big endian), then one msgpack document. In each direction they arrive in the order sent. ``id`` is the
-invocation's request id, a UUID, everywhere.
+The connection is opened as any stream (see ``frames.py``), for claims with the verb ``invocations``; after its HELLO both sides
+send messages: u32 length (big endian), then one msgpack document. In each direction they arrive in the order sent. ``id`` is
+always the invocation's request id, a UUID.
 
-An invocation was begun at most once: the gateway asks another node only after ``Refused``, or if this one can't have heard of
-it. Each
-``Answer`` is kept by the agent until ``Acknowledge``; when the connection is lost the agent dials anew and first says, in
-``Underway``, what it
-still has: whatever isn't in it is lost, and its caller is told so.
+An invocation begins at most once: the gateway asks another node only after ``Refused``, or if this one can't have received it.
+The agent keeps each ``Answer`` until ``Acknowledge``. After a lost connection it sends ``Underway`` first, the list of all
+invocations that it still has: any other is lost, and its caller gets an error.
 """
 
 from __future__ import annotations
@@ -28,150 +26,137 @@ MAX_MESSAGE_BYTES = MAX_PAYLOAD_BYTES + 512 * 1024
 VERB = "invocations"
 
 
-class Define(msgspec.Struct, frozen=True, tag="tell"):
-    """To the agent: a recipe that messages after this one name by digest."""
+class Define(msgspec.Struct, frozen=True, tag="define"):
+    """To the agent: a recipe that later messages name by digest."""
 
     recipe: Recipe
 
 
 class Prepare(msgspec.Struct, frozen=True, tag="prepare"):
-    """To the agent: fetch what the recipe needs, and see that one instance comes up. Answered by ``Prepared``. For one whose image
-    is a tag: fetch what that means now, and tell its digest; nothing of it comes up."""
+    """To the agent: fetch what the recipe needs, and check that one instance comes up. Answered by ``Prepared``. If the recipe's
+    image is a tag: resolve it and return its digest, and start nothing."""
 
     id: str
     digest: str
 
 
 class Invoke(msgspec.Struct, frozen=True, tag="invoke"):
-    """To the agent: run it once, now, or refuse at once. ``seconds`` is what is left until its deadline; ``tail`` asks for the
-    end of what it
-    printed. ``arn`` and ``client_context`` are handed to the code as they are."""
+    """To the agent: run the function once, now, or refuse at once."""
 
     id: str
     digest: str
     payload: bytes
-    seconds: float
-    arn: str = ""
+    seconds: float  # left until its deadline
+    arn: str = ""  # for the code, as ``client_context``
     client_context: str = ""
-    tail: bool = False
+    tail: bool = False  # the answer includes the end of its output
 
 
 class Keep(msgspec.Struct, frozen=True, tag="keep"):
-    """To the agent: how long an idle instance of the recipe may stay (``idle_seconds``), and how many should stand ready ahead
-    of demand."""
+    """To the agent: how many instances of the recipe to keep, and for how long."""
 
     digest: str
-    idle_seconds: float
-    ready: int = 0
+    idle_seconds: float  # how long an idle instance may stay
+    ready: int = 0  # instances that stand ready ahead of demand
 
 
 class Drop(msgspec.Struct, frozen=True, tag="drop"):
-    """To the agent: no more invocations of this recipe will come. Those under way end well."""
+    """To the agent: no more invocations of this recipe will come. Pending ones run to their end."""
 
     digest: str
 
 
-class Acknowledge(msgspec.Struct, frozen=True, tag="heard"):
-    """To the agent: the answer has arrived and can be let go of."""
+class Acknowledge(msgspec.Struct, frozen=True, tag="acknowledge"):
+    """To the agent: the answer has arrived and may be dropped."""
 
     id: str
 
 
 class Written(msgspec.Struct, frozen=True, tag="written"):
-    """To the agent: what it told as ``Printed``, up to the one with that number, is written down and can be let go of."""
+    """To the agent: all ``Printed`` up to this serial are written down and may be dropped."""
 
     serial: int
 
 
 class Prepared(msgspec.Struct, frozen=True, tag="prepared"):
-    """From the agent. ``error_type`` empty: an invocation would work. ``message`` tells how far it is while ``done`` is false.
-    ``image`` is the digest that a tag means, if that was asked."""
+    """From the agent."""
 
     id: str
     done: bool = True
-    error_type: str = ""
-    message: str = ""
+    error_type: str = ""  # "": an invocation would work
+    message: str = ""  # progress, while not ``done``
     seconds: float = 0.0
-    image: str = ""
+    image: str = ""  # the digest of a tag, if the recipe names one
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
-    """From the agent: it was not begun here. ``reason`` is a stable token: insufficientResources, unknownRecipe, notServed,
-    closing …"""
+    """From the agent: the invocation was not begun here."""
 
     id: str
-    reason: str
+    reason: str  # a stable token: insufficientResources, unknownRecipe, notServed, closing …
     message: str
     retry_after_seconds: float = 1.0
 
 
 class Answer(msgspec.Struct, frozen=True, tag="answer"):
-    """From the agent: how it ended. ``error`` as Lambda's X-Amz-Function-Error: empty; Unhandled, by the runtime or by weft
-    (``error_type`` Function.TimedOut, Function.OutOfMemory, Runtime.ExitError, Function.ResponseTooLarge, …); ``payload`` is
-    then the JSON {errorType, errorMessage, …}. Seconds: ``init_seconds`` > 0 only if an instance was started for it (``start``
-    says how). ``most_memory`` in bytes; ``tail`` is the last 4 KiB at most of what it printed."""
+    """From the agent: how the invocation ended."""
 
     id: str
-    payload: bytes
-    error: Literal["", "Handled", "Unhandled"] = ""
-    error_type: str = ""
+    payload: bytes  # after an error: the JSON {errorType, errorMessage, …}
+    error: Literal["", "Handled", "Unhandled"] = ""  # as Lambda's X-Amz-Function-Error
+    error_type: str = ""  # Function.TimedOut, Function.OutOfMemory, Runtime.ExitError, Function.ResponseTooLarge …
     start: Literal["warm", "pool", "clone", "cold"] = "warm"
-    init_seconds: float = 0.0
+    init_seconds: float = 0.0  # > 0 only if an instance was started for it
     seconds: float = 0.0
-    most_memory: int = 0
-    tail: bytes = b""
+    most_memory: int = 0  # bytes
+    tail: bytes = b""  # the end of its output, 4 KiB at most
 
 
 class Printed(msgspec.Struct, frozen=True, tag="printed"):
-    """From the agent: what an instance printed, in whole lines as far as they come; ``id`` is the invocation it served then,
-    if any. ``serial`` grows with each that its node tells; it is kept until ``Written``, and told again on each new connection,
-    ``age`` seconds after it was printed."""
+    """From the agent: output of an instance, in whole lines where possible. The agent keeps it until ``Written``, and sends it
+    again on each new connection."""
 
     digest: str
     instance: str
     text: bytes
-    id: str = ""
-    serial: int = 0
-    age: float = 0.0
+    id: str = ""  # the invocation that the instance served then, if any
+    serial: int = 0  # grows with each that the node sends
+    age: float = 0.0  # seconds since it was printed
 
 
 class Count(msgspec.Struct, frozen=True, array_like=True):
-    """Instances of one recipe on a node: at work, idle, ready ahead of demand (paused copies, and those that come up for
-    nobody)."""
+    """Instances of one recipe on a node."""
 
     busy: int = 0
     idle: int = 0
-    ready: int = 0
+    ready: int = 0  # ahead of demand: paused clones, and those that are starting for no invocation
 
 
 class InstanceState(msgspec.Struct, frozen=True, tag="state"):
-    """From the agent, once on each connection: its instances by recipe, and what capacity is left for more. ``isolations`` are
-    those that it runs, with why not for the others; ``recipes`` those that it has prepared; ``ready_memory`` bytes that paused
-    copies take, which go when an invocation needs the capacity. ``InstanceStateChange`` follows it."""
+    """From the agent, once on each connection: its instances and its free capacity. ``InstanceStateChange`` follows it."""
 
-    counts: dict[str, Count] = {}
+    counts: dict[str, Count] = {}  # by recipe
     free_cpu: float = 0.0
     free_memory: int = 0
-    isolations: dict[str, str] = {}
-    recipes: list[str] = []
-    ready_memory: int = 0
+    isolations: dict[str, str] = {}  # "", or why the node can't run it
+    recipes: list[str] = []  # prepared ones
+    ready_memory: int = 0  # bytes that paused clones take; freed when an invocation needs them
 
 
 class InstanceStateChange(msgspec.Struct, frozen=True, tag="change", omit_defaults=True):
-    """From the agent, whenever its standing changes (at most every 50 ms): what is another than it told before on this
-    connection. A count of nothing: no instance is left. ``recipes`` are new, ``dropped`` are gone; the figures are told always."""
+    """From the agent, at most every 50 ms: what has changed since its last message on this connection."""
 
-    free_cpu: float = 0.0
+    free_cpu: float = 0.0  # the first three are always set
     free_memory: int = 0
     ready_memory: int = 0
-    counts: dict[str, Count] = {}
+    counts: dict[str, Count] = {}  # an empty count: no instance is left
     isolations: dict[str, str] = {}
-    recipes: list[str] = []
+    recipes: list[str] = []  # new ones
     dropped: list[str] = []
 
 
 def diff_state(before: InstanceState, now: InstanceState) -> InstanceStateChange:
-    """What changed since ``before``."""
+    """The changes from ``before`` to ``now``."""
     counts = {digest: count for digest, count in now.counts.items() if before.counts.get(digest) != count}
     counts |= {digest: Count() for digest in before.counts.keys() - now.counts.keys()}
     isolations = {name: why for name, why in now.isolations.items() if before.isolations.get(name) != why}
@@ -184,7 +169,7 @@ def diff_state(before: InstanceState, now: InstanceState) -> InstanceStateChange
 
 
 def apply_change(before: InstanceState, change: InstanceStateChange) -> InstanceState:
-    """The state after it; it shares with ``before`` what didn't change."""
+    """The state after ``change``; it shares with ``before`` what didn't change."""
     counts, recipes = before.counts, before.recipes
     if change.counts:
         counts = counts | change.counts
@@ -197,11 +182,10 @@ def apply_change(before: InstanceState, change: InstanceStateChange) -> Instance
 
 
 class Underway(msgspec.Struct, frozen=True, tag="underway"):
-    """From the agent, first on each connection: ids that it has begun and not heard to have arrived, and of each the digest of
-    its recipe, so that a gateway that begins anew counts them to their functions."""
+    """From the agent, first on each connection: invocations that it has begun and that aren't acknowledged."""
 
     ids: list[str] = []
-    digests: list[str] = []
+    digests: list[str] = []  # of their recipes, by which a restarted gateway counts them to their functions
 
 
 ToAgent = Define | Prepare | Invoke | Keep | Drop | Acknowledge | Written
@@ -213,35 +197,40 @@ _FROM_AGENT: msgspec.msgpack.Decoder[FromAgent] = msgspec.msgpack.Decoder(FromAg
 
 
 def encode(message: ToAgent | FromAgent) -> bytes:
-    """Its bytes, length and all. Raises InvalidInput for one that is too long."""
+    """The message's bytes with their length. Raises InvalidInput for one that is too long."""
     body = _ENCODER.encode(message)
-    if len(body) > MAX_MESSAGE_BYTES:
-        raise InvalidInput(f"a message of {len(body)} bytes: at most {MAX_MESSAGE_BYTES}", reason="tooLarge")
+    _check_length(len(body))
     return LENGTH.pack(len(body)) + body
 
 
 def decode_to_agent(body: bytes) -> ToAgent:
-    """Raises InvalidInput for what is no message to an agent."""
+    """Raises InvalidInput for anything but a message to an agent."""
     try:
         return _TO_AGENT.decode(body)
     except msgspec.MsgspecError as problem:
-        raise InvalidInput(f"a message that isn't understood: {problem}") from None
+        raise InvalidInput(f"the message is not one to an agent: {problem}") from None
 
 
 def decode_from_agent(body: bytes) -> FromAgent:
-    """Raises InvalidInput for what is no message from an agent."""
+    """Raises InvalidInput for anything but a message from an agent."""
     try:
         return _FROM_AGENT.decode(body)
     except msgspec.MsgspecError as problem:
-        raise InvalidInput(f"a message that isn't understood: {problem}") from None
+        raise InvalidInput(f"the message is not one from an agent: {problem}") from None
 
 
 async def receive(reader: asyncio.StreamReader) -> bytes | None:
     """The next message's body; None at the end, clean or not. Raises InvalidInput for one that is too long."""
     try:
         (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-        if length > MAX_MESSAGE_BYTES:
-            raise InvalidInput(f"a message of {length} bytes: at most {MAX_MESSAGE_BYTES}", reason="tooLarge")
+        _check_length(length)
         return await reader.readexactly(length)
     except (OSError, asyncio.IncompleteReadError):
         return None
+
+
+def _check_length(length: int) -> None:
+    if length > MAX_MESSAGE_BYTES:
+        raise InvalidInput(
+            f"the message has {length} bytes; at most {MAX_MESSAGE_BYTES} are allowed", reason="tooLarge"
+        )

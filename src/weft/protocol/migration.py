@@ -1,6 +1,5 @@
-"""What two agents send each other about a migration: what a connection is for, what the source asks, what the target answers.
-
-Each message is a length (u32, big endian) and as much JSON. The source asks, the target answers once to each.
+"""The messages between the two agents of a migration. Each is a length (u32, big endian) and that much JSON. The source sends
+requests, and the target answers each once.
 """
 
 from __future__ import annotations
@@ -24,51 +23,46 @@ Channel = Literal["control", "memory", "disks"]
 
 
 class Hello(msgspec.Struct, frozen=True):
-    """The first message of every connection: which migration it is for, and which of its channels; ``disk``: it brings the file of
-    that one, in the format ``form``, and is answered when it is there; ``ahead``: the machine that it is for sends nothing yet,
-    and perhaps never will."""
+    """The first message of every connection."""
 
-    key: str
+    key: str  # of the migration
     channel: Channel
-    disk: str = ""
-    ahead: bool = False
-    form: str = "qcow2"
+    disk: str = ""  # the connection carries this disk's file, and is answered when all of it has arrived
+    ahead: bool = False  # opened before its machine sends anything, which may never happen
+    form: str = "qcow2"  # the disk file's format
 
 
 class MigrationRequest(msgspec.Struct, frozen=True):
-    """``expect``: be there for ``guest``, whose open connections are ``flows``, or (``flows``) are by now; ``stopped``,
-    ``resumed``: it stands still at the source, or runs there again; ``takeOver``: it never will run there again, so let it
-    run; ``look``: say how it is. ``sent_bytes``, ``passes``, ``elapsed_ms``: what it came to until it was handed over; the source
-    may be gone before its own report is heard. ``printed`` (``expect``, ``takeOver``): on its console, as far as it is to be
-    known at the target too. ``padding`` says nothing: how long it takes tells of the path."""
+    """``expect``: get ready for ``guest``. ``flows``: its open connections have changed. ``stopped``, ``resumed``: it is paused at
+    the source, or runs there again. ``takeOver``: it will never run at the source again, so let it run. ``status``: report how
+    it is."""
 
-    do: Literal["expect", "flows", "stopped", "resumed", "takeOver", "look"]
+    do: Literal["expect", "flows", "stopped", "resumed", "takeOver", "status"]
     guest: MigratingGuest | None = None
     settings: MigrationSettings | None = None
-    flows: list[list[str]] = []
+    flows: list[list[str]] = []  # its open connections
+    # The totals until the handover; the source may be gone before it reports them itself.
     sent_bytes: int = 0
     passes: int = 0
     elapsed_ms: int = 0
-    printed: Printed | None = None
-    padding: str = ""
+    printed: Printed | None = None  # with ``expect`` and ``takeOver``: the part of its console log that migrates
+    padding: str = ""  # ignored; the time that it takes measures the path
 
 
 class MigrationAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``reason`` and ``message`` say why not."""
-
     done: bool = True
-    reason: str = ""
+    reason: str = ""  # why not, as ``message``
     message: str = ""
 
 
 class Receive(Protocol):
-    """The files of disks that come."""
+    """Receives the files of disks."""
 
     async def begin(self, disk: str) -> tuple[Path, int]:
-        """Where to write the file, and how many bytes it can be at most. Raises WeftError."""
+        """Where to write the file, and its greatest length in bytes. Raises WeftError."""
 
     async def complete(self, disk: str, form: str) -> None:
-        """It is there, all of it. Raises WeftError."""
+        """The whole file has arrived. Raises WeftError."""
 
 
 Message = TypeVar("Message", Hello, MigrationRequest, MigrationAnswer)
@@ -81,15 +75,15 @@ def send_message(sock: ssl.SSLSocket, message: Hello | MigrationRequest | Migrat
 
 
 def receive_message(sock: ssl.SSLSocket, kind: type[Message]) -> Message:
-    """Blocks for as long as the socket's timeout. Raises InvalidInput for what is no such message, Unavailable at the end of
-    the connection, OSError."""
+    """Blocks for as long as the socket's timeout. Raises InvalidInput for any other message, Unavailable at the end of the
+    connection, OSError."""
     (length,) = _LENGTH.unpack(_receive(sock, _LENGTH.size))
     if length > MOST_BYTES:
-        raise InvalidInput(f"a message of {length} bytes is longer than any between agents")
+        raise InvalidInput(f"the message has {length} bytes; at most {MOST_BYTES} are allowed between agents")
     try:
         return msgspec.json.decode(_receive(sock, length), type=kind)
     except msgspec.MsgspecError as problem:
-        raise InvalidInput(f"not a message between agents: {problem}") from None
+        raise InvalidInput(f"the message is not one between agents: {problem}") from None
 
 
 def _receive(sock: ssl.SSLSocket, count: int) -> bytes:
@@ -103,7 +97,7 @@ def _receive(sock: ssl.SSLSocket, count: int) -> bytes:
 
 
 def tune(sock: socket.socket) -> None:
-    """Small messages go at once, and a lost line is noticed within LOST_SECONDS."""
+    """Send small messages at once, and notice a lost connection within LOST_SECONDS."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 2)
@@ -113,15 +107,15 @@ def tune(sock: socket.socket) -> None:
 
 
 def is_lost(problem: BaseException) -> bool:
-    """Whether the other node can't be reached any more, as the kernel found by itself."""
+    """Whether the kernel has found that the other node can't be reached any more."""
     return isinstance(problem, OSError) and problem.errno in (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 
 def allow_to_stall(sock: socket.socket) -> None:
-    """For what carries a machine's bytes: one that is slow to take them is not a lost line, which the connection for questions
-    tells of; the kernel's own limit counts both."""
+    """For connections that carry a machine's bytes: a slow receiver is not a lost connection. The control connection notices
+    that; the kernel's own limit can't tell the two apart."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_SECONDS * 1000)
 
 
-LOST_SECONDS = 10  # on a path that loses every fifth packet, fewer questions go unanswered in a row by chance too often
+LOST_SECONDS = 10  # on a path that loses every fifth packet, less would often pass by chance
 STALLED_SECONDS = 120

@@ -1,4 +1,4 @@
-"""What a node and an API server send each other: enrolment, reports, secrets, egress endpoints. Each message stands here once."""
+"""The messages between a node and an API server: enrolment, reports, secrets, egress endpoints."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class NodeEvent(msgspec.Struct, frozen=True):
 
 
 class ReportFields(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What agent and server read alike in a report."""
+    """The fields of a report that agent and server decode alike."""
 
     events: list[NodeEvent] = []
     removed_volumes: list[str] = []  # uids of volumes whose data is gone
     ranges_version: str = ""  # of the networks' address ranges that the node knows
-    idle_networks: list[str] = []  # uids of networks that the node keeps ready without a use
+    idle_networks: list[str] = []  # uids of networks that the node keeps ready without using them
     peers_version: str = ""  # of the peers that the node knows
     version: str = ""  # of the newest facts of the node's own, in this report or before
     heard: str | None = None  # cursor up to which the node has followed its allocations; "": not even their first list
@@ -102,14 +102,14 @@ class SecretsInput(msgspec.Struct, frozen=True):
     """``POST /v1/nodes/{name}:secrets``: one of the two."""
 
     allocation: str = ""  # the name of one of the node's own
-    ticket: str = ""  # that came with a function's recipe
+    ticket: str = ""  # from a function's recipe
 
 
 class OpenedSecrets(msgspec.Struct, frozen=True):
-    """The answer: values in clear, so its text shows none."""
+    """The answer: values in clear, which its repr hides."""
 
     secrets: dict[str, dict[str, str]] = {}  # by the secret's name, and by key
-    registries: dict[str, str] = {}  # of secrets that open one: which, by the secret's name
+    registries: dict[str, str] = {}  # by the secret's name, of secrets that are for a registry
 
     def __repr__(self) -> str:
         return "OpenedSecrets(…)"

@@ -1,7 +1,7 @@
 """TLS connections as a reader and a writer that may be closed at any moment, and still be read to their end.
 
-Of asyncio a TLS connection that has gone is closed by name only: closing it then makes it forget what its reader and writer
-stand on, and each of them fails with AttributeError at its next word. So connections are opened and accepted here.
+asyncio doesn't mark a lost TLS connection as closed: ``close`` then drops the transport that its reader and writer use, and
+the next call of either fails with AttributeError. So connections are opened and accepted here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable
 
 Accepted = Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]
-LIMIT_BYTES = 65_536  # that a reader holds before it slows its peer; twice that at most
+LIMIT_BYTES = 65_536  # a reader slows its peer beyond this; it holds twice as much at most
 
 
 async def open_stream(
@@ -28,7 +28,7 @@ async def open_stream(
 async def listen_for_streams(
     accepted: Accepted, host: str, port: int, tls: ssl.SSLContext, handshake_seconds: float
 ) -> asyncio.Server:
-    """Take connections there, each handed to ``accepted`` once its handshake is done. Raises OSError."""
+    """Accept connections there; each is passed to ``accepted`` once its handshake is done. Raises OSError."""
     loop = asyncio.get_running_loop()
 
     def make_protocol() -> asyncio.StreamReaderProtocol:

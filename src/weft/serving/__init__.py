@@ -1,1 +1,1 @@
-"""HTTP for strangers: one small server, bounded in whatever one of them may make it hold or wait for."""
+"""HTTP for untrusted clients: one small server, with a bound on all that a client can make it hold or wait for."""

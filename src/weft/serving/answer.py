@@ -1,4 +1,4 @@
-"""What a request is answered with: whole, or piece by piece."""
+"""The answer to a request: whole, or piece by piece."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WITHOUT_BODY = (204, 304)
 
 
 class Pieces(Protocol):
-    """An answer's body as it comes. ``aclose`` is called in any case, also where nobody asked for a piece."""
+    """An answer's body as it comes. ``aclose`` is always called, even if no piece was read."""
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
@@ -25,16 +25,13 @@ class Pieces(Protocol):
 
 
 class Answer(msgspec.Struct):
-    """``headers`` beside Content-Length, Transfer-Encoding, Connection and Date, which the server sets; they were checked for
-    line breaks. With ``pieces`` these are the body; ``length`` says how many bytes they are together, if that is known.
-    ``last``: the connection ends with it."""
-
     status: int
     body: bytes = b""
+    # Without Content-Length, Transfer-Encoding, Connection and Date, which the server sets; checked for line breaks.
     headers: tuple[tuple[str, str], ...] = ()
-    pieces: Pieces | None = None
-    length: int | None = None
-    last: bool = False
+    pieces: Pieces | None = None  # the body, if it comes in pieces
+    length: int | None = None  # of all pieces in bytes, if known
+    last: bool = False  # the connection ends with it
 
     @property
     def has_body(self) -> bool:
@@ -45,7 +42,7 @@ class Answer(msgspec.Struct):
         return self.pieces is not None and self.length is None
 
     def head(self, date: str, *, closes: bool) -> bytes:
-        """The answer's beginning, to the empty line. ``date`` is a whole line, or empty."""
+        """The answer's head with its empty line. ``date`` is a whole line, or empty."""
         lines = "".join([f"{name}: {value}\r\n" for name, value in self.headers])
         if self.is_chunked:
             size = "transfer-encoding: chunked\r\n"
@@ -57,5 +54,5 @@ class Answer(msgspec.Struct):
         return f"{_LINES[self.status]}{lines}{date}{size}{end}".encode("latin-1", "replace")
 
 
-Answers = Callable[[Request], Awaitable[Answer]]  # what a server is for
-Refuse = Callable[[int, str], Answer | None]  # words what the server itself turns away; None: hang up without a word
+Answers = Callable[[Request], Awaitable[Answer]]
+Refuse = Callable[[int, str], Answer | None]  # the answer to a request that the server refuses itself; None: hang up

@@ -1,8 +1,7 @@
-"""Lets connections in, as many as the process can bear, and turns the others away before they cost anything.
+"""Accepts as many connections as the process can bear, and refuses the others before they cost anything.
 
-Woken by connections. A silent client costs a descriptor and no more, and gives way to later ones; a handshake
-has its time, and there are so many at once: strangers who only hold connections open keep nobody out for long, and take
-nothing from those who are in.
+Woken by connections. A silent client costs one descriptor and gives way to later ones; handshakes are bounded in time and
+number. So clients that merely hold connections open keep nobody out for long, and take nothing from those who are in.
 """
 
 from __future__ import annotations
@@ -22,19 +21,19 @@ from weft.serving.shares import Shares, who_is
 MOST_HANDSHAKES = 512
 SILENCE_SECONDS = 10.0  # before the first byte
 HANDSHAKE_SECONDS = 5.0
-GOODBYE_SECONDS = 30.0  # with all that was still to be read before
+GOODBYE_SECONDS = 30.0  # for TLS to end, including bytes that are still unread
 SPARE_DESCRIPTORS = 256  # for the store, the journal and images
 _BACKLOG = 2048
 _PAUSE_SECONDS = 0.1
-_TELL_SECONDS = 60.0
+_LOG_SECONDS = 60.0
 _log = logging.getLogger("weft.serving")
 
 
 class Doorkeeper:
-    """Accepts at ``sockets`` and hands each connection, once its TLS stands, to a protocol that ``make`` makes.
+    """Accepts at ``sockets`` and passes each connection, after its TLS handshake, to a protocol that ``make`` makes.
 
-    ``open_`` are the connections, by whose they are, and how many may be; one that got in is given back by its protocol.
-    Without ``tls`` (for measuring) there are no handshakes."""
+    ``open_`` counts and bounds the connections by client; a protocol gives its own connection back.
+    Without ``tls`` (for benchmarks) there are no handshakes."""
 
     def __init__(
         self,
@@ -51,14 +50,14 @@ class Doorkeeper:
         self._clock = clock
         self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_DESCRIPTORS
         self._silent: dict[asyncio.Task[None], None] = {}  # the oldest first
-        self._entering: set[asyncio.Task[None]] = set()  # those who say nothing yet, and those in their handshake
+        self._entering: set[asyncio.Task[None]] = set()  # silent ones, and those in their handshake
         self._handshakes = asyncio.Semaphore(MOST_HANDSHAKES)
         self._refused = 0
-        self._told_at = -_TELL_SECONDS
+        self._logged_at = -_LOG_SECONDS
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begin to accept; call on the loop."""
+        """Begin to accept; call it on the loop."""
         for sock in self._sockets:
             sock.setblocking(False)
             sock.listen(_BACKLOG)
@@ -78,7 +77,7 @@ class Doorkeeper:
                 connection, address = await loop.sock_accept(sock)
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except OSError as problem:  # no descriptors left, or a peer that went away meanwhile
-                _log.warning("a connection can't be accepted: %s", problem.strerror)
+                _log.warning("can't accept a connection: %s", problem.strerror)
                 await self._clock.sleep(_PAUSE_SECONDS)
                 continue
             who = who_is(str(address[0]))
@@ -126,19 +125,19 @@ class Doorkeeper:
             if not protocol.is_in:
                 self._open.give_back(protocol.who, 1)
         if problem is not None and not isinstance(problem, (OSError, TimeoutError)):  # ssl.SSLError is an OSError
-            _log.error("a connection could not be let in", exc_info=problem)
+            _log.error("can't set up a connection", exc_info=problem)
 
     def _refuse(self) -> None:
         self._refused += 1
-        if self._clock.elapsed() - self._told_at >= _TELL_SECONDS:
-            self._told_at = self._clock.elapsed()
+        if self._clock.elapsed() - self._logged_at >= _LOG_SECONDS:
+            self._logged_at = self._clock.elapsed()
             _log.warning(
-                "%d connections are open: %d were turned away since the server's start", self._open.total, self._refused
+                "%d connections are open; the server has refused %d since its start", self._open.total, self._refused
             )
 
 
 async def _wait_for_bytes(connection: socket.socket) -> None:
-    """Until there is something to read. Raises TimeoutError."""
+    """Wait until there are bytes to read. Raises TimeoutError."""
     loop = asyncio.get_running_loop()
     arrived = asyncio.Event()
     loop.add_reader(connection, arrived.set)

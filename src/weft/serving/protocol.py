@@ -1,5 +1,5 @@
-"""One connection: HTTP/1.1 over httptools' parser. Decides when one that idles, whose request doesn't get on, or whose answer
-isn't taken, is ended, and what is too long, too large or too much. Woken by what comes, and by the server, to ``check_time``.
+"""One connection: HTTP/1.1 over httptools' parser. Ends a connection that idles, whose request stalls or whose answer isn't read,
+and refuses what is too long or too large. Woken by incoming bytes, and by the server's ``check_time``.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from weft.trust.peer import read_peer
 IDLE_SECONDS = 75.0
 HEAD_SECONDS = 15.0
 BODY_SECONDS = 30.0  # for each 64 KiB of it
-READER_SECONDS = 30.0  # to take what is buffered for him
-LINGER_SECONDS = 15.0  # for what is still to come of a body that was answered already
+READER_SECONDS = 30.0  # for the client to read what is buffered
+LINGER_SECONDS = 15.0  # for the rest of a body that was answered already
 HEAD_BYTES = 65_536
 MOST_HEADERS = 200
 MOST_AHEAD = 64  # requests sent before the answer to the first
-# What goes out goes in such pieces, each once what came before was taken: of TLS each connection keeps, as long as it lasts,
-# buffers as large as the largest piece that ever went through it. What comes in is shown to the parser in such pieces.
+# Bytes are written in such pieces, each after the one before was read: for as long as it lasts, a TLS connection keeps buffers
+# as large as the largest piece that ever went through it. The parser gets its input in such pieces too.
 PIECE_BYTES = 65_536
 _log = logging.getLogger("weft.serving")
 
 
 class Server(Protocol):
-    """What a connection needs of the server that it belongs to; see ``HttpServer``."""
+    """What a connection needs of its server; see ``HttpServer``."""
 
     answer: Answers
     refuse: Refuse
@@ -45,38 +45,36 @@ class Server(Protocol):
     now: float
 
     def choose_to_refuse(self, newcomer: HttpProtocol) -> HttpProtocol:
-        """The connection to refuse when bodies take more than all may have."""
+        """The connection to refuse when all bodies together exceed their bound."""
 
 
 class HttpProtocol(asyncio.Protocol):
-    """``who``: whose it is, of those who share; ``is_in``: whether its TLS stands; ``task``: who answers the request at hand."""
-
-    is_in = False
+    is_in = False  # whether its TLS handshake is done
 
     def __init__(self, server: Server, who: str) -> None:
-        self.who = who
+        self.who = who  # the client, as ``Shares`` counts it
         self.ended = asyncio.Event()
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None  # answers the current request
         self._server = server
         self._loop = asyncio.get_running_loop()
         self._parser: Any = httptools.HttpRequestParser(self)
-        self._newest: Request | None = None  # whose head or body comes
+        self._newest: Request | None = None  # its head or body is arriving
         self._first: Request | None = None  # the one being answered
         self._queue: deque[Request] = deque()  # those after it
         self._in_head = self._in_body = self._is_reading = False
-        self._refused = False  # nothing more is read of what comes
-        self._is_last = False  # after the requests at hand no other is answered
-        self._quiet = 0  # bytes since the parser last had something whole: a head, a piece of a body
-        self._unwanted = 0  # bytes of what nobody reads
-        self._drained: asyncio.Future[None] | None = None  # done once what is buffered has been taken
-        self._progress_at = 0.0  # of the last progress
+        self._refused = False  # further input is ignored
+        self._is_last = False  # no request after those at hand is answered
+        self._quiet = 0  # bytes since the parser's last complete item: a head, a piece of a body
+        self._unwanted = 0  # bytes that nobody reads
+        self._drained: asyncio.Future[None] | None = None  # done once the client has read the buffer
+        self._progress_at = 0.0
 
     @property
     def coming(self) -> int:
-        """Bytes of a body whose end isn't here."""
+        """Bytes so far of a body that is still arriving."""
         return self._newest.came if self._in_body and self._newest is not None else 0
 
-    # What the connection says
+    # Called by the connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -103,7 +101,7 @@ class HttpProtocol(asyncio.Protocol):
             self.task.add_done_callback(self._server.leaving.discard)
             if self._first.begun:
                 self.task.cancel()
-        self._parser = None  # it knows us, and we it
+        self._parser = None  # ends the reference cycle
         self.ended.set()
 
     def data_received(self, data: bytes) -> None:
@@ -136,7 +134,7 @@ class HttpProtocol(asyncio.Protocol):
         self._drained = None
         self._get_on()
 
-    # What the parser says
+    # Called by the parser
 
     def on_message_begin(self) -> None:
         self._newest = Request(self._address, self._host, self._peer, self._pull)
@@ -148,7 +146,7 @@ class HttpProtocol(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._newest is not None and not self._in_body:  # else it is one of a trailer
+        if self._newest is not None and not self._in_body:  # else it is a trailer's
             self._newest.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -193,10 +191,10 @@ class HttpProtocol(asyncio.Protocol):
         if request.came > server.bounds.most_body_bytes:
             self._stop(413, f"the request's body has more than {server.bounds.most_body_bytes} bytes")
         if server.bodies.is_too_much(self.who):
-            self._stop(503, "too much from this client's address is under way just now")
+            self._stop(503, "the server holds too many bytes of requests from this client's address; try again later")
         if server.bodies.is_full:
             loser = server.choose_to_refuse(self)
-            loser.refuse(503, "too much is under way just now")
+            loser.refuse(503, "the server holds too many bytes of requests; try again later")
             if loser is self:
                 raise ValueError("refused")
         if request.buffered > PIECE_BYTES and self._is_reading:
@@ -212,11 +210,11 @@ class HttpProtocol(asyncio.Protocol):
         self._in_body, self._quiet = False, 0
         self._get_on()
 
-    # What the server says
+    # Called by the server
 
     def refuse(self, status: int, message: str) -> None:
-        """Say so, and hang up; where a request is here that came whole, or its answer has begun, that is the last one answered,
-        and ends the connection."""
+        """Answer with ``message``, and hang up. A request that is complete here, or whose answer has begun, is answered instead,
+        as the connection's last."""
         if self._refused:
             return
         self._refused = True
@@ -245,12 +243,12 @@ class HttpProtocol(asyncio.Protocol):
             self._hang_up()
 
     def check_time(self) -> None:
-        """End it, if it hasn't got on for as long as it may take over what it is at."""
+        """End the connection if it has made no progress for too long."""
         idle = self._server.now - self._progress_at
         if self._drained is not None:
             is_over = idle > READER_SECONDS
         elif self._is_answering() or (self._in_body and not self._is_reading):
-            self._progress_at, is_over = self._server.now, False  # it waits for us
+            self._progress_at, is_over = self._server.now, False  # the client waits for the server
         elif self._refused or (self._in_body and self._newest is not None and self._newest.answered):
             is_over = idle > LINGER_SECONDS
         elif self._in_body:
@@ -263,7 +261,7 @@ class HttpProtocol(asyncio.Protocol):
             self._transport.abort()
 
     def finish(self, *, now: bool = False) -> None:
-        """End it once what is being answered has been; or ``now``, whatever is under way."""
+        """End the connection after the current answer, or ``now``."""
         self._drop_queue()
         if now:
             if self.task is not None:
@@ -289,11 +287,11 @@ class HttpProtocol(asyncio.Protocol):
             request.begun = not request.dropped
             await self._send(request, answer)
         except asyncio.CancelledError:
-            self._transport.abort()  # who asked has left, or the server ends
+            self._transport.abort()  # the client has left, or the server ends
         except BodyLost:
             pass
         except Exception:  # a defect costs one connection, and none of the others
-            _log.exception("an answer could not be given: %s %s", request.method, request.path[:200])
+            _log.exception("can't answer %s %s", request.method, request.path[:200])
             self._transport.abort()
         finally:
             self._end(request)
@@ -346,14 +344,14 @@ class HttpProtocol(asyncio.Protocol):
         self._answer_next()
 
     def _is_answering(self) -> bool:
-        """Whether somebody here is at work on a request: it came whole, or its answer has begun."""
+        """Whether the server works on a request: it is complete, or its answer has begun."""
         first = self._first
         return first is not None and not first.dropped and (first.begun or first.whole)
 
-    # The rest
+    # Both directions
 
     def _pull(self) -> None:
-        """Somebody reads the body of the request at hand, and wants more of it."""
+        """More of the current request's body is wanted."""
         request = self._first
         if request is not None and request.expects and not request.came and not self._transport.is_closing():
             request.expects = False
@@ -367,7 +365,7 @@ class HttpProtocol(asyncio.Protocol):
             self._get_on()
 
     def _stop(self, status: int, message: str) -> None:
-        """Refuse from within the parser, which shall go no further."""
+        """Refuse from within the parser, and stop it."""
         self.refuse(status, message)
         raise ValueError(message)
 
@@ -377,13 +375,13 @@ class HttpProtocol(asyncio.Protocol):
             self._get_on()
 
     def _drop(self, count: int) -> None:
-        """So much more has come of what nobody wants."""
+        """Count unwanted bytes, and abort when there are too many."""
         self._unwanted += count
         if self._unwanted > self._server.bounds.most_unwanted_bytes:
             self._transport.abort()  # a goodbye would read on
 
     def _drop_queue(self) -> None:
-        """The request at hand is the last one that is answered."""
+        """Answer no request after the current one."""
         self._is_last = True
         for request in self._queue:
             self._give_back(request)
@@ -395,12 +393,12 @@ class HttpProtocol(asyncio.Protocol):
             request.held = 0
 
     def _get_on(self) -> None:
-        if self._drained is None:  # a reader's time goes on until he reads
+        if self._drained is None:  # a client that doesn't read makes no progress
             self._progress_at = self._server.now
 
 
 def _split(url: bytes) -> tuple[str, str]:
-    """Path and query. Raises UnicodeDecodeError, and HttpParserError for what is neither a path nor a URL."""
+    """Path and query. Raises UnicodeDecodeError, and HttpParserError for anything but a path or a URL."""
     if url[:1] == b"/" and b"#" not in url:
         path, _, query = url.decode("ascii").partition("?")
         return path, query

@@ -1,4 +1,4 @@
-"""One request as it comes in: its head, and a body that is handed over as it arrives."""
+"""One request as it arrives: its head, and its body piece by piece."""
 
 from __future__ import annotations
 
@@ -13,36 +13,35 @@ class BodyLost(Exception):
 
 
 class Request:
-    """``path`` and ``query`` are as they came on the wire, ASCII; names of ``headers`` are in lower case. ``address`` is the
-    other side's, ``host`` the one of this machine that it came to. ``pull`` is called where more of the body is wanted."""
+    """``address`` is the client's, ``host`` this machine's. ``pull`` is called when more of the body is wanted."""
 
-    method = path = query = ""
-    is_kept = False  # the connection, after its answer
-    expects = False  # to be told that its body is wanted
-    came = 0  # bytes of the body
-    buffered = 0  # of these, what waits to be read
-    held = 0  # and what counts as under way until it is answered
-    whole = False  # all of the body is here
-    begun = False  # its answer
+    method = path = query = ""  # path and query as they came, in ASCII
+    is_kept = False  # whether the connection stays after the answer
+    expects = False  # waits for 100 Continue
+    came = 0  # bytes of the body so far
+    buffered = 0  # of these, unread ones
+    held = 0  # bytes that count against the server's bound until the answer
+    whole = False  # the body is complete
+    begun = False  # its answer has begun
     answered = False
-    dropped = False  # by the server itself: what its answer would be is nobody's interest
+    dropped = False  # the server gave it up: its answer is not sent
 
     def __init__(self, address: str, host: str, peer: Peer | None, pull: Callable[[], None]) -> None:
         self.address, self.host, self.peer, self.pull = address, host, peer, pull
-        self.headers: list[tuple[bytes, bytes]] = []
+        self.headers: list[tuple[bytes, bytes]] = []  # names in lower case
         self._by_name: dict[bytes, bytes] | None = None
         self._pieces: list[bytes] = []
         self._waiting: asyncio.Future[None] | None = None
 
     def header(self, name: bytes) -> str:
-        """The first of that name, given in lower case; "" if there is none."""
+        """The first header of that name (in lower case), or ""."""
         if self._by_name is None:
             self._by_name = dict(reversed(self.headers))
         found = self._by_name.get(name)
         return found.decode("latin-1") if found is not None else ""
 
     async def read(self) -> bytes:
-        """What has come of the body since; empty at its end. Raises BodyLost."""
+        """The bytes of the body since the last call; empty at its end. Raises BodyLost."""
         while not self._pieces and not self.whole:
             if self.dropped:
                 raise BodyLost
@@ -57,7 +56,7 @@ class Request:
         return body
 
     def put(self, body: bytes) -> None:
-        """More of the body."""
+        """Add a piece of the body."""
         self._pieces.append(body)
         self.came += len(body)
         self.buffered += len(body)
@@ -65,7 +64,7 @@ class Request:
         self.wake()
 
     def drop(self) -> None:
-        """Let go of what came; reading it then raises BodyLost."""
+        """Discard the body; reading it then raises BodyLost."""
         self.dropped = True
         self._pieces.clear()
         self.wake()

@@ -17,16 +17,16 @@ from weft.serving.doorkeeper import Doorkeeper
 from weft.serving.protocol import HttpProtocol
 from weft.serving.shares import Bounds, Shares
 
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 CLOSING_SECONDS = 3.0
 GOODBYE_SECONDS = 0.3
 _NO_CHECK_TIME = 0x200000  # OpenSSL's X509_V_FLAG_NO_CHECK_TIME
 
 
 class HttpServer:
-    """``answer`` is what requests are answered with: it runs to its end though who asked may leave, but for an answer in
-    pieces. ``refuse`` words what the server itself turns away (status, sentence). Without ``tls`` only to measure: tokens
-    would go about openly. ``dated``: whether answers say when they were given."""
+    """``answer`` answers requests: it runs to its end even if the client leaves, unless the answer comes in pieces. ``refuse``
+    makes the answers to requests that the server refuses itself. Without ``tls`` only for benchmarks: tokens would be sent in
+    clear. ``dated``: answers have a Date header."""
 
     def __init__(
         self,
@@ -39,12 +39,12 @@ class HttpServer:
         dated: bool = True,
     ) -> None:
         self.answer, self.sockets, self.bounds, self.refuse = answer, sockets, bounds, refuse
-        self.bodies = Shares(bounds.most_held_bytes, bounds.most_held_bytes // bounds.parts)  # bytes, by who sends them
+        self.bodies = Shares(bounds.most_held_bytes, bounds.most_held_bytes // bounds.parts)  # bytes, by client
         self.callers = Shares(bounds.most_connections, bounds.most_connections // bounds.parts)  # connections
         self.connections: set[HttpProtocol] = set()
-        self.leaving: set[asyncio.Task[None]] = set()  # at work for connections that are gone
-        self.date = ""  # a header's whole line
-        self.now = clock.elapsed()  # as of the last check: near enough for limits
+        self.leaving: set[asyncio.Task[None]] = set()  # answer requests of lost connections
+        self.date = ""  # the Date header's whole line
+        self.now = clock.elapsed()  # at the last check: precise enough for time limits
         self._clock, self._dated = clock, dated
         self._doorkeeper = Doorkeeper(sockets, tls, lambda who: HttpProtocol(self, who), self.callers, clock)
         self._checking: asyncio.Task[None] | None = None
@@ -55,16 +55,16 @@ class HttpServer:
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
-        """What is at work on requests."""
+        """The tasks that answer requests."""
         return [*self.leaving, *(found.task for found in self.connections if found.task is not None)]
 
     def start(self) -> None:
-        """Begin to accept; call on the loop."""
+        """Begin to accept; call it on the loop."""
         self._doorkeeper.start()
         self._checking = asyncio.create_task(self._check_connections())
 
     async def close(self) -> None:
-        """Take nothing new, let what is under way end (3 s at most), hang up. Idle connections are closed at once, without
+        """Accept nothing more, let current answers end (3 s at most), and hang up. Idle connections are closed at once, without
         waiting for their TLS goodbyes."""
         self._doorkeeper.close()
         for connection in list(self.connections):
@@ -84,23 +84,24 @@ class HttpServer:
             self._checking.cancel()
 
     def choose_to_refuse(self, newcomer: HttpProtocol) -> HttpProtocol:
-        """The connection to refuse when bodies take more than all may have: one that is still coming, of the address with most."""
+        """The connection to refuse when all bodies together exceed their bound: one whose body is still arriving, of the client
+        that holds most."""
         coming = [found for found in self.connections if found.coming]
         return max(coming, key=lambda found: (self.bodies.held[found.who], found is newcomer), default=newcomer)
 
     async def _check_connections(self) -> None:
-        """End connections that are over their time, and tell the date: one timer for all."""
+        """End connections that are over their time, and refresh the date: one timer for all."""
         while True:
             if self._dated:
                 self.date = f"date: {formatdate(self._clock.now(), usegmt=True)}\r\n"
             self.now = self._clock.elapsed()
             for connection in list(self.connections):
                 connection.check_time()
-            await self._clock.sleep(LOOK_SECONDS)
+            await self._clock.sleep(CHECK_SECONDS)
 
 
 def listen(address: str, port: int) -> socket.socket:
-    """A bound TCP socket. Raises Unavailable, saying why."""
+    """A bound TCP socket. Raises Unavailable."""
     found: Any = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -111,15 +112,15 @@ def listen(address: str, port: int) -> socket.socket:
         found.close()
         raise Unavailable(
             f"can't listen at {address} port {port}: {problem.strerror}",
-            hint=f"ss -ltnp 'sport = :{port}' shows who has it",
+            hint=f"ss -ltnp 'sport = :{port}' shows the program that holds the port",
         ) from problem
     made: socket.socket = found
     return made
 
 
 def make_server_tls(chain: Path, key: Path, ca: Path | None = None) -> ssl.SSLContext:
-    """TLS with our certificate. With ``ca`` a client may show one of that CA's, and no other. An expired one passes: the
-    application refuses it with words, where a refused handshake is only a connection that breaks off."""
+    """TLS with our certificate. With ``ca`` a client may present a certificate of that CA, and no other. An expired one passes
+    the handshake: the application refuses it with an error that says why."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.minimum_version = ssl.TLSVersion.TLSv1_2
     tls.load_cert_chain(chain, key)

@@ -1,4 +1,4 @@
-"""Something bounded that strangers use together (bytes held, connections): so much for all, and of that a part for each. Pure."""
+"""A bounded resource that clients share (bytes held, connections): a bound for all, and a part of it for each. Pure."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ import msgspec
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """What one server bears; how long it waits is the same for all (``protocol``). One address may have a ``parts``-th of
-    the connections, and of the bodies under way."""
+    """The bounds of one server. The time limits are the same for all (``protocol``)."""
 
     most_connections: int
-    most_unwanted_bytes: int  # of a body that was answered before it had come
+    most_unwanted_bytes: int  # that still arrive of a body after its answer
     most_body_bytes: int = sys.maxsize
-    most_held_bytes: int = sys.maxsize  # of all bodies under way together
-    parts: int = 1
+    most_held_bytes: int = sys.maxsize  # of all unanswered bodies together
+    parts: int = 1  # one client may have a ``parts``-th of the connections, and of the bytes held
 
 
 class Shares:
-    """``whole`` is for all together, ``part`` for one. ``held`` is what each has now, of those who have anything."""
+    """``whole`` is the bound for all together, ``part`` for one client."""
 
     def __init__(self, whole: int, part: int) -> None:
         self.whole, self.part = whole, part
-        self.held: Counter[str] = Counter()
+        self.held: Counter[str] = Counter()  # by client
         self.total = 0
 
     def take(self, who: str, count: int) -> None:
@@ -41,21 +40,21 @@ class Shares:
             del self.held[who]
 
     def has_capacity(self, who: str, count: int) -> bool:
-        """Whether he may have so much more."""
+        """Whether the client may have ``count`` more."""
         return self.total + count <= self.whole and self.held[who] + count <= self.part
 
     def is_too_much(self, who: str) -> bool:
-        """Whether one has more than his part."""
+        """Whether the client has more than its part."""
         return self.held[who] > self.part
 
     @property
     def is_full(self) -> bool:
-        """Whether all together have more than there is."""
+        """Whether all together have more than the whole."""
         return self.total > self.whole
 
 
 def who_is(address: str) -> str:
-    """Whose address that is, as far as it tells: of IPv6, where one has 2^64 of them, the network."""
+    """The client that an address counts for: an IPv4 address, or an IPv6 /64, since one client has all of it."""
     try:
         at = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,1 +1,1 @@
-"""What happened and how it goes: the journal."""
+"""The journal of events."""

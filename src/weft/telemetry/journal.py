@@ -1,9 +1,8 @@
-"""The journal in a SQLite file: what happened, for people. Several processes may have it open at once.
+"""The journal in a SQLite file: events for people. Several processes may have it open at once.
 
-Appending never waits: a thread writes what has gathered, in one transaction. The same event of the same object within
-ten minutes only counts, of what has gathered before any of it is written; it then gets a new id, so a reader that goes on from an
-id sees it again. Old events are forgotten. The last moments before a kill may be lost: the journal tells, it decides nothing.
-A damaged file is put aside.
+Appending never waits: a thread writes the gathered events in one transaction. The same event of the same object within ten
+minutes only raises its count; it then gets a new id, so a reader that continues from an id sees it again. Old events are
+removed. A kill may lose the last moments: no decision depends on the journal. A damaged file is put aside.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from weft.contracts.journal import Event
 from weft.objects.identity import Ref
 
 FOLD_SECONDS = 600.0
-GATHER_SECONDS = 0.2  # for so long events come together before they are written
-_TRIM_EVERY = 500  # or when a twentieth of what is kept has come
+GATHER_SECONDS = 0.2  # events are gathered for this long before they are written
+_TRIM_EVERY = 500  # events, or a twentieth of those that are kept
 _MOST_WAITING = 20_000
 _LONGEST_MESSAGE = 2048
 _LOG_FILE_BYTES = 64 << 20
@@ -41,12 +40,11 @@ _log = logging.getLogger("weft.journal")
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """An event as kept. ``id`` grows with time; ``at`` is when it last happened (unix seconds), ``count`` how often
-    since ``first_at``."""
+    """A stored event."""
 
-    id: int
-    at: float
-    first_at: float
+    id: int  # grows with time
+    at: float  # when it last happened, in unix seconds
+    first_at: float  # ``count`` is how often it happened since
     type: Literal["Normal", "Warning"]
     reason: str
     message: str
@@ -56,7 +54,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Gathered(NamedTuple):
-    """An event that came so many ``times`` between two instants."""
+    """An event that came ``times`` times between two instants."""
 
     first_at: float
     at: float
@@ -84,15 +82,15 @@ class SqliteJournal:
         self._wake = threading.Condition(self._gathering)
         self._writing = False
         self._closed = False
-        self._hurries = 0  # how many wait for what was appended to be written
+        self._hurries = 0  # how many callers of ``flush`` wait
         self._thread: threading.Thread | None = None
         self._trim_every = max(_TRIM_EVERY, keep_events // 20)
-        self._appended = self._trim_every  # with the first, too: who is killed again and again trims as well
+        self._appended = self._trim_every  # trims with the first write too, for a process that is often killed
         self._lock = threading.Lock()  # of the reading connection
         self._reading = self._connect()
 
     def append(self, event: Event) -> None:
-        """Keep ``event``; the same one again, soon after, only counts. Never waits for the disk."""
+        """Keep ``event``; the same event again soon after only raises its count. Never waits for the disk."""
         with self._gathering:
             if self._closed or len(self._waiting) >= _MOST_WAITING:
                 return
@@ -100,7 +98,7 @@ class SqliteJournal:
                 event = msgspec.structs.replace(event, message=event.message[:_LONGEST_MESSAGE])
             self._waiting.append((self._clock.now(), event))
             if len(self._waiting) > 1:
-                return  # the thread knows that there is something
+                return  # the thread is awake already
             if self._thread is None:
                 self._thread = threading.Thread(target=self._write_all, name="journal", daemon=True)
                 self._thread.start()
@@ -127,7 +125,7 @@ class SqliteJournal:
         return await asyncio.to_thread(self.read, since=since, about=about, limit=limit)
 
     def flush(self) -> None:
-        """Return once all that was appended is written (or given up)."""
+        """Return once all appended events are written (or given up)."""
         with self._wake:
             self._hurries += 1
             self._wake.notify_all()
@@ -136,7 +134,7 @@ class SqliteJournal:
             self._hurries -= 1
 
     def close(self) -> None:
-        """Write what waits and let the file go."""
+        """Write the waiting events, and close the file."""
         with self._wake:
             self._closed = True
             self._wake.notify_all()
@@ -151,7 +149,12 @@ class SqliteJournal:
         except sqlite3.DatabaseError as problem:
             if isinstance(problem, sqlite3.OperationalError) and "locked" in str(problem):
                 raise
-            _log.warning("journal %s is damaged (%s): it is put aside and a new one begun", self._path, problem)
+            _log.warning(
+                "journal %s is damaged (%s); a new one replaces it, the old one stays as %s.damaged",
+                self._path,
+                problem,
+                self._path.name,
+            )
             for suffix in ("-wal", "-shm"):
                 self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
             self._path.replace(self._path.with_name(self._path.name + ".damaged"))
@@ -188,7 +191,7 @@ class SqliteJournal:
                     connection = connection or self._open()
                     self._write(connection, events)
                 except (sqlite3.Error, UnicodeError) as problem:
-                    _log.warning("%d events could not be kept: %s", len(events), problem)
+                    _log.warning("can't write %d events to the journal: %s", len(events), problem)
                     if connection is not None and connection.in_transaction:
                         connection.execute("ROLLBACK")
         finally:
@@ -237,7 +240,7 @@ class SqliteJournal:
 
 
 def _fold(events: Sequence[tuple[float, Event]]) -> list[_Gathered]:
-    """What has gathered, each event once, in the order in which they came last."""
+    """The gathered events, each once, ordered by when it came last."""
     folded: dict[tuple[str, str, str], _Gathered] = {}
     ended: list[_Gathered] = []
     for at, event in events:

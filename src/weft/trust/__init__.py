@@ -1,1 +1,1 @@
-"""Who may speak: the fabric's own CA, tokens, and tickets for streams. Each stands alone; tickets are stdlib only."""
+"""Who may do what: the fabric's own CA, tokens, and tickets for streams."""

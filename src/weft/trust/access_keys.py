@@ -1,6 +1,6 @@
-"""Access keys: an id that a request names, and a secret that signs it (``sigv4.py``). The id is in the open. The secret is told
-once and kept nowhere: it follows from the id and the server's ``seal.key``, as only with it can a signature be verified. Pure but
-for the random source."""
+"""Access keys: an id that a request names, and a secret that signs it (``sigv4.py``). The id is public. The secret is shown
+once and stored nowhere: it is derived from the id and the server's ``seal.key`` when a signature is verified. Pure except for
+the random source."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ KEY_ID = re.compile(r"WEFT[A-Z2-7]{16}")
 
 
 def make_key_id() -> str:
-    """A new one: WEFT and 80 random bits."""
+    """A new id: WEFT and 80 random bits."""
     return "WEFT" + "".join(secrets.choice(_LETTERS) for _ in range(16))
 
 
 def derive_secret(seal_key: bytes, key_id: str) -> str:
-    """The secret of an access key: 240 bits in 40 characters, which only who has the seal key can tell."""
+    """The secret of an access key: 240 bits in 40 characters, derived with the seal key."""
     return base64.b64encode(hmac.digest(seal_key, b"access key\0" + key_id.encode(), "sha256")[:30]).decode()

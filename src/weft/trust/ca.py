@@ -1,8 +1,8 @@
 """The fabric's certificate authority: made once, signs the server's certificate and those of nodes.
 
-Keeps ``ca.key``, ``ca.crt``, ``server.key``, ``server.crt`` in the server's state folder. A node is known by the common
-name ``node:<uid>`` of its certificate, which is good for a client, and towards other nodes that ask for that very name for
-a server; it names no host, so it can never be taken for the server's, which is good for a server only.
+Keeps ``ca.key``, ``ca.crt``, ``server.key``, ``server.crt`` in the server's state folder. A node's certificate has the common
+name ``node:<uid>``, and serves as a client's, and as a server's towards nodes that expect that very name. It names no host, so
+it can never pass for the server's certificate, which serves as a server's only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from weft.objects.identity import NODE_PREFIX, SERVER_NAME
 CA_YEARS = 10
 LEAF_DAYS = 365
 RENEW_DAYS = 30
-BEFORE_SECONDS = 86400.0  # that a certificate begins before it is signed: a node's clock may be behind
+BEFORE_SECONDS = 86400.0  # a certificate begins this long before it is signed: a node's clock may be behind
 _MAX_CSR_BYTES = 20_000
 
 
@@ -50,8 +50,8 @@ class Authority:
         return self._state / "ca.crt"
 
     def renew_server(self, names: Iterable[str]) -> tuple[Path, Path]:
-        """See that there is a server certificate for ``names`` (addresses and host names) with more than 30 days to go;
-        the paths of chain and key. The chain ends with the CA, so that a first contact can check its digest."""
+        """Ensure a server certificate for ``names`` (addresses and host names) that is valid for more than 30 days; the paths of
+        chain and key. The chain ends with the CA, so that a first contact can check its digest."""
         chain, key_path = self._state / "server.crt", self._state / "server.key"
         wanted = sorted({SERVER_NAME, "localhost", "127.0.0.1", *names})
         if not self._is_good(chain, key_path, wanted):
@@ -68,7 +68,7 @@ class Authority:
         return math.floor(self._clock.now()) - BEFORE_SECONDS
 
     def sign_node(self, csr: x509.CertificateSigningRequest, uid: str, begins: float | None = None) -> str:
-        """A certificate (PEM) for the node ``uid`` with the key of ``csr``; whatever else it asks for is ignored."""
+        """A certificate (PEM) for the node ``uid`` with the key of ``csr``; the rest of ``csr`` is ignored."""
         both = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
         certificate = self._sign(csr.public_key(), f"{NODE_PREFIX}{uid}", both, [], begins)
         return _pem(certificate)
@@ -158,7 +158,7 @@ class Authority:
 
 
 def read_csr(pem: str) -> x509.CertificateSigningRequest:
-    """The signing request, checked: its maker has its key, and the key is fit. Raises InvalidInput."""
+    """The signing request, checked: it is signed with its own key, and the key is accepted. Raises InvalidInput."""
     hint = "weft agent join makes a valid one"
     if len(pem) > _MAX_CSR_BYTES:
         raise InvalidInput("csr is too long", field="csr", hint=hint)
@@ -171,12 +171,12 @@ def read_csr(pem: str) -> x509.CertificateSigningRequest:
         raise InvalidInput("csr is not signed with its own key", field="csr", hint=hint)
     fit = isinstance(public, (ec.EllipticCurvePublicKey, ed25519.Ed25519PublicKey))
     if not fit and not (isinstance(public, rsa.RSAPublicKey) and public.key_size >= 2048):
-        raise InvalidInput("csr has a key of a kind that is not accepted", field="csr", hint="use EC P-256")
+        raise InvalidInput("csr has a key of a type that is not accepted", field="csr", hint="use EC P-256")
     return csr
 
 
 def digest_of_key(csr: x509.CertificateSigningRequest) -> str:
-    """SHA-256 of the request's public key: tells whether two requests come from the same owner of a key."""
+    """SHA-256 of the request's public key: the same for two requests of the same owner."""
     digest = hashes.Hash(hashes.SHA256())
     digest.update(
         csr.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

@@ -1,7 +1,7 @@
-"""Credentials become an actor: a bearer token, an access key's signature, or a node's certificate. The API and the callers of
-functions share these rules and sentences; each finds the token's object in its own copy of the store. Pure.
+"""Turns credentials into an actor: a bearer token, an access key's signature, or a node's certificate. The API and the port for
+functions' callers share these rules and messages; each finds the token's object in its own copy of the store. Pure.
 
-What is refused here says no more than a stranger may know."""
+A refusal reveals no more than a stranger may know."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SERVICE = "lambda"  # that signatures are for
 
 
 class Actor(msgspec.Struct, frozen=True):
-    """A person (or program) with a token, a node with its certificate, or a machine that joins."""
+    """A person (or program) with a token, a node with its certificate, or a joining machine."""
 
     kind: Literal["person", "node", "joiner"]
     name: str  # for people and the journal
@@ -44,7 +44,7 @@ class Actor(msgspec.Struct, frozen=True):
             raise Forbidden(f"{self.name} has role {self.role}: it can't {what}", hint="use an admin's token")
 
     def require_project(self, project: str, what: str) -> None:
-        """Raise Forbidden if its token is for the functions of another project."""
+        """Raise Forbidden if its token is limited to another project."""
         if self.project not in (None, project):
             raise Forbidden(f"{self.name} is limited to project {self.project}: it can't {what} in {project[:80]}")
 
@@ -56,7 +56,7 @@ class Actor(msgspec.Struct, frozen=True):
 
 
 class SignedRequest(msgspec.Struct, frozen=True):
-    """The parts of a request that a signature is over, as they came."""
+    """The parts of a request that its signature covers, as they came."""
 
     method: str
     path: str
@@ -125,7 +125,7 @@ def check_signature(
 
 
 def check_certificate(peer: Peer, uid: str, now: float) -> Actor:
-    """The node of a certificate that TLS has verified; ``enrolment.py`` knows whether a newer one has replaced it.
+    """The node of a certificate that TLS has verified; ``enrolment.py`` checks whether a newer one has replaced it.
 
     Raises NotAuthenticated (``certificateExpired``)."""
     if not peer.begins <= now < peer.ends:

@@ -1,8 +1,8 @@
-"""What nodes ask each other to learn how far apart they are: a probe and its echo, each sealed with a key of the two.
+"""Packets by which two nodes measure their distance: a probe and its echo, each sealed with a key of the two.
 
-A node's key follows from the server's secret; the key of two nodes from the key of the one that is asked and the uid of
-the one that asks. So a node can answer all whom the server sent, without knowing any of them, and knows nobody else's key.
-An echo is never larger than its probe, and nobody without a key gets one. Standard library only.
+A node's key is derived from the server's secret; the key of two nodes from the key of the asked node and the uid of the asker.
+So a node can answer every peer that the server names, without a list of them, and learns no other node's key. An echo is never
+larger than its probe, and no one without a key gets one. Standard library only.
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ Place = tuple[float, float, float, float]
 
 
 def node_key(secret: bytes, uid: str) -> bytes:
-    """The key of the node ``uid``, of the server's ``secret``."""
+    """The key of the node ``uid``, from the server's ``secret``."""
     return hmac.digest(secret, f"echo of {uid}".encode(), hashlib.sha256)
 
 
 def pair_key(key: bytes, asker: str) -> bytes:
-    """The key that ``asker`` asks with the node whose own key is ``key``."""
+    """The key between ``asker`` and the node whose own key is ``key``."""
     return hmac.digest(key, f"asked by {asker}".encode(), hashlib.sha256)
 
 
 def seal_probe(key: bytes, asker: str, nonce: bytes) -> bytes:
-    """A probe of the node ``asker``; ``key`` is of the two."""
+    """A probe of the node ``asker``; ``key`` is the pair's."""
     return _seal(key, _PROBE + _bytes_of(asker) + nonce + bytes(_PLACE.size))
 
 
 def read_asker(packet: bytes) -> str | None:
-    """Who says to have sent this probe; None if it is none."""
+    """The uid of the node that claims to have sent this probe; None for any other packet."""
     if len(packet) != PACKET_BYTES or not packet.startswith(_PROBE):
         return None
     return str(uuid.UUID(bytes=packet[len(_PROBE) : len(_PROBE) + 16]))
 
 
 def answer_probe(key: bytes, packet: bytes, place: Place) -> bytes | None:
-    """The echo of a probe, with the place of the node that answers; None if it wasn't sealed with ``key``."""
+    """The echo of a probe, with the answering node's place; None if the probe wasn't sealed with ``key``."""
     if not _is_sealed(key, packet):
         return None
     return _seal(key, _ECHO + packet[len(_PROBE) : _HEAD] + _PLACE.pack(*place))
 
 
 def read_nonce(packet: bytes) -> bytes | None:
-    """Which probe this is the echo of; None if it is none."""
+    """The nonce of the probe that this echo answers; None for any other packet."""
     if len(packet) != PACKET_BYTES or not packet.startswith(_ECHO):
         return None
     return packet[_HEAD - NONCE_BYTES : _HEAD]
 
 
 def open_echo(key: bytes, packet: bytes) -> Place | None:
-    """The place of the node that answered; None if it wasn't sealed with ``key``."""
+    """The answering node's place; None if the echo wasn't sealed with ``key``."""
     if not _is_sealed(key, packet):
         return None
     x, y, height, error = _PLACE.unpack_from(packet, _HEAD)

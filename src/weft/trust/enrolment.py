@@ -1,8 +1,8 @@
-"""Which certificate of a node counts: the fabric's authority signed several, and one that was stolen must be worth nothing
-once the node is enrolled anew. Pure.
+"""Which certificate of a node counts. The fabric's CA signed several, and a stolen one must be worth nothing once the node is
+enrolled anew. Pure.
 
-A key counts that the node was enrolled with, or has renewed for and used. One that isn't known counts too if its certificate
-is younger than any that the store knows of: then the store is older than it, for each is remembered before it is handed out.
+A key counts if the node was enrolled with it, or renewed for it and used it. An unknown key counts too if its certificate is
+newer than all that the store knows: each is stored before it is issued, so the store was restored from before that.
 """
 
 from __future__ import annotations
@@ -17,23 +17,21 @@ from weft.trust.peer import Peer
 
 
 class Enrolment(msgspec.Struct):
-    """What is remembered of a node's certificate, apart from the Node object: it outlives that, so that a node that was
-    removed stays out, while one that an older store never knew may come back.
-
-    ``key_sha256`` is of the key that counts, "" until it is seen. ``next_sha256`` is of one that it has renewed for and hasn't
-    used yet: until then both count, for who is killed before it has written the new certificate down has the old one.
-    ``latest`` is when the youngest of its certificates begins (unix seconds)."""
+    """The record of a node's certificates. It outlives the Node object: a node that was removed stays out, while one that an
+    older store never knew may come back."""
 
     name: str
-    key_sha256: str = ""
+    key_sha256: str = ""  # of the key that counts; "" until it is seen
     removed_at: float | None = None
+    # Of a key that the node has renewed for and not used yet. Until then both count: a node that is killed before it has
+    # written the new certificate still has the old one.
     next_sha256: str = ""
-    latest: float = 0.0
+    latest: float = 0.0  # when the newest certificate begins, in unix seconds
 
 
 class Standing(Enum):
     KNOWN = "known"
-    NEWER = "newer"  # counts, and is to be remembered in the place of the known one
+    NEWER = "newer"  # counts, and replaces the known one
     REPLACED = "replaced"
 
 
@@ -49,7 +47,7 @@ def read_enrolment(value: bytes) -> Enrolment:
 
 
 def judge(enrolment: Enrolment, peer: Peer) -> Standing:
-    """How ``peer`` stands, a node's certificate of that enrolment. Whether the node was removed is asked elsewhere."""
+    """How ``peer``, a certificate of the enrolled node, stands. The caller checks whether the node was removed."""
     if peer.key_sha256 == enrolment.key_sha256:
         return Standing.KNOWN
     if not enrolment.key_sha256 or peer.key_sha256 == enrolment.next_sha256 or peer.begins > enrolment.latest:
@@ -58,7 +56,7 @@ def judge(enrolment: Enrolment, peer: Peer) -> Standing:
 
 
 def adopt(enrolment: Enrolment, peer: Peer) -> Enrolment:
-    """What is remembered from now on: ``peer`` has used its key, and the one before it is worth nothing."""
+    """The enrolment from now on: ``peer`` has used its key, and the key before it is worth nothing."""
     latest = max(enrolment.latest, peer.begins)
     return msgspec.structs.replace(enrolment, key_sha256=peer.key_sha256, next_sha256="", latest=latest)
 

@@ -1,6 +1,6 @@
-"""Who is at the other end of a TLS connection: what the certificate says that it has shown, and which key it has.
+"""The peer of a TLS connection, from the certificate that it has presented, and that certificate's public key.
 
-The standard library tells no key, so that is looked up in the certificate's bytes, which TLS has read and verified before.
+The standard library doesn't expose the key, so it is read from the certificate's bytes, which TLS has verified before.
 """
 
 from __future__ import annotations
@@ -17,29 +17,26 @@ _BEFORE_KEY = 5  # fields between the version and the key: serial, algorithm, is
 
 
 class Peer(msgspec.Struct, frozen=True):
-    """``node_uid`` is None where the certificate is no node's. It is good from ``begins`` up to ``ends`` (unix seconds);
-    ``key_sha256`` is the digest of its public key, as ``digest_of_key`` makes it of a signing request."""
-
-    node_uid: str | None
-    begins: float
+    node_uid: str | None  # None: the certificate isn't a node's
+    begins: float  # valid from here up to ``ends``, in unix seconds
     ends: float
-    key_sha256: str
+    key_sha256: str  # digest of its public key, as ``digest_of_key`` makes it from a signing request
 
 
 def read_peer(connection: ssl.SSLObject | ssl.SSLSocket | None) -> Peer | None:
-    """Of the certificate that TLS has verified; None if the other side has shown none, or there is no TLS."""
+    """The peer of a verified TLS connection; None without TLS, or without a certificate."""
     whole = connection.getpeercert(binary_form=True) if connection is not None else None
-    said = connection.getpeercert() if connection is not None else None
-    if not whole or not said:
+    fields = connection.getpeercert() if connection is not None else None
+    if not whole or not fields:
         return None
-    begins, ends = (ssl.cert_time_to_seconds(str(said[when])) for when in ("notBefore", "notAfter"))
-    return Peer(read_node_uid(said), begins, ends, hashlib.sha256(_find_key(whole)).hexdigest())
+    begins, ends = (ssl.cert_time_to_seconds(str(fields[name])) for name in ("notBefore", "notAfter"))
+    return Peer(read_node_uid(fields), begins, ends, hashlib.sha256(_find_key(whole)).hexdigest())
 
 
 def _find_key(certificate: bytes) -> bytes:
     """The SubjectPublicKeyInfo (RFC 5280) of a certificate in DER."""
     _, at, _ = _read_head(certificate, 0)  # the certificate
-    _, at, _ = _read_head(certificate, at)  # its part that is signed
+    _, at, _ = _read_head(certificate, at)  # its signed part
     tag, _, end = _read_head(certificate, at)
     if tag == _VERSION:
         at = end

@@ -1,7 +1,6 @@
-"""Secrets that weft must be able to read again, as they lie in the store: sealed with a key in the server's state folder.
+"""Secrets in the store, sealed with a key in the server's state folder, so that the store alone reveals nothing.
 
-AES-256-GCM; what is sealed is bound to the ``place`` it is for, so that it is worth nothing in another one. Who reads the store
-alone reads nothing of it."""
+AES-256-GCM; a sealed secret is bound to its ``place`` and can't be read in another one."""
 
 from __future__ import annotations
 
@@ -23,7 +22,8 @@ _KEY_BYTES = 32
 
 
 def read_seal_key(state: Path) -> bytes:
-    """The key in the server's state folder, made if there is none; as text, so that a backup holds it. Raises Unavailable."""
+    """The key in the server's state folder, made if it is missing; stored as text, so that a backup holds it. Raises
+    Unavailable."""
     path = state / FILE
     try:
         key = bytes.fromhex(read_kept(path, secrets.token_hex(_KEY_BYTES).encode() + b"\n").decode())
@@ -31,20 +31,20 @@ def read_seal_key(state: Path) -> bytes:
             raise ValueError(path)
     except ValueError:
         raise Unavailable(
-            f"{path} holds no key", hint="put back the one from a backup: what it sealed can't be read without it"
+            f"{path} holds no key", hint="restore it from a backup: the secrets that it sealed can't be read without it"
         ) from None
     return key
 
 
 def seal(key: bytes, plain: bytes, place: str) -> str:
-    """``plain`` as text (base64url) that only who has ``key`` reads, and only for ``place`` (such as a key's id)."""
+    """``plain`` sealed with ``key`` for ``place`` (such as a key's id), as base64url text."""
     nonce = secrets.token_bytes(_NONCE_BYTES)
     sealed = AESGCM(key).encrypt(nonce, plain, _VERSION + place.encode())
     return base64.urlsafe_b64encode(_VERSION + nonce + sealed).decode()
 
 
 def unseal(key: bytes, sealed: str, place: str) -> bytes:
-    """What was sealed. Raises Unavailable if it was with another key, for another place, or was changed since."""
+    """The plain bytes. Raises Unavailable if they were sealed with another key, for another place, or changed since."""
     try:
         raw = base64.urlsafe_b64decode(sealed.encode())
         if raw[:1] != _VERSION:
@@ -53,7 +53,7 @@ def unseal(key: bytes, sealed: str, place: str) -> bytes:
         return AESGCM(key).decrypt(nonce, rest, _VERSION + place.encode())
     except (InvalidTag, ValueError, binascii.Error):
         raise Unavailable(
-            "a sealed secret can't be read: this server's seal.key is another one",
+            "can't read a sealed secret: it was sealed with another seal.key than this server's",
             reason="sealedByAnother",
             hint="restore the server from its backup, or create the secret anew",
         ) from None

@@ -1,7 +1,7 @@
-"""AWS Signature Version 4, verified: who signed a request, and that nothing of it was changed. Pure.
+"""Verifies AWS Signature Version 4: who signed a request, and that it wasn't changed. Pure.
 
-Source: AWS, "Create a signed AWS API request" (header form, for services other than S3). A request that was seen can be sent again
-for as long as its date is believed, ± 5 minutes: that is the scheme's own limit, and TLS is what keeps requests from being seen."""
+Source: AWS, "Create a signed AWS API request" (header form, for services other than S3). A captured request can be replayed
+while its date is accepted, ± 5 minutes: that is the scheme's own limit, and TLS keeps requests from being captured."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SIGNATURE = re.compile(r"[0-9a-f]{64}")
 
 
 class Signed(NamedTuple):
-    """What an Authorization header says."""
+    """The parts of an Authorization header."""
 
     key_id: str
     day: str
@@ -58,14 +58,14 @@ def read_authorization(text: str) -> Signed:
         raise _incomplete("the credential isn't KEY/DATE/REGION/SERVICE/aws4_request")
     names = tuple(parts["SignedHeaders"].split(";"))
     if list(names) != sorted(set(names)) or any(name != name.lower() for name in names):
-        raise _incomplete("SignedHeaders are not in lower case and in order")
+        raise _incomplete("SignedHeaders are not sorted and in lower case")
     if not _SIGNATURE.fullmatch(parts["Signature"]):
         raise _incomplete("the signature isn't 64 hexadecimal digits")
     return Signed(scope[1], scope[2], scope[3], scope[4], names, parts["Signature"])
 
 
 def check_scope(signed: Signed, region: str, service: str, date: str, now: float) -> None:
-    """Raises NotAuthenticated if it was made for elsewhere, or not about ``now`` (unix seconds). ``date`` is X-Amz-Date."""
+    """Raises NotAuthenticated for another region, service or time than ``now`` (unix seconds). ``date`` is X-Amz-Date."""
     if signed.service != service:
         raise _invalid(f"the credential is for service {signed.service!r}, not {service!r}")
     if signed.region != region:
@@ -99,16 +99,16 @@ def verify(
     headers: Mapping[str, Sequence[str]],
     body_sha256: str,
 ) -> None:
-    """Raises NotAuthenticated unless ``secret`` signed exactly this. ``path`` and ``query`` are as they came on the wire,
-    ``headers`` by name in lower case, ``body_sha256`` in hexadecimal digits."""
+    """Raises NotAuthenticated unless ``secret`` signed exactly this request. ``path`` and ``query`` are as they came on the
+    wire, ``headers`` by name in lower case, ``body_sha256`` in hexadecimal digits."""
     for name in headers:
         if (name == "host" or name.startswith("x-amz-")) and name not in signed.headers:
             raise _invalid(f"header {name[:60]} is not signed")
     if "host" not in signed.headers or any(name not in headers for name in signed.headers):
         raise _invalid("a signed header is missing")
-    said = headers.get("x-amz-content-sha256")
-    if said is not None and list(said) != [body_sha256]:
-        raise _invalid("the body isn't the one that was signed (x-amz-content-sha256)")
+    signed_digest = headers.get("x-amz-content-sha256")
+    if signed_digest is not None and list(signed_digest) != [body_sha256]:
+        raise _invalid("the body isn't the signed one (x-amz-content-sha256)")
     date = headers["x-amz-date"][0] if headers.get("x-amz-date") else ""
     canonical = "\n".join(
         (
@@ -125,7 +125,7 @@ def verify(
     key = _signing_key(secret, signed.day, signed.region, signed.service)
     if not hmac.compare_digest(hmac.digest(key, text.encode(), "sha256").hex(), signed.signature):
         raise _invalid(
-            "the signature is not that of this request with this key's secret", hint="check AWS_SECRET_ACCESS_KEY"
+            "the signature doesn't match this request and the access key's secret", hint="check AWS_SECRET_ACCESS_KEY"
         )
 
 
@@ -138,7 +138,7 @@ def _signing_key(secret: str, day: str, region: str, service: str) -> bytes:
 
 
 def _canonical_path(path: str) -> str:
-    """Dot segments taken out, then each segment encoded once more than it came."""
+    """Without dot segments, each segment encoded once more than it came."""
     if not path or path == "/":
         return "/"
     clean = normpath(path) if "/." in path or "//" in path else path

@@ -1,4 +1,4 @@
-"""Tickets: what lets one client open one stream through the gateway, signed by the API server and read by the gateway.
+"""Tickets: each lets one client open one stream through the gateway. The API server signs them, the gateway verifies them.
 
 ``base64url(JSON claims).base64url(HMAC-SHA-256)`` with the key in ``<state>/ticket.key``. Standard library only.
 """
@@ -24,7 +24,7 @@ BLOB_LIFETIME_SECONDS = 3 * 3600.0
 
 
 def read_ticket_key(path: Path) -> bytes:
-    """The key in ``path``, made if it isn't there; two processes that begin at once get the same one."""
+    """The key in ``path``, made if it is missing; two processes that start at once get the same key."""
     key = read_kept(path, secrets.token_bytes(KEY_BYTES))
     if len(key) != KEY_BYTES:
         raise Unavailable(f"{path} holds no ticket key", hint="remove it; the server makes a new one")
@@ -32,7 +32,7 @@ def read_ticket_key(path: Path) -> bytes:
 
 
 def read_kept(path: Path, fresh: bytes) -> bytes:
-    """What ``path`` holds; ``fresh`` is kept there first if there is no such file, readable by its owner only."""
+    """The content of ``path``; a missing file is first made with ``fresh``, readable by its owner only."""
     if not path.exists():
         _keep(path, fresh)
     return path.read_bytes()
@@ -47,7 +47,7 @@ def sign_ticket(key: bytes, claims: Mapping[str, Any]) -> str:
 def verify_ticket(key: bytes, ticket: str, now: float) -> dict[str, Any]:
     """The claims of a ticket that is ours and hasn't expired at ``now`` (unix seconds). Raises NotAuthenticated.
 
-    The text is compared, not what it decodes to: a ticket has one spelling, so that nobody makes a used one look new."""
+    The text is compared, not its decoded bytes: a ticket has one spelling, so a used one can't be made to look new."""
     body, _, mac = ticket.partition(".")
     try:
         good = hmac.compare_digest(mac.encode(), _encode(_mac(key, body)).encode())
@@ -63,20 +63,20 @@ def verify_ticket(key: bytes, ticket: str, now: float) -> dict[str, Any]:
 
 
 def sign_blob_ticket(key: bytes, sha256: str, node_uid: str, now: float) -> str:
-    """What lets the node with that uid, and no other, fetch one blob for the next few hours."""
+    """A ticket with which only the node with that uid can fetch one blob, for a few hours."""
     claims = {"verb": "blob", "sha256": sha256, "node_uid": node_uid, "expires": now + BLOB_LIFETIME_SECONDS}
     return sign_ticket(key, claims)
 
 
 def check_blob_ticket(key: bytes, ticket: str, sha256: str, node_uid: str, now: float) -> None:
-    """Raises NotAuthenticated for a ticket that is none, Forbidden for one of another node or blob."""
+    """Raises NotAuthenticated for an invalid ticket, Forbidden for one of another node or blob."""
     claims = verify_ticket(key, ticket, now)
     if (claims.get("verb"), claims.get("sha256"), claims.get("node_uid")) != ("blob", sha256, node_uid):
         raise Forbidden("the ticket is for another node, or for something else", hint="ask for a new one")
 
 
 def sign_secret_ticket(key: bytes, project: str, name: str, node_uid: str, now: float) -> str:
-    """What lets the node with that uid, and no other, be told for the next few hours what a secret says of its registry."""
+    """A ticket with which only the node with that uid can read a secret's registry credentials, for a few hours."""
     claims = {"verb": "secret", "project": project, "secret": name, "node_uid": node_uid}
     return sign_ticket(key, {**claims, "expires": now + BLOB_LIFETIME_SECONDS})
 
@@ -96,7 +96,7 @@ def _keep(path: Path, data: bytes) -> None:
         out.flush()
         os.fsync(out.fileno())
     with contextlib.suppress(FileExistsError):
-        os.link(fresh, path)  # unlike a rename, leaves the key of a process that was quicker
+        os.link(fresh, path)  # unlike a rename, keeps the key of a faster process
     fresh.unlink()
 
 

@@ -21,7 +21,7 @@ async def find_slow_path(ask: Callable[[MigrationRequest], Awaitable[MigrationAn
 
     async def measure(size: int) -> float:
         began = clock.elapsed()
-        await ask(MigrationRequest("look", padding="x" * size))
+        await ask(MigrationRequest("status", padding="x" * size))
         return clock.elapsed() - began
 
     trip = min([await measure(0), await measure(0)])

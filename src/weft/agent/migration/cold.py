@@ -145,7 +145,7 @@ class ColdSource(Role):
 
     async def _send(self, connection: Connection) -> None:
         began = self._node.clock.elapsed()
-        if (await connection.ask(MigrationRequest("look"))).message != "takenOver":
+        if (await connection.ask(MigrationRequest("status"))).message != "takenOver":
             found = {disk: await self._find(disk) for disk in list_disks(self._local)}
             files = {disk: (Path(facts.path), facts.format) for disk, facts in found.items()}
             if (carrier := await find_saved(self._runtime, self._local.id)) is not None:

@@ -52,7 +52,7 @@ class Ends:
 
     async def _respond(self, ask: MigrationRequest) -> MigrationAnswer:
         self.asked.append(ask.do)
-        if ask.do == "look":
+        if ask.do == "status":
             raise DriverFailed("it looks bad", reason="tooBad")
         return MigrationAnswer()
 
@@ -161,9 +161,9 @@ async def test_questions_are_answered_in_turn_and_a_refusal_says_why(ends: Ends)
     line = ends.line()
     await line.order(MigrationRequest("stopped"))
     with pytest.raises(DriverFailed, match="it looks bad") as failed:
-        await line.order(MigrationRequest("look"))
+        await line.order(MigrationRequest("status"))
     assert failed.value.token == "tooBad"
-    assert ends.asked == ["stopped", "look"]
+    assert ends.asked == ["stopped", "status"]
 
 
 @pytest.mark.parametrize(
