@@ -25,7 +25,7 @@ PATIENCE_SECONDS = 0.4
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DoorsLab]:
-    monkeypatch.setattr("weft.serving.server.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("weft.serving.server.CHECK_SECONDS", 0.05)
     for name in ("IDLE_SECONDS", "HEAD_SECONDS", "BODY_SECONDS", "READER_SECONDS", "LINGER_SECONDS"):
         monkeypatch.setattr(f"weft.serving.protocol.{name}", PATIENCE_SECONDS)
     for name in ("SILENCE_SECONDS", "HANDSHAKE_SECONDS", "GOODBYE_SECONDS"):

@@ -314,7 +314,7 @@ def test_what_is_no_http_is_told_so(shared: DoorsLab) -> None:
 
 
 def test_a_head_that_never_ends_is_hung_up_on(lab: DoorsLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weft.serving.server.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("weft.serving.server.CHECK_SECONDS", 0.05)
     for name in ("IDLE_SECONDS", "HEAD_SECONDS"):
         monkeypatch.setattr(f"weft.serving.protocol.{name}", 0.2)
     assert converse(lab, b"") == b""

@@ -24,7 +24,7 @@ def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
 
 @pytest.fixture
 async def doors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[DoorsLab]:
-    monkeypatch.setattr(server, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(server, "CHECK_SECONDS", 0.05)
     async with doors_lab(tmp_path) as lab:
         await lab.lab.agent("n1")
         await lab.lab.function("web", http="open")
