@@ -99,7 +99,7 @@ class ContainerSandboxes:
     def __init__(self, lab: ContainerLab) -> None:
         self.lab = lab
         self.driver: Any = lab.driver()
-        self.freezes = isinstance(self.driver, CanFreeze)
+        assert isinstance(self.driver, CanFreeze)
         self.bounds_files = not isinstance(lab, KataLab)  # its machine writes into a folder of the node
 
     async def start(self, name: str, text: str) -> RunningContainer:
@@ -205,7 +205,7 @@ class RunningInstance:
 
 
 class InstanceSandboxes:
-    freezes = bounds_files = True
+    bounds_files = True
 
     def __init__(self, lab: FunctionLab, recipe: Recipe, roots: Roots) -> None:
         self.lab, self._recipe, self._roots = lab, recipe, roots

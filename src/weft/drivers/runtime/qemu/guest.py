@@ -373,6 +373,8 @@ class Guest:
         its end, after ``grace_seconds``, or at once when there is nobody to ask."""
         self.agents.power_off_wanted = True
         try:
+            if self.status == "paused" and not self.migrating:  # what is frozen hears nothing
+                await self.monitor().execute("cont")
             if not self.agents.power_off():
                 await self.monitor().execute("system_powerdown")
             async with asyncio.timeout(grace_seconds):

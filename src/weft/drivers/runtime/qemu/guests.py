@@ -16,7 +16,7 @@ from weft.contracts.driver.host import Host
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guest_agent.unread_output import Unread
-from weft.drivers.runtime.qemu.migration.commands import settle_migration
+from weft.drivers.runtime.qemu.migration.commands import check_stays, settle_migration
 from weft.drivers.runtime.qemu.migration.disk_copies import keep_synced, lead_copies
 from weft.drivers.runtime.qemu.record import GuestRecord, read_record
 from weft.drivers.runtime.qemu.saved_memory import settle_memory
@@ -90,6 +90,13 @@ class Guests:
             if guest.running and migration is not None and migration.role == "source":
                 guest.beside = guest.keep(lead_copies(guest, migration.settings))
                 guest.keep(keep_synced(guest))
+
+    async def freeze(self, guest_id: str, frozen: bool) -> None:
+        """Its machine stands still, or goes on. Raises NotFound, IllegalTransition, Unavailable for one that doesn't run."""
+        async with self.lock(guest_id):
+            guest = await self.get(guest_id)
+            check_stays(guest)
+            await guest.monitor().execute("stop" if frozen else "cont")
 
     async def forget(self, guest_id: str) -> None:
         """Nothing is left of a guest that doesn't run, but for its disks."""

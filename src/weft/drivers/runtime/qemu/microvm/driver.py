@@ -56,8 +56,8 @@ _ALIVE = ("starting", "running", "paused")
 
 
 class MicrovmDriver:
-    """A RuntimeDriver[ContainerPlan] that can also exec, and tell log and stats. ``microvm_dir`` is the folder with what its
-    machines boot; ``machines`` the node's driver of machines, if it has one: what that has found needn't be found twice."""
+    """A RuntimeDriver[ContainerPlan] that can also freeze, exec, and tell log and stats. ``microvm_dir`` is the folder with what
+    its machines boot; ``machines`` the node's driver of machines, if it has one: what that has found needn't be found twice."""
 
     name = DRIVER
 
@@ -207,6 +207,14 @@ class MicrovmDriver:
         self._known.clear()
 
     # The optional protocols.
+
+    async def freeze(self, guest_id: str) -> None:
+        self._get(guest_id)
+        await self._machines.freeze(guest_id, True)
+
+    async def resume(self, guest_id: str) -> None:
+        self._get(guest_id)
+        await self._machines.freeze(guest_id, False)
 
     async def exec(self, guest_id: str, request: ExecRequest, mark: SessionMark | None = None) -> ExecSession:
         record = self._get(guest_id)
