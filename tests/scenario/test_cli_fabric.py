@@ -94,6 +94,38 @@ def test_every_verb_of_the_life_of_a_vm_waits_until_it_is_so(fabric: Fabric) -> 
     assert fabric.weft("vm", "delete", "life", "--yes").code == 0
 
 
+def test_a_detached_command_says_what_can_be_attached_to_in_its_project_too(fabric: Fabric) -> None:
+    assert fabric.weft("project", "create", "far").code == 0
+    assert fabric.weft("network", "create", "default", "--cidr", "10.8.0.0/24", "-p", "far").code == 0
+    volume = ("volume", "create", "v", "--size", "1G")
+    for where in ((), ("-p", "far")):
+        said = fabric.weft(*volume, *where, "--detach")
+        assert said.out == " ".join(("volume/v  created; operation volume/v@1", *where)) + "\n"
+        attached = fabric.weft("operation", "attach", "volume/v@1", *where, "--timeout", "20s")
+        assert attached.out.startswith("volume/v  Available after"), attached.err
+    job = fabric.weft("job", "run", "j", "--image", "registry.example.org/x:1", "-p", "far", "--detach")
+    assert job.out == "job/j  created; watch: weft operation attach job/j@1 -p far\n"
+    late = fabric.weft(*job.out.partition("watch: weft ")[2].split(), "--timeout", "10ms")
+    assert (late.code, late.err.splitlines()[-1]) == (7, "weft wait job/j -p far   weft describe job/j -p far")
+    assert (
+        fabric.weft("job", "cancel", "j", "-p", "far", "--detach").out == "job/j  cancelled\n"
+    )  # its operation has failed
+    assert fabric.weft("job", "delete", "j", "-p", "far", "--yes").code == 0
+    for where in ((), ("-p", "far")):
+        assert fabric.weft("volume", "delete", "v", *where, "--yes").code == 0
+    assert fabric.weft("network", "delete", "default", "-p", "far", "--yes").code == 0
+    assert fabric.weft("project", "delete", "far", "--yes").code == 0
+
+
+def test_a_condition_that_was_waited_for_is_named_when_it_holds(fabric: Fabric) -> None:
+    make(fabric, "cond")
+    said = fabric.weft("wait", "vm/cond", "--for", "condition=placed")
+    assert re.fullmatch(r"vm/cond  Placed on n\d after 0\.\d s\n", said.out), said
+    late = fabric.weft("wait", "node/n1", "--for=condition=Ready=False", "--timeout", "10ms")
+    assert "error: node/n1 was not Ready=False within 0.01 s" in late.err
+    assert fabric.weft("vm", "delete", "cond", "--yes").code == 0
+
+
 def test_a_vm_that_is_held_is_placed_when_it_is_released(fabric: Fabric) -> None:
     assert fabric.weft("vm", "create", "held", *TINY, "--hold").out.startswith("vm/held  Hold")
     late = fabric.weft("wait", "vm/held", "--for=phase=Running", "--timeout", "200ms")

@@ -156,6 +156,11 @@ class Session:
         return self.given_project or self._usual_project
 
     @property
+    def in_project(self) -> str:
+        """What a command that people are told to type has at its end, to be about the project that the flag named."""
+        return f" -p {self.given_project}" if self.given_project else ""
+
+    @property
     def form(self) -> Form:
         form = self.given_form or self._usual_form
         return form.without_header() if self.no_header else form

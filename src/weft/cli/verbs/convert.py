@@ -79,9 +79,8 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
             session.notify(f"left out  {word}")
     made = session.client.verb(target.kind.name, target.name, "convert", body)
     if detach:
-        print_one(
-            session, made, f"{target.what}  is being converted; watch: weft operation attach {name_operation(made)}"
-        )
+        watch = f"weft operation attach {name_operation(made)}{session.in_project}"
+        print_one(session, made, f"{target.what}  is being converted; watch: {watch}")
         return OK
     session.timeout_seconds = timeout + BACK_SECONDS
     return _watch(session, made)
@@ -147,7 +146,8 @@ def _watch(session: Session, made: Mapping[str, Any]) -> int:
     target = Target(BY_NAME["conversion"], made["name"])
     ends = ENDED if made["spec"]["confirm"] else (*ENDED, "AwaitingConfirmation")
     goal = Goal(lambda obj: dig(obj or {}, "status.phase") in ends, "over", ends_failed=False, ends_refused=False)
-    parting = f"the conversion goes on; watch: weft wait {target.what}   undo: weft conversion undo {target.name}"
+    where = session.in_project
+    parting = f"the conversion goes on; watch: weft wait {target.what}{where}   undo: weft conversion undo {target.name}{where}"
     wait = Wait(target, goal, made["uid"], made.get("project"))
     result = follow_to_end(session, wait, Converting, parting, lambda end: end.error or _find_error(target, end))
     if isinstance(result, int):

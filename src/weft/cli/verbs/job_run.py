@@ -73,7 +73,8 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], dry_run: s
     if dig(made, "spec.schedule"):
         return _await_schedule(session, target, made)
     if session.detach:
-        print_one(session, made, f"{target.what}  created; watch: weft operation attach {name_operation(made)}")
+        watch = f"weft operation attach {name_operation(made)}{session.in_project}"
+        print_one(session, made, f"{target.what}  created; watch: {watch}")
         return OK
     return watch_job(session, target, made)
 
@@ -114,7 +115,10 @@ def watch_job(session: Session, target: Target, job: Object) -> int:
             output.release()
             output.end()
     except KeyboardInterrupt:
-        session.notify(f"the job goes on; watch: weft wait {target.what}   undo: weft job cancel {target.name}")
+        where = session.in_project
+        session.notify(
+            f"the job goes on; watch: weft wait {target.what}{where}   undo: weft job cancel {target.name}{where}"
+        )
         return INTERRUPTED
     except BrokenPipeError:
         if not ended:  # where nobody reads this either, it raises the same

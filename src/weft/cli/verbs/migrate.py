@@ -135,12 +135,15 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
         when = render_time(body["not_before"])
         name = migration["name"]
         what = f"{given['volume'] or 'root disk'} goes to pool {given['pool']}" if given["storage"] else "migrates"
-        print_one(session, migration, f"{target.what}  {what} at {when}; undo: weft migration cancel {name}")
+        print_one(
+            session,
+            migration,
+            f"{target.what}  {what} at {when}; undo: weft migration cancel {name}{session.in_project}",
+        )
         return OK
     if given["detach"]:
-        print_one(
-            session, migration, f"{target.what}  migrating; watch: weft operation attach {name_operation(migration)}"
-        )
+        watch = f"weft operation attach {name_operation(migration)}{session.in_project}"
+        print_one(session, migration, f"{target.what}  migrating; watch: {watch}")
         return OK
     session.timeout_seconds = timeout + CLEARING_SECONDS
     return _watch(session, target, migration, rests)
@@ -179,7 +182,8 @@ def _read_window(session: Session, at: str | None, within: float | None) -> dict
 def _watch(session: Session, vm: Target, migration: dict[str, Any], rests: bool) -> int:
     target = Target(BY_NAME["migration"], migration["name"])
     goal = Goal(lambda obj: dig(obj or {}, "status.phase") in ENDED, "over", ends_failed=False, ends_refused=False)
-    parting = f"the migration goes on; watch: weft wait {target.what}   undo: weft migration cancel {target.name}"
+    where = session.in_project
+    parting = f"the migration goes on; watch: weft wait {target.what}{where}   undo: weft migration cancel {target.name}{where}"
     wait = Wait(target, goal, migration["uid"], migration.get("project"))
     result = follow_to_end(
         session, wait, MigrationProgress, parting, lambda end: end.error or _find_error(vm, target, end)
@@ -204,7 +208,9 @@ def _await_start(session: Session, vm: Target, migration: Mapping[str, Any]) -> 
     goal = plan_goal(vm.kind.name, "start")
     assert goal is not None
     wait = Wait(vm, goal, before["uid"], before.get("project"))
-    result = follow_to_end(session, wait, Progress, f"{vm.what} is starting; watch: weft wait {vm.what}")
+    result = follow_to_end(
+        session, wait, Progress, f"{vm.what} is starting; watch: weft wait {vm.what}{session.in_project}"
+    )
     if isinstance(result, int):
         return result
     print_one(session, migration, f"{vm.what}  Running on {dig(result.obj or {}, 'status.node', '?')}")

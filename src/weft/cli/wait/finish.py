@@ -71,6 +71,7 @@ def finish_one(session: Session, target: Target, obj: Object, verb: str, line: s
 def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait]) -> int:
     """Say what became of ``done``, and, unless detached, how each of ``waits`` ended."""
     going_on = {wait.target.what for wait in waits} if session.detach else set()
+    going_on -= {one.target.what for one in done if _ends_operation(one)}  # which can't be attached to: it has failed
     waits = () if session.detach else waits
     session.unfinished = bool(waits)
     waited = {wait.target.what for wait in waits}
@@ -78,7 +79,9 @@ def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait]) -> int
     if not session.is_data:
         for one in done:
             if one.target.what not in waited or one.line:
-                goes_on = f"; operation {name_operation(one.obj)}" if one.target.what in going_on else ""
+                goes_on = (
+                    f"; operation {name_operation(one.obj)}{session.in_project}" if one.target.what in going_on else ""
+                )
                 print(f"{one.target.what}  {one.line or _word(session, one.verb)}{goes_on}", flush=True)
     if not waits:
         _print_all(session, [one.obj for one in at_once])
@@ -94,7 +97,7 @@ def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait]) -> int
     try:
         results = follow(session, waits, progress)
     except KeyboardInterrupt:
-        session.notify(describe_parting(waits, verbs))
+        session.notify(describe_parting(waits, verbs, session.in_project))
         return INTERRUPTED
     session.unfinished = False
     _print_all(session, [one.obj for one in at_once] + [r.obj for r in results if r.obj is not None])
@@ -114,10 +117,15 @@ def _report(session: Session, result: Result, verb: str) -> int:
     return OK
 
 
+def _ends_operation(done: Done) -> bool:
+    declared = done.target.kind.operation
+    return declared is not None and done.verb == declared.cancel
+
+
 def _ending(goal: Goal, obj: Object | None, verb: str) -> str:
     if obj is None:
         return "deleted" if verb == "delete" else "gone"
-    phase = dig(obj, "status.phase")
+    phase = dig(obj, "status.phase") if not goal.asked.startswith("condition=") else None
     node = dig(obj, "status.node") if is_workload(obj["kind"]) else None
     return " ".join([str(phase or goal.words), *(["on", node] if node else [])])
 
@@ -162,13 +170,13 @@ def _print_all(session: Session, objects: Sequence[Object]) -> None:
         print_list(session, objects, [BY_NAME[name] for name in dict.fromkeys(obj["kind"] for obj in objects)])
 
 
-def describe_parting(waits: Sequence[Wait], verbs: Mapping[str, str]) -> str:
-    """For a person who stops watching: how to go on with that, and how to undo the command."""
+def describe_parting(waits: Sequence[Wait], verbs: Mapping[str, str], in_project: str = "") -> str:
+    """For a person who stops watching: how to go on with that, and how to undo the command; ``in_project`` ends what to type."""
     verb, asked = verbs.get(waits[0].target.what, ""), waits[0].goal.asked
     alike = [one for one in waits if (verbs.get(one.target.what, ""), one.goal.asked) == (verb, asked)][:_MOST_NAMED]
     more = f", and {len(waits) - len(alike)} more" if len(waits) > len(alike) else ""
     if verb == "delete":
-        return f"still being deleted{more}; watch: {describe_wait(*alike)}"
+        return f"still being deleted{more}; watch: {describe_wait(*alike)}{in_project}"
     names = " ".join(one.target.what for one in alike)
-    undo = f"   undo: weft {_UNDOES[verb]} {names}" if verb in _UNDOES else ""
-    return f"the work goes on{more}; watch: {describe_wait(*alike)}{undo}"
+    undo = f"   undo: weft {_UNDOES[verb]} {names}{in_project}" if verb in _UNDOES else ""
+    return f"the work goes on{more}; watch: {describe_wait(*alike)}{in_project}{undo}"

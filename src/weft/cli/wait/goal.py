@@ -87,4 +87,4 @@ def _read_condition(text: str, kind: Kind) -> Goal:
         found = find_condition(obj, wanted[0])
         return found is not None and (found["type"], found["status"]) == wanted
 
-    return Goal(is_so, text, False, False, asked=text)
+    return Goal(is_so, "=".join(wanted).removesuffix("=True"), False, False, asked=text)

@@ -126,7 +126,7 @@ def _late(session: Session, wait: Wait) -> WeftError:
     what = wait.target.what
     return TimedOut(
         f"{what} was not {wait.goal.words} within {session.wait_seconds:g} s; the work goes on",
-        hint=f"{describe_wait(wait)}   weft describe {what}",
+        hint=f"{describe_wait(wait)}{session.in_project}   weft describe {what}{session.in_project}",
     )
 
 
