@@ -122,6 +122,14 @@ async def test_a_listener_closes_when_its_published_port_goes() -> None:
             pass
 
 
+async def test_closed_listeners_leave_no_task_behind() -> None:
+    port, before = find_port(), asyncio.all_tasks()
+    async with publishing() as published_ports:
+        await published_ports.put("tcp-1", Target("127.0.0.2", port))
+        await until(lambda: published_ports.ports == [port])
+    assert asyncio.all_tasks() == before
+
+
 async def test_a_port_that_something_else_holds_keeps_no_other_from_being_published() -> None:
     taken, free = find_port(), find_port()
     with socket.create_server((HERE, taken)):

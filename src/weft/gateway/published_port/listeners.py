@@ -15,6 +15,7 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.contracts.store import Store
+from weft.contracts.wakeup import Wake
 from weft.gateway.published_port.udp import DatagramRelay
 from weft.informer.prefix_cache import PrefixCache, of_envelope
 from weft.kinds.published_port import PublishedPortSpec, PublishedPortStatus
@@ -51,11 +52,11 @@ class PortListeners:
     def __init__(self, address: str, store: Store, clock: Clock) -> None:
         self._address, self._clock = address, clock
         self._published = PrefixCache(
-            store, kind_prefix("publishedport"), of_envelope(read_target), clock, lambda key: self._woken.set()
+            store, kind_prefix("publishedport"), of_envelope(read_target), clock, lambda key: self._woken.ring()
         )
         self._servers: dict[Key, asyncio.Server | asyncio.DatagramTransport] = {}
         self._troubled: set[Key] = set()
-        self._woken = asyncio.Event()
+        self._woken = Wake(clock)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -68,19 +69,15 @@ class PortListeners:
         following = asyncio.ensure_future(self._published.run())
         try:
             while True:
-                self._woken.clear()
                 await self._listen_at_all()
-                retry = asyncio.ensure_future(self._clock.sleep(RETRY_SECONDS))
-                woken = asyncio.ensure_future(self._woken.wait())
-                await asyncio.wait((woken, retry), return_when=asyncio.FIRST_COMPLETED)
-                woken.cancel()
-                retry.cancel()
+                await self._woken.wait(RETRY_SECONDS)
         finally:
             following.cancel()
             for server in self._servers.values():
                 server.close()
             for task in self._tasks:
                 task.cancel()
+            await asyncio.gather(following, *self._tasks, return_exceptions=True)
 
     async def _listen_at_all(self) -> None:
         wanted: set[Key] = {(target.protocol, target.port) for target in self._published.found.values()}
