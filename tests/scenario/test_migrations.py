@@ -66,7 +66,7 @@ async def test_a_vm_moves_and_the_migration_tells_how_it_went(tmp_path: Path) ->
         verdicts = decode_part(decision.spec, DecisionSpec).verdicts
         assert [(v.node, v.outcome, v.reason) for v in verdicts] == [
             ("n2", "chosen", ""),
-            ("n1", "refused", "the workload is moving away from here"),
+            ("n1", "refused", "the source of the migration"),
         ]
         placed = await lab.placed("web")
         assert placed is not None and placed.message == "on n2"

@@ -49,3 +49,11 @@ def test_so_is_that_of_make_install(tmp_path: Path) -> None:
     subprocess.run(["bash", "-euc", f"log={log}\n{line}"], check=True)
     assert log.stat().st_size == 0 and (tmp_path / "install.log.1").stat().st_size == (16 << 20) + 1
     subprocess.run(["bash", "-euc", f"log={log}\n{line}"], check=True)
+
+
+def test_make_install_says_of_kvm_only_that_its_device_is_there() -> None:
+    line = next(
+        line for line in (ROOT / "tools/install").read_text().splitlines() if line.startswith("if [ -e /dev/kvm")
+    )
+    shown = subprocess.run(["bash", "-euc", f"{line}\necho $kvm"], check=True, capture_output=True, text=True).stdout
+    assert shown in ("/dev/kvm present\n", "no /dev/kvm (guests are slower, everything works)\n")

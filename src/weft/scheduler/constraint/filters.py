@@ -98,7 +98,7 @@ class Leaving:
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
         left = table.names[index] == request.leaves
-        return "the workload is moving away from here" if left else "an attempt to migrate here has failed", []
+        return "the source of the migration" if left else "an attempt to migrate here has failed", []
 
 
 class HasPools:
