@@ -52,8 +52,6 @@ class Running(Protocol):
 class SandboxLab(Protocol):
     """One node. A sandbox may write ``DISK_BYTES`` into /tmp and have ``PROCESSES`` processes."""
 
-    bounds_files: bool
-
     async def start(self, name: str, text: str) -> Running: ...
 
     async def restart_agent(self) -> list[str]:
@@ -111,8 +109,7 @@ class SandboxPromises:
         writes = await lab.start("writes", "head -c 80000000 /dev/zero >/tmp/x && echo all; wc -c </tmp/x")
         assert await end_of(writes) == End(0)
         text = await writes.printed()
-        if lab.bounds_files:
-            assert "all\n" not in text and MIB < int(text.split()[-1]) <= 2 * DISK_BYTES
+        assert "all\n" not in text and MIB < int(text.split()[-1]) <= 2 * DISK_BYTES
         for running in (hungry, forks, writes):
             await running.stop()
 

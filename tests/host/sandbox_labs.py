@@ -15,7 +15,6 @@ from typing import Any
 from container_lab import ContainerLab
 from container_labs import open_lab as open_container_lab
 from function_lab import DRIVERS, FunctionLab
-from kata_lab import KataLab
 from tests.conformance.container_contract import output_of, printed, ready, until
 from tests.conformance.sandbox_contract import DISK_BYTES, MIB, PROCESSES, End
 
@@ -100,7 +99,6 @@ class ContainerSandboxes:
         self.lab = lab
         self.driver: Any = lab.driver()
         assert isinstance(self.driver, CanFreeze)
-        self.bounds_files = not isinstance(lab, KataLab)  # its machine writes into a folder of the node
 
     async def start(self, name: str, text: str) -> RunningContainer:
         more = {"memory_bytes": MEMORY_BYTES} if self.lab.runtime != "microvm" else {}
@@ -205,8 +203,6 @@ class RunningInstance:
 
 
 class InstanceSandboxes:
-    bounds_files = True
-
     def __init__(self, lab: FunctionLab, recipe: Recipe, roots: Roots) -> None:
         self.lab, self._recipe, self._roots = lab, recipe, roots
         self.prefix = lab.isolation[0]

@@ -120,6 +120,17 @@ async def test_it_runs_ends_and_is_counted_without_a_look_at_processes_or_contro
     assert await run(driver, again) == "mine\n"
 
 
+async def test_what_it_writes_lies_on_a_disk_of_its_own_and_stays_there(lab: KataLab, driver: KataDriver) -> None:
+    text = "[ -e /big ] && wc -c < /big; set -- $(df -m / | tail -1); echo $2; "
+    text += "head -c 100000000 /dev/zero 2>&1 > /big | grep -o 'No space left on device'"
+    plan = lab.script("writes", text, disk_bytes=32 * MIB)
+    size, lack = (await run(driver, plan)).split("\n", 1)
+    assert lack == "No space left on device\n" and 24 < int(size) <= 32
+    kept = int((await run(driver, plan)).split()[0])
+    assert 16 * MIB < kept < 32 * MIB and (lab.state / plan.id / "root.ext4").stat().st_size == 32 * MIB
+    assert attached(lab) == []
+
+
 async def test_want_of_memory_is_heard_of_containerd(lab: KataLab, driver: KataDriver) -> None:
     plan = lab.plan("hungry", "tail", "/dev/zero")
     await driver.start(plan)

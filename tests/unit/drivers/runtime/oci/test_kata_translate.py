@@ -63,7 +63,7 @@ def test_what_lies_in_a_volume_is_never_below_what_is_cleared_away() -> None:
 
 
 def test_an_image_with_many_layers_fits_into_one_page() -> None:
-    lower, upper, work = plan_root(2, PATHS)
+    lower, upper, work = plan_root(2, PATHS, PATHS.upper.parent)
     assert lower == "lowerdir=/run/n1/kata/containers/c1/m/0:/run/n1/kata/containers/c1/m/1"
     assert (upper, work) == (f"upperdir={PATHS.upper}", f"workdir={PATHS.upper.parent}/work")
 

@@ -60,4 +60,4 @@ class KataDriver(OciDriver):
 
 def _without_users(plan: ContainerPlan) -> ContainerPlan:
     """Its machine has users of its own."""
-    return msgspec.structs.replace(plan, user_namespace=False, disk_bytes=0)
+    return msgspec.structs.replace(plan, user_namespace=False)

@@ -27,6 +27,7 @@ from weft.drivers.runtime.oci.kata.translate import plan_root, translate_isolate
 from weft.drivers.runtime.oci.kata.volumes import mount_volumes, unmount_volumes, volumes_folder
 from weft.drivers.runtime.oci.prepare import ENDED_ALREADY, make_ready, write_files
 from weft.drivers.runtime.oci.record import SIGNALLED
+from weft.drivers.runtime.oci.rootfs.writable_layer import ensure_disk
 from weft.drivers.runtime.oci.translate import Facts
 from weft.objects.errors import DriverFailed, NotFound, Unavailable, WeftError
 
@@ -63,13 +64,14 @@ class Kata(Tasks):
             name = paths.mounts / str(number)
             name.unlink(missing_ok=True)
             name.symlink_to(layer)
-        root = messages["Mount"](type="overlay", source="overlay", options=plan_root(len(plan.layers), paths))
         self._shortages.listen()
         self._shortages.forget(plan.id)
         async with make_ready(container, "containerd"):
+            await ensure_disk(plan, paths)
             await recorded
             await self.book(container, config, messages["RuntimeChoice"](name=self._class))
-            await asyncio.to_thread(mount_volumes, plan, volumes)
+            options = plan_root(len(plan.layers), paths, await asyncio.to_thread(mount_volumes, plan, paths, volumes))
+            root = messages["Mount"](type="overlay", source="overlay", options=options)
             made = await self.create(plan.id, within=CREATE_SECONDS, rootfs=[root], stdout=output, stderr=output)
             record.process = ProcessId(made.pid, 0)  # that of the machine; told, and never looked at
             record.shim = next(iter(await asyncio.to_thread(search_shims, plan.id)), None)

@@ -54,7 +54,8 @@ def translate_isolated(
     return config
 
 
-def plan_root(layers: int, paths: ContainerPaths) -> list[str]:
-    """The options of the overlay that is its root. Layers go by short names, as many fit into one page."""
+def plan_root(layers: int, paths: ContainerPaths, written: Path) -> list[str]:
+    """The options of the overlay that is its root, over what lies in ``written``. Layers go by short names, as many fit into one
+    page."""
     lower = ":".join(str(paths.mounts / str(number)) for number in range(layers))
-    return [f"lowerdir={lower}", f"upperdir={paths.upper}", f"workdir={paths.upper.with_name('work')}"]
+    return [f"lowerdir={lower}", f"upperdir={written / 'upper'}", f"workdir={written / 'work'}"]

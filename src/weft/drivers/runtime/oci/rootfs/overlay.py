@@ -63,7 +63,7 @@ def mount_root(root: Root) -> None:
     names = [str(number) for number in range(len(plan.layers))]
     for name, layer in zip(names, plan.layers, strict=True):
         _show(layer, Path(name), root.mapping)
-    _show(_find_written(paths), Path(_WRITTEN), root.mapping)
+    _show(str(mount_written(paths, paths.mounts / _DISK)), Path(_WRITTEN), root.mapping)
     # one that a crash left behind holds nothing that is needed; an empty layer below makes a single one do
     options = f"lowerdir={':'.join(names)},upperdir={_WRITTEN}/upper,workdir={_WRITTEN}/work"
     if root.first_user is None:
@@ -84,17 +84,16 @@ def _list_written(upper: Path) -> tuple[tuple[Path, int], ...]:
     return (upper, 0o755), (upper.with_name("work"), 0o755)
 
 
-def _find_written(paths: ContainerPaths) -> str:
-    """The folder on which overlayfs writes: on a disk of its own, mounted here, or in the node's."""
+def mount_written(paths: ContainerPaths, disk: Path) -> Path:
+    """The folder on which overlayfs writes: on a disk of its own, mounted at ``disk``, or in the node's. Raises OSError."""
     if not paths.disk.exists():
-        return str(paths.upper.parent)
-    disk = paths.mounts / _DISK
-    disk.mkdir(exist_ok=True)
+        return paths.upper.parent
+    disk.mkdir(parents=True, exist_ok=True)
     mount_disk(str(paths.disk), disk, FILE_SYSTEM)
     for folder, mode in _list_written(disk / paths.upper.name):
         folder.mkdir(exist_ok=True)
         folder.chmod(mode)
-    return str(disk)
+    return disk
 
 
 def _show_volume(volume: ContainerMount, number: int, mapping: int | None) -> None:
