@@ -1,4 +1,4 @@
-"""Files that outlive a power cut: whole under their name, or not there at all. Every room that keeps state writes this way."""
+"""Files that outlive a power cut: whole under their name, or not there at all. Everything that keeps state writes this way."""
 
 from __future__ import annotations
 

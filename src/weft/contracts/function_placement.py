@@ -1,4 +1,4 @@
-"""Where an invocation goes: what the gateway asks of placement, and what it tells it. Answered at once, from what is known."""
+"""Where an invocation goes: the gateway's questions to placement. Answered at once, from what is known."""
 
 from __future__ import annotations
 
@@ -8,40 +8,36 @@ import msgspec
 
 from weft.kinds.parts.function_code import FunctionCode
 
-# What is read for it, beside functions.
+# Kinds that it reads, beside functions.
 KINDS = ("node", "allocation", "constraint", "volume", "image", "project", "placementpolicy")
 
 
 class PlacementQuery(msgspec.Struct, frozen=True):
-    """One version of a function that is to run. ``data`` is what an instance of it reads, by name (``recipe:<digest>``,
-    ``image:<sha256>``) with its bytes; ``caller`` the uid of the node it should be near, "" if that isn't known."""
+    """One version of a function that needs a node."""
 
     project: str
     code: FunctionCode
-    data: tuple[tuple[str, int], ...] = ()
-    caller: str = ""
+    data: tuple[
+        tuple[str, int], ...
+    ] = ()  # what an instance reads, by name (recipe:<digest>, image:<sha256>), and its bytes
+    caller: str = ""  # uid of the node it should be near; "" if unknown
 
 
 class Ranking(msgspec.Struct, frozen=True):
-    """Nodes by uid that may run it, best first. With none ``reason`` is insufficientResources, noAvailableAgents or why the wish
-    can't be read; ``message`` names what lacked, and ``nearest`` where it nearly fits."""
-
-    nodes: tuple[str, ...] = ()
-    reason: str = ""
-    message: str = ""
-    nearest: str = ""
+    nodes: tuple[str, ...] = ()  # uids of those that may run it, best first
+    reason: str = ""  # of no nodes: insufficientResources, noAvailableAgents or why the spec can't be read
+    message: str = ""  # what is missing
+    nearest: str = ""  # where it nearly fits
 
 
 class FunctionPlacement(Protocol):
-    """``epoch`` moves whenever a ranking may have changed."""
-
-    epoch: int
+    epoch: int  # changes whenever a ranking may have changed
 
     def rank(self, wanted: PlacementQuery) -> Ranking: ...
 
     def use(self, node: str, cpu: float) -> None:
-        """How many cores instances on that node take now: it counts in the score and refuses nobody, since the node alone knows
-        what it can give this instant."""
+        """Record how many cores instances on that node use now. It counts in the score and refuses nobody, since only the node
+        knows what it can give this instant."""
 
     def hold(self, node: str, data: frozenset[str]) -> None:
-        """What of functions' data lies on that node."""
+        """Record which data of functions that node has."""

@@ -28,21 +28,18 @@ else:
 RESOURCES = ("cpu", "memory", "disk")
 Amounts = tuple[int, int, int]
 
-# What a filter or a policy looks at: facts of nodes (kept until some change), a node's own load as well (kept until its
-# row changes), the outlook beside it (kept until either changes), or other nodes too, or chance, or what was chosen
-# before (never kept).
-Basis = Literal["allocation", "used"]  # how full a node is: by what was asked for there, or by what is measured
+# What a filter or a policy reads: facts of nodes (its results are kept until some change), a node's own load as well (kept until
+# its row changes), the outlook beside it (kept until either changes), or other nodes too, or chance, or what was chosen before
+# (never kept).
+Basis = Literal["allocation", "used"]  # what a node's load is: what its allocations request, or what is measured
 Reads = Literal["facts", "row", "outlook", "fabric"]
 
 
 class GpuAsk(msgspec.Struct, frozen=True):
-    """``count`` devices, ``share`` thousandths of each (less than 1000 only of one), each with at least ``memory`` bytes
-    and of one of ``models`` (any if empty)."""
-
     count: int
-    share: int = 1000
-    memory: int = 0
-    models: tuple[str, ...] = ()
+    share: int = 1000  # thousandths of each; less than 1000 only of one
+    memory: int = 0  # the least bytes of each
+    models: tuple[str, ...] = ()  # empty: any
 
 
 class Spread(msgspec.Struct, frozen=True):
@@ -54,63 +51,51 @@ class Spread(msgspec.Struct, frozen=True):
 
 
 class Datum(msgspec.Struct, frozen=True):
-    """What a workload reads: ``image:<sha256>``, ``volume:<uid>`` or ``pool:<pool>``, and how many bytes of it;
-    ``required`` where it can't do without having it at hand."""
+    """What a workload reads."""
 
-    name: str
+    name: str  # image:<sha256>, volume:<uid> or pool:<pool>
     bytes: int = 0
-    required: bool = False
+    required: bool = False  # it can't run where this isn't at hand
 
 
 class SoftTerm(msgspec.Struct, frozen=True):
-    """What a request would rather have, whatever its strategy: to be ``near`` or ``apart`` from the members of group
-    ``name``, to ``spread`` them over the values of ``key``, or ``data`` of this name at hand."""
+    """What a request prefers, whatever its strategy: to be near or apart from members of a group, spread, or close to data."""
 
     what: Literal["near", "apart", "spread", "data"]
-    name: str
-    key: str = ""
+    name: str  # of the group, or of the data
+    key: str = ""  # whose values the group is spread over
 
 
 class Request(msgspec.Struct, frozen=True, cache_hash=True):
-    """What is asked of a node. Equal requests get equal verdicts, so they are decided as one class.
+    """What a workload requests of its node. Equal requests get equal verdicts, so they are decided as one class."""
 
-    ``amounts`` in the order of RESOURCES, ``extras`` sorted by name; ``least_disk`` is how little disk the image would
-    do with;
-    ``node`` the only node's name it may go to, ``leaves`` the one it moves away from, ``avoids`` those where it couldn't come
-    to; ``cpu_model`` what its CPU must be, None for any; ``runtime`` what its runtimes must be able to run, where ``machine``
-    doesn't say it; ``home`` the uid of the node where its volumes lie; ``pools`` those that it must have, NAME or, where data
-    lies already, NAME@ID; ``near`` the groups whose members it must be with, if there are any, and ``apart`` those it must not
-    be with; ``groups`` those it will be a member of; ``caller`` the uid of the node it should be near; ``gang`` those it is
-    placed together with; ``basis`` what strategies go by that look at how full nodes are; to one that ``gives_way`` nobody
-    does. No name of a Constraint is left in ``constraint`` and ``preferences``."""
-
-    amounts: Amounts
+    amounts: Amounts  # in the order of RESOURCES
     machine: str  # "" is none
     strategy: str
-    node: str | None = None
-    home: str | None = None
-    least_disk: int = 0
-    extras: tuple[tuple[str, int], ...] = ()
+    node: str | None = None  # name of the only node it may go to
+    home: str | None = None  # uid of the node that has its volumes
+    least_disk: int = 0  # how little disk the image needs
+    extras: tuple[tuple[str, int], ...] = ()  # sorted by name
     gpus: GpuAsk | None = None
-    constraint: Expression | None = None
+    constraint: Expression | None = None  # Constraint objects' names in it are resolved; in preferences too
     preferences: tuple[Preference, ...] = ()
     tolerations: tuple[str, ...] = ()
-    near: tuple[str, ...] = ()
-    apart: tuple[str, ...] = ()
-    groups: tuple[str, ...] = ()
+    near: tuple[str, ...] = ()  # groups whose members it must be with, if there are any
+    apart: tuple[str, ...] = ()  # groups whose members it must not be with
+    groups: tuple[str, ...] = ()  # that it will be a member of
     spread: tuple[Spread, ...] = ()
     data: tuple[Datum, ...] = ()
     leans: tuple[SoftTerm, ...] = ()
-    caller: str | None = None
+    caller: str | None = None  # uid of the node it should be near
     mode: Literal["long-lived", "serverless"] = "long-lived"
-    gang: str = ""
-    leaves: str | None = None
-    avoids: tuple[str, ...] = ()
-    cpu_model: str | None = None
-    pools: tuple[str, ...] = ()
-    runtime: str = ""
-    basis: Basis = "allocation"
-    gives_way: bool = False
+    gang: str = ""  # the gang it is placed together with
+    leaves: str | None = None  # node that it migrates away from
+    avoids: tuple[str, ...] = ()  # nodes that could not take it
+    cpu_model: str | None = None  # that its CPU must have; None: any
+    pools: tuple[str, ...] = ()  # that its node must have: NAME or, where data exists already, NAME@ID
+    runtime: str = ""  # what its node's runtimes must be able to run, where ``machine`` doesn't say it
+    basis: Basis = "allocation"  # of strategies that compare how full nodes are
+    gives_way: bool = False  # it is preempted for workloads that find no capacity, and preempts nobody
 
 
 class Texts(msgspec.Struct, frozen=True):
@@ -138,7 +123,7 @@ class Table(Protocol):
     of overcommitment), ``allocated`` and ``free`` have one row per resource and one column per node; so has ``used``, what
     is in use where that is ``measured`` (times the same ratio), and elsewhere what is allocated. ``rank`` is the node's place
     when all are sorted by name; ``notes`` why people cordoned it. ``gpu_free`` has one row per node, one column per device:
-    thousandths free, -1 where there is none; ``gpu_memory`` and ``gpu_model`` likewise. No array is to be changed."""
+    thousandths free, -1 where there is none; ``gpu_memory`` and ``gpu_model`` likewise. Change none of the arrays."""
 
     names: list[str]
     uids: list[str]
@@ -178,39 +163,38 @@ class Table(Protocol):
         cost``, every declared resource, every label that reads as one); None if no node has it."""
 
     def extra(self, name: str) -> tuple[Whole, Whole]:
-        """Of a resource that nodes declare: what each may give, and has given."""
+        """Of a resource that nodes declare: its capacity on each, and what is allocated of it."""
 
     def members(self, group: str) -> Whole:
-        """How many workloads of this group (``<project>/<name>``) lie on each node."""
+        """How many workloads of this group (``<project>/<name>``) each node has."""
 
     def holds(self, datum: str) -> Flags:
-        """Where this datum lies."""
+        """Which nodes have this datum."""
 
     def distance(self, uid: str) -> Values:
         """Round trips from the node ``uid`` to each, in ms; NaN where unknown."""
 
 
 class Lack(msgspec.Struct, frozen=True):
-    """``resource`` (one of RESOURCES, ``gpu``, or a declared one): how much is wanted, and how much is free, in the
-    table's units."""
+    """Amounts in the table's units."""
 
-    resource: str
+    resource: str  # one of RESOURCES, gpu, or a declared one
     wanted: int
     free: int
 
 
 class Filter(Protocol):
-    """A condition a node must meet. ``name`` stands in explanations; ``reads`` is the most it looks at."""
+    """A condition that a node must meet. ``name`` stands in explanations; ``reads`` is the most it reads."""
 
     name: str
     reads: Reads
 
     def asks(self, request: Request) -> Hashable:
-        """What of the request it judges by; None if it has nothing to say to it. Requests that ask the same get the same
-        verdicts: those of a filter that reads ``facts`` are kept by this."""
+        """The part of the request that it judges by; None if it doesn't apply. Requests with the same part get the same
+        verdicts: those of a filter that reads ``facts`` are kept by it."""
 
     def fits(self, table: Table, request: Request) -> Flags:
-        """For every node whether it meets the condition."""
+        """Whether each node meets the condition."""
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
         """Why node ``index`` does not: a phrase for people, and what it lacks."""
@@ -225,26 +209,24 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class Sort(msgspec.Struct, frozen=True):
-    """One sort of workload that is expected: what one of them asks for, and which share of all it is (``often``, of 1).
-    ``left`` is how much of all GPUs it could still use if no other sort came (0–1); of one without GPUs, how many still
-    fit of those that would on empty nodes."""
+    """One sort of workload that is expected."""
 
-    amounts: Amounts
+    amounts: Amounts  # that one of them requests
     gpus: GpuAsk | None
-    often: float
+    often: float  # its share of all workloads, 0-1
+    # How much of all GPUs it could still use if no other sort came (0-1); of one without GPUs, how many still fit of those that
+    # would on empty nodes.
     left: float = 1.0
 
 
 class Outlook(msgspec.Struct, frozen=True, eq=False):
-    """What is likely to be asked for next: ``sorts``, the most frequent first, and the ``largest`` node there is (of each
-    of RESOURCES, and thousandths of GPUs). ``gpus_wanted``: whether any sort wants some that nodes have;
-    ``gpus_everywhere``: whether every node has some. ``bound``: what workloads ask nodes to be, each with how much of the cpu of
-    the nodes that are so is asked for that way (0–1), the most first."""
+    """What workloads are likely to request next."""
 
-    sorts: tuple[Sort, ...] = ()
-    largest: tuple[int, int, int, int] = (1, 1, 1, 1)
-    gpus_wanted: bool = False
-    gpus_everywhere: bool = False
+    sorts: tuple[Sort, ...] = ()  # the most frequent first
+    largest: tuple[int, int, int, int] = (1, 1, 1, 1)  # the largest node, of each of RESOURCES, and thousandths of GPUs
+    gpus_wanted: bool = False  # whether any sort wants GPUs that nodes have
+    gpus_everywhere: bool = False  # whether every node has some
+    # What workloads ask nodes to be, each with how much of the cpu of such nodes is requested that way (0-1), the most first.
     bound: tuple[tuple[Expression, float], ...] = ()
 
     def lasts(self, request: Request) -> bool:
@@ -269,8 +251,8 @@ class PreferenceTerm(Protocol):
 
 
 class Occasion(msgspec.Struct, frozen=True):
-    """What a policy may know beside nodes and request: ``seed`` and the workload's ``uid`` for chance, ``last``, the
-    node that was chosen most recently, and the ``outlook``."""
+    """What a policy may know beside nodes and request: ``seed`` and the workload's ``uid`` for chance, ``last``, the node that
+    was chosen most recently, and the ``outlook``."""
 
     seed: int
     uid: str
@@ -279,8 +261,8 @@ class Occasion(msgspec.Struct, frozen=True):
 
 
 class Policy(Protocol):
-    """How good each node is. ``reads`` is the most it looks at: what follows from facts, or from a node's own row, and the
-    request alone, is kept until they change; it must then give the same for a row whichever rows lie beside it."""
+    """How good each node is. ``reads`` is the most it reads: what follows from facts, or from a node's own row, and the request
+    alone, is kept until they change; it must then give the same for a row whichever other rows there are."""
 
     name: str
     reads: Reads

@@ -1,8 +1,8 @@
-"""Which addresses a process connects to that fetches what others name: not to its own machine, nor to what answers on each
+"""Which addresses a process connects to that fetches what others name: not its own machine, and nothing that answers on the
 machine's own links (metadata services do), unless that was allowed.
 
-What is looked at is the address that a socket is about to connect to: a name that means another address the next time, or a
-redirect, changes nothing.
+Judged is the address that a socket is about to connect to: a name that means another address the next time, or a redirect,
+changes nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _THIS_HOST = ipaddress.IPv4Network("0.0.0.0/8")
 
 
 class NotAllowed(OSError):
-    """The message says what is at that address, and who may allow it."""
+    """The message names the address, what it is, and how to allow it."""
 
 
 def guard_connections(allowed: Sequence[str]) -> None:
@@ -34,12 +34,12 @@ def guard_connections(allowed: Sequence[str]) -> None:
         try:
             networks.append(ipaddress.ip_network(text, strict=False))
         except ValueError:
-            networks += [ipaddress.ip_network(found) for found in _look_up(text)]
+            networks += [ipaddress.ip_network(found) for found in _resolve(text)]
     for proxy in urllib.request.getproxies().values():
         over = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-        places |= {(found, over.port or 80) for found in _look_up(over.hostname or "")}
+        places |= {(found, over.port or 80) for found in _resolve(over.hostname or "")}
 
-    def look(event: str, args: tuple[Any, ...]) -> None:
+    def refuse_near(event: str, args: tuple[Any, ...]) -> None:
         if event != "socket.connect" or not isinstance(args[1], tuple):
             return
         address = ipaddress.ip_address(str(args[1][0]).partition("%")[0])
@@ -50,7 +50,7 @@ def guard_connections(allowed: Sequence[str]) -> None:
                 f"{address} is {what}: to fetch images from there, start the server with --allow-fetch {address}"
             )
 
-    sys.addaudithook(look)
+    sys.addaudithook(refuse_near)
 
 
 def describe_near(address: Address) -> str:
@@ -63,7 +63,7 @@ def describe_near(address: Address) -> str:
     if address.is_link_local:
         return "link-local"
     if address.is_multicast or address == ipaddress.IPv4Address("255.255.255.255"):
-        return "not a single machine's"
+        return "a multicast or broadcast address"
     return "an address of this machine" if _is_own(address) else ""
 
 
@@ -85,7 +85,7 @@ def _is_own(address: Address) -> bool:
     return False
 
 
-def _look_up(host: str) -> list[Address]:
+def _resolve(host: str) -> list[Address]:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):

@@ -98,14 +98,13 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """A named claim that lapses. ``fence`` grows with every grant to a new holder, in time and across restarts.
-    ``digest`` is what its holder said with the newest grant, which the store never reads; it lapses with the lease."""
+    """A named claim that lapses."""
 
     name: str
     holder: str
-    fence: int
+    fence: int  # grows with every grant to a new holder, in time and across restarts
     remaining_seconds: float
-    digest: bytes = b""
+    digest: bytes = b""  # from its holder's newest grant; the store never reads it, and it lapses with the lease
 
 
 class PreconditionFailed(StaleRevision):
@@ -126,7 +125,7 @@ class LimitExceeded(TooLarge):
 
 
 class StoreFull(StoreUnavailable):
-    """The disk has no room. Nothing was written; reads go on; writes work again when there is room."""
+    """The disk is full. Nothing was written; reads go on; writes work again once there is space."""
 
     reason = "storeFull"
 
@@ -173,7 +172,7 @@ class Store(Protocol):
         """Give a lease up at once; not held is fine."""
 
     async def leases(self, prefix: str, *, digests: bool = False) -> Sequence[Lease]:
-        """Live leases whose name starts with ``prefix``; what their holders said only if ``digests`` are asked for."""
+        """Live leases whose name starts with ``prefix``, with their digests if ``digests``."""
 
     async def compact(self, keep_revisions: int) -> None:
         """Forget history older than the newest ``keep_revisions`` revisions."""

@@ -1,12 +1,13 @@
-"""What a runtime needs to start one container: all decided, nothing left to look up. Its driver is a
-``RuntimeDriver[ContainerPlan]`` (``contracts/driver/runtime.py``) whose probe names the kind ``container``; it may have the
-same small protocols, and tells the same facts, as one of machines.
+"""What a runtime needs to start one container: all decided, nothing left to look up.
 
-The agent has merged the image's configuration with what the container's spec says, and restarts what ended: a driver starts,
-watches and ends one run. Why one ended stands in ``GuestFacts.reason``: COMPLETED (exit code 0), EXITED (another), KILLED (by a
-signal that nobody here sent), OUT_OF_MEMORY, or one of NEVER_BEGAN: its command isn't there, or can't be executed, which no other
-try would mend; ``GuestFacts.exit_code`` is the shell's number for it (128 + signal, 127, 126). One that was to go on from where it
-was saved, and couldn't, runs for the reason BEGUN_AFRESH; why not is the message.
+Its driver is a ``RuntimeDriver[ContainerPlan]`` (``contracts/driver/runtime.py``) whose probe names the kind ``container``; it
+may have the same small protocols as a driver of machines, and has the same facts.
+
+The agent has merged the image's configuration with the container's spec, and restarts what ended: a driver starts, watches and
+ends one run. ``GuestFacts.reason`` says why a run ended: COMPLETED (exit code 0), EXITED (another code), KILLED (a signal that
+nobody here sent), OUT_OF_MEMORY, or one of NEVER_BEGAN: its command is missing or can't be executed, which no other try would
+mend. ``GuestFacts.exit_code`` is the shell's number for it (128 + signal, 127, 126). A container that could not be restored
+from its checkpoint runs for the reason BEGUN_AFRESH; the message says why.
 """
 
 from __future__ import annotations
@@ -31,47 +32,41 @@ def describe_never_began(reason: str, program: str) -> str:
 
 
 class User(msgspec.Struct, frozen=True):
-    """Who a process is inside the container, in numbers; ``groups`` are those beside ``gid``."""
+    """A process's user inside the container, in numbers."""
 
     uid: int = 0
     gid: int = 0
-    groups: list[int] = []
+    groups: list[int] = []  # beside gid
     home: str = "/"
 
 
 class ContainerProcess(msgspec.Struct, frozen=True):
-    """What runs. ``env`` are NAME=VALUE in order, no name twice; ``argv[0]`` is looked up in its PATH; ``cwd`` is made if the image
-    has none of that name. ``stop_signal`` like SIGTERM."""
-
-    argv: list[str]
-    env: list[str] = []
-    cwd: str = "/"
+    argv: list[str]  # the first is searched for in env's PATH
+    env: list[str] = []  # NAME=VALUE in order, no name twice
+    cwd: str = "/"  # made if the image has none of that name
     user: User = User()
     stop_signal: str = "SIGTERM"
 
 
 class ContainerMount(msgspec.Struct, frozen=True):
-    """``source`` (a directory or file of this node; "" for a tmpfs of ``size_bytes``) at ``target`` in the container, which is made
-    there if need be. Never followed out of the container's root. With a ``file_system``, ``source`` is a raw disk that has it,
-    mounted for this container alone and held as ``contracts.locks`` says for as long as anything of the container runs."""
-
-    source: str
-    target: str
+    source: str  # a directory or file of this node; "" for a tmpfs
+    target: str  # in the container, made there if need be, never followed out of its root
     read_only: bool = False
-    size_bytes: int = 0
+    size_bytes: int = 0  # of a tmpfs
+    # With one, ``source`` is a raw disk that has it, mounted for this container alone and locked (``contracts.driver.disk_lock``)
+    # for as long as anything of the container runs.
     file_system: Literal["", "ext4"] = ""
 
 
 class ContainerNic(msgspec.Struct, frozen=True):
-    """A NIC of a container in a machine of its own, on link ``ifname`` that the network driver has made. ``gateway`` "" is none:
-    its way out is another one's."""
+    """A NIC of a container in a machine of its own."""
 
-    ifname: str
+    ifname: str  # a link that the network driver has made
     mac: str
     mtu: int
     address: str
     prefix: int
-    gateway: str = ""
+    gateway: str = ""  # "": another NIC has the default route
 
 
 class ContainerPlan(msgspec.Struct, frozen=True):

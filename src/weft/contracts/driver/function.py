@@ -3,7 +3,7 @@
 A *recipe* is one version of a function, whole: all that its instances share. An *instance* serves one invocation at a time: its
 runtime asks the node for the next one over the AWS Lambda Runtime API, on a socket that only this instance reaches. A driver
 starts, pauses and ends instances; it knows nothing of invocations. Instances are opportunistic: they have no allocation, and
-whatever of them is left behind by an agent that was killed is ended when the next one begins.
+those that a killed agent left behind end when the next agent begins.
 """
 
 from __future__ import annotations
@@ -18,44 +18,39 @@ from weft.contracts.driver.sandbox import Sandbox
 
 Isolation = Literal["process", "container", "vm"]
 LATEST = "$LATEST"
-REGION = "weft"  # of ARNs, of what AWS's SDKs sign, and what functions are told of where they run
+REGION = "weft"  # of ARNs, of what AWS's SDKs sign, and of functions' environment
 HANDLER = "{handler}"
 RUNTIME_API_PORT = 9001  # on 127.0.0.1 inside an instance, or where its driver says
 
 
 class Blob(msgspec.Struct, frozen=True):
-    """Something the server keeps, by digest. ``ticket`` lets a node fetch it that has no allocation with it."""
+    """Something the server keeps, by digest."""
 
     sha256: str
     size: int
     name: str = ""  # for people: of an image
-    ticket: str = ""
+    ticket: str = ""  # lets a node without an allocation of it fetch it
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """One version of a function. ``digest`` is of all that its instances depend on: equal digests, equal instances.
+    """One version of a function. Sizes in bytes, times in seconds."""
 
-    ``base`` is the image bundle of a managed runtime (``runtime`` names it), whose root file system the instance sees, and
-    ``code`` the zip that lies in /var/task; with ``image`` root and code are an OCI image's instead, out of ``archive`` if the
-    fabric holds it itself. One whose image has no digest yet is only prepared, which tells the digest: instances are of images
-    that a digest names. ``registry_secret`` names the secret that opens the image's registry, and ``registry_ticket`` lets the
-    node that has it ask what is in there. ``command`` is what to run: empty means as the base, or the image, says. Sizes in bytes,
-    times in seconds."""
-
-    digest: str
+    digest: str  # of all that its instances depend on: equal digests, equal instances
     function: str  # uid
     project: str
     name: str
     version: str = LATEST
     isolation: Isolation = "process"
-    runtime: str = ""
-    base: Blob | None = None
-    code: Blob | None = None
-    image: str = ""
-    archive: Blob | None = None
-    registry_secret: str = ""
-    registry_ticket: str = ""
-    command: list[str] = []
+    runtime: str = ""  # the managed runtime of ``base``
+    base: Blob | None = None  # image bundle of a managed runtime, whose root file system the instance sees
+    code: Blob | None = None  # the zip that is unpacked in /var/task
+    image: str = (
+        ""  # an OCI image, in place of base and code; without a digest it is only prepared, which finds the digest
+    )
+    archive: Blob | None = None  # the image, if the fabric keeps it itself
+    registry_secret: str = ""  # name of the secret for the image's registry
+    registry_ticket: str = ""  # lets its node read that secret
+    command: list[str] = []  # empty: the base's, or the image's
     handler: str = ""
     env: dict[str, str] = {}
     cpu: float = 1.0
@@ -64,9 +59,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     scratch: int = 0  # of /tmp
     pids: int = 256
     network: str = ""  # uid of the network that instances reach; "" is none
-    warm_calls: int = (
-        0  # how often the handler is run with an empty event before an instance counts as ready: only if asked for
-    )
+    warm_calls: int = 0  # calls of the handler with an empty event before an instance counts as ready
 
     @property
     def what(self) -> str:
@@ -75,28 +68,26 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_open(self) -> bool:
-        """Whether its image is a tag that may come to mean another."""
+        """Whether its image is a tag, which may come to mean another image."""
         return bool(self.image) and "@" not in self.image
 
 
 class EgressEndpoint(msgspec.Struct, frozen=True):
-    """Where instances reach a network: a network namespace of the node's that has one address in it, at the path ``namespace``.
-    What they send leaves with that address, and nothing is opened to them. ``name_server`` answers for the network's names, which
-    end in ``domain``."""
+    """Where instances reach a network: what they send leaves with its address, and nothing can be opened to them."""
 
-    namespace: str
-    name_server: str
-    domain: str
+    namespace: str  # path of a network namespace of the node that has the address
+    name_server: str  # for the network's names
+    domain: str  # of these names
     mtu: int
 
 
 class Roots(msgspec.Struct, frozen=True):
-    """Where a recipe's parts lie on this node, unpacked and whole; nobody may write in them."""
+    """Where a recipe's parts are on this node, unpacked and whole; nobody may write to them."""
 
     root: list[str]  # directories, the uppermost first
     code: str = ""
-    command: list[str] = []  # that the image or base runs
-    env: Mapping[str, str] = {}  # that it sets
+    command: list[str] = []  # of the image or base
+    env: Mapping[str, str] = {}  # of the image or base
     workdir: str = "/var/task"
     user: tuple[int, int] = (0, 0)  # uid, gid
     bundle: str = ""  # the folder of a managed runtime's files; its kernel and initrd too, if it has them
@@ -104,40 +95,39 @@ class Roots(msgspec.Struct, frozen=True):
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """Paused copies of one recipe, and the bytes that they take as far as that is known."""
+    """Paused copies of one recipe, and the bytes that they use as far as that is known."""
 
     count: int
     memory: int
 
 
 class Instance(Sandbox, Protocol):
-    """One running instance, which ends at once when it is stopped: nothing in it is asked."""
+    """One running instance. Stopping ends it at once, without asking it."""
 
     runtime_api: socket.socket  # listens, non-blocking: on it this instance, and nothing else, calls the Runtime API
     output: int  # a pipe with all that it prints
 
     async def flush(self) -> None:
-        """All that it has printed by now is in ``output``, unless that takes longer than anybody should wait."""
+        """Wait until ``output`` has all that it printed by now, or for as long as is reasonable."""
 
 
 class InstanceDriver(Protocol):
-    """One way to isolate. Raises DriverFailed, whose reason tells: ``Runtime.ImportModuleError`` and the like pass through as
-    the runtime
-    said them."""
+    """One way to isolate. Raises DriverFailed, whose reason is the runtime's own where it has one
+    (``Runtime.ImportModuleError``)."""
 
     isolation: Isolation
 
     async def probe(self) -> str:
-        """Why this node can't, for people; "" if it can."""
+        """Why this node can't use it, for people; "" if it can."""
 
     async def recover(self) -> int:
-        """End what an agent before this one left behind; how many."""
+        """End what an earlier agent left behind; returns how many."""
 
     async def start(self, id: str, recipe: Recipe, roots: Roots) -> Instance:
         """A new instance, on its way to its first call of the Runtime API. Cancelled or failed: nothing is left."""
 
     async def forget(self, digest: str) -> None:
-        """No more instances of that recipe will be asked for: what they shared (a template) goes."""
+        """Remove what instances of that recipe shared (a template): nobody will ask for more of them."""
 
     async def close(self) -> None: ...
 
@@ -153,16 +143,16 @@ class HasTemplates(Protocol):
         what the runtime said if the code can't be loaded."""
 
     async def keep_ready(self, recipe: Recipe, roots: Roots, count: int) -> int:
-        """Have ``count`` paused copies ahead of demand, which ``start`` takes from; how many there are now."""
+        """Keep ``count`` paused copies ahead of demand for ``start``; returns how many there are now."""
 
     def count_ready(self) -> dict[str, Ready]:
-        """The paused copies that there are, by recipe."""
+        """The paused copies of each recipe."""
 
     def bound_ready(self, memory: int) -> None:
-        """Paused copies may take so many bytes from now on; those for which that is too little end."""
+        """Bound the bytes of paused copies from now on; those over the bound end."""
 
     def templates(self) -> set[str]:
-        """The digests of the recipes whose template is here and fits this node, also of those that an agent before this made."""
+        """Digests of the recipes whose template is here and fits this node, whichever agent made it."""
 
     def follow(self, changed: Callable[[], None]) -> None:
         """``changed`` is called whenever ``count_ready`` or ``templates`` gives something else."""

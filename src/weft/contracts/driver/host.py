@@ -14,28 +14,21 @@ class Capacity(msgspec.Struct, frozen=True):
 
 
 class Host(msgspec.Struct, frozen=True):
-    """One node's machine, as its drivers see it.
-
-    ``state_dir`` survives a reboot (disks, images, saved memory, durable allocations); ``run_dir`` is short
-    (socket paths have ~107 bytes) and may vanish at boot. ``link_prefix`` starts every link and namespace name weft
-    makes here (≤ 4 characters; with a 10-character short id that fits the kernel's 15). ``underlay_address`` is this
-    node's address towards the other nodes (VXLAN local end); ``underlay_link`` the interface that holds it.
-    ``sysfs`` is where the kernel tells of its devices; ``devices`` False: those that are there are another node's of the
-    same machine. ``echo_port`` is the UDP port that answers other nodes' probes. ``cgroup`` is this node's cgroup path
-    below each controller's mount (relative, e.g. ``weft/ab12cd/n1``).
-    """
+    """One node's machine, as its drivers see it."""
 
     node: str
     node_uid: str
-    state_dir: str
-    run_dir: str
-    link_prefix: str
-    underlay_address: str
-    underlay_link: str
-    cgroup: str
+    state_dir: str  # survives a reboot: disks, images, saved memory, durable allocations
+    run_dir: str  # short (socket paths have ~107 bytes), and may vanish at boot
+    link_prefix: (
+        str  # of every link and namespace weft makes here; ≤ 4 characters, so a 10-character id fits the kernel's 15
+    )
+    underlay_address: str  # this node's address towards the other nodes (VXLAN local end)
+    underlay_link: str  # the interface that holds it
+    cgroup: str  # below each controller's mount (relative, e.g. ``weft/ab12cd/n1``)
     capacity: Capacity
     vxlan_port: int = 4789
     dns_upstream: bool = True
-    sysfs: str = "/sys"
-    devices: bool = True
-    echo_port: int = 8445
+    sysfs: str = "/sys"  # where the kernel lists its devices
+    devices: bool = True  # False: the devices there belong to another node of the same machine
+    echo_port: int = 8445  # UDP port that answers other nodes' probes

@@ -11,7 +11,7 @@ from weft.contracts.driver.container import User
 
 
 class RegistryCredentials:
-    """Who pulls, where a registry asks; never printed. ``token`` stands alone, in place of name and password."""
+    """Credentials for a registry; never printed. ``token`` stands alone, in place of name and password."""
 
     def __init__(self, username: str = "", password: str = "", token: str = "") -> None:
         self.username, self.password, self.token = username, password, token
@@ -21,31 +21,28 @@ class RegistryCredentials:
 
 
 class OciConfig(msgspec.Struct, frozen=True):
-    """What an image says of how it is run, as it stands in its configuration: ``env`` NAME=VALUE, ``user`` by name or number
-    (USER[:GROUP]), ``volumes`` paths, ``exposed_ports`` like 80/tcp."""
+    """How an image's configuration says that it is run."""
 
     entrypoint: list[str] = []
     cmd: list[str] = []
-    env: list[str] = []
-    user: str = ""
+    env: list[str] = []  # NAME=VALUE
+    user: str = ""  # by name or number, USER[:GROUP]
     workdir: str = ""
     stop_signal: str = ""
-    exposed_ports: list[str] = []
-    volumes: list[str] = []
+    exposed_ports: list[str] = []  # like 80/tcp
+    volumes: list[str] = []  # paths
     labels: dict[str, str] = {}
 
 
 class OciImage(msgspec.Struct, frozen=True):
-    """An image that is here, whole, for this node's platform. ``digest`` (sha256:…) is its manifest's, ``index_digest`` that of the
-    index it was chosen from, if there was one; ``layers`` are digests of its unpacked layers, the lowest first; ``size_bytes`` is
-    what all of them take on disk."""
+    """An image that is here, whole, for this node's platform."""
 
     reference: str
-    digest: str
+    digest: str  # sha256:… of its manifest
     config: OciConfig
-    layers: list[str]
-    size_bytes: int
-    index_digest: str = ""
+    layers: list[str]  # digests of its unpacked layers, the lowest first
+    size_bytes: int  # of all layers on disk
+    index_digest: str = ""  # of the index it was chosen from, if there was one
 
 
 PullProgress = Callable[[int, int], None]  # bytes that are here, and of how many in all (0: not known yet)

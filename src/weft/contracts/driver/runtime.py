@@ -1,7 +1,7 @@
 """The runtime driver contract: few verbs that start, watch and end guests, plus small optional protocols.
 
 A driver may be killed at any moment and made anew: all it knows of a guest stands in ``Host.run_dir``/``state_dir`` and
-in the world. Every verb may be repeated. A driver ends only guests that it is told to end.
+in the world. Every verb may be repeated. A driver ends only guests that a caller names.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class BootDisk(msgspec.Struct, frozen=True, tag="disk"):
 
 
 class GuestDisk(msgspec.Struct, frozen=True):
-    """A disk as the guest sees it; ``serial`` (≤ 20 characters) is how the guest can name it. ``base`` is the image file
-    it is a clone of: what the disk's own header says of it is never believed, since the guest's machine can write it."""
+    """A disk as the guest sees it."""
 
     path: str
     format: Literal["qcow2", "raw"]
-    serial: str
+    serial: str  # ≤ 20 characters, by which the guest can name it
     read_only: bool = False
-    size_bytes: int = 0  # what the guest is to see of it; 0: what there is
+    size_bytes: int = 0  # the size that the guest sees; 0: the file's
+    # The image file it is a clone of. The disk's own header is never trusted for that: the guest's machine can write it.
     base: str | None = None
     base_format: Literal["qcow2", "raw"] = "qcow2"
     cdrom: bool = False
@@ -53,43 +53,38 @@ class GuestNic(msgspec.Struct, frozen=True):
 
 
 class GuestPlan(msgspec.Struct, frozen=True):
-    """Everything a runtime needs to start one guest; ``id`` is the allocation's 10-character short id.
+    """Everything a runtime needs to start one guest."""
 
-    ``cpu`` is cores (may be a fraction: a limit), ``vcpus`` what the guest sees. ``has_agent`` says the image ships a
-    weft guest agent, ``qemu_agent`` a qemu-guest-agent, so readiness and exec can be had. ``devices`` are PCI addresses of the
-    host's devices that become the guest's. ``cpu_model`` is one of the probe's; "" is all there is. A machine that doesn't
-    ``reboots`` ends where it would start over, as after a panic of its kernel. ``has_process``: it is there for one process,
-    and its agent tells how that is; no other guest is listened to about one.
-    """
-
-    id: str
+    id: str  # the allocation's 10-character short id
     uid: str
     name: str
     incarnation: int
     machine: Literal["q35", "microvm"]
-    cpu: float
-    vcpus: int
+    cpu: float  # cores; a fraction is a limit
+    vcpus: int  # that the guest sees
     memory_bytes: int
     boot: BootKernel | BootDisk
     disks: list[GuestDisk]
     nics: list[GuestNic]
-    has_agent: bool = True
-    qemu_agent: bool = False
+    has_agent: bool = True  # its image has weft's guest agent, for readiness and exec
+    qemu_agent: bool = False  # its image has a qemu-guest-agent, for the same
     hostname: str = ""
     screen: bool = False
-    devices: list[str] = []
-    cpu_model: str = ""
-    reboots: bool = True
-    has_process: bool = False
+    devices: list[str] = []  # PCI addresses of the host's devices that the guest gets
+    cpu_model: str = ""  # one of the probe's; "" is the first of them
+    reboots: bool = True  # False: the machine ends where it would start over, as after a kernel panic
+    has_process: bool = (
+        False  # it exists for one process, and its agent reports on it; other guests' reports are ignored
+    )
 
 
 class GuestShape(msgspec.Struct, frozen=True):
-    """What a machine has, and the most it can get while it runs; ``disks``: serial → bytes, ``nics``: their MACs."""
+    """What a machine has, and the most it can get while it runs."""
 
     cpu: float
     memory_bytes: int
-    disks: dict[str, int]
-    nics: list[str]
+    disks: dict[str, int]  # serial → bytes
+    nics: list[str]  # MACs
     most_cpu: float
     most_memory_bytes: int
     has_slots: bool = False  # for disks and NICs that come and go
@@ -97,16 +92,15 @@ class GuestShape(msgspec.Struct, frozen=True):
 
 
 class ProcessFacts(msgspec.Struct, frozen=True):
-    """How the one process is that a machine is there for, as the machine says: how often it has ended by itself since the boot,
-    and its last exit code then (128 + its signal)."""
+    """State of the one process that a machine exists for, as its agent reports it."""
 
     runs: bool
-    ends: int = 0
-    code: int | None = None
+    ends: int = 0  # how often it has ended by itself since the boot
+    code: int | None = None  # its last exit code (128 + its signal)
 
 
 class GuestFacts(msgspec.Struct, frozen=True):
-    """What is true of one guest now. ``boot_id`` is the guest kernel's own, when its agent has said it."""
+    """What is true of one guest now."""
 
     id: str
     uid: str
@@ -114,40 +108,36 @@ class GuestFacts(msgspec.Struct, frozen=True):
     incarnation: int
     state: GuestState
     ready: bool | None = None  # True: the agent answered; None: has no agent, can't know
-    boot_id: str | None = None
+    boot_id: str | None = None  # the guest kernel's own, once its agent has reported it
     pid: int | None = None
     started_at: float | None = None  # unix seconds by this node's clock; for display only
     reason: str | None = None  # why failed or stopped: "guestPoweredOff", "killed", …
     message: str | None = None
     accelerator: str | None = None
-    shape: GuestShape | None = None  # of a machine that runs; None: can't be told
-    exit_code: int | None = (
-        None  # of a process that has ended: a container's, or the one that its machine was there for
+    shape: GuestShape | None = None  # of a machine that runs; None: unknown
+    exit_code: int | None = None  # of a container's process, or the one that its machine existed for, once it has ended
+    process: ProcessFacts | None = (
+        None  # of a machine that runs; None: it doesn't exist for one, or hasn't reported yet
     )
-    process: ProcessFacts | None = None  # of a machine that runs; None: it isn't there for one, or hasn't said yet
 
 
 class RuntimeProbe(msgspec.Struct, frozen=True):
-    """What this driver can do here. ``problems`` are sentences with a remedy; not ``usable`` means no guest starts. ``kept``
-    are the host's GPUs that can't become a guest's, by PCI address: why, and what to do about it. One that can cut GPUs up
-    has the capability ``gpu-shares``. ``cpu_models`` are what CPUs guests can have, best first; the first is all there is,
-    and two of the same name are the same CPU. Of ``machines``, TYPE@VERSION is one that can be built as that version did.
-    ``kinds`` of workload are what it runs; of those that can be isolated in more than one way, ``isolations`` are its ways.
-    ``checkpoint``: ``yes`` if it could save containers as they run and take them up elsewhere, else why not; empty: it has none
-    that could be."""
+    """What this driver can do here."""
 
     driver: str
-    usable: bool
+    usable: bool  # False: no guest starts
     version: str
     accelerator: str
-    machines: list[str]
-    capabilities: list[str]
-    problems: list[str]
-    kept: dict[str, str] = {}
-    cpu_models: list[str] = []
-    kinds: tuple[str, ...] = ("vm",)
-    isolations: tuple[str, ...] = ()
-    checkpoint: str = ""
+    machines: list[str]  # machine types; TYPE@VERSION is one that can be built as that version did
+    capabilities: list[str]  # "gpu-shares": GPUs can be shared
+    problems: list[str]  # sentences with a remedy
+    kept: dict[str, str] = {}  # PCI address of a GPU that no guest can get → why, and what to do about it
+    cpu_models: list[str] = []  # CPUs that guests can have, best first; two of the same name are the same CPU
+    kinds: tuple[str, ...] = ("vm",)  # of workload that it runs
+    isolations: tuple[str, ...] = ()  # its ways to isolate kinds that have more than one
+    checkpoint: str = (
+        ""  # "yes": containers can be saved and restored elsewhere; else why not; "": it runs no containers
+    )
 
 
 class RuntimeDriver(Protocol[PlanT_contra]):
@@ -168,7 +158,8 @@ class RuntimeDriver(Protocol[PlanT_contra]):
         """Facts now; state ``absent`` if the driver knows no such guest."""
 
     async def recover(self) -> list[GuestFacts]:
-        """Find every guest of this node again after a restart of the agent, adopt the live ones, and tell all."""
+        """Find every guest of this node again after a restart of the agent, adopt the live ones, and return the facts of
+        all."""
 
     async def remove(self, guest_id: str) -> None:
         """Forget a guest that does not run: its run files and saved memory. Disks are not the runtime's."""
@@ -177,13 +168,13 @@ class RuntimeDriver(Protocol[PlanT_contra]):
         """Return when any guest's facts may have changed (ready, ended, …). Spurious returns are fine."""
 
     async def close(self) -> None:
-        """Let go of connections; guests go on."""
+        """Close connections; guests go on."""
 
 
 @runtime_checkable
 class TakesNamespace(Protocol):
-    """A driver of containers in machines of their own that finds their NICs in a network namespace (``ContainerPlan.netns``), as
-    those on the node's kernel have them, and hands them to the machine itself."""
+    """A driver of containers in machines of their own that finds their NICs in a network namespace (``ContainerPlan.netns``)
+    and puts them into the machine itself."""
 
     takes_namespace: Literal[True]
 
@@ -196,16 +187,16 @@ class CanSuspend(Protocol):
 
 
 class Carries(Protocol):
-    """A suspended guest goes to another node as one file, which holds all of it but its volumes and its image."""
+    """Takes a suspended guest to another node as one file, which holds all of it but its volumes and its image."""
 
     async def pack(self, guest_id: str) -> str:
-        """Write that file, and give back its path. Raises IllegalTransition for a guest that isn't suspended, DriverFailed."""
+        """Write that file, and return its path. Raises IllegalTransition for a guest that isn't suspended, DriverFailed."""
 
     async def expect(self, guest_id: str) -> str:
-        """The path that the file of one that comes is to be written to."""
+        """The path where the file of a guest that comes must be written."""
 
     async def unpack(self, guest_id: str, uid: str, incarnation: int) -> None:
-        """What has come there is this guest, suspended here. Repeated is fine. Raises DriverFailed."""
+        """Make the file that has come this guest, suspended here. Repeated is fine. Raises DriverFailed."""
 
 
 @runtime_checkable
@@ -216,9 +207,9 @@ class CanCarry(CanSuspend, Protocol):
 @runtime_checkable
 class CanAdjust(Protocol[PlanT_contra]):
     async def adjust(self, plan: PlanT_contra) -> GuestFacts:
-        """Give a running guest the CPUs, memory, disks and NICs of ``plan``, as far as it is short of them or has too many;
-        what it has already stays as it is. Killed half-way: the next one goes on. Raises InvalidInput (``restartNeeded``)
-        for what can't be had while it runs, DriverFailed (``guestHolds``) when the guest doesn't let something go."""
+        """Give a running guest the CPUs, memory, disks and NICs of ``plan``, and take away those it has too many; what matches
+        already stays as it is. Killed half-way: the next call goes on. Raises InvalidInput (``restartNeeded``) for what needs a
+        restart, DriverFailed (``guestHolds``) when the guest doesn't release something."""
 
 
 class ExecRequest(msgspec.Struct, frozen=True):
@@ -269,27 +260,25 @@ class CanKill(Protocol):
         """SIGKILL, if it still runs; returns when it doesn't."""
 
 
-DETACHED, SESSION_LOST = "sessionDetached", "sessionLost"  # reasons of Unavailable: to be gone on with, or not any more
+DETACHED, SESSION_LOST = "sessionDetached", "sessionLost"  # reasons of Unavailable: it can be resumed, or no longer
 
 
 class SessionMark(msgspec.Struct, frozen=True):
-    """How far someone has come with an exec session that outlives the connection to its guest. ``key``: 32 hexadecimal digits
-    that name it; ``run``: of the guest's agent that has it, empty for one that is to begin; bytes of output that have arrived."""
+    """How far a caller has come with an exec session that outlives the connection to its guest."""
 
-    key: str
-    run: str = ""
-    stdout: int = 0
+    key: str  # 32 hexadecimal digits that name the session
+    run: str = ""  # of the guest's agent that has it; "" for a session that begins
+    stdout: int = 0  # bytes that have arrived
     stderr: int = 0
 
 
 class SessionStanding(msgspec.Struct, frozen=True):
-    """How far the guest has come with it. ``run``: as in the mark, empty for a guest that keeps no sessions; bytes of stdin that
-    are there, and that the command has taken; whether stdin's end is there."""
+    """How far the guest has come with a session."""
 
-    run: str = ""
-    received: int = 0
-    taken: int = 0
-    ended: bool = False
+    run: str = ""  # as in the mark; "" for a guest that keeps no sessions
+    received: int = 0  # bytes of stdin that the guest has
+    taken: int = 0  # bytes of stdin that the command has read
+    ended: bool = False  # whether stdin's end has arrived
 
 
 @runtime_checkable
@@ -300,7 +289,7 @@ class KeptSession(Protocol):
     standing: SessionStanding
 
     def acknowledge(self, stdout: int, stderr: int) -> None:
-        """So many bytes have arrived since its beginning where they are wanted: the guest need not keep them."""
+        """So many bytes since its beginning have arrived at the caller: the guest need not keep them."""
 
     async def let_go(self) -> None:
         """Leave it to the next caller; the guest ends it if none comes."""
@@ -309,8 +298,8 @@ class KeptSession(Protocol):
 @runtime_checkable
 class CanExec(Protocol):
     async def exec(self, guest_id: str, request: ExecRequest, mark: SessionMark | None = None) -> ExecSession:
-        """Start a command in a ready guest; with ``mark``, one that is kept if the guest can (a KeptSession), or go on with it.
-        Raises Unavailable while the guest's agent doesn't answer, and (``sessionLost``) when the guest has it no more."""
+        """Start a command in a ready guest; with ``mark`` start one that is kept if the guest can (a KeptSession), or resume
+        it. Raises Unavailable while the guest's agent doesn't answer, and (``sessionLost``) when the guest no longer has it."""
 
 
 class PrintedBy(msgspec.Struct, frozen=True, array_like=True):
@@ -321,12 +310,11 @@ class PrintedBy(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Printed(msgspec.Struct, frozen=True):
-    """What a guest printed on its console; ``start``: how many bytes it had printed before, on whichever node. ``times``: when, as
-    far as that is known."""
+    """What a guest printed on its console."""
 
-    start: int
+    start: int  # how many bytes it had printed before, on any node
     data: bytes = b""
-    times: tuple[PrintedBy, ...] = ()
+    times: tuple[PrintedBy, ...] = ()  # when, as far as known
 
 
 @runtime_checkable
@@ -339,22 +327,22 @@ class HasConsole(Protocol):
 
 
 class PrintedBefore(Protocol):
-    """What guests printed before what their console logs have: on other nodes, or too long ago."""
+    """What guests printed before the beginning of their console logs: on other nodes, or too long ago."""
 
     def start(self, guest_id: str) -> int:
-        """How many bytes it printed before those in its log. Changes after the log, where both do."""
+        """How many bytes it printed before those in its log. Changes after the log, where both change."""
 
     def times(self, guest_id: str) -> list[PrintedBy]:
-        """When it printed what it did, oldest first, to within some seconds; empty where nobody has looked."""
+        """When it printed what it did, oldest first, to within some seconds; empty where nothing was recorded."""
 
     def add(self, guest_id: str, printed: Printed) -> None:
-        """It printed that on another node: what the log has of it is passed over. Only while the guest stands still here. Raises
-        OSError."""
+        """Record that it printed that on another node, and skip what its log has of it. Only while the guest stands still here.
+        Raises OSError."""
 
 
 @runtime_checkable
 class CountsPrinted(HasConsole, Protocol):
-    """Whose console logs go with their guests."""
+    """A driver whose console logs migrate with their guests."""
 
     printed: PrintedBefore
 
@@ -377,5 +365,5 @@ class GuestStats(msgspec.Struct, frozen=True):
 @runtime_checkable
 class HasStats(Protocol):
     async def stats(self, guest_id: str, *, disks: bool = True) -> GuestStats:
-        """``disks`` False leaves out what was read and written, which takes asking the machine. Raises NotFound, Unavailable
+        """``disks`` False leaves out bytes read and written, for which the machine must be asked. Raises NotFound, Unavailable
         for a guest that doesn't run."""

@@ -16,9 +16,7 @@ class VolumeFacts(msgspec.Struct, frozen=True):
 
 
 class PoolFacts(msgspec.Struct, frozen=True):
-    """``id`` says which storage it is, wherever it is seen from."""
-
-    id: str
+    id: str  # of the storage, the same from every node that sees it
     total_bytes: int
     free_bytes: int
 
@@ -47,14 +45,14 @@ class CanReceive(Protocol):
     """A volume's file may come from another node as it is."""
 
     def begin(self, volume_id: str) -> str:
-        """The path to write it to; what was begun before is gone."""
+        """The path to write it to; an earlier unfinished file is gone."""
 
     async def complete(
         self, volume_id: str, *, base: str | None = None, base_format: str = "qcow2", form: str = "qcow2"
     ) -> VolumeFacts:
-        """The volume is what was written there, all of it or, if this is cut off, what it was before. ``form`` is what the
-        sender says that it is: what is on a disk tells nothing of it. Raises InvalidInput for what is no disk of this node's
-        driver, DriverFailed."""
+        """Make the written file the volume: all of it, or the volume stays what it was. ``form`` is the format that the sender
+        names, since a disk's own header can't be trusted. Raises InvalidInput for a file that is no disk of this driver,
+        DriverFailed."""
 
 
 @runtime_checkable
@@ -62,19 +60,19 @@ class HasFiles(Protocol):
     """A volume may have a file system on it, which containers mount."""
 
     async def ensure_files(self, volume_id: str, *, size_bytes: int, owner: tuple[int, int] = (0, 0)) -> VolumeFacts:
-        """The volume as a raw disk with an ext4 on all of it, whole and of at least that size, and in nobody's use: made if
-        there is no volume, or nothing on it (its root folder is ``owner``'s then), else what is there. A machine may have it
-        as its disk afterwards. Raises InvalidInput (``notAFileSystem``) for a disk with something else on it, DriverFailed
-        (``inUse``, ``noSpace``)."""
+        """The volume as a raw disk with an ext4 on all of it, whole, of at least that size, and unused: made if there is no
+        volume or nothing on it (then ``owner`` owns its root folder), else what is there. A machine may use it as its disk
+        afterwards. Raises InvalidInput (``notAFileSystem``) for a disk with something else on it, DriverFailed (``inUse``,
+        ``noSpace``)."""
 
 
 @runtime_checkable
 class HasPool(Protocol):
-    """Volumes lie in storage that other nodes may see too."""
+    """Volumes are in storage that other nodes may see too."""
 
     def pool(self) -> PoolFacts:
         """Blocks for as long as the storage does. Raises DriverFailed, OSError for storage that can't be used."""
 
     async def share(self, volume_id: str, other_id: str) -> VolumeFacts:
-        """Volume ``volume_id`` under another name too: each goes by ``remove``, and the data with the last. Raises
+        """Give volume ``volume_id`` another name too; ``remove`` takes one name, and the data with the last. Raises
         DriverFailed."""
