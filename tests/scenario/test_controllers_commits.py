@@ -50,7 +50,7 @@ RELIES_ON = {
         "workload at, node at, allocation absent, endpoint absent, endpoint at and goes"
     ),
     "controllers/workload/stale_allocation.py _plan_leaving": "workload at, allocation at",
-    "controllers/workload/stale_allocation.py _plan_word": "workload at, allocation at",
+    "controllers/workload/stale_allocation.py _plan_never_ran": "workload at, allocation at",
     "controllers/conversion/controller.py plan_release": "conversion at and goes",
     "controllers/conversion/controller.py plan_writes": (
         "conversion at, workload at, workload absent, image absent, image at and goes, endpoint at, publishedport absent, "
@@ -68,7 +68,7 @@ RELIES_ON = {
         "workload absent, workload at, decision at and goes, endpoint at and goes, publishedport at and goes"
     ),
     "controllers/garbage_collector.py plan_past": "conversion at, migration at",
-    "controllers/image/controller.py _tell": "image at",
+    "controllers/image/controller.py _write_status": "image at",
     "controllers/job/controller.py _mark": "job at, workload at",
     "controllers/job/controller.py plan_blocked": "job at",
     "controllers/job/controller.py plan_removal": "job at and goes",

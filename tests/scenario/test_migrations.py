@@ -304,7 +304,7 @@ async def test_two_of_one_vm_are_not_carried_out_together(tmp_path: Path) -> Non
         status = await lab.until_migration("Failed", "second")
         assert (status.reason, status.message) == (
             "alreadyMigrating",
-            "migration/first already moves vm/web; wait for it to end, or cancel it",
+            "migration/first already migrates vm/web; wait for it to end, or cancel it",
         )
 
 

@@ -1,8 +1,8 @@
-"""Removes what belongs to something that is gone: a workload's endpoints, published ports and decisions, a function's versions; and
-what told of a moment that is past: recommendations and reports, and, later, Migrations and Conversions that have ended.
+"""Removes objects whose owner is gone (a workload's endpoints, published ports and decisions, a function's versions), old
+recommendations and reports, and, later, Migrations and Conversions that have ended.
 
-Deletion takes the former away with their owner, in one commit; this is for what was left over all the same. Never
-allocations: those stand for guests, and only a node's word removes one. Woken by owned objects and by workloads that go.
+Deleting an owner removes what it owns in the same commit; this controller is for leftovers. It never removes allocations: those
+stand for guests, and only a node's report removes one. Woken by owned objects and by workloads that go.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Garbage:
 
 
 def plan_past(view: View, history: History, item: Item, now: float) -> list[Commit]:
-    """Have objects deleted that ended long ago, or before many others of the same workload."""
+    """Delete objects that ended long ago, or before many others of the same workload."""
     if not history.has_ended(item):
         return []
     past = [other for other in view.find(history.index, history.word(item)) if history.has_ended(other)]

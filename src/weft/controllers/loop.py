@@ -1,8 +1,8 @@
-"""Runs a controller: collects the objects it should look at, lets it plan, performs the plan.
+"""Runs a controller: collects the keys of objects to check, lets the controller plan, performs the plan.
 
-A controller pursues one goal of the fabric: ``route`` says which of its objects a change concerns, ``plan`` turns the view into
+A controller pursues one goal of the fabric: ``route`` returns which of its objects a change concerns, ``plan`` turns the view into
 commits. The loop plans a batch from one revision, commits all of it at once, waits until the view shows it, and takes the
-next; so a plan never acts on a state it has itself made old. What fails is planned again from what is true then.
+next; so no plan acts on a state that the plan before it made old. What fails is planned again from the state at that time.
 """
 
 from __future__ import annotations
@@ -29,10 +29,8 @@ _log = logging.getLogger(__name__)
 
 
 class Plan(msgspec.Struct):
-    """What to commit, and when (in seconds) to look at which object again even if nothing changes."""
-
     commits: list[Commit] = []
-    later: dict[str, float] = {}
+    later: dict[str, float] = {}  # seconds after which to plan the object of this key again, even if nothing changes
 
 
 class Controller(Protocol):
@@ -41,13 +39,13 @@ class Controller(Protocol):
 
     @property
     def kinds(self) -> Sequence[str]:
-        """Whose changes it wants to see."""
+        """The kinds whose changes ``route`` gets."""
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
-        """Keys of the controller's own objects that this change concerns. May take notes, and does nothing else."""
+        """Keys of the controller's own objects that this change concerns. May note the change, and has no other effect."""
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
-        """What to do for these objects; ``now`` in unix seconds, for stamps. Pure but for notes taken."""
+        """What to do for these objects; ``now`` in unix seconds, for timestamps. Pure but for the controller's own notes."""
 
 
 @runtime_checkable
@@ -59,7 +57,7 @@ class Observer(Protocol):
 
 
 class Queue:
-    """Keys to look at: each once, in the order they came; some of them not before their time."""
+    """Keys of objects to plan: each once, in the order they came; some of them not before their time."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -82,7 +80,7 @@ class Queue:
             self._wake.ring()
 
     def failed(self, key: str) -> None:
-        """Look at it again: at once for the first time, then after growing pauses."""
+        """Plan it again: at once after the first failure, then after growing pauses."""
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         if failures == 1:
             self.add([key])
@@ -109,27 +107,27 @@ class Queue:
             await self._wake.wait(self._later[0][0] - now if self._later else None)
 
 
-async def run_controller(controller: Controller, term: LeaderLease) -> None:
-    """Run ``controller`` for as long as ``term`` lasts; raises LeadershipLost at its end."""
-    view, queue = term.cache.view, Queue(term.clock)
+async def run_controller(controller: Controller, lease: LeaderLease) -> None:
+    """Run ``controller`` while ``lease`` is held; raises LeadershipLost at its end."""
+    view, queue = lease.cache.view, Queue(lease.clock)
     observer = controller if isinstance(controller, Observer) else None
 
     def notice(changes: Sequence[Changed]) -> None:
         for change in changes:
             queue.add(controller.route(view, change))
 
-    unsubscribe = term.cache.subscribe(notice, controller.kinds)
+    unsubscribe = lease.cache.subscribe(notice, controller.kinds)
     try:
         notice(whole(view, controller.kinds))
         while True:
             keys = await queue.take(BATCH)
             if observer is not None:
                 await observer.observe()
-            plan, failed = _plan(controller, view, keys, term.clock.now(), queue)
+            plan, failed = _plan(controller, view, keys, lease.clock.now(), queue)
             for key, seconds in plan.later.items():
                 queue.add_later(key, seconds)
             if plan.commits:
-                failed |= {commit.key for commit in await term.perform(plan.commits)}
+                failed |= {commit.key for commit in await lease.perform(plan.commits)}
             for key in keys:
                 if key in failed:
                     queue.failed(key)
@@ -140,7 +138,7 @@ async def run_controller(controller: Controller, term: LeaderLease) -> None:
 
 
 def _plan(controller: Controller, view: View, keys: Sequence[str], now: float, queue: Queue) -> tuple[Plan, set[str]]:
-    """The plan for all keys, and those of them that can't be planned: they are put aside, and the others go on."""
+    """The plan for all keys, and the keys that can't be planned: the others go on without them."""
     try:
         return controller.plan(view, keys, now), set()
     except Exception:  # a defect in one plan must not keep all others from theirs

@@ -1,4 +1,4 @@
-"""The controllers that run by the loop, one line each: what a kind that behaves adds beside its own files."""
+"""The controllers that the loop runs, one line each."""
 
 from __future__ import annotations
 

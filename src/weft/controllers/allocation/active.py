@@ -9,7 +9,7 @@ from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec
 
 
 def active_allocation(view: View, workload_uid: str) -> Item | None:
-    """The workload's place."""
+    """The workload's active allocation."""
     return find_active(view.find(ALLOCATIONS_BY_WORKLOAD, workload_uid))
 
 

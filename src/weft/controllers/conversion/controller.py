@@ -1,8 +1,8 @@
 """Leads each Conversion on, from its spec to its end.
 
-Reads Conversions, both workloads, their allocations and claims, Images, what the scheduler answers; writes Conversion.status, the
-specs of both workloads, whose their endpoints and published ports are, the new workload, an Image where there is none, and a
-question to the scheduler. Woken by any of those. What to write is ``plan_conversion``'s.
+Reads Conversions, both workloads, their allocations and claims, Images, the scheduler's answer; writes Conversion.status, the
+specs of both workloads, the owner of their endpoints and published ports, the new workload, a missing Image, and a question to
+the scheduler. Woken by any of those. ``plan_conversion`` decides what to write.
 """
 
 from __future__ import annotations
@@ -67,21 +67,20 @@ class Conversions:
             else:
                 outcome = plan_conversion(read_facts(view, item, now))
                 commit = plan_writes(view, item, outcome, now)
-                plan.later |= {item.key: outcome.look_after} if outcome.look_after is not None else {}
+                plan.later |= {item.key: outcome.requeue_after} if outcome.requeue_after is not None else {}
             plan.commits += [commit] if commit is not None else []
         return plan
 
 
 def read_facts(view: View, item: Item, now: float) -> Facts:
-    """What is known of a Conversion."""
     status = item.status(ConversionStatus)
-    old, new = find_sides(view, item)
+    old, new = find_workloads(view, item)
     project = item.envelope.project
     return Facts(
         spec=item.spec(ConversionSpec),
         status=status,
-        old=_read_side(view, old),
-        new=_read_side(view, new),
+        old=_read_workload(view, old),
+        new=_read_workload(view, new),
         images=tuple(
             _read_image(image) for image in view.of_kind("image").values() if image.envelope.project == project
         ),
@@ -96,8 +95,8 @@ def read_facts(view: View, item: Item, now: float) -> Facts:
     )
 
 
-def find_sides(view: View, item: Item) -> tuple[Item | None, Item | None]:
-    """The old and the new workload: those very ones that it began with, and made."""
+def find_workloads(view: View, item: Item) -> tuple[Item | None, Item | None]:
+    """The workload that the Conversion began with, and the one that it made: another of the same name is neither."""
     status = item.status(ConversionStatus)
     old, new = (view.get(key) for key in workload_keys(item))
     if old is not None and status.old_uid not in ("", old.uid):
@@ -108,9 +107,9 @@ def find_sides(view: View, item: Item) -> tuple[Item | None, Item | None]:
 
 
 def plan_writes(view: View, item: Item, outcome: Outcome, now: float) -> Commit | None:
-    """One commit for all that ``outcome`` says; None if all of it is so."""
+    """One commit for the whole ``outcome``; None if nothing changes."""
     former, status = item.status(ConversionStatus), outcome.status
-    old, new = find_sides(view, item)
+    old, new = find_workloads(view, item)
     writes: list[Write] = []
     preconditions: list[Precondition] = [unchanged(item)]
     if outcome.claims == "old" and old is not None and outcome.old is not None:
@@ -124,9 +123,9 @@ def plan_writes(view: View, item: Item, outcome: Outcome, now: float) -> Commit 
         given = _plan_claims(view, old.uid, new, outcome.new, now)
         writes += given.writes
         preconditions += given.preconditions
-    for side, spec, goes in ((old, outcome.old, outcome.old_goes), (new, outcome.new, outcome.new_goes)):
-        if side is not None and (spec is not None or goes):
-            writes.append(put(_change(side, spec, now if goes else None)))
+    for workload, spec, goes in ((old, outcome.old, outcome.old_goes), (new, outcome.new, outcome.new_goes)):
+        if workload is not None and (spec is not None or goes):
+            writes.append(put(_change(workload, spec, now if goes else None)))
     if outcome.make is not None and old is not None:
         made = make_workload(item, old, outcome.make, status.new_uid, now)
         writes.append(put(made))
@@ -141,7 +140,7 @@ def plan_writes(view: View, item: Item, outcome: Outcome, now: float) -> Commit 
         writes.append(put(asked := make_question(item, old, outcome.asks, now)))
         preconditions.append(Absent(asked.key))
     elif question is not None and question.envelope.owner == item.envelope.ref and status.phase != former.phase:
-        # It told of a moment.
+        # The answer was for the former phase.
         writes.append(delete(question))
     if outcome.image_goes and image is not None:
         writes.append(delete(image))
@@ -152,13 +151,13 @@ def plan_writes(view: View, item: Item, outcome: Outcome, now: float) -> Commit 
         writes.append(put(envelope))
     if not writes:
         return None
-    # Whatever was planned stands on what both were.
-    preconditions += [unchanged(side) for side in (old, new) if side is not None]
+    # The plan depends on both workloads.
+    preconditions += [unchanged(workload) for workload in (old, new) if workload is not None]
     return Commit(item.key, writes, list(dict.fromkeys(preconditions)), _events(item, former, status))
 
 
 def plan_release(item: Item) -> Commit | None:
-    """Let an ended one that was deleted go."""
+    """Release an ended Conversion that was deleted."""
     return Commit(item.key, [let_go(item, FINALIZER)], [unchanged(item)]) if item.deleting else None
 
 
@@ -213,8 +212,8 @@ def make_image(item: Item, name: str, spec: ImageSpec, now: float) -> Envelope:
     )
 
 
-def _change(side: Item, spec: WorkloadSpec | None, deleting_since: float | None) -> Envelope:
-    envelope = edit(side)
+def _change(workload: Item, spec: WorkloadSpec | None, deleting_since: float | None) -> Envelope:
+    envelope = edit(workload)
     if spec is not None:
         envelope.spec = merge_part(envelope.spec, spec)
         envelope.generation += 1
@@ -224,21 +223,19 @@ def _change(side: Item, spec: WorkloadSpec | None, deleting_since: float | None)
 
 
 class _Given(msgspec.Struct):
-    """``lost``: a sentence on ports that others have by now; ``publish`` is what is left of them."""
-
     writes: list[Write] = []
     preconditions: list[Precondition] = []
-    publish: list[str] = []
-    lost: str = ""
+    publish: list[str] = []  # ports that are still free or its own
+    lost: str = ""  # a sentence on ports that others have taken
 
 
 def _plan_claims(view: View, giver_uid: str, taker: Item, workload_spec: WorkloadSpec, now: float) -> _Given:
-    """Have one workload's endpoints and published ports be another's, in the same network, with the same address, MAC and port;
-    what of the taker's ports is nobody's (any more) is made."""
+    """Give one workload's endpoints and published ports to another, with the same network, address, MAC and port; ports of the
+    taker that no workload has are made."""
     given, ref = _Given(publish=list(workload_spec.publish)), taker.envelope.ref
     for endpoint in view.find(ENDPOINTS_BY_WORKLOAD, giver_uid):
         envelope = edit(endpoint)
-        # Another NIC: what the nodes know of the former isn't true of this one.
+        # This is another NIC: what nodes reported of the former isn't true of it.
         envelope.uid, envelope.owner, envelope.created_at = new_uid(), ref, now
         envelope.spec = merge_part(envelope.spec, msgspec.structs.replace(endpoint.spec(EndpointSpec), workload=ref))
         envelope.status = msgspec.Raw(msgspec.json.encode(EndpointStatus()))
@@ -298,13 +295,13 @@ def _events(item: Item, former: ConversionStatus, status: ConversionStatus) -> l
     ]
 
 
-def _read_side(view: View, item: Item | None) -> WorkloadFacts | None:
+def _read_workload(view: View, item: Item | None) -> WorkloadFacts | None:
     if item is None:
         return None
-    spec, said = spec_of(item), item.envelope.condition("Healthy")
-    healthy = {"True": True, "False": False}.get(said.status) if said is not None else None
+    spec, condition = spec_of(item), item.envelope.condition("Healthy")
+    healthy = {"True": True, "False": False}.get(condition.status) if condition is not None else None
     if record_of(item).checks_health(spec):
-        healthy = healthy is True  # until it is known to be
+        healthy = healthy is True  # unknown counts as unhealthy
     allocations = view.find(ALLOCATIONS_BY_WORKLOAD, item.uid)
     place = find_active(allocations)
     return WorkloadFacts(
@@ -320,7 +317,7 @@ def _read_side(view: View, item: Item | None) -> WorkloadFacts | None:
 
 
 def _find_question(view: View, item: Item) -> Item | None:
-    """What was asked for this Conversion, or by chance for something else under its name."""
+    """The recommendation of this Conversion's name, which may belong to something else."""
     return view.get(object_key("recommendation", item.envelope.project, item.envelope.name))
 
 
@@ -328,12 +325,10 @@ def _read_answer(view: View, item: Item) -> Answer | None:
     question = _find_question(view, item)
     if question is None:
         return None
-    if (
-        question.envelope.owner != item.envelope.ref
-    ):  # it isn't asked: the new one may wait for a place while nothing runs
-        return Answer(True, "unknown")
-    said = question.status(RecommendationStatus)
-    return Answer(said.phase != "Pending", said.best, said.reason, said.message)
+    if question.envelope.owner != item.envelope.ref:
+        return Answer(True, "unknown")  # without an answer the new workload may wait for a place while nothing runs
+    answer = question.status(RecommendationStatus)
+    return Answer(answer.phase != "Pending", answer.best, answer.reason, answer.message)
 
 
 def _read_place(allocation: Item) -> Place:
@@ -344,7 +339,7 @@ def _read_place(allocation: Item) -> Place:
 
 def _read_image(item: Item) -> KnownImage:
     status = item.status(ImageStatus)
-    phase = "Failed" if item.deleting else status.phase  # nobody may begin to use it
+    phase = "Failed" if item.deleting else status.phase
     spec, message = item.spec(ImageSpec), status.message or "the image is being deleted"
     return KnownImage(item.envelope.name, spec.url, phase, status.digest, message, spec.registry_secret)
 
@@ -359,8 +354,8 @@ def _conversions(view: View, key: str) -> list[str]:
 
 
 def _others(view: View, item: Item) -> list[str]:
-    """Those of either workload that haven't ended."""
-    keys = {key for side in workload_keys(item) for key in _conversions(view, side)}
+    """The keys of other Conversions of either workload that haven't ended."""
+    keys = {key for one in workload_keys(item) for key in _conversions(view, one)}
     return sorted(keys - {item.key})
 
 

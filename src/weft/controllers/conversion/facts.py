@@ -1,5 +1,4 @@
-"""What is known of a Conversion's two sides, of Images and of what the scheduler says, and what is to be written then: the values
-that its plan is made of. Pure."""
+"""The facts that a Conversion is planned from, and the outcome: what to write. Values only."""
 
 from __future__ import annotations
 
@@ -14,21 +13,20 @@ from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus
 from weft.kinds.registry import BY_NAME, WORKLOADS
 from weft.objects.lifecycle import Phase
 
-# What only one of two workloads can have at a time, and lies in the way of the other: NICs, ports, volumes, places in groups.
+# Fields that only one of both workloads can have at a time.
 _SHARED = ("networks", "publish", "affinity_groups", "anti_affinity_groups", "spread")
 _VOLUMES_FIELDS = {BY_NAME[kind].spec: record.volumes_field for kind, record in WORKLOADS.items()}
 
 
 class Place(msgspec.Struct, frozen=True):
-    """One allocation: ``rests``, as its node says, stopped as it was asked to; ``holds`` volumes or NICs."""
+    """One allocation."""
 
-    rests: bool
-    holds: bool
+    rests: bool  # its node reports it stopped, as its spec desires
+    holds: bool  # volumes or NICs
 
 
 class WorkloadFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """One of both workloads. ``healthy`` None: nobody asks it. ``image`` is the digest (sha256:…) that it runs, as far as its node
-    has said."""
+    """One of both workloads."""
 
     what: str
     spec: WorkloadSpec
@@ -36,8 +34,8 @@ class WorkloadFacts(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     places: tuple[Place, ...] = ()
     deleting: bool = False
-    healthy: bool | None = None
-    image: str = ""
+    healthy: bool | None = None  # None: its health is not checked
+    image: str = ""  # the digest (sha256:…) that it runs, if its node has reported it
 
 
 class KnownImage(msgspec.Struct, frozen=True):
@@ -52,70 +50,62 @@ class KnownImage(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What the scheduler says of where the new one would go: ``given`` it is, ``node`` empty: nowhere."""
+    """The scheduler's answer: where it would place the new workload."""
 
     given: bool
-    node: str = ""
+    node: str = ""  # empty: nowhere
     reason: str = ""
     message: str = ""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """``old`` and ``new`` None: it isn't there (any more). ``taken``: another object has the new one's name. ``rival``: an older
-    Conversion of either. ``answer`` None: nobody has been asked. ``mark`` tells the name of an Image from others', ``uid`` is a
-    fresh one."""
-
     spec: ConversionSpec
     status: ConversionStatus
-    old: WorkloadFacts | None
+    old: WorkloadFacts | None  # None: it doesn't exist (any more)
     new: WorkloadFacts | None
     images: tuple[KnownImage, ...] = ()
-    answer: Answer | None = None
+    answer: Answer | None = None  # None: the scheduler has not been asked
     old_uid: str = ""
-    taken: bool = False
-    rival: str = ""
+    taken: bool = False  # another object has the new workload's name
+    rival: str = ""  # an older Conversion of either workload
     deleting: bool = False
-    mark: str = ""
-    uid: str = ""
+    mark: str = ""  # makes the name of a new Image unique
+    uid: str = ""  # a fresh one
     now: float = 0.0
 
 
 class Outcome(msgspec.Struct, kw_only=True):
-    """``old`` and ``new``: specs to write, ``make`` that of a new one; those that ``go`` are deleted. ``asks``: the spec that the
-    scheduler is asked about. ``claims``: whose addresses and published ports are to be from now on. ``look_after`` seconds it is
-    to be looked at again whatever happens."""
-
     status: ConversionStatus
-    old: WorkloadSpec | None = None
+    old: WorkloadSpec | None = None  # to write
     new: WorkloadSpec | None = None
-    make: WorkloadSpec | None = None
-    asks: WorkloadSpec | None = None
-    image: tuple[str, ImageSpec] | None = None
-    claims: Literal["", "new", "old"] = ""
-    old_goes: bool = False
+    make: WorkloadSpec | None = None  # of a workload to make
+    asks: WorkloadSpec | None = None  # to ask the scheduler about
+    image: tuple[str, ImageSpec] | None = None  # to make, by name
+    claims: Literal["", "new", "old"] = ""  # the workload that gets the addresses and published ports
+    old_goes: bool = False  # is deleted
     new_goes: bool = False
     image_goes: bool = False
-    look_after: float | None = None
+    requeue_after: float | None = None  # seconds after which to plan again even if nothing changes
 
 
-def is_well(side: WorkloadFacts) -> bool:
-    """Whether it runs and answers as it was asked to last."""
-    status = side.status
+def is_well(workload: WorkloadFacts) -> bool:
+    """Whether it runs its newest spec, and is ready and healthy."""
+    status = workload.status
     return (
         status.phase == Phase.RUNNING
-        and status.observed_generation >= side.generation
+        and status.observed_generation >= workload.generation
         and status.ready is not False
-        and side.healthy is not False
+        and workload.healthy is not False
     )
 
 
 def strip(spec: WorkloadSpec) -> WorkloadSpec:
-    """It, without what only one can have."""
+    """``spec`` without the fields that only one workload can have."""
     return replace(spec, **{name: [] for name in _given(spec)})
 
 
 def keep(spec: WorkloadSpec) -> dict[str, Any]:
-    """What ``strip`` takes away."""
+    """The fields that ``strip`` empties."""
     return {name: getattr(spec, name) for name in _given(spec)}
 
 

@@ -1,10 +1,10 @@
-"""What a Conversion needs next: its spec, its status and what is known of both workloads in; their new specs and the status that
-follows out. Pure, and remembers nothing: whoever is asked after a crash answers as the one before would have.
+"""What a Conversion needs next: its spec, its status and facts of both workloads in; their new specs and its new status out. Pure
+and without memory: after a crash the next process decides the same.
 
-The order: the image is there, a node has capacity, the new one is made and the old one stopped, in one commit · the old one
-rests: all that it had is the new one's, in one commit · its place has let go: the new one starts · it is well, and stays so:
-people look at it, and confirm or undo. Until then whatever fails goes back the same way: the new one is stopped, and gives all
-back in one commit; it is over when the old one runs again."""
+The order: the image is there, a node has capacity, the new workload is made and the old one stopped, in one commit · the old one
+has stopped: the new one gets all that it had, in one commit · the old allocation has released it: the new one starts · it stays
+well: people confirm or undo. Until then a failure goes back the same way: the new one is stopped, and gives all back in one
+commit; the Conversion ends when the old one runs again."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from weft.controllers.conversion.rollback import (
 from weft.kinds.conversion import ENDED, read_new
 from weft.objects.lifecycle import Phase
 
-STEADY_SECONDS = 2.0  # it runs for so long before it is said to: what fails at once has failed by then
+STEADY_SECONDS = 2.0  # for which it runs before it counts as running: what fails at once has failed by then
 
 
 def plan_conversion(facts: Facts) -> Outcome:
-    """What to write now; the status alone where there is nothing else."""
+    """What to write now."""
     status, now = facts.status, facts.now
     if status.phase in ENDED:
         return Outcome(status=status)
@@ -47,29 +47,29 @@ def plan_conversion(facts: Facts) -> Outcome:
             )
     status = replace(status, began_at=min(status.began_at or now, now))  # a clock may have been set back
     facts = replace(facts, status=status)
-    handed = status.kept is not None
-    if handed and (facts.old is None or facts.old.deleting):
+    handed_over = status.kept is not None
+    if handed_over and (facts.old is None or facts.old.deleting):
         return _keep_new(facts)
     if not status.ending:
         status = replace(status, **find_end(facts))
         facts = replace(facts, status=status)
     if status.ending:
-        return hand_back(facts) if handed else clear(facts)
+        return hand_back(facts) if handed_over else clear(facts)
     steps = {"Preparing": prepare, "Stopping": _stop, "HandingOver": _start, "Starting": _watch}
     outcome = steps.get(status.phase, _await)(facts)
     if outcome.status.phase in steps:
         refused = facts.new is not None and finds_no_place(facts, facts.new)
         waits = [time_left(facts), *([patience_left(facts)] if refused else [])]
-        waits += [outcome.look_after] if outcome.look_after is not None else []
-        outcome.look_after = max(0.1, min(waits))
+        waits += [outcome.requeue_after] if outcome.requeue_after is not None else []
+        outcome.requeue_after = max(0.1, min(waits))
     return outcome
 
 
 def _stop(facts: Facts) -> Outcome:
-    """The old one is to rest; then all that it had is the new one's, in one commit."""
+    """Wait for the old one to stop; then give all that it had to the new one, in one commit."""
     status, old, new = facts.status, facts.old, facts.new
     assert old is not None and new is not None
-    if old.spec.run != "stop":  # by somebody who asked no one
+    if old.spec.run != "stop":  # somebody started it meanwhile
         return Outcome(status=status, old=replace(old.spec, run="stop"))
     if not all(place.rests for place in old.places):
         message = f"waiting for {old.what} to stop"
@@ -88,7 +88,7 @@ def _stop(facts: Facts) -> Outcome:
 
 
 def _start(facts: Facts) -> Outcome:
-    """The old one's place lets go of volumes and NICs; then the new one may have them."""
+    """Wait for the old allocation to release volumes and NICs; then start the new one."""
     status, old, new = facts.status, facts.old, facts.new
     assert old is not None and new is not None
     if any(place.holds for place in old.places):
@@ -99,12 +99,12 @@ def _start(facts: Facts) -> Outcome:
 
 
 def _watch(facts: Facts) -> Outcome:
-    """The new one starts: whoever follows hears what it waits for."""
+    """Wait until the new one runs; the message names what it waits for."""
     status, new = facts.status, facts.new
     assert new is not None
     if not is_well(new):
-        told = new.status.message or new.status.reason
-        message = f"{status.new} is {new.status.phase}" + (f": {told}" if told else "")
+        detail = new.status.message or new.status.reason
+        message = f"{status.new} is {new.status.phase}" + (f": {detail}" if detail else "")
         return Outcome(status=replace(status, running_at=None, message=message))
     since = min(status.running_at or facts.now, facts.now)
     if new.status.restarts != status.restarts:
@@ -112,7 +112,7 @@ def _watch(facts: Facts) -> Outcome:
     status = replace(status, running_at=since, restarts=new.status.restarts, message=f"{status.new} runs")
     left = since + STEADY_SECONDS - facts.now
     if left > 0:
-        return Outcome(status=status, look_after=left)
+        return Outcome(status=status, requeue_after=left)
     return _ask(replace(facts, status=status), f"{status.new} runs")
 
 
@@ -132,7 +132,7 @@ def _await(facts: Facts) -> Outcome:
 
 
 def _keep_new(facts: Facts) -> Outcome:
-    """There is nobody to give anything back to: the new one keeps it."""
+    """The old one is gone: the new one keeps all."""
     status, new = facts.status, facts.new
     if new is None:
         return end(

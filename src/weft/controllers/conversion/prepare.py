@@ -1,5 +1,5 @@
-"""What must be so before anything of a Conversion is touched: the image is there, the new one can be written, and a node has
-capacity for it. Then the new one is made and the old one stopped. Pure."""
+"""What a Conversion checks before it changes anything: the image is there, the spec can be translated, and a node has capacity.
+Then the new workload is made and the old one stopped. Pure."""
 
 from __future__ import annotations
 
@@ -22,17 +22,12 @@ from weft.objects.image.reference import read_source
 
 
 def prepare(facts: Facts) -> Outcome:
-    """Nothing has changed yet: see that there is an image, then make the new one and stop the old one."""
+    """See that there is an image, then make the new workload and stop the old one."""
     status, old, now = facts.status, facts.old, facts.now
     assert old is not None
     if old.status.migration:
-        return end(
-            status,
-            "Failed",
-            "isMigrating",
-            f"migration/{old.status.migration} moves {old.what}; wait for it to end",
-            now,
-        )
+        message = f"migration/{old.status.migration} is migrating {old.what}; wait for it to end"
+        return end(status, "Failed", "isMigrating", message, now)
     if facts.taken:
         message = f"{status.new} exists already; give the new workload another name (spec.new_name)"
         return end(status, "Failed", "nameTaken", message, now)
@@ -61,8 +56,7 @@ def prepare(facts: Facts) -> Outcome:
 
 
 def _find_capacity(facts: Facts, status: ConversionStatus, spec: WorkloadSpec) -> Outcome | None:
-    """What is to be done before it is known that a node has capacity for the new one beside the old one; None: it has. What doesn't
-    run loses nothing by waiting."""
+    """What to do until the scheduler has found a node with capacity for the new one beside the old one; None: it has."""
     answer = facts.answer
     if answer is None:
         return Outcome(
@@ -77,7 +71,7 @@ def _find_capacity(facts: Facts, status: ConversionStatus, spec: WorkloadSpec) -
 
 
 def choose_image(images: tuple[KnownImage, ...], reference: str, digest: str) -> KnownImage | None:
-    """An Image of that very container image: of its digest, or where nobody knows that of its name."""
+    """An Image of that very container image: by its digest, or by its name where the digest isn't known."""
     wanted = read_source(reference)
     for image in images:
         if not image.url.startswith(OCI) or image.phase == "Failed":
@@ -91,7 +85,7 @@ def choose_image(images: tuple[KnownImage, ...], reference: str, digest: str) ->
 
 
 def _find_image_of_vm(facts: Facts, old: WorkloadFacts, spec: VmSpec) -> KnownImage | Outcome:
-    """The Image that a VM stands on, if a container can."""
+    """The VM's image, if a container can run it."""
     name = spec.image
     image = next((one for one in facts.images if one.name == name), None)
     if image is None or not image.url.startswith(OCI) or not (image.digest or read_oci(image.url).digest):
@@ -101,7 +95,7 @@ def _find_image_of_vm(facts: Facts, old: WorkloadFacts, spec: VmSpec) -> KnownIm
 
 
 def _find_image_of_container(facts: Facts, old: WorkloadFacts, spec: ContainerSpec) -> KnownImage | Outcome:
-    """The Image of a container's own image, or what to do or to say as long as there isn't one."""
+    """The Image of a container's own image, or the outcome while there isn't one."""
     status = facts.status
     reference = read_source(spec.image)
     digest = old.image or reference.digest
@@ -142,11 +136,11 @@ def _make_container(facts: Facts, status: ConversionStatus, old: VmSpec, image: 
 
 
 class _Way(msgspec.Struct, frozen=True):
-    """What one kind of workload is converted by."""
+    """How one kind of workload is converted."""
 
     find_image: Callable[[Facts, WorkloadFacts, Any], KnownImage | Outcome]  # given the old one's spec
     make: Callable[[Facts, ConversionStatus, Any, KnownImage], Translated | str]  # as well
-    left_behind: str  # what people read of it
+    left_behind: str  # a sentence for people
 
 
 _WAYS = {  # by the old one's kind
@@ -168,7 +162,7 @@ def _way_of(old: WorkloadFacts) -> _Way:
 
 
 def translate(facts: Facts, status: ConversionStatus, old: WorkloadFacts, image: KnownImage) -> Translated | str:
-    """What the old one is as the other kind, or why it can't be."""
+    """The old one's spec as the other kind, or why it can't be that."""
     try:
         return _way_of(old).make(facts, status, old.spec, image)
     except InvalidInput as problem:

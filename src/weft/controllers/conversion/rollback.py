@@ -1,5 +1,5 @@
-"""Why a Conversion goes back, and how: the new one rests, all is the old one's again in one commit, and that runs if it did.
-Pure."""
+"""Why a Conversion goes back, and how: the new one stops, the old one gets all back in one commit, and runs again if it ran
+before. Pure."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from weft.kinds.parts.placement_spec import REFUSALS
 from weft.objects.lifecycle import Phase
 
 PLACE_PATIENCE_SECONDS = 20.0
-RETURN_SECONDS = 60.0  # for the old one to run again; what keeps it from that isn't the Conversion's
-MOST_ENDS = 3  # of a new one that begins again each time
+RETURN_SECONDS = 60.0  # for the old one to run again
+MOST_ENDS = 3  # of a new one that restarts each time
 
 
 def find_end(facts: Facts) -> dict[str, str]:
-    """Why it goes back, if so: the fields of its status that say it."""
+    """Why it goes back, as fields of its status; empty if it doesn't."""
     status, spec, new = facts.status, facts.spec, facts.new
     if spec.undo or facts.deleting:
         return why("Undone", "undone", "undone on request")
@@ -33,8 +33,8 @@ def find_end(facts: Facts) -> dict[str, str]:
         code = "" if new.status.exit_code is None else f", exit code {new.status.exit_code}"
         return why("Failed", "ended", f"{status.new} ended by itself{code}: {new.status.message}".rstrip(": "))
     if status.phase == "Starting" and new is not None and new.status.restarts >= MOST_ENDS:
-        told = new.status.message or new.status.reason
-        message = f"{status.new} has ended by itself {new.status.restarts} times" + (f": {told}" if told else "")
+        detail = new.status.message or new.status.reason
+        message = f"{status.new} has ended by itself {new.status.restarts} times" + (f": {detail}" if detail else "")
         return why("Failed", "ended", message)
     if new is not None and finds_no_place(facts, new) and patience_left(facts) <= 0:
         return why("Failed", new.status.reason, f"no node can take {status.new}: {new.status.message}")
@@ -53,7 +53,7 @@ def time_left(facts: Facts) -> float:
 
 
 def finds_no_place(facts: Facts, new: WorkloadFacts) -> bool:
-    """Nothing runs meanwhile: capacity that may come some day isn't waited for."""
+    """Whether no node can take the new one. Nothing runs meanwhile, so capacity that may come some day isn't waited for."""
     return facts.status.phase == "Starting" and new.status.phase == Phase.PENDING and new.status.reason in REFUSALS
 
 
@@ -62,7 +62,7 @@ def patience_left(facts: Facts) -> float:
 
 
 def hand_back(facts: Facts) -> Outcome:
-    """The new one is stopped; then all is the old one's again, in one commit."""
+    """Stop the new one; then give all back to the old one, in one commit."""
     status, old, new = replace(facts.status, phase="Undoing"), facts.old, facts.new
     assert old is not None and status.kept is not None
     given_back = replace(status, kept=None)
@@ -77,7 +77,7 @@ def hand_back(facts: Facts) -> Outcome:
 
 
 def clear(facts: Facts) -> Outcome:
-    """Nothing of the old one's is the new one's (any more): that goes, and the old one runs again if it did."""
+    """The new one has nothing of the old one's (any more): delete it, and start the old one if it ran before."""
     status, old, new = facts.status, facts.old, facts.new
     if status.returned_at is not None:
         return _await_old(facts)
@@ -85,7 +85,7 @@ def clear(facts: Facts) -> Outcome:
         return Outcome(status=replace(status, phase="Undoing"))
     runs_again = status.was == "run" and old is not None and not old.deleting
     status = replace(status, phase="Undoing", returned_at=facts.now)
-    outcome = Outcome(status=status, look_after=RETURN_SECONDS) if runs_again else _end(facts)
+    outcome = Outcome(status=status, requeue_after=RETURN_SECONDS) if runs_again else _end(facts)
     if status.was and old is not None and not old.deleting and old.spec.run != status.was:
         outcome.old = replace(old.spec, run=status.was)
     outcome.new_goes = new is not None and not new.deleting
@@ -95,18 +95,18 @@ def clear(facts: Facts) -> Outcome:
 
 
 def _await_old(facts: Facts) -> Outcome:
-    """It is over when the old one runs again, or clearly doesn't."""
+    """End when the old one runs again, or clearly doesn't."""
     status, old = facts.status, facts.old
     if old is None or old.deleting or old.spec.run != "run" or is_well(old):
         return _end(facts)
     known = old.status.observed_generation >= old.generation
-    starts = old.status.reason == STARTING  # until it does, its place tells of the end that it was asked for
+    starts = old.status.reason == STARTING  # until then its node still reports the stop
     failed = known and not starts and (old.status.ended or old.status.phase == Phase.FAILED)
     left = min(status.returned_at or 0.0, facts.now) + RETURN_SECONDS - facts.now
     if not failed and left > 0:
-        return Outcome(status=status, look_after=left)
-    told = old.status.message or old.status.reason
-    return _end(facts, f"{old.what} has not recovered: it is {old.status.phase}" + (f": {told}" if told else ""))
+        return Outcome(status=status, requeue_after=left)
+    detail = old.status.message or old.status.reason
+    return _end(facts, f"{old.what} has not recovered: it is {old.status.phase}" + (f": {detail}" if detail else ""))
 
 
 def _end(facts: Facts, also: str = "") -> Outcome:

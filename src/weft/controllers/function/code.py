@@ -1,7 +1,7 @@
-"""Removes functions' code that nothing names: not a function's spec, not what it still serves, no version.
+"""Removes functions' code that no function's spec, no serving code and no version names.
 
-Reads functions, their versions and the folder; removes files. What was uploaded or named within the last hour stays: the commit
-that uploads names it after that. Woken by the clock. What is half uploaded goes too, once it is as old.
+Reads functions, their versions and the folder; removes files. Code that was uploaded or named within the last hour stays: a commit
+names it only after the upload. Partial uploads of that age go too. Woken by the clock.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ YOUNG_SECONDS = 3600.0
 
 
 class Code:
-    """``run`` looks every ten minutes at ``folder`` for as long as ``term`` lasts. ``now`` is the file system's clock."""
+    """``run`` cleans ``folder`` every ten minutes while ``lease`` is held. ``now`` is the file system's clock."""
 
-    def __init__(self, folder: Path, term: LeaderLease, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, folder: Path, lease: LeaderLease, now: Callable[[], float] = time.time) -> None:
         self._folder = folder
-        self._term = term
+        self._lease = lease
         self._now = now
 
     async def run(self) -> None:
         while True:
-            await self._term.clock.sleep(EVERY_SECONDS)
-            named = find_named(self._term.cache.view)
+            await self._lease.clock.sleep(EVERY_SECONDS)
+            named = find_named(self._lease.cache.view)
             await asyncio.to_thread(remove_unnamed, self._folder, named, self._now() - YOUNG_SECONDS)
 
 
@@ -60,6 +60,6 @@ def remove_unnamed(folder: Path, named: set[str], before: float) -> list[str]:
             if entry.name not in named and entry.stat(follow_symlinks=False).st_mtime < before:
                 os.unlink(entry.path)
                 gone.append(entry.name)
-        except OSError:  # the next look will do
+        except OSError:  # the next round tries again
             continue
     return sorted(gone)

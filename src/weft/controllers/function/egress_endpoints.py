@@ -1,7 +1,7 @@
-"""Keeps the addresses that nodes have in networks for the sake of functions: says where they are, and takes them away again. Pure.
+"""Plans the egress endpoints of nodes: writes where each is, and deletes those that nothing needs. Pure.
 
-A part of the controller of addresses. Such an address goes when its node or network is gone, or when no function names the network
-any more and the node says that nothing of it stands there.
+A part of the controller of addresses. An egress endpoint goes when its node or network is gone, or when no function names the
+network any more and the node doesn't report the endpoint.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from weft.objects.identity import object_key
 
 
 def route_egress_endpoints(view: View, change: Changed) -> Iterable[str]:
-    """The keys of those that a change may bear on."""
+    """The keys of the egress endpoints that a change may concern."""
     match change.kind:
         case "endpoint":
             if change.new is not None and is_egress_endpoint(change.new):
                 return (change.key,)
         case "node":
-            if has_changed(change, lambda item: (item.uid, _told(item))):
+            if has_changed(change, lambda item: (item.uid, _reported(item))):
                 nodes = {item.uid for item in (change.old, change.new) if item is not None}
                 return [item.key for uid in nodes for item in view.find(ENDPOINTS_BY_WORKLOAD, uid)]
         case "network":
@@ -40,7 +40,7 @@ def route_egress_endpoints(view: View, change: Changed) -> Iterable[str]:
 
 
 def plan_egress_endpoint(view: View, endpoint: Item) -> list[Commit]:
-    """The writes for one; none for a guest's endpoint."""
+    """The commits for one; none for a guest's endpoint."""
     if not is_egress_endpoint(endpoint):
         return []
     spec = endpoint.spec(EndpointSpec)
@@ -67,6 +67,6 @@ def _standing_in(view: View, network: Item) -> list[str]:
     return [item.key for item in view.find(ENDPOINTS_BY_NETWORK, network.uid) if is_egress_endpoint(item)]
 
 
-def _told(node: Item) -> object:
+def _reported(node: Item) -> object:
     report = node.report(NodeReport)
     return report.address, report.egress_endpoints

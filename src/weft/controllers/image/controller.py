@@ -1,7 +1,7 @@
 """Fetches images, checks them, and keeps them for the nodes in one folder, by digest.
 
-Reads images; writes image.status and the files ``<folder>/<sha256>``. Woken by images. A file is whole or not there; what
-was being fetched when the process ended is fetched again. A file goes only when somebody deleted the last image that has
+Reads images; writes image.status and the files ``<folder>/<sha256>``. Woken by images. A file is complete or absent; what
+was being fetched when the process ended is fetched again. A file goes only when somebody deletes the last image that has
 it, never because no image explains it.
 """
 
@@ -33,52 +33,52 @@ from weft.objects.errors import DriverFailed, WeftError
 from weft.objects.identity import object_key
 
 AT_ONCE = 2
-TELL_EVERY_SECONDS = 1.0
+REPORT_EVERY_SECONDS = 1.0
 PAUSE_SECONDS = 0.2
-_FETCHING = ".fetch-"  # and what for; what is left of these goes at the start
+_FETCHING = ".fetch-"  # the beginning of partial files' names; these are removed at the start
 RETRY_SECONDS = (5.0, 15.0, 60.0, 300.0)
 _MAY_PASS = ("fetchFailed", "noSpace", "registryUnavailable", "registryHangs", "truncated")  # by another attempt
 
-# Makes a bundle of the container image that a URL names, with its digest if that is known, for who pulls, blocking: see
+# Makes a bundle of the container image that a URL and, if known, a digest name, with credentials; blocks: see
 # launch/image/oci_bundle.py.
 MakeBundle = Callable[[str, str, RegistryCredentials | None, Path, Progress, threading.Event], str]
 
 
 class Images:
-    """``run`` keeps ``folder`` and the images' status as they should be for as long as ``term`` lasts. ``make_bundle``
-    None: none are made of container images here; ``unseal`` opens what a secret holds for them; ``allowed`` are addresses of
-    this machine or its links, and closed folders, that images may come from."""
+    """``run`` keeps ``folder`` and the images' status up to date while ``lease`` is held. ``make_bundle`` None: container images
+    are refused; ``unseal`` decrypts registry secrets; ``allowed`` are addresses of this machine or its links, and closed
+    folders, that images may come from."""
 
     def __init__(
         self,
         folder: Path,
-        term: LeaderLease,
+        lease: LeaderLease,
         make_bundle: MakeBundle | None = None,
         unseal: Unseal | None = None,
         allowed: Sequence[str] = (),
     ) -> None:
         self._folder, self._make_bundle, self._unseal = folder, make_bundle, unseal
         self._allowed = tuple(allowed)
-        self._term = term
-        self._queue = Queue(term.clock)
+        self._lease = lease
+        self._queue = Queue(lease.clock)
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._again = asyncio.Semaphore(1)  # for those that failed before: they keep no new one waiting
         self._fetching: dict[str, threading.Event] = {}  # by uid
         self._attempts: dict[str, int] = {}
 
     async def run(self) -> None:
-        """Raises LeadershipLost when the term ends."""
+        """Raises LeadershipLost when the lease ends."""
         self._folder.mkdir(parents=True, exist_ok=True)
         for left in self._folder.glob(f"{_FETCHING}*"):
             left.unlink(missing_ok=True)
-        unsubscribe = self._term.cache.subscribe(self._notice, ("image", "secret"))
+        unsubscribe = self._lease.cache.subscribe(self._notice, ("image", "secret"))
         try:
             async with asyncio.TaskGroup() as group:
-                self._notice(whole(self._term.cache.view, ("image",)))
-                group.create_task(self._look_again())
+                self._notice(whole(self._lease.cache.view, ("image",)))
+                group.create_task(self._inspect_again())
                 while True:
                     for key in await self._queue.take(100):
-                        image = self._term.cache.view.get(key)
+                        image = self._lease.cache.view.get(key)
                         if image is not None and not image.deleting and image.uid not in self._fetching:
                             if self._needs_fetch(image):
                                 self._fetching[image.uid] = threading.Event()
@@ -88,19 +88,18 @@ class Images:
             for stop in self._fetching.values():
                 stop.set()
 
-    async def _look_again(self) -> None:
-        """Images that were fetched by a weft which asked less of them: what they need is read from their files."""
-        for image in list(self._term.cache.view.of_kind("image").values()):
+    async def _inspect_again(self) -> None:
+        """Read what an older weft didn't read of its images from their files."""
+        for image in list(self._lease.cache.view.of_kind("image").values()):
             status = image.status(ImageStatus)
             if status.phase != "Available" or status.format != "bundle" or status.min_memory:
                 continue
-            with contextlib.suppress(
-                OSError, WeftError
-            ):  # a file that is gone is fetched again; a damaged one fails where it is used
+            # A file that is gone is fetched again; a damaged one fails where it is used.
+            with contextlib.suppress(OSError, WeftError):
                 facts = await asyncio.to_thread(inspect, self._folder / status.sha256, known=True)
-                now = self._term.cache.view.get(image.key)
+                now = self._lease.cache.view.get(image.key)
                 if facts.min_memory and now is not None and now.status(ImageStatus) == status:
-                    await self._tell(now, msgspec.structs.replace(status, min_memory=facts.min_memory))
+                    await self._write_status(now, msgspec.structs.replace(status, min_memory=facts.min_memory))
 
     def _notice(self, changes: Sequence[Changed]) -> None:
         for change in changes:
@@ -113,22 +112,22 @@ class Images:
                 self._queue.add([change.key])
 
     def _find_shut(self, secret: Item) -> list[str]:
-        """The keys of the images that wait for a secret to be another one."""
+        """The keys of the images that failed for their secret, and may succeed with the new one."""
         named = (secret.envelope.project, secret.envelope.name)
         return [
             key
-            for key, image in self._term.cache.view.of_kind("image").items()
+            for key, image in self._lease.cache.view.of_kind("image").items()
             if (image.envelope.project, image.spec(ImageSpec).registry_secret) == named
             and image.status(ImageStatus).reason in NOT_GOOD
         ]
 
     def _forget(self, image: Item) -> None:
-        """Somebody deleted this image: its file goes too unless another image or a place has it."""
+        """Remove a deleted image's file unless another image or an allocation has it."""
         self._attempts.pop(image.uid, None)
         stop = self._fetching.get(image.uid)
         if stop is not None:
             stop.set()
-        view, sha256 = self._term.cache.view, image.status(ImageStatus).sha256
+        view, sha256 = self._lease.cache.view, image.status(ImageStatus).sha256
         others = any(i.status(ImageStatus).sha256 == sha256 for i in view.of_kind("image").values())
         places = any(sha256 in list_digests(a.spec(AllocationSpec)) for a in view.of_kind("allocation").values())
         if sha256 and not others and not places:
@@ -143,7 +142,7 @@ class Images:
         return status.phase != "Available" or not (self._folder / status.sha256).exists()
 
     async def _provide(self, image: Item) -> None:
-        """Get one image and say how it went."""
+        """Get one image and write its status."""
         try:
             async with self._again if image.uid in self._attempts else self._slots:
                 await self._try(image)
@@ -153,7 +152,7 @@ class Images:
     async def _try(self, image: Item) -> None:
         spec, stop = image.spec(ImageSpec), self._fetching[image.uid]
         work = self._folder / f"{_FETCHING}{image.uid}"
-        await self._tell(image, ImageStatus(phase="Fetching", digest=image.status(ImageStatus).digest))
+        await self._write_status(image, ImageStatus(phase="Fetching", digest=image.status(ImageStatus).digest))
         try:
             try:
                 if spec.sha256 and (self._folder / spec.sha256).exists():
@@ -170,17 +169,17 @@ class Images:
                 size = path.stat().st_size
                 if path == work:
                     await asyncio.to_thread(_keep, work, self._folder / sha256)
-            finally:  # before anybody is told how it went
+            finally:  # before the status is written
                 await asyncio.to_thread(work.unlink, missing_ok=True)
         except WeftError as problem:
             if not stop.is_set():
                 await self._fail(image, problem)
             return
         self._attempts.pop(image.uid, None)
-        await self._tell(image, _available(spec.url, sha256, size, facts))
+        await self._write_status(image, _available(spec.url, sha256, size, facts))
 
     async def _fetch(self, image: Item, url: str, work: Path, stop: threading.Event) -> str:
-        """Fetch in a thread, telling how far it is; returns the digest."""
+        """Fetch in a thread and report progress in the status; returns the digest."""
         fetched = 0
 
         def on_progress(length: int) -> None:
@@ -191,22 +190,22 @@ class Images:
         if url.startswith(OCI):
             if self._make_bundle is None:
                 raise DriverFailed("this server can't make images from container images", reason="fetchFailed")
-            credentials = find_credentials(self._term.cache.view, image, self._unseal)
+            credentials = find_credentials(self._lease.cache.view, image, self._unseal)
             url = self._find_held(image, url)
             get = partial(self._make_bundle, url, image.status(ImageStatus).digest, credentials)
         task = asyncio.ensure_future(asyncio.to_thread(get, work, on_progress, stop))
-        told = 0
+        reported = 0
         try:
             while not task.done():
                 await asyncio.wait(
-                    [task, pause := asyncio.ensure_future(self._term.clock.sleep(TELL_EVERY_SECONDS))],
+                    [task, pause := asyncio.ensure_future(self._lease.clock.sleep(REPORT_EVERY_SECONDS))],
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 pause.cancel()
-                if not task.done() and fetched != told:
-                    told = fetched
-                    await self._tell(
-                        image, ImageStatus(phase="Fetching", fetched=told, digest=image.status(ImageStatus).digest)
+                if not task.done() and fetched != reported:
+                    reported = fetched
+                    await self._write_status(
+                        image, ImageStatus(phase="Fetching", fetched=reported, digest=image.status(ImageStatus).digest)
                     )
             return task.result()
         finally:
@@ -219,7 +218,7 @@ class Images:
         source = read_oci(url)
         if source.place != "held":
             return url
-        other = self._term.cache.view.get(object_key("image", image.envelope.project, source.name))
+        other = self._lease.cache.view.get(object_key("image", image.envelope.project, source.name))
         status = other.status(ImageStatus) if other is not None and not other.deleting else ImageStatus()
         if status.phase != "Available" or status.format != OCI_FORMAT:
             raise DriverFailed(
@@ -234,15 +233,15 @@ class Images:
         secret = image.spec(ImageSpec).registry_secret
         if problem.token == "notAuthenticated":
             message += f"; check secret {secret}" if secret else "; set registry_secret"
-        await self._tell(image, ImageStatus(phase="Failed", reason=problem.token, message=message))
+        await self._write_status(image, ImageStatus(phase="Failed", reason=problem.token, message=message))
         if _may_pass(image, problem.token):
             attempts = self._attempts[image.uid] = self._attempts.get(image.uid, 0) + 1
             self._queue.add_later(image.key, RETRY_SECONDS[min(attempts, len(RETRY_SECONDS)) - 1])
 
-    async def _tell(self, image: Item, status: ImageStatus) -> None:
+    async def _write_status(self, image: Item, status: ImageStatus) -> None:
         """Write the status, unless the image is gone."""
         while True:
-            now = self._term.cache.view.get(image.key)
+            now = self._lease.cache.view.get(image.key)
             if now is None or now.uid != image.uid or now.status(ImageStatus) == status:
                 return
             events = []
@@ -257,9 +256,9 @@ class Images:
                 events = [Event("Warning" if bad else "Normal", reason, message, image.envelope.ref, "images")]
             envelope = edit(now)
             envelope.status = merge_part(envelope.status, status)
-            if not await self._term.perform([Commit(image.key, [put(envelope)], [unchanged(now)], events)]):
+            if not await self._lease.perform([Commit(image.key, [put(envelope)], [unchanged(now)], events)]):
                 return
-            await self._term.clock.sleep(PAUSE_SECONDS)
+            await self._lease.clock.sleep(PAUSE_SECONDS)
 
 
 def _is_available(image: Item) -> bool:

@@ -1,7 +1,5 @@
-"""Who pulls an image that names a registry's secret: read where the image is made a disk, and handed to that alone.
-
-Reads images and secrets. What a secret holds stands in no status, event or error.
-"""
+"""The credentials of an image that names a registry secret. Reads images and secrets. A secret's content stands in no status,
+event or error."""
 
 from __future__ import annotations
 
@@ -14,20 +12,14 @@ from weft.kinds.secret import PASSWORD, TOKEN, USERNAME, SecretSpec, place_of
 from weft.objects.errors import InvalidInput, NotFound, Unavailable
 from weft.objects.identity import object_key
 
-# Takes what is sealed, and what for; raises Unavailable.
-Unseal = Callable[[str, str], bytes]
-NOT_GOOD = (
-    "secretNotFound",
-    "wrongSecret",
-    "sealedByAnother",
-    "notAuthenticated",
-    "forbidden",
-)  # until it is another one
+Unseal = Callable[[str, str], bytes]  # takes the sealed text, and its purpose; raises Unavailable
+# Reasons that may pass with another secret.
+NOT_GOOD = ("secretNotFound", "wrongSecret", "sealedByAnother", "notAuthenticated", "forbidden")
 
 
 def find_credentials(view: View, image: Item, unseal: Unseal | None) -> RegistryCredentials | None:
-    """None: it names no secret. Raises NotFound (``secretNotFound``), InvalidInput (``wrongSecret``: it opens another registry
-    than the image's), Unavailable (``sealedByAnother``)."""
+    """None if the image names no secret. Raises NotFound (``secretNotFound``), InvalidInput (``wrongSecret``: it is for another
+    registry than the image's), Unavailable (``sealedByAnother``)."""
     spec, project = image.spec(ImageSpec), image.envelope.project
     name = spec.registry_secret
     if not name:
@@ -38,7 +30,7 @@ def find_credentials(view: View, image: Item, unseal: Unseal | None) -> Registry
     if item is None:
         raise NotFound(f"secret {name} does not exist", reason="secretNotFound", hint=f"weft secret create {name}")
     secret, asked = item.spec(SecretSpec), read_oci(spec.url).registry
-    if secret.registry != asked:  # it isn't shown to others
+    if secret.registry != asked:  # credentials are sent to their own registry only
         raise InvalidInput(
             f"secret {name} is for {secret.registry or 'no registry'}, but the image is in {asked}",
             reason="wrongSecret",

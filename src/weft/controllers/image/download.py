@@ -1,12 +1,12 @@
-"""The process that speaks with image servers: ``python -m weft.controllers.image.download URL MOST_BYTES ROOM_BYTES SECONDS
+"""The process that speaks with image servers: ``python -m weft.controllers.image.download URL MOST_BYTES FREE_BYTES SECONDS
 [ALLOWED…]``, content on stdout. ALLOWED are addresses of this machine or its links that it may connect to all the same.
 
-Whatever a server sends, only this process can be hurt: it has no rights, no files and little memory, and the kernel ends
-it (SIGALRM) when less than ``PIECE_BYTES`` came in that many seconds, be it a head that never ends, a redirect, a
-trickle or silence. What went wrong is one line on stderr and exit status 1, or 2 if there is no space.
+A hostile server can hurt only this process: it has no rights, no files and little memory, and the kernel ends it (SIGALRM) when
+less than ``PIECE_BYTES`` came in that many seconds: an endless header, a redirect, a trickle or silence. A failure is one line
+on stderr and exit status 1, or 2 if there is no space.
 
-A connection that is cut is taken up where it was, some times, as long as the server still has the same content; one
-that can't begin in the middle sends the beginning once more, which is dropped.
+A cut connection is resumed, some times, while the server still has the same content; a server that can't resume sends the
+beginning once more, which is dropped.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _FTP_PORT = 21
 
 
 class Refused(Exception):
-    """What the server gives can't be taken; the message says why."""
+    """The server's content is refused; the message is why."""
 
 
 class _Cut(Exception):
@@ -90,12 +90,12 @@ def main(url: str, most: int, space: int, patience: float, allowed: Sequence[str
     except BrokenPipeError:
         return 1  # nobody wants it any more
     except urllib.error.HTTPError as problem:
-        return _say(f"the server answered {problem.code} {problem.reason}")
+        return _fail(f"the server answered {problem.code} {problem.reason}")
     except MemoryError:
-        return _say("the answer makes no sense: it never ends")
+        return _fail("the answer makes no sense: it never ends")
     except (Refused, OSError, HTTPException, ftplib.Error, ValueError, EOFError) as problem:
-        said = getattr(problem, "reason", None) or getattr(problem, "strerror", None) or problem
-        return _say(str(said) or type(problem).__name__)
+        reason = getattr(problem, "reason", None) or getattr(problem, "strerror", None) or problem
+        return _fail(str(reason) or type(problem).__name__)
 
 
 def _fetch(url: str, most: int, space: int, patience: float) -> int:
@@ -197,7 +197,7 @@ def _open_ftp(url: str, transfer: _Transfer) -> Iterator[tuple[BinaryIO, int]]:
             data, skipped = ftp.transfercmd(f"RETR {path}"), transfer.fetched
         with data, data.makefile("rb") as source:
             yield source, skipped
-        ftp.voidresp()  # says whether that was all
+        ftp.voidresp()  # raises if the file is incomplete
 
 
 def _copy(source: BinaryIO, skipped: int, transfer: _Transfer, most: int, patience: float) -> None:
@@ -226,7 +226,7 @@ def _copy(source: BinaryIO, skipped: int, transfer: _Transfer, most: int, patien
         raise _Cut
 
 
-def _say(problem: str) -> int:
+def _fail(problem: str) -> int:
     line = " ".join(problem.split())[:300].encode("ascii", "backslashreplace").decode()
     sys.stderr.write(f"{line}\n")
     return 1

@@ -1,9 +1,9 @@
-"""Gets an image's file and finds out what it is. Blocking: meant for a thread. Writes only the file it is told to.
+"""Gets an image's file and finds out what it is. Blocking: meant for a thread. Writes only to ``target``.
 
-Nothing that comes from outside is trusted. Servers are spoken with by a process of its own (``download.py``), which has no
-rights and is ended when it takes too long. A qcow2 that names other files is refused (a guest could read the server's
-through it), qemu-img looks at the rest of its header as nobody and within bounds, a bundle may hold plain files only, and
-whatever is no disk, like a page that says "not found", is refused by name.
+Nothing from outside is trusted. A process of its own (``download.py``), which has no rights and a time limit, speaks with
+servers. A qcow2 that names other files is refused (a guest could read the server's through it), qemu-img reads the rest of its
+header as nobody and within bounds, a bundle may hold plain files only, and a file that is no disk, like an error page, is
+refused.
 """
 
 from __future__ import annotations
@@ -51,17 +51,14 @@ _WHOLE = "qemu-img convert -O qcow2 makes it self-contained"
 
 
 class ImageFacts(msgspec.Struct, frozen=True):
-    """What an image file is: ``format`` qcow2, raw, bundle or oci; ``virtual_size`` the disk a guest sees, in bytes;
-    ``digest`` that of the container image it holds, or says to be made of; ``min_memory`` what a bundle says its machine needs."""
-
-    format: str
-    virtual_size: int
+    format: str  # qcow2, raw, iso, bundle or oci
+    virtual_size: int  # of the disk a guest sees, in bytes
     agent: bool
-    digest: str = ""
-    min_memory: int = 0
+    digest: str = ""  # of the container image that it holds, or was made from
+    min_memory: int = 0  # bytes that a bundle's machine needs
 
 
-Progress = Callable[[int], None]  # is told how many bytes are here
+Progress = Callable[[int], None]  # takes how many bytes have come
 
 
 def fetch(url: str, target: Path, on_progress: Progress, stop: threading.Event, allowed: Sequence[str] = ()) -> str:
@@ -90,7 +87,7 @@ def fetch(url: str, target: Path, on_progress: Progress, stop: threading.Event, 
 
 
 def inspect(path: Path, *, known: bool = False) -> ImageFacts:
-    """What the file is; one that is ``known`` was looked at before. Raises DriverFailed (``notAnImage``)."""
+    """What the file is; ``known``: it was checked before. Raises DriverFailed (``notAnImage``)."""
     with path.open("rb") as file:
         beginning = file.read(_BEGINNING_BYTES)
         size = os.fstat(file.fileno()).st_size
@@ -115,14 +112,14 @@ def inspect(path: Path, *, known: bool = False) -> ImageFacts:
 
 
 def shown(url: str) -> str:
-    """``url`` as anybody may read it: without what may be a key in its query."""
+    """``url`` without its user and query, which may hold a key."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "…" if parts.query else "", ""))
 
 
 def _read_file(url: str, folders: Sequence[str]) -> Iterator[bytes]:
-    """The pieces of a plain file of this machine that everybody may read: keys and shadow files are no images. Nobody needs to
-    be able to come to ``folders``."""
+    """The pieces of a plain file of this machine that everybody may read: keys and shadow files are no images. ``folders``
+    themselves need not be public."""
     path, base = unquote(urlsplit(url).path), "/"
     for way in (path, os.path.realpath(path)):
         for folder in folders:
@@ -134,8 +131,8 @@ def _read_file(url: str, folders: Sequence[str]) -> Iterator[bytes]:
 
 
 def _open_public(url: str, base: str, path: str) -> int:
-    """A descriptor of the plain file at ``path`` below ``base``, to which everybody could have come from there: each folder on
-    the way is opened in the one before it and looked at, so that nobody puts another in its place in between."""
+    """A descriptor of the plain file at ``path`` below ``base`` that everybody could open from there: each folder on the way is
+    opened in the one before it and then checked, so that nobody can replace one in between."""
     left, links, walked = path.split("/")[::-1], 0, os.open(base, _AT & ~os.O_NOFOLLOW)
     begin = os.fstat(walked)
     try:
@@ -191,13 +188,15 @@ def _download(url: str, space: int, stop: threading.Event, allowed: Sequence[str
                     yield chunk
             else:
                 raise _given_up()
-            said = process.stderr.read(4096).decode(errors="replace").strip()
+            reason = process.stderr.read(4096).decode(errors="replace").strip()
             if process.wait() == -signal.SIGALRM:
-                said = f"the server sent less than {format_bytes(PIECE_BYTES)} in {PATIENCE_SECONDS:g} s"
+                reason = f"the server sent less than {format_bytes(PIECE_BYTES)} in {PATIENCE_SECONDS:g} s"
             if process.returncode == FULL:
                 raise _no_space(url)
             if process.returncode != 0:
-                raise _failed(f"{shown(url)} can't be fetched: {said.splitlines()[-1] if said else 'no reason given'}")
+                raise _failed(
+                    f"{shown(url)} can't be fetched: {reason.splitlines()[-1] if reason else 'no reason given'}"
+                )
         finally:
             process.kill()
 
@@ -283,8 +282,8 @@ def _check_qcow2(file: BinaryIO, offset: int, size: int, what: str) -> None:
     if done.returncode == 127:  # prlimit found no qemu-img
         return
     if done.returncode != 0:
-        said = done.stderr.strip().removeprefix("qemu-img: ").replace(f"Could not open 'json:{name}': ", "")[-200:]
-        raise not_an_image(f"{what} is a damaged qcow2: {said or 'it needs too much time or memory'}")
+        reason = done.stderr.strip().removeprefix("qemu-img: ").replace(f"Could not open 'json:{name}': ", "")[-200:]
+        raise not_an_image(f"{what} is a damaged qcow2: {reason or 'it needs too much time or memory'}")
     try:
         info = msgspec.json.decode(done.stdout, type=dict[str, object])
     except msgspec.DecodeError as problem:

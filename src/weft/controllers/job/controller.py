@@ -1,8 +1,7 @@
-"""Runs jobs: makes their tasks' containers, writes down how they ended, tries again, ends what is over; makes the runs of
-those with a schedule.
+"""Runs jobs: makes their tasks' containers, records how they ended, retries, ends jobs; makes the runs of scheduled jobs.
 
-Reads jobs and the containers that are theirs; writes job.status, makes containers and jobs, asks a task to stop, and marks
-for deletion what isn't kept. Woken by either, and by time. What to do with tasks is ``plan.py``'s, of a schedule ``schedule.py``'s.
+Reads jobs and their containers; writes job.status, makes containers and jobs, stops tasks, and deletes what isn't kept. Woken by
+either, and by time. ``plan.py`` decides on tasks, ``schedule.py`` on runs.
 """
 
 from __future__ import annotations
@@ -48,8 +47,10 @@ class Jobs:
     kinds = ("job", "container")
 
     def __init__(self) -> None:
-        self._books: dict[str, tuple[str, bytes, TaskLedger]] = {}  # by key: of which uid, after which status
-        self._written: dict[str, float] = {}  # large ones, when last
+        self._books: dict[
+            str, tuple[str, bytes, TaskLedger]
+        ] = {}  # by key: uid, the status that the ledger is of, ledger
+        self._written: dict[str, float] = {}  # large jobs: when last
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         if change.kind == "container":
@@ -112,11 +113,11 @@ class Jobs:
         self._books[item.key] = (item.uid, written, book)
         if commit is not None and outcome.status.tasks > LARGE:
             self._written[item.key] = now
-        return commit, outcome.look_after
+        return commit, outcome.requeue_after
 
 
 def read_seen(job: Item, container: Item) -> TaskFacts | None:
-    """One of the job's containers as its plan sees it; None for one that no plan of it made."""
+    """One of the job's containers as its plan sees it; None for one that the job didn't make."""
     named = read_task_name(job.envelope.name, container.envelope.name)
     if named is None:
         return None
@@ -138,7 +139,7 @@ def read_seen(job: Item, container: Item) -> TaskFacts | None:
 
 
 def read_dependencies(view: View, job: Item) -> tuple[str, str]:
-    """What it waits for, and why that will never come: a sentence each, or nothing."""
+    """What the job waits for, and why that will never come: a sentence each, or empty."""
     waits = []
     for text in job.spec(JobSpec).after:
         needed = read_dependency(text)
@@ -154,7 +155,7 @@ def read_dependencies(view: View, job: Item) -> tuple[str, str]:
 
 
 def plan_writes(view: View, job: Item, outcome: Outcome, now: float) -> tuple[Commit | None, bytes]:
-    """One commit for all that ``outcome`` says, None if nothing changes; and the status as it will be stored."""
+    """One commit for the whole ``outcome``, None if nothing changes; and the status as it will be stored."""
     writes: list[Write] = []
     preconditions: list[Precondition] = [unchanged(job)]
     raw = job.envelope.status
@@ -180,7 +181,7 @@ def plan_writes(view: View, job: Item, outcome: Outcome, now: float) -> tuple[Co
         preconditions.append(unchanged(item))
     if not writes:
         return None, bytes(raw)
-    events = [Event(kind, reason, text, job.envelope.ref, SOURCE) for kind, reason, text in outcome.told[:20]]
+    events = [Event(kind, reason, text, job.envelope.ref, SOURCE) for kind, reason, text in outcome.events[:20]]
     return Commit(job.key, writes, preconditions, events), bytes(raw)
 
 
@@ -214,7 +215,7 @@ def make_task(job: Item, one: Attempt, now: float) -> Envelope:
 
 
 def plan_blocked(job: Item, name: str) -> Commit | None:
-    """Say that a task's name is another container's."""
+    """Report that another container has a task's name."""
     status = msgspec.structs.replace(
         job.status(JobStatus),
         reason="nameTaken",
@@ -230,7 +231,7 @@ def plan_blocked(job: Item, name: str) -> Commit | None:
 
 
 def plan_removal(view: View, job: Item, now: float) -> Commit | None:
-    """Take away what is a deleted job's, then let it go."""
+    """Delete what belongs to a deleted job, then release the job."""
     own = [*view.find(CONTAINERS_BY_JOB, job.uid), *view.find(JOBS_BY_SCHEDULE, job.uid)]
     if not own:
         event = Event("Normal", "Deleted", f"{job.envelope.name} was deleted", job.envelope.ref, SOURCE)
@@ -239,7 +240,6 @@ def plan_removal(view: View, job: Item, now: float) -> Commit | None:
 
 
 def _mark(job: Item, items: Sequence[Item], now: float) -> Commit | None:
-    """Have these deleted."""
     some = items[:MOST_AT_ONCE]
     if not some:
         return None
@@ -252,7 +252,7 @@ def _mark(job: Item, items: Sequence[Item], now: float) -> Commit | None:
 
 
 def plan_schedule(view: View, job: Item, now: float) -> tuple[Commit | None, float | None]:
-    """Make the run that is due, and forget old ones."""
+    """Make the run that is due, and delete old ones."""
     children = view.find(JOBS_BY_SCHEDULE, job.uid)
     runs = [Run(item.envelope.name, item.status(JobStatus).phase, item.envelope.created_at) for item in children]
     of = job.envelope
@@ -281,9 +281,9 @@ def plan_schedule(view: View, job: Item, now: float) -> tuple[Commit | None, flo
             envelope.deleting_since = now
         writes.append(put(envelope))
         preconditions.append(unchanged(item))
-    events = [Event(kind, reason, text, job.envelope.ref, SOURCE) for kind, reason, text in outcome.told]
+    events = [Event(kind, reason, text, job.envelope.ref, SOURCE) for kind, reason, text in outcome.events]
     commit = Commit(job.key, writes, preconditions, events) if writes else None
-    return commit, outcome.look_after
+    return commit, outcome.requeue_after
 
 
 def make_run(job: Item, name: str, now: float) -> Envelope:
@@ -314,7 +314,7 @@ def _count(spec: JobSpec) -> int:
 
 
 def _stand_of(container: Item) -> object:
-    """What of a container bears on its job."""
+    """The parts of a container that concern its job."""
     status, of = container.status(WorkloadStatus), container.envelope
     placed = of.condition("Placed")
     return (

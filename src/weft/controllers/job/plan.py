@@ -1,8 +1,8 @@
-"""What a job does next with its tasks. Pure: what is known of them in, what to make, end and write down out.
+"""What a job does next with its tasks. Pure: facts in, what to make, end and record out.
 
-A task's tries are counted in the job's status in the same commit that makes the try's container under a name that follows from
-the count: so no try is begun twice, and none is forgotten, whichever process dies when. How a try ended is written down before
-the next one begins, and before its container goes.
+A try is counted in the job's status in the same commit that makes its container under a name that follows from the count: so no
+try begins twice, and none is forgotten, whichever process dies when. The end of a try is recorded before the next one begins, and
+before its container goes.
 """
 
 from __future__ import annotations
@@ -16,39 +16,38 @@ from msgspec.structs import replace
 from weft.kinds.job import ENDED, LONGEST_PAUSE_SECONDS, MOST_AT_ONCE, JobSpec, JobStatus, list_array
 from weft.objects.index_ranges import format_indexes, read_indexes
 
-# Ends that say nothing of what ran: its node restarted under it, or what holds it was killed. It is tried again at no cost.
+# Ends that the task didn't cause: its node restarted, or its shim was killed. Trying again counts as no failure.
 LOST = ("nodeRestarted", "shimLost", "lost", "startInterrupted")
 UNSEEN = "none"
 _PASSING = ("starting", "stopping", "restarting", "preempted")  # reasons that a container gives for a moment
 
 
 class TaskFacts(msgspec.Struct, frozen=True):
-    """One try's container. ``placed``: it has a place, so its node must end it; ``since``: when it began to run, or ended (unix
-    seconds, by the server's clock); ``stopping``: it is asked to stop already."""
+    """One try's container."""
 
     index: int
     attempt: int
     state: Literal["waiting", "running", "ended"]
-    since: float = 0.0
+    since: float = 0.0  # it runs, or has ended: unix seconds, by the server's clock
     exit_code: int | None = None
     reason: str = ""
     message: str = ""
-    placed: bool = False
-    stopping: bool = False
+    placed: bool = False  # so its node must end it
+    stopping: bool = False  # its spec desires a stop
     deleting: bool = False
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """One to make. ``gang``: as in a workload's spec."""
+    """A try to make."""
 
     index: int
     attempt: int
-    gang: str | None = None
+    gang: str | None = None  # as in a workload's spec
 
 
 class TaskLedger:
-    """What a job's status says of its tasks, as sets and maps: read once, then kept up. ``open`` are those whose last try has
-    no end that is written down."""
+    """The tasks of a job's status as sets and maps: read once, then kept up to date. ``open`` are tasks whose last try has no
+    recorded end."""
 
     def __init__(self, spec: JobSpec, status: JobStatus) -> None:
         self.order = list_array(spec)
@@ -67,7 +66,7 @@ class TaskLedger:
         return self.tries[index] - self.excused.get(index, 0)
 
     def write(self, status: JobStatus) -> None:
-        """Have ``status`` say all of it."""
+        """Write all of it into ``status``."""
         status.tasks = len(self.order)
         status.succeeded, status.failed = len(self.succeeded), len(self.failed)
         status.succeeded_indexes, status.failed_indexes = format_indexes(self.succeeded), format_indexes(self.failed)
@@ -78,33 +77,27 @@ class TaskLedger:
 
 
 class Outcome(msgspec.Struct):
-    """``stop`` and ``delete`` name containers, by index and try; ``look_after`` in how many seconds to look
-    again though nothing happens; ``told``: for the journal, reason and sentence."""
-
     status: JobStatus
     make: list[Attempt] = []
     stop: list[TaskFacts] = []
     delete: list[TaskFacts] = []
-    look_after: float | None = None
-    told: list[tuple[Literal["Normal", "Warning"], str, str]] = []
+    requeue_after: float | None = None  # seconds after which to plan again even if nothing changes
+    events: list[tuple[Literal["Normal", "Warning"], str, str]] = []  # kind, reason and sentence
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """``waits_for``: the sentence on jobs that must end before; ``hopeless``: why they never will as they must. ``gang`` is a
-    name that no other job's gangs have."""
-
     spec: JobSpec
     status: JobStatus
     seen: Sequence[TaskFacts]
     generation: int
     now: float
-    gang: str = ""
-    waits_for: str = ""
-    hopeless: str = ""
+    gang: str = ""  # a name that no other job's gangs have
+    waits_for: str = ""  # a sentence on jobs that must end first
+    hopeless: str = ""  # why they will never end as they must
 
 
 def plan_tasks(facts: Facts, book: TaskLedger, most: int) -> Outcome:
-    """What to do now, ``most`` things at once. ``book`` is kept up to what the outcome's status says."""
+    """What to do now, ``most`` things at once. ``book`` is brought up to the outcome's status."""
     spec, now = facts.spec, facts.now
     status = replace(facts.status, observed_generation=facts.generation)
     out = Outcome(status)
@@ -130,7 +123,7 @@ def plan_tasks(facts: Facts, book: TaskLedger, most: int) -> Outcome:
 
 
 def _begin_round(out: Outcome, book: TaskLedger, facts: Facts) -> None:
-    """Begin anew with all but what has succeeded."""
+    """Retry all tasks that have not succeeded."""
     status = out.status
     for index in list(book.tries):
         if index not in book.succeeded:
@@ -140,11 +133,11 @@ def _begin_round(out: Outcome, book: TaskLedger, facts: Facts) -> None:
     book.open.clear()
     status.phase, status.ending, status.round = "Running", "", facts.spec.rounds
     status.started_at, status.ended_at, status.reason, status.message = facts.now, None, "", ""
-    out.told.append(("Normal", "Retried", "all tasks that have not succeeded are tried again"))
+    out.events.append(("Normal", "Retried", "all tasks that have not succeeded are tried again"))
 
 
 def _note_ends(out: Outcome, book: TaskLedger, facts: Facts) -> None:
-    """Write down how tries ended; a container that is gone without that was taken away by somebody."""
+    """Record how tries ended; a container that is gone without a recorded end was deleted by somebody."""
     if not book.open:
         return
     there = set()
@@ -170,13 +163,13 @@ def _note_end(out: Outcome, book: TaskLedger, facts: Facts, one: TaskFacts) -> N
         book.succeeded.add(index)
         return
     if status.ending or spec.cancel:
-        return  # it was ended, it hasn't failed
+        return  # the job's end stopped it: it hasn't failed
     book.open.discard(index)
     if one.reason in LOST:
         book.excused[index] = excused = book.excused.get(index, 0) + 1
         status.lost += 1
         book.retry_at[index] = _pause(spec, facts.now, min(excused, book.tries[index]))
-        out.told.append(("Warning", "TaskLost", f"task {index}: {one.message or one.reason}; weft tries again"))
+        out.events.append(("Warning", "TaskLost", f"task {index}: {one.message or one.reason}; weft tries again"))
         return
     failures, why = book.failures(index), one.message or one.reason or "its container failed"
     if one.stopping:
@@ -192,7 +185,7 @@ def _note_end(out: Outcome, book: TaskLedger, facts: Facts, one: TaskFacts) -> N
     else:
         status.retried += 1
         book.retry_at[index] = _pause(spec, facts.now, failures)
-    out.told.append(("Warning", "TaskFailed", status.message))
+    out.events.append(("Warning", "TaskFailed", status.message))
 
 
 def _pause(spec: JobSpec, now: float, failures: int) -> int:
@@ -201,7 +194,7 @@ def _pause(spec: JobSpec, now: float, failures: int) -> int:
 
 
 def _find_end(out: Outcome, facts: Facts) -> None:
-    """Whether all of it is to end, for a reason of its own."""
+    """Set why the whole job must end, if it must."""
     status, spec = out.status, facts.spec
     if status.ending:
         return
@@ -214,7 +207,7 @@ def _find_end(out: Outcome, facts: Facts) -> None:
     elif facts.hopeless:
         status.ending, status.reason, status.message = "Failed", "dependencyFailed", facts.hopeless
     elif over is not None:
-        _look(out, over - facts.now)
+        _requeue(out, over - facts.now)
 
 
 def _end_all(out: Outcome, live: Sequence[TaskFacts], now: float) -> None:
@@ -232,11 +225,11 @@ def _end(out: Outcome, phase: str, now: float) -> None:
     if phase == "Succeeded":
         status.reason = status.message = ""
     kind: Literal["Normal", "Warning"] = "Warning" if phase in ("Failed", "DeadlineExceeded") else "Normal"
-    out.told.append((kind, phase, f"{phase}: {status.message}" if status.message else phase))
+    out.events.append((kind, phase, f"{phase}: {status.message}" if status.message else phase))
 
 
 def _end_late(out: Outcome, live: Sequence[TaskFacts], facts: Facts) -> None:
-    """Stop what has run for as long as it may."""
+    """Stop tasks that have reached their timeout."""
     if facts.spec.task_timeout is None:
         return
     for one in live:
@@ -245,11 +238,11 @@ def _end_late(out: Outcome, live: Sequence[TaskFacts], facts: Facts) -> None:
             if left <= 0:
                 out.stop.append(one)
             else:
-                _look(out, left)
+                _requeue(out, left)
 
 
 def _begin(out: Outcome, book: TaskLedger, facts: Facts, live: Sequence[TaskFacts], most: int) -> None:
-    """Make tries, retries that are due first: as many as there may be at once."""
+    """Make tries, due retries first: as many as may run at once."""
     spec, status, now = facts.spec, out.status, facts.now
     if facts.waits_for or spec.hold:
         if not book.tries:
@@ -261,7 +254,7 @@ def _begin(out: Outcome, book: TaskLedger, facts: Facts, live: Sequence[TaskFact
     if status.started_at is None:
         status.started_at = now
         if spec.deadline is not None:
-            _look(out, spec.deadline)
+            _requeue(out, spec.deadline)
     status.phase = "Running"
     free = min(spec.parallelism - len(live), most)
     if spec.gang and live:
@@ -277,7 +270,7 @@ def _begin(out: Outcome, book: TaskLedger, facts: Facts, live: Sequence[TaskFact
     if len(due) == len([i for i in chosen if i in book.retry_at]) and book.retry_at:
         later = [at for at in book.retry_at.values() if at > now]
         if later:
-            _look(out, min(later) - now)
+            _requeue(out, min(later) - now)
     gang = None
     if spec.gang and len(chosen) > 1:
         status.wave += 1
@@ -289,8 +282,8 @@ def _begin(out: Outcome, book: TaskLedger, facts: Facts, live: Sequence[TaskFact
         out.make.append(Attempt(index, attempt, gang))
 
 
-def _look(out: Outcome, seconds: float) -> None:
-    out.look_after = min(seconds, out.look_after) if out.look_after is not None else seconds
+def _requeue(out: Outcome, seconds: float) -> None:
+    out.requeue_after = min(seconds, out.requeue_after) if out.requeue_after is not None else seconds
 
 
 def _count(out: Outcome, book: TaskLedger, facts: Facts, live: Sequence[TaskFacts]) -> None:
@@ -306,7 +299,7 @@ def _count(out: Outcome, book: TaskLedger, facts: Facts, live: Sequence[TaskFact
 
 
 def _trim(facts: Facts, book: TaskLedger) -> list[TaskFacts]:
-    """Ended tries whose containers are kept no more: all but the newest, those that failed last."""
+    """Ended tries whose containers go: all but the newest; failed ones go last."""
     ended = [
         one
         for one in facts.seen
@@ -322,7 +315,7 @@ def _trim(facts: Facts, book: TaskLedger) -> list[TaskFacts]:
 
 
 def _group(pairs: Iterable[tuple[int, str]]) -> dict[str, str]:
-    """Indexes by what goes with them."""
+    """Indexes by their word."""
     found: dict[str, list[int]] = {}
     for index, word in pairs:
         found.setdefault(word, []).append(index)

@@ -1,7 +1,7 @@
 """When a job with a schedule runs next, and what becomes of its runs. Pure.
 
-A run's name follows from the minute it was due in, and is made in the commit that writes down that minute: so each is made once. Of
-those that were due while nobody decided, only one is made.
+A run's name follows from the minute it was due in, and the run is made in the commit that records that minute: so each is made
+once. Of several runs that were missed only one is made.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from weft.kinds.job import ENDED, JobSpec, JobStatus
 from weft.objects.identity import MAX_NAME
 from weft.objects.schedule import next_run
 
-LONGEST_LOOK_SECONDS = 600.0  # a clock may be set
+LONGEST_WAIT_SECONDS = 600.0  # a clock may be set
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -27,14 +27,12 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct):
-    """``make`` is the name of a run to make; ``cancel`` and ``delete`` name others."""
-
     status: JobStatus
-    make: str | None = None
+    make: str | None = None  # the name of a run
     cancel: list[str] = []
     delete: list[str] = []
-    look_after: float | None = None
-    told: list[tuple[Literal["Normal", "Warning"], str, str]] = []
+    requeue_after: float | None = None
+    events: list[tuple[Literal["Normal", "Warning"], str, str]] = []
 
 
 def run_name(job: str, due: float) -> str:
@@ -46,7 +44,7 @@ def run_name(job: str, due: float) -> str:
 def plan_runs(
     name: str, spec: JobSpec, former: JobStatus, runs: Sequence[Run], created_at: float, generation: int, now: float
 ) -> Outcome:
-    """What is due at ``now`` (unix seconds), of a job of that ``name`` and age with these ``runs``."""
+    """What is due at ``now`` (unix seconds)."""
     status = replace(former, phase="Scheduled", observed_generation=generation)
     out = Outcome(status)
     last = former.last_run if former.last_run is not None else created_at
@@ -56,16 +54,16 @@ def plan_runs(
         later = next_run(spec.schedule, spec.time_zone, now)
         status.last_run = due if next_run(spec.schedule, spec.time_zone, due) == later else now  # or some were missed
         if spec.hold:
-            out.told.append(("Normal", "RunSkipped", "the job is held"))
+            out.events.append(("Normal", "RunSkipped", "the job is held"))
         elif under_way and spec.concurrency == "forbid":
-            out.told.append(("Warning", "RunSkipped", f"{under_way[0]} is still running"))
+            out.events.append(("Warning", "RunSkipped", f"{under_way[0]} is still running"))
         else:
             out.make = run_name(name, due)
             if spec.concurrency == "replace":
                 out.cancel = under_way
         due = later
     status.next_run = None if spec.hold else due
-    out.look_after = min(max(0.0, due - now), LONGEST_LOOK_SECONDS)
+    out.requeue_after = min(max(0.0, due - now), LONGEST_WAIT_SECONDS)
     status.running = len(under_way)
     ended = sorted((run for run in runs if run.phase in ENDED), key=lambda run: (run.created_at, run.name))
     out.delete = [run.name for run in ended[: max(0, len(ended) - spec.history)]]

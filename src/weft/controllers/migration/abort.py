@@ -1,4 +1,4 @@
-"""Why a migration can't go on, if it can't: what people want by now, what either side or its node says, and for how long. Pure."""
+"""Why a migration can't go on: people cancelled it, its workload changed, an endpoint or a node failed, or time is over. Pure."""
 
 from __future__ import annotations
 
@@ -10,26 +10,23 @@ from weft.controllers.migration.facts import READY, Facts, MigrationEndpoint, ha
 from weft.controllers.migration.progress import time_left
 from weft.kinds.migration import MIGRATED_ON, MOST_TRIES, MigrationStatus
 
-HAND_OVER_PATIENCE_SECONDS = 15.0  # for the target's word, once the source stands still for good
-READY_PATIENCE_SECONDS = 10.0  # for a target that can't get ready: its node tries on meanwhile
-_FOR_GOOD = (
-    "invalidInput",
-    "unsupported",
-)  # what another try would meet again; a guest that restarts is another one then
+HAND_OVER_PATIENCE_SECONDS = 15.0  # for the target's report after the source has handed over
+READY_PATIENCE_SECONDS = 10.0  # for a target that can't get ready: its node keeps trying meanwhile
+_FOR_GOOD = ("invalidInput", "unsupported")  # another try would fail in the same way
 
 Ending = Literal["Failed", "Cancelled", "Retry"]
 
 
 class AbortReason(msgspec.Struct, frozen=True):
-    """Why a migration is to be broken off, and what it comes to then."""
+    """Why a migration must be aborted."""
 
-    ending: Ending
+    ending: Ending  # what it comes to then
     reason: str
     message: str
 
 
-def find_word(facts: Facts) -> AbortReason | None:
-    """That people want it no more, or have its workload deleted."""
+def find_cancellation(facts: Facts) -> AbortReason | None:
+    """Whether people cancelled it or deleted its workload."""
     if facts.deleting or facts.spec.cancel:
         return AbortReason("Cancelled", "cancelled", "cancelled on request")
     if facts.workload is None:
@@ -38,20 +35,20 @@ def find_word(facts: Facts) -> AbortReason | None:
 
 
 def find_end(facts: Facts, status: MigrationStatus) -> AbortReason | None:
-    """Why the migration of a disk is to be broken off: but for people, only its node knows of any trouble, and says so."""
-    if (word := find_word(facts)) is not None:
-        return word
+    """Why a disk relocation must be aborted: people cancelled it, or it timed out. Other trouble its node reports."""
+    if (cancellation := find_cancellation(facts)) is not None:
+        return cancellation
     if time_left(facts.spec, status, facts.now) <= 0:
         return AbortReason("Failed", "timedOut", f"not finished within {facts.spec.timeout_seconds:g} s")
     return None
 
 
 def find_abort_reason(facts: Facts) -> AbortReason | None:
-    """Why it can't go on, if it can't."""
+    """Why it can't go on; None if it can."""
     spec, status, source, target = facts.spec, facts.status, facts.source, facts.target
-    word = find_word(facts)
-    if word is not None or facts.workload is None:
-        return word
+    cancellation = find_cancellation(facts)
+    if cancellation is not None or facts.workload is None:
+        return cancellation
     if source is None:
         return AbortReason("Failed", "sourceLost", "the allocation at the source is gone")
     if has_migrated_on(source):
@@ -68,18 +65,18 @@ def find_abort_reason(facts: Facts) -> AbortReason | None:
         and source.spec.migration.saves == "must"
     ):
         return AbortReason("Failed", source.report.reason, f"source {source.spec.node}: {source.report.message}")
-    for side, name in ((source, "source"), (target, "target")):
-        if side is not None and side.says("failed", "abandoned"):
-            assert side.heard is not None
-            message = f"{name} {side.spec.node}: {side.heard.message or side.heard.reason or 'failed'}"
-            return _try_again(facts, side.heard.reason or "failed", message)
+    for endpoint, name in ((source, "source"), (target, "target")):
+        report = endpoint.migration_report if endpoint is not None else None
+        if endpoint is not None and report is not None and report.phase in ("failed", "abandoned"):
+            message = f"{name} {endpoint.spec.node}: {report.message or report.reason or 'failed'}"
+            return _try_again(facts, report.reason or "failed", message)
     if target is None:
         return _try_again(facts, "targetLost", "the allocation at the target is gone")
     if is_stuck(target) and (_is_over_for(target.report.reason) or facts.now >= _read_since(facts)):
         return _try_again(facts, target.report.reason, describe_stuck(target))
-    for side, name in ((source, "source"), (target, "target")):
-        if side.node_phase not in READY:
-            return _try_again(facts, "nodeLost", f"{name} {side.spec.node} sends no heartbeat")
+    for endpoint, name in ((source, "source"), (target, "target")):
+        if endpoint.node_phase not in READY:
+            return _try_again(facts, "nodeLost", f"{name} {endpoint.spec.node} sends no heartbeat")
     if status.handed_over_at is not None and facts.now >= status.handed_over_at + HAND_OVER_PATIENCE_SECONDS:
         return _try_again(facts, "notTakenOver", f"target {target.spec.node} has not confirmed that it took over")
     if time_left(spec, status, facts.now) <= 0:
@@ -89,12 +86,12 @@ def find_abort_reason(facts: Facts) -> AbortReason | None:
 
 
 def is_stuck(target: MigrationEndpoint) -> bool:
-    """Whether its node says that it can't make ready what the guest needs there."""
-    return target.report.state == "failed" and bool(target.report.reason) and target.says("preparing")
+    """Whether its node reports that it can't prepare what the guest needs there."""
+    return target.report.state == "failed" and bool(target.report.reason) and target.reports("preparing")
 
 
 def _is_over_for(reason: str) -> bool:
-    """Whether the node would only meet it again, for as long as anybody would wait."""
+    """Whether waiting for the node would not help."""
     return reason in (*_FOR_GOOD, "noSpace")
 
 

@@ -1,7 +1,7 @@
 """Leads each Migration on, from its spec to its end.
 
 Reads Migrations, workloads, allocations, nodes; writes Migration.status and, of a workload that migrates, both allocations:
-their roles, what they desire and how they migrate. Woken by any of those. What to write is ``plan_migration``'s; the scheduler
+their roles, what they desire and how they migrate. Woken by any of those. ``plan_migration`` decides what to write; the scheduler
 makes the target."""
 
 from __future__ import annotations
@@ -85,34 +85,34 @@ class Migrations:
                         outcome.status.window = judge_window(view, item, outcome.status)
                     commit = plan_writes(item, place, None, None, outcome, now)
                     plan.commits += [commit] if commit is not None else []
-                    if outcome.look_after is not None:
-                        plan.later[key] = outcome.look_after
+                    if outcome.requeue_after is not None:
+                        plan.later[key] = outcome.requeue_after
                     continue
                 reservation, outcome = find_reservation(view, item), plan_migration(facts)
                 if outcome.status.phase == "Planned":
                     outcome.status.window = judge_window(view, item, outcome.status)
                     outcome.status.forecast = forecast_migration(view, item, outcome.status)
                 commit = plan_writes(item, source, target, reservation, outcome, now, find_reason(view, item))
-                if outcome.look_after is not None:
-                    plan.later[key] = outcome.look_after
+                if outcome.requeue_after is not None:
+                    plan.later[key] = outcome.requeue_after
             plan.commits += [commit] if commit is not None else []
         return plan
 
 
 def read_facts(view: View, item: Item, now: float) -> tuple[Facts, Item | None, Item | None]:
-    """What is known of a Migration, and the allocations that are its sides."""
+    """The facts of a Migration, and its source and target allocations."""
     spec, status = item.spec(MigrationSpec), item.status(MigrationStatus)
     workload = view.get(workload_key(item))
     key = migration_key(item.uid, status.tries)
-    sides: dict[str, Item] = {}
+    endpoints: dict[str, Item] = {}
     place = None
     if workload is not None:
         for allocation in view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid):
             at = allocation.spec(AllocationSpec)
             if at.migration is not None and at.migration.key == key:
-                sides[at.role] = allocation
+                endpoints[at.role] = allocation
         place = active_allocation(view, workload.uid)
-    source, target = sides.get("source"), sides.get("target")
+    source, target = endpoints.get("source"), endpoints.get("target")
     return (
         Facts(
             spec=spec,
@@ -120,11 +120,11 @@ def read_facts(view: View, item: Item, now: float) -> tuple[Facts, Item | None, 
             deleting=item.deleting,
             placed=item.envelope.condition("Placed"),
             workload=spec_of(workload) if workload is not None and not workload.deleting else None,
-            place=_read_side(view, place),
+            place=_read_endpoint(view, place),
             rival=_find_rival(view, item),
-            source=_read_side(view, source),
-            target=_read_side(view, target),
-            reservation=_read_side(view, find_reservation(view, item)),
+            source=_read_endpoint(view, source),
+            target=_read_endpoint(view, target),
+            reservation=_read_endpoint(view, find_reservation(view, item)),
             now=now,
         ),
         source,
@@ -141,25 +141,24 @@ def plan_writes(
     now: float,
     why: Envelope | None = None,
 ) -> Commit | None:
-    """One commit for all that ``outcome`` says; None if all of it is so. ``why`` is the Decision that will tell why the workload is
-    where it is once it has migrated."""
+    """One commit for the whole ``outcome``; None if nothing changes. ``why`` is the workload's Decision for its new place."""
     former, status = item.status(MigrationStatus), outcome.status
     writes: list[Write] = []
     preconditions: list[Precondition] = [unchanged(item)]
-    for side, spec, goes in (
+    for endpoint, spec, goes in (
         (source, outcome.source, outcome.source_goes),
         (target, outcome.target, outcome.target_goes),
     ):
-        if side is None or (spec is None and not goes):
+        if endpoint is None or (spec is None and not goes):
             continue
-        envelope = edit(side)
+        envelope = edit(endpoint)
         if spec is not None:
             envelope.spec = merge_part(envelope.spec, spec)
             envelope.generation += 1
-        if goes and not side.deleting:
+        if goes and not endpoint.deleting:
             envelope.deleting_since = now
         writes.append(put(envelope))
-        preconditions.append(unchanged(side))
+        preconditions.append(unchanged(endpoint))
     if reservation is not None and outcome.reservation_goes:  # no node has begun anything for it
         writes.append(delete(reservation))
         preconditions.append(unchanged(reservation))
@@ -171,13 +170,13 @@ def plan_writes(
         writes.append(put(envelope))
     if not writes:
         return None
-    # Whatever was planned stands on what both sides said.
-    preconditions += [unchanged(side) for side in (source, target) if side is not None]
+    # What was planned depends on both allocations.
+    preconditions += [unchanged(endpoint) for endpoint in (source, target) if endpoint is not None]
     return Commit(item.key, writes, list(dict.fromkeys(preconditions)), _events(item, former, status))
 
 
 def plan_release(view: View, item: Item) -> Commit | None:
-    """Let an ended one that was deleted go, and its Decision with it."""
+    """Release an ended Migration that was deleted, and delete its Decision."""
     if not item.deleting:
         return None
     writes = [let_go(item, FINALIZER)]
@@ -188,7 +187,7 @@ def plan_release(view: View, item: Item) -> Commit | None:
 
 
 def find_reason(view: View, item: Item) -> Envelope | None:
-    """The workload's Decision, saying what the Migration's says."""
+    """The workload's Decision with the content of the Migration's."""
     project, (kind, name) = item.envelope.project, read_workload(item.spec(MigrationSpec))
     decided = view.get(object_key("decision", project, f"migration.{item.envelope.name}"))
     former = view.get(object_key("decision", project, f"{kind}.{name}"))
@@ -222,17 +221,17 @@ def _events(item: Item, former: MigrationStatus, status: MigrationStatus) -> lis
         if spec.mode == "storage":
             way = f"{spec.volume or 'root disk'} → pool {spec.pool}"
         why = f": {status.message}" if status.message else ""
-        done = _tell_actual(status.actual) if status.actual is not None and status.phase == "Succeeded" else ""
+        done = _render_actual(status.actual) if status.actual is not None and status.phase == "Succeeded" else ""
         events.append(Event(bad, status.phase, f"{way}{done}{why}", item.envelope.ref, SOURCE))
     return events
 
 
-def _tell_actual(actual: MigrationActual) -> str:
+def _render_actual(actual: MigrationActual) -> str:
     pause = f", downtime {actual.pause_ms} ms" if actual.pause_ms else ""
     return f" in {actual.duration_seconds:.1f} s{pause}"
 
 
-def _read_side(view: View, item: Item | None) -> MigrationEndpoint | None:
+def _read_endpoint(view: View, item: Item | None) -> MigrationEndpoint | None:
     if item is None:
         return None
     spec = item.spec(AllocationSpec)
@@ -249,22 +248,22 @@ def _read_side(view: View, item: Item | None) -> MigrationEndpoint | None:
 
 
 def _stand_of(node: Item) -> object:
-    """What of a node bears on migrations from it and to it."""
+    """The parts of a node that concern migrations from it and to it."""
     spec = node.spec(NodeSpec)
     workload_spec = (spec.migration_bandwidth, spec.cordoned, spec.drain, spec.maintenance)
     return node.uid, node.status(NodeStatus).phase, workload_spec
 
 
 def _migrations_of(view: View, allocations: Iterable[Item]) -> list[str]:
-    """The Migrations that these are there for."""
+    """The keys of the Migrations that these allocations are part of."""
     specs = [item.spec(AllocationSpec) for item in allocations]
-    migrations = [told for spec in specs for told in (spec.migration, spec.storage) if told is not None]
+    migrations = [one for spec in specs for one in (spec.migration, spec.storage) if one is not None]
     uids = sorted({read_migration(migration.key) for migration in migrations})
     return [item.key for uid in uids for item in view.find(MIGRATIONS_BY_UID, uid)]
 
 
 def _others(view: View, item: Item) -> list[str]:
-    """Those of the same workload that haven't ended."""
+    """The keys of other Migrations of the same workload that haven't ended."""
     return [
         other.key
         for other in view.find(MIGRATIONS_BY_WORKLOAD, workload_key(item))

@@ -1,7 +1,7 @@
-"""What a Migration of mode storage needs next: one disk of a workload goes to another pool of the node where it is. Pure.
+"""What a Migration of mode storage needs next: one disk of a workload is relocated to another pool of its node. Pure.
 
-The order: the allocation is told which disk is to go where · its node does it, and says so · the allocation says the new pool,
-in one commit with the end. Until the node's word nothing is known, so it is waited for.
+The order goes into the allocation · its node relocates the disk and reports it · the allocation gets the new pool, in one commit
+with the end. Only the node knows how far it is, so its report is waited for.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from weft.kinds.fields.allocated_migration import AllocatedDiskRelocation
 from weft.kinds.migration import MigrationSpec, MigrationStatus, workload_key
 from weft.kinds.node import NODES_BY_UID, NodeReport, pool_id
 
-LOOK_SECONDS = 1.0
+RETRY_SECONDS = 1.0
 
 
 def plan_storage(view: View, item: Item, facts: Facts) -> tuple[Item | None, Outcome]:
-    """The workload's place, and what to write now: ``source`` is the place's spec."""
+    """The workload's allocation, and what to write now: ``source`` is the allocation's spec."""
     spec, status, now = facts.spec, item.status(MigrationStatus), facts.now
     workload = view.get(workload_key(item))
     place = active_allocation(view, workload.uid) if workload is not None else None
@@ -42,31 +42,30 @@ def plan_storage(view: View, item: Item, facts: Facts) -> tuple[Item | None, Out
     status = begun.status
     if status.phase not in ("Pending", "Planned") or place is None or workload is None:
         return place, begun
-    told = _make_order(view, item, spec, place)
+    new = _make_order(view, item, spec, place)
     if status.phase == "Planned":
-        return place, replace(begun, status=_tell_planned(spec, status, told))
-    if isinstance(told, tuple):
-        return place, Outcome(status=end_migration(status, "Failed", *told, now))
-    if order is not None:  # another's is about to end
-        return place, Outcome(status=status, look_after=LOOK_SECONDS)
+        return place, replace(begun, status=_describe_planned(spec, status, new))
+    if isinstance(new, tuple):
+        return place, Outcome(status=end_migration(status, "Failed", *new, now))
+    if order is not None:  # another Migration's order is about to end
+        return place, Outcome(status=status, requeue_after=RETRY_SECONDS)
     at = place.spec(AllocationSpec)
     status = replace(status, phase="Preparing", source=at.node, target=at.node)
-    return place, Outcome(status=status, source=replace(at, storage=told), look_after=time_left(spec, status, now))
+    return place, Outcome(status=status, source=replace(at, storage=new), requeue_after=time_left(spec, status, now))
 
 
-def _tell_planned(
-    spec: MigrationSpec, status: MigrationStatus, told: AllocatedDiskRelocation | tuple[str, str]
+def _describe_planned(
+    spec: MigrationSpec, status: MigrationStatus, order: AllocatedDiskRelocation | tuple[str, str]
 ) -> MigrationStatus:
-    """What keeps it from beginning now may have changed by then: it is said, and ends nothing."""
-    fault = told if isinstance(told, tuple) else None
+    """A fault is only reported: it may have passed when the migration begins."""
     reason, message = "", f"{spec.volume or 'root disk'} → pool {spec.pool}, on {status.source}"
-    if fault is not None:
-        reason, message = fault[0], f"the disk could not move as things are now: {fault[1]}"
+    if isinstance(order, tuple):
+        reason, message = order[0], f"the disk cannot be relocated at present: {order[1]}"
     return replace(status, target=status.source, reason=reason, message=message)
 
 
 def _make_order(view: View, item: Item, spec: MigrationSpec, place: Item) -> AllocatedDiskRelocation | tuple[str, str]:
-    """What the node is told; or why there is nothing to tell it, as token and sentence."""
+    """The order to the node; or why there is none, as token and sentence."""
     at, pool = place.spec(AllocationSpec), spec.pool or ""
     disk = ROOT
     if spec.volume is not None:
@@ -88,27 +87,27 @@ def _make_order(view: View, item: Item, spec: MigrationSpec, place: Item) -> All
 
 def _lead(item: Item, facts: Facts, place: Item, order: AllocatedDiskRelocation) -> Outcome:
     spec, status, now = facts.spec, item.status(MigrationStatus), facts.now
-    at, said = place.spec(AllocationSpec), place.report(AllocationReport).migration
-    heard = said if said is not None and said.key == order.key else None
-    if heard is not None:
-        status = record_progress(status, heard)
-        status.actual = measure(status, heard)
-    if heard is not None and heard.phase == "takenOver":
+    at, report = place.spec(AllocationSpec), place.report(AllocationReport).migration
+    report = report if report is not None and report.key == order.key else None
+    if report is not None:
+        status = record_progress(status, report)
+        status.actual = measure(status, report)
+    if report is not None and report.phase == "takenOver":
         return Outcome(status=end_migration(status, "Succeeded", "", "", now), source=_relocate(at, order))
-    if heard is not None and heard.phase in ("abandoned", "failed"):
+    if report is not None and report.phase in ("abandoned", "failed"):
         phase: Literal["Cancelled", "Failed"] = "Cancelled" if status.ending == "Cancelled" else "Failed"
-        reason, message = (status.reason, status.message) if status.ending else (heard.reason, heard.message)
+        reason, message = (status.reason, status.message) if status.ending else (report.reason, report.message)
         ended = end_migration(status, phase, reason or "failed", message, now)
         return Outcome(status=ended, source=replace(at, storage=None))
     if not status.ending and (end := find_end(facts, status)) is not None:
         status = replace(status, ending=end.ending, reason=end.reason, message=end.message)
-    told = replace(at, storage=replace(order, cancel=True)) if status.ending and not order.cancel else None
+    cancelled = replace(at, storage=replace(order, cancel=True)) if status.ending and not order.cancel else None
     left = None if status.ending else max(0.1, time_left(spec, status, now))
-    return Outcome(status=status, source=told, look_after=left)
+    return Outcome(status=status, source=cancelled, requeue_after=left)
 
 
 def _relocate(at: AllocationSpec, order: AllocatedDiskRelocation) -> AllocationSpec:
-    """The place says what is so; what workload and volume say of their pools follows from it."""
+    """The allocation with the disk's new pool; the status of workload and volume follows from it."""
     if order.disk == ROOT:
         return replace(at, storage=None, pool=order.pool, pool_id=order.pool_id)
     relocated = [

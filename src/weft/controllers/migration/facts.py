@@ -1,5 +1,4 @@
-"""What is known of a Migration when it is asked what it needs next: its spec and status, its workload, both of its sides, the
-capacity held for it; and what is to be written then. Values only."""
+"""The facts that a Migration is planned from, and the outcome: what to write. Values only."""
 
 from __future__ import annotations
 
@@ -11,60 +10,53 @@ from weft.kinds.migration import MigrationSpec, MigrationStatus
 from weft.kinds.parts.workload import WorkloadSpec
 from weft.objects.envelope import Condition
 
-READY = ("Ready", "Joining")  # phases of a node that is heard of
+READY = ("Ready", "Joining")  # phases of a node that sends heartbeats
 
 
 class MigrationEndpoint(msgspec.Struct, frozen=True):
-    """One of the two places; ``node_phase`` None: its node isn't in the fabric any more; ``node_limit``: how many bytes a
-    second all migrations from and to it may carry, 0 is as many as they can."""
+    """The allocation at the source or the target."""
 
     spec: AllocationSpec
     report: AllocationReport
-    node_phase: str | None = "Ready"
+    node_phase: str | None = "Ready"  # None: the node has left the fabric
     deleting: bool = False
-    node_limit: int = 0
-    node_closed: str = ""  # why it takes nothing new, as people have said
+    node_limit: int = 0  # bytes a second for all migrations from and to the node; 0: unlimited
+    node_closed: str = ""  # why people let it take nothing new
 
     @property
-    def heard(self) -> MigrationReport | None:
-        """What its node says of this very migration."""
-        migration, told = self.spec.migration, self.report.migration
-        return told if migration is not None and told is not None and told.key == migration.key else None
+    def migration_report(self) -> MigrationReport | None:
+        """The node's report of this very migration."""
+        migration, report = self.spec.migration, self.report.migration
+        return report if migration is not None and report is not None and report.key == migration.key else None
 
-    def says(self, *phases: str) -> bool:
-        return self.heard is not None and self.heard.phase in phases
+    def reports(self, *phases: str) -> bool:
+        return self.migration_report is not None and self.migration_report.phase in phases
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """``vm`` None: there is no such workload, or it goes; ``place`` is where it stands while it isn't a side yet; ``rival`` an
-    older Migration of it that is under way; ``reservation`` what is held for it at its target until it begins."""
-
     spec: MigrationSpec
     status: MigrationStatus
     deleting: bool = False
     placed: Condition | None = None
-    workload: WorkloadSpec | None = None
-    place: MigrationEndpoint | None = None
-    rival: str = ""
+    workload: WorkloadSpec | None = None  # None: it doesn't exist, or is being deleted
+    place: MigrationEndpoint | None = None  # the workload's active allocation
+    rival: str = ""  # an older Migration of the workload that is under way
     source: MigrationEndpoint | None = None
     target: MigrationEndpoint | None = None
-    reservation: MigrationEndpoint | None = None
+    reservation: MigrationEndpoint | None = None  # capacity at its target until it begins
     now: float = 0.0
 
 
 class Outcome(msgspec.Struct, kw_only=True):
-    """``source`` and ``target``: specs to write; those that ``go`` are deleted. ``look_after`` seconds it is to be looked at
-    again whatever happens."""
-
     status: MigrationStatus
-    source: AllocationSpec | None = None
+    source: AllocationSpec | None = None  # to write
     target: AllocationSpec | None = None
-    source_goes: bool = False
+    source_goes: bool = False  # is deleted
     target_goes: bool = False
     reservation_goes: bool = False
-    look_after: float | None = None
+    requeue_after: float | None = None  # seconds after which to plan again even if nothing changes
 
 
-def has_migrated_on(side: MigrationEndpoint | None) -> bool:
-    """Whether its node says, for good, that another one took its guest over: of one that an older store knows as a side still."""
-    return side is not None and side.report.reason == "migrated" and side.report.state == "stopped"
+def has_migrated_on(endpoint: MigrationEndpoint | None) -> bool:
+    """Whether its node reports that another one took its guest over for good: a restored store may be older than that."""
+    return endpoint is not None and endpoint.report.reason == "migrated" and endpoint.report.state == "stopped"

@@ -1,9 +1,9 @@
-"""What a Migration needs next: its spec, its status and what both sides report in; edits of the two places and the status
-that follows out. Pure, and remembers nothing: whoever is asked after a crash answers as the one before would have.
+"""What a Migration needs next: its spec, its status and the reports of source and target in; edits of the two allocations and its
+new status out. Pure and without memory: after a crash the next process decides the same.
 
-The order: the target waits, so the source is told where · the source sends · the target has taken over, so the places swap
-their roles, in one commit · the source's place is gone. Until the target's word that it has taken over a migration can be broken
-off: the target is asked to stop, and only its word that the guest never ran there lets the source go on for good.
+The order: the target waits, so the source gets its address · the source sends · the target has taken over, so the allocations
+swap their roles, in one commit · the source's allocation is gone. Until the target reports that it has taken over, a migration
+can be aborted: the target is stopped, and only its report that the guest never ran there lets the source continue for good.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from weft.kinds.migration import ENDED, MIGRATED_ON, MigrationStatus
 
 
 def plan_migration(facts: Facts) -> Outcome:
-    """What to write now; the status alone where there is nothing else. Capacity is reserved while it is planned, and until the
-    scheduler has made its target of it."""
+    """What to write now. Capacity stays reserved while the migration is planned, until the scheduler has made its target."""
     outcome = _plan(facts)
     waits = facts.source is None and facts.target is None and outcome.status.phase in ("Planned", "Pending")
     outcome.reservation_goes = facts.reservation is not None and (outcome.reservation_goes or not waits)
@@ -44,27 +43,27 @@ def _plan(facts: Facts) -> Outcome:
         return _finish(facts)
     if source is None and target is None:
         return begin_migration(facts)
-    if target is not None and target.says("takenOver"):
+    if target is not None and target.reports("takenOver"):
         return _swap(facts, target)
     if target is not None and has_migrated_on(target):
         return _leave_both(facts, target)
     if status.ending:
-        return _break_off(facts)
+        return _abort(facts)
     trouble = find_abort_reason(facts)
     if trouble is not None:
         ending, reason, message = trouble.ending, trouble.reason, trouble.message
-        return _break_off(replace(facts, status=replace(status, ending=ending, reason=reason, message=message)))
+        return _abort(replace(facts, status=replace(status, ending=ending, reason=reason, message=message)))
     return _lead(facts)
 
 
 def _mend_times(status: MigrationStatus, now: float) -> MigrationStatus:
-    """What began later than now did so by a clock that was set back since: patience begins anew, or it would never end."""
+    """Times later than now are of a clock that was set back since: patience begins anew, or it would never end."""
     begun = {name: getattr(status, name) for name in ("started_at", "handed_over_at", "troubled_at")}
     return replace(status, **{name: min(at, now) for name, at in begun.items() if at is not None})
 
 
 def begin_migration(facts: Facts) -> Outcome:
-    """Nothing of it is anywhere yet: it waits for its time and for a target."""
+    """There is no source and no target yet: wait for the start time and for a target."""
     spec, status, now = facts.spec, facts.status, facts.now
     if facts.place is not None:
         status = replace(status, source=facts.place.spec.node)
@@ -75,7 +74,7 @@ def begin_migration(facts: Facts) -> Outcome:
             status=end_migration(status, "Cancelled", "workloadDeleted", f"{spec.workload} was deleted", now)
         )
     if facts.rival and status.started_at is None and (spec.not_before is None or spec.not_before <= now):
-        message = f"migration/{facts.rival} already moves {spec.workload}; wait for it to end, or cancel it"
+        message = f"migration/{facts.rival} already migrates {spec.workload}; wait for it to end, or cancel it"
         return Outcome(status=end_migration(status, "Failed", "alreadyMigrating", message, now))
     if status.started_at is None and spec.not_before is not None and spec.not_before > now:
         return _hold(facts, replace(status, phase="Planned"))
@@ -94,20 +93,20 @@ def begin_migration(facts: Facts) -> Outcome:
         reason = placed.reason if placed else "timedOut"
         message = f"no target found within {spec.timeout_seconds:g} s" + (f": {placed.message}" if placed else "")
         return Outcome(status=end_migration(status, "Failed", reason, message, now))
-    if placed is not None and placed.reason == "notSaved":  # so it will be for as long as anybody would wait
+    if placed is not None and placed.reason == "notSaved":  # waiting would not help
         return Outcome(status=end_migration(status, "Failed", placed.reason, placed.message, now))
     if placed is not None:
         status = replace(status, reason=placed.reason, message=placed.message)
     if status.tries == 1 and spec.not_after is not None:
         left = min(left, spec.not_after - now)
-    return Outcome(status=status, look_after=left)
+    return Outcome(status=status, requeue_after=left)
 
 
 def _hold(facts: Facts, status: MigrationStatus) -> Outcome:
-    """It waits for its time: at its target capacity is reserved, as long as that can take it."""
+    """Wait for the start time with reserved capacity, while the reservation holds."""
     assert facts.spec.not_before is not None
     reservation, placed = facts.reservation, facts.placed
-    outcome = Outcome(status=status, look_after=facts.spec.not_before - facts.now)
+    outcome = Outcome(status=status, requeue_after=facts.spec.not_before - facts.now)
     fault = _find_fault(reservation, facts.place) if reservation is not None else ""
     if reservation is not None and not fault:
         lost = f" ({status.reservation_lost})" if status.reservation_lost else ""
@@ -125,7 +124,7 @@ def _hold(facts: Facts, status: MigrationStatus) -> Outcome:
 
 
 def _find_fault(reservation: MigrationEndpoint, place: MigrationEndpoint | None) -> str:
-    """Why capacity that is held is of no use any more, if so."""
+    """Why reserved capacity is of no use any more; empty if it is."""
     if reservation.node_phase is None:
         return "the node has left the fabric"
     if reservation.node_phase not in READY:
@@ -133,7 +132,7 @@ def _find_fault(reservation: MigrationEndpoint, place: MigrationEndpoint | None)
     if reservation.node_closed:
         return reservation.node_closed
     if place is None:
-        return ""  # that may be for a moment; without its workload it ends
+        return ""  # that may pass; without its workload the migration ends
     if place.spec.node_uid == reservation.spec.node_uid:
         return "the workload is on that node by now"
     if _capacity_for(place) != _capacity_for(reservation):
@@ -141,21 +140,21 @@ def _find_fault(reservation: MigrationEndpoint, place: MigrationEndpoint | None)
     return ""
 
 
-def _capacity_for(side: MigrationEndpoint) -> object:
-    spec = side.spec
-    return account(spec, side.report), spec.memberships, spec.extras, [gpu.share for gpu in spec.gpus]
+def _capacity_for(endpoint: MigrationEndpoint) -> object:
+    spec = endpoint.spec
+    return account(spec, endpoint.report), spec.memberships, spec.extras, [gpu.share for gpu in spec.gpus]
 
 
 def _lead(facts: Facts) -> Outcome:
-    """Both sides are there: tell the source where the target waits, and tell people how it goes."""
+    """Source and target are there: give the source the target's address, and report progress."""
     source, target = facts.source, facts.target
-    status = _tell(facts)
-    outcome = Outcome(status=status, look_after=max(0.1, time_left(facts.spec, status, facts.now)))
+    status = _update_status(facts)
+    outcome = Outcome(status=status, requeue_after=max(0.1, time_left(facts.spec, status, facts.now)))
     if source is None or target is None:
         return outcome
-    address = target.heard.address if target.heard is not None else ""
+    address = target.migration_report.address if target.migration_report is not None else ""
     to_source, to_target = _keep_to_limits(source, target), _keep_to_limits(target, source)
-    if address and address != to_source.address and not source.says("handedOver"):
+    if address and address != to_source.address and not source.reports("handedOver"):
         to_source = replace(to_source, address=address)
     outcome.source = replace(source.spec, migration=to_source) if to_source != source.spec.migration else None
     outcome.target = replace(target.spec, migration=to_target) if to_target != target.spec.migration else None
@@ -164,23 +163,25 @@ def _lead(facts: Facts) -> Outcome:
         (status.troubled_at, READY_PATIENCE_SECONDS),
     ):
         if since is not None:
-            outcome.look_after = max(0.1, min(outcome.look_after or patience, since + patience - facts.now))
+            outcome.requeue_after = max(0.1, min(outcome.requeue_after or patience, since + patience - facts.now))
     return outcome
 
 
-def _keep_to_limits(side: MigrationEndpoint, peer: MigrationEndpoint) -> AllocatedMigration:
-    """The side's migration with what both nodes may carry by now."""
-    assert side.spec.migration is not None
-    return replace(side.spec.migration, node_bytes_per_second=side.node_limit, peer_bytes_per_second=peer.node_limit)
+def _keep_to_limits(endpoint: MigrationEndpoint, peer: MigrationEndpoint) -> AllocatedMigration:
+    """The endpoint's migration with the present bandwidth limits of both nodes."""
+    assert endpoint.spec.migration is not None
+    return replace(
+        endpoint.spec.migration, node_bytes_per_second=endpoint.node_limit, peer_bytes_per_second=peer.node_limit
+    )
 
 
-def _break_off(facts: Facts) -> Outcome:
-    """Get the target's word that the guest never ran there, take it away, and let the source be all there is."""
+def _abort(facts: Facts) -> Outcome:
+    """Wait for the target's report that the guest never ran there, delete the target, and keep the source."""
     source, target = facts.source, facts.target
-    outcome = Outcome(status=_tell(facts))
+    outcome = Outcome(status=_update_status(facts))
     if target is None:
         return _return(facts, outcome)
-    if target.says("abandoned"):
+    if target.reports("abandoned"):
         outcome.target_goes = not target.deleting
         if source is not None and source.spec.migration is not None and not source.spec.migration.never_ran:
             outcome.source = replace(source.spec, migration=replace(source.spec.migration, never_ran=True))
@@ -189,7 +190,7 @@ def _break_off(facts: Facts) -> Outcome:
     elif target.node_phase not in READY:
         lost = f"target {target.spec.node} sends no heartbeat"
         if source is not None and _has_it(source):
-            outcome.target_goes = not target.deleting  # it gives up when it is back
+            outcome.target_goes = not target.deleting  # its node abandons it when it is back
             return _return(facts, outcome)
         # It may have taken over; nothing is safe but to wait.
         outcome.status.message = (
@@ -200,13 +201,13 @@ def _break_off(facts: Facts) -> Outcome:
 
 
 def _return(facts: Facts, outcome: Outcome) -> Outcome:
-    """Nothing is at the target any more: the source is the guest's place again, and this try has come to its end."""
+    """Nothing is at the target any more: the source is the active allocation again, and this try ends."""
     source, status, now = facts.source, outcome.status, facts.now
     if source is not None and source.spec.role == "source":
         migration = source.spec.migration
-        goes_on = source.says("handedOver") and not has_migrated_on(source)
+        goes_on = source.reports("handedOver") and not has_migrated_on(source)
         if goes_on and source.node_phase in READY and migration is not None and migration.never_ran:
-            return outcome  # it goes on there first
+            return outcome  # the guest continues there first
         outcome.source = _make_active(source)
     if status.ending == "Retry":
         why = f"attempt {status.tries} failed: {status.message}"
@@ -231,15 +232,15 @@ def _make_active(source: MigrationEndpoint) -> AllocationSpec:
 
 
 def _has_it(source: MigrationEndpoint) -> bool:
-    """Whether the guest runs at the source, and the machine there can't hand it over any more."""
-    return source.says("failed") and source.report.state == "running" and source.node_phase in READY
+    """Whether the guest runs at the source, and can't be handed over any more."""
+    return source.reports("failed") and source.report.state == "running" and source.node_phase in READY
 
 
 def _swap(facts: Facts, target: MigrationEndpoint) -> Outcome:
-    """The guest runs at the target: its place is the one that counts from now on."""
-    status = _tell(facts)
+    """The guest runs at the target: make the target the active allocation."""
+    status = _update_status(facts)
     status.phase, status.ending, status.reason, status.message = "Finishing", "", "", ""
-    status.actual = measure(status, *_hear(facts))
+    status.actual = measure(status, *_list_reports(facts))
     run = facts.workload.run if facts.workload is not None else target.spec.desired
     outcome = Outcome(status=status, target=replace(set_desired(target.spec, run), role="active", migration=None))
     if facts.source is not None:
@@ -251,7 +252,7 @@ def _swap(facts: Facts, target: MigrationEndpoint) -> Outcome:
 
 
 def _leave_both(facts: Facts, target: MigrationEndpoint) -> Outcome:
-    """The guest came to the target and has gone on since: neither side has it."""
+    """The guest came to the target and has migrated on since: neither endpoint has it."""
     message = f"target {target.spec.node}: {target.report.message}"
     outcome = Outcome(status=end_migration(facts.status, "Failed", MIGRATED_ON, message, facts.now), target_goes=True)
     if facts.source is not None:
@@ -262,24 +263,24 @@ def _leave_both(facts: Facts, target: MigrationEndpoint) -> Outcome:
 
 
 def _finish(facts: Facts) -> Outcome:
-    """Over once nothing is left at the source."""
+    """End once nothing is left at the source."""
     status = replace(facts.status)
     if facts.source is not None:
-        status.actual = measure(status, *_hear(facts))
+        status.actual = measure(status, *_list_reports(facts))
         return Outcome(status=status)
     status.error = compare(status)
     return Outcome(status=end_migration(status, "Succeeded", "", "", facts.now))
 
 
-def _hear(facts: Facts) -> list[MigrationReport | None]:
-    return [side.heard for side in (facts.source, facts.target) if side is not None]
+def _list_reports(facts: Facts) -> list[MigrationReport | None]:
+    return [endpoint.migration_report for endpoint in (facts.source, facts.target) if endpoint is not None]
 
 
-def _tell(facts: Facts) -> MigrationStatus:
-    """The status with what the two sides say by now."""
+def _update_status(facts: Facts) -> MigrationStatus:
+    """The status with the newest reports of source and target."""
     status = replace(facts.status)
     source, target = facts.source, facts.target
-    said = source.heard if source is not None else None
+    report = source.migration_report if source is not None else None
     status.source = source.spec.node if source is not None else status.source
     status.target = target.spec.node if target is not None else status.target
     if not status.ending:
@@ -288,7 +289,7 @@ def _tell(facts: Facts) -> MigrationStatus:
         status.troubled_at = (status.troubled_at or facts.now) if stuck else None
         if target is not None and stuck:
             status.reason, status.message = target.report.reason, describe_stuck(target)
-    if said is None:
+    if report is None:
         status.phase = "Preparing" if status.phase in ("Planned", "Pending") else status.phase
         return status
-    return record_progress(status, said, facts.now)
+    return record_progress(status, report, facts.now)

@@ -1,5 +1,4 @@
-"""What a Migration's status tells of its course, of a guest or a disk: how far it is, what it came to, how far the
-plan was off, how long it may take still. Pure."""
+"""The course of a Migration in its status, of a guest or a disk: progress, actual cost, the plan's error, time left. Pure."""
 
 from __future__ import annotations
 
@@ -19,59 +18,59 @@ from weft.kinds.migration import (
 )
 
 
-def record_progress(status: MigrationStatus, said: MigrationReport, now: float = 0.0) -> MigrationStatus:
-    """The status with what the side that leads says by now."""
+def record_progress(status: MigrationStatus, report: MigrationReport, now: float = 0.0) -> MigrationStatus:
+    """The status with the newest report of the source, or of a disk's node."""
     status = replace(status)
-    status.plan = said.plan or status.plan
-    if said.message and not status.message:
-        status.reason, status.message = said.reason, said.message
-    if said.total_bytes or said.sent_bytes:
+    status.plan = report.plan or status.plan
+    if report.message and not status.message:
+        status.reason, status.message = report.reason, report.message
+    if report.total_bytes or report.sent_bytes:
         status.progress = MigrationProgress(
-            sent_bytes=said.sent_bytes,
-            total_bytes=said.total_bytes,
-            remaining_bytes=said.remaining_bytes,
-            passes=said.passes,
-            bytes_per_second=said.bytes_per_second,
-            dirty_bytes_per_second=said.dirty_bytes_per_second,
+            sent_bytes=report.sent_bytes,
+            total_bytes=report.total_bytes,
+            remaining_bytes=report.remaining_bytes,
+            passes=report.passes,
+            bytes_per_second=report.bytes_per_second,
+            dirty_bytes_per_second=report.dirty_bytes_per_second,
         )
-        status.samples = _add_sample(status.samples, said)
-    if said.phase == "migrating":
+        status.samples = _add_sample(status.samples, report)
+    if report.phase == "migrating":
         status.phase = "Migrating"
-    elif said.phase in ("switching", "handedOver", "takenOver"):
+    elif report.phase in ("switching", "handedOver", "takenOver"):
         status.phase = "Switching"
     elif not status.ending:
         status.phase = "Preparing"
-    if said.phase == "handedOver" and status.handed_over_at is None:
+    if report.phase == "handedOver" and status.handed_over_at is None:
         status.handed_over_at = now
     return status
 
 
-def _add_sample(samples: tuple[MigrationSample, ...], said: MigrationReport) -> tuple[MigrationSample, ...]:
-    """With what is said now, if that is late enough after the last one; of too many every second one goes."""
-    since = said.elapsed_ms - (samples[-1].elapsed_ms if samples else 0)
-    if since <= said.elapsed_ms / MOST_SAMPLES:
+def _add_sample(samples: tuple[MigrationSample, ...], report: MigrationReport) -> tuple[MigrationSample, ...]:
+    """``samples`` with the report, if it is late enough after the last one; of too many every second one goes."""
+    since = report.elapsed_ms - (samples[-1].elapsed_ms if samples else 0)
+    if since <= report.elapsed_ms / MOST_SAMPLES:
         return samples
     sample = MigrationSample(
-        elapsed_ms=said.elapsed_ms,
-        sent_bytes=said.sent_bytes,
-        remaining_bytes=said.remaining_bytes,
-        passes=said.passes,
-        bytes_per_second=said.bytes_per_second,
-        dirty_bytes_per_second=said.dirty_bytes_per_second,
+        elapsed_ms=report.elapsed_ms,
+        sent_bytes=report.sent_bytes,
+        remaining_bytes=report.remaining_bytes,
+        passes=report.passes,
+        bytes_per_second=report.bytes_per_second,
+        dirty_bytes_per_second=report.dirty_bytes_per_second,
     )
     return (*(samples if len(samples) < MOST_SAMPLES else samples[::2]), sample)
 
 
-def measure(status: MigrationStatus, *told: MigrationReport | None) -> MigrationActual:
-    """What it came to, by what those who lead it have said so far."""
-    said = [report for report in told if report is not None]
+def measure(status: MigrationStatus, *reports: MigrationReport | None) -> MigrationActual:
+    """What it has cost so far, by these reports and those before."""
+    newest = [report for report in reports if report is not None]
     former = status.actual or MigrationActual()
-    elapsed = max((report.elapsed_ms for report in said), default=0) / 1000
+    elapsed = max((report.elapsed_ms for report in newest), default=0) / 1000
     return MigrationActual(
         duration_seconds=max(former.duration_seconds, elapsed),
-        pause_ms=max([former.pause_ms, *(report.pause_ms for report in said)]),
-        bytes=max([former.bytes, *(report.sent_bytes for report in said)]),
-        passes=max([former.passes, *(report.passes for report in said)]),
+        pause_ms=max([former.pause_ms, *(report.pause_ms for report in newest)]),
+        bytes=max([former.bytes, *(report.sent_bytes for report in newest)]),
+        passes=max([former.passes, *(report.passes for report in newest)]),
     )
 
 

@@ -1,5 +1,4 @@
-"""What is told of a planned Migration: how good its window is, beside what else is planned for then, and what it is expected to
-take. Pure."""
+"""A planned Migration's window, judged beside others planned for that time, and its forecast. Pure."""
 
 from __future__ import annotations
 
@@ -12,11 +11,11 @@ from weft.kinds.migration import MigrationForecast, MigrationSpec, MigrationStat
 from weft.objects.identity import object_key
 from weft.transfer.history import foresee
 
-_TOLD = 3  # other migrations that are told by name
+_NAMED = 3  # most other migrations that a reason names
 
 
 class Appointment(msgspec.Struct, frozen=True):
-    """When a planned one may be under way, and the nodes that it uses."""
+    """When a planned migration may be under way, and the nodes that it uses."""
 
     start: float
     end: float
@@ -33,7 +32,7 @@ def read_appointment(item: Item) -> Appointment | None:
 
 
 def make_appointment(spec: MigrationSpec, status: MigrationStatus) -> Appointment:
-    """From when it may begin to when it is over as foreseen; one that nothing is known of takes a moment."""
+    """From the earliest start to the forecast end; without a forecast it takes a second."""
     start = spec.not_before or 0.0
     latest = spec.not_after if spec.not_after is not None else start
     takes = status.forecast.duration_seconds if status.forecast is not None else None
@@ -42,12 +41,12 @@ def make_appointment(spec: MigrationSpec, status: MigrationStatus) -> Appointmen
 
 
 def find_planned(view: View) -> list[str]:
-    """The keys of all that are planned: each other's windows depend on them."""
+    """The keys of all planned Migrations: the window of each depends on the others."""
     return [key for key, item in view.of_kind("migration").items() if read_appointment(item) is not None]
 
 
 def judge_window(view: View, item: Item, status: MigrationStatus) -> MigrationWindow:
-    """The window of ``item``, whose status is to be ``status``."""
+    """The window of ``item`` with the new ``status``."""
     spec = item.spec(MigrationSpec)
     window = MigrationWindow(start=spec.not_before or 0.0, end=spec.not_after)
     if not status.target:
@@ -58,11 +57,11 @@ def judge_window(view: View, item: Item, status: MigrationStatus) -> MigrationWi
         for other in view.of_kind("migration").values()
         if other.uid != item.uid and (its := read_appointment(other)) is not None and mine.meets(its)
     )
-    told = ", ".join(f"migration/{name}" for name in others[:_TOLD])
-    told += f" and {len(others) - _TOLD} more" if len(others) > _TOLD else ""
+    names = ", ".join(f"migration/{name}" for name in others[:_NAMED])
+    names += f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
     nodes = " and ".join(sorted(mine.nodes))
     reason = (
-        f"also planned for {nodes} at that time: {told}"
+        f"also planned for {nodes} at that time: {names}"
         if others
         else f"nothing else is planned for {nodes} at that time"
     )
@@ -70,7 +69,7 @@ def judge_window(view: View, item: Item, status: MigrationStatus) -> MigrationWi
 
 
 def forecast_migration(view: View, item: Item, status: MigrationStatus) -> MigrationForecast | None:
-    """What ``item`` is expected to take; None while it has no place to migrate from, or none to migrate to."""
+    """The expected cost of ``item``; None while it has no source or no target."""
     spec = item.spec(MigrationSpec)
     kind, name = read_workload(spec)
     key = object_key(kind, item.envelope.project, name)

@@ -1,8 +1,8 @@
-"""Says where the NICs and published ports of workloads are plugged in, and gives an address to each NIC that the scheduler doesn't.
+"""Writes where workloads' NICs and published ports are, and gives an address to each NIC that has none from the scheduler.
 
-The scheduler gives a workload its first addresses together with its place. What has a place and joins another network gets its
-address here, and so does what people hold or have stopped; addresses that nothing names any more are released. It keeps the
-endpoints that nodes have for functions, too (``egress_endpoints``).
+The scheduler gives a workload its first addresses together with its place. A workload that has a place and joins another network
+gets its address here, and so does one that is held or stopped; addresses that no workload names any more are released. It keeps
+nodes' egress endpoints, too (``egress_endpoints``).
 Reads workloads, networks, endpoints, published ports, allocations, nodes, functions; writes endpoints, publishedport.status and the
 condition Addressed. Woken by workloads, networks that become ready, allocations that come or go, nodes that change addresses.
 """
@@ -89,12 +89,12 @@ class Addresses:
                 commit, lacks = self._plan_workload(view, workload, now)
                 if commit is not None:
                     plan.commits.append(commit)
-                if lacks:  # what is taken may be free again, and nothing would wake the workload
+                if lacks:  # nothing wakes the workload when a taken address becomes free
                     plan.later[key] = LACKING_SECONDS
         return plan
 
     def _plan_workload(self, view: View, workload: Item, now: float) -> tuple[Commit | None, bool]:
-        """What is to be written for a workload, and whether it waits for an address that is taken."""
+        """The commit for a workload, and whether it waits for a taken address."""
         writes: list[Write] = []
         preconditions: list[Precondition] = []
         spec = spec_of(workload)
@@ -147,7 +147,7 @@ class Addresses:
     def _reserve(
         self, view: View, workload: Item, found: Sequence[WorkloadNic], own_macs: set[str]
     ) -> tuple[list[WorkloadNic], AddressProblem | None]:
-        """Those that have an address, or get one now, and why the first of the others can't."""
+        """The NICs that have an address, or get one now, and why the first of the others can't."""
         nics, problem = [], None
         for nic in found:
             got = nic if nic.endpoint is not None else self._book.reserve(view, workload, nic, own_macs)
@@ -161,7 +161,7 @@ class Addresses:
 
 
 def _leads_to(allocation: Item) -> object:
-    """What of an allocation bears on where a NIC is: the role too, so that a swap of the roles in a migration is seen."""
+    """The parts of an allocation that locate its NICs: the role too, so that a migration's swap of roles is seen."""
     spec = allocation.spec(AllocationSpec)
     return allocation.uid, spec.role, spec.nics
 
@@ -186,7 +186,7 @@ def _read_place(view: View, workload: Item, allocation: Item | None) -> Endpoint
 
 
 def _first_nic(allocation: Item | None) -> tuple[str | None, str | None]:
-    """Network uid and address of the NIC that published ports lead to; nowhere while there is no place."""
+    """Network uid and address of the NIC that published ports lead to."""
     nics = allocation.spec(AllocationSpec).nics if allocation is not None else []
     return (nics[0].network_uid, nics[0].address) if nics else (None, None)
 
@@ -198,5 +198,5 @@ def _write_status(item: Item, status: EndpointStatus | PublishedPortStatus) -> W
 
 
 def _says_no_networks(workload: Item) -> bool:
-    said = workload.envelope.condition("Addressed")
-    return said is not None and said.status == "True" and said.generation == workload.envelope.generation
+    condition = workload.envelope.condition("Addressed")
+    return condition is not None and condition.status == "True" and condition.generation == workload.envelope.generation

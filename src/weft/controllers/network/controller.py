@@ -50,7 +50,7 @@ class Networks:
             if new == status:
                 continue
             if msgspec.structs.replace(new, used=status.used) == status:
-                # Only the count changed: with many workloads coming it would change all the time.
+                # Only the count changed, which it does all the time while many workloads come.
                 wait = self._counted_at.get(key, 0.0) + COUNT_EVERY_SECONDS - now
                 if wait > 0:
                     plan.later[key] = min(wait, COUNT_EVERY_SECONDS)
@@ -75,8 +75,8 @@ def plan_status(network: Item, used: int, taken: set[int]) -> NetworkStatus:
 
 
 def choose_vni(uid: str, taken: set[int]) -> int:
-    """A number that follows from the uid, or the next free one: a network made anew under an old name must not meet what
-    is left of the old one on the wire."""
+    """A number that follows from the uid, or the next free one: a network made anew under an old name must not get packets of
+    the old one."""
     count = LAST_VNI - FIRST_VNI + 1
     start = int.from_bytes(hashlib.sha256(uid.encode()).digest()[:8], "big") % count
     return next(vni for step in range(count) if (vni := FIRST_VNI + (start + step) % count) not in taken)

@@ -1,4 +1,4 @@
-"""Keeps the rules in each allocation those of its workload's security groups, and counts who carries a group.
+"""Copies the rules of a workload's security groups into its allocations, and counts the workloads of each group.
 
 Reads workloads, security groups, allocations; writes ``groups`` in allocations and securitygroup.status. Woken by workloads whose
 groups change, by groups, and by new allocations (the scheduler gives them the rules of that moment).
@@ -67,10 +67,10 @@ def plan_count(view: View, group: Item) -> Commit | None:
 
 
 def plan_rules(view: View, workload: Item) -> list[Commit]:
-    """Give each of a workload's allocations the rules of the groups that it carries now."""
+    """Give each of a workload's allocations the rules of its present groups."""
     groups = read_groups(view, workload)
     if isinstance(groups, str):
-        return []  # the doors refuse that; until it is there, what holds goes on to hold
+        return []  # the API refuses unknown groups; until the group exists the former rules stay
     commits = []
     for allocation in view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid):
         spec = allocation.spec(AllocationSpec)

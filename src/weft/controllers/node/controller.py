@@ -1,9 +1,9 @@
-"""Says which nodes are there, and sums what is allocated on each.
+"""Judges which nodes are ready, and sums what is allocated on each.
 
-Reads nodes, allocations, and the nodes' leases (their heartbeats); writes node.status and the conditions Ready and, where
-more is given away than is there (its ratio of overcommitment was lowered, or it shrank), Fits. Woken by
-nodes and once a second. A node is Ready while its lease lives and it has said what it has. Leases die with the store's
-process, so after a start every node has a full lease's time to be heard of before it counts as lost.
+Reads nodes, allocations, and the nodes' leases (their heartbeats); writes node.status and the conditions Ready and, where more is
+allocated than there is (the ratio of overcommitment was lowered, or the node shrank), Fits. Woken by nodes and once a second. A
+node is Ready while its lease lives and it has reported its capacity. Leases die with the store's process, so after a start every
+node has a full lease's time to send a heartbeat before it counts as lost.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from weft.objects.quantity import format_bytes, format_cpu
 from weft.protocol.heartbeat import LEASE_PREFIX
 
 GRACE_SECONDS = 30.0
-LOOK_EVERY_SECONDS = 1.0
-SUMS_AT_ONCE = 200  # nodes whose sums are written in one look: placements need the nodes' revisions to stand still
-LATEST_SECONDS = 10.0  # while more places than these are given in the time of one look, sums wait for so long
-TICK = ""  # the key that stands for "look at the leases"
+CHECK_EVERY_SECONDS = 1.0
+SUMS_AT_ONCE = 200  # nodes whose sums are written in one round: placements fail when a node's revision changes
+LATEST_SECONDS = 10.0  # sums wait for so long while more allocations than SUMS_AT_ONCE change in a round
+TICK = ""  # the key that stands for "check the leases"
 SOURCE = "nodes"
 
 
@@ -50,12 +50,12 @@ class Nodes:
         self._clock = clock
         self._began_at = clock.elapsed()
         self._live: frozenset[str] = frozenset()
-        self._told_live: frozenset[str] = frozenset()
+        self._judged_live: frozenset[str] = frozenset()
         self._seen: set[str] = set()  # nodes that have been live since this began
         self._graced = True
         self._unsummed: dict[str, None] = {}
         self._cpus = Cpus()
-        self._changes = 0  # of allocations since the last look
+        self._changes = 0  # of allocations since the last round
         self._summed_at = self._began_at
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
@@ -79,7 +79,7 @@ class Nodes:
         plan = Plan()
         nodes = {key: node for key in keys if (node := view.get(key)) is not None}
         if TICK in keys:
-            plan.later[TICK] = LOOK_EVERY_SECONDS
+            plan.later[TICK] = CHECK_EVERY_SECONDS
             for node in self._find_changed(view):
                 nodes[node.key] = node
             for uid in self._take_unsummed():
@@ -91,7 +91,7 @@ class Nodes:
         return plan
 
     def _take_unsummed(self) -> list[str]:
-        """The nodes whose sums to write now; nothing while they would be others again at once."""
+        """The nodes whose sums to write now; none while allocations change too fast."""
         elapsed, changes = self._clock.elapsed(), self._changes
         self._changes = 0
         if changes > SUMS_AT_ONCE and elapsed - self._summed_at < LATEST_SECONDS:
@@ -103,16 +103,16 @@ class Nodes:
         return uids
 
     def _find_changed(self, view: View) -> list[Item]:
-        """The nodes whose lease came or went since the last look; all of them when the time of grace ends."""
-        uids = sorted(self._live ^ self._told_live)
-        self._told_live = self._live
+        """The nodes whose lease came or went since the last round; all of them when the time of grace ends."""
+        uids = sorted(self._live ^ self._judged_live)
+        self._judged_live = self._live
         if self._graced and self._clock.elapsed() - self._began_at >= GRACE_SECONDS:
             self._graced = False
             return list(view.of_kind("node").values())
         return [node for uid in uids for node in view.find(NODES_BY_UID, uid)]
 
     def _judge(self, node: Item) -> bool | None:
-        """Whether the node is there; None while that can't be known yet."""
+        """Whether the node is alive; None while that can't be known yet."""
         if node.uid in self._live:
             return True
         if self._graced and node.uid not in self._seen:
@@ -121,8 +121,7 @@ class Nodes:
 
 
 def plan_node(view: View, node: Item, live: bool | None, cpu_model: str, now: float) -> Commit | None:
-    """Write the node's status and its condition Ready if they aren't what they should be; ``cpu_model`` is the one that
-    it has in common with others."""
+    """Write the node's status and its conditions if they change; ``cpu_model`` is the one that it has in common with others."""
     former = node.status(NodeStatus)
     status = fold_node(former, node.report(NodeReport), sum_allocations(view, node.uid), live, now)
     status.cpu_model = cpu_model
@@ -135,12 +134,12 @@ def plan_node(view: View, node: Item, live: bool | None, cpu_model: str, now: fl
         node.envelope.generation,
     )
     envelope = edit(node)
-    told = set_condition(envelope, ready)
+    changed = set_condition(envelope, ready)
     over = describe_over(status, node.report(NodeReport), node.spec(NodeSpec))
-    if over or node.envelope.condition("Fits") is not None:  # most nodes never need it said
+    if over or node.envelope.condition("Fits") is not None:  # most nodes never need it
         fits = Condition("Fits", "False" if over else "True", "overAllocated" if over else "", over, now)
-        told |= set_condition(envelope, msgspec.structs.replace(fits, generation=node.envelope.generation))
-    if status == former and not told:
+        changed |= set_condition(envelope, msgspec.structs.replace(fits, generation=node.envelope.generation))
+    if status == former and not changed:
         return None
     envelope.status = merge_part(envelope.status, status)
     events = []
@@ -152,10 +151,10 @@ def plan_node(view: View, node: Item, live: bool | None, cpu_model: str, now: fl
 
 
 def describe_over(sums: NodeStatus, report: NodeReport, spec: NodeSpec) -> str:
-    """Of what more is allocated than may be given away, which stays so until enough of it has gone; empty if of nothing."""
+    """The resources of which more is allocated than the overcommitment allows; empty if none."""
     parts: list[str] = []
     if not report.cpu:
-        return ""  # it hasn't said yet what it has
+        return ""  # it hasn't reported its capacity yet
     for name, given, there, show in (
         ("cpu", sums.allocated_cpu, report.cpu, format_cpu),
         ("memory", sums.allocated_memory, report.memory, format_bytes),
@@ -164,11 +163,11 @@ def describe_over(sums: NodeStatus, report: NodeReport, spec: NodeSpec) -> str:
         most = there * spec.overcommit.get(name, 1.0)
         if given > most:
             parts.append(f"{show(given)} {name} allocated of {show(most)}")
-    return f"{'; '.join(parts)}; nothing that needs more of it is placed here until it fits" if parts else ""
+    return f"{'; '.join(parts)}; no workload that requests more of it is placed here until that fits" if parts else ""
 
 
 def fold_node(former: NodeStatus, report: NodeReport, sums: NodeStatus, live: bool | None, now: float) -> NodeStatus:
-    """A node's status from whether it is heard of, what it says, and what is allocated there (in ``sums``)."""
+    """A node's status from its heartbeat, its report, and what is allocated there (in ``sums``)."""
     phase, message = former.phase, former.message
     if live and report.cpu > 0:
         phase, message = "Ready", ""
@@ -180,7 +179,7 @@ def fold_node(former: NodeStatus, report: NodeReport, sums: NodeStatus, live: bo
 
 
 def sum_allocations(view: View, node_uid: str) -> NodeStatus:
-    """What is allocated on a node, in a status that says nothing else; what has ended for good counts as nothing."""
+    """The sums of what is allocated on a node, in an otherwise empty status; what has ended for good counts as nothing."""
     read = [
         (item.spec(AllocationSpec), item.report(AllocationReport), item)
         for item in view.find(ALLOCATIONS_BY_NODE, node_uid)

@@ -1,7 +1,7 @@
-"""The CPU that a node gives to guests which may go anywhere: the best that all nodes of its kind have. Pure.
+"""The CPU model for guests that may migrate to any node: the best that all nodes of a group have. Pure.
 
-Nodes are of a kind if guests can migrate between them at all: same architecture, same accelerator. Where all are alike it is
-all there is; else the named model that comes earliest in their lists, by the node that ranks it worst.
+A group is nodes between which guests can migrate at all: same architecture, same accelerator. Each node lists its models, best
+first; the common model is the one that comes earliest in the list that ranks it worst.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ Group = tuple[str, str]  # architecture, accelerator
 
 
 class Cpus:
-    """What nodes say of their CPUs, and what that comes to by group."""
+    """The CPU models of nodes, and the common model of each group."""
 
     def __init__(self) -> None:
         self._nodes: dict[str, tuple[Group, tuple[str, ...]]] = {}  # by key
         self._common: dict[Group, str] = {}
 
     def note(self, change: Changed) -> Iterable[str]:
-        """Take a node's change in; the keys of the nodes whose common model is another one now."""
+        """Note a node's change; the keys of the nodes whose common model changes."""
         report = change.new.report(NodeReport) if change.new is not None else None
         now = ((report.arch, report.accelerator), tuple(report.cpu_models)) if report and report.cpu_models else None
         before = self._nodes.get(change.key)
@@ -42,7 +42,7 @@ class Cpus:
         return changed
 
     def common(self, node_key: str) -> str:
-        """The node's; "" while it hasn't said what it has."""
+        """The common model of the node's group; "" while the node has reported no models."""
         known = self._nodes.get(node_key)
         return self._common.get(known[0], "") if known is not None else ""
 

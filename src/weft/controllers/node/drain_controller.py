@@ -1,9 +1,9 @@
-"""Empties nodes that are being drained: migrates what is on them away, a few at a time.
+"""Drains nodes: migrates their workloads away, a few at a time.
 
 Reads nodes, allocations, workloads, Migrations; makes Migrations (labelled with the node's name), and writes the node's condition
-Drained: what is left, what migrates, and what can't leave, by name and with its verdict. VMs migrate while they run; containers are
-stopped here and start there; what runs once ends here. What can't migrate stays and is tried again. Woken by any of those. All that
-a drain is stands in these objects, so the next one goes on where this one died.
+Drained: what is left, what migrates, and what can't leave, by name and with its verdict. VMs migrate while they run; containers
+stop here and start there; what runs once ends here. What can't migrate stays and is tried again. Woken by any of those. A drain's
+state is in these objects only, so it survives the process.
 """
 
 from __future__ import annotations
@@ -52,24 +52,24 @@ _SETTLING = (Phase.MIGRATE, Phase.SHUTDOWN, Phase.EPILOG, Phase.PENDING)
 
 class Drain:
     name = "drain"
-    kinds = ("node", "allocation", "migration", *WORKLOADS)  # nodes first: what else concerns it depends on them
+    kinds = ("node", "allocation", "migration", *WORKLOADS)  # nodes first: the others concern it only of drained nodes
 
     def __init__(self) -> None:
-        self._drained: dict[str, None] = {}  # keys of nodes that are
+        self._drained: dict[str, None] = {}  # keys of nodes
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
             case "node":
-                told = change.key in self._drained
+                concerned = change.key in self._drained
                 if change.new is not None and change.new.spec(NodeSpec).drain:
                     self._drained[change.key] = None
                 else:
                     self._drained.pop(change.key, None)
-                    told = told or change.item.envelope.condition("Drained") is not None
+                    concerned = concerned or change.item.envelope.condition("Drained") is not None
                 if has_changed(
                     change, lambda item: (item.uid, item.envelope.generation, item.status(NodeStatus).phase)
                 ):
-                    return {*self._drained, *([change.key] if told else [])}
+                    return {*self._drained, *([change.key] if concerned else [])}
             case "allocation" if self._drained:
                 nodes = view.find(NODES_BY_UID, change.item.spec(AllocationSpec).node_uid)
                 return [node.key for node in nodes if node.key in self._drained]
@@ -91,13 +91,13 @@ class Drain:
                 plan.commits += plan_return(view, node)
                 continue
             begun_at = read_beginning(node, now)
-            leavers = find_evictees(view, node, begun_at, now)
+            evictees = find_evictees(view, node, begun_at, now)
             window = Window.of(node.spec(NodeSpec), now)
-            begun = choose_next(leavers, _count_free(view, node)) if window.open else []
-            plan.commits += [plan_migration(node, leaver, now) for leaver in begun]
-            told = plan_condition(node, leavers, begun, window, now)
-            plan.commits += [told] if told is not None else []
-            waits = [leaver.retry_seconds for leaver in leavers if leaver.retry_seconds > 0]
+            begun = choose_next(evictees, _count_free(view, node)) if window.open else []
+            plan.commits += [plan_migration(node, evictee, now) for evictee in begun]
+            commit = plan_condition(node, evictees, begun, window, now)
+            plan.commits += [commit] if commit is not None else []
+            waits = [evictee.retry_seconds for evictee in evictees if evictee.retry_seconds > 0]
             waits += [window.changes_after] if window.changes_after > 0 else []
             if waits:
                 plan.later[key] = min(waits)
@@ -105,21 +105,21 @@ class Drain:
 
 
 def read_beginning(node: Item, now: float) -> float:
-    """Since when it has been leaving: of an earlier drain, that ended by a return, nothing is waited for."""
-    told = node.envelope.condition("Drained")
-    return told.since if told is not None and told.status == "False" else now
+    """When this drain began; an earlier one that was ended by uncordon doesn't count."""
+    condition = node.envelope.condition("Drained")
+    return condition.since if condition is not None and condition.status == "False" else now
 
 
 def find_evictees(view: View, node: Item, begun_at: float, now: float) -> list[Evictee]:
-    """Workloads with a place on the node, also those that are just coming, or going for good."""
-    leavers = []
+    """Workloads with an allocation on the node, also those that just migrate to it or are being deleted."""
+    evictees = []
     for allocation in view.find(ALLOCATIONS_BY_NODE, node.uid):
         if is_reservation(allocation):
-            continue  # it is let go by itself
+            continue  # the migrations controller releases it
         spec = allocation.spec(AllocationSpec)
         if has_nothing_to_migrate(spec, allocation.report(AllocationReport)):
             continue
-        leaver = Evictee(
+        evictee = Evictee(
             key=object_key(spec.workload.kind, spec.workload.project, spec.workload.name),
             name=f"{spec.workload.kind}/{spec.workload.name}",
             uid=spec.workload.uid,
@@ -129,18 +129,18 @@ def find_evictees(view: View, node: Item, begun_at: float, now: float) -> list[E
             cost=spec.resources.memory,
             networks=tuple(sorted({nic.network_uid for nic in spec.nics})),
         )
-        workload = view.get(leaver.key)
+        workload = view.get(evictee.key)
         stays = workload is not None and workload.uid == spec.workload.uid and not workload.deleting
         if workload is not None and stays and spec.role in ("active", "source"):
             phase = workload.status(WorkloadStatus).phase
             way = "runsOut" if spec.once else _find_way(phase, MIGRATION_MODES[spec.workload.kind][0])
-            leaver = msgspec.structs.replace(leaver, way=way, phase=phase)
+            evictee = msgspec.structs.replace(evictee, way=way, phase=phase)
             if conversion := workload.status(WorkloadStatus).conversion:
                 why = f"conversion/{conversion} is under way; confirm it, or undo it"
-                leaver = msgspec.structs.replace(leaver, way="never", verdict=why)
-            leaver = _read_migrations(view, node, leaver, begun_at, now)
-        leavers.append(leaver)
-    return leavers
+                evictee = msgspec.structs.replace(evictee, way="never", verdict=why)
+            evictee = _read_migrations(view, node, evictee, begun_at, now)
+        evictees.append(evictee)
+    return evictees
 
 
 def _find_way(phase: str, mode: str) -> Way:
@@ -151,10 +151,10 @@ def _find_way(phase: str, mode: str) -> Way:
     return "notYet" if phase in _SETTLING else "never"
 
 
-def _read_migrations(view: View, node: Item, leaver: Evictee, begun_at: float, now: float) -> Evictee:
-    """``leaver`` with what its Migrations say, of those that have ended only since ``begun_at``."""
+def _read_migrations(view: View, node: Item, evictee: Evictee, begun_at: float, now: float) -> Evictee:
+    """``evictee`` with the state of its Migrations, of ended ones only since ``begun_at``."""
     ended: list[tuple[float, Item]] = []
-    for item in view.find(MIGRATIONS_BY_WORKLOAD, leaver.key):
+    for item in view.find(MIGRATIONS_BY_WORKLOAD, evictee.key):
         status, spec = item.status(MigrationStatus), item.spec(MigrationSpec)
         if status.phase not in ENDED:
             if spec.not_before is not None and status.started_at is None:
@@ -162,59 +162,63 @@ def _read_migrations(view: View, node: Item, leaver: Evictee, begun_at: float, n
             placed = item.envelope.condition("Placed")
             verdict = f"{placed.reason}: {placed.message}" if placed is not None and placed.status == "False" else ""
             return msgspec.structs.replace(
-                leaver,
+                evictee,
                 migration=item.envelope.name,
                 target=status.target,
                 verdict="" if status.target else verdict,
-                leaves_link=find_end(status),
+                link_free_in=find_end(status),
             )
         if item.envelope.labels.get(LABEL) == node.envelope.name:
             ended.append((item.envelope.created_at, item))
     if not ended:
-        return leaver
+        return evictee
     last = max(ended, key=lambda one: one[0])[1]
     status = last.status(MigrationStatus)
     ended_at, left = status.ended_at or 0.0, 0.0
     if status.phase != "Succeeded" and ended_at > begun_at:
         left = max(0.0, ended_at + RETRY_SECONDS - now)
     verdict = f"{status.reason}: {status.message}" if left else ""
-    return msgspec.structs.replace(leaver, last=last.uid, verdict=verdict, retry_seconds=left)
+    return msgspec.structs.replace(evictee, last=last.uid, verdict=verdict, retry_seconds=left)
 
 
-def plan_migration(node: Item, leaver: Evictee, now: float) -> Commit:
-    """Make the Migration. Its name follows from the one before it, so it is made once."""
-    mark = hashlib.sha256(f"{node.uid}/{leaver.uid}/{leaver.last}".encode()).hexdigest()[:6]
-    name = leaver.name.partition("/")[2]
+def plan_migration(node: Item, evictee: Evictee, now: float) -> Commit:
+    """Make the Migration. Its name follows from the one before, so it is made once."""
+    mark = hashlib.sha256(f"{node.uid}/{evictee.uid}/{evictee.last}".encode()).hexdigest()[:6]
+    name = evictee.name.partition("/")[2]
     reason = node.spec(NodeSpec).drain_reason
     why = f"drain of {node.envelope.name}" + (f": {reason}" if reason else "")
-    best = MIGRATION_MODES[leaver.name.partition("/")[0]][0]
+    best = MIGRATION_MODES[evictee.name.partition("/")[0]][0]
     spec = MigrationSpec(
-        workload=leaver.name, mode="cold" if leaver.way == "cold" and best == "live" else best, reason=why[:200]
+        workload=evictee.name, mode="cold" if evictee.way == "cold" and best == "live" else best, reason=why[:200]
     )
     envelope = Envelope(
         kind=MIGRATION.name,
         name=f"{name[: MAX_NAME - 1 - len(mark)]}-{mark}",
         uid=new_uid(),
-        project=leaver.project,
+        project=evictee.project,
         labels={LABEL: node.envelope.name},
         created_at=now,
         spec=msgspec.Raw(msgspec.json.encode(spec)),
         finalizers=list(MIGRATION.finalizers),
     )
     event = Event(
-        "Normal", "Draining", f"{leaver.name} is being moved off {node.envelope.name}", node.envelope.ref, SOURCE
+        "Normal",
+        "Draining",
+        f"{evictee.name} is being migrated away from {node.envelope.name}",
+        node.envelope.ref,
+        SOURCE,
     )
     return Commit(node.key, [put(envelope)], [Absent(envelope.key)], [event])
 
 
 def plan_condition(
-    node: Item, leavers: Sequence[Evictee], begun: Sequence[Evictee], window: Window, now: float
+    node: Item, evictees: Sequence[Evictee], begun: Sequence[Evictee], window: Window, now: float
 ) -> Commit | None:
-    """Say how far it is, if that isn't said yet."""
-    reason, message = describe_drain(leavers, {leaver.key for leaver in begun})
-    if leavers and not window.open and not any(leaver.migration for leaver in leavers):
-        reason, message = "Waiting", f"{len(leavers)} left; {window.note}"
-    status: Literal["True", "False"] = "False" if leavers else "True"
+    """Write the condition Drained, if it changes."""
+    reason, message = describe_drain(evictees, {evictee.key for evictee in begun})
+    if evictees and not window.open and not any(evictee.migration for evictee in evictees):
+        reason, message = "Waiting", f"{len(evictees)} left; {window.note}"
+    status: Literal["True", "False"] = "False" if evictees else "True"
     envelope = edit(node)
     if not set_condition(envelope, Condition("Drained", status, reason, message, now, node.envelope.generation)):
         return None
@@ -227,7 +231,7 @@ def plan_condition(
 
 
 def plan_return(view: View, node: Item) -> list[Commit]:
-    """After a drain: take back what hasn't begun, and say no more of it."""
+    """After a drain: cancel Migrations that haven't begun, and remove the condition."""
     commits = []
     for item in view.of_kind("migration").values():
         if item.envelope.labels.get(LABEL) != node.envelope.name or item.spec(MigrationSpec).cancel:
@@ -245,7 +249,7 @@ def plan_return(view: View, node: Item) -> list[Commit]:
 
 
 def _count_free(view: View, node: Item) -> int:
-    """How many more migrations all the other nodes can take together."""
+    """How many more migrations all other nodes can take together."""
     others = [
         other
         for other in view.of_kind("node").values()

@@ -1,4 +1,4 @@
-"""Whose migration away from a node begins next, and what is told of it: who is to leave in, choices and words out. Pure."""
+"""Which workload of a drained node migrates next, and how the drain is described. Pure."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ import msgspec
 from weft.kinds.migration import MigrationStatus
 from weft.kinds.node import NodeSpec
 
-AT_ONCE = 2  # migrations from one node: more than one, so that one that prepares doesn't leave the link idle
-AHEAD_SECONDS = 3.0  # before a migration leaves the link the next one begins: about as long as it takes to get ready
-_NAMED = 5  # workloads that are told by name
+AT_ONCE = 2  # migrations from one node: more than one, so that the link isn't idle while one prepares
+AHEAD_SECONDS = 3.0  # before a migration frees the link the next one begins: about as long as it takes to get ready
+_NAMED = 5  # most workloads that a message names
 
-Way = Literal["live", "cold", "runsOut", "notYet", "never"]  # runsOut: it is waited for
+Way = Literal["live", "cold", "runsOut", "notYet", "never"]  # runsOut: the drain waits for its end
 
 
 class Evictee(msgspec.Struct, frozen=True, kw_only=True):
-    """A workload that is to leave. ``cost``: bytes that will go over. ``verdict``: why it has no target, of the Migration
-    ``migration`` that is under way, or why the last one (whose uid is ``last``) failed, which is ``retry_seconds`` from being
-    tried again. ``leaves_link``: in about how many seconds that one needs the link no more; None: that can't be told yet."""
+    """A workload that must leave the node."""
 
     key: str
     name: str
@@ -29,27 +27,27 @@ class Evictee(msgspec.Struct, frozen=True, kw_only=True):
     project: str | None
     way: Way
     phase: str
-    cost: int
+    cost: int  # bytes to transfer
     networks: tuple[str, ...] = ()
-    migration: str = ""
+    migration: str = ""  # the one under way
     target: str = ""
-    verdict: str = ""
-    retry_seconds: float = 0.0
-    last: str = ""
-    leaves_link: float | None = None
+    verdict: str = ""  # why that has no target, or why the last one failed
+    retry_seconds: float = 0.0  # until a failed one is tried again
+    last: str = ""  # uid of the last ended one
+    link_free_in: float | None = None  # seconds until the migration needs the link no more; None: not known yet
 
     @property
     def stuck(self) -> bool:
-        """Nothing of it migrates, and not for want of its turn."""
+        """Whether it can't migrate at present, even in its turn."""
         return bool(self.verdict) or self.way == "never"
 
 
 class Window(msgspec.Struct, frozen=True):
-    """Whether workloads may begin to leave now; ``note`` says why not. It changes after so many seconds; 0: never."""
+    """Whether workloads may begin to leave now."""
 
     open: bool = True
-    note: str = ""
-    changes_after: float = 0.0
+    note: str = ""  # why not
+    changes_after: float = 0.0  # seconds; 0: never
 
     @classmethod
     def of(cls, spec: NodeSpec, now: float) -> Window:
@@ -62,25 +60,25 @@ class Window(msgspec.Struct, frozen=True):
         return cls(changes_after=end - now if end is not None else 0.0)
 
 
-def choose_next(leavers: Sequence[Evictee], free: int) -> list[Evictee]:
-    """Whose migration begins now: as many as may use the link, beside those that need it for no longer than others take to get
-    ready, else it would lie idle between two migrations. Those that share a network go one after the other, so that they are
-    apart for a short time; the cheapest such group first, and in it the cheapest. What finds no target holds up nobody."""
-    groups = _find_groups(leavers)
+def choose_next(evictees: Sequence[Evictee], free: int) -> list[Evictee]:
+    """Those whose migration begins now: as many as may use the link, not counting migrations that free it before another gets
+    ready, else it would be idle between two. Workloads that share a network go one after the other, so that they are on different
+    nodes only briefly; the cheapest such group first, and in it the cheapest. A migration without a target delays no other."""
+    groups = _find_groups(evictees)
     waiting = [
-        leaver
-        for leaver in leavers
-        if not leaver.migration and leaver.way in ("live", "cold") and not leaver.retry_seconds
+        evictee
+        for evictee in evictees
+        if not evictee.migration and evictee.way in ("live", "cold") and not evictee.retry_seconds
     ]
-    weight = {leaver.key: (groups[leaver.key], leaver.cost, leaver.key) for leaver in leavers}
-    waiting.sort(key=lambda leaver: weight[leaver.key])
-    migrating = [leaver for leaver in leavers if leaver.migration and not leaver.stuck]
-    busy = sum(leaver.leaves_link is None or leaver.leaves_link > AHEAD_SECONDS for leaver in migrating)
+    weight = {evictee.key: (groups[evictee.key], evictee.cost, evictee.key) for evictee in evictees}
+    waiting.sort(key=lambda evictee: weight[evictee.key])
+    migrating = [evictee for evictee in evictees if evictee.migration and not evictee.stuck]
+    busy = sum(evictee.link_free_in is None or evictee.link_free_in > AHEAD_SECONDS for evictee in migrating)
     return waiting[: max(0, min(AT_ONCE - busy, 2 * AT_ONCE - len(migrating), free - busy))]
 
 
 def find_end(status: MigrationStatus) -> float | None:
-    """In about how many seconds a migration needs the link no more; None: that can't be told."""
+    """In about how many seconds a migration needs the link no more; None if unknown."""
     if status.phase in ("Switching", "Finishing"):
         return 0.0
     progress = status.progress
@@ -90,31 +88,31 @@ def find_end(status: MigrationStatus) -> float | None:
     return progress.remaining_bytes / net if net > 0 else None
 
 
-def _find_groups(leavers: Sequence[Evictee]) -> dict[str, tuple[int, str]]:
-    """By workload: what its group costs, and the group's mark. A group is what reaches each other over shared networks."""
-    mark = {leaver.key: leaver.key for leaver in leavers}
+def _find_groups(evictees: Sequence[Evictee]) -> dict[str, tuple[int, str]]:
+    """By workload: its group's cost and mark. Workloads that reach each other over shared networks are a group."""
+    mark = {evictee.key: evictee.key for evictee in evictees}
     by_network: dict[str, str] = {}
-    for leaver in leavers:
-        for network in leaver.networks:
-            one, other = mark[leaver.key], by_network.setdefault(network, mark[leaver.key])
+    for evictee in evictees:
+        for network in evictee.networks:
+            one, other = mark[evictee.key], by_network.setdefault(network, mark[evictee.key])
             if one != other:
                 mark = {key: other if now == one else now for key, now in mark.items()}
                 by_network = {name: other if now == one else now for name, now in by_network.items()}
     costs: dict[str, int] = {}
-    for leaver in leavers:
-        costs[mark[leaver.key]] = costs.get(mark[leaver.key], 0) + leaver.cost
-    return {leaver.key: (costs[mark[leaver.key]], mark[leaver.key]) for leaver in leavers}
+    for evictee in evictees:
+        costs[mark[evictee.key]] = costs.get(mark[evictee.key], 0) + evictee.cost
+    return {evictee.key: (costs[mark[evictee.key]], mark[evictee.key]) for evictee in evictees}
 
 
-def describe_drain(leavers: Sequence[Evictee], begun: set[str]) -> tuple[str, str]:
+def describe_drain(evictees: Sequence[Evictee], begun: set[str]) -> tuple[str, str]:
     """The condition's reason and message."""
-    if not leavers:
+    if not evictees:
         return "Drained", "nothing is left on the node"
-    stuck = [leaver for leaver in leavers if leaver.stuck]
-    migrating = [leaver for leaver in leavers if not leaver.stuck and (leaver.migration or leaver.key in begun)]
-    ending = sum(leaver.way == "runsOut" for leaver in leavers)
-    waiting = len(leavers) - len(stuck) - len(migrating) - ending
-    parts = [f"{len(leavers)} left"]
+    stuck = [evictee for evictee in evictees if evictee.stuck]
+    migrating = [evictee for evictee in evictees if not evictee.stuck and (evictee.migration or evictee.key in begun)]
+    ending = sum(evictee.way == "runsOut" for evictee in evictees)
+    waiting = len(evictees) - len(stuck) - len(migrating) - ending
+    parts = [f"{len(evictees)} left"]
     if migrating:
         parts.append(
             "migrating: "
@@ -124,11 +122,11 @@ def describe_drain(leavers: Sequence[Evictee], begun: set[str]) -> tuple[str, st
         parts.append(f"{waiting} wait{'s' if waiting == 1 else ''} for {'its' if waiting == 1 else 'their'} turn")
     if ending:
         parts.append(f"{ending} run{'s' if ending == 1 else ''} once, and end{'s' if ending == 1 else ''} here")
-    parts += [f"{leaver.name} can't leave: {_tell(leaver)}" for leaver in stuck[:_NAMED]]
+    parts += [f"{evictee.name} can't leave: {_describe_stuck(evictee)}" for evictee in stuck[:_NAMED]]
     if len(stuck) > _NAMED:
         parts.append(f"and {len(stuck) - _NAMED} more can't")
-    return "Blocked" if len(stuck) == len(leavers) else "Draining", "; ".join(parts)
+    return "Blocked" if len(stuck) == len(evictees) else "Draining", "; ".join(parts)
 
 
-def _tell(leaver: Evictee) -> str:
-    return leaver.verdict or f"it is {leaver.phase}; it can move once it runs or is stopped"
+def _describe_stuck(evictee: Evictee) -> str:
+    return evictee.verdict or f"it is {evictee.phase}; it can migrate once it runs or is stopped"

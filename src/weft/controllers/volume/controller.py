@@ -1,7 +1,7 @@
-"""Says where each volume's data lies and who has it, and lets a deleted one go once its data is gone.
+"""Records where each volume's data lies and which workload has it, and releases a deleted volume once its data is gone.
 
-Reads volumes, allocations, nodes; writes volume.status and releases the finalizer "volume". Woken by any of those. The
-node removes the data: it is told by the doors' answer to its reports, and says in them which volumes it still has.
+Reads volumes, allocations, nodes; writes volume.status and releases the finalizer "volume". Woken by any of those. The node
+removes the data: the API server's answer to its reports names deleted volumes, and its reports list the volumes that it has.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from weft.objects.envelope import merge_part
 
 FINALIZER = "volume"
 SOURCE = "volumes"
-LISTEN_EVERY_SECONDS = 1.0
+CHECK_EVERY_SECONDS = 1.0
 
 
 class Volumes:
-    """``find_silent`` names the nodes that, after a restore, have not said yet what they have."""
+    """``find_silent`` names the nodes that have not reported since a restore."""
 
     name = "volumes"
     kinds = ("volume", "allocation", "node")
@@ -43,14 +43,14 @@ class Volumes:
                     uids = {uid for item in (change.old, change.new) if item is not None for uid in _volumes_of(item)}
                     return [item.key for uid in uids for item in view.find(VOLUMES_BY_UID, uid)]
             case "node":
-                sides = [item for item in (change.old, change.new) if item is not None]
+                items = [item for item in (change.old, change.new) if item is not None]
                 keys: dict[str, None] = {}
                 if has_changed(change, lambda item: (item.uid, item.report(NodeReport).volumes)):
-                    uids = {uid for item in sides for uid in item.report(NodeReport).volumes}
+                    uids = {uid for item in items for uid in item.report(NodeReport).volumes}
                     keys |= {item.key: None for uid in sorted(uids) for item in view.find(VOLUMES_BY_UID, uid)}
                 if has_changed(change, lambda item: (item.uid, item.status(NodeStatus).phase == "Ready")):
-                    # A home that can speak again may have nothing of what is looked for there.
-                    homes = {item.uid for item in sides}
+                    # A home that is ready again may turn out not to have the data.
+                    homes = {item.uid for item in items}
                     keys |= {item.key: None for uid in sorted(homes) for item in view.find(VOLUMES_BY_HOME, uid)}
                 return keys
         return ()
@@ -59,18 +59,18 @@ class Volumes:
         volumes = [volume for key in keys if (volume := view.get(key)) is not None]
         waiting = {volume.key for volume in volumes if volume.deleting or is_astray(view, volume)}
         silent = bool(waiting) and bool(self._find_silent())
-        later = dict.fromkeys(waiting, LISTEN_EVERY_SECONDS) if silent else {}
+        later = dict.fromkeys(waiting, CHECK_EVERY_SECONDS) if silent else {}
         commits = [commit for volume in volumes if (commit := plan_volume(view, volume, silent)) is not None]
         return Plan(commits, later)
 
 
 def is_astray(view: View, volume: Item) -> bool:
-    """Whether its data isn't where it is looked for, and is elsewhere."""
+    """Whether its data isn't where its status has it, and is elsewhere."""
     return bool(_find_astray(view, volume, volume.status(VolumeStatus)))
 
 
 def _find_astray(view: View, volume: Item, status: VolumeStatus) -> Sequence[Item]:
-    """The nodes that have its data, though it is looked for on another, or on none yet: a restored store may be older than the
+    """The nodes that have its data, though its status names another node, or none yet: a restored store may be older than the
     volume's first use."""
     local = pool_of(volume.spec(VolumeSpec), status) == LOCAL
     if status.node_uid is not None:
@@ -80,8 +80,8 @@ def _find_astray(view: View, volume: Item, status: VolumeStatus) -> Sequence[Ite
 
 
 def plan_volume(view: View, volume: Item, silent: bool) -> Commit | None:
-    """Write a volume's status if it isn't what it should be; remove a deleted volume whose data is gone. ``silent``: after
-    a restore there are nodes that haven't said yet what lies there."""
+    """Write a volume's status if it changes; remove a deleted volume whose data is gone. ``silent``: some nodes have not
+    reported since a restore."""
     allocations = view.find(ALLOCATIONS_BY_VOLUME, volume.uid)
     former = volume.status(VolumeStatus)
     ended = {item.spec(AllocationSpec).workload.uid for item in allocations if _has_ended(item)}
@@ -89,17 +89,17 @@ def plan_volume(view: View, volume: Item, silent: bool) -> Commit | None:
     status = fold_volume(former, specs, volume.deleting, volume.uid, ended)
     local = pool_of(volume.spec(VolumeSpec), status) == LOCAL
     astray = _find_astray(view, volume, status) if not allocations else ()
-    keepers = astray if not (local and silent) else ()
+    holders = astray if not (local and silent) else ()
     if status.pool_id and not allocations and not _is_there(view, volume, status):
         # Others may share that storage.
-        keepers = [node for node in view.find(NODES_BY_VOLUME, volume.uid) if _shares(node, status.pool_id)][:1]
-    if len(keepers) == 1 or (keepers and (volume.deleting or not local)):
-        # Of two nodes that both aren't its home nobody chooses.
-        status.node, status.node_uid = keepers[0].envelope.name, keepers[0].uid
+        holders = [node for node in view.find(NODES_BY_VOLUME, volume.uid) if _shares(node, status.pool_id)][:1]
+    if len(holders) == 1 or (holders and (volume.deleting or not local)):
+        # Between several nodes that aren't its home people must choose.
+        status.node, status.node_uid = holders[0].envelope.name, holders[0].uid
     explained = {item.spec(AllocationSpec).node_uid for item in allocations}
     undecided = local and len(astray) > 1 and not volume.deleting
-    told = local and (status.node_uid is not None or undecided)  # one alone will be its home
-    status.copies = find_copies(view, volume.uid, status.node_uid, explained) if told else []
+    lists_copies = local and (status.node_uid is not None or undecided)  # one alone will be its home
+    status.copies = find_copies(view, volume.uid, status.node_uid, explained) if lists_copies else []
     if volume.deleting and not allocations and not silent and not _has_data(view, volume, status):
         envelope = edit(volume)
         envelope.finalizers = [name for name in envelope.finalizers if name != FINALIZER]
@@ -115,11 +115,11 @@ def plan_volume(view: View, volume: Item, silent: bool) -> Commit | None:
         return None
     envelope = edit(volume)
     envelope.status = merge_part(envelope.status, status)
-    events = _tell(volume, former, status, undecided)
+    events = _make_events(volume, former, status, undecided)
     return Commit(volume.key, [put(envelope)], [unchanged(volume)], events)
 
 
-def _tell(volume: Item, former: VolumeStatus, status: VolumeStatus, undecided: bool) -> list[Event]:
+def _make_events(volume: Item, former: VolumeStatus, status: VolumeStatus, undecided: bool) -> list[Event]:
     """``undecided``: several nodes have its data, and its home isn't one of them."""
     events = []
     if former.node_uid not in (None, status.node_uid) and status.attached_to is None:
@@ -143,8 +143,8 @@ def fold_volume(
     uid: str = "",
     ended: Collection[str] = (),
 ) -> VolumeStatus:
-    """A volume's status: where it was first used its data stays, until it migrates with its workload. The workloads of these
-    uids have ``ended`` for good: they hold it no more."""
+    """A volume's status: its data stays where it was first used, until it migrates with its workload. Workloads whose uid is in
+    ``ended`` have ended for good and hold it no more."""
     holders = [spec for spec in allocations if spec.role in ("active", "source")]
     holder = max(holders, key=lambda spec: (spec.workload.uid not in ended, spec.incarnation), default=None)
     held = holder is not None and holder.workload.uid not in ended
@@ -167,7 +167,7 @@ def _has_ended(allocation: Item) -> bool:
 
 
 def _stand_of(allocation: Item) -> object:
-    """What of an allocation bears on its volumes."""
+    """The parts of an allocation that concern its volumes."""
     spec = allocation.spec(AllocationSpec)
     return allocation.uid, spec.role, spec.volumes, _has_ended(allocation)
 
@@ -177,7 +177,7 @@ def _volumes_of(allocation: Item) -> list[str]:
 
 
 def _is_there(view: View, volume: Item, status: VolumeStatus) -> bool:
-    """Whether the node that had it last is still one."""
+    """Whether the node that had it last still exists."""
     return status.node_uid is not None and bool(view.find(NODES_BY_UID, status.node_uid))
 
 
@@ -186,7 +186,7 @@ def _shares(node: Item, storage: str) -> bool:
 
 
 def _has_data(view: View, volume: Item, status: VolumeStatus) -> bool:
-    """Whether the node where the data lies still has it, as far as it has said."""
+    """Whether the node where the data lies still reports it."""
     if status.node_uid is None:
         return False
     nodes = view.find(NODES_BY_UID, status.node_uid)

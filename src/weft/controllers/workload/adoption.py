@@ -1,8 +1,8 @@
-"""Puts the allocation of a guest back that runs without one: after an older store was restored under a running fabric.
+"""Restores the allocation of a guest that runs without one, after an older store was restored under a running fabric.
 
-Reads what nodes report of such guests and their own copies of the allocations; writes the allocation again, with the
-endpoints it uses. Pure. It adopts only what it can be sure of, or what is to go with its workload; anything else stays where it is,
-listed as an orphan, and the scheduler starts no second one.
+Reads nodes' reports of such guests with their copies of the allocations; writes the allocation again, with its endpoints. Pure. It
+adopts only a guest that certainly belongs to the workload, or that must be deleted with it; any other stays an orphan, and the
+scheduler starts no second one.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from weft.objects.identity import object_key
 
 
 def plan_adoption(view: View, workload: Item, silent: bool, now: float) -> Commit | None:
-    """Take the guest that runs under this workload's name as the workload's own; None if there is none that surely is. One that
-    doesn't run would be begun: that waits until no node is ``silent``, which may have another one that does. What a deleted
-    workload's own node can't be sure of goes with it too, once no node is silent that might be: whichever side has the guest."""
+    """Adopt the guest that runs under this workload's name; None if there is none that certainly belongs to it. Adopting starts a
+    guest that doesn't run: that waits until no node is ``silent``, which may have another one that runs. Copies of a deleted
+    workload that are uncertain are adopted too, to be deleted with it, once no node is silent."""
     found = [
         (node, copy) for node in view.find(NODES_BY_ORPHAN, workload.key) for copy in find_copies(node, workload.key)
     ]
@@ -57,7 +57,7 @@ def plan_adoption(view: View, workload: Item, silent: bool, now: float) -> Commi
         if known is not None and known.workload.uid != workload.uid:
             if not workload.deleting:
                 return None  # its address belongs to somebody else by now
-            continue  # it is taken up to be ended, and needs none for that
+            continue  # it is adopted to be deleted, which needs no endpoint
         if endpoint is None or known is None or known.mac != nic.mac:
             # Absent, or given to this workload anew before the guest was found, with another MAC: the guest's counts.
             spec = EndpointSpec(
@@ -90,14 +90,14 @@ def plan_adoption(view: View, workload: Item, silent: bool, now: float) -> Commi
 
 
 def has_guest(view: View, copy: OrphanCopy, others: list[OrphanCopy]) -> bool:
-    """Whether the guest surely is where this copy is from (decision 0041)."""
+    """Whether the guest is certainly where this copy is from (decision 0041)."""
     if copy.standing == "here":
         return not any(copy.migration in other.spec.back_from for other in others)
     return copy.standing == "open" and copy.spec.role != "target" and _never_ran(view, copy.migration, others)
 
 
 def _never_ran(view: View, key: str, others: list[OrphanCopy]) -> bool:
-    """Whether the target of the migration ``key`` surely never ran: by its node's word, or by that of the Migration's end."""
+    """Whether the target of the migration ``key`` certainly never ran: by its node's report, or by the Migration's end."""
     if any((other.standing, other.migration) == ("abandoned", key) for other in others):
         return True
     ended = [item.status(MigrationStatus) for item in view.find(MIGRATIONS_BY_UID, key.partition(".")[0])]
@@ -116,7 +116,7 @@ def _is_of(view: View, workload: Item, spec: AllocationSpec) -> bool:
     if spec.workload.uid == workload.uid:
         return True
     if workload.deleting:
-        return False  # somebody else's guest must not go with it
+        return False  # another workload's guest must not be deleted with it
     workload_spec = spec_of(workload)
     record = record_of(workload)
     images = [
@@ -135,7 +135,7 @@ def _is_of(view: View, workload: Item, spec: AllocationSpec) -> bool:
 
 def _make_allocation(workload: Item, node: Item, copy: OrphanCopy, now: float, *, sure: bool) -> Envelope:
     workload_spec = spec_of(workload)
-    # Of one that stands "here" the migration is the one that it came by, if any: there the target did run it.
+    # A guest that is "here" came by its migration, if any: there the target did run it.
     own = come_back(copy.spec, copy.migration) if sure and copy.standing == "open" else copy.spec
     spec = msgspec.structs.replace(
         set_desired(own, workload_spec.run),
@@ -154,7 +154,7 @@ def _make_allocation(workload: Item, node: Item, copy: OrphanCopy, now: float, *
         owner=workload.envelope.ref,
         labels=workload.envelope.labels,
         created_at=now,
-        deleting_since=now if workload.deleting else None,  # at once: its node mustn't bring it up again first
+        deleting_since=now if workload.deleting else None,  # at once: its node must not start it again first
         spec=msgspec.Raw(msgspec.json.encode(spec)),
         report=msgspec.Raw(
             msgspec.json.encode(

@@ -1,8 +1,8 @@
-"""Carries a workload's spec to its place and its place's facts back; takes a deleted workload apart; adopts what still runs.
+"""Copies a workload's spec into its allocation, and its node's report into its status; removes a deleted workload; adopts guests.
 
 Reads workloads, allocations, nodes, endpoints, published ports, decisions; writes workload.status and Ready, the spec in
 allocations, and removes a deleted workload with all that belongs to it. Woken by any of those. It ends nothing by itself: it
-passes on what people asked for, and only takes an allocation away after its node has said that everything of it is gone."""
+passes specs on, and removes an allocation only after its node has reported that everything of it is gone."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ from weft.objects.identity import object_key
 from weft.objects.lifecycle import Phase
 
 SOURCE = "workload"
-LISTEN_EVERY_SECONDS = 1.0
+CHECK_EVERY_SECONDS = 1.0
 
 
 class Workloads:
-    """``find_silent`` names the nodes that, after a restore, have not said yet what they have."""
+    """``find_silent`` names the nodes that have not reported since a restore."""
 
     name = "workload"
     kinds = (*WORKLOADS, "allocation", "node", "endpoint", "publishedport", "volume", "migration", "conversion")
@@ -88,7 +88,7 @@ class Workloads:
                 ):
                     return (workload_key(change.item),)
             case "conversion":
-                if has_changed(change, _sides_of):
+                if has_changed(change, _conversion_state):
                     return workload_keys(change.item)
             case "node":
                 return _touched(view, change)
@@ -110,13 +110,13 @@ class Workloads:
             if commit is not None:
                 plan.commits.append(commit)
             elif silent and workload.key in waiting:
-                plan.later[workload.key] = LISTEN_EVERY_SECONDS
+                plan.later[workload.key] = CHECK_EVERY_SECONDS
         return plan
 
 
 def plan_workload(view: View, workload: Item, silent: bool, now: float) -> Commit | None:
-    """What one workload needs now, in one commit. ``silent``: after a restore there are nodes that haven't said yet what runs
-    there; it may be this workload's guest."""
+    """What one workload needs now, in one commit. ``silent``: some nodes have not reported since a restore, and may have its
+    guest."""
     allocations = view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid)
     if not allocations and view.count(NODES_BY_ORPHAN, workload.key):
         adoption = plan_adoption(view, workload, silent, now)
@@ -131,17 +131,17 @@ def plan_workload(view: View, workload: Item, silent: bool, now: float) -> Commi
         (item, write) for item in allocations if (write := plan_allocation(view, workload, item, now)) is not None
     ]
     writes: list[Write] = [write for _, write in changed]
-    told, events = plan_status(view, workload, allocations, now)
-    if told is not None:
-        writes.append(told)
+    write, events = plan_status(view, workload, allocations, now)
+    if write is not None:
+        writes.append(write)
     if not writes:
         return None
     # Together, so that the highest incarnation is in the status before the place that had it is gone.
     return Commit(workload.key, writes, [unchanged(workload), *(unchanged(item) for item, _ in changed)], events)
 
 
-def _sides_of(conversion: Item) -> object:
-    """What of a Conversion its workloads tell."""
+def _conversion_state(conversion: Item) -> object:
+    """The parts of a Conversion that its workloads' status shows."""
     status = conversion.status(ConversionStatus)
     return conversion.uid, is_converting(status), status.old_uid, status.new_uid
 
@@ -151,14 +151,14 @@ def _has_astray(view: View, workload: Item) -> bool:
 
 
 def plan_allocation(view: View, workload: Item, item: Item, now: float) -> Write | None:
-    """Pass the workload's spec on to one of its places, or take the place away once its node has let it go."""
+    """Pass the workload's spec on to one of its allocations, or delete that once its node has released it."""
     spec = item.spec(AllocationSpec)
     if item.deleting:
         report = item.report(AllocationReport)
         released = report.state == "released" and report.incarnation >= spec.incarnation
         return delete(item) if released or not view.find(NODES_BY_UID, spec.node_uid) else None
     if spec.migration is not None:
-        return None  # what migrates is the migrations controller's: it breaks that off for a spec that can't wait
+        return None  # the migrations controller has it, and aborts the migration for a spec that can't wait
     envelope = edit(item)
     if workload.deleting:
         envelope.deleting_since = now
@@ -175,8 +175,8 @@ def plan_allocation(view: View, workload: Item, item: Item, now: float) -> Write
 
 
 def follow_spec(view: View, workload: Item, spec: AllocationSpec, *, rests: bool) -> AllocationSpec:
-    """An allocation's spec with what people may change while it lives; one that ``rests``, stopped as it was asked to,
-    lets go of the volumes and networks that its workload doesn't name any more."""
+    """An allocation's spec with what people may change while it lives; one that ``rests``, stopped as desired, releases the
+    volumes and networks that its workload doesn't name any more."""
     workload_spec = spec_of(workload)
     named, joined = record_of(workload).volumes(workload_spec), networks_of(workload_spec.networks)
     kept = [volume for volume in spec.volumes if not rests or volume.name in named]
@@ -213,26 +213,26 @@ def plan_status(
 
 
 def set_placed_status(view: View, workload: Item, envelope: Envelope, allocation: Item, now: float) -> list[Event]:
-    """Have ``envelope``, a workload that is about to be written together with its place, say at once what follows from that."""
+    """Give ``envelope``, a workload that is written together with its allocation, the status that follows."""
     return render_status(view, workload, envelope, [allocation], now) or []
 
 
 def render_status(
     view: View, workload: Item, envelope: Envelope, allocations: Sequence[Item], now: float
 ) -> list[Event] | None:
-    """Give ``envelope``, a copy of a workload's to write, the status and conditions that follow from its conditions
-    and ``allocations``. Returns what the journal is to hear of it; None if it says all that already."""
+    """Give ``envelope``, a copy of the workload's, the status and conditions that follow from its conditions and
+    ``allocations``. Returns events for the journal; None if nothing changes."""
     former = workload.status(WorkloadStatus)
     desired, places = read_desired(view, workload, envelope), [_read_place(view, a) for a in allocations]
     status = fold_status(desired, places, read_addresses(view, workload, find_active(allocations)), former)
-    told = set_condition(envelope, fold_ready(status, envelope.generation, now))
+    changed = set_condition(envelope, fold_ready(status, envelope.generation, now))
     current = fold_current(desired, places, now)
     if current is not None and (current.status == "False" or envelope.condition("Current") is not None):
-        told = set_condition(envelope, current) or told
+        changed = set_condition(envelope, current) or changed
     report = place.report if (place := active_place(places)) is not None else AllocationReport()
     if report.health or envelope.condition("Healthy") is not None:
-        told = set_condition(envelope, fold_healthy(status, report, envelope.generation, now)) or told
-    if not told and status == former:
+        changed = set_condition(envelope, fold_healthy(status, report, envelope.generation, now)) or changed
+    if not changed and status == former:
         return None
     envelope.status = merge_part(envelope.status, status)
     if status.phase == former.phase:
@@ -244,7 +244,7 @@ def render_status(
 
 
 def _is_on_its_way(view: View, workload: Item, former: WorkloadStatus) -> bool:
-    """Whether a new workload is being given addresses and a place just now: to say so would only get in their way."""
+    """Whether a new workload is just getting addresses and a place: a write would only conflict with those."""
     spec, addressed = spec_of(workload), workload.envelope.condition("Addressed")
     return (
         former.observed_generation == 0
@@ -252,14 +252,12 @@ def _is_on_its_way(view: View, workload: Item, former: WorkloadStatus) -> bool:
         and not spec.hold
         and workload.envelope.condition("Placed") is None
         and (addressed is None or addressed.status == "True")
-        and not view.count(
-            NODES_BY_ORPHAN, workload.key
-        )  # the scheduler waits for the word that no orphan is this workload
+        and not view.count(NODES_BY_ORPHAN, workload.key)  # it waits: an orphan may be its guest
     )
 
 
 def plan_removal(view: View, workload: Item) -> Commit:
-    """Remove a workload that has no place any more, with all that is its own; in several commits if it is very much."""
+    """Remove a workload that has no allocation any more, with all that belongs to it; in several commits if that is much."""
     belongings = [
         *view.find(ENDPOINTS_BY_WORKLOAD, workload.uid),
         *view.find(PUBLISHED_PORTS_BY_WORKLOAD, workload.uid),
@@ -296,7 +294,7 @@ def read_desired(view: View, workload: Item, envelope: Envelope) -> DesiredWorkl
 
 
 def _find_conversion(view: View, workload: Item) -> tuple[str, str]:
-    """The Conversion under way that it is either side of, and, if it is the old one, what it becomes; empty if none."""
+    """The Conversion of the workload under way, and, if it is the old one, what it becomes; empty if none."""
     for item in view.find(CONVERSIONS_BY_WORKLOAD, workload.key):
         status = item.status(ConversionStatus)
         if is_converting(status) and workload.uid in (status.old_uid, status.new_uid):
@@ -316,8 +314,8 @@ def _find_migration(view: View, workload: Item) -> str:
 
 
 def read_addresses(view: View, workload: Item, allocation: Item | None) -> dict[str, str]:
-    """Network → address, in the order of the NICs; one that a guest has comes before one that it is to have. Those of a new place
-    are in its allocation before their endpoints are in the view."""
+    """Network → address, in the order of the NICs; an address that the guest uses wins over its endpoint's. A new allocation has
+    its addresses before their endpoints are in the view."""
     wanted = networks_of(spec_of(workload).networks)
     nics = allocation.spec(AllocationSpec).nics if allocation is not None else []
     used = {nic.network: nic.address for nic in nics}

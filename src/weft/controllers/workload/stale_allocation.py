@@ -1,8 +1,7 @@
-"""A workload's place whose node says that its guest has migrated further, or that it can't know: of a store older than the
-migration. Pure.
+"""An allocation whose guest has migrated on, or may have, because the restored store is older than the migration. Pure.
 
-Reads the place's report and what nodes say of guests they have without an allocation; writes the place: the word that the
-target never ran, or, once it is certain that the guest isn't there any more, a deletion.
+Reads the allocation's report and the orphans that nodes report; writes the allocation: that the target never ran, or, once the
+guest certainly isn't there any more, a deletion.
 """
 
 from __future__ import annotations
@@ -25,28 +24,28 @@ Found = list[tuple[Item, OrphanCopy]]
 
 
 def is_astray(place: Item) -> bool:
-    """Whether its node says, for good, that another one took its guest over."""
+    """Whether its node reports that another one took its guest over for good."""
     report = place.report(AllocationReport)
     return place.spec(AllocationSpec).migration is None and (report.reason, report.state) == ("migrated", "stopped")
 
 
 def plan_astray(view: View, workload: Item, allocations: Sequence[Item], silent: bool, now: float) -> Commit | None:
-    """What becomes of such a place; None for all others, and while nothing is certain. ``silent``: after a restore there are
-    nodes that haven't said yet what runs there."""
+    """What becomes of a stale allocation; None for all others, and while nothing is certain. ``silent``: some nodes have not
+    reported since a restore."""
     found = [
         (node, copy) for node in view.find(NODES_BY_ORPHAN, workload.key) for copy in find_copies(node, workload.key)
     ]
     for place in allocations:
         if place.deleting or place.spec(AllocationSpec).migration is not None:
             continue
-        commit = _plan_word(workload, place, found) or _plan_leaving(view, workload, place, found, silent, now)
+        commit = _plan_never_ran(workload, place, found) or _plan_leaving(view, workload, place, found, silent, now)
         if commit is not None:
             return commit
     return None
 
 
-def _plan_word(workload: Item, place: Item, found: Found) -> Commit | None:
-    """Keep the word of targets that never ran with the place that may need it."""
+def _plan_never_ran(workload: Item, place: Item, found: Found) -> Commit | None:
+    """Record in the allocation which of its migrations' targets never ran."""
     spec = new = place.spec(AllocationSpec)
     for _, copy in found:
         migration = copy.spec.migration
@@ -79,7 +78,7 @@ def _plan_leaving(view: View, workload: Item, place: Item, found: Found, silent:
         envelope.spec = merge_part(envelope.spec, _leave(spec, left))
         envelope.generation += 1
     message = f"the guest left {spec.node} in a migration that the store doesn't know of"
-    event = Event("Warning", "MovedOn", message, workload.envelope.ref, "workload")
+    event = Event("Warning", "MigratedOn", message, workload.envelope.ref, "workload")
     return Commit(workload.key, [put(envelope)], [unchanged(workload), unchanged(place)], [event])
 
 

@@ -1,7 +1,7 @@
-"""A workload's status, folded from its spec and from what its nodes report. Pure: facts in, status out, nothing remembered.
+"""A workload's status, folded from its spec and from its nodes' reports. Pure and without memory.
 
-Facts win over the lifecycle's order: reports may skip phases nobody saw. What the spec requests and isn't done yet doesn't change
-the phase; it stands in ``reason`` (stopping, suspending, restarting, starting), and ends with it.
+Facts win over the lifecycle's order: reports may skip phases. A part of the spec that isn't carried out yet doesn't change the
+phase; it stands in ``reason`` (stopping, suspending, restarting, starting) until it is.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus
 from weft.objects.envelope import Condition
 from weft.objects.lifecycle import Phase
 
-# Words of ``status.reason`` while a spec is being carried out.
+# ``status.reason`` while a spec is being carried out.
 STARTING, STOPPING, SUSPENDING, RESTARTING = "starting", "stopping", "suspending", "restarting"
 PREEMPTED = "preempted"  # it gives its place to another, and waits for a new one
 
 
 class Place(msgspec.Struct, frozen=True):
-    """One allocation with what is known of its node; ``node_phase`` None means there is no such node any more."""
+    """One allocation and its node's phase."""
 
     spec: AllocationSpec
     report: AllocationReport
-    node_phase: str | None
+    node_phase: str | None  # None: the node has left the fabric
     generation: int = 0
-    leaves: bool = False  # it gives way: its node is to let it go
+    leaves: bool = False  # it is being deleted: its node must release it
 
 
 class DesiredWorkload(msgspec.Struct, frozen=True):
@@ -43,14 +43,14 @@ class DesiredWorkload(msgspec.Struct, frozen=True):
     addressed: Condition | None
     migration: str = ""  # the one that migrates it
     once: bool = False  # it never runs twice
-    conversion: str = ""  # the one under way that it is either side of
+    conversion: str = ""  # the one under way that it is part of
     converts_to: str = ""  # what it becomes by that, if it is the old one
 
 
 def fold_status(
     desired: DesiredWorkload, places: Sequence[Place], addresses: Mapping[str, str], former: WorkloadStatus
 ) -> WorkloadStatus:
-    """The status that follows. ``addresses``: network → address, first NIC first; ``former`` is the status until now."""
+    """The new status. ``addresses``: network → address, first NIC first; ``former`` is the status until now."""
     place = active_place(places)
     status = WorkloadStatus(
         phase=former.phase,
@@ -66,14 +66,8 @@ def fold_status(
         converts_to=desired.converts_to,
     )
     if desired.once and former.ended and not desired.deleting and (place is None or not place.report.ended):
-        kept = (
-            "phase",
-            "ended",
-            "exit_code",
-            "reason",
-            "message",
-            "restarts",
-        )  # of a place that has gone, or was let go
+        # Of an allocation that has gone, or was released.
+        kept = ("phase", "ended", "exit_code", "reason", "message", "restarts")
         return replace(status, **{name: getattr(former, name) for name in kept})
     if place is None or (place.leaves and place.report.state == "released" and not desired.deleting):
         _fold_placeless(status, desired, former)
@@ -87,7 +81,7 @@ def fold_status(
 
 
 def _former_active(former: WorkloadStatus) -> int:
-    """A weft from before they were told apart knew of one number."""
+    """An older weft had one number for both."""
     return former.active_incarnation or former.incarnation
 
 
@@ -129,7 +123,7 @@ def _fold_place(status: WorkloadStatus, desired: DesiredWorkload, place: Place, 
                 _lost(place, "the workload is removed there when the node returns"),
             )
         return
-    if lost and not report.ended:  # what has run its only time can't run there still
+    if lost and not report.ended:  # what has run once can't still run there
         status.phase = Phase.UNKNOWN
         status.reason = "nodeLost"
         status.message = _lost(place, "the workload may still run there; waiting for the node")
@@ -158,7 +152,7 @@ def _leaving(report: AllocationReport, former: WorkloadStatus) -> Phase:
 def _living(
     workload_spec: WorkloadSpec, spec: AllocationSpec, report: AllocationReport, former: WorkloadStatus
 ) -> tuple[Phase, str]:
-    """The phase of a workload whose node is there, and what is being done about its spec, if anything."""
+    """The phase of a workload whose node is alive, and the reason while its spec is being carried out."""
     doing = {"stop": STOPPING, "suspend": SUSPENDING}.get(workload_spec.run, "")
     match report.state:
         case "pending" | "preparing":
@@ -170,7 +164,7 @@ def _living(
                 RESTARTING if workload_spec.restart_generation > report.restart_generation else ""
             )
         case "stopping":
-            # Whatever it is stopped for, until it has stopped it is what it was.
+            # Until it has stopped, it keeps its former phase.
             was = Phase.BOOT if former.phase in (Phase.PROLOG, Phase.BOOT) else Phase.RUNNING
             return was, doing or (
                 RESTARTING if workload_spec.restart_generation > report.restart_generation else STOPPING
@@ -181,7 +175,7 @@ def _living(
                 STARTING if workload_spec.run == "run" else STOPPING if workload_spec.run == "stop" else "",
             )
         case "stopped" if spec.desired == "stop" and not is_current(spec, report):
-            return Phase.PROLOG, doing  # it has been told to run meanwhile, and may have begun
+            return Phase.PROLOG, doing  # its spec desires run again, and it may have begun
         case "stopped":
             wanted = workload_spec.run == "run" and (
                 spec.desired != "run"
@@ -201,7 +195,7 @@ def _living(
 
 
 def _find_silent_target(source: Place, places: Sequence[Place]) -> Place | None:
-    """The lost place that the guest was handed over to, if it was: it runs there, or nowhere."""
+    """The lost node's allocation that the guest was handed over to: it runs there, or nowhere."""
     migration = source.report.migration
     if source.spec.role != "source" or migration is None or migration.phase != "handedOver":
         return None
@@ -212,7 +206,7 @@ def _find_silent_target(source: Place, places: Sequence[Place]) -> Place | None:
 
 
 def _is_migrating(workload_spec: WorkloadSpec, phase: Phase | str, spec: AllocationSpec) -> bool:
-    """Whether what its place says of the guest is a part of its migration: one that migrates cold is shut down for it."""
+    """Whether the guest's state is part of its migration: a cold one shuts it down."""
     cold = spec.migration is not None and spec.migration.mode == "cold" and workload_spec.run == "run"
     return phase == Phase.RUNNING or (cold and phase in (Phase.STOPPED, Phase.BOOT, Phase.SUSPENDED))
 
@@ -224,8 +218,8 @@ def _lost(place: Place, then: str) -> str:
 
 
 def fold_current(desired: DesiredWorkload, places: Sequence[Place], now: float) -> Condition | None:
-    """The condition Current: whether a workload with a place has what its spec asks for, and if not, why and what helps; None
-    without a place."""
+    """The condition Current: whether a workload's allocation has what its spec requests, and if not, why and what helps; None
+    without an allocation."""
     place = active_place(places)
     if place is None or desired.deleting:
         return None
@@ -238,9 +232,9 @@ def fold_current(desired: DesiredWorkload, places: Sequence[Place], now: float) 
         )
     trouble = place.report.state == "running" and place.report.reason
     condition = Condition("Current", "True", "Current", "", now, desired.generation)
-    said = desired.placed  # by the scheduler; what it said of an older spec is no answer to this one
-    if len(behind) < len(changes) and said and said.reason != "Placed" and said.generation >= desired.generation:
-        return replace(condition, status="False", reason=said.reason, message=said.message)
+    placed = desired.placed
+    if len(behind) < len(changes) and placed and placed.reason != "Placed" and placed.generation >= desired.generation:
+        return replace(condition, status="False", reason=placed.reason, message=placed.message)
     if trouble and place.report.reason not in ("changing", "paused"):
         return replace(condition, status="False", reason=place.report.reason, message=place.report.message)
     if len(behind) < len(changes) or (place.report.has is not None and place.report.fitted < place.generation):
@@ -252,7 +246,7 @@ def fold_current(desired: DesiredWorkload, places: Sequence[Place], now: float) 
 
 
 def fold_healthy(status: WorkloadStatus, report: AllocationReport, generation: int, now: float) -> Condition:
-    """The condition Healthy of a workload that says, or is asked, whether it is well."""
+    """The condition Healthy of a workload whose health is checked or reported."""
     if status.phase != Phase.RUNNING or not report.health:
         return Condition(
             "Healthy", "Unknown", str(status.phase), "health is checked only while the workload runs", now, generation
@@ -266,7 +260,7 @@ def fold_healthy(status: WorkloadStatus, report: AllocationReport, generation: i
 
 
 def active_place(places: Sequence[Place]) -> Place | None:
-    """The one of the highest incarnation."""
+    """The active allocation of the highest incarnation."""
     active = (p for p in places if p.spec.role in ("active", "source"))
     return max(active, key=lambda p: p.spec.incarnation, default=None)
 

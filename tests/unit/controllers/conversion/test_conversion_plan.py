@@ -72,7 +72,7 @@ def test_one_is_made_of_what_the_container_runs_and_opened_by_its_secret() -> No
     assert (name, spec.url, spec.registry_secret) == ("web-ab12c", f"oci://{WEB}@{ONE}", "hub")
     assert (outcome.status.phase, outcome.status.image, outcome.status.made_image) == ("Preparing", name, True)
     assert outcome.old is None and outcome.make is None
-    assert outcome.look_after == SPEC.timeout_seconds
+    assert outcome.requeue_after == SPEC.timeout_seconds
 
 
 def test_what_weft_holds_is_named_by_its_name_on_both_sides_and_must_be_the_same_still() -> None:
@@ -195,7 +195,7 @@ def starting(now: float, **status: Any) -> Facts:
 
 def test_it_is_said_to_run_when_it_has_for_a_moment_and_the_pause_is_told_without_that() -> None:
     first = plan_conversion(starting(7.0))
-    assert (first.status.phase, first.status.running_at, first.look_after) == ("Starting", 7.0, STEADY_SECONDS)
+    assert (first.status.phase, first.status.running_at, first.requeue_after) == ("Starting", 7.0, STEADY_SECONDS)
     later = msgspec.structs.replace(starting(7.0 + STEADY_SECONDS), status=first.status)
     done = plan_conversion(later)
     assert (done.status.phase, done.status.running_at) == ("AwaitingConfirmation", 7.0)
@@ -229,7 +229,7 @@ def returned(now: float, **status: Any) -> Facts:
 
 def test_it_has_gone_back_when_the_old_one_runs_again_or_clearly_does_not() -> None:
     outcome = plan_conversion(returned(6.0))
-    assert (outcome.status.phase, outcome.look_after) == ("Undoing", RETURN_SECONDS - 1.0)
+    assert (outcome.status.phase, outcome.requeue_after) == ("Undoing", RETURN_SECONDS - 1.0)
     assert plan_conversion(returned(6.0, phase="Running")).status.phase == "Undone"
     failed = plan_conversion(returned(6.0, phase="Failed", reason="imageFailed")).status
     late = plan_conversion(returned(5.0 + RETURN_SECONDS, reason="starting")).status
@@ -256,4 +256,4 @@ def test_a_clock_that_was_set_back_does_not_make_it_wait_for_ever() -> None:
     late = msgspec.structs.replace(waiting, status=msgspec.structs.replace(waiting.status, began_at=9e9))
     outcome = plan_conversion(late)
     assert outcome.status.began_at == 5.0
-    assert outcome.look_after == SPEC.timeout_seconds
+    assert outcome.requeue_after == SPEC.timeout_seconds

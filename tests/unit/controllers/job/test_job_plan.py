@@ -171,9 +171,9 @@ def test_pauses_double_and_have_an_end() -> None:
         (one,) = life.live()
         life.change((one.index, one.attempt), state="ended", exit_code=1, placed=True)
         out = life.turn()
-        assert out.look_after is not None
-        pauses.append(out.look_after)
-        life.now += out.look_after
+        assert out.requeue_after is not None
+        pauses.append(out.requeue_after)
+        life.now += out.requeue_after
     assert pauses == [10, 20, 40, 80, 160, 320, 600, 600, 600]
 
 
@@ -227,4 +227,4 @@ def test_why_a_task_failed_is_told_as_well_as_it_is_known(said: dict[str, str], 
     life = Life()
     life.turn()
     life.change((0, 1), state="ended", exit_code=1, placed=True, **said)
-    assert any(why in message for _, _, message in life.turn().told)
+    assert any(why in message for _, _, message in life.turn().events)

@@ -153,7 +153,7 @@ def stuck(reason: str) -> MigrationEndpoint:
 def test_what_keeps_a_target_from_getting_ready_is_told_at_once_and_ends_the_try_a_little_later() -> None:
     first = plan(side("source"), stuck("notFound"))
     assert (first.status.reason, first.status.message) == ("notFound", "target n2: the image isn't to be had")
-    assert (first.status.ending, first.look_after) == ("", READY_PATIENCE_SECONDS)
+    assert (first.status.ending, first.requeue_after) == ("", READY_PATIENCE_SECONDS)
     later = plan(side("source"), stuck("notFound"), first.status, now=NOW + READY_PATIENCE_SECONDS)
     assert (later.status.ending, later.status.reason) == ("Retry", "notFound")
     healed = plan(side("source"), side("target", "preparing"), first.status, now=NOW + READY_PATIENCE_SECONDS)
@@ -176,7 +176,7 @@ def test_what_was_handed_over_and_not_taken_in_time_is_broken_off() -> None:
     source, target = side("source", "handedOver"), side("target", "waiting")
     first = plan(source, target)
     assert (first.status.phase, first.status.handed_over_at, writes(first)) == ("Switching", NOW, {})
-    assert first.look_after == HAND_OVER_PATIENCE_SECONDS
+    assert first.requeue_after == HAND_OVER_PATIENCE_SECONDS
     later = plan(source, target, first.status, now=NOW + HAND_OVER_PATIENCE_SECONDS)
     assert (later.status.reason, writes(later)) == ("notTakenOver", {"target": ("target", "stop", True)})
 
@@ -198,7 +198,7 @@ def test_another_try_has_another_key_so_what_the_first_one_said_is_not_heard() -
     again = plan(side("source", "failed"), None, replace(BREAKING, ending="Retry")).status
     assert (again.phase, again.tries, again.ending) == ("Pending", 2, "")
     assert migration_key("u", 1) == "u" and migration_key("u", 2) != "u"
-    assert not side("source", "failed", key="another").says("failed")
+    assert not side("source", "failed", key="another").reports("failed")
 
 
 @pytest.mark.parametrize("said", ["", "migrating", "switching", "handedOver"])
@@ -237,7 +237,7 @@ def test_samples_of_a_move_stay_few_and_evenly_spread_however_long_it_takes() ->
 def test_a_clock_that_is_set_back_makes_no_move_wait_for_ever() -> None:
     ahead = replace(UNDER_WAY, phase="Pending", started_at=NOW + 1e5)
     waiting = plan(None, None, ahead, wish={"timeout_seconds": 30.0})
-    assert waiting.status.started_at == NOW and waiting.look_after == 30.0
+    assert waiting.status.started_at == NOW and waiting.requeue_after == 30.0
     over = plan(None, None, waiting.status, wish={"timeout_seconds": 30.0}, now=NOW + 31)
     assert over.status.phase == "Failed"
 

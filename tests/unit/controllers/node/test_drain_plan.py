@@ -33,7 +33,7 @@ def test_the_cheapest_goes_first_and_never_more_than_a_few_at_once() -> None:
 
 def test_the_next_one_begins_when_one_will_soon_need_the_link_no_more() -> None:
     def moving(*seconds: float | None) -> list[Evictee]:
-        return [leaver(f"m{at}", migration=f"m{at}", target="n2", leaves_link=s) for at, s in enumerate(seconds)]
+        return [leaver(f"m{at}", migration=f"m{at}", target="n2", link_free_in=s) for at, s in enumerate(seconds)]
 
     waiting = [leaver(f"vm-{number}") for number in range(9)]
     for under_way, begin in (
@@ -121,4 +121,4 @@ def test_how_far_it_is_names_what_moves_and_what_cant() -> None:
     )
     reason, message = describe_drain([leaver("s", way="never", phase="Suspended")], set())
     assert reason == "Blocked"
-    assert message == "1 left; vm/s can't leave: it is Suspended; it can move once it runs or is stopped"
+    assert message == "1 left; vm/s can't leave: it is Suspended; it can migrate once it runs or is stopped"

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from weft.contracts.store import Put
-from weft.controllers.workload.stale_allocation import Found, _plan_leaving, _plan_word
+from weft.controllers.workload.stale_allocation import Found, _plan_leaving, _plan_never_ran
 from weft.informer.view import Item, make_view
 from weft.kinds.allocation import AllocatedImage, AllocationReport, AllocationSpec, Resources
 from weft.kinds.fields.allocated_migration import AllocatedMigration
@@ -45,13 +45,13 @@ def found(standing: GuestLocation, *, incarnation: int = 3, of: str = "a") -> Fo
 
 
 def test_the_word_of_a_target_that_never_ran_is_kept_with_the_place_that_it_was_to_come_from() -> None:
-    commit = _plan_word(VM, place(), found("abandoned"))
+    commit = _plan_never_ran(VM, place(), found("abandoned"))
     assert commit is not None
     [write] = commit.writes
     assert isinstance(write, Put)
     assert decode_part(decode_envelope(write.value).spec, AllocationSpec).back_from == ["m"]
-    assert _plan_word(VM, place(), found("abandoned", of="another place of it")) is None
-    assert _plan_word(VM, place(), found("here")) is None
+    assert _plan_never_ran(VM, place(), found("abandoned", of="another place of it")) is None
+    assert _plan_never_ran(VM, place(), found("here")) is None
 
 
 @pytest.mark.parametrize(

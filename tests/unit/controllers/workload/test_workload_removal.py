@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from weft.contracts.store import Delete, Write
-from weft.controllers.workload.controller import LISTEN_EVERY_SECONDS, Workloads
+from weft.controllers.workload.controller import CHECK_EVERY_SECONDS, Workloads
 from weft.informer.view import View, make_view
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, encode_envelope
@@ -43,7 +43,7 @@ def test_it_is_looked_at_again_although_nothing_changes_when_they_speak() -> Non
         for write in (write for commit in plan.commits for write in commit.writes):
             assert not isinstance(write, Delete)
             view.put(write.key, write.value, 4)
-    assert plan.later == {KEY: LISTEN_EVERY_SECONDS}
+    assert plan.later == {KEY: CHECK_EVERY_SECONDS}
 
 
 def test_a_vm_that_is_not_deleted_is_never_removed() -> None:
