@@ -85,7 +85,7 @@ def choose_image(images: tuple[KnownImage, ...], reference: str, digest: str) ->
 
 
 def _find_image_of_vm(facts: Facts, old: WorkloadFacts, spec: VmSpec) -> KnownImage | Outcome:
-    """The VM's image, if a container can run it."""
+    """The Image of a VM, if a container can run it."""
     name = spec.image
     image = next((one for one in facts.images if one.name == name), None)
     if image is None or not image.url.startswith(OCI) or not (image.digest or read_oci(image.url).digest):
