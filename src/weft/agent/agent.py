@@ -1,4 +1,4 @@
-"""One node: its parts, their beginning and end; what it reports, and what the server's answers mean for it.
+"""One node: starts and ends its parts, reports it, and passes on the server's answers.
 
 Starts from the checkpoints and from what the drivers find, so that guests are cared for whether or not a server answers.
 """
@@ -53,8 +53,8 @@ HEAVY_AT_ONCE = 4  # disks and starts under way on one node
 
 
 class Agent:
-    """The agent of the node that ``host`` describes, over these drivers and this server; ``wire`` is the way to other nodes,
-    ``pools`` where disks may lie besides in ``volumes``, by name, ``container_images`` where images of containers are kept."""
+    """The agent of the node ``host``. ``wire`` connects it to other nodes; ``pools`` are the storage pools beside ``volumes``, by
+    name; ``container_images`` stores images of containers."""
 
     def __init__(
         self,
@@ -91,9 +91,9 @@ class Agent:
         self._capabilities = Capabilities(host, runtimes, network, clock, news)
 
     async def start(self) -> None:
-        """Take up what is here already; then follow the server. Returns once all guests are known."""
+        """Find the guests that are here, then follow the server. Returns once all guests are known."""
         run = await self.allocations.take_up()
-        log.info("node %s: %d allocations known, %d guests run", self.host.node, len(self.table.states), run)
+        log.info("node %s has %d allocations and %d running guests", self.host.node, len(self.table.states), run)
         self.allocations.begin()
         await self._clear_egress_endpoints()
         parts = (self._network, self._proximity, self._meter, self._pools, self._volumes, self.egress_endpoints)
@@ -107,11 +107,11 @@ class Agent:
         self._watches.follow_networks()
 
     async def run(self) -> None:
-        """Until cancelled. Raises what a part of the agent died of."""
+        """Run until cancelled. Raises the error of a part that failed."""
         await self._tasks.failed
 
     async def close(self) -> None:
-        """End the agent's own work and let go of the drivers; guests, networks and disks stay as they are."""
+        """End the agent's own work and close the drivers; guests, networks and disks stay as they are."""
         self._watches.end()
         self._server.close()
         await self._tasks.close()
@@ -130,7 +130,7 @@ class Agent:
         """From now on this node runs functions too."""
         self.table.functions = functions
 
-    # --- what is reported, see ReportSource ---------------------------------------------------------------------------
+    # --- ReportSource -------------------------------------------------------------------------------------------------
 
     async def save_before_report(self) -> None:
         await self.allocations.save_orphans()
@@ -152,14 +152,14 @@ class Agent:
 
     @property
     def longest_silence_seconds(self) -> float:
-        """A server names only in its answers what to remove: ask often while there is any that it might mean."""
+        """Only the server's answers name what to remove: report often while anything here could be removed."""
         is_asking = self._volumes.unattached or self._network.ask().idle_networks
         return SHORT_SILENCE_SECONDS if is_asking else HEARTBEAT_SECONDS
 
     def make_question(self) -> Question:
         return msgspec.structs.replace(
             self._network.ask(),
-            heard=self._watches.heard("allocations"),
+            heard=self._watches.cursor_of("allocations"),
             peers_version=self._proximity.version,
             digest=self._make_digest(),
         )
@@ -174,7 +174,7 @@ class Agent:
         self._volumes.let_go(answer.remove_volumes)
 
     def _make_digest(self) -> Digest:
-        """What guests use, if that can be measured, which instances of functions there are, and which ports are held."""
+        """The guests' usage, if it can be measured, the counts of functions' instances, and the ports that programs hold."""
         digest = self._meter.digest() or Digest(measured=False)
         if self.table.functions is not None:
             digest = msgspec.structs.replace(digest, instances=self.table.functions.count())
@@ -188,10 +188,10 @@ class Agent:
             self._network.wake()
 
     async def _introduce(self) -> None:
-        """Find out what this node can do, then report for ever; its guests don't wait for that."""
+        """Inspect what this node can do, then report for ever; its guests don't wait for this."""
         await self._volumes.find()
         await self._pools.refresh()
-        await self._capabilities.find_out()
+        await self._capabilities.inspect()
         self._tasks.spawn(self._capabilities.keep())
         self._reporter.wake()
         await self._reporter.run(self)

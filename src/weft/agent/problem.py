@@ -1,4 +1,4 @@
-"""What went wrong here, as reports, answers and errors have it. Pure."""
+"""A problem's reason and message for reports and answers. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def describe_problem(problem: Exception) -> tuple[str, str]:
 
 
 def refuse_file(what: str, problem: OSError, step: str = "") -> DriverFailed:
-    """``what`` can't be written on this node."""
+    """The error for a file of ``what`` that can't be written on this node."""
     return DriverFailed(
         f"{what} can't be stored on this node: {problem.strerror or problem}",
         reason="noSpace" if is_full(problem) else None,

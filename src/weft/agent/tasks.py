@@ -1,4 +1,4 @@
-"""What the parts of an agent do beside each other: the failure of one ends the agent."""
+"""The concurrent tasks of an agent: the failure of one ends the agent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 class Tasks:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # with what one of them died of
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # with the first task's error
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)

@@ -1,7 +1,7 @@
-"""What the server sends this node: its allocations, the published ports, and the endpoints of the networks that it is in.
-The latter two go to the network as they come. Level-triggered.
+"""The agent's watches of the server's objects: its allocations, the published ports, and the endpoints of the networks that it
+is in. The latter two are passed to the network executor. Level-triggered.
 
-One thread per watch follows the server over lost connections, restarts and forgotten history, and hands each change to
+One thread per watch follows the server over lost connections, restarts and forgotten history, and passes each change to
 the event loop. Whatever the server answers, a feed only waits and asks again.
 """
 
@@ -26,34 +26,33 @@ from weft.objects.errors import WeftError
 
 log = logging.getLogger("weft.agent")
 LIST_SECONDS = 5.0
-RETRY_SECONDS = 5.0  # after an answer that asking again at once can't mend
+RETRY_SECONDS = 5.0  # after an answer that an immediate retry can't change
 
 
 class Put(msgspec.Struct, frozen=True):
-    """The object is there, like this."""
+    """The object exists, as ``envelope``."""
 
     envelope: Envelope
 
 
 class Deleted(msgspec.Struct, frozen=True):
-    """It was deleted; ``last`` is how it was then."""
+    """The object was deleted."""
 
-    last: Envelope
+    last: Envelope  # its last state
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """All there is, in the history ``epoch``; what isn't in here may be gone, or forgotten by a restored server."""
+    """The complete list. Any other object may be deleted, or forgotten by a restored server."""
 
     names: frozenset[str]
-    epoch: str
+    epoch: str  # the server's history
 
 
 Change = Put | Deleted | Listed
 
 
 class Feed:
-    """One watch; ``deliver`` is called in the event loop, in order. ``heard`` is the cursor up to which all was delivered, nothing
-    before the first list was."""
+    """One watch; ``deliver`` is called in the event loop, in order."""
 
     def __init__(
         self,
@@ -64,7 +63,7 @@ class Feed:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._server, self._kind, self._query, self._deliver, self._loop = server, kind, query, deliver, loop
-        self.heard = ""
+        self.cursor = ""  # up to which all is delivered; "" before the first list
         self._ended = threading.Event()
         self._last_problem = ""
         self._present: set[str] = set()
@@ -87,7 +86,7 @@ class Feed:
                     self._read(event)
             except WeftError as problem:
                 self._log_problem(problem)
-            except Exception:  # a defect here must not leave the node deaf
+            except Exception:  # a defect must not end the watch
                 log.exception("watch of %s", self._kind)
             self._server.closed.wait(RETRY_SECONDS)
 
@@ -103,7 +102,7 @@ class Feed:
             self._deliver_soon(Put(envelope), event.cursor)
         elif event.type == "delete":
             self._present.discard(event.object["name"])
-            if "spec" in event.object:  # without one it merely was in no later list
+            if "spec" in event.object:  # without it, the object was merely missing from a later list
                 self._deliver_soon(Deleted(event.envelope), event.cursor)
 
     def _deliver_soon(self, change: Change, cursor: str) -> None:
@@ -113,7 +112,7 @@ class Feed:
     def _hand_over(self, change: Change, cursor: str) -> None:
         if not self._ended.is_set():
             self._deliver(change)
-            self.heard = cursor or self.heard
+            self.cursor = cursor or self.cursor
 
     def _log_problem(self, problem: WeftError) -> None:
         if self._last_problem != problem.message:
@@ -122,29 +121,29 @@ class Feed:
 
 
 class ServerWatches:
-    """One feed for each thing that is followed, until ``end``. ``listed`` are the server's whole lists of networks' addresses, for
-    the node's own endpoints."""
+    """One feed for each watch, until ``end``. ``listed`` passes on the server's whole lists of networks' addresses, for the node's
+    own endpoints."""
 
     def __init__(self, server: Server, network: NetworkExecutor, table: AllocationTable) -> None:
         self._server, self._network, self._table = server, network, table
         self.listed: asyncio.Queue[tuple[str, Set[str]]] = asyncio.Queue()
         self._feeds: dict[str, Feed] = {}
-        self._networks: dict[str, asyncio.Event] = {}  # by uid: set once the server's list of its endpoints was heard
+        self._networks: dict[str, asyncio.Event] = {}  # by uid: set once the server's list of its endpoints has arrived
 
     def follow(self, key: str, kind: str, query: dict[str, str], deliver: Callable[[Change], None]) -> None:
         feed = Feed(self._server, kind, query, deliver, asyncio.get_running_loop())
         self._feeds[key] = feed
         feed.start()
 
-    def heard(self, key: str) -> str:
-        """The cursor up to which all was delivered of what is followed under ``key``, nothing before its first list."""
-        return self._feeds[key].heard if key in self._feeds else ""
+    def cursor_of(self, key: str) -> str:
+        """The cursor up to which the watch ``key`` is delivered; "" before its first list."""
+        return self._feeds[key].cursor if key in self._feeds else ""
 
     def follow_published_ports(self) -> None:
         self.follow("published ports", "publishedport", {}, self._on_published_port)
 
     def follow_networks(self) -> None:
-        """One feed of endpoints for each network that is needed here, and for no others."""
+        """Keep one feed of endpoints for each network that is needed here, and no others."""
         needed = self._table.networks() | self._network.handover.networks
         for uid in sorted(self._networks.keys() - needed):
             self._feeds.pop(uid).end()
@@ -154,7 +153,7 @@ class ServerWatches:
             self.follow(uid, "endpoint", {"network": uid}, partial(self._on_endpoint, uid))
 
     async def wait_for_network(self, uid: str) -> None:
-        """Until all that the server says of a followed network's endpoints is known; a while at most."""
+        """Wait for the first list of a followed network's endpoints, LIST_SECONDS at most."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LIST_SECONDS):
                 await self._networks[uid].wait()

@@ -1,4 +1,4 @@
-"""The node's image cache: each image once, by digest, checked, unpacked, whole or not there at all.
+"""The node's image cache: each image once, by digest, checked, unpacked, complete or absent.
 
 Reads the server's blobs; writes ``<state>/images/<sha256>/``: the image's manifest and its files. Several guests that
 need the same image wait for one fetch. Images stay until another needs their space and no disk here is based on them.
@@ -44,7 +44,7 @@ Progress = Callable[[int], None]
 
 
 class CachedImage(msgspec.Struct, frozen=True):
-    """An image on this node: the folder it lies in and what it holds."""
+    """An image on this node."""
 
     folder: str
     manifest: BundleManifest
@@ -67,7 +67,7 @@ class CachedImage(msgspec.Struct, frozen=True):
 
 
 class _Held:
-    """A container image's archive: who holds it, and who fetches it."""
+    """A container image's archive: the number of its users, and the lock of its fetch."""
 
     def __init__(self) -> None:
         self.holders = 0
@@ -75,7 +75,7 @@ class _Held:
 
 
 class ImageCache:
-    """The images in one agent's state folder. What ``table`` uses is kept."""
+    """The images in one agent's state folder. Those that ``table`` uses are kept."""
 
     def __init__(self, state_dir: str, server: Server, table: AllocationTable) -> None:
         self._folder = Path(state_dir) / "images"
@@ -91,7 +91,7 @@ class ImageCache:
             archive.unlink(missing_ok=True)
 
     def find(self, sha256: str) -> CachedImage | None:
-        """The image if it is here; it counts as used now."""
+        """The image if it is here; marks it as used now."""
         folder = self._folder / sha256
         try:
             found = CachedImage(str(folder), decode_manifest((folder / MANIFEST_NAME).read_bytes()))
@@ -105,8 +105,8 @@ class ImageCache:
         return sorted(name for name in os.listdir(self._folder) if not name.startswith("."))
 
     async def ensure(self, image: AllocatedImage, on_progress: Progress) -> CachedImage:
-        """The image, fetched if it isn't here. Raises DriverFailed (``noSpace``, ``sha256Mismatch``, ``notAnImage``),
-        NotFound, Unavailable. One that waits may be cancelled; the fetch goes on for the others."""
+        """The image, fetched if it is missing. Raises DriverFailed (``noSpace``, ``sha256Mismatch``, ``notAnImage``),
+        NotFound, Unavailable. A cancelled call leaves the fetch to the others that wait."""
         found = self.find(image.sha256)
         if found is not None:
             return found
@@ -123,13 +123,13 @@ class ImageCache:
             followers.remove(on_progress)
 
     def archive_path(self, image: AllocatedImage) -> Path:
-        """Where the archive of a container image lies for as long as somebody holds it."""
+        """Where the archive of a container image lies while it is held."""
         return self._folder / f".archive-{image.sha256}.tar"
 
     @asynccontextmanager
     async def hold_archive(self, image: AllocatedImage, on_progress: Progress, ticket: str = "") -> AsyncIterator[None]:
-        """Have a container image's archive here, whole, at ``archive_path``; those who hold it at once wait for one fetch.
-        ``ticket``: it is of no allocation of this node's. Raises as ``ensure``."""
+        """Hold a container image's complete archive at ``archive_path``; concurrent holders wait for one fetch. ``ticket``
+        permits an image that no allocation of this node names. Raises as ``ensure``."""
         lock = self._archives.setdefault(image.sha256, _Held())
         lock.holders += 1
         path = self.archive_path(image)
@@ -148,7 +148,7 @@ class ImageCache:
         finally:
             lock.holders -= 1
             if not lock.holders:
-                async with lock.fetching:  # who comes meanwhile waits, and fetches it anew
+                async with lock.fetching:  # a new holder waits, and fetches it anew
                     if not lock.holders:
                         await asyncio.to_thread(path.unlink, missing_ok=True)
                 if not lock.holders:
@@ -158,13 +158,13 @@ class ImageCache:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _evict(self, image: AllocatedImage) -> None:
-        """Remove images that nothing here uses, the longest unused first, until this one fits."""
+        """Remove unused images, the longest unused first, until this one fits."""
         for folder in sorted(map(self._folder.joinpath, self.list()), key=lambda path: path.stat().st_mtime):
             used = self._table.images()
             if used is None:
                 return
             if self._lacks_space(image) and folder.name not in {*used, *self._fetching, image.sha256}:
-                log.info("image %s is evicted: image %s needs the space", folder.name[:12], image.name)
+                log.info("evicting image %s: image %s needs the space", folder.name[:12], image.name)
                 gone = folder.rename(folder.with_name(f".gone-{folder.name}"))
                 await asyncio.to_thread(shutil.rmtree, gone, ignore_errors=True)
 
@@ -185,7 +185,7 @@ class ImageCache:
         self._fetching.pop(sha256, None)
         self._followers.pop(sha256, None)
         if not task.cancelled():
-            task.exception()  # those who waited have it; there may be none
+            task.exception()  # the callers that waited have it; there may be none
 
     def _fetch_now(self, image: AllocatedImage, on_progress: Progress) -> CachedImage:
         self._check_space(image)
@@ -224,7 +224,7 @@ class ImageCache:
             work.unlink(missing_ok=True)
 
     def _lacks_space(self, image: AllocatedImage) -> str:
-        """What it needs and what there is, if that isn't enough."""
+        """The needed and the free space, if that isn't enough; else ""."""
         facts = os.statvfs(self._folder)
         free = facts.f_bavail * facts.f_frsize
         needed = 2 * image.size + SPARE_BYTES  # the archive and what it holds
@@ -243,10 +243,10 @@ class ImageCache:
 
 
 def unpack(blob: Path, folder: Path, name: str) -> BundleManifest:
-    """Put the image in file ``blob`` (bundle, qcow2 or raw) into ``folder``, its manifest last; ``blob`` is used up.
+    """Unpack the image in file ``blob`` (bundle, qcow2 or raw) into ``folder``, its manifest last; ``blob`` is used up.
 
-    Raises DriverFailed (``notAnImage``) for anything that isn't plain files named in its manifest, or that would read
-    other files of the node.
+    Raises DriverFailed (``notAnImage``) for anything but plain files named in its manifest, and for a disk that would read other
+    files of the node.
     """
     try:
         with blob.open("rb") as file:
@@ -262,7 +262,7 @@ def unpack(blob: Path, folder: Path, name: str) -> BundleManifest:
         _check_disk(folder / manifest.disk, manifest)
     except DriverFailed as problem:
         raise DriverFailed(
-            f"image {name} can't be used: {problem.message}", reason=problem.token, details={"step": "image"}
+            f"can't use image {name}: {problem.message}", reason=problem.token, details={"step": "image"}
         ) from problem
     write_durably(folder / MANIFEST_NAME, msgspec.json.encode(manifest))
     return manifest

@@ -1,8 +1,8 @@
-"""Container images on this node, as its containers need them: pulled once for each, then the same by its digest. Those that the
-fabric itself holds come from the server, as archives that stay until they are unpacked.
+"""The images of this node's containers: pulled once for each container, then the same by digest. Images that the fabric itself
+holds come from the server as archives, which are removed once they are unpacked.
 
-Acts through the node's store of them. Called by the performer; unused ones are let go of after a pull, as far as the store's
-budget asks for it.
+Acts through the node's image store. Called by the executor; after a pull, unused images are removed as far as the store's budget
+requires it.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ log = logging.getLogger("weft.agent")
 
 
 class PulledImage(msgspec.Struct, frozen=True):
-    """An image that is here: its ``layers`` as folders, the uppermost first, what it says, and who ``user`` is in it."""
+    """An image that is here."""
 
     digest: str
-    layers: list[str]
+    layers: list[str]  # folders, the uppermost first
     config: OciConfig
     user: User
 
 
 def name_user(container: AllocatedContainer, config: OciConfig) -> str:
-    """Whom it runs as, as it is written: to be looked up in the image."""
+    """The user that it runs as, as written in its spec or image."""
     return container.user or config.user
 
 
 class ContainerImages:
-    """``store`` None: this node keeps none. ``archives`` are the server's; what ``table`` uses is kept."""
+    """``store`` None: this node can't store container images. ``archives`` fetches those of the server. Images that ``table``
+    uses are kept."""
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class ContainerImages:
         clock: Clock,
     ) -> None:
         self._store, self._archives, self._table, self._clock = store, archives, table, clock
-        self._fresh: dict[str, str] = {}  # by allocation: what it was given, whether or not it is remembered yet
+        self._fresh: dict[str, str] = {}  # by allocation: its image's digest, perhaps not saved yet
         self._forgetting: asyncio.Task[None] | None = None
 
     async def ensure(
@@ -61,8 +62,8 @@ class ContainerImages:
         show: Callable[[str], None],
         credentials: RegistryCredentials | None = None,
     ) -> tuple[PulledImage, str]:
-        """The image of ``local``, that with ``digest`` if it has had one before, and a word on how it came here. Raises
-        WeftError, as OciStore.pull does."""
+        """The image of ``local``, with ``digest`` if it has had one before, and how it came here, for people. Raises WeftError, as
+        OciStore.pull does."""
         container = local.spec.container
         if container is None:
             raise InvalidInput(f"{local.what} is not a container")
@@ -88,11 +89,11 @@ class ContainerImages:
             if seen[0]:
                 self._forget()
         user = await self._store.find_user(image, name_user(container, image.config))
-        said = f"{format_bytes(seen[0])} in {self._clock.elapsed() - began:.1f} s" if seen[0] else "cached"
-        return PulledImage(image.digest, self._store.root(image), image.config, user), said
+        detail = f"{format_bytes(seen[0])} in {self._clock.elapsed() - began:.1f} s" if seen[0] else "cached"
+        return PulledImage(image.digest, self._store.root(image), image.config, user), detail
 
     def drop(self, uid: str) -> None:
-        """Nothing of this allocation is here any more."""
+        """The allocation is gone from this node."""
         self._fresh.pop(uid, None)
 
     async def close(self) -> None:
@@ -111,10 +112,10 @@ class ContainerImages:
         try:
             freed = await self._store.forget({*used, *self._fresh.values()})
         except (WeftError, OSError) as problem:
-            log.warning("unused container images can't be removed: %s", problem)
+            log.warning("can't remove unused container images: %s", problem)
             return
         if freed:
-            log.info("container images: %s of unused images removed", format_bytes(freed))
+            log.info("container images: removed %s of unused images", format_bytes(freed))
 
 
 async def take_in(
@@ -124,8 +125,8 @@ async def take_in(
     progress: Callable[[int, int], None],
     ticket: str = "",
 ) -> OciImage:
-    """One that the fabric holds. Its archive is fetched (by ``ticket``, or this node's right to it) only if what is in it isn't
-    here. Raises WeftError, as OciStore.pull and ImageCache do."""
+    """Pull an image that the fabric holds. Its archive is fetched (by ``ticket``, or because an allocation here names it) only if
+    its layers aren't here. Raises WeftError, as OciStore.pull and ImageCache do."""
     archive = archives.archive_path(image)
     reference = f"oci-archive:{archive}"
     try:

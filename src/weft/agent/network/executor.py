@@ -1,7 +1,7 @@
-"""This node's share of the tenant networks: keeps segments, ports and published ports as its allocations need them.
+"""This node's part of the tenant networks: the segments, ports and published ports that its allocations need.
 
-Reads endpoints, published ports and address ranges as the server sends them; acts through the network driver, one change
-at a time. Woken when one changes, when an allocation comes or goes, and every HEAL_SECONDS to mend what died.
+Reads endpoints, published ports and address ranges from the server; acts through the network driver, one change at a time.
+Woken when one changes, when an allocation comes or goes, and every HEAL_SECONDS to repair damage.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from weft.protocol.heartbeat import HeldPorts
 
 log = logging.getLogger("weft.agent")
 HEAL_SECONDS = 10.0
-IDLE_SECONDS = 30.0  # a network without a port here stays ready so long: the next guest in it need not wait for it
+IDLE_SECONDS = 30.0  # a network without a port stays ready this long, so that its next guest need not wait
 
 
 class Idle(msgspec.Struct, frozen=True):
-    """A segment that nothing here needs; ``uid`` is its network's, "" if that isn't known any more."""
+    """A segment that nothing here needs."""
 
-    uid: str
+    uid: str  # of its network; "" if unknown
     remove_at: float
 
 
 class NetworkExecutor:
-    """Brings the driver to what the allocations of ``table`` need."""
+    """Has the driver make what the allocations of ``table`` need."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class NetworkExecutor:
         self._faded_neighbours: dict[str, dict[str, Endpoint]] = {}
         self._faded_forwards: dict[tuple[int, str], Forward] = {}
         self._ranges_version, self._ranges, self._node_ranges = known.ranges_version, known.ranges, known.node_ranges
-        self._idle: dict[str, Idle] | None = None  # by segment id; None until what lies here has been looked at
+        self._idle: dict[str, Idle] | None = None  # by segment id; None until the driver has listed them
         self._applied: dict[str, Segment] = {}
         self._applied_forwards: list[Forward] | None = None
         self._listening: frozenset[tuple[str, int]] = frozenset()
@@ -75,11 +75,11 @@ class NetworkExecutor:
         self._saved = known
 
     def wake(self) -> None:
-        """Something that segments depend on has changed."""
+        """Refresh soon: something that segments depend on has changed."""
         self._woken.set()
 
     def put_neighbour(self, network_uid: str, address: str, endpoint: Endpoint | None) -> None:
-        """What the server says of one endpoint; None: it is gone, or plugged in nowhere."""
+        """The server's state of one endpoint; None: it is gone, or not plugged in."""
         known = self._neighbours.setdefault(network_uid, {})
         self._faded_neighbours.get(network_uid, {}).pop(address, None)
         if endpoint is None:
@@ -89,14 +89,14 @@ class NetworkExecutor:
         self.wake()
 
     def fade_neighbours(self, network_uid: str, listed: set[str]) -> None:
-        """A list holds only these addresses: the others are kept for networks that have an orphan here."""
+        """The server lists only these addresses: the others are kept for networks with an orphan here."""
         known = self._neighbours.get(network_uid, {})
         for address in [a for a in known if a not in listed]:
             self._faded_neighbours.setdefault(network_uid, {})[address] = known.pop(address)
         self.wake()
 
     def put_forward(self, port: int, protocol: str, forward: Forward | None) -> None:
-        """What the server says of one published port; None: it leads nowhere any more."""
+        """The server's state of one published port; None: it leads nowhere."""
         key = (port, protocol)
         self._faded_forwards.pop(key, None)
         if forward is None:
@@ -106,25 +106,25 @@ class NetworkExecutor:
         self.wake()
 
     def fade_forwards(self, listed: set[tuple[int, str]]) -> None:
-        """A list holds only these ports: the others are kept if they lead to an orphan here."""
+        """The server lists only these ports: the others are kept if they lead to an orphan here."""
         for key in [k for k in self._forwards if k not in listed]:
             self._faded_forwards[key] = self._forwards.pop(key)
         self.wake()
 
     def put_ranges(self, version: str, networks: list[str], nodes: list[str]) -> None:
-        """The address ranges of all the fabric's networks, and of its nodes, as the server says now."""
+        """The current address ranges of all the fabric's networks, and of its nodes."""
         self._ranges_version, self._ranges, self._node_ranges = version, networks, nodes
         self.wake()
 
     def drop_networks(self, uids: list[str]) -> None:
-        """These networks are no more: what is kept ready of them goes at once."""
+        """These networks are deleted: remove their idle segments at once."""
         known = self._idle or {}
         for id in [id for id, idle in known.items() if idle.uid in uids]:
             known[id] = Idle(known[id].uid, 0.0)
             self.wake()
 
     def ask(self) -> Question:
-        """What the node's networks need to learn from the server."""
+        """What the node's networks ask of the server."""
         return Question(self._ranges_version, sorted(idle.uid for idle in (self._idle or {}).values() if idle.uid))
 
     async def plug(self, local: LocalAllocation) -> list[str]:
@@ -138,15 +138,15 @@ class NetworkExecutor:
             except WeftError as problem:
                 if local.spec.groups:
                     raise
-                log.warning("network: %s", problem)  # another guest's trouble
+                log.warning("network: %s", problem)  # another guest's filters failed
             for uid in dict.fromkeys(nic.network_uid for nic in local.spec.nics):
                 await self._ensure(uid, segments[uid])
             ports = ports_of(local, in_namespace=self._runtimes.in_namespace(local))
             return [await self._driver.plug(port) for port in ports]
 
     async def unplug(self, local: LocalAllocation, leftover: list[AllocatedNic] | None = None) -> None:
-        """Take the allocation's ports away, or only those it has left over; segments that nobody here needs any more go
-        later. Raises WeftError."""
+        """Remove the allocation's ports, or only ``leftover`` ones; segments that nothing here needs any more go later. Raises
+        WeftError."""
         nics = local.spec.nics if leftover is None else leftover
         async with self._changing:
             for port in ports_of(local, nics):
@@ -161,28 +161,28 @@ class NetworkExecutor:
         self.wake()
 
     async def clear_shared(self) -> None:
-        """Take away what an agent before this one had for functions. Raises WeftError."""
+        """Remove the functions' ports of an earlier agent. Raises WeftError."""
         async with self._changing:
             for port in (await self._driver.state()).shared:
                 await self._driver.unplug(port)
 
     async def prepare_migration(self, local: LocalAllocation, peer_address: str = "") -> list[str]:
-        """Either end of a migration, before the guest's memory is sent. Target: its ports are plugged and filtered, the
-        interface names come back, and what is for it still goes to the source at ``peer_address``. Source: the node is
-        made ready for ``handover.switch_away``. May be repeated. Raises WeftError."""
+        """Either end of a migration, before the guest's memory is sent. Target: plug and filter its ports and return the
+        interface names; the guest's traffic still goes to the source at ``peer_address``. Source: get ready for
+        ``handover.switch_away``. May be repeated. Raises WeftError."""
         if self.handover.expect(local, peer_address) == "in":
             return await self.plug(local)
         await self.refresh()
         return []
 
     async def keep(self) -> None:
-        """Follow changes and mend for ever; what fails is logged and tried again."""
+        """Follow changes and repair for ever; failures are logged and tried again."""
         heal_at = self._clock.elapsed()
         while True:
             self._woken.clear()
             healing = self._clock.elapsed() >= heal_at
             steps = [self.refresh]
-            if healing:  # after what is needed by now, or a change of that would pass for damage
+            if healing:  # after the refresh, or a pending change would pass for damage
                 heal_at = self._clock.elapsed() + HEAL_SECONDS
                 steps += [self._heal, self._end_hops, self._find_held]
             for step in steps:
@@ -194,14 +194,12 @@ class NetworkExecutor:
             await wait_for_event(self._clock, self._woken, max(0.0, wake_at - self._clock.elapsed()))
 
     async def refresh(self) -> None:
-        """Bring every hosted segment and all published ports up to date. Raises the first problem, after trying all."""
+        """Bring all hosted segments and published ports up to date. Raises the first problem, after trying all."""
         problems: list[WeftError] = []
         self.handover.follow()
         try:
             await self._save()
-        except (
-            CheckpointFailed
-        ) as problem:  # an agent that starts without a server will know less; what is known holds now
+        except CheckpointFailed as problem:  # only an agent that starts without a server needs it
             log.warning("network: %s", problem.message)
         async with self._changing:
             here = self._table.hosted()
@@ -209,7 +207,7 @@ class NetworkExecutor:
                 (await self._find_idle()).pop(short_id(uid), None)
             await self._remove_idle()
             try:
-                await self._publish()  # first, since what is published isn't refused
+                await self._publish()  # first: published ports are not refused
             except WeftError as problem:
                 problems.append(problem)
             await self._refuse(here)
@@ -230,12 +228,12 @@ class NetworkExecutor:
         return [state.local for state in self._table.orphans()]
 
     def _on_switched(self) -> None:
-        """A guest has been switched: what was applied may be so no more."""
+        """A guest has been switched: the driver's state may differ from what was applied."""
         self._applied.clear()
         self.wake()
 
     async def _end_hops(self) -> None:
-        """Let go of networks that guests left, once nothing of theirs leads through this node."""
+        """Drop networks that guests left, once none of their connections leads through this node."""
         here, before = self._table.hosted(), self.handover.hops
         gone = await self.handover.end({nic.uid: local.spec.role for local in here for nic in local.spec.nics})
         if self.handover.hops != before:
@@ -246,7 +244,7 @@ class NetworkExecutor:
             idle[short_id(uid)] = Idle(uid, self._clock.elapsed() + IDLE_SECONDS)
 
     async def _find_idle(self) -> dict[str, Idle]:
-        """The idle segments; at first, those that were left here by an agent before."""
+        """The idle segments; at first, those that an earlier agent left here."""
         if self._idle is None:
             needed = {short_id(nic.network_uid) for local in self._table.hosted() for nic in local.spec.nics}
             needed |= {short_id(uid) for uid in self.handover.networks}
@@ -259,12 +257,12 @@ class NetworkExecutor:
         for id in [id for id, found in idle.items() if found.remove_at <= now]:
             uid = idle[id].uid
             self._applied.pop(uid, None)
-            idle[id] = Idle(uid, now + IDLE_SECONDS)  # if it can't be removed now
+            idle[id] = Idle(uid, now + IDLE_SECONDS)  # if the removal fails
             try:
                 await self._driver.remove_segment(id)
                 del idle[id]
             except WeftError as problem:
-                log.warning("segment kept: %s", problem.message)
+                log.warning("can't remove segment %s: %s", id, problem.message)
 
     async def _publish(self) -> None:
         forwards = keep_forwards(self._forwards.values(), self._faded_forwards.values(), self._orphans())
@@ -273,10 +271,10 @@ class NetworkExecutor:
             self._applied_forwards = forwards
 
     async def _refuse(self, here: Iterable[LocalAllocation]) -> None:
-        """Close the way out to the fabric's networks and nodes, while there is anyone to take it."""
+        """Refuse guests the fabric's networks and nodes, while there are guests here."""
         own = {nic.cidr for local in here for nic in local.spec.nics}
         if not own and self._idle:
-            return  # nobody leaves now; the next guest need not wait for it
+            return  # so that the next guest need not wait for it
         refused = (sorted({*self._ranges, *own}), self._node_ranges) if own else ([], [])
         if refused != self._applied_refused:
             await self._driver.ensure_refused(*refused)

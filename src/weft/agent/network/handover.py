@@ -1,7 +1,7 @@
-"""Guests that leave this node, or come to it, while they run: where what is for them goes, before the server says so.
+"""Where the traffic of live migrating guests goes, before the server knows.
 
-Reads what the network executor knows of endpoints; switches ports through the network driver, at once, the moment the
-source's machine stands still. Kept in the node's durable copy with the rest of its surroundings.
+Reads the network executor's endpoints; switches ports through the network driver, at once, the moment the source's machine
+is paused. The hops are saved with the rest of the node's surroundings.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Way = Literal["out", "in"]
 
 
 class NetworkHandover:
-    """``hops`` are the NICs that came or went, a NIC's newest last; ``on_switched`` is to bring all else up to date.
+    """``hops`` are the NICs that came or left, a NIC's newest last; ``on_switched`` brings the rest up to date.
 
-    Of a NIC there is one way out at most, and one way in from each node that it came from: connections may have been
-    opened at each of those, or be known to whom that one asks in turn. Who asks whom is a tree, its root where the guest
-    is: who takes it over asks the node that it left, and nobody asks the one that has it."""
+    A NIC has at most one hop out, and one hop in from each node that it came from: connections may have been opened at any
+    of those nodes. Nodes that ask each other for a NIC's connections form a tree with the guest at its root: the node that takes
+    the guest over asks the node that it left, and no node asks the one that has it."""
 
     def __init__(
         self,
@@ -43,32 +43,32 @@ class NetworkHandover:
 
     @property
     def networks(self) -> set[str]:
-        """Networks of such guests: followed for as long as connections of theirs lead through here."""
+        """Networks of such guests, followed while their connections lead through this node."""
         return {hop.nic.network_uid for hop in self.hops}
 
     def expect(self, local: LocalAllocation, peer_address: str = "") -> Way:
-        """The allocation migrates, its other end is at ``peer_address``; which way."""
+        """Note that the allocation migrates, with its other end at ``peer_address``; the direction."""
         way: Way = "in" if local.spec.role == "target" else "out"
         for nic in local.spec.nics:
             known, newest = self._find(nic), self._find_newest(nic)
             peer = peer_address or (known.node_address if way == "in" and known is not None else "")
             if newest is not None and newest.way == way and peer in ("", self._own, newest.peer):
-                self._put(newest)  # heard again, perhaps after it was switched
+                self._put(newest)  # a repeated call, perhaps after the switch
             else:
                 self._put(Hop(way, nic, peer))
         return way
 
     def switch_away(self, local: LocalAllocation, to_address: str) -> None:
-        """Source, the moment its machine stands still: what is for the guest goes to the node at ``to_address``. At once,
-        without waiting. Raises DriverFailed."""
+        """Source, the moment its machine is paused: send the guest's traffic to the node at ``to_address``, at once. Raises
+        DriverFailed."""
         self._switch(local, "out", to_address, to_address)
 
     def switch_here(self, local: LocalAllocation) -> None:
-        """Target, the same moment: what is for the guest comes to its ports. At once. Raises DriverFailed."""
+        """Target, the same moment: send the guest's traffic to its ports here, at once. Raises DriverFailed."""
         self._switch(local, "in", "", self._own)
 
     def undo_switch(self, local: LocalAllocation) -> None:
-        """Either side: the guest goes on at the source. At once; nothing switched is fine. Raises DriverFailed."""
+        """Either end: the guest stays at the source. At once; may be called without a switch. Raises DriverFailed."""
         way: Way = "in" if local.spec.role == "target" else "out"
         back = []
         for port, nic in zip(ports_of(local), local.spec.nics, strict=True):
@@ -79,13 +79,13 @@ class NetworkHandover:
         self._direct(back)
 
     async def list_flows(self, local: LocalAllocation) -> list[list[str]]:
-        """Source: what its filters follow of each NIC's connections, for ``seed_flows``. Raises WeftError."""
+        """Source: each NIC's open connections, for ``seed_flows``. Raises WeftError."""
         if not isinstance(self._driver, CanHandOver):
             return []
         return [await self._driver.flows.list(port) for port in ports_of(local)]
 
     async def seed_flows(self, local: LocalAllocation, flows: list[list[str]]) -> None:
-        """Target, before the guest runs here: let its open connections pass. Raises WeftError."""
+        """Target, before the guest runs here: let its open connections pass the filters. Raises WeftError."""
         if isinstance(self._driver, CanHandOver):
             for port, lines in zip(ports_of(local), flows, strict=False):
                 await self._driver.flows.seed(port, lines)
@@ -98,7 +98,7 @@ class NetworkHandover:
         self._direct([(port, to) for port in ports_of(local)])
 
     def _direct(self, ports: list[tuple[Port, str]]) -> None:
-        """Have what is for these ports go to these nodes. Raises the first problem, after trying all."""
+        """Send these ports' traffic to these nodes. Raises the first problem, after trying all."""
         problems = []
         for port, to in ports:
             try:
@@ -111,15 +111,15 @@ class NetworkHandover:
             raise problems[0]
 
     def _put(self, hop: Hop) -> None:
-        """As the newest of its NIC, in place of what it replaces: the way out before, a way in that came to nothing."""
+        """Add it as its NIC's newest, without the hops that it replaces: an earlier hop out, an abandoned hop in."""
         self.hops = [h for h in self.hops if not _replaces(hop, h)] + [hop]
 
     def _find_newest(self, nic: AllocatedNic) -> Hop | None:
         return next((hop for hop in reversed(self.hops) if hop.nic.uid == nic.uid), None)
 
     def follow(self) -> None:
-        """Ask no more of a node that a guest came from once, left this one since, and has come back to: who asks whom
-        would be a ring. At once, by what the server says."""
+        """Drop hops in from a node to which the guest has returned from here, by the server's list: two nodes would ask each
+        other."""
         self.hops = [hop for hop in self.hops if not self._is_back_there(hop)]
 
     def _is_back_there(self, hop: Hop) -> bool:
@@ -128,14 +128,12 @@ class NetworkHandover:
         return hop.way == "in" and gone and known is not None and known.node_address == hop.peer
 
     async def end(self, here: Mapping[str, str]) -> set[str]:
-        """Forget those who came and are here no more, whose migration ended before it was switched, whose address is another's
-        by now, and those who left once nothing of theirs leads through this node; ``here`` are the roles of allocations
-        by NIC. The networks that nothing more is remembered of."""
+        """Drop hops in whose guest is gone, hops whose migration ended before the switch or whose address has another owner, and
+        hops out without connections through this node. ``here``: the roles of allocations by NIC. The networks without hops
+        now."""
         over = [hop for hop in self.hops if not await self._stays(hop, here.get(hop.nic.uid))]
         before = self.networks
-        self.hops = [
-            hop for hop in self.hops if hop not in over
-        ]  # not "that were found to stay": a guest may have come
+        self.hops = [hop for hop in self.hops if hop not in over]  # keeps hops that were added meanwhile
         return before - self.networks
 
     async def _stays(self, hop: Hop, role: str | None) -> bool:
@@ -151,12 +149,12 @@ class NetworkHandover:
             return False
         if known.node_address == self._own:
             return True
-        # What it had opened before it came here goes through here untracked: that can't be counted.
+        # Connections that it had opened before it came here pass untracked: they can't be counted.
         came = any(h.way == "in" and h.nic.uid == hop.nic.uid for h in self.hops)
         return came or await self._is_used(hop.nic)
 
     def _find(self, nic: AllocatedNic) -> Endpoint | None:
-        """What the server says of a NIC."""
+        """The server's endpoint of a NIC."""
         return self._neighbours.get(nic.network_uid, {}).get(nic.address)
 
     async def _is_used(self, nic: AllocatedNic) -> bool:

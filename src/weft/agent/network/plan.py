@@ -1,5 +1,4 @@
-"""Folds this node's allocations, their networks' neighbours and the published ports into what the network driver is to
-make. Pure."""
+"""Folds this node's allocations, their networks' neighbours and the published ports into the network driver's plan. Pure."""
 
 from __future__ import annotations
 
@@ -25,11 +24,11 @@ def fold_segments(
     own_address: str,
     hops: Sequence[Hop] = (),
 ) -> dict[str, Segment]:
-    """The segments that the allocations ``here`` need, and those that left, by network uid.
+    """The segments that the allocations ``here``, and those that left, need; by network uid.
 
-    A NIC of theirs is at ``own_address`` whatever the server's list says yet; the others are as ``neighbours`` has
-    them (by network uid). A migrating guest's is where it was switched to; else where the server's list has it. A guest
-    in several networks asks its first one's name server: that one knows the others' names too, as NAME.NETWORK."""
+    Their NICs are at ``own_address``, even before the server's list has them; the others are where ``neighbours`` has them (by
+    network uid). A migrating guest's NIC is where it was switched to, else where the server's list has it. A guest in several
+    networks asks its first one's name server, which knows the other networks' names too, as NAME.NETWORK."""
     nics: dict[str, AllocatedNic] = {}
     own: dict[str, dict[str, Endpoint]] = {}
     for local in here:
@@ -40,7 +39,7 @@ def fold_segments(
                 name = name_inside(local.spec.workload)
                 endpoint = Endpoint(nic.mac, nic.address, name, own_address, groups, nic.uid)
                 own.setdefault(nic.network_uid, {})[nic.address] = endpoint
-    moved: dict[str, list[Migrated]] = {}
+    migrated: dict[str, list[Migrated]] = {}
     newest = {hop.nic.uid: hop for hop in hops}
     for hop in hops:
         nic = hop.nic
@@ -48,7 +47,7 @@ def fold_segments(
         if is_anothers(known, nic):
             continue
         nics.setdefault(nic.network_uid, nic)
-        moved.setdefault(nic.network_uid, []).append(Migrated(hop.way, nic.mac, nic.address, hop.peer))
+        migrated.setdefault(nic.network_uid, []).append(Migrated(hop.way, nic.mac, nic.address, hop.peer))
         before, after = (own_address, hop.peer) if hop.way == "out" else (hop.peer, own_address)
         listed_late = known is not None and known.node_address in (before, own_address)
         if hop is newest[nic.uid] and hop.switched and known is not None and listed_late:
@@ -73,19 +72,19 @@ def fold_segments(
             nat=nic.nat,
             endpoints=endpoints[uid],
             aliases=sorted(aliases.get(uid, ()), key=lambda alias: (alias.name, alias.address)),
-            migrated=sorted(moved.get(uid, ()), key=lambda moved: moved.address),
+            migrated=sorted(migrated.get(uid, ()), key=lambda nic: nic.address),
         )
         for uid, nic in nics.items()
     }
 
 
 def _find(neighbours: Mapping[str, Iterable[Endpoint]], nic: AllocatedNic) -> Endpoint | None:
-    """What the server says of a NIC."""
+    """The server's endpoint of a NIC."""
     return next((e for e in neighbours.get(nic.network_uid, ()) if e.address == nic.address), None)
 
 
 def is_anothers(known: Endpoint | None, nic: AllocatedNic) -> bool:
-    """Whether a NIC's address, and the MAC that goes with it, is another one's by now; ``known`` is who has it."""
+    """Whether a NIC's address, and its MAC, belong to another NIC by now; ``known`` is the address's endpoint."""
     return known is not None and known.uid not in ("", nic.uid)
 
 
@@ -97,8 +96,8 @@ def _join(listed: Iterable[Endpoint], own: dict[str, Endpoint]) -> list[Endpoint
 def ports_of(
     local: LocalAllocation, nics: Sequence[AllocatedNic] | None = None, *, in_namespace: bool | None = None
 ) -> list[Port]:
-    """The allocation's NICs (or ``nics`` that it had) as ports on this node, in the order the guest sees them. ``in_namespace``:
-    whether they lie in one of the node's; None: if it runs on the node's own kernel."""
+    """The allocation's NICs (or ``nics`` that it had) as ports on this node, in the guest's order. ``in_namespace``: whether they
+    lie in a namespace of the node; None: if it runs on the node's own kernel."""
     inside = local.shares_kernel if in_namespace is None else in_namespace
     return [
         Port(
@@ -115,7 +114,7 @@ def ports_of(
 
 
 def name_inside(workload: Ref) -> str:
-    """What a workload is called in its networks; "" for a node, which stands in one for the sake of functions."""
+    """A workload's name in its networks; "" for a node, whose egress endpoints have none."""
     return workload.name if is_workload(workload.kind) else ""
 
 
@@ -126,8 +125,8 @@ def _place_inside(local: LocalAllocation, index: int, in_namespace: bool) -> Ins
 
 
 def fold_filters(here: Iterable[LocalAllocation], segments: Mapping[str, Segment]) -> list[Filter]:
-    """The filters of those NICs whose workload carries security groups: all groups' rules together. A rule about a
-    group's members is about their addresses in the NIC's own network."""
+    """The filters of NICs whose workload has security groups, with all groups' rules. A rule about a group's members applies to
+    their addresses in the NIC's own network."""
     filters = {}
     for local in here:
         groups = local.spec.groups
@@ -156,7 +155,7 @@ def _allow(rules: Iterable[AllocatedRule], segment: Segment) -> tuple[Allowed, .
 
 
 def read_endpoint(envelope: Envelope) -> Endpoint | None:
-    """A network's endpoint as the driver needs it; None while it is plugged in nowhere."""
+    """A network's endpoint for the driver; None while it isn't plugged in."""
     spec, status = decode_part(envelope.spec, EndpointSpec), decode_part(envelope.status, EndpointStatus)
     if not status.node_address:
         return None
@@ -165,7 +164,7 @@ def read_endpoint(envelope: Envelope) -> Endpoint | None:
 
 
 def read_forward(envelope: Envelope) -> Forward | None:
-    """A published port as the driver needs it; None while it leads nowhere."""
+    """A published port for the driver; None while it leads nowhere."""
     spec, status = decode_part(envelope.spec, PublishedPortSpec), decode_part(envelope.status, PublishedPortStatus)
     if not (status.node_address and status.network_uid and status.address):
         return None
@@ -182,7 +181,7 @@ def read_forward(envelope: Envelope) -> Forward | None:
 def keep_forwards(
     listed: Iterable[Forward], before: Iterable[Forward], orphans: Iterable[LocalAllocation]
 ) -> list[Forward]:
-    """``told``, and of ``before`` what leads to an orphan here: nobody has said that it isn't published any more."""
+    """``listed``, and the ports of ``before`` that lead to an orphan here: the server may merely have forgotten them."""
     by_port = {(forward.port, forward.protocol): forward for forward in listed}
     nics = {(short_id(nic.network_uid), nic.address) for orphan in orphans for nic in orphan.spec.nics}
     for forward in before:
@@ -194,7 +193,7 @@ def keep_forwards(
 def fold_held(
     listening: Set[tuple[str, int]], before: Set[tuple[str, int]], published: Set[tuple[str, int]]
 ) -> HeldPorts:
-    """What is told of the ports, as (protocol, port), that programs of the node are ``listening`` on at this look; ``before`` is of
-    the last one: a socket of UDP that only asks is gone by the next. ``published`` at one of the two looks: a gateway's."""
+    """The reported ports among those (protocol, port) that the node's programs are ``listening`` on now. ``before`` is from the
+    last check: a UDP socket that only asks is gone by the next. ``published`` ones at either check are not programs'."""
     lasting = {port for port in listening if port[0] == "tcp" or port in before}
     return make_held(lasting - published)

@@ -1,4 +1,4 @@
-"""What this node can do: its machine and hardware, found out once; its network's and runtimes' drivers, asked again and again."""
+"""What this node can do: its machine and hardware, inspected once, and its drivers, probed again and again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROBE_SECONDS = 15.0
 
 
 class Capabilities:
-    """``news`` is set when they have changed."""
+    """``news`` is set when a probe has changed."""
 
     def __init__(
         self, host: Host, runtimes: Runtimes, network: NetworkDriver, clock: Clock, news: asyncio.Event
@@ -36,14 +36,14 @@ class Capabilities:
         self.runtimes: list[RuntimeProbe] = []
         self.network = NetworkProbe(network.name, False, [], [])
 
-    async def find_out(self) -> None:
+    async def inspect(self) -> None:
         self.network = await self._network_driver.probe()
         self.runtimes = await self._drivers.probe()
         self.hardware = await asyncio.to_thread(inspect_hardware, self._host)
         _warn([*_problems(self.runtimes), *self.network.problems])
 
     async def keep(self) -> None:
-        """Until cancelled: what a driver stands on may be ended, exchanged and started again."""
+        """Probe until cancelled: a program that a driver uses may be stopped, upgraded and started again."""
         while True:
             await self._clock.sleep(PROBE_SECONDS)
             before, self.runtimes = self.runtimes, await self._drivers.probe()
@@ -52,7 +52,7 @@ class Capabilities:
                 self._news.set()
 
     def report(self, nearness: Nearness) -> NodeReport:
-        """The machine's part of the node's report; of machines it has what the driver that runs VMs can do."""
+        """The machine's part of the node's report. The hypervisor is that of the driver that runs VMs."""
         nothing = RuntimeProbe("", False, "", "", [], [], [])
         runtime = next((probe for probe in self.runtimes if "vm" in probe.kinds), nothing)
         return NodeReport(

@@ -1,11 +1,10 @@
-"""Where a node lies in a space in which distances are round trips, so that thousands of nodes need not probe each other.
+"""A node's coordinate in a space whose distances are round trips, so that thousands of nodes need not probe each other.
 
-Vivaldi (Dabek, Cox, Kaashoek, Morris: A Decentralized Network Coordinate System, SIGCOMM 2004) in a plane with heights: of
-two nodes the distance in the plane is what lies between their sites, and the height what lies between a node and its site.
-Three things are ours: each round goes several times over all that is known of the peers, with small steps; the steps get
-smaller the longer nothing is new, so that a network that stands still has coordinates that stand still; and who stays lost
-(folded over to where most distances are right, and the short ones wrong) begins anew beside its nearest peer that isn't.
-Pure; milliseconds."""
+Vivaldi (Dabek, Cox, Kaashoek, Morris: A Decentralized Network Coordinate System, SIGCOMM 2004) in a plane with heights: the
+distance in the plane is that between two nodes' sites, the height that between a node and its site. Three additions are
+ours: each round takes several small steps over all known peers; the steps shrink while nothing changes, so that a stable
+network has stable coordinates; and a node that stays lost (folded over to where most distances are right, and the short ones
+wrong) restarts beside its nearest peer that isn't lost. Pure; milliseconds."""
 
 from __future__ import annotations
 
@@ -17,11 +16,11 @@ LEAST_HEIGHT = 0.02
 SWEEPS = 5
 _STEP, _LEAST_STEP = 0.1, 0.01
 _COOLING_ROUNDS = 20.0
-_TUNING = 0.25  # how fast the error follows what is seen
-_NEAR = 5.0  # an error counts relative to the round trip, but to no less than this: what is near is never exact
+_TUNING = 0.25  # how fast the error follows the measurements
+_NEAR = 5.0  # an error is relative to the round trip, but to no less than this: short ones are never exact
 _LEAST_ERROR, _WORST_ERROR = 0.02, 1.0
-_LOST, _LOST_ROUNDS = 0.3, 10  # who has been wrong by more for so many rounds begins anew
-_SURPRISE = 0.5  # a mean error beyond it: the network is another than the one that was learnt
+_LOST, _LOST_ROUNDS = 0.3, 10  # a node restarts after so many rounds with a greater error
+_SURPRISE = 0.5  # a greater mean error means that the network has changed
 
 
 def distance(one: Sequence[float], other: Sequence[float]) -> float:
@@ -30,17 +29,16 @@ def distance(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 class Position:
-    """A node's own coordinate ``at`` (x, y, height) and how far wrong it is, 0 to 1. ``seed`` is for the first step apart from
-    those that begin at the same point."""
+    """A node's own coordinate. ``seed`` chooses the first step away from peers at the same point."""
 
     def __init__(self, seed: str) -> None:
-        self.at = (0.0, 0.0, LEAST_HEIGHT)
-        self.error = _WORST_ERROR
+        self.at = (0.0, 0.0, LEAST_HEIGHT)  # x, y, height
+        self.error = _WORST_ERROR  # 0 to 1
         self._rounds = self._lost_rounds = 0
         self._chance = random.Random(seed)  # noqa: S311 (the same for the same seed)
 
     def learn(self, seen: Collection[tuple[Sequence[float], float, float]]) -> None:
-        """Take in what one round of probes found: (coordinate, error, round trip) of each peer."""
+        """Learn from one round of probes: (coordinate, error, round trip) of each peer."""
         if not seen:
             return
         self._rounds += 1
@@ -50,7 +48,7 @@ class Position:
         step = max(_LEAST_STEP, _STEP / (1 + max(0.0, self._rounds - _COOLING_ROUNDS / 2) / _COOLING_ROUNDS))
         for _ in range(SWEEPS):
             for at, error, round_trip in seen:
-                self._move(at, error, round_trip, step)
+                self._step_towards(at, error, round_trip, step)
         wrong = sum(abs(distance(self.at, at) - trip) / max(trip, _NEAR) for at, _, trip in seen) / len(seen)
         if wrong > _SURPRISE:
             self._rounds = 0
@@ -62,7 +60,7 @@ class Position:
             self.at = (x, y, LEAST_HEIGHT)
             self._rounds = self._lost_rounds = 0
 
-    def _move(self, other: Sequence[float], error: float, round_trip: float, step: float) -> None:
+    def _step_towards(self, other: Sequence[float], error: float, round_trip: float, step: float) -> None:
         apart = distance(self.at, other)
         weight = self.error / (self.error + max(error, _LEAST_ERROR))
         wrong = min(abs(apart - round_trip) / max(round_trip, _NEAR), _WORST_ERROR)  # one lost peer is not my own error

@@ -1,7 +1,7 @@
 """Joins a machine to the fabric: checks the server's CA against a digest, makes a key, gets a certificate for it.
 
-The token is sent only over a connection that the checked CA vouches for. Reads and writes the node's state folder:
-``node.key`` (0600), ``node.crt``, ``ca.crt``, ``node.json``. A join that was cut off may be repeated: the key stays.
+The token is sent only over a connection that the checked CA authenticates. Reads and writes the node's state folder:
+``node.key`` (0600), ``node.crt``, ``ca.crt``, ``node.json``. An interrupted join may be repeated: the key stays.
 """
 
 from __future__ import annotations
@@ -32,18 +32,17 @@ RENEW_DAYS = 30
 
 
 class Enrolment(msgspec.Struct, frozen=True):
-    """Which node this state folder belongs to, and where its server and gateway are. ``address`` is its underlay
-    address if one was given at the join."""
+    """The node that a state folder belongs to."""
 
     server: str
     gateway: str
     node: str
     node_uid: str
-    address: str = ""
+    address: str = ""  # its underlay address, if the join named one
 
 
 def read_enrolment(state_dir: Path) -> Enrolment:
-    """Who this node is. Raises NotFound before a join, InvalidInput for a file that can't be read."""
+    """The enrolment in ``state_dir``. Raises NotFound before a join, InvalidInput for a file that can't be read."""
     path = state_dir / FILE
     try:
         return msgspec.json.decode(path.read_bytes(), type=Enrolment)
@@ -58,7 +57,7 @@ def read_enrolment(state_dir: Path) -> Enrolment:
 
 
 def make_context(state_dir: Path, enrolment: Enrolment) -> Context:
-    """How this node speaks to its server."""
+    """The client context with which this node calls its server."""
     return Context(
         server=enrolment.server,
         ca=(state_dir / "ca.crt").read_text(),
@@ -69,8 +68,8 @@ def make_context(state_dir: Path, enrolment: Enrolment) -> Context:
 
 
 def join(state_dir: Path, server: str, token: str, ca_sha256: str, node: str, address: str = "") -> Enrolment:
-    """Make this machine the node ``node`` of the fabric at ``server``, or do nothing if it is that already and its
-    certificate counts.
+    """Make this machine the node ``node`` of the fabric at ``server``, or do nothing if it is that already with a valid
+    certificate.
 
     Raises NotAuthenticated for a wrong digest or token, AlreadyExists when the name is taken or the folder is another
     node's, Unavailable when no server answers.
@@ -88,7 +87,7 @@ def join(state_dir: Path, server: str, token: str, ca_sha256: str, node: str, ad
     ca = fetch_ca(server, ca_sha256)
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _hold(state_dir):
-        # A join before this one may have outlived its caller, and have ended only now.
+        # An earlier join may have outlived its caller and ended only now.
         present = _find_enrolment(state_dir)
         if present is not None and _counts(state_dir, present):
             return present
@@ -96,8 +95,8 @@ def join(state_dir: Path, server: str, token: str, ca_sha256: str, node: str, ad
 
 
 def _counts(state_dir: Path, enrolment: Enrolment) -> bool:
-    """Whether the node's certificate is worth something: it can be read, hasn't ended, and the server, if it answers, doesn't
-    refuse it because the node was removed, or enrolled anew elsewhere."""
+    """Whether the node's certificate is valid: it can be read, hasn't expired, and the server, if it answers, doesn't refuse it
+    because the node was removed, or enrolled anew elsewhere."""
     if has_ended(state_dir):
         return False
     try:
@@ -130,7 +129,7 @@ def _join(state_dir: Path, server: str, ca: str, token: str, node: str, address:
 
 @contextmanager
 def _hold(state_dir: Path) -> Iterator[None]:
-    """One join at a time for a state folder: two would mix one's key with the other's certificate."""
+    """One join at a time for a state folder: two would mix a key of one with a certificate of the other."""
     descriptor = os.open(state_dir / "join.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -140,13 +139,13 @@ def _hold(state_dir: Path) -> Iterator[None]:
 
 
 def needs_renewal(state_dir: Path) -> bool:
-    """Whether the node's certificate ends within RENEW_DAYS, or is one of an older weft's, which no other node accepts for
+    """Whether the node's certificate ends within RENEW_DAYS, or was made by an older weft: no other node accepts that for
     migrations."""
     return has_ended(state_dir, RENEW_DAYS * 86400) or not _is_server(state_dir)
 
 
 def has_ended(state_dir: Path, in_seconds: int = 0) -> bool:
-    """Whether, by this machine's clock, the node's certificate has ended, or will have ``in_seconds``."""
+    """Whether, by this machine's clock, the node's certificate has expired, or will have ``in_seconds`` from now."""
     words = ("x509", "-noout", "-checkend", str(in_seconds), "-in", str(state_dir / "node.crt"))
     return _call_openssl(*words).returncode != 0
 
@@ -157,7 +156,7 @@ def _is_server(state_dir: Path) -> bool:
 
 
 def renew(state_dir: Path, node: str, context: Context) -> None:
-    """Get a fresh certificate for the node's key. Raises what the server answers, Unavailable when none does."""
+    """Get a new certificate for the node's key. Raises the server's error, Unavailable when no server answers."""
     http = Http(context)
     try:
         csr = _make_request(state_dir / "node.key")
@@ -170,7 +169,7 @@ def renew(state_dir: Path, node: str, context: Context) -> None:
 
 
 def default_node_name() -> str:
-    """This machine's host name, as far as it can be a node's name."""
+    """A valid node name made from this machine's host name."""
     name = "".join(c if c.isalnum() and c.isascii() else "-" for c in socket.gethostname().split(".")[0].lower())
     return name.strip("-")[:63].strip("-") or "node"
 
@@ -183,8 +182,8 @@ def _find_enrolment(state_dir: Path) -> Enrolment | None:
 
 
 def _make_request(key: Path) -> str:
-    """A signing request (PEM) for the key in file ``key``, which is made if it isn't there. openssl does it, because a
-    cryptography library would stay in the agent's memory."""
+    """A signing request (PEM) for the key in file ``key``, which is made if it is missing. Made by openssl, because a cryptography
+    library would stay in the agent's memory."""
     if not key.exists():
         write_durably(key, _openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"))
     return _openssl("req", "-new", "-key", str(key), "-subj", "/CN=node", "-config", os.devnull).decode()

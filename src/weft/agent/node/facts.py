@@ -1,4 +1,4 @@
-"""What this machine is: its capacity, kernel and address, read once from /proc and the like."""
+"""This machine's capacity, kernel and address, read once from /proc and the like."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def inspect_machine() -> Machine:
 
 
 def inspect_capacity(state_dir: str, cpu: float | None, memory: int | None, disk: int | None) -> Capacity:
-    """What is offered to guests: as configured, else all cores, memory but for a reserve, most of the free disk."""
+    """The capacity for guests: as configured, else all cores, memory except for a reserve, most of the free disk."""
     if memory is None:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         memory = max(64 * MIB, int(total - max(RESERVE_MEMORY_BYTES, total * RESERVE_MEMORY_SHARE)))
@@ -42,7 +42,7 @@ def inspect_capacity(state_dir: str, cpu: float | None, memory: int | None, disk
 
 
 def find_own_address(server_host: str, server_port: int) -> str:
-    """This machine's address on the way to the server; nothing is sent."""
+    """This machine's address on the route to the server; nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((server_host, server_port))

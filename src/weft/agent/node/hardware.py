@@ -1,7 +1,7 @@
-"""What this machine is made of, for placement: GPUs, the disks below its state folder, TPM, virtual functions, NUMA nodes.
+"""This machine's hardware, for placement: GPUs, the disks below its state folder, TPM, virtual functions, NUMA nodes.
 
-Read once from sysfs (``Host.sysfs``) and, of NVIDIA's GPUs, from nvidia-smi where there is one. What can't be found out is
-left empty: people's labels say it then, and win anyway."""
+Read once from sysfs (``Host.sysfs``), and for NVIDIA's GPUs from nvidia-smi. Unknown facts stay empty; people can set them as
+labels, which win in any case."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MIB = 1024 * 1024
 _MAKERS = {"0x10de": "NVIDIA", "0x1002": "AMD", "0x8086": "Intel"}  # others' only draw a server's console
 _DISPLAY, _NETWORK = "0x03", "0x02"  # how the PCI classes begin
 _NVIDIA_QUERY = ("--query-gpu=pci.bus_id,name,memory.total", "--format=csv,noheader,nounits")
-_NVIDIA_SECONDS = 20.0  # a driver that no process keeps awake takes some
+_NVIDIA_SECONDS = 20.0  # a driver that no process keeps loaded takes some
 _STORAGE = ("hdd", "ssd", "nvme")  # the slowest first
 _DEPTH = 4  # devices that stand on others: a file system on LVM on RAID on partitions
 
@@ -38,7 +38,7 @@ class Hardware(msgspec.Struct, frozen=True):
 
 
 def inspect_hardware(host: Host) -> Hardware:
-    """What there is now; takes seconds where a GPU's driver has to wake up."""
+    """The hardware now; takes seconds if a GPU's driver has to load."""
     root = Path(host.sysfs)
     cards = _find_pci(root, _NETWORK) if host.devices else []
     return Hardware(
@@ -52,7 +52,7 @@ def inspect_hardware(host: Host) -> Hardware:
 
 
 def list_nvidia() -> str:
-    """What nvidia-smi says of its GPUs, as CSV; empty if there is none, or it can't reach its driver."""
+    """nvidia-smi's list of GPUs as CSV; empty without nvidia-smi, or if it can't reach its driver."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ""
@@ -66,21 +66,21 @@ def list_nvidia() -> str:
 
 
 def find_gpus(root: Path, nvidia: str) -> list[Gpu]:
-    """The GPUs on the PCI bus, in the order of their addresses; ``nvidia`` is what nvidia-smi says of its own."""
-    told = {gpu.address: gpu for gpu in read_nvidia(nvidia)}
+    """The GPUs on the PCI bus, in the order of their addresses; ``nvidia`` is nvidia-smi's list."""
+    listed = {gpu.address: gpu for gpu in read_nvidia(nvidia)}
     found = []
     for device in _find_pci(root, _DISPLAY):
         maker = _MAKERS.get(_read(device / "vendor"))
         if maker is not None:
             model = _read(device / "product_name") or f"{maker} {_read(device / 'device').removeprefix('0x')}"
             plain = Gpu(model.strip(), _number(device / "mem_info_vram_total"), device.name)
-            found.append(told.get(device.name, plain))
+            found.append(listed.get(device.name, plain))
     return found
 
 
 def read_nvidia(listing: str) -> list[Gpu]:
-    """The GPUs in a listing of nvidia-smi (address, name, memory in MiB; ``[N/A]`` and the like where it can't tell).
-    Lines that are none of these, such as complaints, are passed over."""
+    """The GPUs in a listing of nvidia-smi (address, name, memory in MiB; ``[N/A]`` and the like if unknown). Other lines, such as
+    warnings, are skipped."""
     found = []
     for line in listing.splitlines():
         cells = [cell.strip() for cell in line.split(",")]
@@ -93,8 +93,8 @@ def read_nvidia(listing: str) -> list[Gpu]:
 
 
 def find_storage(root: Path, folder: str) -> str:
-    """What the folder's file system lies on: nvme, ssd or hdd; the slowest if on several; empty if on nothing that the
-    kernel knows as a disk: memory, or another machine."""
+    """The kind of disk that holds the folder's file system: nvme, ssd or hdd; the slowest of several; empty if the kernel knows
+    no disk for it: memory, or another machine."""
     number = os.stat(folder).st_dev
     device = root / "dev" / "block" / f"{os.major(number)}:{os.minor(number)}"
     kinds = set(_find_disks(device.resolve(), _DEPTH)) if device.exists() else set()
@@ -102,7 +102,7 @@ def find_storage(root: Path, folder: str) -> str:
 
 
 def _find_disks(device: Path, depth: int) -> Iterator[str]:
-    """What kinds of disks a block device comes to."""
+    """The kinds of disks below a block device."""
     below = sorted(device.glob("slaves/*"))
     if below:
         for path in below if depth else ():
@@ -132,7 +132,7 @@ def _number(path: Path) -> int:
 
 
 def _read(path: Path) -> str:
-    """A file of the kernel's; empty if there is none, or it has no answer."""
+    """The text of a kernel's file; empty if it is missing or can't be read."""
     try:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError):

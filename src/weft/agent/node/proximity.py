@@ -1,7 +1,7 @@
-"""How far this node is from others: asks a few of them, as the server names them, and keeps what it found.
+"""Measures this node's round trips to a few peers, which the server names.
 
-Woken by the clock. What it reports changes only when it has changed enough to matter, so that a network that stands still
-writes nothing. Small UDP packets, sealed (``trust/echo.py``); who has no key gets no answer.
+Woken by the clock. The report follows only changes that matter, so that a stable network causes no writes. Small UDP packets,
+sealed (``trust/echo.py``); a peer without a key gets no answer.
 """
 
 from __future__ import annotations
@@ -33,29 +33,28 @@ from weft.trust.echo import (
 log = logging.getLogger("weft.agent")
 PROBE_SECONDS = 15.0
 FIRST_PROBE_SECONDS = 2.0
-FIRST_ROUNDS = 6  # with the shorter pause: a new node is soon known
-_PROBES = 3  # of each peer in a round; the fastest counts, for a busy machine only ever adds
+FIRST_ROUNDS = 6  # with the shorter pause, so that a new node is soon known
+_PROBES = 3  # of each peer in a round; the fastest counts, for a busy machine only adds delay
 _GAP_SECONDS = 0.02
 _PATIENCE_SECONDS = 2.0
 _KEPT = 4  # rounds; the second fastest of them counts
 _SETTLED = 3  # rounds before anything is reported
 _MATTERS_MS = 1.0
 _MATTERS_SHARE = 0.3
-_FARTHEST_MS = 60_000.0  # no node is farther; a peer that says so is wrong, or lies
+_FARTHEST_MS = 60_000.0  # no node is farther; a peer that claims more is wrong, or lies
 _SURE = 0.6  # a coordinate is reported once its error is below
 
 
 class Nearness(msgspec.Struct, frozen=True):
-    """What is reported: the UDP port that answers; the coordinate (a position and, last, a height), none until it is known;
-    and the round trips to the peers by uid. In ms."""
+    """The reported distances, in ms."""
 
-    port: int = 0
-    coordinate: list[float] = []
-    round_trips: dict[str, float] = {}
+    port: int = 0  # the UDP port that answers
+    coordinate: list[float] = []  # a position and, last, a height; empty until it is known
+    round_trips: dict[str, float] = {}  # by the peer's uid
 
 
 class Proximity(asyncio.DatagramProtocol):
-    """Of node ``uid`` at ``address``. ``news`` is set when there is something new to report."""
+    """The probes of node ``uid`` at ``address``. ``news`` is set when there is something new to report."""
 
     def __init__(
         self, uid: str, address: str, port: int, clock: Clock, news: asyncio.Event, *, pace: float = 1.0
@@ -70,13 +69,13 @@ class Proximity(asyncio.DatagramProtocol):
         self._places: dict[str, Place] = {}
         self._samples: dict[str, deque[float]] = {}
         self._asked: dict[bytes, tuple[Peer, float]] = {}  # by nonce: whom, when
-        self._answered: dict[str, float] = {}  # in the round in hand
+        self._answered: dict[str, float] = {}  # in the current round
         self._transport: asyncio.DatagramTransport | None = None
         self._awaited = asyncio.Event()
 
     @property
     def version(self) -> str:
-        """Of the peers that are known here."""
+        """The version of the peers that are known here."""
         return self._peers.version
 
     def put_peers(self, peers: Peers) -> None:
@@ -90,7 +89,7 @@ class Proximity(asyncio.DatagramProtocol):
         self._awaited.set()
 
     async def keep(self) -> None:
-        """Answer and ask for ever. Where the port is taken another one is reported; where none is free, nothing is."""
+        """Answer and ask for ever. If the port is taken, another one is opened and reported; without a free port, nothing is."""
         loop = asyncio.get_running_loop()
         for port in (self._port, 0):
             try:
@@ -140,20 +139,20 @@ class Proximity(asyncio.DatagramProtocol):
         self._transport.sendto(seal_probe(self._keys[peer.uid], self._uid, nonce), (peer.address, peer.port))
 
     def _weigh(self, trips: Mapping[str, float]) -> Nearness:
-        """What to report now: what was reported, but for what has changed enough."""
-        said = self.nearness
+        """What to report now: the reported values, updated where they have changed enough."""
+        reported = self.nearness
         settled = {uid: trip for uid, trip in trips.items() if len(self._samples[uid]) >= _SETTLED}
         round_trips = {}
         for uid, trip in settled.items():
-            before = said.round_trips.get(uid)
-            moved = before is None or abs(trip - before) > max(_MATTERS_MS, _MATTERS_SHARE * before)
-            round_trips[uid] = round(trip, 3) if moved or before is None else before
-        coordinate = said.coordinate
+            before = reported.round_trips.get(uid)
+            is_new = before is None or abs(trip - before) > max(_MATTERS_MS, _MATTERS_SHARE * before)
+            round_trips[uid] = round(trip, 3) if is_new or before is None else before
+        coordinate = reported.coordinate
         if settled and self._position.error < _SURE:
             matters = max(_MATTERS_MS, _MATTERS_SHARE * min(settled.values()))
             if not coordinate or _distance(coordinate, self._position.at) > matters:
                 coordinate = [round(part, 3) for part in self._position.at]
-        return Nearness(said.port, coordinate, round_trips)
+        return Nearness(reported.port, coordinate, round_trips)
 
     def _publish(self, nearness: Nearness) -> None:
         if nearness != self.nearness:
@@ -185,7 +184,7 @@ class Proximity(asyncio.DatagramProtocol):
                 self._transport.sendto(echo, addr)
 
     def error_received(self, exc: Exception) -> None:
-        """A peer that isn't there: it isn't heard of, that is all."""
+        """A peer that isn't there gives no answer, which needs no handling."""
 
 
 def _distance(one: Sequence[float], other: Sequence[float]) -> float:

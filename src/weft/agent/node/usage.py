@@ -1,7 +1,7 @@
-"""Measures what the guests of this node really use: CPU as a smoothed average, memory and disk as they are.
+"""Measures the usage of this node's guests: CPU as a smoothed average, memory and disk as they are.
 
-Asks the runtime for each guest's counters every few seconds; samples stay here, and what they come to goes with each
-report. Wakes the reporter when that has changed so far that placement should know.
+Reads each guest's counters from the runtime every few seconds; samples stay here, and each report carries the result. Wakes
+the reporter when the result has changed so far that placement should know.
 """
 
 from __future__ import annotations
@@ -29,26 +29,25 @@ from weft.protocol.heartbeat import Digest, Use, add_up, make_digest, total
 log = logging.getLogger("weft.agent")
 SAMPLE_SECONDS = 5.0
 SMOOTHING_SECONDS = 30.0
-SETTLED_SECONDS = 5.0  # measured for less, a guest may be anything yet
-BOOT_SECONDS = 60.0  # a guest that hasn't answered by then isn't waited for
+SETTLED_SECONDS = 5.0  # a shorter measurement is not relied on
+BOOT_SECONDS = 60.0  # after this a guest that hasn't answered is measured too
 DISK_SECONDS = 30.0
 STALE_SECONDS = 20.0
 CHANGED_SHARE = 0.1  # of the node's cores
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """A guest's CPU by the last sample: the counter and when it was read (elapsed seconds), ``since`` when it is measured,
-    and how many cores it uses by the smoothed average."""
+    """A guest's CPU at the last sample."""
 
-    cpu_seconds: float
-    at: float
-    since: float
-    cores: float = 0.0
+    cpu_seconds: float  # the counter
+    at: float  # when it was read, in elapsed seconds
+    since: float  # when the measurement began
+    cores: float = 0.0  # the smoothed average
 
 
 def fold_reading(former: Reading | None, cpu_seconds: float, at: float) -> Reading:
-    """``former`` and a new sample. While a guest is measured for less than SMOOTHING_SECONDS it is the plain average; a
-    counter that went back is another run of the guest."""
+    """``former`` with a new sample. During the first SMOOTHING_SECONDS the average is plain; a counter that went back is another
+    run of the guest."""
     if former is None or cpu_seconds < former.cpu_seconds:
         return Reading(cpu_seconds, at, at)
     passed = at - former.at
@@ -60,8 +59,8 @@ def fold_reading(former: Reading | None, cpu_seconds: float, at: float) -> Readi
 
 
 class Meter:
-    """Of the guests of ``table``, and of those that no allocation explains. ``news`` is set when ``digest`` is worth reporting at
-    once."""
+    """Measures the guests of ``table``, and those that no allocation explains. ``news`` is set when ``digest`` should be reported
+    at once."""
 
     def __init__(
         self,
@@ -78,7 +77,7 @@ class Meter:
         self._readings: dict[str, Reading] = {}  # by guest id
         self._alive_since: dict[str, float] = {}
         self._disks: dict[str, int] = {}
-        self._unmade: set[str] = set()  # guests' ids of which a disk wasn't there yet: looked at with each sample
+        self._unmade: set[str] = set()  # ids of guests with a missing disk, which is looked for with each sample
         self._disks_at = -math.inf
         self._digest = Digest()
         self._reported = Digest()
@@ -91,14 +90,14 @@ class Meter:
         while True:
             try:
                 await self._sample()
-            except Exception:  # nothing is reported then, and guests go on being cared for
-                log.exception("what guests use can't be measured")
+            except Exception:  # nothing is reported then, and the agent goes on
+                log.exception("can't measure the guests' usage")
             if _differs(self._reported, self._digest, self._matters):
                 self._news.set()
             await self._clock.sleep(SAMPLE_SECONDS)
 
     def digest(self) -> Digest | None:
-        """What was measured last; None if that can't be gone by any more."""
+        """The last measurement; None if it is too old."""
         if self._clock.elapsed() - self._sampled_at > STALE_SECONDS:
             return None
         self._reported = self._digest
@@ -111,7 +110,7 @@ class Meter:
         for local, facts in guests:
             seen.add(local.id)
             use = await self._measure(self._runtimes.find(local), local.id, facts, self._disks.get(local.id, 0))
-            if local.spec.role != "active":  # how much it will use can't be known yet, or isn't its node's for long
+            if local.spec.role != "active":  # its usage isn't known yet, or soon isn't this node's
                 use = msgspec.structs.replace(use, settled=False)
             elif facts is not None and facts.state in ("stopped", "suspended") and local.spec.desired != "run":
                 use = msgspec.structs.replace(use, settled=True)
@@ -137,7 +136,7 @@ class Meter:
             return Use(disk=disk, settled=False)
         alive_since = self._alive_since.setdefault(id, now)
         if facts.ready is False and now - alive_since < BOOT_SECONDS:
-            self._readings.pop(id, None)  # what booting takes says nothing of what it will use
+            self._readings.pop(id, None)  # booting is not typical of what it will use
             return Use(memory=stats.resident_bytes, disk=disk, settled=False)
         reading = self._readings[id] = fold_reading(self._readings.get(id), stats.cpu_seconds, now)
         settled = reading.at - reading.since >= SETTLED_SECONDS
@@ -156,7 +155,7 @@ class Meter:
             return None  # it has just ended
 
     async def _measure_disks(self, all_: list[LocalAllocation]) -> None:
-        """What the files of disks and images take up: looked at less often, and for those that are new."""
+        """Measure the files of disks and images: less often, and for new disks at once."""
         now = self._clock.elapsed()
         if now - self._disks_at >= DISK_SECONDS:
             self._disks_at = now
@@ -170,7 +169,7 @@ class Meter:
                 (self._unmade.add if None in sizes else self._unmade.discard)(local.id)
 
     async def _find_size(self, spec: AllocationSpec, disk: str, volume: str) -> int | None:
-        """What a volume's files take up; None for one that isn't there, or can't be read."""
+        """Bytes that a volume's files take up; None if it is missing or can't be read."""
         try:
             facts = await self._pools.inspect(spec, volume, disk)
         except (WeftError, OSError) as problem:
@@ -180,7 +179,7 @@ class Meter:
 
 
 def _blocks_below(folder: Path) -> int:
-    """What all in ``folder`` takes up. Images come and go meanwhile: what has just gone takes up nothing."""
+    """Bytes that all files below ``folder`` take up; one that goes meanwhile counts as 0."""
     return sum(_blocks(f"{where}/{name}") for where, folders, files in os.walk(folder) for name in (*folders, *files))
 
 
@@ -192,7 +191,7 @@ def _blocks(path: str) -> int:
 
 
 def _differs(reported: Digest, now: Digest, matters: float) -> bool:
-    """Whether a decision could be another one: by a guest that is settled now, or clearly more or less of CPU."""
+    """Whether placement could decide otherwise: another guest is settled, or the node's CPU usage has clearly changed."""
     settled = {uid for uid, use in now.guests.items() if use.settled}
     before = {uid for uid, use in reported.guests.items() if use.settled}
     return settled != before or abs(total(reported).cpu - total(now).cpu) > matters

@@ -1,7 +1,7 @@
-"""What secrets hold for the containers of this node: asked for when one is brought up, and kept in memory alone.
+"""The secrets of this node's containers: fetched before each start, and kept in memory only.
 
-A secret that was changed is the new one at the next start. While the server can't be reached, what it said last is taken, as far
-as this agent has heard it.
+A changed secret takes effect at the next start. While the server can't be reached, the values that this agent fetched last are
+used.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from weft.protocol.report import OpenedSecrets
 
 
 class Opened:
-    """``env`` by variable. Never printed."""
+    """Without a repr that could print values."""
 
     def __init__(self, env: dict[str, str], credentials: RegistryCredentials | None) -> None:
-        self.env, self.credentials = env, credentials
+        self.env, self.credentials = env, credentials  # ``env`` by variable
 
 
 class Secrets:
@@ -30,8 +30,7 @@ class Secrets:
         self._last: dict[str, OpenedSecrets] = {}
 
     async def open(self, local: LocalAllocation) -> Opened:
-        """Raises NotFound (``secretNotFound``), Unavailable, InvalidInput for one that opens another registry than its
-        image's."""
+        """Raises NotFound (``secretNotFound``), Unavailable, InvalidInput for a secret of another registry than its image's."""
         container = local.spec.container
         if container is None or not list_secrets(local.spec):
             return Opened({}, None)
@@ -46,18 +45,19 @@ class Secrets:
         return Opened(env, choose_credentials(local.what, container.image, container.registry_secret, opened))
 
     def drop(self, uid: str) -> None:
-        """Nothing of this allocation is here any more."""
+        """The allocation is gone from this node."""
         self._last.pop(uid, None)
 
 
 def choose_credentials(what: str, image: str, name: str, opened: OpenedSecrets) -> RegistryCredentials | None:
-    """Pure. Who pulls ``image`` of ``what``, by the secret ``name``; None if it has none. Raises InvalidInput (``wrongSecret``)."""
+    """Pure. The credentials in the secret ``name`` that pull ``image`` of ``what``; None without a name. Raises InvalidInput
+    (``wrongSecret``)."""
     if not name:
         return None
-    opens, asked = opened.registries.get(name, ""), parse_reference(image).registry
-    if opens != asked:  # it isn't shown to others
+    opens, needed = opened.registries.get(name, ""), parse_reference(image).registry
+    if opens != needed:  # no other registry may see them
         raise InvalidInput(
-            f"{what}: secret {name} is for {opens or 'no registry'}, but its image is in {asked}",
+            f"{what}: secret {name} is for {opens or 'no registry'}, but its image is in {needed}",
             reason="wrongSecret",
             field="spec.registry_secret",
             hint="name a secret of that registry",

@@ -1,6 +1,6 @@
-"""The agent's only way to the server: watch, report, fetch an image. Blocking, meant for threads; all over the client.
+"""The agent's calls to the server: watch, report, fetch an image. Blocking, for threads.
 
-Whatever the server answers, nothing here ends a guest: errors are raised, and tried again later.
+Whatever the server answers, nothing here ends a guest: errors are raised, and the call is tried again later.
 """
 
 from __future__ import annotations
@@ -24,36 +24,33 @@ CHUNK_BYTES = 1 << 20
 
 
 class Server(Protocol):
-    """What the agent asks of a server; every method blocks and may be called from any thread."""
+    """The agent's server; every method blocks and may be called from any thread."""
 
     closed: threading.Event
 
     def watch(self, kind: str, query: dict[str, str], on_trouble: Callable[[WeftError], None]) -> Iterator[WatchEvent]:
-        """All objects as put events, ``synced``, then what happens; see ``Client.watch_forever``."""
+        """All objects as put events, ``synced``, then changes; see ``Client.watch_forever``."""
 
     def report(self, node: str, body: ReportBody) -> ReportAnswer: ...
 
     def read_secrets(self, node: str, allocation: str) -> OpenedSecrets:
-        """What the node's allocation names. Raises NotFound (``secretNotFound``), Unavailable."""
+        """The secrets that the node's allocation names. Raises NotFound (``secretNotFound``), Unavailable."""
 
     def read_registry_secret(self, node: str, ticket: str) -> OpenedSecrets:
-        """Of the secret that ``ticket`` is for, what opens its registry. Raises NotFound (``secretNotFound``), Unavailable."""
+        """The registry credentials in the secret of ``ticket``. Raises NotFound (``secretNotFound``), Unavailable."""
 
     def ask_egress_endpoint(self, node: str, project: str, network_uid: str) -> AllocatedNic:
         """The node's own address in a network that a function names; the same one each time. Raises NotFound, Forbidden,
         Unavailable (``networkFull``)."""
 
     def fetch_blob(self, sha256: str, out: BinaryIO, on_progress: Callable[[int], None], ticket: str = "") -> None:
-        """Write the content to ``out``, telling how many bytes came so far; ``ticket`` opens one that no allocation here names.
-        Raises DriverFailed (reason
-        ``sha256Mismatch``) when it isn't what was asked for, NotFound, Unavailable."""
+        """Write the blob to ``out``; ``on_progress`` gets the number of bytes so far. ``ticket`` permits a blob that no allocation
+        here names. Raises DriverFailed (``sha256Mismatch``) for other content, NotFound, Unavailable."""
 
     def close(self) -> None: ...
 
 
 class RemoteServer:
-    """The real one."""
-
     def __init__(self, client: Client) -> None:
         self._client = client
         self.closed = client.http.closed

@@ -1,5 +1,5 @@
-"""Reports to the server what has changed here: one batch per tick, the first change at once, then at most 5 a second; and a
-heartbeat when it was silent for long. Keeps what wasn't acknowledged.
+"""Reports this node's changes to the server: the first at once, then at most 5 batches a second, and a heartbeat after a long
+silence. Keeps what wasn't acknowledged.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MOST_ALLOCATIONS = 500  # in one batch: far below what the server takes
 
 
 class Question(msgspec.Struct, frozen=True):
-    """What every batch asks and reports besides: see ``ReportBody``."""
+    """The other fields of every batch: see ``ReportBody``."""
 
     ranges_version: str = ""
     idle_networks: list[str] = []
@@ -43,10 +43,10 @@ class Question(msgspec.Struct, frozen=True):
 
 
 class ReportSource(Protocol):
-    """The node that is reported."""
+    """The reported node."""
 
     async def save_before_report(self) -> None:
-        """Save what must not be forgotten once the server has read of it."""
+        """Save what must survive a crash once the server has read it."""
 
     def make_node_report(self) -> NodeReport:
         """The node's own facts as they are now."""
@@ -55,46 +55,46 @@ class ReportSource(Protocol):
 
     @property
     def longest_silence_seconds(self) -> float:
-        """How soon to ask the server again."""
+        """How soon to report again."""
 
     def take_answer(self, answer: ReportAnswer) -> None: ...
 
 
 class Reporter:
-    """What is yet to be reported of node ``node``. ``news`` is set by all that has some."""
+    """The pending reports of node ``node``. ``news`` wakes it."""
 
     def __init__(self, node: str, server: Server, clock: Clock, news: asyncio.Event) -> None:
         self._node, self._server, self._clock, self._woken = node, server, clock, news
         self._current: dict[str, AllocationReport] = {}
-        self._unsaid: set[str] = set()
+        self._unreported: set[str] = set()
         self._events: deque[NodeEvent] = deque(maxlen=MOST_EVENTS)
         self._removed_volumes: list[str] = []
-        self._said: NodeReport | None = None
-        self._life, self._number = new_uid(), 0  # of this agent, and of the facts that it has told
+        self._reported: NodeReport | None = None
+        self._process, self._number = new_uid(), 0  # of this agent, and of its node's facts that it reports
         self.answered_at = -math.inf  # clock's elapsed seconds
         self._thread = ThreadPoolExecutor(1, "weft-report")
         self._troubled = ""
 
     def put(self, name: str, report: AllocationReport) -> None:
-        """Allocation ``name`` is like this now."""
+        """Report allocation ``name`` as ``report``."""
         if self._current.get(name) != report:
             self._current[name] = report
-            self._unsaid.add(name)
+            self._unreported.add(name)
             self._woken.set()
 
     def compare(self, name: str, seen: AllocationReport) -> None:
-        """The server has ``seen`` of allocation ``name``: if that isn't how it is, it may have forgotten."""
+        """Report allocation ``name`` again if the server has ``seen`` something else: it may have forgotten."""
         if name in self._current and self._current[name] != seen:
-            self._unsaid.add(name)
+            self._unreported.add(name)
             self._woken.set()
 
     def drop(self, name: str) -> None:
-        """There is no such allocation any more."""
+        """The allocation is gone."""
         self._current.pop(name, None)
-        self._unsaid.discard(name)
+        self._unreported.discard(name)
 
     def put_event(self, object: Ref, type_: EventType, reason: str, message: str) -> None:
-        """Something happened to ``object``: for the log and the journal."""
+        """Write an event of ``object`` to the log and the journal."""
         level = logging.WARNING if type_ == "Warning" else logging.INFO
         log.log(level, "%s/%s/%s: %s: %s", object.kind, object.project or "-", object.name, reason, message)
         self._events.append(NodeEvent(type_, reason, message, object))
@@ -109,9 +109,9 @@ class Reporter:
         self._woken.set()
 
     def repeat(self) -> None:
-        """The server may have forgotten: report it all again."""
-        self._unsaid = set(self._current)
-        self._said = None
+        """Report everything again: the server may have forgotten."""
+        self._unreported = set(self._current)
+        self._reported = None
         self._woken.set()
 
     async def run(self, source: ReportSource) -> None:
@@ -145,18 +145,18 @@ class Reporter:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _make_body(self, source: ReportSource) -> ReportBody:
-        names = sorted(self._unsaid)[:MOST_ALLOCATIONS]
+        names = sorted(self._unreported)[:MOST_ALLOCATIONS]
         events, removed = list(self._events), list(self._removed_volumes)
-        self._unsaid.difference_update(names)
+        self._unreported.difference_update(names)
         self._events.clear()
         self._removed_volumes.clear()
-        if self._unsaid:
+        if self._unreported:
             self._woken.set()
         node, question = source.make_node_report(), source.make_question()
-        self._number += node != self._said
+        self._number += node != self._reported
         return ReportBody(
-            node=node if node != self._said else None,
-            version=f"{self._life}.{self._number}",
+            node=node if node != self._reported else None,
+            version=f"{self._process}.{self._number}",
             allocations={name: self._current[name] for name in names},
             events=events,
             removed_volumes=removed,
@@ -168,17 +168,17 @@ class Reporter:
         )
 
     def _keep(self, body: ReportBody) -> None:
-        """``body`` didn't arrive: report it again, unless there is newer news."""
-        self._unsaid.update(name for name in body.allocations if name in self._current)
+        """``body`` didn't arrive: report it again, unless something newer replaces it."""
+        self._unreported.update(name for name in body.allocations if name in self._current)
         self._events.extendleft(reversed(body.events[: MOST_EVENTS - len(self._events)]))
         self._removed_volumes[:0] = body.removed_volumes
         self._woken.set()
 
     def _acknowledge(self, body: ReportBody, answer: ReportAnswer) -> None:
         if body.node is not None:
-            self._said = body.node
+            self._reported = body.node
         if answer.version not in ("", body.version):
-            self._said = None  # an older one came late, and is what the server has
+            self._reported = None  # an older report came late and replaced this one
             self._woken.set()
         for name, why in answer.refused.items():
-            log.warning("report on allocation %s refused: %s", name, why)
+            log.warning("the server refused the report on allocation %s: %s", name, why)

@@ -1,4 +1,4 @@
-"""The volumes whose data is on this node, and their removal when the server asks for it."""
+"""The volumes whose data is on this node, and their removal on the server's request."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from weft.agent.server.reporter import Reporter
 from weft.agent.state.table import AllocationTable
 from weft.agent.tasks import Tasks
-from weft.agent.volume.pools import LOOK_SECONDS, Pools
+from weft.agent.volume.pools import CHECK_SECONDS, Pools
 from weft.contracts.clock import Clock
 from weft.contracts.driver.volume import HasPool
 from weft.objects.errors import WeftError
@@ -26,36 +26,36 @@ class Volumes:
 
     @property
     def unattached(self) -> set[str]:
-        """Those that the server might want removed."""
+        """Volumes that the server might want removed."""
         return self.uids - self._table.volumes()
 
     async def find(self) -> None:
-        """Learn which are here; root disks have short ids, volumes uids."""
+        """List the volumes that are here; root disks have short ids, volumes uids."""
         for disks in self._pools.drivers():
             try:
                 self.uids |= {facts.id for facts in await disks.list() if len(facts.id) > SHORT_ID}
             except (WeftError, OSError) as problem:
-                log.warning("volumes can't be listed: %s", problem)
+                log.warning("can't list volumes: %s", problem)
 
     async def keep(self) -> None:
-        """See, again and again, whether another node has taken volumes away from a pool that this one sees too. What is attached
-        isn't asked for, since its disk may be in the making."""
+        """Check, again and again, whether another node has removed volumes from a shared pool. Attached volumes are skipped: their
+        disks may not be made yet."""
         while True:
-            await self._clock.sleep(LOOK_SECONDS)
+            await self._clock.sleep(CHECK_SECONDS)
             if gone := await self._pools.find_gone(self.unattached) - self._table.volumes():
                 self.uids -= gone
                 self._reporter.wake()
 
     async def remove(self, uid: str) -> None:
-        """Remove a volume's data for good; absent is fine. Raises DriverFailed."""
+        """Remove a volume's data for good; it may be absent. Raises DriverFailed."""
         for disks in self._pools.drivers():
             if isinstance(disks, HasPool):
-                await asyncio.to_thread(disks.pool)  # what isn't mounted isn't absent
+                await asyncio.to_thread(disks.pool)  # raises if the pool isn't mounted: then absence proves nothing
             await disks.remove(uid)
         self.uids.discard(uid)
 
     def let_go(self, uids: Iterable[str]) -> None:
-        """The server wants these removed: begin with those that no allocation has."""
+        """Remove these on the server's request, except those that an allocation has."""
         for uid in uids:
             if uid not in self._table.volumes() and uid not in self._removing:
                 self._removing.add(uid)
@@ -66,6 +66,6 @@ class Volumes:
             await self.remove(uid)
             self._reporter.put_removed_volume(uid)
         except (WeftError, OSError) as problem:
-            log.warning("volume %s can't be removed: %s", uid, problem)
+            log.warning("can't remove volume %s: %s", uid, problem)
         finally:
             self._removing.discard(uid)

@@ -1,7 +1,7 @@
-"""What a guest has printed on its console, counted from its first boot on whichever node: read from the runtime's log, and
-handed from node to node when the guest migrates.
+"""A guest's console log, with positions counted from its first boot on any node: read from the runtime's file, and sent to the
+target when the guest migrates.
 
-The log keeps an end of it: what came before is lost. Reads files, writes through the runtime.
+The log keeps only the end of the output. Reads files, writes through the runtime.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from weft.contracts.driver.runtime import CountsPrinted, GuestPlan, HasConsole, 
 log = logging.getLogger("weft.agent")
 CHUNK_BYTES = 32 * 1024
 CARRIED_BYTES = 128 * 1024  # goes to another node before the guest does
-CARRIED_LATE_BYTES = 64 * 1024  # goes while it stands still
+CARRIED_LATE_BYTES = 64 * 1024  # goes while it is paused
 CARRIED_TIMES = 256
 
 
 class PrintedLog:
-    """One guest's. Positions are bytes printed before."""
+    """One guest's log. Positions are bytes printed before."""
 
     def __init__(self, runtime: HasConsole, guest_id: str) -> None:
         self._guest_id = guest_id
@@ -29,32 +29,32 @@ class PrintedLog:
 
     @property
     def start(self) -> int:
-        """Where what is kept begins."""
+        """Where the kept output begins."""
         return self._before.start(self._guest_id) if self._before is not None else 0
 
     @property
     def end(self) -> int | None:
-        """Where it ends so far; None: there is no log, or none any more."""
+        """Where the log ends now; None without a log."""
         try:
             return self.start + os.stat(self.path).st_size
         except FileNotFoundError:
             return None
 
     def read(self, position: int, size: int = CHUNK_BYTES) -> Printed:
-        """At most ``size`` bytes from ``position`` on, or from where they begin if those are not kept; empty beyond the end."""
+        """At most ``size`` bytes from ``position``, or from ``start`` if that is later; empty beyond the end."""
         try:
             while True:
                 start = self.start
                 with open(self.path, "rb") as file:
                     file.seek(max(0, position - start))
                     data = file.read(size)
-                if self.start == start:  # else it was shortened meanwhile
+                if self.start == start:  # else the log was shortened meanwhile
                     return Printed(max(position, start), data)
         except FileNotFoundError:
             return Printed(position)
 
     def find_tail(self, lines: int) -> int:
-        """Where the last ``lines`` lines begin; -1: all that is kept."""
+        """Where the last ``lines`` lines begin; -1: all kept lines."""
         start = self.start
         if lines < 0:
             return start
@@ -65,7 +65,7 @@ class PrintedLog:
             block = self.read(first, position - first).data
             at = len(block)
             if position == end and block.endswith(b"\n"):
-                at -= 1  # the last line's own end
+                at -= 1  # skip the last line's own end
             while (at := block.rfind(b"\n", 0, at)) >= 0:
                 missing -= 1
                 if missing == 0:
@@ -74,8 +74,8 @@ class PrintedLog:
         return position
 
     def find_since(self, oldest: float) -> int:
-        """Where the line begins that was being printed at ``oldest`` (seconds since 1970): what it printed later is all behind
-        that, and some that it printed a little before."""
+        """Where the line begins that was being printed at ``oldest`` (unix seconds): all later output is after that, and a little
+        of the output before."""
         start = self.start
         end = self.end or start
         times = self._before.times(self._guest_id) if self._before is not None else []
@@ -87,7 +87,7 @@ class PrintedLog:
         return position if line < 0 else first + line + 1
 
     def find_recent(self, size: int) -> int:
-        """Where at most the last ``size`` bytes begin, at the beginning of a line."""
+        """The beginning of a line from which at most ``size`` bytes follow."""
         start = self.start
         end = self.end or start
         if end - start <= size:
@@ -97,7 +97,7 @@ class PrintedLog:
 
 
 def read_console(runtime: RuntimeDriver[GuestPlan], guest_id: str, after: int | None = None) -> Printed | None:
-    """What another node needs of it before the guest comes, or (``after``) needs since then; None: nothing."""
+    """The part of the log that the target of a migration needs, all of it or since ``after``; None: nothing."""
     if not isinstance(runtime, CountsPrinted):
         return None
     printed = PrintedLog(runtime, guest_id)
@@ -106,16 +106,16 @@ def read_console(runtime: RuntimeDriver[GuestPlan], guest_id: str, after: int | 
         end = printed.end
         if end is None or end == after:
             return None
-        told = printed.read(max(after or 0, end - most), most)
-        times = [one for one in runtime.printed.times(guest_id) if told.start <= one.printed][-CARRIED_TIMES:]
-        return Printed(told.start, told.data, tuple(times))
+        recent = printed.read(max(after or 0, end - most), most)
+        times = [one for one in runtime.printed.times(guest_id) if recent.start <= one.printed][-CARRIED_TIMES:]
+        return Printed(recent.start, recent.data, tuple(times))
     except OSError as problem:
         log.warning("guest %s: its console log doesn't migrate with it: %s", guest_id, problem)
         return None
 
 
 def take_printed(runtime: RuntimeDriver[GuestPlan], guest_id: str, printed: Printed | None) -> None:
-    """Keep what it printed elsewhere: a guest whose log can't be had runs nonetheless."""
+    """Keep the log from the source; a guest whose log is lost runs nonetheless."""
     if printed is not None and isinstance(runtime, CountsPrinted):
         try:
             runtime.printed.add(guest_id, printed)

@@ -1,7 +1,7 @@
 """Containers on a node: their images and volumes; and the plan of a container, which is pure.
 
-What the spec says wins over the image: a command replaces the image's entrypoint and drops its arguments, arguments replace the
-image's, variables are added to the image's or replace them.
+The spec wins over the image: a command replaces the image's entrypoint and drops its arguments, arguments replace the image's,
+variables are added to the image's or replace them.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class Container:
     async def fetch_image(self, node: NodeParts, local: LocalAllocation, prepared: Prepared, show: Show) -> str:
         opened = await node.secrets.open(local)
         prepared.env = opened.env
-        prepared.pulled, said = await node.container_images.ensure(local, prepared.digest, show, opened.credentials)
-        return said
+        prepared.pulled, detail = await node.container_images.ensure(local, prepared.digest, show, opened.credentials)
+        return detail
 
     async def prepare_volumes(self, node: NodeParts, local: LocalAllocation, prepared: Prepared) -> None:
-        """With a file system on each, which of a new one belongs to the container's user. A container that runs has them, and one
-        that comes here brings them."""
+        """Each has a file system; a new one belongs to the container's user. A running container has its volumes already, and a
+        migrating one brings them."""
         prepared.volumes = []
         user = prepared.pulled.user if prepared.pulled is not None else User()
         for volume in local.spec.volumes if local.spec.role != "target" else ():
@@ -77,7 +77,7 @@ class Container:
         return plan_container(local, prepared)
 
     def is_shaped(self, spec: AllocationSpec, shape: GuestShape) -> bool:
-        """Of a container only its share of the node changes while it runs."""
+        """Only its CPU and memory can change while it runs."""
         return has_resources(spec, shape)
 
     def find_resize_limits(self, shape: GuestShape) -> dict[str, int]:
@@ -88,8 +88,8 @@ class Container:
 
 
 def plan_container(local: LocalAllocation, prepared: Prepared) -> ContainerPlan:
-    """The container of ``local``. Raises InvalidInput for one with nothing to run, or with a volume that isn't there, DriverFailed
-    while its image isn't."""
+    """The container of ``local``. Raises InvalidInput without a command to run or with a missing volume, DriverFailed while its
+    image is missing."""
     spec, container = local.spec, local.spec.container
     if container is None:
         raise InvalidInput(f"{local.what} is not a container")
@@ -126,7 +126,7 @@ def plan_container(local: LocalAllocation, prepared: Prepared) -> ContainerPlan:
 
 
 def _plan_nics(spec: AllocationSpec, links: Sequence[str]) -> list[ContainerNic]:
-    """The first one is its way out."""
+    """The first one has the default route."""
     return [
         ContainerNic(link, nic.mac, nic.mtu, nic.address, ip_network(nic.cidr).prefixlen, "" if index else nic.gateway)
         for index, (link, nic) in enumerate(zip(links, spec.nics, strict=True))
@@ -160,6 +160,6 @@ def _plan_mounts(
     mounts = []
     for mount in map(read_mount, container.mounts):
         if mount.volume not in disks:
-            raise InvalidInput(f"{local.what}: volume {mount.volume} isn't ready on this node", field="spec.mounts")
+            raise InvalidInput(f"{local.what}: volume {mount.volume} is not ready on this node", field="spec.mounts")
         mounts.append(ContainerMount(disks[mount.volume], mount.path, mount.read_only, file_system="ext4"))
-    return sorted(mounts, key=lambda mount: mount.target)  # one that lies within another comes after it
+    return sorted(mounts, key=lambda mount: mount.target)  # a nested mount comes after its parent

@@ -1,5 +1,5 @@
-"""Whether a container is well, by its own check: a command that runs in it again and again. ``judge`` (pure) decides what follows
-from one answer; ``HealthWatch`` runs the checks of one container while it runs.
+"""A container's health check: a command that runs in it again and again. ``judge`` (pure) decides the health after one result;
+``HealthWatch`` runs the checks of one container while it runs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from weft.kinds.allocation import HealthCheck
 from weft.objects.errors import Unavailable, WeftError
 from weft.protocol.report import EventType
 
-FIRST_SECONDS = 1.0  # after a start, and from one to the next in its start period: a short check is worth no wait
+FIRST_SECONDS = 1.0  # after a start, and between checks in the start period
 MOST_WORDS = 300
 _KILL_SECONDS = 5.0
 
@@ -28,14 +28,12 @@ log = logging.getLogger("weft.agent")
 
 
 class CheckResult(msgspec.Struct, frozen=True):
-    """One answer; ``message`` says what was wrong."""
-
     well: bool
-    message: str = ""
+    message: str = ""  # why not
 
 
 def judge(check: HealthCheck, before: Health, found: CheckResult, age_seconds: float) -> Health:
-    """``age_seconds``: since its start. A failure in the start period counts for nothing, as long as it was never well."""
+    """``age_seconds``: since its start. A failure in the start period doesn't count until a check has succeeded."""
     if found.well:
         return Health("healthy")
     if before.state == "starting" and age_seconds < check.start_period:
@@ -59,8 +57,8 @@ class Executes(Protocol):
 
 
 class HealthWatch:
-    """The checks of the container of ``state``, where its health is put. Its message changes with its state alone, so that a
-    report doesn't change with each check."""
+    """Checks the container of ``state``, and sets its health there. The message changes only with the state, so that not every
+    check causes a report."""
 
     def __init__(self, state: AllocationState, clock: Clock, reporter: Reporter) -> None:
         self._state, self._clock, self._reporter = state, clock, reporter
@@ -68,7 +66,7 @@ class HealthWatch:
         self._task: asyncio.Task[None] | None = None
 
     def start(self, run: object, check: HealthCheck, runtime: Any, age_seconds: float, reported: Health) -> None:
-        """It runs. ``run`` tells one run from another; ``reported``: the health of this one by an agent before."""
+        """Check a running container. ``run`` identifies its run; ``reported``: that run's health by an earlier agent."""
         if self._run == (run, check):
             return
         self.stop()
@@ -80,7 +78,7 @@ class HealthWatch:
         self._task = asyncio.ensure_future(self._keep(self._state.local.id, check, runtime, age_seconds))
 
     def stop(self) -> None:
-        """It doesn't run."""
+        """End the checks: the container doesn't run."""
         if self._task is not None:
             self._task.cancel()
         self._run, self._task, self._state.health = None, None, Health()
@@ -105,7 +103,7 @@ class HealthWatch:
         self._state.wake()
 
     async def _ask(self, guest_id: str, check: HealthCheck, runtime: Executes) -> CheckResult | None:
-        """None: it can't be asked, since it doesn't run."""
+        """None: it can't be checked, since it doesn't run."""
         try:
             return await run_check(guest_id, check, runtime)
         except Unavailable:
@@ -118,18 +116,18 @@ class HealthWatch:
 
 
 async def run_check(guest_id: str, check: HealthCheck, runtime: Executes) -> CheckResult:
-    """Raises WeftError, OSError for one that can't be begun."""
+    """Raises WeftError, OSError if the command can't be started."""
     session: ExecSession | None = None
-    said = bytearray()
+    output = bytearray()
     try:
         async with asyncio.timeout(check.timeout):
             session = await runtime.exec(guest_id, ExecRequest(list(check.command)))
             await session.close_stdin()
             async for chunk in session.output():
                 if chunk.channel == "exit":
-                    return _read(chunk.code, chunk.signal, bytes(said))
-                said += chunk.data[: MOST_WORDS - len(said)]
-        return CheckResult(False, "the check ended without an answer")
+                    return _read(chunk.code, chunk.signal, bytes(output))
+                output += chunk.data[: MOST_WORDS - len(output)]
+        return CheckResult(False, "the check ended without an exit code")
     except TimeoutError:
         return CheckResult(False, f"the check took longer than {check.timeout:g} s")
     finally:
@@ -145,9 +143,9 @@ async def _end(session: ExecSession) -> None:
         await session.close()
 
 
-def _read(code: int | None, signal: int | None, said: bytes) -> CheckResult:
+def _read(code: int | None, signal: int | None, output: bytes) -> CheckResult:
     if code == 0:
         return CheckResult(True)
     why = f"exit code {code}" if code is not None else f"ended by signal {signal}"
-    words = " ".join(said.decode(errors="replace").split())
+    words = " ".join(output.decode(errors="replace").split())
     return CheckResult(False, f"{why}: {words}" if words else why)

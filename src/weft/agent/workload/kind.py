@@ -1,4 +1,4 @@
-"""What a workload of one kind is on a node: what it needs before it starts, and the plan of its guest. A kind is one file beside
+"""The contract of a kind of workload on a node: its images, volumes and seed, and the plan of its guest. A kind is one file beside
 this one, and one line in ``kinds.py``.
 """
 
@@ -21,72 +21,70 @@ from weft.contracts.driver.runtime import GuestShape
 from weft.contracts.driver.volume import VolumeFacts
 from weft.kinds.allocation import AllocationSpec, HealthCheck
 
-Show = Callable[[str], None]  # how far a step is, for people who watch
+Show = Callable[[str], None]  # shows a step's progress to people
 
 
 class Prepared(msgspec.Struct):
-    """What the steps before the start have made."""
+    """The results of the steps before the start."""
 
     image: CachedImage | None = None
     iso: CachedImage | None = None
-    digest: str = ""  # of a container's image, once it has had one
+    digest: str = ""  # of a container's image, if it has had one
     pulled: PulledImage | None = None
-    env: dict[str, str] = {}  # of a container's variables, those that secrets hold
+    env: dict[str, str] = {}  # a container's variables from secrets
     root: VolumeFacts | None = None
     volumes: list[VolumeFacts] = []  # in the order of the spec's
-    links: list[
-        str
-    ] = []  # the interfaces' names, in the order of the NICs; or the namespace that they lie in, for each the same
+    links: list[str] = []  # interface names in the order of the NICs, or for each the namespace that they lie in
     in_namespace: bool = True
     seed: str | None = None  # its path
-    adjusting: bool = False  # what runs has its volumes
+    adjusting: bool = False  # the running guest has its volumes
     attached: list[str] = []  # serials of the disks that the running guest has open
 
 
 class NodeParts(msgspec.Struct, frozen=True):
-    """What of the node a kind acts through."""
+    """The parts of the node through which a kind acts."""
 
     images: ImageCache
     container_images: ContainerImages
     secrets: Secrets
     pools: Pools
     volumes: Volumes
-    heavy: asyncio.Semaphore  # for disks and starts: more at once only slow each other
+    heavy: asyncio.Semaphore  # bounds concurrent disks and starts, which slow each other
     clock: Clock
 
 
 class WorkloadKind(Protocol):
     @property
     def has_root_disk(self) -> bool:
-        """Whether its root is a disk that is made on the node; else it is its image's."""
+        """Whether it has a root disk of its own on the node; else its root is its image's."""
 
     @property
     def needs_guest_agent(self) -> bool:
         """Whether commands reach it only through an agent inside."""
 
     async def fetch_image(self, node: NodeParts, local: LocalAllocation, prepared: Prepared, show: Show) -> str:
-        """Have its image on this node, and return how it came there. Raises WeftError, OSError."""
+        """Bring its image to this node; returns how, for people. Raises WeftError, OSError."""
 
     async def prepare_volumes(self, node: NodeParts, local: LocalAllocation, prepared: Prepared) -> None:
-        """Have its volumes on this node. Raises WeftError, OSError."""
+        """Make its volumes on this node. Raises WeftError, OSError."""
 
     def build_seed(self, local: LocalAllocation, prepared: Prepared) -> tuple[str, bytes] | None:
-        """The seed disk, if it needs one, and the ending of its file's name. Raises InvalidInput."""
+        """The seed disk's file extension and content, if it needs one. Raises InvalidInput."""
 
     def plan_guest(self, local: LocalAllocation, prepared: Prepared) -> Any:
-        """What its runtime starts. Raises InvalidInput, DriverFailed."""
+        """The plan for its runtime. Raises InvalidInput, DriverFailed."""
 
     def is_shaped(self, spec: AllocationSpec, shape: GuestShape) -> bool:
-        """Whether a running guest of this shape is what the spec asks for."""
+        """Whether a running guest of this shape matches the spec."""
 
     def find_resize_limits(self, shape: GuestShape) -> dict[str, int]:
-        """What the guest can be resized to while it runs, by field of its spec."""
+        """The limits of a resize while the guest runs, by field of its spec."""
 
     def find_health_check(self, spec: AllocationSpec) -> HealthCheck | None:
         """Its own health check, if it has one."""
 
 
 def shared_with_source(local: LocalAllocation) -> tuple[str, ...]:
-    """The disks of a guest that comes which are here already, and in use where it comes from."""
+    """The disks that an arriving guest shares with its source, which uses them."""
     migration = local.spec.migration
     return migration.shared if migration is not None and local.spec.role == "target" else ()

@@ -1,4 +1,4 @@
-"""The kinds of workloads that a node runs, by the name of the kind. A new one is one line here, and its file."""
+"""The kinds of workloads that a node runs, by name. A new kind is one line here, and its file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The node's runtime drivers, each by the kind of workload that it runs, and by the isolation where that isn't the kind's own."""
+"""The node's runtime drivers, by the kind of workload, and by the isolation if it isn't the kind's default."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ Driver = RuntimeDriver[Any]
 
 
 def name_runtime(local: LocalAllocation) -> str:
-    """What runs ``local``: its kind, or KIND/ISOLATION."""
+    """The key of the driver that runs ``local``: its kind, or KIND/ISOLATION."""
     container, kind = local.spec.container, local.spec.workload.kind
     return kind if container is None or container.isolation == "container" else f"{kind}/{container.isolation}"
 
 
 class Runtimes:
-    """``drivers`` by kind, or KIND/ISOLATION; one that runs several of them stands there for each. ``others``, by the same words,
-    begin nothing new: each goes on with what it finds that it holds."""
+    """``drivers`` by kind, or KIND/ISOLATION; a driver may have several keys. ``others``, with the same keys, start nothing new:
+    they only continue the guests that they find."""
 
     def __init__(self, drivers: Mapping[str, Driver], others: Mapping[str, Driver] | None = None) -> None:
         self._by_kind, self._others = dict(drivers), dict(others or {})
         self._offered = list(dict.fromkeys(self._by_kind.values()))
         self._drivers = list(dict.fromkeys((*self._offered, *self._others.values())))
-        # What a driver can do never changes, and asking it by its protocol is slow: each guest is asked for every few seconds.
+        # Cached because isinstance with a protocol is slow, and every guest is checked every few seconds.
         self._measuring: dict[Driver, HasStats] = {
             driver: driver for driver in self._drivers if isinstance(driver, HasStats)
         }
@@ -47,36 +47,36 @@ class Runtimes:
 
     @property
     def machines(self) -> RuntimeDriver[GuestPlan]:
-        """The one that runs VMs."""
+        """The driver that runs VMs."""
         return self._by_kind["vm"]
 
     def all(self) -> list[Driver]:
         return list(self._drivers)
 
     def find(self, local: LocalAllocation) -> Driver | None:
-        """The one that runs ``local``, if this node has it."""
+        """The driver that runs ``local``, if this node has it."""
         name = name_runtime(local)
         found = self._found.get(local.id)
         return found if found is not None and found is self._others.get(name) else self._by_kind.get(name)
 
     def can_adjust(self, local: LocalAllocation) -> bool:
-        """Whether what runs it changes it while it runs."""
+        """Whether its driver can change it while it runs."""
         return self.find(local) in self._adjusting
 
     def can_suspend(self, local: LocalAllocation) -> bool:
-        """Whether what runs it can save it as it runs."""
+        """Whether its driver can suspend it."""
         return self.find(local) in self._suspending
 
     def meter_of(self, driver: Driver | None) -> HasStats | None:
-        """The same driver, if it tells what its guests use."""
+        """The same driver, if it measures its guests."""
         return None if driver is None else self._measuring.get(driver)
 
     def in_namespace(self, local: LocalAllocation) -> bool:
-        """Whether its NICs lie in a namespace of the node's; else they are a machine's taps."""
+        """Whether its NICs lie in a namespace of the node; else they are a machine's taps."""
         return local.shares_kernel or isinstance(self.find(local), TakesNamespace)
 
     def of(self, local: LocalAllocation) -> Driver:
-        """Raises InvalidInput (``unsupported``) where no driver here runs such a thing."""
+        """The driver that runs ``local``. Raises InvalidInput (``unsupported``) if this node has none."""
         driver = self.find(local)
         if driver is None:
             kind, _, isolation = name_runtime(local).partition("/")
@@ -88,25 +88,25 @@ class Runtimes:
         return driver
 
     def find_finder(self, guest_id: str) -> Driver | None:
-        """The one that found this guest at the start."""
+        """The driver that found this guest at the start."""
         return self._found.get(guest_id)
 
     def kind_of(self, guest_id: str) -> str:
-        """Of a guest that was found at the start."""
+        """The kind of a guest that was found at the start."""
         driver = self._found.get(guest_id)
         drivers = (*self._by_kind.items(), *self._others.items())
         word = next((word for word, other in drivers if other is driver), "vm")
         return word.partition("/")[0]
 
     async def inspect(self, local: LocalAllocation) -> GuestFacts:
-        """Facts now; of what no driver here runs, that it is absent."""
+        """Its facts now; absent if no driver here runs it."""
         driver, spec = self.find(local), local.spec
         if driver is None:
             return GuestFacts(local.id, local.uid, spec.workload.name, spec.incarnation, "absent")
         return await driver.inspect(local.id)
 
     async def recover(self) -> list[GuestFacts]:
-        """Find every guest again, whichever driver's it is; see RuntimeDriver."""
+        """Find every guest of all drivers again; see RuntimeDriver."""
         found = []
         for driver in self._drivers:
             for guest in await driver.recover():
@@ -115,11 +115,11 @@ class Runtimes:
         return found
 
     async def probe(self) -> list[RuntimeProbe]:
-        """Those that something new can be begun by."""
+        """Probe the drivers that can start new guests."""
         return list(await asyncio.gather(*(driver.probe() for driver in self._offered)))
 
     async def changed(self) -> None:
-        """Return when any guest's facts may have changed. Raises WeftError of the driver that can't tell."""
+        """Return when any guest's facts may have changed. Raises a driver's WeftError."""
         if len(self._drivers) == 1:
             return await self._drivers[0].changed()
         for driver in self._drivers:
@@ -128,7 +128,7 @@ class Runtimes:
         try:
             done, _ = await asyncio.wait(self._waiting.values(), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            self._end_waiting()  # else they would take the news of the next caller
+            self._end_waiting()  # else they would consume the next caller's change
             raise
         self._waiting = {driver: task for driver, task in self._waiting.items() if task not in done}
         for task in done:

@@ -1,8 +1,7 @@
-"""The seed disk: how a guest learns its name, its users and what it is to do first. Raw, read-only, with serial SEED_SERIAL.
+"""The seed disk, which gives a guest its name, users and user data. Raw, read-only, with serial SEED_SERIAL.
 
-Two forms: a plain tar with ``./user-data`` and ``./meta-data`` for images that read that, with ``./machine`` beside them for
-those made of a container's; and for cloud-init NoCloud's: an ISO 9660 file system labelled cidata. Pure: the same
-bytes for the same allocation.
+Two forms: a plain tar with ``./user-data`` and ``./meta-data``, and ``./machine`` for images made from a container's; and
+NoCloud for cloud-init: an ISO 9660 file system labelled cidata. Pure: the same bytes for the same allocation.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _ROOT_AT = 20  # sector of the root folder; before it: 16 unused, two descriptor
 
 
 def build_tar(local: LocalAllocation, *, machine: bool = False) -> bytes:
-    """A tar with ``./user-data`` and ``./meta-data``, and ``./machine`` if that is asked for."""
+    """A tar with ``./user-data`` and ``./meta-data``, and ``./machine`` if ``machine``."""
     ref = local.spec.workload
     meta = f"instance-id: {ref.uid}\nlocal-hostname: {ref.name}\n"
     files = {"./user-data": local.spec.user_data, "./meta-data": meta}
@@ -40,7 +39,7 @@ def build_tar(local: LocalAllocation, *, machine: bool = False) -> bytes:
 
 
 def render_machine(local: LocalAllocation) -> str:
-    """Lines as ``images/microvm/vm.c`` reads them: its name, its NICs (the first one is its way out) and its volumes' disks."""
+    """Lines for ``images/microvm/vm.c``: its name, its NICs (the first one has the default route) and its volumes' disks."""
     spec, lines = local.spec, [f"hostname {local.spec.workload.name}"]
     for index, nic in enumerate(spec.nics):
         prefix, gateway = ip_network(nic.cidr).prefixlen, "-" if index else nic.gateway
@@ -52,8 +51,8 @@ def render_machine(local: LocalAllocation) -> str:
 
 
 def build_nocloud(local: LocalAllocation) -> bytes:
-    """What cloud-init reads: instance and name, users and keys, the network (DHCP on every NIC), and the user's own data,
-    which is stronger than ours."""
+    """Cloud-init's input: instance and name, users and keys, the network (DHCP on every NIC), and the user's own data, which wins
+    over the rest."""
     spec = local.spec
     meta: dict[str, Any] = {"instance-id": spec.workload.uid, "local-hostname": spec.workload.name}
     ours: dict[str, Any] = {"disable_root": False}

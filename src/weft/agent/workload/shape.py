@@ -1,4 +1,4 @@
-"""The names of a guest's devices, and by them whether a running guest is what its spec asks for. Pure."""
+"""The names of a guest's devices, and whether a running guest matches its spec by them. Pure."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _DIGEST = 6
 
 
 def name_serial(volume: str) -> str:
-    """The disk serial of a volume: its name where that fits, else its beginning and a digest. It stays the same whatever
-    other volumes there are, because it tells them apart in a running guest."""
+    """The disk serial of a volume: its name if that fits, else its beginning and a digest. It doesn't depend on other volumes,
+    because it identifies the disk in a running guest."""
     if len(volume) <= MAX_SERIAL and volume not in (ROOT_SERIAL, SEED_SERIAL, ISO_SERIAL):
         return volume
     digest = hashlib.sha256(volume.encode()).hexdigest()[:_DIGEST]

@@ -34,11 +34,11 @@ class Vm:
         image = local.spec.image
         if image is None:
             raise DriverFailed(f"{local.what} has no image", details={"step": "image"})
-        prepared.image, said = await _fetch(node, image, show)
+        prepared.image, detail = await _fetch(node, image, show)
         if local.spec.iso is not None:
-            prepared.iso, said_of_iso = await _fetch(node, local.spec.iso, show)
-            said = f"{said}, iso {said_of_iso}"
-        return said
+            prepared.iso, iso_detail = await _fetch(node, local.spec.iso, show)
+            detail = f"{detail}, iso {iso_detail}"
+        return detail
 
     async def prepare_volumes(self, node: NodeParts, local: LocalAllocation, prepared: Prepared) -> None:
         prepared.volumes = []
@@ -52,7 +52,7 @@ class Vm:
                 )
                 if facts is None:
                     raise DriverFailed(
-                        f"{local.what}: volume {volume.name} isn't in this node's storage pool {volume.pool}",
+                        f"{local.what}: volume {volume.name} is not in this node's storage pool {volume.pool}",
                         details={"step": "disk"},
                     )
                 is_open = shared or name_serial(volume.name) in prepared.attached
@@ -82,7 +82,7 @@ class Vm:
 
 
 async def _fetch(node: NodeParts, image: AllocatedImage, show: Show) -> tuple[CachedImage, str]:
-    """The image in this node's cache, and how it came there."""
+    """The image in this node's cache, and how it came there, for people."""
     found = node.images.find(image.sha256)
     if found is not None:
         return found, "cached"
@@ -93,7 +93,7 @@ async def _fetch(node: NodeParts, image: AllocatedImage, show: Show) -> tuple[Ca
 
 
 def plan_guest(local: LocalAllocation, prepared: Prepared) -> GuestPlan:
-    """The guest of ``local``. Raises InvalidInput when the image asks for more memory than the guest has."""
+    """The guest of ``local``. Raises InvalidInput when the image needs more memory than the guest has."""
     spec, image, root = local.spec, prepared.image, prepared.root
     if image is None or root is None or spec.image is None:
         raise InvalidInput(f"{local.what} has no disk to boot from")
@@ -146,10 +146,10 @@ def plan_guest(local: LocalAllocation, prepared: Prepared) -> GuestPlan:
 
 
 def _choose_boot(local: LocalAllocation, image: CachedImage, seed: str | None) -> BootKernel | BootDisk:
-    """What the guest boots: the image's own kernel, unless firmware is asked for or is all there is."""
+    """How the guest boots: with the image's own kernel, unless the spec names firmware or the image has no kernel."""
     firmware, kernel, manifest = local.spec.firmware, image.kernel, image.manifest
     if kernel is not None and firmware == "auto":
-        unseeded = manifest.seed == "nocloud" and seed is None  # spares the guest the search for what isn't there
+        unseeded = manifest.seed == "nocloud" and seed is None  # spares the guest the search for a seed
         return BootKernel(
             kernel, image.initrd, f"{manifest.cmdline} cloud-init=disabled" if unseeded else manifest.cmdline
         )
@@ -163,11 +163,11 @@ def _choose_boot(local: LocalAllocation, image: CachedImage, seed: str | None) -
 
 
 def choose_seed(local: LocalAllocation, prepared: Prepared) -> Literal["tar", "nocloud", "machine"] | None:
-    """Which seed disk the guest gets, if any. Raises InvalidInput for users or keys that its image can't make."""
+    """The form of the guest's seed disk, if it gets one. Raises InvalidInput for users or keys that its image can't set up."""
     spec, image = local.spec, prepared.image
     given = bool(spec.user_data or spec.ssh_keys or spec.users)
     if image is not None and image.manifest.seed == "nocloud":
-        direct = image.kernel is not None and spec.firmware == "auto"  # then the kernel's command line tells the name
+        direct = image.kernel is not None and spec.firmware == "auto"  # then the kernel's command line sets the name
         return None if direct and not given else "nocloud"
     if spec.ssh_keys or spec.users:
         raise InvalidInput(

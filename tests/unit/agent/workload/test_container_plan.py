@@ -109,7 +109,7 @@ def test_volumes_are_mounted_from_the_outside_in() -> None:
         ContainerMount("/v/all", "/srv", file_system="ext4"),
         ContainerMount("/v/data", "/srv/data", True, file_system="ext4"),
     ]
-    with pytest.raises(InvalidInput, match="volume other isn't ready"):
+    with pytest.raises(InvalidInput, match="volume other is not ready"):
         plan_container(wanted(mounts=["other:/srv"]), ready())
 
 

@@ -81,7 +81,7 @@ class Runtime:
         ),
         (Session(ExecChunk("exit", signal=9)), CheckResult(False, "ended by signal 9")),
         (Session(hangs=True), CheckResult(False, "the check took longer than 0.2 s")),
-        (Session(), CheckResult(False, "the check ended without an answer")),
+        (Session(), CheckResult(False, "the check ended without an exit code")),
     ],
 )
 async def test_one_check(session: Session, found: CheckResult) -> None:
