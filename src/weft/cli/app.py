@@ -1,5 +1,4 @@
-"""The ``weft`` command: reads the command line, runs one verb, and turns every way it can end into words and an exit
-code."""
+"""The ``weft`` command: reads the command line, runs one verb, and turns every outcome into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -43,7 +42,7 @@ def make_root() -> grammar.Root:
 
 
 def run(argv: Sequence[str], make_clock: Callable[[], Clock]) -> int:
-    """Run ``weft`` with ``argv`` (without the program's name); the exit code. Everything is told already."""
+    """Run ``weft`` with ``argv`` (without the program's name); the exit code. All output is printed already."""
     session = Session(make_clock)
     session.typed = list(argv)
     try:
@@ -78,7 +77,7 @@ def run(argv: Sequence[str], make_clock: Callable[[], Clock]) -> int:
         code = complain(WeftError(words, reason="ioFailed"), _find_output(session), session.color)
         _drop_output()
         return code
-    except Exception as problem:  # a defect is told as one; only --debug shows where
+    except Exception as problem:  # a defect is reported as one; only --debug shows where
         _show_trace(session)
         bug = WeftError(
             f"{type(problem).__name__}: {problem}",
@@ -102,7 +101,7 @@ def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
 
 
 def _guess_output(session: Session, argv: Sequence[str]) -> str:
-    """The wanted output also of a command line that couldn't be read to its end."""
+    """The requested output, also of a command line that couldn't be parsed to its end."""
     text = " ".join(argv)
     wanted = any(
         sign in f" {text} " for sign in (" -o json ", " -ojson ", " --output=json ", " --output json ", " -o=json ")
@@ -111,7 +110,7 @@ def _guess_output(session: Session, argv: Sequence[str]) -> str:
 
 
 def _find_output(session: Session) -> str:
-    """How errors are printed; also where the error is in what says how."""
+    """The form in which errors are printed, also if reading that setting failed."""
     try:
         return session.output
     except WeftError:

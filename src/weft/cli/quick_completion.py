@@ -1,7 +1,6 @@
-"""Answers TAB from two files that the whole completion writes: the grammar, and names that a server told some seconds ago. Shells
-run this file by itself (`python -I -S`): it imports only what starts at once, and nothing of weft. For whatever it isn't sure of it
-becomes the whole completion.
-"""
+"""Answers TAB from two files that the whole completion writes: the grammar, and names that a server listed some seconds ago.
+Shells run this file by itself (`python -I -S`): it imports only what starts at once, and nothing of weft. For anything that it
+isn't sure of, it becomes the whole completion."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 CACHE_SECONDS = 10.0
 _DECIDING = ("HOME", "WEFT_CONTEXT", "WEFT_SERVER", "WEFT_TOKEN", "WEFT_PROJECT", "WEFT_CA")
-_ELSEWHERE = {"--context", "--project", "-p", "--all-projects", "-A"}  # other names than those of this place
+_ELSEWHERE = {"--context", "--project", "-p", "--all-projects", "-A"}  # names from another place than this one
 _SPECIAL = frozenset("\"'\\=`$")
 
 
@@ -42,7 +41,7 @@ def find_grammar(environ: Mapping[str, str]) -> str:
 
 
 def find_names(environ: Mapping[str, str], context: str, project: str, kind: str) -> str:
-    """The file of names of ``kind``: one for all that says which server is asked, and for what."""
+    """The file of names of ``kind``: one for each set of settings that choose the server and project."""
     parts = [environ.get(name, "") for name in _DECIDING] + [os.getcwd(), context, project]
     return os.path.join(
         find_folder(environ), hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16], kind
@@ -69,7 +68,7 @@ def stamp_source(package: str) -> str:
 
 
 class Nodes:
-    """What comes after each row of words, read when it is looked at: all of it is long."""
+    """What follows each row of words, parsed on use, because all of it is long."""
 
     def __init__(self, lines: list[str]) -> None:
         self._lines = dict(line.split("\t", 1) for line in lines)

@@ -1,4 +1,4 @@
-"""The image that a managed runtime's functions see: made at its first use, where that can be done from here."""
+"""The image of a managed runtime's functions, built at its first use if this machine can."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from weft.objects.errors import DriverFailed, NotFound, Unavailable
 
 
 def provide_bases(session: Session, specs: Sequence[Mapping[str, Any]]) -> None:
-    """See that there are the images that functions of ``specs`` need. Raises Unavailable with the command for the server's machine
-    where this one isn't it, DriverFailed if one can't be built."""
+    """Build the images that functions of ``specs`` need and that don't exist yet. Raises Unavailable with the command to type if
+    the server is another machine, DriverFailed if one can't be built."""
     needed = {
         name_base(spec.get("runtime") or DEFAULT_RUNTIME, spec.get("image") or "", spec.get("isolation") or "")
         for spec in specs

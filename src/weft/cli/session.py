@@ -1,4 +1,4 @@
-"""What one run of the command knows: who asks whom, how to show the answer, how long to wait.
+"""What one run of the command knows: the server, the form of the output, how long to wait.
 
 Verbs get it as their first argument; common options fill it in."""
 
@@ -23,12 +23,12 @@ DEFAULT_WAIT_SECONDS = 600.0
 
 
 class NotSent(Forbidden):
-    """With --explain: here something would be changed, or followed. It ends the command, or what it does to one of several objects;
-    nobody tries it again."""
+    """With --explain: the command would change or follow something here. It ends the command, or its work on one of several
+    objects."""
 
 
 class Clock(Protocol):
-    """The two questions the command has for a clock."""
+    """What commands need of a clock."""
 
     def now(self) -> float: ...
 
@@ -36,7 +36,7 @@ class Clock(Protocol):
 
 
 class Recorder(Protocol):
-    """With --explain: notes what would be done. ``cut``: there was more to come, which nobody knows without doing the rest."""
+    """With --explain: records what would be done. ``cut``: more would follow, which depends on the answers."""
 
     cut: bool
 
@@ -95,13 +95,12 @@ class Session:
         return client
 
     def would(self, step: str) -> None:
-        """Said before something is changed on this machine. Raises NotSent where it is only to be explained."""
+        """Call it before changing something on this machine. Raises NotSent with --explain."""
         if self.recorder is not None:
             self.recorder.would(step)
 
     def rests(self, seconds: float) -> bool:
-        """Wait before what is shown is looked at once more. False where it isn't to be: the client was closed, or all of it is only
-        to be explained."""
+        """Wait before the next refresh. False if there is none: the client was closed, or the command is only explained."""
         if self.recorder is not None:
             self.recorder.cut = True
             return False
@@ -127,7 +126,7 @@ class Session:
 
     @property
     def wait_seconds(self) -> float:
-        """How long a command waits for what it has asked for."""
+        """How long a command waits for completion."""
         return DEFAULT_WAIT_SECONDS if self.timeout_seconds is None else self.timeout_seconds
 
     @property
@@ -142,7 +141,7 @@ class Session:
 
     @functools.cached_property
     def _usual_form(self) -> Form:
-        """How things are printed unless a command's line says it. Raises InvalidInput."""
+        """The output form without -o. Raises InvalidInput."""
         setting = importlib.import_module("weft.client.context").find_setting("output", self.environ)
         return read_form(setting.value or "table", field=setting.origin or "-o")
 
@@ -157,7 +156,7 @@ class Session:
 
     @property
     def in_project(self) -> str:
-        """What a command that people are told to type has at its end, to be about the project that the flag named."""
+        """The end of suggested commands: the project that the flag named, if any."""
         return f" -p {self.given_project}" if self.given_project else ""
 
     @property
@@ -167,7 +166,7 @@ class Session:
 
     @property
     def output(self) -> str:
-        """How things are printed: one of OUTPUTS, or a word of the command's own."""
+        """The output form: one of OUTPUTS, or a word of the command's own."""
         if self.given_form is None and (self.jq is not None or self.json_fields):
             return "json"
         return self.form.name

@@ -1,4 +1,4 @@
-"""What a server answers: whole, or piece by piece; and the error that an answer may be."""
+"""A server's answer: whole, or piece by piece; and the error that it may carry."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes
 
     def json(self) -> Any:
-        """The body as plain data; raises WeftError when it is no JSON."""
+        """The body as plain data; raises WeftError if it is not JSON."""
         try:
             return msgspec.json.decode(self.body) if self.body else None
         except msgspec.DecodeError as problem:
@@ -56,7 +56,7 @@ class Stream:
             raise make_lost(problem).error from problem
 
     def limit_silence(self, seconds: float) -> None:
-        """Wait at most so long for the next piece; then the stream raises Unavailable and is of no more use."""
+        """Wait at most so long for the next piece; after that the stream raises Unavailable and is unusable."""
         if self._connection.sock is not None:
             self._connection.sock.settimeout(seconds)
 

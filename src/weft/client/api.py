@@ -1,4 +1,4 @@
-"""The fabric's API as Python: one method per thing one can do to objects of any kind. Blocking; usable from threads.
+"""The fabric's API as Python: one method for each action on objects of any kind. Blocking; usable from threads.
 
 Objects are plain dicts, as the API gives them. A kind is any word the registry knows (``vm``, ``vms``, ``VM``)."""
 
@@ -33,7 +33,7 @@ class Client:
     >>> for event in client.watch_forever("vm"):
     ...     print(event.type, event.object["name"])
 
-    ``patience_seconds`` is how long a request goes on while no server answers. Every method raises the WeftError the
+    ``patience_seconds`` is how long a request is retried while no server answers. Every method raises the WeftError the
     server answered with, Unavailable when it can't be reached, NotAuthenticated when it isn't the one expected.
     """
 
@@ -64,8 +64,8 @@ class Client:
         query: Mapping[str, str] | None = None,
         read: Read | None = None,
     ) -> Listing:
-        """All objects of ``kind`` that match both selectors, in key order, as of one instant. ``read`` is given those of each
-        page while the server makes the next; what it makes of them is in the listing's ``pages``."""
+        """All objects of ``kind`` that match both selectors, in key order, as of one instant. ``read`` gets those of each page
+        while the server makes the next; its results are in the listing's ``pages``."""
         path = self.path(kind, project=project, all_projects=all_projects)
         return fetch_list(self.http, path, _query(labels, fields, query), read)
 
@@ -76,9 +76,9 @@ class Client:
     def create(
         self, manifest: Mapping[str, Any], *, dry_run: bool = False, idempotency_key: str | None = None
     ) -> Object:
-        """Make the object of ``manifest`` (kind, name, project?, labels?, spec) and give it back as stored.
+        """Create the object of ``manifest`` (kind, name, project?, labels?, spec) and return it as stored.
 
-        Raises AlreadyExists, InvalidInput … A repeat with the same ``idempotency_key`` makes nothing new."""
+        Raises AlreadyExists, InvalidInput … A repeat with the same ``idempotency_key`` creates nothing new."""
         return self._call(
             "POST",
             self.path(_kind_of(manifest), project=manifest.get("project")),
@@ -88,7 +88,7 @@ class Client:
         )
 
     def put(self, manifest: Mapping[str, Any], *, dry_run: bool = False) -> Object:
-        """Make the object, or bring labels and spec of the one there is to what ``manifest`` says. With ``generation``
+        """Create the object, or change labels and spec of the existing one to those of ``manifest``. With ``generation``
         in it: only if nobody changed it meanwhile; with ``uid``: only that very one; else StaleRevision."""
         path = self.path(_kind_of(manifest), str(manifest.get("name", "")), project=manifest.get("project"))
         return self._call("PUT", path, manifest, dry_run=dry_run)
@@ -174,8 +174,8 @@ class Client:
         """All objects as put events, then one ``synced``, then what happens, for ever, over lost connections.
 
         When the place in history is lost it lists again: put events for all, delete events (whose object holds only
-        kind, name, project and uid) for what went meanwhile, another ``synced``. ``on_trouble`` hears of each failed
-        try. Raises what a retry can't mend (NotAuthenticated, Forbidden, NotFound, InvalidInput); ends at ``close``."""
+        kind, name, project and uid) for what went meanwhile, another ``synced``. ``on_trouble`` is called with each failed try's
+        error. Raises what a retry can't fix (NotAuthenticated, Forbidden, NotFound, InvalidInput); ends at ``close``."""
         path = self.path(kind, project=project, all_projects=all_projects)
         return follow_forever(self.http, path, _query(labels, fields, query), on_trouble)
 
@@ -189,8 +189,8 @@ class Client:
         project: str | None = None,
         on_change: Callable[[Object | None], None] | None = None,
     ) -> Object | None:
-        """The object once ``until`` holds of it (None: it is gone). ``on_change`` sees every state on the way; what it
-        raises ends the wait. Raises TimedOut after ``timeout_seconds``."""
+        """The object once ``until`` returns True for it (None: it is gone). ``on_change`` is called with every state on the way;
+        an error that it raises ends the wait. Raises TimedOut after ``timeout_seconds``."""
         deadline = self._clock.elapsed() + timeout_seconds
         events = follow_forever(
             self.http,
@@ -229,7 +229,7 @@ class Client:
         return f"{collection}/{quote(name, safe='')}" if name else collection
 
     def close(self) -> None:
-        """Hang up; what other threads wait for ends."""
+        """Hang up; other threads' waits end."""
         self.http.close()
 
     def _call(
@@ -276,7 +276,7 @@ def _kind_of(manifest: Mapping[str, Any]) -> str:
 
 
 def _is_in_project(manifest: Mapping[str, Any]) -> bool:
-    """False also for what the server should complain about."""
+    """False also for what the server should refuse."""
     try:
         return find_kind(str(manifest.get("kind"))).scope == "project"
     except WeftError:

@@ -31,7 +31,7 @@ class Request:
 
 
 class Lost(Exception):
-    """The exchange failed under way; ``sent`` says whether the server may have got the request."""
+    """The exchange failed under way; ``sent``: the server may have got the request."""
 
     def __init__(self, error: Unavailable, *, sent: bool) -> None:
         super().__init__(error.message)
@@ -75,26 +75,26 @@ class Connection(http.client.HTTPConnection):
             raise make_lost(problem) from problem
 
     def receive(self) -> http.client.HTTPResponse:
-        """Read the head of the answer to what was asked. Raises Lost."""
+        """Read the head of the answer to the request. Raises Lost."""
         try:
             return self.getresponse()
         except BROKEN as problem:
             raise make_lost(problem) from problem
 
     def is_quiet(self) -> bool:
-        """Nothing has come since the last answer, after which it was kept; a server that hung up would have left its goodbye."""
+        """Whether nothing has come since the last answer; a server that hung up would have sent its goodbye."""
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
         return not poll.poll(0)
 
     def hang_up(self) -> None:
-        """Close it, with what of its answer is still to be read."""
+        """Close it, with the unread rest of its answer."""
         self._forget(self)
         self.cut()
         self.close()
 
     def cut(self) -> None:
-        """End what the thread that uses it waits for: its next word is that the connection is lost, and it hangs up."""
+        """End the wait of the thread that uses it: that thread finds the connection lost, and closes it."""
         if self._line is not None:
             with contextlib.suppress(OSError):
                 # Not SSLSocket's own: that takes from the other thread the state that it reads with.
@@ -102,7 +102,7 @@ class Connection(http.client.HTTPConnection):
 
 
 def describe_failure(problem: BaseException) -> str:
-    """What went wrong on the way, in a few words."""
+    """A short description of a connection's failure."""
     if isinstance(problem, TimeoutError):
         return "no answer in time"
     if isinstance(problem, OSError) and problem.strerror:

@@ -1,4 +1,4 @@
-"""Where the fabric's server is and who is asking: the context a client is made with.
+"""The context of a client: the fabric's server, and the client's credentials.
 
 Reads a context file (JSON, mode 0600), or the environment; `make up` and `weft agent join` write such files.
 """
@@ -23,8 +23,8 @@ NAMED = "contexts"
 
 
 class Context(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """``server`` is an https URL and ``ca`` PEM text. Either ``token`` or ``certificate`` and ``key`` (paths of PEM
-    files) say who asks. ``server_name`` is the name in the server's certificate, where it isn't the URL's host."""
+    """``server`` is an https URL and ``ca`` PEM text. Either ``token`` or ``certificate`` and ``key`` (paths of PEM files) are
+    the credentials. ``server_name`` is the name in the server's certificate, where it isn't the URL's host."""
 
     server: str
     ca: str = ""
@@ -36,7 +36,7 @@ class Context(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Settings(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What a project's or a user's config.json says: which context, project and form of output are used where nothing else does."""
+    """A project's or a user's config.json: the context, project and output form unless something else sets them."""
 
     context: str = ""
     project: str = ""
@@ -44,14 +44,14 @@ class Settings(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_
 
 
 class Setting(NamedTuple):
-    """A value that is in force, and who said it."""
+    """A value in force, and where it comes from."""
 
     value: str
     origin: str
 
 
 class Found(NamedTuple):
-    """The context in force, where it stands, and who chose it."""
+    """The context in force, its file, and what chose it."""
 
     context: Context
     place: str
@@ -59,9 +59,9 @@ class Found(NamedTuple):
 
 
 def find_context(given: str | None = None, environ: Mapping[str, str] = os.environ, folder: str = ".") -> Context:
-    """The context that ``given`` names (a file, or one of the user's by name), else WEFT_CONTEXT, else WEFT_SERVER with WEFT_TOKEN
-    and WEFT_CA, else the nearest ``.weft`` from ``folder`` upwards, else the user's own. WEFT_TOKEN is stronger than the token in a
-    file, but not than a context that is given.
+    """The context that ``given`` names (a file, or one of the user's by name), else WEFT_CONTEXT, else WEFT_SERVER with
+    WEFT_TOKEN and WEFT_CA, else the nearest ``.weft`` from ``folder`` upwards, else the user's own. WEFT_TOKEN overrides the
+    token in a file, but not a context that is given.
 
     Raises NotFound with the next command when there is none, InvalidInput when one can't be read."""
     return locate_context(given, environ, folder).context
@@ -91,7 +91,7 @@ def locate_context(given: str | None = None, environ: Mapping[str, str] = os.env
 
 def find_setting(name: str, environ: Mapping[str, str] = os.environ, folder: str = ".") -> Setting:
     """The value of ``project`` or ``output`` that is in force beside flags: WEFT_PROJECT or WEFT_OUTPUT, else the nearest
-    ``.weft/config.json``, else the user's; empty where none says it. Raises InvalidInput."""
+    ``.weft/config.json``, else the user's; empty if none sets it. Raises InvalidInput."""
     variable = f"WEFT_{name.upper()}"
     if environ.get(variable):
         return Setting(environ[variable], variable)
@@ -102,13 +102,12 @@ def find_setting(name: str, environ: Mapping[str, str] = os.environ, folder: str
 
 
 def user_folder(environ: Mapping[str, str]) -> Path:
-    """Where the user's own contexts and settings lie."""
+    """The folder of the user's own contexts and settings."""
     return Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or "/root") / ".config") / "weft"
 
 
 def place_of(given: str, environ: Mapping[str, str]) -> Path:
-    """The file of a context that is given by its file's path, or by its name: a file of this folder that is called as a context is
-    given as ./NAME."""
+    """The file of a context that is given by path or by name; a file of this folder with a context's name is given as ./NAME."""
     if "/" in given or given.endswith(".json"):
         return Path(given)
     if not (user_folder(environ) / NAMED / f"{given}.json").is_file() and Path(given).is_file():
@@ -117,7 +116,7 @@ def place_of(given: str, environ: Mapping[str, str]) -> Path:
 
 
 def place_of_named(name: str, environ: Mapping[str, str]) -> Path:
-    """The file of the context of that name, also where a file of another kind is called so. Raises NotFound (noContext)."""
+    """The file of the context of that name, even if another file has this name. Raises NotFound (noContext)."""
     path = user_folder(environ) / NAMED / f"{name}.json"
     if not path.is_file():
         known = list_named(environ)
@@ -135,7 +134,7 @@ def list_named(environ: Mapping[str, str]) -> list[str]:
 
 
 def read_settings(path: Path) -> Settings:
-    """What ``path`` says; nothing where it isn't there. Raises InvalidInput."""
+    """The settings in ``path``; none if it doesn't exist. Raises InvalidInput."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Settings)
     except (FileNotFoundError, NotADirectoryError):
@@ -188,7 +187,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def hash_ca(ca: str) -> str:
-    """SHA-256 of a CA certificate (PEM text), 64 hex digits: what a joining node checks the server against."""
+    """SHA-256 of a CA certificate (PEM text), 64 hex digits: a joining node checks the server's against it."""
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(ca)).hexdigest()
 
 

@@ -11,11 +11,11 @@ from weft.objects.errors import NotFound
 if TYPE_CHECKING:
     from weft.client import Client
 
-UPLOAD_SECONDS = 120.0  # of silence, while the server looks at what came
+UPLOAD_SECONDS = 120.0  # of silence, while the server checks the upload
 
 
 def has_code(client: Client, sha256: str) -> bool:
-    """Whether it is there; then it stays for the next hour at least."""
+    """Whether the server has it; then the server keeps it for at least an hour."""
     try:
         raise_problem(client.http.request("GET", _path(client, sha256)))
     except NotFound as problem:
@@ -26,7 +26,7 @@ def has_code(client: Client, sha256: str) -> bool:
 
 
 def upload_code(client: Client, sha256: str, zipped: bytes) -> None:
-    """Bring it there. Raises InvalidInput for what isn't code, TooLarge."""
+    """Upload it. Raises InvalidInput for anything but code, TooLarge."""
     headers = {"Content-Type": "application/zip"}
     raise_problem(
         client.http.request("PUT", _path(client, sha256), zipped, headers=headers, timeout_seconds=UPLOAD_SECONDS)

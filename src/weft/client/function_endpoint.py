@@ -18,7 +18,7 @@ from weft.objects.errors import NotFound
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """``url`` is where functions are invoked by HTTP and by the Lambda API; ``region`` is what is signed for."""
+    """``url`` is where functions are invoked by HTTP and by the Lambda API; ``region`` is part of signatures."""
 
     url: str
     region: str
@@ -45,7 +45,7 @@ def keep_ca(ca: str, environ: Mapping[str, str]) -> Path:
 
 
 def list_dead_letters(client: Client, function: str) -> list[dict[str, Any]]:
-    """All of a function's, newest first."""
+    """All dead letters of a function, newest first."""
     found: list[dict[str, Any]] = []
     http = _dial(client)
     try:
@@ -62,7 +62,7 @@ def list_dead_letters(client: Client, function: str) -> list[dict[str, Any]]:
 
 
 def act_on_dead_letters(client: Client, function: str, verb: str) -> int:
-    """``redrive`` or ``purge`` all of a function's; how many."""
+    """``redrive`` or ``purge`` all dead letters of a function; how many."""
     http = _dial(client)
     try:
         answer = http.request("POST", f"{_path(client, function)}:{verb}", b"")

@@ -1,8 +1,7 @@
-"""HTTPS for weft's own clients, on the standard library alone: what starts a CLI fast keeps an agent small.
+"""HTTPS for weft's own clients, with the standard library only, so that the CLI starts fast and the agent stays small.
 
-Blocking; may be used from several threads. Connections are kept and used again. A request is sent anew only when that
-can do no harm: nothing of it was sent, or it is a read, or it carries an Idempotency-Key.
-"""
+Blocking; may be used from several threads. Connections are reused. A request is repeated only if that does no harm: nothing of it
+was sent, or it is a read, or it carries an Idempotency-Key."""
 
 from __future__ import annotations
 
@@ -29,8 +28,8 @@ _MOST_IDLE = 8
 
 
 class Http:
-    """Requests to one server. ``timeout_seconds`` bounds each silence of the server's; ``patience_seconds`` is how long
-    a request goes on dialling while nobody answers."""
+    """Requests to one server. ``timeout_seconds`` bounds each silence of the server's; ``patience_seconds`` is how long a request
+    keeps dialling while nobody answers."""
 
     def __init__(
         self,
@@ -63,7 +62,8 @@ class Http:
         self._closed = threading.Event()
         self.on_version: Callable[[str], None] = lambda version: None  # called when the server's version is another
         self._version = ""
-        self.on_request: Callable[[Request], None] = lambda request: None  # before it is sent; what it raises ends it
+        # Before a request is sent; an error that it raises ends the request.
+        self.on_request: Callable[[Request], None] = lambda request: None
         self.on_answer: Callable[[Request, int, Mapping[str, str], float], None] = lambda *answered: None
 
     def request(
@@ -75,7 +75,7 @@ class Http:
         headers: Mapping[str, str] | None = None,
         timeout_seconds: float | None = None,
     ) -> Answer:
-        """Send ``body`` (bytes, or what becomes JSON) to ``path`` and give back the answer, whatever its status.
+        """Send ``body`` (bytes, or data for JSON) to ``path`` and return the answer, whatever its status.
 
         Raises Unavailable when the server can't be reached, NotAuthenticated when its certificate isn't trusted."""
         sent = Request(method, path, body, {**self._headers, **(headers or {})})
@@ -83,15 +83,15 @@ class Http:
         return self._carry_out(sent, timeout_seconds or self._timeout_seconds)
 
     def begin(self, path: str) -> Callable[[], Answer]:
-        """Ask for ``path`` over a connection that is kept from before; what comes back waits for the answer, as ``request`` does.
-        What the caller does between the two is done while the server works."""
+        """Request ``path`` over a kept connection; the returned function waits for the answer, as ``request`` does. In between,
+        the caller works while the server does."""
         sent = Request("GET", path, None, dict(self._headers))
         self.on_request(sent)
         connection = self._take_idle(self._timeout_seconds)
         if connection is None:
             return functools.partial(self._carry_out, sent, self._timeout_seconds)
         began = self._clock.elapsed()
-        with contextlib.suppress(Lost):  # told by the answer that doesn't come
+        with contextlib.suppress(Lost):  # reported when the answer is missing
             connection.ask(sent)
         return functools.partial(self._finish, connection, sent, began)
 
@@ -154,11 +154,11 @@ class Http:
 
     @property
     def closed(self) -> threading.Event:
-        """Set once ``close`` was called: what waits between requests waits on this."""
+        """Set once ``close`` was called: pauses between requests wait on it."""
         return self._closed
 
     def _begin(self, request: Request) -> tuple[Connection, http.client.HTTPResponse]:
-        """Send ``request``, over a kept connection if there is one that still stands; the head of the answer."""
+        """Send ``request``, over a kept connection if one is still open; the head of the answer."""
         connection = self._take_idle(self._timeout_seconds)
         if connection is not None:
             try:
@@ -196,7 +196,7 @@ class Http:
         return self._receive(connection)
 
     def _receive(self, connection: Connection) -> Answer:
-        """The whole answer to what was asked; the connection is kept for the next one."""
+        """The whole answer; the connection is kept for the next request."""
         try:
             response = connection.receive()
             try:

@@ -1,4 +1,4 @@
-"""A list of one instant, page by page; objects stay as they came until someone looks into them.
+"""A list of one instant, page by page; objects stay raw JSON until someone reads them.
 
 While one page is read, the server makes the next, so a reader of pages works in the meantime."""
 
@@ -22,8 +22,8 @@ _TRIES = 3
 
 
 class Listing(msgspec.Struct, frozen=True, dict=True):
-    """Objects of one instant, each as JSON; a watch from ``cursor`` misses nothing that comes after it. ``pages`` is what a
-    reader made of each page, if there was one."""
+    """Objects of one instant, each as JSON; a watch from ``cursor`` misses no later change. ``pages`` are a reader's results for
+    each page, if there was one."""
 
     raws: list[msgspec.Raw]
     cursor: str
@@ -51,8 +51,8 @@ def read_objects(raws: Sequence[msgspec.Raw]) -> list[Object]:
 
 
 def fetch_list(http: Http, path: str, query: Mapping[str, str], read: Read | None = None) -> Listing:
-    """All objects of the collection at ``path`` that ``query`` selects; ``read`` is given those of each page. Raises what the
-    server answered."""
+    """All objects of the collection at ``path`` that ``query`` selects; ``read`` gets those of each page. Raises the server's
+    error."""
     for _ in range(_TRIES):
         try:
             return _fetch_pages(http, path, {**query, "limit": str(_PAGE)}, read)

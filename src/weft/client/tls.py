@@ -1,4 +1,4 @@
-"""Which server is believed to be the right one: by the CA that the context names, or by that CA's digest."""
+"""Checks that the server is the right one: by the context's CA, or by that CA's digest."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
-"""How far this weft and a server's are apart. Pure."""
+"""The difference between this weft's version and a server's. Pure."""
 
 from __future__ import annotations
 
 import weft
 
 HEADER = "weft-version"  # of every answer of a server's
-MOST_MINORS = 1  # apart: so many are tried together before a release
+MOST_MINORS = 1  # difference that is tested before a release
 
 
 def describe_skew(server: str, client: str = weft.__version__) -> str | None:
-    """What to tell of a server of version ``server``; None where both are at most a minor version apart."""
+    """A warning about a server of version ``server``; None if both are at most a minor version apart."""
     here, there = _read(client), _read(server)
     if here is not None and there is not None and here[0] == there[0] and abs(here[1] - there[1]) <= MOST_MINORS:
         return None

@@ -1,4 +1,4 @@
-"""Following objects over HTTP: one watch, or one that lasts over lost connections, restarts and forgotten history.
+"""Follows objects over HTTP: by one watch, or for ever, across lost connections, restarts and forgotten history.
 
 Reads the API; decides when to connect again and when to list again. Woken by the server's lines.
 """
@@ -35,8 +35,8 @@ _NOTHING = msgspec.Raw(b"{}")
 
 
 class WatchEvent(msgspec.Struct):
-    """One line of a watch. ``cursor`` resumes right after it, empty amid what a list told. ``synced`` says that all objects
-    there are have been told; it and ``bookmark`` have no object."""
+    """One line of a watch. ``cursor`` resumes right after it, empty in the middle of a list. ``synced``: all existing objects
+    have been delivered; it and ``bookmark`` have no object."""
 
     type: Literal["put", "delete", "bookmark", "synced", "error"]
     cursor: str = ""
@@ -50,7 +50,7 @@ class WatchEvent(msgspec.Struct):
 
     @property
     def envelope(self) -> Envelope:
-        """The object with spec, status and report still raw, for those who read one of them only."""
+        """The object with spec, status and report still raw, for readers of only one of them."""
         return decode_envelope(self.raw)
 
 
@@ -58,7 +58,7 @@ _decoder = msgspec.json.Decoder(WatchEvent)
 
 
 def follow_once(http: Http, path: str, cursor: str, query: Mapping[str, str]) -> Iterator[WatchEvent]:
-    """The events of one watch request. Raises what the server ends it with, Unavailable when the connection is lost."""
+    """The events of one watch request. Raises the server's error, Unavailable when the connection is lost."""
     with _open(http, path, cursor, query) as stream:
         for line in stream.lines():
             yield _read(line)
@@ -71,7 +71,7 @@ def follow_forever(
     on_trouble: Callable[[WeftError], None] | None = None,
     remaining_seconds: Callable[[], float] | None = None,
 ) -> Iterator[WatchEvent]:
-    """All objects, ``synced``, then what happens, over every loss; see ``Client.watch_forever``.
+    """All objects, ``synced``, then all changes, across lost connections; see ``Client.watch_forever``.
 
     Raises TimedOut once ``remaining_seconds`` gives no more."""
     known: dict[tuple[str | None, str], Object] = {}
@@ -166,7 +166,7 @@ _identities = msgspec.json.Decoder(_Identity)
 
 
 def _remember(known: dict[tuple[str | None, str], Object], event: WatchEvent) -> tuple[str | None, str]:
-    """Note what is there after ``event``; project and name of the object it is about."""
+    """Update the known objects by ``event``; the project and name of its object."""
     identity = _identities.decode(event.raw)
     at = (identity.project, identity.name)
     if event.type == "delete":

@@ -76,7 +76,7 @@ class AllocatedNic(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class AllocatedRule(msgspec.Struct, kw_only=True, frozen=True):
-    """One thing that a security group allows."""
+    """One rule of a security group."""
 
     protocol: Literal["tcp", "udp", "icmp", "any"]
     first_port: int = 0
@@ -168,10 +168,10 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     gpus: list[AllocatedGpu] = []
     migration: AllocatedMigration | None = None
     pool: str = LOCAL  # where its root disk lies
-    pool_id: str = ""  # which storage that is: if the node's pool is another one by now, its disks are elsewhere
+    pool_id: str = ""  # which storage that is: if the node's pool is another storage by now, its disks are elsewhere
     storage: AllocatedDiskRelocation | None = None
     back_from: list[str] = []  # keys of its last migrations whose targets never ran it
-    container: AllocatedContainer | None = None  # of a container; what is a machine's own in here says nothing then
+    container: AllocatedContainer | None = None  # of a container; the fields of machines are meaningless then
     once: bool = False
     preemptible: bool = False
 
@@ -232,7 +232,7 @@ def set_desired(spec: AllocationSpec, desired: Desired) -> AllocationSpec:
 
 
 def come_back(spec: AllocationSpec, key: str) -> AllocationSpec:
-    """``spec`` as the workload's own place, with the word that the target of the move ``key`` never ran it."""
+    """``spec`` as the workload's own place again, noting that the target of migration ``key`` never ran it."""
     known = [*(former for former in spec.back_from if former != key), key][-MOST_BACK_FROM:]
     return msgspec.structs.replace(spec, role="active", migration=None, back_from=known)
 
@@ -253,8 +253,8 @@ def registry_secret_of(spec: AllocationSpec) -> str:
 
 
 def list_secrets(spec: AllocationSpec) -> dict[str, frozenset[str]]:
-    """The secrets of its project that an allocation names, and of each the keys that its variables need; one that opens its
-    registry needs none for that."""
+    """The secrets of its project that an allocation names, and of each the keys that its variables need; a registry's secret
+    needs none."""
     container = spec.container
     if container is None:
         return {}
@@ -271,7 +271,8 @@ def list_disks(spec: AllocationSpec) -> dict[str, tuple[str, str]]:
 
 def account(spec: AllocationSpec, report: AllocationReport) -> Resources:
     """What an allocation takes from its node: all of it for as long as it exists, stopped or not, so that a start can't
-    fail for lack of capacity; and what its machine was to give up, until it has. What runs once takes nothing when it has ended."""
+    fail for lack of capacity; and what its machine still has after a resize, until it gives that up. What runs once takes nothing
+    after its end."""
     asked, has = spec.resources, report.has
     if has_ended_for_good(spec, report):
         return Resources()

@@ -1,8 +1,8 @@
-"""Constraint: an expression about nodes with a name, so that many workloads can share it; and how workloads refer by
-expressions: ``constraint`` (hard) and ``prefer`` (soft).
+"""Constraint: a named expression about nodes, so that many workloads can share it; and the expressions of workloads:
+``constraint`` (hard) and ``prefer`` (soft).
 
-A workload may name one (``@fast-disk``) before it is made, and waits for it. A change counts for placements from then on;
-what is placed stays."""
+A workload may name one (``@fast-disk``) before it exists, and waits for it. A change counts for later placements; placed
+workloads stay."""
 
 from __future__ import annotations
 
@@ -49,15 +49,13 @@ class ConstraintSpec(msgspec.Struct, kw_only=True):
 
 
 class ConstraintStatus(msgspec.Struct, kw_only=True):
-    """``meeting`` of the ``nodes`` that are ready meet it now, as far as it asks for facts; ``names`` are the first of them."""
-
-    meeting: int = 0
-    nodes: int = 0
-    names: list[str] = []
+    meeting: int = 0  # ready nodes that meet its conditions on facts now
+    nodes: int = 0  # ready nodes
+    names: list[str] = []  # the first that meet it
 
 
 def check_constraint(spec: ConstraintSpec) -> None:
-    """The expression becomes text; it names no other and can hold. Raises InvalidInput."""
+    """The expression becomes text; it names no other constraint and is satisfiable. Raises InvalidInput."""
     where = "spec.expression"
     spec.expression = read_text(spec.expression, where)
     read_plain(spec.expression, where)
@@ -133,7 +131,7 @@ def show_preference(preference: Preference) -> str:
 
 
 def check_expressions(constraint: Form | None, prefer: Sequence[Form]) -> tuple[str | None, list[str]]:
-    """Both in the one spelling in which they are kept. Raises InvalidInput, also for what can never hold."""
+    """Both in the one spelling in which they are stored. Raises InvalidInput, also for expressions that can never hold."""
     if isinstance(constraint, str) and not constraint.strip():
         constraint = None
     if constraint is None and not prefer:
@@ -162,7 +160,7 @@ def _check_names(names: Sequence[str], where: str) -> None:
 
 
 def read_plain(written: str, where: str) -> Expression:
-    """An expression where there is nothing that it could name. Raises InvalidInput, also for what can never hold."""
+    """An expression where no constraints can be named. Raises InvalidInput, also for one that can never hold."""
     written = read_text(written, where)
     parsed = parse(written, where)
     for leaf, (at, length) in zip(leaves(parsed.tree), parsed.spans, strict=True):
@@ -180,7 +178,7 @@ def read_plain(written: str, where: str) -> Expression:
 
 
 def read_plain_preference(written: str, where: str) -> Preference:
-    """A preference where there is nothing that it could name. Raises InvalidInput."""
+    """A preference where no constraints can be named. Raises InvalidInput."""
     preference = read_preference(written, where)
     read_plain(show(preference.expression), where)
     return preference

@@ -1,5 +1,5 @@
-"""Container: processes from an OCI image, apart from everything else on their node. Its status is folded from its allocations, as a
-VM's is. It is placed on nodes that say that they run containers, and waits for one."""
+"""Container: processes from an OCI image, isolated from everything else on their node. Its status is folded from its allocations,
+as a VM's is. It is placed on nodes that report that they run containers, and waits for one."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def _secrets(spec: ContainerSpec) -> list[str]:
 
 
 class RestartInput(msgspec.Struct):
-    """``pull``: with what its image's tag means by now."""
+    """``pull``: use the image that the tag refers to now."""
 
     pull: bool = False
 

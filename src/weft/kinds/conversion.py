@@ -1,5 +1,5 @@
-"""Conversion: a container goes on as a VM, or a VM as a container: another object on the same image, which is handed its volumes,
-addresses and published ports; the old one is kept, stopped, until people confirm. The conversions controller leads it on."""
+"""Conversion: a container continues as a VM, or a VM as a container: a new object on the same image takes over volumes, addresses
+and published ports; the old one is kept, stopped, until people confirm. The conversions controller carries it out."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import object_key
 from weft.objects.schema import field
 
-# Pending: nobody has looked at it; Preparing: image and new object are made; Stopping: the old one; HandingOver: what it had is the
-# new one's, its place lets go; Undoing: all that goes back.
+# Pending: not begun; Preparing: image and new object are created; Stopping: the old one stops; HandingOver: the new one has its
+# volumes and addresses, the old place lets go; Undoing: all of that is reverted.
 ConversionPhase = Literal[
     "Pending",
     "Preparing",
@@ -70,8 +70,8 @@ class ConversionStatus(msgspec.Struct, kw_only=True):
     kept: dict[str, Any] | None = (
         None  # fields of the old workload's spec from before the hand-over; None before, and once it has them again
     )
-    left_out: list[str] = []  # what the new workload doesn't have
-    ending: Literal["", "Undone", "Failed"] = ""  # the phase once all has gone back
+    left_out: list[str] = []  # what the new workload lacks
+    ending: Literal["", "Undone", "Failed"] = ""  # the phase once everything is reverted
     reason: str = ""
     message: str = ""
     began_at: float | None = None

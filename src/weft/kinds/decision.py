@@ -1,4 +1,4 @@
-"""Decision: why a workload stands where it does, or nowhere. Written by the scheduler in the commit that places it;
+"""Decision: why a workload is on its node, or on none. Written by the scheduler in the commit that places it;
 named ``<kind>.<name>`` of the workload; the newest one only (the journal keeps the older)."""
 
 from __future__ import annotations
@@ -21,46 +21,38 @@ class Term(msgspec.Struct, frozen=True):
 
 
 class Shortfall(msgspec.Struct, frozen=True):
-    """``resource`` wanted against what the node could still give (cores or bytes)."""
-
     resource: str
-    wanted: float
+    wanted: float  # cores or bytes
     free: float
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What became of one node. ``filter`` names the plugin that refused; ``reason`` is a phrase for people."""
+    """The result for one node."""
 
     node: str
     outcome: Literal["chosen", "fits", "refused"]
     score: float | None = None
     terms: list[Term] = []
-    filter: str = ""
-    reason: str = ""
+    filter: str = ""  # the plugin that refused
+    reason: str = ""  # a phrase for people
     shortfalls: list[Shortfall] = []
 
 
 class DecisionSpec(msgspec.Struct, kw_only=True):
-    """``verdicts``: the chosen, the runners-up and a sample of the refused (all of them up to 64 nodes);
-    ``refused_by`` counts every refusal by filter. ``error`` is the reason (insufficientResources …) when nothing fits.
-    ``nearest`` says in words which smaller spec would fit best and ``nearest_node`` where; ``notes`` which preferences were
-    dropped, and what of the spec needs attention. ``policy`` is the strategy, ``named`` the @NAME of the placement policy
-    that says so, if one does; ``basis`` what it took for a node's load."""
-
     workload: Ref
-    policy: str
-    named: str = ""
-    basis: Literal["allocation", "used"] = "allocation"
+    policy: str  # the strategy
+    named: str = ""  # the @NAME of the placement policy with that strategy, if any
+    basis: Literal["allocation", "used"] = "allocation"  # what counted as a node's load
     at: float
     took_ms: float
     nodes: int
-    verdicts: list[Verdict] = []
-    refused_by: dict[str, int] = {}
-    error: str = ""
+    verdicts: list[Verdict] = []  # the chosen, the runners-up and a sample of the refused (all of them up to 64 nodes)
+    refused_by: dict[str, int] = {}  # all refusals by filter
+    error: str = ""  # the reason (insufficientResources …) if nothing fits
     message: str = ""
-    nearest: str = ""
-    nearest_node: str = ""
-    notes: list[str] = []
+    nearest: str = ""  # the smaller spec that would fit best, in words
+    nearest_node: str = ""  # where that would fit
+    notes: list[str] = []  # dropped preferences, and parts of the spec that need attention
     gang: str = ""  # those it is placed together with, or not at all
 
 

@@ -1,5 +1,5 @@
 """Function: code that runs when it is invoked. Each invocation is placed by itself, so a function has no allocation and is no
-workload: the gateway finds a node for it, and tells in its status whether an invocation would work."""
+workload: the gateway finds a node for each, and its status shows whether an invocation would work."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class FunctionSpec(FunctionCode, msgspec.Struct, kw_only=True):
 
 
 class FunctionStatus(msgspec.Struct, kw_only=True):
-    """What is ready serves until the present spec is ready too, and goes on if that never is."""
+    """The last ready version of the spec serves until the present one is ready."""
 
     phase: Literal["Pending", "Preparing", "Ready", "Failed"] = "Pending"
     reason: str = ""  # why the present spec is not ready
@@ -99,19 +99,17 @@ class PublishInput(msgspec.Struct):
 
 
 class InvokeInput(msgspec.Struct):
-    """What it is called with comes over the stream. ``qualifier``: a version or an alias, "" for the newest; ``client_context`` is
-    handed to the code as it is; ``tail`` asks for the end of what it printed; ``timeout``: the caller's own patience in
-    seconds, 0 for the function's. ``later``: it is only queued, and run when there is capacity."""
+    """The event comes over the stream."""
 
-    qualifier: str = ""
-    client_context: str = ""
-    tail: bool = False
-    timeout: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0.0
-    later: bool = False
+    qualifier: str = ""  # a version or an alias; "": the newest
+    client_context: str = ""  # passed to the code unchanged
+    tail: bool = False  # also return the end of its log
+    timeout: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0.0  # seconds that the caller waits; 0: the function's own
+    later: bool = False  # only queue it; it runs when there is capacity
 
 
 class FunctionLogsInput(msgspec.Struct):
-    """``tail`` last lines first (-1: all), of what was printed in the last ``since`` seconds (0: ever); then on if ``follow``."""
+    """First the ``tail`` last lines (-1: all) of the last ``since`` seconds (0: ever); then new ones if ``follow``."""
 
     follow: bool = False
     tail: int = -1
@@ -215,7 +213,7 @@ def _read_alias(name: str, target: int | str | Weights) -> Weights:
 
 
 def _count_version(obj: Object, _: Any) -> dict[str, Any]:
-    """What is published is what serves now."""
+    """Publishes the version that serves now."""
     name, ready = obj["name"], dig(obj, "status.phase") == "Ready"
     if not ready or dig(obj, "status.observed_generation", 0) < obj.get("generation", 0):
         raise IllegalTransition(
@@ -263,7 +261,7 @@ def _versions_named(spec: FunctionSpec) -> list[str]:
 
 
 def _serves(obj: Object | None) -> bool:
-    """Whether its last change is ready: until then a function serves what it was before, and says why."""
+    """Whether its last change is ready: until then a function serves its previous code, and its status says why."""
     return read_phase(obj) == "Ready" and is_settled(obj) and not dig(obj or {}, "status.reason")
 
 

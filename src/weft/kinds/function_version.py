@@ -1,5 +1,5 @@
-"""FunctionVersion: what a function was when it was published, for good. Its name is the function's with its number, which grows
-with each and is never given twice; it goes with its function."""
+"""FunctionVersion: an unchangeable copy of a function as it was published. Its name is the function's with its number, which
+grows and is never used twice; it is deleted with its function."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class FunctionVersionSpec(FunctionCode, msgspec.Struct, kw_only=True):
 
 
 class FunctionVersionStatus(msgspec.Struct, kw_only=True):
-    """As a function's; ``digest`` is of its recipe."""
+    """As a function's."""
 
     phase: Literal["Pending", "Preparing", "Ready", "Failed"] = "Pending"
     reason: str = ""
     message: str = ""
-    digest: str = ""
+    digest: str = ""  # of its recipe
     nodes: list[str] = []
 
 

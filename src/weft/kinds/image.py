@@ -38,15 +38,12 @@ class ImageSpec(msgspec.Struct, kw_only=True):
 
 
 class ImageStatus(msgspec.Struct, kw_only=True):
-    """``sha256`` is of what was fetched; ``virtual_size`` is the disk a guest sees; ``digest`` (sha256:…) is that of the container
-    image it was made of, or is; ``min_memory`` the least that a machine of it needs, in bytes (0: it doesn't say)."""
-
     phase: Literal["Pending", "Fetching", "Available", "Failed"] = "Pending"
-    sha256: str = ""
-    digest: str = ""
+    sha256: str = ""  # of the fetched file
+    digest: str = ""  # sha256:… of the container image that it is, or is made of
     size: int = 0
-    virtual_size: int = 0
-    min_memory: int = 0
+    virtual_size: int = 0  # of the disk that a guest sees
+    min_memory: int = 0  # least bytes of a machine; 0: unknown
     format: str = ""
     agent: bool = False
     reason: str = ""

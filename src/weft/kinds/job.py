@@ -1,5 +1,5 @@
-"""Job: containers that run to their end, one for each index of an array, tried again where they fail. With a schedule it makes
-such jobs instead of running tasks. Its tasks are containers of its own; what came of them stays in its status."""
+"""Job: containers that run to their end, one for each index of an array, retried if they fail. With a schedule it creates such
+jobs instead of running tasks. Its tasks are containers that it owns; their results stay in its status."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ Condition = Literal["succeeded", "ended"]
 
 
 class TaskSpec(ContainerSpec, msgspec.Struct, kw_only=True):
-    """A container's, but that many of them fit few nodes: they ask for less disk unless they say how much."""
+    """A container's, with less disk by default, because many of them share few nodes."""
 
     disk: Annotated[
         int,
@@ -114,7 +114,7 @@ class JobStatus(msgspec.Struct, kw_only=True):
     succeeded: int = 0
     failed: int = 0
     retried: int = 0  # tries after failures
-    lost: int = 0  # tries after what wasn't the task's fault
+    lost: int = 0  # tries after failures that weren't the task's fault
     succeeded_indexes: str = ""
     failed_indexes: str = ""
     exit_codes: dict[str, str] = {}  # indexes of failed tasks by exit code of the last try; none: nobody saw it
@@ -242,7 +242,7 @@ def _cancel(obj: Object, given: Any) -> dict[str, Any]:
 
 
 def _retry(obj: Object, _: Any) -> dict[str, Any]:
-    """Once more what failed, and what was never run because of a cancel or the deadline."""
+    """Retries the tasks that failed, and those that a cancel or the deadline kept from running."""
     phase = dig(obj, "status.phase", "Pending")
     if phase not in ("Failed", "DeadlineExceeded", "Cancelled"):
         raise IllegalTransition(
@@ -256,7 +256,8 @@ def _retry(obj: Object, _: Any) -> dict[str, Any]:
 
 
 def first_exit_code(obj: Object) -> int:
-    """What a shell is to see of an ended job: 0, or the exit code of the failed task with the lowest index; 1 if it has none."""
+    """The exit code for the shell of an ended job: 0, or the exit code of the failed task with the lowest index; 1 if it has
+    none."""
     if dig(obj, "status.phase") == "Succeeded":
         return 0
     lowest, found = LARGEST_INDEX + 1, 1
@@ -271,7 +272,7 @@ _SUCCEEDS = reaches("Succeeded", "Scheduled", ends_refused=False)
 
 
 def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
-    """What an ended job came to, unless a retry of its failed tasks was requested."""
+    """The result of an ended job, unless a retry of its failed tasks was requested."""
     phase = read_phase(obj)
     if not goal.ends_failed or phase not in ENDED or dig(obj, "spec.rounds", 0) > dig(obj, "status.round", 0):
         return None

@@ -1,5 +1,5 @@
-"""Migration: a workload changes its node. People make one (``weft vm migrate``); the scheduler gives it a target, the
-migrations controller leads it on, and its status tells how it goes and how it went."""
+"""Migration: a workload changes its node. People create one (``weft vm migrate``); the scheduler chooses the target, the
+migrations controller carries it out, and its status shows progress and result."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MigrationPhase = Literal[
     "Planned", "Pending", "Preparing", "Migrating", "Switching", "Finishing", "Succeeded", "Failed", "Cancelled"
 ]
 ENDED = ("Succeeded", "Failed", "Cancelled")
-KEPT_SECONDS = 7 * 86400.0  # an ended one, as what may be learned from
+KEPT_SECONDS = 7 * 86400.0  # ended ones, for forecasts
 KEPT_OF_ONE = 20  # ended ones of one workload
 DEFAULT_TIMEOUT_SECONDS = 600.0
 MOST_TRIES = 3
@@ -35,7 +35,9 @@ MIGRATION_MODES: dict[str, tuple[Mode, ...]] = {
     "vm": ("live", "cold", "storage"),
     "container": ("best", "live", "cold"),
 }
-MIGRATED_ON = "migratedOn"  # of one that an older store takes for under way: the guest came, and went on, since then
+MIGRATED_ON = (
+    "migratedOn"  # of one that a restored older store shows as under way, though the guest has arrived and left since
+)
 
 
 class MigrationSpec(msgspec.Struct, kw_only=True):
@@ -114,7 +116,7 @@ class MigrationError(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class MigrationForecast(msgspec.Struct, kw_only=True, frozen=True):
-    """What a migration is expected to take before anything of it was measured, from what earlier ones took; None: unknown."""
+    """What a migration is expected to take before anything was measured, from earlier ones; None: unknown."""
 
     mode: str = ""  # as the last time
     duration_seconds: float | None = None
@@ -161,7 +163,7 @@ class MigrationStatus(msgspec.Struct, kw_only=True):
 
 
 def migration_key(uid: str, tries: int) -> str:
-    """The key of a Migration's so-many-th try: what was left of an earlier one is not taken for it."""
+    """The key of a Migration's try with this number, so that leftovers of an earlier try are not taken for it."""
     return uid if tries <= 1 else f"{uid}.{tries}"
 
 
@@ -181,7 +183,7 @@ def read_workload(spec: MigrationSpec) -> tuple[str, str]:
 
 
 def stands_still(spec: MigrationSpec) -> bool:
-    """Whether its workload does while it goes over: all that isn't a machine, whichever way."""
+    """Whether its workload stands still while it migrates, as all but live machines do."""
     return spec.mode == "cold" or (spec.mode != "storage" and read_workload(spec)[0] == "container")
 
 
@@ -252,8 +254,8 @@ class MigrateContainerInput(MigrationInput, kw_only=True):
 
 
 def make_migration(obj: Object, given: MigrateInput | MigrateContainerInput, mark: str) -> dict[str, Any]:
-    """The manifest of the Migration that ``migrate`` of a workload makes; ``mark`` tells its name from others'. Raises
-    IllegalTransition for one that can't migrate now or at all, or that migrates already."""
+    """The manifest of the Migration that ``migrate`` of a workload makes; ``mark`` makes its name unique. Raises
+    IllegalTransition for a workload that can't migrate, or that migrates already."""
     name, phase = obj["name"], dig(obj, "status.phase", "Pending")
     what, under_way = f"{obj['kind']}/{name}", dig(obj, "status.migration", "")
     if under_way:
@@ -291,7 +293,7 @@ def make_migration(obj: Object, given: MigrateInput | MigrateContainerInput, mar
 
 
 def _check_free(obj: Object, given: MigrateInput | MigrateContainerInput) -> None:
-    """Raises IllegalTransition for a workload that its own spec keeps where it is: waiting would change nothing."""
+    """Raises IllegalTransition for a workload that its own spec keeps on its node: waiting would change nothing."""
     what, bound = f"{obj['kind']}/{obj['name']}", dig(obj, "spec.node")
     if bound is not None and (bound == dig(obj, "status.node") or given.to not in (None, bound)):
         raise IllegalTransition(

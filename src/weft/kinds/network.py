@@ -55,7 +55,7 @@ _NOBODYS = {
     "240.0.0.0/4": "is reserved, and holds the broadcast address",
 }
 
-# What guests, or those who write for them, look for elsewhere: a domain of this name would answer in its stead (RFC 6761, 6762).
+# Domains that guests resolve elsewhere: a network's domain of that name would answer instead (RFC 6761, 6762).
 _OTHERS = {
     "localhost": "refers to each workload itself",
     "local": "is for multicast DNS, so workloads don't ask a server",
@@ -72,7 +72,7 @@ def check_network(spec: NetworkSpec) -> None:
 
 
 def check_new_network(spec: NetworkSpec) -> None:
-    """Raises InvalidInput for a domain or range that is somebody else's. One that a network has already stays: it never changes."""
+    """Raises InvalidInput for a domain or range that belongs to others. It is checked only at creation: neither ever changes."""
     why = _OTHERS.get(spec.domain) or ("is a country's domain" if _COUNTRY.fullmatch(spec.domain) else None)
     if why:
         raise InvalidInput(

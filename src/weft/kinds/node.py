@@ -1,5 +1,5 @@
-"""Node: a machine that runs guests. People say what it is for and may cordon it; it reports what it has; the nodes
-controller folds the rest. Where it stands (zone, rack, location) are labels; a label wins over a fact of its name."""
+"""Node: a machine that runs guests. People set its role and may cordon it; it reports what it has; the nodes controller folds the
+rest. Its place (zone, rack, location) is in labels; a label wins over a fact of the same name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from weft.objects.quantity import format_bytes, format_cpu
 from weft.objects.schema import field, suggest, words
 
 OVERCOMMITTED = ("cpu", "memory", "disk")
-# What already means something where nodes are described; a declared resource of that name would hide it.
+# Names with a meaning in expressions about nodes; a declared resource of that name would hide it.
 _TAKEN = ("gpu", "gpus", "cost", "name", "uid", "type", "zone", "rack", "arch", "storage", "location", "hypervisor")
 _RESOURCE = re.compile(r"[a-z0-9](?:[a-z0-9._/-]{0,61}[a-z0-9])?")
 _DATUM = re.compile(r"[^\s,;]{1,100}")
@@ -81,7 +81,7 @@ class Gpu(msgspec.Struct, frozen=True):
     model: str = ""
     memory: int = 0  # bytes; 0: its driver doesn't report it
     address: str = ""  # on the PCI bus
-    kept: str = ""  # why no guest can get it, and what to do about it
+    kept: str = ""  # why guests can't use it, and what to do about it
 
 
 class NodePool(msgspec.Struct, frozen=True):
@@ -153,7 +153,7 @@ def pool_id(report: NodeReport, name: str) -> str:
 
 
 def read_orphan(text_: str) -> Orphan | None:
-    """An entry of NodeReport.orphans, or None if it is none that says which workload it is."""
+    """An entry of NodeReport.orphans, parsed; None if it doesn't name the workload."""
     words = text_.split()
     if len(words) != 3 or words[1].count("/") != 2 or not words[2].isdecimal():
         return None
@@ -170,8 +170,6 @@ def _cordon(obj: Object, given: CordonInput) -> dict[str, Any]:
 
 
 class DrainInput(msgspec.Struct):
-    """``not_before`` and ``not_after`` are the window in which workloads begin to leave, in seconds since 1970."""
-
     reason: Reason = ""
     not_before: Annotated[float | None, field("Earliest start", quantity="moment")] = None
     not_after: Annotated[float | None, field("Latest start of a workload's migration", quantity="moment")] = None
@@ -258,7 +256,7 @@ def _pools(obj: Object) -> str:
 
 
 def read_type(given: NodeType | None, has_gpus: bool) -> NodeType:
-    """A node's type: as people told, else by what it has."""
+    """A node's type: as given, else by what it has."""
     return given or ("gpu" if has_gpus else "cloud")
 
 
@@ -288,7 +286,7 @@ def _bytes(part: str) -> Any:
 
 
 def _used(part: str, show: Callable[[float], str]) -> Callable[[Object], str]:
-    """What its guests really use, where the command has asked for it: no object has it."""
+    """What its guests really use, if the command has fetched it: no object has it."""
 
     def cell(obj: Object) -> str:
         use = dig(obj, f"use.{part}")

@@ -1,4 +1,4 @@
-"""PlacementPolicy: strategies and weights under a name, for ``--strategy @NAME``. What it says counts from the next decision on.
+"""PlacementPolicy: strategies and weights under a name, for ``--strategy @NAME``. A change counts from the next decision on.
 
 The one called ``default`` is the cluster's: it decides on workloads that name no strategy, in projects that name none.
 """

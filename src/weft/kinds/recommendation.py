@@ -1,6 +1,5 @@
-"""Recommendation: a question to the scheduler: where would this workload go now, as it is or as it might be, and what would
-have to be otherwise for it to fit? People make one; the scheduler answers once, in status, and takes it away some time later.
-"""
+"""Recommendation: a question to the scheduler: where would this workload be placed now, as it is or with changes, and which
+change would make it fit? People create one; the scheduler answers once, in status, and deletes it some time later."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from weft.kinds.record import Column, Kind
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import field
 
-KEPT_SECONDS = 600.0  # an answered one: it tells of a moment
+KEPT_SECONDS = 600.0  # of an answered one: the answer is of a moment
 
 Name = Annotated[str, field("", name=True)]
 
@@ -46,14 +45,13 @@ class RecommendationSpec(msgspec.Struct, kw_only=True):
 
 
 class Advice(msgspec.Struct, frozen=True, kw_only=True):
-    """One change after which the workload fits on ``node``: ``changes`` holds the fields of its spec that would have to be
-    otherwise (none: the node would), ``command`` does it, ``loss`` says how much of what was asked is given up (0–1)."""
+    """One change after which the workload fits on ``node``."""
 
     node: str
     text: str
-    changes: dict[str, Any] = {}
-    command: str = ""
-    loss: float = 0.0
+    changes: dict[str, Any] = {}  # fields of its spec; none: the node must change
+    command: str = ""  # makes the change
+    loss: float = 0.0  # share of the request that is given up, 0–1
 
 
 class GangPlace(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,9 +62,7 @@ class GangPlace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecommendationStatus(msgspec.Struct, kw_only=True):
-    """``current`` is the node it has, ``best`` the one it would get, ``forecast`` what it would take to move
-    there; ``advice`` is there when none fits, least change first;
-    ``gang`` the others that would be placed together with it. The rest as in a Decision."""
+    """Other fields as in a Decision."""
 
     phase: Literal["Pending", "Done", "Failed"] = "Pending"
     reason: str = ""
@@ -75,14 +71,14 @@ class RecommendationStatus(msgspec.Struct, kw_only=True):
     policy: str = ""
     basis: Literal["allocation", "used"] = "allocation"
     nodes: int = 0
-    current: str = ""
-    best: str = ""
+    current: str = ""  # its present node
+    best: str = ""  # the node it would get
     verdicts: list[Verdict] = []
     refused_by: dict[str, int] = {}
-    advice: list[Advice] = []
-    gang: list[GangPlace] = []
+    advice: list[Advice] = []  # if no node fits, least change first
+    gang: list[GangPlace] = []  # others that would be placed together with it
     notes: list[str] = []
-    forecast: MigrationForecast | None = None
+    forecast: MigrationForecast | None = None  # of the migration to ``best``
 
 
 def check_recommendation(spec: RecommendationSpec) -> None:

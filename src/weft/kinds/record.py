@@ -1,4 +1,4 @@
-"""The Kind record: all that the API server needs to know of a kind. Routes, watch, client, CLI verbs, OpenAPI, columns and the
+"""The Kind record: all that the API server needs to know about a kind. Routes, watch, client, CLI verbs, OpenAPI, columns and the
 reference page derive from it."""
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def keys_of(kind: str, item: Stored, names: Iterable[str]) -> list[str]:
 
 
 class Goal(msgspec.Struct, frozen=True):
-    """What a verb leads to, and what ends the waiting for it."""
+    """The state that a verb leads to, and what ends the wait for it."""
 
     reached: Callable[[Object | None], bool]  # of each state of the object; None: it is gone
     words: str  # for people
@@ -77,8 +77,8 @@ class Goal(msgspec.Struct, frozen=True):
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """What goes on with an object of the kind for longer than a request, in ``weft operation``. A kind without one has what
-    ``create`` and changes wait for."""
+    """Work on an object that takes longer than a request, for ``weft operation``. Without one, the operations are what ``create``
+    and changes wait for."""
 
     act: str  # what is done, as a verb: migrate
     cancel: str = ""  # the verb of the object that ends it early; "": deleting the object does
@@ -106,12 +106,12 @@ class Column(msgspec.Struct, frozen=True):
     align: Literal["left", "right"] = "left"
     wide: bool = False  # only with -o wide
     flexible: bool = False  # may be cut when the terminal is narrow
-    keep: bool = False  # in a narrow terminal others are left out before it
+    keep: bool = False  # in a narrow terminal other columns are left out first
 
 
 class Verb(msgspec.Struct, frozen=True):
-    """A verb beyond CRUD: ``POST …/{name}:{verb}``. With both ``change`` and ``make`` both happen in one commit, and what is made
-    belongs to the object."""
+    """A verb beyond CRUD: ``POST …/{name}:{verb}``. With both ``change`` and ``make``, both happen in one commit, and the object
+    owns the new one."""
 
     name: str
     summary: str
@@ -155,8 +155,8 @@ class Reference(msgspec.Struct, frozen=True):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """An object that must be its owner's alone (a published port), or the owner isn't admitted. The owner's commit makes, changes
-    and deletes it."""
+    """An object that belongs to one owner only (a published port), or the owner isn't admitted. The owner's commit creates,
+    changes and deletes it."""
 
     kind: str
     name: str
@@ -230,10 +230,10 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     claims: Callable[[Envelope, Any], Sequence[Claim | ClaimWithin]] | None = None
     # Raises InvalidInput for what types can't say; may bring several spellings of one thing into one.
     check: Callable[[Any], None] | None = None
-    # Raises it for what can't be created now, though it may stay where it was created when it could.
+    # Raises it for specs that can't be created any more, though existing ones stay valid.
     check_new: Callable[[Any], None] | None = None
     check_change: Callable[[Any, Any], None] | None = None  # of old and new spec; raises it for a change that can't be
-    # Of a spec people may not change just now, nor delete its object: raises IllegalTransition.
+    # Raises IllegalTransition for an object that people may not change or delete now.
     write_guard: Callable[[Envelope], None] | None = None
     server_fields: tuple[str, ...] = ()  # of the spec, set by verbs or the server: a manifest without them leaves them
     # How far a running object can be resized, by field, from its status; for ``plan_change``.
@@ -247,7 +247,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     node_reads: Literal["", "all", "named", "itself", "placed", "connected"] = ""
     admins_read: bool = False  # and nobody else
     conditions: Mapping[str, str] = {}  # condition type → the one controller that writes it
-    # Conditions that hold from the start, whatever else there is, so that no controller has to find them out.
+    # Conditions that hold from the start by the spec alone, so that no controller must write them.
     initial_conditions: Callable[[Any], list[Condition]] | None = None
     reported_by_node: bool = False  # its ``report`` is a node's
     history: History | None = None
@@ -266,14 +266,12 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     goals: Mapping[str, Goal] = {}
     find_failure: Callable[[Object, str, Goal], WeftError | None] | None = None  # None: its phase is Failed
     operation: Operation | None = None
-    progress: Callable[[Object], str] | None = (
-        None  # what is said of one beside its phase; None: its reason and message
-    )
-    shows_output: bool = False  # of one that failed people see what it printed last
+    progress: Callable[[Object], str] | None = None  # the text beside its phase; None: its reason and message
+    shows_output: bool = False  # of a failed one, people see its last output
     uploads: Callable[[Any], Sequence[str]] | None = None  # digests of what must have been uploaded for a spec
     removable: bool = False  # people may delete it, though only weft writes it
     longest_name: int = MAX_NAME
-    over: Callable[[Object], bool] | None = None  # whether it has done what it was made for: lists leave it out
+    over: Callable[[Object], bool] | None = None  # whether it has ended: lists leave it out
 
     @property
     def a_title(self) -> str:

@@ -1,6 +1,6 @@
-"""Report: a question to the scheduler about all of the fabric: how full it is and where, what waits and why, and how long
-deciding takes; or about the drain of a node: where all that is on it would go, together. People make one; the scheduler
-answers once, in status, and takes it away some time later."""
+"""Report: a question to the scheduler about the whole fabric: how full it is and where, what waits and why, and how long
+decisions take; or about the drain of a node: where its workloads would go, together. People create one; the scheduler answers
+once, in status, and deletes it some time later."""
 
 from __future__ import annotations
 
@@ -22,28 +22,26 @@ class ReportSpec(msgspec.Struct, kw_only=True):
 
 
 class ResourceUse(msgspec.Struct, frozen=True):
-    """Of one resource, over the nodes that take workloads: cores or bytes. ``stranded`` is free where something else is
-    used up (less than a twentieth left), so that hardly any workload can have it. ``used`` is what guests really use of what
-    is ``there`` (whatever the ratio of overcommitment), both on the nodes that measure it."""
+    """One resource over the nodes that take workloads, in cores or bytes."""
 
     resource: str
     capacity: float
     allocated: float
     largest_free: float
     largest_free_node: str
-    stranded: float
-    used: float = 0.0
-    there: float = 0.0
+    stranded: float  # free where another resource is used up (less than a twentieth left): hardly usable
+    used: float = 0.0  # what guests really use, on the nodes that measure it
+    there: float = 0.0  # what these nodes really have, without overcommitment
 
 
 class NodeUse(msgspec.Struct, frozen=True):
-    """How full one node is: ``shares`` 0–100 by resource; ``used`` likewise, of what is really there, where it is measured."""
+    """How full one node is."""
 
     node: str
     workloads: int
-    shares: dict[str, float]
+    shares: dict[str, float]  # percent allocated, by resource
     note: str = ""
-    used: dict[str, float] = {}
+    used: dict[str, float] = {}  # percent really used, if measured
 
 
 class WaitingUse(msgspec.Struct, frozen=True):
@@ -55,38 +53,33 @@ class WaitingUse(msgspec.Struct, frozen=True):
 
 
 class Leaving(msgspec.Struct, frozen=True, kw_only=True):
-    """A workload of a node that would be drained: the node it would move to, none if it can't leave, and why. ``mode``: live; saved
-    here and on from there; or cold."""
+    """A workload of a node that would be drained."""
 
     workload: str
     project: str
-    to: str = ""
-    mode: Literal["live", "cold", "saved"] = "live"
+    to: str = ""  # target node; "": it can't leave, for ``reason``
+    mode: Literal["live", "cold", "saved"] = "live"  # saved: stopped here, and restored there
     memory: int = 0
     reason: str = ""
     message: str = ""
 
 
 class ReportStatus(msgspec.Struct, kw_only=True):
-    """``nodes`` holds the fullest and the emptiest (all up to 64); ``imbalance`` is the standard deviation of how full
-    nodes are, in points; ``measured`` counts the usable nodes that say what they use; ``decision_ms`` the
-    quantiles over the newest decision of each workload; ``leaving`` what is on the node that would be drained."""
-
     phase: Literal["Pending", "Done", "Failed"] = "Pending"
     at: float = 0.0
     strategy: str = ""
     node_count: int = 0
     usable: int = 0
-    measured: int = 0
+    measured: int = 0  # usable nodes that report usage
     placed: int = 0
     resources: list[ResourceUse] = []
-    nodes: list[NodeUse] = []
-    imbalance: float = 0.0
+    nodes: list[NodeUse] = []  # the fullest and the emptiest (all up to 64)
+    imbalance: float = 0.0  # standard deviation of the nodes' fullness, in points
     waiting: list[WaitingUse] = []
     decisions: int = 0
-    decision_ms: dict[str, float] = {}
+    decision_ms: dict[str, float] = {}  # quantiles over the newest decision of each workload
     policies: dict[str, int] = {}
-    leaving: list[Leaving] = []
+    leaving: list[Leaving] = []  # the workloads of the node that would be drained
     message: str = ""
 
 

@@ -1,5 +1,5 @@
-"""Secret: words that containers need and nobody is shown again: a registry's password, a key of a service. They come in as
-``values``, lie sealed in the store, and are opened only for a node that runs something which names them."""
+"""Secret: values that containers need and nobody can read back, like a registry's password. They arrive as ``values``, are sealed
+in the store, and are opened only for a node that runs a workload which names them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
 
 
 class SecretSpec(msgspec.Struct, kw_only=True):
-    """``values`` is written and never read: what it holds is in ``sealed`` then, by key."""
-
     registry: Annotated[
         str,
         field(
@@ -39,7 +37,7 @@ class SecretStatus(msgspec.Struct, kw_only=True):
 
 
 def check_secret(spec: SecretSpec) -> None:
-    """Its keys, and the registry's name; not what it holds. Raises InvalidInput, which never says a value."""
+    """Checks its keys and the registry's name, not its values. Raises InvalidInput, which never contains a value."""
     for key in (*spec.values, *spec.sealed):
         if not _KEY.fullmatch(key):
             raise InvalidInput(
@@ -76,7 +74,7 @@ def _check_registry(spec: SecretSpec) -> None:
 
 
 def place_of(project: str | None, name: str, key: str) -> str:
-    """What a value is sealed for: it is worth nothing elsewhere."""
+    """What a value is sealed for: it can't be opened for anything else."""
     return f"secret/{project}/{name}/{key}"
 
 

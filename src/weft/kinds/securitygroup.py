@@ -1,4 +1,4 @@
-"""Security group: who may open connections to and from the VMs that carry it. What answers a connection always passes."""
+"""Security group: who may open connections to and from the VMs that carry it. Answers on an open connection always pass."""
 
 from __future__ import annotations
 
@@ -24,14 +24,13 @@ _PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """One thing that is allowed. Ports 0 and 65535 stand for all; of ``cidr`` and ``group`` at most one is set, none
-    stands for everybody. ``group`` "self" is the group whose rule it is."""
+    """Allowed connections. Of ``cidr`` and ``group`` at most one is set; without either, every peer is allowed."""
 
     protocol: Protocol
     first_port: int = 0
     last_port: int = 65535
     cidr: str | None = None
-    group: str | None = None
+    group: str | None = None  # SELF: the rule's own group
 
 
 class SecurityGroupSpec(msgspec.Struct, kw_only=True):
@@ -47,9 +46,7 @@ class SecurityGroupSpec(msgspec.Struct, kw_only=True):
 
 
 class SecurityGroupStatus(msgspec.Struct, kw_only=True):
-    """``used`` counts the VMs that carry it."""
-
-    used: int = 0
+    used: int = 0  # workloads that have it
 
 
 def read_rule(written: str, direction: Literal["ingress", "egress"], field_: str) -> Rule:
@@ -89,7 +86,7 @@ def read_rule(written: str, direction: Literal["ingress", "egress"], field_: str
 
 
 def read_rules(spec: SecurityGroupSpec) -> tuple[list[Rule], list[Rule]]:
-    """The rules for what comes in, and for what goes out. Raises InvalidInput."""
+    """The rules for incoming and for outgoing connections. Raises InvalidInput."""
     return (
         [read_rule(rule, "ingress", f"spec.ingress[{at}]") for at, rule in enumerate(spec.ingress)],
         [read_rule(rule, "egress", f"spec.egress[{at}]") for at, rule in enumerate(spec.egress)],

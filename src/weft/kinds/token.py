@@ -1,4 +1,4 @@
-"""Token: what someone shows to be let in. Only its hash is stored; the secret is told once, when it is made."""
+"""Token: a credential for the API. Only its hash is stored; the secret is shown once, when the token is created."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ from weft.objects.schema import field
 
 
 class TokenSpec(msgspec.Struct, kw_only=True):
-    """A ``join`` token enrols one node, once; an ``access`` token speaks for ``subject``; an ``access-key`` signs calls of a
-    project's functions. ``node`` binds a join token. An ``invoker`` may invoke functions and nothing else."""
-
-    use: Annotated[Literal["join", "access", "access-key"], field("Description, for people", change="never")]
+    use: Annotated[
+        Literal["join", "access", "access-key"],
+        field(
+            "join: enrols one node, once; access: for a person or program; access-key: signs calls of a project's functions",
+            change="never",
+        ),
+    ]
     subject: Annotated[str, field("Person or program that the token belongs to", change="never", max_length=63)] = ""
-    role: Annotated[Literal["admin", "viewer", "invoker"], field("What the bearer may do", change="never")] = "viewer"
+    role: Annotated[
+        Literal["admin", "viewer", "invoker"],
+        field("What the bearer may do; an invoker may only invoke functions", change="never"),
+    ] = "viewer"
     project: Annotated[
         str | None, field("The only project whose functions the token may invoke", change="never", name=True)
     ] = None
@@ -29,14 +35,12 @@ class TokenSpec(msgspec.Struct, kw_only=True):
 
 
 class TokenStatus(msgspec.Struct, kw_only=True):
-    """``node_uid`` is the node that a join token enrolled."""
-
     used_at: float | None = None
-    node_uid: str | None = None
+    node_uid: str | None = None  # of the node that a join token enrolled
 
 
 def check_token(spec: TokenSpec) -> None:
-    """Raises InvalidInput for what contradicts itself."""
+    """Raises InvalidInput for contradictory fields."""
     if spec.use == "join" and spec.role == "invoker":
         raise InvalidInput("a join token has no role", field="spec.role", hint="leave it out")
     if spec.use == "access-key" and not spec.project:

@@ -139,7 +139,7 @@ def _check_microvm(spec: VmSpec) -> None:
 
 
 def _suspend(obj: Object, _: Any) -> dict[str, Any]:
-    """A GPU's state stays in it."""
+    """A GPU's state can't be saved."""
     check_verb("suspend", phase_of(obj), what_is(obj))
     if obj["spec"].get("gpus"):
         raise IllegalTransition(f"{what_is(obj)} has GPUs, so it can't be suspended", hint=f"weft stop {what_is(obj)}")

@@ -25,16 +25,13 @@ class VolumeSpec(msgspec.Struct, kw_only=True):
 
 
 class VolumeStatus(msgspec.Struct, kw_only=True):
-    """``node`` is where its data lies, once it has any, ``pool`` in which pool there and ``pool_id`` which storage that is;
-    ``attached_to`` the workload whose allocation has it now. ``copies`` names other nodes that have data of it which nothing
-    explains, as after a restore of an older store: never used, and removed only with the volume."""
-
     phase: Annotated[str, words("Available", "Attached", "Deleting")] = "Available"
-    node: str | None = None
+    node: str | None = None  # with its data, once it has any
     node_uid: str | None = None
-    pool: str = ""
-    pool_id: str = ""
-    attached_to: Ref | None = None
+    pool: str = ""  # of that node, with its data
+    pool_id: str = ""  # the storage that this pool is
+    attached_to: Ref | None = None  # the workload whose allocation has it now
+    # Other nodes with unexplained data of it, as after a restore of an older store: never used, and removed only with the volume.
     copies: list[str] = []
 
 

@@ -1,6 +1,5 @@
-"""The ``weft`` program. Its own processes (``server``, ``agent``, ``init``, ``gateway``) and what works on files alone
-(``simulate``) start here, each in its own module; everything else is the command line. Loads nothing that the wanted one
-doesn't need."""
+"""The ``weft`` program. Its own processes (``server``, ``agent``, ``init``, ``gateway``) and tools that work on files alone
+(``simulate``) start here, each in its own module; everything else is the command line. Loads only what the chosen one needs."""
 
 from __future__ import annotations
 
@@ -21,8 +20,8 @@ PROCESSES: dict[str, tuple[str, list[str]]] = {
     "policykit": ("weft.launch.placement.policykit", []),
     "init": ("weft.launch.local.init", ["weft", "init"]),
 }
-# What holds objects by the hundred thousand, none of them in circles, spends more than half of a start on looking through
-# them for garbage: those processes look seldom.
+# Processes that hold hundreds of thousands of objects, none of them in cycles, spend more than half of their start on garbage
+# collection: they collect seldom.
 HOLD_MUCH = ("server", "simulate")
 SELDOM = (100_000, 50, 100)
 STAY = ("server", "agent", "gateway")
@@ -30,7 +29,7 @@ ANSWER = ("server", "gateway")
 
 
 def main() -> None:
-    """Run what the command line says and end with its exit code."""
+    """Run the command line and exit with its code."""
     argv = sys.argv[1:]
     _replace_closed_streams()
     if not argv or argv[0] not in PROCESSES:
@@ -41,7 +40,7 @@ def main() -> None:
         gc.set_threshold(400_000)  # a command makes many objects (a list of 10,000 VMs 200,000) and ends soon
         code = importlib.import_module("weft.cli.app").run(argv, _make_clock)
         _flush()
-        os._exit(code)  # nothing is left to be done: taking the interpreter apart would keep a person waiting
+        os._exit(code)  # nothing is left to do: the interpreter's shutdown would keep a person waiting
     if argv[0] in STAY:
         importlib.import_module("weft.launch.process.limits").bound_free_memory(reads_tls=argv[0] in ANSWER)
     if argv[0] in HOLD_MUCH:
@@ -51,15 +50,14 @@ def main() -> None:
 
 
 def _replace_closed_streams() -> None:
-    """Started without standard streams, a process has none: what is printed goes nowhere, and no file or connection that is
-    opened gets their numbers."""
+    """Opens missing standard streams on /dev/null, so that output goes nowhere and no file or connection gets their numbers."""
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
             nowhere = os.open(os.devnull, os.O_RDWR)
             if nowhere != number:
                 os.dup2(nowhere, number)
                 os.close(nowhere)
-            os.set_inheritable(number, True)  # programs that are started have none either
+            os.set_inheritable(number, True)  # child processes have none either
             setattr(sys, name, os.fdopen(number, mode))
 
 

@@ -1,4 +1,4 @@
-"""Completion of kinds and live names. A server that doesn't answer at once is not waited for: no names, no noise."""
+"""Completion of kinds and live names. A server that doesn't answer at once gives no names and no error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KIND_WORDS = {word: kind.name for kind in KINDS for word in (kind.name, kind.plu
 
 
 class Completer:
-    """Completes what ``told`` describes, as ``quick_completion`` has it."""
+    """Completes values as ``description`` says, in ``quick_completion``'s form."""
 
     def __init__(self, description: dict[str, Any]) -> None:
         self.description = description

@@ -19,11 +19,11 @@ from weft.cli.command.synonyms import SYNONYMS
 from weft.cli.quick_completion import find_grammar, stamp_source
 
 _PACKAGE = os.path.dirname(os.path.abspath(weft.__file__))
-_ASK: dict[str, Any] = {}  # only the whole completion can tell
+_ASK: dict[str, Any] = {}  # only the whole completion knows
 
 
 def is_fresh(environ: Mapping[str, str]) -> bool:
-    """Whether the grammar that is written down is this weft's."""
+    """Whether the stored grammar is of this weft."""
     try:
         with open(find_grammar(environ)) as file:
             return bool(json.loads(file.readline())["stamp"] == stamp_source(_PACKAGE))
@@ -102,7 +102,7 @@ def _add(nodes: dict[str, Any], command: click.Command, path: str, parent: click
 
 
 def _list_alike(params: Sequence[click.Parameter], param: click.Option) -> list[str]:
-    """All options that say the same thing as ``param``: it is given once."""
+    """All options that set the same thing as ``param``, which is given only once."""
     alike = [one for one in params if isinstance(one, click.Option) and one.name == param.name]
     return [name for one in alike for name in (*one.opts, *one.secondary_opts)]
 

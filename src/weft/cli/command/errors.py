@@ -1,5 +1,4 @@
-"""How trouble is told: what failed, why, what to type next, on standard error; with ``-o json`` as an
-object."""
+"""How errors are printed on standard error: what failed, why, what to type next; with ``-o json`` as an object."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from weft.language.complaint import draw_caret
 from weft.objects.errors import WeftError
 from weft.objects.schema import suggest
 
-# Reasons that the message says better than their name does.
+# Reasons that the message explains better than their name.
 _PLAIN = {
     *("invalidInput", "unknownField", "unknownKind", "invalidManifest", "notFound", "usage", "timedOut"),
     *("alreadyExists", "beingDeleted", "unavailable", "internalError", "noContext"),
@@ -27,9 +26,9 @@ _MOST_LISTED = 10
 
 
 def complain(error: WeftError, output: str, color: bool, debug: bool = False) -> int:
-    """Tell a person (or with ``output`` json a program) of ``error``; the exit code."""
+    """Print ``error`` for a person (or with ``output`` json for a program); the exit code."""
     if isinstance(error, NotSent):
-        return OK  # it is told with the rest that would be done
+        return OK  # it is printed with the rest of the explanation
     if output == "json":
         print(json.dumps(describe_error(error)), file=sys.stderr)
         return exit_code(error)
@@ -48,7 +47,7 @@ def complain(error: WeftError, output: str, color: bool, debug: bool = False) ->
 
 
 def complain_of_usage(error: click.ClickException, output: str, color: bool) -> int:
-    """Tell of a command line that can't be understood; always exit 2."""
+    """Report a command line that can't be parsed; always exit 2."""
     message = error.format_message().strip().rstrip(".")
     message = message[:1].lower() + message[1:]
     hints: list[str] = []

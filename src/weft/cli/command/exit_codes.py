@@ -16,7 +16,7 @@ UNPLACEABLE = 6
 TIMED_OUT = 7
 PARTIAL = 8
 INTERRUPTED = 130
-SIGPIPE = 128 + 13  # as the shell sees a process that this signal ended: nobody is told how the work goes on
+SIGPIPE = 128 + 13  # as the shell sees a process that this signal ended: nobody reads how the work goes on
 
 MEANINGS: dict[int, str] = {
     OK: "done",
@@ -80,8 +80,7 @@ def exit_code(error: WeftError) -> int:
 
 
 def join_codes(codes: Iterable[int]) -> int:
-    """The exit code of several acts that belong to one: 0 if all went well, the failures' code if they share one, else
-    8."""
+    """The exit code of several steps of one action: 0 if all succeeded, the failures' code if they share one, else 8."""
     failed = {code for code in codes if code != OK}
     return OK if not failed else failed.pop() if len(failed) == 1 else PARTIAL
 

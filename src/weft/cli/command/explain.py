@@ -1,6 +1,6 @@
 """``--explain`` on any command: how its words were read, and which requests would go out.
 
-What only reads is sent, so that what hangs on its answer is told too; what changes anything is not."""
+Requests that only read are sent, because later requests depend on their answers; requests that change anything are not."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def is_reading(method: str, path: str, body: bytes | None) -> bool:
 
 
 def explain_run(session: Session, context: click.Context, run: Callable[[], int | None]) -> int:
-    """Run the command without what it changes, and tell of it instead of what it prints. Raises what the command raises, told."""
+    """Run the command without its changes, and print its requests instead of its output. Raises what the command raises,
+    afterwards."""
     recorder = session.recorder = Calls()
     session.detach = True
     failure: Exception | None = None
@@ -65,7 +66,7 @@ def explain_run(session: Session, context: click.Context, run: Callable[[], int 
             run()
         except NotSent:
             pass  # that far and no further
-        except Exception as problem:  # told below, after what led to it
+        except Exception as problem:  # printed below, after what led to it
             failure = problem
     _print_calls(session, context, recorder)
     if failure is not None:
@@ -104,7 +105,7 @@ def _print_calls(session: Session, context: click.Context, recorder: Calls) -> N
 
 
 def _list_arguments(session: Session, context: click.Context) -> dict[str, str]:
-    """What the words of the command line stand for, by parameter; those with their usual value are left out."""
+    """The values of the command line by parameter, without defaults."""
     shown_arguments = {}
     for param in context.command.params:
         source = context.get_parameter_source(param.name or "")
@@ -120,8 +121,7 @@ def _list_arguments(session: Session, context: click.Context) -> dict[str, str]:
 
 
 def _name_argument(param: click.Parameter) -> str:
-    """An argument as help calls it, without the signs of what may be left out or repeated; by its own name where help lists all
-    that it may be."""
+    """An argument's name as in help, without the signs for optional and repeated; its own name if help lists the choices."""
     shown = (param.metavar or param.opts[0]).removesuffix("...")
     if shown.startswith("[") and shown.find("]") == len(shown) - 1:
         shown = shown[1:-1].removesuffix("...")

@@ -204,7 +204,7 @@ def read_assignments(kind: Kind, texts: Sequence[str]) -> dict[str, Any]:
 
 
 def name_flag(kind: Kind, problem: WeftError) -> WeftError:
-    """``problem``; where it is a field that isn't given at all, with the flag that would give it."""
+    """``problem``; if a field is missing, with the flag that sets it."""
     for doc in flag_fields(kind):
         within = doc.required and doc.path.startswith(
             f"{problem.field}."
@@ -223,7 +223,7 @@ def flag_name(doc: FieldDoc) -> str:
 
 
 def _dashed(doc: FieldDoc) -> str:
-    path = doc.path.partition(".")[2].removeprefix("task.")  # what a job's tasks run is said as of a container
+    path = doc.path.partition(".")[2].removeprefix("task.")  # a job's task is written like a container
     return path.replace(".", "-").replace("_", "-")
 
 
@@ -274,7 +274,7 @@ def _read_value(doc: FieldDoc, value: Any) -> Any:
 
 
 def _number(type_: str, value: Any) -> Any:
-    """A number where the field wants one and the text is one; what isn't is left for the field's own complaint."""
+    """A number if the field takes one and the text is one; anything else is left for the field's own error."""
     if isinstance(value, str) and type_.removeprefix(_LIST) in ("whole number", "number"):
         for read in (int, float):
             with contextlib.suppress(ValueError):

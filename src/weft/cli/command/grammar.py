@@ -28,7 +28,7 @@ PLACED = tuple(WORKLOADS)
 
 
 def able(verb: str) -> tuple[str, ...]:
-    """The kinds that a verb is for, by what they say of themselves."""
+    """The kinds that a verb is for, as they declare."""
     return tuple(kind.name for kind in KINDS if kind.verb(verb) is not None or verb in kind.commands)
 
 
@@ -80,7 +80,7 @@ STREAMS = {
     "metrics": "function.metrics",
     "screen": "stream.screen",
 }
-# Verbs that are so only after their noun: alone, the word is another kind's name.
+# Verbs only after their noun: alone, the word is another kind's name.
 AFTER = {
     "function": {
         "endpoint": Entry("function.endpoint", "Show where functions are invoked, also for AWS SDKs", ("function",))
@@ -167,7 +167,7 @@ def _load(verb: str, entry: Entry, kind: str) -> click.Command:
 
 
 class ReaderGone(Exception):
-    """Who read standard output has gone. Click would end the process for a BrokenPipeError, with a code of its own."""
+    """Nobody reads standard output any more. Click would end the process for a BrokenPipeError with its own exit code."""
 
 
 class Words(click.Group):
@@ -266,7 +266,7 @@ class Root(Words):
 
 
 def unknown_word(ctx: click.Context, word: str, known: Iterable[str], noun: str | None = None) -> click.UsageError:
-    """The error for a word that is no command, with the one that was meant: by what other tools call it, then by its letters."""
+    """The error for an unknown command, with a suggestion: by other tools' names first, then by spelling."""
     meant = find_command_meant(word, noun, verbs_of(noun))
     if meant is None and noun is None and (kind := find_kind_meant(word)):
         meant = f"{ctx.command_path} {kind}"

@@ -1,5 +1,5 @@
-"""Finding objects by less than KIND/NAME: the kind of a bare name, and, for verbs that only read, a name by how it begins. What
-changes something takes exact names only: what a beginning means today may be another object tomorrow."""
+"""Finds objects by less than KIND/NAME: the kind of a bare name, and for verbs that only read, a name by its beginning. Verbs
+that change something take exact names only: tomorrow, another object may have the same beginning."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _REST = tuple(
     kind.name for kind in KINDS if kind.writer == "people" and not kind.ephemeral and kind.name not in _RUNNING
 )
 _MOST_SHOWN = 4
-COURTESY_SECONDS = 2.0  # for what is only said beside an error
+COURTESY_SECONDS = 2.0  # for a hint beside an error
 
 
 def find_targets(session: Session, kind: Kind | None, words: Sequence[str], able: Sequence[str] = ()) -> list[Target]:
-    """The objects that ``words`` name exactly; the kind of a bare name is looked for. Raises as ``read_targets``, and UsageError
-    for a name that several objects have."""
+    """The objects that ``words`` name exactly, with the kinds of bare names. Raises as ``read_targets``, and UsageError for a
+    name that several objects have."""
     return read_targets(kind, words, able, lambda name, kinds: _find(session, name, kinds))
 
 
 def find_sure_targets(session: Session, kind: Kind | None, words: Sequence[str]) -> list[Target]:
-    """The objects that ``words`` name exactly: for what can't be undone. The kind of a bare name is looked for, as for ``stop``,
-    where a workload has it alone among what runs; of any other kind it is refused with what to write."""
+    """The objects that ``words`` name exactly, for what can't be undone. A bare name may be a workload's; for any other kind the
+    error says what to write."""
 
     def find(name: str, kinds: Sequence[str]) -> Target | None:
         found = _find(session, name, kinds)
@@ -45,7 +45,7 @@ def find_sure_targets(session: Session, kind: Kind | None, words: Sequence[str])
 
 
 def look_up(session: Session, kind: Kind | None, words: Sequence[str], able: Sequence[str] = ()) -> list[Target]:
-    """As ``find_targets``, for verbs that only read: the beginning of a name or uid is enough where it is that of one object."""
+    """As ``find_targets``, for verbs that only read: the beginning of a name or uid is enough if only one object has it."""
     found = {
         target.what: target
         for target in read_targets(kind, words, able, lambda *asked: _find(session, *asked, begun=True))
@@ -67,7 +67,8 @@ def look_up_one(session: Session, kind: Kind | None, words: Sequence[str], able:
 
 
 def is_image(session: Session, word: str) -> bool:
-    """Whether ``word`` names an image: one in a registry, by its form, or one that weft holds. Not if nobody can tell."""
+    """Whether ``word`` names an image: one in a registry, by its form, or one that weft holds. False if the server doesn't
+    answer."""
     if not held_name(word):
         return not word.startswith(("/", "."))
     try:
@@ -78,8 +79,8 @@ def is_image(session: Session, word: str) -> bool:
 
 
 def add_what_is_there(session: Session, problem: WeftError) -> WeftError:
-    """``problem`` with what the server has beside it: of a name that isn't there the one that is nearly so, of a size that no guest
-    can have the sizes of the nodes. What can't be asked is left out."""
+    """``problem`` with a hint from the server: for a name that doesn't exist a similar one, for a size that no guest can have the
+    sizes of the nodes. Without an answer there is no hint."""
     try:
         if problem.token == NotFound.reason and problem.details.get("kind") in BY_NAME:
             kind, name = BY_NAME[problem.details["kind"]], str(problem.details.get("name"))
@@ -112,8 +113,8 @@ def _suggest(name: str, known: Sequence[str]) -> str | None:
 
 
 def _find(session: Session, name: str, kinds: Sequence[str], *, begun: bool = False) -> Target | None:
-    """The object called so, with ``begun`` also one whose name or uid begins so. None for what is rather a kind that is misspelt:
-    the caller says which."""
+    """The object of that name, with ``begun`` also one whose name or uid begins so. None for a word that is rather a misspelt
+    kind; the caller reports it."""
     try:
         found = _find_called(session, name, kinds)
         if found is None and begun:
@@ -149,7 +150,7 @@ def _nothing(session: Session, name: str, kinds: Sequence[str]) -> NotFound:
 
 
 def _is_like_a_noun(word: str) -> bool:
-    """Whether ``word`` is rather a misspelt kind, or another tool's word for one, than a name."""
+    """Whether ``word`` is rather a misspelt kind, or another tool's word for one."""
     try:
         find_noun(word)
     except NotFound as unknown:
@@ -158,7 +159,7 @@ def _is_like_a_noun(word: str) -> bool:
 
 
 def _complete(session: Session, target: Target) -> Target:
-    """The one whose name or uid begins so; ``target`` as it is where there is none, or nobody can tell."""
+    """The object whose name or uid begins so; ``target`` itself if there is none, or the server doesn't answer."""
     found = [Target(target.kind, item["name"]) for item in _begun(_list(session, target.kind), target.name)]
     return _choose(session, target.name, found) or target
 

@@ -22,7 +22,7 @@ Run = Callable[..., int | None]
 _ARGV, _TYPED = "weft.argv", "weft.typed"
 
 
-_CLIENT = "--dry-run-here"  # what --dry-run=client is read as: an option with a value would take the next word for it
+_CLIENT = "--dry-run-here"  # what --dry-run=client is read as: an option with a value would swallow the next word
 _DRY_RUNS = {"--dry-run=client": _CLIENT, "--dry-run=server": "--dry-run"}
 
 
@@ -36,8 +36,7 @@ class Plain(click.Command):
 
 
 class WithCommand(Plain):
-    """A command line in which what comes after ``--`` is a command for somewhere else: it is taken apart first, and nothing of it
-    is read as an argument."""
+    """A command line that ends with a command for a guest after ``--``, which is cut off before the arguments are read."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_TYPED] = list(args)
@@ -50,7 +49,7 @@ class WithCommand(Plain):
 
 
 class WithOwnCommand(WithCommand):
-    """One that is mostly typed for the command in it, whose options are then taken for weft's if there is no ``--``."""
+    """One whose guest command has options that weft would take for its own if ``--`` is missing."""
 
     where_options_go = "put a command that has options of its own after --"
 
@@ -80,7 +79,7 @@ def retype(count: int) -> str:
 
 
 class _Word(str):
-    """Known again among others of the same letters."""
+    """Distinct from other parameters of the same letters."""
 
 
 class Duration(click.ParamType[float]):
@@ -221,8 +220,7 @@ def all_projects() -> click.Option:
 
 
 def waits(flags: Sequence[click.Parameter] = ()) -> list[click.Parameter]:
-    """For commands that wait for what they asked for. Where one of their ``flags`` is called --timeout, --wait-timeout says how
-    long."""
+    """For commands that wait for completion. If one of their ``flags`` is called --timeout, the wait's is --wait-timeout."""
     taken = any("--timeout" in flag.opts for flag in flags)
     return [
         click.Option(["--wait"], is_flag=True, expose_value=False, help="Wait for completion (default)."),
@@ -290,7 +288,7 @@ def targets(kind: Kind | None, *, required: bool = True, many: bool = True, able
 
 
 def _refuse_port(context: click.Context, value: str) -> None:
-    """Elsewhere -p publishes a port. Raises UsageError for what can only be meant so."""
+    """Other tools publish ports with -p. Raises UsageError for a value that can only be a port."""
     if ":" in value:
         takes = any("--publish" in param.opts for param in context.command.params)
         hint = f"to publish a port: --publish {value}" if takes else f"{context.command_path} --help"

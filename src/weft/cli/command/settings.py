@@ -8,7 +8,7 @@ from weft.objects.errors import NotFound
 
 
 def find_settings(session: Session) -> dict[str, Setting]:
-    """All that is in force, by name. A token is said to be there, and never shown."""
+    """All settings in force, by name. A token is only reported as present."""
     try:
         used = locate_context(session.context_file, session.environ)
     except NotFound:

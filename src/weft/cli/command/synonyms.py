@@ -1,5 +1,5 @@
-"""What hands remember of Docker, kubectl, Incus, Proxmox and virsh, and what it is here: the one table behind synonyms and "did you
-mean" for words that letters would take for another. Pure."""
+"""Words of Docker, kubectl, Incus, Proxmox and virsh, and weft's: the one table behind synonyms and "did you mean", for words
+that spelling alone would match wrongly. Pure."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NOUNS: dict[str, str] = {
     **dict.fromkeys(("storageclass", "profile", "flavor"), "placementpolicy"),
 }
 
-# Other words: the command that does it, without `weft`. One that begins with a verb is said of the noun it was tried on.
+# Other words: the command that does it, without `weft`. One that begins with a verb follows the noun that was typed.
 COMMANDS: dict[str, str] = {
     # docker, podman
     "rmi": "image delete NAME",

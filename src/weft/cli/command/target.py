@@ -1,5 +1,5 @@
-"""How objects are named on the command line: NAME after a noun, KIND NAME… or KIND/NAME without one; without a kind
-``find`` looks for the object of that name. Pure but for that."""
+"""How objects are named on the command line: NAME after a noun, KIND NAME… or KIND/NAME without one; without a kind ``find``
+finds the object of that name. Pure but for that."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Target(NamedTuple):
         return f"{self.kind.name}/{self.name}"
 
 
-# Finds the object of one of these kinds (none: of any) that is called so; None where nobody can tell.
+# Finds the object of one of these kinds (none: of any) by its name; None if the server doesn't answer.
 Find = Callable[[str, Sequence[str]], Target | None]
 
 
 def find_noun(word: str) -> Kind:
-    """The kind that ``word`` names. Raises NotFound with the one that was meant, also by somebody who knows another tool."""
+    """The kind that ``word`` names. Raises NotFound with a suggestion, also for other tools' words."""
     try:
         return find_kind(word)
     except NotFound as unknown:
@@ -61,8 +61,8 @@ def read_targets(
 ) -> list[Target]:
     """The objects that ``words`` name, with ``kind`` already known from a noun, or not.
 
-    ``able`` are the kinds the verb is for: where that is only one, a bare NAME is of it; else ``find`` is asked, and if nobody can
-    tell and all are workloads, it is of the first. Raises UsageError, NotFound for an unknown kind."""
+    ``able`` are the verb's kinds: if there is only one, a bare NAME is of that kind; else ``find`` decides, and if it can't and
+    all are workloads, the first kind is taken. Raises UsageError, NotFound for an unknown kind."""
     words = list(words)
     if not words:
         raise usage("the name is missing: give NAME" if kind else "give KIND NAME or KIND/NAME")

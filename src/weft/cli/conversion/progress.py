@@ -1,4 +1,4 @@
-"""A Conversion in words: how far it is, how it ended, what people do next; and the lines that show it while it goes on."""
+"""A Conversion's progress and end in words, with what to type next, and the live lines that show it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def describe_end(obj: Object, node: str) -> str:
 
 
 def describe_next(obj: Object) -> str:
-    """What people do with the old one now."""
+    """What to do with the old workload now."""
     name, old = obj["name"], dig(obj, "spec.workload")
     if dig(obj, "status.phase") == "Confirmed":
         return f"{old} is deleted"

@@ -24,7 +24,7 @@ from weft.objects.quantity import format_bytes
 
 
 class Packed(msgspec.Struct, frozen=True):
-    """Code as it is sent. ``source`` is what a person called it."""
+    """Code as it is sent. ``source`` is the path that was given."""
 
     sha256: str
     data: bytes
@@ -33,7 +33,7 @@ class Packed(msgspec.Struct, frozen=True):
 
 
 def pack(given: str, beside: Path | None = None) -> Packed:
-    """The folder or zip at ``given``, relative to the folder ``beside`` if that is said. Raises InvalidInput, TooLarge."""
+    """The folder or zip at ``given``, relative to the folder ``beside`` if it is given. Raises InvalidInput, TooLarge."""
     path = (beside or Path()) / Path(given).expanduser()
     try:
         mode = path.stat().st_mode
@@ -71,7 +71,7 @@ def bring(session: Session, packed: Packed) -> None:
 
 
 def pack_documents(documents: Iterable[Document]) -> list[Packed]:
-    """Pack what functions among ``documents`` call their code by a path, beside the file that says so, and put its digest there.
+    """Pack the code that functions among ``documents`` name by a path, relative to their file, and put its digest there.
     Raises InvalidInput at that place."""
     found: list[Packed] = []
     for document in open_lists(documents):

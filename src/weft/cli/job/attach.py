@@ -1,4 +1,4 @@
-"""What the one task of a job prints, put out here while somebody waits for that job: one try after the other."""
+"""Prints the output of a job's only task while a command waits for the job: one try after the other."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Object = Mapping[str, Any]
 
 
 def has_one_task(job: Object) -> bool:
-    """Whether all that it runs is one task, so that what this prints needs no word of whose it is."""
+    """Whether the job has only one task, so that its output needs no prefix."""
     return not dig(job, "spec.schedule") and len(read_indexes(dig(job, "spec.array", "0"))) == 1
 
 
 class TaskOutput:
-    """Carries the output of a job's one task. ``has_come``: there is some, which waits until ``release`` is called.
-    ``is_missing``: that of some try can't be had, which was said. ``lost``: it can't be put out any more: nobody reads on, or a
-    disk is full."""
+    """Carries the output of a job's only task. ``has_come``: there is output, which waits until ``release`` is called.
+    ``is_missing``: that of some try is not available, which was reported. ``lost``: it can't be printed any more, because nobody
+    reads it or a disk is full."""
 
     def __init__(self, session: Session) -> None:
         self.is_missing = False
@@ -61,23 +61,23 @@ class TaskOutput:
         self._released.set()
 
     def end(self) -> None:
-        """The job has ended: return when all it printed was put out, or its node says no more of it. Raises OSError where it
-        can't be put out."""
+        """The job has ended: return when all its output is printed, or its node sends no more. Raises OSError if it can't be
+        printed."""
         self._tries.put(None)
         quiet = 0.0
         while self._thread.is_alive() and quiet < PATIENCE_SECONDS:
             before = self._pieces
-            self._thread.join(_POLL_SECONDS)  # a wait without end would not hear Ctrl-C
+            self._thread.join(_POLL_SECONDS)  # Ctrl-C doesn't interrupt a wait without end
             quiet = quiet + _POLL_SECONDS if before == self._pieces and not self._writes else 0.0
         if self._thread.is_alive() and self.lost is None:
             self.is_missing = True
             self._session.notify("the node doesn't say whether the output is complete")
         self.check()
         if self._last not in (b"", b"\n") and is_terminal(sys.stdout):
-            print(flush=True)  # what is said next begins a line of its own
+            print(flush=True)  # the next message begins a line of its own
 
     def check(self) -> None:
-        """Raises OSError where it can't be put out."""
+        """Raises OSError if it can't be printed."""
         if self.lost is not None:
             raise self.lost
 

@@ -1,4 +1,5 @@
-"""A job's tasks' logs, all at once: each line with whose it is; a task or try that begins meanwhile joins. Ends with the job."""
+"""The logs of a job's tasks, all at once: each line begins with its task; tasks and tries that begin meanwhile join. Ends with
+the job."""
 
 from __future__ import annotations
 
@@ -144,6 +145,6 @@ def follow_tasks(session: Session, job: Object, asked: dict[str, Any], prefix: b
 def _next(news: queue.Queue[_News]) -> _News:
     while True:
         try:
-            return news.get(timeout=_POLL_SECONDS)  # a wait without end would not hear Ctrl-C
+            return news.get(timeout=_POLL_SECONDS)  # Ctrl-C doesn't interrupt a wait without end
         except queue.Empty:
             continue

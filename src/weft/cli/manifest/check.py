@@ -1,4 +1,4 @@
-"""From documents to manifests: what the server would refuse is refused here already, at its place in the file.
+"""From documents to manifests: what the server would refuse is refused here already, with its place in the file.
 
 Pure. What the server sets (revision, status, …) is left out, so that the output of ``get -o yaml`` can be applied; its uid
 and generation are kept: it is applied to that very object, if nobody changed it meanwhile.
@@ -178,7 +178,7 @@ def _check_labels(labels: Any) -> list[WeftError]:
 
 
 def find_wrong_keys(document: Document) -> list[WeftError]:
-    """A complaint about every top-level key that is none of a manifest's."""
+    """An error for every top-level key that manifests don't have."""
     return [_refuse_key(document, key) for key in document.value if key not in WRITTEN and key not in SERVER_SET]
 
 

@@ -14,9 +14,9 @@ from weft.objects.errors import InvalidInput, WeftError
 
 
 def read_config(file: str, kind: Kind) -> Document:
-    """What ``file`` says as a whole object of ``kind``, with at least a ``spec``.
+    """The content of ``file`` as an object of ``kind``, with at least a ``spec``.
 
-    Raises InvalidInput with file, line and column for what is no object of that kind; the spec is not looked into."""
+    Raises InvalidInput with file, line and column for anything but an object of that kind; the spec is not checked."""
     if Path(file).is_dir():
         raise InvalidInput(f"{file} is a folder; the command creates one object", hint=f"weft apply -f {file}")
     documents = read_documents([file])

@@ -1,4 +1,4 @@
-"""How a Migration was planned, how far it is and what came true, in a person's units. Pure."""
+"""A Migration's plan, progress and result, in units for people. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHOWN = (
     "samples",
     "actual",
     "error",
-)  # of the status, told here
+)  # of the status, shown here
 _COLUMNS = make_columns("", "PLANNED>", "ACTUAL>", "OFF BY>")
 
 
@@ -155,7 +155,7 @@ def _list_progress(migration: Object) -> dict[str, str]:
 
 
 def _compare(migration: Object, paint: Paint) -> str:
-    """What was foreseen beside what came true; how far off, as a share of that."""
+    """The plan beside the result, and the difference as a share of the result."""
     plan, actual, error = (dig(migration, f"status.{part}") or {} for part in ("plan", "actual", "error"))
     planned = {
         "duration": _seconds(plan.get("duration_seconds")),

@@ -1,4 +1,4 @@
-"""A Migration in words: the plan, how far it is, how it ended; and the lines that show it while it goes on."""
+"""A Migration's plan, progress and end in words, and the live lines that show it."""
 
 from __future__ import annotations
 
@@ -95,5 +95,5 @@ class MigrationProgress(Progress):
             self.draw(target, text, f"{what} {int(share * 100) // _REPORT_SECONDS}")
         else:
             text = f"{phase.lower():<9} {describe_way(obj)}" + (f"   {note}" if note else "")
-            if phase not in ("Pending", "Migrating") or note:  # what is said anyway a moment later
+            if phase not in ("Pending", "Migrating") or note:  # printed anyway a moment later
                 self.draw(target, text, text)

@@ -13,7 +13,7 @@ from weft.kinds.node import bar, read_type
 from weft.objects.quantity import format_bytes, format_cpu
 
 Object = Mapping[str, Any]
-SHOWN = ("gpus", "sriov", "coordinate", "round_trips")  # parts of a node's report that are told here, and not again
+SHOWN = ("gpus", "sriov", "coordinate", "round_trips")  # parts of a node's report that are shown here, and not again
 _NEAREST = 8
 _WHOLE = 1000  # thousandths of a GPU
 
@@ -21,8 +21,7 @@ _WHOLE = 1000  # thousandths of a GPU
 def describe_scheduling(
     node: Object, allocations: Sequence[Object], names: Mapping[str, str], used: Object | None = None
 ) -> list[tuple[str, str]]:
-    """Lines of a word and what there is to say of it; ``names`` are those of the other nodes by uid, ``used`` what its guests
-    really use, if that is known."""
+    """Lines of a title and its text; ``names`` are the other nodes' by uid, ``used`` what its guests really use, if known."""
     return [
         ("type", read_type(dig(node, "spec.type"), bool(dig(node, "report.gpus")))),
         *_describe_amounts(node),

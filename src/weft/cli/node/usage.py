@@ -37,7 +37,7 @@ def join_nodes(nodes: Sequence[Object], used: Sequence[Object], sort: str) -> li
 
 
 def join_vms(vms: Sequence[Object], used: Sequence[Object], sort: str) -> list[dict[str, Any]]:
-    """Of each VM what it asked for and what it uses."""
+    """Of each VM its requests and its usage."""
     known = {uid: use for each in used for uid, use in each["guests"].items()}
     rows = []
     for vm in vms:

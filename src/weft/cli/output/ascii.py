@@ -1,4 +1,4 @@
-"""Signs for terminals that know only ASCII: each is replaced by one that looks alike, of the same width. Pure."""
+"""Signs for terminals that know only ASCII: each is replaced by a similar one of the same width. Pure."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _PRIVATE = ("user_data",)  # may hold passwords: -o json shows it
 _MOMENTS = ("not_before", "not_after", "last_run", "next_run")
 _TIMES = ("at", "since", "started_at", "used_at", "expires_at", "ended_at", "handed_over_at")
 
-# Values that say another thing than how much. Nothing is said where there is none.
+# Values that mean something other than an amount.
 _WORDS: dict[tuple[str, float], str] = {
     ("spec.disk", 0): "the image's size",
     ("spec.gpus", 0): "",
@@ -61,7 +61,7 @@ def describe_object(obj: Object, kind: Kind, age_of: Callable[[float], str], wid
 
 
 def _find_serving(obj: Object) -> dict[str, Any]:
-    """Of what a function serves, only that which its spec says otherwise."""
+    """Of what a function serves, only what differs from its spec."""
     serving = (obj.get("status") or {}).get("serving")
     if not isinstance(serving, dict):
         return {}
@@ -124,7 +124,7 @@ def _show(path: str, value: Any, types: Mapping[str, str], age_of: Callable[[flo
 
 
 def _show_item(path: str, item: Any, types: Mapping[str, str], age_of: Callable[[float], str]) -> str:
-    """One of several like it: the values say enough."""
+    """One of several alike: the values are enough."""
     if not isinstance(item, dict):
         return _show(path, item, types, age_of)
     return "  ".join(filter(None, (_show(f"{path}.{key}", inner, types, age_of) for key, inner in item.items())))

@@ -1,4 +1,4 @@
-"""What ``-o`` says: how objects are printed, and for jsonpath and template, what of them. Pure."""
+"""The forms of ``-o``: how objects are printed, and for jsonpath and template, which parts. Pure."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def read_form(text: str, more: Sequence[str] = (), field: str = "-o") -> Form:
 
 
 def describe_forms() -> str:
-    """What people can ask for, as ``weft help output`` tells it."""
+    """The forms, as ``weft help output`` shows them."""
     width = max(map(len, (*_MEANINGS, *_BESIDE))) + 2
     forms = [f"  {word:<{width}}{meaning}" for word, meaning in _MEANINGS.items()]
     return "\n".join(

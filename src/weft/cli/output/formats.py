@@ -22,7 +22,7 @@ from weft.objects.quantity import format_age
 from weft.objects.selector import Fields
 
 Object = Mapping[str, Any]
-MANIFEST = "manifest"  # for commands that show objects: what people wrote of them, to be applied again
+MANIFEST = "manifest"  # for commands that show objects: their manifests, to be applied again
 MANIFEST_PARTS = ("kind", "name", "project", "labels", "spec")
 _AGE = "AGE"
 _BEFORE_ITEMS, _AFTER_ITEMS = b'{\n  "items": [\n', b"\n  ]\n}"
@@ -46,7 +46,7 @@ def print_list(session: Session, items: Sequence[Object], kinds: Sequence[Kind],
 
 
 def name_kinds(items: Sequence[Object]) -> list[Object]:
-    """``items`` for rows in which nothing else says of which kind they are."""
+    """``items`` for rows that show no kind otherwise."""
     return [{**item, "name": f"{item['kind']}/{item['name']}"} for item in items]
 
 
@@ -65,8 +65,8 @@ def write_manifest(item: Object) -> str:
 
 
 def print_data(session: Session, value: Any) -> None:
-    """Any plain data, or lists of what is JSON already (``msgspec.Raw``), as the document that was asked for, JSON if none
-    was. Raises UsageError where rows were."""
+    """Any plain data, or lists of JSON (``msgspec.Raw``), as the requested document, JSON by default. Raises UsageError if rows
+    were requested."""
     if session.output in ("csv", "markdown"):
         raise click.UsageError(f"-o {session.output} is for lists; this answer is one object: use -o json or yaml")
     document = _take_parts(session, render_moments(msgspec.json.encode(value)))
@@ -111,7 +111,7 @@ def _print_bytes(pieces: Sequence[bytes]) -> None:
 
 
 def print_line(session: Session, value: Any) -> None:
-    """One of many pieces of data, as it comes: a line of JSON, or what else of it was asked for."""
+    """One of many pieces of data as it comes: a line of JSON, or the requested form."""
     document = _take_parts(session, render_moments(msgspec.json.encode(value)))
     if session.output == "yaml":
         print("---")
@@ -161,7 +161,7 @@ def print_names(items: Sequence[Object]) -> None:
 
 
 def print_rows(session: Session, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    """A table that is not of objects, with the columns and in the order that were asked for."""
+    """A table that is not of objects, with the requested columns and order."""
     titles = [column.title for column in columns]
     if session.sort:
         word, backwards = _read_sort(session)
@@ -203,7 +203,7 @@ def print_table(session: Session, items: Sequence[Object], kind: Kind) -> None:
 
 
 def make_rows(session: Session, items: Sequence[Object], kind: Kind) -> tuple[list[Column], list[list[str]]]:
-    """The columns and rows of ``items`` that were asked for, in that order."""
+    """The requested columns and rows of ``items``, in the requested order."""
     items = _sort_items(session, items, kind)
     known = {sheet.as_word(column.title): column for column in kind.columns}
     words = sheet.split_words(session.columns)

@@ -1,4 +1,4 @@
-"""What must not be shown is taken out: values of fields that hold secrets, and whatever in a text looks like one. Pure."""
+"""Takes secrets out: values of fields that hold them, and anything in a text that looks like one. Pure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ASSIGNED = re.compile(
     r"(\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^\s\"',;&}\])]+)",
     re.I,
 )
-_LEAST_KNOWN = 6  # letters of a known secret that is looked for: of less, every text has some
+_LEAST_KNOWN = 6  # a shorter known secret is not searched for: it may stand in any text by chance
 
 
 def hide_in_text(text: str, known: Iterable[str] = ()) -> str:
@@ -45,8 +45,8 @@ def hide_in_text(text: str, known: Iterable[str] = ()) -> str:
 
 
 def hide_in_data(value: Any, known: Iterable[str] = (), name: str = "") -> Any:
-    """Plain data without secrets: fields that are called so are emptied, environments keep their names only, and all text is
-    looked through."""
+    """Plain data without secrets: fields with a secret's name are emptied, environments keep only names, and all text is
+    searched."""
     words = tuple(known)
     if isinstance(value, dict) and (name == "env" or is_secret(name)):
         return dict.fromkeys(value, HIDDEN)
@@ -60,7 +60,7 @@ def hide_in_data(value: Any, known: Iterable[str] = (), name: str = "") -> Any:
 
 
 def is_secret(name: str) -> bool:
-    """Whether a field called so holds what nobody is shown."""
+    """Whether a field of that name holds a secret."""
     return name not in _PUBLIC_FIELDS and _SECRET_FIELDS.search(name) is not None
 
 

@@ -14,7 +14,7 @@ from weft.cli.output.table import Column, draw_table
 from weft.cli.output.terminal import Paint, clean
 from weft.objects.schema import suggest
 
-NONE = "–"  # what a cell says when there is nothing to say
+NONE = "–"  # an empty cell
 _QUANTITY = re.compile(r"(-?\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB|PiB|ms|s|m|h|d|w|%)?(?:\s*/.*)?")
 _SIZES = {unit: 1024.0**power for power, unit in enumerate(("B", "KiB", "MiB", "GiB", "TiB", "PiB"))}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -64,7 +64,7 @@ def choose(words: Sequence[str], titles: Sequence[str], flag: str) -> list[int]:
 
 
 def no_column(word: str, titles: Sequence[str], flag: str) -> click.UsageError:
-    """The complaint about a ``word`` that is none of the columns."""
+    """The error for a ``word`` that names no column."""
     known = [as_word(title) for title in titles]
     meant = suggest(as_word(word), known)
     return click.UsageError(

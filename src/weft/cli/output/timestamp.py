@@ -23,8 +23,9 @@ def _follows(names: Sequence[str], endings: Sequence[str], length: int) -> bytes
     return "|".join(f'(?<={key}":{"." * length})' for key in keys).encode()
 
 
-# Nine digits or more are a time (before 1973 there is none that weft has to tell), 0 is "not yet" in a few fields, and one field is
-# a map of times. The value comes before its field's name: few values look like these, and most names have to be read to their end.
+# Nine digits or more are a time (before 1973 there is none that weft has to tell), 0 is "not yet" in a few fields, and one field
+# is a map of times. The value is matched before its field's name: few values look like these, but most names must be read to
+# their end.
 _MOMENT = re.compile(
     rb":([1-9]\d{8}(?:%b)%b|0(?:%b)(?:\.0)?(?=[,}])|{(?:%b)[^}]*})"
     % (_follows(_NAMES, _ENDINGS, 9), _REST, _follows(("since", "at"), (), 1), _follows(("retry_at",), (), 1))

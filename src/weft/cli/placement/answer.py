@@ -22,7 +22,7 @@ _CLEARLY = 1.0  # points of score, below which two nodes are as good as each oth
 
 
 def render_recommendation(answered: Object, what: str, width: int | None, paint: Paint) -> str:
-    """The sentence, what became of every node, and what could be done."""
+    """The sentence, every node's verdict, and what could be done."""
     status = answered["status"]
     verdicts = status.get("verdicts") or []
     scores = {v["node"]: v["score"] for v in verdicts if v.get("score") is not None}

@@ -36,7 +36,7 @@ def read_notes(decision: Object | None) -> list[str]:
 
 
 def explain_refusal(error: Unplaceable, decision: Object | None, what: str) -> Unplaceable:
-    """``error`` with what was missing on each node, the nearest fit, and how to go on."""
+    """``error`` with what each node lacks, the nearest fit, and what to type next."""
     decision = decision or {}
     verdicts = [v for v in _verdicts(decision) if v["outcome"] == "refused"]
     width = max((len(v["node"]) for v in verdicts), default=0)
@@ -54,7 +54,7 @@ def explain_refusal(error: Unplaceable, decision: Object | None, what: str) -> U
     first, message = f"{what} fits on no node: {error.token}", dig(decision, "spec.message", "")
     if dig(decision, "spec.gang", ""):
         first = f"{error.token}: {message}"
-        lines = lines if f"{what} has no node" in message else []  # what it is that lacks is the other's to say
+        lines = lines if f"{what} has no node" in message else []  # the other message says what is missing
     lines += [f"note: {note}" for note in read_notes(decision)]
     nearest = dig(decision, "spec.nearest", "")
     nearest_node = dig(decision, "spec.nearest_node", "")
@@ -75,7 +75,7 @@ def explain_refusal(error: Unplaceable, decision: Object | None, what: str) -> U
 
 
 def explain_decision(decision: Object, what: str, when: str, width: int | None, paint: Paint) -> str:
-    """All of a decision: the sentence, and what became of every node."""
+    """A whole decision: the sentence, and every node's verdict."""
     spec = decision["spec"]
     verdicts = spec.get("verdicts") or []
     named = f"{spec['named']}: " if spec.get("named") else ""
@@ -107,7 +107,7 @@ def describe_weights(verdicts: Sequence[Object]) -> str:
 def draw_verdicts(
     verdicts: Sequence[Object], refused_by: Mapping[str, int], width: int | None, paint: Paint
 ) -> list[str]:
-    """What became of every node, as a table, and how many more were refused than it tells."""
+    """Every node's verdict as a table, and how many more were refused than it shows."""
     ranked = sorted(verdicts, key=_rank)
     terms = list(dict.fromkeys(term["name"] for verdict in ranked for term in verdict.get("terms") or ()))
     columns = [*make_columns("NODE", "VERDICT", "SCORE>")]
@@ -123,7 +123,7 @@ def draw_verdicts(
 
 
 def explain_absence(decision: Object, what: str, node: str, when: str) -> str:
-    """Why ``what`` is not on ``node``: what the scheduler said of that node ``when`` it decided."""
+    """Why ``what`` is not on ``node``: the scheduler's verdict on that node ``when`` it decided."""
     verdict = next((v for v in _verdicts(decision) if v["node"] == node), None)
     if verdict is None:
         refused = dig(decision, "spec.refused_by", {})

@@ -1,5 +1,4 @@
-"""Questions that the scheduler answers: an object that holds the question is made, its answer waited for, and both are taken
-away again."""
+"""Questions that the scheduler answers: weft creates an object with the question, waits for the answer in it, and deletes it."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ PATIENCE_SECONDS = 30.0
 
 
 def ask(session: Session, kind: str, spec: Mapping[str, Any]) -> Object:
-    """The object of ``kind`` with its answer. Raises TimedOut when nobody decides just now, NotFound when it went away."""
+    """The object of ``kind`` with its answer. Raises TimedOut if no scheduler answers, NotFound if the object was deleted."""
     name = f"asked-{secrets.token_hex(4)}"
     session.client.create({"kind": kind, "name": name, "spec": dict(spec)})
     try:

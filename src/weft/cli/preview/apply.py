@@ -1,4 +1,4 @@
-"""What an apply would do, said in advance: what is created, changed and, with ``--prune``, deleted; and an id for exactly that."""
+"""What an apply would do: what it creates, changes and, with ``--prune``, deletes; and an id for exactly that."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Before something is deleted: what goes with it, and whether it is meant."""
+"""Before a deletion: shows what goes with the object, and asks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from weft.kinds.registry import BY_NAME
 
 
 def check_person(session: Session, names: list[str]) -> None:
-    """Raises UsageError where nobody sits who could be asked, unless it is only to be explained."""
+    """Raises UsageError without a terminal to ask at, unless the command is only explained."""
     if session.recorder is None and not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
         raise click.UsageError(f"deleting {', '.join(names[:5])} without a terminal needs --yes")
 
@@ -25,14 +25,14 @@ def ask_to_delete(session: Session, found: Sequence[dict[str, Any]]) -> bool:
     """Show what would go with each of these objects, and ask; the answer. Raises UsageError where nobody can answer."""
     check_person(session, [f"{obj['kind']}/{obj['name']}" for obj in found])
     if session.recorder is not None:
-        return True  # what would go out is told instead, and nothing goes
+        return True  # the request is shown instead, and nothing is sent
     for obj in found:
         session.notify(f"  {obj['kind']}/{obj['name']}  {describe_loss(obj)}")
     question = "Delete this for good?" if len(found) == 1 else f"Delete these {len(found)} for good?"
     try:
         return click.confirm(question, err=True)
     except click.Abort:
-        session.notify("")  # the cursor stands behind the question
+        session.notify("")  # the cursor is behind the question
         raise
 
 

@@ -25,8 +25,8 @@ MOST_ASKED = 20
 
 
 class Foreseen(NamedTuple):
-    """What the scheduler would do with something new now. ``words`` go on behind "would be created"; ``answer`` is its own, None
-    where there is nothing to place now, or nobody to tell."""
+    """What the scheduler would do with a new object now. ``words`` follow "would be created"; ``answer`` is the scheduler's, None
+    if there is nothing to place now, or no scheduler answers."""
 
     words: str = ""
     answer: Object | None = None
@@ -41,7 +41,7 @@ class Foreseen(NamedTuple):
 
 
 def foresee(session: Session, target: Target, made: Object) -> Foreseen:
-    """Whether and where ``made``, which the server has looked at and not stored, would be placed."""
+    """Whether and where ``made``, which the server has checked and not stored, would be placed."""
     answer = _ask_where(session, target, made)
     status = answer["status"] if answer is not None else {}
     if status.get("best"):
@@ -52,8 +52,8 @@ def foresee(session: Session, target: Target, made: Object) -> Foreseen:
 
 
 def foresee_each(session: Session, new: Sequence[tuple[Target, Object]]) -> dict[str, Foreseen]:
-    """What becomes of those of ``new`` that are placed, each as if it came alone, by what it is called. One that waits for another
-    of them is left out, and so are those after the first many."""
+    """Forecasts for those of ``new`` that are placed, by name, each as if it came alone. Objects that wait for others among them
+    are left out, and those beyond MOST_ASKED."""
     found: dict[str, Foreseen] = {}
     placed = [(target, made) for target, made in new if is_workload(target.kind.template[0] or target.kind.name)]
     for target, made in placed[:MOST_ASKED]:
@@ -91,7 +91,7 @@ def show_dry_run(session: Session, target: Target, made: Object, done: str) -> i
 
 
 def _ask_where(session: Session, target: Target, made: Object) -> Object | None:
-    """The scheduler's answer; None where there is nothing to place now, or nobody to tell."""
+    """The scheduler's answer; None if there is nothing to place now, or no scheduler answers."""
     kind, field = target.kind.template
     kind = kind or target.kind.name
     waits = dig(made, "spec.hold") or dig(made, "spec.run", "run") != "run" or dig(made, "spec.schedule")

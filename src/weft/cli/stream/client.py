@@ -1,6 +1,6 @@
-"""A byte stream through the gateway: frames over TLS on one side, standard input, output and error on the other.
+"""A byte stream through the gateway: frames over TLS at one end, standard input, output and error at the other.
 
-One loop carries bytes both ways, so a slow reader holds up a fast writer on either side; no byte is held back.
+One loop carries bytes both ways, so a slow reader holds up a fast writer at either end; no byte is held back.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ class Stream:
         self._out += frame
 
     def run(self, stdin: int | None) -> int | None:
-        """Carry bytes until the other side ends it; the exit code it gave, None if it gave none.
+        """Carry bytes until the peer ends it; the peer's exit code, None if it sent none.
 
-        ``stdin`` is the descriptor to read from, None for no input. Raises the error the other side sent, Unavailable
-        when the connection was cut."""
+        ``stdin`` is the descriptor to read from, None for no input. Raises the error that the peer sent, Unavailable when the
+        connection was cut."""
         self._stdin = stdin
         if stdin is None and self._forward_end:
             self.send(encode_frame(FrameType.END_IN))
@@ -160,7 +160,7 @@ def dial(context: Context, ticket: dict[str, Any]) -> ssl.SSLSocket:
 
 @contextmanager
 def send_resizes(stream: Stream) -> Iterator[None]:
-    """Send the other side the terminal's size, now and at each change."""
+    """Send the peer the terminal's size, now and at each change."""
 
     def send_size(*_: object) -> None:
         rows, columns = find_size()
@@ -186,11 +186,11 @@ def write_bytes(descriptor: int, data: bytes) -> None:
 def exchange(
     session: Session, kind: str, name: str, verb: str, asked: dict[str, Any], payload: bytes = b""
 ) -> tuple[bytes, dict[str, Any]]:
-    """A question over a stream, of which nothing is shown: what came back, and what the EXIT said. Raises the error that the other
-    side sent, Unavailable for a stream that was cut."""
+    """A request over a stream that shows nothing: the answer, and the content of EXIT. Raises the error that the peer sent,
+    Unavailable for a stream that was cut."""
     ticket = session.client.verb(kind, name, verb, asked)
     with dial(session.client.context, ticket) as sock:
-        with contextlib.suppress(OSError):  # who refuses it early has said why
+        with contextlib.suppress(OSError):  # a peer that refuses it early has sent the reason
             for piece in encode_data(FrameType.DATA_IN, payload):
                 sock.sendall(piece)
             sock.sendall(encode_frame(FrameType.END_IN))

@@ -17,7 +17,7 @@ from weft.objects.errors import IllegalTransition, Unavailable, WeftError
 _LAST_LINES = 10
 _LAST_BYTES = 1 << 16
 _WIDEST = 500
-_OVERLAP_BYTES = 4096  # of what came last: it says how far a log was read that is taken up again
+_OVERLAP_BYTES = 4096  # of the latest output: it shows how far an interrupted log was read
 _PAUSE_SECONDS = 1.0
 _FIRST_PAUSE_SECONDS = 0.05
 _TRIES = 60
@@ -26,7 +26,7 @@ Write = Callable[[int, bytes], None]
 
 
 def show_log(session: Session, target: Target, asked: dict[str, Any]) -> int:
-    """What a guest printed, its standard error on ours; ends when all is read, or, if it is followed, when the guest has, or with
+    """Print a guest's log, its standard error on ours; ends when all is read, or, if followed, when the guest ends, or with
     Ctrl-C."""
     try:
         return _carry(session, target, asked, write_bytes)
@@ -37,7 +37,7 @@ def show_log(session: Session, target: Target, asked: dict[str, Any]) -> int:
 
 
 def show_last_lines(session: Session, target: Target) -> None:
-    """The end of what it printed, on standard error, beside a failure of it; nothing where that is empty or can't be had."""
+    """The end of its log, on standard error, beside a failure; nothing if the log is empty or not available."""
     kept = bytearray()
 
     def keep(_: int, piece: bytes) -> None:
@@ -60,8 +60,8 @@ def show_last_lines(session: Session, target: Target) -> None:
 def show_logs(
     session: Session, targets: Sequence[Target], *, follow: bool, tail: int, since: float | None, prefix: bool
 ) -> int:
-    """What several guests printed, each line with whose it is: one guest after the other, or with ``follow`` all at once. The exit
-    code; the trouble of one is said and doesn't end the others. Raises OSError where the lines can't be put out."""
+    """Print several guests' logs, each line with its guest: one guest after the other, or with ``follow`` all at once. The exit
+    code; a failure of one is reported and doesn't end the others. Raises OSError if the lines can't be printed."""
     lock = threading.Lock()
     codes: list[int] = []
     lost: list[OSError] = []
@@ -72,13 +72,13 @@ def show_logs(
             try:
                 codes.append(_carry(session, target, ask_log(follow, tail, since), lines.take))
             except NotSent:
-                pass  # it is told with the rest that would be done
+                pass  # it is printed with the rest of the explanation
             except WeftError as problem:
                 codes.append(exit_code(problem))
                 session.notify(f"{target.what}: {problem.message}")
             finally:
                 lines.end()
-        except OSError as problem:  # nobody reads on, or a full disk: no line of any guest can be put there
+        except OSError as problem:  # no reader any more, or a full disk: no line of any guest can be printed
             lost.append(problem)
 
     threads = [threading.Thread(target=show, args=(target,), daemon=True) for target in targets]
@@ -100,7 +100,7 @@ def show_logs(
 
 
 class Lines:
-    """Puts whole lines on standard output and error, so that those of several guests don't run into each other."""
+    """Prints whole lines on standard output and error, so that several guests' lines stay apart."""
 
     def __init__(self, prefix: str, lock: threading.Lock) -> None:
         self._prefix, self._lock = prefix.encode(), lock
@@ -145,8 +145,8 @@ def ask_log(follow: bool, tail: int, since: float | None) -> dict[str, Any]:
 
 
 def _carry(session: Session, target: Target, asked: dict[str, Any], write: Write) -> int:
-    """One guest's log to ``write``. One that is followed is taken up again where it was lost: nothing is missing, nothing comes
-    twice, as long as the log still has what came last. Raises WeftError."""
+    """Passes one guest's log to ``write``. A followed log is resumed after a lost connection: nothing is missing or repeated, as
+    long as the log still has the latest output. Raises WeftError."""
     seen = bytearray()
 
     def note(descriptor: int, data: bytes) -> None:
@@ -177,7 +177,7 @@ def _run_stream(session: Session, target: Target, asked: dict[str, Any], write: 
 
 
 def _measure(session: Session, target: Target, seen: bytes | bytearray) -> int:
-    """How many bytes of the whole log have come already; 0 where it has nothing of what came last."""
+    """How many bytes of the whole log have come already; 0 if it lacks the latest output."""
     whole = bytearray()
     _run_stream(session, target, {"follow": False, "tail": -1}, lambda _, data: whole.extend(data))
     at = whole.rfind(seen)

@@ -25,7 +25,7 @@ def listen_here(port: int) -> socket.socket:
 
 
 def relay(session: Session, listener: socket.socket, target: Target, verb: str, given: dict[str, Any]) -> None:
-    """Serve connections until interrupted; what goes wrong with one is said and doesn't end the others."""
+    """Serve connections until interrupted; a failure of one is reported and doesn't end the others."""
     while True:
         connection, _ = listener.accept()
         threading.Thread(target=_serve, args=(session, connection, target, verb, given), daemon=True).start()
@@ -40,8 +40,8 @@ def carry(
     stdout: int,
     write: Callable[[int, bytes], None] | None = None,
 ) -> int:
-    """One stream between two descriptors of ours; its exit code. Raises the error that the other side sent, and what ``write``
-    raises, by which what comes is written."""
+    """One stream between two descriptors of ours; its exit code. Raises the error that the peer sent, and what ``write``
+    raises."""
     ticket = session.make_client().verb(target.kind.name, target.name, verb, given)
     with dial(session.client.context, ticket) as sock:
         return Stream(sock, stdout=stdout, write=write).run(stdin) or 0

@@ -49,7 +49,7 @@ class Unpacker:
         self._left = self._padding = 0  # of the member that is coming
         self._file = -1
         self._mtime = 0
-        self._kept: bytearray | None = None  # of a member that says something of the next
+        self._kept: bytearray | None = None  # of a member that describes the next
         self._kind = b""
         self._before: dict[str, bytes] = {}
         self._befores = 0
@@ -66,7 +66,7 @@ class Unpacker:
         self._file, self._parent, self._top = -1, None, -1
 
     def feed(self, data: bytes) -> None:
-        """Raises DriverFailed for what is no such archive, and for what can't be written here."""
+        """Raises DriverFailed for data that is no such archive, and for files that can't be written here."""
         self._bytes += data
         try:
             while self._step():
@@ -235,7 +235,7 @@ def _enter(parent: int, name: bytes, mode: int, *, replace: bool = False) -> int
 
 
 def _clear(parent: int, name: bytes) -> None:
-    """What is there under the name gives way, but for a folder."""
+    """Removes what has the name already, except a folder."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(name, dir_fd=parent)
 

@@ -1,4 +1,4 @@
-"""A kind's own verbs: `weft vm stop web`, `weft node cordon n2 --reason "disk swap"`. All from the kind."""
+"""A kind's own verbs: `weft vm stop web`, `weft node cordon n2 --reason "disk swap"`. All from the kind's record."""
 
 from __future__ import annotations
 

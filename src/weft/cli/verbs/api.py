@@ -65,8 +65,8 @@ def _read_words(words: tuple[str, ...]) -> tuple[str, str]:
 
 
 def read_data(given: str, most: int = -1) -> bytes:
-    """What ``--data`` names: JSON, @FILE, or - for standard input. Raises InvalidInput for what is no JSON, TooLarge above ``most``
-    bytes."""
+    """What ``--data`` names: JSON, @FILE, or - for standard input. Raises InvalidInput for anything but JSON, TooLarge above
+    ``most`` bytes."""
     try:
         if given == "-":
             data = sys.stdin.buffer.read(most + 1 if most >= 0 else -1)

@@ -1,4 +1,4 @@
-"""`weft apply -f FILE|DIR|-`: bring objects to what files say; all of it is checked before any of it is done."""
+"""`weft apply -f FILE|DIR|-`: create or change objects to match files; all files are checked before anything is changed."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def prunes() -> list[click.Parameter]:
 
 
 def read_labels(labels: tuple[str, ...]) -> str:
-    """The selector of what may be pruned. Raises UsageError for none: everything there is would go."""
+    """The selector of objects to prune. Raises UsageError without one: it would delete everything."""
     if not any(label.strip() for label in labels):
         raise click.UsageError("--prune needs -l KEY=VALUE: objects with these labels that are in no file are deleted")
     return ",".join(labels)
@@ -153,7 +153,7 @@ def find_new(manifests: list[Manifest], results: list[dict[str, Any]]) -> list[t
 
 
 def _delete(session: Session, pruned: list[dict[str, Any]]) -> int:
-    """Workloads first, and what they need once they are gone; the exit code."""
+    """Delete workloads first, then the objects that they used; the exit code."""
     codes: list[int] = []
     for of_workloads in (True, False):
         some = [obj for obj in pruned if is_workload(obj["kind"]) is of_workloads]
@@ -195,8 +195,8 @@ def read_files(files: tuple[str, ...], project: str | None, packed: list[Packed]
 def send(
     session: Session, manifests: list[Manifest], dry_run: bool, bound: list[dict[str, Any]] | None = None
 ) -> list[dict[str, Any]]:
-    """What the server did, or would do, for each manifest (``bound``: their data, with what must still stand); its refusal names
-    the place in the file."""
+    """What the server did, or would do, for each manifest (``bound``: their data, with the versions that they must still have);
+    its refusal names the place in the file."""
     try:
         return session.client.apply(bound or [manifest.data for manifest in manifests], dry_run=dry_run)
     except WeftError as refusal:

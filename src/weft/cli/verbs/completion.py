@@ -75,7 +75,7 @@ def _install(session: Session, shell: str) -> Path:
 
 
 def _write_script(shell: str) -> str:
-    """Click's, but for who is asked: the quick completion first, which becomes ``weft`` where it doesn't know."""
+    """Click's script, but it runs the quick completion first, which becomes ``weft`` if it doesn't know the answer."""
     found = get_completion_class(shell)
     if found is None:
         raise click.UsageError(f"no completion for {shell}")

@@ -87,7 +87,7 @@ def _context(session: Session, kind: Kind | None, act: str, name: str | None, fi
 def _remove(session: Session, name: str) -> None:
     path, config = place_of_named(name, session.environ), user_folder(session.environ) / CONFIG
     settings = read_settings(config)
-    if settings.context == name:  # before it goes, or every command would ask for one that is gone
+    if settings.context == name:  # before its deletion, or every command would look for a deleted one
         write_settings(config, msgspec.structs.replace(settings, context=""))
         session.notify("it was in use: weft context NAME uses another one")
     path.unlink()
@@ -95,7 +95,7 @@ def _remove(session: Session, name: str) -> None:
 
 
 def _use(session: Session, name: str) -> None:
-    """From now on, for this user, wherever no flag, variable or project says another."""
+    """From now on, for this user, unless a flag, variable or project names another."""
     if not session.environ.get("HOME") and not session.environ.get("XDG_CONFIG_HOME"):
         raise InvalidInput("HOME is not set, so there is nowhere to keep it", hint="export WEFT_CONTEXT=FILE instead")
     folder = user_folder(session.environ)
@@ -158,7 +158,7 @@ def _describe(name: str, context: Context, place: str, in_use: bool) -> dict[str
 
 
 def config_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
-    """`weft config view --show-origin`: which settings are in force, and who said each of them."""
+    """`weft config view --show-origin`: the settings in force, and where each comes from."""
     params = [
         click.Argument(["act"], type=click.Choice(["view"]), default="view", metavar="[view]"),
         click.Option(

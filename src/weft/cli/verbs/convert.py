@@ -32,7 +32,7 @@ from weft.kinds.vm import VmSpec
 from weft.objects.errors import AlreadyExists, DriverFailed, IllegalTransition, NotFound, Unplaceable, WeftError
 from weft.objects.quantity import format_bytes, parse_bytes
 
-BACK_SECONDS = 60.0  # beside the time it may take: until the old one has everything again
+BACK_SECONDS = 60.0  # added to its timeout: until the old workload has everything again
 _BEHIND = {
     "container": "data outside its volumes is not taken along: the new VM starts from the image",
     "vm": "the root disk is not taken along: the new container starts from the image",
@@ -70,7 +70,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
     body = {name: value for name, value in given.items() if value is not None}
     old = session.client.get(target.kind.name, target.name)
     asked = _read_input(body)
-    manifest = make_conversion(old, asked, "dry")  # what the server would refuse is refused here, too
+    manifest = make_conversion(old, asked, "dry")  # refused here as the server would
     translated = _translate(session, old, asked)
     if dry:
         return _preview(session, old, manifest, translated)
@@ -100,7 +100,7 @@ def _read_input(body: Mapping[str, Any]) -> ConvertInput:
 
 
 def _translate(session: Session, old: Mapping[str, Any], asked: ConvertInput) -> Translated:
-    """What the old one is as the other kind. Raises InvalidInput, which names field and remedy, IllegalTransition."""
+    """The old workload as the other kind. Raises InvalidInput, which names field and remedy, IllegalTransition."""
     check_conversion(ConversionSpec(workload=f"{old['kind']}/{old['name']}", to=asked.to, disk=asked.disk))
     if old["kind"] == "container":
         spec = msgspec.convert(old["spec"], ContainerSpec, strict=False)

@@ -1,7 +1,7 @@
 """`weft cp FILE web:/path`, `weft cp web:/path FILE`: copy files and folders to or from a guest.
 
 Through the guest's agent, so it needs no SSH: files by ``cat``, folders by ``tar``. A file that arrives is whole or not there.
-What a guest sends is a stranger's: see ``unpack`` for folders; its answers and complaints are short, or it isn't listened to.
+A guest's data is not trusted: see ``untar`` for folders; its answers and errors are bounded.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _PUT = 'to="$0"; [ -d "$to" ] && to="${to%/}/$1"; cat >"$to.weft-part" && chmod 
 _PUT_FOLDER = 'mkdir -p "$0" && exec tar -x -f - -C "$0"'
 _GET = 'if [ -d "$0" ]; then echo folder; elif [ -r "$0" ]; then echo file; else echo none; fi'
 _GET_FOLDER = 'exec tar -c -f - -C "$0" .'
-ANSWER_BYTES = 4096  # of what a guest's shell says of a path
-COMPLAINTS_BYTES = 64 << 10  # of what its cat or tar says went wrong
+ANSWER_BYTES = 4096  # of a guest's shell's answer about a path
+COMPLAINTS_BYTES = 64 << 10  # of its cat's or tar's errors
 
 
 class _Place(NamedTuple):
@@ -133,7 +133,7 @@ def _send(session: Session, target: Target, argv: list[str], stdin: int) -> int:
 
 
 def _receive(session: Session, target: Target, argv: list[str], take: Callable[[bytes], object]) -> int:
-    """``take`` gets what the command prints. Raises DriverFailed for one that complains without end, and what ``take`` raises."""
+    """``take`` gets the command's output. Raises DriverFailed for endless errors, and what ``take`` raises."""
     complain = _Short(target, COMPLAINTS_BYTES, _complain)
 
     def write(descriptor: int, data: bytes) -> None:
@@ -143,7 +143,7 @@ def _receive(session: Session, target: Target, argv: list[str], take: Callable[[
 
 
 def _ask(session: Session, target: Target, argv: list[str]) -> str:
-    """What a command in the guest says, which is a word. Raises DriverFailed for one that says more and more."""
+    """The one word that a command in the guest prints. Raises DriverFailed for endless output."""
     answer = bytearray()
     _receive(session, target, argv, _Short(target, ANSWER_BYTES, answer.extend))
     return answer.decode(errors="replace").strip()

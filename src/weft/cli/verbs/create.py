@@ -33,9 +33,9 @@ from weft.objects.errors import NotFound
 from weft.objects.identity import check_labels, check_name
 from weft.objects.schema import FieldDoc
 
-# What runs a command, and where in its spec that and its image stand, as flags' parameters are called.
+# Kinds that run a command, and the parameters of the command's and the image's flags.
 RUNS = {"container": "spec", "job": "spec__task"}
-_MARKS, _MARK_LENGTH = "bcdfghjkmnpqrstvwxz23456789", 4  # nothing that reads as a word, or as another letter
+_MARKS, _MARK_LENGTH = "bcdfghjkmnpqrstvwxz23456789", 4  # no letters that form words or look like others
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -137,9 +137,9 @@ def read_spec(
 def read_words(
     session: Session, kind: Kind, words: tuple[str, ...], given: dict[str, Any], *, make_up: bool = False
 ) -> tuple[str, ...]:
-    """Of NAME [IMAGE] [-- COMMAND] the name; the others go where their flags would put them. Of what gets a name, ``make_up``, one
-    word alone is the image, unless that is given otherwise. --command is given once, as a shell reads it, or once for each word.
-    Raises UsageError for a word too many."""
+    """The name in NAME [IMAGE] [-- COMMAND]; image and command go where their flags would put them. If weft makes up the name
+    (``make_up``), one word alone is the image, unless a flag gives that. --command is given once, as a shell reads it, or once
+    for each word. Raises UsageError for a word too many."""
     argv, place = options.read_argv(), RUNS.get(kind.name)
     if place is None:
         if argv:
@@ -207,12 +207,12 @@ def _is_set(doc: FieldDoc, spec: dict[str, Any]) -> bool:
 
 
 def _image_of(kind: Kind, spec: dict[str, Any]) -> str:
-    """The image that what is made runs; empty while there is none."""
+    """The image of the new object; empty if it has none."""
     return str(dig({"spec": spec}, f"{kind.template[1]}.image", ""))
 
 
 def _make_up_name(kind: Kind, spec: dict[str, Any]) -> str | None:
-    """``busybox-x7k2``: the image, and a few letters that make it one's own; None without an image."""
+    """``busybox-x7k2``: the image, and a few random letters; None without an image."""
     image = _image_of(kind, spec).rpartition("/")[2].partition("@")[0].partition(":")[0]
     base = re.sub(r"[^a-z0-9]+", "-", image.lower()).strip("-")
     if not base:

@@ -1,4 +1,4 @@
-"""`weft vm delete web --yes`: delete objects and wait until they are gone. Asks a person first; a script says --yes."""
+"""`weft vm delete web --yes`: delete objects and wait until they are gone. Asks a person first; a script gives --yes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from weft.kinds.record import Kind
 from weft.kinds.registry import WORKLOADS
 from weft.objects.errors import NotFound
 
-_USERS = (*WORKLOADS, "job", "function", "migration", "conversion")  # they go first: others are in their use
+_USERS = (*WORKLOADS, "job", "function", "migration", "conversion")  # deleted first: they use other objects
 _FORCE = "Give up a lost node: its workloads are placed anew, with fresh disks."
 
 
@@ -50,7 +50,7 @@ def _run(
     force: bool = False,
     files: tuple[str, ...] = (),
 ) -> int:
-    uids: dict[str, str] = {}  # of those that were looked at: no later one of the name is meant
+    uids: dict[str, str] = {}  # of the objects that were read: a later one of the same name is not deleted
     if files and (words or labels or fields):
         raise click.UsageError("give either files, names or a selector")
     if files:
@@ -86,7 +86,8 @@ def _delete(session: Session, targets: list[Target], uids: dict[str, str], force
 
 
 def _read_targets(session: Session, files: tuple[str, ...]) -> list[Target]:
-    """What files name, the last first, but for what isn't there any more. Raises UsageError for objects of another project."""
+    """The objects that files name, the last first, without those that don't exist any more. Raises UsageError for objects of
+    another project."""
     targets = []
     for manifest in reversed(read_files(files, session.project)):
         target = Target(manifest.kind, manifest.data["name"])

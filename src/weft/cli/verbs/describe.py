@@ -127,7 +127,7 @@ def _has_ended(allocation: dict[str, Any]) -> bool:
 
 
 def _describe_use(session: Session, vm: dict[str, Any]) -> str:
-    """Of a VM: what it really uses, if its node says that."""
+    """Of a VM: what it really uses, if its node reports that."""
     guests = [each["guests"] for each in fetch_usage(session.client.http, guests=True) if vm["uid"] in each["guests"]]
     asked = {name: dig(vm, f"spec.{name}", 0) for name in RESOURCES}
     return f"used  {describe_used(guests[0][vm['uid']], asked)}" if guests else ""

@@ -41,7 +41,7 @@ _PROGRAMS = {
 
 
 class Finding(NamedTuple):
-    """One thing looked at. ``state`` is ok, note (worth knowing) or broken; ``remedy`` what to do."""
+    """One result of a check. ``state`` is ok, note (worth knowing) or broken; ``remedy`` what to do."""
 
     subject: str
     state: str
@@ -69,7 +69,7 @@ def _run(session: Session, kind: Kind | None) -> int:
 
 
 def examine(session: Session) -> list[Finding]:
-    """All that is looked at, here and at the server."""
+    """All checks, here and at the server."""
     return [*_check_machine(), *_check_server(session)]
 
 
@@ -116,7 +116,7 @@ def _check_server(session: Session) -> Iterator[Finding]:
         yield Finding("server", "broken", trouble, "make up starts a local cluster, and restarts what has died")
         return
     yield Finding("server", "ok", f"answers, version {health.get('version', '')}")
-    if isinstance(took := health.get("store_ms"), (int, float)):  # an older server doesn't say
+    if isinstance(took := health.get("store_ms"), (int, float)):  # an older server doesn't report it
         yield Finding("store", "ok" if took < _SLOW_STORE_MS else "note", f"answers the server in {took:g} ms")
     yield _check_clock(session)
     try:
@@ -143,8 +143,8 @@ def _check_volumes(session: Session, has: dict[str, list[str]]) -> Iterator[Find
 
 
 def judge_volume(volume: dict[str, Any], has: dict[str, list[str]]) -> Finding | None:
-    """Data that an older store, or a node that was given up, brought back beside the data in use, or with none in use.
-    ``has`` as above; of a node that isn't there nobody knows."""
+    """Data that an older store, or an abandoned node, brought back beside the data in use, or with none in use. ``has`` as above;
+    nodes that don't exist any more are unknown."""
     copies = dig(volume, "status.copies") or []
     if not copies:
         return None

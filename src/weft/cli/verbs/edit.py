@@ -1,5 +1,5 @@
-"""`weft vm edit web`: the object in $EDITOR; what is saved is applied if nobody changed it meanwhile. A person gets what
-can't be applied again, with the reason on top; without a terminal it is an error."""
+"""`weft vm edit web`: the object in $EDITOR; what is saved is applied if nobody changed it meanwhile. If the text can't be
+applied, the editor opens again with the reason on top; without a terminal that is an error."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
             changed = _save(session, target, edited, obj)
         except WeftError as problem:
             if not is_terminal(sys.stdin) or (edited == text and complaint):
-                raise _keep(problem, edited) from None  # nobody mends it, or nobody did: it would go on for ever
+                raise _keep(problem, edited) from None  # nobody corrects the text: it would be refused for ever
             text, complaint = edited, "\n".join(part for part in (problem.message, problem.hint) if part)
             if isinstance(problem, StaleRevision):
                 obj = session.client.get(target.kind.name, target.name)

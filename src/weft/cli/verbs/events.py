@@ -38,7 +38,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], follow: bool, tail: int | None) -> int | None:
     targets = find_targets(session, kind, words) if words else []
     past = _read(session, abouts := _find_abouts(session, kind, targets))
-    if not past and targets:  # of what is gone there are events yet: only without any must it be there
+    if not past and targets:  # deleted objects still have events: an object without events must exist
         targets = look_up(session, kind, words)
         for target in targets:
             session.client.get(target.kind.name, target.name)

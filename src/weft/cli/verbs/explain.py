@@ -28,8 +28,8 @@ from weft.objects.errors import NotFound, WeftError
 
 
 def recommend_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
-    """`weft recommend vm/web`, `weft vm recommend --image tiny --cpu 4`: where the scheduler would put it now, as it is or as it
-    might be, and the least that would have to be otherwise where it fits on no node. Nothing is placed."""
+    """`weft recommend vm/web`, `weft vm recommend --image tiny --cpu 4`: where the scheduler would place it now, as it is or with
+    other fields, and the least change if it fits on no node. Nothing is placed."""
     fields = make_flags(kind) if kind else []
     params = [
         options.targets(kind, many=False, able=entry.kinds, required=kind is None),
@@ -70,7 +70,7 @@ def answer_question(session: Session, question: dict[str, Any], what: str) -> in
 
 
 def explain_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
-    """`weft explain vm web`: why it was placed where it is, or why nowhere: the scheduler's own decision, read back."""
+    """`weft explain vm web`: why it was placed where it is, or why it wasn't placed: the scheduler's own decision."""
     params = [
         options.targets(kind, many=False, able=entry.kinds),
         click.Option(["--why-not"], metavar="NODE", help="Explain only why the workload isn't on this node."),
@@ -123,7 +123,7 @@ def _render_time(decision: Mapping[str, Any]) -> str:
 
 
 def _add_present(session: Session, target: Target, node: str) -> None:
-    """A verdict is of the moment when it was decided: beside it, how it is now."""
+    """A verdict is as old as its decision: beside it, the node's verdict now."""
     try:
         answered = ask(session, "recommendation", {"workload": target.what, "nodes": [node]})
     except WeftError as problem:
@@ -138,7 +138,7 @@ def _has_verdict(decision: Mapping[str, Any], node: str) -> bool:
 
 
 def _explain_now(session: Session, target: Target, node: str) -> int:
-    """Of thousands of nodes a decision keeps the verdicts of some; of another the scheduler is asked as things are."""
+    """A decision keeps the verdicts of only some of many nodes; for any other node the scheduler is asked now."""
     answered = ask(session, "recommendation", {"workload": target.what, "nodes": [node]})
     if session.is_data:
         print_object(session, answered)

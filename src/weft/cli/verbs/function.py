@@ -48,7 +48,7 @@ def _alias(session: Session, kind: Kind | None, words: tuple[str, ...], remove: 
     if remove and name not in function["spec"]["aliases"]:
         raise NotFound(f'{target.what} has no alias "{name}"', hint=f"weft function alias {target.name}")
     aim = None if remove else _read_weights(weights)
-    # A map of a spec is merged: what it named before and shall not name now is taken away.
+    # Maps of a spec are merged: keys to remove are set to null.
     before = function["spec"]["aliases"].get(name) or {}
     change = aim if aim is None else {**dict.fromkeys(before), **aim}
     spec = {"generation": function["generation"], "spec": {"aliases": {name: change}}}
@@ -92,7 +92,7 @@ def _show(session: Session, function: dict[str, Any]) -> int:
 
 
 def publish_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
-    """`weft function publish thumb`: keep what it is now as thumb:1, thumb:2, …"""
+    """`weft function publish thumb`: keep its present state as thumb:1, thumb:2, …"""
     params: list[click.Parameter] = [
         options.targets(kind, many=False, able=entry.kinds),
         click.Option(["--description"], metavar="TEXT", default="", help="What is new in this version."),
@@ -206,7 +206,7 @@ _TIMES = (("duration", "its code"), ("latency", "round trip"), ("init", "startin
 
 
 def metrics_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
-    """`weft function metrics thumb`: how often, how long and how well it ran."""
+    """`weft function metrics thumb`: its invocations, errors, durations and starts."""
     params: list[click.Parameter] = [options.targets(kind, many=False, able=entry.kinds), options.output()]
     return options.build(verb, "Show a function's invocations, errors, durations and starts.", _metrics, kind, params)
 

@@ -29,7 +29,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|file:")
 
 def add_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     """`weft image add NAME URL --sha256 HEX`, `weft image add web oci://… --registry-secret NAME`: fetch an image and
-    check it. What can't be fetched isn't kept."""
+    check it. An image that can't be fetched isn't kept."""
     params = [
         click.Argument(["words"], nargs=-1, metavar="NAME URL" if kind else "image NAME URL"),
         click.Option(
@@ -139,7 +139,7 @@ def build_and_add(
     """Build it here, have the server fetch it into ``project`` (the session's if unset), and wait for that; the exit code. Raises
     AlreadyExists for another image of that name, DriverFailed."""
     target = Target(BY_NAME["image"], check_name(name or recipe))
-    client = session.client  # before minutes of work: is there anyone to give it to?
+    client = session.client  # before minutes of work: is there a server to add it to?
     project = project or client.project
     try:
         known = client.get("image", target.name, project=project)

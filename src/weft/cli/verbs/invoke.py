@@ -1,4 +1,4 @@
-"""`weft function invoke thumb --data '{"n":1}'`: run it once. What it answers is all that standard output gets."""
+"""`weft function invoke thumb --data '{"n":1}'`: run it once. Only its answer goes to standard output."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], data: str 
 
 
 def _split_qualifier(words: tuple[str, ...], version: str | None, alias: str | None) -> tuple[list[str], str]:
-    """The words without ``:QUALIFIER``, and that; given twice it is refused."""
+    """The words without ``:QUALIFIER``, and the qualifier; a second one is refused."""
     if not words:
         return [], ""
     *before, last = words
@@ -93,7 +93,7 @@ def _print_tail(tail: bytes) -> None:
 
 
 def _print_error(what: str, answer: bytes, report: dict[str, Any]) -> None:
-    """The function's own error: its type, what it says, and where in its code."""
+    """The function's own error: its type, message, and place in the code."""
     try:
         document = json.loads(answer)
     except (ValueError, RecursionError):

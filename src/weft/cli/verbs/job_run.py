@@ -1,5 +1,5 @@
-"""`weft job run thumbs --image … --array 0-99 -- COMMAND`: make a job, show how it gets on, and end as it did: with 0, or the
-exit code of the first of its tasks that failed. What an only task prints is printed here. Ctrl-C ends the watching only."""
+"""`weft job run thumbs --image … --array 0-99 -- COMMAND`: create a job, show its progress, and end as it did: with 0, or the
+exit code of the first of its tasks that failed. The output of an only task is printed here. Ctrl-C ends only the watching."""
 
 from __future__ import annotations
 
@@ -80,13 +80,13 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], dry_run: s
 
 
 def _suggest_command(session: Session, words: tuple[str, ...], missing: NotFound) -> None:
-    """Of IMAGE COMMAND the command was read as the image that isn't there."""
+    """In IMAGE COMMAND, the command was read as the missing image."""
     if len(words) == 2 and missing.field == "spec.task.image" and is_image(session, words[0]):
         missing.hint = f"put the command after --: {options.retype(1)}"
 
 
 def _await_schedule(session: Session, target: Target, made: Object) -> int:
-    """Say when it runs first."""
+    """Print when it runs first."""
     if session.detach:
         print_one(session, made, f"{target.what}  scheduled")
         return OK
@@ -100,7 +100,7 @@ def _await_schedule(session: Session, target: Target, made: Object) -> int:
 
 
 def watch_job(session: Session, target: Target, job: Object) -> int:
-    """Show how it gets on until it has ended; its own exit code."""
+    """Show its progress until it has ended; its own exit code."""
     session.timeout_seconds = WAIT_SECONDS if session.timeout_seconds is None else session.timeout_seconds
     settings: dict[str, Any] = {"color": session.color, "only_live": session.output == "json"}
     output = TaskOutput(session) if has_one_task(job) and not session.is_data else None
@@ -121,7 +121,7 @@ def watch_job(session: Session, target: Target, job: Object) -> int:
         )
         return INTERRUPTED
     except BrokenPipeError:
-        if not ended:  # where nobody reads this either, it raises the same
+        if not ended:  # if nobody reads this either, it raises the same
             session.notify(
                 f"output closed; {target.what} goes on; see: weft logs {target.what}   end: weft delete {target.what}"
             )
@@ -190,7 +190,7 @@ class Counting(Progress):
 
 
 class Attached(Counting):
-    """Shows a job of one task until this prints something; then what it prints, and its failures."""
+    """Shows a job of one task until the task prints something; then its output, and its failures."""
 
     def __init__(self, output: TaskOutput, elapsed: Callable[[], float], **settings: Any) -> None:
         super().__init__(elapsed, **settings)
@@ -214,7 +214,7 @@ class Attached(Counting):
             super().draw(target, live, line)
 
     def tick(self) -> None:
-        """Raises OSError where what it prints can't be put out."""
+        """Raises OSError if its output can't be printed."""
         self._output.check()
         if self._output.has_come and not self._gives_way:
             self._gives_way = True

@@ -71,14 +71,14 @@ def _list(
 def list_kind(
     session: Session, kind: Kind, labels: tuple[str, ...], fields: tuple[str, ...], *, every: bool, watch: bool
 ) -> None:
-    """Print the objects of ``kind`` that match; the server does the matching. Tasks that have ended are left out where nothing was
-    selected, unless ``every`` one is wanted."""
+    """Print the objects of ``kind`` that match; the server does the matching. Without a selector, tasks that have ended are left
+    out unless ``every`` is set."""
     selected = read_selection(session, labels, fields)
     hides = not (every or labels or fields)
     if watch:
         watch_kinds(session, [kind], selected, lambda item: not hides or bool(leave_out(kind, [item])))
         return
-    if session.output == "json" and kind.over is None:  # as they came: nothing of them need be looked into
+    if session.output == "json" and kind.over is None:  # as they came: nothing in them is needed
         if takes_pages(session):
             print_pages(session.client.list(kind.name, read=write_page, **selected).pages)
         else:
@@ -92,12 +92,12 @@ def list_kind(
 
 
 def read_selection(session: Session, labels: tuple[str, ...], fields: tuple[str, ...]) -> dict[str, Any]:
-    """Which objects are asked for, as the client's ``list`` and ``watch_forever`` take it."""
+    """The requested objects, as arguments of the client's ``list`` and ``watch_forever``."""
     return {"all_projects": session.all_projects, "labels": ",".join(labels), "fields": ",".join(fields)}
 
 
 def leave_out(kind: Kind, items: Sequence[Object]) -> list[Object]:
-    """``items`` but for those that have done what they were made for."""
+    """``items`` without those that have ended."""
     return [item for item in items if kind.over is None or not kind.over(item)]
 
 
@@ -117,7 +117,7 @@ def with_use(session: Session, kind: Kind, items: Sequence[Object]) -> list[Obje
 def watch_kinds(
     session: Session, kinds: Sequence[Kind], selected: dict[str, Any], shows: Callable[[Object], bool]
 ) -> None:
-    """What of ``kinds`` is shown, then what changes, until Ctrl-C: on a terminal the list anew, off it a line for each change."""
+    """The list of ``kinds``, then its changes, until Ctrl-C: on a terminal the list anew, off it a line for each change."""
     redraws = is_terminal(sys.stdout) and not session.is_data
     known: dict[str, Object] = {}
     synced = reported = False
@@ -146,7 +146,7 @@ def watch_kinds(
 
 
 def _follow(session: Session, kinds: Sequence[Kind], selected: dict[str, Any]) -> Iterator[tuple[str, Object]]:
-    """What is there of all ``kinds``, then once that it is synced, then what changes. Raises WeftError."""
+    """The objects of all ``kinds``, then once a mark that the list is complete, then the changes. Raises WeftError."""
     client, news = session.make_client(), queue.Queue[tuple[str, WatchEvent | WeftError]]()
 
     def listen(kind: str) -> None:
@@ -177,7 +177,7 @@ def _follow(session: Session, kinds: Sequence[Kind], selected: dict[str, Any]) -
 def _next(news: queue.Queue[tuple[str, WatchEvent | WeftError]]) -> tuple[str, WatchEvent | WeftError]:
     while True:
         try:
-            return news.get(timeout=_POLL_SECONDS)  # a wait without end would not hear Ctrl-C
+            return news.get(timeout=_POLL_SECONDS)  # Ctrl-C doesn't interrupt a wait without end
         except queue.Empty:
             continue
 
@@ -231,6 +231,6 @@ def _ps(
 
 
 def _goes_on(item: dict[str, Any]) -> bool:
-    """Whether there is still something to come of it. A list of jobs tells of those that have ended; this is of what runs."""
+    """Whether it has not ended. A list of jobs shows ended ones; ``ps`` shows what runs."""
     ended = item["kind"] == "job" and dig(item, "status.phase") in ENDED
     return not ended and bool(leave_out(BY_NAME[item["kind"]], [item]))

@@ -74,7 +74,7 @@ def show_job_logs(
     attempt: int | None = None,
     prefix: bool | None = None,
 ) -> int:
-    """What its tasks printed: of one ``task`` as it was, of several with whose it is; ``asked`` as the verb takes it."""
+    """Its tasks' logs: of one ``task`` unchanged, of several with the task before each line; ``asked`` as the verb takes it."""
     job = session.client.get("job", target.name)
     _refuse_schedule(job)
     tries = read_tries(job)
@@ -174,7 +174,7 @@ def _logs(
 
 
 def _open_job(session: Session, target: Target, follow: bool) -> list[Target]:
-    """What a job is beside others: its tasks."""
+    """A job's tasks, to show beside other workloads."""
     if target.kind.verb("logs") is not None:
         return [target]
     if follow:

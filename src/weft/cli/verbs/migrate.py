@@ -36,7 +36,7 @@ from weft.objects.errors import DriverFailed, IllegalTransition, Unplaceable, We
 from weft.objects.lifecycle import Phase
 from weft.objects.quantity import format_bytes
 
-CLEARING_SECONDS = 60.0  # beside the migration itself: until the source is removed, or the migration is undone
+CLEARING_SECONDS = 60.0  # added to the migration's timeout: until the source is removed, or the migration is undone
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -198,7 +198,7 @@ def _watch(session: Session, vm: Target, migration: dict[str, Any], rests: bool)
 
 
 def _await_start(session: Session, vm: Target, migration: Mapping[str, Any]) -> int:
-    """Wait until a guest that was shut down for the migration runs on the target, if its spec says run."""
+    """Wait until a guest that was shut down for the migration runs on the target, if its spec's run is run."""
     before = session.client.get(vm.kind.name, vm.name)
     if dig(before, "spec.run") != "run":
         print_one(session, migration, f"migrated  {describe_end(migration)}")

@@ -36,7 +36,7 @@ DEFAULT_TIMEOUT_SECONDS = 3600.0
 
 def drain_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     """`weft node drain n1 --reason "new fans"`: migrate everything away from a node, and show the progress; Ctrl-C ends the
-    watching only. ``--dry-run`` says of each workload where it would go, or why it can't leave."""
+    watching only. ``--dry-run`` shows for each workload where it would go, or why it can't leave."""
     params = [
         options.targets(kind, many=False, able=("node",)),
         click.Option(["--reason"], metavar="TEXT", default="", help="Why the node is drained, for people."),
@@ -162,7 +162,7 @@ def _complete(context: click.Context, param: click.Parameter, incomplete: str) -
 
 
 def maintenance_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
-    """`weft node maintenance n1 on --reason "new fans"`: say that a node is being worked on, or no more."""
+    """`weft node maintenance n1 on --reason "new fans"`: begin or end a node's maintenance."""
     words = click.Argument(["words"], nargs=-1, metavar="NODE... on|off", shell_complete=_complete)
     reason = click.Option(["--reason"], metavar="TEXT", default="", help="What is being done to the node.")
 

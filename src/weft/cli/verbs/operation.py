@@ -1,4 +1,4 @@
-"""`weft operation list`, `show ID`, `attach ID`, `cancel ID`, `watch`: what goes on, as a view of the objects it is about."""
+"""`weft operation list`, `show ID`, `attach ID`, `cancel ID`, `watch`: operations, as a view of the objects that they change."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _row(session: Session, one: Operation) -> list[str]:
 
 
 def _watch(session: Session, every: bool) -> None:
-    """The list again and again, for as long as ``--timeout`` says: on a terminal in place, off it what is new in it."""
+    """The list, refreshed until ``--timeout`` has passed: on a terminal in place, off it only what is new."""
     shown: set[tuple[str, str, str]] = set()
     end = math.inf if session.timeout_seconds is None else session.clock.elapsed() + session.timeout_seconds
     while True:

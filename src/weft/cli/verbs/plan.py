@@ -33,11 +33,11 @@ from weft.cli.verbs.apply import (
 from weft.kinds.record import Kind
 from weft.objects.errors import WeftError
 
-_MOST_FIELDS = 6  # of a new object that are named
+_MOST_FIELDS = 6  # of a new object, that are shown
 
 
 def plan_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
-    """`weft plan -f FILE`: what apply would do, in plain words, and an id that `apply --plan ID` carries out, that or nothing."""
+    """`weft plan -f FILE`: what apply would do, and an id with which `apply --plan ID` does exactly that, or nothing."""
     params = [*files(), *prunes(), options.output()]
     return options.build(verb, "Show what apply would do, under an id for weft apply --plan.", _plan, kind, params)
 
@@ -122,7 +122,7 @@ DIFFERS = 1
 
 
 def diff_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
-    """`weft diff -f FILE`: what apply would change. Exit 0: nothing; 1: something; more: it can't be told."""
+    """`weft diff -f FILE`: what apply would change. Exit 0: nothing; 1: something; more: it failed."""
     return options.build(
         verb, "Show what apply would change; exit 1 if anything would.", _diff, kind, [*files(), options.output()]
     )

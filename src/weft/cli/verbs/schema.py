@@ -1,4 +1,4 @@
-"""`weft schema vm`, `weft schema vm.spec.cpu`: the fields of a kind and what a change of them takes."""
+"""`weft schema vm`, `weft schema vm.spec.cpu`: the fields of a kind and what a change of each requires."""
 
 from __future__ import annotations
 

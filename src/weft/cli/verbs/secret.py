@@ -1,5 +1,5 @@
 """`weft secret create regcred --registry HOST --username NAME --password-stdin`, `weft secret set db --from-file password=FILE`:
-what it holds comes from files and stdin, so that it stands in no history and no list of processes, or is typed as KEY=VALUE."""
+its values come from files and stdin, so that no shell history or list of processes shows them, or are typed as KEY=VALUE."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _set(session: Session, kind: Kind, words: tuple[str, ...], **given: Any) -> 
 
 
 def _read_values(given: dict[str, Any]) -> dict[str, str]:
-    """Raises InvalidInput, UsageError; neither says a value."""
+    """Raises InvalidInput, UsageError; neither contains a value."""
     files = read_pairs(given["files"], "from-file")
     stdins = sum(path == "-" for path in files.values()) + given["password_stdin"] + given["token_stdin"]
     if stdins > 1:

@@ -33,8 +33,8 @@ _COST = {
 
 
 def set_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
-    """`weft vm set web --cpu 2`: change fields of one object. What each change takes is said before it is made; what needs a
-    restart waits for one, unless --restart (or a person who is asked) has it now."""
+    """`weft vm set web --cpu 2`: change fields of one object. What each change requires is shown before it is made; a change that
+    needs a restart waits for one, unless --restart or the answer to a question restarts now."""
     if kind is None:
         return options.build(verb, "Change fields of an object.", _point, kind, [options.targets(kind)])
     fields = [*make_more_flags(kind), *make_flags(kind)]
@@ -110,7 +110,7 @@ def _describe(change: dict[str, Any], types: dict[str, str]) -> str:
 
 
 def _ask(session: Session, target: Target) -> bool:
-    """Whether to restart now; where nobody can be asked, what to do later."""
+    """Whether to restart now; without a terminal to ask at, prints what to do later."""
     if is_terminal(sys.stdin) and is_terminal(sys.stderr):
         return click.confirm(f"Restart {target.what} now? Otherwise the change waits for the next restart.", err=True)
     session.notify(

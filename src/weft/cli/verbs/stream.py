@@ -26,7 +26,7 @@ from weft.objects.errors import InvalidInput, NotFound
 
 
 class GuestCommand(options.WithCommand):
-    """Options end at ``--``, or else at the first word that is none; what follows goes to the guest unchanged."""
+    """Options end at ``--``, or at the first argument; what follows goes to the guest unchanged."""
 
     allow_interspersed_args = False
 
@@ -75,7 +75,7 @@ def run_command(session: Session, target: Target, given: dict[str, object]) -> i
 
 
 def split_words(kind: Kind | None, words: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
-    """Where no ``--`` says it: the object's words, and the command's."""
+    """The object's words and the command's, without a ``--`` between them."""
     named = 2 if kind is None and words and "/" not in words[0] and is_noun(words[0]) else 1
     return words[:named], list(words[named:])
 
@@ -87,7 +87,7 @@ def ssh_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     """`weft ssh [USER@]web [-- CMD]`: log into a guest by SSH, from wherever the API can be reached.
 
     The connection goes through the gateway to port 22 of the guest (`weft vm forward` as ssh's ProxyCommand). Host keys are
-    kept by the VM's uid, so a new VM of an old name is no intruder."""
+    kept by the VM's uid, so a new VM of an old name raises no alarm."""
     params = [
         click.Argument(["words"], nargs=-1, metavar="[USER@]NAME [-- CMD...]"),
         click.Option(["-i", "--identity"], default="", metavar="FILE", help="The private key to log in with."),
@@ -196,7 +196,7 @@ def _screen(session: Session, kind: Kind | None, words: tuple[str, ...], url: bo
 
 def show_screen(session: Session, target: Target, url: bool, port: int) -> int:
     """Print where the screen is, and serve it there until interrupted (``url``: print and end)."""
-    ticket = session.client.verb(target.kind.name, target.name, "screen", {})  # what can't be is said at once
+    ticket = session.client.verb(target.kind.name, target.name, "screen", {})  # refused at once if it can't be
     if url:
         print(f"wss://{ticket['address']}/v1/stream?ticket={quote(ticket['ticket'])}")
         return 0
@@ -233,7 +233,7 @@ def _forward(session: Session, kind: Kind | None, words: tuple[str, ...], patien
     given = {"port": int(match[2]), "patience": patience}
     if match[1] is None:
         return carry(session, target, "forward", given, sys.stdin.fileno(), 1)
-    session.client.verb(target.kind.name, target.name, "forward", given)  # what can't be is said at once
+    session.client.verb(target.kind.name, target.name, "forward", given)  # refused at once if it can't be
     with listen_here(int(match[1])) as listener:
         session.notify(
             f"127.0.0.1:{listener.getsockname()[1]} leads to port {match[2]} of {target.what}; Ctrl-C ends it"

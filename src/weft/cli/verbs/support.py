@@ -1,4 +1,4 @@
-"""`weft support bundle`: one archive with what somebody needs who looks for a fault from afar, without secrets."""
+"""`weft support bundle`: one archive for fault finding from afar, without secrets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from weft.objects.quantity import format_bytes
 _TAIL_BYTES = 256 * 1024  # of each log
 _MOST_LOGS = 100  # the newest ones
 _EVENTS = 1000
-_SECRET_FILES = (FILE, "*.token", "*.key", "seal*", "ticket*")  # what stands in these is looked for everywhere
+_SECRET_FILES = (FILE, "*.token", "*.key", "seal*", "ticket*")  # files whose content is a secret
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -83,7 +83,7 @@ def _put(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def _collect(session: Session, state: Path | None, known: list[str]) -> Iterator[tuple[str, str]]:
-    """What goes in, by name; what can't be had says why in its place."""
+    """The archive's files by name; one that can't be read holds the reason instead."""
 
     def write(value: Any) -> str:
         hidden = hide_in_data(msgspec.to_builtins(value), known)
@@ -135,7 +135,7 @@ def _read_tail(path: Path) -> str:
 
 
 def _list_known(session: Session, state: Path | None) -> list[str]:
-    """Secrets that lie around here, so that they are found in whatever form they come."""
+    """This machine's secrets, to be found in any form."""
     texts = [session.environ.get("WEFT_TOKEN", ""), session.environ.get("AWS_SECRET_ACCESS_KEY", "")]
     with contextlib.suppress(WeftError):  # without a context there is none to hide
         texts.append(session.client.context.token)

@@ -1,5 +1,5 @@
-"""`weft token create --join --node n4`: a token, told once; for a new node, with the whole line to type there, and for an access
-key, with the variables that AWS's SDKs read."""
+"""`weft token create --join --node n4`: a token, shown once; for a new node with the command to type there, for an access key
+with the variables that AWS's SDKs read."""
 
 from __future__ import annotations
 

@@ -125,4 +125,4 @@ def _show_migrations(session: Session, _: Kind, items: Sequence[dict[str, Any]],
     print_items(session, items, list_names(going), table, "no migrations in progress")
 
 
-_SHOWN = {"node": _show_nodes, "migration": _show_migrations}  # a workload is shown as a guest
+_SHOWN = {"node": _show_nodes, "migration": _show_migrations}  # a workload is shown like a VM

@@ -1,4 +1,4 @@
-"""`weft version`: the version here, and the server's and what it can do if one answers."""
+"""`weft version`: the version here, and the server's version and capabilities if one answers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ask_server(session: Session) -> tuple[str | None, str]:
 
 
 def ask_health(session: Session) -> tuple[dict[str, Any], str]:
-    """What the server says of itself, or nothing and why that isn't known."""
+    """The server's health, or nothing and why it isn't known."""
     try:
         answer = session.make_client(timeout_seconds=_TIMEOUT_SECONDS).http.request("GET", "/v1/healthz")
         raise_problem(answer)

@@ -1,4 +1,4 @@
-"""`weft wait vm/web --for=phase=Running`: return once an object is as wanted; exit 7 when the time is up."""
+"""`weft wait vm/web --for=phase=Running`: return once an object reaches a state; exit 7 when the time is up."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], goals: tup
 
 
 def _plan_default(target: Target) -> list[Goal]:
-    """Until it is as create would leave it; a VM that no node takes is waited for."""
+    """Waits for the same as create, but also for a VM that no node takes."""
     goal = plan_goal(target.kind.name, "wait")
     if goal is None:
         raise click.UsageError(f"give what to wait for: weft wait {target.what} --for=FIELD=VALUE")

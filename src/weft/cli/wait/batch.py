@@ -1,4 +1,4 @@
-"""Doing the same to several objects: each fails alone, and the exit code says how it went altogether."""
+"""One action on several objects: each fails alone, and the exit code covers all of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from weft.objects.errors import NotAuthenticated, Unavailable, WeftError
 
 
 def each(session: Session, targets: Sequence[Target], act: Callable[[Target], object]) -> list[int]:
-    """Do ``act`` to each target and tell of its failure; the exit codes. What would fail for all ends it at once."""
+    """Do ``act`` to each target and report its failure; the exit codes. An error that all would meet ends it at once."""
     codes: list[int] = []
     for target in targets:
         try:
@@ -31,6 +31,6 @@ def each(session: Session, targets: Sequence[Target], act: Callable[[Target], ob
 
 
 def finish_each(session: Session, codes: Sequence[int], done: Sequence[Done], waits: Sequence[Wait]) -> int:
-    """The exit code of all: ``codes`` are those of ``each``, and what was accepted ends as its waiting does."""
+    """The exit code of all: ``codes`` are those of ``each``; for accepted actions, the outcome of the wait counts."""
     refused = [code for code in codes if code != OK]
     return partial_code([*refused, *([finish(session, done, waits)] if done else [])])

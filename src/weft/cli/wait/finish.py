@@ -47,8 +47,8 @@ _PLACING = ("create", "update", "release", "wait")  # verbs after which a VM may
 
 
 class Done(NamedTuple):
-    """What the server has accepted: the object it answered with, the verb that did it. ``told`` is a line to print at
-    once, also when more is waited for."""
+    """What the server has accepted: the object it answered with, the verb that did it. ``line`` is printed at once, also if a
+    wait follows."""
 
     target: Target
     obj: Object
@@ -69,7 +69,7 @@ def finish_one(session: Session, target: Target, obj: Object, verb: str, line: s
 
 
 def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait]) -> int:
-    """Say what became of ``done``, and, unless detached, how each of ``waits`` ended."""
+    """Print the results of ``done``, and, unless detached, how each of ``waits`` ended."""
     going_on = {wait.target.what for wait in waits} if session.detach else set()
     going_on -= {one.target.what for one in done if _ends_operation(one)}  # which can't be attached to: it has failed
     waits = () if session.detach else waits
@@ -171,7 +171,7 @@ def _print_all(session: Session, objects: Sequence[Object]) -> None:
 
 
 def describe_parting(waits: Sequence[Wait], verbs: Mapping[str, str], in_project: str = "") -> str:
-    """For a person who stops watching: how to go on with that, and how to undo the command; ``in_project`` ends what to type."""
+    """For a person who stops watching: how to resume, and how to undo the command; ``in_project`` ends what to type."""
     verb, asked = verbs.get(waits[0].target.what, ""), waits[0].goal.asked
     alike = [one for one in waits if (verbs.get(one.target.what, ""), one.goal.asked) == (verb, asked)][:_MOST_NAMED]
     more = f", and {len(waits) - len(alike)} more" if len(waits) > len(alike) else ""

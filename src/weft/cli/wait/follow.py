@@ -1,4 +1,4 @@
-"""What commands that start something longer do last: watch one object until it is over, and print it as it is then.
+"""The end of commands that start something longer: watch one object until it ends, and print its result.
 
 Ctrl-C ends the watching only.
 """
@@ -24,7 +24,8 @@ def follow_to_end(
     parting: str,
     judge: Callable[[Result], WeftError | None] = lambda result: result.error,
 ) -> Result | int:
-    """How it ended; an exit code if the watching was interrupted, after ``parting``, or ``judge`` found an error, which is told."""
+    """How it ended; an exit code if the watching was interrupted, after ``parting``, or ``judge`` found an error, which is
+    printed."""
     progress = shown_by(session.clock.elapsed, color=session.color, only_live=session.output == "json")
     try:
         (result,) = follow(session, [wait], progress)
@@ -36,7 +37,7 @@ def follow_to_end(
 
 
 def print_one(session: Session, obj: Mapping[str, Any], line: str) -> None:
-    """``obj`` for a program, or the ``line`` that says it to people."""
+    """``obj`` for a program, or ``line`` for a person."""
     if session.output == "name":
         print_names([obj])
     elif session.is_data:

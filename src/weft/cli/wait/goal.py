@@ -12,7 +12,7 @@ from weft.objects.errors import InvalidInput, NotFound, WeftError
 from weft.objects.schema import suggest
 from weft.objects.selector import Fields
 
-_AS_CREATED = ("create", "update", "wait")  # verbs that lead to what the spec asks for
+_AS_CREATED = ("create", "update", "wait")  # verbs that lead to the state in the spec
 
 
 def plan_goal(kind: str, verb: str, before: Object | None = None) -> Goal | None:
@@ -47,7 +47,7 @@ def gone(what: str) -> WeftError:
 
 def read_goal(text: str, kind: Kind) -> Goal:
     """What ``weft wait --for`` names: delete, condition=TYPE[=STATUS], FIELD=VALUE, jsonpath={.FIELD}=VALUE. Raises InvalidInput,
-    also for a field, a value or a condition that objects of ``kind`` never have: it would be waited for in vain."""
+    also for a field, a value or a condition that objects of ``kind`` never have: the wait would be in vain."""
     if text in ("delete", "deleted", "gone"):
         return GONE
     if text.startswith("condition="):

@@ -1,9 +1,7 @@
-"""Operations: what goes on for longer than a request, as a view of the objects that it is about. Pure.
+"""Operations: work that takes longer than a request, as a view of the objects that it changes. Pure.
 
-Nothing is kept of them beside those: Migrations, Conversions and Jobs are operations, and so is a drain, a deletion, an image that
-is fetched, and every object that is not yet as it was asked for. An operation's id is ``KIND/NAME@GENERATION``: the object, and
-which of its changes.
-"""
+They are not stored: Migrations, Conversions and Jobs are operations, and so are drains, deletions, fetches of images, and objects
+that don't match their spec yet. An operation's id is ``KIND/NAME@GENERATION``: the object, and which of its changes."""
 
 from __future__ import annotations
 
@@ -25,12 +23,12 @@ _ID = re.compile(r"([^/@]+)/([^/@]+)(?:@(\d+))?")
 
 
 def kinds_with_operations() -> list[str]:
-    """The kinds of objects that can take a while to become as they were asked for."""
+    """The kinds of objects that can take a while to match their spec."""
     return [kind.name for kind in KINDS if kind.operation is not None or plan_goal(kind.name, "wait") is not None]
 
 
 def list_running(kind: str, objects: Iterable[Object], *, ended: bool = False) -> list[Operation]:
-    """What goes on with objects of a kind; ``ended``: and what is over, of kinds whose objects are operations."""
+    """The operations on objects of a kind; with ``ended`` also those that are over, of kinds whose objects are operations."""
     declared = BY_NAME[kind].operation
     keeps = ended and declared is not None and bool(declared.ended)
     found = [read_operation(obj) for obj in objects if not is_carried(obj) and _is_under_way(declared, obj)]
@@ -46,7 +44,7 @@ def find_cancel(obj: Object) -> str | None:
 
 
 def is_carried(obj: Object) -> bool:
-    """Whether what goes on with ``obj`` is another object's operation: its move, or its conversion."""
+    """Whether the work on ``obj`` is another object's operation: its migration, or its conversion."""
     return bool(dig(obj, "status.migration") or dig(obj, "status.conversion"))
 
 
@@ -69,7 +67,7 @@ def name_operation(obj: Object) -> str:
 
 
 def read_id(text: str) -> tuple[Target, int | None]:
-    """The object of an operation, and the generation, if its id says one. Raises InvalidInput, NotFound for an unknown kind."""
+    """The object of an operation, and the generation, if its id has one. Raises InvalidInput, NotFound for an unknown kind."""
     match = _ID.fullmatch(text)
     if match is None:
         raise InvalidInput(

@@ -26,13 +26,13 @@ _DOING = (
 )  # a workload's reasons while a change is carried out
 _ENDS = ("stopping", "restarting", "Shutdown")
 _ENDING = "ending"
-_STEPWISE = ("Pending", *_UNDER_WAY, "Running", "Stopped")  # off a terminal: what is done there is said step by step
+_STEPWISE = ("Pending", *_UNDER_WAY, "Running", "Stopped")  # off a terminal, the steps of these are printed instead
 _PATIENT_SECONDS = 1.0  # an end that is over sooner isn't worth a word
 _SIGNS = {"done": "✓", "failed": "✗"}
 
 
 class Progress:
-    """Shows how objects get on. ``find_decision(target)`` is asked once a VM has a node, to say why it is there."""
+    """Shows the progress of objects. Once a VM has a node, ``find_decision(target)`` tells why it is there."""
 
     def __init__(
         self,
@@ -50,11 +50,9 @@ class Progress:
         self._paint: Paint = plan_paint(self._stream, color)
         self._began = elapsed()
         self._lines: dict[str, str] = {}  # what each object's live line says
-        self._placed: dict[str, str] = {}  # the node each object was last said to be on
+        self._placed: dict[str, str] = {}  # the node that was last printed for each object
         self._printed: set[tuple[str, str]] = set()
-        self._ending: dict[
-            str, tuple[float, float]
-        ] = {}  # since when, and how long, something is given to end by itself
+        self._ending: dict[str, tuple[float, float]] = {}  # when its end began, and how many seconds it has
         self._drawn = 0
         self._frame = 0
 
@@ -68,7 +66,7 @@ class Progress:
         return self._elapsed() - self._began
 
     def show(self, target: Target, obj: Object | None, over: bool = False) -> None:
-        """``obj`` is how the object stands now; None: it isn't there. ``over``: its result is told elsewhere."""
+        """``obj`` is the object as it is now; None: it doesn't exist. ``over``: its result is printed elsewhere."""
         if obj is not None:
             self._show_place(target, obj)
         if obj is None or over:
@@ -89,7 +87,7 @@ class Progress:
 
     @property
     def due_seconds(self) -> float | None:
-        """In how many seconds there is something to say although nothing happens; None: never."""
+        """In how many seconds a line is due although nothing changes; None: never."""
         unsaid = [began for what, (began, _) in self._ending.items() if (what, _ENDING) not in self._printed]
         return max(0.0, min(unsaid) + _PATIENT_SECONDS - self._elapsed()) if unsaid and not self._live else None
 
@@ -115,7 +113,7 @@ class Progress:
             self._print(f"{target.what}  {line}")
 
     def draw(self, target: Target, live: str, key: str) -> None:
-        """How ``target`` stands in a line of its own: on a terminal ``live``, off it the same once for each ``told``."""
+        """The state of ``target`` in a line of its own: on a terminal ``live``, off it the same once for each ``key``."""
         if self._live:
             self._lines[target.what] = live
             self._draw()
@@ -128,7 +126,7 @@ class Progress:
         self._print(line)
 
     def tick(self) -> None:
-        """Turn the wheel, and say what takes its time."""
+        """Turn the wheel, and print what takes long."""
         self._frame += 1
         for what in self._ending if not self._live else ():
             if (what, _ENDING) not in self._printed and (line := self._describe_ending(what)):

@@ -1,6 +1,6 @@
-"""Waiting for objects to get where they should: one thread listens for each kind, this one draws, counts and decides.
+"""Waits for objects to reach a state: one thread for each kind reads changes, this one draws, counts and decides.
 
-Nothing is asked twice: the client's watch tells of every change. Woken by it, by the deadline, and ten times a second
+Nothing is polled: the client's watch delivers every change. Woken by it, by the deadline, and ten times a second
 while something is drawn on a terminal. Ctrl-C ends the watching only.
 """
 
@@ -46,7 +46,7 @@ class Result(NamedTuple):
 
 
 class _News(NamedTuple):
-    """``wait`` is None for an error: one that ends it all, or, as ``trouble``, one that is being worked on."""
+    """``wait`` is None for an error: one that ends everything, or, as ``trouble``, one after which weft tries again."""
 
     wait: Wait | None
     obj: Object | None
@@ -137,7 +137,7 @@ def describe_wait(wait: Wait, *others: Wait) -> str:
 
 
 def _listen(client: Client, kind: str, project: str | None, waits: Sequence[Wait], news: queue.Queue[_News]) -> None:
-    """Tell ``news`` of every state of the waited-for objects; of those that aren't there, once the list is complete."""
+    """Put every state of the waited-for objects into ``news``; for missing ones None, once the list is complete."""
     by_name = {wait.target.name: wait for wait in waits}
     fields = f"name={waits[0].target.name}" if len(by_name) == 1 else ""
     seen: set[str] = set()

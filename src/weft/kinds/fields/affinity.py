@@ -1,6 +1,6 @@
-"""How people say with whom, apart from whom and near what a workload is to lie: groups, spreads, data. Pure.
+"""The grammar of affinity: groups to share nodes with or to avoid, spreads, and data to be near. Pure.
 
-``webapp`` is a must, ``webapp:preferred`` a preference. The scheduler reads these texts once more; nobody else does."""
+``webapp`` is a must, ``webapp:preferred`` a preference. Only the scheduler parses these texts again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SPREAD_HINT = "write KEY or KEY:SKEW, with :preferred for a preference, like zo
 
 
 class GroupTerm(msgspec.Struct, frozen=True):
-    """A group of workloads of the same project; ``required``: rather wait than lie otherwise."""
+    """A group of workloads of the same project; ``required``: a must, not a preference."""
 
     name: str
     required: bool = True
@@ -34,7 +34,7 @@ class GroupTerm(msgspec.Struct, frozen=True):
 
 
 class SpreadTerm(msgspec.Struct, frozen=True):
-    """No value of the nodes' label ``key`` is to have more than ``skew`` members more than another."""
+    """No value of the nodes' label ``key`` has more than ``skew`` members more than another."""
 
     key: str
     skew: int = 1

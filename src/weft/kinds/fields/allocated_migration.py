@@ -1,4 +1,4 @@
-"""A migration in an allocation: what the end on this node is given of it, and what it reports."""
+"""A migration in an allocation: what the spec of the end on this node, and its report."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def read_migration(key: str) -> str:
 
 
 def limits_of(migration: AllocatedMigration) -> tuple[int, int, int]:
-    """All that keeps it slow, in bytes a second; 0 doesn't."""
+    """All its limits, in bytes per second; 0 is none."""
     return migration.bytes_per_second, migration.node_bytes_per_second, migration.peer_bytes_per_second
 
 
@@ -72,7 +72,7 @@ class AllocatedDiskRelocation(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class PlannedMigration(msgspec.Struct, kw_only=True, frozen=True):
-    """How the source means to migrate, from its guest's load and the path. The figures are already multiplied by the factors."""
+    """How the source will migrate, from its guest's load and the path. The figures are already multiplied by the factors."""
 
     mode: str = ""
     reason: str = ""
@@ -86,7 +86,7 @@ class PlannedMigration(msgspec.Struct, kw_only=True, frozen=True):
     confidence: float = 0.0
     dirty_bytes_per_second: int = 0
     path_bytes_per_second: int = 0
-    limit_bytes_per_second: int = 0  # what people, of this migration or of either node, kept it to; 0: nothing
+    limit_bytes_per_second: int = 0  # the limit of this migration or of either node; 0: none
     duration_factor: float = 1.0  # corrections by what past migrations took
     pause_factor: float = 1.0
     bytes_factor: float = 1.0

@@ -1,4 +1,4 @@
-"""The variables that a process gets, of its own and out of secrets: what can be one. Pure."""
+"""Checks the environment variables of a process, from its spec and from secrets. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a container mounts a volume, as people write it: VOLUME:/PATH, or VOLUME:/PATH:ro. Pure."""
+"""The grammar of a container's mounts: VOLUME:/PATH, or VOLUME:/PATH:ro. Pure."""
 
 from __future__ import annotations
 

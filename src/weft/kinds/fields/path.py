@@ -1,4 +1,4 @@
-"""What may be asked of a kind's objects by a field: which paths there are, and which values each can have. Pure."""
+"""The fields by which a kind's objects can be selected: which paths there are, and which values each can have. Pure."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from weft.objects.errors import UnknownField
 from weft.objects.schema import Place, find_place, suggest
 
 _PARTS = ("spec", "status", "report")  # of an envelope that are a kind's own
-_SHORT = ("", "status", "spec")  # where a path may begin, as ``Fields`` looks for it
+_SHORT = ("", "status", "spec")  # where a path may begin, as in ``Fields``
 _ALSO = {"state": "status.phase"}  # as other tools call it
 
 
 def read_path(kind: Kind, path: str) -> tuple[str, Place]:
-    """``path`` as ``Fields`` takes it, and what it leads to in objects of ``kind``. Raises UnknownField for one that leads
-    nowhere."""
+    """``path`` as ``Fields`` takes it, and the field of ``kind`` at its end. Raises UnknownField if there is none."""
     for known in (path, _ALSO.get(path, "")):
         for root in _SHORT if known else ():
             place = _find(kind, [*filter(None, [root]), *known.split(".")])
@@ -40,7 +39,7 @@ def _find(kind: Kind, path: list[str]) -> Place | None:
 
 
 def _list_paths(kind: Kind) -> list[str]:
-    """The short names of all that one could mean."""
+    """The short names of all such fields."""
     names = [name for name in msgspec.structs.fields(Envelope) if name.encode_name not in (*_PARTS, "unknown")]
     paths = [name.encode_name for name in names]
     for part, type_ in (("", kind.status), ("", kind.spec), ("report.", kind.report)):

@@ -1,9 +1,8 @@
 """The placement strategies people may name, alone or combined. Pure; the scheduler's policies stand behind the names.
 
 ``best-fit``; ``best-fit,data-locality``; with weights ``best-fit:0.7,data-locality:0.3``; with an argument
-``topology-spread=rack/2``; a user's own policy ``file:/etc/weft/mine.py`` or ``entry:NAME``; and, alone, ``@NAME``: what
-the PlacementPolicy NAME says. + is as good as a comma, - as _, and case counts for nothing.
-"""
+``topology-spread=rack/2``; a user's own policy ``file:/etc/weft/mine.py`` or ``entry:NAME``; and, alone, ``@NAME``: the
+strategies of the PlacementPolicy NAME. + is as good as a comma, - as _, and case counts for nothing."""
 
 from __future__ import annotations
 
@@ -44,8 +43,8 @@ _ARGUMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._/-]{0,62}?)(?:/(\d{1,4}))?")
 
 
 class Term(msgspec.Struct, frozen=True):
-    """One part of a strategy: the policy's ``name`` (of a user's own ``file:PATH`` or ``entry:NAME``), what it is told,
-    and its weight beside the others."""
+    """One part of a strategy: the policy's ``name`` (of a user's own ``file:PATH`` or ``entry:NAME``), its argument, and its
+    weight."""
 
     name: str
     weight: float = 1.0
@@ -53,7 +52,7 @@ class Term(msgspec.Struct, frozen=True):
 
     @property
     def own(self) -> bool:
-        """Whether a user's own policy stands behind it."""
+        """Whether it is a user's own policy."""
         return self.name.partition(":")[0] in OWN
 
 
@@ -65,7 +64,7 @@ def read_strategy(text: str, field: str = "spec.strategy") -> str:
 
 
 def read_plain_strategy(text: str, field: str) -> str:
-    """``text`` in its one spelling where a placement policy can't stand: in one, and on files. Raises InvalidStrategy."""
+    """``text`` in its one spelling where no placement policy is allowed: in one, and in files. Raises InvalidStrategy."""
     strategy = read_strategy(text, field)
     if strategy.startswith("@"):
         raise _refuse(

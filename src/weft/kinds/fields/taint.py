@@ -1,4 +1,4 @@
-"""Taints: what keeps workloads off a node that don't say they can live with it. ``NAME`` or ``NAME=VALUE``. Pure."""
+"""Taints: they keep workloads that don't tolerate them off a node. ``NAME`` or ``NAME=VALUE``. Pure."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ def check_taints(taints: Sequence[str], path: str) -> None:
 
 
 def is_tolerated(taint: str, tolerations: Collection[str]) -> bool:
-    """Whether a workload with these ``tolerations`` may lie on a node with ``taint``: ``NAME`` tolerates it whatever its
+    """Whether a workload with these ``tolerations`` may be placed on a node with ``taint``: ``NAME`` tolerates it whatever its
     value, ``NAME=VALUE`` only with this one."""
     return taint in tolerations or taint.partition("=")[0] in tolerations

@@ -1,4 +1,4 @@
-"""What root in a container may do: what it has by itself, what may be added, and how people spell that. Pure."""
+"""The capabilities of root in a container: the default ones, those that may be added, and their spelling. Pure."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from weft.objects.schema import field
 
 DEFAULT_TIMEOUT_SECONDS = 600.0
 KINDS = ("vm", "container")
-# One whose memory was saved would lose it; where a lost one runs nobody knows.
+# A suspended workload would lose its memory; a lost one may still run somewhere.
 _CAN = (Phase.RUNNING, Phase.BOOT, Phase.PROLOG, Phase.STOPPED, Phase.FAILED, Phase.PENDING, Phase.HOLD)
 
 To = Literal["vm", "container"]
@@ -36,7 +36,7 @@ class ConvertInput(msgspec.Struct, kw_only=True):
 
 
 def make_conversion(obj: Object, given: ConvertInput, mark: str) -> dict[str, Any]:
-    """The manifest of the Conversion that the verb makes; ``mark`` tells its name from others'. Raises IllegalTransition for a
+    """The manifest of the Conversion that the verb makes; ``mark`` makes its name unique. Raises IllegalTransition for a
     workload that can't be converted now."""
     name, phase = obj["name"], dig(obj, "status.phase", "Pending")
     what, migration = f"{obj['kind']}/{name}", dig(obj, "status.migration", "")
@@ -62,8 +62,7 @@ def make_conversion(obj: Object, given: ConvertInput, mark: str) -> dict[str, An
 
 
 def refuse_converting(obj: Object) -> None:
-    """Raises IllegalTransition for a workload that is either side of a Conversion under way: what it has may have to be given
-    back."""
+    """Raises IllegalTransition for both workloads of a Conversion under way: undoing it must stay possible."""
     under_way = dig(obj, "status.conversion", "")
     if under_way:
         raise IllegalTransition(
@@ -75,7 +74,7 @@ def refuse_converting(obj: Object) -> None:
 
 
 class _Converting(msgspec.Struct):
-    """What a workload's status says of a Conversion."""
+    """The fields of a workload's status about a Conversion."""
 
     conversion: str = ""
     converts_to: str = ""
@@ -89,7 +88,7 @@ def guard_converting(workload: Envelope) -> None:
 
 
 def refuse_handed_over(obj: Object) -> None:
-    """Raises IllegalTransition for the old side alone: it has nothing to run with."""
+    """Raises IllegalTransition for the old workload of a Conversion: it has no volumes and addresses any more."""
     if dig(obj, "status.converts_to", ""):
         refuse_converting(obj)
 

@@ -29,7 +29,7 @@ RUNTIMES = {
 }
 BASES = {"python3.11": "python3-11", "provided": "python3-11"}  # the image of each managed runtime
 KERNEL = "python3-11"
-BASES_PROJECT = "default"  # where such an image is looked for if a function's own project has none
+BASES_PROJECT = "default"  # the project with such images, if a function's own has none
 FUNCTIONS_BY_NETWORK = Index("functions and their versions by network")
 Isolation = Literal["process", "container", "vm"]
 DEFAULT_RUNTIME = "python3.11"
@@ -201,7 +201,7 @@ def networks_of_item(item: Stored) -> list[str]:
 
 
 def code_of(spec: FunctionCode) -> FunctionCode:
-    """Only this part of a spec that has more."""
+    """Only this part of a larger spec."""
     return FunctionCode(**{name: getattr(spec, name) for name in FunctionCode.__struct_fields__})
 
 

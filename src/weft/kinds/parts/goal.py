@@ -1,4 +1,4 @@
-"""When an object is what people asked for, and why it won't become that: what commands wait for. Pure.
+"""When an object matches its spec, and why it won't: what commands wait for. Pure.
 
 A kind declares its goals, by verb, and its failures; here is what several kinds share, and what workloads do.
 """
@@ -26,7 +26,7 @@ STUCK = (
     "constraintNotReady",
     "gangTooLarge",
 )
-_ALONE = "gangIncomplete"  # the other members may be among those that are waited for
+_ALONE = "gangIncomplete"  # the other members may be part of the same wait
 _HELD = ("guestHolds", "restartNeeded", "driverFailed", "noSpace")  # a running guest can't be changed for now
 _REFUSED = ("tooLittleMemory", "invalidInput", "unsupported", "notServed")  # nor by this spec
 
@@ -44,12 +44,12 @@ def read_phase(obj: Object | None) -> str:
 
 
 def is_settled(obj: Object | None) -> bool:
-    """Whether its status is of its present spec."""
+    """Whether its status reflects its present spec."""
     return obj is not None and dig(obj, "status.observed_generation", 0) >= obj.get("generation", 0)
 
 
 def is_stuck(reason: str) -> bool:
-    """Whether a workload that isn't placed for this reason isn't waited for."""
+    """Whether waiting is pointless for a workload that isn't placed for this reason."""
     return reason in (*UNPLACEABLE, *STUCK, _ALONE)
 
 
@@ -81,7 +81,7 @@ def find_ended(phases: tuple[str, ...]) -> Callable[[Object, str, Goal], WeftErr
 
 
 def _is_as_specified(obj: Object | None) -> bool:
-    """A spec may ask for a workload that is stopped, suspended or held; and one that runs to an end may have come to it."""
+    """A spec may request a workload that is stopped, suspended or held; one that runs to its end may have ended."""
     if obj is None:
         return False
     phase = read_phase(obj)
@@ -94,7 +94,7 @@ def _is_as_specified(obj: Object | None) -> bool:
 
 
 def _is_current(obj: Object) -> bool:
-    """Whether a running workload has what its spec asks for, except what waits for a restart."""
+    """Whether a running workload matches its spec, except for changes that wait for a restart."""
     current = find_condition(obj, "Current")
     return current is None or current["status"] == "True" or current.get("reason") == "RestartNeeded"
 

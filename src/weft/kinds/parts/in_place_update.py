@@ -1,8 +1,7 @@
-"""Whether a workload's place still is what it asks for, and when it may be changed to be. Pure.
+"""Whether a workload's allocation still matches its spec, and when it may be updated in place. Pure.
 
-The scheduler writes such changes, as it alone knows the free capacity: those that a running machine can take at once,
-the others together with the order for a fresh start.
-"""
+The scheduler writes such changes, as only it knows the free capacity: those that a running machine can take at once, the others
+together with a restart."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from weft.objects.spec_change import FieldChange, plan_change
 
 
 def plan_fit(place: AllocationSpec, spec: WorkloadSpec, report: AllocationReport) -> list[FieldChange]:
-    """What would have to change of the place, and what that takes."""
+    """What must change in the allocation, and what that requires."""
     if is_as_asked(place, spec):
         return []
     has, asked = _compare(place, spec)

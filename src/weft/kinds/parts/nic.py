@@ -1,4 +1,4 @@
-"""A NIC as a VM's spec writes it: ``blue``, or ``blue:10.20.0.15`` for an address of one's choice. Pure."""
+"""A NIC as a VM's spec writes it: ``blue``, or ``blue:10.20.0.15`` for a chosen address. Pure."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def are_plugged(nics: Sequence[Any], written: Sequence[str]) -> bool:
 
 
 def choose_endpoint(endpoints: Iterable[S], network_uid: str, nic: Nic) -> S | None:
-    """The endpoint of a workload's NIC: with the address that it asks for, else the lowest."""
+    """The endpoint of a workload's NIC: the one with the requested address, else the lowest."""
     found = [item for item in endpoints if item.spec(EndpointSpec).network_uid == network_uid]
     fitting = [item for item in found if nic.address in (None, item.spec(EndpointSpec).address)]
     return min(fitting, key=lambda item: item.key, default=None)
@@ -88,7 +88,7 @@ def claim_address(envelope: Envelope, index: int, written: str) -> ClaimWithin |
             reason="addressInUse",
             taken=f"{address} in network {network.name} is taken",
             hint=f"choose another address, or write {network.name} alone for any free one",
-            keeps=True,  # a running guest has it until its NIC goes: the controller of addresses ends it
+            keeps=True,  # a running guest keeps it until its NIC is gone: the addresses controller deletes it
         )
 
     return ClaimWithin("network", nic.network, make)
@@ -113,15 +113,14 @@ def check_address(address: str, network: Envelope, field: str) -> None:
 
 
 def mac_of(address: str) -> str:
-    """The MAC that goes with a chosen address: every address has its own, outside the range that is given with
-    addresses nobody chose."""
+    """The MAC of a chosen address: every address has its own, outside the range of assigned addresses."""
     return "52:57:" + ":".join(f"{byte:02x}" for byte in ipaddress.IPv4Address(address).packed)
 
 
 def make_nic(
     endpoint: Envelope, at: EndpointSpec, network: Envelope, spec: NetworkSpec, status: NetworkStatus
 ) -> AllocatedNic:
-    """What a node is told of a NIC: its ``endpoint``, and the network that this is in."""
+    """A NIC for its node: its ``endpoint``, and that endpoint's network."""
     return AllocatedNic(
         uid=endpoint.uid,
         network=network.name,

@@ -9,26 +9,24 @@ import msgspec
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.node import NodeReport
 
-# here: the guest is this node's, if it is anywhere; open: its move isn't broken off yet, or it was handed over and the target's
-# word is missing; left: its target has said that it took over; abandoned: it was to come here, never ran and never will.
+# here: the guest is this node's, if it is anywhere; open: its migration is under way, or it was handed over and the target hasn't
+# confirmed; left: its target has confirmed that it took over; abandoned: it was migrating here, never ran and never will.
 GuestLocation = Literal["here", "open", "left", "abandoned"]
 
 
 class OrphanCopy(msgspec.Struct):
-    """The allocation of an orphan, as its node was told it last. ``move`` is the key of the move that it was last a side of,
-    ``standing`` where the guest is for all that this node knows, nothing of an agent from before they said so. ``runs``: it is
-    alive by its node's last look, or that is an agent that doesn't say."""
+    """The allocation of an orphan, as its node knew it last."""
 
     uid: str
     spec: AllocationSpec
-    standing: GuestLocation | Literal[""] = ""
-    migration: str = ""
-    runs: bool = True
+    standing: GuestLocation | Literal[""] = ""  # where the guest is, as far as this node knows; "": an older agent
+    migration: str = ""  # the key of its last migration
+    runs: bool = True  # its node saw it alive last, or has an older agent
 
 
 def read_copies(report: NodeReport) -> list[OrphanCopy]:
-    """The copies in a node's report; those that can't be read, of a newer agent perhaps, are left out. Of a side of a move
-    whose node doesn't say where it stands nothing is known; a source that has broken its move off says that it is here."""
+    """The copies in a node's report, without those that can't be parsed, perhaps a newer agent's. Nothing is known of an end
+    of a migration whose node doesn't report ``standing``; a source that has aborted its migration reports here."""
     copies = []
     for text in report.orphan_allocations:
         try:
@@ -43,5 +41,5 @@ def read_copies(report: NodeReport) -> list[OrphanCopy]:
 
 
 def find_given_up(report: NodeReport) -> set[str]:
-    """Uids of the node's orphans that surely are no guests."""
+    """Uids of the node's orphans that certainly have no guest."""
     return {copy.uid for copy in read_copies(report) if copy.standing == "abandoned"}

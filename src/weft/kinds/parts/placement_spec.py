@@ -28,7 +28,7 @@ MIB = 1024 * 1024
 Name = Annotated[str, field("", name=True)]
 Amount = Annotated[int, field("", quantity="amount")]
 Share = Annotated[float, field("", quantity="ratio")]
-REFUSALS = ("insufficientResources", "noAvailableAgents")  # no node takes it: for a serverless workload that is the end
+REFUSALS = ("insufficientResources", "noAvailableAgents")  # no node takes it: a serverless workload fails for good
 
 
 # What functions, which are placed by invocation, request of their place too.
@@ -138,7 +138,7 @@ def check_placement(spec: PlacementSpec) -> None:
 
 
 def check_devices(spec: PlacementSpec) -> None:
-    """Raises InvalidInput for an amount of nothing, and for GPUs that can't be asked for so."""
+    """Raises InvalidInput for an amount of 0, and for contradictory GPU fields."""
     for name, amount in spec.resources.items():
         if amount == 0 or name in ("cpu", "memory", "disk", "gpu", "gpus"):
             raise InvalidInput(

@@ -20,7 +20,7 @@ def upgrade(kind: Kind, stored: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def refuse_newer(kind: Kind, envelope: Envelope) -> None:
-    """Raises IllegalTransition for an object of a newer schema: writing it by rules of ours could lose what it says."""
+    """Raises IllegalTransition for an object of a newer schema: writing it by this version's rules could lose data."""
     if envelope.schema > kind.schema:
         raise IllegalTransition(
             f"{kind.name}/{envelope.name} was written by a newer weft (schema {envelope.schema}; this server knows "

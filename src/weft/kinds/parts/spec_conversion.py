@@ -1,8 +1,7 @@
 """A container as a VM on the same image, and back. Pure.
 
-What both have goes over as it is, what a VM is told by the lines of its user data is written there (``user_data``), and what it
-has no word for is kept there, so that the way back gives the very spec again. The image is the caller's: the same digest.
-"""
+Common fields are copied; fields that a VM reads from lines of its user data are written there (``user_data``), and fields that it
+lacks are kept there, so that converting back gives the same spec. The caller gives the image: the same digest."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ LEAST_VM_BYTES = 128 * MIB
 _SHARED = tuple(
     name for name in WorkloadSpec.__struct_fields__ if name not in ("run", "hold", "restart_generation", "memory")
 )
-# Of a container's own, what a VM has no word for; and what people who read "left out" are told of it.
+# A container's fields that a VM lacks, and the text that "left out" shows for each.
 _KEPT = {
     "read_only": "read_only: the VM's root is writable",
     "add_capabilities": "add_capabilities: its process may do what its user may in a machine of its own",
@@ -36,7 +35,7 @@ _KEPT = {
     "pulls": "",
     "registry_secret": "",  # the Image's, if that was made for it
 }
-# Of a VM's own, what a container has no word for.
+# A VM's fields that a container lacks.
 _LOST = {
     "disk": "",  # as much may the container write
     "pool": "pool: what a container writes lies in its node's own pool",
@@ -51,14 +50,12 @@ _LOST = {
 
 
 class Translated(msgspec.Struct, frozen=True):
-    """``left_out``: what the new one hasn't, a sentence each."""
-
     spec: WorkloadSpec
-    left_out: tuple[str, ...]
+    left_out: tuple[str, ...]  # what the new workload lacks, a sentence each
 
 
 def refuse_untranslatable(spec: WorkloadSpec) -> None:
-    """Raises InvalidInput, naming field and remedy, for what the other kind can't be given."""
+    """Raises InvalidInput, naming field and remedy, for fields that the other kind can't take."""
     if spec.gpus or spec.gpu_share is not None:
         raise _refused(
             "gpus",
@@ -169,7 +166,7 @@ class _Sizes(msgspec.Struct):
 
 
 def _read_kept(keep: dict[str, Any]) -> tuple[dict[str, Any], _Sizes]:
-    """What was kept of a container: fields of its spec, and its memory with what the VM got for it."""
+    """The kept fields of a container's spec, and its memory with the VM's."""
     kept = {name: keep[name] for name in _KEPT if name in keep}
     try:
         spec, sizes = msgspec.convert({"image": "", **kept}, ContainerSpec), msgspec.convert(keep, _Sizes)

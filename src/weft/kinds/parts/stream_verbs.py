@@ -1,4 +1,4 @@
-"""Inputs of the verbs that answer with a stream, of any workload."""
+"""Inputs of any workload's verbs that answer with a stream."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import msgspec
 
 
 class ExecInput(msgspec.Struct):
-    """``argv`` goes to the guest unchanged; no shell is put between."""
-
-    argv: list[str]
+    argv: list[str]  # run unchanged, without a shell
     env: dict[str, str] = {}
     cwd: str = ""
     tty: bool = False
@@ -21,19 +19,15 @@ class ConsoleInput(msgspec.Struct):
 
 
 class LogsInput(msgspec.Struct):
-    """``tail`` last lines first (-1: all), then on if ``follow``. ``since``: only lines of the last so many seconds (0: all); of a
-    VM's console to within 5 s, more rather than less."""
-
     follow: bool = False
-    tail: int = -1
+    tail: int = -1  # only the last lines; -1: all
+    # Only lines of the last seconds; 0: all. A VM's console may give up to 5 s more.
     since: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
 class ForwardInput(msgspec.Struct):
-    """A TCP port of the guest's first NIC; ``patience``: for how many seconds to try while nothing listens there."""
-
-    port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
-    patience: Annotated[float, msgspec.Meta(ge=0, le=300)] = 0.0
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)]  # TCP, of the guest's first NIC
+    patience: Annotated[float, msgspec.Meta(ge=0, le=300)] = 0.0  # seconds to retry while nothing listens
 
 
 class ScreenInput(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""The lines by which a VM on a container image is told what to run: its user data, as ``images/microvm/vm.c`` reads it. Pure.
+"""The user data of a VM on a container image: lines that say what to run, as ``images/microvm/vm.c`` reads them. Pure.
 
 ``command`` and ``arg`` replace the image's entrypoint and cmd; ``env``, ``user``, ``cwd`` are beside the image's; ``mount`` says
 where a volume goes, ``restart on-failure`` that a process that fails begins again. ``keep`` is one line of JSON that the VM passes
@@ -19,16 +19,16 @@ _MANY = ("command", "arg", "env", "mount")
 
 
 class Process(msgspec.Struct, kw_only=True):
-    """What the lines say. ``env`` holds NAME → value, ``mounts`` VOLUME:/PATH[:ro]; ``keep`` is any JSON object."""
+    """The content of the lines."""
 
     command: list[str] = []
     args: list[str] = []
     env: dict[str, str] = {}
     user: str = ""
     cwd: str = ""
-    mounts: list[str] = []
+    mounts: list[str] = []  # VOLUME:/PATH[:ro]
     restart: str = ""
-    keep: dict[str, Any] = {}
+    keep: dict[str, Any] = {}  # any JSON object
 
 
 def write_process(process: Process) -> str:
@@ -43,7 +43,7 @@ def write_process(process: Process) -> str:
 
 
 def read_process(text: str, field: str = "spec.user_data") -> Process:
-    """What the lines say. Raises InvalidInput, with ``field``, for those that say nothing a VM would understand."""
+    """What the lines say. Raises InvalidInput, with ``field``, for lines that a VM wouldn't understand."""
     many: dict[str, list[str]] = {word: [] for word in _MANY}
     one: dict[str, str] = {}
     for number, line in enumerate(text.split("\n"), 1):
@@ -75,7 +75,7 @@ def read_process(text: str, field: str = "spec.user_data") -> Process:
 
 
 def _read_keep(text: str) -> dict[str, Any]:
-    """What isn't ours is nobody's word to us: the VM passes over it, too."""
+    """Text without our first line is ignored, as the VM does."""
     try:
         return msgspec.json.decode(text, type=dict[str, Any]) if text else {}
     except msgspec.DecodeError:

@@ -1,5 +1,5 @@
 """What every kind of workload has: the part of its spec that controllers and scheduler read, its status, its checks, claims and
-verbs; and what a kind says of itself, so that they need not know which kinds there are."""
+verbs; and what a kind declares, so that they need not know the kinds."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class WorkloadStatus(msgspec.Struct, kw_only=True):
     pool: str = ""  # of its root disk
     ended: bool = False  # as in its allocation's report
     exit_code: int | None = None
-    conversion: str = ""  # name of the Conversion under way that it is either end of
+    conversion: str = ""  # name of its Conversion under way, whether as old or as new workload
     converts_to: str = ""  # of the old workload of a Conversion: the new one
 
 
@@ -99,7 +99,7 @@ def parse_publish(text_: str, field_: str = "spec.publish") -> tuple[int, int, L
 
 
 def check_workload(spec: WorkloadSpec, *, least_memory: int) -> None:
-    """What types can't say of any of them; what has several spellings gets its one. Raises InvalidInput."""
+    """Checks what types can't; fields with several spellings get their one. Raises InvalidInput."""
     if spec.memory < least_memory:
         raise InvalidInput(
             f"spec.memory: {spec.memory} bytes is too little for a workload",
@@ -146,8 +146,8 @@ def refuse_twice(**lists: Sequence[Any]) -> None:
 
 
 def claim_places(envelope: Envelope, spec: WorkloadSpec) -> Sequence[Claim | ClaimWithin]:
-    """What no other workload may have: each published port (its name is the port) and each chosen address (an
-    endpoint, its name is network and address)."""
+    """What it must have alone: each published port (named by the port) and each chosen address (an endpoint, named by network and
+    address)."""
     if not (spec.networks or spec.publish):
         return []
     claims: list[Claim | ClaimWithin] = []
@@ -173,7 +173,7 @@ def claim_places(envelope: Envelope, spec: WorkloadSpec) -> Sequence[Claim | Cla
 
 
 def workload_references() -> tuple[Reference, ...]:
-    """The objects that a spec names, whatever it is of."""
+    """The objects that any workload's spec names."""
     return (
         Reference("network", "spec.networks", lambda s: networks_of(s.networks)),
         Reference("securitygroup", "spec.security_groups", lambda s: s.security_groups),

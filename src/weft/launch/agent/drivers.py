@@ -1,4 +1,4 @@
-"""The drivers of a node, by what its agent was told: which class that is stands here alone, and only what is wanted is loaded."""
+"""The drivers of a node, by its agent's options: only this file names the classes, and loads only the chosen ones."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ VOLUMES = {
 
 
 class Drivers(NamedTuple):
-    """``pools`` by name, beside ``volumes``, which are local; ``images`` of containers None: it runs none."""
+    """``pools`` by name, beside ``volumes``, which are local; ``images`` of containers None: the node runs none."""
 
     runtimes: Runtimes
     network: NetworkDriver
@@ -48,7 +48,7 @@ class Drivers(NamedTuple):
 
 
 def load_drivers(options: argparse.Namespace, host: Host, clock: Clock) -> Drivers:
-    """Raises InvalidInput for a pool that is none."""
+    """Raises InvalidInput for an unusable pool."""
     drivers = {"vm": _load(RUNTIMES[options.runtime], host, clock)}
     others: dict[str, Any] = {}
     images = None
@@ -74,7 +74,7 @@ def load_drivers(options: argparse.Namespace, host: Host, clock: Clock) -> Drive
 def load_isolated(
     options: argparse.Namespace, host: Host, clock: Clock, machines: Any, containerd: str
 ) -> tuple[Any, Any]:
-    """The driver of containers in machines of their own, and the other one, for what this node began before it was told this."""
+    """The driver of containers in machines of their own, and the other one, for workloads that began before the option changed."""
     word, _, address = options.isolated_runtime.partition("=")
     microvm = load_class(MICROVM)(host, options.microvm_dir.absolute(), clock, machines)
     if word == "microvm":
@@ -107,7 +107,7 @@ def _load(place: str, host: Host, clock: Clock, *more: str) -> Any:
 
 
 def load_class(place: str) -> Any:
-    """What stands at ``module:class``; only this one is imported."""
+    """The class at ``module:class``; only this module is imported."""
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)
 

@@ -1,4 +1,4 @@
-"""What an agent runs instances of functions with: the drivers of the isolations that were asked for, and where parts come from."""
+"""What an agent needs for instances of functions: the drivers of the chosen isolations, and the source of their parts."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """``weft agent NODE``: one node's agent, and ``weft agent join``, which makes a machine a node.
 
-Wires the agent to its drivers, the server and the gateway, and is the node's until told to end.
+Wires the agent to its drivers, the server and the gateway, and runs until a signal ends it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ log = logging.getLogger("weft.agent")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run ``weft agent …``: 0 when told to end; a sentence on stderr and its exit code when it can't go on."""
+    """Run ``weft agent …``: 0 after a signal; a sentence on stderr and its exit code if it can't go on."""
     try:
         if argv and argv[0] == "join":
             return _join(parse_join(argv[1:]))
@@ -156,7 +156,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
 
 
 def _check_version(server: str) -> None:
-    """For the log: the server is there, or was exchanged for another."""
+    """Logs the server's version at first, and when it changes."""
     log.info("the server is weft %s", server)
     if warning := describe_skew(server):
         log.warning(warning)
@@ -185,7 +185,7 @@ async def _renew(state: Path, node: str, context: Context, clock: Clock) -> None
 
 
 def make_host(options: argparse.Namespace, state: Path, enrolment: Enrolment) -> Host:
-    """The machine as the drivers see it: what was told, the rest found out."""
+    """The machine as the drivers see it: options first, the rest detected."""
     id = short_id(enrolment.node_uid)
     server = urlsplit(options.server or enrolment.server)
     address = options.underlay_address or enrolment.address

@@ -1,4 +1,4 @@
-"""What ``weft agent`` and ``weft agent join`` are told on their command lines."""
+"""The command lines of ``weft agent`` and ``weft agent join``."""
 
 from __future__ import annotations
 

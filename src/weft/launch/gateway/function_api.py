@@ -87,8 +87,8 @@ async def serve_function_api(
 
 
 async def keep_function_api(places: Sequence[str], state: Path, functions: GatewayFunctions, clock: Clock) -> None:
-    """Serve them for ever. What keeps them shut (a damaged file, a port that is taken) is told and tried again, and costs the
-    gateway's streams nothing."""
+    """Serve them for ever. A failure (a damaged file, a taken port) is logged and tried again, and doesn't affect the gateway's
+    streams."""
     while True:
         try:
             async with serve_function_api(places, state, functions, clock):

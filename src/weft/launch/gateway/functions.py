@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 
 class PlacesOnceWanted:
-    """Placement, made when there is a function. What it stands on (numpy, the engine, a row for each place) is a third
-    of a gateway's memory, and many a fabric has no functions."""
+    """Placement, loaded with the first function: numpy, the engine and its rows are a third of a gateway's memory, and many
+    fabrics have no functions."""
 
     def __init__(self, view: View) -> None:
         self.epoch = 0

@@ -1,5 +1,5 @@
 """``weft gateway``: the gateway's process. Waits for the certificates and keys that the API server makes in the server's
-state folder, then serves until it is told to end."""
+state folder, then serves until a signal ends it."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
 
 
 def _make_origins(options: argparse.Namespace) -> Origins:
-    """Pages that come from where the API is are the server's own; so will its dashboard's be."""
+    """Pages from the API's origin are the server's own, like its dashboard's will be."""
     ports = (urlsplit(url).port or 443 for url in _find_servers(options))
     return Origins(ports, options.allow_origin or ())
 
@@ -132,7 +132,7 @@ def _find_servers(options: argparse.Namespace) -> list[str]:
 
 
 def make_tls(state: Path) -> ssl.SSLContext:
-    """The server's side: our certificate, and any client's if our CA signed it."""
+    """TLS of the server: our certificate, and any client's that our CA signed."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(state / "server.crt", state / "server.key")
     tls.load_verify_locations(state / "ca.crt")
@@ -141,7 +141,7 @@ def make_tls(state: Path) -> ssl.SSLContext:
 
 
 async def wait_for_files(paths: list[Path], clock: Clock) -> None:
-    """Until all of ``paths`` are there. Raises Unavailable naming one that doesn't come."""
+    """Until all of ``paths`` are there. Raises Unavailable naming one that stays missing."""
     deadline = clock.elapsed() + WAIT_SECONDS
     while missing := [path for path in paths if not path.exists()]:
         if clock.elapsed() > deadline:

@@ -1,13 +1,12 @@
 """Makes an image that VMs boot of a container image: pulls it, makes its layers a disk, and puts our kernel and init beside it.
 
-``plan_bundles`` gives what the images controller calls; that runs this module as a program of its own for each image:
+``plan_bundles`` returns the function that the images controller calls; it runs this module as a process for each image:
 
     python -m weft.launch.image.oci_bundle WORK MICROVM_DIR URL DIGEST TARGET [PLAIN-REGISTRY …]
 
 One at a time per WORK, held by a lock. It writes how many bytes are here, a line each, and at last what went wrong as one line of
-JSON, if anything did. Layers stay in WORK as far as its budget goes. Killed at any moment it leaves nothing that counts; what it
-leaves is taken away by the next. Who pulls, where a registry asks, comes as JSON on its standard input, and stands nowhere else.
-"""
+JSON, if anything did. Layers stay in WORK as far as its budget goes. Killed at any moment it leaves only files that the next one
+removes. Registry credentials come as JSON on standard input, and are stored nowhere."""
 
 from __future__ import annotations
 
@@ -53,7 +52,7 @@ MakeBundle = Callable[[str, str, RegistryCredentials | None, Path, Callable[[int
 
 
 class Puller(msgspec.Struct, omit_defaults=True):
-    """Who pulls; all empty: nobody in particular."""
+    """Registry credentials; all empty: anonymous."""
 
     username: str = ""
     password: str = ""
@@ -69,9 +68,9 @@ class FetchError(msgspec.Struct, omit_defaults=True):
 
 
 def plan_bundles(work: Path, microvm_dir: Path, plain: Sequence[str], allowed: Sequence[str] = ()) -> MakeBundle:
-    """Gives what makes bundles with layers kept in ``work``. Registries are strangers' (``contracts/public_address.py``), but
-    those that ``plain`` or ``allowed`` name. It takes URL, digest (or ""), who pulls, the file to write, whom to tell how many
-    bytes are here, and what gives up; it returns the file's SHA-256 and raises DriverFailed; the file is gone then."""
+    """A function that makes bundles with layers kept in ``work``. Registries must be public (``contracts/public_address.py``),
+    but for those in ``plain`` or ``allowed``. It takes URL, digest (or ""), credentials, the file to write, a callback for the
+    bytes so far, and a stop event; it returns the file's SHA-256, or raises DriverFailed and removes the file."""
 
     def make(
         url: str,
@@ -106,7 +105,7 @@ def _write_puller(credentials: RegistryCredentials | None) -> bytes:
 
 
 def _watch(argv: Sequence[str], puller: bytes, on_progress: Callable[[int], None], stop: threading.Event) -> None:
-    """Run it to its end; raises DriverFailed with what it says, or when ``stop`` is set."""
+    """Run it to its end; raises DriverFailed with its error, or when ``stop`` is set."""
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdin is not None and process.stdout is not None
         with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
@@ -267,7 +266,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _leave(*_: object) -> None:
-    """At once, with all that it has started: nothing half-done counts."""
+    """Killed at once, with its children: nothing half-done counts."""
     os.killpg(0, signal.SIGKILL)
 
 

@@ -1,6 +1,6 @@
 """`python -m weft.launch.local up|down`: what `make up` and `make down` run, for the clone they are run in.
 
-The environment's STORE (`sqlite` or `etcd`) says where a new cluster keeps its objects; CONTAINERD (`n3`, or several nodes)
+The environment's STORE (`sqlite` or `etcd`) is where a new cluster keeps its objects; CONTAINERD (`n3`, or several nodes)
 on which of its nodes a containerd holds the containers, KATA on which Kata gives them machines of their own.
 """
 

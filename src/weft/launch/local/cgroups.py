@@ -44,7 +44,7 @@ def find_members(cgroup: str) -> set[int]:
 
 
 def perform_thaw(cgroup: str) -> None:
-    """What is frozen there, as idle instances of functions are, doesn't end by a signal: let it run."""
+    """Thaw the processes there: frozen ones, like idle instances of functions, don't end by a signal."""
     for group in find_groups(cgroup):
         for name, word in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
             with contextlib.suppress(OSError):

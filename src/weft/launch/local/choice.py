@@ -29,8 +29,8 @@ def find_topology(clone: str) -> Topology | None:
 
 
 def is_of_this_state(clone: str) -> bool:
-    """Whether what runs from this clone was started with the state folder that it has now: not after the clone was removed and
-    made again, or its state folder was, or was put back from a copy.
+    """Whether this clone's running processes were started with its present state folder, not with one that was removed or
+    replaced since.
 
     Raises InUse as ``find_topology``."""
     kept = _find_kept(clone)
@@ -49,7 +49,7 @@ def choose_topology(
 ) -> Topology:
     """The kept topology, or a new one that is kept from now on.
 
-    Raises InUse when something came in its way, or it keeps its objects in another ``store`` than the one named, or has a
+    Raises InUse when something took its names or ports, or it keeps its objects in another ``store``, or has a
     ``containerd``, or ``kata``, on other nodes."""
     if store not in (None, SQLITE, ETCD):
         raise InvalidInput(f"STORE={store} is not a store", field="store", hint=f"STORE={SQLITE} or STORE={ETCD}")

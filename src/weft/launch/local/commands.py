@@ -1,4 +1,4 @@
-"""Runs one of the machine's own tools (ip, nft, nsenter) and turns its failure into an error with its words."""
+"""Runs one of the machine's own tools (ip, nft, nsenter) and turns its failure into an error with its output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from weft.objects.errors import DriverFailed
 
 
 def run(argv: list[str], stdin: str = "", env: dict[str, str] | None = None, timeout_seconds: float = 30) -> str:
-    """The command's standard output; raises DriverFailed with what it said when it is missing, fails or hangs."""
+    """The command's standard output; raises DriverFailed with its output when it is missing, fails or hangs."""
     words = shlex.join(argv)
     try:
         done = subprocess.run(

@@ -51,7 +51,7 @@ def find_daemon(daemon: Daemon) -> Process | None:
 
 
 def _find_unkept(daemon: Daemon) -> Process | None:
-    """It by its command line, which holds the state folder: an up that was killed may have started it and not said so.
+    """The daemon by its command line, which contains the state folder: a killed up may have started it without writing the pidfile.
     The newest: an init's starter, whose line is the same, is older than what it leaves behind."""
     words = len(daemon.argv)
     same = [process for process in inspect_processes() if process.argv[-words:] == daemon.argv]

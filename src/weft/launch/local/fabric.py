@@ -73,7 +73,7 @@ def plan_daemons(topology: Topology) -> list[Daemon]:
 
 
 async def prepare_agent(topology: Topology, node: Node) -> AgentCommand:
-    """`weft agent NODE`, told everything a Host value holds that only the launcher knows; joined first if it is new."""
+    """`weft agent NODE` with everything in a Host value that only the launcher knows; joined first if it is new."""
     state = Path(topology.node_state_dir(node))
     if not (state / "node.json").exists():
         await _join(topology, node, state)
@@ -164,7 +164,7 @@ async def wait_nodes(topology: Topology, clock: Clock) -> str:
             f"{name} is {phases.get(name, 'not a node of the cluster: was it deleted?')}" for name in sorted(names)
         ]
         waiting = [words for words in waiting if not words.endswith(" is Ready")]
-        if waiting:  # told if it stays so
+        if waiting:  # shown if it stays so
             raise Unavailable("; ".join(waiting))
         return True
 
@@ -180,7 +180,7 @@ async def wait_nodes(topology: Topology, clock: Clock) -> str:
 
 
 def _has_died(topology: Topology, vm: dict[str, Any]) -> bool:
-    """Whether a VM is said to run on a node here that has no process for it: its death was not reported yet."""
+    """Whether a VM is Running on a node here that has no process for it: its death was not reported yet."""
     status = vm["status"]
     folders = [topology.node_run_dir(node) for node in topology.nodes if node.name == status.get("node")]
     if status.get("phase") != "Running" or not folders:

@@ -47,7 +47,7 @@ def launch(node: str, state: str) -> int:
 
 
 def become_first_process(node: str, state: str, trouble: int) -> None:
-    """Leave the starter's session and mounts; a failure is told through ``trouble``, whose closing says all is well."""
+    """Leave the starter's session and mounts; a failure is written to ``trouble``, whose closing means success."""
     try:
         os.setsid()
         os.chdir("/")
@@ -64,7 +64,7 @@ def become_first_process(node: str, state: str, trouble: int) -> None:
 
 
 def serve(node: str, state: str) -> int:
-    """Be process 1 until told to stop."""
+    """Be process 1 until a signal stops it."""
     report(f"node {node} is up")
     agent, delay, start_at, started_at = 0, 0.0, 0.0, 0.0
     beside, beside_at = 0, NEVER

@@ -141,7 +141,7 @@ def plan_topology(
 
 
 def find_conflicts(topology: Topology, taken: Taken) -> list[str]:
-    """What has come in the way of a kept choice since it was made: sentences, empty when nothing has."""
+    """Conflicts with a kept choice since it was made: sentences, empty if there are none."""
     out = []
     underlay = ipaddress.ip_network(topology.underlay)
     for network, link in taken.routes:

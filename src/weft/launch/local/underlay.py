@@ -1,4 +1,4 @@
-"""The network between the local nodes, on the host's side: one bridge, one wire per node, the way to the outside.
+"""The network between the local nodes, on the host: one bridge, one wire per node, the route to the outside.
 
 `plan_*` are pure and give the lines for `ip -batch`; the rest runs them. Everything carries the cluster's link prefix
 or the name of its nft table. The host's `ip_forward` is on while any local cluster is up, and put back by the last one.
@@ -106,7 +106,7 @@ def perform_wire(topology: Topology, node: Node, init_pid: int) -> None:
     if veth not in inspect_links() or NODE_LINK not in inspect_links(init_pid):
         perform_remove_link(veth)
         _run_batch(plan_wire(topology, node, init_pid))
-    # The veth may have outlived its bridge, and an interrupted command its addresses: both are cheap to say again.
+    # The veth may have outlived its bridge, and an interrupted command its addresses: both are cheap to set again.
     _run_batch([f"link set {veth} master {topology.bridge} up"])
     _run_batch(plan_node_links(topology, node), netns_pid=init_pid)
 

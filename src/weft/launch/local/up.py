@@ -1,6 +1,6 @@
 """`make up`: brings a clone's local cluster to where it should be, from whatever state it is in.
 
-Every step looks first and does only what is missing, so the same list starts a cluster, heals one and changes nothing
+Every step checks first and does only what is missing, so the same list starts a cluster, heals one and changes nothing
 in a healthy one. What the cluster runs comes as a `Fabric` value; this file knows no command of weft's.
 """
 
@@ -78,7 +78,7 @@ async def up(
 
 
 async def boot_nodes(topology: Topology) -> str:
-    """The host's side and every node's namespaces."""
+    """The host's network and every node's namespaces."""
     run_dir = Path(topology.run_dir)
     run_dir.mkdir(mode=0o755, exist_ok=True)
     write_whole(run_dir / underlay.OWNER, topology.clone.encode())

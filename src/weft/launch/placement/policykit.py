@@ -1,4 +1,4 @@
-"""``weft policykit``: write a placement policy of one's own, and try it before a server runs it. Needs no server, no root."""
+"""``weft policykit``: write your own placement policy, and test it before a server runs it. Needs no server, no root."""
 
 from __future__ import annotations
 

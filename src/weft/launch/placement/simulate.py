@@ -227,7 +227,7 @@ def _read_seed(text: str) -> int:
 
 
 def _make_reporter() -> Any:
-    """Tells on standard error how far it is: in place on a terminal, else a line now and then."""
+    """Shows its progress on standard error: in place on a terminal, else a line now and then."""
     terminal = sys.stderr.isatty()
     reported = 0
 

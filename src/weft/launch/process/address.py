@@ -19,13 +19,13 @@ def split_address(text: str) -> tuple[str, int]:
 
 
 def url_at(host: str, port: int) -> str:
-    """The URL by which a process of this machine reaches who listens at ``host`` and ``port``."""
+    """The URL by which a process of this machine reaches the listener at ``host`` and ``port``."""
     host = ANY.get(host, host)
     return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
 
 def take_origin(text: str) -> str:
-    """An origin of pages that stands in a command line. Raises ArgumentTypeError for what is none."""
+    """An origin of pages from a command line. Raises ArgumentTypeError for anything else."""
     try:
         read_origin(text)
     except InvalidInput as problem:
@@ -34,7 +34,7 @@ def take_origin(text: str) -> str:
 
 
 def take_source(text: str) -> str:
-    """An address, a network in CIDR form or a folder that stands in a command line. Raises ArgumentTypeError for what is none."""
+    """An address, a network in CIDR form or a folder from a command line. Raises ArgumentTypeError for anything else."""
     if text.startswith("/"):
         return text.rstrip("/") or "/"
     try:

@@ -1,4 +1,4 @@
-"""Keeps the server's certificate fresh while the server runs: renewed before its end, and shown to who comes after.
+"""Keeps the server's certificate fresh while the server runs: renewed before its end, and used for new connections.
 
 Woken by time. Reads and writes ``server.crt`` and ``server.key`` through what it is given.
 """
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 async def keep_certificate(
     tls: ssl.SSLContext, chain: Path, key: Path, clock: Clock, renew: Callable[[], object] | None = None
 ) -> None:
-    """For ever: have ``renew``, if given, see to the files, and load into ``tls`` what stands in them when it changed."""
+    """For ever: let ``renew``, if given, renew the files, and load them into ``tls`` when they change."""
     shown = chain.read_bytes()
     while True:
         await clock.sleep(POLL_SECONDS)

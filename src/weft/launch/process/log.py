@@ -1,4 +1,4 @@
-"""What a busy process says goes to stderr in few writes: a line for each request costs little, and nothing while it waits."""
+"""A busy process writes its log to stderr in few writes: a line for each request costs little, and nothing while it waits."""
 
 from __future__ import annotations
 

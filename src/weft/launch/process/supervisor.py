@@ -69,5 +69,5 @@ async def supervising(supervisors: Sequence[Supervisor]) -> AsyncIterator[None]:
 
 
 def _die_with_parent() -> None:
-    """In the child: be told to end when the supervisor goes, however it goes (prctl(2))."""
+    """In the child: ask the kernel for a signal when the supervisor ends, however it ends (prctl(2))."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

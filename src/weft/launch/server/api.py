@@ -37,7 +37,7 @@ from weft.trust.tickets import read_ticket_key
 
 
 def run_api(options: argparse.Namespace) -> int:
-    """Serve until told to end; the exit status. ``options`` are those of ``weft server``: state, store, listen,
+    """Serve until a signal ends it; the exit status. ``options`` are those of ``weft server``: state, store, listen,
     gateway, functions, publish_on, context."""
     logs = gather_logs()
     raise_descriptor_limit()

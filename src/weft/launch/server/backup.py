@@ -1,7 +1,7 @@
 """``weft server backup FILE`` and ``weft server restore FILE``: what a server must keep, in one file and back.
 
 A backup asks the running server's store by its socket, or opens the store if no server runs. A restore wants the server
-ended. It changes what the store and the state folder hold, never a guest: what runs and isn't in the backup is an orphan.
+ended. It changes the store and the state folder, never a guest: a guest that isn't in the backup is an orphan.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from weft.objects.quantity import format_bytes
 from weft.store.backup import Backup, read_backup, write_backup
 from weft.store.remote import RemoteStore
 
-FILES = ("ca.crt", "ca.key")  # what nobody can make anew; everything else of the state folder can be
+FILES = ("ca.crt", "ca.key")  # what can't be recreated, unlike the rest of the state folder
 BLOBS = "images"  # of which only functions' code can't be fetched again
 EVENTS = "gateway/events.db"  # functions' events that wait
 SEAL = "seal.key"  # likewise, where something was sealed
 
 
 def main(verb: str, argv: Sequence[str]) -> int:
-    """Run the verb ``backup`` or ``restore``; its exit code, after a sentence on stderr if it couldn't be done."""
+    """Run the verb ``backup`` or ``restore``; its exit code, after a sentence on stderr if it failed."""
     options = _parse(verb, argv)
     try:
         options.state = options.state or find_state(Path.cwd())
@@ -118,7 +118,7 @@ async def _opened(state: Path, url: str, clock: Clock) -> AsyncIterator[Store]:
 
 
 def _listens(path: Path) -> bool:
-    """Whether a server is there, not only what a killed one left."""
+    """Whether a server runs, not only a killed one's socket exists."""
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(path))

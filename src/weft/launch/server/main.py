@@ -135,7 +135,7 @@ async def run_supervisor(options: argparse.Namespace, argv: Sequence[str], clock
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the supervisor, or the one process that is named, until told to end; the exit status."""
+    """Run the supervisor, or the one named process, until a signal ends it; the exit status."""
     if argv and argv[0] in ("backup", "restore"):
         done: int = importlib.import_module("weft.launch.server.backup").main(argv[0], argv[1:])
         return done
