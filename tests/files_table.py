@@ -23,7 +23,7 @@ class Grows(NamedTuple):
 
 def read_rows() -> list[Grows]:
     rows = []
-    table = PAGE.read_text().partition("# What grows, and how far")[2]
+    table = PAGE.read_text().partition("# Files that grow")[2]
     for line in table.splitlines():
         if line.startswith("| `"):
             file, _, bound, shown = (cell.strip() for cell in line.strip("|").split("|"))

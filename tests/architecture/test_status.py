@@ -26,6 +26,14 @@ def test_each_point_of_the_command_line_names_a_test_that_exists() -> None:
             assert name in functions and name.startswith("test_"), f"point {number}: {file} has no {name}"
 
 
+def test_every_path_that_the_status_names_exists() -> None:
+    page = (ROOT / "docs" / "status.md").read_text()
+    named = {path for path in re.findall(r"`([^`\s:]+)", page) if "/" in path or path.startswith("test_")}
+    rooted = {path for path in named if re.match(r"(benchmarks|docs|examples|src|tests|tools)/|test_", path)}
+    assert len(rooted) > 100
+    assert not sorted(path for path in rooted if not any(ROOT.glob(path.rstrip("/"))))
+
+
 def test_every_file_of_tests_that_a_page_names_exists() -> None:
     pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
     named = {(page.name, path) for page in pages for path in re.findall(r"tests/[\w/]+\.py", page.read_text())}

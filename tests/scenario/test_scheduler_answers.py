@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.scenario.controllers_lab import GIB, Lab
+from tests.scenario.controllers_lab import GIB, EndsAs, Lab
 from tests.scenario.test_placement import cordon
 
+from weft.kinds.node import NodeRuntime
 from weft.kinds.recommendation import KEPT_SECONDS, RecommendationStatus
 from weft.kinds.report import ReportStatus
 from weft.objects.envelope import decode_part
@@ -132,12 +133,15 @@ async def test_an_answer_is_taken_away_when_it_is_old(tmp_path: Path) -> None:
 
 async def test_a_report_counts_what_is_placed_and_what_waits(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
+        runs = [NodeRuntime(name="crun", kinds=["container"], isolations=["container"])]
         for name in ("n1", "n2"):
-            await lab.add_node(name)
+            (await lab.add_node(name, runtimes=runs)).program = lambda spec: EndsAs(1.0)
         await lab.put_vm("web", cpu=2.0, memory=2 * GIB)
         await lab.until_phase("web", "Running")
         await lab.put_vm("huge", cpu=500.0)
         await lab.until_refused("huge", "insufficientResources")
+        await lab.put_container("try", once=True, restart="never")
+        await lab.until_phase("try", "Stopped", kind="container")  # it takes nothing any more, and counts no more
         await lab.put("report", "now", {"subject": "capacity"}, project=None)
         status = ReportStatus()
         while status.phase == "Pending":

@@ -50,7 +50,7 @@ def describe_next(obj: Object) -> str:
     """What to do with the old workload now."""
     name, old = obj["name"], dig(obj, "spec.workload")
     if dig(obj, "status.phase") == "Confirmed":
-        return f"{old} is deleted"
+        return f"{old} is being deleted"
     return f"{old} is kept, stopped: weft conversion confirm {name} deletes it; weft conversion undo {name} switches back to it"
 
 

@@ -10,7 +10,13 @@ from weft.contracts.policy import RESOURCES, Values, Whole
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.view import Item, View
 from weft.informer.workloads import list_workloads, name_of
-from weft.kinds.allocation import ALLOCATIONS_BY_NODE, is_reservation
+from weft.kinds.allocation import (
+    ALLOCATIONS_BY_NODE,
+    AllocationReport,
+    AllocationSpec,
+    has_ended_for_good,
+    is_reservation,
+)
 from weft.kinds.decision import DecisionSpec
 from weft.kinds.report import NodeUse, ReportSpec, ReportStatus, ResourceUse, WaitingUse
 from weft.objects.envelope import merge_part
@@ -56,7 +62,7 @@ def report_placement(view: View, snapshot: Snapshot, strategy: str, now: float) 
         node_count=len(snapshot),
         usable=int(usable.sum()),
         measured=int((usable & snapshot.measured).sum()),
-        placed=sum(not is_reservation(item) for item in view.of_kind("allocation").values()),
+        placed=sum(_is_placed(item) for item in view.of_kind("allocation").values()),
         resources=_sum_resources(snapshot, np.flatnonzero(usable)),
         nodes=_sample_nodes(view, snapshot, shares, fullness),
         imbalance=round(float(fullness[usable].std()), 2) if usable.any() else 0.0,
@@ -121,13 +127,18 @@ def _sample_nodes(view: View, snapshot: Snapshot, shares: Values, fullness: Valu
     return [
         NodeUse(
             snapshot.names[row],
-            sum(not is_reservation(item) for item in view.find(ALLOCATIONS_BY_NODE, snapshot.uids[row])),
+            sum(_is_placed(item) for item in view.find(ALLOCATIONS_BY_NODE, snapshot.uids[row])),
             {resource: round(float(shares[index, row]), 1) for index, resource in enumerate(RESOURCES)},
             "" if snapshot.online[row] and not snapshot.cordoned[row] else _note(snapshot, row),
             _share_used(snapshot, row),
         )
         for row in order
     ]
+
+
+def _is_placed(item: Item) -> bool:
+    """Ended tries of jobs keep their allocations and take nothing."""
+    return not is_reservation(item) and not has_ended_for_good(item.spec(AllocationSpec), item.report(AllocationReport))
 
 
 def _note(snapshot: Snapshot, row: int) -> str:

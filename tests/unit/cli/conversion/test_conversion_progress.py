@@ -50,7 +50,7 @@ def test_the_end_says_where_it_runs_for_how_long_nothing_did_and_what_is_to_be_d
         ended
     )
     assert describe_end(conversion("AwaitingConfirmation"), "") == "vm/web  Stopped, as container/web was"
-    assert describe_next(conversion("Confirmed")) == "container/web is deleted"
+    assert describe_next(conversion("Confirmed")) == "container/web is being deleted"
 
 
 @pytest.mark.parametrize(

@@ -61,8 +61,8 @@ def lost_error(what: str, id: str, where: str) -> Unavailable:
 
 def busy_error(what: str, running: int, most: int) -> Throttled:
     return Throttled(
-        f"{what}: {running} invocations are under way, and max_concurrent is {most}",
-        hint="try again in a moment, or raise it: weft function update NAME --max-concurrent N",
+        f"{what} is busy: {running} of at most {most} invocations run",
+        hint="try again in a moment, or allow more: weft function update NAME --max-concurrent N",
         retry_after_seconds=1.0,
     )
 
