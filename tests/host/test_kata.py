@@ -122,7 +122,7 @@ async def test_it_runs_ends_and_is_counted_without_a_look_at_processes_or_contro
 
 async def test_what_it_writes_lies_on_a_disk_of_its_own_and_stays_there(lab: KataLab, driver: KataDriver) -> None:
     text = "[ -e /big ] && wc -c < /big; set -- $(df -m / | tail -1); echo $2; "
-    text += "head -c 100000000 /dev/zero 2>&1 > /big | grep -o 'No space left on device'"
+    text += "dd if=/dev/zero of=/big bs=1M count=100 2>&1 | grep -o 'No space left on device'"
     plan = lab.script("writes", text, disk_bytes=32 * MIB)
     size, lack = (await run(driver, plan)).split("\n", 1)
     assert lack == "No space left on device\n" and 24 < int(size) <= 32
