@@ -122,7 +122,7 @@ class FunctionLab:
             cgroup=f"weft-fn-{self.name}",
             capacity=Capacity(4.0, 4096 * MIB, 1 << 34),
         )
-        self.room = room or FreeCapacity(16.0, 4096 * MIB)
+        self.free_capacity = room or FreeCapacity(16.0, 4096 * MIB)
         self.server = LocalServer()
         cache = Path(os.environ.get("WEFT_CACHE", ROOT / ".weft" / "cache"))
         self.base = self.server.add(ensure_bundle("python3-11", cache, lambda what: None))
@@ -137,7 +137,7 @@ class FunctionLab:
     def make_functions(self) -> Functions:
         used = lambda: self.functions.used()  # noqa: E731
         self.parts = Artifacts(str(self.folder), "n1", self.server, None, used, self.egress_endpoints)  # type: ignore[arg-type]
-        return Functions({self.isolation: self.driver}, self.parts, lambda: self.room, SystemClock())
+        return Functions({self.isolation: self.driver}, self.parts, lambda: self.free_capacity, SystemClock())
 
     async def open(self) -> None:
         await self.functions.start()

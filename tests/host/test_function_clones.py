@@ -209,14 +209,14 @@ async def test_the_pool_gives_copies_that_are_as_fresh(lab: FunctionLab) -> None
     await lab.until(lambda: len(ready.get(recipe.digest, [])) == 2, PATIENCE)  # made up for
     await lab.until(lambda: lab.standing().counts[recipe.digest].ready == 2)
     assert lab.standing().ready_memory > 0
-    whole, lab.resize_limits = (
-        lab.resize_limits,
+    whole, lab.free_capacity = (
+        lab.free_capacity,
         FreeCapacity(16.0, 32 << 20),
     )  # allocations take the rest: nothing of it is left to copies that wait
     lab.functions.on_capacity()
     await lab.until(lambda: recipe.digest not in lab.standing().counts, PATIENCE)
     assert lab.standing().ready_memory == 0
-    lab.resize_limits = whole
+    lab.free_capacity = whole
     lab.functions.on_capacity()
     await lab.until(lambda: lab.standing().counts.get(recipe.digest, Count()).ready == 2, PATIENCE)
     lab.functions.take(Keep(recipe.digest, 60.0, 0))

@@ -88,7 +88,7 @@ async def test_invocations_at_once_each_have_an_instance(lab: FunctionLab) -> No
 
 async def test_idle_instances_make_room_and_what_lacks_is_named(lab: FunctionLab) -> None:
     body = "import time\ndef handler(event, context):\n    time.sleep(event)\n    return 1\n"
-    lab.resize_limits = FreeCapacity(16.0, 300 * MIB)
+    lab.free_capacity = FreeCapacity(16.0, 300 * MIB)
     lab.functions.on_capacity()
     old, new, third = (lab.recipe({"app.py": body}, timeout=20.0) for _ in range(3))
     assert (await lab.invoke(old, 0)).error == "" and (await lab.invoke(new, 0)).error == ""
@@ -111,10 +111,10 @@ async def test_a_reserved_start_takes_the_room_of_idle_and_busy_instances(lab: F
     await lab.invoke(busy, 0)
     id = lab.ask(busy, 10)
     await asyncio.sleep(0.2)
-    lab.resize_limits = FreeCapacity(16.0, 200 * MIB)
+    lab.free_capacity = FreeCapacity(16.0, 200 * MIB)
     lab.functions.on_capacity()
     await lab.until(lambda: len(lab.groups()) == 1)
-    lab.resize_limits = FreeCapacity(16.0, 0)
+    lab.free_capacity = FreeCapacity(16.0, 0)
     lab.functions.on_capacity()
     answer = await lab.answer(id, 30.0)
     assert answer.error_type == "Function.Reclaimed"

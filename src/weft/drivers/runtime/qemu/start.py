@@ -30,6 +30,7 @@ from weft.contracts.driver.runtime import BootDisk, GuestPlan
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.cgroup.limits import Limits, limit_guest
 from weft.drivers.linux.processes import host_boot_id, kill_process, wait_for_end
+from weft.drivers.runtime.qemu.command_line import TRANSLATION_CACHE_MIB
 from weft.drivers.runtime.qemu.devices.inherited_fds import open_inherited_fds, plan_inherited_fds
 from weft.drivers.runtime.qemu.devices.vfio import give_devices, take_back_devices
 from weft.drivers.runtime.qemu.guest import Guest
@@ -45,7 +46,7 @@ from weft.drivers.runtime.qemu.process.confinement import (
 from weft.drivers.runtime.qemu.process.lookup import find_guest_process, search_guest_process
 from weft.drivers.runtime.qemu.record import GuestRecord, disk_times
 from weft.drivers.runtime.qemu.saved_memory import load_memory
-from weft.drivers.runtime.qemu.translate import TRANSLATION_CACHE_MIB, Facts, check_plan, translate_guest
+from weft.drivers.runtime.qemu.translate import Facts, check_plan, translate_guest
 from weft.objects.errors import DriverFailed, Unavailable
 
 LAUNCH_SECONDS = 60.0

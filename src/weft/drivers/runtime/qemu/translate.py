@@ -6,15 +6,15 @@ was, and a device plugged in later must not shift its neighbours.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from weft.contracts.driver.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
+from weft.drivers.runtime.qemu.command_line import device_words, file_words, kernel_words, node_words, start_words
 from weft.drivers.runtime.qemu.devices.ids import (
     base_name,
     describe_disk,
@@ -33,7 +33,6 @@ from weft.objects.errors import InvalidInput
 MEMORY_ID, BOOT_MEMORY_ID, PORT_ID = "vmem", "ram", "port"
 AGENT_PORT, WEFT_AGENT_ID = "weft.agent.0", "agent-port"
 QEMU_AGENT_PORT, QEMU_AGENT_ID = "org.qemu.guest_agent.0", "qemu-agent-port"
-TRANSLATION_CACHE_MIB = 128  # QEMU's default grows to 1 GiB of a long-running emulated guest
 MOST_DISKS = {"microvm": 8, "q35": 18}
 MOST_NICS = 8
 MOST_DEVICES = 8  # each in a root port of its own, all of these in one slot
@@ -44,7 +43,6 @@ _PORTS_PER_SLOT = 8
 _HOST_CHASSIS = 200  # beyond those of other ports
 _LAST_MMIO_BUS = 23
 _SOCKET_PATH_BYTES = 107
-SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 # An emulated CPU has no use for mitigations, and each of these spares it time; no_timer_check because a busy host can
 # fail the kernel's own check of its timer, which then panics.
@@ -141,10 +139,8 @@ def translate_guest(
     """The command that runs this guest inside ``frame``. ``fds``: the descriptors that QEMU inherits, by name. Raises
     InvalidInput for a plan QEMU could not run."""
     check_plan(plan, paths)
-    words = [facts.program, "-name", f"guest={plan.name}", "-uuid", frame.uuid or plan.uid]
-    words += ["-nodefaults", "-no-user-config", "-display", "none"]
-    words += ["-sandbox", SANDBOX]
-    words += ["-machine", _machine(plan, frame), *_accelerator(frame, facts)]
+    words = start_words(facts.program, f"guest={plan.name}", facts.accelerator, _cpu(frame, facts))
+    words += ["-uuid", frame.uuid or plan.uid, "-machine", _machine(plan, frame)]
     words += _size(frame)
     words += _boot(plan, frame, facts, fds)
     words += _socket("qmp", fds, "-mon", "chardev=qmp,mode=control")
@@ -201,13 +197,11 @@ def _machine(plan: GuestPlan, frame: Frame) -> str:
     return f"{type_},usb=off,vmport=off,smbus=off,sata=off,hpet=off,i8042={'on' if plan.screen else 'off'}"
 
 
-def _accelerator(frame: Frame, facts: Facts) -> list[str]:
-    whole = "host" if facts.accelerator == "kvm" else "max"
+def _cpu(frame: Frame, facts: Facts) -> str:
+    if frame.cpu_model in ("", "host", "max"):
+        return "host" if facts.accelerator == "kvm" else "max"
     # A named one is had in full or not at all: a guest that found less than its next node has could not come back.
-    cpu = whole if frame.cpu_model in ("", "host", "max") else f"{frame.cpu_model},enforce"
-    if facts.accelerator == "kvm":
-        return ["-accel", "kvm", "-cpu", cpu]
-    return ["-accel", f"tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}", "-cpu", cpu]
+    return f"{frame.cpu_model},enforce"
 
 
 def _boot(plan: GuestPlan, frame: Frame, facts: Facts, fds: Mapping[str, int]) -> list[str]:
@@ -222,9 +216,8 @@ def _boot(plan: GuestPlan, frame: Frame, facts: Facts, fds: Mapping[str, int]) -
         words.append(f"weft.hostname={plan.hostname or plan.name}")
         # qboot does only what a kernel needs; SeaBIOS takes longer, and on microvm it lays its ACPI tables under the
         # end of the initial RAM disk.
-        kernel, initrd = (f"/proc/self/fd/{fds[name]}" for name in ("kernel", "initrd"))
         firmware = [] if plan.devices else ["-bios", "qboot.rom"]  # qboot gives devices behind ports no addresses
-        return [*firmware, "-kernel", kernel, "-initrd", initrd, "-append", " ".join(words)]
+        return [*firmware, *kernel_words(fds["kernel"], fds["initrd"], " ".join(words))]
     if boot.firmware == "uefi":
         return _uefi(plan, facts, fds)
     return []
@@ -237,34 +230,30 @@ def _uefi(plan: GuestPlan, facts: Facts, fds: Mapping[str, int]) -> list[str]:
         )
     code = {"driver": "file", "filename": facts.uefi_code, "node-name": "uefi-code", "read-only": True}
     own = {"driver": "file", "filename": fdset(fds["uefi-vars"]), "node-name": "uefi-vars"}
-    words = [*_add(fds["uefi-vars"]), "-blockdev", _json(code), "-blockdev", _json(own)]
+    words = [*file_words(fds["uefi-vars"]), *node_words(code), *node_words(own)]
     return [*words, "-machine", "pflash0=uefi-code,pflash1=uefi-vars"]
-
-
-def _add(descriptor: int) -> list[str]:
-    return ["-add-fd", f"fd={descriptor},set={descriptor}"]
 
 
 def _socket(name: str, fds: Mapping[str, int], option: str, value: str, *, log: str | None = None) -> list[str]:
     words, chardev = [], f"socket,id={name},fd={fds[name]},server=on,wait=off"
     if log is not None:
-        words += _add(fds[log])
+        words += file_words(fds[log])
         chardev += f",logfile={fdset(fds[log])},logappend=on"
     return [*words, "-chardev", chardev, option, value]
 
 
 def _devices(plan: GuestPlan, fds: Mapping[str, int]) -> list[str]:
     words = ["-object", "rng-random,id=rng0,filename=/dev/urandom"]
-    words += ["-device", _device(plan, "virtio-rng", 1, None, {"rng": "rng0", "id": "rng"})]
+    words += _device(plan, "virtio-rng", 1, None, {"rng": "rng0", "id": "rng"})
     balloon = {"id": "balloon", "deflate-on-oom": "on", "free-page-reporting": "on"}
-    words += ["-device", _device(plan, "virtio-balloon", 2, None, balloon)]
-    words += ["-device", _device(plan, "virtio-serial", 3, None, {"id": "serial"})]
+    words += _device(plan, "virtio-balloon", 2, None, balloon)
+    words += _device(plan, "virtio-serial", 3, None, {"id": "serial"})
     if plan.has_agent:
         words += _agent_port("agent", fds, AGENT_PORT, WEFT_AGENT_ID)
     if has_qemu_port(plan):
         words += _agent_port("qga", fds, QEMU_AGENT_PORT, QEMU_AGENT_ID)
     if any(disk.cdrom for disk in plan.disks):
-        words += ["-device", _device(plan, "virtio-scsi", _SCSI, None, {"id": "scsi"})]
+        words += _device(plan, "virtio-scsi", _SCSI, None, {"id": "scsi"})
     return words
 
 
@@ -297,34 +286,29 @@ def _size(frame: Frame) -> list[str]:
 
 def _disk(plan: GuestPlan, frame: Frame, index: int, disk: GuestDisk, fds: Mapping[str, int]) -> list[str]:
     own, base = fds[disk_name(disk)], fds.get(base_name(disk))
-    words = [*_add(own), *(_add(base) if base is not None else [])]
-    node = describe_disk(disk, fdset(own), fdset(base) if base is not None else None)
+    words = [*file_words(own), *(file_words(base) if base is not None else [])]
+    words += node_words(describe_disk(disk, fdset(own), fdset(base) if base is not None else None))
     # A disk put into the drive is there to be booted.
     turn = 0 if disk.cdrom else plan.disks.index(disk) + 1
     more = {"bootindex": str(turn)} if isinstance(plan.boot, BootDisk) else {}
     if disk.cdrom:
         drive = {"drive": disk_node(disk.serial), "serial": disk.serial, "id": f"cd-{disk.serial}", **more}
         device = ",".join(["scsi-cd,bus=scsi.0", *(f"{key}={value}" for key, value in drive.items())])
-        return [*words, "-blockdev", _json(node), "-device", device]
+        return [*words, "-device", device]
     place = frame.ports.get(disk_id(disk))
-    device = _device(plan, "virtio-blk", _FIRST_DISK + index, place, {**disk_properties(disk), **more})
-    return [*words, "-blockdev", _json(node), "-device", device]
+    return words + _device(plan, "virtio-blk", _FIRST_DISK + index, place, {**disk_properties(disk), **more})
 
 
 def _nic(plan: GuestPlan, frame: Frame, index: int, nic: GuestNic, fds: Mapping[str, int]) -> list[str]:
     more = {"romfile": ""} if plan.machine == "q35" else {}
     place, properties = frame.ports.get(nic_id(nic)), nic_properties(nic)
     device = _device(plan, "virtio-net", _FIRST_NIC + index, place, {**properties, **more})
-    return ["-netdev", f"tap,id={properties['netdev']},fd={fds[nic_name(nic)]}", "-device", device]
+    return ["-netdev", f"tap,id={properties['netdev']},fd={fds[nic_name(nic)]}", *device]
 
 
-def _device(plan: GuestPlan, name: str, place: int, port: int | None, properties: Mapping[str, str | int]) -> str:
-    if plan.machine == "microvm":
-        # The kernel finds the highest bus first, and names disks and NICs in the order it finds them.
-        kind, bus = f"{name}-device", f"bus=virtio-mmio-bus.{_LAST_MMIO_BUS - place}"
-    else:
-        kind, bus = f"{name}-pci", f"bus=pcie.0,addr={place:#x}" if port is None else f"bus={PORT_ID}{port}"
-    return ",".join([kind, bus, *(f"{key}={value}" for key, value in properties.items())])
+def _device(plan: GuestPlan, name: str, place: int, port: int | None, properties: Mapping[str, str | int]) -> list[str]:
+    pci = f"pcie.0,addr={place:#x}" if port is None else f"{PORT_ID}{port}"
+    return device_words(plan.machine, name, _LAST_MMIO_BUS - place, pci, properties)
 
 
 def _ports(frame: Frame) -> list[str]:
@@ -343,7 +327,3 @@ def _host_devices(addresses: list[str]) -> list[str]:
         words += ["-device", f"pcie-root-port,{port}" + (",multifunction=on" if index == 0 else "")]
         words += ["-device", f"vfio-pci,host={address},id=gpu{index},bus=host{index}"]
     return words
-
-
-def _json(value: dict[str, Any]) -> str:
-    return json.dumps(value, separators=(",", ":"))

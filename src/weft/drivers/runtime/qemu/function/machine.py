@@ -21,11 +21,12 @@ from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.cgroup.limits import Limits, limit_guest
 from weft.drivers.linux.processes import ProcessId, inspect_process, kill_process, list_arguments, wait_for_end
 from weft.drivers.linux.syscalls import small_pages
+from weft.drivers.runtime.qemu.command_line import TRANSLATION_CACHE_MIB
 from weft.drivers.runtime.qemu.function.translate import Machine
 from weft.drivers.runtime.qemu.process.confinement import OPEN_FILES, choose_user, plan_confined
 from weft.drivers.runtime.qemu.qmp import Qmp, QmpEvent, connect_qmp
 from weft.drivers.runtime.qemu.start import CPU_HEADROOM, MEMORY_HEADROOM_BYTES
-from weft.drivers.runtime.qemu.translate import TRANSLATION_CACHE_MIB, Facts
+from weft.drivers.runtime.qemu.translate import Facts
 from weft.objects.errors import DriverFailed, Unavailable
 
 START_SECONDS = 30.0

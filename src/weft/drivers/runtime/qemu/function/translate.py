@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 
 import msgspec
 
+from weft.drivers.runtime.qemu.command_line import device_words, file_words, kernel_words, node_words, start_words
 from weft.drivers.runtime.qemu.devices.ids import fdset
 from weft.drivers.runtime.qemu.function.messages import GUEST_MAC
-from weft.drivers.runtime.qemu.translate import SANDBOX, TRANSLATION_CACHE_MIB, Facts
+from weft.drivers.runtime.qemu.translate import Facts
 
 # What the kernel can do without. The clock: a machine that comes back from disk must not measure how fast it ran.
 _CMDLINE = "console=ttyS0 quiet reboot=t panic=-1 random.trust_cpu=on ipv6.disable=1 cryptomgr.notests"
 _EMULATED = "tsc=reliable no_timer_check mitigations=off nokaslr nopti noreplace-smp lpj=4000000"
 _EMULATED_CPU = "Nehalem"  # x86-64-v2, which is what compiled Python packages ask for; later ones are slower to emulate
 _LAST_SHORT_BUS = 7
+_SHAPES = {
+    "microvm": "microvm,acpi=on,pit=off,pic=off,rtc=off,isa-serial=on,auto-kernel-cmdline=off",
+    "q35": "q35,usb=off,vmport=off,smbus=off,sata=off,hpet=off,i8042=off",
+}
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -63,62 +68,27 @@ def translate_clone(machine: Machine, fds: SnapshotFds, name: str) -> list[str]:
 
 
 def _translate(machine: Machine, fds: SnapshotFds, name: str, *, share: bool) -> list[str]:
-    size = f"{machine.memory >> 10}k"
+    cpu = "host" if machine.accelerator == "kvm" else _EMULATED_CPU
     memory = f"memory-backend-file,id=m,size={machine.memory},mem-path=/proc/self/fd/{fds.memory}"
     memory += ",share=on" if share else ",share=off,readonly=on,rom=off"
-    words = [
-        machine.program,
-        "-name",
-        name,
-        "-nodefaults",
-        "-no-user-config",
-        "-display",
-        "none",
-        "-no-reboot",
-        "-sandbox",
-        SANDBOX,
-    ]
-    words += [*_accelerator(machine), "-m", size, "-smp", str(machine.vcpus), "-object", memory]
-    if machine.machine == "microvm":
-        words += [
-            "-machine",
-            "microvm,acpi=on,pit=off,pic=off,rtc=off,isa-serial=on,auto-kernel-cmdline=off,memory-backend=m",
-        ]
-    else:
-        words += ["-machine", "q35,usb=off,vmport=off,smbus=off,sata=off,hpet=off,i8042=off,memory-backend=m"]
-    words += [
-        "-bios",
-        "qboot.rom",
-        "-kernel",
-        f"/proc/self/fd/{fds.kernel}",
-        "-initrd",
-        f"/proc/self/fd/{fds.initrd}",
-    ]
-    words += ["-append", machine.cmdline]
+    words = [*start_words(machine.program, name, machine.accelerator, cpu), "-no-reboot"]
+    words += ["-m", f"{machine.memory >> 10}k", "-smp", str(machine.vcpus), "-object", memory]
+    words += ["-machine", f"{_SHAPES[machine.machine]},memory-backend=m"]
+    words += ["-bios", "qboot.rom", *kernel_words(fds.kernel, fds.initrd, machine.cmdline)]
     for place, descriptor in enumerate(fds.disks):
         file = {"driver": "file", "filename": fdset(descriptor), "locking": "off", "read-only": True}
         node = {"driver": "raw", "node-name": f"d{place}", "read-only": True, "file": file}
-        words += ["-add-fd", f"fd={descriptor},set={descriptor}", "-blockdev", json.dumps(node, separators=(",", ":"))]
-        words += ["-device", _device(machine, "virtio-blk", place, f"drive=d{place},id=disk{place}")]
-    words += ["-netdev", f"tap,id=n0,fd={fds.tap}"]
-    nic = f"netdev=n0,id=nic0,mac={GUEST_MAC}" + (",romfile=" if machine.machine == "q35" else "")
-    words += ["-device", _device(machine, "virtio-net", 2, nic)]
-    words += ["-chardev", f"socket,id=q,fd={fds.qmp}", "-mon", "chardev=q,mode=control"]
-    words += ["-add-fd", f"fd={fds.state},set={fds.state}"]
+        words += [*file_words(descriptor), *node_words(node)]
+        words += _device(machine, "virtio-blk", place, {"drive": f"d{place}", "id": f"disk{place}"})
+    nic = {"netdev": "n0", "id": "nic0", "mac": GUEST_MAC, **({"romfile": ""} if machine.machine == "q35" else {})}
+    words += ["-netdev", f"tap,id=n0,fd={fds.tap}", *_device(machine, "virtio-net", 2, nic)]
+    words += ["-chardev", f"socket,id=q,fd={fds.qmp}", "-mon", "chardev=q,mode=control", *file_words(fds.state)]
     if fds.console < 0:
         return [*words, "-serial", "null"]
-    words += ["-add-fd", f"fd={fds.console},set={fds.console}"]
-    return [*words, "-chardev", f"file,id=console,path={fdset(fds.console)},append=on", "-serial", "chardev:console"]
+    console = f"file,id=console,path={fdset(fds.console)},append=on"
+    return [*words, *file_words(fds.console), "-chardev", console, "-serial", "chardev:console"]
 
 
-def _accelerator(machine: Machine) -> list[str]:
-    if machine.accelerator == "kvm":
-        return ["-accel", "kvm", "-cpu", "host"]
-    return ["-accel", f"tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}", "-cpu", _EMULATED_CPU]
-
-
-def _device(machine: Machine, name: str, place: int, properties: str) -> str:
+def _device(machine: Machine, name: str, place: int, properties: Mapping[str, str | int]) -> list[str]:
     """Each at a place of its own: the kernel names disks in the order in which it finds them."""
-    if machine.machine == "microvm":
-        return f"{name}-device,bus=virtio-mmio-bus.{_LAST_SHORT_BUS - place},{properties}"
-    return f"{name}-pci,bus=pcie.0,addr={place + 2:#x},{properties}"
+    return device_words(machine.machine, name, _LAST_SHORT_BUS - place, f"pcie.0,addr={place + 2:#x}", properties)
