@@ -1,7 +1,7 @@
 """Positions in a store's history, as the opaque strings that callers hold.
 
-A cursor is ``epoch:revision``; a list's continuation is ``epoch:revision:last key``. The epoch is random and new after
-a restore, so a position in a history that no longer exists is told apart from one that does. Pure.
+A cursor is ``epoch:revision``; a list's continuation is ``epoch:revision:last key``. The epoch is random and new after a
+restore, so a position in a history that no longer exists is recognised. Pure.
 """
 
 from __future__ import annotations

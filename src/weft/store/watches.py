@@ -80,7 +80,7 @@ class Watches:
                 batches, position = await self._read(prefix, position, max(position, self._revision))
                 for batch in batches:
                     yield batch
-                batches.clear()  # a watch lasts long: it must not keep what it has told
+                batches.clear()  # a watch lasts long: it must not keep what it has delivered
                 if self._revision - position < _CLOSE_BEHIND_REVISIONS:
                     break
             # Join first, then replay up to the present: what comes after is in the queue.

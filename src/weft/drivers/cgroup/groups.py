@@ -1,7 +1,7 @@
 """Control groups of guests, containers and functions' instances, and the one of the node's agent, in either version.
 
-Reads what is mounted once; writes below the controllers' mounts, under ``parent``, which is the node's own path. A group is named
-within it, so that one which a killed agent left behind is found by its name.
+Reads what is mounted once; writes below the controllers' mounts, under ``parent``, which is the node's own path. A group is
+named within it, so one that a killed agent left behind is found by its name.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ from weft.drivers.cgroup.trees import CONTROLLERS, Trees, list_processes, read_t
 from weft.objects.errors import DriverFailed
 
 FREEZER = "freezer"  # a controller of version 1; version 2 freezes without one
-AGENT, BESIDE = "agent", "beside"  # whose memory counts apart: the agent's, and of what it starts that isn't a guest
-SHIMS = "shims"  # those who hold containers
+AGENT, BESIDE = (
+    "agent",
+    "beside",
+)  # groups with memory limits of their own: the agent, and programs it starts that aren't guests
+SHIMS = "shims"  # of containers' holders
 REMOVAL_TRIES, REMOVAL_PAUSE_SECONDS = 150, 0.02
 EMPTY_TRIES = 50  # for a group that nothing is in, but what the kernel still clears away
 
 
 class ControlGroups(GroupCounters):
-    """The groups below ``parent``. ``controllers``: whose trees a group is made in. ``nested``: a runtime makes groups within and
-    takes them away with their counters. ``problem`` names what keeps limits from working here, if something does."""
+    """The groups below ``parent``. ``controllers``: in whose trees a group is made. ``nested``: a runtime makes groups within
+    and removes them with their counters. ``problem`` names what keeps limits from working here, if something does."""
 
     def __init__(
         self,
@@ -45,7 +48,7 @@ class ControlGroups(GroupCounters):
     # Made and limited.
 
     def check(self, limits: Limits) -> str | None:
-        """Find out whether such groups can be made here, before the first one is needed; sets and gives ``problem``."""
+        """Find out whether such groups can be made here, before the first one is needed; sets and returns ``problem``."""
         if self.problem is None:
             name = f"check-{os.getpid()}"
             self.create_if_possible(name, limits)
@@ -53,8 +56,8 @@ class ControlGroups(GroupCounters):
         return self.problem
 
     def create(self, name: str, limits: Limits) -> list[Path]:
-        """Make (or set anew) the group and its limits, but for those of controllers that aren't mounted; the ``cgroup.procs`` files
-        by which a process enters it. Raises DriverFailed, and then nothing is left of it."""
+        """Make (or update) the group and its limits, but for those of controllers that aren't mounted. Returns the
+        ``cgroup.procs`` files by which a process enters it. Raises DriverFailed, and leaves nothing then."""
         try:
             return self._make(name, limits, self._used)
         except OSError as error:
@@ -64,7 +67,7 @@ class ControlGroups(GroupCounters):
             ) from error
 
     def create_if_possible(self, name: str, limits: Limits) -> list[Path]:
-        """As ``create``; where weft may not, ``problem`` is set, and the way leads out of the agent's own group only."""
+        """As ``create``; where weft may not, ``problem`` is set, and the files lead only out of the agent's own group."""
         try:
             return self.create(name, limits)
         except DriverFailed as failed:
@@ -72,13 +75,13 @@ class ControlGroups(GroupCounters):
             return self.leave_agent()
 
     def change(self, name: str, limits: Limits) -> None:
-        """Set other limits on a group that is in use; one that isn't there, or that the kernel won't lower yet, stays."""
+        """Set other limits on a group in use; a group that is missing, or a limit that the kernel won't lower yet, stays."""
         with contextlib.suppress(OSError):
             self._limit(name, limits)
 
     def enclose_agent(self, memory_bytes: int) -> str:
-        """Put this process into a group of its own that takes so much memory; "" or why that can't be. What it starts is in there,
-        too, until it enters another."""
+        """Put this process into a group of its own with so much memory; returns "" or why that failed. What it starts is in
+        there too, until it enters another group."""
         try:
             for procs in self._make(AGENT, Limits(memory_bytes=memory_bytes), ("memory",)):
                 procs.write_text(str(os.getpid()))
@@ -88,8 +91,8 @@ class ControlGroups(GroupCounters):
         return "the memory controller is not mounted"
 
     def leave_agent(self) -> list[Path]:
-        """The ``cgroup.procs`` file by which a process that goes on without the agent leaves the agent's group; none where there
-        can't be such groups."""
+        """The ``cgroup.procs`` file by which a process that outlives the agent leaves the agent's group; none where there can't
+        be such groups."""
         with contextlib.suppress(OSError):
             return self._make(BESIDE, Limits(), ("memory",))
         return []
@@ -97,7 +100,7 @@ class ControlGroups(GroupCounters):
     # Who is in them.
 
     def names(self, prefix: str = "") -> set[str]:
-        """The groups whose name begins so, by whom they were made."""
+        """The groups whose name begins so, whichever process made them."""
         found: set[str] = set()
         for folder in self._folders(""):
             with contextlib.suppress(OSError):
@@ -105,11 +108,11 @@ class ControlGroups(GroupCounters):
         return found
 
     def processes(self, name: str) -> set[int]:
-        """Those in groups within, too."""
+        """Processes in it and in groups within."""
         return list_processes(self._folders(name))
 
     def freeze(self, name: str, frozen: bool) -> None:
-        """Give it no more CPU, or again; where the kernel has no freezer, nothing happens."""
+        """Stop giving it CPU, or resume; where the kernel has no freezer, nothing happens."""
         if self.version == 2:
             path, word = self._file(name, "cgroup.freeze"), "1" if frozen else "0"
         else:
@@ -119,7 +122,7 @@ class ControlGroups(GroupCounters):
                 path.write_text(word)
 
     def kill(self, name: str) -> None:
-        """All that is in it now; what forks without end stands still meanwhile."""
+        """Kill everything in it now; it is frozen meanwhile, so a fork bomb can't outrun this."""
         kill = self._file(name, "cgroup.kill")
         if self.version == 2 and kill is not None:
             with contextlib.suppress(OSError):  # kernels before 5.14
@@ -132,7 +135,7 @@ class ControlGroups(GroupCounters):
         self.freeze(name, False)  # of version 1, what is frozen doesn't even die
 
     async def clear(self, name: str, clock: Clock) -> bool:
-        """Kill all that is in it, as often as it takes, and remove it. False: something is still there."""
+        """Kill everything in it, as often as it takes, and remove it. False: something is still there."""
         for _ in range(REMOVAL_TRIES):
             self.kill(name)
             if self.remove(name):
@@ -152,7 +155,7 @@ class ControlGroups(GroupCounters):
         return remove(self._folders(name))
 
     def remove_parents(self) -> None:
-        """The node's own groups, as far as nothing is in them."""
+        """Remove the node's own groups, as far as they are empty."""
         self.remove(SHIMS)
         for tree in self._trees.all:
             folder = tree.point / self.parent
@@ -185,7 +188,7 @@ class ControlGroups(GroupCounters):
         return [point / self.parent / name / "cgroup.procs" for point in points]
 
     def _weigh(self, folders: list[Path]) -> None:
-        """All guests together count for all cores; else a whole node would count like one process beside it."""
+        """Give all guests together the weight of all cores; else a whole node would count like one process beside it."""
         file = "cpu.shares" if self.version == 1 else "cpu.weight"
         wanted = plan_weight(self.version, os.cpu_count() or 1)
         for folder in folders:
@@ -210,7 +213,7 @@ def _hand_down(above: Iterable[Path], controllers: set[str]) -> None:
 
 
 def make_shims(groups: ControlGroups) -> list[Path]:
-    """The files by which a process enters the group of those who hold containers; none where weft may not."""
+    """The files by which a process enters the group of containers' holders; none where weft may not."""
     with contextlib.suppress(DriverFailed):
         return groups.create(SHIMS, Limits())
     return []

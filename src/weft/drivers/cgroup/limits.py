@@ -1,4 +1,4 @@
-"""What a group may take, and the files in which the kernel reads it: pure, in the words of both versions."""
+"""What a group may use, and the files in which the kernel reads it, for both versions. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 def plan_limits(version: int, limits: Limits) -> list[tuple[str, str, bool]]:
-    """Pure. In order: the file, what to write, and whether a kernel without that file fails."""
+    """Pure. In order: the file, its new text, and whether a kernel without that file fails."""
     found: list[tuple[str, str, bool]] = []
     one, memory = version == 1, limits.memory_bytes
     if limits.weight is not None:
@@ -56,8 +56,8 @@ def plan_weight(version: int, cpu: float) -> str:
 
 
 def plan_agent_memory(total_bytes: int) -> int:
-    """Pure. How much an agent may take of a machine with so much: 1 GiB, which is far more than thousands of guests need, more on a
-    large machine; never more than half of it."""
+    """Pure. How much memory an agent may use on a machine with so much: 1 GiB, which is far more than thousands of guests need,
+    more on a large machine; never more than half of it."""
     return min(total_bytes // 2, max(LEAST_AGENT_BYTES, total_bytes // AGENT_SHARE))
 
 

@@ -1,1 +1,1 @@
-"""Ways to isolate instances of functions that need no runtime of their own; what several ways share lies beside them."""
+"""Ways to isolate instances of functions that need no runtime of their own, and what several ways share."""

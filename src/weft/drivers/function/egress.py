@@ -37,18 +37,18 @@ _numbers = itertools.count()
 
 
 def render_resolver(egress_endpoint: EgressEndpoint) -> str:
-    """Pure. What a resolv.conf says there."""
+    """Pure. The resolv.conf of an instance behind this egress endpoint."""
     return f"nameserver {egress_endpoint.name_server}\nsearch {egress_endpoint.domain}\n"
 
 
 def name_files(egress_endpoint: EgressEndpoint | None) -> dict[str, str]:
-    """Pure. The files, by path, from which an instance knows whom to ask for names."""
+    """Pure. The files, by path, that give an instance its name servers."""
     return {} if egress_endpoint is None else {"etc/resolv.conf": render_resolver(egress_endpoint)}
 
 
 def enter_new_network(egress_endpoint: EgressEndpoint | None) -> socket.socket | None:
-    """This thread, and what it starts, is in a network namespace of its own from here on; with an egress endpoint it has a way
-    out of it, and what comes back is for ``cut_off``. Raises OSError."""
+    """Put this thread, and what it starts, into a network namespace of its own; with an egress endpoint the namespace has a
+    route out, and ``cut_off`` takes the returned link. Raises OSError."""
     if egress_endpoint is None:
         unshare(CLONE_NEWNET)
         return None
@@ -78,13 +78,13 @@ def enter_new_network(egress_endpoint: EgressEndpoint | None) -> socket.socket |
 
 
 def cut_off(way_out: socket.socket) -> None:
-    """Take the link away now; what is open in its namespace may hold that for minutes yet."""
+    """Remove the link now; open connections may keep its namespace for minutes."""
     with way_out, contextlib.suppress(OSError):
         _ask(way_out, _message(_DELETE_LINK, 0, _interface(_INSIDE_INDEX, up=False)))
 
 
 def _link(outside: socket.socket, here: int, mtu: int) -> int:
-    """Make both ends of a link that nothing else has; its number."""
+    """Make both ends of a link with a number that no other link has; returns the number."""
     for _ in range(MOST_LINKS):
         number = next(_numbers) % MOST_LINKS
         try:

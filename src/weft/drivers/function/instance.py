@@ -50,7 +50,7 @@ class Started:
         self._groups.freeze(self._group, False)
 
     async def stop(self, grace_seconds: float = 0.0) -> None:
-        """See contracts.sandbox; nothing in it is asked."""
+        """See contracts.driver.sandbox; nothing in it is asked."""
         if self._stopped:
             return
         self._note()
@@ -60,14 +60,14 @@ class Started:
             self._let_go()
 
     async def flush(self) -> None:
-        """What it prints into is ``output``."""
+        """``output`` is the pipe that it prints into, so nothing is on its way."""
 
     async def most_memory(self) -> int:
         self._note()
         return self._most_memory
 
     async def _clear(self) -> None:
-        """What starts it may still be at work: then there is something to end only after it."""
+        """The program that starts it may still be at work, so processes may appear until that has ended."""
         rounds = 0
         while not self._ended.done():
             await self._groups.clear(self._group, self._clock)
@@ -107,8 +107,8 @@ Launched = tuple["subprocess.Popen[bytes]", socket.socket, int]  # the process, 
 async def bring_up(
     launch: Callable[[], Launched], make: Callable[[Launched], Started], clear: Callable[[], Awaitable[object]]
 ) -> Started:
-    """``launch`` in a thread of its own, and ``make`` of what it gives. Cancelled or failed: nothing is left, and ``clear`` was
-    called if there never was anything."""
+    """Run ``launch`` in a thread of its own, and ``make`` with its result. Cancelled or failed: nothing is left, and ``clear``
+    was called if there never was anything."""
     found: list[Launched] = []
     try:
         await run_in_own_thread(lambda: found.append(launch()))

@@ -1,5 +1,5 @@
-"""Instances that are this node's own processes, each in a control group: how one starts, and an end for what a killed agent left
-behind. A driver adds the walls."""
+"""Instances that are this node's own processes, each in a control group: how one starts, and how those of a killed agent end. A
+driver adds the walls."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FOLDER = "functions"  # below the node's run folder, and below its control group
 
 
 class Entry(NamedTuple):
-    """How a program is started that goes behind the walls: ``descriptors`` are open in it, and closed here after that."""
+    """How a program behind the walls is started: ``descriptors`` are open in it, and closed here afterwards."""
 
     words: list[str]
     descriptors: list[int]
@@ -37,7 +37,7 @@ class Entry(NamedTuple):
 
 
 class Walls(Protocol):
-    """What one instance is behind."""
+    """The isolation of one instance."""
 
     hidden: list[str]  # mounts that the program which builds them must not see
     mapping: int | None  # a descriptor of the user namespace by which its layers' owners are seen as its users
@@ -46,7 +46,7 @@ class Walls(Protocol):
         """In the thread that has mounted its root in ``place``. Raises OSError."""
 
     def let_go(self) -> None:
-        """Nothing of the instance is left. May be repeated."""
+        """Release it once nothing of the instance is left. May be repeated."""
 
 
 class OwnProcesses(ABC):
@@ -78,7 +78,7 @@ class OwnProcesses(ABC):
         return len(left)
 
     async def start(self, id: str, recipe: Recipe, roots: Roots) -> Started:
-        """See contracts.function. Raises DriverFailed."""
+        """See contracts.driver.function. Raises DriverFailed."""
         if problem := await self.probe():
             raise DriverFailed(problem, reason="notServed", details={"step": "start"})
         if len(roots.root) > MOST_LAYERS:
@@ -89,7 +89,7 @@ class OwnProcesses(ABC):
         return await self._start(plan, recipe.what, roots.egress_endpoint, has_image=bool(recipe.image))
 
     async def forget(self, digest: str) -> None:  # noqa: B027, a driver with nothing to forget is whole
-        """Instances share nothing that could go."""
+        """Instances share nothing that could be removed."""
 
     async def close(self) -> None:  # noqa: B027, likewise
         """Its instances are ended by the one that started them."""
@@ -131,15 +131,16 @@ class OwnProcesses(ABC):
 
     @abstractmethod
     async def _build(self, name: str, groups: list[Path], *, has_image: bool) -> Walls:
-        """Those of one instance, whose control group is ``name``, entered by the files ``groups``. Raises DriverFailed."""
+        """Build the walls of one instance, whose control group is ``name``, entered by the files ``groups``. Raises
+        DriverFailed."""
 
     @abstractmethod
     def _choose_user(self, recipe: Recipe, roots: Roots) -> User:
-        """Who it is inside."""
+        """Its user inside."""
 
     async def _open_place(self) -> str:
-        """Make the folder that instances' users pass through; why there can't be instances in it, in control groups of
-        their own."""
+        """Make the folder that instances' users pass through; returns why instances can't run in it, in control groups of their
+        own."""
         self._place.mkdir(parents=True, exist_ok=True)
         self._place.chmod(0o711)
         return await asyncio.to_thread(self._groups.check, limit_instance(1.0, 64 << 20, 16)) or ""

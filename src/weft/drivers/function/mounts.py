@@ -1,4 +1,5 @@
-"""An instance's root and code, mounted where nobody else sees them: in mounts of the calling thread, which has left the node's."""
+"""An instance's root and code, mounted where no other process sees them: in the mount namespace of the calling thread, which
+has left the node's."""
 
 from __future__ import annotations
 
@@ -56,7 +57,7 @@ def _lay_over(names: Sequence[str], target: Path) -> None:
 
 
 def _write(top: Path, path: str, text: str) -> None:
-    """Readable by everybody inside, whatever this process's umask is."""
+    """Make it readable for everybody inside, whatever this process's umask is."""
     file = top / path
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)

@@ -1,5 +1,5 @@
-"""A network namespace with a loopback, the node's Runtime API and, if its function names a network, a way there: made by the
-calling thread around itself."""
+"""A network namespace with a loopback, the node's Runtime API and, if its function names a network, a route there: the calling
+thread makes it and enters it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An instance as the plan of a sandbox, in the words that containers have. Pure."""
+"""An instance as the plan of a sandbox, in the same form as a container's. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FEWEST_SCRATCH_BYTES = 1 << 20
 
 
 def plan_instance(id: str, recipe: Recipe, roots: Roots, user: User) -> ContainerPlan:
-    """It has no rights, and a root that is only read; what it writes lies in /tmp."""
+    """It has no rights and a read-only root; it can write to /tmp."""
     env = [f"{name}={value}" for name, value in compose_env(recipe, roots).items()]
     code = [ContainerMount(roots.code, TASK, read_only=True)] if roots.code else []
     return ContainerPlan(
@@ -34,5 +34,5 @@ def plan_scratch(size_bytes: int) -> ContainerMount:
 
 
 def bound_scratch(recipe: Recipe) -> int:
-    """Bytes of /tmp, which lies in memory: at most half of what the function has, so that a full one doesn't end it."""
+    """Bytes of /tmp, which is in memory: at most half of the function's memory, so that a full one doesn't end it."""
     return min(recipe.scratch, recipe.memory // 2)

@@ -1,8 +1,8 @@
-"""A raw file with a file system on all of it, that the kernel can mount: a volume, which a machine can have as a disk too, or what
-a container writes into its root.
+"""A raw file with a file system on all of it, that the kernel can mount: a volume, which a machine can have as a disk too, or
+the layer that a container writes into its root. Its content decides: nothing is formatted that isn't empty.
 
-What is on it decides: nothing is formatted that isn't empty. Made with mkfs.ext4 under another name first; checked with e2fsck
-and grown with resize2fs while nobody has it open, which the locks say that QEMU and mounted disks hold on their files.
+Made with mkfs.ext4 under another name first; checked with e2fsck and grown with resize2fs while nobody has it open, as the
+locks show that QEMU and mounted disks hold on their files.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ async def make_files(path: Path, size_bytes: int, owner: tuple[int, int], *optio
 
 
 async def check_files(path: Path, size_bytes: int, what: str) -> None:
-    """Mend what a power cut left, and grow it to ``size_bytes`` if it has less. Raises DriverFailed for one that can't be
-    mended, or that somebody uses."""
+    """Mend what a power cut damaged, and grow it to ``size_bytes`` if it has less. Raises DriverFailed for one that can't be
+    mended, or that is in use."""
     with _hold(path, what):
         grows = await asyncio.to_thread(_lengthen, path, size_bytes)
         await _run(["e2fsck", "-p", *(["-f"] if grows else []), str(path)], highest=_MENDED, hint=_DAMAGED)

@@ -1,4 +1,4 @@
-"""Logs that a program appends to, which nobody reads to their beginning: of one that has grown long, the end is kept."""
+"""Logs that a program appends to: of a long one only the end is kept."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def keep_end(log: Path, kept_bytes: int) -> int:
-    """How many bytes were dropped. What is written in this moment may be lost. Raises OSError."""
+    """Returns how many bytes were dropped. Lines written at this moment may be lost. Raises OSError."""
     with open(log, "a+b") as file:
         dropped = file.seek(-kept_bytes, os.SEEK_END)
         end = file.read(kept_bytes)

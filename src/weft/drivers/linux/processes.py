@@ -23,7 +23,7 @@ class ProcessId(msgspec.Struct, frozen=True):
 
 
 def inspect_process(pid: int) -> ProcessId | None:
-    """None if there is none, or only its corpse."""
+    """None if it is gone, or a zombie."""
     fields = _stat_fields(pid)
     if fields is None or fields[0] in ("Z", "X"):
         return None

@@ -1,4 +1,4 @@
-"""One program, run to its end: within a time, and ended where nobody waits for it any more."""
+"""Runs one program to its end, within a time; a cancelled caller ends it."""
 
 from __future__ import annotations
 

@@ -99,7 +99,8 @@ def translate_seccomp(profile: Profile, machine: str, capabilities: Collection[s
 
 
 def _keep_back(rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A thread or process is as good as ever; clone3, whose flags lie in memory, is told absent, and C libraries know clone."""
+    """Threads and processes stay allowed. clone3, whose flags are in memory, is reported as absent: C libraries then use
+    clone."""
     held = {*_KEPT_BACK, "clone", "clone3"}
     kept = [rule | {"names": [name for name in rule["names"] if name not in held]} for rule in rules]
     flags = {"index": 0, "value": _NEW_NAMESPACES, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}

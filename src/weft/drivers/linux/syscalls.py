@@ -1,5 +1,5 @@
-"""The few system calls of mount namespaces, and one of memory, that Python has no word for. Each acts on the calling thread
-alone, but for ``small_pages``.
+"""System calls of mount namespaces, and one of memory, that Python lacks. Each acts on the calling thread alone, but for
+``small_pages``.
 
 Source: mount_setattr(2), open_tree and move_mount as in the kernel's headers; numbers are the same on all architectures.
 """
@@ -55,8 +55,8 @@ def mount_shifted(source: Path | str, target: Path | str, user_namespace: int) -
     try:
         attributes = struct.pack("QQQQ", _MOUNT_ATTR_IDMAP, 0, 0, user_namespace)
         _check(_libc.syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, attributes, len(attributes)), str(source))
-        moved = _libc.syscall(_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH)
-        _check(moved, str(target))
+        result = _libc.syscall(_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH)
+        _check(result, str(target))
     finally:
         os.close(tree)
 

@@ -21,7 +21,7 @@ _AGAIN_SECONDS = 0.1
 
 
 class Commits:
-    """Commits whose keys lie where ``place`` says; idempotency keys lie under ``folder``."""
+    """Commits whose keys are where ``place`` says; idempotency keys are under ``folder``."""
 
     def __init__(
         self, connection: Connection, clock: Clock, leases: EtcdLeases, place: Callable[[str], bytes], folder: bytes

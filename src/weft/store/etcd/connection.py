@@ -56,7 +56,7 @@ class Connection:
 
     def __init__(self, endpoints: Sequence[str], tls: EtcdTls | None, timeout_seconds: float) -> None:
         self.name = ",".join(endpoints)
-        self.newest_revision = 0  # that any answer told of
+        self.newest_revision = 0  # in any answer so far
         self._endpoints = endpoints
         self._tls = tls
         self.timeout_seconds = timeout_seconds
@@ -64,7 +64,7 @@ class Connection:
         self._calls: dict[str, Any] = {}
 
     async def open(self) -> None:
-        """Make the channel; raises StoreUnavailable when a name can't be resolved. Whether etcd is there, calls tell."""
+        """Make the channel; raises StoreUnavailable when a name can't be resolved. Only calls show whether etcd answers."""
         target = await _resolve(self._endpoints)
         options: list[tuple[str, Any]] = list(_OPTIONS)
         if self._tls is None:
@@ -166,7 +166,7 @@ class Connection:
             raise StoreUnavailable(f"store etcd {self.name} is closed")
 
     def _check_cancelled(self) -> None:
-        """A closed channel cancels its calls, which looks like a cancelled task: tell the two apart."""
+        """Distinguish a cancelled task from the calls that a closed channel cancels."""
         task = asyncio.current_task()
         if self._channel is None and task is not None and not task.cancelling():
             raise StoreUnavailable(f"store etcd {self.name} is closed") from None

@@ -268,7 +268,7 @@ class _Link(FrameProtocol):
 
 
 class _Watch:
-    """Batches that have come and were not read yet; the server bounds them by what it is told was consumed."""
+    """Batches that have come and were not read yet; the server bounds them by the bytes reported as consumed."""
 
     def __init__(self, link: _Link, id: int) -> None:
         self._link = link

@@ -147,7 +147,7 @@ class _Connection(FrameProtocol):
             self.send_frame(encode_frame(await self._perform(call)))
         except WeftError as problem:
             self.send_frame(encode_frame(error_to_answer(call.id, problem)))
-        except Exception as problem:  # the caller must hear of it, whatever it is
+        except Exception as problem:  # the caller gets it, whatever it is
             self.send_frame(encode_frame(error_to_answer(call.id, _unforeseen(problem))))
         finally:
             self._calls_in_hand -= 1

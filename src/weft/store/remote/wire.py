@@ -1,8 +1,9 @@
-"""What a store's server and its client say to each other over a unix socket: calls and answers. Types only.
+"""The messages between a store's server and its client over a unix socket: calls and answers. Types only.
 
-Every call carries a number of the caller's choice and its answer carries the same one, so many calls share a
-connection and answers may overtake each other; commits are begun in the order in which they were sent. A watch is
-answered by any number of Watched. The client says how many bytes of their bodies it has consumed, and the server
+Every call carries a number of the caller's choice and its answer carries the same one, so many calls share a connection and
+answers may overtake each other; commits are begun in the order in which they were sent.
+
+A watch is answered by any number of Watched. The client reports how many bytes of their bodies it has consumed, and the server
 sends no more while WINDOW_BYTES are under way, so a slow reader never holds up other answers.
 """
 

@@ -1,7 +1,7 @@
 """The newest entries in memory, as far as they fit: a read of one key then costs no thread and no SQL.
 
-Told of every commit on the loop, before the commit's own caller and the watches are; so what is read here is never older
-than what anyone has been told.
+It gets every commit on the loop, before the commit's own caller and the watches do; so a read here is never older than what any
+of them has seen.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Newest:
 
     @property
     def mark(self) -> int:
-        """Take it before reading what ``learn`` is told afterwards."""
+        """Take it before the read whose result ``learn`` gets."""
         return self._entries.dropped
 
     def find(self, key: str) -> Entry | Literal["unknown"] | None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from weft.contracts.store import MAX_WRITES
 from weft.objects.errors import StoreUnavailable
 
-APPLICATION_ID = 0x77656674  # "weft": tells a store from any other SQLite file
+APPLICATION_ID = 0x77656674  # "weft": marks a store among SQLite files
 SCHEMA = 1
 
 _PLACE_BITS = 7

@@ -178,7 +178,7 @@ class Writer:
     def _perform_alone(self, request: Request) -> None:
         try:
             done = self._commit_group([request], trim=False)
-        except Exception as problem:  # the caller must hear of it, whatever it is, and the writer must go on
+        except Exception as problem:  # the caller gets it, whatever it is, and the writer goes on
             self._roll_back()
             self._report([Outcome(request, None, as_store_error(problem, self._path))], [])
             return
@@ -238,5 +238,5 @@ class Writer:
 
     def _report(self, outcomes: Sequence[Outcome], published: Sequence[Published]) -> None:
         self._lock.write_mark(self._state)
-        with suppress(RuntimeError):  # the loop was closed: nobody is left to be told
+        with suppress(RuntimeError):  # the loop was closed: no caller is left
             self._loop.call_soon_threadsafe(self._deliver, outcomes, published, self._state.compacted)

@@ -77,7 +77,7 @@ class ProcessInstances(OwnProcesses):
         return await self._try()
 
     async def _try(self) -> str:
-        """Run a program of the node's own in a sandbox; what went wrong, or nothing."""
+        """Run a program of the node's own in a sandbox; returns what failed, or nothing."""
         plan = ContainerPlan(
             id=f"probe-{os.getpid()}", uid="", name="probe", incarnation=0, layers=["/"], cpu=1.0, memory_bytes=128 << 20,
             process=ContainerProcess(["/bin/true"]), pids=32, mounts=[plan_scratch(0)], hostname="probe",
@@ -110,7 +110,7 @@ def find_closed(folder: Path) -> Path | None:
 
 
 def _write_memory(name: str, content: bytes) -> int:
-    """A descriptor of a file that lies nowhere."""
+    """A descriptor of a file that exists in memory only."""
     descriptor = os.memfd_create(name)
     os.write(descriptor, content)
     os.lseek(descriptor, 0, os.SEEK_SET)

@@ -28,7 +28,8 @@ _DROP = ["--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=
 
 
 def choose_user(instance_id: str) -> int:
-    """The node's user that this instance is: the same number each time, and nobody else's but by a chance of one in 134 million."""
+    """The node's user for this instance: the same number each time, and another instance's only by a chance of one in 134
+    million."""
     return FIRST_USER + int.from_bytes(hashlib.sha256(instance_id.encode()).digest()[:8], "big") % USERS
 
 

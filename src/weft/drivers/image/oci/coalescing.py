@@ -1,4 +1,4 @@
-"""Work that several callers want at once and that is done once. It is cancelled when the last caller has gone."""
+"""Work that several callers want at once is done once, and cancelled when the last caller has gone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What registries and layouts say of images: indexes, manifests and configurations, as strangers wrote them. Pure.
+"""Images' indexes, manifests and configurations from registries and layouts, as strangers wrote them. Pure.
 
 Source: OCI image specification 1.1, and Docker's manifests (version 2, schema 2), which mean the same by other names.
 """

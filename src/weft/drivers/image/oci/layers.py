@@ -57,7 +57,7 @@ class Layers:
                 self._known[layer.diff_id] = layer
 
     async def sweep(self) -> None:
-        """Take away what is no layer: left of work that was killed."""
+        """Remove what killed work left behind."""
         left, self._left = self._left, []
         if left:
             await remove_trees(left)
@@ -72,11 +72,11 @@ class Layers:
         return self._place(diff_id) / "fs"
 
     def work(self) -> Path:
-        """A fresh name for a blob on its way."""
+        """A fresh name for a blob that is being fetched."""
         return self._folder / f"{_WORK}{uuid.uuid4().hex}"
 
     def free_bytes(self) -> int:
-        """Bytes that layers may still take; some of the disk is for others."""
+        """Bytes that layers may still use; part of the disk is for others."""
         facts = os.statvfs(self._folder)
         return facts.f_bavail * facts.f_frsize - min(_RESERVE_BYTES, facts.f_blocks * facts.f_frsize // 20)
 
@@ -105,7 +105,7 @@ class Layers:
         return layer
 
     def take_away(self, diff_id: str) -> Path:
-        """The layer is no more; its files are still to be removed, from where this says."""
+        """Drop the layer; returns the path where its files still have to be removed."""
         del self._known[diff_id]
         gone = self._folder / f"{_GONE}{uuid.uuid4().hex}"
         self._place(diff_id).rename(gone)
@@ -135,7 +135,7 @@ class Layers:
 
 
 async def remove_trees(paths: list[Path]) -> None:
-    """Also those that are deeper than a path may be long. Raises DriverFailed."""
+    """Remove trees, even those deeper than a path may be long. Raises DriverFailed."""
     argv = ("rm", "-rf", "--one-file-system", "--", *map(str, paths))
     process = await asyncio.create_subprocess_exec(*argv, stdin=asyncio.subprocess.DEVNULL)
     waiting = asyncio.create_task(process.wait())

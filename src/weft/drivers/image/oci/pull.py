@@ -1,4 +1,4 @@
-"""One pull: from a reference to all that its image needs being here. Decides what to fetch; the store does what lasts."""
+"""One pull: from a reference to a complete image. Decides what to fetch; the store keeps it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a node knows of its images, ``<state>/oci/images/<digest>.json``: written last, when all of an image is here.
+"""A node's records of its images, ``<state>/oci/images/<digest>.json``: written last, when all of an image is here.
 
 Who may have an image without its registry being asked: those whose credentials opened it here before. They are kept as keyed
-digests, and the key lies beside them, where only root reads.
+digests, and the key is beside them, where only root reads.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Records:
         return next((record for record in self._known.values() if digest in record.digests), None)
 
     def mark(self, reference: ImageReference, credentials: RegistryCredentials | None) -> str:
-        """Stands for: these credentials, at this place."""
+        """A mark of these credentials at this place."""
         place = f"{reference.registry}/{reference.name}" if reference.place == "registry" else reference.path
         known = credentials or RegistryCredentials()
         text = "\0".join((place, known.username, known.password, known.token))

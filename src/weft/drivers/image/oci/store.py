@@ -103,7 +103,8 @@ class OciImages:
         return known.image if known is not None else None
 
     def root(self, image: OciImage) -> list[str]:
-        """The same layer twice counts where it is uppermost, which shows the same files and is all that overlayfs takes."""
+        """A layer that occurs twice counts where it is uppermost: that shows the same files, and overlayfs takes each only
+        once."""
         order = list(dict.fromkeys(reversed(image.layers)))
         return [str(self._layers.path(diff_id)) for diff_id in order] or [str(self._layers.empty)]
 
@@ -187,7 +188,7 @@ class OciImages:
     async def _fetch(
         self, source: Source, parts: list[tuple[Descriptor, str]], on_progress: Callable[[tuple[int, int]], None]
     ) -> list[Layer]:
-        """All layers, several at once. Others who want one of them wait for the same."""
+        """Fetch all layers, several at once. Pulls that want the same layer share one fetch."""
         total, here = sum(part.size for part, _ in parts), [0] * len(parts)
         missing = sum({diff_id: part.size for part, diff_id in parts if self._layers.find(diff_id) is None}.values())
         if missing > self._layers.free_bytes():
@@ -217,7 +218,8 @@ class OciImages:
                 await asyncio.wait(tasks)
 
     async def _share(self, source: Source, part: Descriptor, diff_id: str, arrived: Callable[[int], None]) -> Layer:
-        """What others fetch just now from the same registry is waited for; if they fail, it may be theirs alone that is bad."""
+        """Wait for a fetch that another pull has begun from the same registry; if that fails, fetch it again, since the fault
+        may be that pull's own."""
         ours = False
 
         def begin(on_progress: Callable[[int], None]) -> Coroutine[Any, Any, Layer]:
@@ -260,7 +262,7 @@ class OciImages:
             self._wanted.subtract(diff_ids)
 
     def _known(self, digest: str) -> Record | None:
-        """Whole: a store of which parts were lost has it no more."""
+        """The record of an image that is whole: with parts lost, the store has it no more."""
         record = self._records.find(digest) if digest else None
         whole = record is not None and all(self._layers.find(diff_id) is not None for diff_id in record.image.layers)
         return record if whole else None

@@ -1,5 +1,8 @@
-"""Who USER[:GROUP] is in an image, by its own passwd and group files. Pure. Source: passwd(5), group(5), and what Docker does: a
-number need not stand in the files; a user's further groups count unless a group is named."""
+"""The user and group that USER[:GROUP] means in an image, by its own passwd and group files. Pure.
+
+Source: passwd(5), group(5), and what Docker does: a number need not stand in the files; a user's further groups count unless a
+group is named.
+"""
 
 from __future__ import annotations
 

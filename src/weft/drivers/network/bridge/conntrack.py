@@ -1,6 +1,6 @@
-"""The open connections of guests that move: taken from one node's filters to the other's, and counted in its routers.
+"""The open connections of guests that migrate: taken from one node's filters to the other's, and counted in its routers.
 
-Reads and writes conntrack, in its program's own words for saved entries.
+Reads and writes conntrack, in its program's own form of saved entries.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from weft.drivers.network.bridge.names import Names
 
 IDLE_SECONDS = 3600  # a connection without a frame for so long holds no router back
 _ESTABLISHED_SECONDS = 432000  # how long the kernel remembers one
-_UNANSWERED_SECONDS = (
-    300  # one whose last word nobody has confirmed yet, as while a guest stands still: so long at most
-)
+_UNANSWERED_SECONDS = 300  # longest time for a last segment without an acknowledgement, as while a guest stands still
 _ZONE = re.compile(r" (?:-w|--zone) \d+")
 _AGE = re.compile(r"-t (\d+) ")
 
@@ -54,7 +52,7 @@ def pick_flows(saved: Iterable[str], address: str) -> list[str]:
 
 
 def rezone(line: str, zone: int) -> str:
-    """A saved connection as this node's filters will look for it."""
+    """A saved connection in the zone of this node's filters."""
     return f"{_ZONE.sub('', line)} -w {zone}"
 
 

@@ -88,14 +88,14 @@ def plan_command(segment: Segment, files: Files, resolver: str | None) -> list[s
         f"--dhcp-option=option:router,{segment.gateway}",
         f"--dhcp-option=option:dns-server,{segment.gateway}",
         f"--dhcp-option=option:mtu,{segment.mtu}",
-        # A guest goes out, and asks for names, by its main NIC only: nothing is said of either on the others.
+        # Only the main NIC gets a default route and a name server.
         *(f"--dhcp-option=tag:{SIDE},option:{what}" for what in ("router", "dns-server", "domain-name")),
     ]
 
 
 def shorten_log(files: Files) -> None:
-    """Of a log that has grown long, by reloads and by what guests ask for in vain, the end is kept: the server appends to it, and
-    goes on behind that. The folder may be in memory."""
+    """Keep the end of a log that reloads, and what guests ask for in vain, have made long: the server appends to it, and goes
+    on behind that. The folder may be in memory."""
     with contextlib.suppress(FileNotFoundError):
         if files.log.stat().st_size <= LOG_BYTES:
             return
@@ -132,8 +132,8 @@ def _bare(name: str) -> str:
 
 
 def render_own(segment: Segment) -> str:
-    """Names that are only ours to answer though they lie outside the domain: what they don't have (an IPv6 address) nobody
-    else is asked for, who may be out of reach."""
+    """Names outside the domain that only this server answers for: for what they don't have (an IPv6 address) no other server is
+    asked, which may be out of reach."""
     named = {f"{e.name}.{segment.name}" for e in segment.endpoints if e.name} | {
         alias.name for alias in segment.aliases
     }

@@ -1,9 +1,10 @@
-"""The bridge network driver: brings one node's bridges, overlays, routers, taps and published ports to the wish.
+"""The bridge network driver: makes one node's bridges, overlays, routers, taps and published ports match what the agent
+ensures.
 
-Reads the kernel, decides in ``plan`` and ``rules``, applies in batches. It keeps in memory only what it last applied,
-so that an unchanged wish costs nothing; the kernel is looked at anew on the first wish of a process, on a changed one,
-and in ``heal``. What it needs to heal after a restart lies beside the servers' files in the host's run_dir.
-Woken by the agent. One change at a time: a lock holds the rest back.
+Reads the kernel, decides in ``plan`` and ``rules``, applies in batches. It keeps in memory only what it last applied, so an
+unchanged segment costs nothing; the kernel is read anew at a process's first change, when something has changed, and in
+``heal``. What it needs to heal after a restart is beside the servers' files in the host's run_dir. Called by the agent. One
+change at a time: a lock holds the rest back.
 """
 
 from __future__ import annotations
@@ -166,18 +167,18 @@ class BridgeNetwork:
                 await self._published.cut_flows(before)
 
     async def find_held(self) -> list[Held]:
-        """See contracts.network. Raises DriverFailed."""
+        """See contracts.driver.network. Raises DriverFailed."""
         async with self._changing:
             return await self._published.find_held()
 
     async def ensure_refused(self, cidrs: list[str], nodes: list[str]) -> None:
-        """Refuse exactly these ranges to guests on their way out; raises InvalidInput, DriverFailed."""
+        """Refuse exactly these ranges to guests' outbound traffic; raises InvalidInput, DriverFailed."""
         check_ranges([*cidrs, *nodes])
         async with self._changing:
             await self._guards.refuse(rules.Refused(tuple(cidrs), tuple(nodes), self._published.ports))
 
     async def ensure_filters(self, filters: list[Filter]) -> None:
-        """Filter exactly these ports, like that; raises InvalidInput, DriverFailed (without br_netfilter)."""
+        """Filter exactly these ports in exactly this way; raises InvalidInput, DriverFailed (without br_netfilter)."""
         check_filters(filters, self._host.link_prefix)
         async with self._changing:
             await self._guards.filter(filters)
@@ -185,19 +186,21 @@ class BridgeNetwork:
     def switch(self, port: Port, node_address: str) -> None:
         """Send what is for the port's NIC to that node at once. Raises DriverFailed."""
         names, here = self._names, node_address == self._host.underlay_address
-        overlay, moved = names.overlay(port.segment_id), names.migrated_table(port.segment_id)
+        overlay, table = names.overlay(port.segment_id), names.migrated_table(port.segment_id)
         segment = self._segment(port.segment_id)
         if here:
             netlink.place_mac(names.tap(port.id), port.mac)
             if segment is not None and port.mac in migration.find_passed_on(self._host, segment):
-                netlink.drop_element(moved, rules.PASSED_ON, port.mac)  # waits for the kernel's readers, some 15 ms
+                netlink.drop_element(table, rules.PASSED_ON, port.mac)  # waits for the kernel's readers, some 15 ms
             netlink.forget_overlay(overlay, port.mac)  # after it: what is passed on to nowhere known would flood
         else:
             netlink.point_overlay(overlay, port.mac, node_address)
             netlink.place_mac(overlay, port.mac)
-            netlink.put_element(moved, rules.PASSED_ON, port.mac)
+            netlink.put_element(table, rules.PASSED_ON, port.mac)
         self._switched.add(port.segment_id)
-        self._applied.pop(port.segment_id, None)  # the rest, such as where broadcasts go, is for the next wish
+        self._applied.pop(
+            port.segment_id, None
+        )  # the rest, such as where broadcasts go, is left to the next ensure_segment
         if segment is not None:
             self._keep(migration.readdress(segment, port.mac, node_address))
 
@@ -208,8 +211,8 @@ class BridgeNetwork:
         return NetworkState(sorted(self._segment_ids(links)), sorted(ports), sorted(shared))
 
     async def heal(self) -> list[str]:
-        """Look at everything of ours anew and mend it, what an earlier process made included. What fails is told in the log,
-        and keeps nothing else from being mended."""
+        """Read everything of ours anew and mend it, even what an earlier process made. Failures go to the log, and the rest is
+        still mended."""
         async with self._changing:
             self._tables.forget_all()
             mended: list[str] = []
@@ -310,7 +313,7 @@ class BridgeNetwork:
         )
 
     def _pass_on(self, segment: Segment) -> None:
-        """Bring the set of those who are passed on to the wish, whatever a switch made of it."""
+        """Make the set of passed-on MACs match the segment, whatever a switch made of it."""
         table, wanted = self._names.migrated_table(segment.id), migration.find_passed_on(self._host, segment)
         for mac in sorted({found.mac for found in segment.migrated}):
             change = netlink.put_element if mac in wanted else netlink.drop_element
@@ -321,14 +324,14 @@ class BridgeNetwork:
         await self._tables.drop(("netdev", name), ("bridge", name))
 
     def _keep(self, segment: Segment) -> None:
-        """Let a driver made anew know the wish."""
+        """Save the segment for a driver made anew."""
         kernel.write_file(self._files(segment.id).folder / "segment.json", msgspec.json.encode(segment).decode())
 
     def _files(self, segment_id: str) -> Files:
         return Files(self._folder / segment_id)
 
     def _segment(self, segment_id: str) -> Segment | None:
-        """The segment as last wished, by this process or the one before it."""
+        """The segment as it was last ensured, by this process or the one before it."""
         if segment_id in self._applied:
             return self._applied[segment_id]
         try:

@@ -34,7 +34,7 @@ class LinkAddress(msgspec.Struct, frozen=True):
 
 
 class Link(msgspec.Struct, frozen=True):
-    """One interface as ``ip -j -d addr show`` tells it; ``link_index`` is a veth's peer in its own namespace."""
+    """One interface of ``ip -j -d addr show``; ``link_index`` is a veth's peer in its own namespace."""
 
     ifname: str = ""
     ifindex: int = 0
@@ -91,7 +91,7 @@ class Router(msgspec.Struct, frozen=True):
     routes: list[Route]
     forwarding: bool
     strict: bool  # takes up no TCP connection in mid-stream
-    neighbours: dict[str, str]  # told, not found: address to MAC
+    neighbours: dict[str, str]  # permanent ones, not learned: address to MAC
 
 
 _LINKS = msgspec.json.Decoder(list[Link])
@@ -154,8 +154,8 @@ async def perform_links(lines: list[str]) -> None:
 
 
 async def ensure_namespace(namespace: str, *, own_users: bool = False) -> bool:
-    """Make a network namespace unless there is one of that name; says whether it had to. With ``own_users`` it belongs to a new
-    user namespace, whose users nobody has said yet."""
+    """Make a network namespace unless there is one of that name; returns whether it was made. With ``own_users`` it belongs to
+    a new user namespace, whose users aren't mapped yet."""
     if is_namespace(NAMESPACES / namespace):
         return False
     clear_namespace_file(namespace)
@@ -171,7 +171,7 @@ async def ensure_namespace(namespace: str, *, own_users: bool = False) -> bool:
 
 
 async def drop_namespace(namespace: str) -> None:
-    """Take a network namespace's name away, and it with it once nothing runs there; absent is fine."""
+    """Remove a network namespace's name, so the namespace goes once nothing runs there; absent is fine."""
     if is_namespace(NAMESPACES / namespace):
         await run("remove a namespace", ["ip", "netns", "del", namespace])
     else:
@@ -186,8 +186,8 @@ async def perform_fdb(lines: list[str]) -> None:
 async def perform_router(
     namespace: str, lines: list[str], forward: bool = False, tables: str = "", strict: bool | None = None
 ) -> None:
-    """Apply a link batch and nft text inside a router's namespace, and let it route if told; ``strict``: or not, take up
-    connections in mid-stream."""
+    """Apply a link batch and nft text inside a router's namespace, and let it route if ``forward``; ``strict``: whether it
+    refuses connections in mid-stream."""
     script = ""
     if forward:
         script += "echo 1 > /proc/sys/net/ipv4/ip_forward\n"

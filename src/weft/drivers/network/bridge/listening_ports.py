@@ -1,4 +1,4 @@
-"""What programs of the node itself listen on, as the kernel tells it: ``proc_net_tcp(5)``. Reads the calling thread's network."""
+"""Ports that programs of the node itself listen on, from ``proc_net_tcp(5)``. Reads the calling thread's network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAPPED = bytes(10) + b"\xff\xff"
 
 
 def read_held() -> frozenset[Held]:
-    """All that packets of IPv4 can come to. Blocks for about a microsecond for each socket."""
+    """Every socket that IPv4 packets can reach. Blocks for about a microsecond for each socket."""
     found: set[Held] = set()
     for name, protocol in TABLES:
         file = Path("/proc/thread-self/net", name)

@@ -22,23 +22,23 @@ OLDER = IPv4Network("169.254.128.0/20")
 
 
 def find_passed_on(host: Host, segment: Segment) -> list[str]:
-    """The MACs of guests that have left, are known to be elsewhere, and are not on their way back: two nodes that pass on
+    """The MACs of guests that have left, are known to be elsewhere, and are not on their way back: two nodes that pass frames
     to each other, or to nowhere known, would never end."""
     there = {e.mac for e in segment.endpoints if e.node_address != host.underlay_address}
-    newest = {moved.mac: moved.way for moved in segment.migrated}
+    newest = {migrated.mac: migrated.way for migrated in segment.migrated}
     return sorted(mac for mac, way in newest.items() if way == "out" and mac in there)
 
 
 def find_older(host: Host, segment: Segment) -> dict[str, list[str]]:
     """The nodes through whose routers guests' connections may lead, and the addresses of those guests: where each came
     from, but for the one that it has gone back to."""
-    newest = {moved.mac: moved.way for moved in segment.migrated}
+    newest = {migrated.mac: migrated.way for migrated in segment.migrated}
     now = {e.mac: e.node_address for e in segment.endpoints}
     found: dict[str, set[str]] = {}
-    for moved in segment.migrated:
-        back_there = newest[moved.mac] == "out" and now.get(moved.mac) == moved.node_address
-        if moved.way == "in" and moved.node_address not in ("", host.underlay_address) and not back_there:
-            found.setdefault(moved.node_address, set()).add(moved.address)
+    for migrated in segment.migrated:
+        back_there = newest[migrated.mac] == "out" and now.get(migrated.mac) == migrated.node_address
+        if migrated.way == "in" and migrated.node_address not in ("", host.underlay_address) and not back_there:
+            found.setdefault(migrated.node_address, set()).add(migrated.address)
     return {node: sorted(found[node]) for node in sorted(found)}
 
 
@@ -48,8 +48,8 @@ def older_routers(host: Host, segment: Segment) -> dict[str, str]:
 
 
 def older_hops(host: Host, segment: Segment) -> dict[str, str]:
-    """Under which address a router here knows each of those: their nodes' addresses to addresses of this link alone. A
-    node keeps its own when others join or go, or what is under way to it would go to another for a moment."""
+    """Addresses of this link alone for each of those routers: node address → address. A node keeps its own when others join or
+    leave; otherwise packets on their way to it would go to another for a moment."""
     hops: dict[str, str] = {}
     for node in find_older(host, segment):
         at = int(IPv4Address(node)) % (OLDER.num_addresses - 2)
@@ -60,7 +60,7 @@ def older_hops(host: Host, segment: Segment) -> dict[str, str]:
 
 
 def find_neighbours(host: Host, segment: Segment) -> dict[str, str]:
-    """Whom a segment's router must know without asking, address to MAC: it can't ask through the overlay."""
+    """The neighbours that a segment's router has to know without asking, address to MAC: it can't ask through the overlay."""
     routers = {hop: router_mac(node) for node, hop in older_hops(host, segment).items()}
     return {m.address: m.mac for m in segment.migrated} | routers
 

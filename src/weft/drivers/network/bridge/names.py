@@ -1,6 +1,6 @@
-"""What the driver calls its things in the kernel, and how it finds them again. Pure.
+"""The driver's names for its links, tables and namespaces in the kernel, and how it finds them again. Pure.
 
-A link is ``<prefix><kind letter><short id>``: nothing is remembered but what the name and the alias say.
+A link is ``<prefix><kind letter><short id>``: nothing is remembered but what the name and the alias hold.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from weft.contracts.driver.network import Inside, Port
 
 LONGEST_LINK_NAME = 15
 
-# One MAC for every router of every segment on every node: segments never meet, and a guest that moves keeps its
+# One MAC for every router of every segment on every node: segments never meet, and a guest that migrates keeps its
 # gateway. Locally administered, outside the range guests get.
 GATEWAY_MAC = "02:77:65:66:74:01"
 
@@ -86,7 +86,7 @@ class Names:
 
 
 def router_mac(node_address: str) -> str:
-    """The MAC under which another node's routers are reached through the overlay: for guests that have moved."""
+    """The MAC under which another node's routers are reached through the overlay: for guests that have migrated."""
     return "02:77:" + ":".join(f"{byte:02x}" for byte in IPv4Address(node_address).packed)
 
 
@@ -95,7 +95,7 @@ def segment_alias(segment_id: str) -> str:
 
 
 def port_alias(port: Port) -> str:
-    """All of a port, kept on its tap, so that who finds the tap knows the port."""
+    """All of a port, kept on its tap, so that a driver that finds the tap knows the port."""
     words = ["weft", "port", port.segment_id, port.mac, port.address, port.hostname]
     if not port.main:
         words.append("side")
@@ -106,7 +106,7 @@ def port_alias(port: Port) -> str:
 
 
 def port_from_alias(port_id: str, alias: str) -> Port | None:
-    """The port a tap's alias tells of; None if it isn't one of ours."""
+    """The port of a tap's alias; None if it isn't one of ours."""
     words = alias.split(" ")
     if len(words) < 6 or words[:2] != ["weft", "port"]:
         return None

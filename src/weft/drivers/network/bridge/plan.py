@@ -161,7 +161,7 @@ def plan_fdb(names: Names, host: Host, segment: Segment, ports: list[Port], know
     places = dict.fromkeys((*remote, *routers), overlay)
     places |= {p.mac: names.tap(p.id) for p in ports if p.mac not in remote}
     places[GATEWAY_MAC] = names.gateway(segment.id)
-    if any(moved.way == "out" for moved in segment.migrated):
+    if any(guest.way == "out" for guest in segment.migrated):
         places[router_mac(host.underlay_address)] = names.gateway(segment.id)
 
     had_tunnels = {(e.mac, e.dst) for e in known if e.ifname == overlay and e.dst}
@@ -292,8 +292,8 @@ def _plan_router(
 
 
 def _plan_older(steps: Steps, host: Host, segment: Segment, router: Router | None) -> None:
-    """What a router must know of guests that moved. Where some came or left it leaves alone what it has not seen begin,
-    for that is another's; elsewhere it may take that up, say after it was made anew."""
+    """A router's routes and neighbours for guests that migrated. Where some came or left it ignores connections that it has not
+    seen begin, since they belong to another router; elsewhere it may take them up, for example after it was made anew."""
     wanted = find_neighbours(host, segment)
     held = router.neighbours if router else {}
     lines = [f"neigh del {address} dev {INSIDE}" for address in sorted(set(held) - set(wanted))]

@@ -76,7 +76,7 @@ _TRY = 'try() { if message=$(eval "$2" 2>&1); then echo "$1 yes"; else echo "$1 
 
 @dataclass
 class Findings:
-    """What was shown to work, what keeps the driver from working, and what will hamper it; each with its remedy."""
+    """What was shown to work, what keeps the driver from working, and what will limit it; each with its remedy."""
 
     capabilities: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -127,7 +127,7 @@ def find_small_mtu(shown: str, link: str) -> list[str]:
 
 
 async def _probe_node(found: Findings, host: Host, names: Names) -> None:
-    """What the node's own configuration grants: its address, a resolver, other firewalls."""
+    """What the node's own configuration provides: its address, a resolver, other firewalls."""
     _, links, _ = await attempt("read links", ["ip", "-o", "addr", "show", "dev", host.underlay_link])
     if f"inet {host.underlay_address}/" not in links:
         found.problems.append(

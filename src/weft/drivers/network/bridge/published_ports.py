@@ -37,7 +37,8 @@ class PublishedPorts:
         return frozenset((forward.protocol, forward.port) for forward in self._forwards or ())
 
     async def publish(self, forwards: list[Forward]) -> list[Forward] | None:
-        """Publish exactly these; those that were published before, None where they are the same. Raises DriverFailed."""
+        """Publish exactly these; returns those that were published before, None where they are the same. Raises
+        DriverFailed."""
         if self._forwards == forwards:
             return None
         before, self._forwards = self._forwards, forwards
@@ -50,7 +51,8 @@ class PublishedPorts:
         return before or []
 
     async def apply(self, links: Mapping[str, Link]) -> bool:
-        """Bring the tables to what is published; whether one changed. Before anything was, nothing. Raises DriverFailed."""
+        """Make the tables match what is published; returns whether one changed. Before the first ``publish`` nothing happens.
+        Raises DriverFailed."""
         if self._forwards is None:
             return False
         here = [found for name in links if (found := self._names.id_in(name, "b"))]
@@ -86,9 +88,9 @@ class PublishedPorts:
         return sorted(self._held)
 
     async def cut_flows(self, before: list[Forward]) -> None:
-        """End the flows of ports that are published no more or elsewhere: they'd go on to the old place. Those of TCP to a
-        guest that has only changed its node are let be once they are open: if it migrated while it runs they do reach it by
-        way of the old node, and if not, that node answers for it, or the kernel gives them up within minutes."""
+        """End the flows of ports that are no longer published, or published elsewhere: they would go on to the old target. Open
+        TCP flows to a guest that only changed its node stay: if it migrated while it ran they reach it through the old node,
+        and if not, that node answers for it, or the kernel drops them within minutes."""
         kept, led = set(self._forwards or ()), {_leads_to(forward) for forward in self._forwards or ()}
         for forward in before:
             if forward not in kept:

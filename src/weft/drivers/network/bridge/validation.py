@@ -92,7 +92,7 @@ def check_filters(filters: list[Filter], link_prefix: str) -> None:
 
 
 def check_ranges(cidrs: list[str]) -> None:
-    """Refuse what isn't an IPv4 address range; raises InvalidInput."""
+    """Refuse values that aren't IPv4 address ranges; raises InvalidInput."""
     for cidr in cidrs:
         try:
             IPv4Network(cidr)

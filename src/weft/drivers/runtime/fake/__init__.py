@@ -1,1 +1,1 @@
-"""A runtime without machines: it keeps the whole contract, and fails and waits when told to."""
+"""A runtime without machines: it keeps the whole contract, and fails and waits as its orders say."""

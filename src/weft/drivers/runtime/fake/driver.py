@@ -44,7 +44,7 @@ class FakeOrders(msgspec.Struct):
 
 
 class FakeDriver:
-    """A RuntimeDriver that can also suspend, adjust, migrate, exec (the few programs of ``session``) and tell stats."""
+    """A RuntimeDriver that can also suspend, adjust, migrate, exec (the few programs of ``session``) and report stats."""
 
     name = "fake"
 

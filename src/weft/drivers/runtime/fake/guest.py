@@ -1,4 +1,4 @@
-"""One guest of the fake runtime as its file has it, and what is told of it. Pure."""
+"""One guest of the fake runtime as its file has it, and the facts that follow from it. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ MOST_CPU, MOST_MEMORY_BYTES, FREE_SLOTS = 16, 1 << 36, 4  # of a guest while it 
 
 
 class FakeMigration(msgspec.Struct):
-    """A migration that this side has part in, or had. ``to``: the target's file; what was sent is told by the clock."""
+    """A migration that this node is or was the source or target of. ``to``: the target's file; the clock says how much was
+    sent."""
 
     key: str
     role: Literal["source", "target"]

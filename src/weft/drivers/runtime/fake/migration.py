@@ -32,7 +32,7 @@ _HERE = ("running", "starting", "paused")
 
 
 class FakeMigrations:
-    """See contracts.migration."""
+    """See contracts.driver.migration."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class FakeMigrations:
 
     def check_stays(self, guest: FakeGuest) -> None:
         if guest.migration is not None and guest.migration.phase != "takenOver":
-            raise IllegalTransition(f"guest {guest.plan.name} is moving")
+            raise IllegalTransition(f"guest {guest.plan.name} is migrating")
 
     async def describe(self, guest_id: str) -> MigratingGuest:
         guest = self._running(guest_id)

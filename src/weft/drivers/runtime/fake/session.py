@@ -15,7 +15,7 @@ WINDOW_CHUNKS = 16
 
 
 class FakeSession:
-    """One command, as contracts.runtime.ExecSession wants it."""
+    """One command, as contracts.driver.runtime.ExecSession wants it."""
 
     def __init__(self, request: ExecRequest) -> None:
         if not request.argv:

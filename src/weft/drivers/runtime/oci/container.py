@@ -1,7 +1,5 @@
-"""One container: its record, and what waits for its end.
-
-Woken by its holder; the driver learns of it through ``notify``. Verbs that change it are the driver's, one at a time.
-"""
+"""One container: its record, and the wait for its end. Its holder wakes it; the driver learns of its end through ``notify``.
+The driver calls the verbs that change it, one at a time."""
 
 from __future__ import annotations
 
@@ -76,18 +74,18 @@ class Container:
         await asyncio.to_thread(write_record, self.paths, self.record)
 
     def watch(self) -> None:
-        """From here on its end is noticed, written down and cleared up after."""
+        """From here on its end is noticed, recorded and cleared up after."""
         self._watching = asyncio.create_task(self._wait_for_end())
 
     async def cleared(self) -> None:
-        """Return when an end that is being settled has been, and nothing of that run is left."""
+        """Return once an end that is being settled is settled, and nothing of that run is left."""
         if self.running and self.holder.has_ended(self):
             await self.ended.wait()
         if self.record.end is not None and self._watching is not None:
             await asyncio.shield(self._watching)
 
     async def adopt(self) -> None:
-        """Take hold of it as it is found: running, ended meanwhile, or never quite started."""
+        """Take it over as it is found: running, ended meanwhile, or never quite started."""
         record = self.record
         if record.end is not None:
             self.ended.set()
@@ -129,7 +127,7 @@ class Container:
     async def stop(self, grace_seconds: float = 0.0) -> None:
         """Ask it to end, force it after the grace, and return when it has."""
         if not self.ended.is_set():
-            await self.resume()  # what is frozen hears nothing, and doesn't even die
+            await self.resume()  # a frozen process gets no signal, and doesn't even die
         if grace_seconds > 0:
             await self.holder.signal(self, read_signal(self.record.plan.process.stop_signal))
             with contextlib.suppress(TimeoutError):
@@ -140,7 +138,7 @@ class Container:
             await self.ended.wait()
 
     async def suspend(self) -> None:
-        """Its processes are saved, and have ended, when this returns. Raises DriverFailed: it runs on."""
+        """Save its processes; they have ended when this returns. Raises DriverFailed: it runs on."""
         holder = self.holder
         assert isinstance(holder, CanCheckpoint)
         try:
@@ -151,8 +149,8 @@ class Container:
         await self.ended.wait()
 
     async def sweep(self) -> None:
-        """No process, control group, mount or run file is left of this run, however far it came. Raises WeftError where who
-        holds it can't be told so now; the run files stay then, for the next try."""
+        """Remove every process, control group, mount and run file of this run, however far it came. Raises WeftError where its
+        holder can't be reached; the run files stay then, for the next try."""
         record = self.record
         try:
             await self.holder.release(self)
@@ -167,7 +165,7 @@ class Container:
                 await self._watching
 
     async def settle_never_began(self, reason: str) -> None:
-        """Its command can't be begun, for a ``reason`` of NEVER_BEGAN: that was its run."""
+        """End a run whose command can't be begun, for a ``reason`` of NEVER_BEGAN."""
         program = self.record.plan.process.argv[0]
         self.record.end = ContainerEnd("failed", reason, describe_never_began(reason, program), NEVER_BEGAN[reason])
         await self._note_end()

@@ -38,9 +38,9 @@ LOG_CHECK_SECONDS = 5.0
 
 
 class OciDriver:
-    """A RuntimeDriver[ContainerPlan] that can also adjust, exec, and tell log and stats. ``runtime``: crun or runc; None is
-    whichever works, crun first. ``containerd``: the address of one that is to hold what is started from now on; what
-    another holds still is cared for where it is."""
+    """A RuntimeDriver[ContainerPlan] that can also adjust, exec, and report log and stats. ``runtime``: crun or runc; None is
+    the first of them that works. ``containerd``: the address of one that holds containers started from now on; others'
+    containers stay with their holder."""
 
     name = DRIVER
     engine = "weft.drivers.runtime.oci.containerd.engine"
@@ -74,7 +74,7 @@ class OciDriver:
         return self._found.probe
 
     async def start(self, plan: ContainerPlan) -> GuestFacts:
-        """See contracts.runtime. Raises DriverFailed, InvalidInput."""
+        """See contracts.driver.runtime. Raises DriverFailed, InvalidInput."""
         runtime, facts = await self._working()
         check_plan(plan, facts)
         async with self._lock(plan.id):
@@ -128,7 +128,7 @@ class OciDriver:
         return [container.facts() for container in found]
 
     async def _recover_strays(self, known: set[str]) -> list[Container]:
-        """What a containerd runs of this node's though its record here is lost."""
+        """Containers of this node that a containerd runs though their record here is lost."""
         strays = []
         if self._containerd:
             runtime = await self._runtime_of(self._wanted or "crun")
@@ -167,7 +167,7 @@ class OciDriver:
     # The optional protocols.
 
     async def adjust(self, plan: ContainerPlan) -> GuestFacts:
-        """See contracts.runtime. Raises IllegalTransition for one that doesn't run, InvalidInput, DriverFailed."""
+        """See contracts.driver.runtime. Raises IllegalTransition for one that doesn't run, InvalidInput, DriverFailed."""
         facts = await self._read_facts()
         async with self._lock(plan.id):
             container = await self._get(plan.id)
@@ -179,7 +179,7 @@ class OciDriver:
         return container.facts()
 
     async def suspend(self, guest_id: str) -> None:
-        """See contracts.runtime. Raises IllegalTransition for one that doesn't run, DriverFailed (``notSaved``)."""
+        """See contracts.driver.runtime. Raises IllegalTransition for one that doesn't run, DriverFailed (``notSaved``)."""
         await self._working()
         async with self._lock(guest_id):
             container = await self._get(guest_id)
@@ -202,7 +202,7 @@ class OciDriver:
         await (await self._get_running(guest_id)).resume()
 
     async def exec(self, guest_id: str, request: ExecRequest, mark: SessionMark | None = None) -> ExecSession:
-        """``mark`` is of no use here: a command ends with the agent."""
+        """``mark`` is ignored: a command ends with the agent."""
         facts = await self._read_facts()
         container = await self._get_running(guest_id)
         return await container.holder.exec(container, facts, request)
@@ -239,7 +239,7 @@ class OciDriver:
         return (await self._working())[1]
 
     async def _resume(self, plan: ContainerPlan, runtime: Runtime, facts: Facts, before: Container) -> Container:
-        """From where it was saved, or afresh if that can't be; then its facts say why."""
+        """Restore it from where it was saved, or start it afresh if that fails; its facts then say why."""
         begin_resuming(before.paths)
         try:
             return await self._launch(plan, runtime, facts, before, resumes=True)
@@ -296,7 +296,7 @@ class OciDriver:
         return container
 
     def _saves(self, container: Container) -> str:
-        """Why it can't be saved, nor go on from where it was; empty: it can."""
+        """Why it can't be saved and restored; empty: it can."""
         if not isinstance(container.holder, CanCheckpoint):
             return f"{self.name} runs it"
         lack = self._found.probe.checkpoint if self._found is not None else ""
@@ -326,7 +326,7 @@ class OciDriver:
         self._known[plan_id] = before
 
     async def _drop_groups(self) -> None:
-        """With the last container, the node's own groups go, as far as no other driver has something in them."""
+        """Remove the node's own groups with the last container, as far as no other driver has something in them."""
         for _ in range(REMOVAL_TRIES):  # what held the last one may not have left its group yet
             if self._known or any(self._state.glob("*/container.json")):
                 return
@@ -343,7 +343,7 @@ class OciDriver:
         return container
 
     async def _find(self, guest_id: str) -> Container | None:
-        """The container, from memory or from what is written down of it (then it is adopted)."""
+        """The container, from memory or from its record (then it is adopted)."""
         async with self._finding:
             if (container := self._known.get(guest_id)) is not None:
                 return container
@@ -356,7 +356,7 @@ class OciDriver:
             return container
 
     async def _runtime_of(self, name: str) -> Runtime:
-        """The one that made it, whichever is the node's today."""
+        """The runtime that made it, whichever is the node's today."""
         await self.probe()
         found = self._found.runtime if self._found else None
         if found is not None and found.name == name:

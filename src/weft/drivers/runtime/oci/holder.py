@@ -1,7 +1,6 @@
-"""What holds containers while agents come and go: has an OCI runtime create them, keeps what they print, waits for their
-end. Either conmon, a process for each (``conmon/``), or the containerd of the node (``containerd/``), which may have another
-make a machine of its own for each (``kata/``); which stays with it.
-"""
+"""Holders, which keep containers while agents come and go: one has an OCI runtime create them, keeps what they print, and waits
+for their end. Either conmon, a process for each (``conmon/``), or the containerd of the node (``containerd/``), which may have
+another runtime make a machine of its own for each (``kata/``). A container stays with its holder."""
 
 from __future__ import annotations
 
@@ -16,15 +15,15 @@ C = TypeVar("C", contravariant=True)  # a container, as the driver keeps it
 
 class Holder(Protocol[C]):
     async def launch(self, container: C, facts: Facts, recorded: Awaitable[None]) -> None:
-        """Returns when its process runs, and says in its record who does; nothing runs before ``recorded``, that the start is on
-        disk. Raises WeftError; what it has made by then stays, for ``release``."""
+        """Returns when its process runs, and records which process that is; nothing runs before ``recorded``, that the start is
+        on disk. Raises WeftError; what was made by then stays, for ``release``."""
 
     async def adopt(self, container: C) -> bool:
-        """Fill its record with what is found of it: the process, who holds it, and whether that was let go. True: it runs, or
-        nobody can say that it doesn't."""
+        """Fill its record with what is found of it: the process, its shim, and whether it was started. True: it runs, or that
+        can't be ruled out."""
 
     def has_ended(self, container: C) -> bool:
-        """Whether one that was let go is seen to run no more, settled or not; False where that can't be seen at once."""
+        """Whether a started one is known to have ended, settled or not; False where that can't be seen at once."""
 
     async def wait_for_end(self, container: C) -> None:
         """Of one that was let go."""
@@ -33,22 +32,23 @@ class Holder(Protocol[C]):
         """To its first process; one that has ended is fine. Raises DriverFailed, Unavailable."""
 
     async def freeze(self, container: C, frozen: bool) -> None:
-        """It gets no more CPU, or again; one that has ended is fine. Raises DriverFailed, Unavailable."""
+        """Stop giving it CPU, or resume; one that has ended is fine. Raises DriverFailed, Unavailable."""
 
     async def ran_out_of_memory(self, container: C, exit_code: int | None) -> bool:
-        """Whether the kernel has killed a process of it, which has ended with that, for want of memory."""
+        """Whether the kernel ended it by killing one of its processes for lack of memory."""
 
     async def stats(self, container: C, *, disks: bool) -> GuestStats:
         """Of one that runs; see HasStats. Raises DriverFailed, Unavailable."""
 
     async def exit_code(self, container: C) -> int | None:
-        """Of a container whose process has ended; None if nobody knows. Waits until it is written down."""
+        """Of a container whose process has ended; None if it is lost. Waits until it is written down."""
 
     async def release(self, container: C) -> None:
-        """Nothing starts it any more, and holder and runtime have forgotten it, however far it came. Raises WeftError."""
+        """Make sure that nothing starts it any more, and that holder and runtime have forgotten it, however far it came. Raises
+        WeftError."""
 
     async def update(self, container: C, resources: dict[str, Any]) -> None:
-        """Other limits for one that runs; see translate_resources. Raises DriverFailed."""
+        """Set other limits for one that runs; see translate_resources. Raises DriverFailed."""
 
     async def exec(self, container: C, facts: Facts, request: ExecRequest) -> ExecSession:
         """Of one that runs. Raises InvalidInput, DriverFailed, Unavailable."""
@@ -62,7 +62,7 @@ class CanCheckpoint(Protocol[C]):
     """A holder whose containers can be saved as they run."""
 
     async def save(self, container: C) -> None:
-        """Have what runs of it end by being saved. Raises DriverFailed: it runs on."""
+        """End its processes by saving them. Raises DriverFailed: it runs on."""
 
     async def resume(self, container: C, facts: Facts, recorded: Awaitable[None]) -> None:
         """As ``Holder.launch``, from where it was saved."""

@@ -1,4 +1,4 @@
-"""Who holds a container, by its record: conmon, or a containerd, which is loaded where one is used and not before."""
+"""Finds a container's holder by its record: conmon, or a containerd, which is loaded only where one is used."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Programs in a mount namespace of their own, made ready by a thread that nobody else uses.
 
-A thread may leave the process's mount namespace for itself; what it starts comes along. So a root is mounted without another
-program in between, nothing of it is ever seen in the node's own namespace, and the last process in it takes it all away.
+A thread may leave the process's mount namespace for itself; programs that it starts come along. So a root is mounted without
+another program in between, it is never seen in the node's own namespace, and it goes with the last process in it.
 """
 
 from __future__ import annotations

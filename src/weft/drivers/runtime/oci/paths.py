@@ -20,12 +20,12 @@ class SavedPaths(msgspec.Struct, frozen=True):
 
     @property
     def begun(self) -> Path:
-        """The same while it is written."""
+        """The same while it is being written."""
         return self.state / "saving"
 
     @property
     def resuming(self) -> Path:
-        """The same while it is made to go on from there: what runs by then isn't saved."""
+        """The same while it is being restored: from then on it no longer counts as saved."""
         return self.state / "resuming"
 
     @property
@@ -35,7 +35,7 @@ class SavedPaths(msgspec.Struct, frozen=True):
 
     @property
     def words(self) -> Path:
-        """What CRIU is told beside what the runtime says."""
+        """CRIU's configuration, beside the runtime's own options."""
         return self.run / "criu.conf"
 
 
@@ -77,7 +77,7 @@ class ContainerPaths(msgspec.Struct, frozen=True):
 
     @property
     def begun(self) -> Path:
-        """Who runs, as long as the record doesn't say so."""
+        """Which processes run, as long as the record doesn't have them."""
         return self.run / "begun.json"
 
     @property

@@ -1,4 +1,4 @@
-"""What is made ready for a container before its holder starts it. Undone by ``Container.sweep``."""
+"""Prepares a container before its holder starts it. ``Container.sweep`` undoes it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def write_files(container: Container) -> None:
 
 @asynccontextmanager
 async def make_ready(container: Container, who: str) -> AsyncIterator[int | None]:
-    """A descriptor of the namespace that maps its users, if it has its own; what fails meanwhile is told as this container's."""
+    """A descriptor of the namespace that maps its users, if it has its own. Failures are reported as this container's."""
     record = container.record
     mapping = None
     try:
@@ -90,7 +90,7 @@ def failed(container: Container, what: str) -> DriverFailed:
 
 
 def check_plan(plan: ContainerPlan, facts: Facts) -> None:
-    """Raises InvalidInput for what can't be had on this node."""
+    """Raises InvalidInput for a plan that this node can't fulfil."""
     if not plan.layers or len(plan.layers) > MOST_LAYERS:
         raise InvalidInput(
             f"container/{plan.name}: its image has {len(plan.layers)} layers, which is too many", field="image"
@@ -110,7 +110,7 @@ def check_plan(plan: ContainerPlan, facts: Facts) -> None:
 
 
 def drop_remains(states: Collection[Path], run: Path, groups: ControlGroups, known: Collection[str]) -> None:
-    """Of removals that were cut off: state folders and run folders of no known container that nothing is in."""
+    """Remove what removals left that were cut off: state folders and unused run folders of no known container."""
     for folder in states:
         if folder.name not in known:
             shutil.rmtree(folder, ignore_errors=True)

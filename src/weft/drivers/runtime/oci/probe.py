@@ -65,8 +65,8 @@ class Found(msgspec.Struct, frozen=True):
 async def probe_oci(
     run_dir: Path, groups: ControlGroups, clock: Clock, wanted: str | None, *, by_conmon: bool = True
 ) -> Found:
-    """What to tell the scheduler, and what containers are started with; None where none can be. ``by_conmon``: that is to hold
-    them."""
+    """The probe for the scheduler, and the facts that containers are started with; None where none can be started.
+    ``by_conmon``: conmon holds them."""
     programs = find_programs(wanted)
     missing = [f"{name} is not installed: apt-get install {name}" for name in [wanted] if name and not programs]
     if not programs:
@@ -156,7 +156,7 @@ async def _try_all(
 
 
 async def _try(runtime: Runtime, run_dir: Path, groups: ControlGroups, facts: Facts, clock: Clock) -> str | None:
-    """Run one with ``runtime``; what went wrong, or None."""
+    """Run one with ``runtime``; returns what failed, or None."""
     name = f"{PROBE}{os.getpid()}"
     paths = ContainerPaths(run=run_dir / name, state=run_dir / name / "state")
     try:
@@ -199,7 +199,7 @@ def _run(runtime: Runtime, plan: ContainerPlan, paths: ContainerPaths, first_use
 
 
 def read_node_facts(groups: ControlGroups) -> Facts:
-    """What containers are started with on this node. Raises DriverFailed."""
+    """The facts that containers are started with on this node. Raises DriverFailed."""
     return Facts(
         machine=platform.machine(),
         profile=read_profile(),

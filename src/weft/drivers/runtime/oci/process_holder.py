@@ -1,6 +1,5 @@
-"""What is the same for all who hold containers that are processes of this node: they are watched and told by the kernel, and their
-control groups are read.
-"""
+"""What all holders have in common whose containers are processes of this node: they watch and signal them through the kernel,
+and read their control groups."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from weft.drivers.runtime.oci.container import Container
 
 
 class NodeProcess:
-    """The part of a Holder that has to do with a container's first process."""
+    """The part of a Holder that works with a container's first process."""
 
     def __init__(self, groups: ControlGroups) -> None:
         self._groups = groups

@@ -1,7 +1,8 @@
-"""What the driver writes down of each container, so that one made anew after a crash knows all the old one knew.
+"""The driver's record of each container, so that a driver made anew after a crash knows all the old one knew.
 
-One file per container, replaced in one rename. That a start was begun is on disk before anything runs, how it ended before
-anyone is told. Who runs stands in the run folder until then: it means nothing after a power cut, and is worth no wait for a disk.
+One file per container, replaced in one rename. The start is on disk before anything runs, the end before anyone learns of it.
+The processes are recorded in the run folder until then: they mean nothing after a power cut, and aren't worth waiting for a
+disk.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def read_record(paths: ContainerPaths) -> ContainerRecord | None:
 
 
 def note_begun(paths: ContainerPaths, record: ContainerRecord) -> None:
-    """Its process runs: known to the next agent when this one is killed."""
+    """Record that its process runs, for the next agent when this one is killed."""
     work = paths.begun.with_suffix(".new")
     work.write_bytes(msgspec.json.encode(Begun(record.started_at, record.process, record.shim)))
     work.rename(paths.begun)
@@ -110,7 +111,7 @@ def decide_end(
 
 
 def name_signal(exit_code: int) -> str | None:
-    """Of a process that a signal ended; a shell gives such a code for itself, too, and then means the same."""
+    """The signal that ended a process, by its exit code; a shell gives such a code for itself, too, and then means the same."""
     try:
         return signal.Signals(exit_code - SIGNALLED).name
     except ValueError:

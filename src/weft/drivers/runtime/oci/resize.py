@@ -1,4 +1,4 @@
-"""Another share of the node for a container that runs: CPU, memory and processes, through its holder."""
+"""Changes the share of the node that a running container has: CPU, memory and processes, through its holder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LIVE = ("cpu", "memory_bytes", "pids", "incarnation")
 
 
 def list_frozen(old: ContainerPlan, new: ContainerPlan) -> list[str]:
-    """Pure. The fields that differ and can't be had while it runs."""
+    """Pure. The fields that differ and can't change while it runs."""
     before, after = msgspec.structs.asdict(old), msgspec.structs.asdict(new)
     return [name for name in before if name not in LIVE and before[name] != after[name]]
 

@@ -1,4 +1,4 @@
-"""crun or runc as a program: what is said to it, and what its errors mean. Both have the same words."""
+"""crun or runc as a program: its command lines, and what its errors mean. Both have the same commands."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Runtime(msgspec.Struct, frozen=True):
             return ""
 
     async def delete(self, container_id: str) -> None:
-        """Kills what is left of it, and forgets it; one that isn't known is fine."""
+        """Kill what is left of it, and forget it; an unknown one is fine."""
         if (self.root / container_id).exists():
             await self.run("delete", "--force", container_id)
         shutil.rmtree(self.root / container_id, ignore_errors=True)  # of one that it was killed over
@@ -80,7 +80,7 @@ class Runtime(msgspec.Struct, frozen=True):
 
 
 def read_error(text: str) -> str:
-    """Pure. The last error in what the runtime said; runc wraps it as a log line."""
+    """Pure. The last error in the runtime's output; runc wraps it as a log line."""
     found = _RUNC_MESSAGE.findall(text)
     if found:
         return str(found[-1]).replace('\\"', '"').replace("\\\\", "\\")
@@ -89,7 +89,7 @@ def read_error(text: str) -> str:
 
 
 def read_never_began(words: str) -> str | None:
-    """Pure. Which of NEVER_BEGAN an error of crun or runc means, also where containerd tells it; None for any other."""
+    """Pure. Which of NEVER_BEGAN an error of crun or runc means, even as containerd reports it; None for any other."""
     return next((reason for reason, pattern in _NEVER_BEGAN.items() if pattern.search(words)), None)
 
 

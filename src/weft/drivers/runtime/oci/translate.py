@@ -26,7 +26,7 @@ OPEN_FILES, MOST_OPEN_FILES = 1024, 1 << 20
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HOSTS, HOSTNAME, RESOLV_CONF = "hosts", "hostname", "resolv.conf"
 
-# What tells of the host, or changes it, below /proc and /sys.
+# Files below /proc and /sys that show or change the host.
 MASKED_PATHS = [
     *("/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug"),
     *("/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/proc/interrupts", "/proc/kallsyms"),
@@ -50,8 +50,8 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 class Traits(msgspec.Struct, frozen=True):
-    """Where containers and functions' instances differ: in what a stranger's code is let have, and by who holds and limits it. The
-    defaults are a container's."""
+    """Where containers and functions' instances differ: what a stranger's code may have, and which program holds and limits it.
+    The defaults are a container's."""
 
     most_open_files: int = MOST_OPEN_FILES
     dumps_core: bool = True
@@ -227,7 +227,7 @@ def inspect_devices(paths: list[str]) -> list[Device]:
 
 
 def plan_files(plan: ContainerPlan) -> dict[str, str]:
-    """What stands in the files that tell a container its name and who answers for names."""
+    """The text of a container's hosts, hostname and resolv.conf."""
     name = plan.hostname or plan.name
     own = f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 {name}\n"
     words = [f"nameserver {server}" for server in plan.name_servers]

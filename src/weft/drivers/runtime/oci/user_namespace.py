@@ -1,6 +1,5 @@
-"""Which users of the node a container's users are: a range of 65,536 that no other container here has. Pure, but for
-``open_mapping``.
-"""
+"""The range of 65,536 of the node's users that a container's users are: no other container here has it. Pure, but for
+``open_mapping``."""
 
 from __future__ import annotations
 

@@ -91,8 +91,8 @@ class QemuDriver:
     # The verbs of RuntimeDriver.
 
     async def start(self, plan: GuestPlan, has_begun: Callable[[], bool] = lambda: False) -> GuestFacts:
-        """Start or resume; see contracts.runtime. ``has_begun``: whether the machine itself says that it ran, whose end may come
-        before anybody has reached its monitor. Raises DriverFailed, InvalidInput."""
+        """Start or resume; see contracts.driver.runtime. ``has_begun``: whether the machine itself reports that it ran; it may
+        end before its monitor is reached. Raises DriverFailed, InvalidInput."""
         facts = await self._working()
         async with self._guests.lock(plan.id):
             guest = await self._starter.start(plan, facts, has_begun)
@@ -171,7 +171,7 @@ class QemuDriver:
         self._notify()
 
     async def adjust(self, plan: GuestPlan) -> GuestFacts:
-        """See contracts.runtime. Raises IllegalTransition for a guest that doesn't run, InvalidInput, DriverFailed."""
+        """See contracts.driver.runtime. Raises IllegalTransition for a guest that doesn't run, InvalidInput, DriverFailed."""
         facts = await self._working()
         async with self._guests.lock(plan.id):
             guest = await self._guests.get(plan.id)

@@ -54,8 +54,8 @@ class DirectoryVolumes:
                 left.unlink(missing_ok=True)
 
     def pool(self) -> PoolFacts:
-        """The id is made by the first node that finds none, but by no node that has seen one there: what it finds empty is a
-        mount point without its mount."""
+        """The first node that finds no id makes one; a node that has seen one there doesn't: an empty folder is then a mount
+        point without its mount."""
         with self._inspect_pooling:
             return self._inspect_pool()
 
@@ -137,7 +137,7 @@ class DirectoryVolumes:
             return facts
 
     async def _give_files(self, volume_id: str, size_bytes: int, owner: tuple[int, int]) -> None:
-        """Whatever cuts this off, the volume is whole under one of its names, and under that of the raw file what counts."""
+        """Whatever cuts this off, the volume is whole under one of its names; the raw file counts where there is one."""
         raw, disk, work, what = (
             self._raw(volume_id),
             self._path(volume_id),
@@ -203,7 +203,7 @@ class DirectoryVolumes:
             await asyncio.to_thread(sync_folder, self._folder)
 
     async def list(self) -> list[VolumeFacts]:
-        """All volumes here, by id; a file that is none is left out."""
+        """All volumes here, by id; other files are left out."""
         ids = {path.stem for suffix in (_SUFFIX, _RAW) for path in self._folder.glob(f"[!.]*{suffix}")}
         return [facts for facts in map(self._inspect, sorted(ids)) if facts is not None]
 
@@ -282,7 +282,7 @@ async def _run_qemu_img(*words: str, seconds: float = TIMEOUT_SECONDS) -> None:
 
 
 def _make_id(place: Path, path: Path, mark: str) -> None:
-    """Several nodes may be at it: the first one's stays. Raises DriverFailed."""
+    """Several nodes may make one at once: the first one's stays. Raises DriverFailed."""
     work = path.with_name(f".{path.name}-{mark}")
     try:
         write_durably(work, f"{uuid.uuid4()}\n".encode(), 0o644)

@@ -1,4 +1,4 @@
-"""What a registry wants to see before it answers (``WWW-Authenticate``), and what it is shown. Pure.
+"""A registry's demand for credentials (``WWW-Authenticate``), and the answer to it. Pure.
 
 Source: RFC 9110 section 11.6, and the token authentication of the distribution project.
 """
@@ -39,13 +39,13 @@ def read_challenges(headers: list[str]) -> list[Challenge]:
 
 
 def pick(challenges: list[Challenge]) -> Challenge | None:
-    """The one to meet: a token of the registry's rather than name and password each time."""
+    """The one to answer: a token of the registry's is better than name and password each time."""
     known = {one.scheme: one for one in reversed(challenges)}
     return known.get("bearer") or known.get("basic")
 
 
 def token_url(challenge: Challenge, name: str, *, plain_http: bool) -> str | None:
-    """Where to get a token for pulling ``name``; None where nobody should be shown a password: not TLS, or not a URL."""
+    """Where to get a token for pulling ``name``; None where no password may be sent: not TLS, or not a URL."""
     realm = challenge.parameters.get("realm", "")
     try:
         parts = urlsplit(realm)

@@ -28,8 +28,8 @@ async def insist(
     arrived: Callable[[], int] = lambda: 0,
     wanted: int = 0,
 ) -> _T:
-    """``attempt`` until it succeeds, as often as ``patience`` has it; an attempt that brought more bytes counts as none in vain.
-    Raises what the last failure comes to."""
+    """Repeat ``attempt`` until it succeeds, as often as ``patience`` allows; an attempt that brought more bytes doesn't count.
+    Raises the error of the last failure."""
     barren = resumes = 0
     while True:
         before = arrived()
@@ -46,7 +46,7 @@ async def insist(
 async def download(
     source: Source, descriptor: Descriptor, target: Path, patience: Patience, clock: Clock, report: Arrived
 ) -> None:
-    """Write the blob to ``target``; gone again if it can't be had whole. Raises as ``OciStore.pull`` does."""
+    """Write the blob to ``target``; without all of it there is no file. Raises as ``OciStore.pull`` does."""
     blob = _Blob(source, descriptor, report)
     try:
         with target.open("xb", buffering=0) as blob.out:

@@ -1,4 +1,4 @@
-"""The parent's side of ``worker.py``: asks one thing at a time, ends the process that brings nothing for too long."""
+"""The parent's side of ``worker.py``: sends one request at a time, and ends a process that makes no progress."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Patience(msgspec.Struct, frozen=True):
 
 
 class Broken(Exception):
-    """An exchange that came to nothing. ``kind`` as in ``wire.Failed``, or hangs, or ended (the process did)."""
+    """A failed exchange. ``kind`` as in ``wire.Failed``, or hangs, or ended (the process did)."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -171,8 +171,8 @@ class Exchange:
 
 
 class Exchanges:
-    """As many exchanges at once as are asked for and ``places`` has room for; each process serves again. ``own_file`` can be read
-    besides what everybody may; ``reach`` are the near addresses that they may connect to, None: all."""
+    """As many exchanges at once as ``places`` allows; each process serves again. ``own_file`` can be read besides what
+    everybody may; ``reach`` are the near addresses that they may connect to, None: all."""
 
     def __init__(
         self,

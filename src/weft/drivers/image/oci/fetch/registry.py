@@ -1,6 +1,7 @@
-"""Images in a registry: pulls by the OCI distribution specification 1.1. Writes nothing; every byte goes through ``worker.py``.
+"""Images in a registry: pulls by the OCI distribution specification 1.1.
 
-Credentials are shown to the registry, and to the place it names for tokens; never where it redirects to, nor in a message.
+Writes nothing; every byte goes through ``worker.py``. Credentials go to the registry, and to the place it names for tokens;
+never to where it redirects, nor into a message.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Registry:
 
     @asynccontextmanager
     async def _ask(self, method: str, url: str, what: str, more: dict[str, str] | None = None) -> AsyncIterator[Answer]:
-        """The answer to whom it may concern, after tokens and redirects. Raises also NotFound, NotAuthenticated, Forbidden."""
+        """The answer, after tokens and redirects. Raises also NotFound, NotAuthenticated, Forbidden."""
         headers = {"Accept": _ACCEPT if "/manifests/" in url else "*/*", **(more or {})}
         home, redirects, showed = urlsplit(url).netloc, 0, False
         while True:
@@ -107,7 +108,7 @@ class Registry:
         return self._exchanges.ask({"do": "http", "method": method, "url": url, "headers": headers, "ca": self._ca})
 
     async def _authorize(self, headers: list[str]) -> str:
-        """What to show from now on. Raises NotAuthenticated."""
+        """The Authorization header to send from now on. Raises NotAuthenticated."""
         challenge, known = pick(read_challenges(headers)), self._credentials
         named = known is not None and bool(known.username)
         if challenge is None or (known is not None and known.token):
@@ -186,7 +187,7 @@ def _redirected(url: str, location: str, redirects: int) -> str:
 
 
 async def _pass_over(answer: Answer) -> None:
-    """What a registry says with a status is for nobody: it may hold anything."""
+    """Drop the body of an error: a registry may put anything there."""
     await answer.read(1 << 16)
 
 

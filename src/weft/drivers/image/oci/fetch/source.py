@@ -1,4 +1,4 @@
-"""Where an image comes from, as the store sees it; what a failure there becomes when it doesn't pass."""
+"""An image's source, as the store sees it, and the errors for its failures."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Source(Protocol):
     where: str  # for messages
 
     async def look_up(self, tag: str) -> str:
-        """The digest that ``tag`` stands for now; "" if the source doesn't say without giving the document."""
+        """The digest that ``tag`` stands for now; "" if the source only answers with the document."""
 
     async def document(self, name: str) -> tuple[bytes, str]:
-        """The index or manifest of that tag or digest, unchecked, and the type it is said to have."""
+        """The index or manifest of that tag or digest, and its media type; both unchecked."""
 
     def blob(self, descriptor: Descriptor, offset: int) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Its bytes from ``offset`` on, unchecked."""

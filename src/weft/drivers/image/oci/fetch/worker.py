@@ -77,7 +77,7 @@ class Wire:
             self._send(b"H", json.dumps({"status": response.status, **head}).encode())
             while chunk := response.read1(PIECE_BYTES):
                 self._send(b"B", chunk)
-            if response.length:  # read1 says nothing of an end before its time
+            if response.length:  # read1 doesn't report a premature end
                 raise Failed("cut", f"the connection ended {response.length} bytes too early")
             response.read()  # nothing; but only then may the connection be used again
         except Failed:

@@ -1,7 +1,5 @@
-"""What the process that unpacks a layer gives up before it reads a byte of it: the node's files, its network, most rights.
-
-The layer's folder becomes its root, so no name, link or `..` in a layer leads anywhere else, whatever the code here makes of it.
-"""
+"""Confines the process that unpacks a layer before it reads a byte of it: no node files, no network, few rights. The layer's
+folder becomes its root, so no name, link or `..` in a layer leads anywhere else, whatever the code here makes of it."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ class Tree:
         self.opaque.add(real)
 
     def _enter(self, folder: str) -> None:
-        """See to it that ``folder`` is one; parents that the layer leaves out are made, owned by root."""
+        """Make ``folder`` a directory if it isn't one; parents that the layer leaves out are owned by root."""
         if folder in self._folders:
             return
         self._enter(folder.rpartition("/")[0])
@@ -147,7 +147,7 @@ class Tree:
         self._folders.add(path)
 
     def _clear(self, path: str) -> None:
-        """Of two entries with one name the later counts."""
+        """Of two entries with one name the later counts: remove the earlier."""
         try:
             found = os.lstat(path)
         except FileNotFoundError:
@@ -207,8 +207,8 @@ class Tree:
 
 
 def _set_attribute(where: str, path: str, name: str, text: str) -> None:
-    """What a file may do (security.capability) and users' own attributes are kept; what steers overlayfs is refused, the rest,
-    which is the node's to say, left out."""
+    """Keep security.capability and users' own attributes, refuse those that steer overlayfs, and leave out the rest, which is
+    the node's choice."""
     if name.startswith(("trusted.", "user.overlay.", "user.fuseoverlayfs.")):
         raise Refused(f"{_shown(path)} has the attribute {_shown(name)}, which no layer may set")
     if name != "security.capability" and not name.startswith("user."):

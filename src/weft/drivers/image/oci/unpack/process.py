@@ -1,4 +1,4 @@
-"""The parent's side of ``worker.py``: starts it, ends one that makes no way, and says what an end means."""
+"""The parent's side of ``worker.py``: starts it, ends one that makes no progress, and explains its end."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _TRICKS = (  # what names and links in a layer can bring about
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Of one layer: ``entries``, bytes when unpacked, those as a multiple of what it is packed (beyond 64 MiB), and how long the
-    process that unpacks may make no way."""
+    """Of one layer: ``entries``, bytes when unpacked, their ratio to the packed size (beyond 64 MiB), and how long the process
+    that unpacks may make no progress."""
 
     entries: int = 1_000_000
     bytes: int = 64 << 30

@@ -1,6 +1,7 @@
-"""What guests may reach and who may reach them, on one node: what is refused to them on their way out, and their security groups.
+"""What guests may reach and who may reach them, on one node: ranges refused to their outbound traffic, and their security
+groups.
 
-Writes the tables that ``rules`` and ``filters`` render; ends what was open and may be open no more.
+Writes the tables that ``rules`` and ``filters`` render; ends open connections that are no longer allowed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from weft.objects.errors import DriverFailed
 
 
 class Firewall:
-    """One change at a time: the driver sees to that."""
+    """One change at a time, under the driver's lock."""
 
     def __init__(self, host: Host, names: Names, tables: Tables) -> None:
         self._host, self._names, self._tables = host, names, tables
@@ -30,19 +31,19 @@ class Firewall:
         self._filters: list[Filter] | None = None
 
     async def refuse(self, refused: rules.Refused) -> None:
-        """Refuse exactly this to guests on their way out. Raises DriverFailed."""
+        """Refuse exactly this to guests' outbound traffic. Raises DriverFailed."""
         if self._refused != refused:
             self._refused = None
             await self._apply_refused(refused)
             self._refused = refused
 
     async def publish(self, published: frozenset[tuple[str, int]]) -> None:
-        """These ports of nodes are the published ones. Raises DriverFailed."""
+        """Set the published ports of nodes. Raises DriverFailed."""
         if self._refused is not None:
             await self.refuse(self._refused._replace(published=published))
 
     async def filter(self, filters: list[Filter]) -> None:
-        """Filter exactly these ports, like that. Raises DriverFailed (without br_netfilter)."""
+        """Filter exactly these ports in exactly this way. Raises DriverFailed (without br_netfilter)."""
         if self._filters == filters:
             return
         self._filters = None
@@ -51,7 +52,7 @@ class Firewall:
         await self._cut_revoked(filters)
 
     async def heal(self) -> list[str]:
-        """What had to be mended, in words."""
+        """What was mended, in words."""
         mended = []
         if self._refused is not None and await self._apply_refused(self._refused):
             mended.append("refused destinations")
@@ -86,7 +87,7 @@ class Firewall:
         return await self._tables.ensure("", *tables) or changed
 
     async def _cut_revoked(self, filters: list[Filter]) -> None:
-        """End what is open and may not be opened any more."""
+        """End open connections that may no longer be opened."""
         for segment_id, zone in choose_zones(filters).items():
             of = ["conntrack", "-L", "--zone", str(zone)]
             _, listing, _ = await kernel.attempt("read flows", of)

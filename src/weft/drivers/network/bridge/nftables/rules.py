@@ -1,7 +1,7 @@
 """Writes the nft tables: what the node, its taps and each router let through. Pure.
 
-Every table carries a digest of its text as its comment, so that one look tells whether it is the wished one, and
-replaces its predecessor in one transaction.
+Every table carries a digest of its text as its comment, so that one read shows whether it is up to date, and replaces its
+predecessor in one transaction.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Table:
 
 
 class Refused(NamedTuple):
-    """Where guests' way out doesn't lead: ``cidrs``, and the ``nodes``' own addresses (ranges too) but for what is ``published``
-    there, as (protocol, port)."""
+    """Destinations refused to guests' outbound traffic: ``cidrs``, and the ``nodes``' own addresses (ranges too) but for what
+    is ``published`` there, as (protocol, port)."""
 
     cidrs: tuple[str, ...]
     nodes: tuple[str, ...]
@@ -98,10 +98,9 @@ chain out {{
 
 
 def render_refused(names: Names, refused: Refused) -> Table:
-    """The fabric's own address ranges, which no guest reaches by way of the outside: they are other networks'. And its nodes'
-    addresses, of which a guest reaches what it does of its own node's.
-
-    What a published port has led in is answered, to any client."""
+    """The fabric's own address ranges, which no guest reaches from outside its network: they are other networks'. At nodes'
+    addresses a guest reaches only what it reaches of its own node's. Answers pass for what came in by a published port, to any
+    client."""
     uplinks = names.any_of("u")
     published = elements(f"{protocol} . {port}" for protocol, port in sorted(refused.published))
     body = f"""\
@@ -133,10 +132,10 @@ chain through_node {{
 
 
 def render_taps(names: Names, ports: Iterable[Port]) -> Table:
-    """The bridges: a guest sends only as itself and isn't a router, the gateway and DHCP stay on their node, nothing reaches the
-    node's own stack through a bridge. Tagged frames don't pass: a kernel takes one with the tag of no VLAN as if it had none, and
-    what is in it would have been looked at by no rule. Each port asks DHCP a few times a second at most: more would keep its
-    server from the others, and fill its log."""
+    """The bridges: a guest sends only as itself and isn't a router, the gateway and DHCP stay on their node, nothing reaches
+    the node's own stack through a bridge. Tagged frames don't pass: a kernel takes one with the tag of no VLAN as if it had
+    none, and no rule would have checked what is in it. Each port may ask DHCP a few times a second: more would keep its server
+    from the others, and fill its log."""
     taps, overlays, gateways = names.any_of("t"), names.any_of("x"), names.any_of("r")
     known = sorted(ports, key=lambda p: p.id)
     macs = elements(f'"{names.tap(p.id)}" . {p.mac}' for p in known)
@@ -235,7 +234,7 @@ def render_older(host: Host, segment: Segment) -> str:
     """The part of a router's table that gives back what belongs to another node's router; "" if nothing may.
 
     Each of those that a guest may have connections through gets it, but for the one that it comes from: all but its own
-    drop it. Should they ask each other in a ring, while a guest moves or by a mistake, it ends as it does between any
+    drop it. Should they ask each other in a ring, while a guest migrates or by a mistake, it ends as it does between any
     routers: ``dup`` counts the TTL down, and by itself would go on at zero."""
     older, hops = find_older(host, segment), older_hops(host, segment)
     if not older:
@@ -262,8 +261,8 @@ def render_older(host: Host, segment: Segment) -> str:
 
 
 def render_migrated(names: Names, host: Host, segment: Segment) -> list[Table]:
-    """The two tables of a segment with moved guests. Who is passed on changes by the element, not here; the limit is far
-    above what comes in the moment before other nodes know, and keeps a mistake of theirs from becoming a storm."""
+    """The two tables of a segment with migrated guests. The set of passed-on MACs changes by the element, not here; the limit
+    is far above what comes in the moment before other nodes know, and keeps a mistake of theirs from becoming a storm."""
     overlay, gateway = names.overlay(segment.id), names.gateway(segment.id)
     away = sorted({m.mac for m in segment.migrated if m.way == "out"} | set(older_routers(host, segment)))
     own = router_mac(host.underlay_address)

@@ -1,8 +1,8 @@
-"""Writes the nft tables of ports with security groups, and tells which open connections they no longer allow. Pure.
+"""Writes the nft tables of ports with security groups, and finds the open connections they no longer allow. Pure.
 
-Bridges can't track connections themselves on every kernel, so bridged frames pass the IP hooks (br_netfilter), in a
-zone of conntrack for each segment, since segments may have the same addresses. A port is told there by its bridge and
-address; that only frames with its address reach it, and only IP, is the bridge table's part.
+Bridges can't track connections themselves on every kernel, so bridged frames pass the IP hooks (br_netfilter), in a zone of
+conntrack for each segment, since segments may have the same addresses. A port is identified there by its bridge and address;
+the bridge table makes sure that only frames with its address reach it, and only IP.
 """
 
 from __future__ import annotations

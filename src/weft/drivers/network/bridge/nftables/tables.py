@@ -1,4 +1,4 @@
-"""Keeps nft tables as they are wished: remembers which ones were seen or set last, so that an unchanged one costs nothing."""
+"""Keeps nft tables up to date: remembers which ones were seen or set last, so that an unchanged one costs nothing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Tables:
         self._digests: dict[tuple[str, str, str], str] = {}  # (namespace, family, name) → digest last seen or set
 
     async def ensure(self, namespace: str, *tables: rules.Table) -> bool:
-        """Replace the tables that aren't as wished, in one transaction; says whether any was. ``namespace`` is a router's,
-        "" the node's own. Raises DriverFailed."""
+        """Replace the tables that are out of date, in one transaction; returns whether any was. ``namespace`` is a router's, ""
+        the node's own. Raises DriverFailed."""
         wrong = []
         for table in tables:
             key = (namespace, table.family, table.name)
@@ -49,5 +49,5 @@ class Tables:
             del self._digests[key]
 
     def forget_all(self) -> None:
-        """Whatever was seen last may be so no more."""
+        """Distrust everything that was seen before."""
         self._digests.clear()

@@ -1,7 +1,8 @@
-"""A container whose processes are saved: runc has CRIU write them into files, and they go on from there, on this node or another.
+"""A container whose processes are saved: runc has CRIU write them into files, and they go on from there, on this node or
+another.
 
-Saving is one rename: either the container runs, or its folder ``saved`` has all of it and the processes have ended by that. A
-program of its own does it, so an agent that is killed meanwhile changes nothing.
+Saving is one rename: either the container runs, or its folder ``saved`` has all of it and the processes have ended. A program
+of its own does it, so an agent that is killed meanwhile changes nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from weft.objects.errors import DriverFailed
 
 SAVE_SECONDS = 600.0
 LOOK_SECONDS = 0.05
-# Connections end, as they do in a cold move: what they were about has a time limit of its own.
+# Connections end, as in a cold migration: requests on them have time limits of their own.
 CRIU_WORDS = "network-lock nftables\ntcp-close\nfile-locks\nlink-remap\nghost-limit 16M\n"
 DUMP_LOG, RESTORE_LOG = "dump.log", "restore.log"
 _SAVE = 'saving=$1 saved=$2; shift 2; "$@" && sync -f "$saving" && mv "$saving" "$saved"'
@@ -46,8 +47,8 @@ def plan_save(container_id: str, paths: ContainerPaths, runtime: Runtime) -> lis
 
 
 def _join_network(netns: str) -> None:
-    """This thread's network is the container's from here on. CRIU takes a network that is its own as given; another one it would
-    save, and make anew."""
+    """Put this thread into the container's network. CRIU takes its own network as given; another one it would save, and make
+    anew."""
     if netns:
         inside = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -105,14 +106,14 @@ def read_log(path: Path) -> str:
 
 
 async def wait_for_saver(paths: ContainerPaths, clock: Clock) -> None:
-    """Return when nobody is saving it any more."""
+    """Return when no process is saving it any more."""
     deadline = clock.elapsed() + SAVE_SECONDS
     while paths.saved.begun.exists() and clock.elapsed() < deadline and find_by_argument(str(paths.saved.begun)):
         await clock.sleep(LOOK_SECONDS)
 
 
 def begin_resuming(paths: ContainerPaths) -> None:
-    """From here on what is saved isn't how it stands."""
+    """From here on the container may run, so the saved state is no longer its state."""
     shutil.rmtree(paths.saved.resuming, ignore_errors=True)
     paths.saved.whole.rename(paths.saved.resuming)
 
@@ -127,7 +128,7 @@ def prepare_resuming(plan: ContainerPlan, paths: ContainerPaths) -> None:
 
 
 def settle_resuming(paths: ContainerPaths, *, runs: bool) -> None:
-    """It ``runs``, or did: then what was saved is of no use; else it is as saved as before."""
+    """If it ``runs``, or did, the saved state is dropped; else the container is as saved as before."""
     if runs:
         drop_saved(paths)
     elif paths.saved.resuming.exists():
@@ -141,7 +142,7 @@ def drop_saved(paths: ContainerPaths) -> None:
 
 
 def pack(paths: ContainerPaths) -> None:
-    """All of it that goes to another node, as one file; what lies on its volumes goes by itself. Blocks. Raises DriverFailed."""
+    """Write everything that goes to another node into one file; volumes go by themselves. Blocks. Raises DriverFailed."""
     shutil.copy(paths.record, paths.saved.whole / paths.record.name)
     written = paths.disk if paths.disk.exists() else paths.upper
     names = [str(path.relative_to(paths.state)) for path in (paths.saved.whole, written)]
@@ -149,7 +150,7 @@ def pack(paths: ContainerPaths) -> None:
 
 
 def unpack(paths: ContainerPaths) -> ContainerRecord:
-    """What another node has packed, and how that one knew it. Blocks. Raises DriverFailed."""
+    """Read another node's packed file, with its record of the container. Blocks. Raises DriverFailed."""
     _run_tar(["--extract", "--file", str(paths.saved.carried), "-C", str(paths.state)], "unpacked")
     record = read_record(msgspec.structs.replace(paths, state=paths.saved.whole))
     if record is None or not is_saved(record):
@@ -158,7 +159,7 @@ def unpack(paths: ContainerPaths) -> ContainerRecord:
 
 
 def _run_tar(words: list[str], what: str) -> None:
-    """Overlayfs keeps what was deleted as devices, and more in attributes that are the node's root's alone."""
+    """Overlayfs keeps deletions as devices, and more in attributes that only the node's root may set."""
     also = ["--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls"]
     done = subprocess.run(["tar", *also, *words], stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if done.returncode != 0:

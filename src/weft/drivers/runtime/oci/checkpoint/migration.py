@@ -1,4 +1,4 @@
-"""Saved containers on their way to another node, or from one: a file that has their processes and what they wrote into the root."""
+"""Saved containers on their way to another node, or from one: a file with their processes and what they wrote into the root."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Carrying:
         self._lock, self._find, self._paths, self._notify = lock, find, paths, notify
 
     async def pack(self, guest_id: str) -> str:
-        """See contracts.runtime."""
+        """See contracts.driver.runtime."""
         async with self._lock(guest_id):
             container = await self._find(guest_id)
             if container is not None:
@@ -41,13 +41,13 @@ class Carrying:
         return str(container.paths.saved.carried)
 
     async def expect(self, guest_id: str) -> str:
-        """See contracts.runtime."""
+        """See contracts.driver.runtime."""
         paths = self._paths(guest_id)
         make_folders(paths)
         return str(paths.saved.carried)
 
     async def unpack(self, guest_id: str, uid: str, incarnation: int) -> None:
-        """See contracts.runtime."""
+        """See contracts.driver.runtime."""
         async with self._lock(guest_id):
             paths = self._paths(guest_id)
             if await self._find(guest_id) is None:

@@ -1,4 +1,4 @@
-"""Whether this node could save a container as it runs and take one up that another node saved: runc does that through CRIU, which
+"""Whether this node can save a container as it runs and restore one that another node saved: runc does that through CRIU, which
 depends on the kernel. Asks both, changes nothing. The answer is one sentence, with the remedy."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ CAPABILITY = "checkpoint"
 CRIU = "criu"
 CHECK_SECONDS = 30.0
 _ERROR = re.compile(r"^(?:\([\d.]+\)\s*)?(?:\d+:\s*)?Error \((?P<where>[^)]*)\):\s*(?P<what>.+)$", re.MULTILINE)
-_ECHOES = ("criu/util.c",)  # that a process of its own has ended, said before why
+_ECHOES = ("criu/util.c",)  # reports the end of a child, before its cause
 
 
 async def find_lack(runtime: Runtime) -> str:
@@ -33,7 +33,7 @@ async def find_lack(runtime: Runtime) -> str:
 
 
 def describe_check(version: str, done: Finished) -> str:
-    """Pure. What ``criu check`` has against this kernel; empty: nothing."""
+    """Pure. Why ``criu check`` refuses this kernel; empty: it doesn't."""
     if done.status == 0:
         return ""
     number = next((word for word in version.split() if word[:1].isdigit()), "")
@@ -43,6 +43,6 @@ def describe_check(version: str, done: Finished) -> str:
 
 
 def find_error(text: str) -> str:
-    """Pure. The first error in what CRIU said, which is the cause of the others; empty: there is none."""
+    """Pure. The first error in CRIU's output, which is the cause of the others; empty: there is none."""
     errors = (found["what"].strip() for found in _ERROR.finditer(text) if not found["where"].startswith(_ECHOES))
     return next(errors, "")

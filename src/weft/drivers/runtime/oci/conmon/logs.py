@@ -1,6 +1,5 @@
-"""What a container printed: conmon's log, in Kubernetes' format (time, stream, whole or part, text), in the file that is written
-now and the one before.
-"""
+"""A container's log by conmon, in Kubernetes' format (time, stream, whole or part, text): the file that is written now and the
+one before."""
 
 from __future__ import annotations
 
@@ -47,7 +46,7 @@ def turned(log: Path) -> Path:
 
 
 def turn_over(log: Path, reopen: Callable[[], None]) -> None:
-    """Begin a new file if this one is long enough; of the older one nothing is kept. Raises OSError."""
+    """Begin a new file if this one is long enough; the older one is dropped. Raises OSError."""
     if log.stat().st_size < TURN_BYTES:
         return
     log.replace(turned(log))

@@ -1,6 +1,5 @@
-"""What holds a container while the agent comes and goes: conmon, which creates it through the runtime, keeps its output,
-waits for its end and writes the exit code to a file.
-"""
+"""conmon, which holds a container while the agent comes and goes: it creates the container through the runtime, keeps its
+output, waits for its end and writes the exit code to a file."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ from weft.objects.errors import DriverFailed
 
 PROGRAM = "conmon"
 INSTALL_HINT = "apt-get install conmon"
-LOG_LIMIT_BYTES = 64 << 20  # while nobody turns the log over
+LOG_LIMIT_BYTES = 64 << 20  # while no agent turns the log over
 COMPLAINTS_BYTES, COMPLAINTS_KEPT_BYTES = 1 << 20, 64 << 10
 CREATE_SECONDS = 60.0
 DEFAULT_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -49,8 +48,8 @@ def plan_shim(
 
 
 def run_shim(words: list[str], complaints: Path, clock: Clock, environment: Mapping[str, str] | None = None) -> None:
-    """Start it in this thread's mounts, ``environment`` beside its own; returns when the container has been created. Raises
-    DriverFailed with the runtime's words."""
+    """Start it in this thread's mounts, with ``environment`` beside its own; returns when the container has been created.
+    Raises DriverFailed with the runtime's error."""
     ours, theirs = os.pipe()
     try:
         complaints.unlink(missing_ok=True)
@@ -80,13 +79,13 @@ def run_shim(words: list[str], complaints: Path, clock: Clock, environment: Mapp
 
 
 def shorten_complaints(complaints: Path) -> None:
-    """What a shim complains of while its container runs doesn't fill the node's disk. Raises OSError."""
+    """Keep what a shim complains of while its container runs from filling the node's disk. Raises OSError."""
     if complaints.stat().st_size > COMPLAINTS_BYTES:
         keep_end(complaints, COMPLAINTS_KEPT_BYTES)
 
 
 def find_shim(paths: ContainerPaths) -> ProcessId | None:
-    """The live shim that this container's run folder speaks of."""
+    """The live shim that this container's run folder names."""
     pid = _read_pid(paths.shim_pid)
     return inspect_process(pid) if pid is not None and str(paths.run) in read_arguments(pid) else None
 
@@ -98,7 +97,7 @@ def find_first_process(paths: ContainerPaths, members: Collection[int]) -> Proce
 
 
 def search_starters(paths: ContainerPaths) -> list[ProcessId]:
-    """Shims and runtimes that have to do with this container just now, by a search of all processes."""
+    """Shims and runtimes that work on this container just now, by a search of all processes."""
     return find_by_argument(str(paths.run))
 
 
@@ -110,7 +109,7 @@ def read_exit_code(paths: ContainerPaths, container_id: str) -> int | None:
 
 
 def write_exit_code(paths: ContainerPaths, container_id: str, code: int) -> None:
-    """As the shim does, for one that has none of its own kind."""
+    """Write the file that the shim writes, for a container whose shim didn't."""
     (paths.exits / container_id).write_text(str(code))
 
 

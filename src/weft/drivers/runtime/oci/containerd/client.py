@@ -29,7 +29,7 @@ _OPTIONS = [
     ("grpc.enable_http_proxy", 0),
 ]
 _SERVICES = "/containerd.services"
-_CALLS = {  # path → what is said, what is answered
+_CALLS = {  # path → request, response
     "version.v1.Version/Version": ("Empty", "VersionResponse"),
     "containers.v1.Containers/Create": ("CreateContainerRequest", "ContainerResponse"),
     "containers.v1.Containers/List": ("ListContainersRequest", "ListContainersResponse"),
@@ -75,7 +75,7 @@ class Client:
             raise self._translate(problem) from None
 
     async def listen(self, path: str, **fields: Any) -> AsyncGenerator[Any, None]:
-        """What is answered to one call, for as long as containerd has something to say. Raises as ``call`` does."""
+        """The answers to one call, for as long as containerd sends some. Raises as ``call`` does."""
         channel = await self._connect()
         request, response = (messages[name] for name in _CALLS[path])
         call = channel.unary_stream(f"{_SERVICES}.{path}", request.SerializeToString, response.FromString)

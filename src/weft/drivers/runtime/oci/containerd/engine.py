@@ -1,6 +1,5 @@
-"""One containerd, by its address: what it is found to be, and what it holds. Loaded only where there is one to be used, since
-gRPC takes memory that other nodes' agents needn't have.
-"""
+"""One containerd, by its address: its probe, and its containers. Loaded only where one is used, since gRPC takes memory that
+other nodes' agents needn't have."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class ContainerdSession(ChannelSession):
                 await self._client.call("tasks.v1.Tasks/ResizePty", **self._name, width=columns, height=rows)
 
     async def close(self) -> None:
-        """Its end isn't waited for here, only that it was told."""
+        """Waits until the end is requested, not for the end itself."""
         await self.let_go()
         if not self._ended.is_set():
             await self._kill(signal.SIGHUP)
@@ -79,7 +79,7 @@ class ContainerdSession(ChannelSession):
                 await self._client.call("tasks.v1.Tasks/Wait", **self._name)
 
     async def wait(self) -> int:
-        """A containerd that was killed meanwhile is waited for, since its shim has the exit code still."""
+        """A containerd that was killed meanwhile is waited for, since its shim still has the exit code."""
         while True:
             try:
                 answer = await self._client.call("tasks.v1.Tasks/Wait", within=A_LONG_TIME_SECONDS, **self._name)
@@ -107,7 +107,7 @@ _clearing: set[asyncio.Task[None]] = set()
 
 
 class Refused:
-    """An ExecSession of a command that never began: says why, and ends."""
+    """An ExecSession of a command that never began: it gives the reason, and ends."""
 
     def __init__(self, words: str) -> None:
         self.lost = _LOST in words
@@ -130,7 +130,8 @@ class Refused:
 async def start_exec(
     container: Container, facts: Facts, client: Client, clock: Clock, request: ExecRequest
 ) -> ContainerdSession | Refused:
-    """One that is lost before it begins is begun again, some times. Raises InvalidInput, DriverFailed, Unavailable."""
+    """Start it; a command that is lost before it begins is begun again, a few times. Raises InvalidInput, DriverFailed,
+    Unavailable."""
     for _ in range(TRIES):
         session = await _begin(container, facts, client, clock, request)
         if isinstance(session, ContainerdSession) or not session.lost:

@@ -15,7 +15,7 @@ from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.containerd.client import Client
 from weft.drivers.runtime.oci.containerd.messages import PAUSED, PAUSING, RUNC_OPTIONS, RUNNING, STOPPED, messages
 from weft.drivers.runtime.oci.containerd.shim_access import stand_in_mounts, write_entrance
-from weft.drivers.runtime.oci.containerd.tasks import Tasks, is_shim, write_keeper
+from weft.drivers.runtime.oci.containerd.tasks import Tasks, is_shim, write_log_starter
 from weft.drivers.runtime.oci.prepare import ENDED_ALREADY, make_ready, prepare_config
 from weft.drivers.runtime.oci.process_holder import NodeProcess
 from weft.drivers.runtime.oci.record import ContainerRecord
@@ -44,7 +44,7 @@ class Containerd(NodeProcess, Tasks):
         packed_options = messages["Any"](type_url=RUNC_OPTIONS, value=options.SerializeToString())
         async with make_ready(container, "containerd") as mapping:
             config = prepare_config(container, facts, self._groups, mapping)
-            output = write_keeper(container)
+            output = write_log_starter(container)
             await ensure_disk(plan, paths)
             await recorded
             await self.book(container, config, messages["RuntimeChoice"](name=CLASS, options=packed_options))

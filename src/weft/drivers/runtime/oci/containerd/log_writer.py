@@ -1,8 +1,9 @@
-"""Keeps what one container prints: started by containerd's shim, beside it for as long as it runs, also when others comes and goes.
+"""Keeps what one container prints: containerd's shim starts it beside the container for as long as that runs, whatever
+containerd does.
 
-As containerd has it of a program that logs: 3 is the container's stdout, 4 its stderr, 5 is closed when this one is ready.
-Writes the format of conmon's log (``conmon/logs.py``), and turns that over by itself. It imports nothing of weft: there is one for
-each container.
+By containerd's rules for a program that logs, descriptor 3 is the container's stdout, 4 its stderr, and 5 is closed when this
+one is ready. Writes the format of conmon's log (``conmon/logs.py``), and turns that over by itself. It imports nothing of weft:
+there is one for each container.
 """
 
 import os

@@ -1,6 +1,5 @@
-"""Which containers a kernel has killed a process of for want of memory, as containerd hears it of their shims: the only word of
-it where that kernel isn't the node's. What is told while nobody listens is lost.
-"""
+"""Containers in which a kernel has killed a process for lack of memory, as their shims report it to containerd: the only report
+where that kernel isn't the node's. Reports that come while nobody listens are lost."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ class Shortages:
             self._listening = asyncio.create_task(self._follow())
 
     async def is_reported(self, container_id: str, within_seconds: float) -> bool:
-        """Whether one was told of it, or is within that time."""
+        """Whether a report of it has come, or comes within that time."""
         event = self._told.setdefault(container_id, asyncio.Event())
         try:
             async with asyncio.timeout(within_seconds):

@@ -1,6 +1,6 @@
-"""Whether the node's containerd holds containers as they are to be held, found out by one: a program of a few bytes, through it.
+"""Whether the node's containerd can hold weft's containers: found out by running one, a program of a few bytes, through it.
 
-Starts a short-lived container there; what was found isn't kept, since a containerd is exchanged under a node that runs.
+Starts a short-lived container there; the result isn't kept, since a containerd may be replaced while its node runs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ VERSION_SECONDS = 5.0
 async def probe_containerd(
     run_dir: Path, groups: ControlGroups, clock: Clock, client: Client, node_uid: str, wanted: str | None
 ) -> Found:
-    """What to tell the scheduler, and what containers are started with; None where none can be."""
+    """The probe for the scheduler, and the facts that containers are started with; None where none can be started."""
     try:
         version = await find_neighbour(client, {"pid": "processes"})
     except WeftError as problem:
@@ -88,7 +88,7 @@ async def try_one(
     groups: ControlGroups,
     clock: Clock,
 ) -> str | None:
-    """Have it run one, whose name begins with ``prefix``; what went wrong, or None."""
+    """Have it run one, whose name begins with ``prefix``; returns what failed, or None."""
     name = f"{prefix}{os.getpid()}"
     paths = ContainerPaths(run=run_dir / name, state=run_dir / name / "state")
     first_user = choose_first_user(name, facts.users, ()) if facts.users[1] else None

@@ -1,7 +1,7 @@
-"""Mounts of their own that last as long as they are entered by another program: a thread stands in them meanwhile.
+"""Mounts that another program enters, and that last as long as a thread stands in them.
 
-containerd's shim starts the OCI runtime in its own mounts, where no root of a container is ever seen. What it starts is a small
-script instead, which enters the thread's to create the container.
+containerd's shim starts the OCI runtime in its own mounts, where no root of a container is ever seen. So it starts a small
+script instead, which enters the thread's mounts to create the container.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What is the same for all containers that stand in a containerd's books, whichever of its runtimes runs them: they are written
-down there, waited for, told things and forgotten by its API.
+"""Containers in a containerd's books, whichever of its runtimes runs them: its API records them there, waits for them, signals
+them and forgets them.
 
-containerd's shim holds a container, keeps its exit code and outlives containerd, as ``log_writer.py`` beside it does. What stands
-in containerd's own books is a second record, by which a container is found again whose own was lost.
+containerd's shim holds a container, keeps its exit code and outlives containerd, as ``log_writer.py`` beside it does.
+containerd's own books are a second record, by which a container is found again whose own was lost.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class BookHolder(Holder[Container], Protocol):
 
 
 class Tasks:
-    """The part of a Holder that has to do with containerd's books. ``node_uid``: a containerd may serve several nodes. ``label`` is
-    what a node is named by there, so that its drivers never meet each other's containers."""
+    """The part of a Holder that uses containerd's books. ``node_uid``: a containerd may serve several nodes. ``label`` is a
+    node's name there, so that its drivers never meet each other's containers."""
 
     label = "weft/node"
 
@@ -66,7 +66,7 @@ class Tasks:
         return self._client.address
 
     async def book(self, container: Container, config: dict[str, Any], runtime: Any) -> None:
-        """Write it down, with the OCI configuration and the RuntimeChoice that it is to have. Raises DriverFailed, Unavailable."""
+        """Record it, with its OCI configuration and RuntimeChoice. Raises DriverFailed, Unavailable."""
         record, any_ = container.record, messages["Any"]
         booked = messages["Container"](
             id=record.plan.id,
@@ -85,11 +85,11 @@ class Tasks:
         except DriverFailed as problem:
             if problem.details.get("code") != "ALREADY_EXISTS":
                 raise
-            await self.release(container)  # of a run before, whose end couldn't be told to it
+            await self.release(container)  # of an earlier run whose end it couldn't be sent
             await self._client.call("containers.v1.Containers/Create", container=booked)
 
     async def create(self, container_id: str, **given: Any) -> Any:
-        """Its task, made. One of a run before whose shim was killed is in the books until containerd has noticed. Raises
+        """Make its task. A task of a run before whose shim was killed stays in the books until containerd has noticed. Raises
         DriverFailed, Unavailable."""
         deadline = self._clock.elapsed() + SHIM_SECONDS
         while True:
@@ -105,7 +105,7 @@ class Tasks:
         return (await self._client.call("tasks.v1.Tasks/Get", container_id=container_id)).process
 
     async def end_commands(self, container: Container) -> None:
-        """Those that nobody waits for any more."""
+        """End commands that nobody waits for any more."""
         for mark in container.paths.run.glob(f"{MARK}*"):
             with contextlib.suppress(WeftError):
                 await self._client.call(
@@ -145,7 +145,7 @@ class Tasks:
             kill_process(shim)  # of a containerd that has lost its books
 
     async def forget(self, container_id: str) -> None:
-        """Its process is killed if it lives, and containerd knows nothing of it."""
+        """Kill its process if it lives, and drop it from containerd's books."""
         with contextlib.suppress(NotFound):
             with contextlib.suppress(DriverFailed):
                 if (await self.inspect(container_id)).status in (RUNNING, PAUSED, PAUSING):
@@ -174,7 +174,8 @@ class Tasks:
         """``log_writer`` does."""
 
     async def find_strays(self, known: set[str]) -> list[ContainerRecord]:
-        """What runs here of this node's and isn't ``known``, by its second record; what doesn't run is taken from the books."""
+        """This node's containers that run here and aren't ``known``, by their second record; those that don't run are dropped
+        from the books."""
         answer = await self._client.call(
             "containers.v1.Containers/List", filters=[f'labels."{self.label}"=={self._node_uid}']
         )
@@ -194,8 +195,9 @@ class Tasks:
         return found
 
 
-def write_keeper(container: Container) -> str:
-    """Where containerd is to send what the container prints: to a program of its own, whose path is that of a file."""
+def write_log_starter(container: Container) -> str:
+    """Write the program that starts ``log_writer`` for one container, since containerd names such a program by a file's path
+    only; returns its path as a URI."""
     record = container.record
     user, first = record.plan.process.user, record.first_user or 0
     words = [sys.executable, "-ISB", log_writer.__file__, str(container.paths.log)]

@@ -1,4 +1,4 @@
-"""One descriptor of a pipe or terminal as asyncio has it: waits instead of blocking, keeps nothing back."""
+"""One descriptor of a pipe or terminal for asyncio: waits instead of blocking, keeps nothing back."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Channel:
         return b""
 
     async def write(self, data: bytes) -> None:
-        """All of it. Nobody who reads any more, or a channel that is closed: lost."""
+        """Write all of it. Without a reader, or on a closed channel, it is lost."""
         while data and self._descriptor is not None:
             try:
                 data = data[os.write(self._descriptor, data) :]

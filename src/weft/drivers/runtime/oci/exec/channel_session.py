@@ -1,6 +1,5 @@
-"""What all commands beside a container's own process have in common: bytes go in by a channel, come out by others, and then
-there is an exit code.
-"""
+"""What all commands beside a container's own process have in common: bytes go in by one channel, come out by others, and then
+there is an exit code."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ _END_OF_INPUT = b"\x04"  # as a person at a terminal says it
 
 
 class ChannelSession(ABC):
-    """The part of an ExecSession that is the same for all that run one; ``wait`` says when it has ended. A terminal's output
+    """The part of an ExecSession that is the same for all commands; ``wait`` returns when it has ended. A terminal's output
     comes by its ``stdout``."""
 
     linger_seconds = LINGER_SECONDS
@@ -34,11 +33,11 @@ class ChannelSession(ABC):
         """The exit code of the program that runs it, once that has ended."""
 
     def read_exit(self, code: int) -> int:
-        """The command's own, by that; all that was printed has been heard."""
+        """The command's own exit code, from that of the program that runs it; all its output has been read."""
         return code
 
     def on_output(self, data: bytes) -> bytes:
-        """It, or who was to start it, printed that; what of it is told."""
+        """The part of its output, or of its starter's, that is passed on."""
         return data
 
     async def write(self, data: bytes) -> None:
@@ -58,7 +57,7 @@ class ChannelSession(ABC):
                 return
 
     async def let_go(self) -> None:
-        """Nobody listens to it any more."""
+        """Nobody reads it any more."""
         self._leading.cancel()
         await asyncio.gather(self._leading, return_exceptions=True)
         self._release()
@@ -85,8 +84,8 @@ class ChannelSession(ABC):
             await self._chunks.put(ExecChunk("stderr" if name == "stderr" else "stdout", self.on_output(data)))
 
     async def _settle(self, pumps: list[asyncio.Task[None]]) -> None:
-        """All that the command printed is told, however slowly it is read; what it left running may print on, but nobody
-        waits for that."""
+        """Pass on all that the command printed, however slowly it is read; what it left running may print on, but nobody waits
+        for that."""
         waiting = set(pumps)
         while waiting:
             _, waiting = await asyncio.wait(waiting, timeout=self.linger_seconds)

@@ -79,12 +79,12 @@ class OciSession(ChannelSession):
 
     def on_output(self, data: bytes) -> bytes:
         if b"not found" in data or b"No such file" in data:
-            self._unbegun = NOT_FOUND  # counts only if the runtime said so, before anything began
+            self._unbegun = NOT_FOUND  # counts only if the runtime reported it, before anything began
         return data
 
     async def _hang_up(self) -> None:
-        """SIGHUP for a command that runs, also for one that is only about to; more than one, because what is becoming it may
-        not have heard the first."""
+        """Send SIGHUP to a command that runs or is about to; more than once, because the process that becomes it may not have
+        received the first."""
         signals_sent = 0
         while self._process.poll() is None and signals_sent < HANG_UPS:
             if (pid := self._find_command()) is not None:

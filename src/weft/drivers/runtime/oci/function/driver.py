@@ -33,7 +33,7 @@ MANAGED_USER = User(1000, 1000)
 
 
 class RuntimeWalls:
-    """Those that an OCI runtime builds."""
+    """The walls that an OCI runtime builds."""
 
     def __init__(self, name: str, cgroup: str, runtime: Runtime, facts: Facts, traits: Traits, ranges: Ranges) -> None:
         self.hidden = runtime.hidden

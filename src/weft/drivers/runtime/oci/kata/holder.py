@@ -21,7 +21,7 @@ from weft.drivers.runtime.oci.containerd.client import Client
 from weft.drivers.runtime.oci.containerd.exec import A_LONG_TIME_SECONDS
 from weft.drivers.runtime.oci.containerd.messages import PAUSED, PAUSING, RUNNING, STOPPED, messages
 from weft.drivers.runtime.oci.containerd.oom_events import Shortages
-from weft.drivers.runtime.oci.containerd.tasks import Tasks, search_shims, write_keeper
+from weft.drivers.runtime.oci.containerd.tasks import Tasks, search_shims, write_log_starter
 from weft.drivers.runtime.oci.kata.metrics import NOTHING, read_metrics
 from weft.drivers.runtime.oci.kata.translate import plan_root, translate_isolated
 from weft.drivers.runtime.oci.kata.volumes import mount_volumes, unmount_volumes, volumes_folder
@@ -59,7 +59,7 @@ class Kata(Tasks):
         write_files(container)
         (paths.exits / plan.id).unlink(missing_ok=True)
         config = translate_isolated(plan, paths, facts, volumes, cgroup=self._groups.path(plan.id))
-        output = write_keeper(container)
+        output = write_log_starter(container)
         for number, layer in enumerate(plan.layers):
             name = paths.mounts / str(number)
             name.unlink(missing_ok=True)

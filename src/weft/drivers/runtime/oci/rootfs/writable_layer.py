@@ -1,8 +1,8 @@
-"""What a container writes into its root: a raw file with a file system of its own, as large as its plan says. One whose
-plan names no size has a folder of its node's instead.
+"""The layer that a container writes over its image: a raw file with a file system of its own, as large as its plan says. One
+whose plan names no size has a folder of its node's instead.
 
-Two file systems of one size differ in nothing but their ids, which nobody asks for: the first is made by mkfs.ext4, and what that
-wrote into the file is remembered, as a few KB, for those that follow.
+Two file systems of one size differ only in their ids, which nobody uses: the first is made by mkfs.ext4, and what that wrote
+into the file is remembered, as a few KB, for those that follow.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _known: dict[
 
 
 async def ensure_disk(plan: ContainerPlan, paths: ContainerPaths) -> None:
-    """What it writes has its file system, if it is to have one: whole and on disk, or not there. Raises DriverFailed, OSError."""
+    """Make its disk, if it has one: whole and on disk, or not there. Raises DriverFailed, OSError."""
     if paths.disk.exists() or not plan.disk_bytes:
         return
     pending = paths.disk.with_suffix(".new")

@@ -12,7 +12,7 @@ from weft.drivers.runtime.qemu.translate import GuestPaths
 
 
 class PrintedHere:
-    """See contracts.runtime.PrintedBefore."""
+    """See contracts.driver.runtime.PrintedBefore."""
 
     def __init__(self, paths: Callable[[str], GuestPaths]) -> None:
         self._paths = paths

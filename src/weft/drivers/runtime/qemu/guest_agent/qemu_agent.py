@@ -183,7 +183,7 @@ class QemuAgent:
 
 
 class QemuAgentSession:
-    """One command, as contracts.runtime.ExecSession wants it."""
+    """One command, as contracts.driver.runtime.ExecSession wants it."""
 
     def __init__(self, agent: QemuAgent, request: ExecRequest, clock: Clock) -> None:
         self._agent, self._request, self._clock = agent, request, clock

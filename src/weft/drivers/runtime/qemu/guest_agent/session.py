@@ -53,9 +53,9 @@ class Channel(Protocol):
 
 
 class GuestSession:
-    """One command in the guest, as contracts.runtime.ExecSession wants it. With a name (its standing then has a ``run``) it is a
-    KeptSession, from whose output so much had ``arrived`` before: output counts as arrived when somebody says so, not when
-    it was read here. ``resumes``: the guest is to say where it stands with it."""
+    """One command in the guest: an ExecSession. With a name (its standing then has a ``run``) it is a KeptSession whose output
+    had ``arrived`` so far before: output counts as arrived when ``acknowledge`` reports it, not when it was read here.
+    ``resumes``: the guest reports its standing first."""
 
     def __init__(
         self,

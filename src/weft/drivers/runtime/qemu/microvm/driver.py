@@ -104,7 +104,7 @@ class MicrovmDriver:
     # The verbs of RuntimeDriver.
 
     async def start(self, plan: ContainerPlan) -> GuestFacts:
-        """See contracts.runtime. Raises DriverFailed, InvalidInput, TooLarge."""
+        """See contracts.driver.runtime. Raises DriverFailed, InvalidInput, TooLarge."""
         probe = await self.probe()
         if not probe.usable:
             raise DriverFailed("; ".join(probe.problems), details={"step": "probe"})

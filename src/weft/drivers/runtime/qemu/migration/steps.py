@@ -58,7 +58,7 @@ from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, U
 
 
 class QemuMigrations:
-    """See contracts.migration."""
+    """See contracts.driver.migration."""
 
     def __init__(
         self, guests: Guests, cgroups: ControlGroups, clock: Clock, working: Callable[[], Awaitable[Facts]]
