@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from weft import __version__
+from weft.api.field_texts import describe_struct, find_structs
 from weft.api.node.usage import UsageAnswer
 from weft.api.object.bulk import MOST_OBJECTS
 from weft.contracts.journal import Event
@@ -75,6 +76,10 @@ def _schemas() -> dict[str, Any]:
         types += [kind.spec, kind.status, *([kind.report] if kind.report else [])]
         types += [verb.input for verb in kind.verbs if verb.input is not None]
     _, schemas = msgspec.json.schema_components(types, ref_template=_PREFIX + "{name}")
+    for struct in find_structs(types):
+        properties = schemas[struct.__name__].get("properties", {})
+        for name, text in describe_struct(struct).items():
+            properties[name].setdefault("description", text)
     for kind in KINDS:
         _write_quantities(kind, schemas)
         schemas[_title(kind)] = _object_schema(kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
@@ -144,7 +145,7 @@ async def _kinds(context: ApiContext, call: Call) -> Answer:
 async def _openapi(context: ApiContext, call: Call) -> Answer:
     require_person(call.actor, "read the API's description")
     call.query()
-    return json_answer(openapi.describe_api())
+    return json_answer(await asyncio.to_thread(openapi.describe_api))
 
 
 BY_HAND: dict[str, dict[str, Plain]] = {
