@@ -477,9 +477,7 @@ def test_a_node_that_was_given_up_is_taken_back_once_it_has_heard_of_that(lab: D
     set_phase(lab, "NotReady")
     lab.client.delete("node", "n1", force=True)
     for heard in ("", listed, f"another-history:{10**9}"):
-        with pytest.raises(
-            Unavailable, match="was given up, and doesn't know yet which of its allocations were given up with it"
-        ):
+        with pytest.raises(Unavailable, match="was given up, and hasn't followed the deletion of its allocations yet"):
             node.report(node={"cpu": 4}, heard=heard)
     with pytest.raises(InvalidInput, match="can't be read"):
         node.report(node={"cpu": 4}, heard="nonsense")

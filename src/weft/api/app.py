@@ -1,6 +1,6 @@
 """The API server: authenticate, route, answer; every error becomes a problem document.
 
-Nothing that comes in may make it fail: what is wrong with a request is the request's problem, and told so.
+No request may make it fail: a faulty one gets a problem document, and so does one that meets a defect.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from weft.serving.answer import Answer, Answers
 from weft.serving.request import Request
 from weft.trust.credentials import Actor
 
-VERSION = ("weft-version", weft.__version__)  # clients of another release say so to their people
+VERSION = ("weft-version", weft.__version__)  # clients of another release mention it to their users
 MOST_BUSY = 512  # requests in hand; streams don't count
 _SECRET = re.compile(r"(?<=_)[0-9a-f]{16,}")
 _log = logging.getLogger("weft.api")
-Say = Callable[[str, float, str], None]  # who says it, when (unix seconds), and the line
+LogLine = Callable[[str, float, str], None]  # the logger's name, the time (unix seconds), and the line
 
 
-def build_app(context: ApiContext, say: Say | None = None) -> Answers:
-    """What answers requests over ``context``; its server calls ``context.start`` before and ``context.stop`` after. ``say``
-    takes the line that tells of a request; without it ``logging`` does."""
-    tell = say or _say
+def build_app(context: ApiContext, log_line: LogLine | None = None) -> Answers:
+    """The handler of requests over ``context``; its server calls ``context.start`` before and ``context.stop`` after.
+    ``log_line`` gets each request's line; without it ``logging`` does."""
+    log_line = log_line or _log_line
 
     async def answer(request: Request) -> Answer:
         call = Call(request)
         began = context.clock.elapsed()
         made = await _answer(context, call)
         made.headers += (("x-request-id", call.request_id), VERSION)
-        _tell(context, tell, call, made.status, context.clock.elapsed() - began)
+        _log_request(context, log_line, call, made.status, context.clock.elapsed() - began)
         return made
 
     return answer
@@ -59,27 +59,31 @@ async def _answer(context: ApiContext, call: Call) -> Answer:
         return problem_answer(_public(call, error), call.request_id)
     except RecursionError:
         return problem_answer(InvalidInput("the request is nested too deeply"), call.request_id)
-    except Exception:  # a defect fails this request, and none of the others
+    except Exception:  # a defect fails this request and no other
         return problem_answer(_unforeseen(call), call.request_id)
 
 
 def _public(call: Call, error: WeftError) -> WeftError:
     """``error`` as a stranger may read it."""
     if isinstance(error, PreconditionFailed):
-        return Unavailable("someone else wrote at the same time", hint="try again", retry_after_seconds=1)
+        return Unavailable("another request changed the same object", hint="try again", retry_after_seconds=1)
     if status_of(error) == 500:
         _log.error("request %s failed: %s", call.request_id, error.message)
-        return WeftError("the server failed", hint=f"the server's log says more about request {call.request_id}")
+        return _failed(call)
     return error
 
 
 def _unforeseen(call: Call) -> WeftError:
     _log.exception("request %s failed: %s %s", call.request_id, call.method, _shown_path(call))
-    return WeftError("the server failed", hint=f"the server's log says more about request {call.request_id}")
+    return _failed(call)
+
+
+def _failed(call: Call) -> WeftError:
+    return WeftError("the server failed", hint=f"find the cause in the server's log, at request {call.request_id}")
 
 
 def _shown_path(call: Call) -> str:
-    """The path as it may stand in a log: in one line, and without a token that somebody put there."""
+    """The path for the log: in one line, and without a token that a client put there."""
     path = call.path[:1000]
     if "%" in path:
         path = unquote(path)
@@ -88,8 +92,8 @@ def _shown_path(call: Call) -> str:
     return (_SECRET.sub("…", path) if "_" in path else path)[:200]
 
 
-def _tell(context: ApiContext, say: Say, call: Call, status: int, seconds: float) -> None:
-    """One line for the log; reads and heartbeats are told only to those who debug."""
+def _log_request(context: ApiContext, log_line: LogLine, call: Call, status: int, seconds: float) -> None:
+    """Log one line; of reads and heartbeats only at level debug."""
     quiet = status < 400 and (call.method == "GET" or call.path.endswith(":report"))
     if quiet and not _log.isEnabledFor(logging.DEBUG):
         return
@@ -99,8 +103,8 @@ def _tell(context: ApiContext, say: Say, call: Call, status: int, seconds: float
     if quiet:
         _log.debug("%s", line)
     else:
-        say(_log.name, context.clock.now(), line)
+        log_line(_log.name, context.clock.now(), line)
 
 
-def _say(_source: str, _at: float, line: str) -> None:
+def _log_line(_source: str, _at: float, line: str) -> None:
     _log.info("%s", line)

@@ -1,6 +1,6 @@
-"""The first start: a project, a network, and an admin's token in a context file. Later starts mend what is missing.
+"""The first start: a project, a network, and an admin's token in a context file. Later starts restore a missing token.
 
-A network that people deleted is not made again: only a store without project ``default`` counts as new.
+A network that people deleted is not created again: only a store without project ``default`` counts as new.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LABEL = "weft/bootstrap"
 
 
 async def bootstrap(context: ApiContext, context_path: Path, server: str) -> None:
-    """See that there is something to work in, and an admin who can: ``context_path`` gets the way to ``server``."""
+    """Create the first project and network if the store is new, and an admin's context for ``server`` in ``context_path``."""
     await retry(context, lambda: _make_default(context))
     await _write_admin_context(context, context_path, server)
 
@@ -65,7 +65,7 @@ async def _write_admin_context(context: ApiContext, path: Path, server: str) -> 
 
 
 async def _make_token(context: ApiContext, subject: str, role: str) -> str:
-    """A new token of the fabric's own, in place of older ones for ``subject``: whatever held them is gone."""
+    """A new token of the fabric's own; older ones of ``subject`` are deleted."""
     await _drop_old(context, subject)
     text, sha256 = make_token(name := make_token_id(subject))
     spec = {"use": "access", "role": role, "subject": subject, "sha256": sha256}

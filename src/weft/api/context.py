@@ -1,4 +1,4 @@
-"""What the API server's handlers share: store, journal, CA, and the few things kept in memory. Holds no decisions."""
+"""The context of the API server's handlers: store, journal, CA, and the little that is kept in memory. Decides nothing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SOURCE = "api"
 
 @dataclass(frozen=True)
 class TokenFacts:
-    """A stored token as the API server checks it; ``key`` is the store's."""
+    """A stored token as the API server checks it; ``key`` is its key in the store."""
 
     envelope: Envelope
     spec: TokenSpec
@@ -44,7 +44,7 @@ class TokenFacts:
 
 
 class KnownBearer(NamedTuple):
-    """Whom a bearer was found to be, good for as long as the token is stored as it was then."""
+    """The actor of a bearer that was checked; valid until its token changes."""
 
     facts: TokenFacts
     actor: Actor
@@ -52,25 +52,21 @@ class KnownBearer(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """``blobs`` is the folder of image contents by digest; ``gateways`` where streams connect (host:port); with
-    ``publish_address`` a port that something else holds there is refused. ``functions`` is where functions' callers connect,
-    ``listen`` where clients of the API do."""
-
-    blobs: Path
+    blobs: Path  # folder of contents of images, by digest
     ticket_key: bytes
-    gateways: tuple[str, ...]
+    gateways: tuple[str, ...]  # where streams connect, HOST:PORT
     server_name: str
-    publish_address: str | None = None
+    publish_address: str | None = None  # a port that another program holds here can't be published
     seal_key: bytes = b""
-    functions: tuple[str, ...] = ()
-    listen: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ()  # where callers of functions connect
+    listen: tuple[str, ...] = ()  # where clients of the API connect
 
     def gateway_for(self, host: str) -> str:
-        """The gateway's address for someone who reached the API server at ``host``: the same one, where it listens there."""
+        """The gateway's address for a client that reached the API server at ``host``: the same host, if it listens there."""
         return _seen_from(host, self.gateways)
 
     def functions_for(self, host: str) -> str:
-        """Where functions are invoked, likewise; "" if nowhere."""
+        """The address for callers of functions, likewise; "" if there is none."""
         return _seen_from(host, self.functions) if self.functions else ""
 
 
@@ -83,11 +79,11 @@ class ApiContext:
     settings: Settings
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     lines: WatchLines = field(default_factory=WatchLines)
-    streams: set[asyncio.Event] = field(default_factory=set)  # set, each wakes a stream to look whether it is to end
+    streams: set[asyncio.Event] = field(default_factory=set)  # set, each has a stream check whether it must end
     busy: int = 0
     uploads: int = 0
-    bearers: dict[str, KnownBearer] = field(default_factory=dict)  # by what is in the Authorization header
-    heard: ReportSequence = field(default_factory=ReportSequence)
+    bearers: dict[str, KnownBearer] = field(default_factory=dict)  # by the Authorization header
+    reports: ReportSequence = field(default_factory=ReportSequence)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     @functools.cached_property
@@ -120,7 +116,7 @@ class ApiContext:
         return StorePosition(self.store, self.clock)
 
     def start(self) -> None:
-        """Begin to follow the store; call on the loop."""
+        """Begin to follow the store; call it in the loop."""
         works: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = (
             self.tokens.run,
             self.enrolments.run,
@@ -132,7 +128,7 @@ class ApiContext:
         self._tasks = [asyncio.create_task(work()) for work in works]
 
     async def stop(self) -> None:
-        """End what ``start`` began, and every stream."""
+        """End the tasks of ``start``, and every stream."""
         self.stopping.set()
         for woken in self.streams:
             woken.set()
@@ -140,8 +136,8 @@ class ApiContext:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def tell(self, about: Ref, reason: str, message: str, type_: Literal["Normal", "Warning"] = "Normal") -> None:
-        """One event for the journal; none of a question, which changes nothing and is soon gone."""
+    def add_event(self, about: Ref, reason: str, message: str, type_: Literal["Normal", "Warning"] = "Normal") -> None:
+        """Write an event; none of a question, which changes nothing and is soon gone."""
         if BY_NAME[about.kind].ephemeral:
             return
         self.journal.append(Event(type=type_, reason=reason, message=message, object=about, source=SOURCE))

@@ -90,7 +90,7 @@ def _schemas() -> dict[str, Any]:
 
 
 def _write_quantities(kind: Kind, schemas: dict[str, Any]) -> None:
-    """Say of quantities how people may write them."""
+    """Describe how people may write quantities."""
     properties = schemas[kind.spec.__name__].get("properties", {})
     for doc in describe_fields(kind.spec):
         name = doc.path.removeprefix("spec.")
@@ -149,7 +149,7 @@ def _manifest_schema(kind: Kind) -> dict[str, Any]:
             "generation": {"type": "integer", "description": "Only if the object still has this generation"},
             "revision": {
                 "type": "integer",
-                "description": "In a PUT without generation: only if the object still has this revision; status moves it, too",
+                "description": "In a PUT without generation: only if the object still has this revision; status changes it, too",
             },
         },
     }
@@ -312,7 +312,7 @@ def _answered(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gone(title: str) -> dict[str, Any]:
-    """The last state of what was deleted; of a repeat nobody knows more than the name."""
+    """The last state of a deleted object; the answer to a repeated request has only the name."""
     repeated = {"type": "object", "properties": {"uid": {"const": ""}, "name": {"type": "string"}}}
     return {"anyOf": [_ref(title), repeated]}
 

@@ -1,4 +1,4 @@
-"""Which handler answers what. Objects' routes derive from the kinds; those written by hand stand in two tables."""
+"""Which handler answers which path. Routes of objects derive from the kinds; the others are in two tables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from weft.kinds.registry import KINDS
 from weft.objects.errors import InvalidInput, NotFound
 from weft.serving.answer import Answer
 
-MOST_KEPT = 2048  # paths whose place is remembered …
+MOST_KEPT = 2048  # paths whose handlers are cached …
 LONGEST_KEPT = 200  # … if they have no more characters
 Plain = Callable[[ApiContext, Call], Awaitable[Answer]]
 T = TypeVar("T")
@@ -40,7 +40,7 @@ def route(context: ApiContext, call: Call) -> Awaitable[Answer]:
 
 @functools.lru_cache(MOST_KEPT)
 def _find(method: str, path: str) -> tuple[Callable[..., Awaitable[Answer]], tuple[Any, ...]]:
-    """Who answers, and what it is given beside context and call. Pure: the same path leads to the same place again and again."""
+    """The handler, and its arguments after context and call. Pure, so it can be cached."""
     segments = read_segments(path)
     if segments[0] != "v1" or len(segments) < 2:
         raise no_such_path()
@@ -82,7 +82,7 @@ def _list_or_watch(context: ApiContext, call: Call, target: Target) -> Awaitable
 
 
 def _if_allowed(what: str, handler: OnTarget) -> OnTarget:
-    """``handler`` for those who may ``what`` objects of the kind."""
+    """``handler`` for actors that may ``what`` objects of the kind."""
 
     def checked(context: ApiContext, call: Call, target: Target) -> Awaitable[Answer]:
         authorise_write(call.actor, target.kind, what)

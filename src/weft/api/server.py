@@ -1,4 +1,4 @@
-"""The API server's HTTP server: what they bear, and how it words what it turns away."""
+"""The API server's HTTP server: its bounds, and its answers to requests that it refuses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from weft.serving.answer import Answer, Answers
 from weft.serving.server import HttpServer
 from weft.serving.shares import Bounds
 
-BOUNDS = Bounds(most_connections=8192, most_unwanted_bytes=1_000_000)  # bodies are bounded by who reads them
+BOUNDS = Bounds(most_connections=8192, most_unwanted_bytes=1_000_000)  # each reader of a body has a bound of its own
 
 
 def make_api_server(

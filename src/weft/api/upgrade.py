@@ -1,7 +1,7 @@
-"""At the API server's start, before anyone is let in: objects of an older schema are written in this weft's.
+"""Upgrades objects of an older schema, at the API server's start before it accepts requests.
 
-Reads all objects of kinds that have had another schema; writes those that are older. Killed half-way, the next start goes
-on. Objects of a newer schema stay as they are.
+Reads all objects of kinds that have had another schema; writes the older ones. After a kill half-way the next start goes on.
+Objects of a newer schema stay as they are.
 """
 
 from __future__ import annotations
@@ -50,6 +50,6 @@ async def _upgrade_entry(store: Store, kind: Kind, entry: Entry) -> bool:
         try:
             await store.commit([Put(found.key, msgspec.json.encode(fresh))], [AtRevision(found.key, found.revision)])
             return True
-        except PreconditionFailed:  # another server is at it too
+        except PreconditionFailed:  # another server upgrades it too
             found = await store.get(found.key)
     return False

@@ -1,7 +1,7 @@
 """Admission: turns a manifest into writes, or refuses it with a reason. Nothing is stored here.
 
-Reads the objects that the manifest refers to; every one of them stands in the preconditions, so that what was true here is still
-true when the writes are committed.
+Reads the objects that the manifest refers to. Each of them is in the preconditions: what was true here is still true when the
+writes are committed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _NOT_YET_PLACED = ("Pending", "Hold")
 
 @dataclass
 class Draft:
-    """What one manifest comes to. ``action`` is created, updated or unchanged; unchanged has no writes."""
+    """The outcome of one manifest. ``action`` is created, updated or unchanged; unchanged has no writes."""
 
     kind: Kind
     envelope: Envelope
@@ -51,8 +51,7 @@ class Draft:
 
 
 class Fleet:
-    """What the ``count`` new objects of one request have in common, worked out once: their specs are mostly all alike, and so is
-    what these name. What is read is not changed."""
+    """The ``count`` new objects of one request: most have the same spec, which is read once. Nobody changes what ``read`` gave."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -61,20 +60,20 @@ class Fleet:
         self._named: dict[tuple[str | None, int], list[Precondition]] = {}
 
     def new_uid(self) -> str:
-        """One that nobody else has."""
+        """A fresh uid."""
         if not self._uids:
             self._uids = new_uids(self._count)
         return self._uids.pop()
 
     def read(self, kind: Kind, given: dict[str, Any]) -> tuple[Any, msgspec.Raw]:
-        """The spec of a new ``kind`` and how it is stored. Raises what is wrong with it."""
+        """The spec of a new ``kind``, and its stored form. Raises WeftError for an invalid one."""
         text = (kind.name, _encoder.encode(given))
         if text not in self._read:
             self._read[text] = _read_new(kind, given)
         return self._read[text]
 
     async def plan_named(self, view: View, kind: Kind, envelope: Envelope, spec: Any) -> list[Precondition]:
-        """What must hold for ``envelope`` to name what ``spec``, which ``read`` gave, does. Raises as that does."""
+        """The preconditions of the references in ``spec``, which ``read`` gave. Raises NotFound, InUse."""
         of = (envelope.project, id(spec))
         found = self._named.get(of)
         if found is None:
@@ -85,7 +84,7 @@ class Fleet:
 
 
 async def plan_put(context: ApiContext, view: View, manifest: Manifest) -> Draft:
-    """Make the object, or bring the one there is to the manifest."""
+    """Create the object, or update the existing one to the manifest."""
     current = await view.get(manifest.kind, manifest.project, manifest.name)
     if current is None:
         return await plan_create(context, view, manifest, known_absent=True)
@@ -95,8 +94,7 @@ async def plan_put(context: ApiContext, view: View, manifest: Manifest) -> Draft
 async def plan_create(
     context: ApiContext, view: View, manifest: Manifest, *, known_absent: bool = False, fleet: Fleet | None = None
 ) -> Draft:
-    """A new object. Raises AlreadyExists; with ``known_absent`` that is left to the commit to find out. ``fleet`` are those that
-    the same request makes."""
+    """A new object. Raises AlreadyExists; with ``known_absent`` the commit finds out. ``fleet``: all objects of the request."""
     kind = manifest.kind
     if not known_absent:
         current = await view.get(kind, manifest.project, manifest.name)
@@ -140,7 +138,7 @@ async def plan_create(
     )
     if kind.initial_conditions is not None:
         envelope.conditions = [
-            replace(said, since=envelope.created_at, generation=1) for said in kind.initial_conditions(spec)
+            replace(condition, since=envelope.created_at, generation=1) for condition in kind.initial_conditions(spec)
         ]
     key = envelope.key
     plan_named = _plan_named if fleet is None else fleet.plan_named
@@ -188,12 +186,12 @@ async def plan_update(context: ApiContext, view: View, manifest: Manifest, curre
 
 
 def refuse_another(kind: Kind, current: Envelope, uid: str) -> None:
-    """Raise StaleRevision unless ``current`` is the very object with ``uid``, not a later one of its name."""
+    """Raise StaleRevision if ``current`` is another object than ``uid``: a later one of its name."""
     if current.uid != uid:
         raise StaleRevision(
             f'{kind.title} "{current.name}" is another object now: uid {current.uid}, not {uid[:40]}',
             field="uid",
-            hint="leave uid out to address whichever object has the name",
+            hint="leave uid out to address the object that has the name now",
             details={"uid": current.uid},
         )
 
@@ -208,7 +206,7 @@ async def plan_spec(
     changes: list[FieldChange],
     labels: dict[str, str] | None = None,
 ) -> Draft:
-    """The writes that give ``current`` the spec ``new``, and ``labels`` if given; the object itself is the first of them."""
+    """The writes that give ``current`` the spec ``new``, and ``labels`` if given. The object itself is the first write."""
     refuse_newer(kind, current)
     envelope = msgspec.structs.replace(current, labels=current.labels if labels is None else labels)
     if changes:
@@ -227,7 +225,7 @@ async def plan_spec(
 
 
 def read_spec(kind: Kind, raw: dict[str, Any], old: Any = None) -> Any:
-    """``raw`` as the kind's spec with all defaults written out; what is kept comes from ``old``. Raises what is wrong with it."""
+    """``raw`` as the kind's spec with all defaults filled in; the server's own fields come from ``old``. Raises WeftError."""
     try:
         spec: Any = read_strict(raw, kind.spec)
     except (ValueError, OverflowError) as problem:  # a number so large that Python won't even print it
@@ -244,12 +242,12 @@ def read_spec(kind: Kind, raw: dict[str, Any], old: Any = None) -> Any:
 
 
 def read_limits(kind: Kind, current: Envelope) -> Limits | None:
-    """What a running one can come to without a restart; None if none runs."""
+    """How far a running workload can be resized without a restart; None if it isn't running."""
     return kind.resize_limits(decode_part(current.status, kind.status)) if kind.resize_limits is not None else NO_LIMITS
 
 
 def refuse_deleting(kind: Kind, current: Envelope) -> None:
-    """Raise IllegalTransition if ``current`` is on its way out."""
+    """Raise IllegalTransition if ``current`` is being deleted."""
     if current.deleting_since is not None:
         raise IllegalTransition(
             f'{kind.title} "{current.name}" is being deleted',
@@ -259,13 +257,13 @@ def refuse_deleting(kind: Kind, current: Envelope) -> None:
 
 
 def guard(kind: Kind, current: Envelope) -> None:
-    """Raise IllegalTransition if people may neither change nor delete it just now."""
+    """Raise IllegalTransition if people may neither change nor delete the object now."""
     if kind.write_guard is not None:
         kind.write_guard(current)
 
 
 def taken(context: ApiContext, kind: Kind, current: Envelope) -> AlreadyExists:
-    """The error for a name that is taken, saying by what; its reason is another one where that is on its way out."""
+    """The error for a name that ``current`` has; its reason is ``beingDeleted`` while that is being deleted."""
     what, name, now = f'{kind.title} "{current.name}"', f"{kind.name}/{current.name}", context.clock.now()
     if current.deleting_since is not None:
         return AlreadyExists(
@@ -293,7 +291,7 @@ def not_found(kind: Kind, name: str, project: str | None) -> NotFound:
 
 
 def is_live(envelope: Envelope) -> bool:
-    """Whether a workload has (or may have by now) a place where it was brought up as its spec says."""
+    """Whether a workload has, or may have by now, an allocation that runs its spec."""
     status = msgspec.json.decode(envelope.status)
     phase = status.get("phase") if isinstance(status, dict) else None
     placed = envelope.condition("Placed")
@@ -319,7 +317,7 @@ def _refuse_impossible(kind: Kind, current: Envelope, changes: list[FieldChange]
 
 
 def _refuse_nodes_range(context: ApiContext, cidr: str) -> None:
-    """A guest with a node's address would be in that node's place for its neighbours."""
+    """A guest with a node's address would get that node's traffic."""
     if node := context.ranges.find_node(cidr):
         raise InvalidInput(
             f"spec.cidr: {cidr} contains {node}, which is a node's own address",
@@ -354,7 +352,7 @@ def _read_new(kind: Kind, given: dict[str, Any]) -> tuple[Any, msgspec.Raw]:
 
 @functools.cache
 def _first_status(type_: type[msgspec.Struct]) -> msgspec.Raw:
-    """Of an object that nobody has done anything about yet."""
+    """The status of a new object."""
     return _raw(type_())
 
 

@@ -1,6 +1,6 @@
-"""Commits what was admitted. When others wrote in between, the whole is admitted anew: people never see that.
+"""Commits what was admitted. When others wrote in between, the request is admitted again: people never see that.
 
-Writes to the store; tells the journal.
+Writes to the store and the journal.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ _NOWHERE = "/-"
 
 
 async def retry(context: ApiContext, attempt: Callable[[], Awaitable[T]]) -> T:
-    """What ``attempt`` gives, begun anew as long as a precondition of its commit fails. Raises Unavailable if it never
-    stops failing."""
+    """The result of ``attempt``, repeated while a precondition of its commit fails. Raises Unavailable after the last try."""
     for count in range(TRIES):
         try:
             return await attempt()
@@ -41,17 +40,17 @@ async def _pause(context: ApiContext, count: int) -> None:
 
 def _too_fast() -> Unavailable:
     return Unavailable(
-        "the objects that this request needs change too fast just now", hint="try again", retry_after_seconds=1
+        "the objects that this request needs are changing too fast", hint="try again", retry_after_seconds=1
     )
 
 
 async def settle(
     context: ApiContext, plan: Callable[[View], Awaitable[Draft]], *, key: str | None = None, dry_run: bool = False
 ) -> Draft:
-    """Plan against the newest state and commit, until both agree; the draft as stored. ``key`` makes a repeat of the
-    same request harmless: it gets the object as it is now."""
+    """Plan against the newest state and commit, until the commit succeeds; the draft as stored. With ``key``, a repeat of
+    the same request changes nothing: it gets the object as it is now."""
 
-    for count in range(TRIES):  # as ``retry`` does; through that every write would cost more
+    for count in range(TRIES):  # as ``retry`` does, which would make every write cost more
         try:
             draft = await plan(View(context.store))
             if draft.writes and not dry_run:
@@ -66,7 +65,7 @@ async def settle(
 
 
 async def was_done(context: ApiContext, key: str) -> bool:
-    """Whether a commit with this idempotency key has been made: asked by one that could never succeed otherwise."""
+    """Whether a commit with this idempotency key was made: for a repeat that admission would refuse by now."""
     try:
         await context.store.commit([], [Absent(_NOWHERE), Present(_NOWHERE)], idempotency_key=key)
     except PreconditionFailed:
@@ -80,21 +79,21 @@ async def read_again(context: ApiContext, store_key: str) -> Envelope | None:
     return None if entry is None else decode_envelope(entry.value, entry.revision)
 
 
-def tell(context: ApiContext, actor: Actor, draft: Draft) -> None:
-    """The journal's line for a change that someone made."""
+def record_change(context: ApiContext, actor: Actor, draft: Draft) -> None:
+    """Write the event of a change that ``actor`` made."""
     if draft.action == "created":
-        context.tell(draft.envelope.ref, "Created", f"created by {actor.name}")
+        context.add_event(draft.envelope.ref, "Created", f"created by {actor.name}")
     elif draft.action == "updated":
         paths = ", ".join([change.path for change in draft.changes[:5]]) or "labels"
-        context.tell(draft.envelope.ref, "Changed", f"{paths} changed by {actor.name}")
+        context.add_event(draft.envelope.ref, "Changed", f"{paths} changed by {actor.name}")
 
 
 async def _find_first(context: ApiContext, draft: Draft) -> None:
-    """If the commit had been made before, put what that one made into the draft."""
+    """If the commit was made before, put the object that it made into the draft."""
     stored = await read_again(context, draft.envelope.key)
     if stored is None:
         raise InvalidInput(
-            "this Idempotency-Key was used before, and the object that it made is gone",
+            "this Idempotency-Key was used before, and the object that it made was deleted",
             field="Idempotency-Key",
             hint="use a new key for a new request",
         )

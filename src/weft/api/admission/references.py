@@ -1,8 +1,9 @@
-"""What an object takes of others. What it names (references) must exist, and can't be deleted while it is named. What it must have
-alone in the fabric (claims), such as published ports, is made, changed and deleted in its own commit.
+"""What an object needs of others. An object that it names (a reference) must exist, and can't be deleted meanwhile. What only one
+owner in the fabric can have (a claim), such as a published port, is an object that the owner's own commit creates and deletes.
 
-The race between "refer to it" and "delete it" is closed by the store: a commit that refers has as its precondition the revision
-in which it saw the other not being deleted; a deletion marks first, and looks for references after that.
+The store closes the race between "refer to it" and "delete it": a commit with a reference has as its precondition the revision
+in which the other object was not being deleted; a deletion marks the object first, and searches for references after that. Reads
+existing claims; probes this machine's ports.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ _PAGE = 500
 
 
 async def plan_project(view: View, project: str | None) -> list[Precondition]:
-    """What must hold for an object to be made in ``project``. Raises NotFound."""
+    """The preconditions for a new object in ``project``. Raises NotFound."""
     if project is None:
         return []
     return await _plan_one(view, _PROJECT, None, project, "project")
 
 
 async def plan_references(view: View, kind: Kind, envelope: Envelope, old: Any, new: Any) -> list[Precondition]:
-    """What must hold for the spec of ``envelope`` to name what ``new`` names and ``old`` (None: nothing) didn't.
+    """The preconditions of the references that ``new`` has and ``old`` (None: no spec) has not.
 
-    Raises NotFound, and InUse for what another has to himself."""
+    Raises NotFound, and InUse for an object that another workload has exclusively."""
     preconditions: list[Precondition] = []
     for reference in kind.references:
         asked = reference.names(new)
@@ -72,8 +73,8 @@ async def plan_references(view: View, kind: Kind, envelope: Envelope, old: Any, 
 
 
 def is_same_for_all(kind: Kind, spec: Any) -> bool:
-    """Whether what ``plan_references`` finds out for a new object with ``spec`` holds for all that the same request makes: it
-    hangs neither on the object's name or uid nor on others of its kind."""
+    """Whether ``plan_references`` gives the same for all new objects with ``spec``: no reference depends on the object's name or
+    uid, or on other objects of its kind."""
     return not any(
         (reference.below is not None or reference.holder is not None or reference.kind == kind.name)
         and reference.names(spec)
@@ -82,7 +83,7 @@ def is_same_for_all(kind: Kind, spec: Any) -> bool:
 
 
 def _is_as_before(reference: Reference, old: Any, new: Any, asked: Sequence[str]) -> bool:
-    """Whether ``new`` names, and asks of what it names, what ``old`` did, so that there is nothing to look at."""
+    """Whether ``new`` has the references of ``old``, with the same conditions: then there is nothing to check."""
     return (
         reference.agree is None
         and (reference.suffices is None or _asks_as_before(reference, old, new))
@@ -95,7 +96,7 @@ def _asks_as_before(reference: Reference, old: Any, new: Any) -> bool:
 
 
 async def _find_project(view: View, target: Kind, envelope: Envelope, reference: Reference, name: str) -> str | None:
-    """Where the object ``name`` is that it refers to: its own project, or the shared one if there is none."""
+    """The project of the object ``name``: that of ``envelope``, or the shared one if it isn't there."""
     own = _scope(target, envelope)
     if reference.shared is None or own == reference.shared or await view.get(target, own, name) is not None:
         return own
@@ -105,7 +106,7 @@ async def _find_project(view: View, target: Kind, envelope: Envelope, reference:
 async def _read_named(
     view: View, envelope: Envelope, reference: Reference, names: Sequence[str]
 ) -> dict[str, Envelope]:
-    """By name, of what it refers to, that which exists."""
+    """The objects it refers to that exist, by name."""
     target = BY_NAME[reference.kind]
     found = {name: await view.get(target, _scope(target, envelope), name) for name in names}
     return {name: other for name, other in found.items() if other is not None}
@@ -116,7 +117,7 @@ def _scope(target: Kind, envelope: Envelope) -> str | None:
 
 
 async def find_users(store: Store, kind: Kind, envelope: Envelope) -> list[str]:
-    """Who keeps ``envelope`` from being deleted: ``vm/web`` and the like, a few of them."""
+    """A few of the objects that keep ``envelope`` from being deleted, like ``vm/web``."""
     if kind.holds_objects:
         return await _find_content(store, envelope.name)
     if kind.runs_workloads:
@@ -130,7 +131,7 @@ async def find_users(store: Store, kind: Kind, envelope: Envelope) -> list[str]:
 
 
 def is_referred_to(kind: Kind) -> bool:
-    """Whether anything could keep an object of ``kind`` from being deleted."""
+    """Whether objects of any kind can refer to one of ``kind``."""
     return (
         kind.holds_objects
         or kind.runs_workloads
@@ -139,7 +140,7 @@ def is_referred_to(kind: Kind) -> bool:
 
 
 def in_use(kind: Kind, name: str, users: list[str]) -> InUse:
-    """The error for deleting what others need."""
+    """The error for deleting an object that others need."""
     shown = ", ".join(users[:_SHOWN]) + (" and more" if len(users) > _SHOWN else "")
     return InUse(
         f'{kind.title} "{name}" is in use by {shown}',
@@ -168,7 +169,7 @@ async def _plan_one(
 
 
 async def _refuse_held(view: View, kind: Kind, by: Envelope, name: str, reference: Reference) -> None:
-    """Raise InUse if another workload than ``by`` has it. One that is being deleted is waited for by the scheduler."""
+    """Raise InUse if another workload than ``by`` has it. The scheduler waits for one that is being deleted."""
     found = await view.get(kind, by.project, name)
     holder = (
         None if found is None or reference.holder is None else reference.holder(decode_part(found.status, kind.status))
@@ -244,8 +245,8 @@ def _referring(kind: Kind, reference: Reference, target: Envelope, entries: Sequ
 async def plan_claims(
     context: ApiContext, view: View, kind: Kind, owner: Envelope, old: Any, new: Any
 ) -> tuple[list[Write], list[Precondition]]:
-    """The writes that turn the claims of ``old`` (None: a new owner) into those of ``new``, and what must hold for
-    them. Raises InUse if another owner has one, or something outside weft holds the port."""
+    """The writes that turn the claims of ``old`` (None: a new owner) into those of ``new``, and their preconditions. Raises
+    InUse if another owner has one of them, or a program outside weft holds the port."""
     asked, before = _claims(kind, owner, new), [] if old is None else _claims(kind, owner, old)
     if not asked and not before:
         return [], []
@@ -275,7 +276,7 @@ async def plan_claims(
 
 
 def plan_release(kind: Kind, owner: Envelope, spec: Any) -> list[Write]:
-    """The deletes of all claims of an owner that goes."""
+    """The deletes of all claims of an owner that is deleted."""
     return [Delete(_key(claim)) for claim in _to_release(_claims(kind, owner, spec))]
 
 

@@ -1,4 +1,4 @@
-"""Secrets on their way in: what people give is sealed before it is stored, and is in no answer, log or error."""
+"""Secrets on their way in: values are sealed before they are stored, and are in no answer, log or error."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from weft.trust.seal import seal, unseal
 
 
 def take_in(context: ApiContext, manifest: Manifest, current: Envelope | None) -> dict[str, Any]:
-    """The spec of ``manifest`` with what it gives sealed, beside what ``current`` holds already. What is given again as it was
-    stays as it is. Raises InvalidInput, which never says a value."""
+    """The spec of ``manifest`` with its values sealed, beside those that ``current`` has. An unchanged value keeps its seal.
+    Raises InvalidInput, which never contains a value."""
     if manifest.kind is not SECRET:
         return manifest.spec
     before = decode_part(current.spec, SecretSpec).sealed if current is not None else {}
@@ -41,7 +41,7 @@ def take_in(context: ApiContext, manifest: Manifest, current: Envelope | None) -
 
 
 def hide_changes(kind: Kind, changes: list[FieldChange]) -> list[FieldChange]:
-    """As people are told of them: that a key's value is another, not what it is sealed as."""
+    """``changes`` without sealed values: only that the value of a key changed."""
     if kind is not SECRET:
         return changes
     words = {False: None, True: "(sealed)"}
@@ -59,7 +59,7 @@ def hide_changes(kind: Kind, changes: list[FieldChange]) -> list[FieldChange]:
 
 
 def _read_kept(given: Any, before: Mapping[str, str]) -> dict[str, str]:
-    """What was read may be sent back, as it was or without some keys."""
+    """A client may send back the sealed values that it read, or some of them."""
     if given is None:
         return dict(before)
     if not isinstance(given, dict) or any(before.get(key) != value for key, value in given.items()):

@@ -1,6 +1,6 @@
-"""What objects need uploaded before they name it: functions' code, by digest, in a folder of the blobs.
+"""Uploads that objects refer to: functions' code, by digest, in a folder of the blobs.
 
-Written by ``code``; collected by the controller of the same name once nothing has named it for a while.
+``code`` writes them; the controller of the same name removes those that no object has named for a while.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from weft.objects.errors import NotFound
 
 
 def code_path(blobs: Path, sha256: str) -> Path:
-    """Where the code with this digest lies, or would."""
+    """The path of the code with this digest, whether it is there or not."""
     return blobs / CODE_FOLDER / sha256
 
 
 async def require_uploads(context: ApiContext, kind: Kind, old: Any, new: Any) -> None:
-    """Raises NotFound if ``new`` names what was never uploaded. What is there stays for a while yet."""
+    """Raises NotFound if the code that ``new`` names isn't there. The check keeps code for a while longer."""
     if kind.uploads is None:
         return
     before = set() if old is None else set(kind.uploads(old))
@@ -37,7 +37,7 @@ async def require_uploads(context: ApiContext, kind: Kind, old: Any, new: Any) -
 
 
 def touch(path: Path) -> bool:
-    """Count its age anew; whether it is there."""
+    """Reset its age; whether it is there."""
     try:
         os.utime(path)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The store as one request sees it: each object read once, and what the request is about to write laid over it."""
+"""The store as one request sees it: each object read once, and the request's own planned writes on top."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class View:
         return self._read[key]
 
     def plan(self, key: str, envelope: Envelope) -> None:
-        """Lay ``envelope`` over what is stored at ``key``: those that come after in this request may refer to it."""
+        """Put ``envelope`` on top of what is stored at ``key``: later objects of this request may refer to it."""
         self._planned[key] = envelope
 
     def is_planned(self, key: str) -> bool:

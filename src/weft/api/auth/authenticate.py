@@ -1,4 +1,4 @@
-"""Authenticates requests: by bearer token, or by the certificate of the connection. Nobody is let in without either."""
+"""Authenticates requests: by bearer token, or by the certificate of the connection."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_BEARERS = 1000  # bearers that are remembered
 
 
 async def authenticate(context: ApiContext, call: Call) -> Actor:
-    """The actor. Raises NotAuthenticated, saying no more than a stranger may know."""
+    """The actor. Raises NotAuthenticated, with no more detail than a stranger may know."""
     bearer = call.bearer
     if bearer:
         return _known(context, bearer) or await _by_token(context, bearer)
@@ -36,7 +36,7 @@ async def authenticate(context: ApiContext, call: Call) -> Actor:
 
 
 async def is_still_let_in(context: ApiContext, actor: Actor) -> bool:
-    """Whether ``actor``, let in before, still would be: asked now and then while a stream lasts."""
+    """Whether ``actor`` would still be let in: for streams, which check it now and then."""
     if actor.kind == "node":
         try:
             await require_enrolled(context, actor)
@@ -54,7 +54,7 @@ async def _by_certificate(context: ApiContext, peer: Peer, uid: str) -> Actor:
 
 
 def _known(context: ApiContext, bearer: str) -> Actor | None:
-    """The actor of a bearer that was checked before, if its token is stored as it was then."""
+    """The actor of a bearer that was checked before, if its token hasn't changed since."""
     known = context.bearers.get(bearer)
     if known is None:
         return None

@@ -1,6 +1,6 @@
-"""Who may do what. Admins do what people may; viewers read; a node sees and reports only what is its own.
+"""Who may do what. Admins may change what people write; viewers read; a node sees and reports only what is its own.
 
-What only weft's own processes write (allocations, endpoints, …) nobody writes here, admin or not.
+Nobody, admin or not, changes through the API what weft's own processes write (allocations, endpoints, …).
 """
 
 from __future__ import annotations
@@ -21,28 +21,26 @@ from weft.trust.enrolment import Enrolment, enrolment_key
 
 
 class GivenUp(msgspec.Struct):
-    """What the API server remembers of a node that people gave up: uids of the allocations that went with it. A workload that
-    isn't there any more was deleted after that, so its guest may end when the node is back. Gone once the node, heard
-    again, has nothing left that nobody explains."""
+    """The record of a node that people gave up. A workload that isn't there any more was deleted after that, so its guest may
+    end when the node is back. The record goes once the node reports again and has no orphan left."""
 
     name: str
-    places: list[str] = []
+    places: list[str] = []  # uids of the allocations that were deleted with the node
 
 
 def given_up_key(uid: str) -> str:
-    """Of the ``GivenUp`` that is written with each commit that takes places from a node of this uid: its revision is that of
-    the last."""
+    """The key of a node's ``GivenUp``. Each commit that deletes the node's allocations writes it, so its revision is the last's."""
     return f"{enrolment_key(uid)}.given-up"
 
 
 def require_person(actor: Actor, what: str) -> None:
-    """Raise Forbidden unless a person (or program) with an access token asks."""
+    """Raise Forbidden unless ``actor`` is a person (or program) with an access token."""
     if actor.kind != "person":
         raise Forbidden(f"{_who(actor)} may not {what}")
 
 
 def require_admin(actor: Actor, what: str) -> None:
-    """Raise Forbidden unless an admin asks."""
+    """Raise Forbidden unless ``actor`` is an admin."""
     require_person(actor, what)
     actor.require_admin(what)
 
@@ -59,7 +57,7 @@ def authorise_write(actor: Actor, kind: Kind, what: str) -> None:
 async def authorise_read(
     context: ApiContext, actor: Actor, kind: Kind, name: str | None, query: Mapping[str, str]
 ) -> str | None:
-    """Raise Forbidden unless ``actor`` may read; the one prefix of names it may list, None if all."""
+    """Raise Forbidden unless ``actor`` may read; the one prefix of names that it may list, None for all."""
     asked = query.get(kind.name_begins)
     if actor.kind == "person":
         if kind.admins_read and not actor.is_admin:
@@ -86,9 +84,9 @@ async def authorise_read(
 
 
 async def require_enrolled(context: ApiContext, actor: Actor) -> Enrolment | None:
-    """What is known of the node's certificate; None if nothing (the store may be older than it).
+    """The enrolment of the node; None if the store has none (it may be older than the node's certificate).
 
-    Raises Forbidden if its node was removed, NotAuthenticated if it was enrolled anew since, with another key."""
+    Raises Forbidden if the node was removed, NotAuthenticated if it was enrolled again since, with another key."""
     if actor.peer is None:
         raise Forbidden("only the node itself may do this, with its certificate")
     return await context.enrolments.check(actor.id, actor.peer)

@@ -1,5 +1,5 @@
-"""Writes down which of a node's certificates counts. Each change is made against what is stored at that moment, so that none
-is made for a key that has been replaced meanwhile."""
+"""Stores which of a node's certificates counts. Each change has the stored enrolment as its precondition: none is made for a
+key that was replaced meanwhile."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from weft.trust.peer import Peer
 
 
 async def let_in(context: ApiContext, actor: Actor, peer: Peer) -> None:
-    """Remember the key of a certificate that is used for the first time. Raises Forbidden for a node that was removed,
-    NotAuthenticated for a certificate that is worth nothing."""
+    """Store the key of a certificate that is used for the first time. Raises Forbidden for a node that was removed,
+    NotAuthenticated for a certificate that doesn't count."""
     enrolment = await context.enrolments.check(actor.id, peer)
     if enrolment is not None and judge(enrolment, peer) is Standing.NEWER:
         await change(context, actor, peer, lambda known: adopt(known, peer))
 
 
 async def change(context: ApiContext, actor: Actor, peer: Peer, make: Callable[[Enrolment], Enrolment]) -> None:
-    """Store what ``make`` makes of the enrolment of the node that ``peer`` is, if it has one and wasn't removed. Raises
-    NotAuthenticated if another key has taken the place of the peer's."""
+    """Store what ``make`` makes of the enrolment of the node, if it has one and wasn't removed. Raises NotAuthenticated if
+    another key has replaced the peer's."""
     key = enrolment_key(actor.id)
 
     async def attempt() -> None:

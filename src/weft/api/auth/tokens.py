@@ -1,12 +1,12 @@
-"""Making tokens: the server draws the secret, keeps its hash (of an access key: nothing), and tells it once, in the answer
-that makes the token."""
+"""Creates tokens: the server draws the secret, keeps its hash (of an access key: nothing), and sends it once, in the answer to
+the request."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from weft.api.admission import admit
-from weft.api.admission.commit import settle, tell
+from weft.api.admission.commit import record_change, settle
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, object_answer
 from weft.api.request.manifest import read_manifest
@@ -22,7 +22,7 @@ ACCESS_KEY = "access-key"
 
 
 async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_run: bool) -> Answer:
-    """``POST /v1/tokens``: the name may be left out; a join token lapses after a day unless told otherwise."""
+    """``POST /v1/tokens``: the name is optional; a join token expires after a day unless its spec has another time."""
     spec = raw.get("spec")
     if not isinstance(spec, dict):
         spec = {}
@@ -41,16 +41,16 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_ru
     if use == "join" and full.get("expires_at") is None:
         full["expires_at"] = context.clock.now() + JOIN_LIFETIME_SECONDS
     manifest = read_manifest({**raw, "name": name, "spec": full}, kind=TOKEN)
-    # No Idempotency-Key: the secret of a token made before can't be told again.
+    # No Idempotency-Key: nobody has the secret of a token that was made before.
     draft = await settle(context, lambda view: admit.plan_create(context, view, manifest), dry_run=dry_run)
     if dry_run:
         return object_answer(draft.envelope)
-    tell(context, call.actor, draft)
+    record_change(context, call.actor, draft)
     return object_answer(draft.envelope, 201, secret=text)
 
 
 def refuse_without_secret(kind: Kind) -> None:
-    """Raise InvalidInput where a token would be made with nobody to tell its secret to."""
+    """Raise InvalidInput for a token in a request whose answer can't carry its secret."""
     if kind is TOKEN:
         raise InvalidInput(
             "a token can't be made or changed this way: its secret would be lost",

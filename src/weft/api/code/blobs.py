@@ -1,5 +1,5 @@
-"""Contents of images and of functions' code by digest, with ranges: for nodes, of the images in their allocations, and what they
-have a ticket for; and for admins. Who may only look gets what objects say, not what guests are made of."""
+"""Contents of images and of functions' code by digest, with ranges. A node gets the images of its allocations, and what it has
+a ticket for; an admin gets all; a viewer reads objects, not contents."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def blob(context: ApiContext, call: Call, digest: str) -> Answer:
 
 
 def _send(call: Call, path: Path, tag: str) -> Answer:
-    """The file, or the one range of it that is asked for (RFC 9110): of several, or of another version, all of it."""
+    """The file, or one range of it (RFC 9110); all of it if the request names several ranges, or another version."""
     size = path.stat().st_size
     headers = (("content-type", "application/octet-stream"), ("etag", tag), ("accept-ranges", "bytes"))
     found = _RANGE.fullmatch(call.request.header(b"range"))
@@ -59,8 +59,8 @@ def _send(call: Call, path: Path, tag: str) -> Answer:
     end = size if last is None else min(last + 1, size)
     if first >= end:
         return Answer(416, headers=(("content-range", f"bytes */{size}"),))
-    said = ("content-range", f"bytes {first}-{end - 1}/{size}")
-    return Answer(206, headers=(*headers, said), pieces=_read(path, first, end), length=end - first)
+    content_range = ("content-range", f"bytes {first}-{end - 1}/{size}")
+    return Answer(206, headers=(*headers, content_range), pieces=_read(path, first, end), length=end - first)
 
 
 async def _read(path: Path, start: int, end: int) -> AsyncGenerator[bytes, None]:

@@ -1,4 +1,4 @@
-"""Functions' code: uploaded once by its digest, checked, kept durably, and kept for as long as anything names it."""
+"""Functions' code: uploaded once by its digest, checked, and stored durably while an object names it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from weft.objects.identity import object_key
 from weft.serving.answer import Answer
 
 AT_ONCE = 4  # uploads: each may hold a file and a thread
-PARTIAL = ".upload-"  # what a file is called until it is whole
+PARTIAL = ".upload-"  # a file's name begins so until the file is complete
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 async def code(context: ApiContext, call: Call, project: str, sha256: str) -> Answer:
-    """``PUT``, with the zip as the body, and ``GET`` (is it there?) of ``/v1/projects/{project}/code/{sha256}``. What is there is
-    not looked at again."""
+    """``PUT``, with the zip as the body, and ``GET`` (is it there?) of ``/v1/projects/{project}/code/{sha256}``. Code that is there
+    is not checked again."""
     authorise_write(call.actor, FUNCTION, "upload code of")
     call.query()
     if not _DIGEST.fullmatch(sha256):
@@ -49,7 +49,7 @@ async def code(context: ApiContext, call: Call, project: str, sha256: str) -> An
         size = await _receive(call, path, sha256)
     except OSError as problem:
         raise Unavailable(
-            f"the server can't keep the code: {(problem.strerror or str(problem)).lower()}", hint="try again later"
+            f"the server can't store the code: {(problem.strerror or str(problem)).lower()}", hint="try again later"
         ) from None
     finally:
         context.uploads -= 1
@@ -57,7 +57,7 @@ async def code(context: ApiContext, call: Call, project: str, sha256: str) -> An
 
 
 async def _receive(call: Call, path: Path, sha256: str) -> int:
-    """Take the body in, piece by piece, into a file that gets its name once it is found good; its size."""
+    """Write the body, piece by piece, into a file that gets its name after the check; its size."""
     await asyncio.to_thread(path.parent.mkdir, mode=0o700, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=PARTIAL, dir=path.parent)
     work = Path(name)
@@ -70,7 +70,7 @@ async def _receive(call: Call, path: Path, sha256: str) -> int:
                 await asyncio.to_thread(out.write, piece)
             if digest.hexdigest() != sha256:
                 raise InvalidInput(
-                    f"the uploaded code is not what was announced: its SHA-256 is {digest.hexdigest()}",
+                    f"the uploaded code doesn't match the digest in the path: its SHA-256 is {digest.hexdigest()}",
                     reason="badCode",
                     hint="send it again",
                 )

@@ -1,7 +1,7 @@
-"""Where instances of functions on a node reach a network: one address of the node's in it, made when the node asks.
+"""Egress endpoints: a node's own address in a network, by which instances of functions reach it; made when the node asks.
 
-The address is an Endpoint like a workload's, so nobody is given it twice; the node is its workload and its owner. It is the highest
-that is free, while workloads get the lowest. The controller of egress endpoints takes it away.
+The address is an Endpoint like a workload's, so it is given only once; the node is its workload and its owner. It is the highest
+free address, while workloads get the lowest. The controller of egress endpoints deletes it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ async def _find_network(context: ApiContext, asked: EgressEndpointInput) -> Enve
 
 
 async def _require_function(context: ApiContext, network: Envelope) -> None:
-    """A node comes into a network because of a function only if one names it."""
+    """Raise Forbidden unless a function names the network."""
     for kind in ("function", "functionversion"):
         for found in await _list(context, kind, network.project, ""):
             if network.name in networks_of_code(decode_part(found.spec, FunctionCode)):
@@ -61,7 +61,7 @@ async def _require_function(context: ApiContext, network: Envelope) -> None:
 
 
 async def _ensure(context: ApiContext, node: Ref, network: Envelope) -> Envelope:
-    """The node's endpoint, made unless it is there. Raises Unavailable when the network is full."""
+    """The node's endpoint, created if there is none. Raises Unavailable when the network is full."""
     endpoints = await _list(context, "endpoint", None, f"{network.uid}.")
     for endpoint in endpoints:
         if _workload(endpoint) == node.uid:

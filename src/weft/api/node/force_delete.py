@@ -1,8 +1,8 @@
-"""``DELETE /v1/nodes/NAME?force=1``: a node that doesn't come back is given up, and its guests are placed anew.
+"""``DELETE /v1/nodes/NAME?force=1``: gives up a node that doesn't come back; its workloads are placed on others.
 
-Deletes the node's allocations and the Node; volumes keep their home, so what lies on a lost disk is waited for and never
-passed over for an empty one. The node's certificate stays good: if it returns after all it is taken back, once it has heard
-that its places went, and told which of its guests have a later incarnation elsewhere, or were deleted since (``report.py``).
+Deletes the node's allocations and the Node. Volumes keep their home: a workload waits for data on a lost disk, and never gets an
+empty one instead. The node's certificate stays valid: a node that returns is taken back once it has followed the deletion of its
+allocations, and learns which of its guests have a later incarnation elsewhere, or were deleted since (``report.py``).
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import object_key
 
 _AT_ONCE = 50
-_MOST_PLACES = 4000  # remembered of a node; guests of more than that are kept as orphans
+_MOST_PLACES = 4000  # allocations that are recorded of a node; guests of more stay as orphans
 
 
 async def give_up(context: ApiContext, call: Call, kind: Kind, envelope: Envelope) -> Envelope:
-    """Delete a silent node with all places on it; what it was. Raises IllegalTransition while it is Ready."""
+    """Delete a lost node with all its allocations; its last state. Raises IllegalTransition while it is Ready."""
     if not kind.runs_workloads:
         raise InvalidInput(f"force is only for a lost node; delete the {kind.title} without it", field="force")
     if decode_part(envelope.status, NodeStatus).phase == "Ready":
         raise IllegalTransition(
-            f'node "{envelope.name}" is Ready: its workloads run, and need not be given up',
-            hint="delete them, or switch the node off and wait until it is NotReady",
+            f'node "{envelope.name}" is Ready, and its workloads run: it can\'t be given up',
+            hint="drain the node or delete its workloads; or switch it off and wait until it is NotReady",
         )
     lost: list[str] = []
     while (found := await retry(context, lambda: _forget_some(context, envelope))) is not None:
         lost += found
-    context.tell(
+    context.add_event(
         envelope.ref, "GivenUp", f"by {call.actor.name}, with the allocations of {', '.join(lost) or 'no workload'}"
     )
     return envelope
 
 
 async def _forget_some(context: ApiContext, node: Envelope) -> list[str] | None:
-    """Delete a few of the node's allocations, and with the last of them the Node; whose they were, None once all is gone. One
-    that was made until its Node was gone goes after it."""
+    """Delete a few of the node's allocations, and with the last of them the Node. Their workloads; None once all are deleted. An
+    allocation that was made meanwhile is deleted after the Node."""
     page = await context.store.list(object_key("allocation", None, f"{node.uid}."), limit=_AT_ONCE)
     doomed = [(entry.key, entry.revision) for entry in page.entries]
     current = await read_again(context, node.key)

@@ -1,7 +1,7 @@
 """Enrolment: a machine with a join token becomes a node with a certificate of its own, and later renews that.
 
-Writes the Node object, what is remembered of its certificate, and the token's use, in one commit. A join whose answer
-was lost may be repeated with the same token and key.
+Writes the Node object, its enrolment and the token's use in one commit. A join whose answer was lost may be repeated with
+the same token and key.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ async def join(context: ApiContext, call: Call) -> Answer:
 
 
 async def renew(context: ApiContext, call: Call, name: str) -> Answer:
-    """``POST /v1/nodes/{name}:renew``, by the node itself: a fresh certificate for its next year. If it is for another key,
-    that of the present one counts until the other is used."""
+    """``POST /v1/nodes/{name}:renew``, by the node itself: a new certificate for another year. If that has another key, the
+    present key counts until the new one is used."""
     await require_own(context, call, name)
     call.query()
     given = read_strict(await call.read_object(), RenewInput, "")
@@ -59,7 +59,7 @@ async def renew(context: ApiContext, call: Call, name: str) -> Answer:
 
 
 async def require_own(context: ApiContext, call: Call, name: str) -> Enrolment | None:
-    """Raise Forbidden unless the node called ``name`` asks itself; what is remembered of it."""
+    """The enrolment of the node ``name``. Raises Forbidden unless the request is the node's own."""
     if call.actor.kind != "node":
         raise Forbidden("only the node itself may do this, with its certificate")
     enrolment = await require_enrolled(context, call.actor)
@@ -69,7 +69,7 @@ async def require_own(context: ApiContext, call: Call, name: str) -> Enrolment |
 
 
 async def _enrol(context: ApiContext, token_id: str, name: str, key: str) -> tuple[str, float]:
-    """The uid of the node whose key is now that with digest ``key``, and no other; and when its certificate begins."""
+    """The uid of the node, whose only valid key has the digest ``key`` now; and when its certificate begins."""
     token = await context.tokens.read(object_key("token", None, token_id))
     if token is None:
         raise NotAuthenticated("the token is not valid", hint="weft token create --join makes another")
@@ -106,14 +106,14 @@ async def _enrol(context: ApiContext, token_id: str, name: str, key: str) -> tup
     writes.append(Put(token.envelope.key, encode_envelope(token.envelope)))
     revision = await context.store.commit(writes, preconditions)
     context.enrolments.note(node.uid, enrolment, revision)
-    context.tell(node.ref, "Joined", f"joined with token {token_id}")
+    context.add_event(node.ref, "Joined", f"joined with token {token_id}")
     return node.uid, begins
 
 
 async def _repeat(
     context: ApiContext, token: TokenFacts, status: TokenStatus, node: Envelope | None, key: str
 ) -> tuple[str, float]:
-    """The same machine asks again with the token it has used: it may not have heard the answer."""
+    """The answer for a machine that uses its token again with the same key: its first answer may be lost."""
     if node is not None and node.uid == status.node_uid:
         entry = await context.store.get(enrolment_key(node.uid))
         known = None if entry is None else read_enrolment(entry.value)
@@ -131,7 +131,7 @@ async def _repeat(
 
 
 def make_node(context: ApiContext, name: str, uid: str) -> Envelope:
-    """A Node object that nobody has reported on yet."""
+    """A Node object without a report."""
     return Envelope(
         kind="node",
         name=name,

@@ -1,7 +1,7 @@
-"""Which of a node's orphans surely don't count any more, so that the node may end them and take them away.
+"""Which of a node's orphans are certainly superseded, so that the node may end and remove them.
 
-Reads the node's own copies of their allocations, VMs, allocations, volumes, and which places went when the node was given
-up. Called with each of the node's reports.
+Reads the node's own copies of their allocations; workloads, allocations, volumes, and the record of allocations that were
+deleted when the node was given up. Called with each report of the node.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from weft.objects.identity import object_key
 
 
 async def find_superseded(context: ApiContext, node: Envelope) -> tuple[list[str], list[str]]:
-    """Uids of the orphans that the other side of their move has made superfluous, whose VM had a later incarnation or was
-    deleted after the node had been given up, or that surely are no guests and older than their VM; and of those of their
-    volumes whose data is another node's by now, which says that it has it: their home, or where a guest that never came stayed."""
+    """Uids of the superseded orphans, and of their stale volumes.
+
+    An orphan is superseded if the other end of its migration has replaced it; if its workload had a later incarnation, or was
+    deleted, after the node was given up; or if no guest can run there any more and the workload has a later incarnation. A
+    volume is stale if another node reports its data: its home, or the source of a migration whose target never ran."""
     copies = read_copies(decode_part(node.report, NodeReport))
     if not copies:
         return [], []
@@ -40,14 +42,14 @@ async def find_superseded(context: ApiContext, node: Envelope) -> tuple[list[str
 
 async def _is_superseded(context: ApiContext, orphan: OrphanCopy, *, given_up: bool) -> bool:
     workload, migration = orphan.spec.workload, orphan.spec.migration
-    vm = await _read(context, object_key(workload.kind, workload.project, workload.name))
-    if vm is not None and vm.uid == workload.uid:
-        # By itself a later number ends no guest: in a lost history the same numbers were given to other places.
-        older = decode_part(vm.status, WorkloadStatus).active_incarnation > orphan.spec.incarnation
+    found = await _read(context, object_key(workload.kind, workload.project, workload.name))
+    if found is not None and found.uid == workload.uid:
+        # A later incarnation alone ends no guest: in a lost history other allocations had the same numbers.
+        older = decode_part(found.status, WorkloadStatus).active_incarnation > orphan.spec.incarnation
         if older and (given_up or orphan.standing in ("left", "abandoned")):
             return True
     elif given_up:
-        return True  # a store that knows that its place went has known its VM: people deleted that
+        return True  # the store has the allocation's deletion, so it had the workload: people deleted that
     if migration is None:
         return False
     peer = await _read(
@@ -64,8 +66,8 @@ async def _is_superseded(context: ApiContext, orphan: OrphanCopy, *, given_up: b
 
 
 async def _is_gone(context: ApiContext, node: str, node_uid: str, allocation: str) -> bool:
-    """Whether a node of the fabric, heard in this history, has nothing of an allocation that isn't listed: then nobody waits for
-    the word of a target that it had."""
+    """Whether a node, which has reported in this history, has no guest of an allocation that isn't stored: then nobody waits for
+    that target's report."""
     page = await context.store.list(object_key("node", None, node), limit=1)
     found = [decode_envelope(entry.value) for entry in page.entries if entry.key == object_key("node", None, node)]
     if not found or found[0].uid != node_uid:
@@ -87,14 +89,14 @@ async def _find_stale(context: ApiContext, node: Envelope, orphan: OrphanCopy) -
         if await _has_data(context, status.node, status.node_uid, volume.uid):
             stale.add(volume.uid)
         elif orphan.standing == "abandoned" and migration is not None:
-            # Made for a guest that never came; an older store may look for the data elsewhere than where that was.
+            # Made for a target that never ran: the data is at the source, which an older store may not know as its home.
             if await _has_data(context, migration.peer, migration.peer_uid, volume.uid):
                 stale.add(volume.uid)
     return stale
 
 
 async def _has_data(context: ApiContext, node: str | None, node_uid: str | None, volume: str) -> bool:
-    """Whether that node, if there is one, has said that it has the data of the volume of this uid."""
+    """Whether that node, if there is one, reports the data of the volume of this uid."""
     found = await _read(context, object_key("node", None, node)) if node is not None else None
     return found is not None and found.uid == node_uid and volume in decode_part(found.report, NodeReport).volumes
 

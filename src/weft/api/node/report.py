@@ -1,7 +1,7 @@
-"""What a node reports: one batch, one commit of only what changed. It is the node's heartbeat too.
+"""A node's report: one batch, one commit of only what changed. It is the node's heartbeat too.
 
 Reads and writes the ``report`` parts of the node and of its own allocations; reads the volumes that are being deleted.
-A report on an older incarnation, or on another node's allocation, is refused by name; the rest of the batch stands.
+A report on an older incarnation, or on another node's allocation, is refused by name; the rest of the batch is accepted.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from weft.serving.answer import Answer
 from weft.trust.credentials import Actor
 from weft.trust.enrolment import Enrolment, adopt, enrolment_key, read_enrolment
 
-_ONE_BY_ONE = 4  # up to so many allocations are read singly, more by one list
+_ONE_BY_ONE = 4  # up to so many allocations are read one by one, more by one list
 _CHUNK = 90
 _MOST_EVENTS = 200
-_NO_KEY = "/-/"  # nothing is kept under it: a list of it gives the newest revision
+_NO_KEY = "/-/"  # a prefix without keys: a list of it gives the newest revision
 _NOTHING = msgspec.Raw(b"null")
 
 
 class ReportInput(ReportFields, frozen=True):
-    """A ``ReportBody`` with its parts raw: of an agent newer than this server no field is lost."""
+    """A ``ReportBody`` with raw parts: no field of a newer agent is lost."""
 
     node: msgspec.Raw = _NOTHING
     allocations: dict[str, msgspec.Raw] = msgspec.field(default_factory=dict)
@@ -67,7 +67,7 @@ async def report(context: ApiContext, call: Call, name: str) -> Answer:
         node = await retry(context, lambda: _take_back(context, call.actor, name, given.heard))
     answer = ReportAnswer()
     await _write_node(context, node, given)
-    answer.version = context.heard.get(uid)
+    answer.version = context.reports.get(uid)
     owned = await _write_allocations(context, uid, given, answer)
     if given.events:
         _append_events(context, node, owned or await _own(context, uid), given.events)
@@ -95,7 +95,7 @@ def _read(body: bytes) -> ReportInput:
 
 
 def _write_digest(given: msgspec.Raw) -> bytes:
-    """As it goes with the lease; nothing for what can't be understood: a sign of life is one all the same."""
+    """The digest in the form that the lease has; empty if it can't be read: the heartbeat counts nevertheless."""
     try:
         digest = msgspec.json.decode(given, type=Digest | None)
     except msgspec.MsgspecError:
@@ -112,9 +112,9 @@ async def _read_node(context: ApiContext, name: str, uid: str) -> Envelope | Non
 
 
 async def _take_back(context: ApiContext, actor: Actor, name: str, followed: str | None) -> Envelope:
-    """The Node object of a certificate that the store doesn't know: the store is older than it, or was emptied, or the node was
-    given up. What runs there comes back with it. Raises Unavailable while its agent may still take places for its own that
-    went with it: what it says would hide their guests, and others would be started in their stead."""
+    """The Node object for a valid certificate of a node that the store doesn't have: the store is older or was emptied, or the
+    node was given up. Its guests come back with it. Raises Unavailable while its agent may not have followed the deletion of its
+    allocations: its report would explain their guests, and others would be started beside them."""
     uid, peer = actor.id, actor.peer
     node = await _read_node(context, name, uid)
     key = enrolment_key(uid)
@@ -140,21 +140,21 @@ async def _take_back(context: ApiContext, actor: Actor, name: str, followed: str
         revision = await context.store.commit(writes, preconditions)
         node.revision = revision if made else node.revision
     if made:
-        context.heard.forget(uid)
-        context.tell(
-            node.ref, "TakenBack", "the node's certificate is valid, but the store did not know the node", "Warning"
+        context.reports.forget(uid)
+        context.add_event(
+            node.ref, "TakenBack", "the node's certificate is valid, but the store did not have the node", "Warning"
         )
     return node
 
 
 async def _check_followed(context: ApiContext, name: str, followed: str | None, revision: int) -> None:
-    """Raise Unavailable unless an agent that has followed its allocations up to ``followed`` knows what was done to them at
-    ``revision``; one that doesn't say counts as if it knew."""
+    """Raise Unavailable unless the agent has followed its allocations (up to the cursor ``followed``) to ``revision``. An agent
+    that doesn't report a cursor counts as if it had."""
     if followed is None or await _has_followed(context, followed, revision):
         return
     raise Unavailable(
-        f"node {name} was given up, and doesn't know yet which of its allocations were given up with it",
-        hint="the node is taken back as soon as it does",
+        f"node {name} was given up, and hasn't followed the deletion of its allocations yet",
+        hint="the node is taken back as soon as it has",
         retry_after_seconds=1,
     )
 
@@ -166,7 +166,7 @@ async def _has_followed(context: ApiContext, followed: str, revision: int) -> bo
 
 
 async def _forget_places(context: ApiContext, uid: str, followed: str | None) -> list[Write]:
-    """What takes away the memory of places that went when a node was given up, once it has nothing left of them."""
+    """The delete of the node's ``GivenUp``, once the node has followed the deletion that it records."""
     given_up = await context.store.get(given_up_key(uid))
     if given_up is None or not followed or not await _has_followed(context, followed, given_up.revision):
         return []
@@ -175,7 +175,7 @@ async def _forget_places(context: ApiContext, uid: str, followed: str | None) ->
 
 async def _write_node(context: ApiContext, node: Envelope, given: ReportInput) -> None:
     part = given.node
-    if msgspec.json.decode(part) is None or context.heard.is_late(node.uid, given.version):
+    if msgspec.json.decode(part) is None or context.reports.is_late(node.uid, given.version):
         return
 
     async def attempt() -> None:
@@ -190,13 +190,13 @@ async def _write_node(context: ApiContext, node: Envelope, given: ReportInput) -
         try:
             await retry(context, attempt)
         except BaseException:
-            context.heard.forget(node.uid)  # it may have been written all the same
+            context.reports.forget(node.uid)  # the commit may have succeeded nevertheless
             raise
-    context.heard.put(node.uid, given.version)
+    context.reports.put(node.uid, given.version)
 
 
 async def _write_allocations(context: ApiContext, uid: str, given: ReportInput, answer: ReportAnswer) -> list[Envelope]:
-    """Commit the reports that say something new; the allocations they are about."""
+    """Commit the reports that changed; their allocations."""
     parts = await _leave_out_former(context, given, answer)
     names = sorted(parts)
     owned: list[Envelope] = []
@@ -207,8 +207,8 @@ async def _write_allocations(context: ApiContext, uid: str, given: ReportInput, 
 
 
 async def _leave_out_former(context: ApiContext, given: ReportInput, answer: ReportAnswer) -> dict[str, msgspec.Raw]:
-    """What is said of allocations, less those that were released by the word of a history from before a restore: in this one
-    they may be desired again, and begun again as soon as the agent hears so. It says once more then how they are."""
+    """The reports on allocations, without ``released`` ones of an agent that hasn't followed the present history: after a restore
+    those may be desired again, and the agent reports on them again once it has."""
     released = [
         name for name, part in given.allocations.items() if decode_part(part, AllocationReport).state == "released"
     ]
@@ -262,7 +262,7 @@ def _incarnation(envelope: Envelope) -> int:
 
 
 def _merge(envelope: Envelope, part: msgspec.Raw) -> bool:
-    """Put ``part`` in as the object's report; False if it says nothing new."""
+    """Set ``part`` as the object's report; False if that changes nothing."""
     old, new = msgspec.json.decode(envelope.report), msgspec.json.decode(part)
     if old == new:
         return False
@@ -271,8 +271,8 @@ def _merge(envelope: Envelope, part: msgspec.Raw) -> bool:
 
 
 def _append_events(context: ApiContext, node: Envelope, owned: Sequence[Envelope], events: Sequence[NodeEvent]) -> None:
-    """A node tells of itself and of the workloads it has; nothing else, and by the names that these have here: a node that is
-    another's by now would tell of any VM."""
+    """Store the events about the node itself and about its own workloads, under the names that these have here: a hostile node
+    would otherwise write events about any workload."""
     own = {node.uid: node.ref}
     for envelope in owned:
         workload = decode_part(envelope.spec, AllocationSpec).workload
@@ -291,7 +291,7 @@ def _append_events(context: ApiContext, node: Envelope, owned: Sequence[Envelope
 
 
 async def _find_removable(context: ApiContext, uid: str, removed: set[str]) -> list[str]:
-    """Volumes whose data this node is to remove: each is being deleted, unattached, and in none of its allocations."""
+    """Volumes whose data this node must remove: each is being deleted, detached, and in none of its allocations."""
     doomed = {volume for volume, node_uid in context.doomed_volumes.found.values() if node_uid == uid} - removed
     if not doomed:
         return []

@@ -1,4 +1,4 @@
-"""Secrets on their way out: opened for a node that runs what names them, and for nobody else."""
+"""Secrets on their way out: opened only for a node that runs a workload or function that names them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _OF_REGISTRIES = frozenset((USERNAME, PASSWORD, TOKEN))
 
 
 async def secrets(context: ApiContext, call: Call, name: str) -> Answer:
-    """``POST /v1/nodes/{name}:secrets``, by the node itself: what one of its own allocations names, or, with a ticket, who pulls
-    a function's image."""
+    """``POST /v1/nodes/{name}:secrets``, by the node itself: the secrets that one of its own allocations names, or, with a ticket,
+    the credentials of a function's registry."""
     await require_own(context, call, name)
     call.query()
     try:
@@ -46,7 +46,7 @@ async def secrets(context: ApiContext, call: Call, name: str) -> Answer:
 
 
 async def _open_registry(context: ApiContext, call: Call, ticket: str) -> OpenedSecrets:
-    """What is in a secret that opens no registry isn't told."""
+    """The ticket's secret, only if it is for a registry."""
     project, name = check_secret_ticket(context.settings.ticket_key, ticket, call.actor.id, context.clock.now())
     kept = await _read(context, project, name)
     keys = _OF_REGISTRIES & kept.sealed.keys() if kept.registry else frozenset[str]()

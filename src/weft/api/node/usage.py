@@ -1,6 +1,6 @@
-"""What nodes and their guests use now, as each node said with its newest sign of life. Nothing of it is stored.
+"""The usage of nodes and their guests, as each node reported with its newest heartbeat. It is stored nowhere.
 
-Reads the nodes' leases. A node that can't measure, or isn't heard of, is in no answer."""
+Reads the nodes' leases. The answer leaves out a node that can't measure, or that doesn't report."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Many objects in one request: ``batch`` (each for itself, one kind) and ``apply`` (all checked first, any kinds).
 
-Both split what they write into commits of the store contract's size.
+Both split their writes into commits within the store contract's limits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 
 from weft.api.admission import admit
 from weft.api.admission.admit import Draft, Fleet
-from weft.api.admission.commit import TRIES, read_again, settle, tell, was_done
+from weft.api.admission.commit import TRIES, read_again, record_change, settle, was_done
 from weft.api.admission.view import View
 from weft.api.auth import tokens
 from weft.api.context import ApiContext
@@ -29,13 +29,13 @@ from weft.objects.identity import object_key
 from weft.serving.answer import Answer
 
 MOST_OBJECTS = 1000
-_BREATH = 50  # objects between which others get their turn
+_BREATH = 50  # so many objects, then other requests get their turn
 _ROOM_BYTES = MAX_COMMIT_BYTES - 50_000
 
 
 @dataclass
 class _Part:
-    """One object of a bulk request: where it stands there, and what became of it."""
+    """One object of a bulk request: its position there, and its outcome."""
 
     index: int
     manifest: Manifest | None = None
@@ -68,12 +68,12 @@ async def create_batch(context: ApiContext, call: Call, target: Target) -> Answe
         await _forgive_repeats(context, parts, key)
     for part in parts:
         if part.draft is not None and part.error is None and part.stored is None:
-            tell(context, call.actor, part.draft)
+            record_change(context, call.actor, part.draft)
     return json_answer({"results": [_result(part, call.request_id) for part in parts]})
 
 
 async def apply(context: ApiContext, call: Call) -> Answer:
-    """``POST /v1/apply``: all or, if one of them is wrong, none."""
+    """``POST /v1/apply``: all objects or, if one of them is invalid, none."""
     query = call.query("dry_run")
     body = await call.read_object(MAX_BULK_BYTES)
     raws = _check_objects(body, {"objects", "dry_run"})
@@ -89,27 +89,27 @@ async def apply(context: ApiContext, call: Call) -> Answer:
             await _commit_apply(context, parts, key)
             break
         except PreconditionFailed:
-            # Others wrote meanwhile: what was stored of a larger request is unchanged in the next round.
+            # Others wrote meanwhile: in the next round, what was stored of a larger request is unchanged.
             if attempt == TRIES - 1:
                 raise Unavailable(
-                    "the objects that this request needs change too fast just now", retry_after_seconds=1
+                    "the objects that this request needs are changing too fast", retry_after_seconds=1
                 ) from None
     if not dry_run:
         for part in parts:
             if part.draft is not None:
-                tell(context, call.actor, part.draft)
+                record_change(context, call.actor, part.draft)
     return json_answer({"results": [_applied(part) for part in parts]})
 
 
 async def _plan_new(context: ApiContext, view: View, fleet: Fleet, manifest: Manifest) -> Draft:
-    """A draft that leaves it to the commit to find a taken name; only names within the request are compared."""
+    """A draft of a new object. Names are compared only within the request: the commit finds one that exists already."""
     if view.is_planned(_key_of(manifest)):
         raise AlreadyExists(f'{manifest.kind.title} "{manifest.name}" is in this request twice', field="name")
     return await admit.plan_create(context, view, manifest, known_absent=True, fleet=fleet)
 
 
 async def _commit_group(context: ApiContext, group: list[_Part], key: str | None) -> None:
-    """One commit for all; if that fails, one for each."""
+    """One commit for all; if it fails, one for each."""
     try:
         revision = await _commit(context, group, None if key is None else f"{key}/{group[0].index}")
     except WeftError:
@@ -125,7 +125,7 @@ async def _commit_group(context: ApiContext, group: list[_Part], key: str | None
 
 
 async def _is_ours(context: ApiContext, part: _Part) -> bool:
-    """Whether what is stored is what this very request planned, not an earlier one with the same key."""
+    """Whether the stored object is the one that this request planned, not that of an earlier one with the same key."""
     draft = part.draft
     stored = None if draft is None else await read_again(context, draft.envelope.key)
     return draft is not None and stored is not None and stored.uid == draft.envelope.uid
@@ -155,14 +155,14 @@ async def _commit(context: ApiContext, parts: Sequence[_Part], key: str | None) 
 
 
 async def _forgive_repeats(context: ApiContext, parts: Sequence[_Part], key: str) -> None:
-    """A repeated request finds the objects the first one made: those, and only those, are its results."""
+    """Set the results of a repeated request: the objects that the first one made, and only those."""
     done: dict[str, bool] = {}
     starts = [f"{key}/{part.index}" for part in parts]
     for part in parts:
         if not isinstance(part.error, (AlreadyExists, InUse)) or part.manifest is None:
             continue
         stored = await read_again(context, _key_of(part.manifest))
-        if stored is None or not _is_as_wished(part.manifest, stored):
+        if stored is None or not _matches(part.manifest, stored):
             continue
         for candidate in (f"{key}/{part.index}/alone", *starts[: part.index + 1][::-1]):
             if candidate not in done:
@@ -172,13 +172,13 @@ async def _forgive_repeats(context: ApiContext, parts: Sequence[_Part], key: str
                 break
 
 
-def _is_as_wished(manifest: Manifest, stored: Envelope) -> bool:
+def _matches(manifest: Manifest, stored: Envelope) -> bool:
     spec = msgspec.json.encode(admit.read_spec(manifest.kind, manifest.spec))
     return (manifest.labels or {}) == stored.labels and spec == bytes(stored.spec)
 
 
 async def _plan_apply(context: ApiContext, raws: Sequence[Any]) -> list[_Part]:
-    """Drafts for all, those that are referred to first. Raises InvalidInput with every problem there is."""
+    """Drafts of all objects, those that others refer to first. Raises InvalidInput with every problem."""
     parts = [_Part(index) for index in range(len(raws))]
     for part in parts:
         try:
@@ -206,7 +206,7 @@ async def _plan_apply(context: ApiContext, raws: Sequence[Any]) -> list[_Part]:
 
 
 async def _find_applied(context: ApiContext, raws: Sequence[Any]) -> list[_Part]:
-    """The objects of a request that was carried out before, as they are now: a late repeat changes nothing."""
+    """The objects of a repeated request, as they are now: a late repeat changes nothing."""
     parts = []
     for index, raw in enumerate(raws):
         manifest = read_manifest(raw)
@@ -216,7 +216,7 @@ async def _find_applied(context: ApiContext, raws: Sequence[Any]) -> list[_Part]
 
 
 async def _commit_apply(context: ApiContext, parts: Sequence[_Part], key: str | None) -> None:
-    """``key`` stands in the last commit: once it is there, all of it was done."""
+    """Commit all; ``key`` is part of the last commit: once it is stored, everything is."""
     wanted = [part for part in _in_order(parts) if part.draft is not None and part.draft.writes]
     groups = list(_groups(wanted))
     for group in groups:
@@ -234,8 +234,7 @@ def _in_order(parts: Sequence[_Part]) -> list[_Part]:
 
 
 def _rank_kinds() -> dict[str, int]:
-    """Kinds that are referred to get a lower rank than those that refer to them; projects the lowest: all others lie in
-    them, and what they refer to is awaited."""
+    """The order of kinds: a kind comes after those that it refers to; projects come first, since all other objects are in one."""
     ranks = {kind.name: 0 if kind.holds_objects else 1 for kind in KINDS}
     for _ in KINDS:
         for kind in KINDS:
@@ -248,7 +247,7 @@ _RANKS = _rank_kinds()
 
 
 def _groups(parts: Sequence[_Part]) -> Iterator[list[_Part]]:
-    """Runs of parts that fit into one commit each."""
+    """Successive parts, in groups that fit into one commit each."""
     group: list[_Part] = []
     writes, size, preconditions = 0, 0, set[Precondition]()
     for part in parts:

@@ -1,6 +1,6 @@
-"""Deleting: refused while others need the object; at once where nothing holds it, else marked for its controllers.
+"""Deletion: refused while others need the object; at once if it has no finalizers, else it is marked for its controllers.
 
-What others may refer to is marked first and looked for after that, see ``references``.
+An object that others may refer to is marked first, and its references are searched after that: see ``references``.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from weft.trust.enrolment import Enrolment, enrolment_key
 
 
 async def delete(context: ApiContext, call: Call, target: Target) -> Answer:
-    """``DELETE`` on an object: 200 with its last state if it is gone, 202 if it goes. ``uid`` in the query: this very
-    one. A repeat of a request that was carried out touches nothing that came after it."""
+    """``DELETE`` on an object: 200 with its last state if it is deleted, 202 if the deletion has begun. ``uid`` in the query:
+    only the object with that uid. A repeat of the request deletes no later object of the name."""
     query = call.query("uid", "force")
     uid = query.get("uid")
     kind, key = target.kind, call.idempotency_key
@@ -43,7 +43,7 @@ async def delete(context: ApiContext, call: Call, target: Target) -> Answer:
     if references.is_referred_to(kind):
         await _refuse_used(context, kind, envelope)
         envelope = await _mark(context, target, envelope.uid, expected)
-        expected = Match()  # met: from here on it is our own mark that moves it
+        expected = Match()  # it matched; our own mark changes the revision
         try:
             await _refuse_used(context, kind, envelope)
         except BaseException:
@@ -51,9 +51,9 @@ async def delete(context: ApiContext, call: Call, target: Target) -> Answer:
             raise
     gone = await retry(context, lambda: _finish(context, target, envelope, key, expected))
     if gone.finalizers:
-        context.tell(gone.ref, "Deleting", f"requested by {call.actor.name}")
+        context.add_event(gone.ref, "Deleting", f"requested by {call.actor.name}")
     else:
-        context.tell(gone.ref, "Deleted", f"deleted by {call.actor.name}")
+        context.add_event(gone.ref, "Deleted", f"deleted by {call.actor.name}")
     return object_answer(gone, 202 if gone.finalizers else 200)
 
 
@@ -107,11 +107,11 @@ async def _write(context: ApiContext, envelope: Envelope, deleting_since: float 
 
 
 async def _finish(context: ApiContext, target: Target, last: Envelope, key: str | None, expected: Match) -> Envelope:
-    """One commit with the request's ``key``: the mark, if finalizers hold the object; else it and its claims are gone."""
+    """One commit with the request's ``key``: the mark, if finalizers hold the object; else the object's and its claims' end."""
     kind = target.kind
     envelope = await read_again(context, target.key)
     if envelope is None or envelope.uid != last.uid:
-        return last  # its controllers have let it go meanwhile
+        return last  # its controllers have removed the last finalizer meanwhile
     expected.check(kind, envelope.name, envelope)
     if envelope.finalizers:
         if envelope.deleting_since is None:

@@ -1,4 +1,4 @@
-"""Get and list: whole objects as stored, spliced into the answer without being taken apart."""
+"""Get and list: whole objects as stored, put into the answer without being decoded."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ async def list_(context: ApiContext, call: Call, target: Target) -> Answer:
 
 
 def read_selection(target: Target, names: str | None, query: dict[str, str]) -> tuple[str, Match | None]:
-    """The store prefix and the test of a list or watch by who may see ``names`` that begin so, or all. Raises InvalidInput for
-    a bad selector."""
+    """The store prefix and the test of a list or watch, for an actor that may see names that begin with ``names`` (None: all).
+    Raises InvalidInput for a bad selector."""
     match = _read_match(target.kind, query)
     one = _ONE_NAME.fullmatch(query.get("fields", ""))
     narrowed = names or (one[1] if one and (target.kind.scope == "fabric" or target.project) else "")

@@ -1,7 +1,7 @@
 """Verbs beyond create, change, delete: each changes the spec in one commit, makes another object, or gives a ticket for the
 gateway.
 
-What a verb does stands in its Kind record; here it is only carried out.
+The Kind record defines what a verb does; it is carried out here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 
 from weft.api.admission import admit
 from weft.api.admission.admit import Draft, not_found, refuse_deleting
-from weft.api.admission.commit import read_again, settle, tell, was_done
+from weft.api.admission.commit import read_again, record_change, settle, was_done
 from weft.api.admission.view import View
 from weft.api.auth.authorise import authorise_write, require_admin
 from weft.api.context import ApiContext
@@ -35,9 +35,9 @@ from weft.objects.spec_change import plan_spec_change
 from weft.serving.answer import Answer
 from weft.trust.tickets import LIFETIME_SECONDS, sign_ticket
 
-_MOST_INPUT_BYTES = 40_000  # the ticket that carries it must fit into one frame
-PLACE_SECONDS = 10.0  # exec waits so long for a VM that is about to get its place; then the node waits for the guest
-_LOOK_SECONDS = 0.1
+_MOST_INPUT_BYTES = 40_000  # the ticket that contains it must fit into one frame
+PLACE_SECONDS = 10.0  # exec waits so long for a workload that is about to be placed; then the node waits for the guest
+_POLL_SECONDS = 0.1
 _STARTABLE = ("Stopped", "Suspended", "Failed")
 
 
@@ -63,13 +63,13 @@ async def act(context: ApiContext, call: Call, target: Target) -> Answer:
             context, lambda view: _plan(context, view, target, verb, given, expected), key=key, dry_run=dry_run
         )
     except WeftError:
-        # A repeat of what has been done may make no sense any more in the state it led to.
+        # A verb that was carried out may be illegal in the state that it led to.
         stored = await read_again(context, target.key) if key is not None and await was_done(context, key) else None
         if stored is None:
             raise
         return object_answer(stored)
     if draft.changes and not dry_run:
-        context.tell(draft.envelope.ref, "Asked", f"{verb.name} requested by {call.actor.name}")
+        context.add_event(draft.envelope.ref, "Asked", f"{verb.name} requested by {call.actor.name}")
     return object_answer(draft.envelope)
 
 
@@ -96,7 +96,7 @@ async def _plan(context: ApiContext, view: View, target: Target, verb: Verb, giv
 async def _make(
     context: ApiContext, call: Call, target: Target, verb: Verb, given: Any, expected: Match, *, dry_run: bool
 ) -> Answer:
-    """The object that the verb makes beside ``target``."""
+    """The object that the verb makes for ``target``."""
     assert verb.make is not None
     kind, key, make = target.kind, None if dry_run else call.idempotency_key, verb.make
     mark = hashlib.sha256((key or new_uid()).encode()).hexdigest()[:5]
@@ -126,13 +126,13 @@ async def _make(
 
     draft = await settle(context, plan, key=key, dry_run=dry_run)
     if not dry_run:
-        tell(context, call.actor, draft)
+        record_change(context, call.actor, draft)
     return object_answer(draft.envelope, 200 if dry_run else 201)
 
 
 async def _leave_out_an_ended_migration(view: View, target: Target, status: dict[str, Any], mark: str) -> None:
-    """A workload's status names what moves it until a moment after that has ended; and the one that this very request has made,
-    if it is a repeated one, keeps it from nothing."""
+    """Take out of ``status`` a migration that has ended: the status names it for a moment longer. Nor does the one that an earlier
+    try of this request made keep the verb from anything."""
     if name := status.get(MIGRATION.name):
         found = await view.get(MIGRATION, target.project, name)
         if found is None or name.endswith(f"-{mark}") or decode_part(found.status, MigrationStatus).phase in ENDED:
@@ -142,7 +142,7 @@ async def _leave_out_an_ended_migration(view: View, target: Target, status: dict
 async def _make_with_change(
     context: ApiContext, view: View, target: Target, verb: Verb, given: Any, manifest: Manifest, expected: Match
 ) -> Draft:
-    """What is made and the change of ``target`` that goes with it, in one commit."""
+    """The new object and the change of ``target`` that belongs to it, in one commit."""
     changed = await _plan(context, view, target, verb, given, expected)
     draft = await admit.plan_create(context, view, manifest)
     draft.envelope.owner = changed.envelope.ref
@@ -152,7 +152,7 @@ async def _make_with_change(
 
 
 async def _find_made(context: ApiContext, target: Target) -> Envelope | None:
-    """The newest object that belongs to ``target`` and was made by one of its verbs."""
+    """The newest object that a verb made for ``target``."""
     owner = await read_again(context, target.key)
     kinds = [kind.name for kind in KINDS if kind.removable]
     pages = [await context.store.list(object_key(kind, target.project, f"{target.name}-")) for kind in kinds]
@@ -162,8 +162,8 @@ async def _find_made(context: ApiContext, target: Target) -> Envelope | None:
 
 
 async def _open_stream(context: ApiContext, call: Call, target: Target, verb: Verb, given: Any) -> Answer:
-    """A ticket that lets its bearer through the gateway to the workload's place, once, for a minute; what has no place of its own
-    is the gateway's to answer for."""
+    """A ticket with which its bearer reaches the workload's guest through the gateway, once, within a minute. For a kind without
+    allocations the gateway itself serves the stream."""
     kind, name = target.kind, target.require_name()
     plain = msgspec.to_builtins(given) if given is not None else {}
     if len(msgspec.json.encode(plain)) > _MOST_INPUT_BYTES:
@@ -173,7 +173,7 @@ async def _open_stream(context: ApiContext, call: Call, target: Target, verb: Ve
     envelope = await read_again(context, target.key)
     deadline = context.clock.elapsed() + (PLACE_SECONDS if verb.name == "exec" else 0.0)
     while envelope is not None and _is_coming(envelope) and context.clock.elapsed() < deadline:
-        await context.clock.sleep(_LOOK_SECONDS)
+        await context.clock.sleep(_POLL_SECONDS)
         envelope = await read_again(context, target.key)
     if envelope is None:
         raise not_found(kind, name, target.project)
@@ -189,7 +189,7 @@ async def _open_stream(context: ApiContext, call: Call, target: Target, verb: Ve
         "expires": context.clock.now() + LIFETIME_SECONDS,
         "subject": call.actor.name,
     }
-    context.tell(envelope.ref, "Opened", f"{verb.name} opened by {call.actor.name}")
+    context.add_event(envelope.ref, "Opened", f"{verb.name} opened by {call.actor.name}")
     return json_answer(
         {
             "ticket": sign_ticket(context.settings.ticket_key, claims),
@@ -200,7 +200,7 @@ async def _open_stream(context: ApiContext, call: Call, target: Target, verb: Ve
 
 
 def _is_coming(envelope: Envelope) -> bool:
-    """Whether a workload that doesn't run yet is about to: not placed but not refused either, or just started."""
+    """Whether a workload that doesn't run yet is about to: neither placed nor refused, or just started."""
     status = msgspec.json.decode(envelope.status)
     spec = msgspec.json.decode(envelope.spec)
     if spec.get("run") != "run" or spec.get("hold") or envelope.deleting_since is not None:

@@ -9,7 +9,7 @@ import msgspec
 
 from weft.api.admission import admit
 from weft.api.admission.admit import Draft
-from weft.api.admission.commit import settle, tell, was_done
+from weft.api.admission.commit import record_change, settle, was_done
 from weft.api.admission.view import View
 from weft.api.auth import tokens
 from weft.api.context import ApiContext
@@ -21,7 +21,7 @@ from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import InvalidInput, UnknownField, WeftError
 from weft.serving.answer import Answer
 
-CREATE = {"token": tokens.create}  # the kinds whose objects are made in another way
+CREATE = {"token": tokens.create}  # the kinds with a create of their own
 _PATCHED = ("labels", "spec", "uid", "generation")
 
 
@@ -36,7 +36,7 @@ async def create(context: ApiContext, call: Call, target: Target) -> Answer:
         context, call, target, manifest.name, lambda view: admit.plan_create(context, view, manifest), dry_run
     )
     if not dry_run:
-        tell(context, call.actor, draft)
+        record_change(context, call.actor, draft)
     return object_answer(draft.envelope, 200 if dry_run else 201)
 
 
@@ -90,12 +90,12 @@ async def patch(context: ApiContext, call: Call, target: Target) -> Answer:
 async def _settle_once(
     context: ApiContext, call: Call, target: Target, name: str, plan: Callable[[View], Awaitable[Draft]], dry_run: bool
 ) -> Draft:
-    """What ``plan`` comes to; nothing new for a request that repeats one that was carried out."""
+    """The draft of ``plan``, committed; a repeat of a request that was carried out changes nothing."""
     key = None if dry_run else call.idempotency_key
     try:
         return await settle(context, plan, key=key, dry_run=dry_run)
     except WeftError:
-        # What stands in the way may be what the first request with this key did.
+        # The reason may be the effect of the first request with this key.
         if key is None or not await was_done(context, key):
             raise
         current = await View(context.store).get(target.kind, target.project, name)
@@ -105,7 +105,7 @@ async def _settle_once(
 
 
 def merge_patch(old: Any, patch_: Any) -> Any:
-    """``old`` with ``patch_`` merged in, as RFC 7396 has it: None takes a field away."""
+    """``old`` with ``patch_`` merged in, as RFC 7396 has it: None removes a field."""
     if not isinstance(patch_, dict):
         return patch_
     merged = dict(old) if isinstance(old, dict) else {}
@@ -133,7 +133,7 @@ def _patched(current: Envelope, raw: dict[str, Any], target: Target) -> dict[str
 
 def _answer(context: ApiContext, call: Call, draft: Draft, dry_run: bool) -> Answer:
     if not dry_run:
-        tell(context, call.actor, draft)
+        record_change(context, call.actor, draft)
     answer = object_answer(draft.envelope, 201 if draft.action == "created" and not dry_run else 200)
     answer.headers += (("weft-action", draft.action),)
     return answer

@@ -1,4 +1,4 @@
-"""One request as handlers see it: path, query, headers, who asks, and a body that is read within bounds."""
+"""One request as handlers see it: path, query, headers, actor, and a body that is read within bounds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_BODY_BYTES = 4_000_000
 MAX_BULK_BYTES = 16_000_000
 _PIECE_BYTES = 65536
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_PROCESS = secrets.token_hex(4)  # request ids of one process begin alike and are counted
+_PROCESS = secrets.token_hex(4)  # the beginning of all request ids of this process; a number follows
 _numbers = itertools.count(1)
 JSON = (("content-type", "application/json"),)
 _encoder = msgspec.json.Encoder()
@@ -52,7 +52,7 @@ class Call:
 
     @property
     def known_actor(self) -> Actor | None:
-        """Who asks, if that is known yet."""
+        """The actor, if it is known yet."""
         return self._actor
 
     @property
@@ -62,7 +62,7 @@ class Call:
 
     @property
     def host(self) -> str:
-        """The address of this machine that the request came to."""
+        """This machine's address that the client connected to."""
         return self.request.host
 
     @property
@@ -77,7 +77,7 @@ class Call:
 
     @property
     def idempotency_key(self) -> str | None:
-        """The client's Idempotency-Key, made unique to who asks and what for."""
+        """The client's Idempotency-Key, made unique for the actor and the path."""
         given = self.request.header(b"idempotency-key")
         if not given:
             return None
@@ -87,13 +87,13 @@ class Call:
 
     @property
     def loose_query(self) -> dict[str, str]:
-        """The query's parameters, known here or not: rights hang on some, and are asked for before anything is said of them."""
+        """The query's parameters, unknown ones too: rights depend on some, and are checked before the parameters are."""
         if not self.request.query:
             return {}
         return dict(parse_qsl(self.request.query, keep_blank_values=True, errors="replace"))
 
     def query(self, *known: str) -> dict[str, str]:
-        """The query's parameters. Raises UnknownField for one that means nothing here, or is given twice."""
+        """The query's parameters. Raises UnknownField for one that isn't in ``known``, InvalidInput for one that comes twice."""
         out: dict[str, str] = {}
         if not self.request.query:
             return out
@@ -124,7 +124,7 @@ class Call:
         return body
 
     async def read_pieces(self, limit: int) -> AsyncIterator[bytes]:
-        """The body as it comes, but in pieces worth their while. Raises as ``read_body`` does."""
+        """The body as it arrives, in pieces of a useful size. Raises as ``read_body`` does."""
         self._refuse_announced(limit)
         piece = bytearray()
         while body := await self._read():

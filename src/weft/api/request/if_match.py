@@ -1,7 +1,7 @@
-"""``If-Match`` and ``If-None-Match`` (RFC 9110): a change that is meant for one revision of an object and for no later one, or for
-none that is there; an object that is told only if it is another by now. Pure.
+"""``If-Match`` and ``If-None-Match`` (RFC 9110): a change only if the object has a certain revision, or doesn't exist; a read only
+if the object has changed. Pure.
 
-An object's ETag is its revision, which moves with its status too; who only minds what people wrote sends ``generation``.
+An object's ETag is its revision, which changes with its status too; a client that only minds the spec sends ``generation``.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ _NONE = _Tags("", frozenset())
 
 
 class Match:
-    """What a request's headers ask for; nothing if it has none, or there is no request. Raises InvalidInput for what is no list of
-    ETags."""
+    """The conditions in a request's headers; none without a request. Raises InvalidInput for a header that is no list of ETags."""
 
     def __init__(self, call: Call | None = None) -> None:
         self._only = self._not = _NONE
@@ -48,7 +47,7 @@ class Match:
         return bool(self._only.text or self._not.text)
 
     def check(self, kind: Kind, name: str, current: Envelope | None) -> None:
-        """Raise StaleRevision (``etagMismatch``) unless ``current`` is what was meant."""
+        """Raise StaleRevision (``etagMismatch``) unless ``current`` meets the conditions."""
         if self._only.text and (current is None or not self._only.hold(current.revision)):
             now = "does not exist" if current is None else f"is at revision {current.revision}"
             field, what = "If-Match", f"{now}, which doesn't match If-Match: {self._only.text[:60]}"
@@ -69,7 +68,7 @@ class Match:
 
 
 def is_known(call: Call, revision: int) -> bool:
-    """Whether who reads says by ``If-None-Match`` that this revision is known there. Raises InvalidInput."""
+    """Whether the reader has this revision, by its ``If-None-Match``. Raises InvalidInput."""
     tags = _read(call, b"if-none-match", "If-None-Match", _ANY)
     return bool(tags.text) and tags.hold(revision)
 

@@ -1,8 +1,8 @@
-"""What people wrote, read strictly: the top level of a manifest. Pure.
+"""The top level of a manifest, read strictly. Pure.
 
-What the server itself puts into an object (status, …) may stand in a manifest and is passed over, so that an object that
-was read can be sent back. Two are not: ``uid`` says "this one, and no later one of its name", ``generation`` "only if nobody
-changed it since". ``revision`` counts only beside no generation, and only in a PUT: it moves with the status, too.
+A manifest may have the server's own fields (status, …), which are ignored, so that an object that was read can be sent back. Two
+are preconditions: ``uid`` means "this object, not a later one of its name", ``generation`` "only if nobody changed the spec since".
+``revision`` counts only without generation, and only in a PUT: it changes with the status, too.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _KNOWN = PASSED_OVER.union(FIELDS)
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What someone wants an object to be. ``spec`` is as written; ``labels`` None means: not mentioned."""
+    """A manifest: ``spec`` as written; ``labels`` None if the manifest has none."""
 
     kind: Kind
     name: str
@@ -48,14 +48,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     spec: dict[str, Any]
     uid: str | None = None
     generation: int | None = None
-    revision: int | None = None  # that alone was given
+    revision: int | None = None  # only without generation
 
 
 def read_manifest(
     raw: Any, *, kind: Kind | None = None, project: str | None = None, name: str | None = None
 ) -> Manifest:
-    """The manifest in ``raw``. What the URL says already (``kind``, ``project``, ``name``) may be left out and must not be
-    contradicted. Raises UnknownField, InvalidInput, NotFound for an unknown kind."""
+    """The manifest in ``raw``. Fields that the URL has already (``kind``, ``project``, ``name``) are optional and must agree with
+    it. Raises UnknownField, InvalidInput, NotFound for an unknown kind."""
     if not isinstance(raw, dict):
         raise InvalidInput("a manifest must be a set of fields", hint="like kind: vm, name: web, spec: …")
     found_kind = kind if kind is not None and "kind" not in raw else _read_kind(raw, kind)
@@ -106,7 +106,7 @@ def _read_name(raw: Mapping[str, Any], kind: Kind, expected: str | None) -> str:
     name = check_name(raw.get("name", expected))
     if expected is not None and name != expected:
         raise InvalidInput(
-            f"name is {name}, but the URL says {expected}", field="name", hint=f"{kind.a_title}'s name never changes"
+            f"name is {name}, but the URL has {expected}", field="name", hint=f"{kind.a_title}'s name never changes"
         )
     return name
 
@@ -123,7 +123,7 @@ def _read_project(raw: Mapping[str, Any], kind: Kind, expected: str | None) -> s
         project = expected or "default"
     check_name(project, "project")
     if expected is not None and project != expected:
-        raise InvalidInput(f"project is {project}, but the URL says {expected}", field="project")
+        raise InvalidInput(f"project is {project}, but the URL has {expected}", field="project")
     return str(project)
 
 

@@ -40,7 +40,7 @@ STATUS: dict[str, int] = {
     "storeUnavailable": 503,
     "storeFull": 507,
 }
-_LAST = (408, 413)  # what would still come of the body is nobody's interest
+_LAST = (408, 413)  # the connection closes: nobody reads the rest of the body
 
 
 def status_of(error: WeftError) -> int:
@@ -66,7 +66,7 @@ def describe_problem(error: WeftError, request_id: str) -> dict[str, Any]:
 
 
 def problem_answer(error: WeftError, request_id: str) -> Answer:
-    """The answer that tells ``error``."""
+    """The answer for ``error``."""
     document = describe_problem(error, request_id)
     status = document["status"]
     headers = [("content-type", MEDIA_TYPE)]

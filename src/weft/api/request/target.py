@@ -1,4 +1,4 @@
-"""What a request is about: a kind, perhaps a project, a name, a verb. Read from the URL's path. Pure."""
+"""A request's target: a kind, perhaps a project, a name, a verb. Read from the URL's path. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,253}[A-Za-z0-9])?")  # fabric-
 
 
 class Target(msgspec.Struct, frozen=True):
-    """``project`` None: the kind is fabric-wide, or all projects are meant. ``verb`` stands after a colon."""
+    """``project`` None: the kind is fabric-wide, or all projects are meant. ``verb`` comes after a colon in the path."""
 
     kind: Kind
     project: str | None = None

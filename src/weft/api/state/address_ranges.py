@@ -1,7 +1,6 @@
-"""The address ranges of all the fabric's networks, and its nodes' own addresses, as nodes are told them: each node keeps its
-guests out of both.
+"""The address ranges of all the fabric's networks, and its nodes' own addresses: each node keeps its guests out of both.
 
-Reads networks and nodes. A node names the version it has, so that an answer carries the list only to those that lack it.
+Reads networks and nodes. A node's report names the version it has: the answer contains the list only if there is a newer one.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from weft.objects.identity import kind_prefix
 JOIN_EVERY_SECONDS = 1.0  # at most: thousands of networks may come at once
 
 
-class Told(NamedTuple):
+class Ranges(NamedTuple):
     """``networks`` and ``nodes`` in CIDR form."""
 
     version: str
@@ -33,19 +32,19 @@ class Told(NamedTuple):
 
 
 class Reached(msgspec.Struct, frozen=True):
-    """The part of a node's report that says under which address other nodes reach it."""
+    """The part of a node's report with the address by which other nodes reach it."""
 
     address: str = ""
 
 
 class AddressRanges:
-    """Every network's range and every node's address, joined where they touch: what is told grows with the address plan, not
-    with tenants."""
+    """Every network's range and every node's address, joined where they touch: the list grows with the address plan, not with
+    the number of networks."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._networks = PrefixCache(store, kind_prefix("network"), of_envelope(_network), clock)
         self._nodes = PrefixCache(store, kind_prefix("node"), of_envelope(_address), clock)
-        self._told = Told("", [], [])
+        self._newest = Ranges("", [], [])
         self._at, self._again_at = (-1, -1), 0.0
         self._clock = clock
 
@@ -53,8 +52,8 @@ class AddressRanges:
         """Follow the store until cancelled."""
         await asyncio.gather(self._networks.run(), self._nodes.run())
 
-    def newer_than(self, version: str) -> Told | None:
-        """What to answer, if it isn't that of ``version``; None too while nothing is known."""
+    def newer_than(self, version: str) -> Ranges | None:
+        """The newest ranges; None if ``version`` is theirs, or before the first read of the store."""
         if not (self._networks.live and self._nodes.live):
             return None
         now, at = self._clock.elapsed(), (self._networks.changes, self._nodes.changes)
@@ -63,17 +62,17 @@ class AddressRanges:
             networks = join_ranges(cidr for _, cidr in self._networks.found.values())
             nodes = join_ranges(self._nodes.found.values())
             text = f"{' '.join(networks)} nodes {' '.join(nodes)}"
-            self._told = Told(hashlib.sha256(text.encode()).hexdigest()[:16], networks, nodes)
-        return self._told if self._told.version != version else None
+            self._newest = Ranges(hashlib.sha256(text.encode()).hexdigest()[:16], networks, nodes)
+        return self._newest if self._newest.version != version else None
 
     def find_node(self, cidr: str) -> str:
-        """An address of a node in that range; "" if there is none, or nothing is known."""
+        """The address of a node in that range; "" if there is none, or before the first read of the store."""
         within = ipaddress.IPv4Network(cidr)
         addresses = (found.removesuffix("/32") for found in self._nodes.found.values()) if self._nodes.live else ()
         return next((address for address in addresses if ipaddress.IPv4Address(address) in within), "")
 
     def find_gone(self, network_uids: Collection[str]) -> list[str]:
-        """Those of the networks that there are no more; none while nothing is known."""
+        """Those of the networks that don't exist any more; none before the first read of the store."""
         if not network_uids or not self._networks.live:
             return []
         there = {uid for uid, _ in self._networks.found.values()}
@@ -81,19 +80,19 @@ class AddressRanges:
 
 
 def join_ranges(cidrs: Iterable[str]) -> list[str]:
-    """The same addresses in as few ranges as can be, in order."""
+    """The same addresses in the fewest ranges, in order."""
     return [str(found) for found in ipaddress.collapse_addresses(map(ipaddress.IPv4Network, cidrs))]
 
 
 def _network(envelope: Envelope) -> tuple[str, str] | None:
-    """Uid and range; nothing of one that is being deleted: nothing of it is in use any more."""
+    """Uid and range; None for a network that is being deleted: nobody uses it any more."""
     if envelope.deleting_since is not None:
         return None
     return envelope.uid, decode_part(envelope.spec, NetworkSpec).cidr
 
 
 def _address(envelope: Envelope) -> str | None:
-    """Nothing of a node that hasn't told it, or tells what can't be a machine's: only what it says is known of it."""
+    """The address that a node reports; None if it reports none, or one that no machine can have."""
     try:
         address = ipaddress.IPv4Address(decode_part(envelope.report, Reached).address)
     except ValueError:

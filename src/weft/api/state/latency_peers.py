@@ -1,7 +1,7 @@
-"""Which nodes a node asks how far away they are: a few, drawn once and for all, so that a node that comes or goes changes the
+"""Latency peers: the few nodes to which a node measures the distance. They are drawn so that a node that comes or goes changes the
 peers of few others.
 
-Reads nodes. A node names the version of the peers it has, so that an answer carries them only to those that lack them.
+Reads nodes. A node's report names the version of the peers it has: the answer contains them only if there is a newer one.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from weft.objects.identity import kind_prefix
 from weft.protocol.report import Peer, Peers
 from weft.trust.echo import node_key, pair_key
 
-MOST_PEERS = 16  # with 12, simulated nodes of one site didn't all find each other
+MOST_PEERS = 16  # with 12, simulated nodes of one site didn't all know each other
 SORT_EVERY_SECONDS = 1.0  # at most: thousands of nodes may come at once
 
 
 class Answering(msgspec.Struct, frozen=True):
-    """The part of a node's report that says where it answers probes."""
+    """The part of a node's report with the address at which it answers probes."""
 
     address: str = ""
     echo_port: int = 0
 
 
 class LatencyPeers:
-    """``secret`` is what all keys follow from."""
+    """All keys derive from ``secret``."""
 
     def __init__(self, store: Store, secret: bytes, clock: Clock) -> None:
         self._nodes = PrefixCache(store, kind_prefix("node"), of_envelope(_answering), clock)
         self._secret, self._clock = secret, clock
         self._ring: list[tuple[bytes, str, Answering]] = []
-        self._versions: dict[str, str] = {}  # by uid, as long as the ring is what it is
+        self._versions: dict[str, str] = {}  # by uid, until the ring changes
         self._at, self._again_at = -1, 0.0
 
     async def run(self) -> None:
@@ -45,7 +45,7 @@ class LatencyPeers:
         await self._nodes.run()
 
     def newer_than(self, version: str, uid: str) -> Peers | None:
-        """Those of node ``uid``, if it knows another version; None too while none are known."""
+        """The peers of node ``uid``; None if ``version`` is theirs, or before the first read of the store."""
         if not self._nodes.live:
             return None
         self._sort()
@@ -74,8 +74,7 @@ class LatencyPeers:
                 self._versions.clear()
 
     def _choose(self, uid: str) -> list[tuple[str, Answering]]:
-        """All others if they are few; else the next one on the ring after each of some points that are the node's
-        own."""
+        """All others if they are few; else, for each of some points of the node's own, the next node on the ring."""
         if len(self._ring) <= MOST_PEERS + 1:
             return [(other, at) for _, other, at in self._ring if other != uid]
         chosen: dict[str, Answering] = {}
@@ -90,7 +89,7 @@ class LatencyPeers:
 
 
 def _place(text: str) -> bytes:
-    """Where on the ring."""
+    """The position on the ring."""
     return hashlib.sha256(text.encode()).digest()[:8]
 
 

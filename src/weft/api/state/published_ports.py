@@ -1,6 +1,6 @@
-"""Whether a port that a workload wants to publish is free for that: it is published on every node, and on the server's machine.
+"""Whether a port is free to be published: on every node, and on the server's machine.
 
-Reads what nodes say with their leases; probes this machine's ports.
+Reads the digests in the nodes' leases; probes this machine's ports.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from weft.contracts.store import Store
 from weft.objects.envelope import decode_envelope
 from weft.protocol.heartbeat import LEASE_PREFIX, HeldPorts, read_digest
 
-# What people and nodes need on every machine, also on one that comes later.
+# People and nodes need these on every machine, also on one that joins later.
 RESERVED = {
     ("tcp", 22): "SSH",
     ("tcp", 53): "DNS",
@@ -32,7 +32,7 @@ _MOST_NAMED = 3
 
 
 def probe_port(address: str, port: int, protocol: str) -> bool:
-    """True if ``address``:``port`` could be listened on now; also for an address this machine doesn't have."""
+    """True if a program could listen on ``address``:``port`` now; also for an address that this machine doesn't have."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     kind = socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
     with socket.socket(family, kind) as probe:
@@ -46,7 +46,7 @@ def probe_port(address: str, port: int, protocol: str) -> bool:
 
 
 async def is_port_free(address: str, port: int, protocol: str, clock: Clock) -> bool:
-    """Like ``probe_port``, but patient for half a second: who served a published port just deleted lets go only now."""
+    """Like ``probe_port``, but patient for half a second: a published port that was just deleted is closed only now."""
     for _ in range(_TRIES):
         if probe_port(address, port, protocol):
             return True
@@ -55,14 +55,14 @@ async def is_port_free(address: str, port: int, protocol: str, clock: Clock) -> 
 
 
 def find_reserved(port: int, protocol: str, served: tuple[str, ...]) -> str:
-    """What the port is reserved for, "" if for nothing. ``served``: where the server is reached (host:port, TCP)."""
+    """What the port is reserved for; "" if it isn't. ``served``: the server's own addresses (host:port, TCP)."""
     if protocol == "tcp" and any(place.rpartition(":")[2] == str(port) for place in served):
         return "this fabric's server"
     return RESERVED.get((protocol, port), "")
 
 
 class NodePorts:
-    """Which ports programs of the nodes listen on, as each node said last."""
+    """The ports that programs on the nodes listen on, as each node last reported."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store, self._clock = store, clock
@@ -70,12 +70,12 @@ class NodePorts:
         self._held: dict[str, HeldPorts] = {}  # by uid of the node
 
     async def find_holders(self, port: int, protocol: str) -> str:
-        """The nodes where a program listens on it, in words; "" if there is none. Raises StoreUnavailable."""
+        """The nodes where a program listens on the port, for people; "" if there are none. Raises StoreUnavailable."""
         now = self._clock.elapsed()
         if now - self._looked_at >= _LOOK_EVERY_SECONDS:
             leases = await self._store.leases(LEASE_PREFIX, digests=True)
-            told = ((lease.name.removeprefix(LEASE_PREFIX), read_digest(lease.digest)) for lease in leases)
-            self._held = {uid: digest.held for uid, digest in told if digest is not None}
+            digests = ((lease.name.removeprefix(LEASE_PREFIX), read_digest(lease.digest)) for lease in leases)
+            self._held = {uid: digest.held for uid, digest in digests if digest is not None}
             self._looked_at = now
         uids = {uid for uid, held in self._held.items() if port in (held.udp if protocol == "udp" else held.tcp)}
         return await self._name(uids) if uids else ""

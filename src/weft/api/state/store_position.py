@@ -1,6 +1,6 @@
-"""The store's position, asked for once for all watchers: what a bookmark on a quiet watch may promise.
+"""The store's position, read once for all watchers: the cursor that a bookmark on a quiet watch may promise.
 
-A position is given out only after every change before it has long reached the watchers' queues.
+A position is given out only after every change before it has certainly reached the watchers' queues.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class StorePosition:
         self._positions: deque[tuple[float, str]] = deque(maxlen=_SETTLED_BEATS + 1)
 
     async def run(self) -> None:
-        """Ask until cancelled."""
+        """Read it, again and again, until cancelled."""
         while True:
             at = self._clock.elapsed()
             try:
@@ -32,8 +32,8 @@ class StorePosition:
             await self._clock.sleep(_BEAT_SECONDS)
 
     def settled_since(self, elapsed_seconds: float) -> str | None:
-        """A cursor that a watcher has certainly reached if nothing has come to it since ``elapsed_seconds`` (on the
-        clock that never jumps); None if there is none yet."""
+        """A cursor that a watcher has certainly reached if it got nothing since ``elapsed_seconds`` (of the monotonic clock);
+        None if there is none yet."""
         if len(self._positions) <= _SETTLED_BEATS:
             return None
         at, cursor = self._positions[0]

@@ -1,4 +1,4 @@
-"""The lines of a watch. What many watch without a selector is encoded once and given to all of them. Does no I/O."""
+"""The lines of a watch. A change is encoded once for all watches without a selector. Does no I/O."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class WatchLines:
 
 
 def encode_change(batch: Batch, type_: str, value: bytes | None, *, last: bool) -> bytes:
-    """One object's event; its revision is the batch's. Who was cut off before the ``last`` one is told the whole batch again."""
+    """One object's event; its revision is the batch's. A watch that was cut off before the ``last`` one gets the batch again."""
     envelope = None if value is None else decode_envelope(value, batch.revision)
     cursor = batch.cursor if last else f"{epoch_of(batch.cursor)}:{batch.revision - 1}"
     return encode_line(Line(type_, envelope, cursor))

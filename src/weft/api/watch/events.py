@@ -1,4 +1,4 @@
-"""The journal over HTTP: a page of it, or all that comes, line by line."""
+"""The journal over HTTP: a page of it, or new events as they come, line by line."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from weft.serving.answer import Answer
 
 _PAGE = 100
 _MOST = 1000
-_LOOK_SECONDS = 0.3  # other processes write the journal too, and it has no way to wake anyone
+_POLL_SECONDS = 0.3  # other processes write the journal too, and it can't wake anyone
 _encoder = msgspec.json.Encoder()
 
 
 async def events(context: ApiContext, call: Call) -> Answer:
-    """``GET /v1/events``: with ``since`` what came after that id; without it the newest."""
+    """``GET /v1/events``: with ``since`` the events after that id; without it the newest."""
     require_person(call.actor, "read the journal")
     query = call.query("since", "follow", "object", "limit")
     since = read_count(query, "since", 0, 2**53) if query.get("since") else None
@@ -52,8 +52,8 @@ async def _follow(
             yield b"".join(_encoder.encode(record) + b"\n" for record in records)
             reached, spoke = max(reached, records[-1].id), now
         elif now - spoke > BOOKMARK_SECONDS:
-            yield b"\n"  # keeps the line alive
+            yield b"\n"  # keeps the connection alive
             spoke = now
         else:
-            await context.clock.sleep(_LOOK_SECONDS)
+            await context.clock.sleep(_POLL_SECONDS)
         records = await context.journal.read_soon(since=reached, about=about, limit=_MOST)

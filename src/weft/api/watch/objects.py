@@ -1,7 +1,7 @@
-"""Watches as NDJSON: each change encoded once for all who watch without a selector, a bookmark when it is quiet.
+"""Watches as NDJSON: each change encoded once for all watches without a selector, a bookmark when nothing changes.
 
-Woken by the store. A watch ends when the server stops, when its token is worth nothing any more, and in any case after
-ten minutes: who goes on is asked again who he is.
+Woken by the store. A watch ends when the server stops, when its token isn't valid any more, and in any case after ten
+minutes: the client authenticates again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from weft.contracts.store import Batch, Change
 from weft.objects.errors import InvalidInput
 from weft.serving.answer import Answer
 
-_FIRST_SECONDS = 0.25  # how long a cursor gets to prove gone before the answer begins
+_FIRST_SECONDS = 0.25  # the answer waits so long: the store may refuse the cursor
 
 
 async def watch(context: ApiContext, call: Call, target: Target) -> Answer:
@@ -54,7 +54,7 @@ def _lines(context: ApiContext, batch: Batch, match: Match | None) -> bytes:
 
 
 def _select(change: Change, match: Match) -> tuple[str, bytes] | None:
-    """The event of a watch with selector: what stops matching is deleted as far as its reader is concerned."""
+    """The event of a watch with a selector: an object that stops matching is DELETED for its reader."""
     if change.value is not None and match(change.value):
         return "put", change.value
     if change.previous is not None and match(change.previous):

@@ -1,6 +1,6 @@
-"""The body of a watch: what the store tells goes out as it comes, all that waits in one piece; a bookmark when it is quiet.
+"""The body of a watch: changes as the store sends them, all waiting ones in one piece; a bookmark when nothing changes.
 
-Thousands of watches last for minutes each: one costs two tasks, and nothing while nothing happens.
+Thousands of watches last for minutes each: a watch costs two tasks, and nothing while nothing happens.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from weft.objects.errors import NotAuthenticated, WeftError
 BOOKMARK_SECONDS = 8.0
 NDJSON = (("content-type", "application/x-ndjson"),)
 _LONGEST_SECONDS = 600.0
-# A timer may go off that long before its time; else it would be set again and again for the rest of it.
+# A timer may go off so much before its time; otherwise it would be set again and again for the rest.
 _EARLY_SECONDS = 0.001
 _AHEAD_BYTES = 65_536  # of lines that wait for their reader; beyond it nothing more is taken from the store
 
@@ -33,17 +33,17 @@ class Feed:
     ) -> None:
         self.woken = asyncio.Event()
         self.cursor = cursor
-        self.told_at = context.clock.elapsed()  # when the store told something last
+        self.changed_at = context.clock.elapsed()  # time of the store's last batch
         self.problem: Exception | None = None
         self._clock, self._batches, self._encode = context.clock, batches, encode
         self._lines: list[bytes] = []
         self._bytes = 0
-        self._room = asyncio.Event()
+        self._taken = asyncio.Event()
         self._task = asyncio.ensure_future(self._run())
 
     @property
     def refusal(self) -> WeftError | None:
-        """Why the store told nothing at all."""
+        """The error if the store sent no batch at all."""
         return self.problem if isinstance(self.problem, WeftError) and not self._lines else None
 
     @property
@@ -55,7 +55,7 @@ class Feed:
         lines = b"".join(self._lines)
         self._lines.clear()
         self._bytes = 0
-        self._room.set()
+        self._taken.set()
         return lines
 
     async def close(self) -> None:
@@ -66,7 +66,7 @@ class Feed:
         try:
             async with aclosing(self._batches) as batches:
                 async for batch in batches:
-                    self.cursor, self.told_at = batch.cursor, self._clock.elapsed()
+                    self.cursor, self.changed_at = batch.cursor, self._clock.elapsed()
                     lines = self._encode(batch)
                     if not lines:
                         continue
@@ -74,19 +74,19 @@ class Feed:
                     self._bytes += len(lines)
                     self.woken.set()
                     if self._bytes > _AHEAD_BYTES:
-                        self._room.clear()
-                        await self._room.wait()
-        except Exception as problem:  # the reader's to hear, after the lines before it
+                        self._taken.clear()
+                        await self._taken.wait()
+        except Exception as problem:  # the reader gets it after the lines before it
             self.problem = problem
         finally:
             asyncio.get_running_loop().call_soon(self.woken.set)
 
 
 class Watching:
-    """The lines that ``feed`` brings until its end, the server's end, or ten minutes; closed when their reader has left."""
+    """The lines of ``feed`` until its end, the server's end, or ten minutes; closed when their reader has left."""
 
     def __init__(self, context: ApiContext, call: Call, feed: Feed) -> None:
-        self._doors, self._call, self._feed = context, call, feed
+        self._context, self._call, self._feed = context, call, feed
         self._began = self._spoke = self._asked = context.clock.elapsed()
         self._is_over = False
         context.streams.add(feed.woken)
@@ -107,12 +107,12 @@ class Watching:
         return lines
 
     async def aclose(self) -> None:
-        self._doors.streams.discard(self._feed.woken)
+        self._context.streams.discard(self._feed.woken)
         await self._feed.close()
 
     async def _next(self) -> bytes | None:
         """The next lines; None at the end."""
-        context, feed = self._doors, self._feed
+        context, feed = self._context, self._feed
         while not context.stopping.is_set() and context.clock.elapsed() - self._began < _LONGEST_SECONDS:
             due = min(self._spoke, self._asked) + BOOKMARK_SECONDS
             quiet = await _wait(feed.woken, due - context.clock.elapsed())
@@ -131,22 +131,22 @@ class Watching:
         return None
 
     async def _ask_again(self) -> None:
-        """Now and then, however much there is to tell. Raises NotAuthenticated if the reader would no longer be let in."""
-        now = self._doors.clock.elapsed()
+        """Check the reader's token every few seconds. Raises NotAuthenticated if the server would no longer let the reader in."""
+        now = self._context.clock.elapsed()
         if now - self._asked < BOOKMARK_SECONDS - _EARLY_SECONDS:
             return
         self._asked = now
-        if not await is_still_let_in(self._doors, self._call.actor):
+        if not await is_still_let_in(self._context, self._call.actor):
             what = "certificate" if self._call.actor.kind == "node" else "token"
             raise NotAuthenticated(f"the {what} is not valid any more")
 
     async def _make_bookmark(self) -> bytes:
-        cursor = self._doors.pulse.settled_since(self._feed.told_at) or self._feed.cursor
+        cursor = self._context.pulse.settled_since(self._feed.changed_at) or self._feed.cursor
         return encode_line(Line("bookmark", cursor=cursor))
 
 
 async def _wait(woken: asyncio.Event, seconds: float) -> bool:
-    """Return once ``woken`` is set; True if it was only the time that ran out."""
+    """Wait until ``woken`` is set; True if only the time ran out."""
     quiet = False
 
     def ring() -> None:
