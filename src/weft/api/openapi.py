@@ -79,7 +79,8 @@ def _schemas() -> dict[str, Any]:
     for struct in find_structs(types):
         properties = schemas[struct.__name__].get("properties", {})
         for name, text in describe_struct(struct).items():
-            properties[name].setdefault("description", text)
+            if name in properties:  # a struct that is an array in JSON has none
+                properties[name].setdefault("description", text)
     for kind in KINDS:
         _write_quantities(kind, schemas)
         schemas[_title(kind)] = _object_schema(kind)
