@@ -13,7 +13,7 @@ from tests.scenario.functions_lab import MIB, FunctionsLab, PretendAgent, answer
 from tests.scenario.gateway_lab import KEY
 
 from weft.contracts.store import Page
-from weft.gateway.function.dispatcher import ALL_SECONDS, LOOK_SECONDS
+from weft.gateway.function.dispatcher import ALL_SECONDS, CHECK_SECONDS
 from weft.gateway.function.instance import snapshots
 from weft.objects.errors import NotFound, Throttled, TooLarge, Unavailable, Unplaceable, WeftError
 from weft.protocol.invocations import Answer, Count, Invoke, Prepare, Prepared, Refused
@@ -362,7 +362,7 @@ async def test_a_node_that_is_not_heard_holds_a_new_gateways_calls_up_for_a_whil
     async with functions_lab(tmp_path) as lab:
         clock = await restart_without_n2(lab)
         call = asyncio.ensure_future(lab.invoke("hello", b"1"))
-        await lab.until(lambda: clock.next_in() <= LOOK_SECONDS / 5)
+        await lab.until(lambda: clock.next_in() <= CHECK_SECONDS / 5)
         clock.advance(ALL_SECONDS)
         assert (await call).node == "n1"
 
@@ -409,7 +409,7 @@ async def test_nodes_let_go_at_once_of_a_function_that_is_deleted(
 
 
 async def test_how_instances_are_kept_is_told_to_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weft.gateway.function.service.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("weft.gateway.function.service.CHECK_SECONDS", 0.1)
     async with functions_lab(tmp_path) as lab:
         await lab.base()
         agent = await lab.agent("n1")
@@ -537,7 +537,7 @@ async def test_an_image_that_the_fabric_holds_is_known_at_once_and_comes_from_th
 async def test_a_machine_is_prepared_on_the_next_node_before_the_first_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshots, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(snapshots, "CHECK_SECONDS", 0.05)
     async with functions_lab(tmp_path) as lab:
         await lab.base()
         agents = [await lab.agent(f"n{number}") for number in range(1, 4)]

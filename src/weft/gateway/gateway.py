@@ -1,4 +1,4 @@
-"""The gateway: agents keep a connection to it, clients come with a ticket, each stream gets a connection of its own.
+"""The gateway: agents keep a connection to it, clients bring a ticket, each stream gets a connection of its own.
 
 Reads tickets (signed by the API server) and node certificates; stores nothing, knows no objects. Streams don't survive its
 end; guests don't notice it. Woken by connections.
@@ -46,7 +46,7 @@ PING_SECONDS = 15.0
 SILENCE_SECONDS = 45.0
 LINGER_SECONDS = 5.0
 RECONNECT_SECONDS = 5.0
-LOOK_SECONDS = 0.05
+POLL_SECONDS = 0.05
 MAX_CONNECTIONS = 4096
 MAX_STREAMS = 1024
 MAX_STREAMS_PER_NODE = 256
@@ -57,7 +57,7 @@ T = TypeVar("T")
 
 
 class Functions(Protocol):
-    """Serves the streams of functions, which end at the gateway itself."""
+    """Serves the streams of functions, in the gateway itself."""
 
     def on_agent(self, node_uid: str) -> None:
         """The agent of a node that runs functions has connected."""
@@ -69,7 +69,7 @@ class Functions(Protocol):
 
 
 class _Pending(msgspec.Struct):
-    """A stream that an agent was asked to dial."""
+    """A stream that an agent is about to dial."""
 
     node_uid: str
     arrived: asyncio.Future[Connection]
@@ -78,9 +78,9 @@ class _Pending(msgspec.Struct):
 class Gateway:
     """One gateway.
 
-    ``ticket_key`` is the key that the API server signs with. ``find_place`` asks the server where the workload of a ticket's
-    claims is. ``origins`` are those of pages that may open web sockets. ``check_node`` raises for a node's certificate that no
-    longer counts; call ``check_again`` when that may have changed."""
+    ``ticket_key`` is the key that the API server signs with. ``find_place`` asks the server for the location of the workload in a
+    ticket's claims. ``origins`` are those of pages that may open web sockets. ``check_node`` raises for a node's certificate that
+    doesn't count any more; call ``check_again`` when that may have changed."""
 
     def __init__(
         self,
@@ -98,10 +98,10 @@ class Gateway:
         self._find_place = find_place or _find_nothing
         self._functions = functions
         self._agents: dict[str, Connection] = {}
-        self._of_nodes: dict[str, set[Connection]] = {}  # theirs and their streams', by node uid
+        self._of_nodes: dict[str, set[Connection]] = {}  # of agents, and of their streams, by node uid
         self._pending: dict[str, _Pending] = {}
         self._streams: dict[str, int] = {}  # under way, by node uid
-        self._used: dict[bytes, float] = {}  # digests of tickets' claims, and when these expire
+        self._used: dict[bytes, float] = {}  # when a used ticket expires, by the digest of its claims
         self._tasks: set[asyncio.Task[Any]] = set()
         self._servers: list[asyncio.Server] = []
 
@@ -116,11 +116,11 @@ class Gateway:
         return sorted(self._agents)
 
     async def listen(self, host: str, port: int) -> None:
-        """Take connections there. Raises OSError when that can't be had."""
+        """Accept connections there. Raises OSError if it can't listen."""
         self._servers.append(await listen_for_streams(self._accept, host, port, self._tls, HELLO_SECONDS))
 
     async def close(self) -> None:
-        """Hang up on all."""
+        """Close all connections."""
         for server in self._servers:
             server.close()
         for task in self._tasks:
@@ -171,7 +171,7 @@ class Gateway:
             raise InvalidInput(f"no such role: {str(role)[:40]!r}", field="role")
 
     def check_again(self, node_uid: str) -> None:
-        """Which certificate of that node counts may have changed: hang up on who has shown another."""
+        """The node's valid certificate may have changed: close connections that have shown another."""
         if self._of_nodes.get(node_uid):
             task = asyncio.ensure_future(self._check_again(node_uid))
             self._tasks.add(task)
@@ -188,14 +188,14 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def _of_node(self, connection: Connection) -> AsyncIterator[str]:
-        """The uid of the node whose connection it is, as long as that lasts. Raises NotAuthenticated, Forbidden."""
+        """The uid of the connection's node, while the connection lasts. Raises NotAuthenticated, Forbidden."""
         peer = connection.peer
         if peer is None or peer.node_uid is None:
             raise NotAuthenticated("an agent needs its node's certificate", hint="weft agent join")
         uid, agent = peer.node_uid, self._agents.get(peer.node_uid)
         self._of_nodes.setdefault(uid, set()).add(connection)
         try:
-            if agent is None or agent.peer != peer:  # else a stream of the agent that is known already
+            if agent is None or agent.peer != peer:  # else it is a stream of an agent that was checked
                 await self._check_node(uid, peer)
             yield uid
         finally:
@@ -205,7 +205,7 @@ class Gateway:
                 del self._of_nodes[uid]
 
     async def _serve_agent(self, connection: Connection, uid: str, node_uid: object) -> None:
-        """Keep an agent's control connection; a newer one of the same node takes its place."""
+        """Keep an agent's control connection; a newer one of the same node replaces it."""
         if node_uid != uid:
             raise Forbidden("the certificate belongs to another node")
         before = self._agents.get(uid)
@@ -230,12 +230,12 @@ class Gateway:
             await self._clock.sleep(PING_SECONDS)
 
     async def _take_stream(self, connection: Connection, uid: str, stream: str) -> None:
-        """An agent has dialled for a stream: hand it to the client that waits, and stay until it is over."""
+        """An agent has dialled a stream: give it to the waiting client, and stay until it ends."""
         pending = self._pending.get(stream)
         if pending is None or pending.arrived.done() or pending.node_uid != uid:
             raise Forbidden("no client waits for this stream")
         pending.arrived.set_result(connection)
-        with contextlib.suppress(OSError):  # it may have gone on sending until it heard of the end
+        with contextlib.suppress(OSError):  # the agent may send on until it notices the end
             await connection.writer.wait_closed()
 
     async def _serve_client(self, client: Connection, ticket: str) -> None:
@@ -268,7 +268,7 @@ class Gateway:
         await self._within(client.drain(), LINGER_SECONDS)
 
     async def _serve_here(self, client: Connection, claims: Claims, whole: dict[str, Any]) -> None:
-        """A stream that is the gateway's own to answer. Raises InvalidInput."""
+        """A stream that the gateway itself serves. Raises InvalidInput."""
         if self._functions is None or not self._functions.serves(whole):
             raise InvalidInput(f"this gateway doesn't serve {claims.verb[:40]!r}", reason="notServed")
         began, carried = self._clock.elapsed(), Carried(result="failed")
@@ -283,7 +283,7 @@ class Gateway:
         await self._within(client.drain(), LINGER_SECONDS)
 
     async def dial(self, node_uid: str, claims: dict[str, Any]) -> Connection:
-        """Have the agent of a node dial a stream for ``claims``. Raises Unavailable if it isn't connected, or doesn't."""
+        """Have the agent of a node dial a stream for ``claims``. Raises Unavailable if it isn't connected or doesn't dial."""
         return await self._open_at(
             self._agents.get(node_uid),
             WorkloadLocation(node_uid, "", ""),
@@ -306,7 +306,7 @@ class Gateway:
             stream.writer.close()
 
     async def _open_session(self, place: WorkloadLocation, claims: dict[str, Any]) -> Connection:
-        """Have the agent there dial, if it is connected now. Raises Unavailable."""
+        """Have the agent at ``place`` dial, if it is connected now. Raises Unavailable."""
         return await self._open_at(self._agents.get(place.node_uid), place, claims, able=lambda a: a.keeps_sessions)
 
     async def _open_printed(self, place: WorkloadLocation, claims: dict[str, Any]) -> Connection:
@@ -324,7 +324,7 @@ class Gateway:
         return await self._open(agent, place.node_uid, claims)
 
     async def _find_agent(self, node_uid: str) -> Connection:
-        """The node's control connection; waits a moment for one that was just restarted. Raises Unavailable."""
+        """The node's control connection; waits a moment for an agent that was just restarted. Raises Unavailable."""
         deadline = self._clock.elapsed() + RECONNECT_SECONDS
         while (agent := self._agents.get(node_uid)) is None:
             if self._clock.elapsed() >= deadline:
@@ -333,11 +333,11 @@ class Gateway:
                     reason="agentServiceUnavailable",
                     hint="weft node list",
                 )
-            await self._clock.sleep(LOOK_SECONDS)
+            await self._clock.sleep(POLL_SECONDS)
         return agent
 
     def _admit(self, ticket: str) -> tuple[Claims, dict[str, Any]]:
-        """The claims of a ticket that is good and wasn't used before. Raises NotAuthenticated."""
+        """The claims of a valid ticket that wasn't used before. Raises NotAuthenticated."""
         now = self._clock.now()
         whole = verify_ticket(self._ticket_key, ticket, now)
         try:
@@ -353,7 +353,7 @@ class Gateway:
         return claims, whole
 
     async def _open(self, agent: Connection, node_uid: str, claims: dict[str, Any]) -> Connection:
-        """Have the node's agent dial a stream. Raises Unavailable when it doesn't."""
+        """Have the node's agent dial a stream. Raises Unavailable if it doesn't."""
         stream = secrets.token_hex(16)
         arrived: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
         self._pending[stream] = _Pending(node_uid, arrived)
@@ -371,7 +371,7 @@ class Gateway:
             del self._pending[stream]
 
     async def _within(self, work: Coroutine[Any, Any, T | None], seconds: float) -> T | None:
-        """What ``work`` gives, or None after ``seconds``."""
+        """The result of ``work``, or None after ``seconds``."""
         working, limit = asyncio.ensure_future(work), asyncio.ensure_future(self._clock.sleep(seconds))
         try:
             await asyncio.wait((working, limit), return_when=asyncio.FIRST_COMPLETED)
@@ -382,7 +382,7 @@ class Gateway:
 
 
 async def _believe(uid: str, peer: Peer) -> None:
-    """For a gateway that knows no store: what TLS has verified is enough."""
+    """The check of a gateway without a store: TLS has verified the certificate."""
 
 
 async def _find_nothing(claims: dict[str, Any]) -> WorkloadLocation | None:

@@ -1,1 +1,1 @@
-"""Functions at the gateway: which node runs an invocation, and what is known of them."""
+"""Functions at the gateway: which node runs an invocation, and the records of invocations."""

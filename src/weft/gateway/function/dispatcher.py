@@ -1,7 +1,7 @@
-"""Runs invocations: finds the function, holds to its concurrency, and asks nodes, in their order, over their channels.
+"""Runs invocations: finds the function, limits its concurrency, and asks nodes, in their order, over their channels.
 
-The hot path reads no store, decodes no payload and ranks only when something changed. What is decided stands in
-``invocation/tracker.py``; woken by callers, by agents' messages, and by the clock.
+The hot path reads no store, decodes no payload and ranks only when something changed. ``invocation/tracker.py`` decides; woken by
+callers, by agents' messages, and by the clock.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ from weft.protocol.invocations import (
 from weft.serving.shares import Shares
 
 log = logging.getLogger("weft.gateway.functions")
-LOOK_SECONDS = 0.25  # how often what is overdue is looked for
+CHECK_SECONDS = 0.25  # between two checks for overdue invocations
 BEGIN_SECONDS = 5.0  # for the functions, and from then on for one node
-ALL_SECONDS = 15.0  # for all nodes: agents look for a gateway that was away every 5 s, and connecting takes a moment
+ALL_SECONDS = 15.0  # for all nodes: agents try to reach a gateway every 5 s, and connecting takes a moment
 MOST_HELD_BYTES = 512 * 1024 * 1024  # of payloads, a quarter of them of one project
 
 
 class InvocationObserver(Protocol):
-    """Follows what becomes of invocations."""
+    """Follows invocations."""
 
     def arrived(self, function: Function, version: Version) -> None: ...
     def throttled(self, function: Function) -> None: ...
@@ -75,14 +75,14 @@ class InvocationObserver(Protocol):
 
 
 class AgentObserver(Protocol):
-    """Follows the agents: what they report of preparations, and that their connection is lost."""
+    """Follows the agents: their reports on preparations, and lost connections."""
 
     def on_prepared(self, node: str, message: Prepared | Refused) -> None: ...
     def on_disconnect(self, node: str) -> None: ...
 
 
 class _Caller(msgspec.Struct, frozen=True):
-    """Who waits for an invocation that began at ``began``."""
+    """The caller that waits for an invocation; that began at ``began``."""
 
     function: Function
     began: float
@@ -90,7 +90,7 @@ class _Caller(msgspec.Struct, frozen=True):
 
 
 class Dispatcher:
-    """``is_synced`` tells whether the catalogue is complete."""
+    """``is_synced``: whether the catalogue is complete."""
 
     def __init__(
         self,
@@ -136,25 +136,25 @@ class Dispatcher:
         self._waiting[call.id] = _Caller(function, began, future)
         self._held.take(call.project, len(call.payload))
         self._perform(self._tracker.begin(pending))
-        return await future  # cancelled, it goes on all the same, and counts
+        return await future  # if the caller goes, the invocation goes on, and counts
 
     def running(self, function_uid: str) -> int:
-        """How many invocations of it are under way, or may be."""
+        """How many invocations of the function are under way, or may be."""
         return self._tracker.running(function_uid)
 
     async def watch(self) -> None:
-        """Look for what is overdue, for ever."""
+        """Expire overdue invocations, for ever."""
         while True:
-            await self._clock.sleep(LOOK_SECONDS)
+            await self._clock.sleep(CHECK_SECONDS)
             self._has_read()
             for node, channel in self._agents.channels.items():
                 self._agents.fleet.nodes[node].congested = channel.is_congested
             self._perform(self._tracker.expire(self._clock.elapsed()))
 
     async def serve(self, channel: Channel) -> None:
-        """Carry messages of one agent's connection until it is lost; first the functions are read that its invocations are of."""
+        """Handle the messages of one agent until its connection is lost; before that, wait for the functions to be read."""
         while not self._has_read():
-            await self._clock.sleep(LOOK_SECONDS / 5)
+            await self._clock.sleep(CHECK_SECONDS / 5)
         node, channels = channel.node, self._agents.channels
         self._tracker.connect(node)
         channels[node] = channel
@@ -173,7 +173,7 @@ class Dispatcher:
             channel.close()
 
     async def know(self) -> None:
-        """Wait a moment for what a gateway that has just begun has yet to read: functions, and who may call them. Raises
+        """Wait a moment until a gateway that has just started has read the functions, and who may call them. Raises
         Unavailable."""
         until = self._clock.elapsed() + BEGIN_SECONDS
         while not self._has_read():
@@ -181,11 +181,11 @@ class Dispatcher:
                 raise Unavailable(
                     "the gateway hasn't read the functions yet", reason="functionNotReady", retry_after_seconds=1.0
                 )
-            await self._clock.sleep(LOOK_SECONDS / 5)
+            await self._clock.sleep(CHECK_SECONDS / 5)
 
     async def _begin(self) -> None:
-        """Just begun, this gateway knows no functions, no node, and nothing of what runs on those: it waits a moment for that,
-        or more would run at once than ``max_concurrent``, as it may where a node is heard later still. Raises Unavailable."""
+        """A gateway that has just started doesn't know the functions, the nodes, and what runs there: it waits a moment for them,
+        or more than ``max_concurrent`` would run at once (as they may if a node connects later still). Raises Unavailable."""
         await self.know()
         nodes = self._agents.fleet.nodes
         while not self._begun:
@@ -193,10 +193,10 @@ class Dispatcher:
             knows = any(serving.open for serving in nodes.values()) or listened >= BEGIN_SECONDS
             self._begun = listened >= ALL_SECONDS or (knows and not self._late.find_missing())
             if not self._begun:
-                await self._clock.sleep(LOOK_SECONDS / 5)
+                await self._clock.sleep(CHECK_SECONDS / 5)
 
     def _has_read(self) -> bool:
-        """Whether the functions are there; since when they are is noted, as nodes are listened to from then on."""
+        """Whether the functions are there. Records since when: nodes are served from then on."""
         if self._read_at is None and self._is_synced():
             self._read_at = self._clock.elapsed()
         return self._read_at is not None
@@ -237,7 +237,7 @@ class Dispatcher:
             observer.on_prepared(node, message)
 
     def _write_down(self, node: str, printed: Printed) -> None:
-        """Unless it is told again, and only the word that it was written down was lost with a connection."""
+        """Store what was printed, unless it comes again because only the acknowledgement was lost with a connection."""
         if not printed.age or printed.serial > self._written.get(node, 0):
             self._written[node] = printed.serial
             self._observer.printed(node, printed)
@@ -275,7 +275,7 @@ class Dispatcher:
             caller.future.set_exception(result)
 
     def _conclude(self, function: Function, ended: Done | NoNode | Lost, seconds: float) -> Outcome | WeftError:
-        """What its caller and the observer get."""
+        """What its caller gets, after the observer."""
         pending, name_of = ended.pending, self._agents.name_of
         match ended:
             case Done(answer=answer):

@@ -1,4 +1,4 @@
-"""Keeps a channel to each agent that serves functions: asks it to dial, and again whenever it was lost. Woken by agents' coming."""
+"""Keeps a channel to each agent that serves functions: has it dial, and again after each loss. Woken when an agent connects."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Dial = Callable[[str, dict[str, object]], Awaitable[Connection]]
 
 
 class Links:
-    """``dial`` has the agent of a node (uid) open a stream for claims; it raises Unavailable if that isn't connected."""
+    """``dial`` has the agent of a node (uid) open a stream for claims; it raises Unavailable if the agent isn't connected."""
 
     def __init__(self, dial: Dial, is_there: Callable[[str], bool], dispatcher: Dispatcher, clock: Clock) -> None:
         self._dial, self._is_there, self._dispatcher, self._clock = dial, is_there, dispatcher, clock
@@ -28,7 +28,7 @@ class Links:
         self._channels: dict[str, Channel] = {}
 
     def on_agent(self, node: str) -> None:
-        """An agent is connected, perhaps again: what was open to it before may be dead, so it is asked for anew."""
+        """An agent is connected, perhaps again: its former channel may be dead, so it dials another."""
         if (before := self._channels.get(node)) is not None:
             before.close()
         if node not in self._tasks:

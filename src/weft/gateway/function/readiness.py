@@ -1,8 +1,8 @@
-"""Brings functions to where one invocation would work, and says so in their status: has a node prepare what is new, and only then
-lets it serve. What served before goes on until then, and for good if the new never comes up.
+"""Makes functions ready for invocations, and reports that in their status: a node prepares a new spec before that serves. The spec
+before serves until then, and for good if the new one never starts.
 
-Reads functions, versions and images out of a view; writes their status. Woken by changes; whatever it was doing when it was
-killed it finds undone in the status, and does again.
+Reads functions, versions and images out of a view; writes their status. Woken by changes; after a kill it finds unfinished work in
+the status, and does it again.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from weft.protocol.invocations import Prepare, Prepared, Refused
 
 log = logging.getLogger("weft.gateway.functions")
 AT_ONCE = 8
-PREPARE_SECONDS = 600.0  # a base, code and an image have to come first, perhaps over a slow line
+PREPARE_SECONDS = 600.0  # base, code and image are fetched first, perhaps over a slow line
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0
 TRACE_LINES, LONGEST_LINE = 12, 500
-SHOW_SECONDS = 1.0  # no more often is it told how far it is
+SHOW_SECONDS = 1.0  # between two updates of the status' progress
 NODES_FAULTS = ("Function.NotStarted", "Function.Reclaimed")
 Outcome = Prepared | Refused | None  # None: the connection was lost, or nothing came in time
 
 
 class _Preparation:
-    """One ``Prepare`` that a node was asked for."""
+    """One ``Prepare`` that a node has got."""
 
     def __init__(self, node: str) -> None:
         self.node = node
@@ -51,7 +51,7 @@ class _Preparation:
 
 
 class Readiness:
-    """``run`` it; ``notice`` gets the view's changes, ``on_prepared`` and ``on_disconnect`` what agents report."""
+    """``run`` it; ``notice`` gets the view's changes, ``on_prepared`` and ``on_disconnect`` follow the agents."""
 
     def __init__(self, catalogue: Catalogue, cache: Cache, store: Store, agents: Agents, clock: Clock) -> None:
         self._catalogue, self._cache, self._store = catalogue, cache, store
@@ -59,7 +59,7 @@ class Readiness:
         self._due: dict[str, None] = {}
         self._woken = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._again: set[str] = set()  # keys that changed while they were in hand
+        self._again: set[str] = set()  # keys that changed during their reconciliation
         self._preparations: dict[str, _Preparation] = {}
         self._at_once = asyncio.Semaphore(AT_ONCE)
         self.preparing: set[str] = set()  # digests
@@ -86,7 +86,7 @@ class Readiness:
                 preparation.news.put_nowait(None)
 
     async def run(self) -> None:
-        """Reconcile what is due, for ever."""
+        """Reconcile changed objects, for ever."""
         try:
             while True:
                 await self._woken.wait()
@@ -140,7 +140,7 @@ class Readiness:
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     async def _settle_version(self, item: Item) -> bool:
-        """A version is made of what is ready already; it is prepared where it is first invoked."""
+        """A version has the ready recipe of its function; nodes prepare it at its first invocation."""
         version = self._catalogue.version_recipe(item)
         if version is None:
             return False
@@ -150,7 +150,7 @@ class Readiness:
         return True
 
     async def _settle(self, item: Item) -> bool:
-        """Whether there is nothing more to do until something changes. Raises PreconditionFailed, StoreUnavailable."""
+        """Whether nothing is left to do until something changes. Raises PreconditionFailed, StoreUnavailable."""
         function = self._catalogue.find(item.envelope.project or "", item.envelope.name)
         old, generation, spec = function.status, item.envelope.generation, function.spec
         version = self._catalogue.specified(function)
@@ -171,7 +171,7 @@ class Readiness:
             await self._write(item, old, ready)
             return True
         if old.phase in ("Failed", "Ready") and old.reason and old.observed_generation == generation:
-            return True  # it was tried, and this very spec can't be had
+            return True  # this spec was tried, and it failed
         async with self._at_once:
             return await self._prepare(item, function, version)
 
@@ -183,7 +183,7 @@ class Readiness:
             await self._write(item, old, _wait(old, ranking.reason, ranking.message + nearest))
             return False
         fleet, name_of = self._agents.fleet, self._agents.name_of
-        told: list[str] = []
+        reasons: list[str] = []
         digest = version.recipe.digest
         self.preparing.add(digest)
         try:
@@ -219,11 +219,11 @@ class Readiness:
                     assert latest is not None
                     await self._write(latest, latest.status(FunctionStatus), _fail(old, outcome, generation))
                     return True
-                told.append(f"{name_of(node)}: {_describe_outcome(outcome)}")
+                reasons.append(f"{name_of(node)}: {_describe_outcome(outcome)}")
         finally:
             self.preparing -= {digest, version.recipe.digest}
         names = {node: name_of(node) for node in ranking.nodes}
-        message = "; ".join(told[:5]) or fleet.why_not(version.recipe, names, ranking.nodes)
+        message = "; ".join(reasons[:5]) or fleet.why_not(version.recipe, names, ranking.nodes)
         latest = self._cache.view.get(item.key)
         if latest is not None:
             before = latest.status(FunctionStatus)
@@ -231,7 +231,7 @@ class Readiness:
         return False
 
     async def _try(self, item: Item, node: str, version: Version) -> Outcome:
-        """Have one node prepare it, telling how far it is."""
+        """Have one node prepare it, with its progress in the status."""
         id, name = str(uuid.uuid4()), self._agents.name_of(node)
         preparation = self._preparations[id] = _Preparation(node)
         ends_at = self._clock.elapsed() + PREPARE_SECONDS
@@ -269,7 +269,7 @@ class Readiness:
             limit.cancel()
 
     async def _show(self, key: str, message: str) -> None:
-        """Say how far it is; not at all costs."""
+        """Show the progress in the status, if that can be written."""
         item = self._cache.view.get(key)
         if item is None:
             return
@@ -303,12 +303,12 @@ class Readiness:
 
 
 def key_changed(item: Item | None, generation: int) -> bool:
-    """Whether the spec is another than that of ``generation``, or gone."""
+    """Whether the object's spec is newer than ``generation``, or the object is gone."""
     return item is None or item.deleting or item.envelope.generation != generation
 
 
 def _is_of_code(error_type: str) -> bool:
-    """Whether any node would say the same: what goes wrong with the code itself has a dot in its name, as Lambda has it."""
+    """Whether every node would report the same: an error of the code itself has a dot in its type, as in Lambda."""
     return "." in error_type and error_type not in NODES_FAULTS
 
 
@@ -322,12 +322,12 @@ def _wait(old: FunctionStatus, reason: str, message: str) -> FunctionStatus:
 
 
 def _while(old: FunctionStatus, phase: str) -> str:
-    """The phase while something new isn't there yet: what serves meanwhile is ready."""
+    """The phase while a new spec isn't ready: the spec that serves meanwhile is."""
     return phase if old.serving is None else "Ready"
 
 
 def _fail(old: FunctionStatus, outcome: Prepared, generation: int) -> FunctionStatus:
-    """It can't be had; what served before does so still."""
+    """The new spec failed; the one before still serves."""
     lines = read_failure(outcome.message)
     return msgspec.structs.replace(
         old,
@@ -340,15 +340,15 @@ def _fail(old: FunctionStatus, outcome: Prepared, generation: int) -> FunctionSt
 
 
 def read_failure(message: str) -> list[str]:
-    """What a runtime said of code that didn't come up, in lines: it says it as JSON, weft's own words are plain."""
+    """The lines of a failure to start: a runtime reports it as JSON, weft itself as text."""
     try:
-        said = msgspec.json.decode(message, type=dict[str, Any])
+        failure = msgspec.json.decode(message, type=dict[str, Any])
     except (msgspec.DecodeError, RecursionError):
         return message.strip().splitlines()
-    trace = said.get("stackTrace")
+    trace = failure.get("stackTrace")
     lines = "".join(map(str, trace)).splitlines() if isinstance(trace, list) else []
     return [
-        *str(said.get("errorMessage") or "the runtime gave no reason").strip().splitlines(),
+        *str(failure.get("errorMessage") or "the runtime gave no reason").strip().splitlines(),
         *filter(str.strip, lines),
     ]
 

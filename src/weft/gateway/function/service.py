@@ -1,5 +1,5 @@
-"""The gateway's part in functions, put together: follows the store, keeps channels to agents, dispatches and prepares. The HTTP API
-and the streams of tickets stand on ``catalogue``, ``dispatcher`` and ``record``."""
+"""The gateway's functions, wired: follows the store, keeps channels to agents, dispatches and prepares. The HTTP API and the
+streams of tickets use ``catalogue``, ``dispatcher`` and ``record``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from weft.gateway.function.definition.catalogue import Catalogue
 from weft.gateway.function.dispatcher import Dispatcher
 from weft.gateway.function.instance import snapshots
 from weft.gateway.function.instance.agents import Agents
-from weft.gateway.function.instance.keep_alive import LOOK_SECONDS, KeepAliveController
+from weft.gateway.function.instance.keep_alive import CHECK_SECONDS, KeepAliveController
 from weft.gateway.function.instance.snapshots import SnapshotSpreader
 from weft.gateway.function.invocation.late_results import LateResults
 from weft.gateway.function.invocation.tracker import InvocationTracker
@@ -121,7 +121,7 @@ class FunctionService:
                 self._let_go(change.item)
 
     def _expect(self, item: Item) -> None:
-        """What says itself how its instances are kept needn't be invoked first."""
+        """A spec with its own keep-alive counts before the first invocation."""
         spec = item.spec(FunctionSpec)
         if item.deleting or (not ready_of(spec) and keep_alive_of(spec) is None):
             return
@@ -132,14 +132,14 @@ class FunctionService:
             pass  # not ready yet
 
     def _let_go(self, item: Item) -> None:
-        """What it was run as is no other's: nodes needn't keep idle instances of it until the next sweep."""
+        """Drop the function's recipes, which no other has: nodes end their idle instances before the next sweep."""
         is_version = item.envelope.kind == "functionversion"
         digest = item.status(FunctionVersionStatus).digest if is_version else item.status(FunctionStatus).digest
         if digest and digest not in self.readiness.preparing:
             self._drop(digest)
 
     def _find_serving(self) -> set[str]:
-        """The nodes that are there and run functions, by what they reported last."""
+        """The connected nodes that run functions, by their last reports."""
         nodes = self.cache.view.of_kind("node").values()
         return {n.uid for n in nodes if n.status(NodeStatus).phase == "Ready" and n.report(NodeReport).functions}
 
@@ -148,12 +148,12 @@ class FunctionService:
 
     async def _keep(self) -> None:
         while True:
-            await self._clock.sleep(LOOK_SECONDS)
+            await self._clock.sleep(CHECK_SECONDS)
             self._keep_alive.update(self.agents)
 
     async def _spread(self) -> None:
         while True:
-            await self._clock.sleep(snapshots.LOOK_SECONDS)
+            await self._clock.sleep(snapshots.CHECK_SECONDS)
             self._spreading.spread(self._keep_alive.find_demands())
 
     async def _write_counts(self) -> None:
@@ -163,14 +163,14 @@ class FunctionService:
                 await asyncio.to_thread(self.counts.write, taken)
 
     async def _sweep(self) -> None:
-        """Have nodes let go of recipes that nothing names any more, and drop what was printed by functions that are gone."""
+        """Have nodes drop recipes that nothing names any more, and delete the output of functions that are gone."""
         while True:
             await self._clock.sleep(SWEEP_SECONDS)
             if not self.cache.epoch:
                 continue
             used = self._list_used()
             there = {digest for serving in self.agents.fleet.nodes.values() for digest in serving.standing.recipes}
-            there |= {digest for channel in self.agents.channels.values() for digest in channel.told}
+            there |= {digest for channel in self.agents.channels.values() for digest in channel.defined}
             self._unused = {digest: self._unused.get(digest, 0) + 1 for digest in there - used}
             for digest in [digest for digest, sweeps in self._unused.items() if sweeps > 1]:
                 self._drop(digest)
@@ -189,14 +189,14 @@ class FunctionService:
     def _drop(self, digest: str) -> None:
         for node, channel in self.agents.channels.items():
             serving = self.agents.fleet.nodes[node]
-            if serving.asked[digest] or (digest not in channel.told and digest not in serving.standing.recipes):
+            if serving.asked[digest] or (digest not in channel.defined and digest not in serving.standing.recipes):
                 continue
-            channel.told.pop(digest, None)
+            channel.defined.pop(digest, None)
             channel.send(Drop(digest))
         self.agents.forget(digest)
         self._keep_alive.forget([digest])
 
 
 def make_view(*kinds: str, indexes: Sequence[Index] = (), later: Sequence[str] = ()) -> View:
-    """An empty view of ``kinds`` beside those that are read here; ``later`` once there is a function."""
+    """An empty view of the kinds that functions need, and of ``kinds``; of ``later`` once there is a function."""
     return View(dict.fromkeys(("node", *catalogue.KINDS, *kinds)), indexes, once="function", later=later)

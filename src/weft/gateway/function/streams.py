@@ -1,4 +1,4 @@
-"""The verbs of functions that clients open a ticket's stream for: invoke, logs, metrics. Woken by clients."""
+"""The verbs of functions that need a stream with a ticket: invoke, logs, metrics. Woken by clients."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VERBS = ("invoke", "logs", "metrics")
 
 
 class Target(msgspec.Struct, frozen=True):
-    """What a ticket says of whose stream it opens."""
+    """The function in a ticket's claims."""
 
     kind: str
     name: str
@@ -47,7 +47,7 @@ class FunctionStreams:
         return isinstance(workload, dict) and workload.get("kind") == "function" and claims.get("verb") in VERBS
 
     async def serve(self, client: Connection, claims: dict[str, Any]) -> Carried:
-        """Serve one stream to its end; the client always hears of an end."""
+        """Serve one stream to its end; the client always gets a last frame."""
         carried = Carried()
         verbs = {"invoke": self._invoke, "logs": self._logs, "metrics": self._metrics}
         try:
@@ -115,13 +115,13 @@ class FunctionStreams:
             leaving.cancel()
 
     async def _metrics(self, client: Connection, target: Target, given: Any, carried: Carried) -> None:
-        told = self._record.read_metrics(target.uid, target.project, target.name)
-        await _send(client, msgspec.json.encode(told), carried)
+        metrics = self._record.read_metrics(target.uid, target.project, target.name)
+        await _send(client, msgspec.json.encode(metrics), carried)
         await client.send(encode_exit(0))
 
 
 def _describe(outcome: Outcome) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    document: dict[str, Any] = {
         "code": 1 if outcome.error else 0,
         "requestId": outcome.id,
         "version": outcome.version,
@@ -132,14 +132,14 @@ def _describe(outcome: Outcome) -> dict[str, Any]:
         "most_memory": outcome.most_memory,
     }
     if outcome.error:
-        told |= {"error": outcome.error, "errorType": outcome.error_type}
+        document |= {"error": outcome.error, "errorType": outcome.error_type}
     if outcome.tail:
-        told["tail"] = base64.b64encode(outcome.tail).decode()
-    return told
+        document["tail"] = base64.b64encode(outcome.tail).decode()
+    return document
 
 
 async def _receive_all(client: Connection) -> bytes:
-    """What the client sends until END_IN. Raises TooLarge, and NotFound if it goes before that."""
+    """All data of the client until END_IN. Raises TooLarge, and NotFound if the client goes before that."""
     payload = bytearray()
     while (frame := await client.receive()) is not None:
         if frame.type == FrameType.END_IN:
@@ -148,7 +148,8 @@ async def _receive_all(client: Connection) -> bytes:
             payload += frame.payload
             if len(payload) > MAX_PAYLOAD_BYTES:
                 raise TooLarge(
-                    f"a payload of more than {MAX_PAYLOAD_BYTES} bytes", hint="put it where the function can fetch it"
+                    f"the payload has more than {MAX_PAYLOAD_BYTES} bytes",
+                    hint="put it where the function can fetch it",
                 )
         elif frame.type != FrameType.PING:
             raise InvalidInput(f"a client may not send frames of type {frame.type}")

@@ -1,1 +1,1 @@
-"""Asynchronous invocations: kept until they were run, run again when they failed, and kept apart when that was all in vain."""
+"""Asynchronous invocations: kept until they have run, retried after a failure, and dead letters after the last one."""

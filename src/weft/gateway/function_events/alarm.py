@@ -1,4 +1,4 @@
-"""To wait until something is news, or some time has passed."""
+"""Waits for a wake-up, or until some time has passed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from weft.contracts.clock import Clock
 
 
 class Alarm:
-    """``ring`` ends the next, or the present, ``wait``."""
+    """``ring`` ends the present ``wait``, or the next one."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock, self._rung = clock, asyncio.Event()

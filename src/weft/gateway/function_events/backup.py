@@ -1,7 +1,7 @@
-"""What an event file holds, row by row, for a server's backup; and back into a file, whatever that holds already.
+"""Backup of an event file, row by row, and its restore into a file that may have events already.
 
-Read while the gateway has the file open and writes on: all rows are of one instant. Put back, nothing that the file has is lost or
-made older: what it knows of an event, or of when a schedule was last fired, counts."""
+The gateway may have the file open and write: all rows are of one instant. A restore loses nothing in the file and makes nothing
+older: what the file has of an event, or of a schedule's last run, counts."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def read_rows(path: Path) -> Iterator[bytes]:
                 yield msgspec.json.encode(Waits(Event(**dict(zip(names, row, strict=True)))))
     except sqlite3.Error as problem:
         raise Unavailable(
-            f"{path} can't be read: {problem}", hint="move the file away: its events are lost"
+            f"{path} can't be read: {problem}", hint="remove the file from the folder: its events are lost"
         ) from problem
 
 
 def put_rows(path: Path, rows: Iterable[bytes]) -> int:
-    """Put ``rows`` in, all or none, durably; how many events weren't there. Raises InvalidInput for what is no row, Unavailable if
-    the file can't be written."""
+    """Write ``rows``, all or none, durably; how many events are new. Raises InvalidInput for an invalid row, Unavailable if the
+    file can't be written."""
     try:
         with closing(open_file(path)) as db:
             before = db.total_changes
@@ -81,4 +81,4 @@ def _read(row: bytes) -> Waits | FiredAt:
     try:
         return _DECODER.decode(row)
     except msgspec.MsgspecError as problem:
-        raise InvalidInput(f"the backup holds an event that isn't understood: {problem}") from None
+        raise InvalidInput(f"an event in the backup can't be read: {problem}") from None

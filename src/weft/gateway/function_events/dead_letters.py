@@ -1,4 +1,4 @@
-"""Events that failed for good, kept until somebody has looked at them. As ``queue.py``: durable on return."""
+"""Events that failed for good, kept for people to inspect. As ``queue.py``: durable on return."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class DeadLetters:
         self._file = file
 
     async def dead(self, project: str, name: str, most: int, after: str = "") -> list[Event]:
-        """A function's dead letters, newest first, from behind the one with the id ``after`` on."""
+        """A function's dead letters, newest first, those after the one with the id ``after``."""
         return await select(
             self._file,
             "project = ? AND name = ? AND dead_at IS NOT NULL"
@@ -20,7 +20,7 @@ class DeadLetters:
         )
 
     async def redrive(self, project: str, name: str, at: float) -> int:
-        """Have all of a function's dead letters wait again, as if they were accepted now; how many."""
+        """Put all of a function's dead letters into the queue, as if they were accepted now; how many."""
         values = (at, at, project, name)
         return await self._file.do(
             lambda db: (
@@ -33,7 +33,7 @@ class DeadLetters:
         )
 
     async def purge(self, project: str, name: str) -> int:
-        """Let go of all of a function's dead letters; how many."""
+        """Delete all of a function's dead letters; how many."""
         return await self._file.do(
             lambda db: (
                 db.execute(
@@ -43,7 +43,7 @@ class DeadLetters:
         )
 
     async def drop_old(self, before: float) -> int:
-        """Let go of dead letters from before then; how many."""
+        """Delete dead letters from before ``before``; how many."""
         return await self._file.do(
             lambda db: db.execute("DELETE FROM event WHERE dead_at IS NOT NULL AND dead_at < ?", (before,)).rowcount
         )

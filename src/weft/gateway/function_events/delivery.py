@@ -1,8 +1,8 @@
-"""Runs events that wait, function by function, so that one whose events pile up keeps no other's waiting.
+"""Runs waiting events, function by function: one function's backlog doesn't delay the events of others.
 
-An event leaves the queue when it ran well, or failed for good; killed at any moment, this begins again with what the queue holds,
-so each is run at least once. When a function can take no more (throttled, no capacity, not ready) its lane pauses and
-narrows; its events stay as they are, and that costs none of their retries.
+An event leaves the queue after it ran well, or failed for good; after a kill at any moment this starts again with the queue, so
+each event runs at least once. When a function can accept no more (throttled, no capacity, not ready) its lane pauses and
+narrows; its events stay as they are, and keep their retries.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Key = tuple[str, str]
 
 
 class _Lane:
-    """One function's events. ``count``: how many wait, about; ``width``: how many are run at once."""
+    """One function's events. ``count``: about how many wait; ``width``: how many run at once."""
 
     def __init__(self, clock: Clock) -> None:
         self.count = 0
@@ -80,7 +80,7 @@ class Deliveries:
         self._free_slots = asyncio.Semaphore(MOST_UNDER_WAY)
 
     async def accept(self, call: Call) -> None:
-        """Keep it until it was run; durable when this returns. Raises TooLarge, Throttled, Unavailable."""
+        """Keep the event until it has run; durable when this returns. Raises TooLarge, Throttled, Unavailable."""
         if len(call.payload) > MOST_EVENT_BYTES:
             raise TooLarge(
                 f"an event has at most {MOST_EVENT_BYTES} bytes; this one has {len(call.payload)}",
@@ -108,7 +108,7 @@ class Deliveries:
         self.stir(call.project, call.name)
 
     def stir(self, project: str, name: str, count: int = 1) -> None:
-        """So many events more wait for a function now."""
+        """``count`` more events wait for a function now."""
         lane = self._lanes.get((project, name))
         if lane is None:
             lane = self._lanes[project, name] = _Lane(self._clock)
@@ -118,7 +118,7 @@ class Deliveries:
             lane.task = asyncio.ensure_future(self._serve(project, name, lane))
 
     async def run(self) -> None:
-        """Go on with what the queue holds, and let go of old dead letters, for ever."""
+        """Run the events of the queue, and delete old dead letters, for ever."""
         try:
             for standing in await self._find_standings():
                 self.stir(standing.project, standing.name, standing.count)
@@ -133,7 +133,7 @@ class Deliveries:
                     log.warning("%d dead letters were older than 14 days and are gone", dropped)
         finally:
             tasks = [lane.task for lane in self._lanes.values() if lane.task is not None]
-            self._lanes.clear()  # it may run again, and finds in the queue what they left
+            self._lanes.clear()  # it may run again, and finds their events in the queue
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -160,7 +160,7 @@ class Deliveries:
                 await self._clock.sleep(5.0)
 
     async def _serve(self, project: str, name: str, lane: _Lane) -> None:
-        """Run a function's events until none waits."""
+        """Run a function's events until none is left."""
         try:
             while True:
                 wait = await self._begin_due(project, name, lane)
@@ -174,7 +174,7 @@ class Deliveries:
             await asyncio.gather(*lane.under_way.values(), return_exceptions=True)
 
     async def _begin_due(self, project: str, name: str, lane: _Lane) -> float | None:
-        """Begin what is due, as far as slots are free; how long to wait then at most, None if nothing is left."""
+        """Begin due events while slots are free; how long to wait then at most, None if no event is left."""
         now = self._clock.now()
         if now < lane.paused_until:
             return lane.paused_until - now
@@ -192,7 +192,7 @@ class Deliveries:
             if event.due_at > now:
                 return event.due_at - now
             if len(lane.under_way) >= lane.width:
-                return 60.0  # one that ends rings
+                return 60.0  # an event that ends rings the alarm
             lane.under_way[event.id] = asyncio.ensure_future(self._run_one(event, lane))
         return 60.0 if len(found) < MOST_LOADED else 0.0
 
@@ -200,18 +200,18 @@ class Deliveries:
         try:
             terms, most = self._terms_of(event)
             if is_too_old(event, terms, self._clock.now()):
-                told = (event.error_type, event.error) if event.error_type else lane.reason
-                verdict: Verdict = DeadLetter(event.tries, *told, "EventAgeExceeded")
+                error_type, error = (event.error_type, event.error) if event.error_type else lane.reason
+                verdict: Verdict = DeadLetter(event.tries, error_type, error, "EventAgeExceeded")
             else:
                 async with self._free_slots:
                     result = await self._invoke(event)
                 verdict = judge(event, result, terms, self._clock.now(), self._draw)
             self._pace(lane, verdict, most)
             await self._settle(event, verdict, terms, lane)
-        except Unavailable as problem:  # the disk; it stands in the queue as it was
+        except Unavailable as problem:  # the disk; the event is still in the queue
             log.warning("event %s of function/%s: %s", event.id, event.name, problem.message)
             lane.paused_until = self._clock.now() + 5.0
-        except Exception:  # a defect met by one event must not end its lane
+        except Exception:  # a defect that meets one event must not end its lane
             log.exception("event %s of function/%s", event.id, event.name)
             lane.paused_until = self._clock.now() + 60.0
         finally:
@@ -279,7 +279,7 @@ class Deliveries:
         await self._queue.bury(event.id, tries=dead.tries, at=now, error_type=dead.error_type, error=dead.error)
 
     def _terms_of(self, event: Event) -> tuple[Terms, int]:
-        """What its function says, and how many may run at once."""
+        """Its function's terms, and how many may run at once."""
         item = self._view.get(object_key("function", event.project, event.name))
         if item is None:
             return Terms(), 1

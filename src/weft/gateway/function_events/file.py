@@ -1,7 +1,7 @@
-"""Where events are kept: one SQLite file, so that what was accepted outlives the process and the power.
+"""The event file: SQLite, so that accepted events outlive the process and a power failure.
 
-One thread has it open; what is asked of it meanwhile goes into one transaction together, so a thousand acceptances cost a few
-fsyncs. Nobody else writes to the file while a gateway runs; a backup reads it (``backup.py``). Times are unix seconds.
+One thread has it open; requests that arrive meanwhile share one transaction, so a thousand events cost a few fsyncs. Nobody else
+writes to the file while a gateway runs; a backup reads it (``backup.py``). Times are unix seconds.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ CREATE TABLE IF NOT EXISTS fired (
 
 
 class EventFile:
-    """``path`` is made if it isn't there. It may be opened again after it was closed, or couldn't be opened."""
+    """``path`` is created if it isn't there. It may be opened again after a close, or after a failure to open it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -58,7 +58,7 @@ class EventFile:
         self._thread: threading.Thread | None = None
 
     async def open(self) -> None:
-        """Raises Unavailable for a file that can't be read."""
+        """Open it. Raises Unavailable for a file that can't be read."""
         opened: asyncio.Future[None] = self._loop.create_future()
         thread = threading.Thread(target=self._run, args=(opened,), name="weft-events", daemon=True)
         thread.start()
@@ -72,7 +72,7 @@ class EventFile:
             await asyncio.to_thread(thread.join)
 
     async def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """What ``work`` gives, once what it did is on the disk. Raises Unavailable if the disk can't take it."""
+        """The result of ``work``, once its changes are on the disk. Raises Unavailable if they can't be written."""
         if self._thread is None:
             raise _trouble("the file is not open")
         future: asyncio.Future[T] = self._loop.create_future()
@@ -116,7 +116,7 @@ class EventFile:
 
 
 def open_file(path: Path) -> sqlite3.Connection:
-    """The file, made if it isn't there; what is done in it is durable. Raises sqlite3.Error."""
+    """The file, created if it isn't there; its transactions are durable. Raises sqlite3.Error."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     path.chmod(0o600)
@@ -130,7 +130,7 @@ def open_file(path: Path) -> sqlite3.Connection:
 def _commit(
     db: sqlite3.Connection, batch: list[tuple[Work, asyncio.Future[Any]]]
 ) -> list[tuple[asyncio.Future[Any], Any, Exception | None]]:
-    """Do all of it in one transaction; if that fails, each in one of its own, so that one's trouble is its own."""
+    """Do all in one transaction; if that fails, each in one of its own, so that one failure affects no other."""
     try:
         db.execute("BEGIN IMMEDIATE")
         results = [(future, _own(work(db)), None) for work, future in batch]
@@ -145,13 +145,13 @@ def _commit(
 
 
 def _own(result: Any) -> Any:
-    """What may be told to another thread: a cursor that dies there resets a statement that this one may be using."""
+    """``result`` for another thread; None for a cursor: destroyed there, it would reset a statement that this thread may use."""
     return None if isinstance(result, sqlite3.Cursor) else result
 
 
 def _trouble(problem: sqlite3.Error | str) -> Unavailable:
     return Unavailable(
-        f"events can't be stored just now: {problem}",
-        hint="check whether the server's disk is full, or gateway/events.db in its state folder damaged",
+        f"events can't be stored now: {problem}",
+        hint="check whether the server's disk is full, or gateway/events.db in its state folder is damaged",
         retry_after_seconds=5.0,
     )

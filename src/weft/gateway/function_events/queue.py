@@ -1,4 +1,4 @@
-"""The events that wait to be run. Each method returns once what it did is on the disk, and raises Unavailable if it can't be."""
+"""The queue of events. Each method returns once its changes are on the disk, and raises Unavailable if they can't be written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INSERT = f"INSERT OR IGNORE INTO event ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One asynchronous invocation. ``tries``: how often it was run and failed; ``dead_at``: since when it is a dead letter."""
+    """One asynchronous invocation. ``tries``: how often it ran and failed; ``dead_at``: since when it is a dead letter."""
 
     id: str
     project: str
@@ -38,7 +38,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Backlog(msgspec.Struct, frozen=True):
-    """What waits for one function: how many, and when the first is due."""
+    """One function's waiting events: how many, and when the first is due."""
 
     project: str
     name: str
@@ -51,7 +51,7 @@ class EventQueue:
         self._file = file
 
     async def add(self, events: Iterable[Event]) -> None:
-        """Accept them; one whose id is there already is left as it is."""
+        """Accept them; one with an id that is there already stays as it is."""
         rows = [msgspec.structs.astuple(event) for event in events]
         await self._file.do(lambda db: db.executemany(INSERT, rows))
 
@@ -64,7 +64,7 @@ class EventQueue:
         return [Backlog(*row) for row in rows]
 
     async def due(self, project: str, name: str, most: int) -> list[Event]:
-        """What waits for a function, what is due first first."""
+        """A function's waiting events, in the order in which they are due."""
         return await select(
             self._file,
             "project = ? AND name = ? AND dead_at IS NULL ORDER BY due_at, seq LIMIT ?",
@@ -75,21 +75,21 @@ class EventQueue:
         await self._file.do(lambda db: db.execute("DELETE FROM event WHERE id = ?", (id,)))
 
     async def again(self, id: str, *, tries: int, due_at: float, error_type: str, error: str) -> None:
-        """It failed, and is to be run again at ``due_at``."""
+        """It failed; run it again at ``due_at``."""
         values = (tries, due_at, error_type, error, id)
         await self._file.do(
             lambda db: db.execute("UPDATE event SET tries=?, due_at=?, error_type=?, error=? WHERE id = ?", values)
         )
 
     async def bury(self, id: str, *, tries: int, at: float, error_type: str, error: str) -> None:
-        """It is a dead letter from now on, and kept."""
+        """Make it a dead letter."""
         values = (tries, at, error_type, error, id)
         await self._file.do(
             lambda db: db.execute("UPDATE event SET tries=?, dead_at=?, error_type=?, error=? WHERE id = ?", values)
         )
 
     async def hand_over(self, id: str, to: Event) -> None:
-        """It is done with, and ``to`` is accepted in its place: both or neither."""
+        """Remove it, and accept ``to`` in its place: both or neither."""
 
         def work(db: sqlite3.Connection) -> None:
             db.execute("DELETE FROM event WHERE id = ?", (id,))
@@ -99,7 +99,7 @@ class EventQueue:
 
 
 async def select(file: EventFile, where: str, values: tuple[Any, ...]) -> list[Event]:
-    """The events that ``where`` is true of."""
+    """The events that meet the SQL condition ``where``."""
     words = f"SELECT {COLUMNS} FROM event WHERE {where}"  # noqa: S608 (both are ours; what is another's is in values)
     rows = await file.do(lambda db: db.execute(words, values).fetchall())
     names = Event.__struct_fields__

@@ -1,4 +1,4 @@
-"""What becomes of an event that was run, or could not be. Pure."""
+"""The verdict on an event that ran, or couldn't run. Pure."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ MOST_ERROR = 2000  # characters of it that are kept
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What its function says of events: how often one that failed is run again, how long one may wait (seconds), and the function
-    that gets what failed for good."""
+    """A function's settings for events: how many retries, how long an event may wait (seconds), and the function that gets those
+    that failed for good."""
 
     retries: int = 2
     max_age: float = 6 * 3600.0
@@ -34,7 +34,7 @@ class Done(msgspec.Struct, frozen=True):
 
 
 class Retry(msgspec.Struct, frozen=True):
-    """It ran and failed, and is to be run again."""
+    """It ran and failed; it runs again."""
 
     tries: int
     due_at: float
@@ -43,7 +43,7 @@ class Retry(msgspec.Struct, frozen=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """It failed for good; ``condition`` as in the record that its receiver gets."""
+    """It failed for good; ``condition`` as in the receiver's record."""
 
     tries: int
     error_type: str
@@ -52,7 +52,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
 
 class PauseFunction(msgspec.Struct, frozen=True):
-    """It didn't run: nothing of this function will, for a moment."""
+    """It couldn't run: no event of this function will, for a moment."""
 
     reason: str
     why: str
@@ -62,7 +62,7 @@ Verdict = Done | Retry | DeadLetter | PauseFunction
 
 
 def judge(event: Event, result: Outcome | WeftError, terms: Terms, now: float, draw: Callable[[], float]) -> Verdict:
-    """``draw`` gives a number from 0 up to 1, so that what failed together isn't run again together."""
+    """``draw`` gives a number from 0 up to 1, so that events that failed together don't run again together."""
     if isinstance(result, Outcome) and not result.error:
         return Done()
     if isinstance(result, Outcome):
@@ -81,13 +81,13 @@ def is_too_old(event: Event, terms: Terms, now: float) -> bool:
 
 
 def pause_seconds(count: int, draw: Callable[[], float] = random.random) -> float:
-    """How long nothing of a function is tried, when that was in vain ``count`` times in a row."""
+    """How long a function's events pause after ``count`` failures to run one in a row."""
     longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(count - 1, 20))
     return longest * (0.5 + draw() / 2)
 
 
 def make_record(event: Event, dead: DeadLetter, arn: str, now: float) -> bytes:
-    """What a dead-letter function gets. Source: AWS Lambda, "Capturing records of asynchronous invocations", on failure."""
+    """A dead-letter function's input. Source: AWS Lambda, "Capturing records of asynchronous invocations", on failure."""
     at = datetime.datetime.fromtimestamp(now, datetime.UTC)
     record: dict[str, Any] = {
         "version": "1.0",
@@ -121,11 +121,11 @@ def _failed(
 
 def _read_error(outcome: Outcome) -> tuple[str, str]:
     try:
-        told = msgspec.json.decode(outcome.payload)
+        answer = msgspec.json.decode(outcome.payload)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        told = None
-    message = told.get("errorMessage", "") if isinstance(told, dict) else ""
-    type_ = outcome.error_type or (told.get("errorType", "") if isinstance(told, dict) else "")
+        answer = None
+    message = answer.get("errorMessage", "") if isinstance(answer, dict) else ""
+    type_ = outcome.error_type or (answer.get("errorType", "") if isinstance(answer, dict) else "")
     return str(type_ or outcome.error), str(message)
 
 

@@ -1,4 +1,4 @@
-"""When each schedule was last fired, kept with the events that came of it. As ``queue.py``: durable on return."""
+"""When each schedule was last fired, kept with the events that it made. As ``queue.py``: durable on return."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ScheduleState:
         self._file = file
 
     async def fire(self, event: Event, function: str, entry: str, last: float) -> None:
-        """Accept what a schedule makes, and remember with it that it was made: both or neither."""
+        """Accept a schedule's event, and record the run: both or neither."""
 
         def work(db: sqlite3.Connection) -> None:
             db.execute(INSERT, msgspec.structs.astuple(event))
@@ -27,7 +27,7 @@ class ScheduleState:
         await self._file.do(work)
 
     async def begin(self, function: str, entry: str, at: float) -> None:
-        """Count a schedule's runs from ``at`` on, unless that was done before."""
+        """Count a schedule's runs from ``at`` on, unless they are counted already."""
         await self._file.do(
             lambda db: db.execute("INSERT OR IGNORE INTO fired VALUES (?, ?, ?)", (function, entry, at))
         )

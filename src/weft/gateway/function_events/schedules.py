@@ -1,5 +1,5 @@
-"""Makes an event whenever a function's schedule is due: once for each time, also over restarts, since when it was last fired is
-kept with the event. What fell into a time when nobody looked is made up for by one event at most."""
+"""Makes an event whenever a function's schedule is due: once for each time, also over restarts, since the time of the last run is
+kept with the event. All runs that were missed while no gateway ran are replaced by one event at most."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from weft.objects.schedule import next_run
 
 log = logging.getLogger("weft.gateway")
 LATE_SECONDS = 60.0
-LONGEST_SLEEP_SECONDS = 60.0  # a machine's clock may be set anew
+LONGEST_SLEEP_SECONDS = 60.0  # somebody may set the machine's clock
 _SPACE = uuid.UUID("6f1f4a7e-55b0-4d0e-9d0b-5d7b7b1f7c11")
 
 Key = tuple[str, str]  # the function's uid, the entry's digest
@@ -39,12 +39,11 @@ class Entry(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> Key:
-        told = msgspec.json.encode(self.schedule)
-        return self.function, hashlib.sha256(told).hexdigest()[:16]
+        return self.function, hashlib.sha256(msgspec.json.encode(self.schedule)).hexdigest()[:16]
 
 
 class Schedules:
-    """``view`` has the functions once ``is_synced``; ``stir`` hears that an event was made for a function."""
+    """``view`` has the functions once ``is_synced``; ``stir`` is called for the function of each new event."""
 
     def __init__(
         self,
@@ -67,7 +66,7 @@ class Schedules:
         self._alarm.ring()
 
     async def run(self) -> None:
-        """Fire what is due, for ever."""
+        """Fire due schedules, for ever."""
         known: dict[Key, float] | None = None
         while True:
             try:
@@ -80,7 +79,7 @@ class Schedules:
             await self._alarm.wait(wait)
 
     async def _fire_due(self) -> float:
-        """Fire what is due; how long until something is next."""
+        """Fire due schedules; how long until the next."""
         now = self._clock.now()
         if self._stale:
             self._stale = False
@@ -111,7 +110,7 @@ class Schedules:
 
     async def _fire(self, key: Key, due: float, now: float) -> None:
         entry = self._entries[key]
-        last = due if now - due <= LATE_SECONDS else now  # whatever else was missed meanwhile is not made up for
+        last = due if now - due <= LATE_SECONDS else now  # the other missed runs are left out
         event = Event(
             id=str(uuid.uuid5(_SPACE, f"{key[0]}/{key[1]}/{due:.0f}")),
             project=entry.project,
@@ -130,20 +129,20 @@ class Schedules:
     def _next(self, entry: Entry, after: float) -> float:
         try:
             return next_run(entry.schedule.cron, entry.schedule.zone, after)
-        except Exception as problem:  # a schedule that can't be read any more must not hold up the others
+        except Exception as problem:  # a schedule that can't be read any more must not delay the others
             log.error("function/%s, schedule %r: %s", entry.name, entry.schedule.cron, problem)
             return float("inf")
 
 
 def make_payload(schedule: Schedule, due: float) -> bytes:
-    """What the function gets: the schedule's own input, or which time it is."""
+    """The function's payload: the schedule's own input, or the time."""
     if schedule.input is not None:
         return msgspec.json.encode(schedule.input)
     at = datetime.datetime.fromtimestamp(due, datetime.UTC)
-    told: dict[str, Any] = {
+    payload: dict[str, Any] = {
         "source": "weft.schedule",
         "time": at.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "schedule": schedule.cron,
         "zone": schedule.zone,
     }
-    return msgspec.json.encode(told)
+    return msgspec.json.encode(payload)

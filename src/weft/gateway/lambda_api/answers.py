@@ -1,4 +1,4 @@
-"""What callers are answered: Lambda's errors with their types, and JSON. Pure.
+"""Answers to callers: Lambda's errors with their types, and JSON. Pure.
 
 Source: AWS Lambda API reference, "Invoke", "Common errors"."""
 
@@ -13,7 +13,7 @@ from weft.objects.errors import InvalidInput, NotAuthenticated, NotFound, TooLar
 from weft.serving.answer import Answer
 
 JSON = ("content-type", "application/json")
-# By reason: the HTTP status and the error type that AWS's SDKs make their exceptions of.
+# By reason: the HTTP status, and the error type by which AWS's SDKs choose their exception.
 TYPES: dict[str, tuple[int, str]] = {
     "notAuthenticated": (403, "MissingAuthenticationTokenException"),
     "incompleteSignature": (400, "IncompleteSignatureException"),
@@ -53,9 +53,9 @@ def type_of(error: WeftError) -> tuple[int, str]:
 
 
 def answer_error(error: WeftError, request_id: str) -> Answer:
-    """As AWS's SDKs read it, which show their users the Message alone; WeftReason is weft's own."""
+    """The error as AWS's SDKs read it; they show their users only the Message. WeftReason is weft's own."""
     status, type_ = type_of(error)
-    told: dict[str, Any] = {
+    document: dict[str, Any] = {
         "Type": "User" if status < 500 else "Service",
         "Message": f"{error.message} ({error.hint})" if error.hint else error.message,
         "WeftReason": error.token,
@@ -63,7 +63,7 @@ def answer_error(error: WeftError, request_id: str) -> Answer:
     headers = [JSON, ("x-amzn-errortype", type_), ("x-amzn-requestid", request_id)]
     if error.retry_after_seconds is not None:
         headers.append(("retry-after", str(max(1, math.ceil(error.retry_after_seconds)))))
-    return Answer(status, msgspec.json.encode(told), tuple(headers))
+    return Answer(status, msgspec.json.encode(document), tuple(headers))
 
 
 def answer_json(document: object, request_id: str, status: int = 200) -> Answer:
@@ -71,7 +71,7 @@ def answer_json(document: object, request_id: str, status: int = 200) -> Answer:
 
 
 def refuse(status: int, message: str) -> Answer | None:
-    """What the HTTP server itself turns away. A body that stops coming gets no answer: then SDKs try again."""
+    """The answer to a request that the HTTP server refuses. An incomplete body gets none: then SDKs try again."""
     return None if status == 408 else _make_answer(status, message)
 
 

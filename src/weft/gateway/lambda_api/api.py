@@ -1,4 +1,4 @@
-"""Lambda's Invoke API, and as much of the rest as clients look at before they invoke.
+"""Lambda's Invoke API, and the part of the others that clients read before they invoke.
 
 Source: AWS Lambda API reference (2015-03-31). Errors are Lambda's, see ``answers.py``."""
 
@@ -53,7 +53,7 @@ class LambdaApi:
             _require(request, "POST")
             caller.require_invoker(project, "invoke functions")
             return await self._invoke(request, caller, project, named, request_id)
-        caller.require_project(project, "look at functions")
+        caller.require_project(project, "read functions")
         function = self._catalogue.find(project, named.name)
         item = function.item
         tails: dict[str, Callable[[], dict[str, Any]]] = {
@@ -67,16 +67,16 @@ class LambdaApi:
             },
             "aliases": lambda: {"Aliases": describe_aliases(item)},
         }
-        tell = tails.get("/".join(segments[1:]))
-        if tell is None:
+        describe = tails.get("/".join(segments[1:]))
+        if describe is None:
             raise _not_served(request)
         _require(request, "GET")
-        return answer_json(tell(), request_id)
+        return answer_json(describe(), request_id)
 
     async def _invoke(self, request: Request, caller: Actor, project: str, named: Named, request_id: str) -> Answer:
         function = self._catalogue.find(project, named.name)
         attempted = request.header("amz-sdk-invocation-id")[:MOST_ATTEMPTED]
-        if attempted:  # the same for each attempt, and whichever gateway it comes to
+        if attempted:  # the id is the same for each attempt, at any gateway
             request_id = str(uuid.uuid5(_SPACE, "\n".join((caller.id, attempted, request.path, named.qualifier))))
         call = _read_call(request, project, named, request_id)
         kind = request.header("x-amz-invocation-type") or "RequestResponse"
@@ -131,14 +131,14 @@ class LambdaApi:
             raise InvalidInput(f"MaxItems: {limit[:40]!r} is not a number from 1 to 10000", field="MaxItems")
         items = [i for i in self._catalogue.functions(project) if i.envelope.name > query.get("Marker", "")]
         page = items[: min(int(limit), MOST_LISTED)]
-        told: dict[str, Any] = {"Functions": [describe_function(item) for item in page]}
+        found: dict[str, Any] = {"Functions": [describe_function(item) for item in page]}
         if len(items) > len(page):
-            told["NextMarker"] = page[-1].envelope.name
-        return told
+            found["NextMarker"] = page[-1].envelope.name
+        return found
 
 
 def _read_call(request: Request, project: str, named: Named, request_id: str) -> Call:
-    """Raises InvalidInput for what is no JSON, and for a context that isn't base64 of JSON."""
+    """Raises InvalidInput for a body that isn't JSON, and for a context that isn't base64 of JSON."""
     payload = request.body
     if payload:
         try:
@@ -181,7 +181,7 @@ def _require(request: Request, *methods: str) -> None:
 
 def _not_served(request: Request) -> InvalidInput:
     return InvalidInput(
-        f"{request.method} {request.path[:200]} is not served: functions are made and changed by weft itself",
+        f"{request.method} {request.path[:200]} is not served: only weft's own API creates and changes functions",
         reason="notServed",
         hint="weft function create, update, delete, publish, alias",
     )

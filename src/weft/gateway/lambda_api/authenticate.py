@@ -1,5 +1,5 @@
 """Authenticates callers of functions: by a signature with an access key, or by a bearer token. Reads tokens out of a view that
-follows the store, so a token that is deleted ends at once."""
+follows the store, so a deleted token is refused at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept of events that failed for good: listed, run again, let go of."""
+"""The HTTP API of dead letters: list, run again, delete."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class DeadLetterApi:
         self._letters = letters
 
     async def answer(self, request: Request, caller: Actor, request_id: str, found: re.Match[str]) -> Answer:
-        """Raises WeftError. They outlive their function, so that one isn't looked for."""
+        """Raises WeftError. Dead letters outlive their function, which may not exist."""
         project, name, verb = found["project"], found["name"], found["verb"]
         method = "GET" if verb is None else "POST"
         if request.method != method:

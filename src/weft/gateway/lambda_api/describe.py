@@ -22,26 +22,26 @@ _STATES = {"Ready": "Active", "Failed": "Failed"}
 def describe_function(item: Item, qualifier: str = "") -> dict[str, Any]:
     """Of the newest spec."""
     envelope, spec, status = item.envelope, item.spec(FunctionSpec), item.status(FunctionStatus)
-    told = _describe(item, spec, envelope.name, LATEST, qualifier, spec.description)
+    document = _describe(item, spec, envelope.name, LATEST, qualifier, spec.description)
     state = _STATES.get(status.phase, "Pending")
-    told["State"] = state
+    document["State"] = state
     if status.observed_generation < envelope.generation:
-        told["LastUpdateStatus"] = "InProgress"
+        document["LastUpdateStatus"] = "InProgress"
     else:
-        told["LastUpdateStatus"] = "Failed" if status.reason and state != "Pending" else "Successful"
+        document["LastUpdateStatus"] = "Failed" if status.reason and state != "Pending" else "Successful"
     if status.reason:
         where = "StateReason" if state != "Active" else "LastUpdateStatusReason"
-        told[where], told[f"{where}Code"] = f"{status.reason}: {status.message}", "InternalError"
-    return told
+        document[where], document[f"{where}Code"] = f"{status.reason}: {status.message}", "InternalError"
+    return document
 
 
 def describe_version(item: Item) -> dict[str, Any]:
     """Of a published version."""
     spec, status = item.spec(FunctionVersionSpec), item.status(FunctionVersionStatus)
-    told = _describe(item, spec, spec.function, str(spec.number), str(spec.number), spec.description)
-    told["State"] = _STATES.get(status.phase, "Pending")
-    told["LastUpdateStatus"] = "Successful"
-    return told
+    document = _describe(item, spec, spec.function, str(spec.number), str(spec.number), spec.description)
+    document["State"] = _STATES.get(status.phase, "Pending")
+    document["LastUpdateStatus"] = "Successful"
+    return document
 
 
 def describe_aliases(item: Item) -> list[dict[str, Any]]:
@@ -50,15 +50,15 @@ def describe_aliases(item: Item) -> list[dict[str, Any]]:
     for name, weights in sorted(item.spec(FunctionSpec).aliases.items()):
         shares = weights if isinstance(weights, dict) else {str(weights): 1.0}
         main = max(shares, key=lambda number: shares[number])
-        told: dict[str, Any] = {
+        alias: dict[str, Any] = {
             "AliasArn": make_arn(envelope.project or "", envelope.name, name),
             "Name": name,
             "FunctionVersion": main,
             "Description": "",
         }
         if others := {number: share for number, share in shares.items() if number != main}:
-            told["RoutingConfig"] = {"AdditionalVersionWeights": others}
-        out.append(told)
+            alias["RoutingConfig"] = {"AdditionalVersionWeights": others}
+        out.append(alias)
     return out
 
 
@@ -67,7 +67,7 @@ def _describe(
 ) -> dict[str, Any]:
     envelope = item.envelope
     made = datetime.datetime.fromtimestamp(envelope.created_at, datetime.UTC)
-    told: dict[str, Any] = {
+    document: dict[str, Any] = {
         "FunctionName": name,
         "FunctionArn": make_arn(envelope.project or "", name, qualifier),
         "Handler": code.handler,
@@ -85,5 +85,5 @@ def _describe(
         "RevisionId": f"{envelope.uid}.{envelope.generation}",
     }
     if not code.image:
-        told["Runtime"] = "provided.al2023" if code.runtime == "provided" else code.runtime
-    return told
+        document["Runtime"] = "provided.al2023" if code.runtime == "provided" else code.runtime
+    return document

@@ -22,7 +22,7 @@ PREFIX = "/url/"
 _TEXT = re.compile(r"text/.*|application/(?:[\w.+-]*\+)?(?:json|xml|javascript)\b.*", re.IGNORECASE)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]{0,8192}")
-# What is between the caller and the gateway, or is the gateway's to say.
+# Headers of the connection between caller and gateway, or that the gateway itself sets.
 _OURS = frozenset(
     "connection content-length transfer-encoding keep-alive upgrade te trailer date"
     " proxy-authenticate proxy-authorization proxy-connection".split()
@@ -31,7 +31,7 @@ _UNSEEN = frozenset(("connection", "transfer-encoding", "keep-alive", "te", "tra
 
 
 class BadAnswer(Exception):
-    """What a function gave is no HTTP response; the sentence is for its owner's log."""
+    """A function's answer is no HTTP response; the sentence is for its owner's log."""
 
 
 def make_event(
@@ -44,8 +44,8 @@ def make_event(
     now: float,
     drop_authorization: bool,
 ) -> bytes:
-    """``path`` is what comes after the function's name, with its slash, as it came. ``drop_authorization``: what the caller
-    identified itself to weft with is not the function's to see. ``now``: unix seconds."""
+    """``path`` is the part after the function's name, with its slash, as it came. ``drop_authorization``: the function doesn't see
+    the caller's credentials for weft. ``now``: unix seconds."""
     headers = {
         key: ",".join(values)
         for key, values in request.headers.items()
@@ -93,30 +93,30 @@ def make_event(
 
 
 def read_answer(outcome: Outcome) -> Answer:
-    """The response to what a function gave. Raises BadAnswer."""
+    """The response for a function's answer. Raises BadAnswer."""
     given = ("x-amzn-requestid", outcome.id)
     if outcome.error:
         raise BadAnswer(f"it failed: {outcome.error_type or outcome.error}")
     try:
-        said = msgspec.json.decode(outcome.payload)
+        answer = msgspec.json.decode(outcome.payload)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise BadAnswer("its answer is not JSON") from None
-    if not isinstance(said, dict) or "statusCode" not in said:
+    if not isinstance(answer, dict) or "statusCode" not in answer:
         return Answer(200, outcome.payload, (JSON, given))
-    status = said["statusCode"]
+    status = answer["statusCode"]
     if not isinstance(status, int) or isinstance(status, bool) or not 200 <= status <= 599:
         raise BadAnswer(f"statusCode {str(status)[:40]!r} is not an HTTP status from 200 to 599")
-    body = _make_body(said)
+    body = _make_body(answer)
     headers = [given]
-    told = said.get("headers") or {}
-    if not isinstance(told, dict) or len(told) > 200:
+    own = answer.get("headers") or {}
+    if not isinstance(own, dict) or len(own) > 200:
         raise BadAnswer("headers is not an object of at most 200 entries")
-    for key, value in told.items():
+    for key, value in own.items():
         if not isinstance(value, (str, int, float, bool)):
             raise BadAnswer(f"header {key[:60]!r} is not text")
         text = str(value).lower() if isinstance(value, bool) else str(value)
         headers.append(_check_header(key.lower(), text))
-    cookies = said.get("cookies") or []
+    cookies = answer.get("cookies") or []
     if not isinstance(cookies, list) or not all(isinstance(one, str) for one in cookies) or len(cookies) > 50:
         raise BadAnswer("cookies is not a list of at most 50 texts")
     headers += [_check_header("set-cookie", one) for one in cookies]
@@ -140,13 +140,13 @@ def _read_body(request: Request) -> tuple[str, bool]:
     return base64.b64encode(request.body).decode(), True
 
 
-def _make_body(said: dict[str, Any]) -> bytes:
-    body = said.get("body")
+def _make_body(answer: dict[str, Any]) -> bytes:
+    body = answer.get("body")
     if body is None:
         return b""
     if not isinstance(body, str):
         return msgspec.json.encode(body)
-    if said.get("isBase64Encoded") is True:
+    if answer.get("isBase64Encoded") is True:
         try:
             return base64.b64decode(body, validate=True)
         except (binascii.Error, ValueError):
@@ -156,5 +156,5 @@ def _make_body(said: dict[str, Any]) -> bytes:
 
 def _check_header(name: str, value: str) -> tuple[str, str]:
     if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
-        raise BadAnswer(f"header {name[:60]!r} can't be sent: a character, or its length")
+        raise BadAnswer(f"header {name[:60]!r} has an invalid character, or is too long")
     return name, value

@@ -1,4 +1,4 @@
-"""Requests of those who invoke functions, each whole before anybody looks at it, and their answers."""
+"""Requests of callers of functions, each complete before it is handled, and their answers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Request(msgspec.Struct):
 
 
 def make_app(handle: Callable[[Request], Awaitable[Answer]], failed: Answer) -> Answers:
-    """Answers with ``handle``, and with ``failed`` for what that raises."""
+    """Answers with ``handle``, and with ``failed`` if that raises."""
 
     async def answer(coming: serving.Request) -> Answer:
         request = await _read(coming)
@@ -44,7 +44,7 @@ def make_app(handle: Callable[[Request], Awaitable[Answer]], failed: Answer) -> 
 
 
 async def _read(coming: serving.Request) -> Request:
-    """All of it. Raises BodyLost if it won't come any more."""
+    """The complete request. Raises BodyLost if its body won't come any more."""
     pieces = []
     while piece := await coming.read():
         pieces.append(piece)

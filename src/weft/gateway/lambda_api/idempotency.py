@@ -1,5 +1,5 @@
-"""An SDK's own retries never run a function twice: AWS's SDKs send a call's id with each attempt, and a later attempt is answered
-with what the first one came to. Kept for a while, bounded, in memory."""
+"""An SDK's own retries never run a function twice: AWS's SDKs send a call's id with each attempt, and a later attempt gets the
+first one's answer. Kept for a while, bounded, in memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Key = tuple[str, str, str]
 
 
 class IdempotencyCache:
-    """Answers by who called, the call's id and the path."""
+    """Answers by caller, the call's id and the path."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -27,7 +27,7 @@ class IdempotencyCache:
         self._bytes = 0
 
     async def run(self, key: Key, invoke: Callable[[], Awaitable[Answer]]) -> Answer:
-        """What ``invoke`` gives, or gave for an earlier attempt of the same call."""
+        """The answer of ``invoke``, or of an earlier attempt of the same call."""
         task = self._under_way.get(key)
         if task is None:
             known = self._find(key)
@@ -42,7 +42,9 @@ class IdempotencyCache:
         try:
             answer = await invoke()
         except WeftError as problem:
-            if problem.token == "invocationLost":  # it may have run; whatever else was refused may be tried again
+            if (
+                problem.token == "invocationLost"
+            ):  # it may have run; after any other refusal the call may be tried again
                 self._keep(key, problem, 0)
             raise
         finally:

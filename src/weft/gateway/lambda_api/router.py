@@ -1,4 +1,4 @@
-"""Routes a request, once its caller is authenticated: Lambda's API, a function's own address, and what is kept of events."""
+"""Routes a request, once its caller is authenticated: Lambda's API, a function's own address, dead letters."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class FunctionRouter:
         request_id = new_uid()
         path = request.path
         try:
-            await self._dispatcher.know()  # else a key that is right would be unknown
+            await self._dispatcher.know()  # before that a valid key is unknown
             if path.startswith(function_url.PREFIX):
                 return await self._trigger(request, request_id)
             caller = self._authenticator.identify(request)
@@ -62,8 +62,7 @@ class FunctionRouter:
             if isinstance(problem, NotAuthenticated):
                 audit.info("refused from=%s path=%s reason=%s", request.address, path[:200], problem.token)
             if path.startswith("/v1/"):
-                told = problem.to_dict() | {"request_id": request_id}
-                return answer_json(told, request_id, type_of(problem)[0])
+                return answer_json(problem.to_dict() | {"request_id": request_id}, request_id, type_of(problem)[0])
             return answer_error(problem, request_id)
 
     async def _trigger(self, request: Request, request_id: str) -> Answer:
@@ -79,7 +78,7 @@ class FunctionRouter:
             spec = function.spec
             if spec.http == "none":
                 raise NotFound("no such address")
-        except WeftError:  # the caller may be anybody: which functions exist is not shown
+        except WeftError:  # the caller may be anybody: the answer doesn't show which functions exist
             return _answer_word(404, "Not Found", request_id)
         if spec.http == "token":
             try:

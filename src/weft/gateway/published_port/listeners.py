@@ -1,7 +1,7 @@
-"""Published ports on the machine the gateway runs on: each is a listener here that leads to its node.
+"""Published ports on the gateway's machine: each has a listener here that leads to its node.
 
-Follows published ports in the store; a port that is taken here is logged and tried again. Woken by the store, connections and
-datagrams.
+Follows published ports in the store; logs a port that another program has here, and tries it again. Woken by the store,
+connections and datagrams.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class PortListeners:
 
 
 async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Carry one way; the end of one side's sending is passed on, the other way goes on."""
+    """Carry one way; half-close is passed on, and the other way goes on."""
     while data := await reader.read(CHUNK_BYTES):
         writer.write(data)
         await writer.drain()

@@ -1,6 +1,6 @@
-"""A published UDP port on the gateway's machine: one socket to the node for each client, until both are silent long.
+"""A published UDP port on the gateway's machine: one socket to the node for each client, until both are silent for long.
 
-Reads and writes datagrams as they are. Woken by them; a client's socket is closed when nothing came for ``IDLE_SECONDS``.
+Reads and writes datagrams as they are. Woken by them; a client's socket is closed after ``IDLE_SECONDS`` without a datagram.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Address = tuple[str, int]
 
 
 class DatagramRelay(asyncio.DatagramProtocol):
-    """What clients send to one port. ``find_target`` says where the port leads now (None: nowhere, and what comes is
+    """The datagrams of one port. ``find_target`` gives the port's present target (None: there is none, and datagrams are
     dropped, as a network does)."""
 
     def __init__(self, find_target: Callable[[], Address | None], clock: Clock) -> None:
@@ -62,7 +62,7 @@ class DatagramRelay(asyncio.DatagramProtocol):
         return answer
 
     async def _keep(self, client: Address, far: _NodeSocket) -> None:
-        """Connect the far side and let go of it once it is idle."""
+        """Connect the socket to the node, and close it once it is idle."""
         try:
             await asyncio.get_running_loop().create_datagram_endpoint(lambda: far, remote_addr=far.target)
             while not far.closed:
@@ -79,7 +79,7 @@ class DatagramRelay(asyncio.DatagramProtocol):
 
 
 class _NodeSocket(asyncio.DatagramProtocol):
-    """One client's way to the node: what comes before it is connected waits, up to a bound."""
+    """One client's socket to the node: datagrams wait until it is connected, up to a bound."""
 
     _MOST_WAITING = 64
 
@@ -112,7 +112,7 @@ class _NodeSocket(asyncio.DatagramProtocol):
         self._answer(data)
 
     def error_received(self, exc: Exception) -> None:
-        """Nobody listens there just now: UDP has no way to tell the client, who will ask again."""
+        """Nobody listens there now: UDP can't report that to the client, which will try again."""
 
     def close(self) -> None:
         self.closed = True

@@ -1,4 +1,4 @@
-"""One TLS connection to the gateway, as frames: who is at its other end, reading and writing with limits."""
+"""One TLS connection to the gateway, as frames: its peer, and reading and writing within limits."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class Connection:
         self.reader, self.writer = reader, writer
         self.address = _name_address(writer.get_extra_info("peername"))
         self.peer = read_peer(writer.get_extra_info("ssl_object"))
-        self.keeps_sessions = self.counts_printed = self.serves_functions = False  # an agent that does; it says so
+        self.keeps_sessions = self.counts_printed = self.serves_functions = False  # as the agent's hello declares
         _keep_alive(writer.get_extra_info("socket"))
 
     @property
     def node_uid(self) -> str | None:
-        """Of the node whose certificate the other side has shown."""
+        """The uid of the node whose certificate the peer has shown."""
         return self.peer.node_uid if self.peer is not None else None
 
     async def receive(self) -> Frame | None:
-        """The next frame; None when the other side has closed or is lost. Raises InvalidInput for what is no frame."""
+        """The next frame; None when the peer has closed or is lost. Raises InvalidInput for what is no frame."""
         try:
             return await receive_frame(self.reader)
         except (OSError, Unavailable):
             return None
 
     async def send(self, frame: bytes) -> bool:
-        """Send it, waiting while the other side is slow; False when it has gone."""
+        """Send it, waiting while the peer is slow; False when the peer has gone."""
         try:
             self.writer.write(frame)
             await self.writer.drain()
@@ -46,7 +46,7 @@ class Connection:
         return True
 
     async def drain(self) -> None:
-        """Take and drop what still comes until the other side has closed."""
+        """Read and drop all data until the peer has closed."""
         await drop_rest(self.reader)
 
 
@@ -55,7 +55,7 @@ def _name_address(peer: object) -> str:
 
 
 def _keep_alive(sock: socket.socket | None) -> None:
-    """A peer that lost its power says no goodbye: let the kernel find out."""
+    """A peer that lost its power doesn't close the connection: let the kernel find out."""
     if sock is None:
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -1,7 +1,7 @@
 """Exec sessions that outlive their connection to the guest's node: carried between one client and, one after the other, the
 agents of the nodes where the guest is.
 
-Woken by frames. Where the guest is now, the agent that had it says, or the server.
+Woken by frames. The guest's former agent, or the server, reports where the guest is now.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _FINAL = (SESSION_LOST, "guestEnded", "illegalTransition", "unsupported", "noGue
 
 
 class Detached(msgspec.Struct):
-    """The connection to the node is gone, the session perhaps not. ``hint``: where the agent says that the guest went."""
+    """The connection to the node is lost, the session perhaps not."""
 
-    hint: WorkloadLocation | None = None
-    told: bool = False  # the agent has said so
+    hint: WorkloadLocation | None = None  # where the guest went, as the agent reported
+    reported: bool = False  # by the agent
 
 
 class ExecStream:
@@ -45,11 +45,11 @@ class ExecStream:
         self._pursuit = Reconnector(claims, lambda: {"session": self._ledger.mark}, open_stream, find_place, clock)
         self._carried = Carried()
         self._news, self._acknowledged = asyncio.Event(), asyncio.Event()
-        self._begun = asyncio.Event()  # the agent has said where the guest stands
+        self._begun = asyncio.Event()  # the agent has reported the guest's position
         self._hung_up = asyncio.ensure_future(self._listen())
 
     async def carry(self, place: WorkloadLocation) -> Carried:
-        """Carry to the session's end; the client always hears of an end. Raises WeftError if no stream can be had."""
+        """Carry to the session's end; the client always gets a last frame. Raises WeftError if no stream can be opened."""
         stream = await self._pursuit.open(place)
         try:
             while (end := await self._serve(stream)) is not None:
@@ -69,7 +69,7 @@ class ExecStream:
         return self._carried
 
     async def _listen(self) -> None:
-        """Take what the client sends, as far as the ledger holds it, until it has gone. Raises InvalidInput."""
+        """Read from the client, while the ledger has capacity, until it has gone. Raises InvalidInput."""
         while (frame := await self._client.receive()) is not None:
             self._ledger.put(frame)
             self._carried.bytes_in += len(frame.payload)
@@ -79,7 +79,7 @@ class ExecStream:
                 await self._acknowledged.wait()
 
     async def _serve(self, stream: Connection) -> Detached | None:
-        """Carry until the session's end, None, or until the connection to its node is lost. Raises InvalidInput."""
+        """Carry until the session's end (None), or until the connection to its node is lost. Raises InvalidInput."""
         sending = asyncio.ensure_future(self._send(stream))
         receiving = asyncio.ensure_future(self._receive(stream))
         try:
@@ -99,12 +99,12 @@ class ExecStream:
     async def _hang_up(
         self, stream: Connection, sending: asyncio.Future[None], receiving: asyncio.Future[Detached | None]
     ) -> Detached | None:
-        """The client has gone: the guest is to hear of it, wherever it is if it is just leaving. Raises InvalidInput."""
+        """The client has gone: end the session in the guest, on the next node if it is just migrating. Raises InvalidInput."""
         sending.cancel()
         await stream.send(encode_frame(FrameType.HANG_UP))
         await self._pursuit.within(receiving, GOODBYE_SECONDS)
         end = receiving.result() if receiving.done() else None
-        if self._hung_up.result() is None and end is not None and end.told:
+        if self._hung_up.result() is None and end is not None and end.reported:
             return end
         return None
 
@@ -133,9 +133,9 @@ class ExecStream:
                 self._acknowledged.set()
                 self._news.set()
             elif frame.type == FrameType.DETACHED:
-                return Detached(read_place(frame), told=True)
+                return Detached(read_place(frame), reported=True)
             elif frame.type in (FrameType.DATA_OUT, FrameType.STDERR, *END):
-                if not self._hung_up.done():  # one that has gone is soon heard of
+                if not self._hung_up.done():  # if the client has just gone, the listening task notices it
                     await self._client.send(encode_frame(frame.type, frame.payload))
                 if frame.type in END:
                     self._carried.result = "done" if frame.type == FrameType.EXIT else frame.error().token
@@ -155,4 +155,4 @@ def _read_standing(frame: Frame) -> SessionStanding:
     try:
         return msgspec.convert(frame.json(), SessionStanding)
     except msgspec.ValidationError as problem:
-        raise InvalidInput(f"the node says of the session: {problem}") from problem
+        raise InvalidInput(f"the node's report on the session can't be read: {problem}") from problem

@@ -1,7 +1,7 @@
-"""What has passed of one exec session, and what must be sent again if its connection to the guest's node is lost. Pure.
+"""The position in one exec session, and the input to send again if its connection to the guest's node is lost. Pure.
 
-Bytes are counted from the session's beginning. Of the output the gateway has what it has handed to the client; of the
-input it holds what the command hasn't taken yet, since a guest that migrates may not have got it.
+Bytes are counted from the session's beginning. The gateway keeps the input that the command hasn't read yet, since a guest that
+migrates may not have got it; output that the client has is not kept.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from weft.contracts.driver.runtime import SessionMark, SessionStanding
 from weft.objects.errors import InvalidInput
 from weft.protocol.frames import Frame, FrameType, encode_data, encode_frame, encode_json
 
-HELD_BYTES = 262_144  # of input: as much as a guest takes ahead of its command
+HELD_BYTES = 262_144  # of input: as much as a guest accepts ahead of its command
 ACK_BYTES = 65_536
 
 
@@ -24,16 +24,16 @@ class ExecReplay:
     def __init__(self, key: str) -> None:
         self._key, self._run = key, ""
         self._arrived = {FrameType.DATA_OUT: 0, FrameType.STDERR: 0}
-        self._told = 0  # of both, in the last acknowledgement
+        self._acknowledged = 0  # of both, in the last acknowledgement
         self._held = bytearray()
-        self._first = self._sent = 0  # where what is held begins; where what is still to be sent does
+        self._first = self._sent = 0  # positions of the first held byte, and of the first unsent one
         self._ended = self._end_sent = False
         self._size: bytes | None = None
         self._size_sent = True
 
     @property
     def mark(self) -> dict[str, Any]:
-        """Where this side stands, for the node's agent."""
+        """The gateway's position, for the node's agent."""
         out, err = self._arrived[FrameType.DATA_OUT], self._arrived[FrameType.STDERR]
         return msgspec.structs.asdict(SessionMark(self._key, self._run, out, err))
 
@@ -44,11 +44,11 @@ class ExecReplay:
 
     @property
     def has_capacity(self) -> bool:
-        """Whether more input may be taken from the client."""
+        """Whether more input may be read from the client."""
         return len(self._held) < HELD_BYTES
 
     def put(self, frame: Frame) -> None:
-        """The client has sent this. Raises InvalidInput for what a client may not send."""
+        """Keep a frame of the client. Raises InvalidInput for a frame that a client may not send."""
         if frame.type == FrameType.DATA_IN:
             if not self._ended:
                 self._held += frame.payload
@@ -60,12 +60,12 @@ class ExecReplay:
             raise InvalidInput(f"a client may not send frames of type {frame.type}")
 
     def take_unsent(self) -> list[bytes]:
-        """Frames for the agent: what it hasn't been sent yet, in order, as far as the guest takes it now."""
+        """The unsent frames for the agent, in order, as much as the guest accepts now."""
         frames: list[bytes] = []
         if not self._size_sent and self._size is not None:
             frames.append(encode_frame(FrameType.RESIZE, self._size))
             self._size_sent = True
-        unsent = bytes(self._held[self._sent - self._first : HELD_BYTES])  # never more than the guest takes
+        unsent = bytes(self._held[self._sent - self._first : HELD_BYTES])  # never more than the guest accepts
         frames += encode_data(FrameType.DATA_IN, unsent)
         self._sent += len(unsent)
         if not self.is_kept:
@@ -74,14 +74,14 @@ class ExecReplay:
             frames.append(encode_frame(FrameType.END_IN))
             self._end_sent = True
         arrived = sum(self._arrived.values())
-        if self.is_kept and arrived - self._told >= ACK_BYTES:
+        if self.is_kept and arrived - self._acknowledged >= ACK_BYTES:
             out, err = self._arrived[FrameType.DATA_OUT], self._arrived[FrameType.STDERR]
             frames.append(encode_json(FrameType.ACK, {"stdout": out, "stderr": err}))
-            self._told = arrived
+            self._acknowledged = arrived
         return frames
 
     def resume(self, standing: SessionStanding) -> None:
-        """The guest says where it stands: what it lacks is sent again. Raises InvalidInput when that isn't held any more."""
+        """Send again from the guest's position. Raises InvalidInput if that input isn't held any more."""
         if not self._first <= standing.received <= self._first + len(self._held):
             raise InvalidInput(f"the node reports {standing.received} bytes of input, which is out of range")
         self._run = standing.run
@@ -89,16 +89,16 @@ class ExecReplay:
         self._sent = max(standing.received, self._first)
         self._end_sent = standing.ended
         self._size_sent = self._size is None
-        self._told = sum(self._arrived.values())
+        self._acknowledged = sum(self._arrived.values())
 
     def take(self, taken: int) -> None:
-        """The command has taken so much input in all: it need not be held."""
+        """The command has read ``taken`` bytes of input in all: drop them."""
         done = min(max(0, taken - self._first), len(self._held))
         del self._held[:done]
         self._first += done
         self._sent = max(self._sent, self._first)
 
     def arrive(self, frame: Frame) -> bool:
-        """The client has this output. Whether the agent is to hear of it now."""
+        """The client has this output. Whether to acknowledge it to the agent now."""
         self._arrived[FrameType(frame.type)] += len(frame.payload)
-        return sum(self._arrived.values()) - self._told >= ACK_BYTES
+        return sum(self._arrived.values()) - self._acknowledged >= ACK_BYTES

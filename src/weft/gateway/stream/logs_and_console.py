@@ -1,8 +1,8 @@
-"""What a guest prints, and its console, for one client: carried from the node where the guest is, and from the next one when it
-has migrated. Bytes are counted, so that none is lost or comes twice.
+"""A guest's output, and its console, for one client: carried from the guest's node, and after a migration from the next one. Bytes
+are counted, so that none is lost or comes twice.
 
-Woken by frames. What is typed goes to the node that the guest is at; what is on its way there when it migrates is lost, as on any
-serial line.
+Woken by frames. Typed input goes to the guest's present node; input that is on its way during a migration is lost, as on any serial
+line.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FINAL = ("inUse", "illegalTransition", "unsupported")
 
 
 class _Left(msgspec.Struct):
-    """The guest's node has no more of it. ``place``: where it says that the guest went."""
+    """The guest has left the node. ``place``: where it went, as the node reported."""
 
     place: WorkloadLocation | None = None
 
@@ -37,14 +37,14 @@ class OutputStream:
         self, client: Connection, claims: dict[str, Any], open_stream: Open, find_place: FindPlace, clock: Clock
     ) -> None:
         self._client, self._claims = client, claims
-        self._printed: int | None = None  # how far it has come; None: it hasn't begun
+        self._printed: int | None = None  # the position in the output; None: it hasn't begun
         self._carried = Carried()
         self._pursuit = Reconnector(claims, self._ask, open_stream, find_place, clock)
-        self._stream: Connection | None = None  # None: nobody hears what is typed
+        self._stream: Connection | None = None  # None: typed input is dropped
         self._opened = asyncio.Event()
 
     async def carry(self, place: WorkloadLocation) -> Carried:
-        """Carry to its end; the client always hears of an end. Raises WeftError if no stream can be had."""
+        """Carry to its end; the client always gets a last frame. Raises WeftError if no stream can be opened."""
         stream = await self._pursuit.open(place)
         listening = asyncio.ensure_future(self._listen())
         try:
@@ -72,7 +72,7 @@ class OutputStream:
         return await self._pursuit.take_up(place, _FINAL, self._begin, what)
 
     async def _serve(self, stream: Connection, listening: asyncio.Future[None]) -> _Left | None:
-        """Until the stream's end, None, or until it is lost. Raises WeftError."""
+        """Carry until the stream's end (None), or until it is lost. Raises WeftError."""
         self._stream = stream
         self._opened.set()
         receiving = asyncio.ensure_future(self._receive(stream))
@@ -90,7 +90,7 @@ class OutputStream:
             await asyncio.gather(receiving, return_exceptions=True)
 
     async def _listen(self) -> None:
-        """Take what the client sends to wherever the guest is, until it has gone. Raises InvalidInput."""
+        """Carry the client's input to the guest's present node, until the client has gone. Raises InvalidInput."""
         while (frame := await self._client.receive()) is not None:
             if frame.type not in FROM_CLIENT:
                 raise InvalidInput(f"a client may not send frames of type {frame.type}")
@@ -121,15 +121,15 @@ class OutputStream:
         return _Left()
 
     async def _send_notice(self, before: WorkloadLocation, place: WorkloadLocation) -> None:
-        """People at a console get the reason why it stood still."""
+        """Show people at a console why it stopped for a moment."""
         if self._claims.get("verb") != "console":
             return
         name = (self._claims.get("workload") or {}).get("name") or "the workload"
         where = (
             f"{name} has migrated to node {place.node or place.node_uid}" if before.node_uid != place.node_uid else ""
         )
-        told = f"\r\n[{where or f'the connection to {name} was lost, and is back'}]\r\n"
-        await self._client.send(encode_frame(FrameType.STDERR, told.encode()))
+        notice = f"\r\n[{where or f'the connection to {name} was lost, and is back'}]\r\n"
+        await self._client.send(encode_frame(FrameType.STDERR, notice.encode()))
         log.info("%s of %s goes on at node %s", self._claims.get("verb"), name, place.node_uid)
 
     def _begin(self, frame: Frame) -> None:

@@ -1,4 +1,4 @@
-"""Whose pages may open web sockets: a browser says in ``Origin`` which page asks, and only a browser does. Pure."""
+"""Which pages may open web sockets: a browser, and only a browser, sends the page's origin in ``Origin``. Pure."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ _PORTS = {"https": 443, "http": 80}
 
 
 class Origins:
-    """Pages of ``allowed`` may, and those of the server itself: of the host that the browser speaks to now, at the same port
-    or one of ``api_ports``; at any other that host may serve what strangers wrote, such as functions' answers.
+    """Pages of ``allowed`` may, and those of the server itself: of the request's host, at the same port or one of ``api_ports``.
+    At its other ports that host may serve strangers' pages, such as functions' answers.
 
-    Raises InvalidInput for an allowed one that is none."""
+    Raises InvalidInput for an allowed origin that can't be read."""
 
     def __init__(self, api_ports: Iterable[int] = (), allowed: Iterable[str] = ()) -> None:
         self._api_ports = tuple(api_ports)
         self._allowed = frozenset(read_origin(text) for text in allowed)
 
     def check(self, origin: str | None, host: str) -> None:
-        """Raise Forbidden if a page of ``origin`` may not ask; None comes from a program. ``host`` is the request's Host."""
+        """Raise Forbidden if a page of ``origin`` may not connect; None comes from a program. ``host`` is the request's Host."""
         if origin is None:
             return
-        with contextlib.suppress(InvalidInput):  # "null" is such: of a page that has no origin
+        with contextlib.suppress(InvalidInput):  # such as "null", of a page without an origin
             page = read_origin(origin)
             if page in self._allowed:
                 return
@@ -39,7 +39,7 @@ class Origins:
 
 
 def read_origin(text: str) -> tuple[str, str, int]:
-    """Scheme, host and port of an origin like ``https://10.0.0.1:8443``. Raises InvalidInput for what is none."""
+    """Scheme, host and port of an origin like ``https://10.0.0.1:8443``. Raises InvalidInput."""
     try:
         url = urlsplit(text)
         port = url.port or _PORTS[url.scheme]

@@ -1,6 +1,6 @@
-"""Finds a guest again whose stream was lost: asks node after node for it, as the agent says that had it, or the server.
+"""Finds the guest of a lost stream again: asks node after node, as the guest's former agent or the server report.
 
-Woken by the stream's carrier. Decides only whom to ask next, and when to give up.
+Woken by the stream's carrier. Decides only which node to ask next, and when to give up.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ Ask = Callable[[], dict[str, Any]]
 
 
 class Reconnector:
-    """Of the guest of one ticket. ``open_stream`` has the agent of a place dial, with the ticket's ``claims`` and what ``ask`` adds
-    to them; ``find_place`` asks the server where the claims' workload is (None: it can't be told)."""
+    """For one ticket's guest. ``open_stream`` has the agent of a place dial, with the ticket's ``claims`` and what ``ask`` adds
+    to them; ``find_place`` asks the server where the claims' workload is (None: unknown)."""
 
     def __init__(
         self, claims: dict[str, Any], ask: Ask, open_stream: Open, find_place: FindPlace, clock: Clock
@@ -51,8 +51,8 @@ class Reconnector:
     async def take_up(
         self, place: WorkloadLocation, final: tuple[str, ...], begin: Callable[[Frame], None], what: str
     ) -> tuple[Connection, WorkloadLocation]:
-        """A stream there or wherever the guest is now; ``begin`` has heard its first frame. Raises errors for ``final``
-        reasons, and Unavailable naming ``what`` when nobody has it within FIND_SECONDS."""
+        """A stream at ``place``, or where the guest is now; ``begin`` has got its first frame. Raises errors with ``final``
+        reasons, and Unavailable naming ``what`` if no node has the guest within FIND_SECONDS."""
         began, last = self._clock.elapsed(), ""
         while self._clock.elapsed() - began < FIND_SECONDS:
             hint: WorkloadLocation | None = None
@@ -69,10 +69,10 @@ class Reconnector:
                 if answer is not None and answer.type == FrameType.DETACHED:
                     hint = read_place(answer)
                 elif answer is not None and answer.type == FrameType.ERROR:
-                    told = answer.error()
-                    if told.token in final:
-                        raise told
-                    last = told.message
+                    error = answer.error()
+                    if error.token in final:
+                        raise error
+                    last = error.message
             place = hint or await self._find_place(self._claims) or place
             await self._clock.sleep(AGAIN_SECONDS)
         raise Unavailable(
@@ -90,7 +90,7 @@ class Reconnector:
             receiving.cancel()
 
     async def within(self, work: asyncio.Future[Any], seconds: float) -> None:
-        """Wait for ``work`` so long; it goes on."""
+        """Wait for ``work`` so long; it goes on after that."""
         limit = asyncio.ensure_future(self._clock.sleep(max(0.0, seconds)))
         try:
             await asyncio.wait((work, limit), return_when=asyncio.FIRST_COMPLETED)
@@ -99,7 +99,7 @@ class Reconnector:
 
 
 def read_place(frame: Frame) -> WorkloadLocation | None:
-    """Where an agent says that the guest went; None if it doesn't know. Raises InvalidInput for what is no JSON."""
+    """Where the guest went, as an agent reports; None if it doesn't know. Raises InvalidInput for what is no JSON."""
     try:
         return msgspec.convert(frame.json(), WorkloadLocation)
     except msgspec.ValidationError:

@@ -1,6 +1,6 @@
 """Carries frames both ways between a client and an agent's stream, at the pace of the slower, until either has gone.
 
-Half-close is a frame (END_IN), so it passes like any other. Decides only what to say when one side is lost.
+Half-close is a frame (END_IN), so it passes like any other. Decides only what to send when one of them is lost.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FROM_CLIENT = (FrameType.DATA_IN, FrameType.END_IN, FrameType.RESIZE, FrameType.
 
 
 class Carried(msgspec.Struct):
-    """What one stream came to."""
+    """The result of one stream."""
 
     bytes_in: int = 0
     bytes_out: int = 0
@@ -26,7 +26,7 @@ class Carried(msgspec.Struct):
 
 
 async def splice(client: Connection, agent: Connection, node: str) -> Carried:
-    """Carry until the stream's end; the client always hears of an end: the agent's EXIT or ERROR, or ours."""
+    """Carry until the stream's end; the client always gets a last frame: the agent's EXIT or ERROR, or ours."""
     carried = Carried()
     inward = asyncio.ensure_future(_carry_in(client, agent, carried))
     outward = asyncio.ensure_future(_carry_out(agent, client, carried))
@@ -56,11 +56,11 @@ async def _carry_in(client: Connection, agent: Connection, carried: Carried) -> 
             raise InvalidInput(f"a client may not send frames of type {frame.type}")
         carried.bytes_in += len(frame.payload)
         if not await agent.send(encode_frame(frame.type, frame.payload)):
-            await asyncio.Event().wait()  # the agent's side says what happened; it ends this task
+            await asyncio.Event().wait()  # the agent reports what happened; that ends this task
 
 
 async def _carry_out(agent: Connection, client: Connection, carried: Carried) -> bool:
-    """Whether the agent ended the stream properly (or the client no longer listens)."""
+    """Whether the agent ended the stream properly (or the client has gone)."""
     while (frame := await agent.receive()) is not None:
         carried.bytes_out += len(frame.payload)
         if not await client.send(encode_frame(frame.type, frame.payload)):

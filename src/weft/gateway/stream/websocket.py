@@ -18,7 +18,7 @@ from weft.objects.errors import Forbidden, InvalidInput, WeftError
 from weft.protocol.frames import HEADER, MAX_PAYLOAD_BYTES, Frame, FrameDecoder, FrameType, encode_json
 
 PATH = "/v1/stream"
-_BEGINNING = b"GET /"  # as a frame it would be one of a gigabyte, so nobody means one
+_BEGINNING = b"GET /"  # as a frame it would have a gigabyte, which no client sends
 _MOST_HEADER_BYTES = 16384
 _MOST_FIELDS = 16
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -28,7 +28,7 @@ _REASON_BYTES = 123
 
 
 async def receive_hello(connection: Connection, origins: Origins) -> tuple[Connection, Frame] | None:
-    """The connection as it wants to be spoken to, and its hello; None when it has closed. Raises InvalidInput."""
+    """The connection, perhaps as a web socket, and its hello; None when it has closed. Raises InvalidInput."""
     try:
         beginning = await connection.reader.readexactly(HEADER.size)
         if beginning != _BEGINNING:
@@ -102,13 +102,13 @@ class WebSocket(Connection):
         return None
 
     async def send(self, frame: bytes) -> bool:
-        for told in self._decoder.feed(frame):
-            if told.type in (FrameType.DATA_OUT, FrameType.STDERR):
-                message = _pack(_BINARY, told.payload)
-            elif told.type == FrameType.EXIT:
+        for sent in self._decoder.feed(frame):
+            if sent.type in (FrameType.DATA_OUT, FrameType.STDERR):
+                message = _pack(_BINARY, sent.payload)
+            elif sent.type == FrameType.EXIT:
                 message = _pack_close(_NORMAL, "")
-            elif told.type == FrameType.ERROR:
-                message = _pack_close(_FAILED, _describe(told.error()))
+            elif sent.type == FrameType.ERROR:
+                message = _pack_close(_FAILED, _describe(sent.error()))
             else:
                 continue
             if not await super().send(message):
@@ -116,7 +116,7 @@ class WebSocket(Connection):
         return True
 
     async def _read_head(self) -> bool:
-        """Take the beginning of the next frame that has content; False at the web socket's end. Raises EOFError, OSError."""
+        """Read the head of the next frame with content; False at the web socket's end. Raises EOFError, OSError."""
         while True:
             first, second = await self.reader.readexactly(2)
             opcode, length = first & 0x0F, second & 0x7F
@@ -132,7 +132,7 @@ class WebSocket(Connection):
 
 
 def _unmask(data: bytes, mask: bytes) -> bytes:
-    """``data`` begins where the mask does: pieces are cut at multiples of four."""
+    """``data`` begins at the mask's start: pieces are cut at multiples of four."""
     whole = mask * (len(data) // 4 + 1)
     return (int.from_bytes(data, "big") ^ int.from_bytes(whole[: len(data)], "big")).to_bytes(len(data), "big")
 

@@ -1,4 +1,4 @@
-"""Finds where a workload is now, for streams whose node is lost and didn't report where its guest went."""
+"""Finds a workload's present node, for streams whose node is lost and didn't report where its guest went."""
 
 from __future__ import annotations
 

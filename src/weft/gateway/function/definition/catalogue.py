@@ -1,7 +1,7 @@
-"""The functions as the gateway knows them: what each name stands for, and the recipe of each version. Pure but for what it keeps.
+"""The functions as the gateway knows them: the version behind each name, and the recipe of each version. Pure but for its caches.
 
 Reads functions, their versions, the images that runtimes come from and the networks that they reach, out of a view that follows
-the store. Recipes are made when they are first asked for, and forgotten when what they were made of changes.
+the store. A recipe is made when it is first needed, and forgotten when one of its sources changes.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ KINDS = ("function", "functionversion", "image", "network")
 
 
 class Version(msgspec.Struct, frozen=True):
-    """One version, ready to be run."""
+    """One version, ready to run."""
 
     code: FunctionCode
     recipe: Recipe
 
 
 class Needed(msgspec.Struct, frozen=True):
-    """What a version needs of other objects: the content of its runtime's image, the uid of its network, "" for none, and of an
-    image that the fabric holds the digest and the archive."""
+    """The facts of other objects that a version needs: the content of its runtime's image, the uid of its network ("" for none),
+    and the digest and archive of an image that weft holds."""
 
     base: Blob | None
     network: str
@@ -44,14 +44,14 @@ class Needed(msgspec.Struct, frozen=True):
 
 
 class Missing(msgspec.Struct, frozen=True):
-    """Why something isn't there yet; the message for people."""
+    """Why an object isn't there yet; the message is for people."""
 
     reason: str
     message: str
 
 
 class Function:
-    """One function as it is now. ``versions`` are those whose recipes were asked for, by name ($LATEST, 3)."""
+    """One function as it is now. ``versions`` are those with a recipe, by name ($LATEST, 3)."""
 
     __slots__ = ("item", "needs", "spec", "status", "versions")
 
@@ -72,12 +72,12 @@ class Function:
 
 
 class Catalogue:
-    """What ``view`` holds; ``notice`` hears of its changes. ``draw`` gives a number from 0 up to 1, for aliases with weights."""
+    """The functions of ``view``; ``notice`` gets its changes. ``draw`` gives a number from 0 up to 1, for aliases with weights."""
 
     def __init__(self, view: View, draw: Callable[[], float] = random.random) -> None:
         self._view = view
         self._draw = draw
-        self._known: dict[tuple[str, str], Function] = {}  # by project and name, those that were asked for
+        self._known: dict[tuple[str, str], Function] = {}  # by project and name, those that were found before
         self._needs = 0  # grows when an image or a network changes
         self._versions: dict[str, Version] = {}  # by digest, those whose recipes were made
         self._owners: dict[str, tuple[str, float]] = {}  # by digest, what function_of gives
@@ -115,7 +115,7 @@ class Catalogue:
         return known
 
     def resolve(self, function: Function, qualifier: str) -> Version:
-        """Which version ``qualifier`` stands for, this time. Raises NotFound, and Unavailable (functionNotReady)."""
+        """The version that ``qualifier`` means, this time. Raises NotFound, and Unavailable (functionNotReady)."""
         name = self._name_version(function, qualifier)
         found = function.versions.get(name)
         if found is None:
@@ -123,20 +123,20 @@ class Catalogue:
         return found
 
     def recipe(self, digest: str) -> Recipe | None:
-        """One that was made."""
+        """The recipe with this digest, if it was made."""
         version = self._versions.get(digest)
         return None if version is None else version.recipe
 
     def version_of(self, digest: str) -> Version | None:
-        """The version whose recipe it is, if that was made."""
+        """The version of the recipe, if that was made."""
         return self._versions.get(digest)
 
     def function_of(self, digest: str) -> tuple[str, float] | None:
-        """The uid of the function that a recipe is of, and how long its invocations may take, even of one that wasn't made yet."""
+        """The uid of a recipe's function, and how long its invocations may take; also if the recipe wasn't made yet."""
         return self._owners.get(digest)
 
     def specified(self, function: Function) -> Version | Missing:
-        """What the spec says now, whether it is ready or not; or why there is no recipe of it yet."""
+        """The version of the present spec, ready or not; or why it has no recipe yet."""
         code = code_of(function.spec)
         needed = self._find_needed(function, code)
         if isinstance(needed, Missing):
@@ -144,7 +144,7 @@ class Catalogue:
         return self._keep(function, LATEST, code, needed, _pinned(function, code))
 
     def pinned(self, function: Function, version: Version, digest: str) -> Version:
-        """The same with the image of that digest, whatever its tag comes to mean."""
+        """``version`` with the image of that digest, even if its tag changes."""
         recipe = version.recipe
         needed = Needed(recipe.base, recipe.network)
         return self._keep(function, recipe.version, version.code, needed, f"{recipe.image}@{digest}")
@@ -207,9 +207,9 @@ class Catalogue:
             code = function.status.serving
             if code is None:
                 status = function.status
-                told = f": {status.reason}: {status.message}" if status.reason else ""
+                why = f": {status.reason}: {status.message}" if status.reason else ""
                 raise Unavailable(
-                    f"{function.what} is not ready ({status.phase}){told}",
+                    f"{function.what} is not ready ({status.phase}){why}",
                     reason="functionNotReady",
                     hint=f"weft describe {function.what}",
                     retry_after_seconds=1.0,
@@ -250,7 +250,7 @@ class Catalogue:
             self._owners[status.digest] = (function, timeout)
 
     def forget(self, digest: str) -> None:
-        """Nothing uses that recipe any more."""
+        """Drop a recipe that nothing uses any more."""
         self._versions.pop(digest, None)
         self._owners.pop(digest, None)
 
@@ -278,7 +278,7 @@ class Catalogue:
         return item
 
     def _find_held(self, function: Function, code: FunctionCode) -> Item | Missing | None:
-        """The Image that the fabric holds, if it is one."""
+        """The Image that weft holds, if the code names one."""
         name = held_name(code.image)
         if not name:
             return None
@@ -317,14 +317,14 @@ def _whose(code: FunctionCode) -> str:
 
 
 def _pinned(function: Function, code: FunctionCode) -> str:
-    """The image of ``code`` by digest, if it is the one that was looked up for what serves; "" if that isn't known."""
+    """The digest of ``code``'s image, if the ready recipe has the same image; "" if it isn't known."""
     status = function.status
     known = status.serving is not None and (status.serving.image, status.serving.pulls) == (code.image, code.pulls)
     return status.image if known else ""
 
 
 def _leads_elsewhere(change: Changed) -> bool:
-    """Whether a network came, went or was made ready: how many are in it is told much more often."""
+    """Whether a network came, went or became ready: most of its changes are only of its count of addresses."""
     before, after = (
         None if item is None else (item.uid, item.deleting, bool(item.status(NetworkStatus).vni))
         for item in (change.old, change.new)
@@ -333,7 +333,7 @@ def _leads_elsewhere(change: Changed) -> bool:
 
 
 def _pick(weights: Iterable[tuple[str, float]], drawn: float) -> str:
-    """The version whose share ``drawn`` falls into."""
+    """The version with the share that ``drawn`` falls into."""
     found, reached = "", 0.0
     for name, share in weights:
         found, reached = name, reached + share

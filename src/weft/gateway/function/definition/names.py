@@ -1,4 +1,4 @@
-"""How a function is named by callers: thumb, thumb:3, thumb:prod, PROJECT:function:thumb, or an ARN. Pure."""
+"""How callers name a function: thumb, thumb:3, thumb:prod, PROJECT:function:thumb, or an ARN. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Named(msgspec.Struct, frozen=True):
 
 
 def read_name(segment: str, qualifier: str = "") -> Named:
-    """A function's name out of a path, percent-encoded, and a Qualifier beside it. Raises InvalidInput."""
+    """A function's name from a percent-encoded path segment, and a Qualifier beside it. Raises InvalidInput."""
     found = _NAME.fullmatch(unquote(segment))
     if found is None or (found["project"] == "function"):
         raise InvalidInput(
@@ -42,7 +42,7 @@ def read_name(segment: str, qualifier: str = "") -> Named:
     behind = found["qualifier"] or ""
     if behind and qualifier and behind != qualifier:
         raise InvalidInput(
-            f"the name says {behind}, and Qualifier says {qualifier[:80]!r}", field="Qualifier", hint="give one of them"
+            f"the name has {behind}, and Qualifier is {qualifier[:80]!r}", field="Qualifier", hint="give one of them"
         )
     chosen = behind or qualifier
     if chosen and chosen != LATEST and not re.fullmatch(r"[a-z0-9-]{1,63}", chosen):

@@ -1,4 +1,4 @@
-"""The recipe of one version of a function: all that its instances share, with the digest that tells them apart. Pure."""
+"""The recipe of one version of a function: all that its instances share, identified by its digest. Pure."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def make_recipe(
     network: str = "",
     archive: Blob | None = None,
 ) -> Recipe:
-    """What ``code`` is run as. ``base`` is the content of the image that ``base_of`` names, ``image`` its own with a digest, once
-    that is known, and ``archive`` where that lies if the fabric holds it; ``network`` the uid of the one that it names."""
+    """The recipe of ``code``. ``base`` is the content of the image that ``base_of`` names; ``image`` the code's own with its
+    digest, once that is known, and ``archive`` its content if weft holds it; ``network`` the uid of its network."""
     recipe = Recipe(
         digest="",
         function=function_uid,
@@ -53,7 +53,7 @@ def make_recipe(
 
 
 def with_tickets(recipe: Recipe, key: bytes, node_uid: str, now: float) -> Recipe:
-    """The recipe as it is told to a node, which may fetch its parts for BLOB_LIFETIME_SECONDS (``now``: unix seconds)."""
+    """The recipe for a node, which may fetch its parts for BLOB_LIFETIME_SECONDS (``now``: unix seconds)."""
 
     def sign(blob: Blob | None) -> Blob | None:
         if blob is None:
@@ -67,8 +67,8 @@ def with_tickets(recipe: Recipe, key: bytes, node_uid: str, now: float) -> Recip
 
 
 def data_of(recipe: Recipe) -> tuple[tuple[str, int], ...]:
-    """What an instance of it reads, for placement: all that was prepared of it (of a machine its template too), and the base,
-    which a node may have for the sake of another recipe."""
+    """The data that an instance reads, for placement: the prepared recipe (for a machine with its template), and the base, which a
+    node may have because of another recipe."""
     base = 0 if recipe.base is None else recipe.base.size
     own = base + sum(blob.size for blob in (recipe.code, recipe.archive) if blob is not None)
     mine = (f"recipe:{recipe.digest}", own + (recipe.memory if recipe.isolation == "vm" else 0))
@@ -76,7 +76,7 @@ def data_of(recipe: Recipe) -> tuple[tuple[str, int], ...]:
 
 
 def data_at(digests: Collection[str], find: Callable[[str], Recipe | None]) -> frozenset[str]:
-    """What lies on a node that has prepared these; ``find`` gives those recipes that are known."""
+    """The data on a node that has prepared the recipes ``digests``; ``find`` gives a known recipe."""
     names = {f"recipe:{digest}" for digest in digests}
     known = [recipe.base for digest in digests if (recipe := find(digest)) is not None]
     return frozenset(names | {f"image:{base.sha256}" for base in known if base is not None})

@@ -17,7 +17,7 @@ class Channel:
 
     def __init__(self, node: str, connection: Connection) -> None:
         self.node = node
-        self.told: dict[str, float] = {}  # recipes by digest, and when
+        self.defined: dict[str, float] = {}  # when the agent got a recipe, by digest
         self._connection = connection
         self._waiting: list[bytes] = []
         self._written = 0
@@ -28,23 +28,23 @@ class Channel:
 
     @property
     def is_congested(self) -> bool:
-        """Whether what it was sent piles up."""
+        """Whether messages pile up."""
         return self._connection.writer.transport.get_write_buffer_size() > CONGESTED_BYTES
 
     def send(self, message: ToAgent) -> None:
-        """Send it with all else that is sent in this turn of the loop. Raises InvalidInput for one that is too long."""
+        """Send it together with the other messages of this turn of the loop. Raises InvalidInput for one that is too long."""
         self._waiting.append(encode(message))
         self._flush_soon()
 
     def report_written(self, serial: int) -> None:
-        """Say that what was printed is written down up to there: once for all that is heard in this turn of the loop, and no later,
-        since whatever isn't said of when this gateway is killed is told to the next one, and written twice."""
+        """Acknowledge printed lines up to ``serial``: once for all messages of this turn of the loop, and no later, since the next
+        gateway gets again what this one didn't acknowledge before a kill, and stores it twice."""
         self._written = serial
         self._flush_soon()
 
     def send_later(self, message: ToAgent, weight: int) -> None:
-        """Send it in a moment, or once the agent keeps many bytes (``weight``) because it hasn't come: that an answer arrived is
-        said when its caller has it, and not before, so that a gateway that is killed in between is told of it again."""
+        """Send it in a moment, or once the agent keeps many bytes (``weight``) because of late messages: an answer is acknowledged
+        after its caller has it, so that the agent sends it again if the gateway is killed before that."""
         self._afterwards.append(encode(message))
         self._afterwards_bytes += weight
         if self._later is None:
@@ -54,7 +54,7 @@ class Channel:
             self._send_afterwards()
 
     async def receive(self) -> FromAgent | None:
-        """The next message; None at the connection's end. Raises InvalidInput for what is none."""
+        """The next message; None at the connection's end. Raises InvalidInput for anything else."""
         body = await receive(self._connection.reader)
         return None if body is None else decode_from_agent(body)
 

@@ -1,6 +1,6 @@
-"""What the gateway knows of the nodes that serve invocations: their instances, as they tell, and what it has asked them for. Pure.
+"""The nodes that serve invocations, as the gateway knows them: the instances that they report, and what it asked them for. Pure.
 
-What nodes tell is a moment old: it orders whom to ask, and each node decides for itself.
+Reports are a moment old: they give the order of the nodes, and each node decides for itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from weft.protocol.invocations import InstanceState
 
 
 class Serving:
-    """One node. ``open`` once it has said what is under way there; ``congested`` while it is slow to take what it is sent."""
+    """One node. ``open`` once it has reported what is under way there; ``congested`` while it is slow to accept messages."""
 
     __slots__ = ("asked", "congested", "instances", "open", "prepared", "standing")
 
@@ -21,12 +21,12 @@ class Serving:
         self.open = False
         self.congested = False
         self.standing = InstanceState()
-        self.instances: dict[str, int] = {}  # that are not paused ahead of demand, by digest
+        self.instances: dict[str, int] = {}  # not those that are paused ahead of demand, by digest
         self.prepared: frozenset[str] = frozenset()  # digests
-        self.asked: Counter[str] = Counter()  # invocations that it has from us, by digest
+        self.asked: Counter[str] = Counter()  # our invocations there, by digest
 
     def idle(self, digest: str) -> int:
-        """How many instances wait for work there, as far as one can tell."""
+        """How many instances are probably idle there."""
         return self.instances.get(digest, 0) - self.asked[digest]
 
     def ready(self, digest: str) -> int:
@@ -34,7 +34,7 @@ class Serving:
         return 0 if count is None else count.ready
 
     def capacity(self, recipe: Recipe) -> int:
-        """How many more instances of it there could be at work, as far as one can tell."""
+        """How many more instances of it the node can probably run."""
         by_memory = self.standing.free_memory // max(1, recipe.memory)
         return max(0, min(by_memory, int(self.standing.free_cpu / max(recipe.cpu, 0.001) + 1e-9)))
 
@@ -60,7 +60,7 @@ class Fleet:
             self._without(digest, node)
 
     def stand(self, node: str, standing: InstanceState) -> bool:
-        """Take in what a node tells; whether it has other instances than before."""
+        """Store a node's report; whether its instances have changed."""
         serving = self.nodes.get(node)
         if serving is None:
             return False
@@ -76,10 +76,9 @@ class Fleet:
         return old != serving.instances
 
     def choose(self, recipe: Recipe, ranking: Mapping[str, int], asked: Collection[str]) -> str | None:
-        """The node to ask next: the best with an idle instance, or else with one that is ready ahead of demand, or else the
-        best that runs such instances, of those that seem to have capacity if there are any. What has a machine of its own goes to
-        one that has prepared it, if there is any with capacity: no score is worth the seconds of a boot. ``ranking`` are places by
-        uid, in their order."""
+        """The node to ask next: the best with an idle instance, or else with one that is ready ahead of demand, or else the best
+        that runs such instances, preferably with capacity. A recipe with a machine of its own goes to a node that has prepared it,
+        if one has capacity: no score is worth the seconds of a boot. ``ranking``: places by uid, in their order."""
         digest = recipe.digest
         warm = ready = None
         for node in self._with.get(digest, ()):
@@ -115,7 +114,7 @@ class Fleet:
         )
 
     def choose_unprepared(self, recipe: Recipe, ranking: Sequence[str], but: Collection[str]) -> str | None:
-        """The best node that has capacity for it, and hasn't prepared it yet."""
+        """The best node with capacity that hasn't prepared the recipe yet."""
         for node in ranking:
             if node in but or not self._is_open(node):
                 continue
@@ -125,7 +124,7 @@ class Fleet:
         return None
 
     def cpu(self, node: str, find: Callable[[str], Recipe | None]) -> float:
-        """How many cores instances take there, those that are just being started among them; ``find`` gives a recipe by digest."""
+        """How many cores instances take there, with those that are being started; ``find`` gives a recipe by digest."""
         serving, cpu = self.nodes.get(node), 0.0
         if serving is not None:
             for digest in serving.instances.keys() | serving.asked.keys():
@@ -134,19 +133,19 @@ class Fleet:
         return cpu
 
     def why_not(self, recipe: Recipe, names: Mapping[str, str], ranking: Sequence[str]) -> str:
-        """Why none of the nodes in ``ranking`` can be asked, for people."""
-        told = []
+        """Why no node in ``ranking`` can be asked, for people."""
+        reasons = []
         for node in ranking[:5]:
             serving, name = self.nodes.get(node), names.get(node, node)
             if serving is None or not serving.open:
-                told.append(f"{name} serves no functions, or isn't connected")
+                reasons.append(f"{name} serves no functions, or isn't connected")
             elif not serving.runs(recipe.isolation):
                 why = serving.standing.isolations.get(recipe.isolation, "the node doesn't report that it can")
-                told.append(f"{name} can't run isolation {recipe.isolation}: {why}")
+                reasons.append(f"{name} can't run isolation {recipe.isolation}: {why}")
             elif serving.congested:
-                told.append(f"{name} is slow to accept invocations")
+                reasons.append(f"{name} is slow to accept invocations")
         more = f"; and {len(ranking) - 5} more" if len(ranking) > 5 else ""
-        return "; ".join(told) + more
+        return "; ".join(reasons) + more
 
     def _is_open(self, node: str) -> bool:
         serving = self.nodes.get(node)

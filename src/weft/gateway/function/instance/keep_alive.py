@@ -1,5 +1,5 @@
-"""Tells agents how long idle instances stay and how many should stand ready, as functions say or as it is learnt from how they are
-invoked. Woken by the clock; an agent hears it when it is first told of a recipe, and when it changes."""
+"""Sends agents how long idle instances stay and how many should be ready, by the function's spec or as learnt from its invocations.
+Woken by the clock; an agent gets it with a new recipe, and when it changes."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from weft.gateway.function.instance.snapshots import Demand
 from weft.kinds.function import FunctionSpec, keep_alive_of, ready_of
 from weft.protocol.invocations import Keep
 
-LOOK_SECONDS = 10.0
-REFILL_SECONDS = 5.0  # how long it takes to have ready again what was taken
+CHECK_SECONDS = 10.0
+REFILL_SECONDS = 5.0  # how long it takes to replace a ready instance
 MOST_READY = 8  # that are learnt, of one function
 READY_HALF_LIFE_SECONDS = 600.0
-DEMAND_SECONDS = 60.0  # for so long after its last end something counts as being invoked
-LEAST_MORE = 2  # instances that should fit where what is being invoked is prepared
+DEMAND_SECONDS = 60.0  # for so long after its last invocation a function counts as being invoked
+LEAST_MORE = 2  # more instances should fit on the nodes that have prepared a function in demand
 LEAST_CHANGE = 0.2  # of the seconds; less isn't worth a message
 
 
 class Talks(Protocol):
-    """The part of what agents are told that is needed here."""
+    """The part of Agents that is needed here."""
 
     def keep(self, digest: str, keep: Keep, node: str | None) -> None:
-        """Tell all nodes that know the recipe; all but ``node`` to have none ready."""
+        """Send ``keep`` to all nodes that have the recipe; with none ready to all but ``node``."""
 
     def best_of(self, digest: str) -> str | None:
-        """The node where instances of the recipe should stand ready."""
+        """The node where instances of the recipe should be ready."""
 
 
 class _Kept(msgspec.Struct):
@@ -43,20 +43,20 @@ class _Kept(msgspec.Struct):
     definition: FunctionSpec
     under_way: int = 0
     ended_at: float = -math.inf
-    burst: int = 0  # cold starts in the refill time that runs
+    burst: int = 0  # cold starts in the present refill time
     burst_until: float = 0.0
-    wanted: float = 0.0  # of such a time, the most of late
-    told: Keep | None = None
-    told_node: str | None = None
+    wanted: float = 0.0  # the most cold starts in a refill time of late
+    sent: Keep | None = None
+    sent_node: str | None = None
 
 
 class KeepAliveController:
-    """``begin`` and ``end`` hear of each invocation."""
+    """``begin`` and ``end`` are called for each invocation."""
 
     def __init__(self, clock: Clock, make: Callable[[], Learnt] = Learnt) -> None:
         self._clock, self._make = clock, make
         self._kept: dict[str, _Kept] = {}  # by digest
-        self._looked_at = clock.elapsed()
+        self._updated_at = clock.elapsed()
 
     def begin(self, recipe: Recipe, spec: FunctionSpec) -> None:
         kept = self._kept.get(recipe.digest)
@@ -67,15 +67,15 @@ class KeepAliveController:
         kept.learnt.begin(self._clock.elapsed())
 
     def expect(self, recipe: Recipe, spec: FunctionSpec) -> None:
-        """A recipe that is to have instances ready, or not to keep them, whether it is invoked or not."""
+        """A recipe whose spec has instances ready, or keeps none: it counts before its first invocation."""
         kept = self._kept.setdefault(recipe.digest, _Kept(recipe, self._make(), spec))
         kept.definition = spec
 
     def disconnect(self, node: str) -> None:
-        """That node has lost what was sent to it."""
+        """That node has lost the messages that it got."""
         for kept in self._kept.values():
-            if kept.told_node == node:
-                kept.told = None
+            if kept.sent_node == node:
+                kept.sent = None
 
     def end(self, digest: str, *, cold: bool) -> None:
         kept = self._kept.get(digest)
@@ -92,28 +92,28 @@ class KeepAliveController:
             kept.wanted = max(kept.wanted, float(kept.burst))
 
     def keep_of(self, digest: str) -> Keep | None:
-        """What to tell a node that hears of the recipe for the first time: none ready, that is for the update that follows."""
+        """What a node gets with a new recipe: none ready; the next update sends that."""
         kept = self._kept.get(digest)
-        if kept is not None and kept.told is not None:
-            return msgspec.structs.replace(kept.told, ready=0)
+        if kept is not None and kept.sent is not None:
+            return msgspec.structs.replace(kept.sent, ready=0)
         seconds = None if kept is None else keep_alive_of(kept.definition)
         return Keep(digest, Choice().idle_seconds if seconds is None else seconds)
 
     def update(self, talks: Talks) -> None:
-        """Tell agents what is another by now."""
+        """Send agents what has changed."""
         now = self._clock.elapsed()
-        share = 0.5 ** ((now - self._looked_at) / READY_HALF_LIFE_SECONDS)
-        self._looked_at = now
+        share = 0.5 ** ((now - self._updated_at) / READY_HALF_LIFE_SECONDS)
+        self._updated_at = now
         for digest, kept in self._kept.items():
             kept.wanted *= share
             keep = self._choose(kept, now)
             node = talks.best_of(digest) if keep.ready else None
-            if kept.told is None or node != kept.told_node or _differs(kept.told, keep):
-                kept.told, kept.told_node = keep, node
+            if kept.sent is None or node != kept.sent_node or _differs(kept.sent, keep):
+                kept.sent, kept.sent_node = keep, node
                 talks.keep(digest, keep, node)
 
     def find_demands(self) -> list[Demand]:
-        """What is being invoked in machines of its own: as many instances again as are at work now may be wanted next."""
+        """The demand for recipes in machines of their own: next, twice as many instances as now may be needed."""
         now = self._clock.elapsed()
         return [
             Demand(kept.recipe, min(max(LEAST_MORE, kept.under_way), kept.definition.max_concurrent - kept.under_way))
@@ -129,21 +129,21 @@ class KeepAliveController:
         seconds, ready = keep_alive_of(kept.definition), ready_of(kept.definition)
         choice = Choice(seconds) if seconds is not None else kept.learnt.choose(now)
         since = 0.0 if kept.under_way else now - kept.ended_at
-        is_due = choice.warm_after > 0 and choice.warm_after <= since + LOOK_SECONDS and since < choice.warm_until
+        is_due = choice.warm_after > 0 and choice.warm_after <= since + CHECK_SECONDS and since < choice.warm_until
         idle = choice.warm_until - choice.warm_after if is_due else choice.idle_seconds
         if ready is None:
             ready = self._learn_ready(kept, since, choice, is_due=is_due)
         return Keep(kept.recipe.digest, round(idle, 1), ready)
 
     def _learn_ready(self, kept: _Kept, since: float, choice: Choice, *, is_due: bool) -> int:
-        """Copies of a template are had ahead of demand for as long as an idle instance would be kept, as many as were lately needed
-        at once; of other instances, which are as dear ready as idle, one where it was ended to be started anew."""
+        """Clones of a template stay ready for as long as an idle instance would be kept, as many as were lately needed at once.
+        Other instances cost as much ready as idle: one is started ahead of need where an idle one was ended early."""
         if kept.recipe.isolation != "vm":
             return 1 if is_due else 0
-        if since > max(choice.idle_seconds, LOOK_SECONDS) and not is_due:
+        if since > max(choice.idle_seconds, CHECK_SECONDS) and not is_due:
             return 0
         return min(MOST_READY, max(1, math.ceil(kept.wanted - 0.5)))
 
 
-def _differs(told: Keep, keep: Keep) -> bool:
-    return told.ready != keep.ready or abs(told.idle_seconds - keep.idle_seconds) > LEAST_CHANGE * told.idle_seconds
+def _differs(sent: Keep, keep: Keep) -> bool:
+    return sent.ready != keep.ready or abs(sent.idle_seconds - keep.idle_seconds) > LEAST_CHANGE * sent.idle_seconds

@@ -1,11 +1,10 @@
-"""How long an idle instance is worth its memory, learnt from how a function is invoked. Pure.
+"""How long an idle instance is worth its memory, learnt from a function's invocations. Pure.
 
-What is learnt is, by how long an instance has been idle, how likely it is to be needed next: a histogram of the gaps after which
-one was needed, as in Shahrad et al., "Serverless in the Wild" (USENIX ATC 2020), and beside it those that still wait, which say
-as much (Kaplan and Meier, 1958). From that, instead of the head and tail percentiles of that paper, follows the stretch of
-idleness over which it pays: an avoided cold start counts as much as ``worth_seconds`` of an idle instance. So the same price
-holds for all functions, which is what makes the fewest cold starts of the memory that is spent. While too little is known
-a fixed time holds.
+It learns how likely an instance that has been idle for some time is needed: a histogram of the gaps after which one was needed,
+as in Shahrad et al., "Serverless in the Wild" (USENIX ATC 2020), and those that still wait, which count as well (Kaplan and Meier,
+1958). From these, instead of the head and tail percentiles of that paper, follows the stretch of idleness over which an instance
+pays: an avoided cold start is worth ``worth_seconds`` of an idle instance. The price is the same for all functions, so the memory
+that is spent avoids the most cold starts. With too few gaps a fixed time applies.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from typing import Protocol
 
 import msgspec
 
-WORTH_SECONDS = 4000.0  # with it, as much memory is spent as with ten minutes for all (benchmarks/keep_alive)
-FIXED_SECONDS = 600.0  # while a function isn't known
-LEAST_GAPS = 3.0  # then it is
+WORTH_SECONDS = 4000.0  # spends as much memory as ten minutes for all would (benchmarks/keep_alive)
+FIXED_SECONDS = 600.0  # for a function with fewer than LEAST_GAPS
+LEAST_GAPS = 3.0
 HALF_LIFE_SECONDS = 6 * 3600.0
 LEAST_PAUSE_SECONDS = 600.0  # an instance is ended and started anew ahead of need only over longer ones
 MOST_SLOTS = 256
@@ -29,8 +28,8 @@ _BINS = len(_WIDTHS)
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """Keep an idle instance for ``idle_seconds``; and where ``warm_after`` > 0, have one ready again from so long after the last
-    invocation on, until ``warm_until``."""
+    """Keep an idle instance for ``idle_seconds``; if ``warm_after`` > 0, have one ready again from so many seconds after the last
+    invocation until ``warm_until``."""
 
     idle_seconds: float = FIXED_SECONDS
     warm_after: float = 0.0
@@ -38,8 +37,8 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 class KeepAliveModel(Protocol):
-    """What is told of each function: ``begin`` when an invocation begins, ``end`` when it has ended, ``choose`` for what is best
-    now. Times in seconds, of a clock that never goes back."""
+    """The model of one function: ``begin`` and ``end`` are called for each invocation; ``choose`` gives what is best now. Times in
+    seconds, of the monotonic clock."""
 
     def begin(self, now: float) -> None: ...
     def end(self, now: float) -> None: ...
@@ -47,7 +46,7 @@ class KeepAliveModel(Protocol):
 
 
 class Learnt:
-    """One function's. It imagines instances that are never ended, of which the one that was idle for the shortest time is taken."""
+    """Imagines instances that never end; an invocation takes the one that was idle for the shortest time."""
 
     __slots__ = ("_aged_at", "_counts", "_idle", "_sums", "_unused", "worth_seconds")
 
@@ -80,7 +79,7 @@ class Learnt:
         needed, seen = self._count_needed(now)
         best = Choice(0.0)
         most = whole = start = 0.0
-        left = 1.0  # the share of idle times that come this far
+        left = 1.0  # the share of idle times that are at least so long
         for number, width in enumerate(_WIDTHS):
             hazard = needed[number] / seen[number] if seen[number] > 0 else 0.0
             likely = -math.expm1(-hazard * width)
@@ -96,8 +95,8 @@ class Learnt:
         return best
 
     def _count_needed(self, now: float) -> tuple[list[float], list[float]]:
-        """By how long an instance has been idle: how often one was needed then, and for how many seconds one was seen so."""
-        # One gap of which nothing is known but that it is in EDGES, each order of magnitude as likely.
+        """For each length of idleness: how often an instance was needed then, and how many seconds instances were so long idle."""
+        # One gap of unknown length within EDGES, each order of magnitude as likely.
         needed, seen = list(_PRIOR_NEEDED), list(_PRIOR_SEEN)
         waiting = [0.0] * _BINS
         sums = list(self._sums)
@@ -115,7 +114,7 @@ class Learnt:
         return needed, seen
 
     def _age(self, now: float) -> None:
-        """What is older counts less."""
+        """Let older gaps count less."""
         if self._aged_at is None or now - self._aged_at < HALF_LIFE_SECONDS / 64:
             return
         share = 0.5 ** ((now - self._aged_at) / HALF_LIFE_SECONDS)
@@ -129,7 +128,7 @@ class Learnt:
 
 
 class Fixed:
-    """The same for all functions and at all times."""
+    """The same for all functions at all times."""
 
     def __init__(self, seconds: float = FIXED_SECONDS) -> None:
         self._choice = Choice(seconds)

@@ -1,7 +1,7 @@
-"""Has the next best node make a function's template before the nodes that have one are full, so that no caller waits for a boot.
+"""Has the next best node make a function's snapshot before the nodes that have one are full, so that no caller waits for a boot.
 
-Only for functions that run in machines of their own, which take seconds to come up the first time, and only while they are
-invoked. A template takes disk, no memory. Woken by the clock, and by what agents say of what they were asked for.
+Only for functions that run in machines of their own, which take seconds to boot the first time, and only while they are
+invoked. A snapshot takes disk, no memory. Woken by the clock, and by the agents' answers.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from weft.gateway.function.instance.agents import Agents
 from weft.protocol.invocations import Prepare, Prepared, Refused
 
 log = logging.getLogger("weft.gateway.functions")
-LOOK_SECONDS = 2.0
-MOST_AT_ONCE = 4  # templates that are being made so, on all nodes: each is a boot
+CHECK_SECONDS = 2.0
+MOST_AT_ONCE = 4  # snapshots that are being made, on all nodes: each is a boot
 PATIENCE_SECONDS = 600.0  # code, base or image may have to come first
 PAUSE_SECONDS = 60.0  # before a node that couldn't is asked again
 
 
 class Demand(msgspec.Struct, frozen=True):
-    """A recipe that is being invoked, and how many more instances of it should fit where it is prepared."""
+    """A recipe in demand, and how many more instances of it should fit on the nodes that have prepared it."""
 
     recipe: Recipe
     more: int
 
 
 class _Asked(msgspec.Struct, frozen=True):
-    id: str  # "": it couldn't, and is left in peace
+    id: str  # "": the node couldn't, and isn't asked for a while
     until: float
 
 
 class SnapshotSpreader:
-    """``spread`` what is in demand; ``on_prepared`` and ``on_disconnect`` follow the agents."""
+    """``spread`` recipes in demand; ``on_prepared`` and ``on_disconnect`` follow the agents."""
 
     def __init__(self, catalogue: Catalogue, agents: Agents, clock: Clock) -> None:
         self._catalogue, self._agents, self._clock = catalogue, agents, clock

@@ -11,27 +11,25 @@ from weft.protocol.invocations import Answer
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """Run ``name`` of ``project`` once. ``qualifier`` is a version's number or an alias; empty or $LATEST: the newest spec.
+    """Run ``name`` of ``project`` once.
 
-    ``id`` is the request id, a UUID that the caller draws. ``seconds`` is how long its caller waits at most (None: as long as
-    the function may take). ``node`` is where the caller is, if that is known. ``tail`` asks for the end of
-    what it prints, ``client_context`` is handed to the code as it is (base64, as it came). ``again``: it may have been begun under
-    this id before, perhaps through a gateway that is no more; then it isn't begun anew, and what that comes to is its outcome."""
+    ``again``: an earlier request may have begun it under this id, perhaps through a former gateway; then it isn't begun again, and
+    has the outcome of that one."""
 
-    id: str
+    id: str  # the request id: a UUID that the caller draws
     project: str
     name: str
-    qualifier: str = ""
+    qualifier: str = ""  # a version's number or an alias; "" or $LATEST: the newest spec
     payload: bytes = b""
-    seconds: float | None = None
-    node: str = ""
-    tail: bool = False
-    client_context: str = ""
+    seconds: float | None = None  # the caller waits so long at most; None: as long as the function may take
+    node: str = ""  # where the caller is, if that is known
+    tail: bool = False  # the answer includes the end of the output
+    client_context: str = ""  # base64, for the code as it came
     again: bool = False
 
 
 class Outcome(Answer, frozen=True, kw_only=True):
-    """What the function answered, of which ``version`` ($LATEST, 3), on which node."""
+    """The function's answer, the ``version`` ($LATEST, 3) and the node."""
 
     version: str = "$LATEST"
     node: str = ""
@@ -41,10 +39,10 @@ class Dispatches(Protocol):
     """The dispatcher, as its callers see it."""
 
     async def know(self) -> None:
-        """Wait a moment for what a gateway that has just begun has yet to read. Raises Unavailable."""
+        """Wait a moment until a gateway that has just started has read the functions. Raises Unavailable."""
 
     async def invoke(self, call: Call, function: Function | None = None) -> Outcome:
-        """Run it at most once; ``function`` is the one that it names, if that was found already.
+        """Run it at most once; ``function`` is the one that it names, if the caller has found it already.
 
         Raises, by stable reason: NotFound (``functionNotFound``); Unavailable, not begun:
         ``tooManyRequests`` (max_concurrent is reached), ``insufficientResources`` or ``noAvailableAgents`` (no node has
@@ -52,7 +50,7 @@ class Dispatches(Protocol):
 
 
 class AcceptsEvents(Protocol):
-    """The queue of events, as those see it who take asynchronous invocations."""
+    """The queue of events, for the parts that accept asynchronous invocations."""
 
     async def accept(self, call: Call) -> None:
-        """Keep it until it was run; durable when this returns. Raises TooLarge, Throttled, Unavailable."""
+        """Keep the event until it has run; durable when this returns. Raises TooLarge, Throttled, Unavailable."""

@@ -1,7 +1,7 @@
-"""What became of invocations that nobody waits for any more: begun by a gateway before this one, or taken for lost.
+"""Late results: of invocations that a former gateway began, or that were taken for lost.
 
-Their answers are kept for a while, bounded, for a caller that asks again by the same id, who waits until the nodes have
-reported what they have under way.
+They are kept for a while, bounded, for a caller that sends the same id again; it waits until the nodes have reported what
+they have under way.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from weft.protocol.invocations import Answer
 KEPT_SECONDS = 300.0
 KEPT_BYTES = 32 * 2**20
 _EACH_BYTES = 512  # what keeping one takes beside its payload
-GATHER_SECONDS = 15.0  # for nodes to say what they have of a gateway before this one
+GATHER_SECONDS = 15.0  # for nodes to report what they have of a former gateway
 STEP_SECONDS = 0.05
 
 
 class LateResults:
-    """``find_expected`` gives the nodes (uids) that serve functions, as far as is known; ``is_stray`` whether an invocation may
-    run on a node without anybody waiting for it."""
+    """``find_expected`` gives the known nodes (uids) that serve functions; ``is_stray`` whether an invocation may run on a node
+    while nobody waits for it."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class LateResults:
         self._bytes = 0
 
     def keep(self, node: str, answer: Answer) -> None:
-        """What came from ``node``."""
+        """Keep a late result of ``node``."""
         self._take(answer.id)
         self._kept[answer.id] = (self._clock.elapsed(), node, answer)
         self._bytes += len(answer.payload) + _EACH_BYTES
@@ -53,8 +53,8 @@ class LateResults:
             self._take(id)
 
     async def recall(self, what: str, version: str, id: str) -> Outcome | None:
-        """What an invocation comes to that was begun under this id; None if none was. Raises Unavailable (invocationLost) if that
-        can't be told any more."""
+        """The outcome of the invocation with this id; None if none was begun. Raises Unavailable (invocationLost) if nobody knows
+        any more."""
         while (missing := self.find_missing()) and self._clock.elapsed() < self._gathered_by:
             await self._clock.sleep(STEP_SECONDS)
         is_known = False
@@ -72,11 +72,11 @@ class LateResults:
         raise lost_error(what, id, f"begun, perhaps, through a gateway before this one, and {why}")
 
     def find_missing(self) -> set[str]:
-        """The nodes that haven't said yet what they have under way."""
+        """The nodes that haven't reported yet what they have under way."""
         return {uid for uid in self._find_expected() if (there := self._fleet.nodes.get(uid)) is None or not there.open}
 
     def _take(self, id: str) -> tuple[str, Answer] | None:
-        """The node and its answer, which is let go of."""
+        """Remove the answer; the node and the answer."""
         kept = self._kept.pop(id, None)
         if kept is None:
             return None

@@ -1,4 +1,4 @@
-"""How a caller is told what became of an invocation, or why it can't begin now. Pure."""
+"""A caller's answer: the outcome of an invocation, or why it can't begin now. Pure."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def make_outcome(answer: Answer, version: str, node: str) -> Outcome:
 
 
 def no_node_error(what: str, pending: PendingInvocation, fleet: Fleet, name_of: NameOf) -> Unplaceable:
-    """No node took it: what each said, and which comes nearest."""
+    """No node accepted it: the reason of each, and the nearest fit."""
     names = {node: name_of(node) for node in pending.ranking}
     if not pending.refusals:
         return unplaceable_error(
             what,
             Ranking(reason="noAvailableAgents", message=fleet.why_not(pending.recipe, names, list(pending.ranking))),
         )
-    told = [f"{names[node]}: {refused.message or refused.reason}" for node, refused in pending.refusals.items()]
+    reasons = [f"{names[node]}: {refused.message or refused.reason}" for node, refused in pending.refusals.items()]
     lacking = any(refused.reason == "insufficientResources" for refused in pending.refusals.values())
-    more = f"; and {len(told) - MAX_REASONS} more" if len(told) > MAX_REASONS else ""
+    more = f"; and {len(reasons) - MAX_REASONS} more" if len(reasons) > MAX_REASONS else ""
     return unplaceable_error(
         what,
         Ranking(
             reason="insufficientResources" if lacking else "noAvailableAgents",
-            message="; ".join(told[:MAX_REASONS]) + more,
+            message="; ".join(reasons[:MAX_REASONS]) + more,
             nearest=_find_nearest(pending, fleet, name_of),
         ),
     )
@@ -51,7 +51,7 @@ def unplaceable_error(what: str, ranking: Ranking) -> Unplaceable:
 
 
 def lost_error(what: str, id: str, where: str) -> Unavailable:
-    """``where`` says how it was lost."""
+    """``where``: how it was lost."""
     return Unavailable(
         f"{what}: invocation {id} was {where}; it may have run",
         reason="invocationLost",
@@ -69,7 +69,7 @@ def busy_error(what: str, running: int, most: int) -> Throttled:
 
 def full_error() -> Throttled:
     return Throttled(
-        "the gateway holds as many payloads of other invocations as it can, in all or for one project",
+        "the gateway holds too many payloads of other invocations, in all or of this project",
         hint="try again in a moment",
         retry_after_seconds=1.0,
     )
@@ -77,12 +77,12 @@ def full_error() -> Throttled:
 
 def too_large_error(what: str, length: int, most: int) -> TooLarge:
     return TooLarge(
-        f"{what}: a payload of {length} bytes; at most {most}", hint="put it where the function can fetch it"
+        f"{what}: the payload has {length} bytes; at most {most}", hint="put it where the function can fetch it"
     )
 
 
 def _find_nearest(pending: PendingInvocation, fleet: Fleet, name_of: NameOf) -> str:
-    """Of the nodes that were asked, the one with most free memory."""
+    """Of the nodes that were asked, the one with the most free memory."""
     there = [(fleet.nodes[node].standing.free_memory, node) for node in pending.refusals if node in fleet.nodes]
     if not there:
         return ""

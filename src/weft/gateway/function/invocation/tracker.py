@@ -1,8 +1,8 @@
 """Invocations under way, as a state machine: events in, instructions out. Pure.
 
-An invocation is asked of one node at a time, and of the next only after the one before refused it: so it runs at most once. When
-the connection to its node is lost it waits; the node says, connected again, what it still has, and what isn't among that is
-lost. What is lost counts against its function's concurrency for as long as it may still run.
+An invocation goes to one node at a time, and to the next only after the one before refused it: so it runs at most once. When the
+connection to its node is lost it waits; the node reports, connected again, what it still has, and the others are lost. A lost
+invocation counts against its function's concurrency for as long as it may still run.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from weft.protocol.invocations import (
     Underway,
 )
 
-GRACE_SECONDS = 45.0  # a start (30), and the way there and back, beyond an invocation's own time
-FETCH_SECONDS = 180.0  # and as much where code and base must come first
-ADRIFT_SECONDS = 30.0  # so long a node may be away before its invocations are taken for lost
+GRACE_SECONDS = 45.0  # beyond an invocation's own time: a start (30), and the messages' time
+FETCH_SECONDS = 180.0  # more where the node must fetch code and base first
+ADRIFT_SECONDS = 30.0  # a node may be away so long before its invocations are taken for lost
 MOST_ASKED = 16  # nodes, for one invocation
 
 
 class PendingInvocation(msgspec.Struct, eq=False):
-    """One invocation under way. ``ranking``: see ``Fleet.choose``; ``until``: when it is lost if nothing is heard of it."""
+    """One invocation under way. ``ranking``: see ``Fleet.choose``; ``until``: it is lost if no answer comes by then."""
 
     recipe: Recipe
     invoke: Invoke
     ranking: Mapping[str, int]
     until: float
     node: str = ""
-    cold: bool = False  # no instance seemed to wait for it
+    cold: bool = False  # no instance seemed to be idle
     fetches: bool = False  # a node that was asked hadn't prepared it
     refusals: dict[str, Refused] = msgspec.field(default_factory=dict)  # by node
     adrift_until: float = 0.0  # 0: its node is connected
@@ -51,14 +51,14 @@ class PendingInvocation(msgspec.Struct, eq=False):
 
 
 class SendInvoke(msgspec.Struct, frozen=True):
-    """Tell ``node`` to run it."""
+    """Have ``node`` run it."""
 
     node: str
     pending: PendingInvocation
 
 
 class SendAck(msgspec.Struct, frozen=True):
-    """Tell ``node`` that this answer has arrived."""
+    """Acknowledge to ``node`` that this answer has arrived."""
 
     node: str
     id: str
@@ -71,14 +71,14 @@ class Done(msgspec.Struct, frozen=True):
 
 
 class LateResult(msgspec.Struct, frozen=True):
-    """An answer that nobody waits for."""
+    """An answer for which nobody waits any more."""
 
     node: str
     answer: Answer
 
 
 class NoNode(msgspec.Struct, frozen=True):
-    """No node took it; each that was asked said why."""
+    """No node accepted it; each that was asked gave its reason."""
 
     pending: PendingInvocation
 
@@ -94,7 +94,7 @@ Instruction = SendInvoke | SendAck | Done | LateResult | NoNode | Lost
 
 
 class _Stray(msgspec.Struct, frozen=True):
-    """What may run on a node without anybody waiting for it."""
+    """An invocation that may run on a node while nobody waits for it."""
 
     node: str
     function: str
@@ -102,8 +102,8 @@ class _Stray(msgspec.Struct, frozen=True):
 
 
 class InvocationTracker:
-    """``function_of`` gives the function (uid) of a recipe by digest and how long its invocations may take; None if it isn't
-    known."""
+    """``function_of`` gives the function (uid) of a recipe by digest and how long its invocations may take; None for an unknown
+    recipe."""
 
     def __init__(self, fleet: Fleet, function_of: Callable[[str], tuple[str, float] | None]) -> None:
         self._fleet = fleet
@@ -123,7 +123,7 @@ class InvocationTracker:
         return self._running[function]
 
     def is_stray(self, id: str) -> bool:
-        """Whether it may run on a node without anybody waiting for it."""
+        """Whether it may run on a node while nobody waits for it."""
         return id in self._strays
 
     def begin(self, pending: PendingInvocation) -> list[Instruction]:
@@ -132,7 +132,7 @@ class InvocationTracker:
         return [self._ask(pending)]
 
     def connect(self, node: str) -> None:
-        """A connection to ``node`` is there; it is asked for nothing before it has said what is under way there."""
+        """``node`` is connected; it gets no invocation before it has reported what is under way there."""
         self._fleet.come(node)
 
     def disconnect(self, node: str, now: float) -> None:
@@ -142,7 +142,7 @@ class InvocationTracker:
                 pending.adrift_until = now + ADRIFT_SECONDS
 
     def receive(self, node: str, message: FromAgent, now: float) -> list[Instruction]:
-        """What to do about a message of ``node``; ``Prepared`` and ``Printed`` need nothing here."""
+        """What follows from a message of ``node``; ``Prepared`` and ``Printed`` need nothing here."""
         match message:
             case Answer():
                 return self._answered(node, message)
@@ -154,7 +154,7 @@ class InvocationTracker:
                 return []
 
     def expire(self, now: float) -> list[Instruction]:
-        """What nothing was heard of for too long."""
+        """Lose what had no answer for too long."""
         for id, stray in list(self._strays.items()):
             if stray.until <= now:
                 self._drop_stray(id)
@@ -182,13 +182,13 @@ class InvocationTracker:
         return SendInvoke(node, pending)
 
     def _answered(self, node: str, answer: Answer) -> list[Instruction]:
-        heard = SendAck(node, answer.id, len(answer.payload))
+        ack = SendAck(node, answer.id, len(answer.payload))
         pending = self._pending.get(answer.id)
         if pending is None or pending.node != node:
             self._drop_stray(answer.id)
-            return [LateResult(node, answer), heard]
+            return [LateResult(node, answer), ack]
         self._end(pending)
-        return [Done(pending, answer), heard]
+        return [Done(pending, answer), ack]
 
     def _refused(self, node: str, refused: Refused) -> list[Instruction]:
         pending = self._pending.get(refused.id)
@@ -236,7 +236,7 @@ class InvocationTracker:
         self._less(pending.recipe.function)
 
     def _release(self, pending: PendingInvocation) -> None:
-        """It counts no more as asked of its node."""
+        """It doesn't count as one of its node any more."""
         serving = self._fleet.nodes.get(pending.node)
         if serving is not None and not pending.adrift_until:
             left = serving.asked[pending.recipe.digest] - 1

@@ -1,5 +1,5 @@
-"""What is counted of functions, in the server's state folder: a small file for each, written again some seconds after it changed.
-So counts go on over restarts; a gateway that is killed has forgotten its last seconds. They go with their function."""
+"""The counts of functions in the server's state folder: a small file for each, written some seconds after a change. So they last
+over restarts; a gateway that is killed loses its last seconds. They are deleted with their function."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AT_ONCE = 1000  # files
 
 
 class CountsFile:
-    """In ``folder``, by the functions' uids. What can't be read counts from now; what can't be written is told once."""
+    """In ``folder``, by the functions' uids. An unreadable file starts from zero; a failure to write is logged once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -32,11 +32,11 @@ class CountsFile:
             return None
 
     def change(self, function: str, counts: Counts) -> None:
-        """They are others now."""
+        """Keep them to be written."""
         self._changed[function] = counts
 
     def take(self) -> dict[str, bytes]:
-        """What is to be written now."""
+        """The files to write now."""
         taken = {function: self._changed.pop(function) for function in list(self._changed)[:AT_ONCE]}
         return {function: msgspec.msgpack.encode(counts) for function, counts in taken.items()}
 
@@ -55,7 +55,7 @@ class CountsFile:
                 log.error("the counts of functions can't be stored: %s", problem)
 
     def keep_only(self, functions: set[str]) -> None:
-        """Drop what is kept of functions that are gone. Blocking."""
+        """Delete the files of functions that are gone. Blocking."""
         if self._folder.is_dir():
             for path in self._folder.iterdir():
                 if path.name.lstrip(".") not in functions:

@@ -1,5 +1,5 @@
-"""What is counted of each function's invocations, and where its instances are: told when asked. Pure; ``counts_file.py`` keeps what
-is counted over restarts.
+"""Metrics: counts of each function's invocations, and where its instances are. Pure; ``counts_file.py`` keeps the counts over
+restarts.
 
 Durations go into buckets whose widths grow with them, eight to each doubling, so that a percentile is right to within 5 %
 (as HdrHistogram does, Gil Tene)."""
@@ -20,7 +20,7 @@ MOST_KINDS, OTHERS = 100, "(others)"  # of errors, whose types are the code's ow
 
 
 class Durations(msgspec.Struct):
-    """How long things took; ``buckets`` are counts by how often the least is doubled, in eighths."""
+    """A histogram of durations; a bucket's number is the logarithm to base 2 of its durations, in eighths."""
 
     buckets: dict[int, int] = {}
     count: int = 0
@@ -35,7 +35,7 @@ class Durations(msgspec.Struct):
         self.most = max(self.most, seconds)
 
     def percentile(self, share: float) -> float:
-        """The duration (seconds) that this share of them, 0 to 1, doesn't exceed; 0 if there are none."""
+        """The duration (seconds) that this share of them (0 to 1) doesn't exceed; 0 without any."""
         left = share * self.count
         for bucket in sorted(self.buckets):
             left -= self.buckets[bucket]
@@ -55,8 +55,8 @@ class Percentiles(msgspec.Struct, frozen=True):
 
 
 class NodeInstances(msgspec.Struct, frozen=True):
-    """A function's instances on one node as that told last: at work, idle, ready ahead of demand; ``prepared``: a new one begins
-    from what is there."""
+    """A function's instances on one node, as last reported: at work, idle, ready ahead of demand. ``prepared``: a new one starts
+    without fetching anything."""
 
     node: str
     busy: int = 0
@@ -66,8 +66,8 @@ class NodeInstances(msgspec.Struct, frozen=True):
 
 
 class FunctionMetrics(msgspec.Struct, frozen=True):
-    """Of one function since ``since`` (unix seconds). ``duration`` is of the code itself, ``latency`` with placing, starting and
-    the way there and back. ``errors`` by type; ``refused`` by reason; ``starts`` by how the instance came to be."""
+    """Of one function since ``since`` (unix seconds). ``duration`` is of the code itself, ``latency`` includes placement, start and
+    messages. ``errors`` by type; ``refused`` by reason; ``starts`` by how the instance was started."""
 
     function: str
     project: str
@@ -153,7 +153,7 @@ def make_metrics(
 
 
 def find_instances(fleet: Fleet, is_its: Callable[[str], bool], name_of: Callable[[str], str]) -> list[NodeInstances]:
-    """By node; ``is_its`` says whether a recipe, by digest, is the function's. Nodes that have nothing of it are left out."""
+    """By node; ``is_its``: whether a recipe (by digest) is the function's. Nodes that have nothing of it are left out."""
     found = []
     for node, serving in fleet.nodes.items():
         counts = [count for digest, count in serving.standing.counts.items() if is_its(digest)]

@@ -1,5 +1,5 @@
-"""What functions printed, kept in the server's state folder: for each function two files of at most FILE_BYTES, the older of which
-goes when the newer is full. So between 4 and 8 MiB of the newest lines are kept, for as long as the function is there."""
+"""The output of functions in the server's state folder: for each function two files of at most FILE_BYTES; the older one is deleted
+when the newer is full. So between 4 and 8 MiB of the newest lines are kept, until the function is deleted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 FILE_BYTES = 4 * 1024 * 1024
 OPEN_FILES = 64
-FOLLOWER_LINES = 10_000  # that wait for a slow reader; beyond it the oldest are dropped
+FOLLOWER_LINES = 10_000  # that wait for a slow reader; of more the oldest are dropped
 LONGEST_LINE_BYTES = 64 * 1024
 CURRENT, BEFORE = "current.log", "before.log"
 
@@ -67,7 +67,7 @@ class PrintedLog:
             self._followers.pop(function, None)
 
     def read(self, function: str, *, tail: int = -1, since: float = 0.0) -> list[bytes]:
-        """The last ``tail`` lines (-1: all) of those printed since (unix seconds)."""
+        """The last ``tail`` lines (-1: all) of those printed since ``since`` (unix seconds)."""
         lines = [line for name in (BEFORE, CURRENT) for line in _lines(self._folder / function / name)]
         if since:
             least = stamp(since).encode()
@@ -75,7 +75,7 @@ class PrintedLog:
         return lines if tail < 0 else lines[len(lines) - min(tail, len(lines)) :]
 
     def keep_only(self, functions: set[str]) -> None:
-        """Drop what is kept of functions that are gone."""
+        """Delete the output of functions that are gone."""
         if not self._folder.is_dir():
             return
         for folder in self._folder.iterdir():

@@ -1,4 +1,4 @@
-"""What becomes of invocations, written down: each function's metrics, what it printed, and what is learnt of its arrivals."""
+"""Records invocations: each function's metrics and output, and its arrivals for keep-alive."""
 
 from __future__ import annotations
 
