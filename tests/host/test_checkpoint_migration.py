@@ -27,8 +27,9 @@ from weft.agent.state.checkpoint import CheckpointStore
 from weft.agent.workload.kind import Prepared
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import SystemClock
+from weft.drivers.container.end import ContainerEnd
 from weft.drivers.runtime.oci.driver import OciDriver
-from weft.drivers.runtime.oci.record import ContainerEnd, ContainerRecord, read_record, write_record
+from weft.drivers.runtime.oci.record import ContainerRecord, read_record, write_record
 from weft.drivers.runtime.oci.rootfs.overlay import make_folders
 from weft.kinds.allocation import AllocatedContainer, AllocationSpec, Resources
 from weft.kinds.fields.allocated_migration import AllocatedMigration

@@ -14,9 +14,10 @@ from weft.contracts.clock import SystemClock
 from weft.contracts.driver.container import ContainerPlan, ContainerProcess
 from weft.contracts.driver.host import Capacity, Host
 from weft.contracts.driver.runtime import RuntimeDriver
+from weft.drivers.container.end import ContainerEnd
 from weft.drivers.runtime.oci.kata.driver import KataDriver
 from weft.drivers.runtime.oci.paths import ContainerPaths
-from weft.drivers.runtime.oci.record import ContainerEnd, ContainerRecord, write_record
+from weft.drivers.runtime.oci.record import ContainerRecord, write_record
 from weft.drivers.runtime.qemu.driver import QemuDriver
 from weft.launch.agent.drivers import load_isolated
 from weft.launch.agent.options import read_container_runtime, read_isolated_runtime

@@ -30,11 +30,11 @@ import msgspec
 
 from weft.contracts.driver.host import Capacity, Host
 from weft.contracts.driver.image import OciConfig, OciImage, RegistryCredentials
+from weft.drivers.container.end import read_signal
 from weft.drivers.image.oci.fetch.registry import RegistrySettings
 from weft.drivers.image.oci.store import OciImages
 from weft.drivers.linux.programs import run_on_disk
 from weft.drivers.runtime.qemu.image_disk import MAKING_SECONDS, PACKAGES, ImageDisks
-from weft.drivers.runtime.qemu.microvm.translate import read_signal
 from weft.images.microvm.build import pack_image
 from weft.images.parts import write_bundle
 from weft.kinds.image import OCI

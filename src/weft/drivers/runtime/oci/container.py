@@ -10,16 +10,17 @@ import signal
 from collections.abc import Callable
 
 from weft.contracts.clock import Clock
-from weft.contracts.driver.container import BEGUN_AFRESH, NEVER_BEGAN, OUT_OF_MEMORY, describe_never_began
+from weft.contracts.driver.container import BEGUN_AFRESH, OUT_OF_MEMORY
 from weft.contracts.driver.host import Capacity
 from weft.contracts.driver.runtime import GuestFacts, GuestShape
 from weft.contracts.driver.sandbox import Ended, read_exit
 from weft.drivers.cgroup.groups import ControlGroups
+from weft.drivers.container.end import end_of_never_began, read_signal
 from weft.drivers.linux.processes import host_boot_id
 from weft.drivers.runtime.oci.checkpoint.criu import settle_resuming, wait_for_saver
 from weft.drivers.runtime.oci.holder import CanCheckpoint, Holder
 from weft.drivers.runtime.oci.paths import ContainerPaths
-from weft.drivers.runtime.oci.record import ContainerEnd, ContainerRecord, decide_end, read_signal, write_record
+from weft.drivers.runtime.oci.record import ContainerRecord, decide_end, write_record
 from weft.drivers.runtime.oci.runtime import Runtime
 from weft.objects.errors import DriverFailed, WeftError
 
@@ -166,8 +167,7 @@ class Container:
 
     async def settle_never_began(self, reason: str) -> None:
         """End a run whose command can't be begun, for a ``reason`` of NEVER_BEGAN."""
-        program = self.record.plan.process.argv[0]
-        self.record.end = ContainerEnd("failed", reason, describe_never_began(reason, program), NEVER_BEGAN[reason])
+        self.record.end = end_of_never_began(self.record.plan, reason)
         await self._note_end()
 
     async def _wait_for_end(self) -> None:

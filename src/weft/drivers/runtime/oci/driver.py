@@ -17,6 +17,7 @@ from weft.contracts.driver.container import BEGUN_AFRESH, ContainerPlan, LogLine
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.runtime import ExecRequest, ExecSession, GuestFacts, GuestStats, RuntimeProbe, SessionMark
 from weft.drivers.cgroup.groups import REMOVAL_PAUSE_SECONDS, REMOVAL_TRIES, SHIMS, ControlGroups
+from weft.drivers.container.end import ContainerEnd
 from weft.drivers.linux.processes import host_boot_id
 from weft.drivers.runtime.oci.checkpoint.criu import begin_resuming, drop_saved, is_saved, settle_resuming
 from weft.drivers.runtime.oci.checkpoint.migration import Carrying
@@ -27,7 +28,7 @@ from weft.drivers.runtime.oci.holders import Holders
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.prepare import check_plan, drop_remains
 from weft.drivers.runtime.oci.probe import DRIVER, Found, probe_oci
-from weft.drivers.runtime.oci.record import ContainerEnd, ContainerRecord, note_begun, read_record, write_record
+from weft.drivers.runtime.oci.record import ContainerRecord, note_begun, read_record, write_record
 from weft.drivers.runtime.oci.resize import adjust_container
 from weft.drivers.runtime.oci.runtime import Runtime, read_never_began
 from weft.drivers.runtime.oci.translate import Facts

@@ -13,13 +13,14 @@ import msgspec
 
 from weft.contracts.driver.container import ContainerPlan
 from weft.drivers.cgroup.groups import ControlGroups
+from weft.drivers.container.name_files import plan_name_files
 from weft.drivers.linux.processes import ProcessId
 from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.probe import PROBE
 from weft.drivers.runtime.oci.record import ContainerRecord
 from weft.drivers.runtime.oci.rootfs.overlay import MOST_LAYERS, make_folders
-from weft.drivers.runtime.oci.translate import Facts, Users, inspect_devices, plan_files, translate_container
+from weft.drivers.runtime.oci.translate import Facts, Users, inspect_devices, translate_container
 from weft.drivers.runtime.oci.user_namespace import belongs_to, open_mapping_aside
 from weft.objects.errors import DriverFailed, InvalidInput, WeftError
 
@@ -60,7 +61,7 @@ def write_files(container: Container) -> None:
     """Its folders, and what stands in its /etc by name."""
     paths = container.paths
     make_folders(paths, disk=bool(container.record.plan.disk_bytes))
-    for name, text in plan_files(container.record.plan).items():
+    for name, text in plan_name_files(container.record.plan).items():
         (paths.files / name).write_text(text)
         (paths.files / name).chmod(0o644)
 

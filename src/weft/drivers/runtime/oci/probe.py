@@ -23,6 +23,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.driver.container import ContainerPlan, ContainerProcess
 from weft.contracts.driver.runtime import RuntimeProbe
 from weft.drivers.cgroup.groups import ControlGroups
+from weft.drivers.container.name_files import plan_name_files
 from weft.drivers.linux.namespace_thread import leave_mounts, run_in_own_thread
 from weft.drivers.linux.processes import host_boot_id
 from weft.drivers.linux.seccomp import read_profile
@@ -32,7 +33,7 @@ from weft.drivers.runtime.oci.mount_namespace import read_hidden
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.rootfs.overlay import Root, make_folders, mount_root
 from weft.drivers.runtime.oci.runtime import PROGRAMS, Runtime, find_programs, read_error
-from weft.drivers.runtime.oci.translate import Facts, Users, plan_files, translate_container
+from weft.drivers.runtime.oci.translate import Facts, Users, translate_container
 from weft.drivers.runtime.oci.user_namespace import choose_first_user, find_ranges, open_mapping
 from weft.objects.errors import DriverFailed, WeftError
 
@@ -163,7 +164,7 @@ async def _try(runtime: Runtime, run_dir: Path, groups: ControlGroups, facts: Fa
         first_user = choose_first_user(name, facts.users, ()) if facts.users[1] else None
         make_folders(paths)
         plan = make_trial(name, paths.run, facts.machine, user_namespace=first_user is not None)
-        for file, text in plan_files(plan).items():
+        for file, text in plan_name_files(plan).items():
             (paths.files / file).write_text(text)
         users = Users(first_user) if first_user is not None else None
         config = translate_container(plan, paths, facts, cgroup=groups.path(name), users=users, devices=[])

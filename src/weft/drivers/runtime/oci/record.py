@@ -7,25 +7,15 @@ disk.
 
 from __future__ import annotations
 
-import signal
-
 import msgspec
 
-from weft.contracts.driver.container import COMPLETED, EXITED, KILLED, OUT_OF_MEMORY, ContainerPlan
-from weft.contracts.driver.runtime import GuestState
+from weft.contracts.driver.container import ContainerPlan
 from weft.contracts.durable_file import write_durably
+from weft.drivers.container.end import ContainerEnd, end_of_process
 from weft.drivers.linux.processes import ProcessId
 from weft.drivers.runtime.oci.paths import ContainerPaths
 
 SAVED = "saved"
-SIGNALLED = 128
-
-
-class ContainerEnd(msgspec.Struct, frozen=True):
-    state: GuestState
-    reason: str
-    message: str = ""
-    exit_code: int | None = None
 
 
 class ContainerRecord(msgspec.Struct):
@@ -99,33 +89,4 @@ def decide_end(
         return ContainerEnd(
             "failed", "shimLost", "the process that waits for its exit was killed: its exit code is lost"
         )
-    if exit_code == 0:
-        return ContainerEnd("stopped", COMPLETED, "", 0)
-    if out_of_memory and exit_code == SIGNALLED + signal.SIGKILL:
-        message = f"it used more than its {record.plan.memory_bytes >> 20} MiB of memory"
-        return ContainerEnd("failed", OUT_OF_MEMORY, message, exit_code)
-    if (name := name_signal(exit_code)) is not None:
-        return ContainerEnd("failed", KILLED, f"ended by {name}", exit_code)
-    also = "; the kernel had killed one of its processes for lack of memory" if out_of_memory else ""
-    return ContainerEnd("failed", EXITED, f"exit code {exit_code}{also}", exit_code)
-
-
-def name_signal(exit_code: int) -> str | None:
-    """The signal that ended a process, by its exit code; a shell gives such a code for itself, too, and then means the same."""
-    try:
-        return signal.Signals(exit_code - SIGNALLED).name
-    except ValueError:
-        return None
-
-
-def read_signal(name: str) -> int:
-    """SIGTERM, TERM, 15, SIGRTMIN+3. Any other word is SIGTERM: an image's word isn't worth a container that can't be stopped."""
-    word = name.strip().upper()
-    if word.isdigit():
-        return int(word) if 0 < int(word) <= signal.SIGRTMAX else signal.SIGTERM
-    word = word if word.startswith("SIG") else f"SIG{word}"
-    base, plus, more = word.partition("+")
-    try:
-        return int(signal.Signals[base]) + (int(more) if plus else 0)
-    except (KeyError, ValueError):
-        return signal.SIGTERM
+    return end_of_process(record.plan, exit_code, out_of_memory=out_of_memory)

@@ -15,6 +15,7 @@ import msgspec
 
 from weft.contracts.driver.container import ContainerMount, ContainerPlan, ContainerProcess
 from weft.contracts.driver.runtime import ExecRequest
+from weft.drivers.container.name_files import HOSTNAME, HOSTS, RESOLV_CONF
 from weft.drivers.linux.seccomp import Profile, translate_seccomp
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.user_namespace import USERS_EACH
@@ -24,7 +25,6 @@ PERIOD_MICROSECONDS = 100_000
 MOST_PROCESSES = 4096
 OPEN_FILES, MOST_OPEN_FILES = 1024, 1 << 20
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-HOSTS, HOSTNAME, RESOLV_CONF = "hosts", "hostname", "resolv.conf"
 
 # Files below /proc and /sys that show or change the host.
 MASKED_PATHS = [
@@ -224,15 +224,6 @@ def inspect_devices(paths: list[str]) -> list[Device]:
             raise InvalidInput(f"{path} is not a device", field="devices", hint="use a mount for a directory or file")
         found.append(Device(path, kind, os.major(status.st_rdev), os.minor(status.st_rdev)))
     return found
-
-
-def plan_files(plan: ContainerPlan) -> dict[str, str]:
-    """The text of a container's hosts, hostname and resolv.conf."""
-    name = plan.hostname or plan.name
-    own = f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 {name}\n"
-    words = [f"nameserver {server}" for server in plan.name_servers]
-    words += [f"search {' '.join(plan.search)}"] if plan.search else []
-    return {HOSTS: own, HOSTNAME: f"{name}\n", RESOLV_CONF: "".join(f"{word}\n" for word in words)}
 
 
 def volume_source(paths: ContainerPaths, number: int, mount: ContainerMount, *, shifted: bool) -> str:

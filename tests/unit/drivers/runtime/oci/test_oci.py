@@ -15,6 +15,8 @@ from weft.contracts.clock import SystemClock
 from weft.contracts.driver.container import ContainerMount, ContainerPlan, ContainerProcess, LogLine, User
 from weft.contracts.driver.host import Capacity, Host
 from weft.contracts.driver.runtime import ExecRequest
+from weft.drivers.container.end import ContainerEnd, read_signal
+from weft.drivers.container.name_files import plan_name_files
 from weft.drivers.linux.mounts import parse_mounts
 from weft.drivers.linux.processes import ProcessId
 from weft.drivers.linux.seccomp import Profile, Rule, translate_seccomp
@@ -26,17 +28,15 @@ from weft.drivers.runtime.oci.mount_namespace import find_hidden
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.probe import make_program
 from weft.drivers.runtime.oci.record import (
-    ContainerEnd,
     ContainerRecord,
     decide_end,
     note_begun,
     read_record,
-    read_signal,
     write_record,
 )
 from weft.drivers.runtime.oci.resize import list_frozen
 from weft.drivers.runtime.oci.runtime import Runtime, read_error, read_never_began
-from weft.drivers.runtime.oci.translate import Device, Facts, Users, plan_files, translate_container, translate_exec
+from weft.drivers.runtime.oci.translate import Device, Facts, Users, translate_container, translate_exec
 from weft.drivers.runtime.oci.user_namespace import FIRST_USER, RANGES, USERS_EACH, choose_first_user, find_ranges
 from weft.objects.errors import DriverFailed, InvalidInput
 
@@ -222,7 +222,7 @@ def test_a_command_runs_as_the_container_does_with_its_own_words() -> None:
 
 
 def test_names_and_servers_stand_in_their_files() -> None:
-    files = plan_files(change(hostname="box", name_servers=["10.0.0.1"], search=["a.weft", "weft"]))
+    files = plan_name_files(change(hostname="box", name_servers=["10.0.0.1"], search=["a.weft", "weft"]))
     assert files["hostname"] == "box\n" and "127.0.1.1 box" in files["hosts"]
     assert files["resolv.conf"] == "nameserver 10.0.0.1\nsearch a.weft weft\n"
 

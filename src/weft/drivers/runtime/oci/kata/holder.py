@@ -13,6 +13,7 @@ from collections.abc import Awaitable
 
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import GuestStats
+from weft.contracts.driver.sandbox import SIGNAL_OFFSET
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.processes import ProcessId
 from weft.drivers.runtime.oci.conmon.shim import read_exit_code, write_exit_code
@@ -26,7 +27,6 @@ from weft.drivers.runtime.oci.kata.metrics import NOTHING, read_metrics
 from weft.drivers.runtime.oci.kata.translate import plan_root, translate_isolated
 from weft.drivers.runtime.oci.kata.volumes import mount_volumes, unmount_volumes, volumes_folder
 from weft.drivers.runtime.oci.prepare import ENDED_ALREADY, make_ready, write_files
-from weft.drivers.runtime.oci.record import SIGNALLED
 from weft.drivers.runtime.oci.rootfs.writable_layer import ensure_disk
 from weft.drivers.runtime.oci.translate import Facts
 from weft.objects.errors import DriverFailed, NotFound, Unavailable, WeftError
@@ -131,7 +131,7 @@ class Kata(Tasks):
             return known
         code = await super().exit_code(container)
         if code is not None:
-            waits = code > SIGNALLED and not container.record.stopping
+            waits = code > SIGNAL_OFFSET and not container.record.stopping
             hears = await self._shortages.is_reported(container.record.plan.id, SHORTAGE_SECONDS if waits else 0.0)
             self._short_of_memory = hears
             write_exit_code(container.paths, container.record.plan.id, code)

@@ -8,22 +8,14 @@ from pathlib import Path
 
 import msgspec
 
-from weft.contracts.driver.container import (
-    COMPLETED,
-    EXITED,
-    KILLED,
-    NEVER_BEGAN,
-    NOT_EXECUTABLE,
-    OUT_OF_MEMORY,
-    ContainerPlan,
-    describe_never_began,
-)
-from weft.contracts.driver.runtime import GuestFacts, GuestShape, GuestState
+from weft.contracts.driver.container import NEVER_BEGAN, NOT_EXECUTABLE, ContainerPlan
+from weft.contracts.driver.runtime import GuestFacts, GuestShape
+from weft.contracts.driver.sandbox import SIGNAL_OFFSET
 from weft.contracts.durable_file import write_durably
+from weft.drivers.container.end import ContainerEnd, end_of_never_began, end_of_process
 from weft.drivers.runtime.qemu.microvm import exchange_disk
 from weft.drivers.runtime.qemu.microvm.exchange_disk import Head
 
-_SIGNALLED = 128
 _STOPPED, _NEVER_RAN = "stopRequested", "startInterrupted"
 
 
@@ -48,13 +40,6 @@ class MicrovmRecord(msgspec.Struct, frozen=True):
     plan: ContainerPlan
     run: str  # a name that no run before had
     base: str  # the file with its image
-
-
-class End(msgspec.Struct, frozen=True):
-    state: GuestState
-    reason: str
-    message: str = ""
-    exit_code: int | None = None
 
 
 def read_record(paths: MicrovmPaths) -> MicrovmRecord | None:
@@ -95,48 +80,28 @@ def describe_container(record: MicrovmRecord, guest: GuestFacts, head: Head | No
     )
 
 
-def decide_end(record: MicrovmRecord, guest: GuestFacts, head: Head | None) -> End:
+def decide_end(record: MicrovmRecord, guest: GuestFacts, head: Head | None) -> ContainerEnd:
     """Pure. Why the container has ended whose machine has."""
     if guest.state == "absent":
-        return End("failed", _NEVER_RAN, "the start was interrupted before its microVM ran")
+        return ContainerEnd("failed", _NEVER_RAN, "the start was interrupted before its microVM ran")
     begun = head if head is not None and head.run == record.run else None
     last = begun if begun is not None and begun.state == exchange_disk.ENDED else None
     code = None if last is None or last.how & (exchange_disk.UNSTARTED | exchange_disk.AGAIN) else read_code(last)
     if guest.reason == _STOPPED:
-        return End("stopped", _STOPPED, "", _SIGNALLED + signal.SIGKILL if code is None else code)
+        return ContainerEnd("stopped", _STOPPED, "", SIGNAL_OFFSET + signal.SIGKILL if code is None else code)
     if last is None and (guest.reason == "guestPoweredOff" or (guest.reason == _NEVER_RAN and begun is not None)):
-        return End("failed", "lost", "its microVM ended without reporting an exit code")
+        return ContainerEnd("failed", "lost", "its microVM ended without reporting an exit code")
     if last is None:
-        return End("failed", guest.reason or "lost", guest.message or "")
+        return ContainerEnd("failed", guest.reason or "lost", guest.message or "")
     if code is None:
         what = "booted a second time" if last.how & exchange_disk.AGAIN else "could not start it"
-        return End("failed", "guestPanicked", f"its microVM {what}; the console log on its node says why")
-    return _of_process(record.plan, last, code)
+        return ContainerEnd("failed", "guestPanicked", f"its microVM {what}; the console log on its node says why")
+    if last.how & exchange_disk.NO_PROGRAM:
+        reason = next((reason for reason, known in NEVER_BEGAN.items() if known == code), NOT_EXECUTABLE)
+        return end_of_never_began(record.plan, reason)
+    return end_of_process(record.plan, code, out_of_memory=bool(last.how & exchange_disk.OUT_OF_MEMORY))
 
 
 def read_code(head: Head) -> int:
     """As a shell has it."""
-    return _SIGNALLED + (head.code & 127) if head.how & exchange_disk.SIGNALLED else head.code & 255
-
-
-def _of_process(plan: ContainerPlan, head: Head, code: int) -> End:
-    if code == 0:
-        return End("stopped", COMPLETED, "", 0)
-    if head.how & exchange_disk.NO_PROGRAM:
-        reason = next((reason for reason, known in NEVER_BEGAN.items() if known == code), NOT_EXECUTABLE)
-        return End("failed", reason, describe_never_began(reason, plan.process.argv[0]), code)
-    starved = bool(head.how & exchange_disk.OUT_OF_MEMORY)
-    if starved and code == _SIGNALLED + signal.SIGKILL:
-        return End(
-            "failed",
-            OUT_OF_MEMORY,
-            f"it used more than the {plan.memory_bytes >> 20} MiB of memory of its microVM",
-            code,
-        )
-    if code > _SIGNALLED:
-        try:
-            return End("failed", KILLED, f"ended by {signal.Signals(code - _SIGNALLED).name}", code)
-        except ValueError:
-            pass
-    also = "; the kernel had killed one of its processes for lack of memory" if starved else ""
-    return End("failed", EXITED, f"exit code {code}{also}", code)
+    return SIGNAL_OFFSET + (head.code & 127) if head.how & exchange_disk.SIGNALLED else head.code & 255

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-import signal
 
 from weft.contracts.driver.container import ContainerMount, ContainerPlan
 from weft.contracts.driver.host import Capacity
 from weft.contracts.driver.runtime import BootKernel, ExecRequest, GuestDisk, GuestNic, GuestPlan
+from weft.drivers.container.end import read_signal
+from weft.drivers.container.name_files import plan_name_files
 from weft.drivers.runtime.qemu.microvm.record import MicrovmPaths
 from weft.drivers.runtime.qemu.translate import MOST_DISKS
 from weft.objects.errors import InvalidInput
@@ -90,7 +91,7 @@ def describe_run(plan: ContainerPlan, run: str) -> list[tuple[str, str]]:
     records += [("readonly", "1")] if plan.read_only_root else []
     for nic in plan.nics:
         records.append(("nic", f"{nic.mac} {nic.address} {nic.prefix} {nic.gateway or '-'} {nic.mtu}"))
-    records += [("file", f"/etc/{name} {content}") for name, content in list_files(plan).items()]
+    records += [("file", f"/etc/{name} {content}") for name, content in plan_name_files(plan).items()]
     targets = {mount.target.rstrip("/") for mount in plan.mounts}
     if plan.read_only_root:
         scratch = (("/tmp", "1777"), ("/run", "755"))
@@ -108,19 +109,6 @@ def list_volumes(plan: ContainerPlan) -> list[tuple[str, ContainerMount]]:
     """Its mounts that are disks, and what each is called in the machine. One that is only read may be written by the machine
     all the same: an ext4's journal must be."""
     return [(f"volume{number}", mount) for number, mount in enumerate(m for m in plan.mounts if m.source)]
-
-
-def list_files(plan: ContainerPlan) -> dict[str, str]:
-    """What stands in its /etc by name."""
-    name = plan.hostname or plan.name
-    address = plan.nics[0].address if plan.nics else "127.0.1.1"
-    words = [f"nameserver {server}" for server in plan.name_servers]
-    words += [f"search {' '.join(plan.search)}"] if plan.search else []
-    return {
-        "hosts": f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n{address} {name}\n",
-        "hostname": f"{name}\n",
-        "resolv.conf": "".join(f"{word}\n" for word in words),
-    }
 
 
 def translate_exec(plan: ContainerPlan, request: ExecRequest) -> ExecRequest:
@@ -143,15 +131,3 @@ def read_rights(capabilities: list[str]) -> int:
             raise InvalidInput(f"{name[:60]!r} is not a capability", field="capabilities")
         mask |= 1 << CAPABILITIES.index(word)
     return mask
-
-
-def read_signal(name: str) -> int:
-    """SIGTERM, TERM, 15, SIGRTMIN+3; what is none is SIGTERM."""
-    word = name.strip().upper()
-    if word.isdigit():
-        return int(word) if 0 < int(word) <= signal.SIGRTMAX else signal.SIGTERM
-    base, plus, more = (word if word.startswith("SIG") else f"SIG{word}").partition("+")
-    try:
-        return int(signal.Signals[base]) + (int(more) if plus else 0)
-    except (KeyError, ValueError):
-        return signal.SIGTERM
