@@ -80,7 +80,7 @@ def test_what_needs_a_restart_waits_for_it_and_what_has_no_room_says_so_by_name(
     cluster.ok("wait", "vm/other", "--for", "condition=Placed")
     room = cluster.vm("waiter")["status"]["resize_limits"]
     said = cluster.fails(6, "vm", "set", "waiter", "--memory", str(room["memory"]), "--cpu", str(room["cpu"]))
-    assert "insufficientResources" in said or "more memory wanted" in said
+    assert "insufficientResources" in said or "more memory requested" in said
     until_current(cluster, "waiter", "False", "insufficientResources")
     assert inside(cluster, "waiter", "nproc") == "1"
     cluster.ok("vm", "set", "waiter", "--memory", "160M", "--cpu", "1")

@@ -21,7 +21,7 @@ from weft.contracts.policy import Amounts, Datum, GpuAsk, Request, SoftTerm, Spr
 from weft.kinds.fields.strategy import STRATEGIES, read_strategy
 from weft.scheduler.constraint.filters import FreeCapacity
 from weft.scheduler.engine.cycle import Engine
-from weft.scheduler.engine.demand import look_ahead
+from weft.scheduler.engine.demand import make_outlook
 from weft.scheduler.engine.explain import Explanation, explain
 from weft.scheduler.table.devices import Devices
 from weft.scheduler.table.facts import Gpu, Load, NodeFacts
@@ -168,7 +168,7 @@ class Placement(RuleBasedStateMachine):
         draw = Random(seed)
         self.snapshot.settle()
         self.engine.expect(
-            look_ahead(self.snapshot, [(draw_amounts(draw), draw_ask(draw)) for _ in range(draw.randrange(9))])
+            make_outlook(self.snapshot, [(draw_amounts(draw), draw_ask(draw)) for _ in range(draw.randrange(9))])
         )
 
     @rule()

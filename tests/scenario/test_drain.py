@@ -327,7 +327,8 @@ async def test_a_guest_with_a_gpu_stays_and_runs_and_both_drain_and_rehearsal_sa
         [bound, free] = await rehearse(lab, "n1")
         assert (bound.workload, bound.to, bound.reason) == ("vm/bound", "", "gpusStay")
         assert (
-            bound.message == "vm/bound uses a GPU of n1, which can't move with a running guest; migrate it with --cold"
+            bound.message
+            == "vm/bound uses a GPU of n1, which can't migrate with a running guest; migrate it with --cold"
         )
         assert (free.workload, free.to) == ("vm/free", "n2")
         await drain(lab, "n1")

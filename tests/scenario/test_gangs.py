@@ -46,7 +46,9 @@ async def test_a_gang_that_does_not_fit_holds_nothing_and_says_which_member_lack
             await lab.until_refused(name, "insufficientResources")
         assert await nodes_of(lab) == {}
         told = {(await lab.status(name)).message for name in ("a", "b", "c")}
-        assert len(told) == 1 and "gang web: vm/c has no place beside 2 of the others: needs 6 cpu" in told.pop()
+        assert (
+            len(told) == 1 and "gang web: vm/c has no place when 2 of the others are placed: needs 6 cpu" in told.pop()
+        )
         decision = await lab.get("/decision/default/vm.c")
         assert decision is not None
         assert {v.outcome for v in decode_part(decision.spec, DecisionSpec).verdicts} == {"refused"}

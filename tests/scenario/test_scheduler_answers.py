@@ -102,7 +102,7 @@ async def test_of_a_gang_all_are_answered_for_those_that_are_there_and_those_tha
         wish = {"image": "tiny", "cpu": 6, "gang": "web:3"}
         said = await ask(lab, "none", changes=wish)
         assert (said.best, said.reason, said.gang) == ("", "insufficientResources", [])
-        assert said.message.startswith("gang web: member 3 has no place beside 2 of the others: needs 6 cpu")
+        assert said.message.startswith("gang web: member 3 has no place when 2 of the others are placed: needs 6 cpu")
         await lab.add_node("n3", cpu=8.0)
         await lab.put_vm("a", gang="web:3", cpu=6.0)
         await lab.until_refused("a", "gangIncomplete")

@@ -305,7 +305,7 @@ async def test_a_new_size_comes_with_the_next_start(tmp_path: Path) -> None:
         [allocation] = await lab.allocations()
         assert (allocation.resources.cpu, allocation.resources.memory) == (3.0, 2 * GIB)
         assert [nic.network for nic in allocation.nics] == ["default", "blue"] and allocation.incarnation == 1
-        assert "Refitted" in lab.journal.reasons("web")
+        assert "Resized" in lab.journal.reasons("web")
         await lab.wish("web", networks=["blue"])
         await lab.pass_time(2)
         assert len(await lab.endpoints()) == 2  # the guest still has both
@@ -412,7 +412,7 @@ async def test_a_size_that_its_node_has_no_room_for_is_refused_but_the_start_is_
         await lab.until_phase("web", "Running")
         placed = await lab.placed("web")
         assert placed is not None and (placed.status, placed.reason) == ("True", "insufficientResources")
-        assert "2 more cpu wanted, 1 free" in placed.message
+        assert "2 more cpu requested, 1 free" in placed.message
         await lab.delete("/vm/default/other")
         await lab.until_gone("/vm/default/other")
         await lab.wish("web", restart_generation=1)

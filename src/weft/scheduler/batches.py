@@ -1,7 +1,7 @@
 """Batches of decisions from when they are made until their outcome is known, several at once: while the store makes one
-durable the next is decided on.
+durable the next is decided.
 
-What they take is counted in the snapshot all the time, so that each sees what those before it were given.
+The snapshot counts what they take all the time, so that each sees the placements of those before it.
 """
 
 from __future__ import annotations
@@ -18,20 +18,18 @@ from weft.kinds.endpoint import EndpointSpec
 from weft.scheduler.table.snapshot import Snapshot
 
 MOST = 4
-_TURNS = 3  # of the loop, until what is given to a term has left
+_TURNS = 3  # of the event loop, until the store has a commit
 
 
 class Batch:
-    """Decisions on the workloads with these ``keys``. ``assumed`` are keys of allocations that they make, ``resized`` of those
-    that they change, ``reserved`` are addresses of endpoints that they make, and ``attached`` has, by uid of the volume,
-    which workload got it."""
+    """Decisions on the workloads with these ``keys``."""
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
         self.keys = frozenset(keys)
-        self.assumed: list[str] = []
-        self.resized: list[str] = []
-        self.reserved: list[EndpointSpec] = []
-        self.attached: dict[str, Item] = {}
+        self.assumed: list[str] = []  # keys of allocations that they make
+        self.resized: list[str] = []  # keys of allocations that they change
+        self.reserved: list[EndpointSpec] = []  # endpoints that they make
+        self.attached: dict[str, Item] = {}  # by uid of a volume: the workload that got it
 
     def take_back(self, snapshot: Snapshot, first: int, volumes: Iterable[AllocatedVolume]) -> None:
         """Undo the placements from the ``first`` on, which have these ``volumes``; addresses stay reserved."""
@@ -43,7 +41,7 @@ class Batch:
 
 
 class CommittedBatch:
-    """A batch whose commits are through, or have ``failed``."""
+    """A batch whose commits are stored, or have ``failed``."""
 
     def __init__(self, batch: Batch, commits: Sequence[Commit], failed: Sequence[Commit]) -> None:
         self.batch = batch
@@ -52,40 +50,40 @@ class CommittedBatch:
 
 
 class PendingBatches:
-    """The batches that are under way, in their order; at most MOST of them."""
+    """The batches that are being committed, in their order; at most MOST of them."""
 
-    def __init__(self, term: LeaderLease) -> None:
-        self._term = term
+    def __init__(self, lease: LeaderLease) -> None:
+        self._lease = lease
         self._sent: deque[tuple[Batch, Sequence[Commit], asyncio.Future[list[Commit]]]] = deque()
 
     def __len__(self) -> int:
         return len(self._sent)
 
     def holds(self, keys: Iterable[str]) -> bool:
-        """Whether one of these workloads is decided on in a batch that is under way."""
+        """Whether a pending batch decides on one of these workloads."""
         return any(key in batch.keys for batch, _, _ in self._sent for key in keys)
 
     def attached(self, volume_uid: str) -> Item | None:
-        """The workload that got this volume in a batch that is under way."""
+        """The workload that got this volume in a pending batch."""
         return next(
             (workload for batch, _, _ in self._sent if (workload := batch.attached.get(volume_uid)) is not None), None
         )
 
     async def send(self, batch: Batch, commits: Sequence[Commit]) -> None:
-        """Have it committed; returns once that has begun."""
-        self._sent.append((batch, commits, asyncio.ensure_future(self._term.perform(commits))))
+        """Begin to commit it."""
+        self._sent.append((batch, commits, asyncio.ensure_future(self._lease.perform(commits))))
         for _ in range(_TURNS):
-            await self._term.clock.sleep(0)
+            await self._lease.clock.sleep(0)
 
     async def land(self) -> CommittedBatch:
-        """Wait for the oldest one. Raises LeadershipLost."""
+        """Wait for the oldest batch. Raises LeadershipLost."""
         batch, commits, sending = self._sent[0]
         failed = await sending
         self._sent.popleft()
         return CommittedBatch(batch, commits, failed)
 
     async def close(self) -> None:
-        """Wait for none of them any more."""
+        """Cancel all of them."""
         left = [sending for _, _, sending in self._sent]
         for sending in left:
             sending.cancel()

@@ -1,8 +1,8 @@
-"""Places workloads: takes those that want a place, decides in batches, and commits what it decided.
+"""Places workloads: takes those that want a place, decides in batches, and commits the decisions.
 
 Reads workloads, nodes, allocations, images, volumes, networks, endpoints; writes allocations, endpoints, decisions, and the
-conditions Placed and Addressed. Woken by its intake, which sees every change that could let a workload be placed; else it sleeps.
-It keeps nothing but what it can read again: a new Scheduler over the same cache goes on where another was killed.
+conditions Placed and Addressed. Woken by its intake, which sees every change that could let a workload be placed. All its state
+can be read again: a new Scheduler over the same cache continues where another was killed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from weft.kinds.node import NODES_BY_UID
 from weft.kinds.registry import find_kind
 from weft.objects.identity import new_uid, object_key
 from weft.scheduler.allocation.bind import (
-    Tell,
+    StatusUpdate,
     Timing,
     no_status_update,
     plan_addresses,
@@ -49,7 +49,7 @@ from weft.scheduler.gang.explain import explain_places, explain_refusal
 from weft.scheduler.gang.placement import Member, find_places
 from weft.scheduler.gang.search_budget import Budget
 from weft.scheduler.intake import HEARD, KINDS, Intake, is_regrouped, needs_resize
-from weft.scheduler.node.usage import NodeUsage, goes_by_use
+from weft.scheduler.node.usage import NodeUsage, ranks_by_usage
 from weft.scheduler.own_policies.registry import OwnPolicies, find_fallback
 from weft.scheduler.own_policies.status import plan_policy_status
 from weft.scheduler.policies import Policies
@@ -65,24 +65,29 @@ from weft.scheduler.workload.request import (
 )
 
 BATCH = 3 * (MAX_WRITES // 3)  # a placement has three writes
-LOOK_AT_WORKERS_EVERY_SECONDS = 0.05  # whether own policies that are started are ready
-TELL_AGAIN_SECONDS = 0.1
-RETOLD = 20  # of a class whose verdict is worded anew; the others keep the words they have
+CHECK_WORKERS_EVERY_SECONDS = 0.05  # whether custom policies that are being started are ready
+REWRITE_STATUS_SECONDS = 0.1
+MOST_REPHRASED = 20  # workloads of a class whose condition gets a new message in one batch; the others keep the old one
 _SHORTEST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 5.0
 
 
 class Scheduler:
-    """``run`` decides for as long as ``term`` lasts; ``tell`` completes what is written of a workload that gets a place."""
+    """``run`` decides while ``lease`` is held; ``update_status`` completes the status of a workload that gets a place."""
 
     def __init__(
-        self, term: LeaderLease, strategy: str = DEFAULT_STRATEGY, *, seed: int = 0, tell: Tell = no_status_update
+        self,
+        lease: LeaderLease,
+        strategy: str = DEFAULT_STRATEGY,
+        *,
+        seed: int = 0,
+        update_status: StatusUpdate = no_status_update,
     ) -> None:
         self.snapshot = Snapshot()
-        self._term = term
-        self._view: View = term.cache.view
+        self._lease = lease
+        self._view: View = lease.cache.view
         self._strategy = strategy
-        self._tell = tell
+        self._update_status = update_status
         self._own = OwnPolicies(find_fallback(strategy))
         self._engine = Engine(
             self.snapshot,
@@ -90,32 +95,32 @@ class Scheduler:
             policies=Policies(self._own.find),
             demand=Demand(lambda: asks_of(self.snapshot), learns=True),
         )
-        self.intake = Intake(term, self._engine, self._own)
-        self._usage = NodeUsage(term.store, term.clock)
+        self.intake = Intake(lease, self._engine, self._own)
+        self._usage = NodeUsage(lease.store, lease.clock)
         self._batch = Batch()  # in hand
-        self._pending = PendingBatches(term)
-        self._starting: set[str] = set()  # keys of workloads that wait for a worker of an own policy
-        self._retold: Counter[Request] = Counter()  # in the batch in hand
+        self._pending = PendingBatches(lease)
+        self._starting: set[str] = set()  # keys of workloads that wait for a worker of a custom policy
+        self._rephrased: Counter[Request] = Counter()  # in the batch in hand
         self._assembled: set[str] = set()  # gangs that were decided on in the batch in hand
         self._budget = Budget()  # of time for gangs
         self._pause_seconds = 0.0
-        self._tell_again_at = float("inf")
+        self._rewrite_at = float("inf")
 
     async def run(self) -> None:
-        """Raises LeadershipLost when the term ends."""
-        unsubscribe = self._term.cache.subscribe(self.intake.notice, HEARD)
+        """Raises LeadershipLost when the lease ends."""
+        unsubscribe = self._lease.cache.subscribe(self.intake.notice, HEARD)
         try:
             self.intake.notice(whole(self._view, KINDS))
             self._engine.last = self._find_last()
             while True:
                 if self.intake.questions:
                     await self._answer()
-                if self.intake.migrations.wait(self._term.clock.elapsed()) == 0.0:
+                if self.intake.migrations.wait(self._lease.clock.elapsed()) == 0.0:
                     await self._place_migrations()
                 await self._write_status()
                 if self._starting and not self._own.starting():
                     self._starting = self.intake.offer_keys(self._starting)
-                if self._budget.wait(self._term.clock.elapsed()) == 0.0:
+                if self._budget.wait(self._lease.clock.elapsed()) == 0.0:
                     self._budget.owed = self.intake.offer_keys(self._budget.owed)
                 if not self.intake.queue.ready and self._pending:
                     await self._land(0)
@@ -123,56 +128,56 @@ class Scheduler:
                     await self.intake.wake.wait(self._patience())
                 else:
                     await self._decide_batch()
-                    await self._term.clock.sleep(self._pause_seconds)  # none, mostly: then others get their turn
+                    await self._lease.clock.sleep(self._pause_seconds)  # mostly 0: other tasks get their turn
         finally:
             unsubscribe()
             self._own.close()
             await self._pending.close()
 
     async def _write_status(self) -> None:
-        """Count nodes anew for Constraints, and say how own policies do, where that is due. What was refused is said again a
-        little later: who wrote in between may have changed nothing that makes it due."""
-        elapsed, now = self._term.clock.elapsed(), self._term.clock.now()
-        again = elapsed >= self._tell_again_at
+        """Write the status of Constraints and placement policies where it is due. Refused writes are tried again a little
+        later: the write that came in between may have changed nothing that makes them due."""
+        elapsed, now = self._lease.clock.elapsed(), self._lease.clock.now()
+        again = elapsed >= self._rewrite_at
         commits: list[Commit] = []
         if self.intake.take_counts_due() or again:
             commits += plan_constraint_status(self._view, self.snapshot)
         if self._own.take_news() or again:
             commits += plan_policy_status(self._view, self._own, now)
         if commits or again:
-            refused = await self._term.perform(commits)
-            self._tell_again_at = elapsed + TELL_AGAIN_SECONDS if refused else float("inf")
+            refused = await self._lease.perform(commits)
+            self._rewrite_at = elapsed + REWRITE_STATUS_SECONDS if refused else float("inf")
 
     async def _answer(self) -> None:
-        """Answer what is asked. An answer that can't be written had its question taken away, or changed: that is noticed."""
-        await self._usage.look(self._view, self.snapshot)
-        now = self._term.clock.now()
-        await self._term.perform(self.intake.questions.plan(self._view, self._engine, self._strategy, now))
+        """Answer all open questions. An answer is refused if its question was changed or deleted, which is noticed."""
+        await self._usage.refresh(self._view, self.snapshot)
+        now = self._lease.clock.now()
+        await self._lease.perform(self.intake.questions.plan(self._view, self._engine, self._strategy, now))
 
-    async def _hear_use(self) -> None:
-        """Know what nodes use, if anybody's place depends on it."""
-        if goes_by_use(self._view):
-            await self._usage.look(self._view, self.snapshot)
+    async def _refresh_usage(self) -> None:
+        """Read the usage of nodes, if a placement policy ranks by it."""
+        if ranks_by_usage(self._view):
+            await self._usage.refresh(self._view, self.snapshot)
 
     async def _place_migrations(self) -> None:
-        """Give those that are to migrate their targets."""
-        await self._hear_use()
-        migrations, clock = self.intake.migrations, self._term.clock
+        """Give Migrations their targets."""
+        await self._refresh_usage()
+        migrations, clock = self.intake.migrations, self._lease.clock
         silent = self.intake.listen()
         commits = migrations.plan(self._view, self._engine, self._strategy, silent, clock.now(), clock.elapsed())
-        await self._term.perform(commits)
+        await self._lease.perform(commits)
         for key in migrations.assumed:
             self.intake.count(key, self._view.get(key))
         migrations.assumed.clear()
         self.intake.wake_classes()
 
     async def _decide_batch(self) -> None:
-        await self._hear_use()
+        await self._refresh_usage()
         keys = self.intake.queue.take(BATCH)
         has_gang = any(
             (workload := self._view.get(key)) is not None and spec_of(workload).gang is not None for key in keys
         )
-        if has_gang or self._pending.holds(keys):  # what they are together with isn't in the view yet
+        if has_gang or self._pending.holds(keys):  # the others of the gang aren't in the view yet
             await self._land(0)
         self._batch = Batch(keys)
         commits = self.plan(keys)
@@ -183,7 +188,7 @@ class Scheduler:
         await self._land(0 if has_gang else MOST - 1)
 
     async def _land(self, most: int) -> None:
-        """Wait until at most so many batches are under way."""
+        """Wait until at most so many batches are pending."""
         while len(self._pending) > most:
             landed = await self._pending.land()
             self._forget(landed.batch)
@@ -197,7 +202,7 @@ class Scheduler:
             )
 
     def _forget(self, batch: Batch) -> None:
-        """Count what is in the view: what went through is there by now, what did not gives its capacity back."""
+        """Count what is in the view: stored allocations are there by now, the others give their capacity back."""
         for key in batch.assumed:
             if self._view.get(key) is None:
                 self.snapshot.drop_allocation(key)
@@ -206,9 +211,9 @@ class Scheduler:
         self.intake.addresses.give_back(self._view, batch.reserved)
 
     def plan(self, keys: Sequence[str]) -> list[Commit]:
-        """Decide on these workloads, one after the other, each seeing what those before it were given."""
+        """Decide on these workloads, one after the other; each sees the placements of those before it."""
         self.intake.listen()
-        self._retold.clear()
+        self._rephrased.clear()
         self._assembled.clear()
         commits: list[Commit | None] = []
         for key in keys:
@@ -223,7 +228,7 @@ class Scheduler:
         workload = self._view.get(key)
         if workload is None or workload.deleting:
             return None
-        now = self._term.clock.now()
+        now = self._lease.clock.now()
         if not wants_place(self._view, workload):
             return self._plan_placed(workload, now)
         candidate = read_candidate(self._view, workload, self._strategy, self.intake.silent)
@@ -233,8 +238,8 @@ class Scheduler:
         return self._decide(found[0], now)
 
     def _plan_gang(self, workload: Item) -> list[Commit | None]:
-        """Decide on all that are to be placed together with ``workload``: their places are one commit."""
-        now = self._term.clock.now()
+        """Decide on all workloads that must be placed together with ``workload``: one commit places them."""
+        now = self._lease.clock.now()
         found = assemble_gang(self._view, workload, self._strategy, self.intake.silent)
         name = gang_of(workload)
         if isinstance(found, list):
@@ -248,20 +253,22 @@ class Scheduler:
         self._assembled.add(name)
         candidates = [self._relax(candidate) for candidate in found]
         members = [Member(c.request, c.workload.uid, name_workload(c.workload.envelope.ref)) for c in candidates]
-        began = self._term.clock.elapsed()
+        began = self._lease.clock.elapsed()
         search = self._budget.allows(began)
         joint = find_places(self._engine, members, search=search)
         if joint.searched:
-            self._budget.spend(began, self._term.clock.elapsed())
+            self._budget.spend(began, self._lease.clock.elapsed())
         if joint.rows is None and not joint.proven and not search:
             self._budget.owed.add(workload.key)
-        tell = explain_refusal if joint.rows is None else explain_places
-        told = tell(self._engine, members, joint)
-        timing = Timing(now, round((self._term.clock.elapsed() - began) * 1000, 3))
+        explain_each = explain_refusal if joint.rows is None else explain_places
+        explanations = explain_each(self._engine, members, joint)
+        timing = Timing(now, round((self._lease.clock.elapsed() - began) * 1000, 3))
         if joint.rows is None:
-            return [self._refuse(c, explanation, timing) for c, explanation in zip(candidates, told, strict=True)]
+            return [
+                self._refuse(c, explanation, timing) for c, explanation in zip(candidates, explanations, strict=True)
+            ]
         first = len(self._batch.assumed)
-        commit = join([self._bind(candidates[m], joint.rows[m], told[m], timing) for m in joint.order])
+        commit = join([self._bind(candidates[m], joint.rows[m], explanations[m], timing) for m in joint.order])
         excess = find_excess(commit)
         if not excess:
             return [commit]
@@ -272,12 +279,12 @@ class Scheduler:
         return [plan_waiting(candidate.workload, large, now) for candidate in candidates]
 
     def _make_ready(self, candidates: list[Candidate]) -> list[Candidate] | Waiting:
-        """These with an address reserved for each of their NICs, or what one of them must wait for."""
+        """``candidates`` with an address reserved for each of their NICs, or what one of them must wait for."""
         obstacle = next((found for each in candidates if (found := self._find_obstacle(each)) is not None), None)
         return obstacle or reserve_addresses(self.intake.addresses, self._view, candidates)
 
     def _find_obstacle(self, candidate: Candidate) -> Waiting | None:
-        """What it must wait for: what another of the batch in hand got, or a worker of its policy."""
+        """What it must wait for: a volume that another workload got in a pending batch, or a worker of its policy."""
         for volume in candidate.volumes:
             other = self._batch.attached.get(volume.uid) or self._pending.attached(volume.uid)
             if other is not None:
@@ -321,31 +328,31 @@ class Scheduler:
         standing = self.intake.queue.verdict(request)
         if standing is not None:
             return self._refuse(candidate, standing, Timing(now, 0.0))
-        began = self._term.clock.elapsed()
+        began = self._lease.clock.elapsed()
         row = self._engine.choose(request, workload.uid)
         explanation = explain(self._engine, request, workload.uid, row)
         skipped = tuple(self._own.skipped(request.strategy))
         if skipped:
             candidate = msgspec.structs.replace(candidate, skipped=skipped)
-        timing = Timing(now, round((self._term.clock.elapsed() - began) * 1000, 3))
+        timing = Timing(now, round((self._lease.clock.elapsed() - began) * 1000, 3))
         if row is None:
             return self._preempt(candidate, timing) or self._refuse(candidate, explanation, timing)
         return self._bind(candidate, row, explanation, timing)
 
     def _preempt(self, candidate: Candidate, timing: Timing) -> Commit | None:
-        """Its placement where others give way to it; None if there is no such place."""
+        """Its placement where it preempts others; None if there is no such place."""
         request, workload = candidate.request, candidate.workload
         way = find_way(self._view, self._engine, request) if may_preempt(request) else None
         if way is None:
             return None
         with without(self.snapshot, [item.key for item in way.victims]):
-            told = explain(self._engine, request, workload.uid, way.row)
-            commit = self._bind(candidate, way.row, told, timing)
+            explanation = explain(self._engine, request, workload.uid, way.row)
+            commit = self._bind(candidate, way.row, explanation, timing)
         self._batch.resized += [item.key for item in way.victims]
         return join_victims(self._view, commit, way, workload, timing.at)
 
     def _bind(self, candidate: Candidate, row: int, explanation: Explanation, timing: Timing) -> Commit:
-        """Count it as there, and write it down."""
+        """Count the placement in the snapshot, and plan its commit."""
         workload, request = candidate.workload, candidate.request
         node = self._view.find(NODES_BY_UID, self.snapshot.uids[row])[0]
         uid = new_uid()
@@ -363,7 +370,7 @@ class Scheduler:
             f"Selected agent '{node.envelope.name}' for {what} by {request.strategy} - "
             f"{describe_choice(self._engine, row)}"
         )
-        return plan_placement(self._view, candidate, node, uid, load, explanation, timing, line, self._tell)
+        return plan_placement(self._view, candidate, node, uid, load, explanation, timing, line, self._update_status)
 
     def _refuse(self, candidate: Candidate, explanation: Explanation, timing: Timing) -> Commit | None:
         workload = candidate.workload
@@ -376,20 +383,20 @@ class Scheduler:
             and placed.reason == explanation.error
             and placed.generation == workload.envelope.generation
         ):
-            # Said already. With thousands that wait, figures that changed are not worth thousands of writes.
-            if placed.message == explanation.message or self._retold[candidate.request] >= RETOLD:
+            # Where thousands wait, new figures in their messages are not worth thousands of writes.
+            if placed.message == explanation.message or self._rephrased[candidate.request] >= MOST_REPHRASED:
                 return None
-            self._retold[candidate.request] += 1
+            self._rephrased[candidate.request] += 1
         return plan_refusal(self._view, candidate, explanation, timing)
 
     def _patience(self) -> float | None:
-        """In how many seconds to look again even if nothing changes; None: never."""
-        elapsed = self._term.clock.elapsed()
+        """In how many seconds to run again even if nothing changes; None: never."""
+        elapsed = self._lease.clock.elapsed()
         waits = [self.intake.refresh(), self._budget.wait(elapsed), self.intake.migrations.wait(elapsed)]
-        if self._tell_again_at < float("inf"):
-            waits.append(max(0.0, self._tell_again_at - elapsed))
+        if self._rewrite_at < float("inf"):
+            waits.append(max(0.0, self._rewrite_at - elapsed))
         if self._own.starting() or self._starting:
-            waits.append(LOOK_AT_WORKERS_EVERY_SECONDS)
+            waits.append(CHECK_WORKERS_EVERY_SECONDS)
         return min((seconds for seconds in waits if seconds is not None), default=None)
 
     def _find_last(self) -> str | None:

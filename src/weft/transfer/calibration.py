@@ -58,8 +58,8 @@ def learn(ended: Iterable[EndedMigration], workload: str, source: str, target: s
     own, others = _Rates(), _Rates()
     for migration in sorted(ended, key=lambda migration: migration.ended_at, reverse=True):
         same_nodes = {migration.source, migration.target} == nodes
-        tells = not migration.limited and migration.bytes >= LEAST_PATH_BYTES and migration.duration_seconds > 0
-        if tells and nodes & {migration.source, migration.target}:
+        is_measure = not migration.limited and migration.bytes >= LEAST_PATH_BYTES and migration.duration_seconds > 0
+        if is_measure and nodes & {migration.source, migration.target}:
             (own if same_nodes else others).add(migration)
         if len(past) < MOST_PAST and migration.plan.duration_seconds > 0:
             past.append(
@@ -155,16 +155,16 @@ def _known(weights: Sequence[float]) -> float:
 
 def judge(ended: Iterable[EndedMigration]) -> Errors:
     """How far the plans of these were off."""
-    told = [migration for migration in ended if migration.plan.duration_seconds > 0]
+    planned = [migration for migration in ended if migration.plan.duration_seconds > 0]
     pairs: list[list[tuple[float, float]]] = [
-        [(migration.plan.duration_seconds, migration.duration_seconds) for migration in told],
-        [(migration.plan.pause_seconds, migration.pause_seconds) for migration in told],
-        [(migration.plan.bytes, migration.bytes) for migration in told],
+        [(migration.plan.duration_seconds, migration.duration_seconds) for migration in planned],
+        [(migration.plan.pause_seconds, migration.pause_seconds) for migration in planned],
+        [(migration.plan.bytes, migration.bytes) for migration in planned],
     ]
     duration, pause, volume = (
         statistics.median([_error(foreseen, actual) for foreseen, actual in these]) if these else 0.0 for these in pairs
     )
-    return Errors(len(told), duration, pause, volume)
+    return Errors(len(planned), duration, pause, volume)
 
 
 def _duration_ratio(past: PastMigration) -> float:

@@ -56,18 +56,18 @@ def forecast(
     here = [migration for migration in known if {migration.source, migration.target} == nodes]
     rate, path = _find_rate(past, nodes), f"{source} and {target}"
     if here:
-        told = _from_own(here)
-        told = msgspec.structs.replace(told, basis=f"{_count(here)} between {path}")
+        forecast = _from_own(here)
+        forecast = msgspec.structs.replace(forecast, basis=f"{_count(here)} between {path}")
     elif mine:
         mine = (free or mine)[:MOST_PAST]
-        told = _from_own(mine)
-        seconds = (told.bytes or 0) / rate if rate else None
+        forecast = _from_own(mine)
+        seconds = (forecast.bytes or 0) / rate if rate else None
         but = f"none between {path}" if free else "kept slow"
         carried = f"that path carried {format_bytes(int(rate))}/s" if rate else "how fast that path is isn't known"
-        told = msgspec.structs.replace(
-            told,
+        forecast = msgspec.structs.replace(
+            forecast,
             duration_seconds=seconds,
-            confidence=round(told.confidence * OTHER_PATH, 2) if seconds is not None else 0.0,
+            confidence=round(forecast.confidence * OTHER_PATH, 2) if seconds is not None else 0.0,
             basis=f"{_count(mine)}, {but}; {carried}",
         )
     elif mode == "live" and rate:
@@ -76,7 +76,7 @@ def forecast(
             for migration in past
             if {migration.source, migration.target} == nodes and migration.mode == mode
         ]
-        told = MigrationForecast(
+        forecast = MigrationForecast(
             duration_seconds=memory / rate,
             pause_ms=round(statistics.median(pauses)) if pauses else None,
             bytes=memory,
@@ -89,9 +89,9 @@ def forecast(
         )
         so_far = f"no {mode} migration yet" + ("" if rate else f", nor any other between {path}")
         return MigrationForecast(basis=f"{so_far}; {what}")
-    if bytes_per_second and told.bytes:
-        told = _keep_to(told, bytes_per_second, told.bytes)
-    return told
+    if bytes_per_second and forecast.bytes:
+        forecast = _keep_to(forecast, bytes_per_second, forecast.bytes)
+    return forecast
 
 
 def _from_own(migrations: Sequence[PastMigration]) -> MigrationForecast:
@@ -120,12 +120,12 @@ def _find_rate(past: Sequence[PastMigration], nodes: set[str]) -> float:
     return max(rates[:PATH_MIGRATIONS], default=0.0)
 
 
-def _keep_to(told: MigrationForecast, bytes_per_second: int, volume: int) -> MigrationForecast:
+def _keep_to(forecast: MigrationForecast, bytes_per_second: int, volume: int) -> MigrationForecast:
     least = volume / bytes_per_second
-    if told.duration_seconds is not None and told.duration_seconds >= least:
-        return told
+    if forecast.duration_seconds is not None and forecast.duration_seconds >= least:
+        return forecast
     slow = f"kept below {format_bytes(bytes_per_second)}/s"
-    return msgspec.structs.replace(told, duration_seconds=least, basis=f"{told.basis}; {slow}")
+    return msgspec.structs.replace(forecast, duration_seconds=least, basis=f"{forecast.basis}; {slow}")
 
 
 def _count(migrations: Sequence[PastMigration]) -> str:

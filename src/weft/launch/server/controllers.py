@@ -97,7 +97,7 @@ async def _serve(lease: LeaderLease, make_images: Callable[[], Images], code: Pa
     """While the lease is held: ends with LeadershipLost (in an ExceptionGroup)."""
     async with asyncio.TaskGroup() as group:
         group.create_task(lease.keep())
-        group.create_task(Scheduler(lease, strategy, seed=seed, tell=set_placed_status).run())
+        group.create_task(Scheduler(lease, strategy, seed=seed, update_status=set_placed_status).run())
         for make in CONTROLLERS:
             group.create_task(run_controller(make(lease), lease))
         group.create_task(make_images().run())

@@ -1,8 +1,8 @@
 """What a decision writes: the allocation, the addresses that the workload lacked, the Decision that explains it, and the
 workload's conditions, in one commit. Pure.
 
-A placement stands only if workload, node and volumes are what the decision saw, and nobody else has one of its addresses: a node
-that was cordoned, lost or shrunk in the meantime fails the commit, and the workload is decided anew.
+A placement is stored only if workload, node and volumes are unchanged since the decision, and no other workload has one of its
+addresses: a node that was cordoned, lost or shrunk in the meantime fails the commit, and the workload is decided anew.
 """
 
 from __future__ import annotations
@@ -32,9 +32,8 @@ from weft.scheduler.workload.request import Candidate, Waiting, locate_volumes
 SOURCE = "scheduler"
 
 
-# What else is to be said of a workload, in the copy of its envelope that is written, as soon as it has that allocation; and to
-# the journal.
-Tell = Callable[[View, Item, Envelope, Item, float], list[Event]]
+# Updates the status in the copy of a workload's envelope that is written with its allocation; returns events for the journal.
+StatusUpdate = Callable[[View, Item, Envelope, Item, float], list[Event]]
 
 
 def no_status_update(view: View, workload: Item, envelope: Envelope, allocation: Item, now: float) -> list[Event]:
@@ -58,7 +57,7 @@ def plan_placement(
     explanation: Explanation,
     timing: Timing,
     log_line: str,
-    tell: Tell,
+    update_status: StatusUpdate,
 ) -> Commit:
     """Give ``candidate`` a place on ``node``: an allocation with this ``uid`` that takes ``load``."""
     workload = candidate.workload
@@ -76,7 +75,7 @@ def plan_placement(
     set_condition(envelope, placed)
     if reserved:
         set_condition(envelope, make_addressed(workload, candidate.nics, None, timing.at))
-    told = tell(view, workload, envelope, allocation, timing.at)
+    events = update_status(view, workload, envelope, allocation, timing.at)
     decision = Item(make_decision(view, workload, candidate, explanation, timing))
     made = [allocation, *endpoints.values(), decision, Item(envelope)]
     return Commit(
@@ -90,13 +89,13 @@ def plan_placement(
             *dict.fromkeys(Present(nic.network.key) for nic, _ in reserved),
             *(AtRevision(item.key, item.envelope.revision) for item in candidate.volume_items),
         ],
-        events=[_event(workload, "Normal", "Placed", log_line), *_notes(candidate, explanation), *told],
+        events=[_event(workload, "Normal", "Placed", log_line), *_notes(candidate, explanation), *events],
         made=made,
     )
 
 
 def plan_refusal(view: View, candidate: Candidate, explanation: Explanation, timing: Timing) -> Commit:
-    """Say why no node fits."""
+    """Record why no node fits."""
     workload = candidate.workload
     refused = Condition(
         "Placed", "False", explanation.error, explanation.message, timing.at, workload.envelope.generation
@@ -111,7 +110,7 @@ def plan_refusal(view: View, candidate: Candidate, explanation: Explanation, tim
 
 
 def plan_waiting(workload: Item, waiting: Waiting, now: float) -> Commit | None:
-    """Say what a workload waits for before nodes are looked at; None if that is said already."""
+    """Record what a workload waits for, whatever nodes there are; None if nothing changes."""
     condition = Condition("Placed", "False", waiting.reason, waiting.message, now, workload.envelope.generation)
     addressed = make_addressed(workload, (), waiting.address, now) if waiting.address is not None else None
     write = _put_waiting(workload, condition, addressed)
@@ -123,7 +122,7 @@ def plan_waiting(workload: Item, waiting: Waiting, now: float) -> Commit | None:
 
 
 def plan_addresses(candidate: Candidate, now: float) -> Commit:
-    """Give it the addresses that it lacks before it has a place: where all of a gang is too much for one commit."""
+    """Give it the addresses that it lacks before it has a place: for a gang that is too large for one commit."""
     workload = candidate.workload
     envelope = edit(workload)
     set_condition(envelope, make_addressed(workload, candidate.nics, None, now))
@@ -141,8 +140,7 @@ def plan_addresses(candidate: Candidate, now: float) -> Commit:
 
 
 def plan_adopted(workload: Item, allocations: Sequence[Item], now: float) -> Commit | None:
-    """Say that a workload has a place that no decision of ours gave it, or one that it migrated to; None if that is said
-    already."""
+    """Record that a workload has a place that no decision gave it, or one that it migrated to; None if nothing changes."""
     placed = workload.envelope.condition("Placed")
     elsewhere = has_migrated_from(workload, allocations)
     if placed is not None and placed.status == "True" and not elsewhere:
@@ -155,7 +153,7 @@ def plan_adopted(workload: Item, allocations: Sequence[Item], now: float) -> Com
 
 
 def has_migrated_from(workload: Item, allocations: Sequence[Item]) -> bool:
-    """Whether its only place is another than the one that is told of."""
+    """Whether its only allocation is on another node than its condition Placed names."""
     placed = workload.envelope.condition("Placed")
     if len(allocations) != 1 or placed is None or (placed.status, placed.reason) != ("True", "Placed"):
         return False
@@ -164,7 +162,7 @@ def has_migrated_from(workload: Item, allocations: Sequence[Item]) -> bool:
 
 
 def plan_regrouped(workload: Item, allocation: Item, memberships: list[str]) -> Commit:
-    """Count a workload in other groups, where it is: a change of these migrates nothing."""
+    """Write a workload's new groups into its allocation: a change of groups migrates nothing."""
     place = edit(allocation)
     place.spec = merge_part(
         place.spec, msgspec.structs.replace(allocation.spec(AllocationSpec), memberships=memberships)
@@ -218,7 +216,7 @@ def _make_allocation(
 
 
 def choose_cpu(node: Item, spec: str) -> str:
-    """The CPU model that a guest gets on a node; "" if the node doesn't say which it has."""
+    """The CPU model that a guest gets on a node; "" if the node reports none."""
     models = node.report(NodeReport).cpu_models
     if spec == "host":
         return models[0] if models else ""
@@ -226,7 +224,7 @@ def choose_cpu(node: Item, spec: str) -> str:
 
 
 def read_gpus(node: Item, load: Load) -> list[AllocatedGpu]:
-    """The devices of a load, those that are taken whole by their addresses on the node's bus."""
+    """The devices of a load; whole ones with their addresses on the node's bus."""
     there = node.report(NodeReport).gpus if load.gpus else []
     return [
         AllocatedGpu(index=index, share=share, address=there[index].address if share == WHOLE else "")
@@ -277,7 +275,7 @@ def _put_condition(workload: Item, condition: Condition) -> Put | None:
 
 
 def _put_waiting(workload: Item, placed: Condition, addressed: Condition | None = None) -> Put | None:
-    """Say why it has no place; that it lacked an address is said no longer than it does."""
+    """Record why it has no place; a former condition that it lacks an address is removed."""
     envelope = edit(workload)
     changed = set_condition(envelope, placed)
     if addressed is not None:
@@ -289,11 +287,11 @@ def _put_waiting(workload: Item, placed: Condition, addressed: Condition | None 
 
 
 def _notes(candidate: Candidate, explanation: Explanation) -> list[Event]:
-    """What was given up of its preferences, and what looks wrong in its spec."""
-    given_up = [_event(candidate.workload, "Normal", "PreferenceGivenUp", told) for told in candidate.given_up]
-    given_up += [_event(candidate.workload, "Warning", "PolicySkipped", told) for told in candidate.skipped]
+    """Events on preferences that were given up, skipped policies, and warnings on its spec."""
+    given_up = [_event(candidate.workload, "Normal", "PreferenceGivenUp", sentence) for sentence in candidate.given_up]
+    given_up += [_event(candidate.workload, "Warning", "PolicySkipped", sentence) for sentence in candidate.skipped]
     return given_up + [
-        _event(candidate.workload, "Warning", "ConstraintWarning", told) for told in explanation.warnings
+        _event(candidate.workload, "Warning", "ConstraintWarning", sentence) for sentence in explanation.warnings
     ]
 
 

@@ -1,4 +1,4 @@
-"""How the snapshot comes to hold what takes capacity on nodes: allocations, and guests that a node has without one."""
+"""Counts in the snapshot what takes capacity on nodes: allocations, and guests that a node has without one."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from weft.scheduler.table.snapshot import Snapshot
 
 
 def count_allocation(snapshot: Snapshot, key: str, allocation: Item | None) -> None:
-    """Have the snapshot hold what an allocation takes; None: it is gone."""
+    """Count what an allocation takes; None: it is gone."""
     if allocation is None:
         snapshot.drop_allocation(key)
         return
     spec = allocation.spec(AllocationSpec)
-    snapshot.drop_allocation(_name_orphan(allocation.uid))  # it is one no more
+    snapshot.drop_allocation(_name_orphan(allocation.uid))  # it is no orphan any more
     report = allocation.report(AllocationReport)
     load = NO_LOAD if has_ended_for_good(spec, report) else load_of(spec)
     snapshot.put_allocation(key, spec.node_uid, amounts_of(account(spec, report)), load)
@@ -37,7 +37,7 @@ def count_orphans(snapshot: Snapshot, view: View, change: Changed) -> None:
 
 
 def _read_guests(node: Item | None) -> list[OrphanCopy]:
-    """What a node has without an allocation, but for what never ran there and what has left."""
+    """Copies of allocations that a node has without one, but for those that never ran there or have left."""
     copies = read_copies(node.report(NodeReport)) if node is not None else []
     return [copy for copy in copies if copy.standing in ("here", "open")]
 

@@ -1,5 +1,5 @@
-"""Who gives way to a workload that fits nowhere: preemptible ones, on one node, as few as will do, and of these the youngest.
-Pure but for what is tried in the snapshot and taken back."""
+"""Which workloads are preempted for one that fits nowhere: preemptible ones, on one node, as few as possible, the youngest.
+Pure but for the snapshot, in which trials are counted and removed again."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.table.facts import amounts_of
 from weft.scheduler.table.snapshot import without
 
-MOST_NODES = 64  # looked at for one decision
+MOST_NODES = 64  # tried for one decision
 MOST_VICTIMS = 20
 SOURCE = "scheduler"
 
 
 class Way(msgspec.Struct, frozen=True):
-    """The node of this row takes it once ``victims`` have gone."""
+    """The node of this row fits once ``victims`` have gone."""
 
     row: int
     victims: list[Item]
@@ -42,7 +42,7 @@ def may_preempt(request: Request) -> bool:
 
 
 def find_way(view: View, engine: Engine, request: Request) -> Way | None:
-    """The way that costs least; None if there is none. Whatever the filters say of a node holds here too."""
+    """The cheapest way; None if there is none. All filters hold here too."""
     snapshot = engine.snapshot
     by_node: dict[str, list[Item]] = defaultdict(list)
     for item in view.find(PREEMPTIBLE, PREEMPTIBLE_ANYWHERE):
@@ -61,7 +61,7 @@ def find_way(view: View, engine: Engine, request: Request) -> Way | None:
 
 
 def _choose_nodes(engine: Engine, request: Request, by_node: dict[str, list[Item]]) -> list[str]:
-    """Those where the sums would do, with the most capacity first."""
+    """Nodes with enough capacity without their preemptible workloads, those with the most first."""
     snapshot, found = engine.snapshot, []
     for uid, items in by_node.items():
         row = snapshot.index_of(uid)
@@ -78,7 +78,7 @@ def _choose_nodes(engine: Engine, request: Request, by_node: dict[str, list[Item
 
 
 def _find_on(engine: Engine, request: Request, uid: str, items: Sequence[Item]) -> Way | None:
-    """The youngest go first until it fits; who then needn't go, the largest first, stays."""
+    """Take the youngest until it fits; then spare those that needn't go, the oldest first."""
     snapshot = engine.snapshot
     row = snapshot.index_of(uid)
     young = sorted(items, key=lambda item: (-item.envelope.created_at, item.key))[:MOST_VICTIMS]
@@ -99,12 +99,12 @@ def _find_on(engine: Engine, request: Request, uid: str, items: Sequence[Item]) 
 
 
 def _age(way: Way) -> tuple[float, ...]:
-    """Of two ways as short the one that undoes less work: whose oldest victim is younger."""
+    """Of ways with as many victims the one whose oldest victim is younger undoes less work."""
     return (-min(item.envelope.created_at for item in way.victims),)
 
 
 def join_victims(view: View, commit: Commit, way: Way, winner: Item, now: float) -> Commit:
-    """The winner's placement, with all that gives way to it: it waits until that is gone."""
+    """The winner's placement, with the deletion of its victims: it starts when those are gone."""
     names = ",".join(item.envelope.name for item in way.victims)
     made = []
     for item in commit.made:

@@ -1,8 +1,8 @@
-"""Gives a placed workload its new size, NICs and volumes where it is: what its machine can take at once, the rest with the fresh
-start that it needs for that.
+"""Gives a placed workload its new size, NICs and volumes on its node: at once what its machine can take while it runs, the rest
+with its next fresh start.
 
-If its node has no capacity for it, or a volume can't be had, it keeps what it has, and the workload's condition Placed says why.
-Pure but for the snapshot, in which a larger size is counted at once.
+If its node lacks capacity, or a volume isn't available, it keeps what it has, and the workload's condition Placed says why. Pure
+but for the snapshot, which counts a larger size at once.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ from weft.scheduler.workload.request import (
 
 
 def plan_resize(view: View, snapshot: Snapshot, workload: Item, allocation: Item, now: float) -> Commit | None:
-    """Bring the place to what is asked for, as far as it can be had: with a fresh start, if that is asked
-    for; else only what the running machine can take. None if there is nothing to write."""
+    """Bring the allocation to what its spec requests, as far as possible: all of it if the spec has a fresh start, else only what
+    the running machine can take. None if there is nothing to write."""
     spec, workload_spec = allocation.spec(AllocationSpec), spec_of(workload)
     new = msgspec.structs.replace(
         set_desired(spec, workload_spec.run),
@@ -58,7 +58,7 @@ def plan_resize(view: View, snapshot: Snapshot, workload: Item, allocation: Item
     parts = _read_parts(view, snapshot, workload, allocation, fields)
     where, fresh = f"on {spec.node}", wants_fresh_start(spec, workload_spec)
     if isinstance(parts, Waiting) and parts.reason == "addressPending" and not fresh:
-        return None  # that is being made just now, and wakes us
+        return None  # the address is being made, and wakes the scheduler
     if isinstance(parts, Waiting):
         placed = Condition("Placed", "True", parts.reason, f"{where}, unchanged: {parts.message}", now)
     else:
@@ -68,7 +68,7 @@ def plan_resize(view: View, snapshot: Snapshot, workload: Item, allocation: Item
             new.cpu_model = next((choose_cpu(n, asked) for n in view.find(NODES_BY_UID, spec.node_uid)), "")
         new.resources, new.nics, new.iso, new.volumes = parts.resources, parts.nics, parts.iso, parts.volumes
         preconditions += [unchanged(volume) for volume in parts.volume_items]
-        # Until it is written the larger of old and new counts: what a smaller one frees is not free yet.
+        # Until it is stored the larger of old and new counts: what a smaller size frees is not free yet.
         both = _join(_find_held(allocation), amounts_of(parts.resources))
         snapshot.put_allocation(allocation.key, spec.node_uid, both, load_of(spec))
         placed = Condition("Placed", "True", "Placed", where, now)
@@ -86,7 +86,7 @@ def plan_resize(view: View, snapshot: Snapshot, workload: Item, allocation: Item
     if isinstance(parts, Waiting):
         event = Event("Warning", parts.reason, placed.message, workload.envelope.ref, "scheduler")
     else:
-        event = Event("Normal", "Refitted", where, workload.envelope.ref, "scheduler")
+        event = Event("Normal", "Resized", where, workload.envelope.ref, "scheduler")
     return Commit(workload.key, writes, preconditions, [event])
 
 
@@ -99,7 +99,7 @@ class _Parts(msgspec.Struct, frozen=True):
 
 
 def _read_parts(view: View, snapshot: Snapshot, workload: Item, allocation: Item, fields: set[str]) -> _Parts | Waiting:
-    """What the place would get, ``fields`` of it as asked for; or why it can't have it."""
+    """What the allocation would get, ``fields`` of it as the workload's spec requests; or why it can't."""
     spec, workload_spec = allocation.spec(AllocationSpec), spec_of(workload)
     record = record_of(workload)
     ask, row = record.needs(workload_spec), snapshot.index_of(spec.node_uid)
@@ -149,7 +149,7 @@ def _read_parts(view: View, snapshot: Snapshot, workload: Item, allocation: Item
 
 
 def _find_held(allocation: Item) -> Amounts:
-    """What is its own by now: its size, and what its machine, which was to give it up, still has."""
+    """What it holds: its size, or more where its machine hasn't given the rest up yet."""
     spec = allocation.spec(AllocationSpec)
     return _join(amounts_of(spec.resources), amounts_of(account(spec, allocation.report(AllocationReport))))
 
@@ -159,12 +159,12 @@ def _join(one: Amounts, other: Amounts) -> Amounts:
 
 
 def _find_lack(snapshot: Snapshot, row: int, old: Amounts, new: Amounts) -> str:
-    """What the node lacks for the difference, in words; empty if it lacks nothing."""
+    """What the node lacks for the difference, for people; empty if it lacks nothing."""
     lacks = []
     for index, resource in enumerate(RESOURCES):
         free = int(snapshot.capacity[index, row] - snapshot.allocated[index, row])
         more = new[index] - old[index]
         if more > max(free, 0):
             words = [format_cpu(n / 1000) if resource == "cpu" else format_bytes(n) for n in (more, max(free, 0))]
-            lacks.append(f"{words[0]} more {resource} wanted, {words[1]} free")
+            lacks.append(f"{words[0]} more {resource} requested, {words[1]} free")
     return ", ".join(lacks)

@@ -1,8 +1,8 @@
-"""With whom, apart from whom and near what a request may lie: what a spec comes to, and the filters that hold to it. Pure.
+"""Affinity, anti-affinity, spread and data: what a spec requires, and the filters for it. Pure.
 
-A group's members are the workloads of a project that name the group, as one to be with or one to be apart from. Who must be
-apart shares a node with no member, whoever came first; who must be with them goes where a member is that may be joined,
-anywhere while there is none. So a member is counted twice: in its group, and with those that may be joined or may not.
+A group's members are the workloads of a project that name the group, in affinity or in anti-affinity. A workload with required
+anti-affinity shares a node with no member, whichever came first; one with required affinity goes where a member is that may be
+joined, anywhere while there is none. So a member is counted twice: in its group, and with those that may be joined or may not.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ NO_AFFINITY = Affinity()
 
 
 def read_affinity(project: str, to: Sequence[str], from_: Sequence[str], over: Sequence[str]) -> Affinity:
-    """What a workload of ``project`` asks for: groups to be with, groups to be apart from, spread over what. Raises
-    InvalidInput."""
+    """The affinity of a workload of ``project``: groups to join, groups to avoid, labels to spread over. Raises InvalidInput."""
     if not (to or from_):
         return NO_AFFINITY
     groups: list[str] = []
@@ -67,18 +66,18 @@ def read_affinity(project: str, to: Sequence[str], from_: Sequence[str], over: S
 
 
 def own_groups(request: Request) -> tuple[str, ...]:
-    """The groups it will be a member of, each once."""
+    """The groups that it will be a member of, each once."""
     return tuple(group for group in request.groups if ":" not in group)
 
 
 def depends_on(request: Request, groups: set[str]) -> bool:
-    """Whether a change in these groups' members may let a request go where nothing else has changed. Where members of
-    a group to be apart from have left, the node itself tells."""
+    """Whether a change in these groups' members may make nodes fit that haven't changed themselves. A node that members of an
+    anti-affinity group have left has changed itself."""
     return any(group in groups for group in request.near) or any(spread.group in groups for spread in request.spread)
 
 
 class Near:
-    """Where members lie, if there are any."""
+    """Nodes with members, if there are any."""
 
     name = "affinity"
     reads: Reads = "fabric"
@@ -105,7 +104,7 @@ class Near:
 
 
 class Apart:
-    """Where no members lie."""
+    """Nodes without members."""
 
     name = "anti-affinity"
     reads: Reads = "row"
@@ -130,10 +129,10 @@ class Apart:
 
 
 class Spreading:
-    """Where one more member leaves the values of a label no further from each other than may be.
+    """Nodes where one more member keeps the skew between the values of a label.
 
-    Values count that some node has where the request may go but for its capacity: neither a zone that is cordoned or
-    offline as a whole nor one that a constraint rules out holds up the others. Members count wherever they lie."""
+    A value counts if a node that has it fits the request but for its capacity: a zone that is cordoned or offline as a whole, or
+    that a constraint rules out, doesn't block the others. Members count on all nodes."""
 
     name = "spread"
     reads: Reads = "fabric"
@@ -174,7 +173,7 @@ class Spreading:
         return "", []
 
     def _find_open(self, table: Table, request: Request) -> Flags:
-        """Where it may go but for its capacity."""
+        """The nodes that fit but for their capacity."""
         fits = np.ones(len(table.names), dtype=np.bool_)
         for filter_ in self._facts:
             if filter_.asks(request) is not None:
@@ -183,7 +182,7 @@ class Spreading:
 
 
 class AtHand:
-    """Where all data lies that it can't do without."""
+    """Nodes with all data that the request requires."""
 
     name = "data"
     reads: Reads = "facts"
@@ -204,17 +203,17 @@ class AtHand:
 
 
 def find_texts(table: Table, key: str) -> Texts | None:
-    """What a spread goes over."""
+    """The label that a spread goes over, as a column."""
     return table.text("name" if key == HOST else key)
 
 
 def count_members(table: Table, group: str, texts: Texts) -> Whole:
-    """How many members lie where each word of ``texts`` is."""
+    """How many members are on nodes with each word of ``texts``."""
     return _sum(table.members(group), texts)
 
 
 def _count(table: Table, spread: Spread, texts: Texts, open_: Flags) -> tuple[Whole, int]:
-    """The members by code of the label, and the fewest of any that counts."""
+    """The members by code of the label, and the fewest of any code that counts."""
     counts = count_members(table, spread.group, texts)
     counted = counts[_sum(open_, texts) > 0]
     return counts, int(counted.min()) if counted.size else 0

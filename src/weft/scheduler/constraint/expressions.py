@@ -1,4 +1,4 @@
-"""What a workload asks of its node by expressions, the Constraint objects it names looked up; and what is to be said of it.
+"""A workload's constraint and preferences, with the Constraint objects that it names resolved; and warnings about them.
 
 Reads the spec and Constraints from a view; pure."""
 
@@ -33,13 +33,13 @@ from weft.objects.schema import suggest
 from weft.scheduler.constraint.match import find_meeting
 from weft.scheduler.table.snapshot import Snapshot
 
-FEW_OF = 3  # of fewer nodes it says nothing that only one is left
+FEW_OF = 3  # nodes: with fewer there is no warning that only one is left
 FEW_SHARE = 0.05
 _ALWAYS = tuple(
     "name uid type zone rack arch storage location hypervisor gpu gpu.free gpu.model gpu.memory cpu cpu.free memory "
     "memory.free disk disk.free cost".split()
 )
-_ASKED = 1000  # nodes, for what an attribute may have been meant to be
+_ASKED = 1000  # nodes whose attributes are suggested for an unknown one
 
 
 class Expressions(msgspec.Struct, frozen=True):
@@ -48,7 +48,7 @@ class Expressions(msgspec.Struct, frozen=True):
 
 
 def read_expressions(view: View, project: str | None, spec: PlacementSpec) -> Expressions | tuple[str, str]:
-    """What is asked for, with no names left; or why that can't be said yet, as reason and sentence."""
+    """The expressions, with all names resolved; or why they can't be resolved yet, as reason and sentence."""
     try:
         return _read(view, project, spec)
     except (InvalidInput, NotFound) as problem:
@@ -61,11 +61,11 @@ def _read(view: View, project: str | None, spec: PlacementSpec) -> Expressions:
         if item is None or item.deleting:
             known = (other.envelope for other in view.of_kind("constraint").values())
             meant = suggest(name, [other.name for other in known if other.project == project])
-            told = f"; did you mean @{meant}?" if meant else ""
-            raise NotFound(f'constraint "{name}" does not exist{told}')
+            hint = f"; did you mean @{meant}?" if meant else ""
+            raise NotFound(f'constraint "{name}" does not exist{hint}')
         return item.spec(ConstraintSpec)
 
-    def look_up(name: str) -> Expression:
+    def resolve(name: str) -> Expression:
         return read_expression(str(find(name).expression), f"constraint {name}")
 
     preferences = [read_preference(raw, "spec.prefer") for raw in spec.prefer]
@@ -85,14 +85,13 @@ def _read(view: View, project: str | None, spec: PlacementSpec) -> Expressions:
     if len(sources) > 1:
         refuse_clash(sources, "spec.constraint")
     return Expressions(
-        replace_named(every(hard), look_up) if hard else None,
-        tuple(Preference(replace_named(p.expression, look_up), p.weight, p.priority) for p in preferences),
+        replace_named(every(hard), resolve) if hard else None,
+        tuple(Preference(replace_named(p.expression, resolve), p.weight, p.priority) for p in preferences),
     )
 
 
 def find_warnings(request: Request, snapshot: Snapshot) -> list[str]:
-    """What a person should know although it stops nothing: attributes that no node has, a preference that the constraint
-    rules out, and a constraint that leaves few nodes."""
+    """Warnings: attributes that no node has, preferences that the constraint rules out, a constraint that leaves few nodes."""
     if not len(snapshot) or (request.constraint is None and not request.preferences):
         return []
     trees = [p.expression for p in request.preferences]

@@ -1,6 +1,6 @@
-"""The conditions every placement meets, in the order in which they are told: the first that fails is the node's verdict.
+"""The conditions that every placement meets, in order: the first that fails is the node's verdict.
 
-Pure. The cheap ones that say most come first; resources come last, so a shortfall is only told of a node that could take
+Pure. The cheap ones that explain most come first; resources come last, so a shortfall is reported only of a node that could take
 the workload if it had more.
 """
 
@@ -65,7 +65,7 @@ class Maintenance:
 
 
 class Pinned:
-    """The one node whose ``attribute`` is the ``word`` of the request, if that has one; ``why`` is said of the others."""
+    """The one node whose ``attribute`` is the ``word`` of the request, if that has one; ``why`` the others are refused."""
 
     reads: Reads = "facts"
 
@@ -98,7 +98,7 @@ class Leaving:
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
         left = table.names[index] == request.leaves
-        return "the source of the migration" if left else "an attempt to migrate here has failed", []
+        return "the source of the migration" if left else "an attempt to migrate to it has failed", []
 
 
 class HasPools:
@@ -161,7 +161,7 @@ class Runtime:
 
 
 def describe_runtime(runtime: str) -> str:
-    """``containers``, or ``containers in machines of their own``: what is run, in words."""
+    """``containers``, or ``containers in machines of their own``."""
     kind, _, isolation = runtime.partition("/")
     return f"{kind}s{_ISOLATED.get(isolation, '')}"
 
@@ -189,7 +189,7 @@ class CpuModel:
 
 
 class GivenGpus:
-    """GPUs that guests can get, and get as they are asked for; of a node without any, FreeCapacity tells."""
+    """GPUs that guests can get, whole or shared as requested; FreeCapacity refuses nodes without any."""
 
     name = "gpu"
     reads: Reads = "facts"

@@ -1,7 +1,7 @@
 """Constraints over nodes: a tree as one mask over all of them, and why one of them doesn't meet it. Pure.
 
-What a constraint says of a node's facts and what it says of free capacity (``.free``, ``available``) are two filters,
-because the one is kept until a fact changes and the other only until something is placed.
+A constraint's parts on a node's facts and on free capacity (``.free``, ``available``) are two filters, because the one is kept
+until a fact changes and the other only until something is placed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _ORDERS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def find_meeting(tree: Expression, table: Table) -> Flags:
-    """Which nodes meet ``tree``, in which no name is left."""
+    """Which nodes meet ``tree``, whose names are resolved."""
     if isinstance(tree, (Every, Either)):
         flags = find_meeting(tree.of[0], table)
         for part in tree.of[1:]:
@@ -58,7 +58,7 @@ def find_meeting(tree: Expression, table: Table) -> Flags:
         found = _is_one_of(tree.attribute, tree.values, table)
         return found if tree.inside else ~found
     if not isinstance(tree, Compare):
-        raise LookupError(f"constraint {show(tree)} was not looked up")
+        raise LookupError(f"constraint {show(tree)} is not resolved")
     if tree.operator in ("eq", "neq"):
         equal = _is_one_of(tree.attribute, (tree.value,), table)
         return equal if tree.operator == "eq" else ~equal
@@ -70,11 +70,11 @@ def find_meeting(tree: Expression, table: Table) -> Flags:
 
 
 def describe_failure(tree: Expression, table: Table, index: int) -> tuple[str, list[Lack]]:
-    """In what node ``index`` fails ``tree``, for people, and what it lacks of resources. It must fail."""
+    """Why node ``index`` doesn't meet ``tree``, for people, and which resources it lacks. It must not meet it."""
     if isinstance(tree, Every):
         failing = [part for part in tree.of if not find_meeting(part, table)[index]]
-        told = [describe_failure(part, table, index) for part in failing]
-        return "; ".join(text for text, _ in told), [lack for _, lacks in told for lack in lacks]
+        failures = [describe_failure(part, table, index) for part in failing]
+        return "; ".join(text for text, _ in failures), [lack for _, lacks in failures for lack in lacks]
     if isinstance(tree, Either):
         return "none of: " + "; ".join(describe_failure(part, table, index)[0] for part in tree.of), []
     if isinstance(tree, Not):
@@ -90,7 +90,7 @@ def describe_failure(tree: Expression, table: Table, index: int) -> tuple[str, l
 
 
 class Meets:
-    """What a constraint says of a node's facts, or (``now``) of its free capacity."""
+    """A constraint's part on a node's facts, or (``now``) on its free capacity."""
 
     def __init__(self, *, now: bool) -> None:
         self.name = "available" if now else "constraint"
@@ -109,7 +109,7 @@ class Meets:
 
 @functools.lru_cache(maxsize=4096)
 def split(tree: Expression) -> tuple[Expression | None, Expression | None]:
-    """What of ``tree`` follows from facts, and what from free capacity; both must hold."""
+    """The part of ``tree`` on facts, and the part on free capacity; both must hold."""
     now = [part for part in conjuncts(tree) if reads_capacity(part)]
     facts = [part for part in conjuncts(tree) if part not in now]
     return (every(facts) if facts else None), (every(now) if now else None)
@@ -120,7 +120,7 @@ def _fits(tree: Expression | None, table: Table) -> Flags:
 
 
 def _explain(tree: Expression | None, table: Table, index: int) -> tuple[str, list[Lack]]:
-    """As much of the reason as goes into a decision."""
+    """The reason, cut to what fits into a decision."""
     if tree is None:
         return "", []
     reason, lacks = describe_failure(tree, table, index)
@@ -142,7 +142,7 @@ def _is_of_capacity(leaf: Leaf) -> bool:
 
 
 def _is_one_of(attribute: str, values: tuple[str, ...], table: Table) -> Flags:
-    """Where the text is one of ``values``, or the number one of those that they are."""
+    """Where the text is one of ``values``, or the number equals one of them."""
     flags: Flags | None = None
     texts = table.text(attribute)
     if texts is not None:
@@ -180,15 +180,15 @@ def _describe_amount(leaf: Compare, table: Table, index: int) -> tuple[str, list
     if numbers is None or bound is None or np.isnan(numbers[index]):
         return f"{_show_has(leaf, table, index)}, {wanted}", []
     has = float(numbers[index])
-    told = f"{leaf.attribute} {show_amount(has, leaf.attribute, leaf.value)}, {wanted}"
+    text = f"{leaf.attribute} {show_amount(has, leaf.attribute, leaf.value)}, {wanted}"
     missing = bound - has
     if leaf.operator in ("ge", "gt") and missing > 0:
-        told += f" ({show_amount(missing, leaf.attribute, leaf.value)} short)"
-    return told, []
+        text += f" ({show_amount(missing, leaf.attribute, leaf.value)} short)"
+    return text, []
 
 
 def _show_has(leaf: Leaf, table: Table, index: int) -> str:
-    """What the node has of what the leaf is about."""
+    """The node's value of the leaf's attribute."""
     attribute = getattr(leaf, "attribute", "")
     texts, numbers = table.text(attribute), table.number(attribute)
     if texts is not None and texts.codes[index] >= 0:

@@ -1,7 +1,7 @@
-"""What a request would rather have, as terms of its score: preferences, members near or apart, spread, data at hand. Pure.
+"""A request's soft wants as terms of its score: preferences, affinity, anti-affinity, spread, data at hand. Pure.
 
-A preference has its own weight; each of the others weighs as much as the whole strategy: what somebody names is worth a
-node that is fuller by all there is.
+A preference has its own weight; each of the others weighs as much as the whole strategy, so that it outweighs any difference in
+load.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ WEIGHT = 1.0
 
 
 class SoftTerms:
-    """The terms of one sort that a request has, each as a column; together they weigh as much as they are, or ``once``."""
+    """The terms of one sort that a request has, each as a column; each has its own weight, or (``once``) all have one."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """Soft constraints: what they add to a score, and when they are given up. Pure.
 
-Whatever the strategy, its score counts 1 and each preference its weight: the sum, divided by all the weights, stays within
-0–100. A preference is given up while the fabric's scarcest resource is taken to more than its priority bears: the lowest
-priority first, so that the strategy alone decides where capacity is scarce.
+The strategy's score counts 1 and each preference its weight: the sum, divided by all weights, stays within 0–100. A preference is
+given up while more of the fabric's scarcest resource is allocated than its priority bears: the lowest priority first, so that the
+strategy alone decides where capacity is scarce.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BEARS = (0.80, 0.90, 0.95)  # by priority 0, 1, 2; a higher one is never given u
 
 
 class Pressure(msgspec.Struct, frozen=True):
-    """The scarcest resource of all nodes that take workloads, and what share of it is given away."""
+    """The scarcest resource of all nodes that take workloads, and which share of it is allocated."""
 
     resource: str
     share: float
@@ -42,7 +42,7 @@ def measure_pressure(table: Table) -> Pressure:
 
 
 def relax(request: Request, table: Table) -> tuple[Request, tuple[str, ...]]:
-    """The request without the preferences that are given up just now, and a sentence on each of these."""
+    """The request without the preferences that are given up now, and a sentence on each of these."""
     if not request.preferences:
         return request, ()
     pressure = measure_pressure(table)
@@ -50,8 +50,8 @@ def relax(request: Request, table: Table) -> tuple[Request, tuple[str, ...]]:
     if not given_up:
         return request, ()
     left = tuple(preference for preference in request.preferences if preference not in given_up)
-    told = tuple(describe_given_up(preference, pressure) for preference in given_up)
-    return msgspec.structs.replace(request, preferences=left), told
+    sentences = tuple(describe_given_up(preference, pressure) for preference in given_up)
+    return msgspec.structs.replace(request, preferences=left), sentences
 
 
 def find_given_up(preferences: Sequence[Preference], pressure: Pressure) -> list[Preference]:
@@ -68,7 +68,7 @@ def describe_given_up(preference: Preference, pressure: Pressure) -> str:
 
 
 class Preferred:
-    """100 where a preference is met: those that ask for facts, or (``now``) those that ask for free capacity."""
+    """100 where a preference is met: preferences on facts, or (``now``) on free capacity."""
 
     def __init__(self, *, now: bool) -> None:
         self.name = "free preference" if now else "preference"

@@ -1,6 +1,6 @@
-"""How many nodes meet each Constraint now, in its status: who writes one sees at once what it lets in.
+"""Writes how many nodes meet each Constraint into its status, so that its author sees its effect at once.
 
-Of the ready nodes, by what it asks of facts; what it asks of free capacity is another with every placement."""
+Counts ready nodes by the constraint's part on facts; the part on free capacity changes with every placement."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOWN = 16
 
 
 def plan_constraint_status(view: View, snapshot: Snapshot) -> list[Commit]:
-    """Write the status of every Constraint that says something else."""
+    """Write the status of every Constraint whose status changes."""
     commits = []
     for item in view.of_kind("constraint").values():
         status = _count(item, snapshot)
@@ -34,7 +34,7 @@ def _count(item: Item, snapshot: Snapshot) -> ConstraintStatus:
     try:
         asked, _ = split(read_expression(str(item.spec(ConstraintSpec).expression)))
     except InvalidInput:
-        return ConstraintStatus(nodes=int(snapshot.online.sum()))  # of a later weft's words: nobody is let in
+        return ConstraintStatus(nodes=int(snapshot.online.sum()))  # written by a newer weft: no node meets it
     meeting = snapshot.online if asked is None else snapshot.online & find_meeting(asked, snapshot)
     rows = np.flatnonzero(meeting)
     names = sorted(snapshot.names[row] for row in rows)

@@ -1,8 +1,8 @@
-"""One decision: filters say where a request may go, its policy says where best; ties go to the first by name.
+"""One decision: filters choose the nodes that fit, the policy ranks them; ties go to the first by name.
 
-Pure over a snapshot: the same snapshot, request, seed and history give the same answer. Requests that are equal share
-their scores; after a placement only the rows that changed are looked at again. Scores are whole multiples of 1/SCALE, so
-that how floats were added decides nothing.
+Pure over a snapshot: the same snapshot, request, seed and history give the same answer. Equal requests share their scores;
+after a placement only the rows that changed are computed again. Scores are whole multiples of 1/SCALE, so that the order in
+which floats are added decides nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from weft.scheduler.constraint.filters import FILTERS, FREE_CAPACITY
 from weft.scheduler.constraint.preferences import PREFERENCES
 from weft.scheduler.engine.demand import Demand
 from weft.scheduler.policies import POLICIES
-from weft.scheduler.policies.combined import looks_ahead
+from weft.scheduler.policies.combined import uses_outlook
 from weft.scheduler.ranking.equivalence import Anew, ByLoad, ByRow, Class
 from weft.scheduler.ranking.linear_scores import SCALE, LinearScores, Weights
 from weft.scheduler.ranking.score import Bonuses, Score
@@ -46,8 +46,8 @@ _LEAST_RANKED = 1024  # of one
 
 
 class Engine:
-    """Decides over ``snapshot``. ``last`` is the node chosen most recently; ``demand`` is where policies that look ahead have
-    their outlook from."""
+    """Decides over ``snapshot``. ``last`` is the node chosen most recently; ``demand`` makes the outlook of policies that use
+    one."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Engine:
         self.outlook = Outlook()
         self._demand = demand
         self._linear: dict[str, LoadPolicy | None] = {}
-        self._ahead: dict[str, bool] = {}  # by strategy: whether it looks ahead
+        self._ahead: dict[str, bool] = {}  # by strategy: whether it uses the outlook
         self._seed = seed
         self._policies = policies
         self._masks = Masks(snapshot, filters)
@@ -76,23 +76,23 @@ class Engine:
         self._classes: OrderedDict[Request, Class] = OrderedDict()
 
     def expect(self, outlook: Outlook) -> None:
-        """Go by this outlook from now on."""
+        """Use this outlook from now on."""
         self.outlook = outlook
-        for request in [r for r in self._classes if self._looks_ahead(r.strategy)]:
+        for request in [r for r in self._classes if self._uses_outlook(r.strategy)]:
             del self._classes[request]
 
     def choose(self, request: Request, uid: str) -> int | None:
         """The row of the best node for the request of workload ``uid``, or None when none fits."""
         self.snapshot.settle()
-        if self._demand is not None and self._looks_ahead(request.strategy):
-            self._demand.hear(request)
+        if self._demand is not None and self._uses_outlook(request.strategy):
+            self._demand.note(request)
             outlook = self._demand.renew(self.snapshot)
             if outlook is not None:
                 self.expect(outlook)
         return self._class(request).best(uid)
 
     def place(self, request: Request, uid: str, allocation: str) -> int | None:
-        """Choose, and count the allocation of that name, which isn't counted yet, as there."""
+        """Choose, and count the new allocation of that name."""
         row = self.choose(request, uid)
         if row is not None:
             snapshot = self.snapshot
@@ -101,7 +101,7 @@ class Engine:
         return row
 
     def load(self, request: Request, row: int) -> Load:
-        """What the request takes of node ``row`` beside its amounts: which devices too."""
+        """What the request takes of node ``row`` beside its amounts, devices included."""
         if request.gpus is None and not request.extras and not request.groups:
             return NO_LOAD
         gpus = () if request.gpus is None else choose_devices(self.snapshot, request.gpus, row)
@@ -115,8 +115,8 @@ class Engine:
         return scores
 
     def leaders(self, request: Request, most: int) -> list[tuple[int, float]] | None:
-        """The rows of the best scores with these, at most so many, the best first; None where some node may be refused, or to
-        know it takes a look at all scores. Asked for after ``choose``."""
+        """The rows and scores of at most so many best nodes, the best first; None where a node may be refused, or where it takes
+        all scores to know. Called after ``choose``."""
         found = self._classes.get(request)
         leaders = found.leaders(most) if isinstance(found, ByLoad) else None
         return None if leaders is None else [(row, score * (1.0 / SCALE)) for row, score in leaders]
@@ -142,7 +142,7 @@ class Engine:
         return bool(self._masks.fits(request, rows).any())
 
     def fits(self, request: Request) -> Flags:
-        """Where it fits now."""
+        """The nodes that fit now."""
         return self._masks.fits(request)
 
     def _occasion(self, uid: str) -> Occasion:
@@ -160,14 +160,14 @@ class Engine:
             self._bonuses,
         )
 
-    def _looks_ahead(self, strategy: str) -> bool:
+    def _uses_outlook(self, strategy: str) -> bool:
         found = self._ahead.get(strategy)
         if found is None:
-            found = self._ahead[strategy] = looks_ahead(self._policies[strategy])
+            found = self._ahead[strategy] = uses_outlook(self._policies[strategy])
         return found
 
     def _is_wide(self, request: Request, score: Score) -> bool:
-        """Whether other nodes bear on a node's score."""
+        """Whether a node's score depends on other nodes."""
         reads = self._policies[request.strategy].reads
         return (
             reads == "fabric"

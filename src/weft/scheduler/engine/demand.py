@@ -1,5 +1,5 @@
-"""What is likely to be asked for next, and how much of it there would still be capacity for: what policies that look ahead
-go by. Known from a list of what will come, or learnt from what runs already."""
+"""The outlook: what is likely to be requested next, and how much capacity there would still be for it. Known from a list of
+requests to come, or learnt from what runs already."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from weft.scheduler.constraint.match import find_meeting, split
 from weft.scheduler.policies.residue import find_residue, find_usable, read_sorts
 from weft.scheduler.table.devices import WHOLE
 
-STEP = 0.2  # of all there is: after how much of it given away or back the outlook is another one
-_FEW = 0.01  # of all there is: too little to learn from
+STEP = 0.2  # of all capacity: the outlook is renewed when so much more or less of it is allocated
+_FEW = 0.01  # of all capacity: too little to learn from
 _MOST_SORTS = 512
 _BLOCK = 256  # nodes
-_MOST_BOUND = 8  # expressions that nodes are kept for
-_LEAST_BOUND = 0.05  # of the nodes that meet one: for less none is kept
-_MEMORY = 4096  # requests, after which what was heard counts half
+_MOST_BOUND = 8  # expressions whose nodes are kept free
+_LEAST_BOUND = 0.05  # of the nodes that meet an expression: for less demand none is kept
+_MEMORY = 4096  # requests, after which the former ones count half
 
 Ask = tuple[Amounts, GpuAsk | None]
 
 
 class Demand:
-    """Gives the outlook, and gives it anew when so much was given away meanwhile that it matters. ``find_asks`` says what
-    is asked for, one entry each; ``learns``: it says something else as time goes on."""
+    """Makes the outlook, and renews it when enough was allocated meanwhile. ``find_asks`` lists the requests; ``learns``: that
+    list changes with time."""
 
     def __init__(self, find_asks: Callable[[], Iterable[Ask]], *, learns: bool = False) -> None:
         self._find_asks = find_asks
         self._learns = learns
         self._given: float | None = None
-        self._heard: Counter[Expression | None] = Counter()
+        self._asked: Counter[Expression | None] = Counter()
         self._requests = 0
 
-    def hear(self, request: Request) -> None:
-        """Somebody asks: what nodes are to be for that much cpu."""
-        self._heard[request.constraint] += max(1, request.amounts[0])
+    def note(self, request: Request) -> None:
+        """Count the request's constraint, by its cpu."""
+        self._asked[request.constraint] += max(1, request.amounts[0])
         self._requests += 1
         if self._requests >= _MEMORY:
             self._requests //= 2
-            self._heard = Counter({asked: cpu // 2 for asked, cpu in self._heard.most_common(_MEMORY // 8)})
+            self._asked = Counter({asked: cpu // 2 for asked, cpu in self._asked.most_common(_MEMORY // 8)})
 
     def renew(self, table: Table) -> Outlook | None:
         """The outlook, or None while the last one still holds."""
@@ -52,11 +52,11 @@ class Demand:
             if not self._learns or given < 2.0 * max(_FEW, self._given):
                 return None
         self._given = given
-        return replace(look_ahead(table, self._find_asks()), bound=_find_bound(table, self._heard))
+        return replace(make_outlook(table, self._find_asks()), bound=_find_bound(table, self._asked))
 
 
-def look_ahead(table: Table, asks: Iterable[Ask]) -> Outlook:
-    """The outlook if workloads keep coming as in ``asks``."""
+def make_outlook(table: Table, asks: Iterable[Ask]) -> Outlook:
+    """The outlook if further workloads are like ``asks``."""
     counts = Counter(asks).most_common(_MOST_SORTS)
     if not counts or not len(table.names):
         return Outlook()
@@ -75,11 +75,11 @@ def look_ahead(table: Table, asks: Iterable[Ask]) -> Outlook:
     )
 
 
-def _find_bound(table: Table, heard: Counter[Expression | None]) -> tuple[tuple[Expression, float], ...]:
-    """What nodes are asked to be, as if asking goes on so until all cpu is given away."""
-    total, cpu = sum(heard.values()), table.capacity[0] * (table.online & ~table.cordoned)
+def _find_bound(table: Table, asked_for: Counter[Expression | None]) -> tuple[tuple[Expression, float], ...]:
+    """The share of nodes that each constraint would need if requests stay alike until all cpu is allocated."""
+    total, cpu = sum(asked_for.values()), table.capacity[0] * (table.online & ~table.cordoned)
     asked: Counter[Expression] = Counter()
-    for tree, amount in heard.items():
+    for tree, amount in asked_for.items():
         facts = None if tree is None else split(tree)[0]
         if facts is not None:
             asked[facts] += amount
@@ -110,7 +110,7 @@ def _find_left(table: Table, plain: list[Sort]) -> Values:
 
 
 def _find_given(table: Table) -> float:
-    """Which share of GPUs is given away, or of cpu where there are none."""
+    """Which share of GPUs is allocated, or of cpu where there are none."""
     gpus = table.gpu_free >= 0
     if gpus.any():
         return 1.0 - float(table.gpu_free[gpus].sum()) / (WHOLE * int(gpus.sum()))

@@ -17,9 +17,9 @@ from weft.scheduler.table.devices import WHOLE, find_fitting
 from weft.scheduler.table.facts import name_runtime
 from weft.scheduler.table.snapshot import Snapshot
 
-ALL_UP_TO = 64  # nodes; of more, a sample is told
+ALL_UP_TO = 64  # nodes; of more, a sample gets verdicts
 RUNNERS_UP = 4
-NAMED = 5  # of nodes that something is said of
+NAMED = 5  # most nodes that a warning names
 REFUSED_SAMPLE = 16
 LEAST_MEMORY = 64 * 1024 * 1024
 LEAST_CPU = 100
@@ -27,7 +27,7 @@ MIB, GIB = 1024**2, 1024**3
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """What a Decision says beside the workload and the time: see DecisionSpec."""
+    """The content of a Decision but for the workload and the time: see DecisionSpec."""
 
     nodes: int
     verdicts: list[Verdict]
@@ -41,14 +41,14 @@ class Explanation(msgspec.Struct, frozen=True):
 
 
 def explain(engine: Engine, request: Request, uid: str, chosen: int | None, *, also: Sequence[int] = ()) -> Explanation:
-    """The explanation of ``engine.choose``, asked for before anything changes; it tells of the rows ``also`` in any case."""
+    """The explanation of ``engine.choose``, made before anything changes; the rows ``also`` get a verdict in any case."""
     snapshot = engine.snapshot
     leaders = (
         engine.leaders(request, RUNNERS_UP + 1)
         if chosen is not None and not also and len(snapshot) > ALL_UP_TO
         else None
     )
-    if leaders is not None:  # nobody is refused, and the best are known without a look at the others
+    if leaders is not None:  # no node is refused, and the best are known without scoring the others
         rows, best_scores = [row for row, _ in leaders], [score for _, score in leaders]
         verdicts = _describe_fits(engine, request, uid, rows, chosen, best_scores)
         return Explanation(len(snapshot), verdicts, {}, warnings=_warn(request, snapshot))
@@ -96,13 +96,13 @@ def explain(engine: Engine, request: Request, uid: str, chosen: int | None, *, a
 
 
 def _warn(request: Request, snapshot: Snapshot) -> list[str]:
-    """What a person should know of the spec, and where what is used had to be taken to be what is allocated."""
+    """What people should know of the spec, and the nodes whose usage isn't measured, where usage counts."""
     warnings = find_warnings(request, snapshot)
     if request.basis == "allocation":
         return warnings
     names = [snapshot.names[row] for row in np.flatnonzero(snapshot.online & ~snapshot.measured)]
-    told = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
-    return [*warnings, f"usage not measured, so what is allocated counts: {told}"] if names else warnings
+    nodes = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    return [*warnings, f"usage not measured, so what is allocated counts: {nodes}"] if names else warnings
 
 
 def find_best(scores: Values, most: int) -> list[int]:
@@ -121,7 +121,7 @@ def find_best(scores: Values, most: int) -> list[int]:
 
 
 def describe_choice(engine: Engine, index: int) -> str:
-    """How full node ``index`` is, as the journal has it: given away/all."""
+    """How full node ``index`` is, for the journal: allocated/capacity."""
     snapshot = engine.snapshot
     all_, free = snapshot.capacity[:, index].tolist(), snapshot.free[:, index].tolist()
     cpu, memory, disk = (there - left for there, left in zip(all_, free, strict=True))
@@ -139,17 +139,17 @@ def _describe_fits(
     columns = _join_alike(engine.terms(request, uid, rows))
     values = np.round([column.values for column in columns], 3).tolist()
     terms = zip(
-        *([Term(c.name, c.weight, v) for v in told] for c, told in zip(columns, values, strict=True)), strict=True
+        *([Term(c.name, c.weight, v) for v in row] for c, row in zip(columns, values, strict=True)), strict=True
     )
     return [
         Verdict(
             node=engine.snapshot.names[index],
             outcome="chosen" if index == chosen else "fits",
             score=score,
-            terms=list(told),
+            terms=list(parts),
             reason="runner-up" if place == 1 and rows[0] == chosen else "",
         )
-        for place, (index, score, told) in enumerate(zip(rows, scores, terms, strict=True))
+        for place, (index, score, parts) in enumerate(zip(rows, scores, terms, strict=True))
     ]
 
 
@@ -178,7 +178,7 @@ def _shortfall(lack: Lack) -> Shortfall:
 
 
 def _counted(snapshot: Snapshot, request: Request) -> tuple[Values, Values]:
-    """How much is wanted of all that is counted, and how much each node has free: RESOURCES, declared ones, GPUs."""
+    """The requested amount of each counted resource, and how much each node has free: RESOURCES, declared ones, GPUs."""
     free = [*(snapshot.capacity - snapshot.allocated)]
     for name, _ in request.extras:
         capacity, allocated = snapshot.extra(name)
@@ -191,7 +191,7 @@ def _counted(snapshot: Snapshot, request: Request) -> tuple[Values, Values]:
 
 
 def _find_nearest(engine: Engine, request: Request, wanting: Flags) -> int | None:
-    """The node that could take the largest share of what is asked for, of those that lack nothing but capacity."""
+    """The node that could take the largest share of the request, of those that lack nothing but capacity."""
     snapshot = engine.snapshot
     wanted, free = _counted(snapshot, request)
     useful = wanting & (free[0] >= LEAST_CPU) & (free[1] >= LEAST_MEMORY) & (free[2] >= request.least_disk)
@@ -212,18 +212,18 @@ def _describe_nearest(engine: Engine, request: Request, nearest: int | None) -> 
     for name, most, there in zip(names, wanted, free[:, nearest], strict=False):
         if most > there:
             amount = int(there)
-            told = format_cpu(amount // 100 / 10) if name == "cpu" else _whole(amount) if name in RESOURCES else amount
-            flags.append(f"--{name}{'' if name.endswith('=') else ' '}{told}")
+            text = format_cpu(amount // 100 / 10) if name == "cpu" else _whole(amount) if name in RESOURCES else amount
+            flags.append(f"--{name}{'' if name.endswith('=') else ' '}{text}")
     return f"{engine.snapshot.names[nearest]}, if you ask for at most {' '.join(flags)}"
 
 
 def _whole(size: int) -> str:
-    """A size no larger than ``size``, as one would type it."""
+    """A size no larger than ``size``, as people type it."""
     return f"{size // GIB}G" if size >= 4 * GIB else f"{size // MIB}M"
 
 
 def _count_others(snapshot: Snapshot, request: Request, refusers: Iterable[tuple[Filter, Flags]]) -> dict[str, int]:
-    """How many nodes each filter refuses, beside the one that is left: of that one nobody asks."""
+    """How many nodes each filter refuses, not counting the one that the workload leaves."""
     row = (
         next((row for row, name in enumerate(snapshot.names) if name == request.leaves), None)
         if request.leaves

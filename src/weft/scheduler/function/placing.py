@@ -1,7 +1,7 @@
-"""Orders the nodes for invocations, by the serverless score over the cluster as a view of the store has it.
+"""Orders the nodes for invocations, by the serverless score over the cluster in a view of the store.
 
-Fed with the view's changes, and by the gateway with what instances take and what of functions' data lies where. Writes nothing.
-Which nodes have an instance already, the gateway knows; it asks for the order of all the others.
+Fed with the view's changes, and by the gateway with what instances take and where functions' data is. Writes nothing. The gateway
+knows which nodes have an instance already; it asks for the order of all others.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from weft.scheduler.table.snapshot import Snapshot
 from weft.scheduler.workload.request import read_data
 from weft.scheduler.workload.strategy import find_strategy
 
-_UID = "invocation"  # one stands for all: no strategy is to draw lots for each
+_UID = "invocation"  # one for all: no strategy must draw a new order for each
 
 
 class FunctionPlacing:
@@ -109,8 +109,7 @@ class FunctionPlacing:
         self._count_used(facts.uid)
 
     def _count_used(self, node: str) -> None:
-        """What instances take counts as far as there is capacity for it: it leaves the capacity that was there for invocations
-        as it is."""
+        """Count what instances take, up to the capacity that is free."""
         snapshot, name = self._engine.snapshot, _name_used(node)
         snapshot.drop_allocation(name)
         row = snapshot.index_of(node)
@@ -159,7 +158,7 @@ class FunctionPlacing:
 
 
 def _is_same_place(change: Changed) -> bool:
-    """Whether at most the status of an allocation has changed: told without decoding anything."""
+    """Whether at most the status of an allocation has changed: compared without decoding anything."""
     if change.old is None or change.new is None:
         return False
     old, new = change.old.envelope, change.new.envelope
@@ -171,7 +170,7 @@ def _stand_of_allocation(item: Item) -> object:
 
 
 def _stand_of_node(item: Item) -> object:
-    """All that is read of a node in here."""
+    """All that this module reads of a node."""
     of = item.envelope
     return item.uid, bytes(of.spec), bytes(of.report), of.labels, item.status(NodeStatus).phase, item.deleting
 

@@ -1,7 +1,7 @@
 """The serverless choice: made at invocation, over the snapshot of that instant, and never queued. Pure.
 
-Whoever invokes asks the nodes in this order; each may still refuse, for what is left on it this instant only it knows. With
-no node in the list the answer is final: the explanation says why, and nothing waits.
+The gateway asks the nodes in this order; each may still refuse, because only the node knows what is free at this instant. If no
+node fits, the answer is final: the explanation is why, and nothing waits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Who of a gang is there and can be placed: read from the workloads that name it. Pure.
+"""Gang assembly: which members of a gang exist and can be placed, read from the workloads that name it. Pure.
 
-A gang is placed when as many as it counts are there; who has a place already counts. With more than that, those that came
-first are placed together, and each of the others by itself after them.
+A gang is placed when it has as many members as it counts; members that have a place already count. Of more members the first
+are placed together, and each of the others by itself after them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ INCOMPLETE = "gangIncomplete"
 
 
 def assemble_gang(view: View, workload: Item, default_strategy: str, silent: list[str]) -> list[Candidate] | Waiting:
-    """Those that are to be placed together with ``workload``, itself among them; or what it waits for."""
+    """The members that must be placed together with ``workload``, itself included; or what it waits for."""
     name = read_gang(spec_of(workload).gang or "")[0]
     there = [item for item in view.find(WORKLOADS_BY_GANG, gang_of(workload)) if not item.deleting]
     there.sort(key=lambda item: (item.envelope.created_at, item.envelope.name))

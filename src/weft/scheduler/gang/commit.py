@@ -1,4 +1,4 @@
-"""Several placements as one commit, so that all of them are there or none. Pure."""
+"""Several placements as one commit, so that all of them are stored or none. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SPARE_BYTES = 10_000  # for keys, and the precondition that every commit carrie
 
 
 def join(commits: Sequence[Commit]) -> Commit:
-    """Planned anew as the first of them when it fails."""
+    """One commit of several; if it fails, the first one's workload is planned anew."""
     conditions = {(type(each), each.key): each for commit in commits for each in commit.preconditions}  # type: ignore[union-attr]
     return Commit(
         key=commits[0].key,
@@ -23,7 +23,7 @@ def join(commits: Sequence[Commit]) -> Commit:
 
 
 def find_excess(commit: Commit) -> str:
-    """What of it is more than one commit can hold, in words; empty if it can be written."""
+    """In what it is too large for one commit, for people; empty if it isn't."""
     size = sum(len(write.value) for write in commit.writes if isinstance(write, Put))
     if size > MAX_COMMIT_BYTES - _SPARE_BYTES:
         return f"{size / 1e6:.1f} MB of {MAX_COMMIT_BYTES / 1e6:.0f} MB: shorten user_data"

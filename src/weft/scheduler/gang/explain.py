@@ -1,4 +1,4 @@
-"""What is said of a gang's places, or of its having none: each member's own verdicts, with the others counted. Pure."""
+"""Explanations of a gang's placement or refusal: each member's own verdicts, with the others counted. Pure."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from weft.scheduler.gang.placement import Joint, Member, Trial
 def explain_places(
     engine: Engine, members: Sequence[Member], joint: Joint, *, also: Sequence[int] = ()
 ) -> list[Explanation]:
-    """Of each member that was given a place: its verdicts with those before it counted; of the rows ``also`` in any case."""
+    """For each placed member: its verdicts with those before it counted; for the rows ``also`` in any case."""
     assert joint.rows is not None
-    told: dict[int, Explanation] = {}
+    explanations: dict[int, Explanation] = {}
     with Trial(engine, members) as trial:
         for member in joint.order:
             row = joint.rows[member]
             request = members[member].request
             explanation = explain(engine, request, members[member].uid, row, also=[row, *also])
             message = f"placed together with {len(members) - 1} more of gang {_name(request)}"
-            told[member] = msgspec.structs.replace(explanation, message=message, gang=_name(request))
+            explanations[member] = msgspec.structs.replace(explanation, message=message, gang=_name(request))
             trial.put(member, row)
-    return [told[member] for member in range(len(members))]
+    return [explanations[member] for member in range(len(members))]
 
 
 def explain_refusal(
     engine: Engine, members: Sequence[Member], joint: Joint, *, also: Sequence[int] = ()
 ) -> list[Explanation]:
-    """Of each member of a gang that has no place: which member lacks what; of the rows ``also`` in any case."""
+    """For each member of a refused gang: which member lacks what; verdicts for the rows ``also`` in any case."""
     lacking = members[joint.lacking]
     with Trial(engine, members) as trial:
         for member in joint.order:
@@ -40,19 +40,19 @@ def explain_refusal(
                 trial.put(member, joint.rest[member])
         refused = explain(engine, lacking.request, lacking.uid, None, also=also)
     name = _name(lacking.request)
-    beside = f" beside {len(joint.rest)} of the others" if joint.rest else ""
+    beside = f" when {len(joint.rest)} of the others are placed" if joint.rest else ""
     proof = "" if joint.proven else " (found by a search, not proven)"
     message = f"gang {name}: {lacking.name} has no place{beside}: {refused.message}{proof}"
-    told = []
+    explanations = []
     for number, each in enumerate(members):
         own = refused if number == joint.lacking else explain(engine, each.request, each.uid, None, also=also)
         nearest = (refused.nearest, refused.nearest_node) if number == joint.lacking else ("", "")
-        told.append(
+        explanations.append(
             msgspec.structs.replace(
                 own, error=refused.error, message=message, nearest=nearest[0], nearest_node=nearest[1], gang=name
             )
         )
-    return told
+    return explanations
 
 
 def _name(request: Request) -> str:

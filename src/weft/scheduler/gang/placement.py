@@ -1,10 +1,10 @@
-"""A gang's places: all of its members or none. Pure: what is tried in the snapshot is taken back.
+"""A gang's places: for all of its members or none. Pure: trials in the snapshot are removed again.
 
-Every try goes through the engine's own filters, with the members before it counted, so what holds for one workload holds
-among them: affinity, spread, devices. First come orders with each policy's own choice; then a search that turns back
-where it is stuck; then the sums alone, by exchanges and, where it is installed, by the solver. What these find is tried
-through the filters like all else. That nothing was found is proven only by a member that fits nowhere by itself, by sums,
-by a search that came to its end, or by the solver; otherwise it says so.
+Every trial passes the engine's own filters, with the members before it counted, so affinity, spread and devices hold among
+members as among workloads. First come orders with each policy's own choice; then a backtracking search; then sums alone, by
+local search and, where it is installed, by the solver, whose answers are checked by the filters. That there is no answer is
+proven only by a member that fits nowhere by itself, by sums, by an exhausted search, or by the solver; otherwise the refusal says
+that it isn't proven.
 """
 
 from __future__ import annotations
@@ -21,30 +21,27 @@ from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.packing import solver
 from weft.scheduler.packing.local_search import Problem, find_solution
 
-TURNS, FEWEST_TURNS = 400, 40  # places tried by the search that turns back
-LOOKS = 400_000  # nodes looked at by it, of all tries together, that it may have these turns
+TURNS, FEWEST_TURNS = 400, 40  # places tried by the backtracking search
+LOOKS = 400_000  # nodes checked by it in all its turns
 STEPS = 1500
 SOLVER_SECONDS = 0.5
-_TRIAL = "gang/"  # names of allocations that are tried: no key of an object looks like it
+_TRIAL = "gang/"  # begins the names of trial allocations: no key of an object begins so
 
 
 class Member(msgspec.Struct, frozen=True):
-    """A workload of the gang; ``name`` as people know it: ``vm/web-1``."""
+    """A workload of the gang."""
 
     request: Request
     uid: str
-    name: str
+    name: str  # vm/web-1
 
 
 class Joint(msgspec.Struct, frozen=True):
-    """``rows``: a place for each member, or None; then ``lacking`` is the member that most others leave no place for, as
-    ``rest`` of them (member → row) are tried; ``proven``: there is no answer at all; ``searched``: it took a search."""
-
-    rows: list[int] | None
+    rows: list[int] | None  # a place for each member, or none for all
     order: list[int]
-    lacking: int = -1
-    rest: dict[int, int] = {}
-    proven: bool = False
+    lacking: int = -1  # the member without a place when ``rest`` are placed
+    rest: dict[int, int] = {}  # member → row
+    proven: bool = False  # there is no answer at all
     searched: bool = False
 
 
@@ -62,7 +59,7 @@ class Trial:
 
     def __exit__(self, *_: object) -> None:
         self.clear()
-        improved = self._engine.snapshot.improved  # what was tried and taken back has given nobody capacity
+        improved = self._engine.snapshot.improved  # a removed trial has freed no capacity
         improved.clear()
         improved.update(self._improved)
 
@@ -87,8 +84,8 @@ class Trial:
 def find_places(
     engine: Engine, members: Sequence[Member], *, search: bool = True, solver_seconds: float = SOLVER_SECONDS
 ) -> Joint:
-    """Where the members go so that all have a place. ``order``: in which they are to be counted for that to hold. Without
-    ``search`` only what takes about as long as the members' own decisions is tried."""
+    """A place for each member, with the order in which they must be counted. Without ``search`` it takes about as long as the
+    members' own decisions."""
     engine.snapshot.settle()
     with Trial(engine, members) as trial:
         found = _try_orders(engine, members, trial)
@@ -107,7 +104,9 @@ def _try_orders(engine: Engine, members: Sequence[Member], trial: Trial) -> Join
         if len(trial.rows) >= len(best.rest):
             best = Joint(None, order, stuck, dict(trial.rows))
         trial.clear()
-    alone = next((i for i, m in enumerate(members) if not fits[i].any() and not _looks_around(engine, m.request)), None)
+    alone = next(
+        (i for i, m in enumerate(members) if not fits[i].any() and not _depends_on_others(engine, m.request)), None
+    )
     if alone is not None:
         return Joint(None, best.order, alone, {}, proven=True)
     return best
@@ -141,19 +140,19 @@ def _answer(trial: Trial, order: Sequence[int]) -> Joint:
     return Joint([trial.rows[member] for member in range(len(trial.rows))], list(order))
 
 
-def _looks_around(engine: Engine, request: Request) -> bool:
-    """Whether where it fits may follow from where others are."""
+def _depends_on_others(engine: Engine, request: Request) -> bool:
+    """Whether the nodes that fit depend on where others are."""
     return any(f.reads == "fabric" and f.asks(request) is not None for f in engine.filters)
 
 
 def _is_plain(engine: Engine, request: Request) -> bool:
-    """Whether it is the same in which order they are counted: more of them only take capacity, and no device is chosen."""
+    """Whether the order of counting doesn't matter: members only take capacity, and no device is chosen."""
     dynamic = (f for f in engine.filters if f.reads != "facts" and f.asks(request) is not None)
     return request.gpus is None and all(f is FREE_CAPACITY or isinstance(f, Apart) for f in dynamic)
 
 
 def _orders(engine: Engine, members: Sequence[Member], fits: Sequence[Flags]) -> Iterator[list[int]]:
-    """As they came; those first that have the fewest nodes; large ones first."""
+    """Orders to try: as they came; those with the fewest nodes first; large ones first."""
     capacity = np.maximum(engine.snapshot.capacity.max(axis=1, initial=1), 1)
     size = [max(np.asarray(m.request.amounts) / capacity) for m in members]
     order = list(range(len(members)))
@@ -163,7 +162,7 @@ def _orders(engine: Engine, members: Sequence[Member], fits: Sequence[Flags]) ->
 
 
 def _try_order(engine: Engine, members: Sequence[Member], trial: Trial, order: Sequence[int]) -> int | None:
-    """Each where its policy wants it; the first that has no place, None if all have."""
+    """Place each where its policy ranks best; the first member without a place, None if all have one."""
     for member in order:
         row = engine.choose(members[member].request, members[member].uid)
         if row is None:
@@ -173,7 +172,7 @@ def _try_order(engine: Engine, members: Sequence[Member], trial: Trial, order: S
 
 
 def _turn_back(engine: Engine, members: Sequence[Member], trial: Trial, order: Sequence[int], turns: list[int]) -> bool:
-    """Depth first, nodes with least capacity first, so that large holes stay; ``turns`` says how many places may be tried."""
+    """Search depth first, nodes with least free first, so that large holes stay; ``turns[0]`` places may be tried."""
     if not order:
         return True
     member, snapshot = order[0], engine.snapshot
@@ -191,7 +190,7 @@ def _turn_back(engine: Engine, members: Sequence[Member], trial: Trial, order: S
 
 
 def _try_rows(engine: Engine, members: Sequence[Member], trial: Trial, rows: Whole) -> bool:
-    """Whether the filters let them all lie there: in the order in which they do, which may matter to some."""
+    """Whether the filters accept these places, in some order of the members."""
     waiting = list(range(len(members)))
     while waiting:
         member = next((i for i in waiting if engine.fits(members[i].request)[rows[i]]), None)
@@ -203,7 +202,7 @@ def _try_rows(engine: Engine, members: Sequence[Member], trial: Trial, rows: Who
 
 
 def _relax(engine: Engine, members: Sequence[Member]) -> tuple[Problem, Whole]:
-    """The gang as items and nodes as bins, by sums and by facts of nodes alone: what has no answer has none at all."""
+    """The gang as items and nodes as bins, by sums and by facts of nodes alone: without an answer here there is none."""
     snapshot = engine.snapshot
     extras = sorted({name for member in members for name, _ in member.request.extras})
     wanted = np.zeros((len(members), len(RESOURCES) + len(extras) + 1), dtype=np.int64)

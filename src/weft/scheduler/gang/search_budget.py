@@ -1,4 +1,4 @@
-"""How much of its time the scheduler searches for places of gangs: a tenth at most, so that others' turns come."""
+"""Limits the time that the scheduler searches for places of gangs to a tenth, so that others get their turn."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ _SHARE = 0.1
 
 
 class Budget:
-    """``owed``: keys of workloads whose gang was refused without a search, and is to be searched when there is time for it."""
+    """``owed``: keys of workloads whose gang was refused without a search, which follows when there is time."""
 
     def __init__(self) -> None:
         self.owed: set[str] = set()
@@ -20,5 +20,5 @@ class Budget:
         self._from = ended + (ended - began) * (1.0 / _SHARE - 1.0)
 
     def wait(self, elapsed: float) -> float | None:
-        """Seconds until what is owed can be searched; None if nothing is."""
+        """Seconds until an owed search may begin; None if none is owed."""
         return max(0.0, self._from - elapsed) if self.owed else None

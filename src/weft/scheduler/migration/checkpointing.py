@@ -1,4 +1,4 @@
-"""Which way a container migrates: saved as it runs, to go on at its target, or stopped, to start there. Pure."""
+"""Which way a container migrates: saved while it runs and continued at its target, or stopped and started there. Pure."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Saves = Literal["", "may", "must"]
 
 
 def find_lack(report: NodeReport) -> str:
-    """Why that node can't save containers, nor let them go on; empty: it can."""
-    told = [one.checkpoint for one in report.runtimes if one.usable and "container" in one.kinds and one.checkpoint]
-    if CAN in told:
+    """Why that node can't save and restore containers; empty: it can."""
+    answers = [one.checkpoint for one in report.runtimes if one.usable and "container" in one.kinds and one.checkpoint]
+    if CAN in answers:
         return ""
-    return told[0] if told else "the node has no runtime that can save containers"
+    return answers[0] if answers else "the node has no runtime that can save containers"
 
 
 def has_choice(spec: AllocationSpec) -> bool:
-    """Whether there are two ways for workloads of its kind: VMs are never saved."""
+    """Whether its kind has both ways: VMs are never saved."""
     return WORKLOADS[spec.workload.kind].checkpoint_bar is not None
 
 
 def find_bar(spec: AllocationSpec, report: AllocationReport) -> str:
-    """Why no node could save that workload; empty: one could."""
+    """Why no node can save that workload; empty: one can."""
     bar = WORKLOADS[spec.workload.kind].checkpoint_bar
     why = bar(spec) if bar is not None else f"a {spec.workload.kind} can't be saved"
     return why or ("" if report.state == "running" else "it is not running")
@@ -38,7 +38,7 @@ def find_bar(spec: AllocationSpec, report: AllocationReport) -> str:
 def choose_checkpointing(
     spec: MigrationSpec, bar: str, source: tuple[str, NodeReport], target: tuple[str, NodeReport]
 ) -> tuple[Saves, str]:
-    """Whether it is saved, and the way in words; ``bar``: why it couldn't be anywhere. Nodes by name."""
+    """Whether it is saved, and a sentence on it; ``bar``: why no node can save it. Nodes by name."""
     here, there = source[0], target[0]
     lacks = [f"{name}: {lack}" for name, report in (source, target) if (lack := find_lack(report))]
     if spec.mode == "cold":

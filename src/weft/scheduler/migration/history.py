@@ -1,4 +1,4 @@
-"""What ended Migrations teach of the next one; its source is told with its migration. Pure."""
+"""The lesson of ended Migrations for the next one, which its source gets with its migration. Pure."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ MOST = 100  # the newest ones
 
 
 def read_lesson(view: View, workload: str, source: str, target: str) -> MigrationLesson:
-    """Of a migration of the workload with the key ``workload`` between these nodes."""
+    """For a migration of the workload with the key ``workload`` between these nodes."""
     ended = [past for item in view.of_kind("migration").values() if (past := read_ended(item)) is not None]
     return learn(heapq.nlargest(MOST, ended, key=lambda past: past.ended_at), workload, source, target)
 
 
 def read_ended(item: Item) -> EndedMigration | None:
-    """None unless it has succeeded, and both what was foreseen and what came true are known."""
+    """None unless it has succeeded, and both its plan and its actual cost are known."""
     status = item.status(MigrationStatus)
     spec = item.spec(MigrationSpec)
     if status.phase != "Succeeded" or status.plan is None or status.actual is None or spec.mode == "storage":

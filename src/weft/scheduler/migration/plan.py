@@ -1,8 +1,8 @@
-"""Gives a Migration its target: decides on the workload as if it had no place, on all nodes but its own, and makes both sides of
-the migration in one commit. For one that is planned for later it makes an allocation that only holds capacity there; when its time
-comes the target takes its place, in one commit, if it still can. Pure but for the snapshot, in which either is counted at once.
+"""Gives a Migration its target: decides on the workload as if it had no place, on all nodes but its own, and makes source and
+target in one commit. For a Migration that is planned for later it makes a reservation, an allocation that only takes capacity; at
+the start time the target replaces it, in one commit, if it still fits. Pure but for the snapshot, which counts either at once.
 
-What doesn't fit now is asked again later, as long as its Migration waits.
+What doesn't fit now is tried again while its Migration waits.
 """
 
 from __future__ import annotations
@@ -51,15 +51,14 @@ Want = Literal["target", "reservation"]
 
 
 class MigrationQueue:
-    """The Migrations that want a target, or capacity at one. ``assumed`` are the keys of the allocations in commits whose outcome
-    isn't known."""
+    """The Migrations that want a target, or a reservation."""
 
     def __init__(self) -> None:
-        self._open: dict[str, tuple[Want, float]] = {}  # what they want, and when to look again
-        self.assumed: list[str] = []
+        self._open: dict[str, tuple[Want, float]] = {}  # what they want, and when to plan again
+        self.assumed: list[str] = []  # keys of allocations in commits whose outcome isn't known
 
     def notice(self, view: View, change: Changed) -> None:
-        """Of a Migration, or of capacity that is held for one."""
+        """Note a change of a Migration, or of a reservation."""
         if change.kind == "migration":
             self._note(change.key, _find_want(view, change.new) if change.new is not None else None)
         elif any(is_reservation(item) for item in (change.old, change.new) if item is not None):
@@ -80,7 +79,7 @@ class MigrationQueue:
     def plan(
         self, view: View, engine: Engine, strategy: str, silent: list[str], now: float, elapsed: float
     ) -> list[Commit]:
-        """A target, or capacity, for each whose turn it is, or why there is none."""
+        """A target or reservation for each whose turn it is, or why there is none."""
         commits = []
         for key, (want, at) in list(self._open.items()):
             item = view.get(key)
@@ -97,9 +96,9 @@ class MigrationQueue:
 def plan_target(
     view: View, engine: Engine, item: Item, strategy: str, silent: list[str], now: float
 ) -> tuple[Commit | None, list[str]]:
-    """Both sides of a migration, or the refusal; and the keys of the allocations that it makes or takes away. Where capacity is
-    reserved the target is made in its stead, if the workload fits there still: another allocation, so that one that a node knows
-    was never anything else, whatever store is restored."""
+    """Source and target of a migration, or the refusal; and the keys of the allocations that it makes or deletes. The target
+    replaces the reservation, if the workload still fits there: it is another allocation, so that an allocation that a node knows
+    never was a reservation, even in a restored store."""
     migrating = _read(view, item, strategy, silent, later=False)
     if not isinstance(migrating, MigrationCandidate):
         return _plan_waiting(item, migrating, now), []
@@ -115,7 +114,7 @@ def plan_target(
     node = view.find(NODES_BY_UID, engine.snapshot.uids[row])[0]
     load = _load(engine, migrating, candidate, row, held)
     uid = new_uid()
-    source, target = _make_sides(view, item, migrating, node, uid, load)
+    source, target = _make_specs(view, item, migrating, node, uid, load)
     there = _make_allocation(migrating, node, uid, target, now)
     for one in held:
         engine.snapshot.drop_allocation(one.key)
@@ -126,7 +125,7 @@ def plan_target(
     placed = _put_condition(item, Condition("Placed", "True", "Placed", f"on {node.envelope.name}", now))
     writes: list[Write] = [*(delete(one) for one in held), put(there), put(here)]
     writes += [placed] if placed is not None else []
-    if found is None:  # else what was decided when it was planned still holds
+    if found is None:  # else the decision from when it was planned still holds
         writes.append(put_decision(view, item, candidate, explanation, timing))
     commit = Commit(
         item.key,
@@ -148,8 +147,8 @@ def plan_target(
 def plan_reservation(
     view: View, engine: Engine, item: Item, strategy: str, silent: list[str], now: float
 ) -> tuple[Commit | None, list[str]]:
-    """Capacity for a migration that is planned for later, or the refusal; and the key of the allocation that holds it. No node does
-    anything for it, so it has nothing but what it takes."""
+    """The reservation of a migration that is planned for later, or the refusal; and the reservation's key. No node does anything
+    for it, so it has nothing but its amounts."""
     migrating = _read(view, item, strategy, silent, later=True)
     if not isinstance(migrating, MigrationCandidate):
         return _plan_waiting(item, migrating, now), []
@@ -163,7 +162,7 @@ def plan_reservation(
     load = _load(engine, migrating, candidate, row, [])
     place = migrating.source
     held = msgspec.structs.replace(
-        _make_sides(view, item, migrating, node, uid, load)[1],
+        _make_specs(view, item, migrating, node, uid, load)[1],
         role="reserved",
         incarnation=0,
         resources=account(place.spec(AllocationSpec), place.report(AllocationReport)),
@@ -196,7 +195,7 @@ def _describe_saving(view: View, migrating: MigrationCandidate, item: Item, node
 def _read(
     view: View, item: Item, strategy: str, silent: list[str], *, later: bool
 ) -> MigrationCandidate | Waiting | None:
-    """None: there is nothing to migrate, and its controller ends it."""
+    """None if there is nothing to migrate: its controller ends it."""
     spec = item.spec(MigrationSpec)
     workload = view.get(workload_key(item))
     if workload is None or workload.deleting:
@@ -231,7 +230,7 @@ def _make_allocation(migrating: MigrationCandidate, node: Item, uid: str, spec: 
 
 
 def _unchanged(item: Item, migrating: MigrationCandidate, node: Item) -> list[Precondition]:
-    """What was decided stands on these."""
+    """The objects that the decision depends on."""
     candidate = migrating.candidate
     return [unchanged(one) for one in (item, candidate.workload, migrating.source, node, *candidate.volume_items)]
 
@@ -239,7 +238,7 @@ def _unchanged(item: Item, migrating: MigrationCandidate, node: Item) -> list[Pr
 def _decide_again(
     engine: Engine, migrating: MigrationCandidate, reservation: Item
 ) -> tuple[Candidate, int, Explanation] | None:
-    """The node where capacity is reserved, if it takes the workload still."""
+    """The node of the reservation, if it still takes the workload."""
     request = msgspec.structs.replace(migrating.candidate.request, node=reservation.spec(AllocationSpec).node)
     there = msgspec.structs.replace(migrating, candidate=msgspec.structs.replace(migrating.candidate, request=request))
     if migrating.candidate.request.node not in (None, request.node):
@@ -248,13 +247,13 @@ def _decide_again(
     return (candidate, row, explanation) if row is not None else None
 
 
-def _make_sides(
+def _make_specs(
     view: View, item: Item, migrating: MigrationCandidate, node: Item, uid: str, load: Load
 ) -> tuple[AllocationSpec, AllocationSpec]:
-    """The specs of both places as the sides of the migration: the target is what the source is, one incarnation later."""
+    """The specs of source and target: the target is a copy of the source, one incarnation later."""
     spec, now = item.spec(MigrationSpec), migrating.source.spec(AllocationSpec)
-    said = migrating.source.report(AllocationReport)
-    rests = now.desired == "run" and said.state == "stopped" and said.ended
+    report = migrating.source.report(AllocationReport)
+    rests = now.desired == "run" and report.state == "stopped" and report.ended
     there = node.report(NodeReport)
     to_source = AllocatedMigration(
         key=migration_key(item.uid, item.status(MigrationStatus).tries),
@@ -265,8 +264,8 @@ def _make_sides(
         peer_allocation=migrating.source.uid,
         bytes_per_second=spec.bytes_per_second,
         pause_ms=spec.pause_ms,
-        image=said.image,
-        rests=said.reason if rests else "",
+        image=report.image,
+        rests=report.reason if rests else "",
         shared=tuple(disk for disk, (pool, id_) in list_disks(now).items() if id_ and pool_id(there, pool) == id_),
     )
     to_target = msgspec.structs.replace(
@@ -310,7 +309,7 @@ def _wants_target(item: Item) -> bool:
 
 
 def _is_placed(placed: Condition | None, status: MigrationStatus) -> bool:
-    """Whether this try has its target already, though its controller hasn't said so yet."""
+    """Whether this try has its target already, which its status may not show yet."""
     return placed is not None and placed.status == "True" and placed.generation == status.tries
 
 
@@ -336,7 +335,7 @@ def _plan_condition(item: Item, condition: Condition) -> Commit | None:
 
 
 def _put_condition(item: Item, condition: Condition) -> Write | None:
-    """The Migration with ``condition``, whose generation is the try that it is about; None if that is said already."""
+    """The Migration with ``condition``, whose generation is the number of the try; None if nothing changes."""
     envelope = edit(item)
     tries = item.status(MigrationStatus).tries
     return put(envelope) if set_condition(envelope, msgspec.structs.replace(condition, generation=tries)) else None

@@ -1,5 +1,5 @@
-"""A workload that is to migrate, as the engine sees it: what it asks of its target, where it would go, or why it can't. Pure but
-for the snapshot, in which its own place counts as free meanwhile."""
+"""A migrating workload as the engine sees it: its request, where it would go, or why it can't. Pure but for the snapshot, in which
+its own place counts as free meanwhile."""
 
 from __future__ import annotations
 
@@ -33,17 +33,14 @@ from weft.scheduler.workload.request import Candidate, Waiting, allocate_nics, r
 
 
 class MigrationCandidate(msgspec.Struct, frozen=True):
-    """A workload that is to migrate from ``source``: ``candidate`` is it as the engine sees it."""
-
-    source: Item
+    source: Item  # its allocation
     candidate: Candidate
 
 
 def read_migration_candidate(
     view: View, workload: Item, workload_spec: MigrationSpec, strategy: str, silent: list[str], *, later: bool = False
 ) -> MigrationCandidate | Waiting:
-    """What a workload that migrates asks of its target, or why it can't migrate now; ``later``: how its guest is now doesn't
-    matter."""
+    """The request of a migrating workload, or why it can't migrate now; ``later``: whether its guest runs now doesn't matter."""
     places = [
         item
         for item in view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid)
@@ -51,7 +48,7 @@ def read_migration_candidate(
     ]
     what = name_of(workload)
     if len(places) != 1:
-        return Waiting("notPlaced", f"{what} is on no node, so there is nothing to move")
+        return Waiting("notPlaced", f"{what} is on no node, so there is nothing to migrate")
     source, spec, report = places[0], places[0].spec(AllocationSpec), places[0].report(AllocationReport)
     pinned = spec_of(workload).node
     if pinned is not None and (pinned == spec.node or workload_spec.to not in (None, pinned)):
@@ -74,13 +71,13 @@ def read_migration_candidate(
     if workload_spec.mode == "live" and spec.gpus:
         return Waiting(
             "gpusStay",
-            f"{what} uses a GPU of {spec.node}, which can't move with a running guest; migrate it with --cold",
+            f"{what} uses a GPU of {spec.node}, which can't migrate with a running guest; migrate it with --cold",
         )
     if workload_spec.mode == "live" and cold and (lack := find_bar(spec, report) or find_lack(here)):
         why = f"{spec.node} can't save {what} while it runs: {lack}"
         return Waiting(
             NOT_SAVED,
-            f"{why}; weft {workload.envelope.kind} migrate {workload.envelope.name} --cold stops it for the move",
+            f"{why}; weft {workload.envelope.kind} migrate {workload.envelope.name} --cold stops it for the migration",
         )
     candidate = read_candidate(view, workload, strategy, silent)
     if isinstance(candidate, Waiting):
@@ -96,7 +93,7 @@ def read_migration_candidate(
         runtime=RUNTIME if workload_spec.mode == "live" and cold else asked.runtime,
         node=workload_spec.to or asked.node,
         leaves=spec.node,
-        home=None,  # what is on its volumes goes with it
+        home=None,  # the data of its volumes migrates with it
         pools=tuple(sorted({pool for pool, _ in list_disks(spec).values()} - {LOCAL})),
         mode="long-lived",
         gang="",
@@ -107,7 +104,7 @@ def read_migration_candidate(
 def describe_way(
     view: View, migrating: MigrationCandidate, workload_spec: MigrationSpec, node: Item
 ) -> tuple[Saves, str]:
-    """Whether a container is saved for its migration to ``node``, and that in words."""
+    """Whether a container is saved for its migration to ``node``, and a sentence on it."""
     spec, report = migrating.source.spec(AllocationSpec), migrating.source.report(AllocationReport)
     here, there = (spec.node, _read_report(view, spec.node_uid)), (node.envelope.name, node.report(NodeReport))
     return choose_checkpointing(workload_spec, find_bar(spec, report), here, there)
@@ -118,13 +115,13 @@ def _read_report(view: View, node_uid: str) -> NodeReport:
 
 
 def _read_machine(view: View, spec: AllocationSpec) -> str:
-    """The machine type as the source's QEMU builds it, if that node says: a target must be able to build just that one."""
+    """The machine type with its version at the source, if that node reports it: a target must be able to build that very one."""
     own = [m for node in view.find(NODES_BY_UID, spec.node_uid) for m in node.report(NodeReport).machines]
     return next((m for m in reversed(own) if m.startswith(f"{spec.machine}@")), spec.machine)
 
 
 def _read_cpu(view: View, spec: AllocationSpec) -> str | None:
-    """The CPU that the guest runs with: of one that was placed before that was chosen, all that its node has."""
+    """The CPU model that the guest runs with: for an old allocation without one, its node's best."""
     own = [model for node in view.find(NODES_BY_UID, spec.node_uid) for model in node.report(NodeReport).cpu_models]
     return spec.cpu_model or (own[0] if own else None)
 
@@ -132,8 +129,8 @@ def _read_cpu(view: View, spec: AllocationSpec) -> str | None:
 def decide(
     engine: Engine, migrating: MigrationCandidate, held: Sequence[Item] = (), avoid: tuple[str, ...] = ()
 ) -> tuple[Candidate, int | None, Explanation]:
-    """The node that a workload would migrate to, None if it can go nowhere, and why; one that is to be avoided only if there is no
-    other. What is ``held`` for it counts as free."""
+    """The row of the node that a workload would migrate to, None if there is none, and why; a node in ``avoid`` only if there is
+    no other. What is ``held`` for it counts as free."""
     if avoid:
         request = msgspec.structs.replace(migrating.candidate.request, avoids=avoid)
         other = msgspec.structs.replace(
@@ -150,8 +147,8 @@ def decide(
 
 
 def describe_refusal(engine: Engine, migrating: MigrationCandidate, explanation: Explanation, to: str | None) -> str:
-    """Why it can't go, in one sentence: of the node that was asked for, if one was. Where a node hasn't the pools of its disks,
-    with what brings these into the one that every node has."""
+    """Why it can't migrate, in one sentence, on the requested node if there is one. Where a node lacks its disks' pools, the
+    sentence has the commands that relocate these to the pool that every node has."""
     verdict = next((verdict for verdict in explanation.verdicts if verdict.node == to), None)
     why = f"{to}: {verdict.reason}" if verdict is not None and verdict.reason else explanation.message
     lacking = [one.node for one in explanation.verdicts if one.filter == HasPools.name and to in (None, one.node)]
@@ -160,7 +157,7 @@ def describe_refusal(engine: Engine, migrating: MigrationCandidate, explanation:
 
 
 def _list_relocations(engine: Engine, migrating: MigrationCandidate, nodes: Sequence[str]) -> list[str]:
-    """The commands for the disks in pools that one of ``nodes`` hasn't; none for what can't be relocated."""
+    """The commands that relocate the disks in pools that one of ``nodes`` lacks; none for disks that can't be relocated."""
     spec, snapshot = migrating.source.spec(AllocationSpec), engine.snapshot
     if "storage" not in MIGRATION_MODES[spec.workload.kind]:
         return []

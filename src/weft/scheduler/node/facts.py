@@ -1,6 +1,6 @@
-"""What placement makes of a Node object: what people said of it, what it found out itself, its labels. Pure.
+"""The facts of a node for placement: from its spec, its report and its labels. Pure.
 
-Where two say something of the same name, a label wins over a fact, and what is declared in the spec over both.
+Of several values of the same name a label wins over a report, and the spec over both.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from weft.kinds.allocation import LOCAL
 from weft.kinds.node import NodeReport, NodeSpec, NodeStatus, read_type
 from weft.scheduler.table.facts import GPUS_KEPT, GPUS_WHOLE, Gpu, NodeFacts, name_cpu, name_pool, name_runtime
 
-SAVED, CAN = "saved", "yes"  # what is run on from where it was saved, and the word of a node that can
-MOST_ROUND_TRIPS = 64  # a node asks fewer; one that tells more isn't to cost every decision
+SAVED, CAN = "saved", "yes"  # the isolation of restored containers, and the report of a node that can restore them
+MOST_ROUND_TRIPS = 64  # a node measures fewer; a longer report must not slow every decision
 
 
 def read_node(item: Item) -> NodeFacts:
@@ -53,25 +53,25 @@ def read_texts(spec: NodeSpec, report: NodeReport, labels: dict[str, str]) -> di
         "hypervisor": report.hypervisor.partition(" ")[0],
         "accelerator": report.accelerator,
     }
-    told: dict[str, str] = {"type": read_type(spec.type, bool(report.gpus))}
+    derived: dict[str, str] = {"type": read_type(spec.type, bool(report.gpus))}
     if report.gpus and all(gpu.kept for gpu in report.gpus):
-        told[GPUS_KEPT] = report.gpus[0].kept.partition("; ")[0]
+        derived[GPUS_KEPT] = report.gpus[0].kept.partition("; ")[0]
     if report.gpus and "gpu-shares" not in report.capabilities:
-        told[GPUS_WHOLE] = "yes"
+        derived[GPUS_WHOLE] = "yes"
     if spec.maintenance:
-        told["maintenance"] = spec.maintenance_reason or "on"
-    return {**{name: text for name, text in found.items() if text}, **labels, **told}
+        derived["maintenance"] = spec.maintenance_reason or "on"
+    return {**{name: text for name, text in found.items() if text}, **labels, **derived}
 
 
 def read_numbers(spec: NodeSpec, report: NodeReport) -> dict[str, float]:
-    """Its attributes that are numbers, beside what is counted out to workloads."""
+    """Its attributes that are numbers, without the resources that workloads take."""
     found = {"cost": spec.cost, "numa": float(report.numa) if report.numa else None}
     return {name: number for name, number in found.items() if number is not None}
 
 
 def read_runtimes(report: NodeReport) -> list[str]:
-    """What its runtimes can run, each as KIND and as KIND/ISOLATION. What only makes machines of their own for them doesn't run
-    those that ask for none."""
+    """What its runtimes can run, each as KIND and as KIND/ISOLATION. A runtime that only makes machines of their own doesn't run
+    workloads without an isolation."""
     return [
         word
         for runtime in report.runtimes
@@ -92,7 +92,7 @@ def read_pools(report: NodeReport) -> list[str]:
 
 
 def read_data(spec: NodeSpec, report: NodeReport) -> frozenset[str]:
-    """What lies there, or near by people's word: see Datum."""
+    """The data on it, or near it by its spec: see Datum."""
     images = (f"image:{sha256}" for sha256 in report.images)
     volumes = (f"volume:{uid}" for uid in report.volumes)
     return frozenset((*images, *volumes, *(f"pool:{pool}" for pool in spec.data)))

@@ -1,7 +1,7 @@
-"""Hears what nodes use: reads their leases just before it is needed, and puts what they say into the snapshot.
+"""The usage of nodes: reads it from their leases just before it is needed, and puts it into the snapshot.
 
-Leases are read only where a placement policy goes by what is used, or somebody asks, and never more often than every few
-seconds. A node whose heartbeat is old, or says nothing of use, isn't measured: it counts with what is allocated there.
+Leases are read only where a placement policy ranks by usage, or somebody asks, and at most every few seconds. A node whose
+heartbeat is old, or has no usage, counts with what is allocated there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS, Digest, add_up,
 from weft.scheduler.table.snapshot import Snapshot
 from weft.scheduler.table.usage import Measured
 
-LOOK_EVERY_SECONDS = 2.0
+REFRESH_EVERY_SECONDS = 2.0
 STALE_SECONDS = 25.0  # three heartbeats
 
 
@@ -27,43 +27,43 @@ class NodeUsage:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._looked_at = -math.inf
-        self._heard: dict[str, bytes] = {}  # by node uid: the digest that the snapshot has now
+        self._refreshed_at = -math.inf
+        self._digests: dict[str, bytes] = {}  # by node uid: those in the snapshot
 
-    async def look(self, view: View, snapshot: Snapshot) -> None:
-        """Bring the snapshot up to what nodes say, unless that was done just now."""
+    async def refresh(self, view: View, snapshot: Snapshot) -> None:
+        """Bring the snapshot up to date, unless that was done just now."""
         now = self._clock.elapsed()
-        if now - self._looked_at < LOOK_EVERY_SECONDS:
+        if now - self._refreshed_at < REFRESH_EVERY_SECONDS:
             return
-        self._looked_at = now
+        self._refreshed_at = now
         try:
             leases = await self._store.leases(LEASE_PREFIX, digests=True)
         except StoreUnavailable:
             leases = []  # nothing is known of any of them
-        heard = {
+        digests = {
             lease.name.removeprefix(LEASE_PREFIX): lease.digest
             for lease in leases
             if lease.digest and LEASE_SECONDS - lease.remaining_seconds <= STALE_SECONDS
         }
-        for uid in self._heard.keys() - heard.keys():
-            del self._heard[uid]
+        for uid in self._digests.keys() - digests.keys():
+            del self._digests[uid]
             snapshot.put_use(uid, None)
-        for uid, written in heard.items():
-            if self._heard.get(uid) != written and view.find(NODES_BY_UID, uid):
-                self._heard[uid] = written
+        for uid, written in digests.items():
+            if self._digests.get(uid) != written and view.find(NODES_BY_UID, uid):
+                self._digests[uid] = written
                 digest = read_digest(written)
-                told = digest is not None and digest.measured
-                snapshot.put_use(uid, read_use(view, uid, digest) if digest is not None and told else None)
+                measured = digest is not None and digest.measured
+                snapshot.put_use(uid, read_use(view, uid, digest) if digest is not None and measured else None)
 
 
-def goes_by_use(view: View) -> bool:
-    """Whether any placement policy goes by what is used."""
+def ranks_by_usage(view: View) -> bool:
+    """Whether any placement policy ranks by usage."""
     policies = view.of_kind("placementpolicy").values()
     return any(item.spec(PlacementPolicySpec).basis == "used" for item in policies)
 
 
 def read_use(view: View, node_uid: str, digest: Digest) -> Measured:
-    """What a digest comes to: all that is settled, and what isn't any allocation's."""
+    """The sum of a digest: all settled guests, and what belongs to no allocation."""
     settled = {uid: use for uid, use in digest.guests.items() if use.settled}
     covers = frozenset(
         item.key

@@ -1,1 +1,1 @@
-"""Users' own policies: each runs in a worker process that can do nothing but answer, and not for long."""
+"""Custom policies: each runs in a worker process that can only answer, within a time limit."""

@@ -1,7 +1,7 @@
-"""What a worker gives up before it reads a line of a user's policy: rights, network, processes, files, memory.
+"""What a worker gives up before it reads a user's policy: rights, network, processes, files, memory.
 
-As root it becomes a user that owns nothing, in a network of its own with nothing in it, and can write no file. Others keep
-their user: that is for people who try their own policies, and a server that isn't root runs none.
+As root it becomes a user that owns nothing, in an empty network namespace, and can write no file. Without root it keeps its user:
+that is for people who test their policies; a server without root runs none.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PARENT_DIES, _NO_NEW_PRIVILEGES = 1, 38
 
 
 def confine(parent: int) -> None:
-    """Give up all that isn't needed to count. ``parent`` is the process to die with. Raises OSError."""
+    """Give up all rights but to compute. ``parent`` is the process to die with. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     if os.geteuid() == 0:
         _must(libc.unshare(_NEW_MOUNTS | _NEW_NET | _NEW_IPC))

@@ -1,7 +1,7 @@
-"""Tries a user's own policy: the very worker of the server, over fabrics made up from a seed, small and large.
+"""Tests a user's own policy with the server's worker, over fabrics drawn from a seed, small and large.
 
-Says what a server would find wrong: an answer that isn't one number from 0 to 100 for each node, two answers to one question,
-too much time. Reads the file, writes nothing.
+Finds what a server would refuse: an answer that isn't one number from 0 to 100 for each node, two answers to one question,
+a slow answer. Reads the file, writes nothing.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from weft.scheduler.table.facts import Gpu, Load, NodeFacts
 from weft.scheduler.table.snapshot import Snapshot
 
 SIZES = (1, 2, 7, 100, 1_000, 10_000)
-PATIENCE_SECONDS = 2.0  # for an answer: what takes longer than TIMEOUT_SECONDS is told as slow, not as blocking
+PATIENCE_SECONDS = 2.0  # for an answer: one that takes longer than TIMEOUT_SECONDS is reported as slow
 ASKED_AGAIN = 5
 _GIB = 1024**3
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One thing that was looked at: ``passed``, and what was seen."""
+    """One check and what was seen."""
 
     name: str
     passed: bool
@@ -35,8 +35,8 @@ class Check(msgspec.Struct, frozen=True):
 
 
 def try_policy(name: str, clock: Clock, seed: int = 0) -> Iterator[Check]:
-    """The checks of the policy ``name`` (``file:PATH`` or ``entry:NAME``), one after the other; the first that fails in a way
-    that makes others senseless is the last."""
+    """The checks of the policy ``name`` (``file:PATH`` or ``entry:NAME``), one after the other, up to the first failure that makes
+    the others pointless."""
     workers: list[Worker] = []
     try:
         began = clock.elapsed()
@@ -86,7 +86,7 @@ def _try_answers(workers: list[Worker], clock: Clock, seed: int) -> Iterator[Che
 
 
 def make_cases(seed: int) -> Iterator[tuple[int, Table, Request, Occasion]]:
-    """Fabrics of all SIZES and what is asked of them; how many nodes have what differs."""
+    """Fabrics of all SIZES and requests; how many nodes have labels, GPUs and data differs."""
     draw = random.Random(seed)  # noqa: S311 (the same for the same seed)
     for size in SIZES:
         snapshot = Snapshot()

@@ -1,6 +1,6 @@
-"""One worker process, from the scheduler's side: start it, ask it within a time, end it.
+"""One worker process, as the scheduler uses it: start it, ask it within a time limit, end it.
 
-Reads the policy's file; the worker only gets its text. Nothing here waits longer than it is told to.
+Reads the policy's file; the worker only gets its text. Nothing here waits longer than its caller allows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from weft.scheduler.own_policies.wire import Ended, Line
 
 MOST_SOURCE_BYTES = 256 * 1024
 MOST_COLUMNS = 16
-MOST_ATTRIBUTES = 256  # each that is asked for stays in the scheduler's memory
+MOST_ATTRIBUTES = 256  # each requested one stays in the scheduler's memory
 MOST_LETTERS = 300
 START_SECONDS = 15.0
 _ENVIRONMENT = {
@@ -33,12 +33,11 @@ _ENVIRONMENT = {
     **{f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "OMP", "MKL")},
 }
 
-_clock = SystemClock()  # a worker is a process of this world: also in a test that sets the time by hand
+_clock = SystemClock()  # a worker is a real process, also in a test in virtual time
 
 
 class PolicyFailed(Exception):
-    """A user's policy gave no answer that can be used: ``reason`` as a token, ``message`` for people; ``fatal`` if its worker
-    is of no more use."""
+    """A user's policy gave no valid answer: ``reason`` as a token, ``message`` for people; ``fatal`` if its worker must end."""
 
     def __init__(self, reason: str, message: str, *, fatal: bool = False) -> None:
         super().__init__(f"{reason}: {message}")
@@ -70,8 +69,8 @@ class Worker:
 
     def __init__(self, name: str) -> None:
         scheme, _, place = name.partition(":")
-        told: dict[str, Any] = {"name": place}
-        told.update({"entry": place} if scheme == "entry" else {"source": read_source(place)})
+        policy: dict[str, Any] = {"name": place}
+        policy.update({"entry": place} if scheme == "entry" else {"source": read_source(place)})
         ours, theirs = socket.socketpair()
         self.ready = False
         self._asked: set[str] = set()
@@ -91,13 +90,13 @@ class Worker:
                 self._process = subprocess.Popen(
                     argv, pass_fds=[theirs.fileno()], env=_ENVIRONMENT, cwd="/", stdin=subprocess.DEVNULL
                 )
-            self._line.send(told, lambda: 1.0)
+            self._line.send(policy, lambda: 1.0)
         except (OSError, Ended) as problem:
             ours.close()
             raise PolicyFailed("notStarted", f"the worker can't be started: {problem}") from None
 
     def start(self, seconds: float = 0.0) -> bool:
-        """Wait so long for it to be ready; whether it is. Raises PolicyFailed if it will never be."""
+        """Wait at most ``seconds`` until it is ready; whether it is. Raises PolicyFailed if it will never be."""
         if self.ready:
             return True
         try:
@@ -143,12 +142,12 @@ class Worker:
         self._process.wait()
 
     def _count(self, name: str, argument: str) -> None:
-        """Raises PolicyFailed for a column too many."""
+        """Raises PolicyFailed if the policy requests too many columns."""
         if name in ("text", "number"):
             self._asked.add(argument)
         if len(self._asked) > MOST_ATTRIBUTES or len(argument) > MOST_LETTERS:
-            told = f"asked for more than {MOST_ATTRIBUTES} attributes, or a name of more than {MOST_LETTERS} letters"
-            raise PolicyFailed("asksTooMuch", told, fatal=True)
+            message = f"asked for more than {MOST_ATTRIBUTES} attributes, or a name of more than {MOST_LETTERS} letters"
+            raise PolicyFailed("asksTooMuch", message, fatal=True)
 
     def _left(self, seconds: float) -> Callable[[], float]:
         until = _clock.elapsed() + seconds

@@ -1,9 +1,9 @@
-"""Users' own policies as the engine sees them: each answers in time with numbers that can be used, or another decides.
+"""Users' own policies as the engine sees them: each gives a valid answer in time, or is skipped.
 
-One that fails is skipped: the fallback decides instead, and what went wrong is kept for whoever tells people. One that
-doesn't answer in time, or whose worker ends, gets a new worker, after a pause that doubles each time; one that raises or
-answers nonsense three times in a row is left alone for such a pause. So no decision waits longer than TIMEOUT_SECONDS,
-and a policy that is broken costs decisions nothing.
+If one is skipped, the fallback decides instead, and the failure is kept for the placement policy's status. One that doesn't
+answer in time, or whose worker ends, gets a new worker, after a pause that doubles each time; one that raises or answers nonsense
+three times in a row isn't asked for such a pause. So no decision waits longer than TIMEOUT_SECONDS, and a broken policy doesn't
+slow decisions down.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from weft.scheduler.table.snapshot import Snapshot
 TIMEOUT_SECONDS = 0.2
 STRIKES = 3
 SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
-LOOK_EVERY_SECONDS = 1.0  # whether a file has changed
-SOUND_AFTER = 10  # good answers in a row, once it had failed
+CHECK_EVERY_SECONDS = 1.0  # whether a file has changed
+SOUND_AFTER = 10  # valid answers in a row, after a failure
 MOST_WORKERS = 8
 
 
 class Health(msgspec.Struct, frozen=True):
-    """Whether a policy answers as it should; if not, why, as a token and words."""
+    """Whether a policy works; if not, why, as token and sentence."""
 
     working: bool
     reason: str
@@ -37,7 +37,7 @@ class Health(msgspec.Struct, frozen=True):
 
 
 class OwnPolicy:
-    """The policy behind one own term. ``skipped`` says why the fallback gave the last answer; empty if it didn't."""
+    """The policy behind one own term. ``skipped`` is why the fallback gave the last answer; empty if it didn't."""
 
     reads: Reads = "fabric"
 
@@ -52,7 +52,7 @@ class OwnPolicy:
         self._isolated = isolated
         self._worker: Worker | None = None
         self._file: tuple[int, ...] | None = None
-        self._looked_at = float("-inf")
+        self._checked_at = float("-inf")
         self._pauses_until = float("-inf")
         self._pause = SHORTEST_PAUSE_SECONDS
         self._strikes = 0
@@ -61,7 +61,7 @@ class OwnPolicy:
 
     @property
     def starting(self) -> bool:
-        """Whether its worker has been started and not been heard of."""
+        """Whether its worker has been started and isn't ready yet."""
         return self._worker is not None and not self._worker.ready
 
     @property
@@ -69,7 +69,7 @@ class OwnPolicy:
         return self._worker is not None
 
     def prepare(self, seconds: float = 0.0) -> bool:
-        """Have a worker if there may be one, waiting so long for a new one; False while it is started for the first time."""
+        """Start a worker unless it pauses, and wait at most ``seconds`` for it; False while it starts for the first time."""
         self._follow_file()
         self._kept = None
         now = self.used_at = self._clock.elapsed()
@@ -89,7 +89,7 @@ class OwnPolicy:
             return self._fallback.terms(table, request, occasion)
         moment = _moment_of(table, request, occasion)
         if self._kept is not None and self._kept[0] == moment and moment is not None:
-            return self._kept[1]  # the same decision is explained
+            return self._kept[1]  # to explain the same decision
         columns = self._ask(table, request, occasion) or self._fallback.terms(table, request, occasion)
         self._kept = (moment, columns)
         return columns
@@ -135,12 +135,12 @@ class OwnPolicy:
             self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
 
     def _follow_file(self) -> None:
-        """Begin anew if the policy's file is another one now."""
+        """Start a new worker if the policy's file has changed."""
         scheme, _, path = self.name.partition(":")
         now = self._clock.elapsed()
-        if scheme != "file" or now < self._looked_at + LOOK_EVERY_SECONDS:
+        if scheme != "file" or now < self._checked_at + CHECK_EVERY_SECONDS:
             return
-        self._looked_at = now
+        self._checked_at = now
         try:
             status = os.stat(path)
             file: tuple[int, ...] = (status.st_ino, status.st_size, status.st_mtime_ns)
@@ -155,8 +155,8 @@ class OwnPolicy:
 
 
 class OwnPolicies:
-    """All own policies that were asked for. ``fallback`` decides where one is skipped; none runs unless its worker is
-    ``isolated``, which takes root."""
+    """All own policies in use. ``fallback`` decides where one is skipped; none runs unless its worker is ``isolated``, which
+    takes root."""
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class OwnPolicies:
         self._isolated = os.geteuid() == 0 if isolated is None else isolated
         self._timeout_seconds = TIMEOUT_SECONDS if timeout_seconds is None else timeout_seconds
         self._known: dict[str, OwnPolicy] = {}
-        self._told: dict[str, Health] = {}
+        self._reported: dict[str, Health] = {}
 
     def find(self, term: Term) -> OwnPolicy:
         """The policy of an own term."""
@@ -183,35 +183,34 @@ class OwnPolicies:
         return policy
 
     def prepare(self, strategy: str, seconds: float = 0.0) -> bool:
-        """Have the own policies of ``strategy`` at hand, waiting so long for new ones; False while one is started for the
-        first time."""
+        """Start the own policies of ``strategy``, waiting at most ``seconds``; False while one starts for the first time."""
         ready = [policy.prepare(seconds) for policy in self._of(strategy)]
         self._end_idle()
         return all(ready)
 
     def starting(self) -> bool:
-        """Whether some worker was being started until now; hears of those that are ready."""
+        """Whether some worker was starting until now; notes those that are ready."""
         starting = [policy for policy in self._known.values() if policy.starting]
         for policy in starting:
             policy.prepare()
         return bool(starting)
 
     def skipped(self, strategy: str) -> list[str]:
-        """Of the last decision by ``strategy``: which policies were skipped, and why."""
+        """Which policies the last decision by ``strategy`` skipped, and why."""
         return [f"{policy.name} was skipped{policy.skipped}" for policy in self._of(strategy) if policy.skipped]
 
     def take_news(self) -> dict[str, Health]:
-        """Policy's name → how it does, of all where that has changed since the last call."""
+        """Policy's name → its health, for those whose health has changed since the last call."""
         news = {
             name: policy.health
             for name, policy in self._known.items()
-            if policy.health is not None and self._told.get(name) != policy.health
+            if policy.health is not None and self._reported.get(name) != policy.health
         }
-        self._told.update(news)
+        self._reported.update(news)
         return news
 
     def health(self, strategy: str) -> Sequence[tuple[str, Health]]:
-        """What is known of the own policies of ``strategy``."""
+        """The health of the own policies of ``strategy``, where it is known."""
         return [(policy.name, policy.health) for policy in self._of(strategy) if policy.health is not None]
 
     def close(self) -> None:
@@ -230,13 +229,13 @@ class OwnPolicies:
 
 
 def find_fallback(strategy: str) -> Policy:
-    """The policy that decides where an own one is skipped: the server's ``strategy``, unless that is none of weft's own."""
+    """The policy that decides where an own one is skipped: the server's ``strategy``, if all its policies are weft's."""
     shipped = not strategy.startswith("@") and not any(term.own for term in parse_strategy(strategy))
     return POLICIES[strategy if shipped else DEFAULT_STRATEGY]
 
 
 def _moment_of(table: Table, request: Request, occasion: Occasion) -> object:
-    """Equal for two looks at the very same state with the same question; None if that can't be told."""
+    """Equal for the same state and the same question; None if that isn't known."""
     if not isinstance(table, Snapshot):
         return None
     return (id(table), table.epoch, table.facts_epoch, len(table.log), request, occasion.uid, occasion.last)

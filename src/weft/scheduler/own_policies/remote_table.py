@@ -1,6 +1,6 @@
-"""The nodes as a user's policy sees them: a Table that asks the scheduler for each column when it is first looked at.
+"""The nodes as a user's policy sees them: a Table that requests each column from the scheduler when it is first read.
 
-Columns of facts are kept until a fact of some node changes, all others for one decision. None of them can be changed.
+Columns of facts are kept until a fact of some node changes, all others for one decision. All are read-only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _OF_FACTS = (
 
 
 def answer_need(table: Table, name: str, argument: str) -> Any:
-    """What the worker asked of ``table``, as it goes over the wire. Raises LookupError for what there isn't."""
+    """The column of ``table`` that the worker requests, in the form for the wire. Raises LookupError for an unknown one."""
     if name in LISTS:
         return list(getattr(table, name))
     if name in ARRAYS:
@@ -45,7 +45,7 @@ def answer_need(table: Table, name: str, argument: str) -> Any:
 
 
 class AskedTable:
-    """All of a Table, by ``ask(name, argument)``, which gives what ``answer_need`` made of it."""
+    """A Table by ``ask(name, argument)``, which returns what ``answer_need`` made."""
 
     def __init__(self, ask: Callable[[str, str], Any]) -> None:
         self._ask = ask
@@ -79,21 +79,21 @@ class AskedTable:
         return kept[key]
 
 
-_NOT_TOLD = ("constraint", "preferences")  # the scheduler's own business, whatever the policy
-_Told = msgspec.defstruct(
-    "_Told", [(field.name, field.type) for field in msgspec.structs.fields(Request) if field.name not in _NOT_TOLD]
+_NOT_SENT = ("constraint", "preferences")  # only the scheduler uses these
+_Sent = msgspec.defstruct(
+    "_Sent", [(field.name, field.type) for field in msgspec.structs.fields(Request) if field.name not in _NOT_SENT]
 )
 
 
 def write_request(request: Request) -> dict[str, Any]:
-    """A request as it goes over the wire."""
-    return {name: getattr(request, name) for name in _Told.__struct_fields__}
+    """A request in the form for the wire."""
+    return {name: getattr(request, name) for name in _Sent.__struct_fields__}
 
 
 def read_request(plain: Any) -> Request:
     """What ``write_request`` made."""
-    told = msgspec.convert(plain, _Told)
-    return Request(**{name: getattr(told, name) for name in _Told.__struct_fields__})
+    sent = msgspec.convert(plain, _Sent)
+    return Request(**{name: getattr(sent, name) for name in _Sent.__struct_fields__})
 
 
 def _pack_texts(texts: Texts) -> Any:

@@ -1,4 +1,4 @@
-"""How users' own policies do, said where people look: the condition Working of the placement policies that name them. Pure."""
+"""The health of users' own policies, as the condition Working of the placement policies that name them. Pure."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from weft.scheduler.own_policies.registry import OwnPolicies
 
 
 def prepare_policies(policy: Item, own: OwnPolicies) -> None:
-    """Have the workers that a placement policy wants started before they are needed."""
+    """Start the workers that a placement policy needs."""
     spec = policy.spec(PlacementPolicySpec)
     for strategy in (spec.strategy, spec.serverless):
         own.prepare(strategy)
 
 
 def plan_policy_status(view: View, own: OwnPolicies, now: float) -> list[Commit]:
-    """Say of each placement policy whether the own policies that it names answer; nothing where that is said already."""
+    """Write for each placement policy whether the own policies that it names answer, where that changes."""
     commits = [_plan_one(item, own, now) for item in view.of_kind("placementpolicy").values() if not item.deleting]
     return [commit for commit in commits if commit is not None]
 
 
 def _plan_one(policy: Item, own: OwnPolicies, now: float) -> Commit | None:
-    spec, said = policy.spec(PlacementPolicySpec), policy.envelope.condition("Working")
+    spec, former = policy.spec(PlacementPolicySpec), policy.envelope.condition("Working")
     health = [*own.health(spec.strategy), *own.health(spec.serverless)]
-    if not health and (said is None or said.status == "True"):
+    if not health and (former is None or former.status == "True"):
         return None
     failing = next(((name, one) for name, one in health if not one.working), None)
     working = Condition("Working", "True", "Answers", "", now, policy.envelope.generation)
@@ -34,7 +34,7 @@ def _plan_one(policy: Item, own: OwnPolicies, now: float) -> Commit | None:
         name, one = failing
         message = f"{name}: {one.message}; it is skipped, and the server's strategy decides instead"
         working = Condition("Working", "False", one.reason, message, now, policy.envelope.generation)
-    if said is not None and (said.status, said.reason) == (working.status, working.reason):
+    if former is not None and (former.status, former.reason) == (working.status, working.reason):
         return None
     envelope = edit(policy)
     if not set_condition(envelope, working):

@@ -1,6 +1,6 @@
-"""What a worker and the scheduler tell each other over a socket: frames of a length and a message, arrays as bytes.
+"""The socket between a worker and the scheduler: frames of a length and a message, arrays as bytes.
 
-The scheduler trusts nothing that comes back: it takes plain data only, as much as was agreed and within its time.
+The scheduler trusts nothing that comes back: it accepts plain data only, within bounds of size and time.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 _HEAD = 4
 _encode = msgspec.msgpack.Encoder().encode
 
-Left = Callable[[], float]  # how many seconds there still are; raises TimeoutError when there are none
+Left = Callable[[], float]  # the seconds that are left; raises TimeoutError when none are
 
 
 class Ended(Exception):
-    """The other side closed the line, or said what it must not."""
+    """The peer closed the line, or sent an invalid message."""
 
 
 class Line:
-    """One end of the line. A message that came in part when time ran out goes on with the next ``receive``."""
+    """One end of the line. After a timeout the next ``receive`` continues a partial message."""
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
@@ -78,7 +78,7 @@ def pack(array: NDArray[Any]) -> tuple[str, tuple[int, ...], bytes]:
 
 
 def unpack(packed: Any) -> NDArray[Any]:
-    """What ``pack`` made; it can't be changed."""
+    """The array that ``pack`` packed; read-only."""
     kind, shape, data = packed
     array: NDArray[Any] = np.frombuffer(data, dtype=np.dtype(kind)).reshape(shape)
     return array

@@ -1,7 +1,7 @@
-"""The worker of one user's own policy: a process that is told a request and answers with a value for each node.
+"""The worker of one user's own policy: a process that gets requests and answers with a value for each node.
 
-Started by ``process.py`` as ``python -m weft.scheduler.own_policies.worker FD PARENT``; ends when the line is closed. It
-gives up its rights before it reads a line of the policy, and prints nowhere.
+Started by ``process.py`` as ``python -m weft.scheduler.own_policies.worker FD PARENT``; ends when the line is closed. It drops
+its privileges before it reads the policy, and its output goes nowhere.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ Score = Callable[[Any, Request, Occasion], Any]
 def main(argv: list[str]) -> int:
     line = Line(socket.socket(fileno=int(argv[0])))
     try:
-        told = line.receive(MOST_BYTES)
-        score = _load(told, int(argv[1]), line)
+        policy = line.receive(MOST_BYTES)
+        score = _load(policy, int(argv[1]), line)
         if score is not None:
             line.send(["ready", ""])
-            _serve(line, score, told["name"])
+            _serve(line, score, policy["name"])
     except (Ended, MemoryError):
         return 1
     return 0
 
 
-def _load(told: dict[str, Any], parent: int, line: Line) -> Score | None:
-    """The policy's function; None if there is none, which is told."""
+def _load(policy: dict[str, Any], parent: int, line: Line) -> Score | None:
+    """The policy's function; None after it has sent why there is none."""
     _hush()
     try:
         confine(parent)
@@ -51,9 +51,9 @@ def _load(told: dict[str, Any], parent: int, line: Line) -> Score | None:
         line.send(["notIsolated", f"the worker can't drop its privileges: {problem}"])
         return None
     try:
-        score = _read_entry(told["entry"]) if "entry" in told else _read_source(told["source"], told["name"])
-    except BaseException as problem:  # whatever a user's file does as it is read is told, and is nobody else's trouble
-        line.send(["raised", _describe(problem, told["name"])])
+        score = _read_entry(policy["entry"]) if "entry" in policy else _read_source(policy["source"], policy["name"])
+    except BaseException as problem:  # a user's file may raise anything
+        line.send(["raised", _describe(problem, policy["name"])])
         return None
     if not callable(score):
         line.send(["noScore", f"the policy has no function {FUNCTION}(table, request, occasion)"])
@@ -93,7 +93,7 @@ def _serve(line: Line, score: Score, name: str) -> None:
             raise
         except _WrongShape as problem:
             answer = ["wrongShape", str(problem)]
-        except BaseException as problem:  # whatever a user's policy raises is told, and is nobody else's trouble
+        except BaseException as problem:  # a user's policy may raise anything
             answer = ["raised", _describe(problem, name)]
         line.send(answer)
 
@@ -129,7 +129,7 @@ def _describe(problem: BaseException, name: str) -> str:
 
 
 def _hush() -> None:
-    """Standard input and outputs lead nowhere."""
+    """Connect standard input and outputs to nothing."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nowhere, descriptor)

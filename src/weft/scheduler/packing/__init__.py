@@ -1,1 +1,1 @@
-"""Everything on as few nodes as it takes: a search, and a solver behind it."""
+"""Packs all workloads on as few nodes as possible: a search, and a solver."""

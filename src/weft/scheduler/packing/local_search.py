@@ -1,7 +1,7 @@
 """Puts items into bins by local search: begins anywhere, lets bins overflow, and exchanges until none does.
 
-Pure and bounded by steps, not by time, so the same input gives the same answer on any machine. It finds, it proves
-nothing: that it ends without an answer doesn't mean that there is none.
+Pure and bounded by steps, not by time, so the same input gives the same answer on any machine. Without an answer it proves
+nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from weft.contracts.policy import Flags, Values, Whole
 
 _TABU = 12  # steps for which an item that was moved stays
-_STALE = 400  # steps without a better state, after which some items are thrown about
+_STALE = 400  # steps without a better state, after which some items go to random bins
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -30,8 +30,8 @@ def is_solution(problem: Problem, bins: Whole) -> bool:
 
 
 def find_solution(problem: Problem, start: Whole, steps: int, seed: int = 0) -> Whole | None:
-    """A bin for each item such that none overflows, looked for from ``start`` (which every item must be allowed); None if
-    ``steps`` exchanges found none."""
+    """A bin for each item such that none overflows, searched from ``start`` (which must be allowed); None if ``steps`` exchanges
+    found none."""
     draw = np.random.default_rng(seed)
     scale = np.maximum(problem.free.max(axis=0), 1).astype(np.float64)
     wanted, free = problem.wanted / scale, problem.free / scale
@@ -115,7 +115,7 @@ def _find_exchange(
 
 
 def _throw(problem: Problem, bins: Whole, draw: np.random.Generator) -> None:
-    """Some items go anywhere."""
+    """Put some items into random bins."""
     for item in draw.choice(len(bins), size=max(1, len(bins) // 20), replace=False):
         places = np.flatnonzero(problem.allowed[item])
         bins[item] = places[draw.integers(places.size)]

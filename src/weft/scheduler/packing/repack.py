@@ -1,9 +1,9 @@
-"""Everything placed, on fewer nodes: where each workload would lie if all could be moved. Pure.
+"""Packs all placed workloads on fewer nodes, as if all could migrate. Pure.
 
-What has GPUs, or preferences that look at other workloads, stays where it is, and its node counts as used. The rest is packed
-anew by several orders, and then nodes are emptied one after the other: their workloads are spread over the others and
-exchanged until none has too much (``local_search``). The sum of what is wanted says how few nodes there can be; where that isn't
-reached, and the solver is installed, it goes on from there.
+Workloads with GPUs, or with preferences that depend on other workloads, stay, and their nodes count as used. The rest is packed
+anew by several orders, and then nodes are emptied one after the other: their workloads are spread over the others and exchanged
+until no node overflows (``local_search``). The sum of all requests is a lower bound of nodes; where that isn't reached, and the
+solver is installed, the solver continues.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from weft.scheduler.packing.local_search import Problem, find_solution, is_solut
 
 STEPS = 3000  # exchanges for one node to be emptied, at most
 STEPS_EACH = 50  # for each workload
-LOOKS = 1_000_000  # of steps at workloads, for one node, if there are many
+LOOKS = 1_000_000  # workloads checked in all steps for one node
 FEWEST_STEPS = 400
 ALL_STEPS = 60_000
 TRIES = 4  # nodes that can't be emptied, before it ends
 
 
 class Placed(msgspec.Struct, frozen=True):
-    """A workload as it lies: its ``row`` in the snapshot."""
+    """A placed workload with the ``row`` of its node."""
 
     request: Request
     row: int
@@ -52,7 +52,7 @@ def repack(engine: Engine, placed: Sequence[Placed], *, solver_seconds: float = 
     problem, used = _describe(engine, [placed[int(i)] for i in items], rows[items])
     before = rows[items]
     if items.size and not is_solution(problem, before):
-        items = items[:0]  # more is given away than there is: nothing to build on
+        items = items[:0]  # more is allocated than there is: there is no valid start
     if not items.size:
         count = len(set(rows.tolist()) | set(np.flatnonzero(used).tolist()))
         return Repacking(rows.tolist(), count, count, False)
@@ -76,7 +76,7 @@ def repack(engine: Engine, placed: Sequence[Placed], *, solver_seconds: float = 
 
 
 def _is_movable(engine: Engine, request: Request) -> bool:
-    """Whether where it may lie follows from facts of nodes, and capacity of sums."""
+    """Whether its nodes follow from facts alone, and capacity from sums."""
     if request.gpus is not None or request.groups:
         return False
     return all(f is FREE_CAPACITY or f.reads == "facts" or f.asks(request) is None for f in engine.filters)
@@ -211,7 +211,7 @@ def _find_least(problem: Problem, used: Flags) -> int:
 
 
 def _is_alike(problem: Problem, used: Flags) -> bool:
-    """Whether all unused bins are the same, so that which of them are looked at doesn't matter."""
+    """Whether all unused bins are the same, so that any of them will do."""
     free, allowed = problem.free[~used], problem.allowed[:, ~used]
     return bool((free == free[:1]).all() and (allowed == allowed[:, :1]).all())
 

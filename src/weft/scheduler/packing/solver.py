@@ -1,6 +1,6 @@
-"""The same problems with a solver behind them: OR-tools' CP-SAT, where the extra ``solver`` is installed.
+"""Solves the same problems by OR-tools' CP-SAT, where the extra ``solver`` is installed.
 
-It proves what search can't: that there is no answer, or none with fewer bins.
+It can prove what search can't: that there is no answer, or none with fewer bins.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from weft.contracts.policy import Flags, Whole
 from weft.scheduler.packing.local_search import Problem
 
 MODEL = "ortools.sat.python.cp_model"
-MOST_CELLS = 200_000  # items × bins; more take longer to write down than any decision may
+MOST_CELLS = 200_000  # items × bins; a larger model takes longer to build than any decision may
 
 
 class Answer(msgspec.Struct, frozen=True):

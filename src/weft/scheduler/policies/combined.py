@@ -27,10 +27,10 @@ class Combined:
         return [_join(policy, weight, policy.terms(table, request, occasion)) for policy, weight in self._parts]
 
 
-def looks_ahead(policy: Policy) -> bool:
+def uses_outlook(policy: Policy) -> bool:
     """Whether the outlook counts for it, or for a part of it."""
     parts = policy._parts if isinstance(policy, Combined) else []
-    return policy.reads == "outlook" or any(looks_ahead(part) for part, _ in parts)
+    return policy.reads == "outlook" or any(uses_outlook(part) for part, _ in parts)
 
 
 def _join(policy: Policy, weight: float, columns: Sequence[Column]) -> Column:

@@ -160,7 +160,7 @@ class ByLoad:
                 bonus = np.zeros(len(snapshot)) if self._bonus is None else self._bonus.values
                 self._ranking = Ranking(snapshot, slopes, self._amounts, self._mask, bonus, self._most)
                 return self._ranking.best()
-        return find_first_best(self._look())
+        return find_first_best(self._refresh())
 
     def leaders(self, most: int) -> list[tuple[int, float]] | None:
         """The best rows with their scores times SCALE, at most so many, the best first, of a request that was just decided
@@ -177,7 +177,7 @@ class ByLoad:
     def scores(self, uid: str) -> Values:
         self._slopes.update()
         self._mask, self._bonus = self._masks.steady(self._request), self._score.bonus()
-        scores = self._look()
+        scores = self._refresh()
         scores /= self._score.total
         return scores
 
@@ -190,7 +190,7 @@ class ByLoad:
         self._parts = [(0, self._mask)] if self._bonus is None else self._bonus.split(self._mask)
         self._is_far = not self._parts
 
-    def _look(self) -> Values:
+    def _refresh(self) -> Values:
         """At all nodes."""
         cpu, memory, disk = self._amounts
         free_cpu, free_memory, free_disk = self._snapshot.free

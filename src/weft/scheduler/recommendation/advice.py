@@ -1,4 +1,4 @@
-"""What would have to be otherwise for a workload to fit: of nodes that refuse it for one reason only, that reason. Pure."""
+"""Changes that would make a workload fit: smaller requests, or changes to nodes that refuse it for one reason only. Pure."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ MIB = 1024**2
 
 
 def advise(engine: Engine, request: Request) -> list[Advice]:
-    """Up to MOST changes, each enough by itself: smaller requests first, the one that gives up least at their head; then what
-    could be done to nodes."""
+    """Up to MOST changes, each enough by itself: smaller requests first, the largest of them first; then changes to nodes."""
     table = engine.snapshot
     refused = [(filter_, ~filter_.fits(table, request)) for filter_ in engine.filters]
     reasons = np.sum([flags for _, flags in refused], axis=0) if len(table) else np.zeros(0)
@@ -39,7 +38,7 @@ def advise(engine: Engine, request: Request) -> list[Advice]:
 
 
 def _advise_smaller(engine: Engine, request: Request, rows: Sequence[int]) -> list[Advice]:
-    """The largest part of the request that each node could give, the best first; of nodes that would give the same, one."""
+    """The largest part of the request that each node could give, the best first; one for nodes that could give the same."""
     table = engine.snapshot
     found: dict[tuple[int, ...], Advice] = {}
     for row in rows:
@@ -67,6 +66,6 @@ def _advise_smaller(engine: Engine, request: Request, rows: Sequence[int]) -> li
 
 
 def _round(resource: str, amount: int) -> int:
-    """An amount no larger, as one would type it."""
+    """An amount no larger, as people type it."""
     step = 100 if resource == "cpu" else MIB
     return amount // step * step

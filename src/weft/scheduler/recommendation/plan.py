@@ -1,5 +1,5 @@
-"""Answers a Recommendation: decides on a workload as it is, or as it might be, over the nodes as they are, and places
-nothing. Its own present place counts as free. Pure but for the snapshot, which is afterwards what it was before."""
+"""Answers a Recommendation: decides on a workload as it is, or with changes, and places nothing. Its own present place counts as
+free. Pure but for the snapshot, which is restored afterwards."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def plan_recommendation(view: View, engine: Engine, question: Item, strategy: st
 
 
 def answer(view: View, engine: Engine, question: Item, strategy: str) -> RecommendationStatus:
-    """Raises NotFound for what isn't there, InvalidInput for a spec that is none."""
+    """Raises NotFound for a missing object, InvalidInput for an invalid spec."""
     spec = question.spec(RecommendationSpec)
     workload, places = _read_workload(view, question, spec)
     kept = bool(spec.instead_of)
@@ -75,8 +75,8 @@ def answer(view: View, engine: Engine, question: Item, strategy: str) -> Recomme
         members += _find_company(view, workload, strategy, snapshot)
         if len(members) > 1:
             joint = find_places(engine, members, solver_seconds=0.0)
-            tell = explain_refusal if joint.rows is None else explain_places
-            explanation = tell(engine, members, joint, also=rows)[0]
+            explain_each = explain_refusal if joint.rows is None else explain_places
+            explanation = explain_each(engine, members, joint, also=rows)[0]
             chosen = None if joint.rows is None else joint.rows[0]
             with_it = [
                 GangPlace(workload=member.name, node=snapshot.names[row])
@@ -86,7 +86,7 @@ def answer(view: View, engine: Engine, question: Item, strategy: str) -> Recomme
             chosen = engine.choose(request, workload.uid)
             explanation, with_it = explain(engine, request, workload.uid, chosen, also=rows), []
             if chosen is None and kept and may_preempt(request) and (way := find_way(view, engine, request)):
-                chosen = way.row  # once others have given way
+                chosen = way.row  # once others are preempted
         return RecommendationStatus(
             phase="Done",
             reason=explanation.error,
@@ -96,7 +96,7 @@ def answer(view: View, engine: Engine, question: Item, strategy: str) -> Recomme
             nodes=explanation.nodes,
             current=places[0].spec(AllocationSpec).node if places and not kept else "",
             best="" if chosen is None else snapshot.names[chosen],
-            verdicts=_told(explanation.verdicts),
+            verdicts=_show(explanation.verdicts),
             refused_by=explanation.refused_by,
             advice=[] if chosen is not None else advise(engine, request),
             gang=with_it,
@@ -107,7 +107,7 @@ def answer(view: View, engine: Engine, question: Item, strategy: str) -> Recomme
 def _answer_migration(
     view: View, engine: Engine, workload: Item, what: str, query: MigrationQuery, strategy: str
 ) -> RecommendationStatus:
-    """Where it would migrate to. Raises NotFound for a node that isn't there."""
+    """Where it would migrate to. Raises NotFound for a missing node."""
     if query.to is not None and view.get(object_key("node", None, query.to)) is None:
         raise NotFound(f'node "{query.to}" not found', field="spec.migration.to", hint="weft node list")
     found = view.get(workload.key)
@@ -117,7 +117,7 @@ def _answer_migration(
         return RecommendationStatus(phase="Failed", reason=migrating.reason, message=migrating.message)
     candidate, row, explanation = decide(engine, migrating)
     at, best = migrating.source.spec(AllocationSpec), "" if row is None else engine.snapshot.names[row]
-    told = foresee(
+    forecast = foresee(
         view,
         workload.key,
         (at.node, best),
@@ -133,9 +133,9 @@ def _answer_migration(
         nodes=explanation.nodes,
         current=at.node,
         best=best,
-        verdicts=_told(explanation.verdicts),
+        verdicts=_show(explanation.verdicts),
         refused_by=explanation.refused_by,
-        forecast=told if best else None,
+        forecast=forecast if best else None,
         notes=_describe_way(view, migrating, spec, row, engine) if has_choice(at) else [],
     )
 
@@ -148,8 +148,8 @@ def _describe_way(
 
 
 def _find_company(view: View, workload: Item, strategy: str, snapshot: Snapshot) -> list[Member]:
-    """The others of its gang that are to be placed with it: those that wait, and for those that aren't there yet, others
-    like it. Who has a place stays there."""
+    """The others of its gang that must be placed with it: those that wait, and copies of it for missing members. Members that have
+    a place stay there."""
     spec = spec_of(workload)
     if spec.gang is None:
         return []
@@ -176,17 +176,17 @@ def _copy(item: Item) -> Item:
 
 
 def _describe_gang(places: Sequence[GangPlace]) -> str:
-    told = [f"{place.workload} on {place.node}" for place in places]
-    return f"together with {', '.join(told)}" if told else ""
+    names = [f"{place.workload} on {place.node}" for place in places]
+    return f"together with {', '.join(names)}" if names else ""
 
 
-def _told(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """What would be chosen is not chosen."""
+def _show(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """``verdicts`` with "fits" in place of "chosen": nothing is placed."""
     return [msgspec.structs.replace(v, outcome="fits") if v.outcome == "chosen" else v for v in verdicts]
 
 
 def _read_workload(view: View, question: Item, spec: RecommendationSpec) -> tuple[Item, list[Item]]:
-    """The workload that is asked about, its spec as it would be, and the places that it has, or is given its volumes by."""
+    """The workload in question, with its changed spec, and the allocations that it has, or gets its volumes from."""
     word, _, name = spec.workload.partition("/")
     kind = find_kind(word or spec.kind)
     project = question.envelope.project
@@ -196,7 +196,7 @@ def _read_workload(view: View, question: Item, spec: RecommendationSpec) -> tupl
         )
     if not name:
         giver = _find(view, project, *spec.instead_of.split("/")) if spec.instead_of else None
-        uid = giver.uid if giver is not None else new_uid()  # what is that one's is its own
+        uid = giver.uid if giver is not None else new_uid()  # it has what that one has
         envelope = Envelope(kind=kind.name, name=question.envelope.name, uid=uid, project=project)
         return _with_spec(Item(envelope), kind, spec), view.find(ALLOCATIONS_BY_WORKLOAD, uid)
     found = _find(view, project, kind.name, name)
@@ -211,7 +211,7 @@ def _find(view: View, project: str | None, kind: str, name: str) -> Item:
 
 
 def _with_spec(item: Item, kind: Kind, spec: RecommendationSpec) -> Item:
-    """Addresses and security groups are left out: where it goes doesn't depend on them."""
+    """Leaves addresses and security groups out: placement doesn't depend on them."""
     old = msgspec.json.decode(item.envelope.spec)
     workload_spec = read_strict({**(old if isinstance(old, dict) else {}), **spec.changes}, kind.spec)
     if kind.check is not None:

@@ -1,5 +1,5 @@
-"""Answers a Report on a drain: where all that is on a node would migrate to, one after the other, each beside those before it. Pure
-but for the snapshot, which is afterwards what it was before."""
+"""Answers a Report on a drain: where the workloads of a node would migrate to, one after the other, with those before counted.
+Pure but for the snapshot, which is restored afterwards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from weft.scheduler.workload.request import Waiting
 
 
 def preview_drain(view: View, engine: Engine, name: str, strategy: str) -> ReportStatus:
-    """The cheapest leaves first, as in a drain."""
+    """Where each would migrate to, the cheapest first, as in a drain."""
     node = view.get(object_key("node", None, name))
     if node is None:
         return ReportStatus(phase="Failed", message=f"node {name} not found")
@@ -44,7 +44,7 @@ def _find_target(view: View, engine: Engine, place: Item, strategy: str, beside:
     spec = place.spec(AllocationSpec)
     rests, best = place.report(AllocationReport).state == "stopped", MIGRATION_MODES[spec.workload.kind][0]
     workload_spec = MigrationSpec(workload=f"{spec.workload.kind}/{spec.workload.name}", mode="cold" if rests else best)
-    told = Leaving(
+    answer = Leaving(
         workload=f"{spec.workload.kind}/{spec.workload.name}",
         project=spec.workload.project or "",
         mode="cold" if stands_still(workload_spec) else "live",
@@ -52,24 +52,24 @@ def _find_target(view: View, engine: Engine, place: Item, strategy: str, beside:
     )
     workload = view.get(object_key(spec.workload.kind, spec.workload.project, spec.workload.name))
     if workload is None or workload.uid != spec.workload.uid or workload.deleting:
-        return replace(told, reason="deleting", message="the workload is being deleted")
+        return replace(answer, reason="deleting", message="the workload is being deleted")
     migrating = read_migration_candidate(view, workload, workload_spec, strategy, [])
     if isinstance(migrating, Waiting):
-        return replace(told, reason=migrating.reason, message=migrating.message)
+        return replace(answer, reason=migrating.reason, message=migrating.message)
     candidate, row, explanation = decide(engine, migrating)
     if row is None:
-        return replace(told, reason=explanation.error, message=describe_refusal(engine, migrating, explanation, None))
+        return replace(answer, reason=explanation.error, message=describe_refusal(engine, migrating, explanation, None))
     snapshot, key = engine.snapshot, f"rehearsed/{place.key}"
     snapshot.put_allocation(key, snapshot.uids[row], candidate.request.amounts, engine.load(candidate.request, row))
     beside.append(key)
     (node,) = view.find(NODES_BY_UID, snapshot.uids[row])
     saved = has_choice(spec) and describe_way(view, migrating, workload_spec, node)[0]
-    return replace(told, to=snapshot.names[row], mode="saved" if saved else told.mode)
+    return replace(answer, to=snapshot.names[row], mode="saved" if saved else answer.mode)
 
 
 @contextmanager
 def _restored(snapshot: Snapshot) -> Iterator[list[str]]:
-    """What is put in under the names in this list is gone afterwards."""
+    """Afterwards the allocations that are named in the yielded list are removed from the snapshot."""
     improved, names = set(snapshot.improved), list[str]()
     try:
         yield names

@@ -1,4 +1,4 @@
-"""Answers a Report: how full the nodes are, what waits and why, and how long deciding took. Pure over snapshot and view."""
+"""Answers a Report: how full the nodes are, what waits and why, and how long decisions took. Pure over snapshot and view."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from weft.scheduler.table.snapshot import Snapshot
 ALL_UP_TO = 64
 SAMPLE = 16  # of more nodes: the fullest and the emptiest
 FIRST = 5
-NEARLY_NOTHING = 0.05  # of a node's capacity: with less of one thing left, the rest is hardly of use
+NEARLY_NOTHING = 0.05  # of a node's capacity: with less of one resource free, the others are hardly of use
 
 
 def plan_report(view: View, engine: Engine, question: Item, strategy: str, now: float) -> Commit:
@@ -43,7 +43,7 @@ def plan_report(view: View, engine: Engine, question: Item, strategy: str, now: 
 
 
 def report_placement(view: View, snapshot: Snapshot, strategy: str, now: float) -> ReportStatus:
-    """The figures of this moment; nodes that are down or cordoned count in none but ``node_count``."""
+    """The present figures; nodes that are down or cordoned count only in ``node_count``."""
     usable = snapshot.online & ~snapshot.cordoned
     capacity, allocated = snapshot.capacity, snapshot.allocated
     shares = 100.0 * allocated / np.maximum(capacity, 1)
@@ -102,7 +102,7 @@ def _sum_resources(snapshot: Snapshot, rows: Whole) -> list[ResourceUse]:
 
 
 def _sum_used(snapshot: Snapshot, rows: Whole) -> tuple[list[int], list[int]]:
-    """What is used, and of how much, on those of the nodes that say it."""
+    """The usage and capacity of those nodes whose usage is measured."""
     used, there = [0] * len(RESOURCES), [0] * len(RESOURCES)
     for row in rows.tolist():
         measured = snapshot.find_use(snapshot.uids[row])

@@ -16,7 +16,7 @@ from weft.contracts.policy import Policy, Request
 from weft.objects.errors import InvalidInput
 from weft.scheduler.constraint.filters import FREE_CAPACITY
 from weft.scheduler.engine.cycle import Engine
-from weft.scheduler.engine.demand import Demand, look_ahead
+from weft.scheduler.engine.demand import Demand, make_outlook
 from weft.scheduler.packing.repack import Placed, Repacking, repack
 from weft.scheduler.policies import POLICIES
 from weft.scheduler.policies.fgd import find_fragmented
@@ -89,11 +89,11 @@ class Simulation:
             )
         asks = [(workload.request.amounts, workload.request.gpus) for workload in workloads]
         self._engine = Engine(self.snapshot, seed=plan.seed, policies=policies, demand=Demand(lambda: asks))
-        self._typical = look_ahead(self.snapshot, asks)
+        self._typical = make_outlook(self.snapshot, asks)
         self._reasons: dict[Request, str] = {}
 
-    def run(self, tell: Callable[[int, float], None], *, curve: bool = False) -> Outcome:
-        """Decide on all of them, one after the other. ``tell(decisions, arrived percent)`` is called now and then."""
+    def run(self, on_progress: Callable[[int, float], None], *, curve: bool = False) -> Outcome:
+        """Decide on all of them, one after the other. ``on_progress(decisions, arrived percent)`` is called now and then."""
         self._put_standing()
         checkpoints: list[State] = []
         points: list[State] = []
@@ -119,7 +119,7 @@ class Simulation:
             while ahead and 100 * arrived >= ahead[0] * self._gpus:
                 checkpoints.append(self.measure(float(ahead.pop(0))))
             if number % 512 == 511:
-                tell(number + 1, 100.0 * arrived / self._gpus if self._gpus else 0.0)
+                on_progress(number + 1, 100.0 * arrived / self._gpus if self._gpus else 0.0)
             done = arrived / self._gpus if self._gpus else (number + 1) / len(self._workloads)
             if curve and len(points) < done * _PLOT_POINTS:
                 points.append(self.measure(100.0 * done))

@@ -20,16 +20,16 @@ class LeastFree:
         snapshot = self._snapshot
         log, position = snapshot.log, self._position
         if self._epoch != snapshot.epoch or len(log) - position > len(snapshot):
-            return self._look(amounts)
+            return self._refresh(amounts)
         if position < len(log):
             cpu, memory, disk = self._amounts
             free_cpu, free_memory, free_disk = snapshot.cells
             for row in log[position:]:
                 cpu, memory, disk = min(cpu, free_cpu[row]), min(memory, free_memory[row]), min(disk, free_disk[row])
             self._amounts, self._position = (cpu, memory, disk), len(log)
-        return _covers(self._amounts, amounts) or self._look(amounts)
+        return _covers(self._amounts, amounts) or self._refresh(amounts)
 
-    def _look(self, amounts: Amounts) -> bool:
+    def _refresh(self, amounts: Amounts) -> bool:
         """At all nodes."""
         snapshot = self._snapshot
         if not len(snapshot):

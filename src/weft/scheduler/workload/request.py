@@ -1,4 +1,4 @@
-"""Whether a workload wants a place now, and what it asks for: read from it and from what it names. Pure."""
+"""Whether a workload wants a place now, and its request: read from it and from the objects that it names. Pure."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ _WRONG = {
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A workload that can be placed as soon as a node fits; ``volume_items`` must not change until then. ``given_up`` says which
-    preferences its request leaves out, and why."""
+    """A workload that can be placed as soon as a node fits; ``volume_items`` must not change until then. ``given_up`` has a
+    sentence on each preference that its request leaves out."""
 
     workload: Item
-    named: str  # the placement policy that says how
+    named: str  # the placement policy
     request: Request
     incarnation: int
     resources: Resources
@@ -59,20 +59,20 @@ class Candidate(msgspec.Struct, frozen=True):
     nics: list[WorkloadNic]  # those without an endpoint get one with the place, see ``reserve_addresses``
     groups: list[AllocatedGroup]
     given_up: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()  # own policies that gave no answer, and why
+    skipped: tuple[str, ...] = ()  # custom policies that gave no answer, and why
 
     @property
     def reserved(self) -> list[EndpointSpec]:
-        """The addresses that were reserved for it, and become endpoints with its place."""
+        """The addresses that are reserved for it, and become endpoints with its placement."""
         return [nic.reserved for nic in self.nics if nic.reserved is not None]
 
 
 class Waiting(msgspec.Struct, frozen=True):
-    """A workload that wants a place but can't be given one, whatever nodes there are: why, as token and sentence."""
+    """Why a workload that wants a place can't get one, whatever nodes there are, as token and sentence."""
 
     reason: str
     message: str
-    address: AddressProblem | None = None  # it lacks one: the condition Addressed says so, too
+    address: AddressProblem | None = None  # the address that it lacks, for the condition Addressed
 
 
 def lack_address(problem: AddressProblem) -> Waiting:
@@ -80,7 +80,7 @@ def lack_address(problem: AddressProblem) -> Waiting:
 
 
 def wants_place(view: View, workload: Item) -> bool:
-    """Whether a workload has no place, and is allowed one."""
+    """Whether a workload has no place, and its spec wants one."""
     return (
         awaits_place(view, workload)
         and not is_refused_for_good(workload)
@@ -90,7 +90,7 @@ def wants_place(view: View, workload: Item) -> bool:
 
 
 def is_refused_for_good(workload: Item) -> bool:
-    """Whether a serverless workload found no place: it doesn't wait for one."""
+    """Whether a serverless workload was refused: it doesn't wait for a place."""
     placed = workload.envelope.condition("Placed")
     return (
         placed is not None
@@ -102,13 +102,12 @@ def is_refused_for_good(workload: Item) -> bool:
 
 
 def is_looked_at(workload: Item) -> bool:
-    """Whether the controller of workloads knows of the spec: before, it may still find that a guest that runs is this
-    workload's."""
+    """Whether the workloads controller has seen the spec: before, it may still adopt a running guest for this workload."""
     return workload.status(WorkloadStatus).observed_generation >= workload.envelope.generation
 
 
 def read_candidate(view: View, workload: Item, default_strategy: str, silent: list[str]) -> Candidate | Waiting:
-    """What a workload that wants a place asks for, or why it must wait."""
+    """A workload that wants a place with its request, or why it must wait."""
     spec = spec_of(workload)
     project = workload.envelope.project
     known = [
@@ -200,29 +199,29 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
 
 
 def list_orphans(node: Item, key: str) -> list[Orphan]:
-    """Those of the workload at ``key`` that the node has."""
+    """The orphans of the workload at ``key`` on the node."""
     orphans = [read_orphan(text) for text in node.report(NodeReport).orphans]
     return [orphan for orphan in orphans if orphan is not None and orphan.key == key]
 
 
 def read_memberships(workload: Item) -> list[str]:
-    """The groups that a workload counts in."""
+    """The groups that a workload is a member of."""
     try:
         spec = spec_of(workload)
         return list(
             read_affinity(workload.envelope.project or "", spec.affinity_groups, spec.anti_affinity_groups, ()).groups
         )
     except WeftError:
-        return []  # written by a newer weft: it waits for a place, saying so
+        return []  # written by a newer weft: its condition Placed explains why it waits
 
 
 def read_data(
     view: View, project: str | None, spec: WorkloadSpec, image: AllocatedImage | None, volumes: list[Item]
 ) -> tuple[tuple[Datum, ...], tuple[SoftTerm, ...]]:
-    """What a workload reads, and towards which of it it leans whatever its strategy.
+    """The data that a workload reads, and preferences for it.
 
-    Volumes' data must be at hand anyway (see Request.home). What it hints at must be if its storage locality says so;
-    a hint may name a volume or an image, others stand for themselves."""
+    Volumes' data must be at hand anyway (see Request.home). Hinted data must be if the storage locality is required; a hint may
+    name a volume or an image, or a data set that nodes name."""
     required = spec.storage_locality == "required"
     own = [Datum(f"image:{image.sha256}", image.size)] if image is not None else []
     own += [Datum(f"volume:{item.uid}", item.spec(VolumeSpec).size) for item in volumes]
@@ -238,12 +237,12 @@ def read_data(
             status = item.status(ImageStatus)
             hints.append(Datum(f"image:{status.sha256}", status.size, required))
     data = {datum.name: datum for datum in (*own, *hints)}
-    told = [] if required else data if spec.storage_locality == "preferred" else [hint.name for hint in hints]
-    return tuple(data.values()), tuple(SoftTerm("data", name) for name in told)
+    leaned = [] if required else data if spec.storage_locality == "preferred" else [hint.name for hint in hints]
+    return tuple(data.values()), tuple(SoftTerm("data", name) for name in leaned)
 
 
 def read_gpus(spec: PlacementSpec) -> GpuAsk | None:
-    """The GPUs that it asks for, if any."""
+    """The GPUs that it requests, if any."""
     if not spec.gpus and spec.gpu_share is None:
         return None
     share = 1000 if spec.gpu_share is None else max(1, round(spec.gpu_share * 1000))
@@ -251,7 +250,7 @@ def read_gpus(spec: PlacementSpec) -> GpuAsk | None:
 
 
 def read_image(view: View, project: str | None, name: str, *, machine: bool) -> tuple[AllocatedImage, int] | Waiting:
-    """An image as an allocation has it, and the size of the disk that it is; for a ``machine``, or for a container."""
+    """An image as an allocation has it, and the size of its disk; for a ``machine``, or for a container."""
     item = view.get(object_key("image", project, name))
     if item is None:
         return Waiting("imageNotReady", f'image "{name}" does not exist')
@@ -274,7 +273,7 @@ def read_image(view: View, project: str | None, name: str, *, machine: bool) -> 
 
 
 def read_volumes(view: View, placed_workload: Item, names: list[str]) -> list[Item] | Waiting:
-    """The volumes that a workload names, if it can have them."""
+    """The volumes that a workload names, or why it can't have them."""
     found = []
     for name in names:
         item = view.get(object_key("volume", placed_workload.envelope.project, name))
@@ -290,9 +289,7 @@ def read_volumes(view: View, placed_workload: Item, names: list[str]) -> list[It
                 return Waiting("volumeInUse", f"volume {name} is attached to {workload.kind}/{workload.name}")
         for other in view.find(WORKLOADS_BY_VOLUME, item.key):
             conversion = other.status(WorkloadStatus).conversion
-            if (
-                other.uid != placed_workload.uid and conversion
-            ):  # between two places of the same thing it is nobody else's
+            if other.uid != placed_workload.uid and conversion:  # which may hand the volume back to it
                 return Waiting("volumeInUse", f"volume {name} belongs to {name_of(other)} by conversion/{conversion}")
         found.append(item)
     return found
@@ -306,17 +303,17 @@ def allocate_volume(item: Item) -> AllocatedVolume:
 
 
 def locate_volume(item: Item, report: NodeReport) -> AllocatedVolume:
-    """A volume as its allocation has it on the node that says this of itself."""
+    """A volume as its allocation has it on the node with this ``report``."""
     return locate_volumes([allocate_volume(item)], report)[0]
 
 
 def locate_volumes(volumes: list[AllocatedVolume], report: NodeReport) -> list[AllocatedVolume]:
-    """``volumes`` in the pools of the node that says this of itself."""
+    """``volumes`` in the pools of the node with this ``report``."""
     return [msgspec.structs.replace(volume, pool_id=pool_id(report, volume.pool)) for volume in volumes]
 
 
 def find_pool(view: View, volume: Item) -> str:
-    """The pool that a volume needs, see Request.pools: whichever is of that name, or the one where its data lies."""
+    """The pool that a volume needs, see Request.pools: by name, or the very one where its data is."""
     name, id_ = pool_of(volume.spec(VolumeSpec), volume.status(VolumeStatus)), volume.status(VolumeStatus).pool_id
     if name == LOCAL:
         return LOCAL
@@ -326,8 +323,8 @@ def find_pool(view: View, volume: Item) -> str:
 
 
 def find_homes(view: View, volume: Item) -> set[str]:
-    """Uids of the nodes where a volume's data lies, if that is their own: one, or none if it was never used; several that the
-    store doesn't know as its home can't be chosen from."""
+    """Uids of the nodes with a volume's data in their own storage: one, or none if it was never used; several if the store doesn't
+    know which is its home."""
     if pool_of(volume.spec(VolumeSpec), volume.status(VolumeStatus)) != LOCAL:
         return set()
     home = volume.status(VolumeStatus).node_uid
@@ -348,7 +345,7 @@ def allocate_nics(view: View, workload: Item) -> list[AllocatedNic] | Waiting:
 
 
 def reserve_addresses(book: AddressBook, view: View, candidates: list[Candidate]) -> list[Candidate] | Waiting:
-    """These with an address for each NIC, reserved in ``book``; or why one of them can't have its own, and nothing reserved."""
+    """``candidates`` with an address for each NIC, reserved in ``book``; or why one of them can't get one, with none reserved."""
     ready: list[Candidate] = []
     for candidate in candidates:
         if all(nic.endpoint is not None for nic in candidate.nics):

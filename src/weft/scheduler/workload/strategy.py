@@ -1,8 +1,8 @@
 """Which strategy decides on a workload, in its one spelling. Pure.
 
-Its own counts first; then its project's; then the placement policy called ``default``; then the server's. A placement policy
-says one thing for long-lived workloads and another for serverless ones; a strategy that is no policy and that the workload
-doesn't name itself is for long-lived ones only.
+Its own counts first; then its project's; then the placement policy called ``default``; then the server's. A placement policy has
+one strategy for long-lived workloads and one for serverless ones; a plain strategy of the project or the server is for long-lived
+ones only.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from weft.objects.schema import suggest
 
 
 class Chosen(msgspec.Struct, frozen=True):
-    """``strategy`` with all its weights; ``named`` the @NAME of the placement policy that says so, if one does, and its
-    ``basis``."""
+    """``strategy`` with all its weights; ``named`` is the @NAME of its placement policy, if it has one, with its ``basis``."""
 
     strategy: str
     named: str = ""
@@ -33,7 +32,7 @@ class Chosen(msgspec.Struct, frozen=True):
 
 def find_strategy(view: View, project: str | None, spec: PlacementSpec, default: str) -> Chosen:
     """How a workload with this ``spec`` is placed; ``default`` is the server's strategy. Raises InvalidStrategy, and NotFound
-    (policyNotFound) for a placement policy that isn't there."""
+    (policyNotFound) for a missing placement policy."""
     if spec.strategy is not None:
         strategy = read_strategy(spec.strategy)
         return _open(view, strategy, spec) if strategy.startswith("@") else Chosen(strategy)
@@ -56,8 +55,8 @@ def _open(view: View, named: str, workload_spec: PlacementSpec) -> Chosen:
     item = view.get(object_key("placementpolicy", None, named[1:]))
     if item is None:
         meant = suggest(named[1:], [known.envelope.name for known in view.of_kind("placementpolicy").values()])
-        told = f"; did you mean @{meant}?" if meant else ""
-        raise NotFound(f'placement policy "{named[1:]}" does not exist{told}', reason="policyNotFound")
+        hint = f"; did you mean @{meant}?" if meant else ""
+        raise NotFound(f'placement policy "{named[1:]}" does not exist{hint}', reason="policyNotFound")
     spec = item.spec(PlacementPolicySpec)
     text = spec.serverless if workload_spec.type == "serverless" else spec.strategy
     return Chosen(read_strategy(text or DEFAULT_STRATEGY), named, spec.basis)

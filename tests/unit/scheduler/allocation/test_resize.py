@@ -90,7 +90,7 @@ def test_a_running_one_that_would_not_fit_keeps_its_size_and_says_by_name_what_i
     placed = decode_envelope(write.value).condition("Placed")
     assert placed is not None
     assert (placed.status, placed.reason) == ("True", "insufficientResources")
-    assert "2 more cpu wanted, 1 free" in placed.message
+    assert "2 more cpu requested, 1 free" in placed.message
     assert int(snapshot.allocated[0, 0]) == 7000
 
 

@@ -10,7 +10,7 @@ import pytest
 from weft.contracts.policy import GpuAsk, Outlook, Request, Sort
 from weft.language.parse import read_expression
 from weft.scheduler.engine.cycle import Engine
-from weft.scheduler.engine.demand import Ask, Demand, look_ahead
+from weft.scheduler.engine.demand import Ask, Demand, make_outlook
 from weft.scheduler.policies.fgd import find_fragmented
 from weft.scheduler.policies.residue import find_residue
 from weft.scheduler.table.facts import Gpu, Load, NodeFacts
@@ -178,7 +178,7 @@ def test_what_runs_says_what_will_be_asked_for() -> None:
     snapshot.put_node(node("a", 64, 256, 4))
     for number, load in enumerate([Load(gpus=((0, 600),)), Load(gpus=((1, 600),)), Load(gpus=((2, 1000), (3, 1000)))]):
         snapshot.put_allocation(f"w{number}", "a", (1000, GIB, 0), load)
-    assert [(sort.gpus, round(sort.often, 2)) for sort in look_ahead(snapshot, asks_of(snapshot)).sorts] == [
+    assert [(sort.gpus, round(sort.often, 2)) for sort in make_outlook(snapshot, asks_of(snapshot)).sorts] == [
         (SHARE, 0.67),
         (GpuAsk(2), 0.33),
     ]
