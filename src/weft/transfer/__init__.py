@@ -1,1 +1,1 @@
-"""How what is large gets from one node to another: which way, how long, how much. Pure."""
+"""How a guest's memory and disks migrate: mode, duration and bytes. Pure."""

@@ -1,8 +1,8 @@
-"""What past migrations say of the next one: what the path between two nodes carries, and how far off plans like this one were.
+"""The lesson of past migrations for the next one: how fast the path between two nodes is, and how wrong plans like this one were.
 
 Pure: migrations that succeeded in, a lesson out. A plan is corrected by the plans that were most like it: of the same mode,
-about as long, of the same nodes or the same guest, rather lately. How far those were off among themselves is how far the
-corrected one is to be believed."""
+about as long, of the same nodes or the same guest, and recent. The more their errors differ, the lower is the confidence in the
+corrected plan."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ from weft.kinds.fields.allocated_migration import MigrationLesson, PastMigration
 from weft.transfer.plan import USABLE_SHARE
 
 MOST_PAST = 32  # migrations that a lesson is made of
-PATH_MIGRATIONS = 3  # the newest ones, whose best says what the path carries,
-UNCOMPRESSED_MIGRATIONS = 1  # beside the newest that sent memory as it is: compressing may be slower than the path
-LEAST_PATH_BYTES = 8 << 20  # a shorter migration says little of its path
-SAME_NODES, SAME_GUEST = 3.0, 3.0  # how much more such a migration counts
-OTHER_MODE = 0.3  # how much a migration in another mode says of a pause
-LEAST_PAUSE_SHARE = 0.3  # of what is reckoned remains, whatever was shorter before
-DOUBT = 1.0  # as much as one migration like it that was foreseen exactly
+PATH_MIGRATIONS = 3  # the newest ones, whose best is the rate of the path,
+UNCOMPRESSED_MIGRATIONS = 1  # and the newest that sent memory as it is: compressing may be slower than the path
+LEAST_PATH_BYTES = 8 << 20  # a smaller migration tells little about its path
+SAME_NODES, SAME_GUEST = 3.0, 3.0  # weights of such migrations
+OTHER_MODE = 0.3  # weight of a migration in another mode for the pause
+LEAST_PAUSE_SHARE = 0.3  # of the computed pause: no correction goes below
+DOUBT = 1.0  # the weight of one migration like it whose plan was exact
 _LEAST_SECONDS = 1e-3
 _BARE = ("plain", "auto-converge", "stop-and-copy")
 
 
 class EndedMigration(msgspec.Struct, kw_only=True, frozen=True):
-    """A migration that has succeeded: what was foreseen, as it was told then, and what came true. One that people kept ``limited``
-    says nothing of what its path carries."""
+    """A migration that has succeeded: its plan, and what it actually took."""
 
     workload: str
     source: str
@@ -40,11 +39,11 @@ class EndedMigration(msgspec.Struct, kw_only=True, frozen=True):
     pause_seconds: float
     bytes: int
     ended_at: float
-    limited: bool = False
+    limited: bool = False  # by people, so that its rate isn't the path's
 
 
 class Errors(NamedTuple):
-    """Medians over ``migrations`` ended ones, as shares of what came true; 0 where there is none."""
+    """Median errors over ``migrations`` ended ones, as shares of the actual values; 0 where there is none."""
 
     migrations: int
     duration: float
@@ -53,7 +52,7 @@ class Errors(NamedTuple):
 
 
 def learn(ended: Iterable[EndedMigration], workload: str, source: str, target: str) -> MigrationLesson:
-    """What these say of a migration of ``workload`` from ``source`` to ``target``."""
+    """The lesson for a migration of ``workload`` from ``source`` to ``target``."""
     nodes, past = {source, target}, list[PastMigration]()
     own, others = _Rates(), _Rates()
     for migration in sorted(ended, key=lambda migration: migration.ended_at, reverse=True):
@@ -97,14 +96,14 @@ def _remember(migration: EndedMigration, weight: float) -> PastMigration:
         pause_seconds=round(plan.pause_seconds / plan.pause_factor, 4) if migration.pause_seconds > 0 else 0.0,
         pause_more_seconds=round(migration.pause_seconds - plan.pause_seconds / plan.pause_factor, 4)
         if migration.pause_seconds > 0
-        else 0.0,  # nobody saw how long it was
+        else 0.0,  # it wasn't measured
         bytes_ratio=round(_ratio(migration.bytes, plan.bytes) * plan.bytes_factor, 4),
         weight=weight,
     )
 
 
 def correct_plan(planned: PlannedMigration, lesson: MigrationLesson) -> PlannedMigration:
-    """The plan as those like it have turned out; its factors say what it was multiplied by."""
+    """The plan, corrected by the errors of plans like it; its factors are what it was multiplied by."""
     pause = _correct_pause(planned, lesson)
     planned = msgspec.structs.replace(planned, pause_seconds=pause, pause_factor=pause / planned.pause_seconds)
     alike = [
@@ -132,8 +131,8 @@ def correct_plan(planned: PlannedMigration, lesson: MigrationLesson) -> PlannedM
 
 
 def _correct_pause(planned: PlannedMigration, lesson: MigrationLesson) -> float:
-    """Most of what a pause is beside the bytes that are left is the same in all modes: devices, a record on disk, how busy both
-    nodes are. So it is a sum, and other modes say something of it."""
+    """The part of a pause that doesn't depend on the bytes that are left is much the same in all modes: devices, a record on
+    disk, how busy both nodes are. So the correction is a sum, and other modes count too."""
     alike = [
         (
             past.pause_more_seconds,
@@ -154,7 +153,7 @@ def _known(weights: Sequence[float]) -> float:
 
 
 def judge(ended: Iterable[EndedMigration]) -> Errors:
-    """How far the plans of these were off."""
+    """How wrong the plans of these migrations were."""
     planned = [migration for migration in ended if migration.plan.duration_seconds > 0]
     pairs: list[list[tuple[float, float]]] = [
         [(migration.plan.duration_seconds, migration.duration_seconds) for migration in planned],
@@ -176,13 +175,12 @@ def _bytes_ratio(past: PastMigration) -> float:
 
 
 def _likeness(one: float, other: float) -> float:
-    """1 for migrations that take as long, less the more they differ: what is the same in all migrations weighs more in short
-    ones."""
+    """1 for migrations that take as long, less the more they differ: fixed costs weigh more in short ones."""
     return math.exp(-abs(math.log(max(_LEAST_SECONDS, one) / max(_LEAST_SECONDS, other))))
 
 
 def _middle(pairs: Sequence[tuple[float, float]]) -> float:
-    """The weighted median: one migration that went quite otherwise doesn't shift it."""
+    """The weighted median, which one outlier doesn't shift."""
     ordered, half = sorted(pairs), sum(weight for _, weight in pairs) / 2
     for value, weight in ordered:
         half -= weight

@@ -1,8 +1,7 @@
-"""What a migration is expected to take before its guest was looked at: what migrates before it took, of the same guest and over the
-same path. Pure.
+"""The forecast of a migration before its guest is measured, from earlier migrations of the same guest and over the same path. Pure.
 
-Where nothing is known nothing is said: what a guest writes, and what is on its disks, only its node can tell, and only when
-it begins to migrate.
+Without any there is no forecast: only its node can measure what a guest writes, and what is on its disks, and only when the
+migration begins.
 """
 
 from __future__ import annotations
@@ -17,24 +16,24 @@ from weft.objects.quantity import format_bytes
 from weft.transfer.calibration import LEAST_PATH_BYTES
 
 MOST_PAST = 8  # the newest of the same guest
-PATH_MIGRATIONS = 3  # the newest ones, whose best says what the path carries
-OTHER_PATH = 0.5  # how much less a guest's migrations between other nodes say
-ONLY_MEMORY = 0.2  # how far its memory and its path alone are to be believed
+PATH_MIGRATIONS = 3  # the newest ones, whose best is the rate of the path
+OTHER_PATH = 0.5  # factor of the confidence for a guest's migrations between other nodes
+ONLY_MEMORY = 0.2  # confidence in its memory and its path alone
 
 
 class PastMigration(msgspec.Struct, frozen=True, kw_only=True):
-    """A migration that has succeeded; ``way`` is how its memory went (plain, …), ``limited`` whether people kept it slow."""
+    """A migration that has succeeded."""
 
     workload: str
     source: str
     target: str
     mode: str
-    way: str = ""
+    way: str = ""  # the mode of its memory: plain, …
     duration_seconds: float
     pause_ms: int
     bytes: int
     ended_at: float
-    limited: bool = False
+    limited: bool = False  # by people
 
 
 def forecast(
@@ -47,8 +46,8 @@ def forecast(
     memory: int,
     bytes_per_second: int = 0,
 ) -> MigrationForecast:
-    """What a migration of ``workload`` between two nodes is expected to take; ``past`` has the newest first, ``memory`` is the
-    guest's in bytes, ``bytes_per_second`` what it is kept below (0: nothing)."""
+    """The forecast of a migration of ``workload`` between two nodes; ``past`` has the newest first, ``memory`` is the guest's in
+    bytes, ``bytes_per_second`` a limit (0: none)."""
     nodes = {source, target}
     mine = [migration for migration in past if migration.workload == workload and migration.mode == mode]
     free = [migration for migration in mine if not migration.limited]
@@ -95,7 +94,7 @@ def forecast(
 
 
 def _from_own(migrations: Sequence[PastMigration]) -> MigrationForecast:
-    """The middle of how the same guest's went; the less they differ, and the more there are, the more it is believed."""
+    """The median of the same guest's migrations; the confidence grows with their number, and falls as they differ."""
     seconds = statistics.median(migration.duration_seconds for migration in migrations)
     off = statistics.median(abs(migration.duration_seconds / seconds - 1) for migration in migrations)
     known = len(migrations) / (len(migrations) + 1)
@@ -109,7 +108,7 @@ def _from_own(migrations: Sequence[PastMigration]) -> MigrationForecast:
 
 
 def _find_rate(past: Sequence[PastMigration], nodes: set[str]) -> float:
-    """What the path between these nodes carried at best lately, in bytes a second; 0: nothing is known."""
+    """The best recent rate of the path between these nodes, in bytes a second; 0: unknown."""
     rates = [
         migration.bytes / migration.duration_seconds
         for migration in past

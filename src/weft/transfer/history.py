@@ -1,4 +1,4 @@
-"""The migrations that have succeeded, as Migrations tell of them, and what they say of the next one. Pure."""
+"""The migrations that have succeeded, read from Migrations, and the forecast of the next one. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NEAR_LIMIT = 0.5  # of a limit: a migration is slower in its beginning and its e
 def foresee(
     view: View, workload: str, nodes: tuple[str, str], *, mode: str, memory: int, bytes_per_second: int
 ) -> MigrationForecast:
-    """What a migration of the workload with that key between these nodes is expected to take, kept to what both may carry."""
+    """The forecast of a migration of the workload with that key between these nodes, within the limits of both."""
     found = (view.get(object_key("node", None, name)) for name in nodes)
     limits = [bytes_per_second, *(node.spec(NodeSpec).migration_bandwidth for node in found if node is not None)]
     least = min(filter(None, limits), default=0)
@@ -28,7 +28,7 @@ def read_history(view: View) -> list[PastMigration]:
 
 
 def read_past(item: Item) -> PastMigration | None:
-    """None unless it has succeeded, and it was heard how long it took."""
+    """None unless it has succeeded, and its duration is known."""
     spec, status = item.spec(MigrationSpec), item.status(MigrationStatus)
     actual = status.actual
     if status.phase != "Succeeded" or actual is None or not actual.duration_seconds:
@@ -49,7 +49,7 @@ def read_past(item: Item) -> PastMigration | None:
 
 
 def was_kept_slow(spec: MigrationSpec, status: MigrationStatus) -> bool:
-    """Whether it was people, not the path, who made it last: by a limit of its own, or a node's that it came near to."""
+    """Whether a limit slowed it down, not the path: its own, or a node's that it came near to."""
     limit = status.plan.limit_bytes_per_second if status.plan is not None else 0
     actual = status.actual
     if spec.bytes_per_second or not limit or actual is None or not actual.duration_seconds:

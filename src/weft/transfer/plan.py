@@ -1,14 +1,14 @@
-"""Which way a running guest's memory goes to another node, and what that will cost. Pure: measured facts in, a plan out.
+"""The mode in which a running guest's memory migrates, and its cost. Pure: measured facts in, a plan out.
 
 The rule and its thresholds were found by measuring 40 migrations of one guest over links of 20 and 100 Mbit/s and an
 unlimited one, with six loads (QEMU 10.0, emulated, 256 MiB): the study of migration modes, section 3.3. The
-thresholds were fitted on those migrations, so ``reconsider`` looks again when the migration itself tells more.
+thresholds were fitted on those migrations, so ``reconsider`` checks the plan again when the migration has run for a while.
 
 In formulas: M memory that is not zero, d bytes written anew per second, W the memory that is written to, w the share of
 words that change in a page that does, z how well it compresses, b what the path carries, P the longest pause allowed.
 
-How much a guest must be slowed down for its passes to shrink is reckoned from d and b, so the first step is the last:
-QEMU's own way there, 20 % more every second pass, took 58 s where 15 s were needed.
+How much a guest must be slowed down for its passes to shrink is computed from d and b, so one step is enough: QEMU's own way,
+20 % more every second pass, took 58 s where 15 s were needed.
 """
 
 from __future__ import annotations
@@ -22,30 +22,28 @@ from weft.contracts.driver.migration import Load, MigrationMode, MigrationSettin
 from weft.kinds.fields.allocated_migration import PlannedMigration
 from weft.objects.quantity import format_bytes
 
-USABLE_SHARE = 0.92  # of a link; the rest is headers and whoever else is on it
+USABLE_SHARE = 0.92  # of a link; the rest is headers and other traffic
 PAGE_BYTES, PACKET_BYTES = 4 << 10, 512 << 10  # QEMU sends pages one by one, or by 128 over several streams
-FAST_BYTES = 125_000_000  # from here on nothing queues up on the path that the guest would have to wait for at the end
+FAST_BYTES = 125_000_000  # from here on no queue on the path makes the guest wait at the end
 CONVERGES = 0.6  # d/b up to which plain passes shrink: all did up to here
 FEW_WORDS = 0.05  # w up to which sending differences pays
 COMPRESSED_CONVERGES = 0.9  # d/(z b) up to which compressed passes shrink
 SLOWED = 0.4  # d/b of a guest that is slowed down: well within what converges, for its rate is only sampled
 MOST_SLOWED = 0.95  # more than that is standing still
 AIMED_SECONDS = 0.02  # a longer pause, though allowed, ends a migration hardly sooner (measured: twice the pause)
-STALLS = 0.8  # what is left at the third look, to what was left at the second: none converged from 0.85 on
+STALLS = 0.8  # what is left at the third check, to what was left at the second: none converged from 0.85 on
 LONG_SECONDS = 1.0  # from here on compressing may be worth its CPU also where plain would do,
 SOONER = 0.8  # if it takes no longer than this share of the time
 LAST_BYTES = (
     500_000  # devices' state (300 kB, most of it virtio's queues) and what QEMU's sockets hold, beside the last pages
 )
-LAST_SECONDS = (
-    0.02  # until the target's machine is told to run: its devices loaded, its disks opened, the record on disk
-)
+LAST_SECONDS = 0.02  # until the target's machine is started: its devices loaded, its disks opened, the record on disk
 POST_COPY_SHARE = 0.7  # of b: what comes after the switch, with the guest's own requests going first
 SLOWED_SHARE, SLOWED_STALLS = (
     0.5,
     2,
 )  # QEMU slows a guest down that in so many passes wrote more than this of what went over
-SLOWED_LOOKS = 12  # QEMU takes two looks, of a second at least, for each step; beyond these it never will
+SLOWED_LOOKS = 12  # QEMU takes two checks, of a second at least, for each step; after these it makes no more
 DIFFERENCE_OVERHEAD = 0.02  # of a page, beside the words that changed
 ENDLESS = 0.95  # of the memory; a guest that writes to so much of it may write to less
 MOST_PASSES = 30
@@ -55,34 +53,29 @@ Action = Literal["go on", "slow down", "begin post-copy", "finish standing still
 
 
 class Leeway(msgspec.Struct, frozen=True):
-    """What the path carries and what is allowed: bytes a second at most (``limit``; 0: as many as it carries), the longest
-    pause, the modes that both runtimes have, whether there are cores
-    to compress with, and which disks go along, by serial, before the memory."""
+    """The rate of the path, and what is allowed."""
 
     bytes_per_second: float
-    pause_seconds: float = 0.3
+    pause_seconds: float = 0.3  # the longest
     modes: tuple[MigrationMode, ...] = ("plain", "xbzrle", "multifd-zstd", "auto-converge", "stop-and-copy")
-    spare_cores: bool = True
-    copied_disks: tuple[str, ...] = ()
-    limit: int = 0
+    spare_cores: bool = True  # to compress with
+    copied_disks: tuple[str, ...] = ()  # by serial; they are copied before the memory
+    limit: int = 0  # bytes a second; 0: as many as the path carries
 
 
 class MigrationPlan(msgspec.Struct, frozen=True):
-    """``planned`` is what the Migration tells of it. ``keeps_pause``: whether the pause that is foreseen is one that is allowed."""
-
     settings: MigrationSettings
-    keeps_pause: bool
-    planned: PlannedMigration
+    keeps_pause: bool  # whether the planned pause is allowed
+    planned: PlannedMigration  # for the Migration's status
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What to do with a migration under way; ``pause_seconds`` is what finishing it now would cost, ``slowdown`` the share of its
-    CPUs that the guest is to be kept from."""
+    """What to do with a migration under way."""
 
     action: Action
     reason: str
-    pause_seconds: float = 0.0
-    slowdown: float = 0.0
+    pause_seconds: float = 0.0  # if it is finished now
+    slowdown: float = 0.0  # the share of its CPUs that the guest loses
 
 
 class Forecast(msgspec.Struct, frozen=True):
@@ -95,7 +88,7 @@ class Forecast(msgspec.Struct, frozen=True):
 
 
 def choose_mode(load: Load, leeway: Leeway) -> MigrationPlan:
-    """How this guest is best migrated over this path."""
+    """The best plan for this guest over this path."""
     mode, reason = _choose(load, leeway)
     foreseen = forecast(mode, load, leeway)
     settings = MigrationSettings(
@@ -104,7 +97,7 @@ def choose_mode(load: Load, leeway: Leeway) -> MigrationPlan:
         pause_ms=max(1, round(min(AIMED_SECONDS, leeway.pause_seconds) * 1000)),
         streams=4
         if leeway.spare_cores and leeway.bytes_per_second >= FAST_BYTES
-        else 2,  # what each holds is waited for
+        else 2,  # the guest waits at the end for what each stream holds
         slowdown=find_slowdown(load.dirty_bytes_per_second, leeway) if mode == "auto-converge" else 0.0,
         cache_bytes=min(_MOST_CACHE, _find_cache(load)),
     )
@@ -132,7 +125,7 @@ def _choose(load: Load, leeway: Leeway) -> tuple[MigrationMode, str]:
     rate = f"the guest writes {format_bytes(int(load.dirty_bytes_per_second))}/s and the path carries {format_bytes(int(usable))}/s"
     pressure = load.dirty_bytes_per_second / usable
     if set(leeway.modes) == {"stop-and-copy"}:
-        return "stop-and-copy", "this guest can be moved in no other mode"
+        return "stop-and-copy", "this guest can migrate in no other mode"
     if "plain" in leeway.modes and once <= leeway.pause_seconds:
         return "plain", f"all of its memory is sent within {once:.2f} s"
     if pressure <= CONVERGES:
@@ -163,7 +156,7 @@ def _choose(load: Load, leeway: Leeway) -> tuple[MigrationMode, str]:
 
 
 def find_slowdown(dirty_bytes_per_second: float, leeway: Leeway) -> float:
-    """The share of its CPUs that a guest must be kept from, so that each pass leaves much less than the one before."""
+    """The share of its CPUs that a guest must lose, so that each pass leaves much less than the one before."""
     usable = leeway.bytes_per_second * USABLE_SHARE
     return round(max(0.0, 1 - SLOWED * usable / max(1.0, dirty_bytes_per_second)), 2)
 
@@ -179,7 +172,7 @@ def forecast(mode: MigrationMode, load: Load, leeway: Leeway) -> Forecast:
 
 
 def _forecast_memory(mode: MigrationMode, load: Load, leeway: Leeway) -> Forecast:
-    """Passes over what was written in the one before, until what is left goes over in the pause allowed."""
+    """Passes over what was written during the one before, until the rest fits into the allowed pause."""
     usable = leeway.bytes_per_second * USABLE_SHARE
     last = _find_last(leeway)
     if mode == "stop-and-copy":
@@ -193,7 +186,7 @@ def _forecast_memory(mode: MigrationMode, load: Load, leeway: Leeway) -> Forecas
     compressed = mode == "multifd-zstd"
     slowdown = find_slowdown(load.dirty_bytes_per_second, leeway) if mode == "auto-converge" else 0.0
     left, seconds, sent, passes, stalls, stalled = float(load.memory_bytes), 0.0, 0.0, 0, 0, False
-    whole = 0.0  # what would have gone over as it is
+    whole = 0.0  # bytes without compression
     written = find_likely_set(load)
     aimed = min(AIMED_SECONDS, leeway.pause_seconds)
     while True:
@@ -218,17 +211,16 @@ def _forecast_memory(mode: MigrationMode, load: Load, leeway: Leeway) -> Forecas
 
 
 def find_likely_set(load: Load) -> float:
-    """Bytes that the guest writes to again and again. Where a second's sample saw no end of them (then ``written_bytes`` is all
-    its memory), they are somewhere between what was seen and all of it: as likely twice the one as half the other."""
+    """Bytes that the guest writes to again and again. Where a second's sample was too short to see all of them (then
+    ``written_bytes`` is all its memory), the geometric mean of what was seen and all memory."""
     seen = min(load.dirty_bytes_per_second, float(load.memory_bytes))
     unknown = load.written_bytes >= ENDLESS * load.memory_bytes
     return math.sqrt(seen * load.memory_bytes) if unknown else float(load.written_bytes)
 
 
 def reconsider(mode: MigrationMode, remaining_bytes: list[int], leeway: Leeway, *, slowdown: float = 0.0) -> Change:
-    """What to do at a look of the source at what was written meanwhile; ``remaining_bytes``: what was left at each look, the
-    first one (all the memory) included. Before the third look nothing can be told. ``slowdown``: what an earlier answer
-    has led to."""
+    """What to do after a check of the source; ``remaining_bytes``: what was left at each check, the first one (all the memory)
+    included. Before the third check nothing is known. ``slowdown``: that of an earlier answer."""
     if mode in ("post-copy", "stop-and-copy") or len(remaining_bytes) < 3:
         return Change("go on", "too early to tell" if mode not in ("post-copy", "stop-and-copy") else "it will end")
     before, now = remaining_bytes[-2], remaining_bytes[-1]
@@ -239,7 +231,7 @@ def reconsider(mode: MigrationMode, remaining_bytes: list[int], leeway: Leeway, 
     if now / usable <= leeway.pause_seconds:
         return Change("finish standing still", f"{format_bytes(now)} left, which fits into the allowed pause", pause)
     stalled = f"{format_bytes(now)} left after {format_bytes(before)}: the guest writes as fast as the path carries"
-    if "post-copy" in leeway.modes and mode != "multifd-zstd":  # the two can't be armed together
+    if "post-copy" in leeway.modes and mode != "multifd-zstd":  # QEMU has no combination of the two
         return Change("begin post-copy", stalled, _find_last(leeway))
     if "auto-converge" in leeway.modes and mode != "auto-converge" and slowdown == 0:
         needed = find_slowdown(now / max(1e-3, before / usable), leeway)
@@ -253,8 +245,8 @@ def reconsider(mode: MigrationMode, remaining_bytes: list[int], leeway: Leeway, 
 
 
 def _believe(mode: MigrationMode, load: Load, leeway: Leeway) -> float:
-    """Nothing measured is believed wholly; less where there are few samples, where they differ, and, if the guest runs
-    meanwhile, the nearer what it writes is to what the path carries."""
+    """The confidence in measured facts: never full, less with few samples, where they differ, and, if the guest runs meanwhile,
+    the nearer its writes are to the rate of the path."""
     few = load.samples / (load.samples + 1)
     alike = 1 / (1 + load.spread)
     if mode in ("stop-and-copy", "post-copy"):
@@ -266,10 +258,10 @@ def _believe(mode: MigrationMode, load: Load, leeway: Leeway) -> float:
 
 
 def _find_last(leeway: Leeway) -> float:
-    """Seconds that any guest stands still, beside its last pages' way."""
+    """Seconds that any guest pauses, without the transfer of its last pages."""
     return LAST_BYTES / leeway.bytes_per_second + LAST_SECONDS
 
 
 def _find_cache(load: Load) -> int:
-    """Capacity for all that the guest writes to: differences to what isn't there any more can't be sent."""
+    """The size of a cache that holds all that the guest writes to: differences need the former page."""
     return 1 << (max(_LEAST_CACHE, load.written_bytes) - 1).bit_length()

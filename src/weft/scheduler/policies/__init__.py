@@ -1,4 +1,4 @@
-"""The policies by the strategies that name them: the shipped ones, one file each, and combinations of them."""
+"""The policies by the strategies that name them: weft's own, one file each, and combinations of them."""
 
 from __future__ import annotations
 

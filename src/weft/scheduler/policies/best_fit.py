@@ -1,4 +1,4 @@
-"""best_fit: the node with least left once the workload is there, so that others stay free for big ones."""
+"""best_fit: the node with least free once the workload is there, so that others stay free for large workloads."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Several policies as one: each policy's own score, which goes from 0 to 100, is a term, weighted as people said.
+"""Several policies as one: each policy's own score, which goes from 0 to 100, is a term with the strategy's weight.
 
-Reads what the most curious of them reads.
+Reads as much as the one of them that reads most.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Combined:
 
 
 def uses_outlook(policy: Policy) -> bool:
-    """Whether the outlook counts for it, or for a part of it."""
+    """Whether it, or a part of it, uses the outlook."""
     parts = policy._parts if isinstance(policy, Combined) else []
     return policy.reads == "outlook" or any(uses_outlook(part) for part, _ in parts)
 

@@ -1,7 +1,7 @@
-"""cost: the cheapest node, by the price per hour that people gave it; among equals the one with most left.
+"""cost: the cheapest node, by the price per hour in its spec; among equals the one with most free.
 
-Reads the fabric: 100 is the lowest price there is, 50 twice that price, and so on; without a price it is 0. If some nodes
-cost nothing they have 100, and the cheapest of the others 50. Prices less than about 0.1 % apart count as equal.
+Reads the fabric: the lowest price is worth 100, twice that price 50, and so on; no price 0. If some nodes cost nothing they are
+worth 100, and the cheapest of the others 50. Prices less than about 0.1 % apart count as equal.
 """
 
 from __future__ import annotations

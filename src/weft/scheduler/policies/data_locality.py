@@ -1,6 +1,6 @@
-"""data_locality: the node that holds most of what the workload reads; among equals the one with most left.
+"""data_locality: the node that holds most of what the workload reads; among equals the one with most free.
 
-Reads each node's own row: where the request's data lies (volumes, images, pools and data sets that nodes reach), by bytes.
+Reads each node's own row: which of the request's data it has (volumes, images, pools and data sets that it reaches), by bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class DataLocality:
 
 
 def held_share(table: Table, request: Request) -> Values:
-    """The share (0–100) of the request's data that lies on each node; 0 everywhere if it reads none."""
+    """The share (0–100) of the request's data that each node has; 0 for all if it reads none."""
     held = np.zeros(len(table.names))
     whole = 0
     for datum in request.data:

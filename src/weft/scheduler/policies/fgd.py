@@ -67,6 +67,6 @@ def _read_typical(outlook: Outlook, models: tuple[str, ...]) -> tuple[Sorts, Val
         typical.append(Sort((cpu, 0, 0), gpus, often))
         covered += often
     sorts = read_sorts(typical)
-    # Whoever wants no GPU can use none.
+    # A workload without GPUs can use none.
     usable = np.array([0.0 if sort.gpus is None else sort.often / covered for sort in typical])
     return sorts, sorts.spread(usable, models)

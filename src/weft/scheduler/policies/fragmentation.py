@@ -1,10 +1,10 @@
-"""fragmentation: the node where what is expected next loses least.
+"""fragmentation: the node where the workloads that are expected next lose least.
 
-Of all GPUs each sort of workload in the outlook could use some; a sort for which little is left is dear. The score is the
+Of all GPUs each sort of workload in the outlook can use some; GPUs that few are left of for a sort are expensive. The score is the
 loss of Σ often · log(usable), to the first order: every sort's loss on a node, by its frequency, over what it has left in
 the whole fabric. So a node's cpu isn't spent where its GPUs will need it, whole nodes stay whole while there are workloads
-that need one, and a model that some must have is left to them. Who wants no GPU is packed by shape (packing.py), first on
-nodes without any, where there are such nodes, or nothing is known of what to expect.
+that need one, and a model that some require is left to them. Workloads without GPUs are packed by shape (packing.py), first on
+nodes without GPUs, if there are any; so are all while there is no outlook.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from weft.scheduler.policies.residue import (
 from weft.scheduler.table.devices import WHOLE
 
 _LEAST_LEFT = 0.001
-_LEVELS = 200  # what differs by less is equal, and then the fullest node is the better one
+_LEVELS = 200  # scores that differ by less are equal; of equal ones the fullest node is best
 _SMALL = 0.3  # how much dearer the small are: by this power of their GPUs; by none, and by much more, less is packed
 
 

@@ -1,4 +1,4 @@
-"""hardware_match: hardware that is what the workload needs, and no more: GPUs stay free for those who need them.
+"""hardware_match: the hardware that the workload needs, and no more: GPUs stay free for workloads that need them.
 
 Reads each node's own row. ``special`` (half): without need of a GPU a node without GPUs is worth 100 and one with them 0;
 with need of one, the smaller the memory of its largest, as long as it is enough, the better. ``shape`` (half): 100 where

@@ -1,5 +1,5 @@
-"""least_loaded: the node with most left once the workload is there (0.4 cpu, 0.4 memory, 0.2 disk;
-half of it GPUs, for what asks for some)."""
+"""least_loaded: the node with most free once the workload is there (0.4 cpu, 0.4 memory, 0.2 disk; GPUs count half for a
+workload that requests some)."""
 
 from __future__ import annotations
 

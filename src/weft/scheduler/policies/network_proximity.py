@@ -1,6 +1,6 @@
-"""network_proximity: the node nearest to who calls the workload, to its group, and to its volumes.
+"""network_proximity: the node nearest to the workload's caller, its group, and its volumes.
 
-Reads the fabric: round trips between nodes, and where members and data lie. A value is 100 at no distance and 50 at
+Reads the fabric: round trips between nodes, and where members and data are. A value is 100 at no distance and 50 at
 HALF_MS; where no round trip is known the same zone counts as FAR. Each of the three that the request has counts the same.
 """
 
@@ -48,7 +48,7 @@ def _find_places(table: Table, request: Request) -> list[tuple[list[str], list[f
 
 
 def _near(table: Table, uids: list[str], weights: list[float]) -> Values:
-    """How near each node is to these, on average."""
+    """How near each node is to ``places``, on average."""
     near = np.zeros(len(table.names))
     for uid, weight in zip(uids, weights, strict=True):
         part = weight / sum(weights)

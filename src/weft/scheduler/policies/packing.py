@@ -1,11 +1,11 @@
 """Where a request packs best: on nodes in use whose free resources have the request's shape, so that none is left over.
 
-What strands capacity is a node that runs out of one resource with much of another still free. So the node is taken whose
-free resources point the way the request does (vector packing by alignment: Panigrahy et al., "Heuristics for vector bin
+Capacity is stranded on a node that runs out of one resource with much of another still free. So the best node is the one whose
+free resources have the direction of the request (vector packing by alignment: Panigrahy et al., "Heuristics for vector bin
 packing", 2011; Grandl et al., "Multi-resource packing for cluster schedulers", SIGCOMM 2014), and which then has equal
-shares left. Unused nodes come after all others, with one exception: where no used one matches, and there is little capacity
-in them all together, another is begun, for it will be needed soon. That alone is worth half a percent of the nodes.
-Nodes with GPUs to give are kept for those that want them, and nodes of a kind that others' constraints ask for, for these. Pure.
+shares free. Unused nodes come after all others, with one exception: where no used one matches, and all of them together have
+little capacity, another is begun, for it will be needed soon. That alone saves half a percent of the nodes.
+Nodes with free GPUs are kept for workloads that request GPUs, and nodes that other workloads' constraints require, for these. Pure.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ ANGLE, TURN, BALANCE, FILL, USED = (
 )  # found on generated loads, see benchmarks/optimality
 BEGIN = 90.0  # what "used" gives an unused node that may be begun
 KEPT = 0.51  # before all else
-LEVELS = 4  # of how much a kind of node is asked for; what differs by less is equal
-LITTLE = 0.5  # nodes' worth of capacity in all used ones
+LEVELS = 4  # of demand for a kind of node; demand that differs by less is equal
+LITTLE = 0.5  # of a node: so little capacity in all used ones
 _EDGE = 0.02  # of a node: what is smaller has no shape
 
 
 def packing_terms(table: Table, request: Request, bound: Sequence[tuple[Expression, float]] = ()) -> list[Column]:
-    """The terms of every node, weights summing up to 1. They look at all nodes together: sizes are measured by the mean
-    one, and what capacity is left counts. ``bound`` as of an Outlook."""
+    """The terms of every node, with weights that add up to 1. They depend on all nodes: sizes are relative to the mean node, and
+    all free capacity counts. ``bound`` as of an Outlook."""
     columns = _packed(table, request)
     if request.gpus is None and (table.gpu_free > 0).any():
         columns = _first("gpus kept", np.where((table.gpu_free > 0).any(axis=1), 0.0, 100.0), columns)
@@ -49,7 +49,7 @@ def packing_terms(table: Table, request: Request, bound: Sequence[tuple[Expressi
 
 
 def _first(name: str, values: Values, columns: list[Column]) -> list[Column]:
-    """Before all that the others say."""
+    """Give ``column`` the first word: the others decide between equals."""
     rest = 1.0 - KEPT
     return [Column(name, KEPT, values), *(Column(c.name, c.weight * rest, c.values) for c in columns)]
 

@@ -1,8 +1,8 @@
-"""What is left on nodes, before and after a request has its place there, and what sorts of workloads could do with it. Pure.
+"""What is free on nodes, before and after a request is placed there, and how much of it sorts of workloads could use. Pure.
 
 Of a node's free thousandths of GPUs a sort can use ``several``: by as many of its kind as GPUs, cpu and memory allow; and
-``one``: all devices that one of it could be put on. The first sees a lack of cpu or memory coming, the second is the measure
-of Weng et al., "Beware of Fragmentation" (ATC 2023), of what isn't fragmented. What is ``usable`` is a mean of both.
+``one``: all devices that one of it could use. The first foresees a lack of cpu or memory, the second measures what isn't
+fragmented, as in Weng et al., "Beware of Fragmentation" (ATC 2023). ``usable`` is a mean of both.
 """
 
 from __future__ import annotations
@@ -18,40 +18,35 @@ from weft.scheduler.table.devices import WHOLE, find_fitting
 
 TIE = 1e-5  # the weight of what only decides between equals
 _ONE, _SEVERAL = 0.75, 0.25  # of halves and quarters of the openb trace all are packed better than by either alone
-_MOST = 1e9  # how many of something that asks for nothing fit on a node
-_BLOCK = 64  # nodes looked at together: what is computed of them stays in the processor's cache
+_MOST = 1e9  # how many workloads that request nothing fit on a node
+_BLOCK = 64  # nodes computed together: their numbers stay in the processor's cache
 _HAIR = 1e-9  # 1 / 3 of 3 is 1
 
 
 class Residue(msgspec.Struct, frozen=True, eq=False):
-    """Free cpu (thousandths), memory (bytes) and GPUs (rows × devices, thousandths, 0 where there is none) of nodes, and
-    the code of each node's model (that of its first device)."""
+    """What is free on nodes."""
 
-    cpu: Values
-    memory: Values
-    gpus: Codes
-    models: Codes
+    cpu: Values  # thousandths
+    memory: Values  # bytes
+    gpus: Codes  # rows × devices: thousandths, 0 where there is none
+    models: Codes  # the code of the model of each node's first device
 
     def part(self, start: int, end: int) -> Residue:
         return Residue(self.cpu[start:end], self.memory[start:end], self.gpus[start:end], self.models[start:end])
 
 
 class Sorts(msgspec.Struct, frozen=True, eq=False):
-    """Sorts of workloads as columns; those that differ in nothing but the models they may have share one. ``per_cpu`` and
-    ``per_memory``: 1 over what each asks for, NaN where it asks for none; ``size``: thousandths of GPUs. ``shape`` is which of
-    the different requests for devices each has: ``counts`` how many, ``times`` how many shares a device gives by what is
-    free of it (0–1000 thousandths), ``idle`` what is free if it gives any. ``column`` is that of each sort; ``models`` what
-    it may have."""
+    """Sorts of workloads as columns; those that differ only in the models that they may have share one."""
 
-    per_cpu: Values
+    per_cpu: Values  # 1 over the request, NaN where that is 0
     per_memory: Values
-    size: Values
-    shape: Whole
-    counts: Values
-    times: Values
-    idle: Values
-    column: Whole
-    models: list[tuple[str, ...]]
+    size: Values  # thousandths of GPUs
+    shape: Whole  # which of the different requests for devices
+    counts: Values  # by shape: how many devices
+    times: Values  # by shape: how many shares a device gives by what is free of it (0–1000 thousandths)
+    idle: Values  # by shape: what is free of a device that gives any
+    column: Whole  # by sort
+    models: list[tuple[str, ...]]  # by sort: those that it may have
 
     def allowed(self, words: Sequence[str]) -> Flags:
         """Sorts × codes of models (the last: none): whether it may have it."""
@@ -85,7 +80,7 @@ def read_sorts(sorts: Sequence[Sort]) -> Sorts:
 
 
 def or_alike(outlook: Outlook, table: Table, request: Request) -> Outlook:
-    """The outlook. Where it knows nothing, or of no one who wants GPUs as this request does: more requests like this one."""
+    """The outlook; if it is empty, or has no sort with GPUs like this request: more requests like this one."""
     if any(sort.gpus is not None for sort in outlook.sorts) or (outlook.sorts and request.gpus is None):
         return outlook
     cpu, memory, disk = (max(1, int(amount)) for amount in table.capacity.max(axis=1))
@@ -107,8 +102,8 @@ def find_residue(table: Table) -> Residue:
 
 
 def find_rest(table: Table, request: Request, now: Residue) -> Residue:
-    """What would be free with the request there: devices go as ``choose_devices`` gives them. Nonsense for a node that
-    it doesn't fit on, but never negative."""
+    """What would be free with the request there, with devices as of ``choose_devices``. Meaningless for a node that it doesn't
+    fit, but never negative."""
     gpus = now.gpus
     ask = request.gpus
     if ask is not None:
@@ -164,7 +159,7 @@ def add_up(find: Callable[[Residue, Sorts], Values], residue: Residue, sorts: So
 
 
 def find_tightness(rest: Residue, outlook: Outlook) -> Values:
-    """How little is left (0–100), by the largest node: what decides between equals."""
+    """How little is free (0–100), by the largest node: decides between equals."""
     cpu, memory, _, gpus = outlook.largest
     left = rest.cpu / cpu + rest.memory / memory + rest.gpus.sum(axis=1) / gpus
     tightness: Values = 100.0 - np.minimum(left, 3.0) * (100.0 / 3.0)

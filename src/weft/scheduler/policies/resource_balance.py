@@ -1,7 +1,7 @@
-"""resource_balance: the node whose resources end up most evenly used, so that none is left over that nobody can take.
+"""resource_balance: the node whose resources end up most evenly used, so that no single one is left over.
 
 Reads each node's own row: the shares of cpu, memory and disk (and of GPUs, where it has any) in use with the workload
-there. The value is 100 less the distance between the largest and the smallest of them; among equals the one with most left.
+there. The value is 100 less the distance between the largest and the smallest of them; among equals the one with most free.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How full nodes would be: the numbers that load policies weigh. Pure."""
+"""How full nodes would be: the numbers that load policies weight. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from weft.contracts.policy import RESOURCES, Column, Flags, Request, Table, Valu
 from weft.scheduler.table.devices import count_free
 
 WEIGHTS = {"cpu": 0.4, "memory": 0.4, "disk": 0.2}
-GPU_WEIGHT = 0.5  # of what asks for one; the others share the rest
+GPU_WEIGHT = 0.5  # for a request with GPUs; the other resources share the rest
 FREE_WEIGHT = 0.001
 
 
@@ -39,7 +39,7 @@ def all_shares(table: Table, request: Request) -> list[tuple[str, float, Values]
 
 
 def left_parts(table: Table, request: Request) -> list[Values]:
-    """For each resource the part of it (0–1) that would be left of every node once the request is there."""
+    """For each resource the part of it (0–1) that would be free on every node once the request is there."""
     parts = []
     free = table.free if request.basis == "allocation" else table.capacity - table.used
     for row, wanted in enumerate(request.amounts):
@@ -51,7 +51,7 @@ def left_parts(table: Table, request: Request) -> list[Values]:
 
 
 def free_after(table: Table, request: Request) -> Values:
-    """What would be left of every node, 0–100: the resources by their weights."""
+    """How much would be free on every node, 0–100: the resources by their weights."""
     return _weigh(left_parts(table, request))
 
 

@@ -1,9 +1,9 @@
 """topology_spread: the zone (or rack, node, any label) that has the fewest members of the workload's group.
 
-Reads the fabric: the members in each domain, that is, all nodes with the same value of the key. What to spread over: what
-the request says, else this policy's argument (``topology_spread=rack/2``), else zones, else nodes. A domain is worth 100 as
-long as it would have at most ``skew`` more members than the emptiest one that takes any, 50 with one more, 33 with two. A
-workload of no group goes where the smallest share of a domain is in use. Nodes without the key are worth nothing.
+Reads the fabric: the members in each domain, that is, all nodes with the same value of the key. The key is the request's, else
+this policy's argument (``topology_spread=rack/2``), else zones, else nodes. A domain is worth 100 while it would have at most
+``skew`` more members than the emptiest one that takes any, 50 with one more, 33 with two. A workload without a group goes to the
+domain of which the smallest share is in use. Nodes without the key are worth nothing.
 """
 
 from __future__ import annotations

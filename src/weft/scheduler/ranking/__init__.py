@@ -1,1 +1,1 @@
-"""The nodes that fit a request, best first: what is kept so that the next decision needs not look at all of them."""
+"""The nodes that fit a request, best first: kept so that the next decision need not score all of them."""

@@ -1,8 +1,8 @@
-"""The nodes that fit one class of requests, best first, without looking at all of them for each decision.
+"""The nodes that fit one class of requests, best first, without scoring all of them for each decision.
 
-A sorted run of what was found when all were looked at, and a heap of those whose score has changed since. An entry is one
-whole number, score and row in one, so that the smallest is the best, and of equals the first row. Whether the best entry
-still is true is checked when it comes up; what may have become better than its entry is put in beforehand.
+A sorted run from when all were scored, and a heap of those whose score has changed since. An entry is one whole number, score and
+row in one, so that the smallest is the best, and of equals the first row. Whether the best entry still holds is checked when it
+comes up; a node that may have become better than its entry gets a new one beforehand.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Ranking:
         cpu, memory, disk = self._amounts
         base, shapes, deltas, bonus = self._slopes.cells, snapshot.shape_cells, self._deltas, self._bonus.data
         heap, run, at, after = self._heap, self._run, self._next, self._after
-        # Written for speed: with several classes, most of the time goes into looking again at what others have changed.
+        # Written for speed: with several classes, most of the time goes into rows that other classes have changed.
         while True:
             entry = run[at] if at < len(run) else after
             from_heap = bool(heap) and heap[0] < entry
@@ -74,7 +74,7 @@ class Ranking:
                 at += 1
 
     def _rank(self) -> None:
-        """Look at all nodes."""
+        """Score all nodes."""
         snapshot = self._snapshot
         cpu, memory, disk = self._amounts
         free = snapshot.free
@@ -100,14 +100,14 @@ class Ranking:
         self._after: int = int(rest[0]) if rest.size else _NONE if self._floor is None else self._floor
 
     def _unfold(self) -> bool:
-        """More of the run, from a new look at all nodes if need be; whether there is any, or anything on the heap."""
+        """Continue the run, if need be with new scores of all nodes; whether it or the heap has any entry."""
         if not self._rest.size and self._floor is not None:
             self._rank()
         self._lay_out(self._rest[:_CHUNK], self._rest[_CHUNK:])
         return bool(self._run or self._heap)
 
     def _take_in(self) -> None:
-        """Put in what may have become better than its entry."""
+        """Put in nodes that may have become better than their entry."""
         snapshot = self._snapshot
         rows = self._log[self._position :]
         if len(rows) > _MANY or len(self._heap) > 2 * len(snapshot) + _MANY:

@@ -1,10 +1,8 @@
-"""Nodes of one capacity each on a shelf, the emptiest first: what a request adds to their scores is the same for all of them,
-so their order is the same for every request, and the best node of a fabric of few capacities is found without looking
-at all of them.
+"""Shelves of nodes of one capacity each, the emptiest first: a request adds the same to the scores of a whole shelf, so its order is
+the same for every request, and the best node of a fabric of few capacities is found without scoring all of them.
 
 An entry is one whole number, base score and row in one: the largest is the best, and of equals the first row. The best
-stand last. A shelf is cut into blocks, so that putting an entry in changes no more than one block of them, however many
-nodes there are.
+come last. A shelf is cut into blocks, so that inserting an entry changes only one block, however many nodes there are.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ import numpy as np
 
 from weft.contracts.policy import Amounts, Flags, Values, Whole
 
-MOST = 24  # of more shelves, looking at each would take longer than at all nodes
+MOST = 24  # with more shelves, checking each would take longer than scoring all nodes
 BITS = 20
 ROW = (1 << BITS) - 1
 NOT_FOUND = 1 << 100  # more than any entry

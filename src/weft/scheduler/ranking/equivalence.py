@@ -1,4 +1,4 @@
-"""What is kept for all requests that are equal, so that the next one is decided faster."""
+"""What is kept for all equal requests, so that the next one is decided faster."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Class(Protocol):
 
 
 class Anew:
-    """Other nodes bear on it, or chance, or the past: nothing can be kept."""
+    """The score depends on other nodes, chance, or the past: nothing can be kept."""
 
     def __init__(self, masks: Masks, score: Score, request: Request, occasion: Callable[[str], Occasion]) -> None:
         self._masks = masks
@@ -46,7 +46,7 @@ class Anew:
 
 
 class ByRow:
-    """Each node's score follows from its own row: only rows that changed are looked at again."""
+    """Each node's score follows from its own row: only rows that changed are scored again."""
 
     def __init__(
         self,
@@ -84,8 +84,8 @@ class ByRow:
 
 
 class ByLoad:
-    """The score is linear in the node's load but for a bonus that stays, and nothing but capacity changes: looked at as a whole,
-    or in order once it comes up so often that little changes in between."""
+    """The score is linear in the node's load but for a fixed bonus, and only capacity changes: all rows are scored, or kept in
+    order once the request comes up so often that little changes in between."""
 
     __slots__ = (
         "_amounts",
@@ -150,7 +150,7 @@ class ByLoad:
                     self._is_far = best > NOT_FOUND >> 1  # too many that are emptier lack something
             if best < NOT_FOUND >> 1:
                 return ROW - (best & ROW) if best > NONE >> 1 else None
-        if changed > FAR + len(snapshot) // 500:  # to look at each of them again would take longer than at all anew
+        if changed > FAR + len(snapshot) // 500:  # to score each of them again would take longer than all anew
             self._near, self._ranking = 0, None
         elif self._ranking is not None:
             return self._ranking.best()
@@ -164,7 +164,7 @@ class ByLoad:
 
     def leaders(self, most: int) -> list[tuple[int, float]] | None:
         """The best rows with their scores times SCALE, at most so many, the best first, of a request that was just decided
-        on and that no node refuses; None where that isn't known without looking at all nodes."""
+        and that no node refuses; None where that takes the scores of all nodes."""
         snapshot = self._snapshot
         if self._epochs != (snapshot.epoch, snapshot.facts_epoch) or self._bonus is not None or self._is_far:
             return None
@@ -191,7 +191,7 @@ class ByLoad:
         self._is_far = not self._parts
 
     def _refresh(self) -> Values:
-        """At all nodes."""
+        """Score all nodes."""
         cpu, memory, disk = self._amounts
         free_cpu, free_memory, free_disk = self._snapshot.free
         fits = free_cpu >= cpu

@@ -1,8 +1,8 @@
 """Scores that are linear in how full a node is, by row: what a request adds depends on the node's capacity alone.
 
-The score of a node is ``base[row] + delta[shape of row]``, where base follows from what is free there, and delta from
-what is asked for. Both are whole, in units of 1/SCALE: so it is the same whether computed for one row or for all, what is
-equal but for how floats were added is equal, and goes to the first by name.
+The score of a node is ``base[row] + delta[shape of row]``, where base follows from its free capacity, and delta from the request.
+Both are whole, in units of 1/SCALE: so it is the same whether computed for one row or for all, the order in which floats are
+added makes no difference, and ties go to the first by name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from weft.scheduler.table.snapshot import Snapshot
 SCALE = 2.0**20
 _MANY = 64
 _SELDOM = 8
-FAR = 24  # changes: to take in more of them takes longer than to look at a thousand nodes anew
+FAR = 24  # changes: to apply more of them takes longer than to score a thousand nodes anew
 
 Weights = tuple[float, float, float]
 
@@ -32,8 +32,8 @@ class LinearScores:
         self._weights = weights
         self._epoch = -1
         self._position = 0
-        self._far = _SELDOM  # changes of the log: who asks less often is not worth an order
-        self._due = 0  # when in the log to look for what nobody asks for any more
+        self._far = _SELDOM  # changes of the log: a request that comes less often is not kept in order
+        self._due = 0  # when in the log to drop orders that are no longer used
         # By shape: the score with nothing free, and how much a unit of each resource adds when it is taken.
         self._steepness: list[tuple[float, float, float, float]] = []
         self._table: Values = np.zeros((4, 0))
@@ -43,7 +43,7 @@ class LinearScores:
         self._kept: list[tuple[_Order, NodesByCapacity]] = []
 
     def update(self) -> None:
-        """Take in what has changed in the snapshot."""
+        """Apply the changes of the snapshot."""
         snapshot = self._snapshot
         now, position = len(snapshot.log), self._position
         if self._epoch != snapshot.epoch or now - position > _MANY + len(snapshot) // 8:
@@ -74,7 +74,7 @@ class LinearScores:
         return deltas
 
     def shifts(self, amounts: Amounts) -> list[int]:
-        """The same for what stands on shelves."""
+        """The same in units of shelf entries."""
         cpu, memory, disk = amounts
         return [round(cpu * a + memory * b + disk * c) << BITS for _, a, b, c in self._steepness]
 
@@ -93,8 +93,8 @@ class LinearScores:
         return scores
 
     def sort(self, mask: Flags) -> NodesByCapacity | None:
-        """The nodes of ``mask``, the emptiest first: if that helps, and it is asked for so often that to keep them in order
-        takes less time than to look at all nodes. Up to date while this is."""
+        """The nodes of ``mask``, the emptiest first, if they are used so often that keeping them in order takes less time than
+        scoring all nodes. Up to date while this is."""
         found = self._orders.get(id(mask))
         if found is None:
             if len(self._orders) >= _MANY:
@@ -112,7 +112,7 @@ class LinearScores:
         return found.shelves
 
     def _drop_unasked(self) -> None:
-        """To keep what nobody asks for in order takes longer than to sort it again."""
+        """Drop orders that are no longer used: to keep them takes longer than to sort again."""
         long_ago = self._position - self._far
         for order, _ in self._kept:
             if order.asked < long_ago:

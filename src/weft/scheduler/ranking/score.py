@@ -1,7 +1,7 @@
-"""What a request's strategy and its preferences make of each node.
+"""The score of each node by a request's strategy and preferences.
 
-Scores are whole multiples of 1/SCALE before they are brought to 0–100, so that how floats were added decides nothing.
-Preferences that read facts alone are a fixed bonus by node, kept for all requests that prefer the same.
+Scores are whole multiples of 1/SCALE before they are scaled to 0–100, so that the order in which floats are added decides nothing.
+Preferences that read facts alone are a fixed bonus by node, kept for all requests with the same preferences.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from weft.scheduler.table.rows import Rows
 from weft.scheduler.table.snapshot import Snapshot
 
 _KEPT = 256
-_MOST_PARTS = 8  # of more, looking at each would take longer than at all nodes
+_MOST_PARTS = 8  # with more, checking each would take longer than scoring all nodes
 
 
 class Bonus:
@@ -46,7 +46,7 @@ class Bonus:
 
 
 class Bonuses:
-    """The bonuses of all ways to lean, as long as no fact changes."""
+    """The bonuses of all combinations of fixed preferences, kept until a fact changes."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
@@ -99,7 +99,7 @@ class Score:
         return [Column(column.name, column.weight / self.total, column.values) for column in (*columns, *leant)]
 
     def find(self, occasion: Occasion, rows: Sequence[int] | None = None) -> Values:
-        """Of every node, or of these, times SCALE, whatever filters say."""
+        """The scores of all nodes, or of these, times SCALE, without filters."""
         table: Table = self._snapshot if rows is None else Rows(self._snapshot, rows)
         if self.slopes is None:
             scores = _add(self._policy.terms(table, self._request, occasion))

@@ -1,1 +1,1 @@
-"""Placement on files: the live engine over nodes and workloads that are read from tables, with neither cluster nor root."""
+"""Placement simulated from files: the live engine over nodes and workloads from tables, without a cluster or root."""

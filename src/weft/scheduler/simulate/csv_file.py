@@ -50,7 +50,7 @@ class Sheet:
         return [name for name in self.header if name and name not in known]
 
     def rows(self) -> Iterator[list[str]]:
-        """The cells of each row, as many as there are columns; empty lines are passed over. Raises InvalidInput."""
+        """The cells of each row, as many as there are columns; empty lines are skipped. Raises InvalidInput."""
         width = len(self.header)
         while (row := self._next()) is not None:
             self.line = self._rows.line_num

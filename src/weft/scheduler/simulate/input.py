@@ -1,6 +1,6 @@
-"""Nodes and workloads from files, in weft's own columns or those of the openb trace, as what the engine is fed with.
+"""Nodes and workloads from files, in weft's own columns or those of the openb trace, as input of the engine.
 
-Columns go by name; what is missing has the default that docs/reference/simulate.md says.
+Columns go by name; a missing one has the default of docs/reference/simulate.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MACHINE = "q35"
 MIB = 1024 * 1024
 _DEFAULT_MEMORY = 256 * MIB
 _MOST_GPUS = 1024
-_NO_LIMIT = 1 << 48  # bytes of disk of nodes that don't say
+_NO_LIMIT = 1 << 48  # bytes of disk of nodes without that column
 _MACHINES = frozenset({MACHINE})
 _TEXTS = ("zone", "rack", "type", "arch", "storage", "location", "hypervisor")
 _NODE_COLUMNS = (
@@ -55,19 +55,15 @@ _WORKLOAD_COLUMNS = (
 
 
 class Workload(NamedTuple):
-    """``node``: where it is placed already, or empty."""
-
     name: str
     request: Request
-    node: str = ""
+    node: str = ""  # where it is placed already
 
 
 class Input(NamedTuple):
-    """``unread`` names columns that mean nothing here."""
-
     nodes: list[NodeFacts]
     workloads: list[Workload]
-    unread: list[str]
+    unread: list[str]  # warnings on unknown columns
 
 
 def read_input(nodes: Path, workloads: Path, form: str, strategy: str) -> Input:
@@ -198,7 +194,7 @@ def _read_request(cell: _Cells, strategy: str) -> Request:
 
 
 def _read_affinity(cell: _Cells) -> tuple[Affinity, tuple[Datum, ...], tuple[SoftTerm, ...]]:
-    """Groups and spread, all of one project; data, and whether it leans towards it or can't do without."""
+    """Groups and spread, all of one project; data, and whether that is preferred or required."""
     near, apart, spread, hints = (
         cell.words(column) for column in ("affinity_groups", "anti_affinity_groups", "spread", "data_hints")
     )

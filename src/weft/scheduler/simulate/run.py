@@ -1,5 +1,5 @@
 """A run of the engine over nodes and workloads: each workload once, or, with ``until``, the protocol that was published with
-the openb trace: nodes with GPUs only, workloads in a drawn order, drawn anew when used up, until so much was asked for."""
+the openb trace: nodes with GPUs only, workloads in a drawn order, drawn anew when used up, until so much was requested."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PLOT_POINTS = 200
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """``order`` is file or shuffled; ``until`` how many times all GPUs are asked for in the end, None: each workload once."""
+    """``order`` is file or shuffled; ``until`` how many times all GPUs are requested in the end, None: each workload once."""
 
     order: str
     seed: int
@@ -101,7 +101,7 @@ class Simulation:
         durations: list[float] = []
         ahead = list(PERCENTS) if self._gpus else []
         arrived = placed = 0
-        paused = 0.0  # what looking at it takes is no decision
+        paused = 0.0  # the time of measurements doesn't count
         clock = self._clock
         began = clock.elapsed()
         for number, index in enumerate(self._order()):
@@ -147,7 +147,7 @@ class Simulation:
         )
 
     def repack(self) -> Repacking:
-        """On how few nodes all that is placed could lie, if it could be migrated."""
+        """On how few nodes all placed workloads would fit, if all could migrate."""
         rows = [(request, self.snapshot.index_of(uid)) for request, uid in self._placed]
         return repack(self._engine, [Placed(request, row) for request, row in rows if row is not None])
 
@@ -184,7 +184,7 @@ class Simulation:
                 return
 
     def _reason(self, request: Request) -> str:
-        """Why no node takes it: the word that a refusal on a cluster has."""
+        """Why no node fits: the reason that a refusal on a cluster has."""
         reason = self._reasons.get(request)
         if reason is None:
             wanting = next(

@@ -1,1 +1,1 @@
-"""The cluster as placement sees it: nodes as columns, kept up to date by increments, and where filters let a request go."""
+"""The cluster as placement sees it: nodes as columns, kept up to date by increments, and the nodes that filters accept."""

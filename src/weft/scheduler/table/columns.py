@@ -47,7 +47,7 @@ def read_number(facts: NodeFacts, attribute: str) -> float | None:
 
 
 class Columns:
-    """The columns asked for so far, over rows that their owner numbers."""
+    """The columns that were requested so far; their owner numbers the rows."""
 
     def __init__(self) -> None:
         self._texts: dict[str, Texts] = {}
@@ -71,7 +71,7 @@ class Columns:
         return None if np.isnan(values).all() else values
 
     def put(self, row: int, facts: NodeFacts) -> None:
-        """Row ``row`` is now as ``facts`` say."""
+        """Set row ``row`` from ``facts``."""
         for attribute, texts in self._texts.items():
             if row < texts.codes.size:
                 _put_text(texts, row, read_text(facts, attribute))

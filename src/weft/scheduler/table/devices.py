@@ -1,4 +1,4 @@
-"""GPUs of all nodes as columns, and which of a node's a request gets. Pure."""
+"""GPUs of all nodes as columns, and which of a node's GPUs a request gets. Pure."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def count_free(gpu_free: Codes) -> Whole:
 
 def choose_devices(table: Table, ask: GpuAsk, row: int) -> tuple[tuple[int, int], ...]:
     """The devices of node ``row`` that the request gets, as (index, thousandths): of those that fit the ones with least
-    free, then least memory, then the first; fewer than asked for if it lacks them."""
+    free, then least memory, then the first; fewer than requested if the node lacks them."""
     free, memory = table.gpu_free[row], table.gpu_memory[row]
     wanted = None
     if ask.models:

@@ -1,6 +1,6 @@
-"""How far nodes are from each other: as measured directly where it was, else as far as their coordinates lie apart.
+"""The distances between nodes in milliseconds: as measured directly, else by their coordinates.
 
-Reads NodeFacts; made anew only when some fact has changed. Milliseconds."""
+Reads NodeFacts; computed anew only when some fact has changed."""
 
 from __future__ import annotations
 
@@ -57,6 +57,6 @@ class Distances:
         for other, time in nodes[own].round_trips.items():
             if other in rows:
                 times[rows[other]] = time
-        np.maximum(times, 0.0, out=times)  # a node may say what it likes of itself
+        np.maximum(times, 0.0, out=times)  # a node may report any coordinate
         times[own] = 0.0
         return times

@@ -1,4 +1,4 @@
-"""What placement knows of one node, and what an allocation takes: the values that a snapshot is fed with."""
+"""The facts of one node, and what an allocation takes: the input of a snapshot."""
 
 from __future__ import annotations
 
@@ -8,25 +8,18 @@ from weft.contracts.policy import RESOURCES, Amounts
 from weft.kinds.allocation import AllocationSpec, Resources
 from weft.objects.identity import Ref
 
-# Texts of nodes: why all of their GPUs are kept from guests; that they give GPUs away whole only.
+# Texts of nodes: why guests can't get any of their GPUs; that guests get only whole GPUs.
 GPUS_KEPT, GPUS_WHOLE = "gpu.kept", "gpu.whole"
 
 
 class Gpu(msgspec.Struct, frozen=True):
-    """One device. ``memory`` in bytes; one that is ``kept`` goes to nobody."""
-
     model: str = ""
-    memory: int = 0
-    kept: bool = False
+    memory: int = 0  # bytes
+    kept: bool = False  # guests can't get it
 
 
 class NodeFacts(msgspec.Struct, frozen=True):
-    """What placement needs to know of one node.
-
-    ``capacity`` is what there is; ``overcommit`` the ratio to which each resource may be given away (1 where none is
-    named). ``texts`` and ``numbers`` are its attributes beside those that follow from the rest; ``extras`` resources by
-    name; ``gpus`` in the order of their index; ``data`` what lies there (see Datum); ``coordinate`` its place in the space
-    of round trips, in ms: a position and, last, a height; ``round_trips`` those measured directly, by uid of the other."""
+    """What placement needs to know of one node."""
 
     uid: str
     name: str
@@ -35,18 +28,18 @@ class NodeFacts(msgspec.Struct, frozen=True):
     cordoned: bool
     machines: frozenset[str]
     note: str = ""
-    overcommit: dict[str, float] = {}
-    texts: dict[str, str] = {}
-    numbers: dict[str, float] = {}
-    extras: dict[str, int] = {}
-    gpus: tuple[Gpu, ...] = ()
+    overcommit: dict[str, float] = {}  # by resource: allocatable to capacity; 1 where none is named
+    texts: dict[str, str] = {}  # attributes that don't follow from the other fields
+    numbers: dict[str, float] = {}  # as texts
+    extras: dict[str, int] = {}  # declared resources by name
+    gpus: tuple[Gpu, ...] = ()  # by their index
     taints: frozenset[str] = frozenset()
-    data: frozenset[str] = frozenset()
-    coordinate: tuple[float, ...] = ()
-    round_trips: dict[str, float] = {}
+    data: frozenset[str] = frozenset()  # on it, or near it: see Datum
+    coordinate: tuple[float, ...] = ()  # in the space of round trips, in ms: a position and, last, a height
+    round_trips: dict[str, float] = {}  # measured directly, in ms, by uid of the other node
 
     def given(self) -> Amounts:
-        """How much of each of RESOURCES may be given away."""
+        """How much of each of RESOURCES may be allocated."""
         if not self.overcommit:
             return self.capacity
         cpu, memory, disk = (
@@ -59,13 +52,12 @@ class NodeFacts(msgspec.Struct, frozen=True):
 
 
 class Load(msgspec.Struct, frozen=True):
-    """What an allocation takes beside ``amounts`` of RESOURCES: ``extras`` by name, thousandths of ``gpus`` by index; and
-    the ``groups`` that its ``workload`` (named where it has any) is a member of."""
+    """What an allocation takes beside amounts of RESOURCES."""
 
-    extras: tuple[tuple[str, int], ...] = ()
-    gpus: tuple[tuple[int, int], ...] = ()
-    groups: tuple[str, ...] = ()
-    workload: str = ""
+    extras: tuple[tuple[str, int], ...] = ()  # amounts by name
+    gpus: tuple[tuple[int, int], ...] = ()  # thousandths by index
+    groups: tuple[str, ...] = ()  # of which its workload is a member
+    workload: str = ""  # its name, if it has groups
 
 
 NO_LOAD = Load()
@@ -94,15 +86,15 @@ def amounts_of(resources: Resources) -> Amounts:
 
 
 def name_pool(pool: str) -> str:
-    """A storage pool, NAME or NAME@ID, beside the machines that a node can build."""
+    """A storage pool, NAME or NAME@ID, as an entry of ``machines``."""
     return f"pool {pool}"
 
 
 def name_runtime(runtime: str) -> str:
-    """What a node's runtimes run beside machines, KIND or KIND/ISOLATION, beside the machines that it can build."""
+    """What a node's runtimes run, KIND or KIND/ISOLATION, as an entry of ``machines``."""
     return f"runtime {runtime}"
 
 
 def name_cpu(model: str) -> str:
-    """A CPU model beside the machines that a node can build."""
+    """A CPU model as an entry of ``machines``."""
     return f"cpu {model}"

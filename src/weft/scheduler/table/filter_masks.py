@@ -1,4 +1,4 @@
-"""Where filters let a request go, kept as long as it stays true: those that read facts alone answer once for all requests
+"""The nodes that filters accept for a request, kept while that holds: filters that read facts alone answer once for all requests
 that ask the same of them."""
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Masks:
         self._same: dict[bytes, Flags] = {}  # so that what is the same is one array
 
     def dynamic(self, request: Request) -> list[Filter]:
-        """The filters that have something to say to the request and read more than facts."""
+        """The filters that concern the request and read more than facts."""
         return [filter_ for filter_ in self._dynamic if filter_.asks(request) is not None]
 
     def steady(self, request: Request) -> Flags:
-        """Where the filters that read facts alone let it go. Not to be changed."""
+        """The nodes that the filters on facts accept. Read-only."""
         asks = tuple([filter_.asks(request) for filter_ in self._steady])
         self._forget()
         mask = self._joint.get(asks)
@@ -49,7 +49,7 @@ class Masks:
         return mask
 
     def fits(self, request: Request, rows: Sequence[int] | None = None) -> Flags:
-        """Where all filters let it go now: of every node, or of these."""
+        """Which nodes, or which of these, all filters accept now."""
         fits = self.steady(request).copy() if rows is None else self.steady(request)[rows]
         dynamic = self.dynamic(request)
         if rows is None or any(filter_.reads == "fabric" for filter_ in dynamic):

@@ -1,4 +1,4 @@
-"""How little of each resource is free on any node: whether there is one that a request finds too full."""
+"""The least that is free of each resource on any node: whether a request fits on all of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from weft.scheduler.table.snapshot import Snapshot
 
 
 class LeastFree:
-    """Of ``snapshot``; kept by what its log says has changed, and looked for anew only where that might change an answer."""
+    """For ``snapshot``; kept by the changes in its log, and computed anew only where these might change an answer."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
@@ -30,7 +30,7 @@ class LeastFree:
         return _covers(self._amounts, amounts) or self._refresh(amounts)
 
     def _refresh(self, amounts: Amounts) -> bool:
-        """At all nodes."""
+        """Compute it anew from all nodes."""
         snapshot = self._snapshot
         if not len(snapshot):
             return True

@@ -1,4 +1,4 @@
-"""Which workloads of each group lie on which node. Fed by the snapshot; names are for explanations only."""
+"""Which workloads of each group are on which node. Fed by the snapshot; names are for explanations only."""
 
 from __future__ import annotations
 
@@ -32,12 +32,11 @@ class Memberships:
         return self._names.get(group, {})
 
     def on(self, node_uid: str) -> dict[str, int]:
-        """Group → how many of it lie on this node."""
+        """Group → how many of its members are on this node."""
         return {group: len(where[node_uid]) for group, where in self._names.items() if node_uid in where}
 
     def take_changed(self) -> set[str]:
-        """The groups whose members lie otherwise than when this was last asked. Who was put somewhere and taken away
-        again, as a try, has changed nothing."""
+        """The groups whose members have changed nodes since the last call. A trial that was removed again changes nothing."""
         changed = {group for group, _ in self._changed}
         self._changed.clear()
         return changed

@@ -1,6 +1,6 @@
 """All nodes as columns: the Table that filters and policies read.
 
-Who fills it is `snapshot.py`; here is how the rows are laid out, and what is answered from them.
+`snapshot.py` fills it; here is how the rows are laid out, and what is read from them.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class NodeTable:
         return flags
 
     def distance(self, uid: str) -> Values:
-        """As measured directly where it was, else as far as the coordinates lie apart."""
+        """As measured directly, else by the coordinates."""
         return self._distances.of(uid, self.facts, self._index, self.facts_epoch)
 
     def _slice(self) -> None:

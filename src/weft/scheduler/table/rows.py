@@ -32,7 +32,7 @@ class Rows:
         self.groups = table.groups
 
     def __getattr__(self, name: str) -> Any:
-        """A column that wasn't asked for before."""
+        """A column that wasn't requested before."""
         column = getattr(self._table, name)
         if isinstance(column, list):
             some: Any = [column[i] for i in self._indexes.tolist()]

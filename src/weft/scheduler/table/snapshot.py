@@ -1,8 +1,8 @@
-"""The nodes as numbers, kept up to date by increments: what a placement decision looks at.
+"""The nodes as numbers, kept up to date by increments: the input of placement decisions.
 
-Fed with nodes and allocations, in any order and as often as one likes; equal to one built anew from the same objects. All
-amounts are whole numbers (thousandths of a core or a GPU, bytes), so sums never drift. ``log`` names every row that
-changed, in order, so that whoever keeps something by row knows what to look at again; ``risen`` those that gained capacity.
+Fed with nodes and allocations, in any order and repeatedly; equal to one built anew from the same objects. All amounts are whole
+numbers (thousandths of a core or a GPU, bytes), so sums never drift. ``log`` has every row that changed, in order, so that what is
+kept by row can be renewed; ``risen`` those that gained capacity.
 """
 
 from __future__ import annotations
@@ -25,29 +25,27 @@ LOG_KEPT = 100_000
 
 
 class Snapshot(UsageTable):
-    """``improved`` collects the uids of nodes that may now take what they refused before."""
+    """``improved`` collects the uids of nodes that may now fit workloads that they didn't fit before."""
 
     def __init__(self) -> None:
         super().__init__()
         self.log: list[int] = []
         self.risen: list[int] = []
-        self.epoch = (
-            0  # changes when rows have changed or have another shape: what was kept by row is worth nothing then
-        )
+        self.epoch = 0  # changes when rows get other numbers or shapes: what is kept by row is invalid then
         self.improved: set[str] = set()
         self._shape_of: dict[Amounts, int] = {}
         self._ordered = True
         self._allocations: dict[str, tuple[str, Amounts, Load]] = {}
         self._placed: list[list[str]] = []  # by row, the names of its allocations
-        self._away: dict[str, list[str]] = {}  # those on nodes that aren't there, by uid
+        self._away: dict[str, list[str]] = {}  # allocations on unknown nodes, by the node's uid
 
     def index_of(self, uid: str) -> int | None:
-        """The node's row, which is its own until nodes come or go."""
+        """The node's row, valid until nodes come or go."""
         self.settle()
         return self._index.get(uid)
 
     def put_node(self, facts: NodeFacts) -> None:
-        """Take a node in, or what is new about it."""
+        """Add or update a node."""
         index = self._index.get(facts.uid)
         old = None if index is None else self.facts[index]
         if old == facts:
@@ -75,7 +73,7 @@ class Snapshot(UsageTable):
             self.improved.add(facts.uid)
 
     def drop_node(self, uid: str) -> None:
-        """Take a node out; its allocations are kept in mind in case it comes back."""
+        """Remove a node; its allocations are kept in case it comes back."""
         index = self._index.pop(uid, None)
         if index is None:
             return
@@ -104,8 +102,7 @@ class Snapshot(UsageTable):
         self.improved.discard(uid)
 
     def settle(self) -> None:
-        """Put the rows into the order of the names, if they aren't: then the first of several that are as good is also the
-        first by name."""
+        """Sort the rows by name, so that the first of several equally good nodes is the first by name."""
         if self._ordered:
             return
         order = self._by_name()
@@ -127,7 +124,7 @@ class Snapshot(UsageTable):
         self.facts_epoch += 1
 
     def put_allocation(self, name: str, node_uid: str, amounts: Amounts, load: Load = NO_LOAD) -> None:
-        """Count an allocation; counted already is fine."""
+        """Count an allocation, which may be counted already."""
         old = self._allocations.get(name)
         if old == (node_uid, amounts, load):
             return
@@ -157,7 +154,7 @@ class Snapshot(UsageTable):
         self._note(index, False)
 
     def drop_allocation(self, name: str) -> None:
-        """Count it no longer; not counted is fine."""
+        """Stop counting an allocation, if it is counted."""
         old = self._allocations.pop(name, None)
         if old is None:
             return
@@ -205,7 +202,7 @@ class Snapshot(UsageTable):
         self._capacity[:, index] = capacity
         shape = self._shape_of.get(capacity)
         if shape is None:
-            if len(self._shape_of) >= max(256, 4 * len(self)):  # most of them are of the past
+            if len(self._shape_of) >= max(256, 4 * len(self)):  # most of them are no longer in use
                 self._shape_of.clear()
                 self.shape_capacities.clear()
                 self.epoch += 1
@@ -262,7 +259,7 @@ def _sum(amounts: Iterable[Amounts]) -> Amounts:
 
 @contextmanager
 def without(snapshot: Snapshot, names: Iterable[str], *, keeps_capacity: bool = False) -> Iterator[None]:
-    """For as long as this lasts these allocations count as gone; ``keeps_capacity``: they take theirs, and are in no group."""
+    """Within this context these allocations don't count; ``keeps_capacity``: they take capacity, but are in no group."""
     improved = set(snapshot.improved)
     gone = {name: found for name in names if (found := snapshot._allocations.get(name)) is not None}
     for name, (node_uid, amounts, load) in gone.items():
@@ -278,7 +275,7 @@ def without(snapshot: Snapshot, names: Iterable[str], *, keeps_capacity: bool = 
 
 
 def state_of(snapshot: Snapshot) -> dict[str, Any]:
-    """Node uid → its facts and all that is counted there: what two equal snapshots have in common."""
+    """Node uid → its facts and all that is counted there: the same for equal snapshots."""
     return {
         uid: (
             snapshot.facts[index],
@@ -294,6 +291,6 @@ def state_of(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def asks_of(snapshot: Snapshot) -> Iterator[tuple[Amounts, GpuAsk | None]]:
-    """What was asked for by what is placed, one entry each; models and memory of GPUs aren't known any more."""
+    """The request of each allocation; models and memory of GPUs aren't known any more."""
     for _, amounts, load in snapshot._allocations.values():
         yield amounts, GpuAsk(len(load.gpus), load.gpus[0][1]) if load.gpus else None

@@ -1,9 +1,9 @@
-"""What nodes really use, beside what is allocated there: a part of the snapshot.
+"""The usage of nodes beside their allocations: a part of the snapshot.
 
-A node's use is what was measured, plus all that was asked for by those of its allocations that the measure doesn't cover
-yet: just placed, still booting. So nobody can pile up on a node between two of its heartbeats. What was measured is told
-times the node's ratio of overcommitment, so that it compares with what may be given away: six of eight busy cores are as
-full with ``cpu=4`` as without.
+A node's usage is what was measured, plus the requests of those allocations that the measurement doesn't cover yet: just placed,
+still booting. So workloads can't pile up on a node between two of its heartbeats. The measured amounts are multiplied by the
+node's ratio of overcommitment, so that they compare with what may be allocated: six of eight busy cores are as full with
+``cpu=4`` as without.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ from weft.scheduler.table.nodes import NodeTable
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """What a node says that it uses, in the units of the table; ``covers`` the allocations that are in it."""
+    """The usage that a node reports, in the units of the table."""
 
     amounts: Amounts
-    covers: frozenset[str] = frozenset()
+    covers: frozenset[str] = frozenset()  # names of the allocations that are in it
 
 
 class UsageTable(NodeTable, ABC):
-    """The table with what nodes use. Nothing is done for it before somebody asks: then what has changed since is read from
-    ``log``."""
+    """The table with usage, computed on demand: by what has changed in ``log`` since."""
 
     log: list[int]
     epoch: int
@@ -37,12 +36,12 @@ class UsageTable(NodeTable, ABC):
         super().__init__()
         self._measured: dict[str, Measured] = {}
         self._reckoned = (-1, 0)  # at which epoch, and how far in the log
-        self._beyond: Whole = np.zeros((len(RESOURCES), 0), dtype=np.int64)  # how much more than allocated is used
+        self._beyond: Whole = np.zeros((len(RESOURCES), 0), dtype=np.int64)  # usage less allocated
         self._known: Flags = np.zeros(0, dtype=np.bool_)
 
     @property
     def used(self) -> Whole:
-        """As ``allocated``, but as measured where it is."""
+        """The usage of measured nodes, else ``allocated``."""
         if not self._measured:
             return self.allocated
         self._reckon()
@@ -51,12 +50,12 @@ class UsageTable(NodeTable, ABC):
 
     @property
     def measured(self) -> Flags:
-        """Which nodes say what they use."""
+        """Which nodes are measured."""
         self._reckon()
         return self._known
 
     def put_use(self, uid: str, measured: Measured | None) -> None:
-        """Node ``uid`` uses this much; None: that isn't known, or not any more."""
+        """Set the usage of node ``uid``; None: it isn't known (any more)."""
         if self._measured.get(uid) == measured:
             return
         if measured is None:
@@ -68,7 +67,7 @@ class UsageTable(NodeTable, ABC):
             self._note(index, False)
 
     def find_use(self, uid: str) -> Measured | None:
-        """What node ``uid`` said that it uses."""
+        """The usage that node ``uid`` has reported."""
         return self._measured.get(uid)
 
     def _reckon(self) -> None:
