@@ -1,7 +1,7 @@
 """Gives a placed workload its new size, NICs and volumes on its node: at once what its machine can take while it runs, the rest
 with its next fresh start.
 
-If its node lacks capacity, or a volume isn't available, it keeps what it has, and the workload's condition Placed says why. Pure
+If its node lacks capacity, or a volume isn't available, it keeps what it has, and its condition Placed has the reason. Pure
 but for the snapshot, which counts a larger size at once.
 """
 

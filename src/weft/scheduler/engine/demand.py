@@ -20,7 +20,7 @@ _FEW = 0.01  # of all capacity: too little to learn from
 _MOST_SORTS = 512
 _BLOCK = 256  # nodes
 _MOST_BOUND = 8  # expressions whose nodes are kept free
-_LEAST_BOUND = 0.05  # of the nodes that meet an expression: for less demand none is kept
+_LEAST_BOUND = 0.05  # of the nodes that meet an expression: less demand keeps none
 _MEMORY = 4096  # requests, after which the former ones count half
 
 Ask = tuple[Amounts, GpuAsk | None]

@@ -41,7 +41,7 @@ class FunctionPlacing:
         self.epoch = 0
         self._view = view
         self._engine = Engine(Snapshot(), seed=seed)
-        self._facts: dict[str, NodeFacts] = {}  # by uid, as the nodes' objects say
+        self._facts: dict[str, NodeFacts] = {}  # by uid, from the nodes' objects
         self._held: dict[str, frozenset[str]] = {}
         self._used: dict[str, int] = {}  # thousandths of a core
 

@@ -20,5 +20,5 @@ class Budget:
         self._from = ended + (ended - began) * (1.0 / _SHARE - 1.0)
 
     def wait(self, elapsed: float) -> float | None:
-        """Seconds until an owed search may begin; None if none is owed."""
+        """Seconds until an owed search may begin; None if there is none."""
         return max(0.0, self._from - elapsed) if self.owed else None

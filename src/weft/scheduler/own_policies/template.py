@@ -19,7 +19,7 @@ def score(table, request, occasion):
     table: nodes as columns, row i of each is the same node; none can be changed
         names, uids                       lists of text
         capacity, allocated               whole numbers, 3 rows: thousandths of a core, bytes of memory, bytes of disk
-        used                              as allocated, but as measured on the nodes that say it (measured: flags)
+        used                              as allocated, but as measured on the nodes that measure (measured: flags)
         online, cordoned                  flags
         gpu_free                          nodes x GPUs: thousandths free, -1 where there is none
         text("zone")                      .codes (a number for each node, -1 for none) and .words (what they stand for);

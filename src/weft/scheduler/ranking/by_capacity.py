@@ -1,5 +1,5 @@
-"""Shelves of nodes of one capacity each, the emptiest first: a request adds the same to the scores of a whole shelf, so its order is
-the same for every request, and the best node of a fabric of few capacities is found without scoring all of them.
+"""Shelves of nodes of one capacity each, the emptiest first: a request adds the same to the scores of a whole shelf, so its order
+is the same for every request, and the best node of a fabric of few capacities is found without scoring all of them.
 
 An entry is one whole number, base score and row in one: the largest is the best, and of equals the first row. The best
 come last. A shelf is cut into blocks, so that inserting an entry changes only one block, however many nodes there are.

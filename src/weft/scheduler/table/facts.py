@@ -28,7 +28,7 @@ class NodeFacts(msgspec.Struct, frozen=True):
     cordoned: bool
     machines: frozenset[str]
     note: str = ""
-    overcommit: dict[str, float] = {}  # by resource: allocatable to capacity; 1 where none is named
+    overcommit: dict[str, float] = {}  # by resource: allocatable to capacity; default 1
     texts: dict[str, str] = {}  # attributes that don't follow from the other fields
     numbers: dict[str, float] = {}  # as texts
     extras: dict[str, int] = {}  # declared resources by name
