@@ -216,7 +216,7 @@ class Client:
             what = f"{find_kind(kind).name}/{name}"
             raise TimedOut(
                 f"{what} did not reach that state within {timeout_seconds:g} s",
-                hint=f"it goes on; weft wait {what} waits longer",
+                hint=f"the work goes on; weft wait {what} waits longer",
             ) from None
         raise Unavailable("the client is closed")
 

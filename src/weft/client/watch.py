@@ -137,7 +137,7 @@ def _read(line: bytes) -> WatchEvent:
     try:
         event = _decoder.decode(line)
     except msgspec.DecodeError as problem:
-        raise Unavailable(f"the server sent a line that is no event: {problem}") from problem
+        raise Unavailable(f"the server sent a line that is not an event: {problem}") from problem
     if event.type == "error":
         raise error_from_dict(event.error)
     return event

@@ -140,7 +140,7 @@ def check_container(spec: ContainerSpec) -> None:
         )
     if not LEAST_DISK_BYTES <= spec.disk <= MOST_DISK_BYTES:
         raise InvalidInput(
-            f"spec.disk: a container's root can't have {format_bytes(spec.disk)}",
+            f"spec.disk: a container's root disk can't have {format_bytes(spec.disk)}",
             field="spec.disk",
             hint="from 16M to 8T",
         )
@@ -224,8 +224,8 @@ VERBS = (
     RELEASE,
     Verb("migrate", "Migrate to another node", input=MigrateContainerInput, make=make_migration),
     Verb("exec", "Run a command in the container", input=ExecInput, stream=True),
-    Verb("forward", "Reach a TCP port of the container from here", input=ForwardInput, stream=True),
-    Verb("logs", "What the container printed", input=LogsInput, stream=True),
+    Verb("forward", "Forward a TCP port of the container", input=ForwardInput, stream=True),
+    Verb("logs", "Show the container's log", input=LogsInput, stream=True),
 )
 
 

@@ -197,8 +197,8 @@ CONVERSION = Kind(
         for kind in KINDS
     ),
     verbs=(
-        Verb("confirm", "Accept the new workload; the old one is deleted", change=_confirm),
-        Verb("undo", "Give everything back to the old workload and start it again", change=_undo),
+        Verb("confirm", "Accept the new workload, and delete the old one", change=_confirm),
+        Verb("undo", "Switch back to the old workload, and start it again", change=_undo),
     ),
     indexes={CONVERSIONS_BY_WORKLOAD: workload_keys},
     columns=(

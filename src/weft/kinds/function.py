@@ -315,8 +315,8 @@ FUNCTION = Kind(
         ),
         Verb("pull", "Use the image that the tag refers to now", change=_pull),
         Verb("invoke", "Invoke the function once", input=InvokeInput, stream=True),
-        Verb("logs", "What the function printed", input=FunctionLogsInput, stream=True),
-        Verb("metrics", "The function's invocations, errors and durations", input=MetricsInput, stream=True),
+        Verb("logs", "Show the function's log", input=FunctionLogsInput, stream=True),
+        Verb("metrics", "Show the function's invocations, errors and durations", input=MetricsInput, stream=True),
     ),
     indexes={FUNCTIONS_BY_NETWORK: networks_of_item},
     columns=(

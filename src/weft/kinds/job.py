@@ -196,7 +196,7 @@ def check_job(spec: JobSpec) -> None:
     for name in ("task_timeout", "deadline"):
         value = getattr(spec, name)
         if value is not None and value < 1:
-            raise InvalidInput(f"spec.{name}: too short", field=f"spec.{name}", hint="give at least 1s")
+            raise InvalidInput(f"spec.{name}: shorter than 1 s", field=f"spec.{name}", hint="give at least 1s")
     if spec.gang and min(spec.parallelism, len(indexes)) > MOST_IN_GANG:
         raise InvalidInput(
             f"spec.parallelism: at most {MOST_IN_GANG} tasks can be placed together",

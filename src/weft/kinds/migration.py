@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from weft.kinds.fields.allocated_migration import PlannedMigration, read_migration
+from weft.kinds.fields.allocated_migration import PlannedMigration
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
 from weft.kinds.parts.convert_verb import refuse_converting
 from weft.kinds.parts.goal import find_ended, reaches
@@ -167,10 +167,6 @@ def migration_key(uid: str, tries: int) -> str:
     return uid if tries <= 1 else f"{uid}.{tries}"
 
 
-def is_key_of(key: str, uid: str) -> bool:
-    return read_migration(key) == uid
-
-
 def is_under_way(spec: MigrationSpec, status: MigrationStatus) -> bool:
     """Whether it has begun and not ended; one that is only planned keeps no other from migrating the workload."""
     return status.phase not in ENDED and (status.started_at is not None or spec.not_before is None)
@@ -233,7 +229,7 @@ class MigrationInput(msgspec.Struct, kw_only=True):
     bytes_per_second: Annotated[int, field("Limit on the transfer rate, per second", quantity="bytes", ge=0)] = 0
     not_before: Annotated[float | None, field("Earliest start", quantity="moment")] = None
     not_after: Annotated[float | None, field("Latest start", quantity="moment")] = None
-    reason: Annotated[str, field("Why", max_length=200)] = ""
+    reason: Annotated[str, field("Reason, for people", max_length=200)] = ""
 
 
 class MigrateInput(MigrationInput, kw_only=True):

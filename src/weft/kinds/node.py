@@ -222,7 +222,9 @@ def check_node(spec: NodeSpec) -> None:
             raise InvalidInput(
                 f"spec.overcommit.{name[:80]}: only cpu, memory and disk can be overcommitted",
                 field=f"spec.overcommit.{name[:80]}",
-                hint=f"did you mean {meant}?" if meant else "declare more of a declared resource in spec.resources",
+                hint=f"did you mean {meant}?"
+                if meant
+                else "for other resources, give a larger amount in spec.resources",
             )
     check_taints(spec.taints, "spec.taints")
     for index, datum in enumerate(spec.data):

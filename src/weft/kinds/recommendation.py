@@ -89,13 +89,13 @@ def check_recommendation(spec: RecommendationSpec) -> None:
         )
     if spec.migration is not None and (not spec.workload or spec.changes):
         raise InvalidInput(
-            "spec.migration: a migration is of an existing workload without changes",
+            "spec.migration: goes only with an existing workload, without changes",
             field="spec.migration",
             hint="set spec.workload, and leave spec.changes out",
         )
     if spec.instead_of and (spec.workload or spec.instead_of.count("/") != 1 or not all(spec.instead_of.split("/"))):
         raise InvalidInput(
-            "spec.instead_of: names an existing workload, and is for one that doesn't exist yet",
+            "spec.instead_of: goes only with a new workload, and names the existing one that it replaces",
             field="spec.instead_of",
             hint="write container/web, give a whole spec in spec.changes, and leave spec.workload out",
         )

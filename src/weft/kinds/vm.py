@@ -175,16 +175,16 @@ VERBS = (
     Verb("stop", "Shut the workload down; it keeps its disks and its node", change=set_fields("stop", run="stop")),
     RESTART,
     Verb("suspend", "Save the VM's memory to disk and stop the VM", change=_suspend),
-    Verb("resume", "Continue from where the VM was suspended", change=set_fields("resume", run="run")),
+    Verb("resume", "Resume the VM where it was suspended", change=set_fields("resume", run="run")),
     Verb("migrate", "Migrate to another node", input=MigrateInput, make=make_migration),
     CONVERT,
     HOLD,
     RELEASE,
     Verb("exec", "Run a command in the guest", input=ExecInput, stream=True),
-    Verb("console", "The guest's serial console", input=ConsoleInput, stream=True),
-    Verb("forward", "Reach a TCP port of the guest from here", input=ForwardInput, stream=True),
-    Verb("screen", "The guest's screen, as RFB (VNC)", input=ScreenInput, stream=True),
-    Verb("logs", "What the guest printed on its console", input=LogsInput, stream=True),
+    Verb("console", "Open the guest's serial console", input=ConsoleInput, stream=True),
+    Verb("forward", "Forward a TCP port of the guest", input=ForwardInput, stream=True),
+    Verb("screen", "Open the guest's screen, as RFB (VNC)", input=ScreenInput, stream=True),
+    Verb("logs", "Show the log of the guest's console", input=LogsInput, stream=True),
 )
 
 

@@ -49,7 +49,7 @@ _MORE_NAMES = {
     "spec.strategy": ("placement-strategy",),  # where a strategy could be one of updates
 }
 # How a value is written, by the field's last name, where its type doesn't show that.
-_FORMS = {
+FORMS = {
     "image": "IMAGE",
     "iso": "IMAGE",
     "cpu_model": "MODEL",
@@ -93,7 +93,7 @@ _FORMS = {
     "workload": "KIND/NAME",
     "instead_of": "KIND/NAME",
     "new_name": "NAME",
-    "wish": "FIELD=VALUE",
+    "changes": "FIELD=VALUE",
     "node": "NODE",
     "to": "NODE",
 }
@@ -144,8 +144,8 @@ def make_flags(kind: Kind) -> list[click.Parameter]:
 def _form(doc: FieldDoc, named: Mapping[str, str]) -> str:
     """What stands for a value of the field in help, like NAME=SECRET/KEY."""
     name = doc.path.rpartition(".")[2]
-    if name in _FORMS:
-        return _FORMS[name]
+    if name in FORMS:
+        return FORMS[name]
     if doc.type == "text" and doc.path in named:
         return named[doc.path].upper()
     if doc.type == _MAP:

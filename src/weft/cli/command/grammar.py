@@ -67,7 +67,7 @@ VERBS: dict[str, Entry] = {
     "resize": Entry("volume.resize", "Make a volume larger", ("volume",)),
     "attach": Entry("volume.attach", "Attach a volume to a VM", ("volume",)),
     "run": Entry("job_run", "Run a job, wait for it, and exit as it did", ("job",)),
-    "logs": Entry("logs.logs", "Show the logs of a job's tasks", ("job",)),
+    "logs": Entry("logs.logs", "Show logs of guests, functions and jobs", ("job",)),
     "detach": Entry("volume.attach", "Detach a volume from a VM", ("volume",)),
 }
 # A kind's own verbs that need more than a request: streams.
@@ -104,8 +104,8 @@ TOOLS: dict[str, Entry] = {
     "diff": Entry("plan.diff", "Show what apply would change"),
     "api": Entry("api", "Send one request to the server's API"),
     "ps": Entry("list.ps", "List VMs, containers and jobs"),
-    "operation": Entry("operation", "Operations in progress: list, show, attach, cancel, watch"),
-    "context": Entry("context.context", "Choose the server to use, and as whom"),
+    "operation": Entry("operation", "List operations in progress; show, attach to or cancel one"),
+    "context": Entry("context.context", "Choose the server and the credentials to use"),
     "config": Entry("context.config", "Show the settings in force, and where each comes from"),
     "doctor": Entry("doctor", "Check this machine and the server"),
     "support": Entry("support", "support bundle: pack one archive for fault finding"),

@@ -242,7 +242,9 @@ def making(*, named: bool = True) -> list[click.Parameter]:
 
 def dry_runs() -> list[click.Parameter]:
     """``dry_run``: None, ``server`` for --dry-run, ``client`` for --dry-run=client."""
-    help_ = "Check at the server and show the result, but store nothing; =client contacts no server."
+    help_ = (
+        "Let the server check the object and show the result, but store nothing; --dry-run=client contacts no server."
+    )
     return [
         click.Option(["--dry-run", "dry_run"], flag_value="server", default=None, help=help_),
         click.Option([_CLIENT, "dry_run"], flag_value="client", hidden=True),

@@ -16,7 +16,6 @@ from weft.kinds.registry import BY_NAME, is_workload
 
 Object = dict[str, Any]
 _NOT_PRUNED = ("migration", "conversion")  # acts, not things: they end by themselves
-_FIRST_OF = ("kind", "name", "project")
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):

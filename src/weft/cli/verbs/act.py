@@ -18,7 +18,7 @@ from weft.cli.wait.watch import Wait
 from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import BY_NAME
 
-_HELP = {"reason": "Why, for people."}
+_HELP = {"reason": "Reason, for people."}
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:

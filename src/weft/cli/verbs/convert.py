@@ -34,8 +34,8 @@ from weft.objects.quantity import format_bytes, parse_bytes
 
 BACK_SECONDS = 60.0  # added to its timeout: until the old workload has everything again
 _BEHIND = {
-    "container": "data outside its volumes is not taken along: the new VM starts from the image",
-    "vm": "the root disk is not taken along: the new container starts from the image",
+    "container": "data outside its volumes is not copied: the new VM starts from the image",
+    "vm": "the root disk is not copied: the new container starts from the image",
 }
 
 

@@ -57,7 +57,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         ),
         click.Option(["--at"], metavar="TIME", help="Earliest start: 22:00, 2026-12-24T22:00, or 2h from now."),
         click.Option(["--within"], type=options.Duration(), help="With --at: begin within this time, or not at all."),
-        click.Option(["--reason"], metavar="TEXT", help="Why the workload is migrated, for people."),
+        click.Option(["--reason"], metavar="TEXT", help="Reason for the migration, for people."),
         click.Option(["--dry-run"], is_flag=True, help="Only show the target, and why the scheduler chooses it."),
         click.Option(["--detach"], is_flag=True, help="Don't wait."),
         click.Option(

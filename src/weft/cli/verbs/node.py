@@ -39,7 +39,7 @@ def drain_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     watching only. ``--dry-run`` shows for each workload where it would go, or why it can't leave."""
     params = [
         options.targets(kind, many=False, able=("node",)),
-        click.Option(["--reason"], metavar="TEXT", default="", help="Why the node is drained, for people."),
+        click.Option(["--reason"], metavar="TEXT", default="", help="Reason for the drain, for people."),
         click.Option(
             ["--in", "begins"],
             type=options.Duration(),

@@ -25,7 +25,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             ["--for", "goals"],
             multiple=True,
             metavar="WHAT",
-            help="phase=Running, condition=Ready[=False], FIELD=VALUE or delete; without it: wait until the object is ready.",
+            help="State to wait for: phase=Running, condition=Ready[=False], FIELD=VALUE or delete. [ready]",
         ),
         options.timeout(),
         options.output(),

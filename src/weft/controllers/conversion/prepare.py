@@ -147,12 +147,12 @@ _WAYS = {  # by the old one's kind
     "vm": _Way(
         _find_image_of_vm,
         _make_container,
-        "the root disk is not taken along: the new container starts from the image",
+        "the root disk is not copied: the new container starts from the image",
     ),
     "container": _Way(
         _find_image_of_container,
         _make_vm,
-        "data outside its volumes is not taken along: the new VM starts from the image",
+        "data outside its volumes is not copied: the new VM starts from the image",
     ),
 }
 

@@ -16,7 +16,7 @@ def check_env(env: dict[str, str], of: str = "env") -> None:
     for name, value in env.items():
         if not _ENV_NAME.fullmatch(name) or "\0" in value:
             raise InvalidInput(
-                f"spec.{of}: {name[:60]!r} can't be a variable"
+                f"spec.{of}: {name[:60]!r} is not a valid name of a variable"
                 if "\0" not in value
                 else f"spec.{of}.{name[:60]}: the value contains a NUL character",
                 field=f"spec.{of}",

@@ -25,7 +25,7 @@ def parse_join(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--state", type=Path, help=f"folder for the node's data (default {STATE}/NODE)")
     parser.add_argument("--node", default=default_node_name(), help="the node's name (default: the host name)")
-    parser.add_argument("--address", default="", help="the node's address towards the other nodes")
+    parser.add_argument("--address", default="", help="the node's address as other nodes reach it")
     return _with_state(parser.parse_args(argv))
 
 
@@ -39,7 +39,7 @@ def parse_agent(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--run-dir", type=Path, help="folder for sockets, with a short path (default /run/weft/ID)")
     parser.add_argument("--link-prefix", help="prefix of link names, at most 4 characters")
-    parser.add_argument("--underlay-address", "--address", help="this node's address towards the other nodes")
+    parser.add_argument("--underlay-address", "--address", help="this node's address as other nodes reach it")
     parser.add_argument("--underlay-link", help="the interface with this address")
     parser.add_argument("--cgroup", help="cgroup of the guests, below each controller's mount")
     parser.add_argument("--cpu", help="cores to offer to guests (default: all)")
@@ -84,7 +84,7 @@ def parse_agent(argv: Sequence[str]) -> argparse.Namespace:
         type=Path,
         default=STATE / "microvm",
         metavar="FOLDER",
-        help="folder with what machines of containers (isolation vm) boot, built by python -m weft.images microvm "
+        help="folder with the kernel and init of containers' machines (isolation vm), built by python -m weft.images microvm "
         f"(default {STATE}/microvm)",
     )
     parser.add_argument(
@@ -92,7 +92,7 @@ def parse_agent(argv: Sequence[str]) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="HOST[:PORT]",
-        help="an image registry that speaks http without TLS, as those on this node's loopback may (repeatable)",
+        help="an image registry to use over http without TLS, besides those on loopback (repeatable)",
     )
     parser.add_argument(
         "--functions",

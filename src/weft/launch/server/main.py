@@ -67,7 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("/var/lib/weft/microvm"),
         metavar="FOLDER",
-        help="folder with what VMs of container images boot, built by python -m weft.images microvm "
+        help="folder with the kernel and init of VMs on container images, built by python -m weft.images microvm "
         "(default /var/lib/weft/microvm)",
     )
     parser.add_argument(
@@ -75,7 +75,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="HOST[:PORT]",
-        help="an image registry that speaks http without TLS, as those on this machine's loopback may (repeatable)",
+        help="an image registry to use over http without TLS, besides those on loopback (repeatable)",
     )
     parser.add_argument(
         "--allow-fetch",
@@ -83,7 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="ADDRESS[/BITS]|FOLDER",
         type=take_source,
-        help="addresses of this machine, or link-local ones, that images may be fetched from, like 127.0.0.0/8,"
+        help="addresses of this machine, or link-local ones, to allow fetching images from, like 127.0.0.0/8,"
         " or a folder that not every user can read (repeatable; default none)",
     )
     parser.add_argument(

@@ -8,7 +8,7 @@ import click
 import msgspec
 import pytest
 
-from weft.cli.command.flags import flag_fields, flag_name, make_flags, read_assignments, read_flags
+from weft.cli.command.flags import FORMS, flag_fields, flag_name, make_flags, read_assignments, read_flags
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, KINDS
 from weft.objects.errors import InvalidInput
@@ -31,6 +31,11 @@ def test_every_field_of_every_kind_has_a_flag() -> None:
     for kind in KINDS:
         assert len(make_flags(kind)) == len(flag_fields(kind))
         assert all(f"--{flag_name(doc)}" in flags_of(kind) for doc in flag_fields(kind))
+
+
+def test_every_form_that_help_shows_is_of_a_field() -> None:
+    fields = {doc.path.rpartition(".")[2] for kind in KINDS for doc in flag_fields(kind)}
+    assert set(FORMS) <= fields
 
 
 def test_a_field_that_is_new_has_a_flag_at_once() -> None:
