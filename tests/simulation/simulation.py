@@ -22,9 +22,9 @@ from tests.simulation.fabric import Fabric, sign
 from tests.simulation.fate import MISFORTUNES, Fate
 from tests.simulation.machines import Processes
 from tests.simulation.virtual_loop import Event, Thread, VirtualLoop
+from weft.agent import watches
 from weft.agent.node import capabilities, facts
 from weft.agent.node.hardware import Hardware
-from weft.agent.server import watch
 from weft.drivers.linux import processes
 from weft.kinds.node import Gpu
 from weft.launch.server import controllers
@@ -73,7 +73,7 @@ def run_simulation(
         digest=digest.hexdigest(),
         faults=dict(fabric.fate.count),
         wishes=dict(fabric.wishes),
-        moves=dict(fabric.witness.came_to),
+        migrations=dict(fabric.witness.came_to),
         commits=fabric.ledger.notes.commits,
         seconds=seconds - 1000.0,
         violations=fabric.witness.violations,
@@ -136,7 +136,7 @@ def _one_source_of_chance(seed: int) -> Iterator[Processes]:
     with (
         mock.patch("os.urandom", chance.randbytes),
         mock.patch("random._urandom", chance.randbytes),
-        mock.patch.object(watch, "threading", threads),
+        mock.patch.object(watches, "threading", threads),
         mock.patch.object(facts, "inspect_machine", lambda: facts.Machine("simulated", "0")),
         mock.patch.object(capabilities, "inspect_hardware", lambda host: Hardware(gpus=[Gpu("T4", 2**34)] * 4)),
         mock.patch.object(processes, "inspect_process", found.inspect),

@@ -324,7 +324,7 @@ class Strand:
             self._loop.give_baton(self._baton)
 
     def _resume(self, *_: Any) -> None:
-        self._migration()
+        self._move()
         if self.over:
             if self._future is not None:
                 _deliver(self._future, *self._result)
@@ -344,7 +344,7 @@ class Strand:
 
     def end(self) -> None:
         self._killed = True
-        self._migration()
+        self._move()
 
 
 def block_on(work: Coroutine[Any, Any, Any]) -> Any:
