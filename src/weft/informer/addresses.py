@@ -1,7 +1,7 @@
-"""A workload's NICs, the addresses that are free in its networks, and the endpoint that gives it one. Pure but for the book.
+"""A workload's NICs, the free addresses of its networks, and the endpoint that gives it one. Pure but for the book.
 
 For the scheduler, which gives a workload its addresses in the commit that places it, and for the controller of addresses, which
-looks after all others. An address is an endpoint's key, so the store itself refuses to give one twice.
+handles all others. An address is an endpoint's key, so the store itself refuses to give one twice.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from weft.objects.identity import new_uid, object_key
 
 
 class AddressProblem(msgspec.Struct, frozen=True):
-    """Why a workload can't have an address: token and sentence. ``lasts`` until an address of the network is given back."""
+    """Why a workload can't have an address."""
 
     reason: str
     message: str
-    lasts: bool = True
+    lasts: bool = True  # until an address of the network is returned
 
 
 class WorkloadNic(msgspec.Struct, frozen=True):
@@ -46,12 +46,12 @@ class WorkloadNic(msgspec.Struct, frozen=True):
 
     @property
     def address(self) -> str:
-        """``blue 10.20.0.15``, of one that has an address or is about to get it."""
+        """``blue 10.20.0.15``, once an address is given or reserved."""
         spec = self.reserved if self.endpoint is None else self.endpoint.spec(EndpointSpec)
         return f"{self.wanted.network} {spec.address}" if spec is not None else ""
 
     def allocate(self, made: Item | None = None) -> AllocatedNic:
-        """What its node is told; ``made`` is its new endpoint, if it had none."""
+        """The NIC for its allocation; ``made`` is its new endpoint, if it had none."""
         endpoint = self.endpoint or made
         assert endpoint is not None, self.wanted.network
         spec, status = self.network.spec(NetworkSpec), self.network.status(NetworkStatus)
@@ -59,14 +59,14 @@ class WorkloadNic(msgspec.Struct, frozen=True):
 
 
 def awaits_place(view: View, workload: Item) -> bool:
-    """Whether it has no place and may get one: then the scheduler gives it the addresses that it lacks."""
+    """Whether it isn't placed and may be: then the scheduler gives it the addresses that it lacks."""
     spec = spec_of(workload)
     unplaced = not view.count(ALLOCATIONS_BY_WORKLOAD, workload.uid)
     return unplaced and not workload.deleting and spec.run == "run" and not spec.hold
 
 
 def read_nics(view: View, workload: Item) -> tuple[list[WorkloadNic], AddressProblem | None]:
-    """A workload's NICs in the networks that are ready, and what is wrong with the first of the others."""
+    """A workload's NICs in the networks that are ready, and the problem of the first of the others."""
     nics: list[WorkloadNic] = []
     problem: AddressProblem | None = None
     networks = spec_of(workload).networks
@@ -83,8 +83,8 @@ def read_nics(view: View, workload: Item) -> tuple[list[WorkloadNic], AddressPro
 
 
 class _Pool:
-    """One network's addresses: those that are ``taken``, those below ``next_free`` that were ``returned``, none of which but the
-    taken is in use, and the MACs in use. To take one needs no search."""
+    """One network's addresses: those that are ``taken``; those below ``next_free`` that were ``returned``, and are free unless they
+    are taken again; and the MACs in use. To take one needs no search."""
 
     __slots__ = ("macs", "next_free", "returned", "taken")
 
@@ -92,7 +92,7 @@ class _Pool:
         self.taken: set[int] = set()
         self.macs: set[str] = set()
         self.next_free = 0
-        self.returned: list[int] = []  # a heap; what is taken again stays in it until it comes up
+        self.returned: list[int] = []  # a heap; an address that is taken again stays in it until it comes up
 
     def add(self, spec: EndpointSpec) -> None:
         self.taken.add(_number(spec.address))
@@ -125,7 +125,7 @@ class _Pool:
 
 
 class AddressBook:
-    """Which addresses are taken, by network: told by the changes of endpoints and nodes, and by what was reserved here."""
+    """The taken addresses by network: from the changes of endpoints and nodes, and from reservations here."""
 
     def __init__(self) -> None:
         self._pools: dict[str, _Pool] = {}
@@ -144,7 +144,7 @@ class AddressBook:
             self._pools.setdefault(new.network_uid, _Pool()).add(new)
 
     def notice_node(self, change: Changed) -> None:
-        """Guests that a restored store forgot run on, and use their addresses: nobody new may have these."""
+        """Guests that a restored store doesn't have run on and use their addresses: no other workload may get these."""
         for item, count in ((change.old, -1), (change.new, 1)):
             copies = read_copies(item.report(NodeReport)) if item is not None else []
             for nic in (nic for copy in copies for nic in copy.spec.nics):
@@ -185,7 +185,7 @@ class AddressBook:
         return msgspec.structs.replace(nic, reserved=spec)
 
     def give_back(self, view: View, specs: Iterable[EndpointSpec]) -> None:
-        """Let go of those of the reserved addresses that became no endpoint."""
+        """Free the reserved addresses that became no endpoint."""
         for spec in specs:
             pool = self._pools.get(spec.network_uid)
             key = object_key("endpoint", None, endpoint_name(spec.network_uid, spec.address))
@@ -198,7 +198,7 @@ def _number(address: str) -> int:
 
 
 def choose_mac(network_uid: str, address: str, taken: Sequence[set[str]]) -> str:
-    """A MAC of QEMU's range that follows from network and address and is in none of ``taken``."""
+    """A MAC of QEMU's range, derived from network and address, that is in none of ``taken``."""
     attempt = 0
     while True:
         digest = hashlib.sha256(f"{network_uid}/{address}/{attempt}".encode()).digest()

@@ -1,8 +1,8 @@
 """Keeps a View equal to the store: one list, then one watch of everything, so the view always is one revision, whole.
 
-Reads the store, writes nothing. It tells its listeners which objects changed, in order, after the view has changed;
-they only take notes, and plans read the view. A lost connection costs time; a history that is gone (compacted,
-or a restored store) costs a new list, and the difference goes to the listeners like any other change.
+Reads the store, writes nothing. It calls its listeners with the objects that changed, in order, after the view has changed;
+they only take notes, and plans read the view. A lost connection costs time; a lost history (compacted, or a restored
+store) costs a new list, and the difference goes to the listeners like any other change.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Listener = Callable[[Sequence[Changed]], None]
 
 _SHORTEST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
-_BATCHES_AT_ONCE = 64  # then others get their turn
+_BATCHES_AT_ONCE = 64  # then other tasks get their turn
 _ENTRIES_AT_ONCE = 1_000
-_NOWHERE = "/-/"  # a prefix without keys: a list of it tells the present cursor and nothing else
+_NOWHERE = "/-/"  # a prefix without keys: a list of it gives only the present cursor
 
 _log = logging.getLogger(__name__)
 
@@ -48,29 +48,28 @@ class Cache:
 
     @property
     def age_seconds(self) -> float:
-        """For how long this process has known the store's present history."""
+        """How long this process has followed the store's present history."""
         return self._clock.elapsed() - self._epoch_at
 
     def subscribe(self, listener: Listener, kinds: Iterable[str] = ()) -> Callable[[], None]:
-        """Have every change told to ``listener`` from now on, or those of ``kinds``, in this order; call what is returned
-        to end it."""
+        """Call ``listener`` with every change from now on, or with those of ``kinds``, in this order; the result ends that."""
         entry = (listener, tuple(kinds))
         self._listeners.append(entry)
         return lambda: self._listeners.remove(entry)
 
     def expect(self, value: bytes, item: Item) -> None:
-        """``item`` is what ``value`` decodes to, which is about to be written at its key: then it is taken in as it is."""
+        """``value``, which is about to be written, decodes to ``item``: the view takes that when the watch brings the value."""
         self._expected[item.key] = (value, item)
 
     def expect_no_more(self, items: Iterable[Item]) -> None:
-        """They were not written, or are here."""
+        """They were not written, or the view has them."""
         for item in items:
             expected = self._expected.get(item.key)
             if expected is not None and expected[1] is item:
                 del self._expected[item.key]
 
     async def reached(self, revision: int) -> None:
-        """Return once the view holds all that ``revision`` and those before it wrote."""
+        """Wait until the view has all changes up to ``revision``."""
         if self.epoch and self.revision >= revision:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -78,7 +77,7 @@ class Cache:
         await future
 
     async def catch_up(self) -> None:
-        """Return once the view holds all that was committed before this call, in the store's present history.
+        """Wait until the view has all that was committed before this call, in the store's present history.
 
         Raises StoreUnavailable."""
         while True:
@@ -133,15 +132,15 @@ class Cache:
             self._epoch_at = self._clock.elapsed()
         self.epoch = epoch
         self.revision = revision_of(cursor)
-        self._tell(changes)
+        self._call_listeners(changes)
         self._relisted.set()
         # Nobody may wait for a revision of a history that is gone.
         self._wake(None if restored else self.revision)
         return cursor
 
     async def _read(self) -> tuple[list[Entry], str]:
-        """All there is of the view's kinds, of one instant, and where a watch goes on from it. In pages, so that what is of no
-        kind in the view never lies here all at once."""
+        """All objects of the view's kinds at one instant, and the cursor from which a watch goes on. In pages, so that objects of
+        other kinds are never here all at once."""
         entries: list[Entry] = []
         after = None
         while True:
@@ -163,7 +162,7 @@ class Cache:
                 self._put(change.key, change.value, batch.revision, changes)
         self.revision = batch.revision
         if changes:
-            self._tell(changes)
+            self._call_listeners(changes)
         if self._waiting:
             self._wake(batch.revision)
 
@@ -178,7 +177,7 @@ class Cache:
             changed = self.view.put(key, value, revision)
         except msgspec.DecodeError as problem:
             if key.startswith(kind_prefix("allocation")):
-                # A place that isn't seen would be given twice: better no decisions than such a one.
+                # Capacity of an allocation that isn't seen would be given twice: better no decision than a wrong one.
                 raise WeftError(f"{key} can't be read by this version of weft: {problem}") from problem
             _log.error("%s can't be read, so its last readable state is used: %s", key, problem)
             return
@@ -190,7 +189,7 @@ class Cache:
         if changed is not None:
             changes.append(changed)
 
-    def _tell(self, changes: Sequence[Changed]) -> None:
+    def _call_listeners(self, changes: Sequence[Changed]) -> None:
         by_kind: dict[str, list[Changed]] = {}
         for change in changes:
             by_kind.setdefault(change.kind, []).append(change)
@@ -212,5 +211,5 @@ class Cache:
 
 
 def whole(view: View, kinds: Iterable[str]) -> list[Changed]:
-    """All objects of ``kinds`` as if they had just appeared: what a newcomer starts from."""
+    """All objects of ``kinds`` as if they had just appeared: for a new listener."""
     return [Changed(key, None, item) for kind in kinds for key, item in view.of_kind(kind).items()]

@@ -13,9 +13,9 @@ from weft.objects.envelope import Envelope, encode_envelope
 
 
 class Commit(msgspec.Struct, frozen=True):
-    """Writes that stand or fall together. ``key`` is the object they are for: when they fail it is planned again.
-    ``events`` go to the journal once the writes are durable. ``made`` are objects that the writes put, as items: when they
-    come back by the watch nobody decodes what was just encoded. They never change after that."""
+    """Writes that succeed or fail together. ``key`` is their object: it is planned again if they fail. ``events`` go to the
+    journal once the writes are durable. ``made`` are written objects as items, so that the cache needn't decode them; nobody
+    changes them after that."""
 
     key: str
     writes: Sequence[Write]
@@ -25,7 +25,7 @@ class Commit(msgspec.Struct, frozen=True):
 
 
 def edit(item: Item) -> Envelope:
-    """A copy of an object's envelope, to be changed and written back."""
+    """A copy of an object's envelope, to change and write back."""
     return msgspec.structs.replace(item.envelope)
 
 
@@ -43,7 +43,7 @@ def delete(item: Item) -> Delete:
 
 
 def let_go(item: Item, finalizer: str) -> Write:
-    """Take this finalizer off; with its last one the object goes."""
+    """Remove this finalizer; without finalizers the object is deleted."""
     envelope = edit(item)
     envelope.finalizers = [name for name in envelope.finalizers if name != finalizer]
     return put(envelope) if envelope.finalizers else delete(item)

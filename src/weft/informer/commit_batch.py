@@ -1,7 +1,7 @@
-"""Several commits as one, where that changes nothing but the cost: they touch nothing of each other's. Pure.
+"""Several independent commits as one, which costs less. Pure.
 
-The store checks all preconditions before it writes, so a commit whose precondition is about a key that another one writes
-is never put beside it: one after the other it might have failed.
+The store checks all preconditions before it writes, so a commit with a precondition on a key that another one writes is never
+in the same batch: committed after that one it might fail.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from weft.contracts.store import (
 )
 from weft.informer.commit import Commit
 
-_ROOM_BYTES = MAX_COMMIT_BYTES - 100_000
-_ROOM_PRECONDITIONS = MAX_PRECONDITIONS - 1  # for the lease
+_MOST_BYTES = MAX_COMMIT_BYTES - 100_000
+_MOST_PRECONDITIONS = MAX_PRECONDITIONS - 1  # one is the lease
 
 
 class CommitBatch:
-    """Commits that stand or fall together, for as long as none of them fails."""
+    """Commits that are sent as one."""
 
     def __init__(self) -> None:
         self.commits: list[Commit] = []
@@ -42,7 +42,7 @@ class CommitBatch:
         return list(self._preconditions)
 
     def add(self, commit: Commit) -> bool:
-        """Put it in; False if it can't be."""
+        """Add it; False if it doesn't fit."""
         written = {write.key for write in commit.writes}
         size = sum(len(write.value) + len(write.key) for write in commit.writes if isinstance(write, Put))
         checked = _checked(commit.preconditions)
@@ -50,8 +50,8 @@ class CommitBatch:
             new = set(commit.preconditions) - self._preconditions.keys()
             if (
                 len(self._written) + len(written) > MAX_WRITES
-                or len(self._preconditions) + len(new) > _ROOM_PRECONDITIONS
-                or self._bytes + size > _ROOM_BYTES
+                or len(self._preconditions) + len(new) > _MOST_PRECONDITIONS
+                or self._bytes + size > _MOST_BYTES
                 or not self._written.isdisjoint(written)
                 or not self._written.isdisjoint(checked)
                 or not written.isdisjoint(self._checked)
@@ -66,7 +66,7 @@ class CommitBatch:
 
 
 def batch_commits(commits: Sequence[Commit]) -> list[CommitBatch]:
-    """The commits in few bundles, in their order."""
+    """The commits in few batches, in their order."""
     bundles: list[CommitBatch] = []
     for commit in commits:
         if not bundles or not bundles[-1].add(commit):

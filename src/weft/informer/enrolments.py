@@ -1,4 +1,4 @@
-"""Whose certificate of which node counts, as the store says: for those who let nodes in."""
+"""Which certificate of each node counts, from the store: for processes that nodes connect to."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from weft.trust.peer import Peer
 
 
 class Enrolments:
-    """``on_change`` is told the uid of each node whose enrolment changed, while ``run`` runs."""
+    """``on_change`` gets the uid of each node whose enrolment changed, while ``run`` runs."""
 
     def __init__(self, store: Store, clock: Clock, on_change: Callable[[str], None] = lambda uid: None) -> None:
         self._known = PrefixCache(
@@ -40,11 +40,11 @@ class Enrolments:
         return await self._known.find(enrolment_key(uid))
 
     async def check(self, uid: str, peer: Peer) -> Enrolment | None:
-        """The enrolment of the node that ``peer`` is, None if the store has none. Raises Forbidden if the node was removed,
-        NotAuthenticated if another key has taken the place of the peer's."""
+        """The enrolment of node ``uid``, None if the store has none. Raises Forbidden if the node was removed,
+        NotAuthenticated if another key has replaced the peer's."""
         enrolment = await self.find(uid)
         if enrolment is not None and (enrolment.removed_at is not None or judge(enrolment, peer) is not Standing.KNOWN):
-            enrolment = await self._known.read(enrolment_key(uid))  # what is known here may be a moment old
+            enrolment = await self._known.read(enrolment_key(uid))  # the copy here may be a moment old
         if enrolment is None:
             return None
         if enrolment.removed_at is not None:
@@ -54,5 +54,5 @@ class Enrolments:
         return enrolment
 
     def note(self, uid: str, value: bytes, revision: int) -> None:
-        """This process has committed it."""
+        """This process has committed ``value``."""
         self._known.note(enrolment_key(uid), value, revision)

@@ -1,8 +1,8 @@
-"""A term of office: the time in which one process, and no other, decides. Every commit in it carries the lease's fence.
+"""The leader lease: while one process holds it, no other decides. Every commit carries the lease's fence.
 
-So when a term has ended nothing of it can land any more: not from a process that slept through its end, and not a commit
-whose answer was lost on the way. That is why an unknown outcome ends the term: the next one begins by reading what is.
-Writes the lease; what else it writes is what it is given.
+So after the lease is lost no earlier commit can succeed: not from a process that slept through the end, and not one whose answer
+was lost on the way. That is why an unknown outcome ends the lease: the next holder begins by reading the store.
+Writes the lease, and the commits that it is given.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 class LeadershipLost(Unavailable):
-    """This process may no longer decide: drop all plans, begin a new term, read again."""
+    """This process may no longer decide: drop all plans, wait for the lease, read again."""
 
 
 class LeaderLease:
@@ -52,9 +52,9 @@ class LeaderLease:
         self._holder = holder
 
     async def perform(self, commits: Sequence[Commit]) -> list[Commit]:
-        """Commit all at once, each for itself; returns those that did not go through, nothing of them written.
+        """Commit all at once, each for itself; returns those that failed, of which nothing is written.
 
-        Returns after the cache has what was written, and what made others fail. Raises LeadershipLost."""
+        Returns after the cache has all writes, and the changes that made others fail. Raises LeadershipLost."""
         self._check_history()
         made = self._expect(commits)
         try:
@@ -63,7 +63,7 @@ class LeaderLease:
             self.cache.expect_no_more(made)
 
     def _expect(self, commits: Sequence[Commit]) -> list[Item]:
-        """Have the cache know what it will see."""
+        """Announce the written objects to the cache."""
         made = {item.key: item for commit in commits for item in commit.made}
         for commit in commits if made else ():
             for write in commit.writes:
@@ -99,7 +99,7 @@ class LeaderLease:
             raise LeadershipLost("the store was restored")
 
     async def _commit(self, together: CommitBatch) -> list[tuple[Commit, int | WeftError]]:
-        """Each of the bundle's commits with its revision, or with why it was not written."""
+        """Each of the batch's commits with its revision, or with why it was not written."""
         commits = together.commits
         try:
             revision = await self._write(together.writes, together.preconditions)
@@ -109,7 +109,7 @@ class LeaderLease:
             wrong = [
                 c for c in commits if isinstance(problem, PreconditionFailed) and problem.failed in c.preconditions
             ]
-            if wrong:  # the others may still stand, together
+            if wrong:  # the others may succeed together
                 rest = batch_commits([commit for commit in commits if commit not in wrong])
             else:
                 rest = [batch_of_one(commit) for commit in commits]
@@ -133,10 +133,10 @@ class LeaderLease:
             raise LeadershipLost(f"a commit's outcome is unknown: {problem}") from problem
 
     async def begin(self) -> None:
-        """Wait until the lease is ours, under a fence that was never used, and the cache has all of former terms."""
+        """Wait until the lease is ours, under a fence that was never used, and the cache has all commits of former holders."""
         while True:
             try:
-                # A lease left over by this holder would be renewed with its old fence: what was sent under it could land.
+                # An old lease of this holder would be renewed with its old fence, and a late commit under it could succeed.
                 await self.store.release(self._name, self._holder)
                 lease = await self.store.grant(self._name, self._holder, TTL_SECONDS)
                 if lease is not None:
@@ -149,7 +149,7 @@ class LeaderLease:
             await self.clock.sleep(1.0)
 
     async def keep(self) -> None:
-        """Renew the lease for ever; raises LeadershipLost when it is no longer ours."""
+        """Renew the lease for ever. Raises LeadershipLost when it is lost."""
         held_until = self.clock.elapsed() + TTL_SECONDS
         while True:
             await self.clock.sleep(TTL_SECONDS / 4)
@@ -166,7 +166,7 @@ class LeaderLease:
             held_until = asked_at + TTL_SECONDS
 
     async def end(self) -> None:
-        """Give the lease up at once, so that another may follow."""
+        """Release the lease at once, so that another process may take it."""
         try:
             await self.store.release(self._name, self._holder)
         except StoreUnavailable as problem:

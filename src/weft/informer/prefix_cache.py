@@ -1,6 +1,6 @@
-"""A prefix of the store kept in memory: for what every request needs and that seldom changes, such as tokens.
+"""A prefix of the store in memory: for objects that every request needs and that seldom change, such as tokens.
 
-Woken by the store's watch. While the watch is down it says so (``live``), and its reader asks the store instead.
+Woken by the store's watch. While the watch is down ``live`` is False, and its reader asks the store instead.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def of_envelope(pick: Callable[[Envelope], T | None]) -> Pick[T]:
 
 class PrefixCache(Generic[T]):
     """What ``pick`` makes of each value under ``prefix`` and its revision, by key; values for which it gives None are left out.
-    ``on_change`` is told of each key whose value changed."""
+    ``on_change`` gets each key whose value changed."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class PrefixCache(Generic[T]):
         self._pick = pick
         self._clock = clock
         self._on_change = on_change
-        self._ahead: dict[str, int] = {}  # revisions of what was noted, and hasn't come by the watch
+        self._ahead: dict[str, int] = {}  # revisions of noted values that the watch hasn't brought yet
         self.found: dict[str, T] = {}
         self.live = False
         self.changes = 0  # grows with every change of ``found``
@@ -55,17 +55,17 @@ class PrefixCache(Generic[T]):
             await self._clock.sleep(_PAUSE_SECONDS)
 
     async def read(self, key: str) -> T | None:
-        """The picked value of one key, asked of the store."""
+        """The picked value of one key, read from the store."""
         entry = await self._store.get(key)
         return None if entry is None else self._pick(entry.value, entry.revision)
 
     async def find(self, key: str) -> T | None:
-        """The picked value of one key, asked of the store only if it isn't here."""
+        """The picked value of one key, read from the store only if it isn't here."""
         known = self.found.get(key) if self.live else None
         return known or await self.read(key)
 
     def note(self, key: str, value: bytes, revision: int) -> None:
-        """This process has committed it: so it is from now on, and not only once the watch tells."""
+        """This process has committed ``value``: it counts from now on, before the watch brings it."""
         self._ahead[key] = revision
         self._take(key, value, revision)
 

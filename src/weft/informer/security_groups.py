@@ -1,4 +1,4 @@
-"""A VM's security groups, resolved to what its node needs. For those who place it and those who keep it so. Pure."""
+"""A workload's security groups, resolved to what its node needs. For the scheduler, and the controller that updates them. Pure."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from weft.kinds.securitygroup import SELF, Rule, SecurityGroupSpec, read_rules
 from weft.objects.identity import object_key
 
 
-def read_groups(view: View, vm: Item) -> list[AllocatedGroup] | str:
-    """The groups, rules and all, or the name of the one that isn't there. A rule about a group that isn't there allows
-    nothing."""
+def read_groups(view: View, workload: Item) -> list[AllocatedGroup] | str:
+    """The groups with their rules, or the name of a missing one. A rule that names a missing group allows nothing."""
     groups = []
-    for name in spec_of(vm).security_groups:
-        group = view.get(object_key("securitygroup", vm.envelope.project, name))
+    for name in spec_of(workload).security_groups:
+        group = view.get(object_key("securitygroup", workload.envelope.project, name))
         if group is None:
             return name
         ingress, egress = read_rules(group.spec(SecurityGroupSpec))

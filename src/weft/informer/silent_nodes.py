@@ -1,7 +1,7 @@
-"""Which nodes have not spoken yet in the store's present history: after a restore only they know what runs on them.
+"""Silent nodes: they haven't reported yet in the store's present history. After a restore only a node itself knows what runs there.
 
-Until a node has said it, nothing is placed or given up that its guests may have a part in. One that is lost is waited for
-only as long as it takes to know that it is lost.
+Until it has reported, nothing is placed or given up that could concern its guests. The others wait for a lost node only until
+it is known to be lost.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PATIENCE_SECONDS = 30.0
 
 
 def may_be_silent(cache: Cache, node: Item) -> bool:
-    """Whether ``find_silent`` has to look at it: by what it has said, which changes rarely."""
+    """Whether ``find_silent`` must check the node: by its report, which changes rarely."""
     return node.report(NodeReport).epoch != cache.epoch or node.status(NodeStatus).phase == "Joining"
 
 
@@ -28,8 +28,8 @@ def find_silent(cache: Cache, among: Iterable[Item] | None = None) -> list[str]:
         if phase == "Ready" and epoch not in ("", cache.epoch):
             found.append(item.envelope.name)
         elif cache.age_seconds < PATIENCE_SECONDS and (epoch != cache.epoch or phase == "Joining"):
-            # The store says that it is lost, or new, or Ready and not a word of a history yet; but that may be long ago:
-            # a backup taken as it joined knows nothing of what it was given since. One that never hears of a history holds
-            # up the others no longer than that.
+            # In the store it is lost, new, or Ready without a report of any history; but that may be long ago: a backup from
+            # the time of its join has none of its later allocations. A node that never reports a history delays the others
+            # no longer than that.
             found.append(item.envelope.name)
     return sorted(found)

@@ -1,7 +1,7 @@
-"""All objects of some kinds at one revision of the store, with indexes: what controllers and scheduler read when they plan.
+"""All objects of some kinds at one revision of the store, with indexes: controllers and scheduler read it when they plan.
 
-Holds values and decides nothing. It is fed with changes (by ``informer/cache.py`` from a watch, by tests);
-nobody changes an Item or its envelope once it is in here.
+Holds values and decides nothing. ``informer/cache.py`` puts changes in, from a watch; nobody changes an Item or its envelope
+once it is in here.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ T = TypeVar("T")
 
 
 class Item:
-    """One object as read: its envelope, and its parts as structs, decoded when first asked for."""
+    """One object as read: its envelope, and its parts as structs, decoded at the first use."""
 
     __slots__ = ("_report", "_spec", "_status", "envelope", "words")
 
     def __init__(self, envelope: Envelope, *, spec: object = None, report: object = None) -> None:
-        """``spec`` and ``report``: what those parts of ``envelope`` are, for who knows it without decoding."""
+        """``spec`` and ``report``: those parts of ``envelope``, if the caller has them decoded."""
         self.envelope = envelope
         self._spec = spec
         self._status: object = None
         self._report = report
-        self.words: tuple[tuple[str, ...], ...] | None = None  # that it is filed under, by index
+        self.words: tuple[tuple[str, ...], ...] | None = None  # the words that it has in each index
 
     def inherit(self, old: Item, *, by_status: bool = False) -> None:
-        """Take over from its former self what was decoded of the parts that are still the same, and its words if these are:
-        with ``by_status``, the status too."""
+        """Take from ``old``, its former state, the decoded parts that are still the same, and its words if all parts that they
+        come from are: with ``by_status`` also the status."""
         mine, its = self.envelope, old.envelope
         if mine.uid != its.uid:
             return
@@ -49,7 +49,7 @@ class Item:
             self.words = old.words
 
     def forget(self) -> None:
-        """Let go of what was decoded, a few times as large as what it was decoded from: where it won't be needed soon."""
+        """Drop the decoded parts, a few times as large as the raw ones: for items that won't be needed soon."""
         self._spec = self._status = self._report = None
 
     @property
@@ -65,7 +65,7 @@ class Item:
         return self.envelope.deleting_since is not None
 
     def spec(self, type_: type[T]) -> T:
-        """The spec as ``type_``; shared, so not to be changed. Raises msgspec.ValidationError if it is none."""
+        """The spec as ``type_``; shared, so don't change it. Raises msgspec.ValidationError if it is none."""
         if not isinstance(self._spec, type_):
             self._spec = decode_part(self.envelope.spec, type_)
         return self._spec
@@ -101,13 +101,13 @@ class Changed(msgspec.Struct, frozen=True):
 
 
 def has_changed(change: Changed, read: Callable[[Item], object]) -> bool:
-    """Whether an object came, went, or what ``read`` gives of it is new."""
+    """Whether an object came, went, or ``read`` gives something else of it."""
     return change.old is None or change.new is None or read(change.old) != read(change.new)
 
 
 class View:
     """The objects of ``kinds``, found by key, by kind, or by a word of one of the ``indexes``; those of the kinds ``later``
-    only from when there is one of the kind ``once``: see ``widens``."""
+    only once there is one of the kind ``once``: see ``widens``."""
 
     def __init__(
         self, kinds: Iterable[str], indexes: Iterable[Index] = (), *, once: str = "", later: Iterable[str] = ()
@@ -121,7 +121,7 @@ class View:
             kind: [(words_of, found) for index, found in self._found.items() if (words_of := _words_of(kind, index))]
             for kind in self._by_kind
         }
-        # The kinds that are filed by their status too.
+        # The kinds that an index files by status too.
         self._by_status = {
             kind for kind in self._by_kind for index in self._found if index.reads_status and _words_of(kind, index)
         }
@@ -147,26 +147,26 @@ class View:
         return self._items.keys()
 
     def takes(self, key: str) -> bool:
-        """Whether it is of a kind in here, by now."""
+        """Whether the view has objects of its kind, by now."""
         kind = _kind_at(key)
         return kind in self._by_kind and kind not in self._waiting
 
     def widens(self, key: str) -> bool:
-        """Whether an object at ``key`` is the first that calls for more kinds. They are in here from now on: what feeds this
-        view reads everything again before it puts that object in, so that nobody sees the one without the others."""
+        """Whether an object at ``key`` is the first that needs the kinds ``later``. The view has them from now on: the cache reads
+        everything again before it puts that object in, so that nobody sees it without the others."""
         if not self._waiting or _kind_at(key) != self._once:
             return False
         self._waiting = set()
         return True
 
     def put(self, key: str, value: bytes, revision: int) -> Changed | None:
-        """Take in what is stored at ``key``; None if it is of no kind in here. Raises msgspec.DecodeError."""
+        """Put in the object stored at ``key``; None if the view doesn't have its kind. Raises msgspec.DecodeError."""
         if not self.takes(key):
             return None
         return self.put_item(key, Item(decode_envelope(value, revision)))
 
     def put_item(self, key: str, item: Item) -> Changed:
-        """Take in an object as ``put`` does."""
+        """Put in an object as ``put`` does."""
         kind = item.envelope.kind
         old = self._items.get(key)
         indexes = self._indexes[kind]
@@ -192,7 +192,7 @@ class View:
         return Changed(key, old, item)
 
     def drop(self, key: str) -> Changed | None:
-        """Take an object out; None if it isn't in here."""
+        """Remove an object; None if it isn't in here."""
         old = self._items.pop(key, None)
         if old is None:
             return None

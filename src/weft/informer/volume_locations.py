@@ -1,5 +1,5 @@
-"""Where the data of a volume of one node's own is, if it isn't where the store looks for it: an older store knows of an older
-home. The nodes say what they have; nobody may begin an empty disk while one of them has the data. Pure.
+"""Where the data of a node-local volume is, if it isn't at the home that the store has: an older store has an older home. The
+nodes report what they have; nobody may create an empty disk while one of them has the data. Pure.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from weft.kinds.parts.orphan import read_copies
 
 
 def find_data(view: View, volume: str) -> Sequence[Item]:
-    """The nodes that have data of the volume of this uid. What was made for a guest that never came is no data."""
+    """The nodes that have data of the volume of this uid. A disk that was made for a guest that never ran there is no data."""
     return [node for node in view.find(NODES_BY_VOLUME, volume) if not _is_half_made(node, volume)]
 
 
 def find_strays(view: View, volume: str, home: str) -> Sequence[Item]:
-    """The nodes that have the data of the volume of this uid, though it is looked for on ``home``, which is heard of and
-    has none. None while ``home`` can't say, or isn't there: what lies on a lost disk is waited for."""
+    """The nodes that have the data of the volume of this uid, if ``home`` reports that it has none. Empty while ``home`` doesn't
+    report, or is gone: a workload waits for data on a lost disk."""
     nodes = view.find(NODES_BY_UID, home)
     if not nodes or nodes[0].status(NodeStatus).phase != "Ready" or volume in nodes[0].report(NodeReport).volumes:
         return ()
@@ -31,8 +31,8 @@ def _is_half_made(node: Item, volume: str) -> bool:
 
 
 def find_copies(view: View, volume: str, home: str | None, explained: set[str]) -> list[str]:
-    """Names of nodes beside ``home``, if it has one, that have data of it which nothing explains; the nodes of ``explained``
-    may have it."""
+    """Names of nodes, except ``home`` if it has one, that have unexplained data of the volume; the nodes of ``explained`` may
+    have it."""
     return sorted(
         node.envelope.name
         for node in view.find(NODES_BY_VOLUME, volume)

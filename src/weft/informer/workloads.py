@@ -12,19 +12,19 @@ from weft.kinds.registry import BY_NAME, WORKLOADS
 
 
 def spec_of(item: Item) -> WorkloadSpec:
-    """The spec of a workload, as its own kind's struct; shared, so not to be changed."""
+    """The spec of a workload, as its own kind's struct; shared, so don't change it."""
     spec = item.spec(BY_NAME[item.envelope.kind].spec)
     assert isinstance(spec, WorkloadSpec), item.key
     return spec
 
 
 def record_of(item: Item) -> Workload:
-    """What its kind says of itself."""
+    """The Workload record of its kind."""
     return WORKLOADS[item.envelope.kind]
 
 
 def list_workloads(view: View) -> Iterator[Item]:
-    """All of every kind."""
+    """All workloads of every kind."""
     for kind in WORKLOADS:
         yield from view.of_kind(kind).values()
 

@@ -1,1 +1,1 @@
-"""The constraint language: its grammar, its tree, its JSON form, and what in it can never hold. Pure; imports only objects."""
+"""The constraint language: grammar, tree, JSON form, and contradictions. Pure; imports only objects."""

@@ -1,4 +1,4 @@
-"""Amounts in constraints and labels: ``32GB``, ``500m`` of a core, ``8``. One reading for both, so that they compare. Pure."""
+"""Amounts in constraints and labels: ``32GB``, ``500m`` of a core, ``8``. Both are read alike, so that they compare. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BYTES = ("memory", "memory.free", "disk", "disk.free", "gpu.memory")
 
 
 def read_amount(text: str, attribute: str = "") -> float | None:
-    """The number that ``text`` stands for, sizes in bytes, cores as such; None if it is no number."""
+    """The number in ``text``, sizes in bytes, cores as such; None if it is no number."""
     if len(text) > _LONGEST:
         return None
     stripped = text.strip()

@@ -1,7 +1,7 @@
-"""What can never hold: two parts of a constraint, or of several that must all hold, that no node meets both of. Pure.
+"""Contradictions: two parts of a constraint, or of several that must all hold, that no node can meet together. Pure.
 
-Each way in which the whole could hold (of ``OR``, one of its parts) is looked through; it clashes if every one does. Only
-what is certain counts: an attribute's value is one text, or absent; a number if the text reads as one.
+Checks each way in which the whole could hold (one part of each ``OR``); there is a contradiction if every way has one. Only
+certain facts count: an attribute's value is one text, or absent; a number if the text reads as one.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from weft.language.parse import Parsed
 from weft.language.tree import Compare, Either, Every, Exists, Expression, Leaf, Named, Not, Within
 from weft.objects.errors import InvalidInput
 
-AVAILABLE = "available"  # a value that asks for something else than equality
+AVAILABLE = "available"  # a value that doesn't mean equality
 _MOST_WAYS = 64
 _SHOWN = 80
 _MOST_PAIRS = 20_000
-_Key: TypeAlias = float | str  # two values are equal if their numbers are, or else their texts
+_Key: TypeAlias = float | str  # two values are equal if their numbers are, or otherwise their texts
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -36,8 +36,8 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class _Bounds(msgspec.Struct, frozen=True):
-    """Which values of one attribute a part allows: only ``values``, or all but ``excluded``; a number between ``low`` and
-    ``high`` (with themselves, or ``open``); ``absent``: whether none at all will do, ``present``: whether any will."""
+    """The values of one attribute that a part allows: only ``values``, or all but ``excluded``; a number between ``low`` and
+    ``high`` (inclusive, or ``open``); ``absent``: the attribute may be missing, ``present``: any value will do."""
 
     values: frozenset[_Key] | None = None
     excluded: frozenset[_Key] = frozenset()
@@ -50,7 +50,7 @@ class _Bounds(msgspec.Struct, frozen=True):
 
 
 def find_clash(sources: Sequence[tuple[str, Parsed]]) -> tuple[Part, Part] | None:
-    """Two parts that no node meets both of, where all ``sources`` (a Constraint's name or "", and it) must hold."""
+    """Two parts that no node can meet together, where all ``sources`` (a Constraint's name or "", and it) must hold."""
     ways: list[tuple[Part, ...]] = [()]
     for name, parsed in sources:
         spans = iter(parsed.spans)
@@ -70,7 +70,9 @@ def refuse_clash(sources: Sequence[tuple[str, Parsed]], field: str) -> None:
     if clash is None:
         return
     first, second = clash
-    mine = second if not second.source or first.source else first  # the place pointed at is in what is being written
+    mine = (
+        second if not second.source or first.source else first
+    )  # the error points into the text that is being written
     text = next(parsed.text for name, parsed in sources if name == mine.source)
     raise InvalidInput(
         f"{field}: no node can meet both {_render_part(first)} and {_render_part(second)}",
@@ -149,7 +151,7 @@ def _bounds(leaf: Leaf, negated: bool) -> _Bounds | None:
     if bound is None:
         return None
     upper, open_ = leaf.operator in ("lt", "le"), leaf.operator in ("lt", "gt")
-    if negated:  # a node without that number will do as well
+    if negated:  # a node without that number meets it, too
         upper, open_ = not upper, not open_
     return _Bounds(
         low=-math.inf if upper else bound,

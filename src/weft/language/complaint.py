@@ -1,4 +1,4 @@
-"""What is wrong with a constraint, and at which character. Pure."""
+"""Errors of a constraint, with the character. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _SHOWN = 72
 
 
 def point_at(text: str, at: int, length: int, fact: str, field: str, hint: str | None = None) -> InvalidInput:
-    """The error for ``length`` characters of ``text`` from ``at``. Its details let people be shown the place."""
+    """The error for ``length`` characters of ``text`` from ``at``. Its details have the position, for commands to show."""
     return InvalidInput(
         f"{field}: character {at + 1}: {fact}",
         field=field,

@@ -1,7 +1,7 @@
 """The JSON form of a constraint, and back: ``{"attribute": "memory", "op": "ge", "value": "32GB"}``,
 ``{"op": "and", "of": […]}``. Pure.
 
-Also read as other programs spell it: left, operator, right, sub_expressions, logical_operator, in any case.
+Reads other programs' spelling, too: left, operator, right, sub_expressions, logical_operator, in any case.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ _ALL = ("and", "or", "not", *_OPERATORS, "in", "not_in", "exists")
 
 
 def read_form(raw: Any, field: str = "constraint") -> Expression:
-    """The tree that a JSON form, or a text, stands for. Raises InvalidInput at the path of what is wrong."""
+    """The tree of a JSON form, or of a text. Raises InvalidInput with the path of the wrong part."""
     if isinstance(raw, str):
         return parse(raw, field).tree
     tree = _read(raw, field, 0)
-    return parse(show(tree), field).tree  # the bounds and rules of the text hold for both
+    return parse(show(tree), field).tree  # the limits and rules of the text apply to both
 
 
 def make_form(tree: Expression) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def _fields(raw: Any, path: str) -> dict[str, Any]:
         if known is None:
             at = f"{path}.{str(key)[:40]}"
             raise InvalidInput(f"{at} is not a field", field=at, hint="fields: attribute, op, value, of, constraint")
-        if value not in (None, "", []) or known == "value":  # what other programs leave empty says nothing
+        if value not in (None, "", []) or known == "value":  # other programs leave unused fields empty
             given[known] = value
     return given
 

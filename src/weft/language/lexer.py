@@ -34,7 +34,7 @@ _MEANT = {
 
 
 class Token(msgspec.Struct, frozen=True):
-    """``kind`` end stands behind the last one. ``text`` of a quoted one is what it means."""
+    """The last token's ``kind`` is end. ``text`` of a quoted one is without its quotation marks."""
 
     kind: Literal["word", "quoted", "sign", "mark", "end"]
     text: str

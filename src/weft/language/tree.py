@@ -1,9 +1,9 @@
 """The tree of a constraint, and its text. Equal constraints are equal trees: positions are no part of them. Pure.
 
 What each leaf means on a node:
-  Compare  eq: the attribute's text is the value, or its number the value's; neq: not so (a node without it too);
-           lt le gt ge: it has a number, and that compares so
-  Within   one of the values, in the sense of eq; ``inside`` False: none of them (a node without it too)
+  Compare  eq: the attribute's text is the value, or its number the value's; neq: it isn't (or is missing);
+           lt le gt ge: its number is less than the value's, …
+  Within   one of the values, in the sense of eq; ``inside`` False: none of them (or the attribute is missing)
   Exists   the node has the attribute at all
   Named    a Constraint object of the project, which stands for its expression
 """
@@ -63,7 +63,7 @@ Expression: TypeAlias = Leaf | Every | Either | Not
 
 
 class Preference(msgspec.Struct, frozen=True, cache_hash=True):
-    """A soft constraint: ``weight`` 0–1 against the strategy's 1; one of higher ``priority`` is given up later."""
+    """A soft constraint: ``weight`` 0–1 against the strategy's 1; one with a higher ``priority`` is dropped later."""
 
     expression: Expression
     weight: float = 0.5
@@ -140,7 +140,7 @@ def show(tree: Expression) -> str:
 
 
 def show_short(tree: Expression, most: int = 60) -> str:
-    """The beginning of its text, where it is only to be recognised."""
+    """The beginning of its text, enough to recognise it."""
     text = show(tree)
     return text if len(text) <= most else text[: most - 1] + "…"
 

@@ -1,1 +1,1 @@
-"""The alphabet all packages share: identity, envelope, condition, quantity, error, lifecycle. Pure; imports nothing of weft."""
+"""What all packages share: identity, envelope, condition, quantity, error, lifecycle. Pure; imports nothing of weft."""

@@ -1,7 +1,8 @@
-"""A function's code as a zip: what it may hold, and how a folder becomes one, the same bytes each time. Pure but for reading.
+"""A function's code as a zip: what it may contain, and how to make one of a folder, with the same bytes each time. Pure but for
+reading.
 
 It comes from strangers and is unpacked on nodes: only files, folders and links that stay inside, under plain relative names, as
-many and as large as its directory says. Unpacking counts again.
+many and as large as its directory declares. Unpacking counts again.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _SAME_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 class Member(msgspec.Struct, frozen=True):
-    """One of the archive. ``target`` is where a link leads; ``folder`` and links have no bytes of their own."""
+    """One member of the archive. ``target``: where a link leads; folders and links have no bytes of their own."""
 
     name: str
     size: int = 0
@@ -49,8 +50,8 @@ class Member(msgspec.Struct, frozen=True):
 
 
 def read_members(source: IO[bytes], size: int) -> list[Member]:
-    """What the zip in ``source`` (seekable, ``size`` bytes) holds. Raises InvalidInput or TooLarge, naming the member, for
-    what no node would unpack."""
+    """The members of the zip in ``source`` (seekable, ``size`` bytes). Raises InvalidInput or TooLarge, naming the member, for
+    a zip that no node would unpack."""
     if size > MOST_BYTES:
         raise too_large(size)
     _check_directory(source, size)
@@ -70,7 +71,7 @@ def too_large(size: int) -> TooLarge:
 
 
 def _check_directory(source: IO[bytes], size: int) -> None:
-    """Raises unless its directory is as small as one of so many members is: a library would read all of it into memory."""
+    """Raises if its directory is larger than one of so many members can be: the library would read all of it into memory."""
     tail_bytes = min(size, _END.size + _LONGEST_COMMENT)
     source.seek(size - tail_bytes)
     tail = source.read(tail_bytes)
@@ -136,7 +137,7 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
 
 
 def check_member_name(name: str) -> None:
-    """Raises InvalidInput for a name that leads elsewhere, or that no file system takes."""
+    """Raises InvalidInput for a name that leads elsewhere, or that no file system accepts."""
     parts = name.split("/")
     if not name or name.startswith("/") or not all(parts) or {".", ".."} & set(parts):
         raise _bad(f"{_shown(name)} is not a plain relative name")
@@ -149,7 +150,7 @@ def check_member_name(name: str) -> None:
 
 
 def check_link(name: str, target: str) -> None:
-    """Raises InvalidInput for a link that leads out of the folder that ``name`` is in the end in."""
+    """Raises InvalidInput for a link that leads out of the code."""
     depth = name.count("/")
     if not target or target.startswith("/") or not target.isprintable():
         raise _bad(f"the link {_shown(name)} leads out of the code: {_shown(target)}")
@@ -160,7 +161,8 @@ def check_link(name: str, target: str) -> None:
 
 
 def write_archive(folder: Path, out: IO[bytes]) -> int:
-    """Zip what lies in ``folder`` into ``out``; how many files. Raises InvalidInput for what can't go along, and TooLarge."""
+    """Zip the content of ``folder`` into ``out``; how many files. Raises InvalidInput for a file that it can't contain, and
+    TooLarge."""
     count, unpacked = 0, 0
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
         for name, path, status in _walk(folder, ""):

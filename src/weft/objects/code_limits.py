@@ -1,4 +1,4 @@
-"""How much code a function may bring: apart from what reads it, since every command knows the kind and few read archives."""
+"""How much code a function may have. In a file of its own, since every command loads the kind and few read archives."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The one shape every object has. ``spec``, ``status`` and ``report`` stay raw JSON here, so that a process that knows
-only some of their fields hands the others on untouched; a writer re-encodes only the part that is its own."""
+"""The one shape of every object. ``spec``, ``status`` and ``report`` stay raw JSON here, so that a process that knows
+only some of their fields passes the others on untouched; a writer encodes only its own part again."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Condition(msgspec.Struct, frozen=True):
 
 
 class Envelope(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """``revision`` is the store's and set on reading; ``generation`` counts changes of spec in meaning.
+    """``revision`` is the store's and set on reading; ``generation`` counts changes of the spec's meaning.
 
-    Decode it with ``decode_envelope``: what a newer weft put beside these fields is kept in ``unknown``."""
+    Decode it with ``decode_envelope``: ``unknown`` keeps fields of a newer weft."""
 
     kind: str
     name: str
@@ -85,7 +85,7 @@ def decode_envelope(value: bytes | msgspec.Raw, revision: int | None = None) -> 
 
 
 def _decode_newer(value: bytes | msgspec.Raw) -> Envelope:
-    """An envelope with fields that this process doesn't know. Raises msgspec.ValidationError if that isn't all."""
+    """An envelope with fields that this process doesn't know. Raises msgspec.ValidationError if anything else is wrong."""
     fields = msgspec.json.decode(value, type=dict[str, msgspec.Raw])
     known = field_names(Envelope)
     envelope = _decoder.decode(_encoder.encode({name: raw for name, raw in fields.items() if name in known}))
@@ -112,9 +112,8 @@ def decode_part(raw: msgspec.Raw, type_: type[T]) -> T:
 def merge_part(
     raw: msgspec.Raw, part: msgspec.Struct | dict[str, Any], before: msgspec.Struct | None = None
 ) -> msgspec.Raw:
-    """``part`` as raw JSON, with the fields of ``raw`` that this process doesn't know, at any depth: those of an element
-    of a list go with an element that is otherwise the same. ``before`` is what ``raw`` is for this process, where that is
-    known already."""
+    """``part`` as raw JSON, with the fields of ``raw`` that this process doesn't know, at any depth: those of a list's element
+    stay with an element that is otherwise the same. ``before`` is ``raw`` decoded, if the caller has it."""
     if isinstance(part, dict):
         old = msgspec.json.decode(raw)
         return msgspec.Raw(_encoder.encode({**old, **part} if isinstance(old, dict) else part))
@@ -125,7 +124,7 @@ def merge_part(
 
 
 def _is_known(raw: msgspec.Raw, type_: type[msgspec.Struct]) -> bool:
-    """Whether all that ``raw`` says is a ``type_``'s; it may be although the answer is no."""
+    """Whether ``raw`` has only fields of ``type_``; False also where that isn't certain."""
     value = bytes(raw)
     try:
         return value == b"{}" or _encoder.encode(msgspec.json.decode(value, type=type_)) == value

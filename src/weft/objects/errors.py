@@ -5,17 +5,17 @@ Decides nothing, does no I/O. ``api/request/problem.py`` maps reasons to HTTP, `
 ::
 
     WeftError
-    ├─ InvalidInput          what was asked can't be understood or isn't allowed (names the field)
+    ├─ InvalidInput          the request can't be understood or isn't allowed (names the field)
     │  ├─ UnknownField       ├─ InvalidStrategy
     ├─ NotFound              ├─ AlreadyExists       ├─ StaleRevision       ├─ InUse
     ├─ IllegalTransition     ├─ NotAuthenticated    ├─ Forbidden           ├─ TooLarge
     ├─ CursorGone            a watch or list position that no longer exists (HTTP 410): list again
     ├─ Unplaceable           no node fits (reason: insufficientResources or noAvailableAgents)
-    ├─ Unavailable           something needed isn't there just now; may be retried
+    ├─ Unavailable           something needed isn't there now; may be retried
     │  ├─ StoreUnavailable
     ├─ Throttled             as many as allowed are under way (HTTP 429)
     ├─ TimedOut              the wait ended, the work goes on
-    └─ DriverFailed          the world refused: QEMU, the kernel, a download (says which step)
+    └─ DriverFailed          a step of QEMU, the kernel or a download failed (names the step)
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class TimedOut(WeftError):
 
 
 class DriverFailed(WeftError):
-    """A step in the world failed; ``details["step"]`` names it."""
+    """A driver's step failed; ``details["step"]`` names it."""
 
     reason = "driverFailed"
 
@@ -143,14 +143,14 @@ _BY_REASON: dict[str, type[WeftError]] = {}
 
 
 def _register(cls: type[WeftError]) -> None:
-    if "reason" in vars(cls):  # a subclass that inherits its reason doesn't stand for it
+    if "reason" in vars(cls):  # not for a subclass that inherits its reason
         _BY_REASON[cls.reason] = cls
     for sub in cls.__subclasses__():
         _register(sub)
 
 
 def error_from_dict(data: dict[str, Any]) -> WeftError:
-    """The error a problem document stands for, by its reason or else its family; of neither known, a plain WeftError."""
+    """The error of a problem document, by its reason or else its family; a plain WeftError if neither is known."""
     if not _BY_REASON:
         _register(WeftError)
     reason = str(data.get("reason", "internalError"))

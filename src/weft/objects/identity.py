@@ -15,7 +15,7 @@ from weft.objects.errors import InvalidInput
 
 MAX_NAME = 63
 SHORT_ID = 10  # characters
-SERVER_NAME = "weft-server"  # in every server certificate: right whatever address a client came by
+SERVER_NAME = "weft-server"  # in every server certificate: clients may connect to any address
 NODE_PREFIX = "node:"  # a node's certificate has the common name ``node:<uid>``
 FABRIC = "-"  # stands where the project would, in the key of a fabric-wide object
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -33,7 +33,7 @@ class Ref(msgspec.Struct, frozen=True):
 
 
 def read_node_uid(certificate: Mapping[str, object] | None) -> str | None:
-    """The uid of the node whose certificate, verified by TLS, the other side has shown; None if it is no node's."""
+    """The uid in the peer's certificate, which TLS has verified; None if it is no node's."""
     subject = (certificate or {}).get("subject")
     for parts in subject if isinstance(subject, tuple) else ():
         for name, value in parts:
@@ -78,7 +78,7 @@ def new_uid() -> str:
 
 
 def new_uids(count: int) -> list[str]:
-    """So many, drawn together: each draw lets other threads run, and waits for them."""
+    """``count`` uids, drawn together: each draw lets other threads run, and waits for them."""
     text = os.urandom(16 * count).hex()
     return [_as_uid(text[start : start + 32]) for start in range(0, len(text), 32)]
 
@@ -87,7 +87,7 @@ def _as_uid(text: str) -> str:
     return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{'89ab'[int(text[16], 16) & 3]}{text[17:20]}-{text[20:]}"
 
 
-@lru_cache(maxsize=4096)  # a node asks for those of its own guests again and again
+@lru_cache(maxsize=4096)  # a node uses those of its own guests again and again
 def short_id(uid: str) -> str:
     """Ten lower-case base32 characters that stand for ``uid`` in names on a host (links, sockets, cgroups, folders)."""
     digest = hashlib.sha256(uid.encode()).digest()

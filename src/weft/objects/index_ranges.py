@@ -11,7 +11,7 @@ _PART = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 
 
 def parse_indexes(text: str, field: str, *, most: int) -> list[int]:
-    """The numbers of ``text`` in order, none twice. Raises InvalidInput if it can't be read, or has more than ``most``."""
+    """The numbers of ``text`` in order, each once. Raises InvalidInput if it can't be read, or has more than ``most``."""
     found: set[int] = set()
     for part in text.split(","):
         match = _PART.fullmatch(part.strip())
@@ -45,7 +45,7 @@ def format_indexes(indexes: Iterable[int]) -> str:
 
 
 def read_indexes(text: str) -> list[int]:
-    """What ``format_indexes`` wrote."""
+    """The indexes in a text of ``format_indexes``."""
     found: list[int] = []
     for part in text.split(",") if text else ():
         first, _, last = part.partition("-")

@@ -1,5 +1,5 @@
-"""The lifecycle of every workload kind, as one table. Pure. People's verbs are checked against it, and a test holds the
-folding of reports to it.
+"""The lifecycle of every workload kind, as one table. Pure. Verbs are checked against it, and a test checks that reports follow
+it.
 
 Pending ⇄ Hold, Pending → Prolog → Boot → Running; Running → Migrate | Suspended | Stopped → Running;
 Running → Shutdown → Epilog → Done; Failed, and Unknown when the node is lost.
@@ -15,14 +15,14 @@ from weft.objects.errors import IllegalTransition
 class Phase(StrEnum):
     PENDING = "Pending"
     HOLD = "Hold"
-    PROLOG = "Prolog"  # image, disks and network are being made ready
+    PROLOG = "Prolog"  # the node prepares image, disks and network
     BOOT = "Boot"  # the machine runs, the guest hasn't answered yet
     RUNNING = "Running"
     MIGRATE = "Migrate"
     SUSPENDED = "Suspended"
     STOPPED = "Stopped"
     SHUTDOWN = "Shutdown"
-    EPILOG = "Epilog"  # the guest has ended, its things are being taken away
+    EPILOG = "Epilog"  # the guest has ended, the node cleans up
     DONE = "Done"
     FAILED = "Failed"
     UNKNOWN = "Unknown"
@@ -39,11 +39,11 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     ),
     _P.RUNNING: frozenset(
         {
-            _P.PENDING,  # it gave way
+            _P.PENDING,  # it was preempted
             *(_P.MIGRATE, _P.SUSPENDED, _P.STOPPED, _P.SHUTDOWN, _P.EPILOG, _P.BOOT, _P.PROLOG, _P.FAILED, _P.UNKNOWN),
         }
     ),
-    _P.MIGRATE: frozenset(  # beside what it leads to: what the guest does meanwhile, and what people do to it
+    _P.MIGRATE: frozenset(  # its own ends, and what the guest and people do meanwhile
         {_P.RUNNING, _P.BOOT, _P.PROLOG, _P.SUSPENDED, _P.STOPPED, _P.SHUTDOWN, _P.EPILOG, _P.FAILED, _P.UNKNOWN}
     ),
     _P.SUSPENDED: frozenset(
@@ -59,7 +59,7 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     _P.UNKNOWN: frozenset(_P) - {_P.PENDING, _P.HOLD},
 }
 
-# The phases in which each verb makes sense.
+# The phases in which each verb is legal.
 ALLOWED: dict[str, frozenset[Phase]] = {
     "hold": frozenset({_P.PENDING}),
     "release": frozenset({_P.HOLD}),
@@ -72,7 +72,7 @@ ALLOWED: dict[str, frozenset[Phase]] = {
     "console": frozenset({_P.RUNNING, _P.BOOT, _P.MIGRATE, _P.UNKNOWN}),
 }
 
-# The phases in which the verb is done already, or on its way: repeating it changes nothing.
+# The phases in which the verb is done already, or under way: repeating it changes nothing.
 SO_ALREADY: dict[str, frozenset[Phase]] = {
     "hold": frozenset({_P.HOLD}),
     "release": frozenset({_P.PENDING}),
@@ -88,12 +88,12 @@ def may_change(old: Phase, new: Phase) -> bool:
 
 
 def legal_verbs(phase: Phase) -> list[str]:
-    """The verbs that lead on from ``phase``, in alphabetical order; delete always does."""
+    """The legal verbs in ``phase``, in alphabetical order; delete always is."""
     return [*sorted(verb for verb, phases in ALLOWED.items() if phase in phases), "delete"]
 
 
 def check_verb(verb: str, phase: Phase, what: str) -> None:
-    """Raise IllegalTransition naming the legal verbs unless ``verb`` makes sense while ``what`` is in ``phase``."""
+    """Raise IllegalTransition naming the legal verbs unless ``verb`` is legal while ``what`` is in ``phase``."""
     if phase in ALLOWED[verb] or phase in SO_ALREADY.get(verb, ()):
         return
     legal = legal_verbs(phase)

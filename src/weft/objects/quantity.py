@@ -18,9 +18,9 @@ _DURATION_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|m|h|d|w)")
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 MAX_BYTES = 2**60
-LONGEST_SHOWN = 80  # of what is refused
+LONGEST_SHOWN = 80  # characters of a refused text
 LAST_MOMENT = 253402300799.0  # seconds since 1970: calendars end with the year 9999
-_LEAST_SIZE = 2**20  # a bare number from here on is taken for bytes when it is shown
+_LEAST_SIZE = 2**20  # a bare number from here on is shown as bytes
 
 
 def _bad(text: object, field: str, what: str, hint: str) -> InvalidInput:
@@ -65,7 +65,7 @@ def parse_amount(text: object, field: str = "amount") -> int:
 
 
 def parse_ratio(text: object, field: str = "ratio") -> float:
-    """How many times something is given away, from ``4``, ``1.5`` or ``150%``. Raises InvalidInput naming ``field``."""
+    """A factor from ``4``, ``1.5`` or ``150%``. Raises InvalidInput naming ``field``."""
     hint = "write a number like 4, 1.5 or 150%, more than 0 and at most 1000"
     match = None if isinstance(text, bool) else re.fullmatch(rf"({_NUMBER})\s*(%?)", str(text).strip())
     if match is None:
@@ -155,7 +155,7 @@ def format_bytes(value: float, digits: int = 1) -> str:
 
 
 def format_amount(value: float) -> str:
-    """What a node declares: a count as it is, what can only be a size (1 MiB and more) as one."""
+    """An amount of a node's resource: a count as it is; from 1 MiB on, where it can only be a size, as one."""
     return format_bytes(value) if value >= _LEAST_SIZE else f"{value:g}"
 
 

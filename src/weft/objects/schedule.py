@@ -1,7 +1,7 @@
-"""When something that runs by a schedule is due: cron's five fields, or @hourly, @daily, …, in a time zone. Pure.
+"""When a schedule is due: cron's five fields, or @hourly, @daily, …, in a time zone. Pure.
 
-In a zone whose clocks change, what names an hour runs once on that day, as Debian's cron does: what fell into the hour that was
-left out, right after it; what falls into the hour that comes twice, the first time. Source: crontab(5), cron(8) of Debian.
+On a day with a clock change, a schedule that names an hour runs once, as Debian's cron does: right after an hour that is left out;
+in an hour that comes twice, the first time. Source: crontab(5), cron(8) of Debian.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _HINT = "write MINUTE HOUR DAY MONTH WEEKDAY, like '30 2 * * 1-5', or @hourly, @
 
 @functools.cache
 def _cron() -> Any:
-    """The library, which is loaded for who has a schedule: every command knows the kinds that may have one."""
+    """The library, loaded at the first schedule: every command loads the kinds that may have one."""
     return importlib.import_module("cronsim")
 
 
 def check_schedule(
     text: str, zone: str = "UTC", *, field: str = "spec.schedule", zone_field: str = "spec.time_zone"
 ) -> None:
-    """Raises InvalidInput, which names the field, for a schedule that can't be read or never comes, and for no time zone."""
+    """Raises InvalidInput, which names the field, for a schedule that can't be read or is never due, and for an unknown zone."""
     _read_zone(zone, zone_field)
     try:
         next_run(text, zone, 0.0)
@@ -49,7 +49,7 @@ def next_run(text: str, zone: str, after: float) -> float:
     """When a schedule that was checked is due next, strictly later than ``after``; both in seconds since 1970."""
     place = _read_zone(zone, "time_zone")
     moments = _cron().CronSim(_read_fields(text), datetime.fromtimestamp(after, place))
-    # An hour that comes twice: the library counts on from its first coming, whichever it is now.
+    # In an hour that comes twice the library counts on from the first one, even in the second.
     return next(moment for moment in (float(m.timestamp()) for m in moments) if moment > after)
 
 

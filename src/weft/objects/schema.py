@@ -1,7 +1,7 @@
-"""Reading what people wrote, strictly: unknown fields are refused at any depth, quantities become numbers, and every
-complaint carries the path of its field. The msgspec structs are the only description of the fields. Pure.
+"""Strict reading of people's input: unknown fields are refused at any depth, quantities become numbers, and every error has
+the path of its field. The msgspec structs are the only description of the fields. Pure.
 
-Fields are annotated with ``field(...)``: what it is for, how people write it, and how a change of it is carried out
+Fields are annotated with ``field(...)``: the purpose, how people write it, and what a change costs
 (``live | plug | restart | replace | never``, see ``objects/spec_change.py``).
 """
 
@@ -21,12 +21,12 @@ from weft.objects.identity import check_name
 from weft.objects.quantity import parse_amount, parse_bytes, parse_cpu, parse_duration, parse_moment, parse_ratio
 
 T = TypeVar("T")
-MOST_PROBLEMS = 20  # told of one object
+MOST_PROBLEMS = 20  # in the answer about one object
 LONGEST_PATH = 200
-LONGEST_WORD = 64  # that may be a misspelt one
+LONGEST_WORD = 64  # longer ones get no suggestion
 ChangeMode = Literal["live", "plug", "restart", "replace", "never"]
 Quantity = Literal["bytes", "cpu", "duration", "amount", "ratio", "moment", ""]
-_TYPE_WORDS = {  # of msgspec, as people call them
+_TYPE_WORDS = {  # by msgspec's names
     "array": "a list",
     "bool": "true or false",
     "float": "a number",
@@ -64,8 +64,8 @@ def field(
     max_length: int | None = None,
     shown: str = "",
 ) -> msgspec.Meta:
-    """The Meta of a spec field: what it is for, what a change of it costs, and how people write it; ``shown`` is the word
-    for its type where that has one of its own."""
+    """The Meta of a spec field: its purpose, what a change costs, and how people write it; ``shown`` is a word of its own for
+    its type."""
     limits: dict[str, Any] = {"ge": ge, "le": le, "max_length": max_length}
     return msgspec.Meta(
         description=description,
@@ -75,12 +75,12 @@ def field(
 
 
 def words(*known: str) -> msgspec.Meta:
-    """The Meta of a text that is one of ``known`` words, where a newer weft may have more of them: read as any text."""
+    """The Meta of a text that is one of ``known`` words; read as any text, since a newer weft may have more words."""
     return msgspec.Meta(extra={"words": known})
 
 
 class Place(msgspec.Struct, frozen=True):
-    """What a path of an object leads to: one of ``words`` (none: anything), or a ``quantity``, which is ``whole`` or may have a
+    """The values at a path of an object: one of ``words`` (none: any), or a ``quantity``, which is ``whole`` or may have a
     fraction."""
 
     words: tuple[str, ...] = ()
@@ -88,9 +88,9 @@ class Place(msgspec.Struct, frozen=True):
     whole: bool = False
 
     def read(self, text: str, path: str) -> str:
-        """``text`` as it stands there: a word in its case, a quantity as a number. Raises InvalidInput for what can't."""
+        """``text`` as the object has it: a word in its case, a quantity as a number. Raises InvalidInput."""
         if not text:
-            return text  # as of what isn't set
+            return text  # of a field that isn't set
         if self.quantity:
             number = _PARSERS[self.quantity](text, path)
             return str(int(number) if self.whole else number)
@@ -146,7 +146,7 @@ def _nullable(info: mi.Type) -> bool:
 
 
 def suggest(word: str, known: list[str]) -> str | None:
-    """The known word that ``word`` was most likely meant to be."""
+    """The known word that people most likely meant by ``word``."""
     if len(word) > LONGEST_WORD:
         return None
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
@@ -154,7 +154,7 @@ def suggest(word: str, known: list[str]) -> str | None:
 
 
 class _Shape(msgspec.Struct, frozen=True):
-    """How a value is read beyond what msgspec checks of it. Worked out once for each type: all that people send goes through."""
+    """How a value is read beyond msgspec's own checks. Made once for each type: all input goes through it."""
 
     nullable: bool
     parse: Callable[[Any, str], Any] | None = None
@@ -166,14 +166,14 @@ class _Shape(msgspec.Struct, frozen=True):
 
 
 class _Fields(msgspec.Struct, frozen=True):
-    """Those of a struct: a name's shape is None where msgspec alone reads it. ``required`` come with what they are for."""
+    """The fields of a struct: a name's shape is None where msgspec alone reads it. ``required``: with their descriptions."""
 
     shapes: dict[str, _Shape | None]
     required: dict[str, str]
 
 
 def _shape_of(info: mi.Type) -> _Shape | None:
-    """None if msgspec alone reads it: no struct, word or quantity, nor a list or map of them."""
+    """None if msgspec alone reads it: it is no struct, word or quantity, nor a list or map of them."""
     inner, extra, _ = _unwrap(info)
     shape = _Shape(
         _nullable(info),
@@ -225,7 +225,7 @@ def _normalise(raw: Any, shape: _Shape, path: str, problems: list[WeftError]) ->
 
 
 def _refuse_word(raw: Any, words: list[str], path: str) -> InvalidInput:
-    """The complaint about what is none of the words that its field takes."""
+    """The error for a value that is none of its field's words."""
     if not isinstance(raw, str):
         return InvalidInput(f"{path}: expected one of {', '.join(words)}, got {_kind_of(raw)}", field=path)
     meant = suggest(raw.lower().replace("_", "-"), words)
@@ -283,8 +283,8 @@ def _kind_of(raw: Any) -> str:
 
 
 def find_problems(raw: Any, type_: Any, path: str = "spec") -> tuple[Any, list[WeftError]]:
-    """``raw`` with quantities as numbers, and what is wrong with it, in the order found: at most MOST_PROBLEMS, since each costs
-    time and words, and who sends thousands didn't write them."""
+    """``raw`` with quantities as numbers, and its problems in the order found: at most MOST_PROBLEMS, since each costs time, and
+    nobody reads thousands."""
     problems: list[WeftError] = []
     shape = _shape(type_)
     return (raw if shape is None else _normalise(raw, shape, path, problems)), problems
@@ -301,8 +301,8 @@ def read_strict(raw: Any, type_: type[T], path: str = "spec") -> T:
             text = str(error)
             what, _, where = text.partition(" - at `$")
             at = path + where.rstrip("`") if where else path
-            told = _in_words(what)
-            problems = [InvalidInput(f"{at}: {told[:1].lower()}{told[1:]}", field=at, hint=_hint_at(type_, path, at))]
+            fact = _in_words(what)
+            problems = [InvalidInput(f"{at}: {fact[:1].lower()}{fact[1:]}", field=at, hint=_hint_at(type_, path, at))]
     first = problems[0]
     if len(problems) > 1:
         first.details["problems"] = [p.to_dict() for p in problems]
@@ -310,7 +310,7 @@ def read_strict(raw: Any, type_: type[T], path: str = "spec") -> T:
 
 
 def _in_words(problem: str) -> str:
-    """msgspec's sentence with types as people call them: ``Expected a number, got text``."""
+    """msgspec's sentence with weft's words for types: ``Expected a number, got text``."""
 
     def call(types: re.Match[str]) -> str:
         names = [name for name in types[1].split(" | ") if name != "null" or types[1] == "null"]
@@ -320,7 +320,7 @@ def _in_words(problem: str) -> str:
 
 
 def _hint_at(type_: Any, path: str, at: str) -> str | None:
-    """What the field at ``at`` takes."""
+    """The description of the field at ``at``."""
     plain = re.sub(r"\[[^]]*\]", "", at)
     doc = next((doc for doc in describe_fields(type_, path) if doc.path.replace("[]", "") == plain), None)
     return None if doc is None or not doc.description else f"{doc.type}: {doc.description}"
@@ -333,7 +333,7 @@ def describe_fields(type_: Any, path: str = "spec") -> list[FieldDoc]:
     if not isinstance(info, mi.StructType):
         return docs
     own = info.cls.__annotations__
-    for f in sorted(info.fields, key=lambda f: f.name not in own):  # what it inherits comes last
+    for f in sorted(info.fields, key=lambda f: f.name not in own):  # inherited fields come last
         inner, extra, description = _unwrap(f.type)
         at = f"{path}.{f.encode_name}"
         default = None if f.default is msgspec.NODEFAULT else f.default
@@ -359,7 +359,7 @@ def describe_fields(type_: Any, path: str = "spec") -> list[FieldDoc]:
 
 
 def type_name(info: mi.Type, extra: dict[str, Any]) -> str:
-    """A word for a type as people know it: size, cores, duration, text, list of text …"""
+    """The word for a type: size, cores, duration, text, list of text …"""
     if extra.get("shown"):
         return str(extra["shown"])
     if extra.get("quantity"):
@@ -380,12 +380,12 @@ def type_name(info: mi.Type, extra: dict[str, Any]) -> str:
 
 @functools.cache
 def change_modes(type_: Any, path: str = "spec") -> Mapping[str, ChangeMode]:
-    """Field path → what a change of that field costs."""
+    """What a change of each field costs, by path."""
     return {doc.path: doc.change for doc in describe_fields(type_, path)}
 
 
 def find_place(type_: Any, path: Sequence[str]) -> Place | None:
-    """What the steps of ``path`` lead to below ``type_``; None where there can be nothing. Below a map any name may be."""
+    """The values at ``path`` below ``type_``; None if there is no such path. A map may have any name."""
     info, extra, _ = _unwrap(_info(type_))
     for step in path:
         if isinstance(info, mi.StructType):

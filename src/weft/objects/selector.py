@@ -20,8 +20,8 @@ def _as_written(key: str, values: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def parse_selector(text: str, field: str = "selector", read: Read = _as_written) -> Predicate:
-    """A predicate over a mapping; an empty text matches all. ``read`` makes of a term's key and values those that
-    are looked for, or raises for what can't be. Raises InvalidInput pointing at what it can't read."""
+    """A predicate over a mapping; an empty text matches all. ``read`` converts a term's key and values, or raises for values that
+    the key can't have. Raises InvalidInput with the part that can't be read."""
     tests: list[Predicate] = []
     position = 0
     while position < len(text):

@@ -1,13 +1,13 @@
 """What a change of a spec costs: the one table behind apply, dry-run, hot-plug and the docs. Pure.
 
-What a field declares, and what it comes to:
+What a field declares, and when a change takes effect:
   live     at once
-  plug     at once within the running machine's ``limits`` (field → the most it can come to, or for a list, how many
-           more it can take), else with a restart
+  plug     at once within the running machine's ``limits`` (by field the largest value, or for a list, how many more
+           items), else with a restart
   restart  with a restart
-  replace  never while it lives
+  replace  never while it is placed
   never    never
-Where nothing runs, what needs a restart, or is limited, comes with the next ``start``.
+If nothing runs, a change that needs a restart, or is limited, takes effect with the next ``start``.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class FieldChange(msgspec.Struct, frozen=True):
 def plan_change(
     old: Mapping[str, Any], new: Mapping[str, Any], type_: Any, limits: Limits | None = NO_LIMITS
 ) -> list[FieldChange]:
-    """The fields that differ between two specs, each with what carrying it out takes, in field order. ``limits`` are the
-    running machine's, None if none runs."""
+    """The fields that differ between two specs, each with the cost of its change, in field order. ``limits`` are the running
+    machine's, None if none runs."""
     modes = change_modes(type_)
     changes: list[FieldChange] = []
     _compare(old, new, "spec", modes, lambda: limits, changes)
@@ -47,8 +47,8 @@ def plan_change(
 def plan_spec_change(
     old: msgspec.Struct, new: msgspec.Struct, find_limits: Callable[[], Limits | None] = lambda: NO_LIMITS
 ) -> list[FieldChange]:
-    """``plan_change`` of two whole specs of one kind: only the fields in which they differ are looked at more closely, and the
-    limits are read only where they matter."""
+    """``plan_change`` of two whole specs of one kind: it compares only the fields that differ in detail, and reads the limits only
+    if they matter."""
     was, now = msgspec.structs.astuple(old), msgspec.structs.astuple(new)
     changes: list[FieldChange] = []
     if was == now:
@@ -92,7 +92,7 @@ def _fits(field: str, old: Any, new: Any, limits: Limits) -> bool:
     if isinstance(new, list):
         added = [str(item) for item in new if item not in old]
         known = {str(item).partition(":")[0] for item in old}
-        # An item that is there already, and changes, can't be there twice meanwhile.
+        # A changed item can't be there twice, as it was and as it is.
         return len(added) <= limits[field] and not any(item.partition(":")[0] in known for item in added)
     return bool(new <= limits[field])
 

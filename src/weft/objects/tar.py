@@ -1,6 +1,6 @@
-"""The header of one member of a tar, as ustar, GNU tar and busybox write it. Pure: one block of 512 bytes in, what it says out.
+"""The header of one member of a tar, as ustar, GNU tar and busybox write it. Pure: one block of 512 bytes in, a Header out.
 
-Archives come from strangers: what isn't as those write it is refused, and nothing is believed that the block doesn't say.
+Archives come from strangers: any other form is refused.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ FILE, HARD_LINK, LINK, FOLDER, LONG_NAME, LONG_LINK, WORDS, WORDS_OF_ALL = (
     b"x",
     b"g",
 )
-DEVICES = (b"3", b"4", b"6")  # of letters, of blocks, and pipes with a name
+DEVICES = (b"3", b"4", b"6")  # character and block devices, named pipes
 _USTAR = b"ustar\0"
 
 
 class Header(NamedTuple):
-    """``size`` bytes follow, filled up to whole blocks. ``mode``: its rights, setuid and sticky bits among them."""
+    """``size`` bytes follow, filled up to whole blocks. ``mode``: permissions with the setuid and sticky bits."""
 
     name: bytes
     type: bytes
@@ -44,10 +44,10 @@ def decode_header(block: bytes) -> Header | None:
         return None
     if len(block) < BLOCK or not is_tar(block):
         raise ValueError("no header")
-    size, mode, mtime, told = (
+    size, mode, mtime, checksum = (
         decode_number(block[at:to]) for at, to in ((124, 136), (100, 108), (136, 148), (148, 156))
     )
-    if told != sum(block, 8 * 32) - sum(block[148:156]) or size is None or size < 0:
+    if checksum != sum(block, 8 * 32) - sum(block[148:156]) or size is None or size < 0:
         raise ValueError("a header that was changed")
     name = _word(block[:100])
     if block[257:263] == _USTAR and (before := _word(block[345:500])):
@@ -57,7 +57,7 @@ def decode_header(block: bytes) -> Header | None:
 
 
 def decode_words(content: bytes) -> dict[bytes, bytes]:
-    """What a member of the type WORDS says of the next one: LENGTH NAME=VALUE, each with a newline. Raises ValueError."""
+    """The attributes in a member of the type WORDS, for the next one: LENGTH NAME=VALUE, each with a newline. Raises ValueError."""
     words = {}
     while content:
         digits, space, _ = content.partition(b" ")

@@ -1,4 +1,4 @@
-"""Fields that a newer weft wrote and this one doesn't know: carried along, at any depth, by the writer of the others. Pure."""
+"""Unknown fields, which a newer weft wrote: the writer of the others keeps them, at any depth. Pure."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def field_names(type_: type[msgspec.Struct]) -> frozenset[str]:
 
 
 def keep_unknown(old: Any, new: Any, type_: type[msgspec.Struct]) -> Any:
-    """``new``, plain data of a ``type_``, with what ``old`` says beyond the fields of ``type_`` and of the structs in it.
+    """``new``, plain data of a ``type_``, with the fields of ``old`` that ``type_`` and the structs in it don't have.
 
-    An element of a list gets what belongs to an element of ``old`` that is otherwise the same."""
+    A list's element gets those of the element of ``old`` that is otherwise the same."""
     return _keep(old, new, _shape_of(type_))
 
 
 class _Shape:
-    """What of a type can hold unknown fields: a struct's ``fields``, or the ``items`` of a list or a map."""
+    """The parts of a type that can have unknown fields: a struct's ``fields``, or the ``items`` of a list or a map."""
 
     def __init__(self) -> None:
         self.fields: dict[str, _Shape | None] | None = None

@@ -1,10 +1,10 @@
-"""An image bundle: one plain tar that holds a disk and, where the image boots its kernel directly, kernel and initrd.
+"""An image bundle: one plain tar with a disk and, if the image boots its kernel directly, kernel and initrd.
 
 ``image.json`` comes first in the archive and is a BundleManifest; the other members are plain files at the top level,
 named in it. The image recipes write bundles, nodes unpack them; a plain qcow2 or raw file is an image too and needs none.
 
-Archives come from strangers, so they are read here and not by a library that knows everything a tar may be: of links,
-devices, holes (a member of some bytes that unpacks to exabytes) and headers of any length there are none.
+Archives come from strangers, so they are read here and not by a library with all features of tar: without links, devices, holes
+(a member of some bytes that unpacks to exabytes) and headers of any length.
 """
 
 from __future__ import annotations
@@ -22,21 +22,16 @@ MOST_MANIFEST_BYTES = 65536
 
 
 class BundleManifest(msgspec.Struct, frozen=True):
-    """``disk`` is required; in the format ``tar`` it holds the root file system of functions, which no machine boots.
-    ``kernel``, ``initrd``, ``cmdline`` come together; ``agent`` says a weft guest agent is inside, ``qemu_agent`` a
-    qemu-guest-agent. ``seed`` is the form in which it takes its user data: a plain tar, NoCloud for cloud-init, or a tar
-    that tells of its NICs and volumes, too. ``digest`` is that of the container image it was made of."""
-
     disk: str
-    disk_format: Literal["qcow2", "raw", "tar"]
-    kernel: str | None = None
+    disk_format: Literal["qcow2", "raw", "tar"]  # a tar is the root file system of functions, which no machine boots
+    kernel: str | None = None  # with ``initrd`` and ``cmdline``
     initrd: str | None = None
     cmdline: str = ""
-    agent: bool = False
-    qemu_agent: bool = False
-    seed: Literal["tar", "nocloud", "machine"] = "tar"
+    agent: bool = False  # weft's guest agent is inside
+    qemu_agent: bool = False  # qemu-guest-agent is inside
+    seed: Literal["tar", "nocloud", "machine"] = "tar"  # form of user data; machine: a tar with NICs and volumes, too
     min_memory_bytes: int = 0
-    digest: str = ""
+    digest: str = ""  # of the container image that it was made of
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -63,12 +58,12 @@ def is_bundle(beginning: bytes) -> bool:
 
 
 def begins_bundle(beginning: bytes) -> bool:
-    """Whether a tar that begins so must be a bundle: another may hold a container image."""
+    """Whether a tar that begins so must be a bundle: another may be a container image."""
     return beginning[:100].rstrip(b"\0") == MANIFEST_NAME.encode()
 
 
 def read_bundle(file: BinaryIO, size: int) -> Bundle:
-    """The bundle in ``file`` of ``size`` bytes. Raises DriverFailed (``notAnImage``) unless it holds just what its
+    """The bundle in ``file`` of ``size`` bytes. Raises DriverFailed (``notAnImage``) unless it has exactly the members that its
     manifest names."""
     members: dict[str, Member] = {}
     offset = 0
@@ -123,8 +118,8 @@ def _read_member(file: BinaryIO, offset: int, end: int) -> Member | None:
 
 
 def read_header(file: BinaryIO, offset: int, end: int) -> tuple[str, int, int, bool] | None:
-    """Of the member of a tar whose header lies at ``offset``: its name, where its bytes begin, how many, and whether it is a plain
-    file; None at the archive's end. Raises DriverFailed (``notAnImage``)."""
+    """Of the tar's member with its header at ``offset``: name, position and number of its bytes, and whether it is a plain file;
+    None at the archive's end. Raises DriverFailed (``notAnImage``)."""
     if offset >= end:
         return None
     file.seek(offset)

@@ -1,7 +1,7 @@
-"""An archive of a container image: a plain tar with an OCI image layout in it. Here only what the server must know of it before a
-node reads it: that it is one, and which image it holds.
+"""An archive of a container image: a plain tar with an OCI image layout in it. The server checks only that it is one, and which
+image it has; a node reads it.
 
-Archives come from strangers: headers are read one by one, nothing is unpacked, and what isn't a plain file is passed over.
+Archives come from strangers: headers are read one by one, nothing is unpacked, and only plain files count.
 Source: OCI image layout specification 1.0.
 """
 

@@ -1,5 +1,4 @@
-"""The beginning of a qcow2 file, as far as weft must know it: the guest's disk size, and what else the file would read.
-Pure."""
+"""The head of a qcow2 file: the guest's disk size, and whether other files are read with it. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ _EXTERNAL_DATA = 1 << 2
 
 
 class Qcow2Header(msgspec.Struct, frozen=True):
-    """``has_backing`` and ``has_external_data`` say that the content lies partly in another file, named inside."""
+    """``has_backing`` and ``has_external_data``: part of the content is in another file, named inside."""
 
     version: int
     virtual_size: int
@@ -25,7 +24,7 @@ class Qcow2Header(msgspec.Struct, frozen=True):
 
 
 def read_qcow2_header(data: bytes) -> Qcow2Header | None:
-    """What the first ``HEADER_BYTES`` of a file say; None if it is no qcow2 image (of version 2 or 3)."""
+    """The header in a file's first ``HEADER_BYTES``; None if it is no qcow2 image (of version 2 or 3)."""
     if len(data) < _START.size or not data.startswith(_MAGIC):
         return None
     _, version, backing_at, _, _, size = _START.unpack_from(data)

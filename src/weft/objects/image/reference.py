@@ -1,7 +1,7 @@
-"""How an image of containers is named: ``[REGISTRY[:PORT]/]NAME[:TAG][@sha256:…]`` in a registry, ``oci:PATH[:TAG]`` for an image
-layout and ``oci-archive:FILE[:TAG]`` for one in a tar file, both on the node; a NAME alone is an Image that weft holds. Pure.
+"""Names of container images: ``[REGISTRY[:PORT]/]NAME[:TAG][@sha256:…]`` in a registry, ``oci:PATH[:TAG]`` for an image layout and
+``oci-archive:FILE[:TAG]`` for one in a tar file, both on the node; a NAME alone is an Image that weft holds. Pure.
 
-A name without a registry is refused unless the cluster's configuration names one to take then: nobody's registry is guessed.
+A name without a registry is refused unless the cluster's configuration has a default registry: weft doesn't guess one.
 Source: the grammar of the OCI distribution specification 1.1, "pulling manifests", and of what people type for registries.
 """
 
@@ -29,13 +29,12 @@ _NOT_READ = ("docker-archive", "docker-daemon", "containers-storage", "dir", "do
 
 
 class ImageReference(msgspec.Struct, frozen=True):
-    """``registry`` HOST[:PORT] and ``name`` of what is in a registry, ``name`` of what weft holds; else ``path``, absolute.
-    ``tag``, ``digest`` may be empty."""
+    """``tag`` and ``digest`` may be empty."""
 
     place: Literal["registry", "held", "layout", "archive"]
-    registry: str = ""
-    name: str = ""
-    path: str = ""
+    registry: str = ""  # HOST[:PORT]
+    name: str = ""  # in a registry, or of an Image
+    path: str = ""  # on the node, absolute
     tag: str = ""
     digest: str = ""
 
@@ -46,19 +45,19 @@ class ImageReference(msgspec.Struct, frozen=True):
 
 
 def held_name(text: str) -> str:
-    """The Image of weft's that ``text`` names, if it names no image elsewhere."""
+    """The name of the Image in ``text``; "" if it names an image elsewhere."""
     return text if not {*"/:@"} & {*text} else ""
 
 
 def read_source(text: str, field: str = "spec.image") -> ImageReference:
-    """What ``text`` names, in a registry or held by weft. Raises InvalidInput."""
+    """The image in a registry, or held by weft, that ``text`` names. Raises InvalidInput."""
     if name := held_name(text):
         return ImageReference("held", name=check_name(name, field))
     return parse_reference(text, field=field)
 
 
 def parse_reference(text: str, *, default_registry: str = "", field: str = "spec.image") -> ImageReference:
-    """What ``text`` names. Raises InvalidInput, which names ``field`` and says what to write instead."""
+    """The image that ``text`` names. Raises InvalidInput with ``field``, and with what to write instead."""
     if not text or len(text) > LONGEST or not text.isprintable() or " " in text:
         raise _refused(
             field, f"{text[:80]!r} is not an image", "write REGISTRY/NAME:TAG, like registry.example.com/shop/web:1.4"
@@ -95,7 +94,7 @@ def parse_reference(text: str, *, default_registry: str = "", field: str = "spec
     if len(within) > _LONGEST_NAME or not _NAME.fullmatch(within):
         raise _refused(
             field,
-            f"{within[:80]!r} is not a valid name of an image",
+            f"{within[:80]!r} is not a valid image name",
             "use lower-case letters and digits, with . _ - between, parts split by /",
         )
     return ImageReference("registry", registry, within, "", tag or ("" if digest else "latest"), digest)
