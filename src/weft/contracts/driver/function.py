@@ -139,8 +139,7 @@ class HasTemplates(Protocol):
 
     async def prepare(self, recipe: Recipe, roots: Roots) -> None:
         """Make the template unless it is there: booted, runtime loaded, code imported, the first request held. Raises
-        DriverFailed with
-        what the runtime said if the code can't be loaded."""
+        DriverFailed with the runtime's error if the code can't be loaded."""
 
     async def keep_ready(self, recipe: Recipe, roots: Roots, count: int) -> int:
         """Keep ``count`` paused copies ahead of demand for ``start``; returns how many there are now."""

@@ -88,7 +88,7 @@ class Commits:
     async def _find_written(self, writes: Sequence[Write], known: int) -> int | None:
         """The revision of what was refused for lack of space and written all the same: etcd does so with the write that it finds to
         pass its quota only when it applies it. None if nothing was written since ``known``. Raises StoreUnavailable where that
-        can't be told any more."""
+        can't be found out any more."""
         found = None
         for write in writes:
             found = await self._connection.range(key=self._place(write.key))

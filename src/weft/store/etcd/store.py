@@ -1,7 +1,7 @@
 """The store on an etcd cluster: durable when a majority has it, shared by any number of servers.
 
 weft's revisions are etcd's. Under the prefix lie: ``/o…`` the entries (the bare ``/o`` is a mark that each opening
-moves), ``/l/…`` leases, ``/i/HOUR/…`` idempotency keys, ``/epoch``. One watch of the entries feeds all watchers of
+writes), ``/l/…`` leases, ``/i/HOUR/…`` idempotency keys, ``/epoch``. One watch of the entries feeds all watchers of
 this process; what they missed is replayed from etcd's own log. While ``/refilling`` is there, the entries are half a
 backup's. The prefix is needed to share a cluster with something
 else; compaction is etcd-wide all the same.

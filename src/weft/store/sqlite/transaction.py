@@ -1,7 +1,7 @@
 """One transaction of the writer: several commits, each checked in full before its first write.
 
 Reads the database on the writer's connection, and only what the writer doesn't know of former transactions; what the commits come
-to is written together, by ``flush``. Nothing is told to anyone until the writer has committed it.
+to is written together, by ``flush``. Nobody learns of it until the writer has committed it.
 """
 
 from __future__ import annotations

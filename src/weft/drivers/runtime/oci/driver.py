@@ -39,9 +39,9 @@ LOG_CHECK_SECONDS = 5.0
 
 
 class OciDriver:
-    """A RuntimeDriver[ContainerPlan] that can also adjust, exec, and report log and stats. ``runtime``: crun or runc; None is
-    the first of them that works. ``containerd``: the address of one that holds containers started from now on; others'
-    containers stay with their holder."""
+    """A RuntimeDriver[ContainerPlan] that can also adjust, exec, and report log and stats. ``runtime``: crun or runc; None: the
+    first of them that works. ``containerd``: the address of one that holds containers started from now on; others' containers
+    stay with their holder."""
 
     name = DRIVER
     engine = "weft.drivers.runtime.oci.containerd.engine"

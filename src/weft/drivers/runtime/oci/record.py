@@ -20,7 +20,7 @@ SAVED = "saved"
 
 class ContainerRecord(msgspec.Struct):
     """``process`` is the container's first one, ``shim`` the one that holds its output and waits for its end; ``started``: the
-    runtime was told to let it go, and did. ``first_user`` of the node is its root; None: it has the node's users. ``held_by``
+    runtime was ordered to start it, and did. ``first_user`` of the node is its root; None: it has the node's users. ``held_by``
     is the address of a containerd; empty: conmon."""
 
     plan: ContainerPlan

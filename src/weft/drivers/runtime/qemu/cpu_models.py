@@ -1,7 +1,7 @@
-"""Which CPUs and machines this node's QEMU can give a guest: asked of QEMU itself, by name, best first.
+"""CPUs and machines that this node's QEMU can give a guest: QEMU itself lists them, by name, best first.
 
-A model is only named if QEMU lacks nothing of it here: under KVM what the host's CPU has counts, else what is emulated.
-The first name stands for all that there is, ``host@DIGEST`` or ``max@VERSION``: equal names are equal CPUs.
+A model is only named if QEMU lacks nothing of it here: under KVM what the host's CPU has counts, else what is emulated. The
+first name stands for everything available, ``host@DIGEST`` or ``max@VERSION``: equal names are equal CPUs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A running guest's disk on its way to another file of its node: mirrored, written to both, then switched.
+"""Relocates a running guest's disk to another file of its node: mirrored, written to both, then switched.
 
-Speaks to one guest's monitor; hands QEMU the new file open. The guest stands still from before QEMU is told to switch until
-the record says that it has, so the driver after a crash knows by the record alone which file is whole.
+Speaks to one guest's monitor; passes QEMU the new file open. The guest stands still from before the command to switch until the
+record has the result, so the driver after a crash knows by the record alone which file is whole.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FDSET = re.compile(r"/dev/fdset/(\d+)")
 
 
 class QemuRelocations:
-    """See contracts.relocation."""
+    """See contracts.driver.disk_relocation."""
 
     def __init__(self, guests: Guests, clock: Clock, working: Callable[[], Awaitable[object]]) -> None:
         self._guests, self._clock, self._working = guests, clock, working
@@ -194,7 +194,7 @@ async def _cancel_job(qmp: Qmp, wanted: RelocationRecord) -> None:
 
 
 async def _drop(guest: Guest, wanted: RelocationRecord, clock: Clock) -> None:
-    """Nothing is left in QEMU of the copy but the file that the guest has now. Raises DriverFailed."""
+    """End the copy; QEMU keeps only the file that the guest has now. Raises DriverFailed."""
     qmp, deadline = guest.monitor(), clock.elapsed() + CANCEL_SECONDS
     while (job := await _find_job(qmp, wanted)) is not None:
         if job["status"] == "concluded":
@@ -211,7 +211,7 @@ async def _drop(guest: Guest, wanted: RelocationRecord, clock: Clock) -> None:
             continue
         gone: dict[str, Any] = {"node-name": name}
         await qmp.execute("blockdev-del", **gone)
-        for number in _FDSET.findall(file):  # what it was started with stays open else, and its room taken
+        for number in _FDSET.findall(file):  # what it was started with stays open else, and its space used
             with contextlib.suppress(QmpError):
                 await qmp.execute("remove-fd", **{"fdset-id": int(number)})
 

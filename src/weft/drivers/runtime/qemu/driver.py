@@ -52,8 +52,8 @@ QEMU_LOG_BYTES, QEMU_LOG_KEPT_BYTES = 1 << 20, 64 << 10
 
 
 class QemuDriver:
-    """A RuntimeDriver that can also suspend, adjust, migrate, exec, and tell console and stats. ``alike``: another one on the same
-    machine; what that has found out of it isn't found out again."""
+    """A RuntimeDriver that can also suspend, adjust, migrate, exec, and report console and stats. ``alike``: another one on the
+    same machine, whose probe this one shares."""
 
     name = "qemu"
 
@@ -236,7 +236,7 @@ class QemuDriver:
         )
 
     async def _working(self) -> Facts:
-        """What was found here. Raises DriverFailed where no guest can be started."""
+        """The probe's facts. Raises DriverFailed where no guest can be started."""
         probe = await self.probe()
         if self._facts is None:
             raise DriverFailed("this node can't start guests: " + "; ".join(probe.problems), details={"step": "probe"})
@@ -253,8 +253,8 @@ class QemuDriver:
             self._tending = asyncio.create_task(self._tend_logs())
 
     async def _tend_logs(self) -> None:
-        """When guests printed what they did is noted. A guest must not fill the node's disk through its console, nor by what its
-        QEMU complains of: of a log that grew too long the end is kept."""
+        """Record when guests printed what they did, and keep only the end of long logs: a guest must not fill the node's disk
+        through its console, nor by what its QEMU complains of."""
         while True:
             self.printed.forget_all_but(self._guests.known)
             for guest_id, guest in self._guests.known.items():

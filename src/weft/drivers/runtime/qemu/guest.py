@@ -1,7 +1,7 @@
 """One guest: its record, its QEMU process, the monitor, and the agents inside.
 
-Woken by the process's end, the monitor's events and the agent's words; tells the driver through ``notify``. Verbs that
-change it (launch, suspend, stop) are called by the driver, one at a time.
+The process's end, the monitor's events and the agent's frames wake it; it wakes the driver through ``notify``. The driver calls
+the verbs that change it (launch, suspend, stop), one at a time.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from weft.objects.errors import DriverFailed, Unavailable
 RETRY_SECONDS = 0.2
 ADOPT_SECONDS = 5.0
 QUIT_SECONDS = 10.0
-MOST_EVENTS = 1000  # of its machine that somebody has yet to look at
+MOST_EVENTS = 1000  # of its machine that nobody has read yet
 HANDED_OVER = "postmigrate"  # QEMU's word for a machine that another one goes on for
 STANDS_STILL = ("io-error", "internal-error", "guest-panicked", HANDED_OVER)
 
@@ -89,7 +89,7 @@ class Guest:
 
     @property
     def migrating(self) -> bool:
-        """Whether where this guest runs is for a migration to say: it is being sent, has been, or has not yet arrived."""
+        """Whether a migration decides where this guest runs: it is being sent, was sent, or has not arrived yet."""
         return self.record.migration is not None and not self.record.migration.taken
 
     def facts(self) -> GuestFacts:
@@ -243,7 +243,7 @@ class Guest:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[asyncio.Queue[MigrationEvent | None]]:
-        """What happens to its machine while this lasts; None: it has ended."""
+        """Events of its machine while this lasts; None: it has ended."""
         events: asyncio.Queue[MigrationEvent | None] = asyncio.Queue()
         self._watchers.add(events)
         try:
@@ -322,7 +322,7 @@ class Guest:
     # How it ended.
 
     async def _settle_end(self) -> None:
-        """Write down why there is no process any more, and clear away what only a process needs."""
+        """Record why there is no process any more, and remove what only a process needs."""
         self._settling = True
         try:
             await self._write_end()
@@ -369,11 +369,11 @@ class Guest:
     # Asked by the driver.
 
     async def power_off(self, grace_seconds: float) -> None:
-        """Have the guest shut itself down: by its agent, by the power button while that doesn't answer yet. Returns at
-        its end, after ``grace_seconds``, or at once when there is nobody to ask."""
+        """Have the guest shut itself down: by its agent, or by the power button while that doesn't answer yet. Returns at its
+        end, after ``grace_seconds``, or at once when nothing in it can be asked."""
         self.agents.power_off_wanted = True
         try:
-            if self.status == "paused" and not self.migrating:  # what is frozen hears nothing
+            if self.status == "paused" and not self.migrating:  # a frozen guest gets no request
                 await self.monitor().execute("cont")
             if not self.agents.power_off():
                 await self.monitor().execute("system_powerdown")

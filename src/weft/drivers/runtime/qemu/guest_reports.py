@@ -1,4 +1,4 @@
-"""What a guest reports of itself, its boot and its process: into its record and on to the driver, at bounded cost."""
+"""What a guest reports of its boot and its process: into its record and on to the driver, at bounded cost."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class GuestReports:
         self._take(self._newest()._replace(process=process))
 
     def take_pending(self) -> bool:
-        """Bring the record up to the newest report; whether there was another."""
+        """Bring the record up to the newest report; returns whether there was another."""
         if self._pending is None:
             return False
         self._record.ready, self._record.boot_id, self._record.process_report = self._pending

@@ -1,4 +1,4 @@
-"""The guests of one node as the driver knows them: found again from what is written down of each, and forgotten.
+"""The guests of one node as the driver knows them: found again from their records, and forgotten.
 
 Reads and removes ``Host.state_dir/guests/ID`` and ``Host.run_dir/ID``. A caller that is about to change a guest holds its lock.
 """
@@ -39,7 +39,7 @@ class Guests:
         return GuestPaths(run=self._run_dir / guest_id, state=self._folder / guest_id)
 
     def lock(self, guest_id: str) -> asyncio.Lock:
-        """Verbs that change a guest go one after the other; what they wait long for, they wait for without it."""
+        """Verbs that change a guest go one after the other; they don't hold it during long waits."""
         return self._verbs.setdefault(guest_id, asyncio.Lock())
 
     def add(self, record: GuestRecord) -> Guest:
@@ -51,7 +51,7 @@ class Guests:
         self.known.pop(guest_id, None)
 
     async def find(self, guest_id: str) -> Guest | None:
-        """The guest, from memory or from what is written down of it (then its process is adopted)."""
+        """The guest, from memory or from its record (then its process is adopted)."""
         guest = self.known.get(guest_id)
         if guest is None:
             record = read_record(self.paths(guest_id))
@@ -92,14 +92,14 @@ class Guests:
                 guest.keep(keep_synced(guest))
 
     async def freeze(self, guest_id: str, frozen: bool) -> None:
-        """Its machine stands still, or goes on. Raises NotFound, IllegalTransition, Unavailable for one that doesn't run."""
+        """Stop or continue its machine. Raises NotFound, IllegalTransition, Unavailable for one that doesn't run."""
         async with self.lock(guest_id):
             guest = await self.get(guest_id)
             check_stays(guest)
             await guest.monitor().execute("stop" if frozen else "cont")
 
     async def forget(self, guest_id: str) -> None:
-        """Nothing is left of a guest that doesn't run, but for its disks."""
+        """Remove everything of a guest that doesn't run, but for its disks."""
         if (guest := self.known.get(guest_id)) is not None:
             await guest.close()
         paths = self.paths(guest_id)

@@ -13,7 +13,7 @@ from weft.drivers.runtime.qemu.devices.ids import disk_id, is_movable, nic_id
 SPARE_PORTS = 4  # a root port costs an emulated boot about 10 ms
 MOST_VCPUS = 16
 BLOCK_BYTES = 2 << 20  # what memory that comes and goes is counted in
-# A kernel that may get memory above 4 GiB sets 64 MiB aside for devices that can't reach it, unless told not to.
+# A kernel that may get memory above 4 GiB sets 64 MiB aside for devices that can't reach it, unless an option forbids that.
 _LEAST_FOR_MORE = 512 << 20
 
 
@@ -37,7 +37,7 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 def plan_frame(plan: GuestPlan, most_cpu: float, most_memory_bytes: int, version: str = "") -> Frame:
-    """A machine for ``plan`` with room to grow up to what its node has, as that version of QEMU builds it."""
+    """A machine for ``plan`` that can grow up to what its node has, as that version of QEMU builds it."""
     cpu_model = plan.cpu_model.partition("@")[0]
     if plan.machine == "microvm":
         return Frame(plan.memory_bytes, plan.vcpus, plan.vcpus, plan.memory_bytes, cpu_model=cpu_model, uuid=plan.uid)
@@ -71,7 +71,7 @@ def describe_present(plan: GuestPlan, next_: GuestPlan | None, frame: Frame) -> 
 
 
 def describe_shape(plan: GuestPlan, frame: Frame) -> GuestShape:
-    """What a guest has that was brought to ``plan`` inside ``frame``."""
+    """The shape of a guest that was brought to ``plan`` inside ``frame``."""
     movable = [disk for disk in plan.disks if is_movable(plan, disk)]
     return GuestShape(
         cpu=plan.cpu,

@@ -1,8 +1,8 @@
-"""What QEMU can do on this machine: its version, and whether KVM is there in truth.
+"""What QEMU can do on this machine: its version, and whether KVM really works.
 
-/dev/kvm may exist and be useless (nested, or emulated by another hypervisor), so a boot sector is run, first emulated,
-then under KVM: one that doesn't end well, or takes several times as long as the emulated one, is no KVM. Starts two
-short-lived QEMU processes; keeps what it found in ``probe.json`` in the run folder.
+/dev/kvm may exist and be useless (nested, or emulated by another hypervisor), so a boot sector is run, first emulated, then
+under KVM: one that doesn't end well, or takes several times as long as the emulated one, is no KVM. Starts two short-lived QEMU
+processes; keeps what it found in ``probe.json`` in the run folder.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ KVM_PATIENCE = 5  # times what the emulated one took: even a busy host's KVM is 
 
 
 class Findings(msgspec.Struct, frozen=True):
-    """What was found, and the circumstances it was found in: in the same ones it is not looked for again."""
+    """What was found, and in which circumstances: in the same ones nothing is probed again."""
 
     circumstances: str
     words: int  # of which making the probe is: an older one doesn't know all that is asked now
@@ -68,7 +68,7 @@ class QemuFinding:
 
 
 async def probe_qemu(run_dir: Path, clock: Clock) -> tuple[RuntimeProbe, Facts | None]:
-    """What to tell the scheduler, and what ``translate`` needs; None where no guest can be started. Takes a second the
+    """The probe for the scheduler, and the facts for ``translate``; None where no guest can be started. Takes a second the
     first time, then it is read from the run folder until QEMU, the kernel's boot or /dev/kvm is another."""
     program = shutil.which(PROGRAM)
     if program is None:
@@ -201,7 +201,7 @@ async def _run_boot_sector(
 
 class _TscMeter:
     """Measures the TSC's frequency between its making and ``khz``. /proc/cpuinfo knows it only where the clock rate is
-    fixed, and a guest that is told a wrong one has a clock that runs wrong for ever. So: rdtsc, in machine code."""
+    fixed, and with a wrong one a guest's clock runs wrong for ever. So: rdtsc, in machine code."""
 
     _READ_TSC = bytes(
         [0x0F, 0x31, 0x48, 0xC1, 0xE2, 0x20, 0x48, 0x09, 0xD0, 0xC3]

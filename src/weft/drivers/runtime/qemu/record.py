@@ -30,9 +30,9 @@ class GuestEnd(msgspec.Struct, frozen=True):
 
 
 class MigrationRecord(msgspec.Struct, frozen=True):
-    """A migration that this side has part in, or had. Each mark is on disk before the step that makes it true: ``sending``: the
+    """A migration with this node as its source or target. Each mark is on disk before the step that makes it true: ``sending``: the
     source's memory may be on its way; ``taken``: the target may have run, which a file beside says first; ``left``: the
-    source was told to go."""
+    source was ordered to leave."""
 
     key: str
     role: Literal["source", "target"]
@@ -94,14 +94,14 @@ def read_record(paths: GuestPaths) -> GuestRecord | None:
 
 
 def prepare_mark(paths: GuestPaths) -> None:
-    """Room on disk for ``mark_taken``, so that it changes nothing but the bytes of one sector. Raises OSError."""
+    """Reserve disk space for ``mark_taken``, so that it changes nothing but the bytes of one sector. Raises OSError."""
     write_durably(paths.taken, bytes(MARK_BYTES), 0o644)
 
 
 def mark_taken(paths: GuestPaths, key: str) -> None:
-    """Of the guest that has come by the migration ``key``: it may have run here, on disk when this returns. A record that is
-    replaced waits for the disk three times and for whatever else the file system has to write; this waits once, for one
-    sector, within the guest's pause. Raises OSError where there is no room prepared."""
+    """Record that the guest of migration ``key`` may have run here, on disk when this returns. A record that is replaced waits
+    for the disk three times and for whatever else the file system has to write; this waits once, for one sector, within the
+    guest's pause. Raises OSError where no space was reserved."""
     descriptor = os.open(paths.taken, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.pwrite(descriptor, key.encode().ljust(MARK_BYTES, b"\0"), 0)
@@ -143,7 +143,7 @@ def disk_times(plan: GuestPlan) -> dict[str, int]:
 def decide_end(
     record: GuestRecord, *, shutdown: str | None, pid_file_left: bool, out_of_memory: bool, host_boot_id: str
 ) -> GuestEnd:
-    """Pure. Why a machine has ended. ``shutdown`` is QEMU's own word, if anyone heard it; else the pidfile tells: QEMU
+    """Pure. Why a machine has ended. ``shutdown`` is QEMU's own reason, if it was received; else the pidfile shows it: QEMU
     removes it when it ends in order, and can't when it is killed."""
     if record.migration is not None and record.migration.left:
         return GuestEnd("stopped", "migrated")

@@ -1,7 +1,7 @@
-"""A guest's memory on disk: saved while it stands still, loaded into a machine built for it, or given up.
+"""A guest's memory on disk: saved while it stands still, loaded into a machine built for it, or dropped.
 
-Reads and writes the guest's memory file and record, and speaks to its monitor. A driver killed at any line leaves a guest
-that runs or one that is suspended; ``settle_memory`` of the next one tells which, and finishes it.
+Reads and writes the guest's memory file and record, and speaks to its monitor. A driver killed at any line leaves a guest that
+runs or one that is suspended; ``settle_memory`` of the next one finds out which, and finishes it.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ async def forget_memory(guest: Guest) -> None:
 
 
 async def discard_memory(guest: Guest) -> None:
-    """A suspended guest is stopped by giving its memory up."""
+    """Stop a suspended guest by dropping its memory."""
     if guest.record.memory != "none":
         guest.record.end = GuestEnd("stopped", "stopRequested", "its saved memory was discarded")
         await forget_memory(guest)
 
 
 async def settle_memory(guest: Guest) -> None:
-    """A driver that died while it saved or loaded: bring the guest to one side or the other."""
+    """Finish what a driver left that died while it saved or loaded: the guest then runs, or is suspended."""
     if not guest.has_monitor():
         return
     asleep = guest.status in NOT_YET_RUN

@@ -52,7 +52,7 @@ from weft.objects.errors import DriverFailed, Unavailable
 LAUNCH_SECONDS = 60.0
 KILL_SECONDS = 5.0
 CPU_HEADROOM = 1.1  # QEMU's own threads (disk, network, monitor) run besides the guest's CPUs
-MEMORY_HEADROOM_BYTES = 192 << 20  # QEMU itself, and room for page cache
+MEMORY_HEADROOM_BYTES = 192 << 20  # QEMU itself, and its page cache
 
 
 class GuestStarter:
@@ -154,8 +154,8 @@ class GuestStarter:
 
 
 async def launch_guest(guest: Guest, facts: Facts, cgroups: ControlGroups, *, incoming: bool = False) -> None:
-    """Run its QEMU and take hold of it. Raises DriverFailed with QEMU's words, InvalidInput, or Unavailable; what it has
-    made by then stays, for ``undo_launch``."""
+    """Run its QEMU and take hold of it. Raises DriverFailed with QEMU's error, InvalidInput, or Unavailable; what was made by
+    then stays, for ``undo_launch``."""
     paths, plan = guest.paths, guest.record.plan
     check_plan(plan, paths)
     user = choose_user(plan.id, facts.users)
@@ -200,8 +200,8 @@ def _make_run_folder(run: Path, user: int) -> None:
 
 
 def choose_limits(plan: GuestPlan, facts: Facts, migration: MigrationSettings | None = None) -> Limits:
-    """Pure. What the guest was promised, and room for the process around it; while it migrates by differences, for the pages
-    too that they are to."""
+    """Pure. What the guest was promised, and headroom for the process around it; while it migrates by differences, also for the
+    pages that they are to."""
     memory = plan.memory_bytes + MEMORY_HEADROOM_BYTES
     if migration is not None and migration.mode == "xbzrle":
         memory += migration.cache_bytes
@@ -215,7 +215,7 @@ def launch_failed(plan: GuestPlan, what: str) -> DriverFailed:
 
 
 async def undo_launch(guest: Guest, cgroups: ControlGroups, clock: Clock) -> None:
-    """No process, run folder or control group is left of this start."""
+    """Remove the process, run folder and control group of this start."""
     plan, paths = guest.record.plan, guest.paths
     await guest.close()
     deadline = clock.elapsed() + KILL_SECONDS
@@ -229,7 +229,7 @@ async def undo_launch(guest: Guest, cgroups: ControlGroups, clock: Clock) -> Non
 
 
 async def _spawn(words: list[str], descriptors: Collection[int], log: Path) -> None:
-    """Start a process of its own, nobody's child, with these descriptors open; what it says goes to ``log``."""
+    """Start a detached process with these descriptors open; its output goes to ``log``."""
     nowhere = asyncio.subprocess.DEVNULL
     with open(log, "ab") as output:  # noqa: ASYNC230 (nothing is read or written here)
         process = await asyncio.create_subprocess_exec(
@@ -239,7 +239,7 @@ async def _spawn(words: list[str], descriptors: Collection[int], log: Path) -> N
 
 
 def _last_words(log: Path, start: int) -> str:
-    """What QEMU output from byte ``start`` on, but for warnings and time stamps."""
+    """QEMU's output from byte ``start`` on, but for warnings and time stamps."""
     try:
         lines = log.read_bytes()[start:].decode(errors="replace").splitlines()
     except OSError:

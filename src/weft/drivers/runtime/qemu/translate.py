@@ -47,7 +47,7 @@ _SOCKET_PATH_BYTES = 107
 # An emulated CPU has no use for mitigations, and each of these spares it time; no_timer_check because a busy host can
 # fail the kernel's own check of its timer, which then panics.
 _EMULATED_CMDLINE = "tsc=reliable no_timer_check mitigations=off nopti nokaslr noreplace-smp cryptomgr.notests"
-# Memory that comes later is used as it comes; and none is set aside for devices that can't reach it: there are none.
+# Memory that comes later is used at once, and no memory is set aside for devices that can't reach it: there are no such devices.
 _GROWING_CMDLINE = "memhp_default_state=online memory_hotplug.online_policy=auto-movable swiotlb=noforce"
 
 
@@ -117,7 +117,7 @@ class GuestPaths(msgspec.Struct, frozen=True):
 
     @property
     def taken(self) -> Path:
-        """Says of which migration's guest it may have run here: before the record does."""
+        """Names the migration whose guest may have run here, before the record does."""
         return self.state / "taken"
 
     @property
@@ -158,7 +158,7 @@ def translate_guest(
     words += _host_devices(plan.devices)
     words += ["-pidfile", str(paths.pid), "-msg", "timestamp=on"]
     words += [] if plan.reboots else ["-no-reboot"]
-    return [*words, "-incoming", "defer", "-S"] if incoming else words  # it runs when it is told to
+    return [*words, "-incoming", "defer", "-S"] if incoming else words  # it runs on command
 
 
 def check_plan(plan: GuestPlan, paths: GuestPaths) -> None:
@@ -258,7 +258,7 @@ def _devices(plan: GuestPlan, fds: Mapping[str, int]) -> list[str]:
 
 
 def has_qemu_port(plan: GuestPlan) -> bool:
-    """Whether there is a port for qemu-guest-agent: also for an image that says nothing of its agents."""
+    """Whether there is a port for qemu-guest-agent: also for an image that doesn't name its agents."""
     return plan.qemu_agent or not plan.has_agent
 
 

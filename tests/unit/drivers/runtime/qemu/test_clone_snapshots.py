@@ -63,6 +63,6 @@ async def test_the_one_unused_for_longest_gives_way_and_is_told_so(
         write(tmp_path, name, used_at)
     kept = Kept(tmp_path)
     await kept.templates.take_over()
-    await kept.templates._make_room()  # for a fourth
+    await kept.templates._drop_oldest()  # for a fourth
     assert kept.told == [["a", "b", "c"], ["b", "c"]]
     assert sorted(path.name for path in (tmp_path / "templates").iterdir()) == ["b", "c"]

@@ -89,7 +89,7 @@ def save_in_mounts(plan: ContainerPlan, paths: ContainerPaths, runtime: Runtime,
 
 
 def configure_criu(paths: ContainerPaths, group: str = "") -> dict[str, str]:
-    """The variable by which runc's CRIU finds what it is told beside runc's own words. (The annotation for it is not for options
+    """The variable that names CRIU's configuration file, beside runc's own options. (The annotation for it is not for options
     with a value: CRIU 3.17 crashes.) ``group``: the control group to go on in, whichever it was saved in."""
     paths.saved.words.write_text(CRIU_WORDS + (f"cgroup-root /{group}\n" if group else ""))
     return {"CRIU_CONFIG_FILE": str(paths.saved.words)}

@@ -58,7 +58,7 @@ class RuntimeWalls:
 
 
 class ContainerInstances(OwnProcesses):
-    """An InstanceDriver for the isolation ``container``. ``runtime``: crun or runc; None is whichever works, crun first."""
+    """An InstanceDriver for the isolation ``container``. ``runtime``: crun or runc; None: the first of them that works."""
 
     isolation: Isolation = "container"
 

@@ -73,7 +73,7 @@ class Kata(Tasks):
             options = plan_root(len(plan.layers), paths, await asyncio.to_thread(mount_volumes, plan, paths, volumes))
             root = messages["Mount"](type="overlay", source="overlay", options=options)
             made = await self.create(plan.id, within=CREATE_SECONDS, rootfs=[root], stdout=output, stderr=output)
-            record.process = ProcessId(made.pid, 0)  # that of the machine; told, and never looked at
+            record.process = ProcessId(made.pid, 0)  # the machine's; reported, never inspected
             record.shim = next(iter(await asyncio.to_thread(search_shims, plan.id)), None)
             await self._client.call("tasks.v1.Tasks/Start", within=CREATE_SECONDS, container_id=plan.id)
         record.started = True
@@ -125,8 +125,8 @@ class Kata(Tasks):
                 await self._client.call(f"tasks.v1.Tasks/{'Pause' if frozen else 'Resume'}", container_id=container.id)
 
     async def exit_code(self, container: Container) -> int | None:
-        """What it had of the node is given back before its end is told, or its next run would find its volumes in use; what that
-        needs of containerd is written down first."""
+        """Its parts of the node are given back before its end is reported, or its next run would find its volumes in use;
+        containerd's part in that is recorded first."""
         if (known := read_exit_code(container.paths, container.record.plan.id)) is not None:
             return known
         code = await super().exit_code(container)

@@ -1,4 +1,5 @@
-"""What a container uses, as its runtime tells containerd: in the words of the node's version of control groups. Pure."""
+"""A container's usage, as its runtime reports it to containerd: by the counters of the node's version of control groups.
+Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ NOTHING = GuestStats(0.0, 0, 0, 0)
 
 
 def read_metrics(data: Any, *, disks: bool) -> GuestStats:
-    """Of an Any; zeros for what isn't told."""
+    """``data`` is an Any; zeros for what it doesn't have."""
     if data.type_url.endswith(METRICS_V1):
         metrics = messages["MetricsV1"].FromString(data.value)
         counts = {"read": 0, "write": 0}

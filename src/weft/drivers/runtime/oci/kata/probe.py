@@ -1,7 +1,7 @@
-"""Whether the node's containerd gives containers machines of their own, by a runtime that makes them: found out by one, a program
-of a few bytes, through it.
+"""Whether the node's containerd gives containers machines of their own, by a runtime that makes them: found out by running one,
+a program of a few bytes, through it.
 
-Kata's runtimes have words of their own for what they lack; what they say is told. Nothing is kept of it.
+Kata's runtimes report what they lack in their own words, which are passed on. Nothing is kept.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ async def probe_kata(
     node_uid: str,
     runtime_class: str,
 ) -> Found:
-    """What to tell the scheduler, and what containers are started with; None where none can be."""
+    """The probe for the scheduler, and the facts that containers are started with; None where none can be started."""
     shim = name_shim(runtime_class)
     if shutil.which(shim) is None:
         return _report_unusable(f"{shim} isn't in the PATH of this node: {INSTALL_HINT}")

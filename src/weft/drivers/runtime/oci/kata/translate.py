@@ -1,4 +1,4 @@
-"""What containerd is told of a container that gets a machine of its own there. Pure.
+"""The configuration that containerd gets for a container with a machine of its own. Pure.
 
 Source: containerd's runtime v2 documentation (names of classes and their shims), overlayfs in the kernel's documentation.
 """

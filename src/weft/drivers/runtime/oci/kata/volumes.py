@@ -32,7 +32,8 @@ def mount_volumes(plan: ContainerPlan, paths: ContainerPaths, folder: Path) -> P
 
 
 def unmount_volumes(folder: Path) -> None:
-    """A disk is let go of when the last one that sees it has ended. None is fine. Raises OSError."""
+    """Unmount what is mounted there, if anything; a disk is released once the last process that sees it has ended. Raises
+    OSError."""
     for target in folder.glob("*"):
         while target.is_mount():
             unmount(target)

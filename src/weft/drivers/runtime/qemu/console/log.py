@@ -1,6 +1,5 @@
-"""What a guest printed on its console, as its node keeps it: QEMU appends to the file, and beside it stands how many bytes
-came before, here or on nodes where the guest was.
-"""
+"""A guest's console log on its node: QEMU appends to the file, and beside it stands how many bytes came before, here or on
+earlier nodes."""
 
 from __future__ import annotations
 

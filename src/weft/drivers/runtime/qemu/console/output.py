@@ -16,9 +16,7 @@ class PrintedHere:
 
     def __init__(self, paths: Callable[[str], GuestPaths]) -> None:
         self._paths = paths
-        self._noted: dict[
-            str, tuple[int, int]
-        ] = {}  # how each log was when it was looked at: its bytes, when it was written
+        self._noted: dict[str, tuple[int, int]] = {}  # each log's bytes and mtime when it was last read
 
     def start(self, guest_id: str) -> int:
         return read_start(self._paths(guest_id))
@@ -32,7 +30,7 @@ class PrintedHere:
         add_times(paths.console_log, printed.times)
 
     def note(self, guest_id: str, now: float) -> None:
-        """That all which is in its log by ``now`` was printed; nothing if that was noted before. Raises OSError."""
+        """Record that everything in its log by ``now`` was printed, unless that is recorded already. Raises OSError."""
         paths = self._paths(guest_id)
         found = os.stat(paths.console_log)
         standing = (found.st_size, found.st_mtime_ns)

@@ -1,7 +1,5 @@
-"""When a guest printed what its console log has: QEMU writes no times, so the log is looked at every few seconds, and a file beside
-it says how much had been printed by then. A guest that prints a lot adds one line a look; of too many the older ones lie further
-apart.
-"""
+"""When a guest printed what its console log has: QEMU writes no times, so the log's size is read every few seconds, and a file
+beside it records it. A guest that prints a lot adds one line each time; of too many the older ones are thinned out."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Gives a running guest other CPUs, memory, disks and NICs than it has. Every step looks first at what the machine has by
-then, told by the devices' ids, so that a driver killed half-way is simply followed by the next.
+"""Gives a running guest other CPUs, memory, disks and NICs than it has. Every step first reads what the machine has, by the
+devices' ids, so that after a killed driver the next one goes on.
 
-Speaks to the guest's monitor and hands it files and taps; nothing is written down here.
+Speaks to the guest's monitor and passes it files and taps; nothing is recorded here.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def check_adjustment(frame: Frame, plan: GuestPlan) -> None:
 
 
 async def adjust_machine(qmp: Qmp, frame: Frame, plan: GuestPlan, clock: Clock) -> None:
-    """Bring the machine to ``plan``. Raises InvalidInput, DriverFailed (``guestHolds``: the guest keeps what it is to
-    give), Unavailable."""
+    """Bring the machine to ``plan``. Raises InvalidInput, DriverFailed (``guestHolds``: the guest doesn't release something),
+    Unavailable."""
     check_adjustment(frame, plan)
     await plug_cpus(qmp, plan.vcpus)
     await _change_disks(qmp, frame, plan)
@@ -89,7 +89,8 @@ async def _devices(qmp: Qmp, kinds: tuple[str, ...]) -> list[str]:
 
 
 async def plug_cpus(qmp: Qmp, wanted: int) -> None:
-    """So many CPUs at least. They only come: an emulated machine doesn't survive it when they go; fewer is a limit."""
+    """Plug in CPUs until there are so many. CPUs are only added: an emulated machine doesn't survive their removal; fewer is a
+    limit."""
     missing = wanted - len(await qmp.execute("query-cpus-fast"))
     if missing <= 0:
         return
@@ -190,7 +191,7 @@ async def _execute(qmp: Qmp, command: str, arguments: dict[str, Any]) -> Any:
 
 
 async def _unplug(qmp: Qmp, plan: GuestPlan, device: str) -> None:
-    """Ask the guest to let go of a device, and wait until it has."""
+    """Ask the guest to release a device, and wait until it has."""
     gone = qmp.expect("DEVICE_DELETED", device)
     try:
         await qmp.execute("device_del", id=device)
@@ -233,7 +234,7 @@ async def _requested(qmp: Qmp) -> int:
 
 
 async def _excess(qmp: Qmp, frame: Frame, plugged: int, least: int) -> int:
-    """Bytes that the guest has and should not."""
+    """Bytes that the guest has too many."""
     excess = 0
     if frame.pluggable_bytes:
         size = int(await qmp.execute("qom-get", path=f"{_PERIPHERAL}/{MEMORY_ID}", property="size"))

@@ -13,7 +13,7 @@ DISK_ID, NIC_ID = "blk-", "nic-"
 
 
 def disk_name(disk: GuestDisk) -> str:
-    """What a disk's file is called among the descriptors handed over."""
+    """The name of a disk's file among the inherited descriptors."""
     return f"disk {disk.serial}"
 
 
@@ -46,7 +46,7 @@ def nic_id(nic: GuestNic) -> str:
 
 
 def nic_backend(id_: str) -> str:
-    """The id of what is behind the NIC ``id_``."""
+    """The id of the backend of NIC ``id_``."""
     return f"net-{id_.removeprefix(NIC_ID)}"
 
 
@@ -61,7 +61,7 @@ def fdset(number: int) -> str:
 
 
 def describe_disk(disk: GuestDisk, file: str, base_file: str | None) -> dict[str, Any]:
-    """The block node of a disk. Its backing is always said, so that its header is not asked."""
+    """The block node of a disk. It always names the backing file, so QEMU doesn't read that from the disk's header."""
     node: dict[str, Any] = {
         "driver": disk.format,
         "node-name": disk_node(disk.serial),

@@ -1,6 +1,8 @@
-"""What a guest's QEMU is given open, since its own user may open none of it by name: disks, boot files, logs, sockets, taps.
+"""Files that a guest's QEMU inherits open, since its own user may open none of them by name: disks, boot files, logs, sockets,
+taps.
 
-``plan_inherited_fds`` is pure; ``open_inherited_fds`` opens files, binds sockets in the guest's run folder, and attaches to taps.
+``plan_inherited_fds`` is pure; ``open_inherited_fds`` opens files, binds sockets in the guest's run folder, and attaches to
+taps.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class InheritedFd(msgspec.Struct, frozen=True):
 
 
 def plan_inherited_fds(plan: GuestPlan, paths: GuestPaths) -> list[InheritedFd]:
-    """All that ``translate_guest`` will ask for by name."""
+    """All that ``translate_guest`` uses by name."""
     sockets = {"qmp": paths.qmp, "qmp2": paths.rescue_qmp, "console": paths.console}
     if plan.has_agent:
         sockets["agent"] = paths.agent
@@ -69,7 +71,7 @@ def plan_nic(nic: GuestNic) -> InheritedFd:
 
 @contextlib.contextmanager
 def open_inherited_fds(planned: list[InheritedFd]) -> Iterator[Mapping[str, int]]:
-    """Descriptors by name, for as long as it takes to hand them over. Raises DriverFailed naming what can't be had."""
+    """Descriptors by name, open within the block. Raises DriverFailed that names what can't be opened."""
     opened: dict[str, int] = {}
     try:
         for thing in planned:

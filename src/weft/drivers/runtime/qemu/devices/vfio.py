@@ -1,8 +1,8 @@
-"""The host's PCI devices that guests get: whether one can be handed over, and the one file that lets a guest's QEMU have it.
+"""The host's PCI devices that guests get: whether a guest can have one, and the one file that lets its QEMU use it.
 
-A device can be had through VFIO where the machine's IOMMU parts it from all others, and it waits at the driver vfio-pci;
-binding it there is the administrator's to do, since it takes it from its user. Reads sysfs; gives and takes back
-the files of IOMMU groups in /dev/vfio.
+A device can be had through VFIO where the machine's IOMMU separates it from all others, and the driver vfio-pci holds it; the
+administrator binds it there, since that takes it from its user. Reads sysfs; gives and takes back the files of IOMMU groups in
+/dev/vfio.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ _MOST_TYPE = 200
 
 
 class _Progress:
-    """What the machine says while it comes up."""
+    """A machine's reports while it comes up."""
 
     def __init__(self) -> None:
         self.settled = asyncio.Event()

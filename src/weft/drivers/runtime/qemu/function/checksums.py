@@ -1,7 +1,7 @@
-"""Large files that are made once and read for weeks: whether they are still what was written.
+"""Whether large files that are made once and read for weeks are still what was written.
 
-Beside each lies a note with its size and the digest of its content (holes left out). It is read whole once in this process's
-life; later a look at size and time of change is enough.
+Beside each is a note with its size and the digest of its content (without holes). A file is read whole once in this process's
+life; later its size and time of change are enough.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class Checks:
         return path.with_name(f"{path.name}.json")
 
     def trust(self, path: Path) -> None:
-        """It was written just now, by this process."""
+        """Trust a file that this process has just written."""
         self._whole[path] = _identify(path)
 
     def digest(self, path: Path) -> str:
-        """Of its content, by its note. Raises OSError."""
+        """The digest of its content, from its note. Raises OSError."""
         return msgspec.json.decode(self.note(path).read_bytes(), type=Note).digest
 
     async def holds(self, path: Path) -> bool:
-        """Whether it is there, and what its note says."""
+        """Whether it exists and matches its note."""
         try:
             now = _identify(path)
             if self._whole.get(path) == now:

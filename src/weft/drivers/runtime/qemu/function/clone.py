@@ -1,6 +1,6 @@
-"""One copy of a template: an instance of its function. It stands still, or runs with a clock and randomness of its own.
+"""One clone of a template: an instance of its function. It stands still, or runs with a clock and randomness of its own.
 
-Nothing of the function runs in it before the machine's own program has been told what is fresh, and has said so: it begins
+Nothing of the function runs in it before the machine's own program has received its fresh state and confirmed it: it begins
 frozen, is frozen before each pause, and goes on only from there.
 """
 
@@ -92,11 +92,11 @@ class Clone:
         self._begin(park=self._park)
 
     def will_park(self) -> None:
-        """It is to practise, and then to stand still."""
+        """It practises first, and then stands still."""
         self._park = True
 
     async def settle(self) -> None:
-        """Until it has done what it was woken for. Raises DriverFailed."""
+        """Wait until it has done what it was woken for. Raises DriverFailed."""
         assert self._settled is not None
         gone = asyncio.create_task(self._ended.wait())
         try:
@@ -133,7 +133,7 @@ class Clone:
             self._number += 1
             self._settled = self._loop.create_future()
             self._send(encode_short(STAND_STILL, self._number))
-            with contextlib.suppress(TimeoutError):  # one that is too busy to say so is stopped all the same
+            with contextlib.suppress(TimeoutError):  # one that is too busy to answer is stopped all the same
                 async with asyncio.timeout(PAUSE_SECONDS):
                     await asyncio.shield(self._settled)
             with contextlib.suppress(Unavailable):  # it has ended; ``wait`` says how
@@ -178,7 +178,7 @@ class Clone:
     # Between it and us.
 
     def _begin(self, *, park: bool = False, fresh: bool = False) -> None:
-        """``fresh``: it runs at once, so it is told the time without being asked first."""
+        """``fresh``: it runs at once, so it gets the time without asking first."""
         self._number += 1
         self._received = 0
         self._park = park
@@ -193,7 +193,7 @@ class Clone:
         )
 
     async def _insist(self) -> None:
-        """One that can't be brought to say that it is awake is of no use; it stays frozen until it is ended."""
+        """Wake it, again and again. One that never confirms is of no use; it stays frozen until it is ended."""
         try:
             await self.settle()
         except DriverFailed:
@@ -213,7 +213,7 @@ class Clone:
         except OSError:
             return
         self._received += 1
-        if self._received > MOST_DATAGRAMS:  # its own program says a few at each turn
+        if self._received > MOST_DATAGRAMS:  # its own program sends a few at each turn
             self._loop.remove_reader(self._net.wake.fileno())
             self._qemu.kill()
         elif message is not None:

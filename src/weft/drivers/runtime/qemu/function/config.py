@@ -1,4 +1,5 @@
-"""What a machine is told of its function: records in a cpio archive that follows the initial RAM file system's own. Pure."""
+"""A machine's configuration for its function: records in a cpio archive that follows the initial RAM file system's own.
+Pure."""
 
 from __future__ import annotations
 
@@ -15,13 +16,13 @@ NOTES = "/run/weft"
 
 
 def choose_memory(recipe: Recipe) -> int:
-    """Of the machine, in bytes: what the function was promised, and room for the kernel under it, in whole 2 MiB."""
+    """Memory of the machine, in bytes: what the function was promised, plus its kernel's, in whole 2 MiB."""
     step = 2 << 20
     return -(-(max(recipe.memory, LEAST_MEMORY) + KERNEL_BYTES) // step) * step
 
 
 def compose_config(recipe: Recipe, roots: Roots, *, now_ns: int, seed: bytes) -> bytes:
-    """Raises DriverFailed for what can't be told."""
+    """Raises DriverFailed for a recipe that no record can hold."""
     env = {**compose_env(recipe, roots)}
     env["PYTHONPATH"] = ":".join([NOTES, *filter(None, [env.get("PYTHONPATH", "")])])
     command = compose_command(recipe, roots)

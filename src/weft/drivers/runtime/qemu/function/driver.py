@@ -49,7 +49,7 @@ class SnapshotInstances:
         self._cgroups = ControlGroups(host.cgroup)
         self._prefix = f"fn{short_id(host.node_uid)}-"
         self._most_ready = max(1, min(MOST_READY, int(host.capacity.memory_bytes * READY_SHARE) // READY_BYTES))
-        self._bound = self._most_ready  # how many there is room for just now
+        self._bound = self._most_ready  # how many fit just now
         self._changed: Callable[[], None] = lambda: None
         self._facts: Facts | None = None
         self._problem = ""
@@ -106,7 +106,7 @@ class SnapshotInstances:
                 name = f"ready-{next(self._numbers)}"
                 pool.append(await self._copy(name, template, "pool", roots.egress_endpoint, park=True))
                 self._changed()
-            self._shrink_soon()  # there may be less room by now
+            self._shrink_soon()  # there may be less memory by now
             return len(pool)
 
     def count_ready(self) -> dict[str, Ready]:
@@ -131,7 +131,7 @@ class SnapshotInstances:
             self._shrinking = asyncio.create_task(self._shrink())
 
     async def _shrink(self) -> None:
-        """The largest pool gives first."""
+        """Take from the largest pool first."""
         while self._ready_now() > self._bound:
             await self._end_ready(max(self._ready.values(), key=len))
 

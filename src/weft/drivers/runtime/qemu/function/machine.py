@@ -1,4 +1,4 @@
-"""One confined QEMU of a template or a copy: started with what it may have open, heard through its monitor, ended whole.
+"""One confined QEMU of a template or a clone: started with inherited files, driven through its monitor, ended whole.
 
 It is this process's child and is of no use without it; one that outlives it is found by its name and ended by the next
 (``end_leftovers``).
@@ -34,7 +34,7 @@ TRANSFER_SECONDS = 60.0
 
 
 class Qemu:
-    """One of them. ``ended`` is set when the process is gone."""
+    """``ended`` is set when the process is gone."""
 
     def __init__(
         self, process: subprocess.Popen[bytes], group: str, procs: list[Path], monitor: socket.socket, output: int
@@ -63,7 +63,7 @@ class Qemu:
             self._moved.set_result("ended")
 
     async def connect(self) -> Qmp:
-        """It answers, within its limits. Raises DriverFailed with QEMU's own words."""
+        """Wait until it answers, within its limits. Raises DriverFailed with QEMU's own error."""
         try:
             await self._entering
             self.qmp = await connect_qmp(self._monitor, timeout_seconds=START_SECONDS)
@@ -115,7 +115,7 @@ class Qemu:
         await cgroups.remove_when_empty(self._group, clock)
 
     def last_words(self) -> str:
-        """What QEMU said on its standard error, but for warnings."""
+        """QEMU's standard error, but for warnings."""
         if self._output < 0:
             return ""
         size = os.fstat(self._output).st_size
@@ -162,13 +162,13 @@ def spawn_qemu(
 
 
 def entitle(name: str, folder: Path) -> str:
-    """What QEMU is called: with the folder that it belongs to, which nothing else on its command line names."""
+    """QEMU's name on its command line: with the folder that it belongs to, which stands nowhere else there."""
     return f"{name} {folder}".replace(",", ",,")
 
 
 def _enter(pid: int, procs: list[Path]) -> None:
-    """Put the process into its groups. Each takes the kernel milliseconds, in which QEMU comes up: it has yet to load what is
-    the guest's, which it does when it is told to. Raises OSError."""
+    """Put the process into its groups. Each takes the kernel milliseconds, in which QEMU comes up: it loads the guest's memory
+    later, on command. Raises OSError."""
     for path in procs:
         try:
             path.write_text(str(pid))

@@ -1,4 +1,4 @@
-"""What a copied machine and its host say to each other: datagrams and frames, as ``images/clone/init.c`` has them. Pure."""
+"""Messages between a cloned machine and its host: datagrams and frames, as ``images/clone/init.c`` has them. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NUMBER = struct.Struct("<Q")
 
 
 class GuestMessage(NamedTuple):
-    """A datagram from the guest; ``most_memory`` in bytes where it tells that."""
+    """A datagram from the guest; ``most_memory`` in bytes where the kind has it."""
 
     kind: bytes
     number: int
@@ -51,7 +51,7 @@ def encode_fresh(number: int, now_ns: int, seed: bytes, name: str, *, practice: 
 
 
 def decode_message(datagram: bytes) -> GuestMessage | None:
-    """None for what no guest of ours says."""
+    """None for a datagram that no guest of ours sends."""
     if len(datagram) != _GUEST_MESSAGE.size:
         return None
     return GuestMessage(*_GUEST_MESSAGE.unpack(datagram))
@@ -65,7 +65,7 @@ def decode_end(content: bytes) -> End | None:
 
 
 def decode_number(content: bytes) -> int:
-    """0 for what is none."""
+    """0 for what isn't a number."""
     return int(_NUMBER.unpack(content)[0]) if len(content) == _NUMBER.size else 0
 
 

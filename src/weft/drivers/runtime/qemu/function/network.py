@@ -114,7 +114,7 @@ def _make(egress_endpoint: EgressEndpoint | None) -> PrivateNet:
 
 
 def _lead_out() -> None:
-    """What the machine opens goes on, as this namespace; nothing comes in, not even to the sockets here."""
+    """Connections that the machine opens leave as this namespace's; nothing comes in, not even to the sockets here."""
     _FORWARDING.write_text("1")
     done = subprocess.run(["nft", "-f", "-"], input=_WAY_OUT, capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -1,8 +1,8 @@
-"""Hears the one connection over which a machine says what its function prints, and how it ended.
+"""Receives a machine's reports over its one connection: what its function prints, and how it ended.
 
 Reads from the listening socket ``reports`` of the machine's network; writes what was printed into a pipe, and reads no more
-while nobody empties that: the function then waits in its print. The sender may be its function's code as well as
-its own program, so what comes in many small frames is read no faster than that costs little.
+while nobody empties that: the function then waits in its print. The sender may be its function's code as well as its own
+program, so many small frames are read no faster than that costs little.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _FRAME_SECONDS = 100e-6  # of that moment, for each: some twenty times what it c
 
 
 class Reports:
-    """``on_report(kind, content)`` is called with every frame but what was printed, which goes to ``output`` if that is open: of
-    OUTPUT_READ once all that came before it is in there."""
+    """``on_report(kind, content)`` is called with every frame but what was printed, which goes to ``output`` if that is open;
+    with OUTPUT_READ once all that came before it is in there."""
 
     def __init__(self, listener: socket.socket, on_report: Callable[[bytes, bytes], None], output: int = -1) -> None:
         self._loop = asyncio.get_running_loop()
@@ -103,7 +103,7 @@ class Reports:
         self._listen()
 
     def _listen(self) -> None:
-        """To the reader that is connected, unless there is too much to pass on, or it said too much at once."""
+        """Listen to the connected sender, unless too much waits to be passed on, or it sent too much at once."""
         if self._connection is None:
             return
         if self._resting is not None or (self._output >= 0 and len(self._pending) > _MOST_PENDING):

@@ -59,7 +59,7 @@ class SnapshotStore:
         return self._folder / digest.replace(":", "-").replace("/", "-")[:80]
 
     async def find(self, recipe: Recipe, roots: Roots) -> Template | None:
-        """The one that is there, whole, and made of just this. It is not kept in mind: whatever changes is seen."""
+        """The one that is there, whole, and made of just this. It is checked anew each time, so every change is noticed."""
         template = await asyncio.to_thread(self._read, recipe.digest)
         if template is None or template.key != await asyncio.to_thread(identify, recipe, roots, self._facts):
             return None
@@ -78,7 +78,7 @@ class SnapshotStore:
                 self._note(recipe.digest)
                 return template, False
             await self._drop(recipe.digest)
-            await self._make_room()
+            await self._drop_oldest()
             async with self._capturing:
                 template = await self._make(recipe, roots)
             self._note(recipe.digest)
@@ -91,8 +91,8 @@ class SnapshotStore:
         await self._drop_disks()
 
     async def take_over(self) -> None:
-        """Know what an agent before this one has made, and end what it was making when it was killed. What another QEMU or CPU
-        has made isn't known; it is made again when it is asked for."""
+        """Adopt the snapshots of an earlier agent, and end those it was making when it was killed. Snapshots of another QEMU or
+        CPU are ignored; they are made again on demand."""
         for path in [*self._folder.glob(".*"), *self._folder.parent.joinpath("disks").glob(".*")]:
             await asyncio.to_thread(_remove, path)
         self.there |= await asyncio.to_thread(self._find_fitting)
@@ -165,8 +165,8 @@ class SnapshotStore:
             await asyncio.to_thread(_remove, work)
         return template
 
-    async def _make_room(self) -> None:
-        """Those that weren't used for longest go when there are too many."""
+    async def _drop_oldest(self) -> None:
+        """Remove the least recently used when there are too many."""
         notes = sorted(self._folder.glob("[!.]*/template.json"), key=lambda path: path.stat().st_mtime)
         for note in notes[: max(0, len(notes) + 1 - MOST_TEMPLATES)]:
             for digest in [digest for digest in self.there if self.folder(digest) == note.parent]:
@@ -185,7 +185,7 @@ class SnapshotStore:
 
     @contextlib.contextmanager
     def open(self, template: Template) -> Iterator[tuple[dict[str, int], list[int]]]:
-        """What a copy's QEMU is handed of it, by name, and the disks. Raises OSError."""
+        """The descriptors that a clone's QEMU inherits of it, by name, and the disks. Raises OSError."""
         folder = self.folder(template.recipe)
         opened: list[int] = []
 

@@ -48,7 +48,8 @@ class SnapshotFds(msgspec.Struct, frozen=True):
 
 
 def plan_machine(facts: Facts, memory: int, cpu: float, disks: int) -> Machine:
-    """microvm has no clock to measure the TSC by, so an emulated one must be told; where that isn't known, q35."""
+    """microvm has no clock to measure the TSC by, so an emulated one gets the frequency as an option; where that isn't known,
+    the machine is a q35."""
     emulated = facts.accelerator == "tcg"
     machine = "microvm" if facts.tsc_khz or not emulated else "q35"
     words = [_CMDLINE, *([_EMULATED] if emulated else [])]
@@ -63,7 +64,7 @@ def translate_template(machine: Machine, fds: SnapshotFds, name: str) -> list[st
 
 
 def translate_clone(machine: Machine, fds: SnapshotFds, name: str) -> list[str]:
-    """It waits to be told what to load, and runs then."""
+    """It waits for a command that names what to load, and runs then."""
     return [*_translate(machine, fds, name, share=False), "-incoming", "defer"]
 
 

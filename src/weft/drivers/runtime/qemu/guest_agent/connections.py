@@ -47,7 +47,7 @@ class GuestAgents:
         self._weft: GuestChannel | None = None
         self._qemu: QemuAgent | None = None
         self._qemu_answers = False
-        self.power_off_wanted = False  # by someone who waits for it; an agent is told when it comes
+        self.power_off_wanted = False  # by a caller who waits for it; an agent gets the request when it connects
         self.clock_stood_still = False  # while the guest was suspended; set when an agent answers
 
     @property

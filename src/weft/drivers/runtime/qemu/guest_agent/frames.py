@@ -1,7 +1,7 @@
 """The frames between host and guest agent, as values: what ``images/agent/agent.c`` describes, seen from the host.
 
-Pure: bytes in, frames out. Before the guest has answered our HELLO everything is noise (the rest of what it told a
-predecessor that was killed in the middle of a frame), and the random nonce is what ends the noise.
+Pure: bytes in, frames out. Before the guest has answered our HELLO everything is noise (the rest of a frame to a
+predecessor that was killed in the middle of it), and the random nonce is what ends the noise.
 
 Root in the guest writes these bytes: nothing is kept of them but what a frame of ours may hold, and no word of
 theirs is longer than WORD_LETTERS.

@@ -251,7 +251,7 @@ class GuestSession:
         self._channel.forget(self._number)
 
     def _break(self, why: str) -> None:
-        """The guest is told to end it, and its reader why it has ended."""
+        """Have the guest end it, and give its reader the reason."""
         self._lost, self._detached, self._exit = why, False, None
         self._part(_HANG_UP)
         if not self._answer.done():

@@ -14,9 +14,9 @@ LONG_ANSWERS = 2
 
 
 class Unread:
-    """Counts bytes by guest and by command, which is known by its ``end``: that is called when there is no room for all, its guest
-    holds most, and it holds most of that. It is to let go of what it holds. One that takes something long in one piece needs one of
-    the few ``turns``."""
+    """Counts bytes by guest and by command, which is known by its ``end``: when the total is too large, the command with the most
+    output in the guest with the most is ended so, and drops its output. One that takes something long in one piece needs one of the
+    few ``turns``."""
 
     def __init__(self, most: int = UNREAD_BYTES) -> None:
         self._most, self.total = most, 0

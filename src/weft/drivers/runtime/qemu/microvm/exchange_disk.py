@@ -1,7 +1,7 @@
-"""The disk that a container's machine and its host tell each other things by: what to run, what was printed, how it ended.
+"""The disk by which a container's machine and its host exchange records: what to run, what was printed, how it ended.
 
-A file of this node, whose layout ``images/microvm/init.c`` describes. It outlives machine, driver and power cuts, and holds no
-more than it has room for. What stands in it was written by the machine, so nothing of it is believed that can't be.
+A file of this node, whose layout ``images/microvm/init.c`` describes. It outlives machine, driver and power cuts, and never
+grows beyond its size. The machine writes it, so its content is checked before it is used.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Head(msgspec.Struct, frozen=True):
 
 
 def make_exchange_disk(path: Path) -> None:
-    """An empty exchange disk, unless there is one; only its blocks that are written take room. Raises OSError."""
+    """An empty exchange disk, unless there is one; only its written blocks use space. Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.ftruncate(descriptor, RING_AT + RING_BYTES)

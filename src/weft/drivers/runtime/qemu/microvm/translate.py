@@ -1,4 +1,4 @@
-"""From a container's plan to its machine's, and to what that machine is told to run. Pure."""
+"""From a container's plan to its machine's, and to the configuration that the machine reads. Pure."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def plan_machine(
 
 
 def describe_run(plan: ContainerPlan, run: str) -> list[tuple[str, str]]:
-    """The records that the machine is told, as ``images/microvm/init.c`` reads them."""
+    """The records that the machine gets, as ``images/microvm/init.c`` reads them."""
     process, user = plan.process, plan.process.user
     records = [("run", run), ("hostname", plan.hostname or plan.name), ("cwd", process.cwd or "/")]
     records += [("uid", str(user.uid)), ("gid", str(user.gid)), *(("group", str(group)) for group in user.groups)]

@@ -1,8 +1,8 @@
-"""A machine's memory on its way to another machine: what QEMU is told at either end, and what its words mean.
+"""A machine's memory on its way to another machine: the commands for QEMU at either end, and what its answers mean.
 
 Speaks to the monitor of one guest; what a migration has come to is read from QEMU each time, nothing of it is kept here.
 QEMU resumes a source whose migration fails by itself, and calls a migration ``completed`` only when it never will again. So a
-target that stands still until its source has said ``completed`` is never the second one that runs.
+target that stands still until its source reports ``completed`` is never the second one that runs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CAPABILITIES = (
 _ALWAYS = {"events", "return-path", "late-block-activate", "auto-converge"}  # what is to work later is armed beforehand
 _OF_MODE = {"xbzrle": {"xbzrle"}, "multifd-zstd": {"multifd"}}
 COPY = "copy-"  # jobs and nodes that copy disks begin so
-_LEAST_SLOWDOWN = 1  # percent: what an armed auto-converge does until it is told more
+_LEAST_SLOWDOWN = 1  # percent: what an armed auto-converge does until it gets another limit
 _NO_LIMIT = 1 << 40  # bytes per second; without a word QEMU takes 128 MiB/s
 _UNDER_WAY = ("setup", "active", "device", "pre-switchover", "wait-unplug", "cancelling")
 
@@ -266,7 +266,7 @@ def check_start(guest: Guest, plan: GuestPlan) -> None:
 
 
 def check_stays(guest: Guest) -> None:
-    """Raises IllegalTransition for a guest whose machine must stay as it is, because it is moving."""
+    """Raises IllegalTransition for a guest whose machine must stay as it is, because it migrates."""
     if guest.migrating:
         raise IllegalTransition(
             f"vm/{guest.record.plan.name} is migrating", hint="wait for the migration to end, or cancel it"
@@ -284,8 +284,8 @@ def check_movable(plan: GuestPlan, what: str) -> None:
 
 
 def check_mode(plan: GuestPlan, frame: Frame, accelerator: str, settings: MigrationSettings) -> None:
-    """Pure. Raises InvalidInput for a mode that there isn't, or in which QEMU would lose what the guest writes while it
-    moves: see translate."""
+    """Pure. Raises InvalidInput for an unknown mode, or one in which QEMU would lose what the guest writes while it migrates:
+    see translate."""
     if settings.mode == "post-copy":
         raise InvalidInput(
             f"vm/{plan.name}: its QEMU runs confined, without the userfaultfd that post-copy needs",

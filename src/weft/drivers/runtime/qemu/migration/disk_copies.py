@@ -100,8 +100,8 @@ async def lead_copies(guest: Guest, settings: MigrationSettings) -> None:
 async def _lead(
     guest: Guest, qmp: Qmp, settings: MigrationSettings, events: asyncio.Queue[MigrationEvent | None]
 ) -> bool:
-    """From whatever has come to pass: True once it is through or broken. Raises Unavailable, and DriverFailed where QEMU is
-    through with what it is told, or doesn't end it."""
+    """Go on from whatever state it is in: True once it is through or broken. Raises Unavailable, and DriverFailed where QEMU
+    refuses a command, or doesn't end the copy."""
     closed = False
     while not guest.ended.is_set():
         while not events.empty():
@@ -129,7 +129,7 @@ async def _lead(
                 await begin_sending(guest, settings)
             except QmpError:
                 if await _inspect_sending(qmp) != "none":
-                    continue  # it was told before, and has not answered then
+                    continue  # an earlier command has begun it, and was not answered
                 await drop_copies(guest)
                 await run_on(guest)
                 return True
@@ -179,7 +179,7 @@ def _are_over(jobs: dict[str, dict[str, Any]]) -> bool:
 
 
 async def keep_synced(guest: Guest) -> None:
-    """What is written to a moving guest's disks goes to the host's at once, at both ends: QEMU waits for all of it while the
+    """What is written to a migrating guest's disks goes to the host's at once, at both ends: QEMU waits for all of it while the
     guest stands still."""
     while guest.migrating and not guest.ended.is_set():
         for disk in guest.record.plan.disks:

@@ -1,7 +1,7 @@
-"""The migrations of a node's guests: each step as its contract has it, with the guest's record saying which part it has.
+"""The migrations of a node's guests: each step as its contract has it; the guest's record holds its role.
 
-Reads and writes the guests' records, starts and ends QEMU, and tells it through ``migration``. What a step makes true
-stands in the record before it is done, so the next driver knows what may have happened, and asks QEMU what has.
+Reads and writes the guests' records, starts and ends QEMU, and commands it through ``migration``. The record has a step's
+effect before the step is done, so the next driver knows what may have happened, and asks QEMU what has.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Each guest's QEMU runs as a user of its own that owns nothing, can enter no folder of weft's and has no rights. Pure.
 
-Its user's number follows from the guest's id, so nothing is made or kept for it, and no two guests of a machine share
-one (but for a chance of one in a hundred million).
+Its user's number follows from the guest's id, so nothing is made or kept for it, and no two guests of a machine share one (but
+for a chance of one in a hundred million).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ def find_guest_process(pid_file: Path, uuid: str = "") -> ProcessId | None:
 
 
 def search_guest_process(pid_file: Path, uuid: str = "") -> ProcessId | None:
-    """Any process on its way to become that QEMU, by a search of all: it may not have written its pidfile yet."""
+    """Any process that is about to become that QEMU, by a search of all: it may not have written its pidfile yet."""
     return next((inspect_process(pid) for pid, words in list_arguments() if _runs_guest(words, pid_file, uuid)), None)
 
 
