@@ -45,8 +45,8 @@ class AllocatedImage(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
     uid: str
     sha256: str
     size: int  # bytes
-    url: str  # where the node gets it
-    digest: str = ""  # of the container image that the file holds, sha256:…; "": it holds none
+    url: str  # where the node downloads it
+    digest: str = ""  # digest of the container image in the file, sha256:…; "": none
 
 
 class AllocatedVolume(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -55,14 +55,14 @@ class AllocatedVolume(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=T
     name: str
     uid: str
     size: int  # bytes
-    pool: str = LOCAL  # where it lies
-    pool_id: str = ""  # which storage that pool is
+    pool: str = LOCAL  # the pool with its data
+    pool_id: str = ""  # id of that pool's storage
 
 
 class AllocatedNic(msgspec.Struct, kw_only=True, frozen=True):
     """One NIC, with all its network's facts that never change."""
 
-    uid: str  # its endpoint's
+    uid: str  # uid of its endpoint
     network: str
     network_uid: str
     vni: int
@@ -82,7 +82,7 @@ class AllocatedRule(msgspec.Struct, kw_only=True, frozen=True):
     first_port: int = 0
     last_port: int = 65535
     cidr: str | None = None  # to or from these addresses
-    group_uid: str | None = None  # to or from members of this group; without either, to or from everybody
+    group_uid: str | None = None  # to or from members of this group; without either, any peer
 
 
 class AllocatedGroup(msgspec.Struct, kw_only=True, frozen=True):
@@ -93,9 +93,9 @@ class AllocatedGroup(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class AllocatedGpu(msgspec.Struct, kw_only=True, frozen=True):
-    index: int  # in its node's report
+    index: int  # index in its node's report
     share: int  # thousandths of the GPU
-    address: str = ""  # on the PCI bus, where the workload has all of it, and its node reported it
+    address: str = ""  # PCI address, if the workload has the whole GPU and its node reports it
 
 
 class HealthCheck(msgspec.Struct, kw_only=True, frozen=True):
@@ -147,12 +147,12 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     resources: Resources
     runtime: str = "qemu"
     machine: Literal["q35", "microvm"] = "q35"
-    requested_cpu_model: str = "common"  # of the VM's spec, by which ``cpu_model`` was chosen
-    cpu_model: str = ""  # "" is all that its node has
-    image: AllocatedImage | None = None  # of a machine's root disk; or a container's, that the fabric holds
+    requested_cpu_model: str = "common"  # the VM's spec.cpu_model, from which ``cpu_model`` was chosen
+    cpu_model: str = ""  # "": all that its node has
+    image: AllocatedImage | None = None  # of a machine's root disk, or of a container if weft holds it
     volumes: list[AllocatedVolume] = []
     nics: list[AllocatedNic] = []
-    groups: list[AllocatedGroup] = []  # current while it runs; endpoints have the members of others
+    groups: list[AllocatedGroup] = []  # security groups, kept current; their members are in endpoints
     user_data: str = ""
     ssh_keys: list[str] = []
     users: list[str] = []
@@ -161,14 +161,14 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     screen: Literal["auto", "yes", "no"] = "auto"
     restart: Literal["always", "on-failure", "never"] = "on-failure"
     grace_seconds: float = 20.0
-    waits_for: str | None = None  # names of allocations, with commas, that must be gone first
+    waits_for: str | None = None  # comma-separated names of allocations that must be gone first
     held_by: str | None = None  # a gate that must be open
-    memberships: list[str] = []  # affinity groups that it counts in
-    extras: dict[str, int] = {}  # what it takes of resources that its node declares
+    memberships: list[str] = []  # affinity groups that it is a member of
+    extras: dict[str, int] = {}  # amounts of its node's declared resources
     gpus: list[AllocatedGpu] = []
     migration: AllocatedMigration | None = None
-    pool: str = LOCAL  # where its root disk lies
-    pool_id: str = ""  # which storage that is: if the node's pool is another storage by now, its disks are elsewhere
+    pool: str = LOCAL  # pool of its root disk
+    pool_id: str = ""  # storage of that pool; if the node's pool has another storage now, its disks are elsewhere
     storage: AllocatedDiskRelocation | None = None
     back_from: list[str] = []  # keys of its last migrations whose targets never ran it
     container: AllocatedContainer | None = None  # of a container; the fields of machines are meaningless then
@@ -187,8 +187,8 @@ class Step(msgspec.Struct, kw_only=True, frozen=True):
 class AllocationReport(msgspec.Struct, kw_only=True):
     incarnation: int = 0
     state: AllocationPhase = "pending"
-    desired_count: int | None = None  # of the spec that this reports on; None by an agent that does not count
-    restart_generation: int = 0  # of the present run
+    desired_count: int | None = None  # of the spec that this reports on; None from an older agent
+    restart_generation: int = 0  # the counter of starts of the present run
     ready: bool | None = None
     boot_id: str | None = None
     accelerator: str | None = None
@@ -197,7 +197,7 @@ class AllocationReport(msgspec.Struct, kw_only=True):
     has: Resources | None = None  # what the running machine has; None: nothing runs, or it is unknown
     resize_limits: dict[str, int] | None = None  # see WorkloadStatus
     image: str = ""  # the digest of a container's image, once it has had one
-    fitted: int = 0  # the allocation's generation that the machine was brought to last
+    fitted: int = 0  # the allocation's generation that the machine matches
     health: Literal["", "starting", "healthy", "unhealthy"] = (
         ""  # of a running container with a check, and of a VM that says how its process is
     )
@@ -206,8 +206,8 @@ class AllocationReport(msgspec.Struct, kw_only=True):
     message: str = ""
     steps: list[Step] = []
     migration: MigrationReport | None = None
-    ended: bool = False  # what ran has ended, and isn't started again by itself
-    exit_code: int | None = None  # then; None: nobody saw it
+    ended: bool = False  # the workload has ended, and doesn't restart by itself
+    exit_code: int | None = None  # of the ended workload; None: unknown
 
 
 class AllocationStatus(msgspec.Struct, kw_only=True):

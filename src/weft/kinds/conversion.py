@@ -61,11 +61,11 @@ class ConversionStatus(msgspec.Struct, kw_only=True):
 
     phase: ConversionPhase = "Pending"
     new: str = ""  # ``vm/web``
-    new_uid: str = ""  # once it exists
+    new_uid: str = ""  # uid of the new workload, once it exists
     old_uid: str = ""
-    image: str = ""  # the Image that a VM stands on
-    made_image: bool = False  # made for this conversion
-    digest: str = ""  # of the container image, sha256:…
+    image: str = ""  # the Image of the VM's root disk
+    made_image: bool = False  # the image was made for this conversion
+    digest: str = ""  # digest of the container image, sha256:…
     was: Literal["", "run", "stop"] = ""  # ``run`` of the old workload's spec
     kept: dict[str, Any] | None = (
         None  # fields of the old workload's spec from before the hand-over; None before, and once it has them again
@@ -75,8 +75,8 @@ class ConversionStatus(msgspec.Struct, kw_only=True):
     reason: str = ""
     message: str = ""
     began_at: float | None = None
-    stopped_at: float | None = None  # since then nothing ran
-    running_at: float | None = None  # until then
+    stopped_at: float | None = None  # when the old workload stopped
+    running_at: float | None = None  # when the new workload ran
     restarts: int = 0
     returned_at: float | None = None
     ended_at: float | None = None

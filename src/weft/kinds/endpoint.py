@@ -12,14 +12,14 @@ from weft.objects.identity import Ref
 class EndpointSpec(msgspec.Struct, kw_only=True):
     workload: Ref
     network: str
-    network_uid: str  # with the address: the name
-    index: int  # of the NIC in the workload
+    network_uid: str  # part of the name, with the address
+    index: int  # index of the NIC in the workload
     mac: str
     address: str
 
 
 class EndpointStatus(msgspec.Struct, kw_only=True):
-    node: str | None = None  # where it is plugged in; None before and after
+    node: str | None = None  # node where it is plugged in; None: nowhere
     node_address: str | None = None
     groups: list[str] = []  # uids of the workload's security groups
 

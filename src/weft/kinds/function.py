@@ -86,11 +86,11 @@ class FunctionStatus(msgspec.Struct, kw_only=True):
     reason: str = ""  # why the present spec is not ready
     message: str = ""
     trace: list[str] = []  # first lines of what its code printed when it failed to start
-    digest: str = ""  # of the recipe that is ready
+    digest: str = ""  # digest of the ready recipe
     serving: FunctionCode | None = None  # what that recipe was made of
-    image: str = ""  # that it names, with the digest of its tag then
-    version: int = 0  # last one that was published
-    nodes: list[str] = []  # that have it prepared
+    image: str = ""  # its image, with the digest that the tag had then
+    version: int = 0  # the last published version
+    nodes: list[str] = []  # nodes that have it prepared
     observed_generation: int = 0
 
 

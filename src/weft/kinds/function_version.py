@@ -31,7 +31,7 @@ class FunctionVersionStatus(msgspec.Struct, kw_only=True):
     phase: Literal["Pending", "Preparing", "Ready", "Failed"] = "Pending"
     reason: str = ""
     message: str = ""
-    digest: str = ""  # of its recipe
+    digest: str = ""  # digest of its recipe
     nodes: list[str] = []
 
 

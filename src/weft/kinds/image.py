@@ -39,10 +39,10 @@ class ImageSpec(msgspec.Struct, kw_only=True):
 
 class ImageStatus(msgspec.Struct, kw_only=True):
     phase: Literal["Pending", "Fetching", "Available", "Failed"] = "Pending"
-    sha256: str = ""  # of the fetched file
+    sha256: str = ""  # digest of the fetched file
     digest: str = ""  # sha256:… of the container image that it is, or is made of
     size: int = 0
-    virtual_size: int = 0  # of the disk that a guest sees
+    virtual_size: int = 0  # size of the disk that a guest sees
     min_memory: int = 0  # least bytes of a machine; 0: unknown
     format: str = ""
     agent: bool = False

@@ -118,7 +118,7 @@ class MigrationError(msgspec.Struct, kw_only=True, frozen=True):
 class MigrationForecast(msgspec.Struct, kw_only=True, frozen=True):
     """What a migration is expected to take before anything was measured, from earlier ones; None: unknown."""
 
-    mode: str = ""  # as the last time
+    mode: str = ""  # mode of the last migration
     duration_seconds: float | None = None
     pause_ms: int | None = None
     bytes: int | None = None
@@ -130,20 +130,20 @@ class MigrationWindow(msgspec.Struct, kw_only=True, frozen=True):
     """When a planned migration may begin, in seconds since 1970."""
 
     start: float
-    end: float | None = None  # None: as late as it takes
+    end: float | None = None  # None: open end
     quality: float = 0.0  # 1/n if n migrations are planned for the same nodes then; 0 without a reservation
-    reason: str = ""  # of the quality
+    reason: str = ""  # reason of the quality
 
 
 class MigrationStatus(msgspec.Struct, kw_only=True):
     phase: MigrationPhase = "Pending"
-    source: str = ""  # its node
-    target: str = ""  # a node; of a planned one, with a reservation for it
+    source: str = ""  # source node
+    target: str = ""  # target node; while planned, with a reservation
     plan: PlannedMigration | None = None
     progress: MigrationProgress | None = None
     samples: tuple[
         MigrationSample, ...
-    ] = ()  # of this try, in order: at most MOST_SAMPLES, the further apart the longer it takes
+    ] = ()  # of this try, in order: at most MOST_SAMPLES, further apart in a long migration
     actual: MigrationActual | None = None
     error: MigrationError | None = None
     reason: str = ""
@@ -151,11 +151,11 @@ class MigrationStatus(msgspec.Struct, kw_only=True):
     ending: Literal["", "Failed", "Cancelled", "Retry"] = (
         ""  # the phase once both ends are clear again; "": it goes on; Retry: it is tried again
     )
-    window: MigrationWindow | None = None  # of a planned one
-    forecast: MigrationForecast | None = None  # likewise, until ``plan`` is measured
-    reservation_lost: str = ""  # why the reservation was elsewhere before
+    window: MigrationWindow | None = None  # when a planned migration begins
+    forecast: MigrationForecast | None = None  # of a planned migration, until ``plan`` is measured
+    reservation_lost: str = ""  # why an earlier reservation was lost
     tries: int = 0
-    avoid: tuple[str, ...] = ()  # nodes that a try has failed with: the next try takes another if it can
+    avoid: tuple[str, ...] = ()  # nodes where a try has failed: the next try prefers another
     troubled_at: float | None = None  # since when the target can't get ready
     handed_over_at: float | None = None  # when the source was first reported to have stopped for good
     started_at: float | None = None

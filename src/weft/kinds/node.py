@@ -80,7 +80,7 @@ class Gpu(msgspec.Struct, frozen=True):
 
     model: str = ""
     memory: int = 0  # bytes; 0: its driver doesn't report it
-    address: str = ""  # on the PCI bus
+    address: str = ""  # PCI address
     kept: str = ""  # why guests can't use it, and what to do about it
 
 
@@ -88,9 +88,9 @@ class NodePool(msgspec.Struct, frozen=True):
     """A place for disks that the node offers."""
 
     name: str
-    id: str = ""  # of the storage, the same on all nodes that share it; "": it can't be used now
+    id: str = ""  # id of the storage, equal on all nodes that share it; "": not usable now
     total: int = 0
-    free: int = 0  # rounded: it is rarely written
+    free: int = 0  # rounded, so that it changes rarely
     problem: str = ""  # why it can't be used
 
 
@@ -99,15 +99,15 @@ class NodeRuntime(msgspec.Struct, kw_only=True, frozen=True):
 
     name: str
     version: str = ""
-    usable: bool = True  # if not, ``problems`` of the report has the reason
-    kinds: list[str] = []  # of workloads that it runs
-    isolations: list[str] = []  # that it supports
+    usable: bool = True  # if False, ``problems`` of the report has the reason
+    kinds: list[str] = []  # kinds of workloads that it runs
+    isolations: list[str] = []  # isolations that it supports
     checkpoint: str = ""  # yes, or why it cannot save running containers
 
 
 class NodeReport(msgspec.Struct, kw_only=True):
     version: str = ""
-    address: str = ""  # on the underlay
+    address: str = ""  # address on the underlay
     cpu: float = 0.0
     memory: int = 0
     disk: int = 0
@@ -117,25 +117,25 @@ class NodeReport(msgspec.Struct, kw_only=True):
     machines: list[str] = []
     capabilities: list[str] = []
     problems: list[str] = []
-    orphans: list[str] = []  # what runs there unexplained: ``<allocation uid> <kind>/<project>/<name> <incarnation>``
+    orphans: list[str] = []  # guests without an allocation: ``<allocation uid> <kind>/<project>/<name> <incarnation>``
     orphan_allocations: list[str] = []  # the node's own copies of their allocations: JSON ``{"uid", "spec"}``
-    volumes: list[str] = []  # uids of those whose data is there
-    epoch: str = ""  # of the allocation list that the orphans were found from: the part of a cursor before the colon
-    images: list[str] = []  # sha256 of the images cached there
+    volumes: list[str] = []  # uids of volumes with data on the node
+    epoch: str = ""  # of the allocation list behind ``orphans``: the part of a cursor before the colon
+    images: list[str] = []  # sha256 of cached images
     boot_id: str = ""
     arch: str = ""
-    cpu_models: list[str] = []  # what CPUs its guests can have, best first; two of one name are the same CPU
-    gpus: list[Gpu] = []  # in the order of their index
-    storage: str = ""  # of its disks: nvme, ssd, hdd; "": unknown
+    cpu_models: list[str] = []  # CPU models for its guests, best first; equal names are equal CPUs
+    gpus: list[Gpu] = []  # by index
+    storage: str = ""  # type of its disks: nvme, ssd, hdd; "": unknown
     tpm: str = ""  # version
-    sriov: int = 0  # virtual functions that its network cards can have
+    sriov: int = 0  # number of virtual functions of its network cards
     numa: int = 0  # number of NUMA nodes
     echo_port: int = 0  # UDP port that answers other nodes' probes
-    coordinate: list[float] = []  # where distances are round trips in ms: a position and, last, a height
-    round_trips: dict[str, float] = {}  # ms, by uid of its peers
+    coordinate: list[float] = []  # network coordinate in ms: a position and, last, a height
+    round_trips: dict[str, float] = {}  # round trips in ms, by uid of the peer
     pools: list[NodePool] = []
     runtimes: list[NodeRuntime] = []
-    functions: dict[str, str] = {}  # by isolation of functions' instances: yes, or why it can't run them so
+    functions: dict[str, str] = {}  # by isolation of instances: yes, or why the node can't run them
     egress_endpoints: list[str] = []  # uids of the networks that functions reach from behind the node's address
 
 

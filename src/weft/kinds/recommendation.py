@@ -78,7 +78,7 @@ class RecommendationStatus(msgspec.Struct, kw_only=True):
     advice: list[Advice] = []  # if no node fits, least change first
     gang: list[GangPlace] = []  # others that would be placed together with it
     notes: list[str] = []
-    forecast: MigrationForecast | None = None  # of the migration to ``best``
+    forecast: MigrationForecast | None = None  # of the migration to ``best``, if it would migrate
 
 
 def check_recommendation(spec: RecommendationSpec) -> None:

@@ -36,7 +36,7 @@ class TokenSpec(msgspec.Struct, kw_only=True):
 
 class TokenStatus(msgspec.Struct, kw_only=True):
     used_at: float | None = None
-    node_uid: str | None = None  # of the node that a join token enrolled
+    node_uid: str | None = None  # uid of the node that a join token enrolled
 
 
 def check_token(spec: TokenSpec) -> None:

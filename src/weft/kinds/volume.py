@@ -26,9 +26,9 @@ class VolumeSpec(msgspec.Struct, kw_only=True):
 
 class VolumeStatus(msgspec.Struct, kw_only=True):
     phase: Annotated[str, words("Available", "Attached", "Deleting")] = "Available"
-    node: str | None = None  # with its data, once it has any
+    node: str | None = None  # node with its data, once it has any
     node_uid: str | None = None
-    pool: str = ""  # of that node, with its data
+    pool: str = ""  # pool with its data
     pool_id: str = ""  # the storage that this pool is
     attached_to: Ref | None = None  # the workload whose allocation has it now
     # Other nodes with unexplained data of it, as after a restore of an older store: never used, and removed only with the volume.

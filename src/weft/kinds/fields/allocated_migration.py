@@ -11,19 +11,19 @@ class PastMigration(msgspec.Struct, kw_only=True, frozen=True):
     """How far a migration that has ended came from its forecast, before any correction of that."""
 
     mode: str
-    duration_seconds: float  # as it was
-    duration_ratio: float  # as it was, as a multiple of the forecast
-    pause_seconds: float = 0.0  # as it was; 0: nobody saw it
-    pause_more_seconds: float = 0.0  # longer than forecast
-    bytes_ratio: float  # as they were, as a multiple of the forecast
-    weight: float = 1.0  # how much it counts for the next one
+    duration_seconds: float  # measured duration
+    duration_ratio: float  # measured duration as a multiple of the forecast
+    pause_seconds: float = 0.0  # measured downtime; 0: unknown
+    pause_more_seconds: float = 0.0  # measured downtime minus the forecast
+    bytes_ratio: float  # transferred bytes as a multiple of the forecast
+    weight: float = 1.0  # weight in the next forecast
 
 
 class MigrationLesson(msgspec.Struct, kw_only=True, frozen=True):
     """What earlier migrations have taught."""
 
-    path_bytes_per_second: int = 0  # what the path carries; 0: unknown
-    past: tuple[PastMigration, ...] = ()  # the newest first
+    path_bytes_per_second: int = 0  # rate of the path; 0: unknown
+    past: tuple[PastMigration, ...] = ()  # past migrations, newest first
 
 
 class AllocatedMigration(msgspec.Struct, kw_only=True, frozen=True):
@@ -32,19 +32,19 @@ class AllocatedMigration(msgspec.Struct, kw_only=True, frozen=True):
     key: str  # the Migration's uid, and the number of the try
     mode: Literal["live", "cold"] = "live"
     peer: str  # the other end's node
-    peer_uid: str  # which its certificate names
-    peer_allocation: str  # the other end
-    address: str = ""  # of the target's listener, once it waits there (source only)
+    peer_uid: str  # uid of that node, as in its certificate
+    peer_allocation: str  # allocation of the other end
+    address: str = ""  # of the target's listener, once it listens (source only)
     bytes_per_second: int = 0  # limit of this migration; 0: none
     node_bytes_per_second: int = 0  # limit of all migrations from and to this end's node together; 0: none
-    peer_bytes_per_second: int = 0  # the same of the other node
+    peer_bytes_per_second: int = 0  # limit of all migrations from and to the peer; 0: none
     pause_ms: int = 300  # longest pause to aim for
     never_ran: bool = False  # the target has reported that the guest never ran there (source only)
     taken_over: bool = False  # the target has reported that it runs the guest (source only)
-    lesson: MigrationLesson | None = None  # source only
+    lesson: MigrationLesson | None = None  # for the forecast (source only)
     shared: tuple[str, ...] = ()  # disks (ROOT, or uids of volumes) that both nodes see: they stay where they are
     image: str = ""  # digest of a container's image: the target runs the same, whatever the tag means by now
-    rests: str = ""  # what the guest has ended as by itself: the target does not start it again
+    rests: str = ""  # how the guest has ended by itself: the target doesn't start it again
     saves: Literal["", "may", "must"] = (
         ""  # a container is saved and restored, not stopped and started; may: unless it can't be saved
     )
@@ -87,7 +87,7 @@ class PlannedMigration(msgspec.Struct, kw_only=True, frozen=True):
     dirty_bytes_per_second: int = 0
     path_bytes_per_second: int = 0
     limit_bytes_per_second: int = 0  # the limit of this migration or of either node; 0: none
-    duration_factor: float = 1.0  # corrections by what past migrations took
+    duration_factor: float = 1.0  # correction by past migrations
     pause_factor: float = 1.0
     bytes_factor: float = 1.0
 
@@ -102,7 +102,7 @@ class MigrationReport(msgspec.Struct, kw_only=True, frozen=True):
 
     key: str
     phase: MigrationReportPhase
-    address: str = ""  # of the target's listener for this migration, as host:port, from waiting on
+    address: str = ""  # host:port of the target's listener, once it listens
     reason: str = ""
     message: str = ""
     plan: PlannedMigration | None = None

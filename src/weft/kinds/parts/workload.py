@@ -61,11 +61,11 @@ class WorkloadSpec(PlacementSpec, msgspec.Struct, kw_only=True):
 class WorkloadStatus(msgspec.Struct, kw_only=True):
     phase: Annotated[str, words(*Phase)] = "Pending"
     node: str | None = None
-    address: str | None = None  # of the first NIC
+    address: str | None = None  # address of the first NIC
     addresses: dict[str, str] = {}
-    ready: bool | None = None  # None: the image has no agent that could report it
+    ready: bool | None = None  # None: the image has no agent to report it
     boot_id: str | None = None
-    incarnation: int = 0  # highest of its allocations
+    incarnation: int = 0  # highest incarnation of its allocations
     active_incarnation: int = 0  # highest of its active allocations: a lower one never runs again
     restarts: int = 0
     observed_generation: int = 0
@@ -78,11 +78,11 @@ class WorkloadStatus(msgspec.Struct, kw_only=True):
     )
     started_at: float | None = None
     migration: str = ""  # name of the Migration under way
-    pool: str = ""  # of its root disk
+    pool: str = ""  # pool of its root disk
     ended: bool = False  # as in its allocation's report
     exit_code: int | None = None
     conversion: str = ""  # name of its Conversion under way, whether as old or as new workload
-    converts_to: str = ""  # of the old workload of a Conversion: the new one
+    converts_to: str = ""  # the new workload, if this is the old one of a Conversion
 
 
 def parse_publish(text_: str, field_: str = "spec.publish") -> tuple[int, int, Literal["tcp", "udp"]]:
