@@ -1,7 +1,7 @@
-"""What comes in: every change, counted in the snapshot, and the workloads it may let be placed put into the queue.
+"""The scheduler's intake: counts every change in the snapshot, and queues the workloads that may be placed after it.
 
-Reads the changes of workloads, nodes, allocations, images, volumes, constraints, policies and questions; writes nothing but
-these notes. The loop takes from the queue, and decides.
+Reads the changes of workloads, nodes, allocations, images, volumes, constraints, policies and questions; writes no objects. The
+loop takes from the queue, and decides.
 """
 
 from __future__ import annotations
@@ -44,31 +44,31 @@ from weft.scheduler.own_policies.registry import OwnPolicies
 from weft.scheduler.own_policies.status import prepare_policies
 from weft.scheduler.questions import QUESTIONS, Questions
 from weft.scheduler.queue import Queue
-from weft.scheduler.workload.request import is_looked_at, read_memberships, wants_place
+from weft.scheduler.workload.request import is_observed, read_memberships, wants_place
 
 REFRESH_EVERY_SECONDS = 5.0
-LISTEN_EVERY_SECONDS = 1.0  # whether nodes that are silent after a restore are waited for no more
+CHECK_SILENT_EVERY_SECONDS = 1.0  # whether all nodes have reported since a restore
 RETRY_ADDRESSES_EVERY_SECONDS = 5.0
-# That a newcomer must have seen.
+# Whose objects a new scheduler must read first.
 KINDS = ("node", "allocation", "endpoint", *WORKLOADS, "placementpolicy", "migration", *QUESTIONS)
-HEARD = (*KINDS, "image", "network", "constraint", "project", "volume")
+WATCHED = (*KINDS, "image", "network", "constraint", "project", "volume")
 
 
 class Intake:
     """``wake`` rings whenever there is something to do: workloads in ``queue``, open ``questions``, or counts that are due."""
 
-    def __init__(self, term: LeaderLease, engine: Engine, own: OwnPolicies) -> None:
+    def __init__(self, lease: LeaderLease, engine: Engine, own: OwnPolicies) -> None:
         self.queue = Queue()
         self.questions = Questions()
         self.migrations = MigrationQueue()
-        self.wake = Wake(term.clock)
-        self.silent: list[str] = []  # nodes that haven't said, after a restore, what runs there
+        self.wake = Wake(lease.clock)
+        self.silent: list[str] = []  # nodes that haven't reported since a restore
         self.cramped: set[str] = set()  # keys of workloads that wait for capacity to grow where they run
         self.unruled: set[str] = set()  # keys of workloads that wait for a placement policy
         self.addresses = AddressBook()
         self.unaddressed: set[str] = set()  # keys of workloads that wait for an address
-        self._term = term
-        self._view: View = term.cache.view
+        self._lease = lease
+        self._view: View = lease.cache.view
         self._engine = engine
         self._snapshot = engine.snapshot
         self._own = own
@@ -77,7 +77,7 @@ class Intake:
         self._counts_due = True  # of nodes that meet each Constraint
         self._nodes_changed = False  # since verdicts were last refreshed
         self._refresh_at = 0.0
-        self._addresses_freed = False  # since those that wait for one were offered
+        self._addresses_freed = False  # since the workloads that wait for one were queued
         self._retry_addresses_at = 0.0
 
     def notice(self, changes: Sequence[Changed]) -> None:
@@ -142,7 +142,7 @@ class Intake:
                 self._offer_all(self._view.find(WORKLOADS_BY_VOLUME, volume))
 
     def _offer_gang(self, workload: Item) -> None:
-        """Whom it was to be placed with, or waits until they are, may have something new to hear."""
+        """Queue the other members of its gang: their places or conditions may change."""
         if spec_of(workload).gang is not None:
             self._offer_all(self._view.find(WORKLOADS_BY_GANG, gang_of(workload)))
 
@@ -155,40 +155,40 @@ class Intake:
                 self._offer_gang(workload)
 
     def count(self, key: str, allocation: Item | None) -> None:
-        """Have the snapshot hold what an allocation takes; None: it is gone."""
+        """Count in the snapshot what an allocation takes; None: it is gone."""
         count_allocation(self._snapshot, key, allocation)
 
-    def listen(self) -> list[str]:
-        """The nodes that are waited for, after a restore, to say what runs there."""
+    def refresh_silent(self) -> list[str]:
+        """The nodes that haven't reported since a restore: placement waits for them."""
         self.silent = self._find_silent()
         return self.silent
 
     def take_counts_due(self) -> bool:
-        """Whether nodes are to be counted anew for each Constraint: True once after each reason to."""
+        """Whether the status of Constraints is due: True once after each reason."""
         due, self._counts_due = self._counts_due, False
         return due
 
     def refresh(self) -> float | None:
-        """Have sleeping classes decided anew if nodes are others than they were told of: not all too often. Returns in
-        how many seconds to call again, None if there is no need."""
-        self._hear()
-        patience = LISTEN_EVERY_SECONDS if self.silent else None
+        """Wake sleeping classes if nodes have changed since their verdicts, at most every few seconds. Returns in how many
+        seconds to call again, None if there is no need."""
+        self._notice_reported()
+        patience = CHECK_SILENT_EVERY_SECONDS if self.silent else None
         if self._addresses_freed:
-            wait = self._retry_addresses_at - self._term.clock.elapsed()
+            wait = self._retry_addresses_at - self._lease.clock.elapsed()
             if wait <= 0:
                 self._addresses_freed = False
-                self._retry_addresses_at = self._term.clock.elapsed() + RETRY_ADDRESSES_EVERY_SECONDS
+                self._retry_addresses_at = self._lease.clock.elapsed() + RETRY_ADDRESSES_EVERY_SECONDS
                 self.unaddressed = self.offer_keys(self.unaddressed)
             else:
                 patience = wait if patience is None else min(patience, wait)
         if not self._nodes_changed:
             return patience
-        wait = self._refresh_at - self._term.clock.elapsed()
+        wait = self._refresh_at - self._lease.clock.elapsed()
         if wait > 0:
             return wait if patience is None else min(wait, patience)
         self._nodes_changed = False
         self._counts_due = True
-        self._refresh_at = self._term.clock.elapsed() + REFRESH_EVERY_SECONDS
+        self._refresh_at = self._lease.clock.elapsed() + REFRESH_EVERY_SECONDS
         for request in self.queue.asleep():
             self.queue.wake(request)
         if self.queue.ready or self._view.of_kind("constraint"):
@@ -196,14 +196,14 @@ class Intake:
         return patience
 
     def offer_keys(self, keys: set[str]) -> set[str]:
-        """Queue the workloads of ``keys``; returns those left: none."""
+        """Queue the workloads of ``keys``; returns an empty set to replace it."""
         if keys:
             self._offer_all(workload for key in sorted(keys) if (workload := self._view.get(key)) is not None)
             self.wake.ring()
         return set()
 
-    def _hear(self) -> None:
-        """Offer all workloads again once no node is waited for any more."""
+    def _notice_reported(self) -> None:
+        """Queue all workloads again once all nodes have reported."""
         if self.silent and not self._find_silent():
             self.silent = []
             self._offer_all(list_workloads(self._view))
@@ -211,15 +211,15 @@ class Intake:
                 self.wake.ring()
 
     def _find_silent(self) -> list[str]:
-        return find_silent(self._term.cache, self._suspects.values())
+        return find_silent(self._lease.cache, self._suspects.values())
 
     def _notice_node(self, change: Changed) -> None:
-        if change.new is not None and may_be_silent(self._term.cache, change.new):
+        if change.new is not None and may_be_silent(self._lease.cache, change.new):
             self._suspects[change.key] = change.new
         else:
             self._suspects.pop(change.key, None)
         if not has_changed(change, _stand_of_node):
-            return self._hear()
+            return self._notice_reported()
         if has_changed(change, read_node):
             self._nodes_changed = True
             self.wake.ring()
@@ -240,14 +240,14 @@ class Intake:
                     workload = self._view.get(orphan.key) if orphan is not None else None
                     if workload is not None:
                         self._offer(workload)
-        self._hear()
+        self._notice_reported()
 
     def _offer(self, workload: Item) -> None:
-        """Queue a workload if there is something to decide or to say about it."""
+        """Queue a workload if its place or its conditions may change."""
         placed, spec = workload.envelope.condition("Placed"), spec_of(workload)
-        said = placed is not None and placed.status == "True"
+        is_placed = placed is not None and placed.status == "True"
         allocations = self._view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid)
-        to_do = any(not said or needs_resize(item, spec) or is_regrouped(item, workload) for item in allocations)
+        to_do = any(not is_placed or needs_resize(item, spec) or is_regrouped(item, workload) for item in allocations)
         if to_do or has_migrated_from(workload, allocations) or wants_place(self._view, workload):
             self.queue.offer(workload.key)
         else:
@@ -258,7 +258,7 @@ class Intake:
             self._offer(workload)
 
     def wake_classes(self) -> None:
-        """Queue those who wait for what nodes have gained since the last call."""
+        """Wake the classes that wait for what nodes have gained since the last call."""
         snapshot = self._snapshot
         if snapshot.improved:
             uids = [uid for uid in snapshot.improved if snapshot.index_of(uid) is not None]
@@ -286,34 +286,34 @@ class Intake:
 
 
 def needs_resize(allocation: Item, workload_spec: WorkloadSpec) -> bool:
-    """Whether the place gives its workload other amounts than it asks for by now."""
+    """Whether the allocation has other amounts than its workload requests by now."""
     spec = allocation.spec(AllocationSpec)
     return spec.migration is None and bool(find_fit(spec, workload_spec, allocation.report(AllocationReport)))
 
 
 def _stand_of(allocation: Item) -> object:
-    """What of an allocation bears on what may be changed of it."""
+    """The parts of an allocation that decide which changes are possible."""
     return allocation.report(AllocationReport).resize_limits, allocation.spec(AllocationSpec).migration
 
 
 def is_regrouped(allocation: Item, workload: Item) -> bool:
-    """Whether its workload is of other groups by now."""
+    """Whether its workload has other groups by now."""
     spec = allocation.spec(AllocationSpec)
     return spec.migration is None and spec.memberships != read_memberships(workload)
 
 
 def _stand_of_node(node: Item) -> object:
-    """All that is read of a node in here; its sums, which change with each placement, are not."""
+    """All that this module reads of a node; not its sums, which change with each placement."""
     of = node.envelope
     return (node.uid, bytes(of.spec), bytes(of.report), of.labels, node.status(NodeStatus).phase, node.deleting)
 
 
 def _spec_state(workload: Item) -> object:
-    """What of a workload bears on its placement."""
+    """The parts of a workload that concern its placement."""
     addressed = workload.envelope.condition("Addressed")
     return (
         workload.uid,
         workload.envelope.generation,
         addressed and (addressed.status, addressed.generation),
-        is_looked_at(workload),
+        is_observed(workload),
     )

@@ -48,7 +48,7 @@ from weft.scheduler.gang.commit import find_excess, join
 from weft.scheduler.gang.explain import explain_places, explain_refusal
 from weft.scheduler.gang.placement import Member, find_places
 from weft.scheduler.gang.search_budget import Budget
-from weft.scheduler.intake import HEARD, KINDS, Intake, is_regrouped, needs_resize
+from weft.scheduler.intake import KINDS, WATCHED, Intake, is_regrouped, needs_resize
 from weft.scheduler.node.usage import NodeUsage, ranks_by_usage
 from weft.scheduler.own_policies.registry import OwnPolicies, find_fallback
 from weft.scheduler.own_policies.status import plan_policy_status
@@ -108,7 +108,7 @@ class Scheduler:
 
     async def run(self) -> None:
         """Raises LeadershipLost when the lease ends."""
-        unsubscribe = self._lease.cache.subscribe(self.intake.notice, HEARD)
+        unsubscribe = self._lease.cache.subscribe(self.intake.notice, WATCHED)
         try:
             self.intake.notice(whole(self._view, KINDS))
             self._engine.last = self._find_last()
@@ -163,7 +163,7 @@ class Scheduler:
         """Give Migrations their targets."""
         await self._refresh_usage()
         migrations, clock = self.intake.migrations, self._lease.clock
-        silent = self.intake.listen()
+        silent = self.intake.refresh_silent()
         commits = migrations.plan(self._view, self._engine, self._strategy, silent, clock.now(), clock.elapsed())
         await self._lease.perform(commits)
         for key in migrations.assumed:
@@ -212,7 +212,7 @@ class Scheduler:
 
     def plan(self, keys: Sequence[str]) -> list[Commit]:
         """Decide on these workloads, one after the other; each sees the placements of those before it."""
-        self.intake.listen()
+        self.intake.refresh_silent()
         self._rephrased.clear()
         self._assembled.clear()
         commits: list[Commit | None] = []

@@ -1,4 +1,4 @@
-"""The questions that people ask the scheduler, Recommendations and Reports, from when they are noticed to their answer."""
+"""Answers the questions that people ask the scheduler: Recommendations and Reports."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ QUESTIONS = tuple(kind.name for kind in KINDS if kind.ephemeral)
 
 
 class _Answered(msgspec.Struct):
-    """What both kinds' status begins with."""
+    """The beginning of both kinds' status."""
 
     phase: str = "Pending"
 
 
 class Questions:
-    """True while there is one to answer."""
+    """The open questions; true while there is any."""
 
     def __init__(self) -> None:
         self._open: dict[str, None] = {}
@@ -34,7 +34,7 @@ class Questions:
             self._open[change.key] = None
 
     def plan(self, view: View, engine: Engine, strategy: str, now: float) -> list[Commit]:
-        """The answers to all of them, from what is so now."""
+        """The answers to all open questions, from the present state."""
         asked = [item for key in self._open if (item := view.get(key)) is not None]
         self._open.clear()
         return [

@@ -1,7 +1,7 @@
-"""Who waits for a place: new ones in the order they came, refused ones in classes of equal requests.
+"""The workloads that wait for a place: new ones in the order they came, refused ones in classes of equal requests.
 
 A class shares one verdict. It sleeps until a node appears or gains capacity that it would fit, so ten thousand workloads that fit
-nowhere cost one look at the nodes that changed. Pure; the loop says what happened.
+nowhere cost one check of the nodes that changed. Pure.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from weft.scheduler.engine.explain import Explanation
 
 
 class Refused:
-    """The class of the workloads that asked for ``request`` and were refused as ``explanation`` says."""
+    """The class of the workloads that were refused for the same ``request``, with the ``explanation``."""
 
     __slots__ = ("explanation", "keys", "request")
 
@@ -37,16 +37,16 @@ class Queue:
 
     @property
     def ready(self) -> bool:
-        """Whether ``take`` would give anything."""
+        """Whether ``take`` would return any."""
         return bool(self._fresh or self._awake)
 
     def offer(self, key: str) -> None:
-        """Look at this workload, new or changed: at its turn."""
+        """Queue a new or changed workload."""
         self.forget(key)
         self._fresh[key] = None
 
     def forget(self, key: str) -> None:
-        """It needs no place, or not now."""
+        """Remove a workload that needs no place, or not now."""
         self._fresh.pop(key, None)
         refused = self._class_of.pop(key, None)
         if refused is not None:
@@ -63,7 +63,7 @@ class Queue:
             rest = len(refused.keys) > len(keys)
             for key in keys:
                 del refused.keys[key], self._class_of[key]
-            # With its verdict gone the class is decided anew; who of it isn't taken now follows if there is capacity left.
+            # Without its verdict the class is decided anew; the rest of it follows if there is capacity left.
             self._refused.pop(request, None)
             if rest:
                 self._awake[request] = refused
@@ -75,15 +75,15 @@ class Queue:
         return keys
 
     def verdict(self, request: Request) -> Explanation | None:
-        """The verdict that equal requests got and that still stands."""
+        """The verdict on equal requests, if it still holds."""
         refused = self._refused.get(request)
         return None if refused is None else refused.explanation
 
     def refuse(self, key: str, request: Request, explanation: Explanation) -> None:
-        """Put a workload to its class, to sleep until ``wake``."""
+        """Put a workload into its class, which sleeps until ``wake``."""
         refused = self._refused.get(request)
         if refused is None:
-            # What is left of a class that was awake goes back to sleep with the new verdict.
+            # The rest of a class that was awake goes back to sleep with the new verdict.
             refused = self._awake.pop(request, None) or Refused(request, explanation)
             refused.explanation = explanation
             self._refused[request] = refused
@@ -95,7 +95,7 @@ class Queue:
         return list(self._refused)
 
     def wake(self, request: Request) -> None:
-        """There may be capacity for this class."""
+        """Queue a class: there may be capacity for it."""
         refused = self._refused.pop(request, None)
         if refused is not None:
             self._awake[request] = refused

@@ -85,7 +85,7 @@ def wants_place(view: View, workload: Item) -> bool:
         awaits_place(view, workload)
         and not is_refused_for_good(workload)
         and not (record_of(workload).runs_once(spec_of(workload)) and workload.status(WorkloadStatus).ended)
-        and (is_looked_at(workload) or not view.count(NODES_BY_ORPHAN, workload.key))
+        and (is_observed(workload) or not view.count(NODES_BY_ORPHAN, workload.key))
     )
 
 
@@ -101,7 +101,7 @@ def is_refused_for_good(workload: Item) -> bool:
     )
 
 
-def is_looked_at(workload: Item) -> bool:
+def is_observed(workload: Item) -> bool:
     """Whether the workloads controller has seen the spec: before, it may still adopt a running guest for this workload."""
     return workload.status(WorkloadStatus).observed_generation >= workload.envelope.generation
 
