@@ -1,7 +1,7 @@
 """What a job does next with its tasks. Pure: facts in, what to make, end and record out.
 
 A try is counted in the job's status in the same commit that makes its container under a name that follows from the count: so no
-try begins twice, and none is forgotten, whichever process dies when. The end of a try is recorded before the next one begins, and
+try begins twice or gets lost, whichever process dies when. The end of a try is recorded before the next one begins, and
 before its container goes.
 """
 

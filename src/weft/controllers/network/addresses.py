@@ -99,7 +99,7 @@ class Addresses:
         preconditions: list[Precondition] = []
         spec = spec_of(workload)
         endpoints = list(view.find(ENDPOINTS_BY_WORKLOAD, workload.uid))
-        if not spec.networks and not endpoints and not spec.publish and _says_no_networks(workload):
+        if not spec.networks and not endpoints and not spec.publish and _is_addressed(workload):
             return None, False
         allocation = active_allocation(view, workload.uid)
         place = _read_place(view, workload, allocation)
@@ -197,6 +197,6 @@ def _write_status(item: Item, status: EndpointStatus | PublishedPortStatus) -> W
     return put(envelope)
 
 
-def _says_no_networks(workload: Item) -> bool:
+def _is_addressed(workload: Item) -> bool:
     condition = workload.envelope.condition("Addressed")
     return condition is not None and condition.status == "True" and condition.generation == workload.envelope.generation

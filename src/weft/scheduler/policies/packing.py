@@ -1,4 +1,4 @@
-"""Where a request packs best: on nodes in use whose free resources have the request's shape, so that none is left over.
+"""Where a request packs best: on nodes in use whose free resources have the request's shape, so that none remains unused.
 
 Capacity is stranded on a node that runs out of one resource with much of another still free. So the best node is the one whose
 free resources have the direction of the request (vector packing by alignment: Panigrahy et al., "Heuristics for vector bin
