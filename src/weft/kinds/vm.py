@@ -12,7 +12,7 @@ from weft.kinds.allocation import LOCAL, AllocationSpec
 from weft.kinds.fields.cells import text
 from weft.kinds.image import ImageStatus
 from weft.kinds.migration import MigrateInput, make_migration
-from weft.kinds.parts.convert_verb import CONVERT, guard_converting, refuse_handed_over
+from weft.kinds.parts.convert_verb import CONVERT, guard_converting, refuse_replaced
 from weft.kinds.parts.goal import WORKLOAD_GOALS, find_workload_failure
 from weft.kinds.parts.placement_spec import MIB, Name
 from weft.kinds.parts.stream_verbs import ConsoleInput, ExecInput, ForwardInput, LogsInput, ScreenInput
@@ -143,7 +143,7 @@ def _suspend(obj: Object, _: Any) -> dict[str, Any]:
     check_verb("suspend", phase_of(obj), what_is(obj))
     if obj["spec"].get("gpus"):
         raise IllegalTransition(f"{what_is(obj)} has GPUs, so it can't be suspended", hint=f"weft stop {what_is(obj)}")
-    refuse_handed_over(obj)
+    refuse_replaced(obj)
     return {**obj["spec"], "run": "suspend"}
 
 

@@ -44,7 +44,7 @@ def find_sure_targets(session: Session, kind: Kind | None, words: Sequence[str])
     return read_targets(kind, words, (), find)
 
 
-def look_up(session: Session, kind: Kind | None, words: Sequence[str], able: Sequence[str] = ()) -> list[Target]:
+def resolve(session: Session, kind: Kind | None, words: Sequence[str], able: Sequence[str] = ()) -> list[Target]:
     """As ``find_targets``, for verbs that only read: the beginning of a name or uid is enough if only one object has it."""
     found = {
         target.what: target
@@ -61,9 +61,9 @@ def find_one(
     return one_target(find_targets(session, kind, words, able), alone, hint)
 
 
-def look_up_one(session: Session, kind: Kind | None, words: Sequence[str], able: Sequence[str], alone: str) -> Target:
-    """As ``look_up``, of a verb that takes one."""
-    return one_target(look_up(session, kind, words, able), alone)
+def resolve_one(session: Session, kind: Kind | None, words: Sequence[str], able: Sequence[str], alone: str) -> Target:
+    """As ``resolve``, of a verb that takes one."""
+    return one_target(resolve(session, kind, words, able), alone)
 
 
 def is_image(session: Session, word: str) -> bool:

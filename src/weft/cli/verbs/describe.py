@@ -13,7 +13,7 @@ import msgspec
 from weft.cli.command import options
 from weft.cli.command.exit_codes import partial_code
 from weft.cli.command.grammar import PLACED, Entry
-from weft.cli.command.lookup import look_up
+from weft.cli.command.lookup import resolve
 from weft.cli.command.target import Target
 from weft.cli.job.description import leave_out_defaults
 from weft.cli.migration.description import SHOWN as SHOWN_OF_MIGRATION
@@ -52,7 +52,7 @@ def migration_command(verb: str, entry: Entry, kind: Kind | None) -> click.Comma
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], plot: str | None = None) -> int:
-    targets = look_up(session, kind, words)
+    targets = resolve(session, kind, words)
     if plot is not None and len(targets) != 1:
         raise click.UsageError("--plot draws one migration: give one name")
 

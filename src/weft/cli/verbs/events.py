@@ -11,7 +11,7 @@ import click
 from weft.cli.command import options
 from weft.cli.command.exit_codes import INTERRUPTED
 from weft.cli.command.grammar import Entry
-from weft.cli.command.lookup import find_targets, look_up
+from weft.cli.command.lookup import find_targets, resolve
 from weft.cli.command.target import Target
 from weft.cli.output.formats import age_of, print_data, print_line, print_rows
 from weft.cli.output.table import draw_table, make_columns
@@ -39,7 +39,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], follow: bo
     targets = find_targets(session, kind, words) if words else []
     past = _read(session, abouts := _find_abouts(session, kind, targets))
     if not past and targets:  # deleted objects still have events: an object without events must exist
-        targets = look_up(session, kind, words)
+        targets = resolve(session, kind, words)
         for target in targets:
             session.client.get(target.kind.name, target.name)
         past = _read(session, abouts := _find_abouts(session, kind, targets))

@@ -13,7 +13,7 @@ from weft.cli.command import options
 from weft.cli.command.exit_codes import OK, UNPLACEABLE
 from weft.cli.command.flags import make_flags, read_assignments, read_flags
 from weft.cli.command.grammar import PLACED, Entry
-from weft.cli.command.lookup import look_up_one
+from weft.cli.command.lookup import resolve_one
 from weft.cli.command.target import Target
 from weft.cli.output.formats import print_object
 from weft.cli.output.terminal import find_width
@@ -51,7 +51,7 @@ def _recommend(session: Session, kind: Kind | None, words: tuple[str, ...], **gi
             {"changes": spec, **({"kind": kind.name} if kind else {})},
             f"such a {kind.title if kind else 'workload'}",
         )
-    target = look_up_one(session, kind, words, PLACED, "give one workload")
+    target = resolve_one(session, kind, words, PLACED, "give one workload")
     session.client.get(target.kind.name, target.name)
     return answer_question(session, {"workload": target.what, "changes": spec}, target.what)
 
@@ -88,7 +88,7 @@ def explain_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command
 def _explain(
     session: Session, kind: Kind | None, words: tuple[str, ...], why_not: str | None, what_if: tuple[str, ...]
 ) -> int:
-    target = look_up_one(session, kind, words, (*PLACED, "migration"), "give one object")
+    target = resolve_one(session, kind, words, (*PLACED, "migration"), "give one object")
     obj = session.client.get(target.kind.name, target.name)
     if what_if and target.kind.workload is None:
         raise click.UsageError("--what-if needs a workload")

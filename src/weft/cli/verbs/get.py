@@ -7,7 +7,7 @@ import click
 from weft.cli.command import options
 from weft.cli.command.exit_codes import partial_code
 from weft.cli.command.grammar import Entry
-from weft.cli.command.lookup import look_up
+from weft.cli.command.lookup import resolve
 from weft.cli.command.target import Target, find_noun, is_noun
 from weft.cli.output.formats import MANIFEST, print_list, print_object
 from weft.cli.session import Session
@@ -47,7 +47,7 @@ def _run(
         raise click.UsageError("give either names or a selector, not both")
     if watch:
         raise click.UsageError("-w watches a list: give a kind, and -l or --field to narrow it")
-    targets = look_up(session, kind, words)
+    targets = resolve(session, kind, words)
     found: list[dict[str, object]] = []
 
     def show(target: Target) -> None:

@@ -9,7 +9,7 @@ import click
 
 from weft.cli.command import options
 from weft.cli.command.grammar import PLACED, Entry, able
-from weft.cli.command.lookup import find_one, look_up
+from weft.cli.command.lookup import find_one, resolve
 from weft.cli.command.target import Target
 from weft.cli.job.logs import follow_tasks, read_tries
 from weft.cli.session import Session
@@ -186,7 +186,7 @@ def _open_job(session: Session, target: Target, follow: bool) -> list[Target]:
 
 def _find(session: Session, kind: Kind | None, words: tuple[str, ...], labels: str, fields: str) -> Sequence[Target]:
     if not labels and not fields:
-        return look_up(session, kind, words, (*able("logs"), "job") if kind is None else (kind.name,))
+        return resolve(session, kind, words, (*able("logs"), "job") if kind is None else (kind.name,))
     if words:
         raise click.UsageError("give either names or a selector, not both")
     kinds = [kind.name] if kind is not None else PLACED

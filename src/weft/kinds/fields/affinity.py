@@ -87,20 +87,20 @@ def read_datum(text: str, field: str) -> str:
     return text
 
 
-def check_affinity(near: list[str], apart: list[str], spread: list[str], data: list[str]) -> None:
+def check_affinity(together: list[str], separate: list[str], spread: list[str], data: list[str]) -> None:
     """The fields make sense together; texts get their one spelling. Raises InvalidInput."""
-    if not (near or apart or spread or data):
+    if not (together or separate or spread or data):
         return
     for field, texts, most in (
-        ("affinity_groups", near, MOST_GROUPS),
-        ("anti_affinity_groups", apart, MOST_GROUPS),
+        ("affinity_groups", together, MOST_GROUPS),
+        ("anti_affinity_groups", separate, MOST_GROUPS),
         ("spread", spread, MOST_SPREADS),
         ("data_hints", data, MOST_DATA),
     ):
         if len(texts) > most:
             raise InvalidInput(f"spec.{field}: at most {most}", field=f"spec.{field}")
     groups: dict[str, str] = {}
-    for field, texts in (("affinity_groups", near), ("anti_affinity_groups", apart)):
+    for field, texts in (("affinity_groups", together), ("anti_affinity_groups", separate)):
         for index, text in enumerate(texts):
             at = f"spec.{field}[{index}]"
             spec = read_group(text, at)
@@ -116,7 +116,7 @@ def check_affinity(near: list[str], apart: list[str], spread: list[str], data: l
             raise InvalidInput(f"{at}: {one.key} is named twice", field=at, hint="name each key once")
         keys.add(one.key)
         spread[index] = str(one)
-    if spread and not apart:
+    if spread and not separate:
         raise InvalidInput(
             "spec.spread: needs an anti-affinity group whose members are spread",
             field="spec.spread",

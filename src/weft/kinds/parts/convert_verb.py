@@ -87,7 +87,7 @@ def guard_converting(workload: Envelope) -> None:
         refuse_converting({"kind": workload.kind, "name": workload.name, "status": msgspec.to_builtins(status)})
 
 
-def refuse_handed_over(obj: Object) -> None:
+def refuse_replaced(obj: Object) -> None:
     """Raises IllegalTransition for the old workload of a Conversion: it has no volumes and addresses any more."""
     if dig(obj, "status.converts_to", ""):
         refuse_converting(obj)

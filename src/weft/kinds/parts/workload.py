@@ -12,7 +12,7 @@ import msgspec
 from weft.kinds.constraint import names_preferred, names_required
 from weft.kinds.fields.cells import AGE, NAME, cores, dig, joined, note, size, text
 from weft.kinds.fields.gang import read_gang
-from weft.kinds.parts.convert_verb import refuse_handed_over
+from weft.kinds.parts.convert_verb import refuse_replaced
 from weft.kinds.parts.nic import claim_address, networks_of, read_nic
 from weft.kinds.parts.placement_spec import MIB, PlacementSpec, check_placement, placement_references
 from weft.kinds.published_port import PublishedPortSpec
@@ -200,7 +200,7 @@ def set_fields(verb: str, **fields: Any) -> Callable[[Object, Any], dict[str, An
 
     def change(obj: Object, _: Any) -> dict[str, Any]:
         check_verb(verb, phase_of(obj), what_is(obj))
-        refuse_handed_over(obj)
+        refuse_replaced(obj)
         return {**obj["spec"], **fields}
 
     return change
@@ -210,7 +210,7 @@ def _start(obj: Object, _: Any) -> dict[str, Any]:
     """Set it to run; a guest that ended by itself, or failed, gets a fresh boot."""
     phase = phase_of(obj)
     check_verb("start", phase, what_is(obj))
-    refuse_handed_over(obj)
+    refuse_replaced(obj)
     _refuse_again(obj)
     spec = dict(obj["spec"])
     if spec["run"] == "run" and phase in (Phase.STOPPED, Phase.FAILED):
@@ -229,7 +229,7 @@ def _refuse_again(obj: Object) -> None:
 
 def _restart(obj: Object, _: Any) -> dict[str, Any]:
     check_verb("restart", phase_of(obj), what_is(obj))
-    refuse_handed_over(obj)
+    refuse_replaced(obj)
     _refuse_again(obj)
     return {**obj["spec"], "run": "run", "restart_generation": obj["spec"]["restart_generation"] + 1}
 

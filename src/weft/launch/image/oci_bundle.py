@@ -149,7 +149,7 @@ async def make_bundle(
     target: Path,
     plain: Sequence[str],
     allowed: Sequence[str],
-    tell: Callable[[int], None],
+    report: Callable[[int], None],
     puller: Puller,
 ) -> None:
     """Write the bundle ``target``. Raises WeftError."""
@@ -167,7 +167,7 @@ async def make_bundle(
             nonlocal seen
             if here - seen >= 1 << 20:
                 seen = here
-                tell(here)
+                report(here)
 
         reference = url.removeprefix(OCI)
         own = reference.startswith("oci-archive:")  # one that the server itself keeps
