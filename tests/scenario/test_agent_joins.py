@@ -261,7 +261,7 @@ def test_the_agents_process_is_small_survives_killing_and_runs_once_per_folder(d
         process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
         try:
             assert process.stderr is not None
-            assert "node n1: 0 allocations known" in process.stderr.readline()
+            assert "node n1 has 0 allocations" in process.stderr.readline()
             doors.client.wait(
                 "node", "n1", lambda node: bool(node and (node.get("report") or {}).get("version")), timeout_seconds=20
             )
