@@ -46,7 +46,7 @@ def test_a_guest_that_works_moves_the_choice_of_the_next_one(cluster: Cluster, g
         assert cluster.vm("by-wish")["status"]["node"] == "n1", cluster.ok("explain", "vm/by-wish")
         told = cluster.ok("explain", "vm/by-use")
         assert cluster.vm("by-use")["status"]["node"] == "n2", told + cluster.ok("top", "nodes")
-        assert "by what is used" in told.splitlines()[0]
+        assert "by usage" in told.splitlines()[0]
 
         listed = cluster.ok("get", "nodes", "-o", "wide").splitlines()
         assert "CPU USED" in listed[0] and all("MiB" in line for line in listed[1:3])

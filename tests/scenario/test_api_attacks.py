@@ -358,4 +358,4 @@ def test_a_server_without_descriptors_refuses_who_comes_and_goes_on(doors: Doors
     client.close()
     limited.terminate()
     assert limited.wait(20) == 0
-    assert limited.stderr is not None and "were turned away" in limited.stderr.read()
+    assert limited.stderr is not None and "the server has refused" in limited.stderr.read()
