@@ -21,16 +21,16 @@ def main() -> int:
     try:
         cache = args.cache.absolute()
         if args.name == "microvm":
-            print(ensure_microvm(cache, _say, fresh=args.fresh))
+            print(ensure_microvm(cache, _report, fresh=args.fresh))
         else:
-            print(ensure_bundle(args.name, cache, _say, fresh=args.fresh))
+            print(ensure_bundle(args.name, cache, _report, fresh=args.fresh))
     except WeftError as error:
         print(f"error: {error.message}", *([error.hint] if error.hint else []), sep="\n", file=sys.stderr)
         return 1
     return 0
 
 
-def _say(what: str) -> None:
+def _report(what: str) -> None:
     print(what, file=sys.stderr, flush=True)
 
 

@@ -27,7 +27,7 @@ static const char *const ring_modules[] = {"virtio_ring", "virtio", NULL};
 static const char *const pci_modules[] = {"virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", NULL};
 static const char *const mmio_modules[] = {"virtio_mmio", NULL};
 
-static inline void say(const char *what, const char *name) { dprintf(2, "init: %s %s: %s\n", what, name, strerror(errno)); }
+static inline void log_failure(const char *what, const char *name) { dprintf(2, "init: %s %s: %s\n", what, name, strerror(errno)); }
 
 static inline long milliseconds(void) {
     struct timespec now;
@@ -66,7 +66,7 @@ static inline void make_folders(const char *path) {
 static inline int mount_on(const char *source, const char *target, const char *type, unsigned long flags, const char *options) {
     make_folders(target);
     int failed = mount(source, target, type, flags, options) != 0;
-    if (failed) say("mount", target);
+    if (failed) log_failure("mount", target);
     return !failed;
 }
 
@@ -87,7 +87,7 @@ static inline void load_module(const char *folder, const char *name) {
     char path[128];
     snprintf(path, sizeof path, "%s/%s.ko", folder, name);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) != 0 && errno != EEXIST)) say("module", name);
+    if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) != 0 && errno != EEXIST)) log_failure("module", name);
     if (fd >= 0) close(fd);
 }
 
@@ -164,14 +164,14 @@ static inline void await_labelled(const char *label, const char *place, char *de
 
 /* Makes `place` /, with the kernel's folders in it. */
 static inline void enter_root(const char *place) {
-    static const char *const moved[] = {"/dev", "/proc", "/sys"};
+    static const char *const kept_mounts[] = {"/dev", "/proc", "/sys"};
     for (int i = 0; i < 3; i++) {
         char target[32];
-        snprintf(target, sizeof target, "%s%s", place, moved[i]);
+        snprintf(target, sizeof target, "%s%s", place, kept_mounts[i]);
         mkdir(target, 0755);
-        if (mount(moved[i], target, NULL, MS_MOVE, NULL) != 0) say("move", target);
+        if (mount(kept_mounts[i], target, NULL, MS_MOVE, NULL) != 0) log_failure("move", target);
     }
-    if (chdir(place) != 0 || mount(".", "/", NULL, MS_MOVE, NULL) != 0 || chroot(".") != 0 || chdir("/") != 0) say("enter", place);
+    if (chdir(place) != 0 || mount(".", "/", NULL, MS_MOVE, NULL) != 0 || chroot(".") != 0 || chdir("/") != 0) log_failure("enter", place);
 }
 
 /* A file system of blocks of 4 KiB, to its disk's size; both are open. */
@@ -179,7 +179,7 @@ static inline void grow(int disk, int root, const char *device) {
     uint64_t bytes = 0, blocks;
     if (disk < 0 || root < 0 || ioctl(disk, BLKGETSIZE64, &bytes) != 0) return;
     blocks = bytes / 4096;
-    if (ioctl(root, EXT4_IOC_RESIZE_FS, &blocks) != 0) say("grow", device);
+    if (ioctl(root, EXT4_IOC_RESIZE_FS, &blocks) != 0) log_failure("grow", device);
 }
 
 /* weft.hostname on the kernel's command line, or that. */
@@ -189,5 +189,5 @@ static inline void set_hostname(const char *otherwise) {
     read_file("/proc/cmdline", line, sizeof line);
     for (char *word = strtok(line, " \n"); word; word = strtok(NULL, " \n"))
         if (strncmp(word, "weft.hostname=", 14) == 0) snprintf(name, sizeof name, "%.64s", word + 14);
-    if (*name && sethostname(name, strlen(name)) != 0) say("hostname", name);
+    if (*name && sethostname(name, strlen(name)) != 0) log_failure("hostname", name);
 }

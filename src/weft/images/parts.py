@@ -1,6 +1,6 @@
 """What image recipes are put together from: Debian's kernel, modules, C programs, archives and the bundle.
 
-Reads Debian's package archive and runs the local compiler and tools; writes only where it is told to. The same inputs
+Reads Debian's package archive and runs the local compiler and tools; writes only where its caller says. The same inputs
 give the same bytes: the one time stamp is EPOCH.
 """
 
@@ -163,7 +163,7 @@ def run(
         raise DriverFailed(f"an image can't be built: {step}: {done.stderr.strip()[-500:]}", details={"step": step})
 
 
-def run_apart(argv: list[str], step: str) -> None:
+def run_in_own_mounts(argv: list[str], step: str) -> None:
     """As ``run``, with mounts and processes of its own (it takes root): they are gone once it ends or this process does, killed or
     not. Needs util-linux."""
     walls = ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]

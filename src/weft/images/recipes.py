@@ -15,15 +15,15 @@ from weft.images.tiny.build import build_tiny
 from weft.images.turn import take_turn
 from weft.objects.errors import NotFound
 
-Say = Callable[[str], None]  # a word on what comes next
+Report = Callable[[str], None]  # gets the name of the next step
 
 
 class Recipe(NamedTuple):
-    """``folder`` has its sources, ``also`` those that it shares; ``build(out, cache, say)`` writes the bundle ``out`` in one
+    """``folder`` has its sources, ``also`` those that it shares; ``build(out, cache, report)`` writes the bundle ``out`` in one
     rename."""
 
     folder: str
-    build: Callable[[Path, Path, Say], None]
+    build: Callable[[Path, Path, Report], None]
     also: tuple[str, ...] = ()
 
 
@@ -44,12 +44,12 @@ def find_bundle(name: str, cache: Path) -> Path:
     return cache / f"{name}-{digest[:12]}.tar"
 
 
-def ensure_bundle(name: str, cache: Path, say: Say, *, fresh: bool = False) -> Path:
+def ensure_bundle(name: str, cache: Path, report: Report, *, fresh: bool = False) -> Path:
     """The bundle of image ``name``, built unless ``cache`` has it (``fresh``: built anyhow), or another process builds it just
     now. Raises NotFound, DriverFailed."""
     bundle = find_bundle(name, cache)
     if fresh or not bundle.exists():
-        with take_turn(bundle, say):
+        with take_turn(bundle, report):
             if fresh or not bundle.exists():
-                RECIPES[name].build(bundle, cache, say)
+                RECIPES[name].build(bundle, cache, report)
     return bundle

@@ -1,5 +1,5 @@
-"""One build of a thing at a time: who comes while another builds it waits, and finds it built. Where one works, and who clears
-up after one that was killed."""
+"""One build of a thing at a time: a second builder waits, and finds it built. Also the folders where builds work, and the
+removal of those that killed builds left."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def take_turn(target: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Until the block ends no other process builds ``target``, whose folder is made. Blocks while another does, which is told. Its
-    sign is a file beside the target that is gone afterwards; the lock on it ends with the process."""
+def take_turn(target: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """Until the block ends no other process builds ``target``, whose folder is made. Blocks while another does, and reports
+    that. A locked file beside the target marks the turn and is gone afterwards; the lock ends with the process."""
     target.parent.mkdir(parents=True, exist_ok=True)
     sign = target.with_name(f".building-{target.name}")
     held = os.open(sign, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -23,7 +23,7 @@ def take_turn(target: Path, say: Callable[[str], None]) -> Iterator[None]:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("waiting for another build of it")
+            report("waiting for another build of it")
             fcntl.flock(held, fcntl.LOCK_EX)
         yield
     finally:

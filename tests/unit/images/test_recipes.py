@@ -13,7 +13,7 @@ import pytest
 
 from weft.images import parts, recipes
 from weft.images.debian.root import lay_out
-from weft.images.recipes import Recipe, Say
+from weft.images.recipes import Recipe, Report
 from weft.images.turn import work_beside
 from weft.kinds.image import OWN
 from weft.objects.errors import DriverFailed, NotFound
@@ -61,7 +61,7 @@ def test_one_that_is_built_by_another_is_waited_for_and_not_built_twice(
     told: list[str] = []
     builds: list[Path] = []
 
-    def build(out: Path, cache: Path, say: Say) -> None:
+    def build(out: Path, cache: Path, say: Report) -> None:
         builds.append(out)
         begun.set()
         assert go_on.wait(20)
@@ -82,7 +82,7 @@ def test_one_that_is_built_by_another_is_waited_for_and_not_built_twice(
 
 
 def test_a_build_that_failed_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(out: Path, cache: Path, say: Say) -> None:
+    def fail(out: Path, cache: Path, say: Report) -> None:
         raise DriverFailed("no")
 
     monkeypatch.setitem(recipes.RECIPES, "tiny", Recipe("tiny", fail))

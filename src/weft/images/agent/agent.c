@@ -6,10 +6,10 @@
  * Before that the host ignores what arrives. A zero where a frame begins is skipped. A frame whose last byte isn't
  * END_MARK was cut: it is not obeyed, and everything is ignored until the next HELLO.
  *
- * A session with a name (NAME) outlives its host: the guest may have moved to another one, or the host's agent may have
- * been killed. Whoever comes next says the name and how much of the output has arrived, gets the rest, and hears how
- * much of the input is here. Its exit is kept too, until HANG_UP says that it was heard. Nobody says the name for
- * KEEP: it is hung up. Sessions without a name end with the host that began them. A host that knows of names says HELLO
+ * A session with a name (NAME) outlives its host: the guest may have migrated to another one, or the host's agent may have
+ * been killed. The next caller sends the name and how much of the output has arrived, gets the rest, and learns how
+ * much of the input is here. Its exit is kept too, until HANG_UP acknowledges it. If nobody names it for
+ * KEEP, it is hung up. Sessions without a name end with the host that began them. A host that knows of names says HELLO
  * with channel 1, and once more with channel 0 for an agent that doesn't; the second one is passed over here.
  *
  * A frame: type u8, channel u8, length u16, session u32 (little endian), payload of at most 16 KiB, END_MARK.
@@ -30,7 +30,7 @@
  *   'Q' EXITED   to the host: channel 0: exit code u32; channel 1: signal u32. The session's last frame
  *   'P' PROCESS  to the host: how the one process is that this machine is there for, after HELLO and when it changes: channel 0
  *                it runs, 1 it doesn't; u32 each of how often it has ended by itself and of its last exit code (128 + signal).
- *                PID 1 writes it into a file, RUNS ENDS CODE, and signals; that file is gone when the host has been told
+ *                PID 1 writes it into a file, RUNS ENDS CODE, and signals; that file is gone once the host has its content
  *   'O' POWER    to the guest: u8 1 power off, 2 reboot
  *   'T' TIME     to the guest: nanoseconds u64 since 1970: set the clock (it stood still while the guest was suspended)
  *
@@ -42,11 +42,11 @@
 #include <poll.h>
 
 static const char *process_file = "/run/weft/process";
-static unsigned process_runs, process_said[2]; /* ends, code */
+static unsigned process_runs, process_report[2]; /* ends, code */
 static int process_known, process_untold;
 
 static void tell_process(void) {
-    if (process_known && synced) send_frame('P', !process_runs, 0, process_said, sizeof process_said);
+    if (process_known && synced) send_frame('P', !process_runs, 0, process_report, sizeof process_report);
 }
 
 static const char *taken_file(void) {
@@ -61,7 +61,7 @@ static void read_process(void) {
     unsigned runs, ends, code;
     if (rename(process_file, taken_file()) != 0 || read_file(taken_file(), line, sizeof line) <= 0) return;
     if (sscanf(line, "%u %u %u", &runs, &ends, &code) != 3) return;
-    process_runs = runs, process_said[0] = ends, process_said[1] = code;
+    process_runs = runs, process_report[0] = ends, process_report[1] = code;
     process_known = process_untold = 1;
     tell_process();
 }
@@ -97,7 +97,7 @@ static void name_session(int how, uint32_t id, const unsigned char *payload) {
         if (goes_on) s->output[channel].sent = had[channel];
     }
     if (goes_on) {
-        s->id = id, s->told = 0, s->owed = 0;
+        s->id = id, s->exit_sent = 0, s->owed = 0;
         memcpy(answer, &s->received, 8);
         memcpy(answer + 8, &s->taken, 8);
         answer[16] = s->stdin_ended;
@@ -232,8 +232,8 @@ int main(int argc, char **argv) {
     if (argc > 2) process_file = argv[2];
     began = milliseconds();
     read_file("/proc/sys/kernel/random/uuid", run_id, 37);
-    static const int heard[] = {SIGCHLD, SIGIO, SIGUSR1, 0};
-    sigset_t handled = hold_signals(heard);
+    static const int handled_signals[] = {SIGCHLD, SIGIO, SIGUSR1, 0};
+    sigset_t handled = hold_signals(handled_signals);
     signal(SIGPIPE, SIG_IGN);
     int signals = signalfd(-1, &handled, SFD_NONBLOCK | SFD_CLOEXEC);
     for (int pause = 2000; (port = open_port(where)) < 0; usleep(pause))
@@ -281,9 +281,9 @@ int main(int argc, char **argv) {
         }
         if (out_length && polled[1].fd >= 0) polled[1].events |= POLLOUT; /* an exit may just have been queued */
         if (poll(polled, count, timeout) < 0 && errno != EINTR) abort();
-        struct signalfd_siginfo told;
-        while (read(signals, &told, sizeof told) > 0)
-            if (told.ssi_signo == SIGUSR1) read_process();
+        struct signalfd_siginfo signalled;
+        while (read(signals, &signalled, sizeof signalled) > 0)
+            if (signalled.ssi_signo == SIGUSR1) read_process();
         for (int i = 2; i < count; i++) {
             if (!polled[i].revents) continue;
             if (whose[i].channel) read_output(whose[i].session, whose[i].channel);

@@ -1,11 +1,11 @@
-/* One session's command: how it is asked for and begun, what goes into it and what comes out, how its end is told. */
+/* One session's command: how it begins, its input and output, how its end is reported. */
 #pragma once
 #include "session.h"
 
 #include <pty.h>
 #include <termios.h>
 
-/* The agent answers before DHCP has, because readiness is about the machine. Whoever types a command right after the
+/* The agent answers before DHCP has, because readiness is about the machine. A person who types a command right after the
  * create expects a network all the same: the first commands of a boot wait for it, or until it has had its chance. */
 static void await_network(void) {
     while (is_port && milliseconds() < began + NETWORK_WAIT_MS && access("/run/network-tried", F_OK) != 0) usleep(20000);
@@ -96,7 +96,7 @@ static void refuse(uint32_t id, const char *why) {
 
 static void take_argument(uint32_t id, const unsigned char *payload, size_t length) {
     struct session *s = find_session(id);
-    if (!s && !(s = new_session(id))) return; /* EXECUTE will say so */
+    if (!s && !(s = new_session(id))) return; /* EXECUTE will report it */
     if (s->pid || s->ended) return;
     if (s->length + length > REQUEST) {
         s->length = REQUEST + 1;
@@ -149,7 +149,7 @@ static void write_stdin(struct session *s) {
     }
     if (s->stdin_ends && s->fd[0] >= 0) {
         if (s->terminal && write(s->fd[0], "\004", 1) < 0 && errno == EAGAIN) return;
-        s->stdin_ends = 0; /* it is told once */
+        s->stdin_ends = 0; /* it is reported once */
         if (!s->terminal) close_fd(&s->fd[0]);
     }
 }
@@ -185,7 +185,7 @@ static void reap(void) {
 }
 
 /* Tells the exit once the command has ended and all that counts was sent. Returns whether nothing is left to do; one with a
- * name stays until the host has heard it. */
+ * name stays until the host has it. */
 static int finish(struct session *s) {
     if (!s->ended) return 0;
     for (int channel = 1; channel < 3; channel++) {
@@ -194,8 +194,8 @@ static int finish(struct session *s) {
         if (s->terminal ? milliseconds() - s->ended_at < 50 : s->left[channel] > 0) return 0;
     }
     for (int channel = 0; channel < 3; channel++) close_fd(&s->fd[channel]);
-    if (!s->id || s->told || s->output[1].sent < s->output[1].end || s->output[2].sent < s->output[2].end) return 1;
-    s->told = 1;
+    if (!s->id || s->exit_sent || s->output[1].sent < s->output[1].end || s->output[2].sent < s->output[2].end) return 1;
+    s->exit_sent = 1;
     if (WIFSIGNALED(s->status)) send_number('Q', 1, s->id, WTERMSIG(s->status));
     else send_number('Q', 0, s->id, WEXITSTATUS(s->status));
     if (!s->named) free_session(s);

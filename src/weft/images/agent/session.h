@@ -10,7 +10,7 @@ enum { NAME = 16, BURIED = 256 };
 enum { NETWORK_WAIT_MS = 4000 };
 static const char MAGIC[8] = {'w', 'e', 'f', 't', 'g', 'a', '\r', '\n'};
 
-/* What a command printed and the host hasn't said to have: bytes from `first` to `end`, of which `sent` were sent. */
+/* What a command printed and the host hasn't acknowledged: bytes from `first` to `end`, of which `sent` were sent. */
 struct ring {
     unsigned char *bytes; /* WINDOW of them, or NULL while there are none */
     uint64_t first, sent, end;
@@ -18,7 +18,7 @@ struct ring {
 
 struct session {
     uint32_t id; /* the host's number for it; 0: no host has it */
-    int named, told;
+    int named, exit_sent;
     unsigned char name[NAME];
     long left_at;   /* milliseconds; when its host was lost */
     struct ring output[3];
@@ -113,7 +113,7 @@ static void free_session(struct session *s) {
     free(s);
 }
 
-/* Keeps output until the host has it; there is room for it. */
+/* Keeps output until the host has it; it fits. */
 static void keep_output(struct session *s, int channel, const unsigned char *data, size_t length) {
     struct ring *r = &s->output[channel];
     if (!r->bytes && !(r->bytes = malloc(WINDOW))) abort(); /* PID 1 starts the agent again */
@@ -152,7 +152,7 @@ static void hang_up(struct session *s) {
     free_session(s);
 }
 
-static void let_go(struct session *s) { s->id = 0, s->told = 0, s->left_at = milliseconds(); }
+static void let_go(struct session *s) { s->id = 0, s->exit_sent = 0, s->left_at = milliseconds(); }
 
 /* The host is lost: what has a name waits for another one, as far as its command was begun; the rest ends. */
 static void part_with_host(int keeps_named) {

@@ -32,10 +32,10 @@ _FILES = {
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
-def build_busybox(out_path: Path, cache_dir: Path, say: Callable[[str], None] = lambda what: None) -> None:
+def build_busybox(out_path: Path, cache_dir: Path, report: Callable[[str], None] = lambda what: None) -> None:
     """Write the archive to ``out_path``. Raises DriverFailed."""
     require("busybox", _NEEDED)
-    say("programs")
+    report("programs")
     program = Path(shutil.which("busybox") or "")
     layer = _pack_layer(program.read_bytes(), _list_names(program))
     out_path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@
  *   TCP 9000  frames to the host, u8 kind, u32 length (little endian), content: o what the function printed, i the body of
  *             init/error, x how the runtime ended (i32 code, i32 signal, u32 out of memory, u64 most memory),
  *             r ready to be copied, e what went wrong in here, in words,
- *             t all that was printed before datagram T (u64 its number) came is told
+ *             t all that was printed before datagram T (u64 its number) is sent
  *   UDP 9000  datagrams, u8 kind, u64 number:  to the guest    W woken: ask    F fresh (struct fresh)    S stand still
  *                                                                M how much memory    T tell what was printed
  *                                              from the guest  Q asks for F    D done, the function runs P stands still
@@ -50,7 +50,7 @@ static int dial(int port, int *dialling) {
     return s;
 }
 
-/* Standing still, and being told what is fresh. */
+/* Standing still, and getting fresh state. */
 
 static void freeze(int still) {
     if (still == frozen) return;
@@ -135,8 +135,8 @@ static void drain(struct flow *flow, int fd) {
         }
         flow->start += (size_t)size;
     }
-    if (flow->ended && flow->start == flow->end && !flow->told) {
-        flow->told = 1;
+    if (flow->ended && flow->start == flow->end && !flow->end_sent) {
+        flow->end_sent = 1;
         shutdown(fd, SHUT_WR);
     }
 }
@@ -180,18 +180,18 @@ static void serve_line(struct line *line, short runtime_says, short host_says) {
         if (!report_dialling) drain(&line->up, line->host); /* what was printed before an answer arrives before it */
     }
     drain(&line->down, line->runtime);
-    if (line->up.ended && (!line->joined ? line->down.start == line->down.end : line->up.told && line->down.told))
+    if (line->up.ended && (!line->joined ? line->down.start == line->down.end : line->up.end_sent && line->down.end_sent))
         close_line(line);
-    else if (line->joined && line->down.told) close_line(line);
+    else if (line->joined && line->down.end_sent) close_line(line);
 }
 
 static void hear_output(void) {
     char piece[16384];
-    while (said.end - said.start < BUFFER / 2) {
-        if (said.end > BUFFER) {
-            memmove(said.bytes, said.bytes + said.start, said.end - said.start);
-            said.end -= said.start;
-            said.start = 0;
+    while (outgoing.end - outgoing.start < BUFFER / 2) {
+        if (outgoing.end > BUFFER) {
+            memmove(outgoing.bytes, outgoing.bytes + outgoing.start, outgoing.end - outgoing.start);
+            outgoing.end -= outgoing.start;
+            outgoing.start = 0;
         }
         ssize_t size = read(printed, piece, sizeof piece);
         if (size <= 0) {
@@ -209,7 +209,7 @@ static void tell(short events) {
         socklen_t size = sizeof problem;
         getsockopt(report, SOL_SOCKET, SO_ERROR, &problem, &size);
         report_dialling = 0;
-        if (problem) close(report), report = -1, said.start = said.end = 0;
+        if (problem) close(report), report = -1, outgoing.start = outgoing.end = 0;
     }
     if (report >= 0 && !report_dialling && events & (POLLIN | POLLHUP | POLLERR)) {
         char nothing[16];
@@ -218,17 +218,17 @@ static void tell(short events) {
             setsockopt(report, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
             close(report);
             report = -1;
-            may_be_copied = ready_told;
+            may_be_copied = ready_reported;
         }
     }
-    if (said.start == said.end) said.start = said.end = 0;
-    if (report < 0 && said.start < said.end && (live || !may_be_copied)) report = dial(HOST_PORT, &report_dialling);
-    if (report >= 0 && !report_dialling && said.start < said.end) {
-        struct flow flow = said;
+    if (outgoing.start == outgoing.end) outgoing.start = outgoing.end = 0;
+    if (report < 0 && outgoing.start < outgoing.end && (live || !may_be_copied)) report = dial(HOST_PORT, &report_dialling);
+    if (report >= 0 && !report_dialling && outgoing.start < outgoing.end) {
+        struct flow flow = outgoing;
         flow.ended = 0;
         drain(&flow, report);
-        said.start = flow.start;
-        said.end = flow.end;
+        outgoing.start = flow.start;
+        outgoing.end = flow.end;
         if (flow.ended) close(report), report = -1;
     }
 }
@@ -274,8 +274,8 @@ static void serve(void) {
     for (;;) {
         polled[0] = (struct pollfd){wake, POLLIN, 0};
         polled[1] = (struct pollfd){signals, POLLIN, 0};
-        polled[2] = (struct pollfd){said.end - said.start < BUFFER / 2 ? printed : -1, POLLIN, 0};
-        polled[3] = (struct pollfd){report, (short)(POLLIN | (report_dialling || said.start < said.end ? POLLOUT : 0)), 0};
+        polled[2] = (struct pollfd){outgoing.end - outgoing.start < BUFFER / 2 ? printed : -1, POLLIN, 0};
+        polled[3] = (struct pollfd){report, (short)(POLLIN | (report_dialling || outgoing.start < outgoing.end ? POLLOUT : 0)), 0};
         polled[4] = (struct pollfd){listener, POLLIN, 0};
         for (int i = 0; i < MOST; i++) {
             struct line *line = &lines[i];
@@ -304,12 +304,12 @@ static void serve(void) {
 }
 
 int main(void) {
-    said.bytes = malloc(2 * BUFFER);
+    outgoing.bytes = malloc(2 * BUFFER);
     for (int i = 0; i < MOST; i++) lines[i].runtime = lines[i].host = -1;
-    static const int heard[] = {SIGCHLD, 0};
+    static const int handled_signals[] = {SIGCHLD, 0};
     mount_kernel_folders();
     signal(SIGPIPE, SIG_IGN);
-    sigset_t handled = hold_signals(heard);
+    sigset_t handled = hold_signals(handled_signals);
     signals = signalfd(-1, &handled, SFD_CLOEXEC | SFD_NONBLOCK);
     load_virtio();
     load_modules(device_modules);

@@ -39,17 +39,17 @@ static void hand_out_call(struct line *line) {
 
 static void hold(struct line *line) {
     line->held = 1;
-    if (ready_told) return go_live(); /* a copy that has practised */
+    if (ready_reported) return go_live(); /* a copy that has practised */
     freeze(1);
     quiet = 0;
-    ready_told = 1;
+    ready_reported = 1;
     queue_frame('r', "", 0);
 }
 
 /* A request for an invocation is whole in the buffer and stays there while it is held. */
 static void next_wanted(struct line *line, size_t head) {
     static int begun;
-    if (!begun && !ready_told) { /* how many calls come first: the handler's if they are wished for, then practice */
+    if (!begun && !ready_reported) { /* how many calls come first: the handler's if the function has some, then practice */
         begun = 1;
         if (!read_number(NOTES "/practises", NULL)) practice = 0;
         calls_left = (int)warm_calls + practice;
@@ -74,7 +74,7 @@ static int begin_request(struct line *line) {
     struct flow *up = &line->up;
     char *head = up->bytes + up->start, *end = memmem(head, up->end - up->start, "\r\n\r\n", 4);
     if (!end) {
-        if (up->end - up->start == BUFFER) line->up.ended = line->up.told = 1, up->start = up->end;
+        if (up->end - up->start == BUFFER) line->up.ended = line->up.end_sent = 1, up->start = up->end;
         return 0;
     }
     size_t size = (size_t)(end + 4 - head);

@@ -1,4 +1,4 @@
-/* What all parts of this machine's PID 1 share: what it is told to be, where it stands, and frames for the host. */
+/* What all parts of this machine's PID 1 share: its configuration, its state, and frames for the host. */
 #pragma once
 #include "../machine.h"
 
@@ -38,7 +38,7 @@ struct fresh {
 struct flow {
     char *bytes;
     size_t start, end;
-    int ended, told;
+    int ended, end_sent;
 };
 
 struct line { /* of the runtime to us, and on to the host */
@@ -49,9 +49,9 @@ struct line { /* of the runtime to us, and on to the host */
 };
 
 static struct line lines[MOST];
-static struct flow said; /* frames on their way to the host */
+static struct flow outgoing; /* frames on their way to the host */
 static int listener = -1, wake = -1, printed = -1, report = -1, report_dialling, signals = -1;
-static int live, parked, parking, quiet, frozen, calls_left, practice, ready_told, may_be_copied;
+static int live, parked, parking, quiet, frozen, calls_left, practice, ready_reported, may_be_copied;
 static uint64_t done_number, held_number, told_number; /* told_number: of a T that isn't answered yet */
 static pid_t runtime;
 static char *config, *argv[WORDS], *env[WORDS], *workdir = "/";
@@ -61,12 +61,12 @@ static unsigned uid, gid, timeout_ms = 30000, warm_calls, has_code, mtu; /* mtu:
 static uint64_t memory_bytes, tmp_bytes = 64 << 20, pids = 256;
 
 static void queue_frame(char kind, const void *content, size_t size) {
-    if (size > BUFFER - 5 || said.end + 5 + size > 2 * BUFFER) return;
+    if (size > BUFFER - 5 || outgoing.end + 5 + size > 2 * BUFFER) return;
     uint32_t length = (uint32_t)size;
-    said.bytes[said.end] = kind;
-    memcpy(said.bytes + said.end + 1, &length, 4);
-    memcpy(said.bytes + said.end + 5, content, size);
-    said.end += 5 + size;
+    outgoing.bytes[outgoing.end] = kind;
+    memcpy(outgoing.bytes + outgoing.end + 1, &length, 4);
+    memcpy(outgoing.bytes + outgoing.end + 5, content, size);
+    outgoing.end += 5 + size;
 }
 
 static void trouble(const char *format, ...) {

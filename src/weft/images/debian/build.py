@@ -23,7 +23,7 @@ from weft.images.parts import (
     pack_cpio,
     require,
     run,
-    run_apart,
+    run_in_own_mounts,
     write_bundle,
 )
 from weft.images.turn import work_beside
@@ -65,10 +65,10 @@ _NEEDED = {
 }
 _NEEDED_BYTES = 3 << 30
 
-Say = Callable[[str], None]  # a word on how far it is
+Report = Callable[[str], None]  # gets the name of the next step
 
 
-def build_debian(out_path: Path, cache_dir: Path, say: Say, more: Sequence[str] = ()) -> None:
+def build_debian(out_path: Path, cache_dir: Path, report: Report, more: Sequence[str] = ()) -> None:
     """Write the debian-12 bundle, with ``more`` packages, to ``out_path``; keeps the kernel package in ``cache_dir``. Takes one to
     three minutes. Raises DriverFailed."""
     require("debian-12", _NEEDED)
@@ -83,20 +83,20 @@ def build_debian(out_path: Path, cache_dir: Path, say: Say, more: Sequence[str] 
         raise DriverFailed(
             f"image debian-12 can't be built: {free >> 20} MiB free in {out_path.parent}, {_NEEDED_BYTES >> 20} needed"
         )
-    say("kernel")
+    report("kernel")
     kernel_tree = fetch_kernel(cache_dir.resolve())
     with work_beside(out_path, "debian") as work:
         root = work / "root"
-        say(f"packages of Debian 12 ({len(PACKAGES) + len(more)} and what they need)")
+        report(f"packages of Debian 12 ({len(PACKAGES) + len(more)} and what they need)")
         _install(root, more)
-        say("files")
+        report("files")
         members = {"kernel": work / "kernel", "initrd": work / "initrd", "disk.qcow2": work / "disk.qcow2"}
         parts.write_kernel(kernel_tree, members["kernel"])
         write_initrd(kernel_tree, members["initrd"], work)
         lay_out(root)
         compile_program(parts.AGENT, root / "usr/local/sbin/weft-agent")
         _add_kernel(root, kernel_tree, members["initrd"])
-        say("disk")
+        report("disk")
         write_disk(root, members["disk.qcow2"], work)
         manifest = BundleManifest(
             disk="disk.qcow2",
@@ -109,7 +109,7 @@ def build_debian(out_path: Path, cache_dir: Path, say: Say, more: Sequence[str] 
             seed="nocloud",
             min_memory_bytes=256 << 20,
         )
-        say("bundle")
+        report("bundle")
         pending = work / "bundle.tar"
         write_bundle(pending, manifest, members)
         os.replace(pending, out_path)
@@ -117,10 +117,10 @@ def build_debian(out_path: Path, cache_dir: Path, say: Say, more: Sequence[str] 
 
 def _install(root: Path, more: Sequence[str]) -> None:
     """What is half made counts for nothing, so dpkg needn't wait for the disk; the image's own dpkg does. It knows what is left out
-    once the first packages are unpacked: told before, mmdebstrap starts a filter for each that costs more than unpacking."""
+    once the first packages are unpacked: named earlier, mmdebstrap starts a filter for each that costs more than unpacking."""
     config = "etc/dpkg/dpkg.cfg.d/99mmdebstrap"
     left_out = "".join(f"{option}\n" for option in _LEFT_OUT)
-    run_apart(
+    run_in_own_mounts(
         ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--format=directory",
          "--aptopt=Apt::Install-Recommends false", "--dpkgopt=force-unsafe-io",
          f"--extract-hook={_TAKE_OUT} && printf %s {shlex.quote(left_out)} >>\"$1/{config}\"",

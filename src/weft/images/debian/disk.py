@@ -77,7 +77,7 @@ def _partition(start: int, size: int, type_: str, name: str, number: int) -> str
 
 
 def _write_bios_loader(raw: Path, work: Path) -> None:
-    """GRUB's boot sector into the MBR, its core into the BIOS partition; both are told where the core lies."""
+    """GRUB's boot sector into the MBR, its core into the BIOS partition; both hold the core's place."""
     core = bytearray(_make_grub("i386-pc", ("biosdisk", *_MODULES), work))
     core += bytes(-len(core) % SECTOR)
     first = _CORE_AT // SECTOR

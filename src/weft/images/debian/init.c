@@ -19,6 +19,6 @@ int main(void) {
     set_hostname("");
     enter_root("/root");
     execl("/sbin/init", "/sbin/init", NULL);
-    say("program", "/sbin/init");
+    log_failure("program", "/sbin/init");
     for (;;) pause(); /* a kernel without PID 1 panics, and nobody could read why */
 }

@@ -60,7 +60,7 @@ FILES = {
     "etc/systemd/system/getty@tty1.service.d/screen.conf": (
         "[Unit]\nConditionPathExistsGlob=/sys/bus/pci/devices/*/boot_vga\n"
     ),
-    # Agents say that the guest is ready, so they come after what people expect of a ready one: name, users, keys.
+    # Agents report that the guest is ready, so they come after what people expect of a ready one: name, users, keys.
     "etc/systemd/system/weft-agent.service": (
         "[Unit]\nDescription=weft's guest agent\nBindsTo=dev-virtio\\x2dports-weft.agent.0.device\n"
         "After=dev-virtio\\x2dports-weft.agent.0.device cloud-init.service systemd-networkd.service\n\n"

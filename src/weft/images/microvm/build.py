@@ -41,23 +41,23 @@ def find_microvm(cache_dir: Path) -> Path:
     return cache_dir / f"microvm-{digest_recipe(SOURCES)[:12]}"
 
 
-def ensure_microvm(cache_dir: Path, say: Callable[[str], None] = lambda what: None, *, fresh: bool = False) -> Path:
+def ensure_microvm(cache_dir: Path, report: Callable[[str], None] = lambda what: None, *, fresh: bool = False) -> Path:
     """That folder, built unless it is there (``fresh``: built anyhow). Raises DriverFailed."""
     folder = find_microvm(cache_dir)
     if fresh or not folder.exists():
-        with take_turn(folder, say):
+        with take_turn(folder, report):
             if fresh or not folder.exists():
-                build_microvm(folder, cache_dir, say)
+                build_microvm(folder, cache_dir, report)
     return folder
 
 
-def build_microvm(out_path: Path, cache_dir: Path, say: Callable[[str], None] = lambda what: None) -> None:
+def build_microvm(out_path: Path, cache_dir: Path, report: Callable[[str], None] = lambda what: None) -> None:
     """Write the folder ``out_path``; keeps the kernel package in ``cache_dir``. Raises DriverFailed."""
     require("microvm", _NEEDED)
     cache_dir.mkdir(parents=True, exist_ok=True)
-    say("kernel")
+    report("kernel")
     tree = fetch_kernel(cache_dir.resolve())
-    say("programs")
+    report("programs")
     with tempfile.TemporaryDirectory(prefix="microvm-", dir=out_path.parent) as work_name:
         work = Path(work_name)
         made = work / "made"

@@ -35,12 +35,12 @@ static struct {
 static int open_exchange(void) {
     char device[64];
     uint64_t bytes = 0;
-    if (!find_disk("exchange", device, sizeof device)) return say("disk", "exchange"), 0;
+    if (!find_disk("exchange", device, sizeof device)) return log_failure("disk", "exchange"), 0;
     exchange.fd = open(device, O_RDWR | O_DIRECT | O_CLOEXEC);
-    if (exchange.fd < 0 || ioctl(exchange.fd, BLKGETSIZE64, &bytes) != 0 || bytes < HEAD + CONFIG + 65536) return say("exchange", device), 0;
+    if (exchange.fd < 0 || ioctl(exchange.fd, BLKGETSIZE64, &bytes) != 0 || bytes < HEAD + CONFIG + 65536) return log_failure("exchange", device), 0;
     exchange.size = (bytes - HEAD - CONFIG) / SECTOR * SECTOR;
     if (posix_memalign((void **)&exchange.top, 4096, SECTOR) || posix_memalign((void **)&exchange.batch, 4096, BATCH + SECTOR)) return 0;
-    if (pread(exchange.fd, exchange.top, SECTOR, 0) != SECTOR) return say("read", device), 0;
+    if (pread(exchange.fd, exchange.top, SECTOR, 0) != SECTOR) return log_failure("read", device), 0;
     struct header *head = &exchange.top->head;
     if (memcmp(head->magic, "weftbox1", 8) != 0 || head->end - head->first > exchange.size)
         memset(exchange.top, 0, SECTOR), memcpy(head->magic, "weftbox1", 8);
@@ -50,7 +50,7 @@ static int open_exchange(void) {
 }
 
 static void write_head(void) {
-    if (pwrite(exchange.fd, exchange.top, SECTOR, 0) != SECTOR) say("write", "exchange");
+    if (pwrite(exchange.fd, exchange.top, SECTOR, 0) != SECTOR) log_failure("write", "exchange");
 }
 
 static void append(const char *data, size_t length) {
@@ -64,7 +64,7 @@ static void append(const char *data, size_t length) {
         memset(exchange.batch + whole - SECTOR, 0, SECTOR);
         memcpy(exchange.batch, exchange.last, before);
         memcpy(exchange.batch + before, data, fits);
-        if (pwrite(exchange.fd, exchange.batch, whole, HEAD + CONFIG + at - before) != (ssize_t)whole) say("write", "exchange");
+        if (pwrite(exchange.fd, exchange.batch, whole, HEAD + CONFIG + at - before) != (ssize_t)whole) log_failure("write", "exchange");
         head->end += fits;
         if (head->end - head->first > exchange.size - SECTOR) head->first = head->end - (exchange.size - SECTOR);
         memcpy(exchange.last, exchange.batch + whole - SECTOR, SECTOR);
@@ -73,7 +73,7 @@ static void append(const char *data, size_t length) {
     write_head();
 }
 
-/* What one of the container's streams said, as lines of the ring. */
+/* Output of one of the container's streams, as lines of the ring. */
 static void keep_printed(const char *stream, const char *data, size_t length) {
     static char lines[PIECE * 48]; /* a line may be one byte long */
     struct timespec now;
@@ -132,7 +132,7 @@ static int load_config(void) {
     size_t length = 0, have = 0;
     if (posix_memalign((void **)&data, 4096, CONFIG + 1)) return 0;
     for (; have < CONFIG && !length; have += BATCH) { /* most are short */
-        if (pread(exchange.fd, data + have, BATCH, HEAD + have) != BATCH) return say("read", "config"), 0;
+        if (pread(exchange.fd, data + have, BATCH, HEAD + have) != BATCH) return log_failure("read", "config"), 0;
         for (size_t i = have ? have : 1; i < have + BATCH && !length; i++)
             if (!data[i] && !data[i - 1]) length = i + 1;
     }

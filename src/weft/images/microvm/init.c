@@ -9,7 +9,7 @@
  *   kill-command NAME       ends one that was started as NAME
  *   poweroff                asks the container's process to end, by its stop signal; the machine follows
  *
- * The disk "exchange" is all that host and machine tell each other, so it outlives both, and takes no more room than it has:
+ * The disk "exchange" has all that host and machine exchange, so it outlives both, and never grows beyond its size:
  *   0          a header (struct header), which only the machine writes, a sector at once
  *   4096       CONFIG bytes of records that the host writes before each run: WORD VALUE NUL; an empty one is the last
  *   4096+CONFIG  a ring for what was printed: byte P of all of them lies at P modulo its size. Lines:
@@ -38,11 +38,11 @@ static void limit_processes(void) {
     write_file("/cgroup/cgroup.subtree_control", "+pids", 5);
     mkdir("/cgroup/container", 0755);
     int length = snprintf(text, sizeof text, "%ld", config.pids);
-    if (!write_file("/cgroup/container/pids.max", text, length)) say("limit", "pids");
+    if (!write_file("/cgroup/container/pids.max", text, length)) log_failure("limit", "pids");
 }
 
 static int open_root(char *device, size_t size) {
-    if (!find_disk("root", device, size)) return say("disk", "root"), 0;
+    if (!find_disk("root", device, size)) return log_failure("disk", "root"), 0;
     if (!mount_on(device, "/c", "ext4", MS_NODEV, "noinit_itable")) return 0;
     rmdir("/c/lost+found"); /* of the file system, not of the image */
     return 1;
@@ -50,12 +50,12 @@ static int open_root(char *device, size_t size) {
 
 /* In the container. */
 
-static void begin_container(int told, int out, int err) {
+static void begin_container(int outcome, int out, int err) {
     int nothing = open("/dev/null", O_RDONLY);
     write_file("/cgroup/container/cgroup.procs", "0", 1);
     fill_root();
     setsid();
-    if (fchown(out, config.uid, config.gid) != 0 || fchown(err, config.uid, config.gid) != 0) say("owner", "stdio");
+    if (fchown(out, config.uid, config.gid) != 0 || fchown(err, config.uid, config.gid) != 0) log_failure("owner", "stdio");
     dup2(nothing, 0), dup2(out, 1), dup2(err, 2);
     if (nothing > 2) close(nothing);
     allow_signals();
@@ -66,20 +66,20 @@ static void begin_container(int told, int out, int err) {
     execvp(config.argv[0], config.argv);
     int why = errno;
     dprintf(2, "weft: %s: %s\n", config.argv[0], why == ENOENT ? "not found" : strerror(why));
-    if (write(told, &why, sizeof why) < 0) _exit(126);
+    if (write(outcome, &why, sizeof why) < 0) _exit(126);
     _exit(why == ENOENT ? 127 : 126);
 }
 
 /* Returns its number once its program has begun, or failed to (`why` is set then). */
 static pid_t start_container(int *why, int out, int err) {
-    int told[2];
+    int outcome[2];
     *why = 0;
-    if (pipe2(told, O_CLOEXEC) != 0) return -1;
+    if (pipe2(outcome, O_CLOEXEC) != 0) return -1;
     pid_t pid = syscall(SYS_clone, CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | SIGCHLD, 0, 0, 0, 0);
-    if (pid == 0) close(told[0]), begin_container(told[1], out, err);
-    close(told[1]), close(out), close(err);
-    if (pid > 0 && read(told[0], why, sizeof *why) < 0) say("start", "");
-    close(told[0]);
+    if (pid == 0) close(outcome[0]), begin_container(outcome[1], out, err);
+    close(outcome[1]), close(out), close(err);
+    if (pid > 0 && read(outcome[0], why, sizeof *why) < 0) log_failure("start", "");
+    close(outcome[0]);
     return pid;
 }
 
@@ -110,11 +110,11 @@ static int enter(int argc, char **argv) {
     for (int i = 1; i < 32; i++) signal(i, i == SIGCHLD ? SIG_DFL : SIG_IGN); /* they are for the command */
     write_file("/cgroup/container/cgroup.procs", "0", 1);
     if (setns(processes, CLONE_NEWPID) != 0 || setns(queues, CLONE_NEWIPC) != 0 || setns(mounts, CLONE_NEWNS) != 0) {
-        say("the container has ended", "");
+        log_failure("the container has ended", "");
         return 126;
     }
     pid_t pid = fork();
-    if (pid < 0) return say("no process", argv[2]), 126;
+    if (pid < 0) return log_failure("no process", argv[2]), 126;
     if (pid == 0) {
         for (int i = 1; i < 32; i++) signal(i, SIG_DFL);
         allow_signals();
@@ -163,11 +163,11 @@ static int was_out_of_memory(void) {
 
 static void end_machine(uint32_t how, uint32_t code) {
     await_grown();
-    if (!exchange.top) reboot(RB_POWER_OFF); /* there is nowhere to say it */
+    if (!exchange.top) reboot(RB_POWER_OFF); /* there is nowhere to report it */
     exchange.top->head.state = ENDED, exchange.top->head.how = how, exchange.top->head.code = code;
     sync(); /* volumes too, which are mounted in the container's mounts alone */
     if (umount2("/c", 0) != 0) mount(NULL, "/c", NULL, MS_REMOUNT | MS_RDONLY, NULL);
-    if (exchange.fd >= 0) write_head(); /* last: whoever reads it may take the machine away */
+    if (exchange.fd >= 0) write_head(); /* last: a reader may end the machine then */
     reboot(RB_POWER_OFF);
     for (;;) pause();
 }
@@ -186,10 +186,10 @@ static void watch(pid_t container, int out, int err, int signals, int began) {
     long agent_began = milliseconds(), ended_at = 0, stop_at = 0, may_stop = milliseconds() + SETTLE_MS;
     int status = 0;
     while (!ended_at || ((polled[1].fd >= 0 || polled[2].fd >= 0) && milliseconds() < ended_at + DRAIN_MS)) {
-        if (poll(polled, 3, ended_at || stop_at ? 100 : agent ? -1 : 200) < 0 && errno != EINTR) say("poll", "");
-        struct signalfd_siginfo told;
-        while (read(signals, &told, sizeof told) > 0)
-            if (told.ssi_signo == SIGUSR2) stop_at = may_stop;
+        if (poll(polled, 3, ended_at || stop_at ? 100 : agent ? -1 : 200) < 0 && errno != EINTR) log_failure("poll", "");
+        struct signalfd_siginfo signalled;
+        while (read(signals, &signalled, sizeof signalled) > 0)
+            if (signalled.ssi_signo == SIGUSR2) stop_at = may_stop;
         /* The kernel drops what the first process of a namespace doesn't handle yet: it has a moment to get ready. */
         if (stop_at && milliseconds() >= stop_at) kill(container, config.stop_signal), stop_at = 0;
         int found;
@@ -228,7 +228,7 @@ int main(int argc, char **argv) {
     head->state = BOOTING, head->how = head->code = 0;
     write_head();
     if (!loaded || !open_root(device, sizeof device)) end_machine(UNSTARTED, 0);
-    if (sethostname(config.hostname, strlen(config.hostname)) != 0) say("hostname", config.hostname);
+    if (sethostname(config.hostname, strlen(config.hostname)) != 0) log_failure("hostname", config.hostname);
     set_up_network();
     limit_processes();
     for (size_t i = 0; i < config.files; i++) {
@@ -238,8 +238,8 @@ int main(int argc, char **argv) {
         write_file(path, content + 1, strlen(content + 1));
     }
 
-    static const int heard[] = {SIGCHLD, SIGUSR2, 0};
-    sigset_t handled = hold_signals(heard);
+    static const int handled_signals[] = {SIGCHLD, SIGUSR2, 0};
+    sigset_t handled = hold_signals(handled_signals);
     signal(SIGPIPE, SIG_IGN);
     int signals = signalfd(-1, &handled, SFD_NONBLOCK | SFD_CLOEXEC), out[2], err[2], why;
     if (pipe2(out, O_CLOEXEC) != 0 || pipe2(err, O_CLOEXEC) != 0) end_machine(UNSTARTED, 0);

@@ -1,4 +1,4 @@
-/* What the container's first process does before its program: it makes the root what it is to be, and becomes its user. */
+/* What the container's first process does before its program: it prepares the root, and becomes its user. */
 #pragma once
 #include "exchange_disk.h"
 
@@ -7,7 +7,7 @@ static int bind_fd(int fd, const char *target, unsigned long flags) {
     snprintf(source, sizeof source, "/proc/self/fd/%d", fd);
     int fine = mount(source, target, NULL, MS_BIND, NULL) == 0 &&
                (!flags || mount(NULL, target, NULL, MS_REMOUNT | MS_BIND | flags, NULL) == 0);
-    if (!fine) say("bind", target);
+    if (!fine) log_failure("bind", target);
     close(fd);
     return fine;
 }
@@ -21,9 +21,9 @@ static void make_devices(int terminals) {
     mount_on("tmpfs", "/dev", "tmpfs", MS_NOSUID | MS_STRICTATIME, "mode=755,size=65536k");
     umask(0);
     for (size_t i = 0; i < sizeof nodes / sizeof *nodes; i++)
-        if (mknod(nodes[i].path, S_IFCHR | 0666, makedev(nodes[i].major, nodes[i].minor)) != 0) say("device", nodes[i].path);
+        if (mknod(nodes[i].path, S_IFCHR | 0666, makedev(nodes[i].major, nodes[i].minor)) != 0) log_failure("device", nodes[i].path);
     for (size_t i = 0; i < sizeof links / sizeof *links; i++)
-        if (symlink(links[i][0], links[i][1]) != 0) say("link", links[i][1]);
+        if (symlink(links[i][0], links[i][1]) != 0) log_failure("link", links[i][1]);
     umask(022);
     mkdir("/dev/pts", 0755);
     bind_fd(terminals, "/dev/pts", MS_NOSUID | MS_NOEXEC);
@@ -31,7 +31,7 @@ static void make_devices(int terminals) {
     mount_on("mqueue", "/dev/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, "");
 }
 
-/* BYTES|0 MODE ro|rw PATH, or SERIAL ro|rw PATH with its device open. What was asked for is there, or the container isn't. */
+/* BYTES|0 MODE ro|rw PATH, or SERIAL ro|rw PATH with its device open. Without one of them the container doesn't start. */
 static void mount_asked(const char *tmpfs, const char *volume, int device) {
     unsigned long bytes, read_only;
     char word[32], access[4], options[64];
@@ -74,7 +74,7 @@ static void fill_root(void) {
         if (find_disk(serial, device, sizeof device)) volumes[i] = open(device, O_PATH | O_CLOEXEC);
     }
     if (chdir("/c") != 0 || mount(".", "/", NULL, MS_MOVE, NULL) != 0 || chroot(".") != 0 || chdir("/") != 0) {
-        say("enter", "/c");
+        log_failure("enter", "/c");
         _exit(126);
     }
     /* From here on no path leads out of the container's root, whatever links its image has. */
@@ -95,8 +95,8 @@ static void fill_root(void) {
     for (size_t i = 0; i < config.mounts; i++) mount_asked(config.tmpfs[i], config.volume[i], volumes[i]);
     make_folders(config.cwd);
     if (config.read_only && mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NODEV, NULL) != 0) {
-        say("read-only root", "/");
-        _exit(126); /* what was asked for is more than a wish */
+        log_failure("read-only root", "/");
+        _exit(126); /* it must not start without it */
     }
 }
 
@@ -113,7 +113,7 @@ static void become_user(void) {
     fine = fine && setresuid(config.uid, config.uid, config.uid) == 0;
     if (fine && !config.uid) fine = syscall(SYS_capset, &head, held) == 0;
     if (!fine || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
-        say("user", "");
+        log_failure("user", "");
         _exit(126);
     }
 }

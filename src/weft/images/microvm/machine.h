@@ -38,7 +38,7 @@ static int find_disk(const char *serial, char *device, size_t size) {
 static void set_address(int fd, struct ifreq *request, unsigned long what, in_addr_t address) {
     struct sockaddr_in *place = (struct sockaddr_in *)&request->ifr_addr;
     *place = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = address};
-    if (ioctl(fd, what, request) != 0) say("address of", request->ifr_name);
+    if (ioctl(fd, what, request) != 0) log_failure("address of", request->ifr_name);
 }
 
 static void bring_up(int fd, const char *name) {
@@ -46,7 +46,7 @@ static void bring_up(int fd, const char *name) {
     snprintf(request.ifr_name, sizeof request.ifr_name, "%s", name);
     ioctl(fd, SIOCGIFFLAGS, &request);
     request.ifr_flags |= IFF_UP;
-    if (ioctl(fd, SIOCSIFFLAGS, &request) != 0) say("link", name);
+    if (ioctl(fd, SIOCSIFFLAGS, &request) != 0) log_failure("link", name);
 }
 
 static int find_link(const char *mac, char *name, size_t size) {
@@ -66,12 +66,12 @@ static int find_link(const char *mac, char *name, size_t size) {
 static void set_up_nic(int fd, const char *nic) {
     char mac[20], address[20], gateway[20], name[16];
     int prefix, mtu;
-    if (sscanf(nic, "%17s %15s %d %15s %d", mac, address, &prefix, gateway, &mtu) != 5) return say("nic", nic);
-    if (!find_link(mac, name, sizeof name)) return say("nic", mac);
+    if (sscanf(nic, "%17s %15s %d %15s %d", mac, address, &prefix, gateway, &mtu) != 5) return log_failure("nic", nic);
+    if (!find_link(mac, name, sizeof name)) return log_failure("nic", mac);
     struct ifreq request = {0};
     snprintf(request.ifr_name, sizeof request.ifr_name, "%s", name);
     request.ifr_mtu = mtu;
-    if (ioctl(fd, SIOCSIFMTU, &request) != 0) say("mtu of", name);
+    if (ioctl(fd, SIOCSIFMTU, &request) != 0) log_failure("mtu of", name);
     set_address(fd, &request, SIOCSIFADDR, inet_addr(address));
     set_address(fd, &request, SIOCSIFNETMASK, htonl(prefix ? ~0u << (32 - prefix) : 0));
     bring_up(fd, name);
@@ -80,7 +80,7 @@ static void set_up_nic(int fd, const char *nic) {
     ((struct sockaddr_in *)&route.rt_dst)->sin_family = AF_INET;
     ((struct sockaddr_in *)&route.rt_genmask)->sin_family = AF_INET;
     *(struct sockaddr_in *)&route.rt_gateway = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = inet_addr(gateway)};
-    if (ioctl(fd, SIOCADDRT, &route) != 0) say("route via", gateway);
+    if (ioctl(fd, SIOCADDRT, &route) != 0) log_failure("route via", gateway);
 }
 
 static pid_t grower; /* who is growing the root's file system; 0: nobody (any more) */

@@ -176,7 +176,7 @@ static void copy_file(const char *from, const char *to) {
     struct stat facts;
     int in = open(from, O_RDONLY | O_CLOEXEC), out = open(to, O_WRONLY | O_CREAT | O_CLOEXEC, 0755);
     char *data = in >= 0 && fstat(in, &facts) == 0 ? malloc(facts.st_size) : NULL;
-    if (!data || read(in, data, facts.st_size) != facts.st_size || write(out, data, facts.st_size) != facts.st_size) say("copy", from);
+    if (!data || read(in, data, facts.st_size) != facts.st_size || write(out, data, facts.st_size) != facts.st_size) log_failure("copy", from);
     free(data), close(in), close(out);
     unlink(from);
 }
@@ -185,14 +185,14 @@ static void go_to_root(void) {
     mount_on("own", "/c" OWN, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=4m");
     copy_file("/weft-agent", "/c" OWN "/weft-agent");
     copy_file("/init", "/c" OWN "/poweroff");
-    if (symlink("poweroff", "/c" OWN "/reboot") != 0) say("link", "reboot");
+    if (symlink("poweroff", "/c" OWN "/reboot") != 0) log_failure("link", "reboot");
     enter_root("/c");
     mount_on("pts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "mode=0620,ptmxmode=0666,gid=5");
     mount_on("shm", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777");
     static const char *const links[][2] = {{"/proc/self/fd", "/dev/fd"}, {"/proc/self/fd/0", "/dev/stdin"},
         {"/proc/self/fd/1", "/dev/stdout"}, {"/proc/self/fd/2", "/dev/stderr"}};
     for (int i = 0; i < 4; i++)
-        if (symlink(links[i][0], links[i][1]) != 0 && errno != EEXIST) say("link", links[i][1]);
+        if (symlink(links[i][0], links[i][1]) != 0 && errno != EEXIST) log_failure("link", links[i][1]);
     write_file("/run/network-tried", "", 0); /* for the agent's commands: nothing is waited for here */
 }
 
@@ -201,7 +201,7 @@ static void write_etc(const char *name, const char *text) {
     snprintf(path, sizeof path, "/etc/%s", name);
     mkdir("/etc", 0755);
     unlink(path); /* it may be a link */
-    if (!write_file(path, text, strlen(text))) say("write", path);
+    if (!write_file(path, text, strlen(text))) log_failure("write", path);
 }
 
 static void set_up_network(void) {
@@ -213,7 +213,7 @@ static void set_up_network(void) {
     close(fd);
     write_file("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0", 1);
     write_file("/proc/sys/net/ipv4/ping_group_range", "0 2147483647", 12);
-    if (sethostname(run.hostname, strlen(run.hostname)) != 0) say("hostname", run.hostname);
+    if (sethostname(run.hostname, strlen(run.hostname)) != 0) log_failure("hostname", run.hostname);
     snprintf(text, sizeof text, "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n%s %.64s\n", address, run.hostname);
     write_etc("hosts", text);
     snprintf(text, sizeof text, "%.64s\n", run.hostname);
@@ -295,13 +295,13 @@ static pid_t start_process(char **argv, int out) {
     int nothing = open("/dev/null", O_RDONLY);
     be_own("0");
     setrlimit(RLIMIT_NOFILE, &files);
-    if (fchown(out, run.uid, run.gid) != 0) say("owner", "stdout");
+    if (fchown(out, run.uid, run.gid) != 0) log_failure("owner", "stdout");
     dup2(nothing, 0), dup2(out, 1), dup2(out, 2);
     environ = env.word;
     make_folders(run.cwd);
     if (setgroups(run.group_count, run.groups) != 0 || setresgid(run.gid, run.gid, run.gid) != 0 ||
         setresuid(run.uid, run.uid, run.uid) != 0 || chdir(run.cwd) != 0)
-        say("run in", run.cwd), _exit(126);
+        log_failure("run in", run.cwd), _exit(126);
     execvp(argv[0], argv);
     dprintf(2, "weft: %s: %s\n", argv[0], errno == ENOENT ? "not found" : strerror(errno));
     _exit(errno == ENOENT ? 127 : 126);
@@ -325,12 +325,12 @@ static void note_process(pid_t agent, int runs, unsigned ends, int status) {
     char text[64];
     int code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
     int length = snprintf(text, sizeof text, "%d %u %d\n", runs, ends, code);
-    if (!write_file(OWN "/process.new", text, length) || rename(OWN "/process.new", OWN "/process") != 0) say("write", "process");
+    if (!write_file(OWN "/process.new", text, length) || rename(OWN "/process.new", OWN "/process") != 0) log_failure("write", "process");
     if (agent) kill(agent, SIGUSR1);
 }
 
 /* Nobody hears of its end once the machine is off. */
-static void await_told(void) {
+static void await_signal(void) {
     for (long until = milliseconds() + TOLD_MS; milliseconds() < until; usleep(2000))
         if (access(OWN "/process", F_OK) != 0 && access(OWN "/process.taken", F_OK) != 0) return;
 }
@@ -345,11 +345,11 @@ static void watch(char **argv, int signals) {
     long agent_began = milliseconds(), began = agent_began, pause = 1000, ended_at = 0;
     struct pollfd polled[2] = {{signals, POLLIN, 0}, {out[0], POLLIN, 0}};
     for (;;) {
-        if (poll(polled, 2, agent && process ? -1 : 100) < 0 && errno != EINTR) say("poll", "");
-        struct signalfd_siginfo told;
-        while (read(signals, &told, sizeof told) > 0)
-            if (told.ssi_signo != SIGCHLD) {
-                stop = told.ssi_signo == SIGTERM ? RB_AUTOBOOT : RB_POWER_OFF;
+        if (poll(polled, 2, agent && process ? -1 : 100) < 0 && errno != EINTR) log_failure("poll", "");
+        struct signalfd_siginfo signalled;
+        while (read(signals, &signalled, sizeof signalled) > 0)
+            if (signalled.ssi_signo != SIGCHLD) {
+                stop = signalled.ssi_signo == SIGTERM ? RB_AUTOBOOT : RB_POWER_OFF;
                 if (process) kill(process, run.stop_signal);
             }
         for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
@@ -366,7 +366,7 @@ static void watch(char **argv, int signals) {
         }
         relay(out[0]);
         if (!process && stop) {
-            if (by_itself) await_told();
+            if (by_itself) await_signal();
             end_machine(stop);
         }
         if (!process && milliseconds() > ended_at + pause) {
@@ -414,8 +414,8 @@ int main(int argc, char **argv) {
     go_to_root();
     set_up_network();
 
-    static const int heard[] = {SIGCHLD, SIGUSR1, SIGUSR2, SIGTERM, 0};
-    sigset_t handled = hold_signals(heard);
+    static const int handled_signals[] = {SIGCHLD, SIGUSR1, SIGUSR2, SIGTERM, 0};
+    sigset_t handled = hold_signals(handled_signals);
     signal(SIGPIPE, SIG_IGN);
     int signals = signalfd(-1, &handled, SFD_NONBLOCK | SFD_CLOEXEC);
     for (size_t i = 0; i < mounts.count; i++) run.bad |= !mount_volume(mounts.word[i]);
@@ -426,6 +426,6 @@ int main(int argc, char **argv) {
     if (!has_home) set_env(home);
     char **what = choose_argv();
     if (!*what) dprintf(2, "weft: the image names no command to run\n");
-    if (run.bad || !*what) end_machine(RB_POWER_OFF); /* what was asked for is there, or it doesn't run */
+    if (run.bad || !*what) end_machine(RB_POWER_OFF); /* it doesn't run without its configuration */
     watch(what, signals);
 }

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from weft.images.clone.build import NEEDED as BOOT_NEEDED
 from weft.images.clone.build import write_boot
-from weft.images.parts import EPOCH, fetch_kernel, require, run, run_apart, write_bundle
+from weft.images.parts import EPOCH, fetch_kernel, require, run, run_in_own_mounts, write_bundle
 from weft.images.turn import work_beside
 from weft.objects.errors import DriverFailed
 from weft.objects.image.bundle import BundleManifest
@@ -46,10 +46,10 @@ _FILES = {
 _NEEDED = {"mmdebstrap": "mmdebstrap", "unshare": "util-linux", **BOOT_NEEDED}
 _NEEDED_BYTES = 512 << 20
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
-def build_python(out_path: Path, cache_dir: Path, say: Say) -> None:
+def build_python(out_path: Path, cache_dir: Path, report: Report) -> None:
     """Write the python3-11 bundle to ``out_path``. Takes half a minute. Raises DriverFailed."""
     require("python3-11", _NEEDED)
     if os.geteuid() != 0:
@@ -64,17 +64,17 @@ def build_python(out_path: Path, cache_dir: Path, say: Say) -> None:
         )
     with work_beside(out_path, "python") as work:
         root = work / "root"
-        say(f"packages of Debian 12 ({len(PACKAGES)})")
+        report(f"packages of Debian 12 ({len(PACKAGES)})")
         _install(root)
-        say("runtime client")
+        report("runtime client")
         _install_client(root / CLIENT)
         lay_out(root)
-        say("compiled modules")
+        report("compiled modules")
         compile_modules(root)
-        say("bundle")
+        report("bundle")
         members = {"root.tar": work / "root.tar"}
         pack_root(root, members["root.tar"])
-        say("kernel")
+        report("kernel")
         members |= write_boot(fetch_kernel(cache_dir.resolve()), work)
         manifest = BundleManifest(
             disk="root.tar", disk_format="tar", kernel="kernel", initrd="initrd", min_memory_bytes=64 << 20
@@ -85,7 +85,7 @@ def build_python(out_path: Path, cache_dir: Path, say: Say) -> None:
 
 
 def _install(root: Path) -> None:
-    run_apart(
+    run_in_own_mounts(
         ["mmdebstrap", "--quiet", "--mode=root", "--variant=extract", "--format=directory",
          f"--include={','.join(PACKAGES)}", SUITE, str(root)],
         "unpack Debian's packages",
@@ -127,10 +127,10 @@ def lay_out(root: Path) -> None:
 
 
 def _list_applets(root: Path) -> list[str]:
-    said = subprocess.run([str(root / "bin/busybox"), "--list"], capture_output=True, text=True, check=False)
-    if said.returncode != 0:
-        raise DriverFailed(f"image python3-11 can't be built: its busybox says {said.stderr.strip()[-200:]}")
-    return said.stdout.split()
+    done = subprocess.run([str(root / "bin/busybox"), "--list"], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise DriverFailed(f"image python3-11 can't be built: its busybox failed: {done.stderr.strip()[-200:]}")
+    return done.stdout.split()
 
 
 def compile_modules(root: Path) -> None:

@@ -52,14 +52,14 @@ _NEEDED = {
 }
 
 
-def build_tiny(out_path: Path, cache_dir: Path, say: Callable[[str], None] = lambda what: None) -> None:
+def build_tiny(out_path: Path, cache_dir: Path, report: Callable[[str], None] = lambda what: None) -> None:
     """Write the tiny bundle to ``out_path``; keeps the kernel package in ``cache_dir``. Raises DriverFailed."""
     require("tiny", _NEEDED)
     cache_dir.mkdir(parents=True, exist_ok=True)
     out_path.parent.mkdir(parents=True, exist_ok=True)
-    say("kernel")
+    report("kernel")
     kernel_tree = fetch_kernel(cache_dir.resolve())
-    say("programs and disk")
+    report("programs and disk")
     with tempfile.TemporaryDirectory(prefix="tiny-", dir=out_path.parent) as work_name:
         work = Path(work_name)
         members = {

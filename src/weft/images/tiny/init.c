@@ -34,10 +34,10 @@ static void become(const struct service *service) {
     ioctl(fd, TIOCSCTTY, 0);
     for (int i = 0; i < 3; i++) dup2(fd, i);
     if (fd > 2) close(fd);
-    if (!write_file("/proc/self/oom_score_adj", service->oom_score_adj, strlen(service->oom_score_adj))) say("oom_score_adj", service->name);
-    if (chdir("/root") != 0) say("folder", "/root");
+    if (!write_file("/proc/self/oom_score_adj", service->oom_score_adj, strlen(service->oom_score_adj))) log_failure("oom_score_adj", service->name);
+    if (chdir("/root") != 0) log_failure("folder", "/root");
     execl(service->program, service->name, NULL);
-    say("program", service->program);
+    log_failure("program", service->program);
     _exit(127);
 }
 
@@ -90,8 +90,8 @@ int main(void) {
     set_hostname("tiny");
     mount_on("pts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "mode=0620,ptmxmode=0666");
 
-    static const int told[] = {SIGCHLD, SIGUSR1, SIGUSR2, SIGTERM, 0};
-    sigset_t handled = hold_signals(told);
+    static const int handled_signals[] = {SIGCHLD, SIGUSR1, SIGUSR2, SIGTERM, 0};
+    sigset_t handled = hold_signals(handled_signals);
 
     start(&services[0]);
     mount_on("shm", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, NULL);

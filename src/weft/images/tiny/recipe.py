@@ -1,4 +1,4 @@
-"""Tells one recipe of tiny from another, so that a cached bundle is built anew when its recipe has changed."""
+"""Identifies a recipe of tiny, so that a cached bundle is built anew when its recipe has changed."""
 
 from __future__ import annotations
 
