@@ -18,7 +18,7 @@ from weft.contracts.journal import Event
 from weft.kinds.allocation import AllocatedNic
 from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import KINDS
-from weft.objects.envelope import Condition
+from weft.objects.envelope import Condition, Envelope
 from weft.objects.identity import Ref
 from weft.objects.schema import describe_fields
 from weft.objects.spec_change import FieldChange
@@ -77,10 +77,7 @@ def _schemas() -> dict[str, Any]:
         types += [verb.input for verb in kind.verbs if verb.input is not None]
     _, schemas = msgspec.json.schema_components(types, ref_template=_PREFIX + "{name}")
     for struct in find_structs(types):
-        properties = schemas[struct.__name__].get("properties", {})
-        for name, text in describe_struct(struct).items():
-            if name in properties:  # a struct that is an array in JSON has none
-                properties[name].setdefault("description", text)
+        _describe(struct, schemas[struct.__name__])
     for kind in KINDS:
         _write_quantities(kind, schemas)
         schemas[_title(kind)] = _object_schema(kind)
@@ -108,7 +105,7 @@ def _write_quantities(kind: Kind, schemas: dict[str, Any]) -> None:
 
 def _object_schema(kind: Kind) -> dict[str, Any]:
     report = {"report": _ref(kind.report.__name__)} if kind.report else {}
-    return {
+    schema = {
         "type": "object",
         "title": kind.title,
         "description": kind.summary,
@@ -132,6 +129,16 @@ def _object_schema(kind: Kind) -> dict[str, Any]:
             "finalizers": {"type": "array", "items": {"type": "string"}},
         },
     }
+    _describe(Envelope, schema)
+    return schema
+
+
+def _describe(struct: type, schema: dict[str, Any]) -> None:
+    """Give the properties of ``schema`` the texts of the struct's fields; an array has none."""
+    properties = schema.get("properties", {})
+    for name, text in describe_struct(struct).items():
+        if name in properties:
+            properties[name].setdefault("description", text)
 
 
 def _manifest_schema(kind: Kind) -> dict[str, Any]:

@@ -36,17 +36,16 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class _Bounds(msgspec.Struct, frozen=True):
-    """The values of one attribute that a part allows: only ``values``, or all but ``excluded``; a number between ``low`` and
-    ``high`` (inclusive, or ``open``); ``absent``: the attribute may be missing, ``present``: any value will do."""
+    """The values of one attribute that a part allows."""
 
-    values: frozenset[_Key] | None = None
+    values: frozenset[_Key] | None = None  # only these
     excluded: frozenset[_Key] = frozenset()
     low: float = -math.inf
     high: float = math.inf
-    open: bool = False
+    open: bool = False  # without ``low`` and ``high`` themselves
     number: bool = False
-    absent: bool = False
-    present: bool = True
+    absent: bool = False  # the attribute may be missing
+    present: bool = True  # the attribute may be there
 
 
 def find_clash(sources: Sequence[tuple[str, Parsed]]) -> tuple[Part, Part] | None:

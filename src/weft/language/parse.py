@@ -41,11 +41,9 @@ _UNITS = {p + rest for p in "kmgtp" for rest in ("", "i", "b", "ib")} | {"b"}
 
 
 class Parsed(msgspec.Struct, frozen=True):
-    """``spans``: for each leaf of ``tree``, in order, where it stands in ``text``: first character, how many."""
-
     text: str
     tree: Expression
-    spans: tuple[tuple[int, int], ...]
+    spans: tuple[tuple[int, int], ...]  # of each leaf, in order: its first character in ``text``, and how many
 
 
 def parse(text: str, field: str = "constraint") -> Parsed:

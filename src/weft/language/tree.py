@@ -63,11 +63,11 @@ Expression: TypeAlias = Leaf | Every | Either | Not
 
 
 class Preference(msgspec.Struct, frozen=True, cache_hash=True):
-    """A soft constraint: ``weight`` 0–1 against the strategy's 1; one with a higher ``priority`` is dropped later."""
+    """A soft constraint."""
 
     expression: Expression
-    weight: float = 0.5
-    priority: int = 0
+    weight: float = 0.5  # 0–1, against the strategy's 1
+    priority: int = 0  # a preference with a higher one is dropped later
 
 
 def every(parts: list[Expression]) -> Expression:

@@ -15,38 +15,36 @@ T = TypeVar("T")
 
 
 class Condition(msgspec.Struct, frozen=True):
-    """One statement about an object, written by one controller. ``since`` (unix seconds) changes only with ``status``."""
+    """One statement about an object, written by one controller."""
 
     type: str
     status: Literal["True", "False", "Unknown"]
-    reason: str = ""
+    reason: str = ""  # stable; programs may match on it
     message: str = ""
-    since: float = 0.0
-    generation: int = 0
+    since: float = 0.0  # unix seconds; changes only with ``status``
+    generation: int = 0  # of the spec that it is about
 
 
 class Envelope(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """``revision`` is the store's and set on reading; ``generation`` counts changes of the spec's meaning.
-
-    Decode it with ``decode_envelope``: ``unknown`` keeps fields of a newer weft."""
+    """Any object. Decode it with ``decode_envelope``."""
 
     kind: str
     name: str
-    uid: str
-    project: str | None = None
+    uid: str  # never given twice
+    project: str | None = None  # None: the kind is fabric-wide
     labels: dict[str, str] = {}
-    owner: Ref | None = None
-    revision: int = 0
-    generation: int = 1
-    schema: int = 1
-    created_at: float = 0.0
-    spec: msgspec.Raw = EMPTY
-    status: msgspec.Raw = EMPTY
-    report: msgspec.Raw = EMPTY
+    owner: Ref | None = None  # the object that it belongs to
+    revision: int = 0  # the store's; changes with every write
+    generation: int = 1  # counts changes of the spec's meaning
+    schema: int = 1  # of its kind, when it was written
+    created_at: float = 0.0  # unix seconds
+    spec: msgspec.Raw = EMPTY  # what people asked for
+    status: msgspec.Raw = EMPTY  # what the controllers say of it
+    report: msgspec.Raw = EMPTY  # what the node says of it
     conditions: list[Condition] = []
-    deleting_since: float | None = None
-    finalizers: list[str] = []
-    unknown: dict[str, msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
+    deleting_since: float | None = None  # unix seconds; None: it isn't being deleted
+    finalizers: list[str] = []  # each holds the object until its controller removes it
+    unknown: dict[str, msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET  # fields of a newer weft
 
     @property
     def key(self) -> str:

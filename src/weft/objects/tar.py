@@ -23,12 +23,10 @@ _USTAR = b"ustar\0"
 
 
 class Header(NamedTuple):
-    """``size`` bytes follow, filled up to whole blocks. ``mode``: permissions with the setuid and sticky bits."""
-
     name: bytes
     type: bytes
-    size: int
-    mode: int
+    size: int  # so many bytes follow, filled up to whole blocks
+    mode: int  # permissions, with the setuid and sticky bits
     mtime: int
     link: bytes
 

@@ -40,11 +40,11 @@ _NOT_YET_PLACED = ("Pending", "Hold")
 
 @dataclass
 class Draft:
-    """The outcome of one manifest. ``action`` is created, updated or unchanged; unchanged has no writes."""
+    """The outcome of one manifest."""
 
     kind: Kind
     envelope: Envelope
-    action: str
+    action: str  # created, updated, or unchanged, without writes
     changes: list[FieldChange] = field(default_factory=list)
     writes: list[Write] = field(default_factory=list)
     preconditions: list[Precondition] = field(default_factory=list)

@@ -1,5 +1,5 @@
-"""Stores which of a node's certificates counts. Each change has the stored enrolment as its precondition: none is made for a
-key that was replaced meanwhile."""
+"""Stores which of a node's certificates counts. Each change has the stored enrolment as its precondition: a key that was replaced
+meanwhile changes nothing."""
 
 from __future__ import annotations
 

@@ -14,31 +14,26 @@ from weft.serving.answer import Answer
 
 
 class Usage(msgspec.Struct):
-    """``cpu`` in cores, smoothed over half a minute; the rest in bytes. ``settled``: measured for long enough to go by."""
-
-    cpu: float
-    memory: int
-    disk: int
-    settled: bool
+    cpu: float  # cores, smoothed over half a minute
+    memory: int  # bytes
+    disk: int  # bytes
+    settled: bool  # measured for long enough to rely on
 
 
 class InstancesUsage(msgspec.Struct):
-    """Instances of functions at work, idle, and ready ahead of demand; ``memory`` in bytes is what the node counts for them."""
+    """Instances of functions."""
 
-    busy: int
+    busy: int  # at work
     idle: int
-    ready: int
-    memory: int
+    ready: int  # ahead of demand
+    memory: int  # bytes that the node counts for them
 
 
 class NodeUsage(msgspec.Struct):
-    """All that the guests of the node with uid ``node`` use, as of ``age_seconds`` ago; each by its workload's uid. Instances of
-    functions are no guests: what they use is in nothing but ``instances``."""
-
-    node: str
-    age_seconds: float
-    use: Usage
-    guests: dict[str, Usage] = {}
+    node: str  # its uid
+    age_seconds: float  # since the measurement
+    use: Usage  # all guests together; instances of functions are no guests
+    guests: dict[str, Usage] = {}  # by the workload's uid
     instances: InstancesUsage | None = None
 
 

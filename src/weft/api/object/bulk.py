@@ -30,7 +30,7 @@ from weft.serving.answer import Answer
 
 MOST_OBJECTS = 1000
 _BREATH = 50  # so many objects, then other requests get their turn
-_ROOM_BYTES = MAX_COMMIT_BYTES - 50_000
+_MOST_BYTES = MAX_COMMIT_BYTES - 50_000
 
 
 @dataclass
@@ -258,7 +258,7 @@ def _groups(parts: Sequence[_Part]) -> Iterator[list[_Part]]:
         new = [precondition for precondition in draft.preconditions if precondition not in preconditions]
         if group and (
             writes + len(draft.writes) > MAX_WRITES
-            or size + bytes_ > _ROOM_BYTES
+            or size + bytes_ > _MOST_BYTES
             or len(preconditions) + len(new) > MAX_PRECONDITIONS
         ):
             yield group

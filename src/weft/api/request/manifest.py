@@ -39,13 +39,11 @@ _KNOWN = PASSED_OVER.union(FIELDS)
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """A manifest: ``spec`` as written; ``labels`` None if the manifest has none."""
-
     kind: Kind
     name: str
     project: str | None
-    labels: dict[str, str] | None
-    spec: dict[str, Any]
+    labels: dict[str, str] | None  # None: the manifest doesn't mention labels
+    spec: dict[str, Any]  # as written
     uid: str | None = None
     generation: int | None = None
     revision: int | None = None  # only without generation

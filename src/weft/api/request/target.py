@@ -18,12 +18,10 @@ _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,253}[A-Za-z0-9])?")  # fabric-
 
 
 class Target(msgspec.Struct, frozen=True):
-    """``project`` None: the kind is fabric-wide, or all projects are meant. ``verb`` comes after a colon in the path."""
-
     kind: Kind
-    project: str | None = None
+    project: str | None = None  # None: the kind is fabric-wide, or all projects are meant
     name: str | None = None
-    verb: str | None = None
+    verb: str | None = None  # after a colon in the path
 
     @property
     def prefix(self) -> str:

@@ -160,7 +160,7 @@ class Deliveries:
                 await self._clock.sleep(5.0)
 
     async def _serve(self, project: str, name: str, lane: _Lane) -> None:
-        """Run a function's events until none is left."""
+        """Run all events of a function."""
         try:
             while True:
                 wait = await self._begin_due(project, name, lane)

@@ -20,7 +20,7 @@ INSERT = f"INSERT OR IGNORE INTO event ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One asynchronous invocation. ``tries``: how often it ran and failed; ``dead_at``: since when it is a dead letter."""
+    """One asynchronous invocation."""
 
     id: str
     project: str
@@ -31,19 +31,19 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     origin: Origin = "invoke"
     accepted_at: float
     due_at: float
-    tries: int = 0
-    dead_at: float | None = None
+    tries: int = 0  # that failed
+    dead_at: float | None = None  # since when it is a dead letter
     error_type: str = ""
     error: str = ""
 
 
 class Backlog(msgspec.Struct, frozen=True):
-    """One function's waiting events: how many, and when the first is due."""
+    """One function's waiting events."""
 
     project: str
     name: str
     count: int
-    due_at: float
+    due_at: float  # the first one
 
 
 class EventQueue:

@@ -21,12 +21,11 @@ MOST_ERROR = 2000  # characters of it that are kept
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """A function's settings for events: how many retries, how long an event may wait (seconds), and the function that gets those
-    that failed for good."""
+    """A function's settings for events."""
 
     retries: int = 2
-    max_age: float = 6 * 3600.0
-    dead_letter: str = ""
+    max_age: float = 6 * 3600.0  # an event may wait so many seconds
+    dead_letter: str = ""  # the function that gets events that failed for good
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -43,12 +42,12 @@ class Retry(msgspec.Struct, frozen=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """It failed for good; ``condition`` as in the receiver's record."""
+    """It failed for good."""
 
     tries: int
     error_type: str
     error: str
-    condition: str
+    condition: str  # as in the receiver's record
 
 
 class PauseFunction(msgspec.Struct, frozen=True):

@@ -1,5 +1,5 @@
 """A guest's output, and its console, for one client: carried from the guest's node, and after a migration from the next one. Bytes
-are counted, so that none is lost or comes twice.
+are counted, so that all arrive, and once.
 
 Woken by frames. Typed input goes to the guest's present node; input that is on its way during a migration is lost, as on any serial
 line.

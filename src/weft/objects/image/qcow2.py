@@ -15,12 +15,10 @@ _EXTERNAL_DATA = 1 << 2
 
 
 class Qcow2Header(msgspec.Struct, frozen=True):
-    """``has_backing`` and ``has_external_data``: part of the content is in another file, named inside."""
-
     version: int
     virtual_size: int
-    has_backing: bool
-    has_external_data: bool
+    has_backing: bool  # part of the content is in another file, named inside
+    has_external_data: bool  # likewise
 
 
 def read_qcow2_header(data: bytes) -> Qcow2Header | None:

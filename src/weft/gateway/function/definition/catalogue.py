@@ -34,12 +34,11 @@ class Version(msgspec.Struct, frozen=True):
 
 
 class Needed(msgspec.Struct, frozen=True):
-    """The facts of other objects that a version needs: the content of its runtime's image, the uid of its network ("" for none),
-    and the digest and archive of an image that weft holds."""
+    """The facts of other objects that a version needs."""
 
-    base: Blob | None
-    network: str
-    digest: str = ""
+    base: Blob | None  # content of its runtime's image
+    network: str  # uid; "": none
+    digest: str = ""  # of an image that weft holds, with its archive
     archive: Blob | None = None
 
 

@@ -33,12 +33,12 @@ MOST_ASKED = 16  # nodes, for one invocation
 
 
 class PendingInvocation(msgspec.Struct, eq=False):
-    """One invocation under way. ``ranking``: see ``Fleet.choose``; ``until``: it is lost if no answer comes by then."""
+    """One invocation under way."""
 
     recipe: Recipe
     invoke: Invoke
-    ranking: Mapping[str, int]
-    until: float
+    ranking: Mapping[str, int]  # see ``Fleet.choose``
+    until: float  # it is lost if no answer comes by then
     node: str = ""
     cold: bool = False  # no instance seemed to be idle
     fetches: bool = False  # a node that was asked hadn't prepared it

@@ -55,42 +55,40 @@ class Percentiles(msgspec.Struct, frozen=True):
 
 
 class NodeInstances(msgspec.Struct, frozen=True):
-    """A function's instances on one node, as last reported: at work, idle, ready ahead of demand. ``prepared``: a new one starts
-    without fetching anything."""
+    """A function's instances on one node, as last reported."""
 
     node: str
-    busy: int = 0
+    busy: int = 0  # at work
     idle: int = 0
-    ready: int = 0
-    prepared: bool = False
+    ready: int = 0  # ahead of demand
+    prepared: bool = False  # a new instance starts without fetching anything
 
 
 class FunctionMetrics(msgspec.Struct, frozen=True):
-    """Of one function since ``since`` (unix seconds). ``duration`` is of the code itself, ``latency`` includes placement, start and
-    messages. ``errors`` by type; ``refused`` by reason; ``starts`` by how the instance was started."""
+    """The metrics of one function."""
 
     function: str
     project: str
-    since: float
+    since: float  # unix seconds
     invocations: int
-    errors: dict[str, int]
+    errors: dict[str, int]  # by type
     throttles: int
-    refused: dict[str, int]
+    refused: dict[str, int]  # by reason
     lost: int
     concurrent: int
     most_concurrent: int
-    starts: dict[str, int]
-    duration: Percentiles
-    latency: Percentiles
+    starts: dict[str, int]  # by how the instance was started
+    duration: Percentiles  # of the code itself
+    latency: Percentiles  # with placement, start and messages
     init: Percentiles
     most_memory: int
     instances: list[NodeInstances]
 
 
 class Counts(msgspec.Struct):
-    """Of one function, since ``since`` (unix seconds)."""
+    """The counts of one function."""
 
-    since: float
+    since: float  # unix seconds
     invocations: int = 0
     throttles: int = 0
     lost: int = 0
