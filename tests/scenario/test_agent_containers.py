@@ -445,19 +445,16 @@ async def test_what_runs_once_and_ended_before_its_agent_could_note_its_start_is
     id_ = short_id(task.uid)
     monkeypatch.setattr(Containers, "start", ends_at_once_and_never_answers)
     async with lab.agent():
-        for _ in range(200):
-            await asyncio.sleep(0)
-            if lab.world.starts:
-                break
-        await lab.settle()
+        await lab.until(lambda: lab.world.starts)
     monkeypatch.setattr(Containers, "start", real)
     async with lab.agent():
-        await lab.settle()
-        assert len(lab.world.starts) == runs
         if runs == 1:
-            report = lab.report(task)
+            report = await lab.until_state(task, state)
             assert (report.state, report.ended, report.exit_code) == (state, True, exit_code)
+            await lab.settle()
+            assert len(lab.world.starts) == runs
         else:
+            await lab.until(lambda: len(lab.world.starts) == runs)
             lab.world.end(id_, "stopped", "completed", 0)
             report = await lab.until_state(task, "stopped")
             assert (report.ended, report.exit_code, len(lab.world.starts)) == (True, 0, 2)

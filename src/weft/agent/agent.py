@@ -49,7 +49,7 @@ log = logging.getLogger("weft.agent")
 RUNTIME_RETRY_SECONDS = 1.0
 SHORT_SILENCE_SECONDS = 2.0
 BREATH_SECONDS = 0.02  # changes of guests come in bursts
-HEAVY_AT_ONCE = 4  # disks and starts under way on one node
+HEAVY_AT_ONCE = 4  # concurrent disks and starts of one node
 
 
 class Agent:

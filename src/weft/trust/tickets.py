@@ -82,7 +82,7 @@ def sign_secret_ticket(key: bytes, project: str, name: str, node_uid: str, now: 
 
 
 def check_secret_ticket(key: bytes, ticket: str, node_uid: str, now: float) -> tuple[str, str]:
-    """Of which secret: project and name. Raises NotAuthenticated for a ticket that is none, Forbidden for one of another node."""
+    """Project and name of the ticket's secret. Raises NotAuthenticated for an invalid ticket, Forbidden for another node's."""
     claims = verify_ticket(key, ticket, now)
     if (claims.get("verb"), claims.get("node_uid")) != ("secret", node_uid):
         raise Forbidden("the ticket is for another node, or for something else", hint="ask for a new one")

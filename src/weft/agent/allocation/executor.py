@@ -1,4 +1,4 @@
-"""Carries out the steps of one allocation with the node's drivers. Every step may be repeated; none decides anything.
+"""Carries out the steps of one allocation. Every step may be repeated; none decides anything.
 
 Acts through the runtime, volume and network drivers and on the seed disk. Called by the worker.
 """
@@ -32,7 +32,7 @@ SEEDS = ("tar", "nocloud", "machine")
 
 
 class Work(Prepared, kw_only=True):
-    """One turn's work on an allocation: what its steps are given, and what each of them has made for the next ones."""
+    """One turn's work on an allocation: the input of its steps, and the results of each for the next ones."""
 
     state: AllocationState
     local: LocalAllocation
@@ -47,8 +47,6 @@ class Work(Prepared, kw_only=True):
 
 
 class StepExecutor:
-    """The node's drivers, as steps."""
-
     def __init__(
         self, host: Host, runtimes: Runtimes, network: NetworkExecutor, migrations: MigrationExecutor, node: NodeParts
     ) -> None:
@@ -57,10 +55,10 @@ class StepExecutor:
         self._seeds = Path(host.state_dir) / "seeds"
 
     async def perform(self, step: Step, work: Work, show: Show) -> str:
-        """Do ``step``, and return what people should read of it, if anything; what later steps need is put into ``work``. Raises
-        WeftError or OSError."""
+        """Do ``step``, and return a detail for people, if any; results for later steps are put into ``work``. Raises WeftError or
+        OSError."""
         if step is Step.IMAGE:
-            self.runtimes.of(work.local)  # nothing is made for what can't run here
+            self.runtimes.of(work.local)  # raises before anything is made for a workload that can't run here
             return await kind_of(work.local.spec).fetch_image(self._node, work.local, work, show)
         return await _STEPS[step](self, work) or ""
 
@@ -122,7 +120,7 @@ class StepExecutor:
         await runtime.suspend(work.local.id)
 
     async def _remove(self, work: Work) -> None:
-        if (runtime := self.runtimes.find(work.local)) is not None:  # else it never was here
+        if (runtime := self.runtimes.find(work.local)) is not None:  # else it was never here
             await runtime.remove(work.local.id)
 
     async def _remove_disks(self, work: Work) -> None:
@@ -131,7 +129,7 @@ class StepExecutor:
         if other := await pools.find_elsewhere(local.spec, local.id, ROOT):
             await (await pools.find(other)).remove(local.id)  # a restored server doesn't know that it was relocated
         await (await pools.of(local.spec, ROOT)).remove(local.id)
-        if (relocation := work.relocation) is not None:  # what was on its way is in two pools
+        if (relocation := work.relocation) is not None:  # the disk may be in two pools
             id_ = local.id if relocation.disk == ROOT else relocation.disk
             if relocation.state == "copying":
                 await (await pools.find(relocation.pool, relocation.pool_id)).remove(id_)
@@ -148,7 +146,7 @@ class StepExecutor:
             if await self._node.pools.inspect(local.spec, volume.uid, volume.uid) is not None:
                 raise DriverFailed(
                     f"{local.what}: volume {volume.name} already has data on this node that no object accounts for",
-                    hint="move that file away, or migrate the workload to another node",
+                    hint="rename that file, or migrate the workload to another node",
                     details={"step": "disk"},
                 )
 
@@ -166,7 +164,7 @@ class StepExecutor:
             *(migration.shared if migration else ()),
         }
         for volume in local.spec.volumes:
-            if volume.uid not in shared:  # there both nodes have one and the same
+            if volume.uid not in shared:  # both nodes use the same data of a shared one
                 await (await self._node.pools.of(local.spec, volume.uid)).remove(volume.uid)
             self._node.volumes.uids.discard(volume.uid)
 

@@ -1,5 +1,4 @@
-"""How the allocations of one node stand to each other: which incarnations of one workload meet here, and which writes to a volume
-that another is waiting for."""
+"""How the allocations of one node relate: incarnations of the same workload, and writers of a volume that another waits for."""
 
 from __future__ import annotations
 
@@ -20,21 +19,21 @@ def relate(states: Iterable[AllocationState]) -> None:
         else:
             state.relate(superseded=False, blocked="")
     for same in by_workload.values():
-        if len(same) == 1:  # as nearly all are
+        if len(same) == 1:  # nearly always
             state = same[0]
             state.relate(superseded=state.replaced, blocked=_find_writer(state, writers))
             continue
         for state in same:
             mine = state.local.spec.incarnation
             later = any(s.local.spec.incarnation > mine and not s.checkpoint.orphan for s in same)
-            # Of one number there are two when a restored server has forgotten the first.
+            # A restored server that has forgotten an incarnation gives its number again.
             other = any(s.local.spec.incarnation <= mine and s.alive and s is not state for s in same)
             blocked = "another incarnation of it still runs on this node" if other else ""
             state.relate(superseded=state.replaced or later, blocked=blocked or _find_writer(state, writers))
 
 
 def _find_writer(state: AllocationState, writers: dict[str, list[AllocationState]]) -> str:
-    """The sentence on another workload that writes to one of its volumes; empty if none does."""
+    """The message about another workload that writes to one of its volumes, or ""."""
     for volume in state.local.spec.volumes:
         for other in writers.get(volume.uid, ()):
             if other is not state:

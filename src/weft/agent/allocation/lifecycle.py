@@ -1,5 +1,5 @@
-"""Looks at one guest through its runtime, and notes how its runs go: that it came up, ended, isn't well; and when it starts again
-after an end that nobody asked for. Called by the allocation's worker.
+"""Inspects one guest through its runtime, and notes its runs: that it came up, ended or is unhealthy, and when it restarts after it
+ended by itself. Called by the allocation's worker.
 """
 
 from __future__ import annotations
@@ -19,18 +19,16 @@ from weft.protocol.report import EventType
 
 
 class Lifecycle:
-    """Of the guest of ``state``, where all of it is noted."""
+    """The runs of the guest of ``state``, and noted there."""
 
     def __init__(self, state: AllocationState, runtimes: Runtimes, clock: Clock, reporter: Reporter) -> None:
         self._state, self._runtimes, self._clock, self._reporter = state, runtimes, clock, reporter
         self._watch = HealthWatch(state, clock, reporter)
         report = state.local.report
-        self._reported: Health | None = Health(
-            report.health, 0, report.health_message
-        )  # by an agent that was here before
+        self._reported: Health | None = Health(report.health, 0, report.health_message)  # by an earlier agent
 
     async def inspect(self) -> bool:
-        """Note the guest's facts, and what follows from them; whether it came up or ended since the last look."""
+        """Note the guest's facts and their consequences; whether it came up or ended since the last call."""
         state = self._state
         guest = state.guest = await self._runtimes.inspect(state.local)
         before = state.checkpoint
@@ -45,8 +43,8 @@ class Lifecycle:
         self._watch_health(guest, now)
         if not alive:
             state.up_since = None
-        is_new, state.alive = alive != state.alive, alive
-        return is_new
+        has_changed, state.alive = alive != state.alive, alive
+        return has_changed
 
     def close(self) -> None:
         self._watch.stop()

@@ -1,4 +1,4 @@
-"""What runs on this node without an allocation that explains it, and how the server learns of it: it is kept, never killed."""
+"""Guests on this node without an allocation of the server, and their report to it: they are kept, never killed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ MOST_ORPHAN_BYTES = 200_000
 
 
 async def recover_guests(table: AllocationTable, runtimes: Runtimes) -> int:
-    """Find the guests that are here, at the start; how many run."""
+    """Find the guests that are here at the start; the number of running ones."""
     found = await runtimes.recover()
     table.found = {guest.id: guest for guest in found if guest.state != "absent"}
     return sum(guest.state in ("running", "starting", "paused") for guest in found)
 
 
 async def review_unexplained(table: AllocationTable, runtimes: Runtimes) -> bool:
-    """Whether one of the unexplained has gone by now."""
+    """Whether an unexplained guest has gone by now."""
     before = len(table.found)
     for guest in table.unexplained():
         driver = runtimes.find_finder(guest.id)
@@ -36,16 +36,16 @@ async def review_unexplained(table: AllocationTable, runtimes: Runtimes) -> bool
 
 
 def name_orphans(orphans: Iterable[AllocationState], unexplained: Iterable[tuple[GuestFacts, str]]) -> list[str]:
-    """One line each: allocation uid, workload, incarnation. A guest without even a checkpoint is known by its driver alone, and
-    has the driver's kind."""
+    """One line each: allocation uid, workload, incarnation. A guest without a checkpoint is known only by its driver, and has the
+    driver's kind."""
     lines = [f"{orphan.local.uid} {orphan.local.what} {orphan.local.spec.incarnation}" for orphan in orphans]
     lines += [f"{guest.uid} {kind}/-/{guest.name} {guest.incarnation}" for guest, kind in unexplained]
     return sorted(lines)
 
 
 def copy_orphans(orphans: Sequence[AllocationState]) -> list[str]:
-    """The orphans' specs as JSON, with where their guests are, their last migration, and whether they run, so that the server can
-    adopt them; without user data if that is too much."""
+    """The orphans' specs as JSON, with their guests' location, last migration and whether they run, so that the server can adopt
+    them; without user data if that is too long."""
     whole = [_copy(orphan, with_user_data=True) for orphan in orphans]
     if sum(map(len, whole)) <= MOST_ORPHAN_BYTES:
         return sorted(whole)

@@ -1,8 +1,8 @@
-"""Decides what to do for one allocation: all that is known of it in, an ordered list of steps out. Pure: knows no driver.
+"""Decides what to do for one allocation: all its facts in, an ordered list of steps out. Pure: knows no driver.
 
-A guest is ended only because its allocation was read with ``desired`` stop or suspend, with a deletion, with a higher restart
-generation, or because a higher incarnation of its workload was placed here. That an allocation is no longer listed is no
-reason: then nothing is begun and nothing is ended.
+A guest is ended only because its allocation was read with ``desired`` stop or suspend, with a deletion or a higher restart
+generation, or because a higher incarnation of its workload was placed here. An allocation that is merely no longer listed is
+left alone: nothing is begun and nothing is ended.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ALIVE = ("starting", "running", "paused")
 
 
 class Step(StrEnum):
-    """One thing to do. Each may be repeated at any time; what it needs stands in the allocation."""
+    """Each may be repeated at any time; its input is in the allocation."""
 
     IMAGE = "image"  # fetch the image, or find it in the cache
     DISK = "disk"  # clone the root disk from it
@@ -39,24 +39,24 @@ class Step(StrEnum):
     NETWORK = "network"  # segments and taps
     START = "start"  # or resume, or adopt
     ADJUST = "adjust"  # CPUs, memory, disks and NICs of the running guest
-    TIDY = "tidy"  # taps of NICs that the guest has no more
+    TIDY = "tidy"  # remove taps of NICs that the guest has no more
     STOP = "stop"
-    END = "end"  # it isn't well: as if it had ended by itself
+    END = "end"  # stop an unhealthy guest, as if it had ended by itself
     SUSPEND = "suspend"
-    SAVE = "save"  # what goes on elsewhere: as suspended, in place of a stop
-    REMOVE = "remove"  # the runtime forgets the guest, its saved memory too
-    UNPLUG = "unplug"  # taps, and segments nobody here uses any more
+    SAVE = "save"  # suspend a guest that resumes on another node
+    REMOVE = "remove"  # the runtime forgets the guest and its saved memory
+    UNPLUG = "unplug"  # taps, and segments that nothing here uses any more
     REMOVE_DISKS = "remove-disks"  # root disk and seed; volumes stay
-    CHECK_VOLUMES = "check-volumes"  # of a guest that comes: none of their data may be here
-    OPEN = "open"  # the listener for a guest that comes
-    SEND = "send"  # the guest to the node that waits for it
-    GIVE_UP = "give-up"  # a guest that was to come
-    LEAVE = "leave"  # a guest that has gone
-    CANCEL = "cancel"  # its going: it stays
-    SETTLE = "settle"  # its coming: it is here
+    CHECK_VOLUMES = "check-volumes"  # of a target: none of their data may be here
+    OPEN = "open"  # the target's listener
+    SEND = "send"  # the guest to the target
+    GIVE_UP = "give-up"  # the target's wait for the guest
+    LEAVE = "leave"  # the source's end of a migration that succeeded
+    CANCEL = "cancel"  # the source's migration: the guest stays
+    SETTLE = "settle"  # the target's end of a migration that succeeded
     RELOCATE = "relocate"  # a disk to another pool
     REMOVE_VOLUMES = "remove-volumes"  # data that is on the other node of a migration
-    FORGET = "forget"  # the durable copy
+    FORGET = "forget"  # remove the checkpoint
 
 
 BRING_UP = (Step.IMAGE, Step.DISK, Step.VOLUMES, Step.SEED, Step.NETWORK, Step.START)
@@ -67,7 +67,7 @@ _ROOT_DISK = (Step.DISK, Step.SEED, Step.REMOVE_DISKS)
 
 
 class PlanInput(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a decision about one allocation, and the report of it, depend on: read at one moment."""
+    """All facts for a decision about one allocation and for its report, read at one moment."""
 
     local: LocalAllocation
     checkpoint: Checkpoint = Checkpoint()
@@ -76,25 +76,25 @@ class PlanInput(msgspec.Struct, frozen=True, kw_only=True):
     now: float = 0.0  # elapsed seconds
     failure: StepFailure | None = None  # of the last step
     superseded: bool = False  # a higher incarnation of the workload is placed here, or was placed elsewhere
-    stale_volumes: bool = False  # the data of all its volumes is another node's by now
-    blocked: str = ""  # what must be down before it may start
-    unconfirmed: bool = False  # it comes from a checkpoint, and the server hasn't confirmed it yet
+    stale_volumes: bool = False  # the data of all its volumes is on another node by now
+    blocked: str = ""  # the workload that must end before it may start
+    unconfirmed: bool = False  # read from a checkpoint, and not confirmed by the server yet
     can_suspend: bool = True
     can_adjust: bool = True
     restart_at: float = 0.0  # when a guest that ended by itself starts again (elapsed seconds)
     migrating: bool = False  # this process leads the migration of its spec
-    relocating: bool = False  # one of its disks is on its way to another pool
-    unwell: str = ""  # why its own health check ends it
+    relocating: bool = False  # one of its disks is being relocated
+    unwell: str = ""  # why its health check ends it
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What to do now, and what to report meanwhile."""
+    """The steps now, and the report meanwhile."""
 
     steps: tuple[Step, ...]
     state: AllocationPhase
     reason: str = ""
     message: str = ""
-    look_at: float | None = None  # when to look again, even if nothing happens (elapsed seconds)
+    review_at: float | None = None  # when to plan again, even without an event (elapsed seconds)
 
 
 def is_alive(guest: GuestFacts) -> bool:
@@ -102,8 +102,8 @@ def is_alive(guest: GuestFacts) -> bool:
 
 
 def observe(checkpoint: Checkpoint, guest: GuestFacts, *, once: bool = False) -> Checkpoint:
-    """``checkpoint`` with what ``guest`` shows: a begun run that is there, one that has ended by itself, a first answer. What runs
-    ``once`` may have ended before anybody could write down that it had begun: then that was its run."""
+    """``checkpoint`` updated with the facts of ``guest``: a run has begun, it has ended by itself, a first answer. A workload that
+    runs ``once`` may have ended before its start was saved: that counts as its run."""
     if checkpoint.migration is not None and checkpoint.migration.role == "target" and not checkpoint.migration.taken:
         return checkpoint  # it hasn't begun to run here
     if is_alive(guest):
@@ -120,7 +120,7 @@ def observe(checkpoint: Checkpoint, guest: GuestFacts, *, once: bool = False) ->
 
 
 def plan_allocation(facts: PlanInput) -> Plan:
-    """The steps that bring the guest towards what its spec desires."""
+    """The steps that bring the guest towards its spec."""
     plan = _plan(facts)
     if not kind_of(facts.local.spec).has_root_disk:
         without = (*_ROOT_DISK, *(() if facts.local.spec.volumes else (Step.VOLUMES,)))
@@ -149,7 +149,7 @@ def _plan(facts: PlanInput) -> Plan:
         return _plan_target(facts)
     if spec.role != "active":
         return Plan((), _state(facts))
-    if facts.checkpoint.migration is not None:  # before anything else may be done with it
+    if facts.checkpoint.migration is not None:  # before anything else
         return _plan_after_migration(facts, facts.checkpoint.migration)
     if (relocation := _plan_relocation(facts)) is not None:
         return relocation
@@ -161,7 +161,7 @@ def _plan(facts: PlanInput) -> Plan:
 
 
 def _plan_deletion(facts: PlanInput, stop: tuple[Step, ...], tidy: tuple[Step, ...]) -> Plan:
-    """A migrating guest is released first, as its role demands; data that the other node has goes with it."""
+    """A migrating guest is released first, according to its role; data that the other node has goes with it."""
     migration, made = facts.checkpoint.migration, facts.checkpoint.made
     waits = migration is None and made and facts.local.spec.role == "target"
     if waits or (migration is not None and migration.role == "target" and not (migration.taken or migration.over)):
@@ -174,7 +174,7 @@ def _plan_deletion(facts: PlanInput, stop: tuple[Step, ...], tidy: tuple[Step, .
 
 
 def _plan_relocation(facts: PlanInput) -> Plan | None:
-    """A relocation is settled before the guest starts: only then is it known which file the disk is."""
+    """A relocation is settled before the guest starts: until then the disk's file isn't known."""
     order, relocation, state = facts.local.spec.storage, facts.checkpoint.relocation, _state(facts)
     if not facts.relocating:
         if order is None:
@@ -186,7 +186,7 @@ def _plan_relocation(facts: PlanInput) -> Plan | None:
 
 
 def _plan_orphan(facts: PlanInput, stop: tuple[Step, ...], tidy: tuple[Step, ...]) -> Plan:
-    """Nothing is ended but on evidence. A migration is broken off as far as this end of it may: then it is certain here where the
+    """Nothing is ended without evidence. A migration is cancelled as far as this end may: then this node is certain where the
     guest is, or that only the other end can know."""
     migration, state = facts.checkpoint.migration, _state(facts)
     breaking = _break_off(facts)
@@ -211,8 +211,8 @@ def _break_off(facts: PlanInput) -> tuple[Step, ...]:
 
 
 def _plan_after_migration(facts: PlanInput, migration: MigrationState) -> Plan:
-    """It is its workload's own place, and this node hasn't finished its migration. A guest that the target took over isn't here
-    any more, whatever an older store says."""
+    """The allocation is active again, and this node hasn't finished its migration. A guest that the target took over isn't here
+    any more, whatever an older store has."""
     if migration.role == "target":
         return Plan((Step.SETTLE,), _state(facts))
     if (migration.taken or migration.over) and not is_back(facts.local.spec, migration):
@@ -221,11 +221,13 @@ def _plan_after_migration(facts: PlanInput, migration: MigrationState) -> Plan:
 
 
 def _plan_departed(migration: MigrationState) -> Plan:
-    return Plan((), "stopped", "migrated", f"it was taken over by node {migration.node or 'that it migrated to'}")
+    return Plan(
+        (), "stopped", "migrated", f"{f'node {migration.node}' if migration.node else 'its target'} took it over"
+    )
 
 
 def _plan_source(facts: PlanInput) -> Plan:
-    """A guest that goes: sent once the other node waits for it; nothing of it is started here meanwhile."""
+    """A source: the guest is sent once the target waits for it; nothing is started here meanwhile."""
     allocated, migration, state = facts.local.spec.migration, facts.checkpoint.migration, _state(facts)
     if allocated is None:
         return Plan((), state)
@@ -244,18 +246,18 @@ def _plan_source(facts: PlanInput) -> Plan:
 
 
 def _end_for(migration: AllocatedMigration, failure: StepFailure | None) -> Step:
-    """How a guest that runs ends here to go elsewhere."""
+    """The step that ends a running guest here, for a cold migration."""
     tried = failure is not None and failure.reason == NOT_SAVED
     return Step.SAVE if migration.saves and not (tried and migration.saves == "may") else Step.STOP
 
 
 def _plan_target(facts: PlanInput) -> Plan:
-    """A guest that comes: all that it needs is made, and a listener opened. It is never started here, only taken over."""
+    """A target: all that the guest needs is made, and a listener opened. It is never started here, only taken over."""
     spec, migration = facts.local.spec, facts.checkpoint.migration
     if migration is not None and migration.role == "source":
-        return _plan_departed(migration)  # it came, and has gone on since
+        return _plan_departed(migration)  # it came, and has left since
     if migration is not None and migration.taken and migration.over:
-        return Plan((), "stopped", "migrated", "it arrived on this node and was removed since")
+        return Plan((), "stopped", "migrated", "it arrived on this node and was removed later")
     if migration is not None and migration.over:
         return Plan((), "stopped", "givenUp", "it stays on the source node")
     if migration is not None and migration.taken:
@@ -272,7 +274,7 @@ def _plan_stop(guest: GuestFacts, tidy: tuple[Step, ...]) -> Plan:
         return Plan((Step.STOP,), "stopping")
     if guest.state == "suspended":
         return Plan((Step.REMOVE,), "stopping")
-    return Plan(tidy, "stopped")  # another may have the address by now
+    return Plan(tidy, "stopped")  # another guest may have the address by now
 
 
 def _plan_suspend(facts: PlanInput) -> Plan:
@@ -321,7 +323,7 @@ def _plan_alive(facts: PlanInput) -> Plan:
 
 
 def _plan_ended(facts: PlanInput) -> Plan:
-    """A guest that ended by itself: rests, has failed, or starts again when its pause is over."""
+    """A guest that ended by itself: it stays stopped, has failed, or restarts after its pause."""
     checkpoint, policy, guest = facts.checkpoint, facts.local.spec.restart, facts.guest
     if checkpoint.ended in GOOD_ENDS and policy != "always":
         return Plan((), "stopped", checkpoint.ended, GOOD_ENDS[checkpoint.ended])
@@ -343,7 +345,7 @@ def _plan_ended(facts: PlanInput) -> Plan:
 
 
 def _state(facts: PlanInput) -> AllocationPhase:
-    """What to call it when there is nothing to do."""
+    """The phase when there is nothing to do."""
     guest = facts.guest
     if guest.state == "suspended":
         return "suspended"

@@ -1,4 +1,4 @@
-"""How far a guest's way up has come, in the few words people watch: image, disk, network, boot. Woken by the worker."""
+"""The progress of a guest's start, in the stages that people watch: image, disk, network, boot. Called by the worker."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _LAST = {Step.IMAGE, Step.VOLUMES, Step.SEED, Step.NETWORK}  # the boot stage en
 
 
 class StartProgress:
-    """The stages of the present or last way up; ``shown`` are those reported before."""
+    """The stages of the current or last start; ``shown`` are those reported before."""
 
     def __init__(self, clock: Clock, shown: list[allocation.Step]) -> None:
         self.current: Step | None = None
-        self.quiet = False  # what is done now is no way up
+        self.quiet = False  # the current steps are not a start
         self._clock = clock
         self._stages = {stage.name: stage for stage in shown}
         self._began: dict[str, float] = {}
 
     def adopt(self, shown: list[allocation.Step]) -> None:
-        """What was reported before, by an agent that was here before; only if this one has begun nothing yet."""
+        """Take the stages that an earlier agent reported, unless this one has begun some."""
         if not self._began:
             self._stages = {stage.name: stage for stage in shown}
 
@@ -54,7 +54,7 @@ class StartProgress:
             self._stages[name] = msgspec.structs.replace(self._stages[name], detail=detail)
 
     def rest(self) -> None:
-        """A new look: what comes is another plan. Until then what was done last says how far the old one is."""
+        """A new plan begins."""
         self.current = None
 
     def end(self, step: Step, detail: str) -> None:

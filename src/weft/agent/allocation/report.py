@@ -1,4 +1,4 @@
-"""What an agent reports of one allocation, from all that is known of it and its plan; and of a failed step. Pure."""
+"""The report of one allocation from its facts and its plan, and of a failed step. Pure."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from weft.objects.errors import Forbidden, InvalidInput
 
 
 def state_of(plan: Plan, current: Step | None) -> AllocationPhase:
-    """What to call it while ``current`` is being done."""
+    """The phase while ``current`` is being done."""
     if current is Step.START:
         return "starting"
     return "preparing" if current in BRING_UP and plan.state == "stopping" else plan.state
 
 
 def failure_of(problem: Exception, before: StepFailure | None, now: float) -> StepFailure:
-    """A step failed, ``now`` (elapsed seconds): it is tried again after a pause, unless only another spec can mend it."""
+    """A step failed at ``now`` (elapsed seconds): it is retried after a pause, unless only another spec can help."""
     tries = (before.tries if before is not None else 0) + 1
     heals = not isinstance(problem, (InvalidInput, Forbidden))
     return StepFailure(*describe_problem(problem), tries, now + pause_after(tries) if heals else None)
@@ -34,7 +34,7 @@ def make_report(
     steps: list[ReportedStep],
     migration: MigrationReport | None,
 ) -> AllocationReport:
-    """``state`` is what to call it now, ``steps`` how its start goes."""
+    """``state`` is its phase now, ``steps`` the progress of its start."""
     checkpoint, spec, guest = facts.checkpoint, facts.local.spec, facts.guest
     alive = guest if is_alive(guest) else None
     process = alive.process if alive is not None else None
@@ -71,15 +71,15 @@ def make_report(
 
 
 def health_of(process: ProcessFacts) -> Health:
-    """A machine is as well as the process that it exists for; one that ended for good takes the machine with it."""
+    """A machine's health is that of its process; a process that ended for good ends the machine."""
     if process.runs:
         return Health("healthy")
     return Health("unhealthy", process.ends, f"its process ended with exit code {process.code} and is restarting")
 
 
 def has_ended(facts: PlanInput, plan: Plan) -> bool:
-    """Whether what ran here has ended, by itself or because its spec said so, and nothing is about to start it; or its spec says
-    stop, and it never ran."""
-    rests = plan.state in ("stopped", "failed") and not plan.steps and plan.look_at is None
+    """Whether the workload has ended, by itself or by its spec, and isn't about to restart; or its spec desires stop and it never
+    ran."""
+    rests = plan.state in ("stopped", "failed") and not plan.steps and plan.review_at is None
     over = facts.checkpoint.run in ("ended", "down") or facts.local.spec.desired == "stop"
     return rests and over and not is_alive(facts.guest)

@@ -1,7 +1,7 @@
-"""The allocations of this node, a worker each: taken up from the checkpoints, then as the server lists and deletes them.
+"""The allocations of this node, with a worker each: first from the checkpoints, then as the server lists and deletes them.
 
-What no list of the server's holds is kept as an orphan until it is listed again, or superseded: placed elsewhere meanwhile, by the
-server's word. Woken by the agent's watch of allocations.
+An allocation that the server's list lacks is kept as an orphan until it is listed again, or the server reports that it was placed
+elsewhere. Woken by the agent's watch of allocations.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ log = logging.getLogger("weft.agent")
 
 
 class Allocations:
-    """Keeps ``table``, and a worker for each of its allocations among ``tasks``."""
+    """Keeps ``table`` up to date, and a worker for each of its allocations among ``tasks``."""
 
     def __init__(
         self,
@@ -48,10 +48,10 @@ class Allocations:
         self._reporter, self._clock, self._tasks = reporter, clock, tasks
         self._workers: dict[str, Worker] = {}  # by allocation uid, as the table's states
         self._care: dict[str, asyncio.Task[None]] = {}
-        self.epoch = ""  # the server's history that the last list was of
+        self.epoch = ""  # the server's history of the last list
 
     async def take_up(self) -> int:
-        """Know again what an agent before knew, and find the guests that are here; how many run."""
+        """Load the checkpoints, and find the guests that are here; the number of running ones."""
         self.epoch = await asyncio.to_thread(self._store.load_epoch)
         await asyncio.to_thread(self._store.drop_departures)
         for envelope, checkpoint in await asyncio.to_thread(self._store.load):
@@ -59,14 +59,14 @@ class Allocations:
         return await recover_guests(self._table, self._executor.runtimes)
 
     def begin(self) -> None:
-        """Begin to care for what was taken up."""
+        """Start the workers of the loaded allocations."""
         self.relate()
         for uid, worker in self._workers.items():
             self._care[uid] = self._tasks.spawn(worker.care())
 
     async def listen(self) -> None:
-        """A guest that ended while no agent was here is started again on the server's word; without a server, alone. One
-        that answers will send its list too, however long that takes."""
+        """A guest that ended without an agent restarts once the server has confirmed it, or if no server answers. A server that
+        answers reports is waited for: its list will come."""
         waits_until = self._clock.elapsed() + LISTEN_SECONDS
         while any(state.unconfirmed for state in self._table):
             answers_until = self._reporter.answered_at + HEARTBEAT_SECONDS + LISTEN_SECONDS
@@ -77,7 +77,7 @@ class Allocations:
                 await self._clock.sleep(left)
 
     def put(self, change: Change) -> bool:
-        """What the server says of them: whether anything else belongs here now."""
+        """Apply a change of the server's; whether networks may be affected."""
         if isinstance(change, Put):
             if not self._put(change.envelope):
                 return False
@@ -95,7 +95,7 @@ class Allocations:
         return True
 
     def supersede(self, uids: Iterable[str], stale_volumes: Iterable[str]) -> None:
-        """A later incarnation was placed elsewhere, or they were deleted: these are ended, and their root disks removed."""
+        """End these, and remove their root disks: a later incarnation was placed elsewhere, or they were deleted."""
         found = [state for state in self._table.orphans() if state.local.uid in {*uids} and not state.replaced]
         for state in found:
             state.note_replaced(stale_volumes)
@@ -109,7 +109,7 @@ class Allocations:
             self.relate()
 
     def relate(self) -> None:
-        """See which incarnations of one workload meet on this node, and let go of what is released and deleted."""
+        """Relate the allocations to each other, and drop those that are released and deleted."""
         for worker in list(self._workers.values()):
             if worker.state.released and worker.state.deleted:
                 self._drop(worker)
@@ -117,20 +117,20 @@ class Allocations:
         if self._table.functions is not None:
             self._table.functions.on_capacity()
         if self._table.orphans():
-            self._reporter.wake()  # where their guests are may be known by now
+            self._reporter.wake()  # their guests' location may be known by now
 
     def wake(self) -> None:
-        """Something about any guest may have changed."""
+        """Any guest may have changed."""
         for state in self._table:
             state.wake()
 
     async def review_unexplained(self) -> None:
-        """See whether a guest without an allocation has gone."""
+        """Report it if a guest without an allocation has gone."""
         if await review_unexplained(self._table, self._executor.runtimes):
             self._reporter.wake()
 
     async def save_orphans(self) -> None:
-        """Save which are orphans, before the server learns of it: an agent that starts again without a server would start their
+        """Save the orphan marks before they are reported: an agent that restarts without a server would start the orphans'
         guests."""
         tried: set[AllocationState] = set()
         while found := [state for state in self._table.orphans() if state not in tried]:
@@ -139,22 +139,22 @@ class Allocations:
                 try:
                     await state.save()
                 except CheckpointFailed as problem:
-                    log.warning("%s: %s", state.local.what, problem.message)  # a full disk keeps no node silent
+                    log.warning("%s: %s", state.local.what, problem.message)  # a full disk must not stop the reports
 
     def _confirm(self) -> None:
         for state in self._table:
             state.confirm()
 
     async def _keep_epoch(self, epoch: str) -> None:
-        """Save that this history was read, once all that it made orphans is saved as such: an agent that starts again reports it
-        to the server, which places nothing until it has."""
+        """Save that this history was read, after all orphan marks: a restarted agent reports it to the server, which places
+        nothing here before."""
         try:
             for state in self._table:
                 await state.save()
             if epoch == self.epoch:
                 await asyncio.to_thread(self._store.save_epoch, epoch)
         except CheckpointFailed as problem:
-            log.warning("%s", problem.message)  # it is read anew after a start
+            log.warning("%s", problem.message)  # it is read again after a restart
 
     def _add(self, envelope: Envelope, checkpoint: Checkpoint) -> Worker:
         state = self._table.states[envelope.uid] = AllocationState(envelope, checkpoint, self._store)
@@ -165,16 +165,16 @@ class Allocations:
         worker = self._workers.get(envelope.uid)
         is_read = worker is not None and worker.state.has_read(envelope)
         if not is_read and decode_part(envelope.spec, AllocationSpec).role == "reserved":
-            return False  # nothing belongs here yet: it only reserves capacity in the server's books
+            return False  # it only reserves capacity, in the store
         if worker is not None and not (worker.state.released and envelope.deleting_since is None):
             state = worker.state
             was_gone = state.replaced or state.deleted
-            state.replaced = state.deleted = False  # the server has it again, and waits for its release
+            state.replaced = state.deleted = False  # the server lists it again, and waits for its release
             is_news = worker.update(envelope)
             self._reporter.compare(envelope.name, state.local.report)
             return is_news or was_gone
         if worker is not None:
-            self._drop(worker)  # released here, but a restored server has it again
+            self._drop(worker)  # released here, but a restored server lists it again
         report = decode_part(envelope.report, AllocationReport)
         checkpoint = Checkpoint(restart_generation=report.restart_generation, restarts=report.restarts)
         checkpoint = recall_departed(checkpoint, self._store.load_departure(short_id(envelope.uid)))
@@ -195,7 +195,7 @@ class Allocations:
             self._miss(worker)
 
     def _miss(self, worker: Worker) -> None:
-        """It is in no list: that ends nothing. What was made stays; a deletion under way goes on."""
+        """It is missing from the list, which ends nothing: its guest and disks stay, and a deletion continues."""
         state = worker.state
         if state.released or (not state.checkpoint.made and state.local.id not in self._table.found):
             self._drop(worker)
@@ -210,10 +210,10 @@ class Allocations:
         self._workers.pop(uid, None)
         self._table.states.pop(uid, None)
         if state.released:
-            self._table.found.pop(state.local.id, None)  # else it would count as a guest that nothing explains
+            self._table.found.pop(state.local.id, None)  # else it would count as unexplained
         self._reporter.drop(state.local.name)
         task = self._care.pop(uid, None)
         if task is not None:
             task.cancel()
         if not state.checkpoint.made:
-            self._store.remove(state.local.id)  # of a deletion that was begun again after its end
+            self._store.remove(state.local.id)  # left by a deletion that was repeated after its end

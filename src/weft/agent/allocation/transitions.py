@@ -16,7 +16,7 @@ from weft.kinds.allocation import AllocationSpec
 def before_step(
     step: Step, checkpoint: Checkpoint, spec: AllocationSpec, migration: MigrationState | None, *, resumes: bool
 ) -> Checkpoint:
-    """What holds as soon as ``step`` may have begun. ``migration``: that of its spec; ``resumes``: the guest's memory is saved."""
+    """The checkpoint once ``step`` may have begun. ``migration``: its spec's; ``resumes``: the guest's memory is saved."""
     if step in BRING_UP:
         checkpoint = replace(checkpoint, made=True)
     if step is Step.START:
@@ -41,8 +41,8 @@ def before_step(
 
 
 def merge_changes(before: Checkpoint, begun: Checkpoint, now: Checkpoint) -> Checkpoint:
-    """``begun`` is what a step makes of ``before``, ``now`` what others made of that while it was saved: a migration's other end, a
-    list that doesn't hold the allocation. Both hold; of a field that both have changed, ``now`` is newer."""
+    """Merge a step's change, from ``before`` to ``begun``, with the changes to ``now`` that others made while it was saved: a
+    migration's other end, a list without the allocation. If both changed a field, ``now`` is newer."""
     if now is before:
         return begun
     news = {
@@ -52,7 +52,7 @@ def merge_changes(before: Checkpoint, begun: Checkpoint, now: Checkpoint) -> Che
 
 
 def after_refusal(step: Step, checkpoint: Checkpoint, spec: AllocationSpec, failure: StepFailure) -> Checkpoint:
-    """What holds once ``step`` has failed for a reason that no retry mends: what runs once has had its run by that."""
+    """The checkpoint after ``step`` failed for good: for a workload that runs once, that was its run."""
     if failure.retry_at is not None or step not in BRING_UP or not spec.once:
         return checkpoint
     return replace(
@@ -65,15 +65,15 @@ def after_refusal(step: Step, checkpoint: Checkpoint, spec: AllocationSpec, fail
 
 
 def starts_again(checkpoint: Checkpoint, spec: AllocationSpec) -> bool:
-    """Whether a start now is one after an end that nobody asked for."""
+    """Whether a start now is a restart after it ended by itself."""
     return checkpoint.run == "ended" and spec.restart_generation <= checkpoint.restart_generation
 
 
 def after_step(
     step: Step, checkpoint: Checkpoint, detail: str, migration: MigrationState | None, *, taken_over: bool
 ) -> Checkpoint:
-    """What holds once ``step`` is done and has returned ``detail``. ``taken_over``: the server has confirmed that the migration's
-    target runs the guest."""
+    """The checkpoint after ``step`` returned ``detail``. ``taken_over``: the server has confirmed that the migration's target runs
+    the guest."""
     if step is Step.START:
         return replace(checkpoint, run="up")
     if step is Step.TIDY:
@@ -92,19 +92,19 @@ def after_step(
 
 
 def choose_migration(checkpoint: Checkpoint, spec: AllocationSpec) -> MigrationState | None:
-    """The migration of its spec, as this node has it or would have it if it began."""
+    """The migration of its spec: this node's state of it, or the state with which it would begin."""
     allocated, migration, role = spec.migration, checkpoint.migration, spec.role
     if migration is not None or allocated is None or role not in ("source", "target"):
         return migration
-    side: Literal["source", "target"] = "source" if role == "source" else "target"
+    end: Literal["source", "target"] = "source" if role == "source" else "target"
     cold = allocated.mode == "cold"
     return MigrationState(
-        allocated.key, side, allocated.peer_allocation, shared=allocated.shared, node=allocated.peer, cold=cold
+        allocated.key, end, allocated.peer_allocation, shared=allocated.shared, node=allocated.peer, cold=cold
     )
 
 
 def find_digest(checkpoint: Checkpoint, spec: AllocationSpec, *, runs: bool) -> str:
-    """Of its container's image, unless the spec asks for a new lookup; what ``runs`` keeps the one it has."""
+    """The digest of its container's image, or "" if the spec requires a new lookup; a container that ``runs`` keeps its image."""
     container = spec.container
     if spec.role == "target":
         return checkpoint.image or (spec.migration.image if spec.migration is not None else "")
@@ -113,7 +113,7 @@ def find_digest(checkpoint: Checkpoint, spec: AllocationSpec, *, runs: bool) -> 
 
 
 def after_pull(checkpoint: Checkpoint, spec: AllocationSpec, prepared: Prepared) -> Checkpoint:
-    """What holds once its image is here, as ``prepared`` has it."""
+    """The checkpoint once its image is here, as ``prepared`` has it."""
     container = spec.container
     if prepared.pulled is None or container is None:
         return checkpoint

@@ -1,4 +1,4 @@
-"""Cares for one allocation: inspects its guest, decides with ``plan``, performs, reports; a task each, so none waits for another.
+"""Cares for one allocation: inspects its guest, plans, performs and reports. Each worker is a task, so none waits for another.
 
 Saves the checkpoint before acting. Woken by a changed allocation, by the runtime, and when a pause is over.
 """
@@ -40,19 +40,17 @@ from weft.objects.errors import WeftError
 from weft.protocol.report import EventType
 
 log = logging.getLogger("weft.agent")
-LOOK_SECONDS = 10.0  # even if nothing reports a change
+REVIEW_SECONDS = 10.0  # even if nothing reports a change
 
 
 class Relations(Protocol):
     """All the allocations of a node."""
 
     def relate(self) -> None:
-        """One of them came up, ended or was released: others may stand differently to it."""
+        """Relate them anew: one of them came up, ended or was released."""
 
 
 class Worker:
-    """One allocation's care."""
-
     def __init__(
         self, state: AllocationState, executor: StepExecutor, clock: Clock, reporter: Reporter, relations: Relations
     ) -> None:
@@ -60,13 +58,13 @@ class Worker:
         self._executor, self._clock, self._reporter, self._relations = executor, clock, reporter, relations
         self._progress = StartProgress(clock, state.local.report.steps)
         self._lifecycle = Lifecycle(state, executor.runtimes, clock, reporter)
-        # What was read when nothing was due, and no time would change that: the same again needs no plan and no report.
+        # The facts when nothing was due, now or later: the same facts again need no plan and no report.
         self._settled: PlanInput | None = None
         self._shown = AllocationReport()
-        self._network: asyncio.Task[str] | None = None  # under way beside the disks
+        self._network: asyncio.Task[str] | None = None  # runs beside the steps for disks
 
     def update(self, envelope: Envelope) -> bool:
-        """The server listed the allocation, or changed it: whether there may be something else to do now."""
+        """The server listed or changed the allocation; whether the plan may change."""
         is_news = self.state.update(envelope)
         self._executor.migrations.put(self.state.local)
         self._progress.adopt(self.state.local.report.steps)
@@ -75,7 +73,7 @@ class Worker:
         return is_news
 
     def _read(self, guest: GuestFacts) -> PlanInput:
-        """All that is known now."""
+        """All facts now."""
         state, runtimes, migrations = self.state, self._executor.runtimes, self._executor.migrations
         return PlanInput(
             local=state.local,
@@ -109,16 +107,16 @@ class Worker:
             state.woken.clear()
             state.changed.clear()
             try:
-                look_at = await self._turn()
-            except Exception as problem:  # a defect in one step must not leave the guest without care
+                review_at = await self._turn()
+            except Exception as problem:  # a defect in one step must not end the worker
                 log.exception("%s", state.local.what)
-                look_at = self._fail(problem).retry_at
+                review_at = self._fail(problem).retry_at
             if not state.released:
-                pause = LOOK_SECONDS if look_at is None else min(LOOK_SECONDS, look_at - self._clock.elapsed())
+                pause = REVIEW_SECONDS if review_at is None else min(REVIEW_SECONDS, review_at - self._clock.elapsed())
                 await wait_for_event(self._clock, state.woken, pause)
 
     async def _turn(self) -> float | None:
-        """Look once and act once; when to look again at the latest (elapsed seconds)."""
+        """Inspect once and act once; when to do so again at the latest (elapsed seconds)."""
         if await self._lifecycle.inspect():
             self._relations.relate()
         state = self.state
@@ -133,10 +131,10 @@ class Worker:
         self._progress.rest()
         if not plan.steps:
             self._show(plan)
-            if plan.look_at is None and not facts.migrating and not facts.relocating:  # those report how far they are
+            if plan.review_at is None and not facts.migrating and not facts.relocating:  # those report their progress
                 self._settled = facts
             await state.note(state.checkpoint)
-            return plan.look_at
+            return plan.review_at
         await self._carry_out(plan, state.guest)
         return self._clock.elapsed()
 
@@ -156,7 +154,7 @@ class Worker:
         self._progress.quiet = adjusting
         try:
             await self._take_steps(plan, work)
-            if self._network is not None:  # cheaper to let it end than to do it again
+            if self._network is not None:  # letting it end is cheaper than repeating it
                 await asyncio.gather(self._network, return_exceptions=True)
         finally:
             self._end_network()
@@ -185,28 +183,26 @@ class Worker:
             if detail is None:
                 return
             self._after(step, detail, work)
-            self._progress.end(
-                step, detail
-            )  # shown with what comes next: a step, or the look that follows the last one
+            self._progress.end(step, detail)  # shown by the next step or turn
         state.failure = None
-        if plan.steps[-1] is not Step.START:  # how that went the next look finds out, and saves
+        if plan.steps[-1] is not Step.START:  # the next turn inspects the started guest, and saves
             await state.note(state.checkpoint)
 
     async def _begin_network(self, work: Work) -> None:
-        """Let the network be made while the disks are: neither needs the other, and both wait for programs."""
+        """Make the network while the disks are made: neither needs the other, and both wait for programs."""
         self._progress.begin(Step.NETWORK)
         await self._before(Step.NETWORK)
         self._network = asyncio.ensure_future(self._executor.perform(Step.NETWORK, work, lambda detail: None))
 
     def _end_network(self) -> None:
-        """Give up on a network that is still being made when the worker ends; its next one makes it again."""
+        """Cancel a network step that still runs when the worker ends; the next worker repeats it."""
         network, self._network = self._network, None
         if network is not None:
             network.add_done_callback(lambda done: done.cancelled() or done.exception())
             network.cancel()
 
     async def _perform(self, step: Step, work: Work, plan: Plan) -> str | None:
-        """What people should read of the step; None when it was given up because the spec has changed."""
+        """The step's detail for people; None if it was cancelled because the spec has changed."""
 
         def show(detail: str) -> None:
             self._progress.show(step, detail)
@@ -219,9 +215,9 @@ class Worker:
             return await performing
         fetching, changed = asyncio.ensure_future(performing), None
         try:
-            await self._clock.sleep(0.0)  # what is here already is found at once
+            await self._clock.sleep(0.0)  # a cached image is found at once
             if not fetching.done():
-                changed = asyncio.ensure_future(self.state.changed.wait())  # a fetch may take minutes: don't sit it out
+                changed = asyncio.ensure_future(self.state.changed.wait())  # a fetch may take minutes
                 await asyncio.wait((fetching, changed), return_when=asyncio.FIRST_COMPLETED)
             return fetching.result() if fetching.done() else None
         finally:
@@ -232,8 +228,8 @@ class Worker:
                 await asyncio.gather(fetching, return_exceptions=True)
 
     async def _before(self, step: Step) -> None:
-        """Save what is about to be done. Raises CheckpointFailed for what must be known after a power cut; taking away needs no
-        space."""
+        """Save that ``step`` begins. Raises CheckpointFailed for a step that must be known after a power cut; removals go on even
+        if the disk is full."""
         state = self.state
         before, spec = state.checkpoint, state.local.spec
         again = step is Step.START and starts_again(before, spec)
@@ -250,7 +246,7 @@ class Worker:
             self._put_event("Normal", "GuestRestarted", f"restart {begun.restarts}")
 
     def _choose_relocation(self, plan: Plan) -> DiskRelocation | None:
-        """The relocation that is under way, or would be if it began."""
+        """The current relocation, or the one that would begin."""
         relocation, order = self.state.checkpoint.relocation, self.state.local.spec.storage
         if Step.RELOCATE not in plan.steps or order is None or (relocation is not None and relocation.key == order.key):
             return relocation
@@ -296,7 +292,7 @@ class Worker:
             self._progress.arrive()
         state, migrations = self.state, self._executor.migrations
         guest = state.guest
-        assert guest is not None  # nothing is shown before the first look
+        assert guest is not None  # nothing is shown before the first inspection
         facts = self._read(replace(guest, state="absent", exit_code=None) if is_gone else guest)
         report = migrations.report(state.local, state.checkpoint)
         return make_report(facts, plan, phase, self._progress.list(), report)

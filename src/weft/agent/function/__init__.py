@@ -1,1 +1,1 @@
-"""Functions on this node: the gateway's invocations, instances that serve them, and the memory that they may take."""
+"""Functions on this node: invocations from the gateway, the instances that serve them, and their capacity."""

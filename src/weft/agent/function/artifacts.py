@@ -1,8 +1,7 @@
-"""What instances are made of, on this node: code and managed runtimes by digest, OCI images through the node's store of them.
+"""The files of functions' instances on this node: code and managed runtimes by digest, OCI images through the node's image store.
 
-Writes ``<state>/functions/{code,bases}/<sha256>``: whole or not there at all. Fetched with the ticket that came with the recipe;
-several who need the same wait for one fetch. What nothing uses goes when there is more than the budget allows, the longest unused
-first.
+Writes ``<state>/functions/{code,bases}/<sha256>``, complete or absent. Fetched with the recipe's ticket; concurrent callers wait
+for one fetch. Beyond the budget unused ones are removed, the longest unused first.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from weft.objects.quantity import format_bytes
 log = logging.getLogger("weft.agent")
 BUDGET_BYTES = 4 << 30
 FETCHES = 2  # at a time
-BOOT = ".boot"  # in each folder: the id of the boot in which it came here
+BOOT = ".boot"  # in each folder: the id of the boot in which it was fetched
 CLIENT = "/opt/ric"
 RUNTIMES: dict[str, tuple[list[str], dict[str, str]]] = {
     "python3.11": (
@@ -49,13 +48,13 @@ RUNTIMES: dict[str, tuple[list[str], dict[str, str]]] = {
     "provided": (["/var/task/bootstrap"], {"AWS_EXECUTION_ENV": "AWS_Lambda_provided"}),
 }
 
-Show = Callable[[str], None]  # a word on how far it is
+Show = Callable[[str], None]  # shows progress to people
 T = TypeVar("T")
 
 
 class Artifacts:
-    """``images`` None: this node, ``node``, keeps no OCI images; ``egress_endpoints`` None: it joins no networks. ``archives`` are
-    where those of images that the fabric holds come by. ``find_used`` gives the digests that may not go."""
+    """``images`` None: this node, ``node``, can't store OCI images; ``egress_endpoints`` None: it joins no networks. ``archives``
+    fetches images that the fabric holds. ``find_used`` returns the digests that must stay."""
 
     def __init__(
         self,
@@ -72,7 +71,7 @@ class Artifacts:
         self._node, self._server, self._images, self._find_used = node, server, images, find_used
         self._fetching: dict[str, asyncio.Task[Any]] = {}
         self._given: dict[str, str] = {}  # by recipe: its image's digest
-        self._opened: dict[str, RegistryCredentials | None] = {}  # by recipe: who pulled its image
+        self._opened: dict[str, RegistryCredentials | None] = {}  # by recipe: that pulled its image
         self._threads = ThreadPoolExecutor(FETCHES, "weft-function")
         self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         for kind in ("code", "bases"):
@@ -82,7 +81,7 @@ class Artifacts:
                     shutil.rmtree(folder, ignore_errors=True)
 
     async def ensure(self, recipe: Recipe, show: Show) -> Roots:
-        """All that the recipe needs, fetched as far as it isn't here. Raises DriverFailed, NotFound, Unavailable, InvalidInput."""
+        """All that the recipe needs; what is missing is fetched. Raises DriverFailed, NotFound, Unavailable, InvalidInput."""
         roots = await self._ensure_roots(recipe, show)
         if not recipe.network:
             return roots
@@ -94,7 +93,7 @@ class Artifacts:
         )
 
     async def let_go(self, networks: Callable[[], set[str]]) -> None:
-        """Leave the networks that aren't among those (uids)."""
+        """Leave the networks that aren't among these uids."""
         if self._egress_endpoints is not None:
             await self._egress_endpoints.keep_only(networks)
 
@@ -103,7 +102,7 @@ class Artifacts:
             return await self._ensure_image(recipe, show)
         if recipe.runtime not in RUNTIMES or recipe.base is None:
             known = ", ".join(RUNTIMES)
-            raise InvalidInput(f"{recipe.what}: this node has no runtime {recipe.runtime!r}", hint=f"there are {known}")
+            raise InvalidInput(f"{recipe.what}: this node has no runtime {recipe.runtime!r}", hint=f"it has {known}")
         command, env = RUNTIMES[recipe.runtime]
         base = await self._ensure_blob("bases", recipe.base, _unpack_base, show, f"runtime {recipe.runtime}")
         code = ""
@@ -114,16 +113,16 @@ class Artifacts:
         )  # fmt: skip
 
     def images_of(self, recipes: Iterable[str]) -> set[str]:
-        """Digests of the container images that these recipes (digests) were given."""
+        """Digests of the container images of these recipes (digests)."""
         return {self._given[digest] for digest in recipes if digest in self._given}
 
-    async def look_up(self, recipe: Recipe, show: Show) -> str:
-        """The digest that its image's tag means now, of the index if there is one; the image is here then. Raises as ``ensure``."""
+    async def resolve(self, recipe: Recipe, show: Show) -> str:
+        """Pull its image, and return the tag's current digest, of the index if there is one. Raises as ``ensure``."""
         image = await self._pull(recipe, "", show)
         return image.index_digest or image.digest
 
     def drop(self, recipe: str) -> None:
-        """No instance of that recipe (digest) comes any more."""
+        """No instance of that recipe (digest) will start any more."""
         self._given.pop(recipe, None)
         self._opened.pop(recipe, None)
 
@@ -134,9 +133,9 @@ class Artifacts:
 
     async def _ensure_image(self, recipe: Recipe, show: Show) -> Roots:
         bundle = ""
-        if recipe.base is not None:  # an image that runs in a machine of its own: for the kernel
+        if recipe.base is not None:  # the kernel of an image that runs in a machine
             bundle = str(await self._ensure_blob("bases", recipe.base, _unpack_base, show, "kernel"))
-        digest = recipe.image.partition("@")[2]  # of an older fabric's version it may be a tag: the same one each time
+        digest = recipe.image.partition("@")[2]  # an older gateway may send a tag: it keeps its first digest
         image = await self._pull(recipe, digest or self._given.get(recipe.digest, ""), show)
         self._given[recipe.digest] = image.digest
         assert self._images is not None
@@ -178,7 +177,7 @@ class Artifacts:
         return image
 
     async def _open(self, recipe: Recipe, digest: str) -> RegistryCredentials | None:
-        """Who pulls it: the server is asked, unless the image is here by what it said before."""
+        """The credentials that pull it: from the server, unless the image was pulled before."""
         if not recipe.registry_secret:
             return None
         if digest and recipe.digest in self._opened and self._images and await self._images.find(digest) is not None:
@@ -206,7 +205,7 @@ class Artifacts:
     def _done(self, key: str, task: asyncio.Task[Any]) -> None:
         self._fetching.pop(key, None)
         if not task.cancelled():
-            task.exception()  # those who waited have it; there may be none
+            task.exception()  # the callers that waited have it; there may be none
 
     async def _fetch(self, kind: str, blob: Blob, unpack: Callable[[Path, Path], None], show: Show, what: str) -> Path:
         loop = asyncio.get_running_loop()
@@ -242,7 +241,7 @@ class Artifacts:
         return place
 
     def _is_whole(self, folder: Path) -> bool:
-        """Thousands of small files aren't waited for until they are on disk: what another boot has left is fetched again."""
+        """Thousands of small files aren't synced to disk, so those of an earlier boot are fetched again."""
         try:
             return (folder / BOOT).read_text() == self._boot_id
         except OSError:
@@ -256,7 +255,7 @@ class Artifacts:
             if total <= BUDGET_BYTES:
                 break
             if path.name not in used:
-                log.info("functions: %s/%s is evicted from the cache", path.parent.name, path.name[:12])
+                log.info("functions: evicting %s/%s from the cache", path.parent.name, path.name[:12])
                 gone = path.rename(path.with_name(f".gone-{path.name}"))
                 shutil.rmtree(gone, ignore_errors=True)
                 total -= sizes[path]
@@ -273,7 +272,7 @@ def _unpack_code(archive: Path, folder: Path) -> None:
 
 
 def _unpack_base(archive: Path, folder: Path) -> None:
-    """``root``, and beside it the bundle's other members by their role: kernel, initrd."""
+    """``root``, and beside it the bundle's kernel and initrd."""
     with archive.open("rb") as file:
         bundle = read_bundle(file, archive.stat().st_size)
         manifest: BundleManifest = bundle.manifest

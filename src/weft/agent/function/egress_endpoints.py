@@ -1,7 +1,7 @@
-"""Where instances of functions on this node reach networks: in each that a recipe here names, one address of the node's own.
+"""The node's egress endpoints: for each network that a recipe here names, an address of its own, by which instances reach it.
 
-Asks the server for the address, follows the network as if a guest were in it, and plugs a namespace that instances stand behind.
-Nothing of it is kept over the agent's end: what one before this left is taken away, as its instances are.
+Asks the server for the address, follows the network as if a guest were in it, and plugs a namespace for the instances. None
+outlives its agent: those of an earlier agent are removed, as its instances are.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ log = logging.getLogger("weft.agent")
 
 
 class Held(msgspec.Struct, frozen=True):
-    """A network of ``project`` that this node stands in; ``egress_endpoint`` is None until it is plugged."""
+    """A network of ``project`` in which this node has an address."""
 
     project: str
     local: LocalAllocation
-    egress_endpoint: EgressEndpoint | None = None
+    egress_endpoint: EgressEndpoint | None = None  # None until it is plugged
 
 
 class EgressEndpoints:
-    """The node's endpoints are put into ``table``, ``reporter`` is woken when the node comes into a network or leaves one."""
+    """The node's endpoints are put into ``table``; ``reporter`` is woken when the node joins or leaves a network."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class EgressEndpoints:
         return sorted(self._held)
 
     async def ensure(self, project: str, network_uid: str) -> EgressEndpoint:
-        """Where instances reach that network; made unless it is there. Raises DriverFailed, NotFound, Forbidden, Unavailable."""
+        """The endpoint in that network, made if it is missing. Raises DriverFailed, NotFound, Forbidden, Unavailable."""
         if (held := self._held.get(network_uid)) is not None and held.egress_endpoint is not None:
             return held.egress_endpoint
         async with self._locks.setdefault(network_uid, asyncio.Lock()):
@@ -73,9 +73,7 @@ class EgressEndpoints:
             self._held[network_uid], self._table.egress[network_uid] = Held(project, local), local
             self._change()
             try:
-                await self._watches.wait_for_network(
-                    network_uid
-                )  # else the first instance would find no neighbours there
+                await self._watches.wait_for_network(network_uid)  # so that the first instance finds its neighbours
                 (namespace,) = await self._network.plug(local)
             except BaseException:
                 await asyncio.shield(self._leave(network_uid))
@@ -85,8 +83,8 @@ class EgressEndpoints:
             return egress_endpoint
 
     async def confirm(self, network_uid: str, listed: Set[str]) -> None:
-        """The server's list of a network's addresses: where it doesn't hold this node's, the server was restored, and is asked
-        anew. If another has that address by now, this node leaves the network, and comes back with another when it needs to."""
+        """Check the server's list of a network's addresses. If it lacks this node's, the server was restored: ask again. If another
+        endpoint has that address by now, leave the network; the next need of it brings a new address."""
         held = self._held.get(network_uid)
         if held is None or held.egress_endpoint is None or held.local.spec.nics[0].address in listed:
             return
@@ -104,7 +102,7 @@ class EgressEndpoints:
                 log.warning("network %s: %s", network_uid, problem.message)
 
     async def keep_only(self, needed: Callable[[], set[str]]) -> None:
-        """Leave the networks that aren't ``needed`` by then. Raises DriverFailed."""
+        """Leave the networks that are no longer ``needed``. Raises DriverFailed."""
         for uid in [uid for uid in self._held if uid not in needed()]:
             async with self._locks.setdefault(uid, asyncio.Lock()):
                 if uid in self._held and uid not in needed():
@@ -129,7 +127,7 @@ class EgressEndpoints:
 
 
 def make_local(host: Host, nic: AllocatedNic) -> LocalAllocation:
-    """Pure. A node's own NIC as if it were a guest's, which is all that networks know."""
+    """Pure. A node's own NIC as if it were a guest's: networks treat both alike."""
     spec = AllocationSpec(
         node=host.node,
         node_uid=host.node_uid,

@@ -1,4 +1,4 @@
-"""How the failure of an invocation or an instance is reported to its caller. Pure."""
+"""Failures of invocations and instances, as reported to callers. Pure."""
 
 from __future__ import annotations
 
@@ -14,18 +14,16 @@ TIMED_OUT, OUT_OF_MEMORY, EXITED = "Function.TimedOut", "Function.OutOfMemory", 
 TOO_LARGE, RECLAIMED, NO_ANSWER = "Function.ResponseTooLarge", "Function.Reclaimed", "Runtime.NoAnswer"
 INIT_TIMED_OUT = "Runtime.InitTimedOut"
 MOST_MESSAGE = 4096
-MOST_TYPE = 200  # as Lambda has it in its header
+MOST_TYPE = 200  # as in Lambda's header
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """How the caller is told that it didn't go well: a stable type, and the JSON that Lambda's callers know."""
-
-    error_type: str
-    payload: bytes
+    error_type: str  # stable
+    payload: bytes  # JSON as Lambda's
 
     @property
     def message(self) -> str:
-        """The words in its JSON."""
+        """The JSON as text."""
         return self.payload.decode(errors="replace")
 
 
@@ -34,33 +32,33 @@ def fail(error_type: str, message: str) -> Failure:
 
 
 def fail_with(problem: WeftError) -> Failure:
-    """What a driver or a fetch said, as a caller is told it; a runtime's own words as they are."""
-    said = problem.details.get("error")
-    if isinstance(said, dict):
-        return Failure(problem.token, msgspec.json.encode(said))
-    if isinstance(said, str) and said:
-        return Failure(problem.token, said.encode())
+    """The failure for a problem of a driver or a fetch; a runtime's own error is passed on unchanged."""
+    error = problem.details.get("error")
+    if isinstance(error, dict):
+        return Failure(problem.token, msgspec.json.encode(error))
+    if isinstance(error, str) and error:
+        return Failure(problem.token, error.encode())
     return fail(problem.token, problem.message)
 
 
 def is_own_fault(problem: WeftError) -> bool:
-    """Whether the function's own code is at fault: its reason has a dot then. Else it is this node, and another may do better."""
+    """Whether the function's own code is at fault: its reason has a dot. Else this node is, and another may succeed."""
     return "." in problem.token
 
 
 def describe_failure(body: bytes, header: str) -> Failure:
-    """What the runtime said of an error; a body that isn't Lambda's JSON is put into one."""
+    """The failure from a runtime's error report; a body that isn't Lambda's JSON is wrapped in it."""
     try:
-        said = msgspec.json.decode(body, type=dict[str, object])
+        error = msgspec.json.decode(body, type=dict[str, object])
     except (msgspec.MsgspecError, RecursionError):
         return fail(header or "Runtime.Unknown", body.decode(errors="replace"))
-    error_type = said.get("errorType")
+    error_type = error.get("errorType")
     named = error_type[:MOST_TYPE] if isinstance(error_type, str) else ""
     return Failure(named or header or "Runtime.Unknown", body)
 
 
 def explain_end(ended: Ended, recipe: Recipe) -> Failure:
-    """The end of an instance that nobody asked for."""
+    """The failure for an instance that ended by itself."""
     if ended.out_of_memory:
         return fail(OUT_OF_MEMORY, f"the function used more than its {recipe.memory >> 20} MiB of memory")
     if ended.signal is not None:

@@ -1,4 +1,4 @@
-"""One instance at work: its Runtime API, its output, its clock, and its end.
+"""One running instance: its Runtime API, its output, its time limits, and its end.
 
 Woken by the instance's calls, its end, and time. Reports to its listener; decides nothing about other instances.
 """
@@ -34,32 +34,30 @@ StartKind = Literal["warm", "pool", "clone", "cold"]
 
 
 class InstanceListener(Protocol):
-    """What each instance reports to."""
+    """Receives each instance's events."""
 
     def on_up(self, running: RunningInstance) -> None:
         """It asks for its first invocation."""
 
     def on_answer(self, running: RunningInstance, answer: Answer) -> None:
-        """The invocation that it served has ended, one way or another."""
+        """Its invocation has ended, with a result or an error."""
 
     def on_free(self, running: RunningInstance) -> None:
-        """It can serve another."""
+        """It can serve another invocation."""
 
     def on_over(self, running: RunningInstance, why: Failure) -> None:
-        """It is of no use any more: end it. Called once."""
+        """It can't serve any more: stop it. Called once."""
 
     def on_printed(self, running: RunningInstance, text: bytes, invocation: str) -> None: ...
 
 
 class RunningInstance:
-    """``api`` is open from ``begin`` on; ``call`` is what it serves, or will serve as soon as it asks."""
-
     def __init__(
         self, id: str, recipe: Recipe, instance: Instance, listener: InstanceListener, clock: Clock, began: float
     ) -> None:
         self.id, self.recipe, self.instance = id, recipe, instance
         self.up = self.over = self.ended = False
-        self.call: Invoke | None = None
+        self.call: Invoke | None = None  # that it serves, or will serve as soon as it asks
         self.started: StartKind = getattr(instance, "started", "cold")
         self.init_seconds = 0.0
         self.most_memory = 0
@@ -68,22 +66,22 @@ class RunningInstance:
         self._api = RuntimeApi(instance.runtime_api, self)
         self._printing = OutputReader(instance.output, self._on_printed)
         self._given_at = 0.0
-        self._fresh = True  # the next answer tells how it started
+        self._fresh = True  # the next answer reports how it started
         self._alarm: asyncio.TimerHandle | None = None
-        self._held: Answer | None = None  # waits for what was printed before it
+        self._held: Answer | None = None  # waits for the output before it
         self._sending: asyncio.Task[None] | None = None
-        self._asked = False  # for another one meanwhile
+        self._asked = False  # for another invocation, while one is held
         self._waiting: asyncio.Task[None] | None = None
         self._init_failure: Failure | None = None
 
     async def begin(self, init_seconds: float) -> None:
-        """Serve it; it must ask for its first invocation within so long."""
+        """Serve its Runtime API; it must ask for its first invocation within ``init_seconds``."""
         await self._api.open()
         self._waiting = asyncio.ensure_future(self._wait())
         self._alarm = self._loop.call_later(init_seconds, self._on_init_alarm, init_seconds)
 
     def give(self, call: Invoke) -> None:
-        """Have it served, now or when it asks."""
+        """Serve ``call``, now or when the instance asks."""
         self.call, self._given_at = call, self._clock.elapsed()
         self._printing.begin()
         self._set_alarm(call.seconds, self._on_alarm)
@@ -96,11 +94,11 @@ class RunningInstance:
         return self.call is not None and self._api.begun
 
     def end_call(self, failure: Failure) -> None:
-        """The invocation ends so, unless its answer is here already; the caller ends the instance."""
+        """End the invocation with ``failure``, unless its answer is here already; the caller stops the instance."""
         self._answer(failure.payload, failure.error_type)
 
     async def stop(self) -> None:
-        """End it, with all that belongs to it."""
+        """Stop it, and close its Runtime API and output."""
         self.over = True
         self._clear_alarm()
         if self._sending is not None:
@@ -113,7 +111,7 @@ class RunningInstance:
         await self.instance.stop()
 
     async def measure(self) -> None:
-        """Look how much memory it had, for the next answer."""
+        """Read its memory peak, for the next answer."""
         with contextlib.suppress(OSError):
             self.most_memory = await self.instance.most_memory()
 
@@ -168,7 +166,7 @@ class RunningInstance:
     async def _wait(self) -> None:
         ended = await self.instance.wait()
         self.ended = True
-        await self._clock.sleep(0)  # what it said last is on its way through the loop
+        await self._clock.sleep(0)  # its last call may still be on its way through the loop
         if not self.over:
             self._end(self._init_failure or explain_end(ended, self.recipe))
 
@@ -217,7 +215,7 @@ class RunningInstance:
             self.on_next()
 
     def set_used(self) -> None:
-        """It came up for nobody: who is served next finds it warm."""
+        """It started for no invocation: the next one finds it warm."""
         self._fresh = False
 
     def _set_alarm(self, seconds: float, call: Callable[[], None]) -> None:

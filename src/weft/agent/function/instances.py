@@ -1,6 +1,6 @@
-"""A node's instances of functions: begun, given invocations, laid to sleep, ended.
+"""A node's instances of functions: starts them, gives them invocations, pauses and ends them.
 
-Woken by invocations, instances, and time. Every decision over instances is the pool's; what becomes of each invocation is sent
+Woken by invocations, instances, and time. The pool makes every decision about instances; the result of each invocation is sent
 once, as a message to the gateway.
 """
 
@@ -30,7 +30,7 @@ MOST_READY = 16
 
 
 class Instances:
-    """``send`` takes what is for the gateway; ``changed`` is called when counts, capacity or what is prepared have changed."""
+    """``send`` sends messages to the gateway; ``changed`` is called when counts, capacity or prepared recipes have changed."""
 
     def __init__(
         self,
@@ -47,11 +47,11 @@ class Instances:
         self.pool = Pool(capacity)
         self.recipes: dict[str, Recipe] = {}
         self.ahead = Prewarmer(self._drivers.values(), parts, clock, send, changed)
-        self._came_up: set[str] = set()  # recipes of which an instance did
+        self._came_up: set[str] = set()  # recipes of which an instance came up
         self.running: dict[str, RunningInstance] = {}
         self.closing = False
         self._dropped: set[str] = set()
-        self._waiting: dict[str, Invoke] = {}  # by instance: for whom it is coming up
+        self._waiting: dict[str, Invoke] = {}  # by instance: the invocation that it starts for
         self._preparing: dict[str, list[str]] = {}  # by instance: the requests that wait for it
         self._tasks: set[asyncio.Task[Any]] = set()
         self._reviewing: asyncio.TimerHandle | None = None
@@ -64,7 +64,7 @@ class Instances:
             except WeftError as problem:
                 self.isolations[isolation] = problem.message
                 continue
-            except Exception as problem:  # a defect of one isolation keeps no guest of this node from its care
+            except Exception as problem:  # a defect of one isolation must not end the agent
                 log.exception("functions with isolation %s", isolation)
                 self.isolations[isolation] = f"the node failed: {problem}"
                 continue
@@ -90,17 +90,17 @@ class Instances:
         return self.isolations.get(isolation, f"this node runs no functions with isolation {isolation}")
 
     def prepared(self) -> set[str]:
-        """Digests of the recipes that a new instance begins from without waiting: one has come up here, or there is a template."""
+        """Digests of the recipes whose new instances start at once: one has come up here, or there is a template."""
         return self._came_up | self.ahead.templates()
 
-    # --- what is needed ----------------------------------------------------------------------------------------------
+    # --- requests ----------------------------------------------------------------------------------------------------
 
     def learn(self, recipe: Recipe) -> None:
         self.recipes[recipe.digest] = recipe
         self._dropped.discard(recipe.digest)
 
     def serve(self, call: Invoke, recipe: Recipe) -> None:
-        """Have it served by an instance that is idle or coming up, else by a new one; refused if there is no capacity."""
+        """Serve it by an instance that is idle or coming up, else by a new one; refuse it without capacity."""
         member = self.pool.take(recipe.digest, self._clock.elapsed())
         if member is None:
             lack = self._begin(recipe, call)
@@ -119,17 +119,17 @@ class Instances:
         self._changed()
 
     def prepare(self, request: str, recipe: Recipe) -> None:
-        """See that an instance comes up, or that it could; of an image without a digest, which that is. Told as ``Prepared``."""
+        """Check that an instance comes up, or could; resolve an image without a digest. Answered by ``Prepared``."""
         driver = self._drivers[recipe.isolation]
         if recipe.is_open:
-            self._spawn(self.ahead.look_up(request, recipe))
+            self._spawn(self.ahead.resolve(request, recipe))
         elif isinstance(driver, HasTemplates):
             self._spawn(self.ahead.prepare(driver, request, recipe))
         elif (lack := self._begin(recipe, None, request)) is not None:
             self._send(Refused(request, "insufficientResources", lack.message))
 
     def keep(self, digest: str, idle_seconds: float, ready: int) -> None:
-        """How long idle ones stay, and how many stand ready."""
+        """Set how long idle instances stay, and how many stand ready."""
         ready = min(ready, MOST_READY)
         self.pool.keep(digest, idle_seconds, ready)
         recipe = self.recipes.get(digest)
@@ -145,7 +145,7 @@ class Instances:
         self._review()
 
     def drop(self, digest: str) -> None:
-        """No more of that recipe: those that serve nobody end now, the others after their call."""
+        """End the recipe's instances: idle ones now, the others after their invocation."""
         self._came_up.discard(digest)
         self._dropped.add(digest)
         for id in self.pool.drop(digest):
@@ -154,7 +154,7 @@ class Instances:
         self._changed()
 
     def shrink(self, capacity: FreeCapacity) -> None:
-        """There is so much capacity now; instances that exceed it are ended."""
+        """Set the capacity; instances that exceed it are ended."""
         for id in self.pool.shrink(capacity):
             self._end(id, fail(RECLAIMED, "the node needed the capacity for a reserved workload"))
         self._changed()
@@ -162,7 +162,7 @@ class Instances:
     # --- coming up ---------------------------------------------------------------------------------------------------
 
     def _begin(self, recipe: Recipe, call: Invoke | None, prepares: str = "") -> Lack | None:
-        """Start an instance, for ``call`` if there is one; why not, if there is no capacity."""
+        """Start an instance, for ``call`` if there is one; the lack, if there is no capacity."""
         id, now = secrets.token_hex(5), self._clock.elapsed()
         gone = self.pool.begin(id, recipe.digest, Need(recipe.cpu, recipe.memory), now, spoken_for=call is not None)
         if isinstance(gone, Lack):
@@ -186,7 +186,7 @@ class Instances:
             self.pool.forget(id)
             self._fail_start(id, problem)
             return
-        except Exception as problem:  # a defect is reported to those who wait, and no other instance notices
+        except Exception as problem:  # a defect is reported to its callers, and affects no other instance
             log.exception("an instance of %s", recipe.what)
             self.pool.forget(id)
             self._fail_start(id, WeftError(f"the node failed: {problem}"))
@@ -199,19 +199,19 @@ class Instances:
         try:
             await running.begin(INIT_SECONDS)
         except OSError as problem:
-            self.on_over(running, fail(EXITED, f"its Runtime API can't be served: {problem}"))
+            self.on_over(running, fail(EXITED, f"the node can't serve its Runtime API: {problem}"))
 
     async def _wake(self, running: RunningInstance, call: Invoke) -> None:
         self._waiting[running.id] = call
         try:
             await running.instance.resume()
         except (WeftError, OSError) as problem:
-            self.on_over(running, fail(EXITED, f"its instance can't be resumed: {problem}"))
+            self.on_over(running, fail(EXITED, f"the node can't resume its instance: {problem}"))
             return
         if self._waiting.pop(running.id, None) is not None and not running.over:
             running.give(call)
 
-    # --- what instances report -----------------------------------------------------------------------------------------
+    # --- events of instances -------------------------------------------------------------------------------------------
 
     def on_up(self, running: RunningInstance) -> None:
         now, id = self._clock.elapsed(), running.id
@@ -230,7 +230,7 @@ class Instances:
         self._changed()
 
     def on_answer(self, running: RunningInstance, answer: Answer) -> None:
-        if not running.over:  # it asks for the next in a moment, and may be given it before
+        if not running.over:  # it will ask for the next in a moment
             self.pool.free(running.id, self._clock.elapsed())
         if answer.start == "warm" or running.over:
             self._send(answer)
@@ -264,12 +264,12 @@ class Instances:
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def _end(self, id: str, why: Failure | None) -> None:
-        """Take one that the pool counts no more out of service; ``why`` is reported to those who wait for it."""
+        """Stop an instance that has left the pool; ``why`` is reported to its callers."""
         running = self.running.get(id)
         failure = why or fail(RECLAIMED, "its instance was stopped")
         self._fail_waiting(id, failure)
         if running is None:
-            return  # still on its way: it is ended when it has come
+            return  # still starting: it is stopped when it is up
         running.over = True
         if running.call is not None:
             running.end_call(failure)
@@ -279,12 +279,12 @@ class Instances:
         try:
             await running.stop()
         except (WeftError, OSError) as problem:
-            log.warning("%s: instance %s can't be stopped cleanly: %s", running.recipe.what, running.id, problem)
+            log.warning("%s: can't stop instance %s cleanly: %s", running.recipe.what, running.id, problem)
         self.running.pop(running.id, None)
         self._forget_dropped(running.recipe.digest)
 
     def _forget_dropped(self, digest: str) -> None:
-        """What instances of it shared goes with the last of them."""
+        """Remove what a dropped recipe's instances shared, after the last of them."""
         if digest in self._dropped and not any(one.digest == digest for one in self.pool.members.values()):
             self._dropped.discard(digest)
             recipe = self.recipes.pop(digest, None)
@@ -292,18 +292,18 @@ class Instances:
             for (
                 isolation,
                 driver,
-            ) in self._drivers.items():  # of what was told to an agent before this one, each may have some
+            ) in self._drivers.items():  # any may have files of a recipe that only an earlier agent knew
                 if recipe is None or recipe.isolation == isolation:
                     self._spawn(driver.forget(digest))
             if recipe is not None and recipe.network:
                 self._spawn(self._parts.let_go(self._networks))
 
     def _networks(self) -> set[str]:
-        """Uids of those that recipes here name."""
+        """Uids of the networks that recipes here name."""
         return {recipe.network for recipe in self.recipes.values() if recipe.network}
 
     def _fail_start(self, id: str, problem: WeftError) -> None:
-        """None came to be: by the code's own fault, or by this node's, and then another may do better."""
+        """The start failed: by the code's own fault, or by this node's, and then another node may succeed."""
         if is_own_fault(problem):
             self._fail_waiting(id, fail_with(problem))
             return
@@ -325,7 +325,7 @@ class Instances:
     # --- time --------------------------------------------------------------------------------------------------------
 
     def _review(self) -> None:
-        """Let go of what has been idle for too long, let the rest sleep, and look again when that may change."""
+        """End instances that were idle for too long, pause the other idle ones, and schedule the next review."""
         if self._reviewing is not None:
             self._reviewing.cancel()
             self._reviewing = None

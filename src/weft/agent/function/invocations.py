@@ -1,7 +1,7 @@
-"""The gateway's side of functions on one node: takes its requests, keeps each answer until it is acknowledged, and what was printed
-until it was written down, and reports the state of its instances.
+"""Serves the gateway's requests for functions: keeps each answer until it is acknowledged, and output until it is written down, and
+reports the state of the instances.
 
-Woken by messages, by instances, and by allocations that need capacity. Every invocation is begun at most once.
+Woken by messages, by instances, and by allocations that need capacity. Every invocation begins at most once.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Measure = Callable[[], FreeCapacity]
 
 
 class Functions:
-    """``measure`` returns the free capacity now. Of several gateways the one that connected last is served."""
+    """``measure`` returns the free capacity now. The gateway that connected last is served."""
 
     def __init__(
         self, drivers: Mapping[Isolation, InstanceDriver], parts: Artifacts, measure: Measure, clock: Clock
@@ -50,7 +50,7 @@ class Functions:
         self._parts, self._measure = parts, measure
         self.instances = Instances(drivers, parts, measure(), clock, self._on_message, self._schedule_state)
         self.isolations = self.instances.isolations
-        self._digest_of: dict[str, str] = {}  # by invocation under way
+        self._digest_of: dict[str, str] = {}  # by pending invocation
         self._answers: dict[str, Answer] = {}
         self._unwritten = PendingOutput(clock)
         self._send: Send | None = None
@@ -58,12 +58,12 @@ class Functions:
         self._state_due: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
-        """Find out what this node can do, and end what an agent before this one left behind."""
+        """Probe the drivers, and stop the instances of an earlier agent."""
         await self.instances.start()
         self._schedule_state()
 
     async def close(self) -> None:
-        """No invocation is taken any more; those under way are ended, and so is every instance."""
+        """Take no more invocations; end the pending ones and every instance."""
         if self._state_due is not None:
             self._state_due.cancel()
         await self.instances.close()
@@ -78,11 +78,11 @@ class Functions:
         return self._parts.images_of(self.instances.recipes)
 
     def report(self) -> dict[str, str]:
-        """For the node's report: in which isolations it runs instances, or why not."""
+        """For the node's report: by isolation "yes", or why instances can't run here."""
         return {isolation: why or "yes" for isolation, why in self.isolations.items()}
 
     def count(self) -> InstancesCounted:
-        """For the node's sign of life: how many instances there are, and what is counted for them."""
+        """For the heartbeat."""
         pool, paused = self.instances.pool, self.instances.ahead.count_ready().values()
         busy, idle, ready = (sum(counts) for counts in zip((0, 0, 0), *pool.counts().values(), strict=True))
         memory = sum(one.need.memory for one in pool.members.values()) + sum(copies.memory for copies in paused)
@@ -93,11 +93,11 @@ class Functions:
         self.instances.shrink(self._measure())
 
     def connect(self, send: Send) -> None:
-        """From here on it is told; first what is still here of what was begun before, and what was printed before how it ended."""
+        """Send everything through ``send`` from now on: first the pending invocations, then output, then answers."""
         self._send, self._sent = send, None
         underway = {**self._digest_of, **{id: "" for id in self._answers if id not in self._digest_of}}
         send(Underway(list(underway), list(underway.values())))
-        for printed in self._unwritten.tell():
+        for printed in self._unwritten.list():
             send(printed)
         for answer in self._answers.values():
             send(answer)
@@ -132,7 +132,7 @@ class Functions:
         if call.id in self._answers:
             self._send_message(self._answers[call.id])
         elif call.id in self._digest_of:
-            return  # it is under way
+            return  # it is pending
         elif (problem := self._refuse(call)) is not None:
             self._send_message(problem)
         else:
@@ -140,7 +140,7 @@ class Functions:
             self.instances.serve(call, self.instances.recipes[call.digest])
 
     def _refuse(self, message: Invoke | Prepare) -> Refused | None:
-        """Why this node doesn't even try."""
+        """Why this node refuses it at once, if it does."""
         recipe = self.instances.recipes.get(message.digest)
         if recipe is None:
             return Refused(message.id, "unknownRecipe", f"this node doesn't know function code {message.digest[:12]}")
@@ -151,7 +151,7 @@ class Functions:
         return None
 
     def _on_message(self, message: FromAgent) -> None:
-        """What instances tell goes on; an answer and what was printed are kept, and what was refused after all is not under way."""
+        """Pass on a message of the instances; answers and output are kept, and a refused invocation is no longer pending."""
         if isinstance(message, Answer):
             self._answers[message.id] = message
         elif isinstance(message, Refused):

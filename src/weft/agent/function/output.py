@@ -1,6 +1,6 @@
-"""What an instance prints: read from its pipe at a bounded rate, passed on in whole lines, its end kept for the answer.
+"""An instance's output: read from its pipe at a bounded rate, passed on in whole lines, its end kept for the answer.
 
-One that prints without end fills the pipe and waits: it slows itself, and nobody else.
+An instance that prints without end fills the pipe and waits: it slows only itself.
 """
 
 from __future__ import annotations
@@ -15,14 +15,12 @@ BYTES_PER_SECOND = 1 << 20
 BURST_BYTES = 4 << 20
 MOST_LINE_BYTES = 16384
 
-Tell = Callable[[bytes], None]
-
 
 class OutputReader:
     """Reads ``descriptor`` (non-blocking) until it ends or ``close``."""
 
-    def __init__(self, descriptor: int, tell: Tell) -> None:
-        self._descriptor, self._tell = descriptor, tell
+    def __init__(self, descriptor: int, deliver: Callable[[bytes], None]) -> None:
+        self._descriptor, self._deliver = descriptor, deliver
         self._loop = asyncio.get_running_loop()
         self._credit, self._at = float(BURST_BYTES), self._loop.time()
         self._line = b""
@@ -32,17 +30,17 @@ class OutputReader:
         self._loop.add_reader(descriptor, self._on_readable)
 
     def begin(self) -> None:
-        """What comes from here on belongs to another invocation."""
+        """Later output belongs to another invocation."""
         self.catch_up()
         self._tail = b""
 
     def tail(self) -> bytes:
-        """The end of what was printed since ``begin``, up to now."""
+        """The end of the output since ``begin``."""
         self.catch_up()
         return self._tail
 
     def catch_up(self) -> None:
-        """Read what is there already, as far as the rate allows it."""
+        """Read the pipe's content, as far as the rate allows it."""
         while self._reading and self._resting is None and self._read():
             pass
 
@@ -50,11 +48,8 @@ class OutputReader:
         """Read no more; the descriptor stays open."""
         if self._reading:
             self.catch_up()
-            self._reading = False
-            self._loop.remove_reader(self._descriptor)
-            if self._line:
-                self._tell(self._line + b"\n")
-                self._line = b""
+        if self._reading:
+            self._close_at_end()
         if self._resting is not None:
             self._resting.cancel()
             self._resting = None
@@ -77,27 +72,27 @@ class OutputReader:
         except OSError:
             piece = b""
         if not piece:
-            self.close_at_end()
+            self._close_at_end()
             return False
         self._credit -= len(piece)
         self._tail = (self._tail + piece)[-TAIL_BYTES:]
-        self._say(piece)
+        self._deliver_lines(piece)
         return True
 
-    def close_at_end(self) -> None:
+    def _close_at_end(self) -> None:
         self._reading = False
         self._loop.remove_reader(self._descriptor)
         if self._line:
-            self._tell(self._line + b"\n")
+            self._deliver(self._line + b"\n")
             self._line = b""
 
-    def _say(self, piece: bytes) -> None:
+    def _deliver_lines(self, piece: bytes) -> None:
         whole, newline, rest = (self._line + piece).rpartition(b"\n")
         if newline:
-            self._tell(whole + newline)
+            self._deliver(whole + newline)
         self._line = rest
         if len(self._line) > MOST_LINE_BYTES:
-            self._tell(self._line)
+            self._deliver(self._line)
             self._line = b""
 
     def _rest(self) -> None:

@@ -1,7 +1,7 @@
-"""What instances printed that no gateway has said to have written down: told again on its next connection, or to the next one.
+"""Instances' output that no gateway has confirmed as written down: it is sent again on the gateway's next connection.
 
-Numbered as it comes, so that one word lets go of all up to there. Bounded, for each recipe and for all: what is too much while no
-gateway takes it is gone, and costs no other recipe its lines.
+Numbered, so that one message confirms everything up to a number. Bounded for each recipe and for all: excess output is lost, and
+costs no other recipe its lines.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from weft.contracts.clock import Clock
 from weft.protocol.invocations import Printed
 
 MOST_BYTES = 4 << 20
-MOST_OF_ONE_BYTES = 1 << 20  # of one recipe's
-_EACH_BYTES = 512  # what keeping one takes beside its text
+MOST_OF_ONE_BYTES = 1 << 20  # of one recipe
+_EACH_BYTES = 512  # overhead of one beside its text
 
 
 class PendingOutput:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._kept: deque[tuple[float, Printed]] = deque()  # and when it was printed
+        self._kept: deque[tuple[float, Printed]] = deque()  # with the time it was printed
         self._bytes: Counter[str] = Counter()  # by digest
         self._all_bytes = 0
-        self._serial = int(clock.now() * 1e6)  # higher than any of an agent before this one
+        self._serial = int(clock.now() * 1e6)  # higher than an earlier agent's
 
     def add(self, printed: Printed) -> Printed:
-        """The same with its number; kept if it fits."""
+        """``printed`` with its serial; kept if it fits."""
         self._serial += 1
         numbered = msgspec.structs.replace(printed, serial=self._serial)
         weight = _weigh(numbered)
@@ -39,7 +39,7 @@ class PendingOutput:
         return numbered
 
     def let_go(self, serial: int) -> None:
-        """All up to there is written down."""
+        """Drop everything up to ``serial``: it is written down."""
         while self._kept and self._kept[0][1].serial <= serial:
             _, printed = self._kept.popleft()
             weight = _weigh(printed)
@@ -48,8 +48,8 @@ class PendingOutput:
             if not self._bytes[printed.digest]:
                 del self._bytes[printed.digest]
 
-    def tell(self) -> list[Printed]:
-        """All of it, in its order, each with its age."""
+    def list(self) -> list[Printed]:
+        """All kept output in order, each with its age."""
         now = self._clock.elapsed()
         return [msgspec.structs.replace(printed, age=now - at) for at, printed in self._kept]
 

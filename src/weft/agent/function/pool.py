@@ -1,8 +1,8 @@
-"""Which instance serves an invocation, which is started, which must go: decided over all recipes of a node at once. Pure.
+"""Decides over all recipes of a node which instance serves an invocation, which starts and which ends. Pure.
 
-Instances are opportunistic: they live in what allocations leave. Memory is hard: nothing is begun without it, idle instances go
-for it, the longest unused first, and when an allocation needs the capacity those at work go too, the youngest first. CPU is given
-away several times over, and only to instances at work.
+Instances use only the capacity that allocations leave free. Memory is never overcommitted: an instance starts only with enough of
+it, idle ones end to free it, the longest unused first, and when an allocation needs it busy ones end too, the youngest first. CPU
+is overcommitted, and only busy instances count.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Literal
 import msgspec
 
 CPU_OVERCOMMIT = 4.0
-IDLE_SECONDS = 600.0  # until the gateway says otherwise
-PAUSE_SECONDS = 0.1  # idle for so long, an instance gets no CPU any more
+IDLE_SECONDS = 600.0  # until the gateway sets another limit
+PAUSE_SECONDS = 0.1  # after this an idle instance gets no CPU
 
 State = Literal["starting", "idle", "busy"]
 
 
 class FreeCapacity(msgspec.Struct, frozen=True):
-    """What there is for instances: the node's capacity without its allocations. ``cpu`` in cores, given away several times."""
+    """The node's capacity without its allocations."""
 
-    cpu: float
-    memory: int
+    cpu: float  # cores, overcommitted
+    memory: int  # bytes
 
 
 class Need(msgspec.Struct, frozen=True):
@@ -31,20 +31,20 @@ class Need(msgspec.Struct, frozen=True):
 
 
 class Lack(msgspec.Struct, frozen=True):
-    """Why nothing can be begun, for people."""
+    """Why no instance can start."""
 
-    message: str
+    message: str  # for people
 
 
 class Member(msgspec.Struct):
-    """An instance. ``spoken_for``: it serves an invocation, or will as soon as it is up."""
+    """An instance."""
 
     id: str
     digest: str
     need: Need
     state: State = "starting"
-    spoken_for: bool = False
-    since: float = 0.0  # when it came into its state
+    spoken_for: bool = False  # it serves an invocation, or will as soon as it is up
+    since: float = 0.0  # when it entered its state
     paused: bool = False
 
 
@@ -54,17 +54,17 @@ class _Retention(msgspec.Struct):
 
 
 class Pool:
-    """Times are those of one clock that never jumps; every method that gives ids leaves acting on them to its caller."""
+    """Times are those of one monotonic clock. The caller acts on the ids that methods return."""
 
     def __init__(self, capacity: FreeCapacity) -> None:
         self.capacity = capacity
         self.members: dict[str, Member] = {}
         self._retention: dict[str, _Retention] = {}
 
-    # --- what is asked ---------------------------------------------------------------------------------------------
+    # --- requests ---------------------------------------------------------------------------------------------------
 
     def take(self, digest: str, now: float) -> Member | None:
-        """An instance for an invocation: idle, the last one used first, or one that is coming up for nobody yet."""
+        """An instance for an invocation: an idle one, the last used first, or one that is starting for no invocation."""
         mine = [member for member in self.members.values() if member.digest == digest and not member.spoken_for]
         idle = [member for member in mine if member.state == "idle"]
         if idle:
@@ -77,7 +77,7 @@ class Pool:
         return None
 
     def begin(self, id: str, digest: str, need: Need, now: float, *, spoken_for: bool) -> list[str] | Lack:
-        """Count a new instance; the ids of idle ones that must go for it, or why none can begin."""
+        """Count a new instance; the ids of idle ones that must end for it, or why it can't start."""
         lacking = self._lacking(need)
         if lacking.message:
             return lacking
@@ -91,20 +91,20 @@ class Pool:
         self._retention[digest] = _Retention(max(0.0, idle_seconds), max(0, ready))
 
     def drop(self, digest: str) -> list[str]:
-        """No more of this recipe: those that serve nobody, to be ended."""
+        """Keep no more of this recipe; the ids of those that serve no invocation, which must end."""
         self._retention[digest] = _Retention(0.0, 0)
         return self._remove([one.id for one in self.members.values() if one.digest == digest and not one.spoken_for])
 
-    # --- what happens ----------------------------------------------------------------------------------------------
+    # --- events -----------------------------------------------------------------------------------------------------
 
     def free(self, id: str, now: float) -> None:
-        """It has come up with nothing to do, or has answered."""
+        """It is up without an invocation, or has answered."""
         member = self.members.get(id)
         if member is not None:
             member.state, member.spoken_for, member.since, member.paused = "idle", False, now, False
 
     def serve(self, id: str, now: float) -> None:
-        """It has come up for the invocation that it was started for."""
+        """It is up, and serves the invocation that it was started for."""
         member = self.members.get(id)
         if member is not None:
             member.state, member.spoken_for, member.since = "busy", True, now
@@ -113,7 +113,7 @@ class Pool:
         self.members.pop(id, None)
 
     def shrink(self, capacity: FreeCapacity) -> list[str]:
-        """Allocations take that much now: the ids of those that must go."""
+        """Set the capacity; the ids of those that must end."""
         self.capacity, gone = capacity, []
         while self._memory_used() > capacity.memory and self.members:
             if any(not one.spoken_for for one in self.members.values()):
@@ -123,10 +123,10 @@ class Pool:
                 gone += self._remove([youngest.id])
         return gone
 
-    # --- what time brings ------------------------------------------------------------------------------------------
+    # --- time -------------------------------------------------------------------------------------------------------
 
     def expire(self, now: float) -> list[str]:
-        """Idle ones whose time is over, but for those that should stand ready; the caller ends them."""
+        """Idle ones whose time is over, except those that should stand ready; the caller ends them."""
         gone: list[str] = []
         for digest in {one.digest for one in self.members.values()}:
             retention = self._retention.get(digest, _Retention())
@@ -139,7 +139,7 @@ class Pool:
         return self._remove(gone)
 
     def pause(self, now: float) -> list[str]:
-        """Idle ones that get no CPU from now on."""
+        """Idle ones that the caller pauses now."""
         tired = [
             one
             for one in self.members.values()
@@ -150,33 +150,32 @@ class Pool:
         return [member.id for member in tired]
 
     def lacking_ready(self, digest: str) -> int:
-        """How many instances should be started so that as many stand ready as was asked for."""
+        """How many instances must start so that enough stand ready."""
         spare = sum(one.digest == digest and not one.spoken_for for one in self.members.values())
         return max(0, self._retention.get(digest, _Retention()).ready - spare)
 
     def next_review(self, now: float) -> float | None:
-        """Seconds until ``expire`` or ``pause``, asked just now, may have something more to say; None: not before something
-        happens."""
+        """Seconds until ``expire`` or ``pause``, called just now, may return more; None: not before an event."""
         moments = []
         for one in self.members.values():
             if one.state == "idle":
                 if not one.paused:
                     moments.append(one.since + PAUSE_SECONDS)
                 moments.append(one.since + self._retention.get(one.digest, _Retention()).idle_seconds)
-        later = [moment - now for moment in moments if moment > now]  # what is past was kept on purpose
+        later = [moment - now for moment in moments if moment > now]  # past ones were kept on purpose
         return min(later) if later else None
 
-    # --- figures ---------------------------------------------------------------------------------------------------
+    # --- figures ----------------------------------------------------------------------------------------------------
 
     def free_memory(self) -> int:
-        """What new instances could have if all that serve nobody went."""
+        """Bytes for new instances, if all that serve no invocation ended."""
         return max(0, self.capacity.memory - sum(one.need.memory for one in self.members.values() if one.spoken_for))
 
     def free_cpu(self) -> float:
         return max(0.0, self.capacity.cpu - self._cpu_used())
 
     def counts(self) -> dict[str, tuple[int, int, int]]:
-        """By recipe: at work or coming up for someone, idle, coming up for nobody."""
+        """By recipe: those busy or starting for an invocation, idle, starting for none."""
         found: dict[str, tuple[int, int, int]] = {}
         for one in self.members.values():
             busy, idle, ready = found.get(one.digest, (0, 0, 0))
@@ -208,7 +207,7 @@ class Pool:
         return sum(one.need.cpu for one in self.members.values() if one.spoken_for or one.state == "starting")
 
     def _drop_idle(self) -> str:
-        """The one that serves nobody and is unused for longest."""
+        """Drop the instance without an invocation that is unused for longest."""
         oldest = min((one for one in self.members.values() if not one.spoken_for), key=lambda one: one.since)
         self._remove([oldest.id])
         return oldest.id
@@ -220,12 +219,12 @@ class Pool:
 
 
 def measure_capacity(cpu: float, memory: int, taken_cpu: float, taken_memory: int) -> FreeCapacity:
-    """What a node of that capacity leaves to instances, beside allocations that take so much."""
+    """The capacity that a node's allocations leave to instances."""
     return FreeCapacity(max(0.0, cpu * CPU_OVERCOMMIT - taken_cpu), max(0, memory - taken_memory))
 
 
 def measure_left(pool: Pool) -> int:
-    """Bytes that instances which have come up leave: copies that stand still may have them until others need them."""
+    """Bytes that instances which are up leave: paused clones may have them until others need them."""
     return max(
         0, pool.capacity.memory - sum(one.need.memory for one in pool.members.values() if one.state != "starting")
     )

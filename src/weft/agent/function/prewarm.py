@@ -1,5 +1,4 @@
-"""What is made ahead of demand: which image a tag means, now; where instances are copies, the template of a recipe, and copies
-of it that stand still."""
+"""What is made ahead of demand: a tag's digest; for instances that are clones, a recipe's template and paused clones."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ Send = Callable[[FromAgent], None]
 
 
 class Prewarmer:
-    """``changed`` is called when there are other copies that stand still, or other templates."""
+    """``changed`` is called when the paused clones or the templates have changed."""
 
     def __init__(
         self,
@@ -37,7 +36,7 @@ class Prewarmer:
         self._progress_at = 0.0
 
     def count_ready(self) -> dict[str, Ready]:
-        """Copies that stand still, by recipe; the pool of instances doesn't count them."""
+        """Paused clones, by recipe; the pool of instances doesn't count them."""
         return {digest: ready for driver in self._drivers for digest, ready in driver.count_ready().items()}
 
     def templates(self) -> set[str]:
@@ -45,43 +44,43 @@ class Prewarmer:
         return {digest for driver in self._drivers for digest in driver.templates()}
 
     def bound(self, memory: int) -> None:
-        """They may take so many bytes from now on."""
+        """Bound the memory of paused clones, in bytes."""
         for driver in self._drivers:
             driver.bound_ready(memory)
 
-    async def look_up(self, request: str, recipe: Recipe) -> None:
-        """Which image a tag means now is told as ``Prepared``."""
+    async def resolve(self, request: str, recipe: Recipe) -> None:
+        """Send a tag's current digest as ``Prepared``."""
         began = self._clock.elapsed()
         try:
-            image = await self._parts.look_up(recipe, lambda word: self.record_progress(request, word))
+            image = await self._parts.resolve(recipe, lambda word: self.record_progress(request, word))
         except WeftError as problem:
             self._send(Prepared(request, True, problem.token, problem.message))
             return
         self._send(Prepared(request, True, seconds=self._clock.elapsed() - began, image=image))
 
     async def prepare(self, driver: HasTemplates, request: str, recipe: Recipe) -> None:
-        """Make the template; how that went is told as ``Prepared``."""
+        """Make the template, and send the result as ``Prepared``."""
         began = self._clock.elapsed()
         try:
             roots = await self._parts.ensure(recipe, lambda word: self.record_progress(request, word))
             self._send(Prepared(request, False, message="template"))
             await driver.prepare(recipe, roots)
         except WeftError as problem:
-            told = fail_with(problem).message if is_own_fault(problem) else problem.message
-            self._send(Prepared(request, True, problem.token, told, self._clock.elapsed() - began))
+            message = fail_with(problem).message if is_own_fault(problem) else problem.message
+            self._send(Prepared(request, True, problem.token, message, self._clock.elapsed() - began))
             return
         self._send(Prepared(request, True, seconds=self._clock.elapsed() - began))
 
     async def keep_ready(self, driver: HasTemplates, recipe: Recipe, count: int) -> None:
-        """Have so many copies stand still."""
+        """Keep ``count`` paused clones."""
         try:
             roots = await self._parts.ensure(recipe, lambda word: None)
             await driver.keep_ready(recipe, roots, count)
         except WeftError as problem:
-            log.warning("%s: instances can't be prewarmed: %s", recipe.what, problem.message)
+            log.warning("%s: can't prewarm instances: %s", recipe.what, problem.message)
 
     def record_progress(self, request: str, word: str) -> None:
-        """At most one a second for all: each becomes a write in the store."""
+        """Send the progress, at most once a second for all: each becomes a write in the store."""
         now = self._clock.elapsed()
         if now - self._progress_at >= PROGRESS_SECONDS:
             self._progress_at = now

@@ -24,23 +24,23 @@ _ACCEPTED = b'HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\nContent
 
 
 class Given(msgspec.Struct, frozen=True):
-    """One invocation as the code in an instance sees it; ``deadline`` in unix seconds."""
+    """One invocation as the code in an instance sees it."""
 
     id: str
     payload: bytes
-    deadline: float
+    deadline: float  # unix seconds
     arn: str = ""
     client_context: str = ""
 
 
 class Listener(Protocol):
-    """Told at once, from within the call; ``error_type`` as the runtime says it, "" if it doesn't."""
+    """Called at once, from within the instance's call; ``error_type`` is the runtime's, or ""."""
 
     def on_next(self) -> None:
         """It is ready for an invocation: after it came up, and after each answer."""
 
     def on_answer(self, id: str, body: bytes, error_type: str | None) -> None:
-        """``error_type`` None: it went well."""
+        """``error_type`` None: success."""
 
     def on_too_large(self, id: str) -> None: ...
 
@@ -63,13 +63,13 @@ class RuntimeApi:
         self._server = await loop.create_server(lambda: _Connection(self), sock=self._listening)
 
     def give(self, given: Given) -> None:
-        """The next one, for the next request; the one before must have been answered."""
+        """Set the next invocation; the one before must have been answered."""
         self._given, self._sent = given, False
         self._hand_out()
 
     @property
     def begun(self) -> bool:
-        """Whether the code has got the invocation that was last given."""
+        """Whether the code has received the last given invocation."""
         return self._sent
 
     def close(self) -> None:
@@ -79,7 +79,7 @@ class RuntimeApi:
             connection.abort()
 
     def joined(self, connection: _Connection) -> bool:
-        """False: there are enough."""
+        """False: there are too many connections."""
         self._connections.add(connection)
         return len(self._connections) <= MOST_CONNECTIONS
 
@@ -96,7 +96,7 @@ class RuntimeApi:
             self.listener.on_next()
 
     def answered(self, id: str, body: bytes, error_type: str | None) -> bool:
-        """False: not the invocation that is under way."""
+        """False: the invocation isn't the current one."""
         if self._given is None or not self._sent or self._given.id != id:
             return False
         self._given = None
@@ -116,7 +116,7 @@ class RuntimeApi:
 
 
 def encode_given(given: Given) -> bytes:
-    """Pure, but for the trace's random name. The answer to ``next``."""
+    """The answer to ``next``. Pure except for the trace's random id."""
     trace = f"Root=1-{int(given.deadline):08x}-{os.urandom(12).hex()};Parent={os.urandom(8).hex()};Sampled=0"
     head = (
         f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nLambda-Runtime-Aws-Request-Id: {given.id}\r\n"
@@ -138,7 +138,7 @@ def _one_line(text: str) -> str:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection of the instance's; a parser calls it back."""
+    """One connection of the instance; its parser calls back."""
 
     def __init__(self, api: RuntimeApi) -> None:
         self._api = api

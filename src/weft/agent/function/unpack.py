@@ -1,7 +1,7 @@
-"""Archives laid out as folders that instances see: a function's zip, and the tar with a managed runtime's root.
+"""Unpacks archives into folders for instances: a function's zip, and the tar with a managed runtime's root.
 
-Archives come from strangers: a member that would lie elsewhere, or isn't a folder, a plain file or a link within, is refused, and
-so is more than an archive of its kind may hold. Nothing is ever written through a link: links come last, or where nothing follows.
+Archives come from strangers: a member outside the folder, or one that isn't a folder, a plain file or a link within it, is refused,
+and so is an archive beyond its limits. Nothing is written through a link: links are made last, or nothing follows below them.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ MOST_LINK_BYTES = 4096
 
 
 def lay_out_code(archive: Path, folder: Path) -> None:
-    """The zip's files in ``folder``, which is empty; readable for all users, however they were packed. Raises DriverFailed
-    (``Function.BadCode``)."""
+    """Unpack the zip into the empty ``folder``, readable for all users. Raises DriverFailed (``Function.BadCode``)."""
     links: list[tuple[Path, str]] = []
     left = MOST_CODE_BYTES
     try:
@@ -58,7 +57,7 @@ def lay_out_code(archive: Path, folder: Path) -> None:
 
 
 def lay_out_root(archive: BinaryIO, folder: Path) -> None:
-    """The tar's files in ``folder``, which is empty: modes kept but for setuid and setgid, owned by the caller. Raises
+    """Unpack the tar into the empty ``folder``: modes are kept except setuid and setgid, the caller owns the files. Raises
     DriverFailed (``notAnImage``)."""
     left, count = MOST_ROOT_BYTES, 0
     folders = {folder}
@@ -95,8 +94,8 @@ def safe_path(name: str) -> PurePosixPath:
 
 
 def stays_within(place: PurePosixPath, aim: str) -> bool:
-    """Pure. Whether a link at ``place`` (relative to the folder) to ``aim`` leads to something in the folder, whatever else is a
-    link there."""
+    """Pure. Whether a link at ``place`` (relative to the folder) to ``aim`` stays in the folder, even if other members are
+    links."""
     depth = len(place.parts) - 1
     if aim.startswith("/") or not aim or "\0" in aim:
         return False
@@ -116,7 +115,7 @@ def _bad_root(what: str) -> DriverFailed:
 
 
 def _copy(content: IO[bytes], place: Path, left: int, name: str) -> int:
-    """Write it; how many bytes may still come."""
+    """Write it; the number of bytes that may still follow."""
     with place.open("xb") as out:
         while piece := content.read(1 << 20):
             left -= len(piece)

@@ -1,5 +1,5 @@
-"""Both ends of the migration of a guest that doesn't run: its disks are sent as they are, and it may start at the target once that
-one has saved that they are all there. Until then they are the source's.
+"""Both ends of a cold migration: the disks are sent as they are, and the guest may start at the target once that has saved that all
+of them arrived. Until then the disks are the source's.
 """
 
 from __future__ import annotations
@@ -25,15 +25,13 @@ from weft.kinds.fields.allocated_migration import PlannedMigration
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
 from weft.protocol.migration import MigrationAnswer, MigrationRequest
 
-LOOK_SECONDS = 1.0
-AGAIN_SECONDS = 0.5
-SAVED = "saved"  # what goes over like a disk: all of a container that was saved as it ran
-_SPARE_BYTES = 64 << 20  # of a disk's file, beside what the guest has on it
+REPORT_SECONDS = 1.0
+SAVED = "saved"  # a suspended container's files, sent like a disk
+_SPARE_BYTES = 64 << 20  # of a disk's file, beside the guest's data
 
 
 def list_disks(local: LocalAllocation) -> list[str]:
-    """The disks that migrate, by the ids of both nodes: the root disk as ROOT, volumes by uid. A root that is its image's each node
-    has from the registry."""
+    """The disks that migrate: the root disk as ROOT, volumes by uid. A root that is its image's is pulled by each node."""
     migration = local.spec.migration
     shared = migration.shared if migration is not None else ()
     roots = (ROOT,) if kind_of(local.spec).has_root_disk else ()
@@ -41,13 +39,13 @@ def list_disks(local: LocalAllocation) -> list[str]:
 
 
 async def find_saved(runtime: RuntimeDriver[Any], guest_id: str) -> CanCarry | None:
-    """The runtime, if it has the guest saved as it ran."""
+    """The runtime, if it has the guest suspended."""
     saved = isinstance(runtime, CanCarry) and (await runtime.inspect(guest_id)).state == "suspended"
     return runtime if saved and isinstance(runtime, CanCarry) else None
 
 
 async def complete_disk(volumes: CanReceive, local: LocalAllocation, disk: str, prepared: Prepared, form: str) -> None:
-    """All of the disk is there: a root disk on its image, as each node has it. Raises DriverFailed."""
+    """Complete a disk that has arrived; a root disk is based on this node's copy of its image. Raises DriverFailed."""
     if disk == ROOT and (image := prepared.image) is not None:
         await volumes.complete(local.id, base=image.disk, base_format=image.disk_format)
     else:
@@ -81,7 +79,7 @@ class ColdTarget(Waiter):
         return MigrationAnswer(message=self.report.phase)
 
     async def begin(self, disk: str) -> tuple[Path, int]:
-        """Where the file of a disk that comes is written, and how large it can be. Raises InvalidInput."""
+        """Where to write the file of an arriving disk, and its greatest length. Raises InvalidInput."""
         local, root = self._local, self._prepared.root
         if disk == SAVED and isinstance(self._runtime, CanCarry) and not self.migration.taken:
             most = 2 * local.spec.resources.memory + local.spec.resources.disk + _SPARE_BYTES
@@ -94,7 +92,7 @@ class ColdTarget(Waiter):
         return Path(volumes.begin(self._id_of(disk))), 2 * sizes[disk] + _SPARE_BYTES
 
     async def complete(self, disk: str, form: str) -> None:
-        """All of it is there. Raises InvalidInput, DriverFailed."""
+        """The whole file has arrived. Raises InvalidInput, DriverFailed."""
         if self.migration.taken:
             raise InvalidInput(f"{self._local.what}: its disk {disk} has already arrived")
         if disk == SAVED and isinstance(self._runtime, CanCarry):
@@ -130,7 +128,7 @@ class ColdSource(Role):
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        """Nothing can go wrong that matters who runs: the guest starts here again only when the target has given up."""
+        """No failure here leaves the guest with two owners: it starts here again only after the target has given up."""
         migration, node = self._migration, self._node
         connection = node.wire.make_connection(self.migration.key, migration.address, migration.peer_uid, self._limits)
         showing = asyncio.ensure_future(self._show(connection))
@@ -177,10 +175,10 @@ class ColdSource(Role):
     async def _show(self, connection: Connection) -> None:
         clock, began, before = self._node.clock, self._node.clock.elapsed(), 0
         while True:
-            await clock.sleep(LOOK_SECONDS)
+            await clock.sleep(REPORT_SECONDS)
             sent = connection.meter.sent
             left = max(0, self.report.total_bytes - sent)
-            rate, before = int((sent - before) / LOOK_SECONDS), sent
+            rate, before = int((sent - before) / REPORT_SECONDS), sent
             elapsed = round((clock.elapsed() - began) * 1000)
             if self.report.phase == "migrating":
                 self._report(sent_bytes=sent, remaining_bytes=left, bytes_per_second=rate, elapsed_ms=elapsed)

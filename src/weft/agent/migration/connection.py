@@ -1,6 +1,6 @@
-"""A source's connections to the listener of its migration: requests over one, memory and disks over as many as the machine opens.
+"""A source's connections to the target's listener: requests over one, memory and disks over as many as the machine opens.
 
-The machine sends to unix sockets made here; each connection to one is carried to the other node by one of its own.
+The machine sends to unix sockets made here; each connection to one is relayed by a TLS connection to the other node.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from weft.protocol.migration import (
 
 log = logging.getLogger("weft.agent")
 DIAL_SECONDS = 10.0
-ANSWER_SECONDS = 120.0  # a machine is built at the other end
+ANSWER_SECONDS = 120.0  # the target starts a machine meanwhile
 WATCH_SECONDS = 1.0
 
 
 class TlsConnection:
-    """To the listener of migration ``key`` at ``address`` (host:port), which is node ``peer_uid``'s."""
+    """Connects to the listener of migration ``key`` at ``address`` (host:port) on node ``peer_uid``."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class TlsConnection:
         self._key, self._address, self._peer_uid = key, address, peer_uid
         self._tls = credentials.dial()
         self._limits, self._clock = list(limits), clock
-        self._asking = ThreadPoolExecutor(1, "weft-migration")  # its own: an answer lies within the guest's pause
+        self._asking = ThreadPoolExecutor(1, "weft-migration")  # its own: the guest's pause includes an answer
         self._control: ssl.SSLSocket | None = None
         self._lock = threading.Lock()
         self._relays: set[Relay] = set()
@@ -73,8 +73,7 @@ class TlsConnection:
             raise DriverFailed(f"the target: {answer.message}", reason=answer.reason, details={"step": ask.do})
 
     def offer(self, sockets: dict[Channel, Path], *, ahead: int = 0) -> None:
-        """Listen at these paths for the machine, with so many connections for its memory dialled meanwhile. Raises
-        DriverFailed."""
+        """Listen at these paths for the machine, and dial ``ahead`` connections for its memory meanwhile. Raises DriverFailed."""
         if ahead:
             dialling = ThreadPoolExecutor(ahead, "weft-dial")
             self._ahead = [dialling.submit(self._dial, "memory", ahead=True) for _ in range(ahead)]
@@ -118,7 +117,7 @@ class TlsConnection:
         for dialled in unused:
             dialled.add_done_callback(_drop)
         for path, listener in self._offered.items():
-            with contextlib.suppress(OSError):  # it has ended by itself
+            with contextlib.suppress(OSError):  # it is closed already
                 listener.shutdown(socket.SHUT_RDWR)
             listener.close()
             path.unlink(missing_ok=True)
@@ -126,19 +125,19 @@ class TlsConnection:
         self._asking.shutdown(wait=False, cancel_futures=True)
 
     def _cut(self, others: Iterable[ssl.SSLSocket] = ()) -> None:
-        """End what carries the machine's bytes and its disks, and ``others``."""
+        """End the connections for the machine's bytes and disks, and ``others``."""
         with self._lock:
             relays, files = list(self._relays), [*self._files, *others]
         for relay in relays:
             relay.cut()
         for secure in files:
-            with contextlib.suppress(OSError):  # it has ended by itself
+            with contextlib.suppress(OSError):  # it is closed already
                 socket.socket.shutdown(secure, socket.SHUT_RDWR)
 
     def _watch(self, control: ssl.SSLSocket) -> None:
-        """All connections end with the control connection: the kernel probes on it whether the other node can be reached."""
+        """End all connections with the control connection, on which the kernel probes whether the other node can be reached."""
         poll = select.poll()
-        poll.register(control.fileno(), 0)  # its errors, and its end
+        poll.register(control.fileno(), 0)  # errors and hang-ups
         while self._control is control and not self._closed:
             if poll.poll(WATCH_SECONDS * 1000) and self._control is control:
                 log.info("migration %s: the connection to the target was lost", self._key)
@@ -160,10 +159,12 @@ class TlsConnection:
             if is_lost(problem):
                 self._cut()
             if is_refusal(problem):
-                said = f"this node and the target at {self._address} don't trust each other's certificates: {problem}"
-                raise Unavailable(said, reason="peerRefused") from problem
-            said = f"the target doesn't answer at {self._address}: {problem}"
-            raise Unavailable(said, reason="lineLost") from problem
+                message = (
+                    f"this node and the target at {self._address} don't trust each other's certificates: {problem}"
+                )
+                raise Unavailable(message, reason="peerRefused") from problem
+            message = f"the target doesn't answer at {self._address}: {problem}"
+            raise Unavailable(message, reason="lineLost") from problem
 
     def _dial(self, channel: Channel, disk: str = "", *, ahead: bool = False, form: str = "qcow2") -> ssl.SSLSocket:
         host, _, port = self._address.rpartition(":")
@@ -192,14 +193,14 @@ class TlsConnection:
             try:
                 plain, _ = listener.accept()
             except OSError:
-                return  # it was closed
+                return  # the listener is closed
             threading.Thread(target=self._carry, args=(plain, channel), name="weft-migration", daemon=True).start()
 
     def _carry(self, plain: socket.socket, channel: Channel) -> None:
         try:
             secure = self._take_ahead(channel) or self._dial(channel)
         except (OSError, WeftError) as problem:
-            log.warning("migration %s: no connection for its %s: %s", self._key, channel, problem)
+            log.warning("migration %s: can't open a connection for its %s: %s", self._key, channel, problem)
             plain.close()
             return
         relay = Relay(plain, secure, self.meter, self._limits, self._clock)
@@ -215,13 +216,13 @@ class TlsConnection:
                 self._relays.discard(relay)
 
     def _take_ahead(self, channel: Channel) -> ssl.SSLSocket | None:
-        """A connection that was dialled before it was needed, if one is left. Raises OSError, WeftError."""
+        """A connection that was dialled ahead, if one is left. Raises OSError, WeftError."""
         with self._lock:
             dialled = self._ahead.pop(0) if channel == "memory" and self._ahead else None
         return dialled.result() if dialled is not None else None
 
 
 def _drop(dialled: Future[ssl.SSLSocket]) -> None:
-    """It wasn't needed."""
+    """Close a connection that wasn't needed."""
     if not dialled.cancelled() and dialled.exception() is None:
         dialled.result().close()

@@ -1,4 +1,4 @@
-"""How two nodes know each other: each shows its node's certificate, and accepts the one named peer's and no other."""
+"""How two nodes authenticate: each presents its node's certificate, and accepts only the named peer's."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Credentials:
         self._folder = Path(state_dir)
 
     def accept(self) -> ssl.SSLContext:
-        """For a listener. Raises InvalidInput for files that can't be used."""
+        """For a listener. Raises InvalidInput for unusable files."""
         return self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
 
     def dial(self) -> ssl.SSLContext:
-        """For a connection; the listener is known by its node's uid, not by a host's name."""
+        """For a connection; the listener is identified by its node's uid, not by a host name."""
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         tls.check_hostname = False
         return self._load(tls)
@@ -32,12 +32,12 @@ class Credentials:
             tls.load_verify_locations(self._folder / "ca.crt")
             tls.load_cert_chain(self._folder / "node.crt", self._folder / "node.key")
         except (OSError, ValueError) as problem:
-            raise InvalidInput(f"the node's certificate in {self._folder} can't be used: {problem}") from problem
+            raise InvalidInput(f"can't use the node's certificate in {self._folder}: {problem}") from problem
         return tls
 
 
 def is_refusal(problem: Exception) -> bool:
-    """Whether a connection came to nothing because one end doesn't accept who the other is."""
+    """Whether a connection failed because one end doesn't accept the other's identity."""
     if isinstance(problem, ssl.SSLCertVerificationError | NotAuthenticated):
         return True
     return isinstance(problem, ssl.SSLError) and "ALERT" in (problem.reason or "")

@@ -1,7 +1,7 @@
-"""Relocates one disk of an allocation to another pool of its node: mirrored while the guest runs, copied while it doesn't.
+"""Relocates one disk of an allocation to another pool of its node: mirrored while the guest runs, else copied.
 
-Its state is saved before it is reported: from ``there`` on the new pool's file is the disk, and the old one is removed. Asks
-the runtime how far it is when it begins, so that the next agent goes on.
+The state is saved before it is reported: from ``there`` on the new pool's file is the disk, and the old one is removed. Begins
+with the runtime's state, so that the next agent continues.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _ALIVE = ("starting", "running", "paused")
 
 
 class GivenUp(Exception):
-    """The spec asks for it no more; its text says why."""
+    """The spec no longer has the relocation; the text says why."""
 
 
 class DiskRelocator:
-    """One relocation. Its progress is saved in ``state``."""
+    """Leads one relocation; saves its progress in ``state``."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class DiskRelocator:
                 if self.relocation.state != "there":
                     await self._relocate()
                 await self._clear()
-            except Unavailable:  # its driver is about to find it again
+            except Unavailable:  # its driver is reconnecting
                 await self._clock.sleep(LOOK_SECONDS)
                 continue
             except (GivenUp, WeftError, OSError) as problem:
@@ -108,7 +108,7 @@ class DiskRelocator:
         await self._follow(relocations)
 
     async def _begin(self, relocations: Relocations) -> None:
-        """An empty disk in the new pool, and what is on the old one begins to go there. Raises WeftError."""
+        """Make an empty disk in the new pool, and start to mirror the old one there. Raises WeftError."""
         here, there = await self._here(), await self._there()
         facts = await self._facts(here)
         image = self._prepared.image if self.relocation.disk == ROOT else None
@@ -128,7 +128,7 @@ class DiskRelocator:
         await relocations.begin(self._local.id, self.relocation.key, disk, limit)
 
     async def _follow(self, relocations: Relocations) -> None:
-        """Until the guest writes to the new one. Raises GivenUp, DriverFailed."""
+        """Follow the mirror until the guest writes to the new disk. Raises GivenUp, DriverFailed."""
         while True:
             facts = await relocations.progress(self._local.id, self.relocation.key)
             if facts.phase == "there":
@@ -154,7 +154,7 @@ class DiskRelocator:
         await relocations.forget(self._local.id, self.relocation.key)
 
     async def _copy(self) -> None:
-        """The guest doesn't run: the file goes over as it is, without its holes. Raises WeftError, OSError, GivenUp."""
+        """Copy the file of a guest that doesn't run, without its holes. Raises WeftError, OSError, GivenUp."""
         here, there = await self._here(), await self._there()
         facts = await here.inspect(self._id)
         if facts is None:  # never made
@@ -183,8 +183,8 @@ class DiskRelocator:
                 done = await asyncio.to_thread(_measure, work)
                 self._report(sent_bytes=done, remaining_bytes=max(0, facts.used_bytes - done))
             if copying.returncode:
-                said = (await copying.stderr.read()).decode(errors="replace").strip() if copying.stderr else ""
-                raise DriverFailed(f"{self._local.what}: its disk can't be copied: {said}", details={"step": "copy"})
+                output = (await copying.stderr.read()).decode(errors="replace").strip() if copying.stderr else ""
+                raise DriverFailed(f"{self._local.what}: its disk can't be copied: {output}", details={"step": "copy"})
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 copying.kill()
@@ -195,7 +195,7 @@ class DiskRelocator:
         await self._keep(state="there")
 
     async def _clear(self) -> None:
-        """The old file goes, now that it is known that it is one."""
+        """Remove the old file, after the new one was saved as the disk."""
         if not self._is_one_place():
             await (await self._here()).remove(self._id)
         await self._keep(state="clear")
@@ -203,21 +203,21 @@ class DiskRelocator:
         self._report(phase="takenOver", reason="", message="", remaining_bytes=0, elapsed_ms=elapsed)
 
     async def _undo(self, phase: str, reason: str, message: str) -> None:
-        """The disk stays where it is, and nothing of it is in the new pool."""
-        if self.relocation.state in ("there", "clear"):  # only the old file's removal has failed: it is tried again
+        """Leave the disk where it is, and remove its new file."""
+        if self.relocation.state in ("there", "clear"):  # only the old file's removal has failed: retry it
             self._report(reason=reason, message=message)
             await self._clock.sleep(LOOK_SECONDS * 5)
             return
         try:
             if isinstance(self._runtime, CanRelocate):
                 await self._runtime.relocations.cancel(self._local.id, self.relocation.key)
-        except IllegalTransition:  # it is there: the next look finds that
+        except IllegalTransition:  # it is complete, which the next try finds
             return
         except WeftError as problem:
             self._report(reason=problem.token, message=problem.message)
             return
         with contextlib.suppress(WeftError, OSError):
-            await self._facts(await self._here())  # else what is in the new pool may be all there is
+            await self._facts(await self._here())  # without the old file, the new one may be the only one
             there = await self._there()
             if not self._is_one_place():
                 await there.remove(self._id)
@@ -251,11 +251,11 @@ class DiskRelocator:
         return ROOT_SERIAL if self.relocation.disk == ROOT else named[self.relocation.disk]
 
     def _places(self) -> tuple[tuple[str, str], tuple[str, str]]:
-        """Pool and storage of the old file, and of the new one."""
+        """Pool and storage of the old file and of the new one."""
         return (self.relocation.old_pool, self.relocation.old_pool_id), (self.relocation.pool, self.relocation.pool_id)
 
     def _is_one_place(self) -> bool:
-        """Whether it lies where it is sent, as by a restored server that knows less than its node."""
+        """Whether both files are the same: a restored server may not know that the disk was relocated."""
         (pool, storage), (new_pool, new_storage) = self._places()
         return pool == new_pool or (storage == new_storage != "")
 
@@ -266,8 +266,7 @@ class DiskRelocator:
         return await self._pools.find(*self._places()[1])
 
     async def _has_gone(self) -> bool:
-        """Whether the disk is in the new pool already: in a history that a restored server doesn't know, or its copy was completed
-        and that wasn't saved."""
+        """Whether the disk is in the new pool already: a restored server may not know, or the end of the copy wasn't saved."""
         here, there = await self._here(), await self._there()
         return await here.inspect(self._id) is None and await there.inspect(self._id) is not None
 
@@ -289,13 +288,13 @@ class DiskRelocator:
 
 
 def begin_relocation(local: LocalAllocation, order: AllocatedDiskRelocation) -> DiskRelocation:
-    """The relocation that ``order`` begins."""
+    """The first state of the relocation in ``order``."""
     pool, storage = list_disks(local.spec).get(order.disk, ("", ""))
     return DiskRelocation(order.key, order.disk, order.pool, order.pool_id, old_pool=pool, old_pool_id=storage)
 
 
 def report_relocation(local: LocalAllocation, relocation: DiskRelocation | None) -> MigrationReport | None:
-    """What is known of the relocation in the spec, when no process leads it."""
+    """The report of the spec's relocation while no process leads it."""
     order = local.spec.storage
     if order is None:
         return None
@@ -311,7 +310,7 @@ def report_relocation(local: LocalAllocation, relocation: DiskRelocation | None)
 
 
 def _measure(file: Path) -> int:
-    """The bytes that it takes up; none before it is there."""
+    """The bytes that it takes up; 0 if it is missing."""
     with contextlib.suppress(FileNotFoundError):
         return file.stat().st_blocks * 512
     return 0

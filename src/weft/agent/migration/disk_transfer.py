@@ -1,7 +1,7 @@
-"""Disks of a guest that doesn't run, on their way to another node: their files as they are, without the holes.
+"""Sends the disk files of a guest that doesn't run to another node, without their holes.
 
-A piece is its offset (u64), its length (u32) and so many bytes; a piece of no length is the end, at the file's size. Blocks:
-meant for threads.
+A piece is its offset (u64), its length (u32) and that many bytes; an empty piece is the end, at the file's size. Blocking, for
+threads.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ def count_data(path: Path) -> int:
 
 
 def send_file(secure: ssl.SSLSocket, path: Path, meter: Meter, limits: Sequence[Limit]) -> None:
-    """All of it, then its end; no more once the other node has something to say, which is that it can't take it. Raises
-    OSError."""
+    """Send the file and its end; stop once the other node sends anything, which can only be a refusal. Raises OSError."""
     with path.open("rb") as file:
         descriptor = file.fileno()
         for start, length in _list_data(descriptor):
@@ -39,7 +38,7 @@ def send_file(secure: ssl.SSLSocket, path: Path, meter: Meter, limits: Sequence[
                     return
                 data = os.pread(descriptor, allowed, offset)
                 if not data:
-                    raise OSError(f"{path} has become shorter")
+                    raise OSError(f"{path} became shorter during the transfer")
                 secure.sendall(_PIECE.pack(offset, len(data)) + data)
                 meter.add(len(data), 0)
                 offset += len(data)
@@ -49,8 +48,8 @@ def send_file(secure: ssl.SSLSocket, path: Path, meter: Meter, limits: Sequence[
 def receive_file(
     secure: ssl.SSLSocket, path: Path, most_bytes: int, meter: Meter, limits: Sequence[Limit] = ()
 ) -> None:
-    """Write it to ``path``, which is on disk when this returns. Raises InvalidInput for one that is larger than ``most_bytes``
-    or no such stream, Unavailable at a lost connection, OSError."""
+    """Write the file to ``path``, synced when this returns. Raises InvalidInput for a file larger than ``most_bytes`` or another
+    stream, Unavailable at a lost connection, OSError."""
     with path.open("wb") as file:
         while True:
             offset, length = _PIECE.unpack(_receive(secure, _PIECE.size))

@@ -1,7 +1,6 @@
-"""The migrations that this node has a role in, and the relocations of its disks: what leads each, and the steps at its beginning
-and its end.
+"""The migrations in which this node has a role, and the relocations of its disks: starts and ends the roles that lead them.
 
-Acts through the runtime's migrations; what comes before and after, the allocation's plan decides.
+Acts through the runtime's migrations; the allocation's plan decides when.
 """
 
 from __future__ import annotations
@@ -31,15 +30,13 @@ from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
 
 
 class MigrationExecutor:
-    """By allocation uid: the role that this process leads, and the relocation."""
-
     def __init__(
         self, host: Host, runtimes: Runtimes, network: NetworkExecutor, pools: Pools, wire: Transport, clock: Clock
     ) -> None:
         self._runtimes, self._network = runtimes, network
         self._node = NodeContext(host, runtimes, network, pools, wire, Limit(0, clock), clock)
-        self._led: dict[str, Role] = {}
-        self._relocating: dict[str, DiskRelocator] = {}
+        self._led: dict[str, Role] = {}  # by allocation uid
+        self._relocating: dict[str, DiskRelocator] = {}  # by allocation uid
 
     def is_leading(self, local: LocalAllocation, migration: MigrationState | None) -> bool:
         """Whether this process leads the allocation's migration."""
@@ -58,19 +55,19 @@ class MigrationExecutor:
             led.put(local.spec.migration)
 
     def report(self, local: LocalAllocation, checkpoint: Checkpoint) -> MigrationReport | None:
-        """What this node reports of the allocation's migration, or of its disk's relocation."""
+        """The report of the allocation's migration, or of its disk's relocation."""
         return self._report(local, checkpoint.migration) or self._report_relocation(local, checkpoint.relocation)
 
     def _report(self, local: LocalAllocation, migration: MigrationState | None) -> MigrationReport | None:
         allocated, led = local.spec.migration, self._led.get(local.uid)
         astray = migration is not None and (allocated is None or migration.key != allocated.key) and not local.deleting
-        if migration is not None and astray and migration.role == "source":  # an older store doesn't know of it
+        if migration is not None and astray and migration.role == "source":  # an older store doesn't have it
             return MigrationReport(key=migration.key, phase="handedOver", message=f"to node {migration.node}")
         if allocated is None:
             return None
         if migration is None or migration.key != allocated.key:
             return None if local.deleting else MigrationReport(key=allocated.key, phase="preparing")
-        if migration.over and migration.role == "target":  # what arrived and has left since reports nothing more
+        if migration.over and migration.role == "target":  # a guest that arrived and was removed reports nothing more
             return None if migration.taken else MigrationReport(key=allocated.key, phase="abandoned")
         if led is None:
             phase = "takenOver" if migration.role == "target" else "handedOver"
@@ -86,7 +83,7 @@ class MigrationExecutor:
     async def open(
         self, state: AllocationState, local: LocalAllocation, migration: MigrationState, prepared: Prepared
     ) -> None:
-        """Wait for the guest, or its disks. Raises DriverFailed, InvalidInput."""
+        """Begin to wait for the guest, or its disks. Raises DriverFailed, InvalidInput."""
         await self.drop(local.uid)
         context = self._begin(state, local, migration)
         waiter: Waiter
@@ -102,7 +99,7 @@ class MigrationExecutor:
             raise
 
     async def send(self, state: AllocationState, local: LocalAllocation, migration: MigrationState) -> None:
-        """Begin to send the guest, or its disks, or go on with it."""
+        """Begin or continue to send the guest, or its disks."""
         await self.drop(local.uid)
         context = self._begin(state, local, migration)
         source = ColdSource(context) if _is_cold(local) else Source(context, self._driver_of(local))
@@ -110,7 +107,7 @@ class MigrationExecutor:
         source.start()
 
     async def give_up(self, local: LocalAllocation, migration: MigrationState) -> bool:
-        """End what waits for the guest: False if it may have run here already. Raises WeftError."""
+        """End the target's wait for the guest: False if it may have run here already. Raises WeftError."""
         led = self._led.get(local.uid)
         await self.drop(local.uid)
         if migration.taken or (led is not None and led.migration.taken):
@@ -125,7 +122,7 @@ class MigrationExecutor:
         return True
 
     async def leave(self, local: LocalAllocation, migration: MigrationState) -> None:
-        """Let go of a guest that has gone; one that runs here still is ended. Raises WeftError."""
+        """Drop a guest that has left; one that still runs here is stopped. Raises WeftError."""
         await self.drop(local.uid)
         runtime = self._runtimes.of(local)
         if isinstance(runtime, CanMigrate):
@@ -135,7 +132,7 @@ class MigrationExecutor:
         await runtime.stop(local.id, grace_seconds=local.spec.grace_seconds)
 
     async def cancel(self, local: LocalAllocation, migration: MigrationState) -> None:
-        """The guest stays. Raises IllegalTransition for one that may run elsewhere."""
+        """Cancel at the source: the guest stays. Raises IllegalTransition if it may run elsewhere."""
         await self.drop(local.uid)
         never_ran = is_back(local.spec, migration)
         if migration.cold and not never_ran:
@@ -143,13 +140,13 @@ class MigrationExecutor:
                 f"{local.what}: its disks were sent to node {migration.node}, which may have started it"
             )
         runtime = self._runtimes.of(local)
-        if isinstance(runtime, CanMigrate):  # else it knows of no migrations
+        if isinstance(runtime, CanMigrate):  # else it takes no part in migrations
             with contextlib.suppress(NotFound):
                 await runtime.migrations.cancel(local.id, migration.key, never_ran=never_ran)
         self._network.handover.undo_switch(local)
 
     async def settle(self, local: LocalAllocation, migration: MigrationState) -> None:
-        """The guest is here to stay. Raises IllegalTransition for one that hasn't come."""
+        """End a migration at the target: the guest stays here. Raises IllegalTransition if it hasn't arrived."""
         if not migration.taken and migration.cold:
             raise IllegalTransition(f"{local.what} has not arrived: some of its disks are missing")
         if not migration.taken:
@@ -161,22 +158,22 @@ class MigrationExecutor:
     async def relocate(
         self, state: AllocationState, local: LocalAllocation, relocation: DiskRelocation, prepared: Prepared
     ) -> None:
-        """Begin to relocate a disk to another pool, or go on with it."""
+        """Begin or continue to relocate a disk to another pool."""
         await self.drop_relocation(local.uid)
         relocator = self._relocating[local.uid] = DiskRelocator(state, local, relocation, prepared, self._node)
         relocator.start()
 
     def is_relocating(self, uid: str) -> bool:
-        """Whether a disk of that allocation is on its way to another pool."""
+        """Whether a disk of that allocation is being relocated."""
         return uid in self._relocating and self._relocating[uid].under_way
 
     async def drop(self, uid: str) -> None:
-        """Lead this allocation's migration no more."""
+        """Stop leading this allocation's migration."""
         if (led := self._led.pop(uid, None)) is not None:
             await led.close()
 
     async def drop_relocation(self, uid: str) -> None:
-        """Lead no relocation of this allocation's disks any more."""
+        """Stop leading a relocation of this allocation's disks."""
         if (led := self._relocating.pop(uid, None)) is not None:
             await led.close()
 
@@ -197,7 +194,7 @@ class MigrationExecutor:
         return runtime.migrations
 
     def _set_limit(self, migration: AllocatedMigration) -> None:
-        """What its node may carry for all migrations: of several specs the newest counts."""
+        """Set the node's limit for all migrations: the newest spec wins."""
         self._node.limit.set(migration.node_bytes_per_second)
 
     def _begin(self, state: AllocationState, local: LocalAllocation, migration: MigrationState) -> MigrationContext:

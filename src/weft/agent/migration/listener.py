@@ -1,7 +1,7 @@
 """The target's end of a migration: one TLS listener on the node's underlay address, for one named peer and one key.
 
-Every connection names its channel first: requests of the source are answered, memory and disks are carried to the waiting machine.
-Any other connection, and a silent one, is closed and disturbs none.
+Every connection names its channel first: the source's requests are answered, memory and disks are relayed to the waiting machine.
+Any other connection is closed, as is a silent one, and affects none.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from weft.protocol.migration import (
 
 log = logging.getLogger("weft.agent")
 HELLO_SECONDS = 10.0  # until a connection must have named its channel
-REFUSED_SECONDS = 1.0  # for a refused peer to read why
-SILENCE_SECONDS = 60.0  # within a file, before it is given up
+REFUSED_SECONDS = 1.0  # for a refused peer to read the reason
+SILENCE_SECONDS = 60.0  # within a file, before it is abandoned
 MOST_STRANGERS = 32  # connections at once that haven't named their channel yet
 
 Respond = Callable[[MigrationRequest], Awaitable[MigrationAnswer]]
@@ -45,8 +45,8 @@ T = TypeVar("T")
 
 
 class TlsListener:
-    """Of migration ``key`` for node ``peer_uid``; ``respond`` is called in the loop that opens it; what comes in keeps to
-    ``limits``."""
+    """Listens for migration ``key`` from node ``peer_uid``. ``respond`` is called in the loop that opens it; ``limits`` bound the
+    incoming rate."""
 
     def __init__(
         self, key: str, peer_uid: str, credentials: Credentials, respond: Respond, limits: Iterable[Limit], clock: Clock
@@ -65,7 +65,7 @@ class TlsListener:
         self._control: ssl.SSLSocket | None = None
 
     def open(self, address: str, port: int = 0) -> str:
-        """Listen there, at ``port`` if that is free still; ``host:port``. Raises DriverFailed."""
+        """Listen at ``address``, at ``port`` if that is free; returns ``host:port``. Raises DriverFailed."""
         tls, self._loop = self._credentials.accept(), asyncio.get_running_loop()
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         for wanted in dict.fromkeys((port, 0)):
@@ -112,7 +112,7 @@ class TlsListener:
             try:
                 sock, place = listener.accept()
             except OSError:
-                return  # it was closed
+                return  # the listener is closed
             thread = threading.Thread(
                 target=self._let_in, args=(sock, tls, place[0]), name="weft-migration", daemon=True
             )
@@ -135,7 +135,7 @@ class TlsListener:
                 refused = self._refuse(hello)
                 send_message(secure, MigrationAnswer() if not refused else MigrationAnswer(False, "refused", refused))
                 if refused:
-                    log.warning("migration %s: a connection from %s was refused: %s", self._key, place, refused)
+                    log.warning("migration %s: refused a connection from %s: %s", self._key, place, refused)
                     return
                 with self._lock:
                     self._strangers.pop(me, None)
@@ -159,7 +159,7 @@ class TlsListener:
                 self._inside.pop(me, None)
 
     def _note_stranger(self, thread: threading.Thread, sock: ssl.SSLSocket) -> None:
-        """One that hasn't named its channel yet; of too many the oldest is closed, so that they keep no other out."""
+        """Count a connection without a channel yet; beyond the bound the oldest is closed, so that they keep no other out."""
         with self._lock:
             self._strangers[thread] = sock
             oldest = next(iter(self._strangers.values()))
@@ -172,12 +172,12 @@ class TlsListener:
         if hello.disk:
             return "" if self.receive is not None else "this migration carries no disks as files"
         if hello.channel != "control" and not self._sockets.get(hello.channel):
-            return f"nothing here expects its {hello.channel}"
+            return f"no machine here expects its {hello.channel}"
         return ""
 
     def _converse(self, secure: ssl.SSLSocket) -> None:
-        """One conversation at a time; a later one of the same peer's is its agent started anew. What is carried ends with a
-        line that is lost: the kernel asks there whether the other node can be reached."""
+        """Answer requests on the newest control connection: a later one comes from the peer's restarted agent. All transfers end
+        when it is lost: on it the kernel probes whether the other node can be reached."""
         with self._lock:
             before, self._control = self._control, secure
         if before is not None:
@@ -211,7 +211,7 @@ class TlsListener:
 
     def _carry(self, secure: ssl.SSLSocket, hello: Hello) -> None:
         first = b""
-        if hello.ahead:  # a machine that is connected to waits for what it is sent, and does nothing else
+        if hello.ahead:  # once connected, a machine waits for its first bytes and does nothing else
             secure.settimeout(None)
             first = secure.recv(BUFFER_BYTES)
             if not first:
@@ -240,7 +240,7 @@ async def _answer(respond: Respond, ask: MigrationRequest) -> MigrationAnswer:
 
 
 def _flush_alert(sock: ssl.SSLSocket) -> None:
-    """Let the peer read TLS's alert: closed at once, with bytes unread, it would be thrown away. Raises OSError."""
+    """Let the peer read TLS's alert: closing at once, with bytes unread, would discard it. Raises OSError."""
     sock.settimeout(REFUSED_SECONDS)
     socket.socket.shutdown(sock, socket.SHUT_WR)
     while socket.socket.recv(sock, PIECE_BYTES):
@@ -248,12 +248,12 @@ def _flush_alert(sock: ssl.SSLSocket) -> None:
 
 
 def _refuse_rest(secure: ssl.SSLSocket, answer: MigrationAnswer) -> None:
-    """Send it, and wait until it was read: closing with bytes unread would throw the answer away. Raises OSError."""
+    """Send it, and wait until the peer has closed: closing with bytes unread would discard the answer. Raises OSError."""
     send_message(secure, answer)
     while secure.recv(PIECE_BYTES):
         pass
 
 
 def _shut(sock: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # it has ended by itself
+    with contextlib.suppress(OSError):  # it is closed already
         socket.socket.shutdown(sock, socket.SHUT_RDWR)

@@ -1,7 +1,7 @@
-"""Carries bytes between a machine's unix socket and a TLS connection to the other node, both ways, until one side ends.
+"""Relays bytes between a machine's unix socket and a TLS connection to the other node, both ways, until one of them ends.
 
-One thread per connection: it encrypts without holding up the agent's loop, and at a fraction of what a stream of asyncio
-costs. Counts what goes over and keeps to the limits; decides nothing.
+One thread per connection: it encrypts without blocking the agent's loop, at a fraction of the cost of an asyncio stream. Counts
+the bytes and keeps to the limits; decides nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LEAST_BURST = 64 << 10
 
 
 class Limit:
-    """So many bytes a second, shared by all that take from it; 0: no limit. Safe between threads."""
+    """A rate in bytes a second, shared by all that take from it; 0: no limit. Thread-safe."""
 
     def __init__(self, bytes_per_second: int, clock: Clock) -> None:
         self._rate, self._clock = bytes_per_second, clock
@@ -36,7 +36,7 @@ class Limit:
             self._rate = bytes_per_second
 
     def take(self, most: int) -> int:
-        """How many of ``most`` bytes may go now; 0: none yet."""
+        """How many of ``most`` bytes may be sent now."""
         with self._lock:
             if not self._rate:
                 return most
@@ -53,7 +53,7 @@ class Limit:
 
 
 def take_from_all(limits: Sequence[Limit], most: int) -> int:
-    """How many of ``most`` bytes may go now by each of them; what only some would let through is theirs again."""
+    """How many of ``most`` bytes all limits allow now."""
     taken = [most]
     for limit in limits:
         taken.append(limit.take(taken[-1]))
@@ -63,14 +63,14 @@ def take_from_all(limits: Sequence[Limit], most: int) -> int:
 
 
 def wait_for_all(limits: Sequence[Limit], most: int) -> int:
-    """As many as may go, once some may. Blocks."""
+    """How many of ``most`` bytes all limits allow, as soon as they allow some. Blocks."""
     while not (taken := take_from_all(limits, most)):
         select.select([], [], [], BURST_SECONDS / 4)
     return taken
 
 
 class Meter:
-    """Bytes of one migration that were carried, as plain text and without what TLS adds. Safe between threads."""
+    """Counts the bytes of one migration, without TLS's overhead. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -84,8 +84,8 @@ class Meter:
 
 
 class Relay:
-    """One connection: ``plain`` is this node's machine, ``secure`` the other node, its handshake done. What goes out keeps to
-    ``limits``, what comes in to ``incoming``; ``first`` has come already."""
+    """One connection: ``plain`` is this node's machine, ``secure`` the other node, after its handshake. ``limits`` bound the
+    outgoing rate, ``incoming`` the incoming one; ``first`` has arrived already."""
 
     def __init__(
         self,
@@ -104,36 +104,36 @@ class Relay:
         self._cut = threading.Event()
 
     def cut(self) -> None:
-        """End it now, from any thread: what is under way is lost."""
+        """End it now, from any thread; bytes on their way are lost."""
         self._cut.set()
-        for side in (self._plain, self._secure):
-            with contextlib.suppress(OSError):  # it has ended by itself
-                socket.socket.shutdown(side, socket.SHUT_RDWR)  # not the TLS one's: that isn't for two threads
+        for end in (self._plain, self._secure):
+            with contextlib.suppress(OSError):  # it is closed already
+                socket.socket.shutdown(end, socket.SHUT_RDWR)  # the socket's: TLS's own isn't thread-safe
 
     def run(self) -> None:
-        """Carry until either side has ended; what it had sent is delivered first. Closes both."""
+        """Relay until either end has closed and its bytes are delivered. Closes both."""
         try:
             self._plain.setblocking(False)
             self._secure.setblocking(False)
             self._carry()
         except OSError:
-            pass  # a lost connection: the machines at both ends notice by their sockets
+            pass  # a lost connection: the machines at both ends notice it
         finally:
             self._plain.close()
             self._secure.close()
 
     def _carry(self) -> None:
         into, outof = bytearray(BUFFER_BYTES), bytearray(BUFFER_BYTES)
-        out, back = memoryview(b""), memoryview(self._first)  # what is still unsent
+        out, back = memoryview(b""), memoryview(self._first)  # unsent bytes
         self._meter.add(0, len(back))
         while not self._cut.is_set():
             waits: set[str] = set()  # plain-in, plain-out, secure-in, secure-out, limit
             active = False
-            self._window.look()
+            self._window.refresh()
             if not out:
                 out, ended = self._read_plain(into, waits)
                 active |= bool(out)
-                if ended:  # what came for the machine meanwhile is of no use to anybody
+                if ended:  # the machine reads no more
                     self._end_secure(outof)
                     return
             if out:
@@ -194,7 +194,7 @@ class Relay:
                 got = self._secure.recv_into(memoryview(buffer)[count:allowed])
                 if not got:
                     if count:
-                        break  # said again by the next read
+                        break  # the next read returns the end again
                     return memoryview(b""), True
                 count += got
         except ssl.SSLWantReadError:
@@ -210,8 +210,8 @@ class Relay:
         self._window.note()
         masks = dict.fromkeys((self._plain.fileno(), self._secure.fileno()), 0)
         for what in waits - {"limit"}:
-            side = self._plain if what.startswith("plain") else self._secure
-            masks[side.fileno()] |= select.POLLIN if what.endswith("in") else select.POLLOUT
+            end = self._plain if what.startswith("plain") else self._secure
+            masks[end.fileno()] |= select.POLLIN if what.endswith("in") else select.POLLOUT
         poll = select.poll()
         for descriptor, mask in masks.items():
             if mask:
@@ -219,21 +219,20 @@ class Relay:
         poll.poll((BURST_SECONDS / 4 if "limit" in waits else LONGEST_WAIT_SECONDS) * 1000)
 
     def _end_secure(self, buffer: bytearray) -> None:
-        """Say that nothing more comes, and wait until the other node has read it: to close with bytes unread would throw
-        away what is still under way."""
+        """Send the end, and wait until the other node has read it: closing with bytes unread would discard bytes on their way."""
         deadline = self._clock.elapsed() + LINGER_SECONDS
-        said = False
+        is_sent = False
         while not self._cut.is_set() and self._clock.elapsed() < deadline:
             waits: set[str] = set()
-            if not said:
+            if not is_sent:
                 try:
                     self._secure.unwrap()
                     return
                 except ssl.SSLWantReadError:
-                    said = True
+                    is_sent = True
                 except ssl.SSLWantWriteError:
                     waits.add("secure-out")
-            if said:
+            if is_sent:
                 _, ended = self._read_secure(buffer, waits)
                 if ended:
                     return

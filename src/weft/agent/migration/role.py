@@ -1,4 +1,4 @@
-"""What the source and the target of a migration have in common: what they act through, what they report, what they save."""
+"""The common part of a migration's source and target: their context, their report, and the state that they save."""
 
 from __future__ import annotations
 
@@ -22,21 +22,19 @@ log = logging.getLogger("weft.agent")
 
 
 class NodeContext(msgspec.Struct, frozen=True):
-    """What of its node a role acts through."""
+    """The parts of the node through which a role acts."""
 
     host: Host
     runtimes: Runtimes
     network: NetworkExecutor
     pools: Pools
     wire: Transport
-    limit: Limit  # for all migrations from this node and to it together
+    limit: Limit  # for all migrations of this node together
     clock: Clock
 
 
 class MigrationContext(msgspec.Struct, frozen=True):
-    """What a role begins with."""
-
-    state: AllocationState  # where its progress is saved, and which it wakes when there is news to report
+    state: AllocationState  # keeps its progress, and is woken when the report changes
     local: LocalAllocation
     migration: MigrationState
     node: NodeContext
@@ -58,10 +56,10 @@ class Role:
         self._migration = migration
 
     async def close(self) -> None:
-        """Lead it no more; what is under way is cut off."""
+        """Stop leading the migration, and cut its connections."""
 
     def _keep(self, **fields: object) -> asyncio.Future[None]:
-        """Save it; done when awaited."""
+        """Save the changed fields; saved once awaited."""
         self.migration = msgspec.structs.replace(self.migration, **fields)
         saving = asyncio.ensure_future(self._state.keep_migration(self.migration))
         saving.add_done_callback(_log_failure)

@@ -1,5 +1,5 @@
-"""The source of a live migration: describes the guest to the node that waits for it, has it sent, reports its progress, and
-confirms when it never will run here again. Asks its runtime what is true each time, so that the next agent goes on.
+"""The source of a live migration: describes the guest to the target, has it sent, reports the progress, and confirms when the guest
+will never run here again. Always begins with the runtime's state, so that the next agent continues.
 """
 
 from __future__ import annotations
@@ -30,14 +30,12 @@ from weft.transfer.calibration import correct_plan
 from weft.transfer.plan import USABLE_SHARE, Leeway, MigrationPlan, choose_mode, reconsider
 
 log = logging.getLogger("weft.agent")
-LOOK_SECONDS = 1.0  # besides what the machine says by itself
+REFRESH_SECONDS = 1.0  # beside the machine's own events
 AGAIN_SECONDS = 0.5
-UNKNOWN_PATH = 125_000_000.0  # bytes per second, until something is known of it
+UNKNOWN_PATH = 125_000_000.0  # bytes per second
 
 
 class Source(Role):
-    """Of a guest that runs meanwhile."""
-
     def __init__(self, context: MigrationContext, driver: MigrationDriver) -> None:
         super().__init__(context)
         self._driver, self._network, self._clock = driver, self._node.network, self._node.clock
@@ -49,7 +47,7 @@ class Source(Role):
         self._slow_path: float | None = None
         self._stopped_at: float | None = None
         self._flows: list[list[str]] = []
-        self._printed = 0  # so much of it the target has
+        self._printed = 0  # bytes of the console log that the target has
         self._sending: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -77,7 +75,7 @@ class Source(Role):
             watching.cancel()
 
     async def _lead(self) -> bool:
-        """False if it isn't through, and hasn't failed."""
+        """Lead the migration to its end; False if it must be continued."""
         try:
             facts = await self._inspect()
             if facts is None or facts.phase == "waiting":
@@ -92,7 +90,7 @@ class Source(Role):
         return True
 
     async def _break_off(self) -> bool:
-        """The guest goes on here, or has ended here: False if it was handed over meanwhile."""
+        """Cancel: the guest stays here, or has ended here. False if it was handed over meanwhile."""
         try:
             await self._driver.cancel(self._local.id, self.migration.key)
         except (IllegalTransition, NotFound):
@@ -100,10 +98,10 @@ class Source(Role):
             return facts is None or facts.phase != "handedOver"
         return True
 
-    # Its steps.
+    # Steps
 
     async def _begin(self) -> None:
-        """Have the target expect the guest, and send it."""
+        """Announce the guest to the target, and send it."""
         guest_id, key = self._local.id, self.migration.key
         guest = await self._driver.describe(guest_id)
         self._slow_path = await find_slow_path(self._connect().ask, self._clock)
@@ -133,9 +131,7 @@ class Source(Role):
             channels: dict[Channel, Path] = {"memory": folder / f"{guest_id}.memory"}
             if settings.copied_disks:
                 channels["disks"] = folder / f"{guest_id}.disks"
-            connection.offer(
-                channels, ahead=0 if settings.copied_disks else settings.connections
-            )  # those take their time
+            connection.offer(channels, ahead=0 if settings.copied_disks else settings.connections)  # disks take longer
             to = MigrationSockets(str(channels["memory"]), str(channels.get("disks", "")))
             try:
                 await self._driver.send(guest_id, key, to, settings)
@@ -148,7 +144,7 @@ class Source(Role):
         self._report(phase="migrating")
 
     async def _follow(self) -> None:
-        """Until the target confirms that the guest runs there, or the migration has failed."""
+        """Follow the migration until the target confirms that the guest runs there, or the migration fails."""
         began = self._clock.elapsed()
         while True:
             facts = await self._inspect()
@@ -163,11 +159,12 @@ class Source(Role):
                 await self._hand_over(began)
                 return
             await self._reconsider(facts)
-            await wait_for_event(self._clock, self._news, LOOK_SECONDS)
+            await wait_for_event(self._clock, self._news, REFRESH_SECONDS)
             self._news.clear()
 
     async def _hand_over(self, began: float) -> None:
-        """It never will run here again: confirm that until the target has taken it over. This lies within the guest's pause."""
+        """Order the target to take the guest over, until it has: the guest will never run here again. The guest's pause includes
+        this."""
         while not self.migration.taken:
             try:
                 reported = self.report
@@ -191,8 +188,8 @@ class Source(Role):
             self._report(pause_ms=await self._find_pause(now))
 
     async def _find_pause(self, taken_at: float) -> int:
-        """Milliseconds from standing still to ``taken_at``. That the guest stopped may be known only after it was handed
-        over, and it runs elsewhere by now: there is time to wait for it."""
+        """Milliseconds of the guest's pause until ``taken_at``. Its beginning may become known only after the handover; the guest
+        runs at the target by now, so there is time to wait for that."""
         until = taken_at + AGAIN_SECONDS
         while self._stopped_at is None and (left := until - self._clock.elapsed()) > 0:
             self._news.clear()
@@ -200,7 +197,7 @@ class Source(Role):
         return round((taken_at - self._stopped_at) * 1000) if self._stopped_at is not None else 0
 
     async def _reconsider(self, facts: MigrationFacts) -> None:
-        """At each look of the machine at what was written meanwhile: does it get less?"""
+        """After each pass over the memory that the guest wrote meanwhile: does it converge?"""
         if self._plan is None or facts.phase != "migrating" or facts.passes < 1:
             return
         if facts.passes <= len(self._remaining):
@@ -223,26 +220,26 @@ class Source(Role):
             self._report(reason=change.action, message=change.reason)
 
     async def _send_flows(self) -> None:
-        """Connections that were opened meanwhile are let pass at the target too. The guest may stand still by now: nothing waits
-        for it."""
+        """Let connections that were opened meanwhile pass at the target too. Nothing waits for this: the guest may be paused by
+        now."""
         flows = await self._network.handover.list_flows(self._local)
         if flows != self._flows:
             self._flows = flows
             await self._order(MigrationRequest("flows", flows=flows))
 
     async def _inspect(self) -> MigrationFacts | None:
-        """What the runtime knows of the migration; None: nothing."""
+        """The runtime's state of the migration, if it has one."""
         while True:
             try:
                 facts = await self._driver.progress(self._local.id, self.migration.key)
-                return facts if facts.role == "source" else None  # it has come here by that very migration
+                return facts if facts.role == "source" else None  # else it came here by this same migration
             except (IllegalTransition, NotFound):
                 return None
-            except Unavailable:  # its driver is about to find it again
+            except Unavailable:  # its driver is reconnecting
                 await self._clock.sleep(AGAIN_SECONDS)
 
     async def _watch(self) -> None:
-        """What the guest does, as soon as it does it: while it stands still, what is for it goes to the target."""
+        """Follow the guest's events: while it is paused, its traffic goes to the target."""
         with contextlib.suppress(WeftError):
             async for event in self._driver.events(self._local.id):
                 if event.name == "stopped":
@@ -251,12 +248,12 @@ class Source(Role):
                 elif event.name == "resumed":
                     self._stopped_at = None
                     self._switch("resumed")
-                if event.name != "copied":  # they come by the dozen, within the pause too
+                if event.name != "copied":  # these come by the dozen, within the pause too
                     self._news.set()
         self._news.set()
 
     def _switch(self, what: Literal["stopped", "resumed"]) -> None:
-        """Both nodes' networks follow; a frame that is lost by their failing is no reason to abort a migration."""
+        """Switch both nodes' networks; their failure loses frames, but doesn't abort the migration."""
         self._beside(self._order(MigrationRequest(what)))
         try:
             if what == "stopped":
@@ -267,7 +264,7 @@ class Source(Role):
             log.warning("%s: its network: %s", self._local.what, problem.message)
 
     def _beside(self, sending: Coroutine[Any, Any, None]) -> None:
-        """Send it to the target, and go on meanwhile."""
+        """Send a request to the target without waiting for it."""
         task = asyncio.ensure_future(sending)
         self._sending.add(task)
         task.add_done_callback(self._log_failure)
@@ -277,7 +274,7 @@ class Source(Role):
         if not sending.cancelled() and (problem := sending.exception()) is not None:
             log.warning("%s: its network at the target: %s", self._local.what, problem)
 
-    # Its connection.
+    # Connection
 
     def _connect(self) -> Connection:
         if self._connection is None:
@@ -304,18 +301,16 @@ class Source(Role):
         return self._migration.address.rpartition(":")[0].strip("[]")
 
     def _find_path(self) -> float:
-        """What it is taken to carry, in bytes a second."""
+        """The assumed rate of the path, in bytes a second."""
         known = (*limits_of(self._migration), self._lesson.path_bytes_per_second, self._slow_path)
         return min(filter(None, known), default=UNKNOWN_PATH)
 
-    # What it sends.
-
     def _choose(self, settings: MigrationSettings) -> MigrationSettings:
-        """``settings`` for the disks that go along."""
+        """``settings`` with the disks that are copied."""
         return msgspec.structs.replace(settings, copied_disks=self._list_copied())
 
     def _list_copied(self) -> tuple[str, ...]:
-        """Serials of the disks that the other node doesn't see."""
+        """Serials of the disks that aren't shared with the target."""
         shared = self._migration.shared
         own = [name_serial(volume.name) for volume in self._local.spec.volumes if volume.uid not in shared]
         return (*(() if ROOT in shared else (ROOT_SERIAL,)), *own)

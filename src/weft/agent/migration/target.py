@@ -1,5 +1,5 @@
-"""The target of a migration: a listener, and a machine that stands still until the source confirms that it never will run there
-again. Woken by the source's requests; decides nothing by itself, and starts nothing.
+"""The target of a migration: a listener, and a machine that stays paused until the source confirms that the guest will never run
+there again. Woken by the source's requests; decides nothing by itself, and starts nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Waiter(Role, ABC):
         )
 
     async def open(self) -> None:
-        """Wait for the source. Raises DriverFailed, InvalidInput."""
+        """Open the listener for the source. Raises DriverFailed, InvalidInput."""
         place = self._listener.open(self._node.host.underlay_address, self.migration.port)
         self._keep(port=self._listener.port)
         self._report(phase="waiting", address=place)
@@ -35,7 +35,7 @@ class Waiter(Role, ABC):
         self._listener.close()
 
     async def _recall(self) -> None:
-        """What came of it before, if another agent was here."""
+        """Continue from the state of an earlier agent."""
 
     @abstractmethod
     async def _respond(self, ask: MigrationRequest) -> MigrationAnswer:
@@ -43,13 +43,13 @@ class Waiter(Role, ABC):
 
 
 class Target(Waiter):
-    """Of a guest that runs meanwhile; ``plan`` is its machine here."""
+    """The target of a live migration; ``plan`` is the guest's machine here."""
 
     def __init__(self, context: MigrationContext, plan: GuestPlan, driver: MigrationDriver) -> None:
         super().__init__(context)
         self._plan, self._driver = plan, driver
         self._expected: MigrationSettings | None = None
-        self._stopped_at: float | None = None  # by the source's request
+        self._stopped_at: float | None = None  # set by the source's request
 
     async def _recall(self) -> None:
         try:
@@ -80,9 +80,9 @@ class Target(Waiter):
 
     async def _expect(self, ask: MigrationRequest) -> None:
         if ask.guest is None or ask.settings is None:
-            raise InvalidInput("guest and settings are missing")
+            raise InvalidInput("the request lacks guest or settings")
         if self._expected not in (None, ask.settings):
-            await self._driver.give_up(self._plan.id, self.migration.key)  # that machine waits for another mode
+            await self._driver.give_up(self._plan.id, self.migration.key)  # its machine waits for another mode
         sockets = await self._driver.expect(self._plan, ask.guest, self.migration.key, ask.settings)
         self._expected = ask.settings
         take_printed(self._runtime, self._plan.id, ask.printed)
@@ -105,5 +105,5 @@ class Target(Waiter):
         self._take(pause_ms=pause, elapsed_ms=elapsed, sent_bytes=ask.sent_bytes, passes=ask.passes)
 
     def _take(self, **figures: int) -> None:
-        self._keep(taken=True)  # the runtime has written it down already
+        self._keep(taken=True)  # not awaited: the runtime has saved it already
         self._report(phase="takenOver", reason="", message="", **figures)

@@ -1,5 +1,5 @@
-"""How the two ends of a migration reach each other: the target listens, the source connects. They exchange requests with their
-answers, files of disks, and what the machines send to each other.
+"""The transport between the two ends of a migration: the target listens, the source connects. It carries requests and answers,
+disk files, and the machines' own bytes.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from weft.protocol.migration import Channel, MigrationAnswer, MigrationRequest, 
 
 
 class Listener(Protocol):
-    """The target's. ``receive`` takes the files of disks; without it there are none to come."""
+    """The target's."""
 
     meter: Meter
-    receive: Receive | None
+    receive: Receive | None  # takes disk files; None: none are accepted
 
     @property
     def port(self) -> int:
-        """0 while it isn't open."""
+        """0 while it is closed."""
 
     def open(self, address: str, port: int = 0) -> str:
-        """Let in who comes there, at ``port`` if that is free still; ``host:port``. Raises DriverFailed."""
+        """Listen at ``address``, at ``port`` if that is free; returns ``host:port``. Raises DriverFailed."""
 
     def lead(self, sockets: dict[Channel, str]) -> None:
-        """From now on these channels end at these sockets."""
+        """Relay these channels to these sockets from now on."""
 
     def close(self) -> None:
-        """Accept no more connections, and cut those that there are."""
+        """Accept no more connections, and cut the open ones."""
 
 
 class Connection(Protocol):
@@ -42,20 +42,20 @@ class Connection(Protocol):
     meter: Meter
 
     async def ask(self, ask: MigrationRequest) -> MigrationAnswer:
-        """The target's answer. Raises Unavailable if there is none; then the question may have been heard."""
+        """The target's answer. Raises Unavailable without one; the target may have received the request."""
 
     async def order(self, ask: MigrationRequest) -> None:
         """Like ``ask``; raises DriverFailed if the target answers that it can't."""
 
     def offer(self, sockets: dict[Channel, Path], *, ahead: int = 0) -> None:
-        """What the machine sends to these paths is carried over; ``ahead``: how many connections it is about to open for its
-        memory. Raises DriverFailed."""
+        """Relay the bytes that the machine sends to these paths; ``ahead``: how many connections it will open for its memory.
+        Raises DriverFailed."""
 
     async def carry_file(self, disk: str, path: Path, form: str = "qcow2") -> None:
-        """The file of ``disk``, in format ``form``; returns once the target has it. Raises OSError, WeftError."""
+        """Send the file of ``disk``, in format ``form``; returns once the target has it. Raises OSError, WeftError."""
 
     def close(self) -> None:
-        """Cut all there is."""
+        """Cut all connections."""
 
 
 class Transport(Protocol):
@@ -66,16 +66,15 @@ class Transport(Protocol):
         respond: Callable[[MigrationRequest], Awaitable[MigrationAnswer]],
         limits: Sequence[Limit],
     ) -> Listener:
-        """For migration ``key``, for node ``peer_uid`` and no other; ``respond`` answers its requests; what comes keeps to
-        ``limits``."""
+        """A listener for migration ``key``, only for node ``peer_uid``. ``respond`` answers its requests; ``limits`` bound the
+        incoming rate."""
 
     def make_connection(self, key: str, address: str, peer_uid: str, limits: Sequence[Limit]) -> Connection:
-        """To the listener of migration ``key`` at ``address``, which is node ``peer_uid``'s; what goes keeps to ``limits``."""
+        """A connection to the listener of migration ``key`` at ``address`` on node ``peer_uid``; ``limits`` bound the outgoing
+        rate."""
 
 
 class TlsTransport:
-    """Connections between nodes, each of which shows its certificate."""
-
     def __init__(self, credentials: Credentials, clock: Clock) -> None:
         self._credentials, self._clock = credentials, clock
 

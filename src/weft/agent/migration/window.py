@@ -1,7 +1,7 @@
-"""How much of a migration may be on its way at once: what keeps its path busy, and no more.
+"""Bounds the bytes of a migration that are on their way to what keeps its path busy.
 
-A guest that stands still waits for all that was sent before it stood still. Left alone, the kernel lets megabytes queue up at
-either end of a slow path: 3 MB at 100 Mbit/s, a quarter of a second of the guest's pause.
+A guest's pause includes the delivery of all bytes sent before it. By default the kernel lets megabytes queue up at either end of a
+slow path: 3 MB at 100 Mbit/s, a quarter of a second of the guest's pause.
 """
 
 from __future__ import annotations
@@ -14,17 +14,13 @@ import termios
 
 from weft.contracts.clock import Clock
 
-QUEUE_SECONDS = 0.015  # of what the path carries may wait in buffers, so that no hiccup of either end leaves it idle
+QUEUE_SECONDS = 0.015  # of the path's rate may wait in buffers, so that a hiccup of either end doesn't leave it idle
 LEAST_BYTES = 32 << 10
-LEAST_SEGMENTS = 4  # with fewer on the way, either end waits for the other's timers
-FIRST_BYTES, FASTEST = (
-    1024 << 10,
-    2_500_000_000,
-)  # before anything is known: what a path of so many bytes a second needs
+LEAST_SEGMENTS = 4  # with fewer on their way, either end waits for the other's timers
 BOUND_BYTES = 8 << 20  # a path that needs more is left to the kernel
-PLAIN_BYTES = 208 << 10  # to a machine: what the kernel takes by itself
-LOOK_SECONDS = 0.05
-_ROOM = 2  # times what may be on its way: what the kernel takes to keep it until it is read
+PLAIN_BYTES = 208 << 10  # to a machine: the kernel's default
+REFRESH_SECONDS = 0.05
+_BUFFER_FACTOR = 2  # the receive buffer that the kernel needs for a byte on its way
 _STEP = 1.25
 _SIOCOUTQ, _SIOCOUTQNSD = termios.TIOCOUTQ, 0x894B
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
@@ -35,11 +31,10 @@ _INFO = struct.Struct("=16xI48xI48xQQ12xI")
 def adjust_window(
     window: int, wait_seconds: float, bytes_per_second: float, round_trip_seconds: float, least: int
 ) -> int:
-    """Bytes that may be on their way, where ``window`` may be now (0: as many as the kernel likes) and what is sent waits
-    for ``wait_seconds``.
+    """The new bound of bytes on their way, from the current ``window`` (0: unbounded) and the ``wait_seconds`` of queued bytes.
 
-    What waits is the sign, as in TCP Vegas (Brakmo, Peterson 1995), not the rate alone: a rate that a small window, or a
-    busy machine, has held down would make the window smaller still.
+    The queue decides, as in TCP Vegas (Brakmo, Peterson 1995), not the rate alone: a rate that a small window or a busy machine
+    holds down would shrink the window further.
     """
     if wait_seconds > QUEUE_SECONDS:
         fits = int(bytes_per_second * (2 * round_trip_seconds + QUEUE_SECONDS))
@@ -50,27 +45,27 @@ def adjust_window(
 
 
 class Window:
-    """Of one connection to another node, and of the machine's socket behind it. For one thread."""
+    """The window of one connection to another node, and of the machine's socket behind it. For one thread."""
 
     def __init__(self, plain: socket.socket, secure: socket.socket, clock: Clock) -> None:
         self._plain, self._secure, self._clock = plain, secure, clock
         self._at, self._carried = clock.elapsed(), 0
         self._waiting: int | None = None
-        self._room = ReceiveBuffer(secure)
-        self.bytes = 0  # 0: not bounded
+        self._buffer = ReceiveBuffer(secure)
+        self.bytes = 0  # 0: unbounded
 
     def note(self) -> None:
-        """How much waits, before the carrier does. The least counts: what has gathered while a busy machine lets nobody carry it is
-        no queue, and with less on its way it would carry less."""
+        """Measure the queued bytes before the relay waits. The least counts: bytes that gather while a busy machine delays the
+        relay are no queue, and a smaller window would lower the rate."""
         with contextlib.suppress(OSError):  # it has ended
             waiting = _count(self._secure, _SIOCOUTQNSD) + _count(self._secure, termios.FIONREAD)
             waiting += _count(self._plain, _SIOCOUTQ)
             self._waiting = waiting if self._waiting is None else min(self._waiting, waiting)
 
-    def look(self) -> None:
-        """Follow what waits on the path; cheap to call often."""
+    def refresh(self) -> None:
+        """Adjust the window to the path's queue; cheap to call often."""
         now = self._clock.elapsed()
-        if now - self._at < LOOK_SECONDS:
+        if now - self._at < REFRESH_SECONDS:
             return
         self.note()
         try:
@@ -94,20 +89,19 @@ class Window:
         if self.bytes:
             _set_buffer(self._secure, _SO_SNDBUFFORCE, socket.SO_SNDBUF, self.bytes)
             _set_buffer(self._plain, _SO_SNDBUFFORCE, socket.SO_SNDBUF, min(self.bytes, PLAIN_BYTES))
-            self._room.set(self.bytes, received)
+            self._buffer.set(self.bytes, received)
 
 
 class ReceiveBuffer:
-    """What the kernel keeps of what came until it is read. Bytes that it has let the other end send and can't keep when they come
-    are dropped, and sent again after a fifth of a second: so first fewer are admitted, and the buffer shrinks only when
-    all that was admitted before has come."""
+    """The kernel's receive buffer. Bytes that the other end was allowed to send and that don't fit are dropped, and sent again
+    after a fifth of a second: so first the window shrinks, and the buffer after all bytes that were allowed before have come."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock, self._window = sock, 0
         self._bytes, self._safe_at = 0, 0
 
     def set(self, window: int, received: int) -> None:
-        """For so many bytes on their way, where ``received`` have come."""
+        """Set the bound of bytes on their way, after ``received`` bytes."""
         if not self._window:
             with contextlib.suppress(OSError):  # it has ended
                 self._window = self._bytes = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
@@ -118,7 +112,7 @@ class ReceiveBuffer:
             self._window = window
             with contextlib.suppress(OSError):
                 self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, window)
-        wanted = _ROOM * window
+        wanted = _BUFFER_FACTOR * window
         if wanted > self._bytes or (wanted < self._bytes and received >= self._safe_at):
             self._bytes = wanted
             _set_buffer(self._sock, _SO_RCVBUFFORCE, socket.SO_RCVBUF, wanted)

@@ -1,4 +1,4 @@
-"""The values that make up what an agent knows of one allocation. Pure."""
+"""The values of an agent's state of one allocation. Pure."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from weft.kinds.allocation import ROOT, AllocatedNic, AllocationReport, Allocati
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import short_id
 
-# new: no run begun; starting: one is about to be started for ``restart_generation``; up: it was started; down: this agent ended it,
-# or is ending it, because the spec says so; ended: it ended by itself, for reason ``ended``.
+# new: no run has begun; starting: one is about to start for ``restart_generation``; up: it was started; down: this agent ended it
+# or is ending it, by its spec; ended: it ended by itself, for reason ``ended``.
 Run = Literal["new", "starting", "up", "down", "ended"]
 
 
 class MigrationState(msgspec.Struct, frozen=True):
-    """What this node did in one migration. How far the machine is, the runtime knows; this is what it can't know."""
+    """This node's part of one migration, beside the machine's progress, which the runtime knows."""
 
     key: str
     role: Literal["source", "target"]  # this node's
@@ -24,13 +24,13 @@ class MigrationState(msgspec.Struct, frozen=True):
     taken: bool = False  # target: the guest runs here, and will; source: the target has reported that
     over: bool = False  # target: the guest was given up; source: the guest was left
     port: int = 0  # of the target's listener
-    shared: tuple[str, ...] = ()  # disks that both nodes see: neither may remove them
+    shared: tuple[str, ...] = ()  # disks that both nodes use: neither may remove them
     node: str = ""  # name of the node at the other end
-    cold: bool = False  # only disks migrate, and the runtime knows nothing of it
+    cold: bool = False  # only disks migrate, and the runtime takes no part
 
 
 class DiskRelocation(msgspec.Struct, frozen=True):
-    """One disk on its way to another pool of this node."""
+    """The relocation of one disk to another pool of this node."""
 
     key: str
     disk: str
@@ -38,14 +38,14 @@ class DiskRelocation(msgspec.Struct, frozen=True):
     pool_id: str
     old_pool: str
     old_pool_id: str
-    # copying: the old file is the disk; there: the new one is; clear: and the old one is removed; over: the old one stays.
+    # copying: the old file is the disk; there: the new one is; clear: the old one is removed too; over: the old one stays.
     state: Literal["copying", "there", "clear", "over"] = "copying"
     reason: str = ""  # why the old one stays
     message: str = ""
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """What must survive a crash of the agent: the durable part of an ``AllocationState``."""
+    """The part of an ``AllocationState`` that survives a crash of the agent."""
 
     run: Run = "new"
     restart_generation: int = 0
@@ -54,20 +54,18 @@ class Checkpoint(msgspec.Struct, frozen=True):
     why: str = ""  # why a workload that runs once ended before it ran
     answered: bool = False  # the guest has answered in this run
     made: bool = False  # something of it may exist on this node
-    orphan: bool = False  # a list of the server's no longer held it
+    orphan: bool = False  # the server's list no longer had it
     leftover: list[
         AllocatedNic
-    ] = []  # NICs that the spec lost: their ports are removed once the guest has let go of them
+    ] = []  # NICs that the spec lost: their ports are removed after the guest has dropped them
     migration: MigrationState | None = None
     relocation: DiskRelocation | None = None
-    arrived_by: str = ""  # key of the migration that it came here by
-    image: str = ""  # digest of a container's image: the same for as long as the container has this place, whatever its tag means
-    pulls: int = 0  # ``pulls`` of the spec that the image was looked up for
+    arrived_by: str = ""  # key of the migration by which it came here
+    image: str = ""  # digest of a container's image, kept while the container has this place, even if its tag changes
+    pulls: int = 0  # ``pulls`` of the spec for which the image was resolved
 
 
 class StepFailure(msgspec.Struct, frozen=True):
-    """A step that failed."""
-
     reason: str
     message: str
     tries: int  # in a row
@@ -75,18 +73,18 @@ class StepFailure(msgspec.Struct, frozen=True):
 
 
 class Health(msgspec.Struct, frozen=True):
-    """By the workload's own health check; without one, and for what doesn't run, the state is empty."""
+    """The result of the workload's own health check."""
 
-    state: Literal["", "starting", "healthy", "unhealthy"] = ""
+    state: Literal["", "starting", "healthy", "unhealthy"] = ""  # "": it has no check, or doesn't run
     failures: int = 0  # in a row
     message: str = ""  # of the last failure
 
 
 class LocalAllocation(msgspec.Struct, frozen=True):
-    """One allocation as the server sent it last. ``uid`` is its own."""
+    """One allocation as the server sent it last."""
 
     name: str
-    uid: str
+    uid: str  # the allocation's own
     spec: AllocationSpec
     deleting: bool = False
     report: AllocationReport = msgspec.field(default_factory=AllocationReport)
@@ -99,7 +97,7 @@ class LocalAllocation(msgspec.Struct, frozen=True):
 
     @property
     def what(self) -> str:
-        """The workload as people know it: ``vm/default/web``."""
+        """The workload's name for people: ``vm/default/web``."""
         ref = self.spec.workload
         return f"{ref.kind}/{ref.project or '-'}/{ref.name}"
 
@@ -111,7 +109,7 @@ class LocalAllocation(msgspec.Struct, frozen=True):
 
 
 def place_disks(local: LocalAllocation, relocation: DiskRelocation | None) -> LocalAllocation:
-    """``local`` with its disks where they are by now, whether or not the server knows."""
+    """``local`` with its disks where they are now, even if the server doesn't know yet."""
     if relocation is None or relocation.state not in ("there", "clear"):
         return local
     spec, at = local.spec, {"pool": relocation.pool, "pool_id": relocation.pool_id}
@@ -124,7 +122,7 @@ def place_disks(local: LocalAllocation, relocation: DiskRelocation | None) -> Lo
 
 
 def read_allocation(envelope: Envelope, spec: AllocationSpec | None = None) -> LocalAllocation:
-    """The allocation in ``envelope``; ``spec`` is its decoded spec, if that was read before."""
+    """The allocation in ``envelope``; ``spec`` is its spec, if already decoded."""
     return LocalAllocation(
         name=envelope.name,
         uid=envelope.uid,

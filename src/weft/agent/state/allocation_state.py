@@ -1,6 +1,6 @@
-"""What the agent remembers of one allocation: what the server sent last, what this node did about it, what its guest does.
+"""The agent's state of one allocation: the server's last version, this node's steps, and the guest's facts.
 
-``checkpoint`` is the durable part. It is written, with what the server sent, before a step acts and after it.
+``checkpoint`` is the durable part. It is written, with the server's version, before and after each step.
 """
 
 from __future__ import annotations
@@ -32,60 +32,60 @@ log = logging.getLogger("weft.agent")
 
 
 class AllocationState:
-    """Of one allocation; ``store`` keeps its checkpoint."""
+    """``store`` keeps the checkpoint."""
 
     def __init__(self, envelope: Envelope, checkpoint: Checkpoint, store: CheckpointStore) -> None:
         self.envelope = envelope
         local = read_allocation(envelope)
-        self._spec = local.spec  # as the server sent it, wherever its disks are by now
+        self._spec = local.spec  # as the server sent it, without relocations
         self.local = place_disks(local, checkpoint.relocation)
         if checkpoint.migration is None:
             checkpoint = replace(checkpoint, migration=recall_migration(checkpoint, local.spec))
         self.checkpoint = checkpoint
         self._store, self._saving = store, asyncio.Lock()
         self._saved: tuple[object, ...] | None = None
-        self.released = False  # all of it has gone from the node: nothing is written any more
-        # What the server said of it besides.
-        self.unconfirmed = False  # it comes from a checkpoint, and the server hasn't confirmed it yet
-        self.deleted = False  # the server has it no more, and its release is under way here
+        self.released = False  # all of it is gone from the node: nothing is written any more
+        # The server's view of it.
+        self.unconfirmed = False  # read from a checkpoint, and not confirmed by the server yet
+        self.deleted = False  # the server has deleted it, and its release continues here
         self.replaced = False  # a later incarnation was placed elsewhere
-        self.stale_volumes = False  # the data of all its volumes is another node's by now
-        # How it stands to the others on this node.
+        self.stale_volumes = False  # the data of all its volumes is on another node by now
+        # Its relation to the others on this node.
         self.superseded = False  # a later incarnation is placed here, or elsewhere
-        self.blocked = ""  # what must be down before it may start
+        self.blocked = ""  # the workload that must end before it may start
         # Its guest.
-        self.guest: GuestFacts | None = None  # by the last look
+        self.guest: GuestFacts | None = None  # at the last inspection
         self.alive = checkpoint.run in ("up", "starting")
         self.up_since: float | None = None  # elapsed seconds
-        self.ended_in_a_row = 0  # ends that nobody asked for
+        self.ended_in_a_row = 0  # ends by itself
         self.restart_at = 0.0  # elapsed seconds
         self.health = Health()
         # Its steps.
         self.failure: StepFailure | None = None  # of the last one
         self.unplugged = False  # its ports were removed
-        self.woken = asyncio.Event()  # something may be different: look at it
-        self.changed = asyncio.Event()  # and drop the steps that were planned
+        self.woken = asyncio.Event()  # inspect it again
+        self.changed = asyncio.Event()  # drop the planned steps
 
     @property
     def unwell(self) -> str:
-        """Why its own health check ends it; empty if it doesn't."""
+        """Why its health check ends it, or ""."""
         container = self.local.spec.container
         check = container.health_check if container is not None else None
         ends = check is not None and check.on_unhealthy == "restart" and self.health.state == "unhealthy"
         return self.health.message if ends else ""
 
     def wake(self) -> None:
-        """Something about the guest may have changed."""
+        """The guest may have changed."""
         self.woken.set()
 
     def replan(self) -> None:
-        """What is known of it has changed: steps under way are no longer due, and a failed one may be tried at once."""
+        """Its facts have changed: drop the planned steps, and retry a failed one at once."""
         self.failure = None
         self.changed.set()
         self.woken.set()
 
     def update(self, envelope: Envelope) -> bool:
-        """The server listed the allocation, or changed it: whether there may be something else to do now."""
+        """The server listed or changed the allocation; whether the plan may change."""
         sent = read_allocation(envelope, self._spec if self.has_read(envelope) else None)
         local, old = self._place(sent), self.local
         before = (old.spec, old.deleting, self.checkpoint.orphan)
@@ -96,29 +96,29 @@ class AllocationState:
         return before != (local.spec, local.deleting, False)
 
     def has_read(self, envelope: Envelope) -> bool:
-        """Whether the spec in it is the one that was read last: most of what a node hears is what it has reported itself."""
+        """Whether its spec is the last one: most changes that a node receives are its own reports."""
         return self.envelope.spec == envelope.spec
 
     def mark_orphan(self) -> None:
-        """The server's list doesn't hold the allocation: keep what there is, begin and end nothing."""
+        """The server's list lacks the allocation: keep everything, begin and end nothing."""
         self.checkpoint = replace(self.checkpoint, orphan=True)
         self.replan()
 
     def confirm(self) -> None:
-        """The server has spoken, or was waited for long enough."""
+        """The server has listed it, or didn't answer for long enough."""
         if self.unconfirmed:
             self.unconfirmed = False
             self.wake()
 
     def note_replaced(self, stale_volumes: Iterable[str]) -> None:
-        """It was placed elsewhere, or deleted. ``stale_volumes``: their data is another node's by now; if it has no other volumes,
-        they are removed with it."""
+        """It was placed elsewhere, or deleted. ``stale_volumes``: their data is on another node by now; they are removed with the
+        allocation if it has no other volumes."""
         mine = {volume.uid for volume in self.local.spec.volumes}
         self.replaced = self.deleted = True
         self.stale_volumes = bool(mine) and mine <= set(stale_volumes)
 
     def relate(self, *, superseded: bool, blocked: str) -> None:
-        """How it stands to the others on this node: to other incarnations, and to those that write to its volumes."""
+        """Set its relation to other incarnations on this node, and to writers of its volumes."""
         if (superseded, blocked) != (self.superseded, self.blocked):
             self.superseded, self.blocked = superseded, blocked
             self.replan()
@@ -126,14 +126,14 @@ class AllocationState:
     # --- its durable part --------------------------------------------------------------------------------------------
 
     async def keep_relocation(self, relocation: DiskRelocation) -> None:
-        """How far the relocation of a disk is. Raises CheckpointFailed."""
+        """Save the state of a disk's relocation. Raises CheckpointFailed."""
         self.checkpoint = replace(self.checkpoint, relocation=relocation)
         await self.save()
         self.local = place_disks(self.local, relocation)
         self.wake()
 
     async def keep_migration(self, migration: MigrationState) -> None:
-        """What this node did in the allocation's migration. Raises CheckpointFailed."""
+        """Save this node's part of the allocation's migration. Raises CheckpointFailed."""
         allocated = self.local.spec.migration
         runs = migration.taken and migration.role == "target" and allocated is not None and allocated.mode == "live"
         run: Run = "up" if runs else self.checkpoint.run
@@ -142,7 +142,7 @@ class AllocationState:
         self.wake()
 
     async def save(self, checkpoint: Checkpoint | None = None) -> None:
-        """Write ``checkpoint``, or what that is once nobody else writes. Raises CheckpointFailed."""
+        """Write ``checkpoint``, or the current one after other writes. Raises CheckpointFailed."""
         if not self._saving.locked() and self._to_save(checkpoint or self.checkpoint) == self._saved:
             return
         async with self._saving:
@@ -155,15 +155,14 @@ class AllocationState:
                 self._saved = state
 
     async def note(self, checkpoint: Checkpoint) -> None:
-        """Save what the next look would find out anyway, or will save then."""
+        """Save what the next turn would find out anyway, or save then; a failure is logged."""
         try:
             await self.save(checkpoint)
         except CheckpointFailed as problem:
             log.warning("%s: %s", self.local.what, problem.message)
 
     async def note_departure(self) -> None:
-        """A guest that has left for good, or came by a migration, is remembered when all else is forgotten: an older store may
-        list it again."""
+        """Save for good that the guest has left, or came by a migration: an older store may list it again."""
         migration = find_departed(self.checkpoint)
         if migration is None:
             return
@@ -173,7 +172,7 @@ class AllocationState:
             log.warning("%s: %s", self.local.what, problem.message)
 
     def release(self) -> None:
-        """All of it has gone from the node; so does the checkpoint."""
+        """All of it is gone from the node: remove the checkpoint."""
         self._store.remove(self.local.id)
         self.released, self.alive = True, False
 
@@ -181,7 +180,7 @@ class AllocationState:
         return self.local.spec, self.local.deleting, checkpoint
 
     def _place(self, local: LocalAllocation) -> LocalAllocation:
-        """With its disks where they are. What the server knows of by now needn't be remembered."""
+        """``local`` with its disks where they are now. Forgets a relocation that the server knows."""
         relocation = self.checkpoint.relocation
         if relocation is not None and local.spec.storage is None and relocation.state in ("clear", "over"):
             sent = list_disks(local.spec).get(relocation.disk, ("", ""))
@@ -191,6 +190,6 @@ class AllocationState:
 
 
 def find_leftover(left: Iterable[AllocatedNic], old: AllocationSpec, new: AllocationSpec) -> list[AllocatedNic]:
-    """NICs that the spec had once, and has no more."""
+    """NICs that the spec had and lost."""
     kept = {nic.uid for nic in new.nics}
     return list({nic.uid: nic for nic in [*left, *old.nics] if nic.uid not in kept}.values())

@@ -1,4 +1,4 @@
-"""Where an allocation's guest is; what a node keeps of one that has left it, and concludes when an older store lists it again.
+"""The location of an allocation's guest, and what a node keeps of a guest that has left, for an older store that lists it again.
 Pure."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from weft.kinds.parts.orphan import GuestLocation
 
 
 def find_departed(checkpoint: Checkpoint) -> MigrationState | None:
-    """The migration by which it left for good, or came here; None of anything else: that may begin anew."""
+    """The migration by which it left for good, or came here; else None: it may start anew."""
     migration = checkpoint.migration
     if migration is None:
         return MigrationState(checkpoint.arrived_by, "target", "", taken=True) if checkpoint.arrived_by else None
@@ -19,15 +19,15 @@ def find_departed(checkpoint: Checkpoint) -> MigrationState | None:
 
 
 def recall_departed(checkpoint: Checkpoint, departed: MigrationState | None) -> Checkpoint:
-    """The ``checkpoint`` that an allocation begins with whose departure was kept."""
+    """The first ``checkpoint`` of an allocation whose departure was saved."""
     if departed is None or departed.role == "source":
         return msgspec.structs.replace(checkpoint, migration=departed)
     return msgspec.structs.replace(checkpoint, arrived_by=departed.key)
 
 
 def recall_migration(checkpoint: Checkpoint, spec: AllocationSpec) -> MigrationState | None:
-    """A migration that has ended, if ``spec``, of an older store, has it under way. It is over if nothing of what came by it is
-    here any more."""
+    """A migration that has ended, if ``spec``, of an older store, still has it. It is over if nothing of the guest is here any
+    more."""
     migration, arrived_by = spec.migration, checkpoint.arrived_by
     if migration is None or spec.role != "target" or migration.key != arrived_by:
         return None
@@ -38,16 +38,14 @@ def recall_migration(checkpoint: Checkpoint, spec: AllocationSpec) -> MigrationS
 
 
 def is_back(spec: AllocationSpec, migration: MigrationState) -> bool:
-    """Whether the server has confirmed that the target never ran what this node has sent away."""
-    if (
-        migration.key in spec.back_from or not migration.node
-    ):  # an agent that kept no names knew nothing of such confirmations
+    """Whether the server has confirmed that the target never ran the guest that this node sent."""
+    if migration.key in spec.back_from or not migration.node:  # an older agent saved no names
         return True
     return spec.migration is not None and spec.migration.key == migration.key and spec.migration.never_ran
 
 
 def locate_guest(checkpoint: Checkpoint, spec: AllocationSpec) -> GuestLocation:
-    """Where its guest is, for all that this node knows."""
+    """Where its guest is, as far as this node knows."""
     migration = checkpoint.migration
     if migration is None:
         return "open" if spec.role == "target" else "here"
@@ -59,5 +57,5 @@ def locate_guest(checkpoint: Checkpoint, spec: AllocationSpec) -> GuestLocation:
 
 
 def last_migration(checkpoint: Checkpoint) -> str:
-    """The key of the last migration that this node remembers of it."""
+    """The key of its last migration that this node knows."""
     return checkpoint.migration.key if checkpoint.migration is not None else checkpoint.arrived_by

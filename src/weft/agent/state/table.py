@@ -1,4 +1,4 @@
-"""The allocations of this node, and what each part of the agent needs to know of them all: networks, volumes, images, capacity."""
+"""The allocations of this node, and summaries for the agent's parts: networks, volumes, images, capacity."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class FunctionHost(Protocol):
     """The instances of functions on this node. Allocations have the first claim on its capacity."""
 
     def used_images(self) -> set[str]:
-        """Digests of the container images that they need."""
+        """Digests of the container images that instances need."""
 
     def report(self) -> dict[str, str]:
-        """For the node's report: by isolation "yes", or why none can run here."""
+        """For the node's report: by isolation "yes", or why instances can't run here."""
 
     def count(self) -> Instances:
         """For the heartbeat."""
@@ -28,24 +28,21 @@ class FunctionHost(Protocol):
 
 
 class AllocationTable:
-    """By allocation uid. ``found`` are the guests that were here at the start, by their ids; ``egress`` the node's own endpoints,
-    which networks treat like guests', by network uid; ``functions`` those that run here, if any can."""
-
     def __init__(self) -> None:
-        self.states: dict[str, AllocationState] = {}
-        self.found: dict[str, GuestFacts] = {}
-        self.egress: dict[str, LocalAllocation] = {}
+        self.states: dict[str, AllocationState] = {}  # by allocation uid
+        self.found: dict[str, GuestFacts] = {}  # the guests that were here at the start, by id
+        self.egress: dict[str, LocalAllocation] = {}  # the node's own endpoints, by network uid
         self.functions: FunctionHost | None = None
 
     def __iter__(self) -> Iterator[AllocationState]:
         return iter(list(self.states.values()))
 
     def find(self, allocation: str) -> LocalAllocation | None:
-        """The one of that name or uid if this node has it."""
+        """The allocation of that name or uid, if this node has it."""
         return next((state.local for state in self if allocation in (state.local.name, state.local.uid)), None)
 
     def orphans(self) -> list[AllocationState]:
-        """Those that the server doesn't know."""
+        """Allocations that the server doesn't know."""
         return [state for state in self if state.checkpoint.orphan]
 
     def unexplained(self) -> list[GuestFacts]:
@@ -54,11 +51,11 @@ class AllocationTable:
         return [guest for id, guest in self.found.items() if id not in ids]
 
     def hosted(self) -> list[LocalAllocation]:
-        """Those whose networks are needed on this node, and the node itself where functions reach a network."""
+        """Allocations whose networks are needed on this node, and the node's own egress endpoints."""
         return [s.local for s in self if s.checkpoint.made and not s.unplugged] + list(self.egress.values())
 
     def networks(self) -> set[str]:
-        """The uids of the networks that anything here is in, or will be."""
+        """The uids of the networks that anything here is in or will be in."""
         return {nic.network_uid for state in self for nic in state.local.spec.nics} | self.egress.keys()
 
     def volumes(self) -> set[str]:
@@ -66,8 +63,7 @@ class AllocationTable:
         return {volume.uid for state in self if state.checkpoint.made for volume in state.local.spec.volumes}
 
     def images(self) -> set[str] | None:
-        """The hashes of the images that disks here are based on, or soon will be. None: a guest that no allocation explains may
-        need any."""
+        """The hashes of the images that disks here need, or soon will. None: an unexplained guest may need any."""
         specs = [state.local.spec for state in self]
         used = {image.sha256 for spec in specs for image in (spec.image, spec.iso) if image is not None}
         return None if self.unexplained() else used

@@ -1,4 +1,4 @@
-"""One client of one stream, as the agent sees it through the gateway. Reads and writes frames, decides nothing."""
+"""The agent's end of one client's stream through the gateway. Reads and writes frames, decides nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Stream:
 
     @property
     def reader(self) -> asyncio.StreamReader:
-        """For what is no frames: invocations, whose messages have a length of their own."""
+        """For invocations, whose messages aren't frames."""
         return self._reader
 
     @property
@@ -28,7 +28,7 @@ class Stream:
         return self._writer
 
     async def receive(self) -> Frame | None:
-        """The next frame that isn't a sign of life; None when the client has gone."""
+        """The next frame except PING; None when the client has gone."""
         while True:
             try:
                 frame = await receive_frame(self._reader)
@@ -38,7 +38,7 @@ class Stream:
                 return frame
 
     async def send(self, frame: bytes) -> None:
-        """Send it, waiting while the client is slow. Raises OSError when the client has gone."""
+        """Send a frame; waits for a slow client. Raises OSError when the client has gone."""
         self._writer.write(frame)
         await self._writer.drain()
 
@@ -50,7 +50,7 @@ class Stream:
         await self.send_data(FrameType.DATA_OUT if channel == "stdout" else FrameType.STDERR, data)
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Bytes both ways, until one end has gone; the client may end its input before."""
+        """Relay bytes both ways until one end has gone; the client may end its input before."""
         try:
             await run_until_first_ends(self._carry_out(reader), self._carry_in(writer))
         finally:
@@ -70,7 +70,7 @@ class Stream:
         raise EOFError("the client has gone")
 
     async def drain(self) -> None:
-        """Take and drop what still comes until the client has closed."""
+        """Read and discard until the client has closed."""
         await drop_rest(self._reader)
 
     async def close(self) -> None:

@@ -1,6 +1,6 @@
-"""A guest's serial line for one person at a time.
+"""A guest's console for one client at a time.
 
-Reads the runtime's console socket and log file; writes what the person types to the socket. Called by the streams.
+Reads the runtime's console socket and log file; writes the client's input to the socket. Called by the streams.
 """
 
 from __future__ import annotations
@@ -23,14 +23,12 @@ CHUNK_BYTES = 32 * 1024
 
 
 class Consoles:
-    """Who is at which guest's console."""
-
     def __init__(self) -> None:
-        self._held: dict[str, str] = {}
+        self._held: dict[str, str] = {}  # the client by guest id
 
     @contextmanager
     def hold(self, local: LocalAllocation, subject: str) -> Iterator[None]:
-        """Be the one at the guest's console; raises InUse naming who is."""
+        """Hold the guest's console; raises InUse with the name of its holder."""
         holder = self._held.get(local.id)
         if holder is not None:
             raise InUse(
@@ -47,7 +45,7 @@ class Consoles:
 async def serve_console(
     stream: Stream, socket: str, log: PrintedLog, came_to: int | None, where: GuestLocator, what: str
 ) -> None:
-    """Connect ``stream`` with the guest's line: first what it printed lately, or since ``came_to`` (see ``follow_log``), then
+    """Connect ``stream`` with the guest's console: first its recent output, or that since ``came_to`` (see ``follow_log``), then
     both ways until either ends. Raises Unavailable for a guest that doesn't run."""
     try:
         reader, writer = await asyncio.open_unix_connection(socket)

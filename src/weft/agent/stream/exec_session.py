@@ -1,6 +1,6 @@
-"""Serves an exec session that its guest keeps: between the guest and the gateway, which counts what has arrived.
+"""Serves an exec session that its guest keeps: between the guest and the gateway, which counts the bytes that arrive.
 
-The end that loses the other lets go of the session, so that it can be resumed: the gateway decides when it is over.
+An end that loses the other detaches from the session, so that it can be resumed: the gateway decides when it is over.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class ResumableExec(ExecSession, KeptSession, Protocol):
 
 
 class _Over(Exception):
-    """The gateway wants no more of it."""
+    """The gateway has ended the session."""
 
 
 async def serve_kept(stream: Stream, session: ResumableExec, clock: Clock) -> None:
-    """Serve it to its end, or until the gateway is lost. Raises Unavailable when the guest is."""
+    """Serve it to its end, or until the gateway is lost. Raises Unavailable when the guest is lost."""
     await stream.send(encode_json(FrameType.SESSION, msgspec.to_builtins(session.standing)))
     listening = asyncio.ensure_future(_listen(stream, session))
     try:
@@ -51,11 +51,11 @@ async def serve_kept(stream: Stream, session: ResumableExec, clock: Clock) -> No
     finally:
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
-        await session.let_go()  # changes nothing after either of these
+        await session.let_go()  # has no effect after a close
 
 
 def place_of_target(local: LocalAllocation, facts: GuestFacts) -> dict[str, str] | None:
-    """Where a guest goes, or went, that doesn't run here, as the gateway calls it; None if it isn't known to have."""
+    """The target of a guest that migrates or migrated and doesn't run here, in the gateway's form; None without one."""
     migration = local.spec.migration
     if local.spec.role != "source" or migration is None or facts.state == "running":
         return None

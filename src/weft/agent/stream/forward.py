@@ -1,4 +1,4 @@
-"""Byte streams to a guest that need nothing in it: a TCP port in its network, and its screen. Woken by a stream.
+"""Byte streams to a guest that need no agent in it: a TCP port in its network, and its screen. Woken by a stream.
 
 Reads the ticket's input; acts through the network driver's and the runtime's optional protocols.
 """
@@ -26,8 +26,8 @@ AGAIN_SECONDS = 0.5
 async def serve_port(
     stream: Stream, network: NetworkDriver, local: LocalAllocation, given: ForwardInput, clock: Clock
 ) -> None:
-    """Carry bytes to and from ``given.port`` of the guest; a port nobody listens on yet is tried for ``given.patience``
-    seconds. Raises Unavailable."""
+    """Relay bytes to and from ``given.port`` of the guest; a closed port is tried for ``given.patience`` seconds. Raises
+    Unavailable."""
     if not local.spec.nics:
         raise Unavailable(f"{local.what} has no network, so none of its ports can be reached", reason="noNetwork")
     if not isinstance(network, CanDial):
@@ -43,7 +43,7 @@ async def serve_port(
                 raise Unavailable(
                     f"{local.what}: nothing answers at {nic.address}:{given.port}: {problem.strerror or problem}",
                     reason="portUnreachable",
-                    hint="check that it runs and listens on that port: weft vm logs shows how far it has come",
+                    hint="check that it runs and listens on that port; weft vm logs shows its output",
                 ) from problem
         await clock.sleep(AGAIN_SECONDS)
     await stream.carry(*await asyncio.open_connection(sock=connection))
@@ -51,8 +51,8 @@ async def serve_port(
 
 
 async def serve_screen(stream: Stream, runtime: Driver, local: LocalAllocation, where: GuestLocator) -> None:
-    """Carry RFB (VNC) to and from the guest's screen. Raises Unavailable for a guest without one, and (``guestMigrated``) when
-    it has migrated: RFB begins with a greeting, so a viewer has to reconnect."""
+    """Relay RFB (VNC) to and from the guest's screen. Raises Unavailable for a guest without one, and (``guestMigrated``) when it
+    has migrated: RFB begins with a greeting, so a viewer must reconnect."""
     if not isinstance(runtime, HasScreen):
         raise Unavailable(f"runtime {runtime.name} has no screens", reason="unsupported")
     path = await runtime.screen_socket(local.id)
@@ -64,7 +64,7 @@ async def serve_screen(stream: Stream, runtime: Driver, local: LocalAllocation, 
         ) from None
     with contextlib.suppress(ConnectionResetError):
         await stream.carry(reader, writer)
-    if reader.at_eof() or reader.exception() is not None:  # it may hang up with something unread
+    if reader.at_eof() or reader.exception() is not None:  # it may hang up with bytes unread
         gone = await where.settle()
         if gone is not None and gone.place is not None:
             raise Unavailable(

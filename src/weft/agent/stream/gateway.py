@@ -1,7 +1,7 @@
-"""Keeps a connection to the gateway, so that it can reach this node: agents dial out, nobody dials in.
+"""Keeps a connection to the gateway, so that it can reach this node: agents dial out, no one dials in.
 
-The gateway says over it which streams to open; each is then dialled from here. Lost connections are made again with a
-growing pause; guests don't notice. Woken by the gateway's frames.
+Over it the gateway names the streams to open, and each is dialled from here. Lost connections are dialled again with a growing
+pause; guests don't notice. Woken by the gateway's frames.
 """
 
 from __future__ import annotations
@@ -31,15 +31,13 @@ Serve = Callable[[Stream, Claims], Awaitable[None]]
 
 
 class Gateway(msgspec.Struct, frozen=True):
-    """Where the gateway is; ``server_name`` is the name in its certificate."""
-
     host: str
     port: int
-    server_name: str
+    server_name: str  # in its certificate
 
 
 class GatewayConnection:
-    """This node's line to one gateway; ``serve`` serves a stream to its end. ``serves_functions``: one of them may carry
+    """This node's connection to one gateway; ``serve`` serves a stream to its end. ``serves_functions``: streams may carry
     invocations."""
 
     def __init__(
@@ -59,7 +57,7 @@ class GatewayConnection:
         self._troubled = ""
 
     async def keep(self) -> None:
-        """Be reachable, for ever; ends its streams when cancelled."""
+        """Stay connected for ever; ends its streams when cancelled."""
         pause = FIRST_PAUSE_SECONDS
         try:
             while True:
@@ -126,7 +124,7 @@ class GatewayConnection:
             try:
                 claims = msgspec.convert(order.get("claims"), Claims)
             except msgspec.ValidationError as problem:
-                await stream.send(encode_error(InvalidInput(f"the ticket's claims can't be read: {problem}")))
+                await stream.send(encode_error(InvalidInput(f"the ticket's claims are not valid: {problem}")))
             else:
                 await self._serve(stream, claims)
         except OSError as problem:

@@ -1,5 +1,4 @@
-"""Where a guest of this node is by now, for open consoles, screens and logs. Asks the runtime and the agent's allocations; decides
-nothing."""
+"""The location of a guest, for open consoles, screens and logs. Reads the runtime and the agent's allocations; decides nothing."""
 
 from __future__ import annotations
 
@@ -15,18 +14,16 @@ from weft.contracts.clock import Clock
 from weft.kinds.allocation import has_ended_for_good, is_at_rest
 
 SETTLE_SECONDS = 2.0  # from the end of a machine's socket until its driver knows that it ended
-LOOK_SECONDS = 0.05
+CHECK_SECONDS = 0.05
 
 
 class Departed(msgspec.Struct, frozen=True):
-    """It isn't here any more. ``place``: where it went, as the gateway calls it; None: nowhere that is known here."""
+    """The guest isn't here any more."""
 
-    place: dict[str, str] | None = None
+    place: dict[str, str] | None = None  # where it went, in the gateway's form; None: unknown
 
 
 class GuestLocator:
-    """Of one guest, from when it was here on."""
-
     def __init__(
         self,
         local: LocalAllocation,
@@ -37,7 +34,7 @@ class GuestLocator:
         self._last, self._runtimes, self._find_guest, self._clock = local, runtimes, find_guest, clock
 
     async def inspect(self) -> Departed | None:
-        """Whether it has gone for good; a guest that stands still, or whose disks are on their way, hasn't."""
+        """Whether it has gone for good; a guest that is stopped, or whose disks are being sent, hasn't."""
         current = self._find_guest(self._last.uid)
         self._last = current or self._last
         role = self._last.spec.role
@@ -51,16 +48,16 @@ class GuestLocator:
         return None if current is not None and is_alive(facts) else Departed()
 
     def has_ended(self) -> bool:
-        """Whether it stands still and nothing of it will begin, as long as nobody asks for that anew."""
+        """Whether it is stopped and won't start by itself."""
         current = self._find_guest(self._last.uid) or self._last
         return has_ended_for_good(current.spec, current.report) or is_at_rest(current.spec, current.report)
 
     async def settle(self) -> Departed | None:
-        """After its machine has hung up: where it goes, or went; None for one that has just ended."""
+        """After its machine has hung up: where it migrates or migrated; None if it has merely ended."""
         deadline = self._clock.elapsed() + SETTLE_SECONDS
         facts = await self._runtimes.inspect(self._last)
         while is_alive(facts) and self._clock.elapsed() < deadline:
-            await self._clock.sleep(LOOK_SECONDS)
+            await self._clock.sleep(CHECK_SECONDS)
             facts = await self._runtimes.inspect(self._last)
         self._last = self._find_guest(self._last.uid) or self._last
         place = place_of_target(self._last, facts)

@@ -1,4 +1,4 @@
-"""The stream over which a gateway asks for invocations: messages in, messages out, nothing waited for in between."""
+"""The stream that carries a gateway's invocations: messages in, messages out, without waiting in between."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from weft.objects.errors import InvalidInput
 from weft.protocol.invocations import FromAgent, Printed, decode_to_agent, encode, receive
 
 log = logging.getLogger("weft.agent")
-MOST_WAITING_BYTES = 16 * 1024 * 1024  # of what a slow gateway hasn't taken: output beyond that is dropped
+MOST_WAITING_BYTES = 16 * 1024 * 1024  # for a slow gateway: output beyond that is dropped
 
 
 async def serve_invocations(stream: Stream, functions: Functions) -> None:
-    """Until the gateway has gone. What is under way then goes on, and its answers are kept."""
+    """Serve until the gateway has gone. Pending invocations then continue, and their answers are kept."""
     reader, writer = stream.reader, stream.writer
 
     def send(message: FromAgent) -> None:
@@ -27,13 +27,13 @@ async def serve_invocations(stream: Stream, functions: Functions) -> None:
         writer.write(encode(message))
 
     functions.connect(send)
-    log.info("functions: the gateway is there")
+    log.info("functions: the gateway is connected")
     try:
         while (body := await receive(reader)) is not None:
             try:
                 functions.take(decode_to_agent(body))
             except InvalidInput as problem:
-                log.warning("functions: %s", problem.message)  # a newer gateway's word
+                log.warning("functions: %s", problem.message)  # perhaps a newer gateway's message
     except (InvalidInput, asyncio.IncompleteReadError) as problem:
         log.warning("functions: %s", problem)
     finally:

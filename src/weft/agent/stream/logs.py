@@ -1,5 +1,5 @@
-"""Sends what a guest printed, and goes on with it until the guest has gone: then it sends where to; of a container, until it has
-ended. Called by the streams."""
+"""Sends a guest's log, and follows it until the guest has gone: then it sends where to. A container's log is followed until the
+container has ended. Called by the streams."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from weft.kinds.parts.stream_verbs import LogsInput
 from weft.objects.errors import NotFound
 from weft.protocol.frames import FrameType, encode_exit, encode_json
 
-LOOK_SECONDS = 0.2
+CHECK_SECONDS = 0.2
 
 
 async def follow_log(
     stream: Stream, log: PrintedLog, given: LogsInput, came_to: int | None, where: GuestLocator, clock: Clock
 ) -> None:
-    """Send the last ``given.tail`` lines, or of those what was printed since ``given.since`` seconds ago, then, if
-    ``given.follow``, what is added until the client or the guest goes. ``came_to``: how far a gateway has come that can go on with
-    it elsewhere (-1: it begins; None: it can't)."""
+    """Send the last ``given.tail`` lines, without those from before ``given.since`` seconds ago, then, if ``given.follow``, new
+    output until the client or the guest goes. ``came_to``: the position of a gateway that can continue on another node (-1: it
+    begins; None: it can't)."""
     watching = asyncio.ensure_future(_until_gone(stream))
     resumes = came_to is not None and came_to >= 0
     oldest = clock.now() - given.since if given.since else None
@@ -42,7 +42,7 @@ async def follow_log(
             end = log.end
             beyond = 0 if printed.data or end is None or position <= end else beyond + 1
             if beyond > 1:  # twice: it isn't just being shortened
-                position = log.start  # it was begun anew
+                position = log.start  # a new log
             elif printed.data:
                 await stream.send_data(FrameType.DATA_OUT, printed.data)
             elif not given.follow:
@@ -54,7 +54,7 @@ async def follow_log(
             elif watching.done():
                 return
             elif (gone := await where.inspect()) is None:
-                await clock.sleep(LOOK_SECONDS)
+                await clock.sleep(CHECK_SECONDS)
     finally:
         watching.cancel()
 
@@ -65,8 +65,8 @@ def _find_begin(log: PrintedLog, tail: int, oldest: float | None) -> int:
 
 
 async def send_gone(stream: Stream, gone: Departed, position: int | None, came_to: int | None) -> None:
-    """The guest is elsewhere, or no more: a client that can go on learns where, and from what position (None: as far as it has
-    come)."""
+    """Send that the guest has gone: to a gateway that can continue with where it is, and from what position (None: the
+    gateway's)."""
     if gone.place is None or came_to is None:
         await stream.send(encode_exit(0))
     else:
@@ -76,8 +76,8 @@ async def send_gone(stream: Stream, gone: Departed, position: int | None, came_t
 async def follow_lines(
     stream: Stream, runtime: HasLog, guest_id: str, given: LogsInput, where: GuestLocator, clock: Clock
 ) -> None:
-    """The same of a container: two streams, line by line, and with ``given.follow`` until it has ended. What it printed last stays
-    to be read when it doesn't run."""
+    """As ``follow_log`` for a container: two streams, line by line, and with ``given.follow`` until it has ended. The log can be
+    read while it doesn't run."""
     await run_until_first_ends(_send_lines(stream, runtime, guest_id, given, where, clock), _until_gone(stream))
 
 
@@ -93,10 +93,10 @@ async def _send_lines(
                     if line.at >= oldest:
                         await stream.send_output(line.channel, line.data)
             break
-        except NotFound:  # it hasn't begun, or, if it had ended before that was looked for, never has
+        except NotFound:  # it hasn't started yet, or has ended without ever starting
             if not given.follow or had_ended or await where.inspect() is not None:
                 break
-            await clock.sleep(LOOK_SECONDS)
+            await clock.sleep(CHECK_SECONDS)
     await stream.send(encode_exit(0))
 
 

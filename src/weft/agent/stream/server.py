@@ -1,7 +1,7 @@
-"""Serves the bytes that people wait for: exec, console and logs of this node's guests, each on a connection of its own.
+"""Serves exec, console, logs, ports and screens of this node's guests, each on a connection of its own.
 
-Reads the ticket's claims as the gateway passes them on; acts through the runtime's optional protocols. Woken by the
-control connection, once per stream.
+Reads the ticket's claims from the gateway; acts through the runtime's optional protocols. Woken by the control connection, once
+per stream.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from weft.protocol.invocations import VERB
 
 log = logging.getLogger("weft.agent")
 READY_SECONDS = 30.0
-RESUME_SECONDS = 5.0  # then it is asked for where the server says that it is
+RESUME_SECONDS = 5.0  # then the gateway asks the node that the server names
 AGAIN_SECONDS = 0.1
 LINGER_SECONDS = 5.0
 _ALIVE = ("starting", "running", "paused")
@@ -58,7 +58,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class _Elsewhere(Exception):
-    """The guest of a session is at another place, or must be asked for here once more."""
+    """The guest of a session is at another place, or must be looked up again."""
 
     def __init__(self, place: dict[str, str] | None) -> None:
         super().__init__()
@@ -66,8 +66,6 @@ class _Elsewhere(Exception):
 
 
 class Streams:
-    """What this node's guests offer over the gateway."""
-
     def __init__(
         self,
         runtimes: Runtimes,
@@ -83,7 +81,7 @@ class Streams:
         self._consoles = Consoles()
 
     async def serve(self, stream: Stream, claims: Claims) -> None:
-        """Serve one stream to its end; what goes wrong is sent to the client as an error frame."""
+        """Serve one stream to its end; an error is sent to the client as a frame."""
         try:
             try:
                 await self._serve(stream, claims)
@@ -140,7 +138,7 @@ class Streams:
         if claims.session is not None:
             await stream.send(encode_json(FrameType.SESSION, msgspec.to_builtins(SessionStanding())))
         try:
-            # The input's end is no reason to end; that the client has gone is: _pump_in then raises.
+            # The end of the input doesn't end the session; a client that has gone does: then _pump_in raises.
             await run_until_first_ends(_pump_out(stream, session), _pump_in(stream, session))
         finally:
             await session.close()
@@ -160,7 +158,7 @@ class Streams:
             raise _Elsewhere(place) from None
 
     async def _open(self, local: LocalAllocation, request: ExecRequest, mark: SessionMark | None) -> ExecSession:
-        """Start the command, or go on with it, waiting for the guest's agent: less for one that may be elsewhere. Raises
+        """Start the command, or resume it, waiting for the guest's agent: less for a guest that may be elsewhere. Raises
         Unavailable after that, _Elsewhere."""
         runtime = self._runtimes.of(local)
         if not isinstance(runtime, CanExec):
@@ -179,7 +177,7 @@ class Streams:
                 raise Unavailable("the command was cut off: its guest has ended", reason="guestEnded")
             if facts.state == "running" and facts.ready is None and kind_of(local.spec).needs_guest_agent:
                 raise Unavailable(
-                    f"{local.what}: no agent in it has answered, so no command can be run in it",
+                    f"{local.what}: no agent in it has answered, so no command can run in it",
                     reason="noGuestAgent",
                     hint="install qemu-guest-agent in it, or use weft vm console",
                 )
@@ -194,7 +192,7 @@ class Streams:
                 raise Unavailable(
                     f"{local.what}: its agent did not answer within {patience:g} s",
                     reason="guestNotReady",
-                    hint="weft vm logs shows how far it has come",
+                    hint="weft vm logs shows its output",
                 )
             await self._clock.sleep(AGAIN_SECONDS)
 
@@ -231,7 +229,7 @@ class Streams:
 
     async def _send_quietly(self, stream: Stream, frame: bytes) -> None:
         with contextlib.suppress(OSError, WeftError):
-            await within(self._clock, stream.send(frame), LINGER_SECONDS, "telling the client")
+            await within(self._clock, stream.send(frame), LINGER_SECONDS, "sending the error to the client")
 
 
 async def _pump_out(stream: Stream, session: ExecSession) -> None:
@@ -246,7 +244,7 @@ async def _pump_out(stream: Stream, session: ExecSession) -> None:
 async def _pump_in(stream: Stream, session: ExecSession) -> None:
     while (frame := await stream.receive()) is not None:
         if frame.type == FrameType.HANG_UP:
-            await stream.close()  # the gateway waits for that: nothing more will come
+            await stream.close()  # the gateway waits for this
             break
         if frame.type == FrameType.DATA_IN:
             await session.write(frame.payload)

@@ -1,4 +1,4 @@
-"""Waiting for something with a limit, on a Clock that tests can drive."""
+"""Waiting with a limit, on a Clock that tests can drive."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 async def run_until_first_ends(*works: Coroutine[Any, Any, None]) -> None:
-    """Run ``works`` side by side until one of them ends, cancel the others, and raise what it raised."""
+    """Run ``works`` concurrently until one of them ends, cancel the others, and raise its error."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

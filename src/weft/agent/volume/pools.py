@@ -67,7 +67,7 @@ class Pools:
     async def refuse_elsewhere(
         self, spec: AllocationSpec, id_: str, disk: str, what: str, *, migrate: str = "migrate it"
     ) -> None:
-        """Raise DriverFailed (``otherPool``) if another pool of this node has the disk, so that it isn't made anew: a server
+        """Raise DriverFailed (``otherPool``) if another pool of this node has the disk, which must not be made anew: a server
         restored from before its relocation doesn't know. ``migrate``: the hint's verb, how its workload can follow."""
         other = await self.find_elsewhere(spec, id_, disk)
         if other:

@@ -27,8 +27,8 @@ Show = Callable[[str], None]  # shows a step's progress to people
 class Prepared(msgspec.Struct):
     """The results of the steps before the start."""
 
-    image: CachedImage | None = None
     iso: CachedImage | None = None
+    image: CachedImage | None = None
     digest: str = ""  # of a container's image, if it has had one
     pulled: PulledImage | None = None
     env: dict[str, str] = {}  # a container's variables from secrets

@@ -146,7 +146,7 @@ def test_a_guest_that_ended_by_itself_starts_again_as_its_policy_says(policy: st
 def test_a_restart_waits_for_its_pause() -> None:
     ended = msgspec.structs.replace(known(observe(UP, guest("failed", reason="killed"))), restart_at=10.0)
     waiting = plan_for(ended, guest("failed"), 9.0)
-    assert (waiting.steps, waiting.reason, waiting.look_at) == ((), "restarting", 10.0)
+    assert (waiting.steps, waiting.reason, waiting.review_at) == ((), "restarting", 10.0)
     assert plan_for(ended, guest("failed"), 10.0).steps == BRING_UP
 
 
@@ -166,7 +166,7 @@ def test_a_guest_found_running_after_a_cut_start_counts_as_started() -> None:
 def test_trouble_waits_its_turn_and_is_told() -> None:
     failure = StepFailure("noSpace", "the disk is full", 1, 5.0)
     waiting = plan_for(known(failure=failure), ABSENT, 4.0)
-    assert (waiting.steps, waiting.state, waiting.reason, waiting.look_at) == ((), "failed", "noSpace", 5.0)
+    assert (waiting.steps, waiting.state, waiting.reason, waiting.review_at) == ((), "failed", "noSpace", 5.0)
     assert plan_for(known(failure=failure), ABSENT, 5.0).steps == BRING_UP
     for_good = StepFailure("invalidInput", "no", 1, None)
     assert plan_for(known(failure=for_good), ABSENT, 1e9).steps == ()

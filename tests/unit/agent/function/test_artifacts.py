@@ -145,7 +145,7 @@ async def test_a_tag_is_looked_up_once_and_what_it_meant_is_told(tmp_path: Path)
     store, server = Store(), Server()
     parts = Artifacts(str(tmp_path), "n1", server, store, set)  # type: ignore[arg-type]
     tagged = recipe(server, b"", runtime="", image="r/x:1", code=None)
-    digest = await parts.look_up(tagged, lambda word: None)
+    digest = await parts.resolve(tagged, lambda word: None)
     pinned = msgspec.structs.replace(tagged, digest="p", image=f"r/x:1@{digest}")
     roots = [await parts.ensure(pinned, lambda word: None) for _ in range(2)]
     assert store.asked == [("r/x:1", ""), ("r/x:1", digest), ("r/x:1", digest)] and roots[0].root == [digest]

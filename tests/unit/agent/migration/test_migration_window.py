@@ -119,7 +119,7 @@ def test_what_gathers_while_nobody_gets_to_carry_it_is_no_queue_but_what_a_machi
                 while True:
                     sends.send(bytes(1 << 16))
             time.sleep(0.06)
-            window.look()
+            window.refresh()
             with contextlib.suppress(BlockingIOError):
                 while True:
                     data = data or receives.recv(1 << 16)
