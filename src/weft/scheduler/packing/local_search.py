@@ -11,20 +11,18 @@ import numpy as np
 
 from weft.contracts.policy import Flags, Values, Whole
 
-_TABU = 12  # steps for which an item that was moved stays
+_TABU = 12  # steps for which an item stays after an exchange
 _STALE = 400  # steps without a better state, after which some items go to random bins
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """``wanted``: items × resources; ``free``: bins × resources, what these items may fill; ``allowed``: items × bins."""
-
-    wanted: Whole
-    free: Whole
-    allowed: Flags
+    wanted: Whole  # items × resources
+    free: Whole  # bins × resources: what these items may fill
+    allowed: Flags  # items × bins
 
 
 def is_solution(problem: Problem, bins: Whole) -> bool:
-    """Whether every item lies in a bin it may lie in, and none overflows."""
+    """Whether every item is in an allowed bin, and no bin overflows."""
     items = np.arange(len(bins))
     return bool(problem.allowed[items, bins].all() and (_loads(problem, bins) <= problem.free).all())
 

@@ -36,12 +36,10 @@ class Placed(msgspec.Struct, frozen=True):
 
 
 class Repacking(msgspec.Struct, frozen=True):
-    """``rows``: where each would lie; ``nodes_used`` then; no fewer than ``least`` can be; ``proven``: none fewer can."""
-
-    rows: list[int]
+    rows: list[int]  # of each workload's node then
     nodes_used: int
-    least: int
-    proven: bool
+    least: int  # a lower bound of nodes
+    proven: bool  # fewer are impossible
 
 
 def repack(engine: Engine, placed: Sequence[Placed], *, solver_seconds: float = 10.0) -> Repacking:

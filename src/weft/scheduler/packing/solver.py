@@ -21,10 +21,8 @@ MOST_CELLS = 200_000  # items × bins; a larger model takes longer to build than
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """``bins``: where each item lies, None if no answer was found; ``proven``: there is none, or none with fewer bins."""
-
-    bins: Whole | None
-    proven: bool
+    bins: Whole | None  # of each item; None: no answer was found
+    proven: bool  # there is no answer, or none with fewer bins
 
 
 def is_installed() -> bool:

@@ -30,7 +30,7 @@ from weft.scheduler.table.devices import WHOLE
 
 _LEAST_LEFT = 0.001
 _LEVELS = 200  # scores that differ by less are equal; of equal ones the fullest node is best
-_SMALL = 0.3  # how much dearer the small are: by this power of their GPUs; by none, and by much more, less is packed
+_SMALL = 0.3  # small sorts weigh more, by this power of their GPUs; with 0 or much more, less is packed
 
 
 class Fragmentation:

@@ -30,7 +30,7 @@ def used_shares(table: Table, request: Request) -> list[tuple[str, float, Values
 
 
 def all_shares(table: Table, request: Request) -> list[tuple[str, float, Values]]:
-    """As ``used_shares``, and GPUs where the request asks for some."""
+    """As ``used_shares``, and GPUs if the request has some."""
     shares = used_shares(table, request)
     if request.gpus is None:
         return shares

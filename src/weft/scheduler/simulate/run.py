@@ -31,11 +31,9 @@ _PLOT_POINTS = 200
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """``order`` is file or shuffled; ``until`` how many times all GPUs are requested in the end, None: each workload once."""
-
-    order: str
+    order: str  # file or shuffled
     seed: int
-    until: Fraction | None = None
+    until: Fraction | None = None  # how many times all GPUs are requested in the end; None: each workload once
 
 
 class State(msgspec.Struct, frozen=True):
@@ -47,15 +45,13 @@ class State(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """``decision_seconds`` has one entry for each decision; ``curve`` states over the run, for a picture."""
-
     checkpoints: list[State]
     placed: int
     rejected: dict[str, int]
     loop_seconds: float
-    decision_seconds: list[float]
+    decision_seconds: list[float]  # one for each decision
     nodes_used: int
-    curve: list[State]
+    curve: list[State]  # over the run, for a picture
 
 
 class Simulation:

@@ -44,8 +44,7 @@ _WRONG = {
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A workload that can be placed as soon as a node fits; ``volume_items`` must not change until then. ``given_up`` has a
-    sentence on each preference that its request leaves out."""
+    """A workload that can be placed as soon as a node fits."""
 
     workload: Item
     named: str  # the placement policy
@@ -55,10 +54,10 @@ class Candidate(msgspec.Struct, frozen=True):
     image: AllocatedImage | None
     iso: AllocatedImage | None
     volumes: list[AllocatedVolume]
-    volume_items: list[Item]
+    volume_items: list[Item]  # unchanged until the placement is stored
     nics: list[WorkloadNic]  # those without an endpoint get one with the place, see ``reserve_addresses``
     groups: list[AllocatedGroup]
-    given_up: tuple[str, ...] = ()
+    given_up: tuple[str, ...] = ()  # a sentence on each preference that its request leaves out
     skipped: tuple[str, ...] = ()  # custom policies that gave no answer, and why
 
     @property

@@ -23,10 +23,8 @@ from weft.objects.schema import suggest
 
 
 class Chosen(msgspec.Struct, frozen=True):
-    """``strategy`` with all its weights; ``named`` is the @NAME of its placement policy, if it has one, with its ``basis``."""
-
-    strategy: str
-    named: str = ""
+    strategy: str  # with all its weights
+    named: str = ""  # @NAME of its placement policy, if it has one
     basis: Basis = "allocation"
 
 
