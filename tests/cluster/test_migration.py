@@ -88,7 +88,7 @@ def test_whoever_is_killed_meanwhile_one_guest_is_left_and_goes_on(cluster: Clus
     [migration] = [
         m["name"] for m in cluster.json("migration", "list")["items"] if m["spec"]["workload"] == f"vm/{name}"
     ]
-    cluster.ok("wait", f"migration/{migration}", "--for", "phase=Moving", "--timeout", "90s")
+    cluster.ok("wait", f"migration/{migration}", "--for", "phase=Migrating", "--timeout", "90s")
     node = before["node"] if "source" in victim else target
     kill(cluster.pids("weft server") if victim == "server" else cluster.pids(f"weft agent {node}"))
     cluster.up()

@@ -111,7 +111,7 @@ async def test_concurrency_is_exact(tmp_path: Path) -> None:
         done = [call for call in calls if call.done()]
         assert len(done) == 2
         for call in done:
-            with pytest.raises(Throttled, match="max_concurrent is 3"):
+            with pytest.raises(Throttled, match="3 of at most 3 invocations run"):
                 call.result()
         agent.say(Answer(agent.invoked[0].id, b"1"))
         await lab.until(lambda: sum(call.done() for call in calls) == 3)

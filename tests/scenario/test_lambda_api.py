@@ -114,7 +114,7 @@ async def test_what_can_not_run_is_refused_by_lambdas_types(doors: DoorsLab) -> 
     await doors.lab.until(lambda: bool(agent.begun))
     with pytest.raises(client.exceptions.TooManyRequestsException) as raised:
         await do(lambda: client.invoke(FunctionName="thumb"))
-    assert "max_concurrent is 1" in refusal(raised)[2]
+    assert "1 of at most 1 invocations run" in refusal(raised)[2]
     agent.say(Answer(next(iter(agent.begun)), b"2"))
     assert read(await under_way) == 2
 

@@ -42,7 +42,7 @@ class Person:
         while not fabric.fate.spent:
             await asyncio.sleep(draw.random() * 8.0)
             if fabric.migrations and self.wanted is not None and draw.random() < 0.4:
-                await self._migration()
+                await self._move()
             elif self.wanted is None:
                 await self._change_volume()
                 await self._create()
