@@ -49,10 +49,16 @@ def find_writer(place: str) -> str:
 
 
 def find_writes(part: str) -> Iterator[str]:
-    """The place of every assignment to an object's ``part``."""
+    """The place of every assignment to an object's ``part``, and of every draft's change of it."""
     for path in files_of(
         "api", "controllers", "scheduler", "agent", "gateway", "client", "informer", "protocol", "cli"
     ):
+        for call in nodes_of(path, ast.Call):
+            changes = isinstance(call.func, ast.Attribute) and ast.unparse(call.func) == "draft.change"
+            if changes and any(keyword.arg == part for keyword in call.keywords):
+                yield place_of(path)
+        if place_of(path) == "informer/commit":
+            continue  # where a draft is
         for node in nodes_of(path, ast.Assign):
             parts = [t for t in node.targets if isinstance(t, ast.Attribute) and t.attr == part]
             if any(ast.unparse(target) != f"self.{part}" for target in parts):

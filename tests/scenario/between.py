@@ -34,7 +34,7 @@ from weft.contracts.store import (
     Store,
     Write,
 )
-from weft.informer.commit import Commit
+from weft.informer.commit import Commit, Draft
 from weft.informer.leader_lease import LeaderLease
 from weft.kinds.container import ContainerSpec
 from weft.kinds.registry import WORKLOADS
@@ -87,7 +87,7 @@ def _calls_by_function(tree: ast.AST, is_site: Any) -> dict[str, list[ast.Call]]
 
 
 def is_commit(called: ast.expr) -> bool:
-    return isinstance(called, ast.Name) and called.id == "Commit"
+    return ast.unparse(called) in ("Commit", "draft.commit")
 
 
 def is_store_commit(called: ast.expr) -> bool:
@@ -158,7 +158,9 @@ class Between:
         with contextlib.ExitStack() as patches:
             for module in {name.partition(" ")[0] for name in self.sites.values()}:
                 place = importlib.import_module(f"weft.{module.removesuffix('.py').replace('/', '.')}")
-                patches.enter_context(mock.patch.object(place, "Commit", self._note))
+                if "Commit" in vars(place):
+                    patches.enter_context(mock.patch.object(place, "Commit", self._note))
+            patches.enter_context(mock.patch.object(Draft, "commit", self._note_draft))
             patches.enter_context(mock.patch.object(LeaderLease, "perform", performed))
             patches.enter_context(mock.patch.object(LeaderLease, "_write", written))
             yield
@@ -168,6 +170,18 @@ class Between:
         commit, frame = Commit(*given, **more), sys._getframe(1)
         self._made[id(commit)] = commit, self.sites[frame.f_code.co_filename, frame.f_lineno]
         return commit
+
+    @property
+    def _note_draft(self) -> Any:
+        make = Draft.commit
+
+        def made(draft: Draft, *given: Any) -> Commit | None:
+            commit, frame = make(draft, *given), sys._getframe(1)
+            if commit is not None:
+                self._made[id(commit)] = commit, self.sites[frame.f_code.co_filename, frame.f_lineno]
+            return commit
+
+        return made
 
     def _look_at(self, commit: Commit) -> list[Precondition]:
         """Plan what is to come in between it and the store."""

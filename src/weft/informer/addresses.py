@@ -17,14 +17,14 @@ import msgspec
 from weft.informer.view import Changed, Item, View
 from weft.informer.workloads import spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocatedNic
-from weft.kinds.endpoint import ENDPOINTS_BY_WORKLOAD, EndpointSpec, EndpointStatus, endpoint_name
+from weft.kinds.endpoint import ENDPOINT, ENDPOINTS_BY_WORKLOAD, EndpointSpec, EndpointStatus, endpoint_name
 from weft.kinds.network import NetworkSpec, NetworkStatus, read_cidr
 from weft.kinds.node import NodeReport
 from weft.kinds.parts.nic import Nic, choose_endpoint, mac_of, make_nic, read_nic
 from weft.kinds.parts.orphan import read_copies
 from weft.kinds.parts.workload import WITHOUT_NETWORKS
-from weft.objects.envelope import Condition, Envelope
-from weft.objects.identity import new_uid, object_key
+from weft.objects.envelope import Condition
+from weft.objects.identity import object_key
 
 
 class AddressProblem(msgspec.Struct, frozen=True):
@@ -212,16 +212,8 @@ def make_endpoint(
     workload: Item, spec: EndpointSpec, status: EndpointStatus, now: float, *, uid: str | None = None
 ) -> Item:
     """A workload's endpoint as a whole object."""
-    envelope = Envelope(
-        kind="endpoint",
-        name=endpoint_name(spec.network_uid, spec.address),
-        uid=uid or new_uid(),
-        owner=workload.envelope.ref,
-        created_at=now,
-        spec=msgspec.Raw(msgspec.json.encode(spec)),
-        status=msgspec.Raw(msgspec.json.encode(status)),
-    )
-    return Item(envelope, spec=spec)
+    name, owner = endpoint_name(spec.network_uid, spec.address), workload.envelope.ref
+    return Item(ENDPOINT.make(name, spec, now, uid=uid or "", owner=owner, status=status), spec=spec)
 
 
 def make_addressed(

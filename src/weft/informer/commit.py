@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import msgspec
 
 from weft.contracts.journal import Event
-from weft.contracts.store import AtRevision, Delete, Precondition, Put, Write
+from weft.contracts.store import Absent, AtRevision, Delete, Precondition, Put, Write
 from weft.informer.view import Item
-from weft.objects.envelope import Envelope, encode_envelope
+from weft.objects.envelope import Envelope, encode_envelope, merge_part
 
 
 class Commit(msgspec.Struct, frozen=True):
@@ -22,6 +22,47 @@ class Commit(msgspec.Struct, frozen=True):
     preconditions: Sequence[Precondition] = ()
     events: Sequence[Event] = ()
     made: Sequence[Item] = ()
+
+
+class Draft:
+    """A commit's writes, gathered, each with what must hold for it; ``read`` are objects that must be as they were read."""
+
+    def __init__(self, *read: Item) -> None:
+        self.writes: list[Write] = []
+        self.preconditions: list[Precondition] = [unchanged(item) for item in read]
+
+    def make(self, envelope: Envelope) -> None:
+        self.writes.append(put(envelope))
+        self.preconditions.append(Absent(envelope.key))
+
+    def change(
+        self,
+        item: Item,
+        *,
+        spec: msgspec.Struct | None = None,
+        status: msgspec.Struct | None = None,
+        deleting_since: float | None = None,
+    ) -> Envelope:
+        """Write these parts of it, with the spec its next generation. One that is being deleted is so since it was."""
+        envelope = edit(item)
+        if spec is not None:
+            envelope.spec = merge_part(envelope.spec, spec)
+            envelope.generation += 1
+        if status is not None:
+            envelope.status = merge_part(envelope.status, status)
+        if envelope.deleting_since is None:
+            envelope.deleting_since = deleting_since
+        self.writes.append(put(envelope))
+        self.preconditions.append(unchanged(item))
+        return envelope
+
+    def delete(self, item: Item) -> None:
+        self.writes.append(delete(item))
+        self.preconditions.append(unchanged(item))
+
+    def commit(self, key: str, events: Sequence[Event] = ()) -> Commit | None:
+        """All of it at once; None if there is nothing to write."""
+        return Commit(key, self.writes, list(dict.fromkeys(self.preconditions)), events) if self.writes else None
 
 
 def edit(item: Item) -> Envelope:

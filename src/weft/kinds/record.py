@@ -3,14 +3,15 @@ reference page derive from it."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
-from weft.objects.envelope import Condition, Envelope
+from weft.objects.envelope import EMPTY, Condition, Envelope
 from weft.objects.errors import WeftError
-from weft.objects.identity import MAX_NAME, Ref, object_key
+from weft.objects.identity import MAX_NAME, Ref, new_uid, object_key
 
 Object = Mapping[str, Any]  # a whole object as plain JSON data: kind, name, …, spec, status, report
 T = TypeVar("T")
@@ -282,5 +283,46 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
         """The query parameters that narrow a list or watch of its objects."""
         return ("labels", "fields", *filter(None, [self.name_begins]))
 
+    def make(
+        self,
+        name: str,
+        spec: msgspec.Struct,
+        now: float,
+        *,
+        uid: str = "",
+        project: str | None = None,
+        labels: Mapping[str, str] = {},
+        owner: Ref | None = None,
+        status: msgspec.Struct | None = None,
+        report: msgspec.Struct | None = None,
+        raw: msgspec.Raw | None = None,
+    ) -> Envelope:
+        """A new object that nobody has done anything about yet. ``raw`` is its spec, where that is encoded already."""
+        born = self.initial_conditions(spec) if self.initial_conditions is not None else ()
+        return Envelope(
+            kind=self.name,
+            name=name,
+            uid=uid or new_uid(),
+            project=project,
+            labels=dict(labels),
+            owner=owner,
+            schema=self.schema,
+            created_at=now,
+            spec=raw or _encode(spec),
+            status=_encode_first(self.status) if status is None else _encode(status),
+            report=EMPTY if report is None else _encode(report),
+            finalizers=list(self.finalizers),
+            conditions=[msgspec.structs.replace(said, since=now, generation=1) for said in born],
+        )
+
     def verb(self, name: str) -> Verb | None:
         return next((v for v in self.verbs if v.name == name), None)
+
+
+def _encode(part: msgspec.Struct) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(part))
+
+
+@functools.cache
+def _encode_first(type_: type[msgspec.Struct]) -> msgspec.Raw:
+    return _encode(type_())

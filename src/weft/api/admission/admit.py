@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 
 from weft.api.admission import references, sealing, uploads
 from weft.api.admission.view import View
@@ -29,7 +28,7 @@ from weft.objects.errors import (
     NotFound,
     StaleRevision,
 )
-from weft.objects.identity import new_uid, new_uids
+from weft.objects.identity import new_uids
 from weft.objects.quantity import format_age
 from weft.objects.schema import read_strict
 from weft.objects.spec_change import NO_LIMITS, FieldChange, Limits, plan_spec_change
@@ -124,22 +123,15 @@ async def plan_create(
         _refuse_nodes_range(context, spec.cidr)
     if kind.uploads is not None:
         await uploads.require_uploads(context, kind, None, spec)
-    envelope = Envelope(
-        kind=kind.name,
-        name=manifest.name,
-        uid=new_uid() if fleet is None else fleet.new_uid(),
+    envelope = kind.make(
+        manifest.name,
+        spec,
+        context.clock.now(),
+        uid="" if fleet is None else fleet.new_uid(),
         project=manifest.project,
         labels=manifest.labels or {},
-        schema=kind.schema,
-        created_at=context.clock.now(),
-        spec=raw,
-        status=_first_status(kind.status),
-        finalizers=list(kind.finalizers),
+        raw=raw,
     )
-    if kind.initial_conditions is not None:
-        envelope.conditions = [
-            replace(condition, since=envelope.created_at, generation=1) for condition in kind.initial_conditions(spec)
-        ]
     key = envelope.key
     plan_named = _plan_named if fleet is None else fleet.plan_named
     named = await plan_named(view, kind, envelope, spec)
@@ -348,12 +340,6 @@ def _check_size(draft: Draft) -> None:
 def _read_new(kind: Kind, given: dict[str, Any]) -> tuple[Any, msgspec.Raw]:
     spec = read_spec(kind, given)
     return spec, _raw(spec)
-
-
-@functools.cache
-def _first_status(type_: type[msgspec.Struct]) -> msgspec.Raw:
-    """The status of a new object."""
-    return _raw(type_())
 
 
 def _raw(part: msgspec.Struct) -> msgspec.Raw:

@@ -24,7 +24,7 @@ from weft.kinds.record import Claim, ClaimWithin, Kind, Reference
 from weft.kinds.registry import BY_NAME, KINDS
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope, merge_part
 from weft.objects.errors import InUse, NotFound
-from weft.objects.identity import kind_prefix, new_uid, object_key
+from weft.objects.identity import kind_prefix, object_key
 from weft.objects.schema import suggest
 
 MOST_CLAIMS = 60  # of one owner, so that any object fits into one commit
@@ -258,7 +258,7 @@ async def plan_claims(
         current = await view.get_key(key)
         if current is None:
             await _refuse_foreign(context, claim)
-            envelope = _make(context, owner, claim)
+            envelope = BY_NAME[claim.kind].make(claim.name, claim.spec, context.clock.now(), owner=owner.ref)
             view.plan(key, envelope)
             writes.append(Put(key, encode_envelope(envelope)))
             preconditions.append(Absent(key))
@@ -299,20 +299,6 @@ async def _resolve(view: View, owner: Envelope, claim: Claim | ClaimWithin) -> C
 
 def _key(claim: Claim) -> str:
     return object_key(claim.kind, None, claim.name)
-
-
-def _make(context: ApiContext, owner: Envelope, claim: Claim) -> Envelope:
-    kind = BY_NAME[claim.kind]
-    return Envelope(
-        kind=claim.kind,
-        name=claim.name,
-        uid=new_uid(),
-        owner=owner.ref,
-        schema=kind.schema,
-        created_at=context.clock.now(),
-        spec=msgspec.Raw(msgspec.json.encode(claim.spec)),
-        status=msgspec.Raw(msgspec.json.encode(kind.status())),
-    )
 
 
 async def _refuse_foreign(context: ApiContext, claim: Claim) -> None:

@@ -16,14 +16,14 @@ from weft.api.node.join import require_own
 from weft.api.request.call import Call, json_answer
 from weft.contracts.store import Absent, Present, Put
 from weft.kinds.allocation import AllocatedNic
-from weft.kinds.endpoint import EndpointSpec, EndpointStatus, endpoint_name
+from weft.kinds.endpoint import ENDPOINT, EndpointSpec, EndpointStatus, endpoint_name
 from weft.kinds.network import NetworkSpec, NetworkStatus, read_cidr
 from weft.kinds.node import NodeReport
 from weft.kinds.parts.function_code import FunctionCode, networks_of_code
 from weft.kinds.parts.nic import mac_of, make_nic
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import Forbidden, InvalidInput, NotFound, Unavailable
-from weft.objects.identity import Ref, new_uid, object_key
+from weft.objects.identity import Ref, object_key
 from weft.protocol.report import EgressEndpointInput
 from weft.serving.answer import Answer
 
@@ -88,15 +88,9 @@ async def _ensure(context: ApiContext, node: Ref, network: Envelope) -> Envelope
         mac=mac_of(address),
         address=address,
     )
-    endpoint = Envelope(
-        kind="endpoint",
-        name=endpoint_name(network.uid, address),
-        uid=new_uid(),
-        owner=node,
-        created_at=context.clock.now(),
-        spec=msgspec.Raw(msgspec.json.encode(spec)),
-        status=msgspec.Raw(msgspec.json.encode(EndpointStatus(node=node.name, node_address=report.address or None))),
-    )
+    status = EndpointStatus(node=node.name, node_address=report.address or None)
+    name = endpoint_name(network.uid, address)
+    endpoint = ENDPOINT.make(name, spec, context.clock.now(), owner=node, status=status)
     key = object_key("node", None, node.name)
     await context.store.commit(
         [Put(endpoint.key, encode_envelope(endpoint))], [Absent(endpoint.key), Present(network.key), Present(key)]

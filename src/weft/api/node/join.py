@@ -15,7 +15,7 @@ from weft.api.auth.enrolments import change
 from weft.api.context import ApiContext, TokenFacts
 from weft.api.request.call import Call, json_answer
 from weft.contracts.store import Absent, AtRevision, Precondition, Put, Write
-from weft.kinds.node import NodeSpec, NodeStatus
+from weft.kinds.node import NODE, NodeSpec
 from weft.kinds.token import TokenStatus
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
 from weft.objects.errors import AlreadyExists, Forbidden, NotAuthenticated
@@ -132,14 +132,7 @@ async def _repeat(
 
 def make_node(context: ApiContext, name: str, uid: str) -> Envelope:
     """A Node object without a report."""
-    return Envelope(
-        kind="node",
-        name=name,
-        uid=uid,
-        created_at=context.clock.now(),
-        spec=msgspec.Raw(msgspec.json.encode(NodeSpec())),
-        status=msgspec.Raw(msgspec.json.encode(NodeStatus())),
-    )
+    return NODE.make(name, NodeSpec(), context.clock.now(), uid=uid)
 
 
 def _certificate(

@@ -13,19 +13,18 @@ from typing import Literal
 import msgspec
 
 from weft.contracts.journal import Event
-from weft.contracts.store import Absent, Precondition, Write
 from weft.controllers.allocation.active import find_active
 from weft.controllers.conversion.facts import Answer, Facts, KnownImage, Outcome, Place, WorkloadFacts
 from weft.controllers.conversion.plan import plan_conversion
 from weft.controllers.loop import Plan
-from weft.informer.commit import Commit, delete, edit, let_go, put, unchanged
+from weft.informer.commit import Commit, Draft, delete, edit, let_go, put, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.workloads import name_of, record_of, spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec, is_at_rest
 from weft.kinds.conversion import CONVERSIONS_BY_WORKLOAD, ConversionSpec, ConversionStatus, is_under_way, workload_keys
 from weft.kinds.endpoint import ENDPOINTS_BY_WORKLOAD, EndpointSpec, EndpointStatus
 from weft.kinds.image import IMAGE, ImageSpec, ImageStatus
-from weft.kinds.parts.workload import WORKLOADS_BY_UID, WorkloadSpec, WorkloadStatus, born, claim_places
+from weft.kinds.parts.workload import WORKLOADS_BY_UID, WorkloadSpec, WorkloadStatus, claim_places
 from weft.kinds.published_port import PUBLISHED_PORTS_BY_WORKLOAD, PublishedPortSpec, PublishedPortStatus
 from weft.kinds.recommendation import RECOMMENDATION, RecommendationSpec, RecommendationStatus
 from weft.kinds.record import Claim
@@ -110,50 +109,35 @@ def plan_writes(view: View, item: Item, outcome: Outcome, now: float) -> Commit 
     """One commit for the whole ``outcome``; None if nothing changes."""
     former, status = item.status(ConversionStatus), outcome.status
     old, new = find_workloads(view, item)
-    writes: list[Write] = []
-    preconditions: list[Precondition] = [unchanged(item)]
+    # The plan depends on both workloads.
+    draft = Draft(item, *(workload for workload in (old, new) if workload is not None))
     if outcome.claims == "old" and old is not None and outcome.old is not None:
-        given = _plan_claims(view, new.uid if new is not None else status.new_uid, old, outcome.old, now)
-        writes += given.writes
-        preconditions += given.preconditions
-        if given.lost:
-            outcome.old = msgspec.structs.replace(outcome.old, publish=given.publish)
-            status = msgspec.structs.replace(status, message=f"{status.message}; {given.lost}")
+        publish, lost = _plan_claims(draft, view, new.uid if new is not None else status.new_uid, old, outcome.old, now)
+        if lost:
+            outcome.old = msgspec.structs.replace(outcome.old, publish=publish)
+            status = msgspec.structs.replace(status, message=f"{status.message}; {lost}")
     elif outcome.claims == "new" and old is not None and new is not None and outcome.new is not None:
-        given = _plan_claims(view, old.uid, new, outcome.new, now)
-        writes += given.writes
-        preconditions += given.preconditions
+        _plan_claims(draft, view, old.uid, new, outcome.new, now)
     for workload, spec, goes in ((old, outcome.old, outcome.old_goes), (new, outcome.new, outcome.new_goes)):
         if workload is not None and (spec is not None or goes):
-            writes.append(put(_change(workload, spec, now if goes else None)))
+            draft.change(workload, spec=spec, deleting_since=now if goes else None)
     if outcome.make is not None and old is not None:
-        made = make_workload(item, old, outcome.make, status.new_uid, now)
-        writes.append(put(made))
-        preconditions.append(Absent(made.key))
+        draft.make(make_workload(item, old, outcome.make, status.new_uid, now))
     image = view.get(object_key("image", item.envelope.project, status.image)) if status.image else None
     if outcome.image is not None:
-        made = make_image(item, *outcome.image, now)
-        writes.append(put(made))
-        preconditions.append(Absent(made.key))
+        name, image_spec = outcome.image  # nothing owns it: it stays when the Conversion has gone
+        draft.make(IMAGE.make(name, image_spec, now, project=item.envelope.project))
     question = _find_question(view, item)
     if outcome.asks is not None and old is not None:
-        writes.append(put(asked := make_question(item, old, outcome.asks, now)))
-        preconditions.append(Absent(asked.key))
+        draft.make(make_question(item, old, outcome.asks, now))
     elif question is not None and question.envelope.owner == item.envelope.ref and status.phase != former.phase:
         # The answer was for the former phase.
-        writes.append(delete(question))
+        draft.writes.append(delete(question))
     if outcome.image_goes and image is not None:
-        writes.append(delete(image))
-        preconditions.append(unchanged(image))
+        draft.delete(image)
     if status != former:
-        envelope = edit(item)
-        envelope.status = merge_part(envelope.status, status)
-        writes.append(put(envelope))
-    if not writes:
-        return None
-    # The plan depends on both workloads.
-    preconditions += [unchanged(workload) for workload in (old, new) if workload is not None]
-    return Commit(item.key, writes, list(dict.fromkeys(preconditions)), _events(item, former, status))
+        draft.change(item, status=status)
+    return draft.commit(item.key, _events(item, former, status))
 
 
 def plan_release(item: Item) -> Commit | None:
@@ -164,19 +148,8 @@ def plan_release(item: Item) -> Commit | None:
 def make_workload(item: Item, old: Item, spec: WorkloadSpec, uid: str, now: float) -> Envelope:
     """The new one, with the labels of the old one."""
     kind = BY_NAME[item.spec(ConversionSpec).to]
-    return Envelope(
-        kind=kind.name,
-        name=workload_keys(item)[1].rpartition("/")[2],
-        uid=uid,
-        project=item.envelope.project,
-        labels=dict(old.envelope.labels),
-        schema=kind.schema,
-        created_at=now,
-        spec=msgspec.Raw(msgspec.json.encode(spec)),
-        status=msgspec.Raw(msgspec.json.encode(WorkloadStatus(conversion=item.envelope.name))),
-        finalizers=list(kind.finalizers),
-        conditions=[msgspec.structs.replace(said, since=now, generation=1) for said in born(spec)],
-    )
+    name, status = workload_keys(item)[1].rpartition("/")[2], WorkloadStatus(conversion=item.envelope.name)
+    return kind.make(name, spec, now, uid=uid, project=item.envelope.project, labels=old.envelope.labels, status=status)
 
 
 def make_question(item: Item, old: Item, workload_spec: WorkloadSpec, now: float) -> Envelope:
@@ -184,63 +157,23 @@ def make_question(item: Item, old: Item, workload_spec: WorkloadSpec, now: float
     spec = RecommendationSpec(
         kind=item.spec(ConversionSpec).to, changes=msgspec.to_builtins(workload_spec), instead_of=name_of(old)
     )
-    return Envelope(
-        kind=RECOMMENDATION.name,
-        name=item.envelope.name,
-        uid=new_uid(),
-        project=item.envelope.project,
-        owner=item.envelope.ref,
-        schema=RECOMMENDATION.schema,
-        created_at=now,
-        spec=msgspec.Raw(msgspec.json.encode(spec)),
-        status=msgspec.Raw(msgspec.json.encode(RecommendationStatus())),
-    )
+    return RECOMMENDATION.make(item.envelope.name, spec, now, project=item.envelope.project, owner=item.envelope.ref)
 
 
-def make_image(item: Item, name: str, spec: ImageSpec, now: float) -> Envelope:
-    """An Image that nothing owns: it stays when the Conversion has gone."""
-    return Envelope(
-        kind=IMAGE.name,
-        name=name,
-        uid=new_uid(),
-        project=item.envelope.project,
-        schema=IMAGE.schema,
-        created_at=now,
-        spec=msgspec.Raw(msgspec.json.encode(spec)),
-        status=msgspec.Raw(msgspec.json.encode(ImageStatus())),
-        finalizers=list(IMAGE.finalizers),
-    )
-
-
-def _change(workload: Item, spec: WorkloadSpec | None, deleting_since: float | None) -> Envelope:
-    envelope = edit(workload)
-    if spec is not None:
-        envelope.spec = merge_part(envelope.spec, spec)
-        envelope.generation += 1
-    if deleting_since is not None and envelope.deleting_since is None:
-        envelope.deleting_since = deleting_since
-    return envelope
-
-
-class _Given(msgspec.Struct):
-    writes: list[Write] = []
-    preconditions: list[Precondition] = []
-    publish: list[str] = []  # ports that are still free or its own
-    lost: str = ""  # a sentence on ports that others have taken
-
-
-def _plan_claims(view: View, giver_uid: str, taker: Item, workload_spec: WorkloadSpec, now: float) -> _Given:
+def _plan_claims(
+    draft: Draft, view: View, giver_uid: str, taker: Item, workload_spec: WorkloadSpec, now: float
+) -> tuple[list[str], str]:
     """Give one workload's endpoints and published ports to another, with the same network, address, MAC and port; ports of the
-    taker that no workload has are made."""
-    given, ref = _Given(publish=list(workload_spec.publish)), taker.envelope.ref
+    taker that no workload has are made. What ports are left, and a sentence on ports that others have taken."""
+    publish, lost, ref = list(workload_spec.publish), "", taker.envelope.ref
     for endpoint in view.find(ENDPOINTS_BY_WORKLOAD, giver_uid):
         envelope = edit(endpoint)
         # This is another NIC: what nodes reported of the former isn't true of it.
         envelope.uid, envelope.owner, envelope.created_at = new_uid(), ref, now
         envelope.spec = merge_part(envelope.spec, msgspec.structs.replace(endpoint.spec(EndpointSpec), workload=ref))
         envelope.status = msgspec.Raw(msgspec.json.encode(EndpointStatus()))
-        given.writes.append(put(envelope))
-        given.preconditions.append(unchanged(endpoint))
+        draft.writes.append(put(envelope))
+        draft.preconditions.append(unchanged(endpoint))
     held = {item.key: item for item in view.find(PUBLISHED_PORTS_BY_WORKLOAD, giver_uid)}
     for claim, text in zip(_list_ports(taker.envelope, workload_spec), workload_spec.publish, strict=True):
         key = object_key(claim.kind, None, claim.name)
@@ -248,41 +181,24 @@ def _plan_claims(view: View, giver_uid: str, taker: Item, workload_spec: Workloa
         spec = claim.spec
         assert isinstance(spec, PublishedPortSpec)
         if current is None:
-            given.writes.append(put(_make_published_port(taker, claim, now)))
-            given.preconditions.append(Absent(key))
+            draft.make(BY_NAME[claim.kind].make(claim.name, spec, now, owner=ref))
         elif key in held:
             envelope = edit(current)
             envelope.owner, envelope.generation = ref, envelope.generation + 1
             envelope.spec = merge_part(envelope.spec, spec)
             envelope.status = msgspec.Raw(msgspec.json.encode(PublishedPortStatus()))
-            given.writes.append(put(envelope))
-            given.preconditions.append(unchanged(current))
+            draft.writes.append(put(envelope))
+            draft.preconditions.append(unchanged(current))
         elif current.envelope.owner != ref:
             by = current.envelope.owner
-            given.publish.remove(text)
-            given.lost = (
-                f"port {spec.port}/{spec.protocol} is now published by {f'{by.kind}/{by.name}' if by else 'another'}"
-            )
-    return given
+            publish.remove(text)
+            lost = f"port {spec.port}/{spec.protocol} is now published by {f'{by.kind}/{by.name}' if by else 'another'}"
+    return publish, lost
 
 
 def _list_ports(taker: Envelope, spec: WorkloadSpec) -> list[Claim]:
     claims = claim_places(taker, spec)
     return [claim for claim in claims if isinstance(claim, Claim) and claim.kind == "publishedport"]
-
-
-def _make_published_port(taker: Item, claim: Claim, now: float) -> Envelope:
-    kind = BY_NAME[claim.kind]
-    return Envelope(
-        kind=kind.name,
-        name=claim.name,
-        uid=new_uid(),
-        owner=taker.envelope.ref,
-        schema=kind.schema,
-        created_at=now,
-        spec=msgspec.Raw(msgspec.json.encode(claim.spec)),
-        status=msgspec.Raw(msgspec.json.encode(kind.status())),
-    )
 
 
 def _events(item: Item, former: ConversionStatus, status: ConversionStatus) -> list[Event]:

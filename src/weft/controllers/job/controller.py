@@ -11,11 +11,10 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from weft.contracts.journal import Event
-from weft.contracts.store import Absent, Precondition, Write
 from weft.controllers.job.plan import Attempt, Facts, Outcome, TaskFacts, TaskLedger, plan_tasks
 from weft.controllers.job.schedule import Run, plan_runs
 from weft.controllers.loop import Plan
-from weft.informer.commit import Commit, edit, let_go, put, unchanged
+from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.container import CONTAINER, CONTAINERS_BY_JOB, ContainerSpec
 from weft.kinds.job import (
@@ -29,9 +28,9 @@ from weft.kinds.job import (
     read_task_name,
     task_name,
 )
-from weft.kinds.parts.workload import WorkloadStatus, born
-from weft.objects.envelope import Envelope, merge_part
-from weft.objects.identity import new_uid, object_key, short_id
+from weft.kinds.parts.workload import WorkloadStatus
+from weft.objects.envelope import Envelope
+from weft.objects.identity import object_key, short_id
 
 SOURCE = "jobs"
 FINALIZER = "job"
@@ -156,33 +155,21 @@ def read_dependencies(view: View, job: Item) -> tuple[str, str]:
 
 def plan_writes(view: View, job: Item, outcome: Outcome, now: float) -> tuple[Commit | None, bytes]:
     """One commit for the whole ``outcome``, None if nothing changes; and the status as it will be stored."""
-    writes: list[Write] = []
-    preconditions: list[Precondition] = [unchanged(job)]
-    raw = job.envelope.status
+    draft, raw = Draft(job), job.envelope.status
     if outcome.status != job.status(JobStatus):
-        envelope = edit(job)
-        raw = envelope.status = merge_part(envelope.status, outcome.status)
-        writes.append(put(envelope))
+        raw = draft.change(job, status=outcome.status).status
     for one in outcome.make:
-        container = make_task(job, one, now)
-        writes.append(put(container))
-        preconditions.append(Absent(container.key))
+        draft.make(make_task(job, one, now))
     for seen in (*outcome.stop, *outcome.delete):
         item = view.get(_key(job, seen.index, seen.attempt))
         if item is None:
             continue
-        envelope = edit(item)
         if seen in outcome.stop:
-            envelope.spec = merge_part(envelope.spec, msgspec.structs.replace(item.spec(ContainerSpec), run="stop"))
-            envelope.generation += 1
+            draft.change(item, spec=msgspec.structs.replace(item.spec(ContainerSpec), run="stop"))
         else:
-            envelope.deleting_since = now
-        writes.append(put(envelope))
-        preconditions.append(unchanged(item))
-    if not writes:
-        return None, bytes(raw)
+            draft.change(item, deleting_since=now)
     events = [Event(kind, reason, text, job.envelope.ref, SOURCE) for kind, reason, text in outcome.events[:20]]
-    return Commit(job.key, writes, preconditions, events), bytes(raw)
+    return draft.commit(job.key, events), bytes(raw)
 
 
 def make_task(job: Item, one: Attempt, now: float) -> Envelope:
@@ -198,20 +185,9 @@ def make_task(job: Item, one: Attempt, now: float) -> Envelope:
     spec = msgspec.structs.replace(
         workload_spec.task, env=env, restart="never", once=True, preemptible=workload_spec.preemptible, gang=one.gang
     )
-    return Envelope(
-        kind=CONTAINER.name,
-        name=task_name(of.name, one.index, one.attempt),
-        uid=new_uid(),
-        project=of.project,
-        labels={**of.labels, "job": of.name, "task": str(one.index)},
-        owner=of.ref,
-        schema=CONTAINER.schema,
-        created_at=now,
-        spec=msgspec.Raw(msgspec.json.encode(spec)),
-        status=msgspec.Raw(msgspec.json.encode(WorkloadStatus())),
-        finalizers=list(CONTAINER.finalizers),
-        conditions=[msgspec.structs.replace(said, since=now, generation=1) for said in born(spec)],
-    )
+    labels = {**of.labels, "job": of.name, "task": str(one.index)}
+    name = task_name(of.name, one.index, one.attempt)
+    return CONTAINER.make(name, spec, now, project=of.project, labels=labels, owner=of.ref)
 
 
 def plan_blocked(job: Item, name: str) -> Commit | None:
@@ -224,10 +200,9 @@ def plan_blocked(job: Item, name: str) -> Commit | None:
     )
     if status == job.status(JobStatus):
         return None
-    envelope = edit(job)
-    envelope.status = merge_part(envelope.status, status)
-    event = Event("Warning", "nameTaken", status.message, job.envelope.ref, SOURCE)
-    return Commit(job.key, [put(envelope)], [unchanged(job)], [event])
+    draft = Draft()
+    draft.change(job, status=status)
+    return draft.commit(job.key, [Event("Warning", "nameTaken", status.message, job.envelope.ref, SOURCE)])
 
 
 def plan_removal(view: View, job: Item, now: float) -> Commit | None:
@@ -236,19 +211,10 @@ def plan_removal(view: View, job: Item, now: float) -> Commit | None:
     if not own:
         event = Event("Normal", "Deleted", f"{job.envelope.name} was deleted", job.envelope.ref, SOURCE)
         return Commit(job.key, [let_go(job, FINALIZER)], [unchanged(job)], [event])
-    return _mark(job, [item for item in own if not item.deleting], now)
-
-
-def _mark(job: Item, items: Sequence[Item], now: float) -> Commit | None:
-    some = items[:MOST_AT_ONCE]
-    if not some:
-        return None
-    writes = []
-    for item in some:
-        envelope = edit(item)
-        envelope.deleting_since = now
-        writes.append(put(envelope))
-    return Commit(job.key, writes, [unchanged(item) for item in (job, *some)])
+    draft = Draft(job)
+    for item in [item for item in own if not item.deleting][:MOST_AT_ONCE]:
+        draft.change(item, deleting_since=now)
+    return draft.commit(job.key)
 
 
 def plan_schedule(view: View, job: Item, now: float) -> tuple[Commit | None, float | None]:
@@ -258,51 +224,30 @@ def plan_schedule(view: View, job: Item, now: float) -> tuple[Commit | None, flo
     of = job.envelope
     outcome = plan_runs(of.name, job.spec(JobSpec), job.status(JobStatus), runs, of.created_at, of.generation, now)
     by_name = {item.envelope.name: item for item in children if not item.deleting}
-    writes: list[Write] = []
-    preconditions: list[Precondition] = [unchanged(job)]
+    draft = Draft(job)
     if outcome.status != job.status(JobStatus):
-        envelope = edit(job)
-        envelope.status = merge_part(envelope.status, outcome.status)
-        writes.append(put(envelope))
+        draft.change(job, status=outcome.status)
     if outcome.make is not None:
         child = make_run(job, outcome.make, now)
         if view.get(child.key) is None:
-            writes.append(put(child))
-            preconditions.append(Absent(child.key))
+            draft.make(child)
     for name in (*outcome.cancel, *outcome.delete):
         item = by_name.get(name)
         if item is None:
             continue
-        envelope = edit(item)
         if name in outcome.cancel:
-            envelope.spec = merge_part(envelope.spec, msgspec.structs.replace(item.spec(JobSpec), cancel=True))
-            envelope.generation += 1
+            draft.change(item, spec=msgspec.structs.replace(item.spec(JobSpec), cancel=True))
         else:
-            envelope.deleting_since = now
-        writes.append(put(envelope))
-        preconditions.append(unchanged(item))
+            draft.change(item, deleting_since=now)
     events = [Event(kind, reason, text, job.envelope.ref, SOURCE) for kind, reason, text in outcome.events]
-    commit = Commit(job.key, writes, preconditions, events) if writes else None
-    return commit, outcome.requeue_after
+    return draft.commit(job.key, events), outcome.requeue_after
 
 
 def make_run(job: Item, name: str, now: float) -> Envelope:
     """One run of a job with a schedule: the same without it."""
     of, workload_spec = job.envelope, job.spec(JobSpec)
     spec = msgspec.structs.replace(workload_spec, schedule="", time_zone="UTC", hold=False, cancel=False, rounds=0)
-    return Envelope(
-        kind=JOB.name,
-        name=name,
-        uid=new_uid(),
-        project=of.project,
-        labels={**of.labels, "job": of.name},
-        owner=of.ref,
-        schema=JOB.schema,
-        created_at=now,
-        spec=msgspec.Raw(msgspec.json.encode(spec)),
-        status=msgspec.Raw(msgspec.json.encode(JobStatus())),
-        finalizers=list(JOB.finalizers),
-    )
+    return JOB.make(name, spec, now, project=of.project, labels={**of.labels, "job": of.name}, owner=of.ref)
 
 
 def _key(job: Item, index: int, attempt: int) -> str:

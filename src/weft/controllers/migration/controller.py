@@ -10,14 +10,13 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from weft.contracts.journal import Event
-from weft.contracts.store import Precondition, Write
 from weft.controllers.allocation.active import active_allocation
 from weft.controllers.loop import Plan
 from weft.controllers.migration.disk_relocation import plan_storage
 from weft.controllers.migration.facts import Facts, MigrationEndpoint, Outcome
 from weft.controllers.migration.plan import plan_migration
 from weft.controllers.migration.schedule import find_planned, forecast_migration, judge_window, read_appointment
-from weft.informer.commit import Commit, delete, edit, let_go, put, unchanged
+from weft.informer.commit import Commit, Draft, delete, edit, let_go, put, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.workloads import find_reservation, spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_NODE, ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec
@@ -36,7 +35,7 @@ from weft.kinds.migration import (
 )
 from weft.kinds.node import NODES_BY_UID, NodeSpec, NodeStatus
 from weft.kinds.registry import WORKLOADS, is_workload
-from weft.objects.envelope import Envelope, merge_part
+from weft.objects.envelope import Envelope
 from weft.objects.identity import object_key
 
 FINALIZER = "migration"
@@ -143,36 +142,21 @@ def plan_writes(
 ) -> Commit | None:
     """One commit for the whole ``outcome``; None if nothing changes. ``why`` is the workload's Decision for its new place."""
     former, status = item.status(MigrationStatus), outcome.status
-    writes: list[Write] = []
-    preconditions: list[Precondition] = [unchanged(item)]
+    # What was planned depends on both allocations.
+    draft = Draft(item, *(endpoint for endpoint in (source, target) if endpoint is not None))
     for endpoint, spec, goes in (
         (source, outcome.source, outcome.source_goes),
         (target, outcome.target, outcome.target_goes),
     ):
-        if endpoint is None or (spec is None and not goes):
-            continue
-        envelope = edit(endpoint)
-        if spec is not None:
-            envelope.spec = merge_part(envelope.spec, spec)
-            envelope.generation += 1
-        if goes and not endpoint.deleting:
-            envelope.deleting_since = now
-        writes.append(put(envelope))
-        preconditions.append(unchanged(endpoint))
+        if endpoint is not None and (spec is not None or goes):
+            draft.change(endpoint, spec=spec, deleting_since=now if goes else None)
     if reservation is not None and outcome.reservation_goes:  # no node has begun anything for it
-        writes.append(delete(reservation))
-        preconditions.append(unchanged(reservation))
+        draft.delete(reservation)
     if status.phase == "Finishing" and former.phase != "Finishing" and why is not None:
-        writes.append(put(why))
+        draft.writes.append(put(why))
     if status != former:
-        envelope = edit(item)
-        envelope.status = merge_part(envelope.status, status)
-        writes.append(put(envelope))
-    if not writes:
-        return None
-    # What was planned depends on both allocations.
-    preconditions += [unchanged(endpoint) for endpoint in (source, target) if endpoint is not None]
-    return Commit(item.key, writes, list(dict.fromkeys(preconditions)), _events(item, former, status))
+        draft.change(item, status=status)
+    return draft.commit(item.key, _events(item, former, status))
 
 
 def plan_release(view: View, item: Item) -> Commit | None:

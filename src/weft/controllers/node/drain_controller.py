@@ -38,8 +38,8 @@ from weft.kinds.migration import (
 from weft.kinds.node import NODES_BY_UID, NodeSpec, NodeStatus
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.registry import WORKLOADS, is_workload
-from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
-from weft.objects.identity import MAX_NAME, new_uid, object_key
+from weft.objects.envelope import Condition, merge_part, set_condition
+from weft.objects.identity import MAX_NAME, object_key
 from weft.objects.lifecycle import Phase
 
 SOURCE = "drain"
@@ -191,16 +191,8 @@ def plan_migration(node: Item, evictee: Evictee, now: float) -> Commit:
     spec = MigrationSpec(
         workload=evictee.name, mode="cold" if evictee.way == "cold" and best == "live" else best, reason=why[:200]
     )
-    envelope = Envelope(
-        kind=MIGRATION.name,
-        name=f"{name[: MAX_NAME - 1 - len(mark)]}-{mark}",
-        uid=new_uid(),
-        project=evictee.project,
-        labels={LABEL: node.envelope.name},
-        created_at=now,
-        spec=msgspec.Raw(msgspec.json.encode(spec)),
-        finalizers=list(MIGRATION.finalizers),
-    )
+    name = f"{name[: MAX_NAME - 1 - len(mark)]}-{mark}"
+    envelope = MIGRATION.make(name, spec, now, project=evictee.project, labels={LABEL: node.envelope.name})
     event = Event(
         "Normal",
         "Draining",

@@ -15,7 +15,7 @@ from weft.informer.addresses import make_endpoint
 from weft.informer.commit import Commit, delete, edit, put, unchanged
 from weft.informer.view import Item, View
 from weft.informer.workloads import name_of, record_of, spec_of
-from weft.kinds.allocation import AllocationReport, AllocationSpec, allocation_name, come_back, set_desired
+from weft.kinds.allocation import ALLOCATION, AllocationReport, AllocationSpec, allocation_name, come_back, set_desired
 from weft.kinds.endpoint import ENDPOINTS_BY_WORKLOAD, EndpointSpec, EndpointStatus, endpoint_name
 from weft.kinds.image import ImageStatus
 from weft.kinds.migration import MIGRATED_ON, MIGRATIONS_BY_UID, MigrationStatus
@@ -147,19 +147,15 @@ def _make_allocation(workload: Item, node: Item, copy: OrphanCopy, now: float, *
         restart=workload_spec.restart,
         grace_seconds=workload_spec.grace,
     )
-    return Envelope(
-        kind="allocation",
-        name=allocation_name(node.uid, copy.uid),
+    of = workload.envelope
+    made = ALLOCATION.make(
+        allocation_name(node.uid, copy.uid),
+        spec,
+        now,
         uid=copy.uid,
-        owner=workload.envelope.ref,
-        labels=workload.envelope.labels,
-        created_at=now,
-        deleting_since=now if workload.deleting else None,  # at once: its node must not start it again first
-        spec=msgspec.Raw(msgspec.json.encode(spec)),
-        report=msgspec.Raw(
-            msgspec.json.encode(
-                AllocationReport(incarnation=spec.incarnation, restart_generation=spec.restart_generation)
-            )
-        ),
-        finalizers=["node"],
+        labels=of.labels,
+        owner=of.ref,
+        report=AllocationReport(incarnation=spec.incarnation, restart_generation=spec.restart_generation),
     )
+    made.deleting_since = now if workload.deleting else None  # at once: its node must not start it again first
+    return made

@@ -18,12 +18,19 @@ from weft.informer.addresses import make_addressed, make_endpoint
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.view import Item, View
 from weft.informer.workloads import record_of, spec_of
-from weft.kinds.allocation import AllocatedGpu, AllocatedNic, AllocationReport, AllocationSpec, allocation_name
-from weft.kinds.decision import DecisionSpec
+from weft.kinds.allocation import (
+    ALLOCATION,
+    AllocatedGpu,
+    AllocatedNic,
+    AllocationReport,
+    AllocationSpec,
+    allocation_name,
+)
+from weft.kinds.decision import DECISION, DecisionSpec
 from weft.kinds.endpoint import EndpointStatus
 from weft.kinds.node import NodeReport, NodeStatus, pool_id
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
-from weft.objects.identity import new_uid, object_key
+from weft.objects.identity import object_key
 from weft.scheduler.engine.explain import Explanation
 from weft.scheduler.table.devices import WHOLE
 from weft.scheduler.table.facts import Load
@@ -200,18 +207,14 @@ def _make_allocation(
         pool_id=pool_id(node.report(NodeReport), ask.pool),
         **record.allocate(workload_spec),
     )
-    report = AllocationReport()
-    envelope = Envelope(
-        kind="allocation",
-        name=allocation_name(node.uid, uid),
-        uid=uid,
-        labels=workload.envelope.labels,
-        owner=workload.envelope.ref,
-        created_at=now,
-        spec=msgspec.Raw(msgspec.json.encode(spec)),
-        report=msgspec.Raw(msgspec.json.encode(report)),
-        finalizers=["node"],
-    )
+    return make_allocation(workload, spec, uid, now)
+
+
+def make_allocation(workload: Item, spec: AllocationSpec, uid: str, now: float) -> Item:
+    """A workload's new allocation as a whole object."""
+    of, report = workload.envelope, AllocationReport()
+    name = allocation_name(spec.node_uid, uid)
+    envelope = ALLOCATION.make(name, spec, now, uid=uid, labels=of.labels, owner=of.ref, report=report)
     return Item(envelope, spec=spec, report=report)
 
 
@@ -259,12 +262,9 @@ def make_decision(view: View, about: Item, candidate: Candidate, explanation: Ex
     name = f"{of.kind}.{of.name}"
     former = view.get(object_key("decision", of.project, name))
     if former is None or former.envelope.owner != of.ref:
-        envelope = Envelope(
-            kind="decision", name=name, uid=new_uid(), project=of.project, owner=of.ref, created_at=timing.at
-        )
-    else:
-        envelope = edit(former)
-        envelope.generation += 1
+        return DECISION.make(name, spec, timing.at, project=of.project, owner=of.ref)
+    envelope = edit(former)
+    envelope.generation += 1
     envelope.spec = merge_part(envelope.spec, spec)
     return envelope
 

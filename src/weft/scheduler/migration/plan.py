@@ -17,7 +17,7 @@ from weft.contracts.store import Absent, Precondition, Write
 from weft.informer.commit import Commit, delete, edit, put, unchanged
 from weft.informer.view import Changed, Item, View
 from weft.informer.workloads import find_reservation
-from weft.kinds.allocation import AllocationReport, AllocationSpec, account, allocation_name, is_reservation, list_disks
+from weft.kinds.allocation import AllocationReport, AllocationSpec, account, is_reservation, list_disks
 from weft.kinds.fields.allocated_migration import AllocatedMigration, read_migration
 from weft.kinds.migration import (
     MIGRATIONS_BY_UID,
@@ -28,9 +28,9 @@ from weft.kinds.migration import (
     workload_key,
 )
 from weft.kinds.node import NODES_BY_UID, NodeReport, pool_id
-from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
+from weft.objects.envelope import Condition, merge_part, set_condition
 from weft.objects.identity import new_uid
-from weft.scheduler.allocation.bind import SOURCE, Timing, choose_cpu, put_decision, read_gpus
+from weft.scheduler.allocation.bind import SOURCE, Timing, choose_cpu, make_allocation, put_decision, read_gpus
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.explain import Explanation
 from weft.scheduler.migration.checkpointing import has_choice
@@ -115,7 +115,7 @@ def plan_target(
     load = _load(engine, migrating, candidate, row, held)
     uid = new_uid()
     source, target = _make_specs(view, item, migrating, node, uid, load)
-    there = _make_allocation(migrating, node, uid, target, now)
+    there = make_allocation(migrating.candidate.workload, target, uid, now).envelope
     for one in held:
         engine.snapshot.drop_allocation(one.key)
     engine.snapshot.put_allocation(there.key, node.uid, candidate.request.amounts, load)
@@ -173,7 +173,7 @@ def plan_reservation(
         ssh_keys=[],
         users=[],
     )
-    there = _make_allocation(migrating, node, uid, held, now)
+    there = make_allocation(migrating.candidate.workload, held, uid, now).envelope
     there.owner, there.finalizers = item.envelope.ref, []
     engine.snapshot.put_allocation(there.key, node.uid, candidate.request.amounts, load)
     message = f"capacity is reserved on {node.envelope.name}"
@@ -212,21 +212,6 @@ def _load(engine: Engine, migrating: MigrationCandidate, candidate: Candidate, r
         load = engine.load(candidate.request, row)
     ref = migrating.candidate.workload.envelope.ref
     return msgspec.structs.replace(load, workload=name_workload(ref)) if candidate.request.groups else load
-
-
-def _make_allocation(migrating: MigrationCandidate, node: Item, uid: str, spec: AllocationSpec, now: float) -> Envelope:
-    workload = migrating.candidate.workload
-    return Envelope(
-        kind="allocation",
-        name=allocation_name(node.uid, uid),
-        uid=uid,
-        labels=workload.envelope.labels,
-        owner=workload.envelope.ref,
-        created_at=now,
-        spec=msgspec.Raw(msgspec.json.encode(spec)),
-        report=msgspec.Raw(msgspec.json.encode(AllocationReport())),
-        finalizers=["node"],
-    )
 
 
 def _unchanged(item: Item, migrating: MigrationCandidate, node: Item) -> list[Precondition]:
