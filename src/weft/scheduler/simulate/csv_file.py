@@ -24,7 +24,7 @@ class Sheet:
         """Raises NotFound, InvalidInput."""
         self.path = path
         csv.field_size_limit(_MOST_FIELD_BYTES)
-        self._rows = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
+        self._rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
         first = self._next()
         if not first or not any(first):
             raise InvalidInput(f"{path}: the file is empty", hint="the first line must name the columns")
@@ -100,7 +100,7 @@ def read_count(text: str, column: str) -> int:
     return value
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
     try:
         raw = path.read_bytes()
         if raw[:2] == b"\x1f\x8b":
