@@ -119,7 +119,7 @@ TOOLS: dict[str, Entry] = {
 PROCESSES: dict[str, Entry] = {
     "server": Entry("", "Run the server; server backup FILE, server restore FILE"),
     "agent": Entry("", "Run a node's agent; agent join URL makes this machine a node"),
-    "simulate": Entry("", "simulate placement: run the scheduler on files, on any machine"),
+    "simulate": Entry("", "simulate placement|leases: run the scheduler on files, on any machine"),
     "policykit": Entry("", "policykit init|test: write and test your own placement policies"),
 }
 
@@ -128,7 +128,7 @@ PROCESSES: dict[str, Entry] = {
 PROCESS_WORDS = {
     "server": ("backup", "restore"),
     "agent": ("join",),
-    "simulate": ("placement",),
+    "simulate": ("placement", "leases"),
     "policykit": ("init", "test"),
 }
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from weft.contracts.clock import SystemClock
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY, parse_strategy, read_plain_strategy
+from weft.launch.placement import leases
 from weft.launch.placement.arguments import Parser, complain
 from weft.objects.errors import InvalidInput, WeftError
 from weft.scheduler.policies import POLICIES, Policies
@@ -45,7 +46,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="weft simulate", description="Show what weft would do, on files: no server, no root.")
-    command = parser.add_subparsers(dest="what", title="what can be simulated", required=True).add_parser(
+    commands = parser.add_subparsers(dest="what", title="what can be simulated", required=True)
+    leases.add_command(commands)
+    command = commands.add_parser(
         "placement",
         help="place workloads from a file on nodes from a file",
         description="Place workloads from a file on nodes from a file, with the engine that a cluster uses.",
@@ -82,6 +85,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> None:
+    if options.what == "leases":
+        answer, table = leases.run(options, _make_reporter("jobs"))
+        print(_write(answer, table, options.output), flush=True)
+        return
     strategy = _choose_strategy(options)
     found = read_input(options.nodes, options.workloads, options.format, strategy)
     for line in found.unread:
@@ -95,7 +102,7 @@ def _run(options: argparse.Namespace) -> None:
         SystemClock(),
         Policies(own and own.find),
     )
-    outcome = simulation.run(_make_reporter(), curve=options.plot is not None)
+    outcome = simulation.run(_make_reporter("decisions"), curve=options.plot is not None)
     if own is not None:
         _end_own(own)
     if options.plot is not None:
@@ -111,16 +118,16 @@ def _run(options: argparse.Namespace) -> None:
         answer["nodes_used"] = repacking.nodes_used
         least = "no fewer nodes suffice" if repacking.proven else f"fewer than {repacking.least} is impossible"
         notes.append(f"{repacking.nodes_used} nodes after repacking; {least}")
-    print(_write(answer, notes, options.output), flush=True)
+    print(_write(answer, write_table(answer, notes), options.output), flush=True)
 
 
-def _write(answer: dict[str, Any], notes: list[str], output: str) -> str:
+def _write(answer: dict[str, Any], table: str, output: str) -> str:
     if output == "json":
         return json.dumps(answer)
     if output == "yaml":
         text: str = importlib.import_module("weft.cli.manifest.yaml_text").write_yaml(answer)
         return text.rstrip("\n")
-    return write_table(answer, notes)
+    return table
 
 
 def _begin_own(strategies: Iterable[str]) -> Any:
@@ -226,18 +233,18 @@ def _read_seed(text: str) -> int:
     return int(text)
 
 
-def _make_reporter() -> Any:
-    """Shows its progress on standard error: in place on a terminal, else a line now and then."""
+def _make_reporter(what: str) -> Any:
+    """Reports on standard error how far it is: in place on a terminal, else a line now and then."""
     terminal = sys.stderr.isatty()
     reported = 0
 
-    def report(decisions: int, arrived: float) -> None:
+    def report(count: int, arrived: float = 0.0) -> None:
         nonlocal reported
-        words = f"{decisions} decisions" + (f", {arrived:.0f} % arrived" if arrived else "")
+        words = f"{count} {what}" + (f", {arrived:.0f} % arrived" if arrived else "")
         if terminal:
             print(f"\r{words}", end="", file=sys.stderr, flush=True)
-        elif decisions >= 2 * reported:
-            reported = decisions
+        elif count >= 2 * reported:
+            reported = count
             print(words, file=sys.stderr, flush=True)
 
     return report

@@ -1,16 +1,16 @@
 """Which queued leases start now: one pure pass over a queue for one divisible capacity.
 
-EASY backfilling (Lifka, "The ANL/IBM SP Scheduling System", JSSPP 1995): the first of the queue that doesn't fit holds a reservation
-at the earliest moment when what runs has to be over, and others may start before it as long as they leave that alone. The models
-differ in the order of the queue, in the order in which the gaps are filled, and in how long a lease is believed to run:
+EASY backfilling (Lifka, "The ANL/IBM SP Scheduling System", JSSPP 1995): the first of the queue that doesn't fit holds a
+reservation at the earliest moment when what runs has to be over, and others may start before it if they leave that alone. The
+models differ in the order of the queue, in the order in which gaps are filled, and in how long a lease is believed to run:
 
 - ``easy``: by arrival, both; as long as requested.
 - ``easy-sjbf``: gaps by shortest request first.
 - ``easy-sjbf-clairvoyant``: the same with the true durations, which no scheduler knows: a bound for comparison.
-- ``weft``: by expected slowdown, (waited + predicted) / predicted, as in the Maui scheduler (Jackson, Snell and Clement, JSSPP 2001),
-  as if all had waited ``HEAD_START_SECONDS`` longer, which favours the short ones among new ones, and a little less for much of the
-  capacity; gaps by shortest prediction. What has waited longer than ``GUARD_SECONDS`` comes first, by arrival, and its reservation
-  is kept strictly: behind it only requests count. So nothing waits for ever.
+- ``weft``: by expected slowdown, (waited + predicted) / predicted, as in the Maui scheduler (Jackson, Snell and Clement, JSSPP
+  2001), as if all had waited ``HEAD_START_SECONDS`` longer, which favours the short ones among new ones, and a little less for
+  much of the capacity; gaps by shortest prediction. What has waited longer than ``GUARD_SECONDS`` comes first, by arrival, and
+  its reservation is kept strictly: behind it only requests count. So nothing waits for ever.
 """
 
 from __future__ import annotations
@@ -40,14 +40,18 @@ class Queued(msgspec.Struct, eq=False):
 class Model(msgspec.Struct, frozen=True):
     """How the queue is ordered, and what a gap must hold."""
 
-    urgency: Callable[[Queued, float], float] | None  # the queue's order, lowest first; ties, and all without it, by arrival
+    urgency: (
+        Callable[[Queued, float], float] | None
+    )  # the queue's order, lowest first; ties, and all without it, by arrival
     gap_order: Callable[[Queued], float]  # lowest first; ties as in the queue
     guard_seconds: float | None = None  # after that long a wait arrival alone counts
 
 
 def _urgency(lease: Queued, now: float) -> float:
     waited = now - lease.arrival + HEAD_START_SECONDS
-    return -(waited + lease.predicted) / (max(lease.predicted, SHORTEST_SECONDS) * lease.amount**_AMOUNT_EXPONENT)
+    return -(waited + lease.predicted) / (
+        max(lease.predicted, SHORTEST_SECONDS) * math.pow(lease.amount, _AMOUNT_EXPONENT)
+    )
 
 
 def _predicted(lease: Queued) -> float:
@@ -77,7 +81,9 @@ def choose(
     if taken == len(ordered) or free == 0:
         return starts
     head, rest = ordered[taken], ordered[taken + 1 :]
-    shadow, extra = _reserve(head.amount, [*running, *((now + lease.requested, lease.amount) for lease in starts)], free)
+    shadow, extra = _reserve(
+        head.amount, [*running, *((now + lease.requested, lease.amount) for lease in starts)], free
+    )
     guarded = model.guard_seconds is not None and now - head.arrival > model.guard_seconds
     for lease in sorted(rest, key=model.gap_order):
         if lease.amount > free:

@@ -33,15 +33,18 @@ def replay(
     for job in jobs:
         if job.processors > processors:
             raise InvalidInput(
-                f"job {job.id} needs {job.processors} processors, more than --nodes {processors}", field="--nodes"
+                f"job {job.id} needs {job.processors} processors, more than --nodes {processors}",
+                field="--nodes",
+                hint="give --nodes as many processors as the cluster of the log had",
             )
     rules, known, learns = MODELS[model], model == "easy-sjbf-clairvoyant", model == "weft"
     run_times = RunTimes()
     queue: dict[str, Queued] = {}
     waiting: dict[str, dict[str, Queued]] = {}  # by owner
-    by_id = {job.id: job for job in jobs}
-    if len(by_id) != len(jobs):
-        raise InvalidInput("two jobs of the log have the same number")
+    by_id: dict[str, Job] = {}
+    for job in jobs:
+        if by_id.setdefault(job.id, job) is not job:
+            raise InvalidInput(f"job {job.id} appears twice in the log", hint="each job must have a number of its own")
     ends: list[tuple[float, str]] = []
     running: dict[str, tuple[float, int]] = {}
     starts: dict[str, float] = {}

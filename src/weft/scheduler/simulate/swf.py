@@ -1,7 +1,8 @@
-"""Job logs in the Standard Workload Format (Parallel Workloads Archive): eighteen columns between blanks, ``;`` begins a comment."""
+"""Job logs in the Standard Workload Format of the Parallel Workloads Archive: eighteen columns, ``;`` begins a comment."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import msgspec
@@ -33,10 +34,13 @@ def read_swf(path: Path) -> list[Job]:
             continue
         if len(words) < _COLUMNS:
             raise InvalidInput(
-                f"{path}:{number}: {len(words)} of {_COLUMNS} columns", hint="--format swf takes the Standard Workload Format"
+                f"{path}:{number}: {len(words)} of {_COLUMNS} columns",
+                hint="--format swf takes the Standard Workload Format",
             )
         try:
             submit, run, used, asked, request = (float(words[at]) for at in (_SUBMIT, _RUN, _USED, _ASKED, _REQUEST))
+            if not all(map(math.isfinite, (submit, run, used, asked, request))):
+                raise ValueError
         except ValueError:
             raise InvalidInput(f"{path}:{number}: a column is not a number: {line[:80]}") from None
         processors = int(used if used > 0 else asked)
