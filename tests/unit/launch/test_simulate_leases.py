@@ -76,6 +76,56 @@ def test_bad_input_is_refused(
     assert fault in said.err and said.out == ""
 
 
+SITE = """<lease-workload name="two"><site><resource-types names="CPU Memory"/><nodes><node-set numnodes="2">
+<res type="CPU" amount="100"/><res type="Memory" amount="1024"/></node-set></nodes></site><lease-requests>
+<lease-request arrival="00:00:00.00"><lease id="a" preemptible="true"><nodes><node-set numnodes="2">
+<res type="CPU" amount="100"/><res type="Memory" amount="1024"/></node-set></nodes><start/>
+<duration time="01:00:00.00"/></lease></lease-request>
+<lease-request arrival="00:10:00.00"><realduration time="00:05:00.00"/><lease id="b" preemptible="false"><nodes>
+<node-set numnodes="2"><res type="CPU" amount="100"/></node-set></nodes><start><exact time="00:30:00.00"/></start>
+<duration time="00:10:00.00"/></lease></lease-request>
+<lease-request arrival="00:31:00.00"><lease id="c" preemptible="false"><nodes>
+<node-set numnodes="1"><res type="CPU" amount="100"/></node-set></nodes><start><now/></start>
+<duration time="00:10:00.00"/></lease></lease-request></lease-requests></lease-workload>"""
+
+
+def test_a_site_of_haizea_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "site.lwf").write_text(SITE)
+    leases = simulate(capsys, tmp_path / "site.lwf", "--format", "haizea")["leases"]
+    assert leases == [
+        {"id": "a", "state": "DONE", "start": 0.0, "end": 2100.0 + 32.0 + (3600.0 - (1800.0 - 32.0))},
+        {"id": "b", "state": "DONE", "start": 1800.0, "end": 2100.0},
+        {"id": "c", "state": "REJECTED", "start": None, "end": None},
+    ]
+    assert main(["leases", "--trace", str(tmp_path / "site.lwf"), "--format", "haizea"]) == 0
+    assert "rejected                  c\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("<site>", "<place>", "mismatched tag"),
+        (
+            '<lease-workload name="two">',
+            '<!DOCTYPE a [<!ENTITY x "y">]><lease-workload name="two">',
+            "no document type",
+        ),
+        ('arrival="00:10:00.00"', 'arrival="soon"', "'soon' is not a time like 01:30:00.00"),
+        ('numnodes="1"', 'numnodes="1000000000"', "numnodes 1000000000 is not from 1 to 100,000"),
+        ('type="CPU" amount="100"/><res', 'type="GPU" amount="100"/><res', "the site has no resource GPU"),
+        ('amount="1024"', 'amount="inf"', "an amount of a resource is not a number of 0 or more"),
+        ('<lease id="c"', '<lease id="a"', "two leases have the same id"),
+        ("<start><now/></start>", "<start><now/></start><nodes/>", ""),
+    ],
+)
+def test_a_bad_site_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, fault: str
+) -> None:
+    (tmp_path / "site.lwf").write_text(SITE.replace(old, new))
+    code = main(["leases", "--trace", str(tmp_path / "site.lwf"), "--format", "haizea"])
+    assert (code, fault in capsys.readouterr().err) == (2 if fault else 0, True)
+
+
 @needs_data
 @pytest.mark.parametrize(
     ("model", "slowdown"), [("easy", 121.92), ("easy-sjbf", 90.29), ("easy-sjbf-clairvoyant", 63.71)]

@@ -1,0 +1,80 @@
+"""What of a node is free, and when: a step function over time for each of its resources.
+
+A question is a search for its first step, then a look at the steps in between; steps that have become equal are one. Times are
+seconds on the clock of the caller.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+
+Amounts = Sequence[float]  # of each resource, in the order of the capacity
+_EQUAL = 1e-9  # of what is free: sums of fractions of cores differ by that much
+
+
+class Availability:
+    """Of one node. From ``-inf`` on all of ``capacity`` is free."""
+
+    def __init__(self, capacity: Amounts) -> None:
+        self._times = [-math.inf]
+        self._free = [[float(amount)] for amount in capacity]  # of each resource, from each of the times on
+
+    def take(self, start: float, end: float, amounts: Amounts) -> None:
+        """From now on ``amounts`` aren't free from ``start`` to ``end``; what gives them back is negative."""
+        if end <= start:
+            return
+        first, last = self._split(start), self._split(end)
+        for free, amount in zip(self._free, amounts, strict=True):
+            if amount:
+                free[first:last] = [level - amount for level in free[first:last]]
+        self._join(last)
+        self._join(first)
+
+    def fits(self, start: float, end: float, amounts: Amounts) -> bool:
+        """Whether ``amounts`` are free all the time from ``start`` to ``end``."""
+        first, last = bisect_right(self._times, start) - 1, bisect_left(self._times, end)
+        return all(
+            amount <= min(free[first:last]) + _EQUAL for free, amount in zip(self._free, amounts, strict=True) if amount
+        )
+
+    def free_at(self, time: float) -> list[float]:
+        at = bisect_right(self._times, time) - 1
+        return [free[at] for free in self._free]
+
+    def free_until(self, start: float, amounts: Amounts) -> float:
+        """Until when ``amounts`` are free without a break, from ``start`` on; ``start`` if they aren't free then."""
+        at = bisect_right(self._times, start) - 1
+        for step in range(at, len(self._times)):
+            if any(amount > free[step] + _EQUAL for free, amount in zip(self._free, amounts, strict=True) if amount):
+                return max(start, self._times[step])
+        return math.inf
+
+    def changes(self, start: float, end: float) -> Iterator[float]:
+        """The times after ``start`` and before ``end`` at which what is free changes."""
+        yield from self._times[bisect_right(self._times, start) : bisect_left(self._times, end)]
+
+    def forget(self, before: float) -> None:
+        """Drop what was before ``before``."""
+        passed = bisect_right(self._times, before) - 1
+        if passed > 0:
+            del self._times[1 : passed + 1]
+            for free in self._free:
+                free[0] = free[passed]
+                del free[1 : passed + 1]
+
+    def _split(self, time: float) -> int:
+        """The index of the step that begins at ``time``, made if there is none."""
+        at = bisect_left(self._times, time)
+        if at == len(self._times) or self._times[at] != time:
+            self._times.insert(at, time)
+            for free in self._free:
+                free.insert(at, free[at - 1])
+        return at
+
+    def _join(self, at: int) -> None:
+        if 0 < at < len(self._times) and all(abs(free[at] - free[at - 1]) <= _EQUAL for free in self._free):
+            del self._times[at]
+            for free in self._free:
+                del free[at]

@@ -1,0 +1,236 @@
+"""When and where each lease runs, planned anew from what is known now. Pure.
+
+Leases with an hour that was promised come first and keep their slots, then those with a deadline, then the others by arrival. Of
+two with deadlines the earlier one comes first (earliest deadline first: Liu and Layland, JACM 20(1), 1973), or, where that
+fails, the one with less time to spare. Whatever may be suspended fills gaps piece by piece, and pays for it: its memory is
+written and read again (Sotomayor, Keahey and Foster, "Combining Batch Execution and Leasing Using Virtual Machines", HPDC 2008).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import msgspec
+
+from weft.scheduler.lease.availability import Amounts, Availability
+
+Mode = Literal["immediate", "best-effort", "reservation", "deadline"]
+LEAST_PIECE_SECONDS = 60.0  # a shorter one isn't worth a suspension
+_BACKWARDS = 1e-6  # seconds: sums of pieces differ by that much
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """What was requested. ``machines`` all run at the same time."""
+
+    id: str
+    mode: Mode
+    arrival: float
+    machines: tuple[tuple[float, ...], ...]  # what each needs of each resource of a node
+    duration: float  # seconds
+    start: float = 0.0  # not before; of a reservation, just then
+    deadline: float = math.inf
+    preemptible: bool = True
+    suspend_seconds: float = 0.0  # to write its memory, and as long to read it
+
+
+class Slot(msgspec.Struct, frozen=True):
+    """A stretch of time on nodes, of which ``resume_seconds`` at the beginning and ``suspend_seconds`` at the end do no work."""
+
+    start: float
+    end: float
+    nodes: tuple[int, ...]  # of each machine
+    resume_seconds: float = 0.0
+    suspend_seconds: float = 0.0
+
+    @property
+    def work_seconds(self) -> float:
+        return max(0.0, self.end - self.start - self.resume_seconds - self.suspend_seconds)
+
+
+class Standing(msgspec.Struct):
+    """What has become of an accepted lease so far."""
+
+    lease: Lease
+    done_seconds: float = 0.0  # of its duration
+    nodes: tuple[int, ...] = ()  # where its machines run now
+    suspended: bool = False
+    resume_seconds: float = 0.0  # of what runs: until its memory is back
+    suspending_until: float | None = None  # of what runs, but is being suspended
+    promised: Slot | None = None  # of a reservation
+
+
+Plan = dict[str, list[Slot]]  # by lease; empty for what finds no place in time
+
+
+def keep_promises(
+    standings: Sequence[Standing], capacity: Sequence[Amounts], now: float, *, suspends: bool
+) -> Plan | None:
+    """A plan in which every one of ``standings`` has its slots; None if there is no such plan.
+
+    Without ``suspends`` preempted leases begin again; only where a deadline would be missed so are they suspended after all."""
+    for by_slack, suspend in dict.fromkeys(((False, suspends), (True, suspends), (False, True), (True, True))):
+        plan = make_plan(standings, capacity, now, suspends=suspend, by_slack=by_slack)
+        if all(plan.values()):
+            return plan
+    return None
+
+
+def make_plan(
+    standings: Iterable[Standing], capacity: Sequence[Amounts], now: float, *, suspends: bool, by_slack: bool = False
+) -> Plan:
+    """``capacity``: of each node what there is of each resource."""
+    planner = _Planner([Availability(amounts) for amounts in capacity], now, suspends)
+    order = sorted(standings, key=lambda standing: _rank(standing, by_slack))
+    for standing in order:
+        planner.pin(standing)
+    return {standing.lease.id: planner.place(standing) for standing in order}
+
+
+def _rank(standing: Standing, by_slack: bool) -> tuple[int, float, float]:
+    lease = standing.lease
+    if standing.nodes and not lease.preemptible:
+        return 0, lease.arrival, 0.0
+    if lease.mode in ("reservation", "immediate"):
+        return 1 if standing.promised is not None else 2, lease.arrival, 0.0
+    if lease.mode == "deadline":
+        slack = lease.deadline - (lease.duration - standing.done_seconds)
+        return 3, slack if by_slack else lease.deadline, lease.arrival
+    return 4, lease.arrival, 0.0
+
+
+class _Planner:
+    def __init__(self, nodes: list[Availability], now: float, suspends: bool) -> None:
+        self._nodes = nodes
+        self._now = now
+        self._suspends = suspends
+
+    def pin(self, standing: Standing) -> None:
+        """What runs needs its nodes until it is suspended, whatever else comes of it."""
+        self._take(self._suspension(standing), standing.lease)
+
+    def place(self, standing: Standing) -> list[Slot]:
+        lease, pinned = standing.lease, self._suspension(standing)
+        self._take(pinned, lease, give_back=True)
+        if lease.mode in ("reservation", "immediate") and not standing.nodes:
+            slots = self._place_at(standing, self._now if lease.mode == "immediate" else lease.start)
+        else:
+            slots = self._place_in_pieces(standing)
+        if not slots:
+            self._take(pinned, lease)
+        return slots
+
+    def _suspension(self, standing: Standing) -> Slot | None:
+        if not standing.nodes:
+            return None
+        if standing.suspending_until is not None:
+            return Slot(self._now, standing.suspending_until, standing.nodes)
+        seconds = standing.lease.suspend_seconds if self._can_suspend(standing.lease) else 0.0
+        return Slot(self._now, self._now + seconds, standing.nodes)
+
+    def _can_suspend(self, lease: Lease) -> bool:
+        return self._suspends and lease.preemptible
+
+    def _place_at(self, standing: Standing, start: float) -> list[Slot]:
+        lease = standing.lease
+        slot = standing.promised
+        if slot is None:
+            if start < self._now:
+                return []
+            if not (nodes := self._find_nodes(lease, start, start + lease.duration)):
+                return []
+            slot = Slot(start, start + lease.duration, nodes)
+        self._take(slot, lease)
+        return [slot]
+
+    def _place_in_pieces(self, standing: Standing) -> list[Slot]:
+        lease, left = standing.lease, standing.lease.duration - standing.done_seconds
+        slots: list[Slot] = []
+        time, resume = max(self._now, lease.start), standing.suspended
+        if standing.suspending_until is not None:
+            rest = standing.suspending_until - self._now
+            slots.append(Slot(self._now, standing.suspending_until, standing.nodes, 0.0, rest))
+            time, resume = standing.suspending_until, True
+        elif standing.nodes:
+            piece = self._fit(lease, self._now, left, standing.resume_seconds, standing.nodes)
+            if piece is None and not self._can_suspend(lease):
+                left = lease.duration  # it is ended, and begins again
+            elif piece is None:
+                piece, resume = (
+                    Slot(self._now, self._now + lease.suspend_seconds, standing.nodes, 0.0, lease.suspend_seconds),
+                    True,
+                )
+            if piece is not None:
+                slots.append(piece)
+                left -= piece.work_seconds
+                time, resume = piece.end, True
+        while left > _BACKWARDS:
+            piece = self._find_piece(lease, time, left, lease.suspend_seconds if resume else 0.0)
+            if piece is None:
+                break
+            slots.append(piece)
+            left -= piece.work_seconds
+            time, resume = piece.end, True
+        if left > _BACKWARDS or slots[-1].end > lease.deadline + _BACKWARDS:
+            return []
+        for slot in slots:
+            self._take(slot, lease)
+        return slots
+
+    def _find_piece(self, lease: Lease, time: float, left: float, resume: float) -> Slot | None:
+        """The first one from ``time`` on, before the deadline."""
+        latest = lease.deadline - min(left, LEAST_PIECE_SECONDS)
+        for start in self._list_changes(time, latest):
+            if (piece := self._fit(lease, start, left, resume)) is not None:
+                return piece
+        return None
+
+    def _list_changes(self, time: float, latest: float) -> Iterable[float]:
+        yield time
+        yield from sorted(
+            {change for node in self._nodes for change in node.changes(time, math.inf) if change <= latest}
+        )
+
+    def _fit(
+        self, lease: Lease, start: float, left: float, resume: float, nodes: tuple[int, ...] | None = None
+    ) -> Slot | None:
+        """The longest piece that begins at ``start``; all that is ``left``, or, where it can be suspended, a part of it."""
+        whole = start + resume + left
+        if found := self._find_nodes(lease, start, whole, nodes):
+            return Slot(start, whole, found, resume)
+        if not self._can_suspend(lease):
+            return None
+        overhead = resume + lease.suspend_seconds
+        ends = [
+            end for end in self._list_changes(start, whole) if end - start >= overhead + min(left, LEAST_PIECE_SECONDS)
+        ]
+        low, high, best = 0, len(ends), None
+        while low < high:  # what is free until a time is so until all times before it
+            middle = (low + high) // 2
+            if found := self._find_nodes(lease, start, ends[middle], nodes):
+                best, low = Slot(start, ends[middle], found, resume, lease.suspend_seconds), middle + 1
+            else:
+                high = middle
+        return best
+
+    def _find_nodes(
+        self, lease: Lease, start: float, end: float, nodes: tuple[int, ...] | None = None
+    ) -> tuple[int, ...]:
+        """A node for each machine, free from ``start`` to ``end``; () if there are none. ``nodes``: no other ones."""
+        found: list[int] = []
+        for number, machine in enumerate(lease.machines):
+            where = range(len(self._nodes)) if nodes is None else (nodes[number],)
+            node = next((node for node in where if self._nodes[node].fits(start, end, machine)), None)
+            if node is None:
+                break
+            self._nodes[node].take(start, end, machine)
+            found.append(node)
+        for node, machine in zip(found, lease.machines, strict=False):
+            self._nodes[node].take(start, end, [-amount for amount in machine])
+        return tuple(found) if len(found) == len(lease.machines) else ()
+
+    def _take(self, slot: Slot | None, lease: Lease, *, give_back: bool = False) -> None:
+        if slot is not None:
+            for node, machine in zip(slot.nodes, lease.machines, strict=True):
+                self._nodes[node].take(slot.start, slot.end, [-a for a in machine] if give_back else machine)
