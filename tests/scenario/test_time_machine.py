@@ -19,13 +19,13 @@ NEXT = (
     ("__init__.py", '__version__ = "0.1.0"', '__version__ = "0.9.0"'),
     (
         "objects/envelope.py",
-        "    finalizers: list[str] = []\n",
-        '    finalizers: list[str] = []\n    era: str = "next"\n',
+        "    finalizers: list[str] = []",
+        '    era: str = "next"\n    finalizers: list[str] = []',
     ),
     (
         "kinds/allocation.py",
-        "    uid: str  # its endpoint's\n    network: str\n",
-        '    uid: str\n    hue: str = "red"\n    network: str\n',
+        "    network: str\n    network_uid: str\n",
+        '    hue: str = "red"\n    network: str\n    network_uid: str\n',
     ),
     (
         "kinds/vm.py",

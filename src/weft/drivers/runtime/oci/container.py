@@ -44,6 +44,7 @@ class Container:
         self._groups, self._capacity, self._clock, self._notify = groups, capacity, clock, notify
         self.ended = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
+        self._saving = asyncio.Lock()  # a stop and the end that is noticed meanwhile both write the record
 
     @property
     def running(self) -> bool:
@@ -72,7 +73,8 @@ class Container:
 
     async def save(self) -> None:
         """On disk when this returns."""
-        await asyncio.to_thread(write_record, self.paths, self.record)
+        async with self._saving:
+            await asyncio.to_thread(write_record, self.paths, self.record)
 
     def watch(self) -> None:
         """From here on its end is noticed, recorded and cleared up after."""

@@ -23,6 +23,7 @@ from weft.drivers.linux.seccomp import Profile, Rule, translate_seccomp
 from weft.drivers.runtime.oci.conmon import logs
 from weft.drivers.runtime.oci.conmon.logs import TURN_BYTES, parse_line, read_lines, turn_over, turned
 from weft.drivers.runtime.oci.conmon.shim import plan_shim, run_shim, shorten_complaints
+from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.driver import OciDriver
 from weft.drivers.runtime.oci.mount_namespace import find_hidden
 from weft.drivers.runtime.oci.paths import ContainerPaths
@@ -69,6 +70,24 @@ PLAN = ContainerPlan(
 )
 USERS = Users(500_000, "/proc/7/fd/9")
 RECORD = ContainerRecord(PLAN, "crun", "this-boot", 0.0, process=ProcessId(17, 4), started=True)
+
+
+async def test_a_record_that_a_stop_and_the_end_write_at_once_is_written_by_both(tmp_path: Path) -> None:
+    paths, nothing = ContainerPaths(tmp_path / "run", tmp_path / "state"), Any
+    record = msgspec.structs.replace(RECORD)
+    container = Container(
+        paths,
+        record,
+        nothing,
+        nothing,
+        nothing,
+        Capacity(1, 1, 1),
+        SystemClock(),
+        lambda: None,  # type: ignore[arg-type]
+    )
+    await asyncio.gather(*(container.save() for _ in range(50)))
+    assert read_record(paths) == record
+    assert [path.name for path in paths.record.parent.iterdir()] == [paths.record.name]
 
 
 def translate(plan: ContainerPlan, users: Users | None = USERS, facts: Facts = FACTS, **more: Any) -> dict[str, Any]:
