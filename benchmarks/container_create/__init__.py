@@ -22,12 +22,13 @@ from weft.contracts.clock import SystemClock
 from weft.contracts.driver.container import ContainerPlan, ContainerProcess
 from weft.contracts.driver.host import Capacity, Host
 from weft.drivers.cgroup.groups import ControlGroups
+from weft.drivers.container.name_files import plan_name_files
 from weft.drivers.runtime.oci.driver import OciDriver
 from weft.drivers.runtime.oci.mount_namespace import run_in_mount_namespace
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.probe import probe_oci
 from weft.drivers.runtime.oci.runtime import Runtime, find_programs
-from weft.drivers.runtime.oci.translate import Facts, Users, plan_files, translate_container
+from weft.drivers.runtime.oci.translate import Facts, Users, translate_container
 from weft.drivers.runtime.oci.user_namespace import FIRST_USER
 
 RUNS = 15
@@ -60,7 +61,7 @@ def lay_out(facts: Facts, folder: Path, plan: ContainerPlan, cgroup: str) -> Con
     for path in [paths.root, *paths.root.rglob("*")]:
         os.chown(path, FIRST_USER, FIRST_USER, follow_symlinks=False)
     paths.files.mkdir()
-    for name, text in plan_files(plan).items():
+    for name, text in plan_name_files(plan).items():
         (paths.files / name).write_text(text)
     config = translate_container(plan, paths, facts, cgroup=f"{cgroup}/{plan.id}", users=Users(FIRST_USER), devices=[])
     paths.config.write_bytes(msgspec.json.encode(config))

@@ -22,7 +22,7 @@ from weft.contracts.clock import SystemClock
 from weft.contracts.driver.container import ContainerPlan, ContainerProcess
 from weft.contracts.driver.host import Capacity, Host
 from weft.drivers.runtime.oci.driver import OciDriver
-from weft.drivers.runtime.qemu.devices.inherited_fds import open_handed, plan_handed
+from weft.drivers.runtime.qemu.devices.inherited_fds import open_inherited_fds, plan_inherited_fds
 from weft.drivers.runtime.qemu.image_disk import ImageDisks, ensure_overlay
 from weft.drivers.runtime.qemu.machine_shape import plan_frame
 from weft.drivers.runtime.qemu.microvm.driver import MicrovmDriver
@@ -69,7 +69,7 @@ async def run_by_hand(host: Host, facts: Facts, microvm_dir: Path, base: str, pl
     kernel, initrd = str(microvm_dir / "kernel"), str(microvm_dir / "initrd")
     machine = plan_machine(plan, paths, base, os.stat(base).st_size, kernel, initrd, host.capacity)
     frame = plan_frame(machine, host.capacity.cpu, host.capacity.memory_bytes)
-    with open_handed(plan_handed(machine, own)) as handed:
+    with open_inherited_fds(plan_inherited_fds(machine, own)) as handed:
         words = translate_guest(machine, frame, own, facts, handed)
         began = time.monotonic()
         with subprocess.Popen(words, pass_fds=tuple(handed.values()), stdout=subprocess.DEVNULL) as process:

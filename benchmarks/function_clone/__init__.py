@@ -25,7 +25,7 @@ from benchmarks.measurement import ROOT, Figure, Measurement, spread
 from weft.contracts.driver.function import Blob, Recipe, Roots
 from weft.contracts.driver.host import Capacity, Host
 from weft.drivers.runtime.qemu.function.driver import SnapshotInstances
-from weft.drivers.runtime.qemu.function.messages import ASKS, WOKEN, decode_said, encode_fresh, encode_short
+from weft.drivers.runtime.qemu.function.messages import ASKS, WOKEN, decode_message, encode_fresh, encode_short
 from weft.drivers.runtime.qemu.function.network import PrivateNet, make_net
 from weft.drivers.runtime.qemu.function.snapshots import SnapshotStore, Template
 from weft.drivers.runtime.qemu.function.translate import SnapshotFds, translate_clone, translate_template
@@ -161,7 +161,7 @@ async def freshen(net: PrivateNet) -> None:
     loop = asyncio.get_running_loop()
     await loop.sock_sendall(net.wake, encode_short(WOKEN, 1))
     while True:
-        said = decode_said(await asyncio.wait_for(loop.sock_recv(net.wake, 256), PATIENCE_SECONDS))
+        said = decode_message(await asyncio.wait_for(loop.sock_recv(net.wake, 256), PATIENCE_SECONDS))
         if said is not None and said.kind == ASKS:
             break
     fresh = encode_fresh(1, time.time_ns(), secrets.token_bytes(32), secrets.token_hex(5))

@@ -31,12 +31,12 @@ async def serve(folder: str) -> None:
         answer = "ready"
         if do == "door":
             key, peer, address, socket = words
-            door = wire.make_door(key, peer, _respond, limits)
+            door = wire.make_listener(key, peer, _respond, limits)
             answer = door.open(address)
             door.lead({"memory": socket})
         elif do == "line":
             key, peer, address, socket, count = words
-            line = wire.make_line(key, address, peer, limits)
+            line = wire.make_connection(key, address, peer, limits)
             line.offer({"memory": Path(socket)}, ahead=int(count))
         else:
             for opened in filter(None, (door, line)):

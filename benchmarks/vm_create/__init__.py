@@ -22,7 +22,7 @@ import msgspec
 
 from benchmarks.measurement import ROOT, Figure, Measurement, spread
 from weft.contracts.clock import SystemClock
-from weft.drivers.runtime.qemu.devices.inherited_fds import open_handed, plan_handed
+from weft.drivers.runtime.qemu.devices.inherited_fds import open_inherited_fds, plan_inherited_fds
 from weft.drivers.runtime.qemu.guest_agent.channel import GuestChannel
 from weft.drivers.runtime.qemu.probe import probe_qemu
 from weft.drivers.runtime.qemu.record import GuestRecord
@@ -73,7 +73,7 @@ class Bare:
         subprocess.run(["ip", "tuntap", "add", "dev", self.tap, "mode", "tap"], check=True)
         subprocess.run(["ip", "link", "set", self.tap, "up"], check=True)
         paths = GuestPaths(run=self.folder, state=self.folder)
-        with open_handed(plan_handed(self.plan, paths)) as handed:
+        with open_inherited_fds(plan_inherited_fds(self.plan, paths)) as handed:
             words = translate_guest(self.plan, self.frame, paths, self.facts, handed)
             nowhere = subprocess.DEVNULL
             subprocess.Popen(words, stdin=nowhere, stdout=nowhere, stderr=nowhere, pass_fds=tuple(handed.values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -206,3 +207,19 @@ def test_no_two_test_modules_have_one_name_where_a_folder_is_no_package() -> Non
     loose = [path for path in (ROOT / "tests").rglob("test_*.py") if not (path.parent / "__init__.py").exists()]
     names = [path.name for path in loose]
     assert sorted(name for name in set(names) if names.count(name) > 1) == []
+
+
+def test_what_a_bench_imports_from_the_product_is_there() -> None:
+    """No other test runs the benches: a name that is changed in the product would break one without a word."""
+    gone = []
+    for path in sorted((ROOT / "benchmarks").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "weft":
+                module = importlib.import_module(node.module or "")
+                gone += [
+                    f"{path.relative_to(ROOT)}:{node.lineno}: {node.module}.{alias.name}"
+                    for alias in node.names
+                    if not hasattr(module, alias.name)
+                    and importlib.util.find_spec(f"{node.module}.{alias.name}") is None
+                ]
+    assert gone == []
