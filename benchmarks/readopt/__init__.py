@@ -28,7 +28,7 @@ GUESTS = int(os.environ.get("GUESTS", "20"))
 KILLS = 3
 LOG = ROOT / ".weft" / "log" / f"agent-{NODE}.log"
 PATIENCE_SECONDS = 60.0
-TAKEN = re.compile(rb"node \S+: \d+ allocations known, (\d+) guests run")
+TAKEN = re.compile(rb"node \S+ has \d+ allocations and (\d+) running guests")
 
 
 def weft(*words: str) -> str:
