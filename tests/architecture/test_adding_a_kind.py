@@ -42,13 +42,13 @@ TOY = Kind(
     name="toy",
     plural="toys",
     title="toy",
-    summary="Something to play with",
+    summary="Something to play with", access="project",
     spec=ToySpec,
     status=ToyStatus,
     status_writer="toys",
     indexes={TOYS_BY_COLOUR: lambda item: (item.spec(ToySpec).colour,)},
     goals={"create": reaches("Resting", "Playing"), "wind": reaches("Playing")},
-    verbs=(Verb("wind", "Wind it up", change=lambda obj, _: {**obj["spec"], "wound": True}),),
+    verbs=(Verb("wind", "Wind it up", change=lambda obj, _: {**obj["spec"], "wound": True}, needs="operate"),),
     columns=(NAME, Column("COLOUR", text("spec.colour")), Column("PHASE", text("status.phase", "Pending"))),
 )
 '''

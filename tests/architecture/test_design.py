@@ -144,8 +144,8 @@ class ToyStatus(msgspec.Struct, kw_only=True):
 
 
 TOY = Kind(
-    name="toy", plural="toys", title="toy", summary="Something to play with", spec=ToySpec, status=ToyStatus,
-    verbs=(Verb("wind", "Wind it up", change=lambda obj, _: {**obj["spec"], "wound": True}),),
+    name="toy", plural="toys", title="toy", summary="Something to play with", access="project", spec=ToySpec, status=ToyStatus,
+    verbs=(Verb("wind", "Wind it up", change=lambda obj, _: {**obj["spec"], "wound": True}, needs="operate"),),
     columns=(NAME, Column("COLOUR", text("spec.colour"))),
 )
 

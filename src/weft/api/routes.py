@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from weft import __version__
 from weft.api import openapi
-from weft.api.auth.authorise import authorise_write, require_admin, require_person
+from weft.api.auth.authorise import authorise_write, require_person
 from weft.api.capabilities import list_capabilities
 from weft.api.code import blobs, upload
 from weft.api.context import ApiContext
@@ -85,15 +85,10 @@ def _if_allowed(what: str, handler: OnTarget) -> OnTarget:
     """``handler`` for actors that may ``what`` objects of the kind."""
 
     def checked(context: ApiContext, call: Call, target: Target) -> Awaitable[Answer]:
-        authorise_write(call.actor, target.kind, what)
+        authorise_write(call.actor, target.kind, target.project, what)
         return handler(context, call, target)
 
     return checked
-
-
-async def _apply(context: ApiContext, call: Call) -> Answer:
-    require_admin(call.actor, "apply manifests")
-    return await bulk.apply(context, call)
 
 
 async def _healthz(context: ApiContext, call: Call) -> Answer:
@@ -149,7 +144,7 @@ async def _openapi(context: ApiContext, call: Call) -> Answer:
 
 
 BY_HAND: dict[str, dict[str, Plain]] = {
-    "apply": {"POST": _apply},
+    "apply": {"POST": bulk.apply},
     "events": {"GET": events.events},
     "gateway": {"GET": _gateway},
     "healthz": {"GET": _healthz},

@@ -333,6 +333,7 @@ ALLOCATION = Kind(
     plural="allocations",
     title="allocation",
     summary="A workload's allocation on a node",
+    access="fabric",
     scope="fabric",
     writer="fabric",
     spec=AllocationSpec,

@@ -239,6 +239,7 @@ CONSTRAINT = Kind(
     plural="constraints",
     title="constraint",
     summary="A named condition or preference on nodes",
+    access="project",
     spec=ConstraintSpec,
     status=ConstraintStatus,
     check=check_constraint,

@@ -217,15 +217,20 @@ def _restart(obj: Object, given: RestartInput) -> dict[str, Any]:
 
 VERBS = (
     START,
-    Verb("stop", "Stop the container; it keeps its node and what it wrote", change=set_fields("stop", run="stop")),
-    Verb("restart", "Stop the container and start it afresh", input=RestartInput, change=_restart),
+    Verb(
+        "stop",
+        "Stop the container; it keeps its node and what it wrote",
+        change=set_fields("stop", run="stop"),
+        needs="operate",
+    ),
+    Verb("restart", "Stop the container and start it afresh", input=RestartInput, change=_restart, needs="operate"),
     CONVERT,
     HOLD,
     RELEASE,
-    Verb("migrate", "Migrate to another node", input=MigrateContainerInput, make=make_migration),
-    Verb("exec", "Run a command in the container", input=ExecInput, stream=True),
-    Verb("forward", "Forward a TCP port of the container", input=ForwardInput, stream=True),
-    Verb("logs", "Show the container's log", input=LogsInput, stream=True),
+    Verb("migrate", "Migrate to another node", input=MigrateContainerInput, make=make_migration, needs="operate"),
+    Verb("exec", "Run a command in the container", input=ExecInput, stream=True, needs="operate"),
+    Verb("forward", "Forward a TCP port of the container", input=ForwardInput, stream=True, needs="operate"),
+    Verb("logs", "Show the container's log", input=LogsInput, stream=True, needs="read"),
 )
 
 
@@ -311,6 +316,7 @@ CONTAINER = Kind(
     plural="containers",
     title="container",
     summary="Processes from an OCI image",
+    access="project",
     spec=ContainerSpec,
     status=WorkloadStatus,
     workload=WORKLOAD,

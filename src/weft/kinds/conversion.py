@@ -173,6 +173,7 @@ CONVERSION = Kind(
     plural="conversions",
     title="conversion",
     summary="A conversion of a container to a VM, or of a VM to a container",
+    access="project",
     spec=ConversionSpec,
     status=ConversionStatus,
     status_writer="conversions",
@@ -197,8 +198,8 @@ CONVERSION = Kind(
         for kind in KINDS
     ),
     verbs=(
-        Verb("confirm", "Accept the new workload, and delete the old one", change=_confirm),
-        Verb("undo", "Switch back to the old workload, and start it again", change=_undo),
+        Verb("confirm", "Accept the new workload, and delete the old one", change=_confirm, needs="write"),
+        Verb("undo", "Switch back to the old workload, and start it again", change=_undo, needs="write"),
     ),
     indexes={CONVERSIONS_BY_WORKLOAD: workload_keys},
     columns=(

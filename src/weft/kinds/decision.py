@@ -65,6 +65,7 @@ DECISION = Kind(
     plural="decisions",
     title="decision",
     summary="Why a workload is where it is",
+    access="project",
     writer="fabric",
     goes_with_owner=True,
     spec=DecisionSpec,

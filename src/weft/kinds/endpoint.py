@@ -42,6 +42,7 @@ ENDPOINT = Kind(
     plural="endpoints",
     title="endpoint",
     summary="A workload's NIC in a network",
+    access="fabric",
     scope="fabric",
     writer="fabric",
     goes_with_owner=True,

@@ -42,6 +42,7 @@ FUNCTION_VERSION = Kind(
     plural="functionversions",
     title="function version",
     summary="A published version of a function",
+    access="project",
     spec=FunctionVersionSpec,
     status=FunctionVersionStatus,
     status_writer="gateway",

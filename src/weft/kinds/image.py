@@ -128,6 +128,7 @@ IMAGE = Kind(
     plural="images",
     title="image",
     summary="A base disk that VMs are cloned from, or a container image",
+    access="project",
     spec=ImageSpec,
     status=ImageStatus,
     goals={"create": reaches("Available")},

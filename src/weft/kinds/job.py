@@ -322,6 +322,7 @@ JOB = Kind(
     plural="jobs",
     title="job",
     summary="Containers that run to their end, once, in an array, or by a schedule",
+    access="project",
     spec=JobSpec,
     status=JobStatus,
     status_writer="jobs",
@@ -345,10 +346,10 @@ JOB = Kind(
         Reference("job", "spec.after", lambda s: [read_dependency(one).name for one in s.after], blocks=False),
     ),
     verbs=(
-        Verb("cancel", "End the job's tasks and start no more", change=_cancel),
-        Verb("retry", "Retry tasks that failed or were cancelled", change=_retry),
-        Verb("hold", "Start no new tasks; running ones go on", change=_set("hold", ENDED, hold=True)),
-        Verb("release", "Let a held job go on", change=_set("release", ENDED, hold=False)),
+        Verb("cancel", "End the job's tasks and start no more", change=_cancel, needs="operate"),
+        Verb("retry", "Retry tasks that failed or were cancelled", change=_retry, needs="operate"),
+        Verb("hold", "Start no new tasks; running ones go on", change=_set("hold", ENDED, hold=True), needs="operate"),
+        Verb("release", "Let a held job go on", change=_set("release", ENDED, hold=False), needs="operate"),
     ),
     indexes={JOBS_BY_SCHEDULE: uid_of_owner, JOBS_BY_AFTER: _jobs_before},
     columns=(

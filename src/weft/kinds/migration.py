@@ -365,6 +365,7 @@ MIGRATION = Kind(
     plural="migrations",
     title="migration",
     summary="A migration of a workload to another node",
+    access="project",
     spec=MigrationSpec,
     status=MigrationStatus,
     status_writer="migrations",
@@ -390,7 +391,7 @@ MIGRATION = Kind(
         *(Reference(kind, "spec.workload", partial(_workloads, kind), blocks=False) for kind in MIGRATION_MODES),
         Reference("node", "spec.to", lambda s: [s.to] if s.to else [], blocks=False),
     ),
-    verbs=(Verb("cancel", "Abort the migration; the workload stays where it is", change=_cancel),),
+    verbs=(Verb("cancel", "Abort the migration; the workload stays where it is", change=_cancel, needs="operate"),),
     indexes={MIGRATIONS_BY_UID: uid_of, MIGRATIONS_BY_WORKLOAD: lambda item: (workload_key(item),)},
     columns=(
         NAME,

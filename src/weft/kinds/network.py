@@ -101,6 +101,7 @@ NETWORK = Kind(
     plural="networks",
     title="network",
     summary="A tenant network",
+    access="project",
     spec=NetworkSpec,
     status=NetworkStatus,
     goals={"create": reaches("Ready")},

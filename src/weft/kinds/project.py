@@ -32,6 +32,7 @@ PROJECT = Kind(
     plural="projects",
     title="project",
     summary="A namespace for objects",
+    access="shared",
     scope="fabric",
     holds_objects=True,
     spec=ProjectSpec,

@@ -34,6 +34,7 @@ PUBLISHED_PORT = Kind(
     plural="publishedports",
     title="published port",
     summary="A port of every node that leads to a workload",
+    access="fabric",
     aliases=("port", "ports"),
     scope="fabric",
     writer="fabric",

@@ -112,6 +112,7 @@ RECOMMENDATION = Kind(
     plural="recommendations",
     title="recommendation",
     summary="Where the scheduler would place a workload now",
+    access="project",
     spec=RecommendationSpec,
     status=RecommendationStatus,
     status_writer="recommend",

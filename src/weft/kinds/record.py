@@ -123,6 +123,7 @@ class Verb(msgspec.Struct, frozen=True):
     # ``change`` does.
     make: Callable[[Object, Any, str], dict[str, Any]] | None = None
     stream: bool = False  # the answer is a ticket for the gateway
+    needs: str = ""  # the right that it takes (objects/roles.py); "": nobody may
 
 
 class Reference(msgspec.Struct, frozen=True):
@@ -219,6 +220,9 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     status: type[msgspec.Struct]
     report: type[msgspec.Struct] | None = None
     scope: Literal["project", "fabric"] = "project"
+    # Who reads it. project: those who may read its project; shared: everyone with a role; fabric: those whose role holds in all
+    # projects, since it tells of other people's; guarded: administrators of the fabric.
+    access: Literal["project", "shared", "fabric", "guarded"]
     writer: Literal["people", "fabric"] = "people"  # people create, update and delete; or only weft's processes do
     schema: int = 1
     upgrades: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = ()  # whole object of schema n → n+1
@@ -246,7 +250,6 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     )
     # Which of them a node may read: all, one by name, itself, those of the node or of a network that it is in; "": none.
     node_reads: Literal["", "all", "named", "itself", "placed", "connected"] = ""
-    admins_read: bool = False  # and nobody else
     conditions: Mapping[str, str] = {}  # condition type → the one controller that writes it
     # Conditions that hold from the start by the spec alone, so that no controller must write them.
     initial_conditions: Callable[[Any], list[Condition]] | None = None

@@ -98,6 +98,7 @@ REPORT = Kind(
     plural="reports",
     title="report",
     summary="Capacity, waiting workloads, and how placement is decided",
+    access="fabric",
     scope="fabric",
     spec=ReportSpec,
     status=ReportStatus,

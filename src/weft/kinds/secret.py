@@ -87,6 +87,7 @@ SECRET = Kind(
     plural="secrets",
     title="secret",
     summary="Confidential values for workloads and image registries",
+    access="project",
     spec=SecretSpec,
     status=SecretStatus,
     status_writer="api",

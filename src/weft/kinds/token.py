@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, text
-from weft.kinds.record import Column, Index, Kind
+from weft.kinds.record import Column, Index, Kind, Object
 from weft.objects.errors import InvalidInput
+from weft.objects.roles import EVERYWHERE, Role
 from weft.objects.schema import field
 
 
@@ -22,11 +23,11 @@ class TokenSpec(msgspec.Struct, kw_only=True):
     ]
     subject: Annotated[str, field("Person or program that the token belongs to", change="never", max_length=63)] = ""
     role: Annotated[
-        Literal["admin", "viewer", "invoker"],
-        field("What the bearer may do; an invoker may only invoke functions", change="never"),
+        Role,
+        field("What the bearer may do, in spec.project if it has one and else in all projects", change="never"),
     ] = "viewer"
     project: Annotated[
-        str | None, field("The only project whose functions the token may invoke", change="never", name=True)
+        str | None, field("The only project in which the token has its role", change="never", name=True)
     ] = None
     node: Annotated[str | None, field("The only node name that the token may enrol", change="never", name=True)] = None
     expires_at: Annotated[float | None, field("Time when the token expires", change="never", quantity="moment")] = None
@@ -45,12 +46,20 @@ def check_token(spec: TokenSpec) -> None:
         raise InvalidInput("a join token has no role", field="spec.role", hint="leave it out")
     if spec.use == "access-key" and not spec.project:
         raise InvalidInput("an access key needs a project", field="spec.project", hint="give spec.project")
-    if spec.project and spec.use != "access-key" and spec.role != "invoker":
+    if spec.project and spec.role in EVERYWHERE:
         raise InvalidInput(
-            "only an access key, or the role invoker, is limited to a project",
+            f"the role {spec.role} holds in all projects",
             field="spec.project",
-            hint="leave it out, or give role invoker",
+            hint="leave it out, or give another role, like admin",
         )
+    if spec.project and spec.use == "join":
+        raise InvalidInput("a join token has no project", field="spec.project", hint="leave it out")
+
+
+def _role(obj: Object) -> str:
+    """A join token has none."""
+    spec = obj.get("spec") or {}
+    return "" if spec.get("use") == "join" else str(spec.get("role") or "")
 
 
 TOKENS_BY_KEY = Index("tokens by access key")
@@ -60,11 +69,11 @@ TOKEN = Kind(
     plural="tokens",
     title="token",
     summary="Credentials for a node or user",
+    access="guarded",
     scope="fabric",
     spec=TokenSpec,
     status=TokenStatus,
     status_writer="api",
-    admins_read=True,
     server_fields=("sha256", "key_id"),
     check=check_token,
     indexes={TOKENS_BY_KEY: lambda item: (key_id,) if (key_id := item.spec(TokenSpec).key_id) else ()},
@@ -72,7 +81,7 @@ TOKEN = Kind(
         NAME,
         Column("USE", text("spec.use")),
         Column("SUBJECT", text("spec.subject")),
-        Column("ROLE", text("spec.role")),
+        Column("ROLE", _role),
         Column("NODE", text("spec.node")),
         Column("PROJECT", text("spec.project")),
         Column("KEY", text("spec.key_id")),

@@ -172,19 +172,24 @@ def _refuse_little_memory(new: VmSpec, images: Mapping[str, ImageStatus]) -> Non
 
 VERBS = (
     START,
-    Verb("stop", "Shut the workload down; it keeps its disks and its node", change=set_fields("stop", run="stop")),
+    Verb(
+        "stop",
+        "Shut the workload down; it keeps its disks and its node",
+        change=set_fields("stop", run="stop"),
+        needs="operate",
+    ),
     RESTART,
-    Verb("suspend", "Save the VM's memory to disk and stop the VM", change=_suspend),
-    Verb("resume", "Resume the VM where it was suspended", change=set_fields("resume", run="run")),
-    Verb("migrate", "Migrate to another node", input=MigrateInput, make=make_migration),
+    Verb("suspend", "Save the VM's memory to disk and stop the VM", change=_suspend, needs="operate"),
+    Verb("resume", "Resume the VM where it was suspended", change=set_fields("resume", run="run"), needs="operate"),
+    Verb("migrate", "Migrate to another node", input=MigrateInput, make=make_migration, needs="operate"),
     CONVERT,
     HOLD,
     RELEASE,
-    Verb("exec", "Run a command in the guest", input=ExecInput, stream=True),
-    Verb("console", "Open the guest's serial console", input=ConsoleInput, stream=True),
-    Verb("forward", "Forward a TCP port of the guest", input=ForwardInput, stream=True),
-    Verb("screen", "Open the guest's screen, as RFB (VNC)", input=ScreenInput, stream=True),
-    Verb("logs", "Show the log of the guest's console", input=LogsInput, stream=True),
+    Verb("exec", "Run a command in the guest", input=ExecInput, stream=True, needs="operate"),
+    Verb("console", "Open the guest's serial console", input=ConsoleInput, stream=True, needs="operate"),
+    Verb("forward", "Forward a TCP port of the guest", input=ForwardInput, stream=True, needs="operate"),
+    Verb("screen", "Open the guest's screen, as RFB (VNC)", input=ScreenInput, stream=True, needs="operate"),
+    Verb("logs", "Show the log of the guest's console", input=LogsInput, stream=True, needs="read"),
 )
 
 
@@ -263,6 +268,7 @@ VM = Kind(
     plural="vms",
     title="VM",
     summary="A virtual machine",
+    access="project",
     aliases=("virtualmachine",),
     spec=VmSpec,
     status=WorkloadStatus,

@@ -104,10 +104,14 @@ class SqliteJournal:
                 self._thread.start()
             self._wake.notify_all()
 
-    def read(self, *, since: int | None = None, about: str = "", limit: int = 1000) -> list[Record]:
+    def read(
+        self, *, since: int | None = None, about: str = "", project: str | None = None, limit: int = 1000
+    ) -> list[Record]:
         """Records after id ``since``, oldest first; without it the newest ``limit``, oldest first. ``about`` is kind,
-        kind/name or kind/project/name ("-" for no project)."""
+        kind/name or kind/project/name ("-" for no project). ``project``: only of its objects."""
         conditions, values = _conditions(about)
+        if project is not None:
+            conditions, values = [*conditions, "project = ?"], [*values, project]
         if since is not None:
             conditions, values = [*conditions, "id > ?"], [*values, since]
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
@@ -120,9 +124,11 @@ class SqliteJournal:
         records = [_record(row) for row in rows]
         return records if since is not None else records[::-1]
 
-    async def read_soon(self, *, since: int | None = None, about: str = "", limit: int = 1000) -> list[Record]:
+    async def read_soon(
+        self, *, since: int | None = None, about: str = "", project: str | None = None, limit: int = 1000
+    ) -> list[Record]:
         """``read``, off the loop."""
-        return await asyncio.to_thread(self.read, since=since, about=about, limit=limit)
+        return await asyncio.to_thread(self.read, since=since, about=about, project=project, limit=limit)
 
     def flush(self) -> None:
         """Return once all appended events are written (or given up)."""

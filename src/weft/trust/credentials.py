@@ -16,6 +16,7 @@ from weft.contracts.driver.function import REGION
 from weft.kinds.token import TokenSpec
 from weft.objects.errors import Forbidden, NotAuthenticated
 from weft.objects.identity import NODE_PREFIX
+from weft.objects.roles import RIGHTS, has_right
 from weft.trust.access_keys import derive_secret
 from weft.trust.peer import Peer
 from weft.trust.sigv4 import check_scope, read_authorization, verify
@@ -30,29 +31,35 @@ class Actor(msgspec.Struct, frozen=True):
     kind: Literal["person", "node", "joiner"]
     name: str  # for people and the journal
     id: str  # the token's name, or the node's uid
-    role: str = ""  # of a person: admin, viewer, invoker
-    project: str | None = None  # the only one whose functions it may invoke
+    role: str = ""  # of a person
+    project: str | None = None  # the only one in which it has its role
     peer: Peer | None = None  # the node's certificate
 
-    @property
-    def is_admin(self) -> bool:
-        return self.role == "admin"
+    def permits(self, right: str, project: str | None) -> bool:
+        """Whether it has ``right`` in ``project`` (None: in no project, or in all of them)."""
+        return self.kind == "person" and has_right(self.role, self.project, right, project)
 
-    def require_admin(self, what: str) -> None:
-        """Raise Forbidden unless it is an admin."""
-        if not self.is_admin:
-            raise Forbidden(f"{self.name} has role {self.role}: it can't {what}", hint="use an admin's token")
+    def require(self, right: str, project: str | None, what: str) -> None:
+        """Raise Forbidden unless it has ``right`` in ``project``."""
+        if not self.permits(right, project):
+            raise self.refuse(right, project, what)
 
     def require_project(self, project: str, what: str) -> None:
         """Raise Forbidden if its token is limited to another project."""
         if self.project not in (None, project):
-            raise Forbidden(f"{self.name} is limited to project {self.project}: it can't {what} in {project[:80]}")
+            raise self.refuse("", project, what)
 
-    def require_invoker(self, project: str, what: str) -> None:
-        """Raise Forbidden unless it may invoke functions of ``project``."""
-        self.require_project(project, what)
-        if self.role == "viewer":
-            raise Forbidden(f"{self.name} may only read: it can't {what}", hint="weft token create NAME --access-key")
+    def refuse(self, right: str, project: str | None, what: str) -> Forbidden:
+        """Why it may not do ``what``: its token is limited to another project, or its role lacks the right."""
+        if self.project is not None and self.project != project:
+            where = f"in {project[:80]}" if project else "outside it"
+            return Forbidden(
+                f"{self.name} is limited to project {self.project}: it can't {what} {where}",
+                hint=f"give -p {self.project}, or use a token for all projects",
+            )
+        least = next((role for role, rights in RIGHTS.items() if right in rights), "admin")
+        hint = f"weft token create NAME --role {least}, or ask an administrator"
+        return Forbidden(f"{self.name} has role {self.role}: it can't {what}", hint=hint)
 
 
 class SignedRequest(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ import pytest
 
 from weft.kinds.token import TokenSpec
 from weft.objects.errors import Forbidden, NotAuthenticated
+from weft.objects.roles import RIGHTS
 from weft.trust.credentials import Actor, SignedRequest, check_bearer, check_certificate, check_signature, read_bearer
 from weft.trust.peer import Peer
 from weft.trust.tokens import hash_secret
@@ -31,9 +32,9 @@ def test_a_token_is_its_owner_with_its_role_and_project() -> None:
     token = read_bearer(f"bearer {TEXT}")
     assert check_bearer(token, spec(subject="ann", role="admin"), NOW) == Actor("person", "ann", "eve", "admin")
     actor = check_bearer(token, spec(role="invoker", project="lab"), NOW)
-    assert (actor.name, actor.project, actor.is_admin) == ("eve", "lab", False)
+    assert (actor.name, actor.project, actor.permits("fabric", None)) == ("eve", "lab", False)
     joiner = check_bearer(token, spec(use="join", role="admin"), NOW)
-    assert joiner.kind == "joiner" and not joiner.is_admin
+    assert joiner.kind == "joiner" and not joiner.permits("read", None)
 
 
 @pytest.mark.parametrize("other", [spec(sha256=""), spec(sha256="0" * 64), spec(use="access-key")])
@@ -74,16 +75,34 @@ def test_a_certificate_counts_from_its_begin_until_its_end() -> None:
 def test_what_an_actor_may_do_follows_from_its_role_and_project() -> None:
     admin, viewer = Actor("person", "ann", "a", "admin"), Actor("person", "vic", "v", "viewer")
     invoker = Actor("person", "ci", "c", "invoker", "lab")
-    admin.require_admin("x")
-    admin.require_invoker("any", "x")
-    invoker.require_invoker("lab", "x")
+    admin.require("fabric", None, "x")
+    admin.require("invoke", "any", "x")
+    invoker.require("invoke", "lab", "x")
     viewer.require_project("any", "x")
     for refused in (
-        lambda: viewer.require_admin("x"),
-        lambda: invoker.require_admin("x"),
-        lambda: viewer.require_invoker("any", "x"),
-        lambda: invoker.require_invoker("other", "x"),
+        lambda: viewer.require("write", "any", "x"),
+        lambda: invoker.require("write", "lab", "x"),
+        lambda: viewer.require("invoke", "any", "x"),
+        lambda: invoker.require("invoke", "other", "x"),
         lambda: invoker.require_project("other", "x"),
     ):
-        with pytest.raises(Forbidden):
+        with pytest.raises(Forbidden) as found:
             refused()
+        assert found.value.token == "forbidden" and found.value.hint
+
+
+def test_an_administrator_of_a_project_has_no_right_outside_it() -> None:
+    actor = Actor("person", "ann", "a", "admin", "lab")
+    actor.require("write", "lab", "create a VM")
+    with pytest.raises(Forbidden, match="ann is limited to project lab: it can't create a VM in other"):
+        actor.require("write", "other", "create a VM")
+    with pytest.raises(Forbidden, match="it can't cordon a node outside it"):
+        actor.require("fabric", None, "cordon a node")
+    with pytest.raises(Forbidden, match="has role admin"):
+        actor.require("fabric", "lab", "x")
+
+
+def test_nodes_and_joining_machines_have_no_right_of_people() -> None:
+    for kind in ("node", "joiner"):
+        actor = Actor(kind, "n", "n", "admin")  # type: ignore[arg-type]
+        assert not any(actor.permits(right, None) for rights in RIGHTS.values() for right in rights)

@@ -1,4 +1,4 @@
-"""Who may do what. Admins may change what people write; viewers read; a node sees and reports only what is its own.
+"""Who may do what. People have the rights of their role, in one project or in all; a node sees and reports only what is its own.
 
 Nobody, admin or not, changes through the API what weft's own processes write (allocations, endpoints, …).
 """
@@ -39,29 +39,48 @@ def require_person(actor: Actor, what: str) -> None:
         raise Forbidden(f"{_who(actor)} may not {what}")
 
 
-def require_admin(actor: Actor, what: str) -> None:
-    """Raise Forbidden unless ``actor`` is an admin."""
+def require_right(actor: Actor, right: str, project: str | None, what: str) -> None:
+    """Raise Forbidden unless ``actor`` is a person with ``right`` in ``project`` (None: in no project, or in all of them)."""
     require_person(actor, what)
-    actor.require_admin(what)
+    actor.require(right, project, what)
 
 
-def authorise_write(actor: Actor, kind: Kind, what: str) -> None:
-    """Raise Forbidden unless ``actor`` may create, change or delete objects of ``kind``."""
-    require_admin(actor, f"{what} {kind.a_title}")
+def authorise_write(actor: Actor, kind: Kind, project: str | None, what: str) -> None:
+    """Raise Forbidden unless ``actor`` may create, change or delete objects of ``kind`` in ``project``."""
+    require_right(actor, find_right_to_write(kind), project, f"{what} {kind.a_title}")
     if kind.writer != "people" and not (kind.removable and what == "delete"):
         raise Forbidden(
             f"{kind.a_title} is managed by weft itself: nobody can {what} it", hint=f"weft get {kind.plural} shows them"
         )
 
 
+def find_right_to_write(kind: Kind) -> str:
+    """The right that creating, changing and deleting objects of ``kind`` takes. A question to the scheduler changes nothing."""
+    if kind.scope == "fabric" and not kind.ephemeral:
+        return "fabric"
+    return "operate" if kind.ephemeral else "write"
+
+
+def find_right_to_read(kind: Kind) -> str:
+    return "fabric" if kind.access == "guarded" else "read"
+
+
+def _authorise_person(actor: Actor, kind: Kind, project: str | None, name: str | None) -> None:
+    where = name if kind.holds_objects else project
+    if kind.access == "shared" and not kind.holds_objects:
+        where = actor.project
+    right = find_right_to_read(kind)
+    if not actor.permits(right, where):
+        raise actor.refuse(right, where, f"see {kind.plural}")
+
+
 async def authorise_read(
-    context: ApiContext, actor: Actor, kind: Kind, name: str | None, query: Mapping[str, str]
+    context: ApiContext, actor: Actor, kind: Kind, project: str | None, name: str | None, query: Mapping[str, str]
 ) -> str | None:
     """Raise Forbidden unless ``actor`` may read; the one prefix of names that it may list, None for all."""
     asked = query.get(kind.name_begins)
     if actor.kind == "person":
-        if kind.admins_read and not actor.is_admin:
-            raise Forbidden(f"{actor.name} may not see {kind.plural}", hint="use an admin's token")
+        _authorise_person(actor, kind, project, name)
         return f"{asked}." if asked else None
     if actor.kind != "node":
         raise Forbidden("a join token can only be used to join", hint="weft agent join")

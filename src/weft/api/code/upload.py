@@ -31,7 +31,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 async def code(context: ApiContext, call: Call, project: str, sha256: str) -> Answer:
     """``PUT``, with the zip as the body, and ``GET`` (is it there?) of ``/v1/projects/{project}/code/{sha256}``. Code that is there
     is not checked again."""
-    authorise_write(call.actor, FUNCTION, "upload code of")
+    authorise_write(call.actor, FUNCTION, project, "upload code of")
     call.query()
     if not _DIGEST.fullmatch(sha256):
         raise NotFound(f"no code {sha256[:80]!r}", hint="name the code by its SHA-256, 64 hex digits")

@@ -16,6 +16,7 @@ from weft.api.admission.admit import Draft, Fleet
 from weft.api.admission.commit import TRIES, read_again, record_change, settle, was_done
 from weft.api.admission.view import View
 from weft.api.auth import tokens
+from weft.api.auth.authorise import find_right_to_write, require_right
 from weft.api.context import ApiContext
 from weft.api.request.call import MAX_BULK_BYTES, Call, json_answer, read_flag
 from weft.api.request.manifest import Manifest, read_manifest
@@ -27,6 +28,7 @@ from weft.objects.envelope import Envelope
 from weft.objects.errors import AlreadyExists, InUse, InvalidInput, Unavailable, WeftError
 from weft.objects.identity import object_key
 from weft.serving.answer import Answer
+from weft.trust.credentials import Actor
 
 MOST_OBJECTS = 1000
 _BREATH = 50  # so many objects, then other requests get their turn
@@ -74,9 +76,11 @@ async def create_batch(context: ApiContext, call: Call, target: Target) -> Answe
 
 async def apply(context: ApiContext, call: Call) -> Answer:
     """``POST /v1/apply``: all objects or, if one of them is invalid, none."""
+    require_right(call.actor, "write", call.actor.project, "apply manifests")
     query = call.query("dry_run")
     body = await call.read_object(MAX_BULK_BYTES)
     raws = _check_objects(body, {"objects", "dry_run"})
+    _authorise(call.actor, raws)
     dry_run = body.get("dry_run", False) is True or read_flag(query, "dry_run")
     key = None if dry_run else call.idempotency_key
     if key is not None and await was_done(context, key):
@@ -99,6 +103,16 @@ async def apply(context: ApiContext, call: Call) -> Answer:
             if part.draft is not None:
                 record_change(context, call.actor, part.draft)
     return json_answer({"results": [_applied(part) for part in parts]})
+
+
+def _authorise(actor: Actor, raws: Sequence[Any]) -> None:
+    """Raise Forbidden if ``actor`` may not write one of the objects. What can't be read is refused later."""
+    for raw in raws:
+        try:
+            manifest = read_manifest(raw)
+        except WeftError:
+            continue
+        require_right(actor, find_right_to_write(manifest.kind), manifest.project, f"apply {manifest.kind.a_title}")
 
 
 async def _plan_new(context: ApiContext, view: View, fleet: Fleet, manifest: Manifest) -> Draft:

@@ -34,7 +34,7 @@ _encoder = msgspec.json.Encoder()
 async def get(context: ApiContext, call: Call, target: Target) -> Answer:
     """``GET`` on an object."""
     name = target.require_name()
-    await authorise_read(context, call.actor, target.kind, name, {})
+    await authorise_read(context, call.actor, target.kind, target.project, name, {})
     call.query()
     entry = await context.store.get(target.key)
     if entry is None:
@@ -47,7 +47,7 @@ async def get(context: ApiContext, call: Call, target: Target) -> Answer:
 
 async def list_(context: ApiContext, call: Call, target: Target) -> Answer:
     """``GET`` on a collection: one page of one instant."""
-    names = await authorise_read(context, call.actor, target.kind, None, call.loose_query)
+    names = await authorise_read(context, call.actor, target.kind, target.project, None, call.loose_query)
     query = call.query(*target.kind.selectors, "limit", "continue")
     prefix, match = read_selection(target, names, query)
     limit = read_count(query, "limit", 0, _MOST)

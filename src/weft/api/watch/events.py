@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 import msgspec
 
 from weft.api.auth.authenticate import is_still_let_in
-from weft.api.auth.authorise import require_person
+from weft.api.auth.authorise import require_right
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, json_answer, read_count, read_flag
 from weft.api.watch.stream import BOOKMARK_SECONDS, NDJSON
@@ -21,14 +21,15 @@ _encoder = msgspec.json.Encoder()
 
 async def events(context: ApiContext, call: Call) -> Answer:
     """``GET /v1/events``: with ``since`` the events after that id; without it the newest."""
-    require_person(call.actor, "read the journal")
+    project = call.actor.project
+    require_right(call.actor, "read", project, "read the journal")
     query = call.query("since", "follow", "object", "limit")
     since = read_count(query, "since", 0, 2**53) if query.get("since") else None
     limit = read_count(query, "limit", 0, _MOST) or (_PAGE if since is None else _MOST)
     about = query.get("object", "")
     if read_flag(query, "follow"):
         return Answer(200, headers=NDJSON, pieces=_follow(context, call, since, about, limit))
-    records = await context.journal.read_soon(since=since, about=about, limit=limit)
+    records = await context.journal.read_soon(since=since, about=about, project=project, limit=limit)
     return json_answer({"items": records})
 
 
@@ -36,10 +37,11 @@ async def _follow(
     context: ApiContext, call: Call, since: int | None, about: str, limit: int
 ) -> AsyncGenerator[bytes, None]:
     spoke = asked = context.clock.elapsed()
+    project = call.actor.project
     if since is None:
         newest = await context.journal.read_soon(limit=1)
         reached = newest[-1].id if newest else 0
-        records = await context.journal.read_soon(about=about, limit=limit)
+        records = await context.journal.read_soon(about=about, project=project, limit=limit)
     else:
         reached, records = since, []
     while not context.stopping.is_set():
@@ -56,4 +58,4 @@ async def _follow(
             spoke = now
         else:
             await context.clock.sleep(_POLL_SECONDS)
-        records = await context.journal.read_soon(since=reached, about=about, limit=_MOST)
+        records = await context.journal.read_soon(since=reached, about=about, project=project, limit=_MOST)

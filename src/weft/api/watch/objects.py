@@ -25,7 +25,7 @@ _FIRST_SECONDS = 0.25  # the answer waits so long: the store may refuse the curs
 
 async def watch(context: ApiContext, call: Call, target: Target) -> Answer:
     """``GET …?watch=1&cursor=C`` on a collection."""
-    names = await authorise_read(context, call.actor, target.kind, None, call.loose_query)
+    names = await authorise_read(context, call.actor, target.kind, target.project, None, call.loose_query)
     query = call.query(*target.kind.selectors, "watch", "cursor", "limit")
     cursor = query.get("cursor", "")
     if not cursor:

@@ -16,6 +16,7 @@ from weft.client.context import hash_ca
 from weft.kinds.record import Kind
 from weft.objects.identity import check_name
 from weft.objects.quantity import parse_duration
+from weft.objects.roles import RIGHTS
 
 ACCESS_KEY = "access-key"
 _JOIN_LIFE = "1h"
@@ -37,8 +38,8 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         click.Option(["--node"], metavar="NAME", help="The only node name that may join with it."),
         click.Option(
             ["--role"],
-            type=click.Choice(["admin", "viewer", "invoker"]),
-            help="What its bearer may do; an invoker may only invoke functions. [viewer; access key: invoker]",
+            type=click.Choice(list(RIGHTS)),
+            help="What its bearer may do, with -p in that project only. [viewer; access key: invoker]",
         ),
         click.Option(["--subject"], metavar="TEXT", help="The person or program that it is for."),
         click.Option(["--expires", "life"], metavar="DURATION", help="How long the token is valid. [join: 1h]"),
@@ -64,6 +65,8 @@ def _run(session: Session, kind: Kind, words: tuple[str, ...], join: bool, serve
     spec: dict[str, Any] = {"use": "join" if join else ACCESS_KEY if access_key else "access"}
     if access_key or given["role"] == "invoker":
         spec["project"] = session.client.project
+    elif session.given_project:
+        spec["project"] = session.given_project
     spec |= {key: given[key] for key in ("node", "role", "subject") if given[key] is not None}
     life = given["life"] or (_JOIN_LIFE if join else None)
     if life is not None:

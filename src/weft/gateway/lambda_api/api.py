@@ -51,7 +51,7 @@ class LambdaApi:
         project = named.project or caller.project or DEFAULT_PROJECT
         if segments[1:] == ["invocations"]:
             _require(request, "POST")
-            caller.require_invoker(project, "invoke functions")
+            caller.require("invoke", project, "invoke functions")
             return await self._invoke(request, caller, project, named, request_id)
         caller.require_project(project, "read functions")
         function = self._catalogue.find(project, named.name)

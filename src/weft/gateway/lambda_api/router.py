@@ -82,7 +82,7 @@ class FunctionRouter:
             return _answer_word(404, "Not Found", request_id)
         if spec.http == "token":
             try:
-                self._authenticator.identify(request).require_invoker(project, "invoke functions")
+                self._authenticator.identify(request).require("invoke", project, "invoke functions")
             except WeftError as problem:
                 audit.info("refused from=%s path=%s reason=%s", request.address, request.path[:200], problem.token)
                 return _answer_word(403, "Forbidden", request_id)

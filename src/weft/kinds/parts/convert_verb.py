@@ -99,5 +99,9 @@ def describe_role(obj: Object) -> str:
 
 
 CONVERT = Verb(
-    "convert", "Convert a container to a VM, or a VM to a container", input=ConvertInput, make=make_conversion
+    "convert",
+    "Convert a container to a VM, or a VM to a container",
+    input=ConvertInput,
+    make=make_conversion,
+    needs="write",
 )

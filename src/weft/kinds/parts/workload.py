@@ -234,10 +234,10 @@ def _restart(obj: Object, _: Any) -> dict[str, Any]:
     return {**obj["spec"], "run": "run", "restart_generation": obj["spec"]["restart_generation"] + 1}
 
 
-START = Verb("start", "Start the workload (after stop, suspend or failure)", change=_start)
-RESTART = Verb("restart", "Shut the workload down and start it afresh", change=_restart)
-HOLD = Verb("hold", "Do not place the workload yet", change=set_fields("hold", hold=True))
-RELEASE = Verb("release", "Let a held workload be placed", change=set_fields("release", hold=False))
+START = Verb("start", "Start the workload (after stop, suspend or failure)", change=_start, needs="operate")
+RESTART = Verb("restart", "Shut the workload down and start it afresh", change=_restart, needs="operate")
+HOLD = Verb("hold", "Do not place the workload yet", change=set_fields("hold", hold=True), needs="operate")
+RELEASE = Verb("release", "Let a held workload be placed", change=set_fields("release", hold=False), needs="operate")
 
 
 def workload_columns(image: Column) -> tuple[Column, ...]:

@@ -1,0 +1,36 @@
+"""What a role may do. Each operation needs one right, which the Kind record names; a role is a set of rights. Pure.
+
+A token with a project has its role there and nowhere else. Without one it has the role in every project.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+# read: see objects, and what their guests print. operate: verbs that change no spec but whether something runs, commands and
+# consoles in guests, questions to the scheduler. write: create, change and delete. invoke: functions. audit: who did what.
+# fabric: nodes, projects, tokens, and whatever else belongs to no project. "": nobody has it.
+Right = Literal["", "read", "operate", "write", "invoke", "audit", "fabric"]
+Role = Literal["viewer", "operator", "editor", "admin", "fabric-admin", "auditor", "invoker"]
+
+RIGHTS: Final[dict[str, frozenset[str]]] = {
+    "viewer": frozenset({"read"}),
+    "operator": frozenset({"read", "operate", "invoke"}),
+    "editor": frozenset({"read", "operate", "write", "invoke"}),
+    "admin": frozenset({"read", "operate", "write", "invoke", "audit"}),
+    "fabric-admin": frozenset({"read", "operate", "write", "invoke", "audit", "fabric"}),
+    "auditor": frozenset({"read", "audit"}),
+    "invoker": frozenset({"invoke"}),
+}
+EVERYWHERE: Final = ("fabric-admin", "auditor")  # roles that no project limits
+_NONE: Final[frozenset[str]] = frozenset()
+
+
+def has_right(role: str, project: str | None, right: str, where: str | None) -> bool:
+    """Whether ``role``, limited to ``project`` (None: not limited), gives ``right`` in the project ``where`` (None: in no project,
+    or in all of them)."""
+    if role == "admin" and project is None:
+        role = "fabric-admin"
+    if project is not None and where != project:
+        return False
+    return right in RIGHTS.get(role, _NONE)

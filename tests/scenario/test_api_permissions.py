@@ -1,0 +1,129 @@
+"""Every operation of the API, tried by every role, in its own project and in another one: the real doors answer as the page in
+docs/reference says."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.scenario.api_lab import DoorsLab, make_image, make_vm
+
+from weft.api.permissions import render
+from weft.client import Client
+from weft.objects.errors import Forbidden, WeftError
+from weft.objects.roles import EVERYWHERE, RIGHTS
+
+PAGE = Path(__file__).parents[2] / "docs/reference/permissions.md"
+ROW = re.compile(r"\| ([A-Z]+) `(\S+)` \| (\S+) \| (\w+) \|")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
+    lab = DoorsLab(tmp_path_factory.mktemp("doors"))
+    for name in ("lab", "other"):
+        lab.client.create({"kind": "project", "name": name, "spec": {}})
+        lab.client.apply([{**make_image(), "project": name}])
+    yield lab
+    lab.close()
+
+
+def test_the_page_is_what_the_kinds_say() -> None:
+    assert PAGE.read_text() == render(), "python -m weft.api.permissions > docs/reference/permissions.md"
+
+
+def read_rights() -> dict[str, set[str]]:
+    """The rights of each role, as the page has them."""
+    lines = [line for line in PAGE.read_text().split("## Operations")[0].splitlines() if line.startswith("| ")]
+    titles = [cell.strip() for cell in lines[0].strip("|").split("|")][1:]
+    found = {}
+    for line in lines[1:]:
+        role, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+        found[role] = {title for title, cell in zip(titles, cells, strict=True) if cell == "yes"}
+    return found
+
+
+def expects(rights: set[str], limited: bool, own: bool, right: str, where: str) -> bool:
+    if right == "–":
+        return where == "anyone"
+    if where in ("project", "each"):
+        return right in rights and (own or not limited)
+    if where == "own":
+        return right in rights and own
+    return right in rights and not limited
+
+
+@pytest.mark.parametrize("limited", [True, False])
+@pytest.mark.parametrize("role", [role for role in RIGHTS if role != "invoker"])
+def test_each_role_gets_what_the_page_says(lab: DoorsLab, role: str, limited: bool) -> None:
+    if limited and role in EVERYWHERE:
+        pytest.skip(f"the role {role} holds in all projects")
+    spec: dict[str, Any] = {"use": "access", "role": role, **({"project": "lab"} if limited else {})}
+    client = lab.with_token(**spec)
+    rights = read_rights()["fabric-admin" if role == "admin" and not limited else role]
+    rows = ROW.findall(PAGE.read_text())
+    assert len(rows) > 150
+    wrong = []
+    for method, path, right, where in rows:
+        for project in ("lab", "other"):
+            if "{project}" not in path and project == "other" and where != "each":
+                continue
+            if path in ("/v1/join", "/v1/healthz"):
+                continue  # for nobody with a token, and for everybody
+            may = expects(rights, limited, project == "lab", right, where)
+            refused = is_refused(client, method, path, project)
+            if refused == may:
+                wrong.append((method, path, project, "refused" if refused else "let in"))
+    assert not wrong
+
+
+def is_refused(client: Client, method: str, path: str, project: str) -> bool:
+    full = path.replace("{project}", project).replace("{sha256}", "0" * 64)
+    full = full.replace("{name}", project if (method, path) == ("GET", "/v1/projects/{name}") else "nothing")
+    body: Any = None if method == "GET" else {}
+    if path == "/v1/apply":
+        full, body = "/v1/apply?dry_run=1", {"objects": [{**make_vm("x", networks=[]), "project": project}]}
+    answer = client.http.request(method, full, body)
+    if answer.status != 403:
+        return False
+    problem = answer.json()
+    return problem.get("code", problem.get("reason")) == "forbidden" and "managed by weft itself" not in str(problem)
+
+
+def test_a_project_s_editor_sees_and_changes_its_own_project_and_no_other(lab: DoorsLab) -> None:
+    ann = lab.with_token(use="access", role="editor", project="lab", subject="ann")
+    lab.client.apply(
+        [{**make_vm("secret", networks=[]), "project": "other"}, {**make_vm("web", networks=[]), "project": "lab"}]
+    )
+    assert [one["name"] for one in ann.list("vm", project="lab").items] == ["web"]
+    for refused in (
+        lambda: ann.list("vm", project="other").items,
+        lambda: ann.list("vm", all_projects=True).items,
+        lambda: ann.get("vm", "secret", project="other"),
+        lambda: ann.get("vm", "no-such", project="other"),
+        lambda: ann.list("token").items,
+        lambda: ann.apply(
+            [{**make_vm("new", networks=[]), "project": "lab"}, {**make_vm("new", networks=[]), "project": "other"}]
+        ),
+    ):
+        with pytest.raises(Forbidden):
+            refused()
+    with pytest.raises(WeftError, match="not found"):
+        ann.get("vm", "new", project="lab")
+
+
+def test_events_of_another_project_are_not_seen(lab: DoorsLab) -> None:
+    lab.client.apply(
+        [{**make_vm("hidden", networks=[]), "project": "other"}, {**make_vm("shown", networks=[]), "project": "lab"}]
+    )
+    ann = lab.with_token(use="access", role="viewer", project="lab")
+    for _ in range(50):
+        items = ann.http.request("GET", "/v1/events?limit=1000").json()["items"]
+        if any(one["object"]["name"] == "shown" for one in items):
+            break
+        time.sleep(0.1)
+    assert {one["object"]["project"] for one in items} == {"lab"}
+    assert ann.http.request("GET", "/v1/events?object=vm/other/hidden").json()["items"] == []
