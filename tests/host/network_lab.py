@@ -201,7 +201,7 @@ class Node:
         """All the kernel holds of the node that the driver could change, without what changes by itself."""
         return self.shell(r"""
             look() {
-                ip -j -d addr show | sed -E 's/"(gc_timer|hello_timer|tcn_timer)":[0-9.]+,?//g'
+                ip -j -d addr show | sed -E 's/"(gc|hello|tcn|topology_change)_timer":[0-9.]+,?//g; s/"tentative":true,//g'
                 ip -j route show; bridge -j fdb show; cat /proc/sys/net/ipv4/ip_forward
                 nft -s -a list ruleset | sed -zE 's/elements = \{[^}]*limit rate[^}]*\}//g'
             }
