@@ -14,6 +14,7 @@ from weft.kinds.fields.allocated_migration import (
     read_migration,
 )
 from weft.kinds.fields.cells import AGE, NAME, text
+from weft.kinds.fields.lease import LEASE_ENDED, AllocatedLease
 from weft.kinds.record import Column, Index, Kind, Stored
 from weft.objects.identity import Ref
 from weft.objects.schema import field
@@ -174,6 +175,7 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     container: AllocatedContainer | None = None  # of a container; the fields of machines are meaningless then
     once: bool = False
     preemptible: bool = False
+    lease: AllocatedLease | None = None  # None: it has its place for good
 
 
 class Step(msgspec.Struct, kw_only=True, frozen=True):
@@ -272,10 +274,12 @@ def list_disks(spec: AllocationSpec) -> dict[str, tuple[str, str]]:
 def account(spec: AllocationSpec, report: AllocationReport) -> Resources:
     """What an allocation takes from its node: all of it for as long as it exists, stopped or not, so that a start can't
     fail for lack of capacity; and what its machine still has after a resize, until it gives that up. What runs once takes nothing
-    after its end."""
+    after its end, and a lease that is over takes its disk."""
     asked, has = spec.resources, report.has
     if has_ended_for_good(spec, report):
         return Resources()
+    if is_lease_over(spec, report):
+        return Resources(disk=asked.disk)
     if has is None:
         return asked
     return Resources(cpu=max(asked.cpu, has.cpu), memory=max(asked.memory, has.memory), disk=max(asked.disk, has.disk))
@@ -284,6 +288,12 @@ def account(spec: AllocationSpec, report: AllocationReport) -> Resources:
 def has_ended_for_good(spec: AllocationSpec, report: AllocationReport) -> bool:
     """Whether nothing of it will ever run again."""
     return spec.once and report.ended and report.incarnation >= spec.incarnation
+
+
+def is_lease_over(spec: AllocationSpec, report: AllocationReport) -> bool:
+    """Whether its guest was ended with its lease."""
+    over = report.reason == LEASE_ENDED and report.state == "stopped"
+    return spec.lease is not None and over and report.incarnation >= spec.incarnation
 
 
 def has_nothing_to_migrate(spec: AllocationSpec, report: AllocationReport) -> bool:

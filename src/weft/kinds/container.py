@@ -17,6 +17,7 @@ from weft.kinds.migration import MigrateContainerInput, make_migration
 from weft.kinds.parts.capabilities import MORE_CAPABILITIES, read_capabilities
 from weft.kinds.parts.convert_verb import CONVERT, guard_converting
 from weft.kinds.parts.goal import WORKLOAD_GOALS, find_workload_failure
+from weft.kinds.parts.lease_verbs import LEASE_VERBS
 from weft.kinds.parts.placement_spec import MIB
 from weft.kinds.parts.stream_verbs import ExecInput, ForwardInput, LogsInput
 from weft.kinds.parts.workload import (
@@ -29,6 +30,7 @@ from weft.kinds.parts.workload import (
     WorkloadSpec,
     WorkloadStatus,
     born,
+    check_times,
     check_workload,
     claim_places,
     index_workload,
@@ -227,6 +229,7 @@ VERBS = (
     CONVERT,
     HOLD,
     RELEASE,
+    *LEASE_VERBS,
     Verb("migrate", "Migrate to another node", input=MigrateContainerInput, make=make_migration, needs="operate"),
     Verb("exec", "Run a command in the container", input=ExecInput, stream=True, needs="operate"),
     Verb("forward", "Forward a TCP port of the container", input=ForwardInput, stream=True, needs="operate"),
@@ -327,6 +330,7 @@ CONTAINER = Kind(
     commands=("cp",),
     verbs=VERBS,
     check=check_container,
+    check_times=check_times,
     resize_limits=lambda status: status.resize_limits,
     claims=claim_places,
     finalizers=("workload",),

@@ -14,6 +14,7 @@ from weft.kinds.container import CONTAINER, ContainerSpec, check_container
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
 from weft.kinds.fields.gang import MOST as MOST_IN_GANG
 from weft.kinds.parts.goal import reaches, read_phase
+from weft.kinds.parts.workload import check_times
 from weft.kinds.record import (
     Column,
     Goal,
@@ -327,6 +328,7 @@ JOB = Kind(
     status=JobStatus,
     status_writer="jobs",
     check=check_job,
+    check_times=lambda spec, now: check_times(spec.task, now),
     check_change=check_job_change,
     server_fields=("hold", "cancel", "rounds"),
     finalizers=("job",),

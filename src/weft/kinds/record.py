@@ -237,6 +237,9 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     check: Callable[[Any], None] | None = None
     # Raises it for specs that can't be created any more, though existing ones stay valid.
     check_new: Callable[[Any], None] | None = None
+    check_times: Callable[[Any, float], None] | None = (
+        None  # of a new spec and now; raises it for times that have passed
+    )
     check_change: Callable[[Any, Any], None] | None = None  # of old and new spec; raises it for a change that can't be
     # Raises IllegalTransition for an object that people may not change or delete now.
     write_guard: Callable[[Envelope], None] | None = None

@@ -14,6 +14,7 @@ from weft.kinds.image import ImageStatus
 from weft.kinds.migration import MigrateInput, make_migration
 from weft.kinds.parts.convert_verb import CONVERT, guard_converting, refuse_replaced
 from weft.kinds.parts.goal import WORKLOAD_GOALS, find_workload_failure
+from weft.kinds.parts.lease_verbs import LEASE_VERBS
 from weft.kinds.parts.placement_spec import MIB, Name
 from weft.kinds.parts.stream_verbs import ConsoleInput, ExecInput, ForwardInput, LogsInput, ScreenInput
 from weft.kinds.parts.workload import (
@@ -26,6 +27,7 @@ from weft.kinds.parts.workload import (
     WorkloadSpec,
     WorkloadStatus,
     born,
+    check_times,
     check_workload,
     claim_places,
     index_workload,
@@ -185,6 +187,7 @@ VERBS = (
     CONVERT,
     HOLD,
     RELEASE,
+    *LEASE_VERBS,
     Verb("exec", "Run a command in the guest", input=ExecInput, stream=True, needs="operate"),
     Verb("console", "Open the guest's serial console", input=ConsoleInput, stream=True, needs="operate"),
     Verb("forward", "Forward a TCP port of the guest", input=ForwardInput, stream=True, needs="operate"),
@@ -279,6 +282,7 @@ VM = Kind(
     commands=("ssh", "cp", "attach", "detach"),
     verbs=VERBS,
     check=check_vm,
+    check_times=check_times,
     check_change=check_growth,
     resize_limits=lambda status: status.resize_limits,
     claims=claim_places,

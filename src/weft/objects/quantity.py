@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 
 from weft.objects.errors import InvalidInput
 
@@ -138,6 +138,11 @@ def parse_moment(text: object, field: str = "time") -> float:
     if not 0 <= seconds <= LAST_MOMENT:
         raise InvalidInput(f"{field}: {str(text)[:LONGEST_SHOWN]} is not a valid date", field=field, hint=hint)
     return round(seconds, 3)
+
+
+def format_moment(seconds: float) -> str:
+    """``2026-12-24T22:00:00Z``, in UTC to the second."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def format_bytes(value: float, digits: int = 1) -> str:

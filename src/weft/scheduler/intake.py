@@ -6,6 +6,7 @@ loop takes from the queue, and decides.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -35,6 +36,7 @@ from weft.kinds.registry import WORKLOADS, is_workload
 from weft.objects.identity import object_key
 from weft.scheduler.allocation.bind import has_migrated_from
 from weft.scheduler.allocation.count import count_allocation, count_orphans
+from weft.scheduler.allocation.lease import has_other_end
 from weft.scheduler.allocation.preempt import may_preempt
 from weft.scheduler.constraint.affinity import depends_on
 from weft.scheduler.engine.cycle import Engine
@@ -48,6 +50,8 @@ from weft.scheduler.workload.request import is_observed, read_memberships, wants
 
 REFRESH_EVERY_SECONDS = 5.0
 CHECK_SILENT_EVERY_SECONDS = 1.0  # whether all nodes have reported since a restore
+LONGEST_SLEEP_SECONDS = 30.0  # the clock may be set meanwhile
+MOST_LEASES = 200  # that wait for capacity and are tried again at once
 RETRY_ADDRESSES_EVERY_SECONDS = 5.0
 # Whose objects a new scheduler must read first.
 KINDS = ("node", "allocation", "endpoint", *WORKLOADS, "placementpolicy", "migration", *QUESTIONS)
@@ -64,6 +68,7 @@ class Intake:
         self.wake = Wake(lease.clock)
         self.silent: list[str] = []  # nodes that haven't reported since a restore
         self.cramped: set[str] = set()  # keys of workloads that wait for capacity to grow where they run
+        self.leases: set[str] = set()  # keys of workloads that wait for capacity for as long as they request
         self.unruled: set[str] = set()  # keys of workloads that wait for a placement policy
         self.addresses = AddressBook()
         self.unaddressed: set[str] = set()  # keys of workloads that wait for an address
@@ -156,7 +161,7 @@ class Intake:
 
     def count(self, key: str, allocation: Item | None) -> None:
         """Count in the snapshot what an allocation takes; None: it is gone."""
-        count_allocation(self._snapshot, key, allocation)
+        count_allocation(self._snapshot, key, allocation, self._lease.clock.now())
 
     def refresh_silent(self) -> list[str]:
         """The nodes that haven't reported since a restore: placement waits for them."""
@@ -173,6 +178,14 @@ class Intake:
         seconds to call again, None if there is no need."""
         self._notice_reported()
         patience = CHECK_SILENT_EVERY_SECONDS if self.silent else None
+        now, ends = self._lease.clock.now(), self._snapshot.leases.find_next_end()
+        if ends <= now:
+            for key in self._snapshot.leases.take_over(now):
+                self.count(key, self._view.get(key))
+            self._offer_leases()
+            ends = self._snapshot.leases.find_next_end()
+        if ends < math.inf:
+            patience = min(max(0.0, ends - now), LONGEST_SLEEP_SECONDS if patience is None else patience)
         if self._addresses_freed:
             wait = self._retry_addresses_at - self._lease.clock.elapsed()
             if wait <= 0:
@@ -194,6 +207,16 @@ class Intake:
         if self.queue.ready or self._view.of_kind("constraint"):
             self.wake.ring()
         return patience
+
+    def _offer_leases(self) -> None:
+        """Queue those that wait for capacity over time, the first ones first: what has become free may be enough."""
+        if not self.leases:
+            return
+        found = [workload for key in self.leases if (workload := self._view.get(key)) is not None]
+        found.sort(key=_rank_lease)
+        self.leases = {workload.key for workload in found[MOST_LEASES:]}
+        self._offer_all(found[:MOST_LEASES])
+        self.wake.ring()
 
     def offer_keys(self, keys: set[str]) -> set[str]:
         """Queue the workloads of ``keys``; returns an empty set to replace it."""
@@ -247,7 +270,10 @@ class Intake:
         placed, spec = workload.envelope.condition("Placed"), spec_of(workload)
         is_placed = placed is not None and placed.status == "True"
         allocations = self._view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid)
-        to_do = any(not is_placed or needs_resize(item, spec) or is_regrouped(item, workload) for item in allocations)
+        to_do = any(
+            not is_placed or needs_resize(item, spec) or is_regrouped(item, workload) or has_other_end(item, spec)
+            for item in allocations
+        )
         if to_do or has_migrated_from(workload, allocations) or wants_place(self._view, workload):
             self.queue.offer(workload.key)
         else:
@@ -265,6 +291,7 @@ class Intake:
             snapshot.improved.clear()
             cramped, self.cramped = self.cramped, set()
             self._offer_all(workload for key in sorted(cramped) if (workload := self._view.get(key)) is not None)
+            self._offer_leases()
             rows = [row for uid in uids if (row := snapshot.index_of(uid)) is not None]
             if rows:
                 most = np.max(snapshot.capacity[:, rows] - snapshot.allocated[:, rows], axis=1)
@@ -283,6 +310,11 @@ class Intake:
                     self.queue.wake(request)
         if self.queue.ready:
             self.wake.ring()
+
+
+def _rank_lease(workload: Item) -> tuple[int, float, str]:
+    lease = spec_of(workload).lease
+    return -lease.priority if lease is not None else 0, workload.envelope.created_at, workload.key
 
 
 def needs_resize(allocation: Item, workload_spec: WorkloadSpec) -> bool:

@@ -20,6 +20,7 @@ from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Item, View
 from weft.informer.workloads import gang_of, name_of, spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec, allocation_name
+from weft.kinds.fields.lease import LEASE_CONFLICT, AllocatedLease, LeaseRequest
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY
 from weft.kinds.node import NODES_BY_UID
 from weft.kinds.registry import find_kind
@@ -35,6 +36,7 @@ from weft.scheduler.allocation.bind import (
     plan_regrouped,
     plan_waiting,
 )
+from weft.scheduler.allocation.lease import Conflict, find_slot, has_other_end, plan_extension
 from weft.scheduler.allocation.preempt import find_way, join_victims, may_preempt
 from weft.scheduler.allocation.resize import plan_resize
 from weft.scheduler.batches import MOST, Batch, PendingBatches
@@ -49,6 +51,7 @@ from weft.scheduler.gang.explain import explain_places, explain_refusal
 from weft.scheduler.gang.placement import Member, find_places
 from weft.scheduler.gang.search_budget import Budget
 from weft.scheduler.intake import KINDS, WATCHED, Intake, is_regrouped, needs_resize
+from weft.scheduler.lease.calendar import Lease
 from weft.scheduler.node.usage import NodeUsage, ranks_by_usage
 from weft.scheduler.own_policies.registry import OwnPolicies, find_fallback
 from weft.scheduler.own_policies.status import plan_policy_status
@@ -313,6 +316,10 @@ class Scheduler:
                 if commit is None or allocation.key not in {write.key for write in commit.writes}:
                     self.intake.cramped.add(workload.key)
                 return commit
+            if not allocation.deleting and has_other_end(allocation, spec_of(workload)):
+                self._batch.resized.append(allocation.key)
+                self.intake.cramped.add(workload.key)
+                return plan_extension(self._engine, workload, allocation, now)
             if is_regrouped(allocation, workload):
                 self._batch.resized.append(allocation.key)
                 return plan_regrouped(workload, allocation, read_memberships(workload))
@@ -325,7 +332,10 @@ class Scheduler:
     def _decide(self, candidate: Candidate, now: float) -> Commit | None:
         candidate = self._relax(candidate)
         workload, request = candidate.workload, candidate.request
-        standing = self.intake.queue.verdict(request)
+        lease = spec_of(workload).lease
+        if lease is not None and lease.duration is not None:
+            return self._decide_lease(candidate, lease, now)
+        standing = self.intake.queue.verdict(request) if lease is None else None
         if standing is not None:
             return self._refuse(candidate, standing, Timing(now, 0.0))
         began = self._lease.clock.elapsed()
@@ -335,9 +345,42 @@ class Scheduler:
         if skipped:
             candidate = msgspec.structs.replace(candidate, skipped=skipped)
         timing = Timing(now, round((self._lease.clock.elapsed() - began) * 1000, 3))
+        if lease is not None:  # without an end
+            allocated = AllocatedLease(
+                mode=lease.mode or "best-effort",
+                start=now,
+                prepare_at=now,
+                preemptible=bool(lease.preemptible),
+                priority=lease.priority,
+            )
+            candidate = msgspec.structs.replace(candidate, lease=allocated)
         if row is None:
-            return self._preempt(candidate, timing) or self._refuse(candidate, explanation, timing)
+            preempted = self._preempt(candidate, timing)
+            if preempted is None and lease is not None and lease.mode == "immediate":
+                refused = msgspec.structs.replace(explanation, error=LEASE_CONFLICT)
+                return self._refuse(candidate, refused, timing, sleeps=False)
+            return preempted or self._refuse(candidate, explanation, timing)
         return self._bind(candidate, row, explanation, timing)
+
+    def _decide_lease(self, candidate: Candidate, asked: LeaseRequest, now: float) -> Commit | None:
+        """The first time at which it fits for all of its lease. A best-effort one waits for that time to come."""
+        workload, request, began = candidate.workload, candidate.request, self._lease.clock.elapsed()
+        found = find_slot(self._engine, request, workload.uid, asked, spec_of(workload).grace, now)
+        if isinstance(found, Conflict):
+            waits = asked.mode == "best-effort"
+            error = "insufficientResources" if waits else LEASE_CONFLICT
+            explanation = Explanation(len(self.snapshot), [], {}, error, found.message, nearest_node=found.node)
+            if waits:
+                self.intake.leases.add(workload.key)
+        else:
+            # Its capacity is counted over time, which the explanation of a node's score doesn't know.
+            base = msgspec.structs.replace(request, amounts=(0, 0, request.amounts[2]))
+            explanation = explain(self._engine, base, workload.uid, found.row)
+            candidate = msgspec.structs.replace(candidate, lease=found.lease)
+        timing = Timing(now, round((self._lease.clock.elapsed() - began) * 1000, 3))
+        if isinstance(found, Conflict):
+            return self._refuse(candidate, explanation, timing, sleeps=False)
+        return self._bind(candidate, found.row, explanation, timing)
 
     def _preempt(self, candidate: Candidate, timing: Timing) -> Commit | None:
         """Its placement where it preempts others; None if there is no such place."""
@@ -360,7 +403,12 @@ class Scheduler:
         load = self._engine.load(request, row)
         if request.groups:
             load = msgspec.structs.replace(load, workload=name_workload(workload.envelope.ref))
-        self.snapshot.put_allocation(allocation, node.uid, request.amounts, load)
+        lease = candidate.lease
+        if lease is not None and lease.end is not None:
+            held = Lease(node.uid, lease.prepare_at, lease.end + spec_of(workload).grace, request.amounts[:2])
+            self.snapshot.put_leased(allocation, held, request.amounts[2], load)
+        else:
+            self.snapshot.put_allocation(allocation, node.uid, request.amounts, load)
         self._batch.assumed.append(allocation)
         self._batch.reserved += candidate.reserved
         self._batch.attached.update((volume.uid, workload) for volume in candidate.volumes)
@@ -372,10 +420,13 @@ class Scheduler:
         )
         return plan_placement(self._view, candidate, node, uid, load, explanation, timing, line, self._update_status)
 
-    def _refuse(self, candidate: Candidate, explanation: Explanation, timing: Timing) -> Commit | None:
+    def _refuse(
+        self, candidate: Candidate, explanation: Explanation, timing: Timing, *, sleeps: bool = True
+    ) -> Commit | None:
+        """Record why it has no place; it ``sleeps`` with all equal requests until nodes have what it lacks."""
         workload = candidate.workload
         self.intake.addresses.give_back(self._view, candidate.reserved)
-        if candidate.request.mode == "long-lived":
+        if candidate.request.mode == "long-lived" and sleeps:
             self.intake.queue.refuse(workload.key, candidate.request, explanation)
         placed = workload.envelope.condition("Placed")
         if (

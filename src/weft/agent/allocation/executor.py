@@ -108,6 +108,10 @@ class StepExecutor:
             )
         await runtime.adjust(self._plan_guest(work))
 
+    async def _hold(self, local: LocalAllocation, held: bool) -> None:
+        if (driver := self.runtimes.holding.get(self.runtimes.find(local))) is not None:
+            await driver.hold(local.id, held)
+
     async def _stop(self, local: LocalAllocation) -> None:
         await self.runtimes.of(local).stop(local.id, grace_seconds=local.spec.grace_seconds)
 
@@ -195,6 +199,8 @@ _STEPS: dict[Step, Callable[[StepExecutor, Work], Awaitable[str | None]]] = {
     Step.START: StepExecutor._start,
     Step.ADJUST: StepExecutor._adjust,
     Step.TIDY: lambda self, work: self._network.unplug(work.local, work.leftover),
+    Step.HOLD: lambda self, work: self._hold(work.local, True),
+    Step.GO: lambda self, work: self._hold(work.local, False),
     Step.STOP: lambda self, work: self._stop(work.local),
     Step.END: lambda self, work: self._stop(work.local),
     Step.SUSPEND: StepExecutor._suspend,

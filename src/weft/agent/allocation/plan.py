@@ -11,6 +11,7 @@ from enum import StrEnum
 
 import msgspec
 
+from weft.agent.allocation.lease import Stage
 from weft.agent.state.allocation import Checkpoint, Health, LocalAllocation, MigrationState, Run, StepFailure
 from weft.agent.state.departure import is_back
 from weft.agent.workload.kinds import kind_of
@@ -18,6 +19,8 @@ from weft.contracts.driver.container import COMPLETED, NEVER_BEGAN
 from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import AllocationPhase
 from weft.kinds.fields.allocated_migration import AllocatedMigration
+from weft.kinds.fields.lease import LEASE_ENDED, LEASE_WAITS
+from weft.objects.quantity import format_moment
 
 POWERED_OFF, UNHEALTHY = "guestPoweredOff", "unhealthy"
 GOOD_ENDS = {POWERED_OFF: "the guest shut itself down", COMPLETED: "the command completed with exit code 0"}
@@ -40,6 +43,8 @@ class Step(StrEnum):
     START = "start"  # or resume, or adopt
     ADJUST = "adjust"  # CPUs, memory, disks and NICs of the running guest
     TIDY = "tidy"  # remove taps of NICs that the guest has no more
+    HOLD = "hold"  # a guest that is ready before its lease begins
+    GO = "go"  # let it run
     STOP = "stop"
     END = "end"  # stop an unhealthy guest, as if it had ended by itself
     SUSPEND = "suspend"
@@ -85,6 +90,9 @@ class PlanInput(msgspec.Struct, frozen=True, kw_only=True):
     migrating: bool = False  # this process leads the migration of its spec
     relocating: bool = False  # one of its disks is being relocated
     unwell: str = ""  # why its health check ends it
+    stage: Stage = "active"  # of its lease
+    prepared: bool = False  # all but the start is done
+    can_hold: bool = False
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -153,6 +161,8 @@ def _plan(facts: PlanInput) -> Plan:
         return _plan_after_migration(facts, facts.checkpoint.migration)
     if (relocation := _plan_relocation(facts)) is not None:
         return relocation
+    if facts.stage == "over":
+        return _plan_over(facts, tidy)
     if spec.desired == "stop":
         return _plan_stop(guest, tidy)
     if spec.desired == "suspend":
@@ -277,6 +287,31 @@ def _plan_stop(guest: GuestFacts, tidy: tuple[Step, ...]) -> Plan:
     return Plan(tidy, "stopped")  # another guest may have the address by now
 
 
+def _plan_over(facts: PlanInput, tidy: tuple[Step, ...]) -> Plan:
+    """Its lease has ended: the guest shuts down, and its disks stay."""
+    stop, lease = _plan_stop(facts.guest, tidy), facts.local.spec.lease
+    if stop.state != "stopped":
+        return stop
+    why = "was cancelled" if lease is None or lease.cancelled else f"ended at {format_moment(lease.end or 0.0)}"
+    return msgspec.structs.replace(stop, reason=LEASE_ENDED, message=f"its lease {why}")
+
+
+def _plan_ahead(facts: PlanInput) -> Plan | None:
+    """Before its lease begins: a machine boots and then stands still, everything else is made but for the start. None: go on."""
+    guest, lease = facts.guest, facts.local.spec.lease
+    if lease is None or facts.stage not in ("waits", "ahead"):
+        return None
+    why = f"its lease begins at {format_moment(lease.start)}"
+    if facts.stage == "waits":
+        return None if is_alive(guest) else Plan((), "pending", LEASE_WAITS, why)
+    if is_alive(guest):
+        ready = guest.ready is not False and guest.state != "starting" and not guest.held
+        return Plan((Step.HOLD,) if ready and facts.can_hold else (), "preparing", LEASE_WAITS, why)
+    if facts.prepared:
+        return Plan((), "preparing", LEASE_WAITS, why)
+    return Plan(BRING_UP if facts.can_hold else BRING_UP[:-1], "preparing")
+
+
 def _plan_suspend(facts: PlanInput) -> Plan:
     if facts.guest.state == "suspended":
         return Plan((), "suspended")
@@ -290,10 +325,13 @@ def _plan_suspend(facts: PlanInput) -> Plan:
 def _plan_run(facts: PlanInput) -> Plan:
     spec, checkpoint, guest = facts.local.spec, facts.checkpoint, facts.guest
     fresh = spec.restart_generation > checkpoint.restart_generation and checkpoint.run != "new"
+    ahead = _plan_ahead(facts)
     if is_alive(guest):
         if fresh:
             return Plan((Step.STOP, *BRING_UP), "stopping")
-        return _plan_alive(facts)
+        if guest.held and facts.stage == "active" and spec.lease is not None:
+            return Plan((Step.GO,), "starting")
+        return ahead or _plan_alive(facts)
     if facts.unconfirmed:
         return Plan((), "pending", "waiting", "waits for the server to confirm that it still runs on this node")
     if facts.blocked:
@@ -302,6 +340,8 @@ def _plan_run(facts: PlanInput) -> Plan:
         return Plan((), "pending", "held", f"waits for gate {spec.held_by}")
     if spec.waits_for is not None:
         return Plan((), "pending", "waiting", "waits for the workloads that it preempted to end")
+    if ahead is not None:
+        return ahead
     if guest.state == "suspended" and fresh:
         return Plan((Step.REMOVE, *BRING_UP), "preparing")
     if checkpoint.run == "ended" and not fresh:

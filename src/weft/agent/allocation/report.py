@@ -81,5 +81,5 @@ def has_ended(facts: PlanInput, plan: Plan) -> bool:
     """Whether the workload has ended, by itself or by its spec, and isn't about to restart; or its spec desires stop and it never
     ran."""
     rests = plan.state in ("stopped", "failed") and not plan.steps and plan.review_at is None
-    over = facts.checkpoint.run in ("ended", "down") or facts.local.spec.desired == "stop"
+    over = facts.checkpoint.run in ("ended", "down") or facts.local.spec.desired == "stop" or facts.stage == "over"
     return rests and over and not is_alive(facts.guest)

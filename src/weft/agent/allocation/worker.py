@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from weft.agent.allocation import plan as plans
 from weft.agent.allocation.executor import StepExecutor, Work
+from weft.agent.allocation.lease import find_stage
 from weft.agent.allocation.lifecycle import Lifecycle
 from weft.agent.allocation.plan import BRING_UP, Plan, PlanInput, Step
 from weft.agent.allocation.progress import StartProgress
@@ -92,6 +93,9 @@ class Worker:
             migrating=migrations.is_leading(state.local, state.checkpoint.migration),
             relocating=migrations.is_relocating(state.local.uid),
             unwell=state.unwell,
+            stage=find_stage(state.local.spec.lease, self._clock.now())[0],
+            prepared=state.prepared,
+            can_hold=runtimes.find(state.local) in runtimes.holding,
         )
 
     async def care(self) -> None:
@@ -113,6 +117,7 @@ class Worker:
                 review_at = self._fail(problem).retry_at
             if not state.released:
                 pause = REVIEW_SECONDS if review_at is None else min(REVIEW_SECONDS, review_at - self._clock.elapsed())
+                pause = min(pause, find_stage(state.local.spec.lease, self._clock.now())[1])
                 await wait_for_event(self._clock, state.woken, pause)
 
     async def _turn(self) -> float | None:
@@ -185,6 +190,7 @@ class Worker:
             self._after(step, detail, work)
             self._progress.end(step, detail)  # shown by the next step or turn
         state.failure = None
+        state.prepared = plan.steps[-1] is Step.NETWORK
         if plan.steps[-1] is not Step.START:  # the next turn inspects the started guest, and saves
             await state.note(state.checkpoint)
 

@@ -62,6 +62,7 @@ class AllocationState:
         self.health = Health()
         # Its steps.
         self.failure: StepFailure | None = None  # of the last one
+        self.prepared = False  # all but the start is done
         self.unplugged = False  # its ports were removed
         self.woken = asyncio.Event()  # inspect it again
         self.changed = asyncio.Event()  # drop the planned steps

@@ -9,6 +9,7 @@ from typing import Any
 from weft.agent.state.allocation import LocalAllocation
 from weft.contracts.driver.runtime import (
     CanAdjust,
+    CanHold,
     CanSuspend,
     GuestFacts,
     GuestPlan,
@@ -42,6 +43,9 @@ class Runtimes:
         }
         self._adjusting = {driver for driver in self._drivers if isinstance(driver, CanAdjust)}
         self._suspending = {driver for driver in self._drivers if isinstance(driver, CanSuspend)}
+        self.holding: dict[Driver | None, CanHold] = {
+            driver: driver for driver in self._drivers if isinstance(driver, CanHold)
+        }
         self._found: dict[str, Driver] = {}  # by the id of a guest that was there at the start
         self._waiting: dict[Driver, asyncio.Task[None]] = {}
 

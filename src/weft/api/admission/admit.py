@@ -119,6 +119,8 @@ async def plan_create(
         )
     given = sealing.take_in(context, manifest, None)
     spec, raw = _read_new(kind, given) if fleet is None else fleet.read(kind, given)
+    if kind.check_times is not None:
+        kind.check_times(spec, context.clock.now())
     if isinstance(spec, NetworkSpec):
         _refuse_nodes_range(context, spec.cidr)
     if kind.uploads is not None:

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import inspect as mi
 
 from weft.cli.command.completion import complete_name, complete_strategy
+from weft.cli.command.options import Moment
 from weft.cli.command.synonyms import FIELDS
 from weft.kinds.allocation import HealthCheck
 from weft.kinds.job import FIXED
@@ -27,8 +28,10 @@ from weft.objects.errors import InvalidInput, WeftError
 from weft.objects.schema import FieldDoc, describe_fields, suggest
 
 # Fields that verbs, the server or words of every command set; a flag for them would only confuse.
+_KEPT = ("spec.run", "spec.restart_generation", "spec.pulls", "spec.lease.cancelled")
 _NO_FLAG = {
-    **dict.fromkeys(WORKLOADS, ("spec.run", "spec.restart_generation", "spec.pulls")),
+    **dict.fromkeys(WORKLOADS, _KEPT),
+    "container": (*_KEPT, "spec.lease.preemptible"),  # it has a field of its own for that
     "node": ("spec.cordoned", "spec.cordon_reason", "spec.maintenance", "spec.maintenance_reason"),
     "token": ("spec.sha256", "spec.project"),
     "migration": ("spec.cancel",),
@@ -38,6 +41,8 @@ _NO_FLAG = {
         "spec.cancel",
         "spec.hold",
         "spec.rounds",
+        "spec.task.lease.cancelled",
+        "spec.task.lease.preemptible",
         *(f"spec.task.{name}" for name in FIXED),
         *(f"spec.task.health_check.{name}" for name in HealthCheck.__struct_fields__),
     ),
@@ -47,6 +52,10 @@ _MORE_NAMES = {
     "spec.gang": ("group",),  # as some say
     "spec.env_secrets": ("env-secret",),
     "spec.strategy": ("placement-strategy",),  # where a strategy could be one of updates
+}
+# Whose path would make a long name.
+_SHORT = {"lease.mode": "lease", "lease.deadline_at": "deadline"} | {
+    f"lease.{name}": name for name in ("start", "duration", "preemptible", "priority")
 }
 # How a value is written, by the field's last name, where its type doesn't show that.
 FORMS = {
@@ -132,6 +141,8 @@ def make_flags(kind: Kind) -> list[click.Parameter]:
             names = list(dict.fromkeys([f"--{flag}", *names[1:], f"--{_dashed(doc)}"]))
             metavar = "FILE" if doc.path in long_texts else _form(doc, named)
             flags.append(click.Option([*names, _parameter(doc)], multiple=True, metavar=metavar, **shared))
+        elif doc.type == "time":
+            flags.append(click.Option([*names, _parameter(doc)], type=Moment(), metavar="TIME", **shared))
         elif " | " in doc.type:
             choice = click.Choice(doc.type.split(" | "))
             flags.append(click.Option([*names, _parameter(doc)], type=choice, **shared))
@@ -223,7 +234,8 @@ def flag_name(doc: FieldDoc) -> str:
 
 
 def _dashed(doc: FieldDoc) -> str:
-    path = doc.path.partition(".")[2].removeprefix("task.")  # a job's task is written like a container
+    path = doc.path.partition(".")[2]
+    path = _SHORT.get(path, path).removeprefix("task.")  # a job's task is written like a container
     return path.replace(".", "-").replace("_", "-")
 
 

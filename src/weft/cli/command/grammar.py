@@ -105,6 +105,8 @@ TOOLS: dict[str, Entry] = {
     "api": Entry("api", "Send one request to the server's API"),
     "ps": Entry("list.ps", "List VMs, containers and jobs"),
     "operation": Entry("operation", "List operations in progress; show, attach to or cancel one"),
+    "lease": Entry("lease", "List leases; describe, extend or cancel one"),
+    "calendar": Entry("calendar", "Show who has which node, and when"),
     "context": Entry("context.context", "Choose the server and the credentials to use"),
     "config": Entry("context.config", "Show the settings in force, and where each comes from"),
     "doctor": Entry("doctor", "Check this machine and the server"),

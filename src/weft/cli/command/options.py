@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 from weft.cli.command.completion import complete_context, complete_field, complete_name, complete_target
 from weft.cli.command.target import usage
 from weft.cli.output.form import OUTPUTS, WITH_EXPRESSION, Form, read_form
+from weft.cli.output.local_time import read_moment
 from weft.cli.session import Session
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput
@@ -93,6 +94,21 @@ class Duration(click.ParamType[float]):
         try:
             return parse_duration(value, name := param.opts[-1] if param else "duration")
         except InvalidInput as problem:  # whose value it is comes before all that fails here
+            self.fail(f"{problem.message.removeprefix(f'{name}: ')}; {problem.hint}", param, ctx)
+
+
+class Moment(click.ParamType[float | str]):
+    """Seconds since 1970 from 22:00, 2026-12-24T22:00, or 2h from now."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        session = ctx.find_object(Session) if ctx is not None else None
+        if isinstance(value, float) or not value or session is None:
+            return value  # type: ignore[no-any-return]
+        try:
+            return read_moment(value, session.clock.now(), name := param.opts[0] if param else "time")
+        except InvalidInput as problem:
             self.fail(f"{problem.message.removeprefix(f'{name}: ')}; {problem.hint}", param, ctx)
 
 

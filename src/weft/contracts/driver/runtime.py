@@ -113,6 +113,7 @@ class GuestFacts(msgspec.Struct, frozen=True):
     started_at: float | None = None  # unix seconds by this node's clock; for display only
     reason: str | None = None  # why failed or stopped: "guestPoweredOff", "killed", …
     message: str | None = None
+    held: bool = False  # its machine stands still, and continues where it was
     accelerator: str | None = None
     shape: GuestShape | None = None  # of a machine that runs; None: unknown
     exit_code: int | None = None  # of a container's process, or the one that its machine existed for, once it has ended
@@ -177,6 +178,15 @@ class TakesNamespace(Protocol):
     and puts them into the machine itself."""
 
     takes_namespace: Literal[True]
+
+
+@runtime_checkable
+class CanHold(Protocol):
+    """A driver of machines that can stand still."""
+
+    async def hold(self, guest_id: str, held: bool) -> None:
+        """Stop or continue its processors; its memory stays. Repeated is fine. Raises NotFound, Unavailable for one that doesn't
+        run."""
 
 
 @runtime_checkable

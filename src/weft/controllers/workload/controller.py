@@ -6,6 +6,7 @@ passes specs on, and removes an allocation only after its node has reported that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
@@ -23,6 +24,7 @@ from weft.controllers.workload.status import (
     active_place,
     fold_current,
     fold_healthy,
+    fold_lease,
     fold_ready,
     fold_status,
 )
@@ -41,6 +43,7 @@ from weft.kinds.allocation import (
 from weft.kinds.conversion import CONVERSIONS_BY_WORKLOAD, ConversionStatus, workload_keys
 from weft.kinds.conversion import is_under_way as is_converting
 from weft.kinds.endpoint import ENDPOINTS_BY_WORKLOAD, EndpointSpec
+from weft.kinds.fields.lease import WARN_SECONDS, AllocatedLease, LeaseRequest
 from weft.kinds.migration import MIGRATIONS_BY_WORKLOAD, MigrationSpec, MigrationStatus, is_under_way, workload_key
 from weft.kinds.node import NODES_BY_ORPHAN, NODES_BY_UID, NodeReport, NodeStatus, read_orphan
 from weft.kinds.parts.in_place_update import find_fit, wants_fresh_start
@@ -52,9 +55,11 @@ from weft.kinds.volume import VOLUMES_BY_UID, VolumeSpec
 from weft.objects.envelope import Envelope, merge_part, set_condition
 from weft.objects.identity import object_key
 from weft.objects.lifecycle import Phase
+from weft.objects.quantity import format_moment
 
 SOURCE = "workload"
 CHECK_EVERY_SECONDS = 1.0
+LONGEST_WAIT_SECONDS = 86400.0
 
 
 class Workloads:
@@ -107,6 +112,8 @@ class Workloads:
         silent = bool(waiting) and bool(self._find_silent())
         for workload in workloads:
             commit = plan_workload(view, workload, silent, now)
+            if (wait := find_warning(workload, now)) < LONGEST_WAIT_SECONDS:
+                plan.later[workload.key] = max(wait, 0.1)
             if commit is not None:
                 plan.commits.append(commit)
             elif silent and workload.key in waiting:
@@ -138,6 +145,14 @@ def plan_workload(view: View, workload: Item, silent: bool, now: float) -> Commi
         return None
     # Together, so that the highest incarnation is in the status before the place that had it is gone.
     return Commit(workload.key, writes, [unchanged(workload), *(unchanged(item) for item, _ in changed)], events)
+
+
+def find_warning(workload: Item, now: float) -> float:
+    """In how many seconds people are told that its lease ends; infinite if it has no end, or they know."""
+    lease = workload.status(WorkloadStatus).lease
+    if lease is None or lease.end is None or lease.warned or lease.state not in ("Active", "Suspended"):
+        return math.inf
+    return lease.end - WARN_SECONDS - now
 
 
 def _conversion_state(conversion: Item) -> object:
@@ -192,7 +207,15 @@ def follow_spec(view: View, workload: Item, spec: AllocationSpec, *, rests: bool
         waits_for=find_waited(view, spec),
         nics=[nic for nic in spec.nics if not rests or nic.network in joined],
         volumes=[msgspec.structs.replace(v, size=max(v.size, sizes.get(v.uid, 0))) for v in kept],
+        lease=_follow_lease(spec.lease, workload_spec.lease),
     )
+
+
+def _follow_lease(held: AllocatedLease | None, asked: LeaseRequest | None) -> AllocatedLease | None:
+    """A lease ends early because people cancelled it; only the scheduler knows whether it may last longer."""
+    if held is None or asked is None:
+        return held
+    return msgspec.structs.replace(held, cancelled=held.cancelled or asked.cancelled)
 
 
 def find_waited(view: View, spec: AllocationSpec) -> str | None:
@@ -225,6 +248,7 @@ def render_status(
     former = workload.status(WorkloadStatus)
     desired, places = read_desired(view, workload, envelope), [_read_place(view, a) for a in allocations]
     status = fold_status(desired, places, read_addresses(view, workload, find_active(allocations)), former)
+    status.lease = fold_lease(desired, active_place(places), former.lease, now)
     changed = set_condition(envelope, fold_ready(status, envelope.generation, now))
     current = fold_current(desired, places, now)
     if current is not None and (current.status == "False" or envelope.condition("Current") is not None):
@@ -235,12 +259,21 @@ def render_status(
     if not changed and status == former:
         return None
     envelope.status = merge_part(envelope.status, status)
+    told = _announce_end(status, former, envelope)
     if status.phase == former.phase:
-        return []
+        return told
     where = f" on {status.node}" if status.node else ""
     why = f": {status.message or status.reason}" if status.message or status.reason else ""
     kind: Literal["Normal", "Warning"] = "Warning" if status.phase in (Phase.FAILED, Phase.UNKNOWN) else "Normal"
-    return [Event(kind, str(status.phase), f"{status.phase}{where}{why}", envelope.ref, SOURCE)]
+    return [*told, Event(kind, str(status.phase), f"{status.phase}{where}{why}", envelope.ref, SOURCE)]
+
+
+def _announce_end(status: WorkloadStatus, former: WorkloadStatus, envelope: Envelope) -> list[Event]:
+    lease = status.lease
+    if lease is None or lease.end is None or not lease.warned or (former.lease is not None and former.lease.warned):
+        return []
+    text = f"its lease ends at {format_moment(lease.end)}: weft lease extend {envelope.kind}/{envelope.name} --by 1h"
+    return [Event("Warning", "LeaseEnding", text, envelope.ref, SOURCE)]
 
 
 def _is_on_its_way(view: View, workload: Item, former: WorkloadStatus) -> bool:

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from weft.kinds.allocation import AllocationReport, AllocationSpec, is_current
+from weft.kinds.allocation import AllocationReport, AllocationSpec, is_current, is_lease_over
+from weft.kinds.fields.lease import LEASE_CONFLICT, LEASE_WAITS, WARN_SECONDS, LeaseRequest, LeaseStatus
 from weft.kinds.parts.in_place_update import describe_change, plan_fit
 from weft.kinds.parts.placement_spec import REFUSALS
 from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus
@@ -215,6 +216,51 @@ def _lost(place: Place, then: str) -> str:
     if place.node_phase is None:
         return f"node {place.spec.node} has left the fabric; {then}"
     return f"node {place.spec.node} sends no heartbeat; {then}"
+
+
+def fold_lease(
+    desired: DesiredWorkload, place: Place | None, former: LeaseStatus | None, now: float
+) -> LeaseStatus | None:
+    """What has become of its lease by ``now``; None if it has none."""
+    asked = desired.spec.lease
+    if asked is None:
+        return None
+    over = place is None or is_lease_over(place.spec, place.report)
+    if former is not None and former.state in ("Done", "Cancelled") and over:
+        return former
+    if place is None or place.spec.lease is None:
+        return _fold_unplaced_lease(desired, asked)
+    lease, report, placed = place.spec.lease, place.report, desired.placed
+    state = "Active"
+    if lease.cancelled:
+        state = "Cancelled"
+    elif over:
+        state = "Done"
+    elif report.state == "suspended":
+        state = "Suspended"
+    elif report.state == "pending" and (report.reason == LEASE_WAITS or lease.prepare_at > now):
+        state = "Scheduled"
+    elif report.state in ("pending", "preparing", "starting"):
+        state = "Preparing"
+    conflict = placed is not None and placed.reason == LEASE_CONFLICT and placed.generation >= desired.generation
+    warned = former is not None and former.warned and former.end == lease.end
+    if lease.end is not None and now >= lease.end - WARN_SECONDS and state in ("Active", "Suspended"):
+        warned = True
+    end = lease.end
+    if state == "Cancelled" and (end is None or now < end):
+        end = former.end if former is not None and former.state == "Cancelled" else now
+    message = placed.message if placed is not None and conflict else ""
+    return LeaseStatus(state=state, start=lease.start, end=end, message=message, warned=warned)
+
+
+def _fold_unplaced_lease(desired: DesiredWorkload, asked: LeaseRequest) -> LeaseStatus:
+    placed = desired.placed
+    if asked.cancelled:
+        return LeaseStatus(state="Cancelled")
+    if placed is not None and placed.status == "False" and placed.generation == desired.generation:
+        state = "Rejected" if placed.reason == LEASE_CONFLICT else "Requested"
+        return LeaseStatus(state=state, message=placed.message)
+    return LeaseStatus()
 
 
 def fold_current(desired: DesiredWorkload, places: Sequence[Place], now: float) -> Condition | None:

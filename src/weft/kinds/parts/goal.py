@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from weft.kinds.fields.cells import dig
+from weft.kinds.fields.lease import LEASE_CONFLICT
 from weft.kinds.record import Goal, Object
 from weft.objects.errors import DriverFailed, Unplaceable, WeftError
 
@@ -85,6 +86,8 @@ def _is_as_specified(obj: Object | None) -> bool:
     if obj is None:
         return False
     phase = read_phase(obj)
+    if dig(obj, "status.lease.state") == "Scheduled":  # it runs when its lease begins
+        return is_settled(obj)
     if dig(obj, "spec.hold"):
         return phase == "Hold" or (phase == "Running" and is_settled(obj))
     wanted = {"stop": "Stopped", "suspend": "Suspended"}.get(dig(obj, "spec.run"))
@@ -158,6 +161,12 @@ def _find_unplaced(obj: Object, what: str, goal: Goal, serverless: bool) -> Weft
     ):
         return None
     reason = placed.get("reason", "")
+    if reason == LEASE_CONFLICT:
+        return Unplaceable(
+            f"{what} has no lease: {placed.get('message', '')}",
+            reason="leaseConflict",
+            hint=f"weft delete {what}, and ask for another time or less; weft calendar shows who holds what",
+        )
     if reason in UNPLACEABLE:
         return _no_node(what, reason, serverless)
     if reason in STUCK or (reason == _ALONE and goal.ends_alone):

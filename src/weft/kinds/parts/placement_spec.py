@@ -17,6 +17,7 @@ from weft.kinds.constraint import (
 )
 from weft.kinds.fields.affinity import check_affinity
 from weft.kinds.fields.gang import read_gang
+from weft.kinds.fields.lease import LeaseRequest, check_lease
 from weft.kinds.fields.strategy import policies_named, read_strategy
 from weft.kinds.fields.taint import check_taints
 from weft.kinds.record import Reference
@@ -80,6 +81,9 @@ class RunSpec(msgspec.Struct, kw_only=True):
     ] = "run"
     hold: Annotated[bool, field("Do not place the workload yet; the verbs hold and release set it")] = False
     restart_generation: Annotated[int, field("Counter: the workload is started afresh when it grows", ge=0)] = 0
+    lease: Annotated[LeaseRequest | None, field("When and for how long it has its place; unset: at once, for good")] = (
+        None
+    )
 
 
 class PlacementSpec(RunSpec, msgspec.Struct, kw_only=True):
@@ -135,6 +139,8 @@ def check_placement(spec: PlacementSpec) -> None:
     check_affinity(spec.affinity_groups, spec.anti_affinity_groups, spec.spread, spec.data_hints)
     if spec.gang is not None:
         read_gang(spec.gang)
+    if spec.lease is not None:
+        check_lease(spec.lease)
 
 
 def check_devices(spec: PlacementSpec) -> None:

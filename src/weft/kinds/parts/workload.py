@@ -12,6 +12,7 @@ import msgspec
 from weft.kinds.constraint import names_preferred, names_required
 from weft.kinds.fields.cells import AGE, NAME, cores, dig, joined, note, size, text
 from weft.kinds.fields.gang import read_gang
+from weft.kinds.fields.lease import LEASE_ENDED, LeaseStatus, check_new_lease
 from weft.kinds.parts.convert_verb import refuse_replaced
 from weft.kinds.parts.nic import claim_address, networks_of, read_nic
 from weft.kinds.parts.placement_spec import MIB, PlacementSpec, check_placement, placement_references
@@ -83,6 +84,7 @@ class WorkloadStatus(msgspec.Struct, kw_only=True):
     exit_code: int | None = None
     conversion: str = ""  # name of its Conversion under way, whether as old or as new workload
     converts_to: str = ""  # the new workload, if this is the old one of a Conversion
+    lease: LeaseStatus | None = None  # None: it has none
 
 
 def parse_publish(text_: str, field_: str = "spec.publish") -> tuple[int, int, Literal["tcp", "udp"]]:
@@ -206,12 +208,19 @@ def set_fields(verb: str, **fields: Any) -> Callable[[Object, Any], dict[str, An
     return change
 
 
+def check_times(spec: WorkloadSpec, now: float) -> None:
+    """Raises InvalidInput for a lease whose time has passed by ``now``."""
+    if spec.lease is not None:
+        check_new_lease(spec.lease, now)
+
+
 def _start(obj: Object, _: Any) -> dict[str, Any]:
     """Set it to run; a guest that ended by itself, or failed, gets a fresh boot."""
     phase = phase_of(obj)
     check_verb("start", phase, what_is(obj))
     refuse_replaced(obj)
     _refuse_again(obj)
+    _refuse_over(obj)
     spec = dict(obj["spec"])
     if spec["run"] == "run" and phase in (Phase.STOPPED, Phase.FAILED):
         spec["restart_generation"] += 1
@@ -227,10 +236,20 @@ def _refuse_again(obj: Object) -> None:
         )
 
 
+def _refuse_over(obj: Object) -> None:
+    if dig(obj, "status.reason") == LEASE_ENDED:
+        raise IllegalTransition(
+            f"the lease of {what_is(obj)} is over: it can't be started again",
+            reason="leaseOver",
+            hint="create another; its disks stay until it is deleted",
+        )
+
+
 def _restart(obj: Object, _: Any) -> dict[str, Any]:
     check_verb("restart", phase_of(obj), what_is(obj))
     refuse_replaced(obj)
     _refuse_again(obj)
+    _refuse_over(obj)
     return {**obj["spec"], "run": "run", "restart_generation": obj["spec"]["restart_generation"] + 1}
 
 

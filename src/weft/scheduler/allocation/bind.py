@@ -31,6 +31,7 @@ from weft.kinds.endpoint import EndpointStatus
 from weft.kinds.node import NodeReport, NodeStatus, pool_id
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.identity import object_key
+from weft.objects.quantity import format_moment
 from weft.scheduler.engine.explain import Explanation
 from weft.scheduler.table.devices import WHOLE
 from weft.scheduler.table.facts import Load
@@ -77,7 +78,10 @@ def plan_placement(
     endpoints = {nic.index: endpoint for nic, endpoint in reserved}
     nics = [nic.allocate(endpoints.get(nic.index)) for nic in candidate.nics]
     allocation = _make_allocation(candidate, node, uid, load, nics, timing.at)
-    placed = Condition("Placed", "True", "Placed", f"on {node.envelope.name}", timing.at, workload.envelope.generation)
+    where = f"on {node.envelope.name}"
+    if candidate.lease is not None and candidate.lease.start > timing.at:
+        where = f"{where}, from {format_moment(candidate.lease.start)}"
+    placed = Condition("Placed", "True", "Placed", where, timing.at, workload.envelope.generation)
     envelope = edit(workload)
     set_condition(envelope, placed)
     if reserved:
@@ -203,6 +207,7 @@ def _make_allocation(
         memberships=list(load.groups),
         extras=dict(load.extras),
         gpus=read_gpus(node, load),
+        lease=candidate.lease,
         pool=ask.pool,
         pool_id=pool_id(node.report(NodeReport), ask.pool),
         **record.allocate(workload_spec),

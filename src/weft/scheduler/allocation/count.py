@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from weft.informer.view import Changed, Item, View
-from weft.kinds.allocation import AllocationReport, AllocationSpec, account, allocation_name, has_ended_for_good
+from weft.kinds.allocation import (
+    AllocationReport,
+    AllocationSpec,
+    account,
+    allocation_name,
+    has_ended_for_good,
+    is_lease_over,
+)
 from weft.kinds.node import NodeReport
 from weft.kinds.parts.orphan import OrphanCopy, read_copies
 from weft.objects.identity import object_key
+from weft.scheduler.lease.calendar import Lease
 from weft.scheduler.table.facts import NO_LOAD, amounts_of, load_of
 from weft.scheduler.table.snapshot import Snapshot
 
 
-def count_allocation(snapshot: Snapshot, key: str, allocation: Item | None) -> None:
-    """Count what an allocation takes; None: it is gone."""
+def count_allocation(snapshot: Snapshot, key: str, allocation: Item | None, now: float) -> None:
+    """Count what an allocation takes; None: it is gone. A lease whose end has passed by ``now`` takes its capacity until its node
+    has reported that it is over."""
     if allocation is None:
         snapshot.drop_allocation(key)
         return
     spec = allocation.spec(AllocationSpec)
     snapshot.drop_allocation(_name_orphan(allocation.uid))  # it is no orphan any more
     report = allocation.report(AllocationReport)
-    load = NO_LOAD if has_ended_for_good(spec, report) else load_of(spec)
-    snapshot.put_allocation(key, spec.node_uid, amounts_of(account(spec, report)), load)
+    over = is_lease_over(spec, report)
+    ended = over or has_ended_for_good(spec, report)
+    load, amounts = NO_LOAD if ended else load_of(spec), amounts_of(account(spec, report))
+    if (lease := spec.lease) is None or lease.end is None or ended:
+        snapshot.put_allocation(key, spec.node_uid, amounts, load)
+        return
+    end = lease.end + spec.grace_seconds
+    held = Lease(spec.node_uid, lease.prepare_at, end if now < end else math.inf, amounts[:2])
+    snapshot.put_leased(key, held, amounts[2], load)
 
 
 def count_orphans(snapshot: Snapshot, view: View, change: Changed) -> None:

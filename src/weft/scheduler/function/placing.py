@@ -50,7 +50,7 @@ class FunctionPlacing:
         for change in changes:
             if change.kind == "allocation":
                 if not _is_same_place(change) and has_changed(change, _stand_of_allocation):
-                    count_allocation(self._engine.snapshot, change.key, change.new)
+                    count_allocation(self._engine.snapshot, change.key, change.new, 0.0)
                     self.epoch += 1
                 for item in (change.old, change.new):
                     if item is not None:  # it is counted, and there may be ten thousand

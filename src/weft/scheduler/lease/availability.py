@@ -39,6 +39,15 @@ class Availability:
             amount <= min(free[first:last]) + _EQUAL for free, amount in zip(self._free, amounts, strict=True) if amount
         )
 
+    def least_free(self, start: float, end: float) -> list[float]:
+        """The least that is free of each resource at any moment from ``start`` to ``end``."""
+        first, last = bisect_right(self._times, start) - 1, bisect_left(self._times, end)
+        return [min(free[first : max(last, first + 1)]) for free in self._free]
+
+    def steps(self) -> tuple[list[float], list[list[float]]]:
+        """When each step begins, and of each resource what is free from then on. Nobody changes them."""
+        return self._times, self._free
+
     def free_at(self, time: float) -> list[float]:
         at = bisect_right(self._times, time) - 1
         return [free[at] for free in self._free]

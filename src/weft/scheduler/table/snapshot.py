@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from weft.contracts.policy import Amounts, GpuAsk
+from weft.contracts.policy import Amounts, GpuAsk, Whole
+from weft.scheduler.lease.calendar import Calendar, Lease
 from weft.scheduler.table.columns import Columns
 from weft.scheduler.table.facts import NO_LOAD, Gpu, Load, NodeFacts, amounts_of
 from weft.scheduler.table.usage import UsageTable
@@ -38,6 +39,7 @@ class Snapshot(UsageTable):
         self._allocations: dict[str, tuple[str, Amounts, Load]] = {}
         self._placed: list[list[str]] = []  # by row, the names of its allocations
         self._away: dict[str, list[str]] = {}  # allocations on unknown nodes, by the node's uid
+        self.leases = Calendar()
 
     def index_of(self, uid: str) -> int | None:
         """The node's row, valid until nodes come or go."""
@@ -138,6 +140,31 @@ class Snapshot(UsageTable):
         self._away.setdefault(node_uid, []).append(name)
         self.groups.add(node_uid, load)
 
+    def put_leased(self, name: str, lease: Lease, disk: int, load: Load = NO_LOAD) -> None:
+        """Count an allocation whose cores and memory are taken only during its ``lease``. Requests without an end see the most
+        that a node's leases ever take; those with one ask ``leases``. Disk and ``load`` are taken all the time."""
+        self.put_allocation(name, lease.node_uid, (0, 0, disk), load)
+        former = self.leases.get(name)
+        if former != lease:
+            self.leases.put(name, lease)
+            for uid in {lease.node_uid, former.node_uid if former is not None else lease.node_uid}:
+                self._put_peak(uid)
+
+    def left_for_leases(self) -> Whole:
+        """Two rows: the cores and memory that nodes have beside their leases."""
+        left: Whole = self.free[:2].copy()
+        for uid in self.leases.nodes():
+            if (index := self._index.get(uid)) is not None:
+                left[:, index] += self._allocations[_name_peak(uid)][1][:2]
+        return left
+
+    def _put_peak(self, node_uid: str) -> None:
+        cpu, memory = self.leases.find_peak(node_uid)
+        if cpu or memory:
+            self.put_allocation(_name_peak(node_uid), node_uid, (cpu, memory, 0))
+        else:
+            self.drop_allocation(_name_peak(node_uid))
+
     def take(self, name: str, index: int, amounts: Amounts, load: Load = NO_LOAD) -> None:
         """Count an allocation that isn't counted yet on the node of row ``index``."""
         node_uid = self.uids[index]
@@ -155,6 +182,8 @@ class Snapshot(UsageTable):
 
     def drop_allocation(self, name: str) -> None:
         """Stop counting an allocation, if it is counted."""
+        if (lease := self.leases.drop(name)) is not None:
+            self._put_peak(lease.node_uid)
         old = self._allocations.pop(name, None)
         if old is None:
             return
@@ -248,6 +277,10 @@ class Snapshot(UsageTable):
         for name in self._placed[index]:
             self._count_load(index, self._allocations[name][2], 1)
         self._slice()
+
+
+def _name_peak(node_uid: str) -> str:
+    return f"leases {node_uid}"
 
 
 def _sum(amounts: Iterable[Amounts]) -> Amounts:

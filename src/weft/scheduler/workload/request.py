@@ -23,6 +23,7 @@ from weft.kinds.allocation import (
     has_ended_for_good,
 )
 from weft.kinds.endpoint import EndpointSpec
+from weft.kinds.fields.lease import LEASE_CONFLICT, AllocatedLease
 from weft.kinds.image import OCI_FORMAT, ImageStatus
 from weft.kinds.node import NODES_BY_ORPHAN, NODES_BY_VOLUME, NodeReport, Orphan, pool_id, read_orphan
 from weft.kinds.parts.nic import read_nic
@@ -58,6 +59,7 @@ class Candidate(msgspec.Struct, frozen=True):
     nics: list[WorkloadNic]  # those without an endpoint get one with the place, see ``reserve_addresses``
     groups: list[AllocatedGroup]
     given_up: tuple[str, ...] = ()  # a sentence on each preference that its request leaves out
+    lease: AllocatedLease | None = None  # when it has its place
     skipped: tuple[str, ...] = ()  # custom policies that gave no answer, and why
 
     @property
@@ -89,15 +91,13 @@ def wants_place(view: View, workload: Item) -> bool:
 
 
 def is_refused_for_good(workload: Item) -> bool:
-    """Whether a serverless workload was refused: it doesn't wait for a place."""
-    placed = workload.envelope.condition("Placed")
-    return (
-        placed is not None
-        and placed.status == "False"
-        and placed.reason in REFUSALS
-        and placed.generation == workload.envelope.generation
-        and spec_of(workload).type == "serverless"
-    )
+    """Whether it doesn't wait for a place: a serverless workload or a lease was refused, or a lease was cancelled."""
+    spec, placed = spec_of(workload), workload.envelope.condition("Placed")
+    if spec.lease is not None and spec.lease.cancelled:
+        return True
+    if placed is None or placed.status != "False" or placed.generation != workload.envelope.generation:
+        return False
+    return placed.reason == LEASE_CONFLICT or (placed.reason in REFUSALS and spec.type == "serverless")
 
 
 def is_observed(workload: Item) -> bool:

@@ -67,7 +67,7 @@ class QemuDriver:
         self._guests = Guests(host, self._cgroups, self._clock, self._notify)
         self._starter = GuestStarter(self._guests, self._cgroups, self._clock, host)
         self.migrations = QemuMigrations(self._guests, self._cgroups, self._clock, self._working)
-        self.freeze = self._guests.freeze
+        self.hold = self._guests.hold
         self.printed = PrintedHere(self._guests.paths)
         self.relocations = QemuRelocations(self._guests, self._clock, self._working)
         self._probe: RuntimeProbe | None = None

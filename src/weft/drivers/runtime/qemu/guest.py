@@ -120,6 +120,7 @@ class Guest:
             started_at=record.started_at,
             reason=self.status if state == "paused" else end.reason if end and not alive else None,
             message=message or (f"its process ended with exit code {code}" if code is not None else None),
+            held=state == "running" and self.status == "paused" and not self.migrating,
             accelerator=record.accelerator,
             shape=describe_shape(plan, record.frame) if alive and record.frame else None,
             exit_code=code,

@@ -91,12 +91,12 @@ class Guests:
                 guest.beside = guest.keep(lead_copies(guest, migration.settings))
                 guest.keep(keep_synced(guest))
 
-    async def freeze(self, guest_id: str, frozen: bool) -> None:
+    async def hold(self, guest_id: str, held: bool) -> None:
         """Stop or continue its machine. Raises NotFound, IllegalTransition, Unavailable for one that doesn't run."""
         async with self.lock(guest_id):
             guest = await self.get(guest_id)
             check_stays(guest)
-            await guest.monitor().execute("stop" if frozen else "cont")
+            await guest.monitor().execute("stop" if held else "cont")
 
     async def forget(self, guest_id: str) -> None:
         """Remove everything of a guest that doesn't run, but for its disks."""

@@ -210,11 +210,11 @@ class MicrovmDriver:
 
     async def freeze(self, guest_id: str) -> None:
         self._get(guest_id)
-        await self._machines.freeze(guest_id, True)
+        await self._machines.hold(guest_id, True)
 
     async def resume(self, guest_id: str) -> None:
         self._get(guest_id)
-        await self._machines.freeze(guest_id, False)
+        await self._machines.hold(guest_id, False)
 
     async def exec(self, guest_id: str, request: ExecRequest, mark: SessionMark | None = None) -> ExecSession:
         record = self._get(guest_id)

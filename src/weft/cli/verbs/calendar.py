@@ -1,0 +1,88 @@
+"""`weft calendar`: who has which node, and when; as a table with bars, or as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from weft.cli.command import options
+from weft.cli.command.grammar import PLACED, Entry
+from weft.cli.output.formats import print_data, print_items
+from weft.cli.output.local_time import render_time
+from weft.cli.output.table import make_columns
+from weft.cli.session import Session
+from weft.kinds.fields.cells import dig
+from weft.kinds.record import Kind
+
+_COLUMNS = make_columns("NODE!", "WORKLOAD!", "PROJECT", "START!", "END!", "WHEN")
+_HOLDING = ("Scheduled", "Preparing", "Active", "Suspended")
+_BAR = 32  # characters
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params = [
+        click.Option(["--node"], metavar="NODE", help="Only this node."),
+        click.Option(["--plot"], metavar="FILE", help="Write a picture to this SVG file."),
+        options.all_projects(),
+        *options.table(),
+        options.output(),
+    ]
+    return options.build(verb, f"{entry.summary}.", _run, kind, params)
+
+
+def _run(session: Session, kind: Kind | None, node: str | None, plot: str | None) -> None:
+    entries = [one for one in _list(session) if node in (None, one["node"])]
+    if plot is not None:
+        from weft.cli.output.gantt import draw_gantt  # noqa: PLC0415 - only where a picture is wanted
+
+        Path(plot).write_text(draw_gantt(entries, session.clock.now()))
+        session.notify(f"{plot}  written")
+        return
+    if session.is_document:
+        print_data(session, {"entries": entries})
+        return
+    first, last = _find_span(entries, session.clock.now())
+    rows = [_row(one, first, last) for one in entries]
+    print_items(session, entries, [one["workload"] for one in entries], (_COLUMNS, rows), "nobody has a place")
+
+
+def _list(session: Session) -> list[dict[str, Any]]:
+    """Whatever has a place now, or was promised one."""
+    found = []
+    for kind in PLACED:
+        for obj in session.client.list(kind, all_projects=session.all_projects).items:
+            lease, status = dig(obj, "status.lease"), obj.get("status") or {}
+            if not status.get("node") or status.get("ended") or (lease and lease["state"] not in _HOLDING):
+                continue
+            found.append(
+                {
+                    "workload": f"{obj['kind']}/{obj['name']}",
+                    "node": status["node"],
+                    "project": obj.get("project"),
+                    "start": lease["start"] if lease else obj["created_at"],
+                    "end": lease["end"] if lease else None,
+                    "kind": (dig(obj, "spec.lease.mode") if lease else None) or "unlimited",
+                }
+            )
+    return sorted(found, key=lambda one: (one["node"], one["start"], one["workload"]))
+
+
+def _find_span(entries: list[dict[str, Any]], now: float) -> tuple[float, float]:
+    """What the bars show: from now to the last end."""
+    return now, max([now + 3600.0, *(one["end"] for one in entries if one["end"])])
+
+
+def _row(one: dict[str, Any], first: float, last: float) -> list[str]:
+    begin, end = max(first, one["start"]), min(last, one["end"] or last)
+    cells = [round((at - first) / (last - first) * _BAR) for at in (begin, end)]
+    bar = " " * cells[0] + "█" * max(1, cells[1] - cells[0])
+    return [
+        one["node"],
+        one["workload"],
+        one["project"] or "",
+        render_time(one["start"]),
+        render_time(one["end"]) if one["end"] else "",
+        bar.ljust(_BAR),
+    ]

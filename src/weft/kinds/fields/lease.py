@@ -1,0 +1,136 @@
+"""A lease: for how long a workload has its place, and when. What people request, what an allocation holds, and what came of it.
+Pure."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from weft.objects.errors import InvalidInput
+from weft.objects.quantity import LAST_MOMENT
+from weft.objects.schema import field, words
+
+Mode = Literal["immediate", "best-effort", "reservation", "deadline"]
+LEASE_WAITS = "leaseWaits"  # it begins later
+LEASE_ENDED = "leaseEnded"
+LEASE_CONFLICT = "leaseConflict"
+LONGEST_SECONDS = 366 * 86400.0
+FURTHEST_SECONDS = 2 * 366 * 86400.0  # from now to a start or a deadline
+MOST_PRIORITY = 1000
+WARN_SECONDS = 600.0  # before its end
+
+
+class LeaseRequest(msgspec.Struct, kw_only=True):
+    mode: Annotated[
+        Literal["immediate", "best-effort", "reservation", "deadline"] | None,
+        field(
+            "immediate: now or not at all; best-effort: as soon as there is capacity; reservation: at lease.start; deadline: done "
+            "by lease.deadline_at. Unset, it follows from what is given",
+            change="replace",
+        ),
+    ] = None
+    start: Annotated[float | None, field("When a reservation begins", change="replace", quantity="moment")] = None
+    duration: Annotated[
+        float | None,
+        field("How long it has its place; unset: until it is deleted", change="live", quantity="duration"),
+    ] = None
+    deadline_at: Annotated[float | None, field("When it must be over", change="replace", quantity="moment")] = None
+    preemptible: Annotated[
+        bool | None,
+        field("Whether it may be suspended for others; unset: only if it is best-effort", change="live"),
+    ] = None
+    priority: Annotated[
+        int,
+        field("Those with a higher one come first", change="live", ge=-MOST_PRIORITY, le=MOST_PRIORITY),
+    ] = 0
+    cancelled: Annotated[bool, field("It ends now; weft lease cancel sets it", change="live")] = False
+
+
+class AllocatedLease(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """When an allocation holds its capacity; seconds since 1970."""
+
+    mode: Mode
+    start: float  # its guest runs from here on
+    end: float | None = None  # here it ends; None: it is open
+    prepare_at: float = 0.0  # from here on it takes capacity, to have booted by its start
+    preemptible: bool = False
+    priority: int = 0
+    cancelled: bool = False
+
+
+class LeaseStatus(msgspec.Struct, kw_only=True, frozen=True):
+    state: Annotated[
+        str,
+        words("Requested", "Scheduled", "Preparing", "Active", "Suspended", "Done", "Rejected", "Cancelled"),
+    ] = "Requested"
+    start: float | None = None  # seconds since 1970; None: not decided
+    end: float | None = None  # None: open, or not decided
+    message: str = ""
+    warned: bool = False  # its end was announced
+
+
+def check_lease(lease: LeaseRequest) -> None:
+    """Fills in the mode, and whether it is preemptible. Raises InvalidInput for contradictory fields."""
+    if lease.mode is None:
+        lease.mode = (
+            "reservation" if lease.start is not None else "deadline" if lease.deadline_at is not None else "best-effort"
+        )
+    if lease.preemptible is None:
+        lease.preemptible = lease.mode == "best-effort"
+    _require(lease, "start", "reservation")
+    _require(lease, "deadline_at", "deadline")
+    if lease.mode in ("reservation", "deadline") and lease.duration is None:
+        raise InvalidInput(
+            f"spec.lease.duration is missing: a lease of mode {lease.mode} has an end",
+            field="spec.lease.duration",
+            hint="give how long, like 2h",
+        )
+    if lease.duration is not None and not 1.0 <= lease.duration <= LONGEST_SECONDS:
+        raise InvalidInput(
+            f"spec.lease.duration: {lease.duration:g} s is not between a second and a year",
+            field="spec.lease.duration",
+            hint="give a duration like 90m; leave it out for a lease without an end",
+        )
+
+
+def check_new_lease(lease: LeaseRequest, now: float) -> None:
+    """Raises InvalidInput for times that have passed by ``now`` or lie too far ahead."""
+    for name, moment in (("start", lease.start), ("deadline_at", lease.deadline_at)):
+        if moment is None:
+            continue
+        if moment < now - 1.0:
+            raise InvalidInput(
+                f"spec.lease.{name}: that was {now - moment:.0f} s ago",
+                field=f"spec.lease.{name}",
+                hint="give a time in the future; without an offset a time is in UTC",
+            )
+        if moment > min(now + FURTHEST_SECONDS, LAST_MOMENT):
+            raise InvalidInput(
+                f"spec.lease.{name}: that is more than two years ahead",
+                field=f"spec.lease.{name}",
+                hint="give an earlier time",
+            )
+    if lease.deadline_at is not None and lease.duration is not None and lease.deadline_at - lease.duration < now:
+        raise InvalidInput(
+            f"spec.lease.deadline_at: {lease.duration:g} s don't fit before it",
+            field="spec.lease.deadline_at",
+            hint="give a later deadline or a shorter duration",
+        )
+
+
+def _require(lease: LeaseRequest, name: str, mode: str) -> None:
+    given = getattr(lease, name) is not None
+    if given == (lease.mode == mode):
+        return
+    if given:
+        raise InvalidInput(
+            f"spec.lease.{name} goes with mode {mode}, not {lease.mode}",
+            field=f"spec.lease.{name}",
+            hint=f"leave it out, or give mode {mode}",
+        )
+    raise InvalidInput(
+        f"spec.lease.{name} is missing: a lease of mode {mode} needs it",
+        field=f"spec.lease.{name}",
+        hint="give a time like 2026-12-24T22:00:00Z",
+    )

@@ -1,0 +1,67 @@
+"""The verbs of a workload's lease: to extend it, and to end it early."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+from weft.kinds.fields.cells import dig
+from weft.kinds.fields.lease import LONGEST_SECONDS
+from weft.kinds.record import Object, Verb
+from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.objects.schema import field
+
+_OVER = ("Done", "Rejected", "Cancelled")
+
+
+class ExtendLeaseInput(msgspec.Struct, kw_only=True):
+    by: Annotated[float, field("How much longer it has its place", quantity="duration")]
+
+
+def _read_lease(obj: Object, act: str) -> dict[str, Any]:
+    """The lease in its spec. Raises IllegalTransition for one that is over."""
+    what, lease = f"{obj['kind']}/{obj['name']}", obj["spec"].get("lease")
+    if lease is None:
+        raise IllegalTransition(
+            f"{what} has no lease", reason="noLease", hint="weft lease list shows those that have one"
+        )
+    state = dig(obj, "status.lease.state", "Requested")
+    if lease.get("cancelled"):
+        state = "Cancelled"
+    if state in _OVER:
+        raise IllegalTransition(
+            f"the lease of {what} is {state.lower()}: it can't be {act}",
+            reason="leaseOver",
+            hint=f"create another workload, or: weft delete {what}",
+        )
+    return dict(lease)
+
+
+def _extend(obj: Object, given: ExtendLeaseInput) -> dict[str, Any]:
+    lease, what = _read_lease(obj, "extended"), f"{obj['kind']}/{obj['name']}"
+    if lease.get("duration") is None:
+        raise IllegalTransition(f"the lease of {what} has no end", reason="noEnd", hint="there is nothing to extend")
+    if given.by <= 0 or lease["duration"] + given.by > LONGEST_SECONDS:
+        raise InvalidInput(
+            f"by: {given.by:g} s would make it {lease['duration'] + given.by:g} s long",
+            field="by",
+            hint="give a duration like 30m; a lease lasts a year at most",
+        )
+    return {**obj["spec"], "lease": {**lease, "duration": lease["duration"] + given.by}}
+
+
+def _cancel(obj: Object, _: Any) -> dict[str, Any]:
+    return {**obj["spec"], "lease": {**_read_lease(obj, "cancelled"), "cancelled": True}}
+
+
+LEASE_VERBS = (
+    Verb(
+        "extend-lease",
+        "Give the workload its place for longer",
+        input=ExtendLeaseInput,
+        change=_extend,
+        needs="write",
+    ),
+    Verb("cancel-lease", "End the workload's lease now; it keeps its disks", change=_cancel, needs="write"),
+)

@@ -1,0 +1,167 @@
+"""When and where a workload with a lease runs: the first time at which a node has what it requests for all of its lease.
+
+An allocation made for a later time is the promise itself: from then on the calendar counts it, whatever else comes. Pure but for
+the engine's caches.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import numpy as np
+
+from weft.contracts.journal import Event
+from weft.contracts.policy import Flags, Request
+from weft.informer.commit import Commit, edit, put, unchanged
+from weft.informer.view import Item
+from weft.informer.workloads import spec_of
+from weft.kinds.allocation import AllocationSpec
+from weft.kinds.fields.lease import LEASE_CONFLICT, AllocatedLease, LeaseRequest, Mode
+from weft.kinds.parts.workload import WorkloadSpec
+from weft.objects.envelope import Condition, merge_part, set_condition
+from weft.objects.quantity import format_moment
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.table.snapshot import amounts_of
+
+SOURCE = "scheduler"
+BOOT_AHEAD_SECONDS = 60.0  # before its start a reservation takes capacity, to answer on the second
+
+
+class Slot(msgspec.Struct, frozen=True):
+    row: int
+    lease: AllocatedLease
+
+
+class Conflict(msgspec.Struct, frozen=True):
+    """No node has the capacity then. ``later``: from when one would have it (seconds since 1970, infinite: never); ``node``: which;
+    ``shorter``: for how many seconds one has it at the requested time."""
+
+    message: str
+    later: float = math.inf
+    node: str = ""
+    shorter: float = 0.0
+
+
+def find_slot(
+    engine: Engine, request: Request, uid: str, asked: LeaseRequest, grace_seconds: float, now: float
+) -> Slot | Conflict:
+    """Where and when workload ``uid`` runs; ``asked`` has a duration."""
+    mode, duration = asked.mode or "best-effort", asked.duration or 0.0
+    start, ahead = now, 0.0
+    if mode == "reservation":
+        assert asked.start is not None
+        if asked.start < now:
+            return Conflict(f"its start, {format_moment(asked.start)}, has passed")
+        start, ahead = asked.start, min(BOOT_AHEAD_SECONDS, asked.start - now)
+    seconds = ahead + duration + grace_seconds
+    base = msgspec.structs.replace(request, amounts=(0, 0, request.amounts[2]))
+    snapshot = engine.snapshot
+    snapshot.settle()
+    left = snapshot.left_for_leases()
+    held = (request.amounts[0], request.amounts[1])
+    starts = snapshot.leases.find_starts(snapshot.uids, left, held, start - ahead, seconds)
+    starts[~engine.fits(base)] = math.inf
+    first = float(starts.min()) if len(starts) else math.inf
+    latest = _find_latest(asked, start - ahead, duration)
+    if first > latest:
+        lengths = snapshot.leases.find_lengths(snapshot.uids, left, held, start - ahead)
+        lengths[~engine.fits(base)] = 0.0
+        shorter = float(lengths.max()) - ahead - grace_seconds if len(lengths) else 0.0
+        node = snapshot.names[int(starts.argmin())] if first < math.inf else ""
+        return _describe(asked, request, start, first + ahead, node, max(0.0, shorter))
+    row = _choose(engine, base, uid, starts == first)
+    begin = first + ahead
+    lease = AllocatedLease(
+        mode=mode,
+        start=begin,
+        end=begin + duration,
+        prepare_at=first,
+        preemptible=bool(asked.preemptible),
+        priority=asked.priority,
+    )
+    return Slot(row, lease)
+
+
+def find_extension(engine: Engine, node_uid: str, held: tuple[int, int], start: float, end: float) -> float:
+    """Until when, at most ``end``, a node has ``held`` from ``start`` on: how far a lease that ends there can be extended."""
+    snapshot = engine.snapshot
+    row = snapshot.index_of(node_uid)
+    if row is None:
+        return start
+    left = snapshot.left_for_leases()[:, [row]]
+    free = snapshot.leases.find_lengths([node_uid], left, held, start)
+    return min(end, start + float(free[0]))
+
+
+def has_other_end(allocation: Item, spec: WorkloadSpec) -> bool:
+    """Whether its workload's lease was extended or shortened since it was written."""
+    return _find_end(allocation.spec(AllocationSpec), spec) is not None
+
+
+def plan_extension(engine: Engine, workload: Item, allocation: Item, now: float) -> Commit | None:
+    """Give the allocation the end that its workload requests by now; where others have the capacity then, record until when it
+    could last. None if nothing changes."""
+    place, spec = allocation.spec(AllocationSpec), spec_of(workload)
+    end, lease = _find_end(place, spec), place.lease
+    if end is None or lease is None or lease.end is None:
+        return None
+    amounts = amounts_of(place.resources)
+    most = end
+    if end > lease.end:
+        held = lease.end + place.grace_seconds
+        most = (
+            find_extension(engine, place.node_uid, amounts[:2], held, end + place.grace_seconds) - place.grace_seconds
+        )
+    envelope, of = edit(workload), workload.envelope
+    if most < end:
+        text = f"on {place.node}; its lease can't last until {format_moment(end)}: until {format_moment(most)} at most"
+        if not set_condition(envelope, Condition("Placed", "True", LEASE_CONFLICT, text, now, of.generation)):
+            return None
+        event = Event("Warning", LEASE_CONFLICT, text, of.ref, SOURCE)
+        return Commit(workload.key, [put(envelope)], [unchanged(workload)], [event])
+    set_condition(envelope, Condition("Placed", "True", "Placed", f"on {place.node}", now, of.generation))
+    changed = edit(allocation)
+    changed.spec = merge_part(
+        changed.spec, msgspec.structs.replace(place, lease=msgspec.structs.replace(lease, end=max(end, now)))
+    )
+    changed.generation += 1
+    event = Event("Normal", "LeaseExtended", f"its lease ends at {format_moment(max(end, now))}", of.ref, SOURCE)
+    return Commit(workload.key, [put(changed), put(envelope)], [unchanged(workload), unchanged(allocation)], [event])
+
+
+def _find_end(place: AllocationSpec, spec: WorkloadSpec) -> float | None:
+    """The end that a lease should have; None if it has it, or has none."""
+    lease, asked = place.lease, spec.lease
+    if lease is None or lease.end is None or lease.cancelled or asked is None or asked.duration is None:
+        return None
+    end = lease.start + asked.duration
+    return end if abs(end - lease.end) > 0.001 else None
+
+
+def _find_latest(asked: LeaseRequest, earliest: float, duration: float) -> float:
+    if asked.mode == "deadline":
+        assert asked.deadline_at is not None
+        return asked.deadline_at - duration
+    return earliest
+
+
+def _choose(engine: Engine, request: Request, uid: str, free: Flags) -> int:
+    """Of the nodes that are free the one that the workload's strategy likes best; the first by name of several."""
+    if np.count_nonzero(free) == 1:
+        return int(np.argmax(free))
+    return int(np.argmax(np.where(free, engine.scores(request, uid), -math.inf)))
+
+
+def _describe(asked: LeaseRequest, request: Request, start: float, later: float, node: str, shorter: float) -> Conflict:
+    mode: Mode = asked.mode or "best-effort"
+    when = f"from {format_moment(start)}" if mode == "reservation" else "now"
+    if mode == "deadline" and asked.deadline_at is not None:
+        when = f"in time to be done by {format_moment(asked.deadline_at)}"
+    duration = asked.duration or 0.0
+    text = f"no node has {request.amounts[0] / 1000:g} cores and the memory for {duration:g} s {when}"
+    if later < math.inf:
+        text += f"; nearest: from {format_moment(later)} on {node}"
+    if shorter >= 60.0 and mode != "deadline":
+        text += f", or at most {shorter:.0f} s at the requested time"
+    return Conflict(text, later, node, shorter)
