@@ -28,6 +28,7 @@ WRITERS = {
     "controllers/network/security_groups": "securitygroups",
     "controllers/node/controller": "nodes",
     "controllers/node/drain_controller": "drain",
+    "controllers/quota": "quotas",
     "controllers/volume": "volumes",
     "controllers/workload": "workload",
     "gateway": "gateway",

@@ -23,6 +23,7 @@ from tests.scenario import (
     test_migrations,
     test_placement_affinity,
     test_planned_migrations,
+    test_quotas,
     test_scheduler_answers,
     test_vm_life,
 )
@@ -54,7 +55,7 @@ RELIES_ON = {
     "controllers/conversion/controller.py plan_release": "conversion at and goes",
     "controllers/conversion/controller.py plan_writes": (
         "conversion at, workload at, workload absent, image absent, image at and goes, endpoint at, publishedport absent, "
-        "publishedport at, recommendation absent | recommendation"
+        "publishedport at, quota at, recommendation absent | recommendation"
     ),
     "controllers/node/drain_controller.py plan_condition": "node at",
     "controllers/node/drain_controller.py plan_migration": "migration absent",
@@ -73,11 +74,12 @@ RELIES_ON = {
     "controllers/job/controller.py plan_removal 1": "job at and goes",
     "controllers/job/controller.py plan_removal 2": "job at, workload at",
     "controllers/job/controller.py plan_schedule": "job at, job absent",
-    "controllers/job/controller.py plan_writes": "job at, workload absent, workload at",
+    "controllers/job/controller.py plan_writes": "job at, workload absent, workload at, quota at",
     "controllers/migration/controller.py plan_release": "migration at and goes",
     "controllers/migration/controller.py plan_writes": "migration at, allocation at, allocation at and goes | decision",
     "controllers/network/controller.py plan": "network at",
     "controllers/node/controller.py plan_node": "node at",
+    "controllers/quota/controller.py plan_status": "quota at",
     "controllers/network/security_groups.py plan_count": "securitygroup at",
     "controllers/network/security_groups.py plan_rules": "workload at, allocation at",
     "controllers/volume/controller.py plan_volume 1": "volume at",
@@ -280,6 +282,8 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_jobs.test_only_the_newest_ended_tasks_are_kept,
     test_jobs.test_a_name_that_is_taken_is_waited_for,
     test_jobs.test_runs_that_take_longer_are_left_alone_replaced_or_joined,
+    test_quotas.test_as_many_tasks_run_at_once_as_the_quota_has_amounts_for,
+    test_quotas.test_a_conversion_needs_amounts_for_both_workloads,
     test_drain.test_a_drain_after_a_return_begins_at_once,
     test_drain.test_a_guest_with_a_gpu_stays_and_runs_and_both_drain_and_rehearsal_say_why,
     test_controllers_bad_days.test_a_vm_made_anew_in_the_same_way_takes_over_what_runs,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from weft.api.state.address_ranges import AddressRanges
+from weft.api.state.counted_objects import CountedObjects
 from weft.api.state.latency_peers import LatencyPeers
 from weft.api.state.published_ports import NodePorts
 from weft.api.state.report_sequence import ReportSequence
@@ -84,6 +85,7 @@ class ApiContext:
     uploads: int = 0
     bearers: dict[str, KnownBearer] = field(default_factory=dict)  # by the Authorization header
     reports: ReportSequence = field(default_factory=ReportSequence)
+    counted: CountedObjects = field(default_factory=CountedObjects)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     @functools.cached_property

@@ -15,6 +15,7 @@ from weft.controllers.network.controller import Networks
 from weft.controllers.network.security_groups import SecurityGroups
 from weft.controllers.node.controller import Nodes
 from weft.controllers.node.drain_controller import Drain
+from weft.controllers.quota.controller import Quotas
 from weft.controllers.volume.controller import Volumes
 from weft.controllers.workload.controller import Workloads
 from weft.informer.leader_lease import LeaderLease
@@ -31,5 +32,6 @@ CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
     lambda _: Conversions(),
     lambda _: Drain(),
     lambda _: Jobs(),
+    lambda _: Quotas(),
     lambda _: Garbage(),
 )

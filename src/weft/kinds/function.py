@@ -19,7 +19,7 @@ from weft.kinds.parts.function_code import (
 )
 from weft.kinds.parts.goal import STUCK, UNPLACEABLE, is_settled, read_phase
 from weft.kinds.parts.placement_spec import placement_references
-from weft.kinds.record import Column, Goal, Kind, Object, Reference, Verb
+from weft.kinds.record import Column, Counted, Goal, Kind, Object, Reference, Verb
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unplaceable, WeftError
 from weft.objects.identity import MAX_NAME, check_name
 from weft.objects.image.reference import held_name
@@ -255,6 +255,12 @@ def _make_version(obj: Object, given: PublishInput, _: str) -> dict[str, Any]:
     }
 
 
+def _count(spec: FunctionSpec, _: FunctionStatus) -> Counted:
+    """The instances that are always kept ready. The others have only capacity that no workload has."""
+    ready = ready_of(spec) or 0
+    return Counted({"cpu": ready * spec.cpu, "memory": ready * spec.memory, "instances": ready})
+
+
 def _versions_named(spec: FunctionSpec) -> list[str]:
     """The numbers of the versions behind its aliases."""
     return sorted({number for target in spec.aliases.values() if isinstance(target, dict) for number in target})
@@ -292,6 +298,7 @@ FUNCTION = Kind(
     aliases=("fn",),
     spec=FunctionSpec,
     status=FunctionStatus,
+    counts=_count,
     status_writer="gateway",
     goals={"create": _SERVES, "pull": _SERVES},
     find_failure=_find_failure,

@@ -179,6 +179,13 @@ class ClaimWithin(msgspec.Struct, frozen=True):
     make: Callable[[Envelope], Claim]  # raises InvalidInput
 
 
+class Counted(msgspec.Struct, frozen=True):
+    """What an object counts in its project's quota."""
+
+    amounts: Mapping[str, float]  # by the quota's fields; what isn't there is 0
+    image: str = ""  # its disk is at least as large as this image's
+
+
 class Needs(msgspec.Struct, frozen=True, kw_only=True):
     """What a workload requests of its node beside what is in every WorkloadSpec."""
 
@@ -224,6 +231,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     # projects, since it tells of other people's; guarded: administrators of the fabric.
     access: Literal["project", "shared", "fabric", "guarded"]
     writer: Literal["people", "fabric"] = "people"  # people create, update and delete; or only weft's processes do
+    granted: bool = False  # the fabric's administrators write it, though it lies in a project
     schema: int = 1
     upgrades: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = ()  # whole object of schema n → n+1
     aliases: tuple[str, ...] = ()
@@ -264,6 +272,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     find_hint: Callable[[str], str | None] = lambda _: None  # of a name that no object has: what would make it
     ephemeral: bool = False  # a question with an answer: created, read and deleted, never changed
     workload: Workload | None = None  # set: it is placed and run
+    counts: Callable[[Any, Any], Counted] | None = None  # in its project's quota, of spec and status; None: nothing
     template: tuple[str, str] = (
         "",
         "spec",
@@ -278,6 +287,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     uploads: Callable[[Any], Sequence[str]] | None = None  # digests of what must have been uploaded for a spec
     removable: bool = False  # people may delete it, though only weft writes it
     longest_name: int = MAX_NAME
+    only_name: str = ""  # the name that its objects have: there is one in each project
     over: Callable[[Object], bool] | None = None  # whether it has ended: lists leave it out
 
     @property

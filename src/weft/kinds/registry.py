@@ -18,6 +18,7 @@ from weft.kinds.node import NODE
 from weft.kinds.placement_policy import PLACEMENT_POLICY
 from weft.kinds.project import PROJECT
 from weft.kinds.published_port import PUBLISHED_PORT
+from weft.kinds.quota import QUOTA
 from weft.kinds.recommendation import RECOMMENDATION
 from weft.kinds.record import Kind, Workload
 from weft.kinds.report import REPORT
@@ -41,6 +42,7 @@ KINDS: tuple[Kind, ...] = (
     CONSTRAINT,
     NODE,
     PROJECT,
+    QUOTA,
     PLACEMENT_POLICY,
     SECRET,
     TOKEN,
@@ -57,6 +59,7 @@ KINDS: tuple[Kind, ...] = (
 
 BY_NAME: dict[str, Kind] = {k.name: k for k in KINDS}
 WORKLOADS: dict[str, Workload] = {k.name: k.workload for k in KINDS if k.workload is not None}
+COUNTED: tuple[Kind, ...] = tuple(k for k in KINDS if k.counts is not None)
 _BY_WORD: dict[str, Kind] = {w: k for k in KINDS for w in (k.name, k.plural, *k.aliases)}
 
 

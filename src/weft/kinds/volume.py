@@ -10,7 +10,7 @@ import msgspec
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import AGE, NAME, dig, size, text
 from weft.kinds.parts.goal import reaches
-from weft.kinds.record import Column, Index, Kind, Stored, uid_of
+from weft.kinds.record import Column, Counted, Index, Kind, Stored, uid_of
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import Ref
 from weft.objects.quantity import format_bytes
@@ -74,6 +74,7 @@ VOLUME = Kind(
     access="project",
     spec=VolumeSpec,
     status=VolumeStatus,
+    counts=lambda spec, _: Counted({"disk": spec.size}),
     goals={"create": reaches("Available", "Attached")},
     check=check_volume,
     check_change=check_growth,

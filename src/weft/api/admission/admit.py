@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from weft.api.admission import references, sealing, uploads
+from weft.api.admission.quota import plan_quota
 from weft.api.admission.view import View
 from weft.api.context import ApiContext
 from weft.api.request.manifest import Manifest
@@ -47,6 +48,7 @@ class Draft:
     changes: list[FieldChange] = field(default_factory=list)
     writes: list[Write] = field(default_factory=list)
     preconditions: list[Precondition] = field(default_factory=list)
+    guards: list[Put] = field(default_factory=list)  # what isn't changed, but written again: one such commit at a time
 
 
 class Fleet:
@@ -111,6 +113,12 @@ async def plan_create(
             field="kind",
             hint="weft token create --join prints the command",
         )
+    if kind.only_name and manifest.name != kind.only_name:
+        raise InvalidInput(
+            f"name: {kind.a_title} is always called {kind.only_name}: there is one in each project",
+            field="name",
+            hint=f"name it {kind.only_name}",
+        )
     if len(manifest.name) > kind.longest_name:
         raise InvalidInput(
             f"name: the name of {kind.a_title} has at most {kind.longest_name} characters",
@@ -142,6 +150,7 @@ async def plan_create(
         await _claim(context, view, draft, None, spec)
     draft.writes.insert(0, Put(key, encode_envelope(envelope)))
     _check_size(draft)
+    await charge(context, view, draft, None, spec)
     view.plan(key, envelope)
     return draft
 
@@ -175,6 +184,7 @@ async def plan_update(context: ApiContext, view: View, manifest: Manifest, curre
     draft = await plan_spec(context, view, kind, current, old, spec, changes, labels)
     draft.changes = sealing.hide_changes(kind, changes)
     _check_size(draft)
+    await charge(context, view, draft, old, spec)
     view.plan(draft.writes[0].key, draft.envelope)
     return draft
 
@@ -216,6 +226,13 @@ async def plan_spec(
             await _claim(context, view, draft, old, new)
     draft.writes.insert(0, Put(current.key, encode_envelope(envelope)))
     return draft
+
+
+async def charge(context: ApiContext, view: View, draft: Draft, old: Any, new: Any) -> None:
+    """Count the draft in its project's quota: the last step of a plan. Raises Forbidden."""
+    guards, preconditions = await plan_quota(context, view, draft.kind, draft.envelope, old, new)
+    draft.guards += guards
+    draft.preconditions += preconditions
 
 
 def read_spec(kind: Kind, raw: dict[str, Any], old: Any = None) -> Any:

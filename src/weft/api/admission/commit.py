@@ -54,7 +54,9 @@ async def settle(
         try:
             draft = await plan(View(context.store))
             if draft.writes and not dry_run:
-                revision = await context.store.commit(draft.writes, draft.preconditions, idempotency_key=key)
+                revision = await context.store.commit(
+                    [*draft.writes, *draft.guards], draft.preconditions, idempotency_key=key
+                )
                 draft.envelope.revision = revision
                 if key is not None:
                     await _find_first(context, draft)

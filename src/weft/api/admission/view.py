@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from weft.api.admission.usage import Usage
 from weft.contracts.store import Store
 from weft.kinds.record import Kind
 from weft.objects.envelope import Envelope, decode_envelope
@@ -13,6 +16,7 @@ class View:
         self.store = store
         self._read: dict[str, Envelope | None] = {}
         self._planned: dict[str, Envelope] = {}
+        self.usages: dict[str, Usage] = {}  # of projects with a quota, once they are needed
 
     async def get(self, kind: Kind, project: str | None, name: str) -> Envelope | None:
         """The object as planned, else as stored; None if there is neither."""
@@ -29,6 +33,9 @@ class View:
     def plan(self, key: str, envelope: Envelope) -> None:
         """Put ``envelope`` on top of what is stored at ``key``: later objects of this request may refer to it."""
         self._planned[key] = envelope
+
+    def list_planned(self) -> Iterable[tuple[str, Envelope]]:
+        return self._planned.items()
 
     def is_planned(self, key: str) -> bool:
         return key in self._planned

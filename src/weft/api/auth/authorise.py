@@ -56,7 +56,7 @@ def authorise_write(actor: Actor, kind: Kind, project: str | None, what: str) ->
 
 def find_right_to_write(kind: Kind) -> str:
     """The right that creating, changing and deleting objects of ``kind`` takes. A question to the scheduler changes nothing."""
-    if kind.scope == "fabric" and not kind.ephemeral:
+    if kind.granted or (kind.scope == "fabric" and not kind.ephemeral):
         return "fabric"
     return "operate" if kind.ephemeral else "write"
 

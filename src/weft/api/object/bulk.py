@@ -22,10 +22,20 @@ from weft.api.request.call import MAX_BULK_BYTES, Call, json_answer, read_flag
 from weft.api.request.manifest import Manifest, read_manifest
 from weft.api.request.problem import status_of
 from weft.api.request.target import Target
-from weft.contracts.store import MAX_COMMIT_BYTES, MAX_PRECONDITIONS, MAX_WRITES, Precondition, PreconditionFailed, Put
+from weft.contracts.store import (
+    MAX_COMMIT_BYTES,
+    MAX_PRECONDITIONS,
+    MAX_WRITES,
+    AtRevision,
+    LeaseHeld,
+    Precondition,
+    PreconditionFailed,
+    Put,
+    Write,
+)
 from weft.kinds.registry import KINDS
 from weft.objects.envelope import Envelope
-from weft.objects.errors import AlreadyExists, InUse, InvalidInput, Unavailable, WeftError
+from weft.objects.errors import AlreadyExists, Forbidden, InUse, InvalidInput, Unavailable, WeftError
 from weft.objects.identity import object_key
 from weft.serving.answer import Answer
 from weft.trust.credentials import Actor
@@ -63,9 +73,9 @@ async def create_batch(context: ApiContext, call: Call, target: Target) -> Answe
             part.error = error
         if index % _BREATH == _BREATH - 1:
             await context.clock.sleep(0)
-    key = call.idempotency_key
+    key, written = call.idempotency_key, dict[str, int]()
     for group in _groups([part for part in parts if part.draft is not None]):
-        await _commit_group(context, group, key)
+        await _commit_group(context, group, key, written)
     if key is not None:
         await _forgive_repeats(context, parts, key)
     for part in parts:
@@ -122,10 +132,10 @@ async def _plan_new(context: ApiContext, view: View, fleet: Fleet, manifest: Man
     return await admit.plan_create(context, view, manifest, known_absent=True, fleet=fleet)
 
 
-async def _commit_group(context: ApiContext, group: list[_Part], key: str | None) -> None:
+async def _commit_group(context: ApiContext, group: list[_Part], key: str | None, written: dict[str, int]) -> None:
     """One commit for all; if it fails, one for each."""
     try:
-        revision = await _commit(context, group, None if key is None else f"{key}/{group[0].index}")
+        revision = await _commit(context, group, None if key is None else f"{key}/{group[0].index}", written)
     except WeftError:
         for part in group:
             await _commit_alone(context, part, key)
@@ -159,13 +169,23 @@ async def _commit_alone(context: ApiContext, part: _Part, key: str | None) -> No
         part.error = error
 
 
-async def _commit(context: ApiContext, parts: Sequence[_Part], key: str | None) -> int:
+async def _commit(context: ApiContext, parts: Sequence[_Part], key: str | None, written: dict[str, int]) -> int:
+    """Commit these parts. ``written`` are the guards that this request has written, with the revision: at that one, nobody else
+    has written them since."""
     drafts = [part.draft for part in parts if part.draft is not None]
-    return await context.store.commit(
-        [write for draft in drafts for write in draft.writes],
-        list(dict.fromkeys(precondition for draft in drafts for precondition in draft.preconditions)),
-        idempotency_key=key,
-    )
+    preconditions = dict.fromkeys(precondition for draft in drafts for precondition in draft.preconditions)
+    writes: list[Write] = [write for draft in drafts for write in draft.writes]
+    guards = {guard.key: guard for draft in drafts for guard in draft.guards}
+    if guards:
+        changed = {write.key for write in writes}
+        writes += [guard for guard in guards.values() if guard.key not in changed]
+        preconditions = dict.fromkeys(
+            AtRevision(one.key, written[one.key]) if not isinstance(one, LeaseHeld) and one.key in written else one
+            for one in preconditions
+        )
+    revision = await context.store.commit(writes, list(preconditions), idempotency_key=key)
+    written.update(dict.fromkeys(guards, revision))
+    return revision
 
 
 async def _forgive_repeats(context: ApiContext, parts: Sequence[_Part], key: str) -> None:
@@ -232,9 +252,9 @@ async def _find_applied(context: ApiContext, raws: Sequence[Any]) -> list[_Part]
 async def _commit_apply(context: ApiContext, parts: Sequence[_Part], key: str | None) -> None:
     """Commit all; ``key`` is part of the last commit: once it is stored, everything is."""
     wanted = [part for part in _in_order(parts) if part.draft is not None and part.draft.writes]
-    groups = list(_groups(wanted))
+    groups, written = list(_groups(wanted)), dict[str, int]()
     for group in groups:
-        revision = await _commit(context, group, key if group is groups[-1] else None)
+        revision = await _commit(context, group, key if group is groups[-1] else None, written)
         for part in group:
             if part.draft is not None:
                 part.draft.envelope.revision = revision
@@ -248,8 +268,9 @@ def _in_order(parts: Sequence[_Part]) -> list[_Part]:
 
 
 def _rank_kinds() -> dict[str, int]:
-    """The order of kinds: a kind comes after those that it refers to; projects come first, since all other objects are in one."""
-    ranks = {kind.name: 0 if kind.holds_objects else 1 for kind in KINDS}
+    """The order of kinds: a kind comes after those that it refers to; projects come first, since all other objects are in one, and
+    then what is granted to them."""
+    ranks = {kind.name: 0 if kind.holds_objects else 1 if kind.granted else 2 for kind in KINDS}
     for _ in KINDS:
         for kind in KINDS:
             for reference in () if kind.holds_objects else kind.references:
@@ -263,23 +284,25 @@ _RANKS = _rank_kinds()
 def _groups(parts: Sequence[_Part]) -> Iterator[list[_Part]]:
     """Successive parts, in groups that fit into one commit each."""
     group: list[_Part] = []
-    writes, size, preconditions = 0, 0, set[Precondition]()
+    writes, size, preconditions, guards = 0, 0, set[Precondition](), set[str]()
     for part in parts:
         draft = part.draft
         if draft is None:
             continue
         bytes_ = sum([len(w.key) + (len(w.value) if isinstance(w, Put) else 0) for w in draft.writes])
         new = [precondition for precondition in draft.preconditions if precondition not in preconditions]
+        own = {guard.key for guard in draft.guards}
         if group and (
-            writes + len(draft.writes) > MAX_WRITES
+            writes + len(draft.writes) + len(guards | own) > MAX_WRITES
             or size + bytes_ > _MOST_BYTES
             or len(preconditions) + len(new) > MAX_PRECONDITIONS
         ):
             yield group
-            group, writes, size, preconditions, new = [], 0, 0, set(), draft.preconditions
+            group, writes, size, preconditions, new, guards = [], 0, 0, set(), draft.preconditions, set()
         group.append(part)
         writes, size = writes + len(draft.writes), size + bytes_
         preconditions.update(new)
+        guards |= own
     if group:
         yield group
 
@@ -295,10 +318,12 @@ def _refuse_all(parts: Sequence[_Part]) -> None:
             problems += [{**problem, "index": part.index, **_named(part)} for problem in inner]
     first = wrong[0].error
     message = first.message if first is not None else ""
+    refused = all(isinstance(part.error, Forbidden) for part in wrong)
     rest = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    raise InvalidInput(
+    tokens = {problem["reason"] for problem in problems}
+    raise (Forbidden if refused else InvalidInput)(
         f"{_title(wrong[0])}{message}{rest}: nothing was changed",
-        reason=first.token if first is not None and len(problems) == 1 else None,
+        reason=tokens.pop() if len(tokens) == 1 else None,
         field=first.field if first is not None else None,
         hint=first.hint if first is not None else None,
         details={"problems": problems},

@@ -87,7 +87,9 @@ async def _plan(context: ApiContext, view: View, target: Target, verb: Verb, giv
     changes = plan_spec_change(old, new)
     if not changes:
         return Draft(kind, current, "unchanged")
-    return await admit.plan_spec(context, view, kind, current, old, new, changes)
+    draft = await admit.plan_spec(context, view, kind, current, old, new, changes)
+    await admit.charge(context, view, draft, old, new)
+    return draft
 
 
 async def _make(
@@ -145,6 +147,7 @@ async def _make_with_change(
     draft.envelope.owner = changed.envelope.ref
     draft.writes = [Put(draft.envelope.key, encode_envelope(draft.envelope)), *draft.writes[1:], *changed.writes]
     draft.preconditions += changed.preconditions
+    draft.guards += changed.guards
     return draft
 
 

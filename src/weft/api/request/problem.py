@@ -17,6 +17,7 @@ STATUS: dict[str, int] = {
     "invalidStrategy": 400,
     "notAuthenticated": 401,
     "forbidden": 403,
+    "quotaExceeded": 403,
     "notFound": 404,
     "unknownKind": 404,
     "methodNotAllowed": 405,

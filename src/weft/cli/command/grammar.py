@@ -96,6 +96,8 @@ SPECIAL = {
     ("create", "secret"): "secret",
     ("publish", "function"): "function.publish",
     ("set", "secret"): "secret",
+    ("describe", "quota"): "quota.describe",
+    ("set", "quota"): "quota.set",
 }
 # Commands about no object in particular.
 TOOLS: dict[str, Entry] = {

@@ -18,6 +18,7 @@ from weft.controllers.conversion.facts import Answer, Facts, KnownImage, Outcome
 from weft.controllers.conversion.plan import plan_conversion
 from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, Draft, delete, edit, let_go, put, unchanged
+from weft.informer.quotas import ProjectQuota, read_quota
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.workloads import name_of, record_of, spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec, is_at_rest
@@ -64,8 +65,9 @@ class Conversions:
             if not is_under_way(item.status(ConversionStatus)):
                 commit = plan_release(item)
             else:
-                outcome = plan_conversion(read_facts(view, item, now))
-                commit = plan_writes(view, item, outcome, now)
+                facts = read_facts(view, item, now)
+                outcome = plan_conversion(facts)
+                commit = plan_writes(view, item, outcome, now, facts.quota)
                 plan.later |= {item.key: outcome.requeue_after} if outcome.requeue_after is not None else {}
             plan.commits += [commit] if commit is not None else []
         return plan
@@ -90,6 +92,7 @@ def read_facts(view: View, item: Item, now: float) -> Facts:
         deleting=item.deleting,
         mark=short_id(item.uid)[:5],
         uid=new_uid(),
+        quota=read_quota(view, project) if not status.new_uid else None,
         now=now,
     )
 
@@ -105,8 +108,10 @@ def find_workloads(view: View, item: Item) -> tuple[Item | None, Item | None]:
     return old, new
 
 
-def plan_writes(view: View, item: Item, outcome: Outcome, now: float) -> Commit | None:
-    """One commit for the whole ``outcome``; None if nothing changes."""
+def plan_writes(
+    view: View, item: Item, outcome: Outcome, now: float, quota: ProjectQuota | None = None
+) -> Commit | None:
+    """One commit for the whole ``outcome``; None if nothing changes. A new workload counts in ``quota``."""
     former, status = item.status(ConversionStatus), outcome.status
     old, new = find_workloads(view, item)
     # The plan depends on both workloads.
@@ -123,6 +128,8 @@ def plan_writes(view: View, item: Item, outcome: Outcome, now: float) -> Commit 
             draft.change(workload, spec=spec, deleting_since=now if goes else None)
     if outcome.make is not None and old is not None:
         draft.make(make_workload(item, old, outcome.make, status.new_uid, now))
+        if quota is not None:
+            quota.guard(draft)
     image = view.get(object_key("image", item.envelope.project, status.image)) if status.image else None
     if outcome.image is not None:
         name, image_spec = outcome.image  # nothing owns it: it stays when the Conversion has gone

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
+from weft.informer.quotas import ProjectQuota
 from weft.kinds.conversion import ConversionSpec, ConversionStatus
 from weft.kinds.image import ImageSpec
 from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus
@@ -71,6 +72,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     deleting: bool = False
     mark: str = ""  # makes the name of a new Image unique
     uid: str = ""  # a fresh one
+    quota: ProjectQuota | None = None  # of the project
     now: float = 0.0
 
 

@@ -1,5 +1,5 @@
-"""What a Conversion checks before it changes anything: the image is there, the spec can be translated, and a node has capacity.
-Then the new workload is made and the old one stopped. Pure."""
+"""What a Conversion checks before it changes anything: the image is there, the spec can be translated, quota and node have capacity
+for the new workload beside the old one. Then the new one is made and the old one stopped. Pure."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from weft.kinds.conversion import ConversionStatus
 from weft.kinds.image import OCI, ImageSpec, read_oci
 from weft.kinds.parts.spec_conversion import Translated, to_container, to_vm
 from weft.kinds.parts.workload import WorkloadSpec
+from weft.kinds.quota import REASON
 from weft.kinds.vm import VmSpec
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import MAX_NAME
@@ -40,6 +41,9 @@ def prepare(facts: Facts) -> Outcome:
     translated = translate(facts, status, old, image)
     if isinstance(translated, str):
         return end(status, "Failed", "untranslatable", translated, now)
+    excess = "" if facts.quota is None else facts.quota.describe_excess(facts.spec.to, translated.spec)
+    if excess:
+        return end(status, "Failed", REASON, f"{status.new} exceeds the quota while {old.what} is kept: {excess}", now)
     runs = old.spec.run == "run" and not old.spec.hold
     if runs and (waiting := _find_capacity(facts, status, translated.spec)) is not None:
         return waiting

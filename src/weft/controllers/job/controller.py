@@ -15,6 +15,7 @@ from weft.controllers.job.plan import Attempt, Facts, Outcome, TaskFacts, TaskLe
 from weft.controllers.job.schedule import Run, plan_runs
 from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, Draft, let_go, unchanged
+from weft.informer.quotas import ProjectQuota, read_quota
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.container import CONTAINER, CONTAINERS_BY_JOB, ContainerSpec
 from weft.kinds.job import (
@@ -29,6 +30,7 @@ from weft.kinds.job import (
     task_name,
 )
 from weft.kinds.parts.workload import WorkloadStatus
+from weft.kinds.quota import add_up, count_fitting, describe_excess, find_excess, quota_key, resolve
 from weft.objects.envelope import Envelope
 from weft.objects.identity import object_key, short_id
 
@@ -66,20 +68,29 @@ class Jobs:
         return keys
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
-        plan = Plan()
+        plan, quotas, taken = Plan(), dict[str | None, ProjectQuota | None](), set[str]()
         for item in [item for key in keys if (item := view.get(key)) is not None]:
+            project = item.envelope.project
             if item.deleting:
                 commit = plan_removal(view, item, now)
             elif item.spec(JobSpec).schedule:
                 commit, after = plan_schedule(view, item, now)
                 plan.later |= {item.key: after} if after is not None else {}
+            elif quota_key(project) in taken:  # another job's tasks count by then
+                plan.later[item.key] = 0.0
+                continue
             else:
-                commit, after = self._plan_job(view, item, now)
+                if project not in quotas:
+                    quotas[project] = read_quota(view, project)
+                commit, after = self._plan_job(view, item, quotas[project], now)
                 plan.later |= {item.key: after} if after is not None else {}
             plan.commits += [commit] if commit is not None else []
+            taken |= {write.key for write in commit.writes} if commit is not None else set()
         return plan
 
-    def _plan_job(self, view: View, item: Item, now: float) -> tuple[Commit | None, float | None]:
+    def _plan_job(
+        self, view: View, item: Item, quota: ProjectQuota | None, now: float
+    ) -> tuple[Commit | None, float | None]:
         spec, status = item.spec(JobSpec), item.status(JobStatus)
         wait = self._written.get(item.key, 0.0) + WRITE_EVERY_SECONDS - now
         if status.tasks > LARGE and 0 < wait <= WRITE_EVERY_SECONDS and status.phase not in ENDED:
@@ -90,6 +101,7 @@ class Jobs:
             book = TaskLedger(spec, status)
         seen = [one for one in (read_seen(item, c) for c in view.find(CONTAINERS_BY_JOB, item.uid)) if one is not None]
         waits_for, hopeless = read_dependencies(view, item)
+        fitting, excess = count_fitting_tasks(quota, spec) if quota is not None else (None, "")
         outcome = plan_tasks(
             Facts(
                 spec=spec,
@@ -100,6 +112,8 @@ class Jobs:
                 gang=f"job-{short_id(item.uid)}",
                 waits_for=waits_for,
                 hopeless=hopeless,
+                fitting=fitting,
+                excess=excess,
             ),
             book,
             max(1, min(MOST_AT_ONCE, MOST_BYTES // (_ENVELOPE_BYTES + len(item.envelope.spec)))),
@@ -108,7 +122,7 @@ class Jobs:
         if taken:
             self._books.pop(item.key, None)
             return plan_blocked(item, task_name(item.envelope.name, taken[0].index, taken[0].attempt)), 10.0
-        commit, written = plan_writes(view, item, outcome, now)
+        commit, written = plan_writes(view, item, outcome, now, quota)
         self._books[item.key] = (item.uid, written, book)
         if commit is not None and outcome.status.tasks > LARGE:
             self._written[item.key] = now
@@ -153,13 +167,27 @@ def read_dependencies(view: View, job: Item) -> tuple[str, str]:
     return f"for {', '.join(waits)} to end" if waits else "", ""
 
 
-def plan_writes(view: View, job: Item, outcome: Outcome, now: float) -> tuple[Commit | None, bytes]:
-    """One commit for the whole ``outcome``, None if nothing changes; and the status as it will be stored."""
+def count_fitting_tasks(quota: ProjectQuota, spec: JobSpec) -> tuple[int, str]:
+    """How many more tasks of the job its project's quota has amounts left for, and what one more than these would exceed."""
+    assert CONTAINER.counts is not None
+    one = resolve(CONTAINER.counts(spec.task, WorkloadStatus()), quota.image_sizes)
+    fitting = count_fitting(quota.limits, quota.used, one, MOST_AT_ONCE)
+    used = add_up([quota.used, *[one] * fitting])
+    return fitting, describe_excess(quota.item.envelope.project, find_excess(quota.limits, used, one))
+
+
+def plan_writes(
+    view: View, job: Item, outcome: Outcome, now: float, quota: ProjectQuota | None
+) -> tuple[Commit | None, bytes]:
+    """One commit for the whole ``outcome``, None if nothing changes; and the status as it will be stored. New tasks count in
+    ``quota``, the project's."""
     draft, raw = Draft(job), job.envelope.status
     if outcome.status != job.status(JobStatus):
         raw = draft.change(job, status=outcome.status).status
     for one in outcome.make:
         draft.make(make_task(job, one, now))
+    if outcome.make and quota is not None:
+        quota.guard(draft)
     for seen in (*outcome.stop, *outcome.delete):
         item = view.get(_key(job, seen.index, seen.attempt))
         if item is None:

@@ -14,11 +14,13 @@ import msgspec
 from msgspec.structs import replace
 
 from weft.kinds.job import ENDED, LONGEST_PAUSE_SECONDS, MOST_AT_ONCE, JobSpec, JobStatus, list_array
+from weft.kinds.quota import REASON
 from weft.objects.index_ranges import format_indexes, read_indexes
 
 # Ends that the task didn't cause: its node restarted, or its shim was killed. Trying again counts as no failure.
 LOST = ("nodeRestarted", "shimLost", "lost", "startInterrupted")
 UNSEEN = "none"
+QUOTA_PAUSE_SECONDS = 2.0  # what is deleted or ends elsewhere in the project doesn't wake a job
 _PASSING = ("starting", "stopping", "restarting", "preempted")  # reasons that a container gives for a moment
 
 
@@ -94,6 +96,8 @@ class Facts(msgspec.Struct, frozen=True):
     gang: str = ""  # a name that no other job's gangs have
     waits_for: str = ""  # a sentence on jobs that must end first
     hopeless: str = ""  # why they will never end as they must
+    fitting: int | None = None  # how many more tasks its project's quota has amounts left for; None: any number
+    excess: str = ""  # a sentence on what one more would exceed
 
 
 def plan_tasks(facts: Facts, book: TaskLedger, most: int) -> Outcome:
@@ -249,7 +253,7 @@ def _begin(out: Outcome, book: TaskLedger, facts: Facts, live: Sequence[TaskFact
             status.phase = "Pending"
         status.reason, status.message = ("held", "") if spec.hold else ("waiting", facts.waits_for)
         return
-    if status.reason in ("held", "waiting"):
+    if status.reason in ("held", "waiting", REASON):
         status.reason = status.message = ""
     if status.started_at is None:
         status.started_at = now
@@ -259,6 +263,7 @@ def _begin(out: Outcome, book: TaskLedger, facts: Facts, live: Sequence[TaskFact
     free = min(spec.parallelism - len(live), most)
     if spec.gang and live:
         free = 0
+    free = _keep_within_quota(out, book, facts, free)
     for index in [index for index, at in book.retry_at.items() if at > now + LONGEST_PAUSE_SECONDS + 1]:
         book.retry_at[index] = _pause(spec, now, book.tries.get(index, 1))  # the clock was set back
     due = sorted((at, index) for index, at in book.retry_at.items() if at <= now)
@@ -280,6 +285,18 @@ def _begin(out: Outcome, book: TaskLedger, facts: Facts, live: Sequence[TaskFact
         book.tries[index] = attempt = book.tries.get(index, 0) + 1
         book.open.add(index)
         out.make.append(Attempt(index, attempt, gang))
+
+
+def _keep_within_quota(out: Outcome, book: TaskLedger, facts: Facts, free: int) -> int:
+    """How many of ``free`` tasks the quota leaves; if it keeps some back, the status says so. A gang is whole or waits."""
+    now = facts.now
+    due = sum(at <= now for at in book.retry_at.values()) + len(book.order) - book.begun
+    wanted = min(free, due)
+    if facts.fitting is None or wanted <= facts.fitting:
+        return free
+    out.status.reason, out.status.message = REASON, facts.excess
+    _requeue(out, QUOTA_PAUSE_SECONDS)
+    return 0 if facts.spec.gang else facts.fitting
 
 
 def _requeue(out: Outcome, seconds: float) -> None:

@@ -21,6 +21,7 @@ from weft.kinds.record import (
     Claim,
     ClaimWithin,
     Column,
+    Counted,
     Index,
     Object,
     Reference,
@@ -302,6 +303,27 @@ def index_workload(type_: type[WorkloadSpec], workload: Workload) -> dict[Index,
         WORKLOADS_BY_CONSTRAINT: by("constraint", _names_of_constraints),
         WORKLOADS_BY_GANG: words_of_gang,
     }
+
+
+def count_workload(workload: Workload) -> Callable[[Any, WorkloadStatus], Counted]:
+    """What a workload of a kind counts in its project's quota, whether it runs or not: it keeps its place. One that has ended for
+    good has left it."""
+
+    def count(spec: Any, status: WorkloadStatus) -> Counted:
+        if status.ended and workload.runs_once(spec):
+            return Counted({})
+        needs = workload.needs(spec)
+        amounts = {
+            "cpu": spec.cpu,
+            "memory": spec.memory,
+            "disk": needs.disk,
+            "gpus": spec.gpu_share or spec.gpus,
+            "instances": 1,
+            "published_ports": len(spec.publish),
+        }
+        return Counted(amounts, next(iter(needs.images), ""))
+
+    return count
 
 
 def _names_of_constraints(spec: WorkloadSpec) -> list[str]:

@@ -33,7 +33,7 @@ MOMENTS = {
 QUANTITIES = {
     *("aliases", "allocated", "allocated_cpu", "backoff", "bytes", "bytes_factor", "bytes_ratio", "capacity", "confidence"),
     *("coordinate", "cost", "cpu", "deadline", "decision_ms", "duration", "duration_factor", "duration_ratio", "free"),
-    *("duration_seconds", "gpu_share", "grace", "grace_seconds", "imbalance", "interval", "keep_alive", "largest_free"),
+    *("duration_seconds", "gpu_share", "gpus", "grace", "grace_seconds", "imbalance", "interval", "keep_alive", "largest_free"),
     *("loss", "max_age", "overcommit", "pause", "pause_factor", "pause_more_seconds", "pause_seconds", "quality"),
     *("ratio", "round_trips", "score", "shares", "start_period", "stranded", "task_timeout", "there", "timeout"),
     *("timeout_seconds", "took_ms", "used", "value", "wanted", "weight"),

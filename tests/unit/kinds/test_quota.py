@@ -1,0 +1,151 @@
+"""Amounts, limits and what exceeds them, against an account in whole thousandths that never rounds."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from weft.kinds.container import CONTAINER, ContainerSpec
+from weft.kinds.function import FUNCTION, FunctionSpec, FunctionStatus
+from weft.kinds.parts.workload import WorkloadStatus
+from weft.kinds.quota import (
+    FIELDS,
+    QUOTA,
+    QuotaSpec,
+    add_up,
+    count_fitting,
+    describe_excess,
+    exceeded,
+    find_excess,
+    find_growth,
+    find_over,
+    quota_key,
+    resolve,
+)
+from weft.kinds.record import Counted
+from weft.kinds.registry import COUNTED, WORKLOADS
+from weft.kinds.vm import VM, VmSpec
+from weft.kinds.volume import VOLUME, VolumeSpec, VolumeStatus
+
+FRACTIONS = ("cpu", "gpus")
+WHOLE = [name for name in FIELDS if name not in FRACTIONS]
+MILLIS = st.integers(0, 5000)
+AMOUNTS = st.fixed_dictionaries(
+    {}, optional={name: MILLIS.map(lambda n: n / 1000) if name in FRACTIONS else st.integers(0, 50) for name in FIELDS}
+)
+LIMITS = st.fixed_dictionaries(
+    {}, optional={name: MILLIS.map(lambda n: n / 100) if name in FRACTIONS else st.integers(0, 400) for name in FIELDS}
+)
+
+
+def exact(amounts: dict[str, Any], name: str) -> Fraction:
+    return Fraction(str(amounts.get(name, 0)))
+
+
+@given(LIMITS, st.lists(AMOUNTS, max_size=30), AMOUNTS)
+def test_excess_is_what_plain_fractions_say(
+    limits: dict[str, Any], there: list[dict[str, Any]], more: dict[str, Any]
+) -> None:
+    expected = {}
+    for name, limit in limits.items():
+        used, new = sum((exact(one, name) for one in there), Fraction()), exact(more, name)
+        if new > 0 and used + new > Fraction(str(limit)):
+            expected[name] = (float(used), float(new), float(limit))
+    found = find_excess(QuotaSpec(**limits), add_up(there), more)
+    assert {one.field: (one.used, one.requested, one.limit) for one in found} == expected
+
+
+@given(LIMITS, AMOUNTS, AMOUNTS, st.integers(0, 300))
+def test_as_many_fit_as_can_be_added_one_by_one(
+    limits: dict[str, Any], used: dict[str, Any], one: dict[str, Any], most: int
+) -> None:
+    spec = QuotaSpec(**limits)
+    count, now = 0, add_up([used])
+    while count < most and not find_excess(spec, now, one):
+        count, now = count + 1, add_up([now, one])
+    assert count_fitting(spec, used, one, most) == count
+
+
+@given(LIMITS, AMOUNTS, AMOUNTS)
+def test_only_what_is_limited_and_more_has_grown(
+    limits: dict[str, Any], before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    grown = {name: exact(after, name) - exact(before, name) for name in FIELDS}
+    expected = {name: float(more) for name, more in grown.items() if more > 0 and name in limits}
+    assert find_growth(QuotaSpec(**limits), before, after) == expected
+
+
+def test_tenths_add_up_to_the_whole() -> None:
+    assert add_up([{"cpu": 0.1}] * 3)["cpu"] == 0.3
+    assert find_excess(QuotaSpec(cpu=0.3), {"cpu": 0.1 + 0.1}, {"cpu": 0.1}) == []
+    assert count_fitting(QuotaSpec(cpu=0.3), {}, {"cpu": 0.1}, 100) == 3
+
+
+def test_sizes_beyond_exact_floats_are_counted_to_the_byte() -> None:
+    used = add_up([{"memory": 2**60}, {"memory": 1}])
+    assert used["memory"] == 2**60 + 1
+    assert find_excess(QuotaSpec(memory=2**60 + 1), used, {"memory": 1})[0].used == 2**60 + 1
+
+
+@pytest.mark.parametrize("kind", COUNTED, ids=lambda kind: kind.name)
+def test_every_kind_counts_in_fields_of_the_quota(kind: Any) -> None:
+    specs: dict[str, dict[str, Any]] = {"volume": {"size": 1}, "function": {"ready": 2}}
+    spec = msgspec.convert({"image": "x", **specs.get(kind.name, {})}, kind.spec)
+    counted = kind.counts(spec, kind.status())
+    assert counted.amounts and counted.amounts.keys() <= set(FIELDS)
+
+
+def test_all_workloads_count() -> None:
+    assert set(WORKLOADS) <= {kind.name for kind in COUNTED}
+
+
+def test_amounts_of_each_kind() -> None:
+    vm = VmSpec(image="tiny", cpu=1.5, memory=1 << 30, disk=5, gpus=2, publish=["1:1", "2:2"])
+    assert VM.counts is not None and VM.counts(vm, WorkloadStatus()) == Counted(
+        {"cpu": 1.5, "memory": 1 << 30, "disk": 5, "gpus": 2, "instances": 1, "published_ports": 2}, "tiny"
+    )
+    share = VM.counts(VmSpec(image="tiny", gpus=1, gpu_share=0.25), WorkloadStatus())
+    assert share.amounts["gpus"] == 0.25
+    assert VOLUME.counts is not None
+    assert VOLUME.counts(VolumeSpec(size=7), VolumeStatus()) == Counted({"disk": 7})
+    assert FUNCTION.counts is not None
+    warm = FunctionSpec(cpu=0.5, memory=100, ready=3)
+    assert FUNCTION.counts(warm, FunctionStatus()).amounts == {"cpu": 1.5, "memory": 300, "instances": 3}
+    assert not any(FUNCTION.counts(FunctionSpec(), FunctionStatus()).amounts.values())
+
+
+def test_only_what_never_starts_again_counts_no_more_at_its_end() -> None:
+    assert CONTAINER.counts is not None
+    ended = WorkloadStatus(phase="Stopped", ended=True)
+    for once, status, counts in ((True, ended, False), (False, ended, True), (True, WorkloadStatus(), True)):
+        spec = ContainerSpec(image="registry.example.org/web:1", once=once)
+        assert bool(CONTAINER.counts(spec, status).amounts) == counts
+
+
+def test_a_disk_is_at_least_as_large_as_its_image() -> None:
+    sizes = {"tiny": 10}
+    assert resolve(Counted({"disk": 0}, "tiny"), sizes)["disk"] == 10
+    assert resolve(Counted({"disk": 12}, "tiny"), sizes)["disk"] == 12
+    assert resolve(Counted({"disk": 3}, "unknown"), sizes)["disk"] == 3
+
+
+def test_the_error_names_field_remedy_and_numbers() -> None:
+    limits = QuotaSpec(cpu=2, memory=1 << 30)
+    excess = find_excess(limits, {"cpu": 1.5, "memory": 1 << 30}, {"cpu": 1, "memory": 1 << 28})
+    error = exceeded("lab", excess, VmSpec(image="tiny"))
+    assert error.message == (
+        "project lab: cpu: 1.5 of 2 cores used, 1 more requested; memory: 1.0 GiB of 1.0 GiB used, 256 MiB more requested"
+    )
+    assert (error.token, error.field, error.hint) == ("quotaExceeded", "spec.cpu", "weft quota show -p lab")
+    assert error.details["limit"] == {"cpu": 2, "memory": 1 << 30}
+    over = find_over(QuotaSpec(instances=1, cpu=3), {"instances": 2, "cpu": 3})
+    assert describe_excess("lab", over) == "project lab: instances: 2 of 1 used"
+
+
+def test_there_is_one_in_each_project() -> None:
+    assert (QUOTA.only_name, quota_key("lab")) == ("project", "/quota/lab/project")
