@@ -24,6 +24,7 @@ from tests.scenario.functions_lab import functions_lab
 from tests.scenario.test_api_conversions import IMAGE, make_container
 from tests.scenario.test_api_egress_endpoints import ask, make_function, make_network
 from tests.scenario.test_api_nodes import place_vm
+from tests.scenario.test_api_quotas import grant
 from tests.unit.kinds.test_upgrades import KIND, stored
 
 from weft.api.bootstrap import bootstrap
@@ -52,6 +53,10 @@ RELIES_ON = {
     "publish_a_function": {SETTLE: "function at, functionversion absent, project at"},
     "create_many": {"api/object/bulk.py _commit": "image at, network at, project at, workload absent"},
     "apply_some": {"api/object/bulk.py _commit": "image at, network at, project at, workload absent, workload at"},
+    "create_within_a_quota": {SETTLE: "image at, project at, quota at, workload absent"},
+    "apply_more_than_one_commit": {
+        "api/object/bulk.py _commit": "image at, project at, quota absent, quota at, workload absent"
+    },
     "delete_a_vm": {"api/object/delete.py _write": "workload at"},
     "delete_a_volume": {"api/object/delete.py _write": "volume at"},
     "delete_a_network": {
@@ -170,6 +175,19 @@ def apply_some(lab: DoorsLab, number: int) -> None:
     quietly(lab, lambda: lab.client.create(make_vm(f"g{number}")))
     lab.client.apply([make_vm(f"g{number}", cpu=2), make_vm(f"g{number}-new")])
     assert lab.client.get("vm", f"g{number}")["spec"]["cpu"] == 2
+
+
+def create_within_a_quota(lab: DoorsLab, number: int) -> None:
+    quietly(lab, lambda: grant(lab, f"u{number}", instances=1))
+    lab.client.create({**make_vm("web", networks=[]), "project": f"u{number}"})
+
+
+def apply_more_than_one_commit(lab: DoorsLab, number: int) -> None:
+    """The quota is among what is applied."""
+    quietly(lab, lambda: grant(lab, f"v{number}"))
+    quota = {"kind": "quota", "name": "project", "spec": {"instances": 110}}
+    objects = [quota, *(make_vm(f"v{n}", networks=[]) for n in range(110))]
+    lab.client.apply([{**one, "project": f"v{number}"} for one in objects])
 
 
 def delete_a_vm(lab: DoorsLab, number: int) -> None:
@@ -319,6 +337,8 @@ REQUESTS: tuple[Request, ...] = (
     publish_a_function,
     create_many,
     apply_some,
+    create_within_a_quota,
+    apply_more_than_one_commit,
     delete_a_vm,
     delete_a_network,
     delete_a_volume,

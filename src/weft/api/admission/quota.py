@@ -16,7 +16,7 @@ from weft.api.admission.usage import Usage
 from weft.api.admission.view import View
 from weft.api.context import ApiContext
 from weft.api.state.counted_objects import count, read_image_sizes
-from weft.contracts.store import Absent, AtRevision, Precondition, Put
+from weft.contracts.store import AtRevision, Precondition, Put
 from weft.kinds.quota import QUOTA, QuotaSpec, exceeded, find_excess, find_growth, quota_key, resolve
 from weft.kinds.record import Counted, Kind
 from weft.kinds.registry import BY_NAME
@@ -53,8 +53,9 @@ async def plan_quota(
     if not growth:
         return [], []
     key = quota_key(project)
-    unchanged = AtRevision(key, quota.revision) if quota.revision else Absent(key)
-    return [Put(key, encode_envelope(quota))], [unchanged]
+    # A quota that this request makes has no revision yet, and nobody else can have counted on it.
+    unchanged: list[Precondition] = [AtRevision(key, quota.revision)] if quota.revision else []
+    return [Put(key, encode_envelope(quota))], unchanged
 
 
 async def _read_usage(context: ApiContext, view: View, project: str) -> Usage:

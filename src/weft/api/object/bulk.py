@@ -170,21 +170,21 @@ async def _commit_alone(context: ApiContext, part: _Part, key: str | None) -> No
 
 
 async def _commit(context: ApiContext, parts: Sequence[_Part], key: str | None, written: dict[str, int]) -> int:
-    """Commit these parts. ``written`` are the guards that this request has written, with the revision: at that one, nobody else
-    has written them since."""
+    """Commit these parts. ``written`` is what earlier commits of this request wrote, with the revision: while a guard is at that
+    one, nobody else has written it since."""
     drafts = [part.draft for part in parts if part.draft is not None]
     preconditions = dict.fromkeys(precondition for draft in drafts for precondition in draft.preconditions)
     writes: list[Write] = [write for draft in drafts for write in draft.writes]
     guards = {guard.key: guard for draft in drafts for guard in draft.guards}
-    if guards:
-        changed = {write.key for write in writes}
-        writes += [guard for guard in guards.values() if guard.key not in changed]
-        preconditions = dict.fromkeys(
-            AtRevision(one.key, written[one.key]) if not isinstance(one, LeaseHeld) and one.key in written else one
-            for one in preconditions
-        )
+    for name, guard in guards.items():
+        if name in written:
+            for one in [one for one in preconditions if not isinstance(one, LeaseHeld) and one.key == name]:
+                del preconditions[one]
+            preconditions[AtRevision(name, written[name])] = None
+        if all(write.key != name for write in writes):
+            writes.append(guard)
     revision = await context.store.commit(writes, list(preconditions), idempotency_key=key)
-    written.update(dict.fromkeys(guards, revision))
+    written.update({write.key: revision for write in writes})
     return revision
 
 
