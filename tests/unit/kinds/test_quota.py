@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.kinds.container import CONTAINER, ContainerSpec
+from weft.kinds.fields.lease import LEASE_ENDED
 from weft.kinds.function import FUNCTION, FunctionSpec, FunctionStatus
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.quota import (
@@ -125,6 +126,12 @@ def test_only_what_never_starts_again_counts_no_more_at_its_end() -> None:
     for once, status, counts in ((True, ended, False), (False, ended, True), (True, WorkloadStatus(), True)):
         spec = ContainerSpec(image="registry.example.org/web:1", once=once)
         assert bool(CONTAINER.counts(spec, status).amounts) == counts
+
+
+def test_a_workload_whose_lease_is_over_keeps_its_disk_and_its_ports() -> None:
+    assert VM.counts is not None
+    over = WorkloadStatus(phase="Stopped", reason=LEASE_ENDED)
+    assert VM.counts(VmSpec(image="tiny", disk=5, publish=["1:1"]), over).amounts == {"disk": 5, "published_ports": 1}
 
 
 def test_a_disk_is_at_least_as_large_as_its_image() -> None:

@@ -307,20 +307,16 @@ def index_workload(type_: type[WorkloadSpec], workload: Workload) -> dict[Index,
 
 def count_workload(workload: Workload) -> Callable[[Any, WorkloadStatus], Counted]:
     """What a workload of a kind counts in its project's quota, whether it runs or not: it keeps its place. One that has ended for
-    good has left it."""
+    good has left it; one whose lease is over keeps its disk and its ports."""
 
     def count(spec: Any, status: WorkloadStatus) -> Counted:
         if status.ended and workload.runs_once(spec):
             return Counted({})
         needs = workload.needs(spec)
-        amounts = {
-            "cpu": spec.cpu,
-            "memory": spec.memory,
-            "disk": needs.disk,
-            "gpus": spec.gpu_share or spec.gpus,
-            "instances": 1,
-            "published_ports": len(spec.publish),
-        }
+        amounts = {"disk": needs.disk, "published_ports": len(spec.publish)}
+        if status.reason != LEASE_ENDED:
+            gpus = spec.gpu_share or spec.gpus
+            amounts |= {"cpu": spec.cpu, "memory": spec.memory, "gpus": gpus, "instances": 1}
         return Counted(amounts, next(iter(needs.images), ""))
 
     return count
