@@ -233,8 +233,11 @@ class Node:
     async def find_held(self) -> list[Held]:
         return msgspec.convert(self._ask("find_held")["value"], list[Held])
 
-    async def ensure_refused(self, cidrs: list[str], nodes: list[str]) -> None:
-        self._ask("ensure_refused", [cidrs, nodes])
+    async def find_addresses(self) -> list[str]:
+        return msgspec.convert(self._ask("find_addresses")["value"], list[str])
+
+    async def ensure_refused(self, cidrs: list[str], hosts: list[str]) -> None:
+        self._ask("ensure_refused", [cidrs, hosts])
 
     async def ensure_filters(self, filters: list[Filter]) -> None:
         self._ask("ensure_filters", msgspec.to_builtins(filters))

@@ -267,15 +267,15 @@ async def test_guests_are_kept_out_of_the_fabrics_networks_and_nodes_and_a_kille
         lab.server.put(web)
         await lab.until_state(web, "running")
         await lab.until(lambda: lab.wire.refused == ["10.20.0.0/24", "10.40.0.0/16"], "the ranges")
-        assert lab.wire.refused_nodes == ["10.99.0.1/32"]
-    lab.wire.refused, lab.wire.refused_nodes, lab.server.down = [], [], True
+        assert lab.wire.refused_hosts == ["10.99.0.1/32"]
+    lab.wire.refused, lab.wire.refused_hosts, lab.server.down = [], [], True
     async with lab.agent():
         await lab.until(lambda: lab.wire.refused == ["10.20.0.0/24", "10.40.0.0/16"], "the ranges, from the copy")
-        assert lab.wire.refused_nodes == ["10.99.0.1/32"]
+        assert lab.wire.refused_hosts == ["10.99.0.1/32"]
         lab.server.ranges = ("v2", ["10.20.0.0/24"], [])
         lab.server.down = False
         await lab.until(lambda: lab.wire.refused == ["10.20.0.0/24"], "what is refused no more")
-        assert lab.wire.refused_nodes == []
+        assert lab.wire.refused_hosts == []
 
 
 async def test_a_guest_is_filtered_before_it_is_plugged_and_as_its_groups_and_their_members_change(lab: Lab) -> None:

@@ -54,6 +54,7 @@ class Segment(msgspec.Struct, frozen=True):
     endpoints: list[Endpoint]  # all of the network's NICs, ours too; each resolves as NAME and NAME.NETWORK
     aliases: list[Alias] = []  # names of other networks' NICs, for guests here that are in those networks too
     migrated: list[Migrated] = []  # NICs that came or left with open connections, a NIC's newest way last
+    open: tuple[Allowed, ...] = ()  # what its guests may open to hosts (see ``ensure_refused``) beside what all may
 
 
 BEHIND = "in"  # prefix of links in a shared namespace that lead to the NICs behind it
@@ -105,7 +106,7 @@ class Held(msgspec.Struct, frozen=True, order=True):
 
 
 class Allowed(msgspec.Struct, frozen=True):
-    """What a filter lets be opened."""
+    """What may be opened."""
 
     protocol: Literal["tcp", "udp", "icmp", "any"]
     first_port: int  # of tcp and udp
@@ -166,9 +167,13 @@ class NetworkDriver(Protocol):
         """The ports that programs of the node listen on now. From here on these programs keep the published ones among them;
         ports of programs that have ended become published again."""
 
-    async def ensure_refused(self, cidrs: list[str], nodes: list[str]) -> None:
-        """Refuse at once whatever guests send out of their networks to these address ranges, and to no others. At ``nodes``,
-        ranges of the nodes' own addresses, guests still reach published ports, ping and names, and nothing else."""
+    async def find_addresses(self) -> list[str]:
+        """The node's own IPv4 addresses that others may reach: none of the loopback, none of one link alone."""
+
+    async def ensure_refused(self, cidrs: list[str], hosts: list[str]) -> None:
+        """Refuse at once whatever guests send out of their networks to these address ranges, and to no others. At ``hosts``,
+        ranges of the own addresses of nodes and of the server's machine, guests still reach published ports, ping, the name
+        servers that their gateway asks, and what their segment opens. Connections to other services there end."""
 
     async def ensure_filters(self, filters: list[Filter]) -> None:
         """Replace the filters of all ports of this node by exactly these, atomically, whether the ports exist yet or not; open

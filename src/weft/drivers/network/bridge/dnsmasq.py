@@ -11,7 +11,7 @@ import os
 import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from weft.contracts.driver.network import Port, Segment
@@ -250,14 +250,27 @@ async def stop_process(process: int) -> None:
 def choose_resolver() -> str | None:
     """The resolv.conf whose servers a router's namespace can reach; None if all are the node's own loopback."""
     for path in ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"):
-        try:
-            lines = Path(path).read_text().splitlines()
-        except OSError:
-            continue
-        servers = [words[1] for words in map(str.split, lines) if len(words) > 1 and words[0] == "nameserver"]
-        if any(not server.startswith("127.") and server != "::1" for server in servers):
+        if any(not server.startswith("127.") and server != "::1" for server in _read_servers(path)):
             return path
     return None
+
+
+def read_resolvers() -> tuple[str, ...]:
+    """The IPv4 addresses of the name servers outside a router that its own one asks."""
+    path = choose_resolver()
+    found = []
+    for server in _read_servers(path) if path is not None else ():
+        with contextlib.suppress(ValueError):
+            found.append(str(IPv4Address(server)))
+    return tuple(sorted({server for server in found if not server.startswith("127.")}))
+
+
+def _read_servers(path: str) -> list[str]:
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return []
+    return [words[1] for words in map(str.split, lines) if len(words) > 1 and words[0] == "nameserver"]
 
 
 def _drops(path: Path, text: str) -> bool:

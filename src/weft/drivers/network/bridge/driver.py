@@ -22,10 +22,11 @@ import msgspec
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import Filter, Forward, Held, NetworkProbe, NetworkState, Port, Segment
 from weft.drivers.cgroup.groups import ControlGroups
+from weft.drivers.linux.addresses import read_own_addresses
 from weft.drivers.network.bridge import kernel, migration, netlink, plan
 from weft.drivers.network.bridge.conntrack import BridgeFlows
 from weft.drivers.network.bridge.dial import dial_inside
-from weft.drivers.network.bridge.dnsmasq import Files, choose_resolver, ensure_server, stop_server
+from weft.drivers.network.bridge.dnsmasq import Files, choose_resolver, ensure_server, read_resolvers, stop_server
 from weft.drivers.network.bridge.kernel import FdbEntry, Link
 from weft.drivers.network.bridge.names import Names, port_from_alias
 from weft.drivers.network.bridge.nftables import rules
@@ -102,6 +103,9 @@ class BridgeNetwork:
             await self._published.apply(left)
             if not self._segment_ids(left):
                 await self._tables.drop(("ip", self._names.node_table), ("bridge", self._names.bridge_table))
+            elif segment is not None and segment.open:
+                await self._tables.ensure("", rules.render_node(self._names, self._host, self._opened(left)))
+                await self._guards.open(self._opened(left), self._routers(left))
 
     async def plug(self, port: Port) -> str:
         """Make the port on its segment and return its tap's name or its namespace's path; raises NotFound before the segment is
@@ -171,11 +175,17 @@ class BridgeNetwork:
         async with self._changing:
             return await self._published.find_held()
 
-    async def ensure_refused(self, cidrs: list[str], nodes: list[str]) -> None:
+    async def find_addresses(self) -> list[str]:
+        """See contracts.driver.network."""
+        return read_own_addresses()
+
+    async def ensure_refused(self, cidrs: list[str], hosts: list[str]) -> None:
         """Refuse exactly these ranges to guests' outbound traffic; raises InvalidInput, DriverFailed."""
-        check_ranges([*cidrs, *nodes])
+        check_ranges([*cidrs, *hosts])
         async with self._changing:
-            await self._guards.refuse(rules.Refused(tuple(cidrs), tuple(nodes), self._published.ports))
+            links = await kernel.inspect_links()
+            refused = rules.Refused(tuple(cidrs), tuple(hosts), self._published.ports)
+            await self._guards.refuse(refused, self._opened(links), self._routers(links))
 
     async def ensure_filters(self, filters: list[Filter]) -> None:
         """Filter exactly these ports in exactly this way; raises InvalidInput, DriverFailed (without br_netfilter)."""
@@ -284,13 +294,15 @@ class BridgeNetwork:
         await kernel.perform_router(namespace, steps.router, steps.forward, strict=steps.strict)
         if await self._tables.ensure(namespace, rules.render_router(segment, rules.render_older(host, segment))):
             mended.append("NAT")
-        tables = [rules.render_node(names, host), rules.render_taps(names, self._ports(links))]
+        opened = self._opened(links, segment)
+        tables = [rules.render_node(names, host, opened), rules.render_taps(names, self._ports(links))]
         if segment.migrated:
             tables += rules.render_migrated(names, host, segment)
         elif before is not None and before.migrated:
             await self._drop_migrated(segment)
         if await self._tables.ensure("", *tables):
             mended.append("filters")
+        await self._guards.open(opened, self._routers(links))
         if segment.migrated:
             await asyncio.to_thread(self._pass_on, segment)
         # Lets a process of the node reach published ports at 127.0.0.1; only once the tables guard the loopback.
@@ -311,6 +323,17 @@ class BridgeNetwork:
             resend=resend,
             cgroups=self._cgroups,
         )
+
+    def _opened(self, links: Mapping[str, Link], changed: Segment | None = None) -> rules.Opened:
+        """What the segments here open to their guests; ``changed`` is one of them, as it will be."""
+        known = [self._segment(id) for id in self._segment_ids(links) if changed is None or id != changed.id]
+        found = {segment.id: segment.open for segment in (*known, changed) if segment is not None and segment.open}
+        return rules.Opened(found, read_resolvers() if self._host.dns_upstream else ())
+
+    def _routers(self, links: Mapping[str, Link]) -> dict[str, str]:
+        """The segments here, by the address of their router towards the node."""
+        ids = self._segment_ids(links)
+        return {uplink.router: id for id in ids if (uplink := plan.held_uplink(self._names, id, links))}
 
     def _pass_on(self, segment: Segment) -> None:
         """Make the set of passed-on MACs match the segment, whatever a switch made of it."""

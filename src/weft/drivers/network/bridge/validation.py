@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 
-from weft.contracts.driver.network import Filter, Forward, Port, Segment
+from weft.contracts.driver.network import Allowed, Filter, Forward, Port, Segment
 from weft.drivers.network.bridge.names import LONGEST_LINK_NAME
 from weft.objects.errors import InvalidInput
 
@@ -37,6 +38,7 @@ def check_segment(segment: Segment, link_prefix: str) -> None:
         _address(where, f"{field}.node_address", endpoint.node_address)
         if _address(where, f"{field}.address", endpoint.address) not in cidr:
             raise _refuse(where, f"{field}.address", endpoint.address, f"isn't inside {segment.cidr}")
+    _check_rules(where, segment.open)
     for at, alias in enumerate(segment.aliases):
         _address(where, f"aliases[{at}].address", alias.address)
         for label in alias.name.split("."):
@@ -83,12 +85,7 @@ def check_filters(filters: list[Filter], link_prefix: str) -> None:
         _check_id(where, "segment_id", filter_.segment_id, link_prefix)
         _address(where, "address", filter_.address)
         _address(where, "gateway", filter_.gateway)
-        for rule in (*filter_.ingress, *filter_.egress):
-            if not 0 <= rule.first_port <= rule.last_port <= 65535:
-                raise _refuse(where, "ports", f"{rule.first_port}-{rule.last_port}", "is not a range of ports")
-            if rule.protocol not in ("tcp", "udp", "icmp", "any"):
-                raise _refuse(where, "protocol", rule.protocol, "must be tcp, udp, icmp or any")
-            check_ranges(list(rule.ranges or ()))
+        _check_rules(where, (*filter_.ingress, *filter_.egress))
 
 
 def check_ranges(cidrs: list[str]) -> None:
@@ -98,6 +95,15 @@ def check_ranges(cidrs: list[str]) -> None:
             IPv4Network(cidr)
         except ValueError as problem:
             raise _refuse("ranges", "cidr", cidr, f"isn't an IPv4 network: {problem}") from None
+
+
+def _check_rules(where: str, rules: Iterable[Allowed]) -> None:
+    for rule in rules:
+        if not 0 <= rule.first_port <= rule.last_port <= 65535:
+            raise _refuse(where, "ports", f"{rule.first_port}-{rule.last_port}", "is not a range of ports")
+        if rule.protocol not in ("tcp", "udp", "icmp", "any"):
+            raise _refuse(where, "protocol", rule.protocol, "must be tcp, udp, icmp or any")
+        check_ranges(list(rule.ranges or ()))
 
 
 def _check_id(where: str, field: str, value: str, link_prefix: str) -> None:

@@ -30,7 +30,8 @@ class FakeWire:
     forwards: list[Forward] = field(default_factory=list)
     held: list[Held] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
-    refused_nodes: list[str] = field(default_factory=list)
+    refused_hosts: list[str] = field(default_factory=list)
+    addresses: list[str] = field(default_factory=list)
     listeners: dict[tuple[str, int], int] = field(default_factory=dict)
     filters: list[Filter] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
@@ -103,9 +104,13 @@ class FakeNetwork:
         await self.meet("find_held", "")
         return sorted(self.wire.held)
 
-    async def ensure_refused(self, cidrs: list[str], nodes: list[str]) -> None:
+    async def find_addresses(self) -> list[str]:
+        await self.meet("find_addresses", "")
+        return list(self.wire.addresses)
+
+    async def ensure_refused(self, cidrs: list[str], hosts: list[str]) -> None:
         await self.meet("ensure_refused", "")
-        self.wire.refused, self.wire.refused_nodes = list(cidrs), list(nodes)
+        self.wire.refused, self.wire.refused_hosts = list(cidrs), list(hosts)
 
     async def ensure_filters(self, filters: list[Filter]) -> None:
         await self.meet("ensure_filters", "")

@@ -6,19 +6,21 @@ Writes the tables that ``rules`` and ``filters`` render; ends open connections t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import Filter, Port
 from weft.drivers.network.bridge import kernel
 from weft.drivers.network.bridge.names import Names
 from weft.drivers.network.bridge.nftables import rules
+from weft.drivers.network.bridge.nftables.flows import find_closed, find_revoked, read_flows
 from weft.drivers.network.bridge.nftables.security_groups import (
     CALL_IPTABLES,
     choose_zones,
-    find_revoked,
-    read_flows,
     render_filters,
 )
 from weft.drivers.network.bridge.nftables.tables import Tables
+from weft.drivers.network.bridge.plan import UPLINKS
 from weft.objects.errors import DriverFailed
 
 
@@ -28,19 +30,30 @@ class Firewall:
     def __init__(self, host: Host, names: Names, tables: Tables) -> None:
         self._host, self._names, self._tables = host, names, tables
         self._refused: rules.Refused | None = None
+        self._opened = rules.Opened({}, ())
         self._filters: list[Filter] | None = None
 
-    async def refuse(self, refused: rules.Refused) -> None:
-        """Refuse exactly this to guests' outbound traffic. Raises DriverFailed."""
-        if self._refused != refused:
-            self._refused = None
-            await self._apply_refused(refused)
-            self._refused = refused
+    async def refuse(self, refused: rules.Refused, opened: rules.Opened, routers: Mapping[str, str]) -> None:
+        """Refuse exactly this to guests' outbound traffic, but for what is ``opened``; open connections to other services of
+        hosts end. ``routers``: the segments by their routers' addresses. Raises DriverFailed."""
+        if (self._refused, self._opened) == (refused, opened):
+            return
+        self._refused = None
+        await self._apply_refused(refused, opened)
+        self._refused, self._opened = refused, opened
+        await self._cut_refused(refused, opened, routers)
+
+    async def open(self, opened: rules.Opened, routers: Mapping[str, str]) -> None:
+        """Open exactly this to guests. Raises DriverFailed."""
+        if self._refused is not None:
+            await self.refuse(self._refused, opened, routers)
 
     async def publish(self, published: frozenset[tuple[str, int]]) -> None:
         """Set the published ports of nodes. Raises DriverFailed."""
-        if self._refused is not None:
-            await self.refuse(self._refused._replace(published=published))
+        if self._refused is not None and self._refused.published != published:
+            refused, self._refused = self._refused._replace(published=published), None
+            await self._apply_refused(refused, self._opened)
+            self._refused = refused
 
     async def filter(self, filters: list[Filter]) -> None:
         """Filter exactly these ports in exactly this way. Raises DriverFailed (without br_netfilter)."""
@@ -54,7 +67,7 @@ class Firewall:
     async def heal(self) -> list[str]:
         """What was mended, in words."""
         mended = []
-        if self._refused is not None and await self._apply_refused(self._refused):
+        if self._refused is not None and await self._apply_refused(self._refused, self._opened):
             mended.append("refused destinations")
         if self._filters is not None and await self._apply_filters(self._filters):
             mended.append("security groups")
@@ -67,8 +80,8 @@ class Firewall:
             return None
         return choose_zones(filters)[port.segment_id]
 
-    async def _apply_refused(self, refused: rules.Refused) -> bool:
-        table = rules.render_refused(self._names, refused)
+    async def _apply_refused(self, refused: rules.Refused, opened: rules.Opened) -> bool:
+        table = rules.render_refused(self._names, refused, opened)
         if refused.cidrs:
             return await self._tables.ensure("", table)
         return await self._tables.drop((table.family, table.name))
@@ -85,6 +98,17 @@ class Firewall:
             )
         changed = kernel.write_sysctl(CALL_IPTABLES, "1")
         return await self._tables.ensure("", *tables) or changed
+
+    async def _cut_refused(self, refused: rules.Refused, opened: rules.Opened, routers: Mapping[str, str]) -> None:
+        """End guests' open connections to hosts' services that are closed to them: one that is open would go on."""
+        if not routers or not refused.hosts:
+            return
+        from_routers = ["--orig-src", str(UPLINKS.network_address), "--mask-src", str(UPLINKS.netmask)]
+        _, listing, _ = await kernel.attempt("read flows", ["conntrack", "-L", *from_routers])
+        for flow in find_closed(listing, refused, opened, routers):
+            ends = ["-p", flow.protocol, "-s", flow.source, "-d", flow.target]
+            ports = ["--dport", str(flow.port)] if flow.port else []
+            await kernel.attempt("cut flows", ["conntrack", "-D", *ends, *ports])
 
     async def _cut_revoked(self, filters: list[Filter]) -> None:
         """End open connections that may no longer be opened."""

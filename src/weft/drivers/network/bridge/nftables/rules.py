@@ -7,13 +7,13 @@ predecessor in one transaction.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, collapse_addresses
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from weft.contracts.driver.host import Host
-from weft.contracts.driver.network import BEHIND, Inside, Port, Segment
+from weft.contracts.driver.network import BEHIND, Allowed, Inside, Port, Segment
 from weft.drivers.network.bridge.migration import find_older, older_hops, older_routers
 from weft.drivers.network.bridge.names import GATEWAY_MAC, INSIDE, OUTSIDE, Names, router_mac
 from weft.drivers.network.bridge.plan import UPLINKS
@@ -45,22 +45,29 @@ class Table:
         return f'{head}\ndelete {head}\n{head} {{\ncomment "{self.digest}"\n{self.body}}}\n'
 
 
+class Opened(NamedTuple):
+    """What guests may open to hosts: each segment's own, by its id, and for all of them the name servers that gateways ask."""
+
+    segments: Mapping[str, tuple[Allowed, ...]]
+    resolvers: tuple[str, ...]
+
+
 class Refused(NamedTuple):
-    """Destinations refused to guests' outbound traffic: ``cidrs``, and the ``nodes``' own addresses (ranges too) but for what
+    """Destinations refused to guests' outbound traffic: ``cidrs``, and the own addresses of ``hosts`` (ranges too) but for what
     is ``published`` there, as (protocol, port)."""
 
     cidrs: tuple[str, ...]
-    nodes: tuple[str, ...]
+    hosts: tuple[str, ...]
     published: frozenset[tuple[str, int]]
 
 
-def render_node(names: Names, host: Host) -> Table:
-    """The node between its routers and the world: guests get out, masked; they reach neither the node nor each other's
-    routers nor, as forged overlay frames, another node's bridges."""
+def render_node(names: Names, host: Host, opened: Opened) -> Table:
+    """The node between its routers and the world: guests get out, masked; they reach neither the node, but for what is
+    ``opened``, nor each other's routers nor, as forged overlay frames, another node's bridges."""
     uplinks, bridges = names.any_of("u"), names.any_of("b")
     overlay = f"ip saddr {host.underlay_address} udp dport {host.vxlan_port}"
     body = f"""\
-chain untracked_in {{
+{_render_opened(names, opened)}chain untracked_in {{
   type filter hook prerouting priority raw
   ct zone != 0 accept
   iifname {bridges} notrack
@@ -76,7 +83,8 @@ chain to_node {{
   iifname != {uplinks} accept
   ct state established,related accept
   icmp type echo-request accept
-  meta l4proto {{ tcp, udp }} th dport 53 accept
+  ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 accept
+  iifname vmap @opened
   drop
 }}
 chain through_node {{
@@ -97,8 +105,8 @@ chain out {{
     return Table("ip", names.node_table, body)
 
 
-def render_refused(names: Names, refused: Refused) -> Table:
-    """The fabric's own address ranges, which no guest reaches from outside its network: they are other networks'. At nodes'
+def render_refused(names: Names, refused: Refused, opened: Opened) -> Table:
+    """The fabric's own address ranges, which no guest reaches from outside its network: they are other networks'. At hosts'
     addresses a guest reaches only what it reaches of its own node's. Answers pass for what came in by a published port, to any
     client."""
     uplinks = names.any_of("u")
@@ -108,23 +116,24 @@ set ranges {{
   type ipv4_addr
   flags interval
 {_ranges(refused.cidrs)}}}
-set nodes {{
+set hosts {{
   type ipv4_addr
   flags interval
-{_ranges(refused.nodes)}}}
+{_ranges(refused.hosts)}}}
 set published {{
   type inet_proto . inet_service
 {published}}}
-chain through_node {{
+{_render_opened(names, opened)}chain through_node {{
   type filter hook forward priority filter
   iifname {uplinks} ct status dnat accept
   iifname {uplinks} ip daddr @ranges reject with icmp net-prohibited
   iifname != {uplinks} accept
-  ip daddr != @nodes accept
+  ip daddr != @hosts accept
   ct state established accept
   icmp type echo-request accept
-  meta l4proto {{ tcp, udp }} th dport 53 accept
+  ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 accept
   meta l4proto . th dport @published accept
+  iifname vmap @opened
   reject with icmp host-prohibited
 }}
 """
@@ -292,8 +301,48 @@ chain arrived {{
     return [Table("netdev", name, passed), Table("bridge", name, routed)]
 
 
+def render_rules(rules: Iterable[Allowed], end: Literal["saddr", "daddr"], verdict: str) -> str:
+    """Lines of a chain that give ``verdict`` to what the rules allow; ``end`` is where a packet names the other end."""
+    return "".join(
+        f"  {match} {verdict}\n".replace("   ", "  ") for rule in rules for match in _render_match(rule, end)
+    )
+
+
+def _render_match(rule: Allowed, end: str) -> list[str]:
+    """A rule's match; nothing for one that matches nobody."""
+    if rule.ranges == ():
+        return []
+    whom = "" if rule.ranges is None else f"ip {end} {{ {', '.join(_collapse(rule.ranges))} }} "
+    if rule.protocol == "any":
+        return [whom.rstrip()]
+    if rule.protocol == "icmp" or (rule.first_port, rule.last_port) == (0, 65535):
+        return [f"{whom}meta l4proto {rule.protocol}"]
+    return [f"{whom}{rule.protocol} dport {rule.first_port}-{rule.last_port}"]
+
+
+def _render_opened(names: Names, opened: Opened) -> str:
+    """The parts of a table that its chains look up what is opened in."""
+    segments = {id: rules for id, rules in sorted(opened.segments.items()) if rules}
+    jumps = elements(f'"{names.uplink(id)}" : jump open_{id}' for id in segments)
+    chains = "".join(
+        f"chain open_{id} {{\n{render_rules(rules, 'daddr', 'accept')}}}\n" for id, rules in segments.items()
+    )
+    return f"""\
+set resolvers {{
+  type ipv4_addr
+{elements(sorted(opened.resolvers))}}}
+{chains}map opened {{
+  type ifname : verdict
+{jumps}}}
+"""
+
+
 def _ranges(cidrs: Iterable[str]) -> str:
-    return elements(str(found) for found in collapse_addresses(map(IPv4Network, cidrs)))
+    return elements(_collapse(cidrs))
+
+
+def _collapse(cidrs: Iterable[str]) -> list[str]:
+    return [str(found) for found in collapse_addresses(map(IPv4Network, cidrs))]
 
 
 def elements(items: Iterable[str]) -> str:
