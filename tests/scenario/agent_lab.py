@@ -38,7 +38,7 @@ from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import NotFound, Unavailable, WeftError
 from weft.objects.identity import Ref, short_id
 from weft.objects.image.bundle import BundleManifest
-from weft.protocol.report import NodeEvent, OpenedSecrets, ReportAnswer, ReportBody
+from weft.protocol.report import NetworkRules, NodeEvent, OpenedSecrets, ReportAnswer, ReportBody, ServerPlace
 
 NODE, NODE_UID, ADDRESS = "n1", "node-uid-1", "10.99.0.1"
 
@@ -153,6 +153,8 @@ class StubServer:
         self.removed_volumes: list[str] = []
         self.remove_volumes: list[str] = []
         self.ranges: tuple[str, list[str], list[str]] = ("", [], [])
+        self.place = ServerPlace()
+        self.rules: dict[str, NetworkRules] = {}
         self.idle_networks: list[str] = []
         self.gone_networks: list[str] = []
         self.superseded: list[str] = []
@@ -235,6 +237,8 @@ class StubServer:
             ranges_version=version,
             ranges=ranges if version != body.ranges_version else None,
             node_ranges=node_ranges if version != body.ranges_version else [],
+            server=self.place,
+            networks={uid: rules for uid, rules in self.rules.items() if uid in body.networks},
             gone_networks=[n for n in body.idle_networks if n in self.gone_networks],
             superseded=self.superseded,
         )

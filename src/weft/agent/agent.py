@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -54,7 +54,7 @@ HEAVY_AT_ONCE = 4  # concurrent disks and starts of one node
 
 class Agent:
     """The agent of the node ``host``. ``wire`` connects it to other nodes; ``pools`` are the storage pools beside ``volumes``, by
-    name; ``container_images`` stores images of containers."""
+    name; ``container_images`` stores images of containers; ``server_places`` are where it reaches the server, as HOST:PORT."""
 
     def __init__(
         self,
@@ -67,6 +67,7 @@ class Agent:
         wire: Transport | None = None,
         pools: Mapping[str, VolumeDriver] | None = None,
         container_images: OciStore | None = None,
+        server_places: Sequence[str] = (),
     ) -> None:
         self.host, self.runtimes = host, runtimes
         self._server, self._clock, self._network_driver = server, clock, network
@@ -77,7 +78,9 @@ class Agent:
         self._volumes = Volumes(self._pools, self.table, self._reporter, clock, self._tasks)
         self.images = ImageCache(host.state_dir, server, self.table)
         self._container_images = ContainerImages(container_images, self.images, self.table, clock)
-        self._network = NetworkExecutor(network, host, store, clock, self.table, runtimes, self._reporter)
+        self._network = NetworkExecutor(
+            network, host, store, clock, self.table, runtimes, self._reporter, server_places
+        )
         self._watches = ServerWatches(server, self._network, self.table)
         self.egress_endpoints = EgressEndpoints(host, server, self._network, self._watches, self.table, self._reporter)
         wire = wire or TlsTransport(Credentials(host.state_dir), clock)
@@ -148,6 +151,7 @@ class Agent:
             pools=self._pools.facts,
             functions=functions.report() if functions is not None else {},
             egress_endpoints=self.egress_endpoints.networks(),
+            addresses=self._network.addresses,
         )
 
     @property
@@ -168,7 +172,8 @@ class Agent:
         if answer.peers is not None:
             self._proximity.put_peers(answer.peers)
         if answer.ranges is not None:
-            self._network.put_ranges(answer.ranges_version, answer.ranges, answer.node_ranges)
+            self._network.put_ranges(answer.ranges_version, answer.ranges, answer.node_ranges, answer.server)
+        self._network.put_rules(answer.networks)
         self._network.drop_networks(answer.gone_networks)
         self.allocations.supersede(answer.superseded, answer.stale_volumes)
         self._volumes.let_go(answer.remove_volumes)

@@ -41,7 +41,7 @@ async def _make_default(context: ApiContext) -> None:
         kind=PROJECT, name="default", project=None, labels=None, spec={"description": "the first project"}
     )
     network = Manifest(kind=NETWORK, name="default", project="default", labels=None, spec={"cidr": DEFAULT_CIDR})
-    drafts = [await admit.plan_create(context, view, manifest) for manifest in (project, network)]
+    drafts = [await admit.plan_create(context, view, manifest, None) for manifest in (project, network)]
     await context.store.commit(
         [write for draft in drafts for write in draft.writes],
         [precondition for draft in drafts for precondition in draft.preconditions],
@@ -70,7 +70,7 @@ async def _make_token(context: ApiContext, subject: str, role: str) -> str:
     text, sha256 = make_token(name := make_token_id(subject))
     spec = {"use": "access", "role": role, "subject": subject, "sha256": sha256}
     manifest = Manifest(kind=TOKEN, name=name, project=None, labels={_LABEL: subject}, spec=spec)
-    await settle(context, lambda view: admit.plan_create(context, view, manifest))
+    await settle(context, lambda view: admit.plan_create(context, view, manifest, None))
     return text
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from typing import Annotated
 
 import msgspec
 
-from weft.kinds.fields.cells import AGE, NAME, text
+from weft.kinds.fields.cells import AGE, NAME, joined, text
 from weft.kinds.parts.goal import reaches
 from weft.kinds.record import Column, Index, Kind, uid_of
+from weft.kinds.securitygroup import Rule, read_rule
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import field, words
 
@@ -22,6 +24,16 @@ class NetworkSpec(msgspec.Struct, kw_only=True):
     domain: Annotated[
         str, field("DNS domain of the network; it holds only the network's own names", change="never", name=True)
     ] = "weft"
+
+    open: Annotated[
+        list[str],
+        field(
+            "Services of nodes and of the server's machine to open to workloads: api, functions,"
+            " or PROTOCOL[:PORT[-PORT]] [to CIDR], like tcp:2049 to 10.0.0.5/32",
+            change="live",
+            max_length=128,
+        ),
+    ] = []
 
 
 class NetworkStatus(msgspec.Struct, kw_only=True):
@@ -67,8 +79,43 @@ _OTHERS = {
 _COUNTRY = re.compile("[a-z]{2}")  # all of two letters are countries', or may become theirs (RFC 1591)
 
 
+# The server's services that a project may open to its own workloads: they let in only who has a token, or signs.
+API, FUNCTIONS = "api", "functions"
+SERVICES = (API, FUNCTIONS)
+MOST_OPEN = 32
+
+
+def read_open(written: str, field_: str = "spec.open") -> Rule | None:
+    """A rule for services of hosts; None for one of SERVICES, whose address and port only the server knows. Raises InvalidInput."""
+    if written in SERVICES:
+        return None
+    rule = read_rule(written, "egress", field_)
+    if rule.group is not None:
+        raise InvalidInput(
+            f"{field_}: {written[:80]!r}: a host belongs to no group",
+            field=field_,
+            hint="name a host by its address, like tcp:2049 to 10.0.0.5/32",
+        )
+    return rule
+
+
 def check_network(spec: NetworkSpec) -> None:
     read_cidr(spec.cidr)
+    if len(spec.open) > MOST_OPEN:
+        raise InvalidInput(
+            f"spec.open: {len(spec.open)} entries are too many",
+            field="spec.open",
+            hint=f"at most {MOST_OPEN}; one may name a range of ports",
+        )
+    for at, written in enumerate(spec.open):
+        read_open(written, f"spec.open[{at}]")
+
+
+def find_rights(old: NetworkSpec | None, new: NetworkSpec) -> Iterable[tuple[str, str]]:
+    """The rights over the whole fabric, each with what it is for, that a new or changed network takes: hosts' services are
+    the fabric's, and only who may change nodes can open more of them."""
+    more = set(new.open) - set(old.open if old is not None else ()) - set(SERVICES)
+    return [("fabric", f"open {min(more)!r} of hosts to a network")] if more else []
 
 
 def check_new_network(spec: NetworkSpec) -> None:
@@ -107,6 +154,7 @@ NETWORK = Kind(
     goals={"create": reaches("Ready")},
     check=check_network,
     check_new=check_new_network,
+    further_rights=find_rights,
     status_writer="networks",
     indexes={NETWORKS_BY_UID: uid_of},
     columns=(
@@ -114,6 +162,7 @@ NETWORK = Kind(
         Column("CIDR", text("spec.cidr"), keep=True),
         Column("GATEWAY", text("status.gateway")),
         Column("VNI", text("status.vni"), align="right"),
+        Column("OPEN", joined("spec.open"), wide=True),
         Column("USED", lambda o: f"{(o.get('status') or {}).get('used', 0)}/{(o.get('status') or {}).get('size', 0)}"),
         AGE,
     ),

@@ -108,6 +108,7 @@ class NodeRuntime(msgspec.Struct, kw_only=True, frozen=True):
 class NodeReport(msgspec.Struct, kw_only=True):
     version: str = ""
     address: str = ""  # address on the underlay
+    addresses: list[str] = []  # all that others may reach it by
     cpu: float = 0.0
     memory: int = 0
     disk: int = 0

@@ -249,6 +249,9 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
         None  # of a new spec and now; raises it for times that have passed
     )
     check_change: Callable[[Any, Any], None] | None = None  # of old and new spec; raises it for a change that can't be
+    # Of old (None: there is none) and new spec: the rights in no project that the change takes beside the right to write, each
+    # with what it is for.
+    further_rights: Callable[[Any, Any], Iterable[tuple[str, str]]] | None = None
     # Raises IllegalTransition for an object that people may not change or delete now.
     write_guard: Callable[[Envelope], None] | None = None
     server_fields: tuple[str, ...] = ()  # of the spec, set by verbs or the server: a manifest without them leaves them

@@ -53,6 +53,7 @@ class ReportFields(msgspec.Struct, frozen=True, omit_defaults=True):
     removed_volumes: list[str] = []  # uids of volumes whose data is gone
     ranges_version: str = ""  # of the networks' address ranges that the node knows
     idle_networks: list[str] = []  # uids of networks that the node keeps ready without using them
+    networks: list[str] = []  # uids of networks that the node has NICs in
     peers_version: str = ""  # of the peers that the node knows
     version: str = ""  # of the newest facts of the node's own, in this report or before
     heard: str | None = None  # cursor up to which the node has followed its allocations; "": not even their first list
@@ -83,6 +84,24 @@ class Peers(msgspec.Struct, frozen=True):
     peers: list[Peer] = []
 
 
+class NetworkRules(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What people may change of a network."""
+
+    nat: bool = True
+    open: list[str] = []  # as in its spec
+
+
+class ServerPlace(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where the server's machine is, and the TCP ports of what networks may open there."""
+
+    ranges: list[str] = []  # its own addresses
+    api: list[int] = []  # of the API, and of its streams
+    functions: list[int] = []  # of functions' callers
+
+
+NO_PLACE = ServerPlace()
+
+
 class ReportAnswer(msgspec.Struct):
     """The answer to a report."""
 
@@ -91,6 +110,8 @@ class ReportAnswer(msgspec.Struct):
     ranges_version: str = ""
     ranges: list[str] | None = None  # of all networks, if the node knows another version
     node_ranges: list[str] = []  # all nodes' own addresses, with ``ranges``
+    server: ServerPlace = NO_PLACE  # with ``ranges``
+    networks: dict[str, NetworkRules] = {}  # by uid, those of the report's that exist
     gone_networks: list[str] = []  # those of ``idle_networks`` that were deleted
     superseded: list[str] = []  # uids of allocations that another node has replaced
     stale_volumes: list[str] = []  # uids of their volumes whose data is on another node now

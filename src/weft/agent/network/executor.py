@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from weft.agent.network.handover import NetworkHandover
 from weft.agent.network.plan import fold_filters, fold_held, fold_segments, keep_forwards, ports_of
+from weft.agent.network.server_place import join, locate
 from weft.agent.server.reporter import Question, Reporter
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.state.checkpoint import CheckpointFailed, CheckpointStore, Surroundings
@@ -27,6 +28,7 @@ from weft.kinds.allocation import AllocatedNic
 from weft.objects.errors import WeftError
 from weft.objects.identity import Ref, short_id
 from weft.protocol.heartbeat import HeldPorts
+from weft.protocol.report import NetworkRules, ServerPlace
 
 log = logging.getLogger("weft.agent")
 HEAL_SECONDS = 10.0
@@ -52,6 +54,7 @@ class NetworkExecutor:
         table: AllocationTable,
         runtimes: Runtimes,
         reporter: Reporter,
+        server_places: Sequence[str] = (),
     ) -> None:
         self._driver, self._host, self._store, self._clock = driver, host, store, clock
         self._table, self._runtimes, self._reporter = table, runtimes, reporter
@@ -63,6 +66,9 @@ class NetworkExecutor:
         self._faded_neighbours: dict[str, dict[str, Endpoint]] = {}
         self._faded_forwards: dict[tuple[int, str], Forward] = {}
         self._ranges_version, self._ranges, self._node_ranges = known.ranges_version, known.ranges, known.node_ranges
+        self._server, self._located, self._server_places = known.server, known.located, tuple(server_places)
+        self._rules = known.rules
+        self.addresses: list[str] = []  # the node's own
         self._idle: dict[str, Idle] | None = None  # by segment id; None until the driver has listed them
         self._applied: dict[str, Segment] = {}
         self._applied_forwards: list[Forward] | None = None
@@ -111,10 +117,18 @@ class NetworkExecutor:
             self._faded_forwards[key] = self._forwards.pop(key)
         self.wake()
 
-    def put_ranges(self, version: str, networks: list[str], nodes: list[str]) -> None:
-        """The current address ranges of all the fabric's networks, and of its nodes."""
-        self._ranges_version, self._ranges, self._node_ranges = version, networks, nodes
+    def put_ranges(self, version: str, networks: list[str], nodes: list[str], server: ServerPlace) -> None:
+        """The current address ranges of all the fabric's networks and of its nodes, and where its server is."""
+        self._ranges_version, self._ranges, self._node_ranges, self._server = version, networks, nodes, server
         self.wake()
+
+    def put_rules(self, told: Mapping[str, NetworkRules]) -> None:
+        """What networks that are needed here open now, by uid. One that the server doesn't tell of keeps its last."""
+        needed = self._table.networks() | self.handover.networks
+        rules = {uid: found for uid, found in {**self._rules, **told}.items() if uid in needed}
+        if rules != self._rules:
+            self._rules = rules
+            self.wake()
 
     def drop_networks(self, uids: list[str]) -> None:
         """These networks are deleted: remove their idle segments at once."""
@@ -125,7 +139,8 @@ class NetworkExecutor:
 
     def ask(self) -> Question:
         """What the node's networks ask of the server."""
-        return Question(self._ranges_version, sorted(idle.uid for idle in (self._idle or {}).values() if idle.uid))
+        idle = sorted(idle.uid for idle in (self._idle or {}).values() if idle.uid)
+        return Question(self._ranges_version, idle, sorted(self._table.networks() | self.handover.networks))
 
     async def plug(self, local: LocalAllocation) -> list[str]:
         """Make the allocation's segments and ports; the interface names in the order of its NICs. Raises WeftError."""
@@ -184,7 +199,7 @@ class NetworkExecutor:
             steps = [self.refresh]
             if healing:  # after the refresh, or a pending change would pass for damage
                 heal_at = self._clock.elapsed() + HEAL_SECONDS
-                steps += [self._heal, self._end_hops, self._find_held]
+                steps += [self._heal, self._end_hops, self._find_held, self._find_hosts]
             for step in steps:
                 try:
                     await step()
@@ -275,7 +290,8 @@ class NetworkExecutor:
         own = {nic.cidr for local in here for nic in local.spec.nics}
         if not own and self._idle:
             return  # so that the next guest need not wait for it
-        refused = (sorted({*self._ranges, *own}), self._node_ranges) if own else ([], [])
+        hosts = [*self._node_ranges, *self._place().ranges]
+        refused = (sorted({*self._ranges, *own}), sorted(set(hosts))) if own else ([], [])
         if refused != self._applied_refused:
             await self._driver.ensure_refused(*refused)
             self._applied_refused = refused
@@ -301,6 +317,20 @@ class NetworkExecutor:
         if self.held != before:
             self._reporter.wake()
 
+    async def _find_hosts(self) -> None:
+        """This node's own addresses, and the server's as this node finds them."""
+        addresses = await self._driver.find_addresses()
+        if addresses != self.addresses:
+            self.addresses = addresses
+            self._reporter.wake()
+        located = await asyncio.to_thread(locate, self._server_places, self._located)
+        if located != self._located:
+            self._located = located
+            self.wake()
+
+    def _place(self) -> ServerPlace:
+        return join(self._server, self._located)
+
     async def _ensure(self, uid: str, segment: Segment) -> None:
         (await self._find_idle()).pop(segment.id, None)
         if self._applied.get(uid) != segment:
@@ -314,7 +344,8 @@ class NetworkExecutor:
         for uid in networks_of_orphans:
             faded = self._faded_neighbours.get(uid, {})
             neighbours[uid] = list({**faded, **self._neighbours.get(uid, {})}.values())
-        return fold_segments(here, neighbours, self._host.underlay_address, self.handover.hops)
+        own, hops = self._host.underlay_address, self.handover.hops
+        return fold_segments(here, neighbours, own, hops, self._rules, self._place())
 
     async def _save(self) -> None:
         needed = {nic.network_uid for local in self._table.hosted() for nic in local.spec.nics} | self.handover.networks
@@ -326,6 +357,9 @@ class NetworkExecutor:
             ranges_version=self._ranges_version,
             ranges=self._ranges,
             node_ranges=self._node_ranges,
+            server=self._server,
+            located=self._located,
+            rules=self._rules,
             hops=self.handover.hops,
         )
         if now != self._saved:

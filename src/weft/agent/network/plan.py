@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 
 import msgspec
 
+from weft.agent.network.server_place import fold_open
 from weft.agent.state.allocation import LocalAllocation, port_id
 from weft.agent.state.checkpoint import Hop
 from weft.contracts.driver.network import Alias, Allowed, Endpoint, Filter, Forward, Inside, Migrated, Port, Segment
@@ -16,6 +17,7 @@ from weft.kinds.registry import is_workload
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import Ref, short_id
 from weft.protocol.heartbeat import HeldPorts, make_held
+from weft.protocol.report import NO_PLACE, NetworkRules, ServerPlace
 
 
 def fold_segments(
@@ -23,12 +25,15 @@ def fold_segments(
     neighbours: Mapping[str, Iterable[Endpoint]],
     own_address: str,
     hops: Sequence[Hop] = (),
+    rules: Mapping[str, NetworkRules] = {},
+    server: ServerPlace = NO_PLACE,
 ) -> dict[str, Segment]:
     """The segments that the allocations ``here``, and those that left, need; by network uid.
 
     Their NICs are at ``own_address``, even before the server's list has them; the others are where ``neighbours`` has them (by
     network uid). A migrating guest's NIC is where it was switched to, else where the server's list has it. A guest in several
-    networks asks its first one's name server, which knows the other networks' names too, as NAME.NETWORK."""
+    networks asks its first one's name server, which knows the other networks' names too, as NAME.NETWORK. ``rules``, by network
+    uid, are what people have changed since a NIC was made; what they open of the server is at its place."""
     nics: dict[str, AllocatedNic] = {}
     own: dict[str, dict[str, Endpoint]] = {}
     for local in here:
@@ -69,10 +74,11 @@ def fold_segments(
             gateway=nic.gateway,
             mtu=nic.mtu,
             domain=nic.domain,
-            nat=nic.nat,
+            nat=rules[uid].nat if uid in rules else nic.nat,
             endpoints=endpoints[uid],
             aliases=sorted(aliases.get(uid, ()), key=lambda alias: (alias.name, alias.address)),
             migrated=sorted(migrated.get(uid, ()), key=lambda nic: nic.address),
+            open=fold_open(rules[uid].open, server) if uid in rules else (),
         )
         for uid, nic in nics.items()
     }

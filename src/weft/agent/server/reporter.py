@@ -37,6 +37,7 @@ class Question(msgspec.Struct, frozen=True):
 
     ranges_version: str = ""
     idle_networks: list[str] = []
+    networks: list[str] = []
     peers_version: str = ""
     digest: Digest | None = None
     heard: str = ""
@@ -162,6 +163,7 @@ class Reporter:
             removed_volumes=removed,
             ranges_version=question.ranges_version,
             idle_networks=question.idle_networks,
+            networks=question.networks,
             peers_version=question.peers_version,
             digest=question.digest,
             heard=question.heard,

@@ -21,6 +21,7 @@ from weft.contracts.durable_file import sync_folder, write_durably
 from weft.kinds.allocation import AllocatedNic
 from weft.objects.envelope import Envelope, decode_envelope, encode_envelope
 from weft.objects.errors import DriverFailed
+from weft.protocol.report import NO_PLACE, NetworkRules, ServerPlace
 
 
 class CheckpointFailed(DriverFailed):
@@ -55,6 +56,9 @@ class Surroundings(msgspec.Struct, frozen=True):
     ranges_version: str = ""
     ranges: list[str] = []  # of all networks
     node_ranges: list[str] = []
+    server: ServerPlace = NO_PLACE  # as it reports itself
+    located: ServerPlace = NO_PLACE  # as this node finds it
+    rules: dict[str, NetworkRules] = {}  # by the network's uid
     hops: list[Hop] = []
 
 

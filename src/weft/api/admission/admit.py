@@ -33,6 +33,7 @@ from weft.objects.identity import new_uids
 from weft.objects.quantity import format_age
 from weft.objects.schema import read_strict
 from weft.objects.spec_change import NO_LIMITS, FieldChange, Limits, plan_spec_change
+from weft.trust.credentials import Actor
 
 _encoder = msgspec.json.Encoder()
 _NOT_YET_PLACED = ("Pending", "Hold")
@@ -84,18 +85,25 @@ class Fleet:
         return found
 
 
-async def plan_put(context: ApiContext, view: View, manifest: Manifest) -> Draft:
+async def plan_put(context: ApiContext, view: View, manifest: Manifest, actor: Actor | None) -> Draft:
     """Create the object, or update the existing one to the manifest."""
     current = await view.get(manifest.kind, manifest.project, manifest.name)
     if current is None:
-        return await plan_create(context, view, manifest, known_absent=True)
-    return await plan_update(context, view, manifest, current)
+        return await plan_create(context, view, manifest, actor, known_absent=True)
+    return await plan_update(context, view, manifest, current, actor)
 
 
 async def plan_create(
-    context: ApiContext, view: View, manifest: Manifest, *, known_absent: bool = False, fleet: Fleet | None = None
+    context: ApiContext,
+    view: View,
+    manifest: Manifest,
+    actor: Actor | None,
+    *,
+    known_absent: bool = False,
+    fleet: Fleet | None = None,
 ) -> Draft:
-    """A new object. Raises AlreadyExists; with ``known_absent`` the commit finds out. ``fleet``: all objects of the request."""
+    """A new object, for ``actor``, None for weft itself. Raises AlreadyExists; with ``known_absent`` the commit finds out.
+    ``fleet``: all objects of the request. Raises Forbidden for what takes a further right."""
     kind = manifest.kind
     if not known_absent:
         current = await view.get(kind, manifest.project, manifest.name)
@@ -129,6 +137,7 @@ async def plan_create(
     spec, raw = _read_new(kind, given) if fleet is None else fleet.read(kind, given)
     if kind.check_times is not None:
         kind.check_times(spec, context.clock.now())
+    _require_rights(kind, actor, None, spec)
     if isinstance(spec, NetworkSpec):
         _refuse_nodes_range(context, spec.cidr)
     if kind.uploads is not None:
@@ -155,8 +164,11 @@ async def plan_create(
     return draft
 
 
-async def plan_update(context: ApiContext, view: View, manifest: Manifest, current: Envelope) -> Draft:
-    """A change of ``current``. Raises StaleRevision, InvalidInput for what can't be changed, IllegalTransition."""
+async def plan_update(
+    context: ApiContext, view: View, manifest: Manifest, current: Envelope, actor: Actor | None
+) -> Draft:
+    """A change of ``current`` for ``actor``, None for weft itself. Raises StaleRevision, InvalidInput for what can't be changed,
+    IllegalTransition, Forbidden."""
     kind = manifest.kind
     if manifest.uid is not None:
         refuse_another(kind, current, manifest.uid)
@@ -176,6 +188,7 @@ async def plan_update(context: ApiContext, view: View, manifest: Manifest, curre
     _refuse_impossible(kind, current, changes)
     if kind.check_change is not None:
         kind.check_change(old, spec)
+    _require_rights(kind, actor, old, spec)
     labels = current.labels if manifest.labels is None else manifest.labels
     if not changes and labels == current.labels:
         return Draft(kind, current, "unchanged")
@@ -325,6 +338,11 @@ def _refuse_impossible(kind: Kind, current: Envelope, changes: list[FieldChange]
                 hint=f"weft delete {kind.name}/{current.name} --yes, then create it anew",
                 details={"change": change.mode, "old": change.old},
             )
+
+
+def _require_rights(kind: Kind, actor: Actor | None, old: Any, new: Any) -> None:
+    for right, what in kind.further_rights(old, new) if kind.further_rights is not None and actor is not None else ():
+        actor.require(right, None, what)
 
 
 def _refuse_nodes_range(context: ApiContext, cidr: str) -> None:

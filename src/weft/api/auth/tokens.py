@@ -42,7 +42,7 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_ru
         full["expires_at"] = context.clock.now() + JOIN_LIFETIME_SECONDS
     manifest = read_manifest({**raw, "name": name, "spec": full}, kind=TOKEN)
     # No Idempotency-Key: nobody has the secret of a token that was made before.
-    draft = await settle(context, lambda view: admit.plan_create(context, view, manifest), dry_run=dry_run)
+    draft = await settle(context, lambda view: admit.plan_create(context, view, manifest, call.actor), dry_run=dry_run)
     if dry_run:
         return object_answer(draft.envelope)
     record_change(context, call.actor, draft)

@@ -73,7 +73,8 @@ async def report(context: ApiContext, call: Call, name: str) -> Answer:
         _append_events(context, node, owned or await _own(context, uid), given.events)
     newer = context.ranges.newer_than(given.ranges_version)
     if newer is not None:
-        answer.ranges_version, answer.ranges, answer.node_ranges = newer
+        answer.ranges_version, answer.ranges, answer.node_ranges, answer.server = newer
+    answer.networks = context.ranges.find_rules(given.networks)
     answer.peers = context.peers.newer_than(given.peers_version, uid)
     answer.gone_networks = context.ranges.find_gone(given.idle_networks)
     answer.superseded, answer.stale_volumes = await find_superseded(context, node)

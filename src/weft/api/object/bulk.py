@@ -68,14 +68,14 @@ async def create_batch(context: ApiContext, call: Call, target: Target) -> Answe
         parts.append(part)
         try:
             part.manifest = read_manifest(raw, kind=target.kind, project=target.project)
-            part.draft = await _plan_new(context, view, fleet, part.manifest)
+            part.draft = await _plan_new(context, view, fleet, part.manifest, call.actor)
         except WeftError as error:
             part.error = error
         if index % _BREATH == _BREATH - 1:
             await context.clock.sleep(0)
     key, written = call.idempotency_key, dict[str, int]()
     for group in _groups([part for part in parts if part.draft is not None]):
-        await _commit_group(context, group, key, written)
+        await _commit_group(context, call.actor, group, key, written)
     if key is not None:
         await _forgive_repeats(context, parts, key)
     for part in parts:
@@ -96,7 +96,7 @@ async def apply(context: ApiContext, call: Call) -> Answer:
     if key is not None and await was_done(context, key):
         return json_answer({"results": [_applied(part) for part in await _find_applied(context, raws)]})
     for attempt in range(TRIES):
-        parts = await _plan_apply(context, raws)
+        parts = await _plan_apply(context, call.actor, raws)
         if dry_run:
             break
         try:
@@ -125,20 +125,22 @@ def _authorise(actor: Actor, raws: Sequence[Any]) -> None:
         require_right(actor, find_right_to_write(manifest.kind), manifest.project, f"apply {manifest.kind.a_title}")
 
 
-async def _plan_new(context: ApiContext, view: View, fleet: Fleet, manifest: Manifest) -> Draft:
+async def _plan_new(context: ApiContext, view: View, fleet: Fleet, manifest: Manifest, actor: Actor) -> Draft:
     """A draft of a new object. Names are compared only within the request: the commit finds one that exists already."""
     if view.is_planned(_key_of(manifest)):
         raise AlreadyExists(f'{manifest.kind.title} "{manifest.name}" is in this request twice', field="name")
-    return await admit.plan_create(context, view, manifest, known_absent=True, fleet=fleet)
+    return await admit.plan_create(context, view, manifest, actor, known_absent=True, fleet=fleet)
 
 
-async def _commit_group(context: ApiContext, group: list[_Part], key: str | None, written: dict[str, int]) -> None:
+async def _commit_group(
+    context: ApiContext, actor: Actor, group: list[_Part], key: str | None, written: dict[str, int]
+) -> None:
     """One commit for all; if it fails, one for each."""
     try:
         revision = await _commit(context, group, None if key is None else f"{key}/{group[0].index}", written)
     except WeftError:
         for part in group:
-            await _commit_alone(context, part, key)
+            await _commit_alone(context, actor, part, key)
         return
     is_repeat = key is not None and not await _is_ours(context, group[0])
     for part in group:
@@ -155,14 +157,14 @@ async def _is_ours(context: ApiContext, part: _Part) -> bool:
     return draft is not None and stored is not None and stored.uid == draft.envelope.uid
 
 
-async def _commit_alone(context: ApiContext, part: _Part, key: str | None) -> None:
+async def _commit_alone(context: ApiContext, actor: Actor, part: _Part, key: str | None) -> None:
     manifest = part.manifest
     if manifest is None:
         return
     try:
         part.draft = await settle(
             context,
-            lambda view: admit.plan_create(context, view, manifest),
+            lambda view: admit.plan_create(context, view, manifest, actor),
             key=None if key is None else f"{key}/{part.index}/alone",
         )
     except WeftError as error:
@@ -211,7 +213,7 @@ def _matches(manifest: Manifest, stored: Envelope) -> bool:
     return (manifest.labels or {}) == stored.labels and spec == bytes(stored.spec)
 
 
-async def _plan_apply(context: ApiContext, raws: Sequence[Any]) -> list[_Part]:
+async def _plan_apply(context: ApiContext, actor: Actor, raws: Sequence[Any]) -> list[_Part]:
     """Drafts of all objects, those that others refer to first. Raises InvalidInput with every problem."""
     parts = [_Part(index) for index in range(len(raws))]
     for part in parts:
@@ -230,7 +232,7 @@ async def _plan_apply(context: ApiContext, raws: Sequence[Any]) -> list[_Part]:
             if _key_of(manifest) in seen:
                 raise InvalidInput(f'{manifest.kind.title} "{manifest.name}" is in this request twice', field="name")
             seen.add(_key_of(manifest))
-            part.draft = await admit.plan_put(context, view, manifest)
+            part.draft = await admit.plan_put(context, view, manifest, actor)
         except WeftError as error:
             part.error = error
         if count % _BREATH == _BREATH - 1:

@@ -110,10 +110,10 @@ async def _make(
         await _leave_out_an_ended_migration(view, target, whole["status"], mark)
         manifest = read_manifest(make(whole, given, mark), project=target.project)
         if verb.change is not None:
-            return await _make_with_change(context, view, target, verb, given, manifest, expected)
+            return await _make_with_change(context, call, view, target, verb, given, manifest, expected)
         if key is not None and (done := await view.get(manifest.kind, manifest.project, manifest.name)) is not None:
             return Draft(manifest.kind, done, "unchanged")
-        draft = await admit.plan_create(context, view, manifest)
+        draft = await admit.plan_create(context, view, manifest, call.actor)
         if expected.is_given:
             draft.preconditions.append(AtRevision(current.key, current.revision))
         return draft
@@ -139,11 +139,18 @@ async def _leave_out_an_ended_migration(view: View, target: Target, status: dict
 
 
 async def _make_with_change(
-    context: ApiContext, view: View, target: Target, verb: Verb, given: Any, manifest: Manifest, expected: Match
+    context: ApiContext,
+    call: Call,
+    view: View,
+    target: Target,
+    verb: Verb,
+    given: Any,
+    manifest: Manifest,
+    expected: Match,
 ) -> Draft:
     """The new object and the change of ``target`` that belongs to it, in one commit."""
     changed = await _plan(context, view, target, verb, given, expected)
-    draft = await admit.plan_create(context, view, manifest)
+    draft = await admit.plan_create(context, view, manifest, call.actor)
     draft.envelope.owner = changed.envelope.ref
     draft.writes = [Put(draft.envelope.key, encode_envelope(draft.envelope)), *draft.writes[1:], *changed.writes]
     draft.preconditions += changed.preconditions

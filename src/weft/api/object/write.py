@@ -33,7 +33,12 @@ async def create(context: ApiContext, call: Call, target: Target) -> Answer:
         return await create_own(context, call, raw, dry_run=dry_run)
     manifest = read_manifest(raw, kind=target.kind, project=target.project)
     draft = await _settle_once(
-        context, call, target, manifest.name, lambda view: admit.plan_create(context, view, manifest), dry_run
+        context,
+        call,
+        target,
+        manifest.name,
+        lambda view: admit.plan_create(context, view, manifest, call.actor),
+        dry_run,
     )
     if not dry_run:
         record_change(context, call.actor, draft)
@@ -54,8 +59,8 @@ async def put(context: ApiContext, call: Call, target: Target) -> Answer:
         if manifest.revision is not None:
             refuse_stale(manifest.kind, manifest.name, current, manifest.revision)
         if current is None:
-            return await admit.plan_create(context, view, manifest, known_absent=True)
-        return await admit.plan_update(context, view, manifest, current)
+            return await admit.plan_create(context, view, manifest, call.actor, known_absent=True)
+        return await admit.plan_update(context, view, manifest, current, call.actor)
 
     draft = await _settle_once(context, call, target, manifest.name, plan, dry_run)
     return _answer(context, call, draft, dry_run)
@@ -81,7 +86,7 @@ async def patch(context: ApiContext, call: Call, target: Target) -> Answer:
         manifest = read_manifest(
             _patched(current, raw, target), kind=target.kind, project=target.project, name=target.name
         )
-        return await admit.plan_update(context, view, manifest, current)
+        return await admit.plan_update(context, view, manifest, current, call.actor)
 
     draft = await _settle_once(context, call, target, target.require_name(), plan, dry_run)
     return _answer(context, call, draft, dry_run)

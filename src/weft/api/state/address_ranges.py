@@ -1,4 +1,5 @@
-"""The address ranges of all the fabric's networks, and its nodes' own addresses: each node keeps its guests out of both.
+"""The address ranges of all the fabric's networks, and the own addresses of its nodes and of the server's machine: each node
+keeps its guests out of them. And what each network opens.
 
 Reads networks and nodes. A node's report names the version it has: the answer contains the list only if there is a newer one.
 """
@@ -19,8 +20,12 @@ from weft.informer.prefix_cache import PrefixCache, of_envelope
 from weft.kinds.network import NetworkSpec
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import kind_prefix
+from weft.protocol.report import NO_PLACE, NetworkRules, ServerPlace
 
 JOIN_EVERY_SECONDS = 1.0  # at most: thousands of networks may come at once
+
+
+MOST_ADDRESSES = 64  # of one node; more are not told
 
 
 class Ranges(NamedTuple):
@@ -29,12 +34,22 @@ class Ranges(NamedTuple):
     version: str
     networks: list[str]
     nodes: list[str]
+    server: ServerPlace
 
 
 class Reached(msgspec.Struct, frozen=True):
-    """The part of a node's report with the address by which other nodes reach it."""
+    """The part of a node's report with the address by which other nodes reach it, and all that it has."""
 
     address: str = ""
+    addresses: list[str] = []
+
+
+class NetworkFacts(msgspec.Struct, frozen=True):
+    """Of one network."""
+
+    uid: str
+    cidr: str
+    rules: NetworkRules
 
 
 class AddressRanges:
@@ -43,14 +58,23 @@ class AddressRanges:
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._networks = PrefixCache(store, kind_prefix("network"), of_envelope(_network), clock)
-        self._nodes = PrefixCache(store, kind_prefix("node"), of_envelope(_address), clock)
-        self._newest = Ranges("", [], [])
+        self._nodes = PrefixCache(store, kind_prefix("node"), of_envelope(_addresses), clock)
+        self._newest = Ranges("", [], [], NO_PLACE)
         self._at, self._again_at = (-1, -1), 0.0
+        self._rules: dict[str, NetworkRules] = {}
+        self._rules_at = -1
+        self._server = NO_PLACE
         self._clock = clock
 
     async def run(self) -> None:
         """Follow the store until cancelled."""
         await asyncio.gather(self._networks.run(), self._nodes.run())
+
+    def put_server(self, addresses: Iterable[str], api: Iterable[int], functions: Iterable[int]) -> None:
+        """The server's machine has these addresses, and these TCP ports for the API with its streams and for functions."""
+        place = ServerPlace(join_ranges(addresses), sorted(set(api)), sorted(set(functions)))
+        if place != self._server:
+            self._server, self._at = place, (-1, -1)
 
     def newer_than(self, version: str) -> Ranges | None:
         """The newest ranges; None if ``version`` is theirs, or before the first read of the store."""
@@ -59,24 +83,37 @@ class AddressRanges:
         now, at = self._clock.elapsed(), (self._networks.changes, self._nodes.changes)
         if self._at != at and now >= self._again_at:
             self._at, self._again_at = at, now + JOIN_EVERY_SECONDS
-            networks = join_ranges(cidr for _, cidr in self._networks.found.values())
-            nodes = join_ranges(self._nodes.found.values())
-            text = f"{' '.join(networks)} nodes {' '.join(nodes)}"
-            self._newest = Ranges(hashlib.sha256(text.encode()).hexdigest()[:16], networks, nodes)
+            networks = join_ranges(network.cidr for network in self._networks.found.values())
+            nodes = join_ranges(address for found in self._nodes.found.values() for address in filter(None, found))
+            told = msgspec.json.encode((networks, nodes, self._server))
+            self._newest = Ranges(hashlib.sha256(told).hexdigest()[:16], networks, nodes, self._server)
         return self._newest if self._newest.version != version else None
 
     def find_node(self, cidr: str) -> str:
         """The address of a node in that range; "" if there is none, or before the first read of the store."""
         within = ipaddress.IPv4Network(cidr)
-        addresses = (found.removesuffix("/32") for found in self._nodes.found.values()) if self._nodes.live else ()
+        addresses = (found[0] for found in self._nodes.found.values() if found[0]) if self._nodes.live else ()
         return next((address for address in addresses if ipaddress.IPv4Address(address) in within), "")
 
     def find_gone(self, network_uids: Collection[str]) -> list[str]:
         """Those of the networks that don't exist any more; none before the first read of the store."""
         if not network_uids or not self._networks.live:
             return []
-        there = {uid for uid, _ in self._networks.found.values()}
+        there = self._read_rules()
         return [uid for uid in network_uids if uid not in there]
+
+    def find_rules(self, network_uids: Collection[str]) -> dict[str, NetworkRules]:
+        """Those of the networks that exist; none before the first read of the store."""
+        if not network_uids or not self._networks.live:
+            return {}
+        known = self._read_rules()
+        return {uid: known[uid] for uid in network_uids if uid in known}
+
+    def _read_rules(self) -> dict[str, NetworkRules]:
+        if self._rules_at != self._networks.changes:
+            self._rules_at = self._networks.changes
+            self._rules = {network.uid: network.rules for network in self._networks.found.values()}
+        return self._rules
 
 
 def join_ranges(cidrs: Iterable[str]) -> list[str]:
@@ -84,17 +121,29 @@ def join_ranges(cidrs: Iterable[str]) -> list[str]:
     return [str(found) for found in ipaddress.collapse_addresses(map(ipaddress.IPv4Network, cidrs))]
 
 
-def _network(envelope: Envelope) -> tuple[str, str] | None:
-    """Uid and range; None for a network that is being deleted: nobody uses it any more."""
+def _network(envelope: Envelope) -> NetworkFacts | None:
+    """None for a network that is being deleted: nobody uses it any more."""
     if envelope.deleting_since is not None:
         return None
-    return envelope.uid, decode_part(envelope.spec, NetworkSpec).cidr
+    spec = decode_part(envelope.spec, NetworkSpec)
+    return NetworkFacts(envelope.uid, spec.cidr, NetworkRules(spec.nat, spec.open))
 
 
-def _address(envelope: Envelope) -> str | None:
-    """The address that a node reports; None if it reports none, or one that no machine can have."""
+def _addresses(envelope: Envelope) -> tuple[str, ...] | None:
+    """The addresses that a node reports, first the one by which others reach it, "" if it has none; None without any. What no
+    machine can have is left out."""
+    report = decode_part(envelope.report, Reached)
+    first = read_address(report.address)
+    others = filter(None, map(read_address, report.addresses[:MOST_ADDRESSES]))
+    found = (first, *dict.fromkeys(address for address in others if address != first))
+    return found if any(found) else None
+
+
+def read_address(written: str) -> str:
+    """The address; "" for anything that no machine is reached by."""
     try:
-        address = ipaddress.IPv4Address(decode_part(envelope.report, Reached).address)
+        address = ipaddress.IPv4Address(written)
     except ValueError:
-        return None
-    return None if address.is_unspecified or address.is_loopback or address.is_multicast else f"{address}/32"
+        return ""
+    nobody = address.is_unspecified or address.is_loopback or address.is_multicast or address.is_link_local
+    return "" if nobody else str(address)

@@ -118,6 +118,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
         clock,
         pools=pools,
         container_images=images,
+        server_places=(urlsplit(context.server).netloc, options.gateway or enrolment.gateway),
     )
     functions = None
     if (options.functions or ("auto" if options.runtime == "qemu" else "none")) != "none":

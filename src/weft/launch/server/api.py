@@ -21,7 +21,8 @@ from weft.api.context import ApiContext, Settings
 from weft.api.server import make_api_server, parse_address
 from weft.api.upgrade import upgrade_objects
 from weft.contracts.clock import Clock, SystemClock
-from weft.launch.process.address import ANY, url_at
+from weft.drivers.linux.addresses import read_own_addresses
+from weft.launch.process.address import ANY, split_address, url_at
 from weft.launch.process.certificate import keep_certificate
 from weft.launch.process.limits import raise_descriptor_limit
 from weft.launch.process.log import GatheringHandler, gather_logs
@@ -34,6 +35,8 @@ from weft.telemetry.journal import SqliteJournal
 from weft.trust.ca import Authority
 from weft.trust.seal import read_seal_key
 from weft.trust.tickets import read_ticket_key
+
+ADDRESSES_EVERY_SECONDS = 5.0
 
 
 def run_api(options: argparse.Namespace) -> int:
@@ -89,9 +92,11 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         await store_server.start()
         context.start()
         server.start()
+        keeping = asyncio.create_task(keep_place(context, clock))
         renewing = asyncio.create_task(keep_certificate(tls, chain, key, clock, lambda: authority.renew_server(names)))
         flushing = asyncio.create_task(logs.keep_flushing(clock))
         await stop.wait()
+        keeping.cancel()
         renewing.cancel()
         flushing.cancel()
     finally:
@@ -100,3 +105,13 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         await store_server.close()
         await asyncio.to_thread(journal.close)
         await store.close()
+
+
+async def keep_place(context: ApiContext, clock: Clock) -> None:
+    """Keep the API server told of this machine's addresses, for ever: they may change while it runs."""
+    settings = context.settings
+    api = [split_address(place)[1] for place in (*settings.listen, *settings.gateways)]
+    functions = [split_address(place)[1] for place in settings.functions]
+    while True:
+        context.ranges.put_server(read_own_addresses(), api, functions)
+        await clock.sleep(ADDRESSES_EVERY_SECONDS)

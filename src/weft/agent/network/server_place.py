@@ -1,0 +1,60 @@
+"""Where the server is: what it reports of itself, and where this node reaches it. No guest reaches its machine unless its network
+opens that."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, collapse_addresses
+from urllib.parse import urlsplit
+
+from weft.contracts.driver.network import Allowed
+from weft.kinds.network import API, FUNCTIONS, read_open
+from weft.objects.errors import InvalidInput
+from weft.protocol.report import ServerPlace
+
+
+def locate(places: Iterable[str], before: ServerPlace) -> ServerPlace:
+    """What the names in ``places`` (HOST:PORT, of the API and its streams) resolve to now; with all of ``before`` if one doesn't.
+    Blocks."""
+    found: set[IPv4Address] = set()
+    ports: set[int] = set()
+    lost = False
+    for place in places:
+        at = urlsplit(f"//{place}")
+        ports.add(at.port or 443)
+        try:
+            infos = socket.getaddrinfo(at.hostname, None, socket.AF_INET, socket.SOCK_STREAM)
+        except OSError:
+            lost = True
+            continue
+        found.update(IPv4Address(info[4][0]) for info in infos)
+    here = ServerPlace([f"{address}/32" for address in sorted(found) if not address.is_loopback], sorted(ports))
+    return join(before, here) if lost else here
+
+
+def join(*places: ServerPlace) -> ServerPlace:
+    """All their addresses, and all their ports. Pure."""
+    ranges = collapse_addresses(IPv4Network(cidr) for place in places for cidr in place.ranges)
+    return ServerPlace(
+        [str(range_) for range_ in ranges],
+        sorted({port for place in places for port in place.api}),
+        sorted({port for place in places for port in place.functions}),
+    )
+
+
+def fold_open(written: Iterable[str], server: ServerPlace) -> tuple[Allowed, ...]:
+    """A network's ``open`` for its segment. Pure. An entry that only a newer server understands opens nothing."""
+    ports = {API: server.api, FUNCTIONS: server.functions}
+    found: list[Allowed] = []
+    for entry in written:
+        try:
+            rule = read_open(entry)
+        except InvalidInput:
+            continue
+        if rule is None:
+            found += [Allowed("tcp", port, port, tuple(server.ranges)) for port in ports[entry]]
+        else:
+            ranges = None if rule.cidr is None else (rule.cidr,)
+            found.append(Allowed(rule.protocol, rule.first_port, rule.last_port, ranges))
+    return tuple(dict.fromkeys(found))
