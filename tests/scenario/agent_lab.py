@@ -300,12 +300,21 @@ class Lab:
         self.volumes = FakeVolumes(self.host, self.clock, self.shelf)
 
     @asynccontextmanager
-    async def agent(self) -> AsyncIterator[Agent]:
+    async def agent(self, *server_places: str) -> AsyncIterator[Agent]:
         """An agent that runs inside ``with``; afterwards it is gone as if killed, and its guests go on."""
         self.make_drivers()
         self.server.reopen()
         runtimes, pools = Runtimes({"vm": self.runtime}), {"san": self.san}
-        agent = Agent(self.host, self.server, runtimes, self.network, self.volumes, self.clock, pools=pools)
+        agent = Agent(
+            self.host,
+            self.server,
+            runtimes,
+            self.network,
+            self.volumes,
+            self.clock,
+            pools=pools,
+            server_places=server_places,
+        )
         running = asyncio.ensure_future(agent.run())
         try:
             await agent.start()

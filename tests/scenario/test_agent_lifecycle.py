@@ -31,6 +31,7 @@ from weft.kinds.node import NodeReport
 from weft.objects.envelope import Envelope
 from weft.objects.errors import DriverFailed, InvalidInput
 from weft.objects.identity import short_id
+from weft.protocol.report import NetworkRules, ServerPlace
 
 
 @pytest.fixture
@@ -276,6 +277,46 @@ async def test_guests_are_kept_out_of_the_fabrics_networks_and_nodes_and_a_kille
         lab.server.down = False
         await lab.until(lambda: lab.wire.refused == ["10.20.0.0/24"], "what is refused no more")
         assert lab.wire.refused_hosts == []
+
+
+async def test_a_guest_is_kept_out_of_the_server_s_machine_but_for_what_its_network_opens_there(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.agent.agent.HEARTBEAT_SECONDS", 0.1)
+
+    def opened() -> tuple[Allowed, ...]:
+        return lab.wire.segments[short_id("uid-of-blue")].open
+
+    lab.wire.addresses = ["10.99.0.1", "192.0.2.1"]
+    lab.server.ranges = ("v1", ["10.20.0.0/24"], ["10.99.0.1/32"])
+    lab.server.place = ServerPlace(["203.0.113.5/32"], [8443], [8445])
+    async with lab.agent("198.51.100.9:443", "no-such-host.invalid:8444", "127.0.0.1:1"):
+        web = make_allocation()
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+        hosts = ["10.99.0.1/32", "198.51.100.9/32", "203.0.113.5/32"]
+        await lab.until(lambda: lab.wire.refused_hosts == hosts, "the server's addresses")
+        await lab.until(lambda: lab.server.node_report.addresses == lab.wire.addresses, "the node's own addresses")
+        assert opened() == ()
+        lab.server.rules = {"uid-of-blue": NetworkRules(nat=False, open=["functions", "udp:123", "later: words"])}
+        place = ("198.51.100.9/32", "203.0.113.5/32")
+        rules = (Allowed("tcp", 8445, 8445, place), Allowed("udp", 123, 123, None))
+        await lab.until(lambda: opened() == rules, "what is opened")
+        assert not lab.wire.segments[short_id("uid-of-blue")].nat
+    lab.wire.segments.clear()
+    lab.wire.refused_hosts, lab.server.down = [], True
+    async with lab.agent():
+        await lab.until(
+            lambda: lab.wire.refused_hosts == ["10.99.0.1/32", "203.0.113.5/32"], "the hosts, from the copy"
+        )
+        await lab.until(lambda: short_id("uid-of-blue") in lab.wire.segments, "its network")
+        assert opened() == (Allowed("tcp", 8445, 8445, place[1:]), Allowed("udp", 123, 123, None))
+        lab.server.ranges = ("v2", ["10.20.0.0/24"], [])
+        lab.server.place = ServerPlace(["203.0.113.6/32"], [8443], [])
+        lab.server.rules = {"uid-of-blue": NetworkRules(open=["api"])}
+        lab.server.down = False
+        await lab.until(lambda: opened() == (Allowed("tcp", 8443, 8443, ("203.0.113.6/32",)),), "the server's move")
+        assert lab.wire.refused_hosts == ["203.0.113.6/32"]
 
 
 async def test_a_guest_is_filtered_before_it_is_plugged_and_as_its_groups_and_their_members_change(lab: Lab) -> None:

@@ -241,6 +241,43 @@ def test_a_node_is_told_all_nodes_own_addresses_but_none_that_can_be_no_machine_
     wait_until(lambda: nodes["n1"].report(ranges_version=version)["node_ranges"] == ["10.9.0.2/32"])
 
 
+def test_a_node_is_told_every_address_of_nodes_and_where_the_server_is(lab: DoorsLab) -> None:
+    nodes = {name: lab.join(name) for name in ("n1", "n2")}
+    for name, address in (("n1", "10.9.0.2"), ("n2", "10.9.0.3")):
+        odd = ["nowhere", "127.0.0.1", "169.254.3.3", "::1", "0.0.0.0", "192.0.2.1"]
+        nodes[name].report(node={"address": address, "addresses": [address, *odd, *["198.51.100.7"] * 100]})
+    wait_until(lambda: nodes["n1"].report()["node_ranges"] == ["10.9.0.2/31", "192.0.2.1/32", "198.51.100.7/32"])
+    nodes["n2"].report(
+        node={"addresses": [f"198.18.{n >> 8}.{n & 255}" for n in range(300)]}
+    )  # what is lost has no end
+    wait_until(lambda: nodes["n1"].report()["node_ranges"][-2:] == ["198.18.0.0/26", "198.51.100.7/32"])
+    known = nodes["n1"].report()
+    assert known.get("server", {}) == {}
+
+    def move(*addresses: str) -> None:
+        lab.loop.call_soon_threadsafe(lab.doors.ranges.put_server, addresses, [8444, 8443], [8445])
+
+    move("203.0.113.5", "10.1.0.1")
+    place = {"ranges": ["10.1.0.1/32", "203.0.113.5/32"], "api": [8443, 8444], "functions": [8445]}
+    wait_until(lambda: nodes["n1"].report(ranges_version=known["ranges_version"]).get("server") == place)
+    version = nodes["n1"].report()["ranges_version"]
+    assert nodes["n1"].report(ranges_version=version).get("server") in (None, {})
+    move("203.0.113.6")
+    wait_until(lambda: nodes["n1"].report(ranges_version=version).get("server", {}).get("ranges") == ["203.0.113.6/32"])
+
+
+def test_a_node_is_told_what_its_networks_open_as_it_changes(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    blue = lab.client.create({"kind": "network", "name": "blue", "spec": {"cidr": "172.30.0.0/24", "open": ["api"]}})
+    default, uid = lab.client.get("network", "default")["uid"], blue["uid"]
+    asked = {"networks": [uid, default, "gone"]}
+    wait_until(lambda: node.report(**asked).get("networks") == {uid: {"open": ["api"]}, default: {}})
+    lab.client.patch("network", "blue", {"spec": {"open": ["udp:123 to 192.0.2.1/32"], "nat": False}})
+    changed = {"nat": False, "open": ["udp:123 to 192.0.2.1/32"]}
+    wait_until(lambda: node.report(**asked).get("networks") == {uid: changed, default: {}})
+    assert node.report().get("networks", {}) == {}
+
+
 def test_a_report_that_makes_no_sense_is_refused_whole(lab: DoorsLab) -> None:
     node = lab.join("n1")
     for body in ({"node": {"cpu": "many"}}, {"allocations": {"x": {"state": "odd"}}}, {"events": [{}]}, []):

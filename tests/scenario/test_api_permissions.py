@@ -127,3 +127,33 @@ def test_events_of_another_project_are_not_seen(lab: DoorsLab) -> None:
         time.sleep(0.1)
     assert {one["object"]["project"] for one in items} == {"lab"}
     assert ann.http.request("GET", "/v1/events?object=vm/other/hidden").json()["items"] == []
+
+
+def test_a_project_opens_the_server_s_services_to_its_networks_and_only_the_fabric_other_services_of_hosts(
+    lab: DoorsLab,
+) -> None:
+    ann = lab.with_token(use="access", role="editor", project="lab", subject="ann")
+    network = {"kind": "network", "name": "blue", "project": "lab", "spec": {"cidr": "172.30.0.0/24"}}
+
+    def opening(*open: str) -> dict[str, Any]:
+        return {**network, "spec": {**network["spec"], "open": list(open)}}
+
+    for refused in (
+        lambda: ann.create(opening("tcp:22")),
+        lambda: ann.apply([opening("api", "any to 10.0.0.1/32")]),
+        lambda: ann.http.request("POST", "/v1/projects/lab/networks:batch", {"objects": [opening("icmp")]}) and None,
+    ):
+        try:
+            refused()
+        except WeftError as problem:
+            assert "of hosts to a network" in problem.message
+        with pytest.raises(WeftError, match="not found"):
+            lab.client.get("network", "blue", project="lab")
+    assert ann.create(opening("api", "functions"))["spec"]["open"] == ["api", "functions"]
+    with pytest.raises(Forbidden, match="open 'tcp:22' of hosts to a network"):
+        ann.patch("network", "blue", {"spec": {"open": ["tcp:22"]}}, project="lab")
+    lab.client.patch("network", "blue", {"spec": {"open": ["tcp:22", "functions"]}}, project="lab")
+    ann.patch("network", "blue", {"spec": {"open": ["api", "tcp:22"], "nat": False}}, project="lab")  # as it was given
+    assert ann.patch("network", "blue", {"spec": {"open": []}}, project="lab")["spec"]["open"] == []
+    with pytest.raises(Forbidden):
+        ann.put(opening("tcp:22"))

@@ -16,6 +16,8 @@ from weft.kinds.securitygroup import Rule, read_rule
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import field, words
 
+Opening = Annotated[str, field("", max_length=128)]
+
 
 class NetworkSpec(msgspec.Struct, kw_only=True):
     cidr: Annotated[str, field("Address range, like 10.20.0.0/24; the first address is the gateway's", change="never")]
@@ -26,12 +28,11 @@ class NetworkSpec(msgspec.Struct, kw_only=True):
     ] = "weft"
 
     open: Annotated[
-        list[str],
+        list[Opening],
         field(
             "Services of nodes and of the server's machine to open to workloads: api, functions,"
             " or PROTOCOL[:PORT[-PORT]] [to CIDR], like tcp:2049 to 10.0.0.5/32",
             change="live",
-            max_length=128,
         ),
     ] = []
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from weft.kinds.image import ImageSpec, check_image
-from weft.kinds.network import NetworkSpec, check_new_network, gateway_of
+from weft.kinds.network import NetworkSpec, check_network, check_new_network, find_rights, gateway_of
 from weft.kinds.parts.workload import claim_places, parse_publish
 from weft.kinds.record import Kind
 from weft.kinds.registry import KINDS, find_kind
@@ -200,3 +200,41 @@ def test_what_no_guest_can_have_is_refused_by_name(spec: dict[str, str]) -> None
 def test_a_volume_no_disk_can_be_is_refused() -> None:
     with pytest.raises(InvalidInput, match=r"spec\.size"):
         check_volume(VolumeSpec(size=2**51))
+
+
+@pytest.mark.parametrize(
+    "open",
+    [
+        ["apis"],
+        ["API"],
+        [""],
+        ["tcp:0"],
+        ["tcp:80-79"],
+        ["tcp:22 to group:self"],
+        ["tcp:22 from 10.0.0.1/32"],
+        ["tcp:22 to 10.0.0.1/8"],
+        ["tcp:22 to fe80::/64"],
+        ["tcp:22 to 10.0.0.1/32; drop"],
+        ["any\nflush ruleset"],
+        ["api"] * 33,
+    ],
+)
+def test_what_a_network_can_t_open_is_refused_and_names_the_field(open: list[str]) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        check_network(read_strict({"cidr": "10.0.0.0/24", "open": open}, NetworkSpec))
+    assert caught.value.field and caught.value.field.startswith("spec.open") and caught.value.hint
+
+
+def test_an_entry_of_what_a_network_opens_is_bounded() -> None:
+    with pytest.raises(InvalidInput, match="128"):
+        read_strict({"cidr": "10.0.0.0/24", "open": ["tcp:" + "1" * 200]}, NetworkSpec)
+
+
+def test_what_a_network_opens_takes_a_right_over_the_fabric_but_for_the_server_s_own_services() -> None:
+    def opening(*open: str) -> NetworkSpec:
+        return NetworkSpec(cidr="10.0.0.0/24", open=list(open))
+
+    assert list(find_rights(None, opening("api", "functions"))) == []
+    assert [right for right, _ in find_rights(None, opening("api", "tcp:22"))] == ["fabric"]
+    assert list(find_rights(opening("tcp:22"), opening("api", "tcp:22"))) == []
+    assert [right for right, _ in find_rights(opening("tcp:22"), opening("tcp:23"))] == ["fabric"]

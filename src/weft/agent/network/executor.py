@@ -122,10 +122,10 @@ class NetworkExecutor:
         self._ranges_version, self._ranges, self._node_ranges, self._server = version, networks, nodes, server
         self.wake()
 
-    def put_rules(self, told: Mapping[str, NetworkRules]) -> None:
-        """What networks that are needed here open now, by uid. One that the server doesn't tell of keeps its last."""
+    def put_rules(self, found: Mapping[str, NetworkRules]) -> None:
+        """What networks that are needed here open now, by uid. One that the server doesn't find keeps its last."""
         needed = self._table.networks() | self.handover.networks
-        rules = {uid: found for uid, found in {**self._rules, **told}.items() if uid in needed}
+        rules = {uid: rule for uid, rule in {**self._rules, **found}.items() if uid in needed}
         if rules != self._rules:
             self._rules = rules
             self.wake()

@@ -341,8 +341,9 @@ def _refuse_impossible(kind: Kind, current: Envelope, changes: list[FieldChange]
 
 
 def _require_rights(kind: Kind, actor: Actor | None, old: Any, new: Any) -> None:
-    for right, what in kind.further_rights(old, new) if kind.further_rights is not None and actor is not None else ():
-        actor.require(right, None, what)
+    if actor is not None and kind.further_rights is not None:
+        for right, what in kind.further_rights(old, new):
+            actor.require(right, None, what)
 
 
 def _refuse_nodes_range(context: ApiContext, cidr: str) -> None:
