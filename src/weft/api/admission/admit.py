@@ -24,6 +24,7 @@ from weft.kinds.record import Kind
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
 from weft.objects.errors import (
     AlreadyExists,
+    Forbidden,
     IllegalTransition,
     InvalidInput,
     NotFound,
@@ -343,7 +344,10 @@ def _refuse_impossible(kind: Kind, current: Envelope, changes: list[FieldChange]
 def _require_rights(kind: Kind, actor: Actor | None, old: Any, new: Any) -> None:
     if actor is not None and kind.further_rights is not None:
         for right, what in kind.further_rights(old, new):
-            actor.require(right, None, what)
+            if not actor.permits(right, None):
+                where = f" in project {actor.project}" if actor.project is not None else ""
+                hint = "ask an administrator whose role holds in all projects"
+                raise Forbidden(f"{actor.name} has role {actor.role}{where}: it can't {what}", hint=hint)
 
 
 def _refuse_nodes_range(context: ApiContext, cidr: str) -> None:
