@@ -23,6 +23,8 @@ def locate(places: Iterable[str], before: ServerPlace) -> ServerPlace:
     for place in places:
         at = urlsplit(f"//{place}")
         ports.add(at.port or 443)
+        if ":" in (at.hostname or ""):
+            continue  # an address of IPv6, to which no guest has a way
         try:
             infos = socket.getaddrinfo(at.hostname, None, socket.AF_INET, socket.SOCK_STREAM)
         except OSError:
